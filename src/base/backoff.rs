@@ -1,0 +1,59 @@
+//! Exponential backoff, pure: the caller keeps the attempt number and brings the randomness.
+
+use std::time::Duration;
+
+/// How long to wait before the next attempt: doubling from `base` up to `cap`, then jitter *after* the cap.
+///
+/// The jitter takes up to half away. Applied after the cap it also spreads out peers that have long been at the cap;
+/// applied before, they would all wait the same and come back together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Backoff {
+    /// The wait after the first failure, before jitter.
+    pub base: Duration,
+    /// The longest wait, before jitter.
+    pub cap: Duration,
+}
+
+impl Backoff {
+    /// The wait after `failures` failures in a row; `random` is any uniformly random number.
+    ///
+    /// Zero failures wait nothing. The result lies in `[wait / 2, wait]` of the capped doubling.
+    pub fn wait(&self, failures: u32, random: u64) -> Duration {
+        let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
+        let factor = 1u32.checked_shl(doublings).unwrap_or(u32::MAX);
+        let capped = self.base.saturating_mul(factor).min(self.cap);
+        let half = (capped.as_nanos() / 2).min(u128::from(u64::MAX)) as u64;
+        // Multiply-shift maps the random number onto 0..=half without a division's bias.
+        let jitter = ((u128::from(random) * (u128::from(half) + 1)) >> 64) as u64;
+        capped.saturating_sub(Duration::from_nanos(jitter))
+    }
+}
+
+impl Default for Backoff {
+    /// One second doubling up to ten minutes.
+    fn default() -> Self {
+        Self { base: Duration::from_secs(1), cap: Duration::from_secs(600) }
+    }
+}
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_cap() {
+        let backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(10) };
+        let waits: Vec<u64> = (0..7).map(|n| backoff.wait(n, 0).as_secs()).collect();
+        assert_eq!(waits, [0, 1, 2, 4, 8, 10, 10]);
+        assert_eq!(backoff.wait(u32::MAX, 0), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn jitter_still_spreads_waits_at_the_cap() {
+        let backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(10) };
+        assert_eq!(backoff.wait(30, u64::MAX), Duration::from_secs(5));
+        let middle = backoff.wait(30, u64::MAX / 2);
+        assert!(middle > Duration::from_secs(7) && middle < Duration::from_secs(8), "{middle:?}");
+    }
+}

@@ -1,0 +1,15 @@
+//! Words everyone shares: identities, ticks, lanes, backoff, addresses, and the one door to everything that
+//! synchronises ([`sync`]).
+//!
+//! Nothing here does I/O, spawns or reads a clock except [`Clock`], which a shell owns and asks for `now`.
+
+mod backoff;
+mod ids;
+mod net;
+pub mod sync;
+mod tick;
+
+pub use backoff::Backoff;
+pub use ids::{ConnId, Direction, Lane, Nonce, PeerId};
+pub use net::{Subnet, canonical, canonical_ip};
+pub use tick::{Clock, Tick};

@@ -1,0 +1,19 @@
+//! The one door to everything that synchronises.
+//!
+//! Under `--cfg peerpool_loom` the door hands out [loom](https://docs.rs/loom) twins with the same faces, so that the
+//! models drive the shipped types and never copies of them. The name of the cfg is our own: dependencies do not see it.
+//! Types made through the door may then be used inside `loom::model` only.
+
+mod map;
+
+pub use map::{Change, ShardMap};
+
+#[cfg(not(peerpool_loom))]
+mod real;
+#[cfg(not(peerpool_loom))]
+pub use real::{Mutex, MutexGuard, ParkList, SwapCell, TaskWaker, atomic};
+
+#[cfg(peerpool_loom)]
+mod twin;
+#[cfg(peerpool_loom)]
+pub use twin::{Mutex, MutexGuard, ParkList, SwapCell, TaskWaker, atomic};

@@ -1,0 +1,121 @@
+//! What the door hands out under `--cfg peerpool_loom`: the faces of `real`, made of loom's parts.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+
+/// Atomic integers and fences, as loom explores them.
+pub mod atomic {
+    pub use loom::sync::atomic::{
+        AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+    };
+}
+
+pub use loom::sync::MutexGuard;
+
+/// A short-held lock.
+#[derive(Debug)]
+pub struct Mutex<T>(loom::sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    /// A lock around `value`.
+    pub fn new(value: T) -> Self {
+        Self(loom::sync::Mutex::new(value))
+    }
+
+    /// Waits for the lock.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl<T: Default> Default for Mutex<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
+/// A cell that readers read while writers replace what is in it.
+#[derive(Debug)]
+pub struct SwapCell<T>(Mutex<Arc<T>>);
+
+impl<T> SwapCell<T> {
+    /// A cell that holds `value`.
+    pub fn new(value: Arc<T>) -> Self {
+        Self(Mutex::new(value))
+    }
+
+    /// What the cell holds.
+    pub fn load(&self) -> Arc<T> {
+        Arc::clone(&self.0.lock())
+    }
+
+    /// Looks at what the cell holds.
+    pub fn read<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        look(&self.load())
+    }
+
+    /// Replaces what the cell holds and returns what it held.
+    pub fn swap(&self, value: Arc<T>) -> Arc<T> {
+        std::mem::replace(&mut *self.0.lock(), value)
+    }
+}
+
+/// A place for one task's waker.
+#[derive(Debug)]
+pub struct TaskWaker(loom::future::AtomicWaker);
+
+impl TaskWaker {
+    /// An empty place.
+    pub fn new() -> Self {
+        Self(loom::future::AtomicWaker::new())
+    }
+
+    /// Registers the task to wake; the last one registered wins.
+    pub fn register(&self, waker: &Waker) {
+        self.0.register_by_ref(waker);
+    }
+
+    /// Wakes the registered task, if there is one, and forgets it.
+    pub fn wake(&self) {
+        self.0.wake();
+    }
+}
+
+impl Default for TaskWaker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A list that many push to and whoever comes takes whole.
+#[derive(Debug)]
+pub struct ParkList<T>(Mutex<VecDeque<T>>);
+
+impl<T> ParkList<T> {
+    /// An empty list.
+    pub fn new() -> Self {
+        Self(Mutex::new(VecDeque::new()))
+    }
+
+    /// Adds an entry.
+    pub fn push(&self, entry: T) {
+        self.0.lock().push_back(entry);
+    }
+
+    /// Takes the oldest entry.
+    pub fn pop(&self) -> Option<T> {
+        self.0.lock().pop_front()
+    }
+
+    /// Whether the list held nothing at some moment of the call.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+}
+
+impl<T> Default for ParkList<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

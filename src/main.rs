@@ -1,0 +1,2 @@
+//! The `peerpool` command.
+fn main() {}

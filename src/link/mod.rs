@@ -1,0 +1,2 @@
+//! The link.
+pub mod log;

@@ -131,7 +131,7 @@ pub enum WireError {
         control: &'static str,
         /// Bytes that it has after its number.
         size: usize,
-        /// Bytes that its fields take.
+        /// Bytes that its fields take, as far as they could be told.
         need: usize,
     },
     /// An abort names a lane that does not exist, or the control lane, which never has an open message.

@@ -1,0 +1,125 @@
+//! The native dialect: small chunks, four lanes, ids.
+//!
+//! ```text
+//! frame     = header (4 bytes) fields payload
+//! header    = length of all that follows (24 bits, at most 16 KiB), flags (8 bits); little endian
+//! flags     = kind (bits 0..3), lane (bits 3..5), more (bit 5), continues (bit 6), zero (bit 7)
+//! event     = kind (2)            and payload;  a continuation: payload
+//! request   = id (4) kind (2)     and payload;  a continuation: id (4) payload
+//! response  = id (4) status (1)   and payload;  a continuation: id (4) payload
+//! cancel    = id (4)
+//! control   = number (1) fields
+//! greeting  = magic (4) number (1) length of the rest (2) fields
+//! ```
+//!
+//! All numbers are little endian. *More* says that another chunk of the same message follows on the lane, *continues*
+//! that one came before; a chunk with more to come carries at least 1 KiB, which bounds the chunks of a message by its
+//! bytes. Control frames go on the control lane, cancels on any, everything else on the other three.
+//!
+//! The bytes are frozen by `tests/golden/`.
+
+mod control;
+mod decode;
+mod encode;
+mod fields;
+mod header;
+mod hello;
+
+pub use decode::NativeDecoder;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::base::Lane;
+
+use super::chunk::Chunks;
+use super::dialect::{Abilities, Dialect};
+use super::error::{EncodeError, WireError};
+use super::limits::WireLimits;
+use super::message::{Control, Goodbye, Greeting, Head, Hello};
+
+/// The dialect that peerpool nodes speak among themselves. See [`wire`](super) for what it promises.
+#[derive(Clone, Debug)]
+pub struct Native {
+    limits: WireLimits,
+}
+
+impl Native {
+    /// The version that this code speaks.
+    pub const VERSION: u32 = 1;
+    /// How each greeting begins. The first byte begins no text and no TLS record.
+    pub const MAGIC: [u8; 4] = [0x9d, b'P', b'P', b'L'];
+
+    /// The dialect with these limits, each brought into its bounds: chunks of 1 to 16 KiB, greetings of 2 to 4 KiB, at
+    /// most 800 peers in a list (what fits one frame); `window` is what the dialect needs.
+    pub fn new(limits: WireLimits) -> Self {
+        let limits = WireLimits {
+            chunk: limits.chunk.clamp(header::MIN_CHUNK, header::MAX_CHUNK),
+            hello: limits.hello.clamp(hello::MIN_CAP, hello::MAX_CAP),
+            peers: limits.peers.min(control::MAX_PEERS),
+            window: header::SIZE + header::MAX_CHUNK,
+            ..limits
+        };
+        Self { limits }
+    }
+}
+
+impl Default for Native {
+    fn default() -> Self {
+        Self::new(WireLimits::default())
+    }
+}
+
+impl Dialect for Native {
+    type Decoder = NativeDecoder;
+
+    fn name(&self) -> &'static str {
+        "native"
+    }
+
+    fn version(&self) -> u32 {
+        Self::VERSION
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities::ALL
+    }
+
+    fn limits(&self) -> &WireLimits {
+        &self.limits
+    }
+
+    fn decoder(&self) -> NativeDecoder {
+        NativeDecoder::new(&self.limits)
+    }
+
+    #[inline]
+    fn encode(&self, lane: Lane, head: &Head, payload: &[u8], out: &mut BytesMut) -> Result<(), EncodeError> {
+        encode::check(&self.limits, lane, head, payload.len())?;
+        encode::message(lane, head, payload, self.limits.chunk, out);
+        Ok(())
+    }
+
+    fn chunks(&self, lane: Lane, head: Head, payload: Bytes) -> Result<Chunks, EncodeError> {
+        encode::check(&self.limits, lane, &head, payload.len())?;
+        let (first, rest) = encode::openings(lane, &head, self.limits.chunk);
+        Ok(Chunks::split(payload, first, rest, encode::seal))
+    }
+
+    fn encode_control(&self, control: &Control, out: &mut BytesMut) -> Result<bool, EncodeError> {
+        control::encode(control, self.limits.peers, out)?;
+        Ok(true)
+    }
+
+    fn encode_hello(&self, hello: &Hello, out: &mut BytesMut) -> Result<(), EncodeError> {
+        hello::encode_hello(hello, out)
+    }
+
+    fn encode_goodbye(&self, goodbye: &Goodbye, out: &mut BytesMut) -> Result<bool, EncodeError> {
+        hello::encode_goodbye(goodbye, out);
+        Ok(true)
+    }
+
+    fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError> {
+        hello::decode(buf, self.limits.hello)
+    }
+}

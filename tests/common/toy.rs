@@ -1,0 +1,286 @@
+//! A second dialect, as unlike the native one as the traits allow: text in frames, without lanes, ids or chunks, with its
+//! own words for ping and pong. It proves that harnesses and links are generic over the dialect.
+//!
+//! ```text
+//! frame    = length of the text (2 bytes, big endian) text
+//! text     = "event " kind " " payload | "marco" | "polo" | bye
+//! bye      = "bye " reason " " (milliseconds | "-")
+//! greeting = frame of: hello | bye
+//! hello    = "toy " version " " network " " features " " (nonce in hex | "-") " " (address | "-") " " agent
+//! ```
+//!
+//! A frame of more than 1 KiB is taken in piecemeal, so that the [`Step::Part`] road is driven too.
+#![allow(dead_code)]
+
+use bytes::{BufMut, Bytes, BytesMut};
+use peerpool::base::{Lane, Nonce, canonical};
+use peerpool::wire::{
+    Abilities, Chunks, Control, Decoder, Dialect, EncodeError, Goodbye, GoodbyeReason, Greeting, Head,
+    HeadBytes, Hello, Payload, Step, WireError, WireLimits,
+};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// The dialect. Requests, peers and aborts do not exist in it; goodbyes do.
+#[derive(Clone, Debug)]
+pub(crate) struct Toy {
+    limits: WireLimits,
+}
+
+/// Longest text of a frame taken in one piece.
+const PIECE: usize = 1024;
+/// Longest payload of an event.
+const CAP: usize = 32 * 1024;
+/// Longest text before an event's payload: `event 65535 `.
+const WORDS: usize = 12;
+const MAGIC: &[u8] = b"toy ";
+
+impl Toy {
+    pub(crate) const VERSION: u32 = 7;
+
+    pub(crate) fn new() -> Self {
+        let limits = WireLimits {
+            urgent: CAP,
+            normal: CAP,
+            bulk: CAP,
+            hello: 512,
+            chunk: CAP,
+            window: 2 + PIECE,
+            peers: 0,
+        };
+        Self { limits }
+    }
+
+    /// The bytes before an event's payload.
+    fn event_head(&self, lane: Lane, head: &Head, size: usize) -> Result<HeadBytes, EncodeError> {
+        let Head::Event { kind } = *head else { return Err(EncodeError::Unsupported { what: "request" }) };
+        if lane == Lane::Control {
+            return Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() });
+        }
+        if size > CAP {
+            return Err(EncodeError::TooLarge { lane, size, cap: CAP });
+        }
+        let words = format!("event {kind} ");
+        let mut bytes = ((words.len() + size) as u16).to_be_bytes().to_vec();
+        bytes.extend_from_slice(words.as_bytes());
+        Ok(HeadBytes::new(&bytes).expect("two bytes and at most twelve of words"))
+    }
+}
+
+impl Dialect for Toy {
+    type Decoder = ToyDecoder;
+
+    fn name(&self) -> &'static str {
+        "toy"
+    }
+
+    fn version(&self) -> u32 {
+        Self::VERSION
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities { goodbye: true, nonce: true, ..Abilities::NONE }
+    }
+
+    fn limits(&self) -> &WireLimits {
+        &self.limits
+    }
+
+    fn decoder(&self) -> ToyDecoder {
+        ToyDecoder { text: Vec::new(), missing: 0 }
+    }
+
+    fn encode(&self, lane: Lane, head: &Head, payload: &[u8], out: &mut BytesMut) -> Result<(), EncodeError> {
+        out.put_slice(&self.event_head(lane, head, payload.len())?);
+        out.put_slice(payload);
+        Ok(())
+    }
+
+    fn chunks(&self, lane: Lane, head: Head, payload: Bytes) -> Result<Chunks, EncodeError> {
+        Ok(Chunks::single(self.event_head(lane, &head, payload.len())?, payload))
+    }
+
+    fn encode_control(&self, control: &Control, out: &mut BytesMut) -> Result<bool, EncodeError> {
+        match control {
+            Control::Ping { .. } => put_frame("marco", out),
+            Control::Pong { .. } => put_frame("polo", out),
+            Control::Goodbye(goodbye) => put_frame(&bye(goodbye), out),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn encode_hello(&self, hello: &Hello, out: &mut BytesMut) -> Result<(), EncodeError> {
+        Hello::check_agent(hello.agent.as_bytes()).map_err(EncodeError::Agent)?;
+        if !hello.app.is_empty() {
+            return Err(EncodeError::AppTooLarge { size: hello.app.len(), cap: 0 });
+        }
+        if hello.genesis.is_some() {
+            return Err(EncodeError::Unsupported { what: "genesis" });
+        }
+        let mut text = format!("toy {} {} {} ", hello.version, hello.network, hello.features);
+        match hello.nonce {
+            None => text.push('-'),
+            Some(nonce) => nonce.0.iter().for_each(|byte| write!(text, "{byte:02x}").expect("a string")),
+        }
+        match hello.listen {
+            None => text.push_str(" - "),
+            Some(addr) => write!(text, " {} ", canonical(addr)).expect("a string"),
+        }
+        text.push_str(&hello.agent);
+        put_frame(&text, out);
+        Ok(())
+    }
+
+    fn encode_goodbye(&self, goodbye: &Goodbye, out: &mut BytesMut) -> Result<bool, EncodeError> {
+        put_frame(&bye(goodbye), out);
+        Ok(true)
+    }
+
+    fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError> {
+        let Some((len, rest)) = buf.split_first_chunk::<2>() else { return Ok(None) };
+        let size = 2 + usize::from(u16::from_be_bytes(*len));
+        let starts = |word: &[u8]| rest.iter().zip(word).all(|(got, want)| got == want);
+        if !starts(MAGIC) && !starts(b"bye ") {
+            return Err(WireError::Magic);
+        }
+        if size > self.limits.hello {
+            return Err(WireError::GreetingTooLarge { size, cap: self.limits.hello });
+        }
+        let Some(text) = rest.get(..size - 2) else { return Ok(None) };
+        let greeting = if text.starts_with(MAGIC) {
+            Greeting::Hello(parse_hello(text)?)
+        } else {
+            Greeting::Goodbye(parse_bye(text).ok_or(WireError::Malformed { what: "bye" })?)
+        };
+        Ok(Some((greeting, size)))
+    }
+}
+
+/// Keeps the text of a long frame while it comes in.
+#[derive(Debug)]
+pub(crate) struct ToyDecoder {
+    text: Vec<u8>,
+    missing: usize,
+}
+
+impl Decoder for ToyDecoder {
+    fn step<'b>(&mut self, buf: &'b [u8]) -> Result<Step<'b>, WireError> {
+        if self.missing > 0 {
+            let used = buf.len().min(self.missing);
+            return if used == 0 { Ok(Step::NeedMore) } else { self.take(0, &buf[..used]) };
+        }
+        let Some((len, rest)) = buf.split_first_chunk::<2>() else { return Ok(Step::NeedMore) };
+        let len = usize::from(u16::from_be_bytes(*len));
+        if len > CAP + WORDS {
+            return Err(WireError::FrameTooLarge { size: len, cap: CAP + WORDS });
+        }
+        if len > PIECE {
+            self.missing = len;
+            return self.take(2, &rest[..rest.len().min(len)]);
+        }
+        let Some(text) = rest.get(..len) else { return Ok(Step::NeedMore) };
+        parse(2 + len, text).map(|(step, at)| match step {
+            Step::Message { used, lane, head, .. } => {
+                Step::Message { used, lane, head, payload: Payload::Borrowed(&text[at..]) }
+            }
+            other => other,
+        })
+    }
+
+    fn buffered(&self) -> usize {
+        self.text.capacity()
+    }
+}
+
+impl ToyDecoder {
+    /// Takes in a piece of a long frame.
+    fn take(&mut self, head: usize, piece: &[u8]) -> Result<Step<'static>, WireError> {
+        self.text.extend_from_slice(piece);
+        self.missing -= piece.len();
+        let used = head + piece.len();
+        if self.missing > 0 {
+            return Ok(Step::Part { used });
+        }
+        let text = Bytes::from(std::mem::take(&mut self.text));
+        parse(used, &text).map(|(step, at)| match step {
+            Step::Message { used, lane, head, .. } => {
+                Step::Message { used, lane, head, payload: Payload::Owned(text.slice(at..)) }
+            }
+            other => other,
+        })
+    }
+}
+
+/// What a text says; for an event with an empty payload in place of its own, which starts at the returned offset.
+fn parse(used: usize, text: &[u8]) -> Result<(Step<'static>, usize), WireError> {
+    let control = |control| Ok((Step::Control { used, control }, 0));
+    match text {
+        b"marco" => return control(Control::Ping { token: 0 }),
+        b"polo" => return control(Control::Pong { token: 0 }),
+        _ if text.starts_with(b"bye ") => {
+            return control(Control::Goodbye(parse_bye(text).ok_or(WireError::Malformed { what: "bye" })?));
+        }
+        _ => {}
+    }
+    let bad = WireError::Malformed { what: "frame" };
+    let rest = text.strip_prefix(b"event ").ok_or(bad.clone())?;
+    let digits = rest.iter().position(|byte| *byte == b' ').ok_or(bad.clone())?;
+    let kind = std::str::from_utf8(&rest[..digits]).ok().and_then(|kind| kind.parse().ok()).ok_or(bad)?;
+    let at = text.len() - rest.len() + digits + 1;
+    let size = text.len() - at;
+    if size > CAP {
+        return Err(WireError::MessageTooLarge { lane: Lane::Normal, size, cap: CAP });
+    }
+    let step = Step::Message {
+        used,
+        lane: Lane::Normal,
+        head: Head::Event { kind },
+        payload: Payload::Borrowed(&[]),
+    };
+    Ok((step, at))
+}
+
+fn put_frame(text: &str, out: &mut BytesMut) {
+    out.put_u16(text.len() as u16);
+    out.put_slice(text.as_bytes());
+}
+
+fn bye(goodbye: &Goodbye) -> String {
+    match goodbye.retry_after {
+        None => format!("bye {} -", goodbye.reason.code()),
+        Some(wait) => format!("bye {} {}", goodbye.reason.code(), wait.as_nanos().div_ceil(1_000_000)),
+    }
+}
+
+fn parse_bye(text: &[u8]) -> Option<Goodbye> {
+    let (reason, wait) = std::str::from_utf8(text).ok()?.strip_prefix("bye ")?.split_once(' ')?;
+    let retry_after = if wait == "-" { None } else { Some(Duration::from_millis(wait.parse().ok()?)) };
+    Some(Goodbye { reason: GoodbyeReason::from_code(reason.parse().ok()?), retry_after })
+}
+
+fn parse_hello(text: &[u8]) -> Result<Hello, WireError> {
+    let bad = WireError::Malformed { what: "hello" };
+    // The agent comes last and may be anything but text: it is split off before the rest is read as text.
+    let mut words = text[MAGIC.len()..].splitn(6, |byte| *byte == b' ');
+    let mut word = || words.next().ok_or(bad.clone());
+    let text_of = |word: &'_ [u8]| std::str::from_utf8(word).map(str::to_owned).map_err(|_| bad.clone());
+    let number = |word: String| word.parse::<u64>().map_err(|_| bad.clone());
+    let version = number(text_of(word()?)?)?;
+    let network = number(text_of(word()?)?)?;
+    let features = number(text_of(word()?)?)?;
+    let nonce = match text_of(word()?)?.as_str() {
+        "-" => None,
+        hex if hex.len() == 32 => {
+            Some(Nonce(u128::from_str_radix(hex, 16).map_err(|_| bad.clone())?.to_be_bytes()))
+        }
+        _ => return Err(bad),
+    };
+    let listen = match text_of(word()?)?.as_str() {
+        "-" => None,
+        addr => Some(canonical(addr.parse().map_err(|_| bad.clone())?)),
+    };
+    let agent = Hello::check_agent(word()?).map_err(WireError::Agent)?.to_owned();
+    let version = u32::try_from(version).map_err(|_| bad.clone())?;
+    Ok(Hello { version, network, nonce, features, listen, agent, genesis: None, app: Bytes::new() })
+}

@@ -1,0 +1,152 @@
+//! The native dialect's bytes are frozen: see `tests/golden/README.md`.
+
+use crate::conformance::{Reader, Said};
+use bytes::{Bytes, BytesMut};
+use peerpool::base::{Lane, Nonce};
+use peerpool::wire::{Control, Dialect, Goodbye, GoodbyeReason, Greeting, Head, Hello, Native, Status};
+use std::collections::HashMap;
+use std::time::Duration;
+
+const CHUNKS: &[u8] = include_bytes!("../golden/native_chunks.bin");
+
+#[test]
+fn every_frame_kind_has_its_frozen_bytes() {
+    let message = |lane, head, payload: &'static [u8]| Said::Message {
+        lane,
+        head,
+        payload: Bytes::from_static(payload),
+    };
+    let id = 0xdead_beef;
+    let retry = Goodbye::new(GoodbyeReason::Full).retry_after(Duration::from_secs(30));
+    let peers = vec!["192.0.2.1:24100".parse().unwrap(), "[2001:db8::1]:9".parse().unwrap()];
+    let token = 0x0102_0304_0506_0708;
+    let said = [
+        ("event_urgent", message(Lane::Urgent, Head::Event { kind: 0x1234 }, b"vote")),
+        ("event_normal_empty", message(Lane::Normal, Head::Event { kind: 7 }, b"")),
+        ("request_normal", message(Lane::Normal, Head::Request { id, kind: 3 }, b"height?")),
+        ("response_normal_ok", message(Lane::Normal, Head::Response { id, status: Status::Ok }, b"42")),
+        (
+            "response_bulk_other",
+            message(Lane::Bulk, Head::Response { id: 1, status: Status::Other(200) }, b""),
+        ),
+        ("cancel_control", message(Lane::Control, Head::Cancel { id }, b"")),
+        ("cancel_bulk", message(Lane::Bulk, Head::Cancel { id: 1 }, b"")),
+        ("ping", Said::Control(Control::Ping { token })),
+        ("pong", Said::Control(Control::Pong { token })),
+        ("goodbye_full_retry", Said::Control(Control::Goodbye(retry))),
+        ("goodbye_other", Said::Control(Control::Goodbye(Goodbye::new(GoodbyeReason::Other(999))))),
+        ("abort_bulk", Said::Control(Control::Abort { lane: Lane::Bulk })),
+        ("get_peers", Said::Control(Control::GetPeers { max: 32 })),
+        ("peers", Said::Control(Control::Peers(peers))),
+    ];
+    let mut golden = vectors(include_str!("../golden/native_frames.hex"));
+    let native = Native::default();
+    for (name, said) in said {
+        let want = golden.remove(name).unwrap_or_else(|| panic!("no vector {name}"));
+        let mut out = BytesMut::new();
+        match &said {
+            Said::Message { lane, head, payload } => native.encode(*lane, head, payload, &mut out).unwrap(),
+            Said::Control(control) => assert!(native.encode_control(control, &mut out).unwrap()),
+        }
+        assert_eq!(hex(&out), hex(&want), "{name}");
+        let mut reader = Reader::new(&native);
+        if let Said::Control(Control::Abort { lane }) = said {
+            open_message(&native, &mut reader, lane);
+        }
+        assert_eq!(reader.feed(&want).unwrap(), [said], "{name}");
+    }
+    assert!(golden.is_empty(), "vectors that nothing says: {golden:?}");
+}
+
+#[test]
+fn every_greeting_has_its_frozen_bytes() {
+    let least = Hello::new(1, 0x454d_4954, Nonce(std::array::from_fn(|at| at as u8)));
+    let ipv4 = Hello {
+        features: 5,
+        listen: Some("192.0.2.1:24100".parse().unwrap()),
+        agent: "peerpool/0.1.0".into(),
+        ..least.clone()
+    };
+    let full = Hello {
+        features: 5,
+        listen: Some("[2001:db8::1]:9".parse().unwrap()),
+        genesis: Some([0xab; 32]),
+        agent: "knöt/1".into(),
+        app: Bytes::from_static(b"app bytes"),
+        ..least.clone()
+    };
+    let banned = Goodbye::new(GoodbyeReason::Banned);
+    let retry = Goodbye::new(GoodbyeReason::Full).retry_after(Duration::from_secs(30));
+    let greetings = [
+        ("hello_least", Greeting::Hello(least)),
+        ("hello_ipv4", Greeting::Hello(ipv4)),
+        ("hello_full", Greeting::Hello(full)),
+        ("goodbye_banned", Greeting::Goodbye(banned)),
+        ("goodbye_full_retry", Greeting::Goodbye(retry)),
+    ];
+    let mut golden = vectors(include_str!("../golden/native_greetings.hex"));
+    let native = Native::default();
+    for (name, greeting) in greetings {
+        let want = golden.remove(name).unwrap_or_else(|| panic!("no vector {name}"));
+        let mut out = BytesMut::new();
+        match &greeting {
+            Greeting::Hello(hello) => native.encode_hello(hello, &mut out).unwrap(),
+            Greeting::Goodbye(goodbye) => assert!(native.encode_goodbye(goodbye, &mut out).unwrap()),
+        }
+        assert_eq!(hex(&out), hex(&want), "{name}");
+        assert_eq!(native.decode_greeting(&want), Ok(Some((greeting, want.len()))), "{name}");
+    }
+    assert!(golden.is_empty(), "vectors that nothing says: {golden:?}");
+}
+
+#[test]
+fn interleaved_chunks_have_their_frozen_bytes() {
+    let body: Bytes = (0..20_000usize).map(|at| (at * 31 + at / 256) as u8).collect();
+    let event = Head::Event { kind: 5 };
+    let request = Head::Request { id: 8, kind: 1 };
+    let response = Head::Response { id: 8, status: Status::Ok };
+
+    let native = Native::default();
+    let mut chunks = native.chunks(Lane::Bulk, event, body.clone()).unwrap();
+    let mut out = BytesMut::new();
+    let first = chunks.next().unwrap();
+    out.extend_from_slice(&first.head);
+    out.extend_from_slice(&first.body);
+    native.encode(Lane::Urgent, &request, b"now", &mut out).unwrap();
+    native.encode_control(&Control::Ping { token: 1 }, &mut out).unwrap();
+    let second = chunks.next().unwrap();
+    out.extend_from_slice(&second.head);
+    out.extend_from_slice(&second.body);
+    native.encode(Lane::Normal, &response, &body, &mut out).unwrap();
+    assert!(out == CHUNKS, "chunked bytes differ");
+
+    let heard = Reader::new(&native).feed(CHUNKS).unwrap();
+    let now = Bytes::from_static(b"now");
+    let want = [
+        Said::Message { lane: Lane::Urgent, head: request, payload: now },
+        Said::Control(Control::Ping { token: 1 }),
+        Said::Message { lane: Lane::Bulk, head: event, payload: body.clone() },
+        Said::Message { lane: Lane::Normal, head: response, payload: body },
+    ];
+    assert_eq!(heard, want);
+}
+
+/// An abort is legal only on a lane with an open message.
+fn open_message(native: &Native, reader: &mut Reader<'_, Native>, lane: Lane) {
+    let body = Bytes::from(vec![1; 20_000]);
+    let first = native.chunks(lane, Head::Event { kind: 1 }, body).unwrap().next().unwrap();
+    assert_eq!(reader.feed(&[&first.head[..], &first.body[..]].concat()).unwrap(), []);
+}
+
+fn vectors(text: &str) -> HashMap<&str, Vec<u8>> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.split_once(' ').map(|(name, hex)| (name, unhex(hex))).unwrap()).collect()
+}
+
+fn unhex(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

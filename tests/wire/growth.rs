@@ -1,0 +1,56 @@
+//! What a message costs in memory: reassembly follows the bytes that came, and small messages are not copied.
+
+use crate::conformance::Reader;
+use bytes::{Bytes, BytesMut};
+use peerpool::base::Lane;
+use peerpool::wire::{Decoder, Dialect, Head, Native, Payload, Step};
+
+#[test]
+fn reassembly_grows_with_what_came_and_never_beyond_the_cap() {
+    let native = Native::default();
+    let cap = native.limits().message(Lane::Normal);
+    let payload = Bytes::from(vec![5; cap]);
+    let mut reader = Reader::new(&native);
+    let mut came = 0;
+    for chunk in native.chunks(Lane::Normal, Head::Event { kind: 1 }, payload).unwrap() {
+        came += chunk.body.len();
+        let heard = reader.feed(&[&chunk.head[..], &chunk.body[..]].concat()).unwrap();
+        assert_eq!(heard.len(), usize::from(chunk.last));
+        let held = if chunk.last { 0..=0 } else { came..=(2 * came).min(cap) };
+        assert!(held.contains(&reader.buffered()), "{} held for {came} bytes", reader.buffered());
+    }
+    assert_eq!(reader.frames, (cap + 2).div_ceil(16 * 1024));
+}
+
+#[test]
+fn a_message_in_one_frame_is_borrowed_from_the_read_buffer() {
+    let native = Native::default();
+    let heads = [
+        Head::Event { kind: 1 },
+        Head::Request { id: 1, kind: 1 },
+        Head::Response { id: 1, status: peerpool::wire::Status::Ok },
+    ];
+    for head in heads {
+        let mut buf = BytesMut::new();
+        native.encode(Lane::Normal, &head, &[9; 16_000], &mut buf).unwrap();
+        let step = native.decoder().step(&buf).unwrap();
+        let Step::Message { payload: Payload::Borrowed(payload), .. } = step else {
+            panic!("copied: {step:?}")
+        };
+        assert!(buf.as_ptr_range().contains(&payload.as_ptr()));
+    }
+}
+
+#[test]
+fn a_kept_payload_pins_its_own_bytes_only() {
+    let buf = vec![1u8; 100];
+    let kept = Payload::Borrowed(&buf).into_bytes();
+    assert!(!buf.as_ptr_range().contains(&kept.as_ptr()));
+    let owned = Bytes::from(buf);
+    assert_eq!(Payload::Owned(owned.clone()).into_bytes().as_ptr(), owned.as_ptr());
+}
+
+#[test]
+fn a_decoder_without_open_messages_is_small() {
+    assert!(size_of::<<Native as Dialect>::Decoder>() <= 128);
+}

@@ -134,17 +134,19 @@ fn interleaved_chunks_have_their_frozen_bytes() {
 /// An abort is legal only on a lane with an open message.
 fn open_message(native: &Native, reader: &mut Reader<'_, Native>, lane: Lane) {
     let body = Bytes::from(vec![1; 20_000]);
-    let first = native.chunks(lane, Head::Event { kind: 1 }, body).unwrap().next().unwrap();
-    assert_eq!(reader.feed(&[&first.head[..], &first.body[..]].concat()).unwrap(), []);
+    let first = native.chunks(lane, Head::Event { kind: 1 }, body).expect("fits").next().expect("has chunks");
+    assert_eq!(reader.feed(&[&first.head[..], &first.body[..]].concat()).expect("own bytes"), []);
 }
 
 fn vectors(text: &str) -> HashMap<&str, Vec<u8>> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
-    lines.map(|line| line.split_once(' ').map(|(name, hex)| (name, unhex(hex))).unwrap()).collect()
+    lines
+        .map(|line| line.split_once(' ').map(|(name, hex)| (name, unhex(hex))).expect("name and hex"))
+        .collect()
 }
 
 fn unhex(hex: &str) -> Vec<u8> {
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex")).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -30,6 +30,9 @@ struct Open {
     body: Vec<u8>,
 }
 
+/// What the size of a reassembly is rounded up to.
+const PAGE: usize = 4096;
+
 impl NativeDecoder {
     pub(super) fn new(limits: &WireLimits) -> Self {
         Self {
@@ -114,9 +117,11 @@ impl NativeDecoder {
         let before = open.body.capacity();
         let need = open.body.len() + payload.len();
         if need > before {
-            // Doubling pays for each byte once; never above the cap, nor, at the end, above what is needed.
-            let roomy = if header.more { before.saturating_mul(2).min(self.caps[lane.index()]) } else { 0 };
-            open.body.reserve_exact(need.max(roomy) - open.body.len());
+            // Room for as much again pays for each byte about once. In whole pages, so that full chunks less their fields
+            // fit in twos; never above the cap, nor, at the end, above what is needed.
+            let roomy = need.saturating_mul(2).next_multiple_of(PAGE).min(self.caps[lane.index()]);
+            let room = if header.more { need.max(roomy) } else { need };
+            open.body.reserve_exact(room - open.body.len());
         }
         open.body.extend_from_slice(payload);
         if header.more {

@@ -29,7 +29,7 @@ pub(super) fn check(limits: &WireLimits, lane: Lane, head: &Head, size: usize) -
 /// Appends a message that [`check`] let pass, in chunks of at most `chunk` bytes after each header.
 #[inline]
 pub(super) fn message(lane: Lane, head: &Head, payload: &[u8], chunk: usize, out: &mut BytesMut) {
-    // One chunk, each kind with fields of a length known here: a reservation and three fixed or plain copies.
+    // One chunk, each kind with fields of a length known here: one reservation and two copies.
     match *head {
         Head::Event { kind } if payload.len() + 2 <= chunk => {
             whole(FrameKind::Event, lane, kind.to_le_bytes(), payload, out);
@@ -49,8 +49,11 @@ pub(super) fn message(lane: Lane, head: &Head, payload: &[u8], chunk: usize, out
 fn whole<const N: usize>(kind: FrameKind, lane: Lane, fields: [u8; N], payload: &[u8], out: &mut BytesMut) {
     let len = N + payload.len();
     out.reserve(header::SIZE + len);
-    out.extend_from_slice(&header::join(len, header::flags(kind, lane)).to_le_bytes());
-    out.extend_from_slice(&fields);
+    // Header and fields in one copy.
+    let mut head = [0; header::SIZE + 6];
+    head[..header::SIZE].copy_from_slice(&header::join(len, header::flags(kind, lane)).to_le_bytes());
+    head[header::SIZE..header::SIZE + N].copy_from_slice(&fields);
+    out.extend_from_slice(&head[..header::SIZE + N]);
     out.extend_from_slice(payload);
 }
 

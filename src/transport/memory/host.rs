@@ -112,8 +112,10 @@ impl<'w> Dial<'w> {
 
     /// Lets one packet of the handshake travel, as soon as something passes, and again if the way closed meanwhile.
     async fn travel(&mut self, from: IpAddr, to: IpAddr, opening: bool) {
-        let open =
-            |state: &WorldState| !state.is_blocked(from, to) && !(opening && state.black_holes.contains(&to));
+        let open = |state: &WorldState| {
+            let swallowed = opening && state.black_holes.contains(&to);
+            !swallowed && !state.is_blocked(from, to)
+        };
         loop {
             let latency =
                 self.until(|state| if open(state) { Some(state.latency(from, to)) } else { None }).await;

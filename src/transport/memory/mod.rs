@@ -27,7 +27,6 @@ use std::time::Duration;
 
 pub use host::MemoryHost;
 
-use self::stream::MemoryStream;
 use self::world::World;
 use super::BoxStream;
 use crate::base::{canonical, canonical_ip};

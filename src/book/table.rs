@@ -1,0 +1,407 @@
+//! The map that is the truth, and the indexes that keep its bounds cheap. No lock, no I/O, no clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+
+use super::address::refusal;
+use super::bans::Bans;
+use super::{AddRefused, Added, Address, Ban, BanTarget, BookConfig, FailCause, Outcome, Source, WallTime};
+
+/// What the book holds. Ordered maps, so that one seed gives one choice.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) config: BookConfig,
+    entries: BTreeMap<SocketAddr, Address>,
+    /// What may be evicted: each shelf by age, the first shelf first. Derived from `entries` and `bans`.
+    shelves: [BTreeSet<(WallTime, SocketAddr)>; SHELVES],
+    /// What counts against each source's quota. Derived from `entries`.
+    by_source: BTreeMap<Source, BTreeSet<SocketAddr>>,
+    pub(super) bans: Bans,
+    pub(super) rng: fastrand::Rng,
+    /// What the file does not have yet, removals included.
+    dirty: BTreeSet<SocketAddr>,
+    pub(super) refused: u64,
+    pub(super) evicted: u64,
+}
+
+/// Changes on their way to the file; `None` is a removal.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) addresses: Vec<(SocketAddr, Option<Address>)>,
+    pub(super) bans: Vec<(BanTarget, Option<Ban>)>,
+}
+
+impl Batch {
+    pub(super) fn len(&self) -> usize {
+        self.addresses.len() + self.bans.len()
+    }
+}
+
+impl Table {
+    pub(super) fn new(config: BookConfig) -> Self {
+        let rng = config.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
+        Self {
+            config,
+            entries: BTreeMap::new(),
+            shelves: Default::default(),
+            by_source: BTreeMap::new(),
+            bans: Bans::default(),
+            rng,
+            dirty: BTreeSet::new(),
+            refused: 0,
+            evicted: 0,
+        }
+    }
+
+    /// Puts back what the file had, then shrinks to the configured bounds, which may have become smaller.
+    pub(super) fn restore(&mut self, addresses: Vec<Address>, bans: Vec<Ban>) {
+        // Bans first: they decide on which shelf an address stands.
+        bans.into_iter().for_each(|ban| self.bans.restore(ban));
+        for entry in addresses {
+            self.shelve(&entry);
+            self.entries.insert(entry.addr, entry);
+        }
+        while self.entries.len() > self.config.max_addresses.get() && self.evict(true) {}
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn get(&self, addr: &SocketAddr) -> Option<&Address> {
+        self.entries.get(addr)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Address> {
+        self.entries.values()
+    }
+
+    pub(super) fn add(
+        &mut self,
+        addr: SocketAddr,
+        source: Source,
+        now: WallTime,
+    ) -> Result<Added, AddRefused> {
+        if self.entries.contains_key(&addr) {
+            return Ok(Added::Known);
+        }
+        let result = self.make_room(addr, source, now);
+        match result {
+            Ok(()) => self.insert(Address::new(addr, source, now)),
+            Err(_) => self.refused += 1,
+        }
+        result.map(|()| Added::New)
+    }
+
+    pub(super) fn record(&mut self, addr: &SocketAddr, outcome: Outcome, now: WallTime) -> bool {
+        let backoff = self.config.backoff;
+        let random = self.rng.u64(..);
+        let fail = |entry: &mut Address, cause, at_least| {
+            entry.failures = entry.failures.saturating_add(1);
+            entry.next_attempt = now.after(backoff.wait(entry.failures, random).max(at_least));
+            entry.last_cause = Some(cause);
+        };
+        match outcome {
+            Outcome::Collision => self.entries.contains_key(addr),
+            Outcome::Attempt => self.edit(addr, |entry| entry.last_attempt = Some(now)),
+            Outcome::Connected => self.edit(addr, |entry| {
+                entry.last_success = Some(now);
+                entry.self_since = None;
+                // Whatever becomes of the session, a redial waits as after one failure at least.
+                let soonest = now.after(backoff.wait(entry.failures.max(1), random));
+                entry.next_attempt = entry.next_attempt.max(soonest);
+            }),
+            Outcome::Stable => self.edit(addr, |entry| {
+                entry.last_success = Some(now);
+                entry.failures = 0;
+                entry.next_attempt = now;
+                entry.last_cause = None;
+            }),
+            Outcome::Failed(cause) => self.edit(addr, |entry| fail(entry, cause, std::time::Duration::ZERO)),
+            Outcome::Busy { retry_after } => {
+                // The peer chose this number, so it counts no further than our own longest wait.
+                let wish = retry_after.unwrap_or_default().min(backoff.cap);
+                self.edit(addr, |entry| fail(entry, FailCause::Busy, wish))
+            }
+        }
+    }
+
+    pub(super) fn set_trusted(
+        &mut self,
+        addr: SocketAddr,
+        trusted: bool,
+        now: WallTime,
+    ) -> Result<(), AddRefused> {
+        if trusted {
+            self.add(addr, Source::Operator, now)?;
+        }
+        self.edit(&addr, |entry| entry.trusted = trusted);
+        Ok(())
+    }
+
+    pub(super) fn set_alias(&mut self, addr: SocketAddr, of: SocketAddr) -> bool {
+        if addr == of || !self.entries.contains_key(&addr) || !self.entries.contains_key(&of) {
+            return false;
+        }
+        // Should `of` itself lead to `addr`, what is known now is the other way round.
+        let mut at = of;
+        for _ in 0..HOPS {
+            match self.entries.get(&at).and_then(|entry| entry.alias_of) {
+                Some(next) if next == addr => {
+                    self.edit(&at, |entry| entry.alias_of = None);
+                    break;
+                }
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        self.edit(&addr, |entry| entry.alias_of = Some(of))
+    }
+
+    /// Whether another address of the same peer is dialled instead: one that is known and not failing.
+    pub(super) fn is_stood_in(&self, entry: &Address) -> bool {
+        let mut at = entry.alias_of;
+        for _ in 0..HOPS {
+            let Some(target) = at.and_then(|addr| self.entries.get(&addr)) else { return false };
+            if target.alias_of.is_none() {
+                return !target.is_failing();
+            }
+            at = target.alias_of;
+        }
+        false
+    }
+
+    pub(super) fn mark_self(&mut self, addr: SocketAddr, now: WallTime) {
+        // Our own address is worth knowing even if a peer may not tell us such, but not at any price.
+        if !self.entries.contains_key(&addr) {
+            if refusal(addr, true).is_some() || (self.is_full() && !self.evict(false)) {
+                return;
+            }
+            self.insert(Address::new(addr, Source::Operator, now));
+        }
+        self.edit(&addr, |entry| entry.self_since = Some(now));
+    }
+
+    /// Whether an address is our own, as far as we remember. A clock that jumped back makes us forget: the price is
+    /// one dial to ourselves.
+    pub(super) fn is_own(&self, entry: &Address, now: WallTime) -> bool {
+        entry.self_since.is_some_and(|since| {
+            now.since(since) < self.config.self_memory && since.since(now) < self.config.self_memory
+        })
+    }
+
+    pub(super) fn remove(&mut self, addr: &SocketAddr) -> bool {
+        let Some(entry) = self.entries.remove(addr) else { return false };
+        self.unshelve(&entry);
+        self.dirty.insert(*addr);
+        true
+    }
+
+    pub(super) fn ban(&mut self, target: BanTarget, until: WallTime, now: WallTime) -> bool {
+        if until <= now || !self.bans.put(Ban { target, since: now, until }) {
+            return false;
+        }
+        self.reshelve(&target);
+        if self.bans.len() > self.config.max_bans.get() {
+            self.expire(now);
+        }
+        while self.bans.len() > self.config.max_bans.get() {
+            let Some(first) = self.bans.first_to_end(&target) else { break };
+            self.unban(&first);
+        }
+        true
+    }
+
+    pub(super) fn unban(&mut self, target: &BanTarget) -> bool {
+        let was = self.bans.remove(target);
+        if was {
+            self.reshelve(target);
+        }
+        was
+    }
+
+    pub(super) fn expire(&mut self, now: WallTime) -> usize {
+        let over = self.bans.settle(now);
+        over.iter().filter(|target| self.unban(target)).count()
+    }
+
+    pub(super) fn dirty_len(&self) -> usize {
+        self.dirty.len() + self.bans.dirty.len()
+    }
+
+    /// Clones out what the file does not have yet, and takes it for written.
+    pub(super) fn take_dirty(&mut self) -> Batch {
+        let addresses = std::mem::take(&mut self.dirty);
+        let bans = std::mem::take(&mut self.bans.dirty);
+        Batch {
+            addresses: addresses.into_iter().map(|addr| (addr, self.entries.get(&addr).cloned())).collect(),
+            bans: bans.into_iter().map(|target| (target, self.bans.get(&target))).collect(),
+        }
+    }
+
+    /// It was not written after all.
+    pub(super) fn mark_dirty(&mut self, batch: &Batch) {
+        self.dirty.extend(batch.addresses.iter().map(|(addr, _)| *addr));
+        self.bans.dirty.extend(batch.bans.iter().map(|(target, _)| *target));
+    }
+
+    /// The file has nothing of it.
+    pub(super) fn mark_all_dirty(&mut self) {
+        self.dirty.extend(self.entries.keys());
+        let bans: Vec<BanTarget> = self.bans.iter().map(|ban| ban.target).collect();
+        self.bans.dirty.extend(bans);
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries.len() >= self.config.max_addresses.get()
+    }
+
+    /// Makes sure that a new address from this source may enter.
+    fn make_room(&mut self, addr: SocketAddr, source: Source, now: WallTime) -> Result<(), AddRefused> {
+        if let Some(why) = refusal(addr, self.config.allow_private) {
+            return Err(why);
+        }
+        if self.bans.holds_addr(addr, now) {
+            return Err(AddRefused::Banned);
+        }
+        let told = source.bucket().and_then(|bucket| self.by_source.get(&bucket));
+        if let Some(told) = told.filter(|told| told.len() >= self.config.max_per_source.get()) {
+            // A source with a long life may replace what it told us and what turned out not to answer, nothing else.
+            let dead = told
+                .iter()
+                .filter_map(|addr| self.entries.get(addr))
+                .filter(|entry| entry.failures > 0 && entry.self_since.is_none())
+                .max_by_key(|entry| entry.failures)
+                .map(|entry| entry.addr)
+                .ok_or(AddRefused::SourceQuota)?;
+            self.remove(&dead);
+            self.evicted += 1;
+        }
+        if self.is_full() && !self.evict(source == Source::Operator) {
+            return Err(AddRefused::Full);
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, entry: Address) {
+        self.shelve(&entry);
+        self.dirty.insert(entry.addr);
+        self.entries.insert(entry.addr, entry);
+    }
+
+    /// Changes an entry and its place in the indexes.
+    fn edit(&mut self, addr: &SocketAddr, change: impl FnOnce(&mut Address)) -> bool {
+        let Some(mut entry) = self.entries.remove(addr) else { return false };
+        self.unshelve(&entry);
+        change(&mut entry);
+        self.insert(entry);
+        true
+    }
+
+    /// Takes the least valuable address out. With `force` a proven one goes too, if it must, but never a trusted one.
+    fn evict(&mut self, force: bool) -> bool {
+        let first = self.shelves.iter().find_map(|shelf| shelf.first().map(|(_, addr)| *addr));
+        let victim = first.or_else(|| {
+            let proven = self.entries.values().filter(|entry| force && !entry.trusted);
+            proven.min_by_key(|entry| entry.last_success).map(|entry| entry.addr)
+        });
+        let Some(victim) = victim else { return false };
+        self.evicted += 1;
+        self.remove(&victim)
+    }
+
+    fn shelve(&mut self, entry: &Address) {
+        if let Some((shelf, age)) = shelf(entry, self.bans.mentions(entry.addr)) {
+            self.shelves[shelf].insert((age, entry.addr));
+        }
+        if let Some(bucket) = quota(entry) {
+            self.by_source.entry(bucket).or_default().insert(entry.addr);
+        }
+    }
+
+    fn unshelve(&mut self, entry: &Address) {
+        // A ban that came or went since may have it on either of two shelves.
+        for (shelf, age) in [true, false].into_iter().filter_map(|banned| shelf(entry, banned)) {
+            self.shelves[shelf].remove(&(age, entry.addr));
+        }
+        if let Some(bucket) = quota(entry)
+            && let Some(told) = self.by_source.get_mut(&bucket)
+        {
+            told.remove(&entry.addr);
+            if told.is_empty() {
+                self.by_source.remove(&bucket);
+            }
+        }
+    }
+
+    /// A ban came or went: moves the addresses that it concerns.
+    fn reshelve(&mut self, target: &BanTarget) {
+        let (first, last) = match *target {
+            BanTarget::Ip(ip) => ends(ip),
+            BanTarget::Peer(crate::base::PeerId::Addr(addr)) => (addr, addr),
+            BanTarget::Peer(crate::base::PeerId::Key(_)) => return,
+        };
+        let concerned: Vec<Address> =
+            self.entries.range(first..=last).map(|(_, entry)| entry.clone()).collect();
+        for entry in &concerned {
+            self.unshelve(entry);
+            self.shelve(entry);
+        }
+    }
+
+    /// Panics unless every index is what the entries say.
+    #[cfg(all(test, not(peerpool_loom)))]
+    pub(super) fn check(&self) {
+        let mut fresh = Self::new(self.config.clone());
+        fresh.config.max_addresses = std::num::NonZeroUsize::MAX;
+        fresh.restore(self.entries.values().cloned().collect(), self.bans.iter().collect());
+        assert_eq!(self.shelves, fresh.shelves);
+        assert_eq!(self.by_source, fresh.by_source);
+        assert!(self.entries.len() <= self.config.max_addresses.get());
+        assert!(self.bans.len() <= self.config.max_bans.get());
+        assert!(self.by_source.values().all(|told| told.len() <= self.config.max_per_source.get()));
+    }
+}
+
+/// The lowest and the highest socket address of a host.
+fn ends(ip: IpAddr) -> (SocketAddr, SocketAddr) {
+    let last = match ip {
+        IpAddr::V4(_) => SocketAddr::new(ip, u16::MAX),
+        IpAddr::V6(v6) => SocketAddr::V6(SocketAddrV6::new(v6, u16::MAX, u32::MAX, u32::MAX)),
+    };
+    (SocketAddr::new(ip, 0), last)
+}
+
+/// Where an address stands in the order of eviction, and its age there. `None`: it stays.
+fn shelf(entry: &Address, banned: bool) -> Option<(usize, WallTime)> {
+    if entry.trusted {
+        return None;
+    }
+    if banned {
+        return Some((BANNED, entry.first_seen));
+    }
+    if let Some(since) = entry.self_since {
+        return Some((WORN, since));
+    }
+    match entry.last_success {
+        None => Some((UNPROVEN, entry.first_seen)),
+        Some(success) if entry.is_failing() => Some((WORN, success)),
+        Some(_) => None,
+    }
+}
+
+/// Whose quota an address counts against: a source answers only for what has never connected.
+fn quota(entry: &Address) -> Option<Source> {
+    (entry.last_success.is_none() && !entry.trusted).then(|| entry.source.bucket())?
+}
+
+/// Never connected: goes first.
+const UNPROVEN: usize = 0;
+/// Once connected and now failing, or our own.
+const WORN: usize = 1;
+/// Under a ban: goes last, as the record is part of what we have against it. The ban itself is kept elsewhere.
+const BANNED: usize = 2;
+const SHELVES: usize = 3;
+
+/// How far a chain of aliases is followed.
+const HOPS: usize = 8;

@@ -1,0 +1,182 @@
+//! What all hosts share: who listens, who is connected, and the weather between them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Weak};
+use std::task::Waker;
+
+use super::pipe::{Pipe, Weather};
+use super::stream::{Conn, MemoryStream};
+use super::{Latency, ReadRate};
+use crate::base::sync::{Mutex, MutexGuard};
+
+/// The world. Lock order: the world, then a pipe; a stream is never dropped under either.
+#[derive(Debug)]
+pub(super) struct World {
+    state: Mutex<WorldState>,
+}
+
+/// Ordered maps throughout, so that walking them is the same in every run.
+#[derive(Debug)]
+pub(super) struct WorldState {
+    seed: u64,
+    pub(super) latency: Latency,
+    /// By direction; goes before `latency`.
+    pub(super) latency_between: BTreeMap<(IpAddr, IpAddr), Latency>,
+    /// Bytes in flight per direction of the next connection.
+    pub(super) buffer: usize,
+    /// Directions that nothing passes.
+    pub(super) blocked: BTreeSet<(IpAddr, IpAddr)>,
+    pub(super) rates: BTreeMap<IpAddr, ReadRate>,
+    pub(super) refusing: BTreeSet<IpAddr>,
+    pub(super) black_holes: BTreeSet<IpAddr>,
+    pub(super) listeners: BTreeMap<SocketAddr, Backlog>,
+    /// Ports that are no listener's: of diallers and of pairs.
+    pub(super) used: BTreeSet<SocketAddr>,
+    next_port: BTreeMap<IpAddr, u16>,
+    conns: BTreeMap<u64, Weak<Conn>>,
+    next_number: u64,
+    /// Dials that wait for the weather or for room in a backlog.
+    pub(super) diallers: BTreeMap<u64, Waker>,
+}
+
+/// What waits at a listener.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    pub(super) waiting: VecDeque<(MemoryStream, SocketAddr)>,
+    pub(super) acceptor: Option<Waker>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            state: Mutex::new(WorldState {
+                seed,
+                latency: Latency::ZERO,
+                latency_between: BTreeMap::new(),
+                buffer: 64 * 1024,
+                blocked: BTreeSet::new(),
+                rates: BTreeMap::new(),
+                refusing: BTreeSet::new(),
+                black_holes: BTreeSet::new(),
+                listeners: BTreeMap::new(),
+                used: BTreeSet::new(),
+                next_port: BTreeMap::new(),
+                conns: BTreeMap::new(),
+                next_number: 0,
+                diallers: BTreeMap::new(),
+            }),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, WorldState> {
+        self.state.lock()
+    }
+
+    /// Changes the world and lets every connection and every waiting dial see it.
+    pub(super) fn change(&self, how: impl FnOnce(&mut WorldState)) {
+        let mut state = self.lock();
+        how(&mut state);
+        let conns = state.live();
+        let mut wakers: Vec<Waker> = std::mem::take(&mut state.diallers).into_values().collect();
+        for conn in &conns {
+            for (pipe, weather) in conn.pipes.iter().zip(state.weather_of(conn.dialler, conn.acceptor)) {
+                wakers.extend(pipe.set_weather(weather).into_iter().flatten());
+            }
+        }
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Makes a connection; the caller has reserved the dialler's port. Nothing is dropped here, so the lock may be held.
+    pub(super) fn connect(
+        self: &Arc<Self>,
+        state: &mut WorldState,
+        dialler: SocketAddr,
+        acceptor: SocketAddr,
+    ) -> (MemoryStream, MemoryStream) {
+        let number = state.number();
+        let [there, back] = state.weather_of(dialler, acceptor);
+        let mut rng = state.rng(number);
+        let pipe = |weather, rng| Pipe::new(state.buffer, weather, rng);
+        let pipes = [pipe(there, rng.fork()), pipe(back, rng.fork())];
+        let conn = Arc::new(Conn { number, dialler, acceptor, pipes, world: Arc::downgrade(self) });
+        state.conns.insert(number, Arc::downgrade(&conn));
+        MemoryStream::ends(conn)
+    }
+
+    /// Resets the connections that `which` picks by their ends.
+    pub(super) fn cut(&self, which: impl Fn(SocketAddr, SocketAddr) -> bool) -> usize {
+        let mut conns = self.lock().live();
+        conns.retain(|conn| which(conn.dialler, conn.acceptor));
+        conns.iter().flat_map(|conn| conn.reset()).for_each(Waker::wake);
+        conns.len()
+    }
+
+    pub(super) fn connections(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        // The connections are upgraded under the lock but dropped after it.
+        let conns = self.lock().live();
+        conns.iter().map(|conn| (conn.dialler, conn.acceptor)).collect()
+    }
+
+    /// A connection has lost both ends.
+    pub(super) fn forget(&self, number: u64, ends: [SocketAddr; 2]) {
+        let mut state = self.lock();
+        state.conns.remove(&number);
+        for end in ends {
+            state.used.remove(&end);
+        }
+    }
+}
+
+impl WorldState {
+    /// A number for a connection or a dial.
+    pub(super) fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    /// The randomness of a connection or a dial.
+    pub(super) fn rng(&self, number: u64) -> fastrand::Rng {
+        fastrand::Rng::with_seed(self.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    pub(super) fn latency(&self, from: IpAddr, to: IpAddr) -> Latency {
+        self.latency_between.get(&(from, to)).copied().unwrap_or(self.latency)
+    }
+
+    pub(super) fn is_blocked(&self, from: IpAddr, to: IpAddr) -> bool {
+        self.blocked.contains(&(from, to))
+    }
+
+    /// A free ephemeral port of a host; `None` when all 16,384 are in use.
+    pub(super) fn ephemeral(&mut self, ip: IpAddr) -> Option<SocketAddr> {
+        let next = *self.next_port.entry(ip).or_insert(EPHEMERAL);
+        let free = (next..=u16::MAX)
+            .chain(EPHEMERAL..next)
+            .map(|port| SocketAddr::new(ip, port))
+            .find(|addr| !self.used.contains(addr) && !self.listeners.contains_key(addr))?;
+        let after = free.port().checked_add(1).unwrap_or(EPHEMERAL);
+        self.next_port.insert(ip, after);
+        Some(free)
+    }
+
+    /// The weather from the dialler to the acceptor, and back.
+    fn weather_of(&self, dialler: SocketAddr, acceptor: SocketAddr) -> [Weather; 2] {
+        let way = |from, to| Weather {
+            latency: self.latency(from, to),
+            rate: self.rates.get(&to).copied().unwrap_or_default(),
+            blocked: self.is_blocked(from, to),
+            back_blocked: self.is_blocked(to, from),
+        };
+        [way(dialler.ip(), acceptor.ip()), way(acceptor.ip(), dialler.ip())]
+    }
+
+    /// The connections that somebody holds, oldest first. To be dropped after the lock is released.
+    fn live(&self) -> Vec<Arc<Conn>> {
+        self.conns.values().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// The first ephemeral port, as the internet's numbering authority has it.
+const EPHEMERAL: u16 = 49152;

@@ -1,2 +1,3 @@
 //! The link.
 pub mod log;
+pub mod state;

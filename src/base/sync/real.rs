@@ -10,7 +10,7 @@ pub mod atomic {
     };
 }
 
-pub use std::sync::MutexGuard;
+pub use std::sync::{MutexGuard, OnceLock};
 
 /// A short-held lock. A panic while it is held does not poison it: every critical section of this crate leaves its data
 /// whole at each step.

@@ -12,6 +12,8 @@ pub mod atomic {
 }
 
 pub use loom::sync::MutexGuard;
+/// Not a twin: an initialiser must be pure, so there is nothing for loom to explore inside it.
+pub use std::sync::OnceLock;
 
 /// A short-held lock.
 #[derive(Debug)]

@@ -1,1 +1,465 @@
-//! The broadcast log.
+//! The broadcast log: why a broadcast costs the same for 8 peers and for 1,000.
+//!
+//! One append-only log a dialect and class, shared by all links. A broadcast is one copy to its end; each link keeps a
+//! [`Cursor`], takes what lies behind it as slices of shared segments, and writes that with one vectored write.
+//!
+//! ```text
+//!  append(bytes) --> | segment 7 | segment 8 (large, uncopied) | segment 9 | open tail |     one short lock
+//!                         ^                     ^                                ^
+//!                   cursor of link A      cursor of link B               cursor of link C: asleep in the Hub
+//! ```
+//!
+//! The log knows neither runtime nor dialect nor clock: messages come encoded, with their chunk boundaries; tasks are
+//! woken through [`std::task::Waker`]; what depends on time takes `now`.
+//!
+//! # Invariants
+//! 22. *Statement*: the log holds at most [`LogConfig::ring_bytes`], payloads it only refers to and indexes included.
+//!     *Enforced by*: every append evicts the oldest segments before it returns, whoever still needs them; the places of
+//!     links hold no reference. *Breaks if*: a link keeps a [`Batch`] with runs across a wait.
+//! 24. *Statement*: a message is encoded once and its bytes are shared. *Enforced by*: the log takes encoded bytes; links get
+//!     slices. A link that finds less than 4 KiB in the open tail copies that instead, so that the segments stay large.
+//! 43. *Statement*: what joined before an append gets the message, or the lag policy says why not. *Enforced by*: joining
+//!     and appending take the same lock. *Breaks if*: a key goes live before its cursors were taken.
+//!
+//! Further: 40 in [`Hub`]'s module, 41 at [`Cursor::release`], 42 at [`Cursor`].
+//!
+//! # Not promised
+//! Order between logs, between a log and unicasts, and between a log and the state table.
+
+mod batch;
+mod cursor;
+mod gate;
+mod hub;
+#[cfg(all(test, peerpool_loom))]
+mod models;
+mod ring;
+mod segment;
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests;
+mod view;
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_utils::CachePadded;
+
+pub use batch::Batch;
+pub use cursor::{Cursor, Fill, RESIDUE_MAX};
+pub use hub::{Hub, Parked, Parker, Waking};
+pub use view::{CursorView, Receipt, Resume};
+
+use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::base::{ConnId, Tick};
+use gate::{Gate, Span};
+use ring::{Evicted, Gather, Ring};
+use segment::Mark;
+
+/// What happens to a link whose next message has left the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum LagPolicy {
+    /// It is told to end: nothing of this class may be missed.
+    Disconnect,
+    /// It goes on behind the newest message, and the gap is counted.
+    Skip,
+}
+
+/// How a log is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Bytes of memory the log may hold, indexes and referenced payloads included. Default 16 MiB. A message may take
+    /// half of it; producers that wait are stopped when the slowest link is a quarter of it behind. Hot.
+    pub ring_bytes: usize,
+    /// Size of a block of memory that messages are gathered in, hence of the largest sealed segment. Default 256 KiB; an
+    /// eighth of the ring at most.
+    pub block_bytes: usize,
+    /// How long a link may stand still before producers stop waiting for it. Default 1 s.
+    pub stall: Duration,
+    /// What happens to a link that falls behind the ring. Default [`LagPolicy::Skip`]. Hot.
+    pub lag: LagPolicy,
+}
+
+impl LogConfig {
+    /// What a node starts with.
+    pub const fn recommended() -> Self {
+        Self {
+            ring_bytes: 16 << 20,
+            block_bytes: 256 << 10,
+            stall: Duration::from_secs(1),
+            lag: LagPolicy::Skip,
+        }
+    }
+
+    /// Small enough that tests reach every limit.
+    pub const fn test() -> Self {
+        Self { ring_bytes: 64 << 10, block_bytes: 4 << 10, ..Self::recommended() }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self::recommended()
+    }
+}
+
+/// Where an append put its message. [`CursorView::status_of`] says what became of it at a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Appended {
+    /// Number of the message in this log, from zero.
+    pub seq: u64,
+    /// The link that it came from and is not written to.
+    pub origin: Option<ConnId>,
+}
+
+/// Why a message was not appended. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// There were no bytes.
+    #[error("a message of no bytes")]
+    Empty,
+    /// More than half of the ring. Raise `ring_bytes`, or send it to each peer by itself.
+    #[error("a message of {len} bytes for a log that takes at most {limit}")]
+    TooLarge {
+        /// Its length.
+        len: usize,
+        /// The most that this log takes.
+        limit: usize,
+    },
+}
+
+/// One chunk of a large message: a header of a few bytes and a slice of the payload.
+#[derive(Clone, Debug)]
+pub struct LogChunk {
+    head: Bytes,
+    body: Bytes,
+}
+
+impl LogChunk {
+    /// A chunk. The header is copied, the body is not.
+    pub fn new(head: &[u8], body: Bytes) -> Self {
+        Self { head: Bytes::copy_from_slice(head), body }
+    }
+}
+
+/// Counters of a log. `evicted` and `skipped` rising together mean that links do not keep up with what is broadcast.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct LogStats {
+    /// Bytes of memory held.
+    pub bytes: usize,
+    /// Bytes of memory it may hold.
+    pub ring_bytes: usize,
+    /// Messages ever appended.
+    pub messages: u64,
+    /// Bytes ever appended.
+    pub appended_bytes: u64,
+    /// Messages that have left the ring.
+    pub evicted: u64,
+    /// Messages that links passed by because they lagged, summed over the links.
+    pub skipped: u64,
+    /// Cursors alive.
+    pub cursors: usize,
+}
+
+/// A shared, bounded, append-only log of encoded messages.
+#[derive(Debug)]
+pub struct Log {
+    hub: Arc<Hub>,
+    ring: CachePadded<Mutex<Ring>>,
+    /// Bytes ever appended. Written under the lock; the word that sleeping links and waiting producers read.
+    end: CachePadded<AtomicU64>,
+    /// Where the oldest byte held stands. Hint.
+    begin: AtomicU64,
+    /// Memory held, as of the last change. Hint for whoever adds up the ceiling; the ring's own number is the authority.
+    bytes: AtomicUsize,
+    limit: AtomicUsize,
+    block: usize,
+    stall: Duration,
+    disconnect: AtomicBool,
+    skipped: AtomicU64,
+    gate: Gate,
+}
+
+impl Log {
+    /// An empty log whose links sleep in `hub`.
+    pub fn new(config: LogConfig, hub: Arc<Hub>) -> Arc<Self> {
+        Arc::new(Self {
+            hub,
+            ring: CachePadded::new(Mutex::new(Ring::new())),
+            end: CachePadded::new(AtomicU64::new(0)),
+            begin: AtomicU64::new(0),
+            bytes: AtomicUsize::new(0),
+            limit: AtomicUsize::new(limit_of(config.ring_bytes)),
+            block: config.block_bytes,
+            stall: config.stall,
+            disconnect: AtomicBool::new(config.lag == LagPolicy::Disconnect),
+            skipped: AtomicU64::new(0),
+            gate: Gate::new(),
+        })
+    }
+
+    /// Appends one whole encoded message that is one chunk on the line. Never waits for a link.
+    ///
+    /// From 16 KiB up, prefer [`Log::append_chunks`]: here the bytes are copied under the lock.
+    ///
+    /// # Errors
+    /// [`AppendError`]: an empty message, or one larger than half the ring.
+    ///
+    /// # Cost
+    /// One short lock, a length check and a copy; a fence and a load if no link sleeps. O(1) whatever the number of links.
+    pub fn append(&self, encoded: &[u8], origin: Option<ConnId>) -> Result<Appended, AppendError> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        check_len(encoded.len(), limit)?;
+        let mut ring = self.ring.lock();
+        let seq = ring.append(encoded, origin, self.block.min(limit / 8));
+        let evicted = self.settle(&mut ring, limit);
+        drop(ring);
+        // Segments may hold memory whose owner runs code of its own: never under the lock.
+        drop(evicted);
+        self.hub.notify();
+        Ok(Appended { seq, origin })
+    }
+
+    /// Appends one large message whose payload is referred to, not copied, and whose chunks other lanes may interleave.
+    ///
+    /// # Errors
+    /// [`AppendError`]: an empty message, or one larger than half the ring.
+    ///
+    /// # Cost
+    /// As [`Log::append`], without the copy; the allocation of a segment before the lock is taken.
+    pub fn append_chunks(
+        &self,
+        chunks: impl IntoIterator<Item = LogChunk>,
+        origin: Option<ConnId>,
+    ) -> Result<Appended, AppendError> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let (mut chunk_ends, mut pieces, mut ends, mut len) = (Vec::new(), Vec::new(), Vec::new(), 0usize);
+        for chunk in chunks {
+            for piece in [chunk.head, chunk.body] {
+                if !piece.is_empty() {
+                    len += piece.len();
+                    pieces.push(piece);
+                    ends.push(u32::try_from(len).unwrap_or(u32::MAX));
+                }
+            }
+            if ends.last() != chunk_ends.last() {
+                chunk_ends.push(u32::try_from(len).unwrap_or(u32::MAX));
+            }
+        }
+        check_len(len, limit)?;
+        let mut ring = self.ring.lock();
+        let seq = ring.append_pieces(chunk_ends, pieces, ends, origin);
+        let evicted = self.settle(&mut ring, limit);
+        drop(ring);
+        drop(evicted);
+        self.hub.notify();
+        Ok(Appended { seq, origin })
+    }
+
+    /// Evicts what is too much and shows the world how the ring stands. Under the lock.
+    fn settle(&self, ring: &mut Ring, limit: usize) -> Evicted {
+        let evicted = ring.evict(limit);
+        if !evicted.is_empty() {
+            self.begin.store(ring.begin().pos, Ordering::Relaxed);
+        }
+        self.bytes.store(ring.charge(), Ordering::Relaxed);
+        // Release: who reads this end and then takes the lock finds what was appended. Pairs with `end_pos`.
+        self.end.store(ring.end_pos(), Ordering::Release);
+        evicted
+    }
+
+    /// A cursor behind the newest message. Take it before the peer's key goes live.
+    ///
+    /// # Cost
+    /// Two short locks; O(1).
+    pub fn join(self: &Arc<Self>, conn: ConnId) -> Cursor {
+        let at = self.end_mark();
+        self.enter(CursorView::new(conn, None, at.seq, at.pos), at)
+    }
+
+    /// A cursor where the link that this one replaces stood: at the first message that one has not written whole. Frames
+    /// of either connection are written around.
+    ///
+    /// If that message has left the ring, the first [`Cursor::fill`] says so by the lag policy.
+    ///
+    /// # Cost
+    /// Two short locks and a binary search.
+    pub fn join_at(self: &Arc<Self>, conn: ConnId, from: Resume) -> Cursor {
+        let found = self.ring.lock().find(from.seq);
+        // What is gone lies before the ring; where exactly does not matter.
+        let at = found.unwrap_or(Mark { number: 0, offset: 0, pos: 0, seq: from.seq, open: false });
+        self.enter(CursorView::new(conn, Some(from.conn), at.seq, at.pos), at)
+    }
+
+    fn enter(self: &Arc<Self>, view: Arc<CursorView>, at: Mark) -> Cursor {
+        let seat = self.gate.join(Arc::clone(&view));
+        Cursor::new(Arc::clone(self), view, seat, at)
+    }
+
+    /// Somebody who waits until links leave room.
+    pub fn waiter(self: &Arc<Self>) -> Waiter {
+        Waiter { log: Arc::clone(self), id: None }
+    }
+
+    /// When [`Log::tick`] is due, because a producer waits for a link that may be standing still. `None` if nobody waits.
+    pub fn stall_deadline(&self) -> Option<Tick> {
+        self.gate.deadline(self.stall)
+    }
+
+    /// Stops waiting for links that stand still. Call it at [`Log::stall_deadline`] or every so often.
+    ///
+    /// # Cost
+    /// A short lock; O(links) when the deadline is over.
+    pub fn tick(&self, now: Tick) {
+        self.gate.tick(&self.span(), now);
+    }
+
+    /// Bytes of memory held: blocks, referenced payloads, indexes.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of memory that may be held.
+    pub fn ring_bytes(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Changes how much may be held; at least 8 KiB. What is too much is evicted at once.
+    pub fn set_ring_bytes(&self, ring_bytes: usize) {
+        let limit = limit_of(ring_bytes);
+        self.limit.store(limit, Ordering::Relaxed);
+        let mut ring = self.ring.lock();
+        let mut evicted = ring.shrink(limit);
+        evicted.extend(self.settle(&mut ring, limit));
+        self.begin.store(ring.begin().pos, Ordering::Relaxed);
+        drop(ring);
+        drop(evicted);
+    }
+
+    /// What happens to a link that falls behind the ring.
+    pub fn lag_policy(&self) -> LagPolicy {
+        if self.disconnect.load(Ordering::Relaxed) { LagPolicy::Disconnect } else { LagPolicy::Skip }
+    }
+
+    /// Changes what happens to a link that falls behind the ring, from its next fill on.
+    pub fn set_lag_policy(&self, policy: LagPolicy) {
+        self.disconnect.store(policy == LagPolicy::Disconnect, Ordering::Relaxed);
+    }
+
+    /// The counters, read at one moment of the log.
+    pub fn stats(&self) -> LogStats {
+        let cursors = self.gate.members();
+        let ring = self.ring.lock();
+        let (begin, end) = (ring.begin(), ring.end());
+        LogStats {
+            bytes: ring.charge(),
+            ring_bytes: self.ring_bytes(),
+            messages: end.seq,
+            appended_bytes: end.pos,
+            evicted: begin.seq,
+            skipped: self.skipped.load(Ordering::Relaxed),
+            cursors,
+        }
+    }
+
+    fn end_pos(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    fn end_mark(&self) -> Mark {
+        self.ring.lock().end()
+    }
+
+    fn gather(&self, at: Mark, max: usize, batch: &mut Batch) -> Gather {
+        self.ring.lock().gather(at, max, batch)
+    }
+
+    fn count_skipped(&self, messages: u64) {
+        self.skipped.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    fn span(&self) -> Span {
+        // `begin` first: it never passes `end`.
+        let begin = self.begin.load(Ordering::Relaxed);
+        let window = (self.ring_bytes() / 4) as u64;
+        Span { end: self.end_pos(), begin, window, stall: self.stall }
+    }
+
+    fn progressed(&self, seat: u32) {
+        self.gate.progressed(seat, &self.span());
+    }
+
+    fn leave(&self, seat: u32) {
+        self.gate.leave(seat, &self.span());
+    }
+}
+
+/// Waits until the slowest link that is not lagging leaves room: is at most a quarter of the ring behind. With no links
+/// there is always room, and who stands still for [`LogConfig::stall`] is not waited for until it moves.
+///
+/// Dropping it leaves nothing behind.
+#[derive(Debug)]
+pub struct Waiter {
+    log: Arc<Log>,
+    id: Option<u64>,
+}
+
+impl Waiter {
+    /// Ready when there is room. While it is pending, somebody must bring the clock at [`Log::stall_deadline`]: poll again
+    /// with a later `now`, or call [`Log::tick`].
+    ///
+    /// # Cost
+    /// Two loads if there is room. Otherwise one walk over the links for at least an eighth of the ring.
+    pub fn poll(&mut self, cx: &mut Context<'_>, now: Tick) -> Poll<()> {
+        let span = self.log.span();
+        if self.log.gate.has_room(span.end, span.window) {
+            self.forget();
+            return Poll::Ready(());
+        }
+        let id = *self.id.get_or_insert_with(|| self.log.gate.new_waiter());
+        let polled = self.log.gate.poll(id, &span, now, cx);
+        if polled.is_ready() {
+            self.id = None;
+        }
+        polled
+    }
+
+    fn forget(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.log.gate.forget(id);
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.forget();
+    }
+}
+
+const fn limit_of(ring_bytes: usize) -> usize {
+    // Offsets within a segment are 32 bits wide, and a message takes half of the ring at most.
+    let most = u32::MAX as usize;
+    if ring_bytes < RING_MIN {
+        RING_MIN
+    } else if ring_bytes > most {
+        most
+    } else {
+        ring_bytes
+    }
+}
+
+const fn check_len(len: usize, limit: usize) -> Result<(), AppendError> {
+    match len {
+        0 => Err(AppendError::Empty),
+        len if len > limit / 2 => Err(AppendError::TooLarge { len, limit: limit / 2 }),
+        _ => Ok(()),
+    }
+}
+
+/// Smallest ring.
+const RING_MIN: usize = 8 << 10;

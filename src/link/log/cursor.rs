@@ -1,0 +1,186 @@
+//! One link's place in the log.
+
+use std::sync::Arc;
+
+use super::batch::Batch;
+use super::ring::Gather;
+use super::segment::Mark;
+use super::view::CursorView;
+use super::{LagPolicy, Log};
+
+/// The most that a stuck link keeps a copy of: the rest of one chunk and its header.
+pub const RESIDUE_MAX: usize = 16 * 1024 + 64;
+
+/// What [`Cursor::fill`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Fill {
+    /// The batch has bytes to write.
+    Ready,
+    /// The batch is empty: there is nothing to write.
+    CaughtUp,
+    /// The link lagged and now stands behind the newest message ([`LagPolicy::Skip`]); the batch is empty.
+    Skipped {
+        /// Messages passed by, the peer's own among them, an aborted one too.
+        messages: u64,
+        /// A chunked message was open on the line and will not be finished: tell the peer with `abort(lane)` before
+        /// anything else is sent on the lane.
+        aborted: bool,
+    },
+    /// The link lagged and cannot go on: by [`LagPolicy::Disconnect`], or because what is gone is the rest of a chunk
+    /// that it had begun. It stays so.
+    Overrun,
+}
+
+/// One link's place in the log. Owned by the link's task; dropping it leaves the log.
+///
+/// # Invariants
+/// 42. *Statement*: what a link writes is a sequence of whole messages of the log in their order, each at most once;
+///     an unfinished one is followed by `abort` or by the end of the link. *Enforced by*: places are chunk boundaries of the
+///     index, and a gap begins and ends between messages. *Breaks if*: the caller sends something else while
+///     [`Cursor::torn`] says so, or something of the same lane while [`Cursor::in_message`] does.
+#[derive(Debug)]
+pub struct Cursor {
+    log: Arc<Log>,
+    view: Arc<CursorView>,
+    /// Where this cursor's entry is among those that producers may wait for.
+    seat: u32,
+    /// A chunk was begun whose rest was too long to copy: `at` is inside it.
+    torn: bool,
+    /// Behind what was gathered.
+    at: Mark,
+    /// Behind what was written.
+    done_pos: u64,
+    done_seq: u64,
+    published: u64,
+}
+
+impl Cursor {
+    pub(super) fn new(log: Arc<Log>, view: Arc<CursorView>, seat: u32, at: Mark) -> Self {
+        Self { log, view, seat, torn: false, at, done_pos: at.pos, done_seq: at.seq, published: at.pos }
+    }
+
+    /// Whether anything was appended behind what this cursor has gathered.
+    ///
+    /// # Cost
+    /// One atomic load.
+    pub fn has_news(&self) -> bool {
+        self.log.end_pos() != self.at.pos
+    }
+
+    /// Gathers what comes next, up to `max` bytes and a chunk boundary, at least one chunk, without this peer's own
+    /// frames. The batch must be empty or hold only what [`Cursor::release`] kept, which then goes first; one that holds
+    /// more is left as it is.
+    ///
+    /// # Cost
+    /// The log's short lock, and a reference count a segment; up to 4 KiB of the open tail are copied. Amortised O(1) a
+    /// message, whatever the number of links.
+    pub fn fill(&mut self, max: usize, batch: &mut Batch) -> Fill {
+        if batch.runs() > 0 {
+            return Fill::Ready;
+        }
+        loop {
+            match self.log.gather(self.at, max, batch) {
+                Gather::Some => {}
+                // What was kept of a chunk goes first, whatever came after.
+                _ if !batch.is_empty() => return Fill::Ready,
+                Gather::CaughtUp => return Fill::CaughtUp,
+                Gather::Lagging => return self.lag(),
+            }
+            self.torn = false;
+            if let Some(at) = batch.trim(max) {
+                self.at = at;
+            }
+            batch.write_around(self.view.conn());
+            if let Some(conn) = self.view.also() {
+                batch.write_around(conn);
+            }
+            if !batch.is_empty() {
+                return Fill::Ready;
+            }
+            (self.done_pos, self.done_seq) = (self.at.pos, self.at.seq);
+        }
+    }
+
+    fn lag(&mut self) -> Fill {
+        if self.torn || self.log.lag_policy() == LagPolicy::Disconnect {
+            return Fill::Overrun;
+        }
+        let end = self.log.end_mark();
+        let (messages, aborted) = (end.seq - self.at.seq, self.at.open);
+        self.view.note_gap(self.at.seq, end.seq);
+        self.log.count_skipped(messages);
+        self.at = end;
+        (self.done_pos, self.done_seq) = (end.pos, end.seq);
+        Fill::Skipped { messages, aborted }
+    }
+
+    /// Takes `n` bytes off the batch that this cursor filled: the stream has them.
+    ///
+    /// # Cost
+    /// No atomics but the reference counts of segments that are done with.
+    pub fn advance(&mut self, batch: &mut Batch, n: usize) {
+        batch.consume(n);
+        if batch.is_empty() {
+            (self.done_pos, self.done_seq) = (self.at.pos, self.at.seq);
+        } else if !batch.has_residue()
+            && let Some(mark) = batch.front_mark()
+        {
+            (self.done_pos, self.done_seq) = (mark.pos, mark.seq);
+        }
+    }
+
+    /// Makes what was advanced count as written: for receipts, and for producers that wait for room.
+    ///
+    /// Call it when a round of writing ends and always before parking; over TLS only once the flush is through.
+    ///
+    /// # Cost
+    /// Nothing if there was no progress; otherwise two stores and a fence.
+    pub fn publish(&mut self) {
+        if self.published == self.done_pos {
+            return;
+        }
+        self.published = self.done_pos;
+        if self.view.publish(self.done_pos, self.done_seq) {
+            self.log.progressed(self.seat);
+        }
+    }
+
+    /// Lets go of everything shared, because the stream would block: the batch keeps a copy of the rest of the current
+    /// chunk, at most [`RESIDUE_MAX`] bytes, and the cursor stands behind that chunk. Of a longer rest nothing is kept;
+    /// if the ring passes it by, [`Fill::Overrun`] follows.
+    ///
+    /// # Invariants
+    /// 41. *Statement*: a stuck link pins a bounded copy, never a segment. *Enforced by*: this call drops every run.
+    ///     *Breaks if*: the link waits for its stream without it.
+    pub fn release(&mut self, batch: &mut Batch) {
+        if let Some((mark, torn)) = batch.keep_residue(RESIDUE_MAX) {
+            self.at = mark;
+            self.torn = torn;
+        }
+    }
+
+    /// Whether a part of a chunk is on the line: nothing else may be sent before its rest, which is the next of `batch`
+    /// or, if that is empty, of [`Cursor::fill`].
+    pub fn torn(&self, batch: &Batch) -> bool {
+        if batch.is_empty() { self.torn } else { batch.is_torn() }
+    }
+
+    /// Whether what was gathered ends inside a chunked message: no other source of this lane may send; other lanes may.
+    pub const fn in_message(&self) -> bool {
+        self.at.open
+    }
+
+    /// What others may know of this cursor.
+    pub const fn view(&self) -> &Arc<CursorView> {
+        &self.view
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        self.publish();
+        self.view.leave();
+        self.log.leave(self.seat);
+    }
+}

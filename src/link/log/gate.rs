@@ -1,0 +1,296 @@
+//! Back-pressure: producers wait until the slowest link that is not lagging leaves room.
+//!
+//! No append and no write looks at all links. The lowest position is cached; only when the cache says that there is no
+//! room are the links looked at, once, and then one of those too far behind is *watched*: it alone, when it has come far
+//! enough, moves the search on to the next one. Positions only grow, so the search never goes back: a whole wait costs
+//! O(links), for at least half a window of bytes.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+
+use super::view::CursorView;
+use crate::base::Tick;
+use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicU64, Ordering};
+
+/// How the log stands at the moment of a look.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    /// Bytes ever appended.
+    pub(super) end: u64,
+    /// Where the oldest byte still held stands.
+    pub(super) begin: u64,
+    /// How far the slowest link may be behind.
+    pub(super) window: u64,
+    /// How long a link may stand still and be waited for.
+    pub(super) stall: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// Nobody who is waited for is behind this. Hint: read without the lock, and possibly too high by what joins or
+    /// comes back to life meanwhile.
+    floor: CachePadded<AtomicU64>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    members: Vec<Option<Member>>,
+    free: Vec<u32>,
+    wait: Option<Wait>,
+    waiters: Vec<(u64, Waker)>,
+    next_waiter: u64,
+}
+
+/// A link, and when it was last seen to move.
+#[derive(Debug)]
+struct Member {
+    view: Arc<CursorView>,
+    seen: u64,
+    since: Tick,
+    stalled: bool,
+}
+
+/// One wait for room, whoever waits.
+#[derive(Debug)]
+struct Wait {
+    /// Where every link that is waited for must have come.
+    need: u64,
+    /// The member that is watched; those before it have come far enough.
+    at: usize,
+    /// The last reading of the clock that anybody brought.
+    now: Tick,
+}
+
+impl Member {
+    /// Whether this link stands in the way of a wait.
+    fn is_behind(&mut self, pos: u64, need: u64, span: &Span, now: Tick) -> bool {
+        // One behind the ring has lost its place already: waiting does not help it.
+        if pos >= need || pos < span.begin {
+            return false;
+        }
+        if self.stalled && pos == self.seen {
+            return false;
+        }
+        if self.stalled {
+            (self.stalled, self.seen, self.since) = (false, pos, now);
+        }
+        true
+    }
+}
+
+impl Inner {
+    /// Watches the next link that is too far behind. Without one the wait is over: who waited is handed out.
+    fn seek(&mut self, span: &Span) -> Vec<Waker> {
+        let Some(wait) = &mut self.wait else { return Vec::new() };
+        while let Some(member) = self.members.get_mut(wait.at) {
+            if let Some(member) = member {
+                let pos = member.view.position();
+                if member.is_behind(pos, wait.need, span, wait.now) {
+                    let pos = member.view.watch();
+                    if member.is_behind(pos, wait.need, span, wait.now) {
+                        return Vec::new();
+                    }
+                    member.view.unwatch();
+                }
+            }
+            wait.at += 1;
+        }
+        self.wait = None;
+        self.waiters.drain(..).map(|(_, waker)| waker).collect()
+    }
+
+    fn unwatch(&self) {
+        if let Some(wait) = &self.wait
+            && let Some(Some(member)) = self.members.get(wait.at)
+        {
+            member.view.unwatch();
+        }
+    }
+
+    /// Looks at every link: the floor, or a wait that begins.
+    fn begin(&mut self, span: &Span, now: Tick) -> u64 {
+        let mut floor = span.end;
+        for member in self.members.iter_mut().flatten() {
+            let pos = member.view.position();
+            let still = pos == member.seen;
+            (member.seen, member.stalled) = (pos, member.stalled && still);
+            if !member.stalled {
+                // Before somebody waited, standing still meant nothing.
+                member.since = now;
+                if pos >= span.begin {
+                    floor = floor.min(pos);
+                }
+            }
+        }
+        if span.end - floor > span.window {
+            self.wait = Some(Wait { need: span.end - span.window / 2, at: 0, now });
+        }
+        floor
+    }
+
+    /// Looks at the clock: who has stood still for too long is not waited for.
+    fn judge(&mut self, span: &Span, now: Tick) {
+        for member in self.members.iter_mut().flatten() {
+            let pos = member.view.position();
+            if pos != member.seen {
+                (member.seen, member.since, member.stalled) = (pos, now, false);
+            } else if now.since(member.since) >= span.stall {
+                member.stalled = true;
+            }
+        }
+        self.unwatch();
+        if let Some(wait) = &mut self.wait {
+            (wait.at, wait.now) = (0, now);
+        }
+    }
+
+    fn deadline(&self, stall: Duration) -> Option<Tick> {
+        let wait = self.wait.as_ref()?;
+        Some(self.members.get(wait.at)?.as_ref()?.since.after(stall))
+    }
+
+    fn forget(&mut self, waiter: u64) {
+        self.waiters.retain(|(id, _)| *id != waiter);
+    }
+}
+
+impl Gate {
+    pub(super) fn new() -> Self {
+        Self { floor: CachePadded::new(AtomicU64::new(0)), inner: Mutex::new(Inner::default()) }
+    }
+
+    /// Adds a link. O(1).
+    pub(super) fn join(&self, view: Arc<CursorView>) -> u32 {
+        let seen = view.position();
+        let member = Some(Member { view, seen, since: Tick::ZERO, stalled: false });
+        let mut inner = self.inner.lock();
+        self.floor.fetch_min(seen, Ordering::Relaxed);
+        let seat = match inner.free.pop() {
+            Some(seat) => {
+                inner.members[seat as usize] = member;
+                seat
+            }
+            None => {
+                inner.members.push(member);
+                (inner.members.len() - 1) as u32
+            }
+        };
+        // A successor that begins where another stood may be behind what a wait has passed already.
+        if inner.wait.as_ref().is_some_and(|wait| (seat as usize) < wait.at && seen < wait.need) {
+            inner.unwatch();
+            let wait = inner.wait.as_mut();
+            if let Some(wait) = wait {
+                wait.at = seat as usize;
+                let now = wait.now;
+                if let Some(Some(member)) = inner.members.get_mut(seat as usize) {
+                    member.since = now;
+                    member.view.watch();
+                }
+            }
+        }
+        seat
+    }
+
+    /// Takes a link out. O(1), unless it was the one that was watched.
+    pub(super) fn leave(&self, seat: u32, span: &Span) {
+        let mut inner = self.inner.lock();
+        let gone = inner.members.get_mut(seat as usize).and_then(Option::take);
+        inner.free.push(seat);
+        let watched = inner.wait.as_ref().is_some_and(|wait| wait.at == seat as usize);
+        let wake = if watched { self.seek(&mut inner, span) } else { Vec::new() };
+        drop(inner);
+        drop(gone);
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    fn seek(&self, inner: &mut Inner, span: &Span) -> Vec<Waker> {
+        let need = inner.wait.as_ref().map(|wait| wait.need);
+        let wake = inner.seek(span);
+        if let (Some(need), None) = (need, &inner.wait) {
+            self.floor.store(need, Ordering::Relaxed);
+        }
+        wake
+    }
+
+    /// The watched link has moved.
+    pub(super) fn progressed(&self, seat: u32, span: &Span) {
+        let mut inner = self.inner.lock();
+        if inner.wait.as_ref().is_none_or(|wait| wait.at != seat as usize) {
+            if let Some(Some(member)) = inner.members.get(seat as usize) {
+                member.view.unwatch();
+            }
+            return;
+        }
+        if let Some(Some(member)) = inner.members.get(seat as usize) {
+            member.view.unwatch();
+        }
+        let wake = self.seek(&mut inner, span);
+        drop(inner);
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether the cache says that there is room.
+    pub(super) fn has_room(&self, end: u64, window: u64) -> bool {
+        end.saturating_sub(self.floor.load(Ordering::Relaxed)) <= window
+    }
+
+    pub(super) fn new_waiter(&self) -> u64 {
+        let mut inner = self.inner.lock();
+        inner.next_waiter += 1;
+        inner.next_waiter
+    }
+
+    pub(super) fn forget(&self, waiter: u64) {
+        self.inner.lock().forget(waiter);
+    }
+
+    pub(super) fn poll(&self, waiter: u64, span: &Span, now: Tick, cx: &mut Context<'_>) -> Poll<()> {
+        let mut inner = self.inner.lock();
+        let mut wake = Vec::new();
+        if inner.wait.is_none() {
+            let floor = inner.begin(span, now);
+            if inner.wait.is_none() {
+                self.floor.store(floor, Ordering::Relaxed);
+            } else {
+                wake = self.seek(&mut inner, span);
+            }
+        } else if inner.deadline(span.stall).is_none_or(|deadline| now >= deadline) {
+            inner.judge(span, now);
+            wake = self.seek(&mut inner, span);
+        }
+        inner.forget(waiter);
+        let ready = inner.wait.is_none();
+        if !ready {
+            inner.waiters.push((waiter, cx.waker().clone()));
+        }
+        drop(inner);
+        wake.into_iter().for_each(Waker::wake);
+        if ready { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Judges who stands still, if somebody waits.
+    pub(super) fn tick(&self, span: &Span, now: Tick) {
+        let mut inner = self.inner.lock();
+        if inner.wait.is_none() || inner.deadline(span.stall).is_some_and(|deadline| now < deadline) {
+            return;
+        }
+        inner.judge(span, now);
+        let wake = self.seek(&mut inner, span);
+        drop(inner);
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn deadline(&self, stall: Duration) -> Option<Tick> {
+        self.inner.lock().deadline(stall)
+    }
+
+    pub(super) fn members(&self) -> usize {
+        let inner = self.inner.lock();
+        inner.members.len() - inner.free.len()
+    }
+}

@@ -1,0 +1,232 @@
+//! Where links sleep: one place for everything that may have something for them.
+//!
+//! # Invariants
+//! 40. *Statement*: the last append before silence reaches every link. *Enforced by*: both sides write their own word, pass
+//!     a sequentially consistent fence and read the other's: the producer its end and then the count of sleepers, the
+//!     link its seat on the list and then every end. *Breaks if*: a source tells the hub before its end is visible, or a
+//!     link's `idle` leaves a source out.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use crossbeam_utils::CachePadded;
+
+use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
+use crate::base::sync::{ParkList, TaskWaker};
+
+/// How many links a producer wakes itself before it hands the rest on.
+const DIRECT: usize = 16;
+/// How many links the waker task wakes before it lets others run.
+const ROUND: usize = 64;
+/// How many seats of links that are gone the list may hold before they are shaken out.
+const GONE_MAX: usize = 256;
+
+/// The seat is on the list.
+const LISTED: u8 = 1;
+/// Its link sleeps.
+const ASLEEP: u8 = 2;
+
+/// Where the links of a node sleep, whatever it is they wait for: a link parks once for all logs and the state table
+/// that were made with this hub.
+#[derive(Debug)]
+pub struct Hub {
+    /// Seats on the list, at least. Counted before the push and after the pop.
+    listed: CachePadded<AtomicUsize>,
+    list: ParkList<Arc<Seat>>,
+    /// Seats on the list, about, whose link is gone.
+    gone: AtomicUsize,
+    /// A producer left the rest to the waker task, which has not begun yet: whoever is on the list will be woken.
+    handed: CachePadded<AtomicBool>,
+    /// There is a waker task.
+    staffed: AtomicBool,
+    task: TaskWaker,
+}
+
+#[derive(Debug)]
+struct Seat {
+    state: AtomicU8,
+    task: TaskWaker,
+}
+
+/// What became of an attempt to sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Parked {
+    /// The task will be woken.
+    Yes,
+    /// Something came meanwhile: go round again.
+    No,
+}
+
+/// A link's place to sleep.
+#[derive(Debug)]
+pub struct Parker {
+    hub: Arc<Hub>,
+    seat: Arc<Seat>,
+}
+
+/// The waker task: a future that never ends and wakes those whom producers left to it. Dropping it leaves nobody asleep:
+/// producers then wake everybody themselves.
+#[derive(Debug)]
+pub struct Waking {
+    hub: Arc<Hub>,
+    /// How many of the round are still to be woken.
+    left: usize,
+}
+
+impl Seat {
+    fn wake(&self) {
+        if self.state.swap(0, Ordering::AcqRel) & ASLEEP != 0 {
+            self.task.wake();
+        }
+    }
+}
+
+impl Hub {
+    /// A hub where nobody sleeps.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            listed: CachePadded::new(AtomicUsize::new(0)),
+            list: ParkList::new(),
+            gone: AtomicUsize::new(0),
+            handed: CachePadded::new(AtomicBool::new(false)),
+            staffed: AtomicBool::new(false),
+            task: TaskWaker::new(),
+        })
+    }
+
+    /// A place to sleep for one link.
+    pub fn parker(self: &Arc<Self>) -> Parker {
+        let seat = Seat { state: AtomicU8::new(0), task: TaskWaker::new() };
+        Parker { hub: Arc::clone(self), seat: Arc::new(seat) }
+    }
+
+    /// The waker task's future, to be spawned once; `None` while there is one.
+    pub fn waking(self: &Arc<Self>) -> Option<Waking> {
+        let before = self.staffed.swap(true, Ordering::AcqRel);
+        (!before).then(|| Waking { hub: Arc::clone(self), left: 0 })
+    }
+
+    /// Wakes links, because a source has something new. Its word must have been written before, and no lock be held.
+    ///
+    /// # Cost
+    /// A fence and a load if nobody sleeps; otherwise at most 32 wakes, or all where there is no waker task.
+    pub(crate) fn notify(&self) {
+        // Pairs with the fence in `park`: either this sees the sleeper, or the sleeper sees the source's word.
+        fence(Ordering::SeqCst);
+        if self.listed.load(Ordering::Relaxed) > 0 {
+            self.wake_some();
+        }
+    }
+
+    #[cold]
+    fn wake_some(&self) {
+        // Pairs with the exchange and the fence in `Waking::poll`: its round begins after this word was written.
+        if self.handed.load(Ordering::Relaxed) {
+            return;
+        }
+        let listed = self.listed.load(Ordering::Relaxed);
+        if listed <= 2 * DIRECT || !self.staffed.load(Ordering::Relaxed) {
+            self.wake_up_to(listed);
+            return;
+        }
+        self.wake_up_to(DIRECT);
+        if !self.handed.swap(true, Ordering::AcqRel) {
+            self.task.wake();
+        }
+        // Pairs with the fence in `Waking::drop`: either it sees what was handed to it, or this sees that it is gone.
+        fence(Ordering::SeqCst);
+        if !self.staffed.load(Ordering::Relaxed) && self.handed.swap(false, Ordering::AcqRel) {
+            self.wake_up_to(self.listed.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Wakes at most so many: the number at entry bounds a round, so that a link that sleeps again meanwhile is not
+    /// woken in a loop. Returns how many seats it took.
+    fn wake_up_to(&self, most: usize) -> usize {
+        for taken in 0..most {
+            let Some(seat) = self.list.pop() else { return taken };
+            self.listed.fetch_sub(1, Ordering::Relaxed);
+            seat.wake();
+        }
+        most
+    }
+}
+
+impl Parker {
+    /// Puts the task to sleep unless there is something to do. `idle` says whether no source has news; it must ask every
+    /// source of this hub that the link serves, after everything that came before was taken.
+    ///
+    /// # Cost
+    /// At most one push to a lock-free list, a fence, and what `idle` costs.
+    pub fn park(&self, waker: &Waker, idle: impl FnOnce() -> bool) -> Parked {
+        self.seat.task.register(waker);
+        // A seat still on the list is found there: no second push.
+        if self.seat.state.fetch_or(LISTED | ASLEEP, Ordering::AcqRel) & LISTED == 0 {
+            self.hub.listed.fetch_add(1, Ordering::Relaxed);
+            self.hub.list.push(Arc::clone(&self.seat));
+        }
+        // Pairs with the fence in `Hub::notify`.
+        fence(Ordering::SeqCst);
+        if idle() {
+            return Parked::Yes;
+        }
+        self.seat.state.fetch_and(!ASLEEP, Ordering::AcqRel);
+        Parked::No
+    }
+}
+
+impl Drop for Parker {
+    fn drop(&mut self) {
+        if self.seat.state.fetch_and(!ASLEEP, Ordering::AcqRel) & LISTED == 0 {
+            return;
+        }
+        // With nothing appended for days, links that come and go would fill the list.
+        let hub = &self.hub;
+        let gone = hub.gone.fetch_add(1, Ordering::Relaxed) + 1;
+        let listed = hub.listed.load(Ordering::Relaxed);
+        if gone >= GONE_MAX && gone >= listed / 2 {
+            hub.gone.store(0, Ordering::Relaxed);
+            hub.wake_up_to(listed);
+        }
+    }
+}
+
+impl Future for Waking {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let hub = Arc::clone(&self.hub);
+        hub.task.register(cx.waker());
+        if self.left == 0 {
+            if !hub.handed.swap(false, Ordering::AcqRel) {
+                return Poll::Pending;
+            }
+            // Pairs with the fence in `notify`: whoever was told that this round will come has its word visible to all
+            // that the round wakes.
+            fence(Ordering::SeqCst);
+            self.left = hub.listed.load(Ordering::Relaxed);
+        }
+        let round = self.left.min(ROUND);
+        let taken = hub.wake_up_to(round);
+        self.left = if taken < round { 0 } else { self.left - taken };
+        if self.left > 0 || hub.handed.load(Ordering::Relaxed) {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Waking {
+    fn drop(&mut self) {
+        let hub = &self.hub;
+        hub.staffed.store(false, Ordering::Relaxed);
+        // Pairs with the fence in `wake_some`.
+        fence(Ordering::SeqCst);
+        if hub.handed.swap(false, Ordering::AcqRel) || self.left > 0 {
+            hub.wake_up_to(hub.listed.load(Ordering::Relaxed));
+        }
+    }
+}

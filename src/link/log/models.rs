@@ -1,0 +1,1 @@
+//! Loom models of the log: the shipped types, every interleaving.

@@ -1,0 +1,239 @@
+//! What lies under the log's one lock: sealed segments by number, and the open tail.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+
+use super::batch::Batch;
+use super::segment::{Index, Mark, Segment};
+use crate::base::ConnId;
+
+/// What must be dropped once the lock is released: the memory of others may hang on it.
+pub(super) type Evicted = SmallVec<[Arc<Segment>; 2]>;
+
+/// Up to here a link copies what it has not read of the open tail, rather than sealing a segment so small that every
+/// other link pays for its length in slices.
+pub(super) const COPY_MAX: u32 = 4 * 1024;
+/// Most runs that one batch gathers.
+const RUNS_MAX: usize = 64;
+
+/// What a link found behind its place.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Gather {
+    /// The batch holds runs.
+    Some,
+    /// There is nothing behind this place.
+    CaughtUp,
+    /// What followed this place is gone.
+    Lagging,
+}
+
+/// A block of memory that no longer grows: gone when every segment before `until` is.
+#[derive(Debug)]
+struct Retired {
+    until: u64,
+    bytes: usize,
+}
+
+/// The ring. Every method is one short critical section; what it evicts is handed out.
+#[derive(Debug)]
+pub(super) struct Ring {
+    segments: VecDeque<Arc<Segment>>,
+    /// Index of the open tail; its number is the one after the last segment's.
+    tail: Index,
+    /// Bytes of the open tail, at the end of the current block.
+    buf: BytesMut,
+    /// Size of the current block, which earlier segments may share with the tail.
+    block: usize,
+    retired: VecDeque<Retired>,
+    /// Bytes of memory held: blocks, referenced payloads, indexes.
+    charge: usize,
+}
+
+impl Ring {
+    pub(super) fn new() -> Self {
+        Self {
+            segments: VecDeque::new(),
+            tail: Index::new(0, 0, 0),
+            buf: BytesMut::new(),
+            block: 0,
+            retired: VecDeque::new(),
+            charge: 0,
+        }
+    }
+
+    /// The place behind the last byte.
+    pub(super) fn end(&self) -> Mark {
+        self.tail.mark(self.tail.len())
+    }
+
+    /// Bytes ever appended.
+    pub(super) fn end_pos(&self) -> u64 {
+        self.tail.start + u64::from(self.tail.len())
+    }
+
+    /// The place of the oldest byte still held.
+    pub(super) fn begin(&self) -> Mark {
+        self.segments.front().map_or_else(|| self.tail.mark(0), |segment| segment.index.mark(0))
+    }
+
+    /// Bytes of memory held.
+    pub(super) const fn charge(&self) -> usize {
+        self.charge
+    }
+
+    /// Adds one message to the tail. `block` is the size of a new block, should one be needed.
+    pub(super) fn append(&mut self, encoded: &[u8], origin: Option<ConnId>, block: usize) -> u64 {
+        if self.buf.capacity() - self.buf.len() < encoded.len() {
+            self.roll(block.max(encoded.len()));
+        }
+        let seq = self.tail.seq + self.tail.messages();
+        self.buf.extend_from_slice(encoded);
+        self.charge += self.tail.push(self.buf.len() as u32, origin);
+        // A tail of tiny messages costs more in its index than in bytes: it must become something that can be evicted.
+        if self.tail.cost() >= block.max(4096) {
+            self.seal();
+        }
+        seq
+    }
+
+    /// Adds one message in chunks, as a segment of its own.
+    pub(super) fn append_pieces(
+        &mut self,
+        chunk_ends: Vec<u32>,
+        pieces: Vec<Bytes>,
+        ends: Vec<u32>,
+        origin: Option<ConnId>,
+    ) -> u64 {
+        self.seal();
+        let Index { number, start, seq, .. } = self.tail;
+        let index = Index::of_chunks(number, start, seq, chunk_ends, origin);
+        self.tail = Index::new(number + 1, start + u64::from(index.len()), seq + 1);
+        self.push(Segment::pieces(index, pieces, ends));
+        seq
+    }
+
+    fn push(&mut self, segment: Segment) {
+        self.charge += segment.cost();
+        self.segments.push_back(Arc::new(segment));
+    }
+
+    /// Makes the open tail a segment, without a copy.
+    pub(super) fn seal(&mut self) {
+        if self.buf.is_empty() {
+            return;
+        }
+        let bytes = self.buf.split().freeze();
+        self.charge -= self.tail.cost();
+        let index = self.tail.cut();
+        self.push(Segment::plain(index, bytes));
+    }
+
+    /// Leaves the current block to its segments and begins another.
+    fn roll(&mut self, block: usize) {
+        self.retire();
+        self.buf = BytesMut::with_capacity(block);
+        self.block = block;
+        self.charge += block;
+    }
+
+    /// Seals the tail and leaves the current block to its segments.
+    fn retire(&mut self) {
+        self.seal();
+        self.buf = BytesMut::new();
+        if self.block > 0 {
+            self.retired.push_back(Retired { until: self.tail.number, bytes: self.block });
+            self.block = 0;
+        }
+        self.release_blocks();
+    }
+
+    fn release_blocks(&mut self) {
+        let first = self.begin().number;
+        while self.retired.front().is_some_and(|block| block.until <= first) {
+            self.charge -= self.retired.pop_front().map_or(0, |block| block.bytes);
+        }
+    }
+
+    /// Drops the oldest segments until what is held fits.
+    pub(super) fn evict(&mut self, limit: usize) -> Evicted {
+        let mut evicted = Evicted::new();
+        while self.charge > limit {
+            let Some(segment) = self.segments.pop_front() else { break };
+            self.charge -= segment.cost();
+            evicted.push(segment);
+            self.release_blocks();
+        }
+        evicted
+    }
+
+    /// The same under a limit that has become lower: the current block may be too large for it.
+    pub(super) fn shrink(&mut self, limit: usize) -> Evicted {
+        if self.charge > limit {
+            self.retire();
+        }
+        self.evict(limit)
+    }
+
+    /// Where message `seq` begins, or the beginning of all if it is gone, or the end if it has not come.
+    pub(super) fn find(&self, seq: u64) -> Option<Mark> {
+        let begin = self.begin();
+        if seq < begin.seq {
+            return None;
+        }
+        if seq >= self.end().seq {
+            return Some(self.end());
+        }
+        if seq >= self.tail.seq {
+            return Some(self.tail.mark(self.tail.begin_of(seq)));
+        }
+        let after = self.segments.partition_point(|segment| segment.index.seq <= seq);
+        let index = &self.segments[after.checked_sub(1)?].index;
+        Some(index.mark(index.begin_of(seq)))
+    }
+
+    /// Takes what lies behind `at`, about `max` bytes, into the batch, whole segments at a time.
+    ///
+    /// Of the open tail a little is copied; more is sealed, but not by a link that has as much to write already: it
+    /// comes back, and finds a segment as large as the moment made it.
+    pub(super) fn gather(&mut self, at: Mark, max: usize, batch: &mut Batch) -> Gather {
+        let begin = self.begin();
+        if at.pos < begin.pos {
+            return Gather::Lagging;
+        }
+        // A segment that was read to its end may be gone without a loss.
+        let (mut number, mut offset) =
+            if at.number < begin.number { (begin.number, 0) } else { (at.number, at.offset) };
+        let mut gathered = 0;
+        while gathered < max && batch.runs() < RUNS_MAX {
+            match self.segments.get((number - begin.number) as usize) {
+                Some(segment) => {
+                    let len = segment.index.len();
+                    if offset < len {
+                        gathered += (len - offset) as usize;
+                        batch.push_shared(Arc::clone(segment), offset, len);
+                    }
+                    (number, offset) = (number + 1, 0);
+                }
+                None => {
+                    let unread = self.tail.len() - offset;
+                    if unread == 0 {
+                        break;
+                    }
+                    if unread <= COPY_MAX {
+                        batch.push_copy(&self.tail, &self.buf, offset);
+                        gathered += unread as usize;
+                        break;
+                    }
+                    if gathered >= unread as usize {
+                        break;
+                    }
+                    self.seal();
+                }
+            }
+        }
+        if gathered == 0 { Gather::CaughtUp } else { Gather::Some }
+    }
+}

@@ -1,0 +1,189 @@
+//! What others may know of a cursor: where it began, what it has written, what it skipped.
+
+use std::sync::Arc;
+
+use super::Appended;
+use crate::base::ConnId;
+use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+
+/// Most gaps a view remembers; of what is older than a forgotten one it says [`Receipt::Expired`].
+const GAPS_MAX: usize = 32;
+
+/// What became of one message at one link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Receipt {
+    /// Its last byte was handed to the stream (over TLS: flushed). Not that the application at the far end has it.
+    Written,
+    /// The link lagged and went past it.
+    Skipped,
+    /// The message came from this very peer.
+    Origin,
+    /// Not written yet.
+    Behind,
+    /// The link ended before it was written whole.
+    LeftBefore,
+    /// The link ended after it was written.
+    LeftAfter,
+    /// So many gaps ago that it is no longer known.
+    Expired,
+    /// The link joined later.
+    NotJoined,
+}
+
+/// Where the successor of a link begins: see [`Log::join_at`](super::Log::join_at).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    pub(super) seq: u64,
+    pub(super) conn: ConnId,
+}
+
+/// The shared part of a cursor. It outlives the cursor, so that a receipt can still be asked for.
+///
+/// The link that owns the cursor is the only writer.
+#[derive(Debug)]
+pub struct CursorView {
+    conn: ConnId,
+    /// The link that this one replaced, whose frames came from the same peer.
+    also: Option<ConnId>,
+    /// The first message this link is answerable for.
+    start: u64,
+    /// Every message before this one was written, skipped, or the peer's own. Authority for receipts; release pairs with
+    /// the acquire in `status_of`.
+    written: AtomicU64,
+    /// Bytes of the log that this link has behind it. Hint for back-pressure; release pairs with `position`'s acquire.
+    pos: AtomicU64,
+    /// Whether producers wait for this very link. Pairs with `pos` through two sequentially consistent fences:
+    /// `publish` here, `watch` there.
+    watched: AtomicBool,
+    left: AtomicBool,
+    skipped: AtomicU64,
+    gaps: Mutex<Gaps>,
+}
+
+#[derive(Debug, Default)]
+struct Gaps {
+    /// Half-open ranges, oldest first.
+    ranges: Vec<(u64, u64)>,
+    /// Gaps before this message were forgotten.
+    known_from: u64,
+}
+
+impl CursorView {
+    pub(super) fn new(conn: ConnId, also: Option<ConnId>, start: u64, pos: u64) -> Arc<Self> {
+        Arc::new(Self {
+            conn,
+            also,
+            start,
+            written: AtomicU64::new(start),
+            pos: AtomicU64::new(pos),
+            watched: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+            skipped: AtomicU64::new(0),
+            gaps: Mutex::new(Gaps::default()),
+        })
+    }
+
+    /// The connection.
+    pub const fn conn(&self) -> ConnId {
+        self.conn
+    }
+
+    /// The connection that this one replaced.
+    pub(super) const fn also(&self) -> Option<ConnId> {
+        self.also
+    }
+
+    /// The first message this link is answerable for.
+    pub const fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Messages this link went past because it lagged.
+    pub fn gap(&self) -> u64 {
+        self.skipped.load(Ordering::Relaxed)
+    }
+
+    /// What became of a message.
+    ///
+    /// # Cost
+    /// Two atomic loads; for a link that ever lagged also its short lock.
+    pub fn status_of(&self, message: &Appended) -> Receipt {
+        let seq = message.seq;
+        if seq < self.start {
+            return Receipt::NotJoined;
+        }
+        if message.origin.is_some() && (message.origin == Some(self.conn) || message.origin == self.also) {
+            return Receipt::Origin;
+        }
+        // `left` first: once it is set, `written` does not move any more.
+        let left = self.left.load(Ordering::Acquire);
+        let written = self.written.load(Ordering::Acquire);
+        if seq >= written {
+            return if left { Receipt::LeftBefore } else { Receipt::Behind };
+        }
+        // The acquire of `written` saw a store that came after the gap was counted and noted.
+        if self.skipped.load(Ordering::Relaxed) > 0 {
+            let gaps = self.gaps.lock();
+            let after = gaps.ranges.partition_point(|&(from, _)| from <= seq);
+            if after.checked_sub(1).is_some_and(|at| seq < gaps.ranges[at].1) {
+                return Receipt::Skipped;
+            }
+            if seq < gaps.known_from {
+                return Receipt::Expired;
+            }
+        }
+        if left { Receipt::LeftAfter } else { Receipt::Written }
+    }
+
+    /// Where a successor of this link begins: with the first message that was not written whole. Exact once this link
+    /// has stopped; before that, the successor may write again what this one still writes.
+    pub fn resume(&self) -> Resume {
+        Resume { seq: self.written.load(Ordering::Acquire), conn: self.conn }
+    }
+
+    /// Bytes of the log behind this link.
+    pub(super) fn position(&self) -> u64 {
+        self.pos.load(Ordering::Acquire)
+    }
+
+    /// Says how far the link has come. Returns whether somebody waits for just that.
+    pub(super) fn publish(&self, pos: u64, seq: u64) -> bool {
+        self.written.store(seq, Ordering::Release);
+        self.pos.store(pos, Ordering::Release);
+        // Pairs with the fence in `watch`: either this link sees that it is watched, or the watcher sees where it is.
+        fence(Ordering::SeqCst);
+        self.watched.load(Ordering::Relaxed)
+    }
+
+    /// Begins to wait for this link, and returns where it is.
+    pub(super) fn watch(&self) -> u64 {
+        self.watched.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.position()
+    }
+
+    pub(super) fn unwatch(&self) {
+        self.watched.store(false, Ordering::Relaxed);
+    }
+
+    /// Notes that the messages from `from` up to `to` were passed by. Before they are published as behind.
+    pub(super) fn note_gap(&self, from: u64, to: u64) {
+        let mut gaps = self.gaps.lock();
+        match gaps.ranges.last_mut() {
+            Some(last) if last.1 == from => last.1 = to,
+            _ => {
+                if gaps.ranges.len() == GAPS_MAX {
+                    gaps.known_from = gaps.ranges.remove(0).1;
+                }
+                gaps.ranges.push((from, to));
+            }
+        }
+        drop(gaps);
+        self.skipped.fetch_add(to - from, Ordering::Relaxed);
+    }
+
+    pub(super) fn leave(&self) {
+        self.left.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,334 @@
+//! State, not events: the newest value of each key, for every link.
+//!
+//! A chain tip or one's own status is worth sending only in its newest version. Each change moves its key to a new
+//! version of one counter; a link keeps the last version it took and asks for the next higher one. What was superseded
+//! meanwhile is never met. A link that joins starts at zero, so it is sent every key.
+//!
+//! # Invariants
+//! 44. *Statement*: a link joining sees the newest value of each state key. *Enforced by*: a cursor begins before the first
+//!     version, and a key is always found under its newest. *Breaks if*: a link parks without asking
+//!     [`StateCursor::has_news`].
+
+use std::collections::hash_map::Entry as MapEntry;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use crossbeam_utils::CachePadded;
+
+use super::log::Hub;
+use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Longest [`StateKey::id`] in bytes.
+pub const STATE_ID_MAX: usize = 32;
+/// What an entry costs beside its bytes.
+const ENTRY_COST: usize = 256;
+
+/// What a state value is about: the application's kind and up to 32 bytes that tell one from another of that kind.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StateKey {
+    kind: u16,
+    len: u8,
+    id: [u8; STATE_ID_MAX],
+}
+
+impl StateKey {
+    /// The key; `None` if `id` is longer than [`STATE_ID_MAX`].
+    pub fn new(kind: u16, id: &[u8]) -> Option<Self> {
+        let mut bytes = [0; STATE_ID_MAX];
+        bytes.get_mut(..id.len())?.copy_from_slice(id);
+        Some(Self { kind, len: id.len() as u8, id: bytes })
+    }
+
+    /// The only key of its kind.
+    pub const fn of(kind: u16) -> Self {
+        Self { kind, len: 0, id: [0; STATE_ID_MAX] }
+    }
+
+    /// The application's kind.
+    pub const fn kind(&self) -> u16 {
+        self.kind
+    }
+
+    /// What tells it from others of its kind.
+    pub fn id(&self) -> &[u8] {
+        &self.id[..usize::from(self.len)]
+    }
+}
+
+impl fmt::Debug for StateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StateKey({}, {:02x?})", self.kind, self.id())
+    }
+}
+
+/// Bounds of a state table. Both are hard: what does not fit is handed back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateConfig {
+    /// Most keys. Default 1,024. A new link is sent all of them.
+    pub max_keys: usize,
+    /// Most bytes of values, bookkeeping (256 B a key) included. Default 4 MiB.
+    pub max_bytes: usize,
+}
+
+impl Default for StateConfig {
+    fn default() -> Self {
+        Self { max_keys: 1024, max_bytes: 4 << 20 }
+    }
+}
+
+/// Which bound a value did not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StateLimit {
+    /// [`StateConfig::max_keys`]: remove a key first.
+    Keys,
+    /// [`StateConfig::max_bytes`]: remove a key, or send a smaller value.
+    Bytes,
+}
+
+/// A value was not taken; the table is as before, and here is the value again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the state table is full: {why:?}")]
+pub struct StateError {
+    /// Its key.
+    pub key: StateKey,
+    /// The value.
+    pub encoded: Bytes,
+    /// The bound.
+    pub why: StateLimit,
+}
+
+/// A value on its way to one link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateEntry {
+    /// Its version; a link meets versions in rising order.
+    pub version: u64,
+    /// Its key.
+    pub key: StateKey,
+    /// The encoded message, or messages, whole.
+    pub encoded: Bytes,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    values: HashMap<StateKey, (u64, Bytes), foldhash::fast::RandomState>,
+    by_version: BTreeMap<u64, StateKey>,
+    bytes: usize,
+}
+
+/// The newest value of each key, shared by all links.
+#[derive(Debug)]
+pub struct StateTable {
+    hub: Arc<Hub>,
+    config: StateConfig,
+    table: Mutex<Table>,
+    /// The newest version given out. Written under the lock; the word that sleeping links read.
+    version: CachePadded<AtomicU64>,
+    bytes: AtomicUsize,
+}
+
+impl StateTable {
+    /// An empty table whose links sleep in `hub`.
+    pub fn new(config: StateConfig, hub: Arc<Hub>) -> Arc<Self> {
+        Arc::new(Self {
+            hub,
+            config,
+            table: Mutex::new(Table::default()),
+            version: CachePadded::new(AtomicU64::new(0)),
+            bytes: AtomicUsize::new(0),
+        })
+    }
+
+    /// Gives a key its newest value, which every link is then sent unless a newer one comes first. Returns its version.
+    ///
+    /// # Errors
+    /// [`StateError`] with the value, if it does not fit; the older value, if there is one, stays.
+    ///
+    /// # Cost
+    /// One short lock, O(log keys); wakes sleeping links like an append.
+    pub fn set(&self, key: StateKey, encoded: Bytes) -> Result<u64, StateError> {
+        let mut table = self.table.lock();
+        let old = table.values.get(&key).map(|(_, old)| old.len() + ENTRY_COST);
+        let bytes = table.bytes - old.unwrap_or(0) + encoded.len() + ENTRY_COST;
+        let why = match old {
+            None if table.values.len() >= self.config.max_keys => Some(StateLimit::Keys),
+            _ if bytes > self.config.max_bytes => Some(StateLimit::Bytes),
+            _ => None,
+        };
+        if let Some(why) = why {
+            return Err(StateError { key, encoded, why });
+        }
+        let version = self.version.load(Ordering::Relaxed) + 1;
+        let old = table.values.insert(key, (version, encoded));
+        if let Some((old_version, _)) = &old {
+            table.by_version.remove(old_version);
+        }
+        table.by_version.insert(version, key);
+        table.bytes = bytes;
+        self.bytes.store(bytes, Ordering::Relaxed);
+        // Release pairs with the acquire in `has_news`.
+        self.version.store(version, Ordering::Release);
+        drop(table);
+        // The old value's owner may run code of its own: not under the lock.
+        drop(old);
+        self.hub.notify();
+        Ok(version)
+    }
+
+    /// Forgets a key and returns its value. Links that have not been sent it will not be; nobody is told of the removal.
+    pub fn remove(&self, key: &StateKey) -> Option<Bytes> {
+        let mut table = self.table.lock();
+        let MapEntry::Occupied(entry) = table.values.entry(*key) else { return None };
+        let (version, encoded) = entry.remove();
+        table.by_version.remove(&version);
+        table.bytes -= encoded.len() + ENTRY_COST;
+        self.bytes.store(table.bytes, Ordering::Relaxed);
+        Some(encoded)
+    }
+
+    /// The newest value of a key.
+    pub fn get(&self, key: &StateKey) -> Option<Bytes> {
+        self.table.lock().values.get(key).map(|(_, encoded)| encoded.clone())
+    }
+
+    /// Keys in the table.
+    pub fn len(&self) -> usize {
+        self.table.lock().values.len()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of memory held, bookkeeping included.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// A link's place: before everything, so that it will be sent every key.
+    pub fn cursor(self: &Arc<Self>) -> StateCursor {
+        StateCursor { table: Arc::clone(self), taken: 0 }
+    }
+}
+
+/// How far one link has come: everything up to a version was taken or is superseded.
+#[derive(Debug)]
+pub struct StateCursor {
+    table: Arc<StateTable>,
+    taken: u64,
+}
+
+impl StateCursor {
+    /// Whether there may be something to take. Cost: one atomic load.
+    pub fn has_news(&self) -> bool {
+        self.table.version.load(Ordering::Acquire) != self.taken
+    }
+
+    /// Takes the oldest value that this link has not been sent. It counts as sent from here on.
+    ///
+    /// # Cost
+    /// One load if there is nothing; otherwise the table's short lock, O(log keys).
+    pub fn take_next(&mut self) -> Option<StateEntry> {
+        if !self.has_news() {
+            return None;
+        }
+        let table = self.table.table.lock();
+        let Some((&version, &key)) = table.by_version.range(self.taken + 1..).next() else {
+            // What came was removed again.
+            self.taken = self.table.version.load(Ordering::Relaxed);
+            return None;
+        };
+        let encoded = table.values.get(&key).map(|(_, encoded)| encoded.clone());
+        drop(table);
+        self.taken = version;
+        encoded.map(|encoded| StateEntry { version, key, encoded })
+    }
+
+    /// The version up to which this link has been sent everything. A successor on the same peer may go on from there.
+    pub const fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Goes on from where the link stood that this one replaces.
+    pub const fn resume(mut self, taken: u64) -> Self {
+        self.taken = taken;
+        self
+    }
+}
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    fn table() -> Arc<StateTable> {
+        StateTable::new(StateConfig { max_keys: 3, max_bytes: 3 * ENTRY_COST + 30 }, Hub::new())
+    }
+
+    fn drain(cursor: &mut StateCursor) -> Vec<(u16, Bytes)> {
+        std::iter::from_fn(|| cursor.take_next()).map(|entry| (entry.key.kind(), entry.encoded)).collect()
+    }
+
+    #[test]
+    fn a_link_joining_sees_the_newest_value_of_every_key_once() {
+        let table = table();
+        for (kind, value) in [(1, "a"), (2, "b"), (1, "c"), (3, "d"), (1, "e")] {
+            table.set(StateKey::of(kind), Bytes::from_static(value.as_bytes())).unwrap();
+        }
+        let mut cursor = table.cursor();
+        assert!(cursor.has_news());
+        assert_eq!(drain(&mut cursor), [(2, "b".into()), (3, "d".into()), (1, "e".into())]);
+        assert!(!cursor.has_news());
+    }
+
+    #[test]
+    fn what_was_superseded_meanwhile_is_never_met_and_versions_only_rise() {
+        let table = table();
+        let key = StateKey::new(7, b"tip").unwrap();
+        let mut cursor = table.cursor();
+        table.set(key, Bytes::from_static(b"1")).unwrap();
+        let first = cursor.take_next().unwrap();
+        table.set(key, Bytes::from_static(b"2")).unwrap();
+        table.set(key, Bytes::from_static(b"3")).unwrap();
+        let second = cursor.take_next().unwrap();
+        assert!(second.version > first.version);
+        assert_eq!(&second.encoded[..], b"3");
+        assert_eq!(cursor.take_next(), None);
+    }
+
+    #[test]
+    fn a_value_that_does_not_fit_comes_back_and_changes_nothing() {
+        let table = table();
+        for kind in 0..3 {
+            table.set(StateKey::of(kind), Bytes::from_static(b"0123456789")).unwrap();
+        }
+        let refused = table.set(StateKey::of(3), Bytes::from_static(b"x")).unwrap_err();
+        assert_eq!((refused.why, &refused.encoded[..]), (StateLimit::Keys, &b"x"[..]));
+        let refused = table.set(StateKey::of(0), Bytes::from_static(b"0123456789x")).unwrap_err();
+        assert_eq!(refused.why, StateLimit::Bytes);
+        assert_eq!(table.get(&StateKey::of(0)).unwrap(), "0123456789");
+        assert_eq!(table.remove(&StateKey::of(2)).unwrap(), "0123456789");
+        assert_eq!(table.bytes(), 2 * (ENTRY_COST + 10));
+        table.set(StateKey::of(0), Bytes::from_static(b"0123456789x")).unwrap();
+    }
+
+    #[test]
+    fn a_removed_key_leaves_no_news_behind() {
+        let table = table();
+        let mut cursor = table.cursor();
+        table.set(StateKey::of(1), Bytes::from_static(b"x")).unwrap();
+        table.remove(&StateKey::of(1));
+        assert!(cursor.has_news());
+        assert_eq!(cursor.take_next(), None);
+        assert!(!cursor.has_news(), "a link would never park");
+    }
+
+    #[test]
+    fn a_key_longer_than_the_limit_is_refused() {
+        assert!(StateKey::new(1, &[0; STATE_ID_MAX]).is_some());
+        assert!(StateKey::new(1, &[0; STATE_ID_MAX + 1]).is_none());
+        assert_ne!(StateKey::new(1, &[0]), StateKey::new(1, &[]));
+    }
+}

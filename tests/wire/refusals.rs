@@ -66,6 +66,9 @@ fn a_header_alone_is_enough_to_refuse() {
     ];
     for (header, want) in cases {
         assert_eq!(refusal(&header), want, "{header:02x?}");
+        // And with all that it announces in hand, so that no short cut skips a check.
+        let whole = [&header[..], &[1; 17_000]].concat();
+        assert_eq!(refusal(&whole), want, "{header:02x?} with a body");
         assert!(!want.to_string().is_empty());
     }
 }

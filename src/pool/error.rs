@@ -62,7 +62,7 @@ impl<K: PeerKey, C: Connection> fmt::Debug for Holder<K, C> {
 }
 
 /// Why a key could not be claimed.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ClaimFailure<K: PeerKey, C: Connection> {
     /// The permit's deadline passed and the sweep revoked it.
@@ -74,7 +74,7 @@ pub enum ClaimFailure<K: PeerKey, C: Connection> {
 }
 
 /// A key that could not be claimed; permit and key come back.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("cannot claim {key:?}: {why}")]
 pub struct ClaimError<K: PeerKey, C: Connection> {
     /// The permit, unchanged.
@@ -86,7 +86,7 @@ pub struct ClaimError<K: PeerKey, C: Connection> {
 }
 
 /// A key that could not be claimed in place of another; the claim on the old one comes back.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("cannot claim {key:?} instead: {why}")]
 pub struct RekeyError<K: PeerKey, C: Connection> {
     /// The claim, unchanged.
@@ -175,6 +175,27 @@ pub struct InsertError<C: Connection> {
 }
 
 // By hand: deriving would ask the user's connection for `Debug`.
+impl<K: PeerKey, C: Connection> fmt::Debug for ClaimFailure<K, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Revoked => f.write_str("Revoked"),
+            Self::Held(holder) => f.debug_tuple("Held").field(holder).finish(),
+        }
+    }
+}
+
+impl<K: PeerKey, C: Connection> fmt::Debug for ClaimError<K, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClaimError").field("key", &self.key).field("why", &self.why).finish_non_exhaustive()
+    }
+}
+
+impl<K: PeerKey, C: Connection> fmt::Debug for RekeyError<K, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RekeyError").field("key", &self.key).field("why", &self.why).finish_non_exhaustive()
+    }
+}
+
 impl<C: Connection> fmt::Debug for CommitError<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CommitError").field("why", &self.why).finish_non_exhaustive()

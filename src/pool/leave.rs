@@ -8,7 +8,6 @@ use super::core::Entry;
 use super::{Connection, Departure, Peer, PeerKey, Pool};
 
 /// What became of an eviction.
-#[derive(Debug)]
 pub enum Evicted<K: PeerKey, C: Connection> {
     /// It departed.
     Departed(Arc<Peer<K, C>>),
@@ -16,6 +15,17 @@ pub enum Evicted<K: PeerKey, C: Connection> {
     AtFloor,
     /// This connection is not the live one of that key.
     NotThere,
+}
+
+// By hand: deriving would ask the user's connection for `Debug`.
+impl<K: PeerKey, C: Connection> std::fmt::Debug for Evicted<K, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Departed(peer) => f.debug_tuple("Departed").field(peer).finish(),
+            Self::AtFloor => f.write_str("AtFloor"),
+            Self::NotThere => f.write_str("NotThere"),
+        }
+    }
 }
 
 impl<K: PeerKey, C: Connection> Pool<K, C> {

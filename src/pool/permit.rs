@@ -181,12 +181,17 @@ impl<K: PeerKey, C: Connection> Claim<K, C> {
 }
 
 /// Both sides of a replacement.
-#[derive(Debug)]
 pub struct Replaced<K: PeerKey, C: Connection> {
     /// Live now.
     pub new: Arc<Peer<K, C>>,
     /// Departed and closed.
     pub old: Arc<Peer<K, C>>,
+}
+
+impl<K: PeerKey, C: Connection> fmt::Debug for Replaced<K, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replaced").field("new", &self.new).field("old", &self.old).finish()
+    }
 }
 
 impl<K: PeerKey, C: Connection> fmt::Debug for Permit<K, C> {

@@ -10,12 +10,18 @@ use crate::base::{ConnId, Direction, Subnet, Tick};
 use super::{Connection, Departure, Evicted, Limits, Peer, PeerKey, Pool, Slot};
 
 /// What a sweep did. The departed are closed already.
-#[derive(Debug)]
 pub struct Swept<K: PeerKey, C: Connection> {
     /// Peers it departed: as stale, or beyond lowered limits.
     pub departed: Vec<Arc<Peer<K, C>>>,
     /// Permits and claims it revoked at their deadline.
     pub revoked: Vec<ConnId>,
+}
+
+// By hand: deriving would ask the user's connection for `Debug`.
+impl<K: PeerKey, C: Connection> std::fmt::Debug for Swept<K, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Swept").field("departed", &self.departed).field("revoked", &self.revoked).finish()
+    }
 }
 
 impl<K: PeerKey, C: Connection> Swept<K, C> {

@@ -159,13 +159,14 @@ impl<K: PeerKey, C: Connection> Addresses<K, C> {
         crowded
     }
 
-    /// How many connections, pending and live, an IP has. For tests and operators.
+    /// How many connections, pending and live, an IP has.
     pub(super) fn count(&self, ip: IpAddr) -> usize {
         let hash = self.hasher.hash_one(ip);
         self.ips_of(hash).lock().count(ip, hash)
     }
 
     /// How many entries there are in all tables: IPs with pending, IPs with live, subnets.
+    #[cfg(test)]
     pub(super) fn entries(&self) -> usize {
         let ips = self.ips.iter().map(|ips| {
             let ips = ips.lock();

@@ -10,8 +10,8 @@
 //!
 //! # Invariants
 //! - **No allocation of a size the peer chose.** *Enforced by*: every cap is checked on the header, before the bytes it
-//!   announces are waited for; reassembly grows with the bytes that came, at most doubling and never above the lane's
-//!   cap; a list is made only after its length was proved by bytes in hand. *Breaks if* a buffer is reserved from a
+//!   announces are waited for; reassembly grows with the bytes that came, to twice of them (and a page) and never above
+//!   the lane's cap; a list is made only after its length was proved by bytes in hand. *Breaks if* a buffer is reserved from a
 //!   length field.
 //! - **Two messages are never glued together** (42). *Enforced by*: every chunk says whether it continues a message,
 //!   and a chunk that does so without an open message of its kind and id, or does not do so while one is open, is
@@ -19,6 +19,10 @@
 //! - **Every step makes progress.** *Enforced by*: with [`WireLimits::window`] bytes in hand a step is never
 //!   [`Step::NeedMore`], and every other step uses at least one byte. *Breaks if* a dialect's frame can be larger than
 //!   its window without being taken in piecemeal.
+//!
+//! # One source a lane
+//! Whoever begins a chunked message on a lane finishes or aborts it before anything else goes on that lane, a cancel
+//! included: a cancel that must not wait goes on the control lane, where nothing is ever open.
 //!
 //! # Not promised
 //! A decoder that returned an error is out of step: its connection can only be closed.

@@ -1,6 +1,6 @@
 //! What a message costs in memory: reassembly follows the bytes that came, and small messages are not copied.
 
-use crate::conformance::Reader;
+use crate::conformance::{Reader, Said};
 use bytes::{Bytes, BytesMut};
 use peerpool::base::Lane;
 use peerpool::wire::{Decoder, Dialect, Head, Native, Payload, Step};
@@ -48,6 +48,15 @@ fn a_kept_payload_pins_its_own_bytes_only() {
     assert!(!buf.as_ptr_range().contains(&kept.as_ptr()));
     let owned = Bytes::from(buf);
     assert_eq!(Payload::Owned(owned.clone()).into_bytes().as_ptr(), owned.as_ptr());
+
+    // A reassembled one has given back the room it grew into.
+    let native = Native::default();
+    let mut buf = BytesMut::new();
+    native.encode(Lane::Bulk, &Head::Event { kind: 1 }, &[1; 50_000], &mut buf).unwrap();
+    let Some(Said::Message { payload, .. }) = Reader::new(&native).feed(&buf).unwrap().pop() else {
+        panic!("one message")
+    };
+    assert_eq!(Vec::from(payload).capacity(), 50_000);
 }
 
 #[test]

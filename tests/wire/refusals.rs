@@ -46,6 +46,7 @@ fn a_header_alone_is_enough_to_refuse() {
         (header(10, 7 | NORMAL), WireError::UnknownKind { code: 7 }),
         (header(10, CONTROL | BULK), WireError::ControlOffLane { lane: Lane::Bulk }),
         (header(10, EVENT), WireError::ControlLaneReserved { kind: event }),
+        (header(2, EVENT), WireError::ControlLaneReserved { kind: event }),
         (header(10, REQUEST), WireError::ControlLaneReserved { kind: FrameKind::Request }),
         (header(4, CANCEL | MORE | NORMAL), WireError::NotChunkable { kind: FrameKind::Cancel }),
         (header(2000, CONTROL | MORE), WireError::NotChunkable { kind: FrameKind::Control }),
@@ -66,6 +67,9 @@ fn a_header_alone_is_enough_to_refuse() {
     ];
     for (header, want) in cases {
         assert_eq!(refusal(&header), want, "{header:02x?}");
+        // And with all that it announces in hand, so that no short cut skips a check.
+        let whole = [&header[..], &[1; 17_000]].concat();
+        assert_eq!(refusal(&whole), want, "{header:02x?} with a body");
         assert!(!want.to_string().is_empty());
     }
 }

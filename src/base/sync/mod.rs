@@ -5,8 +5,10 @@
 //! Types made through the door may then be used inside `loom::model` only.
 
 mod map;
+mod set;
 
 pub use map::{Change, ShardMap};
+pub use set::{HashState, PutOutcome, ShardSet};
 
 #[cfg(not(peerpool_loom))]
 mod real;

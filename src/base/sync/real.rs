@@ -53,6 +53,16 @@ impl<T> SwapCell<T> {
     pub fn swap(&self, value: Arc<T>) -> Arc<T> {
         self.0.swap(value)
     }
+
+    /// Replaces what the cell holds by what `change` makes of it, again and again until nobody replaced it meanwhile.
+    pub fn update(&self, mut change: impl FnMut(&T) -> T) {
+        self.0.rcu(|value| change(value));
+    }
+
+    /// Takes out what the cell holds.
+    pub fn into_inner(self) -> Arc<T> {
+        self.0.into_inner()
+    }
 }
 
 /// A place for one task's waker.

@@ -61,6 +61,26 @@ impl<T> SwapCell<T> {
     pub fn swap(&self, value: Arc<T>) -> Arc<T> {
         std::mem::replace(&mut *self.0.lock(), value)
     }
+
+    /// Replaces what the cell holds by what `change` makes of it, again and again until nobody replaced it meanwhile.
+    pub fn update(&self, mut change: impl FnMut(&T) -> T) {
+        loop {
+            let before = self.load();
+            let after = Arc::new(change(&before));
+            let mut held = self.0.lock();
+            if Arc::ptr_eq(&held, &before) {
+                let old = std::mem::replace(&mut *held, after);
+                drop(held);
+                drop(old);
+                return;
+            }
+        }
+    }
+
+    /// Takes out what the cell holds.
+    pub fn into_inner(self) -> Arc<T> {
+        self.load()
+    }
 }
 
 /// A place for one task's waker.

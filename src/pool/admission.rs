@@ -1,0 +1,279 @@
+//! The packed admission word: closed, live and pending, each way.
+//!
+//! **Statement** (13, 14, 34, 36): live and pending are one count, taken before any await; it neither wraps nor
+//! drifts; after closing nothing goes live; stats read the same word that gates. **Enforced by**: one `AtomicU64`;
+//! every change is one exchange that checks what it needs in the same word. **Breaks if** a field may outgrow its
+//! bits (limits are clamped to them) or anything is counted elsewhere.
+
+use crate::base::Direction;
+use crate::base::sync::atomic::{AtomicU64, Ordering};
+
+use super::{AdmitError, Limits, Slot};
+
+/// One reading of the admission word: who is in, at one instant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct AdmissionCounts {
+    /// Live connections they dialled.
+    pub live_inbound: u32,
+    /// Live connections we dialled.
+    pub live_outbound: u32,
+    /// Permits for connections they dialled that are not live yet.
+    pub pending_inbound: u32,
+    /// Permits for connections we dialled that are not live yet.
+    pub pending_outbound: u32,
+    /// Whether the pool is closed: nothing goes live any more.
+    pub closed: bool,
+}
+
+impl AdmissionCounts {
+    /// Live connections both ways.
+    pub fn live(&self) -> u32 {
+        self.live_inbound + self.live_outbound
+    }
+
+    /// Permits that are not live yet, both ways.
+    pub fn pending(&self) -> u32 {
+        self.pending_inbound + self.pending_outbound
+    }
+
+    fn of(word: u64) -> Self {
+        Self {
+            live_inbound: field(word, LIVE_IN),
+            live_outbound: field(word, LIVE_OUT),
+            pending_inbound: field(word, PENDING_IN),
+            pending_outbound: field(word, PENDING_OUT),
+            closed: word & CLOSED != 0,
+        }
+    }
+}
+
+/// Bits 0..20: live in. 20..40: live out. 40..52: pending in. 52..63: pending out. 63: closed.
+///
+/// The authority for how many there are. Exchanges are `AcqRel` and the closing one too: whoever finds the gate shut
+/// sees what was done before it was shut.
+#[derive(Debug)]
+pub(super) struct Admission(AtomicU64);
+
+/// The pool is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shut;
+
+impl Admission {
+    pub(super) fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    pub(super) fn counts(&self) -> AdmissionCounts {
+        // Acquire: pairs with the release half of every exchange below.
+        AdmissionCounts::of(self.0.load(Ordering::Acquire))
+    }
+
+    pub(super) fn live(&self) -> u64 {
+        u64::from(AdmissionCounts::of(self.0.load(Ordering::Relaxed)).live())
+    }
+
+    /// Takes one pending slot.
+    pub(super) fn reserve(
+        &self,
+        direction: Direction,
+        slot: Slot,
+        limits: &Limits,
+    ) -> Result<(), AdmitError> {
+        let (live, pending) = fields(direction);
+        let (max, reserved, max_pending) = match direction {
+            Direction::Inbound => (limits.max_inbound, limits.reserved_inbound, limits.max_pending_inbound),
+            Direction::Outbound => {
+                (limits.max_outbound, limits.reserved_outbound, limits.max_pending_outbound)
+            }
+        };
+        let room = match slot {
+            Slot::Ordinary => max.saturating_sub(reserved),
+            Slot::Reserved => max,
+        };
+        let (room, room_pending) = (room.min(live.max()), max_pending.min(pending.max()));
+        self.exchange(|word| {
+            if word & CLOSED != 0 {
+                return Err(AdmitError::Closed);
+            }
+            if field(word, live) + field(word, pending) >= room {
+                return Err(AdmitError::Full(direction));
+            }
+            if field(word, pending) >= room_pending {
+                return Err(AdmitError::TooManyPending(direction));
+            }
+            Ok(word + pending.one())
+        })
+    }
+
+    /// Turns one pending slot into a live one; the gate of the shutdown.
+    pub(super) fn go_live(&self, direction: Direction) -> Result<(), Shut> {
+        let (live, pending) = fields(direction);
+        self.exchange(|word| {
+            if word & CLOSED != 0 {
+                return Err(Shut);
+            }
+            Ok(less(word, pending) + live.one())
+        })
+    }
+
+    /// Turns one pending slot into a live one and gives a live one back, in one step.
+    pub(super) fn supersede(&self, new: Direction, old: Direction) -> Result<(), Shut> {
+        let (live, pending) = fields(new);
+        self.exchange(|word| {
+            if word & CLOSED != 0 {
+                return Err(Shut);
+            }
+            Ok(less(less(word, pending), fields(old).0) + live.one())
+        })
+    }
+
+    pub(super) fn release_pending(&self, direction: Direction) {
+        let _ = self.exchange(|word| Ok::<_, Shut>(less(word, fields(direction).1)));
+    }
+
+    pub(super) fn release_live(&self, direction: Direction) {
+        let _ = self.exchange(|word| Ok::<_, Shut>(less(word, fields(direction).0)));
+    }
+
+    /// Gives a live slot back only if at least `floor` live ones remain.
+    pub(super) fn release_live_above(&self, direction: Direction, floor: u32) -> bool {
+        let released = self.exchange(|word| {
+            if AdmissionCounts::of(word).live() <= floor {
+                return Err(());
+            }
+            Ok(less(word, fields(direction).0))
+        });
+        released.is_ok()
+    }
+
+    pub(super) fn close(&self) {
+        // AcqRel: pairs with every exchange above.
+        self.0.fetch_or(CLOSED, Ordering::AcqRel);
+    }
+
+    fn exchange<E>(&self, change: impl Fn(u64) -> Result<u64, E>) -> Result<(), E> {
+        let mut word = self.0.load(Ordering::Acquire);
+        loop {
+            let new = change(word)?;
+            // AcqRel: pairs with the other exchanges, with `close` and with `counts`.
+            match self.0.compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(()),
+                Err(other) => word = other,
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Field {
+    shift: u32,
+    bits: u32,
+}
+
+impl Field {
+    const fn max(self) -> u32 {
+        (1 << self.bits) - 1
+    }
+
+    const fn one(self) -> u64 {
+        1 << self.shift
+    }
+}
+
+fn fields(direction: Direction) -> (Field, Field) {
+    match direction {
+        Direction::Inbound => (LIVE_IN, PENDING_IN),
+        Direction::Outbound => (LIVE_OUT, PENDING_OUT),
+    }
+}
+
+const fn field(word: u64, field: Field) -> u32 {
+    (word >> field.shift) as u32 & field.max()
+}
+
+/// One less in this field. Tokens are released once, so it is never zero; if it were, it would stay zero rather than
+/// borrow from its neighbour.
+fn less(word: u64, of: Field) -> u64 {
+    debug_assert!(field(word, of) > 0, "a slot was released twice");
+    if field(word, of) > 0 { word - of.one() } else { word }
+}
+
+const LIVE_IN: Field = Field { shift: 0, bits: 20 };
+const LIVE_OUT: Field = Field { shift: 20, bits: 20 };
+const PENDING_IN: Field = Field { shift: 40, bits: 12 };
+const PENDING_OUT: Field = Field { shift: 52, bits: 11 };
+const CLOSED: u64 = 1 << 63;
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits {
+            max_inbound: 3,
+            max_outbound: u32::MAX,
+            max_pending_inbound: 2,
+            max_pending_outbound: u32::MAX,
+            reserved_inbound: 1,
+            ..Limits::default()
+        }
+    }
+
+    #[test]
+    fn pending_and_live_are_counted_together() {
+        let (word, limits) = (Admission::new(), limits());
+        let reserve = |slot| word.reserve(Direction::Inbound, slot, &limits);
+        assert_eq!(reserve(Slot::Ordinary), Ok(()));
+        assert_eq!(word.go_live(Direction::Inbound), Ok(()));
+        assert_eq!(reserve(Slot::Ordinary), Ok(()));
+        assert_eq!(reserve(Slot::Ordinary), Err(AdmitError::Full(Direction::Inbound)));
+        assert_eq!(reserve(Slot::Reserved), Ok(()));
+        assert_eq!(reserve(Slot::Reserved), Err(AdmitError::Full(Direction::Inbound)));
+        word.release_live(Direction::Inbound);
+        assert_eq!(reserve(Slot::Reserved), Err(AdmitError::TooManyPending(Direction::Inbound)));
+        let counts = word.counts();
+        assert_eq!((counts.live(), counts.pending(), counts.pending_inbound), (0, 2, 2));
+    }
+
+    #[test]
+    fn no_field_outgrows_its_bits() {
+        let (word, limits) = (Admission::new(), limits());
+        for _ in 0..PENDING_OUT.max() {
+            assert_eq!(word.reserve(Direction::Outbound, Slot::Ordinary, &limits), Ok(()));
+        }
+        let refused = word.reserve(Direction::Outbound, Slot::Ordinary, &limits);
+        assert_eq!(refused, Err(AdmitError::TooManyPending(Direction::Outbound)));
+        assert_eq!(word.counts().pending_outbound, 2_047);
+        assert!(LIVE_IN.max() >= 1_000_000 && LIVE_OUT.max() >= 1_000_000);
+        assert!(!word.counts().closed);
+    }
+
+    #[test]
+    fn nothing_passes_a_closed_gate_and_what_is_in_can_leave() {
+        let (word, limits) = (Admission::new(), limits());
+        for _ in 0..2 {
+            assert_eq!(word.reserve(Direction::Inbound, Slot::Ordinary, &limits), Ok(()));
+        }
+        assert_eq!(word.go_live(Direction::Inbound), Ok(()));
+        word.close();
+        assert_eq!(word.go_live(Direction::Inbound), Err(Shut));
+        assert_eq!(word.supersede(Direction::Inbound, Direction::Inbound), Err(Shut));
+        assert_eq!(word.reserve(Direction::Outbound, Slot::Reserved, &limits), Err(AdmitError::Closed));
+        word.release_pending(Direction::Inbound);
+        word.release_live(Direction::Inbound);
+        assert_eq!(word.counts(), AdmissionCounts { closed: true, ..AdmissionCounts::default() });
+    }
+
+    #[test]
+    fn the_floor_holds() {
+        let (word, limits) = (Admission::new(), limits());
+        for _ in 0..2 {
+            assert_eq!(word.reserve(Direction::Outbound, Slot::Ordinary, &limits), Ok(()));
+            assert_eq!(word.go_live(Direction::Outbound), Ok(()));
+        }
+        assert!(word.release_live_above(Direction::Outbound, 1));
+        assert!(!word.release_live_above(Direction::Outbound, 1));
+        assert_eq!(word.counts().live_outbound, 1);
+    }
+}

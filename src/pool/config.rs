@@ -1,0 +1,181 @@
+//! What the pool is told: limits, liveness, health. All of it can be changed while peers are connected.
+
+use std::time::Duration;
+
+use super::health::Cause;
+
+/// How a pool starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+pub struct PoolConfig {
+    /// How many peers to lay the shards and roster cells out for; 0 takes it from the limits (default). More than
+    /// that many still fit; they only make shards and cells larger.
+    pub expected_peers: usize,
+    /// Who gets in.
+    pub limits: Limits,
+    /// When a silent peer is stale.
+    pub liveness: LivenessPolicy,
+    /// What misbehaviour costs.
+    pub health: HealthPolicy,
+}
+
+impl PoolConfig {
+    /// For a node on the public network: the defaults.
+    pub fn recommended() -> Self {
+        Self::default()
+    }
+
+    /// For many nodes behind one address: no limit per address or subnet.
+    pub fn local() -> Self {
+        let limits = Limits {
+            max_per_ip: u32::MAX,
+            max_per_subnet: u32::MAX,
+            max_per_site: u32::MAX,
+            ..Limits::default()
+        };
+        Self { limits, ..Self::default() }
+    }
+
+    /// For tests and benches: as [`PoolConfig::local`], with room for a million each way and no reserved slots.
+    pub fn test() -> Self {
+        let mut config = Self::local();
+        config.limits.max_inbound = 1_000_000;
+        config.limits.max_outbound = 1_000_000;
+        config.limits.reserved_inbound = 0;
+        config.expected_peers = 1_024;
+        config
+    }
+
+    pub(super) fn layout_for(&self) -> usize {
+        let limit = self.limits.max_inbound as usize + self.limits.max_outbound as usize;
+        if self.expected_peers > 0 { self.expected_peers } else { limit.min(1 << 21) }
+    }
+}
+
+/// Who gets in, and how many stay. Live and pending connections count together, and always against all three scopes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+pub struct Limits {
+    /// Connections they dialled; at most 1,048,575 (default 256).
+    pub max_inbound: u32,
+    /// Connections we dialled; at most 1,048,575 (default 64).
+    pub max_outbound: u32,
+    /// Inbound handshakes under way at once; at most 4,095 (default 256). Bounds what strangers can make us hold.
+    pub max_pending_inbound: u32,
+    /// Outbound handshakes under way at once; at most 2,047 (default 64).
+    pub max_pending_outbound: u32,
+    /// Connections of one IP address (default 8).
+    pub max_per_ip: u32,
+    /// Connections of one /24 of IPv4 or one /64 of IPv6 (default 32).
+    pub max_per_subnet: u32,
+    /// Connections of one /48 of IPv6 (default 64).
+    pub max_per_site: u32,
+    /// The last so many inbound slots are given to [`Slot::Reserved`](super::Slot::Reserved) only (default 8).
+    pub reserved_inbound: u32,
+    /// The last so many outbound slots are given to [`Slot::Reserved`](super::Slot::Reserved) only (default 0).
+    pub reserved_outbound: u32,
+    /// Nobody is evicted if fewer live peers than this would remain (default 8).
+    pub floor: u32,
+    /// How many peers one [`trim`](super::Pool::trim) departs at most, after limits were lowered (default 64). Larger
+    /// drains faster; smaller spreads the reconnects that follow.
+    pub trim_step: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_inbound: 256,
+            max_outbound: 64,
+            max_pending_inbound: 256,
+            max_pending_outbound: 64,
+            max_per_ip: 8,
+            max_per_subnet: 32,
+            max_per_site: 64,
+            reserved_inbound: 8,
+            reserved_outbound: 0,
+            floor: 8,
+            trim_step: 64,
+        }
+    }
+}
+
+/// When a silent peer is stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+pub struct LivenessPolicy {
+    /// A peer from which nothing came for longer than this is swept (default 90 s). Keep it at three ping intervals or
+    /// more, or a lost ping costs a peer.
+    pub stale_after: Duration,
+}
+
+impl Default for LivenessPolicy {
+    fn default() -> Self {
+        Self { stale_after: Duration::from_secs(90) }
+    }
+}
+
+/// What misbehaviour costs and how it is forgiven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+pub struct HealthPolicy {
+    /// A peer with more than this is healthy (default 30).
+    pub healthy_above: u8,
+    /// Within one window each cause counts once a peer (default 10 s; at least 1 ms). Changing it begins a new window.
+    pub window: Duration,
+    /// One point comes back every so often (default 10 s). Kept to tenths of a second, at least one and at most 4,000
+    /// windows.
+    pub recovery_step: Duration,
+    /// Points a reward gives (default 5).
+    pub reward: u8,
+    /// Points each cause costs.
+    pub penalties: Penalties,
+    /// "More than half of the live peers failed, so the fault is ours" is believed only of at least this many failing
+    /// peers (default 3): of one or two nobody can tell.
+    pub storm_quorum: u32,
+}
+
+impl Default for HealthPolicy {
+    fn default() -> Self {
+        Self {
+            healthy_above: 30,
+            window: Duration::from_secs(10),
+            recovery_step: Duration::from_secs(10),
+            reward: 5,
+            penalties: Penalties::default(),
+            storm_quorum: 3,
+        }
+    }
+}
+
+/// Points, 0 to 100, that each cause costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
+pub struct Penalties([u8; Cause::ALL.len()]);
+
+impl Penalties {
+    /// What this cause costs.
+    pub const fn get(&self, cause: Cause) -> u8 {
+        self.0[cause.index()]
+    }
+
+    /// The same with another price for one cause; above 100 is 100.
+    #[must_use]
+    pub fn with(mut self, cause: Cause, points: u8) -> Self {
+        self.0[cause.index()] = points.min(100);
+        self
+    }
+}
+
+impl Default for Penalties {
+    /// From 5 for what happens to honest peers to 40 for what only a broken or hostile one does.
+    fn default() -> Self {
+        Self(Cause::ALL.map(|cause| match cause {
+            Cause::Useless => 5,
+            Cause::Unresponsive | Cause::Timeout | Cause::BadRequest => 10,
+            Cause::App0 => 10,
+            Cause::Flood | Cause::App1 => 20,
+            Cause::BadData | Cause::App2 => 30,
+            Cause::Malformed | Cause::Protocol | Cause::Oversized | Cause::App3 => 40,
+        }))
+    }
+}

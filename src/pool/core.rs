@@ -1,0 +1,304 @@
+//! The pool itself: its parts, and everything that only looks.
+
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::base::sync::{HashState, Mutex, ShardSet, SwapCell};
+use crate::base::{ConnId, Tick, canonical_ip};
+
+use super::address::Addresses;
+use super::admission::Admission;
+use super::health::{Rules, Storms};
+use super::peer::Shared;
+use super::roster::Cell;
+use super::stats::Counters;
+use super::ticket::Ticket;
+use super::watch::ClaimCell;
+use super::{
+    AdmissionCounts, Cause, CellView, Connection, HealthPolicy, Limits, LivenessPolicy, Peer, PeerKey,
+    PenaltyOutcome, PoolConfig, Roster, SeenOutcome,
+};
+
+/// One sharded pool of unified connections. See the [module](super) for what it promises.
+///
+/// Used as `Arc<Pool>`: permits and claims keep it alive, peers do not.
+pub struct Pool<K: PeerKey, C: Connection> {
+    /// The one authority.
+    pub(super) slots: ShardSet<Entry<K, C>>,
+    pub(super) addresses: Addresses<K, C>,
+    pub(super) cells: Box<[Cell<K, C>]>,
+    /// Permits and claims under way, for the sweep; sharded by id like the cells.
+    pub(super) tickets: Box<[Mutex<HashMap<ConnId, Arc<Ticket<K>>, HashState>>]>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) limits: SwapCell<Limits>,
+    pub(super) liveness: SwapCell<LivenessPolicy>,
+    /// Limits were lowered and a trim may find work. A hint; a trim clears it when there is none.
+    pub(super) crowded: AtomicBool,
+    pub(super) counters: Counters,
+    hasher: HashState,
+    last_id: AtomicU64,
+}
+
+/// A slot of the map: one pointer to what holds the key.
+pub(super) enum Entry<K: PeerKey, C: Connection> {
+    Claimed(Arc<ClaimCell<K>>),
+    Live(Arc<Peer<K, C>>),
+}
+
+impl<K: PeerKey, C: Connection> Entry<K, C> {
+    fn key(&self) -> &K {
+        match self {
+            Self::Claimed(cell) => &cell.key,
+            Self::Live(peer) => peer.key(),
+        }
+    }
+}
+
+impl<K: PeerKey, C: Connection> Borrow<K> for Entry<K, C> {
+    fn borrow(&self) -> &K {
+        self.key()
+    }
+}
+
+impl<K: PeerKey, C: Connection> Hash for Entry<K, C> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+impl<K: PeerKey, C: Connection> PartialEq for Entry<K, C> {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl<K: PeerKey, C: Connection> Eq for Entry<K, C> {}
+
+impl<K: PeerKey, C: Connection> Pool<K, C> {
+    /// An empty pool.
+    pub fn new(config: PoolConfig) -> Arc<Self> {
+        let layout = config.layout_for();
+        let cells = (layout / PEERS_A_CELL).next_power_of_two().clamp(FEWEST_CELLS, MOST_CELLS);
+        let shards = (layout / PEERS_A_SHARD).next_power_of_two().clamp(FEWEST_SHARDS, MOST_SHARDS);
+        Arc::new(Self {
+            slots: ShardSet::with_shards(shards),
+            addresses: Addresses::with_shards(shards),
+            cells: (0..cells).map(|_| Cell::new()).collect(),
+            tickets: (0..cells).map(|_| Mutex::new(HashMap::with_hasher(HashState::default()))).collect(),
+            shared: Arc::new(Shared {
+                admission: Admission::new(),
+                rules: SwapCell::new(Arc::new(Rules::new(config.health))),
+                storms: Storms::new(),
+            }),
+            limits: SwapCell::new(Arc::new(config.limits)),
+            liveness: SwapCell::new(Arc::new(config.liveness)),
+            crowded: AtomicBool::new(false),
+            counters: Counters::default(),
+            hasher: HashState::default(),
+            last_id: AtomicU64::new(1),
+        })
+    }
+
+    /// The live peer with this key. Cost: one shard's read lock, one reference count.
+    pub fn get(&self, key: &K) -> Option<Arc<Peer<K, C>>> {
+        self.with(key, Arc::clone)
+    }
+
+    /// Whether a live peer has this key. Cost: one shard's read lock.
+    pub fn contains(&self, key: &K) -> bool {
+        self.with(key, |_| ()).is_some()
+    }
+
+    /// The live peers of an IP address. Cost: one lock of one shard, O(1) in the number of all peers.
+    pub fn by_ip(&self, ip: IpAddr) -> Vec<Arc<Peer<K, C>>> {
+        let mut peers = Vec::new();
+        self.addresses.each(canonical_ip(ip), |peer| peers.push(Arc::clone(peer)));
+        // Outside the lock: dropping the last reference to a departed peer runs the user's destructor.
+        peers.retain(|peer| peer.is_live());
+        peers
+    }
+
+    /// How many connections an IP address has, handshakes included: what `max_per_ip` is compared with.
+    pub fn count_by_ip(&self, ip: IpAddr) -> usize {
+        self.addresses.count(canonical_ip(ip))
+    }
+
+    /// Marks the peer with this key as seen; false if there is none. Cost: one shard's read lock and
+    /// [`Peer::seen`]; whoever holds the peer saves the lock.
+    pub fn seen(&self, key: &K, now: Tick) -> bool {
+        self.with(key, |peer| peer.seen(now)) == Some(SeenOutcome::Alive)
+    }
+
+    /// Marks every peer of an IP address as seen; returns how many. Cost: one lock of one shard, then
+    /// [`Peer::seen`] each.
+    pub fn seen_by_ip(&self, ip: IpAddr, now: Tick) -> usize {
+        let mut alive = 0;
+        let mark = |peer: &Arc<Peer<K, C>>| alive += usize::from(peer.seen(now) == SeenOutcome::Alive);
+        self.addresses.each(canonical_ip(ip), mark);
+        alive
+    }
+
+    /// [`Peer::penalize`] by key; `None` if there is no such peer. Cost: one shard's read lock and a few atomics.
+    pub fn penalize(&self, key: &K, cause: Cause, now: Tick) -> Option<PenaltyOutcome> {
+        self.with(key, |peer| peer.penalize(cause, now))
+    }
+
+    /// [`Peer::reward`] by key; `None` if there is no such peer. Cost: one shard's read lock and a few atomics.
+    pub fn reward(&self, key: &K, now: Tick) -> Option<u8> {
+        self.with(key, |peer| peer.reward(now))
+    }
+
+    /// Whether there is such a peer and it is healthy. Cost: one shard's read lock.
+    pub fn is_healthy(&self, key: &K, now: Tick) -> bool {
+        self.with(key, |peer| peer.is_healthy(now)) == Some(true)
+    }
+
+    /// Everybody who is live, in cells. A peer whose insert returned before is in it. Cost: a reference count a cell,
+    /// and a rebuild of the cells that changed since somebody last looked.
+    pub fn roster(&self) -> Roster<K, C> {
+        Roster { cells: self.cells.iter().map(Cell::fresh).collect() }
+    }
+
+    /// The keys of the live peers.
+    pub fn keys(&self) -> Vec<K> {
+        self.roster().iter().map(|peer| peer.key().clone()).collect()
+    }
+
+    /// The addresses of the live peers.
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        self.roster().iter().map(|peer| peer.addr()).collect()
+    }
+
+    /// How many cells the roster has; fixed for the life of the pool.
+    pub fn cell_count(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// One cell of the roster; cells are counted from zero and wrap around.
+    pub fn cell(&self, index: usize) -> CellView<K, C> {
+        self.cells[index % self.cells.len()].fresh()
+    }
+
+    /// How many peers are live. Cost: one load.
+    pub fn len(&self) -> usize {
+        self.shared.admission.live() as usize
+    }
+
+    /// Whether nobody is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Live and pending each way, at one instant. Cost: one load.
+    pub fn admission(&self) -> AdmissionCounts {
+        self.shared.admission.counts()
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> Arc<Limits> {
+        self.limits.load()
+    }
+
+    /// Changes the limits at once. What is connected beyond them is departed by [`Pool::trim`], a few at a time.
+    pub fn set_limits(&self, limits: Limits) {
+        self.limits.swap(Arc::new(limits));
+        // Release: pairs with the acquire in `trim`, which then reads the new limits.
+        self.crowded.store(true, Ordering::Release);
+    }
+
+    /// When a silent peer is stale.
+    pub fn liveness(&self) -> LivenessPolicy {
+        self.liveness.read(|policy| *policy)
+    }
+
+    /// Changes when a silent peer is stale; the next sweep judges by it.
+    pub fn set_policy(&self, policy: LivenessPolicy) {
+        self.liveness.swap(Arc::new(policy));
+    }
+
+    /// What misbehaviour costs.
+    pub fn health_policy(&self) -> HealthPolicy {
+        self.shared.rules.read(|rules| rules.policy)
+    }
+
+    /// Changes what misbehaviour costs; health already lost stays lost.
+    pub fn set_health(&self, policy: HealthPolicy) {
+        self.shared.rules.swap(Arc::new(Rules::new(policy)));
+    }
+
+    /// Closes the pool for good: once this has returned nothing goes live any more. Who is live stays live; the
+    /// caller departs them ([`Departure::Shutdown`](super::Departure::Shutdown)) in its own time. Cost: each shard's
+    /// read lock in turn.
+    pub fn close(&self) {
+        self.shared.admission.close();
+        // Whoever passed the gate before it shut is inside a shard's critical section: wait for it.
+        self.slots.pass();
+    }
+
+    /// Whether it is closed.
+    pub fn is_closed(&self) -> bool {
+        self.admission().closed
+    }
+
+    /// Gives back the memory of tables that have become far too large. Cost: each shard's write lock in turn, with
+    /// re-hashing under it; for after a large exodus.
+    pub fn shrink(&self) {
+        self.slots.shrink();
+    }
+
+    /// Runs under the shard's read lock: atomics and reference counts only.
+    fn with<R>(&self, key: &K, look: impl FnOnce(&Arc<Peer<K, C>>) -> R) -> Option<R> {
+        let found = self.slots.read(key, |entry| match entry {
+            Entry::Live(peer) => Some(look(peer)),
+            Entry::Claimed(_) => None,
+        });
+        found.flatten()
+    }
+
+    pub(super) fn next_id(&self) -> ConnId {
+        loop {
+            // Relaxed: only uniqueness matters. Zero comes after 2^64 connections.
+            if let Some(id) = ConnId::new(self.last_id.fetch_add(1, Ordering::Relaxed)) {
+                return id;
+            }
+        }
+    }
+
+    pub(super) fn cell_of(&self, key: &K) -> &Cell<K, C> {
+        &self.cells[self.hasher.hash_one(key) as usize & (self.cells.len() - 1)]
+    }
+
+    pub(super) fn tickets_of(&self, id: ConnId) -> &Mutex<HashMap<ConnId, Arc<Ticket<K>>, HashState>> {
+        &self.tickets[id.get() as usize & (self.tickets.len() - 1)]
+    }
+}
+
+impl<K: PeerKey, C: Connection> std::fmt::Debug for Pool<K, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("admission", &self.admission()).finish_non_exhaustive()
+    }
+}
+
+const PEERS_A_CELL: usize = 4_096;
+/// Few, because growing a shard re-hashes it under its lock, and each key is behind a pointer.
+const PEERS_A_SHARD: usize = 2_048;
+#[cfg(not(peerpool_loom))]
+const FEWEST_CELLS: usize = 16;
+#[cfg(not(peerpool_loom))]
+const FEWEST_SHARDS: usize = 64;
+#[cfg(peerpool_loom)]
+const FEWEST_CELLS: usize = 1;
+#[cfg(peerpool_loom)]
+const FEWEST_SHARDS: usize = 1;
+#[cfg(not(peerpool_loom))]
+const MOST_CELLS: usize = 1_024;
+#[cfg(not(peerpool_loom))]
+const MOST_SHARDS: usize = 1_024;
+#[cfg(peerpool_loom)]
+const MOST_CELLS: usize = 1;
+#[cfg(peerpool_loom)]
+const MOST_SHARDS: usize = 1;

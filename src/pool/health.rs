@@ -1,0 +1,385 @@
+//! Health of a peer, 0 to 100, in one word; and the memory of the windows in which the fault was ours.
+//!
+//! **Statement** (32): penalties are typed and each cause counts once a window; a failure of our own (more than half
+//! of the live peers failing within one window) penalises nobody. **Enforced by** the bitmap of causes beside the
+//! value, exchanged together with it, and by [`Storms`]: what was taken in a window that turns out to be a storm is
+//! given back by whoever reads the word next, so no walk over the peers is needed. **Breaks if** a penalty is taken
+//! without its bit, or the bits of a window outlive the stamp that dates them.
+
+use std::time::Duration;
+
+use crate::base::Tick;
+use crate::base::sync::atomic::{AtomicU64, Ordering};
+
+use super::HealthPolicy;
+
+/// What a peer did wrong. Each counts once a peer and window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[repr(u8)]
+pub enum Cause {
+    /// It did not answer a ping.
+    Unresponsive,
+    /// It did not answer a request in time.
+    Timeout,
+    /// It sent bytes that are no message.
+    Malformed,
+    /// It sent what is not allowed at that point.
+    Protocol,
+    /// It sent more than the cap.
+    Oversized,
+    /// It sent more often than it may.
+    Flood,
+    /// It sent data that turned out to be false.
+    BadData,
+    /// It asked for what makes no sense.
+    BadRequest,
+    /// It never has what is asked for.
+    Useless,
+    /// The application's own, mild.
+    App0,
+    /// The application's own, annoying.
+    App1,
+    /// The application's own, bad.
+    App2,
+    /// The application's own, hostile.
+    App3,
+}
+
+impl Cause {
+    /// Every cause, in order of [`Cause::index`].
+    pub const ALL: [Self; 13] = [
+        Self::Unresponsive,
+        Self::Timeout,
+        Self::Malformed,
+        Self::Protocol,
+        Self::Oversized,
+        Self::Flood,
+        Self::BadData,
+        Self::BadRequest,
+        Self::Useless,
+        Self::App0,
+        Self::App1,
+        Self::App2,
+        Self::App3,
+    ];
+
+    /// Position in [`Cause::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// What a penalty did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PenaltyOutcome {
+    /// It counted.
+    Counted {
+        /// What is left.
+        health: u8,
+    },
+    /// This cause has already counted in this window.
+    AlreadyCounted,
+    /// More than half of the live peers failed in this window: the fault is ours, nobody is penalised.
+    OurFault,
+}
+
+/// A [`HealthPolicy`] in the units of the word.
+#[derive(Debug)]
+pub(super) struct Rules {
+    pub(super) policy: HealthPolicy,
+    window: u64,
+    step: u64,
+}
+
+impl Rules {
+    pub(super) fn new(policy: HealthPolicy) -> Self {
+        let window = millis(policy.window).clamp(1, 1 << 32);
+        let longest = (window * 4_000 / UNIT).max(1);
+        let step = millis(policy.recovery_step).div_ceil(UNIT).clamp(1, longest);
+        Self { policy, window, step }
+    }
+
+    fn window_at(&self, now: Tick) -> u64 {
+        now.as_millis() / self.window
+    }
+
+    fn price(&self, causes: u64) -> u64 {
+        let counted = Cause::ALL.into_iter().filter(|cause| causes & bit(*cause) != 0);
+        counted.map(|cause| u64::from(self.policy.penalties.get(cause))).sum()
+    }
+}
+
+/// Bits 0..7: value at the stamp. Bits 7..20: causes counted in the window. Bits 20..32: low bits of the window's
+/// number. Bits 32..64: stamp, in tenths of a second.
+///
+/// Authority for the peer's health. Everything is in the word, so all accesses are relaxed.
+#[derive(Debug)]
+pub(super) struct Health(AtomicU64);
+
+/// The word unpacked and brought up to `now`.
+struct Now {
+    value: u64,
+    stamp: u64,
+    /// Causes counted in the present window and not given back.
+    causes: u64,
+}
+
+impl Health {
+    pub(super) fn new(now: Tick) -> Self {
+        Self(AtomicU64::new(pack(FULL, 0, 0, now.as_millis() / UNIT)))
+    }
+
+    /// What the health is now, recovery included. Nothing is written.
+    pub(super) fn value(&self, now: Tick, rules: &Rules, storms: &Storms) -> u8 {
+        unpack(self.0.load(Ordering::Relaxed), now, rules, storms).value as u8
+    }
+
+    pub(super) fn reward(&self, now: Tick, rules: &Rules, storms: &Storms) -> u8 {
+        let window = rules.window_at(now);
+        let mut word = self.0.load(Ordering::Relaxed);
+        loop {
+            let at = unpack(word, now, rules, storms);
+            let value = (at.value + u64::from(rules.policy.reward)).min(FULL);
+            let new = pack(value, at.causes, window, at.stamp);
+            match self.0.compare_exchange_weak(word, new, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return value as u8,
+                Err(other) => word = other,
+            }
+        }
+    }
+
+    /// Takes what `cause` costs, once a window. `live` is asked for the number of live peers when it matters.
+    pub(super) fn penalize(
+        &self,
+        cause: Cause,
+        now: Tick,
+        rules: &Rules,
+        storms: &Storms,
+        live: impl FnOnce() -> u64,
+    ) -> PenaltyOutcome {
+        let window = rules.window_at(now);
+        let mut word = self.0.load(Ordering::Relaxed);
+        let (health, first) = loop {
+            if storms.contains(window) {
+                return PenaltyOutcome::OurFault;
+            }
+            let at = unpack(word, now, rules, storms);
+            if at.causes & bit(cause) != 0 {
+                return PenaltyOutcome::AlreadyCounted;
+            }
+            let value = at.value.saturating_sub(u64::from(rules.policy.penalties.get(cause)));
+            let new = pack(value, at.causes | bit(cause), window, at.stamp);
+            match self.0.compare_exchange_weak(word, new, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => break (value as u8, at.causes == 0),
+                Err(other) => word = other,
+            }
+        };
+        // The exchange that set the first bit of the window is the one that counts this peer as failing in it.
+        if first && storms.count(window, live(), rules.policy.storm_quorum) {
+            return PenaltyOutcome::OurFault;
+        }
+        PenaltyOutcome::Counted { health }
+    }
+}
+
+/// Counts the peers that failed in the present window, and remembers the windows in which they were too many.
+#[derive(Debug)]
+pub(super) struct Storms {
+    /// Bits 0..24: peers that failed in the window. Bits 24..64: its number. Authority for the count.
+    failing: AtomicU64,
+    /// Number + 1 of a window that was a storm, at its number modulo the length. Older ones are forgotten, when what
+    /// they took has mostly recovered by itself.
+    stormy: [AtomicU64; REMEMBERED],
+}
+
+impl Storms {
+    pub(super) fn new() -> Self {
+        Self { failing: AtomicU64::new(0), stormy: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+
+    fn contains(&self, window: u64) -> bool {
+        // Relaxed: the number says it all; a reader that misses a storm just declared reads it the next time.
+        self.stormy[window as usize % REMEMBERED].load(Ordering::Relaxed) == window + 1
+    }
+
+    /// Counts one more failing peer; says whether that makes the window a storm.
+    fn count(&self, window: u64, live: u64, quorum: u32) -> bool {
+        let number = window & (u64::MAX >> COUNT_BITS);
+        let mut word = self.failing.load(Ordering::Relaxed);
+        let count = loop {
+            let count = match (word >> COUNT_BITS).cmp(&number) {
+                std::cmp::Ordering::Less => 1,
+                std::cmp::Ordering::Equal => (word & COUNT_MAX).min(COUNT_MAX - 1) + 1,
+                // A window that is already over: too late to tell.
+                std::cmp::Ordering::Greater => return false,
+            };
+            let new = number << COUNT_BITS | count;
+            match self.failing.compare_exchange_weak(word, new, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => break count,
+                Err(other) => word = other,
+            }
+        };
+        let storm = count >= u64::from(quorum) && count * 2 > live;
+        if storm {
+            self.stormy[window as usize % REMEMBERED].store(window + 1, Ordering::Relaxed);
+        }
+        storm
+    }
+}
+
+fn pack(value: u64, causes: u64, window: u64, stamp: u64) -> u64 {
+    value | causes << CAUSES | (window & WINDOW_MASK) << WINDOW | (stamp & 0xFFFF_FFFF) << STAMP
+}
+
+fn unpack(word: u64, now: Tick, rules: &Rules, storms: &Storms) -> Now {
+    let (mut value, mut causes, stamp) = (word & 0x7F, word >> CAUSES & CAUSES_MASK, word >> STAMP);
+    if causes != 0 {
+        // The word was written at or after its stamp and less than 4,096 windows later, which dates its window.
+        let at_stamp = rules.window_at(Tick::from_millis(stamp * UNIT));
+        let window = at_stamp + ((word >> WINDOW).wrapping_sub(at_stamp) & WINDOW_MASK);
+        if storms.contains(window) {
+            value = (value + rules.price(causes)).min(FULL);
+            causes = 0;
+        } else if window != rules.window_at(now) {
+            causes = 0;
+        }
+    }
+    // Saturating: a `now` older than the stamp recovers nothing and moves nothing back.
+    let steps = (now.as_millis() / UNIT).saturating_sub(stamp) / rules.step;
+    let value = (value + steps.min(FULL)).min(FULL);
+    // Whole steps only, so that frequent updates do not eat what has been recovered of the next point.
+    let stamp = if value == FULL { stamp.max(now.as_millis() / UNIT) } else { stamp + steps * rules.step };
+    Now { value, stamp, causes }
+}
+
+fn bit(cause: Cause) -> u64 {
+    1 << cause.index()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+const FULL: u64 = 100;
+/// Milliseconds a stamp counts in: 2^32 of them are 13 years.
+const UNIT: u64 = 100;
+const CAUSES: u32 = 7;
+const CAUSES_MASK: u64 = (1 << 13) - 1;
+const WINDOW: u32 = 20;
+const WINDOW_MASK: u64 = (1 << 12) - 1;
+const STAMP: u32 = 32;
+const COUNT_BITS: u32 = 24;
+const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
+#[cfg(not(peerpool_loom))]
+const REMEMBERED: usize = 32;
+#[cfg(peerpool_loom)]
+const REMEMBERED: usize = 2;
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    const LIVE: u64 = 10;
+
+    struct World {
+        rules: Rules,
+        storms: Storms,
+    }
+
+    impl World {
+        fn new() -> Self {
+            Self { rules: Rules::new(HealthPolicy::default()), storms: Storms::new() }
+        }
+
+        fn value(&self, health: &Health, secs: u64) -> u8 {
+            health.value(at(secs), &self.rules, &self.storms)
+        }
+
+        fn penalize(&self, health: &Health, cause: Cause, secs: u64) -> PenaltyOutcome {
+            health.penalize(cause, at(secs), &self.rules, &self.storms, || LIVE)
+        }
+
+        fn reward(&self, health: &Health, secs: u64) -> u8 {
+            health.reward(at(secs), &self.rules, &self.storms)
+        }
+    }
+
+    fn at(secs: u64) -> Tick {
+        Tick::from_millis(secs * 1_000)
+    }
+
+    #[test]
+    fn a_cause_counts_once_a_window() {
+        let (world, health) = (World::new(), Health::new(at(0)));
+        assert_eq!(world.penalize(&health, Cause::Protocol, 1), PenaltyOutcome::Counted { health: 60 });
+        assert_eq!(world.penalize(&health, Cause::Protocol, 9), PenaltyOutcome::AlreadyCounted);
+        assert_eq!(world.penalize(&health, Cause::Flood, 9), PenaltyOutcome::Counted { health: 40 });
+        assert_eq!(world.penalize(&health, Cause::Protocol, 10), PenaltyOutcome::Counted { health: 0 });
+        assert_eq!(world.value(&health, 10), 0);
+    }
+
+    #[test]
+    fn a_window_thousands_later_is_another_one() {
+        let (world, health) = (World::new(), Health::new(at(0)));
+        let _ = world.penalize(&health, Cause::Protocol, 1);
+        let same_low_bits = 1 + 4096 * 10;
+        assert!(matches!(
+            world.penalize(&health, Cause::Protocol, same_low_bits),
+            PenaltyOutcome::Counted { health: 60 }
+        ));
+    }
+
+    #[test]
+    fn health_recovers_on_read_by_whole_steps() {
+        let (world, health) = (World::new(), Health::new(at(0)));
+        let _ = world.penalize(&health, Cause::Protocol, 0);
+        assert_eq!(world.value(&health, 9), 60);
+        assert_eq!(world.value(&health, 10), 61);
+        // Rewards of zero every 3 s must not keep the next point away for ever.
+        let mut world = world;
+        world.rules.policy.reward = 0;
+        for secs in (0..=100).step_by(3) {
+            let _ = world.reward(&health, secs);
+        }
+        assert_eq!(world.value(&health, 100), 70);
+        assert_eq!(world.value(&health, 400), 100);
+        assert_eq!(world.value(&health, 4_000_000), 100);
+        assert_eq!(world.value(&health, 0), 69, "an old reading takes nothing back and gives nothing");
+    }
+
+    #[test]
+    fn no_point_is_saved_up_beyond_the_hundred() {
+        let (world, health) = (World::new(), Health::new(at(0)));
+        assert_eq!(world.penalize(&health, Cause::Protocol, 5_000), PenaltyOutcome::Counted { health: 60 });
+        assert_eq!(world.value(&health, 5_009), 60);
+        assert_eq!(world.reward(&health, 5_009), 65);
+    }
+
+    #[test]
+    fn when_more_than_half_fail_in_a_window_nobody_is_penalised() {
+        let world = World::new();
+        let peers: Vec<Health> = (0..LIVE).map(|_| Health::new(at(0))).collect();
+        for (n, health) in peers.iter().enumerate() {
+            let outcome = world.penalize(health, Cause::Timeout, 3);
+            if n < 5 {
+                assert_eq!(outcome, PenaltyOutcome::Counted { health: 90 });
+            } else {
+                assert_eq!(outcome, PenaltyOutcome::OurFault);
+            }
+        }
+        assert!(peers.iter().all(|health| world.value(health, 3) == 100));
+        assert_eq!(world.penalize(&peers[0], Cause::Protocol, 4), PenaltyOutcome::OurFault);
+        assert_eq!(world.reward(&peers[1], 4), 100);
+        assert_eq!(world.penalize(&peers[0], Cause::Timeout, 13), PenaltyOutcome::Counted { health: 90 });
+        assert_eq!(world.value(&peers[1], 13), 100);
+    }
+
+    #[test]
+    fn one_failing_peer_is_not_our_fault_even_alone() {
+        let (world, health) = (World::new(), Health::new(at(0)));
+        let alone = health.penalize(Cause::Timeout, at(1), &world.rules, &world.storms, || 1);
+        assert_eq!(alone, PenaltyOutcome::Counted { health: 90 });
+    }
+}

@@ -1,0 +1,166 @@
+//! The published lists of live peers, in cells.
+//!
+//! **Statement**: a peer whose insert returned before a roster was asked for is in it. **Enforced by**: joining pushes
+//! the peer and then raises the cell's generation, before the insert returns; a reader that finds the published list
+//! of an older generation rebuilds it, reading the generation *before* it takes what was added. **Breaks if** the
+//! generation is read after.
+//!
+//! A cell keeps one pointer a peer: a rebuild is the old list without the departed, plus what was added.
+
+use std::sync::Arc;
+
+use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::base::sync::{Mutex, SwapCell};
+
+use super::{Connection, Peer, PeerKey};
+
+/// One cell of the roster.
+pub(super) struct Cell<K: PeerKey, C: Connection> {
+    /// Raised after each change. A published list of an older generation is out of date.
+    generation: AtomicU64,
+    /// Joined since the last rebuild. Short-locked.
+    added: Mutex<Vec<Arc<Peer<K, C>>>>,
+    published: SwapCell<Published<K, C>>,
+    /// Held by whoever rebuilds; the others who want the list wait for it. No peer is dropped under it.
+    rebuilding: Mutex<()>,
+}
+
+struct Published<K: PeerKey, C: Connection> {
+    generation: u64,
+    peers: Box<[Arc<Peer<K, C>>]>,
+}
+
+impl<K: PeerKey, C: Connection> Cell<K, C> {
+    pub(super) fn new() -> Self {
+        Self {
+            generation: AtomicU64::new(0),
+            added: Mutex::new(Vec::new()),
+            published: SwapCell::new(Arc::new(Published { generation: 0, peers: Box::default() })),
+            rebuilding: Mutex::new(()),
+        }
+    }
+
+    /// Adds a live peer.
+    ///
+    /// # Cost
+    /// Amortised O(1): a rebuild only when as many were added as the list is long, so that a pool whose roster nobody
+    /// reads keeps no more departed peers than live ones.
+    pub(super) fn join(&self, peer: &Arc<Peer<K, C>>) {
+        let peer = Arc::clone(peer);
+        let waiting = {
+            let mut added = self.added.lock();
+            added.push(peer);
+            added.len()
+        };
+        self.changed();
+        if waiting >= MANY && waiting >= self.published.read(|list| list.peers.len()) {
+            drop(self.fresh());
+        }
+    }
+
+    /// A peer of this cell departed.
+    pub(super) fn changed(&self) {
+        // Release: pairs with the acquire in `is_fresh` and `rebuild`.
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// The list of at least the present generation.
+    pub(super) fn fresh(&self) -> CellView<K, C> {
+        let list = self.published.load();
+        if self.is_fresh(&list) {
+            return CellView { list };
+        }
+        // Declared before the guard, so dropped after it: what the old list alone held is dropped outside the lock.
+        let _stale = list;
+        let _replaced;
+        let _guard = self.rebuilding.lock();
+        let list = self.published.load();
+        if self.is_fresh(&list) {
+            return CellView { list };
+        }
+        let (list, replaced) = self.rebuild(list);
+        _replaced = replaced;
+        CellView { list }
+    }
+
+    fn is_fresh(&self, list: &Published<K, C>) -> bool {
+        // Acquire: pairs with the release in `changed`; what was pushed before is seen by a rebuild.
+        list.generation == self.generation.load(Ordering::Acquire)
+    }
+
+    /// Under `rebuilding`. Returns the new list and everything that may hold the last reference to a peer.
+    #[expect(clippy::type_complexity, reason = "what leaves the lock, and nothing else uses it")]
+    fn rebuild(
+        &self,
+        old: Arc<Published<K, C>>,
+    ) -> (Arc<Published<K, C>>, (Arc<Published<K, C>>, Vec<Arc<Peer<K, C>>>, Arc<Published<K, C>>)) {
+        // Before taking what was added. Acquire: pairs with the release in `changed`.
+        let generation = self.generation.load(Ordering::Acquire);
+        let added = std::mem::take(&mut *self.added.lock());
+        let live = |peer: &&Arc<Peer<K, C>>| peer.is_live();
+        let mut peers = Vec::with_capacity(old.peers.len() + added.len());
+        peers.extend(old.peers.iter().chain(&added).filter(live).cloned());
+        let list = Arc::new(Published { generation, peers: peers.into_boxed_slice() });
+        let replaced = self.published.swap(Arc::clone(&list));
+        (list, (old, added, replaced))
+    }
+}
+
+/// The peers of one cell at one moment. Holds them; take it, use it, drop it.
+pub struct CellView<K: PeerKey, C: Connection> {
+    list: Arc<Published<K, C>>,
+}
+
+impl<K: PeerKey, C: Connection> CellView<K, C> {
+    /// The peers that are live when they are reached.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Peer<K, C>>> {
+        self.list.peers.iter().filter(|peer| peer.is_live())
+    }
+
+    /// The peers that were live when the list was made; some may have departed.
+    pub fn all(&self) -> &[Arc<Peer<K, C>>] {
+        &self.list.peers
+    }
+}
+
+/// Everybody who was live when it was asked for. Holds them; take it, use it, drop it.
+pub struct Roster<K: PeerKey, C: Connection> {
+    pub(super) cells: Vec<CellView<K, C>>,
+}
+
+impl<K: PeerKey, C: Connection> Roster<K, C> {
+    /// The peers that are live when they are reached.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Peer<K, C>>> {
+        self.cells.iter().flat_map(CellView::iter)
+    }
+
+    /// The cells it is made of.
+    pub fn cells(&self) -> &[CellView<K, C>] {
+        &self.cells
+    }
+
+    /// How many were live when the lists were made.
+    pub fn len(&self) -> usize {
+        self.cells.iter().map(|cell| cell.list.peers.len()).sum()
+    }
+
+    /// Whether nobody was.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<K: PeerKey, C: Connection> std::fmt::Debug for CellView<K, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CellView").field("peers", &self.list.peers.len()).finish()
+    }
+}
+
+impl<K: PeerKey, C: Connection> std::fmt::Debug for Roster<K, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Roster").field("peers", &self.len()).finish()
+    }
+}
+
+/// Fewer added peers than this wait for the next reader.
+const MANY: usize = 64;

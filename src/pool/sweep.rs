@@ -1,0 +1,192 @@
+//! The single reaper: revokes what is overdue, departs the stale, and trims what is beyond lowered limits.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::base::sync::atomic::Ordering;
+use crate::base::{ConnId, Direction, Subnet, Tick};
+
+use super::{Connection, Departure, Evicted, Limits, Peer, PeerKey, Pool, Slot};
+
+/// What a sweep did. The departed are closed already.
+pub struct Swept<K: PeerKey, C: Connection> {
+    /// Peers it departed: as stale, or beyond lowered limits.
+    pub departed: Vec<Arc<Peer<K, C>>>,
+    /// Permits and claims it revoked at their deadline.
+    pub revoked: Vec<ConnId>,
+}
+
+// By hand: deriving would ask the user's connection for `Debug`.
+impl<K: PeerKey, C: Connection> std::fmt::Debug for Swept<K, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Swept").field("departed", &self.departed).field("revoked", &self.revoked).finish()
+    }
+}
+
+impl<K: PeerKey, C: Connection> Swept<K, C> {
+    fn nothing() -> Self {
+        Self { departed: Vec::new(), revoked: Vec::new() }
+    }
+}
+
+impl<K: PeerKey, C: Connection> Pool<K, C> {
+    /// Sweeps one cell: one step of a maintenance loop. Cells are counted from zero and wrap around.
+    ///
+    /// A peer is judged by `(vitals, policy, now)` and departed by an exchange of the very word that was judged, inside
+    /// the removal from the map: a frame that comes in between wins (29). Peers paused by us are not judged (38).
+    ///
+    /// # Cost
+    /// A load a peer; no lock of the map or of an address is held meanwhile. For each peer departed, what
+    /// [`Pool::depart`] costs.
+    pub fn sweep_cell(&self, index: usize, now: Tick) -> Swept<K, C> {
+        let index = index % self.cells.len();
+        let mut swept = Swept { revoked: self.revoke_overdue(index, now), ..Swept::nothing() };
+        let stale_after = self.liveness.read(|policy| policy.stale_after);
+        let view = self.cells[index].fresh();
+        for peer in view.all() {
+            let judged = peer.reading();
+            let stale = now.since(judged.last_seen()) > stale_after;
+            if !stale || judged.is_paused() || !judged.is_live() {
+                continue;
+            }
+            swept.departed.extend(self.take(peer.key(), Departure::Stale, |held| {
+                let won = held.id() == peer.id() && held.mark_departed_if(judged, Departure::Stale);
+                if won {
+                    self.shared.admission.release_live(held.direction());
+                }
+                won
+            }));
+        }
+        drop(view);
+        if !swept.departed.is_empty() {
+            // So that the published list does not pin whom we just departed.
+            drop(self.cells[index].fresh());
+        }
+        swept
+    }
+
+    /// Sweeps all cells, then trims.
+    pub fn sweep(&self, now: Tick) -> Swept<K, C> {
+        let mut all = Swept::nothing();
+        for index in 0..self.cells.len() {
+            let swept = self.sweep_cell(index, now);
+            all.departed.extend(swept.departed);
+            all.revoked.extend(swept.revoked);
+        }
+        all.departed.extend(self.trim(now));
+        all
+    }
+
+    /// Departs what is beyond the limits after they were lowered ([`Departure::OverLimit`]): by address, by subnet,
+    /// then global; at most `trim_step` a call, the least healthy first and the newest among them; never below the
+    /// floor, and never a reserved slot. [`Pool::sweep`] does it; who sweeps cell by cell calls it once a round.
+    ///
+    /// # Cost
+    /// One load, unless limits were changed since the last trim that found nothing to do: then one walk over all
+    /// peers.
+    pub fn trim(&self, now: Tick) -> Vec<Arc<Peer<K, C>>> {
+        // AcqRel: pairs with the release in `set_limits`; a change during this trim raises it again.
+        if !self.crowded.load(Ordering::Relaxed) || !self.crowded.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        let limits = self.limits.load();
+        let mut departed = Vec::new();
+        let mut more = self.trim_addresses(&limits, now, &mut departed);
+        more |= self.trim_subnets(&limits, now, &mut departed);
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            more |= self.trim_direction(direction, &limits, now, &mut departed);
+        }
+        if more {
+            self.crowded.store(true, Ordering::Release);
+        }
+        departed
+    }
+
+    fn revoke_overdue(&self, index: usize, now: Tick) -> Vec<ConnId> {
+        let overdue: Vec<_> = {
+            let tickets = self.tickets[index].lock();
+            tickets.values().filter(|ticket| now >= ticket.deadline).cloned().collect()
+        };
+        let mut revoked = Vec::new();
+        for ticket in overdue {
+            if self.release(&ticket) {
+                self.counters.revoked();
+                revoked.push(ticket.origin.id);
+            }
+        }
+        revoked
+    }
+
+    fn trim_addresses(&self, limits: &Limits, now: Tick, departed: &mut Vec<Arc<Peer<K, C>>>) -> bool {
+        let crowded = self.addresses.crowded_ips(limits.max_per_ip as usize);
+        let mut more = false;
+        for (over, peers) in crowded {
+            more |= self.evict_worst(peers, over, limits, now, departed);
+        }
+        more
+    }
+
+    fn trim_subnets(&self, limits: &Limits, now: Tick, departed: &mut Vec<Arc<Peer<K, C>>>) -> bool {
+        let crowded = self.addresses.crowded_nets(limits);
+        if crowded.is_empty() {
+            return false;
+        }
+        let mut members: HashMap<Subnet, Vec<Arc<Peer<K, C>>>> = HashMap::new();
+        for peer in self.roster().iter() {
+            for net in Subnet::of(peer.ip()).filter(|net| crowded.contains_key(net)) {
+                members.entry(net).or_default().push(Arc::clone(peer));
+            }
+        }
+        let mut more = false;
+        for (net, peers) in members {
+            let over = crowded.get(&net).map_or(0, |over| *over as usize);
+            more |= self.evict_worst(peers, over, limits, now, departed);
+        }
+        more
+    }
+
+    fn trim_direction(
+        &self,
+        direction: Direction,
+        limits: &Limits,
+        now: Tick,
+        departed: &mut Vec<Arc<Peer<K, C>>>,
+    ) -> bool {
+        let counts = self.admission();
+        let (live, max) = match direction {
+            Direction::Inbound => (counts.live_inbound, limits.max_inbound),
+            Direction::Outbound => (counts.live_outbound, limits.max_outbound),
+        };
+        let over = live.saturating_sub(max) as usize;
+        if over == 0 {
+            return false;
+        }
+        let roster = self.roster();
+        let peers = roster.iter().filter(|peer| peer.direction() == direction).cloned().collect();
+        self.evict_worst(peers, over, limits, now, departed)
+    }
+
+    /// Evicts the `over` worst of `peers`, within what is left of this trim. True if another trim may find more to do.
+    fn evict_worst(
+        &self,
+        mut peers: Vec<Arc<Peer<K, C>>>,
+        over: usize,
+        limits: &Limits,
+        now: Tick,
+        departed: &mut Vec<Arc<Peer<K, C>>>,
+    ) -> bool {
+        let left = (limits.trim_step as usize).saturating_sub(departed.len());
+        peers.retain(|peer| peer.slot() == Slot::Ordinary && peer.is_live());
+        peers.sort_by_cached_key(|peer| (peer.health(now), Reverse(peer.connected_at()), Reverse(peer.id())));
+        for peer in peers.into_iter().take(over.min(left)) {
+            match self.evict(peer.key(), peer.id(), Departure::OverLimit) {
+                Evicted::Departed(peer) => departed.push(peer),
+                Evicted::NotThere => {}
+                // The rest stays until there are more peers, or the limits change again.
+                Evicted::AtFloor => return true,
+            }
+        }
+        over > left
+    }
+}

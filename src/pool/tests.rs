@@ -1,0 +1,491 @@
+//! The pool as a whole, claim by claim.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use super::*;
+use crate::base::{ConnId, Direction, Tick};
+
+#[derive(Default)]
+struct Line {
+    closed: Mutex<Vec<Departure>>,
+}
+
+impl Connection for Arc<Line> {
+    type Info = u32;
+
+    fn close(&self, reason: Departure) {
+        self.closed.lock().unwrap().push(reason);
+    }
+}
+
+type TestPool = Pool<u32, Arc<Line>>;
+
+fn at(secs: u64) -> Tick {
+    Tick::from_millis(secs * 1_000)
+}
+
+fn addr(n: u32) -> SocketAddr {
+    SocketAddr::from(((0x0A00_0000 + n).to_be_bytes(), 7_000))
+}
+
+fn pool_with(change: impl FnOnce(&mut PoolConfig)) -> Arc<TestPool> {
+    let mut config = PoolConfig::test();
+    config.limits.floor = 0;
+    change(&mut config);
+    Pool::new(config)
+}
+
+fn pool() -> Arc<TestPool> {
+    pool_with(|_| ())
+}
+
+fn insert(pool: &TestPool, key: u32, secs: u64) -> Arc<Peer<u32, Arc<Line>>> {
+    pool.insert(key, addr(key), Direction::Inbound, Arc::default(), key, at(secs)).unwrap()
+}
+
+fn permit(pool: &Arc<TestPool>, key: u32) -> Permit<u32, Arc<Line>> {
+    pool.admit(addr(key), Direction::Outbound, Slot::Ordinary, at(10)).unwrap()
+}
+
+fn is_empty(pool: &TestPool) {
+    let counts = pool.admission();
+    assert_eq!((counts.live(), counts.pending(), pool.addresses.entries()), (0, 0, 0));
+    assert!(pool.tickets.iter().all(|tickets| tickets.lock().is_empty()));
+    assert_eq!(pool.roster().iter().count(), 0);
+}
+
+#[test]
+fn the_operations_of_the_old_system_have_their_place() {
+    let pool = pool();
+    let peer = insert(&pool, 1, 5);
+    assert_eq!((*peer.key(), peer.addr(), peer.direction()), (1, addr(1), Direction::Inbound));
+    assert!(pool.seen(&1, at(8)) && !pool.seen(&2, at(8)));
+    assert_eq!(pool.seen_by_ip(addr(1).ip(), at(9)), 1);
+    assert_eq!(peer.seen(at(11)), SeenOutcome::Alive);
+    assert_eq!((peer.last_seen(), peer.connected_at()), (at(11), at(5)));
+    assert_eq!(peer.uptime(at(15)), Duration::from_secs(10));
+    assert!(peer.is_stale(Duration::from_secs(3), at(15)) && !peer.is_stale(Duration::from_secs(4), at(15)));
+    assert_eq!(pool.penalize(&1, Cause::Protocol, at(15)), Some(PenaltyOutcome::Counted { health: 60 }));
+    assert!(pool.is_healthy(&1, at(15)) && !pool.is_healthy(&2, at(15)));
+    assert_eq!(pool.penalize(&1, Cause::BadData, at(15)), Some(PenaltyOutcome::Counted { health: 30 }));
+    assert!(!pool.is_healthy(&1, at(15)));
+    assert_eq!((pool.reward(&1, at(15)), pool.reward(&2, at(15))), (Some(35), None));
+    assert!(peer.is_healthy(at(15)));
+    insert(&pool, 2, 6);
+    let mut keys = pool.keys();
+    keys.sort_unstable();
+    assert_eq!((keys, pool.len(), pool.addrs().len()), (vec![1, 2], 2, 2));
+    assert_eq!(pool.remove(&1, Departure::Requested).map(|peer| peer.id()), Some(peer.id()));
+    assert_eq!(peer.connection().closed.lock().unwrap().as_slice(), [Departure::Requested]);
+    assert_eq!(peer.departure(), Some(Departure::Requested));
+    assert!(pool.get(&1).is_none() && !pool.contains(&1) && pool.by_ip(addr(1).ip()).is_empty());
+    assert_eq!(pool.sweep(at(200)).departed.len(), 1);
+    is_empty(&pool);
+}
+
+#[test]
+fn info_changes_while_connected_and_no_change_is_lost() {
+    let pool = pool();
+    let peer = insert(&pool, 0, 1);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..1_000).for_each(|_| peer.update_info(|info| info + 1)));
+        }
+    });
+    assert_eq!((*peer.info(), *peer.set_info(Arc::new(9)), peer.read_info(|info| *info)), (4_000, 4_000, 9));
+}
+
+#[test]
+fn a_taken_key_gives_connection_and_slot_back() {
+    let pool = pool();
+    let peer = insert(&pool, 1, 1);
+    let line = Arc::new(Line::default());
+    let error = pool.insert(1, addr(9), Direction::Inbound, Arc::clone(&line), 77, at(2)).unwrap_err();
+    assert!(Arc::ptr_eq(&error.conn, &line) && error.info == 77);
+    assert_eq!(error.why, InsertFailure::Taken(peer.id()));
+    assert!(line.closed.lock().unwrap().is_empty());
+    assert_eq!((pool.len(), pool.count_by_ip(addr(9).ip())), (1, 0));
+}
+
+#[test]
+fn dropping_any_token_gives_everything_back() {
+    let pool = pool();
+    drop(permit(&pool, 1));
+    is_empty(&pool);
+    drop(permit(&pool, 1).claim(1).unwrap());
+    is_empty(&pool);
+    let claim = permit(&pool, 1).claim(1).unwrap().rekey(2).unwrap();
+    assert_eq!((claim.key(), pool.admission().pending_outbound), (&2, 1));
+    let freed = permit(&pool, 2).claim(1).unwrap().unclaim();
+    let error = freed.claim(2).unwrap_err();
+    assert!(matches!(error.why, ClaimFailure::Held(Holder::Claimed { id, .. }) if id == claim.id()));
+    drop((error, claim));
+    is_empty(&pool);
+    let peer = permit(&pool, 3).claim(3).unwrap().go_live(Arc::default(), 0, at(1)).unwrap();
+    assert_eq!((pool.admission().live_outbound, pool.admission().pending()), (1, 0));
+    let error = permit(&pool, 4).claim(4).unwrap().rekey(3).unwrap_err();
+    assert!(matches!(&error.why, ClaimFailure::Held(Holder::Live(held)) if Arc::ptr_eq(held, &peer)));
+    drop(error);
+    assert!(pool.depart(&3, peer.id(), Departure::Closed).is_some());
+    is_empty(&pool);
+}
+
+#[test]
+fn a_panic_in_a_handshake_gives_everything_back() {
+    let pool = pool();
+    let claim = permit(&pool, 1).claim(1).unwrap();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let _claim = claim;
+        std::panic::resume_unwind(Box::new("the handshake panics"));
+    }));
+    assert!(panicked.is_err());
+    is_empty(&pool);
+}
+
+#[test]
+fn the_sweep_revokes_at_the_deadline_whatever_the_handshake_does() {
+    let pool = pool();
+    let claim = permit(&pool, 1).claim(1).unwrap();
+    assert!(pool.sweep(Tick::from_millis(9_999)).revoked.is_empty());
+    assert_eq!(pool.sweep(at(10)).revoked, [claim.id()]);
+    is_empty(&pool);
+    let peer = insert(&pool, 1, 10);
+    assert!(claim.is_revoked());
+    let error = claim.go_live(Arc::default(), 5, at(11)).unwrap_err();
+    assert_eq!((error.why, error.info), (CommitFailure::Revoked, 5));
+    assert!(pool.get(&1).is_some_and(|held| Arc::ptr_eq(&held, &peer)));
+    let late = permit(&pool, 2);
+    assert_eq!(pool.sweep(at(10)).revoked.len(), 1);
+    let error = late.claim(2).unwrap_err();
+    assert!(matches!(error.why, ClaimFailure::Revoked));
+    drop(error);
+    assert_eq!((pool.len(), pool.admission().pending(), pool.stats(at(11)).revoked), (1, 0, 2));
+}
+
+#[test]
+fn only_the_meant_connection_departs() {
+    let pool = pool();
+    let first = insert(&pool, 1, 1);
+    assert!(pool.depart(&1, first.id(), Departure::Lost).is_some());
+    let second = insert(&pool, 1, 2);
+    assert!(pool.depart(&1, first.id(), Departure::Lost).is_none());
+    assert!(pool.depart(&1, ConnId::new(9_999).unwrap(), Departure::Lost).is_none());
+    assert!(second.is_live() && pool.contains(&1));
+    assert_eq!(first.connection().closed.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_replacement_swaps_in_one_step_and_gives_everything_back_when_too_late() {
+    let pool = pool();
+    let old = insert(&pool, 1, 1);
+    let swapped = permit(&pool, 8).replace(&1, old.id(), Arc::default(), 8, at(3)).unwrap();
+    assert_eq!(old.departure(), Some(Departure::Replaced));
+    assert_eq!(old.connection().closed.lock().unwrap().as_slice(), [Departure::Replaced]);
+    assert!(pool.get(&1).is_some_and(|peer| Arc::ptr_eq(&peer, &swapped.new)));
+    let counts = pool.admission();
+    assert_eq!((counts.live_inbound, counts.live_outbound, counts.pending()), (0, 1, 0));
+    let error = permit(&pool, 9).replace(&1, old.id(), Arc::default(), 9, at(4)).unwrap_err();
+    assert_eq!((error.why, error.info), (ReplaceFailure::NotThere, 9));
+    let again = error.permit.replace(&1, swapped.new.id(), Arc::default(), 9, at(4));
+    assert!(again.is_ok_and(|both| both.new.addr() == addr(9)));
+    assert_eq!((pool.len(), pool.count_by_ip(addr(8).ip()), pool.roster().iter().count()), (1, 0, 1));
+}
+
+#[test]
+fn limits_refuse_in_order_and_reserved_slots_pass_the_first_two() {
+    let pool = pool_with(|config| {
+        config.limits = Limits {
+            max_inbound: 5,
+            max_per_ip: 1,
+            max_per_subnet: 2,
+            reserved_inbound: 1,
+            ..Limits::default()
+        };
+    });
+    let admit = |n, slot| pool.admit(addr(n), Direction::Inbound, slot, at(9));
+    let mut held = vec![admit(1, Slot::Ordinary).unwrap(), admit(2, Slot::Ordinary).unwrap()];
+    assert_eq!(admit(1, Slot::Ordinary).unwrap_err(), AdmitError::PerIp);
+    assert_eq!(admit(3, Slot::Ordinary).unwrap_err(), AdmitError::PerSubnet);
+    held.push(admit(1, Slot::Reserved).unwrap());
+    held.push(admit(0x100, Slot::Ordinary).unwrap());
+    assert_eq!(admit(0x200, Slot::Ordinary).unwrap_err(), AdmitError::Full(Direction::Inbound));
+    held.push(admit(0x200, Slot::Reserved).unwrap());
+    assert_eq!(admit(0x300, Slot::Reserved).unwrap_err(), AdmitError::Full(Direction::Inbound));
+    let refused = pool.stats(at(1)).refused;
+    assert_eq!((refused.per_ip, refused.per_subnet, refused.full), (1, 1, 2));
+    drop(held);
+    is_empty(&pool);
+}
+
+#[test]
+fn ipv6_counts_in_two_subnets_and_both_are_given_back() {
+    let pool = pool_with(|config| {
+        config.limits.max_per_subnet = 2;
+        config.limits.max_per_site = 3;
+    });
+    let admit = |text: &str| pool.admit(text.parse().unwrap(), Direction::Inbound, Slot::Ordinary, at(9));
+    let mut held = vec![admit("[2001:db8:1:1::1]:1").unwrap(), admit("[2001:db8:1:1::2]:1").unwrap()];
+    assert_eq!(admit("[2001:db8:1:1::3]:1").unwrap_err(), AdmitError::PerSubnet);
+    held.push(admit("[2001:db8:1:2::1]:1").unwrap());
+    assert_eq!(admit("[2001:db8:1:3::1]:1").unwrap_err(), AdmitError::PerSubnet);
+    held.push(admit("[::ffff:10.9.8.7]:5").unwrap());
+    assert_eq!(pool.count_by_ip("10.9.8.7".parse::<IpAddr>().unwrap()), 1);
+    drop(held);
+    is_empty(&pool);
+}
+
+#[test]
+fn a_look_up_by_ip_finds_all_connections_of_it() {
+    let pool = pool();
+    let from = |port: u16| SocketAddr::new(addr(1).ip(), port);
+    for port in 1..=40u16 {
+        pool.insert(u32::from(port), from(port), Direction::Inbound, Arc::default(), 0, at(1)).unwrap();
+    }
+    assert_eq!((pool.by_ip(addr(1).ip()).len(), pool.seen_by_ip(addr(1).ip(), at(2))), (40, 40));
+    for port in 1..=40u32 {
+        pool.remove(&port, Departure::Closed).unwrap();
+        assert_eq!(pool.by_ip(addr(1).ip()).len(), 40 - port as usize);
+    }
+    is_empty(&pool);
+}
+
+#[test]
+fn a_paused_peer_is_not_judged_and_a_resumed_one_starts_afresh() {
+    let pool = pool();
+    let (paused, silent) = (insert(&pool, 1, 1), insert(&pool, 2, 1));
+    paused.pause();
+    assert_eq!(pool.stats(at(500)).stale_connections, 1);
+    let swept = pool.sweep(at(500));
+    assert!(swept.departed.len() == 1 && Arc::ptr_eq(&swept.departed[0], &silent));
+    paused.resume(at(500));
+    assert!(pool.sweep(at(580)).departed.is_empty());
+    assert_eq!(pool.sweep(at(600)).departed.len(), 1);
+}
+
+#[test]
+fn a_closed_pool_lets_nobody_in_and_everybody_out() {
+    let pool = pool();
+    let peer = insert(&pool, 1, 1);
+    let claim = permit(&pool, 2).claim(2).unwrap();
+    let replacing = permit(&pool, 3);
+    pool.close();
+    let error = claim.go_live(Arc::default(), 2, at(2)).unwrap_err();
+    assert_eq!(error.why, CommitFailure::Closed);
+    let error = replacing.replace(&1, peer.id(), Arc::default(), 3, at(2)).unwrap_err();
+    assert_eq!(error.why, ReplaceFailure::Closed);
+    drop(error);
+    assert_eq!(permit_error(&pool), AdmitError::Closed);
+    let error = pool.insert(5, addr(5), Direction::Inbound, Arc::default(), 0, at(2)).unwrap_err();
+    assert_eq!(error.why, InsertFailure::Admit(AdmitError::Closed));
+    assert!(pool.remove(&1, Departure::Shutdown).is_some() && pool.is_closed());
+    is_empty(&pool);
+}
+
+fn permit_error(pool: &Arc<TestPool>) -> AdmitError {
+    pool.admit(addr(4), Direction::Inbound, Slot::Reserved, at(9)).unwrap_err()
+}
+
+#[test]
+fn lowered_limits_depart_the_least_healthy_then_the_newest_a_few_at_a_time() {
+    let pool = pool_with(|config| config.limits.trim_step = 2);
+    let peers: Vec<_> = (0..10).map(|n| insert(&pool, n * 0x100, u64::from(n))).collect();
+    let _ = peers[0].penalize(Cause::Protocol, at(10));
+    assert!(pool.trim(at(10)).is_empty());
+    pool.set_limits(Limits { max_inbound: 6, floor: 7, trim_step: 2, ..(*pool.limits()).clone() });
+    let departed: Vec<_> = pool.sweep(at(10)).departed.iter().map(|peer| peer.connected_at()).collect();
+    assert_eq!(departed, [at(0), at(9)]);
+    assert_eq!(pool.sweep(at(10)).departed.len(), 1, "the floor is above the limit");
+    assert_eq!(pool.len(), 7);
+    assert!(matches!(pool.evict(peers[3].key(), peers[3].id(), Departure::Banned), Evicted::AtFloor));
+    pool.set_limits(Limits { floor: 0, ..(*pool.limits()).clone() });
+    assert_eq!((pool.trim(at(10)).len(), pool.trim(at(10)).len(), pool.len()), (1, 0, 6));
+    assert_eq!(pool.stats(at(10)).departed.of(Departure::OverLimit), 4);
+    assert!(matches!(pool.evict(peers[3].key(), peers[3].id(), Departure::Banned), Evicted::Departed(_)));
+    assert!(matches!(pool.evict(peers[3].key(), peers[3].id(), Departure::Banned), Evicted::NotThere));
+}
+
+#[test]
+fn lowered_address_limits_reach_live_connections_but_not_reserved_ones() {
+    let pool = pool();
+    let from = |n: u16| SocketAddr::new(addr(u32::from(n) / 4).ip(), n);
+    for n in 0..16u16 {
+        pool.insert(u32::from(n), from(n), Direction::Inbound, Arc::default(), 0, at(1)).unwrap();
+    }
+    for n in 16..20u16 {
+        let permit = pool.admit(from(n), Direction::Inbound, Slot::Reserved, at(9)).unwrap();
+        permit.claim(u32::from(n)).unwrap().go_live(Arc::default(), 0, at(1)).unwrap();
+    }
+    pool.set_limits(Limits { max_per_ip: 3, ..(*pool.limits()).clone() });
+    assert_eq!((pool.sweep(at(2)).departed.len(), pool.len()), (4, 16));
+    pool.set_limits(Limits { max_per_subnet: 10, ..(*pool.limits()).clone() });
+    assert_eq!((pool.sweep(at(2)).departed.len(), pool.len()), (6, 10));
+    assert_eq!(pool.count_by_ip(addr(4).ip()), 4);
+}
+
+/// Re-enters the pool from `close` and from `Drop`.
+struct Meddler {
+    pool: Weak<Pool<u32, Meddler>>,
+    key: u32,
+    dropped: Arc<AtomicUsize>,
+}
+
+impl Meddler {
+    fn meddle(&self) {
+        let Some(pool) = self.pool.upgrade() else { return };
+        let _ = (pool.get(&self.key), pool.seen(&self.key, at(3)), pool.stats(at(3)));
+        let _ = (pool.by_ip(addr(self.key).ip()), pool.roster().iter().count(), pool.sweep(at(3)));
+        let _ = pool.remove(&(self.key + 1_000), Departure::Requested);
+    }
+}
+
+impl Connection for Meddler {
+    type Info = ();
+
+    fn close(&self, _reason: Departure) {
+        self.meddle();
+    }
+}
+
+impl Drop for Meddler {
+    fn drop(&mut self) {
+        self.meddle();
+        self.dropped.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn close_and_drop_of_a_connection_may_re_enter_the_pool() {
+    let pool: Arc<Pool<u32, Meddler>> = Pool::new(PoolConfig::test());
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let meddler = |key| Meddler { pool: Arc::downgrade(&pool), key, dropped: Arc::clone(&dropped) };
+    let insert =
+        |key: u32| pool.insert(key, addr(key), Direction::Inbound, meddler(key), (), at(1)).map(drop);
+    for key in 0..300 {
+        insert(key).unwrap();
+        drop(insert(key).unwrap_err());
+    }
+    for key in 0..100 {
+        drop(pool.remove(&key, Departure::Lost));
+    }
+    let permit = pool.admit(addr(1), Direction::Inbound, Slot::Ordinary, at(9)).unwrap();
+    let old = pool.get(&150).unwrap().id();
+    drop(permit.replace(&150, old, meddler(150), (), at(2)).unwrap());
+    drop(pool.sweep(at(500)));
+    assert_eq!(pool.len(), 0);
+    assert_eq!(pool.roster().len(), 0);
+    assert_eq!(dropped.load(Ordering::SeqCst), 601, "a departed peer is pinned");
+}
+
+#[test]
+fn a_pool_whose_roster_nobody_reads_pins_few_departed_peers() {
+    let pool: Arc<Pool<u32, Meddler>> = Pool::new(PoolConfig::test());
+    let dropped = Arc::new(AtomicUsize::new(0));
+    for n in 0..20_000u32 {
+        let conn = Meddler { pool: Weak::new(), key: n, dropped: Arc::clone(&dropped) };
+        pool.insert(n, addr(n), Direction::Inbound, conn, (), at(1)).unwrap();
+        pool.remove(&n, Departure::Closed).unwrap();
+    }
+    let pinned = 20_000 - dropped.load(Ordering::SeqCst);
+    assert!(pinned <= 64 * pool.cell_count(), "{pinned} departed peers are pinned");
+}
+
+#[test]
+fn a_panic_in_close_leaves_nothing_behind() {
+    struct Bomb;
+    impl Connection for Bomb {
+        type Info = ();
+        fn close(&self, _reason: Departure) {
+            std::panic::resume_unwind(Box::new("close panics"));
+        }
+    }
+    let pool: Arc<Pool<u32, Bomb>> = Pool::new(PoolConfig::test());
+    pool.insert(1, addr(1), Direction::Inbound, Bomb, (), at(1)).unwrap();
+    let panicked =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.remove(&1, Departure::Lost)));
+    assert!(panicked.is_err());
+    assert_eq!((pool.len(), pool.addresses.entries(), pool.contains(&1)), (0, 0, false));
+}
+
+#[derive(Default)]
+struct Bell(AtomicUsize);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn every_watcher_of_a_claim_is_woken() {
+    let pool = pool();
+    let claim = permit(&pool, 1).claim(1).unwrap();
+    let watch = || {
+        let error = permit(&pool, 1).claim(1).unwrap_err();
+        let ClaimFailure::Held(Holder::Claimed { watch, .. }) = error.why else {
+            panic!("the key is claimed")
+        };
+        watch
+    };
+    let bell = Arc::new(Bell::default());
+    let waker = Waker::from(Arc::clone(&bell));
+    let mut context = Context::from_waker(&waker);
+    let (mut first, mut second) = (pin!(watch()), pin!(watch()));
+    {
+        let mut dropped = pin!(watch());
+        assert_eq!(dropped.as_mut().poll(&mut context), Poll::Pending);
+    }
+    for _ in 0..2 {
+        assert_eq!(first.as_mut().poll(&mut context), Poll::Pending);
+        assert_eq!(second.as_mut().poll(&mut context), Poll::Pending);
+    }
+    drop(claim);
+    assert_eq!(bell.0.load(Ordering::SeqCst), 2, "the dropped watch left its waker behind");
+    assert_eq!(first.as_mut().poll(&mut context), Poll::Ready(ClaimOutcome::Released));
+    assert_eq!(second.now(), Some(ClaimOutcome::Released));
+}
+
+#[test]
+fn stats_say_what_an_operator_asks() {
+    let pool = pool();
+    let (first, _second) = (insert(&pool, 1, 10), insert(&pool, 2, 40));
+    permit(&pool, 3).claim(3).unwrap().go_live(Arc::default(), 0, at(50)).unwrap();
+    let _pending = permit(&pool, 4);
+    let _ = first.penalize(Cause::Protocol, at(100));
+    let _ = first.penalize(Cause::BadData, at(100));
+    first.set_rtt(Duration::from_millis(40));
+    first.set_rtt(Duration::from_millis(48));
+    first.add_bytes_in(10);
+    first.add_bytes_out(20);
+    assert_eq!(first.rtt(), Some(Duration::from_millis(41)));
+    let stats = pool.stats(at(105));
+    assert_eq!(
+        (stats.total_connections, stats.inbound, stats.outbound, stats.pending_outbound),
+        (3, 2, 1, 1)
+    );
+    assert_eq!((stats.healthy_connections, stats.stale_connections, stats.walked_connections), (2, 1, 3));
+    assert_eq!((stats.oldest_connection_secs, stats.bytes_received, stats.bytes_sent), (95, 10, 20));
+    assert!((stats.avg_health_score - 230.0 / 3.0).abs() < 1e-9, "{}", stats.avg_health_score);
+    assert!((stats.avg_rtt_ms - 41.0).abs() < 1e-9);
+}
+
+#[test]
+#[cfg(feature = "serde")]
+fn stats_serialise_with_the_first_questions_first() {
+    let text = serde_json::to_string(&pool().stats(at(1))).unwrap();
+    let first = r#"{"total_connections":0,"healthy_connections":0,"stale_connections":0,"avg_health_score":0.0,"oldest_connection_secs":0,"#;
+    assert!(text.starts_with(first), "{text}");
+}
+
+#[test]
+fn a_peer_takes_few_bytes() {
+    type Mine<K> = Peer<K, ()>;
+    assert!(size_of::<Mine<IpAddr>>() <= 112, "{}", size_of::<Mine<IpAddr>>());
+    assert!(size_of::<Mine<crate::base::PeerId>>() <= 128, "{}", size_of::<Mine<crate::base::PeerId>>());
+    assert_eq!(size_of::<super::core::Entry<IpAddr, ()>>(), 16);
+}

@@ -1,0 +1,181 @@
+//! Several threads hammer one pool; at the end everything adds up exactly.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use peerpool::base::{Direction, Tick};
+use peerpool::pool::{Cause, Connection, Departure, Limits, Pool, PoolConfig, Slot};
+
+const KEYS: u64 = 64;
+const ROUNDS: u64 = 20_000;
+const THREADS: u64 = 4;
+
+#[derive(Default)]
+struct Tally {
+    made: AtomicU64,
+    closed: AtomicU64,
+    dropped: AtomicU64,
+}
+
+struct Line {
+    tally: Arc<Tally>,
+    closed: AtomicUsize,
+}
+
+impl Line {
+    fn new(tally: &Arc<Tally>) -> Self {
+        tally.made.fetch_add(1, Ordering::Relaxed);
+        Self { tally: Arc::clone(tally), closed: AtomicUsize::new(0) }
+    }
+}
+
+impl Connection for Line {
+    type Info = u64;
+
+    fn close(&self, _reason: Departure) {
+        assert_eq!(self.closed.fetch_add(1, Ordering::SeqCst), 0, "closed twice");
+        self.tally.closed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.tally.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn addr(key: u64) -> SocketAddr {
+    SocketAddr::from(([10, 1, (key / 16) as u8, (key / 2) as u8], key as u16))
+}
+
+fn random(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state >> 8
+}
+
+#[derive(Default)]
+struct Sums {
+    joined: AtomicU64,
+    left: AtomicU64,
+    swept: AtomicU64,
+}
+
+fn hammer(pool: &Arc<Pool<u64, Line>>, tally: &Arc<Tally>, sums: &Sums, clock: &AtomicU64, seed: u64) {
+    let mut state = seed * 0x9E37_79B9_7F4A_7C15 + 1;
+    for _ in 0..ROUNDS {
+        let now = Tick::from_millis(clock.fetch_add(1, Ordering::Relaxed));
+        let key = random(&mut state) % KEYS;
+        let joined = |count: u64| {
+            sums.joined.fetch_add(count, Ordering::Relaxed);
+        };
+        let left = |count: u64| {
+            sums.left.fetch_add(count, Ordering::Relaxed);
+        };
+        match random(&mut state) % 10 {
+            0 => joined(
+                pool.insert(key, addr(key), Direction::Inbound, Line::new(tally), 0, now).is_ok().into(),
+            ),
+            1 | 2 => {
+                let deadline = now.after(Duration::from_millis(random(&mut state) % 40));
+                let Ok(permit) = pool.admit(addr(key), Direction::Outbound, Slot::Ordinary, deadline) else {
+                    continue;
+                };
+                let Ok(claim) = permit.claim(key) else { continue };
+                let Ok(claim) = claim.rekey(random(&mut state) % KEYS) else { continue };
+                joined(claim.go_live(Line::new(tally), 0, now).is_ok().into());
+            }
+            3 => left(pool.remove(&key, Departure::Requested).is_some().into()),
+            4 => {
+                let Some(peer) = pool.get(&key) else { continue };
+                left(pool.depart(&key, peer.id(), Departure::Lost).is_some().into());
+                left(pool.depart(&key, peer.id(), Departure::Lost).is_some().into());
+            }
+            5 => {
+                let (Some(peer), Ok(permit)) = (
+                    pool.get(&key),
+                    pool.admit(
+                        addr(key + 1),
+                        Direction::Inbound,
+                        Slot::Ordinary,
+                        now.after(Duration::from_secs(1)),
+                    ),
+                ) else {
+                    continue;
+                };
+                let replaced = permit.replace(&key, peer.id(), Line::new(tally), 1, now);
+                joined(replaced.is_ok().into());
+                left(replaced.is_ok().into());
+            }
+            6 => {
+                let swept = pool.sweep_cell(random(&mut state) as usize, now);
+                sums.swept.fetch_add(swept.departed.len() as u64, Ordering::Relaxed);
+            }
+            7 => {
+                for peer in pool.by_ip(addr(key).ip()) {
+                    let _ = (peer.seen(now), peer.penalize(Cause::ALL[(key % 13) as usize], now));
+                    peer.update_info(|info| info + 1);
+                }
+            }
+            8 => assert!(pool.roster().iter().count() <= KEYS as usize),
+            _ => drop((pool.seen(&key, now), pool.reward(&key, now))),
+        }
+    }
+}
+
+#[test]
+fn several_threads_hammer_it_and_everything_adds_up() {
+    let mut config = PoolConfig::test();
+    config.liveness.stale_after = Duration::from_millis(300);
+    config.limits = Limits {
+        max_inbound: 40,
+        max_outbound: 20,
+        max_per_ip: 3,
+        max_per_subnet: 12,
+        floor: 0,
+        ..config.limits
+    };
+    let pool = Pool::new(config);
+    let (tally, sums, clock, over) =
+        (Arc::new(Tally::default()), Sums::default(), AtomicU64::new(1), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (1..=THREADS)
+            .map(|seed| {
+                scope.spawn({
+                    let (pool, tally, sums, clock) = (&pool, &tally, &sums, &clock);
+                    move || hammer(pool, tally, sums, clock, seed)
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let counts = pool.admission();
+                assert!(counts.live_inbound + counts.pending_inbound <= 40, "{counts:?}");
+                assert!(counts.live_outbound + counts.pending_outbound <= 20, "{counts:?}");
+                assert!((0..KEYS).all(|key| pool.by_ip(addr(key).ip()).len() <= 3));
+            }
+        });
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let read = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+    let live = read(&sums.joined) - read(&sums.left) - read(&sums.swept);
+    let counts = pool.admission();
+    assert_eq!((u64::from(counts.live()), counts.pending()), (live, 0));
+    assert_eq!((pool.roster().iter().count() as u64, pool.keys().len() as u64), (live, live));
+    assert_eq!(pool.stats(Tick::MAX).departed.total(), read(&tally.closed));
+    assert_eq!(read(&tally.closed), read(&sums.left) + read(&sums.swept));
+    for key in pool.keys() {
+        assert!(pool.remove(&key, Departure::Shutdown).is_some());
+    }
+    assert!((0..=KEYS).all(|key| pool.count_by_ip(addr(key).ip()) == 0));
+    drop(pool.roster());
+    assert_eq!((pool.len(), read(&tally.closed)), (0, read(&sums.joined)));
+    drop(pool);
+    assert_eq!(read(&tally.made), read(&tally.dropped), "a connection leaked");
+}

@@ -1,1 +1,49 @@
-//! The node.
+//! Many links, one pool: a node accepts, dials, broadcasts, relays, asks, keeps alive, reconnects and discovers.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use peerpool::node::{Message, Node};
+//!
+//! let node = Node::builder().listen("127.0.0.1:0".parse()?).start().await?;
+//! node.connect("127.0.0.1:9000".parse()?).await?;
+//! node.broadcast(&Message::new(1, "hello, everybody"))?;
+//! # Ok(()) }
+//! ```
+
+mod accept;
+mod ask;
+mod builder;
+mod config;
+mod dial;
+mod duel;
+mod error;
+mod events;
+mod handle;
+mod handler;
+mod handshake;
+mod host;
+mod info;
+mod instances;
+mod join;
+mod maintain;
+mod relay;
+mod shared;
+mod stats;
+mod verbs;
+mod voice;
+
+pub use ask::AskAny;
+pub use builder::NodeBuilder;
+pub use config::{ConfigError, HotConfig, NodeConfig};
+pub use error::{AskError, ConnectError, SendToError, StartError};
+pub use events::{NodeEvent, Subscription, Update};
+pub use handle::{Leftovers, Node, NodeRef, WeakNode};
+pub use handler::{Context, Handler, Verdict};
+pub use info::{Conn, Peer, PeerInfo, Pool};
+pub use relay::{Digest, Fresh, RelayConfig};
+pub use stats::{LaneStats, MemoryStats, NodeStats};
+pub use verbs::BroadcastReceipt;
+pub use voice::StateRefused;
+
+pub use crate::link::log::{LagPolicy, Receipt};
+pub use crate::link::{Event, Handled, Message, Request, RequestError, Responder, Response, SendError};

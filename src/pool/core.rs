@@ -17,7 +17,7 @@ use super::peer::Shared;
 use super::roster::Cell;
 use super::stats::Counters;
 use super::ticket::Ticket;
-use super::watch::ClaimCell;
+use super::watch::{ClaimCell, ClaimWatch};
 use super::{
     AdmissionCounts, Cause, CellView, Connection, HealthPolicy, Limits, LivenessPolicy, Peer, PeerKey,
     PenaltyOutcome, PoolConfig, Roster, SeenOutcome,
@@ -111,6 +111,14 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     /// Whether a live peer has this key. Cost: one shard's read lock.
     pub fn contains(&self, key: &K) -> bool {
         self.with(key, |_| ()).is_some()
+    }
+
+    /// A watch on the claim that holds this key; `None` if the key is free or live. Cost: one shard's read lock.
+    pub fn watch(&self, key: &K) -> Option<ClaimWatch<K>> {
+        self.slots.read(key, |entry| match entry {
+            Entry::Claimed(cell) => Some(ClaimWatch::new(cell)),
+            Entry::Live(_) => None,
+        })?
     }
 
     /// The live peers of an IP address. Cost: one lock of one shard, O(1) in the number of all peers.

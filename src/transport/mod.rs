@@ -28,9 +28,26 @@ pub use tcp::{AcceptFault, KeepAlive, Tcp, TcpConfig};
 /// A connected pair of byte pipes, one each way; whatever reads and writes is one.
 ///
 /// Cancel safety: a poll that returned `Pending` took and gave nothing.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// The address of our end, canonical; `None` where there is no such thing.
+    fn local_addr(&self) -> Option<SocketAddr> {
+        None
+    }
+}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
+impl Stream for tokio::net::TcpStream {
+    fn local_addr(&self) -> Option<SocketAddr> {
+        tokio::net::TcpStream::local_addr(self).ok().map(crate::base::canonical)
+    }
+}
+
+impl Stream for tokio::io::DuplexStream {}
+
+impl Stream for BoxStream {
+    fn local_addr(&self) -> Option<SocketAddr> {
+        (**self).local_addr()
+    }
+}
 
 /// A stream of whatever transport. Vectored writes pass through the box.
 pub type BoxStream = Box<dyn Stream>;

@@ -149,3 +149,9 @@ impl Timer {
         sleep.as_mut().poll(cx)
     }
 }
+
+impl super::super::Stream for MemoryStream {
+    fn local_addr(&self) -> Option<SocketAddr> {
+        Some(if self.outward == 0 { self.conn.dialler } else { self.conn.acceptor })
+    }
+}

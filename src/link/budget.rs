@@ -1,0 +1,133 @@
+//! The memory ceiling: one number that everything a peer can make us hold is counted against.
+
+use std::sync::Arc;
+
+use crate::base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Bytes that may be held for peers at one time: inboxes, lanes, reassembly, chunk remainders.
+///
+/// Invariant 22 and 41. Statement: the sum of all live [`Reservation`]s never exceeds the limit that was in force when
+/// the last of them was granted. Enforced by: reserving is one compare-exchange loop on the sum, before the bytes are
+/// held. Breaks if: something holds peer-given bytes without a reservation.
+#[derive(Debug)]
+pub struct Budget {
+    limit: AtomicUsize,
+    used: AtomicUsize,
+    refused: AtomicU64,
+}
+
+impl Budget {
+    /// A budget of `limit` bytes.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit: AtomicUsize::new(limit),
+            used: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    /// Bytes that are reserved now.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// The ceiling in bytes.
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// How often a reservation was refused: a rising number means the ceiling is too low for this many peers.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Changes the ceiling. What is reserved stays; nothing more is granted until it is under the new one.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Reserves `bytes`, or nothing.
+    pub fn reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
+        let mut reservation = Reservation { budget: Arc::clone(self), bytes: 0 };
+        reservation.resize(bytes).then_some(reservation)
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        // Relaxed: the sum guards no other data; it is only a count.
+        let taken = self.used.try_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(bytes).filter(|sum| *sum <= self.limit.load(Ordering::Relaxed))
+        });
+        if taken.is_err() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        taken.is_ok()
+    }
+}
+
+/// Bytes held against a [`Budget`]; dropping it gives them back.
+#[derive(Debug)]
+pub struct Reservation {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Reservation {
+    /// An empty reservation, to grow later.
+    pub fn empty(budget: &Arc<Budget>) -> Self {
+        Self { budget: Arc::clone(budget), bytes: 0 }
+    }
+
+    /// The bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Grows or shrinks to `bytes`. `false`, and nothing changed, where the ceiling does not allow the growth.
+    pub fn resize(&mut self, bytes: usize) -> bool {
+        if bytes > self.bytes {
+            if !self.budget.take(bytes - self.bytes) {
+                return false;
+            }
+        } else {
+            self.budget.used.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        }
+        self.bytes = bytes;
+        true
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ceiling_holds_and_everything_comes_back() {
+        let budget = Budget::new(100);
+        let mut first = budget.reserve(60).unwrap();
+        assert!(budget.reserve(41).is_none());
+        assert_eq!(budget.refused(), 1);
+        assert!(!first.resize(101));
+        assert_eq!(first.bytes(), 60);
+        assert!(first.resize(100));
+        assert!(first.resize(1));
+        assert_eq!(budget.used(), 1);
+        drop(first);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_lower_ceiling_keeps_what_is_held_and_grants_nothing_more() {
+        let budget = Budget::new(100);
+        let held = budget.reserve(80).unwrap();
+        budget.set_limit(50);
+        assert!(budget.reserve(1).is_none());
+        drop(held);
+        assert!(budget.reserve(50).is_some());
+    }
+}

@@ -1,0 +1,87 @@
+//! Why a link ended.
+
+use std::io;
+
+use crate::base::Lane;
+use crate::pool::Departure;
+use crate::wire::{Goodbye, GoodbyeReason, WireError};
+
+use super::inbox::Panicked;
+
+/// Why a link ended. The first cause is the one that is told.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum End {
+    /// We closed it.
+    #[error("closed by us: {}", .0.name())]
+    Closed(Departure),
+    /// The peer said goodbye.
+    #[error("the peer said goodbye: {:?}", .0.reason)]
+    Goodbye(Goodbye),
+    /// The peer closed the connection without a word.
+    #[error("the peer closed the connection")]
+    Eof,
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Io(io::Error),
+    /// The peer broke the protocol.
+    #[error("the peer broke the protocol: {0}")]
+    Wire(#[from] WireError),
+    /// The peer used the id of a request that is still being handled.
+    #[error("the peer used request id {0} twice at the same time")]
+    RequestTwice(u32),
+    /// The peer asks faster than it reads the answers.
+    #[error("the peer floods us with control messages")]
+    Flood,
+    /// The peer was too slow for a lane whose lag policy is to disconnect.
+    #[error("the peer is too slow for our broadcasts on the {0:?} lane")]
+    TooSlow(Lane),
+    /// The memory ceiling has no room for what this peer sends.
+    #[error("no memory under the ceiling for what the peer sends")]
+    Ceiling,
+    /// A handler panicked on a message of this peer.
+    #[error("a handler panicked")]
+    HandlerPanic,
+    /// The sweep took the peer away.
+    #[error("the peer had left the pool")]
+    Reaped,
+}
+
+impl End {
+    /// What the pool is told.
+    pub fn departure(&self) -> Departure {
+        match self {
+            Self::Closed(reason) => *reason,
+            Self::Goodbye(goodbye) => match goodbye.reason {
+                GoodbyeReason::Duplicate => Departure::Collision,
+                GoodbyeReason::Replaced => Departure::Replaced,
+                _ => Departure::Closed,
+            },
+            Self::Eof => Departure::Closed,
+            Self::Io(_) => Departure::Lost,
+            Self::Wire(_) | Self::RequestTwice(_) | Self::Flood => Departure::Protocol,
+            Self::TooSlow(_) | Self::Ceiling => Departure::Overloaded,
+            Self::HandlerPanic => Departure::Requested,
+            Self::Reaped => Departure::Stale,
+        }
+    }
+
+    /// What the peer is told, where it still listens.
+    pub(super) fn goodbye(&self) -> Option<Goodbye> {
+        let reason = match self {
+            Self::Closed(_) | Self::Goodbye(_) | Self::Eof | Self::Io(_) => return None,
+            Self::Wire(_) | Self::RequestTwice(_) | Self::Flood => GoodbyeReason::Protocol,
+            Self::TooSlow(_) => GoodbyeReason::TooSlow,
+            Self::Ceiling => GoodbyeReason::Overloaded,
+            Self::HandlerPanic => GoodbyeReason::Closed,
+            Self::Reaped => GoodbyeReason::Stale,
+        };
+        Some(Goodbye::new(reason))
+    }
+}
+
+impl From<Panicked> for End {
+    fn from(_: Panicked) -> Self {
+        Self::HandlerPanic
+    }
+}

@@ -1,0 +1,265 @@
+//! Received messages on their way through the handler: events one at a time in arrival order, requests beside them.
+//!
+//! Invariant 38. Statement: the reader never stops for a handler while the inbox has room. Enforced by: a message that
+//! finds the handler busy is queued here, and only a full queue makes [`Inbox::is_full`] true, which alone pauses
+//! reading. Breaks if: the reader awaits a handler's future.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use bytes::Bytes;
+
+use crate::base::Lane;
+use crate::base::sync::TaskWaker;
+use crate::base::sync::atomic::{AtomicBool, Ordering};
+use crate::wire::Payload;
+
+use super::budget::{Budget, Reservation};
+use super::config::LinkConfig;
+use super::host::Host;
+use super::message::{Event, Handled, Request};
+use super::request::Responder;
+use super::shared::Link;
+
+/// A handler panicked.
+#[derive(Debug)]
+pub(super) struct Panicked;
+
+type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+struct Queued {
+    lane: Lane,
+    kind: u16,
+    payload: Bytes,
+}
+
+/// The bounded inbox of one link, and the handlers that are at work on it.
+pub(super) struct Inbox {
+    events: VecDeque<Queued>,
+    requests: VecDeque<(u32, Queued)>,
+    bytes: usize,
+    held: Reservation,
+    event: Option<Rest>,
+    answers: Vec<(u32, Rest)>,
+    alarm: Option<Arc<Alarm>>,
+}
+
+/// Tells a wake-up of a handler's future from one of the socket, so that idle futures are not polled for every frame.
+#[derive(Default)]
+struct Alarm {
+    rung: AtomicBool,
+    task: TaskWaker,
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // Release: what the waker did is seen by the poll. Pairs with the Acquire swap in `Inbox::poll`.
+        self.rung.store(true, Ordering::Release);
+        self.task.wake();
+    }
+}
+
+impl Inbox {
+    pub(super) fn new(budget: &Arc<Budget>) -> Self {
+        Self {
+            events: VecDeque::new(),
+            requests: VecDeque::new(),
+            bytes: 0,
+            held: Reservation::empty(budget),
+            event: None,
+            answers: Vec::new(),
+            alarm: None,
+        }
+    }
+
+    /// Hands an event over at once if nothing is before it, and queues it otherwise.
+    pub(super) fn event<H: Host>(
+        &mut self,
+        host: &H,
+        lane: Lane,
+        kind: u16,
+        payload: Payload<'_>,
+    ) -> Result<(), Panicked> {
+        if self.event.is_some() || !self.events.is_empty() {
+            let payload = self.keep(payload);
+            self.events.push_back(Queued { lane, kind, payload });
+            return Ok(());
+        }
+        self.start_event(host, Event { lane, kind, payload })
+    }
+
+    fn start_event<H: Host>(&mut self, host: &H, event: Event<'_>) -> Result<(), Panicked> {
+        match guarded(|| host.event(event))? {
+            Handled::Done => {}
+            Handled::Later(rest) => {
+                self.event = Some(rest);
+                self.ring();
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a request over at once if fewer than the bound are being handled, and queues it otherwise.
+    pub(super) fn request<H: Host>(
+        &mut self,
+        host: &H,
+        link: &Arc<Link>,
+        id: u32,
+        (lane, kind, payload): (Lane, u16, Payload<'_>),
+    ) -> Result<(), Panicked> {
+        if !self.requests.is_empty() || self.answering(link) >= link.common.config.requests {
+            let payload = self.keep(payload);
+            self.requests.push_back((id, Queued { lane, kind, payload }));
+            return Ok(());
+        }
+        self.start_request(host, link, id, Request { lane, kind, payload })
+    }
+
+    fn start_request<H: Host>(
+        &mut self,
+        host: &H,
+        link: &Arc<Link>,
+        id: u32,
+        request: Request<'_>,
+    ) -> Result<(), Panicked> {
+        link.begin_answer(id);
+        let responder = Responder::new(Arc::clone(link), id, request.lane);
+        match guarded(|| host.request(request, responder))? {
+            Handled::Done => {}
+            Handled::Later(rest) => {
+                self.answers.push((id, rest));
+                self.ring();
+            }
+        }
+        Ok(())
+    }
+
+    /// Handlers at work on requests: unanswered ones, and those that go on after they answered.
+    fn answering(&self, link: &Link) -> usize {
+        link.answers_open().max(self.answers.len())
+    }
+
+    /// Whether this request waits or is being handled.
+    pub(super) fn knows(&self, link: &Link, request: u32) -> bool {
+        link.is_answering(request) || self.requests.iter().any(|(id, _)| *id == request)
+    }
+
+    /// The peer no longer wants this answer.
+    pub(super) fn cancel(&mut self, link: &Link, request: u32) {
+        if let Some(at) = self.requests.iter().position(|(id, _)| *id == request)
+            && let Some((_, queued)) = self.requests.remove(at)
+        {
+            self.give_back(queued.payload.len());
+        }
+        link.end_answer(request);
+        self.answers.retain(|(id, _)| *id != request);
+    }
+
+    /// Polls the handlers that asked for it and starts what can start. `true` if anything moved.
+    pub(super) fn poll<H: Host>(
+        &mut self,
+        host: &H,
+        link: &Arc<Link>,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Panicked> {
+        let mut moved = self.poll_handlers(cx)?;
+        while self.event.is_none()
+            && let Some(Queued { lane, kind, payload }) = self.events.pop_front()
+        {
+            self.give_back(payload.len());
+            self.start_event(host, Event { lane, kind, payload: Payload::Owned(payload) })?;
+            moved = true;
+        }
+        while self.answering(link) < link.common.config.requests
+            && let Some((id, Queued { lane, kind, payload })) = self.requests.pop_front()
+        {
+            self.give_back(payload.len());
+            self.start_request(host, link, id, Request { lane, kind, payload: Payload::Owned(payload) })?;
+            moved = true;
+        }
+        if moved {
+            // What has just started wants its first poll.
+            moved |= self.poll_handlers(cx)?;
+        }
+        Ok(moved)
+    }
+
+    fn poll_handlers(&mut self, cx: &mut Context<'_>) -> Result<bool, Panicked> {
+        let Some(alarm) = &self.alarm else { return Ok(false) };
+        alarm.task.register(cx.waker());
+        // Acquire: pairs with the Release store of `Alarm::wake_by_ref`.
+        if !alarm.rung.swap(false, Ordering::Acquire) {
+            return Ok(false);
+        }
+        let waker = Waker::from(Arc::clone(alarm));
+        let mut inner = Context::from_waker(&waker);
+        let mut moved = false;
+        if let Some(rest) = &mut self.event
+            && guarded(|| rest.as_mut().poll(&mut inner))?.is_ready()
+        {
+            self.event = None;
+            moved = true;
+        }
+        let before = self.answers.len();
+        let mut at = 0;
+        while let Some((_, rest)) = self.answers.get_mut(at) {
+            match guarded(|| rest.as_mut().poll(&mut inner))? {
+                Poll::Ready(()) => drop(self.answers.swap_remove(at)),
+                Poll::Pending => at += 1,
+            }
+        }
+        moved |= self.answers.len() != before;
+        if self.event.is_none() && self.answers.is_empty() {
+            self.alarm = None;
+        }
+        Ok(moved)
+    }
+
+    fn ring(&mut self) {
+        self.alarm.get_or_insert_default().rung.store(true, Ordering::Release);
+    }
+
+    /// Whether reading must pause.
+    pub(super) fn is_full(&self, config: &LinkConfig) -> bool {
+        self.events.len() + self.requests.len() >= config.inbox_messages
+            || self.bytes >= config.inbox_bytes
+            || self.bytes > self.held.bytes()
+    }
+
+    /// Whether there is room enough again to go on reading: half of the bounds, so that it does not stop at once.
+    pub(super) fn has_room(&self, config: &LinkConfig) -> bool {
+        self.events.len() + self.requests.len() <= config.inbox_messages / 2
+            && self.bytes <= config.inbox_bytes / 2
+    }
+
+    /// A message that waits is copied out of the read buffer. Where the ceiling does not cover it, it is kept all the same
+    /// (it is here already, at most one) and the inbox counts as full.
+    fn keep(&mut self, payload: Payload<'_>) -> Bytes {
+        self.bytes += payload.len();
+        self.held.resize(self.bytes);
+        payload.into_bytes()
+    }
+
+    fn give_back(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.held.resize(self.bytes);
+        if self.events.is_empty() && self.requests.is_empty() {
+            self.events = VecDeque::new();
+            self.requests = VecDeque::new();
+        }
+    }
+}
+
+/// Runs code that is not ours.
+fn guarded<R>(run: impl FnOnce() -> R) -> Result<R, Panicked> {
+    // The link ends after a panic: nothing that was left in between is used again.
+    catch_unwind(AssertUnwindSafe(run)).map_err(|_| Panicked)
+}

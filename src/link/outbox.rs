@@ -1,0 +1,123 @@
+//! What waits to be sent to one peer alone: a bounded queue a lane.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::base::Lane;
+use crate::wire::{EncodeError, Head};
+
+use super::budget::{Budget, Reservation};
+use super::config::LinkConfig;
+
+/// One message that waits to be sent.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) head: Head,
+    pub(super) payload: Bytes,
+}
+
+/// The queues of a link, one for each lane of the application.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    lanes: [VecDeque<Outgoing>; 3],
+    bytes: [usize; 3],
+    held: Reservation,
+    closed: bool,
+}
+
+/// Why a message was not queued.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Rejected {
+    Full,
+    Closed,
+    Refused(EncodeError),
+}
+
+impl Outbox {
+    pub(super) fn new(budget: &Arc<Budget>) -> Self {
+        Self { lanes: Default::default(), bytes: [0; 3], held: Reservation::empty(budget), closed: false }
+    }
+
+    /// Queues a message. Answers without a payload (`unbounded`) always fit: there are never more of them than requests
+    /// being handled.
+    pub(super) fn push(
+        &mut self,
+        lane: Lane,
+        outgoing: Outgoing,
+        config: &LinkConfig,
+        unbounded: bool,
+    ) -> Result<(), (Rejected, Outgoing)> {
+        if self.closed {
+            return Err((Rejected::Closed, outgoing));
+        }
+        let at = slot(lane);
+        let cost = outgoing.payload.len() + OVERHEAD;
+        let fits = self.lanes[at].len() < config.outbox_messages
+            && (self.bytes[at] == 0 || self.bytes[at] + cost <= config.outbox_bytes);
+        if !unbounded && !(fits && self.held.resize(self.held.bytes() + cost)) {
+            return Err((Rejected::Full, outgoing));
+        }
+        if unbounded {
+            // Where the ceiling refuses, the head goes uncounted; giving back never gives more than is held.
+            self.held.resize(self.held.bytes() + cost);
+        }
+        self.bytes[at] += cost;
+        self.lanes[at].push_back(outgoing);
+        Ok(())
+    }
+
+    pub(super) fn pop(&mut self, lane: Lane) -> Option<Outgoing> {
+        let at = slot(lane);
+        let outgoing = self.lanes[at].pop_front()?;
+        self.give_back(at, &outgoing);
+        Some(outgoing)
+    }
+
+    /// Takes a request back that has not begun to be sent.
+    pub(super) fn retract(&mut self, lane: Lane, request: u32) -> Option<Outgoing> {
+        let at = slot(lane);
+        let place = self.lanes[at]
+            .iter()
+            .position(|out| matches!(out.head, Head::Request { id, .. } if id == request))?;
+        let outgoing = self.lanes[at].remove(place)?;
+        self.give_back(at, &outgoing);
+        Some(outgoing)
+    }
+
+    pub(super) fn is_empty(&self, lane: Lane) -> bool {
+        self.lanes[slot(lane)].is_empty()
+    }
+
+    /// Messages and bytes that wait, over all lanes.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        (self.lanes.iter().map(VecDeque::len).sum(), self.bytes.iter().sum())
+    }
+
+    /// Refuses everything from now on and hands out what waited, to be dropped outside the lock.
+    pub(super) fn close(&mut self) -> [VecDeque<Outgoing>; 3] {
+        self.closed = true;
+        self.bytes = [0; 3];
+        self.held.resize(0);
+        std::mem::take(&mut self.lanes)
+    }
+
+    fn give_back(&mut self, at: usize, outgoing: &Outgoing) {
+        let cost = outgoing.payload.len() + OVERHEAD;
+        self.bytes[at] = self.bytes[at].saturating_sub(cost);
+        let rest: usize = self.bytes.iter().sum();
+        self.held.resize(rest.min(self.held.bytes()));
+        if self.lanes[at].is_empty() {
+            // An idle link holds no buffers.
+            self.lanes[at] = VecDeque::new();
+        }
+    }
+}
+
+fn slot(lane: Lane) -> usize {
+    lane.index().saturating_sub(1)
+}
+
+/// What a queued message costs beside its payload.
+const OVERHEAD: usize = std::mem::size_of::<Outgoing>();

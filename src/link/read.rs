@@ -1,0 +1,267 @@
+//! The reading side: bytes into messages, without a buffer of its own while nothing comes.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tokio::io::ReadBuf;
+
+use crate::base::Lane;
+use crate::transport::Stream;
+use crate::wire::{Control, Decoder, Dialect, Head, Step};
+
+use super::budget::Reservation;
+use super::end::End;
+use super::host::Host;
+use super::inbox::Inbox;
+use super::shared::{Common, Link};
+use super::write::Writer;
+
+/// Reads, decodes, and hands over.
+///
+/// Invariant 18. Statement: no byte is lost whenever a poll ends. Enforced by: what was read and not yet decoded is put
+/// back into `rest` on every way out of [`Reader::poll`]. Breaks if: an early return skips it.
+pub(super) struct Reader<D: Dialect> {
+    decoder: D::Decoder,
+    /// Read, not yet decoded: less than a frame, or what was in hand when reading paused.
+    rest: Vec<u8>,
+    /// Covers `rest` and the decoder's reassembly.
+    held: Reservation,
+    paused: bool,
+    peers_told: Option<Instant>,
+    peers_asked: bool,
+}
+
+/// Whom decoded messages go to.
+pub(super) struct Sinks<'a, D: Dialect, H: Host> {
+    pub(super) host: &'a H,
+    pub(super) link: &'a Arc<Link>,
+    pub(super) inbox: &'a mut Inbox,
+    pub(super) writer: &'a mut Writer<D>,
+}
+
+impl<D: Dialect> Reader<D> {
+    pub(super) fn new(dialect: &D, common: &Common, rest: Vec<u8>) -> Self {
+        let mut held = Reservation::empty(&common.budget);
+        held.resize(rest.len());
+        Self { decoder: dialect.decoder(), rest, held, paused: false, peers_told: None, peers_asked: false }
+    }
+
+    /// Reads until nothing more is there, the inbox is full or the task has had its share; then `true` if it should be
+    /// polled again at once.
+    pub(super) fn poll<S: Stream, H: Host>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        sinks: &mut Sinks<'_, D, H>,
+    ) -> Result<bool, End> {
+        if self.paused {
+            if !sinks.inbox.has_room(&sinks.link.common.config) {
+                return Ok(false);
+            }
+            self.paused = false;
+            sinks.host.paused(false);
+        }
+        let mut buffer = Borrowed::take();
+        let filled = buffer.load(&mut self.rest);
+        let (result, left) = self.fill(stream, cx, sinks, &mut buffer.bytes, filled);
+        self.rest = buffer.bytes[..left].to_vec();
+        self.account(sinks.link)?;
+        result
+    }
+
+    /// Returns what came of it, and how many bytes at the buffer's front are not decoded.
+    fn fill<S: Stream, H: Host>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        sinks: &mut Sinks<'_, D, H>,
+        buffer: &mut [u8],
+        mut filled: usize,
+    ) -> (Result<bool, End>, usize) {
+        for _ in 0..READS {
+            let (used, outcome) = self.decode(&buffer[..filled], sinks);
+            buffer.copy_within(used..filled, 0);
+            filled -= used;
+            if let Err(end) = outcome {
+                return (Err(end), filled);
+            }
+            if self.paused {
+                return (Ok(false), filled);
+            }
+            let mut into = ReadBuf::new(&mut buffer[filled..]);
+            match Pin::new(&mut *stream).poll_read(cx, &mut into) {
+                Poll::Pending => return (Ok(false), filled),
+                Poll::Ready(Err(error)) => return (Err(End::Io(error)), filled),
+                Poll::Ready(Ok(())) => {
+                    let count = into.filled().len();
+                    if count == 0 {
+                        return (Err(End::Eof), filled);
+                    }
+                    sinks.host.traffic(count, 0);
+                    filled += count;
+                }
+            }
+        }
+        let (used, outcome) = self.decode(&buffer[..filled], sinks);
+        buffer.copy_within(used..filled, 0);
+        (outcome.map(|()| !self.paused), filled - used)
+    }
+
+    /// Decodes what is there; how much was used, and why it stopped if not for lack of bytes.
+    fn decode<H: Host>(&mut self, bytes: &[u8], sinks: &mut Sinks<'_, D, H>) -> (usize, Result<(), End>) {
+        let mut at = 0;
+        let mut frames = 0usize;
+        let outcome = loop {
+            let step = match self.decoder.step(&bytes[at..]) {
+                Ok(step) => step,
+                Err(error) => break Err(End::Wire(error)),
+            };
+            at += step.used();
+            let taken = match step {
+                Step::NeedMore => break Ok(()),
+                Step::Part { .. } => continue,
+                Step::Chunk { .. } => Ok(()),
+                Step::Control { control, .. } => self.control(control, sinks),
+                Step::Message { lane, head, payload, .. } => take(lane, head, payload, sinks),
+            };
+            frames += 1;
+            if let Err(end) = taken {
+                break Err(end);
+            }
+            if sinks.inbox.is_full(&sinks.link.common.config) {
+                self.paused = true;
+                break Ok(());
+            }
+        };
+        if frames > 0 && !sinks.host.seen(sinks.host.now()) {
+            return (at, Err(End::Reaped));
+        }
+        if self.paused {
+            sinks.host.paused(true);
+        }
+        (at, outcome)
+    }
+
+    fn control<H: Host>(&mut self, control: Control, sinks: &mut Sinks<'_, D, H>) -> Result<(), End> {
+        let tokens = sinks.link.common.abilities.ping_tokens;
+        match control {
+            Control::Ping { token } => sinks.writer.control(&Control::Pong { token })?,
+            Control::Pong { token } => {
+                if let Some(rtt) = sinks.link.pong(token, tokens) {
+                    sinks.host.rtt(rtt);
+                }
+            }
+            Control::Goodbye(goodbye) => {
+                sinks.host.goodbye(goodbye);
+                return Err(End::Goodbye(goodbye));
+            }
+            // The decoder has dropped the message.
+            Control::Abort { .. } => {}
+            Control::GetPeers { max } => {
+                let interval = sinks.link.common.config.peers_interval;
+                if self.peers_told.is_none_or(|told| told.elapsed() >= interval) {
+                    self.peers_told = Some(Instant::now());
+                    let most = usize::from(max).min(sinks.link.common.limits.peers);
+                    let mut peers = sinks.host.peers_asked(most);
+                    peers.truncate(most);
+                    sinks.writer.control(&Control::Peers(peers))?;
+                }
+            }
+            // Nobody is told what was not asked for: an unasked list is a flood's beginning.
+            Control::Peers(peers) => {
+                if std::mem::take(&mut self.peers_asked) {
+                    sinks.host.peers_told(peers);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on one list of addresses is welcome.
+    pub(super) fn expect_peers(&mut self) {
+        self.peers_asked = true;
+    }
+
+    fn account(&mut self, link: &Link) -> Result<(), End> {
+        let held = self.rest.len() + self.decoder.buffered();
+        if self.held.resize(held) || self.held.bytes() >= held {
+            return Ok(());
+        }
+        // A frame's rest and the bytes of a pause are small and always fit the next one's place; what does not is a
+        // message that the node has no memory to put together.
+        if held <= link.common.limits.window { Ok(()) } else { Err(End::Ceiling) }
+    }
+}
+
+fn take<D: Dialect, H: Host>(
+    lane: Lane,
+    head: Head,
+    payload: crate::wire::Payload<'_>,
+    sinks: &mut Sinks<'_, D, H>,
+) -> Result<(), End> {
+    match head {
+        Head::Event { kind } => Ok(sinks.inbox.event(sinks.host, lane, kind, payload)?),
+        Head::Request { id, kind } => {
+            if sinks.inbox.knows(sinks.link, id) {
+                return Err(End::RequestTwice(id));
+            }
+            Ok(sinks.inbox.request(sinks.host, sinks.link, id, (lane, kind, payload))?)
+        }
+        Head::Response { id, status } => {
+            // A late or foreign one reaches nobody.
+            sinks.link.answered(id, status, payload.into_bytes());
+            Ok(())
+        }
+        Head::Cancel { id } => {
+            sinks.inbox.cancel(sinks.link, id);
+            Ok(())
+        }
+    }
+}
+
+/// The thread's read buffer, borrowed for one poll. A nested borrow gets a buffer of its own.
+struct Borrowed {
+    bytes: Vec<u8>,
+}
+
+impl Borrowed {
+    fn take() -> Self {
+        let mut bytes = BUFFER.take();
+        if bytes.is_empty() {
+            bytes = vec![0; READ_BUFFER];
+        }
+        Self { bytes }
+    }
+
+    /// Puts the bytes kept from last time in front, with room for a read behind them.
+    fn load(&mut self, rest: &mut Vec<u8>) -> usize {
+        let rest = std::mem::take(rest);
+        if rest.len() + READ_BUFFER / 2 > self.bytes.len() {
+            self.bytes.resize(rest.len() + READ_BUFFER / 2, 0);
+        }
+        self.bytes[..rest.len()].copy_from_slice(&rest);
+        rest.len()
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.truncate(READ_BUFFER);
+        // A thread that is ending has no place for it any more.
+        let _ = BUFFER.try_with(|slot| slot.set(bytes));
+    }
+}
+
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Fits half a batch of the sender; a larger one falls out of the second-level cache.
+const READ_BUFFER: usize = 128 * 1024;
+
+/// Reads in one poll before other tasks get their turn.
+const READS: usize = 4;

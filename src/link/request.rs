@@ -1,0 +1,158 @@
+//! Asking a peer, and answering one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::base::Lane;
+use crate::wire::{Head, Status};
+
+use super::message::{Message, RequestError, Response, SendError};
+use super::outbox::{Outgoing, Rejected};
+use super::shared::Link;
+
+impl Link {
+    /// Sends a request and waits for its answer, `within` at the longest.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind: a request that was not sent is taken back, one that was is cancelled at
+    /// the peer, and a late answer reaches nobody.
+    pub async fn request(&self, message: Message, within: Duration) -> Result<Response, RequestError> {
+        let Message { lane, kind, payload } = message;
+        let back = |payload| Message { lane, kind, payload };
+        let (id, answer) = match self.add_waiter() {
+            Ok(waiter) => waiter,
+            Err(Some(_)) => return Err(SendError::Closed(back(payload)).into()),
+            Err(None) => return Err(RequestError::TooMany(back(payload))),
+        };
+        let waiting = WaiterGuard { link: self, lane, id };
+        self.submit(Head::Request { id, kind }, back(payload))?;
+        let answer = await_answer(answer, within).await;
+        drop(waiting);
+        answer
+    }
+}
+
+async fn await_answer(
+    answer: oneshot::Receiver<Result<Response, super::shared::Declined>>,
+    within: Duration,
+) -> Result<Response, RequestError> {
+    match tokio::time::timeout(within, answer).await {
+        Err(_) => Err(RequestError::Timeout),
+        Ok(Err(_)) => Err(RequestError::Closed),
+        Ok(Ok(Ok(response))) => Ok(response),
+        Ok(Ok(Err(declined))) => {
+            Err(RequestError::Declined { status: declined.status, detail: declined.detail })
+        }
+    }
+}
+
+/// Removes its own waiter, whatever way the request ends; one that was answered is gone already.
+struct WaiterGuard<'a> {
+    link: &'a Link,
+    lane: Lane,
+    id: u32,
+}
+
+impl Drop for WaiterGuard<'_> {
+    fn drop(&mut self) {
+        self.link.give_up(self.lane, self.id);
+    }
+}
+
+/// The one chance to answer a request. Dropping it answers "no reply".
+#[derive(Debug)]
+#[must_use = "dropping a responder answers that there is no reply"]
+pub struct Responder {
+    link: Arc<Link>,
+    id: u32,
+    lane: Lane,
+    open: bool,
+}
+
+impl Responder {
+    pub(super) fn new(link: Arc<Link>, id: u32, lane: Lane) -> Self {
+        Self { link, id, lane, open: true }
+    }
+
+    /// Takes another lane for the answer than the request came on: bulk for a large one.
+    pub fn on(mut self, lane: Lane) -> Self {
+        self.lane = if lane == Lane::Control { Lane::Normal } else { lane };
+        self
+    }
+
+    /// Whether the peer still wants an answer: it has not cancelled, and the connection is open.
+    pub fn is_wanted(&self) -> bool {
+        self.link.is_open() && self.link.is_answering(self.id)
+    }
+
+    /// Answers. Never waits.
+    ///
+    /// # Errors
+    /// The answer comes back if the lane is full (the peer is told "busy" then) or nobody wants it any more.
+    pub fn answer(self, answer: impl Into<Bytes>) -> Result<(), AnswerError> {
+        self.finish(Status::Ok, answer.into())
+    }
+
+    /// Answers that there is no answer, and why.
+    ///
+    /// # Errors
+    /// As for [`Responder::answer`].
+    pub fn decline(self, status: Status, detail: impl Into<Bytes>) -> Result<(), AnswerError> {
+        self.finish(status, detail.into())
+    }
+
+    fn finish(mut self, status: Status, payload: Bytes) -> Result<(), AnswerError> {
+        self.open = false;
+        if !self.link.end_answer(self.id) {
+            return Err(AnswerError::Unwanted(payload));
+        }
+        let head = Head::Response { id: self.id, status };
+        let unbounded = payload.is_empty();
+        match self.link.queue(self.lane, Outgoing { head, payload }, unbounded) {
+            Ok(()) => Ok(()),
+            Err((Rejected::Closed, out)) => Err(AnswerError::Unwanted(out.payload)),
+            Err((Rejected::Full, out)) => {
+                self.say(Status::Busy);
+                Err(AnswerError::Full(out.payload))
+            }
+            Err((Rejected::Refused(_), out)) => {
+                self.say(Status::TooLarge);
+                Err(AnswerError::TooLarge(out.payload))
+            }
+        }
+    }
+
+    fn say(&self, status: Status) {
+        let head = Head::Response { id: self.id, status };
+        // A closed link has failed the request at the peer already.
+        let _ = self.link.queue(self.lane, Outgoing { head, payload: Bytes::new() }, true);
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        if self.open && self.link.end_answer(self.id) {
+            self.say(Status::NoReply);
+        }
+    }
+}
+
+/// Why an answer was not sent. It comes back.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// The peer reads too slowly: the lane is full. It was told that we are busy.
+    #[error("the peer's lane is full")]
+    Full(Bytes),
+    /// It exceeds the cap of its lane. The peer was told so.
+    #[error("the answer exceeds the cap of its lane")]
+    TooLarge(Bytes),
+    /// The request was cancelled, or the connection ended.
+    #[error("nobody waits for this answer")]
+    Unwanted(Bytes),
+}

@@ -1,0 +1,506 @@
+//! The part of a link that others hold: queues to send from, requests that await an answer, and the order to close.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::base::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use crate::base::sync::{Mutex, TaskWaker};
+use crate::base::{ConnId, Lane, Tick};
+use crate::pool::Departure;
+use crate::wire::{Abilities, EncodeError, Goodbye, Head, Status, WireLimits};
+
+use super::budget::Budget;
+use super::config::LinkConfig;
+use super::log::{CursorView, Resume};
+use super::message::{Message, Response, SendError};
+use super::outbox::{Outbox, Outgoing, Rejected};
+
+/// One connection as everybody but its own task sees it. The task that reads and writes is a
+/// [`LinkTask`](super::LinkTask); both end together.
+///
+/// Invariant 23. Statement: once [`Link::close`] was called nothing is queued any more, every waiting request fails at
+/// once, and the task ends within [`LinkConfig::linger`]. Enforced by: one state word that only moves forward; the outbox
+/// and the table of requests are closed under their own locks. Breaks if: a queue is filled without asking them.
+#[derive(Debug)]
+pub struct Link {
+    id: ConnId,
+    pub(super) common: Arc<Common>,
+    /// The authority on whether the link is open; the details are in `order`.
+    state: AtomicU8,
+    order: Mutex<Option<CloseOrder>>,
+    outbox: Mutex<Outbox>,
+    waiters: Mutex<Waiters>,
+    answering: Mutex<Answering>,
+    pings: Mutex<Pings>,
+    /// Wakes the task for everything that is not its socket, its log or its handlers.
+    pub(super) waker: TaskWaker,
+    /// Tick since which written bytes make no progress, plus one; zero while nothing waits to be written. A hint for the
+    /// maintenance, which closes links that stall.
+    stalled_since: AtomicU64,
+    views: [Arc<CursorView>; 3],
+    /// Where the cursors stood when the task ended, for a connection that takes this one's place.
+    pub(super) left_at: Mutex<LeftAt>,
+}
+
+/// What all links of one node and dialect share.
+#[derive(Debug)]
+pub struct Common {
+    /// Their bounds.
+    pub config: LinkConfig,
+    /// The memory ceiling they count against.
+    pub budget: Arc<Budget>,
+    /// The dialect's caps.
+    pub limits: WireLimits,
+    /// What the dialect can say.
+    pub abilities: Abilities,
+}
+
+impl Common {
+    /// Whether a message may go on this lane at all.
+    fn check(&self, lane: Lane, head: &Head, size: usize) -> Result<(), EncodeError> {
+        let cap = self.limits.message(lane);
+        if lane == Lane::Control {
+            Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() })
+        } else if size > cap {
+            Err(EncodeError::TooLarge { lane, size, cap })
+        } else if !self.abilities.requests && !matches!(head, Head::Event { .. }) {
+            Err(EncodeError::Unsupported { what: "request" })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// How a link is to end.
+#[derive(Clone, Debug)]
+pub(super) struct CloseOrder {
+    pub(super) reason: Departure,
+    pub(super) goodbye: Option<Goodbye>,
+    /// Send first what waits.
+    pub(super) drain: bool,
+    pub(super) within: Duration,
+}
+
+/// Where the three cursors of a link stood when it ended.
+pub type Positions = [Resume; 3];
+
+#[derive(Debug, Default)]
+pub(super) struct LeftAt {
+    pub(super) positions: Option<Positions>,
+    pub(super) heir: Option<oneshot::Sender<Positions>>,
+}
+
+#[derive(Debug)]
+struct Waiters {
+    next: u32,
+    table: HashMap<u32, oneshot::Sender<Result<Response, Declined>>, foldhash::fast::RandomState>,
+    closed: bool,
+}
+
+/// Why a peer did not answer.
+#[derive(Debug)]
+pub(super) struct Declined {
+    pub(super) status: Status,
+    pub(super) detail: Response,
+}
+
+/// Requests of the peer that are being handled and not answered yet.
+#[derive(Debug, Default)]
+struct Answering {
+    ids: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Pings {
+    /// The peer is to be asked for addresses.
+    peers_wanted: bool,
+    /// To be sent by the task.
+    due: Option<u64>,
+    /// Sent, not answered.
+    sent: Vec<(u64, Instant)>,
+    next: u64,
+    /// Wakes whoever awaits an answer to decide between two connections.
+    probes: Vec<(u64, oneshot::Sender<Duration>)>,
+}
+
+/// What a link counts of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Messages that wait to be sent to this peer alone.
+    pub messages: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Requests of ours that await an answer.
+    pub requests: usize,
+    /// Requests of the peer that are being handled.
+    pub answering: usize,
+}
+
+impl Link {
+    pub(super) fn new(id: ConnId, common: Arc<Common>, views: [Arc<CursorView>; 3]) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            outbox: Mutex::new(Outbox::new(&common.budget)),
+            common,
+            state: AtomicU8::new(OPEN),
+            order: Mutex::new(None),
+            waiters: Mutex::new(Waiters { next: 0, table: HashMap::default(), closed: false }),
+            answering: Mutex::default(),
+            pings: Mutex::default(),
+            waker: TaskWaker::new(),
+            stalled_since: AtomicU64::new(0),
+            views,
+            left_at: Mutex::default(),
+        })
+    }
+
+    /// The connection's number.
+    pub fn id(&self) -> ConnId {
+        self.id
+    }
+
+    /// Whether the link takes messages.
+    pub fn is_open(&self) -> bool {
+        self.state.load(Ordering::Acquire) == OPEN
+    }
+
+    /// Queues a message for this peer alone. Never waits; accepted is not delivered.
+    ///
+    /// # Errors
+    /// [`SendError::Full`], [`SendError::Closed`]; the message comes back.
+    ///
+    /// # Cost
+    /// One short lock of this link, no copy of the payload.
+    pub fn send(&self, message: Message) -> Result<(), SendError> {
+        let head = Head::Event { kind: message.kind };
+        self.submit(head, message)
+    }
+
+    /// Queues what a message carries under another head; the message comes back if it is not taken.
+    pub(super) fn submit(&self, head: Head, message: Message) -> Result<(), SendError> {
+        let Message { lane, kind, payload } = message;
+        self.queue(lane, Outgoing { head, payload }, false).map_err(|(why, out)| {
+            let message = Message { lane, kind, payload: out.payload };
+            match why {
+                Rejected::Full => SendError::Full(message),
+                Rejected::Closed => SendError::Closed(message),
+                Rejected::Refused(cause) => SendError::Refused { message, cause },
+            }
+        })
+    }
+
+    pub(super) fn queue(
+        &self,
+        lane: Lane,
+        outgoing: Outgoing,
+        unbounded: bool,
+    ) -> Result<(), (Rejected, Outgoing)> {
+        if let Err(cause) = self.common.check(lane, &outgoing.head, outgoing.payload.len()) {
+            return Err((Rejected::Refused(cause), outgoing));
+        }
+        self.outbox.lock().push(lane, outgoing, &self.common.config, unbounded)?;
+        self.waker.wake();
+        Ok(())
+    }
+
+    pub(super) fn next_outgoing(&self, lane: Lane) -> Option<Outgoing> {
+        self.outbox.lock().pop(lane)
+    }
+
+    pub(super) fn has_outgoing(&self, lane: Lane) -> bool {
+        !self.outbox.lock().is_empty(lane)
+    }
+
+    /// Begins to close, once: the first order stands. Says goodbye if told to, then ends within [`LinkConfig::linger`].
+    ///
+    /// Legal anywhere, a handler of this very link included.
+    pub fn close(&self, reason: Departure, goodbye: Option<Goodbye>) {
+        let within = self.common.config.linger;
+        self.begin_close(CloseOrder { reason, goodbye, drain: false, within });
+    }
+
+    /// Begins to close after what is queued and appended so far has been sent, within `within` at the latest.
+    pub fn drain(&self, reason: Departure, goodbye: Option<Goodbye>, within: Duration) {
+        self.begin_close(CloseOrder { reason, goodbye, drain: true, within });
+    }
+
+    fn begin_close(&self, order: CloseOrder) {
+        {
+            let mut slot = self.order.lock();
+            if slot.is_some() {
+                return;
+            }
+            *slot = Some(order.clone());
+            // Release: whoever sees the state sees the order. Pairs with the Acquire load in `is_open`.
+            self.state.store(CLOSING, Ordering::Release);
+        }
+        if !order.drain {
+            drop(self.outbox.lock().close());
+        }
+        self.fail_waiters();
+        self.waker.wake();
+    }
+
+    pub(super) fn close_order(&self) -> Option<CloseOrder> {
+        if self.is_open() {
+            return None;
+        }
+        self.order.lock().clone()
+    }
+
+    /// The task has ended: nothing more will be sent or received.
+    pub(super) fn ended(&self, reason: Departure, positions: Positions) {
+        self.begin_close(CloseOrder { reason, goodbye: None, drain: false, within: Duration::ZERO });
+        drop(self.outbox.lock().close());
+        let heir = {
+            let mut left = self.left_at.lock();
+            left.positions = Some(positions);
+            left.heir.take()
+        };
+        if let Some(heir) = heir {
+            // An heir that is gone needs nothing.
+            let _ = heir.send(positions);
+        }
+        drop(std::mem::take(&mut *self.pings.lock()));
+        self.stalled_since.store(0, Ordering::Relaxed);
+    }
+
+    fn fail_waiters(&self) {
+        let table = {
+            let mut waiters = self.waiters.lock();
+            waiters.closed = true;
+            std::mem::take(&mut waiters.table)
+        };
+        // Dropping the senders fails all waiters at once, outside the lock.
+        drop(table);
+    }
+
+    /// What waits in this link.
+    pub fn waiting(&self) -> Waiting {
+        let (messages, bytes) = self.outbox.lock().waiting();
+        let requests = self.waiters.lock().table.len();
+        let answering = self.answering.lock().ids.len();
+        Waiting { messages, bytes, requests, answering }
+    }
+
+    /// How the link stands towards the broadcasts of a lane; `None` for the control lane.
+    pub fn view(&self, lane: Lane) -> Option<&Arc<CursorView>> {
+        self.views.get(lane.index().checked_sub(1)?)
+    }
+
+    /// Where its cursors stood when the link ended, for the connection that takes its place; while it has not ended, a
+    /// promise of it.
+    pub(crate) fn positions(&self) -> Result<Positions, oneshot::Receiver<Positions>> {
+        let mut left = self.left_at.lock();
+        if let Some(positions) = left.positions {
+            return Ok(positions);
+        }
+        let (sender, receiver) = oneshot::channel();
+        left.heir = Some(sender);
+        Err(receiver)
+    }
+
+    /// What has surely been written, as far as the cursors have said.
+    pub(crate) fn written_positions(&self) -> Positions {
+        self.views.each_ref().map(|view| view.resume())
+    }
+
+    /// For how long written bytes have made no progress; zero while nothing waits to be written.
+    pub fn stalled(&self, now: Tick) -> Duration {
+        match self.stalled_since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => now.since(Tick::from_millis(since - 1)),
+        }
+    }
+
+    pub(super) fn write_progress(&self, waits_since: Option<Tick>) {
+        let word = waits_since.map_or(0, |tick| tick.as_millis() + 1);
+        self.stalled_since.store(word, Ordering::Relaxed);
+    }
+
+    pub(super) fn write_waits(&self, now: Tick) {
+        if self.stalled_since.load(Ordering::Relaxed) == 0 {
+            self.write_progress(Some(now));
+        }
+    }
+}
+
+/// Requests of ours.
+impl Link {
+    pub(super) fn add_waiter(
+        &self,
+    ) -> Result<(u32, oneshot::Receiver<Result<Response, Declined>>), Option<Rejected>> {
+        let mut waiters = self.waiters.lock();
+        if waiters.closed {
+            return Err(Some(Rejected::Closed));
+        }
+        if waiters.table.len() >= self.common.config.waiters {
+            return Err(None);
+        }
+        // The table is far smaller than the number space, so a free number is near.
+        let id = loop {
+            waiters.next = waiters.next.wrapping_add(1);
+            if !waiters.table.contains_key(&waiters.next) {
+                break waiters.next;
+            }
+        };
+        let (sender, receiver) = oneshot::channel();
+        waiters.table.insert(id, sender);
+        Ok((id, receiver))
+    }
+
+    /// An answer arrived. `false` if nobody waits for it: late, or never asked.
+    pub(super) fn answered(&self, id: u32, status: Status, payload: Response) -> bool {
+        let Some(waiter) = self.waiters.lock().table.remove(&id) else { return false };
+        let answer =
+            if status == Status::Ok { Ok(payload) } else { Err(Declined { status, detail: payload }) };
+        waiter.send(answer).is_ok()
+    }
+
+    /// Nobody waits for this answer any more: the request is taken back if it was not sent, or cancelled.
+    pub(super) fn give_up(&self, lane: Lane, id: u32) {
+        let waiter = self.waiters.lock().table.remove(&id);
+        if waiter.is_none() {
+            return;
+        }
+        let retracted = self.outbox.lock().retract(lane, id);
+        if retracted.is_none() {
+            let cancel = Outgoing { head: Head::Cancel { id }, payload: Response::new() };
+            // A closed link needs no cancel.
+            let _ = self.queue(lane, cancel, true);
+        }
+    }
+}
+
+/// Requests of the peer.
+impl Link {
+    /// Notes a request that is about to be handled; `false` if its id is being handled already.
+    pub(super) fn begin_answer(&self, id: u32) -> bool {
+        let mut answering = self.answering.lock();
+        if answering.ids.contains(&id) {
+            return false;
+        }
+        answering.ids.push(id);
+        true
+    }
+
+    /// `true` for exactly one of: the answer, the cancel.
+    pub(super) fn end_answer(&self, id: u32) -> bool {
+        let mut answering = self.answering.lock();
+        let Some(at) = answering.ids.iter().position(|open| *open == id) else { return false };
+        answering.ids.swap_remove(at);
+        if answering.ids.is_empty() {
+            answering.ids = Vec::new();
+        }
+        true
+    }
+
+    pub(super) fn is_answering(&self, id: u32) -> bool {
+        self.answering.lock().ids.contains(&id)
+    }
+
+    pub(super) fn answers_open(&self) -> usize {
+        self.answering.lock().ids.len()
+    }
+}
+
+/// Pings.
+impl Link {
+    /// Asks the task to send a ping. The answer sets the peer's round-trip time.
+    pub fn ping(&self) {
+        let mut pings = self.pings.lock();
+        if pings.due.is_none() {
+            pings.due = Some(pings.next);
+            pings.next += 1;
+        }
+        drop(pings);
+        self.waker.wake();
+    }
+
+    /// Sends a ping and waits for its answer; `None` if the link ends first.
+    ///
+    /// # Cancel safety
+    /// Dropping the future forgets the answer, nothing else.
+    pub async fn probe(&self) -> Option<Duration> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut pings = self.pings.lock();
+            if !self.is_open() {
+                return None;
+            }
+            let token = pings.due.unwrap_or(pings.next);
+            if pings.due.is_none() {
+                pings.due = Some(token);
+                pings.next += 1;
+            }
+            pings.probes.retain(|(_, waiting)| !waiting.is_closed());
+            pings.probes.push((token, sender));
+        }
+        self.waker.wake();
+        receiver.await.ok()
+    }
+
+    /// Asks the peer for addresses; what it says reaches [`Host::peers_told`](super::Host::peers_told).
+    pub fn ask_peers(&self) {
+        self.pings.lock().peers_wanted = true;
+        self.waker.wake();
+    }
+
+    pub(super) fn take_peers_wanted(&self) -> bool {
+        std::mem::take(&mut self.pings.lock().peers_wanted)
+    }
+
+    /// The token of the ping to send now, which counts as sent.
+    pub(super) fn take_ping(&self) -> Option<u64> {
+        let mut pings = self.pings.lock();
+        let token = pings.due.take()?;
+        if pings.sent.len() >= MAX_PINGS {
+            pings.sent.remove(0);
+        }
+        pings.sent.push((token, Instant::now()));
+        Some(token)
+    }
+
+    /// A pong arrived: the round-trip time, if it answers a ping of ours. Token zero answers the oldest where the
+    /// dialect's pings have no tokens.
+    pub(super) fn pong(&self, token: u64, tokens: bool) -> Option<Duration> {
+        let (rtt, waiting) = {
+            let mut pings = self.pings.lock();
+            let at = if tokens {
+                pings.sent.iter().position(|(sent, _)| *sent == token)?
+            } else {
+                if pings.sent.is_empty() {
+                    return None;
+                }
+                0
+            };
+            let (answered, sent) = pings.sent.remove(at);
+            pings.sent.retain(|(token, _)| *token > answered);
+            let (done, open) =
+                std::mem::take(&mut pings.probes).into_iter().partition(|(token, _)| *token <= answered);
+            pings.probes = open;
+            let waiting: Vec<_> = done;
+            (sent.elapsed(), waiting)
+        };
+        for (_, probe) in waiting {
+            // A prober that gave up needs no answer.
+            let _ = probe.send(rtt);
+        }
+        Some(rtt)
+    }
+
+    /// Whether a ping is unanswered.
+    pub fn ping_open(&self) -> bool {
+        let pings = self.pings.lock();
+        pings.due.is_some() || !pings.sent.is_empty()
+    }
+}
+
+const OPEN: u8 = 0;
+const CLOSING: u8 = 1;
+/// Pings that may be unanswered; older ones are forgotten.
+const MAX_PINGS: usize = 4;

@@ -1,0 +1,296 @@
+//! The task of a link: one future that polls both directions of one stream.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::time::{Instant, Sleep};
+
+use crate::base::ConnId;
+use crate::transport::Stream;
+use crate::wire::{Control, Dialect};
+
+use super::end::End;
+use super::host::Host;
+use super::inbox::Inbox;
+use super::log::{Cursor, Parked, Parker};
+use super::read::{Reader, Sinks};
+use super::shared::{CloseOrder, Common, Link};
+use super::state::StateCursor;
+use super::write::{Writer, Written};
+
+/// What a new link starts from.
+pub struct Setup<D> {
+    /// The connection's number.
+    pub id: ConnId,
+    /// The dialect it speaks.
+    pub dialect: Arc<D>,
+    /// What it shares with the others.
+    pub common: Arc<Common>,
+    /// Its place in the urgent, the normal and the bulk log, taken before its key becomes live.
+    pub cursors: [Cursor; 3],
+    /// Its place in the state table.
+    pub state: StateCursor,
+    /// Its place in the hub that wakes links.
+    pub parker: Parker,
+}
+
+/// A link that has its number and its places in the logs, and no stream yet.
+pub struct Prepared<D: Dialect> {
+    link: Arc<Link>,
+    writer: Writer<D>,
+    dialect: Arc<D>,
+    parker: Parker,
+}
+
+impl<D: Dialect> Prepared<D> {
+    /// Prepares a link.
+    pub fn new(setup: Setup<D>) -> Self {
+        let Setup { id, dialect, common, cursors, state, parker } = setup;
+        let views = [0, 1, 2].map(|at: usize| Arc::clone(cursors[at].view()));
+        let link = Link::new(id, common, views);
+        let writer = Writer::new(Arc::clone(&dialect), &link, cursors, state);
+        Self { link, writer, dialect, parker }
+    }
+
+    /// The part that others hold.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Puts the link to work on a stream. `greeting` goes out before anything else; `rest` is what was read behind the
+    /// peer's greeting.
+    pub fn start<S: Stream, H: Host>(
+        mut self,
+        stream: S,
+        host: H,
+        greeting: &[u8],
+        rest: Vec<u8>,
+    ) -> LinkTask<D, S, H> {
+        self.writer.greet(greeting);
+        let reader = Reader::new(&*self.dialect, &self.link.common, rest);
+        let inbox = Inbox::new(&self.link.common.budget);
+        LinkTask {
+            stream,
+            host,
+            reader,
+            writer: self.writer,
+            inbox,
+            parker: self.parker,
+            link: self.link,
+            closing: None,
+        }
+    }
+}
+
+/// Reads and writes one connection until it ends; resolves to why.
+///
+/// # Cancel safety
+/// Dropping it closes the stream at once, without a goodbye; waiting requests fail.
+pub struct LinkTask<D: Dialect, S, H> {
+    stream: S,
+    host: H,
+    reader: Reader<D>,
+    writer: Writer<D>,
+    inbox: Inbox,
+    parker: Parker,
+    link: Arc<Link>,
+    closing: Option<Closing>,
+}
+
+/// A link that is on its way out.
+struct Closing {
+    end: Option<End>,
+    order: CloseOrder,
+    stage: Stage,
+    deadline: Pin<Box<Sleep>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Sends what waits.
+    Drain,
+    /// Finishes what has begun, then says goodbye.
+    Goodbye,
+    /// Nothing more to send: closes its direction.
+    Shutdown,
+    /// Reads until the peer closes too, so that a reset does not overtake the goodbye.
+    Linger,
+}
+
+impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
+    /// The part that others hold.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// One pass over everything; `true` to go round again.
+    fn pass(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut again = self.inbox.poll(&self.host, &self.link, cx)?;
+        let mut sinks =
+            Sinks { host: &self.host, link: &self.link, inbox: &mut self.inbox, writer: &mut self.writer };
+        again |= self.reader.poll(&mut self.stream, cx, &mut sinks)?;
+        if self.link.take_peers_wanted() {
+            let max = u16::try_from(self.link.common.limits.peers).unwrap_or(u16::MAX);
+            self.writer.control(&Control::GetPeers { max })?;
+            self.reader.expect_peers();
+        }
+        match self.writer.poll(&mut self.stream, cx, &self.link, &self.host, true)? {
+            Written::All => {
+                let writer = &self.writer;
+                again |= self.parker.park(cx.waker(), || !writer.has_news()) == Parked::No;
+            }
+            Written::Blocked => {}
+            Written::More => again = true,
+        }
+        Ok(again)
+    }
+
+    /// While what waits is being sent, the peer's data is still taken: two ends that drain must not block each other.
+    fn read_on(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        self.inbox.poll(&self.host, &self.link, cx)?;
+        let mut sinks =
+            Sinks { host: &self.host, link: &self.link, inbox: &mut self.inbox, writer: &mut self.writer };
+        if self.reader.poll(&mut self.stream, cx, &mut sinks)? {
+            cx.waker().wake_by_ref();
+        }
+        Ok(())
+    }
+
+    fn begin_closing(&mut self, end: Option<End>, order: CloseOrder) {
+        let stage = if order.drain { Stage::Drain } else { Stage::Goodbye };
+        let deadline = Box::pin(tokio::time::sleep_until(Instant::now() + order.within));
+        self.closing = Some(Closing { end, order, stage, deadline });
+    }
+
+    /// The way out after an error: where the peer may still listen it is told why.
+    fn fail(&mut self, end: End) -> Option<End> {
+        let goodbye = end.goodbye();
+        self.link.close(end.departure(), goodbye);
+        if goodbye.is_none() {
+            return Some(end);
+        }
+        let within = self.link.common.config.linger;
+        let order = CloseOrder { reason: end.departure(), goodbye, drain: false, within };
+        self.begin_closing(Some(end), order);
+        None
+    }
+
+    fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            let Some(closing) = &mut self.closing else {
+                return Poll::Ready(End::Closed(crate::pool::Departure::Closed));
+            };
+            let overdue = closing.deadline.as_mut().poll(cx).is_ready();
+            let step = if overdue { Step::Done } else { self.closing_step(cx) };
+            match step {
+                Step::Again => {}
+                Step::Pending => return Poll::Pending,
+                Step::Done => {
+                    let closing = self.closing.take();
+                    return Poll::Ready(match closing {
+                        Some(Closing { end: Some(end), .. }) => end,
+                        Some(Closing { order, .. }) => End::Closed(order.reason),
+                        None => End::Closed(crate::pool::Departure::Closed),
+                    });
+                }
+            }
+        }
+    }
+
+    fn closing_step(&mut self, cx: &mut Context<'_>) -> Step {
+        let Some(closing) = &mut self.closing else { return Step::Done };
+        match closing.stage {
+            Stage::Drain | Stage::Goodbye => {
+                let draining = closing.stage == Stage::Drain;
+                if draining && self.read_on(cx).is_err() {
+                    return Step::Done;
+                }
+                let Some(closing) = &mut self.closing else { return Step::Done };
+                let written = self.writer.poll(&mut self.stream, cx, &self.link, &self.host, draining);
+                match written {
+                    Err(_) => return Step::Done,
+                    Ok(Written::Blocked) => return Step::Pending,
+                    Ok(Written::More) => return Step::Again,
+                    Ok(Written::All) => {}
+                }
+                if draining {
+                    closing.stage = Stage::Goodbye;
+                } else if let Some(goodbye) = closing.order.goodbye.take() {
+                    // Nothing is in the way: control was just written.
+                    let _ = self.writer.control(&Control::Goodbye(goodbye));
+                } else {
+                    closing.stage = Stage::Shutdown;
+                }
+                Step::Again
+            }
+            Stage::Shutdown => match Pin::new(&mut self.stream).poll_shutdown(cx) {
+                Poll::Pending => Step::Pending,
+                Poll::Ready(Err(_)) => Step::Done,
+                Poll::Ready(Ok(())) => {
+                    closing.stage = Stage::Linger;
+                    Step::Again
+                }
+            },
+            Stage::Linger => {
+                let mut scrap = [0u8; 1024];
+                let mut into = tokio::io::ReadBuf::new(&mut scrap);
+                match Pin::new(&mut self.stream).poll_read(cx, &mut into) {
+                    Poll::Pending => Step::Pending,
+                    Poll::Ready(Ok(())) if !into.filled().is_empty() => Step::Again,
+                    Poll::Ready(_) => Step::Done,
+                }
+            }
+        }
+    }
+}
+
+enum Step {
+    Again,
+    Pending,
+    Done,
+}
+
+/// Nothing in it is pinned in place: the stream is polled by reference, handlers' futures are boxed.
+impl<D: Dialect, S, H> Unpin for LinkTask<D, S, H> {}
+
+impl<D: Dialect, S: Stream, H: Host> Future for LinkTask<D, S, H> {
+    type Output = End;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        let this = self.get_mut();
+        this.link.waker.register(cx.waker());
+        for _ in 0..PASSES {
+            if this.closing.is_none()
+                && let Some(order) = this.link.close_order()
+            {
+                this.begin_closing(None, order);
+            }
+            if this.closing.is_some() {
+                return this.poll_closing(cx);
+            }
+            match this.pass(cx) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(end) => {
+                    if let Some(end) = this.fail(end) {
+                        return Poll::Ready(end);
+                    }
+                }
+            }
+        }
+        // Others have had to wait long enough.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl<D: Dialect, S, H> Drop for LinkTask<D, S, H> {
+    fn drop(&mut self) {
+        self.link.ended(crate::pool::Departure::Closed, self.writer.positions());
+    }
+}
+
+/// Passes in one poll before other tasks get their turn.
+const PASSES: usize = 4;

@@ -1,0 +1,160 @@
+//! Connections that others open to us.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::base::Direction;
+use crate::book::{BanTarget, WallTime};
+use crate::pool::{Permit, Slot};
+use crate::transport::{BoxListener, BoxStream};
+
+use super::error::ConnectError;
+use super::events::NodeEvent;
+use super::handshake::{PROBE_BIT, read_hello, refuse};
+use super::info::Conn;
+use super::join::{About, Greeted, Seat};
+use super::shared::{Shared, count};
+use crate::base::PeerId;
+
+impl Shared {
+    /// Accepts until the node stops. Admission is asked before anything is read, each handshake runs in a task of its own
+    /// under its permit's deadline, so nobody's slowness delays the next.
+    pub(super) async fn accept_loop(self: Arc<Self>, mut listener: BoxListener) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.stopped() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, from)) => self.accepted(stream, from),
+                // The listener itself waits before it tries again.
+                Err(error) => tracing::warn!(%error, "accepting failed"),
+            }
+        }
+    }
+
+    fn accepted(self: &Arc<Self>, stream: BoxStream, from: SocketAddr) {
+        count(&self.counters.accepted);
+        let hot = self.hot();
+        if self.book.is_banned(&BanTarget::Ip(from.ip()), WallTime::now()) {
+            return self.turn_away(stream, from, ConnectError::Banned);
+        }
+        let slot = if self.is_trusted_ip(from) { Slot::Reserved } else { Slot::Ordinary };
+        let deadline = self.now().after(hot.handshake);
+        match self.pool.admit(from, Direction::Inbound, slot, deadline) {
+            Ok(permit) => {
+                let shared = Arc::clone(self);
+                self.spawn(async move { shared.inbound(stream, permit, hot.handshake).await });
+            }
+            Err(error) => self.turn_away(stream, from, error.into()),
+        }
+    }
+
+    fn is_trusted_ip(&self, from: SocketAddr) -> bool {
+        self.config.trusted.iter().any(|addr| crate::base::canonical(*addr).ip() == from.ip())
+    }
+
+    async fn inbound(self: Arc<Self>, stream: BoxStream, permit: Permit<PeerId, Conn>, within: Duration) {
+        let from = permit.addr();
+        let handshake = self.handshake_inbound(stream, permit);
+        let outcome = tokio::select! {
+            biased;
+            () = self.stopped() => return,
+            outcome = timeout(within, handshake) => outcome,
+        };
+        match outcome {
+            Ok(Ok(())) => {}
+            // A probe has its answer.
+            Ok(Err((ConnectError::Probe, _))) => {}
+            Ok(Err((error, Some(stream)))) => self.turn_away(stream, from, error),
+            Ok(Err((error, None))) => self.note_refused(from, error),
+            Err(_) => self.note_refused(from, ConnectError::Timeout),
+        }
+    }
+
+    async fn handshake_inbound(
+        self: &Arc<Self>,
+        mut stream: BoxStream,
+        permit: Permit<PeerId, Conn>,
+    ) -> Result<(), (ConnectError, Option<BoxStream>)> {
+        let since = self.now();
+        let from = permit.addr();
+        let (hello, rest) = match read_hello(&mut stream, &*self.voice.dialect).await {
+            Ok(greeted) => greeted,
+            Err(error) => return Err((error, Some(stream))),
+        };
+        let checked = self.check_hello(&hello, from).and_then(|()| self.hello(false));
+        let greeting = match checked {
+            Ok(greeting) => greeting.to_vec(),
+            Err(error) => return Err((error, Some(stream))),
+        };
+        if hello.features & PROBE_BIT != 0 {
+            use tokio::io::AsyncWriteExt;
+            // A prober that does not wait for the answer does not need it.
+            let _ = stream.write_all(&greeting).await;
+            let _ = stream.shutdown().await;
+            return Err((ConnectError::Probe, None));
+        }
+        let claimed = hello.listen;
+        let local = stream.local_addr();
+        let greeted =
+            Greeted { stream, about: About { hello, rest, identity: None, local, since, greeting } };
+        match self.join(Seat::Permit(permit), greeted).await {
+            Ok(peer) => {
+                if claimed.is_some() {
+                    self.verify_listen(&peer);
+                }
+                Ok(())
+            }
+            Err((error, stream)) => Err((error, Some(stream))),
+        }
+    }
+
+    /// Tells the other end why not, without holding up anybody: in a task of its own while there are few, and by closing
+    /// where there are many.
+    ///
+    /// Invariant 15. Statement: one source that is refused again and again costs a bounded number of sockets. Enforced by: the
+    /// semaphore of refusals. Breaks if: a refusal is written in the accept loop.
+    pub(super) fn turn_away(self: &Arc<Self>, stream: BoxStream, from: SocketAddr, error: ConnectError) {
+        self.tell_refusal(stream, &error);
+        self.note_refused(from, error);
+    }
+
+    pub(super) fn tell_refusal(self: &Arc<Self>, mut stream: BoxStream, error: &ConnectError) {
+        let goodbye = error.goodbye(RETRY_AFTER);
+        let Some(goodbye) = goodbye else { return };
+        let Ok(place) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
+        let dialect = Arc::clone(&self.voice.dialect);
+        let shared = Arc::clone(self);
+        self.spawn(async move {
+            let told = timeout(REFUSAL, refuse(&mut stream, &*dialect, goodbye));
+            // Told or not, it is over.
+            tokio::select! {
+                () = shared.stopped() => {}
+                _ = told => {}
+            }
+            drop(place);
+        });
+    }
+
+    pub(super) fn note_refused(&self, from: SocketAddr, error: ConnectError) {
+        count(if error.is_collision() { &self.counters.collisions } else { &self.counters.refused });
+        match &error {
+            ConnectError::SelfDial => tracing::debug!(%from, "we dialled ourselves"),
+            error if error.is_collision() => tracing::debug!(%from, reason = %error, "inbound gave way"),
+            error => tracing::info!(%from, reason = %error, "inbound refused"),
+        }
+        if self.events.is_heard() {
+            self.events.send(NodeEvent::Refused { addr: from, cause: Arc::new(error) });
+        }
+    }
+}
+
+/// When a refused peer may come back.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// How long telling a refusal may take.
+const REFUSAL: Duration = Duration::from_secs(2);

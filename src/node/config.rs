@@ -1,0 +1,232 @@
+//! What a node is told at its start, and the part of it that may change while it runs.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::link::LinkConfig;
+use crate::link::log::LagPolicy;
+use crate::pool::{HealthPolicy, Limits, LivenessPolicy, PoolConfig};
+use crate::wire::WireLimits;
+
+use super::relay::RelayConfig;
+
+/// Everything a node is told at its start. Sizes in bytes.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// The network: nodes of another one are refused. Default 0.
+    pub network: u64,
+    /// Name and version of the software, told in every hello; at most 128 bytes.
+    pub agent: String,
+    /// Hash of the first block. Where both ends have one, they must be equal.
+    pub genesis: Option<[u8; 32]>,
+    /// Application bits told in every hello; the highest bit is the protocol's own.
+    pub features: u64,
+    /// The application's own bytes in every hello, at most 1 KiB.
+    pub app: Bytes,
+    /// Addresses to listen on; empty for a node that only dials. Port 0 takes any.
+    pub listen: Vec<SocketAddr>,
+    /// The address that peers are told, where it is not the first one listened on (behind a port mapping). Only the port
+    /// counts: peers combine it with the address they observe.
+    pub advertise: Option<SocketAddr>,
+    /// First addresses to dial.
+    pub seeds: Vec<SocketAddr>,
+    /// Addresses that are always dialled, whatever the number of peers, and take reserved slots.
+    pub trusted: Vec<SocketAddr>,
+    /// Peers that the pool makes room for at the start. Default 64; a hint.
+    pub expected_peers: usize,
+    /// Bounds of each link.
+    pub link: LinkConfig,
+    /// Caps of messages.
+    pub wire: WireLimits,
+    /// Ring of each of the three broadcast logs. Default 8 MiB: what a slow peer may fall behind.
+    pub ring: usize,
+    /// Values of state: the most keys. Default 1,024.
+    pub state_keys: usize,
+    /// Values of state: the most bytes. Default 1 MiB.
+    pub state_bytes: usize,
+    /// Events that a slow subscriber may fall behind before it gets a new snapshot. Default 1,024.
+    pub event_backlog: usize,
+    /// Memory of relayed ids.
+    pub relay: RelayConfig,
+    /// What may change while the node runs.
+    pub hot: HotConfig,
+}
+
+/// What may change while the node runs; a change acts on live connections too ([`NodeRef::reconfigure`]).
+///
+/// [`NodeRef::reconfigure`]: super::NodeRef::reconfigure
+#[derive(Clone, Debug)]
+pub struct HotConfig {
+    /// How many connections: globally, per address, per subnet, and the floor.
+    pub limits: Limits,
+    /// When a silent peer is stale.
+    pub liveness: LivenessPolicy,
+    /// How health falls and recovers.
+    pub health: HealthPolicy,
+    /// Live peers (both directions) under which the node dials more. Default 8; 0 dials seeds and trusted peers only when
+    /// told to.
+    pub degree: usize,
+    /// Dials at the same time. Default 16.
+    pub dial_budget: usize,
+    /// How long a dial with its handshake, or an accepted connection's handshake, may take. Default 10 s.
+    pub handshake: Duration,
+    /// How often the maintenance looks. Default 250 ms.
+    pub tick: Duration,
+    /// How often a peer is pinged. Default 15 s; a dead socket is found after the stale time at the latest.
+    pub ping_every: Duration,
+    /// How long written bytes may make no progress before the peer is closed. Default 20 s.
+    pub write_stall: Duration,
+    /// How long a session must last to count as stable: only then is the address' backoff reset. Default 60 s.
+    pub stable_after: Duration,
+    /// How often a peer is asked for addresses. Default 30 s, and at once while the node knows too few.
+    pub discover_every: Duration,
+    /// How often the book is written. Default 5 s.
+    pub flush_every: Duration,
+    /// The shortest life of a connection that another one with the same proven identity may replace. Default 10 s; keeps
+    /// two clones of one key from replacing each other all the time.
+    pub replace_after: Duration,
+    /// The memory ceiling: rings, state, inboxes, lanes, reassembly, remainders. Default 256 MiB.
+    pub memory: usize,
+    /// What happens to a peer that is too slow for urgent broadcasts. Default: it is disconnected.
+    pub urgent_lag: LagPolicy,
+    /// What happens to a peer that is too slow for normal broadcasts. Default: it misses some.
+    pub normal_lag: LagPolicy,
+    /// What happens to a peer that is too slow for bulk broadcasts. Default: it is disconnected.
+    pub bulk_lag: LagPolicy,
+}
+
+impl NodeConfig {
+    /// For a node on the open internet.
+    pub fn recommended() -> Self {
+        Self::with(PoolConfig::recommended())
+    }
+
+    /// For many nodes on one machine or in one rack: no limits per address, quick to notice.
+    pub fn local() -> Self {
+        let mut config = Self::with(PoolConfig::local());
+        config.hot.ping_every = Duration::from_secs(2);
+        config.hot.liveness.stale_after = Duration::from_secs(8);
+        config.hot.discover_every = Duration::from_secs(5);
+        config
+    }
+
+    fn with(pool: PoolConfig) -> Self {
+        Self {
+            network: 0,
+            agent: concat!("peerpool/", env!("CARGO_PKG_VERSION")).into(),
+            genesis: None,
+            features: 0,
+            app: Bytes::new(),
+            listen: Vec::new(),
+            advertise: None,
+            seeds: Vec::new(),
+            trusted: Vec::new(),
+            expected_peers: pool.expected_peers,
+            link: LinkConfig::default(),
+            wire: WireLimits::default(),
+            ring: 8 * 1024 * 1024,
+            state_keys: 1024,
+            state_bytes: 1024 * 1024,
+            event_backlog: 1024,
+            relay: RelayConfig::default(),
+            hot: HotConfig {
+                limits: pool.limits,
+                liveness: pool.liveness,
+                health: pool.health,
+                degree: 8,
+                dial_budget: 16,
+                handshake: Duration::from_secs(10),
+                tick: Duration::from_millis(250),
+                ping_every: Duration::from_secs(15),
+                write_stall: Duration::from_secs(20),
+                stable_after: Duration::from_secs(60),
+                discover_every: Duration::from_secs(30),
+                flush_every: Duration::from_secs(5),
+                replace_after: Duration::from_secs(10),
+                memory: 256 * 1024 * 1024,
+                urgent_lag: LagPolicy::Disconnect,
+                normal_lag: LagPolicy::Skip,
+                bulk_lag: LagPolicy::Disconnect,
+            },
+        }
+    }
+
+    /// Whether the configuration makes sense.
+    ///
+    /// # Errors
+    /// Names the field and what is wrong with it.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |field, why| Err(ConfigError { field, why });
+        if let Err(fault) = crate::wire::Hello::check_agent(self.agent.as_bytes()) {
+            return Err(ConfigError { field: "agent", why: fault.to_string() });
+        }
+        if self.app.len() > crate::wire::Hello::MAX_APP {
+            return wrong("app", format!("{} bytes, at most 1024 are allowed", self.app.len()));
+        }
+        if self.features >> 63 != 0 {
+            return wrong("features", "the highest bit is the protocol's own".into());
+        }
+        if self.ring < 64 * 1024 {
+            return wrong("ring", "at least 64 KiB are needed".into());
+        }
+        if self.event_backlog == 0 {
+            return wrong("event_backlog", "must not be zero".into());
+        }
+        self.hot.check()?;
+        let fixed = self.ring.saturating_mul(3).saturating_add(self.state_bytes);
+        if fixed >= self.hot.memory {
+            let why = format!("the three rings and the state alone take {fixed} bytes");
+            return wrong("memory", why);
+        }
+        Ok(())
+    }
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self::recommended()
+    }
+}
+
+impl HotConfig {
+    /// Whether the configuration makes sense.
+    ///
+    /// # Errors
+    /// Names the field and what is wrong with it.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let durations = [
+            ("handshake", self.handshake),
+            ("tick", self.tick),
+            ("ping_every", self.ping_every),
+            ("write_stall", self.write_stall),
+            ("discover_every", self.discover_every),
+            ("flush_every", self.flush_every),
+            ("stale_after", self.liveness.stale_after),
+        ];
+        for (field, value) in durations {
+            if value < Duration::from_millis(1) {
+                return Err(ConfigError { field, why: "must be at least a millisecond".into() });
+            }
+        }
+        if self.liveness.stale_after < self.ping_every.saturating_mul(2) {
+            let why = "must be at least twice ping_every, or peers are stale before they can answer";
+            return Err(ConfigError { field: "stale_after", why: why.into() });
+        }
+        if self.dial_budget == 0 {
+            return Err(ConfigError { field: "dial_budget", why: "must not be zero".into() });
+        }
+        Ok(())
+    }
+}
+
+/// A configuration that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {why}")]
+pub struct ConfigError {
+    /// The field.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub why: String,
+}

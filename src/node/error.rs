@@ -1,0 +1,174 @@
+//! Why something a node was asked for did not happen.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::base::PeerId;
+use crate::book::FailCause;
+use crate::link::{Message, RequestError, SendError};
+use crate::pool::AdmitError;
+use crate::wire::{Goodbye, GoodbyeReason, WireError};
+
+use super::config::ConfigError;
+
+/// Why a connection did not become a live peer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The address, or the peer, is banned.
+    #[error("banned")]
+    Banned,
+    /// No slot is free.
+    #[error("no slot: {0}")]
+    Admission(#[from] AdmitError),
+    /// We are connected to this key already, or two connections met and this one is not the one to stay. Not a failure.
+    #[error("already connected to {0}")]
+    AlreadyConnected(PeerId),
+    /// Another dial to this address is under way.
+    #[error("a dial to this address is under way")]
+    InProgress,
+    /// The connection could not be opened, or broke during the handshake.
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// The other end closed the connection during the handshake, without a word.
+    #[error("closed during the handshake")]
+    Eof,
+    /// The other end does not speak our dialect.
+    #[error("not our protocol: {0}")]
+    Wire(#[from] WireError),
+    /// The handshake took too long.
+    #[error("the handshake took too long")]
+    Timeout,
+    /// The other end refused us.
+    #[error("refused: {:?}", .0.reason)]
+    Refused(Goodbye),
+    /// The other end is of another network.
+    #[error("another network: {theirs}, ours is {ours}")]
+    WrongNetwork {
+        /// Ours.
+        ours: u64,
+        /// Theirs.
+        theirs: u64,
+    },
+    /// The other end speaks another version of the dialect.
+    #[error("another version: {theirs}, ours is {ours}")]
+    WrongVersion {
+        /// Ours.
+        ours: u32,
+        /// Theirs.
+        theirs: u32,
+    },
+    /// The other end has another genesis.
+    #[error("another genesis")]
+    WrongGenesis,
+    /// The address is our own.
+    #[error("our own address")]
+    SelfDial,
+    /// The application does not want this peer.
+    #[error("rejected by the application")]
+    Rejected,
+    /// The other end only asked who listens here; it has its answer.
+    #[error("only a probe")]
+    Probe,
+    /// Too many clones of one identity, or it came back too soon.
+    #[error("replaced its own connection too recently")]
+    TooSoon,
+    /// The node shuts down.
+    #[error("the node shuts down")]
+    Shutdown,
+}
+
+impl ConnectError {
+    /// What the other end is told, if anything.
+    pub(super) fn goodbye(&self, retry_after: std::time::Duration) -> Option<Goodbye> {
+        let reason = match self {
+            Self::Banned => GoodbyeReason::Banned,
+            Self::Admission(_) => return Some(Goodbye::new(GoodbyeReason::Full).retry_after(retry_after)),
+            Self::TooSoon => return Some(Goodbye::new(GoodbyeReason::Duplicate).retry_after(retry_after)),
+            Self::AlreadyConnected(_) | Self::InProgress => GoodbyeReason::Duplicate,
+            Self::Wire(_) => GoodbyeReason::Protocol,
+            Self::Timeout => GoodbyeReason::Timeout,
+            Self::WrongNetwork { .. } => GoodbyeReason::WrongNetwork,
+            Self::WrongVersion { .. } => GoodbyeReason::WrongVersion,
+            Self::WrongGenesis => GoodbyeReason::WrongGenesis,
+            Self::SelfDial => GoodbyeReason::SelfDial,
+            Self::Rejected => GoodbyeReason::Rejected,
+            Self::Shutdown => GoodbyeReason::Shutdown,
+            Self::Io(_) | Self::Eof | Self::Refused(_) | Self::Probe => return None,
+        };
+        Some(Goodbye::new(reason))
+    }
+
+    /// Whether the connection gave way to another one of the same two nodes: no failure.
+    pub fn is_collision(&self) -> bool {
+        match self {
+            Self::AlreadyConnected(_) | Self::InProgress => true,
+            Self::Refused(goodbye) => {
+                matches!(goodbye.reason, GoodbyeReason::Duplicate | GoodbyeReason::Replaced)
+            }
+            _ => false,
+        }
+    }
+
+    /// What the book notes; `None` for what says nothing about the address.
+    pub(super) fn fail_cause(&self) -> Option<FailCause> {
+        Some(match self {
+            Self::Io(error) => FailCause::of(error),
+            Self::Eof => FailCause::Handshake,
+            Self::Wire(_) => FailCause::Protocol,
+            Self::Timeout => FailCause::Timeout,
+            Self::WrongNetwork { .. } | Self::WrongVersion { .. } | Self::WrongGenesis => {
+                FailCause::WrongNetwork
+            }
+            Self::Refused(_) | Self::Rejected => FailCause::Rejected,
+            _ => return None,
+        })
+    }
+}
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration makes no sense.
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    /// An address could not be listened on.
+    #[error("cannot listen on {addr}: {cause}")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// No tokio runtime is running here.
+    #[error("a node needs a tokio runtime to start in")]
+    NoRuntime,
+    /// The system has no random numbers.
+    #[error("no random numbers: {0}")]
+    Random(String),
+}
+
+/// Why a message was not sent to a peer. It comes back.
+#[derive(Debug, thiserror::Error)]
+pub enum SendToError {
+    /// No live peer has this key.
+    #[error("not connected to {0}")]
+    NotConnected(PeerId, Message),
+    /// See [`SendError`].
+    #[error(transparent)]
+    Link(#[from] SendError),
+}
+
+/// Why a request to a peer, or to any peer, got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// No live peer has this key.
+    #[error("not connected to {0}")]
+    NotConnected(PeerId),
+    /// There is no peer to ask.
+    #[error("no peer to ask")]
+    NoPeers,
+    /// See [`RequestError`]. Of several peers asked, the last one's.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+}

@@ -1,0 +1,112 @@
+//! What a link calls: from bytes on one connection to the application and the pool.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::{Lane, Tick};
+use crate::book::{Source, WallTime};
+use crate::link::{Event, Handled, Host, Request, Responder};
+use crate::pool::SeenOutcome;
+use crate::wire::Goodbye;
+
+use super::events::NodeEvent;
+use super::handle::NodeRef;
+use super::handler::Context;
+use super::info::Peer;
+use super::shared::count;
+
+/// The owner of one link.
+pub(super) struct PeerHost {
+    node: NodeRef,
+    peer: Arc<Peer>,
+}
+
+impl PeerHost {
+    pub(super) fn new(node: NodeRef, peer: Arc<Peer>) -> Self {
+        Self { node, peer }
+    }
+}
+
+impl Host for PeerHost {
+    fn now(&self) -> Tick {
+        self.node.shared().now()
+    }
+
+    fn seen(&self, now: Tick) -> bool {
+        self.peer.seen(now) == SeenOutcome::Alive
+    }
+
+    fn event(&self, event: Event<'_>) -> Handled {
+        let shared = self.node.shared();
+        count(&shared.counters.events);
+        shared.handler.event(Context::new(&self.node, &self.peer), event)
+    }
+
+    fn request(&self, request: Request<'_>, responder: Responder) -> Handled {
+        let shared = self.node.shared();
+        count(&shared.counters.requests);
+        shared.handler.request(Context::new(&self.node, &self.peer), request, responder)
+    }
+
+    fn paused(&self, paused: bool) {
+        if paused {
+            self.peer.pause();
+        } else {
+            self.peer.resume(self.now());
+        }
+    }
+
+    fn rtt(&self, rtt: Duration) {
+        self.peer.set_rtt(rtt);
+        self.peer.reward(self.now());
+    }
+
+    fn peers_asked(&self, max: usize) -> Vec<SocketAddr> {
+        self.node.shared().book.sample(WallTime::now(), max)
+    }
+
+    fn peers_told(&self, peers: Vec<SocketAddr>) {
+        let shared = self.node.shared();
+        let now = WallTime::now();
+        let source = Source::Peer(self.peer.addr().ip());
+        let mut new = 0;
+        for addr in peers {
+            if matches!(shared.book.add(addr, source, now), Ok(crate::book::Added::New)) {
+                new += 1;
+            }
+        }
+        tracing::debug!(peer = %self.peer.key(), new, "told addresses");
+        if new > 0 {
+            shared.kick.notify_one();
+        }
+    }
+
+    fn goodbye(&self, goodbye: Goodbye) {
+        tracing::debug!(peer = %self.peer.key(), reason = ?goodbye.reason, retry_after = ?goodbye.retry_after, "goodbye");
+    }
+
+    fn gap(&self, lane: Lane, skipped: u64) {
+        let shared = self.node.shared();
+        shared.counters.missed.fetch_add(skipped, crate::base::sync::atomic::Ordering::Relaxed);
+        tracing::warn!(peer = %self.peer.key(), ?lane, skipped, "the peer is too slow and missed broadcasts");
+        let at = shared.now();
+        shared.events.send(NodeEvent::Gap {
+            key: *self.peer.key(),
+            conn: self.peer.id(),
+            lane,
+            missed: skipped,
+            at,
+        });
+        shared.handler.gap(Context::new(&self.node, &self.peer), lane, skipped);
+    }
+
+    fn traffic(&self, received: usize, sent: usize) {
+        if received > 0 {
+            self.peer.add_bytes_in(received as u64);
+        }
+        if sent > 0 {
+            self.peer.add_bytes_out(sent as u64);
+        }
+    }
+}

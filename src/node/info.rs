@@ -1,0 +1,119 @@
+//! What is known of a peer, and the connection as the pool holds it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::base::{Nonce, PeerId, Tick};
+use crate::link::Link;
+use crate::pool::{self, Connection, Departure};
+use crate::wire::{Goodbye, GoodbyeReason, Hello};
+
+/// A peer of a node.
+pub type Peer = pool::Peer<PeerId, Conn>;
+
+/// The pool of a node.
+pub type Pool = pool::Pool<PeerId, Conn>;
+
+/// What is known of a peer. Changes while connected are made with [`pool::Peer::update_info`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Name and version of its software, as it says.
+    pub agent: String,
+    /// Version of the dialect it speaks.
+    pub version: u32,
+    /// Its instance nonce.
+    pub nonce: Option<Nonce>,
+    /// What it can do, as bits of the application.
+    pub features: u64,
+    /// Where it says it listens: the port it claims under the address we observe.
+    pub listen: Option<SocketAddr>,
+    /// Whether a dial to [`PeerInfo::listen`] found this very process there.
+    pub listen_verified: bool,
+    /// Our end of the connection, where the transport knows it.
+    pub local: Option<SocketAddr>,
+    /// The application's own bytes of its hello.
+    pub app: Bytes,
+    /// The application's last word on how far the peer is; free for its use.
+    pub height: Option<u64>,
+}
+
+impl PeerInfo {
+    pub(super) fn of(hello: &Hello, listen: Option<SocketAddr>, local: Option<SocketAddr>) -> Self {
+        Self {
+            agent: hello.agent.clone(),
+            version: hello.version,
+            nonce: hello.nonce,
+            features: hello.features,
+            listen,
+            listen_verified: false,
+            local,
+            app: hello.app.clone(),
+            height: None,
+        }
+    }
+}
+
+/// A connection as the pool holds it: the link, and what the maintenance notes on it.
+#[derive(Debug)]
+pub struct Conn {
+    link: Arc<Link>,
+    /// When it was last pinged, in ticks; a hint of the maintenance alone.
+    pinged_at: AtomicU64,
+    stable: AtomicBool,
+}
+
+impl Conn {
+    pub(super) fn new(link: Arc<Link>) -> Self {
+        Self { link, pinged_at: AtomicU64::new(0), stable: AtomicBool::new(false) }
+    }
+
+    /// The link: to send to this connection whatever becomes of its key.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    pub(super) fn pinged_at(&self) -> Tick {
+        Tick::from_millis(self.pinged_at.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_pinged(&self, at: Tick) {
+        self.pinged_at.store(at.as_millis(), Ordering::Relaxed);
+    }
+
+    /// `true` once, when the session is first found stable.
+    pub(super) fn turns_stable(&self) -> bool {
+        !self.stable.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn is_stable(&self) -> bool {
+        self.stable.load(Ordering::Relaxed)
+    }
+}
+
+impl Connection for Conn {
+    type Info = PeerInfo;
+
+    fn close(&self, reason: Departure) {
+        self.link.close(reason, goodbye_for(reason));
+    }
+}
+
+/// What the peer is told when the pool lets it go.
+fn goodbye_for(reason: Departure) -> Option<Goodbye> {
+    let reason = match reason {
+        Departure::Lost => return None,
+        Departure::Stale => GoodbyeReason::Stale,
+        Departure::Replaced => GoodbyeReason::Replaced,
+        Departure::Collision => GoodbyeReason::Duplicate,
+        Departure::Banned => GoodbyeReason::Banned,
+        Departure::Protocol => GoodbyeReason::Protocol,
+        Departure::Overloaded => GoodbyeReason::Overloaded,
+        Departure::OverLimit => GoodbyeReason::Full,
+        Departure::Shutdown => GoodbyeReason::Shutdown,
+        _ => GoodbyeReason::Closed,
+    };
+    Some(Goodbye::new(reason))
+}

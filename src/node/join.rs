@@ -1,0 +1,396 @@
+//! From a greeted connection to a live peer: who it is, whether it stays, and its start.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::base::{Direction, PeerId, Tick};
+use crate::link::{End, LinkTask, Positions};
+use crate::pool::{Claim, ClaimFailure, CommitFailure, Departure, Holder, Permit};
+use crate::transport::BoxStream;
+use crate::wire::{Hello, Native};
+
+use super::duel::{Contender, PROBE, Pair, Verdict, judge};
+use super::error::ConnectError;
+use super::handle::NodeRef;
+use super::handler::Context;
+use super::host::PeerHost;
+use super::info::{Conn, Peer, PeerInfo};
+use super::instances::{Entered, Speaker};
+use super::shared::{Shared, count};
+
+/// A connection whose greeting is done on the other side.
+pub(super) struct Greeted {
+    pub(super) stream: BoxStream,
+    pub(super) about: About,
+}
+
+/// What is known of a greeted connection, apart from its stream.
+pub(super) struct About {
+    /// Their hello.
+    pub(super) hello: Hello,
+    /// What was read behind it.
+    pub(super) rest: Vec<u8>,
+    /// What the transport proved.
+    pub(super) identity: Option<[u8; 32]>,
+    /// Our end.
+    pub(super) local: Option<SocketAddr>,
+    /// When it was dialled or accepted.
+    pub(super) since: Tick,
+    /// Goes out first: our hello, where we accept.
+    pub(super) greeting: Vec<u8>,
+}
+
+/// The slot a connection has so far.
+pub(super) enum Seat {
+    Permit(Permit<PeerId, Conn>),
+    Claim(Claim<PeerId, Conn>),
+}
+
+impl Seat {
+    fn id(&self) -> crate::base::ConnId {
+        match self {
+            Self::Permit(permit) => permit.id(),
+            Self::Claim(claim) => claim.id(),
+        }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        match self {
+            Self::Permit(permit) => permit.addr(),
+            Self::Claim(claim) => claim.addr(),
+        }
+    }
+
+    fn direction(&self) -> Direction {
+        match self {
+            Self::Permit(permit) => permit.direction(),
+            Self::Claim(claim) => claim.direction(),
+        }
+    }
+
+    /// Claims a key, giving up another one it may hold: new first, then old.
+    fn claim(self, key: PeerId) -> Result<Claim<PeerId, Conn>, (Self, ClaimFailure<PeerId, Conn>)> {
+        match self {
+            Self::Permit(permit) => permit.claim(key).map_err(|e| (Self::Permit(e.permit), e.why)),
+            Self::Claim(claim) if *claim.key() == key => Ok(claim),
+            Self::Claim(claim) => claim.rekey(key).map_err(|e| (Self::Claim(e.claim), e.why)),
+        }
+    }
+}
+
+impl Shared {
+    /// Makes a greeted connection a live peer, or says why not; on failure the stream comes back, so that the other end can be
+    /// told.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives back slot, key and place among the instances.
+    pub(super) async fn join(
+        self: &Arc<Self>,
+        seat: Seat,
+        greeted: Greeted,
+    ) -> Result<Arc<Peer>, (ConnectError, BoxStream)> {
+        match self.place(seat, &greeted.about).await {
+            Ok(placed) => self.go_live(placed, greeted).map_err(|(error, greeted)| (error, greeted.stream)),
+            Err(error) => Err((error, greeted.stream)),
+        }
+    }
+
+    async fn place<'a>(&'a self, seat: Seat, about: &About) -> Result<Placed<'a>, ConnectError> {
+        let (id, addr, direction) = (seat.id(), seat.addr(), seat.direction());
+        let key = match (about.identity, &seat) {
+            (Some(identity), _) => PeerId::Key(identity),
+            (None, Seat::Claim(claim)) => *claim.key(),
+            (None, Seat::Permit(_)) => PeerId::from_addr(addr),
+        };
+        let wall = crate::book::WallTime::now();
+        if self.book.is_banned(&key.into(), wall) {
+            return Err(ConnectError::Banned);
+        }
+        if direction == Direction::Inbound {
+            self.hold(about, addr).await;
+        }
+        let contender = Contender { direction, since: about.since, authenticated: about.identity.is_some() };
+        let speaker = Speaker { conn: id, key, contender, peer: None };
+        let mut heir_of = None;
+        let entered = self.settle(speaker, about, addr, &mut heir_of).await?;
+        let claim = self.claim(seat, key, contender, about, &mut heir_of).await?;
+        let positions = match heir_of {
+            Some(old) => Some(self.inherit(&old).await),
+            None => None,
+        };
+        Ok(Placed { claim, entered, positions })
+    }
+
+    /// An inbound connection that would lose to a dial of ours still under way waits until that dial is decided.
+    ///
+    /// Invariant 9. Statement: a preference for a direction always ends. Enforced by: the dial's own deadline releases its
+    /// claim, and the whole handshake runs under the permit's. Breaks if: a claim can outlive its deadline.
+    async fn hold(&self, about: &About, from: SocketAddr) {
+        let (Some(theirs), Some(listen)) = (about.hello.nonce, about.hello.listen) else { return };
+        if self.nonce >= theirs {
+            return;
+        }
+        let dialled = PeerId::from_addr(SocketAddr::new(from.ip(), listen.port()));
+        if let Some(watch) = self.pool.watch(&dialled) {
+            tracing::debug!(%from, %dialled, "inbound held until our dial is decided");
+            watch.await;
+        }
+    }
+
+    /// Becomes the speaker for the peer's process, or finds that another connection stays it.
+    async fn settle<'a>(
+        &'a self,
+        speaker: Speaker,
+        about: &About,
+        addr: SocketAddr,
+        heir_of: &mut Option<Arc<Peer>>,
+    ) -> Result<Option<Entered<'a>>, ConnectError> {
+        let Some(theirs) = about.hello.nonce else { return Ok(None) };
+        let pair = Pair { ours: self.nonce, theirs, theirs_before: theirs };
+        let mut instead_of = None;
+        loop {
+            let Err(old) = self.instances.enter(theirs, speaker.clone(), instead_of) else {
+                return Ok(Some(Entered::new(&self.instances, theirs, speaker.conn)));
+            };
+            instead_of = Some(old.conn);
+            let gone = old.peer.as_ref().is_some_and(|peer| !peer.is_live());
+            if gone
+                || self.takes_over(speaker.contender, old.contender, old.peer.as_ref(), pair, addr).await?
+            {
+                heir_of.clone_from(&old.peer);
+                continue;
+            }
+            return Err(ConnectError::AlreadyConnected(old.key));
+        }
+    }
+
+    /// Claims the key, taking it from its holder where the rule says so.
+    async fn claim(
+        &self,
+        mut seat: Seat,
+        key: PeerId,
+        contender: Contender,
+        about: &About,
+        heir_of: &mut Option<Arc<Peer>>,
+    ) -> Result<Claim<PeerId, Conn>, ConnectError> {
+        loop {
+            let (back, why) = match seat.claim(key) {
+                Ok(claim) => return Ok(claim),
+                Err(failure) => failure,
+            };
+            seat = back;
+            match why {
+                ClaimFailure::Held(Holder::Live(old)) => {
+                    let theirs_before = old.read_info(|info| info.nonce);
+                    let (Some(theirs), Some(theirs_before)) = (about.hello.nonce, theirs_before) else {
+                        return Err(ConnectError::AlreadyConnected(key));
+                    };
+                    let pair = Pair { ours: self.nonce, theirs, theirs_before };
+                    let since = old.connected_at();
+                    let before = Contender { direction: old.direction(), since, ..contender };
+                    if !self.takes_over(contender, before, Some(&old), pair, seat.addr()).await? {
+                        return Err(ConnectError::AlreadyConnected(key));
+                    }
+                    if theirs != theirs_before && old.uptime(self.now()) < self.hot().replace_after {
+                        return Err(ConnectError::TooSoon);
+                    }
+                    self.pool.depart(&key, old.id(), Departure::Replaced);
+                    *heir_of = Some(old);
+                }
+                ClaimFailure::Held(Holder::Claimed { watch, .. }) => {
+                    watch.await;
+                }
+                _ => return Err(self.revoked()),
+            }
+        }
+    }
+
+    /// Applies the rule; where it asks for a ping, sends one.
+    async fn takes_over(
+        &self,
+        new: Contender,
+        old: Contender,
+        old_peer: Option<&Arc<Peer>>,
+        pair: Pair,
+        addr: SocketAddr,
+    ) -> Result<bool, ConnectError> {
+        match judge(new, old, pair, self.hot().handshake, self.now()) {
+            Verdict::TakeNew => Ok(true),
+            Verdict::KeepOld => Ok(false),
+            Verdict::KeepOldAsAlias => {
+                if let Some(old) = old_peer {
+                    self.book.set_alias(addr, old.addr());
+                }
+                Ok(false)
+            }
+            Verdict::ProbeOld => {
+                // Without a peer it is in its handshake, and so young enough to stay.
+                let Some(old) = old_peer else { return Ok(false) };
+                let answered = timeout(PROBE, old.connection().link().probe()).await;
+                Ok(!matches!(answered, Ok(Some(_))))
+            }
+        }
+    }
+
+    /// Ends the connection whose place is taken, and waits a moment for where it stood.
+    async fn inherit(&self, old: &Arc<Peer>) -> Positions {
+        self.pool.depart(old.key(), old.id(), Departure::Collision);
+        let link = old.connection().link();
+        let waiting = match link.positions() {
+            Ok(positions) => return positions,
+            Err(waiting) => waiting,
+        };
+        match timeout(INHERIT, waiting).await {
+            Ok(Ok(positions)) => positions,
+            // It hangs in a handler or a runtime that is busy: what it has surely written is known all the same.
+            _ => link.written_positions(),
+        }
+    }
+
+    fn revoked(&self) -> ConnectError {
+        if self.is_stopping() { ConnectError::Shutdown } else { ConnectError::Timeout }
+    }
+
+    fn go_live(
+        self: &Arc<Self>,
+        placed: Placed<'_>,
+        greeted: Greeted,
+    ) -> Result<Arc<Peer>, (ConnectError, Greeted)> {
+        let Placed { claim, entered, positions } = placed;
+        let about = &greeted.about;
+        let addr = claim.addr();
+        let listen = about.hello.listen.map(|listen| match claim.direction() {
+            Direction::Inbound => SocketAddr::new(addr.ip(), listen.port()),
+            Direction::Outbound => addr,
+        });
+        let info = PeerInfo::of(&about.hello, listen, about.local);
+        let prepared = self.voice.prepare(claim.id(), positions);
+        let conn = Conn::new(Arc::clone(prepared.link()));
+        let now = self.now();
+        conn.set_pinged(now);
+        let peer = match claim.go_live(conn, info, now) {
+            Ok(peer) => peer,
+            Err(failure) => {
+                let error = match failure.why {
+                    CommitFailure::Closed => ConnectError::Shutdown,
+                    CommitFailure::Revoked => ConnectError::Timeout,
+                };
+                return Err((error, greeted));
+            }
+        };
+        if let Some(entered) = entered
+            && !entered.keep(&peer)
+        {
+            // Another connection of the same process overtook this one between its two steps.
+            self.pool.depart(peer.key(), peer.id(), Departure::Collision);
+        }
+        let host = PeerHost::new(NodeRef::new(Arc::clone(self)), Arc::clone(&peer));
+        let About { hello, rest, greeting, .. } = greeted.about;
+        let nonce = hello.nonce;
+        let task = prepared.start(greeted.stream, host, &greeting, rest);
+        self.run(Arc::clone(&peer), nonce, task);
+        Ok(peer)
+    }
+
+    fn run(
+        self: &Arc<Self>,
+        peer: Arc<Peer>,
+        nonce: Option<crate::base::Nonce>,
+        task: LinkTask<Native, BoxStream, PeerHost>,
+    ) {
+        let mut life = Life { node: NodeRef::new(Arc::clone(self)), peer, nonce, end: None, hooked: false };
+        self.events.up(&life.peer, self.now());
+        tracing::info!(peer = %life.peer.key(), conn = %life.peer.id(), direction = ?life.peer.direction(), "peer up");
+        self.spawn_link(async move {
+            life.begin();
+            let end = task.await;
+            life.finish(end);
+        });
+    }
+}
+
+struct Placed<'a> {
+    claim: Claim<PeerId, Conn>,
+    entered: Option<Entered<'a>>,
+    positions: Option<Positions>,
+}
+
+/// A peer's life on the node's side, from up to down.
+///
+/// Invariant 6. Statement: what begins with a peer ends with it exactly once, whatever ends it: goodbye, error, panic, a
+/// runtime that is torn down. Enforced by: it all happens in this one drop. Breaks if: a peer goes live without one.
+struct Life {
+    node: NodeRef,
+    peer: Arc<Peer>,
+    nonce: Option<crate::base::Nonce>,
+    end: Option<End>,
+    hooked: bool,
+}
+
+impl Life {
+    fn begin(&mut self) {
+        self.hooked = true;
+        self.guarded(|node, peer| node.shared().handler.connected(Context::new(node, peer)));
+    }
+
+    fn finish(mut self, end: End) {
+        self.end = Some(end);
+    }
+
+    /// Runs the application's code; a panic is counted and goes no further.
+    fn guarded(&self, run: impl FnOnce(&NodeRef, &Arc<Peer>)) {
+        let guarded = std::panic::AssertUnwindSafe(|| run(&self.node, &self.peer));
+        if std::panic::catch_unwind(guarded).is_err() {
+            count(&self.node.shared().counters.panics);
+            tracing::error!(peer = %self.peer.key(), "a handler panicked");
+        }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        let shared = self.node.shared();
+        let said = self.end.as_ref().map_or(Departure::Closed, End::departure);
+        if matches!(self.end, Some(End::HandlerPanic)) {
+            count(&shared.counters.panics);
+        }
+        shared.pool.depart(self.peer.key(), self.peer.id(), said);
+        let reason = self.peer.departure().unwrap_or(said);
+        if let Some(nonce) = self.nonce {
+            shared.instances.leave(nonce, self.peer.id());
+        }
+        shared.note_session(&self.peer, reason);
+        shared.events.down(&self.peer, reason, shared.now());
+        let why = self.end.as_ref().map_or_else(|| "its task ended".to_owned(), ToString::to_string);
+        tracing::info!(peer = %self.peer.key(), conn = %self.peer.id(), reason = reason.name(), %why, "peer down");
+        if self.hooked {
+            self.guarded(|node, peer| {
+                node.shared().handler.disconnected(Context::new(node, peer), reason);
+            });
+        }
+        shared.kick.notify_one();
+    }
+}
+
+impl Shared {
+    /// What the book learns from a session that is over.
+    fn note_session(&self, peer: &Peer, reason: Departure) {
+        use crate::book::{FailCause, Outcome};
+        if peer.direction() == Direction::Inbound || peer.connection().is_stable() || self.is_stopping() {
+            return;
+        }
+        let outcome = match reason {
+            Departure::Collision | Departure::Replaced | Departure::Requested | Departure::Shutdown => {
+                Outcome::Collision
+            }
+            _ => Outcome::Failed(FailCause::Unstable),
+        };
+        self.book.record(&peer.addr(), outcome, crate::book::WallTime::now());
+    }
+}
+
+/// How long the winner waits for the loser's task to say where it stood.
+const INHERIT: Duration = Duration::from_millis(200);

@@ -1,0 +1,217 @@
+//! The one maintenance loop. It only starts work: no step awaits a dial, a disk, a handler or a peer.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::base::sync::atomic::Ordering;
+use crate::base::{Direction, Tick, canonical};
+use crate::book::{Outcome, WallTime};
+use crate::pool::Departure;
+
+use super::config::HotConfig;
+use super::info::Peer;
+use super::shared::{Shared, count};
+
+/// What the loop remembers from one tick to the next.
+struct Maintenance {
+    next_cell: usize,
+    asked_at: Option<Tick>,
+    flushed_at: Tick,
+    expired_at: Tick,
+    flushing: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Shared {
+    /// Invariant 31, 19. Statement: the loop runs until the node stops, whatever a step does. Enforced by: steps are
+    /// synchronous and short, a panic in one is caught and counted, missed ticks are skipped. Breaks if: a step awaits.
+    pub(super) async fn maintain(self: Arc<Self>) {
+        let mut state = Maintenance {
+            next_cell: 0,
+            asked_at: None,
+            flushed_at: self.now(),
+            expired_at: self.now(),
+            flushing: Arc::default(),
+        };
+        let mut period = self.hot().tick;
+        let mut ticks = ticking(period);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stopped() => return,
+                _ = ticks.tick() => {}
+                // Somebody left or addresses came: look at once, but never spin.
+                () = self.kick.notified() => {
+                    self.guarded(|| self.connect_more(&mut state));
+                    continue;
+                }
+            }
+            let hot = self.hot();
+            self.guarded(|| self.sweep(&mut state, &hot));
+            self.guarded(|| self.connect_more(&mut state));
+            self.guarded(|| self.housekeeping(&mut state, &hot));
+            if hot.tick != period {
+                period = hot.tick;
+                ticks = ticking(period);
+            }
+        }
+    }
+
+    fn guarded(&self, step: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(step)).is_err() {
+            count(&self.counters.panics);
+            tracing::error!("a maintenance step panicked");
+        }
+    }
+
+    /// Walks as many cells as it takes to see all of them within a second, at least one.
+    fn sweep(self: &Arc<Self>, state: &mut Maintenance, hot: &HotConfig) {
+        let now = self.now();
+        let cells = self.pool.cell_count();
+        let ticks_a_second = (1000 / hot.tick.as_millis().max(1)).max(1) as usize;
+        for _ in 0..cells.div_ceil(ticks_a_second).max(1) {
+            let at = state.next_cell % cells.max(1);
+            state.next_cell = at + 1;
+            let swept = self.pool.sweep_cell(at, now);
+            self.counters.reaped.fetch_add(swept.departed.len() as u64, Ordering::Relaxed);
+            for peer in &swept.departed {
+                tracing::info!(peer = %peer.key(), conn = %peer.id(), "reaped: silent for too long");
+            }
+            for id in &swept.revoked {
+                tracing::debug!(conn = %id, "handshake ran out of time");
+            }
+            for peer in self.pool.cell(at).iter() {
+                self.look_after(peer, hot, now);
+            }
+        }
+        for peer in self.pool.trim(now) {
+            tracing::info!(peer = %peer.key(), "let go: over a lowered limit");
+        }
+        self.voice.tick(now);
+    }
+
+    fn look_after(self: &Arc<Self>, peer: &Arc<Peer>, hot: &HotConfig, now: Tick) {
+        let conn = peer.connection();
+        if conn.link().stalled(now) > hot.write_stall {
+            tracing::info!(peer = %peer.key(), "closed: takes no data");
+            self.pool.depart(peer.key(), peer.id(), Departure::Overloaded);
+            return;
+        }
+        if now.since(conn.pinged_at()) >= ping_interval(peer, hot.ping_every) {
+            conn.set_pinged(now);
+            conn.link().ping();
+        }
+        if peer.uptime(now) >= hot.stable_after && conn.turns_stable() {
+            peer.reward(now);
+            if peer.direction() == Direction::Outbound {
+                self.book.record(&peer.addr(), Outcome::Stable, WallTime::now());
+            }
+        }
+        if peer.direction() == Direction::Inbound && !peer.read_info(|info| info.listen_verified) {
+            self.verify_listen(peer);
+        }
+    }
+
+    /// Dials trusted peers always, and others while there are too few.
+    fn connect_more(self: &Arc<Self>, state: &mut Maintenance) {
+        if self.is_stopping() {
+            return;
+        }
+        let hot = self.hot();
+        let wall = WallTime::now();
+        let live = self.pool.len();
+        let wanted = hot.degree.saturating_sub(live + self.dials.under_way());
+        if wanted == 0 && self.config.trusted.is_empty() {
+            return;
+        }
+        let mut connected: HashSet<SocketAddr> = HashSet::new();
+        for peer in self.pool.roster().iter() {
+            connected.insert(peer.addr());
+            peer.read_info(|info| connected.extend(info.listen));
+        }
+        for addr in self.config.trusted.iter().map(|addr| canonical(*addr)) {
+            let due = self.book.get(&addr).is_none_or(|known| known.next_attempt <= wall);
+            if due && !connected.contains(&addr) && !self.book.is_self(&addr, wall) {
+                self.dial_in_background(addr, hot.dial_budget);
+            }
+        }
+        if wanted == 0 {
+            return;
+        }
+        let listening = self.listening.lock().clone();
+        let skip = |addr: &SocketAddr| connected.contains(addr) || listening.contains(addr);
+        let candidates = self.book.candidates(wall, wanted, &skip);
+        let short = candidates.len() < wanted;
+        for addr in candidates {
+            if !self.dial_in_background(addr, hot.dial_budget) {
+                break;
+            }
+        }
+        if short {
+            self.discover(state, &hot);
+        }
+    }
+
+    /// Asks some peer which others it knows: now and then, and more often while too few are known.
+    fn discover(&self, state: &mut Maintenance, hot: &HotConfig) {
+        let now = self.now();
+        let pause = hot.discover_every.min(Duration::from_secs(1)).max(hot.tick);
+        if state.asked_at.is_some_and(|asked| now.since(asked) < pause) {
+            return;
+        }
+        let peers: Vec<_> = self.pool.roster().iter().cloned().collect();
+        if peers.is_empty() {
+            return;
+        }
+        state.asked_at = Some(now);
+        peers[fastrand::usize(..peers.len())].connection().link().ask_peers();
+    }
+
+    fn housekeeping(self: &Arc<Self>, state: &mut Maintenance, hot: &HotConfig) {
+        let now = self.now();
+        if now.since(state.flushed_at) >= hot.flush_every {
+            state.flushed_at = now;
+            self.flush_book(&state.flushing);
+        }
+        if now.since(state.expired_at) >= Duration::from_secs(5) {
+            state.expired_at = now;
+            self.seen.expire(self.config.relay.retention, now);
+            self.book.expire(WallTime::now());
+            let stale = state.asked_at.is_none_or(|asked| now.since(asked) >= hot.discover_every);
+            if stale && hot.degree > 0 {
+                self.discover(state, hot);
+            }
+        }
+    }
+
+    /// Writes the book where blocking is allowed; never two at a time.
+    fn flush_book(self: &Arc<Self>, flushing: &Arc<std::sync::atomic::AtomicBool>) {
+        if flushing.swap(true, std::sync::atomic::Ordering::AcqRel) {
+            return;
+        }
+        let (shared, flushing) = (Arc::clone(self), Arc::clone(flushing));
+        self.spawn_blocking(move || {
+            if let Err(error) = shared.book.flush() {
+                tracing::error!(%error, "the book could not be written; it is tried again");
+            }
+            flushing.store(false, std::sync::atomic::Ordering::Release);
+        });
+    }
+}
+
+/// The interval of this peer's pings: spread by a sixteenth either way, so that peers that came together are not pinged
+/// together for ever.
+fn ping_interval(peer: &Peer, every: Duration) -> Duration {
+    let spread = every / 8;
+    every - every / 16 + spread.mul_f64((peer.id().get() % 16) as f64 / 16.0)
+}
+
+fn ticking(period: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(period.max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
+}

@@ -1,0 +1,244 @@
+//! The relay's memory: which messages this node has already passed on.
+//!
+//! Invariant 25. Statement: within the retention each digest is fresh exactly once, whoever brings it and on however
+//! many links at the same time. Enforced by: [`SeenSet::insert`] is one test-and-set under the lock of the digest's
+//! shard; digests are keyed and computed here, so that nobody can claim an id in advance. Breaks if: a caller relays
+//! without asking, or ids are taken from the wire.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::hash::Hasher as _;
+use std::time::Duration;
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::base::{ConnId, Tick};
+
+/// A keyed 128-bit digest of a message: SipHash-1-3 with a key that is random per node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(u128);
+
+/// What [`SeenSet::insert`] decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fresh {
+    /// First time within the retention: pass it on.
+    New,
+    /// Seen before.
+    Seen,
+    /// The set is full of young ids, or this peer's share of it is: refused and counted, not remembered.
+    Full,
+}
+
+/// A set of digests that is exact within its retention and bounded in entries.
+#[derive(Debug)]
+pub(crate) struct SeenSet {
+    key: (u64, u64),
+    shards: Box<[Mutex<Shard>]>,
+    refused: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    digests: HashMap<u128, (), foldhash::fast::RandomState>,
+    /// In order of arrival, so that expiry looks at the front only.
+    arrivals: VecDeque<Arrival>,
+    /// Entries that a peer brought and that are still remembered; an entry vanishes at zero.
+    shares: HashMap<ConnId, u32, foldhash::fast::RandomState>,
+}
+
+#[derive(Debug)]
+struct Arrival {
+    digest: u128,
+    from: Option<ConnId>,
+    at: Tick,
+}
+
+/// How long and how much a [`SeenSet`] remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayConfig {
+    /// How long a message is remembered after it was first seen. Default 60 s. Must exceed the time a message needs to
+    /// die out in the mesh.
+    pub retention: Duration,
+    /// The most ids remembered. Default 262,144 (about 20 MiB). A full set refuses new ids before it forgets young ones.
+    pub capacity: usize,
+    /// The share of the capacity that ids first brought by one connection may take, in percent. Default 50.
+    pub peer_share_percent: u8,
+}
+
+impl Default for RelayConfig {
+    fn default() -> Self {
+        Self { retention: Duration::from_secs(60), capacity: 1 << 18, peer_share_percent: 50 }
+    }
+}
+
+impl SeenSet {
+    pub(crate) fn new(key: (u64, u64)) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { key, shards, refused: AtomicU64::new(0) }
+    }
+
+    /// The digest of a message: of its kind and its bytes. Cost: about 1 ns a byte up to 1 KiB.
+    pub(crate) fn digest(&self, kind: u16, payload: &[u8]) -> Digest {
+        let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
+        hasher.write_u16(kind);
+        hasher.write(payload);
+        Digest(hasher.finish128().as_u128())
+    }
+
+    /// Test-and-set. Cost: one shard's lock, amortised O(1).
+    pub(crate) fn insert(
+        &self,
+        digest: Digest,
+        from: Option<ConnId>,
+        config: &RelayConfig,
+        now: Tick,
+    ) -> Fresh {
+        let per_shard = (config.capacity / SHARDS).max(1);
+        let per_peer = (per_shard * usize::from(config.peer_share_percent.min(100)) / 100).max(1);
+        let mut shard = self.shard(digest).lock();
+        shard.expire(config.retention, now);
+        if shard.digests.contains_key(&digest.0) {
+            return Fresh::Seen;
+        }
+        let share = from.and_then(|conn| shard.shares.get(&conn)).copied().unwrap_or(0);
+        if shard.digests.len() >= per_shard || share as usize >= per_peer {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Fresh::Full;
+        }
+        shard.digests.insert(digest.0, ());
+        shard.arrivals.push_back(Arrival { digest: digest.0, from, at: now });
+        if let Some(conn) = from {
+            *shard.shares.entry(conn).or_insert(0) += 1;
+        }
+        Fresh::New
+    }
+
+    /// Whether the digest is remembered. Cost: one shard's lock.
+    pub(crate) fn contains(&self, digest: Digest, retention: Duration, now: Tick) -> bool {
+        let mut shard = self.shard(digest).lock();
+        shard.expire(retention, now);
+        shard.digests.contains_key(&digest.0)
+    }
+
+    /// How many new ids were refused because the set or a peer's share of it was full.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Ids remembered now.
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().digests.len()).sum()
+    }
+
+    /// Forgets what is older than the retention, also in shards that nobody asks. Cost: each shard's lock in turn.
+    pub(crate) fn expire(&self, retention: Duration, now: Tick) {
+        for shard in &self.shards {
+            shard.lock().expire(retention, now);
+        }
+    }
+
+    fn shard(&self, digest: Digest) -> &Mutex<Shard> {
+        &self.shards[(digest.0 >> 64) as usize % SHARDS]
+    }
+}
+
+impl Shard {
+    fn expire(&mut self, retention: Duration, now: Tick) {
+        while self.arrivals.front().is_some_and(|first| now.since(first.at) > retention) {
+            let Some(old) = self.arrivals.pop_front() else { return };
+            self.digests.remove(&old.digest);
+            if let Some(conn) = old.from
+                && let Some(share) = self.shares.get_mut(&conn)
+            {
+                *share -= 1;
+                if *share == 0 {
+                    self.shares.remove(&conn);
+                }
+            }
+        }
+    }
+}
+
+const SHARDS: usize = 16;
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    fn conn(n: u64) -> Option<ConnId> {
+        ConnId::new(n)
+    }
+
+    #[test]
+    fn an_id_is_fresh_once_within_the_retention_and_again_after_it() {
+        let set = SeenSet::new((1, 2));
+        let config = RelayConfig { retention: Duration::from_secs(1), ..RelayConfig::default() };
+        let digest = set.digest(7, b"block");
+        let at = Tick::from_millis;
+        assert_eq!(set.insert(digest, conn(1), &config, at(0)), Fresh::New);
+        assert_eq!(set.insert(digest, conn(2), &config, at(1_000)), Fresh::Seen);
+        assert!(set.contains(digest, config.retention, at(1_000)));
+        assert_eq!(set.insert(digest, conn(2), &config, at(1_001)), Fresh::New);
+        set.expire(config.retention, at(9_000));
+        assert_eq!(set.len(), 0);
+    }
+
+    #[test]
+    fn a_full_set_refuses_new_ids_before_it_forgets_young_ones() {
+        let set = SeenSet::new((1, 2));
+        let config = RelayConfig { capacity: 16 * 4, peer_share_percent: 100, ..RelayConfig::default() };
+        let digests: Vec<_> = (0..1_000u32).map(|n| set.digest(0, &n.to_le_bytes())).collect();
+        let fresh: Vec<_> = digests.iter().map(|d| set.insert(*d, None, &config, Tick::ZERO)).collect();
+        assert_eq!(set.len(), 64);
+        assert_eq!(set.refused(), 1_000 - 64);
+        for (digest, fresh) in digests.iter().zip(fresh) {
+            assert_eq!(set.contains(*digest, config.retention, Tick::ZERO), fresh == Fresh::New);
+        }
+    }
+
+    #[test]
+    fn one_peer_cannot_fill_the_set_for_the_others() {
+        let set = SeenSet::new((3, 4));
+        let config = RelayConfig { capacity: 16 * 10, peer_share_percent: 50, ..RelayConfig::default() };
+        for n in 0..1_000u32 {
+            set.insert(set.digest(0, &n.to_le_bytes()), conn(1), &config, Tick::ZERO);
+        }
+        assert_eq!(set.len(), 80);
+        let other: usize = (1_000..1_040u32)
+            .filter(|n| {
+                set.insert(set.digest(0, &n.to_le_bytes()), conn(2), &config, Tick::ZERO) == Fresh::New
+            })
+            .count();
+        assert!(other > 30, "{other}");
+    }
+
+    #[test]
+    fn concurrent_arrivals_of_one_id_are_fresh_exactly_once() {
+        let set = SeenSet::new((5, 6));
+        let config = RelayConfig::default();
+        let fresh = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for thread in 1..=4 {
+                let (set, fresh, config) = (&set, &fresh, &config);
+                scope.spawn(move || {
+                    for n in 0..10_000u32 {
+                        let digest = set.digest(1, &n.to_le_bytes());
+                        if set.insert(digest, conn(thread), config, Tick::ZERO) == Fresh::New {
+                            fresh.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(fresh.into_inner(), 10_000);
+    }
+
+    #[test]
+    fn another_node_computes_another_digest() {
+        let (one, two) = (SeenSet::new((1, 2)), SeenSet::new((1, 3)));
+        assert_ne!(one.digest(1, b"x"), two.digest(1, b"x"));
+        assert_ne!(one.digest(1, b"x"), one.digest(2, b"x"));
+    }
+}

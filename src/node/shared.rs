@@ -1,0 +1,276 @@
+//! What all tasks of a node share.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
+
+use crate::base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::base::sync::{Mutex, SwapCell};
+use crate::base::{Nonce, Tick};
+use crate::book::Book;
+use crate::link::Budget;
+use crate::pool::PoolConfig;
+use crate::transport::Transport;
+use crate::wire::Native;
+
+use super::config::{HotConfig, NodeConfig};
+use super::events::EventHub;
+use super::handler::Handler;
+use super::info::Pool;
+use super::instances::Instances;
+use super::relay::SeenSet;
+use super::voice::Voice;
+
+/// What all tasks of a node share. Holds no task and no handle with a life token, so nothing here keeps the node alive.
+///
+/// Invariant 35. Statement: dropping the last handle frees everything without a call. Enforced by: tasks hold this, it
+/// holds no task; a link holds its queues, and neither peer nor node. Breaks if: a handler keeps a `NodeRef` rather than a
+/// `WeakNode`.
+pub(super) struct Shared {
+    pub(super) config: NodeConfig,
+    pub(super) hot: SwapCell<HotConfig>,
+    pub(super) nonce: Nonce,
+    pub(super) pool: Arc<Pool>,
+    pub(super) voice: Voice<Native>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) book: Arc<Book>,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) handler: Box<dyn Handler>,
+    pub(super) events: Arc<EventHub>,
+    pub(super) seen: SeenSet,
+    pub(super) instances: Instances,
+    pub(super) listening: Mutex<Vec<SocketAddr>>,
+    /// Wakes the maintenance before its next tick.
+    pub(super) kick: Notify,
+    /// Refusals that are being told at the same time; more are closed without a word.
+    pub(super) refusals: Arc<Semaphore>,
+    pub(super) dials: Dials,
+    pub(super) counters: Counters,
+    start: Instant,
+    stop: watch::Sender<bool>,
+    runtime: Handle,
+    tasks: Tasks,
+}
+
+/// Dials of the node's own accord that are under way.
+#[derive(Debug, Default)]
+pub(super) struct Dials {
+    under_way: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Tasks {
+    running: AtomicUsize,
+    links: AtomicUsize,
+    idle: Notify,
+}
+
+/// What a node counts.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) accepted: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) dials: AtomicU64,
+    pub(super) dial_failures: AtomicU64,
+    pub(super) collisions: AtomicU64,
+    pub(super) self_dials: AtomicU64,
+    pub(super) events: AtomicU64,
+    pub(super) requests: AtomicU64,
+    pub(super) broadcasts: AtomicU64,
+    pub(super) relayed: AtomicU64,
+    pub(super) redundant: AtomicU64,
+    pub(super) missed: AtomicU64,
+    pub(super) reaped: AtomicU64,
+    pub(super) panics: AtomicU64,
+}
+
+/// Adds one. Relaxed: counters are read for sight only.
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Shared {
+    #[expect(clippy::too_many_arguments, reason = "the builder's parts, each named at the one call")]
+    pub(super) fn new(
+        config: NodeConfig,
+        nonce: Nonce,
+        relay_key: (u64, u64),
+        book: Arc<Book>,
+        transport: Arc<dyn Transport>,
+        handler: Box<dyn Handler>,
+        listening: Vec<SocketAddr>,
+        runtime: Handle,
+    ) -> Self {
+        let fixed = config.ring.saturating_mul(3).saturating_add(config.state_bytes);
+        let budget = Budget::new(config.hot.memory.saturating_sub(fixed));
+        let pool = crate::pool::Pool::new(PoolConfig {
+            expected_peers: config.expected_peers,
+            limits: config.hot.limits.clone(),
+            liveness: config.hot.liveness.clone(),
+            health: config.hot.health.clone(),
+        });
+        Self {
+            hot: SwapCell::new(Arc::new(config.hot.clone())),
+            voice: Voice::new(Native::new(config.wire.clone()), &config, Arc::clone(&budget)),
+            budget,
+            events: Arc::new(EventHub::new(config.event_backlog)),
+            config,
+            nonce,
+            pool,
+            book,
+            transport,
+            handler,
+            seen: SeenSet::new(relay_key),
+            instances: Instances::new(),
+            listening: Mutex::new(listening),
+            kick: Notify::new(),
+            refusals: Arc::new(Semaphore::new(REFUSALS)),
+            dials: Dials::default(),
+            counters: Counters::default(),
+            start: Instant::now(),
+            stop: watch::Sender::new(false),
+            runtime,
+            tasks: Tasks::default(),
+        }
+    }
+
+    /// The present tick. Everything in this node that judges by time uses this clock.
+    pub(super) fn now(&self) -> Tick {
+        Tick::from_millis(self.start.elapsed().as_millis() as u64)
+    }
+
+    pub(super) fn hot(&self) -> Arc<HotConfig> {
+        self.hot.load()
+    }
+
+    /// The address peers are told, if they can reach one.
+    pub(super) fn advertised(&self) -> Option<SocketAddr> {
+        self.config.advertise.or_else(|| self.listening.lock().first().copied())
+    }
+
+    pub(super) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let guard = TaskGuard::new(self, false);
+        self.runtime.spawn(async move {
+            work.await;
+            drop(guard);
+        });
+    }
+
+    /// Spawns the task of a link, which counts apart.
+    pub(super) fn spawn_link(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let guard = TaskGuard::new(self, true);
+        self.runtime.spawn(async move {
+            work.await;
+            drop(guard);
+        });
+    }
+
+    /// Runs blocking work where it blocks nobody.
+    pub(super) fn spawn_blocking(self: &Arc<Self>, work: impl FnOnce() + Send + 'static) {
+        let guard = TaskGuard::new(self, false);
+        self.runtime.spawn_blocking(move || {
+            work();
+            drop(guard);
+        });
+    }
+
+    /// Resolves when the node stops.
+    pub(super) async fn stopped(&self) {
+        let mut stop = self.stop.subscribe();
+        // Cannot fail while `self` lives.
+        let _ = stop.wait_for(|stop| *stop).await;
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// From now on nothing goes live, nothing is accepted or dialled.
+    pub(super) fn stop(&self) {
+        self.pool.close();
+        self.stop.send_replace(true);
+    }
+
+    /// Waits until no task of the node runs, `within` at the longest; how many still do.
+    pub(super) async fn wait_idle(&self, within: Duration) -> usize {
+        let idle = async {
+            loop {
+                let notified = self.tasks.idle.notified();
+                if self.tasks.running.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        // Whether it timed out is what the count says.
+        let _ = tokio::time::timeout(within, idle).await;
+        self.tasks.running.load(Ordering::Acquire)
+    }
+
+    pub(super) fn tasks(&self) -> usize {
+        self.tasks.running.load(Ordering::Acquire)
+    }
+
+    pub(super) fn links(&self) -> usize {
+        self.tasks.links.load(Ordering::Acquire)
+    }
+}
+
+struct TaskGuard {
+    shared: Arc<Shared>,
+    link: bool,
+}
+
+impl TaskGuard {
+    fn new(shared: &Arc<Shared>, link: bool) -> Self {
+        shared.tasks.running.fetch_add(1, Ordering::AcqRel);
+        if link {
+            shared.tasks.links.fetch_add(1, Ordering::AcqRel);
+        }
+        Self { shared: Arc::clone(shared), link }
+    }
+}
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        if self.link {
+            self.shared.tasks.links.fetch_sub(1, Ordering::AcqRel);
+        }
+        if self.shared.tasks.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.tasks.idle.notify_waiters();
+        }
+    }
+}
+
+impl Dials {
+    /// A place among the dials under way, if there is one.
+    pub(super) fn begin(&self, shared: &Arc<Shared>, budget: usize) -> Option<Dialling> {
+        let begun = self
+            .under_way
+            .try_update(Ordering::AcqRel, Ordering::Relaxed, |now| (now < budget).then_some(now + 1));
+        begun.ok().map(|_| Dialling { shared: Arc::clone(shared) })
+    }
+
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way.load(Ordering::Relaxed)
+    }
+}
+
+/// A dial under way.
+pub(super) struct Dialling {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        self.shared.dials.under_way.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Refusals that are being told at the same time: each holds a socket for up to two seconds.
+const REFUSALS: usize = 64;

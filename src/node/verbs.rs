@@ -1,0 +1,323 @@
+//! Connecting, sending, broadcasting, relaying, banning.
+
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::base::{ConnId, Direction, Lane, PeerId, Tick};
+use crate::book::{BanTarget, Source, WallTime};
+use crate::link::log::{Appended, CursorView, Receipt};
+use crate::link::{Message, SendError};
+use crate::pool::{Departure, Evicted, Roster};
+use crate::transport::Stream;
+use crate::wire::EncodeError;
+
+use super::config::{ConfigError, HotConfig};
+use super::error::{ConnectError, SendToError};
+use super::events::Subscription;
+use super::handle::NodeRef;
+use super::info::{Conn, Peer};
+use super::relay::{Digest, Fresh};
+use super::shared::count;
+use super::voice::StateRefused;
+
+/// Connections.
+impl NodeRef {
+    /// Dials an address and waits until the peer is live. The address is remembered.
+    ///
+    /// # Errors
+    /// See [`ConnectError`]; where we are connected already that is an error too, which names the key.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was opened and gives everything back.
+    pub async fn connect(&self, addr: SocketAddr) -> Result<Arc<Peer>, ConnectError> {
+        let shared = self.shared();
+        if shared.is_stopping() {
+            return Err(ConnectError::Shutdown);
+        }
+        // An address that the book refuses (port 0, multicast) is refused by the dial with a better reason.
+        let _ = shared.book.add(addr, Source::Operator, WallTime::now());
+        shared.dial(addr).await
+    }
+
+    /// Takes over a stream that somebody else connected, as if it had been dialled or accepted here. `identity` is what the
+    /// transport proved about the far end, if it proves anything; it makes the key.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the stream and gives everything back.
+    pub async fn adopt(
+        &self,
+        stream: impl Stream,
+        direction: Direction,
+        addr: SocketAddr,
+        identity: Option<[u8; 32]>,
+    ) -> Result<Arc<Peer>, ConnectError> {
+        self.shared().adopt(Box::new(stream), direction, addr, identity).await
+    }
+
+    /// Closes the connection to a peer, with a goodbye. `false` if there is none.
+    pub fn disconnect(&self, key: &PeerId) -> bool {
+        self.shared().pool.remove(key, Departure::Requested).is_some()
+    }
+
+    /// Bans an address for a time, and closes its connections unless that leaves the node under its floor of peers; how many
+    /// were closed.
+    pub fn ban_ip(&self, ip: IpAddr, how_long: Duration) -> usize {
+        self.ban(BanTarget::Ip(ip), how_long)
+    }
+
+    /// Bans a peer by its key; see [`NodeRef::ban_ip`].
+    pub fn ban_peer(&self, key: PeerId, how_long: Duration) -> usize {
+        self.ban(BanTarget::Peer(key), how_long)
+    }
+
+    fn ban(&self, target: BanTarget, how_long: Duration) -> usize {
+        let shared = self.shared();
+        let now = WallTime::now();
+        let victims = match &target {
+            BanTarget::Ip(ip) => shared.pool.by_ip(*ip),
+            BanTarget::Peer(key) => shared.pool.get(key).into_iter().collect(),
+        };
+        // Evict first: a peer that the floor keeps is not banned either, or it could not come back once it leaves.
+        let total = victims.len();
+        let closed = victims
+            .iter()
+            .filter(|peer| {
+                matches!(shared.pool.evict(peer.key(), peer.id(), Departure::Banned), Evicted::Departed(_))
+            })
+            .count();
+        if closed == total {
+            shared.book.ban(target, now.after(how_long), now);
+        } else {
+            tracing::warn!(?target, "not banned: too few peers would be left");
+        }
+        closed
+    }
+
+    /// Lifts a ban. `false` if there was none.
+    pub fn unban(&self, target: impl Into<BanTarget>) -> bool {
+        self.shared().book.unban(&target.into())
+    }
+
+    /// The live peers.
+    pub fn roster(&self) -> Roster<PeerId, Conn> {
+        self.shared().pool.roster()
+    }
+
+    /// A live peer by its key. Cost: one shard's read lock.
+    pub fn peer(&self, key: &PeerId) -> Option<Arc<Peer>> {
+        self.shared().pool.get(key)
+    }
+
+    /// Who comes and goes: a snapshot, then events.
+    pub fn subscribe(&self) -> Subscription {
+        self.shared().events.subscribe()
+    }
+
+    /// The present tick of the node's clock, which event times are on.
+    pub fn now(&self) -> Tick {
+        self.shared().now()
+    }
+
+    /// The configuration that may change.
+    pub fn hot_config(&self) -> Arc<HotConfig> {
+        self.shared().hot()
+    }
+
+    /// Changes limits, intervals and policies; they act on live connections too: those over a lowered limit are let go step by
+    /// step, never below the floor.
+    ///
+    /// # Errors
+    /// Names what makes no sense; nothing is changed then.
+    pub fn reconfigure(&self, hot: HotConfig) -> Result<(), ConfigError> {
+        let shared = self.shared();
+        hot.check()?;
+        let fixed = shared.config.ring.saturating_mul(3).saturating_add(shared.config.state_bytes);
+        if fixed >= hot.memory {
+            let why = format!("the three rings and the state alone take {fixed} bytes");
+            return Err(ConfigError { field: "memory", why });
+        }
+        shared.pool.set_limits(hot.limits.clone());
+        shared.pool.set_policy(hot.liveness.clone());
+        shared.pool.set_health(hot.health.clone());
+        shared.voice.reconfigure(&hot);
+        shared.budget.set_limit(hot.memory - fixed);
+        drop(shared.hot.swap(Arc::new(hot)));
+        shared.kick.notify_one();
+        Ok(())
+    }
+}
+
+/// Sending.
+impl NodeRef {
+    /// Queues a message for one peer. Never waits; accepted is not delivered.
+    ///
+    /// # Errors
+    /// See [`SendToError`]; the message comes back.
+    ///
+    /// # Cost
+    /// One shard's read lock, one short lock of the link.
+    pub fn send(&self, key: &PeerId, message: Message) -> Result<(), SendToError> {
+        match self.peer(key) {
+            Some(peer) => Ok(peer.connection().link().send(message)?),
+            None => Err(SendToError::NotConnected(*key, message)),
+        }
+    }
+
+    /// Queues a message for each of these peers. Returns those it was not taken for, and why.
+    pub fn send_many<'k>(
+        &self,
+        keys: impl IntoIterator<Item = &'k PeerId>,
+        message: &Message,
+    ) -> Vec<(PeerId, SendToError)> {
+        keys.into_iter()
+            .filter_map(|key| self.send(key, message.clone()).err().map(|error| (*key, error)))
+            .collect()
+    }
+
+    /// Appends a message to its lane's log, which all links read from. Never waits, never fails because of a peer, never looks
+    /// at the map: costs the same for 8 peers and for 1,000. With no peers it goes nowhere.
+    ///
+    /// # Errors
+    /// Where the dialect cannot say it: too large for its lane, or on the control lane.
+    ///
+    /// # Cost
+    /// One encoding, one copy of the payload (none from 16 KiB up), one short lock.
+    pub fn broadcast(&self, message: &Message) -> Result<Appended, EncodeError> {
+        count(&self.shared().counters.broadcasts);
+        self.shared().voice.append(message, None)
+    }
+
+    /// As [`NodeRef::broadcast`], to all but one connection: where the message came from.
+    ///
+    /// # Errors
+    /// As [`NodeRef::broadcast`].
+    pub fn broadcast_except(&self, message: &Message, origin: ConnId) -> Result<Appended, EncodeError> {
+        count(&self.shared().counters.broadcasts);
+        self.shared().voice.append(message, Some(origin))
+    }
+
+    /// As [`NodeRef::broadcast`], keeping who was there, so that one can ask later what became of it.
+    ///
+    /// # Errors
+    /// As [`NodeRef::broadcast`].
+    ///
+    /// # Cost
+    /// A walk over the roster.
+    pub fn broadcast_with_receipt(&self, message: &Message) -> Result<BroadcastReceipt, EncodeError> {
+        let views = self
+            .roster()
+            .iter()
+            .filter_map(|peer| {
+                let view = peer.connection().link().view(message.lane)?;
+                Some((*peer.key(), peer.id(), Arc::clone(view)))
+            })
+            .collect();
+        let appended = self.broadcast(message)?;
+        Ok(BroadcastReceipt { appended, views })
+    }
+
+    /// Resolves when the slowest peer that is not lagging leaves room in this lane's log, and at once without peers. A producer
+    /// that waits for it before each broadcast makes no peer lag that makes progress.
+    ///
+    /// # Cancel safety
+    /// Safe: dropping it leaves nothing behind.
+    pub async fn ready(&self, lane: Lane) {
+        let Some(log) = self.shared().voice.log(lane) else { return };
+        let mut waiter = log.waiter();
+        poll_fn(|cx| waiter.poll(cx, self.shared().now())).await;
+    }
+
+    /// Sets a value of state: of each `(kind, id)` every peer gets the newest version, not those between; a new peer gets the
+    /// newest of all at once. It arrives as an event of this kind.
+    ///
+    /// # Errors
+    /// See [`StateRefused`]; the value comes back.
+    pub fn set_state(&self, kind: u16, id: &[u8], value: impl Into<Bytes>) -> Result<u64, StateRefused> {
+        self.shared().voice.set_state(kind, id, value.into())
+    }
+
+    /// Forgets a value of state: new peers are no longer told. `false` if there was none.
+    pub fn clear_state(&self, kind: u16, id: &[u8]) -> bool {
+        self.shared().voice.clear_state(kind, id)
+    }
+
+    /// Passes a message on to everybody but its origin, if this node has not seen it before; `from` is `None` for one's own.
+    ///
+    /// # Errors
+    /// As [`NodeRef::broadcast`]; the message then counts as not seen... by nobody: it was refused before it was remembered.
+    pub fn relay(&self, message: &Message, from: Option<ConnId>) -> Result<Fresh, EncodeError> {
+        let shared = self.shared();
+        let digest = shared.seen.digest(message.kind, &message.payload);
+        let cap = shared.voice.common.limits.message(message.lane);
+        if message.payload.len() > cap {
+            let (lane, size) = (message.lane, message.payload.len());
+            return Err(EncodeError::TooLarge { lane, size, cap });
+        }
+        let fresh = shared.seen.insert(digest, from, &shared.config.relay, shared.now());
+        match fresh {
+            Fresh::New => {
+                count(&shared.counters.relayed);
+                shared.voice.append(message, from)?;
+            }
+            Fresh::Seen => count(&shared.counters.redundant),
+            Fresh::Full => {}
+        }
+        Ok(fresh)
+    }
+
+    /// Whether a message was relayed within the retention: lets a caller skip validating it again.
+    pub fn contains(&self, kind: u16, payload: &[u8]) -> bool {
+        let shared = self.shared();
+        shared.seen.contains(self.digest(kind, payload), shared.config.relay.retention, shared.now())
+    }
+
+    /// This node's digest of a message; another node computes another one.
+    pub fn digest(&self, kind: u16, payload: &[u8]) -> Digest {
+        self.shared().seen.digest(kind, payload)
+    }
+}
+
+/// Who was there at a broadcast, and what became of it for each.
+#[derive(Debug)]
+pub struct BroadcastReceipt {
+    appended: Appended,
+    views: Vec<(PeerId, ConnId, Arc<CursorView>)>,
+}
+
+impl BroadcastReceipt {
+    /// What became of the broadcast for each peer of the roster at the call, as of now. Written means handed to the stream.
+    pub fn statuses(&self) -> impl Iterator<Item = (PeerId, ConnId, Receipt)> + '_ {
+        self.views.iter().map(|(key, conn, view)| (*key, *conn, view.status_of(&self.appended)))
+    }
+
+    /// The place in the log.
+    pub fn appended(&self) -> Appended {
+        self.appended
+    }
+
+    /// How many peers were there.
+    pub fn peers(&self) -> usize {
+        self.views.len()
+    }
+
+    /// How many of them it is written to now.
+    pub fn written(&self) -> usize {
+        self.statuses().filter(|(_, _, receipt)| *receipt == Receipt::Written).count()
+    }
+}
+
+impl From<SendToError> for Message {
+    fn from(error: SendToError) -> Self {
+        match error {
+            SendToError::NotConnected(_, message) => message,
+            SendToError::Link(error) => SendError::into_message(error),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What a node says to all its peers of one dialect: the three logs and the state table, each message encoded once.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::base::{ConnId, Lane};
+use crate::link::log::{Appended, Hub, Log, LogChunk, LogConfig};
+use crate::link::state::{StateConfig, StateKey, StateTable};
+use crate::link::{Budget, Common, Message, Positions, Prepared, Setup};
+use crate::wire::{Dialect, EncodeError, Head};
+
+use super::config::{HotConfig, NodeConfig};
+
+/// One dialect's logs, state and what its links share.
+#[derive(Debug)]
+pub(super) struct Voice<D> {
+    pub(super) dialect: Arc<D>,
+    logs: [Arc<Log>; 3],
+    state: Arc<StateTable>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) common: Arc<Common>,
+}
+
+/// Why a value of state was not taken. It comes back.
+#[derive(Debug, thiserror::Error)]
+pub enum StateRefused {
+    /// The dialect cannot say it, or it is larger than one chunk.
+    #[error("{0}")]
+    Encode(EncodeError, Bytes),
+    /// The key is longer than 32 bytes.
+    #[error("a state key of {size} bytes, at most 32 are allowed")]
+    Key {
+        /// Its bytes.
+        size: usize,
+        /// The value.
+        value: Bytes,
+    },
+    /// The table is full.
+    #[error("the state table is full")]
+    Full(Bytes),
+}
+
+impl<D: Dialect> Voice<D> {
+    pub(super) fn new(dialect: D, config: &NodeConfig, budget: Arc<Budget>) -> Self {
+        let hub = Hub::new();
+        let hot = &config.hot;
+        let logs = [hot.urgent_lag, hot.normal_lag, hot.bulk_lag].map(|lag| {
+            let log = LogConfig { ring_bytes: config.ring, lag, ..LogConfig::recommended() };
+            Log::new(log, Arc::clone(&hub))
+        });
+        let state = StateConfig { max_keys: config.state_keys, max_bytes: config.state_bytes };
+        let common = Common {
+            config: config.link.clone(),
+            budget,
+            limits: dialect.limits().clone(),
+            abilities: dialect.abilities(),
+        };
+        Self {
+            dialect: Arc::new(dialect),
+            logs,
+            state: StateTable::new(state, Arc::clone(&hub)),
+            hub,
+            common: Arc::new(common),
+        }
+    }
+
+    /// A link with its places in the logs, to be taken before its key goes live. Given the places of a connection whose
+    /// place it takes, it starts there.
+    pub(super) fn prepare(&self, id: ConnId, heir_of: Option<Positions>) -> Prepared<D> {
+        let mut at = 0;
+        let cursors = self.logs.each_ref().map(|log| {
+            let cursor = match heir_of {
+                Some(positions) => log.join_at(id, positions[at]),
+                None => log.join(id),
+            };
+            at += 1;
+            cursor
+        });
+        Prepared::new(Setup {
+            id,
+            dialect: Arc::clone(&self.dialect),
+            common: Arc::clone(&self.common),
+            cursors,
+            state: self.state.cursor(),
+            parker: self.hub.parker(),
+        })
+    }
+
+    pub(super) fn log(&self, lane: Lane) -> Option<&Arc<Log>> {
+        self.logs.get(lane.index().checked_sub(1)?)
+    }
+
+    /// Encodes once and appends. Cost: one encoding, one memcpy under a short lock; payloads from 16 KiB up are not copied.
+    pub(super) fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<Appended, EncodeError> {
+        let Message { lane, kind, payload } = message;
+        let head = Head::Event { kind: *kind };
+        let Some(log) = self.log(*lane) else {
+            return Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() });
+        };
+        let too_large = |size, cap| EncodeError::TooLarge { lane: *lane, size, cap };
+        if payload.len() >= LARGE {
+            let chunks = self.dialect.chunks(*lane, head, payload.clone())?;
+            let chunks = chunks.map(|chunk| LogChunk::new(&chunk.head, chunk.body));
+            return log.append_chunks(chunks, origin).map_err(|_| too_large(payload.len(), log.ring_bytes()));
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.clear();
+            self.dialect.encode(*lane, &head, payload, scratch)?;
+            log.append(scratch, origin).map_err(|_| too_large(payload.len(), log.ring_bytes()))
+        })
+    }
+
+    pub(super) fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateRefused> {
+        let Some(key) = StateKey::new(kind, id) else {
+            return Err(StateRefused::Key { size: id.len(), value });
+        };
+        if value.len() > MAX_STATE {
+            let cause = EncodeError::TooLarge { lane: Lane::Urgent, size: value.len(), cap: MAX_STATE };
+            return Err(StateRefused::Encode(cause, value));
+        }
+        let mut encoded = BytesMut::with_capacity(value.len() + 16);
+        if let Err(cause) = self.dialect.encode(Lane::Urgent, &Head::Event { kind }, &value, &mut encoded) {
+            return Err(StateRefused::Encode(cause, value));
+        }
+        self.state.set(key, encoded.freeze()).map_err(|_| StateRefused::Full(value))
+    }
+
+    pub(super) fn clear_state(&self, kind: u16, id: &[u8]) -> bool {
+        StateKey::new(kind, id).is_some_and(|key| self.state.remove(&key).is_some())
+    }
+
+    pub(super) fn reconfigure(&self, hot: &HotConfig) {
+        for (log, lag) in self.logs.iter().zip([hot.urgent_lag, hot.normal_lag, hot.bulk_lag]) {
+            log.set_lag_policy(lag);
+        }
+    }
+
+    pub(super) fn tick(&self, now: crate::base::Tick) {
+        self.logs.iter().for_each(|log| log.tick(now));
+    }
+
+    /// Bytes that logs and state hold.
+    pub(super) fn bytes(&self) -> usize {
+        self.logs.iter().map(|log| log.bytes()).sum::<usize>() + self.state.bytes()
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(2 * LARGE));
+}
+
+/// Payloads from here up go into the log uncopied.
+const LARGE: usize = 16 * 1024;
+/// Largest value of state: with its head it is one chunk.
+pub(super) const MAX_STATE: usize = 16 * 1024 - 64;

@@ -198,3 +198,14 @@ async fn an_application_that_panics_loses_that_one_link() {
     assert_eq!(c.roster().iter().count(), 1);
     assert_eq!(a.stats().panics, 1);
 }
+
+#[tokio::test]
+async fn an_answer_that_takes_time_needs_no_other_traffic_to_go_out() {
+    let (a, _, _b, _) = pair().await;
+    let key = *a.roster().iter().next().unwrap().key();
+    let begun = std::time::Instant::now();
+    for _ in 0..20 {
+        a.request(&key, Message::new(1, "quick"), WAIT).await.unwrap();
+    }
+    assert!(begun.elapsed() < Duration::from_millis(1_500), "only pings moved it: {:?}", begun.elapsed());
+}

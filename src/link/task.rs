@@ -127,10 +127,11 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
 
     /// One pass over everything; `true` to go round again.
     fn pass(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let mut again = self.inbox.poll(&self.host, &self.link, cx)?;
         let mut sinks =
             Sinks { host: &self.host, link: &self.link, inbox: &mut self.inbox, writer: &mut self.writer };
-        again |= self.reader.poll(&mut self.stream, cx, &mut sinks)?;
+        let mut again = self.reader.poll(&mut self.stream, cx, &mut sinks)?;
+        // After reading, so that what has just begun gets its first poll; before writing, so that its answer goes out.
+        again |= self.inbox.poll(&self.host, &self.link, cx)?;
         if self.link.take_peers_wanted() {
             let max = u16::try_from(self.link.common.limits.peers).unwrap_or(u16::MAX);
             self.writer.control(&Control::GetPeers { max })?;

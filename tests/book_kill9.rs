@@ -1,5 +1,6 @@
 //! What the book has flushed survives SIGKILL: a child process writes and flushes, and is killed at random moments.
 #![cfg(all(feature = "redb", unix))]
+#![allow(clippy::unwrap_used)] // helpers of tests; clippy excuses the tests alone
 
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};

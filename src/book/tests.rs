@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)] // helpers of tests; clippy excuses the tests alone
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;

@@ -25,6 +25,7 @@ mod behind;
 mod config;
 mod error;
 mod pick;
+mod shelves;
 #[cfg(feature = "redb")]
 mod store;
 mod table;

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use super::address::refusal;
 use super::bans::Bans;
 use super::behind::Behind;
+use super::shelves::Shelves;
 use super::{AddRefused, Added, Address, Ban, BanTarget, BookConfig, FailCause, Outcome, Source, WallTime};
 
 /// What the book holds. Ordered maps, so that one seed gives one choice.
@@ -13,10 +14,10 @@ use super::{AddRefused, Added, Address, Ban, BanTarget, BookConfig, FailCause, O
 pub(super) struct Table {
     pub(super) config: BookConfig,
     entries: BTreeMap<SocketAddr, Address>,
-    /// What may be evicted: each shelf by age, the first shelf first. Derived from `entries` and `bans`.
-    shelves: [BTreeSet<(WallTime, SocketAddr)>; SHELVES],
+    /// What may be evicted. Derived from `entries` and `bans`.
+    pub(super) shelves: Shelves,
     /// What counts against each source's quota. Derived from `entries`.
-    by_source: BTreeMap<Source, BTreeSet<SocketAddr>>,
+    pub(super) by_source: BTreeMap<Source, BTreeSet<SocketAddr>>,
     pub(super) bans: Bans,
     pub(super) rng: fastrand::Rng,
     pub(super) behind: Behind,
@@ -30,7 +31,7 @@ impl Table {
         Self {
             config,
             entries: BTreeMap::new(),
-            shelves: Default::default(),
+            shelves: Shelves::default(),
             by_source: BTreeMap::new(),
             bans: Bans::default(),
             rng,
@@ -313,30 +314,6 @@ impl Table {
         self.remove(&victim)
     }
 
-    fn shelve(&mut self, entry: &Address) {
-        if let Some((shelf, age)) = shelf(entry, self.bans.mentions(entry.addr)) {
-            self.shelves[shelf].insert((age, entry.addr));
-        }
-        if let Some(bucket) = quota(entry) {
-            self.by_source.entry(bucket).or_default().insert(entry.addr);
-        }
-    }
-
-    fn unshelve(&mut self, entry: &Address) {
-        // A ban that came or went since may have it on either of two shelves.
-        for (shelf, age) in [true, false].into_iter().filter_map(|banned| shelf(entry, banned)) {
-            self.shelves[shelf].remove(&(age, entry.addr));
-        }
-        if let Some(bucket) = quota(entry)
-            && let Some(told) = self.by_source.get_mut(&bucket)
-        {
-            told.remove(&entry.addr);
-            if told.is_empty() {
-                self.by_source.remove(&bucket);
-            }
-        }
-    }
-
     /// A ban came or went: moves the addresses that it concerns.
     fn reshelve(&mut self, target: &BanTarget) {
         let (first, last) = match *target {
@@ -377,37 +354,6 @@ fn ends(ip: IpAddr) -> (SocketAddr, SocketAddr) {
     };
     (SocketAddr::new(ip, 0), last)
 }
-
-/// Where an address stands in the order of eviction, and its age there. `None`: it stays.
-fn shelf(entry: &Address, banned: bool) -> Option<(usize, WallTime)> {
-    if entry.trusted {
-        return None;
-    }
-    if banned {
-        return Some((BANNED, entry.first_seen));
-    }
-    if let Some(since) = entry.self_since {
-        return Some((WORN, since));
-    }
-    match entry.last_success {
-        None => Some((UNPROVEN, entry.first_seen)),
-        Some(success) if entry.is_failing() => Some((WORN, success)),
-        Some(_) => None,
-    }
-}
-
-/// Whose quota an address counts against: a source answers only for what has never connected.
-fn quota(entry: &Address) -> Option<Source> {
-    (entry.last_success.is_none() && !entry.trusted).then(|| entry.source.bucket())?
-}
-
-/// Never connected: goes first.
-const UNPROVEN: usize = 0;
-/// Once connected and now failing, or our own.
-const WORN: usize = 1;
-/// Under a ban: goes last, as the record is part of what we have against it. The ban itself is kept elsewhere.
-const BANNED: usize = 2;
-const SHELVES: usize = 3;
 
 /// How far a chain of aliases is followed.
 const HOPS: usize = 8;

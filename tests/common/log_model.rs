@@ -58,12 +58,20 @@ struct Link {
     gaps: Vec<(u64, u64)>,
 }
 
+/// What a link that has left ought to be remembered for.
+struct Gone {
+    view: Arc<CursorView>,
+    published: u64,
+    gaps: Vec<(u64, u64)>,
+    conns: Vec<ConnId>,
+    start: u64,
+}
+
 struct World {
     log: Arc<Log>,
     messages: Vec<Message>,
     links: Vec<Link>,
-    /// Of links that have left: the view, what was written whole, the gaps, its connections, its start.
-    left: Vec<(Arc<CursorView>, u64, Vec<(u64, u64)>, Vec<ConnId>, u64)>,
+    left: Vec<Gone>,
     next_conn: u64,
     policy: LagPolicy,
 }
@@ -124,7 +132,8 @@ impl World {
             }
             17 => self.log.set_ring_bytes(16 * 1024 + choices.below(64 * 1024)),
             18 => {
-                self.policy = if choices.byte() % 4 == 0 { LagPolicy::Disconnect } else { LagPolicy::Skip };
+                self.policy =
+                    if choices.byte().is_multiple_of(4) { LagPolicy::Disconnect } else { LagPolicy::Skip };
                 self.log.set_lag_policy(self.policy);
             }
             _ => self.check_receipts(),
@@ -205,7 +214,8 @@ impl World {
     fn bury(&mut self, link: Link) {
         let view = Arc::clone(link.cursor.view());
         drop(link.cursor);
-        self.left.push((view, link.published, link.gaps, link.conns, link.start));
+        let Link { published, gaps, conns, start, .. } = link;
+        self.left.push(Gone { view, published, gaps, conns, start });
     }
 
     fn write(&mut self, choices: &mut Choices<'_>) {
@@ -232,10 +242,10 @@ impl World {
             let amount = choices.byte();
             self.links[at].write(slices, amount, &self.messages);
         }
-        if choices.byte() % 2 == 0 {
+        if choices.byte().is_multiple_of(2) {
             self.links[at].release(&self.messages);
         }
-        if choices.byte() % 2 == 0 {
+        if choices.byte().is_multiple_of(2) {
             self.links[at].publish();
         }
     }
@@ -254,7 +264,7 @@ impl World {
                     None,
                 );
             }
-            for (view, published, gaps, conns, start) in &self.left {
+            for Gone { view, published, gaps, conns, start } in &self.left {
                 let got = view.status_of(&message.appended);
                 check_receipt(got, &message.appended, *published, gaps, conns, *start, Some(()));
             }

@@ -121,6 +121,11 @@ impl Hub {
         }
     }
 
+    #[cfg(all(test, not(peerpool_loom)))]
+    pub(super) fn listed(&self) -> usize {
+        self.listed.load(Ordering::Relaxed)
+    }
+
     #[cold]
     fn wake_some(&self) {
         // Pairs with the exchange and the fence in `Waking::poll`: its round begins after this word was written.

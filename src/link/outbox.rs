@@ -56,7 +56,7 @@ impl Outbox {
         let cost = outgoing.payload.len() + OVERHEAD;
         let fits = self.lanes[at].len() < config.outbox_messages
             && (self.bytes[at] == 0 || self.bytes[at] + cost <= config.outbox_bytes);
-        if !unbounded && !(fits && self.held.resize(self.held.bytes() + cost)) {
+        if !(unbounded || fits && self.held.resize(self.held.bytes() + cost)) {
             return Err((Rejected::Full, outgoing));
         }
         if unbounded {

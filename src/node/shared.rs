@@ -111,8 +111,8 @@ impl Shared {
         let pool = crate::pool::Pool::new(PoolConfig {
             expected_peers: config.expected_peers,
             limits: config.hot.limits.clone(),
-            liveness: config.hot.liveness.clone(),
-            health: config.hot.health.clone(),
+            liveness: config.hot.liveness,
+            health: config.hot.health,
         });
         Self {
             hot: SwapCell::new(Arc::new(config.hot.clone())),
@@ -252,7 +252,7 @@ impl Dials {
     pub(super) fn begin(&self, shared: &Arc<Shared>, budget: usize) -> Option<Dialling> {
         let begun = self
             .under_way
-            .try_update(Ordering::AcqRel, Ordering::Relaxed, |now| (now < budget).then_some(now + 1));
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| (now < budget).then_some(now + 1));
         begun.ok().map(|_| Dialling { shared: Arc::clone(shared) })
     }
 

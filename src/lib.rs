@@ -65,3 +65,8 @@ pub mod pool;
 pub mod transport;
 #[cfg(feature = "node")]
 pub mod wire;
+
+/// The README's example is a test too.
+#[cfg(all(doctest, feature = "node"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -12,7 +12,7 @@ use super::builder::NodeBuilder;
 use super::shared::Shared;
 
 /// A running node. Clone it freely; when the last clone is dropped the node ends: it closes its connections with a goodbye and
-/// all its tasks end, without a call. To wait for that, [`Node::shutdown`].
+/// all its tasks end, without a call. To wait for that, [`NodeRef::shutdown`].
 #[derive(Clone)]
 pub struct Node {
     node: NodeRef,

@@ -55,7 +55,7 @@ impl Default for LogConfig {
     }
 }
 
-/// Where an append put its message. [`CursorView::status_of`] says what became of it at a link.
+/// Where an append put its message. [`CursorView::status_of`](super::CursorView::status_of) says what became of it at a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Appended {
     /// Number of the message in this log, from zero.

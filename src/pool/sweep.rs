@@ -83,24 +83,32 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     /// floor, and never a reserved slot. [`Pool::sweep`] does it; who sweeps cell by cell calls it once a round.
     ///
     /// # Cost
-    /// One load, unless limits were changed since the last trim that found nothing to do: then one walk over all
-    /// peers.
+    /// One load, unless limits were changed since the last trim that found nothing to do: then a walk over the address
+    /// counts, and over the peers if some are too many.
     pub fn trim(&self, now: Tick) -> Vec<Arc<Peer<K, C>>> {
-        // AcqRel: pairs with the release in `set_limits`; a change during this trim raises it again.
-        if !self.crowded.load(Ordering::Relaxed) || !self.crowded.swap(false, Ordering::AcqRel) {
+        // Acquire: pairs with the release in `set_limits`.
+        let changed_at = self.crowded.load(Ordering::Acquire);
+        if changed_at == 0 {
             return Vec::new();
         }
+        // What was admitted by the old limits may still go live: asked first, so that nobody slips by.
+        let mut more = self.has_tickets_before(changed_at);
         let limits = self.limits.load();
         let mut departed = Vec::new();
-        let mut more = self.trim_addresses(&limits, now, &mut departed);
+        more |= self.trim_addresses(&limits, now, &mut departed);
         more |= self.trim_subnets(&limits, now, &mut departed);
         for direction in [Direction::Inbound, Direction::Outbound] {
             more |= self.trim_direction(direction, &limits, now, &mut departed);
         }
-        if more {
-            self.crowded.store(true, Ordering::Release);
+        if !more {
+            // Relaxed: fails, and so leaves the next trim to it, if the limits were changed meanwhile.
+            let _ = self.crowded.compare_exchange(changed_at, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
         departed
+    }
+
+    fn has_tickets_before(&self, id: u64) -> bool {
+        self.tickets.iter().any(|tickets| tickets.lock().keys().any(|other| other.get() < id))
     }
 
     fn revoke_overdue(&self, index: usize, now: Tick) -> Vec<ConnId> {

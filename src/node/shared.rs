@@ -179,6 +179,16 @@ impl Shared {
         });
     }
 
+    /// Writes the book for the last time.
+    pub(super) fn flush_at_end(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        self.spawn_blocking(move || {
+            if let Err(error) = shared.book.flush() {
+                tracing::error!(%error, "the book could not be written at the end");
+            }
+        });
+    }
+
     /// Resolves when the node stops.
     pub(super) async fn stopped(&self) {
         let mut stop = self.stop.subscribe();

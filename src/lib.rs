@@ -24,6 +24,7 @@
 //! | [`book`] | the addresses we know | `node`, its file `redb` |
 //! | [`link`] | reads and writes one connection; the broadcast log | `node` |
 //! | [`node`] | many links, one pool: the engine | `node` |
+//! | `cli` | the `peerpool` command | `cli` |
 //!
 //! Imports point down this table only. With `default-features = false` the pool remains, without tokio, for a program that
 //! brings its own transport.
@@ -56,6 +57,8 @@
 pub mod base;
 #[cfg(feature = "node")]
 pub mod book;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "node")]
 pub mod link;
 #[cfg(feature = "node")]

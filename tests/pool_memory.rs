@@ -36,7 +36,7 @@ fn bytes_a_connection<K: PeerKey>(key: impl Fn(SocketAddr) -> K, addr: impl Fn(u
 
 /// Sixteen neighbours a /24, as the dense parts of the network look.
 fn dense(n: u32) -> SocketAddr {
-    SocketAddr::from((((n / 16) << 8 | n % 16 | 0x0100_0000).to_be_bytes(), 7_000))
+    SocketAddr::from(((((n / 16) << 8) | (n % 16) | 0x0100_0000).to_be_bytes(), 7_000))
 }
 
 /// A /24 each: the most that counting subnets can cost.

@@ -13,7 +13,7 @@ use std::time::Instant;
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use peerpool::base::{Direction, Tick};
 use peerpool::pool::{Departure, Slot};
-use rivals::{BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Plan, Rival};
+use rivals::{BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Plan, Rival, SharedDashMap};
 
 fn marks(criterion: &mut Criterion, peers: usize) {
     let keys = rivals::keys(peers, 0x5EED);
@@ -25,8 +25,10 @@ fn marks(criterion: &mut Criterion, peers: usize) {
     let all: Vec<Box<dyn Rival>> = vec![
         Box::new(ByHandle { pool: ByKey(Arc::clone(&pool)), peers: handles }),
         Box::new(ByKey(pool)),
+        Box::<SharedDashMap>::default(),
         Box::<BareDashMap>::default(),
-        Box::<LockedMap>::default(),
+        Box::new(LockedMap::plain()),
+        Box::new(LockedMap::fast()),
         Box::<Cascade>::default(),
     ];
     all.iter().skip(2).for_each(|rival| rival.fill(&keys));
@@ -41,11 +43,17 @@ fn marks(criterion: &mut Criterion, peers: usize) {
                     let start = Instant::now();
                     std::thread::scope(|scope| {
                         for thread in 0..threads {
-                            let share = order.len() / threads;
-                            let keys = &order[share * thread..share * (thread + 1)];
+                            let share = order.len() / threads * thread;
+                            let keys = &order[share..share + order.len() / threads];
                             scope.spawn(move || {
                                 let guests = if churn { rivals::guests(thread) } else { Vec::new() };
-                                rival.mark(Plan { keys, guests: &guests, marks: marks as usize, from });
+                                rival.mark(Plan {
+                                    keys,
+                                    guests: &guests,
+                                    share,
+                                    marks: marks as usize,
+                                    from,
+                                });
                             });
                         }
                     });
@@ -59,7 +67,9 @@ fn marks(criterion: &mut Criterion, peers: usize) {
 
 fn walks(criterion: &mut Criterion, peers: usize) {
     let pool = rivals::new_pool(peers);
-    rivals::keys(peers, 0x5EED).iter().for_each(|key| drop(rivals::join(&pool, *key, Tick::ZERO)));
+    for key in rivals::keys(peers, 0x5EED) {
+        rivals::join(&pool, key, Tick::ZERO);
+    }
     let now = Tick::from_millis(10);
     let mut group = criterion.benchmark_group(format!("walks/{peers} peers"));
     group.sample_size(20);

@@ -1,9 +1,11 @@
 //! What a node would use instead of the pool, each as well written as it can be, behind one face.
 //!
-//! All use the same fast hasher and the same keys, visited in a shuffled order; the tokio locks are taken inside a
+//! All have the same keys, visited in a shuffled order. The DashMaps use the pool's fast hasher; the locked maps the
+//! standard one, as nodes write them, and one of them both. The tokio locks are taken inside a
 //! runtime, as a node would, so no blocking bridge is measured.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +16,8 @@ use peerpool::pool::{Departure, Peer, Pool, PoolConfig};
 use tokio::sync::RwLock;
 
 pub(crate) type TestPool = Pool<PeerId, ()>;
-type Hasher = foldhash::fast::RandomState;
+type Fast = foldhash::fast::RandomState;
+type Slow = std::hash::RandomState;
 
 /// How a run marks peers as seen.
 #[derive(Clone, Copy)]
@@ -23,6 +26,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) keys: &'a [PeerId],
     /// Come and go, one leaving and one joining every [`CHURN_EVERY`] marks; empty: no churn.
     pub(crate) guests: &'a [PeerId],
+    /// Where this thread's share of all peers begins.
+    pub(crate) share: usize,
     pub(crate) marks: usize,
     /// The first tick; it moves on by one a mark, so that every mark has something to write.
     pub(crate) from: u64,
@@ -34,10 +39,11 @@ pub(crate) const CHURN_EVERY: usize = 256;
 impl Plan<'_> {
     /// The key, the tick and, if it is time for it, the guest of each mark.
     fn steps(&self) -> impl Iterator<Item = (&PeerId, Tick, Option<&PeerId>)> {
-        (0..self.marks).map(|n| {
-            let guest =
-                (n % CHURN_EVERY == 0).then(|| self.guests.get(n / CHURN_EVERY % self.guests.len().max(1)));
-            (&self.keys[n % self.keys.len()], Tick::from_millis(self.from + n as u64), guest.flatten())
+        let mut guests = self.guests.iter().cycle();
+        // No division in here: at these speeds it would be half of what is measured.
+        self.keys.iter().cycle().take(self.marks).enumerate().map(move |(n, key)| {
+            let guest = if n % CHURN_EVERY == 0 { guests.next() } else { None };
+            (key, Tick::from_millis(self.from + n as u64), guest)
         })
     }
 }
@@ -77,7 +83,9 @@ impl Rival for ByKey {
     }
 
     fn fill(&self, keys: &[PeerId]) {
-        keys.iter().for_each(|key| drop(join(&self.0, *key, Tick::ZERO)));
+        for key in keys {
+            join(&self.0, *key, Tick::ZERO);
+        }
     }
 
     fn mark(&self, plan: Plan<'_>) {
@@ -91,17 +99,20 @@ impl Rival for ByKey {
     }
 }
 
-/// A map and one atomic in it, and nothing else: no phase, no health, no index, no counts.
+/// A map and one atomic in it, and nothing else: nobody can hold a peer, there is no phase, no health, no index, no
+/// count. The floor of what a map costs.
 #[derive(Default)]
-pub(crate) struct BareDashMap(dashmap::DashMap<PeerId, AtomicU64, Hasher>);
+pub(crate) struct BareDashMap(dashmap::DashMap<PeerId, AtomicU64, Fast>);
 
 impl Rival for BareDashMap {
     fn name(&self) -> &'static str {
-        "bare DashMap"
+        "DashMap<K, AtomicU64>"
     }
 
     fn fill(&self, keys: &[PeerId]) {
-        keys.iter().for_each(|key| drop(self.0.insert(*key, AtomicU64::new(0))));
+        for key in keys {
+            self.0.insert(*key, AtomicU64::new(0));
+        }
     }
 
     fn mark(&self, plan: Plan<'_>) {
@@ -117,39 +128,124 @@ impl Rival for BareDashMap {
     }
 }
 
-/// What the entries of the locked maps hold.
-#[derive(Clone, Default)]
+/// What the pool keeps of a connection, as plain fields.
+#[derive(Clone)]
 struct Unified {
+    id: u64,
+    addr: SocketAddr,
     last_seen: u64,
     connected_at: u64,
-    health: u8,
+    health: u64,
     bytes: [u64; 2],
+    rtt: u32,
+    inbound: bool,
+    info: Arc<()>,
+}
+
+impl Unified {
+    fn new(key: &PeerId) -> Self {
+        let (addr, info) = (addr_of(key), Arc::new(()));
+        Self {
+            id: 1,
+            addr,
+            last_seen: 0,
+            connected_at: 0,
+            health: 100,
+            bytes: [0; 2],
+            rtt: 0,
+            inbound: true,
+            info,
+        }
+    }
+
+    fn mark(&mut self, now: Tick) {
+        self.last_seen = now.as_millis();
+    }
+
+    /// So that no field is optimised away.
+    fn look(&self) -> impl Sized {
+        (
+            self.id,
+            self.addr,
+            self.connected_at,
+            self.health,
+            self.bytes,
+            self.rtt,
+            self.inbound,
+            self.info.clone(),
+        )
+    }
+}
+
+/// A map of entries that can be held, as the pool's can: get and store.
+#[derive(Default)]
+pub(crate) struct SharedDashMap(dashmap::DashMap<PeerId, Arc<(AtomicU64, Unified)>, Fast>);
+
+impl Rival for SharedDashMap {
+    fn name(&self) -> &'static str {
+        "DashMap<K, Arc<entry>>"
+    }
+
+    fn fill(&self, keys: &[PeerId]) {
+        for key in keys {
+            self.0.insert(*key, Arc::new((AtomicU64::new(0), Unified::new(key))));
+        }
+    }
+
+    fn mark(&self, plan: Plan<'_>) {
+        for (key, now, guest) in plan.steps() {
+            if let Some(entry) = self.0.get(key) {
+                entry.0.store(now.as_millis(), Ordering::Relaxed);
+            }
+            if let Some(guest) = guest {
+                black_box(self.0.remove(guest).map(|(_, entry)| drop(entry.1.look())));
+                self.0.insert(*guest, Arc::new((AtomicU64::new(now.as_millis()), Unified::new(guest))));
+            }
+        }
+    }
 }
 
 /// One write-locked map of unified entries.
 #[derive(Default)]
-pub(crate) struct LockedMap(RwLock<HashMap<PeerId, Unified, Hasher>>);
+pub(crate) struct LockedMap<S> {
+    map: RwLock<HashMap<PeerId, Unified, S>>,
+    name: &'static str,
+}
 
-impl Rival for LockedMap {
+impl LockedMap<Slow> {
+    pub(crate) fn plain() -> Self {
+        Self { name: "tokio RwLock<HashMap>, unified", ..Self::default() }
+    }
+}
+
+impl LockedMap<Fast> {
+    pub(crate) fn fast() -> Self {
+        Self { name: "  the same, our hasher", ..Self::default() }
+    }
+}
+
+impl<S: BuildHasher + Send + Sync> Rival for LockedMap<S> {
     fn name(&self) -> &'static str {
-        "tokio RwLock<HashMap>, unified"
+        self.name
     }
 
     fn fill(&self, keys: &[PeerId]) {
-        let mut map = self.0.blocking_write();
-        keys.iter().for_each(|key| drop(map.insert(*key, Unified::default())));
+        let mut map = self.map.blocking_write();
+        for key in keys {
+            map.insert(*key, Unified::new(key));
+        }
     }
 
     fn mark(&self, plan: Plan<'_>) {
         in_runtime(async {
             for (key, now, guest) in plan.steps() {
-                if let Some(entry) = self.0.write().await.get_mut(key) {
-                    entry.last_seen = now.as_millis();
-                    black_box((entry.connected_at, entry.health, entry.bytes));
+                if let Some(entry) = self.map.write().await.get_mut(key) {
+                    entry.mark(now);
                 }
                 if let Some(guest) = guest {
-                    self.0.write().await.remove(guest);
-                    self.0.write().await.insert(*guest, Unified::default());
+                    let left = self.map.write().await.remove(guest);
+                    black_box(left.map(|entry| drop(entry.look())));
+                    self.map.write().await.insert(*guest, Unified::new(guest));
                 }
             }
         });
@@ -159,9 +255,9 @@ impl Rival for LockedMap {
 /// Connections, info and last-seen in three maps, updated one after another: the shape most nodes start with.
 #[derive(Default)]
 pub(crate) struct Cascade {
-    connections: RwLock<HashMap<PeerId, u64, Hasher>>,
-    infos: RwLock<HashMap<PeerId, Unified, Hasher>>,
-    last_seen: RwLock<HashMap<PeerId, u64, Hasher>>,
+    connections: RwLock<HashMap<PeerId, u64, Slow>>,
+    infos: RwLock<HashMap<PeerId, Unified, Slow>>,
+    last_seen: RwLock<HashMap<PeerId, u64, Slow>>,
 }
 
 impl Rival for Cascade {
@@ -174,7 +270,7 @@ impl Rival for Cascade {
         let mut last_seen = self.last_seen.blocking_write();
         for key in keys {
             connections.insert(*key, 0);
-            infos.insert(*key, Unified::default());
+            infos.insert(*key, Unified::new(key));
             last_seen.insert(*key, 0);
         }
     }
@@ -187,7 +283,7 @@ impl Rival for Cascade {
                         *seen = now.as_millis();
                     }
                     if let Some(info) = self.infos.write().await.get_mut(key) {
-                        info.last_seen = now.as_millis();
+                        info.mark(now);
                     }
                 }
                 if let Some(guest) = guest {
@@ -195,7 +291,7 @@ impl Rival for Cascade {
                     self.infos.write().await.remove(guest);
                     self.last_seen.write().await.remove(guest);
                     self.connections.write().await.insert(*guest, 0);
-                    self.infos.write().await.insert(*guest, Unified::default());
+                    self.infos.write().await.insert(*guest, Unified::new(guest));
                     self.last_seen.write().await.insert(*guest, now.as_millis());
                 }
             }
@@ -217,9 +313,10 @@ impl Rival for ByHandle {
     fn fill(&self, _keys: &[PeerId]) {}
 
     fn mark(&self, plan: Plan<'_>) {
-        // The keys are in another shuffled order than the peers; the position is all that is used of them.
-        for (n, (_, now, guest)) in plan.steps().enumerate() {
-            let _ = black_box(self.peers[n % self.peers.len()].seen(now));
+        // Each thread has its share of the peers, as each link has its one; of the keys only the number counts.
+        let share = &self.peers[plan.share..][..plan.keys.len()];
+        for (peer, (_, now, guest)) in share.iter().cycle().zip(plan.steps()) {
+            let _ = black_box(peer.seen(now));
             if let Some(guest) = guest {
                 self.pool.0.remove(guest, Departure::Closed);
                 join(&self.pool.0, *guest, now);

@@ -32,7 +32,7 @@ pub struct Pool<K: PeerKey, C: Connection> {
     pub(super) addresses: Addresses<K, C>,
     pub(super) cells: Box<[Cell<K, C>]>,
     /// Permits and claims under way, for the sweep; sharded by id like the cells.
-    pub(super) tickets: Box<[Mutex<HashMap<ConnId, Arc<Ticket<K>>, HashState>>]>,
+    pub(super) tickets: Box<[Mutex<Tickets<K>>]>,
     pub(super) shared: Arc<Shared>,
     pub(super) limits: SwapCell<Limits>,
     pub(super) liveness: SwapCell<LivenessPolicy>,
@@ -43,6 +43,8 @@ pub struct Pool<K: PeerKey, C: Connection> {
     hasher: HashState,
     last_id: AtomicU64,
 }
+
+pub(super) type Tickets<K> = HashMap<ConnId, Arc<Ticket<K>>, HashState>;
 
 /// A slot of the map: one pointer to what holds the key.
 pub(super) enum Entry<K: PeerKey, C: Connection> {
@@ -281,7 +283,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         &self.cells[self.hasher.hash_one(key) as usize & (self.cells.len() - 1)]
     }
 
-    pub(super) fn tickets_of(&self, id: ConnId) -> &Mutex<HashMap<ConnId, Arc<Ticket<K>>, HashState>> {
+    pub(super) fn tickets_of(&self, id: ConnId) -> &Mutex<Tickets<K>> {
         &self.tickets[id.get() as usize & (self.tickets.len() - 1)]
     }
 }

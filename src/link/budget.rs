@@ -36,6 +36,11 @@ impl Budget {
         self.limit.load(Ordering::Relaxed)
     }
 
+    /// Bytes that could be reserved now.
+    pub fn free(&self) -> usize {
+        self.limit().saturating_sub(self.used())
+    }
+
     /// How often a reservation was refused: a rising number means the ceiling is too low for this many peers.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
@@ -82,6 +87,19 @@ impl Reservation {
         self.bytes
     }
 
+    /// Takes up to `bytes` out as a reservation of their own; the sum does not move.
+    pub fn split(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { budget: Arc::clone(&self.budget), bytes }
+    }
+
+    /// Takes over what another reservation of the same budget holds; the sum does not move.
+    pub fn merge(&mut self, mut other: Self) {
+        debug_assert!(Arc::ptr_eq(&self.budget, &other.budget), "reservations of two budgets");
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// Grows or shrinks to `bytes`. `false`, and nothing changed, where the ceiling does not allow the growth.
     pub fn resize(&mut self, bytes: usize) -> bool {
         if bytes > self.bytes {
@@ -118,6 +136,19 @@ mod tests {
         assert!(first.resize(1));
         assert_eq!(budget.used(), 1);
         drop(first);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn moving_a_reservation_does_not_move_the_sum() {
+        let budget = Budget::new(100);
+        let (mut one, mut other) = (budget.reserve(60).unwrap(), Reservation::empty(&budget));
+        budget.set_limit(10);
+        other.merge(one.split(50));
+        assert_eq!((one.bytes(), other.bytes(), budget.used()), (10, 50, 60));
+        other.merge(one.split(50));
+        assert_eq!((one.bytes(), other.bytes(), budget.used()), (0, 60, 60));
+        drop(other);
         assert_eq!(budget.used(), 0);
     }
 

@@ -238,6 +238,7 @@ impl Inbox {
     pub(super) fn has_room(&self, config: &LinkConfig) -> bool {
         self.events.len() + self.requests.len() <= config.inbox_messages / 2
             && self.bytes <= config.inbox_bytes / 2
+            && self.bytes <= self.held.bytes()
     }
 
     /// A message that waits is copied out of the read buffer. Where the ceiling does not cover it, it is kept all the same

@@ -25,6 +25,7 @@ pub(super) struct Outbox {
     bytes: [usize; 3],
     held: Reservation,
     closed: bool,
+    flooded: bool,
 }
 
 /// Why a message was not queued.
@@ -37,11 +38,17 @@ pub(super) enum Rejected {
 
 impl Outbox {
     pub(super) fn new(budget: &Arc<Budget>) -> Self {
-        Self { lanes: Default::default(), bytes: [0; 3], held: Reservation::empty(budget), closed: false }
+        Self {
+            lanes: Default::default(),
+            bytes: [0; 3],
+            held: Reservation::empty(budget),
+            closed: false,
+            flooded: false,
+        }
     }
 
-    /// Queues a message. Answers without a payload (`unbounded`) always fit: there are never more of them than requests
-    /// being handled.
+    /// Queues a message. Answers without a payload (`unbounded`) fit beyond the bounds, up to as many again as an honest
+    /// peer may await; one that asks on without reading them is flooding, see [`Outbox::is_flooded`].
     pub(super) fn push(
         &mut self,
         lane: Lane,
@@ -56,6 +63,10 @@ impl Outbox {
         let cost = outgoing.payload.len() + OVERHEAD;
         let fits = self.lanes[at].len() < config.outbox_messages
             && (self.bytes[at] == 0 || self.bytes[at] + cost <= config.outbox_bytes);
+        if unbounded && self.lanes[at].len() >= config.outbox_messages.saturating_add(2 * config.waiters) {
+            self.flooded = true;
+            return Err((Rejected::Full, outgoing));
+        }
         if !(unbounded || fits && self.held.resize(self.held.bytes() + cost)) {
             return Err((Rejected::Full, outgoing));
         }
@@ -68,11 +79,13 @@ impl Outbox {
         Ok(())
     }
 
-    pub(super) fn pop(&mut self, lane: Lane) -> Option<Outgoing> {
+    /// Hands out the oldest message of a lane, with what covers it until it is written.
+    pub(super) fn pop(&mut self, lane: Lane) -> Option<(Outgoing, Reservation)> {
         let at = slot(lane);
         let outgoing = self.lanes[at].pop_front()?;
+        let cover = self.held.split(outgoing.payload.len() + OVERHEAD);
         self.give_back(at, &outgoing);
-        Some(outgoing)
+        Some((outgoing, cover))
     }
 
     /// Takes a request back that has not begun to be sent.
@@ -88,6 +101,11 @@ impl Outbox {
 
     pub(super) fn is_empty(&self, lane: Lane) -> bool {
         self.lanes[slot(lane)].is_empty()
+    }
+
+    /// Whether answers had to be dropped because the peer asks and does not read.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.flooded
     }
 
     /// Messages and bytes that wait, over all lanes.

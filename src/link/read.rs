@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use tokio::io::ReadBuf;
+use tokio::time::Instant;
 
 use crate::base::Lane;
 use crate::transport::Stream;
@@ -65,7 +65,7 @@ impl<D: Dialect> Reader<D> {
             sinks.host.paused(false);
         }
         let mut buffer = Borrowed::take();
-        let filled = buffer.load(&mut self.rest);
+        let filled = buffer.load(&mut self.rest, sinks.link.common.limits.window);
         let (result, left) = self.fill(stream, cx, sinks, &mut buffer.bytes, filled);
         self.rest = buffer.bytes[..left].to_vec();
         self.account(sinks.link)?;
@@ -91,7 +91,11 @@ impl<D: Dialect> Reader<D> {
             if self.paused {
                 return (Ok(false), filled);
             }
-            let mut into = ReadBuf::new(&mut buffer[filled..]);
+            let common = &sinks.link.common;
+            // Near the ceiling no more than a frame is read at a time: what is in hand when the inbox fills up has to be kept.
+            let most = if common.budget.free() < READ_BUFFER { common.limits.window } else { buffer.len() };
+            let end = filled.saturating_add(most).min(buffer.len());
+            let mut into = ReadBuf::new(&mut buffer[filled..end]);
             match Pin::new(&mut *stream).poll_read(cx, &mut into) {
                 Poll::Pending => return (Ok(false), filled),
                 Poll::Ready(Err(error)) => return (Err(End::Io(error)), filled),
@@ -192,7 +196,7 @@ impl<D: Dialect> Reader<D> {
         }
         // A frame's rest and the bytes of a pause are small and always fit the next one's place; what does not is a
         // message that the node has no memory to put together.
-        if held <= link.common.limits.window { Ok(()) } else { Err(End::Ceiling) }
+        if held <= 2 * link.common.limits.window { Ok(()) } else { Err(End::Ceiling) }
     }
 }
 
@@ -207,6 +211,9 @@ fn take<D: Dialect, H: Host>(
         Head::Request { id, kind } => {
             if sinks.inbox.knows(sinks.link, id) {
                 return Err(End::RequestTwice(id));
+            }
+            if sinks.link.is_flooded() {
+                return Err(End::Flood);
             }
             Ok(sinks.inbox.request(sinks.host, sinks.link, id, (lane, kind, payload))?)
         }
@@ -236,11 +243,13 @@ impl Borrowed {
         Self { bytes }
     }
 
-    /// Puts the bytes kept from last time in front, with room for a read behind them.
-    fn load(&mut self, rest: &mut Vec<u8>) -> usize {
+    /// Puts the bytes kept from last time in front, with room for a read behind them, or behind the longest piece that the
+    /// decoder leaves: a read into no room at all would look like the end.
+    fn load(&mut self, rest: &mut Vec<u8>, window: usize) -> usize {
         let rest = std::mem::take(rest);
-        if rest.len() + READ_BUFFER / 2 > self.bytes.len() {
-            self.bytes.resize(rest.len() + READ_BUFFER / 2, 0);
+        let least = rest.len().max(window).saturating_add(READ_BUFFER / 2);
+        if least > self.bytes.len() {
+            self.bytes.resize(least, 0);
         }
         self.bytes[..rest.len()].copy_from_slice(&rest);
         rest.len()

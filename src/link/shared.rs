@@ -13,7 +13,7 @@ use crate::base::{ConnId, Lane, Tick};
 use crate::pool::Departure;
 use crate::wire::{Abilities, EncodeError, Goodbye, Head, Status, WireLimits};
 
-use super::budget::Budget;
+use super::budget::{Budget, Reservation};
 use super::config::LinkConfig;
 use super::log::{CursorView, Resume};
 use super::message::{Message, Response, SendError};
@@ -210,8 +210,13 @@ impl Link {
         Ok(())
     }
 
-    pub(super) fn next_outgoing(&self, lane: Lane) -> Option<Outgoing> {
+    pub(super) fn next_outgoing(&self, lane: Lane) -> Option<(Outgoing, Reservation)> {
         self.outbox.lock().pop(lane)
+    }
+
+    /// Whether answers had to be dropped because the peer asks and does not read.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.outbox.lock().is_flooded()
     }
 
     pub(super) fn has_outgoing(&self, lane: Lane) -> bool {

@@ -5,8 +5,9 @@
 //!
 //! Invariant 42. Statement: per lane at most one message is open on the line, and two are never glued together. Enforced
 //! by: within a round a lane's own messages stand before its share of the log, and while the log's cursor is inside a
-//! chunked message the lane takes from the log only; chunks are written whole before anything else. Breaks if: a source
-//! of a lane is filled without asking [`Cursor::in_message`] or [`LaneOut::open`].
+//! chunked message the lane takes from the log only; chunks are written whole before anything else, also one whose rest
+//! had to be let go of while the stream was full ([`Writer::mend`]). Breaks if: a source of a lane is filled without asking
+//! [`Cursor::in_message`] or [`LaneOut::open`].
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -37,11 +38,14 @@ pub(super) struct Writer<D: Dialect> {
     control: BytesMut,
     /// The present round, in order; empty between rounds.
     round: VecDeque<Piece>,
-    /// Bytes of the round that are our own copies or the queue's messages.
+    /// Bytes of the round that are our own copies.
     own: usize,
+    /// Covers `own`, and each large message of a queue until its last byte is written: a slice pins the whole.
     held: Reservation,
     /// Something was written since the stream was last flushed.
     unflushed: bool,
+    /// Bytes ever written.
+    written: u64,
     batch: usize,
 }
 
@@ -52,6 +56,15 @@ struct LaneOut {
     batch: Batch,
     /// A message of the queue whose first chunks are in a round or on the line already.
     open: Option<Chunks>,
+    /// Bytes of the queue's large messages that the round refers to, `open` included.
+    pinned: usize,
+    /// Bytes of `open`, whole.
+    opened: usize,
+    /// A large message of the queue has ended, or the log was passed over because the stream was full: now it is the log's
+    /// turn, if it has something.
+    logs_turn: bool,
+    /// [`Writer::written`] when the log last wrote or had nothing to write.
+    served: u64,
 }
 
 enum Piece {
@@ -79,6 +92,10 @@ impl<D: Dialect> Writer<D> {
             cursor,
             batch: Batch::default(),
             open: None,
+            pinned: 0,
+            opened: 0,
+            logs_turn: false,
+            served: 0,
         });
         Self {
             dialect,
@@ -89,6 +106,7 @@ impl<D: Dialect> Writer<D> {
             own: 0,
             held: Reservation::empty(&link.common.budget),
             unflushed: false,
+            written: 0,
             batch: link.common.config.batch,
         }
     }
@@ -125,11 +143,16 @@ impl<D: Dialect> Writer<D> {
         gather: bool,
     ) -> Result<Written, End> {
         let written = self.poll_rounds(stream, cx, link, host, gather)?;
-        if written != Written::Blocked && self.unflushed {
+        // Also where the stream is full: a slow peer that always has more to come makes progress too, and producers wait
+        // for it only while that is seen.
+        if self.unflushed {
             match Pin::new(&mut *stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.unflushed = false,
                 Poll::Ready(Err(error)) => return Err(End::Io(error)),
-                Poll::Pending => return Ok(Written::Blocked),
+                Poll::Pending => {
+                    link.write_waits(host.now());
+                    return Ok(Written::Blocked);
+                }
             }
         }
         if !self.unflushed {
@@ -146,6 +169,7 @@ impl<D: Dialect> Writer<D> {
         host: &H,
         gather: bool,
     ) -> Result<Written, End> {
+        self.mend()?;
         for _ in 0..ROUNDS {
             if self.round.is_empty() {
                 self.gather(link, host, gather)?;
@@ -201,6 +225,7 @@ impl<D: Dialect> Writer<D> {
     }
 
     fn advance(&mut self, mut written: usize) {
+        self.written += written as u64;
         while written > 0
             && let Some(piece) = self.round.front_mut()
         {
@@ -209,15 +234,15 @@ impl<D: Dialect> Writer<D> {
                     let part = bytes.len().min(written);
                     bytes.advance(part);
                     written -= part;
-                    self.own -= part;
                     if bytes.is_empty() {
                         self.round.pop_front();
                     }
                 }
                 Piece::Log(at) => {
-                    let LaneOut { cursor, batch, .. } = &mut self.lanes[*at];
+                    let LaneOut { cursor, batch, logs_turn, served, .. } = &mut self.lanes[*at];
                     let part = batch.len().min(written);
                     cursor.advance(batch, part);
+                    (*logs_turn, *served) = (false, self.written);
                     written -= part;
                     if batch.is_empty() {
                         self.round.pop_front();
@@ -226,21 +251,49 @@ impl<D: Dialect> Writer<D> {
             }
         }
         if self.round.is_empty() {
-            self.held.resize(0);
+            self.own = 0;
+            for lane in &mut self.lanes {
+                lane.pinned = if lane.open.is_some() { lane.opened } else { 0 };
+            }
+            self.cover();
         }
+    }
+
+    /// Reserves what the round holds. What has come from a queue is covered already; where the ceiling refuses the rest, a
+    /// round's worth at the most goes uncounted.
+    fn cover(&mut self) {
+        let kept: usize = self.lanes.iter().map(|lane| lane.batch.kept() + lane.pinned).sum();
+        self.held.resize(self.own + kept);
     }
 
     /// The stream is full: keeps a copy of the rest of a chunk that has begun, and lets go of the log's segments.
     fn release(&mut self) {
         let lanes = &mut self.lanes;
-        self.round.retain(|piece| match piece {
-            Piece::Bytes(_) => true,
-            Piece::Log(at) => {
-                let LaneOut { cursor, batch, .. } = &mut lanes[*at];
-                cursor.release(batch);
-                !batch.is_empty()
+        let mut first = true;
+        self.round.retain(|piece| {
+            let begun = std::mem::replace(&mut first, false);
+            match piece {
+                Piece::Bytes(_) => true,
+                Piece::Log(at) => {
+                    let LaneOut { cursor, batch, logs_turn, .. } = &mut lanes[*at];
+                    cursor.release(batch);
+                    *logs_turn |= !begun;
+                    // A torn chunk whose rest was too long to keep holds its place: see `mend`.
+                    cursor.torn(batch) || !batch.is_empty()
+                }
             }
         });
+        self.cover();
+    }
+
+    /// Fetches the rest of a chunk that is half on the line and was too long to keep: it goes before anything else.
+    fn mend(&mut self) -> Result<(), End> {
+        let Some(Piece::Log(at)) = self.round.front() else { return Ok(()) };
+        let LaneOut { lane, cursor, batch, .. } = &mut self.lanes[*at];
+        if batch.is_empty() && cursor.torn(batch) && cursor.fill(1, batch) != Fill::Ready {
+            return Err(End::TooSlow(*lane));
+        }
+        Ok(())
     }
 
     fn rest_idle(&mut self) {
@@ -267,12 +320,14 @@ impl<D: Dialect> Writer<D> {
         if !gather {
             return Ok(());
         }
-        for at in 0..self.lanes.len() {
+        let early = self.gather_starving(host)?;
+        room = room.saturating_sub(LOWER_LANE_SHARE * early.iter().filter(|early| **early).count());
+        for at in (0..self.lanes.len()).filter(|at| !early[*at]) {
             let most = if at == BULK { room.min(BULK_ROUND) } else { room };
             let taken = self.gather_lane(at, most.max(LOWER_LANE_SHARE), link, host)?;
             room = room.saturating_sub(taken);
         }
-        self.held.resize(self.own);
+        self.cover();
         Ok(())
     }
 
@@ -284,11 +339,12 @@ impl<D: Dialect> Writer<D> {
         let mut taken = 0;
         if others_wait && !self.lanes[at].cursor.in_message() {
             // Where both wait, each gets half.
-            let share = if self.lanes[at].cursor.has_news() { (room / 2).max(1) } else { room };
+            let log_waits = self.lanes[at].cursor.has_news();
+            let share = if log_waits { (room / 2).max(1) } else { room };
             if state_waits && self.lanes[at].open.is_none() {
                 taken += self.gather_state(share);
             }
-            if queue_waits && taken < share {
+            if queue_waits && taken < share && !(log_waits && self.lanes[at].logs_turn) {
                 taken += self.gather_queue(at, share - taken, link)?;
             }
         }
@@ -298,6 +354,21 @@ impl<D: Dialect> Writer<D> {
             taken += self.gather_log(at, most, host)?;
         }
         Ok(taken)
+    }
+
+    /// What is gathered of a log behind other pieces is let go of when the stream is full before it begins. A lane that was
+    /// passed over like this for fifteen chunks goes first with one; which lanes did.
+    fn gather_starving<H: Host>(&mut self, host: &H) -> Result<[bool; 3], End> {
+        let mut early = [false; 3];
+        for (at, early) in early.iter_mut().enumerate() {
+            let lane = &mut self.lanes[at];
+            if !lane.cursor.has_news() {
+                (lane.served, lane.logs_turn) = (self.written, false);
+            } else if lane.open.is_none() && self.written - lane.served >= STARVING {
+                *early = self.gather_log(at, LOWER_LANE_SHARE, host)? > 0;
+            }
+        }
+        Ok(early)
     }
 
     fn gather_log<H: Host>(&mut self, at: usize, most: usize, host: &H) -> Result<usize, End> {
@@ -348,13 +419,21 @@ impl<D: Dialect> Writer<D> {
                     Some(chunk) => {
                         taken += chunk.wire_len();
                         self.put(Bytes::copy_from_slice(&chunk.head));
-                        self.put(chunk.body);
+                        // Covered as a part of its message.
+                        self.refer(chunk.body);
                     }
-                    None => self.lanes[at].open = None,
+                    None => {
+                        self.end_open(at);
+                        // By message: after a large one it is the others' turn.
+                        if self.lanes[at].cursor.has_news() || (at == URGENT && self.state.has_news()) {
+                            break;
+                        }
+                    }
                 }
                 continue;
             }
-            let Some(Outgoing { head, payload }) = link.next_outgoing(lane) else { break };
+            let Some((Outgoing { head, payload }, cover)) = link.next_outgoing(lane) else { break };
+            self.held.merge(cover);
             if payload.len() < SMALL {
                 let before = small.len();
                 // Caps were checked when it was queued.
@@ -362,19 +441,32 @@ impl<D: Dialect> Writer<D> {
                 taken += small.len() - before;
             } else {
                 self.put(small.split().freeze());
+                self.lanes[at].opened = payload.len();
+                self.lanes[at].pinned += payload.len();
                 self.lanes[at].open = self.dialect.chunks(lane, head, payload).ok();
             }
         }
         self.put(small.freeze());
         if self.lanes[at].open.as_ref().is_some_and(|chunks| chunks.len() == 0) {
-            self.lanes[at].open = None;
+            self.end_open(at);
         }
         Ok(taken)
+    }
+
+    fn end_open(&mut self, at: usize) {
+        self.lanes[at].open = None;
+        self.lanes[at].logs_turn = true;
     }
 
     fn put(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             self.own += bytes.len();
+            self.refer(bytes);
+        }
+    }
+
+    fn refer(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
             self.round.push_back(Piece::Bytes(bytes));
         }
     }
@@ -386,6 +478,8 @@ const SLICES: usize = 64;
 const ROUNDS: usize = 4;
 /// What a lower lane that waits gets of a full round: one chunk.
 const LOWER_LANE_SHARE: usize = 16 * 1024;
+/// So many bytes of others make a log that waits go first.
+const STARVING: u64 = 15 * LOWER_LANE_SHARE as u64;
 /// The most bulk in one round: what a vote that comes meanwhile has to wait for.
 const BULK_ROUND: usize = 64 * 1024;
 /// Messages below this are copied together, larger ones are written from where they are.

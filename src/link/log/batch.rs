@@ -100,6 +100,11 @@ impl Batch {
         self.taken < self.residue.len()
     }
 
+    /// Bytes of a chunk's rest that are kept as a copy.
+    pub(in crate::link) const fn kept(&self) -> usize {
+        self.residue.len()
+    }
+
     /// Runs not yet done.
     pub(super) const fn runs(&self) -> usize {
         self.runs.len() - self.head

@@ -1,0 +1,241 @@
+//! Memory: everything a peer can make us hold is bounded and given back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerpool::base::{Lane, Tick};
+use peerpool::link::log::LagPolicy;
+use peerpool::link::{End, Handled, Host, LinkConfig, Message, SendError};
+use peerpool::wire::{Control, Head, Native};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::harness::*;
+use crate::toy::Toy;
+
+#[tokio::test(start_paused = true)]
+async fn a_full_lane_gives_the_message_back() {
+    let link = LinkConfig { outbox_messages: 3, ..LinkConfig::default() };
+    let side = Side::with(Native::default(), Plan { link, ..Plan::default() });
+    let prepared = side.prepare();
+    for n in 0..3 {
+        prepared.link().send(Message::new(n, "x")).unwrap();
+    }
+    let SendError::Full(back) = prepared.link().send(Message::new(9, "mine")).unwrap_err() else {
+        panic!("full")
+    };
+    assert_eq!(back, Message::new(9, "mine"));
+    prepared.link().send(Message::new(1, "other lane").urgent()).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_no_dialect_can_say_comes_back() {
+    let native = Side::new(Native::default());
+    let link = native.prepare();
+    let too_large = Message::new(1, vec![0; 256 * 1024 + 1]).urgent();
+    assert!(matches!(link.link().send(too_large), Err(SendError::Refused { .. })));
+    let toy = Side::new(Toy::new());
+    let link = toy.prepare();
+    assert!(matches!(
+        link.link().send(Message::new(1, vec![0; 32 * 1024 + 1])),
+        Err(SendError::Refused { .. })
+    ));
+    let refused = link.link().request(Message::new(1, "no ids"), WAIT).await;
+    assert!(refused.is_err());
+    assert_eq!(link.link().waiting().requests, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_ceiling_holds_with_every_link_stuck_and_all_comes_back() {
+    let ceiling = 1 << 20;
+    let side = Side::with(Native::default(), Plan { budget: ceiling, ..Plan::default() });
+    let mut far = Vec::new();
+    let mut links = Vec::new();
+    for _ in 0..8 {
+        let (near, other) = pipe(4096);
+        far.push(other);
+        links.push(side.start(near, Ear::new()));
+    }
+    let mut refused = 0;
+    for _ in 0..40 {
+        for running in &links {
+            let message = Message::new(1, vec![7; 100_000]).bulk();
+            refused += usize::from(running.link.send(message).is_err());
+        }
+        settle().await;
+        assert!(side.budget.used() <= ceiling);
+    }
+    // Eleven of 100 kB at the most: what a writer has taken out of a queue counts as well.
+    assert_eq!(8 * 40 - refused, ceiling / (100_000 + 40), "taken");
+    for running in links {
+        running.link.close(peerpool::pool::Departure::Requested, None);
+        running.end().await;
+    }
+    assert_eq!(side.budget.used(), 0);
+    drop(far);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_ceiling_covers_a_large_message_while_it_is_being_sent() {
+    let side = Side::with(Native::default(), Plan { budget: 10 << 20, ..Plan::default() });
+    let (near, far) = pipe(4096);
+    let running = side.start(near, Ear::new());
+    running.link.send(Message::new(1, vec![1; 6 << 20]).bulk()).unwrap();
+    settle().await;
+    assert_eq!(running.link.waiting().messages, 0, "the writer has it");
+    assert!(side.budget.used() >= 6 << 20, "held: {}", side.budget.used());
+    assert!(matches!(running.link.send(Message::new(1, vec![1; 6 << 20]).bulk()), Err(SendError::Full(_))));
+    let mut far = side.by_hand(far);
+    assert!(matches!(far.message().await, Some(Item::Message(Lane::Bulk, _, body)) if body.len() == 6 << 20));
+    settle().await;
+    assert_eq!(side.budget.used(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_asks_and_never_reads_the_answers_floods() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(64 * 1024);
+    let ear = Ear::new().on_request(|_, _, responder| {
+        drop(responder);
+        Handled::Done
+    });
+    let running = side.start(near, ear);
+    let link = Arc::clone(&running.link);
+    let mut far = side.by_hand(far);
+    let asking = tokio::spawn(async move {
+        let (mut out, speaker) = (bytes::BytesMut::new(), Side::new(Native::default()));
+        for id in 0..100_000 {
+            out.extend_from_slice(&speaker.encode(Lane::Normal, &Head::Request { id, kind: 1 }, b""));
+            if out.len() > 4096 {
+                if far.stream.write_all(&out.split()).await.is_err() {
+                    break;
+                }
+                assert!(link.waiting().messages < 5_000, "answers pile up: {:?}", link.waiting());
+            }
+        }
+        far
+    });
+    assert!(matches!(running.end().await, End::Flood));
+    drop(asking.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_pings_ends_the_link() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let ping = side.control(&Control::Ping { token: 1 });
+    let flood: Vec<u8> = std::iter::repeat_n(&ping[..], 10_000).flatten().copied().collect();
+    // The link ends before it has taken all.
+    let _ = far.stream.write_all(&flood).await;
+    assert!(matches!(running.end().await, End::Flood));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_never_reads_is_told_by_its_stall() {
+    let side = Side::new(Native::default());
+    let (near, mut far) = pipe(4096);
+    let ear = Ear::new();
+    let running = side.start(near, ear.clone());
+    settle().await;
+    assert_eq!(running.link.stalled(ear.now()), Duration::ZERO);
+    running.link.send(Message::new(1, vec![0; 10_000])).unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let stalled = running.link.stalled(ear.now());
+    assert!(stalled >= Duration::from_secs(19), "{stalled:?}");
+    let mut buffer = [0; 20_000];
+    let mut got = 0;
+    while got < 10_000 {
+        got += far.read(&mut buffer).await.unwrap();
+    }
+    settle().await;
+    assert_eq!(running.link.stalled(ear.now()), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inbox_that_the_ceiling_does_not_cover_stays_paused() {
+    let side = Side::with(Native::default(), Plan { budget: 70_000, ..Plan::default() });
+    let (near, far) = pipe(1 << 20);
+    let ear = Ear::new().on_event(|_, _, _| Handled::later(tokio::time::sleep(Duration::from_secs(1))));
+    let running = side.start(near, ear.clone());
+    let hog = side.budget.reserve(69_000).unwrap();
+    let mut far = side.by_hand(far);
+    for n in 0..20 {
+        far.send(&side.event(Lane::Normal, n, &[1; 2000])).await;
+    }
+    settle().await;
+    for _ in 0..5 {
+        running.link.ping();
+        settle().await;
+    }
+    assert_eq!(
+        ear.heard().iter().filter(|one| **one == Heard::Paused(true)).count(),
+        1,
+        "{:?}",
+        ear.heard().len()
+    );
+    drop(hog);
+    ear.until_events(20).await;
+    assert_eq!(ear.kinds(), (0..20).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_larger_than_the_ceiling_ends_its_link_and_no_other() {
+    let side = Side::with(Native::default(), Plan { budget: 200_000, ..Plan::default() });
+    let (near, far) = pipe(64 * 1024);
+    let (near_too, far_too) = pipe(64 * 1024);
+    let (greedy, other) = (side.start(near, Ear::new()), side.start(near_too, Ear::new()));
+    let (mut far, mut far_too) = (side.by_hand(far), side.by_hand(far_too));
+    let _ = far.stream.write_all(&side.event(Lane::Bulk, 1, &vec![0; 2 << 20])).await;
+    assert!(matches!(greedy.end().await, End::Ceiling));
+    far_too.send(&side.control(&Control::Ping { token: 5 })).await;
+    assert_eq!(far_too.next().await, Some(Item::Control(Control::Pong { token: 5 })));
+    assert_eq!(side.budget.used(), 0);
+    drop(other);
+}
+
+/// A slow reader that makes progress all the time holds producers back, instead of missing what they say.
+#[tokio::test(start_paused = true)]
+async fn a_producer_that_waits_makes_no_slow_peer_lag() {
+    let plan = Plan { ring: 1 << 20, lag: LagPolicy::Disconnect, ..Plan::default() };
+    let side = Side::with(Native::default(), plan);
+    let (near, far) = pipe(16 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let reading = tokio::spawn(async move {
+        let mut messages = 0;
+        loop {
+            // Some 160 kB a second: the queue at the link is never empty.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let mut taken = 0;
+            while taken < 16 {
+                match far.message().await {
+                    Some(_) => taken += 1,
+                    None => return (messages, far),
+                }
+                messages += 1;
+                if messages == 2_000 {
+                    return (messages, far);
+                }
+            }
+        }
+    });
+    let log = Arc::clone(side.log(Lane::Normal));
+    let start = tokio::time::Instant::now();
+    let now = || Tick::from_millis(start.elapsed().as_millis() as u64);
+    for n in 0..2_000u16 {
+        loop {
+            let mut waiter = log.waiter();
+            let ready = std::future::poll_fn(|cx| waiter.poll(cx, now()));
+            if tokio::time::timeout(Duration::from_millis(250), ready).await.is_ok() {
+                break;
+            }
+            log.tick(now());
+        }
+        side.broadcast(Lane::Normal, n, &[0; 1000]);
+    }
+    let (got, _far) = tokio::time::timeout(WAIT * 100, reading).await.unwrap().unwrap();
+    assert_eq!(got, 2_000);
+    assert_eq!(log.stats().skipped, 0);
+    assert!(running.link.is_open());
+}

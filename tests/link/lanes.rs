@@ -1,0 +1,360 @@
+//! What goes out, and in which order.
+
+use std::time::Duration;
+
+use peerpool::base::Lane;
+use peerpool::link::log::LagPolicy;
+use peerpool::link::state::StateKey;
+use peerpool::link::{LinkConfig, Message};
+use peerpool::wire::{Control, Dialect, Head, Native, WireLimits};
+
+use crate::harness::*;
+use crate::toy::Toy;
+
+fn kind_of(item: &Item) -> Option<u16> {
+    match item {
+        Item::Message(_, Head::Event { kind }, _) => Some(*kind),
+        _ => None,
+    }
+}
+
+async fn everything_arrives_whole_and_in_order<D: Dialect>(dialect: D, largest: usize) {
+    let link = LinkConfig { outbox_bytes: 64 << 20, ..LinkConfig::default() };
+    let side = Side::with(dialect, Plan { link, ring: 64 << 20, ..Plan::default() });
+    let (near, far) = pipe(8 * 1024);
+    let ear = Ear::new();
+    let running = side.start(near, Ear::new());
+    let listening = side.start(far, ear.clone());
+    let body = |n: u16| vec![n as u8; (usize::from(n) * 997) % largest];
+    for n in 0..200u16 {
+        assert!(running.link.send(Message::new(n, body(n))).is_ok());
+        side.broadcast(Lane::Normal, 1_000 + n, &body(n));
+    }
+    // The listener is sent the broadcasts too, so that both directions are busy.
+    ear.until_events(400).await;
+    let (mut sent, mut told) = (0, 0);
+    for heard in ear.heard() {
+        let Heard::Event(_, kind, payload) = heard else { continue };
+        let next = if kind < 1_000 { &mut sent } else { &mut told };
+        assert_eq!(kind % 1_000, *next);
+        assert!(payload == body(*next), "kind {kind} was glued or cut");
+        *next += 1;
+    }
+    assert_eq!((sent, told), (200, 200));
+    drop((running, listening));
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_of_every_size_arrive_whole_and_in_order_native() {
+    everything_arrives_whole_and_in_order(Native::default(), 100_000).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_of_every_size_arrive_whole_and_in_order_native_in_small_chunks() {
+    let limits = WireLimits { chunk: 64, ..WireLimits::default() };
+    everything_arrives_whole_and_in_order(Native::new(limits), 40_000).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_of_every_size_arrive_whole_and_in_order_toy() {
+    everything_arrives_whole_and_in_order(Toy::new(), 32_000).await;
+}
+
+/// Frames too long for the rest of one to be kept as a copy: nothing may come between their parts.
+async fn nothing_comes_between_the_parts_of_a_long_frame<D: Dialect>(dialect: D) {
+    let side = Side::new(dialect);
+    for room in [1_000, 3_000, 11_000] {
+        let (near, far) = pipe(room);
+        let running = side.start(near, Ear::new());
+        for n in 0..10u16 {
+            side.broadcast(Lane::Normal, n, &vec![n as u8; 30_000]);
+        }
+        settle().await;
+        let mut far = side.by_hand(far);
+        for n in 0..10u16 {
+            // Each of these finds the frame half written.
+            running.link.ping();
+            running.link.send(Message::new(500 + n, "beside")).unwrap();
+            running.link.send(Message::new(600 + n, "urgent").urgent()).unwrap();
+            side.state.set(StateKey::of(777), side.event(Lane::Urgent, 777, b"state").freeze()).unwrap();
+            settle().await;
+            loop {
+                match far.message().await.expect("not the end") {
+                    Item::Message(_, Head::Event { kind }, body) if kind == n => {
+                        assert!(body == vec![n as u8; 30_000], "glued");
+                        break;
+                    }
+                    Item::Message(_, Head::Event { kind }, body) => {
+                        assert!(kind >= 500, "{kind}");
+                        assert!(body.len() < 10);
+                    }
+                    Item::Control(Control::Ping { .. }) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_comes_between_the_parts_of_a_long_frame_toy() {
+    nothing_comes_between_the_parts_of_a_long_frame(Toy::new()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_comes_between_the_parts_of_a_long_frame_native() {
+    nothing_comes_between_the_parts_of_a_long_frame(Native::default()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vote_passes_a_waiting_transfer_of_ten_megabytes() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(16 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    running.link.send(Message::new(1, vec![0; 10 << 20]).bulk()).unwrap();
+    for _ in 0..8 {
+        assert_eq!(far.next().await, Some(Item::Chunk));
+    }
+    running.link.send(Message::new(2, "vote").urgent()).unwrap();
+    let mut before = 0;
+    loop {
+        match far.next().await.unwrap() {
+            Item::Chunk => before += 1,
+            item => {
+                assert_eq!(kind_of(&item), Some(2));
+                break;
+            }
+        }
+    }
+    // What was in a round and in the pipe already: a few chunks of 640.
+    assert!(before <= 8, "{before} chunks before the vote");
+    assert_eq!(kind_of(&far.message().await.unwrap()), Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lower_lane_that_waits_gets_a_chunk_in_sixteen_and_never_starves() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(16 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    running.link.send(Message::new(1, vec![0; 160 * 1024]).bulk()).unwrap();
+    let mut bytes = 0usize;
+    // Urgent messages wait all the time.
+    let done = loop {
+        while running.link.waiting().bytes < 2 << 20 {
+            running.link.send(Message::new(2, vec![0; 16_000]).urgent()).unwrap();
+        }
+        match far.next().await.unwrap() {
+            Item::Message(Lane::Urgent, _, body) => bytes += body.len(),
+            Item::Message(Lane::Bulk, _, _) => break bytes,
+            Item::Chunk => {}
+            other => panic!("{other:?}"),
+        }
+        assert!(bytes < 10 << 20, "the bulk lane starves");
+    };
+    assert!(done > 160 * 1024 * 8, "the urgent lane got only {done} bytes meanwhile");
+}
+
+/// Log and queue of one lane take turns by message, however large and many the messages are.
+async fn log_and_queue_take_turns(lane: Lane) {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(4 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let body = vec![0; 100_000];
+    for _ in 0..10 {
+        running.link.send(Message { lane, kind: 1, payload: body.clone().into() }).unwrap();
+        side.broadcast(lane, 2, &body);
+    }
+    let mut kinds = Vec::new();
+    for _ in 0..20 {
+        kinds.push(kind_of(&far.message().await.unwrap()).unwrap());
+    }
+    // Never many of one kind while the other waits.
+    let longest = kinds.chunk_by(|a, b| a == b).take(6).map(<[u16]>::len).max();
+    assert!(longest <= Some(3), "{lane:?} {kinds:?}");
+    let first_half = kinds[..10].iter().filter(|kind| **kind == 1).count();
+    assert!((3..=7).contains(&first_half), "{kinds:?}");
+}
+
+/// The same over a log, of which a full stream makes the writer let go again and again.
+#[tokio::test(start_paused = true)]
+async fn a_broadcast_on_a_lower_lane_never_starves_behind_a_slow_stream() {
+    for (urgent_from_log, room) in [(true, 4 * 1024), (false, 4 * 1024), (true, 100_000), (false, 100_000)] {
+        let side = Side::with(Native::default(), Plan { ring: 32 << 20, ..Plan::default() });
+        let (near, far) = pipe(room);
+        let running = side.start(near, Ear::new());
+        let mut far = side.by_hand(far);
+        side.broadcast(Lane::Bulk, 1, &[0; 160 * 1024]);
+        side.broadcast(Lane::Normal, 1, &[0; 10_000]);
+        let (mut bytes, mut missing) = (0usize, 2);
+        while missing > 0 {
+            if urgent_from_log {
+                for _ in 0..2 {
+                    side.broadcast(Lane::Urgent, 2, &[0; 16_000]);
+                }
+            } else {
+                while running.link.waiting().bytes < 2 << 20 {
+                    running.link.send(Message::new(2, vec![0; 16_000]).urgent()).unwrap();
+                }
+            }
+            match far.next().await.unwrap() {
+                Item::Message(Lane::Urgent, _, body) => bytes += body.len(),
+                Item::Message(..) => missing -= 1,
+                Item::Chunk => {}
+                other => panic!("{other:?}"),
+            }
+            assert!(bytes < 10 << 20, "starves: urgent from the log: {urgent_from_log}, pipe of {room}");
+        }
+        assert!(bytes > 160 * 1024 * 8, "the urgent lane got only {bytes} bytes meanwhile");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_and_queue_of_one_lane_take_turns_by_message() {
+    for lane in [Lane::Urgent, Lane::Normal, Lane::Bulk] {
+        log_and_queue_take_turns(lane).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_gets_its_turn_beside_large_urgent_messages() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(4 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    for _ in 0..20 {
+        running.link.send(Message::new(1, vec![0; 100_000]).urgent()).unwrap();
+    }
+    settle().await;
+    side.state.set(StateKey::of(9), side.event(Lane::Urgent, 9, b"tip").freeze()).unwrap();
+    let mut before = 0;
+    while kind_of(&far.message().await.unwrap()) != Some(9) {
+        before += 1;
+    }
+    assert!(before <= 3, "{before} messages of 100 kB before the tip");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lagging_link_skips_whole_messages_counts_them_and_aborts_an_open_one() {
+    let side = Side::with(Native::default(), Plan { ring: 256 << 10, ..Plan::default() });
+    let (near, far) = pipe(4 * 1024);
+    let ear = Ear::new();
+    let _running = side.start(near, ear.clone());
+    settle().await;
+    let mut sent = 1;
+    side.broadcast(Lane::Normal, 0, &[0; 100_000]);
+    settle().await;
+    for n in 1..40u16 {
+        side.broadcast(Lane::Normal, n, &vec![n as u8; 30_000]);
+        sent += 1;
+    }
+    let mut far = side.by_hand(far);
+    let (mut got, mut aborts) = (Vec::new(), 0);
+    let last = loop {
+        match tokio::time::timeout(Duration::from_secs(1), far.message()).await {
+            Err(_) => {
+                // Everything it can get has come; a last one shows that the lane goes on.
+                side.broadcast(Lane::Normal, 999, b"after");
+            }
+            Ok(Some(Item::Message(_, Head::Event { kind: 999 }, body))) => break body,
+            Ok(Some(Item::Message(_, Head::Event { kind }, body))) => {
+                assert!(body == vec![kind as u8; if kind == 0 { 100_000 } else { 30_000 }], "glued: {kind}");
+                got.push(kind);
+            }
+            Ok(Some(Item::Control(Control::Abort { lane: Lane::Normal }))) => aborts += 1,
+            Ok(other) => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((&last[..], aborts), (&b"after"[..], 1));
+    assert!(got.is_sorted());
+    let missed: u64 =
+        ear.heard().iter().map(|one| if let Heard::Gap(Lane::Normal, n) = one { *n } else { 0 }).sum();
+    assert_eq!(missed as usize + got.len(), sent, "every message is delivered or counted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lagging_link_of_a_class_that_may_not_miss_ends() {
+    let plan = Plan { ring: 64 << 10, lag: LagPolicy::Disconnect, ..Plan::default() };
+    let side = Side::with(Native::default(), plan);
+    let (near, far) = pipe(1024);
+    let running = side.start(near, Ear::new());
+    settle().await;
+    for _ in 0..100 {
+        side.broadcast(Lane::Urgent, 1, &[0; 5_000]);
+        settle().await;
+    }
+    let mut far = side.by_hand(far);
+    far.rest().await;
+    assert!(matches!(running.end().await, peerpool::link::End::TooSlow(Lane::Urgent)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_link_is_told_the_newest_of_every_key_before_anything_else_and_versions_never_go_back() {
+    let side = Side::new(Toy::new());
+    for (key, value) in [(1, "a"), (2, "b"), (1, "c")] {
+        let encoded = side.event(Lane::Urgent, key, value.as_bytes()).freeze();
+        side.state.set(StateKey::of(key), encoded).unwrap();
+    }
+    let (near, far) = pipe(1024);
+    let _running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let two = [far.message().await.unwrap(), far.message().await.unwrap()];
+    assert_eq!(two.each_ref().map(kind_of), [Some(2), Some(1)]);
+    let stuck = vec![0; 4000];
+    for n in 0..50u32 {
+        side.broadcast(Lane::Normal, 9, &stuck);
+        let encoded = side.event(Lane::Urgent, 1, n.to_string().as_bytes()).freeze();
+        side.state.set(StateKey::of(1), encoded).unwrap();
+        if n % 10 == 0 {
+            settle().await;
+        }
+    }
+    let mut newest = None;
+    while newest != Some(49) {
+        if let Item::Message(_, Head::Event { kind: 1 }, body) = far.message().await.unwrap() {
+            let version = std::str::from_utf8(&body).unwrap().parse::<u32>().unwrap();
+            assert!(newest < Some(version));
+            newest = Some(version);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_append_before_silence_reaches_every_parked_link() {
+    let side = Side::new(Native::default());
+    let waking = tokio::spawn(side.hub.waking().unwrap());
+    let mut far = Vec::new();
+    let mut ears = Vec::new();
+    for _ in 0..100 {
+        let (near, other) = pipe(1024);
+        let ear = Ear::new();
+        far.push((side.start(near, Ear::new()), side.start(other, ear.clone())));
+        ears.push(ear);
+    }
+    for n in 0..20u16 {
+        settle().await;
+        side.broadcast(Lane::Normal, n, b"x");
+        for ear in &ears {
+            ear.until_events(usize::from(n) + 1).await;
+        }
+    }
+    waking.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_link_holds_nothing_and_wakes_for_nothing() {
+    let side = Side::with(Native::default(), Plan { link: LinkConfig::default(), ..Plan::default() });
+    let (near, far) = pipe(1024);
+    let ear = Ear::new();
+    let running = side.start(near, ear.clone());
+    let mut far = side.by_hand(far);
+    far.send(&side.event(Lane::Normal, 1, b"x")).await;
+    ear.until_events(1).await;
+    running.link.send(Message::new(2, vec![0; 5_000])).unwrap();
+    far.message().await.unwrap();
+    settle().await;
+    assert_eq!(side.budget.used(), 0);
+    assert_eq!(running.link.waiting(), peerpool::link::Waiting::default());
+}

@@ -1,0 +1,12 @@
+//! Links over both dialects: lanes, inbox, requests, bounds, and how they end. Time is paused.
+#![cfg(all(feature = "node", not(peerpool_loom)))]
+
+mod bounds;
+mod ending;
+#[path = "../common/link.rs"]
+mod harness;
+mod inbox;
+mod lanes;
+mod requests;
+#[path = "../common/toy.rs"]
+mod toy;

@@ -23,7 +23,7 @@ pub(crate) fn print() {
     println!(
         "rounds; x: how many times as long as `pool, by key`. Churn: one departure and one arrival every 256 marks.\n"
     );
-    for peers in [200, 10_000, 1_000_000] {
+    for peers in sizes() {
         marks(peers);
     }
     others();
@@ -195,4 +195,10 @@ fn timed(run: &dyn Fn()) -> f64 {
 fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
+}
+
+/// All sizes, or those named on the command line.
+fn sizes() -> Vec<usize> {
+    let named: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
+    if named.is_empty() { vec![200, 10_000, 1_000_000] } else { named }
 }

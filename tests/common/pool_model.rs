@@ -497,7 +497,8 @@ impl World {
         let (dead, trimmed): (Vec<_>, Vec<_>) =
             swept.departed.iter().partition(|peer| peer.departure() == Some(Departure::Stale));
         let mut dead: Vec<u8> = dead.iter().map(|peer| *peer.key()).collect();
-        (dead.sort_unstable(), expected.sort_unstable());
+        dead.sort_unstable();
+        expected.sort_unstable();
         assert_eq!(dead, expected);
         dead.iter().for_each(|key| assert!(self.forget(*key).is_some()));
         for peer in trimmed {

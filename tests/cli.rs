@@ -1,5 +1,6 @@
 //! The `peerpool` command as its users meet it: real processes, exit codes, what they print and log.
 #![cfg(all(feature = "cli", not(peerpool_loom)))]
+#![allow(clippy::unwrap_used)] // helpers of tests; clippy excuses the tests alone
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -44,10 +44,7 @@ pub(super) struct NodeArgs {
 
 /// Runs the node until it is told to end.
 pub(super) async fn run(args: NodeArgs) -> ExitCode {
-    match files::raise() {
-        Ok(got) => tracing::info!(now = got.now, before = got.before, "limit of open files"),
-        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
-    }
+    let files = files::raise();
     // Before anything listens, so that a signal that comes early ends it in good order too.
     let ending = match Ending::new() {
         Ok(ending) => ending,
@@ -59,6 +56,10 @@ pub(super) async fn run(args: NodeArgs) -> ExitCode {
     };
     for addr in node.listening() {
         say(&format!("listening {addr}"));
+    }
+    match files {
+        Ok(got) => tracing::info!(now = got.now, before = got.before, "limit of open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
     }
     let watcher = tokio::spawn(watch(node.subscribe()));
     let signal = ending.wait().await;

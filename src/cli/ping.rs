@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::node::{ConnectError, Node, NodeConfig};
+use crate::wire::GoodbyeReason;
 
 use super::{failure, say};
 
@@ -124,7 +125,26 @@ fn explain(error: &ConnectError) -> String {
         }
         ConnectError::Eof => "closed during the handshake, without a word; perhaps another protocol".into(),
         ConnectError::Timeout => "no greeting in time; perhaps another protocol".into(),
+        ConnectError::Refused(goodbye) => {
+            let retry = goodbye
+                .retry_after
+                .map_or_else(String::new, |wait| format!("; try again in {} s", wait.as_secs()));
+            format!("refused: {}{retry}", in_words(goodbye.reason))
+        }
         other => other.to_string(),
+    }
+}
+
+fn in_words(reason: GoodbyeReason) -> String {
+    match reason {
+        GoodbyeReason::Full => "it has no free slot".into(),
+        GoodbyeReason::Banned => "we are banned".into(),
+        GoodbyeReason::WrongNetwork => "it is of another network (see --network)".into(),
+        GoodbyeReason::WrongVersion => "it speaks another version of the dialect".into(),
+        GoodbyeReason::WrongGenesis => "it has another genesis".into(),
+        GoodbyeReason::Shutdown => "it is shutting down".into(),
+        GoodbyeReason::Rejected => "its application does not want us".into(),
+        other => format!("{other:?}"),
     }
 }
 

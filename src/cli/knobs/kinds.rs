@@ -94,7 +94,7 @@ const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 <
 impl Kind<usize> for Size {
     fn show(value: &usize) -> Option<String> {
         let bytes = *value as u64;
-        let fits = |unit: &&(&str, u64)| bytes > 0 && unit.1 > 1 && bytes % unit.1 == 0;
+        let fits = |unit: &&(&str, u64)| bytes > 0 && unit.1 > 1 && bytes.is_multiple_of(unit.1);
         Some(match SIZES.iter().find(fits) {
             Some((unit, factor)) => format!("\"{} {unit}\"", bytes / factor),
             None => bytes.to_string(),
@@ -173,7 +173,7 @@ impl Kind<Duration> for Time {
         let fit = units.into_iter().find(|(name, factor)| {
             // Whole minutes read better than seconds only from a few on.
             let enough = if *name == "min" { 5 } else { 1 };
-            nanos % factor == 0 && nanos / factor >= enough
+            nanos.is_multiple_of(*factor) && nanos / factor >= enough
         });
         Some(match fit {
             Some((unit, factor)) => format!("\"{}{unit}\"", nanos / factor),

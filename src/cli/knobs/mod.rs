@@ -208,14 +208,39 @@ mod tests {
         }
     }
 
+    /// Another value of the same kind.
+    fn another(value: &Value) -> Value {
+        match value {
+            Value::Integer(number) if *number == 100 => Value::Integer(99),
+            Value::Integer(number) => Value::Integer(number ^ 1),
+            Value::Boolean(yes) => Value::Boolean(!yes),
+            Value::Array(_) => Value::Array(vec![Value::String("127.0.0.1:1".into())]),
+            Value::String(text) => Value::String(match text.as_str() {
+                "skip" => "disconnect".into(),
+                "disconnect" => "skip".into(),
+                "" => "00ff".into(),
+                text => format!("1{text}"),
+            }),
+            other => panic!("no other value than {other}"),
+        }
+    }
+
     #[test]
-    fn every_knob_turns() {
-        // A knob whose `set` writes another field than its `get` reads would still print its default.
-        let text = "[hot]\nping_every = \"2s\"\n[link]\nbatch = \"64 KiB\"\n[tcp]\nkeepalive = false";
-        let parsed = Settings::parse(text).unwrap();
-        assert_eq!(parsed.node.hot.ping_every, std::time::Duration::from_secs(2));
-        assert_eq!(parsed.node.link.batch, 64 * 1024);
-        assert_eq!(parsed.tcp.keepalive, None);
+    fn every_knob_turns_and_turns_nothing_else() {
+        let before = Settings::default();
+        let value = |text: &str| format!("x = {text}").parse::<Table>().unwrap()["x"].clone();
+        for knob in knobs() {
+            let mut after = before.clone();
+            let wanted = match (knob.get)(&before) {
+                Some(shown) => another(&value(&shown)),
+                None => value(knob.example),
+            };
+            (knob.set)(&mut after, &wanted).unwrap_or_else(|why| panic!("{}: {why}", knob.name));
+            for other in knobs() {
+                let turned = (other.get)(&before) != (other.get)(&after);
+                assert_eq!(turned, other.name == knob.name, "{} turns {}", knob.name, other.name);
+            }
+        }
     }
 
     #[test]

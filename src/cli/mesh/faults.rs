@@ -338,3 +338,66 @@ const CUT: u8 = 1;
 const HELD: u8 = 2;
 /// Held up by a partition.
 const PARTED: u8 = 4;
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(50);
+    const LATE: Duration = Duration::from_secs(10);
+
+    /// Node 0 listens, node 1 has dialled it.
+    async fn pair(world: &Arc<World>) -> (BoxStream, BoxStream, SocketAddr) {
+        let (one, two) = (world.transport(0), world.transport(1));
+        let mut listener = one.listen(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("loopback");
+        let addr = listener.local_addr();
+        let (dialled, accepted) = tokio::join!(two.dial(addr), listener.accept());
+        (dialled.expect("dials"), accepted.expect("accepts").0, addr)
+    }
+
+    #[tokio::test]
+    async fn a_cut_fails_both_ends_at_once() {
+        let world = Arc::<World>::default();
+        let (mut dialled, mut accepted, _) = pair(&world).await;
+        let reading = tokio::spawn(async move { accepted.read_u8().await });
+        tokio::task::yield_now().await;
+        assert!(world.cut_one(0));
+        let read = timeout(LATE, reading).await.expect("a waiting reader is woken").unwrap();
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert!(dialled.write_u8(1).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_partition_holds_bytes_and_dials_and_loses_none() {
+        let world = Arc::<World>::default();
+        let (mut dialled, mut accepted, addr) = pair(&world).await;
+        world.part(&[1]);
+        assert!(world.parted(0, 1) && !world.parted(0, 2));
+        assert!(timeout(SOON, dialled.write_u8(7)).await.is_err(), "nothing goes in");
+        assert!(timeout(SOON, accepted.read_u8()).await.is_err());
+        let dialler = world.transport(1);
+        let dialling = tokio::spawn(async move { dialler.dial(addr).await.map(drop) });
+        tokio::time::sleep(SOON).await;
+        assert!(!dialling.is_finished());
+        world.heal();
+        // Nobody accepts any more: the dial is decided, one way or the other.
+        let _ = timeout(LATE, dialling).await.expect("the dial goes on").unwrap();
+        dialled.write_u8(9).await.unwrap();
+        assert_eq!(timeout(LATE, accepted.read_u8()).await.unwrap().unwrap(), 9);
+    }
+
+    #[tokio::test]
+    async fn the_killed_connects_no_more_until_it_starts_again() {
+        let world = Arc::<World>::default();
+        let (mut dialled, _accepted, addr) = pair(&world).await;
+        let before = world.transport(1);
+        world.kill(1);
+        assert!(dialled.write_u8(1).await.is_err());
+        assert!(before.dial(addr).await.is_err());
+    }
+}

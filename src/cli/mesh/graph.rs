@@ -137,7 +137,7 @@ mod tests {
     }
 
     fn end(of: Incarnation, ports: (u16, u16), up: Micros, down: Option<Micros>) -> End {
-        let conn = ConnId::new(u64::from(of) + 1).unwrap();
+        let conn = ConnId::new(u64::from(of) + 1).expect("not zero");
         End { of, conn, wire: wire(addr(ports.0), addr(ports.1)), up, down, gaps: Vec::new() }
     }
 

@@ -116,7 +116,7 @@ mod tests {
     const SECOND: Micros = 1_000_000;
 
     fn link(one: Incarnation, other: Incarnation, up: Micros, down: Micros) -> Link {
-        let conn = ConnId::new(1).unwrap();
+        let conn = ConnId::new(1).expect("not zero");
         Link { ends: [(one, conn), (other, conn)], up, down, gaps: Vec::new() }
     }
 

@@ -100,7 +100,7 @@ async fn play(args: &MeshArgs, seed: u64, show: &Show) -> Result<Facts, String> 
         return Err(why);
     }
     let mut facts = Facts::begin(args, seed, &crowd);
-    let (traffic, deeds) = load(args, seed, &crowd, show, &mut facts).await;
+    let (traffic, deeds) = load(args, seed, &crowd, show).await;
     show.stage("waiting until every promise is due");
     sleep(Duration::from_micros(WINDOW + MARGIN)).await;
     if args.chaos
@@ -118,17 +118,10 @@ async fn play(args: &MeshArgs, seed: u64, show: &Show) -> Result<Facts, String> 
 }
 
 /// Traffic, and chaos if asked for.
-async fn load(
-    args: &MeshArgs,
-    seed: u64,
-    crowd: &Arc<Crowd>,
-    show: &Show,
-    facts: &mut Facts,
-) -> (Arc<Traffic>, Arc<Deeds>) {
+async fn load(args: &MeshArgs, seed: u64, crowd: &Arc<Crowd>, show: &Show) -> (Arc<Traffic>, Arc<Deeds>) {
     let (traffic, deeds) = (Arc::<Traffic>::default(), Arc::<Deeds>::default());
     let lasting = Duration::from_secs(args.seconds);
     let plan = if args.chaos { plan::draw(seed, args.nodes, args.degree, lasting) } else { Vec::new() };
-    let begun = Instant::now();
     let driving = traffic::drive(crowd, &traffic, args.rate, lasting, fastrand::Rng::with_seed(seed ^ 1));
     let wreaking = chaos::wreak(crowd, &deeds, plan, fastrand::Rng::with_seed(seed ^ 2));
     let both = async { tokio::join!(driving, wreaking) };
@@ -136,7 +129,6 @@ async fn load(
         _ = both => {}
         () = show.follow(crowd, lasting) => {}
     }
-    facts.traffic_lasted(lasting, begun.elapsed());
     (traffic, deeds)
 }
 
@@ -160,7 +152,8 @@ async fn end(crowd: &Crowd) -> Leftovers {
     }
     let mut sum = Leftovers::default();
     while let Some(left) = ending.join_next().await {
-        let Ok(left) = left else { continue };
+        // A shutdown that panicked has left its own task at the least.
+        let left = left.unwrap_or(Leftovers { tasks: 1, ..Leftovers::default() });
         sum.permits += left.permits;
         sum.links += left.links;
         sum.peers += left.peers;

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::node::Leftovers;
 use crate::pool::PoolStats;
 
-use super::super::{failure, say};
+use super::super::{eprint, failure, say};
 use super::chaos::Deeds;
 use super::clock::Micros;
 use super::crowd::Crowd;
@@ -78,7 +77,12 @@ impl Facts {
     pub(super) fn begin(args: &MeshArgs, seed: u64, crowd: &Crowd) -> Self {
         let connections = crowd.links().iter().filter(|link| link.is_up()).count();
         Self {
-            summary: Summary { nodes: args.nodes, connections, ..Summary::default() },
+            summary: Summary {
+                nodes: args.nodes,
+                connections,
+                seconds: args.seconds as f64,
+                ..Summary::default()
+            },
             seed,
             chaos: args.chaos,
             began: crowd.epoch.now(),
@@ -102,11 +106,6 @@ impl Facts {
         if count > 0 {
             self.complain(format!("{count} {what}"));
         }
-    }
-
-    /// How long the traffic was to last, and how long it took with everything that followed from it.
-    pub(super) fn traffic_lasted(&mut self, planned: Duration, _took: Duration) {
-        self.summary.seconds = planned.as_secs_f64();
     }
 
     /// After the traffic, while the nodes still run: the account is closed, what comes later does not count.
@@ -292,8 +291,6 @@ pub(super) fn tell(facts: &Facts, json: bool) -> ExitCode {
     }
     code
 }
-
-use super::super::eprint;
 
 fn table(facts: &Facts) -> String {
     let s = &facts.summary;

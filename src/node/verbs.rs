@@ -255,11 +255,7 @@ impl NodeRef {
     pub fn relay(&self, message: &Message, from: Option<ConnId>) -> Result<Fresh, EncodeError> {
         let shared = self.shared();
         let digest = shared.seen.digest(message.kind, &message.payload);
-        let cap = shared.voice.common.limits.message(message.lane);
-        if message.payload.len() > cap {
-            let (lane, size) = (message.lane, message.payload.len());
-            return Err(EncodeError::TooLarge { lane, size, cap });
-        }
+        shared.voice.check(message)?;
         let fresh = shared.seen.insert(digest, from, &shared.config.relay, shared.now());
         match fresh {
             Fresh::New => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::base::{ConnId, Direction, Lane, PeerId, Tick};
-use crate::book::{BanTarget, Source, WallTime};
+use crate::book::{BanTarget, Book, Source, WallTime};
 use crate::link::log::{Appended, CursorView, Receipt};
 use crate::link::{Message, SendError};
 use crate::pool::{Departure, Evicted, Roster};
@@ -103,6 +103,11 @@ impl NodeRef {
     /// Lifts a ban. `false` if there was none.
     pub fn unban(&self, target: impl Into<BanTarget>) -> bool {
         self.shared().book.unban(&target.into())
+    }
+
+    /// The address book.
+    pub fn book(&self) -> &Arc<Book> {
+        &self.shared().book
     }
 
     /// The live peers.

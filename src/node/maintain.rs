@@ -139,9 +139,14 @@ impl Shared {
         let busy = |addr: &SocketAddr| {
             connected.contains(addr) || self.pool.watch(&PeerId::from_addr(*addr)).is_some()
         };
+        let mut begun = Vec::new();
         for addr in self.config.trusted.iter().map(|addr| canonical(*addr)) {
-            let due = self.book.get(&addr).is_none_or(|known| known.next_attempt <= wall);
+            let due = self.book.get(&addr).is_none_or(|known| {
+                let other_name = known.alias_of.is_some_and(|of| connected.contains(&of));
+                known.next_attempt <= wall && !other_name
+            });
             if due && !busy(&addr) && !self.book.is_self(&addr, wall) {
+                begun.push(addr);
                 self.dial_in_background(addr, hot.dial_budget);
             }
         }
@@ -149,7 +154,7 @@ impl Shared {
             return;
         }
         let listening = self.listening.lock().clone();
-        let skip = |addr: &SocketAddr| busy(addr) || listening.contains(addr);
+        let skip = |addr: &SocketAddr| busy(addr) || begun.contains(addr) || listening.contains(addr);
         let candidates = self.book.candidates(wall, wanted, &skip);
         let short = candidates.len() < wanted;
         for addr in candidates {

@@ -236,7 +236,8 @@ impl ByHand {
     pub(crate) async fn say(&mut self, hello: &Hello) {
         let mut out = BytesMut::new();
         Native::default().encode_hello(hello, &mut out).unwrap();
-        self.stream.write_all(&out).await.unwrap();
+        // A far end that refuses without reading may be gone already.
+        let _ = self.stream.write_all(&out).await;
     }
 
     /// The far end's greeting; `None` if it closes without one.

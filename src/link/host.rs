@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::base::{Lane, Tick};
+use crate::pool::Departure;
 use crate::wire::Goodbye;
 
 use super::message::{Event, Handled, Request};
@@ -42,6 +43,12 @@ pub trait Host: Send + Sync + 'static {
 
     /// The peer was too slow for this lane's broadcasts: so many messages were left out for it.
     fn gap(&self, lane: Lane, skipped: u64);
+
+    /// The link ends of its own accord, for this reason, and is about to tell the peer why. By now the peer should leave all
+    /// look-ups; the task goes on for at most [`LinkConfig::linger`](super::LinkConfig::linger).
+    fn leaving(&self, reason: Departure) {
+        let _ = reason;
+    }
 
     /// Bytes that went over the line since the last call.
     fn traffic(&self, received: usize, sent: usize);

@@ -159,8 +159,10 @@ impl Inbox {
         {
             self.give_back(queued.payload.len());
         }
-        link.end_answer(request);
-        self.answers.retain(|(id, _)| *id != request);
+        if link.end_answer(request) {
+            // One that had answered is not stopped in what it does afterwards: the cancel crossed its answer.
+            self.answers.retain(|(id, _)| *id != request);
+        }
     }
 
     /// Polls the handlers that asked for it and starts what can start. `true` if anything moved.

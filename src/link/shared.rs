@@ -185,6 +185,9 @@ impl Link {
 
     /// Queues what a message carries under another head; the message comes back if it is not taken.
     pub(super) fn submit(&self, head: Head, message: Message) -> Result<(), SendError> {
+        if !self.is_open() {
+            return Err(SendError::Closed(message));
+        }
         let Message { lane, kind, payload } = message;
         self.queue(lane, Outgoing { head, payload }, false).map_err(|(why, out)| {
             let message = Message { lane, kind, payload: out.payload };
@@ -231,7 +234,9 @@ impl Link {
         self.begin_close(CloseOrder { reason, goodbye, drain: false, within });
     }
 
-    /// Begins to close after what is queued and appended so far has been sent, within `within` at the latest.
+    /// Begins to close after what is queued and appended so far has been sent. What is not sent by `within` is given up; the
+    /// goodbye then gets [`LinkConfig::linger`] more, or `within` again if that is shorter. Meanwhile nothing more is taken but
+    /// answers.
     pub fn drain(&self, reason: Departure, goodbye: Option<Goodbye>, within: Duration) {
         self.begin_close(CloseOrder { reason, goodbye, drain: true, within });
     }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use crate::base::ConnId;
 use crate::transport::Stream;
@@ -150,10 +150,11 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
 
     /// While what waits is being sent, the peer's data is still taken: two ends that drain must not block each other.
     fn read_on(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        self.inbox.poll(&self.host, &self.link, cx)?;
         let mut sinks =
             Sinks { host: &self.host, link: &self.link, inbox: &mut self.inbox, writer: &mut self.writer };
-        if self.reader.poll(&mut self.stream, cx, &mut sinks)? {
+        let again = self.reader.poll(&mut self.stream, cx, &mut sinks)?;
+        // After reading, so that what has just begun gets its first poll; what it frees may let the reader go on.
+        if self.inbox.poll(&self.host, &self.link, cx)? || again {
             cx.waker().wake_by_ref();
         }
         Ok(())
@@ -161,17 +162,23 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
 
     fn begin_closing(&mut self, end: Option<End>, order: CloseOrder) {
         let stage = if order.drain { Stage::Drain } else { Stage::Goodbye };
-        let deadline = Box::pin(tokio::time::sleep_until(Instant::now() + order.within));
+        let deadline = Box::pin(tokio::time::sleep(order.within));
         self.closing = Some(Closing { end, order, stage, deadline });
     }
 
     /// The way out after an error: where the peer may still listen it is told why.
     fn fail(&mut self, end: End) -> Option<End> {
+        if let (End::Reaped, Some(order)) = (&end, self.link.close_order()) {
+            // It did not leave by itself: what it was closed for is what counts.
+            self.begin_closing(None, order);
+            return None;
+        }
         let goodbye = end.goodbye();
         self.link.close(end.departure(), goodbye);
         if goodbye.is_none() {
             return Some(end);
         }
+        self.host.leaving(end.departure());
         let within = self.link.common.config.linger;
         let order = CloseOrder { reason: end.departure(), goodbye, drain: false, within };
         self.begin_closing(Some(end), order);
@@ -184,7 +191,17 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
                 return Poll::Ready(End::Closed(crate::pool::Departure::Closed));
             };
             let overdue = closing.deadline.as_mut().poll(cx).is_ready();
-            let step = if overdue { Step::Done } else { self.closing_step(cx) };
+            let step = match closing.stage {
+                _ if !overdue => self.closing_step(cx),
+                // Not all could be sent. The goodbye may still pass, and gets a time of its own.
+                Stage::Drain => {
+                    closing.stage = Stage::Goodbye;
+                    let within = self.link.common.config.linger.min(closing.order.within);
+                    closing.deadline = Box::pin(tokio::time::sleep(within));
+                    Step::Again
+                }
+                _ => Step::Done,
+            };
             match step {
                 Step::Again => {}
                 Step::Pending => return Poll::Pending,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::base::{ConnId, PeerId};
 use crate::link::{Message, RequestError, Response};
@@ -77,7 +77,8 @@ impl NodeRef {
     /// # Cancel safety
     /// As [`NodeRef::request`].
     pub async fn request_any(&self, message: Message, how: &AskAny) -> Result<(PeerId, Response), AskError> {
-        let deadline = Instant::now() + how.within;
+        let now = Instant::now();
+        let deadline = now.checked_add(how.within).unwrap_or(now + FOREVER);
         let mut asked: Vec<ConnId> = Vec::new();
         let mut last = AskError::NoPeers;
         while asked.len() < how.tries.max(1) {
@@ -113,7 +114,7 @@ impl NodeRef {
         let left = |now| deadline.saturating_duration_since(now);
         let one = self.ask(&first, message.clone(), left(Instant::now()));
         tokio::pin!(one);
-        if let Ok(answer) = timeout_at(Instant::now() + patience, &mut one).await {
+        if let Ok(answer) = timeout(patience, &mut one).await {
             return (*first.key(), answer);
         }
         let second = if asked.len() < how.tries { self.choose(asked) } else { None };
@@ -151,3 +152,6 @@ impl NodeRef {
         Some(Arc::clone(if rtt(one) <= rtt(two) { one } else { two }))
     }
 }
+
+/// For whoever waits longer than a clock can count.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);

@@ -134,6 +134,11 @@ impl Shared {
             return;
         }
         count(&self.counters.dial_failures);
+        if let ConnectError::Admission(_) = error {
+            // Our own want of room says nothing about the address.
+            tracing::debug!(%addr, reason = %error, "not dialled");
+            return;
+        }
         tracing::info!(%addr, reason = %error, "dial failed");
         if let ConnectError::Refused(Goodbye { reason: GoodbyeReason::Full, retry_after }) = error {
             self.book.record(&addr, Outcome::Busy { retry_after: *retry_after }, now);
@@ -144,19 +149,48 @@ impl Shared {
 
     /// Dials of the node's own accord, as many as the budget allows.
     pub(super) fn dial_in_background(self: &Arc<Self>, addr: SocketAddr, budget: usize) -> bool {
-        let Some(dialling) = self.dials.begin(self, budget) else { return false };
+        let Some(dialling) = self.dials.begin(budget) else { return false };
         let shared = Arc::clone(self);
         self.spawn(async move {
-            if let Err(error) = shared.dial(addr).await
-                && !error.is_collision()
-                && shared.events.is_heard()
-            {
-                shared.events.send(NodeEvent::DialFailed { addr, cause: Arc::new(error) });
-            }
+            let outcome = shared.dial(addr).await;
             drop(dialling);
-            shared.kick.notify_one();
+            // Only what the book has noted, and so will not offer again at once, is a reason to look for more at once.
+            let noted = outcome.as_ref().err().is_none_or(|error| {
+                matches!(error, ConnectError::SelfDial)
+                    || (error.fail_cause().is_some() && !error.is_collision())
+            });
+            if let Err(error) = outcome {
+                if matches!(&error, ConnectError::Refused(goodbye) if goodbye.reason == GoodbyeReason::Duplicate) {
+                    shared.learn_alias(addr).await;
+                }
+                if !error.is_collision() && shared.events.is_heard() {
+                    shared.events.send(NodeEvent::DialFailed { addr, cause: Arc::new(error) });
+                }
+            }
+            if noted {
+                shared.kick.notify_one();
+            }
         });
         true
+    }
+
+    /// An acceptor said that we are connected already: asks it who it is, so that this address is known as another name of
+    /// that peer and not dialled again and again.
+    async fn learn_alias(self: &Arc<Self>, addr: SocketAddr) {
+        let Some(_probing) = self.probes.begin(self.hot().dial_budget) else { return };
+        let Ok(Hello { nonce: Some(nonce), .. }) = self.ask_who(addr).await else { return };
+        let Some(peer) = self.instances.peer(nonce) else { return };
+        if peer.direction() == Direction::Inbound {
+            // It dialled us, so the book knows nothing else of it: now it does.
+            peer.update_info(|info| super::info::PeerInfo {
+                listen: Some(addr),
+                listen_verified: true,
+                ..info.clone()
+            });
+            self.book.record(&addr, Outcome::Connected, WallTime::now());
+        } else if self.book.set_alias(addr, peer.addr()) {
+            tracing::debug!(%addr, of = %peer.addr(), "another address of a peer");
+        }
     }
 
     /// Asks who listens at an address, without connecting.
@@ -181,12 +215,16 @@ impl Shared {
         let (listen, nonce, verified) =
             peer.read_info(|info| (info.listen, info.nonce, info.listen_verified));
         let Some(listen) = listen.filter(|_| !verified && nonce.is_some()) else { return true };
-        let Some(dialling) = self.dials.begin(self, self.hot().dial_budget) else { return false };
+        let Some(probing) = self.probes.begin(self.hot().dial_budget) else { return false };
+        if !peer.connection().begin_verifying() {
+            return true;
+        }
         let shared = Arc::clone(self);
         let peer = Arc::clone(peer);
         self.spawn(async move {
             let asked = shared.ask_who(listen).await;
-            drop(dialling);
+            drop(probing);
+            peer.connection().end_verifying();
             if !asked.is_ok_and(|hello| hello.nonce == nonce) {
                 tracing::debug!(peer = %peer.key(), %listen, "does not listen where it says");
                 // Claimed falsely or unreachable: not asked again on this connection.

@@ -10,7 +10,8 @@ use crate::transport::Stream;
 use crate::wire::{Dialect, Goodbye, Greeting, Hello};
 
 use super::error::ConnectError;
-use super::shared::Shared;
+use super::handler::Verdict;
+use super::shared::{Shared, count};
 
 /// In the highest bit of a hello's features: the dialler only asks who listens here, and closes after the answer.
 pub(super) const PROBE_BIT: u64 = 1 << 63;
@@ -99,10 +100,17 @@ impl Shared {
         {
             return Err(ConnectError::WrongGenesis);
         }
-        if hello.features & PROBE_BIT == 0
-            && self.handler.verdict(hello, from) == super::handler::Verdict::Reject
-        {
-            return Err(ConnectError::Rejected);
+        if hello.features & PROBE_BIT == 0 {
+            let ask = std::panic::AssertUnwindSafe(|| self.handler.verdict(hello, from));
+            // Without a verdict nobody comes in, and whoever dials is not taken down.
+            let verdict = std::panic::catch_unwind(ask).unwrap_or_else(|_| {
+                count(&self.counters.panics);
+                tracing::error!(%from, "a handler panicked");
+                Verdict::Reject
+            });
+            if verdict == Verdict::Reject {
+                return Err(ConnectError::Rejected);
+            }
         }
         Ok(())
     }

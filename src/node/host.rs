@@ -1,13 +1,14 @@
 //! What a link calls: from bytes on one connection to the application and the pool.
 
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{Lane, Tick};
 use crate::book::{Source, WallTime};
 use crate::link::{Event, Handled, Host, Request, Responder};
-use crate::pool::SeenOutcome;
+use crate::pool::{Connection as _, Departure, SeenOutcome};
 use crate::wire::Goodbye;
 
 use super::events::NodeEvent;
@@ -34,7 +35,12 @@ impl Host for PeerHost {
     }
 
     fn seen(&self, now: Tick) -> bool {
-        self.peer.seen(now) == SeenOutcome::Alive
+        let alive = self.peer.seen(now) == SeenOutcome::Alive;
+        if let (false, Some(reason)) = (alive, self.peer.departure()) {
+            // Whoever departed it closes it next; the reason must stand before the link looks for one.
+            self.peer.connection().close(reason);
+        }
+        alive
     }
 
     fn event(&self, event: Event<'_>) -> Handled {
@@ -98,7 +104,15 @@ impl Host for PeerHost {
             missed: skipped,
             at,
         });
-        shared.handler.gap(Context::new(&self.node, &self.peer), lane, skipped);
+        let tell = || shared.handler.gap(Context::new(&self.node, &self.peer), lane, skipped);
+        if catch_unwind(AssertUnwindSafe(tell)).is_err() {
+            count(&shared.counters.panics);
+            tracing::error!(peer = %self.peer.key(), "a handler panicked");
+        }
+    }
+
+    fn leaving(&self, reason: Departure) {
+        self.node.shared().pool.depart(self.peer.key(), self.peer.id(), reason);
     }
 
     fn traffic(&self, received: usize, sent: usize) {

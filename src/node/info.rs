@@ -63,11 +63,18 @@ pub struct Conn {
     /// When it was last pinged, in ticks; a hint of the maintenance alone.
     pinged_at: AtomicU64,
     stable: AtomicBool,
+    /// Somebody is asking at the address where the peer says it listens.
+    verifying: AtomicBool,
 }
 
 impl Conn {
     pub(super) fn new(link: Arc<Link>) -> Self {
-        Self { link, pinged_at: AtomicU64::new(0), stable: AtomicBool::new(false) }
+        Self {
+            link,
+            pinged_at: AtomicU64::new(0),
+            stable: AtomicBool::new(false),
+            verifying: AtomicBool::new(false),
+        }
     }
 
     /// The link: to send to this connection whatever becomes of its key.
@@ -86,6 +93,15 @@ impl Conn {
     /// `true` once, when the session is first found stable.
     pub(super) fn turns_stable(&self) -> bool {
         !self.stable.swap(true, Ordering::Relaxed)
+    }
+
+    /// `true` for one caller until [`Conn::end_verifying`].
+    pub(super) fn begin_verifying(&self) -> bool {
+        !self.verifying.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn end_verifying(&self) {
+        self.verifying.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn is_stable(&self) -> bool {

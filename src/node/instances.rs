@@ -60,6 +60,12 @@ impl Instances {
         is_speaker
     }
 
+    /// The live peer that speaks for a process.
+    pub(super) fn peer(&self, nonce: Nonce) -> Option<Arc<Peer>> {
+        let found = self.map.read(&nonce, |speaker| speaker.peer.clone()).flatten();
+        found.filter(|peer| peer.is_live())
+    }
+
     pub(super) fn leave(&self, nonce: Nonce, conn: ConnId) {
         drop(self.map.remove_if(&nonce, |present| present.conn == conn));
     }

@@ -229,8 +229,12 @@ impl Shared {
             Verdict::ProbeOld => {
                 // Without a peer it is in its handshake, and so young enough to stay.
                 let Some(old) = old_peer else { return Ok(false) };
-                let answered = timeout(PROBE, old.connection().link().probe()).await;
-                Ok(!matches!(answered, Ok(Some(_))))
+                // The answer must come while this handshake still lasts.
+                let within = PROBE.min(self.hot().handshake / 2);
+                let answered = timeout(within, old.connection().link().probe()).await;
+                // One that we do not read from cannot answer (38).
+                let lives = matches!(answered, Ok(Some(_))) || (old.is_live() && old.is_paused());
+                Ok(!lives)
             }
         }
     }

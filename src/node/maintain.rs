@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::base::sync::atomic::Ordering;
-use crate::base::{Direction, Tick, canonical};
+use crate::base::{Direction, PeerId, Tick, canonical};
 use crate::book::{Outcome, WallTime};
 use crate::pool::Departure;
 
@@ -40,20 +40,22 @@ impl Shared {
         let mut period = self.hot().tick;
         let mut ticks = ticking(period);
         loop {
-            tokio::select! {
+            let kicked = tokio::select! {
                 biased;
-                () = self.stopped() => return,
-                _ = ticks.tick() => {}
+                // Whoever ends the node, and even if nobody waits for it, the book is written.
+                () = self.stopped() => return self.flush_at_the_end(),
+                _ = ticks.tick() => false,
                 // Somebody left or addresses came: look at once, but never spin.
-                () = self.kick.notified() => {
-                    self.guarded(|| self.connect_more(&mut state));
-                    continue;
-                }
-            }
+                () = self.kick.notified() => true,
+            };
             let hot = self.hot();
-            self.guarded(|| self.sweep(&mut state, &hot));
-            self.guarded(|| self.connect_more(&mut state));
-            self.guarded(|| self.housekeeping(&mut state, &hot));
+            if kicked {
+                self.guarded(|| self.connect_more(&mut state));
+            } else {
+                self.guarded(|| self.sweep(&mut state, &hot));
+                self.guarded(|| self.connect_more(&mut state));
+                self.guarded(|| self.housekeeping(&mut state, &hot));
+            }
             if hot.tick != period {
                 period = hot.tick;
                 ticks = ticking(period);
@@ -133,9 +135,18 @@ impl Shared {
             connected.insert(peer.addr());
             peer.read_info(|info| connected.extend(info.listen));
         }
+        // An address under way is not offered again, or a slow dial would be tried in a loop.
+        let busy = |addr: &SocketAddr| {
+            connected.contains(addr) || self.pool.watch(&PeerId::from_addr(*addr)).is_some()
+        };
+        let mut begun = Vec::new();
         for addr in self.config.trusted.iter().map(|addr| canonical(*addr)) {
-            let due = self.book.get(&addr).is_none_or(|known| known.next_attempt <= wall);
-            if due && !connected.contains(&addr) && !self.book.is_self(&addr, wall) {
+            let due = self.book.get(&addr).is_none_or(|known| {
+                let other_name = known.alias_of.is_some_and(|of| connected.contains(&of));
+                known.next_attempt <= wall && !other_name
+            });
+            if due && !busy(&addr) && !self.book.is_self(&addr, wall) {
+                begun.push(addr);
                 self.dial_in_background(addr, hot.dial_budget);
             }
         }
@@ -143,7 +154,7 @@ impl Shared {
             return;
         }
         let listening = self.listening.lock().clone();
-        let skip = |addr: &SocketAddr| connected.contains(addr) || listening.contains(addr);
+        let skip = |addr: &SocketAddr| busy(addr) || begun.contains(addr) || listening.contains(addr);
         let candidates = self.book.candidates(wall, wanted, &skip);
         let short = candidates.len() < wanted;
         for addr in candidates {
@@ -186,6 +197,16 @@ impl Shared {
                 self.discover(state, hot);
             }
         }
+    }
+
+    /// The book orders flushes itself: this one comes after any that is under way.
+    fn flush_at_the_end(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        self.spawn_blocking(move || {
+            if let Err(error) = shared.book.flush() {
+                tracing::error!(%error, "the book could not be written at the end");
+            }
+        });
     }
 
     /// Writes the book where blocking is allowed; never two at a time.

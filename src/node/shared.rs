@@ -50,6 +50,8 @@ pub(super) struct Shared {
     /// Refusals that are being told at the same time; more are closed without a word.
     pub(super) refusals: Arc<Semaphore>,
     pub(super) dials: Dials,
+    /// Dials that only ask who listens; they take no place from those that connect.
+    pub(super) probes: Dials,
     pub(super) counters: Counters,
     start: Instant,
     stop: watch::Sender<bool>,
@@ -58,9 +60,9 @@ pub(super) struct Shared {
 }
 
 /// Dials of the node's own accord that are under way.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Dials {
-    under_way: AtomicUsize,
+    under_way: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -131,6 +133,7 @@ impl Shared {
             kick: Notify::new(),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
             dials: Dials::default(),
+            probes: Dials::default(),
             counters: Counters::default(),
             start: Instant::now(),
             stop: watch::Sender::new(false),
@@ -259,11 +262,11 @@ impl Drop for TaskGuard {
 
 impl Dials {
     /// A place among the dials under way, if there is one.
-    pub(super) fn begin(&self, shared: &Arc<Shared>, budget: usize) -> Option<Dialling> {
+    pub(super) fn begin(&self, budget: usize) -> Option<Dialling> {
         let begun = self
             .under_way
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| (now < budget).then_some(now + 1));
-        begun.ok().map(|_| Dialling { shared: Arc::clone(shared) })
+        begun.ok().map(|_| Dialling { of: self.clone() })
     }
 
     pub(super) fn under_way(&self) -> usize {
@@ -273,12 +276,12 @@ impl Dials {
 
 /// A dial under way.
 pub(super) struct Dialling {
-    shared: Arc<Shared>,
+    of: Dials,
 }
 
 impl Drop for Dialling {
     fn drop(&mut self) {
-        self.shared.dials.under_way.fetch_sub(1, Ordering::AcqRel);
+        self.of.under_way.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

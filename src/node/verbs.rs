@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::base::{ConnId, Direction, Lane, PeerId, Tick};
-use crate::book::{BanTarget, Source, WallTime};
+use crate::book::{BanTarget, Book, Source, WallTime};
 use crate::link::log::{Appended, CursorView, Receipt};
 use crate::link::{Message, SendError};
 use crate::pool::{Departure, Evicted, Roster};
@@ -103,6 +103,11 @@ impl NodeRef {
     /// Lifts a ban. `false` if there was none.
     pub fn unban(&self, target: impl Into<BanTarget>) -> bool {
         self.shared().book.unban(&target.into())
+    }
+
+    /// The address book.
+    pub fn book(&self) -> &Arc<Book> {
+        &self.shared().book
     }
 
     /// The live peers.
@@ -255,11 +260,7 @@ impl NodeRef {
     pub fn relay(&self, message: &Message, from: Option<ConnId>) -> Result<Fresh, EncodeError> {
         let shared = self.shared();
         let digest = shared.seen.digest(message.kind, &message.payload);
-        let cap = shared.voice.common.limits.message(message.lane);
-        if message.payload.len() > cap {
-            let (lane, size) = (message.lane, message.payload.len());
-            return Err(EncodeError::TooLarge { lane, size, cap });
-        }
+        shared.voice.check(message)?;
         let fresh = shared.seen.insert(digest, from, &shared.config.relay, shared.now());
         match fresh {
             Fresh::New => {

@@ -92,6 +92,29 @@ impl<D: Dialect> Voice<D> {
         self.logs.get(lane.index().checked_sub(1)?)
     }
 
+    /// Whether [`Voice::append`] would take this.
+    pub(super) fn check(&self, message: &Message) -> Result<(), EncodeError> {
+        let Message { lane, kind, payload } = message;
+        let head = Head::Event { kind: *kind };
+        let Some(log) = self.log(*lane) else {
+            return Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() });
+        };
+        let (size, cap) = (payload.len(), self.common.limits.message(*lane));
+        if size > cap {
+            return Err(EncodeError::TooLarge { lane: *lane, size, cap });
+        }
+        // Only of what comes near the log's own cap the exact size matters; counting its chunks copies nothing.
+        let ring = log.ring_bytes();
+        if size > ring / 4 {
+            let encoded: usize =
+                self.dialect.chunks(*lane, head, payload.clone())?.map(|chunk| chunk.wire_len()).sum();
+            if encoded > ring / 2 {
+                return Err(EncodeError::TooLarge { lane: *lane, size, cap: ring });
+            }
+        }
+        Ok(())
+    }
+
     /// Encodes once and appends. Cost: one encoding, one memcpy under a short lock; payloads from 16 KiB up are not copied.
     pub(super) fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<Appended, EncodeError> {
         let Message { lane, kind, payload } = message;

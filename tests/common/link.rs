@@ -307,6 +307,10 @@ impl Host for Ear {
     }
 
     fn traffic(&self, _: usize, _: usize) {}
+
+    fn leaving(&self, reason: peerpool::pool::Departure) {
+        self.hear(Heard::Leaving(reason));
+    }
 }
 
 /// One frame or message as it comes over the line.

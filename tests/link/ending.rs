@@ -1,1 +1,326 @@
-//! Soon.
+//! How links end: with a reason on both sides, in bounded time, and nothing left.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use peerpool::base::Lane;
+use peerpool::link::{End, Handled, Message, SendError};
+use peerpool::pool::Departure;
+use peerpool::wire::{Control, Dialect, Goodbye, GoodbyeReason, Head, Native};
+use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
+
+use crate::harness::*;
+use crate::toy::Toy;
+
+async fn the_other_end_is_told_goodbye<D: Dialect>(dialect: D, drain: bool) {
+    let side = Side::new(dialect);
+    let (near, far) = pipe(1024);
+    let ear = Ear::new();
+    let (closing, told) = (side.start(near, Ear::new()), side.start(far, ear.clone()));
+    for n in 0..100 {
+        closing.link.send(Message::new(n, vec![0; 300])).unwrap();
+        side.broadcast(Lane::Normal, 200 + n, b"x");
+    }
+    let goodbye = Goodbye::new(GoodbyeReason::Shutdown).retry_after(Duration::from_secs(7));
+    if drain {
+        closing.link.drain(Departure::Shutdown, Some(goodbye), Duration::from_secs(10));
+    } else {
+        closing.link.close(Departure::Shutdown, Some(goodbye));
+    }
+    assert!(matches!(closing.link.send(Message::new(1, "late")), Err(SendError::Closed(_))));
+    assert!(matches!(told.end().await, End::Goodbye(got) if got == goodbye));
+    assert!(matches!(closing.end().await, End::Closed(Departure::Shutdown)));
+    assert_eq!(ear.count(|one| *one == Heard::Goodbye(goodbye)), 1);
+    let got = ear.kinds();
+    if drain {
+        assert_eq!(got.iter().filter(|kind| **kind < 200).count(), 100, "everything queued went first");
+        assert_eq!(got.len(), 200);
+    }
+    assert_eq!(side.budget.used(), 0);
+    assert_eq!(side.logs.each_ref().map(|log| log.stats().cursors), [0; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_other_end_is_told_goodbye_on_close_and_on_drain() {
+    for drain in [false, true] {
+        the_other_end_is_told_goodbye(Native::default(), drain).await;
+        the_other_end_is_told_goodbye(Toy::new(), drain).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_takes_too_long_still_says_goodbye() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(1024);
+    let running = side.start(near, Ear::new());
+    let goodbye = Goodbye::new(GoodbyeReason::Shutdown);
+    running.link.send(Message::new(1, vec![0; 100_000])).unwrap();
+    running.link.drain(Departure::Shutdown, Some(goodbye), Duration::from_secs(1));
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let mut far = side.by_hand(far);
+    let said = far.rest().await;
+    assert_eq!(said.last(), Some(&Item::Control(Control::Goodbye(goodbye))), "{}", said.len());
+    drop(far);
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_never_reads_holds_up_no_close_and_no_drain() {
+    let side = Side::new(Native::default());
+    for drain in [false, true] {
+        let (near, _far) = pipe(64);
+        let running = side.start(near, Ear::new());
+        running.link.send(Message::new(1, vec![0; 10_000])).unwrap();
+        settle().await;
+        let begun = Instant::now();
+        let goodbye = Some(Goodbye::new(GoodbyeReason::Closed));
+        if drain {
+            running.link.drain(Departure::Requested, goodbye, Duration::from_secs(3));
+        } else {
+            running.link.close(Departure::Requested, goodbye);
+        }
+        assert!(matches!(running.end().await, End::Closed(Departure::Requested)));
+        let took = begun.elapsed();
+        assert!(took <= Duration::from_millis(if drain { 3_600 } else { 600 }), "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_length_of_a_drain_is_too_long() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(64);
+    let running = side.start(near, Ear::new());
+    running.link.send(Message::new(1, vec![0; 10_000])).unwrap();
+    running.link.drain(Departure::Requested, None, Duration::MAX);
+    let mut far = side.by_hand(far);
+    assert_eq!(far.rest().await.len(), 1);
+    drop(far);
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_ends_that_drain_at_each_other_do_not_block_each_other() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(256);
+    let ears = [Ear::new(), Ear::new()];
+    let links = [side.start(near, ears[0].clone()), side.start(far, ears[1].clone())];
+    for running in &links {
+        for n in 0..50 {
+            running.link.send(Message::new(n, vec![0; 1_000])).unwrap();
+        }
+        running.link.drain(
+            Departure::Shutdown,
+            Some(Goodbye::new(GoodbyeReason::Shutdown)),
+            Duration::from_secs(60),
+        );
+    }
+    let begun = Instant::now();
+    for running in links {
+        running.end().await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // Whoever is done first listens no more: of the other's queue the last few may be lost.
+    let got = ears.map(|ear| ear.kinds().len());
+    assert!(got.contains(&50) && got.iter().all(|got| *got > 40), "{got:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_during_a_drain_gets_its_first_poll() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(1024);
+    let ear = Ear::new().on_request(|_, _, responder| {
+        Handled::later(async move {
+            tokio::task::yield_now().await;
+            responder.answer("still here").unwrap();
+        })
+    });
+    let running = side.start(near, ear);
+    running.link.send(Message::new(1, vec![0; 100_000])).unwrap();
+    running.link.drain(Departure::Shutdown, None, Duration::from_secs(60));
+    settle().await;
+    let mut far = side.by_hand(far);
+    far.ask(1, 1, b"?").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let said = far.rest().await;
+    let answered = |item: &Item| matches!(item, Item::Message(_, Head::Response { id: 1, .. }, body) if body == "still here");
+    assert!(said.iter().any(answered), "{}", said.len());
+    drop(far);
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn garbage_ends_with_a_typed_reason_and_a_goodbye() {
+    let native = Side::new(Native::default());
+    let toy = Side::new(Toy::new());
+    let garbage: [&[u8]; 5] =
+        [&[0xff; 64], &[0, 0, 0, 0xe0], &[0xff, 0xff, 0xff, 0], &[1, 0, 0, 0x80], &[0x7f; 9]];
+    for bytes in garbage {
+        let (near, far) = pipe(1024);
+        let running = native.start(near, Ear::new());
+        let mut far = native.by_hand(far);
+        far.send(bytes).await;
+        let said = far.rest().await;
+        let told = |item: &Item| matches!(item, Item::Control(Control::Goodbye(bye)) if bye.reason == GoodbyeReason::Protocol);
+        assert!(matches!(&said[..], [item] if told(item)), "{bytes:?}: {said:?}");
+        drop(far);
+        let end = running.end().await;
+        assert!(matches!(end, End::Wire(_)), "{end:?}");
+        assert_eq!(end.departure(), Departure::Protocol);
+    }
+    let (near, far) = pipe(1024);
+    let running = toy.start(near, Ear::new());
+    let mut far = toy.by_hand(far);
+    far.send(b"\x00\x05what?").await;
+    far.rest().await;
+    drop(far);
+    assert!(matches!(running.end().await, End::Wire(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_a_reset_and_a_reaper_are_told_apart() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(1024);
+    let running = side.start(near, Ear::new());
+    drop(far);
+    assert!(matches!(running.end().await, End::Eof));
+
+    let net = peerpool::transport::MemoryNet::new(1);
+    let ips = ["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
+    let (near, _far) = net.pair(ips[0], ips[1]);
+    let running = side.start(near, Ear::new());
+    settle().await;
+    net.cut_all();
+    let end = running.end().await;
+    assert!(matches!(end, End::Io(_)));
+    assert_eq!(end.departure(), Departure::Lost);
+
+    let (near, far) = pipe(1024);
+    let ear = Ear::new();
+    let running = side.start(near, ear.clone());
+    ear.reaped.store(true, Ordering::Relaxed);
+    let mut far = side.by_hand(far);
+    far.send(&side.control(&Control::Pong { token: 1 })).await;
+    let said = far.rest().await;
+    assert!(
+        matches!(&said[..], [Item::Control(Control::Goodbye(bye))] if bye.reason == GoodbyeReason::Stale)
+    );
+    drop(far);
+    assert!(matches!(running.end().await, End::Reaped));
+}
+
+/// A peer that was closed for a reason is told that reason, also if one of its frames comes in at the same moment.
+#[tokio::test(start_paused = true)]
+async fn the_reason_of_a_close_wins_over_a_frame_that_finds_the_peer_departed() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(1024);
+    let known: Arc<std::sync::OnceLock<Arc<peerpool::link::Link>>> = Arc::default();
+    let (own, reaped) = (Arc::clone(&known), Arc::new(std::sync::Mutex::new(None::<Ear>)));
+    let host = Arc::clone(&reaped);
+    let ear = Ear::new().on_event(move |_, _, _| {
+        // As the pool does it: the peer departs, then its connection is closed.
+        host.lock().unwrap().as_ref().unwrap().reaped.store(true, Ordering::Relaxed);
+        let goodbye = Some(Goodbye::new(GoodbyeReason::Duplicate));
+        own.get().unwrap().close(Departure::Collision, goodbye);
+        Handled::Done
+    });
+    *reaped.lock().unwrap() = Some(ear.clone());
+    let running = side.start(near, ear);
+    known.set(Arc::clone(&running.link)).unwrap();
+    let mut far = side.by_hand(far);
+    far.send(&side.event(Lane::Normal, 1, b"x")).await;
+    let said = far.rest().await;
+    assert!(
+        matches!(&said[..], [Item::Control(Control::Goodbye(bye))] if bye.reason == GoodbyeReason::Duplicate),
+        "{said:?}"
+    );
+    drop(far);
+    assert!(matches!(running.end().await, End::Closed(Departure::Collision)));
+    *reaped.lock().unwrap() = None;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_owner_hears_that_a_link_ends_before_it_lingers() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(1024);
+    let ear = Ear::new();
+    let running = side.start(near, ear.clone());
+    let mut far = side.by_hand(far);
+    far.send(&[0xff; 64]).await;
+    settle().await;
+    assert!(!running.task.is_finished(), "it lingers so that the goodbye is read");
+    assert_eq!(ear.count(|one| *one == Heard::Leaving(Departure::Protocol)), 1);
+    drop(far);
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_ends_with_its_link_and_a_ping_measures() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(1024);
+    let ear = Ear::new();
+    let running = side.start(near, ear.clone());
+    let mut far = side.by_hand(far);
+    let link = Arc::clone(&running.link);
+    let probe = tokio::spawn(async move { link.probe().await });
+    let Some(Item::Control(Control::Ping { token })) = far.message().await else { panic!() };
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    far.send(&side.control(&Control::Pong { token: token + 99 })).await;
+    far.send(&side.control(&Control::Pong { token })).await;
+    let rtt = probe.await.unwrap().unwrap();
+    assert!((30..35).contains(&rtt.as_millis()), "{rtt:?}");
+    ear.until(|heard| heard.contains(&Heard::Rtt(rtt))).await;
+    let link = Arc::clone(&running.link);
+    let probe = tokio::spawn(async move { link.probe().await });
+    settle().await;
+    running.link.close(Departure::Requested, None);
+    drop(far);
+    assert_eq!(probe.await.unwrap(), None);
+    assert_eq!(running.link.probe().await, None);
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_are_told_once_a_second_and_only_to_whom_asked() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(64 * 1024);
+    let mut ear = Ear::new();
+    ear.peers = (1..=9).map(|n| format!("10.0.0.{n}:1").parse().unwrap()).collect();
+    let running = side.start(near, ear.clone());
+    let mut far = side.by_hand(far);
+    for round in 0..3 {
+        for _ in 0..5 {
+            far.send(&side.control(&Control::GetPeers { max: 4 })).await;
+        }
+        far.send(&side.control(&Control::Ping { token: round })).await;
+        let Some(Item::Control(Control::Peers(told))) = far.message().await else { panic!("round {round}") };
+        assert_eq!(told, ear.peers[..4]);
+        assert_eq!(far.message().await, Some(Item::Control(Control::Pong { token: round })));
+        tokio::time::sleep(Duration::from_millis(1_001)).await;
+    }
+    let list = side.control(&Control::Peers(ear.peers.clone()));
+    far.send(&list).await;
+    running.link.ask_peers();
+    assert!(matches!(far.message().await, Some(Item::Control(Control::GetPeers { .. }))));
+    far.send(&list).await;
+    far.send(&list).await;
+    settle().await;
+    assert_eq!(ear.count(|one| *one == Heard::Told(ear.peers.clone())), 1, "the one that was asked for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_task_fails_its_waiters_and_gives_everything_back() {
+    let side = Side::new(Native::default());
+    let (near, mut far) = pipe(64);
+    let running = side.start(near, Ear::new());
+    let link = Arc::clone(&running.link);
+    let asking = tokio::spawn(async move { link.request(Message::new(1, vec![0; 5_000]), WAIT).await });
+    running.link.send(Message::new(1, vec![0; 50_000]).bulk()).unwrap();
+    settle().await;
+    running.task.abort();
+    assert!(asking.await.unwrap().is_err());
+    assert!(!running.link.is_open());
+    assert_eq!(side.budget.used(), 0);
+    assert!(far.write_all(b"x").await.is_err());
+}

@@ -1,1 +1,272 @@
-//! Soon.
+//! Requests: every one is answered or fails with a reason, and no waiter outlives its future.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use peerpool::base::Lane;
+use peerpool::link::{AnswerError, End, Handled, LinkConfig, Message, RequestError, Responder};
+use peerpool::pool::Departure;
+use peerpool::wire::{Head, Native, Status};
+
+use crate::harness::*;
+
+fn request_of(item: Option<Item>) -> u32 {
+    match item {
+        Some(Item::Message(_, Head::Request { id, .. }, _)) => id,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_request_that_was_sent_is_cancelled_and_its_late_answer_reaches_nobody() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(64 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let asking = tokio::spawn({
+        let link = Arc::clone(&running.link);
+        async move { link.request(Message::new(1, "?"), WAIT).await }
+    });
+    let id = request_of(far.message().await);
+    asking.abort();
+    assert!(
+        matches!(far.message().await, Some(Item::Message(_, Head::Cancel { id: gone }, _)) if gone == id)
+    );
+    assert_eq!(running.link.waiting().requests, 0);
+    far.send(&side.encode(Lane::Normal, &Head::Response { id, status: Status::Ok }, b"late")).await;
+    let again = tokio::spawn({
+        let link = Arc::clone(&running.link);
+        async move { link.request(Message::new(1, "again"), WAIT).await }
+    });
+    let second = request_of(far.message().await);
+    assert_ne!(id, second);
+    far.send(&side.encode(Lane::Normal, &Head::Response { id, status: Status::Ok }, b"later")).await;
+    far.send(&side.encode(Lane::Normal, &Head::Response { id: 77_777, status: Status::Ok }, b"foreign"))
+        .await;
+    far.send(&side.encode(Lane::Normal, &Head::Response { id: second, status: Status::Ok }, b"right")).await;
+    assert_eq!(again.await.unwrap().unwrap(), "right");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_request_that_was_not_sent_is_taken_back() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(16);
+    let running = side.start(near, Ear::new());
+    running.link.send(Message::new(1, vec![0; 1_000])).unwrap();
+    settle().await;
+    let link = Arc::clone(&running.link);
+    let asking = tokio::spawn(async move { link.request(Message::new(2, vec![0; 5_000]), WAIT).await });
+    settle().await;
+    assert_eq!((running.link.waiting().requests, running.link.waiting().messages), (1, 1));
+    asking.abort();
+    let _ = asking.await;
+    assert_eq!(running.link.waiting(), peerpool::link::Waiting::default());
+    running.link.send(Message::new(3, "next")).unwrap();
+    let mut far = side.by_hand(far);
+    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Event { kind: 1 }, _))));
+    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Event { kind: 3 }, _))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_removes_its_own_waiter_only() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(64 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let link = Arc::clone(&running.link);
+    let patient = tokio::spawn(async move { link.request(Message::new(1, "a"), WAIT).await });
+    let patient_id = request_of(far.message().await);
+    let hasty = running.link.request(Message::new(1, "b"), Duration::from_secs(1)).await;
+    assert!(matches!(hasty, Err(RequestError::Timeout)));
+    assert_eq!(running.link.waiting().requests, 1);
+    far.send(&side.encode(Lane::Bulk, &Head::Response { id: patient_id, status: Status::Ok }, b"ok")).await;
+    assert_eq!(patient.await.unwrap().unwrap(), "ok");
+    let forever = running.link.request(Message::new(1, "c"), Duration::MAX);
+    assert!(
+        tokio::time::timeout(Duration::from_secs(9), forever).await.is_err(),
+        "no panic at the far end of time"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_responder_answers_no_reply_and_a_refusal_carries_its_words() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(1024);
+    let ear = Ear::new().on_request(|kind, _, responder| {
+        match kind {
+            0 => drop(responder),
+            1 => responder.decline(Status::Other(200), "not you").unwrap(),
+            2 => {
+                let too_large = responder.on(Lane::Urgent).answer(vec![0; 300 * 1024]);
+                assert!(matches!(too_large, Err(AnswerError::TooLarge(back)) if back.len() == 300 * 1024));
+            }
+            _ => return Handled::later(async move { drop(responder) }),
+        }
+        Handled::Done
+    });
+    let answering = side.start(far, ear);
+    let asking = side.start(near, Ear::new());
+    let ask = async |kind| match asking.link.request(Message::new(kind, ""), WAIT).await {
+        Err(RequestError::Declined { status, detail }) => (status, detail),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(ask(0).await, (Status::NoReply, "".into()));
+    assert_eq!(ask(1).await, (Status::Other(200), "not you".into()));
+    assert_eq!(ask(2).await, (Status::TooLarge, "".into()));
+    assert_eq!(ask(3).await, (Status::NoReply, "".into()));
+    assert_eq!(answering.link.waiting().answering, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_request_stops_its_handler_and_an_answered_one_runs_to_its_end() {
+    struct Told(Arc<Mutex<Vec<&'static str>>>, &'static str);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.lock().unwrap().push(self.1);
+        }
+    }
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(64 * 1024);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&told);
+    let ear = Ear::new().on_request(move |kind, _, responder| {
+        let notes = Arc::clone(&notes);
+        Handled::later(async move {
+            let _stopped = Told(Arc::clone(&notes), "stopped");
+            if kind == 1 {
+                responder.answer("soon").unwrap();
+            } else {
+                assert!(responder.is_wanted());
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            notes.lock().unwrap().push("finished");
+        })
+    });
+    let running = side.start(near, ear.clone());
+    let mut far = side.by_hand(far);
+    far.ask(1, 1, b"").await;
+    far.ask(2, 2, b"").await;
+    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Response { id: 1, .. }, _))));
+    // The first cancel crosses the answer on the line.
+    far.send(&side.encode(Lane::Normal, &Head::Cancel { id: 1 }, b"")).await;
+    far.send(&side.encode(Lane::Normal, &Head::Cancel { id: 2 }, b"")).await;
+    far.send(&side.encode(Lane::Normal, &Head::Cancel { id: 3 }, b"")).await;
+    settle().await;
+    assert_eq!(*told.lock().unwrap(), ["stopped"], "the cancelled one only");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(*told.lock().unwrap(), ["stopped", "finished", "stopped"]);
+    assert_eq!(running.link.waiting().answering, 0);
+    far.ask(2, 1, b"the id is free again").await;
+    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Response { id: 2, .. }, _))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_request_id_twice_at_a_time_breaks_the_protocol() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(1024);
+    let ear = Ear::new().on_request(|_, _, responder| {
+        Handled::later(async move {
+            std::future::pending::<()>().await;
+            drop(responder);
+        })
+    });
+    let running = side.start(near, ear);
+    let mut far = side.by_hand(far);
+    far.ask(9, 1, b"").await;
+    far.ask(9, 1, b"").await;
+    far.rest().await;
+    drop(far);
+    assert!(matches!(running.end().await, End::RequestTwice(9)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_fails_all_waiters_at_once() {
+    let side = Side::new(Native::default());
+    for drain in [false, true] {
+        let (near, _far) = pipe(64);
+        let running = side.start(near, Ear::new());
+        let asking: Vec<_> = (0..20)
+            .map(|_| {
+                let link = Arc::clone(&running.link);
+                tokio::spawn(async move { link.request(Message::new(1, vec![0; 100]), WAIT).await })
+            })
+            .collect();
+        settle().await;
+        let begun = tokio::time::Instant::now();
+        if drain {
+            running.link.drain(Departure::Requested, None, Duration::from_secs(5));
+        } else {
+            running.link.close(Departure::Requested, None);
+        }
+        for one in asking {
+            assert!(matches!(one.await.unwrap(), Err(RequestError::Closed | RequestError::NotSent(_))));
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO, "not one waited for the link's own end");
+        let late = running.link.request(Message::new(1, ""), WAIT).await;
+        assert!(matches!(late, Err(RequestError::NotSent(_))));
+        running.end().await;
+    }
+    assert_eq!(side.budget.used(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_requests_are_refused_with_the_message() {
+    let link = LinkConfig { waiters: 4, ..LinkConfig::default() };
+    let side = Side::with(Native::default(), Plan { link, ..Plan::default() });
+    let (near, _far) = pipe(64 * 1024);
+    let running = side.start(near, Ear::new());
+    let asking: Vec<_> = (0..4)
+        .map(|_| {
+            let link = Arc::clone(&running.link);
+            tokio::spawn(async move { link.request(Message::new(1, ""), WAIT).await })
+        })
+        .collect();
+    settle().await;
+    let refused = running.link.request(Message::new(5, "mine"), WAIT).await;
+    assert!(matches!(refused, Err(RequestError::TooMany(back)) if back == Message::new(5, "mine")));
+    asking.iter().for_each(tokio::task::JoinHandle::abort);
+    settle().await;
+    assert_eq!(running.link.waiting().requests, 0);
+}
+
+/// The future is dropped after every possible number of polls; whatever the moment, nothing is left.
+#[tokio::test(start_paused = true)]
+async fn a_request_dropped_after_any_number_of_polls_leaves_nothing() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(256);
+    let held: Arc<Mutex<Vec<Responder>>> = Arc::default();
+    let keep = Arc::clone(&held);
+    let ear = Ear::new().on_request(move |kind, _, responder| {
+        if kind == 1 {
+            keep.lock().unwrap().push(responder);
+        }
+        Handled::Done
+    });
+    let asking = side.start(near, Ear::new());
+    let answering = side.start(far, ear);
+    for polls in 0..40u32 {
+        let message = Message::new((polls % 2) as u16, vec![0; 37 * polls as usize]);
+        let mut request = Box::pin(asking.link.request(message, WAIT));
+        for _ in 0..polls {
+            let polled =
+                std::future::poll_fn(|cx| std::task::Poll::Ready(request.as_mut().poll(cx).is_ready())).await;
+            if polled {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(request);
+        assert_eq!(asking.link.waiting().requests, 0);
+        if polls % 5 == 0 {
+            settle().await;
+            held.lock().unwrap().clear();
+        }
+    }
+    settle().await;
+    held.lock().unwrap().clear();
+    settle().await;
+    assert_eq!(asking.link.waiting(), peerpool::link::Waiting::default());
+    assert_eq!(answering.link.waiting(), peerpool::link::Waiting::default());
+    assert_eq!(side.budget.used(), 0);
+}

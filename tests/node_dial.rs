@@ -1,0 +1,265 @@
+//! Dials of the node's own accord: no loops, backoff, reconnection, discovery. Time is paused; the book's waits, which are
+//! on the wall's clock, are made short.
+#![cfg(all(feature = "node", not(peerpool_loom)))]
+
+#[path = "common/node.rs"]
+mod harness;
+
+use std::time::Duration;
+
+use harness::*;
+use peerpool::base::Backoff;
+use peerpool::book::{Book, BookConfig, WallTime};
+use peerpool::node::{ConnectError, Node, NodeConfig, NodeEvent, Update};
+use peerpool::transport::{Latency, MemoryNet};
+
+fn eager(seeds: &[u8]) -> NodeConfig {
+    let mut config = NodeConfig::local();
+    config.seeds = seeds.iter().map(|last| at(*last)).collect();
+    config
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_under_way_is_not_dialled_in_a_loop() {
+    let net = MemoryNet::new(1);
+    net.black_hole(ip(2), true);
+    let mut config = eager(&[2]);
+    config.trusted = vec![at(3)];
+    net.black_hole(ip(3), true);
+    let a = start(&net, 1, config, Rec::new()).await;
+    secs(8).await;
+    let stats = a.stats();
+    assert_eq!((stats.dials, stats.collisions), (2, 0), "each once, and still under way");
+    let other = a.clone();
+    let asked = tokio::spawn(async move { other.connect(at(2)).await });
+    assert!(matches!(asked.await.unwrap(), Err(ConnectError::InProgress)));
+    secs(1).await;
+    assert_eq!(a.stats().collisions, 1);
+    end(a).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_want_of_slots_makes_no_loop_and_is_no_failure_of_the_address() {
+    let net = MemoryNet::new(1);
+    let mut config = eager(&[2, 3, 4]);
+    config.hot.limits.max_outbound = 1;
+    config.hot.limits.reserved_outbound = 0;
+    let a = start(&net, 1, config, Rec::new()).await;
+    let mut others = Vec::new();
+    for last in 2..5 {
+        others.push(start(&net, last, quiet(), Rec::new()).await);
+    }
+    let mut updates = a.subscribe();
+    until(|| peers(&a) == 1).await;
+    secs(10).await;
+    let mut failed = 0;
+    while let Some(update) = updates.try_next() {
+        failed += usize::from(matches!(update, Update::Event(NodeEvent::DialFailed { .. })));
+    }
+    // Looked at once a tick, a quarter of a second.
+    assert!(failed <= 2 * 45, "{failed} attempts in ten seconds");
+    for last in 2..5 {
+        assert_eq!(a.book().get(&at(last)).unwrap().failures, 0);
+    }
+    end(a).await;
+    for other in others {
+        end(other).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_peer_is_dialled_again() {
+    let net = MemoryNet::new(1);
+    let b = start(&net, 2, quiet(), Rec::new()).await;
+    let a = start(&net, 1, eager(&[2]), Rec::new()).await;
+    for _ in 0..5 {
+        until(|| peers(&a) == 1 && peers(&b) == 1).await;
+        let before = only(&a).id();
+        net.cut_all();
+        until(|| peers(&a) == 1 && only(&a).id() != before).await;
+    }
+    end(a).await;
+    end(b).await;
+    assert!(net.connections().is_empty());
+}
+
+/// On the wall's clock: an address that accepts and hangs up is dialled less and less often, trusted or not.
+#[tokio::test]
+async fn backoff_grows_until_a_session_is_stable_also_for_trusted_peers() {
+    for trusted in [false, true] {
+        let net = MemoryNet::new(1);
+        let backoff = Backoff { base: Duration::from_millis(20), cap: Duration::from_secs(60) };
+        let book = Book::in_memory(BookConfig { backoff, ..BookConfig::default() });
+        let mut config = NodeConfig::local();
+        config.hot.tick = Duration::from_millis(2);
+        config.hot.stable_after = Duration::from_millis(150);
+        if trusted {
+            config.trusted = vec![at(2)];
+        } else {
+            config.seeds = vec![at(2)];
+        }
+        let slammer = Rec::new().on_connected(|cx| {
+            cx.node().disconnect(cx.peer().key());
+        });
+        // Hangs up after accepting.
+        let b = start(&net, 2, quiet(), slammer).await;
+        let builder = Node::builder().config(config).transport(net.host(ip(1))).book(book);
+        let a = builder.start().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let dials = a.stats().dials;
+        // 10..20, 20..40, 40..80, ... ms: the sum of six waits is past 630 ms at the least.
+        assert!((2..=8).contains(&dials), "{dials} dials, trusted: {trusted}");
+        let failures = a.book().get(&at(2)).unwrap().failures;
+        assert!(failures >= 2, "{failures}");
+        end(b).await;
+        until(|| net.connections().is_empty()).await;
+        // A peer that stays: only once the session has lasted is the slate clean.
+        let b = start(&net, 2, quiet(), Rec::new()).await;
+        a.connect(at(2)).await.ok();
+        until(|| peers(&a) == 1).await;
+        assert!(a.book().get(&at(2)).unwrap().failures >= 2, "a handshake is no success yet");
+        until(|| a.book().get(&at(2)).unwrap().failures == 0).await;
+        end(a).await;
+        end(b).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_back_proves_a_listen_address_before_anybody_is_told_of_it() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, quiet(), Rec::new()).await;
+    let honest = start(&net, 2, quiet(), Rec::new()).await;
+    honest.connect(at(1)).await.unwrap();
+    // A liar: says it listens where somebody else does, and where nobody does.
+    let _other = start(&net, 4, quiet(), Rec::new()).await;
+    let mut liars = Vec::new();
+    for (nonce, port) in [(8, 7000), (9, 9999)] {
+        let mut liar = ByHand::dial(&net, 4, at(1)).await;
+        let mut hello = hello(nonce);
+        hello.listen = Some(std::net::SocketAddr::new(ip(4), port));
+        liar.say(&hello).await;
+        liar.greeting().await.unwrap();
+        liars.push(liar);
+    }
+    until(|| a.roster().iter().any(|peer| peer.read_info(|info| info.listen_verified))).await;
+    secs(3).await;
+    let verified: Vec<_> = a
+        .roster()
+        .iter()
+        .filter_map(|peer| peer.read_info(|info| info.listen_verified.then_some(info.listen)))
+        .collect();
+    assert_eq!(verified, [Some(at(2))]);
+    assert_eq!(a.book().sample(WallTime::now(), 10), [at(2)]);
+    assert_eq!(honest.stats().accepted, 1, "asked once");
+    end(a).await;
+    end(honest).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listen_address_in_a_black_hole_is_asked_one_at_a_time_and_takes_no_dial_away() {
+    let net = MemoryNet::new(1);
+    let mut config = eager(&[2]);
+    config.hot.dial_budget = 2;
+    let a = start(&net, 1, config, Rec::new()).await;
+    net.black_hole(ip(9), true);
+    let mut silent = Vec::new();
+    for nonce in 0..6 {
+        let mut one = ByHand::dial(&net, 9, at(1)).await;
+        let mut hello = hello(10 + nonce);
+        hello.listen = Some(at(9));
+        one.say(&hello).await;
+        one.greeting().await.unwrap();
+        silent.push(one);
+    }
+    until(|| peers(&a) == 6).await;
+    secs(2).await;
+    // Both places for probes hang; a seed that appears now is dialled at once all the same.
+    let b = start(&net, 2, quiet(), Rec::new()).await;
+    let begun = tokio::time::Instant::now();
+    until(|| peers(&b) == 1).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    end(a).await;
+    end(b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_are_told_one_address_each_reach_their_degree() {
+    let net = MemoryNet::new(7);
+    net.set_latency(Latency::from(Duration::from_millis(1)..=Duration::from_millis(20)));
+    let mut nodes = Vec::new();
+    for last in 1..=10 {
+        let mut config = eager(if last == 1 { &[] } else { &[1] });
+        config.hot.degree = 4;
+        nodes.push(start(&net, last, config, Rec::new()).await);
+    }
+    until(|| nodes.iter().all(|node| peers(node) >= 4)).await;
+    secs(20).await;
+    for node in &nodes {
+        assert!(peers(node) >= 4);
+        let stats = node.stats();
+        assert_eq!(stats.panics, 0);
+        // Its own address came back with the others'; that ended quietly.
+        assert!(stats.self_dials <= 1, "{}", stats.self_dials);
+    }
+    // A graph, not ten copies of a star.
+    let to_first: usize = nodes
+        .iter()
+        .skip(1)
+        .map(|node| node.roster().iter().filter(|peer| peer.addr() == at(1)).count())
+        .sum();
+    let all: usize = nodes.iter().map(|node| peers(node)).sum();
+    assert!(to_first * 2 < all, "{to_first} of {all}");
+    for node in nodes {
+        end(node).await;
+    }
+    until(|| net.connections().is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_into_a_black_hole_ends_in_time_and_gives_its_slot_back() {
+    let net = MemoryNet::new(1);
+    net.black_hole(ip(2), true);
+    let a = start(&net, 1, quiet(), Rec::new()).await;
+    let begun = tokio::time::Instant::now();
+    assert!(matches!(a.connect(at(2)).await, Err(ConnectError::Timeout)));
+    assert!(begun.elapsed() <= Duration::from_secs(11));
+    assert!(a.leftovers().permits == 0 && a.stats().dial_failures == 1);
+    end(a).await;
+}
+
+/// The future is dropped after every number of polls up to success: nothing is left, whatever the moment.
+#[tokio::test(start_paused = true)]
+async fn a_connect_dropped_after_any_number_of_polls_leaves_nothing() {
+    let net = MemoryNet::new(3);
+    net.set_latency(Duration::from_millis(2).into());
+    let (hears_a, hears_b) = (Rec::new(), Rec::new());
+    let a = start(&net, 1, quiet(), hears_a.clone()).await;
+    let b = start(&net, 2, quiet(), hears_b.clone()).await;
+    let mut successes = 0;
+    for polls in 0..30 {
+        let mut connect = Box::pin(a.connect(at(2)));
+        let mut done = false;
+        for _ in 0..polls {
+            done =
+                std::future::poll_fn(|cx| std::task::Poll::Ready(connect.as_mut().poll(cx).is_ready())).await;
+            if done {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(connect);
+        if done {
+            successes += 1;
+            a.disconnect(only(&a).key());
+        }
+        until(|| peers(&a) == 0 && peers(&b) == 0).await;
+        until(|| a.leftovers().permits == 0 && b.leftovers().permits == 0 && net.connections().is_empty())
+            .await;
+        assert_eq!((a.leftovers().peers, b.leftovers().peers), (0, 0));
+    }
+    assert!(successes > 5 && successes < 30, "{successes}");
+    end(a).await;
+    end(b).await;
+    assert_eq!(hears_a.pairs(), successes);
+    hears_b.pairs();
+}

@@ -1,0 +1,285 @@
+//! Two connections, one peer: every branch of the rule, at both ends, in both orders. Time is paused, the world is seeded.
+#![cfg(all(feature = "node", not(peerpool_loom)))]
+
+#[path = "common/node.rs"]
+mod harness;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use harness::*;
+use peerpool::base::{ConnId, Direction, PeerId};
+use peerpool::node::{ConnectError, Node, NodeConfig, Peer};
+use peerpool::pool::Departure;
+use peerpool::transport::{Latency, MemoryNet};
+use peerpool::wire::{GoodbyeReason, Greeting};
+
+/// Both ends are on one connection, and it is the same one: what one end dialled the other accepted.
+fn assert_one_and_the_same(a: &Node, b: &Node) -> (Arc<Peer>, Arc<Peer>) {
+    let (of_a, of_b) = (only(a), only(b));
+    assert_ne!(of_a.direction(), of_b.direction(), "each kept a connection of its own");
+    let ends = |peer: &Peer| (peer.read_info(|info| info.local).unwrap(), peer.addr());
+    let (near, far) = ends(&of_b);
+    assert_eq!(ends(&of_a), (far, near));
+    (of_a, of_b)
+}
+
+async fn simultaneous_open(seed: u64, hint: bool) {
+    let net = MemoryNet::new(seed);
+    net.set_latency(Latency::from(Duration::from_millis(1)..=Duration::from_millis(1 + 20 * (seed % 4))));
+    let (hears_a, hears_b) = (Rec::new(), Rec::new());
+    let a = start(&net, 1, quiet(), hears_a.clone()).await;
+    let b = start(&net, 2, quiet(), hears_b.clone()).await;
+    if !hint {
+        // The address is told, but another one than is dialled: the port differs, so nothing can be held.
+        drop((a, b));
+        let listen = |last| {
+            let (net, mut config) = (net.clone(), quiet());
+            let rec = if last == 1 { hears_a.clone() } else { hears_b.clone() };
+            config.listen.push(at(last));
+            config.advertise = Some("10.9.9.9:1".parse().unwrap());
+            async move {
+                until(|| net.connections().is_empty()).await;
+                let builder = Node::builder().config(config).transport(net.host(ip(last))).handler(rec);
+                builder.start().await
+            }
+        };
+        secs(1).await;
+        let (a, b) = (listen(1).await.unwrap(), listen(2).await.unwrap());
+        return open_both(net, a, b, hears_a, hears_b, seed).await;
+    }
+    open_both(net, a, b, hears_a, hears_b, seed).await;
+}
+
+async fn open_both(net: MemoryNet, a: Node, b: Node, hears_a: Rec, hears_b: Rec, seed: u64) {
+    let later = Duration::from_millis(seed % 7 * 5);
+    let one = a.connect(at(2));
+    let other = async {
+        tokio::time::sleep(later).await;
+        b.connect(at(1)).await
+    };
+    let (one, other) = tokio::join!(one, other);
+    for outcome in [&one, &other] {
+        assert!(
+            outcome.as_ref().is_ok() || outcome.as_ref().is_err_and(ConnectError::is_collision),
+            "{outcome:?}"
+        );
+    }
+    secs(2).await;
+    let (of_a, of_b) = assert_one_and_the_same(&a, &b);
+    secs(30).await;
+    let (still_a, still_b) = assert_one_and_the_same(&a, &b);
+    assert_eq!((of_a.id(), of_b.id()), (still_a.id(), still_b.id()), "they settled once");
+    // No penalty, no backoff.
+    for (node, other) in [(&a, at(2)), (&b, at(1))] {
+        let known = node.book().get(&other);
+        assert!(known.is_none_or(|known| known.failures == 0), "a collision counted as a failure");
+        assert_eq!(only(node).health(node.now()), 100);
+        assert_eq!(node.stats().dial_failures, 0);
+    }
+    // What is said arrives once each way.
+    a.broadcast(&message(1, b"from a")).unwrap();
+    b.broadcast(&message(2, b"from b")).unwrap();
+    until(|| hears_b.events() == [(1, b"from a".to_vec())] && hears_a.events() == [(2, b"from b".to_vec())])
+        .await;
+    end(a).await;
+    end(b).await;
+    assert!(hears_a.pairs() >= 1 && hears_b.pairs() >= 1);
+    until(|| net.connections().is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_simultaneous_open_leaves_one_connection_and_the_same_one_with_the_listen_hint() {
+    for seed in 0..24 {
+        simultaneous_open(seed, true).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_simultaneous_open_leaves_one_connection_and_the_same_one_without_the_listen_hint() {
+    for seed in 0..24 {
+        simultaneous_open(seed, false).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inbound_that_loses_to_a_pending_dial_is_held_and_accepted_when_the_dial_fails() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, quiet(), Rec::new()).await;
+    // Our dial to 10.0.0.2 hangs; meanwhile somebody with a larger nonce comes from there.
+    net.black_hole(ip(2), true);
+    let dialler = a.clone();
+    let dial = tokio::spawn(async move { dialler.connect(at(2)).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut held = ByHand::dial(&net, 2, at(1)).await;
+    let mut greeting = hello(0xff);
+    greeting.listen = Some(at(2));
+    held.say(&greeting).await;
+    assert!(tokio::time::timeout(Duration::from_secs(5), held.greeting()).await.is_err(), "it is held");
+    dial.abort();
+    assert!(matches!(held.greeting().await, Some(Greeting::Hello(_))));
+    until(|| peers(&a) == 1).await;
+    end(a).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_self_dial_ends_quietly_and_is_remembered() {
+    let net = MemoryNet::new(1);
+    let rec = Rec::new();
+    let a = start(&net, 1, quiet(), rec.clone()).await;
+    let mut events = a.subscribe();
+    assert!(a.connect(at(1)).await.is_err());
+    secs(3).await;
+    assert!(a.book().is_self(&at(1), peerpool::book::WallTime::now()));
+    let stats = a.stats();
+    assert_eq!((stats.self_dials, stats.dial_failures, stats.pool.total_connections), (1, 0, 0));
+    assert!(matches!(events.try_next(), Some(peerpool::node::Update::Snapshot(peers)) if peers.is_empty()));
+    end(a).await;
+    assert!(rec.all().is_empty(), "no hook ran");
+    assert!(net.connections().is_empty());
+}
+
+/// The node at .2 also listens on another port: dialled there too, it is the same peer.
+#[tokio::test(start_paused = true)]
+async fn another_address_of_a_peer_becomes_an_alias_and_is_not_dialled_again() {
+    let net = MemoryNet::new(1);
+    let mut config = quiet();
+    config.listen.push("10.0.0.2:7001".parse().unwrap());
+    let b = start(&net, 2, config, Rec::new()).await;
+    let mut config = NodeConfig::local();
+    config.seeds = vec![at(2)];
+    let a = start(&net, 1, config, Rec::new()).await;
+    until(|| peers(&a) == 1).await;
+    let other = "10.0.0.2:7001".parse().unwrap();
+    a.book().add(other, peerpool::book::Source::Operator, peerpool::book::WallTime::now()).unwrap();
+    until(|| a.book().get(&other).is_some_and(|known| known.alias_of == Some(at(2)))).await;
+    let before = a.stats();
+    secs(60).await;
+    let after = a.stats();
+    assert!(after.dials - before.dials <= 1, "{} dials", after.dials - before.dials);
+    assert!(after.collisions <= 2, "{}", after.collisions);
+    assert_one_and_the_same(&a, &b);
+    assert_eq!(a.book().get(&other).unwrap().failures, 0);
+    end(a).await;
+    end(b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_dead_connection_is_replaced_once_it_misses_its_ping() {
+    let net = MemoryNet::new(1);
+    let mut config = quiet();
+    config.hot.liveness.stale_after = Duration::from_secs(600);
+    config.hot.ping_every = Duration::from_secs(200);
+    let a = start(&net, 1, config, Rec::new()).await;
+    let mut first = ByHand::enter(&net, 2, at(1), 7).await;
+    let old = only(&a);
+    secs(60).await;
+    // The same process again, while its first connection says nothing any more.
+    let begun = tokio::time::Instant::now();
+    let _second = ByHand::enter(&net, 2, at(1), 7).await;
+    let took = begun.elapsed();
+    assert!((5..7).contains(&took.as_secs()), "{took:?}");
+    let new = only(&a);
+    assert_ne!(new.id(), old.id());
+    assert!(!old.is_live());
+    let said = first.goodbye().await.unwrap();
+    assert!(matches!(said.reason, GoodbyeReason::Duplicate | GoodbyeReason::Replaced));
+    end(a).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_connection_that_answers_its_ping_stays() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, quiet(), Rec::new()).await;
+    let mut first = ByHand::enter(&net, 2, at(1), 7).await;
+    let old = only(&a);
+    let answering = tokio::spawn(async move { first.goodbye().await });
+    secs(60).await;
+    let mut second = ByHand::dial(&net, 2, at(1)).await;
+    second.say(&hello(7)).await;
+    let Some(Greeting::Goodbye(refused)) = second.greeting().await else { panic!("the first one lives") };
+    assert_eq!(refused.reason, GoodbyeReason::Duplicate);
+    assert_eq!(only(&a).id(), old.id());
+    assert_eq!(only(&a).health(a.now()), 100);
+    answering.abort();
+    end(a).await;
+}
+
+/// Another one that claims our peer's nonce right after it came gains nothing: of two young inbound the first stays.
+#[tokio::test(start_paused = true)]
+async fn of_two_young_inbound_connections_of_one_process_the_first_stays() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, quiet(), Rec::new()).await;
+    let _first = ByHand::enter(&net, 2, at(1), 7).await;
+    let old = only(&a);
+    let mut second = ByHand::dial(&net, 3, at(1)).await;
+    second.say(&hello(7)).await;
+    assert!(
+        matches!(second.greeting().await, Some(Greeting::Goodbye(bye)) if bye.reason == GoodbyeReason::Duplicate)
+    );
+    assert_eq!(only(&a).id(), old.id());
+    assert_eq!(a.stats().collisions, 1);
+    assert_eq!(a.stats().refused, 0);
+    end(a).await;
+}
+
+const KEYS: [[u8; 32]; 2] = [[1; 32], [2; 32]];
+
+#[tokio::test(start_paused = true)]
+async fn a_proven_peer_that_restarted_takes_its_place_and_clones_do_not_take_turns() {
+    let net = MemoryNet::new(1);
+    let (hears, last) = (Rec::new(), 1);
+    let a = start(&net, last, quiet(), hears.clone()).await;
+    let old = start(&net, 2, quiet(), Rec::new()).await;
+    let join =
+        async |node: &Node, last| adopt_both(&net, (node, last, Some(KEYS[1])), (&a, 1, Some(KEYS[0]))).await;
+    join(&old, 2).await.1.unwrap();
+    let first = only(&a);
+    assert_eq!(*first.key(), PeerId::Key(KEYS[1]));
+    // At once: a clone of the key has to wait.
+    let new = start(&net, 3, quiet(), Rec::new()).await;
+    let (theirs, ours) = join(&new, 3).await;
+    assert!(matches!(ours, Err(ConnectError::TooSoon)), "{ours:?}");
+    assert!(matches!(theirs, Err(ConnectError::Refused(bye)) if bye.reason == GoodbyeReason::Duplicate));
+    assert_eq!(only(&a).id(), first.id());
+    secs(15).await;
+    join(&new, 3).await.1.unwrap();
+    let second = only(&a);
+    assert_ne!(second.id(), first.id());
+    assert_eq!(first.departure(), Some(Departure::Replaced));
+    until(|| peers(&old) == 0).await;
+    assert_eq!((a.stats().pool.total_connections, a.leftovers().peers), (1, 1));
+    end(old).await;
+    end(new).await;
+    end(a).await;
+    assert_eq!(hears.pairs(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proven_newer_inbound_replaces_what_we_dialled_and_the_key_is_never_empty() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, quiet(), Rec::new()).await;
+    let b = start(&net, 2, quiet(), Rec::new()).await;
+    let forth = adopt_both(&net, (&a, 1, Some(KEYS[0])), (&b, 2, Some(KEYS[1]))).await;
+    let dialled = forth.0.unwrap().id();
+    secs(30).await;
+    let mut updates = a.subscribe();
+    let back = adopt_both(&net, (&b, 2, Some(KEYS[1])), (&a, 1, Some(KEYS[0]))).await;
+    assert!(back.0.is_ok() && back.1.is_ok(), "{back:?}");
+    secs(1).await;
+    let (of_a, of_b) = (only(&a), only(&b));
+    assert_eq!((of_a.direction(), of_b.direction()), (Direction::Inbound, Direction::Outbound));
+    assert_ne!(of_a.id(), dialled);
+    // Down of the old before Up of the new, and nothing else.
+    use peerpool::node::{NodeEvent, Update};
+    let ids: Vec<(bool, ConnId)> = std::iter::from_fn(|| updates.try_next())
+        .filter_map(|update| match update {
+            Update::Event(NodeEvent::Up { peer, .. }) => Some((true, peer.id())),
+            Update::Event(NodeEvent::Down { conn, .. }) => Some((false, conn)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ids, [(false, dialled), (true, of_a.id())]);
+    end(a).await;
+    end(b).await;
+}

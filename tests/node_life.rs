@@ -1,0 +1,319 @@
+//! Peers come and go: reaping, limits, bans, hooks, events.
+#![cfg(all(feature = "node", not(peerpool_loom)))]
+
+#[path = "common/node.rs"]
+mod harness;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use harness::*;
+use peerpool::base::PeerId;
+use peerpool::node::{ConnectError, Handled, LagPolicy, NodeEvent, Update};
+use peerpool::pool::Departure;
+use peerpool::transport::{MemoryNet, ReadRate};
+use peerpool::wire::{GoodbyeReason, Greeting};
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_reaped_in_bounded_time_and_its_slot_is_free_again() {
+    let net = MemoryNet::new(1);
+    let (hears, hears_b) = (Rec::new(), Rec::new());
+    let (a, b, peer) = pair(&net, hears.clone(), hears_b).await;
+    secs(60).await;
+    assert!(peer.is_live(), "pings keep an idle peer alive");
+    assert!(peer.rtt().is_some());
+    net.partition(&[ip(1)], &[ip(2)]);
+    let begun = tokio::time::Instant::now();
+    until(|| !peer.is_live()).await;
+    let took = begun.elapsed();
+    // Eight seconds without a frame, seen by a sweep that comes round once a second.
+    assert!((Duration::from_secs(6)..Duration::from_secs(10)).contains(&took), "{took:?}");
+    assert_eq!(peer.departure(), Some(Departure::Stale));
+    until(|| a.stats().pool.total_connections == 0 && b.stats().pool.total_connections == 0).await;
+    until(|| a.leftovers().links == 0).await;
+    assert_eq!((a.stats().reaped, a.leftovers().peers), (1, 0));
+    assert_eq!(hears.pairs(), 1);
+    net.heal();
+    a.connect(at(2)).await.unwrap();
+    end(a).await;
+    end(b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_we_do_not_read_from_is_not_judged_by_its_silence() {
+    let net = MemoryNet::new(1);
+    let slow = Rec::new().on_event(|_, _, _| Handled::later(tokio::time::sleep(Duration::from_secs(100))));
+    let (a, b, _) = pair(&net, Rec::new(), slow.clone()).await;
+    for n in 0..200 {
+        a.broadcast(&message(n, b"x")).unwrap();
+    }
+    until(|| only(&b).is_paused()).await;
+    secs(90).await;
+    assert_eq!((b.stats().reaped, peers(&b)), (0, 1));
+    drop(a);
+    end(b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_no_data_is_closed_after_the_write_stall() {
+    let net = MemoryNet::new(1);
+    let mut config = quiet();
+    config.hot.write_stall = Duration::from_secs(3);
+    let a = start(&net, 1, config, Rec::new()).await;
+    let b = start(&net, 2, quiet(), Rec::new()).await;
+    let peer = a.connect(at(2)).await.unwrap();
+    net.set_read_rate(ip(2), ReadRate::Stopped);
+    a.send(peer.key(), message(1, &[0; 200_000]).bulk()).unwrap();
+    until(|| !peer.is_live()).await;
+    assert_eq!(peer.departure(), Some(Departure::Overloaded));
+    end(a).await;
+    drop(b);
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_open_handshakes_lose_their_slots_at_the_deadline() {
+    let net = MemoryNet::new(1);
+    let mut config = quiet();
+    config.hot.handshake = Duration::from_secs(3);
+    config.hot.limits.max_pending_inbound = 4;
+    let a = start(&net, 1, config, Rec::new()).await;
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        silent.push(ByHand::dial(&net, 2, at(1)).await);
+    }
+    until(|| a.leftovers().permits == 4).await;
+    let mut refused = ByHand::dial(&net, 3, at(1)).await;
+    assert!(
+        matches!(refused.greeting().await, Some(Greeting::Goodbye(bye)) if bye.reason == GoodbyeReason::Full && bye.retry_after.is_some())
+    );
+    let begun = tokio::time::Instant::now();
+    until(|| a.leftovers().permits == 0).await;
+    assert!(begun.elapsed() < Duration::from_secs(4));
+    let _welcome = ByHand::enter(&net, 3, at(1), 9).await;
+    end(a).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_refuse_with_full_and_the_dialler_backs_off() {
+    let net = MemoryNet::new(1);
+    let mut config = quiet();
+    config.hot.limits.max_per_ip = 2;
+    config.hot.limits.max_inbound = 3;
+    config.hot.limits.reserved_inbound = 0;
+    let a = start(&net, 1, config, Rec::new()).await;
+    let mut one = Vec::new();
+    for nonce in 1..=2 {
+        one.push(ByHand::enter(&net, 2, at(1), nonce).await);
+    }
+    let mut third = ByHand::dial(&net, 2, at(1)).await;
+    assert!(
+        matches!(third.greeting().await, Some(Greeting::Goodbye(bye)) if bye.reason == GoodbyeReason::Full)
+    );
+    let _other = ByHand::enter(&net, 3, at(1), 3).await;
+    let b = start(&net, 4, quiet(), Rec::new()).await;
+    let full = b.connect(at(1)).await;
+    assert!(matches!(full, Err(ConnectError::Refused(bye)) if bye.reason == GoodbyeReason::Full), "{full:?}");
+    assert_eq!(b.book().get(&at(1)).unwrap().failures, 1);
+    assert_eq!(peers(&a), 3);
+    drop(one);
+    until(|| peers(&a) == 1).await;
+    b.connect(at(1)).await.unwrap();
+    end(a).await;
+    end(b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn lowered_limits_let_live_peers_go_but_never_below_the_floor() {
+    let net = MemoryNet::new(1);
+    let mut config = quiet();
+    config.hot.limits.floor = 3;
+    config.hot.limits.reserved_inbound = 0;
+    let a = start(&net, 1, config, Rec::new()).await;
+    let mut others = Vec::new();
+    for last in 2..12 {
+        let other = start(&net, last, quiet(), Rec::new()).await;
+        other.connect(at(1)).await.unwrap();
+        others.push(other);
+    }
+    until(|| peers(&a) == 10).await;
+    let mut hot = (*a.hot_config()).clone();
+    hot.limits.max_inbound = 6;
+    a.reconfigure(hot.clone()).unwrap();
+    until(|| peers(&a) == 6).await;
+    hot.limits.max_inbound = 1;
+    a.reconfigure(hot.clone()).unwrap();
+    until(|| peers(&a) == 3).await;
+    secs(10).await;
+    assert_eq!(peers(&a), 3, "the floor");
+    hot.liveness.stale_after = Duration::from_millis(1);
+    assert!(a.reconfigure(hot).is_err(), "what makes no sense is refused and changes nothing");
+    assert_eq!(a.hot_config().limits.max_inbound, 1);
+    for other in others {
+        end(other).await;
+    }
+    end(a).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn intervals_and_lag_policies_act_on_live_connections() {
+    let net = MemoryNet::new(1);
+    let (a, b, peer) = pair(&net, Rec::new(), Rec::new()).await;
+    let mut hot = (*a.hot_config()).clone();
+    hot.tick = Duration::from_secs(3_600);
+    a.reconfigure(hot.clone()).unwrap();
+    secs(1).await;
+    hot.tick = Duration::from_millis(50);
+    hot.ping_every = Duration::from_millis(200);
+    hot.normal_lag = LagPolicy::Disconnect;
+    a.reconfigure(hot).unwrap();
+    let before = peer.bytes().sent;
+    // A sweep comes round once a second.
+    secs(8).await;
+    assert!(peer.bytes().sent - before >= 11 * 13, "a shorter tick and ping interval act at once");
+    net.set_read_rate(ip(2), ReadRate::PerSecond(std::num::NonZeroU64::new(100_000).unwrap()));
+    for _ in 0..100 {
+        a.broadcast(&message(1, &[0; 200_000])).unwrap();
+        tokio::task::yield_now().await;
+    }
+    until(|| !peer.is_live()).await;
+    assert_eq!(peer.departure(), Some(Departure::Overloaded));
+    end(a).await;
+    drop(b);
+}
+
+#[tokio::test]
+async fn a_ban_closes_and_keeps_out_until_it_is_over_and_never_goes_under_the_floor() {
+    let net = MemoryNet::new(1);
+    let mut config = quiet();
+    config.hot.limits.floor = 1;
+    let a = start(&net, 1, config, Rec::new()).await;
+    let (b, c) = (start(&net, 2, quiet(), Rec::new()).await, start(&net, 3, quiet(), Rec::new()).await);
+    b.connect(at(1)).await.unwrap();
+    c.connect(at(1)).await.unwrap();
+    assert_eq!(a.ban_ip(ip(2), Duration::from_millis(300)), 1);
+    let mut until_gone = 0;
+    while peers(&b) > 0 && until_gone < 500 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        until_gone += 1;
+    }
+    let refused = b.connect(at(1)).await;
+    assert!(
+        matches!(refused, Err(ConnectError::Refused(bye)) if bye.reason == GoodbyeReason::Banned),
+        "{refused:?}"
+    );
+    assert!(matches!(a.connect(at(2)).await, Err(ConnectError::Banned)));
+    assert_eq!(a.ban_ip(ip(3), Duration::from_secs(60)), 0, "the last one stays");
+    assert_eq!(peers(&a), 1);
+    tokio::time::sleep(Duration::from_millis(320)).await;
+    b.connect(at(1)).await.unwrap();
+    let key = PeerId::from_addr(a.roster().iter().find(|peer| peer.ip() == ip(2)).unwrap().addr());
+    assert_eq!(a.ban_peer(key, Duration::from_secs(60)), 1);
+    assert!(a.unban(key) && !a.unban(key));
+    end(a).await;
+    end(b).await;
+    end(c).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn hooks_pair_exactly_whatever_ends_a_connection() {
+    let net = MemoryNet::new(1);
+    let hears = Rec::new()
+        .on_connected(|cx| {
+            if cx.peer().ip() == ip(3) {
+                panic!("a bug in connected");
+            }
+        })
+        .on_event(|cx, kind, _| {
+            match kind {
+                1 => panic!("a bug in event"),
+                2 => assert!(cx.node().disconnect(cx.peer().key())),
+                3 => return Handled::later(async { panic!("a bug in the future") }),
+                _ => {}
+            }
+            Handled::Done
+        });
+    let a = start(&net, 1, quiet(), hears.clone()).await;
+    let mut ends = 0;
+    for (last, kind) in [(2, 1), (2, 2), (2, 3), (3, 1), (3, 2)] {
+        let other = start(&net, last, quiet(), Rec::new()).await;
+        let peer = other.connect(at(1)).await.unwrap();
+        other.send(peer.key(), message(kind, b"")).unwrap();
+        until(|| peers(&other) == 0 && peers(&a) == 0).await;
+        end(other).await;
+        ends += 1;
+        until(|| net.connections().is_empty()).await;
+    }
+    let other = start(&net, 2, quiet(), Rec::new()).await;
+    other.connect(at(1)).await.unwrap();
+    until(|| peers(&a) == 1).await;
+    net.cut_all();
+    until(|| peers(&a) == 0).await;
+    other.connect(at(1)).await.unwrap();
+    end(a.clone()).await;
+    until(|| a.leftovers().is_clean()).await;
+    assert_eq!(hears.pairs(), ends + 2);
+    assert_eq!(a.stats().panics, 2 + 2 + 1, "two in connected, three in event and its future");
+    end(other).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_are_ordered_per_key_and_a_slow_subscriber_starts_again_from_a_snapshot() {
+    let net = MemoryNet::new(1);
+    let mut config = quiet();
+    config.event_backlog = 4;
+    let a = start(&net, 1, config, Rec::new()).await;
+    let b = start(&net, 2, quiet(), Rec::new()).await;
+    let mut slow = a.subscribe();
+    let mut quick = a.subscribe();
+    let watching = tokio::spawn(async move {
+        let mut up = None;
+        let mut seen = 0;
+        while seen < 20 {
+            match quick.next().await {
+                Update::Snapshot(peers) => assert!(peers.is_empty()),
+                Update::Event(NodeEvent::Up { peer, .. }) => {
+                    assert!(up.replace(peer.id()).is_none(), "Up, Up");
+                    seen += 1;
+                }
+                Update::Event(NodeEvent::Down { conn, .. }) => {
+                    assert_eq!(up.take(), Some(conn));
+                    seen += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    for _ in 0..10 {
+        let peer = a.connect(at(2)).await.unwrap();
+        tokio::task::yield_now().await;
+        a.disconnect(peer.key());
+        until(|| peers(&b) == 0 && a.leftovers().links == 0).await;
+    }
+    tokio::time::timeout(WAIT, watching).await.unwrap().unwrap();
+    let peer = a.connect(at(2)).await.unwrap();
+    assert!(matches!(slow.try_next(), Some(Update::Snapshot(peers)) if peers.is_empty()));
+    assert!(matches!(slow.try_next(), Some(Update::Lagged(missed)) if missed >= 16));
+    assert!(
+        matches!(slow.try_next(), Some(Update::Snapshot(peers)) if peers.len() == 1 && Arc::ptr_eq(&peers[0], &peer))
+    );
+    assert!(slow.try_next().is_none());
+    end(a).await;
+    end(b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_breaks_the_protocol_leaves_the_pool_at_once_and_the_next_may_come() {
+    let net = MemoryNet::new(1);
+    let mut config = quiet();
+    config.hot.limits.max_per_ip = 1;
+    let a = start(&net, 1, config, Rec::new()).await;
+    let mut bad = ByHand::enter(&net, 2, at(1), 5).await;
+    let peer = only(&a);
+    use tokio::io::AsyncWriteExt;
+    bad.stream.write_all(&[0xff; 32]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!((peers(&a), peer.departure()), (0, Some(Departure::Protocol)));
+    assert_eq!(bad.goodbye().await.map(|bye| bye.reason), Some(GoodbyeReason::Protocol));
+    let _next = ByHand::enter(&net, 2, at(1), 6).await;
+    end(a).await;
+}

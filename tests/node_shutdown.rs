@@ -1,0 +1,204 @@
+//! The end of a node: the gate, the drain, what is left; and verbs that are legal inside a handler. Time is paused.
+#![cfg(all(feature = "node", not(peerpool_loom)))]
+
+#[path = "common/node.rs"]
+mod harness;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use harness::*;
+use peerpool::node::{ConnectError, Handled, Leftovers, Node};
+use peerpool::pool::Departure;
+use peerpool::transport::{MemoryNet, ReadRate};
+use peerpool::wire::Greeting;
+use tokio::time::Instant;
+
+#[tokio::test(start_paused = true)]
+async fn nothing_goes_live_once_a_shutdown_has_begun() {
+    let net = MemoryNet::new(1);
+    net.set_latency(Duration::from_millis(5).into());
+    for millis in 0..40u64 {
+        let rec = Rec::new();
+        let a = start(&net, 1, quiet(), rec.clone()).await;
+        let b = start(&net, 2, quiet(), Rec::new()).await;
+        let (dialler, other) = (a.clone(), b.clone());
+        let out = tokio::spawn(async move { dialler.connect(at(2)).await.map(|_| ()) });
+        let into = tokio::spawn(async move { other.connect(at(1)).await.map(|_| ()) });
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        let live = a.stats().pool.total_connections;
+        let left = a.shutdown(Duration::from_secs(5)).await;
+        assert!(left.is_clean(), "{left:?} after {millis} ms");
+        assert!(a.is_stopping());
+        out.await.unwrap().ok();
+        into.await.unwrap().ok();
+        assert!(rec.pairs() as u64 <= live.max(2) as u64);
+        assert!(matches!(a.connect(at(2)).await, Err(ConnectError::Shutdown)));
+        end(b).await;
+        until(|| net.connections().is_empty()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_sends_what_waits_and_says_goodbye() {
+    let net = MemoryNet::new(1);
+    let hears = Rec::new();
+    let (a, b, peer) = pair(&net, Rec::new(), hears.clone()).await;
+    let theirs = only(&b);
+    for n in 0..100 {
+        a.send(peer.key(), message(n, &[0; 10_000])).unwrap();
+        a.broadcast(&message(200 + n, &[0; 1_000])).unwrap();
+    }
+    end(a).await;
+    until(|| !theirs.is_live()).await;
+    assert_eq!(hears.events().len(), 200);
+    assert_eq!(hears.pairs(), 1);
+    assert_eq!(theirs.departure(), Some(Departure::Closed));
+    end(b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_keeps_its_deadline_whatever_peers_do() {
+    for millis in [100, 1_000, 4_000] {
+        let net = MemoryNet::new(1);
+        let (a, b, peer) = pair(&net, Rec::new(), Rec::new()).await;
+        let _silent = ByHand::dial(&net, 3, at(1)).await;
+        net.set_read_rate(ip(2), ReadRate::Stopped);
+        a.send(peer.key(), message(1, &[0; 1_000_000])).unwrap();
+        secs(1).await;
+        let begun = Instant::now();
+        let left = a.shutdown(Duration::from_millis(millis)).await;
+        assert!(left.is_clean(), "{left:?}");
+        assert!(begun.elapsed() <= Duration::from_millis(millis + 100), "{:?} of {millis}", begun.elapsed());
+        drop(b);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_that_is_dropped_goes_on_by_itself_and_a_second_call_is_harmless() {
+    let net = MemoryNet::new(1);
+    for polls in 0..4 {
+        let (a, b, _) = pair(&net, Rec::new(), Rec::new()).await;
+        let node = a.clone();
+        let mut shutdown = Box::pin(async move { node.shutdown(WAIT).await });
+        for _ in 0..polls {
+            std::future::poll_fn(|cx| std::task::Poll::Ready(shutdown.as_mut().poll(cx).is_ready())).await;
+        }
+        drop(shutdown);
+        if polls > 0 {
+            until(|| a.leftovers().is_clean()).await;
+        }
+        end(a.clone()).await;
+        end(a).await;
+        end(b).await;
+        until(|| net.connections().is_empty()).await;
+    }
+    let (a, b, _) = pair(&net, Rec::new(), Rec::new()).await;
+    assert!(a.shutdown(Duration::MAX).await.is_clean(), "no deadline is too long");
+    end(b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_disconnect_and_the_drop_of_the_last_handle_are_legal_inside_a_handler() {
+    for what in 0..3u16 {
+        let net = MemoryNet::new(1);
+        let own: Arc<Mutex<Option<Node>>> = Arc::default();
+        let slot = Arc::clone(&own);
+        let rec = Rec::new().on_event(move |cx, kind, _| match kind {
+            0 => {
+                let node = cx.node().clone();
+                Handled::later(async move {
+                    node.shutdown(Duration::from_secs(2)).await;
+                })
+            }
+            1 => {
+                assert!(cx.node().disconnect(cx.peer().key()));
+                Handled::Done
+            }
+            _ => {
+                drop(slot.lock().unwrap().take());
+                Handled::Done
+            }
+        });
+        let a = start(&net, 1, quiet(), rec.clone()).await;
+        let weak = a.downgrade();
+        let b = start(&net, 2, quiet(), Rec::new()).await;
+        let peer = b.connect(at(1)).await.unwrap();
+        until(|| peers(&a) == 1).await;
+        *own.lock().unwrap() = Some(a);
+        b.send(peer.key(), message(what, b"")).unwrap();
+        until(|| !peer.is_live()).await;
+        let left = || weak.upgrade().map_or_else(Leftovers::default, |node| node.leftovers());
+        until(|| left().links == 0).await;
+        if what != 1 {
+            until(|| left().is_clean()).await;
+        }
+        assert_eq!(rec.pairs(), 1);
+        drop(own.lock().unwrap().take());
+        until(|| left().is_clean()).await;
+        until(|| weak.upgrade().is_none()).await;
+        end(b).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_last_handle_frees_everything() {
+    let net = MemoryNet::new(1);
+    let (hears, hears_b) = (Rec::new(), Rec::new());
+    let (a, b, _) = pair(&net, hears.clone(), hears_b.clone()).await;
+    let mut events = a.subscribe();
+    let (weak, clone) = (a.downgrade(), a.clone());
+    drop(a);
+    secs(1).await;
+    assert_eq!(peers(&clone), 1, "one handle is left");
+    drop(clone);
+    until(|| peers(&b) == 0 && weak.upgrade().is_none()).await;
+    assert_eq!((hears.pairs(), hears_b.pairs()), (1, 1));
+    let mut downs = 0;
+    while let Some(update) = events.try_next() {
+        downs += usize::from(matches!(
+            update,
+            peerpool::node::Update::Event(peerpool::node::NodeEvent::Down { .. })
+        ));
+    }
+    assert_eq!(downs, 1);
+    end(b).await;
+    assert!(net.connections().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_under_way_at_the_end_is_told_so_or_closed() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, quiet(), Rec::new()).await;
+    let mut half = ByHand::dial(&net, 2, at(1)).await;
+    until(|| a.leftovers().permits == 1).await;
+    end(a).await;
+    half.say(&hello(3)).await;
+    assert!(!matches!(half.greeting().await, Some(Greeting::Hello(_))));
+}
+
+#[cfg(feature = "redb")]
+#[tokio::test]
+async fn the_book_is_written_also_when_nobody_waits_for_the_end() {
+    use peerpool::book::{Book, BookConfig, Source, WallTime};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("book");
+    let net = MemoryNet::new(1);
+    let mut config = quiet();
+    config.hot.flush_every = Duration::from_secs(3_600);
+    let book = Book::open(&path, BookConfig::default()).unwrap();
+    let node = Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap();
+    node.book().add(at(9), Source::Operator, WallTime::now()).unwrap();
+    let weak = node.downgrade();
+    drop(node);
+    until(|| weak.upgrade().is_none()).await;
+    // The last reference may still be on its way out in the thread that wrote.
+    let mut book = None;
+    until(|| {
+        book = Book::open(&path, BookConfig::default()).ok();
+        book.is_some()
+    })
+    .await;
+    let book = book.unwrap();
+    assert!(book.get(&at(9)).is_some());
+}

@@ -1,0 +1,304 @@
+//! What nodes say to each other: broadcasts and their receipts, state, relay, requests. Time is paused.
+#![cfg(all(feature = "node", not(peerpool_loom)))]
+
+#[path = "common/node.rs"]
+mod harness;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use harness::*;
+use peerpool::base::Lane;
+use peerpool::node::{AskAny, AskError, Fresh, Handled, LagPolicy, Message, Node, Receipt, RequestError};
+use peerpool::transport::{Latency, MemoryNet, ReadRate};
+
+/// One node in the middle, `others` connected to it.
+async fn star(net: &MemoryNet, others: &[Rec]) -> (Node, Vec<Node>) {
+    let mut config = quiet();
+    config.ring = 256 * 1024;
+    let middle = start(net, 1, config, Rec::new()).await;
+    let mut nodes = Vec::new();
+    for (at_place, rec) in others.iter().enumerate() {
+        let node = start(net, 2 + at_place as u8, quiet(), rec.clone()).await;
+        middle.connect(at(2 + at_place as u8)).await.unwrap();
+        nodes.push(node);
+    }
+    (middle, nodes)
+}
+
+async fn end_all(middle: Node, nodes: Vec<Node>) {
+    end(middle).await;
+    for node in nodes {
+        end(node).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receipt_tells_written_behind_origin_left_and_not_joined() {
+    let net = MemoryNet::new(1);
+    let recs = [Rec::new(), Rec::new(), Rec::new()];
+    let (a, nodes) = star(&net, &recs).await;
+    let by_ip = |last| a.roster().iter().find(|peer| peer.ip() == ip(last)).unwrap().clone();
+    let (origin, stuck, gone) = (by_ip(2), by_ip(3), by_ip(4));
+    net.set_read_rate(ip(3), ReadRate::Stopped);
+    let first = a.broadcast_with_receipt(&message(1, b"to all")).unwrap();
+    secs(1).await;
+    assert_eq!(first.written(), 3, "the pipe of the stuck one had room");
+    a.broadcast(&message(2, &[0; 100_000])).unwrap();
+    secs(1).await;
+    let second = a.broadcast_with_receipt(&message(3, b"behind")).unwrap();
+    a.broadcast_except(&message(4, b"not to its origin"), origin.id()).unwrap();
+    secs(1).await;
+    let of = |receipt: &peerpool::node::BroadcastReceipt, id| {
+        receipt.statuses().find(|one| one.1 == id).unwrap().2
+    };
+    assert_eq!(
+        [origin.id(), stuck.id(), gone.id()].map(|id| of(&second, id)),
+        [Receipt::Written, Receipt::Behind, Receipt::Written]
+    );
+    a.disconnect(gone.key());
+    a.disconnect(stuck.key());
+    secs(2).await;
+    assert_eq!(of(&second, gone.id()), Receipt::LeftAfter);
+    assert_eq!(of(&second, stuck.id()), Receipt::LeftBefore);
+    assert!(!recs[0].events().iter().any(|one| one.0 == 4));
+    assert!(recs[2].events().iter().any(|one| one.0 == 4));
+    net.set_read_rate(ip(3), ReadRate::Unlimited);
+    end_all(a, nodes).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_skips_counts_its_gaps_and_never_gets_two_messages_glued() {
+    let net = MemoryNet::new(1);
+    let recs = [Rec::new(), Rec::new()];
+    let (a, nodes) = star(&net, &recs).await;
+    net.set_read_rate(ip(2), ReadRate::PerSecond(std::num::NonZeroU64::new(200_000).unwrap()));
+    let count = 400u16;
+    for n in 0..count {
+        a.broadcast(&message(n, &vec![n as u8; 1 + usize::from(n) * 97 % 40_000])).unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    secs(20).await;
+    for (last, rec) in [(2, &recs[0]), (3, &recs[1])] {
+        let events = rec.events();
+        let mut at_most = 0;
+        for (kind, body) in &events {
+            assert!(*body == vec![*kind as u8; 1 + usize::from(*kind) * 97 % 40_000], "glued");
+            assert!(*kind >= at_most, "out of order");
+            at_most = kind + 1;
+        }
+        let peer = a.roster().iter().find(|peer| peer.ip() == ip(last)).unwrap().clone();
+        let missed = peer.connection().link().view(Lane::Normal).unwrap().gap();
+        assert_eq!(missed as usize + events.len(), usize::from(count), "delivered or counted");
+        assert_eq!(missed > 0, last == 2, "the slow one costs the other nothing");
+    }
+    assert_eq!(a.stats().missed, 400 - recs[0].events().len() as u64);
+    end_all(a, nodes).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_that_awaits_ready_loses_nothing_with_a_slow_peer_that_moves() {
+    let net = MemoryNet::new(1);
+    let recs = [Rec::new(), Rec::new()];
+    let (a, nodes) = star(&net, &recs).await;
+    net.set_read_rate(ip(2), ReadRate::PerSecond(std::num::NonZeroU64::new(100_000).unwrap()));
+    for n in 0..2_000u16 {
+        tokio::time::timeout(WAIT, a.ready(Lane::Normal)).await.unwrap();
+        a.broadcast(&message(n, &[0; 1_000])).unwrap();
+    }
+    until(|| recs.iter().all(|rec| rec.events().len() == 2_000)).await;
+    assert_eq!(a.stats().missed, 0);
+    // One that stands still is not waited for.
+    net.set_read_rate(ip(2), ReadRate::Stopped);
+    let begun = tokio::time::Instant::now();
+    for n in 0..1_000u16 {
+        tokio::time::timeout(WAIT, a.ready(Lane::Normal)).await.unwrap();
+        a.broadcast(&message(n, &[0; 1_000])).unwrap();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    until(|| recs[1].events().len() == 3_000).await;
+    net.set_read_rate(ip(2), ReadRate::Unlimited);
+    end_all(a, nodes).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_no_peers_ready_resolves_at_once_and_a_broadcast_goes_nowhere() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, quiet(), Rec::new()).await;
+    for _ in 0..100 {
+        a.ready(Lane::Normal).await;
+        a.broadcast(&message(1, &[0; 100_000])).unwrap();
+    }
+    assert_eq!(a.broadcast_with_receipt(&message(1, b"")).unwrap().peers(), 0);
+    end(a).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_is_newest_wins_per_key_and_a_new_peer_gets_every_key() {
+    let net = MemoryNet::new(1);
+    let recs = [Rec::new(), Rec::new()];
+    let (a, nodes) = star(&net, &recs[..1]).await;
+    net.set_read_rate(ip(2), ReadRate::Stopped);
+    a.send(only(&a).key(), message(0, &[0; 100_000])).unwrap();
+    secs(1).await;
+    for version in 0..100u8 {
+        for key in 0..3 {
+            a.set_state(10 + key, b"", vec![version]).unwrap();
+        }
+        secs(0).await;
+    }
+    assert!(a.clear_state(12, b"") && !a.clear_state(12, b""));
+    net.set_read_rate(ip(2), ReadRate::Unlimited);
+    until(|| recs[0].events().len() >= 3).await;
+    secs(1).await;
+    let got: Vec<_> = recs[0].events().into_iter().filter(|one| one.0 != 0).collect();
+    assert_eq!(got, [(10, vec![99]), (11, vec![99])], "none of those between");
+    let late = start(&net, 3, quiet(), recs[1].clone()).await;
+    late.connect(at(1)).await.unwrap();
+    until(|| recs[1].events() == [(10, vec![99]), (11, vec![99])]).await;
+    assert!(a.set_state(1, &[0; 33], "x").is_err());
+    end(late).await;
+    end_all(a, nodes).await;
+}
+
+/// A ring of six with a chord: everybody hears each message once, and nobody hears his own.
+#[tokio::test(start_paused = true)]
+async fn a_relay_reaches_everybody_exactly_once() {
+    let net = MemoryNet::new(5);
+    net.set_latency(Latency::from(Duration::from_millis(1)..=Duration::from_millis(30)));
+    let mut nodes = Vec::new();
+    let mut recs = Vec::new();
+    for last in 1..=6 {
+        let rec = Rec::new();
+        let firsts = Rec::new();
+        let heard = firsts.clone();
+        let handler = rec.on_event(move |cx, kind, body| {
+            if cx.node().relay(&message(kind, body), Some(cx.peer().id())).unwrap() == Fresh::New {
+                heard.requests.fetch_add(1, Ordering::SeqCst);
+            }
+            Handled::Done
+        });
+        nodes.push(start(&net, last, quiet(), handler).await);
+        recs.push(firsts);
+    }
+    for (from, to) in [(1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 1), (1, 4)] {
+        nodes[from - 1].connect(at(to)).await.unwrap();
+    }
+    until(|| nodes.iter().map(|node| peers(node)).sum::<usize>() == 14).await;
+    for n in 0..60u16 {
+        let origin = &nodes[usize::from(n) % 6];
+        assert_eq!(origin.relay(&message(n, &n.to_le_bytes()), None).unwrap(), Fresh::New);
+        assert_eq!(origin.relay(&message(n, &n.to_le_bytes()), None).unwrap(), Fresh::Seen);
+    }
+    until(|| recs.iter().all(|rec| rec.requests.load(Ordering::SeqCst) == 50)).await;
+    secs(5).await;
+    assert!(recs.iter().all(|rec| rec.requests.load(Ordering::SeqCst) == 50), "ten of sixty are one's own");
+    for node in nodes {
+        end(node).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_relay_refuses_it_does_not_remember() {
+    let net = MemoryNet::new(1);
+    let mut config = quiet();
+    config.ring = 64 * 1024;
+    let a = start(&net, 1, config, Rec::new()).await;
+    let too_large = message(1, &[7; 40_000]);
+    assert!(a.relay(&too_large, None).is_err());
+    assert!(!a.contains(1, &too_large.payload));
+    let control = Message { lane: Lane::Control, kind: 1, payload: "".into() };
+    assert!(a.relay(&control, None).is_err());
+    assert!(!a.contains(1, b""));
+    assert_eq!(a.relay(&message(1, &[7; 30_000]), None).unwrap(), Fresh::New);
+    end(a).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_any_spreads_prefers_the_quick_and_retries() {
+    let net = MemoryNet::new(1);
+    let recs: Vec<_> = (0..4).map(|_| Rec::new()).collect();
+    let (a, nodes) = star(&net, &recs).await;
+    let how = AskAny::default();
+    for _ in 0..200 {
+        a.request_any(message(1, b"?"), &how).await.unwrap();
+    }
+    let spread: Vec<_> = recs.iter().map(|rec| rec.requests.swap(0, Ordering::SeqCst)).collect();
+    assert!(spread.iter().all(|count| *count > 20), "{spread:?}");
+    // One becomes slow; its smoothed time tells after some pings.
+    net.set_latency_between(ip(2), ip(1), Duration::from_millis(200).into());
+    secs(60).await;
+    for _ in 0..200 {
+        a.request_any(message(1, b"?"), &how).await.unwrap();
+    }
+    let spread: Vec<_> = recs.iter().map(|rec| rec.requests.swap(0, Ordering::SeqCst)).collect();
+    assert!(spread[0] < 40 && spread[1..].iter().all(|count| *count > 30), "{spread:?}");
+    end_all(a, nodes).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_any_goes_on_after_a_refusal_and_hedges_past_a_sleeper() {
+    let net = MemoryNet::new(1);
+    let refuses = Rec::new().on_request(|_, _, _, responder| {
+        drop(responder);
+        Handled::Done
+    });
+    let sleeps = Rec::new().on_request(|_, _, _, responder| {
+        Handled::later(async move {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            let _ = responder.answer("late");
+        })
+    });
+    let recs = [refuses, Rec::new()];
+    let (a, nodes) = star(&net, &recs).await;
+    for _ in 0..20 {
+        let (from, _) = a.request_any(message(1, b"?"), &AskAny::default()).await.unwrap();
+        assert_eq!(from, at(3).into());
+    }
+    end_all(a, nodes).await;
+    let net = MemoryNet::new(1);
+    let recs = [sleeps, Rec::new()];
+    let (a, nodes) = star(&net, &recs).await;
+    let how = AskAny { hedge: Some(Duration::from_millis(100)), ..AskAny::default() };
+    for _ in 0..20 {
+        let begun = tokio::time::Instant::now();
+        assert_eq!(a.request_any(message(1, b"?"), &how).await.unwrap().0, at(3).into());
+        assert!(begun.elapsed() < Duration::from_millis(150));
+    }
+    assert!(a.roster().iter().all(|peer| peer.connection().link().waiting().requests == 0));
+    until(|| nodes[0].roster().iter().all(|peer| peer.connection().link().waiting().answering == 0)).await;
+    let forever = AskAny { within: Duration::MAX, ..AskAny::default() };
+    assert!(a.request(&at(9).into(), message(1, b""), WAIT).await.is_err());
+    let slow = a.request(&at(2).into(), message(1, b""), Duration::from_secs(1)).await;
+    assert!(matches!(slow, Err(AskError::Request(RequestError::Timeout))));
+    a.request_any(message(1, b"?"), &AskAny { hedge: Some(Duration::from_millis(1)), ..forever })
+        .await
+        .unwrap();
+    let alone = start(&net, 8, quiet(), Rec::new()).await;
+    assert!(matches!(alone.request_any(message(1, b""), &how).await, Err(AskError::NoPeers)));
+    end(alone).await;
+    end_all(a, nodes).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_peer_costs_nobody_else_anything() {
+    let net = MemoryNet::new(1);
+    let recs: Vec<_> = (0..4).map(|_| Rec::new()).collect();
+    let (a, nodes) = star(&net, &recs).await;
+    let mut hot = (*a.hot_config()).clone();
+    hot.urgent_lag = LagPolicy::Skip;
+    a.reconfigure(hot).unwrap();
+    net.set_read_rate(ip(2), ReadRate::Stopped);
+    let mut slowest = Duration::ZERO;
+    for n in 0..300u16 {
+        let begun = tokio::time::Instant::now();
+        a.broadcast(&message(n, &[0; 5_000]).urgent()).unwrap();
+        while recs[1..].iter().any(|rec| rec.events().len() <= usize::from(n)) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        slowest = slowest.max(begun.elapsed());
+    }
+    assert!(slowest <= Duration::from_millis(3), "{slowest:?}");
+    net.set_read_rate(ip(2), ReadRate::Unlimited);
+    end_all(a, nodes).await;
+}

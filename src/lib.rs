@@ -1,4 +1,5 @@
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
 //! One sharded pool of unified peer connections, and the engine that runs them.
 //!
 //! A high-throughput peer-to-peer node holds hundreds of connections and touches all of them all the time. peerpool keeps

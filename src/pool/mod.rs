@@ -25,8 +25,9 @@
 //! re-enters the pool from its `Drop`. Lock order needs no rule: no two locks are ever held together, except that a
 //! rebuild of a roster cell takes that cell's short list lock.
 //!
-//! **Statement** (34): once [`Pool::close`] has returned nothing enters the map. **Enforced by** the gate inside the
-//! critical step that goes live, and `close` passing through every shard after shutting it.
+//! **Statement** (34): after [`Pool::close`] nothing enters the map. **Enforced by** the gate, one exchange of the
+//! admission word, inside the critical step that goes live: whoever passed it before is found by every look-up that
+//! begins after. **Breaks if** the gate is asked before the shard is locked.
 //!
 //! **Statement** (37): evicting never leaves fewer than the floor. **Enforced by** one exchange of the admission word.
 //!

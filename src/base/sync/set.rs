@@ -88,11 +88,6 @@ impl<E: Eq + Hash> ShardSet<E> {
         self.shards.remove_if(key, |entry, ()| is_meant(entry)).map(|(entry, ())| entry)
     }
 
-    /// Waits until every critical section that had begun is over. Cost: a read lock a shard.
-    pub fn pass(&self) {
-        let _ = self.shards.len();
-    }
-
     /// Gives back the memory of tables that have become far too large. Cost: each shard's write lock in turn.
     pub fn shrink(&self) {
         self.shards.shrink_to_fit();
@@ -158,13 +153,6 @@ impl<E: Eq + Hash> ShardSet<E> {
         let mut shard = self.shard(key).lock();
         let at = shard.iter().position(|entry| (*entry).borrow() == key)?;
         is_meant(&shard[at]).then(|| shard.swap_remove(at))
-    }
-
-    /// Waits until every critical section that had begun is over.
-    pub fn pass(&self) {
-        for shard in &self.shards {
-            drop(shard.lock());
-        }
     }
 
     /// Gives nothing back: models are small.

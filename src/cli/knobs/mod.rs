@@ -208,6 +208,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn no_field_is_forgotten() {
+        // What `Debug` derives names every field; each that holds a value must be some knob's last word.
+        let text = format!("{:#?}", Settings::default());
+        let fields = text.lines().filter_map(|line| line.trim().split_once(": "));
+        let holds = |(_, value): &(&str, &str)| !value.ends_with('{') && !value.ends_with('(');
+        // Set by the dialect; the penalties are an array; the rest are parts of values that are shown whole.
+        let excused = ["window"];
+        for (field, _) in fields.filter(holds).filter(|(field, _)| !excused.contains(field)) {
+            let last = |knob: &Knob| knob.name.rsplit('.').next().is_some_and(|last| last.ends_with(field));
+            assert!(knobs().any(last), "no knob sets `{field}`");
+        }
+    }
+
     /// Another value of the same kind.
     fn another(value: &Value) -> Value {
         match value {

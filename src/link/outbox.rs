@@ -67,7 +67,7 @@ impl Outbox {
             self.flooded = true;
             return Err((Rejected::Full, outgoing));
         }
-        if !unbounded && !(fits && self.held.resize(self.held.bytes() + cost)) {
+        if !(unbounded || fits && self.held.resize(self.held.bytes() + cost)) {
             return Err((Rejected::Full, outgoing));
         }
         if unbounded {

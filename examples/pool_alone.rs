@@ -43,6 +43,7 @@ fn serve(clients: &Arc<Clients>, clock: Clock, stream: TcpStream, addr: SocketAd
         clients.admit(addr, Direction::Inbound, Slot::Ordinary, deadline).map_err(io::Error::other)?;
     let claim = permit.claim(addr).map_err(|error| io::Error::other(error.to_string()))?;
 
+    stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut name = String::new();
     reader.read_line(&mut name)?;
@@ -87,6 +88,7 @@ fn accept(clients: &Arc<Clients>, clock: Clock, listener: &TcpListener) {
 
 fn client(server: SocketAddr, name: &str, lines: u32) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(server)?;
+    stream.set_nodelay(true)?;
     writeln!(stream, "{name}")?;
     let mut echo = BufReader::new(stream.try_clone()?);
     for n in 0..lines {

@@ -1,9 +1,65 @@
-//! One sharded pool of unified peer connections, and the engine that runs them.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
+//! One sharded pool of unified peer connections, and the engine that runs them.
+//!
+//! A high-throughput peer-to-peer node holds hundreds of connections and touches all of them all the time. peerpool keeps
+//! each as *one* entry (socket, peer info, liveness, health) in a sharded map; marking a peer seen is an atomic on the entry
+//! its link already holds, and a broadcast is one append to a log that all links read from. Neither takes a global lock.
+//!
+//! ```text
+//!                    +----------------------------- node ------------------------------+
+//!   your code        |  broadcast --encode once--> log (one per lane) --cursor a link--+--> vectored writes
+//!   (Handler) <------+-- event, request <-- inbox <-- decoder <-- read buffer <--------+--- socket
+//!        |           |                                   | seen: one atomic            |
+//!        +-- verbs --+--> pool: key -> Peer {connection, info, vitals, health}         |
+//!                    |      ^ one reaper walks its cells; admission is one packed word |
+//!                    +-----------------------------------------------------------------+
+//! ```
+//!
+//! | module | what it is | feature |
+//! |---|---|---|
+//! | [`base`] | ids, ticks, backoff, addresses, and the one door to everything that synchronises | - |
+//! | [`pool`] | who is connected: no I/O, no clock, no runtime | - |
+//! | [`wire`] | bytes and their meaning: frames, hello, control | `node` |
+//! | [`transport`] | byte pipes: TCP, and a world in memory for tests | `node` |
+//! | [`book`] | the addresses we know | `node`, its file `redb` |
+//! | [`link`] | reads and writes one connection; the broadcast log | `node` |
+//! | [`node`] | many links, one pool: the engine | `node` |
+//! | `cli` | the `peerpool` command | `cli` |
+//!
+//! Imports point down this table only. With `default-features = false` the pool remains, without tokio, for a program that
+//! brings its own transport.
+//!
+//! # Two nodes
+//! ```
+//! use std::time::Duration;
+//! use peerpool::node::{Context, Event, Handled, Handler, Message, Node};
+//!
+//! struct Print;
+//! impl Handler for Print {
+//!     fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
+//!         println!("{}: kind {}, {} bytes", cx.peer().key(), event.kind, event.payload.len());
+//!         Handled::Done
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let a = Node::builder().listen("127.0.0.1:0".parse()?).handler(Print).start().await?;
+//! let b = Node::builder().start().await?;
+//! b.connect(a.listening()[0]).await?;
+//! b.broadcast(&Message::new(1, "hello, everybody").urgent())?;
+//! b.shutdown(Duration::from_secs(1)).await;
+//! # Ok(()) }
+//! ```
+#![cfg_attr(not(feature = "node"), doc = "\n(The links above need the feature `node`.)\n")]
+#![cfg_attr(not(feature = "node"), allow(rustdoc::broken_intra_doc_links))]
 
 pub mod base;
 #[cfg(feature = "node")]
 pub mod book;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "node")]
 pub mod link;
 #[cfg(feature = "node")]
@@ -13,3 +69,8 @@ pub mod pool;
 pub mod transport;
 #[cfg(feature = "node")]
 pub mod wire;
+
+/// The README's example is a test too.
+#[cfg(all(doctest, feature = "node"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,2 +1,7 @@
 //! The `peerpool` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    peerpool::cli::main()
+}

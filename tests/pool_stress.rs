@@ -65,7 +65,7 @@ struct Sums {
 }
 
 fn hammer(pool: &Arc<Pool<u64, Line>>, tally: &Arc<Tally>, sums: &Sums, clock: &AtomicU64, seed: u64) {
-    let mut state = seed * 0x9E37_79B9_7F4A_7C15 + 1;
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     for _ in 0..ROUNDS {
         let now = Tick::from_millis(clock.fetch_add(1, Ordering::Relaxed));
         let key = random(&mut state) % KEYS;
@@ -158,10 +158,10 @@ fn several_threads_hammer_it_and_everything_adds_up() {
                 assert!((0..KEYS).all(|key| pool.by_ip(addr(key).ip()).len() <= 3));
             }
         });
-        for worker in workers {
-            worker.join().unwrap();
-        }
+        let ends: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        // Before anything may panic, or the watcher would watch for ever.
         over.store(true, Ordering::Relaxed);
+        assert!(ends.iter().all(Result::is_ok), "a worker panicked");
     });
     let read = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
     let live = read(&sums.joined) - read(&sums.left) - read(&sums.swept);

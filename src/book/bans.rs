@@ -1,6 +1,6 @@
 //! Who is not welcome, and until when.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -51,11 +51,10 @@ pub struct Ban {
     pub until: WallTime,
 }
 
-/// The bans, and which of them the file does not have yet.
+/// The bans.
 #[derive(Debug, Default)]
 pub(super) struct Bans {
     by_target: BTreeMap<BanTarget, Ban>,
-    pub(super) dirty: BTreeSet<BanTarget>,
 }
 
 impl Bans {
@@ -63,6 +62,7 @@ impl Bans {
         self.by_target.len()
     }
 
+    #[cfg(feature = "redb")]
     pub(super) fn get(&self, target: &BanTarget) -> Option<Ban> {
         self.by_target.get(target).copied()
     }
@@ -71,36 +71,23 @@ impl Bans {
         self.by_target.values().copied()
     }
 
-    /// Puts back what the file had.
-    pub(super) fn restore(&mut self, ban: Ban) {
-        self.by_target.insert(ban.target, ban);
-    }
-
     /// Adds or lengthens a ban; a longer one stays. Returns whether anything changed.
     pub(super) fn put(&mut self, ban: Ban) -> bool {
         if self.by_target.get(&ban.target).is_some_and(|old| old.until >= ban.until) {
             return false;
         }
         self.by_target.insert(ban.target, ban);
-        self.dirty.insert(ban.target);
         true
     }
 
     pub(super) fn remove(&mut self, target: &BanTarget) -> bool {
-        let was = self.by_target.remove(target).is_some();
-        if was {
-            self.dirty.insert(*target);
-        }
-        was
+        self.by_target.remove(target).is_some()
     }
 
     /// The ban that ends first, other than `but`.
-    pub(super) fn first_to_end(&self, but: &BanTarget) -> Option<BanTarget> {
-        self.by_target
-            .values()
-            .filter(|ban| ban.target != *but)
-            .min_by_key(|ban| ban.until)
-            .map(|ban| ban.target)
+    pub(super) fn first_to_end(&self, but: Option<BanTarget>) -> Option<BanTarget> {
+        let others = self.by_target.values().filter(|ban| Some(ban.target) != but);
+        others.min_by_key(|ban| ban.until).map(|ban| ban.target)
     }
 
     pub(super) fn holds(&self, target: &BanTarget, now: WallTime) -> bool {
@@ -117,20 +104,20 @@ impl Bans {
         !self.by_target.is_empty() && against(addr).iter().any(|target| self.by_target.contains_key(target))
     }
 
-    /// The bans that are over. Those from a future that a clock which jumped back has taken away start again, with
+    /// The bans that are over, and those that changed: such from a future that a clock which jumped back has taken away start again, with
     /// their full length: a jump by years must not lengthen them by years.
-    pub(super) fn settle(&mut self, now: WallTime) -> Vec<BanTarget> {
-        let mut over = Vec::new();
+    pub(super) fn settle(&mut self, now: WallTime) -> (Vec<BanTarget>, Vec<BanTarget>) {
+        let (mut over, mut moved) = (Vec::new(), Vec::new());
         for ban in self.by_target.values_mut() {
             if ban.until <= now {
                 over.push(ban.target);
             } else if ban.until != WallTime::MAX && ban.since.since(now) > CLOCK_SLACK {
                 ban.until = now.after(ban.until.since(ban.since));
                 ban.since = now;
-                self.dirty.insert(ban.target);
+                moved.push(ban.target);
             }
         }
-        over
+        (over, moved)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The address book: which addresses we know, how each went, who is banned. It survives `kill -9`.
 //!
 //! Every read and every change is served from memory under one short lock. The file ([`Book::open`], feature `redb`) follows:
-//! changes are noted as dirty, and [`Book::flush`] writes them in one durable transaction, on a thread that may block. A
+//! changes are noted, and [`Book::flush`] writes them in one durable transaction, on a thread that may block. A
 //! crash loses what was not flushed and nothing else.
 //!
 //! # Invariants
@@ -16,14 +16,16 @@
 //! connected, checked before every insertion; the total is bounded too. Breaks if: an insertion bypasses
 //! `Table::make_room`.
 //!
-//! **No I/O and no caller's code under the lock** (16). Enforced by: a flush clones the dirty entries out, and
+//! **No I/O and no caller's code under the lock** (16). Enforced by: a flush clones the changed entries out, and
 //! [`Book::candidates`] asks `skip` after the lock is released. Breaks if: either happens inside.
 
 mod address;
 mod bans;
+mod behind;
 mod config;
 mod error;
 mod pick;
+mod shelves;
 #[cfg(feature = "redb")]
 mod store;
 mod table;
@@ -112,13 +114,13 @@ impl Book {
         let Some(store) = &self.store else { return Ok(0) };
         let mut store = store.lock();
         if store.reopen()? == store::Reopened::Empty {
-            self.table.lock().mark_all_dirty();
+            self.table.lock().mark_all();
         }
-        let batch = self.table.lock().take_dirty();
-        if batch.len() == 0 {
+        let batch = self.table.lock().take_behind();
+        if batch.is_empty() {
             return Ok(0);
         }
-        store.write(&batch).inspect_err(|_| self.table.lock().mark_dirty(&batch))?;
+        store.write(&batch).inspect_err(|_| self.table.lock().put_back(&batch))?;
         Ok(batch.len())
     }
 
@@ -183,6 +185,7 @@ impl Book {
     }
 
     /// Sets whether the operator vouches for an address; adds it first if it is not known, whatever must go for it.
+    /// From then on its source is the operator.
     ///
     /// # Errors
     /// [`AddRefused`] if it is not known and cannot be added.
@@ -274,7 +277,7 @@ impl Book {
             proven: table.iter().filter(|entry| entry.last_success.is_some()).count(),
             trusted: table.iter().filter(|entry| entry.trusted).count(),
             bans: table.bans.len(),
-            unflushed: table.dirty_len(),
+            unflushed: table.unflushed(),
             refused: table.refused,
             evicted: table.evicted,
         }

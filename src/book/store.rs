@@ -14,7 +14,7 @@ use redb::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::table::Batch;
+use super::behind::Batch;
 use super::{Address, Ban, BanTarget, BookError, FailCause, Source, WallTime};
 use crate::base::PeerId;
 
@@ -57,6 +57,12 @@ impl Store {
         let (db, state) = open(&self.path)?;
         self.db = Some(db);
         Ok(state)
+    }
+
+    /// As after an error.
+    #[cfg(all(test, not(peerpool_loom)))]
+    pub(super) fn close(&mut self) {
+        self.db = None;
     }
 
     /// Writes a batch in one transaction that is on disk when this returns.
@@ -134,6 +140,10 @@ fn load(db: &Database) -> Result<Contents, Fault> {
 
 fn write(db: &Database, batch: &Batch) -> Result<(), Fault> {
     let write = db.begin_write().map_err(Fault::system)?;
+    if batch.anew {
+        write.delete_table(ADDRESSES).map_err(Fault::system)?;
+        write.delete_table(BANS).map_err(Fault::system)?;
+    }
     {
         let mut table = write.open_table(ADDRESSES).map_err(Fault::system)?;
         for (addr, entry) in &batch.addresses {

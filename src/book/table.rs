@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use super::address::refusal;
 use super::bans::Bans;
+use super::behind::Behind;
+use super::shelves::Shelves;
 use super::{AddRefused, Added, Address, Ban, BanTarget, BookConfig, FailCause, Outcome, Source, WallTime};
 
 /// What the book holds. Ordered maps, so that one seed gives one choice.
@@ -12,29 +14,15 @@ use super::{AddRefused, Added, Address, Ban, BanTarget, BookConfig, FailCause, O
 pub(super) struct Table {
     pub(super) config: BookConfig,
     entries: BTreeMap<SocketAddr, Address>,
-    /// What may be evicted: each shelf by age, the first shelf first. Derived from `entries` and `bans`.
-    shelves: [BTreeSet<(WallTime, SocketAddr)>; SHELVES],
+    /// What may be evicted. Derived from `entries` and `bans`.
+    pub(super) shelves: Shelves,
     /// What counts against each source's quota. Derived from `entries`.
-    by_source: BTreeMap<Source, BTreeSet<SocketAddr>>,
+    pub(super) by_source: BTreeMap<Source, BTreeSet<SocketAddr>>,
     pub(super) bans: Bans,
     pub(super) rng: fastrand::Rng,
-    /// What the file does not have yet, removals included.
-    dirty: BTreeSet<SocketAddr>,
+    pub(super) behind: Behind,
     pub(super) refused: u64,
     pub(super) evicted: u64,
-}
-
-/// Changes on their way to the file; `None` is a removal.
-#[derive(Debug, Default)]
-pub(super) struct Batch {
-    pub(super) addresses: Vec<(SocketAddr, Option<Address>)>,
-    pub(super) bans: Vec<(BanTarget, Option<Ban>)>,
-}
-
-impl Batch {
-    pub(super) fn len(&self) -> usize {
-        self.addresses.len() + self.bans.len()
-    }
 }
 
 impl Table {
@@ -43,25 +31,36 @@ impl Table {
         Self {
             config,
             entries: BTreeMap::new(),
-            shelves: Default::default(),
+            shelves: Shelves::default(),
             by_source: BTreeMap::new(),
             bans: Bans::default(),
             rng,
-            dirty: BTreeSet::new(),
+            behind: Behind::default(),
             refused: 0,
             evicted: 0,
         }
     }
 
-    /// Puts back what the file had, then shrinks to the configured bounds, which may have become smaller.
+    /// Puts back what the file had, then drops what the configuration no longer allows.
+    #[cfg(feature = "redb")]
     pub(super) fn restore(&mut self, addresses: Vec<Address>, bans: Vec<Ban>) {
         // Bans first: they decide on which shelf an address stands.
-        bans.into_iter().for_each(|ban| self.bans.restore(ban));
+        for ban in bans {
+            self.bans.put(ban);
+        }
         for entry in addresses {
             self.shelve(&entry);
             self.entries.insert(entry.addr, entry);
         }
+        self.track();
+        let allowed = self.config.allow_private;
+        let refused = |entry: &&Address| !entry.trusted && refusal(entry.addr, allowed).is_some();
+        let gone: Vec<SocketAddr> = self.entries.values().filter(refused).map(|entry| entry.addr).collect();
+        for addr in gone {
+            self.remove(&addr);
+        }
         while self.entries.len() > self.config.max_addresses.get() && self.evict(true) {}
+        self.shrink_bans(None);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -135,7 +134,13 @@ impl Table {
         if trusted {
             self.add(addr, Source::Operator, now)?;
         }
-        self.edit(&addr, |entry| entry.trusted = trusted);
+        self.edit(&addr, |entry| {
+            entry.trusted = trusted;
+            // Told by somebody or not, the operator has named it now; no quota counts it again should the trust end.
+            if trusted {
+                entry.source = Source::Operator;
+            }
+        });
         Ok(())
     }
 
@@ -193,7 +198,7 @@ impl Table {
     pub(super) fn remove(&mut self, addr: &SocketAddr) -> bool {
         let Some(entry) = self.entries.remove(addr) else { return false };
         self.unshelve(&entry);
-        self.dirty.insert(*addr);
+        self.note(*addr);
         true
     }
 
@@ -201,13 +206,11 @@ impl Table {
         if until <= now || !self.bans.put(Ban { target, since: now, until }) {
             return false;
         }
+        self.note_ban(target);
         self.reshelve(&target);
         if self.bans.len() > self.config.max_bans.get() {
             self.expire(now);
-        }
-        while self.bans.len() > self.config.max_bans.get() {
-            let Some(first) = self.bans.first_to_end(&target) else { break };
-            self.unban(&first);
+            self.shrink_bans(Some(target));
         }
         true
     }
@@ -215,41 +218,42 @@ impl Table {
     pub(super) fn unban(&mut self, target: &BanTarget) -> bool {
         let was = self.bans.remove(target);
         if was {
+            self.note_ban(*target);
             self.reshelve(target);
         }
         was
     }
 
     pub(super) fn expire(&mut self, now: WallTime) -> usize {
-        let over = self.bans.settle(now);
+        let (over, moved) = self.bans.settle(now);
+        moved.into_iter().for_each(|target| self.note_ban(target));
         over.iter().filter(|target| self.unban(target)).count()
     }
 
-    pub(super) fn dirty_len(&self) -> usize {
-        self.dirty.len() + self.bans.dirty.len()
+    /// Records that the file does not have yet.
+    pub(super) fn unflushed(&self) -> usize {
+        self.behind.len(self.entries.len() + self.bans.len())
     }
 
-    /// Clones out what the file does not have yet, and takes it for written.
-    pub(super) fn take_dirty(&mut self) -> Batch {
-        let addresses = std::mem::take(&mut self.dirty);
-        let bans = std::mem::take(&mut self.bans.dirty);
-        Batch {
-            addresses: addresses.into_iter().map(|addr| (addr, self.entries.get(&addr).cloned())).collect(),
-            bans: bans.into_iter().map(|target| (target, self.bans.get(&target))).collect(),
+    /// How many changes are noted one by one.
+    pub(super) fn bound(&self) -> usize {
+        self.config.max_addresses.get().saturating_add(self.config.max_bans.get())
+    }
+
+    fn note(&mut self, addr: SocketAddr) {
+        self.behind.note(addr, self.bound());
+    }
+
+    fn note_ban(&mut self, target: BanTarget) {
+        self.behind.note_ban(target, self.bound());
+    }
+
+    /// Drops the bans that end first, other than `but`, down to the bound.
+    fn shrink_bans(&mut self, but: Option<BanTarget>) {
+        while self.bans.len() > self.config.max_bans.get() {
+            let Some(first) = self.bans.first_to_end(but) else { break };
+            self.unban(&first);
         }
-    }
-
-    /// It was not written after all.
-    pub(super) fn mark_dirty(&mut self, batch: &Batch) {
-        self.dirty.extend(batch.addresses.iter().map(|(addr, _)| *addr));
-        self.bans.dirty.extend(batch.bans.iter().map(|(target, _)| *target));
-    }
-
-    /// The file has nothing of it.
-    pub(super) fn mark_all_dirty(&mut self) {
-        self.dirty.extend(self.entries.keys());
-        let bans: Vec<BanTarget> = self.bans.iter().map(|ban| ban.target).collect();
-        self.bans.dirty.extend(bans);
     }
 
     fn is_full(&self) -> bool {
@@ -285,7 +289,7 @@ impl Table {
 
     fn insert(&mut self, entry: Address) {
         self.shelve(&entry);
-        self.dirty.insert(entry.addr);
+        self.note(entry.addr);
         self.entries.insert(entry.addr, entry);
     }
 
@@ -310,30 +314,6 @@ impl Table {
         self.remove(&victim)
     }
 
-    fn shelve(&mut self, entry: &Address) {
-        if let Some((shelf, age)) = shelf(entry, self.bans.mentions(entry.addr)) {
-            self.shelves[shelf].insert((age, entry.addr));
-        }
-        if let Some(bucket) = quota(entry) {
-            self.by_source.entry(bucket).or_default().insert(entry.addr);
-        }
-    }
-
-    fn unshelve(&mut self, entry: &Address) {
-        // A ban that came or went since may have it on either of two shelves.
-        for (shelf, age) in [true, false].into_iter().filter_map(|banned| shelf(entry, banned)) {
-            self.shelves[shelf].remove(&(age, entry.addr));
-        }
-        if let Some(bucket) = quota(entry)
-            && let Some(told) = self.by_source.get_mut(&bucket)
-        {
-            told.remove(&entry.addr);
-            if told.is_empty() {
-                self.by_source.remove(&bucket);
-            }
-        }
-    }
-
     /// A ban came or went: moves the addresses that it concerns.
     fn reshelve(&mut self, target: &BanTarget) {
         let (first, last) = match *target {
@@ -353,8 +333,11 @@ impl Table {
     #[cfg(all(test, not(peerpool_loom)))]
     pub(super) fn check(&self) {
         let mut fresh = Self::new(self.config.clone());
-        fresh.config.max_addresses = std::num::NonZeroUsize::MAX;
-        fresh.restore(self.entries.values().cloned().collect(), self.bans.iter().collect());
+        for ban in self.bans.iter() {
+            fresh.bans.put(ban);
+        }
+        self.entries.values().for_each(|entry| fresh.shelve(entry));
+        assert!(self.entries.iter().all(|(addr, entry)| *addr == entry.addr));
         assert_eq!(self.shelves, fresh.shelves);
         assert_eq!(self.by_source, fresh.by_source);
         assert!(self.entries.len() <= self.config.max_addresses.get());
@@ -371,37 +354,6 @@ fn ends(ip: IpAddr) -> (SocketAddr, SocketAddr) {
     };
     (SocketAddr::new(ip, 0), last)
 }
-
-/// Where an address stands in the order of eviction, and its age there. `None`: it stays.
-fn shelf(entry: &Address, banned: bool) -> Option<(usize, WallTime)> {
-    if entry.trusted {
-        return None;
-    }
-    if banned {
-        return Some((BANNED, entry.first_seen));
-    }
-    if let Some(since) = entry.self_since {
-        return Some((WORN, since));
-    }
-    match entry.last_success {
-        None => Some((UNPROVEN, entry.first_seen)),
-        Some(success) if entry.is_failing() => Some((WORN, success)),
-        Some(_) => None,
-    }
-}
-
-/// Whose quota an address counts against: a source answers only for what has never connected.
-fn quota(entry: &Address) -> Option<Source> {
-    (entry.last_success.is_none() && !entry.trusted).then(|| entry.source.bucket())?
-}
-
-/// Never connected: goes first.
-const UNPROVEN: usize = 0;
-/// Once connected and now failing, or our own.
-const WORN: usize = 1;
-/// Under a ban: goes last, as the record is part of what we have against it. The ban itself is kept elsewhere.
-const BANNED: usize = 2;
-const SHELVES: usize = 3;
 
 /// How far a chain of aliases is followed.
 const HOPS: usize = 8;

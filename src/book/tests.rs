@@ -1,1 +1,520 @@
+#![allow(clippy::unwrap_used)] // helpers of tests; clippy excuses the tests alone
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::base::{Backoff, PeerId};
+
+const T0: WallTime = WallTime::from_millis(1_700_000_000_000);
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn addr(n: u16) -> SocketAddr {
+    let [high, low] = n.to_be_bytes();
+    SocketAddr::from(([20, 0, high, low], 7000))
+}
+
+fn told_by(n: u8) -> Source {
+    Source::Peer(IpAddr::from([30, 0, 0, n]))
+}
+
+fn config() -> BookConfig {
+    BookConfig { seed: Some(1), ..BookConfig::default() }
+}
+
+fn small(addresses: usize, per_source: usize, bans: usize) -> BookConfig {
+    BookConfig {
+        max_addresses: NonZeroUsize::new(addresses).unwrap(),
+        max_per_source: NonZeroUsize::new(per_source).unwrap(),
+        max_bans: NonZeroUsize::new(bans).unwrap(),
+        ..config()
+    }
+}
+
+/// A book that knows the first `n` addresses, each from a source of its own.
+fn book_of(n: u8) -> Book {
+    let book = Book::in_memory(config());
+    for n in 0..n {
+        assert_eq!(book.add(addr(n.into()), told_by(n), T0), Ok(Added::New));
+    }
+    book
+}
+
+fn all(book: &Book, now: WallTime) -> BTreeSet<SocketAddr> {
+    book.candidates(now, usize::MAX, &|_| false).into_iter().collect()
+}
+
+#[test]
+fn addresses_that_name_no_host_are_refused_by_name() {
+    let book = Book::in_memory(BookConfig { allow_private: false, ..config() });
+    let add = |text: &str| book.add(text.parse().unwrap(), Source::Seed, T0);
+    assert_eq!(add("20.0.0.1:0"), Err(AddRefused::Port));
+    for unspecified in ["0.0.0.0:1", "0.1.2.3:1", "[::]:1", "[::ffff:0.0.0.0]:1"] {
+        assert_eq!(add(unspecified), Err(AddRefused::Unspecified), "{unspecified}");
+    }
+    for multicast in ["224.0.0.1:1", "239.255.255.255:1", "[ff02::1]:1"] {
+        assert_eq!(add(multicast), Err(AddRefused::Multicast), "{multicast}");
+    }
+    for broadcast in ["255.255.255.255:1", "240.0.0.1:1"] {
+        assert_eq!(add(broadcast), Err(AddRefused::Broadcast), "{broadcast}");
+    }
+    let private =
+        ["10.0.0.1:1", "127.0.0.1:1", "169.254.0.1:1", "100.64.0.1:1", "172.16.0.1:1", "192.168.1.1:1"];
+    for private in private.into_iter().chain(["[::1]:1", "[fd00::1]:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1"])
+    {
+        assert_eq!(add(private), Err(AddRefused::Private), "{private}");
+        let book = Book::in_memory(config());
+        assert_eq!(book.add(private.parse().unwrap(), Source::Seed, T0), Ok(Added::New), "{private}");
+    }
+    for public in ["100.128.0.1:1", "172.32.0.1:1", "[2001:db8::1]:1"] {
+        assert_eq!(add(public), Ok(Added::New), "{public}");
+    }
+    assert_eq!(book.len(), 3);
+    assert_eq!(book.stats().refused, 20);
+}
+
+#[test]
+fn a_mapped_address_is_the_same_address() {
+    let book = book_of(1);
+    let mapped = "[::ffff:20.0.0.0]:7000".parse().unwrap();
+    assert_eq!(book.add(mapped, Source::Seed, T0), Ok(Added::Known));
+    assert!(book.record(&mapped, Outcome::Connected, T0));
+    assert!(book.get(&addr(0)).unwrap().last_success.is_some());
+}
+
+#[test]
+fn backoff_grows_and_only_a_stable_session_resets_it() {
+    let book = book_of(1);
+    let mut last = Duration::ZERO;
+    for n in 1..=5 {
+        book.record(&addr(0), Outcome::Failed(FailCause::Timeout), T0);
+        let wait = book.next_due(T0).unwrap().since(T0);
+        let full = SECOND * (1 << (n - 1));
+        assert!(wait >= full / 2 && wait <= full && wait >= last / 2, "{n}: {wait:?}");
+        last = wait;
+    }
+    let due = book.next_due(T0).unwrap();
+    book.record(&addr(0), Outcome::Connected, T0);
+    let entry = book.get(&addr(0)).unwrap();
+    assert_eq!((entry.failures, entry.last_success), (5, Some(T0)));
+    assert!(book.next_due(T0).unwrap() >= due);
+    book.record(&addr(0), Outcome::Stable, T0.after(SECOND));
+    let entry = book.get(&addr(0)).unwrap();
+    assert_eq!((entry.failures, entry.last_cause), (0, None));
+    assert_eq!(all(&book, T0.after(SECOND)).len(), 1);
+}
+
+#[test]
+fn trusted_peers_back_off_too() {
+    let book = Book::in_memory(config());
+    book.set_trusted(addr(0), true, T0).unwrap();
+    book.record(&addr(0), Outcome::Failed(FailCause::Refused), T0);
+    assert!(all(&book, T0).is_empty());
+    assert_eq!(all(&book, T0.after(SECOND)).len(), 1);
+}
+
+#[test]
+fn what_the_operator_vouched_for_never_counts_against_its_first_source_again() {
+    let book = Book::in_memory(small(100, 1, 10));
+    book.add(addr(0), told_by(1), T0).unwrap();
+    book.set_trusted(addr(0), true, T0).unwrap();
+    book.add(addr(1), told_by(1), T0).unwrap();
+    book.set_trusted(addr(0), false, T0).unwrap();
+    assert_eq!(book.get(&addr(0)).unwrap().source, Source::Operator);
+    book.table.lock().check();
+}
+
+#[test]
+fn a_peer_that_accepts_and_hangs_up_is_not_redialled_at_once() {
+    let book = book_of(1);
+    book.record(&addr(0), Outcome::Connected, T0);
+    assert!(all(&book, T0.after(SECOND / 4)).is_empty());
+    assert_eq!(all(&book, T0.after(SECOND)).len(), 1);
+}
+
+#[test]
+fn a_collision_counts_as_nothing() {
+    let book = book_of(1);
+    let before = book.get(&addr(0));
+    assert!(book.record(&addr(0), Outcome::Collision, T0.after(DAY)));
+    assert_eq!(book.get(&addr(0)), before);
+    assert!(!book.record(&addr(9), Outcome::Collision, T0));
+}
+
+#[test]
+fn a_busy_peer_is_left_alone_as_long_as_it_asks_up_to_the_cap() {
+    let book = book_of(2);
+    let cap = Backoff::default().cap;
+    book.record(&addr(0), Outcome::Busy { retry_after: Some(30 * SECOND) }, T0);
+    assert_eq!(book.get(&addr(0)).unwrap().next_attempt, T0.after(30 * SECOND));
+    book.record(&addr(1), Outcome::Busy { retry_after: Some(Duration::MAX) }, T0);
+    assert_eq!(book.get(&addr(1)).unwrap().next_attempt, T0.after(cap));
+}
+
+#[test]
+fn a_clock_that_jumps_back_does_not_silence_the_book() {
+    let book = book_of(1);
+    book.record(&addr(0), Outcome::Failed(FailCause::Reset), T0.after(300 * DAY));
+    assert_eq!(all(&book, T0).len(), 1);
+    assert_eq!(book.next_due(T0), Some(T0));
+}
+
+#[test]
+fn one_source_cannot_flood_the_book() {
+    let book = Book::in_memory(small(100, 5, 10));
+    let add = |n, source| book.add(addr(n), source, T0);
+    assert!((0..5).all(|n| add(n, told_by(1)) == Ok(Added::New)));
+    assert_eq!(add(5, told_by(1)), Err(AddRefused::SourceQuota));
+    assert_eq!(add(5, told_by(2)), Ok(Added::New));
+    // What has proven itself no longer counts; what failed may be replaced.
+    book.record(&addr(0), Outcome::Connected, T0);
+    assert_eq!(add(6, told_by(1)), Ok(Added::New));
+    assert_eq!(add(7, told_by(1)), Err(AddRefused::SourceQuota));
+    book.record(&addr(3), Outcome::Failed(FailCause::Refused), T0);
+    assert_eq!(add(7, told_by(1)), Ok(Added::New));
+    assert!(book.get(&addr(3)).is_none());
+    assert!((10..60).all(|n| add(n, Source::Operator) == Ok(Added::New)));
+    book.table.lock().check();
+}
+
+#[test]
+fn an_ipv6_site_is_one_source() {
+    let book = Book::in_memory(small(100, 2, 10));
+    let add = |n, from: &str| book.add(addr(n), Source::Peer(from.parse().unwrap()), T0);
+    assert_eq!(add(0, "2001:db8::1"), Ok(Added::New));
+    assert_eq!(add(1, "2001:db8::2"), Ok(Added::New));
+    assert_eq!(add(2, "2001:db8::3"), Err(AddRefused::SourceQuota));
+    assert_eq!(add(2, "2001:db8:0:1::3"), Ok(Added::New));
+}
+
+#[test]
+fn the_oldest_that_never_connected_is_evicted_first() {
+    let book = Book::in_memory(small(4, 4, 10));
+    for n in 0..4 {
+        book.add(addr(n), told_by(n as u8), T0.after(SECOND * u32::from(n))).unwrap();
+    }
+    book.record(&addr(0), Outcome::Connected, T0);
+    book.set_trusted(addr(1), true, T0).unwrap();
+    book.add(addr(4), told_by(4), T0.after(DAY)).unwrap();
+    assert!(book.get(&addr(2)).is_none() && book.get(&addr(0)).is_some() && book.get(&addr(1)).is_some());
+    // Next: the other untried one, then the proven one, but only once it fails.
+    book.record(&addr(3), Outcome::Connected, T0);
+    book.record(&addr(4), Outcome::Connected, T0);
+    assert_eq!(book.add(addr(5), told_by(5), T0), Err(AddRefused::Full));
+    for _ in 0..3 {
+        book.record(&addr(3), Outcome::Failed(FailCause::Timeout), T0);
+    }
+    assert_eq!(book.add(addr(5), told_by(5), T0), Ok(Added::New));
+    assert!(book.get(&addr(3)).is_none());
+    assert_eq!(book.stats().evicted, 2);
+    // The operator's word goes before an untrusted address, whatever its merits.
+    book.record(&addr(5), Outcome::Connected, T0.after(SECOND));
+    assert_eq!(book.set_trusted(addr(6), true, T0), Ok(()));
+    assert_eq!(book.len(), 4);
+    book.table.lock().check();
+}
+
+#[test]
+fn banned_addresses_outstay_untried_ones() {
+    let book = Book::in_memory(small(2, 2, 10));
+    book.add(addr(0), told_by(0), T0).unwrap();
+    book.add(addr(1), told_by(1), T0.after(SECOND)).unwrap();
+    book.ban(BanTarget::from(addr(0).ip()), WallTime::MAX, T0);
+    book.add(addr(2), told_by(2), T0.after(SECOND)).unwrap();
+    assert!(book.get(&addr(0)).is_some() && book.get(&addr(1)).is_none());
+    book.unban(&BanTarget::from(addr(0).ip()));
+    book.add(addr(3), told_by(3), T0).unwrap();
+    assert!(book.get(&addr(0)).is_none());
+    book.table.lock().check();
+}
+
+#[test]
+fn bans_end_in_time_and_hold_by_ip_and_by_peer() {
+    let book = book_of(3);
+    let until = T0.after(DAY);
+    let key = BanTarget::Peer(PeerId::Key([7; 32]));
+    let mapped = BanTarget::Ip("::ffff:20.0.0.0".parse().unwrap());
+    assert!(book.ban(mapped, until, T0));
+    assert!(book.ban(PeerId::from_addr(addr(1)).into(), until, T0));
+    assert!(book.ban(key, until, T0));
+    assert!(!book.ban(key, T0.after(SECOND), T0), "the longer ban stays");
+    assert!(!book.ban(addr(2).ip().into(), T0, T0), "over before it began");
+    assert!(book.is_banned_addr(addr(0), T0) && book.is_banned_addr(addr(1), T0));
+    assert!(book.is_banned(&key, T0) && !book.is_banned_addr(addr(2), T0));
+    assert_eq!(all(&book, T0), BTreeSet::from([addr(2)]));
+    assert_eq!(book.add(SocketAddr::new(addr(0).ip(), 9), Source::Seed, T0), Err(AddRefused::Banned));
+    assert!(
+        !book.is_banned(&key, until) && book.is_banned(&key, WallTime::from_millis(until.as_millis() - 1))
+    );
+    assert_eq!((book.expire(T0), book.expire(until), book.bans().len()), (0, 3, 0));
+    assert_eq!(all(&book, until).len(), 3);
+}
+
+#[test]
+fn a_clock_that_jumps_back_neither_lifts_bans_nor_makes_them_last_for_years() {
+    let book = Book::in_memory(config());
+    let (timed, forever) = (BanTarget::from(addr(0).ip()), BanTarget::from(addr(1).ip()));
+    let future = T0.after(3_000 * DAY);
+    book.ban(timed, future.after(DAY), future);
+    book.ban(forever, WallTime::MAX, future);
+    assert!(book.is_banned(&timed, T0) && book.is_banned(&forever, T0));
+    assert_eq!(book.expire(T0), 0);
+    assert!(book.is_banned(&timed, T0.after(DAY / 2)));
+    assert!(!book.is_banned(&timed, T0.after(DAY)), "its full length again, and no more");
+    assert!(book.is_banned(&forever, WallTime::from_millis(u64::MAX - 1)));
+    assert_eq!(book.expire(WallTime::EPOCH), 0);
+    assert!(book.is_banned(&timed, WallTime::EPOCH));
+}
+
+#[test]
+fn the_ban_that_ends_first_makes_room_for_a_new_one() {
+    let book = Book::in_memory(small(10, 10, 2));
+    let target = |n| BanTarget::from(addr(n).ip());
+    book.ban(target(0), T0.after(3 * SECOND), T0);
+    book.ban(target(1), T0.after(2 * SECOND), T0);
+    book.ban(target(2), T0.after(SECOND), T0);
+    let left: Vec<_> = book.bans().into_iter().map(|ban| ban.target).collect();
+    assert_eq!(left, [target(0), target(2)]);
+}
+
+#[test]
+fn our_own_address_is_not_dialled_until_it_may_have_changed_hands() {
+    let book = book_of(2);
+    book.mark_self(addr(0), T0);
+    book.mark_self(addr(7), T0);
+    assert!(book.is_self(&addr(0), T0) && book.is_self(&addr(7), T0) && !book.is_self(&addr(1), T0));
+    assert_eq!(all(&book, T0), BTreeSet::from([addr(1)]));
+    assert!(!book.is_self(&addr(0), T0.after(DAY)));
+    assert_eq!(all(&book, T0.after(DAY)).len(), 3);
+    book.table.lock().check();
+}
+
+#[test]
+fn an_alias_is_dialled_only_while_its_other_name_fails() {
+    let book = book_of(3);
+    assert!(!book.set_alias(addr(0), addr(0)) && !book.set_alias(addr(0), addr(9)));
+    assert!(book.set_alias(addr(0), addr(1)) && book.set_alias(addr(1), addr(2)));
+    assert_eq!(all(&book, T0), BTreeSet::from([addr(2)]));
+    for _ in 0..3 {
+        book.record(&addr(2), Outcome::Failed(FailCause::Timeout), T0);
+    }
+    assert_eq!(all(&book, T0), BTreeSet::from([addr(0), addr(1)]));
+    // The newest knowledge wins, and no circle hides them all.
+    assert!(book.set_alias(addr(2), addr(0)));
+    assert_eq!(book.get(&addr(1)).unwrap().alias_of, None);
+    assert_eq!(all(&book, T0), BTreeSet::from([addr(1)]));
+    book.remove(&addr(1));
+    assert_eq!(all(&book, T0), BTreeSet::from([addr(0)]));
+}
+
+#[test]
+fn candidates_mix_proven_and_new_and_put_trusted_first() {
+    let book = book_of(200);
+    for n in 0..100 {
+        book.record(&addr(n), Outcome::Stable, T0);
+    }
+    for n in 90..110 {
+        book.record(&addr(n), Outcome::Failed(FailCause::Timeout), T0);
+    }
+    book.set_trusted(addr(199), true, T0).unwrap();
+    let now = T0.after(DAY);
+    let picked = book.candidates(now, 41, &|_| false);
+    assert_eq!((picked.len(), picked[0]), (41, addr(199)));
+    let proven = picked.iter().filter(|picked| **picked < addr(100)).count();
+    assert!((8..=32).contains(&proven), "{proven}");
+    assert!(
+        picked.iter().all(|picked| !(addr(90)..addr(110)).contains(picked)),
+        "those that failed come last"
+    );
+    assert_ne!(picked, book.candidates(now, 41, &|_| false));
+    let skipped = book.candidates(now, usize::MAX, &|addr| book.get(addr).unwrap().last_success.is_none());
+    assert_eq!(skipped.len(), 100);
+}
+
+#[test]
+fn one_seed_gives_one_choice() {
+    let picks = |_| book_of(100).candidates(T0, 10, &|_| false);
+    assert_eq!(picks(0), picks(1));
+}
+
+#[test]
+fn only_what_once_connected_is_told_to_others() {
+    let book = book_of(6);
+    assert!(book.sample(T0, 10).is_empty());
+    for n in 1..6 {
+        book.record(&addr(n), Outcome::Connected, T0);
+    }
+    book.mark_self(addr(2), T0);
+    book.ban(addr(3).ip().into(), T0.after(DAY), T0);
+    for _ in 0..3 {
+        book.record(&addr(4), Outcome::Failed(FailCause::Timeout), T0);
+    }
+    let mut told = book.sample(T0, 10);
+    told.sort();
+    assert_eq!(told, [addr(1), addr(5)]);
+    assert_eq!(book.sample(T0, 1).len(), 1);
+}
+
+#[test]
+fn a_book_without_a_file_remembers_no_removals() {
+    let book = book_of(3);
+    book.remove(&addr(0));
+    assert_eq!((book.stats().unflushed, book.flush().unwrap()), (0, 0));
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Add(u16, u8),
+    Record(u16, u8),
+    Ban(u16, u32),
+    Unban(u16),
+    Trust(u16, bool),
+    MarkSelf(u16),
+    Alias(u16, u16),
+    Remove(u16),
+    Advance(u32),
+    JumpBack(u32),
+    Expire,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let n = 0..24u16;
+    prop_oneof![
+        6 => (n.clone(), 0..4u8).prop_map(|(n, source)| Op::Add(n, source)),
+        6 => (n.clone(), 0..6u8).prop_map(|(n, outcome)| Op::Record(n, outcome)),
+        1 => (n.clone(), 1..200_000u32).prop_map(|(n, length)| Op::Ban(n, length)),
+        1 => n.clone().prop_map(Op::Unban),
+        1 => (n.clone(), any::<bool>()).prop_map(|(n, trusted)| Op::Trust(n, trusted)),
+        1 => n.clone().prop_map(Op::MarkSelf),
+        1 => (n.clone(), n.clone()).prop_map(|(n, of)| Op::Alias(n, of)),
+        1 => n.prop_map(Op::Remove),
+        3 => (0..100_000u32).prop_map(Op::Advance),
+        1 => (0..400_000u32).prop_map(Op::JumpBack),
+        1 => Just(Op::Expire),
+    ]
+}
+
+/// What a book may answer, kept the simple way.
+#[derive(Default)]
+struct Model {
+    failures: BTreeMap<SocketAddr, u32>,
+    connected: BTreeSet<SocketAddr>,
+    trusted: BTreeSet<SocketAddr>,
+    banned: BTreeMap<IpAddr, WallTime>,
+}
+
+impl Model {
+    fn apply(&mut self, book: &Book, op: &Op, now: WallTime) {
+        match *op {
+            Op::Add(n, source) => {
+                let full = book.len() == 12;
+                let known = book.get(&addr(n)).is_some();
+                match book.add(addr(n), if source == 0 { Source::Operator } else { told_by(source) }, now) {
+                    Ok(Added::Known) => assert!(known),
+                    Ok(Added::New) => assert!(!known),
+                    Err(AddRefused::Full) => assert!(full),
+                    Err(AddRefused::Banned) => assert!(book.is_banned_addr(addr(n), now)),
+                    Err(AddRefused::SourceQuota) => assert_ne!(source, 0),
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            Op::Record(n, outcome) => {
+                let outcome = [
+                    Outcome::Attempt,
+                    Outcome::Connected,
+                    Outcome::Stable,
+                    Outcome::Failed(FailCause::Timeout),
+                    Outcome::Busy { retry_after: Some(DAY) },
+                    Outcome::Collision,
+                ][usize::from(outcome)];
+                if book.record(&addr(n), outcome, now) {
+                    let failures = self.failures.entry(addr(n)).or_default();
+                    match outcome {
+                        Outcome::Stable => *failures = 0,
+                        Outcome::Failed(_) | Outcome::Busy { .. } => *failures += 1,
+                        _ => {}
+                    }
+                    if matches!(outcome, Outcome::Connected | Outcome::Stable) {
+                        self.connected.insert(addr(n));
+                    }
+                }
+            }
+            Op::Ban(n, length) => {
+                let until = now.after(Duration::from_millis(length.into()));
+                if book.ban(addr(n).ip().into(), until, now) {
+                    self.banned.insert(addr(n).ip(), until);
+                }
+            }
+            Op::Unban(n) => {
+                book.unban(&addr(n).ip().into());
+                self.banned.remove(&addr(n).ip());
+            }
+            Op::Trust(n, trusted) => {
+                if book.set_trusted(addr(n), trusted, now).is_ok() && book.get(&addr(n)).is_some() {
+                    if trusted {
+                        self.trusted.insert(addr(n))
+                    } else {
+                        self.trusted.remove(&addr(n))
+                    };
+                }
+            }
+            Op::MarkSelf(n) => book.mark_self(addr(n), now),
+            Op::Alias(n, of) => drop(book.set_alias(addr(n), addr(of))),
+            Op::Remove(n) => {
+                book.remove(&addr(n));
+                self.trusted.remove(&addr(n));
+            }
+            Op::Expire => drop(book.expire(now)),
+            Op::Advance(_) | Op::JumpBack(_) => {}
+        }
+        // Whatever left the book starts anew when it comes back.
+        self.failures.retain(|addr, _| book.get(addr).is_some());
+        self.connected.retain(|addr| book.get(addr).is_some());
+    }
+
+    fn agrees(&self, book: &Book, now: WallTime) {
+        for (addr, failures) in &self.failures {
+            assert_eq!(book.get(addr).unwrap().failures, *failures);
+        }
+        assert!(self.trusted.iter().all(|addr| book.get(addr).is_some_and(|entry| entry.trusted)));
+        for addr in book.candidates(now, usize::MAX, &|_| false) {
+            assert!(!book.is_banned_addr(addr, now) && !book.is_self(&addr, now));
+            let left = book.get(&addr).unwrap().next_attempt.since(now);
+            assert!(left.is_zero() || left > Backoff::default().cap);
+        }
+        assert!(book.sample(now, 99).iter().all(|addr| self.connected.contains(addr)));
+        let due = book.next_due(now);
+        assert_eq!(due == Some(now), !all(book, now).is_empty());
+        if let Some(due) = due {
+            assert!(!all(book, due).is_empty());
+        }
+        book.table.lock().check();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn whatever_happens_bounds_hold_and_answers_agree_with_a_model(ops in prop::collection::vec(op(), 1..120)) {
+        // More trusted addresses than fit could not be evicted: 24 exist, so 12 places are contested.
+        let (book, mut model, mut now) = (Book::in_memory(small(12, 4, 6)), Model::default(), T0);
+        for op in &ops {
+            match op {
+                Op::Advance(by) => now = now.after(Duration::from_millis(u64::from(*by))),
+                Op::JumpBack(by) => now = WallTime::from_millis(now.as_millis() - u64::from(*by)),
+                _ => {}
+            }
+            model.apply(&book, op, now);
+            model.agrees(&book, now);
+        }
+    }
+}
+
+#[cfg(feature = "redb")]
+mod file;

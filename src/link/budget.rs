@@ -59,7 +59,7 @@ impl Budget {
 
     fn take(&self, bytes: usize) -> bool {
         // Relaxed: the sum guards no other data; it is only a count.
-        let taken = self.used.try_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(bytes).filter(|sum| *sum <= self.limit.load(Ordering::Relaxed))
         });
         if taken.is_err() {

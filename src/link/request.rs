@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use crate::base::Lane;
 use crate::wire::{Head, Status};
 
 use super::message::{Message, RequestError, Response, SendError};
 use super::outbox::{Outgoing, Rejected};
-use super::shared::Link;
+use super::shared::{Answer, Link};
 
 impl Link {
     /// Sends a request and waits for its answer, `within` at the longest.
@@ -38,10 +37,7 @@ impl Link {
     }
 }
 
-async fn await_answer(
-    answer: oneshot::Receiver<Result<Response, super::shared::Declined>>,
-    within: Duration,
-) -> Result<Response, RequestError> {
+async fn await_answer(answer: Answer, within: Duration) -> Result<Response, RequestError> {
     match tokio::time::timeout(within, answer).await {
         Err(_) => Err(RequestError::Timeout),
         Ok(Err(_)) => Err(RequestError::Closed),

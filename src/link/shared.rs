@@ -101,6 +101,9 @@ struct Waiters {
     closed: bool,
 }
 
+/// Where the answer to a request arrives.
+pub(super) type Answer = oneshot::Receiver<Result<Response, Declined>>;
+
 /// Why a peer did not answer.
 #[derive(Debug)]
 pub(super) struct Declined {
@@ -341,9 +344,7 @@ impl Link {
 
 /// Requests of ours.
 impl Link {
-    pub(super) fn add_waiter(
-        &self,
-    ) -> Result<(u32, oneshot::Receiver<Result<Response, Declined>>), Option<Rejected>> {
+    pub(super) fn add_waiter(&self) -> Result<(u32, Answer), Option<Rejected>> {
         let mut waiters = self.waiters.lock();
         if waiters.closed {
             return Err(Some(Rejected::Closed));

@@ -12,7 +12,7 @@ use super::builder::NodeBuilder;
 use super::shared::Shared;
 
 /// A running node. Clone it freely; when the last clone is dropped the node ends: it closes its connections with a goodbye and
-/// all its tasks end, without a call. To wait for that, [`Node::shutdown`].
+/// all its tasks end, without a call. To wait for that, [`NodeRef::shutdown`].
 #[derive(Clone)]
 pub struct Node {
     node: NodeRef,
@@ -131,12 +131,7 @@ impl NodeRef {
         let begun = tokio::time::Instant::now();
         shared.wait_idle(deadline).await;
         let left = deadline.saturating_sub(begun.elapsed()).max(Duration::from_millis(50));
-        let flusher = Arc::clone(shared);
-        shared.spawn_blocking(move || {
-            if let Err(error) = flusher.book.flush() {
-                tracing::error!(%error, "the book could not be written at shutdown");
-            }
-        });
+        shared.flush_at_end();
         shared.wait_idle(left).await;
         self.leftovers()
     }
@@ -176,5 +171,7 @@ impl Drop for Life {
         for peer in self.shared.pool.roster().iter() {
             peer.connection().link().close(Departure::Shutdown, Some(goodbye));
         }
+        // Where the runtime ends with the node, the book is as of its last regular flush.
+        self.shared.flush_at_end();
     }
 }

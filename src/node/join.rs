@@ -93,7 +93,7 @@ impl Shared {
         greeted: Greeted,
     ) -> Result<Arc<Peer>, (ConnectError, BoxStream)> {
         match self.place(seat, &greeted.about).await {
-            Ok(placed) => self.go_live(placed, greeted).map_err(|(error, greeted)| (error, greeted.stream)),
+            Ok(placed) => self.go_live(placed, greeted),
             Err(error) => Err((error, greeted.stream)),
         }
     }
@@ -262,7 +262,7 @@ impl Shared {
         self: &Arc<Self>,
         placed: Placed<'_>,
         greeted: Greeted,
-    ) -> Result<Arc<Peer>, (ConnectError, Greeted)> {
+    ) -> Result<Arc<Peer>, (ConnectError, BoxStream)> {
         let Placed { claim, entered, positions } = placed;
         let about = &greeted.about;
         let addr = claim.addr();
@@ -282,7 +282,7 @@ impl Shared {
                     CommitFailure::Closed => ConnectError::Shutdown,
                     CommitFailure::Revoked => ConnectError::Timeout,
                 };
-                return Err((error, greeted));
+                return Err((error, greeted.stream));
             }
         };
         if let Some(entered) = entered

@@ -29,6 +29,7 @@ mod maintain;
 mod relay;
 mod shared;
 mod stats;
+mod typed;
 mod verbs;
 mod voice;
 
@@ -42,6 +43,7 @@ pub use handler::{Context, Handler, Verdict};
 pub use info::{Conn, Peer, PeerInfo, Pool};
 pub use relay::{Digest, Fresh, RelayConfig};
 pub use stats::{LaneStats, MemoryStats, NodeStats};
+pub use typed::{Typed, TypedError};
 pub use verbs::BroadcastReceipt;
 pub use voice::StateRefused;
 

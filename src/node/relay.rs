@@ -20,7 +20,7 @@ use crate::base::{ConnId, Tick};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(u128);
 
-/// What [`SeenSet::insert`] decided.
+/// What the memory of relayed messages says of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fresh {
     /// First time within the retention: pass it on.
@@ -55,7 +55,7 @@ struct Arrival {
     at: Tick,
 }
 
-/// How long and how much a [`SeenSet`] remembers.
+/// How long and how much the memory of relayed messages holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelayConfig {
     /// How long a message is remembered after it was first seen. Default 60 s. Must exceed the time a message needs to

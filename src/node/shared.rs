@@ -113,8 +113,8 @@ impl Shared {
         let pool = crate::pool::Pool::new(PoolConfig {
             expected_peers: config.expected_peers,
             limits: config.hot.limits.clone(),
-            liveness: config.hot.liveness.clone(),
-            health: config.hot.health.clone(),
+            liveness: config.hot.liveness,
+            health: config.hot.health,
         });
         Self {
             hot: SwapCell::new(Arc::new(config.hot.clone())),
@@ -179,6 +179,16 @@ impl Shared {
         self.runtime.spawn_blocking(move || {
             work();
             drop(guard);
+        });
+    }
+
+    /// Writes the book for the last time.
+    pub(super) fn flush_at_end(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        self.spawn_blocking(move || {
+            if let Err(error) = shared.book.flush() {
+                tracing::error!(%error, "the book could not be written at the end");
+            }
         });
     }
 
@@ -255,7 +265,7 @@ impl Dials {
     pub(super) fn begin(&self, budget: usize) -> Option<Dialling> {
         let begun = self
             .under_way
-            .try_update(Ordering::AcqRel, Ordering::Relaxed, |now| (now < budget).then_some(now + 1));
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| (now < budget).then_some(now + 1));
         begun.ok().map(|_| Dialling { of: self.clone() })
     }
 

@@ -149,8 +149,8 @@ impl NodeRef {
             return Err(ConfigError { field: "memory", why });
         }
         shared.pool.set_limits(hot.limits.clone());
-        shared.pool.set_policy(hot.liveness.clone());
-        shared.pool.set_health(hot.health.clone());
+        shared.pool.set_policy(hot.liveness);
+        shared.pool.set_health(hot.health);
         shared.voice.reconfigure(&hot);
         shared.budget.set_limit(hot.memory - fixed);
         drop(shared.hot.swap(Arc::new(hot)));

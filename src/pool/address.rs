@@ -25,12 +25,20 @@ use crate::base::sync::{HashState, Mutex};
 use super::{AdmitError, Connection, Limits, Peer, PeerKey, Slot};
 
 pub(super) struct Addresses<K: PeerKey, C: Connection> {
-    ips: Box<[CachePadded<Mutex<Ips<K, C>>>]>,
-    nets: Box<[CachePadded<Mutex<HashTable<Net>>>]>,
+    ips: Box<[Shard<Ips<K, C>>]>,
+    nets: Box<[Shard<HashTable<Net>>]>,
     hasher: HashState,
 }
 
+type Shard<T> = CachePadded<Mutex<T>>;
 type Peers<K, C> = HashTable<Arc<Peer<K, C>>>;
+
+/// An IP with more live peers than it may have.
+pub(super) struct Crowd<K: PeerKey, C: Connection> {
+    /// How many too many.
+    pub(super) over: usize,
+    pub(super) peers: Vec<Arc<Peer<K, C>>>,
+}
 
 /// The addresses of one shard.
 struct Ips<K: PeerKey, C: Connection> {
@@ -132,15 +140,19 @@ impl<K: PeerKey, C: Connection> Addresses<K, C> {
 
     /// The live peers of every IP that has more than this, and how many too many. Cost: a lock a shard; not for
     /// every day.
-    pub(super) fn crowded_ips(&self, max: usize) -> Vec<(usize, Vec<Arc<Peer<K, C>>>)> {
+    pub(super) fn crowded_ips(&self, max: usize) -> Vec<Crowd<K, C>> {
         let mut crowded = Vec::new();
         for ips in &self.ips {
             let ips = ips.lock();
             if max == 0 {
-                crowded.extend(ips.single.iter().map(|peer| (1, vec![Arc::clone(peer)])));
+                crowded
+                    .extend(ips.single.iter().map(|peer| Crowd { over: 1, peers: vec![Arc::clone(peer)] }));
             }
             let several = ips.several.values().filter(|peers| peers.len() > max);
-            crowded.extend(several.map(|peers| (peers.len() - max, peers.iter().cloned().collect())));
+            crowded.extend(
+                several
+                    .map(|peers| Crowd { over: peers.len() - max, peers: peers.iter().cloned().collect() }),
+            );
         }
         crowded
     }
@@ -281,10 +293,9 @@ impl<K: PeerKey, C: Connection> Ips<K, C> {
         };
         let taken = several.find_entry(hasher.hash_one(peer.id()), same).ok().map(|entry| entry.remove().0);
         if several.len() <= 1 {
-            let last = self.several.remove(&ip).into_iter().flatten();
-            last.for_each(|last| {
-                drop(self.single.insert_unique(hash, last, |other| hasher.hash_one(other.ip())))
-            });
+            for last in self.several.remove(&ip).into_iter().flatten() {
+                self.single.insert_unique(hash, last, |other| hasher.hash_one(other.ip()));
+            }
         } else if several.capacity() > several.len() * 4 + 16 {
             several.shrink_to(several.len() * 2, |other| hasher.hash_one(other.id()));
         }

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::sync::{HashState, Mutex, ShardSet, SwapCell};
 use crate::base::{ConnId, Tick, canonical_ip};
 
@@ -32,16 +32,19 @@ pub struct Pool<K: PeerKey, C: Connection> {
     pub(super) addresses: Addresses<K, C>,
     pub(super) cells: Box<[Cell<K, C>]>,
     /// Permits and claims under way, for the sweep; sharded by id like the cells.
-    pub(super) tickets: Box<[Mutex<HashMap<ConnId, Arc<Ticket<K>>, HashState>>]>,
+    pub(super) tickets: Box<[Mutex<Tickets<K>>]>,
     pub(super) shared: Arc<Shared>,
     pub(super) limits: SwapCell<Limits>,
     pub(super) liveness: SwapCell<LivenessPolicy>,
-    /// Limits were lowered and a trim may find work. A hint; a trim clears it when there is none.
-    pub(super) crowded: AtomicBool,
+    /// Limits were changed and a trim may find work: an id drawn at the change, or zero. A trim clears it when there is
+    /// nothing to do and no permit older than the change is under way.
+    pub(super) crowded: AtomicU64,
     pub(super) counters: Counters,
     hasher: HashState,
     last_id: AtomicU64,
 }
+
+pub(super) type Tickets<K> = HashMap<ConnId, Arc<Ticket<K>>, HashState>;
 
 /// A slot of the map: one pointer to what holds the key.
 pub(super) enum Entry<K: PeerKey, C: Connection> {
@@ -96,7 +99,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
             }),
             limits: SwapCell::new(Arc::new(config.limits)),
             liveness: SwapCell::new(Arc::new(config.liveness)),
-            crowded: AtomicBool::new(false),
+            crowded: AtomicU64::new(0),
             counters: Counters::default(),
             hasher: HashState::default(),
             last_id: AtomicU64::new(1),
@@ -215,7 +218,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     pub fn set_limits(&self, limits: Limits) {
         self.limits.swap(Arc::new(limits));
         // Release: pairs with the acquire in `trim`, which then reads the new limits.
-        self.crowded.store(true, Ordering::Release);
+        self.crowded.store(self.next_id().get(), Ordering::Release);
     }
 
     /// When a silent peer is stale.
@@ -280,7 +283,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         &self.cells[self.hasher.hash_one(key) as usize & (self.cells.len() - 1)]
     }
 
-    pub(super) fn tickets_of(&self, id: ConnId) -> &Mutex<HashMap<ConnId, Arc<Ticket<K>>, HashState>> {
+    pub(super) fn tickets_of(&self, id: ConnId) -> &Mutex<Tickets<K>> {
         &self.tickets[id.get() as usize & (self.tickets.len() - 1)]
     }
 }

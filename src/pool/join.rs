@@ -159,7 +159,6 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     }
 
     /// Puts a connection in the place of a live one.
-    #[expect(clippy::type_complexity, reason = "the caller makes the error of it, with its permit")]
     pub(super) fn replace(
         &self,
         ticket: &Arc<Ticket<K>>,

@@ -1,6 +1,7 @@
 //! Loom models of the shipped pool: every interleaving of a few threads, up to three preemptions.
 //!
 //! `RUSTFLAGS="--cfg peerpool_loom" CARGO_TARGET_DIR=target/loom cargo test --release --lib --no-default-features models`
+#![expect(clippy::unwrap_used, reason = "helpers of models fail the model")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -244,6 +245,21 @@ fn a_roster_contains_whose_insert_returned() {
         assert!(pool.roster().iter().any(|found| Arc::ptr_eq(found, &peer)));
         other.join().unwrap();
         assert_eq!(pool.roster().iter().count(), 2);
+    });
+}
+
+#[test]
+fn a_peer_that_joins_beside_a_sweep_is_judged_by_the_next() {
+    model(3, || {
+        let pool = pool();
+        insert(&pool, 1, &Line::default()).unwrap();
+        let other = {
+            let pool = Arc::clone(&pool);
+            thread::spawn(move || drop(insert(&pool, 2, &Line::default()).unwrap()))
+        };
+        let first = pool.sweep_cell(0, at(20)).departed.len();
+        other.join().unwrap();
+        assert_eq!((first + pool.sweep_cell(0, at(20)).departed.len(), pool.len()), (2, 0));
     });
 }
 

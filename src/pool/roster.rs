@@ -8,7 +8,9 @@
 //! A cell keeps one pointer a peer: a rebuild is the old list without the departed, plus what was added.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::base::Tick;
 use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::sync::{Mutex, SwapCell};
 
@@ -21,6 +23,9 @@ pub(super) struct Cell<K: PeerKey, C: Connection> {
     /// Joined since the last rebuild. Short-locked.
     added: Mutex<Vec<Arc<Peer<K, C>>>>,
     published: SwapCell<Published<K, C>>,
+    /// Not later than any live peer of the cell was last seen, in milliseconds; so the cell need not be judged before
+    /// that much time has passed. A bound: sweeps raise it, joins lower it.
+    oldest: AtomicU64,
     /// Held by whoever rebuilds; the others who want the list wait for it. No peer is dropped under it.
     rebuilding: Mutex<()>,
 }
@@ -36,6 +41,7 @@ impl<K: PeerKey, C: Connection> Cell<K, C> {
             generation: AtomicU64::new(0),
             added: Mutex::new(Vec::new()),
             published: SwapCell::new(Arc::new(Published { generation: 0, peers: Box::default() })),
+            oldest: AtomicU64::new(NOBODY),
             rebuilding: Mutex::new(()),
         }
     }
@@ -46,13 +52,15 @@ impl<K: PeerKey, C: Connection> Cell<K, C> {
     /// Amortised O(1): a rebuild only when as many were added as the list is long, so that a pool whose roster nobody
     /// reads keeps no more departed peers than live ones.
     pub(super) fn join(&self, peer: &Arc<Peer<K, C>>) {
-        let peer = Arc::clone(peer);
+        let (peer, joined) = (Arc::clone(peer), peer.connected_at());
         let waiting = {
             let mut added = self.added.lock();
             added.push(peer);
             added.len()
         };
         self.changed();
+        // After raising the generation: see `judge`. Relaxed: the generation orders it.
+        self.oldest.fetch_min(joined.as_millis(), Ordering::Relaxed);
         if waiting >= MANY && waiting >= self.published.read(|list| list.peers.len()) {
             drop(self.fresh());
         }
@@ -60,8 +68,22 @@ impl<K: PeerKey, C: Connection> Cell<K, C> {
 
     /// A peer of this cell departed.
     pub(super) fn changed(&self) {
-        // Release: pairs with the acquire in `is_fresh` and `rebuild`.
-        self.generation.fetch_add(1, Ordering::Release);
+        // Release: pairs with the acquire in `is_fresh` and `rebuild`. Acquire: pairs with the release in `judge`.
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The peers to judge, if some may be silent for longer than this. Last-seen only rises, so *no* stays true until a
+    /// judgement or until somebody joins.
+    pub(super) fn judge(&self, stale_after: Duration, now: Tick) -> Option<Judgement<'_, K, C>> {
+        let oldest = self.oldest.load(Ordering::Relaxed);
+        if oldest == NOBODY || now.since(Tick::from_millis(oldest)) <= stale_after {
+            return None;
+        }
+        self.oldest.store(NOBODY, Ordering::Relaxed);
+        // AcqRel, adding nothing: pairs with the raise in `changed`. Of a join and this, either the join raised the
+        // generation first, and the list below contains it; or it lowers the bound after we reset it.
+        self.generation.fetch_add(0, Ordering::AcqRel);
+        Some(Judgement { cell: self, view: self.fresh(), oldest: Tick::MAX })
     }
 
     /// The list of at least the present generation.
@@ -123,6 +145,22 @@ impl<K: PeerKey, C: Connection> CellView<K, C> {
     }
 }
 
+/// A sweep of one cell under way. When it ends the cell knows how old the oldest last-seen is.
+pub(super) struct Judgement<'a, K: PeerKey, C: Connection> {
+    cell: &'a Cell<K, C>,
+    pub(super) view: CellView<K, C>,
+    /// Not later than any of those who stay was last seen.
+    pub(super) oldest: Tick,
+}
+
+impl<K: PeerKey, C: Connection> Drop for Judgement<'_, K, C> {
+    fn drop(&mut self) {
+        // A user's `close` that panics ends the judgement early: who was not reached is judged the next time.
+        let oldest = if std::thread::panicking() { Tick::ZERO } else { self.oldest };
+        self.cell.oldest.fetch_min(oldest.as_millis(), Ordering::Relaxed);
+    }
+}
+
 /// Everybody who was live when it was asked for. Holds them; take it, use it, drop it.
 pub struct Roster<K: PeerKey, C: Connection> {
     pub(super) cells: Vec<CellView<K, C>>,
@@ -162,5 +200,7 @@ impl<K: PeerKey, C: Connection> std::fmt::Debug for Roster<K, C> {
     }
 }
 
+/// The bound of a cell without peers.
+const NOBODY: u64 = u64::MAX;
 /// Fewer added peers than this wait for the next reader.
 const MANY: usize = 64;

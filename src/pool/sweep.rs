@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::base::sync::atomic::Ordering;
 use crate::base::{ConnId, Direction, Subnet, Tick};
 
+use super::vitals::Reading;
 use super::{Connection, Departure, Evicted, Limits, Peer, PeerKey, Pool, Slot};
 
 /// What a sweep did. The departed are closed already.
@@ -37,33 +38,45 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     /// the removal from the map: a frame that comes in between wins (29). Peers paused by us are not judged (38).
     ///
     /// # Cost
-    /// A load a peer; no lock of the map or of an address is held meanwhile. For each peer departed, what
+    /// A load a peer, and only if by what the last sweep saw somebody may be stale: where all peers send now and then,
+    /// most sweeps judge nobody. No lock of the map or of an address is held meanwhile. For each peer departed, what
     /// [`Pool::depart`] costs.
     pub fn sweep_cell(&self, index: usize, now: Tick) -> Swept<K, C> {
         let index = index % self.cells.len();
         let mut swept = Swept { revoked: self.revoke_overdue(index, now), ..Swept::nothing() };
         let stale_after = self.liveness.read(|policy| policy.stale_after);
-        let view = self.cells[index].fresh();
-        for peer in view.all() {
+        let cell = &self.cells[index];
+        let Some(mut judgement) = cell.judge(stale_after, now) else {
+            drop(cell.fresh());
+            return swept;
+        };
+        let mut oldest = Tick::MAX;
+        for peer in judgement.view.all() {
             let judged = peer.reading();
             let stale = now.since(judged.last_seen()) > stale_after;
-            if !stale || judged.is_paused() || !judged.is_live() {
-                continue;
+            let departed = if stale && !judged.is_paused() { self.reap(peer, judged) } else { None };
+            if departed.is_none() {
+                // If a late frame won, the older reading is the careful one.
+                oldest = oldest.min(judged.last_seen());
             }
-            swept.departed.extend(self.take(peer.key(), Departure::Stale, |held| {
-                let won = held.id() == peer.id() && held.mark_departed_if(judged, Departure::Stale);
-                if won {
-                    self.shared.admission.release_live(held.direction());
-                }
-                won
-            }));
+            swept.departed.extend(departed);
         }
-        drop(view);
-        if !swept.departed.is_empty() {
-            // So that the published list does not pin whom we just departed.
-            drop(self.cells[index].fresh());
-        }
+        judgement.oldest = oldest;
+        drop(judgement);
+        // So that the published list does not pin whom we just departed.
+        drop(cell.fresh());
         swept
+    }
+
+    /// Departs a stale peer if its word is still the one that was judged.
+    fn reap(&self, peer: &Peer<K, C>, judged: Reading) -> Option<Arc<Peer<K, C>>> {
+        self.take(peer.key(), Departure::Stale, |held| {
+            let won = held.id() == peer.id() && held.mark_departed_if(judged, Departure::Stale);
+            if won {
+                self.shared.admission.release_live(held.direction());
+            }
+            won
+        })
     }
 
     /// Sweeps all cells, then trims.
@@ -83,24 +96,32 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     /// floor, and never a reserved slot. [`Pool::sweep`] does it; who sweeps cell by cell calls it once a round.
     ///
     /// # Cost
-    /// One load, unless limits were changed since the last trim that found nothing to do: then one walk over all
-    /// peers.
+    /// One load, unless limits were changed since the last trim that found nothing to do: then a walk over the address
+    /// counts, and over the peers if some are too many.
     pub fn trim(&self, now: Tick) -> Vec<Arc<Peer<K, C>>> {
-        // AcqRel: pairs with the release in `set_limits`; a change during this trim raises it again.
-        if !self.crowded.load(Ordering::Relaxed) || !self.crowded.swap(false, Ordering::AcqRel) {
+        // Acquire: pairs with the release in `set_limits`.
+        let changed_at = self.crowded.load(Ordering::Acquire);
+        if changed_at == 0 {
             return Vec::new();
         }
+        // What was admitted by the old limits may still go live: asked first, so that nobody slips by.
+        let mut more = self.has_tickets_before(changed_at);
         let limits = self.limits.load();
         let mut departed = Vec::new();
-        let mut more = self.trim_addresses(&limits, now, &mut departed);
+        more |= self.trim_addresses(&limits, now, &mut departed);
         more |= self.trim_subnets(&limits, now, &mut departed);
         for direction in [Direction::Inbound, Direction::Outbound] {
             more |= self.trim_direction(direction, &limits, now, &mut departed);
         }
-        if more {
-            self.crowded.store(true, Ordering::Release);
+        if !more {
+            // Relaxed: fails, and so leaves the next trim to it, if the limits were changed meanwhile.
+            let _ = self.crowded.compare_exchange(changed_at, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
         departed
+    }
+
+    fn has_tickets_before(&self, id: u64) -> bool {
+        self.tickets.iter().any(|tickets| tickets.lock().keys().any(|other| other.get() < id))
     }
 
     fn revoke_overdue(&self, index: usize, now: Tick) -> Vec<ConnId> {
@@ -121,8 +142,8 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     fn trim_addresses(&self, limits: &Limits, now: Tick, departed: &mut Vec<Arc<Peer<K, C>>>) -> bool {
         let crowded = self.addresses.crowded_ips(limits.max_per_ip as usize);
         let mut more = false;
-        for (over, peers) in crowded {
-            more |= self.evict_worst(peers, over, limits, now, departed);
+        for crowd in crowded {
+            more |= self.evict_worst(crowd.peers, crowd.over, limits, now, departed);
         }
         more
     }

@@ -1,4 +1,5 @@
 //! The pool as a whole, claim by claim.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -410,6 +411,36 @@ fn a_panic_in_close_leaves_nothing_behind() {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.remove(&1, Departure::Lost)));
     assert!(panicked.is_err());
     assert_eq!((pool.len(), pool.addresses.entries(), pool.contains(&1)), (0, 0, false));
+}
+
+#[test]
+fn a_sweep_that_close_cut_short_is_made_up_for() {
+    struct Bomb(u32);
+    impl Connection for Bomb {
+        type Info = ();
+        fn close(&self, _reason: Departure) {
+            if self.0 == 0 {
+                std::panic::resume_unwind(Box::new("close panics"));
+            }
+        }
+    }
+    let pool: Arc<Pool<u32, Bomb>> = Pool::new(PoolConfig::test());
+    for key in 0..200 {
+        pool.insert(key, addr(key), Direction::Inbound, Bomb(key), (), at(1)).unwrap();
+    }
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.sweep(at(500))));
+    assert!(panicked.is_err());
+    drop(pool.sweep(at(500)));
+    assert_eq!(pool.len(), 0);
+}
+
+#[test]
+fn a_shorter_patience_judges_whom_the_last_sweep_spared() {
+    let pool = pool();
+    insert(&pool, 1, 1);
+    assert!(pool.sweep(at(60)).departed.is_empty());
+    pool.set_policy(LivenessPolicy { stale_after: Duration::from_secs(30) });
+    assert_eq!(pool.sweep(at(60)).departed.len(), 1);
 }
 
 #[derive(Default)]

@@ -299,6 +299,7 @@ const EXHAUSTED: [i32; 4] = [24, 23, 12, 55];
 const EXHAUSTED: [i32; 2] = [10024, 10055];
 
 #[cfg(all(test, not(peerpool_loom)))]
+#[allow(clippy::unwrap_used)] // helpers of tests; clippy excuses the tests alone
 mod tests {
     use std::io::IoSlice;
 

@@ -497,7 +497,8 @@ impl World {
         let (dead, trimmed): (Vec<_>, Vec<_>) =
             swept.departed.iter().partition(|peer| peer.departure() == Some(Departure::Stale));
         let mut dead: Vec<u8> = dead.iter().map(|peer| *peer.key()).collect();
-        (dead.sort_unstable(), expected.sort_unstable());
+        dead.sort_unstable();
+        expected.sort_unstable();
         assert_eq!(dead, expected);
         dead.iter().for_each(|key| assert!(self.forget(*key).is_some()));
         for peer in trimmed {
@@ -514,14 +515,14 @@ impl World {
         if self.live.len() <= self.limits.floor as usize {
             return;
         }
-        let over = |is: &dyn Fn(&Known) -> bool, max: u32, pending: usize| {
-            let count = self.live.values().filter(|known| is(known)).count();
-            let ordinary = self.live.values().any(|known| is(known) && !known.reserved);
-            assert!(count + pending <= max as usize + pending || !ordinary, "{count} live, limit {max}");
+        let within = |is: &dyn Fn(&Known) -> bool, max: u32| {
+            let count = self.live.values().filter(|known| is(known) && !known.reserved).count();
+            assert!(count <= max as usize, "{count} ordinary peers are live, the limit is {max}");
         };
-        over(&|known| !known.outbound, self.limits.max_inbound, 0);
+        within(&|known| !known.outbound, self.limits.max_inbound);
         for host in 0..8 {
-            over(&|known| ip(known.host) == ip(host), self.limits.max_per_ip, 0);
+            within(&|known| ip(known.host) == ip(host), self.limits.max_per_ip);
+            within(&|known| subnet(known.host) == subnet(host), self.limits.max_per_subnet);
         }
     }
 

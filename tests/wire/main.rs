@@ -1,5 +1,7 @@
 //! The wire: both dialects through one harness, the native one's frozen bytes and refusals.
 
+#![cfg(feature = "node")]
+
 #[path = "../common/conformance.rs"]
 mod conformance;
 mod golden;

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)] // helpers of tests; clippy excuses the tests alone
+
 use std::io::{ErrorKind, IoSlice};
 use std::time::Duration;
 

@@ -1,0 +1,109 @@
+//! The pool beside what a node would use instead.
+//!
+//! `cargo bench --bench pool` runs it under criterion; `cargo bench --bench pool -- --ratios` prints a table of ratios
+//! in under a minute. Bytes a connection: `cargo test --release --no-default-features --test pool_memory -- --nocapture`.
+#![expect(clippy::print_stdout, reason = "the table of ratios goes to whoever asked for it")]
+
+mod ratios;
+mod rivals;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use criterion::{BatchSize, BenchmarkId, Criterion};
+use peerpool::base::{Direction, Tick};
+use peerpool::pool::{Departure, Slot};
+use rivals::{BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Plan, Rival, SharedDashMap};
+
+fn marks(criterion: &mut Criterion, peers: usize) {
+    let keys = rivals::keys(peers, 0x5EED);
+    let pool = rivals::new_pool(peers);
+    let mut handles: Vec<_> = keys.iter().map(|key| rivals::join(&pool, *key, Tick::ZERO)).collect();
+    rivals::shuffle(&mut handles, 0xF00D);
+    let mut order = keys.clone();
+    rivals::shuffle(&mut order, 0xBEEF);
+    let all: Vec<Box<dyn Rival>> = vec![
+        Box::new(ByHandle { pool: ByKey(Arc::clone(&pool)), peers: handles }),
+        Box::new(ByKey(pool)),
+        Box::<SharedDashMap>::default(),
+        Box::<BareDashMap>::default(),
+        Box::new(LockedMap::plain()),
+        Box::new(LockedMap::fast()),
+        Box::<Cascade>::default(),
+    ];
+    all.iter().skip(2).for_each(|rival| rival.fill(&keys));
+    for (threads, churn) in [(1, false), (1, true), (2, false), (2, true)] {
+        let name = format!("seen/{peers} peers/{threads} thread{}", if churn { ", churn" } else { "" });
+        let mut group = criterion.benchmark_group(name);
+        for rival in &all {
+            let mut from = 1;
+            group.bench_function(BenchmarkId::from_parameter(rival.name()), |bencher| {
+                bencher.iter_custom(|marks| {
+                    from += 100_000_000;
+                    let start = Instant::now();
+                    std::thread::scope(|scope| {
+                        for thread in 0..threads {
+                            let share = order.len() / threads * thread;
+                            let keys = &order[share..share + order.len() / threads];
+                            scope.spawn(move || {
+                                let guests = if churn { rivals::guests(thread) } else { Vec::new() };
+                                rival.mark(Plan {
+                                    keys,
+                                    guests: &guests,
+                                    share,
+                                    marks: marks as usize,
+                                    from,
+                                });
+                            });
+                        }
+                    });
+                    start.elapsed()
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+fn walks(criterion: &mut Criterion, peers: usize) {
+    let pool = rivals::new_pool(peers);
+    for key in rivals::keys(peers, 0x5EED) {
+        rivals::join(&pool, key, Tick::ZERO);
+    }
+    let now = Tick::from_millis(10);
+    let mut group = criterion.benchmark_group(format!("walks/{peers} peers"));
+    group.sample_size(20);
+    group.bench_function("sweep", |bencher| bencher.iter(|| pool.sweep(now)));
+    group.bench_function("stats", |bencher| bencher.iter(|| pool.stats(now)));
+    group.bench_function("roster", |bencher| bencher.iter(|| pool.roster()));
+    let guest = rivals::guests(9)[0];
+    group.bench_function("admit, claim, go live, depart", |bencher| {
+        bencher.iter_batched(
+            || (),
+            |()| {
+                let permit =
+                    pool.admit(rivals::addr_of(&guest), Direction::Inbound, Slot::Ordinary, Tick::MAX).ok();
+                let claim = permit.and_then(|permit| permit.claim(guest).ok());
+                let peer = claim.and_then(|claim| claim.go_live((), (), now).ok());
+                peer.and_then(|peer| pool.depart(&guest, peer.id(), Departure::Closed))
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+}
+
+fn main() {
+    if std::env::args().any(|arg| arg == "--ratios") {
+        return ratios::print();
+    }
+    let mut criterion = Criterion::default().configure_from_args();
+    // As a test (`cargo test --benches`) each runs once: the large ones would only take time.
+    let sizes: &[usize] =
+        if std::env::args().any(|arg| arg == "--bench") { &[200, 10_000, 1_000_000] } else { &[200] };
+    for peers in sizes {
+        marks(&mut criterion, *peers);
+        walks(&mut criterion, *peers);
+    }
+    criterion.final_summary();
+}

@@ -1,0 +1,204 @@
+//! `cargo bench --bench pool -- --ratios`: medians over interleaved rounds, as a table.
+//!
+//! On a noisy machine absolute numbers of two runs do not compare; what is measured in turn within one run does.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use peerpool::base::{Direction, PeerId, Tick};
+use peerpool::pool::{Departure, Peer, Slot};
+
+use crate::rivals::{
+    BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Plan, Rival, SharedDashMap, addr_of, guests, join,
+    keys, new_pool, shuffle,
+};
+
+const ROUNDS: usize = 7;
+
+pub(crate) fn print() {
+    println!(
+        "marks of one peer as seen; ns per mark, wall clock over marks of all threads, median of {ROUNDS} interleaved"
+    );
+    println!(
+        "rounds; x: how many times as long as `pool, by key`. Churn: one departure and one arrival every 256 marks.\n"
+    );
+    for peers in sizes() {
+        marks(peers);
+    }
+    others();
+}
+
+fn marks(peers: usize) {
+    let keys = keys(peers, 0x5EED);
+    let pool = new_pool(peers);
+    let mut handles: Vec<Arc<Peer<PeerId, ()>>> =
+        keys.iter().map(|key| join(&pool, *key, Tick::ZERO)).collect();
+    shuffle(&mut handles, 0xF00D);
+    let mut order = keys.clone();
+    shuffle(&mut order, 0xBEEF);
+    let rivals: Vec<Box<dyn Rival>> = vec![
+        Box::new(ByKey(Arc::clone(&pool))),
+        Box::new(ByHandle { pool: ByKey(Arc::clone(&pool)), peers: handles }),
+        Box::<SharedDashMap>::default(),
+        Box::<BareDashMap>::default(),
+        Box::new(LockedMap::plain()),
+        Box::new(LockedMap::fast()),
+        Box::<Cascade>::default(),
+    ];
+    rivals.iter().skip(2).for_each(|rival| rival.fill(&keys));
+    for (threads, churn) in [(1, false), (1, true), (2, false), (2, true)] {
+        let (mut times, mut from) = (vec![Vec::new(); rivals.len()], 1);
+        for round in 0..ROUNDS {
+            for n in 0..rivals.len() {
+                // Another one first each round.
+                let at = (n + round) % rivals.len();
+                let marks = if peers > 100_000 { 100_000 } else { 50_000 };
+                times[at].push(time(rivals[at].as_ref(), &order, threads, churn, marks, from));
+                from += 10_000_000;
+            }
+        }
+        let medians: Vec<f64> = times.into_iter().map(median).collect();
+        println!("{peers} peers, {threads} thread(s), {}", if churn { "churn" } else { "no churn" });
+        for (rival, median) in rivals.iter().zip(&medians) {
+            println!("  {:<32} {median:>9.1} ns  {:>7.2} x", rival.name(), median / medians[0]);
+        }
+    }
+    println!();
+}
+
+/// Nanoseconds per mark.
+fn time(rival: &dyn Rival, order: &[PeerId], threads: usize, churn: bool, marks: usize, from: u64) -> f64 {
+    let guests: Vec<Vec<PeerId>> =
+        (0..threads).map(|thread| if churn { guests(thread) } else { Vec::new() }).collect();
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for (thread, guests) in guests.iter().enumerate() {
+            let share = order.len() / threads * thread;
+            scope.spawn(move || {
+                let keys = &order[share..share + order.len() / threads];
+                rival.mark(Plan { keys, guests, share, marks, from });
+            });
+        }
+    });
+    start.elapsed().as_nanos() as f64 / (marks * threads) as f64
+}
+
+fn others() {
+    let peers = 1_000_000;
+    let keys = keys(peers, 0x5EED);
+    let pool = new_pool(peers);
+    let mut handles: Vec<_> = keys.iter().map(|key| join(&pool, *key, Tick::ZERO)).collect();
+    shuffle(&mut handles, 0xF00D);
+    drop(pool.roster());
+    let now = Tick::from_millis(10);
+    println!("{peers} peers, one thread, ns per peer, median of {ROUNDS}");
+    let each = |name: &str, run: &dyn Fn()| {
+        let times = (0..ROUNDS).map(|_| timed(run) / peers as f64).collect();
+        println!("  {name:<46} {:>9.1}", median(times));
+    };
+    // One silent but not dead (paused) peer a cell makes each sweep judge the whole cell.
+    let late = now.after(pool.liveness().stale_after);
+    for cell in 0..pool.cell_count() {
+        pool.cell(cell).iter().take(1).for_each(|peer| peer.pause());
+    }
+    for peer in handles.iter().filter(|peer| !peer.is_paused()) {
+        let _ = peer.seen(late);
+    }
+    each("sweep that judges everybody", &|| assert!(pool.sweep(late).departed.is_empty()));
+    pool.roster().iter().for_each(|peer| peer.resume(late));
+    assert!(pool.sweep(late).departed.is_empty());
+    each("sweep that knows nobody can be stale", &|| assert!(pool.sweep(late).departed.is_empty()));
+    let sum = |sum: u64, peer: &Arc<Peer<PeerId, ()>>| sum.wrapping_add(peer.last_seen().as_millis());
+    each("for comparison: one load of each, that order", &|| {
+        _ = black_box(pool.roster().iter().fold(0, sum))
+    });
+    each("stats", &|| _ = black_box(pool.stats(now)));
+    each("roster, nothing changed", &|| assert_eq!(pool.roster().len(), peers));
+    each("roster, every cell changed", &|| {
+        guests(0).iter().chain(&guests(1)).chain(&guests(2)).chain(&guests(3)).for_each(|key| {
+            join(&pool, *key, now);
+            pool.remove(key, Departure::Closed);
+        });
+        black_box(pool.roster());
+    });
+    inserts_beside_a_sweep(&pool, now);
+    println!("one peer more and gone again beside {peers}, ns, median of {ROUNDS}");
+    let extra = guests(9);
+    let one = |name: &str, run: &dyn Fn(PeerId)| {
+        let times = (0..ROUNDS)
+            .map(|_| timed(&|| extra.iter().for_each(|key| run(*key))) / extra.len() as f64)
+            .collect();
+        println!("  {name:<46} {:>9.1}", median(times));
+    };
+    one("insert and remove", &|key| {
+        join(&pool, key, now);
+        assert!(pool.remove(&key, Departure::Closed).is_some());
+    });
+    one("admit, claim, go live, depart", &|key| {
+        let live = pool.admit(addr_of(&key), Direction::Inbound, Slot::Ordinary, Tick::MAX).ok();
+        let live =
+            live.and_then(|permit| permit.claim(key).ok()).and_then(|claim| claim.go_live((), (), now).ok());
+        assert!(live.and_then(|peer| pool.depart(&key, peer.id(), Departure::Closed)).is_some());
+    });
+    println!("holding the peer, one thread, 200 peers, ns");
+    let few = &handles[..200];
+    let rounds = 5_000;
+    let marks = (few.len() * rounds) as f64;
+    let seen = |name: &str, tick: &dyn Fn(usize) -> u64| {
+        let run = |round: usize, n: usize| {
+            let now = Tick::from_millis(tick(round + n * rounds));
+            few.iter().for_each(|peer| _ = black_box(peer.seen(now)));
+        };
+        let times =
+            (0..ROUNDS).map(|n| timed(&|| (0..rounds).for_each(|round| run(round, n))) / marks).collect();
+        println!("  {name:<46} {:>9.2}", median(times));
+    };
+    seen("seen, the tick moves between two of its frames", &|round| 1_000 + round as u64);
+    seen("seen, many frames in one tick", &|_| 900_000);
+}
+
+/// How long the slowest of many inserts takes while another thread sweeps all the time.
+fn inserts_beside_a_sweep(pool: &crate::rivals::TestPool, now: Tick) {
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    let mut waits = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(relaxed) {
+                pool.sweep(now);
+            }
+        });
+        let extra = guests(7);
+        for key in extra.iter().cycle().take(20_000) {
+            waits.push(timed(&|| drop(join(pool, *key, now))));
+            pool.remove(key, Departure::Closed);
+        }
+        over.store(true, relaxed);
+    });
+    waits.sort_by(f64::total_cmp);
+    let at = |share: f64| Duration::from_nanos(waits[(waits.len() as f64 * share) as usize] as u64);
+    println!(
+        "  insert while another thread sweeps: p50 {:?}, p99 {:?}, p99.9 {:?}",
+        at(0.5),
+        at(0.99),
+        at(0.999)
+    );
+}
+
+fn timed(run: &dyn Fn()) -> f64 {
+    let start = Instant::now();
+    run();
+    start.elapsed().as_nanos() as f64
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// All sizes, or those named on the command line.
+fn sizes() -> Vec<usize> {
+    let named: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
+    if named.is_empty() { vec![200, 10_000, 1_000_000] } else { named }
+}

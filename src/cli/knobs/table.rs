@@ -1,0 +1,479 @@
+//! The one table of knobs: name, words, and how each is got and set. Defaults are read from the configuration itself, so that
+//! what is documented, what is parsed and what runs cannot differ.
+
+use toml::Value;
+
+use crate::pool::Cause;
+
+use super::Settings;
+use super::kinds::{Addr, Hex, Kind, Lag, Maybe, Number, Plain, Size, Time};
+
+/// One knob.
+pub(super) struct Knob {
+    /// Dotted: what stands before the last dot is its section.
+    pub(super) name: &'static str,
+    pub(super) doc: &'static str,
+    /// Its value in TOML; `None` where it is not set.
+    pub(super) get: fn(&Settings) -> Option<String>,
+    pub(super) set: fn(&mut Settings, &Value) -> Result<(), String>,
+    /// For one that is not set by default: what it might look like.
+    pub(super) example: &'static str,
+}
+
+macro_rules! knob {
+    ($name:literal, $kind:ty, $($path:ident).+, $doc:literal $(, $example:literal)?) => {
+        Knob {
+            name: $name,
+            doc: $doc,
+            get: |settings| <$kind as Kind<_>>::show(&settings.$($path).+),
+            set: |settings, value| {
+                settings.$($path).+ = <$kind as Kind<_>>::read(value)?;
+                Ok(())
+            },
+            example: concat!($($example)?),
+        }
+    };
+}
+
+macro_rules! penalty {
+    ($name:literal, $cause:ident, $doc:literal) => {
+        Knob {
+            name: $name,
+            doc: $doc,
+            get: |settings| Number::show(&settings.node.hot.health.penalties.get(Cause::$cause)),
+            set: |settings, value| {
+                let points = <Number as Kind<u8>>::read(value)?;
+                if points > 100 {
+                    return Err(format!("{points} is too much, 100 is the most"));
+                }
+                let penalties = &mut settings.node.hot.health.penalties;
+                *penalties = penalties.with(Cause::$cause, points);
+                Ok(())
+            },
+            example: "",
+        }
+    };
+}
+
+/// Every knob, section by section.
+pub(super) const KNOBS: &[&[Knob]] =
+    &[NODE, LINK, WIRE, RELAY, HOT, LIMITS, LIVENESS, HEALTH, PENALTIES, TCP, BOOK];
+
+const NODE: &[Knob] = &[
+    knob!("network", Number, node.network, "The network: nodes of another one are refused."),
+    knob!(
+        "agent",
+        Plain,
+        node.agent,
+        "Name and version of the software, told in every hello; at most 128 bytes."
+    ),
+    knob!(
+        "genesis",
+        Maybe<Hex>,
+        node.genesis,
+        "Hash of the first block, 64 hexadecimal digits. Where both ends have one, they must be equal.",
+        "\"00000000000000000000000000000000000000000000000000000000000000ff\""
+    ),
+    knob!(
+        "features",
+        Number,
+        node.features,
+        "Application bits told in every hello; the highest bit is the protocol's own."
+    ),
+    knob!("app", Hex, node.app, "The application's own bytes in every hello, in hexadecimal; at most 1 KiB."),
+    knob!("listen", Addr, node.listen, "Addresses to listen on, beside those of --listen. Port 0 takes any."),
+    knob!(
+        "advertise",
+        Maybe<Addr>,
+        node.advertise,
+        "The address that peers are told where it is not the first one listened on (behind a port mapping). Only its port counts.",
+        "\"192.0.2.1:9000\""
+    ),
+    knob!("seeds", Addr, node.seeds, "First addresses to dial, beside those of --peer."),
+    knob!(
+        "trusted",
+        Addr,
+        node.trusted,
+        "Addresses that are always dialled, whatever the number of peers, and take reserved slots."
+    ),
+    knob!(
+        "expected_peers",
+        Number,
+        node.expected_peers,
+        "Peers that the pool makes room for at the start; a hint, 0 takes it from the limits."
+    ),
+    knob!(
+        "ring",
+        Size,
+        node.ring,
+        "Ring of each of the three broadcast logs: what a slow peer may fall behind."
+    ),
+    knob!("state_keys", Number, node.state_keys, "Values of state: the most keys."),
+    knob!("state_bytes", Size, node.state_bytes, "Values of state: the most bytes."),
+    knob!(
+        "event_backlog",
+        Number,
+        node.event_backlog,
+        "Events that a slow subscriber may fall behind before it gets a new snapshot."
+    ),
+];
+
+const LINK: &[Knob] = &[
+    knob!(
+        "link.inbox_messages",
+        Number,
+        node.link.inbox_messages,
+        "Received messages that wait for the handler. One more and reading pauses."
+    ),
+    knob!(
+        "link.inbox_bytes",
+        Size,
+        node.link.inbox_bytes,
+        "Bytes of received messages that wait for the handler."
+    ),
+    knob!(
+        "link.requests",
+        Number,
+        node.link.requests,
+        "Requests of one peer that are handled at the same time; more wait in the inbox."
+    ),
+    knob!(
+        "link.outbox_messages",
+        Number,
+        node.link.outbox_messages,
+        "Messages that wait to be sent on one lane; more come back as full."
+    ),
+    knob!("link.outbox_bytes", Size, node.link.outbox_bytes, "Bytes that wait to be sent on one lane."),
+    knob!("link.waiters", Number, node.link.waiters, "Our own requests that await an answer on one link."),
+    knob!("link.batch", Size, node.link.batch, "The most one write takes."),
+    knob!("link.linger", Time, node.link.linger, "How long a closing link may take to say goodbye."),
+    knob!(
+        "link.peers_interval",
+        Time,
+        node.link.peers_interval,
+        "The shortest time between two address lists that a peer gets from us."
+    ),
+];
+
+const WIRE: &[Knob] = &[
+    knob!("wire.urgent", Size, node.wire.urgent, "Largest message on the urgent lane."),
+    knob!("wire.normal", Size, node.wire.normal, "Largest message on the normal lane."),
+    knob!("wire.bulk", Size, node.wire.bulk, "Largest message on the bulk lane."),
+    knob!("wire.hello", Size, node.wire.hello, "Largest greeting; 4 KiB is the most."),
+    knob!(
+        "wire.chunk",
+        Size,
+        node.wire.chunk,
+        "Largest payload of one chunk; 16 KiB is the most. A more urgent lane waits for at most one."
+    ),
+    knob!("wire.peers", Number, node.wire.peers, "Most addresses in one list of addresses."),
+];
+
+const RELAY: &[Knob] = &[
+    knob!(
+        "relay.retention",
+        Time,
+        node.relay.retention,
+        "How long a message is remembered; must exceed the time it needs to die out in the mesh."
+    ),
+    knob!(
+        "relay.capacity",
+        Number,
+        node.relay.capacity,
+        "The most ids remembered. A full memory refuses new ones before it forgets young ones."
+    ),
+    knob!(
+        "relay.peer_share_percent",
+        Number,
+        node.relay.peer_share_percent,
+        "The share of the capacity that ids first brought by one connection may take, in percent."
+    ),
+];
+
+const HOT: &[Knob] = &[
+    knob!(
+        "hot.degree",
+        Number,
+        node.hot.degree,
+        "Live peers, both directions, under which the node dials more; 0 dials trusted peers only."
+    ),
+    knob!("hot.dial_budget", Number, node.hot.dial_budget, "Dials at the same time."),
+    knob!(
+        "hot.handshake",
+        Time,
+        node.hot.handshake,
+        "How long a dial with its handshake, or the handshake of an accepted connection, may take."
+    ),
+    knob!("hot.tick", Time, node.hot.tick, "How often the maintenance looks."),
+    knob!(
+        "hot.ping_every",
+        Time,
+        node.hot.ping_every,
+        "How often a peer is pinged; at most half of hot.liveness.stale_after."
+    ),
+    knob!(
+        "hot.write_stall",
+        Time,
+        node.hot.write_stall,
+        "How long written bytes may make no progress before the peer is closed."
+    ),
+    knob!(
+        "hot.stable_after",
+        Time,
+        node.hot.stable_after,
+        "How long a session must last to reset its address' backoff."
+    ),
+    knob!(
+        "hot.discover_every",
+        Time,
+        node.hot.discover_every,
+        "How often a peer is asked for addresses; at once while too few are known."
+    ),
+    knob!("hot.flush_every", Time, node.hot.flush_every, "How often the book is written."),
+    knob!(
+        "hot.replace_after",
+        Time,
+        node.hot.replace_after,
+        "The shortest life of a connection that another one with the same proven identity may replace."
+    ),
+    knob!(
+        "hot.memory",
+        Size,
+        node.hot.memory,
+        "The memory ceiling: rings, state, inboxes, lanes, reassembly, remainders."
+    ),
+    knob!(
+        "hot.urgent_lag",
+        Lag,
+        node.hot.urgent_lag,
+        "A peer too slow for urgent broadcasts: \"disconnect\" it, or \"skip\" what it misses."
+    ),
+    knob!(
+        "hot.normal_lag",
+        Lag,
+        node.hot.normal_lag,
+        "A peer too slow for normal broadcasts: \"disconnect\" or \"skip\"."
+    ),
+    knob!(
+        "hot.bulk_lag",
+        Lag,
+        node.hot.bulk_lag,
+        "A peer too slow for bulk broadcasts: \"disconnect\" or \"skip\"."
+    ),
+];
+
+const LIMITS: &[Knob] = &[
+    knob!(
+        "hot.limits.max_inbound",
+        Number,
+        node.hot.limits.max_inbound,
+        "Connections they dialled; at most 1,048,575."
+    ),
+    knob!(
+        "hot.limits.max_outbound",
+        Number,
+        node.hot.limits.max_outbound,
+        "Connections we dialled; at most 1,048,575."
+    ),
+    knob!(
+        "hot.limits.max_pending_inbound",
+        Number,
+        node.hot.limits.max_pending_inbound,
+        "Inbound handshakes under way at once; at most 4,095."
+    ),
+    knob!(
+        "hot.limits.max_pending_outbound",
+        Number,
+        node.hot.limits.max_pending_outbound,
+        "Outbound handshakes under way at once; at most 2,047."
+    ),
+    knob!("hot.limits.max_per_ip", Number, node.hot.limits.max_per_ip, "Connections of one IP address."),
+    knob!(
+        "hot.limits.max_per_subnet",
+        Number,
+        node.hot.limits.max_per_subnet,
+        "Connections of one /24 of IPv4 or one /64 of IPv6."
+    ),
+    knob!("hot.limits.max_per_site", Number, node.hot.limits.max_per_site, "Connections of one /48 of IPv6."),
+    knob!(
+        "hot.limits.reserved_inbound",
+        Number,
+        node.hot.limits.reserved_inbound,
+        "The last so many inbound slots are for trusted peers only."
+    ),
+    knob!(
+        "hot.limits.reserved_outbound",
+        Number,
+        node.hot.limits.reserved_outbound,
+        "The last so many outbound slots are for trusted peers only."
+    ),
+    knob!(
+        "hot.limits.floor",
+        Number,
+        node.hot.limits.floor,
+        "Nobody is evicted if fewer live peers than this would remain."
+    ),
+    knob!(
+        "hot.limits.trim_step",
+        Number,
+        node.hot.limits.trim_step,
+        "How many peers at most are let go at a time after limits were lowered."
+    ),
+];
+
+const LIVENESS: &[Knob] = &[knob!(
+    "hot.liveness.stale_after",
+    Time,
+    node.hot.liveness.stale_after,
+    "A peer from which nothing came for longer than this is reaped. Three ping intervals or more are wise."
+)];
+
+const HEALTH: &[Knob] = &[
+    knob!(
+        "hot.health.healthy_above",
+        Number,
+        node.hot.health.healthy_above,
+        "A peer with more points than this, of 100, is healthy."
+    ),
+    knob!(
+        "hot.health.window",
+        Time,
+        node.hot.health.window,
+        "Within one window each cause counts once a peer."
+    ),
+    knob!(
+        "hot.health.recovery_step",
+        Time,
+        node.hot.health.recovery_step,
+        "One point comes back every so often."
+    ),
+    knob!("hot.health.reward", Number, node.hot.health.reward, "Points that a reward gives."),
+    knob!(
+        "hot.health.storm_quorum",
+        Number,
+        node.hot.health.storm_quorum,
+        "From so many failing peers on, more than half of all failing at once counts as our own fault."
+    ),
+];
+
+const PENALTIES: &[Knob] = &[
+    penalty!("hot.health.penalties.unresponsive", Unresponsive, "Points it costs not to answer pings."),
+    penalty!("hot.health.penalties.timeout", Timeout, "Points it costs not to answer a request in time."),
+    penalty!("hot.health.penalties.malformed", Malformed, "Points it costs to send what cannot be read."),
+    penalty!("hot.health.penalties.protocol", Protocol, "Points it costs to break the protocol."),
+    penalty!("hot.health.penalties.oversized", Oversized, "Points it costs to send what is too large."),
+    penalty!("hot.health.penalties.flood", Flood, "Points it costs to flood."),
+    penalty!("hot.health.penalties.bad_data", BadData, "Points it costs to send data that is wrong."),
+    penalty!(
+        "hot.health.penalties.bad_request",
+        BadRequest,
+        "Points it costs to ask for what makes no sense."
+    ),
+    penalty!("hot.health.penalties.useless", Useless, "Points it costs to be of no use."),
+    penalty!("hot.health.penalties.app0", App0, "Points of the application's first cause of its own."),
+    penalty!("hot.health.penalties.app1", App1, "Points of the application's second cause."),
+    penalty!("hot.health.penalties.app2", App2, "Points of the application's third cause."),
+    penalty!("hot.health.penalties.app3", App3, "Points of the application's fourth cause."),
+];
+
+const TCP: &[Knob] = &[
+    knob!("tcp.nodelay", Plain, tcp.nodelay, "Send small segments at once."),
+    knob!("tcp.keepalive", Plain, keepalive, "Let the system probe silent connections."),
+    knob!(
+        "tcp.keepalive_idle",
+        Time,
+        keepalive_times.idle,
+        "Silence before the first probe, in whole seconds on most systems."
+    ),
+    knob!("tcp.keepalive_interval", Time, keepalive_times.interval, "Time between probes."),
+    knob!(
+        "tcp.keepalive_retries",
+        Number,
+        keepalive_times.retries,
+        "Unanswered probes before the connection is given up."
+    ),
+    knob!("tcp.reuse_addr", Plain, tcp.reuse_addr, "Bind although connections of an earlier process linger."),
+    knob!(
+        "tcp.send_buffer",
+        Maybe<Size>,
+        tcp.send_buffer,
+        "The kernel's send buffer of a connection. Not set, the system tunes it.",
+        "\"1 MiB\""
+    ),
+    knob!(
+        "tcp.recv_buffer",
+        Maybe<Size>,
+        tcp.recv_buffer,
+        "The kernel's receive buffer of a connection. Not set, the system tunes it.",
+        "\"1 MiB\""
+    ),
+    knob!(
+        "tcp.notsent_lowat",
+        Maybe<Size>,
+        tcp.notsent_lowat,
+        "Unsent bytes above which a socket counts as not writable. Not set, the system decides.",
+        "\"128 KiB\""
+    ),
+    knob!("tcp.backlog", Number, tcp.backlog, "Connections that may wait to be accepted."),
+    knob!(
+        "tcp.dial_from_v4",
+        Maybe<Addr>,
+        tcp.dial_from_v4,
+        "Dial IPv4 from this address. Not set, the system chooses.",
+        "\"192.0.2.1\""
+    ),
+    knob!(
+        "tcp.dial_from_v6",
+        Maybe<Addr>,
+        tcp.dial_from_v6,
+        "Dial IPv6 from this address. Not set, the system chooses.",
+        "\"2001:db8::1\""
+    ),
+];
+
+const BOOK: &[Knob] = &[
+    knob!(
+        "book.max_addresses",
+        Number,
+        book.max_addresses,
+        "Addresses kept at the most. When full, the oldest that never connected goes first."
+    ),
+    knob!(
+        "book.max_per_source",
+        Number,
+        book.max_per_source,
+        "Addresses that never connected, kept per source at the most."
+    ),
+    knob!(
+        "book.max_bans",
+        Number,
+        book.max_bans,
+        "Bans kept at the most. When full, the one that ends first goes."
+    ),
+    knob!(
+        "book.allow_private",
+        Plain,
+        book.allow_private,
+        "Whether private and loopback addresses are taken. A node on the public internet turns it off."
+    ),
+    knob!(
+        "book.backoff_base",
+        Time,
+        book.backoff.base,
+        "The wait after an address' first failure; it doubles with each one."
+    ),
+    knob!("book.backoff_cap", Time, book.backoff.cap, "The longest wait."),
+    knob!(
+        "book.self_memory",
+        Time,
+        book.self_memory,
+        "How long an address that turned out to be our own is not dialled."
+    ),
+    knob!(
+        "book.seed",
+        Maybe<Number>,
+        book.seed,
+        "Seed of the book's random choices. Not set, from the operating system.",
+        "7"
+    ),
+];

@@ -1,0 +1,240 @@
+//! One incarnation of a node of the mesh: the node, its application, and what it reported about its links.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::base::{ConnId, Tick};
+use crate::node::{Leftovers, Node, NodeConfig, NodeEvent, NodeRef, Peer, StartError, Subscription, Update};
+use crate::transport::Tcp;
+
+use super::clock::{Epoch, Micros, NodeClock};
+use super::faults::World;
+use super::graph::{End, Incarnation, wire};
+use super::ledger::{Ledger, Life};
+use super::tally::Tally;
+
+/// One incarnation.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) of: Incarnation,
+    /// Its place in the mesh, which a restarted node keeps.
+    pub(super) slot: usize,
+    pub(super) addr: SocketAddr,
+    pub(super) node: NodeRef,
+    pub(super) tally: Arc<Tally>,
+    pub(super) reports: Arc<Reports>,
+    handle: Mutex<Option<Node>>,
+    watcher: JoinHandle<()>,
+    started: Micros,
+    killed: AtomicU64,
+}
+
+/// What a member is made of.
+#[derive(Clone, Debug)]
+pub(super) struct Birth {
+    pub(super) of: Incarnation,
+    pub(super) slot: usize,
+    pub(super) listen: SocketAddr,
+    /// The one address it is told.
+    pub(super) told: Option<SocketAddr>,
+    pub(super) config: NodeConfig,
+    pub(super) epoch: Epoch,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) world: Option<Arc<World>>,
+    pub(super) pulse: Arc<Pulse>,
+}
+
+/// The last link event of any node, for whoever waits for quiet.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    last: AtomicU64,
+}
+
+impl Pulse {
+    pub(super) fn last(&self) -> Micros {
+        self.last.load(Ordering::Acquire)
+    }
+}
+
+/// The link events of one incarnation.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    ends: Mutex<Vec<End>>,
+    /// Events were lost: the account cannot be exact.
+    lagged: AtomicBool,
+    /// Connections whose own address is unknown: they cannot be paired.
+    unnamed: AtomicU64,
+    /// Gaps, and peers let go for being too slow.
+    pub(super) lags: AtomicU64,
+}
+
+impl Birth {
+    /// The incarnation's number.
+    pub(super) fn numbered(self, of: usize) -> Self {
+        Self { of: of as Incarnation, ..self }
+    }
+}
+
+impl Member {
+    /// Starts a node.
+    pub(super) async fn start(birth: Birth) -> Result<Arc<Self>, StartError> {
+        let Birth { of, slot, listen, told, mut config, epoch, ledger, world, pulse } = birth;
+        config.listen = vec![listen];
+        config.seeds = told.into_iter().collect();
+        let tally = Arc::new(Tally::new(of, epoch, ledger));
+        let builder = Node::builder().config(config).handler(Arc::clone(&tally)).book(super::book());
+        let builder = match world {
+            Some(world) => builder.transport(world.transport(slot)),
+            None => builder.transport(Tcp::default()),
+        };
+        let node = builder.start().await?;
+        let started = epoch.now();
+        let events = node.subscribe();
+        let clock = NodeClock::calibrate(&node, epoch);
+        let reports = Arc::new(Reports::default());
+        let watching = Watching { of, clock, epoch, reports: Arc::clone(&reports), pulse };
+        let watcher = tokio::spawn(watching.watch(events));
+        let addr = node.listening().first().copied().unwrap_or(listen);
+        Ok(Arc::new(Self {
+            of,
+            slot,
+            addr,
+            node: (*node).clone(),
+            tally,
+            reports,
+            handle: Mutex::new(Some(node)),
+            watcher,
+            started,
+            killed: AtomicU64::new(Micros::MAX),
+        }))
+    }
+
+    /// Ends it as a crash would: its sockets break first, then the node is dropped.
+    pub(super) fn kill(&self, world: &World, now: Micros) {
+        self.killed.store(now, Ordering::Release);
+        world.kill(self.slot);
+        drop(self.handle.lock().take());
+    }
+
+    /// Sets a new version of its tip.
+    pub(super) fn announce(&self) {
+        self.tally.announce(&self.node);
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.killed.load(Ordering::Acquire) == Micros::MAX
+    }
+
+    pub(super) fn life(&self) -> Life {
+        Life { from: self.started, until: self.killed.load(Ordering::Acquire) }
+    }
+
+    /// Ends it in good order; what is left over. A killed one is only looked at.
+    pub(super) async fn end(&self, deadline: Duration) -> Leftovers {
+        let handle = self.handle.lock().take();
+        if let Some(node) = handle {
+            node.shutdown(deadline).await;
+        }
+        self.idle(deadline).await
+    }
+
+    /// Waits until nothing of it is left, `within` at the longest; what is.
+    pub(super) async fn idle(&self, within: Duration) -> Leftovers {
+        let until = tokio::time::Instant::now() + within;
+        loop {
+            let left = self.node.leftovers();
+            if left.is_clean() || tokio::time::Instant::now() >= until {
+                return left;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.watcher.abort();
+    }
+}
+
+impl Reports {
+    pub(super) fn ends(&self) -> Vec<End> {
+        self.ends.lock().clone()
+    }
+
+    /// Why the reports cannot be relied on, if so.
+    pub(super) fn fault(&self) -> Option<&'static str> {
+        if self.lagged.load(Ordering::Acquire) {
+            Some("its link events came faster than they were read")
+        } else if self.unnamed.load(Ordering::Acquire) > 0 {
+            Some("the addresses of a connection are unknown")
+        } else {
+            None
+        }
+    }
+}
+
+/// Writes down what a node reports.
+struct Watching {
+    of: Incarnation,
+    clock: NodeClock,
+    epoch: Epoch,
+    reports: Arc<Reports>,
+    pulse: Arc<Pulse>,
+}
+
+impl Watching {
+    async fn watch(self, mut events: Subscription) {
+        loop {
+            match events.next().await {
+                Update::Snapshot(peers) => {
+                    // Up already: since when does not matter, by now at the latest.
+                    let now = self.epoch.now();
+                    peers.iter().for_each(|peer| self.up(peer, now));
+                }
+                Update::Event(NodeEvent::Up { peer, at }) => self.up(&peer, self.clock.latest(at)),
+                Update::Event(NodeEvent::Down { conn, reason, at, .. }) => {
+                    if reason == crate::pool::Departure::Overloaded {
+                        self.reports.lags.fetch_add(1, Ordering::AcqRel);
+                    }
+                    self.down(conn, at);
+                }
+                Update::Event(NodeEvent::Gap { conn, at, .. }) => self.gap(conn, at),
+                Update::Event(_) => {}
+                Update::Lagged(_) => self.reports.lagged.store(true, Ordering::Release),
+            }
+        }
+    }
+
+    fn up(&self, peer: &Peer, at: Micros) {
+        let Some(local) = peer.read_info(|info| info.local) else {
+            self.reports.unnamed.fetch_add(1, Ordering::AcqRel);
+            return;
+        };
+        let wire = wire(local, peer.addr());
+        let end = End { of: self.of, conn: peer.id(), wire, up: at, down: None, gaps: Vec::new() };
+        self.reports.ends.lock().push(end);
+        self.pulse.last.fetch_max(self.epoch.now(), Ordering::AcqRel);
+    }
+
+    fn down(&self, conn: ConnId, at: Tick) {
+        let mut ends = self.reports.ends.lock();
+        if let Some(end) = ends.iter_mut().rev().find(|end| end.conn == conn) {
+            end.down = Some(self.clock.earliest(at));
+        }
+        self.pulse.last.fetch_max(self.epoch.now(), Ordering::AcqRel);
+    }
+
+    fn gap(&self, conn: ConnId, at: Tick) {
+        self.reports.lags.fetch_add(1, Ordering::AcqRel);
+        let mut ends = self.reports.ends.lock();
+        if let Some(end) = ends.iter_mut().rev().find(|end| end.conn == conn) {
+            end.gaps.push((self.clock.earliest(at), self.clock.latest(at)));
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! `peerpool mesh`: a mesh of real nodes in one process, a realistic load, and an exact account of what became of it.
+
+mod chaos;
+mod clock;
+mod crowd;
+mod faults;
+mod graph;
+mod ledger;
+mod member;
+mod plan;
+mod report;
+mod show;
+mod tally;
+mod traffic;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::base::Backoff;
+use crate::base::sync::atomic::Ordering;
+use crate::book::{Book, BookConfig};
+use crate::node::Leftovers;
+
+use super::failure;
+use chaos::Deeds;
+use crowd::Crowd;
+use ledger::WINDOW;
+use report::Facts;
+use show::Show;
+use traffic::Traffic;
+
+/// Start a mesh of real nodes in one process on loopback TCP, drive a realistic load through it and account for every message.
+///
+/// The nodes wire themselves up: each is told one address and discovers the rest. Once the wiring is stable, tips (state),
+/// votes and block proposals (urgent), transactions (normal) and requests for 256 KiB blocks (bulk) begin. Every message must
+/// reach every node that an unbroken path joins with its origin, exactly once; after the shutdown nothing may be left. If
+/// anything is missing the command says what and exits with 1.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  peerpool mesh                              16 nodes, 10 seconds
+  peerpool mesh --nodes 32 --seconds 20      a larger one, for longer
+  peerpool mesh --chaos --seconds 30         with cuts, crashes and partitions
+  peerpool mesh --chaos --seed 7 --json      the same plan again, for a script")]
+pub(super) struct MeshArgs {
+    /// How many nodes.
+    #[arg(long, default_value_t = 16, value_parser = count(2, 1_000))]
+    nodes: usize,
+    /// How many peers each node wants.
+    #[arg(long, default_value_t = 6, value_parser = count(1, 200))]
+    degree: usize,
+    /// How long the traffic lasts, in seconds.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// New messages a second, of the whole mesh.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    rate: u64,
+    /// Cut connections, kill and restart nodes, partition and heal during the run.
+    #[arg(long)]
+    chaos: bool,
+    /// Repeats the plan of a run (not its interleaving). Default: drawn, and told in the summary.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Print the summary as one JSON object, as the last line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A number of things, within bounds.
+fn count(from: u64, to: u64) -> impl clap::builder::TypedValueParser<Value = usize> {
+    use clap::builder::TypedValueParser as _;
+    clap::value_parser!(u64).range(from..=to).map(|number| number as usize)
+}
+
+/// Runs the mesh.
+pub(super) async fn run(args: MeshArgs) -> ExitCode {
+    let _ = super::files::raise();
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let show = Show::new();
+    let outcome = play(&args, seed, &show).await;
+    show.clear();
+    match outcome {
+        Ok(facts) => report::tell(&facts, args.json),
+        Err(why) => failure(&format!("the mesh could not run: {why}")),
+    }
+}
+
+async fn play(args: &MeshArgs, seed: u64, show: &Show) -> Result<Facts, String> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let crowd = Arc::new(Crowd::new(args));
+    show.stage(&format!("starting {} nodes", args.nodes));
+    crowd.start(args.nodes, &mut rng).await.map_err(|error| error.to_string())?;
+    show.stage("waiting for stable wiring");
+    let patience = Duration::from_secs(30 + args.nodes as u64 / 4);
+    if let Err(why) = crowd.settle(patience).await {
+        end(&crowd).await;
+        return Err(why);
+    }
+    let mut facts = Facts::begin(args, seed, &crowd);
+    let (traffic, deeds) = load(args, seed, &crowd, show).await;
+    show.stage("waiting until every promise is due");
+    sleep(Duration::from_micros(WINDOW + MARGIN)).await;
+    if args.chaos
+        && let Err(why) = crowd.settle(chaos::HEALING).await
+    {
+        facts.complain(format!("after the chaos the mesh did not heal: {why}"));
+    }
+    check_tips(&crowd, &mut facts).await;
+    show.stage("shutting down");
+    facts.close(&crowd, &traffic, &deeds);
+    let leaked = end(&crowd).await;
+    facts.leaked(leaked);
+    facts.judge(&crowd);
+    Ok(facts)
+}
+
+/// Traffic, and chaos if asked for.
+async fn load(args: &MeshArgs, seed: u64, crowd: &Arc<Crowd>, show: &Show) -> (Arc<Traffic>, Arc<Deeds>) {
+    let (traffic, deeds) = (Arc::<Traffic>::default(), Arc::<Deeds>::default());
+    let lasting = Duration::from_secs(args.seconds);
+    let plan = if args.chaos { plan::draw(seed, args.nodes, args.degree, lasting) } else { Vec::new() };
+    let driving = traffic::drive(crowd, &traffic, args.rate, lasting, fastrand::Rng::with_seed(seed ^ 1));
+    let wreaking = chaos::wreak(crowd, &deeds, plan, fastrand::Rng::with_seed(seed ^ 2));
+    let both = async { tokio::join!(driving, wreaking) };
+    tokio::select! {
+        _ = both => {}
+        () = show.follow(crowd, lasting) => {}
+    }
+    (traffic, deeds)
+}
+
+/// The newest tip must arrive over every link, soon after the last one was set.
+async fn check_tips(crowd: &Crowd, facts: &mut Facts) {
+    let until = Instant::now() + TIPS;
+    while let Some(missing) = crowd.missing_tip() {
+        if Instant::now() >= until {
+            facts.complain(format!("a tip did not arrive: {missing}"));
+            return;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Ends every incarnation, killed ones included; the sum of what was left of them.
+async fn end(crowd: &Crowd) -> Leftovers {
+    let mut ending = tokio::task::JoinSet::new();
+    for member in crowd.all() {
+        ending.spawn(async move { member.end(SHUTDOWN).await });
+    }
+    let mut sum = Leftovers::default();
+    while let Some(left) = ending.join_next().await {
+        // A shutdown that panicked has left its own task at the least.
+        let left = left.unwrap_or(Leftovers { tasks: 1, ..Leftovers::default() });
+        sum.permits += left.permits;
+        sum.links += left.links;
+        sum.peers += left.peers;
+        sum.tasks += left.tasks;
+    }
+    sum
+}
+
+/// The book of a node: on one machine there is no reason to wait long for somebody who restarts.
+fn book() -> Book {
+    let backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(2) };
+    Book::in_memory(BookConfig { backoff, ..BookConfig::default() })
+}
+
+/// A relaxed look at a counter.
+fn read(counter: &crate::base::sync::atomic::AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+/// Added to the window for what clocks in milliseconds blur.
+const MARGIN: clock::Micros = 100_000;
+/// How long after the window the newest tips may take.
+const TIPS: Duration = Duration::from_secs(5);
+/// How long a node may take to shut down.
+const SHUTDOWN: Duration = Duration::from_secs(10);

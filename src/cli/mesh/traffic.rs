@@ -1,0 +1,162 @@
+//! The mix that a node of a chain lives with, at a steady rate for the whole mesh.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::base::Lane;
+use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::node::{AskAny, AskError, Fresh, Message, RequestError};
+
+use super::crowd::Crowd;
+use super::ledger::Sent;
+use super::member::Member;
+use super::tally::{gossip, is_block, kind};
+
+/// What the traffic came to so far.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    /// Messages to everybody.
+    pub(super) broadcasts: AtomicU64,
+    pub(super) tips: AtomicU64,
+    pub(super) asked: AtomicU64,
+    pub(super) answered: AtomicU64,
+    /// Answers that are not the block that was asked for.
+    pub(super) wrong: AtomicU64,
+    /// Own messages that the node did not take.
+    pub(super) refused: AtomicU64,
+    pub(super) asks: Mutex<Asks>,
+}
+
+/// Outcomes of requests.
+#[derive(Debug, Default)]
+pub(super) struct Asks {
+    /// Round trips in microseconds.
+    pub(super) took: Vec<u32>,
+    /// Failures by reason.
+    pub(super) failed: BTreeMap<String, u64>,
+}
+
+impl Asks {
+    pub(super) fn failures(&self) -> u64 {
+        self.failed.values().sum()
+    }
+}
+
+/// Sends at `rate` messages a second for `lasting`, then waits for the requests still open.
+pub(super) async fn drive(
+    crowd: &Crowd,
+    traffic: &Arc<Traffic>,
+    rate: u64,
+    lasting: Duration,
+    mut rng: fastrand::Rng,
+) {
+    let begun = Instant::now();
+    let mut asking = JoinSet::new();
+    let mut sent = 0u64;
+    loop {
+        let passed = begun.elapsed().min(lasting);
+        let due = (passed.as_secs_f64() * rate as f64) as u64;
+        if sent < due {
+            let alive = crowd.alive();
+            while sent < due && !alive.is_empty() {
+                one(crowd, traffic, &alive[rng.usize(..alive.len())], &mut rng, &mut asking);
+                sent += 1;
+            }
+        }
+        while asking.try_join_next().is_some() {}
+        if passed >= lasting {
+            break;
+        }
+        sleep(Duration::from_millis(2)).await;
+    }
+    // Each has a deadline of its own.
+    while asking.join_next().await.is_some() {}
+}
+
+/// One new message of a kind drawn from the mix, from this node.
+fn one(
+    crowd: &Crowd,
+    traffic: &Arc<Traffic>,
+    member: &Arc<Member>,
+    rng: &mut fastrand::Rng,
+    asking: &mut JoinSet<()>,
+) {
+    match rng.u32(..100) {
+        0..48 => tell(crowd, traffic, member, (kind::VOTE, Lane::Urgent), rng.usize(120..200)),
+        48..50 => tell(crowd, traffic, member, (kind::PROPOSAL, Lane::Urgent), rng.usize(2_000..48_000)),
+        50..90 => tell(crowd, traffic, member, (kind::TRANSACTION, Lane::Normal), rng.usize(180..700)),
+        90..97 => {
+            member.announce();
+            traffic.tips.fetch_add(1, Ordering::Relaxed);
+        }
+        _ => ask(crowd, traffic, member, rng, asking),
+    }
+}
+
+/// Tells everybody something new.
+fn tell(crowd: &Crowd, traffic: &Traffic, member: &Member, (kind, lane): (u16, Lane), size: usize) {
+    let at = crowd.epoch.now();
+    let number = crowd.ledger.enter(Sent { by: member.of, at });
+    member.tally.sent(number);
+    let message = Message { lane, kind, payload: gossip(number, at, size) };
+    traffic.broadcasts.fetch_add(1, Ordering::Relaxed);
+    if !matches!(member.node.relay(&message, None), Ok(Fresh::New)) {
+        traffic.refused.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Asks for a block: any peer, or one that is named.
+fn ask(
+    crowd: &Crowd,
+    traffic: &Arc<Traffic>,
+    member: &Arc<Member>,
+    rng: &mut fastrand::Rng,
+    asking: &mut JoinSet<()>,
+) {
+    let height = rng.u64(..);
+    let any = rng.bool();
+    let peers: Vec<_> = member.node.roster().iter().map(|peer| *peer.key()).collect();
+    let named = if peers.is_empty() { None } else { Some(peers[rng.usize(..peers.len())]) };
+    let (node, traffic, epoch) = (member.node.clone(), Arc::clone(traffic), crowd.epoch);
+    let message = Message::new(kind::BLOCK, Bytes::copy_from_slice(&height.to_le_bytes()));
+    traffic.asked.fetch_add(1, Ordering::Relaxed);
+    asking.spawn(async move {
+        let begun = epoch.now();
+        let answer = match named {
+            Some(key) if !any => node.request(&key, message, ANSWER).await,
+            _ => {
+                let how = AskAny { within: ANSWER, ..AskAny::default() };
+                node.request_any(message, &how).await.map(|(_, answer)| answer)
+            }
+        };
+        match answer {
+            Ok(block) => {
+                traffic.answered.fetch_add(1, Ordering::Relaxed);
+                if !is_block(height, &block) {
+                    traffic.wrong.fetch_add(1, Ordering::Relaxed);
+                }
+                let took = epoch.now() - begun;
+                traffic.asks.lock().took.push(u32::try_from(took).unwrap_or(u32::MAX));
+            }
+            Err(error) => *traffic.asks.lock().failed.entry(reason(&error)).or_default() += 1,
+        }
+    });
+}
+
+/// The reason without what differs from peer to peer.
+fn reason(error: &AskError) -> String {
+    match error {
+        AskError::NotConnected(_) => "no longer connected".into(),
+        AskError::Request(RequestError::Declined { status, .. }) => format!("declined: {status:?}"),
+        other => other.to_string(),
+    }
+}
+
+/// How long a request may take in all.
+const ANSWER: Duration = Duration::from_secs(10);

@@ -1,0 +1,200 @@
+//! `peerpool node`: one node that others connect to.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::base::PeerId;
+use crate::book::Book;
+use crate::node::{
+    Context, Event, Fresh, Handled, Handler, Message, Node, NodeEvent, Request, Responder, StartError,
+    Subscription, Update,
+};
+use crate::transport::Tcp;
+use crate::wire::Status;
+
+use super::knobs::Settings;
+use super::{failure, files, say};
+
+/// Run a node that others connect to.
+///
+/// Prints `listening ADDR` once it listens (one line an address) and logs peers as they come and go to stderr. What its peers
+/// broadcast it passes on, each message once. Ctrl-C or SIGTERM shuts it down in good order.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  peerpool node --listen 0.0.0.0:9000
+  peerpool node --listen 127.0.0.1:0 --peer 127.0.0.1:9000 --book node.redb
+  peerpool config > node.toml && peerpool node --listen 0.0.0.0:9000 --config node.toml")]
+pub(super) struct NodeArgs {
+    /// Addresses to listen on; port 0 takes any. May be left out where the configuration names some.
+    #[arg(long, value_name = "ADDR", num_args = 1.., required_unless_present = "config")]
+    listen: Vec<SocketAddr>,
+    /// Addresses to dial first: an address or a name, and a port.
+    #[arg(long, value_name = "ADDR", num_args = 1..)]
+    peer: Vec<String>,
+    /// Where the address book is kept. Default: in memory.
+    #[arg(long, value_name = "FILE")]
+    book: Option<PathBuf>,
+    /// The configuration, as `peerpool config` prints it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the node until it is told to end.
+pub(super) async fn run(args: NodeArgs) -> ExitCode {
+    let files = files::raise();
+    // Before anything listens, so that a signal that comes early ends it in good order too.
+    let ending = match Ending::new() {
+        Ok(ending) => ending,
+        Err(error) => return failure(&format!("signals cannot be received: {error}")),
+    };
+    let node = match start(args).await {
+        Ok(node) => node,
+        Err(why) => return failure(&why),
+    };
+    for addr in node.listening() {
+        say(&format!("listening {addr}"));
+    }
+    match files {
+        Ok(got) => tracing::info!(now = got.now, before = got.before, "limit of open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
+    }
+    let watcher = tokio::spawn(watch(node.subscribe()));
+    let signal = ending.wait().await;
+    tracing::info!(signal, "ending");
+    let left = node.shutdown(SHUTDOWN).await;
+    watcher.abort();
+    if left.is_clean() {
+        return ExitCode::SUCCESS;
+    }
+    failure(&format!("left over after the shutdown: {left:?}"))
+}
+
+async fn start(args: NodeArgs) -> Result<Node, String> {
+    let mut settings = match &args.config {
+        Some(path) => Settings::load(path)?,
+        None => Settings::default(),
+    };
+    settings.node.listen.extend(args.listen);
+    if settings.node.listen.is_empty() {
+        return Err("no address to listen on: give --listen, or `listen` in the configuration".into());
+    }
+    for peer in &args.peer {
+        settings.node.seeds.push(resolve(peer).await?);
+    }
+    let Settings { node, tcp, book, .. } = settings;
+    let book = match args.book {
+        Some(path) => {
+            let opened = tokio::task::spawn_blocking(move || Book::open(path, book)).await;
+            opened.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?
+        }
+        None => Book::in_memory(book),
+    };
+    let builder = Node::builder().config(node).transport(Tcp::new(tcp)).book(book).handler(Plain);
+    builder.start().await.map_err(|error| match error {
+        StartError::Listen { addr, cause } if cause.kind() == std::io::ErrorKind::AddrInUse => {
+            format!("cannot listen on {addr}: the address is in use")
+        }
+        other => other.to_string(),
+    })
+}
+
+/// The address that somebody typed; a name is looked up.
+///
+/// # Errors
+/// One line that names what was typed.
+pub(super) async fn resolve(typed: &str) -> Result<SocketAddr, String> {
+    if let Ok(addr) = typed.parse() {
+        return Ok(addr);
+    }
+    let mut found = tokio::net::lookup_host(typed).await.map_err(|error| format!("{typed}: {error}"))?;
+    found.next().ok_or_else(|| format!("{typed}: the name has no address"))
+}
+
+/// Logs what the node does not log itself, until dropped.
+async fn watch(mut events: Subscription) {
+    loop {
+        match events.next().await {
+            Update::Event(NodeEvent::Up { peer, .. }) => {
+                let info = peer.info();
+                tracing::info!(peer = %peer.key(), agent = info.agent, listen = ?info.listen, "connected");
+            }
+            Update::Event(NodeEvent::Gap { key, lane, missed, .. }) => {
+                tracing::warn!(peer = %key, ?lane, missed, "too slow for our broadcasts");
+            }
+            Update::Lagged(missed) => tracing::warn!(missed, "events went unread"),
+            _ => {}
+        }
+    }
+}
+
+/// The application of a plain node: it passes on what it hears, and has no answers.
+struct Plain;
+
+impl Handler for Plain {
+    fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
+        let message = Message { lane: event.lane, kind: event.kind, payload: event.payload.into_bytes() };
+        let from: &PeerId = cx.peer().key();
+        match cx.node().relay(&message, Some(cx.peer().id())) {
+            Ok(Fresh::New) => {
+                tracing::debug!(%from, kind = message.kind, bytes = message.payload.len(), "passed on")
+            }
+            Ok(Fresh::Seen) => {}
+            Ok(Fresh::Full) => {
+                tracing::debug!(%from, kind = message.kind, "not passed on: the relay's memory is full")
+            }
+            Err(error) => tracing::debug!(%from, kind = message.kind, %error, "not passed on"),
+        }
+        Handled::Done
+    }
+
+    fn request(&self, cx: Context<'_>, request: Request<'_>, responder: Responder) -> Handled {
+        tracing::debug!(from = %cx.peer().key(), kind = request.kind, "no answer to a request of this kind");
+        // Whether the peer still waits for it does not matter.
+        let _ = responder.decline(Status::UnknownKind, "this node has no application");
+        Handled::Done
+    }
+}
+
+/// What ends the node.
+struct Ending {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Ending {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn wait(mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "interrupt",
+            _ = self.terminate.recv() => "terminate",
+        }
+    }
+}
+
+#[cfg(not(unix))]
+impl Ending {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {})
+    }
+
+    async fn wait(self) -> &'static str {
+        // Without a way to be interrupted it runs until it is killed.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        "interrupt"
+    }
+}
+
+/// How long the shutdown may take.
+const SHUTDOWN: Duration = Duration::from_secs(5);

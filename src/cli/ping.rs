@@ -1,0 +1,153 @@
+//! `peerpool ping`: the native handshake with a node, then round trips by the protocol's own pings.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::node::{ConnectError, Node, NodeConfig};
+use crate::wire::GoodbyeReason;
+
+use super::{failure, say};
+
+/// Greet a node as a peer would, and measure round trips with the protocol's own pings.
+///
+/// Unlike a TCP connect this tells whether a peerpool node of the same network answers there, and how fast it is itself.
+/// Exits with 0 if at least one ping was answered.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  peerpool ping 127.0.0.1:9000
+  peerpool ping node.example.org:9000 --count 10 --interval 200ms")]
+pub(super) struct PingArgs {
+    /// The node: an address or a name, and a port.
+    addr: String,
+    /// How many pings.
+    #[arg(long, short = 'n', default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    count: u32,
+    /// Time between two pings.
+    #[arg(long, default_value = "1s", value_parser = super::knobs::duration)]
+    interval: Duration,
+    /// How long the handshake, and the answer to each ping, may take.
+    #[arg(long, default_value = "5s", value_parser = super::knobs::duration)]
+    timeout: Duration,
+    /// The network that the node belongs to.
+    #[arg(long, default_value_t = 0)]
+    network: u64,
+}
+
+/// Round trips.
+#[derive(Debug, Default)]
+struct Trips {
+    sent: u32,
+    took: Vec<Duration>,
+}
+
+/// Pings.
+pub(super) async fn run(args: PingArgs) -> ExitCode {
+    let addr = match super::node::resolve(&args.addr).await {
+        Ok(addr) => addr,
+        Err(why) => return failure(&why),
+    };
+    let mut config = NodeConfig::local();
+    config.network = args.network;
+    config.hot.degree = 0;
+    config.hot.handshake = args.timeout;
+    // The pings are ours alone: the maintenance sends none meanwhile.
+    config.hot.ping_every = Duration::from_secs(3_600);
+    config.hot.liveness.stale_after = Duration::from_secs(7_200);
+    let node = match Node::builder().config(config).start().await {
+        Ok(node) => node,
+        Err(error) => return failure(&error.to_string()),
+    };
+    let begun = Instant::now();
+    let peer = match node.connect(addr).await {
+        Ok(peer) => peer,
+        Err(error) => return failure(&format!("no answer from {addr}: {}", explain(&error))),
+    };
+    let info = peer.info();
+    say(&format!(
+        "PING {addr}: {}, dialect version {}, handshake {}",
+        info.agent,
+        info.version,
+        millis(begun.elapsed())
+    ));
+    let trips = probe(&args, addr, &peer).await;
+    node.shutdown(Duration::from_millis(500)).await;
+    summary(addr, &trips)
+}
+
+async fn probe(args: &PingArgs, addr: SocketAddr, peer: &crate::node::Peer) -> Trips {
+    let mut trips = Trips::default();
+    for number in 1..=args.count {
+        if number > 1 {
+            sleep(args.interval).await;
+        }
+        trips.sent += 1;
+        match timeout(args.timeout, peer.connection().link().probe()).await {
+            Ok(Some(took)) => {
+                say(&format!("pong from {addr}: seq={number} time={}", millis(took)));
+                trips.took.push(took);
+            }
+            Ok(None) => {
+                let why = peer.departure().map_or("closed", crate::pool::Departure::name);
+                say(&format!("no pong from {addr}: seq={number} the connection ended: {why}"));
+                return trips;
+            }
+            Err(_) => say(&format!("no pong from {addr}: seq={number} within {:?}", args.timeout)),
+        }
+    }
+    trips
+}
+
+fn summary(addr: SocketAddr, trips: &Trips) -> ExitCode {
+    let (sent, answered) = (trips.sent, trips.took.len() as u32);
+    let lost = f64::from(sent - answered) * 100.0 / f64::from(sent.max(1));
+    say(&format!("--- {addr} ping statistics ---"));
+    say(&format!("{sent} pings sent, {answered} answered, {lost:.0} % lost"));
+    let (Some(min), Some(max)) = (trips.took.iter().min(), trips.took.iter().max()) else {
+        return failure(&format!("no answer from {addr}"));
+    };
+    let mean = trips.took.iter().sum::<Duration>() / answered;
+    say(&format!("rtt min/avg/max = {}/{}/{}", millis(*min), millis(mean), millis(*max)));
+    ExitCode::SUCCESS
+}
+
+/// The error in the words of whoever types commands.
+fn explain(error: &ConnectError) -> String {
+    match error {
+        ConnectError::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            "connection refused: nobody listens there".into()
+        }
+        ConnectError::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            "not our protocol: the greeting is too long".into()
+        }
+        ConnectError::Eof => "closed during the handshake, without a word; perhaps another protocol".into(),
+        ConnectError::Timeout => "no greeting in time; perhaps another protocol".into(),
+        ConnectError::Refused(goodbye) => {
+            let retry = goodbye
+                .retry_after
+                .map_or_else(String::new, |wait| format!("; try again in {} s", wait.as_secs()));
+            format!("refused: {}{retry}", in_words(goodbye.reason))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn in_words(reason: GoodbyeReason) -> String {
+    match reason {
+        GoodbyeReason::Full => "it has no free slot".into(),
+        GoodbyeReason::Banned => "we are banned".into(),
+        GoodbyeReason::WrongNetwork => "it is of another network (see --network)".into(),
+        GoodbyeReason::WrongVersion => "it speaks another version of the dialect".into(),
+        GoodbyeReason::WrongGenesis => "it has another genesis".into(),
+        GoodbyeReason::Shutdown => "it is shutting down".into(),
+        GoodbyeReason::Rejected => "its application does not want us".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn millis(time: Duration) -> String {
+    format!("{:.3} ms", time.as_secs_f64() * 1e3)
+}

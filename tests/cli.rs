@@ -1,0 +1,377 @@
+//! The `peerpool` command as its users meet it: real processes, exit codes, what they print and log.
+#![cfg(all(feature = "cli", not(peerpool_loom)))]
+#![allow(clippy::unwrap_used)] // helpers of tests; clippy excuses the tests alone
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use peerpool::base::Nonce;
+use peerpool::node::{Message, Node, NodeConfig};
+use peerpool::wire::{Dialect, Hello, Native};
+
+const WAIT: Duration = Duration::from_secs(20);
+
+fn peerpool() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_peerpool"));
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    peerpool().args(args).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A file that goes with the folder.
+fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// A `peerpool node` that is killed when dropped.
+struct Running {
+    child: Child,
+    addr: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Running {
+    fn start(args: &[&str]) -> Self {
+        let mut command = peerpool();
+        command.arg("node").args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let into = Arc::clone(&log);
+        thread::spawn(move || lines.map_while(Result::ok).for_each(|line| into.lock().unwrap().push(line)));
+        let mut first = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        let addr = first.trim().strip_prefix("listening ").map(|addr| addr.parse().unwrap());
+        let addr = addr.unwrap_or_else(|| panic!("it began with {first:?}: {:?}", log.lock().unwrap()));
+        Self { child, addr, log }
+    }
+
+    fn count(&self, words: &[&str]) -> usize {
+        let log = self.log.lock().unwrap();
+        log.iter().filter(|line| words.iter().all(|word| line.contains(word))).count()
+    }
+
+    /// Waits for a line with all these words; how long that took.
+    fn logs(&self, words: &[&str]) -> Duration {
+        self.logs_times(words, 1)
+    }
+
+    fn logs_times(&self, words: &[&str], times: usize) -> Duration {
+        let begun = Instant::now();
+        while self.count(words) < times {
+            let seen = self.log.lock().unwrap().join("\n");
+            assert!(begun.elapsed() < WAIT, "{words:?} not logged {times} times:\n{seen}");
+            thread::sleep(Duration::from_millis(5));
+        }
+        begun.elapsed()
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    }
+
+    /// Ends it with a signal; its exit code.
+    fn end(mut self, signal: &str) -> Option<i32> {
+        self.signal(signal);
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(begun.elapsed() < WAIT, "it does not end");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_small_mesh_delivers_everything_once_and_says_so_in_json() {
+    let output = run(&["mesh", "--nodes", "4", "--degree", "3", "--seconds", "2", "--json"]);
+    let (out, err) = (stdout(&output), stderr(&output));
+    assert!(output.status.success(), "{out}\n{err}");
+    let json: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    let keys: BTreeSet<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    let wanted = "nodes connections seconds broadcasts expected delivered lost duplicates redundant promised_share \
+                  deliveries_per_s latency_ms requests reconnects reaped leaked pool";
+    assert_eq!(keys, wanted.split_whitespace().collect());
+    let below = |key: &str| -> BTreeSet<String> { json[key].as_object().unwrap().keys().cloned().collect() };
+    let named = |names: &str| -> BTreeSet<String> { names.split_whitespace().map(str::to_owned).collect() };
+    assert_eq!(below("latency_ms"), named("p50 p99 max"));
+    assert_eq!(below("requests"), named("sent answered failed p50_ms p99_ms"));
+    assert_eq!(below("leaked"), named("permits links peers tasks"));
+    assert!(below("pool").contains("total_connections"));
+    assert_eq!(json["nodes"], 4);
+    assert_eq!(json["promised_share"], 1.0);
+    assert_eq!((&json["lost"], &json["duplicates"]), (&0.into(), &0.into()));
+    assert_eq!(json["expected"], json["delivered"]);
+    assert!(json["expected"].as_u64().unwrap() > 500);
+}
+
+#[test]
+fn every_command_explains_itself() {
+    for args in [
+        &["--help"][..],
+        &["mesh", "--help"],
+        &["node", "--help"],
+        &["ping", "--help"],
+        &["config", "--help"],
+    ] {
+        let output = run(args);
+        assert!(output.status.success());
+        assert!(stdout(&output).contains("Examples:"), "{args:?}");
+    }
+    assert!(stdout(&run(&["mesh", "--help"])).contains("[default: 16]"));
+    assert_eq!(stdout(&run(&["--version"])), concat!("peerpool ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert_eq!(run(&["mesh", "--nodes", "1"]).status.code(), Some(2));
+    assert_eq!(run(&["node"]).status.code(), Some(2), "nowhere to listen");
+    assert_eq!(run(&["nonsense"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_printed_config_starts_a_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let printed = run(&["config"]);
+    assert!(printed.status.success());
+    let path = file(&folder, "node.toml", &stdout(&printed));
+    let node = Running::start(&["--listen", "127.0.0.1:0", "--config", path.to_str().unwrap()]);
+    node.logs(&["limit of open files", "now="]);
+    assert_eq!(node.end("-TERM"), Some(0));
+}
+
+#[test]
+fn what_cannot_work_is_said_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = file(&folder, "bad.toml", "[hot]\nping_evry = \"1s\"\n");
+    let book = file(&folder, "bad.redb", "this is no book");
+    let other = Running::start(&["--listen", "127.0.0.1:0"]);
+    let taken = other.addr.to_string();
+    let cases = [
+        (vec!["--config", config.to_str().unwrap()], "`hot.ping_evry`; did you mean `hot.ping_every`?"),
+        (vec!["--config", "/nowhere/at/all"], "/nowhere/at/all"),
+        (vec!["--book", book.to_str().unwrap()], "is not an address book"),
+        (vec!["--listen", &taken], "the address is in use"),
+        (vec!["--peer", "no-port"], "no-port"),
+    ];
+    for (args, wanted) in cases {
+        let output = run(&[&["node", "--listen", "127.0.0.1:0"][..], &args].concat());
+        let err = stderr(&output);
+        let errors: Vec<_> = err.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(output.status.code(), Some(1), "{err}");
+        assert!(errors.len() == 1 && errors[0].contains(wanted), "{wanted}: {err}");
+        assert!(output.stdout.is_empty(), "nothing was listened on");
+    }
+}
+
+#[test]
+fn two_nodes_and_a_ping() {
+    let one = Running::start(&["--listen", "127.0.0.1:0"]);
+    let two = Running::start(&["--listen", "127.0.0.1:0", "--peer", &one.addr.to_string()]);
+    one.logs(&["peer up"]);
+    two.logs(&["peer up"]);
+    for node in [&one, &two] {
+        let output = run(&["ping", &node.addr.to_string(), "--count", "3", "--interval", "20ms"]);
+        let out = stdout(&output);
+        assert!(output.status.success(), "{out}\n{}", stderr(&output));
+        assert_eq!(out.matches("pong from").count(), 3, "{out}");
+        assert!(out.contains("rtt min/avg/max"), "{out}");
+    }
+    assert_eq!(two.end("-INT"), Some(0));
+    one.logs(&["peer down", "Shutdown"]);
+    assert_eq!(one.end("-TERM"), Some(0));
+}
+
+#[test]
+fn a_ping_that_fails_says_why() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = nobody.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in nobody.incoming().map_while(Result::ok) {
+            let mut stream = stream;
+            let _ = stream.write_all(b"220 mail.example.org ESMTP\r\n");
+            let _ = stream.read(&mut [0; 512]);
+        }
+    });
+    let node = Running::start(&["--listen", "127.0.0.1:0"]);
+    let node_addr = node.addr.to_string();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let cases = [
+        (vec!["ping", &free], "connection refused"),
+        (vec!["ping", &other], "not our protocol"),
+        (vec!["ping", &node_addr, "--network", "9"], "refused: it is of another network"),
+    ];
+    for (args, wanted) in cases {
+        let output = run(&args);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(wanted), "{wanted}: {}", stderr(&output));
+    }
+}
+
+/// Notices quickly, tries again quickly.
+const QUICK: &str = "\
+[hot]
+ping_every = \"200ms\"
+tick = \"50ms\"
+handshake = \"1s\"
+write_stall = \"1s\"
+[hot.liveness]
+stale_after = \"1s\"
+[tcp]
+send_buffer = \"64 KiB\"
+[book]
+backoff_base = \"200ms\"
+backoff_cap = \"500ms\"
+";
+
+/// Patient with the silent, not with those who take no data.
+const STERN: &str = "\
+[hot]
+tick = \"50ms\"
+handshake = \"1s\"
+write_stall = \"1s\"
+[tcp]
+send_buffer = \"64 KiB\"
+";
+
+#[test]
+fn a_killed_node_is_noticed_and_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = file(&folder, "quick.toml", QUICK);
+    let config = config.to_str().unwrap();
+    let one = Running::start(&["--listen", "127.0.0.1:0", "--config", config]);
+    let (addr, book) = (one.addr.to_string(), folder.path().join("two.redb"));
+    let two_args = ["--peer", &addr, "--config", config, "--book", book.to_str().unwrap()];
+    let two = Running::start(&[&["--listen", "127.0.0.1:0"], &two_args[..]].concat());
+    let two_addr = two.addr.to_string();
+    one.logs(&["peer up"]);
+    two.logs(&["peer up"]);
+
+    // Killed: the system closes its sockets.
+    assert_eq!(two.end("-KILL"), None);
+    let noticed = one.logs(&["peer down"]);
+    assert!(noticed < Duration::from_secs(3), "noticed after {noticed:?}");
+
+    // Again at its address: connected again.
+    let ups = one.count(&["peer up"]);
+    let two = Running::start(&[&["--listen", &two_addr], &two_args[..]].concat());
+    assert_eq!(two.addr.to_string(), two_addr);
+    one.logs_times(&["peer up"], ups + 1);
+    two.logs(&["peer up"]);
+
+    // Frozen: its sockets stay open, only its silence tells.
+    let downs = one.count(&["peer down"]);
+    two.signal("-STOP");
+    let noticed = one.logs_times(&["peer down"], downs + 1);
+    assert!(noticed < Duration::from_secs(5), "noticed after {noticed:?}");
+    assert_eq!(one.count(&["reaped"]), 1);
+    two.signal("-CONT");
+    one.logs_times(&["peer up"], ups + 2);
+}
+
+/// A hello that any node accepts.
+fn hello() -> Vec<u8> {
+    let mut nonce = [7u8; 16];
+    nonce[..4].copy_from_slice(&std::process::id().to_le_bytes());
+    let hello = Hello {
+        version: Native::VERSION,
+        network: 0,
+        nonce: Some(Nonce(nonce)),
+        features: 0,
+        listen: None,
+        agent: "hostile".into(),
+        genesis: None,
+        app: Bytes::new(),
+    };
+    let mut out = BytesMut::new();
+    Native::default().encode_hello(&hello, &mut out).unwrap();
+    out.to_vec()
+}
+
+/// Connects and says this; the connection stays open as long as the stream.
+fn say(to: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.write_all(bytes).unwrap();
+    stream
+}
+
+fn name(stream: &TcpStream) -> String {
+    stream.local_addr().unwrap().to_string()
+}
+
+#[test]
+fn hostile_clients_cost_a_node_their_own_connections_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = file(&folder, "stern.toml", STERN);
+    let node = Running::start(&["--listen", "127.0.0.1:0", "--config", config.to_str().unwrap()]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let good = runtime.block_on(async {
+        let mut config = NodeConfig::local();
+        config.hot.degree = 0;
+        let good = Node::builder().config(config).start().await.unwrap();
+        good.connect(node.addr).await.unwrap();
+        good
+    });
+    let garbage = say(node.addr, b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n");
+    let oversize_hello = say(node.addr, &[&Native::MAGIC[..], &[1, 0xff, 0xff]].concat());
+    let half_open = say(node.addr, &hello()[..9]);
+    let silent = say(node.addr, b"");
+    // A frame whose header claims 16 MiB, behind a hello in good order.
+    let oversize = say(node.addr, &[&hello()[..], &[0xff, 0xff, 0xff, 0x01]].concat());
+    node.logs(&["inbound refused", &name(&garbage), "does not begin with this dialect's magic"]);
+    node.logs(&["inbound refused", &name(&oversize_hello), "a greeting of 65542 bytes"]);
+    node.logs(&["peer down", &name(&oversize), "a frame of 16777215 bytes"]);
+    node.logs(&["inbound refused", &name(&half_open), "the handshake took too long"]);
+    node.logs(&["inbound refused", &name(&silent), "the handshake took too long"]);
+
+    // A reader that never reads, while the good peer broadcasts through the node.
+    let deaf = say(node.addr, &hello());
+    node.logs(&["peer up", &name(&deaf)]);
+    let begun = Instant::now();
+    let mut number = 0u64;
+    while node.count(&["peer down", &name(&deaf)]) == 0 {
+        assert!(begun.elapsed() < WAIT, "the deaf reader is kept");
+        for _ in 0..20 {
+            number += 1;
+            let mut payload = vec![0; 8 * 1024];
+            payload[..8].copy_from_slice(&number.to_le_bytes());
+            good.broadcast(&Message::new(1, payload)).unwrap();
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(node.count(&["peer down", &name(&deaf), "overloaded"]), 1, "a reason of its own");
+
+    assert_eq!(good.roster().iter().count(), 1, "the good peer stayed");
+    assert_eq!(node.count(&["peer down"]), 2, "the two that had shaken hands, and nobody else");
+    let output = run(&["ping", &node.addr.to_string(), "--count", "1"]);
+    assert!(output.status.success(), "and the node serves others: {}", stderr(&output));
+    runtime.block_on(good.shutdown(Duration::from_secs(1)));
+    assert_eq!(node.end("-TERM"), Some(0));
+}

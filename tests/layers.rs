@@ -1,0 +1,129 @@
+//! Imports point down only, siblings never see each other, and the cores know neither I/O nor clocks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The rooms by layer, lowest first; rooms of one layer are siblings.
+const LAYERS: &[&[&str]] = &[
+    &["base"],
+    &["pool", "wire", "transport", "book"],
+    &["link"],
+    &["node"],
+    &["timecoin"],
+    &["api"],
+    &["cli"],
+];
+
+/// What the rooms that are pure may not mention.
+const IMPURE: &[&str] =
+    &["tokio", "Instant::now", "SystemTime", "TcpStream", "TcpListener", "thread::spawn", "std::fs"];
+
+fn layer(room: &str) -> Option<usize> {
+    LAYERS.iter().position(|rooms| rooms.contains(&room))
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The code of a file without comments.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+/// The rooms that a file names after `crate::`, braces of grouped imports included.
+fn named_rooms(code: &str) -> Vec<String> {
+    let mut rooms = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
+            continue;
+        }
+        let rest = &code[at + "crate::".len()..];
+        let word = |text: &str| -> String {
+            text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+        };
+        if let Some(group) = rest.strip_prefix('{') {
+            let mut depth = 0;
+            let mut item = String::new();
+            for c in group.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => rooms.push(word(std::mem::take(&mut item).trim())),
+                    _ if depth == 0 => item.push(c),
+                    _ => {}
+                }
+            }
+            rooms.push(word(item.trim()));
+        } else {
+            rooms.push(word(rest));
+        }
+    }
+    rooms
+}
+
+fn room_of(path: &Path, src: &Path) -> String {
+    let below = path.strip_prefix(src).unwrap();
+    let first = below.components().next().unwrap().as_os_str().to_str().unwrap();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+#[test]
+fn imports_point_down_only() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut checked = 0;
+    let mut wrong = Vec::new();
+    for path in sources(&src) {
+        let room = room_of(&path, &src);
+        if room == "lib" || room == "main" {
+            continue;
+        }
+        let own = layer(&room).unwrap_or_else(|| panic!("the room `{room}` has no layer"));
+        for named in named_rooms(&code(&path)) {
+            let Some(other) = layer(&named) else { continue };
+            checked += 1;
+            let allowed = named == room || other < own;
+            if !allowed {
+                wrong.push(format!("{} uses crate::{named}", path.strip_prefix(&src).unwrap().display()));
+            }
+        }
+    }
+    assert!(checked > 100, "only {checked} imports found: the reader is broken");
+    assert!(wrong.is_empty(), "imports that point up or sideways:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn pool_and_wire_know_no_io_no_clock_and_no_runtime() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for room in ["pool", "wire"] {
+        for path in sources(&src.join(room)) {
+            let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+            if ["models", "tests"].contains(&name) {
+                continue;
+            }
+            let code = code(&path);
+            let shipped = code.split("#[cfg(all(test").next().unwrap_or_default();
+            for word in IMPURE {
+                assert!(!shipped.contains(word), "{} mentions {word}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_reader_sees_grouped_and_plain_imports() {
+    let code =
+        "use crate::{base::{Lane, Tick}, pool::Pool};\nfn f() { crate::wire::x(); my_crate::link::y(); }";
+    assert_eq!(named_rooms(code), ["base", "pool", "wire"]);
+}

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::base::{Lane, Tick};
-use crate::pool::Departure;
 use crate::wire::Goodbye;
 
+use super::end::End;
 use super::message::{Event, Handled, Request};
 use super::request::Responder;
 
@@ -46,8 +46,8 @@ pub trait Host: Send + Sync + 'static {
 
     /// The link ends of its own accord, for this reason, and is about to tell the peer why. By now the peer should leave all
     /// look-ups; the task goes on for at most [`LinkConfig::linger`](super::LinkConfig::linger).
-    fn leaving(&self, reason: Departure) {
-        let _ = reason;
+    fn leaving(&self, end: &End) {
+        let _ = end;
     }
 
     /// Bytes that went over the line since the last call.

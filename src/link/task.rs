@@ -178,7 +178,7 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
         if goodbye.is_none() {
             return Some(end);
         }
-        self.host.leaving(end.departure());
+        self.host.leaving(&end);
         let within = self.link.common.config.linger;
         let order = CloseOrder { reason: end.departure(), goodbye, drain: false, within };
         self.begin_closing(Some(end), order);

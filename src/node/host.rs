@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::base::{Lane, Tick};
 use crate::book::{Source, WallTime};
-use crate::link::{Event, Handled, Host, Request, Responder};
-use crate::pool::{Connection as _, Departure, SeenOutcome};
+use crate::link::{End, Event, Handled, Host, Request, Responder};
+use crate::pool::{Connection as _, SeenOutcome};
 use crate::wire::Goodbye;
 
 use super::events::NodeEvent;
@@ -111,8 +111,12 @@ impl Host for PeerHost {
         }
     }
 
-    fn leaving(&self, reason: Departure) {
-        self.node.shared().pool.depart(self.peer.key(), self.peer.id(), reason);
+    fn leaving(&self, end: &End) {
+        let shared = self.node.shared();
+        if matches!(end, End::HandlerPanic) {
+            count(&shared.counters.panics);
+        }
+        shared.pool.depart(self.peer.key(), self.peer.id(), end.departure());
     }
 
     fn traffic(&self, received: usize, sent: usize) {

@@ -358,9 +358,6 @@ impl Drop for Life {
     fn drop(&mut self) {
         let shared = self.node.shared();
         let said = self.end.as_ref().map_or(Departure::Closed, End::departure);
-        if matches!(self.end, Some(End::HandlerPanic)) {
-            count(&shared.counters.panics);
-        }
         shared.pool.depart(self.peer.key(), self.peer.id(), said);
         let reason = self.peer.departure().unwrap_or(said);
         if let Some(nonce) = self.nonce {

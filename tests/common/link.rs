@@ -308,8 +308,8 @@ impl Host for Ear {
 
     fn traffic(&self, _: usize, _: usize) {}
 
-    fn leaving(&self, reason: peerpool::pool::Departure) {
-        self.hear(Heard::Leaving(reason));
+    fn leaving(&self, end: &End) {
+        self.hear(Heard::Leaving(end.departure()));
     }
 }
 

@@ -145,7 +145,14 @@ impl Batch {
         self.has_residue() || self.front().is_some_and(|(run, index)| !index.is_boundary(run.from))
     }
 
-    /// Cuts the gathered runs to `max` bytes, on a chunk boundary, at least one chunk. Returns the place behind them.
+    /// The place behind the last run.
+    pub(super) fn end_mark(&self) -> Option<Mark> {
+        let last = self.runs.get(self.head..)?.last()?;
+        Some(Self::index_of(last, &self.copy)?.mark(last.to))
+    }
+
+    /// Cuts the gathered runs to `max` bytes, on a chunk boundary, at least one chunk. Returns the place behind them if
+    /// anything was cut off.
     pub(super) fn trim(&mut self, mut max: usize) -> Option<Mark> {
         for at in self.head..self.runs.len() {
             let run = &self.runs[at];
@@ -169,8 +176,7 @@ impl Batch {
             }
             return Some(mark);
         }
-        let last = self.runs.get(self.head..)?.last()?;
-        Some(Self::index_of(last, &self.copy)?.mark(last.to))
+        None
     }
 
     /// Takes the frames of `conn` out of the runs.

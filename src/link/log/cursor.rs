@@ -80,7 +80,7 @@ impl Cursor {
             return Fill::Ready;
         }
         loop {
-            match self.log.gather(self.at, max, batch) {
+            match self.log.gather(self.at, max.max(1), batch) {
                 Gather::Some => {}
                 // What was kept of a chunk goes first, whatever came after.
                 _ if !batch.is_empty() => return Fill::Ready,
@@ -88,12 +88,16 @@ impl Cursor {
                 Gather::Lagging => return self.lag(),
             }
             self.torn = false;
-            if let Some(at) = batch.trim(max) {
-                self.at = at;
+            if let Some(end) = batch.end_mark() {
+                self.at = end;
             }
+            // Own frames go before the cut: it must not fall inside a message of which nothing is on the line.
             batch.write_around(self.view.conn());
             if let Some(conn) = self.view.also() {
                 batch.write_around(conn);
+            }
+            if let Some(cut) = batch.trim(max) {
+                self.at = cut;
             }
             if !batch.is_empty() {
                 return Fill::Ready;

@@ -16,8 +16,8 @@ use crossbeam_utils::CachePadded;
 use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
 use crate::base::sync::{ParkList, TaskWaker};
 
-/// How many links a producer wakes itself before it hands the rest on.
-const DIRECT: usize = 16;
+/// How many links a producer wakes itself before it hands the rest on. None in models, which have few links.
+const DIRECT: usize = if cfg!(peerpool_loom) { 0 } else { 16 };
 /// How many links the waker task wakes before it lets others run.
 const ROUND: usize = 64;
 /// How many seats of links that are gone the list may hold before they are shaken out.
@@ -119,6 +119,11 @@ impl Hub {
         if self.listed.load(Ordering::Relaxed) > 0 {
             self.wake_some();
         }
+    }
+
+    #[cfg(all(test, not(peerpool_loom)))]
+    pub(super) fn listed(&self) -> usize {
+        self.listed.load(Ordering::Relaxed)
     }
 
     #[cold]

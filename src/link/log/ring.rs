@@ -84,6 +84,11 @@ impl Ring {
         self.charge
     }
 
+    #[cfg(all(test, not(peerpool_loom)))]
+    pub(super) fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
     /// Adds one message to the tail. `block` is the size of a new block, should one be needed.
     pub(super) fn append(&mut self, encoded: &[u8], origin: Option<ConnId>, block: usize) -> u64 {
         if self.buf.capacity() - self.buf.len() < encoded.len() {

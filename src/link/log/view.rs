@@ -104,6 +104,11 @@ impl CursorView {
         self.skipped.load(Ordering::Relaxed)
     }
 
+    /// Every message before this one was written, skipped, or the peer's own.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
     /// What became of a message.
     ///
     /// # Cost
@@ -139,7 +144,7 @@ impl CursorView {
     /// Where a successor of this link begins: with the first message that was not written whole. Exact once this link
     /// has stopped; before that, the successor may write again what this one still writes.
     pub fn resume(&self) -> Resume {
-        Resume { seq: self.written.load(Ordering::Acquire), conn: self.conn }
+        Resume { seq: self.written(), conn: self.conn }
     }
 
     /// Bytes of the log behind this link.

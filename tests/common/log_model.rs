@@ -1,0 +1,449 @@
+//! Drives the broadcast log by a string of bytes and compares every step with a plain list of messages.
+//!
+//! Shared by the property test and the fuzz target: any bytes are a valid run.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use peerpool::base::ConnId;
+use peerpool::link::log::{
+    Appended, Batch, Cursor, CursorView, Fill, Hub, LagPolicy, Log, LogChunk, LogConfig, RESIDUE_MAX, Receipt,
+};
+
+/// Bytes as decisions; zero for ever once they have run out.
+struct Choices<'a>(&'a [u8]);
+
+impl Choices<'_> {
+    fn byte(&mut self) -> usize {
+        match self.0.split_first() {
+            Some((first, rest)) => {
+                self.0 = rest;
+                usize::from(*first)
+            }
+            None => 0,
+        }
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        if bound == 0 { 0 } else { (self.byte() << 8 | self.byte()) % bound }
+    }
+}
+
+struct Message {
+    len: usize,
+    chunk_ends: Vec<usize>,
+    appended: Appended,
+}
+
+fn content(seq: u64, at: usize) -> u8 {
+    (seq as usize).wrapping_mul(131).wrapping_add(at.wrapping_mul(7)) as u8
+}
+
+fn bytes_of(seq: u64, from: usize, to: usize) -> Vec<u8> {
+    (from..to).map(|at| content(seq, at)).collect()
+}
+
+/// A cursor, and what it ought to do.
+struct Link {
+    cursor: Cursor,
+    batch: Batch,
+    conns: Vec<ConnId>,
+    start: u64,
+    /// The message being written, or the next that may have to be, and how much of it was written.
+    seq: u64,
+    offset: usize,
+    /// The same when it was last published.
+    published: u64,
+    gaps: Vec<(u64, u64)>,
+}
+
+/// What a link that has left ought to be remembered for.
+struct Gone {
+    view: Arc<CursorView>,
+    published: u64,
+    gaps: Vec<(u64, u64)>,
+    conns: Vec<ConnId>,
+    start: u64,
+}
+
+struct World {
+    log: Arc<Log>,
+    messages: Vec<Message>,
+    links: Vec<Link>,
+    left: Vec<Gone>,
+    next_conn: u64,
+    policy: LagPolicy,
+}
+
+/// One run. Panics where the log and the model part.
+pub(crate) fn run(data: &[u8]) {
+    let mut choices = Choices(data);
+    let ring_bytes = 16 * 1024 + choices.below(64 * 1024);
+    let block_bytes = 512 + choices.below(8 * 1024);
+    let config = LogConfig { ring_bytes, block_bytes, ..LogConfig::test() };
+    let mut world = World {
+        log: Log::new(config, Hub::new()),
+        messages: Vec::new(),
+        links: Vec::new(),
+        left: Vec::new(),
+        next_conn: 1,
+        policy: LagPolicy::Skip,
+    };
+    world.join();
+    while !choices.0.is_empty() {
+        world.step(&mut choices);
+        assert!(world.log.bytes() <= world.log.ring_bytes(), "the ring holds more than it may");
+    }
+    world.finish();
+}
+
+impl World {
+    fn step(&mut self, choices: &mut Choices<'_>) {
+        match choices.byte() % 20 {
+            0..=3 => {
+                let size = 1 + choices.byte();
+                for _ in 0..=choices.byte() % 16 {
+                    self.append(size, choices);
+                }
+            }
+            4 => {
+                let size = 1 + choices.below(6000);
+                self.append(size, choices);
+            }
+            5 | 6 => {
+                let (count, size) = (1 + choices.byte() % 6, choices.below(2000));
+                self.append_chunks(count, size, choices);
+            }
+            7 => {
+                let size = choices.below(24 * 1024);
+                self.append_chunks(1 + choices.byte() % 2, size, choices);
+            }
+            8..=13 => self.write(choices),
+            14 => self.join(),
+            15 => self.replace(choices),
+            16 => {
+                let at = choices.below(self.links.len());
+                if self.links.len() > 1 {
+                    let mut link = self.links.swap_remove(at);
+                    link.published = link.seq;
+                    self.bury(link);
+                }
+            }
+            17 => self.log.set_ring_bytes(16 * 1024 + choices.below(64 * 1024)),
+            18 => {
+                self.policy =
+                    if choices.byte().is_multiple_of(4) { LagPolicy::Disconnect } else { LagPolicy::Skip };
+                self.log.set_lag_policy(self.policy);
+            }
+            _ => self.check_receipts(),
+        }
+    }
+
+    fn origin(&self, choices: &mut Choices<'_>) -> Option<ConnId> {
+        match choices.byte() {
+            n if n < 128 || self.links.is_empty() => None,
+            n => self.links[n % self.links.len()].conns.first().copied(),
+        }
+    }
+
+    fn noted(&mut self, appended: Appended, len: usize, chunk_ends: Vec<usize>) {
+        assert_eq!(appended.seq, self.messages.len() as u64);
+        self.messages.push(Message { len, chunk_ends, appended });
+        for link in &self.links {
+            assert!(link.cursor.has_news());
+        }
+    }
+
+    fn append(&mut self, len: usize, choices: &mut Choices<'_>) {
+        let encoded = bytes_of(self.messages.len() as u64, 0, len);
+        let origin = self.origin(choices);
+        let appended = self.log.append(&encoded, origin).unwrap();
+        self.noted(appended, len, vec![len]);
+    }
+
+    fn append_chunks(&mut self, count: usize, size: usize, choices: &mut Choices<'_>) {
+        let seq = self.messages.len() as u64;
+        let origin = self.origin(choices);
+        let size = size.min(self.log.ring_bytes() / 2 / count - 100);
+        let (mut chunks, mut ends, mut at) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..count {
+            let head = bytes_of(seq, at, at + 4);
+            chunks.push(LogChunk::new(&head, Bytes::from(bytes_of(seq, at + 4, at + 4 + size))));
+            at += 4 + size;
+            ends.push(at);
+        }
+        let appended = self.log.append_chunks(chunks, origin).unwrap();
+        self.noted(appended, at, ends);
+    }
+
+    fn join(&mut self) {
+        if self.links.len() == 6 {
+            return;
+        }
+        let conn = ConnId::new(self.next_conn).unwrap();
+        self.next_conn += 1;
+        let cursor = self.log.join(conn);
+        assert!(!cursor.has_news());
+        let seq = self.messages.len() as u64;
+        self.links.push(Link::new(cursor, vec![conn], seq));
+    }
+
+    fn replace(&mut self, choices: &mut Choices<'_>) {
+        if self.links.is_empty() {
+            return;
+        }
+        let at = choices.below(self.links.len());
+        let conn = ConnId::new(self.next_conn).unwrap();
+        self.next_conn += 1;
+        let mut loser = self.links.swap_remove(at);
+        loser.cursor.publish();
+        loser.published = loser.seq;
+        let conns = vec![conn, loser.conns[0]];
+        let cursor = self.log.join_at(conn, loser.cursor.view().resume());
+        // Whether the loser's own frames count as behind it is all one.
+        let seq = cursor.view().start();
+        assert!(
+            (loser.seq..=loser.next(&self.messages)).contains(&seq),
+            "the winner begins where the loser stood"
+        );
+        self.links.push(Link::new(cursor, conns, seq));
+        self.bury(loser);
+    }
+
+    fn bury(&mut self, link: Link) {
+        let view = Arc::clone(link.cursor.view());
+        drop(link.cursor);
+        let Link { published, gaps, conns, start, .. } = link;
+        self.left.push(Gone { view, published, gaps, conns, start });
+    }
+
+    fn write(&mut self, choices: &mut Choices<'_>) {
+        if self.links.is_empty() {
+            return;
+        }
+        let at = choices.below(self.links.len());
+        let max = match choices.byte() % 4 {
+            0 => choices.byte(),
+            1 => choices.below(4096),
+            2 => 16 * 1024,
+            _ => 256 * 1024,
+        };
+        let fill = self.links[at].fill(max, &self.messages, &self.log, self.policy);
+        if fill == Fill::Overrun {
+            let mut link = self.links.swap_remove(at);
+            link.published = link.seq;
+            self.bury(link);
+            return;
+        }
+        let rounds = choices.byte() % 4;
+        for _ in 0..rounds {
+            let slices = 1 + choices.byte() % 8;
+            let amount = choices.byte();
+            self.links[at].write(slices, amount, &self.messages);
+        }
+        if choices.byte().is_multiple_of(2) {
+            self.links[at].release(&self.messages);
+        }
+        if choices.byte().is_multiple_of(2) {
+            self.links[at].publish();
+        }
+    }
+
+    fn check_receipts(&self) {
+        for message in &self.messages {
+            for link in &self.links {
+                let got = link.cursor.view().status_of(&message.appended);
+                check_receipt(
+                    got,
+                    &message.appended,
+                    link.published,
+                    &link.gaps,
+                    &link.conns,
+                    link.start,
+                    None,
+                );
+            }
+            for Gone { view, published, gaps, conns, start } in &self.left {
+                let got = view.status_of(&message.appended);
+                check_receipt(got, &message.appended, *published, gaps, conns, *start, Some(()));
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        for mut link in std::mem::take(&mut self.links) {
+            loop {
+                match link.fill(256 * 1024, &self.messages, &self.log, self.policy) {
+                    Fill::Ready => {
+                        while !link.batch.is_empty() {
+                            link.write(8, 255, &self.messages);
+                        }
+                    }
+                    Fill::Skipped { .. } => {}
+                    Fill::CaughtUp | Fill::Overrun => break,
+                }
+            }
+            let gap: u64 = link.gaps.iter().map(|(from, to)| to - from).sum();
+            assert_eq!(link.cursor.view().gap(), gap, "the gap is counted exactly");
+            link.publish();
+            self.bury(link);
+        }
+        self.check_receipts();
+    }
+}
+
+fn check_receipt(
+    got: Receipt,
+    message: &Appended,
+    published: u64,
+    gaps: &[(u64, u64)],
+    conns: &[ConnId],
+    start: u64,
+    left: Option<()>,
+) {
+    let seq = message.seq;
+    if message.origin.is_some_and(|origin| conns.contains(&origin)) {
+        assert!(matches!(got, Receipt::Origin | Receipt::NotJoined), "{got:?} for an own message");
+        return;
+    }
+    let gap = gaps.iter().position(|&(from, to)| (from..to).contains(&seq));
+    let forgotten = gaps.len().saturating_sub(32);
+    let expired = forgotten > 0 && seq < gaps[forgotten - 1].1;
+    let want = match (seq, left) {
+        _ if seq < start => Receipt::NotJoined,
+        // A gap is published with what follows it.
+        _ if seq >= published => {
+            if left.is_some() {
+                Receipt::LeftBefore
+            } else {
+                Receipt::Behind
+            }
+        }
+        _ if expired => Receipt::Expired,
+        _ if gap.is_some() => Receipt::Skipped,
+        (_, Some(())) => Receipt::LeftAfter,
+        (_, None) => Receipt::Written,
+    };
+    assert_eq!(got, want, "message {seq}, published {published}, gaps {gaps:?}, start {start}");
+}
+
+impl Link {
+    fn new(cursor: Cursor, conns: Vec<ConnId>, seq: u64) -> Self {
+        Self {
+            cursor,
+            batch: Batch::new(),
+            conns,
+            start: seq,
+            seq,
+            offset: 0,
+            published: seq,
+            gaps: Vec::new(),
+        }
+    }
+
+    fn is_own(&self, message: &Message) -> bool {
+        message.appended.origin.is_some_and(|origin| self.conns.contains(&origin))
+    }
+
+    /// The first message from `seq` on that is to be written.
+    fn next(&self, messages: &[Message]) -> u64 {
+        let rest = &messages[self.seq as usize..];
+        self.seq + rest.iter().take_while(|message| self.offset == 0 && self.is_own(message)).count() as u64
+    }
+
+    fn on_boundary(&self, messages: &[Message]) -> bool {
+        self.offset == 0 || messages[self.seq as usize].chunk_ends.contains(&self.offset)
+    }
+
+    fn fill(&mut self, max: usize, messages: &[Message], log: &Log, policy: LagPolicy) -> Fill {
+        let (before, next) = (self.batch.len(), self.next(messages));
+        let fill = self.cursor.fill(max, &mut self.batch);
+        let end = messages.len() as u64;
+        let evicted = log.stats().evicted;
+        match fill {
+            Fill::Ready => {
+                assert!(!self.batch.is_empty());
+                let added = self.batch.len() - before;
+                if added > max {
+                    // At least one chunk: exactly one.
+                    let sizes = |message: &Message| {
+                        let begins = std::iter::once(0).chain(message.chunk_ends.iter().copied());
+                        begins.zip(message.chunk_ends.clone()).map(|(from, to)| to - from).collect::<Vec<_>>()
+                    };
+                    let torn = self.cursor.torn(&self.batch);
+                    assert!(
+                        torn || messages.iter().any(|message| sizes(message).contains(&added)),
+                        "{added} > {max}"
+                    );
+                }
+            }
+            Fill::CaughtUp => {
+                assert!(self.batch.is_empty() && self.offset == 0 && next == end, "messages were held back");
+                assert!(!self.cursor.has_news());
+                self.seq = self.seq.max(end);
+            }
+            Fill::Skipped { messages: count, aborted } => {
+                assert!(self.batch.is_empty() && policy == LagPolicy::Skip);
+                let from = end - count;
+                assert!((self.seq..=next).contains(&from), "a gap from {from}, not {}..={next}", self.seq);
+                assert!(evicted > from, "nothing it needed was gone");
+                assert!(self.on_boundary(messages));
+                assert_eq!(aborted, self.offset > 0);
+                match self.gaps.last_mut() {
+                    Some(last) if last.1 == from => last.1 = end,
+                    _ => self.gaps.push((from, end)),
+                }
+                (self.seq, self.offset) = (end, 0);
+            }
+            Fill::Overrun => {
+                assert!(self.batch.is_empty() && evicted > self.seq);
+                assert!(policy == LagPolicy::Disconnect || !self.on_boundary(messages));
+            }
+        }
+        fill
+    }
+
+    /// Writes some of the batch: what the stream takes must be what the model expects, byte for byte.
+    fn write(&mut self, slices: usize, amount: usize, messages: &[Message]) {
+        let mut out = std::array::from_fn::<_, 8, _>(|_| IoSlice::new(&[]));
+        let used = self.batch.slices(&mut out[..slices]);
+        let offered: usize = out[..used].iter().map(|slice| slice.len()).sum();
+        let n = if amount == 255 { offered } else { offered * amount / 255 };
+        let mut line: Vec<u8> = out[..used].iter().flat_map(|slice| slice.iter().copied()).collect();
+        assert_eq!(used == 0, self.batch.is_empty());
+        line.truncate(n);
+        self.cursor.advance(&mut self.batch, n);
+        let mut line = &line[..];
+        while !line.is_empty() {
+            self.seq = self.next(messages);
+            let message = &messages[self.seq as usize];
+            let step = line.len().min(message.len - self.offset);
+            let want = bytes_of(self.seq, self.offset, self.offset + step);
+            assert_eq!(line[..step], want, "message {} from {}", self.seq, self.offset);
+            line = &line[step..];
+            self.offset += step;
+            if self.offset == message.len {
+                (self.seq, self.offset) = (self.seq + 1, 0);
+            }
+        }
+        assert_eq!(self.cursor.torn(&self.batch), !self.on_boundary(messages));
+        if self.batch.is_empty() {
+            assert_eq!(self.cursor.in_message(), self.offset > 0);
+        }
+    }
+
+    fn release(&mut self, messages: &[Message]) {
+        self.cursor.release(&mut self.batch);
+        assert!(self.batch.len() <= RESIDUE_MAX);
+        assert_eq!(self.cursor.torn(&self.batch), !self.on_boundary(messages));
+        if self.on_boundary(messages) {
+            assert!(self.batch.is_empty(), "a link between two chunks keeps nothing");
+        }
+    }
+
+    fn publish(&mut self) {
+        self.cursor.publish();
+        self.published = self.seq;
+    }
+}

@@ -1,0 +1,170 @@
+//! The broadcast log against a plain list of messages, under random runs and under threads.
+#![cfg(feature = "node")]
+#![allow(clippy::unwrap_used)]
+
+#[path = "common/log_model.rs"]
+mod log_model;
+
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use peerpool::base::{Clock, ConnId};
+use peerpool::link::log::{Batch, Cursor, Fill, Hub, LagPolicy, Log, LogConfig, Parked};
+use proptest::prelude::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_cursor_sees_what_it_was_promised(data in proptest::collection::vec(any::<u8>(), 0..3000)) {
+        log_model::run(&data);
+    }
+}
+
+/// Real threads: two producers with back-pressure, links that park, lag, stall, join and leave. Every link accounts for
+/// every message, written or skipped, in the producers' order.
+#[test]
+fn under_threads_every_message_is_written_once_or_counted_as_skipped() {
+    for lag in [LagPolicy::Skip, LagPolicy::Disconnect] {
+        stress(lag);
+    }
+}
+
+const PRODUCERS: u64 = 2;
+const MESSAGES: u64 = 30_000;
+
+fn stress(lag: LagPolicy) {
+    let hub = Hub::new();
+    let config =
+        LogConfig { ring_bytes: 256 << 10, block_bytes: 8 << 10, lag, stall: Duration::from_secs(60) };
+    let log = Log::new(config, Arc::clone(&hub));
+    let clock = Clock::new();
+    // Under Disconnect producers wait for room, so nobody may lag; under Skip they do not.
+    let waits = lag == LagPolicy::Disconnect;
+    let cursors: Vec<_> = (1..=4).map(|n| log.join(ConnId::new(n).unwrap())).collect();
+    let producers: Vec<_> = (0..PRODUCERS)
+        .map(|producer| {
+            let log = Arc::clone(&log);
+            std::thread::spawn(move || {
+                let mut waiter = log.waiter();
+                for n in 0..MESSAGES {
+                    if waits {
+                        block_on(|cx| waiter.poll(cx, clock.now()));
+                    }
+                    let word = producer << 32 | n;
+                    let mut encoded = vec![0; 16 + (n % 90) as usize];
+                    encoded[..8].copy_from_slice(&word.to_le_bytes());
+                    let len = encoded.len() as u64;
+                    encoded[8..16].copy_from_slice(&len.to_le_bytes());
+                    // Every tenth message "came from" one of the links.
+                    let origin = if n.is_multiple_of(10) { ConnId::new(n / 10 % 4 + 1) } else { None };
+                    log.append(&encoded, origin).unwrap();
+                }
+            })
+        })
+        .collect();
+    let links: Vec<_> = cursors
+        .into_iter()
+        .map(|cursor| {
+            let hub = Arc::clone(&hub);
+            std::thread::spawn(move || read_all(&hub, cursor))
+        })
+        .collect();
+    producers.into_iter().for_each(|producer| producer.join().unwrap());
+    for link in links {
+        let (written, skipped) = link.join().unwrap();
+        if waits {
+            assert_eq!((written, skipped), (PRODUCERS * MESSAGES * 39 / 40, 0));
+        } else {
+            // Own messages inside a gap are counted with it.
+            assert!(written + skipped <= PRODUCERS * MESSAGES);
+            assert!(written + skipped >= PRODUCERS * MESSAGES * 39 / 40);
+        }
+    }
+    assert_eq!(log.stats().messages, PRODUCERS * MESSAGES);
+}
+
+/// Reads until every message is accounted for.
+fn read_all(hub: &Arc<Hub>, mut cursor: Cursor) -> (u64, u64) {
+    let (parker, mut batch, mut line) = (hub.parker(), Batch::new(), Vec::new());
+    let (mut written, mut skipped, mut next) = (0, 0, [0u64; PRODUCERS as usize]);
+    let mut round = 0usize;
+    block_on(|cx| {
+        loop {
+            round += 1;
+            match cursor.fill(1 << (round % 17), &mut batch) {
+                Fill::Ready => {
+                    let mut slices = [IoSlice::new(&[]); 8];
+                    let used = batch.slices(&mut slices);
+                    let offered: usize = slices[..used].iter().map(|slice| slice.len()).sum();
+                    let taken = if round.is_multiple_of(3) { offered / 2 + 1 } else { offered };
+                    let before = line.len();
+                    slices[..used].iter().for_each(|slice| line.extend_from_slice(slice));
+                    line.truncate(before + taken);
+                    cursor.advance(&mut batch, taken);
+                    if round.is_multiple_of(5) {
+                        cursor.release(&mut batch);
+                    }
+                    cursor.publish();
+                    written += parse(&mut line, &mut next);
+                }
+                Fill::Skipped { messages, aborted } => {
+                    assert!(!aborted && line.is_empty(), "a gap inside a message");
+                    skipped += messages;
+                }
+                Fill::Overrun => panic!("a link lagged although producers waited"),
+                Fill::CaughtUp => {
+                    cursor.publish();
+                    if cursor.view().written() == PRODUCERS * MESSAGES {
+                        return Poll::Ready((written, skipped));
+                    }
+                    if parker.park(cx.waker(), || !cursor.has_news()) == Parked::Yes {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// Takes whole messages off the line; each producer's must rise.
+fn parse(line: &mut Vec<u8>, next: &mut [u64]) -> u64 {
+    let (mut at, mut count) = (0, 0);
+    while line.len() >= at + 16 {
+        let word = |from: usize| u64::from_le_bytes(line[from..from + 8].try_into().unwrap());
+        let (producer, n, len) = ((word(at) >> 32) as usize, word(at) & 0xffff_ffff, word(at + 8) as usize);
+        if line.len() < at + len {
+            break;
+        }
+        assert!(n >= next[producer], "message {n} after {}", next[producer]);
+        assert_eq!(len as u64, 16 + n % 90, "two messages glued together");
+        next[producer] = n + 1;
+        (at, count) = (at + len, count + 1);
+    }
+    line.drain(..at);
+    count
+}
+
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Polls on this thread until ready; a wake-up that is lost ends the test instead of hanging it.
+fn block_on<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut cx = Context::from_waker(&waker);
+    loop {
+        if let Poll::Ready(done) = poll(&mut cx) {
+            return done;
+        }
+        let before = std::time::Instant::now();
+        std::thread::park_timeout(Duration::from_secs(20));
+        assert!(before.elapsed() < Duration::from_secs(19), "a wake-up was lost");
+    }
+}

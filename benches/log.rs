@@ -134,6 +134,27 @@ fn append_large(appends: u32) -> f64 {
     start.elapsed().as_nanos() as f64 / f64::from(appends)
 }
 
+/// Nanoseconds an append of 100 B takes in a log that fits the processor's cache.
+fn append_cached(appends: u32) -> f64 {
+    let log = Log::new(LogConfig { ring_bytes: 512 << 10, ..LogConfig::recommended() }, Hub::new());
+    let start = Instant::now();
+    for _ in 0..appends {
+        log.append(&MESSAGE, None).unwrap();
+    }
+    start.elapsed().as_nanos() as f64 / f64::from(appends)
+}
+
+/// Nanoseconds a lock that nobody contends and a fence take: the floor under any append.
+fn lock_and_fence(rounds: u32) -> f64 {
+    let lock = std::sync::Mutex::new(0u64);
+    let start = Instant::now();
+    for _ in 0..rounds {
+        *lock.lock().unwrap() += 1;
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    }
+    start.elapsed().as_nanos() as f64 / f64::from(rounds)
+}
+
 /// What there is without a log: the bytes copied to a buffer, nothing shared.
 fn copy_alone(appends: u32) -> f64 {
     let mut buf = Vec::with_capacity(256 << 10);
@@ -154,8 +175,10 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn table() {
-    let rows: [(&str, &dyn Fn() -> f64); 13] = [
+    let rows: [(&str, &dyn Fn() -> f64); 15] = [
         ("copy of 100 B alone, ns", &|| copy_alone(1_000_000)),
+        ("a lock and a fence alone, ns", &|| lock_and_fence(1_000_000)),
+        ("append 100 B, no cursor, ring of 512 KiB, ns", &|| append_cached(300_000)),
         ("append 100 B, no cursor, ns", &|| append_idle(0, 300_000)),
         ("append 100 B, 64 idle, ns", &|| append_idle(64, 300_000)),
         ("append 100 B, 1,024 idle, ns", &|| append_idle(1024, 300_000)),

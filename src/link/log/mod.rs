@@ -151,9 +151,11 @@ impl Log {
     }
 
     /// Evicts what is too much and shows the world how the ring stands. Under the lock.
+    #[inline]
     fn settle(&self, ring: &mut Ring, limit: usize) -> Evicted {
-        let evicted = ring.evict(limit);
-        if !evicted.is_empty() {
+        let mut evicted = Evicted::new();
+        if ring.charge() > limit {
+            evicted = ring.evict(limit);
             self.begin.store(ring.begin().pos, Ordering::Relaxed);
         }
         self.bytes.store(ring.charge(), Ordering::Relaxed);

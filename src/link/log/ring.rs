@@ -4,14 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use smallvec::SmallVec;
 
 use super::batch::Batch;
 use super::segment::{Index, Mark, Segment};
 use crate::base::ConnId;
 
 /// What must be dropped once the lock is released: the memory of others may hang on it.
-pub(super) type Evicted = SmallVec<[Arc<Segment>; 2]>;
+pub(super) type Evicted = Vec<Arc<Segment>>;
 
 /// Up to here a link copies what it has not read of the open tail, rather than sealing a segment so small that every
 /// other link pays for its length in slices.
@@ -163,6 +162,7 @@ impl Ring {
     }
 
     /// Drops the oldest segments until what is held fits.
+    #[cold]
     pub(super) fn evict(&mut self, limit: usize) -> Evicted {
         let mut evicted = Evicted::new();
         while self.charge > limit {

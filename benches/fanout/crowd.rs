@@ -7,7 +7,7 @@ use std::thread;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::receiver;
+use crate::receiver::{self, Taking};
 
 /// The second process.
 pub(crate) struct Crowd {
@@ -36,10 +36,10 @@ pub(crate) enum Greets {
 }
 
 impl Crowd {
-    pub(crate) fn start() -> Self {
+    pub(crate) fn start(taking: Taking) -> Self {
         let exe = std::env::current_exe().expect("this very program");
         let mut child = Command::new(exe)
-            .arg(receiver::FLAG)
+            .args([receiver::FLAG, if taking == Taking::Copy { "copy" } else { "discard" }])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -80,6 +80,11 @@ impl Crowd {
         });
         let group = self.dial(addr, peers, Greets::Nothing);
         (accepting.join().expect("all accepted"), group)
+    }
+
+    /// How many bytes the receivers have got since the last [`Crowd::settle`].
+    pub(crate) fn received(&mut self, group: &Group) -> u64 {
+        self.ask(&format!("wait {} 0", group.id))[0] - group.received
     }
 
     /// Waits until the receivers have `bytes` more than before; how many they got.

@@ -6,8 +6,9 @@
 //! cargo bench --bench fanout -- --ratios --peers 64,256 --size 100 --rounds 15 --slice-ms 100 --only peerpool
 //! ```
 //!
-//! The receivers live in a second process that the bench starts itself: two threads that read and count, the same for
-//! every contender. A slice is over when the last receiver has the last byte, so what is counted was received. Contenders
+//! The receivers live in a second process that the bench starts itself: two threads that take and count bytes, the same
+//! for every contender (`--receivers copy` has them copy the bytes out, too). What is counted was received: while the producer produced, for the rate; all of it must then
+//! arrive, the same at every peer, before the slice is over. Contenders
 //! take turns in short slices, in an order that rotates; a ratio is the median over rounds of the quotient within one
 //! round. Never compare absolute numbers of two runs.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -27,6 +28,8 @@ mod spawn;
 
 use std::time::Duration;
 
+use receiver::Taking;
+
 /// What the command line says.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -36,6 +39,7 @@ pub(crate) struct Options {
     pub(crate) slice: Duration,
     /// Contenders whose name begins so; the limit always runs.
     pub(crate) only: Vec<String>,
+    pub(crate) receivers: Taking,
 }
 
 fn main() {
@@ -43,7 +47,8 @@ fn main() {
     // 1,024 peers of each contender: one socket each, in each of the two processes.
     let got = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
     if args.first().is_some_and(|arg| arg == receiver::FLAG) {
-        return receiver::main();
+        let copy = args.get(1).is_some_and(|arg| arg == "copy");
+        return receiver::main(if copy { Taking::Copy } else { Taking::Discard });
     }
     assert!(got == 0 || got >= 10_000, "{got} files may be open; the bench needs 10,000");
     if args.iter().any(|arg| arg == "--ratios") {
@@ -58,8 +63,9 @@ fn parse(args: &[String]) -> Options {
         peers: vec![8, 64, 256, 1024],
         sizes: vec![100, 1024, 64 * 1024],
         rounds: 7,
-        slice: Duration::from_millis(60),
+        slice: Duration::from_millis(80),
         only: Vec::new(),
+        receivers: Taking::Discard,
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -70,8 +76,11 @@ fn parse(args: &[String]) -> Options {
             "--rounds" => options.rounds = list(value())[0].max(1),
             "--slice-ms" => options.slice = Duration::from_millis(list(value())[0] as u64),
             "--only" => options.only = value().split(',').map(str::to_owned).collect(),
+            "--receivers" => {
+                options.receivers = if value() == "copy" { Taking::Copy } else { Taking::Discard }
+            }
             "--ratios" | "--bench" => {}
-            other => panic!("{other}? known: --peers, --size, --rounds, --slice-ms, --only"),
+            other => panic!("{other}? known: --peers, --size, --rounds, --slice-ms, --only, --receivers"),
         }
     }
     options

@@ -8,6 +8,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 
 use crate::contender::Goal;
 use crate::field::Field;
+use crate::receiver::Taking;
 
 const PEERS: [usize; 4] = [8, 64, 256, 1024];
 const SIZES: [usize; 3] = [100, 1024, 64 * 1024];
@@ -33,7 +34,8 @@ pub(crate) fn run() {
         for size in SIZES {
             for (name, at, variant) in WAYS {
                 group.bench_function(BenchmarkId::new(name, format!("{size} B")), |bencher| {
-                    let field = field.get_or_init(|| RefCell::new(Field::new(peers, |_| true)));
+                    let field =
+                        field.get_or_init(|| RefCell::new(Field::new(peers, Taking::Discard, |_| true)));
                     bencher.iter_custom(|messages| {
                         field.borrow_mut().slice(at, variant, size, Goal::Messages(messages)).took
                     });

@@ -1,7 +1,9 @@
 //! The second process: it dials, then reads and counts, and says how much came.
 //!
-//! Two threads, each with one buffer of 256 KiB and an epoll of its own; a ready socket is read until it is empty. Told
-//! what to do by lines on standard input, one answer each.
+//! Two threads, each with an epoll of its own; a ready socket is emptied. On two cores what receivers spend is taken from
+//! the senders, so these spend as little as a receiver can: the kernel delivers and counts every byte, but does not copy
+//! it out (`MSG_TRUNC`, see tcp(7)). With `--receivers copy` they read into a buffer of 256 KiB instead. Told what to do by
+//! lines on standard input, one answer each.
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::SocketAddr;
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::net::RecvFlags;
 
 use crate::native;
 
@@ -48,13 +51,22 @@ struct Conn {
     at: usize,
 }
 
+/// What receivers do with the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taking {
+    /// Have the kernel count them and let them go.
+    Discard,
+    /// Copy them out.
+    Copy,
+}
+
 struct Worker {
     conns: Sender<Conn>,
     waker: Waker,
 }
 
-pub(crate) fn main() {
-    let workers: Vec<Worker> = (0..THREADS).map(|_| start()).collect();
+pub(crate) fn main(taking: Taking) {
+    let workers: Vec<Worker> = (0..THREADS).map(|_| start(taking)).collect();
     let mut groups: Vec<Arc<Group>> = Vec::new();
     for line in io::stdin().lock().lines() {
         let Ok(line) = line else { return };
@@ -123,15 +135,15 @@ fn wait(group: &Group, total: u64) -> (u64, u64, u64) {
     }
 }
 
-fn start() -> Worker {
+fn start(taking: Taking) -> Worker {
     let poll = Poll::new().expect("an epoll");
     let waker = Waker::new(poll.registry(), WAKE).expect("a waker");
     let (conns, new) = channel();
-    thread::spawn(move || serve(poll, &new));
+    thread::spawn(move || serve(poll, &new, taking));
     Worker { conns, waker }
 }
 
-fn serve(mut poll: Poll, new: &Receiver<Conn>) {
+fn serve(mut poll: Poll, new: &Receiver<Conn>, taking: Taking) {
     let mut conns: Vec<Option<Conn>> = Vec::new();
     let mut events = Events::with_capacity(1024);
     let mut buffer = vec![0; BUFFER];
@@ -156,13 +168,19 @@ fn serve(mut poll: Poll, new: &Receiver<Conn>) {
             }
         }
         for at in ready.drain(..) {
-            match conns[at].as_mut().map(|conn| conn.read(&mut buffer)) {
+            match conns[at].as_mut().map(|conn| conn.read(&mut buffer, taking)) {
                 Some(Turn::More) => again.push(at),
                 Some(Turn::Gone) => conns[at] = None,
                 Some(Turn::Empty) | None => {}
             }
         }
     }
+}
+
+/// Takes up to a buffer of bytes off the stream, without writing to the buffer.
+fn discard(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let (_, count) = rustix::net::recv(stream, buffer, RecvFlags::TRUNC)?;
+    Ok(count)
 }
 
 enum Turn {
@@ -172,10 +190,14 @@ enum Turn {
 }
 
 impl Conn {
-    fn read(&mut self, buffer: &mut [u8]) -> Turn {
+    fn read(&mut self, buffer: &mut [u8], taking: Taking) -> Turn {
         let count = &self.group.each[self.at];
         for _ in 0..READS {
-            match self.stream.read(buffer) {
+            let result = match taking {
+                Taking::Copy => self.stream.read(buffer),
+                Taking::Discard => discard(&self.stream, buffer),
+            };
+            match result {
                 Ok(0) => return Turn::Gone,
                 Ok(some) => {
                     // Only this thread writes it.

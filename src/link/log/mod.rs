@@ -197,6 +197,15 @@ impl Log {
         Waiter { log: Arc::clone(self), id: None }
     }
 
+    /// Whether a producer need not wait: a [`Waiter`] would say so at once.
+    ///
+    /// # Cost
+    /// Three loads, no clock.
+    pub fn has_room(&self) -> bool {
+        let span = self.span();
+        self.gate.has_room(span.end, span.window)
+    }
+
     /// When [`Log::tick`] is due, because a producer waits for a link that may be standing still. `None` if nobody waits.
     pub fn stall_deadline(&self) -> Option<Tick> {
         self.gate.deadline(self.stall)

@@ -1,0 +1,48 @@
+//! The same under criterion: time per message to all peers.
+
+use std::cell::OnceCell;
+use std::cell::RefCell;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+
+use crate::contender::Goal;
+use crate::field::Field;
+use crate::receiver::Taking;
+
+const PEERS: [usize; 4] = [8, 64, 256, 1024];
+const SIZES: [usize; 3] = [100, 1024, 64 * 1024];
+/// The contenders in the field's order, and which of their variants.
+const WAYS: [(&str, usize, usize); 7] = [
+    ("limit, 1 thread", 0, 2),
+    ("limit, 2 threads", 0, 5),
+    ("peerpool", 1, 0),
+    ("pea2pea", 2, 0),
+    ("channel, batched", 3, 0),
+    ("channel, plain", 4, 0),
+    ("spawn + lock + JSON", 5, 0),
+];
+
+pub(crate) fn run() {
+    let mut criterion = Criterion::default().configure_from_args();
+    for peers in PEERS {
+        // Only connected if a filter lets one of its benches run.
+        let field: OnceCell<RefCell<Field>> = OnceCell::new();
+        let mut group = criterion.benchmark_group(format!("fanout/{peers} peers"));
+        group.sample_size(10).warm_up_time(Duration::from_millis(100));
+        group.measurement_time(Duration::from_millis(700)).throughput(Throughput::Elements(peers as u64));
+        for size in SIZES {
+            for (name, at, variant) in WAYS {
+                group.bench_function(BenchmarkId::new(name, format!("{size} B")), |bencher| {
+                    let field =
+                        field.get_or_init(|| RefCell::new(Field::new(peers, Taking::Discard, |_| true)));
+                    bencher.iter_custom(|messages| {
+                        field.borrow_mut().slice(at, variant, size, Goal::Messages(messages)).took
+                    });
+                });
+            }
+        }
+        group.finish();
+    }
+    criterion.final_summary();
+}

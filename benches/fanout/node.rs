@@ -1,0 +1,67 @@
+//! peerpool itself: one node, `ready()` and `broadcast()` for each message, everything else as shipped.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use peerpool::base::Lane;
+use peerpool::node::{Message, Node, NodeConfig};
+use peerpool::pool::PoolConfig;
+use tokio::runtime::Runtime;
+
+use crate::contender::{Contender, Goal, Produced};
+use crate::crowd::{Crowd, Greets, Group};
+use crate::native;
+
+pub(crate) struct Peerpool {
+    runtime: Arc<Runtime>,
+    node: Node,
+    peers: u64,
+    group: Group,
+}
+
+impl Peerpool {
+    pub(crate) fn new(runtime: &Arc<Runtime>, crowd: &mut Crowd, peers: usize) -> Self {
+        let mut config = NodeConfig::local();
+        config.listen.push(([127, 0, 0, 1], 0).into());
+        config.hot.limits = PoolConfig::test().limits;
+        config.hot.degree = 0;
+        // The receivers answer nothing: they must not be asked, nor judged by their silence. The others ask nothing.
+        let hour = Duration::from_secs(3600);
+        (config.hot.ping_every, config.hot.discover_every) = (hour, hour);
+        config.hot.liveness.stale_after = 3 * hour;
+        let node = runtime.block_on(Node::builder().config(config).start()).expect("a node");
+        let group = crowd.dial(node.listening()[0], peers, Greets::Native);
+        let since = Instant::now();
+        while node.roster().iter().count() < peers {
+            assert!(since.elapsed() < Duration::from_secs(10), "not all peers are live");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Self { runtime: Arc::clone(runtime), node, peers: peers as u64, group }
+    }
+}
+
+impl Contender for Peerpool {
+    fn name(&self) -> &'static str {
+        "peerpool"
+    }
+
+    fn produce(&mut self, _: usize, size: usize, goal: Goal) -> Produced {
+        let since = Instant::now();
+        let node = self.node.clone();
+        let producer = self.runtime.spawn(async move {
+            let message = Message::new(native::KIND, native::payload(size));
+            let mut countdown = goal.start(size);
+            while countdown.next() {
+                node.ready(Lane::Normal).await;
+                node.broadcast(&message).expect("a legal message");
+            }
+            countdown.done()
+        });
+        let messages = self.runtime.block_on(producer).expect("the producer");
+        Produced { since, bytes: messages * self.peers * self.wire_len(size) as u64 }
+    }
+
+    fn group(&mut self) -> &mut Group {
+        &mut self.group
+    }
+}

@@ -1,0 +1,140 @@
+//! pea2pea: `unicast_fast` to every address, which is what it recommends in place of its deprecated `broadcast` (and less
+//! work: the addresses are collected once). The message is encoded once, the codec copies it.
+//!
+//! pea2pea drops what a full queue does not take, so the producer goes by bursts of half a queue and, before the next but
+//! one, waits until the burst's last message was flushed to every peer, as `unicast` tells. Queues of 1,024 messages and
+//! buffers of 256 KiB, which are the points where it writes.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use pea2pea::protocols::Writing;
+use pea2pea::{Config, ConnectionSide, Node, Pea2Pea};
+use tokio::runtime::Runtime;
+use tokio_util::codec::Encoder;
+
+use crate::contender::{Contender, Goal, Produced, window};
+use crate::crowd::{Crowd, Greets, Group};
+use crate::native;
+
+#[derive(Clone)]
+struct Peas {
+    node: Node,
+}
+
+impl Pea2Pea for Peas {
+    fn node(&self) -> &Node {
+        &self.node
+    }
+}
+
+impl Writing for Peas {
+    const MESSAGE_QUEUE_DEPTH: usize = 1024;
+    const INITIAL_BUFFER_SIZE: usize = 256 * 1024;
+    type Message = Bytes;
+    type Codec = Copying;
+
+    fn codec(&self, _: SocketAddr, _: ConnectionSide) -> Self::Codec {
+        Copying
+    }
+}
+
+struct Copying;
+
+impl Encoder<Bytes> for Copying {
+    type Error = io::Error;
+
+    fn encode(&mut self, message: Bytes, out: &mut BytesMut) -> io::Result<()> {
+        out.extend_from_slice(&message);
+        Ok(())
+    }
+}
+
+pub(crate) struct Pea {
+    runtime: Arc<Runtime>,
+    node: Peas,
+    addrs: Arc<Vec<SocketAddr>>,
+    group: Group,
+}
+
+impl Pea {
+    pub(crate) fn new(runtime: &Arc<Runtime>, crowd: &mut Crowd, peers: usize) -> Self {
+        let config = Config {
+            listener_addr: Some(([127, 0, 0, 1], 0).into()),
+            listener_backlog: 4096,
+            max_connections: 4096,
+            max_connections_per_ip: 4096,
+            max_connecting: 4096,
+            ..Config::default()
+        };
+        let node = Peas { node: Node::new(config) };
+        let addr = runtime.block_on(async {
+            node.enable_writing().await;
+            node.node().toggle_listener().await.expect("a port").expect("an address")
+        });
+        let group = crowd.dial(addr, peers, Greets::Nothing);
+        let since = Instant::now();
+        while node.node().num_connected() < peers {
+            assert!(since.elapsed() < Duration::from_secs(10), "not all peers are connected");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let addrs = Arc::new(node.node().connected_addrs());
+        Self { runtime: Arc::clone(runtime), node, addrs, group }
+    }
+}
+
+impl Contender for Pea {
+    fn name(&self) -> &'static str {
+        "pea2pea"
+    }
+
+    fn produce(&mut self, _: usize, size: usize, goal: Goal) -> Produced {
+        let since = Instant::now();
+        let (node, addrs) = (self.node.clone(), Arc::clone(&self.addrs));
+        let producer = self.runtime.spawn(async move {
+            let frame = native::frame(size);
+            let burst = window(size) / 2;
+            let mut countdown = goal.start(size);
+            let mut flushed = Vec::new();
+            let mut more = true;
+            while more {
+                let mut told = Vec::with_capacity(addrs.len());
+                for at in 1..=burst {
+                    more = countdown.next();
+                    if !more {
+                        break;
+                    }
+                    for addr in &*addrs {
+                        if at < burst {
+                            node.unicast_fast(*addr, frame.clone()).expect("room");
+                        } else {
+                            told.push(node.unicast(*addr, frame.clone()).expect("room"));
+                        }
+                    }
+                }
+                for last in std::mem::replace(&mut flushed, told) {
+                    last.await.expect("the writer lives").expect("written");
+                }
+            }
+            for last in flushed {
+                last.await.expect("the writer lives").expect("written");
+            }
+            countdown.done()
+        });
+        let messages = self.runtime.block_on(producer).expect("the producer");
+        Produced { since, bytes: messages * (self.addrs.len() * self.wire_len(size)) as u64 }
+    }
+
+    fn group(&mut self) -> &mut Group {
+        &mut self.group
+    }
+}
+
+impl Drop for Pea {
+    fn drop(&mut self) {
+        self.runtime.block_on(self.node.node().shut_down());
+    }
+}

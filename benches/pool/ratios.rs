@@ -14,7 +14,8 @@ use crate::rivals::{
     keys, new_pool, shuffle,
 };
 
-const ROUNDS: usize = 7;
+/// Many short ones: most then fit between two turns of the scheduler, and the median is one of those.
+const ROUNDS: usize = 21;
 
 pub(crate) fn print() {
     println!(
@@ -53,8 +54,8 @@ fn marks(peers: usize) {
             for n in 0..rivals.len() {
                 // Another one first each round.
                 let at = (n + round) % rivals.len();
-                let marks = if peers > 100_000 { 100_000 } else { 50_000 };
-                times[at].push(time(rivals[at].as_ref(), &order, threads, churn, marks, from));
+                let marks = if peers > 100_000 { 20_000 } else { 50_000 };
+                times[at].push(time(rivals[at].as_ref(), &order, Run { round, threads, churn, marks, from }));
                 from += 10_000_000;
             }
         }
@@ -67,18 +68,30 @@ fn marks(peers: usize) {
     println!();
 }
 
+#[derive(Clone, Copy)]
+struct Run {
+    round: usize,
+    threads: usize,
+    churn: bool,
+    marks: usize,
+    from: u64,
+}
+
 /// Nanoseconds per mark.
-fn time(rival: &dyn Rival, order: &[PeerId], threads: usize, churn: bool, marks: usize, from: u64) -> f64 {
+fn time(rival: &dyn Rival, order: &[PeerId], run: Run) -> f64 {
+    let Run { round, threads, churn, marks, from } = run;
     let guests: Vec<Vec<PeerId>> =
         (0..threads).map(|thread| if churn { guests(thread) } else { Vec::new() }).collect();
+    // Each thread has its share of the peers, and each round other ones of it where there are enough: nobody shall
+    // find in the cache what the round before left there.
+    let share = order.len() / threads;
+    let window = share.min(marks);
     let start = Instant::now();
     std::thread::scope(|scope| {
         for (thread, guests) in guests.iter().enumerate() {
-            let share = order.len() / threads * thread;
-            scope.spawn(move || {
-                let keys = &order[share..share + order.len() / threads];
-                rival.mark(Plan { keys, guests, share, marks, from });
-            });
+            let share = share * thread + window * (round % (share / window));
+            let keys = &order[share..share + window];
+            scope.spawn(move || rival.mark(Plan { keys, guests, share, marks, from }));
         }
     });
     start.elapsed().as_nanos() as f64 / (marks * threads) as f64
@@ -143,7 +156,7 @@ fn others() {
     });
     println!("holding the peer, one thread, 200 peers, ns");
     let few = &handles[..200];
-    let rounds = 5_000;
+    let rounds = 2_000;
     let marks = (few.len() * rounds) as f64;
     let seen = |name: &str, tick: &dyn Fn(usize) -> u64| {
         let run = |round: usize, n: usize| {

@@ -3,18 +3,18 @@
 //! On a noisy machine absolute numbers of two runs do not compare; what is measured in turn within one run does.
 
 use std::hint::black_box;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use peerpool::base::{Direction, PeerId, Tick};
 use peerpool::pool::{Departure, Peer, Slot};
 
 use crate::rivals::{
-    BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Plan, Rival, SharedDashMap, addr_of, guests, join,
-    keys, new_pool, shuffle,
+    self, BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Plan, Rival, SharedDashMap, addr_of, guests,
+    join, keys, new_pool, shuffle,
 };
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 9;
 
 pub(crate) fn print() {
     println!(
@@ -48,14 +48,15 @@ fn marks(peers: usize) {
     ];
     rivals.iter().skip(2).for_each(|rival| rival.fill(&keys));
     for (threads, churn) in [(1, false), (1, true), (2, false), (2, true)] {
+        // Short turns, so that most fall between two of the scheduler's; two threads need longer ones to meet.
+        let (rounds, marks) = if threads == 1 { (201, 1_000) } else { (41, 5_000) };
         let (mut times, mut from) = (vec![Vec::new(); rivals.len()], 1);
-        for round in 0..ROUNDS {
+        for round in 0..rounds {
             for n in 0..rivals.len() {
                 // Another one first each round.
                 let at = (n + round) % rivals.len();
-                let marks = if peers > 100_000 { 100_000 } else { 50_000 };
-                times[at].push(time(rivals[at].as_ref(), &order, threads, churn, marks, from));
-                from += 10_000_000;
+                times[at].push(time(rivals[at].as_ref(), &order, Run { round, threads, churn, marks, from }));
+                from += 100_000;
             }
         }
         let medians: Vec<f64> = times.into_iter().map(median).collect();
@@ -67,21 +68,42 @@ fn marks(peers: usize) {
     println!();
 }
 
+#[derive(Clone, Copy)]
+struct Run {
+    round: usize,
+    threads: usize,
+    churn: bool,
+    marks: usize,
+    from: u64,
+}
+
 /// Nanoseconds per mark.
-fn time(rival: &dyn Rival, order: &[PeerId], threads: usize, churn: bool, marks: usize, from: u64) -> f64 {
-    let guests: Vec<Vec<PeerId>> =
-        (0..threads).map(|thread| if churn { guests(thread) } else { Vec::new() }).collect();
-    let start = Instant::now();
+fn time(rival: &dyn Rival, order: &[PeerId], run: Run) -> f64 {
+    let Run { round, threads, churn, marks, from } = run;
+    // Each thread has its share of the peers, and each round other ones of it where there are enough: nobody shall
+    // find in the cache what the round before left there.
+    let share = order.len() / threads;
+    let window = share.min(marks);
+    let start = Barrier::new(threads);
+    let mark = |thread: usize| {
+        let guests = if churn { guests(thread) } else { Vec::new() };
+        let share = share * thread + window * (round % (share / window));
+        let keys = &order[share..share + window];
+        rivals::warm_up();
+        start.wait();
+        let start = Instant::now();
+        rival.mark(Plan { keys, guests: &guests, share, marks, from });
+        start.elapsed().as_nanos() as f64 / (marks * threads) as f64
+    };
+    if threads == 1 {
+        return mark(0);
+    }
     std::thread::scope(|scope| {
-        for (thread, guests) in guests.iter().enumerate() {
-            let share = order.len() / threads * thread;
-            scope.spawn(move || {
-                let keys = &order[share..share + order.len() / threads];
-                rival.mark(Plan { keys, guests, share, marks, from });
-            });
-        }
-    });
-    start.elapsed().as_nanos() as f64 / (marks * threads) as f64
+        let mark = &mark;
+        let others: Vec<_> = (1..threads).map(|thread| scope.spawn(move || mark(thread))).collect();
+        let sum = mark(0) + others.into_iter().map(|other| other.join().unwrap_or(f64::NAN)).sum::<f64>();
+        sum / threads as f64
+    })
 }
 
 fn others() {
@@ -143,7 +165,7 @@ fn others() {
     });
     println!("holding the peer, one thread, 200 peers, ns");
     let few = &handles[..200];
-    let rounds = 5_000;
+    let rounds = 2_000;
     let marks = (few.len() * rounds) as f64;
     let seen = |name: &str, tick: &dyn Fn(usize) -> u64| {
         let run = |round: usize, n: usize| {

@@ -325,11 +325,21 @@ impl Rival for ByHandle {
     }
 }
 
+thread_local! {
+    /// Made once a thread: what is measured is the locks, not the making of runtimes.
+    static RUNTIME: Option<tokio::runtime::Runtime> = tokio::runtime::Builder::new_current_thread().build().ok();
+}
+
+/// Makes this thread's runtime.
+pub(crate) fn warm_up() {
+    in_runtime(async {});
+}
+
 fn in_runtime(run: impl Future<Output = ()>) {
-    match tokio::runtime::Builder::new_current_thread().build() {
-        Ok(runtime) => runtime.block_on(run),
-        Err(error) => panic!("{error}"),
-    }
+    RUNTIME.with(|runtime| match runtime {
+        Some(runtime) => runtime.block_on(run),
+        None => panic!("no runtime"),
+    });
 }
 
 /// Distinct addresses in a random order.

@@ -3,7 +3,7 @@
 //! ```text
 //! cargo bench --bench fanout                                   criterion, every cell; takes a filter
 //! cargo bench --bench fanout -- --ratios                       the table: ratios to the practical limit
-//! cargo bench --bench fanout -- --ratios --peers 64,256 --size 100 --rounds 15 --slice-ms 100 --only peerpool
+//! cargo bench --bench fanout -- --ratios --peers 64,256 --size 100 --rounds 15 --slice-ms 400 --only peerpool
 //! ```
 //!
 //! The receivers live in a second process that the bench starts itself: two threads that take and count bytes, the same
@@ -63,7 +63,7 @@ fn parse(args: &[String]) -> Options {
         peers: vec![8, 64, 256, 1024],
         sizes: vec![100, 1024, 64 * 1024],
         rounds: 7,
-        slice: Duration::from_millis(80),
+        slice: Duration::from_millis(250),
         only: Vec::new(),
         receivers: Taking::Discard,
     };

@@ -40,6 +40,8 @@ pub(crate) struct Options {
     /// Contenders whose name begins so; the limit always runs.
     pub(crate) only: Vec<String>,
     pub(crate) receivers: Taking,
+    /// Threads of the runtime that all contenders but the limit run on.
+    pub(crate) workers: usize,
 }
 
 fn main() {
@@ -66,6 +68,7 @@ fn parse(args: &[String]) -> Options {
         slice: Duration::from_millis(250),
         only: Vec::new(),
         receivers: Taking::Discard,
+        workers: 2,
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -79,8 +82,11 @@ fn parse(args: &[String]) -> Options {
             "--receivers" => {
                 options.receivers = if value() == "copy" { Taking::Copy } else { Taking::Discard }
             }
+            "--workers" => options.workers = list(value())[0].max(1),
             "--ratios" | "--bench" => {}
-            other => panic!("{other}? known: --peers, --size, --rounds, --slice-ms, --only, --receivers"),
+            other => panic!(
+                "{other}? known: --peers, --size, --rounds, --slice-ms, --only, --receivers, --workers"
+            ),
         }
     }
     options

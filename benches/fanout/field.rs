@@ -35,8 +35,9 @@ pub(crate) struct Slice {
 }
 
 impl Field {
-    pub(crate) fn new(peers: usize, taking: Taking, wanted: impl Fn(&str) -> bool) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    pub(crate) fn new(peers: usize, workers: usize, taking: Taking, wanted: impl Fn(&str) -> bool) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
         let runtime = Arc::new(runtime.expect("a runtime"));
         let mut crowd = Crowd::start(taking);
         let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(Limit::new(&mut crowd, peers))];

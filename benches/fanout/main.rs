@@ -3,7 +3,7 @@
 //! ```text
 //! cargo bench --bench fanout                                   criterion, every cell; takes a filter
 //! cargo bench --bench fanout -- --ratios                       the table: ratios to the practical limit
-//! cargo bench --bench fanout -- --ratios --peers 64,256 --size 100 --rounds 15 --slice-ms 100 --only peerpool
+//! cargo bench --bench fanout -- --ratios --peers 64,256 --size 100 --rounds 15 --slice-ms 400 --only peerpool
 //! ```
 //!
 //! The receivers live in a second process that the bench starts itself: two threads that take and count bytes, the same
@@ -40,6 +40,8 @@ pub(crate) struct Options {
     /// Contenders whose name begins so; the limit always runs.
     pub(crate) only: Vec<String>,
     pub(crate) receivers: Taking,
+    /// Threads of the runtime that all contenders but the limit run on.
+    pub(crate) workers: usize,
 }
 
 fn main() {
@@ -63,9 +65,10 @@ fn parse(args: &[String]) -> Options {
         peers: vec![8, 64, 256, 1024],
         sizes: vec![100, 1024, 64 * 1024],
         rounds: 7,
-        slice: Duration::from_millis(80),
+        slice: Duration::from_millis(250),
         only: Vec::new(),
         receivers: Taking::Discard,
+        workers: 2,
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -79,8 +82,11 @@ fn parse(args: &[String]) -> Options {
             "--receivers" => {
                 options.receivers = if value() == "copy" { Taking::Copy } else { Taking::Discard }
             }
+            "--workers" => options.workers = list(value())[0].max(1),
             "--ratios" | "--bench" => {}
-            other => panic!("{other}? known: --peers, --size, --rounds, --slice-ms, --only, --receivers"),
+            other => panic!(
+                "{other}? known: --peers, --size, --rounds, --slice-ms, --only, --receivers, --workers"
+            ),
         }
     }
     options

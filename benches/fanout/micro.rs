@@ -35,7 +35,7 @@ pub(crate) fn run() {
             for (name, at, variant) in WAYS {
                 group.bench_function(BenchmarkId::new(name, format!("{size} B")), |bencher| {
                     let field =
-                        field.get_or_init(|| RefCell::new(Field::new(peers, Taking::Discard, |_| true)));
+                        field.get_or_init(|| RefCell::new(Field::new(peers, 2, Taking::Discard, |_| true)));
                     bencher.iter_custom(|messages| {
                         field.borrow_mut().slice(at, variant, size, Goal::Messages(messages)).took
                     });

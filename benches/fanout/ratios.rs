@@ -10,6 +10,9 @@ use crate::field::{Field, Slice};
 /// No more rounds of a cell after this long, if there were three.
 const PATIENCE: Duration = Duration::from_secs(18);
 
+/// A contender, one of its variants, and what that is called.
+type Way = (usize, usize, String);
+
 /// The medians of one contender in one cell.
 #[derive(Clone, Debug)]
 struct Line {
@@ -28,7 +31,7 @@ pub(crate) fn run(options: &Options) {
         let wanted = |name: &str| {
             options.only.is_empty() || options.only.iter().any(|only| name.starts_with(only.as_str()))
         };
-        let mut field = Field::new(peers, options.receivers, wanted);
+        let mut field = Field::new(peers, options.workers, options.receivers, wanted);
         for &size in &options.sizes {
             let (lines, rounds) = cell(&mut field, size, options);
             println!(
@@ -44,7 +47,7 @@ pub(crate) fn run(options: &Options) {
 }
 
 fn cell(field: &mut Field, size: usize, options: &Options) -> (Vec<Line>, usize) {
-    let ways: Vec<(usize, usize, String)> = field
+    let ways: Vec<Way> = field
         .contenders
         .iter()
         .enumerate()
@@ -52,16 +55,15 @@ fn cell(field: &mut Field, size: usize, options: &Options) -> (Vec<Line>, usize)
             contender.variants().into_iter().enumerate().map(move |(variant, name)| (at, variant, name))
         })
         .collect();
+    let ways = heats(field, size, ways, options);
     let mut slices: Vec<Vec<Slice>> = vec![Vec::new(); ways.len()];
-    for (at, variant, _) in &ways {
-        field.slice(*at, *variant, size, Goal::Time(options.slice / 2));
-    }
     let begun = Instant::now();
     let mut rounds = 0;
     while rounds < options.rounds && (rounds < 3 || begun.elapsed() < PATIENCE) {
         for turn in 0..ways.len() {
-            // A stride that is prime to the number of ways: neighbours change as well as places.
-            let at = (turn + rounds * 5) % ways.len();
+            // Every other round runs backwards: neighbours change as well as places.
+            let turn = if rounds % 2 == 0 { turn } else { ways.len() - 1 - turn };
+            let at = (turn + rounds) % ways.len();
             let (contender, variant, _) = ways[at];
             slices[at].push(field.slice(contender, variant, size, Goal::Time(options.slice)));
         }
@@ -96,6 +98,19 @@ fn cell(field: &mut Field, size: usize, options: &Options) -> (Vec<Line>, usize)
         }
     }
     (lines, rounds)
+}
+
+/// Warms everybody up, and keeps the best two ways of the limit: which of them is the best one, the rounds decide.
+fn heats(field: &mut Field, size: usize, ways: Vec<Way>, options: &Options) -> Vec<Way> {
+    let mut limits = Vec::new();
+    let mut others = Vec::new();
+    for way in ways {
+        let mut rate = || field.slice(way.0, way.1, size, Goal::Time(options.slice / 4)).rate;
+        let best = rate().max(rate());
+        if way.0 == 0 { limits.push((best, way)) } else { others.push(way) }
+    }
+    limits.sort_by(|a, b| b.0.total_cmp(&a.0));
+    limits.into_iter().take(2).map(|(_, way)| way).chain(others).collect()
 }
 
 fn show(lines: &[Line]) {

@@ -9,7 +9,7 @@ use crate::base::Lane;
 use crate::wire::{EncodeError, Payload, Status};
 
 /// A message to send: the application's kind, its bytes, and the lane it takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Message {
     /// Order class; [`Lane::Control`] is refused.
     pub lane: Lane,
@@ -35,6 +35,14 @@ impl Message {
     #[must_use]
     pub fn bulk(self) -> Self {
         Self { lane: Lane::Bulk, ..self }
+    }
+}
+
+/// Without the payload itself: messages end up in errors, and errors in logs.
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { lane, kind, payload } = self;
+        write!(f, "Message {{ lane: {lane:?}, kind: {kind}, payload: {} bytes }}", payload.len())
     }
 }
 

@@ -1,17 +1,21 @@
 //! The part of a link that others hold: queues to send from, requests that await an answer, and the order to close.
 
-use std::collections::HashMap;
+mod asking;
+mod pings;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use crate::base::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use crate::base::sync::{Mutex, TaskWaker};
 use crate::base::{ConnId, Lane, Tick};
 use crate::pool::Departure;
 use crate::wire::{Abilities, EncodeError, Goodbye, Head, Status, WireLimits};
+
+use asking::{Answering, Waiters};
+use pings::Pings;
 
 use super::budget::{Budget, Reservation};
 use super::config::LinkConfig;
@@ -94,13 +98,6 @@ pub(super) struct LeftAt {
     pub(super) heir: Option<oneshot::Sender<Positions>>,
 }
 
-#[derive(Debug)]
-struct Waiters {
-    next: u32,
-    table: HashMap<u32, oneshot::Sender<Result<Response, Declined>>, foldhash::fast::RandomState>,
-    closed: bool,
-}
-
 /// Where the answer to a request arrives.
 pub(super) type Answer = oneshot::Receiver<Result<Response, Declined>>;
 
@@ -109,25 +106,6 @@ pub(super) type Answer = oneshot::Receiver<Result<Response, Declined>>;
 pub(super) struct Declined {
     pub(super) status: Status,
     pub(super) detail: Response,
-}
-
-/// Requests of the peer that are being handled and not answered yet.
-#[derive(Debug, Default)]
-struct Answering {
-    ids: Vec<u32>,
-}
-
-#[derive(Debug, Default)]
-struct Pings {
-    /// The peer is to be asked for addresses.
-    peers_wanted: bool,
-    /// To be sent by the task.
-    due: Option<u64>,
-    /// Sent, not answered.
-    sent: Vec<(u64, Instant)>,
-    next: u64,
-    /// Wakes whoever awaits an answer to decide between two connections.
-    probes: Vec<(u64, oneshot::Sender<Duration>)>,
 }
 
 /// What a link counts of itself.
@@ -151,7 +129,7 @@ impl Link {
             common,
             state: AtomicU8::new(OPEN),
             order: Mutex::new(None),
-            waiters: Mutex::new(Waiters { next: 0, table: HashMap::default(), closed: false }),
+            waiters: Mutex::new(Waiters::default()),
             answering: Mutex::default(),
             pings: Mutex::default(),
             waker: TaskWaker::new(),
@@ -342,176 +320,5 @@ impl Link {
     }
 }
 
-/// Requests of ours.
-impl Link {
-    pub(super) fn add_waiter(&self) -> Result<(u32, Answer), Option<Rejected>> {
-        let mut waiters = self.waiters.lock();
-        if waiters.closed {
-            return Err(Some(Rejected::Closed));
-        }
-        if waiters.table.len() >= self.common.config.waiters {
-            return Err(None);
-        }
-        // The table is far smaller than the number space, so a free number is near.
-        let id = loop {
-            waiters.next = waiters.next.wrapping_add(1);
-            if !waiters.table.contains_key(&waiters.next) {
-                break waiters.next;
-            }
-        };
-        let (sender, receiver) = oneshot::channel();
-        waiters.table.insert(id, sender);
-        Ok((id, receiver))
-    }
-
-    /// An answer arrived. `false` if nobody waits for it: late, or never asked.
-    pub(super) fn answered(&self, id: u32, status: Status, payload: Response) -> bool {
-        let Some(waiter) = self.waiters.lock().table.remove(&id) else { return false };
-        let answer =
-            if status == Status::Ok { Ok(payload) } else { Err(Declined { status, detail: payload }) };
-        waiter.send(answer).is_ok()
-    }
-
-    /// Nobody waits for this answer any more: the request is taken back if it was not sent, or cancelled.
-    pub(super) fn give_up(&self, lane: Lane, id: u32) {
-        let waiter = self.waiters.lock().table.remove(&id);
-        if waiter.is_none() {
-            return;
-        }
-        let retracted = self.outbox.lock().retract(lane, id);
-        if retracted.is_none() {
-            let cancel = Outgoing { head: Head::Cancel { id }, payload: Response::new() };
-            // A closed link needs no cancel.
-            let _ = self.queue(lane, cancel, true);
-        }
-    }
-}
-
-/// Requests of the peer.
-impl Link {
-    /// Notes a request that is about to be handled; `false` if its id is being handled already.
-    pub(super) fn begin_answer(&self, id: u32) -> bool {
-        let mut answering = self.answering.lock();
-        if answering.ids.contains(&id) {
-            return false;
-        }
-        answering.ids.push(id);
-        true
-    }
-
-    /// `true` for exactly one of: the answer, the cancel.
-    pub(super) fn end_answer(&self, id: u32) -> bool {
-        let mut answering = self.answering.lock();
-        let Some(at) = answering.ids.iter().position(|open| *open == id) else { return false };
-        answering.ids.swap_remove(at);
-        if answering.ids.is_empty() {
-            answering.ids = Vec::new();
-        }
-        true
-    }
-
-    pub(super) fn is_answering(&self, id: u32) -> bool {
-        self.answering.lock().ids.contains(&id)
-    }
-
-    pub(super) fn answers_open(&self) -> usize {
-        self.answering.lock().ids.len()
-    }
-}
-
-/// Pings.
-impl Link {
-    /// Asks the task to send a ping. The answer sets the peer's round-trip time.
-    pub fn ping(&self) {
-        let mut pings = self.pings.lock();
-        if pings.due.is_none() {
-            pings.due = Some(pings.next);
-            pings.next += 1;
-        }
-        drop(pings);
-        self.waker.wake();
-    }
-
-    /// Sends a ping and waits for its answer; `None` if the link ends first.
-    ///
-    /// # Cancel safety
-    /// Dropping the future forgets the answer, nothing else.
-    pub async fn probe(&self) -> Option<Duration> {
-        let (sender, receiver) = oneshot::channel();
-        {
-            let mut pings = self.pings.lock();
-            if !self.is_open() {
-                return None;
-            }
-            let token = pings.due.unwrap_or(pings.next);
-            if pings.due.is_none() {
-                pings.due = Some(token);
-                pings.next += 1;
-            }
-            pings.probes.retain(|(_, waiting)| !waiting.is_closed());
-            pings.probes.push((token, sender));
-        }
-        self.waker.wake();
-        receiver.await.ok()
-    }
-
-    /// Asks the peer for addresses; what it says reaches [`Host::peers_told`](super::Host::peers_told).
-    pub fn ask_peers(&self) {
-        self.pings.lock().peers_wanted = true;
-        self.waker.wake();
-    }
-
-    pub(super) fn take_peers_wanted(&self) -> bool {
-        std::mem::take(&mut self.pings.lock().peers_wanted)
-    }
-
-    /// The token of the ping to send now, which counts as sent.
-    pub(super) fn take_ping(&self) -> Option<u64> {
-        let mut pings = self.pings.lock();
-        let token = pings.due.take()?;
-        if pings.sent.len() >= MAX_PINGS {
-            pings.sent.remove(0);
-        }
-        pings.sent.push((token, Instant::now()));
-        Some(token)
-    }
-
-    /// A pong arrived: the round-trip time, if it answers a ping of ours. Token zero answers the oldest where the
-    /// dialect's pings have no tokens.
-    pub(super) fn pong(&self, token: u64, tokens: bool) -> Option<Duration> {
-        let (rtt, waiting) = {
-            let mut pings = self.pings.lock();
-            let at = if tokens {
-                pings.sent.iter().position(|(sent, _)| *sent == token)?
-            } else {
-                if pings.sent.is_empty() {
-                    return None;
-                }
-                0
-            };
-            let (answered, sent) = pings.sent.remove(at);
-            pings.sent.retain(|(token, _)| *token > answered);
-            let (done, open) =
-                std::mem::take(&mut pings.probes).into_iter().partition(|(token, _)| *token <= answered);
-            pings.probes = open;
-            let waiting: Vec<_> = done;
-            (sent.elapsed(), waiting)
-        };
-        for (_, probe) in waiting {
-            // A prober that gave up needs no answer.
-            let _ = probe.send(rtt);
-        }
-        Some(rtt)
-    }
-
-    /// Whether a ping is unanswered.
-    pub fn ping_open(&self) -> bool {
-        let pings = self.pings.lock();
-        pings.due.is_some() || !pings.sent.is_empty()
-    }
-}
-
 const OPEN: u8 = 0;
 const CLOSING: u8 = 1;
-/// Pings that may be unanswered; older ones are forgotten.
-const MAX_PINGS: usize = 4;

@@ -9,6 +9,8 @@
 //! had to be let go of while the stream was full ([`Writer::mend`]). Breaks if: a source of a lane is filled without asking
 //! [`Cursor::in_message`] or [`LaneOut::open`].
 
+mod gather;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -25,7 +27,6 @@ use super::budget::Reservation;
 use super::end::End;
 use super::host::Host;
 use super::log::{Batch, Cursor, Fill};
-use super::outbox::Outgoing;
 use super::shared::{Link, Positions};
 use super::state::StateCursor;
 
@@ -305,186 +306,11 @@ impl<D: Dialect> Writer<D> {
     pub(super) fn positions(&self) -> Positions {
         [0, 1, 2].map(|at: usize| self.lanes[at].cursor.view().resume())
     }
-
-    fn gather<H: Host>(&mut self, link: &Link, host: &H, gather: bool) -> Result<(), End> {
-        if let Some(token) = link.take_ping() {
-            self.control(&Control::Ping { token })?;
-        }
-        let mut room = self.batch;
-        if !self.control.is_empty() {
-            let control = self.control.split().freeze();
-            self.control = BytesMut::new();
-            room = room.saturating_sub(control.len());
-            self.put(control);
-        }
-        if !gather {
-            return Ok(());
-        }
-        let early = self.gather_starving(host)?;
-        room = room.saturating_sub(LOWER_LANE_SHARE * early.iter().filter(|early| **early).count());
-        for at in (0..self.lanes.len()).filter(|at| !early[*at]) {
-            let most = if at == BULK { room.min(BULK_ROUND) } else { room };
-            let taken = self.gather_lane(at, most.max(LOWER_LANE_SHARE), link, host)?;
-            room = room.saturating_sub(taken);
-        }
-        self.cover();
-        Ok(())
-    }
-
-    /// Fills one lane's share of a round; how many bytes it took.
-    fn gather_lane<H: Host>(&mut self, at: usize, room: usize, link: &Link, host: &H) -> Result<usize, End> {
-        let queue_waits = self.lanes[at].open.is_some() || link.has_outgoing(self.lanes[at].lane);
-        let state_waits = at == URGENT && self.state.has_news();
-        let others_wait = queue_waits || state_waits;
-        let mut taken = 0;
-        if others_wait && !self.lanes[at].cursor.in_message() {
-            // Where both wait, each gets half.
-            let log_waits = self.lanes[at].cursor.has_news();
-            let share = if log_waits { (room / 2).max(1) } else { room };
-            if state_waits && self.lanes[at].open.is_none() {
-                taken += self.gather_state(share);
-            }
-            if queue_waits && taken < share && !(log_waits && self.lanes[at].logs_turn) {
-                taken += self.gather_queue(at, share - taken, link)?;
-            }
-        }
-        if self.lanes[at].open.is_none() && taken < room {
-            // While others wait for the log's message to end, take no more of the log than its next chunk.
-            let most = if others_wait && self.lanes[at].cursor.in_message() { 1 } else { room - taken };
-            taken += self.gather_log(at, most, host)?;
-        }
-        Ok(taken)
-    }
-
-    /// What is gathered of a log behind other pieces is let go of when the stream is full before it begins. A lane that was
-    /// passed over like this for fifteen chunks goes first with one; which lanes did.
-    fn gather_starving<H: Host>(&mut self, host: &H) -> Result<[bool; 3], End> {
-        let mut early = [false; 3];
-        for (at, early) in early.iter_mut().enumerate() {
-            let lane = &mut self.lanes[at];
-            if !lane.cursor.has_news() {
-                (lane.served, lane.logs_turn) = (self.written, false);
-            } else if lane.open.is_none() && self.written - lane.served >= STARVING {
-                *early = self.gather_log(at, LOWER_LANE_SHARE, host)? > 0;
-            }
-        }
-        Ok(early)
-    }
-
-    fn gather_log<H: Host>(&mut self, at: usize, most: usize, host: &H) -> Result<usize, End> {
-        // Twice at the most: after a gap the cursor stands at the end, and something may have come since.
-        for _ in 0..2 {
-            let LaneOut { lane, cursor, batch, .. } = &mut self.lanes[at];
-            let lane = *lane;
-            match cursor.fill(most, batch) {
-                Fill::Ready => {
-                    let taken = batch.len();
-                    self.round.push_back(Piece::Log(at));
-                    return Ok(taken);
-                }
-                Fill::CaughtUp => return Ok(0),
-                Fill::Skipped { messages, aborted } => {
-                    host.gap(lane, messages);
-                    if aborted {
-                        let mut abort = BytesMut::new();
-                        // A dialect without chunks has no open messages to abort.
-                        let _ = self.dialect.encode_control(&Control::Abort { lane }, &mut abort);
-                        self.put(abort.freeze());
-                    }
-                }
-                Fill::Overrun => return Err(End::TooSlow(lane)),
-            }
-        }
-        Ok(0)
-    }
-
-    fn gather_state(&mut self, share: usize) -> usize {
-        let mut taken = 0;
-        while taken < share
-            && let Some(entry) = self.state.take_next()
-        {
-            taken += entry.encoded.len();
-            self.put(entry.encoded);
-        }
-        taken
-    }
-
-    fn gather_queue(&mut self, at: usize, share: usize, link: &Link) -> Result<usize, End> {
-        let lane = self.lanes[at].lane;
-        let mut taken = 0;
-        let mut small = BytesMut::new();
-        while taken < share {
-            if let Some(chunks) = &mut self.lanes[at].open {
-                match chunks.next() {
-                    Some(chunk) => {
-                        taken += chunk.wire_len();
-                        self.put(Bytes::copy_from_slice(&chunk.head));
-                        // Covered as a part of its message.
-                        self.refer(chunk.body);
-                    }
-                    None => {
-                        self.end_open(at);
-                        // By message: after a large one it is the others' turn.
-                        if self.lanes[at].cursor.has_news() || (at == URGENT && self.state.has_news()) {
-                            break;
-                        }
-                    }
-                }
-                continue;
-            }
-            let Some((Outgoing { head, payload }, cover)) = link.next_outgoing(lane) else { break };
-            self.held.merge(cover);
-            if payload.len() < SMALL {
-                let before = small.len();
-                // Caps were checked when it was queued.
-                let _ = self.dialect.encode(lane, &head, &payload, &mut small);
-                taken += small.len() - before;
-            } else {
-                self.put(small.split().freeze());
-                self.lanes[at].opened = payload.len();
-                self.lanes[at].pinned += payload.len();
-                self.lanes[at].open = self.dialect.chunks(lane, head, payload).ok();
-            }
-        }
-        self.put(small.freeze());
-        if self.lanes[at].open.as_ref().is_some_and(|chunks| chunks.len() == 0) {
-            self.end_open(at);
-        }
-        Ok(taken)
-    }
-
-    fn end_open(&mut self, at: usize) {
-        self.lanes[at].open = None;
-        self.lanes[at].logs_turn = true;
-    }
-
-    fn put(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.own += bytes.len();
-            self.refer(bytes);
-        }
-    }
-
-    fn refer(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.round.push_back(Piece::Bytes(bytes));
-        }
-    }
 }
 
 /// Pieces in one write: the kernel takes up to 1,024, and beyond 64 the call costs more than it saves.
 const SLICES: usize = 64;
 /// Rounds in one poll before other tasks get their turn.
 const ROUNDS: usize = 4;
-/// What a lower lane that waits gets of a full round: one chunk.
-const LOWER_LANE_SHARE: usize = 16 * 1024;
-/// So many bytes of others make a log that waits go first.
-const STARVING: u64 = 15 * LOWER_LANE_SHARE as u64;
-/// The most bulk in one round: what a vote that comes meanwhile has to wait for.
-const BULK_ROUND: usize = 64 * 1024;
-/// Messages below this are copied together, larger ones are written from where they are.
-const SMALL: usize = 2 * 1024;
 /// Control bytes that may wait. A peer that makes us answer more than it reads is flooding.
 const MAX_CONTROL: usize = 32 * 1024;
-const URGENT: usize = 0;
-const BULK: usize = 2;

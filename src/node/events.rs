@@ -142,7 +142,7 @@ impl EventHub {
     }
 }
 
-/// A view of a node's peers as they come and go. Does not keep the node alive: ends when the node has ended.
+/// A view of a node's peers as they come and go. Does not keep the node alive; once the node has ended nothing more comes.
 #[derive(Debug)]
 pub struct Subscription {
     hub: Arc<EventHub>,
@@ -151,7 +151,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The next update. Waits for one.
+    /// The next update. Waits for one, for ever once the node has ended: wait beside whatever tells of that.
     ///
     /// # Cancel safety
     /// Safe: no update is lost.

@@ -66,8 +66,8 @@ impl NodeRef {
         self.shared().pool.remove(key, Departure::Requested).is_some()
     }
 
-    /// Bans an address for a time, and closes its connections unless that leaves the node under its floor of peers; how many
-    /// were closed.
+    /// Bans an address for a time and closes its connections; how many were closed. Where that would leave the node under its
+    /// floor of peers nothing is done.
     pub fn ban_ip(&self, ip: IpAddr, how_long: Duration) -> usize {
         self.ban(BanTarget::Ip(ip), how_long)
     }
@@ -84,20 +84,17 @@ impl NodeRef {
             BanTarget::Ip(ip) => shared.pool.by_ip(*ip),
             BanTarget::Peer(key) => shared.pool.get(key).into_iter().collect(),
         };
-        // Evict first: a peer that the floor keeps is not banned either, or it could not come back once it leaves.
-        let total = victims.len();
-        let closed = victims
-            .iter()
-            .filter(|peer| {
-                matches!(shared.pool.evict(peer.key(), peer.id(), Departure::Banned), Evicted::Departed(_))
-            })
-            .count();
-        if closed == total {
-            shared.book.ban(target, now.after(how_long), now);
-        } else {
-            tracing::warn!(?target, "not banned: too few peers would be left");
+        let floor = shared.pool.limits().floor as usize;
+        if !victims.is_empty() && shared.pool.len().saturating_sub(victims.len()) < floor {
+            tracing::warn!(?target, floor, "not banned: too few peers would be left");
+            return 0;
         }
-        closed
+        // The ban first, so that nobody slips back in between; a peer that the floor still keeps stays until it leaves.
+        shared.book.ban(target, now.after(how_long), now);
+        let evicted = |peer: &&Arc<Peer>| {
+            matches!(shared.pool.evict(peer.key(), peer.id(), Departure::Banned), Evicted::Departed(_))
+        };
+        victims.iter().filter(evicted).count()
     }
 
     /// Lifts a ban. `false` if there was none.

@@ -1,0 +1,116 @@
+//! Pings: of the keep-alive, and of whoever must know now whether a peer answers.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Link;
+
+#[derive(Debug, Default)]
+pub(super) struct Pings {
+    /// The peer is to be asked for addresses.
+    peers_wanted: bool,
+    /// To be sent by the task.
+    due: Option<u64>,
+    /// Sent, not answered.
+    sent: Vec<(u64, Instant)>,
+    next: u64,
+    /// Wakes whoever awaits an answer to decide between two connections.
+    probes: Vec<(u64, oneshot::Sender<Duration>)>,
+}
+
+/// Pings.
+impl Link {
+    /// Asks the task to send a ping. The answer sets the peer's round-trip time.
+    pub fn ping(&self) {
+        let mut pings = self.pings.lock();
+        if pings.due.is_none() {
+            pings.due = Some(pings.next);
+            pings.next += 1;
+        }
+        drop(pings);
+        self.waker.wake();
+    }
+
+    /// Sends a ping and waits for its answer; `None` if the link ends first.
+    ///
+    /// # Cancel safety
+    /// Dropping the future forgets the answer, nothing else.
+    pub async fn probe(&self) -> Option<Duration> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut pings = self.pings.lock();
+            if !self.is_open() {
+                return None;
+            }
+            let token = pings.due.unwrap_or(pings.next);
+            if pings.due.is_none() {
+                pings.due = Some(token);
+                pings.next += 1;
+            }
+            pings.probes.retain(|(_, waiting)| !waiting.is_closed());
+            pings.probes.push((token, sender));
+        }
+        self.waker.wake();
+        receiver.await.ok()
+    }
+
+    /// Asks the peer for addresses; what it says reaches [`Host::peers_told`](super::Host::peers_told).
+    pub fn ask_peers(&self) {
+        self.pings.lock().peers_wanted = true;
+        self.waker.wake();
+    }
+
+    pub(in crate::link) fn take_peers_wanted(&self) -> bool {
+        std::mem::take(&mut self.pings.lock().peers_wanted)
+    }
+
+    /// The token of the ping to send now, which counts as sent.
+    pub(in crate::link) fn take_ping(&self) -> Option<u64> {
+        let mut pings = self.pings.lock();
+        let token = pings.due.take()?;
+        if pings.sent.len() >= MAX_PINGS {
+            pings.sent.remove(0);
+        }
+        pings.sent.push((token, Instant::now()));
+        Some(token)
+    }
+
+    /// A pong arrived: the round-trip time, if it answers a ping of ours. Token zero answers the oldest where the
+    /// dialect's pings have no tokens.
+    pub(in crate::link) fn pong(&self, token: u64, tokens: bool) -> Option<Duration> {
+        let (rtt, waiting) = {
+            let mut pings = self.pings.lock();
+            let at = if tokens {
+                pings.sent.iter().position(|(sent, _)| *sent == token)?
+            } else {
+                if pings.sent.is_empty() {
+                    return None;
+                }
+                0
+            };
+            let (answered, sent) = pings.sent.remove(at);
+            pings.sent.retain(|(token, _)| *token > answered);
+            let (done, open) =
+                std::mem::take(&mut pings.probes).into_iter().partition(|(token, _)| *token <= answered);
+            pings.probes = open;
+            let waiting: Vec<_> = done;
+            (sent.elapsed(), waiting)
+        };
+        for (_, probe) in waiting {
+            // A prober that gave up needs no answer.
+            let _ = probe.send(rtt);
+        }
+        Some(rtt)
+    }
+
+    /// Whether a ping is unanswered.
+    pub fn ping_open(&self) -> bool {
+        let pings = self.pings.lock();
+        pings.due.is_some() || !pings.sent.is_empty()
+    }
+}
+
+/// Pings that may be unanswered; older ones are forgotten.
+const MAX_PINGS: usize = 4;

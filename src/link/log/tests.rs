@@ -316,15 +316,18 @@ fn a_producer_waits_for_the_slowest_link_only_and_is_woken_by_it() {
     let mut links: Vec<_> = (1..=5).map(|n| log.join(conn(n))).collect();
     let mut waiter = log.waiter();
     assert!(poll(&mut waiter, Waker::noop(), 0).is_ready());
+    assert!(log.has_room());
     crowd(&log);
     let (count, waker) = counting();
     assert!(poll(&mut waiter, &waker, 0).is_pending());
+    assert!(!log.has_room());
     for (at, cursor) in links.iter_mut().enumerate() {
         assert_eq!(count.0.load(Ordering::SeqCst), 0, "{at} of 5 have come");
         take(cursor);
     }
     assert_eq!(count.0.load(Ordering::SeqCst), 1);
     assert!(poll(&mut waiter, &waker, 0).is_ready());
+    assert!(log.has_room());
     assert_eq!(log.stall_deadline(), None);
 }
 

@@ -47,10 +47,12 @@ fn marks(peers: usize) {
         Box::<Cascade>::default(),
     ];
     rivals.iter().skip(2).for_each(|rival| rival.fill(&keys));
+    // Never moves back, so that every mark has something to write.
+    let mut from = 1;
     for (threads, churn) in [(1, false), (1, true), (2, false), (2, true)] {
-        // Short turns, so that most fall between two of the scheduler's; two threads need longer ones to meet.
-        let (rounds, marks) = if threads == 1 { (201, 1_000) } else { (41, 5_000) };
-        let (mut times, mut from) = (vec![Vec::new(); rivals.len()], 1);
+        // Long enough for the caches to be each one's own, short enough to fall between two turns of the scheduler.
+        let (rounds, marks) = (31, if peers > 100_000 { 20_000 } else { 30_000 });
+        let mut times = vec![Vec::new(); rivals.len()];
         for round in 0..rounds {
             for n in 0..rivals.len() {
                 // Another one first each round.

@@ -46,36 +46,80 @@ pub struct Pool<K: PeerKey, C: Connection> {
 
 pub(super) type Tickets<K> = HashMap<ConnId, Arc<Ticket<K>>, HashState>;
 
-/// A slot of the map: one pointer to what holds the key.
+/// A slot of the map: one pointer to what holds the key, and the key's hash.
+///
+/// The hash is kept so that a table that grows, under its shard's lock, need not visit every peer, and so that a
+/// look-up visits no peer but the one that is meant. It costs nothing: a pointer and a tag leave room for it.
 pub(super) enum Entry<K: PeerKey, C: Connection> {
-    Claimed(Arc<ClaimCell<K>>),
-    Live(Arc<Peer<K, C>>),
+    Claimed(u32, Arc<ClaimCell<K>>),
+    Live(u32, Arc<Peer<K, C>>),
 }
 
-impl<K: PeerKey, C: Connection> Entry<K, C> {
+/// What finds an [`Entry`]: an entry itself, or a key with its hash.
+pub(super) trait Find<K> {
+    fn hash(&self) -> u32;
+    fn key(&self) -> &K;
+}
+
+struct Wanted<'a, K> {
+    hash: u32,
+    key: &'a K,
+}
+
+impl<K: PeerKey, C: Connection> Find<K> for Entry<K, C> {
+    fn hash(&self) -> u32 {
+        match self {
+            Self::Claimed(hash, _) | Self::Live(hash, _) => *hash,
+        }
+    }
+
     fn key(&self) -> &K {
         match self {
-            Self::Claimed(cell) => &cell.key,
-            Self::Live(peer) => peer.key(),
+            Self::Claimed(_, cell) => &cell.key,
+            Self::Live(_, peer) => peer.key(),
         }
     }
 }
 
-impl<K: PeerKey, C: Connection> Borrow<K> for Entry<K, C> {
-    fn borrow(&self) -> &K {
-        self.key()
+impl<K> Find<K> for Wanted<'_, K> {
+    fn hash(&self) -> u32 {
+        self.hash
+    }
+
+    fn key(&self) -> &K {
+        self.key
     }
 }
 
+impl<'a, K: PeerKey, C: Connection> Borrow<dyn Find<K> + 'a> for Entry<K, C> {
+    fn borrow(&self) -> &(dyn Find<K> + 'a) {
+        self
+    }
+}
+
+impl<K> Hash for dyn Find<K> + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u32(Find::hash(self));
+    }
+}
+
+impl<K: Eq> PartialEq for dyn Find<K> + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        Find::hash(self) == Find::hash(other) && self.key() == other.key()
+    }
+}
+
+impl<K: Eq> Eq for dyn Find<K> + '_ {}
+
 impl<K: PeerKey, C: Connection> Hash for Entry<K, C> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.key().hash(state);
+        state.write_u32(Find::hash(self));
     }
 }
 
 impl<K: PeerKey, C: Connection> PartialEq for Entry<K, C> {
     fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
+        Find::hash(self) == Find::hash(other) && self.key() == other.key()
     }
 }
 
@@ -86,9 +130,10 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     pub fn new(config: PoolConfig) -> Arc<Self> {
         let layout = config.layout_for();
         let cells = (layout / PEERS_A_CELL).next_power_of_two().clamp(FEWEST_CELLS, MOST_CELLS);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shards = (layout / PEERS_A_SHARD).next_power_of_two().clamp(FEWEST_SHARDS, MOST_SHARDS);
         Arc::new(Self {
-            slots: ShardSet::with_shards(shards),
+            slots: ShardSet::with_shards(cores * SHARDS_A_CORE),
             addresses: Addresses::with_shards(shards),
             cells: (0..cells).map(|_| Cell::new()).collect(),
             tickets: (0..cells).map(|_| Mutex::new(HashMap::with_hasher(HashState::default()))).collect(),
@@ -263,11 +308,36 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
 
     /// Runs under the shard's read lock: atomics and reference counts only.
     fn with<R>(&self, key: &K, look: impl FnOnce(&Arc<Peer<K, C>>) -> R) -> Option<R> {
-        let found = self.slots.read(key, |entry| match entry {
-            Entry::Live(peer) => Some(look(peer)),
-            Entry::Claimed(_) => None,
+        let wanted: &dyn Find<K> = &Wanted { hash: self.hash(key), key };
+        let found = self.slots.read(wanted, |entry| match entry {
+            Entry::Live(_, peer) => Some(look(peer)),
+            Entry::Claimed(..) => None,
         });
         found.flatten()
+    }
+
+    /// Takes out the entry of this key if it is the one that was meant.
+    pub(super) fn remove_slot(
+        &self,
+        key: &K,
+        is_meant: impl FnOnce(&Entry<K, C>) -> bool,
+    ) -> Option<Entry<K, C>> {
+        let wanted: &dyn Find<K> = &Wanted { hash: self.hash(key), key };
+        self.slots.remove_if(wanted, is_meant)
+    }
+
+    /// The entry of a claimed key.
+    pub(super) fn claimed(&self, cell: &Arc<ClaimCell<K>>) -> Entry<K, C> {
+        Entry::Claimed(self.hash(&cell.key), Arc::clone(cell))
+    }
+
+    /// The entry of a live peer.
+    pub(super) fn live(&self, peer: &Arc<Peer<K, C>>) -> Entry<K, C> {
+        Entry::Live(self.hash(peer.key()), Arc::clone(peer))
+    }
+
+    fn hash(&self, key: &K) -> u32 {
+        self.hasher.hash_one(key) as u32
     }
 
     pub(super) fn next_id(&self) -> ConnId {
@@ -280,7 +350,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     }
 
     pub(super) fn cell_of(&self, key: &K) -> &Cell<K, C> {
-        &self.cells[self.hasher.hash_one(key) as usize & (self.cells.len() - 1)]
+        &self.cells[self.hash(key) as usize & (self.cells.len() - 1)]
     }
 
     pub(super) fn tickets_of(&self, id: ConnId) -> &Mutex<Tickets<K>> {
@@ -295,7 +365,10 @@ impl<K: PeerKey, C: Connection> std::fmt::Debug for Pool<K, C> {
 }
 
 const PEERS_A_CELL: usize = 4_096;
-/// Few, because growing a shard re-hashes it under its lock, and each key is behind a pointer.
+/// Enough that two threads seldom meet, few enough that the shards themselves stay in the cache.
+const SHARDS_A_CORE: usize = 8;
+/// Of the address tables: few peers, because growing a shard re-hashes it under its lock, and each key is behind a
+/// pointer.
 const PEERS_A_SHARD: usize = 2_048;
 #[cfg(not(peerpool_loom))]
 const FEWEST_CELLS: usize = 16;

@@ -61,11 +61,13 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         }
         let origin = Origin { id: self.next_id(), addr, direction, slot: Slot::Ordinary };
         let peer = Arc::new(Peer::new(key, &origin, conn, info, now, Arc::clone(&self.shared)));
-        let put = self.slots.put_if(Entry::Live(Arc::clone(&peer)), |held| match held {
-            // The gate of the shutdown, inside the critical step (34).
-            None => self.shared.admission.go_live(direction).map_err(|_| AdmitError::Closed.into()),
-            Some(Entry::Live(other)) => Err(InsertFailure::Taken(other.id())),
-            Some(Entry::Claimed(other)) => Err(InsertFailure::Taken(other.id)),
+        let put = self.slots.put_if(self.live(&peer), |held| {
+            match held {
+                // The gate of the shutdown, inside the critical step (34).
+                None => self.shared.admission.go_live(direction).map_err(|_| AdmitError::Closed.into()),
+                Some(Entry::Live(_, other)) => Err(InsertFailure::Taken(other.id())),
+                Some(Entry::Claimed(_, other)) => Err(InsertFailure::Taken(other.id)),
+            }
         });
         match put {
             PutOutcome::Put { .. } => {
@@ -93,11 +95,11 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     ) -> Result<Arc<ClaimCell<K>>, ClaimFailure<K, C>> {
         let cell = Arc::new(ClaimCell::new(key, ticket.origin.id, ticket.origin.direction));
         ticket.add_claim(Arc::clone(&cell));
-        let put = self.slots.put_if(Entry::Claimed(Arc::clone(&cell)), |held| match held {
+        let put = self.slots.put_if(self.claimed(&cell), |held| match held {
             None if ticket.is_held() => Ok(()),
             None => Err(ClaimFailure::Revoked),
-            Some(Entry::Live(peer)) => Err(ClaimFailure::Held(Holder::Live(Arc::clone(peer)))),
-            Some(Entry::Claimed(other)) => Err(ClaimFailure::Held(Holder::Claimed {
+            Some(Entry::Live(_, peer)) => Err(ClaimFailure::Held(Holder::Live(Arc::clone(peer)))),
+            Some(Entry::Claimed(_, other)) => Err(ClaimFailure::Held(Holder::Claimed {
                 id: other.id,
                 direction: other.direction,
                 watch: ClaimWatch::new(other),
@@ -134,12 +136,14 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         // From here the sweep leaves the ticket alone, so the entry stays ours.
         let origin = &ticket.origin;
         let peer = Arc::new(Peer::new(cell.key.clone(), origin, conn, info, now, Arc::clone(&self.shared)));
-        let put = self.slots.put_if(Entry::Live(Arc::clone(&peer)), |held| match held {
-            Some(Entry::Claimed(held)) if Arc::ptr_eq(held, cell) => {
-                // The gate of the shutdown, inside the critical step (34).
-                self.shared.admission.go_live(origin.direction).map_err(|_| CommitFailure::Closed)
+        let put = self.slots.put_if(self.live(&peer), |held| {
+            match held {
+                Some(Entry::Claimed(_, held)) if Arc::ptr_eq(held, cell) => {
+                    // The gate of the shutdown, inside the critical step (34).
+                    self.shared.admission.go_live(origin.direction).map_err(|_| CommitFailure::Closed)
+                }
+                _ => Err(CommitFailure::Revoked),
             }
-            _ => Err(CommitFailure::Revoked),
         });
         match put {
             PutOutcome::Put { displaced, .. } => {
@@ -173,17 +177,19 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         }
         let origin = &ticket.origin;
         let new = Arc::new(Peer::new(key.clone(), origin, conn, info, now, Arc::clone(&self.shared)));
-        let put = self.slots.put_if(Entry::Live(Arc::clone(&new)), |held| match held {
-            Some(Entry::Live(peer)) if peer.id() == old => {
-                let gate = self.shared.admission.supersede(origin.direction, peer.direction());
-                gate.map_err(|_| ReplaceFailure::Closed)?;
-                // Cannot fail: a live entry holds a live peer.
-                Ok(peer.mark_departed(Departure::Replaced))
+        let put = self.slots.put_if(self.live(&new), |held| {
+            match held {
+                Some(Entry::Live(_, peer)) if peer.id() == old => {
+                    let gate = self.shared.admission.supersede(origin.direction, peer.direction());
+                    gate.map_err(|_| ReplaceFailure::Closed)?;
+                    // Cannot fail: a live entry holds a live peer.
+                    Ok(peer.mark_departed(Departure::Replaced))
+                }
+                _ => Err(ReplaceFailure::NotThere),
             }
-            _ => Err(ReplaceFailure::NotThere),
         });
         match put {
-            PutOutcome::Put { displaced: Some(Entry::Live(old)), .. } => {
+            PutOutcome::Put { displaced: Some(Entry::Live(_, old)), .. } => {
                 self.retire(ticket);
                 self.announce(&new);
                 self.finish(&old, Departure::Replaced);
@@ -235,8 +241,9 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
 
     /// Removes this very claim from the map and tells who waits for it.
     fn free_key(&self, cell: &Arc<ClaimCell<K>>) {
-        let is_meant = |entry: &Entry<K, C>| matches!(entry, Entry::Claimed(held) if Arc::ptr_eq(held, cell));
-        drop(self.slots.remove_if(&cell.key, is_meant));
+        let is_meant =
+            |held: &Entry<K, C>| matches!(held, Entry::Claimed(_, held) if Arc::ptr_eq(held, cell));
+        drop(self.remove_slot(&cell.key, is_meant));
         cell.released();
     }
 

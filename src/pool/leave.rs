@@ -70,16 +70,16 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         reason: Departure,
         claim: impl FnOnce(&Peer<K, C>) -> bool,
     ) -> Option<Arc<Peer<K, C>>> {
-        let taken = self.slots.remove_if(key, |entry| match entry {
-            Entry::Live(peer) => claim(peer),
-            Entry::Claimed(_) => false,
+        let taken = self.remove_slot(key, |held| match held {
+            Entry::Live(_, peer) => claim(peer),
+            Entry::Claimed(..) => false,
         });
         match taken {
-            Some(Entry::Live(peer)) => {
+            Some(Entry::Live(_, peer)) => {
                 self.finish(&peer, reason);
                 Some(peer)
             }
-            Some(Entry::Claimed(_)) | None => None,
+            Some(Entry::Claimed(..)) | None => None,
         }
     }
 

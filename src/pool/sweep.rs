@@ -50,16 +50,18 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
             drop(cell.fresh());
             return swept;
         };
+        // In whole milliseconds, and with everything rare out of the way: the loop is bound by how many peers' words it
+        // can have in flight from memory at once.
+        let patience = u64::try_from(stale_after.as_millis()).unwrap_or(u64::MAX);
         let mut oldest = Tick::MAX;
         for peer in judgement.view.all() {
             let judged = peer.reading();
-            let stale = now.since(judged.last_seen()) > stale_after;
-            let departed = if stale && !judged.is_paused() { self.reap(peer, judged) } else { None };
-            if departed.is_none() {
-                // If a late frame won, the older reading is the careful one.
-                oldest = oldest.min(judged.last_seen());
+            let stale = judged.last_seen().as_millis().saturating_add(patience) < now.as_millis();
+            if stale && !judged.is_paused() && self.reap(peer, judged, &mut swept) {
+                continue;
             }
-            swept.departed.extend(departed);
+            // If a late frame won, the older reading is the careful one.
+            oldest = oldest.min(judged.last_seen());
         }
         judgement.oldest = oldest;
         drop(judgement);
@@ -69,14 +71,18 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     }
 
     /// Departs a stale peer if its word is still the one that was judged.
-    fn reap(&self, peer: &Peer<K, C>, judged: Reading) -> Option<Arc<Peer<K, C>>> {
-        self.take(peer.key(), Departure::Stale, |held| {
+    #[cold]
+    fn reap(&self, peer: &Peer<K, C>, judged: Reading, swept: &mut Swept<K, C>) -> bool {
+        let departed = self.take(peer.key(), Departure::Stale, |held| {
             let won = held.id() == peer.id() && held.mark_departed_if(judged, Departure::Stale);
             if won {
                 self.shared.admission.release_live(held.direction());
             }
             won
-        })
+        });
+        let won = departed.is_some();
+        swept.departed.extend(departed);
+        won
     }
 
     /// Sweeps all cells, then trims.

@@ -8,7 +8,7 @@ mod map;
 mod set;
 
 pub use map::{Change, ShardMap};
-pub use set::{HashState, PutOutcome, ShardSet};
+pub use set::{HashState, PutOutcome, ShardSet, Spread};
 
 #[cfg(not(peerpool_loom))]
 mod real;

@@ -1,7 +1,7 @@
 //! The sharded set: entries that carry their own key, and no guard that ever leaves.
 
 use std::borrow::Borrow;
-use std::hash::Hash;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 /// The seeded hasher of every table: fast, and random per table, so that nobody chooses colliding keys.
 #[cfg(not(peerpool_loom))]
@@ -9,6 +9,27 @@ pub type HashState = foldhash::fast::RandomState;
 /// A fixed hasher: loom replays executions and needs the same shard each time.
 #[cfg(peerpool_loom)]
 pub type HashState = foldhash::fast::FixedState;
+
+/// The hasher of a [`ShardSet`], whose entries bring a hash: spreads the 32 bits that they write over 64.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, hash: u32) {
+        // Odd, so no two of the 32-bit values meet; the high bits depend on all of them.
+        self.0 = (self.0.rotate_left(5) ^ u64::from(hash)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
 
 /// What [`ShardSet::put_if`] did.
 #[derive(Debug)]
@@ -32,12 +53,13 @@ pub enum PutOutcome<E, R, X> {
 /// A concurrent hash set whose every operation is one critical section on one shard.
 ///
 /// It is a [`DashMap`](dashmap::DashMap) of entries that borrow as their key, so an entry may be one pointer to what
-/// holds the key, and a look-up by key finds it. Closures run under the shard's lock: they must be short and must not
+/// holds the key, and a look-up by key finds it. An entry's `Hash` writes one `u32`, a good (seeded) hash of its key
+/// that it keeps: so a table that grows under its lock looks at nothing behind the pointers. Closures run under the shard's lock: they must be short and must not
 /// call user code or touch the set again; of the user's code only the key's `Hash` and `Eq` run there. Entries that
 /// leave are returned, so that they are dropped after the lock is released.
 #[cfg(not(peerpool_loom))]
 pub struct ShardSet<E> {
-    shards: dashmap::DashMap<E, (), HashState>,
+    shards: dashmap::DashMap<E, (), BuildHasherDefault<Spread>>,
 }
 
 #[cfg(not(peerpool_loom))]
@@ -45,7 +67,7 @@ impl<E: Eq + Hash> ShardSet<E> {
     /// An empty set with this many shards, rounded up to a power of two and at least two.
     pub fn with_shards(shards: usize) -> Self {
         let shards = shards.next_power_of_two().max(2);
-        Self { shards: dashmap::DashMap::with_hasher_and_shard_amount(HashState::default(), shards) }
+        Self { shards: dashmap::DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), shards) }
     }
 
     /// Looks at an entry. Cost: one shard's read lock.
@@ -108,8 +130,8 @@ impl<E: Eq + Hash> ShardSet<E> {
     }
 
     fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> &super::Mutex<Vec<E>> {
-        let hash = std::hash::BuildHasher::hash_one(&HashState::default(), key);
-        &self.shards[(hash & 1) as usize]
+        let hash = std::hash::BuildHasher::hash_one(&BuildHasherDefault::<Spread>::default(), key);
+        &self.shards[(hash >> 63) as usize]
     }
 
     /// Looks at an entry.

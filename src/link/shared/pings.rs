@@ -56,7 +56,7 @@ impl Link {
         receiver.await.ok()
     }
 
-    /// Asks the peer for addresses; what it says reaches [`Host::peers_told`](super::Host::peers_told).
+    /// Asks the peer for addresses; what it says reaches [`Host::peers_told`](crate::link::Host::peers_told).
     pub fn ask_peers(&self) {
         self.pings.lock().peers_wanted = true;
         self.waker.wake();

@@ -163,10 +163,12 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
 
     /// A watch on the claim that holds this key; `None` if the key is free or live. Cost: one shard's read lock.
     pub fn watch(&self, key: &K) -> Option<ClaimWatch<K>> {
-        self.slots.read(key, |entry| match entry {
-            Entry::Claimed(cell) => Some(ClaimWatch::new(cell)),
-            Entry::Live(_) => None,
-        })?
+        let wanted: &dyn Find<K> = &Wanted { hash: self.hash(key), key };
+        let found = self.slots.read(wanted, |entry| match entry {
+            Entry::Claimed(_, cell) => Some(ClaimWatch::new(cell)),
+            Entry::Live(..) => None,
+        });
+        found.flatten()
     }
 
     /// The live peers of an IP address. Cost: one lock of one shard, O(1) in the number of all peers.

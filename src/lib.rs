@@ -29,29 +29,8 @@
 //!
 //! Imports point down this table only. With `default-features = false` the pool remains, without tokio, for a program that
 //! brings its own transport.
-//!
-//! # Two nodes
-//! ```
-//! use std::time::Duration;
-//! use peerpool::node::{Context, Event, Handled, Handler, Message, Node};
-//!
-//! struct Print;
-//! impl Handler for Print {
-//!     fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
-//!         println!("{}: kind {}, {} bytes", cx.peer().key(), event.kind, event.payload.len());
-//!         Handled::Done
-//!     }
-//! }
-//!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let a = Node::builder().listen("127.0.0.1:0".parse()?).handler(Print).start().await?;
-//! let b = Node::builder().start().await?;
-//! b.connect(a.listening()[0]).await?;
-//! b.broadcast(&Message::new(1, "hello, everybody").urgent())?;
-//! b.shutdown(Duration::from_secs(1)).await;
-//! # Ok(()) }
-//! ```
+#![cfg_attr(feature = "node", doc = "\n")]
+#![cfg_attr(feature = "node", doc = include_str!("node/example.md"))]
 #![cfg_attr(not(feature = "node"), doc = "\n(The links above need the feature `node`.)\n")]
 #![cfg_attr(not(feature = "node"), allow(rustdoc::broken_intra_doc_links))]
 

@@ -87,6 +87,7 @@ impl Store {
 
 /// Opens or creates the file and makes sure that it is a book of ours.
 fn open(path: &Path) -> Result<(Database, Reopened), BookError> {
+    let is_new = !path.exists() && create(path).map_err(|fault| fault.on_open(path))?;
     let db = guarded(|| {
         // The check makes a damaged page an error here; unchecked, redb may trust it and panic later.
         let mut builder = Database::builder();
@@ -95,7 +96,29 @@ fn open(path: &Path) -> Result<(Database, Reopened), BookError> {
     })
     .map_err(|fault| fault.on_open(path))?;
     let state = guarded(|| prepare(&db)).map_err(|fault| fault.on_open(path))?;
-    Ok((db, state))
+    Ok((db, if is_new { Reopened::Empty } else { state }))
+}
+
+/// Makes a new book beside `path` and gives it its name only when it is whole: a process killed in between leaves no half-made
+/// file that could not be opened again. Somebody else's file that appears meanwhile is left alone: then `false`.
+fn create(path: &Path) -> Result<bool, Fault> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".new-{}", std::process::id()));
+    let beside = PathBuf::from(name);
+    let io = |error| Fault::from(DatabaseError::Storage(StorageError::Io(error)));
+    let made = guarded(|| {
+        let db = Database::builder().create(&beside).map_err(Fault::from)?;
+        prepare(&db).map(drop)
+    });
+    // A link, unlike a rename, never replaces what is there; where the file system has none, the rename must do.
+    let named = made.and_then(|()| match std::fs::hard_link(&beside, path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(_) => std::fs::rename(&beside, path).map(|()| true).map_err(io),
+    });
+    // Gone already after a rename.
+    let _ = std::fs::remove_file(&beside);
+    named
 }
 
 /// Checks the schema, and writes it into a new file.

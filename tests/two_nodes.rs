@@ -209,3 +209,20 @@ async fn an_answer_that_takes_time_needs_no_other_traffic_to_go_out() {
     }
     assert!(begun.elapsed() < Duration::from_millis(1_500), "only pings moved it: {:?}", begun.elapsed());
 }
+
+#[tokio::test]
+async fn a_node_accepts_on_each_address_it_listens_on() {
+    let mut config = NodeConfig::local();
+    config.hot.degree = 0;
+    config.listen = vec!["127.0.0.1:0".parse().unwrap(), "127.0.0.2:0".parse().unwrap()];
+    let a = Node::builder().config(config).start().await.unwrap();
+    let listening = a.listening();
+    assert_eq!(listening.len(), 2);
+    assert!(listening.iter().all(|addr| addr.port() != 0), "{listening:?}");
+    let (b, _) = node().await;
+    let (c, _) = node().await;
+    b.connect(listening[0]).await.unwrap();
+    c.connect(listening[1]).await.unwrap();
+    until(|| a.roster().iter().count() == 2).await;
+    assert!(a.shutdown(WAIT).await.is_clean());
+}

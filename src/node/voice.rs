@@ -56,6 +56,7 @@ impl<D: Dialect> Voice<D> {
             budget,
             limits: dialect.limits().clone(),
             abilities: dialect.abilities(),
+            correlator: dialect.correlator(),
         };
         Self {
             dialect: Arc::new(dialect),

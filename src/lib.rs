@@ -44,6 +44,8 @@ pub mod link;
 #[cfg(feature = "node")]
 pub mod node;
 pub mod pool;
+#[cfg(feature = "timecoin")]
+pub mod timecoin;
 #[cfg(feature = "node")]
 pub mod transport;
 #[cfg(feature = "node")]

@@ -1,0 +1,119 @@
+//! What callers of the old manager know of a peer, field by field.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::book::WallTime;
+
+/// Which of the two networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum NetworkType {
+    /// The main network: port 24000.
+    Mainnet,
+    /// The test network: port 24100.
+    Testnet,
+}
+
+impl std::fmt::Display for NetworkType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Mainnet => "Mainnet",
+            Self::Testnet => "Testnet",
+        })
+    }
+}
+
+/// A peer as the old manager's callers see it. A value, not a view: it does not change with the peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// Where it can be dialled: as dialled, or what it said where it dialled us.
+    pub address: SocketAddr,
+    /// When something last came from it, in seconds since 1970.
+    pub last_seen: u64,
+    /// Its software, as it says; `"unknown"` where it was not asked yet.
+    pub version: String,
+    /// Its network.
+    pub network: NetworkType,
+    /// The date of the commit it was built from, as it says.
+    #[serde(default)]
+    pub commit_date: Option<String>,
+    /// The number of commits up to that one, as it says; a text in this network.
+    #[serde(default)]
+    pub commit_count: Option<String>,
+    /// Where its rewards go, as it says.
+    #[serde(default)]
+    pub wallet_address: Option<String>,
+    /// Smoothed round-trip time in milliseconds, once measured.
+    #[serde(default)]
+    pub latency_ms: Option<u32>,
+    /// How often a connection to it succeeded, as far as we remember.
+    #[serde(default)]
+    pub successful_connections: u32,
+    /// How often a connection to it failed, as far as we remember.
+    #[serde(default)]
+    pub failed_connections: u32,
+}
+
+impl PeerInfo {
+    /// A peer of which only the address is known.
+    pub fn new(address: SocketAddr, network: NetworkType) -> Self {
+        Self::with_version(address, network, UNKNOWN_VERSION.into())
+    }
+
+    /// A peer of which address and version are known.
+    pub fn with_version(address: SocketAddr, network: NetworkType, version: String) -> Self {
+        Self {
+            address,
+            last_seen: unix_seconds(WallTime::now()),
+            version,
+            network,
+            commit_date: None,
+            commit_count: None,
+            wallet_address: None,
+            latency_ms: None,
+            successful_connections: 0,
+            failed_connections: 0,
+        }
+    }
+
+    /// The share of connections that succeeded; 0.0 if there was none.
+    pub fn success_rate(&self) -> f64 {
+        let (ok, failed) = (f64::from(self.successful_connections), f64::from(self.failed_connections));
+        if ok + failed > 0.0 { ok / (ok + failed) } else { 0.0 }
+    }
+
+    /// Whether nothing came from it for longer than so many seconds.
+    pub fn is_stale(&self, stale_threshold_secs: u64) -> bool {
+        unix_seconds(WallTime::now()).saturating_sub(self.last_seen) > stale_threshold_secs
+    }
+}
+
+/// What stands for a version nobody has told.
+pub const UNKNOWN_VERSION: &str = "unknown";
+
+/// Whole seconds since 1970.
+pub(super) fn unix_seconds(at: WallTime) -> u64 {
+    at.as_millis() / 1000
+}
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_saved_by_the_old_node_reads_and_writes_the_same() {
+        let text = r#"{"address":"127.0.0.2:24100","last_seen":1795349170,"version":"unknown","network":"Testnet","commit_date":null,"commit_count":null,"wallet_address":null,"latency_ms":null,"successful_connections":0,"failed_connections":0}"#;
+        let info: PeerInfo = serde_json::from_str(text).unwrap();
+        assert_eq!(info.network, NetworkType::Testnet);
+        assert_eq!(serde_json::to_string(&info).unwrap(), text);
+    }
+
+    #[test]
+    fn a_record_without_the_later_fields_still_reads() {
+        let text = r#"{"address":"[::1]:24000","last_seen":1,"version":"0.6","network":"Mainnet"}"#;
+        let info: PeerInfo = serde_json::from_str(text).unwrap();
+        assert!(info.commit_count.is_none() && info.is_stale(300));
+        assert!((info.success_rate() - 0.0).abs() < f64::EPSILON);
+    }
+}

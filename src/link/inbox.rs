@@ -107,7 +107,8 @@ impl Inbox {
         Ok(())
     }
 
-    /// Hands a request over at once if fewer than the bound are being handled, and queues it otherwise.
+    /// Hands a request over at once if fewer than the bound are being handled, and queues it otherwise. In a dialect without
+    /// ids its id is its place: requests of one place are answered in their order, so one at a time.
     pub(super) fn request<H: Host>(
         &mut self,
         host: &H,
@@ -115,7 +116,9 @@ impl Inbox {
         id: u32,
         (lane, kind, payload): (Lane, u16, Payload<'_>),
     ) -> Result<(), Panicked> {
-        if !self.requests.is_empty() || self.answering(link) >= link.common.config.requests {
+        let blocked = |id: &u32| link.is_answering(*id);
+        let first = self.requests.iter().all(|(before, _)| blocked(before) && *before != id);
+        if !first || blocked(&id) || self.answering(link) >= link.common.config.requests {
             let payload = self.keep(payload);
             self.requests.push_back((id, Queued { lane, kind, payload }));
             return Ok(());
@@ -181,7 +184,8 @@ impl Inbox {
             moved = true;
         }
         while self.answering(link) < link.common.config.requests
-            && let Some((id, Queued { lane, kind, payload })) = self.requests.pop_front()
+            && let Some(at) = self.requests.iter().position(|(id, _)| !link.is_answering(*id))
+            && let Some((id, Queued { lane, kind, payload })) = self.requests.remove(at)
         {
             self.give_back(payload.len());
             self.start_request(host, link, id, Request { lane, kind, payload: Payload::Owned(payload) })?;

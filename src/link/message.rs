@@ -130,9 +130,14 @@ pub enum RequestError {
     /// It was not sent; see [`SendError`].
     #[error("the request was not sent: {0}")]
     NotSent(#[from] SendError),
-    /// Too many of our requests await an answer on this connection.
+    /// Too many of our requests await an answer on this connection; in a dialect without ids also: no turn came in time. It
+    /// was not sent.
     #[error("too many requests await an answer")]
     TooMany(Message),
+    /// The dialect has no ids, and an earlier request was given up whose answer may still come: it would be taken for this
+    /// one's. Over with that answer, or with the connection. It was not sent.
+    #[error("an earlier request of this kind is still unanswered")]
+    AnswerOpen(Message),
     /// No answer came in time. The peer was told that none is wanted any more.
     #[error("no answer in time")]
     Timeout,

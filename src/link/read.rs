@@ -207,9 +207,12 @@ fn take<D: Dialect, H: Host>(
     sinks: &mut Sinks<'_, D, H>,
 ) -> Result<(), End> {
     match head {
-        Head::Event { kind } => Ok(sinks.inbox.event(sinks.host, lane, kind, payload)?),
+        Head::Event { kind } => match sinks.link.answered_in_place(kind, payload) {
+            Some(payload) => Ok(sinks.inbox.event(sinks.host, lane, kind, payload)?),
+            None => Ok(()),
+        },
         Head::Request { id, kind } => {
-            if sinks.inbox.knows(sinks.link, id) {
+            if sinks.link.common.correlator.is_none() && sinks.inbox.knows(sinks.link, id) {
                 return Err(End::RequestTwice(id));
             }
             if sinks.link.is_flooded() {

@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::{Instant, timeout};
 
 use crate::base::Lane;
-use crate::wire::{Head, Status};
+use crate::wire::{EncodeError, Head, Status};
 
 use super::message::{Message, RequestError, Response, SendError};
 use super::outbox::{Outgoing, Rejected};
-use super::shared::{Answer, Link};
+use super::shared::{Answer, Link, NoPlace};
 
 impl Link {
-    /// Sends a request and waits for its answer, `within` at the longest.
+    /// Sends a request and waits for its answer, `within` at the longest. In a dialect without ids one request at a time waits
+    /// for each kind of answer; another one waits for its turn first.
     ///
     /// # Errors
     /// See [`RequestError`].
@@ -22,23 +24,36 @@ impl Link {
     /// Dropping the future leaves nothing behind: a request that was not sent is taken back, one that was is cancelled at
     /// the peer, and a late answer reaches nobody.
     pub async fn request(&self, message: Message, within: Duration) -> Result<Response, RequestError> {
-        let Message { lane, kind, payload } = message;
-        let back = |payload| Message { lane, kind, payload };
-        let (id, answer) = match self.add_waiter() {
-            Ok(waiter) => waiter,
-            Err(Some(_)) => return Err(SendError::Closed(back(payload)).into()),
-            Err(None) => return Err(RequestError::TooMany(back(payload))),
+        let (lane, kind) = (message.lane, message.kind);
+        let begun = Instant::now();
+        let left = || within.saturating_sub(begun.elapsed());
+        let (id, answer) = loop {
+            let turn = match self.add_waiter(kind, &message.payload) {
+                Ok(waiter) => break waiter,
+                Err(NoPlace::Taken(turn)) => turn,
+                Err(NoPlace::Closed) => return Err(SendError::Closed(message).into()),
+                Err(NoPlace::TooMany) => return Err(RequestError::TooMany(message)),
+                Err(NoPlace::Late) => return Err(RequestError::AnswerOpen(message)),
+                Err(NoPlace::NoQuestion) => {
+                    let cause = EncodeError::Unsupported { what: "request of this kind" };
+                    return Err(SendError::Refused { message, cause }.into());
+                }
+            };
+            // Resolves with an error too: whoever was there has gone.
+            if timeout(left(), turn).await.is_err() {
+                return Err(RequestError::TooMany(message));
+            }
         };
         let waiting = WaiterGuard { link: self, lane, id };
-        self.submit(Head::Request { id, kind }, back(payload))?;
-        let answer = await_answer(answer, within).await;
+        self.submit(Head::Request { id, kind }, message)?;
+        let answer = await_answer(answer, left()).await;
         drop(waiting);
         answer
     }
 }
 
 async fn await_answer(answer: Answer, within: Duration) -> Result<Response, RequestError> {
-    match tokio::time::timeout(within, answer).await {
+    match timeout(within, answer).await {
         Err(_) => Err(RequestError::Timeout),
         Ok(Err(_)) => Err(RequestError::Closed),
         Ok(Ok(Ok(response))) => Ok(response),

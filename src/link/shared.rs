@@ -12,8 +12,9 @@ use crate::base::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use crate::base::sync::{Mutex, TaskWaker};
 use crate::base::{ConnId, Lane, Tick};
 use crate::pool::Departure;
-use crate::wire::{Abilities, EncodeError, Goodbye, Head, Status, WireLimits};
+use crate::wire::{Abilities, Correlate, EncodeError, Goodbye, Head, Status, WireLimits};
 
+pub(super) use asking::NoPlace;
 use asking::{Answering, Waiters};
 use pings::Pings;
 
@@ -61,6 +62,8 @@ pub struct Common {
     pub limits: WireLimits,
     /// What the dialect can say.
     pub abilities: Abilities,
+    /// How answers find their requests, where not by id.
+    pub correlator: Option<Arc<dyn Correlate>>,
 }
 
 impl Common {
@@ -261,19 +264,19 @@ impl Link {
     }
 
     fn fail_waiters(&self) {
-        let table = {
+        let ended = {
             let mut waiters = self.waiters.lock();
             waiters.closed = true;
-            std::mem::take(&mut waiters.table)
+            (std::mem::take(&mut waiters.table), std::mem::take(&mut waiters.places))
         };
         // Dropping the senders fails all waiters at once, outside the lock.
-        drop(table);
+        drop(ended);
     }
 
     /// What waits in this link.
     pub fn waiting(&self) -> Waiting {
         let (messages, bytes) = self.outbox.lock().waiting();
-        let requests = self.waiters.lock().table.len();
+        let requests = self.waiters.lock().len();
         let answering = self.answering.lock().ids.len();
         Waiting { messages, bytes, requests, answering }
     }

@@ -22,7 +22,7 @@ use crate::base::PeerId;
 impl Shared {
     /// Accepts until the node stops. Admission is asked before anything is read, each handshake runs in a task of its own
     /// under its permit's deadline, so nobody's slowness delays the next.
-    pub(super) async fn accept_loop(self: Arc<Self>, mut listener: BoxListener) {
+    pub(super) async fn accept_loop(self: Arc<Self>, tongue: usize, mut listener: BoxListener) {
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -30,27 +30,27 @@ impl Shared {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, from)) => self.accepted(stream, from),
+                Ok((stream, from)) => self.accepted(tongue, stream, from),
                 // The listener itself waits before it tries again.
                 Err(error) => tracing::warn!(%error, "accepting failed"),
             }
         }
     }
 
-    fn accepted(self: &Arc<Self>, stream: BoxStream, from: SocketAddr) {
+    fn accepted(self: &Arc<Self>, tongue: usize, stream: BoxStream, from: SocketAddr) {
         count(&self.counters.accepted);
         let hot = self.hot();
         if self.book.is_banned(&BanTarget::Ip(from.ip()), WallTime::now()) {
-            return self.turn_away(stream, from, ConnectError::Banned);
+            return self.turn_away(tongue, stream, from, ConnectError::Banned);
         }
         let slot = if self.is_trusted_ip(from) { Slot::Reserved } else { Slot::Ordinary };
         let deadline = self.now().after(hot.handshake);
         match self.pool.admit(from, Direction::Inbound, slot, deadline) {
             Ok(permit) => {
                 let shared = Arc::clone(self);
-                self.spawn(async move { shared.inbound(stream, permit, hot.handshake).await });
+                self.spawn(async move { shared.inbound(tongue, stream, permit, hot.handshake).await });
             }
-            Err(error) => self.turn_away(stream, from, error.into()),
+            Err(error) => self.turn_away(tongue, stream, from, error.into()),
         }
     }
 
@@ -58,9 +58,15 @@ impl Shared {
         self.config.trusted.iter().any(|addr| crate::base::canonical(*addr).ip() == from.ip())
     }
 
-    async fn inbound(self: Arc<Self>, stream: BoxStream, permit: Permit<PeerId, Conn>, within: Duration) {
+    async fn inbound(
+        self: Arc<Self>,
+        tongue: usize,
+        stream: BoxStream,
+        permit: Permit<PeerId, Conn>,
+        within: Duration,
+    ) {
         let from = permit.addr();
-        let handshake = self.handshake_inbound(stream, permit);
+        let handshake = self.handshake_inbound(tongue, stream, permit);
         let outcome = tokio::select! {
             biased;
             () = self.stopped() => return,
@@ -70,7 +76,7 @@ impl Shared {
             Ok(Ok(())) => {}
             // A probe has its answer.
             Ok(Err((ConnectError::Probe, _))) => {}
-            Ok(Err((error, Some(stream)))) => self.turn_away(stream, from, error),
+            Ok(Err((error, Some(stream)))) => self.turn_away(tongue, stream, from, error),
             Ok(Err((error, None))) => self.note_refused(from, error),
             Err(_) => self.note_refused(from, ConnectError::Timeout),
         }
@@ -78,16 +84,19 @@ impl Shared {
 
     async fn handshake_inbound(
         self: &Arc<Self>,
+        tongue: usize,
         mut stream: BoxStream,
         permit: Permit<PeerId, Conn>,
     ) -> Result<(), (ConnectError, Option<BoxStream>)> {
         let since = self.now();
         let from = permit.addr();
-        let (hello, rest) = match read_hello(&mut stream, &*self.voice.dialect).await {
+        let speaks = &**self.tongues.get(tongue);
+        let (mut hello, rest) = match read_hello(&mut stream, speaks, &self.budget).await {
             Ok(greeted) => greeted,
             Err(error) => return Err((error, Some(stream))),
         };
-        let checked = self.check_hello(&hello, from).and_then(|()| self.hello(false));
+        let key = self.identify(tongue, &mut hello, from, Direction::Inbound);
+        let checked = self.check_hello(tongue, &hello, from).and_then(|()| self.hello(tongue, false));
         let greeting = match checked {
             Ok(greeting) => greeting.to_vec(),
             Err(error) => return Err((error, Some(stream))),
@@ -101,8 +110,8 @@ impl Shared {
         }
         let claimed = hello.listen;
         let local = stream.local_addr();
-        let greeted =
-            Greeted { stream, about: About { hello, rest, identity: None, local, since, greeting } };
+        let about = About { tongue, hello, rest, key, identity: None, local, since, greeting };
+        let greeted = Greeted { stream, about };
         match self.join(Seat::Permit(permit), greeted).await {
             Ok(peer) => {
                 if claimed.is_some() {
@@ -119,19 +128,25 @@ impl Shared {
     ///
     /// Invariant 15. Statement: one source that is refused again and again costs a bounded number of sockets. Enforced by: the
     /// semaphore of refusals. Breaks if: a refusal is written in the accept loop.
-    pub(super) fn turn_away(self: &Arc<Self>, stream: BoxStream, from: SocketAddr, error: ConnectError) {
-        self.tell_refusal(stream, &error);
+    pub(super) fn turn_away(
+        self: &Arc<Self>,
+        tongue: usize,
+        stream: BoxStream,
+        from: SocketAddr,
+        error: ConnectError,
+    ) {
+        self.tell_refusal(tongue, stream, &error);
         self.note_refused(from, error);
     }
 
-    pub(super) fn tell_refusal(self: &Arc<Self>, mut stream: BoxStream, error: &ConnectError) {
+    pub(super) fn tell_refusal(self: &Arc<Self>, tongue: usize, mut stream: BoxStream, error: &ConnectError) {
         let goodbye = error.goodbye(RETRY_AFTER);
         let Some(goodbye) = goodbye else { return };
         let Ok(place) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
-        let dialect = Arc::clone(&self.voice.dialect);
+        let speaks = Arc::clone(self.tongues.get(tongue));
         let shared = Arc::clone(self);
         self.spawn(async move {
-            let told = timeout(REFUSAL, refuse(&mut stream, &*dialect, goodbye));
+            let told = timeout(REFUSAL, refuse(&mut stream, &*speaks, goodbye));
             // Told or not, it is over.
             tokio::select! {
                 () = shared.stopped() => {}

@@ -8,12 +8,14 @@ use tokio::runtime::Handle;
 use crate::base::Nonce;
 use crate::book::{Book, BookConfig, Source, WallTime};
 use crate::transport::{BoxListener, Tcp, Transport};
+use crate::wire::{Dialect, Native};
 
 use super::config::{ConfigError, NodeConfig};
+use super::dialect::{DialectConfig, NewTongue};
 use super::error::StartError;
 use super::handle::Node;
 use super::handler::Handler;
-use super::shared::Shared;
+use super::shared::{Parts, Shared};
 
 /// Describes a node; [`NodeBuilder::start`] starts it.
 pub struct NodeBuilder {
@@ -21,6 +23,9 @@ pub struct NodeBuilder {
     handler: Box<dyn Handler>,
     transport: Arc<dyn Transport>,
     book: Option<Arc<Book>>,
+    /// In place of the native dialect.
+    only: Option<Box<dyn NewTongue>>,
+    others: Vec<Box<dyn NewTongue>>,
 }
 
 impl NodeBuilder {
@@ -30,6 +35,8 @@ impl NodeBuilder {
             handler: Box::new(()),
             transport: Arc::new(Tcp::default()),
             book: None,
+            only: None,
+            others: Vec::new(),
         }
     }
 
@@ -40,7 +47,7 @@ impl NodeBuilder {
         self
     }
 
-    /// An address to listen on, beside those that are set already. Port 0 takes any.
+    /// An address to listen on in the native dialect, beside those that are set already. Port 0 takes any.
     #[must_use]
     pub fn listen(mut self, addr: SocketAddr) -> Self {
         self.config.listen.push(addr);
@@ -75,44 +82,119 @@ impl NodeBuilder {
         self
     }
 
+    /// Another dialect that the node speaks, beside those set already. There is one pool and one API over all; a broadcast
+    /// is encoded once in each. Each has a name of its own, or starting fails.
+    #[must_use]
+    pub fn dialect<D: Dialect>(mut self, dialect: DialectConfig<D>) -> Self {
+        self.others.push(dialect.boxed());
+        self
+    }
+
+    /// The node's first dialect, in place of the native one: what [`NodeConfig::wire`] says is then of no use, and
+    /// [`NodeBuilder::listen`] listens for this one.
+    #[must_use]
+    pub fn first_dialect<D: Dialect>(mut self, dialect: DialectConfig<D>) -> Self {
+        self.only = Some(dialect.boxed());
+        self
+    }
+
     /// Starts the node: listens, then dials seeds and trusted peers.
     ///
     /// # Errors
-    /// See [`StartError`]; nothing is left running then.
+    /// See [`StartError`]; nothing stays bound or running then.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing bound and nothing running.
     pub async fn start(self) -> Result<Node, StartError> {
-        let Self { config, handler, transport, book } = self;
+        let transport = Arc::clone(&self.transport);
+        let (node, wanted) = self.assemble()?;
+        // Bound all before any is accepted from: a node that cannot start has been nobody's peer.
+        let mut listeners = Vec::with_capacity(wanted.len());
+        for (tongue, addr) in wanted {
+            let listener = transport.listen(addr).await;
+            listeners.push((tongue, listener.map_err(|cause| StartError::Listen { addr, cause })?));
+        }
+        for (tongue, listener) in listeners {
+            node.shared().accept_from(tongue, listener);
+        }
+        node.shared().begin();
+        Ok(node)
+    }
+
+    /// Starts the node without waiting for anything: it listens nowhere until [`NodeRef::listen`](super::NodeRef::listen)
+    /// is called.
+    ///
+    /// # Errors
+    /// See [`StartError`]; [`StartError::Config`] also where addresses to listen on were set.
+    pub fn start_silent(self) -> Result<Node, StartError> {
+        let (node, wanted) = self.assemble()?;
+        if !wanted.is_empty() {
+            let why = "listening takes time: set no address here, or use start".to_owned();
+            return Err(ConfigError { field: "listen", why }.into());
+        }
+        node.shared().begin();
+        Ok(node)
+    }
+
+    /// The node, of which nothing runs yet, and where it is to listen.
+    fn assemble(self) -> Result<(Node, Vec<(usize, SocketAddr)>), StartError> {
+        let Self { config, handler, transport, book, only, others } = self;
         config.check()?;
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let book = book.unwrap_or_else(|| Arc::new(Book::in_memory(BookConfig::default())));
-        let mut listeners: Vec<BoxListener> = Vec::with_capacity(config.listen.len());
-        for addr in &config.listen {
-            let listener = transport.listen(*addr).await;
-            listeners.push(listener.map_err(|cause| StartError::Listen { addr: *addr, cause })?);
+        let first = only.unwrap_or_else(|| DialectConfig::new(Native::new(config.wire.clone())).boxed());
+        let dialects: Vec<_> = std::iter::once(first).chain(others).collect();
+        let mut wanted: Vec<_> = config.listen.iter().map(|addr| (0, *addr)).collect();
+        for (at, dialect) in dialects.iter().enumerate() {
+            wanted.extend(dialect.listen().iter().map(|addr| (at, *addr)));
+            if dialects[..at].iter().any(|other| other.name() == dialect.name()) {
+                let why = format!("two dialects named {}", dialect.name());
+                return Err(ConfigError { field: "dialect", why }.into());
+            }
         }
-        let listening = listeners.iter().map(|listener| listener.local_addr()).collect();
+        config.check_memory(&config.hot, dialects.len())?;
         let (nonce, relay_key) = random()?;
         enter(&book, &config)?;
-        let shared =
-            Arc::new(Shared::new(config, nonce, relay_key, book, transport, handler, listening, runtime));
-        let node = Node::new(Arc::clone(&shared));
-        for listener in listeners {
-            tracing::info!(addr = %listener.local_addr(), "listening");
-            shared.spawn(Arc::clone(&shared).accept_loop(listener));
-        }
-        if let Some(waking) = shared.voice.hub.waking() {
-            let stopper = Arc::clone(&shared);
-            shared.spawn(async move {
+        let parts = Parts { nonce, relay_key, book, transport, handler, dialects };
+        Ok((Node::new(Arc::new(Shared::new(config, parts, runtime))), wanted))
+    }
+}
+
+impl Shared {
+    /// Starts what runs as long as the node does.
+    fn begin(self: &Arc<Self>) {
+        for waking in self.tongues.iter().filter_map(|tongue| tongue.hub().waking()) {
+            let stopper = Arc::clone(self);
+            self.spawn(async move {
                 tokio::select! {
                     () = stopper.stopped() => {}
                     () = waking => {}
                 }
             });
         }
-        shared.spawn(Arc::clone(&shared).maintain());
-        Ok(node)
+        self.spawn(Arc::clone(self).maintain());
+    }
+
+    /// Binds an address and accepts from it.
+    pub(super) async fn listen(
+        self: &Arc<Self>,
+        tongue: usize,
+        addr: SocketAddr,
+    ) -> Result<SocketAddr, StartError> {
+        let listener = self.transport.listen(addr).await;
+        let listener = listener.map_err(|cause| StartError::Listen { addr, cause })?;
+        if self.is_stopping() {
+            return Err(StartError::Shutdown);
+        }
+        Ok(self.accept_from(tongue, listener))
+    }
+
+    fn accept_from(self: &Arc<Self>, tongue: usize, listener: BoxListener) -> SocketAddr {
+        let addr = listener.local_addr();
+        self.listening.lock().push((tongue, addr));
+        tracing::info!(%addr, dialect = self.tongues.get(tongue).name(), "listening");
+        self.spawn(Arc::clone(self).accept_loop(tongue, listener));
+        addr
     }
 }
 

@@ -175,10 +175,19 @@ impl NodeConfig {
             return wrong("event_backlog", "must not be zero".into());
         }
         self.hot.check()?;
-        let fixed = self.ring.saturating_mul(3).saturating_add(self.state_bytes);
-        if fixed >= self.hot.memory {
-            let why = format!("the three rings and the state alone take {fixed} bytes");
-            return wrong("memory", why);
+        self.check_memory(&self.hot, 1)
+    }
+
+    /// What rings and state take in each of so many dialects.
+    pub(super) fn fixed_memory(&self, dialects: usize) -> usize {
+        self.ring.saturating_mul(3).saturating_add(self.state_bytes).saturating_mul(dialects)
+    }
+
+    pub(super) fn check_memory(&self, hot: &HotConfig, dialects: usize) -> Result<(), ConfigError> {
+        let fixed = self.fixed_memory(dialects);
+        if fixed >= hot.memory {
+            let why = format!("the three rings and the state of each dialect alone take {fixed} bytes");
+            return Err(ConfigError { field: "memory", why });
         }
         Ok(())
     }

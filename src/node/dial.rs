@@ -14,7 +14,7 @@ use crate::wire::{Goodbye, GoodbyeReason, Hello};
 
 use super::error::ConnectError;
 use super::events::NodeEvent;
-use super::handshake::{greet, refuse};
+use super::handshake::{greet, read_hello, refuse};
 use super::info::{Conn, Peer};
 use super::join::{About, Greeted, Seat};
 use super::shared::{Shared, count};
@@ -26,8 +26,18 @@ impl Shared {
     /// Dropping the future closes what was opened and gives back slot and key.
     pub(super) async fn dial(self: &Arc<Self>, addr: SocketAddr) -> Result<Arc<Peer>, ConnectError> {
         let addr = canonical(addr);
+        self.dial_in(self.tongues.at(addr), addr).await
+    }
+
+    /// As [`Shared::dial`], in this dialect.
+    pub(super) async fn dial_in(
+        self: &Arc<Self>,
+        tongue: usize,
+        addr: SocketAddr,
+    ) -> Result<Arc<Peer>, ConnectError> {
+        let addr = canonical(addr);
         let within = self.hot().handshake;
-        let dialled = self.dial_within(addr, within);
+        let dialled = self.dial_within(tongue, addr, within);
         let outcome = tokio::select! {
             biased;
             () = self.stopped() => Err(ConnectError::Shutdown),
@@ -39,27 +49,27 @@ impl Shared {
 
     async fn dial_within(
         self: &Arc<Self>,
+        tongue: usize,
         addr: SocketAddr,
         within: Duration,
     ) -> Result<Arc<Peer>, ConnectError> {
-        let claim = self.claim_dial(addr, within)?;
+        let speaks = &**self.tongues.get(tongue);
+        let claim = self.claim_dial(addr, speaks.rules().dial_key(addr), within)?;
         count(&self.counters.dials);
         self.book.record(&addr, Outcome::Attempt, WallTime::now());
         let since = self.now();
         let mut stream = self.transport.dial(addr).await?;
-        let ours = self.hello(false)?;
-        let (hello, rest) = greet(&mut stream, &*self.voice.dialect, &ours).await?;
-        if let Err(error) = self.check_hello(&hello, addr) {
-            self.part(stream, &error);
+        let ours = self.hello(tongue, false)?;
+        let (mut hello, rest) = greet(&mut stream, speaks, &self.budget, &ours).await?;
+        let key = self.identify(tongue, &mut hello, addr, Direction::Outbound);
+        if let Err(error) = self.check_hello(tongue, &hello, addr) {
+            self.part(tongue, stream, &error);
             return Err(error);
         }
         let local = stream.local_addr();
-        let greeted = Greeted {
-            stream,
-            about: About { hello, rest, identity: None, local, since, greeting: Vec::new() },
-        };
-        self.join(Seat::Claim(claim), greeted).await.map_err(|(error, stream)| {
-            self.part(stream, &error);
+        let about = About { tongue, hello, rest, key, identity: None, local, since, greeting: Vec::new() };
+        self.join(Seat::Claim(claim), Greeted { stream, about }).await.map_err(|(error, stream)| {
+            self.part(tongue, stream, &error);
             error
         })
     }
@@ -67,6 +77,7 @@ impl Shared {
     fn claim_dial(
         self: &Arc<Self>,
         addr: SocketAddr,
+        key: PeerId,
         within: Duration,
     ) -> Result<Claim<PeerId, Conn>, ConnectError> {
         if self.book.is_banned_addr(addr, WallTime::now()) {
@@ -75,7 +86,7 @@ impl Shared {
         let trusted = self.config.trusted.iter().any(|trusted| canonical(*trusted) == addr);
         let slot = if trusted { Slot::Reserved } else { Slot::Ordinary };
         let permit = self.pool.admit(addr, Direction::Outbound, slot, self.now().after(within))?;
-        permit.claim(PeerId::from_addr(addr)).map_err(|failure| match failure.why {
+        permit.claim(key).map_err(|failure| match failure.why {
             ClaimFailure::Held(Holder::Live(peer)) => ConnectError::AlreadyConnected(*peer.key()),
             ClaimFailure::Held(Holder::Claimed { .. }) => ConnectError::InProgress,
             _ => ConnectError::Timeout,
@@ -83,15 +94,11 @@ impl Shared {
     }
 
     /// Tells the acceptor why we leave, after it has accepted us.
-    fn part(self: &Arc<Self>, mut stream: BoxStream, error: &ConnectError) {
-        use crate::wire::Dialect as _;
+    fn part(self: &Arc<Self>, tongue: usize, mut stream: BoxStream, error: &ConnectError) {
         let Some(goodbye) = error.goodbye(Duration::ZERO) else { return };
         let Ok(place) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
-        let mut out = bytes::BytesMut::new();
         let control = crate::wire::Control::Goodbye(Goodbye { retry_after: None, ..goodbye });
-        if !matches!(self.voice.dialect.encode_control(&control, &mut out), Ok(true)) {
-            return;
-        }
+        let Some(out) = self.tongues.get(tongue).encode_control(&control) else { return };
         let shared = Arc::clone(self);
         self.spawn(async move {
             let parting = async {
@@ -196,10 +203,16 @@ impl Shared {
     /// Asks who listens at an address, without connecting.
     pub(super) async fn ask_who(self: &Arc<Self>, addr: SocketAddr) -> Result<Hello, ConnectError> {
         let within = self.hot().handshake;
+        let tongue = self.tongues.at(addr);
+        let speaks = &**self.tongues.get(tongue);
+        if !speaks.abilities().nonce {
+            // Nobody would answer a mere question in it, and the answer would prove nothing.
+            return Err(ConnectError::UnknownDialect);
+        }
         let asking = async {
             let mut stream = self.transport.dial(addr).await?;
-            let ours = self.hello(true)?;
-            let (hello, _) = greet(&mut stream, &*self.voice.dialect, &ours).await?;
+            let ours = self.hello(tongue, true)?;
+            let (hello, _) = greet(&mut stream, speaks, &self.budget, &ours).await?;
             Ok(hello)
         };
         tokio::select! {
@@ -214,7 +227,8 @@ impl Shared {
     pub(super) fn verify_listen(self: &Arc<Self>, peer: &Arc<Peer>) -> bool {
         let (listen, nonce, verified) =
             peer.read_info(|info| (info.listen, info.nonce, info.listen_verified));
-        let Some(listen) = listen.filter(|_| !verified && nonce.is_some()) else { return true };
+        let probed = self.tongues.get(peer.connection().tongue()).abilities().nonce;
+        let Some(listen) = listen.filter(|_| probed && !verified && nonce.is_some()) else { return true };
         let Some(probing) = self.probes.begin(self.hot().dial_budget) else { return false };
         if !peer.connection().begin_verifying() {
             return true;
@@ -256,31 +270,33 @@ impl Shared {
         }
         let permit = self.pool.admit(canonical(addr), direction, Slot::Ordinary, since.after(within))?;
         let adopting = async {
-            use super::handshake::read_hello;
-            let dialect = &*self.voice.dialect;
-            let ours = self.hello(false)?;
+            let tongue = 0;
+            let speaks = &**self.tongues.get(tongue);
+            let ours = self.hello(tongue, false)?;
             let greeted = match direction {
-                Direction::Outbound => greet(&mut stream, dialect, &ours).await,
-                Direction::Inbound => read_hello(&mut stream, dialect).await,
+                Direction::Outbound => greet(&mut stream, speaks, &self.budget, &ours).await,
+                Direction::Inbound => read_hello(&mut stream, speaks, &self.budget).await,
             };
-            let checked =
-                greeted.and_then(|(hello, rest)| self.check_hello(&hello, addr).map(|()| (hello, rest)));
-            let (hello, rest) = match checked {
+            let checked = greeted.and_then(|(mut hello, rest)| {
+                let key = self.identify(tongue, &mut hello, addr, direction);
+                self.check_hello(tongue, &hello, addr).map(|()| (hello, key, rest))
+            });
+            let (hello, key, rest) = match checked {
                 Ok(greeted) => greeted,
                 Err(error) => {
                     if let (Direction::Inbound, Some(goodbye)) = (direction, error.goodbye(Duration::ZERO)) {
-                        refuse(&mut stream, dialect, goodbye).await;
+                        refuse(&mut stream, speaks, goodbye).await;
                     }
                     return Err(error);
                 }
             };
             let greeting = if direction == Direction::Inbound { ours.to_vec() } else { Vec::new() };
             let local = stream.local_addr();
-            let greeted = Greeted { stream, about: About { hello, rest, identity, local, since, greeting } };
-            self.join(Seat::Permit(permit), greeted).await.map_err(|(error, stream)| {
+            let about = About { tongue, hello, rest, key, identity, local, since, greeting };
+            self.join(Seat::Permit(permit), Greeted { stream, about }).await.map_err(|(error, stream)| {
                 match direction {
-                    Direction::Inbound => self.tell_refusal(stream, &error),
-                    Direction::Outbound => self.part(stream, &error),
+                    Direction::Inbound => self.tell_refusal(tongue, stream, &error),
+                    Direction::Outbound => self.part(tongue, stream, &error),
                 }
                 error
             })
@@ -289,6 +305,40 @@ impl Shared {
             biased;
             () = self.stopped() => Err(ConnectError::Shutdown),
             adopted = timeout(within, adopting) => adopted.unwrap_or(Err(ConnectError::Timeout)),
+        }
+    }
+
+    /// Takes over a stream whose handshake somebody else has done.
+    pub(super) async fn adopt_greeted(
+        self: &Arc<Self>,
+        tongue: usize,
+        stream: BoxStream,
+        direction: Direction,
+        addr: SocketAddr,
+        (mut hello, rest): (Hello, Vec<u8>),
+    ) -> Result<Arc<Peer>, ConnectError> {
+        let addr = canonical(addr);
+        let within = self.hot().handshake;
+        let since = self.now();
+        if self.book.is_banned_addr(addr, WallTime::now()) {
+            return Err(ConnectError::Banned);
+        }
+        let permit = self.pool.admit(addr, direction, Slot::Ordinary, since.after(within))?;
+        let key = self.identify(tongue, &mut hello, addr, direction);
+        self.check_hello(tongue, &hello, addr)?;
+        let local = stream.local_addr();
+        let about = About { tongue, hello, rest, key, identity: None, local, since, greeting: Vec::new() };
+        let joining = self.join(Seat::Permit(permit), Greeted { stream, about });
+        let joined = async {
+            joining.await.map_err(|(error, stream)| {
+                self.part(tongue, stream, &error);
+                error
+            })
+        };
+        tokio::select! {
+            biased;
+            () = self.stopped() => Err(ConnectError::Shutdown),
+            joined = timeout(within, joined) => joined.unwrap_or(Err(ConnectError::Timeout)),
         }
     }
 }

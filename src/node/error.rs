@@ -76,6 +76,9 @@ pub enum ConnectError {
     /// The node shuts down.
     #[error("the node shuts down")]
     Shutdown,
+    /// The node does not speak a dialect of this name.
+    #[error("the node does not speak this dialect")]
+    UnknownDialect,
 }
 
 impl ConnectError {
@@ -94,7 +97,7 @@ impl ConnectError {
             Self::SelfDial => GoodbyeReason::SelfDial,
             Self::Rejected => GoodbyeReason::Rejected,
             Self::Shutdown => GoodbyeReason::Shutdown,
-            Self::Io(_) | Self::Eof | Self::Refused(_) | Self::Probe => return None,
+            Self::Io(_) | Self::Eof | Self::Refused(_) | Self::Probe | Self::UnknownDialect => return None,
         };
         Some(Goodbye::new(reason))
     }
@@ -140,6 +143,12 @@ pub enum StartError {
         /// What the system says.
         cause: io::Error,
     },
+    /// The node does not speak a dialect of this name.
+    #[error("the node does not speak this dialect")]
+    UnknownDialect,
+    /// The node shuts down.
+    #[error("the node shuts down")]
+    Shutdown,
     /// No tokio runtime is running here.
     #[error("a node needs a tokio runtime to start in")]
     NoRuntime,

@@ -103,7 +103,7 @@ impl NodeRef {
 
     /// The addresses listened on, with the ports that the system chose.
     pub fn listening(&self) -> Vec<SocketAddr> {
-        self.shared.listening.lock().clone()
+        self.shared.listening.lock().iter().map(|(_, addr)| *addr).collect()
     }
 
     /// Whether the node is shutting down or has ended.

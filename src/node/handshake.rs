@@ -2,54 +2,61 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::base::{Direction, PeerId};
+use crate::link::{Budget, Reservation};
 use crate::transport::Stream;
-use crate::wire::{Dialect, Goodbye, Greeting, Hello};
+use crate::wire::{Goodbye, Greeting, Hello, WireError};
 
+use super::dialect::Identity;
 use super::error::ConnectError;
 use super::handler::Verdict;
 use super::shared::{Shared, count};
+use super::tongue::Tongue;
 
 /// In the highest bit of a hello's features: the dialler only asks who listens here, and closes after the answer.
 pub(super) const PROBE_BIT: u64 = 1 << 63;
 
 /// Writes a hello and reads the answer; also what was read behind it.
-pub(super) async fn greet<D: Dialect, S: Stream>(
+pub(super) async fn greet<S: Stream>(
     stream: &mut S,
-    dialect: &D,
+    tongue: &dyn Tongue,
+    budget: &Arc<Budget>,
     ours: &[u8],
 ) -> Result<(Hello, Vec<u8>), ConnectError> {
     stream.write_all(ours).await?;
     stream.flush().await?;
-    match read_greeting(stream, dialect).await? {
-        (Greeting::Hello(hello), rest) => Ok((hello, rest)),
-        (Greeting::Goodbye(goodbye), _) => Err(ConnectError::Refused(goodbye)),
-    }
+    read_hello(stream, tongue, budget).await
 }
 
-/// Reads the hello that a dialler begins with.
-pub(super) async fn read_hello<D: Dialect, S: Stream>(
+/// Reads the hello that a dialler begins with, or an acceptor answers with; also what was read behind it.
+pub(super) async fn read_hello<S: Stream>(
     stream: &mut S,
-    dialect: &D,
+    tongue: &dyn Tongue,
+    budget: &Arc<Budget>,
 ) -> Result<(Hello, Vec<u8>), ConnectError> {
-    match read_greeting(stream, dialect).await? {
+    let decode = |buf: &[u8]| tongue.decode_greeting(buf);
+    match read_greeting(stream, tongue.hello_cap(), decode, Some(budget)).await? {
         (Greeting::Hello(hello), rest) => Ok((hello, rest)),
         (Greeting::Goodbye(goodbye), _) => Err(ConnectError::Refused(goodbye)),
     }
 }
 
-async fn read_greeting<D: Dialect, S: Stream>(
+/// Reads a greeting of at most `cap` bytes. Memory grows with what comes; what a large one takes counts against the ceiling.
+pub(crate) async fn read_greeting<S: Stream>(
     stream: &mut S,
-    dialect: &D,
+    cap: usize,
+    decode: impl Fn(&[u8]) -> Result<Option<(Greeting, usize)>, WireError>,
+    budget: Option<&Arc<Budget>>,
 ) -> Result<(Greeting, Vec<u8>), ConnectError> {
-    // Grows with what comes, up to the cap: with that much in hand a greeting is complete or refused.
-    let cap = dialect.limits().hello;
     let mut buffer = Vec::with_capacity(256);
+    let mut held = budget.map(Reservation::empty);
     loop {
-        if let Some((greeting, used)) = dialect.decode_greeting(&buffer)? {
+        if let Some((greeting, used)) = decode(&buffer)? {
             buffer.drain(..used);
             return Ok((greeting, buffer));
         }
@@ -57,23 +64,34 @@ async fn read_greeting<D: Dialect, S: Stream>(
         if room == 0 {
             return Err(io::Error::from(io::ErrorKind::InvalidData).into());
         }
-        let count = (&mut *stream).take(room.min(1024) as u64).read_buf(&mut buffer).await?;
+        if buffer.len() >= UNCOUNTED
+            && let Some(held) = &mut held
+            && !held.resize(buffer.capacity())
+        {
+            return Err(io::Error::from(io::ErrorKind::OutOfMemory).into());
+        }
+        let step = if buffer.len() < UNCOUNTED { 1024 } else { LARGE_STEP };
+        let count = (&mut *stream).take(room.min(step) as u64).read_buf(&mut buffer).await?;
         if count == 0 {
             return Err(ConnectError::Eof);
         }
     }
 }
 
+/// Greetings up to here are bounded by the number of handshakes.
+const UNCOUNTED: usize = 4096;
+/// What is read at a time of a larger one.
+const LARGE_STEP: usize = 16 * 1024;
+
 /// Tells the other end why not, and closes. Errors do not matter any more.
-pub(super) async fn refuse<D: Dialect, S: Stream>(stream: &mut S, dialect: &D, goodbye: Goodbye) {
-    let mut out = BytesMut::new();
-    if dialect.encode_goodbye(&goodbye, &mut out).is_ok() {
+pub(super) async fn refuse<S: Stream>(stream: &mut S, tongue: &dyn Tongue, goodbye: Goodbye) {
+    if let Some(out) = tongue.encode_goodbye(&goodbye) {
         let _ = stream.write_all(&out).await;
     }
     let _ = stream.shutdown().await;
     // What is unread when a socket closes turns the close into a reset, which may overtake the goodbye.
     let mut scrap = [0u8; 512];
-    let mut left = dialect.limits().hello;
+    let mut left = tongue.hello_cap();
     while left > 0 {
         match stream.read(&mut scrap).await {
             Ok(count) if count > 0 => left = left.saturating_sub(count),
@@ -83,16 +101,35 @@ pub(super) async fn refuse<D: Dialect, S: Stream>(stream: &mut S, dialect: &D, g
 }
 
 impl Shared {
+    /// Whom a greeted connection belongs to by its dialect's rules: notes the instance in the hello and hands out the key, if
+    /// the rules have one.
+    pub(super) fn identify(
+        &self,
+        tongue: usize,
+        hello: &mut Hello,
+        addr: SocketAddr,
+        direction: Direction,
+    ) -> Option<PeerId> {
+        let Identity { key, instance } = self.tongues.get(tongue).rules().identify(hello, addr, direction);
+        hello.nonce = instance;
+        key
+    }
+
     /// Whether a peer with this hello belongs here at all.
-    pub(super) fn check_hello(&self, hello: &Hello, from: SocketAddr) -> Result<(), ConnectError> {
-        let ours = self.voice.dialect.version();
+    pub(super) fn check_hello(
+        &self,
+        tongue: usize,
+        hello: &Hello,
+        from: SocketAddr,
+    ) -> Result<(), ConnectError> {
+        let ours = self.tongues.get(tongue).version();
         if hello.version != ours {
             return Err(ConnectError::WrongVersion { ours, theirs: hello.version });
         }
         if hello.network != self.config.network {
             return Err(ConnectError::WrongNetwork { ours: self.config.network, theirs: hello.network });
         }
-        if hello.nonce == Some(self.nonce) {
+        if hello.nonce == Some(self.tongues.instance(tongue)) {
             return Err(ConnectError::SelfDial);
         }
         if let (Some(ours), Some(theirs)) = (&self.config.genesis, &hello.genesis)
@@ -116,25 +153,21 @@ impl Shared {
     }
 
     /// Our hello, encoded.
-    pub(super) fn hello(&self, probe: bool) -> Result<BytesMut, ConnectError> {
-        use crate::wire::Dialect as _;
+    pub(super) fn hello(&self, tongue: usize, probe: bool) -> Result<BytesMut, ConnectError> {
         let features = self.config.features | if probe { PROBE_BIT } else { 0 };
-        let listen = if probe { None } else { self.advertised() };
+        let listen = if probe { None } else { self.advertised(tongue) };
+        let speaks = self.tongues.get(tongue);
         let hello = Hello {
-            version: self.voice.dialect.version(),
+            version: speaks.version(),
             network: self.config.network,
-            nonce: Some(self.nonce),
+            nonce: Some(self.tongues.instance(tongue)),
             features,
             listen,
             agent: self.config.agent.clone(),
             genesis: self.config.genesis,
             app: self.config.app.clone(),
         };
-        let mut out = BytesMut::new();
-        self.voice
-            .dialect
-            .encode_hello(&hello, &mut out)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        Ok(out)
+        let encoded = speaks.encode_hello(&hello);
+        Ok(encoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?)
     }
 }

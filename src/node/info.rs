@@ -60,6 +60,8 @@ impl PeerInfo {
 #[derive(Debug)]
 pub struct Conn {
     link: Arc<Link>,
+    /// Which of the node's dialects it speaks, and its name.
+    tongue: (usize, &'static str),
     /// When it was last pinged, in ticks; a hint of the maintenance alone.
     pinged_at: AtomicU64,
     stable: AtomicBool,
@@ -68,9 +70,10 @@ pub struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(link: Arc<Link>) -> Self {
+    pub(super) fn new(link: Arc<Link>, tongue: (usize, &'static str)) -> Self {
         Self {
             link,
+            tongue,
             pinged_at: AtomicU64::new(0),
             stable: AtomicBool::new(false),
             verifying: AtomicBool::new(false),
@@ -80,6 +83,15 @@ impl Conn {
     /// The link: to send to this connection whatever becomes of its key.
     pub fn link(&self) -> &Arc<Link> {
         &self.link
+    }
+
+    /// The name of the dialect it speaks.
+    pub fn dialect(&self) -> &'static str {
+        self.tongue.1
+    }
+
+    pub(super) fn tongue(&self) -> usize {
+        self.tongue.0
     }
 
     pub(super) fn pinged_at(&self) -> Tick {

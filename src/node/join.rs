@@ -1,16 +1,17 @@
 //! From a greeted connection to a live peer: who it is, whether it stays, and its start.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use crate::base::{Direction, PeerId, Tick};
-use crate::link::{End, LinkTask, Positions};
+use crate::link::{End, Positions};
 use crate::pool::{Claim, ClaimFailure, CommitFailure, Departure, Holder, Permit};
 use crate::transport::BoxStream;
-use crate::wire::{Hello, Native};
+use crate::wire::Hello;
 
 use super::duel::{Contender, PROBE, Pair, Verdict, judge};
 use super::error::ConnectError;
@@ -29,10 +30,14 @@ pub(super) struct Greeted {
 
 /// What is known of a greeted connection, apart from its stream.
 pub(super) struct About {
-    /// Their hello.
+    /// The dialect.
+    pub(super) tongue: usize,
+    /// Their hello, with the instance that the dialect's rules see in it.
     pub(super) hello: Hello,
     /// What was read behind it.
     pub(super) rest: Vec<u8>,
+    /// The key that the dialect's rules have for it.
+    pub(super) key: Option<PeerId>,
     /// What the transport proved.
     pub(super) identity: Option<[u8; 32]>,
     /// Our end.
@@ -100,10 +105,11 @@ impl Shared {
 
     async fn place<'a>(&'a self, seat: Seat, about: &About) -> Result<Placed<'a>, ConnectError> {
         let (id, addr, direction) = (seat.id(), seat.addr(), seat.direction());
-        let key = match (about.identity, &seat) {
-            (Some(identity), _) => PeerId::Key(identity),
-            (None, Seat::Claim(claim)) => *claim.key(),
-            (None, Seat::Permit(_)) => PeerId::from_addr(addr),
+        let key = match (about.identity, about.key, &seat) {
+            (Some(identity), ..) => PeerId::Key(identity),
+            (None, Some(key), _) => key,
+            (None, None, Seat::Claim(claim)) => *claim.key(),
+            (None, None, Seat::Permit(_)) => PeerId::from_addr(addr),
         };
         let wall = crate::book::WallTime::now();
         if self.book.is_banned(&key.into(), wall) {
@@ -129,11 +135,12 @@ impl Shared {
     /// Invariant 9. Statement: a preference for a direction always ends. Enforced by: the dial's own deadline releases its
     /// claim, and the whole handshake runs under the permit's. Breaks if: a claim can outlive its deadline.
     async fn hold(&self, about: &About, from: SocketAddr) {
-        let (Some(theirs), Some(listen)) = (about.hello.nonce, about.hello.listen) else { return };
-        if self.nonce >= theirs {
+        let Some(theirs) = about.hello.nonce else { return };
+        if self.tongues.instance(about.tongue) >= theirs {
             return;
         }
-        let dialled = PeerId::from_addr(SocketAddr::new(from.ip(), listen.port()));
+        let claimed = about.hello.listen.map(|listen| SocketAddr::new(from.ip(), listen.port()));
+        let Some(dialled) = about.key.or(claimed.map(PeerId::from_addr)) else { return };
         if let Some(watch) = self.pool.watch(&dialled) {
             tracing::debug!(%from, %dialled, "inbound held until our dial is decided");
             watch.await;
@@ -149,7 +156,8 @@ impl Shared {
         heir_of: &mut Option<Arc<Peer>>,
     ) -> Result<Option<Entered<'a>>, ConnectError> {
         let Some(theirs) = about.hello.nonce else { return Ok(None) };
-        let pair = Pair { ours: self.nonce, theirs, theirs_before: theirs };
+        let ours = self.tongues.instance(about.tongue);
+        let pair = Pair { ours, theirs, theirs_before: theirs };
         let mut instead_of = None;
         loop {
             let Err(old) = self.instances.enter(theirs, speaker.clone(), instead_of) else {
@@ -184,11 +192,15 @@ impl Shared {
             seat = back;
             match why {
                 ClaimFailure::Held(Holder::Live(old)) => {
+                    if old.connection().tongue() != about.tongue {
+                        // What their instances are called says nothing about each other.
+                        return Err(ConnectError::AlreadyConnected(key));
+                    }
                     let theirs_before = old.read_info(|info| info.nonce);
                     let (Some(theirs), Some(theirs_before)) = (about.hello.nonce, theirs_before) else {
                         return Err(ConnectError::AlreadyConnected(key));
                     };
-                    let pair = Pair { ours: self.nonce, theirs, theirs_before };
+                    let pair = Pair { ours: self.tongues.instance(about.tongue), theirs, theirs_before };
                     let since = old.connected_at();
                     let before = Contender { direction: old.direction(), since, ..contender };
                     if !self.takes_over(contender, before, Some(&old), pair, seat.addr()).await? {
@@ -271,8 +283,9 @@ impl Shared {
             Direction::Outbound => addr,
         });
         let info = PeerInfo::of(&about.hello, listen, about.local);
-        let prepared = self.voice.prepare(claim.id(), positions);
-        let conn = Conn::new(Arc::clone(prepared.link()));
+        let tongue = self.tongues.get(about.tongue);
+        let prepared = tongue.prepare(claim.id(), positions);
+        let conn = Conn::new(Arc::clone(prepared.link()), (about.tongue, tongue.name()));
         let now = self.now();
         conn.set_pinged(now);
         let peer = match claim.go_live(conn, info, now) {
@@ -303,7 +316,7 @@ impl Shared {
         self: &Arc<Self>,
         peer: Arc<Peer>,
         nonce: Option<crate::base::Nonce>,
-        task: LinkTask<Native, BoxStream, PeerHost>,
+        task: Pin<Box<dyn Future<Output = End> + Send>>,
     ) {
         let mut life = Life { node: NodeRef::new(Arc::clone(self)), peer, nonce, end: None, hooked: false };
         self.events.up(&life.peer, self.now());

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::base::sync::atomic::Ordering;
-use crate::base::{Direction, PeerId, Tick, canonical};
+use crate::base::{Direction, Tick, canonical};
 use crate::book::{Outcome, WallTime};
 use crate::pool::Departure;
 
@@ -93,17 +93,20 @@ impl Shared {
         for peer in self.pool.trim(now) {
             tracing::info!(peer = %peer.key(), "let go: over a lowered limit");
         }
-        self.voice.tick(now);
+        self.tongues.iter().for_each(|tongue| tongue.tick(now));
     }
 
     fn look_after(self: &Arc<Self>, peer: &Arc<Peer>, hot: &HotConfig, now: Tick) {
         let conn = peer.connection();
-        if conn.link().stalled(now) > hot.write_stall {
+        let rules = self.tongues.get(conn.tongue()).rules();
+        if conn.link().stalled(now) > rules.write_stall().unwrap_or(hot.write_stall) {
             tracing::info!(peer = %peer.key(), "closed: takes no data");
             self.pool.depart(peer.key(), peer.id(), Departure::Overloaded);
             return;
         }
-        if now.since(conn.pinged_at()) >= ping_interval(peer, hot.ping_every) {
+        let silent = now.since(peer.last_seen());
+        if silent >= rules.ping_after() && now.since(conn.pinged_at()) >= ping_interval(peer, hot.ping_every)
+        {
             conn.set_pinged(now);
             conn.link().ping();
         }
@@ -137,7 +140,8 @@ impl Shared {
         }
         // An address under way is not offered again, or a slow dial would be tried in a loop.
         let busy = |addr: &SocketAddr| {
-            connected.contains(addr) || self.pool.watch(&PeerId::from_addr(*addr)).is_some()
+            let key = self.tongues.get(self.tongues.at(*addr)).rules().dial_key(*addr);
+            connected.contains(addr) || self.pool.watch(&key).is_some() || self.pool.get(&key).is_some()
         };
         let mut begun = Vec::new();
         for addr in self.config.trusted.iter().map(|addr| canonical(*addr)) {
@@ -153,7 +157,7 @@ impl Shared {
         if wanted == 0 {
             return;
         }
-        let listening = self.listening.lock().clone();
+        let listening: Vec<_> = self.listening.lock().iter().map(|(_, addr)| *addr).collect();
         let skip = |addr: &SocketAddr| busy(addr) || begun.contains(addr) || listening.contains(addr);
         let candidates = self.book.candidates(wall, wanted, &skip);
         let short = candidates.len() < wanted;

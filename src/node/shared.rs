@@ -16,15 +16,15 @@ use crate::book::Book;
 use crate::link::Budget;
 use crate::pool::PoolConfig;
 use crate::transport::Transport;
-use crate::wire::Native;
 
 use super::config::{HotConfig, NodeConfig};
+use super::dialect::NewTongue;
 use super::events::EventHub;
 use super::handler::Handler;
 use super::info::Pool;
 use super::instances::Instances;
 use super::relay::SeenSet;
-use super::voice::Voice;
+use super::tongue::Tongues;
 
 /// What all tasks of a node share. Holds no task and no handle with a life token, so nothing here keeps the node alive.
 ///
@@ -36,7 +36,7 @@ pub(super) struct Shared {
     pub(super) hot: SwapCell<HotConfig>,
     pub(super) nonce: Nonce,
     pub(super) pool: Arc<Pool>,
-    pub(super) voice: Voice<Native>,
+    pub(super) tongues: Tongues,
     pub(super) budget: Arc<Budget>,
     pub(super) book: Arc<Book>,
     pub(super) transport: Arc<dyn Transport>,
@@ -44,7 +44,8 @@ pub(super) struct Shared {
     pub(super) events: Arc<EventHub>,
     pub(super) seen: SeenSet,
     pub(super) instances: Instances,
-    pub(super) listening: Mutex<Vec<SocketAddr>>,
+    /// Where, and in which dialect.
+    pub(super) listening: Mutex<Vec<(usize, SocketAddr)>>,
     /// Wakes the maintenance before its next tick.
     pub(super) kick: Notify,
     /// Refusals that are being told at the same time; more are closed without a word.
@@ -57,6 +58,17 @@ pub(super) struct Shared {
     stop: watch::Sender<bool>,
     runtime: Handle,
     tasks: Tasks,
+}
+
+/// What a node is made of, beside its configuration.
+pub(super) struct Parts {
+    pub(super) nonce: Nonce,
+    pub(super) relay_key: (u64, u64),
+    pub(super) book: Arc<Book>,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) handler: Box<dyn Handler>,
+    /// At least one.
+    pub(super) dialects: Vec<Box<dyn NewTongue>>,
 }
 
 /// Dials of the node's own accord that are under way.
@@ -97,19 +109,11 @@ pub(super) fn count(counter: &AtomicU64) {
 }
 
 impl Shared {
-    #[expect(clippy::too_many_arguments, reason = "the builder's parts, each named at the one call")]
-    pub(super) fn new(
-        config: NodeConfig,
-        nonce: Nonce,
-        relay_key: (u64, u64),
-        book: Arc<Book>,
-        transport: Arc<dyn Transport>,
-        handler: Box<dyn Handler>,
-        listening: Vec<SocketAddr>,
-        runtime: Handle,
-    ) -> Self {
-        let fixed = config.ring.saturating_mul(3).saturating_add(config.state_bytes);
+    pub(super) fn new(config: NodeConfig, parts: Parts, runtime: Handle) -> Self {
+        let Parts { nonce, relay_key, book, transport, handler, dialects } = parts;
+        let fixed = config.fixed_memory(dialects.len());
         let budget = Budget::new(config.hot.memory.saturating_sub(fixed));
+        let tongues = dialects.into_iter().map(|new| new.start(&config, Arc::clone(&budget))).collect();
         let pool = crate::pool::Pool::new(PoolConfig {
             expected_peers: config.expected_peers,
             limits: config.hot.limits.clone(),
@@ -118,7 +122,7 @@ impl Shared {
         });
         Self {
             hot: SwapCell::new(Arc::new(config.hot.clone())),
-            voice: Voice::new(Native::new(config.wire.clone()), &config, Arc::clone(&budget)),
+            tongues: Tongues::new(tongues, nonce),
             budget,
             events: Arc::new(EventHub::new(config.event_backlog)),
             config,
@@ -129,7 +133,7 @@ impl Shared {
             handler,
             seen: SeenSet::new(relay_key),
             instances: Instances::new(),
-            listening: Mutex::new(listening),
+            listening: Mutex::new(Vec::new()),
             kick: Notify::new(),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
             dials: Dials::default(),
@@ -151,9 +155,13 @@ impl Shared {
         self.hot.load()
     }
 
-    /// The address peers are told, if they can reach one.
-    pub(super) fn advertised(&self) -> Option<SocketAddr> {
-        self.config.advertise.or_else(|| self.listening.lock().first().copied())
+    /// The address that peers of this dialect are told, if they can reach one.
+    pub(super) fn advertised(&self, tongue: usize) -> Option<SocketAddr> {
+        let set = self.tongues.get(tongue).advertise();
+        set.or(self.config.advertise.filter(|_| tongue == 0)).or_else(|| {
+            let listening = self.listening.lock();
+            listening.iter().find(|(of, _)| *of == tongue).map(|(_, addr)| *addr)
+        })
     }
 
     pub(super) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {

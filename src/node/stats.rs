@@ -18,7 +18,7 @@ pub struct NodeStats {
     pub tasks: u64,
     /// Memory held for peers.
     pub memory: MemoryStats,
-    /// The broadcast logs: urgent, normal, bulk.
+    /// The broadcast logs of all dialects: urgent, normal, bulk.
     pub logs: [LaneStats; 3],
     /// Addresses in the book.
     pub book: u64,
@@ -72,7 +72,7 @@ pub struct MemoryStats {
     pub refused: u64,
 }
 
-/// One broadcast log.
+/// The broadcast log of one lane, over all dialects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct LaneStats {
@@ -96,16 +96,17 @@ impl NodeRef {
             memory: MemoryStats {
                 links: shared.budget.used() as u64,
                 links_limit: shared.budget.limit() as u64,
-                logs: shared.voice.bytes() as u64,
+                logs: shared.tongues.bytes() as u64,
                 limit: shared.hot().memory as u64,
                 refused: shared.budget.refused(),
             },
             logs: lanes.map(|lane| {
-                let log = shared.voice.log(lane);
-                LaneStats {
-                    bytes: log.map_or(0, |log| log.bytes() as u64),
-                    limit: log.map_or(0, |log| log.ring_bytes() as u64),
+                let mut of_all = LaneStats { bytes: 0, limit: 0 };
+                for log in shared.tongues.iter().filter_map(|tongue| tongue.log(lane)) {
+                    of_all.bytes += log.bytes() as u64;
+                    of_all.limit += log.ring_bytes() as u64;
                 }
+                of_all
             }),
             book: shared.book.len() as u64,
             accepted: read(&counters.accepted),

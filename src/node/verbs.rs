@@ -13,20 +13,22 @@ use crate::link::log::{Appended, CursorView, Receipt};
 use crate::link::{Message, SendError};
 use crate::pool::{Departure, Evicted, Roster};
 use crate::transport::Stream;
-use crate::wire::EncodeError;
+use crate::wire::{EncodeError, Hello};
 
 use super::config::{ConfigError, HotConfig};
-use super::error::{ConnectError, SendToError};
+use super::error::{ConnectError, SendToError, StartError};
 use super::events::Subscription;
 use super::handle::NodeRef;
 use super::info::{Conn, Peer};
 use super::relay::{Digest, Fresh};
 use super::shared::count;
+use super::tongue::Said;
 use super::voice::StateRefused;
 
 /// Connections.
 impl NodeRef {
-    /// Dials an address and waits until the peer is live. The address is remembered.
+    /// Dials an address and waits until the peer is live. The address is remembered. Of several dialects it is the one whose
+    /// [`Rules::speaks_at`](super::Rules::speaks_at) knows the address, else the first.
     ///
     /// # Errors
     /// See [`ConnectError`]; where we are connected already that is an error too, which names the key.
@@ -41,6 +43,59 @@ impl NodeRef {
         // An address that the book refuses (port 0, multicast) is refused by the dial with a better reason.
         let _ = shared.book.add(addr, Source::Operator, WallTime::now());
         shared.dial(addr).await
+    }
+
+    /// As [`NodeRef::connect`], in the dialect of this name.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    ///
+    /// # Cancel safety
+    /// As [`NodeRef::connect`].
+    pub async fn connect_in(&self, dialect: &str, addr: SocketAddr) -> Result<Arc<Peer>, ConnectError> {
+        let shared = self.shared();
+        let tongue = shared.tongues.by_name(dialect).ok_or(ConnectError::UnknownDialect)?;
+        if shared.is_stopping() {
+            return Err(ConnectError::Shutdown);
+        }
+        // As in `connect`.
+        let _ = shared.book.add(addr, Source::Operator, WallTime::now());
+        shared.dial_in(tongue, addr).await
+    }
+
+    /// Listens on one more address for peers of the dialect of this name. Port 0 takes any; the address with the port that the
+    /// system chose comes back.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing bound.
+    pub async fn listen(&self, dialect: &str, addr: SocketAddr) -> Result<SocketAddr, StartError> {
+        let shared = self.shared();
+        let tongue = shared.tongues.by_name(dialect).ok_or(StartError::UnknownDialect)?;
+        shared.listen(tongue, addr).await
+    }
+
+    /// Makes a peer of a stream whose handshake is over, done by somebody else: `hello` is what the far end said, `rest`
+    /// what was read behind it.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the stream and gives everything back.
+    pub async fn adopt_greeted(
+        &self,
+        dialect: &str,
+        stream: impl Stream,
+        direction: Direction,
+        addr: SocketAddr,
+        (hello, rest): (Hello, Vec<u8>),
+    ) -> Result<Arc<Peer>, ConnectError> {
+        let shared = self.shared();
+        let tongue = shared.tongues.by_name(dialect).ok_or(ConnectError::UnknownDialect)?;
+        shared.adopt_greeted(tongue, Box::new(stream), direction, addr, (hello, rest)).await
     }
 
     /// Takes over a stream that somebody else connected, as if it had been dialled or accepted here. `identity` is what the
@@ -140,16 +195,13 @@ impl NodeRef {
     pub fn reconfigure(&self, hot: HotConfig) -> Result<(), ConfigError> {
         let shared = self.shared();
         hot.check()?;
-        let fixed = shared.config.ring.saturating_mul(3).saturating_add(shared.config.state_bytes);
-        if fixed >= hot.memory {
-            let why = format!("the three rings and the state alone take {fixed} bytes");
-            return Err(ConfigError { field: "memory", why });
-        }
+        let dialects = shared.tongues.iter().count();
+        shared.config.check_memory(&hot, dialects)?;
         shared.pool.set_limits(hot.limits.clone());
         shared.pool.set_policy(hot.liveness);
         shared.pool.set_health(hot.health);
-        shared.voice.reconfigure(&hot);
-        shared.budget.set_limit(hot.memory - fixed);
+        shared.tongues.iter().for_each(|tongue| tongue.reconfigure(&hot));
+        shared.budget.set_limit(hot.memory.saturating_sub(shared.config.fixed_memory(dialects)));
         drop(shared.hot.swap(Arc::new(hot)));
         shared.kick.notify_one();
         Ok(())
@@ -192,8 +244,12 @@ impl NodeRef {
     /// # Cost
     /// One encoding, one copy of the payload (none from 16 KiB up), one short lock.
     pub fn broadcast(&self, message: &Message) -> Result<Appended, EncodeError> {
+        Ok(first(&self.say(message, None)?))
+    }
+
+    fn say(&self, message: &Message, origin: Option<ConnId>) -> Result<Said, EncodeError> {
         count(&self.shared().counters.broadcasts);
-        self.shared().voice.append(message, None)
+        self.shared().tongues.append(message, origin)
     }
 
     /// As [`NodeRef::broadcast`], to all but one connection: where the message came from.
@@ -201,8 +257,7 @@ impl NodeRef {
     /// # Errors
     /// As [`NodeRef::broadcast`].
     pub fn broadcast_except(&self, message: &Message, origin: ConnId) -> Result<Appended, EncodeError> {
-        count(&self.shared().counters.broadcasts);
-        self.shared().voice.append(message, Some(origin))
+        Ok(first(&self.say(message, Some(origin))?))
     }
 
     /// As [`NodeRef::broadcast`], keeping who was there, so that one can ask later what became of it.
@@ -217,12 +272,13 @@ impl NodeRef {
             .roster()
             .iter()
             .filter_map(|peer| {
-                let view = peer.connection().link().view(message.lane)?;
-                Some((*peer.key(), peer.id(), Arc::clone(view)))
+                let conn = peer.connection();
+                let view = Arc::clone(conn.link().view(message.lane)?);
+                Some(Recipient { key: *peer.key(), conn: peer.id(), tongue: conn.tongue(), view })
             })
             .collect();
-        let appended = self.broadcast(message)?;
-        Ok(BroadcastReceipt { appended, views })
+        let said = self.say(message, None)?;
+        Ok(BroadcastReceipt { said, views })
     }
 
     /// Resolves when the slowest peer that is not lagging leaves room in this lane's log, and at once without peers. A producer
@@ -234,13 +290,15 @@ impl NodeRef {
     /// # Cost
     /// Three loads while there is room. A wait costs a walk over the links, once for at least an eighth of the ring.
     pub async fn ready(&self, lane: Lane) {
-        let Some(log) = self.shared().voice.log(lane) else { return };
-        // Reading the clock would cost more than the broadcast.
-        if log.has_room() {
-            return;
+        for tongue in self.shared().tongues.iter() {
+            let Some(log) = tongue.log(lane) else { return };
+            // Reading the clock would cost more than the broadcast.
+            if log.has_room() {
+                continue;
+            }
+            let mut waiter = log.waiter();
+            poll_fn(|cx| waiter.poll(cx, self.shared().now())).await;
         }
-        let mut waiter = log.waiter();
-        poll_fn(|cx| waiter.poll(cx, self.shared().now())).await;
     }
 
     /// Sets a value of state: of each `(kind, id)` every peer gets the newest version, not those between; a new peer gets the
@@ -249,12 +307,12 @@ impl NodeRef {
     /// # Errors
     /// See [`StateRefused`]; the value comes back.
     pub fn set_state(&self, kind: u16, id: &[u8], value: impl Into<Bytes>) -> Result<u64, StateRefused> {
-        self.shared().voice.set_state(kind, id, value.into())
+        self.shared().tongues.set_state(kind, id, value.into())
     }
 
     /// Forgets a value of state: new peers are no longer told. `false` if there was none.
     pub fn clear_state(&self, kind: u16, id: &[u8]) -> bool {
-        self.shared().voice.clear_state(kind, id)
+        self.shared().tongues.clear_state(kind, id)
     }
 
     /// Passes a message on to everybody but its origin, if this node has not seen it before; `from` is `None` for one's own.
@@ -264,12 +322,12 @@ impl NodeRef {
     pub fn relay(&self, message: &Message, from: Option<ConnId>) -> Result<Fresh, EncodeError> {
         let shared = self.shared();
         let digest = shared.seen.digest(message.kind, &message.payload);
-        shared.voice.check(message)?;
+        shared.tongues.check(message)?;
         let fresh = shared.seen.insert(digest, from, &shared.config.relay, shared.now());
         match fresh {
             Fresh::New => {
                 count(&shared.counters.relayed);
-                shared.voice.append(message, from)?;
+                shared.tongues.append(message, from)?;
             }
             Fresh::Seen => count(&shared.counters.redundant),
             Fresh::Full => {}
@@ -292,30 +350,47 @@ impl NodeRef {
 /// Who was there at a broadcast, and what became of it for each.
 #[derive(Debug)]
 pub struct BroadcastReceipt {
-    appended: Appended,
-    views: Vec<(PeerId, ConnId, Arc<CursorView>)>,
+    said: Said,
+    views: Vec<Recipient>,
+}
+
+#[derive(Debug)]
+struct Recipient {
+    key: PeerId,
+    conn: ConnId,
+    tongue: usize,
+    view: Arc<CursorView>,
 }
 
 impl BroadcastReceipt {
     /// What became of the broadcast for each peer of the roster at the call, as of now. Written means handed to the stream.
     pub fn statuses(&self) -> impl Iterator<Item = (PeerId, ConnId, Receipt)> + '_ {
-        self.views.iter().map(|(key, conn, view)| (*key, *conn, view.status_of(&self.appended)))
+        self.views.iter().filter_map(|one| {
+            // A peer whose dialect has no word for it was not there for it.
+            let appended = self.said[one.tongue].as_ref()?;
+            Some((one.key, one.conn, one.view.status_of(appended)))
+        })
     }
 
-    /// The place in the log.
+    /// The place in the log; of several dialects, in the first one's that has a word for it.
     pub fn appended(&self) -> Appended {
-        self.appended
+        first(&self.said)
     }
 
     /// How many peers were there.
     pub fn peers(&self) -> usize {
-        self.views.len()
+        self.views.iter().filter(|one| self.said[one.tongue].is_some()).count()
     }
 
     /// How many of them it is written to now.
     pub fn written(&self) -> usize {
         self.statuses().filter(|(_, _, receipt)| *receipt == Receipt::Written).count()
     }
+}
+
+/// The place in the first dialect's log that took it: one did, or there was an error.
+fn first(said: &Said) -> Appended {
+    said.iter().flatten().next().copied().unwrap_or(Appended { seq: 0, origin: None })
 }
 
 impl From<SendToError> for Message {

@@ -12,11 +12,12 @@ use crate::link::{Budget, Common, Message, Positions, Prepared, Setup};
 use crate::wire::{Dialect, EncodeError, Head};
 
 use super::config::{HotConfig, NodeConfig};
+use super::dialect::Settings;
 
 /// One dialect's logs, state and what its links share.
-#[derive(Debug)]
 pub(super) struct Voice<D> {
     pub(super) dialect: Arc<D>,
+    pub(super) settings: Settings,
     logs: [Arc<Log>; 3],
     state: Arc<StateTable>,
     pub(super) hub: Arc<Hub>,
@@ -43,22 +44,25 @@ pub enum StateRefused {
 }
 
 impl<D: Dialect> Voice<D> {
-    pub(super) fn new(dialect: D, config: &NodeConfig, budget: Arc<Budget>) -> Self {
+    pub(super) fn new(dialect: D, settings: Settings, config: &NodeConfig, budget: Arc<Budget>) -> Self {
         let hub = Hub::new();
         let hot = &config.hot;
-        let logs = [hot.urgent_lag, hot.normal_lag, hot.bulk_lag].map(|lag| {
+        let lag = settings.lag.unwrap_or([hot.urgent_lag, hot.normal_lag, hot.bulk_lag]);
+        let logs = lag.map(|lag| {
             let log = LogConfig { ring_bytes: config.ring, lag, ..LogConfig::recommended() };
             Log::new(log, Arc::clone(&hub))
         });
         let state = StateConfig { max_keys: config.state_keys, max_bytes: config.state_bytes };
         let common = Common {
-            config: config.link.clone(),
+            config: settings.link.clone().unwrap_or_else(|| config.link.clone()),
             budget,
             limits: dialect.limits().clone(),
             abilities: dialect.abilities(),
+            correlator: dialect.correlator(),
         };
         Self {
             dialect: Arc::new(dialect),
+            settings,
             logs,
             state: StateTable::new(state, Arc::clone(&hub)),
             hub,
@@ -99,15 +103,12 @@ impl<D: Dialect> Voice<D> {
         let Some(log) = self.log(*lane) else {
             return Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() });
         };
-        let (size, cap) = (payload.len(), self.common.limits.message(*lane));
-        if size > cap {
-            return Err(EncodeError::TooLarge { lane: *lane, size, cap });
-        }
-        // Only of what comes near the log's own cap the exact size matters; counting its chunks copies nothing.
-        let ring = log.ring_bytes();
+        // Checks what the dialect can say, and copies nothing.
+        let chunks = self.dialect.chunks(*lane, head, payload.clone())?;
+        // Only of what comes near the log's own cap the exact size matters.
+        let (size, ring) = (payload.len(), log.ring_bytes());
         if size > ring / 4 {
-            let encoded: usize =
-                self.dialect.chunks(*lane, head, payload.clone())?.map(|chunk| chunk.wire_len()).sum();
+            let encoded: usize = chunks.map(|chunk| chunk.wire_len()).sum();
             if encoded > ring / 2 {
                 return Err(EncodeError::TooLarge { lane: *lane, size, cap: ring });
             }
@@ -155,6 +156,9 @@ impl<D: Dialect> Voice<D> {
     }
 
     pub(super) fn reconfigure(&self, hot: &HotConfig) {
+        if self.settings.lag.is_some() {
+            return;
+        }
         for (log, lag) in self.logs.iter().zip([hot.urgent_lag, hot.normal_lag, hot.bulk_lag]) {
             log.set_lag_policy(lag);
         }

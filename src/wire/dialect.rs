@@ -1,6 +1,8 @@
 //! The faces of a dialect: how messages become bytes and bytes become messages.
 
+use std::fmt::Debug;
 use std::ops::Deref;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
@@ -71,6 +73,11 @@ pub trait Dialect: Send + Sync + 'static {
     /// [`EncodeError::GreetingTooLarge`].
     fn encode_goodbye(&self, goodbye: &Goodbye, out: &mut BytesMut) -> Result<bool, EncodeError>;
 
+    /// How answers find their requests where the line carries no ids; `None`, the default: by id.
+    fn correlator(&self) -> Option<Arc<dyn Correlate>> {
+        None
+    }
+
     /// Reads the greeting at the start of `buf`, and how many bytes it took; `None` while it is incomplete and nothing is
     /// wrong with it so far. With [`WireLimits::hello`] bytes in hand it is never `None`.
     ///
@@ -78,6 +85,21 @@ pub trait Dialect: Send + Sync + 'static {
     /// A typed refusal, as early as the bytes allow: a wrong magic on its first wrong byte, a length over the cap before
     /// anything it announces.
     fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError>;
+}
+
+/// Pairs requests and answers by what they are, for a dialect whose messages carry no ids.
+///
+/// Each request waits in a *place*, one at a time; the decoder gives a received request its place as its id, and hands
+/// answers over as events.
+pub trait Correlate: Debug + Send + Sync + 'static {
+    /// The place in which a request of this kind waits for its answer; `None` for a kind that asks nothing.
+    fn awaits(&self, kind: u16) -> Option<u32>;
+
+    /// The place that a message of this kind may answer; `None` for one that answers nothing.
+    fn fills(&self, kind: u16) -> Option<u32>;
+
+    /// Whether this can be the answer to what was asked: the fields that must agree do.
+    fn answers(&self, kind: u16, asked: &[u8], reply_kind: u16, reply: &[u8]) -> bool;
 }
 
 /// What one link keeps between reads: the messages that have begun and not ended.

@@ -35,7 +35,7 @@ mod message;
 mod native;
 
 pub use chunk::{Chunk, Chunks, HeadBytes, Opening};
-pub use dialect::{Abilities, Decoder, Dialect, Payload, Step};
+pub use dialect::{Abilities, Correlate, Decoder, Dialect, Payload, Step};
 pub use error::{AgentFault, EncodeError, WireError};
 pub use limits::WireLimits;
 pub use message::{Control, FrameKind, Goodbye, GoodbyeReason, Greeting, Head, Hello, Status};

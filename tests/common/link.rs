@@ -67,6 +67,7 @@ impl<D: Dialect> Side<D> {
                 budget: Arc::clone(&budget),
                 limits: dialect.limits().clone(),
                 abilities: dialect.abilities(),
+                correlator: dialect.correlator(),
             }),
             budget,
             dialect: Arc::new(dialect),

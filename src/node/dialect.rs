@@ -1,0 +1,153 @@
+//! The dialects that a node speaks: which ones, where, and whom a connection in one belongs to.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::{Direction, Nonce, PeerId};
+use crate::link::log::LagPolicy;
+use crate::link::{Budget, LinkConfig};
+use crate::wire::{Dialect, Hello};
+
+use super::config::NodeConfig;
+use super::tongue::Tongue;
+use super::voice::Voice;
+
+/// Whom connections of a dialect belong to, and what its peers bear. The defaults are those of the native dialect; `()` has
+/// them all.
+///
+/// Called from many tasks; no call may block.
+pub trait Rules: Send + Sync + 'static {
+    /// What stands for our own instance where hellos carry no nonce. Of two connections between the same two instances the
+    /// one dialled by the smaller survives, so both ends must come to the same values.
+    fn instance(&self) -> Option<Nonce> {
+        None
+    }
+
+    /// Whom a greeted connection belongs to.
+    fn identify(&self, hello: &Hello, addr: SocketAddr, direction: Direction) -> Identity {
+        let _ = (addr, direction);
+        Identity { key: None, instance: hello.nonce }
+    }
+
+    /// The key that a dial to this address claims.
+    fn dial_key(&self, addr: SocketAddr) -> PeerId {
+        PeerId::from_addr(addr)
+    }
+
+    /// Whether this dialect, rather than the node's first one, is spoken at an address that nothing else is known of.
+    fn speaks_at(&self, addr: SocketAddr) -> bool {
+        let _ = addr;
+        false
+    }
+
+    /// How long a peer must have been silent before it is pinged. Default: a peer is pinged whatever it sends, so that its
+    /// round-trip time is known.
+    fn ping_after(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// How long written bytes may make no progress, where not as in [`HotConfig::write_stall`](super::HotConfig::write_stall).
+    fn write_stall(&self) -> Option<Duration> {
+        None
+    }
+}
+
+impl Rules for () {}
+
+/// Whom a connection belongs to, as [`Rules::identify`] sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The peer's key; `None`: by the address dialled or observed.
+    pub key: Option<PeerId>,
+    /// The peer's process.
+    pub instance: Option<Nonce>,
+}
+
+/// One dialect of a node: what is spoken, where it is listened for, and its rules.
+pub struct DialectConfig<D> {
+    dialect: D,
+    pub(super) listen: Vec<SocketAddr>,
+    settings: Settings,
+}
+
+/// What a dialect has apart from its bytes.
+pub(super) struct Settings {
+    pub(super) rules: Box<dyn Rules>,
+    /// What happens to peers that are too slow for urgent, normal and bulk broadcasts, where not as for the node.
+    pub(super) lag: Option<[LagPolicy; 3]>,
+    pub(super) link: Option<LinkConfig>,
+    /// The address that peers are told.
+    pub(super) advertise: Option<SocketAddr>,
+}
+
+impl<D: Dialect> DialectConfig<D> {
+    /// A dialect with the native one's rules, listened for nowhere.
+    pub fn new(dialect: D) -> Self {
+        let settings = Settings { rules: Box::new(()), lag: None, link: None, advertise: None };
+        Self { dialect, listen: Vec::new(), settings }
+    }
+
+    /// An address to listen on for peers of this dialect. Port 0 takes any.
+    #[must_use]
+    pub fn listen(mut self, addr: SocketAddr) -> Self {
+        self.listen.push(addr);
+        self
+    }
+
+    /// The address that peers of this dialect are told. Default: the first one listened on.
+    #[must_use]
+    pub fn advertise(mut self, addr: SocketAddr) -> Self {
+        self.settings.advertise = Some(addr);
+        self
+    }
+
+    /// Whom connections belong to. Default: as in the native dialect.
+    #[must_use]
+    pub fn rules(mut self, rules: impl Rules) -> Self {
+        self.settings.rules = Box::new(rules);
+        self
+    }
+
+    /// What happens to peers that are too slow for urgent, normal and bulk broadcasts. Default: as the node's configuration
+    /// has it; what is set here does not change with that.
+    #[must_use]
+    pub fn lag(mut self, policies: [LagPolicy; 3]) -> Self {
+        self.settings.lag = Some(policies);
+        self
+    }
+
+    /// Bounds of each link. Default: the node's.
+    #[must_use]
+    pub fn link(mut self, link: LinkConfig) -> Self {
+        self.settings.link = Some(link);
+        self
+    }
+
+    pub(super) fn boxed(self) -> Box<dyn NewTongue> {
+        Box::new(self)
+    }
+}
+
+/// A dialect whose node is not there yet.
+pub(super) trait NewTongue: Send {
+    fn listen(&self) -> &[SocketAddr];
+
+    fn name(&self) -> &'static str;
+
+    fn start(self: Box<Self>, config: &NodeConfig, budget: Arc<Budget>) -> Arc<dyn Tongue>;
+}
+
+impl<D: Dialect> NewTongue for DialectConfig<D> {
+    fn listen(&self) -> &[SocketAddr] {
+        &self.listen
+    }
+
+    fn name(&self) -> &'static str {
+        self.dialect.name()
+    }
+
+    fn start(self: Box<Self>, config: &NodeConfig, budget: Arc<Budget>) -> Arc<dyn Tongue> {
+        Arc::new(Voice::new(self.dialect, self.settings, config, budget))
+    }
+}

@@ -1,0 +1,268 @@
+//! One dialect of a node with its type left out, so that a node may speak several; and what is said in all of them at once.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+
+use crate::base::{ConnId, Lane, Nonce, Tick};
+use crate::link::log::{Appended, Hub, Log};
+use crate::link::{End, Link, Message, Positions, Prepared};
+use crate::transport::BoxStream;
+use crate::wire::{Abilities, Control, Dialect, EncodeError, Goodbye, Greeting, Hello, WireError};
+
+use super::config::HotConfig;
+use super::dialect::Rules;
+use super::host::PeerHost;
+use super::voice::{StateRefused, Voice};
+
+/// One dialect, whichever it is.
+pub(super) trait Tongue: Send + Sync {
+    fn name(&self) -> &'static str;
+
+    fn version(&self) -> u32;
+
+    fn abilities(&self) -> Abilities;
+
+    fn rules(&self) -> &dyn Rules;
+
+    fn advertise(&self) -> Option<SocketAddr>;
+
+    fn hub(&self) -> &Arc<Hub>;
+
+    fn log(&self, lane: Lane) -> Option<&Arc<Log>>;
+
+    fn check(&self, message: &Message) -> Result<(), EncodeError>;
+
+    fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<Appended, EncodeError>;
+
+    fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateRefused>;
+
+    fn clear_state(&self, kind: u16, id: &[u8]) -> bool;
+
+    fn reconfigure(&self, hot: &HotConfig);
+
+    fn tick(&self, now: Tick);
+
+    fn bytes(&self) -> usize;
+
+    fn hello_cap(&self) -> usize;
+
+    fn encode_hello(&self, hello: &Hello) -> Result<BytesMut, EncodeError>;
+
+    /// The bytes that refuse a connection; `None` where the dialect refuses by closing.
+    fn encode_goodbye(&self, goodbye: &Goodbye) -> Option<BytesMut>;
+
+    /// The bytes of a control message; `None` where the dialect has no word for it.
+    fn encode_control(&self, control: &Control) -> Option<BytesMut>;
+
+    fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError>;
+
+    /// A link with its places in the logs; see [`Voice::prepare`].
+    fn prepare(&self, id: ConnId, heir_of: Option<Positions>) -> Box<dyn ReadyLink>;
+}
+
+/// A link that waits for its stream.
+pub(super) trait ReadyLink: Send {
+    fn link(&self) -> &Arc<Link>;
+
+    fn start(
+        self: Box<Self>,
+        stream: BoxStream,
+        host: PeerHost,
+        greeting: &[u8],
+        rest: Vec<u8>,
+    ) -> Pin<Box<dyn Future<Output = End> + Send>>;
+}
+
+impl<D: Dialect> ReadyLink for Prepared<D> {
+    fn link(&self) -> &Arc<Link> {
+        Prepared::link(self)
+    }
+
+    fn start(
+        self: Box<Self>,
+        stream: BoxStream,
+        host: PeerHost,
+        greeting: &[u8],
+        rest: Vec<u8>,
+    ) -> Pin<Box<dyn Future<Output = End> + Send>> {
+        Box::pin((*self).start(stream, host, greeting, rest))
+    }
+}
+
+impl<D: Dialect> Tongue for Voice<D> {
+    fn name(&self) -> &'static str {
+        self.dialect.name()
+    }
+
+    fn version(&self) -> u32 {
+        self.dialect.version()
+    }
+
+    fn abilities(&self) -> Abilities {
+        self.common.abilities
+    }
+
+    fn rules(&self) -> &dyn Rules {
+        &*self.settings.rules
+    }
+
+    fn advertise(&self) -> Option<SocketAddr> {
+        self.settings.advertise
+    }
+
+    fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    fn log(&self, lane: Lane) -> Option<&Arc<Log>> {
+        Voice::log(self, lane)
+    }
+
+    fn check(&self, message: &Message) -> Result<(), EncodeError> {
+        Voice::check(self, message)
+    }
+
+    fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<Appended, EncodeError> {
+        Voice::append(self, message, origin)
+    }
+
+    fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateRefused> {
+        Voice::set_state(self, kind, id, value)
+    }
+
+    fn clear_state(&self, kind: u16, id: &[u8]) -> bool {
+        Voice::clear_state(self, kind, id)
+    }
+
+    fn reconfigure(&self, hot: &HotConfig) {
+        Voice::reconfigure(self, hot);
+    }
+
+    fn tick(&self, now: Tick) {
+        Voice::tick(self, now);
+    }
+
+    fn bytes(&self) -> usize {
+        Voice::bytes(self)
+    }
+
+    fn hello_cap(&self) -> usize {
+        self.common.limits.hello
+    }
+
+    fn encode_hello(&self, hello: &Hello) -> Result<BytesMut, EncodeError> {
+        let mut out = BytesMut::new();
+        self.dialect.encode_hello(hello, &mut out).map(|()| out)
+    }
+
+    fn encode_goodbye(&self, goodbye: &Goodbye) -> Option<BytesMut> {
+        let mut out = BytesMut::new();
+        matches!(self.dialect.encode_goodbye(goodbye, &mut out), Ok(true)).then_some(out)
+    }
+
+    fn encode_control(&self, control: &Control) -> Option<BytesMut> {
+        let mut out = BytesMut::new();
+        matches!(self.dialect.encode_control(control, &mut out), Ok(true)).then_some(out)
+    }
+
+    fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError> {
+        self.dialect.decode_greeting(buf)
+    }
+
+    fn prepare(&self, id: ConnId, heir_of: Option<Positions>) -> Box<dyn ReadyLink> {
+        Box::new(Voice::prepare(self, id, heir_of))
+    }
+}
+
+/// All dialects of a node, the first one first. Never empty.
+pub(super) struct Tongues {
+    all: SmallVec<[Arc<dyn Tongue>; 2]>,
+    /// Our instance in each: its own, or the node's.
+    instances: SmallVec<[Nonce; 2]>,
+}
+
+/// Where a message went: its place in each dialect's log, and none where the dialect has no word for it.
+pub(super) type Said = SmallVec<[Option<Appended>; 2]>;
+
+impl Tongues {
+    pub(super) fn new(all: SmallVec<[Arc<dyn Tongue>; 2]>, node: Nonce) -> Self {
+        let instances = all.iter().map(|tongue| tongue.rules().instance().unwrap_or(node)).collect();
+        Self { all, instances }
+    }
+
+    pub(super) fn get(&self, at: usize) -> &Arc<dyn Tongue> {
+        &self.all[at]
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tongue>> {
+        self.all.iter()
+    }
+
+    /// Our own instance, as this dialect's peers know it.
+    pub(super) fn instance(&self, at: usize) -> Nonce {
+        self.instances[at]
+    }
+
+    pub(super) fn by_name(&self, name: &str) -> Option<usize> {
+        self.all.iter().position(|tongue| tongue.name() == name)
+    }
+
+    /// The dialect to dial an address in.
+    pub(super) fn at(&self, addr: SocketAddr) -> usize {
+        self.all.iter().position(|tongue| tongue.rules().speaks_at(addr)).unwrap_or(0)
+    }
+
+    /// Whether all dialects, or those that have a word for it, would take this; an error if none has one.
+    pub(super) fn check(&self, message: &Message) -> Result<(), EncodeError> {
+        let mut unsaid = None;
+        let mut said = false;
+        for tongue in &self.all {
+            match tongue.check(message) {
+                Ok(()) => said = true,
+                Err(error @ EncodeError::Unsupported { .. }) => unsaid = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        unsaid.filter(|_| !said).map_or(Ok(()), Err)
+    }
+
+    /// Appends to every dialect's log, each encoded once; to all that have a word for it, or to none.
+    pub(super) fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<Said, EncodeError> {
+        if let [only] = &self.all[..] {
+            return only.append(message, origin).map(|appended| SmallVec::from_iter([Some(appended)]));
+        }
+        self.check(message)?;
+        Ok(self.all.iter().map(|tongue| tongue.append(message, origin).ok()).collect())
+    }
+
+    /// Sets a value in every dialect's table; the version in the first one that has a word for it.
+    pub(super) fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateRefused> {
+        let mut version = None;
+        let mut unsaid = None;
+        for tongue in &self.all {
+            match tongue.set_state(kind, id, value.clone()) {
+                Ok(set) => version = version.or(Some(set)),
+                Err(error @ StateRefused::Encode(EncodeError::Unsupported { .. }, _)) => unsaid = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match (version, unsaid) {
+            (None, Some(error)) => Err(error),
+            (version, _) => Ok(version.unwrap_or_default()),
+        }
+    }
+
+    pub(super) fn clear_state(&self, kind: u16, id: &[u8]) -> bool {
+        // All of them, not just up to the first.
+        self.all.iter().filter(|tongue| tongue.clear_state(kind, id)).count() > 0
+    }
+
+    /// Bytes that logs and state hold.
+    pub(super) fn bytes(&self) -> usize {
+        self.all.iter().map(|tongue| tongue.bytes()).sum()
+    }
+}

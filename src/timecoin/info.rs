@@ -1,59 +1,10 @@
-//! What callers of the old manager know of a peer, field by field.
+//! What callers of the old manager know of a peer.
 
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Serialize};
-
 use crate::book::WallTime;
 
-/// Which of the two networks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum NetworkType {
-    /// The main network: port 24000.
-    Mainnet,
-    /// The test network: port 24100.
-    Testnet,
-}
-
-impl std::fmt::Display for NetworkType {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Mainnet => "Mainnet",
-            Self::Testnet => "Testnet",
-        })
-    }
-}
-
-/// A peer as the old manager's callers see it. A value, not a view: it does not change with the peer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PeerInfo {
-    /// Where it can be dialled: as dialled, or what it said where it dialled us.
-    pub address: SocketAddr,
-    /// When something last came from it, in seconds since 1970.
-    pub last_seen: u64,
-    /// Its software, as it says; `"unknown"` where it was not asked yet.
-    pub version: String,
-    /// Its network.
-    pub network: NetworkType,
-    /// The date of the commit it was built from, as it says.
-    #[serde(default)]
-    pub commit_date: Option<String>,
-    /// The number of commits up to that one, as it says; a text in this network.
-    #[serde(default)]
-    pub commit_count: Option<String>,
-    /// Where its rewards go, as it says.
-    #[serde(default)]
-    pub wallet_address: Option<String>,
-    /// Smoothed round-trip time in milliseconds, once measured.
-    #[serde(default)]
-    pub latency_ms: Option<u32>,
-    /// How often a connection to it succeeded, as far as we remember.
-    #[serde(default)]
-    pub successful_connections: u32,
-    /// How often a connection to it failed, as far as we remember.
-    #[serde(default)]
-    pub failed_connections: u32,
-}
+use super::{NetworkType, PeerInfo};
 
 impl PeerInfo {
     /// A peer of which only the address is known.

@@ -1,4 +1,9 @@
-//! The network layer of the TIME Coin node: its types, its wire, its `PeerManager`.
+//! The TIME Coin network: what its nodes say to each other, and the API that they are written against, on top of
+//! [`node`](crate::node).
+//!
+//! | part | what it is |
+//! |---|---|
+//! | [`wire`] | messages, handshake and framing: JSON with a length before it |
 
 mod announce;
 mod exchange;
@@ -8,11 +13,12 @@ mod ports;
 mod quarantine;
 mod rate;
 mod wallets;
+pub mod wire;
 
 pub use announce::{Announce, AnnounceConfig, Announcements};
 pub use exchange::{PeerExchange, PersistentPeerInfo};
 pub use import::{ImportError, Imported, import_peers_json, read_peers_json};
-pub use info::{NetworkType, PeerInfo, UNKNOWN_VERSION};
+pub use info::UNKNOWN_VERSION;
 pub use ports::{FIRST_EPHEMERAL_PORT, is_ephemeral};
 pub use quarantine::{
     PeerQuarantine, Quarantine, QuarantineConfig, QuarantineEntry, QuarantineReason, QuarantineSeverity,
@@ -20,3 +26,4 @@ pub use quarantine::{
 };
 pub use rate::{Limiter, RateLimitError, RateLimiter, RateLimiterConfig};
 pub use wallets::{SubscribeRefused, Subscribed, WalletConfig, WalletSubscriptions};
+pub use wire::{NetworkMessage, NetworkType, PeerInfo};

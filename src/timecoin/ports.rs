@@ -15,22 +15,9 @@ pub const fn is_ephemeral(port: u16) -> bool {
 }
 
 impl NetworkType {
-    /// The port that every node of the old network listens on, and that old nodes redial.
-    pub const fn standard_port(self) -> u16 {
-        match self {
-            Self::Mainnet => 24_000,
-            Self::Testnet => 24_100,
-        }
-    }
-
-    /// The port of its HTTP interface.
-    pub const fn api_port(self) -> u16 {
-        self.standard_port() + 1
-    }
-
     /// The port under which a peer is remembered: the standard port in place of a borrowed one or of 0, every other as it is.
     pub const fn lasting_port(self, port: u16) -> u16 {
-        if port == 0 || is_ephemeral(port) { self.standard_port() } else { port }
+        if port == 0 || is_ephemeral(port) { self.port() } else { port }
     }
 
     /// The address under which a peer is remembered; see [`NetworkType::lasting_port`]. Canonical.
@@ -40,7 +27,7 @@ impl NetworkType {
 
     /// The key of whoever has this IP address: the old network has one connection an IP, whatever the port.
     pub fn key_of(self, ip: IpAddr) -> PeerId {
-        PeerId::from_addr(SocketAddr::new(canonical_ip(ip), self.standard_port()))
+        PeerId::from_addr(SocketAddr::new(canonical_ip(ip), self.port()))
     }
 }
 
@@ -55,7 +42,6 @@ mod tests {
         assert_eq!(NetworkType::Testnet.lasting_port(0), 24_100);
         assert_eq!(NetworkType::Mainnet.lasting_port(49_151), 49_151);
         assert_eq!(NetworkType::Mainnet.lasting_port(24_100), 24_100);
-        assert_eq!((NetworkType::Mainnet.api_port(), NetworkType::Testnet.api_port()), (24_001, 24_101));
     }
 
     #[test]

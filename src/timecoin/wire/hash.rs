@@ -1,0 +1,53 @@
+//! What blocks and transactions hash to: SHA3-256 twice.
+
+use sha3::{Digest, Sha3_256};
+
+use super::types::{BlockHeader, Transaction};
+
+impl BlockHeader {
+    /// The block's hash, in hexadecimal, as its fields give it. Covers number, time, previous hash, merkle root and maker.
+    pub fn computed_hash(&self) -> String {
+        let mut hash = Sha3_256::new();
+        hash.update(self.block_number.to_le_bytes());
+        hash.update(self.timestamp.hashed_form().to_string());
+        hash.update(&self.previous_hash);
+        hash.update(&self.merkle_root);
+        hash.update(&self.validator_address);
+        twice(hash)
+    }
+}
+
+impl Transaction {
+    /// The transaction's id, in hexadecimal, as its fields give it. Does not cover signatures. A block's first transaction
+    /// has a name in place of it.
+    pub fn computed_txid(&self) -> String {
+        let mut hash = Sha3_256::new();
+        // The format counts in four bytes; a list that needs more does not fit a frame.
+        let count = |items: usize| (items as u32).to_le_bytes();
+        hash.update(self.version.to_le_bytes());
+        hash.update(count(self.inputs.len()));
+        for input in &self.inputs {
+            hash.update(&input.previous_output.txid);
+            hash.update(input.previous_output.vout.to_le_bytes());
+            hash.update(&input.public_key);
+            hash.update(input.sequence.to_le_bytes());
+        }
+        hash.update(count(self.outputs.len()));
+        for output in &self.outputs {
+            hash.update(output.amount.to_le_bytes());
+            hash.update(&output.address);
+        }
+        hash.update(self.lock_time.to_le_bytes());
+        hash.update(self.timestamp.to_le_bytes());
+        twice(hash)
+    }
+}
+
+fn twice(hash: Sha3_256) -> String {
+    use std::fmt::Write as _;
+    let digest = Sha3_256::digest(hash.finalize());
+    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,263 @@
+//! The table of messages: name, number, lane, and which of them are questions and answers.
+//!
+//! # What answers what
+//! The line carries no ids, so a question waits in a *place*, and an answer is found by the place it fills. The place is the
+//! number of the answer's kind, of the first one where there are two. Questions that are answered alike share a place.
+//!
+//! Three pairs are left apart on purpose, since both halves are broadcasts whose consumers must see every one of them:
+//! `RequestBlockProposal` with `ConsensusBlockProposal`, `UtxoLockBroadcast` with `UtxoLockAcknowledge`, and `Transaction`
+//! with `ValidationResponse`.
+
+use std::fmt;
+
+use crate::base::Lane;
+
+use super::message::NetworkMessage;
+
+/// What a decoder calls a frame that holds no message it knows by name; its payload is the frame's text.
+pub const UNKNOWN: u16 = u16::MAX;
+
+/// Makes [`Kind`] and its tables out of lines `Variant, lane[, asks Answer][, fills Answer];`.
+macro_rules! kinds {
+    ($($name:ident, $lane:ident $(, asks $asks:ident)? $(, fills $fills:ident)?;)*) => {
+        /// Which message: a variant of [`NetworkMessage`] without its content. Its number is its place among the variants,
+        /// and the kind of the node's messages that carry it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u16)]
+        #[non_exhaustive]
+        pub enum Kind {
+            $(#[doc = concat!("See [`NetworkMessage::", stringify!($name), "`].")] $name,)*
+        }
+
+        impl Kind {
+            /// All of them, by number.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The kind of a message.
+            pub const fn of(message: &NetworkMessage) -> Self {
+                match message {
+                    $(NetworkMessage::$name { .. } => Self::$name,)*
+                }
+            }
+
+            const fn row(self) -> Row {
+                match self {
+                    $(Self::$name => Row {
+                        name: stringify!($name),
+                        lane: Lane::$lane,
+                        asks: kinds!(@kind $($asks)?),
+                        fills: kinds!(@kind $($fills)?),
+                    },)*
+                }
+            }
+        }
+    };
+    (@kind) => { None };
+    (@kind $kind:ident) => { Some(Kind::$kind) };
+}
+
+/// What the table says of a kind.
+#[derive(Clone, Copy)]
+struct Row {
+    name: &'static str,
+    lane: Lane,
+    asks: Option<Kind>,
+    fills: Option<Kind>,
+}
+
+kinds! {
+    Ping, Normal;
+    Pong, Normal;
+    TimeRequest, Normal, asks TimeResponse;
+    TimeResponse, Normal, fills TimeResponse;
+    Transaction, Normal;
+    ValidationResponse, Urgent;
+    BlockProposal, Urgent;
+    GetBlockchainHeight, Normal, asks BlockchainHeight;
+    BlockchainHeight, Normal, fills BlockchainHeight;
+    GetBlocks, Normal, asks Blocks;
+    BlocksData, Bulk, fills Blocks;
+    Blocks, Bulk, fills Blocks;
+    CatchUpRequest, Normal, asks CatchUpAcknowledge;
+    CatchUpAcknowledge, Urgent, fills CatchUpAcknowledge;
+    TransactionBroadcast, Normal;
+    FinalizedTransactionBroadcast, Normal;
+    InstantFinalityRequest, Normal, asks TransactionApproved;
+    InstantFinalityVote, Urgent;
+    MempoolAdd, Normal;
+    MempoolQuery, Normal, asks MempoolResponse;
+    MempoolResponse, Normal, fills MempoolResponse;
+    ConsensusBlockProposal, Urgent;
+    ConsensusBlockVote, Urgent, asks ConsensusVoteAck;
+    ConsensusVoteAck, Urgent, fills ConsensusVoteAck;
+    RequestMissingTransactions, Normal, asks MissingTransactionsResponse;
+    MissingTransactionsResponse, Normal, fills MissingTransactionsResponse;
+    TransactionRejection, Normal;
+    RequestBlockProposal, Normal;
+    UpdateTip, Normal;
+    RegisterXpub, Normal, asks XpubRegistered;
+    XpubRegistered, Normal, fills XpubRegistered;
+    UtxoUpdate, Normal;
+    RequestWalletTransactions, Normal, asks WalletTransactionsResponse;
+    WalletTransactionsResponse, Normal, fills WalletTransactionsResponse;
+    GetPeerList, Normal, asks PeerList;
+    NewTransactionNotification, Normal;
+    GetGenesis, Normal, asks GenesisBlock;
+    GenesisBlock, Bulk, fills GenesisBlock;
+    GetMempool, Normal, asks MempoolResponse;
+    GetBlockchainInfo, Normal, asks BlockchainInfo;
+    BlockchainInfo, Normal, fills BlockchainInfo;
+    HeightRequest, Normal, asks HeightResponse;
+    HeightResponse, Normal, fills HeightResponse;
+    BlockRequest, Normal, asks BlockResponse;
+    BlockResponse, Bulk, fills BlockResponse;
+    ChainRequest, Normal, asks ChainResponse;
+    ChainResponse, Bulk, fills ChainResponse;
+    StateSnapshotRequest, Normal, asks StateSnapshotResponse;
+    StateSnapshotResponse, Bulk, fills StateSnapshotResponse;
+    PeerList, Normal, fills PeerList;
+    ConsensusTxProposal, Urgent;
+    RequestFinalizedTransactions, Normal, asks FinalizedTransactionsResponse;
+    FinalizedTransactionsResponse, Normal, fills FinalizedTransactionsResponse;
+    ConsensusTxVote, Urgent;
+    TransactionApproved, Normal, fills TransactionApproved;
+    TransactionRejected, Normal, fills TransactionApproved;
+    TransactionRejectedByNetwork, Normal;
+    UTXOStateQuery, Normal, asks UTXOStateResponse;
+    UTXOStateResponse, Normal, fills UTXOStateResponse;
+    UTXOStateNotification, Normal;
+    UTXOSubscribe, Normal;
+    UTXOUnsubscribe, Normal;
+    UtxoLockBroadcast, Normal;
+    UtxoLockAcknowledge, Urgent;
+    UtxoCommit, Normal;
+    UtxoConflictResolution, Normal;
+    GetMasternodeList, Normal, asks MasternodeList;
+    MasternodeList, Normal, fills MasternodeList;
+    MasternodeAnnouncement, Normal;
+    GetMasternodeHash, Normal, asks MasternodeHash;
+    MasternodeHash, Normal, fills MasternodeHash;
+}
+
+impl Kind {
+    /// Longest text of a message that still travels on [`Lane::Urgent`], in bytes: what is longer would delay the votes
+    /// behind it.
+    pub const URGENT_SIZE: usize = 64 * 1024;
+    /// Longest text of a message that still travels on [`Lane::Normal`], in bytes.
+    pub const NORMAL_SIZE: usize = 1024 * 1024;
+
+    /// The kind with this number; `None` for [`UNKNOWN`] and every other number that is no variant's.
+    pub fn from_code(code: u16) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
+
+    /// Its number.
+    pub const fn code(self) -> u16 {
+        self as u16
+    }
+
+    /// The variant's name, as it stands in JSON.
+    pub const fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// The lane for a message of this kind of usual size: urgent for votes, proposals and acknowledgements, bulk for blocks,
+    /// chains and snapshots.
+    pub const fn lane(self) -> Lane {
+        self.row().lane
+    }
+
+    /// The lane for a message of this kind whose text has this many bytes: its own, or a less urgent one if it is long.
+    /// Every lane of the native dialect with default limits takes what this puts on it, up to 10 MiB.
+    pub const fn lane_for(self, size: usize) -> Lane {
+        match self.lane() {
+            _ if size > Self::NORMAL_SIZE => Lane::Bulk,
+            Lane::Urgent if size > Self::URGENT_SIZE => Lane::Normal,
+            usual => usual,
+        }
+    }
+
+    /// The kind of the usual answer, if this one asks.
+    pub const fn answered_by(self) -> Option<Self> {
+        self.row().asks
+    }
+
+    /// The place in which a question of this kind waits.
+    pub const fn awaits(self) -> Option<u32> {
+        place(self.row().asks)
+    }
+
+    /// The place that a message of this kind may answer.
+    pub const fn fills(self) -> Option<u32> {
+        place(self.row().fills)
+    }
+
+    /// The kind with this name.
+    ///
+    /// # Cost
+    /// A few comparisons: only names of the same length are looked at.
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        let from = usize::from(*BY_LENGTH.starts.get(name.len())?);
+        let to = usize::from(*BY_LENGTH.starts.get(name.len() + 1)?);
+        let same_length = BY_LENGTH.order.get(from..to)?;
+        same_length.iter().copied().find(|kind| kind.name().as_bytes() == name)
+    }
+}
+
+const fn place(answer: Option<Kind>) -> Option<u32> {
+    match answer {
+        Some(kind) => Some(kind as u32),
+        None => None,
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl NetworkMessage {
+    /// Which message it is.
+    pub const fn kind(&self) -> Kind {
+        Kind::of(self)
+    }
+}
+
+/// Longest name of a kind, in bytes.
+pub(super) const LONGEST_NAME: usize = {
+    let (mut longest, mut at) = (0, 0);
+    while at < Kind::ALL.len() {
+        let len = Kind::ALL[at].name().len();
+        if len > longest {
+            longest = len;
+        }
+        at += 1;
+    }
+    longest
+};
+
+/// The kinds by the length of their names: those of length `n` are `order[starts[n]..starts[n + 1]]`.
+struct ByLength {
+    starts: [u8; LONGEST_NAME + 2],
+    order: [Kind; Kind::ALL.len()],
+}
+
+static BY_LENGTH: ByLength = {
+    let mut table = ByLength { starts: [0; LONGEST_NAME + 2], order: [Kind::Ping; Kind::ALL.len()] };
+    let (mut length, mut placed) = (0, 0);
+    while length <= LONGEST_NAME {
+        table.starts[length] = placed as u8;
+        let mut at = 0;
+        while at < Kind::ALL.len() {
+            if Kind::ALL[at].name().len() == length {
+                table.order[placed] = Kind::ALL[at];
+                placed += 1;
+            }
+            at += 1;
+        }
+        length += 1;
+    }
+    table.starts[length] = placed as u8;
+    table
+};

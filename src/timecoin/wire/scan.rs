@@ -1,0 +1,83 @@
+//! Which message a text is, without reading all of it.
+
+use super::kinds::{Kind, LONGEST_NAME};
+use super::message::NetworkMessage;
+
+/// Longest name worth reading when it is written with escapes, of which each takes six bytes.
+const ESCAPED: usize = 6 * LONGEST_NAME;
+
+/// What the text says it is. Only its start is looked at: `"Name"`, or `{"Name":`, with whitespace anywhere. `None` for
+/// what begins otherwise, and for names that are not ours.
+///
+/// # Cost
+/// No allocation, but for a name written with escapes.
+#[inline]
+pub(super) fn kind_of(text: &[u8]) -> Option<Kind> {
+    let (name, rest, is_map) = first_name(text)?;
+    let kind = name.kind()?;
+    let next = after_whitespace(rest).first();
+    let goes_on = if is_map { next == Some(&b':') } else { next.is_none() };
+    goes_on.then_some(kind)
+}
+
+/// Whether the text begins with one of our names, whatever follows.
+pub(super) fn has_known_name(text: &[u8]) -> bool {
+    first_name(text).is_some_and(|(name, ..)| name.kind().is_some())
+}
+
+/// Whether the text, which begins as a ping's or a pong's, is one to the last byte.
+pub(super) fn is_whole(kind: Kind, text: &[u8]) -> bool {
+    // What everyone writes.
+    if text.len() == 6 {
+        return true;
+    }
+    NetworkMessage::decode(text).is_ok_and(|message| message.kind() == kind)
+}
+
+enum Name<'a> {
+    Plain(&'a [u8]),
+    Escaped(String),
+}
+
+impl Name<'_> {
+    #[inline]
+    fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Plain(name) => Kind::from_name(name),
+            Self::Escaped(name) => Kind::from_name(name.as_bytes()),
+        }
+    }
+}
+
+/// The name a text begins with, what follows it, and whether it stands in a map.
+#[inline]
+fn first_name(text: &[u8]) -> Option<(Name<'_>, &[u8], bool)> {
+    let text = after_whitespace(text);
+    let (text, is_map) = match text.strip_prefix(b"{") {
+        Some(inside) => (after_whitespace(inside), true),
+        None => (text, false),
+    };
+    let quoted = text.strip_prefix(b"\"")?;
+    let window = &quoted[..quoted.len().min(LONGEST_NAME + 1)];
+    match window.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
+        Some(at) if quoted[at] == b'"' => Some((Name::Plain(&quoted[..at]), &quoted[at + 1..], is_map)),
+        Some(_) => escaped_name(text, is_map),
+        None => None,
+    }
+}
+
+/// A name with escapes in it, read the long way.
+#[cold]
+fn escaped_name(text: &[u8], is_map: bool) -> Option<(Name<'_>, &[u8], bool)> {
+    let window = &text[..text.len().min(ESCAPED + 2)];
+    let mut values = serde_json::Deserializer::from_slice(window).into_iter::<String>();
+    let name = values.next()?.ok()?;
+    let rest = text.get(values.byte_offset()..)?;
+    Some((Name::Escaped(name), rest, is_map))
+}
+
+#[inline]
+fn after_whitespace(text: &[u8]) -> &[u8] {
+    let blank = text.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).count();
+    &text[blank..]
+}

@@ -172,6 +172,11 @@ impl NodeRef {
         self.shared().pool.get(key)
     }
 
+    /// The live peers at an IP address, as it was dialled or observed. Cost: one shard's read lock, and one more a peer.
+    pub fn peers_at(&self, ip: IpAddr) -> Vec<Arc<Peer>> {
+        self.shared().pool.by_ip(ip)
+    }
+
     /// Who comes and goes: a snapshot, then events.
     pub fn subscribe(&self) -> Subscription {
         self.shared().events.subscribe()

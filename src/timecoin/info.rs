@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use crate::book::WallTime;
+use crate::wire::Hello;
 
+use super::wire::PeerSoftware;
 use super::{NetworkType, PeerInfo};
 
 impl PeerInfo {
@@ -37,6 +39,24 @@ impl PeerInfo {
     /// Whether nothing came from it for longer than so many seconds.
     pub fn is_stale(&self, stale_threshold_secs: u64) -> bool {
         unix_seconds(WallTime::now()).saturating_sub(self.last_seen) > stale_threshold_secs
+    }
+}
+
+/// What a handshake says of a peer.
+pub(super) fn info_of_hello(
+    network: NetworkType,
+    address: SocketAddr,
+    hello: &Hello,
+    last_seen: u64,
+) -> PeerInfo {
+    let PeerSoftware { commit_date, commit_count, wallet_address, .. } =
+        PeerSoftware::of(&hello.app).unwrap_or_default();
+    PeerInfo {
+        last_seen,
+        commit_date,
+        commit_count,
+        wallet_address,
+        ..PeerInfo::with_version(address, network, hello.agent.clone())
     }
 }
 

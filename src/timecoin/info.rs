@@ -1,6 +1,7 @@
 //! What callers of the old manager know of a peer.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::book::WallTime;
 use crate::wire::Hello;
@@ -66,6 +67,11 @@ pub const UNKNOWN_VERSION: &str = "unknown";
 /// Whole seconds since 1970.
 pub(super) fn unix_seconds(at: WallTime) -> u64 {
     at.as_millis() / 1000
+}
+
+/// A round-trip time as the old records have it.
+pub(super) fn whole_millis(rtt: Duration) -> u64 {
+    rtt.as_millis() as u64
 }
 
 #[cfg(all(test, not(peerpool_loom)))]

@@ -167,6 +167,11 @@ impl NodeRef {
         self.shared().pool.roster()
     }
 
+    /// How many peers are live. Cost: one load.
+    pub fn live(&self) -> usize {
+        self.shared().pool.len()
+    }
+
     /// A live peer by its key. Cost: one shard's read lock.
     pub fn peer(&self, key: &PeerId) -> Option<Arc<Peer>> {
         self.shared().pool.get(key)

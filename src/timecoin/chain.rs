@@ -11,7 +11,8 @@ use bytes::Bytes;
 use crate::node::Peer;
 
 use super::wire::{
-    Block, Kind, MasternodeInfo, NetworkMessage, OutPoint, Transaction, UTXOState, UtxoInfo, WalletTransaction,
+    Block, Kind, MasternodeInfo, NetworkMessage, OutPoint, Transaction, UTXOState, UtxoInfo,
+    WalletTransaction,
 };
 
 /// An answer: none, at once, or later.

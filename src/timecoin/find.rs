@@ -51,11 +51,15 @@ pub(super) fn info_of(peer: &Peer, network: NetworkType, now: Tick) -> PeerInfo 
 
 /// Whether this is a node of the old kind that has dialled us: it reads nothing but the answers to its own questions and pings.
 pub(super) fn is_old_dialler(peer: &Peer) -> bool {
-    peer.direction() == Direction::Inbound && peer.connection().dialect() == DIALECT && !has_our_software(peer)
+    peer.direction() == Direction::Inbound
+        && peer.connection().dialect() == DIALECT
+        && !has_our_software(peer)
 }
 
 fn has_our_software(peer: &Peer) -> bool {
-    let says = |app: &[u8]| PeerSoftware::of(app).is_some_and(|software| software.capabilities.iter().any(|c| c == OURS));
+    let says = |app: &[u8]| {
+        PeerSoftware::of(app).is_some_and(|software| software.capabilities.iter().any(|c| c == OURS))
+    };
     peer.read_info(|info| says(&info.app))
 }
 

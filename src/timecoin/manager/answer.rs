@@ -132,7 +132,9 @@ async fn blocks(chain: &dyn ChainSource, message: &NetworkMessage) -> Option<Net
         }
         M::BlockRequest { height } => {
             let blocks = chain.blocks(height..=height).get().await?;
-            Some(M::BlockResponse { block: blocks.into_iter().find(|block| block.header.block_number == height) })
+            Some(M::BlockResponse {
+                block: blocks.into_iter().find(|block| block.header.block_number == height),
+            })
         }
         M::ChainRequest { from_height } => {
             let last = from_height.saturating_add(MAX_BLOCKS - 1);
@@ -157,7 +159,11 @@ async fn states(chain: &dyn ChainSource, outpoints: &[String]) -> Option<Network
     Some(NetworkMessage::UTXOStateResponse { states })
 }
 
-async fn finality(chain: &dyn ChainSource, from: &Sender, transaction: &Transaction) -> Option<NetworkMessage> {
+async fn finality(
+    chain: &dyn ChainSource,
+    from: &Sender,
+    transaction: &Transaction,
+) -> Option<NetworkMessage> {
     let txid = transaction.txid.clone();
     let timestamp = seconds(WallTime::now());
     Some(match chain.finality(from, transaction.clone()).get().await? {

@@ -127,7 +127,13 @@ impl SeedConfig {
             NetworkType::Mainnet => vec!["dnsseed.time-coin.io".into(), "seed.time-coin.io".into()],
             NetworkType::Testnet => Vec::new(),
         };
-        Self { addresses: Vec::new(), environment: true, dns, provider: None, within: Duration::from_secs(10) }
+        Self {
+            addresses: Vec::new(),
+            environment: true,
+            dns,
+            provider: None,
+            within: Duration::from_secs(10),
+        }
     }
 }
 

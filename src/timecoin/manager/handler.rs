@@ -47,7 +47,11 @@ impl Handler for Listening {
             let payload = request.payload.into_bytes();
             // Whether the peer still waits for the refusal does not matter.
             let _ = responder.decline(Status::Failed, "not a message");
-            return if decoded.is_some() { self.malformed(cx, payload) } else { self.unreadable(cx, payload) };
+            return if decoded.is_some() {
+                self.malformed(cx, payload)
+            } else {
+                self.unreadable(cx, payload)
+            };
         };
         self.asked(cx, message, Some(responder))
     }

@@ -87,6 +87,7 @@ impl Sender {
 
 /// A message that nobody else deals with.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are messages; a box would cost each an allocation")]
 pub enum Incoming {
     /// A message: one that is no question of the kinds below, one that answers nothing, or a question that had no answer.
     Message(NetworkMessage),

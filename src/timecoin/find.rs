@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use crate::base::{Direction, PeerId, Tick, canonical, canonical_ip};
 use crate::book::WallTime;
-use crate::node::{NodeRef, Peer};
+use crate::node::{NodeRef, Peer, Rules as _};
 
 use super::info::{unix_seconds, whole_millis};
-use super::rules::TimeCoinRules;
+use super::rules::AddressRules;
 use super::wire::PeerSoftware;
 use super::{NetworkType, PeerInfo};
 
@@ -64,9 +64,9 @@ fn has_our_software(peer: &Peer) -> bool {
 }
 
 /// The live peer at an IP address; of several the one that listens at this port, else any.
-pub(super) fn peer_at(node: &NodeRef, rules: &TimeCoinRules, addr: SocketAddr) -> Option<Arc<Peer>> {
+pub(super) fn peer_at(node: &NodeRef, rules: &AddressRules, addr: SocketAddr) -> Option<Arc<Peer>> {
     let addr = canonical(addr);
-    if let Some(peer) = node.peer(&rules.key(addr)) {
+    if let Some(peer) = rules.key_at(addr).and_then(|key| node.peer(&key)) {
         return Some(peer);
     }
     let mut others = node.peers_at(addr.ip());

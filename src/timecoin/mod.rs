@@ -4,6 +4,7 @@
 //! | part | what it is |
 //! |---|---|
 //! | [`wire`] | messages, handshake and framing: JSON with a length before it |
+//! | [`AddressRules`] | whom a connection belongs to: one a peer, by its IP address |
 
 mod announce;
 mod chain;
@@ -44,7 +45,7 @@ pub use quarantine::{
     QuarantineStats, Quarantined,
 };
 pub use rate::{Limiter, RateLimitError, RateLimiter, RateLimiterConfig};
-pub use rules::TimeCoinRules;
+pub use rules::AddressRules;
 pub use unified::UnifiedPeerConnection;
 pub use wallets::{SubscribeRefused, Subscribed, WalletConfig, WalletSubscriptions};
 pub use wire::{NetworkMessage, NetworkType, PeerInfo};

@@ -1,122 +1,118 @@
-//! Whom a connection of the old network belongs to: one peer an IP address, since its handshake proves nothing and its ports are
-//! borrowed.
+//! Whom a connection of the old network belongs to, and what its nodes bear.
+//!
+//! Its handshake has no nonce, so the address is the identity: of two connections between the same two addresses the one
+//! dialled by the smaller address survives, which is the old nodes' rule too ("our IP < theirs: the new one is dropped").
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::base::{Direction, Nonce, PeerId, canonical, canonical_ip};
+use crate::base::{Direction, Nonce, PeerId, canonical};
 use crate::node::{Identity, Rules};
 use crate::wire::Hello;
 
-use super::{NetworkType, PeerQuarantine};
+use super::wire::NetworkType;
 
-/// The rules of the old network's dialect.
+/// The old network's address rules, for a [`DialectConfig`](crate::node::DialectConfig) of the `timecoin` dialect.
 ///
-/// Of two connections between the same two nodes the one dialled by the smaller IP address survives, as it always did there:
-/// the address stands in for the instance nonce that the handshake lacks.
+/// A peer's key is its IP address with port 0: ports are not told apart ([`AddressRules::key`]). An inbound peer is known by
+/// the address its connection comes from. Where that is a loopback address, which proves nothing, it is known by the
+/// loopback address that it says it listens at, so that nodes on one machine can have an address each.
 #[derive(Clone, Debug)]
-pub struct TimeCoinRules {
-    network: NetworkType,
+pub struct AddressRules {
     public: SocketAddr,
-    shared_host: bool,
-    quarantine: Option<Arc<PeerQuarantine>>,
-    everywhere: bool,
+    port: u16,
+    several: bool,
+    ping_after: Duration,
+    write_stall: Duration,
 }
 
-impl TimeCoinRules {
-    /// The rules of a node that others reach at `public`.
+impl AddressRules {
+    /// The rules for a node that peers reach at `public`. Peers are pinged once they have been silent for 60 s (old ones ping
+    /// every 30 s, and take an unasked frame for the answer to theirs), and may take no byte for 300 s: an old node reads one
+    /// frame in 30 s of what it has not asked for.
     pub fn new(network: NetworkType, public: SocketAddr) -> Self {
-        Self { network, public: canonical(public), shared_host: false, quarantine: None, everywhere: true }
+        Self {
+            public: canonical(public),
+            port: network.port(),
+            several: false,
+            ping_after: Duration::from_secs(60),
+            write_stall: Duration::from_secs(300),
+        }
     }
 
-    /// Several nodes share an IP address and differ by the port they listen on: for tests and meshes on one host. A peer is then
-    /// its IP address and the port it says it listens on.
+    /// Tells nodes apart by address and port: several may share one IP address. Not what old nodes do.
     #[must_use]
-    pub fn shared_host(self, shared: bool) -> Self {
-        Self { shared_host: shared, ..self }
+    pub fn several_per_ip(mut self) -> Self {
+        self.several = true;
+        self
     }
 
-    /// Whether an address of which nothing is known is dialled in this dialect. Default yes. Where another dialect is spoken
-    /// too, that one is asked first if it comes first.
+    /// How long a peer must be silent before it is pinged.
     #[must_use]
-    pub fn everywhere(self, everywhere: bool) -> Self {
-        Self { everywhere, ..self }
+    pub fn ping_after(mut self, silence: Duration) -> Self {
+        self.ping_after = silence;
+        self
     }
 
-    /// Addresses that are kept out by this quarantine are not dialled in this dialect of the node's own accord.
+    /// How long a peer may take no byte.
     #[must_use]
-    pub fn quarantine(self, quarantine: Arc<PeerQuarantine>) -> Self {
-        Self { quarantine: Some(quarantine), ..self }
+    pub fn write_stall(mut self, stall: Duration) -> Self {
+        self.write_stall = stall;
+        self
     }
 
-    /// The key of the peer at this address.
-    pub fn key(&self, addr: SocketAddr) -> PeerId {
-        if self.shared_host { PeerId::from_addr(addr) } else { self.network.key_of(addr.ip()) }
+    /// The key of the peer at an IP address.
+    pub fn key(ip: IpAddr) -> PeerId {
+        PeerId::from_addr(SocketAddr::new(ip, 0))
     }
 
-    /// What stands for the process at this address.
-    fn instance_of(&self, addr: SocketAddr) -> Nonce {
-        let mut bytes = mapped(addr.ip()).octets();
-        if self.shared_host {
-            // Zero in every IPv4 address, and nobody shares a host in the others.
-            let [high, low] = addr.port().to_be_bytes();
-            bytes[0] ^= high;
-            bytes[1] ^= low;
+    fn address(&self, hello: &Hello, addr: SocketAddr, direction: Direction) -> SocketAddr {
+        let Some(claimed) = hello.listen.filter(|_| direction == Direction::Inbound) else { return addr };
+        let claimed = canonical(claimed);
+        let proves_nothing = addr.ip().is_loopback() && claimed.ip().is_loopback();
+        SocketAddr::new(if proves_nothing { claimed.ip() } else { addr.ip() }, claimed.port())
+    }
+
+    fn instance_at(&self, addr: SocketAddr) -> Nonce {
+        let ip = match addr.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        let mut bytes = ip.octets();
+        if self.several {
+            // A mapped IPv4 address begins with zeroes, so the port takes nothing from it; of an IPv6 address the interface
+            // part and half of the rest stay.
+            bytes[..2].copy_from_slice(&addr.port().to_be_bytes());
         }
         Nonce(bytes)
     }
-
-    /// The address that a greeted connection belongs to. Where it was observed, not what was claimed: a claim proves nothing.
-    /// Only on one host's loopback, where all are observed as one, the claim counts.
-    fn address(&self, hello: &Hello, addr: SocketAddr, direction: Direction) -> SocketAddr {
-        if direction == Direction::Outbound {
-            return canonical(addr);
-        }
-        let claimed = hello.listen.map(canonical);
-        let port = claimed.map_or(self.network.port(), |claimed| claimed.port());
-        let ip = match claimed.map(|claimed| claimed.ip()) {
-            Some(claimed) if claimed.is_loopback() && addr.ip().is_loopback() => claimed,
-            _ => addr.ip(),
-        };
-        canonical(SocketAddr::new(ip, self.network.lasting_port(port)))
-    }
 }
 
-impl Rules for TimeCoinRules {
+impl Rules for AddressRules {
     fn instance(&self) -> Option<Nonce> {
-        Some(self.instance_of(self.public))
+        Some(self.instance_at(self.public))
     }
 
     fn identify(&self, hello: &Hello, addr: SocketAddr, direction: Direction) -> Identity {
-        let at = self.address(hello, addr, direction);
-        Identity { key: Some(self.key(at)), instance: Some(self.instance_of(at)) }
+        let addr = self.address(hello, addr, direction);
+        let key = (!self.several).then(|| Self::key(addr.ip()));
+        Identity { key, instance: Some(self.instance_at(addr)) }
     }
 
-    fn dial_key(&self, addr: SocketAddr) -> PeerId {
-        self.key(addr)
+    fn key_at(&self, addr: SocketAddr) -> Option<PeerId> {
+        (!self.several).then(|| Self::key(addr.ip()))
     }
 
     fn speaks_at(&self, addr: SocketAddr) -> bool {
-        self.everywhere && self.quarantine.as_ref().is_none_or(|quarantine| !quarantine.holds(&addr.ip()))
+        addr.port() == self.port
     }
 
-    /// An old node pings every 30 s, which shows that it lives; a ping of ours that it did not ask for would be taken for the
-    /// answer to its next one.
     fn ping_after(&self) -> Duration {
-        Duration::from_secs(60)
+        self.ping_after
     }
 
-    /// An old node reads one unasked frame every 30 s.
     fn write_stall(&self) -> Option<Duration> {
-        Some(Duration::from_secs(300))
-    }
-}
-
-fn mapped(ip: IpAddr) -> Ipv6Addr {
-    match canonical_ip(ip) {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-        IpAddr::V6(ip) => ip,
+        Some(self.write_stall)
     }
 }
 
@@ -124,71 +120,66 @@ fn mapped(ip: IpAddr) -> Ipv6Addr {
 mod tests {
     use super::*;
 
+    fn at(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
     fn hello(listen: &str) -> Hello {
-        let mut hello = Hello::new(1, NetworkType::Testnet.id(), Nonce([0; 16]));
-        hello.nonce = None;
-        hello.listen = Some(listen.parse().unwrap());
-        hello
+        Hello { nonce: None, listen: Some(at(listen)), ..Hello::new(1, 0, Nonce([0; 16])) }
     }
 
-    fn rules(public: &str) -> TimeCoinRules {
-        TimeCoinRules::new(NetworkType::Testnet, public.parse().unwrap())
+    fn rules() -> AddressRules {
+        AddressRules::new(NetworkType::Testnet, at("192.0.2.9:24100"))
     }
 
-    fn addr(text: &str) -> SocketAddr {
-        text.parse().unwrap()
+    fn key(rules: &AddressRules, listen: &str, from: &str, direction: Direction) -> Option<PeerId> {
+        rules.identify(&hello(listen), at(from), direction).key
     }
 
     #[test]
-    fn a_claimed_address_does_not_make_another_peer() {
-        let rules = rules("192.0.2.1:24100");
-        let seen = rules.identify(&hello("198.51.100.9:24100"), addr("192.0.2.7:50000"), Direction::Inbound);
-        assert_eq!(seen.key, Some(NetworkType::Testnet.key_of("192.0.2.7".parse().unwrap())));
-        let dialled = rules.identify(&hello("0.0.0.0:24100"), addr("192.0.2.7:24100"), Direction::Outbound);
-        assert_eq!(dialled, seen);
-        assert_eq!(rules.dial_key(addr("192.0.2.7:9")), seen.key.unwrap());
+    fn a_peer_is_its_ip_whatever_the_port_and_whatever_it_claims() {
+        let rules = rules();
+        let known = Some(AddressRules::key(at("192.0.2.1:0").ip()));
+        assert_eq!(key(&rules, "198.51.100.1:24100", "192.0.2.1:50000", Direction::Inbound), known);
+        assert_eq!(key(&rules, "0.0.0.0:24100", "192.0.2.1:24100", Direction::Outbound), known);
+        assert_eq!(key(&rules, "0.0.0.0:1", "[::ffff:192.0.2.1]:7", Direction::Inbound), known);
+        assert_eq!(rules.key_at(at("192.0.2.1:24100")), known);
     }
 
     #[test]
-    fn on_loopback_the_claim_tells_nodes_apart_but_nobody_claims_loopback_from_outside() {
-        let rules = rules("127.0.0.2:24100");
-        let local = rules.identify(&hello("127.0.0.3:24100"), addr("127.0.0.1:50000"), Direction::Inbound);
-        assert_eq!(local.key, Some(NetworkType::Testnet.key_of("127.0.0.3".parse().unwrap())));
-        let outside = rules.identify(&hello("127.0.0.2:24100"), addr("192.0.2.7:50000"), Direction::Inbound);
-        assert_ne!(outside.instance, rules.instance());
+    fn on_loopback_a_claimed_loopback_address_counts() {
+        let rules = rules();
+        let of = |last| Some(AddressRules::key(IpAddr::from([127, 0, 0, last])));
+        assert_eq!(key(&rules, "127.0.0.3:24100", "127.0.0.1:50000", Direction::Inbound), of(3));
+        assert_eq!(key(&rules, "192.0.2.7:24100", "127.0.0.1:50000", Direction::Inbound), of(1));
+        assert_eq!(key(&rules, "127.0.0.3:24100", "127.0.0.2:24100", Direction::Outbound), of(2));
     }
 
     #[test]
-    fn our_own_address_is_our_own_instance() {
-        let rules = rules("192.0.2.1:24100");
-        let own = rules.identify(&hello("0.0.0.0:24100"), addr("192.0.2.1:24100"), Direction::Outbound);
-        assert_eq!(own.instance, rules.instance());
+    fn both_ends_know_both_instances_alike() {
+        let (a, b) = (at("127.0.0.2:24100"), at("127.0.0.3:24100"));
+        for several in [false, true] {
+            let of = |addr| {
+                let rules = AddressRules::new(NetworkType::Testnet, addr);
+                if several { rules.several_per_ip() } else { rules }
+            };
+            let (at_a, at_b) = (of(a), of(b));
+            // A dials B: B sees an ephemeral port of the loopback address, and A's claim.
+            let seen_by_b =
+                at_b.identify(&hello("127.0.0.2:24100"), at("127.0.0.1:50000"), Direction::Inbound);
+            let seen_by_a = at_a.identify(&hello("127.0.0.3:24100"), b, Direction::Outbound);
+            assert_eq!(seen_by_b.instance, at_a.instance());
+            assert_eq!(seen_by_a.instance, at_b.instance());
+            assert_ne!(at_a.instance(), at_b.instance());
+        }
     }
 
     #[test]
-    fn the_smaller_ip_address_is_the_smaller_instance() {
-        let (small, large) = (rules("9.0.0.1:1"), rules("10.0.0.1:1"));
-        assert!(small.instance() < large.instance());
-        assert!(rules("192.0.2.1:1").instance() < rules("[2001:db8::1]:1").instance());
-    }
-
-    #[test]
-    fn on_a_shared_host_the_port_tells_nodes_apart() {
-        let rules = rules("127.0.0.1:1000").shared_host(true);
-        let one = rules.identify(&hello("127.0.0.1:1001"), addr("127.0.0.1:50000"), Direction::Inbound);
-        let other = rules.identify(&hello("127.0.0.1:1002"), addr("127.0.0.1:50001"), Direction::Inbound);
-        assert_ne!(one.key, other.key);
-        assert_ne!(one.instance, other.instance);
-        assert_eq!(one.key, Some(rules.dial_key(addr("127.0.0.1:1001"))));
-    }
-
-    #[tokio::test]
-    async fn a_quarantined_address_is_not_spoken_to() {
-        let quarantine = Arc::new(PeerQuarantine::new());
-        let rules = rules("192.0.2.1:24100").quarantine(Arc::clone(&quarantine));
-        assert!(rules.speaks_at(addr("192.0.2.7:24100")));
-        let reason = super::super::QuarantineReason::ConnectionFailures { count: 9 };
-        quarantine.quarantine_peer("192.0.2.7".parse().unwrap(), reason).await;
-        assert!(!rules.speaks_at(addr("192.0.2.7:24100")));
+    fn several_on_one_ip_are_told_apart_by_port() {
+        let of = |port| {
+            let addr = SocketAddr::from(([127, 0, 0, 1], port));
+            AddressRules::new(NetworkType::Testnet, addr).several_per_ip().instance()
+        };
+        assert_ne!(of(1), of(2));
     }
 }

@@ -14,7 +14,7 @@ use crate::timecoin::chain::ChainSource;
 use crate::timecoin::connection::Maker;
 use crate::timecoin::import::{ImportError, import_peers_json};
 use crate::timecoin::listener::our_hello;
-use crate::timecoin::rules::TimeCoinRules;
+use crate::timecoin::rules::AddressRules;
 use crate::timecoin::wire::TimeCoin;
 use crate::timecoin::{
     Announcements, NetworkType, PeerExchange, PeerQuarantine, RateLimiter, WalletSubscriptions,
@@ -99,9 +99,10 @@ impl PeerManagerBuilder {
         let Self { network, listen, public, mut config, chain, transport, book, native } = self;
         let book = book.unwrap_or_else(|| Arc::new(Book::in_memory(BookConfig::default())));
         let quarantine = Arc::new(PeerQuarantine::with_config(config.quarantine.clone()));
-        let rules = TimeCoinRules::new(network, public)
-            .shared_host(config.shared_host)
-            .quarantine(Arc::clone(&quarantine));
+        let mut rules = AddressRules::new(network, public);
+        if config.shared_host {
+            rules = rules.several_per_ip();
+        }
         config.node.network = network.id();
         config.node.listen.clear();
         config.reaper.apply(&mut config.node.hot);

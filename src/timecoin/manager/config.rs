@@ -154,8 +154,8 @@ impl ManagerConfig {
         let mut node = NodeConfig::recommended();
         // Connect and handshake take 5 s in this network.
         node.hot.handshake = Duration::from_secs(5);
-        let mut software = Software::default();
-        software.wallet_address = std::env::var("MASTERNODE_WALLET").ok();
+        let wallet_address = std::env::var("MASTERNODE_WALLET").ok();
+        let software = Software { wallet_address, ..Software::default() };
         Self {
             software,
             shared_host: false,

@@ -50,7 +50,7 @@ impl PeerManager {
         if state.quarantine.holds(&addr.ip()) {
             return Err(PeerConnectError::Quarantined(addr.ip()));
         }
-        if self.node().peer(&state.rules.key(addr)).is_some() {
+        if state.peer_at(self.node(), addr).is_some() {
             return Ok(());
         }
         state.exchange.lock().add_peer(addr, peer.version, WallTime::now());

@@ -15,7 +15,7 @@ use crate::node::{HotConfig, NodeRef, Peer};
 use crate::timecoin::chain::{ChainSource, Sender};
 use crate::timecoin::connection::Maker;
 use crate::timecoin::find::{address_of, peer_at};
-use crate::timecoin::rules::TimeCoinRules;
+use crate::timecoin::rules::AddressRules;
 use crate::timecoin::wire::PeerAddress;
 use crate::timecoin::{
     Announcements, NetworkType, PeerExchange, PeerQuarantine, RateLimiter, WalletSubscriptions,
@@ -32,7 +32,7 @@ pub(super) struct State {
     pub(super) network: NetworkType,
     pub(super) public: SocketAddr,
     pub(super) config: ManagerConfig,
-    pub(super) rules: TimeCoinRules,
+    pub(super) rules: AddressRules,
     pub(super) chain: Arc<dyn ChainSource>,
     pub(super) book: Arc<Book>,
     pub(super) quarantine: Arc<PeerQuarantine>,

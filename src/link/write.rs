@@ -11,6 +11,7 @@
 
 mod gather;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -173,6 +174,9 @@ impl<D: Dialect> Writer<D> {
         self.mend()?;
         for _ in 0..ROUNDS {
             if self.round.is_empty() {
+                if self.round.capacity() == 0 {
+                    self.round = SPARE.try_with(Cell::take).unwrap_or_default();
+                }
                 self.gather(link, host, gather)?;
                 if self.round.is_empty() {
                     link.write_progress(None);
@@ -299,7 +303,10 @@ impl<D: Dialect> Writer<D> {
 
     fn rest_idle(&mut self) {
         self.lanes.iter_mut().for_each(|lane| lane.batch.clear_idle());
-        self.round.shrink_to(0);
+        let mut round = std::mem::take(&mut self.round);
+        round.shrink_to(SPARE_MAX);
+        // A thread that is ending has no place for it any more.
+        let _ = SPARE.try_with(|spare| spare.set(round));
     }
 
     /// Where the cursors stand now.
@@ -308,6 +315,13 @@ impl<D: Dialect> Writer<D> {
     }
 }
 
+thread_local! {
+    /// The empty round of whichever link of this thread went idle last: one that wakes for a message need not allocate it.
+    static SPARE: Cell<VecDeque<Piece>> = const { Cell::new(VecDeque::new()) };
+}
+
+/// Pieces that an empty round keeps room for.
+const SPARE_MAX: usize = 64;
 /// Pieces in one write: the kernel takes up to 1,024, and beyond 64 the call costs more than it saves.
 const SLICES: usize = 64;
 /// Rounds in one poll before other tasks get their turn.

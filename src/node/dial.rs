@@ -43,8 +43,20 @@ impl Shared {
             () = self.stopped() => Err(ConnectError::Shutdown),
             outcome = timeout(within, dialled) => outcome.unwrap_or(Err(ConnectError::Timeout)),
         };
+        let outcome = outcome.map_err(|error| match (self.connected_at(tongue, addr), &error) {
+            // Who refuses by closing cannot say that another connection of ours is there already: it is.
+            (Some(peer), ConnectError::Eof | ConnectError::Io(_)) => {
+                ConnectError::AlreadyConnected(*peer.key())
+            }
+            _ => error,
+        });
         self.note_dial(addr, &outcome);
         outcome
+    }
+
+    /// The live peer at an address, where the dialect's rules know its key beforehand.
+    pub(super) fn connected_at(&self, tongue: usize, addr: SocketAddr) -> Option<Arc<Peer>> {
+        self.tongues.get(tongue).rules().key_at(addr).and_then(|key| self.pool.get(&key))
     }
 
     async fn dial_within(
@@ -54,7 +66,10 @@ impl Shared {
         within: Duration,
     ) -> Result<Arc<Peer>, ConnectError> {
         let speaks = &**self.tongues.get(tongue);
-        let claim = self.claim_dial(addr, speaks.rules().dial_key(addr), within)?;
+        if let Some(peer) = self.connected_at(tongue, addr) {
+            return Err(ConnectError::AlreadyConnected(*peer.key()));
+        }
+        let claim = self.claim_dial(addr, within)?;
         count(&self.counters.dials);
         self.book.record(&addr, Outcome::Attempt, WallTime::now());
         let since = self.now();
@@ -77,7 +92,6 @@ impl Shared {
     fn claim_dial(
         self: &Arc<Self>,
         addr: SocketAddr,
-        key: PeerId,
         within: Duration,
     ) -> Result<Claim<PeerId, Conn>, ConnectError> {
         if self.book.is_banned_addr(addr, WallTime::now()) {
@@ -86,7 +100,7 @@ impl Shared {
         let trusted = self.config.trusted.iter().any(|trusted| canonical(*trusted) == addr);
         let slot = if trusted { Slot::Reserved } else { Slot::Ordinary };
         let permit = self.pool.admit(addr, Direction::Outbound, slot, self.now().after(within))?;
-        permit.claim(key).map_err(|failure| match failure.why {
+        permit.claim(PeerId::from_addr(addr)).map_err(|failure| match failure.why {
             ClaimFailure::Held(Holder::Live(peer)) => ConnectError::AlreadyConnected(*peer.key()),
             ClaimFailure::Held(Holder::Claimed { .. }) => ConnectError::InProgress,
             _ => ConnectError::Timeout,

@@ -24,15 +24,17 @@ pub trait Rules: Send + Sync + 'static {
         None
     }
 
-    /// Whom a greeted connection belongs to.
+    /// Whom a greeted connection belongs to. A key that is an address must not be one that is dialled (port 0 will do): until it
+    /// is greeted, a dial holds the key of its address, and an inbound connection of the same peer would wait for it.
     fn identify(&self, hello: &Hello, addr: SocketAddr, direction: Direction) -> Identity {
         let _ = (addr, direction);
         Identity { key: None, instance: hello.nonce }
     }
 
-    /// The key that a dial to this address claims.
-    fn dial_key(&self, addr: SocketAddr) -> PeerId {
-        PeerId::from_addr(addr)
+    /// The key that a peer at this address has, where that is known before it is dialled: if it is connected it is not dialled.
+    fn key_at(&self, addr: SocketAddr) -> Option<PeerId> {
+        let _ = addr;
+        None
     }
 
     /// Whether this dialect, rather than the node's first one, is spoken at an address that nothing else is known of.

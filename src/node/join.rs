@@ -48,6 +48,14 @@ pub(super) struct About {
     pub(super) greeting: Vec<u8>,
 }
 
+impl About {
+    /// Where an inbound peer says it listens: the port it claims, at the address we observe or that the rules know it by.
+    fn listen(&self, from: SocketAddr) -> Option<SocketAddr> {
+        let ip = if let Some(PeerId::Addr(known)) = self.key { known.ip() } else { from.ip() };
+        self.hello.listen.map(|listen| SocketAddr::new(ip, listen.port()))
+    }
+}
+
 /// The slot a connection has so far.
 pub(super) enum Seat {
     Permit(Permit<PeerId, Conn>),
@@ -139,8 +147,8 @@ impl Shared {
         if self.tongues.instance(about.tongue) >= theirs {
             return;
         }
-        let claimed = about.hello.listen.map(|listen| SocketAddr::new(from.ip(), listen.port()));
-        let Some(dialled) = about.key.or(claimed.map(PeerId::from_addr)) else { return };
+        let Some(listen) = about.listen(from) else { return };
+        let dialled = PeerId::from_addr(listen);
         if let Some(watch) = self.pool.watch(&dialled) {
             tracing::debug!(%from, %dialled, "inbound held until our dial is decided");
             watch.await;
@@ -278,10 +286,10 @@ impl Shared {
         let Placed { claim, entered, positions } = placed;
         let about = &greeted.about;
         let addr = claim.addr();
-        let listen = about.hello.listen.map(|listen| match claim.direction() {
-            Direction::Inbound => SocketAddr::new(addr.ip(), listen.port()),
-            Direction::Outbound => addr,
-        });
+        let listen = match claim.direction() {
+            Direction::Inbound => about.listen(addr),
+            Direction::Outbound => about.hello.listen.map(|_| addr),
+        };
         let info = PeerInfo::of(&about.hello, listen, about.local);
         let tongue = self.tongues.get(about.tongue);
         let prepared = tongue.prepare(claim.id(), positions);

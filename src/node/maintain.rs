@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::base::sync::atomic::Ordering;
-use crate::base::{Direction, Tick, canonical};
+use crate::base::{Direction, PeerId, Tick, canonical};
 use crate::book::{Outcome, WallTime};
 use crate::pool::Departure;
 
@@ -140,8 +140,9 @@ impl Shared {
         }
         // An address under way is not offered again, or a slow dial would be tried in a loop.
         let busy = |addr: &SocketAddr| {
-            let key = self.tongues.get(self.tongues.at(*addr)).rules().dial_key(*addr);
-            connected.contains(addr) || self.pool.watch(&key).is_some() || self.pool.get(&key).is_some()
+            connected.contains(addr)
+                || self.pool.watch(&PeerId::from_addr(*addr)).is_some()
+                || self.connected_at(self.tongues.at(*addr), *addr).is_some()
         };
         let mut begun = Vec::new();
         for addr in self.config.trusted.iter().map(|addr| canonical(*addr)) {

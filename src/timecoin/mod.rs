@@ -3,5 +3,9 @@
 //! | part | what it is |
 //! |---|---|
 //! | [`wire`] | messages, handshake and framing: JSON with a length before it |
+//! | [`AddressRules`] | whom a connection belongs to: one a peer, by its IP address |
 
+mod rules;
 pub mod wire;
+
+pub use rules::AddressRules;

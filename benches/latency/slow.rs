@@ -1,0 +1,156 @@
+//! What the others get while some peers read slowly or not at all, and what memory that takes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use peerpool::base::Lane;
+use peerpool::node::{Message, Node};
+use tokio::runtime::Runtime;
+
+use crate::near::{self, Far};
+use crate::numbers::{median, resident};
+use crate::{Options, native};
+
+/// Bytes of a message.
+const SIZE: usize = 1024;
+
+/// A node with receivers that read, and perhaps some that do not keep up.
+pub(crate) struct Crowd {
+    runtime: Arc<Runtime>,
+    pub(crate) node: Node,
+    /// The group of those that read.
+    others: u64,
+    count: usize,
+    seen: u64,
+}
+
+/// What a slice came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slice {
+    /// Messages a second that each of the others got.
+    pub(crate) rate: f64,
+    /// Bytes that the node's own stats say it holds, at most over the slice.
+    held: u64,
+    resident: u64,
+}
+
+impl Crowd {
+    pub(crate) fn new(runtime: &Arc<Runtime>, far: &mut Far, others: usize) -> Self {
+        let node = near::start(runtime, Node::builder().config(near::quiet()));
+        let group = far.join(&node, others, "count");
+        Self { runtime: Arc::clone(runtime), node, others: group, count: others, seen: 0 }
+    }
+
+    /// Broadcasts as quickly as `ready` allows.
+    pub(crate) fn slice(&mut self, far: &mut Far, long: Duration) -> Slice {
+        let since = Instant::now();
+        let node = self.node.clone();
+        let producer = self.runtime.spawn(async move {
+            let message = Message::new(native::KIND, native::payload(SIZE));
+            let (mut sent, mut held) = (0u64, 0);
+            // A wait that a slow peer prolongs must not prolong the slice.
+            let _ = tokio::time::timeout(long, async {
+                loop {
+                    node.ready(Lane::Normal).await;
+                    node.broadcast(&message).expect("a legal message");
+                    sent += 1;
+                    if sent.is_multiple_of(1024) {
+                        let memory = node.stats().memory;
+                        held = memory.links + memory.logs;
+                        assert!(held <= memory.limit, "{held} bytes held, {} allowed", memory.limit);
+                    }
+                    if sent.is_multiple_of(64) {
+                        tokio::task::consume_budget().await;
+                    }
+                    if since.elapsed() >= long {
+                        return;
+                    }
+                }
+            })
+            .await;
+            (sent, held)
+        });
+        let (sent, held) = self.runtime.block_on(producer).expect("the producer");
+        let early = far.received(self.others) - self.seen;
+        let window = since.elapsed();
+        let wire = native::frame(SIZE).len() as u64;
+        self.seen += sent * wire * self.count as u64;
+        // All of it must arrive at those that keep up.
+        far.wait(self.others, self.seen);
+        let rate = early as f64 / (wire * self.count as u64) as f64 / window.as_secs_f64();
+        Slice { rate, held, resident: resident() }
+    }
+}
+
+/// Four crowds: with and without those that do not keep up.
+pub(crate) struct Field {
+    pub(crate) far: Far,
+    pub(crate) crowds: Vec<Crowd>,
+    pub(crate) slow_rate: usize,
+}
+
+impl Field {
+    pub(crate) fn new(workers: usize) -> Self {
+        let runtime = Arc::new(near::runtime(workers));
+        let mut far = Far::start();
+        let mut crowds: Vec<Crowd> =
+            [63, 63, 48, 48].into_iter().map(|others| Crowd::new(&runtime, &mut far, others)).collect();
+        let full = crowds[2].slice(&mut far, Duration::from_millis(300)).rate;
+        let slow_rate = (full * native::frame(SIZE).len() as f64 / 100.0) as usize;
+        far.join(&crowds[1].node, 1, "never");
+        far.join(&crowds[3].node, 16, &format!("slow:{slow_rate}"));
+        Self { far, crowds, slow_rate }
+    }
+
+    pub(crate) fn slice(&mut self, at: usize, long: Duration) -> Slice {
+        self.crowds[at].slice(&mut self.far, long)
+    }
+}
+
+pub(crate) fn run(options: &Options) {
+    println!("\nSlow readers: what the others get of {SIZE}-byte broadcasts\n");
+    let mut field = Field::new(options.workers);
+    let limit = field.crowds[0].node.stats().memory.limit;
+    let before = resident();
+    // Until it has been found out who does not keep up, which takes seconds, the others wait: shown, and not counted below.
+    let first: Vec<Vec<f64>> = [1, 3]
+        .map(|at| (0..10).map(|_| field.slice(at, Duration::from_millis(500)).rate / 1e3).collect())
+        .into();
+    (field.slice(0, options.slice), field.slice(2, options.slice));
+    let mut slices: [Vec<Slice>; 4] = Default::default();
+    for round in 0..options.rounds {
+        for turn in 0..4 {
+            let at = (turn + round) % 4;
+            slices[at].push(field.slice(at, options.slice));
+        }
+    }
+    println!(
+        "| | thousand messages/s to each other peer | of those without | MB held by stats, most | MB resident, most |"
+    );
+    println!("|---|--:|--:|--:|--:|");
+    let slow = format!("48 of 64, 16 at 1 % ({} KB/s)", field.slow_rate / 1000);
+    for (at, name) in ["63 alone", "63 of 64, 1 not reading", "48 alone", &slow].into_iter().enumerate() {
+        let rate = median(slices[at].iter().map(|slice| slice.rate));
+        let base = &slices[at / 2 * 2];
+        let ratio = median(slices[at].iter().zip(base).map(|(one, base)| one.rate / base.rate));
+        let held = slices[at].iter().map(|slice| slice.held).max().unwrap_or(0);
+        let most = slices[at].iter().map(|slice| slice.resident).max().unwrap_or(0);
+        println!(
+            "| {name} | {:.1} | {ratio:.3} | {:.1} | {:.1} |",
+            rate / 1e3,
+            held as f64 / 1e6,
+            most as f64 / 1e6
+        );
+        // Four nodes live in this process.
+        assert!(most - before.min(most) <= limit, "{most} bytes resident, {before} before, {limit} allowed");
+    }
+    for (first, name) in first.iter().zip(["1 not reading", "16 at 1 %"]) {
+        let shown: Vec<String> = first.iter().map(|rate| format!("{rate:.0}")).collect();
+        println!("\nfirst 5 s with {name}, thousand messages/s by half seconds: {}", shown.join(", "));
+    }
+    let missed: Vec<u64> = field.crowds.iter().map(|crowd| crowd.node.stats().missed).collect();
+    println!(
+        "\nbroadcasts missed by slow peers, by node: {missed:?}; ceiling {} MB a node",
+        limit / 1_000_000
+    );
+}

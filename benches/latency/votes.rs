@@ -1,0 +1,170 @@
+//! A vote past bulk: one urgent message a millisecond to a peer, on an idle link and while 10 MB blocks stream to it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use peerpool::base::Lane;
+use peerpool::node::{Message, Node, Peer};
+use tokio::runtime::Runtime;
+
+use crate::near::{self, Far};
+use crate::numbers::{clock, median, percentile};
+use crate::{Options, Sockets, far, native};
+
+/// Bytes of a block.
+const BLOCK: usize = 10_000_000;
+/// Bytes of a vote.
+const VOTE: usize = 100;
+/// Time between votes.
+const PERIOD: Duration = Duration::from_millis(1);
+/// What a block is called.
+const BLOCKS: u16 = native::KIND + 1;
+
+/// How blocks are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bulk {
+    None,
+    Broadcast,
+    Send,
+}
+
+/// Two nodes in two processes.
+pub(crate) struct Link {
+    runtime: Runtime,
+    far: Far,
+    node: Node,
+    peer: Arc<Peer>,
+    votes: u64,
+    blocks: u64,
+    sent: u64,
+}
+
+/// What a slice came to.
+#[derive(Debug, Default)]
+pub(crate) struct Slice {
+    /// Nanoseconds from the call to the far handler.
+    pub(crate) samples: Vec<u64>,
+    /// Bytes of blocks a second.
+    rate: f64,
+}
+
+impl Link {
+    pub(crate) fn new(workers: usize, sockets: Sockets) -> Self {
+        let runtime = near::runtime(workers);
+        let mut far = Far::start();
+        let word = |size: Option<usize>| size.map_or("-".to_owned(), |size| size.to_string());
+        let (lowat, send) = (word(sockets.lowat.map(|size| size as usize)), word(sockets.send_buffer));
+        let told = far.ask(&format!("node {lowat} {send} {}", word(sockets.recv_buffer)));
+        let mut config = near::quiet();
+        // A message may take half of the ring.
+        config.ring = 32 << 20;
+        let node = near::start(&runtime, Node::builder().config(config).transport(far::transport(sockets)));
+        let addr = ([127, 0, 0, 1], told[0] as u16).into();
+        let peer = runtime.block_on(node.connect(addr)).expect("a peer");
+        Self { runtime, far, node, peer, votes: told[1], blocks: told[2], sent: 0 }
+    }
+
+    /// Sends votes for so long, blocks beside them.
+    pub(crate) fn slice(&mut self, bulk: Bulk, long: Duration) -> Slice {
+        let stop = Arc::new(AtomicBool::new(false));
+        let streaming = {
+            let (node, peer, stop) = (self.node.clone(), Arc::clone(&self.peer), Arc::clone(&stop));
+            self.runtime.spawn(stream(node, peer, bulk, stop))
+        };
+        // The stream is under way before the first vote.
+        std::thread::sleep(Duration::from_millis(50));
+        self.far.samples(self.votes);
+        let before = (self.far.received(self.blocks), Instant::now());
+        let voting = {
+            let (node, peer) = (self.node.clone(), Arc::clone(&self.peer));
+            self.runtime.spawn(vote(node, peer, long))
+        };
+        let sent = self.runtime.block_on(voting).expect("votes");
+        let rate = (self.far.received(self.blocks) - before.0) as f64 / before.1.elapsed().as_secs_f64();
+        stop.store(true, Ordering::Release);
+        let blocks = self.runtime.block_on(streaming).expect("blocks");
+        self.sent += blocks * BLOCK as u64;
+        self.far.wait(self.blocks, self.sent);
+        let samples = self.far.samples(self.votes);
+        assert_eq!(samples.len(), sent, "votes were lost");
+        Slice { samples, rate }
+    }
+}
+
+/// Sends blocks as quickly as they go; how many.
+async fn stream(node: Node, peer: Arc<Peer>, bulk: Bulk, stop: Arc<AtomicBool>) -> u64 {
+    let block = Message::new(BLOCKS, Bytes::from(vec![7u8; BLOCK])).bulk();
+    let mut blocks = 0;
+    while bulk != Bulk::None && !stop.load(Ordering::Acquire) {
+        match bulk {
+            Bulk::Broadcast => {
+                node.ready(Lane::Bulk).await;
+                node.broadcast(&block).expect("a legal message");
+            }
+            _ => {
+                // One waits while one is being written.
+                while peer.connection().link().waiting().messages > 0 {
+                    tokio::task::yield_now().await;
+                }
+                node.send(peer.key(), block.clone()).expect("room");
+            }
+        }
+        blocks += 1;
+    }
+    blocks
+}
+
+/// Sends a vote every period; how many.
+async fn vote(node: Node, peer: Arc<Peer>, long: Duration) -> usize {
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let (since, mut sent) = (Instant::now(), 0);
+    while since.elapsed() < long {
+        ticks.tick().await;
+        let mut payload = vec![0; VOTE];
+        payload[VOTE - 8..].copy_from_slice(&clock().to_le_bytes());
+        node.send(peer.key(), Message::new(native::KIND, payload).urgent()).expect("room");
+        sent += 1;
+    }
+    sent
+}
+
+pub(crate) fn run(options: &Options) {
+    println!("\nVotes past 10 MB blocks to the same peer: microseconds from the call to the far handler\n");
+    println!("sockets: {:?}\n", far::transport(options.sockets).config());
+    let mut link = Link::new(options.workers, options.sockets);
+    let ways = [Bulk::None, Bulk::Broadcast, Bulk::Send];
+    let _ = ways.map(|bulk| link.slice(bulk, options.slice / 4));
+    let mut slices: [Vec<Slice>; 3] = Default::default();
+    for round in 0..options.rounds {
+        for turn in 0..3 {
+            let at = (turn + round) % 3;
+            slices[at].push(link.slice(ways[at], options.slice));
+        }
+    }
+    let p99s: Vec<Vec<f64>> = slices
+        .iter_mut()
+        .map(|slices| slices.iter_mut().map(|slice| percentile(&mut slice.samples, 0.99) / 1e3).collect())
+        .collect();
+    println!(
+        "| | p50 | p99 (rounds' median) | p99 (all votes) | ratio p99 (rounds' median) | ratio p99 (all) | MB/s of blocks |"
+    );
+    println!("|---|--:|--:|--:|--:|--:|--:|");
+    let mut idle = f64::NAN;
+    for (at, name) in ["idle link", "blocks broadcast", "blocks sent"].into_iter().enumerate() {
+        let mut all: Vec<u64> = slices[at].iter().flat_map(|slice| slice.samples.iter().copied()).collect();
+        let (p50, p99) = (percentile(&mut all, 0.5) / 1e3, percentile(&mut all, 0.99) / 1e3);
+        if at == 0 {
+            idle = p99;
+        }
+        let rounds = median(p99s[at].iter().zip(&p99s[0]).map(|(one, idle)| one / idle));
+        let rate = median(slices[at].iter().map(|slice| slice.rate)) / 1e6;
+        let middle = median(p99s[at].iter().copied());
+        println!(
+            "| {name} | {p50:.0} | {middle:.0} | {p99:.0} | {rounds:.2} | {:.2} | {rate:.0} |",
+            p99 / idle
+        );
+    }
+}

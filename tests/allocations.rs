@@ -1,0 +1,203 @@
+//! What must not allocate does not: counted by the allocator of this very program.
+//!
+//! One test to a binary: the counting is global. `cargo test --test allocations -- --nocapture` shows the figures.
+#![cfg(feature = "node")]
+
+use std::alloc::System;
+use std::future::Future;
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use peerpool::base::{Direction, Lane, Nonce, PeerId, Tick};
+use peerpool::node::{Context, Event, Handled, Handler, Message, Node, NodeConfig};
+use peerpool::pool::{Pool, PoolConfig, SeenOutcome};
+use peerpool::wire::{Dialect, Greeting, Head, Hello, Native};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::yield_now;
+use tokio::time::timeout;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// How often the allocator was asked for memory so far.
+fn allocations() -> usize {
+    let stats = ALLOCATOR.stats();
+    stats.allocations + stats.reallocations
+}
+
+/// Messages that are counted, and before that as many to warm up.
+const MESSAGES: usize = 1_000;
+const BODY: usize = 100;
+const WAIT: Duration = Duration::from_secs(60);
+
+/// Counts what arrives.
+#[derive(Clone, Default)]
+struct Counting(Arc<AtomicU64>);
+
+impl Handler for Counting {
+    fn event(&self, _: Context<'_>, event: Event<'_>) -> Handled {
+        assert_eq!(event.payload.len(), BODY);
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Handled::Done
+    }
+}
+
+/// A node on loopback TCP whose maintenance sleeps, and peers by hand.
+struct World {
+    node: Node,
+    heard: Counting,
+    peers: Vec<TcpStream>,
+    frame: Vec<u8>,
+}
+
+impl World {
+    async fn with_peers(count: usize) -> Self {
+        let mut config = NodeConfig::local();
+        let hour = Duration::from_secs(3600);
+        config.listen.push(([127, 0, 0, 1], 0).into());
+        config.hot.limits = PoolConfig::test().limits;
+        config.hot.degree = 0;
+        (config.hot.tick, config.hot.ping_every) = (hour, hour);
+        config.hot.liveness.stale_after = 3 * hour;
+        let heard = Counting::default();
+        let node = Node::builder().config(config).handler(heard.clone()).start().await.unwrap();
+        let mut peers = Vec::with_capacity(count);
+        for number in 0..count {
+            peers.push(enter(node.listening()[0], number).await);
+        }
+        while node.roster().iter().count() < count {
+            yield_now().await;
+        }
+        let mut frame = BytesMut::new();
+        let head = Head::Event { kind: 7 };
+        Native::default().encode(Lane::Normal, &head, &[b'x'; BODY], &mut frame).unwrap();
+        Self { node, heard, peers, frame: frame.to_vec() }
+    }
+
+    /// Broadcasts, `burst` messages at a time, and waits until every peer has read them.
+    async fn broadcast(&mut self, messages: usize, burst: usize) {
+        let message = Message::new(7, vec![b'x'; BODY]);
+        let mut scrap = [0; 4096];
+        for _ in 0..messages / burst {
+            for _ in 0..burst {
+                self.node.broadcast(&message).unwrap();
+            }
+            for peer in &mut self.peers {
+                let mut left = burst * self.frame.len();
+                while left > 0 {
+                    let most = left.min(scrap.len());
+                    left -= peer.read(&mut scrap[..most]).await.unwrap();
+                }
+            }
+        }
+        black_box(&scrap);
+    }
+
+    /// Every peer sends, `burst` messages in one write, and the node handles them all.
+    async fn receive(&mut self, messages: usize, burst: usize) {
+        let bytes = self.frame.repeat(burst);
+        for _ in 0..messages / burst {
+            let wanted = self.heard.0.load(Ordering::Relaxed) + (burst * self.peers.len()) as u64;
+            for peer in &mut self.peers {
+                peer.write_all(&bytes).await.unwrap();
+            }
+            while self.heard.0.load(Ordering::Relaxed) < wanted {
+                yield_now().await;
+            }
+        }
+    }
+}
+
+async fn enter(addr: SocketAddr, number: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut nonce = [1; 16];
+    nonce[..8].copy_from_slice(&(number as u64).to_le_bytes());
+    let mut hello = BytesMut::new();
+    Native::default().encode_hello(&Hello::new(Native::VERSION, 0, Nonce(nonce)), &mut hello).unwrap();
+    stream.write_all(&hello).await.unwrap();
+    let mut answer = BytesMut::new();
+    loop {
+        if let Some((greeting, used)) = Native::default().decode_greeting(&answer).unwrap() {
+            assert!(matches!(greeting, Greeting::Hello(_)));
+            assert_eq!(used, answer.len(), "nothing follows the hello");
+            return stream;
+        }
+        assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "refused");
+    }
+}
+
+/// What `work` asks of the allocator.
+async fn cost(work: impl Future<Output = ()>) -> usize {
+    let before = allocations();
+    timeout(WAIT, work).await.expect("in time");
+    allocations() - before
+}
+
+#[test]
+fn the_steady_state_allocates_nothing_per_peer_or_frame() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut sent = Vec::new();
+    runtime.block_on(async {
+        for peers in [8, 64] {
+            let mut world = World::with_peers(peers).await;
+            for burst in [1, 50] {
+                world.broadcast(MESSAGES, burst).await;
+                let count = cost(world.broadcast(MESSAGES, burst)).await;
+                println!("{MESSAGES} broadcasts to {peers} peers in bursts of {burst}: {count} allocations");
+                sent.push(count);
+                world.receive(MESSAGES / 5, burst).await;
+                let count = cost(world.receive(MESSAGES / 5, burst)).await;
+                let frames = MESSAGES / 5 * peers;
+                println!(
+                    "{frames} frames received from {peers} peers in bursts of {burst}: {count} allocations"
+                );
+                assert!(count <= frames / 1_000 + 8, "{count} allocations for {frames} received frames");
+            }
+            world.node.shutdown(Duration::from_secs(5)).await;
+        }
+    });
+    let [few_single, few_burst, many_single, many_burst] = sent[..] else { unreachable!("four runs") };
+    // An append may allocate (a segment, a block), once for all peers; a delivery may not.
+    assert!(few_burst <= MESSAGES / 4, "{few_burst} allocations for {MESSAGES} broadcasts");
+    assert!(
+        many_burst <= few_burst + MESSAGES / 10,
+        "{few_burst} allocations for 8 peers, {many_burst} for 64"
+    );
+    // A link that falls asleep between two messages takes a place on the list of sleepers, which grows by 31 places at a
+    // time: the only allocation that depends on the peers.
+    for (peers, count) in [(8, few_single), (64, many_single)] {
+        let most = MESSAGES / 10 + MESSAGES * peers / 24;
+        assert!(
+            count <= most,
+            "{count} allocations for {MESSAGES} broadcasts to {peers} peers, at most {most}"
+        );
+    }
+    marks_allocate_nothing();
+}
+
+fn marks_allocate_nothing() {
+    let pool: Arc<Pool<PeerId, ()>> = Pool::new(PoolConfig::test());
+    let addr = |n: u8| SocketAddr::from(([10, 0, 0, n], 7_000));
+    let keys: Vec<PeerId> = (0..200).map(|n| PeerId::from_addr(addr(n))).collect();
+    let join = |n: u8| {
+        let key = PeerId::from_addr(addr(n));
+        pool.insert(key, addr(n), Direction::Inbound, (), (), Tick::ZERO).unwrap()
+    };
+    let peers: Vec<_> = (0..200).map(join).collect();
+    let before = allocations();
+    for round in 1..=100 {
+        let (by_handle, by_key) = (Tick::from_millis(2 * round), Tick::from_millis(2 * round + 1));
+        for (key, peer) in keys.iter().zip(&peers) {
+            assert_eq!(black_box(peer.seen(by_handle)), SeenOutcome::Alive);
+            assert!(black_box(pool.seen(key, by_key)));
+        }
+    }
+    assert_eq!(allocations() - before, 0, "marking a peer seen allocates");
+}

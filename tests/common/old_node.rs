@@ -1,0 +1,48 @@
+//! The existing TIME Coin node, played from what was measured of it, over real sockets.
+//!
+//! Nothing in here uses the crate: bytes, JSON and rules are written out once more, so that an error in the crate's own
+//! types cannot hide behind itself. All of the old node's habits that a peer meets are here, the bad ones included:
+//!
+//! ```text
+//!  dial -> GetPeerList -> mute for 15 s, the connection's mutex held (Ping is answered, all else thrown away)
+//!  every 30 s: Ping; the next frame, whatever it is, is taken for the answer
+//!  read only inside a request or a ping; sends wait for the mutex; a refusal is a closed socket and no word
+//! ```
+//!
+//! [`OldNode`] is the node; what it does is written into its [`Record`], in order. [`Setup`] says how it behaves and
+//! [`Times`] how fast: real durations for paused time over [`tokio::io::duplex`], scaled ones for sockets. [`Hand`] is a
+//! far end that the test moves itself.
+#![allow(dead_code, unused_imports)]
+
+#[path = "old_node/answers.rs"]
+mod answers;
+#[path = "old_node/connection.rs"]
+mod connection;
+#[path = "old_node/hand.rs"]
+mod hand;
+#[path = "old_node/handshake.rs"]
+mod handshake;
+#[path = "old_node/manager.rs"]
+mod manager;
+#[path = "old_node/message.rs"]
+mod message;
+#[path = "old_node/node.rs"]
+mod node;
+#[path = "old_node/record.rs"]
+mod record;
+#[path = "old_node/setup.rs"]
+mod setup;
+
+pub(crate) use hand::Hand;
+pub(crate) use handshake::{Handshake, Network};
+pub(crate) use message::{MAX_MESSAGE, Message, SAMPLES, sample};
+pub(crate) use node::OldNode;
+pub(crate) use record::{Entry, Fate, Record, Tally, What};
+pub(crate) use setup::{Flavour, Setup, Times};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// What a connection runs over.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}

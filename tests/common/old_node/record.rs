@@ -1,0 +1,169 @@
+//! What an old node did and what it got, in order.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::message::Message;
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// A ping took it for its answer, and it was one.
+    Pong,
+    /// A ping took it for its answer, and it was none: the ping failed and the frame is lost.
+    LostToPing,
+    /// The answer of a request under way, which recognised it.
+    Reply,
+    /// A Ping during a request: answered.
+    Answered,
+    /// Thrown away during a request.
+    Discarded,
+    /// Taken by the read loop of a full node.
+    Read,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum What {
+    /// The handshake is done, as the dialler.
+    Dialled,
+    DialFailed(String),
+    /// The handshake is done, as the acceptor.
+    Accepted,
+    /// The socket was closed without a word.
+    Refused(String),
+    Pooled,
+    /// Another connection of that address was in the pool and gave way.
+    Replaced,
+    /// Connected but not pooled, and so closed.
+    NotPooled(&'static str),
+    /// Out of the pool, and why.
+    Removed(&'static str),
+    /// A frame was written: its variant.
+    Sent(String),
+    SendFailed(String),
+    /// A frame was read and understood.
+    Got(Message, Fate),
+    /// What was read was not understood, or nothing could be read.
+    ReadFailed(String),
+    PingSent,
+    PingOk,
+    PingFailed(String),
+    /// A request began: its variant. The connection's mutex is held from here to the next of the two below.
+    Asked(String),
+    Replied(String),
+    Unanswered(String),
+    /// The read loop of a full node ended.
+    LoopEnded(String),
+}
+
+/// When, with whom, what.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// Since the node started.
+    pub(crate) at: Duration,
+    /// The peer by the address it is pooled under (while it is not: the socket's).
+    pub(crate) ip: IpAddr,
+    pub(crate) what: What,
+}
+
+/// Counts of one peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) pings_sent: usize,
+    pub(crate) pings_ok: usize,
+    pub(crate) pings_failed: usize,
+    /// Frames that pings took for their answer.
+    pub(crate) lost: usize,
+    /// Frames that requests threw away.
+    pub(crate) discarded: usize,
+    /// Frames that were not understood, and failed reads.
+    pub(crate) unreadable: usize,
+    /// All frames that were understood: variants, in order.
+    pub(crate) got: Vec<String>,
+    /// All frames that were written: variants, in order.
+    pub(crate) sent: Vec<String>,
+}
+
+/// Clones are the same record.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    since: Instant,
+    entries: Arc<Mutex<Vec<Entry>>>,
+    count: watch::Sender<usize>,
+}
+
+impl Record {
+    pub(crate) fn new() -> Self {
+        Self { since: Instant::now(), entries: Arc::default(), count: watch::Sender::new(0) }
+    }
+
+    pub(super) fn add(&self, ip: IpAddr, what: What) {
+        let mut entries = self.entries.lock().unwrap();
+        entries.push(Entry { at: self.since.elapsed(), ip, what });
+        let count = entries.len();
+        self.count.send_replace(count);
+    }
+
+    /// All there is.
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        self.entries.lock().unwrap().clone()
+    }
+
+    /// What happened with one peer.
+    pub(crate) fn of(&self, ip: IpAddr) -> Vec<What> {
+        self.entries().into_iter().filter(|entry| entry.ip == ip).map(|entry| entry.what).collect()
+    }
+
+    /// When something first happened that `is` it.
+    pub(crate) fn when(&self, is: impl Fn(&What) -> bool) -> Option<Duration> {
+        self.entries().iter().find(|entry| is(&entry.what)).map(|entry| entry.at)
+    }
+
+    /// Messages of one peer in order, with what became of each.
+    pub(crate) fn got(&self, ip: IpAddr) -> Vec<(Message, Fate)> {
+        let got = |what| if let What::Got(message, fate) = what { Some((message, fate)) } else { None };
+        self.of(ip).into_iter().filter_map(got).collect()
+    }
+
+    pub(crate) fn tally(&self, ip: IpAddr) -> Tally {
+        let mut tally = Tally::default();
+        for what in self.of(ip) {
+            match what {
+                What::PingSent => tally.pings_sent += 1,
+                What::PingOk => tally.pings_ok += 1,
+                What::PingFailed(_) => tally.pings_failed += 1,
+                What::ReadFailed(_) => tally.unreadable += 1,
+                What::Sent(variant) => tally.sent.push(variant),
+                What::Got(message, fate) => {
+                    tally.lost += usize::from(fate == Fate::LostToPing);
+                    tally.discarded += usize::from(fate == Fate::Discarded);
+                    tally.got.push(message.variant);
+                }
+                _ => {}
+            }
+        }
+        tally
+    }
+
+    /// Waits until `there` says so of the record.
+    ///
+    /// # Panics
+    /// After `within`, with the record.
+    pub(crate) async fn until(&self, within: Duration, there: impl Fn(&Self) -> bool) {
+        let mut count = self.count.subscribe();
+        let wait = async {
+            while !there(self) {
+                // The record keeps its sender.
+                let _ = count.changed().await;
+            }
+        };
+        if timeout(within, wait).await.is_err() {
+            panic!("did not happen within {within:?}: {:#?}", self.entries());
+        }
+    }
+}

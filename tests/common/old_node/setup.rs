@@ -1,0 +1,168 @@
+//! How an old node behaves, and how fast.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::handshake::Network;
+use super::message::Message;
+
+/// Every duration of the old node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// Connect and handshake together, as the dialler. The acceptor has no deadline at all.
+    pub(crate) dial: Duration,
+    /// A write, once the connection's mutex is held.
+    pub(crate) send: Duration,
+    /// A read of one frame.
+    pub(crate) receive: Duration,
+    /// The wait for what a ping takes for its answer.
+    pub(crate) pong: Duration,
+    pub(crate) ping_every: Duration,
+    /// The request for peers that is sent after dialling and whose answer is not recognised.
+    pub(crate) mute: Duration,
+    /// Without a sign of life for so long, a peer is reaped.
+    pub(crate) stale: Duration,
+    pub(crate) first_tick: Duration,
+    pub(crate) tick: Duration,
+    /// From the removal of a dead connection to the one dial that follows it.
+    pub(crate) redial: Duration,
+    /// A new peer is told of once in so long.
+    pub(crate) told: Duration,
+    /// No more than 60 new peers are told of in so long.
+    pub(crate) minute: Duration,
+    /// A request is sent again after so long if the pipe was broken.
+    pub(crate) broken_pipe: Duration,
+}
+
+impl Times {
+    /// As measured.
+    pub(crate) fn real() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            dial: seconds(5),
+            send: seconds(5),
+            receive: seconds(60),
+            pong: seconds(10),
+            ping_every: seconds(30),
+            mute: seconds(15),
+            stale: seconds(300),
+            first_tick: seconds(10),
+            tick: seconds(30),
+            redial: seconds(30),
+            told: seconds(300),
+            minute: seconds(60),
+            broken_pipe: Duration::from_millis(100),
+        }
+    }
+
+    /// So many times as fast, in the same proportions: 50 makes 300 ms of the 15 s.
+    pub(crate) fn faster(by: u32) -> Self {
+        let real = Self::real();
+        Self {
+            dial: real.dial / by,
+            send: real.send / by,
+            receive: real.receive / by,
+            pong: real.pong / by,
+            ping_every: real.ping_every / by,
+            mute: real.mute / by,
+            stale: real.stale / by,
+            first_tick: real.first_tick / by,
+            tick: real.tick / by,
+            redial: real.redial / by,
+            told: real.told / by,
+            minute: real.minute / by,
+            broken_pipe: real.broken_pipe / by,
+        }
+    }
+}
+
+/// What embeds the old network layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flavour {
+    /// The layer alone: reads inside requests and pings only, keyed by the handshake's `listen_addr`.
+    Layer,
+    /// The last full node: a read loop on accepted connections, keyed by the socket's address.
+    Full,
+}
+
+/// Answers of a full node to one message: `None` leaves it to the built-in ones.
+pub(crate) type Answers = dyn Fn(&Message) -> Option<Vec<String>> + Send + Sync;
+
+/// How an old node is set up. Fields are public; [`Setup::new`] gives what a node ships with.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) network: Network,
+    pub(crate) flavour: Flavour,
+    pub(crate) times: Times,
+    /// Where it listens; `None`: it does not.
+    pub(crate) listen: Option<SocketAddr>,
+    /// What its handshakes advertise when it dials; where it listens, unless set.
+    pub(crate) public: Option<SocketAddr>,
+    /// The source address of its dials; `None`: the system's choice (127.0.0.1 on loopback).
+    pub(crate) dial_from: Option<IpAddr>,
+    /// The version text of its handshake.
+    pub(crate) version: String,
+    /// Its genesis, if it was given a chain: then it checks that of an acceptor that names one.
+    pub(crate) genesis: Option<String>,
+    /// The port that ephemeral ones are replaced with, that it redials to, and that a full node puts into peer lists.
+    pub(crate) standard_port: u16,
+    /// Asked for peers on every tick while it has few.
+    pub(crate) seeds: Vec<SocketAddr>,
+    /// Whether each tick dials when there are few peers.
+    pub(crate) reconnect: bool,
+    /// Whether the others are told of each new peer.
+    pub(crate) tell: bool,
+    /// The height of a full node's chain, `None`: no genesis yet.
+    pub(crate) height: Option<u64>,
+    /// Asked first, by a full node.
+    pub(crate) answers: Option<Arc<Answers>>,
+}
+
+impl Setup {
+    /// A testnet node of the layer alone on 127.0.0.`host`, port chosen by the system.
+    pub(crate) fn new(host: u8, times: Times) -> Self {
+        Self {
+            network: Network::Testnet,
+            flavour: Flavour::Layer,
+            times,
+            listen: Some(SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0))),
+            public: None,
+            dial_from: None,
+            version: "0.6.4-ec2a412".to_owned(),
+            genesis: None,
+            standard_port: 24_100,
+            seeds: Vec::new(),
+            reconnect: false,
+            tell: true,
+            height: Some(42),
+            answers: None,
+        }
+    }
+
+    /// The last full node.
+    pub(crate) fn full(host: u8, times: Times) -> Self {
+        Self { flavour: Flavour::Full, ..Self::new(host, times) }
+    }
+
+    /// On this port of its address.
+    pub(crate) fn port(mut self, port: u16) -> Self {
+        if let Some(listen) = &mut self.listen {
+            listen.set_port(port);
+        }
+        self
+    }
+
+    /// Does not listen; advertises `public`.
+    pub(crate) fn only_dials(mut self, public: SocketAddr) -> Self {
+        self.listen = None;
+        self.public = Some(public);
+        self
+    }
+
+    /// Dials from its own address, so that the far end sees that instead of 127.0.0.1.
+    pub(crate) fn dials_from_itself(mut self) -> Self {
+        self.dial_from = self.public.or(self.listen).map(|addr| addr.ip());
+        self
+    }
+}

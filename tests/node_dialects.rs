@@ -1,0 +1,282 @@
+//! Several dialects, one pool: the native one beside a toy, and rules that say whom a connection belongs to.
+#![cfg(all(feature = "node", not(peerpool_loom)))]
+
+#[path = "common/node.rs"]
+mod harness;
+#[path = "common/toy.rs"]
+mod toy;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use harness::*;
+use peerpool::base::{Direction, Nonce, PeerId};
+use peerpool::node::{
+    ConnectError, DialectConfig, Identity, Message, Node, NodeConfig, Receipt, RequestError, Rules,
+    SendError, StartError,
+};
+use peerpool::transport::MemoryNet;
+use peerpool::wire::{EncodeError, Hello};
+use toy::Toy;
+
+/// Where the toy dialect is listened for.
+const TOY_PORT: u16 = 7001;
+
+fn toy_at(last: u8) -> SocketAddr {
+    SocketAddr::new(ip(last), TOY_PORT)
+}
+
+fn key_of(ip: IpAddr) -> PeerId {
+    PeerId::from_addr(SocketAddr::new(ip, 0))
+}
+
+/// One connection per IP address; the toy dialect is spoken at its own port.
+struct ByIp(IpAddr);
+
+fn instance_of(ip: IpAddr) -> Nonce {
+    Nonce(match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    })
+}
+
+impl Rules for ByIp {
+    fn instance(&self) -> Option<Nonce> {
+        Some(instance_of(self.0))
+    }
+
+    fn identify(&self, _: &Hello, addr: SocketAddr, _: Direction) -> Identity {
+        Identity { key: self.key_at(addr), instance: Some(instance_of(addr.ip())) }
+    }
+
+    fn key_at(&self, addr: SocketAddr) -> Option<PeerId> {
+        Some(key_of(addr.ip()))
+    }
+
+    fn speaks_at(&self, addr: SocketAddr) -> bool {
+        addr.port() == TOY_PORT
+    }
+
+    fn ping_after(&self) -> Duration {
+        Duration::from_secs(6)
+    }
+}
+
+fn builder(net: &MemoryNet, last: u8, config: NodeConfig, handler: Rec) -> peerpool::node::NodeBuilder {
+    Node::builder().config(config).transport(net.host(ip(last))).handler(handler).book(hasty_book())
+}
+
+fn toy_rules(last: u8) -> DialectConfig<Toy> {
+    DialectConfig::new(Toy::new()).listen(toy_at(last)).rules(ByIp(ip(last)))
+}
+
+/// Speaks both.
+async fn both(net: &MemoryNet, last: u8, handler: Rec) -> Node {
+    builder(net, last, quiet(), handler).listen(at(last)).dialect(toy_rules(last)).start().await.unwrap()
+}
+
+/// Speaks the toy dialect only.
+async fn toy_only(net: &MemoryNet, last: u8, config: NodeConfig, handler: Rec) -> Node {
+    builder(net, last, config, handler).first_dialect(toy_rules(last)).start().await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broadcast_reaches_the_peers_of_every_dialect_and_state_greets_them() {
+    let net = MemoryNet::new(1);
+    let (hears_native, hears_toy) = (Rec::new(), Rec::new());
+    let node = both(&net, 1, Rec::new()).await;
+    node.set_state(9, b"tip", &b"42"[..]).unwrap();
+    let native = start(&net, 2, quiet(), hears_native.clone()).await;
+    let toy = toy_only(&net, 3, quiet(), hears_toy.clone()).await;
+    native.connect(at(1)).await.unwrap();
+    toy.connect(toy_at(1)).await.unwrap();
+    until(|| peers(&node) == 2).await;
+    let mut spoken: Vec<_> = node.roster().iter().map(|peer| peer.connection().dialect()).collect();
+    spoken.sort_unstable();
+    assert_eq!(spoken, ["native", "toy"]);
+
+    let receipt = node.broadcast_with_receipt(&message(1, b"to all")).unwrap();
+    assert_eq!(receipt.peers(), 2);
+    let want = vec![(9, b"42".to_vec()), (1, b"to all".to_vec())];
+    for hears in [&hears_native, &hears_toy] {
+        until(|| hears.events().len() == 2).await;
+        // State and log have no order between them.
+        let mut events = hears.events();
+        events.sort_by_key(|(kind, _)| std::cmp::Reverse(*kind));
+        assert_eq!(events, want);
+    }
+    until(|| receipt.written() == 2).await;
+    assert!(receipt.statuses().all(|(_, _, status)| status == Receipt::Written));
+    for node in [node, native, toy] {
+        end(node).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relayed_message_goes_round_all_dialects_but_not_back() {
+    let net = MemoryNet::new(2);
+    let relaying = Rec::new().on_event(|cx, kind, body| {
+        let message = Message::new(kind, body.to_vec());
+        cx.node().relay(&message, Some(cx.peer().id())).unwrap();
+        peerpool::node::Handled::Done
+    });
+    let (hears_native, hears_toy) = (Rec::new(), Rec::new());
+    let node = both(&net, 1, relaying.clone()).await;
+    let native = start(&net, 2, quiet(), hears_native.clone()).await;
+    let toy = toy_only(&net, 3, quiet(), hears_toy.clone()).await;
+    native.connect(at(1)).await.unwrap();
+    let to_node = toy.connect(toy_at(1)).await.unwrap();
+    until(|| peers(&node) == 2).await;
+    toy.send(to_node.key(), message(5, b"gossip")).unwrap();
+    until(|| hears_native.events().len() == 1).await;
+    secs(1).await;
+    assert_eq!(hears_native.events(), [(5, b"gossip".to_vec())]);
+    assert_eq!(hears_toy.events(), []);
+    for node in [node, native, toy] {
+        end(node).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dialect_that_cannot_say_it_refuses_with_the_message_and_nothing_goes_out() {
+    let net = MemoryNet::new(3);
+    let hears = Rec::new();
+    let node = both(&net, 1, Rec::new()).await;
+    let native = start(&net, 2, quiet(), hears.clone()).await;
+    let toy = toy_only(&net, 3, quiet(), Rec::new()).await;
+    native.connect(at(1)).await.unwrap();
+    let peer = toy.connect(toy_at(1)).await.unwrap();
+    until(|| peers(&node) == 2).await;
+    // The native dialect could say it; then one half of the peers would know.
+    let large = message(1, &[0; 40_000]);
+    assert!(matches!(node.broadcast(&large), Err(EncodeError::TooLarge { .. })));
+    let asked = toy.request(peer.key(), message(1, b"?"), Duration::from_secs(1)).await;
+    let Err(peerpool::node::AskError::Request(RequestError::NotSent(SendError::Refused { message, .. }))) =
+        asked
+    else {
+        panic!("{asked:?}");
+    };
+    assert_eq!(&message.payload[..], b"?");
+    secs(1).await;
+    assert_eq!(hears.events(), []);
+    for node in [node, native, toy] {
+        end(node).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_connection_per_address_however_they_open() {
+    for seed in 0..12 {
+        let net = MemoryNet::new(seed);
+        let a = toy_only(&net, 1, quiet(), Rec::new()).await;
+        let b = toy_only(&net, 2, quiet(), Rec::new()).await;
+        let later = Duration::from_millis(seed % 4);
+        let late = async {
+            tokio::time::sleep(later).await;
+            b.connect(toy_at(1)).await
+        };
+        let (_, _) = tokio::join!(a.connect(toy_at(2)), late);
+        until(|| peers(&a) == 1 && peers(&b) == 1).await;
+        secs(2).await;
+        let (of_a, of_b) = (only(&a), only(&b));
+        assert_ne!(of_a.direction(), of_b.direction(), "seed {seed}: each kept one of its own");
+        assert_eq!((*of_a.key(), *of_b.key()), (key_of(ip(2)), key_of(ip(1))));
+        assert_eq!(net.connections().len(), 1, "seed {seed}");
+        end(a).await;
+        end(b).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_to_our_own_instance_is_known_as_ours() {
+    let net = MemoryNet::new(4);
+    let node = toy_only(&net, 1, quiet(), Rec::new()).await;
+    let refused = node.connect(toy_at(1)).await;
+    assert!(
+        matches!(refused, Err(ConnectError::SelfDial | ConnectError::Refused(_))),
+        "{:?}",
+        refused.map(|peer| *peer.key())
+    );
+    assert_eq!(node.stats().self_dials, 1);
+    assert!(node.book().is_self(&toy_at(1), peerpool::book::WallTime::now()));
+    end(node).await;
+}
+
+/// Knows everybody by the key of one address.
+struct Impostor;
+
+impl Rules for Impostor {
+    fn identify(&self, _: &Hello, addr: SocketAddr, _: Direction) -> Identity {
+        Identity { key: Some(PeerId::from_addr(at(2))), instance: Some(instance_of(addr.ip())) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_held_in_one_dialect_is_not_taken_in_another() {
+    let net = MemoryNet::new(5);
+    let dialect = DialectConfig::new(Toy::new()).listen(toy_at(1)).rules(Impostor);
+    let node = builder(&net, 1, quiet(), Rec::new()).dialect(dialect).start().await.unwrap();
+    let native = start(&net, 2, quiet(), Rec::new()).await;
+    let peer = node.connect(at(2)).await.unwrap();
+    let toy = toy_only(&net, 3, quiet(), Rec::new()).await;
+    assert!(matches!(toy.connect_in("toy", toy_at(1)).await, Err(ConnectError::Refused(_))));
+    assert!(peer.is_live());
+    assert_eq!(only(&node).id(), peer.id());
+    for node in [node, native, toy] {
+        end(node).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_sends_by_itself_is_not_pinged_where_the_rules_say_so() {
+    let net = MemoryNet::new(6);
+    let node = toy_only(&net, 1, quiet(), Rec::new()).await;
+    let chatty = toy_only(&net, 2, quiet(), Rec::new()).await;
+    let peer = chatty.connect(toy_at(1)).await.unwrap();
+    until(|| peers(&node) == 1).await;
+    for _ in 0..20 {
+        secs(1).await;
+        chatty.send(peer.key(), message(1, b"here")).unwrap();
+        node.broadcast(&message(1, b"here too")).unwrap();
+    }
+    // A ping would have been answered, and the answer timed. Of two that fall silent together whoever pings first spares
+    // the other one the ping.
+    let timed = || only(&node).rtt().or(only(&chatty).rtt()).is_some();
+    assert!(!timed());
+    until(timed).await;
+    end(node).await;
+    end(chatty).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_node_listens_when_told_to() {
+    let net = MemoryNet::new(7);
+    let node = builder(&net, 1, quiet(), Rec::new())
+        .dialect(DialectConfig::new(Toy::new()).rules(ByIp(ip(1))))
+        .start_silent()
+        .unwrap();
+    assert_eq!(node.listening(), []);
+    let toy = toy_only(&net, 2, quiet(), Rec::new()).await;
+    assert!(matches!(toy.connect(toy_at(1)).await, Err(ConnectError::Io(_))));
+    assert_eq!(node.listen("toy", toy_at(1)).await.unwrap(), toy_at(1));
+    assert!(matches!(node.listen("klingon", at(1)).await, Err(StartError::UnknownDialect)));
+    toy.connect(toy_at(1)).await.unwrap();
+    end(node).await;
+    end(toy).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_start_says_why_and_leaves_nothing_bound() {
+    let net = MemoryNet::new(8);
+    let twice = DialectConfig::new(Toy::new()).listen(toy_at(1));
+    let again = DialectConfig::new(Toy::new());
+    let error =
+        builder(&net, 1, quiet(), Rec::new()).dialect(twice).dialect(again).start().await.unwrap_err();
+    assert_eq!(error.to_string(), "configuration: dialect: two dialects named toy");
+    let error = builder(&net, 1, quiet(), Rec::new()).listen(at(1)).start_silent().unwrap_err();
+    assert!(matches!(error, StartError::Config(_)), "{error}");
+    let node = both(&net, 1, Rec::new()).await;
+    let taken = builder(&net, 1, quiet(), Rec::new()).listen(at(9)).dialect(toy_rules(1)).start().await;
+    assert!(matches!(taken, Err(StartError::Listen { .. })));
+    end(node).await;
+}

@@ -25,8 +25,7 @@ impl Link {
     /// the peer, and a late answer reaches nobody.
     pub async fn request(&self, message: Message, within: Duration) -> Result<Response, RequestError> {
         let (lane, kind) = (message.lane, message.kind);
-        let begun = Instant::now();
-        let left = || within.saturating_sub(begun.elapsed());
+        let mut left = within;
         let (id, answer) = loop {
             let turn = match self.add_waiter(kind, &message.payload) {
                 Ok(waiter) => break waiter,
@@ -40,14 +39,17 @@ impl Link {
                 }
             };
             // Resolves with an error too: whoever was there has gone.
-            if timeout(left(), turn).await.is_err() {
+            let begun = Instant::now();
+            if timeout(left, turn).await.is_err() {
                 return Err(RequestError::TooMany(message));
             }
+            left = left.saturating_sub(begun.elapsed());
         };
-        let waiting = WaiterGuard { link: self, lane, id };
+        let mut waiting = WaiterGuard { link: self, lane, id, open: true };
         self.submit(Head::Request { id, kind }, message)?;
-        let answer = await_answer(answer, left()).await;
-        drop(waiting);
+        let answer = await_answer(answer, left).await;
+        // Whoever answered took the waiter out of the table.
+        waiting.open = !matches!(answer, Ok(_) | Err(RequestError::Declined { .. }));
         answer
     }
 }
@@ -68,11 +70,14 @@ struct WaiterGuard<'a> {
     link: &'a Link,
     lane: Lane,
     id: u32,
+    open: bool,
 }
 
 impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
-        self.link.give_up(self.lane, self.id);
+        if self.open {
+            self.link.give_up(self.lane, self.id);
+        }
     }
 }
 

@@ -207,6 +207,15 @@ impl Link {
         !self.outbox.lock().is_empty(lane)
     }
 
+    /// Whether many requests of ours await answers and the next ones wait to be sent, with nothing urgent among them.
+    pub(super) fn is_asked_much(&self) -> bool {
+        if self.waiters.lock().len() < MANY {
+            return false;
+        }
+        let outbox = self.outbox.lock();
+        outbox.is_empty(Lane::Urgent) && !(outbox.is_empty(Lane::Normal) && outbox.is_empty(Lane::Bulk))
+    }
+
     /// Begins to close, once: the first order stands. Says goodbye if told to, then ends within [`LinkConfig::linger`].
     ///
     /// Legal anywhere, a handler of this very link included.
@@ -323,5 +332,7 @@ impl Link {
     }
 }
 
+/// From so many requests in flight on, sending them together is worth a turn of waiting.
+const MANY: usize = 4;
 const OPEN: u8 = 0;
 const CLOSING: u8 = 1;

@@ -80,6 +80,7 @@ impl<D: Dialect> Prepared<D> {
             parker: self.parker,
             link: self.link,
             closing: None,
+            waited: false,
         }
     }
 }
@@ -97,6 +98,8 @@ pub struct LinkTask<D: Dialect, S, H> {
     parker: Parker,
     link: Arc<Link>,
     closing: Option<Closing>,
+    /// Others had their turn before the present write.
+    waited: bool,
 }
 
 /// A link that is on its way out.
@@ -137,6 +140,10 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
             self.writer.control(&Control::GetPeers { max })?;
             self.reader.expect_peers();
         }
+        if self.lets_others_ask() {
+            cx.waker().wake_by_ref();
+            return Ok(false);
+        }
         match self.writer.poll(&mut self.stream, cx, &self.link, &self.host, true)? {
             Written::All => {
                 let writer = &self.writer;
@@ -146,6 +153,13 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
             Written::More => again = true,
         }
         Ok(again)
+    }
+
+    /// Answers that came together wake many who will ask again: those who are due have their turn first, once, so that
+    /// what they ask goes out by one write. Not where something urgent waits.
+    fn lets_others_ask(&mut self) -> bool {
+        self.waited = !self.waited && self.link.is_asked_much();
+        self.waited
     }
 
     /// While what waits is being sent, the peer's data is still taken: two ends that drain must not block each other.

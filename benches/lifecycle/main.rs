@@ -47,7 +47,8 @@ fn main() {
         let rounds = number("--rounds", 5).max(1);
         let show = |what: &str, mut times: Vec<Duration>| {
             times.sort();
-            println!("| {what} | {:.0?} | {:.0?} |", times[times.len() / 2], times[times.len() - 1]);
+            let ms = |at: usize| times[at].as_secs_f64() * 1e3;
+            println!("| {what} | {:.0} ms | {:.0} ms |", ms(times.len() / 2), ms(times.len() - 1));
         };
         println!("| median and longest of {rounds} | | |\n|---|--:|--:|");
         show(

@@ -137,6 +137,18 @@ fn a_small_mesh_delivers_everything_once_and_says_so_in_json() {
 }
 
 #[test]
+fn a_mesh_over_the_old_wire_delivers_everything_once() {
+    let output = run(&["mesh", "--timecoin", "--nodes", "4", "--degree", "3", "--seconds", "2", "--json"]);
+    let (out, err) = (stdout(&output), stderr(&output));
+    assert!(output.status.success(), "{out}\n{err}");
+    let json: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    assert_eq!((&json["lost"], &json["duplicates"]), (&0.into(), &0.into()));
+    assert_eq!(json["expected"], json["delivered"]);
+    assert_eq!(json["requests"]["failed"], 0);
+    assert!(json["expected"].as_u64().unwrap() > 500);
+}
+
+#[test]
 fn every_command_explains_itself() {
     for args in [
         &["--help"][..],

@@ -35,11 +35,19 @@ pub(crate) enum Greets {
     Nothing,
 }
 
+impl Group {
+    /// How many receivers there are.
+    #[allow(dead_code, reason = "not every bench that shares this asks")]
+    pub(crate) fn peers(&self) -> u64 {
+        self.peers
+    }
+}
+
 impl Crowd {
     pub(crate) fn start(taking: Taking) -> Self {
         let exe = std::env::current_exe().expect("this very program");
         let mut child = Command::new(exe)
-            .args([receiver::FLAG, if taking == Taking::Copy { "copy" } else { "discard" }])
+            .args([receiver::FLAG, taking.name()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -85,6 +93,13 @@ impl Crowd {
     /// How many bytes the receivers have got since the last [`Crowd::settle`].
     pub(crate) fn received(&mut self, group: &Group) -> u64 {
         self.ask(&format!("wait {} 0", group.id))[0] - group.received
+    }
+
+    /// Of all that the receivers got, if they look at the order: numbered messages, and those that came after a later one.
+    #[allow(dead_code, reason = "only some of the benches that share this number their messages")]
+    pub(crate) fn order(&mut self, group: &Group) -> (u64, u64) {
+        let answer = self.ask(&format!("order {}", group.id));
+        (answer[0], answer[1])
     }
 
     /// Waits until the receivers have `bytes` more than before; how many they got.

@@ -21,6 +21,7 @@ mod limit;
 mod micro;
 mod native;
 mod node;
+mod order;
 mod pea;
 mod ratios;
 mod receiver;
@@ -49,8 +50,7 @@ fn main() {
     // 1,024 peers of each contender: one socket each, in each of the two processes.
     let got = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
     if args.first().is_some_and(|arg| arg == receiver::FLAG) {
-        let copy = args.get(1).is_some_and(|arg| arg == "copy");
-        return receiver::main(if copy { Taking::Copy } else { Taking::Discard });
+        return receiver::main(args.get(1).and_then(|arg| Taking::named(arg)).unwrap_or(Taking::Discard));
     }
     assert!(got == 0 || got >= 10_000, "{got} files may be open; the bench needs 10,000");
     if args.iter().any(|arg| arg == "--ratios") {
@@ -80,7 +80,7 @@ fn parse(args: &[String]) -> Options {
             "--slice-ms" => options.slice = Duration::from_millis(list(value())[0] as u64),
             "--only" => options.only = value().split(',').map(str::to_owned).collect(),
             "--receivers" => {
-                options.receivers = if value() == "copy" { Taking::Copy } else { Taking::Discard }
+                options.receivers = Taking::named(value()).unwrap_or(Taking::Discard);
             }
             "--workers" => options.workers = list(value())[0].max(1),
             "--ratios" | "--bench" => {}

@@ -18,6 +18,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::net::RecvFlags;
 
 use crate::native;
+use crate::order::Order;
 
 /// The argument that makes the bench this process.
 pub(crate) const FLAG: &str = "--receiver";
@@ -32,6 +33,8 @@ const WAKE: Token = Token(usize::MAX);
 #[derive(Debug)]
 struct Group {
     each: Vec<AtomicU64>,
+    /// Numbered messages, and those of them that came after a later one.
+    numbered: [AtomicU64; 2],
 }
 
 impl Group {
@@ -49,6 +52,7 @@ struct Conn {
     stream: TcpStream,
     group: Arc<Group>,
     at: usize,
+    order: Order,
 }
 
 /// What receivers do with the bytes.
@@ -58,6 +62,23 @@ pub(crate) enum Taking {
     Discard,
     /// Copy them out.
     Copy,
+    /// Copy them out and see whether what is numbered in them is in order.
+    Order,
+}
+
+impl Taking {
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Discard => "discard",
+            Self::Copy => "copy",
+            Self::Order => "order",
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::Discard, Self::Copy, Self::Order].into_iter().find(|taking| taking.name() == name)
+    }
 }
 
 struct Worker {
@@ -81,6 +102,11 @@ pub(crate) fn main(taking: Taking) {
                 let (sum, least, most) = wait(&groups[number(group)], number(total) as u64);
                 format!("{sum} {least} {most}")
             }
+            ["order", group] => {
+                let [messages, overtaken] =
+                    groups[number(group)].numbered.each_ref().map(|count| count.load(Ordering::Relaxed));
+                format!("{messages} {overtaken}")
+            }
             _ => panic!("the bench said {line:?}"),
         };
         let mut out = io::stdout().lock();
@@ -95,7 +121,10 @@ fn number(text: &str) -> usize {
 fn dial(workers: &[Worker], addr: &str, count: &str, greet: bool) -> Arc<Group> {
     static NONCES: AtomicU64 = AtomicU64::new(1);
     let addr: SocketAddr = addr.parse().expect("an address");
-    let group = Arc::new(Group { each: (0..number(count)).map(|_| AtomicU64::new(0)).collect() });
+    let group = Arc::new(Group {
+        each: (0..number(count)).map(|_| AtomicU64::new(0)).collect(),
+        numbered: Default::default(),
+    });
     for at in 0..group.each.len() {
         let mut stream = std::net::TcpStream::connect(addr).expect("the bench listens");
         if greet {
@@ -113,7 +142,12 @@ fn dial(workers: &[Worker], addr: &str, count: &str, greet: bool) -> Arc<Group> 
         }
         stream.set_nonblocking(true).expect("a socket");
         let worker = &workers[at % workers.len()];
-        let conn = Conn { stream: TcpStream::from_std(stream), group: Arc::clone(&group), at };
+        let conn = Conn {
+            stream: TcpStream::from_std(stream),
+            group: Arc::clone(&group),
+            at,
+            order: Order::default(),
+        };
         worker.conns.send(conn).expect("the thread lives");
         worker.waker.wake().expect("the thread lives");
     }
@@ -194,12 +228,18 @@ impl Conn {
         let count = &self.group.each[self.at];
         for _ in 0..READS {
             let result = match taking {
-                Taking::Copy => self.stream.read(buffer),
+                Taking::Copy | Taking::Order => self.stream.read(buffer),
                 Taking::Discard => discard(&self.stream, buffer),
             };
             match result {
                 Ok(0) => return Turn::Gone,
                 Ok(some) => {
+                    if taking == Taking::Order {
+                        let found = self.order.read(&buffer[..some]);
+                        let [messages, overtaken] = &self.group.numbered;
+                        messages.fetch_add(found.messages, Ordering::Relaxed);
+                        overtaken.fetch_add(found.overtaken, Ordering::Relaxed);
+                    }
                     // Only this thread writes it.
                     count.store(count.load(Ordering::Relaxed) + some as u64, Ordering::Relaxed);
                     if some < buffer.len() {

@@ -101,6 +101,14 @@ impl Book {
         Ok(Self { table: Mutex::new(table), store: Some(Mutex::new(store)) })
     }
 
+    /// Whether there is a file that the book is written to.
+    pub fn has_file(&self) -> bool {
+        #[cfg(feature = "redb")]
+        return self.store.is_some();
+        #[cfg(not(feature = "redb"))]
+        false
+    }
+
     /// Writes what has changed since the last flush in one transaction, and returns how many records that were. When it
     /// returns, they survive `kill -9` and, as far as the disk keeps its word, a loss of power.
     ///

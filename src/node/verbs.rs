@@ -167,9 +167,19 @@ impl NodeRef {
         self.shared().pool.roster()
     }
 
+    /// How many peers are live. Cost: one load.
+    pub fn live(&self) -> usize {
+        self.shared().pool.len()
+    }
+
     /// A live peer by its key. Cost: one shard's read lock.
     pub fn peer(&self, key: &PeerId) -> Option<Arc<Peer>> {
         self.shared().pool.get(key)
+    }
+
+    /// The live peers at an IP address, as it was dialled or observed. Cost: one shard's read lock, and one more a peer.
+    pub fn peers_at(&self, ip: IpAddr) -> Vec<Arc<Peer>> {
+        self.shared().pool.by_ip(ip)
     }
 
     /// Who comes and goes: a snapshot, then events.

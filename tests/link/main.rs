@@ -7,6 +7,8 @@ mod ending;
 mod harness;
 mod inbox;
 mod lanes;
+#[cfg(feature = "timecoin")]
+mod places;
 mod requests;
 #[path = "../common/toy.rs"]
 mod toy;

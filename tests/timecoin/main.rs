@@ -2,5 +2,85 @@
 
 #![cfg(feature = "timecoin")]
 
+mod answers;
+#[path = "../common/conformance.rs"]
+mod conformance;
+mod frames;
+mod handshakes;
 mod probes;
 mod samples;
+
+use bytes::Bytes;
+use conformance::{Manner, Said};
+use peerpool::base::{Lane, canonical};
+use peerpool::timecoin::wire::{Kind, NetworkMessage, NetworkType, Software, TimeCoin, UNKNOWN};
+use peerpool::wire::{Control, Head, Hello, Status};
+
+/// What this network makes of what is said: JSON texts, recognised by what they are, and refusals by silence.
+struct Json {
+    network: NetworkType,
+}
+
+impl Manner for Json {
+    fn message(&self, head: Head, payload: Bytes) -> (Head, Bytes) {
+        // Most are a message of the kind that the head names, with blanks behind it up to the payload's length; some stay
+        // what no message is, some of a kind there is not.
+        let kind = match head {
+            Head::Event { kind } | Head::Request { kind, .. } => kind,
+            Head::Response { id, .. } => id as u16,
+            Head::Cancel { .. } => return (head, payload),
+        };
+        if kind % 16 == 15 {
+            return (head, payload);
+        }
+        let kind = kind % 71;
+        let mut text = samples::MESSAGES.lines().nth(usize::from(kind)).expect("71 lines").to_owned();
+        text.extend(std::iter::repeat_n(' ', payload.len().saturating_sub(text.len())));
+        let head = match head {
+            Head::Event { .. } => Head::Event { kind },
+            Head::Request { id, .. } => Head::Request { id, kind },
+            other => other,
+        };
+        (head, text.into())
+    }
+
+    fn heard(&self, lane: Lane, head: Head, payload: &Bytes) -> Option<Said> {
+        match head {
+            Head::Cancel { .. } => return None,
+            Head::Response { status, .. } if status != Status::Ok => return None,
+            _ => {}
+        }
+        // Told by the full parse, where the dialect looks at the start only.
+        let kind = NetworkMessage::decode(payload).ok().map(|message| message.kind());
+        let head = match kind {
+            Some(Kind::Ping) => return Some(Said::Control(Control::Ping { token: 0 })),
+            Some(Kind::Pong) => return Some(Said::Control(Control::Pong { token: 0 })),
+            None => Head::Event { kind: UNKNOWN },
+            Some(kind) => match kind.awaits() {
+                Some(id) => Head::Request { id, kind: kind.code() },
+                None => Head::Event { kind: kind.code() },
+            },
+        };
+        Some(Said::Message { lane, head, payload: payload.clone() })
+    }
+
+    fn hello(&self, hello: Hello) -> (Hello, Hello) {
+        let sent = Hello { network: self.network.id(), ..hello };
+        let app = r#"{"commit_date":null,"commit_count":null,"wallet_address":null,"capabilities":["masternode","sync","peerpool"]}"#;
+        let heard = Hello {
+            nonce: None,
+            features: 0,
+            listen: sent.listen.map(canonical),
+            app: Bytes::from_static(app.as_bytes()),
+            ..sent.clone()
+        };
+        (sent, heard)
+    }
+}
+
+#[test]
+fn the_timecoin_dialect_conforms_on_both_networks() {
+    for network in [NetworkType::Mainnet, NetworkType::Testnet] {
+        conformance::conforms_in(&TimeCoin::new(network, Software::default()), &Json { network });
+    }
+}

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::base::sync::Mutex;
 use crate::node::{NodeConfig, StartError};
+use crate::timecoin::wire::NetworkType;
 
 use super::MeshArgs;
 use super::clock::{Epoch, Micros};
@@ -15,6 +16,7 @@ use super::faults::World;
 use super::graph::{End, Groups, Link, pair};
 use super::ledger::Ledger;
 use super::member::{Birth, Member, Pulse};
+use super::speech::Speech;
 
 /// The mesh.
 #[derive(Debug)]
@@ -24,6 +26,9 @@ pub(super) struct Crowd {
     /// The network to hurt; `None` without chaos.
     pub(super) world: Option<Arc<World>>,
     config: NodeConfig,
+    speech: Speech,
+    /// On the old wire every node has a loopback address of its own, in a net drawn anew for each run.
+    net: u8,
     degree: usize,
     pulse: Arc<Pulse>,
     members: Mutex<Members>,
@@ -46,6 +51,8 @@ impl Crowd {
             ledger: Arc::default(),
             world: args.chaos.then(Arc::default),
             config: config(args),
+            speech: if args.timecoin { Speech::TimeCoin } else { Speech::Native },
+            net: fastrand::u8(1..=250),
             degree: args.degree.min(args.nodes - 1),
             pulse: Arc::default(),
             members: Mutex::default(),
@@ -60,7 +67,7 @@ impl Crowd {
                 let members = self.members.lock();
                 (slot > 0).then(|| members.present[rng.usize(..slot)].addr)
             };
-            let birth = self.birth(slot, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), told);
+            let birth = self.birth(slot, self.listen(slot), told);
             let member = Member::start(birth).await?;
             member.announce();
             let mut members = self.members.lock();
@@ -70,10 +77,21 @@ impl Crowd {
         Ok(())
     }
 
+    fn listen(&self, slot: usize) -> SocketAddr {
+        match self.speech {
+            Speech::Native => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            Speech::TimeCoin => {
+                let [high, low] = ((slot / 250 + 1) as u8, (slot % 250 + 1) as u8).into();
+                SocketAddr::from(([127, self.net, high, low], NetworkType::Testnet.port()))
+            }
+        }
+    }
+
     fn birth(&self, slot: usize, listen: SocketAddr, told: Option<SocketAddr>) -> Birth {
         Birth {
             of: 0,
             slot,
+            speech: self.speech,
             listen,
             told,
             config: self.config.clone(),
@@ -198,6 +216,9 @@ impl Crowd {
 fn config(args: &MeshArgs) -> NodeConfig {
     let mut config = NodeConfig::local();
     config.hot.degree = args.degree;
+    if args.timecoin {
+        config.network = NetworkType::Testnet.id();
+    }
     // Reading the events of all nodes in one process may fall behind for a moment; none may be lost.
     config.event_backlog = 8 * 1024;
     // Room for everything within the retention, four times over: shards fill unevenly.

@@ -9,13 +9,20 @@ use tokio::task::JoinHandle;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::base::{ConnId, Tick};
-use crate::node::{Leftovers, Node, NodeConfig, NodeEvent, NodeRef, Peer, StartError, Subscription, Update};
+use crate::book::{Source, WallTime};
+use crate::node::{
+    DialectConfig, Leftovers, Message, Node, NodeConfig, NodeEvent, NodeRef, Peer, StartError, Subscription,
+    Update, WeakNode,
+};
+use crate::timecoin::AddressRules;
+use crate::timecoin::wire::{NetworkType, Software, TimeCoin};
 use crate::transport::Tcp;
 
 use super::clock::{Epoch, Micros, NodeClock};
 use super::faults::World;
 use super::graph::{End, Incarnation, wire};
 use super::ledger::{Ledger, Life};
+use super::speech::{Speech, read_peer_list};
 use super::tally::Tally;
 
 /// One incarnation.
@@ -30,6 +37,7 @@ pub(super) struct Member {
     pub(super) reports: Arc<Reports>,
     handle: Mutex<Option<Node>>,
     watcher: JoinHandle<()>,
+    asker: Option<JoinHandle<()>>,
     started: Micros,
     killed: AtomicU64,
 }
@@ -39,6 +47,7 @@ pub(super) struct Member {
 pub(super) struct Birth {
     pub(super) of: Incarnation,
     pub(super) slot: usize,
+    pub(super) speech: Speech,
     pub(super) listen: SocketAddr,
     /// The one address it is told.
     pub(super) told: Option<SocketAddr>,
@@ -83,16 +92,23 @@ impl Birth {
 impl Member {
     /// Starts a node.
     pub(super) async fn start(birth: Birth) -> Result<Arc<Self>, StartError> {
-        let Birth { of, slot, listen, told, mut config, epoch, ledger, world, pulse } = birth;
+        let Birth { of, slot, speech, listen, told, mut config, epoch, ledger, world, pulse } = birth;
         config.listen = vec![listen];
         config.seeds = told.into_iter().collect();
-        let tally = Arc::new(Tally::new(of, epoch, ledger));
+        let wanted = config.hot.degree;
+        let tally = Arc::new(Tally::new(speech, of, epoch, ledger));
         let builder = Node::builder().config(config).handler(Arc::clone(&tally)).book(super::book());
         let builder = match world {
             Some(world) => builder.transport(world.transport(slot)),
             None => builder.transport(Tcp::default()),
         };
+        let builder = match speech {
+            Speech::Native => builder,
+            Speech::TimeCoin => builder.first_dialect(old_network(listen)),
+        };
         let node = builder.start().await?;
+        let asker =
+            speech.peers_request().map(|ask| tokio::spawn(ask_for_peers(node.downgrade(), ask, wanted)));
         let started = epoch.now();
         let events = node.subscribe();
         let clock = NodeClock::calibrate(&node, epoch);
@@ -109,6 +125,7 @@ impl Member {
             reports,
             handle: Mutex::new(Some(node)),
             watcher,
+            asker,
             started,
             killed: AtomicU64::new(Micros::MAX),
         }))
@@ -159,6 +176,9 @@ impl Member {
 impl Drop for Member {
     fn drop(&mut self) {
         self.watcher.abort();
+        if let Some(asker) = &self.asker {
+            asker.abort();
+        }
     }
 }
 
@@ -175,6 +195,32 @@ impl Reports {
             Some("the addresses of a connection are unknown")
         } else {
             None
+        }
+    }
+}
+
+/// The old network's wire, for a node at this address of its own.
+fn old_network(at: SocketAddr) -> DialectConfig<TimeCoin> {
+    // No old node is among them, so that they are pinged as any other, and reaped as soon.
+    let rules = AddressRules::new(NetworkType::Testnet, at).ping_after(Duration::ZERO);
+    DialectConfig::new(TimeCoin::testnet(Software::default())).rules(rules)
+}
+
+/// Asks some peer which others it knows, as long as there are too few: on this wire that is the application's business.
+async fn ask_for_peers(node: WeakNode, ask: Message, wanted: usize) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let Some(node) = node.upgrade().filter(|node| !node.is_stopping()) else { return };
+        let peers: Vec<_> = node.roster().iter().map(|peer| *peer.key()).collect();
+        if peers.is_empty() || peers.len() >= wanted {
+            continue;
+        }
+        let asked = peers[fastrand::usize(..peers.len())];
+        let Ok(answer) = node.request(&asked, ask.clone(), Duration::from_secs(2)).await else { continue };
+        let now = WallTime::now();
+        for addr in read_peer_list(&answer) {
+            // A full or picky book is no reason to do anything else.
+            let _ = node.book().add(addr, Source::Peer(addr.ip()), now);
         }
     }
 }

@@ -10,6 +10,7 @@ mod member;
 mod plan;
 mod report;
 mod show;
+mod speech;
 mod tally;
 mod traffic;
 
@@ -44,6 +45,7 @@ Examples:
   peerpool mesh                              16 nodes, 10 seconds
   peerpool mesh --nodes 32 --seconds 20      a larger one, for longer
   peerpool mesh --chaos --seconds 30         with cuts, crashes and partitions
+  peerpool mesh --timecoin                   the same over the TIME Coin network's wire
   peerpool mesh --chaos --seed 7 --json      the same plan again, for a script")]
 pub(super) struct MeshArgs {
     /// How many nodes.
@@ -61,6 +63,9 @@ pub(super) struct MeshArgs {
     /// Cut connections, kill and restart nodes, partition and heal during the run.
     #[arg(long)]
     chaos: bool,
+    /// Speak the TIME Coin network's wire (testnet, JSON), each node at a loopback address of its own.
+    #[arg(long)]
+    timecoin: bool,
     /// Repeats the plan of a run (not its interleaving). Default: drawn, and told in the summary.
     #[arg(long)]
     seed: Option<u64>,

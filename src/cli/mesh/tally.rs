@@ -3,38 +3,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::{ConnId, Lane};
+use crate::book::{Outcome, Source, WallTime};
 use crate::node::{Context, Event, Fresh, Handled, Handler, Message, NodeRef, Request, Responder};
 use crate::wire::Status;
 
 use super::clock::{Epoch, Micros};
 use super::graph::Incarnation;
 use super::ledger::Ledger;
-
-/// Kinds of messages.
-pub(super) mod kind {
-    /// State: how far a node is.
-    pub(crate) const TIP: u16 = 1;
-    /// Urgent and small.
-    pub(crate) const VOTE: u16 = 2;
-    /// Urgent and larger.
-    pub(crate) const PROPOSAL: u16 = 3;
-    /// The bulk of the gossip.
-    pub(crate) const TRANSACTION: u16 = 4;
-    /// A request for a block.
-    pub(crate) const BLOCK: u16 = 5;
-}
-
-/// Bytes of a block.
-pub(super) const BLOCK_BYTES: usize = 256 * 1024;
+use super::speech::{Heard, Speech, peer_list};
 
 /// What one incarnation received. Its handler.
 #[derive(Debug)]
 pub(super) struct Tally {
+    pub(super) speech: Speech,
     of: Incarnation,
     epoch: Epoch,
     ledger: Arc<Ledger>,
@@ -83,8 +67,9 @@ pub(super) struct Tip {
 }
 
 impl Tally {
-    pub(super) fn new(of: Incarnation, epoch: Epoch, ledger: Arc<Ledger>) -> Self {
+    pub(super) fn new(speech: Speech, of: Incarnation, epoch: Epoch, ledger: Arc<Ledger>) -> Self {
         Self {
+            speech,
             of,
             epoch,
             ledger,
@@ -116,7 +101,8 @@ impl Tally {
         // Under the lock, so that a later version is never set before an earlier one.
         let mut version = self.tip.lock();
         *version += 1;
-        if node.set_state(kind::TIP, b"", tip(self.of, *version)).is_err() {
+        let (kind, value) = self.speech.tip(self.of, *version);
+        if node.set_state(kind, b"", value).is_err() {
             add(&self.corrupt);
         }
     }
@@ -149,10 +135,9 @@ impl Tally {
         }
     }
 
-    fn tip_came(&self, conn: ConnId, payload: &[u8]) {
-        let Some((of, version)) = read_tip(payload) else { return add(&self.corrupt) };
-        let before = self.tips.lock().insert(conn, Tip { of, version });
-        if before.is_some_and(|before| before.of != of || before.version > version) {
+    fn tip_came(&self, conn: ConnId, tip: Tip) {
+        let before = self.tips.lock().insert(conn, tip);
+        if before.is_some_and(|before| before.of != tip.of || before.version > tip.version) {
             add(&self.tips_back);
         }
     }
@@ -161,15 +146,19 @@ impl Tally {
 impl Handler for Tally {
     fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
         let conn = cx.peer().id();
-        if event.kind == kind::TIP {
-            self.tip_came(conn, &event.payload);
-            return Handled::Done;
-        }
-        let message = Message { lane: event.lane, kind: event.kind, payload: event.payload.into_bytes() };
-        let Some((number, sent)) = read_gossip(message.kind, &message.payload) else {
-            add(&self.corrupt);
-            return Handled::Done;
+        let (number, sent) = match self.speech.read(event.kind, &event.payload) {
+            Heard::Gossip { number, at } => (number, at),
+            Heard::Tip { of, version } => {
+                self.tip_came(conn, Tip { of, version });
+                return Handled::Done;
+            }
+            Heard::Block { .. } | Heard::Peers | Heard::Corrupt => {
+                add(&self.corrupt);
+                return Handled::Done;
+            }
         };
+        let lane = self.speech.lane(event.kind, event.payload.len(), event.lane);
+        let message = Message { lane, kind: event.kind, payload: event.payload.into_bytes() };
         match cx.node().relay(&message, Some(conn)) {
             Ok(Fresh::New) => self.handed_over(number, sent),
             Ok(Fresh::Seen) => add(&self.redundant),
@@ -178,62 +167,35 @@ impl Handler for Tally {
         Handled::Done
     }
 
-    fn request(&self, _: Context<'_>, request: Request<'_>, responder: Responder) -> Handled {
+    fn request(&self, cx: Context<'_>, request: Request<'_>, responder: Responder) -> Handled {
         // What does not reach the asker any more has failed there with a reason of its own.
-        let _ = match read_number(&request.payload) {
-            Some(height) if request.kind == kind::BLOCK => responder.on(Lane::Bulk).answer(block(height)),
+        let _ = match self.speech.read(request.kind, &request.payload) {
+            Heard::Block { height } => responder.on(Lane::Bulk).answer(self.speech.block(height)),
+            Heard::Peers => {
+                let known = cx.node().book().sample(WallTime::now(), MOST_PEERS);
+                responder.answer(peer_list(known.into_iter()))
+            }
             _ => responder.decline(Status::UnknownKind, ""),
         };
         Handled::Done
     }
+
+    fn connected(&self, cx: Context<'_>) {
+        if self.speech.peers_request().is_none() {
+            return;
+        }
+        // Where the wire has no way to ask who listens there, what an inbound peer says has to do.
+        if let Some(listen) = cx.peer().read_info(|info| info.listen) {
+            let (book, now) = (cx.node().book(), WallTime::now());
+            // A full or picky book is no reason to do anything else.
+            let _ = book.add(listen, Source::Peer(listen.ip()), now);
+            book.record(&listen, Outcome::Connected, now);
+        }
+    }
 }
 
-/// A message to everybody: its number, when it was sent, and as much filling as makes `size` bytes.
-pub(super) fn gossip(number: u64, at: Micros, size: usize) -> Bytes {
-    let mut bytes = vec![number as u8; size.max(16)];
-    bytes[..8].copy_from_slice(&number.to_le_bytes());
-    bytes[8..16].copy_from_slice(&at.to_le_bytes());
-    bytes.into()
-}
-
-fn read_gossip(kind: u16, payload: &[u8]) -> Option<(u64, Micros)> {
-    let number = read_number(payload)?;
-    let at = read_number(payload.get(8..)?)?;
-    let known = matches!(kind, kind::VOTE | kind::PROPOSAL | kind::TRANSACTION);
-    let whole = payload[16..].iter().all(|byte| *byte == number as u8);
-    (known && whole).then_some((number, at))
-}
-
-/// A tip: whose it is, and its version.
-pub(super) fn tip(of: Incarnation, version: u64) -> Bytes {
-    let mut bytes = Vec::with_capacity(12);
-    bytes.extend_from_slice(&version.to_le_bytes());
-    bytes.extend_from_slice(&of.to_le_bytes());
-    bytes.into()
-}
-
-fn read_tip(payload: &[u8]) -> Option<(Incarnation, u64)> {
-    let of = payload.get(8..12)?.try_into().ok()?;
-    Some((Incarnation::from_le_bytes(of), read_number(payload)?))
-}
-
-/// The block of this height.
-fn block(height: u64) -> Bytes {
-    let mut bytes = vec![height as u8; BLOCK_BYTES];
-    bytes[..8].copy_from_slice(&height.to_le_bytes());
-    bytes.into()
-}
-
-/// Whether an answer is the block of this height, whole.
-pub(super) fn is_block(height: u64, answer: &[u8]) -> bool {
-    answer.len() == BLOCK_BYTES
-        && read_number(answer) == Some(height)
-        && answer[8..].iter().all(|byte| *byte == height as u8)
-}
-
-fn read_number(payload: &[u8]) -> Option<u64> {
-    Some(u64::from_le_bytes(payload.get(..8)?.try_into().ok()?))
-}
+/// Addresses in one answer.
+const MOST_PEERS: usize = 100;
 
 fn add(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
@@ -244,27 +206,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gossip_reads_back_and_a_flipped_bit_is_noticed() {
-        let bytes = gossip(300, 77, 40);
-        assert_eq!(bytes.len(), 40);
-        assert_eq!(read_gossip(kind::VOTE, &bytes), Some((300, 77)));
-        let mut broken = bytes.to_vec();
-        broken[39] ^= 1;
-        assert_eq!(read_gossip(kind::VOTE, &broken), None);
-        assert_eq!(read_gossip(kind::VOTE, &bytes[..15]), None);
-        assert_eq!(read_gossip(99, &bytes), None);
-    }
-
-    #[test]
-    fn a_block_is_known_by_its_height() {
-        assert!(is_block(9, &block(9)));
-        assert!(!is_block(9, &block(10)));
-        assert!(!is_block(9, &block(9)[1..]));
-    }
-
-    #[test]
     fn a_second_hand_over_is_a_duplicate_also_of_ones_own() {
-        let tally = Tally::new(0, Epoch::new(), Arc::default());
+        let tally = Tally::new(Speech::Native, 0, Epoch::new(), Arc::default());
         tally.handed_over(70, 0);
         tally.handed_over(70, 0);
         tally.sent(3);
@@ -276,13 +219,13 @@ mod tests {
 
     #[test]
     fn a_tip_that_goes_back_on_one_link_is_noticed() {
-        let tally = Tally::new(0, Epoch::new(), Arc::default());
+        let tally = Tally::new(Speech::Native, 0, Epoch::new(), Arc::default());
         let (one, other) = (ConnId::new(1).unwrap(), ConnId::new(2).unwrap());
-        tally.tip_came(one, &tip(4, 2));
-        tally.tip_came(one, &tip(4, 3));
-        tally.tip_came(other, &tip(4, 1));
+        tally.tip_came(one, Tip { of: 4, version: 2 });
+        tally.tip_came(one, Tip { of: 4, version: 3 });
+        tally.tip_came(other, Tip { of: 4, version: 1 });
         assert_eq!(tally.tips_back.load(Ordering::Relaxed), 0);
-        tally.tip_came(one, &tip(4, 2));
+        tally.tip_came(one, Tip { of: 4, version: 2 });
         assert_eq!(tally.tips_back.load(Ordering::Relaxed), 1);
         assert_eq!(tally.tip_over(other), Some(Tip { of: 4, version: 1 }));
     }

@@ -4,19 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::base::Lane;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::{AtomicU64, Ordering};
-use crate::node::{AskAny, AskError, Fresh, Message, RequestError};
+use crate::node::{AskAny, AskError, Fresh, RequestError};
 
 use super::crowd::Crowd;
 use super::ledger::Sent;
 use super::member::Member;
-use super::tally::{gossip, is_block, kind};
+use super::speech::Class;
 
 /// What the traffic came to so far.
 #[derive(Debug, Default)]
@@ -88,9 +86,9 @@ fn one(
     asking: &mut JoinSet<()>,
 ) {
     match rng.u32(..100) {
-        0..48 => tell(crowd, traffic, member, (kind::VOTE, Lane::Urgent), rng.usize(120..200)),
-        48..50 => tell(crowd, traffic, member, (kind::PROPOSAL, Lane::Urgent), rng.usize(2_000..48_000)),
-        50..90 => tell(crowd, traffic, member, (kind::TRANSACTION, Lane::Normal), rng.usize(180..700)),
+        0..48 => tell(crowd, traffic, member, Class::Vote, rng.usize(120..200)),
+        48..50 => tell(crowd, traffic, member, Class::Proposal, rng.usize(2_000..48_000)),
+        50..90 => tell(crowd, traffic, member, Class::Transaction, rng.usize(180..700)),
         90..97 => {
             member.announce();
             traffic.tips.fetch_add(1, Ordering::Relaxed);
@@ -100,11 +98,11 @@ fn one(
 }
 
 /// Tells everybody something new.
-fn tell(crowd: &Crowd, traffic: &Traffic, member: &Member, (kind, lane): (u16, Lane), size: usize) {
+fn tell(crowd: &Crowd, traffic: &Traffic, member: &Member, class: Class, size: usize) {
     let at = crowd.epoch.now();
     let number = crowd.ledger.enter(Sent { by: member.of, at });
     member.tally.sent(number);
-    let message = Message { lane, kind, payload: gossip(number, at, size) };
+    let message = member.tally.speech.gossip(class, number, at, size);
     traffic.broadcasts.fetch_add(1, Ordering::Relaxed);
     if !matches!(member.node.relay(&message, None), Ok(Fresh::New)) {
         traffic.refused.fetch_add(1, Ordering::Relaxed);
@@ -124,7 +122,8 @@ fn ask(
     let peers: Vec<_> = member.node.roster().iter().map(|peer| *peer.key()).collect();
     let named = if peers.is_empty() { None } else { Some(peers[rng.usize(..peers.len())]) };
     let (node, traffic, epoch) = (member.node.clone(), Arc::clone(traffic), crowd.epoch);
-    let message = Message::new(kind::BLOCK, Bytes::copy_from_slice(&height.to_le_bytes()));
+    let speech = member.tally.speech;
+    let message = speech.block_request(height);
     traffic.asked.fetch_add(1, Ordering::Relaxed);
     asking.spawn(async move {
         let begun = epoch.now();
@@ -138,7 +137,7 @@ fn ask(
         match answer {
             Ok(block) => {
                 traffic.answered.fetch_add(1, Ordering::Relaxed);
-                if !is_block(height, &block) {
+                if !speech.is_block(height, &block) {
                     traffic.wrong.fetch_add(1, Ordering::Relaxed);
                 }
                 let took = epoch.now() - begun;

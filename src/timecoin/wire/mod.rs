@@ -19,7 +19,10 @@
 //! # Not promised
 //! A typed parse may take a multiple of the text's size: an empty string takes 3 bytes of JSON and 24 of memory.
 
+mod answers;
 mod codec;
+mod decode;
+mod dialect;
 mod handshake;
 mod hash;
 mod kinds;
@@ -30,6 +33,8 @@ mod time;
 mod types;
 
 pub use codec::{DecodeError, DecodeFault, TextError};
+pub use decode::TimeCoinDecoder;
+pub use dialect::{PeerSoftware, Software, TimeCoin};
 pub use handshake::{HandshakeMessage, HandshakeMismatch};
 pub use kinds::{Kind, UNKNOWN};
 pub use message::NetworkMessage;

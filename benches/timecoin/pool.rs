@@ -1,0 +1,74 @@
+//! peerpool's side of the claims: the pool with the old key and the old info.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use peerpool::base::{Direction, Tick};
+use peerpool::pool::{Connection, Departure, Peer, Pool, PoolConfig, SeenOutcome};
+
+use crate::counted::Key;
+use crate::old::PeerInfo;
+
+/// A connection of no size.
+#[derive(Debug)]
+pub(crate) struct Nothing;
+
+impl Connection for Nothing {
+    type Info = PeerInfo;
+
+    fn close(&self, _reason: Departure) {}
+}
+
+pub(crate) struct Ours<K: Key>(Arc<Pool<K, Nothing>>);
+
+impl<K: Key> Ours<K> {
+    pub(crate) fn filled(infos: Vec<(IpAddr, PeerInfo)>) -> Self {
+        let mut config = PoolConfig::test();
+        config.expected_peers = infos.len();
+        config.liveness.stale_after = crate::STALE;
+        let ours = Self(Pool::new(config));
+        for (ip, info) in infos {
+            ours.insert(ip, info, 0);
+        }
+        ours
+    }
+
+    fn insert(&self, ip: IpAddr, info: PeerInfo, millis: u64) {
+        let addr: SocketAddr = info.address;
+        let inserted =
+            self.0.insert(K::of(ip), addr, Direction::Inbound, Nothing, info, Tick::from_millis(millis));
+        assert!(inserted.is_ok(), "{ip}");
+    }
+
+    pub(crate) fn get(&self, key: &K) -> Option<Arc<Peer<K, Nothing>>> {
+        self.0.get(key)
+    }
+
+    /// By key.
+    pub(crate) fn seen(&self, key: &K, millis: u64) -> bool {
+        self.0.seen(key, Tick::from_millis(millis))
+    }
+
+    /// Holding the peer.
+    pub(crate) fn mark(peer: &Peer<K, Nothing>, millis: u64) -> bool {
+        peer.seen(Tick::from_millis(millis)) == SeenOutcome::Alive
+    }
+}
+
+impl Ours<IpAddr> {
+    /// How long the sweep took that removes exactly those who are late; they come back afterwards.
+    pub(crate) fn swept(&self, (heard, late): (&[IpAddr], &[IpAddr]), [seen, now]: [u64; 2]) -> Duration {
+        for key in heard {
+            assert!(self.seen(key, seen));
+        }
+        let since = Instant::now();
+        let gone = self.0.sweep(Tick::from_millis(now)).departed.len();
+        let took = since.elapsed();
+        assert_eq!(gone, late.len());
+        for key in late {
+            self.insert(*key, PeerInfo::new(*key), seen);
+        }
+        took
+    }
+}

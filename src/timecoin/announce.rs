@@ -1,0 +1,166 @@
+//! When a new peer is worth telling everybody about: each address once in 300 s, 60 addresses a minute.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::base::{Tick, canonical};
+
+/// Bounds of announcing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnnounceConfig {
+    /// How long an address that was announced is not announced again. Default 300 s.
+    pub quiet: Duration,
+    /// Announcements a minute at the most. Default 60.
+    pub per_minute: usize,
+}
+
+impl Default for AnnounceConfig {
+    fn default() -> Self {
+        Self { quiet: Duration::from_secs(300), per_minute: 60 }
+    }
+}
+
+/// Whether an address is to be announced now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announce {
+    /// Yes. It counts from now on, unless it is [taken back](Announcements::take_back).
+    Yes,
+    /// It was, a short while ago.
+    Recently,
+    /// Too many others were within the minute. It does not count as announced.
+    TooMany,
+}
+
+/// What was announced lately: never more than the limit a minute allows within the quiet time.
+#[derive(Clone, Debug)]
+pub struct Announcements {
+    config: AnnounceConfig,
+    /// Those that one of the two bounds still looks at, oldest first.
+    order: VecDeque<(Tick, SocketAddr)>,
+    /// When each of them was announced last.
+    known: HashMap<SocketAddr, Tick>,
+}
+
+impl Announcements {
+    /// Nothing was announced so far.
+    pub fn new(config: AnnounceConfig) -> Self {
+        Self { config, order: VecDeque::new(), known: HashMap::new() }
+    }
+
+    /// Whether to announce an address now; a yes is remembered.
+    ///
+    /// # Cost
+    /// O(1) amortised, and a look at those of the last minute.
+    pub fn begin(&mut self, addr: SocketAddr, now: Tick) -> Announce {
+        let addr = canonical(addr);
+        self.forget(now);
+        if self.known.get(&addr).is_some_and(|at| now.since(*at) < self.config.quiet) {
+            return Announce::Recently;
+        }
+        let lately = self.order.iter().rev().take_while(|(at, _)| now.since(*at) < MINUTE).count();
+        if lately >= self.config.per_minute {
+            return Announce::TooMany;
+        }
+        self.order.push_back((now, addr));
+        self.known.insert(addr, now);
+        Announce::Yes
+    }
+
+    /// Nobody was told after all: the next one who asks gets a yes again. `false` if there was none.
+    pub fn take_back(&mut self, addr: SocketAddr) -> bool {
+        let addr = canonical(addr);
+        let Some(at) = self.known.remove(&addr) else { return false };
+        self.order.retain(|told| *told != (at, addr));
+        true
+    }
+
+    /// How many are remembered.
+    pub fn remembered(&self) -> usize {
+        self.order.len()
+    }
+
+    fn forget(&mut self, now: Tick) {
+        let keep = self.config.quiet.max(MINUTE);
+        while let Some((at, addr)) = self.order.front().copied() {
+            if now.since(at) < keep {
+                break;
+            }
+            self.order.pop_front();
+            // Announced again since, it has a later entry.
+            if self.known.get(&addr) == Some(&at) {
+                self.known.remove(&addr);
+            }
+        }
+    }
+}
+
+impl Default for Announcements {
+    fn default() -> Self {
+        Self::new(AnnounceConfig::default())
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    fn addr(n: u32) -> SocketAddr {
+        let [a, b, c, d] = n.to_be_bytes();
+        SocketAddr::from(([a, b, c, d], 24_100))
+    }
+
+    fn at(secs: u64) -> Tick {
+        Tick::from_millis(secs * 1000)
+    }
+
+    #[test]
+    fn an_address_is_announced_once_in_300_seconds() {
+        let mut announced = Announcements::default();
+        assert_eq!(announced.begin(addr(1), at(0)), Announce::Yes);
+        assert_eq!(announced.begin(addr(1), at(299)), Announce::Recently);
+        assert_eq!(announced.begin(addr(1), at(300)), Announce::Yes);
+        let other_port = SocketAddr::new(addr(1).ip(), 5);
+        assert_eq!(announced.begin(other_port, at(300)), Announce::Yes);
+    }
+
+    #[test]
+    fn what_the_limit_held_back_does_not_count_as_announced() {
+        let mut announced = Announcements::default();
+        for n in 0..60 {
+            assert_eq!(announced.begin(addr(n), at(0)), Announce::Yes);
+        }
+        assert_eq!(announced.begin(addr(60), at(59)), Announce::TooMany);
+        assert_eq!(announced.begin(addr(60), at(60)), Announce::Yes);
+    }
+
+    #[test]
+    fn what_nobody_heard_may_be_announced_again() {
+        let mut announced = Announcements::default();
+        assert_eq!(announced.begin(addr(1), at(0)), Announce::Yes);
+        assert!(announced.take_back(addr(1)) && !announced.take_back(addr(1)));
+        assert_eq!(announced.begin(addr(1), at(1)), Announce::Yes);
+        assert_eq!(announced.remembered(), 1);
+    }
+
+    #[test]
+    fn a_short_quiet_time_does_not_weaken_the_limit() {
+        let config = AnnounceConfig { quiet: Duration::from_secs(1), per_minute: 2 };
+        let mut announced = Announcements::new(config);
+        assert_eq!(announced.begin(addr(1), at(0)), Announce::Yes);
+        assert_eq!(announced.begin(addr(1), at(1)), Announce::Yes);
+        assert_eq!(announced.begin(addr(1), at(2)), Announce::TooMany);
+        assert_eq!(announced.begin(addr(1), at(60)), Announce::Yes);
+    }
+
+    #[test]
+    fn memory_is_bounded_by_the_limit() {
+        let mut announced = Announcements::default();
+        for n in 0..100_000 {
+            announced.begin(addr(n), at(u64::from(n) / 10));
+            assert!(announced.remembered() <= 300);
+        }
+    }
+}

@@ -1,0 +1,543 @@
+//! One connection of the old network outside of the pool: for a single message, or for a program that dials and accepts by itself
+//! and [hands connections over](super::PeerManager::add_connected_peer_with_connection) when they are ready.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::base::{Direction, Lane, canonical};
+use crate::link::{Message, RequestError, SendError};
+use crate::node::{ConnectError, Peer, read_greeting};
+use crate::transport::{BoxStream, Transport};
+use crate::wire::{Dialect, EncodeError, Greeting, Head, Hello, WireError};
+
+use super::info::{info_of_hello, unix_seconds};
+use super::wire::{DecodeError, Kind, NetworkMessage, TextError, TimeCoin};
+use super::{NetworkType, PeerInfo};
+use crate::book::WallTime;
+
+/// Why something on a connection failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectionError {
+    /// The connection was not opened, or its handshake failed; see [`ConnectError`].
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The connection broke. It is closed.
+    #[error("the connection broke: {0}")]
+    Io(#[from] std::io::Error),
+    /// The other end closed the connection.
+    #[error("closed by the other end")]
+    Eof,
+    /// Writing took too long. A frame may be sent halfway, so the connection is closed.
+    #[error("writing took longer than {0:?}")]
+    WriteTimeout(Duration),
+    /// Nothing came in time. The connection can still be used, and a frame that has begun to arrive is not lost.
+    #[error("nothing came within {0:?}")]
+    ReadTimeout(Duration),
+    /// A frame announced more than a frame may have. The connection is closed.
+    #[error("a frame of {size} bytes, at most {cap} are allowed")]
+    TooLarge {
+        /// What it announced, in bytes.
+        size: usize,
+        /// The cap, in bytes.
+        cap: usize,
+    },
+    /// A frame was read that is no message. The connection can still be used.
+    #[error("no message: {0}")]
+    Unreadable(#[from] DecodeError),
+    /// The message has no text.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The message is larger than a frame may be.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// This kind of message asks nothing.
+    #[error("{0} is no question")]
+    NoQuestion(Kind),
+    /// More frames came that were not asked for than are kept. The connection is closed.
+    #[error("too many unasked messages")]
+    Flooded,
+    /// The connection is closed.
+    #[error("the connection is closed")]
+    Closed,
+    /// The connection is in the pool, whose node reads it.
+    #[error("the connection was handed over")]
+    HandedOver,
+    /// It is in the pool, which did not take the message.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// It is in the pool, and the question has no answer.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+}
+
+/// How connections are made: with which transport, in which words.
+#[derive(Clone)]
+pub(super) struct Maker {
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) dialect: Arc<TimeCoin>,
+    /// What our handshake says.
+    pub(super) hello: Hello,
+    /// How long connect and handshake may take, and a write.
+    pub(super) within: Duration,
+}
+
+impl Maker {
+    /// Dials, and exchanges handshakes.
+    pub(super) async fn dial(&self, addr: SocketAddr) -> Result<PeerConnection, ConnectionError> {
+        let addr = canonical(addr);
+        let dialling = async {
+            let mut stream = self.transport.dial(addr).await.map_err(ConnectError::from)?;
+            self.greet(&mut stream).await?;
+            let (hello, rest) = self.read(&mut stream).await?;
+            Ok(self.connection(stream, Direction::Outbound, addr, hello, rest))
+        };
+        timeout(self.within, dialling).await.unwrap_or(Err(ConnectError::Timeout.into()))
+    }
+
+    /// Exchanges handshakes on a stream that was accepted.
+    pub(super) async fn accept(
+        &self,
+        mut stream: BoxStream,
+        from: SocketAddr,
+    ) -> Result<PeerConnection, ConnectionError> {
+        let accepting = async {
+            let (hello, rest) = self.read(&mut stream).await?;
+            self.greet(&mut stream).await?;
+            Ok(self.connection(stream, Direction::Inbound, canonical(from), hello, rest))
+        };
+        timeout(self.within, accepting).await.unwrap_or(Err(ConnectError::Timeout.into()))
+    }
+
+    async fn greet(&self, stream: &mut BoxStream) -> Result<(), ConnectionError> {
+        let mut out = BytesMut::new();
+        self.dialect.encode_hello(&self.hello, &mut out)?;
+        stream.write_all(&out).await.map_err(ConnectError::from)?;
+        stream.flush().await.map_err(ConnectError::from)?;
+        Ok(())
+    }
+
+    async fn read(&self, stream: &mut BoxStream) -> Result<(Hello, Vec<u8>), ConnectionError> {
+        let decode = |bytes: &[u8]| self.dialect.decode_greeting(bytes);
+        let (greeting, rest) = read_greeting(stream, self.dialect.limits().hello, decode, None).await?;
+        let hello = match greeting {
+            Greeting::Hello(hello) => hello,
+            Greeting::Goodbye(goodbye) => return Err(ConnectError::Refused(goodbye).into()),
+        };
+        self.check(&hello)?;
+        Ok((hello, rest))
+    }
+
+    /// The order of the checks is the old network's.
+    fn check(&self, hello: &Hello) -> Result<(), ConnectError> {
+        let ours = &self.hello;
+        if hello.network != ours.network {
+            return Err(ConnectError::WrongNetwork { ours: ours.network, theirs: hello.network });
+        }
+        if hello.version != ours.version {
+            return Err(ConnectError::WrongVersion { ours: ours.version, theirs: hello.version });
+        }
+        match (&ours.genesis, &hello.genesis) {
+            (Some(ours), Some(theirs)) if ours != theirs => Err(ConnectError::WrongGenesis),
+            _ => Ok(()),
+        }
+    }
+
+    fn connection(
+        &self,
+        stream: BoxStream,
+        direction: Direction,
+        addr: SocketAddr,
+        hello: Hello,
+        rest: Vec<u8>,
+    ) -> PeerConnection {
+        let network = self.dialect.network();
+        let address = match (direction, hello.listen) {
+            // As the old network has it: what it says itself.
+            (Direction::Inbound, Some(listen)) => listen,
+            _ => addr,
+        };
+        let info = info_of_hello(network, address, &hello, unix_seconds(WallTime::now()));
+        let open = Open { stream, buffer: BytesMut::from(&rest[..]), unread: VecDeque::new(), hello };
+        PeerConnection {
+            state: State::Open(Box::new(open)),
+            info,
+            addr,
+            direction,
+            dialect: Arc::clone(&self.dialect),
+            within: self.within,
+        }
+    }
+}
+
+/// A connection whose handshake is done.
+///
+/// Reads are cancel-safe: dropping a future that reads loses nothing. A write that is dropped or times out halfway closes the
+/// connection, since the far end could not tell where the next frame begins.
+#[derive(Debug)]
+pub struct PeerConnection {
+    state: State,
+    info: PeerInfo,
+    addr: SocketAddr,
+    direction: Direction,
+    dialect: Arc<TimeCoin>,
+    within: Duration,
+}
+
+enum State {
+    Open(Box<Open>),
+    /// The node has it now.
+    Pooled(Arc<Peer>),
+    Closed,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Open(_) => "Open",
+            Self::Pooled(_) => "Pooled",
+            Self::Closed => "Closed",
+        })
+    }
+}
+
+struct Open {
+    stream: BoxStream,
+    /// Read and not yet taken: the next frames, the last one perhaps incomplete.
+    buffer: BytesMut,
+    /// Frames that a question did not wait for.
+    unread: VecDeque<Bytes>,
+    hello: Hello,
+}
+
+/// What a connection is handed over with.
+pub(super) struct Parts {
+    pub(super) stream: BoxStream,
+    pub(super) hello: Hello,
+    pub(super) rest: Vec<u8>,
+    pub(super) direction: Direction,
+    pub(super) addr: SocketAddr,
+}
+
+impl PeerConnection {
+    /// Dials a peer over TCP and exchanges handshakes; ours says that we listen at `listen`. Takes 5 s at the longest.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Connect`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was opened.
+    pub async fn connect(
+        peer: &PeerInfo,
+        network: NetworkType,
+        listen: SocketAddr,
+        genesis: Option<[u8; 32]>,
+    ) -> Result<Self, ConnectionError> {
+        super::listener::maker(network, listen, genesis).dial(peer.address).await
+    }
+
+    /// What is known of the peer, as of the handshake.
+    pub async fn peer_info(&self) -> PeerInfo {
+        self.info.clone()
+    }
+
+    /// The far end's address: as dialled, or as observed.
+    ///
+    /// # Errors
+    /// None any more; the old signature is kept.
+    pub fn peer_addr(&self) -> std::io::Result<SocketAddr> {
+        Ok(self.addr)
+    }
+
+    /// Who opened it.
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// Whether the connection is still there, as far as our end knows: one that the other end has closed is not.
+    pub async fn is_alive(&mut self) -> bool {
+        let State::Open(open) = &mut self.state else {
+            return matches!(&self.state, State::Pooled(peer) if peer.is_live());
+        };
+        if open.buffer.len() > FULL {
+            return true;
+        }
+        // What is there already is read, nothing is waited for.
+        match timeout(Duration::ZERO, open.stream.read_buf(&mut open.buffer)).await {
+            Err(_) => true,
+            Ok(Ok(count)) if count > 0 => true,
+            Ok(_) => {
+                self.state = State::Closed;
+                false
+            }
+        }
+    }
+
+    /// Sends a message; 5 s at the longest.
+    ///
+    /// # Errors
+    /// See [`ConnectionError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future before it is done closes the connection.
+    pub async fn send_message(&mut self, message: NetworkMessage) -> Result<(), ConnectionError> {
+        let text = message.to_bytes()?;
+        let kind = message.kind();
+        if let State::Pooled(peer) = &self.state {
+            let lane = kind.lane_for(text.len());
+            return Ok(peer.connection().link().send(Message { lane, kind: kind.code(), payload: text })?);
+        }
+        let mut frame = BytesMut::new();
+        self.dialect.encode(Lane::Normal, &Head::Event { kind: kind.code() }, &text, &mut frame)?;
+        // Taken out while it is written: if this future is dropped halfway, so is the stream.
+        let State::Open(mut open) = std::mem::replace(&mut self.state, State::Closed) else {
+            return Err(ConnectionError::Closed);
+        };
+        let writing = async {
+            open.stream.write_all(&frame).await?;
+            open.stream.flush().await
+        };
+        match timeout(self.within, writing).await {
+            Err(_) => return Err(ConnectionError::WriteTimeout(self.within)),
+            Ok(written) => written?,
+        }
+        self.state = State::Open(open);
+        Ok(())
+    }
+
+    /// Receives the next message; 60 s at the longest.
+    ///
+    /// # Errors
+    /// See [`ConnectionError`]. After [`ConnectionError::ReadTimeout`] and [`ConnectionError::Unreadable`] the connection is as
+    /// good as before.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn receive_message(&mut self) -> Result<NetworkMessage, ConnectionError> {
+        self.receive_within(RECEIVE).await
+    }
+
+    /// As [`PeerConnection::receive_message`], with a deadline of one's own.
+    ///
+    /// # Errors
+    /// See [`PeerConnection::receive_message`].
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn receive_within(&mut self, within: Duration) -> Result<NetworkMessage, ConnectionError> {
+        if let State::Open(open) = &mut self.state
+            && let Some(frame) = open.unread.pop_front()
+        {
+            return Ok(NetworkMessage::decode(&frame)?);
+        }
+        match timeout(within, self.next_frame()).await {
+            Err(_) => Err(ConnectionError::ReadTimeout(within)),
+            Ok(frame) => Ok(NetworkMessage::decode(&frame?)?),
+        }
+    }
+
+    /// Sends a question and receives its answer, `within` at the longest. Pings are answered meanwhile; what else comes is kept for
+    /// [`PeerConnection::receive_message`].
+    ///
+    /// # Errors
+    /// See [`ConnectionError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future while it waits loses nothing but the answer's place: the answer is then received as any message.
+    pub async fn request_response(
+        &mut self,
+        message: NetworkMessage,
+        within: Duration,
+    ) -> Result<NetworkMessage, ConnectionError> {
+        let asked = message.kind();
+        let pairs = self.dialect.correlator();
+        let Some(pairs) = pairs.filter(|pairs| pairs.awaits(asked.code()).is_some()) else {
+            return Err(ConnectionError::NoQuestion(asked));
+        };
+        let question = message.to_bytes()?;
+        if let State::Pooled(peer) = &self.state {
+            let lane = asked.lane_for(question.len());
+            let message = Message { lane, kind: asked.code(), payload: question };
+            let answer = peer.connection().link().request(message, within).await?;
+            return Ok(NetworkMessage::decode(&answer)?);
+        }
+        let deadline = Instant::now() + within.min(LONGEST);
+        let late = || ConnectionError::ReadTimeout(within);
+        timeout_at(deadline, self.send_message(message)).await.map_err(|_| late())??;
+        loop {
+            let frame = timeout_at(deadline, self.next_frame()).await.map_err(|_| late())??;
+            let message = match NetworkMessage::decode(&frame) {
+                Ok(NetworkMessage::Ping) => {
+                    self.send_message(NetworkMessage::Pong).await?;
+                    continue;
+                }
+                Ok(message) => message,
+                Err(_) => {
+                    self.keep(frame)?;
+                    continue;
+                }
+            };
+            let got = message.kind().code();
+            if pairs.fills(got) == pairs.awaits(asked.code())
+                && pairs.answers(asked.code(), &question, got, &frame)
+            {
+                return Ok(message);
+            }
+            self.keep(frame)?;
+        }
+    }
+
+    /// Pings the peer and waits for its answer, 10 s at the longest; how long it took. What else comes is kept for
+    /// [`PeerConnection::receive_message`].
+    ///
+    /// # Errors
+    /// See [`ConnectionError`].
+    ///
+    /// # Cancel safety
+    /// As [`PeerConnection::request_response`].
+    pub async fn ping(&mut self) -> Result<Duration, ConnectionError> {
+        if let State::Pooled(peer) = &self.state {
+            let probe = timeout(PONG, peer.connection().link().probe()).await;
+            return probe.map_err(|_| ConnectionError::ReadTimeout(PONG))?.ok_or(ConnectionError::Closed);
+        }
+        let begun = Instant::now();
+        self.send_message(NetworkMessage::Ping).await?;
+        loop {
+            let frame = timeout_at(begun + PONG, self.next_frame()).await;
+            let frame = frame.map_err(|_| ConnectionError::ReadTimeout(PONG))??;
+            match NetworkMessage::decode(&frame) {
+                Ok(NetworkMessage::Pong) => return Ok(begun.elapsed()),
+                Ok(NetworkMessage::Ping) => self.send_message(NetworkMessage::Pong).await?,
+                _ => self.keep(frame)?,
+            }
+        }
+    }
+
+    /// Pings the peer every 30 s until that fails once, and says how.
+    pub async fn keep_alive(mut self) -> ConnectionError {
+        loop {
+            tokio::time::sleep(KEEP_ALIVE).await;
+            if let Err(error) = self.ping().await {
+                return error;
+            }
+        }
+    }
+
+    /// Closes the connection so that what was sent arrives: says that nothing more comes, and waits a moment for the other end.
+    pub(super) async fn finish(mut self) {
+        let State::Open(open) = &mut self.state else { return };
+        let parting = async {
+            if open.stream.shutdown().await.is_err() {
+                return;
+            }
+            // What is unread when a socket closes turns the close into a reset, which may overtake the message.
+            let mut scrap = [0u8; 1024];
+            let mut left = SCRAP;
+            while left > 0 {
+                match open.stream.read(&mut scrap).await {
+                    Ok(count) if count > 0 => left = left.saturating_sub(count),
+                    _ => return,
+                }
+            }
+        };
+        // However it ends, the connection is over.
+        let _ = timeout(LINGER, parting).await;
+    }
+
+    /// Takes the connection apart for the pool.
+    pub(super) fn hand_over(&mut self) -> Option<Parts> {
+        let State::Open(open) = std::mem::replace(&mut self.state, State::Closed) else { return None };
+        let Open { stream, buffer, unread, hello } = *open;
+        let mut rest = Vec::with_capacity(buffer.len());
+        for frame in unread {
+            rest.extend_from_slice(&(frame.len() as u32).to_be_bytes());
+            rest.extend_from_slice(&frame);
+        }
+        rest.extend_from_slice(&buffer);
+        Some(Parts { stream, hello, rest, direction: self.direction, addr: self.addr })
+    }
+
+    /// Says which peer it has become.
+    pub(super) fn handed_over(&mut self, peer: Arc<Peer>) {
+        self.state = State::Pooled(peer);
+    }
+
+    fn keep(&mut self, frame: Bytes) -> Result<(), ConnectionError> {
+        let State::Open(open) = &mut self.state else { return Err(ConnectionError::Closed) };
+        let held: usize = open.unread.iter().map(Bytes::len).sum();
+        if open.unread.len() >= KEPT || held.saturating_add(frame.len()) > self.dialect.limits().normal {
+            self.state = State::Closed;
+            return Err(ConnectionError::Flooded);
+        }
+        open.unread.push_back(frame);
+        Ok(())
+    }
+
+    /// The text of the next frame. Memory grows with what comes, not with what is announced.
+    async fn next_frame(&mut self) -> Result<Bytes, ConnectionError> {
+        let cap = self.dialect.limits().normal;
+        loop {
+            let open = match &mut self.state {
+                State::Open(open) => open,
+                State::Pooled(_) => return Err(ConnectionError::HandedOver),
+                State::Closed => return Err(ConnectionError::Closed),
+            };
+            if let Some(length) = open.buffer.first_chunk() {
+                let size = u32::from_be_bytes(*length) as usize;
+                if size > cap {
+                    self.state = State::Closed;
+                    return Err(ConnectionError::TooLarge { size, cap });
+                }
+                if open.buffer.len() >= size + HEADER {
+                    let mut frame = open.buffer.split_to(size + HEADER);
+                    return Ok(frame.split_off(HEADER).freeze());
+                }
+            }
+            open.buffer.reserve(READ);
+            let count = match open.stream.read_buf(&mut open.buffer).await {
+                Ok(count) => count,
+                Err(error) => {
+                    self.state = State::Closed;
+                    return Err(error.into());
+                }
+            };
+            if count == 0 {
+                self.state = State::Closed;
+                return Err(ConnectionError::Eof);
+            }
+        }
+    }
+}
+
+impl From<WireError> for ConnectionError {
+    fn from(error: WireError) -> Self {
+        Self::Connect(error.into())
+    }
+}
+
+/// Bytes before a frame's text.
+const HEADER: usize = 4;
+/// Read at a time.
+const READ: usize = 16 * 1024;
+/// With so much in hand a look whether the connection lives does not read more.
+const FULL: usize = 64 * 1024;
+/// Frames kept that nobody asked for.
+const KEPT: usize = 64;
+/// How long a message is waited for.
+const RECEIVE: Duration = Duration::from_secs(60);
+/// How long the answer to a ping is waited for.
+const PONG: Duration = Duration::from_secs(10);
+/// How often a connection is pinged.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// How long the other end has for closing.
+const LINGER: Duration = Duration::from_secs(1);
+/// What the other end may send meanwhile, in bytes.
+const SCRAP: usize = 1024 * 1024;
+/// For whoever waits longer than a clock can count.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);

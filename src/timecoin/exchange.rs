@@ -1,0 +1,334 @@
+//! The old network's records of peers: who was reachable, how well, and in which order they are worth a dial.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::canonical_ip;
+use crate::book::{Address, WallTime};
+
+use super::NetworkType;
+use super::info::{UNKNOWN_VERSION, unix_seconds};
+use super::ports::is_ephemeral;
+
+/// What is known about one IP address. Reads and writes as the old node's `peers.json` has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersistentPeerInfo {
+    /// The address.
+    pub address: IpAddr,
+    /// Where it listens.
+    pub port: u16,
+    /// When it was last heard of, in seconds since 1970.
+    pub last_seen: i64,
+    /// Smoothed round-trip time in milliseconds, once measured.
+    pub latency_ms: Option<u32>,
+    /// Its software, as it says.
+    pub version: String,
+    /// Connections that succeeded.
+    pub successful_connections: u32,
+    /// Connections that failed.
+    pub failed_connections: u32,
+}
+
+impl PersistentPeerInfo {
+    /// A peer that was just heard of and never tried.
+    pub fn new(address: IpAddr, port: u16, version: String, now: WallTime) -> Self {
+        Self {
+            address: canonical_ip(address),
+            port,
+            last_seen: seconds(now),
+            latency_ms: None,
+            version: shortened(version),
+            successful_connections: 0,
+            failed_connections: 0,
+        }
+    }
+
+    /// The share of connections that succeeded, 0.0 to 1.0; 0.5 for one that was never tried.
+    pub fn reliability_score(&self) -> f32 {
+        let (ok, failed) = (self.successful_connections as f32, self.failed_connections as f32);
+        if ok + failed > 0.0 { ok / (ok + failed) } else { 0.5 }
+    }
+
+    /// Where it can be dialled.
+    pub fn addr(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+
+    /// Where it can be dialled, as text; an IPv6 address in brackets.
+    pub fn full_address(&self) -> String {
+        self.addr().to_string()
+    }
+
+    /// Whether it counts among the best: heard of within a day, and not mostly failing.
+    fn is_worth_a_dial(&self, now: WallTime) -> bool {
+        seconds(now).saturating_sub(self.last_seen) <= A_DAY && self.reliability_score() >= 0.3
+    }
+
+    /// Quicker first, unknown last; of equally quick ones the more reliable first.
+    fn better_first(&self, other: &Self) -> Ordering {
+        let latency = |record: &Self| record.latency_ms.unwrap_or(u32::MAX);
+        latency(self)
+            .cmp(&latency(other))
+            .then_with(|| other.reliability_score().total_cmp(&self.reliability_score()))
+            .then_with(|| other.last_seen.cmp(&self.last_seen))
+            .then_with(|| self.address.cmp(&other.address))
+    }
+}
+
+/// The records, one an IP address, bounded. No I/O, no clock: addresses to dial are the book's, this remembers how well they did.
+#[derive(Clone, Debug)]
+pub struct PeerExchange {
+    network: NetworkType,
+    max: usize,
+    records: HashMap<IpAddr, PersistentPeerInfo>,
+}
+
+impl PeerExchange {
+    /// No records; at most 10,000 will be kept.
+    pub fn new(network: NetworkType) -> Self {
+        Self::bounded(network, 10_000)
+    }
+
+    /// No records; at most `max` will be kept. When full, the one heard of longest ago goes.
+    pub fn bounded(network: NetworkType, max: usize) -> Self {
+        Self { network, max: max.max(1), records: HashMap::new() }
+    }
+
+    /// Heard of a peer. A borrowed port becomes the standard one. Of a known IP address the time and the version are taken over;
+    /// the port only where the known one is borrowed and this one is not. `true` if it was new.
+    pub fn add_peer(&mut self, addr: SocketAddr, version: String, now: WallTime) -> bool {
+        let addr = self.network.lasting_addr(addr);
+        if let Some(known) = self.records.get_mut(&addr.ip()) {
+            known.last_seen = known.last_seen.max(seconds(now));
+            if version != UNKNOWN_VERSION {
+                known.version = shortened(version);
+            }
+            if is_ephemeral(known.port) {
+                known.port = addr.port();
+            }
+            return false;
+        }
+        self.make_room();
+        let record = PersistentPeerInfo::new(addr.ip(), addr.port(), version, now);
+        self.records.insert(addr.ip(), record);
+        true
+    }
+
+    /// Takes over a record as it is, but for a borrowed port. One that is known already keeps what is newer.
+    pub fn restore(&mut self, mut record: PersistentPeerInfo) {
+        record.address = canonical_ip(record.address);
+        record.port = self.network.lasting_port(record.port);
+        record.version = shortened(record.version);
+        match self.records.get(&record.address) {
+            Some(known) if known.last_seen >= record.last_seen => {}
+            Some(_) => drop(self.records.insert(record.address, record)),
+            None => {
+                self.make_room();
+                self.records.insert(record.address, record);
+            }
+        }
+    }
+
+    /// Takes over what the book knows of an address, where nothing better is known.
+    pub fn restore_from_book(&mut self, known: &Address) {
+        let Some(last) = known.last_success else { return };
+        self.restore(PersistentPeerInfo {
+            address: known.addr.ip(),
+            port: known.addr.port(),
+            last_seen: seconds(last),
+            latency_ms: None,
+            version: UNKNOWN_VERSION.into(),
+            successful_connections: 1,
+            failed_connections: known.failures,
+        });
+    }
+
+    /// Notes a measured round-trip time. `false` if the address is not known.
+    pub fn update_latency(&mut self, ip: IpAddr, latency: u32) -> bool {
+        self.edit(ip, |record| record.latency_ms = Some(latency))
+    }
+
+    /// A connection succeeded. `false` if the address is not known.
+    pub fn record_success(&mut self, ip: IpAddr, now: WallTime) -> bool {
+        self.edit(ip, |record| {
+            record.successful_connections = record.successful_connections.saturating_add(1);
+            record.last_seen = record.last_seen.max(seconds(now));
+        })
+    }
+
+    /// A connection failed. `false` if the address is not known.
+    pub fn record_failure(&mut self, ip: IpAddr) -> bool {
+        self.edit(ip, |record| record.failed_connections = record.failed_connections.saturating_add(1))
+    }
+
+    /// What is known about an address.
+    pub fn get(&self, ip: IpAddr) -> Option<&PersistentPeerInfo> {
+        self.records.get(&canonical_ip(ip))
+    }
+
+    /// Up to `count` peers that are worth a dial: heard of within a day and succeeding in at least 3 of 10 connections, the
+    /// quickest first, those of unknown latency last, of equals the more reliable first.
+    ///
+    /// # Cost
+    /// O(n log n).
+    pub fn get_best_peers(&self, count: usize, now: WallTime) -> Vec<PersistentPeerInfo> {
+        let mut best: Vec<_> = self.records.values().filter(|record| record.is_worth_a_dial(now)).collect();
+        best.sort_unstable_by(|one, other| one.better_first(other));
+        best.into_iter().take(count).cloned().collect()
+    }
+
+    /// How many addresses are known.
+    pub fn peer_count(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Forgets those heard of longer ago than so many seconds; how many that were. Cost: O(n).
+    pub fn cleanup_stale_peers(&mut self, max_age_seconds: i64, now: WallTime) -> usize {
+        let before = self.records.len();
+        self.records.retain(|_, record| seconds(now).saturating_sub(record.last_seen) <= max_age_seconds);
+        before - self.records.len()
+    }
+
+    fn edit(&mut self, ip: IpAddr, change: impl FnOnce(&mut PersistentPeerInfo)) -> bool {
+        self.records.get_mut(&canonical_ip(ip)).map(change).is_some()
+    }
+
+    fn make_room(&mut self) {
+        if self.records.len() < self.max {
+            return;
+        }
+        // A tenth at once, so that a flood of addresses does not cost a walk each.
+        let mut by_age: Vec<_> =
+            self.records.values().map(|record| (record.last_seen, record.address)).collect();
+        let goes = (self.max / 10).max(1).min(by_age.len());
+        by_age.select_nth_unstable(goes - 1);
+        for (_, ip) in &by_age[..goes] {
+            self.records.remove(ip);
+        }
+    }
+}
+
+/// Seconds since 1970, as the old records have them.
+pub(super) fn seconds(at: WallTime) -> i64 {
+    i64::try_from(unix_seconds(at)).unwrap_or(i64::MAX)
+}
+
+/// A version told by a peer, cut where no honest one is as long.
+fn shortened(mut version: String) -> String {
+    if version.len() > LONGEST_VERSION {
+        let cut = (0..=LONGEST_VERSION).rev().find(|at| version.is_char_boundary(*at)).unwrap_or(0);
+        version.truncate(cut);
+    }
+    version
+}
+
+const A_DAY: i64 = 86_400;
+const LONGEST_VERSION: usize = 128;
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    fn at(secs: u64) -> WallTime {
+        WallTime::from_millis(secs * 1000)
+    }
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn record(last: u8, latency_ms: Option<u32>, ok: u32, failed: u32) -> PersistentPeerInfo {
+        PersistentPeerInfo {
+            latency_ms,
+            successful_connections: ok,
+            failed_connections: failed,
+            ..PersistentPeerInfo::new(IpAddr::from([192, 0, 2, last]), 24_100, "v".into(), at(1_000_000))
+        }
+    }
+
+    fn exchange() -> PeerExchange {
+        PeerExchange::new(NetworkType::Testnet)
+    }
+
+    #[test]
+    fn a_borrowed_port_is_never_remembered_and_a_known_port_stays() {
+        let mut exchange = exchange();
+        assert!(exchange.add_peer(addr("192.0.2.1:50000"), "a".into(), at(1)));
+        assert_eq!(exchange.get("192.0.2.1".parse().unwrap()).unwrap().port, 24_100);
+        assert!(!exchange.add_peer(addr("192.0.2.1:30000"), "b".into(), at(2)));
+        let known = exchange.get("192.0.2.1".parse().unwrap()).unwrap();
+        assert_eq!((known.port, known.version.as_str(), known.last_seen), (24_100, "b", 2));
+        exchange.add_peer(addr("192.0.2.1:30000"), UNKNOWN_VERSION.into(), at(3));
+        assert_eq!(exchange.get("192.0.2.1".parse().unwrap()).unwrap().version, "b");
+    }
+
+    #[test]
+    fn the_best_are_quick_first_unknown_last_then_reliable() {
+        let mut exchange = exchange();
+        for record in [
+            record(1, None, 9, 1),
+            record(2, Some(50), 1, 0),
+            record(3, Some(20), 1, 1),
+            record(4, None, 0, 0),
+            record(5, Some(20), 9, 0),
+            // Mostly failing, however quick.
+            record(6, Some(1), 1, 9),
+        ] {
+            exchange.restore(record);
+        }
+        let mut old = record(7, Some(1), 9, 0);
+        old.last_seen -= A_DAY + 1;
+        exchange.restore(old);
+        let best: Vec<u8> = exchange
+            .get_best_peers(10, at(1_000_000))
+            .into_iter()
+            .map(|record| match record.address {
+                IpAddr::V4(ip) => ip.octets()[3],
+                IpAddr::V6(_) => panic!("none was added"),
+            })
+            .collect();
+        assert_eq!(best, [5, 3, 2, 1, 4]);
+        assert_eq!(exchange.get_best_peers(2, at(1_000_000)).len(), 2);
+        assert!(exchange.get_best_peers(10, at(1_000_000 + 2 * A_DAY as u64)).is_empty());
+    }
+
+    #[test]
+    fn success_bumps_the_time_and_failure_does_not() {
+        let mut exchange = exchange();
+        exchange.add_peer(addr("192.0.2.1:24100"), "v".into(), at(10));
+        let ip = "192.0.2.1".parse().unwrap();
+        assert!(exchange.record_failure(ip));
+        assert_eq!(exchange.get(ip).unwrap().last_seen, 10);
+        assert!(exchange.record_success(ip, at(20)));
+        let known = exchange.get(ip).unwrap();
+        assert_eq!((known.last_seen, known.reliability_score()), (20, 0.5));
+        assert!(!exchange.record_success("192.0.2.9".parse().unwrap(), at(20)));
+    }
+
+    #[test]
+    fn records_stay_bounded_and_the_oldest_go() {
+        let mut exchange = PeerExchange::bounded(NetworkType::Testnet, 100);
+        for n in 0..1_000u32 {
+            let ip = IpAddr::from((0xc000_0000 | n).to_be_bytes());
+            exchange.add_peer(SocketAddr::new(ip, 24_100), "x".repeat(5_000), at(u64::from(n)));
+            assert!(exchange.peer_count() <= 100);
+        }
+        let newest = exchange.get(IpAddr::from((0xc000_0000 | 999u32).to_be_bytes())).unwrap();
+        assert_eq!(newest.version.len(), LONGEST_VERSION);
+        assert!(exchange.get(IpAddr::from(0xc000_0000u32.to_be_bytes())).is_none());
+        let kept = exchange.peer_count();
+        assert_eq!(exchange.cleanup_stale_peers(10, at(999)), kept - 11);
+        assert_eq!(exchange.peer_count(), 11);
+    }
+
+    #[test]
+    fn a_record_of_the_old_file_reads_and_writes_the_same() {
+        let text = r#"{"address":"127.0.0.2","port":24100,"last_seen":1795349079,"latency_ms":null,"version":"0.6.4-ec2a412","successful_connections":1,"failed_connections":0}"#;
+        let record: PersistentPeerInfo = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&record).unwrap(), text);
+        assert_eq!(record.full_address(), "127.0.0.2:24100");
+    }
+}

@@ -1,0 +1,228 @@
+//! The old node's `peers.json`, taken into the book once.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::book::{Added, Book, Outcome, Source, WallTime};
+
+use super::NetworkType;
+use super::exchange::PersistentPeerInfo;
+
+/// What came of an import.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// The records that were read, best known first, ports made lasting.
+    pub records: Vec<PersistentPeerInfo>,
+    /// Addresses new to the book.
+    pub added: usize,
+    /// Addresses that the book had.
+    pub known: usize,
+    /// Addresses that the book did not take.
+    pub refused: usize,
+    /// Entries that are no record, or that were over the bound.
+    pub skipped: usize,
+}
+
+/// Why a `peers.json` was not imported. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {cause}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// The file is larger than any list of peers.
+    #[error("{} has more than {cap} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The largest that is read, in bytes.
+        cap: u64,
+    },
+    /// The file is no JSON object.
+    #[error("{} is not a list of peers: {cause}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: serde_json::Error,
+    },
+    /// The peers are in the book; that they are could not be noted, so the next start imports them again.
+    #[error("imported, but cannot note it in {}: {cause}", path.display())]
+    Note {
+        /// The file that says so.
+        path: PathBuf,
+        /// What the system says.
+        cause: io::Error,
+    },
+}
+
+/// Reads an old `peers.json`: an object with one record an IP address.
+///
+/// # Errors
+/// See [`ImportError`]. A single entry that is no record is skipped and counted.
+///
+/// # Cost
+/// Blocks for the file, which has at most 16 MiB.
+pub fn read_peers_json(path: &Path, network: NetworkType) -> Result<Imported, ImportError> {
+    let read = |cause| ImportError::Read { path: path.into(), cause };
+    let mut text = Vec::new();
+    let file = File::open(path).map_err(read)?;
+    file.take(LARGEST + 1).read_to_end(&mut text).map_err(read)?;
+    if text.len() as u64 > LARGEST {
+        return Err(ImportError::TooLarge { path: path.into(), cap: LARGEST });
+    }
+    let entries: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&text).map_err(|cause| ImportError::Parse { path: path.into(), cause })?;
+    let mut imported = Imported::default();
+    for (key, entry) in entries {
+        // The key is the address again; where the two differ the file was edited by hand, and the record counts.
+        let record = serde_json::from_value::<PersistentPeerInfo>(entry);
+        match (record, key.parse::<IpAddr>()) {
+            (Ok(mut record), Ok(_)) => {
+                record.port = network.lasting_port(record.port);
+                imported.records.push(record);
+            }
+            _ => imported.skipped += 1,
+        }
+    }
+    imported.records.sort_by_key(|record| std::cmp::Reverse(record.last_seen));
+    imported.skipped += imported.records.len().saturating_sub(MOST);
+    imported.records.truncate(MOST);
+    Ok(imported)
+}
+
+/// Takes the peers of an old `peers.json` into the book, once: a file `<path>.imported` beside it says that it was done. `None` if
+/// it was, or if there is no such file. A book in memory starts empty each time, so for one the note is neither asked nor written.
+///
+/// The old file is left as it is.
+///
+/// # Errors
+/// See [`ImportError`].
+///
+/// # Cost
+/// Blocks for the file; see [`read_peers_json`].
+pub fn import_peers_json(
+    path: &Path,
+    network: NetworkType,
+    book: &Book,
+    now: WallTime,
+) -> Result<Option<Imported>, ImportError> {
+    let note = noted_in(path);
+    if !path.exists() || (book.has_file() && note.exists()) {
+        return Ok(None);
+    }
+    let mut imported = read_peers_json(path, network)?;
+    for record in &imported.records {
+        // The operator's own list, not a peer's word: no quota.
+        match book.add(record.addr(), Source::Operator, now) {
+            Ok(Added::New) => {
+                imported.added += 1;
+                if record.successful_connections > 0 {
+                    let last = WallTime::from_millis(
+                        u64::try_from(record.last_seen).unwrap_or(0).saturating_mul(1000),
+                    );
+                    book.record(&record.addr(), Outcome::Stable, last.min(now));
+                }
+            }
+            Ok(Added::Known) => imported.known += 1,
+            Err(_) => imported.refused += 1,
+        }
+    }
+    if book.has_file() {
+        File::create(&note).map_err(|cause| ImportError::Note { path: note, cause })?;
+    }
+    Ok(Some(imported))
+}
+
+/// The file that says that this one was imported.
+fn noted_in(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".imported");
+    name.into()
+}
+
+/// Largest file read, in bytes.
+const LARGEST: u64 = 16 * 1024 * 1024;
+/// Records taken at the most: those heard of last.
+const MOST: usize = 4_096;
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+    use crate::book::BookConfig;
+
+    const FILE: &str = r#"{
+  "127.0.0.2": {"address": "127.0.0.2", "port": 24100, "last_seen": 1795349079, "latency_ms": 12, "version": "0.6.4-ec2a412", "successful_connections": 1, "failed_connections": 0},
+  "127.0.0.3": {"address": "127.0.0.3", "port": 55555, "last_seen": 1795349080, "latency_ms": null, "version": "0.6.4", "successful_connections": 0, "failed_connections": 4},
+  "0.0.0.0": {"address": "0.0.0.0", "port": 24100, "last_seen": 1, "latency_ms": null, "version": "", "successful_connections": 0, "failed_connections": 0},
+  "garbage": 7
+}"#;
+
+    fn saved(text: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("peers.json");
+        std::fs::write(&path, text).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn the_old_file_fills_the_book() {
+        let (_folder, path) = saved(FILE.as_bytes());
+        let book = Book::in_memory(BookConfig::default());
+        let now = WallTime::from_millis(1_795_349_100_000);
+        let imported = import_peers_json(&path, NetworkType::Testnet, &book, now).unwrap().unwrap();
+        assert_eq!((imported.added, imported.known, imported.refused, imported.skipped), (2, 0, 1, 1));
+        // The borrowed port became the standard one; the one that once connected may be told to others.
+        assert!(book.get(&"127.0.0.3:24100".parse().unwrap()).unwrap().last_success.is_none());
+        let proven = book.get(&"127.0.0.2:24100".parse().unwrap()).unwrap();
+        assert_eq!(proven.last_success.map(WallTime::as_millis), Some(1_795_349_079_000));
+        let again = import_peers_json(&path, NetworkType::Testnet, &book, now).unwrap().unwrap();
+        assert_eq!((again.added, again.known), (0, 2));
+    }
+
+    #[cfg(feature = "redb")]
+    #[test]
+    fn a_book_with_a_file_imports_once_and_the_old_file_stays() {
+        let (folder, path) = saved(FILE.as_bytes());
+        let book = Book::open(folder.path().join("book"), BookConfig::default()).unwrap();
+        let now = WallTime::from_millis(1_795_349_100_000);
+        let imported = import_peers_json(&path, NetworkType::Testnet, &book, now).unwrap();
+        assert_eq!(imported.unwrap().added, 2);
+        book.remove(&"127.0.0.2:24100".parse().unwrap());
+        assert_eq!(import_peers_json(&path, NetworkType::Testnet, &book, now).unwrap(), None);
+        assert!(book.get(&"127.0.0.2:24100".parse().unwrap()).is_none());
+        assert_eq!(std::fs::read(&path).unwrap(), FILE.as_bytes());
+    }
+
+    #[test]
+    fn an_unreadable_file_is_an_error_and_a_missing_one_is_not() {
+        let book = Book::in_memory(BookConfig::default());
+        let now = WallTime::EPOCH;
+        let (folder, path) = saved(b"{\"127.0.0.2\": ");
+        let import = |path: &Path| import_peers_json(path, NetworkType::Testnet, &book, now);
+        assert!(matches!(import(&path), Err(ImportError::Parse { .. })));
+        std::fs::write(&path, b"[]").unwrap();
+        assert!(matches!(import(&path), Err(ImportError::Parse { .. })));
+        assert!(matches!(import(folder.path()), Err(ImportError::Read { .. })));
+        assert!(import(&folder.path().join("none.json")).unwrap().is_none());
+        assert!(book.is_empty());
+    }
+
+    #[test]
+    fn a_file_over_the_bound_is_refused_before_it_is_parsed() {
+        let (_folder, path) = saved(b"");
+        let file = File::options().write(true).open(&path).unwrap();
+        // A hole: it takes no room on the disk.
+        file.set_len(LARGEST + 1).unwrap();
+        assert!(matches!(
+            read_peers_json(&path, NetworkType::Testnet),
+            Err(ImportError::TooLarge { cap: LARGEST, .. })
+        ));
+    }
+}

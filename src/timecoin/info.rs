@@ -1,0 +1,96 @@
+//! What callers of the old manager know of a peer.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::book::WallTime;
+use crate::wire::Hello;
+
+use super::wire::PeerSoftware;
+use super::{NetworkType, PeerInfo};
+
+impl PeerInfo {
+    /// A peer of which only the address is known.
+    pub fn new(address: SocketAddr, network: NetworkType) -> Self {
+        Self::with_version(address, network, UNKNOWN_VERSION.into())
+    }
+
+    /// A peer of which address and version are known.
+    pub fn with_version(address: SocketAddr, network: NetworkType, version: String) -> Self {
+        Self {
+            address,
+            last_seen: unix_seconds(WallTime::now()),
+            version,
+            network,
+            commit_date: None,
+            commit_count: None,
+            wallet_address: None,
+            latency_ms: None,
+            successful_connections: 0,
+            failed_connections: 0,
+        }
+    }
+
+    /// The share of connections that succeeded; 0.0 if there was none.
+    pub fn success_rate(&self) -> f64 {
+        let (ok, failed) = (f64::from(self.successful_connections), f64::from(self.failed_connections));
+        if ok + failed > 0.0 { ok / (ok + failed) } else { 0.0 }
+    }
+
+    /// Whether nothing came from it for longer than so many seconds.
+    pub fn is_stale(&self, stale_threshold_secs: u64) -> bool {
+        unix_seconds(WallTime::now()).saturating_sub(self.last_seen) > stale_threshold_secs
+    }
+}
+
+/// What a handshake says of a peer.
+pub(super) fn info_of_hello(
+    network: NetworkType,
+    address: SocketAddr,
+    hello: &Hello,
+    last_seen: u64,
+) -> PeerInfo {
+    let PeerSoftware { commit_date, commit_count, wallet_address, .. } =
+        PeerSoftware::of(&hello.app).unwrap_or_default();
+    PeerInfo {
+        last_seen,
+        commit_date,
+        commit_count,
+        wallet_address,
+        ..PeerInfo::with_version(address, network, hello.agent.clone())
+    }
+}
+
+/// What stands for a version nobody has told.
+pub const UNKNOWN_VERSION: &str = "unknown";
+
+/// Whole seconds since 1970.
+pub(super) fn unix_seconds(at: WallTime) -> u64 {
+    at.as_millis() / 1000
+}
+
+/// A round-trip time as the old records have it.
+pub(super) fn whole_millis(rtt: Duration) -> u64 {
+    rtt.as_millis() as u64
+}
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_saved_by_the_old_node_reads_and_writes_the_same() {
+        let text = r#"{"address":"127.0.0.2:24100","last_seen":1795349170,"version":"unknown","network":"Testnet","commit_date":null,"commit_count":null,"wallet_address":null,"latency_ms":null,"successful_connections":0,"failed_connections":0}"#;
+        let info: PeerInfo = serde_json::from_str(text).unwrap();
+        assert_eq!(info.network, NetworkType::Testnet);
+        assert_eq!(serde_json::to_string(&info).unwrap(), text);
+    }
+
+    #[test]
+    fn a_record_without_the_later_fields_still_reads() {
+        let text = r#"{"address":"[::1]:24000","last_seen":1,"version":"0.6","network":"Mainnet"}"#;
+        let info: PeerInfo = serde_json::from_str(text).unwrap();
+        assert!(info.commit_count.is_none() && info.is_stale(300));
+        assert!((info.success_rate() - 0.0).abs() < f64::EPSILON);
+    }
+}

@@ -1,0 +1,109 @@
+//! Accepting connections of the old network outside of a node.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::node::NodeConfig;
+use crate::transport::{BoxListener, Tcp, Transport};
+use crate::wire::Hello;
+
+use super::NetworkType;
+use super::connection::{ConnectionError, Maker, PeerConnection};
+use super::wire::{HandshakeMessage, Software, TimeCoin};
+
+/// Accepts connections and exchanges handshakes. Handshakes run beside each other, each under a deadline, so one that says
+/// nothing delays nobody.
+///
+/// A [`PeerManager`](super::PeerManager) that [listens](super::PeerManager::listen) itself needs none.
+pub struct PeerListener {
+    listener: BoxListener,
+    maker: Arc<Maker>,
+    handshakes: JoinSet<Result<PeerConnection, ConnectionError>>,
+}
+
+impl PeerListener {
+    /// Listens on an address over TCP; port 0 takes any. Our handshakes say that we listen at `public`.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Io`].
+    pub async fn bind(
+        addr: SocketAddr,
+        network: NetworkType,
+        public: SocketAddr,
+        genesis: Option<[u8; 32]>,
+    ) -> Result<Self, ConnectionError> {
+        let maker = Arc::new(maker(network, public, genesis));
+        let listener = maker.transport.listen(addr).await?;
+        Ok(Self { listener, maker, handshakes: JoinSet::new() })
+    }
+
+    /// The address listened on, with the port that the system chose.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.listener.local_addr()
+    }
+
+    /// The next connection whose handshake is done, or has failed.
+    ///
+    /// # Errors
+    /// What was wrong with one connection, or with accepting; the listener goes on.
+    ///
+    /// # Cancel safety
+    /// Safe: handshakes go on, and the next call returns what became of them.
+    pub async fn accept(&mut self) -> Result<PeerConnection, ConnectionError> {
+        loop {
+            tokio::select! {
+                Some(done) = self.handshakes.join_next() => match done {
+                    Ok(result) => return result,
+                    // Cancelled with the runtime, or a panic: the connection is gone either way.
+                    Err(_) => return Err(ConnectionError::Closed),
+                },
+                accepted = self.listener.accept(), if self.handshakes.len() < HANDSHAKES => {
+                    let (stream, from) = accepted?;
+                    let maker = Arc::clone(&self.maker);
+                    self.handshakes.spawn(async move { maker.accept(stream, from).await });
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for PeerListener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PeerListener").field("addr", &self.local_addr()).finish_non_exhaustive()
+    }
+}
+
+/// Connections over TCP as a program without a manager makes them.
+pub(super) fn maker(network: NetworkType, listen: SocketAddr, genesis: Option<[u8; 32]>) -> Maker {
+    let transport: Arc<dyn Transport> = Arc::new(Tcp::default());
+    let dialect = Arc::new(TimeCoin::new(network, Software::default()));
+    let hello = our_hello(network, listen, genesis, NodeConfig::recommended().agent);
+    Maker { transport, dialect, hello, within: HANDSHAKE }
+}
+
+/// What our handshake says.
+pub(super) fn our_hello(
+    network: NetworkType,
+    listen: SocketAddr,
+    genesis: Option<[u8; 32]>,
+    agent: String,
+) -> Hello {
+    Hello {
+        version: HandshakeMessage::PROTOCOL_VERSION,
+        network: network.id(),
+        nonce: None,
+        features: 0,
+        listen: Some(listen),
+        agent,
+        genesis,
+        app: bytes::Bytes::new(),
+    }
+}
+
+/// Handshakes at the same time; more wait in the system's queue.
+const HANDSHAKES: usize = 256;
+/// How long connect and handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);

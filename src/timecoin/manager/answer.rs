@@ -1,0 +1,226 @@
+//! Answers to what peers ask: by the manager where it knows, by the chain else.
+
+use std::sync::Arc;
+
+use crate::book::WallTime;
+use crate::node::NodeRef;
+use crate::timecoin::chain::{ChainSource, ChainTip, Finality, Incoming, MAX_BLOCKS, Sender};
+use crate::timecoin::exchange::seconds;
+use crate::timecoin::find::{address_of, is_old_dialler};
+use crate::timecoin::wire::{NetworkMessage, OutPoint, PeerAddress, Transaction};
+
+use super::state::State;
+
+/// The answer to a question; `None` for no reply.
+pub(super) async fn answer(
+    state: &Arc<State>,
+    node: &NodeRef,
+    from: &Sender,
+    message: NetworkMessage,
+) -> Option<NetworkMessage> {
+    match message {
+        NetworkMessage::GetPeerList => Some(peer_list(state, node, Some(from))),
+        NetworkMessage::RegisterXpub { xpub } => Some(register(state, from, &xpub).await),
+        NetworkMessage::RequestWalletTransactions { xpub } => {
+            let history = state.chain.wallet_history(&xpub).get().await;
+            if history.is_some() {
+                subscribe(state, from, &xpub);
+            }
+            match history {
+                Some(history) => Some(NetworkMessage::WalletTransactionsResponse {
+                    transactions: history.transactions,
+                    last_synced_height: history.last_synced_height,
+                }),
+                None => hook(&*state.chain, from, NetworkMessage::RequestWalletTransactions { xpub }).await,
+            }
+        }
+        message => of_chain(&*state.chain, from, message).await,
+    }
+}
+
+/// The answer of a chain alone, for questions that concern neither peers nor subscriptions.
+pub(super) async fn of_chain(
+    chain: &dyn ChainSource,
+    from: &Sender,
+    message: NetworkMessage,
+) -> Option<NetworkMessage> {
+    use NetworkMessage as M;
+    let known = match &message {
+        M::TimeRequest { request_time_ms } => Some(M::TimeResponse {
+            request_time_ms: *request_time_ms,
+            peer_time_ms: i64::try_from(WallTime::now().as_millis()).unwrap_or(i64::MAX),
+        }),
+        M::GetBlockchainHeight => chain.tip().get().await.and_then(|tip| tip.height).map(M::BlockchainHeight),
+        M::GetBlockchainInfo => {
+            let tip = chain.tip().get().await;
+            tip.map(|ChainTip { height, hash }| M::BlockchainInfo { height, best_block_hash: hash })
+        }
+        M::HeightRequest => {
+            let tip = chain.tip().get().await;
+            let with_height = |tip: ChainTip| tip.height.map(|height| (height, tip.hash));
+            tip.and_then(with_height)
+                .map(|(height, best_block_hash)| M::HeightResponse { height, best_block_hash })
+        }
+        M::GetBlocks { .. } | M::BlockRequest { .. } | M::ChainRequest { .. } | M::GetGenesis => {
+            blocks(chain, &message).await
+        }
+        M::GetMempool | M::MempoolQuery => chain.mempool().get().await.map(M::MempoolResponse),
+        M::RequestMissingTransactions { txids, block_height, .. } => {
+            let found = chain.transactions(txids.clone()).get().await;
+            let block_height = *block_height;
+            found.map(|transactions| M::MissingTransactionsResponse { transactions, block_height })
+        }
+        M::RequestFinalizedTransactions { since_timestamp } => {
+            let found = chain.finalized(*since_timestamp).get().await;
+            found.map(|found| {
+                let (transactions, finalized_at) = found.into_iter().unzip();
+                M::FinalizedTransactionsResponse { transactions, finalized_at }
+            })
+        }
+        M::StateSnapshotRequest { height } => {
+            let found = chain.state_snapshot(*height).get().await;
+            found.map(|found| M::StateSnapshotResponse {
+                height: found.height,
+                utxo_merkle_root: found.utxo_merkle_root,
+                state_data: found.state_data,
+                compressed: found.compressed,
+                snapshot_size_bytes: found.snapshot_size_bytes,
+            })
+        }
+        M::GetMasternodeList => {
+            chain.masternodes().get().await.map(|masternodes| M::MasternodeList { masternodes })
+        }
+        M::GetMasternodeHash => chain.masternode_hash().get().await.map(|hash| M::MasternodeHash { hash }),
+        M::UTXOStateQuery { outpoints } => states(chain, outpoints).await,
+        M::ConsensusBlockVote(vote) => {
+            let ack = chain.block_vote(from, vote).get().await;
+            ack.map(|ack| M::ConsensusVoteAck {
+                block_hash: ack.block_hash,
+                voter: ack.voter,
+                received_at: crate::timecoin::info::unix_seconds(WallTime::now()),
+            })
+        }
+        M::InstantFinalityRequest(transaction) => finality(chain, from, transaction).await,
+        _ => None,
+    };
+    match known {
+        Some(answer) => Some(answer),
+        None => hook(chain, from, message).await,
+    }
+}
+
+async fn hook(chain: &dyn ChainSource, from: &Sender, message: NetworkMessage) -> Option<NetworkMessage> {
+    chain.on_message(from, Incoming::Message(message)).get().await
+}
+
+/// Ranges are cut to what one answer may have; a range far beyond the chain's end is not answered, as of old.
+async fn blocks(chain: &dyn ChainSource, message: &NetworkMessage) -> Option<NetworkMessage> {
+    use NetworkMessage as M;
+    match *message {
+        M::GetBlocks { start_height, end_height } => {
+            if end_height < start_height {
+                return None;
+            }
+            if let Some(tip) = chain.tip().get().await.and_then(|tip| tip.height)
+                && start_height > tip.saturating_add(FAR)
+            {
+                return None;
+            }
+            let last = end_height.min(start_height.saturating_add(MAX_BLOCKS - 1));
+            let blocks = chain.blocks(start_height..=last).get().await?;
+            Some(M::Blocks { blocks })
+        }
+        M::BlockRequest { height } => {
+            let blocks = chain.blocks(height..=height).get().await?;
+            Some(M::BlockResponse {
+                block: blocks.into_iter().find(|block| block.header.block_number == height),
+            })
+        }
+        M::ChainRequest { from_height } => {
+            let last = from_height.saturating_add(MAX_BLOCKS - 1);
+            let blocks = chain.blocks(from_height..=last).get().await?;
+            let tip = chain.tip().get().await.and_then(|tip| tip.height);
+            let reached = blocks.last().map(|block| block.header.block_number);
+            let complete = tip.is_none_or(|tip| reached.is_some_and(|last| last >= tip) || from_height > tip);
+            Some(M::ChainResponse { blocks, complete })
+        }
+        M::GetGenesis => {
+            let block = chain.genesis().get().await?;
+            serde_json::to_string(&block).ok().map(M::GenesisBlock)
+        }
+        _ => None,
+    }
+}
+
+async fn states(chain: &dyn ChainSource, outpoints: &[String]) -> Option<NetworkMessage> {
+    let parsed = outpoints.iter().filter_map(|text| serde_json::from_str::<OutPoint>(text).ok()).collect();
+    let states = chain.utxo_states(parsed).get().await?;
+    let states = serde_json::to_string(&states).ok()?;
+    Some(NetworkMessage::UTXOStateResponse { states })
+}
+
+async fn finality(
+    chain: &dyn ChainSource,
+    from: &Sender,
+    transaction: &Transaction,
+) -> Option<NetworkMessage> {
+    let txid = transaction.txid.clone();
+    let timestamp = seconds(WallTime::now());
+    Some(match chain.finality(from, transaction.clone()).get().await? {
+        Finality::Approved { approver } => NetworkMessage::TransactionApproved { txid, approver, timestamp },
+        Finality::Rejected { rejector, reason } => {
+            NetworkMessage::TransactionRejected { txid, rejector, reason, timestamp }
+        }
+    })
+}
+
+/// The peers that others can dial; not whoever asks, and nobody who was only heard from and cannot be dialled.
+pub(super) fn peer_list(state: &State, node: &NodeRef, asker: Option<&Sender>) -> NetworkMessage {
+    let roster = node.roster();
+    let others = roster.iter().filter(|peer| peer.is_live());
+    let others = others.filter(|peer| asker.is_none_or(|asker| asker.peer().id() != peer.id()));
+    let addresses = others.take(LISTED).map(|peer| {
+        let addr = address_of(peer, state.network);
+        PeerAddress {
+            ip: addr.ip().to_string(),
+            port: addr.port(),
+            version: peer.read_info(|info| info.agent.clone()),
+        }
+    });
+    NetworkMessage::PeerList(addresses.collect())
+}
+
+async fn register(state: &Arc<State>, from: &Sender, xpub: &str) -> NetworkMessage {
+    let subscribed = state.wallets.lock().subscribe(xpub, from.addr());
+    if let Err(why) = subscribed {
+        return NetworkMessage::XpubRegistered { success: false, message: why.to_string() };
+    }
+    // An old dialler reads one frame it did not ask for as the answer to its next ping; it asks for its history anyway.
+    if !is_old_dialler(from.peer())
+        && let Some(utxos) = state.chain.wallet_utxos(xpub).get().await
+    {
+        let update = NetworkMessage::UtxoUpdate { xpub: xpub.to_owned(), utxos };
+        let peer = Arc::clone(from.peer());
+        state.tasks.spawn(async move {
+            // Behind the answer.
+            tokio::task::yield_now().await;
+            if let Ok(message) = super::say::text_of(&update)
+                && let Err(error) = peer.connection().link().send(message)
+            {
+                tracing::debug!(peer = %peer.key(), %error, "unspent outputs were not told");
+            }
+        });
+    }
+    NetworkMessage::XpubRegistered { success: true, message: "registered".into() }
+}
+
+fn subscribe(state: &State, from: &Sender, xpub: &str) {
+    if let Err(why) = state.wallets.lock().subscribe(xpub, from.addr()) {
+        tracing::debug!(peer = %from.ip(), %why, "not subscribed");
+    }
+}
+
+/// Peers in one list at the most.
+const LISTED: usize = 1_000;
+/// A range that begins so far beyond the chain's end is not answered.
+const FAR: u64 = 1_000;

@@ -1,0 +1,139 @@
+//! What goes on without being asked: the node's one maintenance loop does nearly all of it and is only configured here.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval_at};
+
+use crate::node::WeakNode;
+use crate::timecoin::wire::NetworkMessage;
+
+use super::ask::PEER_LIST;
+use super::config::{ReaperConfig, ReconnectConfig};
+use super::seeds::plant;
+use super::state::{Background, State, reconfigure};
+use super::{PeerManager, WeakManager};
+
+impl PeerManager {
+    /// Lets silent peers go after 300 s, and pings those that are silent every 30 s. It is what a manager does from its start; this
+    /// sets it back to that after [`PeerManager::spawn_reaper_with`]. Starts no task: the node's own loop does it, until shutdown.
+    pub fn spawn_reaper(&self) {
+        self.spawn_reaper_with(ReaperConfig::default());
+    }
+
+    /// As [`PeerManager::spawn_reaper`], with times of one's own, which act on live connections too.
+    pub fn spawn_reaper_with(&self, reaper: ReaperConfig) {
+        reconfigure(self.node(), |hot| reaper.apply(hot));
+    }
+
+    /// Looks for peers: with fewer than 8 known addresses are dialled and peers asked for more, with fewer than 5 the seeds are asked
+    /// too, every 30 s. It is what a manager does from its start; this sets it back to that. One task at the most runs for it,
+    /// however often this is called, until shutdown; dialling is done by the node's own loop.
+    pub fn spawn_reconnection_task(&self) {
+        self.spawn_reconnection_task_with(ReconnectConfig::default());
+    }
+
+    /// As [`PeerManager::spawn_reconnection_task`], with numbers and times of one's own.
+    pub fn spawn_reconnection_task_with(&self, reconnect: ReconnectConfig) {
+        reconfigure(self.node(), |hot| hot.degree = reconnect.wanted);
+        self.state().background.send_if_modified(|background| {
+            let new = Some(reconnect);
+            let changed = background.reconnect != new;
+            background.reconnect = new;
+            changed
+        });
+    }
+
+    /// Pings peers that are silent this often, and takes their answers as signs of life. Those that speak by themselves need none.
+    pub fn keep_alive(&self, every: Duration) {
+        reconfigure(self.node(), |hot| hot.ping_every = every);
+    }
+
+    /// Asks every peer that answers questions for the peers it knows, beside each other, 15 s at the longest; how many of what they
+    /// told was new. Old nodes that dialled us read no questions and are left out.
+    pub async fn discover_peers_from_masternodes(&self) -> usize {
+        discover(&self.downgrade()).await
+    }
+
+    /// The task that looks for peers.
+    pub(super) fn start_background(&self) {
+        let manager = self.downgrade();
+        let changes = self.state().background.subscribe();
+        self.state().tasks.spawn(look_for_peers(manager, changes));
+    }
+}
+
+/// Looks for peers as long as the manager lives. Holds it weakly, and only while it looks.
+async fn look_for_peers(manager: WeakManager, mut changes: watch::Receiver<Background>) {
+    loop {
+        let Some(reconnect) = changes.borrow_and_update().reconnect.clone() else {
+            // An error: the manager is gone.
+            if changes.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        let every = reconnect.every.max(Duration::from_millis(1));
+        let mut ticks = interval_at(tokio::time::Instant::now() + reconnect.first, every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                changed = changes.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                _ = ticks.tick() => {}
+            }
+            look_once(&manager, &reconnect).await;
+        }
+    }
+}
+
+async fn look_once(manager: &WeakManager, reconnect: &ReconnectConfig) {
+    let Some((live, state)) = manager.upgrade().map(|manager| (manager.node().live(), manager.state_arc()))
+    else {
+        return;
+    };
+    state.exchange.lock().cleanup_stale_peers(FORGOTTEN, crate::book::WallTime::now());
+    state.quarantine.cleanup_expired().await;
+    if live < reconnect.few {
+        let found = plant(&state).await;
+        tracing::debug!(live, found, "asked the seeds");
+    }
+    if live < reconnect.wanted {
+        let new = discover(manager).await;
+        tracing::debug!(live, new, "asked the peers");
+    }
+    drop(state);
+}
+
+/// Asks the peers for peers.
+async fn discover(manager: &WeakManager) -> usize {
+    let mut asked = tokio::task::JoinSet::new();
+    {
+        let Some(manager) = manager.upgrade() else { return 0 };
+        for peer in manager.askable().into_iter().take(ASKED) {
+            let node: WeakNode = manager.node().downgrade();
+            let state = manager.state_arc();
+            asked.spawn(async move {
+                let answer = super::ask::ask_link(&peer, &NetworkMessage::GetPeerList, PEER_LIST).await;
+                let Ok(NetworkMessage::PeerList(peers)) = answer else { return 0 };
+                let from = crate::timecoin::find::address_of(&peer, state.network);
+                if let Some(node) = node.upgrade() {
+                    peer.reward(node.now());
+                }
+                State::learn(&state, &peers, from.ip())
+            });
+        }
+    }
+    let mut new = 0;
+    while let Some(told) = asked.join_next().await {
+        new += told.unwrap_or(0);
+    }
+    new
+}
+
+/// Peers asked for peers at once.
+const ASKED: usize = 64;
+/// Seconds after which a peer that was not heard of is forgotten.
+const FORGOTTEN: i64 = 604_800;

@@ -1,0 +1,270 @@
+//! Connections: made, taken over, ended.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+use crate::base::canonical;
+use crate::book::{Source, WallTime};
+use crate::node::{ConnectError, StartError};
+use crate::timecoin::PeerInfo;
+use crate::timecoin::connection::PeerConnection;
+use crate::timecoin::find::{DIALECT, address_of};
+use crate::timecoin::quarantine::{QuarantineReason, Quarantined};
+use crate::timecoin::wallets::{SubscribeRefused, Subscribed};
+use crate::timecoin::wire::{NetworkMessage, WalletTransaction};
+
+use super::error::{AdoptError, PeerConnectError};
+use super::say::{send_link, send_once, text_of};
+use super::{Notified, PeerManager};
+
+impl PeerManager {
+    /// Listens for old peers at this address, or at the one that [`PeerManager::new`] was told. Returns the address with the port
+    /// that the system chose.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing bound.
+    pub async fn listen(&self, addr: Option<SocketAddr>) -> Result<SocketAddr, StartError> {
+        self.node().listen(DIALECT, addr.unwrap_or(self.listen_addr())).await
+    }
+
+    /// Connects to a peer, 5 s at the longest. Our own address, and one that is connected already, are in order as they are.
+    ///
+    /// # Errors
+    /// See [`PeerConnectError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was opened and gives everything back.
+    pub async fn connect_to_peer(&self, peer: PeerInfo) -> Result<(), PeerConnectError> {
+        let state = self.state();
+        let addr = canonical(peer.address);
+        if state.is_own(addr) || addr == self.listen_addr() {
+            return Ok(());
+        }
+        if state.quarantine.holds(&addr.ip()) {
+            return Err(PeerConnectError::Quarantined(addr.ip()));
+        }
+        if state.peer_at(self.node(), addr).is_some() {
+            return Ok(());
+        }
+        state.exchange.lock().add_peer(addr, peer.version, WallTime::now());
+        match self.node().connect_in(DIALECT, addr).await {
+            Ok(_) => Ok(()),
+            // Somebody else was quicker, or it is us: what was wanted is so.
+            Err(error) if error.is_collision() || matches!(error, ConnectError::SelfDial) => Ok(()),
+            Err(error) => {
+                state.exchange.lock().record_failure(addr.ip());
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Connects to these peers, at most 10 at a time, and waits at most 10 s for all of them; those that take longer go on.
+    /// How it went is in the log, in the book, and in [`PeerManager::get_connected_peers`].
+    pub async fn connect_to_peers(&self, peer_list: Vec<PeerInfo>) {
+        let places = Arc::new(tokio::sync::Semaphore::new(DIALS));
+        let (done, mut all_done) = tokio::sync::mpsc::channel::<()>(1);
+        for peer in peer_list {
+            let (places, done, address) = (Arc::clone(&places), done.clone(), peer.address);
+            // A weak one: a dial does not keep the manager alive.
+            let manager = self.downgrade();
+            self.state().tasks.spawn(async move {
+                let _done = done;
+                let Ok(_place) = places.acquire().await else { return };
+                let Some(manager) = manager.upgrade() else { return };
+                if let Err(error) = manager.connect_to_peer(peer).await {
+                    tracing::debug!(addr = %address, %error, "not connected");
+                }
+            });
+        }
+        drop(done);
+        // Ends with the last task, or leaves the others going.
+        let _ = tokio::time::timeout(BATCH, all_done.recv()).await;
+    }
+
+    /// Remembers a peer to be dialled when one is needed: there is no connection to add here. For one that is made, see
+    /// [`PeerManager::add_connected_peer_with_connection`].
+    pub async fn add_connected_peer(&self, peer: PeerInfo) {
+        self.state().remember(peer.address, peer.version, Source::Seed);
+    }
+
+    /// Makes a connection that was made elsewhere the manager's. Whose it is, is what the handshake and the socket say; `peer` is
+    /// only remembered. One that another connection to the same peer makes needless is closed, which is no error.
+    ///
+    /// # Errors
+    /// See [`AdoptError`].
+    pub async fn add_connected_peer_with_connection(
+        &self,
+        peer: PeerInfo,
+        mut conn: PeerConnection,
+    ) -> Result<(), AdoptError> {
+        self.adopt(peer, &mut conn).await
+    }
+
+    /// As [`PeerManager::add_connected_peer_with_connection`]; who else holds the connection can go on sending and asking with it,
+    /// through the pool.
+    ///
+    /// # Errors
+    /// See [`AdoptError`].
+    pub async fn add_connected_peer_with_connection_arc(
+        &self,
+        peer: PeerInfo,
+        conn_arc: Arc<Mutex<PeerConnection>>,
+    ) -> Result<(), AdoptError> {
+        let mut conn = conn_arc.lock().await;
+        self.adopt(peer, &mut conn).await
+    }
+
+    async fn adopt(&self, peer: PeerInfo, conn: &mut PeerConnection) -> Result<(), AdoptError> {
+        let parts = conn.hand_over().ok_or(AdoptError::NotOpen)?;
+        if self.state().quarantine.holds(&parts.addr.ip()) {
+            return Err(AdoptError::Quarantined(parts.addr.ip()));
+        }
+        let greeted = (parts.hello, parts.rest);
+        let adopted =
+            self.node().adopt_greeted(DIALECT, parts.stream, parts.direction, parts.addr, greeted).await;
+        match adopted {
+            Ok(pooled) => {
+                let addr = address_of(&pooled, self.network);
+                if peer.address.ip() == addr.ip() {
+                    self.state().remember(peer.address, peer.version, Source::Peer(addr.ip()));
+                }
+                conn.handed_over(pooled);
+                Ok(())
+            }
+            Err(error) if error.is_collision() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends the connection to the peer at this IP address. `false` if there is none.
+    pub async fn remove_connected_peer(&self, addr: &IpAddr) -> bool {
+        self.disconnect(*addr)
+    }
+
+    /// The same as [`PeerManager::remove_connected_peer`].
+    pub async fn remove_peer_connection(&self, peer_ip: IpAddr) -> bool {
+        self.disconnect(peer_ip)
+    }
+
+    /// Ends the connection to the peer at this IP address and dials it again, once, after 30 s, where it was known to listen.
+    /// `false` if there is none; it is dialled again all the same.
+    pub async fn remove_dead_connection(&self, peer_ip: IpAddr) -> bool {
+        let state = self.state();
+        let addr = self.last_known(peer_ip);
+        let was = self.disconnect(peer_ip);
+        let wait = state.config.reconnect.redial;
+        {
+            let mut redials = state.redials.lock();
+            if redials.len() >= REDIALS || !redials.insert(peer_ip) {
+                return was;
+            }
+        }
+        let manager = self.downgrade();
+        state.tasks.spawn(async move {
+            tokio::time::sleep(wait).await;
+            let Some(manager) = manager.upgrade() else { return };
+            manager.state().redials.lock().remove(&peer_ip);
+            if let Err(error) = manager.connect_to_peer(PeerInfo::new(addr, manager.network)).await {
+                tracing::debug!(%addr, %error, "not connected again");
+            }
+        });
+        was
+    }
+
+    /// Keeps a peer out, and ends its connection. The old network had no caller for this; whoever finds a peer misbehaving is one.
+    pub async fn quarantine_peer(&self, peer_ip: IpAddr, reason: QuarantineReason) -> Quarantined {
+        let became = self.state().quarantine.quarantine_peer(peer_ip, reason).await;
+        if matches!(became, Quarantined::Until(_)) {
+            self.disconnect(peer_ip);
+        }
+        became
+    }
+
+    /// Something came from the peer at this IP address. Every frame that arrives says so by itself; this is for what comes by
+    /// another way. `false` if it is not connected.
+    ///
+    /// # Cost
+    /// One shard's read lock, and an atomic on the entry.
+    pub async fn peer_seen(&self, addr: IpAddr) -> bool {
+        let peer = self.state().peer_of(self.node(), addr);
+        peer.is_some_and(|peer| peer.seen(self.node().now()) == crate::pool::SeenOutcome::Alive)
+    }
+
+    fn disconnect(&self, ip: IpAddr) -> bool {
+        self.state().peer_of(self.node(), ip).is_some_and(|peer| self.node().disconnect(peer.key()))
+    }
+}
+
+/// Wallets.
+impl PeerManager {
+    /// Subscribes the peer at this IP address to a wallet's transactions. It is told at its connection, or where it is known to
+    /// listen.
+    ///
+    /// # Errors
+    /// See [`SubscribeRefused`].
+    pub async fn subscribe_wallet(
+        &self,
+        xpub: &str,
+        peer_ip: IpAddr,
+    ) -> Result<Subscribed, SubscribeRefused> {
+        let addr = self.last_known(peer_ip);
+        self.state().wallets.lock().subscribe(xpub, addr)
+    }
+
+    /// Ends all subscriptions of the peer at this IP address; how many there were.
+    pub async fn unsubscribe_wallet(&self, peer_ip: IpAddr) -> usize {
+        self.state().wallets.lock().unsubscribe(peer_ip)
+    }
+
+    /// Tells those who are subscribed to a wallet that these addresses belong to of its new transaction: over their connections, or
+    /// over one opened for this message where they are known to listen, at most 10 at a time and 5 s each. Without addresses
+    /// everybody subscribed is told. Which addresses belong to a wallet the chain says
+    /// ([`ChainSource::concerns`](crate::timecoin::ChainSource::concerns)); by default all do.
+    pub async fn notify_wallet_transaction(
+        &self,
+        transaction: WalletTransaction,
+        addresses: &[String],
+    ) -> Notified {
+        let state = self.state();
+        // Asked outside of the lock: it is the application's code.
+        let keys = state.wallets.lock().keys();
+        let concerned: std::collections::HashSet<String> = keys
+            .into_iter()
+            .filter(|key| addresses.is_empty() || state.chain.concerns(key, addresses))
+            .collect();
+        let peers = state.wallets.lock().reached_at(|key| concerned.contains(key));
+        let message = NetworkMessage::NewTransactionNotification { transaction };
+        let mut notified = Notified::default();
+        let mut elsewhere = JoinSet::new();
+        for addr in peers {
+            if let Some(peer) = state.peer_at(self.node(), addr) {
+                let sent = text_of(&message).map(|text| send_link(self.node(), &peer, text));
+                notified.count(matches!(sent, Ok(Ok(()))));
+                continue;
+            }
+            let (state, message) = (Arc::clone(state), message.clone());
+            elsewhere.spawn(async move {
+                let sent = send_once(&state, addr, message).await;
+                sent.inspect_err(|error| tracing::debug!(%addr, %error, "a wallet was not notified")).is_ok()
+            });
+        }
+        while let Some(sent) = elsewhere.join_next().await {
+            notified.count(sent.unwrap_or(false));
+        }
+        notified
+    }
+}
+
+/// Dials of one batch at the same time.
+const DIALS: usize = 10;
+/// How long a batch is waited for.
+const BATCH: Duration = Duration::from_secs(10);
+/// Addresses that wait to be dialled again, at the most.
+const REDIALS: usize = 1_024;

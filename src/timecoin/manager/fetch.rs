@@ -1,0 +1,178 @@
+//! Blocks and states from one peer.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::book::WallTime;
+use crate::pool::Cause;
+use crate::timecoin::chain::{MAX_BLOCKS, StateSnapshot};
+use crate::timecoin::exchange::seconds;
+use crate::timecoin::wire::{Block, Kind, NetworkMessage};
+
+use super::PeerManager;
+use super::ask::PeerAt;
+use super::error::{FetchError, PeerRequestError, SnapshotError};
+use super::snapshot::{Snapshot, balances_of};
+
+impl PeerManager {
+    /// Asks a peer for the block of a height, 10 s at the longest. It is of that height, or an error.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn request_block_by_height(
+        &self,
+        peer_addr: impl PeerAt,
+        height: u64,
+    ) -> Result<Block, FetchError> {
+        let blocks = self.request_blocks(peer_addr, height, height).await?;
+        blocks.into_iter().next().ok_or(FetchError::NoSuchBlock(height))
+    }
+
+    /// The same as [`PeerManager::request_block_by_height`].
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn get_block_from_peer(
+        &self,
+        peer_addr: impl PeerAt,
+        height: u64,
+    ) -> Result<Block, FetchError> {
+        self.request_block_by_height(peer_addr, height).await
+    }
+
+    /// Asks a peer for blocks, 10 s at the longest, in one message: at most 100. They are consecutive from `from` on; fewer than
+    /// asked for where the peer's chain ends, or where it sends fewer at a time.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn request_blocks(
+        &self,
+        peer_addr: impl PeerAt,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<Block>, FetchError> {
+        if to < from || to - from >= MAX_BLOCKS {
+            return Err(FetchError::BadRange { from, to, most: MAX_BLOCKS });
+        }
+        let question = NetworkMessage::GetBlocks { start_height: from, end_height: to };
+        let blocks = match self.ask(&peer_addr, question, BLOCKS).await? {
+            NetworkMessage::Blocks { blocks } => blocks,
+            other => return Err(Self::unexpected(Kind::GetBlocks, &other).into()),
+        };
+        for (asked, block) in (from..).zip(&blocks) {
+            let got = block.header.block_number;
+            if got != asked || got > to {
+                self.blame(&peer_addr, Cause::BadData);
+                return Err(FetchError::WrongHeight { asked, got });
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// Fetches blocks from a peer in batches of at most 100, one batch at a time. They are consecutive from `from_height` on, and
+    /// fewer than asked for where the peer's chain ends.
+    ///
+    /// # Errors
+    /// See [`FetchError`]; more than [`ManagerConfig::sync_blocks`](super::ManagerConfig::sync_blocks) in one call are refused.
+    /// An error after some batches loses those: whoever wants to keep them calls [`PeerManager::request_blocks`] itself.
+    ///
+    /// # Cost
+    /// Memory for all the blocks that are returned.
+    pub async fn sync_recent_blocks(
+        &self,
+        peer_addr: impl PeerAt,
+        from_height: u64,
+        to_height: u64,
+    ) -> Result<Vec<Block>, FetchError> {
+        let most = self.state().config.sync_blocks;
+        if to_height < from_height || to_height - from_height >= most {
+            return Err(FetchError::BadRange { from: from_height, to: to_height, most });
+        }
+        let mut all: Vec<Block> = Vec::new();
+        let mut next = from_height;
+        loop {
+            let last = to_height.min(next.saturating_add(MAX_BLOCKS - 1));
+            let batch = self.request_blocks(&peer_addr, next, last).await?;
+            let came = batch.len() as u64;
+            all.extend(batch);
+            next = next.saturating_add(came);
+            // None came: its chain ends here.
+            if came == 0 || next > to_height {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Asks a peer for all unspent outputs after a block, 300 s at the longest; the message as it came.
+    ///
+    /// # Errors
+    /// See [`PeerRequestError`].
+    pub async fn request_state_snapshot(
+        &self,
+        peer_addr: SocketAddr,
+        height: u64,
+    ) -> Result<NetworkMessage, PeerRequestError> {
+        self.ask(peer_addr, NetworkMessage::StateSnapshotRequest { height }, SNAPSHOT).await
+    }
+
+    /// As [`PeerManager::request_state_snapshot`], typed, and of that height or an error.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub async fn request_state(
+        &self,
+        peer_addr: impl PeerAt,
+        height: u64,
+    ) -> Result<StateSnapshot, SnapshotError> {
+        let question = NetworkMessage::StateSnapshotRequest { height };
+        let came = self.ask(&peer_addr, question, SNAPSHOT).await?;
+        let NetworkMessage::StateSnapshotResponse {
+            height: got,
+            utxo_merkle_root,
+            state_data,
+            compressed,
+            snapshot_size_bytes,
+        } = came
+        else {
+            return Err(Self::unexpected(Kind::StateSnapshotRequest, &came).into());
+        };
+        if got != height {
+            self.blame(&peer_addr, Cause::BadData);
+            return Err(SnapshotError::WrongHeight { asked: height, got });
+        }
+        Ok(StateSnapshot { height, utxo_merkle_root, state_data, compressed, snapshot_size_bytes })
+    }
+
+    /// Asks a peer for the state at the end of its chain: how high that is, then all unspent outputs there, summed by address, and
+    /// the masternodes it knows, where it says so.
+    ///
+    /// The hash is what the peer says: this network has no rule by which it could be computed again here.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub async fn request_snapshot(&self, peer_addr: impl PeerAt) -> Result<Snapshot, SnapshotError> {
+        let height = self.request_blockchain_info(&peer_addr).await?.ok_or(SnapshotError::NoChain)?;
+        let state = self.request_state(&peer_addr, height).await?;
+        let balances = match balances_of(&state, self.state().config.snapshot_bytes) {
+            Ok(balances) => balances,
+            Err(fault) => {
+                self.blame(&peer_addr, Cause::BadData);
+                return Err(fault.into());
+            }
+        };
+        // Not every node that has a chain tells its masternodes.
+        let masternodes = match self.ask(&peer_addr, NetworkMessage::GetMasternodeList, BLOCKS).await {
+            Ok(NetworkMessage::MasternodeList { masternodes }) => {
+                masternodes.into_iter().map(|masternode| masternode.node_id).collect()
+            }
+            Ok(_) | Err(_) => Vec::new(),
+        };
+        let timestamp = seconds(WallTime::now());
+        Ok(Snapshot { height, state_hash: state.utxo_merkle_root, balances, masternodes, timestamp })
+    }
+}
+
+/// How long blocks are waited for.
+const BLOCKS: Duration = Duration::from_secs(10);
+/// How long a snapshot is waited for.
+const SNAPSHOT: Duration = Duration::from_secs(300);

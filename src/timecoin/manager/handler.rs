@@ -1,0 +1,233 @@
+//! What arrives: answered by the manager or by the chain, and the rest handed to the chain's hook.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::base::Direction;
+use crate::book::WallTime;
+use crate::link::{Event, Handled, Request, Responder};
+use crate::node::{Context, Handler, NodeRef, Peer, Verdict};
+use crate::pool::{Cause, Departure};
+use crate::timecoin::chain::{Answer, Incoming, Sender};
+use crate::timecoin::find::{address_of, info_of, is_old_dialler};
+use crate::timecoin::wire::{Kind, NetworkMessage};
+use crate::wire::{Hello, Status};
+
+use super::answer::answer;
+use super::say::text_of;
+use super::state::State;
+
+/// The node's handler. Holds the state and no node.
+pub(super) struct Listening(pub(super) Arc<State>);
+
+impl Handler for Listening {
+    fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
+        let Some(kind) = Kind::from_code(event.kind) else {
+            return self.unreadable(cx, event.payload.into_bytes());
+        };
+        if !self.concerns(kind) {
+            return Handled::Done;
+        }
+        let message = match NetworkMessage::decode(&event.payload) {
+            Ok(message) => message,
+            Err(_) => return self.malformed(cx, event.payload.into_bytes()),
+        };
+        if kind.awaits().is_some() {
+            // A question told to everybody, such as a vote: answered beside, by a message of its own.
+            return self.asked(cx, message, None);
+        }
+        self.told(cx, message)
+    }
+
+    fn request(&self, cx: Context<'_>, request: Request<'_>, responder: Responder) -> Handled {
+        let decoded = Kind::from_code(request.kind).map(|_| NetworkMessage::decode(&request.payload));
+        let Some(Ok(message)) = decoded else {
+            let payload = request.payload.into_bytes();
+            // Whether the peer still waits for the refusal does not matter.
+            let _ = responder.decline(Status::Failed, "not a message");
+            return if decoded.is_some() {
+                self.malformed(cx, payload)
+            } else {
+                self.unreadable(cx, payload)
+            };
+        };
+        self.asked(cx, message, Some(responder))
+    }
+
+    fn verdict(&self, hello: &Hello, from: std::net::SocketAddr) -> Verdict {
+        let _ = hello;
+        if self.0.quarantine.holds(&from.ip()) {
+            tracing::debug!(%from, "in quarantine");
+            return Verdict::Reject;
+        }
+        Verdict::Accept
+    }
+
+    fn connected(&self, cx: Context<'_>) {
+        let (state, node, peer) = (&self.0, cx.node(), cx.peer());
+        let addr = address_of(peer, state.network);
+        let version = peer.read_info(|info| info.agent.clone());
+        state.exchange.lock().add_peer(addr, version, WallTime::now());
+        state.exchange.lock().record_success(addr.ip(), WallTime::now());
+        if is_old_dialler(peer) {
+            // Its first question comes at once, and from then on it reads nothing but the answer.
+            let until = node.now().after(FIRST_QUESTION.min(state.config.mute));
+            state.mute.lock().insert(peer.id(), until);
+        }
+        if peer.direction() == Direction::Outbound {
+            ask_for_peers(state, node, peer);
+        }
+        announce(state, node, peer);
+        state.chain.connected(&state.sender(peer));
+    }
+
+    fn disconnected(&self, cx: Context<'_>, _: Departure) {
+        let (state, peer) = (&self.0, cx.peer());
+        state.mute.lock().remove(&peer.id());
+        if let Some(rtt) = peer.rtt() {
+            let millis = u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX);
+            state.exchange.lock().update_latency(address_of(peer, state.network).ip(), millis);
+        }
+        state.chain.disconnected(&state.sender(peer));
+    }
+}
+
+impl Listening {
+    /// Whether anybody looks at a message of this kind that answers nothing.
+    fn concerns(&self, kind: Kind) -> bool {
+        kind == Kind::PeerList || kind.awaits().is_some() || self.0.chain.wants(kind)
+    }
+
+    fn told(&self, cx: Context<'_>, message: NetworkMessage) -> Handled {
+        let from = self.0.sender(cx.peer());
+        if let NetworkMessage::PeerList(peers) = &message {
+            let new = self.0.learn(peers, from.ip());
+            tracing::debug!(peer = %from.ip(), new, "told of peers");
+        }
+        self.hook(cx, &from, Incoming::Message(message))
+    }
+
+    fn asked(&self, cx: Context<'_>, message: NetworkMessage, responder: Option<Responder>) -> Handled {
+        let state = Arc::clone(&self.0);
+        let (node, peer) = (cx.node().clone(), Arc::clone(cx.peer()));
+        if matches!(message, NetworkMessage::GetPeerList) {
+            note_mute(&state, &node, &peer);
+        }
+        Handled::later(async move {
+            let from = state.sender(&peer);
+            if state.config.enforce_rate {
+                let size = message.to_bytes().map_or(0, |text| text.len() as u64);
+                if let Err(limit) = state.limiter.check_rate_limit(from.ip(), size).await {
+                    tracing::debug!(peer = %from.ip(), %limit, "not answered");
+                    peer.penalize(Cause::Flood, node.now());
+                    // Told where the dialect has a word for it.
+                    let _ = responder.map(|responder| responder.decline(Status::Busy, ""));
+                    return;
+                }
+            }
+            let reply = answer(&state, &node, &from, message).await;
+            let Some(reply) = reply else {
+                let _ = responder.map(|responder| responder.decline(Status::NoReply, ""));
+                return;
+            };
+            send_back(&peer, &reply, responder);
+        })
+    }
+
+    fn malformed(&self, cx: Context<'_>, text: Bytes) -> Handled {
+        cx.peer().penalize(Cause::Malformed, cx.node().now());
+        self.unreadable(cx, text)
+    }
+
+    fn unreadable(&self, cx: Context<'_>, text: Bytes) -> Handled {
+        let from = self.0.sender(cx.peer());
+        self.hook(cx, &from, Incoming::Unreadable(text))
+    }
+
+    fn hook(&self, cx: Context<'_>, from: &Sender, message: Incoming) -> Handled {
+        match self.0.chain.on_message(from, message) {
+            Answer::None => Handled::Done,
+            Answer::Now(reply) => {
+                send_back(cx.peer(), &reply, None);
+                Handled::Done
+            }
+            Answer::Later(reply) => {
+                let peer = Arc::clone(cx.peer());
+                Handled::later(async move {
+                    if let Some(reply) = reply.await {
+                        send_back(&peer, &reply, None);
+                    }
+                })
+            }
+        }
+    }
+}
+
+/// An old node that has just dialled asks for peers first and reads nothing but the answer for 15 s: questions wait until then.
+fn note_mute(state: &State, node: &NodeRef, peer: &Peer) {
+    let now = node.now();
+    if let Some(until) = state.mute.lock().get_mut(&peer.id())
+        && peer.uptime(now) <= JUST_DIALLED
+    {
+        *until = now.after(state.config.mute.saturating_add(SLACK));
+    }
+}
+
+fn send_back(peer: &Arc<Peer>, reply: &NetworkMessage, responder: Option<Responder>) {
+    let message = match text_of(reply) {
+        Ok(message) => message,
+        Err(error) => {
+            tracing::warn!(peer = %peer.key(), %error, "an answer without a text");
+            return;
+        }
+    };
+    let kind = reply.kind();
+    match responder {
+        Some(responder) => {
+            if let Err(error) = responder.on(message.lane).answer(message.payload) {
+                tracing::debug!(peer = %peer.key(), %kind, %error, "not answered");
+            }
+        }
+        None => {
+            if let Err(error) = peer.connection().link().send(message) {
+                tracing::debug!(peer = %peer.key(), %kind, %error, "not answered");
+            }
+        }
+    }
+}
+
+/// Asks a peer that we dialled whom it knows.
+fn ask_for_peers(state: &Arc<State>, node: &NodeRef, peer: &Arc<Peer>) {
+    let (state, node, peer) = (Arc::clone(state), node.downgrade(), Arc::clone(peer));
+    Arc::clone(&state.tasks).spawn(async move {
+        let asked = super::ask::ask_link(&peer, &NetworkMessage::GetPeerList, super::ask::PEER_LIST).await;
+        let Some(node) = node.upgrade() else { return };
+        match asked {
+            Ok(NetworkMessage::PeerList(peers)) => {
+                let from = address_of(&peer, state.network).ip();
+                let new = state.learn(&peers, from);
+                peer.reward(node.now());
+                tracing::debug!(peer = %from, new, "told of peers");
+            }
+            // Not answering this is no fault: an old node that was dialled may have nobody who reads.
+            Ok(_) | Err(_) => tracing::debug!(peer = %peer.key(), "told of no peers"),
+        }
+    });
+}
+
+/// Tells everybody else of a new peer.
+fn announce(state: &Arc<State>, node: &NodeRef, peer: &Arc<Peer>) {
+    let info = info_of(peer, state.network, node.now());
+    if let Err(error) = super::say::announce(state, node, &info, Some(peer.id())) {
+        tracing::debug!(%error, "a peer was not announced");
+    }
+}
+
+/// An old node's first question follows its handshake at once.
+const FIRST_QUESTION: Duration = Duration::from_millis(500);
+/// A list asked for later than this is no sign of a dial: then nothing is discarded.
+const JUST_DIALLED: Duration = Duration::from_secs(5);
+/// Its clock and ours.
+const SLACK: Duration = Duration::from_millis(200);

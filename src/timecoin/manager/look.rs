@@ -1,0 +1,200 @@
+//! What can be asked of the manager itself.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::book::{Source, WallTime};
+use crate::node::{NodeStats, Peer};
+use crate::pool::PoolStats;
+use crate::timecoin::chain::ChainSource;
+use crate::timecoin::exchange::PersistentPeerInfo;
+use crate::timecoin::find::{address_of, info_of, ip_of, is_old_dialler};
+use crate::timecoin::wire::NetworkMessage;
+use crate::timecoin::{PeerInfo, PeerQuarantine, RateLimitError, RateLimiter, Sender, UnifiedPeerConnection};
+
+use super::PeerManager;
+use super::answer::{of_chain, peer_list};
+
+/// Ourselves.
+impl PeerManager {
+    /// The IP address that others reach us at, as text.
+    pub async fn get_public_ip(&self) -> String {
+        self.state().public.ip().to_string()
+    }
+
+    /// What other nodes know us by: the IP address. Always there; the old signature is kept.
+    pub async fn get_node_id(&self) -> Option<String> {
+        Some(self.get_public_ip().await)
+    }
+
+    /// Lets a request through and counts it, or says why not; see [`RateLimiter`].
+    ///
+    /// # Errors
+    /// See [`RateLimitError`].
+    pub async fn check_rate_limit(&self, peer: IpAddr, bytes: u64) -> Result<(), RateLimitError> {
+        self.state().limiter.check_rate_limit(peer, bytes).await
+    }
+
+    /// The rate limiter.
+    pub fn rate_limiter(&self) -> Arc<RateLimiter> {
+        Arc::clone(&self.state().limiter)
+    }
+
+    /// The quarantine. Those in it are neither dialled nor let in.
+    pub fn quarantine(&self) -> Arc<PeerQuarantine> {
+        Arc::clone(&self.state().quarantine)
+    }
+
+    /// The pool's numbers: total, healthy, stale, mean health, oldest uptime, and more.
+    ///
+    /// # Cost
+    /// One walk over the roster.
+    pub async fn get_pool_stats(&self) -> PoolStats {
+        self.node().stats().pool
+    }
+
+    /// The node's numbers, the pool's among them.
+    ///
+    /// # Cost
+    /// One walk over the roster.
+    pub fn stats(&self) -> NodeStats {
+        self.node().stats()
+    }
+}
+
+/// Peers that are connected.
+impl PeerManager {
+    /// What is known of each. Cost: a walk over the roster, a copy each.
+    pub async fn get_connected_peers(&self) -> Vec<PeerInfo> {
+        self.live_peers().iter().map(|peer| self.info_of(peer)).collect()
+    }
+
+    /// The same as [`PeerManager::get_connected_peers`].
+    pub async fn get_peers(&self) -> Vec<PeerInfo> {
+        self.get_connected_peers().await
+    }
+
+    /// Their IP addresses, as text; each once.
+    pub async fn get_peer_ips(&self) -> Vec<String> {
+        let ips: std::collections::BTreeSet<IpAddr> =
+            self.live_peers().iter().map(|peer| ip_of(peer)).collect();
+        ips.into_iter().map(|ip| ip.to_string()).collect()
+    }
+
+    /// How many there are. Cost: one load.
+    pub async fn active_peer_count(&self) -> usize {
+        self.node().live()
+    }
+
+    /// The same as [`PeerManager::active_peer_count`].
+    pub async fn peer_count(&self) -> usize {
+        self.active_peer_count().await
+    }
+
+    /// The pool's entry for the peer at this IP address.
+    pub fn connection(&self, peer_ip: IpAddr) -> Option<UnifiedPeerConnection> {
+        let peer = self.state().peer_of(self.node(), peer_ip)?;
+        Some(UnifiedPeerConnection::from_arc(peer, self.node(), self.network))
+    }
+
+    /// The pool's entries. Cost: a walk over the roster.
+    pub fn connections(&self) -> Vec<UnifiedPeerConnection> {
+        let unified = |peer| UnifiedPeerConnection::from_arc(peer, self.node(), self.network);
+        self.live_peers().into_iter().map(unified).collect()
+    }
+
+    /// The list of peers as it is told to whoever asks; without anybody asking, all of them.
+    pub async fn handle_get_peer_list(&self) -> NetworkMessage {
+        peer_list(self.state(), self.node(), None)
+    }
+
+    /// What a chain answers to a message about outputs, or to any other question, from the peer at this IP address; `None` for
+    /// nothing, and where the peer is not connected.
+    pub async fn handle_utxo_message(
+        &self,
+        message: &NetworkMessage,
+        peer_ip: IpAddr,
+        utxo_handler: &dyn ChainSource,
+    ) -> Option<NetworkMessage> {
+        let peer = self.state().peer_of(self.node(), peer_ip)?;
+        let from = Sender::new(Arc::clone(&peer), address_of(&peer, self.network));
+        of_chain(utxo_handler, &from, message.clone()).await
+    }
+
+    pub(super) fn live_peers(&self) -> Vec<Arc<Peer>> {
+        self.node().roster().iter().filter(|peer| peer.is_live()).cloned().collect()
+    }
+
+    /// Those that answer questions on their connection, the quickest first, healthy ones before others. Cost: O(n log n).
+    pub(super) fn askable(&self) -> Vec<Arc<Peer>> {
+        let now = self.node().now();
+        let mut peers = self.live_peers();
+        peers.retain(|peer| !is_old_dialler(peer));
+        peers.sort_by_cached_key(|peer| (!peer.is_healthy(now), peer.rtt().unwrap_or_default(), peer.id()));
+        peers
+    }
+
+    fn info_of(&self, peer: &Peer) -> PeerInfo {
+        let mut info = info_of(peer, self.network, self.node().now());
+        if let Some(known) = self.state().exchange.lock().get(info.address.ip()) {
+            info.successful_connections = known.successful_connections;
+            info.failed_connections = known.failed_connections;
+        }
+        info
+    }
+}
+
+/// Peers that are known.
+impl PeerManager {
+    /// Remembers a peer to be dialled when one is needed. A borrowed port becomes the standard one.
+    pub async fn add_discovered_peer(&self, address: IpAddr, port: u16, version: String) {
+        self.state().remember(SocketAddr::new(address, port), version, Source::Seed);
+    }
+
+    /// Up to so many peers that are worth a dial, the quickest first; see [`PeerExchange::get_best_peers`].
+    ///
+    /// [`PeerExchange::get_best_peers`]: crate::timecoin::PeerExchange::get_best_peers
+    pub async fn get_best_peers(&self, count: usize) -> Vec<PersistentPeerInfo> {
+        let mut exchange = self.state().exchange.lock();
+        for peer in self.node().roster().iter() {
+            if let Some(rtt) = peer.rtt() {
+                let millis = u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX);
+                exchange.update_latency(ip_of(peer), millis);
+            }
+        }
+        exchange.get_best_peers(count, WallTime::now())
+    }
+
+    /// Notes that a connection to this address succeeded. `false` if it is not known.
+    pub async fn record_peer_success(&self, address: IpAddr) -> bool {
+        self.state().exchange.lock().record_success(address, WallTime::now())
+    }
+
+    /// Notes that a connection to this address failed. `false` if it is not known.
+    pub async fn record_peer_failure(&self, address: IpAddr) -> bool {
+        self.state().exchange.lock().record_failure(address)
+    }
+
+    /// How many peers are known, connected or not.
+    pub async fn known_peer_count(&self) -> usize {
+        self.state().exchange.lock().peer_count()
+    }
+
+    /// Where the peer at this IP address listens: as its connection says, as it was known before, or at the standard port.
+    pub(super) fn last_known(&self, ip: IpAddr) -> SocketAddr {
+        if let Some(peer) = self.state().peer_of(self.node(), ip) {
+            return address_of(&peer, self.network);
+        }
+        let known = self.state().exchange.lock().get(ip).map(PersistentPeerInfo::addr);
+        known.unwrap_or(SocketAddr::new(ip, self.network.port()))
+    }
+
+    /// Where this peer, which is connected, listens: what was asked for where it was dialled there.
+    pub(super) fn last_known_at(&self, asked: SocketAddr, peer: &Peer) -> SocketAddr {
+        if peer.direction() == crate::base::Direction::Outbound {
+            asked
+        } else {
+            address_of(peer, self.network)
+        }
+    }
+}

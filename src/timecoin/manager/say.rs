@@ -1,0 +1,258 @@
+//! Saying something to everybody, and to one peer.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::base::ConnId;
+use crate::link::{Message, SendError};
+use crate::node::{NodeRef, Peer};
+use crate::pool::Cause;
+use crate::timecoin::PeerInfo;
+use crate::timecoin::announce::Announce;
+use crate::timecoin::connection::ConnectionError;
+use crate::timecoin::wire::{
+    Kind, NetworkMessage, PeerAddress, TextError, TransactionMessage, UTXOStateNotification,
+};
+
+use super::error::{BroadcastError, PeerSendError};
+use super::state::State;
+use super::{Announced, PeerManager};
+
+/// A message as the node carries it: its text, its kind, its lane.
+pub(super) fn text_of(message: &NetworkMessage) -> Result<Message, TextError> {
+    let payload = message.to_bytes()?;
+    let kind = message.kind();
+    Ok(Message { lane: kind.lane_for(payload.len()), kind: kind.code(), payload })
+}
+
+/// Tells everybody but the connection it is about of a new peer, unless that was done lately.
+pub(super) fn announce(
+    state: &State,
+    node: &NodeRef,
+    info: &PeerInfo,
+    but: Option<ConnId>,
+) -> Result<Announced, BroadcastError> {
+    let others = node.roster().iter().filter(|peer| peer.is_live() && Some(peer.id()) != but).count();
+    if others == 0 {
+        return Ok(Announced::Nobody);
+    }
+    let addr = state.network.lasting_addr(info.address);
+    let begun = state.announced.lock().begin(addr, node.now());
+    match begun {
+        Announce::Yes => {}
+        Announce::Recently => return Ok(Announced::Recently),
+        Announce::TooMany => return Ok(Announced::TooMany),
+    }
+    let peer = PeerAddress { ip: addr.ip().to_string(), port: addr.port(), version: info.version.clone() };
+    let told =
+        text_of(&NetworkMessage::PeerList(vec![peer])).map_err(BroadcastError::from).and_then(|message| {
+            let said = match but {
+                Some(conn) => node.broadcast_except(&message, conn),
+                None => node.broadcast(&message),
+            };
+            Ok(said.map(drop)?)
+        });
+    if let Err(error) = told {
+        // Nobody heard it, so it is not announced.
+        state.announced.lock().take_back(addr);
+        return Err(error);
+    }
+    Ok(Announced::To(others))
+}
+
+/// Queues a message for a peer, and lets its health know how that went.
+pub(super) fn send_link(node: &NodeRef, peer: &Peer, message: Message) -> Result<(), SendError> {
+    let sent = peer.connection().link().send(message);
+    let now = node.now();
+    match &sent {
+        // Taken by the queue is a merit of the peer only while it takes from the queue too.
+        Ok(()) if peer.connection().link().stalled(now).is_zero() => {
+            peer.reward(now);
+        }
+        Err(SendError::Full(_)) => {
+            peer.penalize(Cause::Unresponsive, now);
+        }
+        Ok(()) | Err(_) => {}
+    }
+    sent
+}
+
+/// To everybody. A broadcast is encoded once, never waits, and never fails because of a peer; peers in both dialects get it,
+/// in the order of the calls. What is returned is how many peers there were: each gets it unless it leaves or lags first.
+impl PeerManager {
+    /// Sends a message to every peer.
+    ///
+    /// # Errors
+    /// See [`BroadcastError`]; nobody got it then.
+    ///
+    /// # Cost
+    /// One encoding to JSON, one short lock; independent of the number of peers.
+    pub async fn broadcast_message(&self, message: NetworkMessage) -> Result<usize, BroadcastError> {
+        self.broadcast(&message)
+    }
+
+    /// As [`PeerManager::broadcast_message`], for whoever cannot await.
+    ///
+    /// # Errors
+    /// See [`BroadcastError`]; nobody got it then.
+    pub fn broadcast(&self, message: &NetworkMessage) -> Result<usize, BroadcastError> {
+        self.node().broadcast(&text_of(message)?)?;
+        Ok(self.live())
+    }
+
+    /// Sends a payment to every peer.
+    ///
+    /// # Errors
+    /// See [`BroadcastError`].
+    pub async fn broadcast_transaction(&self, tx: TransactionMessage) -> Result<usize, BroadcastError> {
+        self.broadcast(&NetworkMessage::Transaction(tx))
+    }
+
+    /// Tells every peer where our chain ends. Each gets the newest tip, not those between; a peer that comes later is told the
+    /// newest at once.
+    ///
+    /// # Errors
+    /// See [`BroadcastError`].
+    pub async fn broadcast_tip_update(&self, height: u64, hash: String) -> Result<usize, BroadcastError> {
+        let text = text_of(&NetworkMessage::UpdateTip { height, hash })?;
+        self.node().set_state(Kind::UpdateTip.code(), &[], text.payload)?;
+        Ok(self.live())
+    }
+
+    /// Sends a proposed block, as JSON of the application's own, to every peer.
+    ///
+    /// # Errors
+    /// See [`BroadcastError`].
+    pub async fn broadcast_block_proposal(
+        &self,
+        proposal: serde_json::Value,
+    ) -> Result<usize, BroadcastError> {
+        self.broadcast(&NetworkMessage::ConsensusBlockProposal(proposal.to_string()))
+    }
+
+    /// Sends a vote on a block, as JSON of the application's own, to every peer. To know that it arrived, ask each with
+    /// [`PeerManager::send_vote_with_ack`].
+    ///
+    /// # Errors
+    /// See [`BroadcastError`].
+    pub async fn broadcast_block_vote(&self, vote: serde_json::Value) -> Result<usize, BroadcastError> {
+        self.broadcast(&NetworkMessage::ConsensusBlockVote(vote.to_string()))
+    }
+
+    /// The same as [`PeerManager::broadcast_block_vote`].
+    ///
+    /// # Errors
+    /// See [`BroadcastError`].
+    pub async fn broadcast_vote(&self, vote: serde_json::Value) -> Result<usize, BroadcastError> {
+        self.broadcast_block_vote(vote).await
+    }
+
+    /// Tells every other peer of a new one: each address once in 300 s, 60 addresses a minute.
+    ///
+    /// # Errors
+    /// See [`BroadcastError`]; it then does not count as told.
+    pub async fn broadcast_new_peer(&self, new_peer_info: &PeerInfo) -> Result<Announced, BroadcastError> {
+        let about = self.state().peer_at(self.node(), new_peer_info.address).map(|peer| peer.id());
+        announce(self.state(), self.node(), new_peer_info, about)
+    }
+
+    /// Tells every peer that the state of an output has changed.
+    ///
+    /// # Errors
+    /// See [`BroadcastError`].
+    pub async fn broadcast_utxo_notification(
+        &self,
+        notification: &UTXOStateNotification,
+    ) -> Result<usize, BroadcastError> {
+        let notification = serde_json::to_string(notification)?;
+        self.broadcast(&NetworkMessage::UTXOStateNotification { notification })
+    }
+
+    fn live(&self) -> usize {
+        self.node().live()
+    }
+}
+
+/// To one peer. A message taken by a connection is queued for it, not delivered.
+impl PeerManager {
+    /// Queues a message for the peer at this IP address. Never waits. Failing to take it costs the peer health, taking it
+    /// gives it some.
+    ///
+    /// # Errors
+    /// See [`PeerSendError`].
+    pub async fn send_to_peer_tcp(
+        &self,
+        peer_ip: IpAddr,
+        message: NetworkMessage,
+    ) -> Result<(), PeerSendError> {
+        let Some(peer) = self.state().peer_of(self.node(), peer_ip) else {
+            return Err(PeerSendError::NotConnected(peer_ip, Box::new(message)));
+        };
+        Ok(send_link(self.node(), &peer, text_of(&message)?)?)
+    }
+
+    /// Sends a message to the peer at this address: over its connection, or over one opened for this message alone, with
+    /// deadlines, where there is none.
+    ///
+    /// # Errors
+    /// See [`PeerSendError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave the message unsent; nothing else.
+    pub async fn send_message_to_peer(
+        &self,
+        peer_addr: SocketAddr,
+        message: NetworkMessage,
+    ) -> Result<(), PeerSendError> {
+        if let Some(peer) = self.state().peer_at(self.node(), peer_addr) {
+            return Ok(send_link(self.node(), &peer, text_of(&message)?)?);
+        }
+        send_once(self.state(), peer_addr, message).await
+    }
+
+    /// Tells the peer at this IP address that the state of an output has changed; see [`PeerManager::send_message_to_peer`].
+    /// Where it is not connected, it is dialled where it was last known to listen.
+    ///
+    /// # Errors
+    /// See [`PeerSendError`].
+    pub async fn send_utxo_notification_to_peer(
+        &self,
+        peer_ip: IpAddr,
+        notification: &UTXOStateNotification,
+    ) -> Result<(), PeerSendError> {
+        let notification = match serde_json::to_string(notification) {
+            Ok(notification) => notification,
+            Err(error) => return Err(TextError::Json(error).into()),
+        };
+        let addr = self.last_known(peer_ip);
+        self.send_message_to_peer(addr, NetworkMessage::UTXOStateNotification { notification }).await
+    }
+}
+
+/// Opens a connection for one message. At most as many at a time as configured; more wait.
+pub(super) async fn send_once(
+    state: &Arc<State>,
+    addr: SocketAddr,
+    message: NetworkMessage,
+) -> Result<(), PeerSendError> {
+    if state.quarantine.holds(&addr.ip()) {
+        return Err(PeerSendError::Quarantined(addr.ip(), Box::new(message)));
+    }
+    // The semaphore is never closed.
+    let _place = state.one_shots.acquire().await.map_err(|_| ConnectionError::Closed)?;
+    let dialled = state.maker.dial(addr).await;
+    note_one_shot(state, addr, &dialled);
+    let mut connection = dialled?;
+    connection.send_message(message).await?;
+    connection.finish().await;
+    Ok(())
+}
+
+/// A connection for a single message tells as much of an address as any other.
+pub(super) fn note_one_shot<T>(state: &State, addr: SocketAddr, dialled: &Result<T, ConnectionError>) {
+    let mut exchange = state.exchange.lock();
+    match dialled {
+        Ok(_) => exchange.record_success(addr.ip(), crate::book::WallTime::now()),
+        Err(_) => exchange.record_failure(addr.ip()),
+    };
+}

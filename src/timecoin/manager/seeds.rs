@@ -1,0 +1,169 @@
+//! Where the first addresses come from: the configuration, the environment, DNS, and whatever the caller provides.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::lookup_host;
+use tokio::time::timeout;
+
+use crate::base::canonical;
+use crate::book::Source;
+use crate::timecoin::{NetworkType, PeerInfo};
+use crate::transport::BoxFuture;
+
+use super::PeerManager;
+use super::error::SeedError;
+use super::state::State;
+
+/// Asks for a list of peers elsewhere, such as `/api/v1/nodes/peers/testnet` of a seed's HTTP interface. peerpool brings no
+/// HTTP client: whoever has one implements this in a few lines.
+pub trait SeedProvider: Send + Sync + 'static {
+    /// The addresses. It has [`SeedConfig::within`](super::SeedConfig::within) for it; the future is dropped after that.
+    fn seeds(
+        &self,
+        network: NetworkType,
+    ) -> BoxFuture<'_, Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>>>;
+}
+
+/// All addresses that the configured sources name, one an IP address, our own left out.
+pub(super) async fn find(state: &State) -> Vec<SocketAddr> {
+    let config = &state.config.seeds;
+    let network = state.network;
+    let mut found: BTreeMap<IpAddr, SocketAddr> = BTreeMap::new();
+    let mut add = |addr: SocketAddr| {
+        let addr = canonical(addr);
+        if !state.is_own(addr) {
+            found.entry(addr.ip()).or_insert(addr);
+        }
+    };
+    config.addresses.iter().copied().for_each(&mut add);
+    let mut names = config.dns.clone();
+    if config.environment
+        && let Ok(text) = std::env::var(VARIABLE)
+    {
+        for seed in text.split(',').map(str::trim).filter(|seed| !seed.is_empty()) {
+            match addr_of(seed, network) {
+                Some(addr) => add(addr),
+                None => names.push(seed.to_owned()),
+            }
+        }
+    }
+    // One that does not answer takes no time from the others.
+    let named = resolve(&names, network, config.within);
+    let listed = async {
+        let provider = config.provider.as_ref()?;
+        match timeout(config.within, provider.seeds(network)).await {
+            Ok(Ok(listed)) => Some(listed),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the seed provider failed");
+                None
+            }
+            Err(_) => {
+                tracing::warn!("the seed provider took too long");
+                None
+            }
+        }
+    };
+    let (named, listed) = tokio::join!(named, listed);
+    named.into_iter().for_each(&mut add);
+    listed.into_iter().flatten().take(LISTED).for_each(&mut add);
+    found.into_values().collect()
+}
+
+/// An address with or without a port; `None` for a name.
+fn addr_of(text: &str, network: NetworkType) -> Option<SocketAddr> {
+    if let Ok(addr) = text.parse::<SocketAddr>() {
+        return Some(addr);
+    }
+    let ip = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    ip.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, network.port()))
+}
+
+/// Asks the resolver for each name, beside each other.
+async fn resolve(names: &[String], network: NetworkType, within: Duration) -> Vec<SocketAddr> {
+    let mut asked = tokio::task::JoinSet::new();
+    for name in names.iter().take(NAMES) {
+        let (host, port) = match name.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+            Some((host, Ok(port))) => (host.to_owned(), port),
+            _ => (name.clone(), network.port()),
+        };
+        asked.spawn(async move {
+            match timeout(within, lookup_host((host.as_str(), port))).await {
+                Ok(Ok(addrs)) => addrs.take(LISTED).collect(),
+                Ok(Err(error)) => {
+                    tracing::warn!(%host, %error, "a seed's name was not resolved");
+                    Vec::new()
+                }
+                Err(_) => {
+                    tracing::warn!(%host, "resolving a seed's name took too long");
+                    Vec::new()
+                }
+            }
+        });
+    }
+    asked.join_all().await.into_iter().flatten().collect()
+}
+
+/// Takes the addresses of all sources into the book, from which the node dials. How many there were.
+pub(super) async fn plant(state: &State) -> usize {
+    let found = find(state).await;
+    for addr in &found {
+        state.remember(*addr, crate::timecoin::UNKNOWN_VERSION.into(), Source::Seed);
+    }
+    found.len()
+}
+
+impl PeerManager {
+    /// Asks the configured sources for addresses (the list in the configuration, the variable `TIMECOIN_SEEDS`, DNS, the
+    /// provider) and connects to them as [`PeerManager::connect_to_peers`] does.
+    ///
+    /// # Errors
+    /// [`SeedError::NoneFound`] if no source named an address. That none of them could be connected to is no error: they are
+    /// remembered and tried again.
+    pub async fn connect_to_seed_nodes(&self) -> Result<(), SeedError> {
+        let found = find(self.state()).await;
+        if found.is_empty() {
+            return Err(SeedError::NoneFound);
+        }
+        for addr in &found {
+            self.state().remember(*addr, crate::timecoin::UNKNOWN_VERSION.into(), Source::Seed);
+        }
+        let peers = found.into_iter().map(|addr| PeerInfo::new(addr, self.network)).collect();
+        self.connect_to_peers(peers).await;
+        Ok(())
+    }
+}
+
+/// Holds addresses of seeds, separated by commas.
+const VARIABLE: &str = "TIMECOIN_SEEDS";
+/// Addresses taken of one source.
+const LISTED: usize = 1_000;
+/// Names asked for at the most.
+const NAMES: usize = 64;
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_an_address_with_or_without_a_port_or_a_name() {
+        let addr = |text| addr_of(text, NetworkType::Testnet).map(|addr| addr.to_string());
+        assert_eq!(addr("192.0.2.1").as_deref(), Some("192.0.2.1:24100"));
+        assert_eq!(addr("192.0.2.1:5").as_deref(), Some("192.0.2.1:5"));
+        assert_eq!(addr("2001:db8::1").as_deref(), Some("[2001:db8::1]:24100"));
+        assert_eq!(addr("[2001:db8::1]").as_deref(), Some("[2001:db8::1]:24100"));
+        assert_eq!(addr("[2001:db8::1]:5").as_deref(), Some("[2001:db8::1]:5"));
+        assert_eq!(addr("seed.example"), None);
+    }
+
+    #[tokio::test]
+    async fn localhost_resolves_with_the_standard_port_unless_told_another() {
+        let names = ["localhost".to_owned(), "localhost:77".to_owned()];
+        let found = resolve(&names, NetworkType::Testnet, Duration::from_secs(10)).await;
+        assert!(found.iter().any(|addr| addr.ip().is_loopback() && addr.port() == 24_100));
+        assert!(found.iter().any(|addr| addr.ip().is_loopback() && addr.port() == 77));
+        assert!(found.iter().all(|addr| addr.ip().is_loopback()));
+    }
+}

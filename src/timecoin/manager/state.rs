@@ -1,0 +1,185 @@
+//! What the manager, its handler and its tasks share. Holds no node, so that nothing here keeps one alive.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+
+use crate::base::sync::Mutex;
+use crate::base::{ConnId, Tick};
+use crate::book::{Book, Source, WallTime};
+use crate::node::{HotConfig, NodeRef, Peer};
+use crate::timecoin::chain::{ChainSource, Sender};
+use crate::timecoin::connection::Maker;
+use crate::timecoin::find::{address_of, peer_at};
+use crate::timecoin::rules::AddressRules;
+use crate::timecoin::wire::PeerAddress;
+use crate::timecoin::{
+    Announcements, NetworkType, PeerExchange, PeerQuarantine, RateLimiter, WalletSubscriptions,
+};
+
+use super::config::ManagerConfig;
+
+/// What the manager, its handler and its tasks share.
+///
+/// Invariant 35. Statement: dropping the last manager frees everything without a call. Enforced by: this holds no node; the
+/// handler holds this; a task that outlives a call holds a weak node and ends with [`Tasks::stopped`]. Breaks if: a node is
+/// kept here.
+pub(super) struct State {
+    pub(super) network: NetworkType,
+    pub(super) public: SocketAddr,
+    pub(super) config: ManagerConfig,
+    pub(super) rules: AddressRules,
+    pub(super) chain: Arc<dyn ChainSource>,
+    pub(super) book: Arc<Book>,
+    pub(super) quarantine: Arc<PeerQuarantine>,
+    pub(super) limiter: Arc<RateLimiter>,
+    pub(super) exchange: Mutex<PeerExchange>,
+    pub(super) announced: Mutex<Announcements>,
+    pub(super) wallets: Mutex<WalletSubscriptions>,
+    /// Old nodes that dialled us and read nothing until then. Derived from the pool, tagged with the connection.
+    pub(super) mute: Mutex<HashMap<ConnId, Tick>>,
+    /// Addresses that are dialled again in a while.
+    pub(super) redials: Mutex<std::collections::HashSet<IpAddr>>,
+    /// Makes connections for single messages, so many at a time.
+    pub(super) maker: Maker,
+    pub(super) one_shots: Semaphore,
+    pub(super) background: watch::Sender<Background>,
+    pub(super) tasks: Arc<Tasks>,
+}
+
+/// What the background task does; changed by the `spawn_` methods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Background {
+    pub(super) reconnect: Option<super::ReconnectConfig>,
+}
+
+impl State {
+    pub(super) fn sender(&self, peer: &Arc<Peer>) -> Sender {
+        Sender::new(Arc::clone(peer), address_of(peer, self.network))
+    }
+
+    pub(super) fn peer_at(&self, node: &NodeRef, addr: SocketAddr) -> Option<Arc<Peer>> {
+        peer_at(node, &self.rules, addr)
+    }
+
+    pub(super) fn peer_of(&self, node: &NodeRef, ip: IpAddr) -> Option<Arc<Peer>> {
+        self.peer_at(node, SocketAddr::new(ip, self.network.port()))
+    }
+
+    /// Whether this is where others reach us.
+    pub(super) fn is_own(&self, addr: SocketAddr) -> bool {
+        if self.config.shared_host { addr == self.public } else { addr.ip() == self.public.ip() }
+    }
+
+    /// Takes addresses that a peer told. How many were new.
+    pub(super) fn learn(&self, peers: &[PeerAddress], from: IpAddr) -> usize {
+        let now = WallTime::now();
+        let mut new = 0;
+        for told in peers.iter().take(TOLD) {
+            let Ok(ip) = told.ip.parse::<IpAddr>() else { continue };
+            let addr = self.network.lasting_addr(SocketAddr::new(ip, told.port));
+            if self.is_own(addr) {
+                continue;
+            }
+            // What the book does not take is not remembered here either.
+            match self.book.add(addr, Source::Peer(from), now) {
+                Ok(crate::book::Added::New) => new += 1,
+                Ok(crate::book::Added::Known) => {}
+                Err(_) => continue,
+            }
+            self.exchange.lock().add_peer(addr, told.version.clone(), now);
+        }
+        new
+    }
+
+    /// A peer that is connected, or was found by the application.
+    pub(super) fn remember(&self, addr: SocketAddr, version: String, source: Source) {
+        let now = WallTime::now();
+        let addr = self.network.lasting_addr(addr);
+        self.exchange.lock().add_peer(addr, version, now);
+        // A full or picky book is no reason to do anything else.
+        let _ = self.book.add(addr, source, now);
+    }
+
+    /// How long an old node that has dialled us goes on reading nothing.
+    pub(super) fn mute_for(&self, peer: &Peer, now: Tick) -> Option<Duration> {
+        let until = self.mute.lock().get(&peer.id()).copied()?;
+        let left = until.since(now);
+        (!left.is_zero()).then_some(left)
+    }
+}
+
+/// Changes what of the node's configuration may change.
+pub(super) fn reconfigure(node: &NodeRef, change: impl FnOnce(&mut HotConfig)) {
+    let mut hot = HotConfig::clone(&node.hot_config());
+    change(&mut hot);
+    // Stale peers are told by their silence over two pings.
+    hot.liveness.stale_after = hot.liveness.stale_after.max(hot.ping_every.saturating_mul(2));
+    if let Err(error) = node.reconfigure(hot) {
+        tracing::warn!(%error, "not reconfigured");
+    }
+}
+
+/// The manager's own tasks, all ended by its shutdown or with its last clone.
+pub(super) struct Tasks {
+    stop: watch::Sender<bool>,
+    running: watch::Sender<usize>,
+}
+
+impl Tasks {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { stop: watch::Sender::new(false), running: watch::Sender::new(0) })
+    }
+
+    /// Runs a task until it is done or the manager ends.
+    pub(super) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let running = Running::begin(self);
+        let mut stop = self.stop.subscribe();
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                // An error: the manager is gone.
+                _ = stop.wait_for(|stop| *stop) => {}
+                () = work => {}
+            }
+            drop(running);
+        });
+    }
+
+    pub(super) fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits until no task runs; how many still do at the end.
+    pub(super) async fn idle(&self, within: Duration) -> usize {
+        let mut running = self.running.subscribe();
+        let idle = running.wait_for(|running| *running == 0);
+        // Whether it timed out is what the count says.
+        let _ = tokio::time::timeout(within, idle).await;
+        *self.running.borrow()
+    }
+}
+
+struct Running {
+    tasks: Arc<Tasks>,
+}
+
+impl Running {
+    fn begin(tasks: &Arc<Tasks>) -> Self {
+        tasks.running.send_modify(|running| *running += 1);
+        Self { tasks: Arc::clone(tasks) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tasks.running.send_modify(|running| *running -= 1);
+    }
+}
+
+/// Addresses taken of one list.
+const TOLD: usize = 1_000;

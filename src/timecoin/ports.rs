@@ -1,0 +1,57 @@
+//! Ports of the old network: one standard port a network, and what is done with a port that a peer only borrowed.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::base::{PeerId, canonical, canonical_ip};
+
+use super::NetworkType;
+
+/// Ports from here on are borrowed by a dialling socket for one connection (RFC 6335), so nobody listens there.
+pub const FIRST_EPHEMERAL_PORT: u16 = 49_152;
+
+/// Whether nobody can be expected to listen on this port.
+pub const fn is_ephemeral(port: u16) -> bool {
+    port >= FIRST_EPHEMERAL_PORT
+}
+
+impl NetworkType {
+    /// The port under which a peer is remembered: the standard port in place of a borrowed one or of 0, every other as it is.
+    pub const fn lasting_port(self, port: u16) -> u16 {
+        if port == 0 || is_ephemeral(port) { self.port() } else { port }
+    }
+
+    /// The address under which a peer is remembered; see [`NetworkType::lasting_port`]. Canonical.
+    pub fn lasting_addr(self, addr: SocketAddr) -> SocketAddr {
+        canonical(SocketAddr::new(addr.ip(), self.lasting_port(addr.port())))
+    }
+
+    /// The key of whoever has this IP address: the old network has one connection an IP, whatever the port.
+    pub fn key_of(self, ip: IpAddr) -> PeerId {
+        PeerId::from_addr(SocketAddr::new(canonical_ip(ip), self.port()))
+    }
+}
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_borrowed_port_becomes_the_standard_one_and_49151_is_kept() {
+        assert_eq!(NetworkType::Mainnet.lasting_port(49_152), 24_000);
+        assert_eq!(NetworkType::Testnet.lasting_port(65_535), 24_100);
+        assert_eq!(NetworkType::Testnet.lasting_port(0), 24_100);
+        assert_eq!(NetworkType::Mainnet.lasting_port(49_151), 49_151);
+        assert_eq!(NetworkType::Mainnet.lasting_port(24_100), 24_100);
+    }
+
+    #[test]
+    fn two_ports_of_one_ip_are_one_peer() {
+        let mapped: IpAddr = "::ffff:192.0.2.7".parse().unwrap();
+        let plain: IpAddr = "192.0.2.7".parse().unwrap();
+        assert_eq!(NetworkType::Testnet.key_of(mapped), NetworkType::Testnet.key_of(plain));
+        assert_ne!(
+            NetworkType::Testnet.key_of(plain),
+            NetworkType::Testnet.key_of("192.0.2.8".parse().unwrap())
+        );
+    }
+}

@@ -1,0 +1,518 @@
+//! Who is kept out for how long, and why: the old network's table, with an end that is honoured everywhere.
+//!
+//! [`Quarantine`] is the policy alone and takes `now`; [`PeerQuarantine`] adds the lock and the clock, and has the old names.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::sync::Mutex;
+use crate::base::{Clock, Tick, canonical_ip};
+
+/// How bad an offence is, and so how long it keeps its peer out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum QuarantineSeverity {
+    /// 5 minutes at first. The peer still counts in consensus.
+    Minor,
+    /// One hour at first.
+    Moderate,
+    /// 7 days at first.
+    Severe,
+    /// A year, every time.
+    Permanent,
+}
+
+impl QuarantineSeverity {
+    /// How long the first offence keeps a peer out.
+    pub const fn base_duration(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Minor => 5 * 60,
+            Self::Moderate => 60 * 60,
+            Self::Severe => 7 * DAY,
+            Self::Permanent => 365 * DAY,
+        })
+    }
+
+    /// How long the `attempts`-th offence keeps a peer out: twice as long each time, at most 30 days; a permanent one always
+    /// its year.
+    pub fn duration_with_backoff(self, attempts: u32) -> Duration {
+        match self {
+            Self::Permanent => self.base_duration(),
+            _ => doubled(self.base_duration(), attempts),
+        }
+    }
+}
+
+/// Why a peer is kept out. The numbers and texts are for whoever reads them; they decide nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QuarantineReason {
+    /// It is on another chain.
+    #[error("genesis mismatch: ours is {our_genesis}, theirs {their_genesis}")]
+    GenesisMismatch {
+        /// Ours.
+        our_genesis: String,
+        /// Theirs.
+        their_genesis: String,
+    },
+    /// It is on a fork.
+    #[error("fork at height {height}: ours is {our_hash}, theirs {their_hash}")]
+    ForkDetected {
+        /// Where the chains part.
+        height: u64,
+        /// Our block there.
+        our_hash: String,
+        /// Their block there.
+        their_hash: String,
+    },
+    /// It claims a height that cannot be.
+    #[error("suspicious height {their_height}, at most {max_expected} was expected")]
+    SuspiciousHeight {
+        /// Theirs.
+        their_height: u64,
+        /// The highest that could be.
+        max_expected: u64,
+    },
+    /// It broke the rules of consensus.
+    #[error("consensus violation: {reason}")]
+    ConsensusViolation {
+        /// How.
+        reason: String,
+    },
+    /// It sent a block that is not valid.
+    #[error("invalid block {height}: {reason}")]
+    InvalidBlock {
+        /// The block's height.
+        height: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It speaks another version.
+    #[error("protocol mismatch: ours is {our_version}, theirs {their_version}")]
+    ProtocolMismatch {
+        /// Ours.
+        our_version: u32,
+        /// Theirs.
+        their_version: u32,
+    },
+    /// It sent a transaction that is not valid.
+    #[error("invalid transaction {txid}: {reason}")]
+    InvalidTransaction {
+        /// The transaction.
+        txid: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Connections to it fail.
+    #[error("{count} connection failures")]
+    ConnectionFailures {
+        /// How many did.
+        count: u32,
+    },
+    /// It asks too often.
+    #[error("rate limit exceeded: {requests_per_second} requests a second")]
+    RateLimitExceeded {
+        /// How often.
+        requests_per_second: u32,
+    },
+    /// It does not answer.
+    #[error("{count} timeouts")]
+    ExcessiveTimeouts {
+        /// How often not.
+        count: u32,
+    },
+}
+
+impl QuarantineReason {
+    /// How bad it is.
+    pub const fn severity(&self) -> QuarantineSeverity {
+        match self {
+            Self::GenesisMismatch { .. } => QuarantineSeverity::Permanent,
+            Self::ForkDetected { .. } | Self::SuspiciousHeight { .. } | Self::ConsensusViolation { .. } => {
+                QuarantineSeverity::Severe
+            }
+            Self::InvalidBlock { .. } | Self::ProtocolMismatch { .. } => QuarantineSeverity::Moderate,
+            Self::InvalidTransaction { .. }
+            | Self::ConnectionFailures { .. }
+            | Self::RateLimitExceeded { .. }
+            | Self::ExcessiveTimeouts { .. } => QuarantineSeverity::Minor,
+        }
+    }
+
+    /// Whether whoever did this has no say in consensus while it is kept out.
+    pub fn excludes_from_consensus(&self) -> bool {
+        self.severity() > QuarantineSeverity::Minor
+    }
+}
+
+/// A peer that is kept out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuarantineEntry {
+    /// Its address, canonical.
+    pub peer_ip: IpAddr,
+    /// The latest reason.
+    pub reason: QuarantineReason,
+    /// Since when, on the owner's clock.
+    pub quarantined_at: Tick,
+    /// Offences so far, of all kinds, as long as they are remembered.
+    pub attempts: u32,
+    /// Until when, on the owner's clock.
+    pub expires_at: Tick,
+}
+
+/// Bounds and durations of a quarantine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuarantineConfig {
+    /// Addresses remembered at the most. Default 10,000. When full, one whose time is over goes first; if there is none, a new
+    /// one is not taken: nobody gets out early because others misbehave.
+    pub max_quarantine_size: usize,
+    /// How long a first offence lasts where severity does not decide. Default one hour.
+    pub default_duration: Duration,
+    /// Whether severity decides. Default yes.
+    pub use_severity_based_durations: bool,
+    /// How long an address whose time is over is remembered, so that the next offence costs more. Default one day.
+    pub memory: Duration,
+}
+
+impl Default for QuarantineConfig {
+    fn default() -> Self {
+        Self {
+            max_quarantine_size: 10_000,
+            default_duration: Duration::from_secs(3600),
+            use_severity_based_durations: true,
+            memory: Duration::from_secs(DAY),
+        }
+    }
+}
+
+/// What became of an offence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quarantined {
+    /// The peer is kept out.
+    Until(Tick),
+    /// The peer is vouched for.
+    Whitelisted,
+    /// There is no room. Cure: raise `max_quarantine_size`.
+    Full,
+}
+
+/// Who is kept out now, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QuarantineStats {
+    /// All.
+    pub total_quarantined: usize,
+    /// For another genesis.
+    pub genesis_mismatch: usize,
+    /// For a fork.
+    pub fork_detected: usize,
+    /// For a height that cannot be.
+    pub suspicious_height: usize,
+    /// For breaking consensus.
+    pub consensus_violation: usize,
+    /// For an invalid block.
+    pub invalid_block: usize,
+    /// For an invalid transaction.
+    pub invalid_transaction: usize,
+    /// For another protocol version.
+    pub protocol_mismatch: usize,
+    /// For failing connections.
+    pub connection_failures: usize,
+    /// For asking too often.
+    pub rate_limit_exceeded: usize,
+    /// For not answering.
+    pub excessive_timeouts: usize,
+}
+
+/// The policy alone: no lock, no clock.
+#[derive(Clone, Debug)]
+pub struct Quarantine {
+    config: QuarantineConfig,
+    entries: HashMap<IpAddr, QuarantineEntry>,
+    /// By end, so that what is over is found without a walk.
+    ends: BTreeSet<(Tick, IpAddr)>,
+    whitelist: HashSet<IpAddr>,
+}
+
+impl Quarantine {
+    /// An empty quarantine.
+    pub fn new(config: QuarantineConfig) -> Self {
+        Self { config, entries: HashMap::new(), ends: BTreeSet::new(), whitelist: HashSet::new() }
+    }
+
+    /// Notes an offence.
+    pub fn put(&mut self, ip: IpAddr, reason: QuarantineReason, now: Tick) -> Quarantined {
+        let ip = canonical_ip(ip);
+        if self.whitelist.contains(&ip) {
+            return Quarantined::Whitelisted;
+        }
+        self.forget(now);
+        let before = self.entries.get(&ip).map(|known| known.attempts);
+        let attempts = match before {
+            Some(before) => before.saturating_add(1),
+            None if self.make_room(now) => 1,
+            None => return Quarantined::Full,
+        };
+        let lasts = if self.config.use_severity_based_durations {
+            reason.severity().duration_with_backoff(attempts)
+        } else {
+            doubled(self.config.default_duration, attempts)
+        };
+        self.take(&ip);
+        let expires_at = now.after(lasts);
+        let entry = QuarantineEntry { peer_ip: ip, reason, quarantined_at: now, attempts, expires_at };
+        self.ends.insert((expires_at, ip));
+        self.entries.insert(ip, entry);
+        Quarantined::Until(expires_at)
+    }
+
+    /// The entry of a peer that is kept out now.
+    pub fn get(&self, ip: &IpAddr, now: Tick) -> Option<&QuarantineEntry> {
+        self.entries.get(&canonical_ip(*ip)).filter(|entry| entry.expires_at > now)
+    }
+
+    /// Whether a peer is kept out now.
+    pub fn holds(&self, ip: &IpAddr, now: Tick) -> bool {
+        self.get(ip, now).is_some()
+    }
+
+    /// Whether a peer has no say in consensus now.
+    pub fn excludes(&self, ip: &IpAddr, now: Tick) -> bool {
+        self.get(ip, now).is_some_and(|entry| entry.reason.excludes_from_consensus())
+    }
+
+    /// Lets a peer go and forgets its offences. `false` if it was not kept out.
+    pub fn release(&mut self, ip: &IpAddr, now: Tick) -> bool {
+        self.take(&canonical_ip(*ip)).is_some_and(|entry| entry.expires_at > now)
+    }
+
+    /// Vouches for a peer, and lets it go.
+    pub fn vouch(&mut self, ip: IpAddr) {
+        let ip = canonical_ip(ip);
+        self.take(&ip);
+        self.whitelist.insert(ip);
+    }
+
+    /// No longer vouches for a peer. `false` if nobody did.
+    pub fn unvouch(&mut self, ip: &IpAddr) -> bool {
+        self.whitelist.remove(&canonical_ip(*ip))
+    }
+
+    /// Whether a peer is vouched for.
+    pub fn is_vouched(&self, ip: &IpAddr) -> bool {
+        self.whitelist.contains(&canonical_ip(*ip))
+    }
+
+    /// Lets everybody go and forgets all offences.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.ends.clear();
+    }
+
+    /// Who is kept out now. Cost: O(n).
+    pub fn held(&self, now: Tick) -> impl Iterator<Item = &QuarantineEntry> {
+        self.entries.values().filter(move |entry| entry.expires_at > now)
+    }
+
+    /// Addresses remembered, those whose time is over included.
+    pub fn remembered(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Forgets those whose time was over longer ago than they are remembered; how many that were. Cost: O(log n) each.
+    pub fn forget(&mut self, now: Tick) -> usize {
+        let mut gone = 0;
+        while let Some((end, ip)) = self.ends.first().copied() {
+            // The same instant counts as over, so that `memory` zero remembers nobody.
+            if end > now || now.since(end) < self.config.memory {
+                break;
+            }
+            self.take(&ip);
+            gone += 1;
+        }
+        gone
+    }
+
+    fn make_room(&mut self, now: Tick) -> bool {
+        if self.entries.len() < self.config.max_quarantine_size {
+            return true;
+        }
+        match self.ends.first().copied() {
+            Some((end, ip)) if end <= now => self.take(&ip).is_some(),
+            _ => false,
+        }
+    }
+
+    fn take(&mut self, ip: &IpAddr) -> Option<QuarantineEntry> {
+        let entry = self.entries.remove(ip)?;
+        self.ends.remove(&(entry.expires_at, *ip));
+        Some(entry)
+    }
+}
+
+/// A quarantine to share. Every call is one short lock; `async` only where the old one was.
+#[derive(Debug)]
+pub struct PeerQuarantine {
+    state: Mutex<Quarantine>,
+    clock: Clock,
+}
+
+impl PeerQuarantine {
+    /// An empty quarantine with the defaults.
+    pub fn new() -> Self {
+        Self::with_config(QuarantineConfig::default())
+    }
+
+    /// An empty quarantine.
+    pub fn with_config(config: QuarantineConfig) -> Self {
+        Self { state: Mutex::new(Quarantine::new(config)), clock: Clock::new() }
+    }
+
+    /// An empty quarantine in which every first offence lasts this long.
+    pub fn with_duration(duration: Duration) -> Self {
+        let config = QuarantineConfig { default_duration: duration, ..QuarantineConfig::default() };
+        Self::with_config(QuarantineConfig { use_severity_based_durations: false, ..config })
+    }
+
+    /// Notes an offence.
+    pub async fn quarantine_peer(&self, peer_ip: IpAddr, reason: QuarantineReason) -> Quarantined {
+        let became = self.state.lock().put(peer_ip, reason.clone(), self.clock.now());
+        match became {
+            Quarantined::Until(_) => tracing::warn!(peer = %peer_ip, %reason, "quarantined"),
+            Quarantined::Whitelisted => {
+                tracing::debug!(peer = %peer_ip, %reason, "not quarantined: vouched for")
+            }
+            Quarantined::Full => tracing::warn!(peer = %peer_ip, %reason, "not quarantined: no room"),
+        }
+        became
+    }
+
+    /// Whether a peer is kept out now.
+    pub async fn is_quarantined(&self, peer_ip: &IpAddr) -> bool {
+        self.holds(peer_ip)
+    }
+
+    /// [`PeerQuarantine::is_quarantined`] for whoever cannot wait: a handshake's verdict.
+    pub fn holds(&self, peer_ip: &IpAddr) -> bool {
+        self.state.lock().holds(peer_ip, self.clock.now())
+    }
+
+    /// Whether a peer has no say in consensus now.
+    pub async fn should_exclude_from_consensus(&self, peer_ip: &IpAddr) -> bool {
+        self.state.lock().excludes(peer_ip, self.clock.now())
+    }
+
+    /// Why a peer is kept out, if it is now.
+    pub async fn get_reason(&self, peer_ip: &IpAddr) -> Option<QuarantineReason> {
+        self.get_entry(peer_ip).await.map(|entry| entry.reason)
+    }
+
+    /// The entry of a peer that is kept out now.
+    pub async fn get_entry(&self, peer_ip: &IpAddr) -> Option<QuarantineEntry> {
+        self.state.lock().get(peer_ip, self.clock.now()).cloned()
+    }
+
+    /// Lets a peer go and forgets its offences. `false` if it was not kept out.
+    pub async fn release_peer(&self, peer_ip: &IpAddr) -> bool {
+        self.state.lock().release(peer_ip, self.clock.now())
+    }
+
+    /// Vouches for a peer, and lets it go.
+    pub async fn add_to_whitelist(&self, peer_ip: IpAddr) {
+        self.state.lock().vouch(peer_ip);
+    }
+
+    /// No longer vouches for a peer. `false` if nobody did.
+    pub async fn remove_from_whitelist(&self, peer_ip: &IpAddr) -> bool {
+        self.state.lock().unvouch(peer_ip)
+    }
+
+    /// Whether a peer is vouched for.
+    pub async fn is_whitelisted(&self, peer_ip: &IpAddr) -> bool {
+        self.state.lock().is_vouched(peer_ip)
+    }
+
+    /// Lets everybody go and forgets all offences.
+    pub async fn clear_all(&self) {
+        self.state.lock().clear();
+    }
+
+    /// Who is kept out now. Cost: O(n).
+    pub async fn get_quarantined_peers(&self) -> Vec<QuarantineEntry> {
+        self.state.lock().held(self.clock.now()).cloned().collect()
+    }
+
+    /// How many are kept out now. Cost: O(n).
+    pub async fn count(&self) -> usize {
+        self.state.lock().held(self.clock.now()).count()
+    }
+
+    /// Who is kept out now, by reason. Cost: O(n).
+    pub async fn get_stats(&self) -> QuarantineStats {
+        let state = self.state.lock();
+        let mut stats = QuarantineStats::default();
+        for entry in state.held(self.clock.now()) {
+            stats.total_quarantined += 1;
+            *stats.of(&entry.reason) += 1;
+        }
+        stats
+    }
+
+    /// Forgets those whose time was over longer ago than they are remembered; how many that were. Every new offence does so
+    /// too, so calling it frees memory sooner and changes nothing else.
+    pub async fn cleanup_expired(&self) -> usize {
+        self.state.lock().forget(self.clock.now())
+    }
+
+    /// [`PeerQuarantine::cleanup_expired`] every 300 s, in a task that ends with the last other owner.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start_cleanup_task(self: Arc<Self>) {
+        let weak = Arc::downgrade(&self);
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(Duration::from_secs(300));
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+            loop {
+                ticks.tick().await;
+                let Some(quarantine) = weak.upgrade() else { return };
+                quarantine.cleanup_expired().await;
+            }
+        });
+    }
+}
+
+impl Default for PeerQuarantine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl QuarantineStats {
+    fn of(&mut self, reason: &QuarantineReason) -> &mut usize {
+        match reason {
+            QuarantineReason::GenesisMismatch { .. } => &mut self.genesis_mismatch,
+            QuarantineReason::ForkDetected { .. } => &mut self.fork_detected,
+            QuarantineReason::SuspiciousHeight { .. } => &mut self.suspicious_height,
+            QuarantineReason::ConsensusViolation { .. } => &mut self.consensus_violation,
+            QuarantineReason::InvalidBlock { .. } => &mut self.invalid_block,
+            QuarantineReason::InvalidTransaction { .. } => &mut self.invalid_transaction,
+            QuarantineReason::ProtocolMismatch { .. } => &mut self.protocol_mismatch,
+            QuarantineReason::ConnectionFailures { .. } => &mut self.connection_failures,
+            QuarantineReason::RateLimitExceeded { .. } => &mut self.rate_limit_exceeded,
+            QuarantineReason::ExcessiveTimeouts { .. } => &mut self.excessive_timeouts,
+        }
+    }
+}
+
+/// `base` doubled with each attempt after the first, at most 30 days.
+fn doubled(base: Duration, attempts: u32) -> Duration {
+    let factor = 1u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
+    base.saturating_mul(factor).min(LONGEST)
+}
+
+const DAY: u64 = 24 * 60 * 60;
+/// No backoff goes beyond this.
+const LONGEST: Duration = Duration::from_secs(30 * DAY);
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests;

@@ -1,0 +1,362 @@
+//! How often a peer may ask, and how much it may send: the old network's limits, counted over a window that moves.
+//!
+//! [`Limiter`] is the policy alone and takes `now`; [`RateLimiter`] adds the lock and the clock, and has the old names.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::base::sync::Mutex;
+use crate::base::{Clock, Tick, canonical_ip};
+
+/// What one address may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimiterConfig {
+    /// Requests within the window at the most. Default 100.
+    pub max_requests: u32,
+    /// The window. Default 60 s.
+    pub window: Duration,
+    /// Requests within a second at the most. Default 20.
+    pub burst_size: u32,
+    /// Bytes within the window at the most. Default 1,000,000.
+    pub max_bytes: u64,
+    /// Addresses remembered at the most. Default 10,000. When full, the one that was let through longest ago goes.
+    pub max_ips: usize,
+}
+
+impl Default for RateLimiterConfig {
+    fn default() -> Self {
+        Self {
+            max_requests: 100,
+            window: Duration::from_secs(60),
+            burst_size: 20,
+            max_bytes: 1_000_000,
+            max_ips: 10_000,
+        }
+    }
+}
+
+/// Why a request is refused. A refused one does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RateLimitError {
+    /// Too many within the window.
+    #[error("Rate limit exceeded for {ip}: {limit} requests per {window:?}")]
+    RateLimitExceeded {
+        /// Whose.
+        ip: IpAddr,
+        /// The limit.
+        limit: u32,
+        /// The window.
+        window: Duration,
+    },
+    /// Too many within a second.
+    #[error("Burst limit exceeded for {ip}: {limit} requests per second")]
+    BurstLimitExceeded {
+        /// Whose.
+        ip: IpAddr,
+        /// The limit.
+        limit: u32,
+    },
+    /// Too many bytes within the window, or absurdly many at once.
+    #[error("Byte limit exceeded for {ip}: {bytes} bytes per minute (max 1MB)")]
+    ByteLimitExceeded {
+        /// Whose.
+        ip: IpAddr,
+        /// What it would have been.
+        bytes: u64,
+    },
+}
+
+/// What one address was let through within the window. Never longer than the limit on requests.
+#[derive(Clone, Debug, Default)]
+struct Passed {
+    /// Oldest first: when, and how many bytes.
+    requests: VecDeque<(Tick, u64)>,
+    bytes: u64,
+}
+
+impl Passed {
+    fn leave_behind(&mut self, window: Duration, now: Tick) {
+        while let Some((at, bytes)) = self.requests.front().copied() {
+            if now.since(at) < window {
+                break;
+            }
+            self.requests.pop_front();
+            self.bytes -= bytes;
+        }
+    }
+}
+
+/// The policy alone: no lock, no clock.
+#[derive(Clone, Debug)]
+pub struct Limiter {
+    config: RateLimiterConfig,
+    passed: HashMap<IpAddr, Passed>,
+    /// By the latest request let through, so that the oldest is found without a walk.
+    latest: BTreeSet<(Tick, IpAddr)>,
+}
+
+impl Limiter {
+    /// A limiter that has seen nobody.
+    pub fn new(config: RateLimiterConfig) -> Self {
+        Self { config, passed: HashMap::new(), latest: BTreeSet::new() }
+    }
+
+    /// Lets a request of so many bytes through and counts it, or says why not.
+    ///
+    /// # Errors
+    /// See [`RateLimitError`]. The order of the checks: one absurd size, the burst, the bytes, the requests.
+    ///
+    /// # Cost
+    /// O(log n), amortised.
+    pub fn check(&mut self, ip: IpAddr, bytes: u64, now: Tick) -> Result<(), RateLimitError> {
+        let ip = canonical_ip(ip);
+        if bytes > ABSURD {
+            return Err(RateLimitError::ByteLimitExceeded { ip, bytes });
+        }
+        let window = self.config.window;
+        self.forget(window, now);
+        if let Some(passed) = self.passed.get_mut(&ip) {
+            passed.leave_behind(window, now);
+        }
+        let (count, total, burst) = self.passed.get(&ip).map_or((0, 0, 0), |passed| {
+            let recent = passed.requests.iter().rev().take_while(|(at, _)| now.since(*at) < SECOND);
+            (passed.requests.len(), passed.bytes, recent.count())
+        });
+        if burst >= self.config.burst_size as usize {
+            return Err(RateLimitError::BurstLimitExceeded { ip, limit: self.config.burst_size });
+        }
+        let sum = total.saturating_add(bytes);
+        if sum > self.config.max_bytes {
+            return Err(RateLimitError::ByteLimitExceeded { ip, bytes: sum });
+        }
+        if count >= self.config.max_requests as usize {
+            return Err(RateLimitError::RateLimitExceeded { ip, limit: self.config.max_requests, window });
+        }
+        self.count(ip, bytes, now);
+        Ok(())
+    }
+
+    /// Requests let through within the window.
+    pub fn requests(&self, ip: IpAddr, now: Tick) -> u32 {
+        let passed = self.passed.get(&canonical_ip(ip));
+        let within = |passed: &Passed| {
+            passed.requests.iter().filter(|(at, _)| now.since(*at) < self.config.window).count()
+        };
+        passed.map_or(0, within) as u32
+    }
+
+    /// Forgets an address. `false` if it was not remembered.
+    pub fn reset(&mut self, ip: IpAddr) -> bool {
+        let ip = canonical_ip(ip);
+        let Some(passed) = self.passed.remove(&ip) else { return false };
+        if let Some((at, _)) = passed.requests.back() {
+            self.latest.remove(&(*at, ip));
+        }
+        true
+    }
+
+    /// Forgets addresses that were last let through at least `max_age` ago; how many that were. Cost: O(log n) each.
+    pub fn forget(&mut self, max_age: Duration, now: Tick) -> usize {
+        let mut gone = 0;
+        while let Some((at, ip)) = self.latest.first().copied() {
+            if now.since(at) < max_age {
+                break;
+            }
+            self.reset(ip);
+            gone += 1;
+        }
+        gone
+    }
+
+    /// Addresses remembered.
+    pub fn remembered(&self) -> usize {
+        self.passed.len()
+    }
+
+    fn count(&mut self, ip: IpAddr, bytes: u64, now: Tick) {
+        let no_room = !self.passed.contains_key(&ip) && self.passed.len() >= self.config.max_ips.max(1);
+        if let (true, Some((_, oldest))) = (no_room, self.latest.first().copied()) {
+            self.reset(oldest);
+        }
+        let passed = self.passed.entry(ip).or_default();
+        if let Some((at, _)) = passed.requests.back() {
+            self.latest.remove(&(*at, ip));
+        }
+        passed.requests.push_back((now, bytes));
+        passed.bytes += bytes;
+        self.latest.insert((now, ip));
+    }
+}
+
+/// A limiter to share. Every call is one short lock; `async` only where the old one was.
+#[derive(Debug)]
+pub struct RateLimiter {
+    state: Mutex<Limiter>,
+    clock: Clock,
+}
+
+impl RateLimiter {
+    /// A limiter with the defaults.
+    pub fn new() -> Self {
+        Self::with_config(RateLimiterConfig::default())
+    }
+
+    /// A limiter.
+    pub fn with_config(config: RateLimiterConfig) -> Self {
+        Self { state: Mutex::new(Limiter::new(config)), clock: Clock::new() }
+    }
+
+    /// Lets a request of so many bytes through and counts it, or says why not.
+    ///
+    /// # Errors
+    /// See [`RateLimitError`].
+    pub async fn check_rate_limit(&self, ip: IpAddr, bytes: u64) -> Result<(), RateLimitError> {
+        self.state.lock().check(ip, bytes, self.clock.now())
+    }
+
+    /// Forgets what an address did. `false` if nothing was remembered.
+    pub async fn reset(&self, ip: IpAddr) -> bool {
+        self.state.lock().reset(ip)
+    }
+
+    /// Requests of an address let through within the window.
+    pub async fn get_request_count(&self, ip: IpAddr) -> u32 {
+        self.state.lock().requests(ip, self.clock.now())
+    }
+
+    /// Forgets addresses that were last let through at least `max_age` ago; how many that were. Every check forgets those that
+    /// are out of the window, so calling it frees memory sooner and changes nothing else.
+    pub async fn cleanup_stale_entries(&self, max_age: Duration) -> usize {
+        self.state.lock().forget(max_age, self.clock.now())
+    }
+}
+
+impl Default for RateLimiter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+/// No single request is this large: the old network's cap on a message, a little under.
+const ABSURD: u64 = 10_000_000;
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    fn at(millis: u64) -> Tick {
+        Tick::from_millis(millis)
+    }
+
+    fn limiter() -> Limiter {
+        Limiter::new(RateLimiterConfig::default())
+    }
+
+    #[test]
+    fn twenty_a_second_pass_and_the_next_one_a_second_later() {
+        let mut limiter = limiter();
+        for _ in 0..20 {
+            limiter.check(ip(1), 10, at(0)).unwrap();
+        }
+        let refused = limiter.check(ip(1), 10, at(999)).unwrap_err();
+        assert_eq!(refused.to_string(), "Burst limit exceeded for 192.0.2.1: 20 requests per second");
+        limiter.check(ip(1), 10, at(1000)).unwrap();
+        limiter.check(ip(2), 10, at(0)).unwrap();
+    }
+
+    #[test]
+    fn a_hundred_a_minute_pass_and_room_comes_back_one_by_one() {
+        let mut limiter = limiter();
+        for n in 0..100 {
+            limiter.check(ip(1), 1, at(n * 100)).unwrap();
+        }
+        let refused = limiter.check(ip(1), 1, at(59_999)).unwrap_err();
+        assert_eq!(refused.to_string(), "Rate limit exceeded for 192.0.2.1: 100 requests per 60s");
+        limiter.check(ip(1), 1, at(60_000)).unwrap();
+        assert!(limiter.check(ip(1), 1, at(60_000)).is_err());
+        assert_eq!(limiter.requests(ip(1), at(60_000)), 100);
+    }
+
+    #[test]
+    fn whoever_stays_under_the_rate_is_never_refused() {
+        let mut limiter = limiter();
+        // One request per five seconds for a day: the old counters refused from the hundredth on.
+        for n in 0..17_280 {
+            limiter.check(ip(1), 9_000, at(n * 5_000)).unwrap();
+        }
+    }
+
+    #[test]
+    fn bytes_are_bounded_over_the_window_and_at_once() {
+        let mut limiter = limiter();
+        limiter.check(ip(1), 600_000, at(0)).unwrap();
+        let refused = limiter.check(ip(1), 400_001, at(2_000)).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "Byte limit exceeded for 192.0.2.1: 1000001 bytes per minute (max 1MB)"
+        );
+        limiter.check(ip(1), 400_000, at(2_000)).unwrap();
+        limiter.check(ip(1), 600_000, at(60_000)).unwrap();
+        assert!(matches!(
+            limiter.check(ip(2), 10_000_001, at(0)),
+            Err(RateLimitError::ByteLimitExceeded { bytes: 10_000_001, .. })
+        ));
+        assert_eq!(limiter.requests(ip(2), at(0)), 0);
+    }
+
+    #[test]
+    fn a_refused_request_does_not_count() {
+        let mut limiter = limiter();
+        for _ in 0..20 {
+            limiter.check(ip(1), 1, at(0)).unwrap();
+        }
+        for _ in 0..1_000 {
+            assert!(limiter.check(ip(1), 1, at(500)).is_err());
+        }
+        assert_eq!(limiter.requests(ip(1), at(500)), 20);
+        limiter.check(ip(1), 1, at(1_000)).unwrap();
+    }
+
+    #[test]
+    fn a_crowd_of_addresses_stays_within_the_bound() {
+        let config = RateLimiterConfig { max_ips: 50, ..RateLimiterConfig::default() };
+        let mut limiter = Limiter::new(config);
+        for n in 0..10_000u32 {
+            limiter.check(IpAddr::from(n.to_be_bytes()), 1, at(u64::from(n))).unwrap();
+            assert!(limiter.remembered() <= 50);
+        }
+        // The newest fifty are the ones that are remembered.
+        assert_eq!(limiter.requests(IpAddr::from(9_999u32.to_be_bytes()), at(10_000)), 1);
+        assert_eq!(limiter.requests(IpAddr::from(9_949u32.to_be_bytes()), at(10_000)), 0);
+    }
+
+    #[test]
+    fn forgetting_takes_those_that_have_been_quiet_and_no_others() {
+        let mut limiter = limiter();
+        limiter.check(ip(1), 1, at(0)).unwrap();
+        limiter.check(ip(2), 1, at(5_000)).unwrap();
+        assert_eq!(limiter.forget(Duration::from_secs(6), at(6_000)), 1);
+        assert_eq!((limiter.requests(ip(1), at(6_000)), limiter.requests(ip(2), at(6_000))), (0, 1));
+        // Out of the window, the next check of anybody forgets it.
+        limiter.check(ip(3), 1, at(65_000)).unwrap();
+        assert_eq!(limiter.remembered(), 1);
+        assert!(limiter.reset(ip(3)) && !limiter.reset(ip(3)));
+    }
+
+    #[tokio::test]
+    async fn the_shared_one_has_the_old_names() {
+        let limiter = RateLimiter::with_config(RateLimiterConfig { burst_size: 1, ..Default::default() });
+        limiter.check_rate_limit(ip(1), 5).await.unwrap();
+        assert!(limiter.check_rate_limit(ip(1), 5).await.is_err());
+        assert_eq!(limiter.get_request_count(ip(1)).await, 1);
+        assert!(limiter.reset(ip(1)).await);
+        limiter.check_rate_limit(ip(1), 5).await.unwrap();
+        assert_eq!(limiter.cleanup_stale_entries(Duration::ZERO).await, 1);
+    }
+}

@@ -1,0 +1,185 @@
+//! Whom a connection of the old network belongs to, and what its nodes bear.
+//!
+//! Its handshake has no nonce, so the address is the identity: of two connections between the same two addresses the one
+//! dialled by the smaller address survives, which is the old nodes' rule too ("our IP < theirs: the new one is dropped").
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::base::{Direction, Nonce, PeerId, canonical};
+use crate::node::{Identity, Rules};
+use crate::wire::Hello;
+
+use super::wire::NetworkType;
+
+/// The old network's address rules, for a [`DialectConfig`](crate::node::DialectConfig) of the `timecoin` dialect.
+///
+/// A peer's key is its IP address with port 0: ports are not told apart ([`AddressRules::key`]). An inbound peer is known by
+/// the address its connection comes from. Where that is a loopback address, which proves nothing, it is known by the
+/// loopback address that it says it listens at, so that nodes on one machine can have an address each.
+#[derive(Clone, Debug)]
+pub struct AddressRules {
+    public: SocketAddr,
+    port: u16,
+    several: bool,
+    ping_after: Duration,
+    write_stall: Duration,
+}
+
+impl AddressRules {
+    /// The rules for a node that peers reach at `public`. Peers are pinged once they have been silent for 60 s (old ones ping
+    /// every 30 s, and take an unasked frame for the answer to theirs), and may take no byte for 300 s: an old node reads one
+    /// frame in 30 s of what it has not asked for.
+    pub fn new(network: NetworkType, public: SocketAddr) -> Self {
+        Self {
+            public: canonical(public),
+            port: network.port(),
+            several: false,
+            ping_after: Duration::from_secs(60),
+            write_stall: Duration::from_secs(300),
+        }
+    }
+
+    /// Tells nodes apart by address and port: several may share one IP address. Not what old nodes do.
+    #[must_use]
+    pub fn several_per_ip(mut self) -> Self {
+        self.several = true;
+        self
+    }
+
+    /// How long a peer must be silent before it is pinged.
+    #[must_use]
+    pub fn ping_after(mut self, silence: Duration) -> Self {
+        self.ping_after = silence;
+        self
+    }
+
+    /// How long a peer may take no byte.
+    #[must_use]
+    pub fn write_stall(mut self, stall: Duration) -> Self {
+        self.write_stall = stall;
+        self
+    }
+
+    /// The key of the peer at an IP address.
+    pub fn key(ip: IpAddr) -> PeerId {
+        PeerId::from_addr(SocketAddr::new(ip, 0))
+    }
+
+    fn address(&self, hello: &Hello, addr: SocketAddr, direction: Direction) -> SocketAddr {
+        let Some(claimed) = hello.listen.filter(|_| direction == Direction::Inbound) else { return addr };
+        let claimed = canonical(claimed);
+        let proves_nothing = addr.ip().is_loopback() && claimed.ip().is_loopback();
+        SocketAddr::new(if proves_nothing { claimed.ip() } else { addr.ip() }, claimed.port())
+    }
+
+    fn instance_at(&self, addr: SocketAddr) -> Nonce {
+        let ip = match addr.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        let mut bytes = ip.octets();
+        if self.several {
+            // A mapped IPv4 address begins with zeroes, so the port takes nothing from it; of an IPv6 address the interface
+            // part and half of the rest stay.
+            bytes[..2].copy_from_slice(&addr.port().to_be_bytes());
+        }
+        Nonce(bytes)
+    }
+}
+
+impl Rules for AddressRules {
+    fn instance(&self) -> Option<Nonce> {
+        Some(self.instance_at(self.public))
+    }
+
+    fn identify(&self, hello: &Hello, addr: SocketAddr, direction: Direction) -> Identity {
+        let addr = self.address(hello, addr, direction);
+        let key = (!self.several).then(|| Self::key(addr.ip()));
+        Identity { key, instance: Some(self.instance_at(addr)) }
+    }
+
+    fn key_at(&self, addr: SocketAddr) -> Option<PeerId> {
+        (!self.several).then(|| Self::key(addr.ip()))
+    }
+
+    fn speaks_at(&self, addr: SocketAddr) -> bool {
+        addr.port() == self.port
+    }
+
+    fn ping_after(&self) -> Duration {
+        self.ping_after
+    }
+
+    fn write_stall(&self) -> Option<Duration> {
+        Some(self.write_stall)
+    }
+}
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    fn hello(listen: &str) -> Hello {
+        Hello { nonce: None, listen: Some(at(listen)), ..Hello::new(1, 0, Nonce([0; 16])) }
+    }
+
+    fn rules() -> AddressRules {
+        AddressRules::new(NetworkType::Testnet, at("192.0.2.9:24100"))
+    }
+
+    fn key(rules: &AddressRules, listen: &str, from: &str, direction: Direction) -> Option<PeerId> {
+        rules.identify(&hello(listen), at(from), direction).key
+    }
+
+    #[test]
+    fn a_peer_is_its_ip_whatever_the_port_and_whatever_it_claims() {
+        let rules = rules();
+        let known = Some(AddressRules::key(at("192.0.2.1:0").ip()));
+        assert_eq!(key(&rules, "198.51.100.1:24100", "192.0.2.1:50000", Direction::Inbound), known);
+        assert_eq!(key(&rules, "0.0.0.0:24100", "192.0.2.1:24100", Direction::Outbound), known);
+        assert_eq!(key(&rules, "0.0.0.0:1", "[::ffff:192.0.2.1]:7", Direction::Inbound), known);
+        assert_eq!(rules.key_at(at("192.0.2.1:24100")), known);
+    }
+
+    #[test]
+    fn on_loopback_a_claimed_loopback_address_counts() {
+        let rules = rules();
+        let of = |last| Some(AddressRules::key(IpAddr::from([127, 0, 0, last])));
+        assert_eq!(key(&rules, "127.0.0.3:24100", "127.0.0.1:50000", Direction::Inbound), of(3));
+        assert_eq!(key(&rules, "192.0.2.7:24100", "127.0.0.1:50000", Direction::Inbound), of(1));
+        assert_eq!(key(&rules, "127.0.0.3:24100", "127.0.0.2:24100", Direction::Outbound), of(2));
+    }
+
+    #[test]
+    fn both_ends_know_both_instances_alike() {
+        let (a, b) = (at("127.0.0.2:24100"), at("127.0.0.3:24100"));
+        for several in [false, true] {
+            let of = |addr| {
+                let rules = AddressRules::new(NetworkType::Testnet, addr);
+                if several { rules.several_per_ip() } else { rules }
+            };
+            let (at_a, at_b) = (of(a), of(b));
+            // A dials B: B sees an ephemeral port of the loopback address, and A's claim.
+            let seen_by_b =
+                at_b.identify(&hello("127.0.0.2:24100"), at("127.0.0.1:50000"), Direction::Inbound);
+            let seen_by_a = at_a.identify(&hello("127.0.0.3:24100"), b, Direction::Outbound);
+            assert_eq!(seen_by_b.instance, at_a.instance());
+            assert_eq!(seen_by_a.instance, at_b.instance());
+            assert_ne!(at_a.instance(), at_b.instance());
+        }
+    }
+
+    #[test]
+    fn several_on_one_ip_are_told_apart_by_port() {
+        let of = |port| {
+            let addr = SocketAddr::from(([127, 0, 0, 1], port));
+            AddressRules::new(NetworkType::Testnet, addr).several_per_ip().instance()
+        };
+        assert_ne!(of(1), of(2));
+    }
+}

@@ -1,0 +1,214 @@
+//! Whether a reply answers what was asked: the fields that both name must agree.
+//!
+//! A field that cannot be read disagrees with nothing: the reply then goes to whoever asked, and its typed parse says what is
+//! wrong with it. Only the fields that matter are parsed, the rest is skipped.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Deserialize;
+use serde::de::{self, IgnoredAny, MapAccess, SeqAccess};
+
+use super::kinds::Kind;
+
+/// Whether `reply`, of kind `reply_kind`, can be the answer to `asked`. Both are JSON texts.
+pub(super) fn answers(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> bool {
+    if kind.awaits().is_none() || kind.awaits() != reply_kind.fills() {
+        return false;
+    }
+    disagrees(kind, asked, reply_kind, reply) != Some(true)
+}
+
+/// Whether a field that both name is different; `None` where no such field could be read.
+fn disagrees(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> Option<bool> {
+    Some(match kind {
+        Kind::TimeRequest => {
+            body::<TimeFields>(asked)?.request_time_ms != body::<TimeFields>(reply)?.request_time_ms
+        }
+        Kind::GetBlocks => {
+            let Range { start_height, end_height } = body(asked)?;
+            let first = match reply_kind {
+                Kind::BlocksData => body::<First<HeightField>>(reply)?.0?.height,
+                _ => body::<Blocks>(reply)?.blocks.0?.header.block_number,
+            };
+            !(start_height..=end_height).contains(&first)
+        }
+        Kind::InstantFinalityRequest => {
+            body::<TxidField<'_>>(asked)?.txid != body::<TxidField<'_>>(reply)?.txid
+        }
+        Kind::ConsensusBlockVote => {
+            let vote: Cow<'_, str> = body::<Text<'_>>(asked)?.0;
+            let vote: HashField<'_> = serde_json::from_str(&vote).ok()?;
+            vote.block_hash != body::<HashField<'_>>(reply)?.block_hash
+        }
+        Kind::RequestMissingTransactions => missing_differ(&body(asked)?, &body(reply)?),
+        Kind::BlockRequest => {
+            body::<HeightField>(asked)?.height != body::<OneBlock>(reply)?.block?.header.block_number
+        }
+        Kind::ChainRequest => {
+            body::<FromHeight>(asked)?.from_height != body::<Blocks>(reply)?.blocks.0?.header.block_number
+        }
+        Kind::StateSnapshotRequest => {
+            body::<HeightField>(asked)?.height != body::<HeightField>(reply)?.height
+        }
+        Kind::UTXOStateQuery => states_differ(&body(asked)?, &body(reply)?)?,
+        // The others' answers repeat nothing of the question. Finalized transactions do name times, but whether a node
+        // selects by those or by others is its own affair.
+        _ => return None,
+    })
+}
+
+/// Whether transactions came for another block, or some that were not asked for.
+fn missing_differ(asked: &MissingAsked<'_>, reply: &MissingReply<'_>) -> bool {
+    let mut wanted: Vec<&str> = asked.txids.iter().map(|Text(txid)| &**txid).collect();
+    wanted.sort_unstable();
+    let is_wanted = |txid: &str| wanted.binary_search(&txid).is_ok();
+    asked.block_height != reply.block_height || !reply.transactions.iter().all(|found| is_wanted(&found.txid))
+}
+
+/// Whether states came of outputs that were not asked for; `None` if what came is no list of states.
+fn states_differ(asked: &StatesAsked<'_>, reply: &StatesReply<'_>) -> Option<bool> {
+    let found: Vec<(OutPointFields<'_>, IgnoredAny)> = serde_json::from_str(&reply.states).ok()?;
+    let wanted = asked.outpoints.iter().map(|Text(text)| serde_json::from_str::<OutPointFields<'_>>(text));
+    let mut wanted: Vec<OutPointFields<'_>> = wanted.collect::<Result<_, _>>().ok()?;
+    wanted.sort_unstable();
+    Some(!found.iter().all(|(outpoint, _)| wanted.binary_search(outpoint).is_ok()))
+}
+
+#[derive(Deserialize)]
+struct TimeFields {
+    request_time_ms: i64,
+}
+
+#[derive(Deserialize)]
+struct Range {
+    start_height: u64,
+    end_height: u64,
+}
+
+#[derive(Deserialize)]
+struct FromHeight {
+    from_height: u64,
+}
+
+#[derive(Deserialize)]
+struct HeightField {
+    height: u64,
+}
+
+#[derive(Deserialize)]
+struct TxidField<'a> {
+    #[serde(borrow)]
+    txid: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct HashField<'a> {
+    #[serde(borrow)]
+    block_hash: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct Blocks {
+    blocks: First<BlockFields>,
+}
+
+#[derive(Deserialize)]
+struct OneBlock {
+    block: Option<BlockFields>,
+}
+
+#[derive(Deserialize)]
+struct BlockFields {
+    header: HeaderFields,
+}
+
+#[derive(Deserialize)]
+struct HeaderFields {
+    block_number: u64,
+}
+
+#[derive(Deserialize)]
+struct MissingAsked<'a> {
+    #[serde(borrow)]
+    txids: Vec<Text<'a>>,
+    block_height: u64,
+}
+
+#[derive(Deserialize)]
+struct MissingReply<'a> {
+    #[serde(borrow)]
+    transactions: Vec<TxidField<'a>>,
+    block_height: u64,
+}
+
+#[derive(Deserialize)]
+struct StatesAsked<'a> {
+    #[serde(borrow)]
+    outpoints: Vec<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+struct StatesReply<'a> {
+    #[serde(borrow)]
+    states: Cow<'a, str>,
+}
+
+#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+struct OutPointFields<'a> {
+    #[serde(borrow)]
+    txid: Cow<'a, str>,
+    vout: u32,
+}
+
+/// A text, borrowed where it has no escapes. Serde borrows those in a field of their own only.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The first of a list, if there is one; the others are skipped.
+struct First<T>(Option<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for First<T> {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Seq<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Seq<T> {
+            type Value = First<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a sequence")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<First<T>, A::Error> {
+                let first = seq.next_element()?;
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(First(first))
+            }
+        }
+        deserializer.deserialize_seq(Seq(PhantomData))
+    }
+}
+
+/// The content of a message's text, whatever its name.
+fn body<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<T> {
+    struct Body<T>(T);
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Body<T> {
+        fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Map<T>(PhantomData<T>);
+            impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Map<T> {
+                type Value = Body<T>;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a message")
+                }
+
+                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Body<T>, A::Error> {
+                    let entry = map.next_entry::<IgnoredAny, T>()?;
+                    entry.map(|(_, body)| Body(body)).ok_or_else(|| de::Error::invalid_length(0, &self))
+                }
+            }
+            deserializer.deserialize_map(Map(PhantomData))
+        }
+    }
+    serde_json::from_slice::<Body<T>>(text).ok().map(|Body(body)| body)
+}

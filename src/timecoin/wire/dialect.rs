@@ -1,0 +1,363 @@
+//! The framing and the handshake, as a dialect of links.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::Serialize;
+
+use crate::base::{Lane, canonical};
+use crate::wire::{
+    Abilities, Chunks, Control, Correlate, Dialect, EncodeError, Goodbye, Greeting, Head, HeadBytes, Hello,
+    Status, WireError, WireLimits,
+};
+
+use super::answers;
+use super::codec::text_of;
+use super::decode::TimeCoinDecoder;
+use super::handshake::HandshakeMessage;
+use super::kinds::Kind;
+use super::network::NetworkType;
+
+/// Longest text of a frame, in bytes.
+pub(super) const FRAME_CAP: usize = 10 * 1024 * 1024;
+/// Longest text of a frame that is taken in one piece.
+pub(super) const PIECE: usize = 16 * 1024;
+/// Bytes before a frame's text.
+pub(super) const LENGTH: usize = 4;
+/// Bytes before a handshake's text: the magic and a length.
+const GREETING_HEAD: usize = 8;
+
+/// What a handshake says of the software, beside what a [`Hello`] holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Software {
+    /// Its version; `None`: the hello's agent.
+    pub version: Option<String>,
+    /// When it was committed.
+    pub commit_date: Option<String>,
+    /// How many commits it has.
+    pub commit_count: Option<String>,
+    /// Where the node's rewards go.
+    pub wallet_address: Option<String>,
+    /// What it can do. No node reads them; the default adds `peerpool` to what all send.
+    pub capabilities: Vec<String>,
+}
+
+impl Default for Software {
+    fn default() -> Self {
+        Self {
+            version: None,
+            commit_date: None,
+            commit_count: None,
+            wallet_address: None,
+            capabilities: ["masternode", "sync", "peerpool"].map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+/// The dialect of the TIME Coin network's nodes, by the name `timecoin`.
+///
+/// A message's payload is the whole JSON text of a [`NetworkMessage`](super::NetworkMessage), its kind the place of the
+/// variant ([`Kind`]); the kind itself is not sent.
+///
+/// # What is received
+/// - A message that asks something is a [`Head::Request`] whose id is its place, all others are [`Head::Event`]s, answers
+///   included: [`Dialect::correlator`] finds what they answer.
+/// - Pings and pongs are control messages. Everything comes on [`Lane::Normal`].
+/// - A frame that begins with no name of ours is an event of the kind [`UNKNOWN`](super::UNKNOWN). Whether the rest of a
+///   frame is as it should be, only the typed parse tells.
+///
+/// # What is sent
+/// - Answers with [`Status::Ok`], as frames. Other answers and cancels are no bytes at all: this network refuses by silence.
+/// - In a handshake no nonce, no features and no application bytes; without an address to listen on, `0.0.0.0:0`.
+///
+/// # Handshakes
+/// The network in a [`Hello`] is [`NetworkType::id`]. A received one's agent is the software's version, cut to
+/// [`Hello::MAX_AGENT`] bytes and without control characters; a genesis that is no hash becomes one that equals none; its
+/// application bytes are [`PeerSoftware`] as JSON.
+#[derive(Clone, Debug)]
+pub struct TimeCoin {
+    network: NetworkType,
+    software: Software,
+    clock: fn() -> u64,
+    limits: WireLimits,
+    pairs: Arc<Pairs>,
+}
+
+impl TimeCoin {
+    /// The dialect on this network.
+    pub fn new(network: NetworkType, software: Software) -> Self {
+        let limits = WireLimits {
+            urgent: FRAME_CAP,
+            normal: FRAME_CAP,
+            bulk: FRAME_CAP,
+            hello: GREETING_HEAD + HandshakeMessage::MAX_SIZE,
+            chunk: FRAME_CAP,
+            window: LENGTH + PIECE,
+            peers: 0,
+        };
+        Self { network, software, clock: unix_seconds, limits, pairs: Arc::new(Pairs) }
+    }
+
+    /// The dialect on the network that counts.
+    pub fn mainnet(software: Software) -> Self {
+        Self::new(NetworkType::Mainnet, software)
+    }
+
+    /// The dialect on the test network.
+    pub fn testnet(software: Software) -> Self {
+        Self::new(NetworkType::Testnet, software)
+    }
+
+    /// Where handshakes get their timestamp from, in seconds since 1970. Default: the system's clock.
+    #[must_use]
+    pub fn clock(self, clock: fn() -> u64) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// Its network.
+    pub const fn network(&self) -> NetworkType {
+        self.network
+    }
+
+    /// Whether this may be sent; `None` for what is sent as silence.
+    #[inline]
+    fn frame_head(&self, lane: Lane, head: &Head, size: usize) -> Result<Option<[u8; LENGTH]>, EncodeError> {
+        match *head {
+            Head::Cancel { .. } if size > 0 => return Err(EncodeError::CancelPayload { size }),
+            Head::Cancel { .. } => return Ok(None),
+            _ if lane == Lane::Control => {
+                return Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() });
+            }
+            Head::Response { status, .. } if status != Status::Ok => return Ok(None),
+            Head::Event { kind } | Head::Request { kind, .. } if usize::from(kind) >= Kind::ALL.len() => {
+                return Err(EncodeError::Unsupported { what: "message of this kind" });
+            }
+            _ => {}
+        }
+        if size > FRAME_CAP {
+            return Err(EncodeError::TooLarge { lane, size, cap: FRAME_CAP });
+        }
+        Ok(Some((size as u32).to_be_bytes()))
+    }
+
+    fn handshake_of(&self, hello: &Hello) -> Result<HandshakeMessage, EncodeError> {
+        if hello.network != self.network.id() {
+            return Err(EncodeError::Unsupported { what: "network but its own" });
+        }
+        let Software { version, commit_date, commit_count, wallet_address, capabilities } =
+            self.software.clone();
+        let nowhere = ([0, 0, 0, 0], 0).into();
+        Ok(HandshakeMessage {
+            version: version.unwrap_or_else(|| hello.agent.clone()),
+            commit_date,
+            commit_count,
+            protocol_version: hello.version,
+            network: self.network,
+            listen_addr: hello.listen.map_or(nowhere, canonical),
+            timestamp: (self.clock)(),
+            capabilities,
+            wallet_address,
+            genesis_hash: hello.genesis.map(|hash| hex(&hash)),
+        })
+    }
+}
+
+impl Dialect for TimeCoin {
+    type Decoder = TimeCoinDecoder;
+
+    fn name(&self) -> &'static str {
+        "timecoin"
+    }
+
+    fn version(&self) -> u32 {
+        HandshakeMessage::PROTOCOL_VERSION
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities { requests: true, ..Abilities::NONE }
+    }
+
+    fn limits(&self) -> &WireLimits {
+        &self.limits
+    }
+
+    fn decoder(&self) -> TimeCoinDecoder {
+        TimeCoinDecoder::default()
+    }
+
+    #[inline]
+    fn encode(&self, lane: Lane, head: &Head, payload: &[u8], out: &mut BytesMut) -> Result<(), EncodeError> {
+        if let Some(length) = self.frame_head(lane, head, payload.len())? {
+            out.reserve(LENGTH + payload.len());
+            out.put_slice(&length);
+            out.put_slice(payload);
+        }
+        Ok(())
+    }
+
+    fn chunks(&self, lane: Lane, head: Head, payload: Bytes) -> Result<Chunks, EncodeError> {
+        Ok(match self.frame_head(lane, &head, payload.len())? {
+            Some(length) => Chunks::single(HeadBytes::new(&length).unwrap_or_default(), payload),
+            None => Chunks::single(HeadBytes::default(), Bytes::new()),
+        })
+    }
+
+    fn encode_control(&self, control: &Control, out: &mut BytesMut) -> Result<bool, EncodeError> {
+        match control {
+            Control::Ping { .. } => out.put_slice(b"\0\0\0\x06\"Ping\""),
+            Control::Pong { .. } => out.put_slice(b"\0\0\0\x06\"Pong\""),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn encode_hello(&self, hello: &Hello, out: &mut BytesMut) -> Result<(), EncodeError> {
+        Hello::check_agent(hello.agent.as_bytes()).map_err(EncodeError::Agent)?;
+        let mut text = Vec::with_capacity(512);
+        self.handshake_of(hello)?.encode(&mut text);
+        let (size, cap) = (GREETING_HEAD + text.len(), self.limits.hello);
+        if size > cap {
+            return Err(EncodeError::GreetingTooLarge { size, cap });
+        }
+        out.reserve(size);
+        out.put_slice(&self.network.magic());
+        out.put_u32(text.len() as u32);
+        out.put_slice(&text);
+        Ok(())
+    }
+
+    /// This network refuses by closing.
+    fn encode_goodbye(&self, _: &Goodbye, _: &mut BytesMut) -> Result<bool, EncodeError> {
+        Ok(false)
+    }
+
+    fn correlator(&self) -> Option<Arc<dyn Correlate>> {
+        Some(Arc::clone(&self.pairs) as Arc<dyn Correlate>)
+    }
+
+    fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError> {
+        if buf.iter().zip(&self.network.magic()).any(|(got, want)| got != want) {
+            return Err(WireError::Magic);
+        }
+        let Some(length) = buf.get(4..).and_then(|rest| rest.first_chunk()) else { return Ok(None) };
+        let size = (u32::from_be_bytes(*length) as usize).saturating_add(GREETING_HEAD);
+        let cap = self.limits.hello;
+        if size > cap {
+            return Err(WireError::GreetingTooLarge { size, cap });
+        }
+        let Some(text) = buf.get(GREETING_HEAD..size) else { return Ok(None) };
+        let handshake =
+            HandshakeMessage::decode(text).map_err(|_| WireError::Malformed { what: "handshake" })?;
+        Ok(Some((Greeting::Hello(hello_of(handshake)), size)))
+    }
+}
+
+/// Pairs questions and answers by the table of kinds.
+#[derive(Debug)]
+struct Pairs;
+
+impl Correlate for Pairs {
+    fn awaits(&self, kind: u16) -> Option<u32> {
+        Kind::from_code(kind)?.awaits()
+    }
+
+    fn fills(&self, kind: u16) -> Option<u32> {
+        Kind::from_code(kind)?.fills()
+    }
+
+    fn answers(&self, kind: u16, asked: &[u8], reply_kind: u16, reply: &[u8]) -> bool {
+        let (Some(kind), Some(reply_kind)) = (Kind::from_code(kind), Kind::from_code(reply_kind)) else {
+            return false;
+        };
+        answers::answers(kind, asked, reply_kind, reply)
+    }
+}
+
+/// What a received handshake said of its sender's software, beside its version: a [`Hello`]'s application bytes, as JSON.
+/// Each text is cut to [`PeerSoftware::MAX_TEXT`] bytes; what was no text at all did not get here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct PeerSoftware {
+    /// When it was committed.
+    pub commit_date: Option<String>,
+    /// How many commits it has.
+    pub commit_count: Option<String>,
+    /// Where the peer's rewards go.
+    pub wallet_address: Option<String>,
+    /// What it can do; the first 16.
+    pub capabilities: Vec<String>,
+}
+
+impl PeerSoftware {
+    /// Longest text, in bytes.
+    pub const MAX_TEXT: usize = 256;
+
+    /// Out of a hello's application bytes; `None` where those are something else, as another dialect's may be.
+    pub fn of(app: &[u8]) -> Option<Self> {
+        serde_json::from_slice(app).ok()
+    }
+}
+
+fn hello_of(handshake: HandshakeMessage) -> Hello {
+    let short = |text: String| presentable(&text, PeerSoftware::MAX_TEXT).into_owned();
+    let software = PeerSoftware {
+        commit_date: handshake.commit_date.map(short),
+        commit_count: handshake.commit_count.map(short),
+        wallet_address: handshake.wallet_address.map(short),
+        capabilities: handshake.capabilities.into_iter().map(short).collect(),
+    };
+    let mut app = Vec::new();
+    // Texts only: writing them to memory cannot fail.
+    let _ = text_of(&software, &mut app);
+    let listen = canonical(handshake.listen_addr);
+    let nowhere = listen.ip().is_unspecified() && listen.port() == 0;
+    Hello {
+        version: handshake.protocol_version,
+        network: handshake.network.id(),
+        nonce: None,
+        features: 0,
+        listen: (!nowhere).then_some(listen),
+        agent: presentable(&handshake.version, Hello::MAX_AGENT).into_owned(),
+        genesis: handshake.genesis_hash.map(|text| unhex(&text).unwrap_or(NO_HASH)),
+        app: Bytes::from(app),
+    }
+}
+
+/// Stands for a genesis that is no hash, so that it differs from every one.
+const NO_HASH: [u8; 32] = [0xff; 32];
+
+/// The text cut to so many bytes, with spaces in place of control characters.
+fn presentable(text: &str, most: usize) -> Cow<'_, str> {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let text = &text[..end];
+    if text.chars().any(char::is_control) {
+        // A control character takes one byte or two, the space one: it stays short enough.
+        return text.replace(char::is_control, " ").into();
+    }
+    text.into()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let text: &[u8; 64] = text.as_bytes().try_into().ok()?;
+    let digit = |at: usize| char::from(text[at]).to_digit(16);
+    let mut hash = [0; 32];
+    for (at, byte) in hash.iter_mut().enumerate() {
+        *byte = (digit(2 * at)? << 4 | digit(2 * at + 1)?) as u8;
+    }
+    Some(hash)
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,262 @@
+//! Requests without ids, on the old network's wire: an answer is known by what it is, one question at a time a place.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerpool::base::Lane;
+use peerpool::link::{Handled, LinkConfig, Message, RequestError, Responder, SendError};
+use peerpool::timecoin::wire::{Kind, NetworkMessage, Software, TimeCoin};
+use peerpool::wire::{Head, Status};
+
+use crate::harness::*;
+
+fn side() -> Side<TimeCoin> {
+    Side::new(TimeCoin::testnet(Software::default()))
+}
+
+fn text(said: &NetworkMessage) -> Bytes {
+    said.to_bytes().unwrap()
+}
+
+fn message(said: &NetworkMessage) -> Message {
+    Message::new(said.kind().code(), text(said))
+}
+
+fn block_request(height: u64) -> NetworkMessage {
+    NetworkMessage::StateSnapshotRequest { height }
+}
+
+fn block(height: u64) -> NetworkMessage {
+    NetworkMessage::StateSnapshotResponse {
+        height,
+        utxo_merkle_root: "ab".into(),
+        state_data: vec![1, 2, 3],
+        compressed: false,
+        snapshot_size_bytes: 3,
+    }
+}
+
+fn frame(said: &NetworkMessage) -> Vec<u8> {
+    let text = text(said);
+    [&(text.len() as u32).to_be_bytes()[..], &text].concat()
+}
+
+/// What of these the host heard as events, in order.
+fn events(ear: &Ear) -> Vec<Bytes> {
+    let heard = ear.heard().into_iter();
+    heard.filter_map(|one| if let Heard::Event(_, _, body) = one { Some(body) } else { None }).collect()
+}
+
+async fn asked<S: peerpool::transport::Stream>(far: &mut ByHand<TimeCoin, S>) -> Bytes {
+    match far.message().await {
+        Some(Item::Message(_, Head::Request { .. }, body)) => body,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ask(running: &Running, said: &NetworkMessage, within: Duration) -> Asking {
+    let (link, message) = (Arc::clone(&running.link), message(said));
+    tokio::spawn(async move { link.request(message, within).await })
+}
+
+type Asking = tokio::task::JoinHandle<Result<Bytes, RequestError>>;
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_finds_its_question_by_kind_and_field_and_others_reach_the_handler() {
+    let side = side();
+    let (near, far) = pipe(64 * 1024);
+    let ear = Ear::new();
+    let running = side.start(near, ear.clone());
+    let mut far = side.by_hand(far);
+    let asking = ask(&running, &block_request(7), WAIT);
+    assert_eq!(asked(&mut far).await, text(&block_request(7)));
+    // Not the height that was asked for, and an answer to nothing at all.
+    far.send(&frame(&block(8))).await;
+    far.send(&frame(&NetworkMessage::PeerList(Vec::new()))).await;
+    ear.until_events(2).await;
+    assert!(!asking.is_finished());
+    far.send(&frame(&block(7))).await;
+    assert_eq!(asking.await.unwrap().unwrap(), text(&block(7)));
+    // Nobody asks any more.
+    far.send(&frame(&block(7))).await;
+    ear.until_events(3).await;
+    let heard = events(&ear);
+    assert_eq!(heard, [text(&block(8)), text(&NetworkMessage::PeerList(Vec::new())), text(&block(7))]);
+    assert_eq!(running.link.waiting().requests, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_question_a_place_is_on_the_line_and_the_next_waits_for_its_turn() {
+    let side = side();
+    let (near, far) = pipe(64 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let first = ask(&running, &block_request(1), WAIT);
+    assert_eq!(asked(&mut far).await, text(&block_request(1)));
+    let second = ask(&running, &block_request(2), WAIT);
+    settle().await;
+    // Another place is free meanwhile.
+    let height = ask(&running, &NetworkMessage::GetBlockchainHeight, WAIT);
+    assert_eq!(asked(&mut far).await, text(&NetworkMessage::GetBlockchainHeight));
+    far.send(&frame(&NetworkMessage::BlockchainHeight(42))).await;
+    assert_eq!(height.await.unwrap().unwrap(), text(&NetworkMessage::BlockchainHeight(42)));
+    far.send(&frame(&block(1))).await;
+    assert_eq!(first.await.unwrap().unwrap(), text(&block(1)));
+    assert_eq!(asked(&mut far).await, text(&block_request(2)));
+    far.send(&frame(&block(2))).await;
+    assert_eq!(second.await.unwrap().unwrap(), text(&block(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_does_not_come_in_time_gives_the_message_back() {
+    let side = side();
+    let (near, far) = pipe(64 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let first = ask(&running, &block_request(1), WAIT);
+    asked(&mut far).await;
+    let second = ask(&running, &block_request(2), Duration::from_secs(5));
+    let Err(RequestError::TooMany(back)) = second.await.unwrap() else { panic!("it was sent") };
+    assert_eq!(back.payload, text(&block_request(2)));
+    far.send(&frame(&block(1))).await;
+    first.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_timeout_the_place_stays_closed_until_the_late_answer_came() {
+    let side = side();
+    let (near, far) = pipe(64 * 1024);
+    let ear = Ear::new();
+    let running = side.start(near, ear.clone());
+    let mut far = side.by_hand(far);
+    let hasty = ask(&running, &block_request(1), Duration::from_secs(1));
+    // Waits for its turn behind one that times out.
+    let behind = ask(&running, &block_request(2), WAIT);
+    asked(&mut far).await;
+    assert!(matches!(hasty.await.unwrap(), Err(RequestError::Timeout)));
+    for refused in [behind, ask(&running, &block_request(3), WAIT)] {
+        assert!(matches!(refused.await.unwrap(), Err(RequestError::AnswerOpen(_))));
+    }
+    // The late answer answers nothing any more: it goes to the handler, and opens the place.
+    far.send(&frame(&block(1))).await;
+    ear.until_events(1).await;
+    assert_eq!(events(&ear), [text(&block(1))]);
+    let again = ask(&running, &block_request(4), WAIT);
+    assert_eq!(asked(&mut far).await, text(&block_request(4)));
+    far.send(&frame(&block(4))).await;
+    assert_eq!(again.await.unwrap().unwrap(), text(&block(4)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_given_up_before_it_was_sent_leaves_its_place_open() {
+    let side = side();
+    let (near, far) = pipe(16);
+    let running = side.start(near, Ear::new());
+    running.link.send(Message::new(Kind::GenesisBlock.code(), vec![b' '; 8_000])).unwrap();
+    settle().await;
+    let asking = ask(&running, &block_request(1), WAIT);
+    settle().await;
+    assert_eq!((running.link.waiting().requests, running.link.waiting().messages), (1, 1));
+    asking.abort();
+    let _ = asking.await;
+    assert_eq!(running.link.waiting(), peerpool::link::Waiting::default());
+    let mut far = side.by_hand(far);
+    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Event { .. }, _))));
+    let again = ask(&running, &block_request(2), WAIT);
+    assert_eq!(asked(&mut far).await, text(&block_request(2)));
+    far.send(&frame(&block(2))).await;
+    again.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_fails_whoever_waits_for_an_answer_or_a_turn() {
+    let side = side();
+    let (near, far) = pipe(64 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let waits = ask(&running, &block_request(1), WAIT);
+    asked(&mut far).await;
+    let queued = ask(&running, &block_request(2), WAIT);
+    settle().await;
+    drop(far);
+    assert!(matches!(waits.await.unwrap(), Err(RequestError::Closed)));
+    assert!(matches!(queued.await.unwrap(), Err(RequestError::NotSent(SendError::Closed(_)))));
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_asks_nothing_is_no_request() {
+    let side = side();
+    let (near, _far) = pipe(1024);
+    let running = side.start(near, Ear::new());
+    let tip = NetworkMessage::UpdateTip { height: 1, hash: "ab".into() };
+    let refused = ask(&running, &tip, WAIT).await.unwrap();
+    assert!(matches!(refused, Err(RequestError::NotSent(SendError::Refused { .. }))), "{refused:?}");
+    assert_eq!(running.link.waiting().requests, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_of_one_place_are_answered_in_their_order_and_of_others_beside() {
+    let side = side();
+    let (near, far) = pipe(64 * 1024);
+    let open = Arc::new(Mutex::new(Vec::<(Bytes, Responder)>::new()));
+    let ear = Ear::new().on_request({
+        let open = Arc::clone(&open);
+        move |_, body, responder| {
+            open.lock().unwrap().push((body, responder));
+            Handled::Done
+        }
+    });
+    let _running = side.start(near, ear.clone());
+    let mut far = side.by_hand(far);
+    for said in [block_request(1), block_request(2), NetworkMessage::GetBlockchainHeight, block_request(3)] {
+        far.send(&frame(&said)).await;
+    }
+    ear.until(|heard| heard.len() == 2).await;
+    settle().await;
+    let mut waiting: Vec<_> = open.lock().unwrap().drain(..).collect();
+    assert_eq!(waiting.len(), 2, "one of each place");
+    let (height, responder) = waiting.pop().unwrap();
+    assert_eq!(height, text(&NetworkMessage::GetBlockchainHeight));
+    responder.answer(text(&NetworkMessage::BlockchainHeight(9))).unwrap();
+    // The first is refused, which on this wire is silence; the next one's turn comes all the same.
+    waiting.pop().unwrap().1.decline(Status::Busy, "").unwrap();
+    for height in [2, 3] {
+        ear.until(|heard| heard.len() as u64 == height + 1).await;
+        let (body, responder) = open.lock().unwrap().pop().unwrap();
+        assert_eq!(body, text(&block_request(height)));
+        responder.on(Lane::Bulk).answer(text(&block(height))).unwrap();
+    }
+    let mut got = Vec::new();
+    for _ in 0..3 {
+        let Some(Item::Message(_, _, body)) = far.message().await else { panic!("an answer is missing") };
+        got.push(body);
+    }
+    assert_eq!(got, [text(&NetworkMessage::BlockchainHeight(9)), text(&block(2)), text(&block(3))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_questions_of_one_place_pauses_reading_and_loses_none() {
+    let plan = Plan { link: LinkConfig { inbox_messages: 4, ..LinkConfig::default() }, ..Plan::default() };
+    let side = Side::with(TimeCoin::testnet(Software::default()), plan);
+    let (near, far) = pipe(64 * 1024);
+    let ear = Ear::new().on_request(|_, body, responder| {
+        Handled::later(async move {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let Ok(NetworkMessage::StateSnapshotRequest { height }) = NetworkMessage::decode(&body) else {
+                panic!("not what was asked")
+            };
+            responder.answer(text(&block(height))).unwrap();
+        })
+    });
+    let _running = side.start(near, ear);
+    let mut far = side.by_hand(far);
+    for height in 0..50 {
+        far.send(&frame(&block_request(height))).await;
+    }
+    for height in 0..50 {
+        let Some(Item::Message(_, _, body)) = far.message().await else { panic!("an answer is missing") };
+        assert_eq!(body, text(&block(height)));
+    }
+}

@@ -1,0 +1,262 @@
+//! Frames: captured bytes, and what was tried on the network's own node.
+
+use crate::conformance::{Reader, Said};
+use bytes::{Bytes, BytesMut};
+use peerpool::base::Lane;
+use peerpool::timecoin::wire::{Kind, NetworkMessage, Software, TimeCoin, UNKNOWN};
+use peerpool::wire::{
+    Control, Decoder, Dialect, EncodeError, FrameKind, Head, Payload, Status, Step, WireError,
+};
+
+const CAP: usize = 10_485_760;
+const PING: Said = Said::Control(Control::Ping { token: 0 });
+const PONG: Said = Said::Control(Control::Pong { token: 0 });
+
+fn testnet() -> TimeCoin {
+    TimeCoin::testnet(Software::default())
+}
+
+fn frame(text: &[u8]) -> Vec<u8> {
+    [&(text.len() as u32).to_be_bytes()[..], text].concat()
+}
+
+fn event(kind: Kind, text: &str) -> Said {
+    said(Head::Event { kind: kind.code() }, text.as_bytes())
+}
+
+fn unknown(text: &[u8]) -> Said {
+    said(Head::Event { kind: UNKNOWN }, text)
+}
+
+fn said(head: Head, text: &[u8]) -> Said {
+    Said::Message { lane: Lane::Normal, head, payload: Bytes::copy_from_slice(text) }
+}
+
+fn heard(bytes: &[u8]) -> Vec<Said> {
+    Reader::new(&testnet()).feed(bytes).unwrap()
+}
+
+/// Bytes out of a dump of 16 a line, as far as they go before the second column.
+pub(crate) fn dump(text: &str) -> Vec<u8> {
+    let bytes = text.lines().flat_map(|line| line.split('|').next().unwrap().split_whitespace().skip(1));
+    bytes.map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
+}
+
+/// The frames that were captured from the network's own node: dumps of 16 bytes a line.
+const CAPTURED: &str = include_str!("../golden/timecoin_frames.txt");
+
+#[test]
+fn captured_frames_are_heard_and_said_again_byte_for_byte() {
+    let mut dumps = CAPTURED.split("# ").skip(1).map(|part| dump(part.split_once('\n').unwrap().1));
+    let mut next = || dumps.next().unwrap();
+    let dialect = testnet();
+    let hash = "cd".repeat(32);
+    let tip = NetworkMessage::UpdateTip { height: 42, hash };
+    let request = NetworkMessage::BlockRequest { height: 42 };
+    let response = NetworkMessage::BlockResponse { block: None };
+    let text = |message: &NetworkMessage| message.to_bytes().unwrap();
+    let place = Kind::BlockRequest.awaits().unwrap();
+
+    let (mut ping, mut pong) = (BytesMut::new(), BytesMut::new());
+    assert!(dialect.encode_control(&Control::Ping { token: 9 }, &mut ping).unwrap());
+    assert!(dialect.encode_control(&Control::Pong { token: 9 }, &mut pong).unwrap());
+    let captured = next();
+    assert_eq!((&ping[..], heard(&captured)), (&captured[..], vec![PING]));
+    let captured = next();
+    assert_eq!((&pong[..], heard(&captured)), (&captured[..], vec![PONG]));
+
+    let mut out = BytesMut::new();
+    dialect
+        .encode(Lane::Normal, &Head::Event { kind: Kind::UpdateTip.code() }, &text(&tip), &mut out)
+        .unwrap();
+    let asks = Head::Request { id: place, kind: Kind::BlockRequest.code() };
+    dialect.encode(Lane::Normal, &asks, &text(&request), &mut out).unwrap();
+    let captured = next();
+    assert_eq!(&out[..], &captured[..]);
+    let want = [said(Head::Event { kind: Kind::UpdateTip.code() }, &text(&tip)), said(asks, &text(&request))];
+    assert_eq!(heard(&captured), want);
+
+    let mut out = BytesMut::new();
+    let answers = Head::Response { id: place, status: Status::Ok };
+    dialect.encode(Lane::Normal, &answers, &text(&response), &mut out).unwrap();
+    let captured = next();
+    assert_eq!(&out[..], &captured[..]);
+    assert_eq!(heard(&captured), [said(Head::Event { kind: Kind::BlockResponse.code() }, &text(&response))]);
+    assert!(dumps.next().is_none());
+}
+
+#[test]
+fn one_byte_at_a_time_or_many_frames_in_one_read_are_heard_the_same() {
+    let texts =
+        [r#""Ping""#, r#"{"UpdateTip":{"height":1,"hash":"a"}}"#, r#""Pong""#, r#"{"BlockchainHeight":7}"#];
+    let bytes: Vec<u8> = texts.iter().flat_map(|text| frame(text.as_bytes())).collect();
+    let want = [PING, event(Kind::UpdateTip, texts[1]), PONG, event(Kind::BlockchainHeight, texts[3])];
+    assert_eq!(heard(&bytes), want);
+    let dialect = testnet();
+    let mut reader = Reader::new(&dialect);
+    let one_by_one: Vec<Said> = bytes.chunks(1).flat_map(|byte| reader.feed(byte).unwrap()).collect();
+    assert_eq!(one_by_one, want);
+}
+
+#[test]
+fn what_is_no_message_leaves_the_stream_in_step_and_keeps_its_bytes() {
+    let strange: [&[u8]; 14] = [
+        br#""Nope""#,
+        br#"{"Nope":{"a":1}}"#,
+        b"",
+        b" ",
+        b"[1,2]",
+        b"7",
+        b"{",
+        b"{}",
+        b"\"Ping",
+        br#""Ping" x"#,
+        br#"{"Ping":{}}"#,
+        br#"{"UpdateTip" 1}"#,
+        b"\xef\xbb\xbf\"Ping\"",
+        &[0xff; 300],
+    ];
+    for text in strange {
+        let bytes = [frame(text), frame(br#""Ping""#)].concat();
+        assert_eq!(heard(&bytes), [unknown(text), PING], "{}", String::from_utf8_lossy(text));
+    }
+}
+
+#[test]
+fn names_are_found_whatever_stands_around_them() {
+    let forms = [
+        r#"{"UpdateTip":[1,"a"]}"#,
+        " \t\r\n{ \"UpdateTip\" : [1,\"a\"]}\n",
+        r#"{"\u0055pdateTip":[1,"a"]}"#,
+    ];
+    for text in forms {
+        assert_eq!(heard(&frame(text.as_bytes())), [event(Kind::UpdateTip, text)], "{text}");
+    }
+    let forms = [
+        " \n \"Ping\" \n",
+        r#"{"Ping":null}"#,
+        r#"{ "Ping" : null } "#,
+        r#""\u0050ing""#,
+        r#"{"P\u0069ng":null}"#,
+    ];
+    for text in forms {
+        assert_eq!(heard(&frame(text.as_bytes())), [PING], "{text}");
+    }
+    let all_escaped: String = "TransactionRejectedByNetwork".bytes().map(|b| format!("\\u{b:04x}")).collect();
+    let text = format!(r#"{{"{all_escaped}":1}}"#);
+    assert_eq!(heard(&frame(text.as_bytes())), [event(Kind::TransactionRejectedByNetwork, &text)]);
+    let text = format!(r#"{{"{}\u0041":1}}"#, "A".repeat(5000));
+    assert_eq!(heard(&frame(text.as_bytes())), [unknown(text.as_bytes())]);
+}
+
+#[test]
+fn a_body_that_does_not_parse_arrives_under_its_name_for_the_typed_parse_to_refuse() {
+    let text = r#"{"UpdateTip":{"height":-1}}"#;
+    assert_eq!(heard(&frame(text.as_bytes())), [event(Kind::UpdateTip, text)]);
+    let text = r#"{"BlockRequest":7}"#;
+    let place = Kind::BlockRequest.awaits().unwrap();
+    let asks = Head::Request { id: place, kind: Kind::BlockRequest.code() };
+    assert_eq!(heard(&frame(text.as_bytes())), [said(asks, text.as_bytes())]);
+}
+
+#[test]
+fn the_cap_is_inclusive_and_judged_on_the_length_alone() {
+    let dialect = testnet();
+    let over = WireError::FrameTooLarge { size: CAP + 1, cap: CAP };
+    assert_eq!(Reader::new(&dialect).feed(&(CAP as u32 + 1).to_be_bytes()), Err(over));
+    let over = WireError::FrameTooLarge { size: u32::MAX as usize, cap: CAP };
+    assert_eq!(Reader::new(&dialect).feed(&[0xff; 4]), Err(over));
+
+    // A ping in as many blanks as fit is a ping.
+    let mut text = vec![b' '; CAP];
+    text[CAP - 6..].copy_from_slice(br#""Ping""#);
+    assert_eq!(heard(&frame(&text)), [PING]);
+
+    let head = Head::Event { kind: Kind::GenesisBlock.code() };
+    let mut out = BytesMut::from(&b"before"[..]);
+    let payload = Bytes::from(vec![b' '; CAP + 1]);
+    let refused = Err(EncodeError::TooLarge { lane: Lane::Urgent, size: CAP + 1, cap: CAP });
+    assert_eq!(dialect.encode(Lane::Urgent, &head, &payload, &mut out), refused);
+    assert_eq!(dialect.chunks(Lane::Urgent, head, payload.clone()).map(|_| ()), refused);
+    assert_eq!(&out[..], b"before");
+    assert_eq!(dialect.encode(Lane::Urgent, &head, &payload[..CAP], &mut out), Ok(()));
+}
+
+#[test]
+fn a_magic_where_a_frame_should_begin_is_refused() {
+    let size = u32::from_be_bytes(*b"TIME") as usize;
+    let dialect = testnet();
+    assert_eq!(Reader::new(&dialect).feed(b"TIME"), Err(WireError::FrameTooLarge { size, cap: CAP }));
+}
+
+#[test]
+fn a_long_frame_takes_memory_as_it_comes_and_gives_it_back() {
+    let dialect = testnet();
+    let mut decoder = dialect.decoder();
+    // The length alone buys nothing.
+    let announced = (CAP as u32).to_be_bytes();
+    assert_eq!(decoder.step(&announced).unwrap(), Step::Part { used: 4 });
+    assert_eq!((decoder.buffered(), decoder.step(&[]).unwrap()), (0, Step::NeedMore));
+    let piece = vec![b' '; 10_000];
+    let mut came = 0;
+    while came + piece.len() < CAP {
+        assert_eq!(decoder.step(&piece).unwrap(), Step::Part { used: piece.len() });
+        came += piece.len();
+        let most = (2 * came + 4096).min(CAP);
+        assert!((came..=most).contains(&decoder.buffered()), "{} held for {came}", decoder.buffered());
+    }
+    let Step::Message { used, payload: Payload::Owned(payload), .. } = decoder.step(&piece).unwrap() else {
+        panic!("not complete")
+    };
+    assert_eq!((used, payload.len(), decoder.buffered()), (CAP - came, CAP, 0));
+    assert_eq!(Vec::from(payload).capacity(), CAP);
+    assert!(size_of_val(&decoder) <= 32);
+}
+
+#[test]
+fn a_short_frame_is_borrowed_from_the_read_buffer() {
+    let text = format!(r#"{{"GenesisBlock":"{}"}}"#, "x".repeat(16_000));
+    let bytes = frame(text.as_bytes());
+    let step = testnet().decoder().step(&bytes).map(|step| format!("{step:?}").contains("Borrowed"));
+    assert_eq!(step, Ok(true));
+}
+
+#[test]
+fn refusals_and_cancels_are_silence() {
+    let dialect = testnet();
+    let silent = [
+        Head::Response { id: 1, status: Status::NoReply },
+        Head::Response { id: 1, status: Status::Busy },
+        Head::Response { id: 1, status: Status::Other(200) },
+        Head::Cancel { id: 1 },
+    ];
+    for head in silent {
+        let mut out = BytesMut::new();
+        assert_eq!(dialect.encode(Lane::Normal, &head, b"", &mut out), Ok(()));
+        assert!(out.is_empty());
+        let chunks: Vec<_> = dialect.chunks(Lane::Normal, head, Bytes::new()).unwrap().collect();
+        assert_eq!((chunks.len(), chunks[0].wire_len(), chunks[0].last), (1, 0, true));
+    }
+    // Why it failed is not said either.
+    let mut out = BytesMut::new();
+    let failed = Head::Response { id: 1, status: Status::Failed };
+    assert_eq!(dialect.encode(Lane::Normal, &failed, b"because", &mut out), Ok(()));
+    assert!(out.is_empty());
+    let cancel = dialect.encode(Lane::Normal, &Head::Cancel { id: 1 }, b"x", &mut out);
+    assert_eq!(cancel, Err(EncodeError::CancelPayload { size: 1 }));
+}
+
+#[test]
+fn kinds_that_there_are_not_cannot_be_sent() {
+    let dialect = testnet();
+    for kind in [71, 1000, UNKNOWN] {
+        for head in [Head::Event { kind }, Head::Request { id: 1, kind }] {
+            let mut out = BytesMut::new();
+            let refused = dialect.encode(Lane::Normal, &head, br#""Ping""#, &mut out);
+            assert_eq!(refused, Err(EncodeError::Unsupported { what: "message of this kind" }));
+            assert!(out.is_empty());
+        }
+    }
+    let reserved = dialect.encode(Lane::Control, &Head::Event { kind: 2 }, b"", &mut BytesMut::new());
+    assert_eq!(reserved, Err(EncodeError::ControlLaneReserved { kind: FrameKind::Event }));
+}

@@ -11,6 +11,7 @@
 
 mod gather;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -213,7 +214,12 @@ impl<D: Dialect> Writer<D> {
                 break;
             }
         }
-        let result = Pin::new(stream).poll_write_vectored(cx, &slices[..count]);
+        let stream = Pin::new(stream);
+        let result = match &slices[..count] {
+            // The system's plain call is the cheaper one.
+            [slice] => stream.poll_write(cx, slice),
+            slices => stream.poll_write_vectored(cx, slices),
+        };
         match result {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Poll::Ready(Ok(written)) => {
@@ -297,15 +303,36 @@ impl<D: Dialect> Writer<D> {
         Ok(())
     }
 
+    /// Nothing is left to write: the memory goes back to the thread, for the next link.
     fn rest_idle(&mut self) {
-        self.lanes.iter_mut().for_each(|lane| lane.batch.clear_idle());
-        self.round.shrink_to(0);
+        for lane in self.lanes.iter_mut().filter(|lane| !lane.batch.is_bare()) {
+            let memory = lane.batch.take_memory();
+            let _ = SPARE.try_with(|spare| spare.set(memory));
+        }
+        if self.round.capacity() > 0 {
+            let memory = std::mem::take(&mut self.round);
+            let _ = SPARE_ROUND.try_with(|spare| spare.set(memory));
+        }
+    }
+
+    /// Fetches memory to gather in from the thread.
+    fn equip(&mut self) {
+        if self.round.capacity() == 0 {
+            self.round = SPARE_ROUND.try_with(Cell::take).unwrap_or_default();
+        }
     }
 
     /// Where the cursors stand now.
     pub(super) fn positions(&self) -> Positions {
         [0, 1, 2].map(|at: usize| self.lanes[at].cursor.view().resume())
     }
+}
+
+thread_local! {
+    /// Memory of a batch of a link that has come to rest, and of its round. An idle link holds none, and an active one
+    /// that takes its turn finds some that is still in the cache.
+    static SPARE: Cell<Batch> = const { Cell::new(Batch::new()) };
+    static SPARE_ROUND: Cell<VecDeque<Piece>> = const { Cell::new(VecDeque::new()) };
 }
 
 /// Pieces in one write: the kernel takes up to 1,024, and beyond 64 the call costs more than it saves.

@@ -10,7 +10,7 @@ use crate::base::ConnId;
 ///
 /// Owned by whoever writes, and filled by [`Cursor::fill`](super::Cursor::fill). While it holds runs it keeps their
 /// segments alive, so it must not stay so across a wait: see [`Cursor::release`](super::Cursor::release). A new one has
-/// no heap memory; [`Batch::clear_idle`] gives back what it has grown.
+/// no heap memory.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// A copy of the rest of a chunk whose beginning is on the line, and how much of it was taken.
@@ -41,8 +41,8 @@ struct Copied {
 
 impl Batch {
     /// An empty batch, without heap memory.
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self { residue: Vec::new(), taken: 0, runs: Vec::new(), head: 0, copy: None, len: 0 }
     }
 
     /// Bytes left to write.
@@ -90,9 +90,17 @@ impl Batch {
         used
     }
 
-    /// Forgets everything and gives all memory back.
-    pub fn clear_idle(&mut self) {
-        *self = Self::default();
+    /// Whether there is no memory to gather in.
+    pub(in crate::link) fn is_bare(&self) -> bool {
+        self.runs.capacity() == 0
+    }
+
+    /// Hands out the memory of a batch that has nothing to write, for another one to gather in.
+    pub(in crate::link) fn take_memory(&mut self) -> Self {
+        let mut memory = std::mem::take(self);
+        memory.drop_runs();
+        (memory.residue, memory.taken, memory.len) = (Vec::new(), 0, 0);
+        memory
     }
 
     /// Whether the rest of a chunk that was begun waits here.

@@ -331,9 +331,9 @@ async fn old_nodes_dial_the_command_and_are_dialled_by_it_and_hear_each_other_th
     let tip = sample("UpdateTip");
     dialling.send_to_peer_tcp(ours.ip(), tip).await.unwrap();
     let heard = |record: &old_node::Record| {
-        record.entries().iter().any(|entry| {
-            matches!(&entry.what, What::Got(message, old_node::Fate::Read) if message.text == tip)
-        })
+        record.entries().iter().any(
+            |entry| matches!(&entry.what, What::Got(message, old_node::Fate::Read) if message.text == tip),
+        )
     };
     dialled.record().until(WAIT, heard).await;
     assert_eq!(dialled.tally(std::net::IpAddr::from([127, 0, 0, 1])).unreadable, 0);

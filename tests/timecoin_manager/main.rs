@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use chain::MemoryChain;
 use peerpool::timecoin::wire::{
-    Block, BlockHeader, BlockTime, Kind, MasternodeCounts, OutPoint, Transaction, TransactionMessage, TxInput,
-    TxOutput, WalletTransaction,
+    Block, BlockHeader, BlockTime, Kind, MasternodeCounts, OutPoint, Transaction, TransactionMessage,
+    TxInput, TxOutput, WalletTransaction,
 };
 use peerpool::timecoin::{
     ChainSource, Incoming, ManagerConfig, NetworkMessage, NetworkType, PeerInfo, PeerManager,
@@ -58,7 +58,12 @@ async fn manager_with(config: ManagerConfig, chain: Arc<dyn ChainSource>) -> Pee
 }
 
 /// A manager in a world in memory, where hours take milliseconds.
-async fn manager_in(net: &MemoryNet, host: u8, config: ManagerConfig, chain: Arc<dyn ChainSource>) -> PeerManager {
+async fn manager_in(
+    net: &MemoryNet,
+    host: u8,
+    config: ManagerConfig,
+    chain: Arc<dyn ChainSource>,
+) -> PeerManager {
     let addr = in_memory(host);
     let builder = PeerManager::builder(TESTNET, addr, addr).config(config).chain(chain);
     builder.transport(net.host(addr.ip())).start().await.unwrap()

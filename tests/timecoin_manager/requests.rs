@@ -24,10 +24,7 @@ async fn the_chains_end_its_first_block_and_any_other_are_told() {
     assert_eq!(one.request_block_by_height(at.ip(), 17).await.unwrap(), block(17));
     assert!(matches!(one.get_block_from_peer(at, 31).await, Err(FetchError::NoSuchBlock(31))));
     let ask = |question| one.ask(at, question, WAIT);
-    assert_eq!(
-        ask(NetworkMessage::GetBlockchainHeight).await.unwrap(),
-        NetworkMessage::BlockchainHeight(30)
-    );
+    assert_eq!(ask(NetworkMessage::GetBlockchainHeight).await.unwrap(), NetworkMessage::BlockchainHeight(30));
     assert_eq!(
         ask(NetworkMessage::HeightRequest).await.unwrap(),
         NetworkMessage::HeightResponse { height: 30, best_block_hash: block(30).hash }
@@ -98,7 +95,8 @@ async fn transactions_masternodes_and_output_states_are_told() {
         confirmations: 0,
     };
     chain.unspent.lock().unwrap().insert(outpoint.clone(), unspent);
-    let question = NetworkMessage::UTXOStateQuery { outpoints: vec![serde_json::to_string(&outpoint).unwrap()] };
+    let question =
+        NetworkMessage::UTXOStateQuery { outpoints: vec![serde_json::to_string(&outpoint).unwrap()] };
     let NetworkMessage::UTXOStateResponse { states } = one.ask(at, question, WAIT).await.unwrap() else {
         panic!("states answer a question for states");
     };
@@ -121,7 +119,8 @@ async fn two_kinds_of_answers_to_one_question_are_told_apart() {
     let (one, other, _chain) = pair().await;
     let good = transaction(1);
     let bad = Transaction { txid: "wrong".into(), ..transaction(1) };
-    let ask = |transaction| one.ask(other.listen_addr(), NetworkMessage::InstantFinalityRequest(transaction), WAIT);
+    let ask =
+        |transaction| one.ask(other.listen_addr(), NetworkMessage::InstantFinalityRequest(transaction), WAIT);
     assert_eq!(ask(good).await.unwrap().kind(), Kind::TransactionApproved);
     assert_eq!(ask(bad).await.unwrap().kind(), Kind::TransactionRejected);
 }
@@ -140,7 +139,8 @@ async fn a_snapshot_is_that_of_the_chains_end_summed_by_address() {
         &9u64.to_le_bytes(),
     ]
     .concat();
-    let state = StateSnapshot { height: 4, utxo_merkle_root: "root".into(), state_data, ..Default::default() };
+    let state =
+        StateSnapshot { height: 4, utxo_merkle_root: "root".into(), state_data, ..Default::default() };
     *chain.snapshot.lock().unwrap() = Some(state.clone());
     let snapshot = one.request_snapshot(other.listen_addr()).await.unwrap();
     assert_eq!((snapshot.height, snapshot.state_hash.as_str(), snapshot.balances["c"]), (4, "root", 9));
@@ -156,7 +156,9 @@ async fn a_vote_is_sent_only_when_this_vote_was_acknowledged() {
     let vote = |hash: &str| NetworkMessage::ConsensusBlockVote(format!(r#"{{"block_hash":"{hash}"}}"#));
     one.send_vote_with_ack(ip, vote("ab"), "ab".into()).await.unwrap();
     match one.send_vote_with_ack(ip, vote("ab"), "cd".into()).await {
-        Err(VoteError::WrongBlock { expected, got }) => assert_eq!((expected.as_str(), got.as_str()), ("cd", "ab")),
+        Err(VoteError::WrongBlock { expected, got }) => {
+            assert_eq!((expected.as_str(), got.as_str()), ("cd", "ab"))
+        }
         other => panic!("the wrong block was acknowledged: {other:?}"),
     }
     let no_vote = NetworkMessage::BlockchainHeight(1);
@@ -263,7 +265,8 @@ async fn an_unanswered_question_costs_health_and_its_late_answer_reaches_nobody_
     let closed = ask(WAIT).await;
     assert!(matches!(closed, Err(PeerRequestError::Request(RequestError::AnswerOpen(_)))), "{closed:?}");
     told.notify_one();
-    until("the late answer comes to the hook", || !heard(&heard_by_one, Kind::BlockchainInfo).is_empty()).await;
+    until("the late answer comes to the hook", || !heard(&heard_by_one, Kind::BlockchainInfo).is_empty())
+        .await;
     told.notify_one();
     assert_eq!(ask(WAIT).await.unwrap().kind(), Kind::BlockchainInfo);
     assert_eq!(heard(&heard_by_one, Kind::BlockchainInfo).len(), 1);
@@ -276,7 +279,10 @@ async fn peers_learn_of_each_others_peers() {
     connect(&third, &other).await;
     let told = one.request_peer_list(other.listen_addr()).await.unwrap();
     assert!(told.iter().any(|peer| peer.ip == ip_of(&third).to_string() && peer.port == TESTNET.port()));
-    assert!(!told.iter().any(|peer| peer.ip == ip_of(&one).to_string()), "whoever asks is not told of itself");
+    assert!(
+        !told.iter().any(|peer| peer.ip == ip_of(&one).to_string()),
+        "whoever asks is not told of itself"
+    );
     assert!(one.node().book().get(&third.listen_addr()).is_some());
     assert!(one.known_peer_count().await >= 2);
     // Nothing new the second time.

@@ -120,10 +120,7 @@ async fn a_new_peer_is_announced_to_the_others_once() {
     until("the first hears of the second", || names(&heard_by_first, second.listen_addr()) == 1).await;
     let again = one.broadcast_new_peer(&info_of(&second)).await.unwrap();
     assert_eq!(again, Announced::Recently);
-    until("it is remembered", || {
-        first.node().book().get(&second.listen_addr()).is_some()
-    })
-    .await;
+    until("it is remembered", || first.node().book().get(&second.listen_addr()).is_some()).await;
 }
 
 #[tokio::test]
@@ -154,7 +151,8 @@ async fn both_kinds_of_peers_hear_one_broadcast() {
     until("both are there", || one.connections().len() == 2).await;
     assert_eq!(one.broadcast_transaction(payment(3)).await.unwrap(), 2);
     for chain in [old, new] {
-        until("it arrives", || heard(&chain, Kind::Transaction) == [NetworkMessage::Transaction(payment(3))]).await;
+        until("it arrives", || heard(&chain, Kind::Transaction) == [NetworkMessage::Transaction(payment(3))])
+            .await;
     }
     // And a question over the new dialect, which has ids.
     assert_eq!(new_peer.request_blockchain_info(port).await.unwrap(), None);

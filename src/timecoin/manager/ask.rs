@@ -118,10 +118,13 @@ impl PeerManager {
         let addr = peer_addr.addr(self.network.port())?;
         let begun = Instant::now();
         let left = || within.saturating_sub(begun.elapsed());
+        let one_shots = self.state().config.one_shots > 0;
         let refused = match self.state().peer_at(self.node(), addr) {
             Some(peer) => match self.ask_pooled(&peer, &question, within).await {
-                // Another dialect is not spoken by dialling; an old node takes a question on any connection.
-                Err(error) if error.wants_another_way() && peer.connection().dialect() == DIALECT => {
+                // Another dialect's peers have ids, and no need for it; an old node takes a question on any connection.
+                Err(error)
+                    if one_shots && error.wants_another_way() && peer.connection().dialect() == DIALECT =>
+                {
                     tracing::debug!(%addr, %asked, %error, "asked over a connection of its own");
                     // It may have dialled us: where it listens is another port.
                     return self.ask_once(self.last_known_at(addr, &peer), question, left()).await;
@@ -130,7 +133,7 @@ impl PeerManager {
             },
             None => PeerRequestError::NotConnected(addr),
         };
-        if self.state().config.one_shots == 0 {
+        if !one_shots {
             return Err(refused);
         }
         self.ask_once(addr, question, left()).await

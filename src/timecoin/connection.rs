@@ -1,6 +1,9 @@
 //! One connection of the old network outside of the pool: for a single message, or for a program that dials and accepts by itself
 //! and [hands connections over](super::PeerManager::add_connected_peer_with_connection) when they are ready.
 
+mod error;
+mod maker;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,171 +13,17 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::base::{Direction, Lane, canonical};
-use crate::link::{Message, RequestError, SendError};
-use crate::node::{ConnectError, Peer, read_greeting};
-use crate::transport::{BoxStream, Transport};
-use crate::wire::{Dialect, EncodeError, Greeting, Head, Hello, WireError};
+use crate::base::{Direction, Lane};
+use crate::link::Message;
+use crate::node::Peer;
+use crate::transport::BoxStream;
+use crate::wire::{Dialect, Head, Hello};
 
-use super::info::{info_of_hello, unix_seconds};
-use super::wire::{DecodeError, Kind, NetworkMessage, TextError, TimeCoin};
+use super::wire::{NetworkMessage, TimeCoin};
 use super::{NetworkType, PeerInfo};
-use crate::book::WallTime;
 
-/// Why something on a connection failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConnectionError {
-    /// The connection was not opened, or its handshake failed; see [`ConnectError`].
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The connection broke. It is closed.
-    #[error("the connection broke: {0}")]
-    Io(#[from] std::io::Error),
-    /// The other end closed the connection.
-    #[error("closed by the other end")]
-    Eof,
-    /// Writing took too long. A frame may be sent halfway, so the connection is closed.
-    #[error("writing took longer than {0:?}")]
-    WriteTimeout(Duration),
-    /// Nothing came in time. The connection can still be used, and a frame that has begun to arrive is not lost.
-    #[error("nothing came within {0:?}")]
-    ReadTimeout(Duration),
-    /// A frame announced more than a frame may have. The connection is closed.
-    #[error("a frame of {size} bytes, at most {cap} are allowed")]
-    TooLarge {
-        /// What it announced, in bytes.
-        size: usize,
-        /// The cap, in bytes.
-        cap: usize,
-    },
-    /// A frame was read that is no message. The connection can still be used.
-    #[error("no message: {0}")]
-    Unreadable(#[from] DecodeError),
-    /// The message has no text.
-    #[error(transparent)]
-    Text(#[from] TextError),
-    /// The message is larger than a frame may be.
-    #[error(transparent)]
-    Encode(#[from] EncodeError),
-    /// This kind of message asks nothing.
-    #[error("{0} is no question")]
-    NoQuestion(Kind),
-    /// More frames came that were not asked for than are kept. The connection is closed.
-    #[error("too many unasked messages")]
-    Flooded,
-    /// The connection is closed.
-    #[error("the connection is closed")]
-    Closed,
-    /// The connection is in the pool, whose node reads it.
-    #[error("the connection was handed over")]
-    HandedOver,
-    /// It is in the pool, which did not take the message.
-    #[error(transparent)]
-    Send(#[from] SendError),
-    /// It is in the pool, and the question has no answer.
-    #[error(transparent)]
-    Request(#[from] RequestError),
-}
-
-/// How connections are made: with which transport, in which words.
-#[derive(Clone)]
-pub(super) struct Maker {
-    pub(super) transport: Arc<dyn Transport>,
-    pub(super) dialect: Arc<TimeCoin>,
-    /// What our handshake says.
-    pub(super) hello: Hello,
-    /// How long connect and handshake may take, and a write.
-    pub(super) within: Duration,
-}
-
-impl Maker {
-    /// Dials, and exchanges handshakes.
-    pub(super) async fn dial(&self, addr: SocketAddr) -> Result<PeerConnection, ConnectionError> {
-        let addr = canonical(addr);
-        let dialling = async {
-            let mut stream = self.transport.dial(addr).await.map_err(ConnectError::from)?;
-            self.greet(&mut stream).await?;
-            let (hello, rest) = self.read(&mut stream).await?;
-            Ok(self.connection(stream, Direction::Outbound, addr, hello, rest))
-        };
-        timeout(self.within, dialling).await.unwrap_or(Err(ConnectError::Timeout.into()))
-    }
-
-    /// Exchanges handshakes on a stream that was accepted.
-    pub(super) async fn accept(
-        &self,
-        mut stream: BoxStream,
-        from: SocketAddr,
-    ) -> Result<PeerConnection, ConnectionError> {
-        let accepting = async {
-            let (hello, rest) = self.read(&mut stream).await?;
-            self.greet(&mut stream).await?;
-            Ok(self.connection(stream, Direction::Inbound, canonical(from), hello, rest))
-        };
-        timeout(self.within, accepting).await.unwrap_or(Err(ConnectError::Timeout.into()))
-    }
-
-    async fn greet(&self, stream: &mut BoxStream) -> Result<(), ConnectionError> {
-        let mut out = BytesMut::new();
-        self.dialect.encode_hello(&self.hello, &mut out)?;
-        stream.write_all(&out).await.map_err(ConnectError::from)?;
-        stream.flush().await.map_err(ConnectError::from)?;
-        Ok(())
-    }
-
-    async fn read(&self, stream: &mut BoxStream) -> Result<(Hello, Vec<u8>), ConnectionError> {
-        let decode = |bytes: &[u8]| self.dialect.decode_greeting(bytes);
-        let (greeting, rest) = read_greeting(stream, self.dialect.limits().hello, decode, None).await?;
-        let hello = match greeting {
-            Greeting::Hello(hello) => hello,
-            Greeting::Goodbye(goodbye) => return Err(ConnectError::Refused(goodbye).into()),
-        };
-        self.check(&hello)?;
-        Ok((hello, rest))
-    }
-
-    /// The order of the checks is the old network's.
-    fn check(&self, hello: &Hello) -> Result<(), ConnectError> {
-        let ours = &self.hello;
-        if hello.network != ours.network {
-            return Err(ConnectError::WrongNetwork { ours: ours.network, theirs: hello.network });
-        }
-        if hello.version != ours.version {
-            return Err(ConnectError::WrongVersion { ours: ours.version, theirs: hello.version });
-        }
-        match (&ours.genesis, &hello.genesis) {
-            (Some(ours), Some(theirs)) if ours != theirs => Err(ConnectError::WrongGenesis),
-            _ => Ok(()),
-        }
-    }
-
-    fn connection(
-        &self,
-        stream: BoxStream,
-        direction: Direction,
-        addr: SocketAddr,
-        hello: Hello,
-        rest: Vec<u8>,
-    ) -> PeerConnection {
-        let network = self.dialect.network();
-        let address = match (direction, hello.listen) {
-            // As the old network has it: what it says itself.
-            (Direction::Inbound, Some(listen)) => listen,
-            _ => addr,
-        };
-        let info = info_of_hello(network, address, &hello, unix_seconds(WallTime::now()));
-        let open = Open { stream, buffer: BytesMut::from(&rest[..]), unread: VecDeque::new(), hello };
-        PeerConnection {
-            state: State::Open(Box::new(open)),
-            info,
-            addr,
-            direction,
-            dialect: Arc::clone(&self.dialect),
-            within: self.within,
-        }
-    }
-}
+pub use error::ConnectionError;
+pub(super) use maker::Maker;
 
 /// A connection whose handshake is done.
 ///
@@ -512,12 +361,6 @@ impl PeerConnection {
                 return Err(ConnectionError::Eof);
             }
         }
-    }
-}
-
-impl From<WireError> for ConnectionError {
-    fn from(error: WireError) -> Self {
-        Self::Connect(error.into())
     }
 }
 

@@ -63,21 +63,29 @@ fn has_our_software(peer: &Peer) -> bool {
     peer.read_info(|info| says(&info.app))
 }
 
-/// The live peer at an IP address; of several the one that listens at this port, else any.
+/// The live peer at an address: by its IP address, or, where several nodes share one, by the port it listens on too.
 pub(super) fn peer_at(node: &NodeRef, rules: &AddressRules, addr: SocketAddr) -> Option<Arc<Peer>> {
     let addr = canonical(addr);
-    if let Some(peer) = rules.key_at(addr).and_then(|key| node.peer(&key)) {
+    let key = rules.key_at(addr);
+    if let Some(peer) = key.and_then(|key| node.peer(&key)) {
         return Some(peer);
     }
-    let mut others = node.peers_at(addr.ip());
-    let exact = others.iter().position(|peer| {
-        peer.addr() == addr || peer.read_info(|info| info.listen.is_some_and(|listen| listen == addr))
-    });
-    match exact {
-        Some(at) => Some(others.swap_remove(at)),
-        // Observed as one address, several peers may be others: only those that are known by none but this one count.
-        None => others.into_iter().find(|peer| ip_of(peer) == addr.ip()),
-    }
+    let others = node.peers_at(addr.ip());
+    let listens = |peer: &Peer| peer.addr() == addr || peer.read_info(|info| info.listen == Some(addr));
+    let exact = others.iter().find(|peer| listens(peer)).cloned();
+    // Without a port of its own in this network, whoever speaks another dialect there will do.
+    exact.or_else(|| key.and_then(|_| any_of(others, addr.ip())))
+}
+
+/// The live peer at an IP address, any one of several.
+pub(super) fn peer_of(node: &NodeRef, ip: IpAddr) -> Option<Arc<Peer>> {
+    let ip = canonical_ip(ip);
+    node.peer(&AddressRules::key(ip)).or_else(|| any_of(node.peers_at(ip), ip))
+}
+
+/// Observed at one address, peers may be known by others.
+fn any_of(peers: Vec<Arc<Peer>>, ip: IpAddr) -> Option<Arc<Peer>> {
+    peers.into_iter().find(|peer| ip_of(peer) == ip)
 }
 
 /// The IP address that a peer is known by.

@@ -8,8 +8,8 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use crate::node::WeakNode;
 use crate::timecoin::wire::NetworkMessage;
 
-use super::ask::PEER_LIST;
 use super::config::{ReaperConfig, ReconnectConfig};
+use super::questions::PEER_LIST;
 use super::seeds::plant;
 use super::state::{Background, State, reconfigure};
 use super::{PeerManager, WeakManager};

@@ -1,5 +1,6 @@
 //! What arrives: answered by the manager or by the chain, and the rest handed to the chain's hook.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,9 +57,12 @@ impl Handler for Listening {
         self.asked(cx, message, Some(responder))
     }
 
-    fn verdict(&self, hello: &Hello, from: std::net::SocketAddr) -> Verdict {
-        let _ = hello;
-        if self.0.quarantine.holds(&from.ip()) {
+    fn verdict(&self, hello: &Hello, from: SocketAddr) -> Verdict {
+        // On loopback all are observed at one address, and known by the one they claim.
+        let claimed =
+            hello.listen.map(|listen| listen.ip()).filter(|ip| ip.is_loopback() && from.ip().is_loopback());
+        let held = |ip: &IpAddr| self.0.quarantine.holds(ip);
+        if held(&from.ip()) || claimed.as_ref().is_some_and(held) {
             tracing::debug!(%from, "in quarantine");
             return Verdict::Reject;
         }
@@ -202,7 +206,8 @@ fn send_back(peer: &Arc<Peer>, reply: &NetworkMessage, responder: Option<Respond
 fn ask_for_peers(state: &Arc<State>, node: &NodeRef, peer: &Arc<Peer>) {
     let (state, node, peer) = (Arc::clone(state), node.downgrade(), Arc::clone(peer));
     Arc::clone(&state.tasks).spawn(async move {
-        let asked = super::ask::ask_link(&peer, &NetworkMessage::GetPeerList, super::ask::PEER_LIST).await;
+        let asked =
+            super::ask::ask_link(&peer, &NetworkMessage::GetPeerList, super::questions::PEER_LIST).await;
         let Some(node) = node.upgrade() else { return };
         match asked {
             Ok(NetworkMessage::PeerList(peers)) => {

@@ -12,6 +12,7 @@ mod error;
 mod fetch;
 mod handler;
 mod look;
+mod questions;
 mod say;
 mod seeds;
 mod snapshot;

@@ -14,7 +14,7 @@ use crate::book::{Book, Source, WallTime};
 use crate::node::{HotConfig, NodeRef, Peer};
 use crate::timecoin::chain::{ChainSource, Sender};
 use crate::timecoin::connection::Maker;
-use crate::timecoin::find::{address_of, peer_at};
+use crate::timecoin::find::{address_of, peer_at, peer_of};
 use crate::timecoin::rules::AddressRules;
 use crate::timecoin::wire::PeerAddress;
 use crate::timecoin::{
@@ -67,7 +67,7 @@ impl State {
     }
 
     pub(super) fn peer_of(&self, node: &NodeRef, ip: IpAddr) -> Option<Arc<Peer>> {
-        self.peer_at(node, SocketAddr::new(ip, self.network.port()))
+        peer_of(node, ip)
     }
 
     /// Whether this is where others reach us.

@@ -1,0 +1,122 @@
+//! From a stream to a connection: dialling and handshakes.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use crate::base::{Direction, canonical};
+use crate::book::WallTime;
+use crate::node::{ConnectError, read_greeting};
+use crate::timecoin::info::{info_of_hello, unix_seconds};
+use crate::timecoin::wire::TimeCoin;
+use crate::transport::{BoxStream, Transport};
+use crate::wire::{Dialect, Greeting, Hello};
+
+use super::{ConnectionError, Open, PeerConnection, State};
+
+/// How connections are made: with which transport, in which words.
+#[derive(Clone)]
+pub(in crate::timecoin) struct Maker {
+    pub(in crate::timecoin) transport: Arc<dyn Transport>,
+    pub(in crate::timecoin) dialect: Arc<TimeCoin>,
+    /// What our handshake says.
+    pub(in crate::timecoin) hello: Hello,
+    /// How long connect and handshake may take, and a write.
+    pub(in crate::timecoin) within: Duration,
+}
+
+impl Maker {
+    /// Dials, and exchanges handshakes.
+    pub(in crate::timecoin) async fn dial(
+        &self,
+        addr: SocketAddr,
+    ) -> Result<PeerConnection, ConnectionError> {
+        let addr = canonical(addr);
+        let dialling = async {
+            let mut stream = self.transport.dial(addr).await.map_err(ConnectError::from)?;
+            self.greet(&mut stream).await?;
+            let (hello, rest) = self.read(&mut stream).await?;
+            Ok(self.connection(stream, Direction::Outbound, addr, hello, rest))
+        };
+        timeout(self.within, dialling).await.unwrap_or(Err(ConnectError::Timeout.into()))
+    }
+
+    /// Exchanges handshakes on a stream that was accepted.
+    pub(in crate::timecoin) async fn accept(
+        &self,
+        mut stream: BoxStream,
+        from: SocketAddr,
+    ) -> Result<PeerConnection, ConnectionError> {
+        let accepting = async {
+            let (hello, rest) = self.read(&mut stream).await?;
+            self.greet(&mut stream).await?;
+            Ok(self.connection(stream, Direction::Inbound, canonical(from), hello, rest))
+        };
+        timeout(self.within, accepting).await.unwrap_or(Err(ConnectError::Timeout.into()))
+    }
+
+    async fn greet(&self, stream: &mut BoxStream) -> Result<(), ConnectionError> {
+        let mut out = BytesMut::new();
+        self.dialect.encode_hello(&self.hello, &mut out)?;
+        stream.write_all(&out).await.map_err(ConnectError::from)?;
+        stream.flush().await.map_err(ConnectError::from)?;
+        Ok(())
+    }
+
+    async fn read(&self, stream: &mut BoxStream) -> Result<(Hello, Vec<u8>), ConnectionError> {
+        let decode = |bytes: &[u8]| self.dialect.decode_greeting(bytes);
+        let (greeting, rest) = read_greeting(stream, self.dialect.limits().hello, decode, None).await?;
+        let hello = match greeting {
+            Greeting::Hello(hello) => hello,
+            Greeting::Goodbye(goodbye) => return Err(ConnectError::Refused(goodbye).into()),
+        };
+        self.check(&hello)?;
+        Ok((hello, rest))
+    }
+
+    /// The order of the checks is the old network's.
+    fn check(&self, hello: &Hello) -> Result<(), ConnectError> {
+        let ours = &self.hello;
+        if hello.network != ours.network {
+            return Err(ConnectError::WrongNetwork { ours: ours.network, theirs: hello.network });
+        }
+        if hello.version != ours.version {
+            return Err(ConnectError::WrongVersion { ours: ours.version, theirs: hello.version });
+        }
+        match (&ours.genesis, &hello.genesis) {
+            (Some(ours), Some(theirs)) if ours != theirs => Err(ConnectError::WrongGenesis),
+            _ => Ok(()),
+        }
+    }
+
+    fn connection(
+        &self,
+        stream: BoxStream,
+        direction: Direction,
+        addr: SocketAddr,
+        hello: Hello,
+        rest: Vec<u8>,
+    ) -> PeerConnection {
+        let network = self.dialect.network();
+        let address = match (direction, hello.listen) {
+            // As the old network has it: what it says itself.
+            (Direction::Inbound, Some(listen)) => listen,
+            _ => addr,
+        };
+        let info = info_of_hello(network, address, &hello, unix_seconds(WallTime::now()));
+        let open = Open { stream, buffer: BytesMut::from(&rest[..]), unread: VecDeque::new(), hello };
+        PeerConnection {
+            state: State::Open(Box::new(open)),
+            info,
+            addr,
+            direction,
+            dialect: Arc::clone(&self.dialect),
+            within: self.within,
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! One method a question.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::pool::Cause;
+use crate::timecoin::wire::{Block, Kind, NetworkMessage, PeerAddress, Transaction, WalletTransaction};
+
+use super::PeerManager;
+use super::ask::PeerAt;
+use super::error::{PeerRequestError, PingError, VoteError};
+
+/// Questions of a kind. Where the old method had a deadline of its own, so has this one.
+impl PeerManager {
+    /// Pings the peer at this IP address and waits for its answer, 10 s at the longest; the round-trip time.
+    ///
+    /// # Errors
+    /// See [`PingError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future forgets the answer, nothing else.
+    pub async fn send_ping(&self, peer_ip: IpAddr) -> Result<Duration, PingError> {
+        let Some(peer) = self.state().peer_of(self.node(), peer_ip) else {
+            return Err(PingError::NotConnected(peer_ip));
+        };
+        match timeout(PONG, peer.connection().link().probe()).await {
+            Ok(Some(rtt)) => {
+                peer.reward(self.node().now());
+                Ok(rtt)
+            }
+            Ok(None) => Err(PingError::Closed),
+            Err(_) => {
+                peer.penalize(Cause::Unresponsive, self.node().now());
+                Err(PingError::Timeout)
+            }
+        }
+    }
+
+    /// Sends a vote on a block to the peer at this IP address and waits until it says that the vote on this block arrived, 5 s at
+    /// the longest.
+    ///
+    /// # Errors
+    /// See [`VoteError`].
+    pub async fn send_vote_with_ack(
+        &self,
+        peer_ip: IpAddr,
+        message: NetworkMessage,
+        expected_block_hash: String,
+    ) -> Result<(), VoteError> {
+        let asked = message.kind();
+        if asked != Kind::ConsensusBlockVote {
+            return Err(VoteError::NoVote(Box::new(message)));
+        }
+        let Some(peer) = self.state().peer_of(self.node(), peer_ip) else {
+            let addr = SocketAddr::new(peer_ip, self.network.port());
+            return Err(PeerRequestError::NotConnected(addr).into());
+        };
+        match self.ask_pooled(&peer, &message, VOTE).await? {
+            NetworkMessage::ConsensusVoteAck { block_hash, .. } if block_hash == expected_block_hash => {
+                Ok(())
+            }
+            NetworkMessage::ConsensusVoteAck { block_hash: got, .. } => {
+                peer.penalize(Cause::BadData, self.node().now());
+                Err(VoteError::WrongBlock { expected: expected_block_hash, got })
+            }
+            other => Err(Self::unexpected(asked, &other).into()),
+        }
+    }
+
+    /// Asks a peer for the first block, 10 s at the longest; as JSON.
+    ///
+    /// # Errors
+    /// See [`PeerRequestError`].
+    pub async fn request_genesis(
+        &self,
+        peer_addr: impl PeerAt,
+    ) -> Result<serde_json::Value, PeerRequestError> {
+        match self.ask(&peer_addr, NetworkMessage::GetGenesis, GENESIS).await? {
+            NetworkMessage::GenesisBlock(text) => serde_json::from_str(&text)
+                .inspect_err(|_| self.blame(&peer_addr, Cause::BadData))
+                .map_err(Into::into),
+            other => Err(Self::unexpected(Kind::GetGenesis, &other)),
+        }
+    }
+
+    /// The same as [`PeerManager::request_genesis`].
+    ///
+    /// # Errors
+    /// See [`PeerRequestError`].
+    pub async fn get_genesis_from_peer(
+        &self,
+        peer_addr: impl PeerAt,
+    ) -> Result<serde_json::Value, PeerRequestError> {
+        self.request_genesis(peer_addr).await
+    }
+
+    /// As [`PeerManager::request_genesis`], typed.
+    ///
+    /// # Errors
+    /// See [`PeerRequestError`].
+    pub async fn request_genesis_block(&self, peer_addr: impl PeerAt) -> Result<Block, PeerRequestError> {
+        let block = self.request_genesis(&peer_addr).await?;
+        serde_json::from_value(block)
+            .inspect_err(|_| self.blame(&peer_addr, Cause::BadData))
+            .map_err(Into::into)
+    }
+
+    /// Asks a peer for its mempool, 30 s at the longest.
+    ///
+    /// # Errors
+    /// See [`PeerRequestError`].
+    pub async fn request_mempool(
+        &self,
+        peer_addr: impl PeerAt,
+    ) -> Result<Vec<Transaction>, PeerRequestError> {
+        match self.ask(peer_addr, NetworkMessage::GetMempool, MEMPOOL).await? {
+            NetworkMessage::MempoolResponse(transactions) => Ok(transactions),
+            other => Err(Self::unexpected(Kind::GetMempool, &other)),
+        }
+    }
+
+    /// The same as [`PeerManager::request_mempool`].
+    ///
+    /// # Errors
+    /// See [`PeerRequestError`].
+    pub async fn get_mempool_from_peer(
+        &self,
+        peer_addr: impl PeerAt,
+    ) -> Result<Vec<Transaction>, PeerRequestError> {
+        self.request_mempool(peer_addr).await
+    }
+
+    /// Asks a peer for the transactions finalized since a time, in seconds, and when each was; 30 s at the longest.
+    ///
+    /// # Errors
+    /// See [`PeerRequestError`].
+    pub async fn request_finalized_transactions(
+        &self,
+        peer_addr: impl PeerAt,
+        since_timestamp: i64,
+    ) -> Result<Vec<(Transaction, i64)>, PeerRequestError> {
+        let question = NetworkMessage::RequestFinalizedTransactions { since_timestamp };
+        match self.ask(peer_addr, question, MEMPOOL).await? {
+            NetworkMessage::FinalizedTransactionsResponse { transactions, finalized_at } => {
+                Ok(transactions.into_iter().zip(finalized_at).collect())
+            }
+            other => Err(Self::unexpected(Kind::RequestFinalizedTransactions, &other)),
+        }
+    }
+
+    /// Asks a peer how high its chain is, 15 s at the longest; `None` if it has no first block.
+    ///
+    /// # Errors
+    /// See [`PeerRequestError`].
+    pub async fn request_blockchain_info(
+        &self,
+        peer_addr: impl PeerAt,
+    ) -> Result<Option<u64>, PeerRequestError> {
+        match self.ask(peer_addr, NetworkMessage::GetBlockchainInfo, INFO).await? {
+            NetworkMessage::BlockchainInfo { height, .. } => Ok(height),
+            other => Err(Self::unexpected(Kind::GetBlockchainInfo, &other)),
+        }
+    }
+
+    /// Asks a peer for the peers it knows, 15 s at the longest, and remembers them.
+    ///
+    /// # Errors
+    /// See [`PeerRequestError`].
+    pub async fn request_peer_list(
+        &self,
+        peer_addr: impl PeerAt,
+    ) -> Result<Vec<PeerAddress>, PeerRequestError> {
+        match self.ask(&peer_addr, NetworkMessage::GetPeerList, PEER_LIST).await? {
+            NetworkMessage::PeerList(peers) => {
+                let from = peer_addr.addr(self.network.port())?.ip();
+                self.state().learn(&peers, from);
+                Ok(peers)
+            }
+            other => Err(Self::unexpected(Kind::GetPeerList, &other)),
+        }
+    }
+
+    /// Asks the peers, one after another, for a wallet's transactions, until one answers; 15 s at the longest each, three peers
+    /// at the most. Those that answered quickly before are asked first.
+    ///
+    /// # Errors
+    /// The last peer's [`PeerRequestError`].
+    pub async fn request_wallet_transactions(
+        &self,
+        xpub: String,
+    ) -> Result<Vec<WalletTransaction>, PeerRequestError> {
+        let nobody = SocketAddr::new(self.state().public.ip(), self.network.port());
+        let mut last = PeerRequestError::NotConnected(nobody);
+        for peer in self.askable().into_iter().take(TRIES) {
+            let question = NetworkMessage::RequestWalletTransactions { xpub: xpub.clone() };
+            match self.ask_pooled(&peer, &question, INFO).await {
+                Ok(NetworkMessage::WalletTransactionsResponse { transactions, .. }) => {
+                    return Ok(transactions);
+                }
+                Ok(other) => last = Self::unexpected(Kind::RequestWalletTransactions, &other),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// How long a list of peers is waited for.
+pub(super) const PEER_LIST: Duration = Duration::from_secs(15);
+const PONG: Duration = Duration::from_secs(10);
+const VOTE: Duration = Duration::from_secs(5);
+const GENESIS: Duration = Duration::from_secs(10);
+const MEMPOOL: Duration = Duration::from_secs(30);
+const INFO: Duration = Duration::from_secs(15);
+/// Peers asked the same at the most.
+const TRIES: usize = 3;

@@ -1,0 +1,164 @@
+//! Who is connected, once each, and connections made elsewhere.
+
+use super::*;
+use peerpool::node::ConnectError;
+use peerpool::timecoin::{
+    AdoptError, ConnectionError, PeerConnectError, PeerConnection, PeerListener, QuarantineReason,
+};
+use tokio::sync::Mutex;
+
+#[tokio::test]
+async fn both_ends_know_each_other_by_ip_address_and_once() {
+    let (one, other, _chain) = pair().await;
+    // Connected already, and ourselves: in order as they are.
+    one.connect_to_peer(info_of(&other)).await.unwrap();
+    one.connect_to_peer(info_of(&one)).await.unwrap();
+    other.connect_to_peer(info_of(&one)).await.unwrap();
+    assert_eq!((one.active_peer_count().await, other.peer_count().await), (1, 1));
+    assert_eq!(one.get_peer_ips().await, [ip_of(&other).to_string()]);
+    assert_eq!(other.get_peer_ips().await, [ip_of(&one).to_string()]);
+    // The dialler's port was borrowed; where it listens is what is known of it.
+    assert_eq!(other.get_peers().await[0].address, one.listen_addr());
+    assert_eq!(one.get_node_id().await, Some(one.get_public_ip().await));
+    let stats = one.get_pool_stats().await;
+    assert_eq!((stats.total_connections, stats.healthy_connections, stats.stale_connections), (1, 1, 0));
+    assert!(stats.avg_health_score > 99.0 && stats.oldest_connection_secs < 60);
+}
+
+#[tokio::test]
+async fn two_that_dial_each_other_at_once_keep_one_connection() {
+    let (one, other) = (manager(chain("a")).await, manager(chain("b")).await);
+    let (dialled, accepted) =
+        tokio::join!(one.connect_to_peer(info_of(&other)), other.connect_to_peer(info_of(&one)));
+    // Whichever gave way, what was wanted is so or is about to be.
+    assert!(dialled.is_ok() || accepted.is_ok(), "{dialled:?} {accepted:?}");
+    until("one connection is left", || one.connections().len() == 1 && other.connections().len() == 1).await;
+    one.send_ping(ip_of(&other)).await.unwrap();
+    other.send_ping(ip_of(&one)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_in_quarantine_is_neither_dialled_nor_let_in() {
+    let (one, other) = (manager(chain("a")).await, manager(chain("b")).await);
+    let reason = QuarantineReason::ConsensusViolation { reason: "two blocks".into() };
+    one.quarantine_peer(ip_of(&other), reason.clone()).await;
+    assert!(matches!(
+        one.connect_to_peer(info_of(&other)).await,
+        Err(PeerConnectError::Quarantined(ip)) if ip == ip_of(&other)
+    ));
+    assert!(one.quarantine().should_exclude_from_consensus(&ip_of(&other)).await);
+    one.quarantine().release_peer(&ip_of(&other)).await;
+    connect(&one, &other).await;
+    one.quarantine_peer(ip_of(&other), reason).await;
+    until("its connection ends", || one.connections().is_empty() && other.connections().is_empty()).await;
+    let refused = other.connect_to_peer(info_of(&one)).await;
+    assert!(matches!(refused, Err(PeerConnectError::Connect(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn another_network_is_refused_by_either_end() {
+    let one = manager(chain("a")).await;
+    let addr = address();
+    let main = PeerManager::builder(NetworkType::Mainnet, addr, addr)
+        .config(ManagerConfig::local(NetworkType::Mainnet))
+        .build()
+        .unwrap();
+    let refused = main.connect_to_peer(info_of(&one)).await;
+    assert!(
+        matches!(refused, Err(PeerConnectError::Connect(ConnectError::Eof | ConnectError::Io(_)))),
+        "{refused:?}"
+    );
+    assert_eq!(one.active_peer_count().await, 0);
+}
+
+#[tokio::test]
+async fn many_are_connected_in_one_call() {
+    let one = manager(chain("a")).await;
+    let mut others = Vec::new();
+    for _ in 0..12 {
+        others.push(manager(chain("b")).await);
+    }
+    one.connect_to_peers(others.iter().map(info_of).collect()).await;
+    assert_eq!(one.active_peer_count().await, 12);
+}
+
+#[tokio::test]
+async fn a_connection_accepted_elsewhere_becomes_a_peer_and_goes_on() {
+    let addr = address();
+    let acceptor =
+        PeerManager::builder(TESTNET, addr, addr).config(config()).chain(chain("b")).build().unwrap();
+    let mut listener = PeerListener::bind(addr, TESTNET, addr, None).await.unwrap();
+    let heard_by_dialler = chain("a");
+    let dialler = manager(Arc::clone(&heard_by_dialler) as _).await;
+    // One that says nothing first: it must not delay the next.
+    let _silent = tokio::net::TcpStream::connect(addr).await.unwrap();
+    let (dialled, accepted) = tokio::join!(dialler.connect_to_peer(info_of(&acceptor)), listener.accept());
+    dialled.unwrap();
+    let connection = Arc::new(Mutex::new(accepted.unwrap()));
+    let info = connection.lock().await.peer_info().await;
+    assert_eq!(info.address, dialler.listen_addr());
+    acceptor.add_connected_peer_with_connection_arc(info, Arc::clone(&connection)).await.unwrap();
+    assert_eq!(acceptor.get_peer_ips().await, [ip_of(&dialler).to_string()]);
+    // What was read of it before is not lost, and whoever holds it can go on sending through the pool.
+    acceptor.send_ping(ip_of(&dialler)).await.unwrap();
+    let mut connection = connection.lock().await;
+    assert!(connection.is_alive().await);
+    connection.send_message(NetworkMessage::Transaction(payment(1))).await.unwrap();
+    until("it arrives", || !heard(&heard_by_dialler, Kind::Transaction).is_empty()).await;
+    let time = NetworkMessage::TimeRequest { request_time_ms: 5 };
+    assert_eq!(connection.request_response(time, WAIT).await.unwrap().kind(), Kind::TimeResponse);
+    assert!(matches!(connection.receive_message().await, Err(ConnectionError::HandedOver)));
+    acceptor.remove_connected_peer(&ip_of(&dialler)).await;
+    assert!(!connection.is_alive().await);
+}
+
+#[tokio::test]
+async fn a_connection_alone_asks_answers_pings_and_keeps_what_was_not_asked_for() {
+    let chain_of_other = chain("b");
+    *chain_of_other.blocks.lock().unwrap() = vec![block(0)];
+    let other = manager(Arc::clone(&chain_of_other) as _).await;
+    let ours = address();
+    let mut connection = PeerConnection::connect(&info_of(&other), TESTNET, ours, None).await.unwrap();
+    assert!(connection.is_alive().await);
+    assert!(!connection.ping().await.unwrap().is_zero());
+    until("it is a peer", || other.connections().len() == 1).await;
+    other.broadcast_transaction(payment(9)).await.unwrap();
+    // A question after it: the payment comes first and is kept.
+    let answer = connection.request_response(NetworkMessage::GetBlockchainInfo, WAIT).await.unwrap();
+    assert_eq!(answer.kind(), Kind::BlockchainInfo);
+    let mut got = connection.receive_within(WAIT).await.unwrap();
+    if got.kind() == Kind::PeerList {
+        got = connection.receive_within(WAIT).await.unwrap();
+    }
+    assert_eq!(got, NetworkMessage::Transaction(payment(9)));
+    let nothing = connection.receive_within(Duration::from_millis(50)).await;
+    assert!(matches!(nothing, Err(ConnectionError::ReadTimeout(_))), "{nothing:?}");
+    other.remove_peer_connection(ours.ip()).await;
+    assert!(matches!(
+        connection.receive_within(WAIT).await,
+        Err(ConnectionError::Eof | ConnectionError::Io(_))
+    ));
+    assert!(!connection.is_alive().await);
+    let gone = other.add_connected_peer_with_connection(PeerInfo::new(ours, TESTNET), connection).await;
+    assert!(matches!(gone, Err(AdoptError::NotOpen)), "{gone:?}");
+}
+
+#[tokio::test]
+async fn the_entry_shows_liveness_and_health_and_both_move() {
+    let (one, other, _chain) = pair().await;
+    let entry = one.connection(ip_of(&other)).unwrap();
+    assert!(entry.is_healthy() && entry.mark_seen() && !entry.is_stale(Duration::from_secs(300)));
+    assert_eq!((entry.health_score(), entry.ip()), (100, ip_of(&other)));
+    entry.penalize_health(50);
+    entry.penalize_health(30);
+    assert_eq!(entry.health_score(), 30);
+    assert!(!entry.is_healthy());
+    entry.reward_health(5);
+    assert!(entry.is_healthy());
+    assert_eq!(entry.info().version, one.node().roster().iter().next().unwrap().info().agent);
+    assert!(one.peer_seen(ip_of(&other)).await);
+    assert!(one.remove_connected_peer(&ip_of(&other)).await);
+    assert!(!one.remove_connected_peer(&ip_of(&other)).await);
+    assert!(!entry.is_connected() && !entry.is_healthy() && !entry.mark_seen());
+    assert!(!one.peer_seen(ip_of(&other)).await);
+}

@@ -1,0 +1,217 @@
+//! What goes on by itself, where first addresses come from, wallets, and the end.
+
+use super::*;
+use std::error::Error;
+
+use peerpool::book::{Book, BookConfig};
+use peerpool::timecoin::{
+    ConnectionError, PeerListener, ReaperConfig, ReconnectConfig, SeedError, SeedProvider, SubscribeRefused,
+    Subscribed,
+};
+use peerpool::transport::BoxFuture;
+
+#[tokio::test]
+async fn shutdown_leaves_nothing_and_ends_every_task() {
+    let (one, other, _chain) = pair().await;
+    one.spawn_reaper();
+    one.spawn_reconnection_task();
+    one.spawn_reconnection_task();
+    let left = one.shutdown(Duration::from_secs(5)).await;
+    assert!(left.is_clean(), "{left:?}");
+    until("the other end notices", || other.connections().is_empty()).await;
+    assert!(one.connect_to_peer(info_of(&other)).await.is_err());
+}
+
+#[tokio::test]
+async fn dropping_the_last_manager_ends_everything_without_a_call() {
+    let (one, other, chain_of_other) = pair().await;
+    let weak = one.node().downgrade();
+    let clone = one.clone();
+    drop(one);
+    assert!(weak.upgrade().is_some());
+    drop(clone);
+    until("the other end notices", || other.connections().is_empty()).await;
+    until("nothing is left of it", || weak.upgrade().is_none()).await;
+    drop(other);
+    until("its chain is given back", || Arc::strong_count(&chain_of_other) == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_falls_silent_is_reaped_after_300_seconds_and_not_before() {
+    let net = MemoryNet::new(1);
+    let one = manager_in(&net, 1, config(), chain("a")).await;
+    let other = manager_in(&net, 2, config(), chain("b")).await;
+    connect(&one, &other).await;
+    net.partition(&[ip_of(&one)], &[ip_of(&other)]);
+    tokio::time::sleep(Duration::from_secs(290)).await;
+    assert_eq!(one.active_peer_count().await, 1);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(one.active_peer_count().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reapers_times_act_on_live_connections() {
+    let net = MemoryNet::new(2);
+    let one = manager_in(&net, 1, config(), chain("a")).await;
+    let other = manager_in(&net, 2, config(), chain("b")).await;
+    connect(&one, &other).await;
+    one.spawn_reaper_with(ReaperConfig {
+        stale_after: Duration::from_secs(20),
+        ping_every: Duration::from_secs(5),
+    });
+    net.partition(&[ip_of(&one)], &[ip_of(&other)]);
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    assert_eq!(one.active_peer_count().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_connection_is_dialled_again_once_after_30_seconds() {
+    let net = MemoryNet::new(3);
+    let one = manager_in(&net, 1, config(), chain("a")).await;
+    let other = manager_in(&net, 2, config(), chain("b")).await;
+    connect(&one, &other).await;
+    assert!(one.remove_dead_connection(ip_of(&other)).await);
+    assert!(!one.remove_dead_connection(ip_of(&other)).await);
+    tokio::time::sleep(Duration::from_secs(29)).await;
+    assert_eq!(one.active_peer_count().await, 0);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(one.active_peer_count().await, 1);
+    let dials = one.stats().dials;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(one.stats().dials, dials);
+}
+
+struct Listed(Vec<SocketAddr>);
+
+impl SeedProvider for Listed {
+    fn seeds(&self, _: NetworkType) -> BoxFuture<'_, Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>>> {
+        Box::pin(async { Ok(self.0.clone()) })
+    }
+}
+
+struct Failing;
+
+impl SeedProvider for Failing {
+    fn seeds(&self, _: NetworkType) -> BoxFuture<'_, Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>>> {
+        Box::pin(async { Err("out of order".into()) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn seeds_are_asked_while_there_are_few_peers_and_the_rest_is_learned() {
+    let net = MemoryNet::new(4);
+    let seed = manager_in(&net, 1, config(), chain("seed")).await;
+    let third = manager_in(&net, 3, config(), chain("third")).await;
+    connect(&third, &seed).await;
+    let mut looking = config();
+    looking.reconnect = ReconnectConfig::default();
+    looking.seeds.provider = Some(Arc::new(Listed(vec![seed.listen_addr()])));
+    let one = manager_in(&net, 2, looking, chain("one")).await;
+    assert_eq!(one.active_peer_count().await, 0);
+    // First at 10 s; the seed tells of the third.
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    assert_eq!(one.active_peer_count().await, 2);
+    let best = one.get_best_peers(10).await;
+    assert_eq!(best.len(), 2);
+    assert!(best.iter().all(|record| record.latency_ms.is_none() || record.successful_connections > 0));
+}
+
+#[tokio::test]
+async fn without_a_source_that_names_anybody_there_are_no_seeds() {
+    let mut alone = config();
+    alone.seeds.provider = Some(Arc::new(Failing));
+    let one = manager_with(alone, chain("a")).await;
+    assert_eq!(one.connect_to_seed_nodes().await, Err(SeedError::NoneFound));
+    let other = manager(chain("b")).await;
+    let mut known = config();
+    // Ourselves among them is no reason to fail.
+    known.seeds.addresses = vec![other.listen_addr()];
+    let two = manager_with(known, chain("c")).await;
+    two.connect_to_seed_nodes().await.unwrap();
+    assert_eq!(two.get_peer_ips().await, [ip_of(&other).to_string()]);
+}
+
+#[tokio::test]
+async fn an_old_peers_json_is_known_from_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("peers.json");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let record = |ip: &str, latency: &str| {
+        format!(
+            r#""{ip}":{{"address":"{ip}","port":24100,"last_seen":{now},"latency_ms":{latency},"version":"0.6.4","successful_connections":3,"failed_connections":1}}"#
+        )
+    };
+    std::fs::write(&path, format!("{{{},{}}}", record("192.0.2.1", "80"), record("192.0.2.2", "20")))
+        .unwrap();
+    let mut with_file = config();
+    with_file.peers_json = Some(path);
+    let book = Arc::new(Book::in_memory(BookConfig::default()));
+    let addr = address();
+    let one =
+        PeerManager::builder(TESTNET, addr, addr).config(with_file).book(Arc::clone(&book)).build().unwrap();
+    assert_eq!((one.known_peer_count().await, book.len()), (2, 2));
+    let best: Vec<_> =
+        one.get_best_peers(5).await.into_iter().map(|record| record.address.to_string()).collect();
+    assert_eq!(best, ["192.0.2.2", "192.0.2.1"]);
+    one.add_discovered_peer("192.0.2.3".parse().unwrap(), 60_000, "v".into()).await;
+    assert!(book.get(&"192.0.2.3:24100".parse().unwrap()).is_some());
+    assert!(one.record_peer_success("192.0.2.3".parse().unwrap()).await);
+    assert!(one.record_peer_failure("192.0.2.3".parse().unwrap()).await);
+    assert!(!one.record_peer_failure("192.0.2.9".parse().unwrap()).await);
+}
+
+#[tokio::test]
+async fn wallets_are_told_at_their_real_addresses_and_only_of_what_concerns_them() {
+    let (connected, elsewhere, stranger) = (chain("connected"), chain("elsewhere"), chain("stranger"));
+    let one = manager(chain("one")).await;
+    let pooled = manager(Arc::clone(&connected) as _).await;
+    connect(&pooled, &one).await;
+    let listening = manager(Arc::clone(&elsewhere) as _).await;
+    let other_wallet = manager(Arc::clone(&stranger) as _).await;
+    assert_eq!(one.subscribe_wallet("x", ip_of(&pooled)).await, Ok(Subscribed::New));
+    assert_eq!(one.subscribe_wallet("x", ip_of(&pooled)).await, Ok(Subscribed::Known));
+    one.subscribe_wallet("x", ip_of(&listening)).await.unwrap();
+    one.subscribe_wallet("y", ip_of(&other_wallet)).await.unwrap();
+    assert_eq!(one.subscribe_wallet("", ip_of(&pooled)).await, Err(SubscribeRefused::Empty));
+    let notified = one.notify_wallet_transaction(wallet_transaction(), &["x".into()]).await;
+    assert_eq!((notified.sent, notified.failed), (2, 0));
+    for chain in [&connected, &elsewhere] {
+        until("the wallet hears of it", || !heard(chain, Kind::NewTransactionNotification).is_empty()).await;
+        assert_eq!(
+            heard(chain, Kind::NewTransactionNotification),
+            [NetworkMessage::NewTransactionNotification { transaction: wallet_transaction() }]
+        );
+    }
+    assert!(heard(&stranger, Kind::NewTransactionNotification).is_empty());
+    assert_eq!(one.unsubscribe_wallet(ip_of(&pooled)).await, 1);
+    let notified = one.notify_wallet_transaction(wallet_transaction(), &["x".into()]).await;
+    assert_eq!((notified.sent, notified.failed), (1, 0));
+}
+
+#[tokio::test]
+async fn registering_a_wallet_subscribes_it_and_tells_what_it_can_spend() {
+    let (one, other, _chain) = pair().await;
+    let register = |xpub: &str| NetworkMessage::RegisterXpub { xpub: xpub.into() };
+    let answer = one.ask(other.listen_addr(), register("xpub"), WAIT).await.unwrap();
+    assert!(matches!(answer, NetworkMessage::XpubRegistered { success: true, .. }), "{answer:?}");
+    let answer = one.ask(other.listen_addr(), register(&"x".repeat(300)), WAIT).await.unwrap();
+    assert!(matches!(answer, NetworkMessage::XpubRegistered { success: false, .. }), "{answer:?}");
+    let notified = other.notify_wallet_transaction(wallet_transaction(), &[]).await;
+    assert_eq!((notified.sent, notified.failed), (1, 0));
+}
+
+#[tokio::test]
+async fn a_listener_says_what_was_wrong_with_a_connection_and_goes_on() {
+    use tokio::io::AsyncWriteExt;
+    let addr = address();
+    let mut listener = PeerListener::bind(addr, TESTNET, addr, None).await.unwrap();
+    let mut wrong = tokio::net::TcpStream::connect(listener.local_addr()).await.unwrap();
+    wrong.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    let refused = listener.accept().await;
+    assert!(matches!(refused, Err(ConnectionError::Connect(_))), "{refused:?}");
+    let one = manager(chain("a")).await;
+    let (dialled, accepted) =
+        tokio::join!(one.connect_to_peer(PeerInfo::new(addr, TESTNET)), listener.accept());
+    dialled.unwrap();
+    assert_eq!(accepted.unwrap().peer_info().await.address, one.listen_addr());
+}

@@ -1,0 +1,133 @@
+//! A manager and the old node as it was measured: its mute seconds, its pings, what it reads and what not.
+
+use super::*;
+use old_node::{Hand, Handshake, Network, OldNode, Setup, Times};
+use peerpool::timecoin::PeerRequestError;
+
+/// A stream from an old node's own host to a manager in memory.
+async fn dial_in(net: &MemoryNet, host: u8, to: &PeerManager) -> peerpool::transport::BoxStream {
+    use peerpool::transport::Transport;
+    net.host(in_memory(host).ip()).dial(to.listen_addr()).await.unwrap()
+}
+
+/// An old node that listens nowhere and says that it does on its host in memory.
+async fn old(host: u8) -> OldNode {
+    OldNode::start(Setup::new(host, Times::real()).only_dials(in_memory(host))).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_waits_until_an_old_dialler_reads() {
+    let net = MemoryNet::new(5);
+    let one = manager_in(&net, 1, config(), chain("a")).await;
+    let mut hand = Hand::new(dial_in(&net, 2, &one).await);
+    hand.greet(&Handshake::new(Network::Testnet, "0.6.4", in_memory(2)), Network::Testnet).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    hand.say(r#""GetPeerList""#).await;
+    // The answer to its own question comes at once, and nothing else does for its fifteen seconds.
+    assert_eq!(hand.hear().await.unwrap().variant, "PeerList");
+    let asking = one.ask(in_memory(2), NetworkMessage::GetBlockchainInfo, Duration::from_secs(60));
+    let answering = async {
+        let asked = hand.hear().await.unwrap();
+        assert_eq!(asked.variant, "GetBlockchainInfo");
+        assert!(begun.elapsed() >= Duration::from_secs(15), "asked after {:?}", begun.elapsed());
+        hand.say(r#"{"BlockchainInfo":{"height":5,"best_block_hash":"ab"}}"#).await;
+    };
+    let (answer, ()) = tokio::join!(asking, answering);
+    assert!(matches!(answer.unwrap(), NetworkMessage::BlockchainInfo { height: Some(5), .. }));
+    // From now on at once.
+    let before = tokio::time::Instant::now();
+    let asking = one.ask(in_memory(2), NetworkMessage::GetBlockchainInfo, Duration::from_secs(60));
+    let answering = async {
+        hand.hear().await.unwrap();
+        hand.say(r#"{"BlockchainInfo":{"height":null,"best_block_hash":""}}"#).await;
+    };
+    tokio::join!(asking, answering).0.unwrap();
+    assert!(before.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_without_time_for_the_mute_seconds_fails_at_once_and_costs_nothing() {
+    let net = MemoryNet::new(6);
+    let one = manager_in(&net, 1, config(), chain("a")).await;
+    let old = old(2).await;
+    let stream = dial_in(&net, 2, &one).await;
+    old.connect_over(stream, one.listen_addr()).await.unwrap();
+    until("its first question came", || one.connection(in_memory(2).ip()).is_some()).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = tokio::time::Instant::now();
+    let mute = one.ask(in_memory(2), NetworkMessage::GetMempool, Duration::from_secs(10)).await;
+    let Err(PeerRequestError::Mute { left }) = mute else { panic!("it was asked: {mute:?}") };
+    assert!(left > Duration::from_secs(10) && begun.elapsed() < Duration::from_secs(1));
+    assert_eq!(one.connection(in_memory(2).ip()).unwrap().health_score(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_dialler_stays_a_peer_for_an_hour_and_its_pings_are_answered() {
+    let net = MemoryNet::new(7);
+    let one = manager_in(&net, 1, config(), chain("a")).await;
+    let old = old(2).await;
+    old.connect_over(dial_in(&net, 2, &one).await, one.listen_addr()).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(3600) {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(one.get_peer_ips().await, ["10.0.0.2"]);
+    }
+    let tally = old.tally(ip_of(&one));
+    assert!(tally.pings_ok > 100 && tally.pings_failed == 0, "{tally:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_node_that_accepted_us_is_asked_over_its_connection() {
+    let net = MemoryNet::new(8);
+    // Its listener, in memory: whoever comes is handed to the old node.
+    use peerpool::transport::Transport;
+    let mut listener = net.host(in_memory(2).ip()).listen(in_memory(2)).await.unwrap();
+    let mut setup = Setup::full(2, Times::real());
+    setup.public = Some(in_memory(2));
+    setup.height = Some(12);
+    let old = Arc::new(OldNode::start(setup).await);
+    let accepting = Arc::clone(&old);
+    tokio::spawn(async move {
+        while let Ok((stream, from)) = listener.accept().await {
+            let old = Arc::clone(&accepting);
+            tokio::spawn(async move { old.accept_over(stream, from).await });
+        }
+    });
+    let one = manager_in(&net, 1, config(), chain("a")).await;
+    one.connect_to_peer(PeerInfo::new(in_memory(2), TESTNET)).await.unwrap();
+    assert_eq!(one.request_blockchain_info(in_memory(2)).await.unwrap(), Some(12));
+    assert!(!one.request_peer_list("10.0.0.2").await.unwrap().is_empty());
+    one.broadcast_tip_update(13, "cd".into()).await.unwrap();
+    let at = ip_of(&one);
+    old.record().until(WAIT, |record| record.got(at).iter().any(|(got, _)| got.variant == "UpdateTip")).await;
+    assert_eq!(old.tally(at).unreadable, 0);
+    assert!(one.send_ping(in_memory(2).ip()).await.is_ok());
+}
+
+#[tokio::test]
+async fn unknown_and_unasked_frames_reach_the_hook_and_the_connection_goes_on() {
+    let heard_by_one = chain("a");
+    let one = manager(Arc::clone(&heard_by_one) as _).await;
+    let stream = tokio::net::TcpStream::connect(one.listen_addr()).await.unwrap();
+    let mut hand = Hand::new(stream);
+    let from = address();
+    hand.greet(&Handshake::new(Network::Testnet, "0.6.4", from), Network::Testnet).await.unwrap();
+    for json in [r#"{"Nope":{"a":1}}"#, "", r#"{"BlockchainHeight":7}"#, r#"{"BlockchainHeight":"7"}"#] {
+        hand.say(json).await;
+    }
+    until("all reach the hook", || heard_by_one.heard.lock().unwrap().len() == 4).await;
+    let heard = heard_by_one.heard.lock().unwrap().clone();
+    assert_eq!(
+        heard,
+        [
+            Incoming::Unreadable(r#"{"Nope":{"a":1}}"#.into()),
+            Incoming::Unreadable("".into()),
+            Incoming::Message(NetworkMessage::BlockchainHeight(7)),
+            Incoming::Unreadable(r#"{"BlockchainHeight":"7"}"#.into()),
+        ]
+    );
+    // Only what is ours and wrong costs health.
+    assert_eq!(one.connection(from.ip()).unwrap().health_score(), 60);
+    hand.say(r#""GetBlockchainInfo""#).await;
+    assert_eq!(hand.hear().await.unwrap().variant, "BlockchainInfo");
+}

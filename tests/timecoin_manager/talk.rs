@@ -1,0 +1,159 @@
+//! What is said to all and to one arrives, in order, and nothing is counted that was not sent.
+
+use super::*;
+use peerpool::timecoin::{Announced, PeerSendError};
+
+#[tokio::test]
+async fn a_broadcast_transaction_really_arrives() {
+    let (one, _other, chain) = pair().await;
+    assert_eq!(one.broadcast_transaction(payment(7)).await.unwrap(), 1);
+    until("the payment arrives", || !heard(&chain, Kind::Transaction).is_empty()).await;
+    assert_eq!(heard(&chain, Kind::Transaction), [NetworkMessage::Transaction(payment(7))]);
+}
+
+#[tokio::test]
+async fn broadcasts_do_not_overtake_each_other() {
+    let (one, _other, chain) = pair().await;
+    for nonce in 0..2_000 {
+        one.broadcast_message(NetworkMessage::Transaction(payment(nonce))).await.unwrap();
+    }
+    until("all have arrived", || heard(&chain, Kind::Transaction).len() == 2_000).await;
+    let nonces = heard(&chain, Kind::Transaction).into_iter().map(|message| match message {
+        NetworkMessage::Transaction(payment) => payment.nonce,
+        other => panic!("not sent: {other:?}"),
+    });
+    assert!(nonces.eq(0..2_000));
+}
+
+#[tokio::test]
+async fn a_late_peer_is_told_the_newest_tip() {
+    let one = manager(chain("a")).await;
+    for height in 1..=5 {
+        one.broadcast_tip_update(height, format!("hash {height}")).await.unwrap();
+    }
+    let heard_by_late = chain("b");
+    let late = manager(Arc::clone(&heard_by_late) as _).await;
+    connect(&late, &one).await;
+    until("a tip arrives", || !heard(&heard_by_late, Kind::UpdateTip).is_empty()).await;
+    let newest = NetworkMessage::UpdateTip { height: 5, hash: "hash 5".into() };
+    assert_eq!(heard(&heard_by_late, Kind::UpdateTip), [newest]);
+}
+
+#[tokio::test]
+async fn proposals_votes_and_output_states_arrive_as_text() {
+    use peerpool::timecoin::wire::{UTXOState, UTXOStateNotification};
+    let (one, _other, chain) = pair().await;
+    one.broadcast_block_proposal(serde_json::json!({ "block_height": 3 })).await.unwrap();
+    // Without a hash nobody can acknowledge it, so it reaches the hook.
+    one.broadcast_vote(serde_json::json!({ "approve": true })).await.unwrap();
+    let notification = UTXOStateNotification {
+        outpoint: OutPoint { txid: "ab".into(), vout: 1 },
+        old_state: UTXOState::Unspent,
+        new_state: UTXOState::Unspent,
+        timestamp: 1,
+        originator: "x".into(),
+    };
+    one.broadcast_utxo_notification(&notification).await.unwrap();
+    until("all arrive", || chain.heard.lock().unwrap().len() >= 3).await;
+    assert_eq!(
+        heard(&chain, Kind::ConsensusBlockProposal),
+        [NetworkMessage::ConsensusBlockProposal(r#"{"block_height":3}"#.into())]
+    );
+    assert_eq!(
+        heard(&chain, Kind::ConsensusBlockVote),
+        [NetworkMessage::ConsensusBlockVote(r#"{"approve":true}"#.into())]
+    );
+    let [NetworkMessage::UTXOStateNotification { notification: text }] =
+        &heard(&chain, Kind::UTXOStateNotification)[..]
+    else {
+        panic!("one notification was sent");
+    };
+    assert_eq!(serde_json::from_str::<UTXOStateNotification>(text).unwrap(), notification);
+}
+
+#[tokio::test]
+async fn a_message_to_nobody_comes_back() {
+    let one = manager(chain("a")).await;
+    let message = NetworkMessage::BlockchainHeight(3);
+    match one.send_to_peer_tcp("127.0.0.250".parse().unwrap(), message.clone()).await {
+        Err(PeerSendError::NotConnected(ip, back)) => {
+            assert_eq!((ip.to_string().as_str(), *back), ("127.0.0.250", message));
+        }
+        other => panic!("sent to nobody: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn without_a_connection_a_message_gets_one_of_its_own() {
+    let heard_by_other = chain("b");
+    let (one, other) = (manager(chain("a")).await, manager(Arc::clone(&heard_by_other) as _).await);
+    one.send_message_to_peer(other.listen_addr(), NetworkMessage::Transaction(payment(1))).await.unwrap();
+    until("it arrives", || !heard(&heard_by_other, Kind::Transaction).is_empty()).await;
+    assert_eq!(one.active_peer_count().await, 0);
+    until("the connection is gone", || other.connections().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_connection_of_its_own_to_whoever_says_nothing_ends_in_time() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = silent.local_addr().unwrap();
+    let mut config = config();
+    config.one_shot = Duration::from_millis(200);
+    let one = manager_with(config, chain("a")).await;
+    let begun = tokio::time::Instant::now();
+    let sent = one.send_message_to_peer(addr, NetworkMessage::Ping).await;
+    assert!(matches!(sent, Err(PeerSendError::Connection(_))), "{sent:?}");
+    assert!(begun.elapsed() < WAIT);
+}
+
+#[tokio::test]
+async fn a_new_peer_is_announced_to_the_others_once() {
+    let heard_by_first = chain("b");
+    let (one, first) = (manager(chain("a")).await, manager(Arc::clone(&heard_by_first) as _).await);
+    connect(&one, &first).await;
+    let second = manager(chain("c")).await;
+    connect(&second, &one).await;
+    let names = |chain: &MemoryChain, who: SocketAddr| {
+        let lists = heard(chain, Kind::PeerList);
+        lists.iter().filter(|list| format!("{list:?}").contains(&who.ip().to_string())).count()
+    };
+    until("the first hears of the second", || names(&heard_by_first, second.listen_addr()) == 1).await;
+    let again = one.broadcast_new_peer(&info_of(&second)).await.unwrap();
+    assert_eq!(again, Announced::Recently);
+    until("it is remembered", || first.node().book().get(&second.listen_addr()).is_some()).await;
+}
+
+#[tokio::test]
+async fn with_nobody_to_tell_a_peer_does_not_count_as_announced() {
+    let one = manager(chain("a")).await;
+    let stranger = PeerInfo::new("192.0.2.1:24100".parse().unwrap(), TESTNET);
+    assert_eq!(one.broadcast_new_peer(&stranger).await.unwrap(), Announced::Nobody);
+    let other = manager(chain("b")).await;
+    connect(&one, &other).await;
+    assert_eq!(one.broadcast_new_peer(&stranger).await.unwrap(), Announced::To(1));
+    assert_eq!(one.broadcast_new_peer(&stranger).await.unwrap(), Announced::Recently);
+}
+
+#[tokio::test]
+async fn both_kinds_of_peers_hear_one_broadcast() {
+    let addr = address();
+    let native = SocketAddr::new(addr.ip(), 0);
+    let one = PeerManager::builder(TESTNET, addr, addr).config(config()).chain(chain("a")).native(native);
+    let one = one.start().await.unwrap();
+    let (old, new) = (chain("old"), chain("new"));
+    let old_peer = manager(Arc::clone(&old) as _).await;
+    connect(&old_peer, &one).await;
+    let at = address();
+    let new_peer = PeerManager::builder(TESTNET, at, at).config(config()).chain(Arc::clone(&new) as _);
+    let new_peer = new_peer.native(SocketAddr::new(at.ip(), 0)).start().await.unwrap();
+    let port = one.node().listening().into_iter().find(|listening| *listening != addr).unwrap();
+    new_peer.node().connect_in("native", port).await.unwrap();
+    until("both are there", || one.connections().len() == 2).await;
+    assert_eq!(one.broadcast_transaction(payment(3)).await.unwrap(), 2);
+    for chain in [old, new] {
+        until("it arrives", || heard(&chain, Kind::Transaction) == [NetworkMessage::Transaction(payment(3))])
+            .await;
+    }
+    // And a question over the new dialect, which has ids.
+    assert_eq!(new_peer.request_blockchain_info(port).await.unwrap(), None);
+}

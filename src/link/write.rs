@@ -10,6 +10,7 @@
 //! [`Cursor::in_message`] or [`LaneOut::open`].
 
 mod gather;
+mod spare;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -27,9 +28,10 @@ use crate::wire::{Chunks, Control, Dialect};
 use super::budget::Reservation;
 use super::end::End;
 use super::host::Host;
-use super::log::{Batch, Cursor, Fill};
+use super::log::{Cursor, Fill};
 use super::shared::{Link, Positions};
 use super::state::StateCursor;
+use spare::SpareBatch;
 
 /// Gathers and writes.
 pub(super) struct Writer<D: Dialect> {
@@ -55,9 +57,9 @@ pub(super) struct Writer<D: Dialect> {
 struct LaneOut {
     lane: Lane,
     cursor: Cursor,
-    batch: Batch,
+    batch: SpareBatch,
     /// A message of the queue whose first chunks are in a round or on the line already.
-    open: Option<Chunks>,
+    open: Option<Box<Chunks>>,
     /// Bytes of the queue's large messages that the round refers to, `open` included.
     pinned: usize,
     /// Bytes of `open`, whole.
@@ -92,7 +94,7 @@ impl<D: Dialect> Writer<D> {
         let lanes = cursors.map(|cursor| LaneOut {
             lane: lane.next().unwrap_or(Lane::Bulk),
             cursor,
-            batch: Batch::default(),
+            batch: SpareBatch::default(),
             open: None,
             pinned: 0,
             opened: 0,

@@ -42,8 +42,8 @@ struct Copied {
 
 impl Batch {
     /// An empty batch, without heap memory.
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self { residue: Vec::new(), taken: 0, runs: Vec::new(), head: 0, copy: None, len: 0 }
     }
 
     /// Bytes left to write.

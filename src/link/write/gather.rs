@@ -82,6 +82,9 @@ impl<D: Dialect> Writer<D> {
         for _ in 0..2 {
             let LaneOut { lane, cursor, batch, .. } = &mut self.lanes[at];
             let lane = *lane;
+            if batch.is_empty() && !cursor.has_news() {
+                return Ok(0);
+            }
             match cursor.fill(most, batch) {
                 Fill::Ready => {
                     let taken = batch.len();
@@ -149,7 +152,7 @@ impl<D: Dialect> Writer<D> {
                 self.put(small.split().freeze());
                 self.lanes[at].opened = payload.len();
                 self.lanes[at].pinned += payload.len();
-                self.lanes[at].open = self.dialect.chunks(lane, head, payload).ok();
+                self.lanes[at].open = self.dialect.chunks(lane, head, payload).ok().map(Box::new);
             }
         }
         self.put(small.freeze());

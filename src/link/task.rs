@@ -103,7 +103,7 @@ pub struct LinkTask<D: Dialect, S, H> {
     link: Arc<Link>,
     /// The reader stopped although the stream had more.
     read_on: bool,
-    closing: Option<Closing>,
+    closing: Option<Box<Closing>>,
     /// Others had their turn before the present write.
     waited: bool,
 }
@@ -195,7 +195,7 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
     fn begin_closing(&mut self, end: Option<End>, order: CloseOrder) {
         let stage = if order.drain { Stage::Drain } else { Stage::Goodbye };
         let deadline = Box::pin(tokio::time::sleep(order.within));
-        self.closing = Some(Closing { end, order, stage, deadline });
+        self.closing = Some(Box::new(Closing { end, order, stage, deadline }));
     }
 
     /// The way out after an error: where the peer may still listen it is told why.
@@ -238,7 +238,7 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
                 Step::Again => {}
                 Step::Pending => return Poll::Pending,
                 Step::Done => {
-                    let closing = self.closing.take();
+                    let closing = self.closing.take().map(|closing| *closing);
                     return Poll::Ready(match closing {
                         Some(Closing { end: Some(end), .. }) => end,
                         Some(Closing { order, .. }) => End::Closed(order.reason),

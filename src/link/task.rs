@@ -131,8 +131,8 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
         &self.link
     }
 
-    /// One pass over everything; `true` to go round again.
-    fn pass(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+    /// One pass over everything.
+    fn pass(&mut self, cx: &mut Context<'_>) -> Result<Passed, End> {
         let mut io = Context::from_waker(&self.waker);
         let mut again = false;
         // Most wake-ups come from a log: then there is nothing to read, and finding that out would cost as much as writing.
@@ -159,9 +159,9 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
                 again |= self.parker.park(cx.waker(), || !writer.has_news()) == Parked::No;
             }
             Written::Blocked => {}
-            Written::More => again = true,
+            Written::More => return Ok(Passed::Enough),
         }
-        Ok(again)
+        Ok(if again { Passed::Again } else { Passed::Idle })
     }
 
     /// While what waits is being sent, the peer's data is still taken: two ends that drain must not block each other.
@@ -282,6 +282,16 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
     }
 }
 
+/// What a pass came to.
+enum Passed {
+    /// There is more to do.
+    Again,
+    /// There is more to write, after the others: they write the same bytes, which are still in the cache.
+    Enough,
+    /// The task will be woken.
+    Idle,
+}
+
 enum Step {
     Again,
     Pending,
@@ -307,8 +317,9 @@ impl<D: Dialect, S: Stream, H: Host> Future for LinkTask<D, S, H> {
                 return this.poll_closing(cx);
             }
             match this.pass(cx) {
-                Ok(true) => {}
-                Ok(false) => return Poll::Pending,
+                Ok(Passed::Again) => {}
+                Ok(Passed::Enough) => break,
+                Ok(Passed::Idle) => return Poll::Pending,
                 Err(end) => {
                     if let Some(end) = this.fail(end) {
                         return Poll::Ready(end);

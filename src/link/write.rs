@@ -336,7 +336,8 @@ thread_local! {
 
 /// Pieces in one write: the kernel takes up to 1,024, and beyond 64 the call costs more than it saves.
 const SLICES: usize = 64;
-/// Rounds in one poll before other tasks get their turn.
-const ROUNDS: usize = 4;
+/// Rounds in one poll before other tasks get their turn. The links of a broadcast write the same bytes one after the other:
+/// what one has written is still in the cache for the next, if it was not too much.
+const ROUNDS: usize = 2;
 /// Control bytes that may wait. A peer that makes us answer more than it reads is flooding.
 const MAX_CONTROL: usize = 32 * 1024;

@@ -1,6 +1,5 @@
 //! Gathering a round: which lane gives how much, and in what order.
 
-
 use bytes::{Bytes, BytesMut};
 
 use crate::link::end::End;

@@ -153,11 +153,12 @@ async fn an_old_peers_json_is_known_from_the_start() {
     let best: Vec<_> =
         one.get_best_peers(5).await.into_iter().map(|record| record.address.to_string()).collect();
     assert_eq!(best, ["192.0.2.2", "192.0.2.1"]);
-    one.add_discovered_peer("192.0.2.3".parse().unwrap(), 60_000, "v".into()).await;
+    one.add_discovered_peer("192.0.2.3", 60_000, "v".into()).await.unwrap();
+    assert!(one.add_discovered_peer("nobody", 1, "v".into()).await.is_err());
     assert!(book.get(&"192.0.2.3:24100".parse().unwrap()).is_some());
-    assert!(one.record_peer_success("192.0.2.3".parse().unwrap()).await);
-    assert!(one.record_peer_failure("192.0.2.3".parse().unwrap()).await);
-    assert!(!one.record_peer_failure("192.0.2.9".parse().unwrap()).await);
+    assert!(one.record_peer_success("192.0.2.3").await);
+    assert!(one.record_peer_failure("192.0.2.3").await);
+    assert!(!one.record_peer_failure("192.0.2.9").await);
 }
 
 #[tokio::test]

@@ -2,6 +2,9 @@
 #![cfg(all(feature = "cli", not(peerpool_loom)))]
 #![allow(clippy::unwrap_used)] // helpers of tests; clippy excuses the tests alone
 
+#[path = "common/old_node.rs"]
+mod old_node;
+
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -306,6 +309,37 @@ fn a_killed_node_is_noticed_and_comes_back() {
     assert_eq!(one.count(&["reaped"]), 1);
     two.signal("-CONT");
     one.logs_times(&["peer up"], ups + 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_nodes_dial_the_command_and_are_dialled_by_it_and_hear_each_other_through_it() {
+    use old_node::{OldNode, Setup, Times, What, sample};
+    const OURS: &str = "127.41.0.7:24100";
+    let dialled = OldNode::start(Setup::full(41, Times::faster(10))).await;
+    let dialling = OldNode::start(Setup::new(42, Times::faster(10)).dials_from_itself()).await;
+    let to = dialled.addr().to_string();
+    let started = tokio::task::spawn_blocking(move || {
+        Running::start(&["--network", "testnet", "--timecoin", OURS, "--peer", &to])
+    });
+    let node = started.await.unwrap();
+    let ours = OURS.parse::<SocketAddr>().unwrap();
+    assert_eq!(node.addr, ours);
+    dialling.connect_to_peer(ours).await.unwrap();
+    dialled.record().until(WAIT, |record| record.when(|what| *what == What::Pooled).is_some()).await;
+    // Its pings are answered at once, whatever else it does not read.
+    dialling.record().until(WAIT, |record| record.tally(ours.ip()).pings_ok > 0).await;
+    let tip = sample("UpdateTip");
+    dialling.send_to_peer_tcp(ours.ip(), tip).await.unwrap();
+    let heard = |record: &old_node::Record| {
+        record.entries().iter().any(
+            |entry| matches!(&entry.what, What::Got(message, old_node::Fate::Read) if message.text == tip),
+        )
+    };
+    dialled.record().until(WAIT, heard).await;
+    assert_eq!(dialled.tally(std::net::IpAddr::from([127, 0, 0, 1])).unreadable, 0);
+    assert_eq!(node.count(&["peer down"]), 0);
+    let ended = tokio::task::spawn_blocking(move || node.end("-TERM"));
+    assert_eq!(ended.await.unwrap(), Some(0));
 }
 
 /// A hello that any node accepts.

@@ -35,14 +35,23 @@ pub(crate) struct Slice {
 }
 
 impl Field {
-    pub(crate) fn new(peers: usize, workers: usize, taking: Taking, wanted: impl Fn(&str) -> bool) -> Self {
+    pub(crate) fn new(
+        peers: usize,
+        workers: usize,
+        taking: Taking,
+        lowat: Option<usize>,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
         let runtime = Arc::new(runtime.expect("a runtime"));
         let mut crowd = Crowd::start(taking);
         let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(Limit::new(&mut crowd, peers))];
         if wanted("peerpool") {
-            contenders.push(Box::new(Peerpool::new(&runtime, &mut crowd, peers)));
+            contenders.push(Box::new(Peerpool::new(&runtime, &mut crowd, peers, None)));
+        }
+        if let Some(lowat) = lowat {
+            contenders.push(Box::new(Peerpool::new(&runtime, &mut crowd, peers, Some(lowat))));
         }
         if wanted("pea2pea") {
             contenders.push(Box::new(Pea::new(&runtime, &mut crowd, peers)));

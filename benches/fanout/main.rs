@@ -43,6 +43,8 @@ pub(crate) struct Options {
     pub(crate) receivers: Taking,
     /// Threads of the runtime that all contenders but the limit run on.
     pub(crate) workers: usize,
+    /// A second peerpool whose sockets are told this `TCP_NOTSENT_LOWAT`.
+    pub(crate) lowat: Option<usize>,
 }
 
 fn main() {
@@ -69,6 +71,7 @@ fn parse(args: &[String]) -> Options {
         only: Vec::new(),
         receivers: Taking::Discard,
         workers: 2,
+        lowat: None,
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -83,9 +86,10 @@ fn parse(args: &[String]) -> Options {
                 options.receivers = Taking::named(value()).unwrap_or(Taking::Discard);
             }
             "--workers" => options.workers = list(value())[0].max(1),
+            "--lowat" => options.lowat = Some(list(value())[0]),
             "--ratios" | "--bench" => {}
             other => panic!(
-                "{other}? known: --peers, --size, --rounds, --slice-ms, --only, --receivers, --workers"
+                "{other}? known: --peers, --size, --rounds, --slice-ms, --only, --receivers, --workers, --lowat"
             ),
         }
     }

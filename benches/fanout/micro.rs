@@ -34,8 +34,8 @@ pub(crate) fn run() {
         for size in SIZES {
             for (name, at, variant) in WAYS {
                 group.bench_function(BenchmarkId::new(name, format!("{size} B")), |bencher| {
-                    let field =
-                        field.get_or_init(|| RefCell::new(Field::new(peers, 2, Taking::Discard, |_| true)));
+                    let field = field
+                        .get_or_init(|| RefCell::new(Field::new(peers, 2, Taking::Discard, None, |_| true)));
                     bencher.iter_custom(|messages| {
                         field.borrow_mut().slice(at, variant, size, Goal::Messages(messages)).took
                     });

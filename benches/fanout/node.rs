@@ -1,11 +1,13 @@
 //! peerpool itself: one node, `ready()` and `broadcast()` for each message, everything else as shipped.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use peerpool::base::Lane;
 use peerpool::node::{Message, Node, NodeConfig};
 use peerpool::pool::PoolConfig;
+use peerpool::transport::{Tcp, TcpConfig};
 use tokio::runtime::Runtime;
 
 use crate::contender::{Contender, Goal, Produced};
@@ -16,11 +18,12 @@ pub(crate) struct Peerpool {
     runtime: Arc<Runtime>,
     node: Node,
     peers: u64,
+    name: &'static str,
     group: Group,
 }
 
 impl Peerpool {
-    pub(crate) fn new(runtime: &Arc<Runtime>, crowd: &mut Crowd, peers: usize) -> Self {
+    pub(crate) fn new(runtime: &Arc<Runtime>, crowd: &mut Crowd, peers: usize, lowat: Option<usize>) -> Self {
         let mut config = NodeConfig::local();
         config.listen.push(([127, 0, 0, 1], 0).into());
         config.hot.limits = PoolConfig::test().limits;
@@ -29,20 +32,26 @@ impl Peerpool {
         let hour = Duration::from_secs(3600);
         (config.hot.ping_every, config.hot.discover_every) = (hour, hour);
         config.hot.liveness.stale_after = 3 * hour;
-        let node = runtime.block_on(Node::builder().config(config).start()).expect("a node");
+        let mut builder = Node::builder().config(config);
+        if let Some(lowat) = lowat {
+            let notsent_lowat = NonZeroU32::new(lowat as u32);
+            builder = builder.transport(Tcp::new(TcpConfig { notsent_lowat, ..TcpConfig::default() }));
+        }
+        let name = if lowat.is_some() { "peerpool, lowat" } else { "peerpool" };
+        let node = runtime.block_on(builder.start()).expect("a node");
         let group = crowd.dial(node.listening()[0], peers, Greets::Native);
         let since = Instant::now();
         while node.roster().iter().count() < peers {
             assert!(since.elapsed() < Duration::from_secs(10), "not all peers are live");
             std::thread::sleep(Duration::from_millis(1));
         }
-        Self { runtime: Arc::clone(runtime), node, peers: peers as u64, group }
+        Self { runtime: Arc::clone(runtime), node, peers: peers as u64, name, group }
     }
 }
 
 impl Contender for Peerpool {
     fn name(&self) -> &'static str {
-        "peerpool"
+        self.name
     }
 
     fn produce(&mut self, _: usize, size: usize, goal: Goal) -> Produced {

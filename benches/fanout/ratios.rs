@@ -31,7 +31,7 @@ pub(crate) fn run(options: &Options) {
         let wanted = |name: &str| {
             options.only.is_empty() || options.only.iter().any(|only| name.starts_with(only.as_str()))
         };
-        let mut field = Field::new(peers, options.workers, options.receivers, wanted);
+        let mut field = Field::new(peers, options.workers, options.receivers, options.lowat, wanted);
         for &size in &options.sizes {
             let (lines, rounds) = cell(&mut field, size, options);
             println!(

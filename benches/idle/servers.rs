@@ -49,9 +49,10 @@ pub(crate) fn main(kind: &str, pings: bool) {
 
 /// Bytes of memory that this process occupies.
 fn resident() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: usize = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size()
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().split(' ').next()?.parse().ok());
+    kib.map_or(0, |kib: usize| kib * 1024)
 }
 
 type Served = (SocketAddr, Box<dyn Fn() -> usize>);

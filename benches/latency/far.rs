@@ -2,7 +2,7 @@
 //! numbers each for an answer.
 //!
 //! How a receiver takes bytes: `stamps:LEN` reads messages of `LEN` bytes that end with the time of their sending;
-//! `count` has the kernel count and discard (`MSG_TRUNC`, see tcp(7)); `slow:RATE` does so at `RATE` bytes a second, in
+//! `frames` takes the native dialect's frames apart, notes urgent ones like those and counts bulk; `count` has the kernel count and discard (`MSG_TRUNC`, see tcp(7)); `slow:RATE` does so at `RATE` bytes a second, in
 //! steps of 5 ms; `never` does not read at all.
 
 use std::io::{self, BufRead, Read, Write};
@@ -21,7 +21,7 @@ use peerpool::node::{Context, Event, Handled, Handler, Node};
 use peerpool::transport::{Tcp, TcpConfig};
 use rustix::net::RecvFlags;
 
-use crate::numbers::clock;
+use crate::numbers::{clock, pin};
 use crate::{Sockets, native, near};
 
 /// The argument that makes the bench this process.
@@ -30,6 +30,8 @@ pub(crate) const FLAG: &str = "--far";
 const THREADS: usize = 2;
 const BUFFER: usize = 256 * 1024;
 const WAKE: Token = Token(usize::MAX);
+/// The urgent lane in a frame's head.
+const URGENT: u32 = 1;
 /// Between two reads of a slow reader.
 const STEP: Duration = Duration::from_millis(5);
 
@@ -51,6 +53,7 @@ impl Group {
 #[derive(Clone, Copy, Debug)]
 enum Taking {
     Stamps(usize),
+    Frames,
     Count,
 }
 
@@ -60,6 +63,8 @@ struct Conn {
     taking: Taking,
     /// What was read of a message that is not whole.
     rest: Vec<u8>,
+    /// Bytes to come of a frame that nobody looks into.
+    skip: usize,
 }
 
 struct Worker {
@@ -76,7 +81,10 @@ struct Process {
     node: Option<(tokio::runtime::Runtime, Node)>,
 }
 
-pub(crate) fn main() {
+pub(crate) fn main(cpu: Option<usize>) {
+    if cpu.is_some() {
+        pin(cpu);
+    }
     let mut process = Process::default();
     process.workers.extend((0..THREADS).map(|_| work()));
     for line in io::stdin().lock().lines() {
@@ -86,6 +94,9 @@ pub(crate) fn main() {
             ["dial", addr, count, greet, how] => process.dial(addr, count, greet == "native", how),
             ["node", lowat, send, recv] => process.node(&[lowat, send, recv]),
             ["received", group] => process.group(group).bytes.load(Ordering::Acquire).to_string(),
+            ["noted", group] => {
+                process.group(group).samples.lock().unwrap_or_else(PoisonError::into_inner).len().to_string()
+            }
             ["samples", group] => {
                 let group = process.group(group);
                 let samples =
@@ -114,6 +125,7 @@ impl Process {
         let streams: Vec<_> = (0..number(count)).map(|_| connect(addr, greet)).collect();
         match how.split_once(':') {
             None if how == "never" => self.unread.extend(streams),
+            None if how == "frames" => self.read(streams, &group, Taking::Frames),
             None if how == "count" => self.read(streams, &group, Taking::Count),
             Some(("stamps", len)) => self.read(streams, &group, Taking::Stamps(number(len))),
             Some(("slow", rate)) => {
@@ -131,7 +143,7 @@ impl Process {
             stream.set_nonblocking(true).expect("a socket");
             let worker = &self.workers[at % self.workers.len()];
             let group = Arc::clone(group);
-            let conn = Conn { stream: TcpStream::from_std(stream), group, taking, rest: Vec::new() };
+            let conn = Conn { stream: TcpStream::from_std(stream), group, taking, rest: Vec::new(), skip: 0 };
             worker.conns.send(conn).expect("the thread lives");
             worker.waker.wake().expect("the thread lives");
         }
@@ -280,7 +292,7 @@ impl Conn {
     fn take(&mut self, buffer: &mut [u8]) -> Result<bool, ()> {
         let taken = match self.taking {
             Taking::Count => discard(&self.stream, buffer, RecvFlags::empty()),
-            Taking::Stamps(_) => self.stream.read(buffer),
+            Taking::Stamps(_) | Taking::Frames => self.stream.read(buffer),
         };
         let count = match taken {
             Ok(0) => return Err(()),
@@ -294,7 +306,41 @@ impl Conn {
             self.rest[..whole].chunks_exact(len).for_each(|message| self.group.add(&message[len - 8..]));
             self.rest.drain(..whole);
         }
+        if let Taking::Frames = self.taking {
+            let bulk = self.frames(&buffer[..count]);
+            self.group.bytes.fetch_add(bulk as u64, Ordering::Release);
+            return Ok(count == buffer.len());
+        }
         self.group.bytes.fetch_add(count as u64, Ordering::Release);
         Ok(count == buffer.len())
+    }
+
+    /// Takes frames apart: notes urgent ones, and returns how many bytes were of others, heads not counted.
+    fn frames(&mut self, mut bytes: &[u8]) -> usize {
+        let mut bulk = 0;
+        loop {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bulk += skipped;
+            bytes = &bytes[skipped..];
+            // A head and, of a vote, all of it.
+            while !bytes.is_empty() && self.skip == 0 {
+                self.rest.push(bytes[0]);
+                bytes = &bytes[1..];
+                let Some(word) = self.rest.first_chunk() else { continue };
+                let word = u32::from_le_bytes(*word);
+                let (len, lane) = ((word & 0xff_ffff) as usize, word >> 27 & 0b11);
+                if lane != URGENT {
+                    self.skip = len;
+                    self.rest.clear();
+                } else if self.rest.len() == 4 + len {
+                    self.group.add(&self.rest[4 + len - 8..]);
+                    self.rest.clear();
+                }
+            }
+            if bytes.is_empty() {
+                return bulk;
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@
 //!
 //! *paced*: 200 broadcasts a second to idle peers, from the call to receipt at each, beside one thread that writes the
 //! same bytes to each of as many sockets. *votes*: one urgent message a millisecond to a peer, alone and while 10 MB blocks
-//! stream to it over the bulk lane. *slow*: what the others get while some peers read slowly or not at all.
+//! stream to it over the bulk lane; the far end is a bare reader or a whole node. *slow*: what the others get while some peers read slowly or not at all.
 //!
 //! All of a measure takes turns in short slices; a ratio is the median over rounds of the quotient within one round. Never
 //! compare absolute numbers of two runs. Both processes read the same monotonic clock.
@@ -39,6 +39,10 @@ pub(crate) struct Options {
     /// Threads of the runtime.
     pub(crate) workers: usize,
     pub(crate) sockets: Sockets,
+    /// In *votes*, what kinds of far ends.
+    pub(crate) ends: Vec<votes::End>,
+    /// In *votes*, whether each process keeps to a processor of its own.
+    pub(crate) pin: bool,
 }
 
 /// What the sockets are told in *votes*, where it is not what the crate ships; 0 leaves it to the system.
@@ -54,7 +58,7 @@ fn main() {
     // 1,024 peers of each contender: one socket each, in each of the two processes.
     let got = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
     if args.first().is_some_and(|arg| arg == far::FLAG) {
-        return far::main();
+        return far::main(args.get(1).and_then(|cpu| cpu.parse().ok()));
     }
     assert!(got == 0 || got >= 4_000, "{got} files may be open; the bench needs 4,000");
     if !args.iter().any(|arg| arg == "--ratios") {
@@ -82,6 +86,8 @@ fn parse(args: &[String]) -> Options {
         only: Vec::new(),
         workers: 2,
         sockets: Sockets::default(),
+        ends: vec![votes::End::Raw, votes::End::Node],
+        pin: std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1),
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -95,9 +101,13 @@ fn parse(args: &[String]) -> Options {
             "--lowat" => options.sockets.lowat = Some(list(value())[0] as u32),
             "--sndbuf" => options.sockets.send_buffer = Some(list(value())[0]),
             "--rcvbuf" => options.sockets.recv_buffer = Some(list(value())[0]),
+            "--end" => {
+                options.ends = vec![if value() == "node" { votes::End::Node } else { votes::End::Raw }];
+            }
+            "--no-pin" => options.pin = false,
             "--ratios" | "--bench" => {}
             other => panic!(
-                "{other}? known: --peers, --rounds, --slice-ms, --only, --workers, --lowat, --sndbuf, --rcvbuf"
+                "{other}? known: --peers, --rounds, --slice-ms, --only, --workers, --lowat, --sndbuf, --rcvbuf, --end, --no-pin"
             ),
         }
     }

@@ -38,7 +38,9 @@ pub(crate) fn run() {
     group.sample_size(10).warm_up_time(Duration::from_millis(100));
     for (name, bulk) in [("idle", Bulk::None), ("broadcast", Bulk::Broadcast), ("send", Bulk::Send)] {
         group.bench_function(BenchmarkId::new("blocks", name), |bencher| {
-            let link = link.get_or_init(|| RefCell::new(votes::Link::new(2, Sockets::default())));
+            let link = link.get_or_init(|| {
+                RefCell::new(votes::Link::new(2, Sockets::default(), votes::End::Raw, false))
+            });
             bencher.iter_custom(|count| {
                 let mut slice = link.borrow_mut().slice(bulk, Duration::from_millis(count.min(200)));
                 times(&mut slice.samples, count)

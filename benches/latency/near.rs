@@ -22,9 +22,14 @@ pub(crate) struct Far {
 
 impl Far {
     pub(crate) fn start() -> Self {
+        Self::start_on(None)
+    }
+
+    /// Starts it on one processor.
+    pub(crate) fn start_on(cpu: Option<usize>) -> Self {
         let exe = std::env::current_exe().expect("this very program");
         let mut child = Command::new(exe)
-            .arg(far::FLAG)
+            .args([far::FLAG, &cpu.map_or("-".to_owned(), |cpu| cpu.to_string())])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

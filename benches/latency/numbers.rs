@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Nanoseconds on the clock that all processes of the machine share.
@@ -14,6 +15,16 @@ pub(crate) fn clock() -> u64 {
 pub(crate) fn cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Keeps the present thread, and those that it starts, on one processor or lets them go everywhere.
+pub(crate) fn pin(cpu: Option<usize>) {
+    let mut set = CpuSet::new();
+    match cpu {
+        Some(cpu) => set.set(cpu),
+        None => (0..CpuSet::MAX_CPU).for_each(|cpu| set.set(cpu)),
+    }
+    sched_setaffinity(None, &set).expect("a processor");
 }
 
 /// Resident bytes of this process.

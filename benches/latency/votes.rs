@@ -1,4 +1,7 @@
 //! A vote past bulk: one urgent message a millisecond to a peer, on an idle link and while 10 MB blocks stream to it.
+//!
+//! Each process keeps to a processor of its own, as if they were two hosts: otherwise the scheduler now and then puts the
+//! reader behind the writer, and what is measured is its time slice.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +13,7 @@ use peerpool::node::{Message, Node, Peer};
 use tokio::runtime::Runtime;
 
 use crate::near::{self, Far};
-use crate::numbers::{clock, median, percentile};
+use crate::numbers::{clock, median, percentile, pin};
 use crate::{Options, Sockets, far, native};
 
 /// Bytes of a block.
@@ -19,6 +22,8 @@ const BLOCK: usize = 10_000_000;
 const VOTE: usize = 100;
 /// Time between votes.
 const PERIOD: Duration = Duration::from_millis(1);
+/// Blocks that wait to be sent.
+const QUEUED: usize = 4;
 /// What a block is called.
 const BLOCKS: u16 = native::KIND + 1;
 
@@ -30,7 +35,16 @@ pub(crate) enum Bulk {
     Send,
 }
 
-/// Two nodes in two processes.
+/// Who reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// A thread that takes frames apart and puts no message together.
+    Raw,
+    /// A node with a handler.
+    Node,
+}
+
+/// A node and a far end, in two processes.
 pub(crate) struct Link {
     runtime: Runtime,
     far: Far,
@@ -39,6 +53,8 @@ pub(crate) struct Link {
     votes: u64,
     blocks: u64,
     sent: u64,
+    /// Bytes of a block as the far end counts them.
+    block: u64,
 }
 
 /// What a slice came to.
@@ -51,19 +67,30 @@ pub(crate) struct Slice {
 }
 
 impl Link {
-    pub(crate) fn new(workers: usize, sockets: Sockets) -> Self {
+    pub(crate) fn new(workers: usize, sockets: Sockets, end: End, pinned: bool) -> Self {
+        pin(pinned.then_some(0));
         let runtime = near::runtime(workers);
-        let mut far = Far::start();
+        let mut far = Far::start_on(pinned.then_some(1));
         let word = |size: Option<usize>| size.map_or("-".to_owned(), |size| size.to_string());
         let (lowat, send) = (word(sockets.lowat.map(|size| size as usize)), word(sockets.send_buffer));
-        let told = far.ask(&format!("node {lowat} {send} {}", word(sockets.recv_buffer)));
         let mut config = near::quiet();
         // A message may take half of the ring.
         config.ring = 32 << 20;
+        config.link.outbox_bytes = (QUEUED + 1) * BLOCK;
         let node = near::start(&runtime, Node::builder().config(config).transport(far::transport(sockets)));
-        let addr = ([127, 0, 0, 1], told[0] as u16).into();
-        let peer = runtime.block_on(node.connect(addr)).expect("a peer");
-        Self { runtime, far, node, peer, votes: told[1], blocks: told[2], sent: 0 }
+        let (peer, votes, blocks, block) = match end {
+            End::Raw => {
+                let group = far.join(&node, 1, "frames");
+                // The first chunk begins with the message's kind.
+                (node.roster().iter().next().cloned(), group, group, BLOCK as u64 + 2)
+            }
+            End::Node => {
+                let told = far.ask(&format!("node {lowat} {send} {}", word(sockets.recv_buffer)));
+                let addr = ([127, 0, 0, 1], told[0] as u16).into();
+                (runtime.block_on(node.connect(addr)).ok(), told[1], told[2], BLOCK as u64)
+            }
+        };
+        Self { runtime, far, node, peer: peer.expect("a peer"), votes, blocks, sent: 0, block }
     }
 
     /// Sends votes for so long, blocks beside them.
@@ -85,10 +112,14 @@ impl Link {
         let rate = (self.far.received(self.blocks) - before.0) as f64 / before.1.elapsed().as_secs_f64();
         stop.store(true, Ordering::Release);
         let blocks = self.runtime.block_on(streaming).expect("blocks");
-        self.sent += blocks * BLOCK as u64;
+        self.sent += blocks * self.block;
         self.far.wait(self.blocks, self.sent);
+        let since = Instant::now();
+        while self.far.ask(&format!("noted {}", self.votes))[0] < sent as u64 {
+            assert!(since.elapsed() < Duration::from_secs(10), "votes were lost");
+        }
         let samples = self.far.samples(self.votes);
-        assert_eq!(samples.len(), sent, "votes were lost");
+        assert_eq!(samples.len(), sent, "votes came twice");
         Slice { samples, rate }
     }
 }
@@ -104,9 +135,9 @@ async fn stream(node: Node, peer: Arc<Peer>, bulk: Bulk, stop: Arc<AtomicBool>) 
                 node.broadcast(&block).expect("a legal message");
             }
             _ => {
-                // One waits while one is being written.
-                while peer.connection().link().waiting().messages > 0 {
-                    tokio::task::yield_now().await;
+                // Some always wait; looking more often would take the processor away from the writer.
+                while peer.connection().link().waiting().messages >= QUEUED {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 node.send(peer.key(), block.clone()).expect("room");
             }
@@ -132,9 +163,16 @@ async fn vote(node: Node, peer: Arc<Peer>, long: Duration) -> usize {
 }
 
 pub(crate) fn run(options: &Options) {
-    println!("\nVotes past 10 MB blocks to the same peer: microseconds from the call to the far handler\n");
+    options.ends.iter().for_each(|end| table(options, *end));
+    pin(None);
+}
+
+fn table(options: &Options, end: End) {
+    println!(
+        "\nVotes past 10 MB blocks to the same peer: microseconds from the call to the far handler; far end: {end:?}\n"
+    );
     println!("sockets: {:?}\n", far::transport(options.sockets).config());
-    let mut link = Link::new(options.workers, options.sockets);
+    let mut link = Link::new(options.workers, options.sockets, end, options.pin);
     let ways = [Bulk::None, Bulk::Broadcast, Bulk::Send];
     let _ = ways.map(|bulk| link.slice(bulk, options.slice / 4));
     let mut slices: [Vec<Slice>; 3] = Default::default();

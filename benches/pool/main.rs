@@ -13,7 +13,10 @@ use std::time::Instant;
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use peerpool::base::{Direction, Tick};
 use peerpool::pool::{Departure, Slot};
-use rivals::{BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Plan, Rival, SharedDashMap};
+use rivals::{
+    BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Papaya, ParkingLot, Plan, Rival, SccIndex,
+    SharedDashMap,
+};
 
 fn marks(criterion: &mut Criterion, peers: usize) {
     let keys = rivals::keys(peers, 0x5EED);
@@ -27,6 +30,9 @@ fn marks(criterion: &mut Criterion, peers: usize) {
         Box::new(ByKey(pool)),
         Box::<SharedDashMap>::default(),
         Box::<BareDashMap>::default(),
+        Box::<Papaya>::default(),
+        Box::<SccIndex>::default(),
+        Box::<ParkingLot>::default(),
         Box::new(LockedMap::plain()),
         Box::new(LockedMap::fast()),
         Box::<Cascade>::default(),

@@ -10,8 +10,8 @@ use peerpool::base::{Direction, PeerId, Tick};
 use peerpool::pool::{Departure, Peer, Slot};
 
 use crate::rivals::{
-    self, BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Plan, Rival, SharedDashMap, addr_of, guests,
-    join, keys, new_pool, shuffle,
+    self, BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Papaya, ParkingLot, Plan, Rival, SccIndex,
+    SharedDashMap, addr_of, guests, join, keys, new_pool, shuffle,
 };
 
 const ROUNDS: usize = 9;
@@ -25,6 +25,9 @@ pub(crate) fn print() {
     );
     for peers in sizes() {
         marks(peers);
+    }
+    for peers in sizes() {
+        tails(peers);
     }
     others();
 }
@@ -42,6 +45,9 @@ fn marks(peers: usize) {
         Box::new(ByHandle { pool: ByKey(Arc::clone(&pool)), peers: handles }),
         Box::<SharedDashMap>::default(),
         Box::<BareDashMap>::default(),
+        Box::<Papaya>::default(),
+        Box::<SccIndex>::default(),
+        Box::<ParkingLot>::default(),
         Box::new(LockedMap::plain()),
         Box::new(LockedMap::fast()),
         Box::<Cascade>::default(),
@@ -208,6 +214,67 @@ fn inserts_beside_a_sweep(pool: &crate::rivals::TestPool, now: Tick) {
         at(0.99),
         at(0.999)
     );
+}
+
+/// How long the slowest of many marks by key and of many inserts take while another thread sweeps a cell every now and then as
+/// the maintenance does, reads the stats, and has one peer of a hundred leave and come back each second.
+fn tails(peers: usize) {
+    let keys = keys(peers, 0x5EED);
+    let pool = new_pool(peers);
+    keys.iter().for_each(|key| drop(join(&pool, *key, Tick::ZERO)));
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    let (mut marks, mut inserts) = (Vec::new(), Vec::new());
+    let (mut sweeps, mut churned) = (0, 0);
+    let took = std::thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            let begun = Instant::now();
+            let (mut sweeps, mut churned) = (0usize, 0usize);
+            while !over.load(relaxed) {
+                let now = Tick::from_millis(begun.elapsed().as_millis() as u64);
+                black_box(pool.sweep_cell(sweeps % pool.cell_count(), now));
+                sweeps += 1;
+                if sweeps.is_multiple_of(64) {
+                    black_box(pool.stats(now));
+                }
+                while churned < (begun.elapsed().as_secs_f64() * peers as f64 / 100.0) as usize {
+                    let key = &keys[churned % keys.len()];
+                    pool.remove(key, Departure::Closed);
+                    drop(join(&pool, *key, now));
+                    churned += 1;
+                }
+            }
+            (sweeps, churned)
+        });
+        let begun = Instant::now();
+        let extra = guests(7);
+        let mut order = keys.clone();
+        shuffle(&mut order, 0xBEEF);
+        let mut order = order.iter().cycle();
+        while begun.elapsed() < Duration::from_secs(2) {
+            for key in &extra {
+                let now = Tick::from_millis(begun.elapsed().as_millis() as u64);
+                inserts.push(timed(&|| drop(join(&pool, *key, now))));
+                pool.remove(key, Departure::Closed);
+                for key in order.by_ref().take(8) {
+                    marks.push(timed(&|| _ = black_box(pool.seen(key, now))));
+                }
+            }
+        }
+        over.store(true, relaxed);
+        (sweeps, churned) = busy.join().expect("the busy thread");
+        begun.elapsed()
+    });
+    println!("{peers} peers, one thread beside one that sweeps, reads stats and churns 1 % a second");
+    println!(
+        "  ({sweeps} cells swept, {churned} peers churned in {took:.1?}; the clock's own 20 to 40 ns included)"
+    );
+    for (name, waits) in [("mark seen by key", &mut marks), ("insert", &mut inserts)] {
+        waits.sort_by(f64::total_cmp);
+        let at = |share: f64| Duration::from_nanos(waits[(waits.len() as f64 * share) as usize] as u64);
+        let (p50, p99, p999) = (at(0.5), at(0.99), at(0.999));
+        println!("  {name:<20} p50 {p50:?}, p99 {p99:?}, p99.9 {p999:?} of {}", waits.len());
+    }
 }
 
 fn timed(run: &dyn Fn()) -> f64 {

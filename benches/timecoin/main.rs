@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench timecoin --features timecoin                    the tables
-//! cargo bench --bench timecoin --features timecoin -- --peers 64 --rounds 15 --slice-ms 400
+//! cargo bench --bench timecoin --features timecoin -- --peers 64 --rounds 15 --slice-ms 400 --at-once 16
 //! ```
 //!
 //! Everyone sends the same JSON frames to receivers in a second process (those of the fan-out bench, and its limit and its rules: what is
@@ -11,8 +11,10 @@
 //! everyone sends tips once more, to receivers that look whether they come in order.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+#[allow(dead_code, reason = "shared: the fan-out bench also counts messages")]
 #[path = "../fanout/contender.rs"]
 mod contender;
+#[allow(dead_code, reason = "shared: the claims are counted, broadcasts are timed")]
 mod counted;
 #[path = "../fanout/crowd.rs"]
 mod crowd;
@@ -48,6 +50,8 @@ struct Options {
     peers: Vec<usize>,
     rounds: usize,
     slice: Duration,
+    /// Broadcasts of the old structures that are under way at the same time.
+    at_once: usize,
 }
 
 fn main() {
@@ -62,12 +66,12 @@ fn main() {
     }
     let options = parse(&args);
     for &peers in &options.peers {
-        let mut field = Field::new(peers, Taking::Discard);
+        let mut field = Field::new(peers, Taking::Discard, &options);
         for sort in Sort::ALL {
             cell(&mut field, sort, &options);
         }
         drop(field);
-        order(&mut Field::new(peers, Taking::Order), &options);
+        order(&mut Field::new(peers, Taking::Order, &options), &options);
     }
 }
 
@@ -78,6 +82,7 @@ fn parse(args: &[String]) -> Options {
         peers: if bench { vec![64, 256] } else { vec![4] },
         rounds: if bench { 7 } else { 1 },
         slice: Duration::from_millis(if bench { 250 } else { 20 }),
+        at_once: 4,
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -89,8 +94,9 @@ fn parse(args: &[String]) -> Options {
             "--peers" => options.peers = list(),
             "--rounds" => options.rounds = list()[0].max(1),
             "--slice-ms" => options.slice = Duration::from_millis(list()[0] as u64),
+            "--at-once" => options.at_once = list()[0].max(1),
             "--bench" | "--ratios" => {}
-            other => panic!("{other}? known: --peers, --rounds, --slice-ms"),
+            other => panic!("{other}? known: --peers, --rounds, --slice-ms, --at-once"),
         }
     }
     options
@@ -104,14 +110,14 @@ struct Field {
 }
 
 impl Field {
-    fn new(peers: usize, taking: Taking) -> Self {
+    fn new(peers: usize, taking: Taking, options: &Options) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = Arc::new(runtime.expect("a runtime"));
         let mut crowd = Crowd::start(taking);
         let contenders: Vec<Box<dyn Contender>> = vec![
             Box::new(Limit::new(&mut crowd, peers)),
-            Box::new(Old::<Cascade<IpAddr, TcpStream>>::new(&runtime, &mut crowd, peers)),
-            Box::new(Old::<Unified<IpAddr, TcpStream>>::new(&runtime, &mut crowd, peers)),
+            Box::new(Old::<Cascade<IpAddr, TcpStream>>::new(&runtime, &mut crowd, peers, options.at_once)),
+            Box::new(Old::<Unified<IpAddr, TcpStream>>::new(&runtime, &mut crowd, peers, options.at_once)),
             Box::new(Peerpool::new(&runtime, &mut crowd, peers)),
         ];
         Self { contenders, crowd, _runtime: runtime }

@@ -17,6 +17,8 @@ pub(crate) struct Peerpool {
     runtime: Arc<Runtime>,
     node: Node,
     peers: u64,
+    /// Messages sent so far: their numbers go on from slice to slice.
+    sent: u64,
     group: Group,
 }
 
@@ -32,14 +34,15 @@ impl Peerpool {
         let dialect = TimeCoin::testnet(Software::default());
         config.network = dialect.network().id();
         let dialect = DialectConfig::new(dialect).listen(([127, 0, 0, 1], 0).into());
-        let node = runtime.block_on(Node::builder().config(config).only(dialect).start()).expect("a node");
+        let node =
+            runtime.block_on(Node::builder().config(config).first_dialect(dialect).start()).expect("a node");
         let group = crowd.dial(node.listening()[0], peers, Greets::Native);
         let since = Instant::now();
         while node.roster().iter().count() < peers {
             assert!(since.elapsed() < Duration::from_secs(10), "not all peers are live");
             std::thread::sleep(Duration::from_millis(1));
         }
-        Self { runtime: Arc::clone(runtime), node, peers: peers as u64, group }
+        Self { runtime: Arc::clone(runtime), node, peers: peers as u64, sent: 0, group }
     }
 }
 
@@ -68,7 +71,7 @@ impl Contender for Peerpool {
 
     fn produce(&mut self, _: usize, size: usize, goal: Goal) -> Produced {
         let since = Instant::now();
-        let node = self.node.clone();
+        let (node, first) = (self.node.clone(), self.sent);
         let producer = self.runtime.spawn(async move {
             let sort = Sort::of(size);
             let mut message = typed(sort, 0);
@@ -76,7 +79,7 @@ impl Contender for Peerpool {
             let mut countdown = goal.start(size);
             while countdown.next() {
                 if let NetworkMessage::UpdateTip { height, .. } = &mut message {
-                    *height = messages::height(countdown.done());
+                    *height = messages::height(first + countdown.done() - 1);
                 }
                 let json = message.to_bytes().expect("a message");
                 node.ready(Lane::Normal).await;
@@ -85,6 +88,7 @@ impl Contender for Peerpool {
             countdown.done()
         });
         let messages = self.runtime.block_on(producer).expect("the producer");
+        self.sent += messages;
         Produced { since, bytes: messages * self.peers * self.wire_len(size) as u64 }
     }
 

@@ -1,7 +1,7 @@
 //! The old structures as contenders: a broadcast spawns a task per peer, each of which clones the message, looks the
 //! connection up, locks it, encodes JSON and writes.
 //!
-//! A few broadcasts are under way at the same time; the old node had no such bound and would only pile up tasks.
+//! So many broadcasts are under way at the same time; the old node had no such bound and would only pile up tasks.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,19 +16,18 @@ use crate::crowd::{Crowd, Group};
 use crate::messages::Sort;
 use crate::old::{PeerInfo, Structure};
 
-/// Broadcasts under way at the same time.
-const AT_ONCE: usize = 4;
-
 pub(crate) struct Old<S> {
     runtime: Arc<Runtime>,
     structure: Arc<S>,
     places: Arc<Semaphore>,
     peers: usize,
+    /// Messages sent so far: their numbers go on from slice to slice.
+    sent: u64,
     group: Group,
 }
 
 impl<S: Structure<IpAddr, TcpStream>> Old<S> {
-    pub(crate) fn new(runtime: &Arc<Runtime>, crowd: &mut Crowd, peers: usize) -> Self {
+    pub(crate) fn new(runtime: &Arc<Runtime>, crowd: &mut Crowd, peers: usize, at_once: usize) -> Self {
         let (sockets, group) = crowd.sockets(peers);
         let structure = Arc::new(S::default());
         runtime.block_on(async {
@@ -41,8 +40,8 @@ impl<S: Structure<IpAddr, TcpStream>> Old<S> {
                 structure.insert(ip, info, line, Instant::now()).await;
             }
         });
-        let places = Arc::new(Semaphore::new(AT_ONCE * peers));
-        Self { runtime: Arc::clone(runtime), structure, places, peers, group }
+        let places = Arc::new(Semaphore::new(at_once * peers));
+        Self { runtime: Arc::clone(runtime), structure, places, peers, sent: 0, group }
     }
 }
 
@@ -53,11 +52,12 @@ impl<S: Structure<IpAddr, TcpStream>> Contender for Old<S> {
 
     fn produce(&mut self, _: usize, size: usize, goal: Goal) -> Produced {
         let since = Instant::now();
+        let first = self.sent;
         let (structure, places) = (Arc::clone(&self.structure), Arc::clone(&self.places));
         let producer = self.runtime.spawn(async move {
             let mut countdown = goal.start(64 * 1024);
             while countdown.next() {
-                let message = Sort::of(size).message(countdown.done());
+                let message = Sort::of(size).message(first + countdown.done() - 1);
                 for key in structure.keys().await {
                     let place = Arc::clone(&places).acquire_owned().await.expect("open");
                     let (structure, message) = (Arc::clone(&structure), message.clone());
@@ -70,6 +70,7 @@ impl<S: Structure<IpAddr, TcpStream>> Contender for Old<S> {
             countdown.done()
         });
         let messages = self.runtime.block_on(producer).expect("the producer");
+        self.sent += messages;
         Produced { since, bytes: messages * (self.peers * self.wire_len(size)) as u64 }
     }
 

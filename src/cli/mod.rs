@@ -4,6 +4,7 @@ mod files;
 mod knobs;
 mod mesh;
 mod node;
+mod old;
 mod ping;
 
 use std::io::Write as _;
@@ -20,6 +21,7 @@ Examples:
   peerpool mesh                                         watch a mesh of 16 nodes prove itself
   peerpool node --listen 127.0.0.1:9000                 run a node
   peerpool node --listen 127.0.0.1:0 --peer 127.0.0.1:9000
+  peerpool node --network testnet --timecoin 192.0.2.7:24100
   peerpool ping 127.0.0.1:9000                          round-trip time to a node
   peerpool config > node.toml                           every knob, with its default
 

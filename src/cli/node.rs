@@ -8,13 +8,15 @@ use std::time::Duration;
 use crate::base::PeerId;
 use crate::book::Book;
 use crate::node::{
-    Context, Event, Fresh, Handled, Handler, Message, Node, NodeEvent, Request, Responder, StartError,
-    Subscription, Update,
+    Context, Event, Fresh, Handled, Handler, Message, Node, NodeEvent, Request, Responder, Subscription,
+    Update,
 };
+use crate::timecoin::PeerManager;
 use crate::transport::Tcp;
 use crate::wire::Status;
 
 use super::knobs::Settings;
+use super::old::{self, Network};
 use super::{failure, files, say};
 
 /// Run a node that others connect to.
@@ -26,11 +28,22 @@ use super::{failure, files, say};
 Examples:
   peerpool node --listen 0.0.0.0:9000
   peerpool node --listen 127.0.0.1:0 --peer 127.0.0.1:9000 --book node.redb
+  peerpool node --network testnet --timecoin 192.0.2.7:24100
   peerpool config > node.toml && peerpool node --listen 0.0.0.0:9000 --config node.toml")]
 pub(super) struct NodeArgs {
     /// Addresses to listen on; port 0 takes any. May be left out where the configuration names some.
-    #[arg(long, value_name = "ADDR", num_args = 1.., required_unless_present = "config")]
+    #[arg(long, value_name = "ADDR", num_args = 1.., required_unless_present_any = ["config", "timecoin"])]
     listen: Vec<SocketAddr>,
+    /// An address to listen on for nodes of the TIME Coin network, over their JSON wire; the usual port is 24000, on testnet
+    /// 24100. With --listen the node speaks to both kinds.
+    #[arg(long, value_name = "ADDR", requires = "network")]
+    timecoin: Option<SocketAddr>,
+    /// Which TIME Coin network.
+    #[arg(long, value_name = "NETWORK", requires = "timecoin")]
+    network: Option<Network>,
+    /// The address that TIME Coin peers are told, where it is not the one listened on.
+    #[arg(long, value_name = "ADDR", requires = "timecoin")]
+    public: Option<SocketAddr>,
     /// Addresses to dial first: an address or a name, and a port.
     #[arg(long, value_name = "ADDR", num_args = 1..)]
     peer: Vec<String>,
@@ -50,10 +63,11 @@ pub(super) async fn run(args: NodeArgs) -> ExitCode {
         Ok(ending) => ending,
         Err(error) => return failure(&format!("signals cannot be received: {error}")),
     };
-    let node = match start(args).await {
-        Ok(node) => node,
+    let running = match start(args).await {
+        Ok(running) => running,
         Err(why) => return failure(&why),
     };
+    let node = running.node();
     for addr in node.listening() {
         say(&format!("listening {addr}"));
     }
@@ -64,7 +78,10 @@ pub(super) async fn run(args: NodeArgs) -> ExitCode {
     let watcher = tokio::spawn(watch(node.subscribe()));
     let signal = ending.wait().await;
     tracing::info!(signal, "ending");
-    let left = node.shutdown(SHUTDOWN).await;
+    let left = match &running {
+        Running::Plain(node) => node.shutdown(SHUTDOWN).await,
+        Running::TimeCoin(manager) => manager.shutdown(SHUTDOWN).await,
+    };
     watcher.abort();
     if left.is_clean() {
         return ExitCode::SUCCESS;
@@ -72,33 +89,48 @@ pub(super) async fn run(args: NodeArgs) -> ExitCode {
     failure(&format!("left over after the shutdown: {left:?}"))
 }
 
-async fn start(args: NodeArgs) -> Result<Node, String> {
+/// What runs.
+enum Running {
+    Plain(Node),
+    TimeCoin(PeerManager),
+}
+
+impl Running {
+    fn node(&self) -> &Node {
+        match self {
+            Self::Plain(node) => node,
+            Self::TimeCoin(manager) => manager.node(),
+        }
+    }
+}
+
+async fn start(args: NodeArgs) -> Result<Running, String> {
     let mut settings = match &args.config {
         Some(path) => Settings::load(path)?,
         None => Settings::default(),
     };
     settings.node.listen.extend(args.listen);
-    if settings.node.listen.is_empty() {
+    if settings.node.listen.is_empty() && args.timecoin.is_none() {
         return Err("no address to listen on: give --listen, or `listen` in the configuration".into());
     }
     for peer in &args.peer {
         settings.node.seeds.push(resolve(peer).await?);
     }
-    let Settings { node, tcp, book, .. } = settings;
+    let kept = settings.book.clone();
     let book = match args.book {
         Some(path) => {
-            let opened = tokio::task::spawn_blocking(move || Book::open(path, book)).await;
+            let opened = tokio::task::spawn_blocking(move || Book::open(path, kept)).await;
             opened.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?
         }
-        None => Book::in_memory(book),
+        None => Book::in_memory(kept),
     };
+    if let (Some(listen), Some(network)) = (args.timecoin, args.network) {
+        let place = old::Place { network: network.into(), listen, public: args.public };
+        return old::start(place, settings, book).await.map(Running::TimeCoin);
+    }
+    let Settings { node, tcp, .. } = settings;
     let builder = Node::builder().config(node).transport(Tcp::new(tcp)).book(book).handler(Plain);
-    builder.start().await.map_err(|error| match error {
-        StartError::Listen { addr, cause } if cause.kind() == std::io::ErrorKind::AddrInUse => {
-            format!("cannot listen on {addr}: the address is in use")
-        }
-        other => other.to_string(),
-    })
+    builder.start().await.map(Running::Plain).map_err(|error| old::words(&error))
 }
 
 /// The address that somebody typed; a name is looked up.

@@ -49,6 +49,11 @@ impl<D: Dialect> Reader<D> {
         Self { decoder: dialect.decoder(), rest, held, paused: false, peers_told: None, peers_asked: false }
     }
 
+    /// Whether reading waits for the inbox, not for the stream.
+    pub(super) const fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// Reads until nothing more is there, the inbox is full or the task has had its share; then `true` if it should be
     /// polled again at once.
     pub(super) fn poll<S: Stream, H: Host>(

@@ -4,11 +4,12 @@ mod asking;
 mod pings;
 
 use std::sync::Arc;
+use std::task::Wake;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::base::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::base::sync::{Mutex, TaskWaker};
 use crate::base::{ConnId, Lane, Tick};
 use crate::pool::Departure;
@@ -38,9 +39,16 @@ pub struct Link {
     state: AtomicU8,
     order: Mutex<Option<CloseOrder>>,
     outbox: Mutex<Outbox>,
+    /// A bit a lane: the outbox may hold something for it. Set and cleared under the outbox' lock. Hint: a task that was woken
+    /// after a message was queued sees its bit.
+    queued: AtomicU8,
     waiters: Mutex<Waiters>,
     answering: Mutex<Answering>,
     pings: Mutex<Pings>,
+    /// What `pings` holds for the task. Set under its lock, before the task is woken.
+    wants: AtomicU8,
+    /// The stream has called since it was last read to its end. Release pairs with the acquire of `take_stirred`.
+    stirred: AtomicBool,
     /// Wakes the task for everything that is not its socket, its log or its handlers.
     pub(super) waker: TaskWaker,
     /// Tick since which written bytes make no progress, plus one; zero while nothing waits to be written. A hint for the
@@ -129,12 +137,15 @@ impl Link {
         Arc::new(Self {
             id,
             outbox: Mutex::new(Outbox::new(&common.budget)),
+            queued: AtomicU8::new(0),
             common,
             state: AtomicU8::new(OPEN),
             order: Mutex::new(None),
             waiters: Mutex::new(Waiters::default()),
             answering: Mutex::default(),
             pings: Mutex::default(),
+            wants: AtomicU8::new(0),
+            stirred: AtomicBool::new(true),
             waker: TaskWaker::new(),
             stalled_since: AtomicU64::new(0),
             views,
@@ -189,13 +200,22 @@ impl Link {
         if let Err(cause) = self.common.check(lane, &outgoing.head, outgoing.payload.len()) {
             return Err((Rejected::Refused(cause), outgoing));
         }
-        self.outbox.lock().push(lane, outgoing, &self.common.config, unbounded)?;
+        {
+            let mut outbox = self.outbox.lock();
+            outbox.push(lane, outgoing, &self.common.config, unbounded)?;
+            self.queued.fetch_or(1 << lane.index(), Ordering::Release);
+        }
         self.waker.wake();
         Ok(())
     }
 
     pub(super) fn next_outgoing(&self, lane: Lane) -> Option<(Outgoing, Reservation)> {
-        self.outbox.lock().pop(lane)
+        let mut outbox = self.outbox.lock();
+        let next = outbox.pop(lane);
+        if outbox.is_empty(lane) {
+            self.queued.fetch_and(!(1 << lane.index()), Ordering::Relaxed);
+        }
+        next
     }
 
     /// Whether answers had to be dropped because the peer asks and does not read.
@@ -204,7 +224,7 @@ impl Link {
     }
 
     pub(super) fn has_outgoing(&self, lane: Lane) -> bool {
-        !self.outbox.lock().is_empty(lane)
+        self.queued.load(Ordering::Acquire) & 1 << lane.index() != 0 && !self.outbox.lock().is_empty(lane)
     }
 
     /// Whether many requests of ours await answers and the next ones wait to be sent, with nothing urgent among them.
@@ -272,6 +292,11 @@ impl Link {
         self.stalled_since.store(0, Ordering::Relaxed);
     }
 
+    /// Whether the stream may have something to read, or room to write.
+    pub(super) fn take_stirred(&self) -> bool {
+        self.stirred.load(Ordering::Acquire) && self.stirred.swap(false, Ordering::Acquire)
+    }
+
     fn fail_waiters(&self) {
         let ended = {
             let mut waiters = self.waiters.lock();
@@ -329,6 +354,18 @@ impl Link {
         if self.stalled_since.load(Ordering::Relaxed) == 0 {
             self.write_progress(Some(now));
         }
+    }
+}
+
+/// What a link's stream wakes. A task that something else woke need not ask its stream.
+impl Wake for Link {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.stirred.store(true, Ordering::Release);
+        self.waker.wake();
     }
 }
 

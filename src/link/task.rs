@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::time::Sleep;
 
@@ -78,7 +78,9 @@ impl<D: Dialect> Prepared<D> {
             writer: self.writer,
             inbox,
             parker: self.parker,
+            waker: Waker::from(Arc::clone(&self.link)),
             link: self.link,
+            read_on: false,
             closing: None,
             waited: false,
         }
@@ -96,7 +98,11 @@ pub struct LinkTask<D: Dialect, S, H> {
     writer: Writer<D>,
     inbox: Inbox,
     parker: Parker,
+    /// What the stream is polled with: tells the link that it was the stream.
+    waker: Waker,
     link: Arc<Link>,
+    /// The reader stopped although the stream had more.
+    read_on: bool,
     closing: Option<Closing>,
     /// Others had their turn before the present write.
     waited: bool,
@@ -130,9 +136,19 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
 
     /// One pass over everything; `true` to go round again.
     fn pass(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let mut sinks =
-            Sinks { host: &self.host, link: &self.link, inbox: &mut self.inbox, writer: &mut self.writer };
-        let mut again = self.reader.poll(&mut self.stream, cx, &mut sinks)?;
+        let mut again = false;
+        // Most wake-ups come from a log: then there is nothing to read, and finding that out would cost as much as writing.
+        if self.link.take_stirred() || self.read_on || self.reader.is_paused() {
+            let mut sinks = Sinks {
+                host: &self.host,
+                link: &self.link,
+                inbox: &mut self.inbox,
+                writer: &mut self.writer,
+            };
+            let mut io = Context::from_waker(&self.waker);
+            self.read_on = self.reader.poll(&mut self.stream, &mut io, &mut sinks)?;
+            again = self.read_on;
+        }
         // After reading, so that what has just begun gets its first poll; before writing, so that its answer goes out.
         again |= self.inbox.poll(&self.host, &self.link, cx)?;
         if self.link.take_peers_wanted() {
@@ -144,7 +160,8 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
             cx.waker().wake_by_ref();
             return Ok(false);
         }
-        match self.writer.poll(&mut self.stream, cx, &self.link, &self.host, true)? {
+        let mut io = Context::from_waker(&self.waker);
+        match self.writer.poll(&mut self.stream, &mut io, &self.link, &self.host, true)? {
             Written::All => {
                 let writer = &self.writer;
                 again |= self.parker.park(cx.waker(), || !writer.has_news()) == Parked::No;
@@ -166,7 +183,8 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
     fn read_on(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         let mut sinks =
             Sinks { host: &self.host, link: &self.link, inbox: &mut self.inbox, writer: &mut self.writer };
-        let again = self.reader.poll(&mut self.stream, cx, &mut sinks)?;
+        let mut io = Context::from_waker(&self.waker);
+        let again = self.reader.poll(&mut self.stream, &mut io, &mut sinks)?;
         // After reading, so that what has just begun gets its first poll; what it frees may let the reader go on.
         if self.inbox.poll(&self.host, &self.link, cx)? || again {
             cx.waker().wake_by_ref();
@@ -240,7 +258,8 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
                     return Step::Done;
                 }
                 let Some(closing) = &mut self.closing else { return Step::Done };
-                let written = self.writer.poll(&mut self.stream, cx, &self.link, &self.host, draining);
+                let mut io = Context::from_waker(&self.waker);
+                let written = self.writer.poll(&mut self.stream, &mut io, &self.link, &self.host, draining);
                 match written {
                     Err(_) => return Step::Done,
                     Ok(Written::Blocked) => return Step::Pending,

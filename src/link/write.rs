@@ -174,9 +174,6 @@ impl<D: Dialect> Writer<D> {
         self.mend()?;
         for _ in 0..ROUNDS {
             if self.round.is_empty() {
-                if self.round.capacity() == 0 {
-                    self.round = SPARE.try_with(Cell::take).unwrap_or_default();
-                }
                 self.gather(link, host, gather)?;
                 if self.round.is_empty() {
                     link.write_progress(None);
@@ -217,7 +214,12 @@ impl<D: Dialect> Writer<D> {
                 break;
             }
         }
-        let result = Pin::new(stream).poll_write_vectored(cx, &slices[..count]);
+        let stream = Pin::new(stream);
+        let result = match &slices[..count] {
+            // The system's plain call is the cheaper one.
+            [slice] => stream.poll_write(cx, slice),
+            slices => stream.poll_write_vectored(cx, slices),
+        };
         match result {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Poll::Ready(Ok(written)) => {
@@ -301,12 +303,23 @@ impl<D: Dialect> Writer<D> {
         Ok(())
     }
 
+    /// Nothing is left to write: the memory goes back to the thread, for the next link.
     fn rest_idle(&mut self) {
-        self.lanes.iter_mut().for_each(|lane| lane.batch.clear_idle());
-        let mut round = std::mem::take(&mut self.round);
-        round.shrink_to(SPARE_MAX);
-        // A thread that is ending has no place for it any more.
-        let _ = SPARE.try_with(|spare| spare.set(round));
+        for lane in self.lanes.iter_mut().filter(|lane| !lane.batch.is_bare()) {
+            let memory = lane.batch.take_memory();
+            let _ = SPARE.try_with(|spare| spare.set(memory));
+        }
+        if self.round.capacity() > 0 {
+            let memory = std::mem::take(&mut self.round);
+            let _ = SPARE_ROUND.try_with(|spare| spare.set(memory));
+        }
+    }
+
+    /// Fetches memory to gather in from the thread.
+    fn equip(&mut self) {
+        if self.round.capacity() == 0 {
+            self.round = SPARE_ROUND.try_with(Cell::take).unwrap_or_default();
+        }
     }
 
     /// Where the cursors stand now.
@@ -316,12 +329,12 @@ impl<D: Dialect> Writer<D> {
 }
 
 thread_local! {
-    /// The empty round of whichever link of this thread went idle last: one that wakes for a message need not allocate it.
-    static SPARE: Cell<VecDeque<Piece>> = const { Cell::new(VecDeque::new()) };
+    /// Memory of a batch of a link that has come to rest, and of its round. An idle link holds none, and an active one
+    /// that takes its turn finds some that is still in the cache.
+    static SPARE: Cell<Batch> = const { Cell::new(Batch::new()) };
+    static SPARE_ROUND: Cell<VecDeque<Piece>> = const { Cell::new(VecDeque::new()) };
 }
 
-/// Pieces that an empty round keeps room for.
-const SPARE_MAX: usize = 64;
 /// Pieces in one write: the kernel takes up to 1,024, and beyond 64 the call costs more than it saves.
 const SLICES: usize = 64;
 /// Rounds in one poll before other tasks get their turn.

@@ -292,7 +292,9 @@ impl NodeRef {
     }
 
     /// Resolves when the slowest peer that is not lagging leaves room in this lane's log, and at once without peers. A producer
-    /// that waits for it before each broadcast makes no peer lag that makes progress.
+    /// that waits for it before each broadcast makes no peer lag that keeps pace: not waited for are those that stand still for a
+    /// second until they move, and those that miss messages or for two seconds keep more than half of the others from having
+    /// anything to do, until they have kept up for ten.
     ///
     /// # Cancel safety
     /// Safe: dropping it leaves nothing behind.

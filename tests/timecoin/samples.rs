@@ -1,5 +1,6 @@
 //! What the network's own node writes is read, and written again byte for byte.
 
+use peerpool::base::Lane;
 use peerpool::timecoin::wire::{
     Block, BlockHeader, ConflictInfo, HandshakeMessage, Kind, NetworkMessage, OutPoint, PeerInfo,
     ProtocolVersion, TextError, Transaction, TxInput, TxOutput, UNKNOWN, UTXOState, UTXOStateNotification,
@@ -184,4 +185,33 @@ fn kinds_are_the_variants_in_order() {
     for name in ["", "P", "ping", "Pingg", "Blockz", "TransactionRejectedByNetworkz", &"x".repeat(300)] {
         assert_eq!(Kind::from_name(name.as_bytes()), None, "{name}");
     }
+}
+
+#[test]
+fn long_messages_take_a_lane_that_the_native_dialect_has_room_on() {
+    let limits = peerpool::wire::WireLimits::default();
+    for kind in Kind::ALL {
+        let sizes = [
+            0,
+            Kind::URGENT_SIZE,
+            Kind::URGENT_SIZE + 1,
+            Kind::NORMAL_SIZE,
+            Kind::NORMAL_SIZE + 1,
+            10_485_760,
+        ];
+        let lanes = sizes.map(|size| kind.lane_for(size));
+        assert_eq!(lanes[0], kind.lane());
+        assert!(lanes.is_sorted(), "{kind} gets more urgent with its length: {lanes:?}");
+        for (lane, size) in lanes.into_iter().zip(sizes) {
+            assert!(
+                lane != Lane::Control && size <= limits.message(lane),
+                "{kind} of {size} bytes on {lane:?}"
+            );
+        }
+    }
+    assert_eq!(Kind::ConsensusBlockVote.lane(), Lane::Urgent);
+    assert_eq!(Kind::BlockProposal.lane_for(3_700), Lane::Urgent);
+    assert_eq!(Kind::BlockProposal.lane_for(100_000), Lane::Normal);
+    assert_eq!(Kind::Blocks.lane(), Lane::Bulk);
+    assert_eq!(Kind::UpdateTip.lane(), Lane::Normal);
 }

@@ -26,6 +26,7 @@ const SEND: Duration = Duration::from_secs(5);
 
 /// What the old node kept of a peer.
 #[derive(Clone, Debug)]
+#[allow(dead_code, reason = "what counts is that it is kept")]
 pub(crate) struct PeerInfo {
     pub(crate) address: SocketAddr,
     pub(crate) last_seen: u64,
@@ -81,6 +82,7 @@ impl Line for () {
 pub(crate) type Shared<C, K> = Arc<ConnectionLock<C, K>>;
 
 /// One of the two structures.
+#[allow(dead_code, reason = "one of the two benches does not broadcast")]
 pub(crate) trait Structure<K: Key, C: Line>: Default + Send + Sync + 'static {
     const NAME: &'static str;
 

@@ -1,6 +1,5 @@
 //! What a link is about to write: stretches of shared segments, a copied bit of the tail, the rest of a chunk.
 
-use std::cell::RefCell;
 use std::io::IoSlice;
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use crate::base::ConnId;
 ///
 /// Owned by whoever writes, and filled by [`Cursor::fill`](super::Cursor::fill). While it holds runs it keeps their
 /// segments alive, so it must not stay so across a wait: see [`Cursor::release`](super::Cursor::release). A new one has
-/// no heap memory; [`Batch::clear_idle`] leaves what it has grown to the next one that is filled on the same thread.
+/// no heap memory.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// A copy of the rest of a chunk whose beginning is on the line, and how much of it was taken.
@@ -42,8 +41,8 @@ struct Copied {
 
 impl Batch {
     /// An empty batch, without heap memory.
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self { residue: Vec::new(), taken: 0, runs: Vec::new(), head: 0, copy: None, len: 0 }
     }
 
     /// Bytes left to write.
@@ -91,37 +90,17 @@ impl Batch {
         used
     }
 
-    /// Forgets everything and keeps no memory: it is the thread's, for its next batch.
-    ///
-    /// # Cost
-    /// Nothing where there is nothing to leave; no allocation, and none for whoever takes it.
-    pub fn clear_idle(&mut self) {
-        let Self { mut runs, copy, .. } = std::mem::take(self);
-        if runs.capacity() > 0 {
-            runs.clear();
-            // A thread that is ending has no place for it any more.
-            let _ = SPARE.try_with(|spare| {
-                let mut spare = spare.borrow_mut();
-                if spare.len() < SPARE_MAX {
-                    spare.push((runs, copy));
-                }
-            });
-        }
+    /// Whether there is no memory to gather in.
+    pub(in crate::link) fn is_bare(&self) -> bool {
+        self.runs.capacity() == 0
     }
 
-    /// What this thread's last idle batch left.
-    fn take_spare(&mut self) {
-        if let Ok(Some((runs, copy))) = SPARE.try_with(|spare| spare.borrow_mut().pop()) {
-            self.runs = runs;
-            self.copy = self.copy.take().or(copy);
-        }
-    }
-
-    fn push_run(&mut self, run: Run) {
-        if self.runs.capacity() == 0 {
-            self.take_spare();
-        }
-        self.runs.push(run);
+    /// Hands out the memory of a batch that has nothing to write, for another one to gather in.
+    pub(in crate::link) fn take_memory(&mut self) -> Self {
+        let mut memory = std::mem::take(self);
+        memory.drop_runs();
+        (memory.residue, memory.taken, memory.len) = (Vec::new(), 0, 0);
+        memory
     }
 
     /// Whether the rest of a chunk that was begun waits here.
@@ -141,14 +120,11 @@ impl Batch {
 
     pub(super) fn push_shared(&mut self, segment: Arc<Segment>, from: u32, to: u32) {
         self.len += (to - from) as usize;
-        self.push_run(Run { segment: Some(segment), from, to });
+        self.runs.push(Run { segment: Some(segment), from, to });
     }
 
     /// Copies the tail from `offset` on; at most once between two times that the batch is empty of runs.
     pub(super) fn push_copy(&mut self, tail: &Index, bytes: &[u8], offset: u32) {
-        if self.runs.capacity() == 0 {
-            self.take_spare();
-        }
         let copy = self
             .copy
             .get_or_insert_with(|| Box::new(Copied { index: Index::new(0, 0, 0), bytes: Vec::new() }));
@@ -323,13 +299,3 @@ impl Batch {
         Some((mark, torn))
     }
 }
-
-thread_local! {
-    /// Memory of batches that went idle: a link that wakes for one message finds it here rather than allocating it.
-    static SPARE: RefCell<Vec<Spare>> = const { RefCell::new(Vec::new()) };
-}
-
-type Spare = (Vec<Run>, Option<Box<Copied>>);
-
-/// As many as one link has lanes. Each is at most 64 runs and a copy of 4 KiB.
-const SPARE_MAX: usize = 3;

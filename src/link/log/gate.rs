@@ -4,6 +4,11 @@
 //! room are the links looked at, once, and then one of those too far behind is *watched*: it alone, when it has come far
 //! enough, moves the search on to the next one. Positions only grow, so the search never goes back: a whole wait costs
 //! O(links), for at least half a window of bytes.
+//!
+//! Two kinds of links are not waited for. One that stands still for the stall time is *stalled* until it moves. One that is in
+//! the way at every look for two stall times, while more than half of the others have nothing left to write, is *slow*: it
+//! moves, but the others would have to go at its pace. So is one that has skipped. It stays so until it has kept up for
+//! ten stall times.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -44,6 +49,8 @@ struct Inner {
     wait: Option<Wait>,
     waiters: Vec<(u64, Waker)>,
     next_waiter: u64,
+    /// Some member is slow.
+    slow: bool,
 }
 
 /// A link, and when it was last seen to move.
@@ -53,6 +60,13 @@ struct Member {
     seen: u64,
     since: Tick,
     stalled: bool,
+    /// At every look since then, this many, it was in the way of a wait while most others had nothing to do.
+    blamed: Option<(Tick, u32)>,
+    slow: bool,
+    /// Of a slow one: since when it has kept up at every look.
+    good: Option<Tick>,
+    /// What it had skipped at the last look.
+    gap: u64,
 }
 
 /// One wait for room, whoever waits.
@@ -67,13 +81,19 @@ struct Wait {
 }
 
 impl Member {
+    /// Whether it has skipped messages since the last call.
+    fn has_skipped(&mut self) -> bool {
+        let gap = self.view.gap();
+        std::mem::replace(&mut self.gap, gap) != gap
+    }
+
     /// Whether this link stands in the way of a wait.
     fn is_behind(&mut self, pos: u64, need: u64, span: &Span, now: Tick) -> bool {
         // One behind the ring has lost its place already: waiting does not help it.
         if pos >= need || pos < span.begin {
             return false;
         }
-        if self.stalled && pos == self.seen {
+        if self.slow || self.stalled && pos == self.seen {
             return false;
         }
         if self.stalled {
@@ -119,7 +139,11 @@ impl Inner {
             let pos = member.view.position();
             let still = pos == member.seen;
             (member.seen, member.stalled) = (pos, member.stalled && still);
-            if !member.stalled {
+            if !member.slow && member.has_skipped() {
+                (member.slow, member.blamed, member.good) = (true, None, None);
+                self.slow = true;
+            }
+            if !member.stalled && !member.slow {
                 // Before somebody waited, standing still meant nothing.
                 member.since = now;
                 if pos >= span.begin {
@@ -149,6 +173,47 @@ impl Inner {
         }
     }
 
+    /// Looks at who is in the way while most others idle; whether somebody has turned out to be slow.
+    fn look(&mut self, span: &Span, now: Tick) -> bool {
+        let Some(need) = self.wait.as_ref().map(|wait| wait.need) else { return false };
+        let (mut all, mut idle) = (0usize, 0usize);
+        for member in self.members.iter().flatten().filter(|member| !member.slow) {
+            let pos = member.view.position();
+            all += usize::from(pos >= span.begin);
+            idle += usize::from(pos == span.end);
+        }
+        let mut found = false;
+        for member in self.members.iter_mut().flatten().filter(|member| !member.slow) {
+            let pos = member.view.position();
+            if 2 * idle <= all || pos >= need {
+                member.blamed = None;
+                continue;
+            }
+            let (since, looks) = member.blamed.get_or_insert((now, 0));
+            *looks += 1;
+            if *looks >= LOOKS && now.since(*since) >= 2 * span.stall {
+                (member.slow, member.blamed, member.good) = (true, None, None);
+                found = true;
+            }
+        }
+        self.slow |= found;
+        found
+    }
+
+    /// Slow links that have kept up for long enough are waited for again.
+    fn forgive(&mut self, span: &Span, now: Tick) {
+        self.slow = false;
+        for member in self.members.iter_mut().flatten().filter(|member| member.slow) {
+            let keeps_up = !member.has_skipped() && span.end - member.view.position() <= span.window / 2;
+            if !keeps_up {
+                member.good = None;
+            } else if now.since(*member.good.get_or_insert(now)) >= FORGIVEN * span.stall {
+                member.slow = false;
+            }
+            self.slow |= member.slow;
+        }
+    }
+
     fn deadline(&self, stall: Duration) -> Option<Tick> {
         let wait = self.wait.as_ref()?;
         Some(self.members.get(wait.at)?.as_ref()?.since.after(stall))
@@ -167,7 +232,16 @@ impl Gate {
     /// Adds a link. O(1).
     pub(super) fn join(&self, view: Arc<CursorView>) -> u32 {
         let seen = view.position();
-        let member = Some(Member { view, seen, since: Tick::ZERO, stalled: false });
+        let member = Some(Member {
+            view,
+            seen,
+            since: Tick::ZERO,
+            stalled: false,
+            blamed: None,
+            slow: false,
+            good: None,
+            gap: 0,
+        });
         let mut inner = self.inner.lock();
         self.floor.fetch_min(seen, Ordering::Relaxed);
         let seat = match inner.free.pop() {
@@ -273,10 +347,17 @@ impl Gate {
         if ready { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Judges who stands still, if somebody waits.
+    /// Judges who stands still or is in the way, if somebody waits.
     pub(super) fn tick(&self, span: &Span, now: Tick) {
         let mut inner = self.inner.lock();
-        if inner.wait.is_none() || inner.deadline(span.stall).is_some_and(|deadline| now < deadline) {
+        if inner.slow {
+            inner.forgive(span, now);
+        }
+        if inner.wait.is_none() {
+            return;
+        }
+        let found = inner.look(span, now);
+        if !found && inner.deadline(span.stall).is_some_and(|deadline| now < deadline) {
             return;
         }
         inner.judge(span, now);
@@ -294,3 +375,8 @@ impl Gate {
         inner.members.len() - inner.free.len()
     }
 }
+
+/// Fewest looks that make a link slow.
+const LOOKS: u32 = 4;
+/// Stall times that a slow link must keep up for.
+const FORGIVEN: u32 = 10;

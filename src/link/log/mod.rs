@@ -211,10 +211,11 @@ impl Log {
         self.gate.deadline(self.stall)
     }
 
-    /// Stops waiting for links that stand still. Call it at [`Log::stall_deadline`] or every so often.
+    /// Stops waiting for links that stand still or hold most others up; see [`Waiter`]. Call it at [`Log::stall_deadline`],
+    /// and several times a stall time, or slow links are not found out.
     ///
     /// # Cost
-    /// A short lock; O(links) when the deadline is over.
+    /// A short lock; O(links) while somebody waits or a link is slow.
     pub fn tick(&self, now: Tick) {
         self.gate.tick(&self.span(), now);
     }
@@ -300,7 +301,9 @@ impl Log {
 }
 
 /// Waits until the slowest link that is not lagging leaves room: is at most a quarter of the ring behind. With no links
-/// there is always room, and who stands still for [`LogConfig::stall`] is not waited for until it moves.
+/// there is always room, and who stands still for [`LogConfig::stall`] is not waited for until it moves. Nor is a link
+/// that has skipped, or that is in the way at every [`Log::tick`] for twice that time while more than half of the links have
+/// nothing left to write: not before it has kept up for ten times that time.
 ///
 /// Dropping it leaves nothing behind.
 #[derive(Debug)]

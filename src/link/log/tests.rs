@@ -372,6 +372,64 @@ fn a_slow_link_that_moves_is_waited_for_however_long_it_takes() {
     }
 }
 
+/// Writes at most so many bytes of what is there.
+fn take_some(cursor: &mut Cursor, most: usize) {
+    let mut batch = Batch::new();
+    assert_eq!(cursor.fill(most, &mut batch), Fill::Ready);
+    let len = batch.len();
+    cursor.advance(&mut batch, len);
+    cursor.publish();
+}
+
+#[test]
+fn a_link_that_holds_most_others_up_is_not_waited_for_until_it_has_kept_up() {
+    let log = log(LagPolicy::Skip);
+    let mut slow = log.join(conn(1));
+    let mut others: Vec<_> = (2..=4).map(|n| log.join(conn(n))).collect();
+    crowd(&log);
+    let (count, waker) = counting();
+    let mut waiter = log.waiter();
+    assert!(poll(&mut waiter, &waker, 0).is_pending());
+    // While the others have something to do, it is not to blame.
+    (0..=10).for_each(|look| log.tick(Tick::from_millis(look * 90)));
+    others.iter_mut().for_each(|cursor| drop(take(cursor)));
+    for look in 0..=20 {
+        assert_eq!(count.0.load(Ordering::SeqCst), 0, "look {look}");
+        // It moves, a message at a time, and never stands still for as long as the stall time.
+        if look % 6 == 0 {
+            take_some(&mut slow, 10);
+        }
+        log.tick(Tick::from_millis(1_000 + look * 100));
+    }
+    assert_eq!(count.0.load(Ordering::SeqCst), 1);
+    // It is not waited for although it moves, not even when it has skipped.
+    for round in 0..6 {
+        crowd(&log);
+        take_some(&mut others[0], 1 << 20);
+        others.iter_mut().for_each(|cursor| drop(take(cursor)));
+        if round == 5 {
+            let mut batch = Batch::new();
+            assert!(matches!(slow.fill(10, &mut batch), Fill::Skipped { .. }));
+            slow.publish();
+        } else if round < 3 {
+            take_some(&mut slow, 10);
+        }
+        log.tick(Tick::from_millis(10_000 + round * 100));
+        assert!(poll(&mut waiter, &waker, 10_000 + round * 100).is_ready(), "round {round}");
+    }
+    // Once it has kept up for long enough, it is.
+    crowd(&log);
+    others.iter_mut().for_each(|cursor| drop(take(cursor)));
+    take(&mut slow);
+    for (look, forgiven) in [(20_000, false), (29_999, false), (30_000, true)] {
+        log.tick(Tick::from_millis(look));
+        crowd(&log);
+        others.iter_mut().for_each(|cursor| drop(take(cursor)));
+        assert_eq!(poll(&mut waiter, &waker, look).is_pending(), forgiven, "look {look}");
+        take(&mut slow);
+    }
+}
+
 #[test]
 fn a_successor_that_begins_far_behind_is_waited_for() {
     let log = log(LagPolicy::Skip);

@@ -6,11 +6,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Link;
+use crate::base::sync::atomic::Ordering;
 
 #[derive(Debug, Default)]
 pub(super) struct Pings {
-    /// The peer is to be asked for addresses.
-    peers_wanted: bool,
     /// To be sent by the task.
     due: Option<u64>,
     /// Sent, not answered.
@@ -29,6 +28,7 @@ impl Link {
             pings.due = Some(pings.next);
             pings.next += 1;
         }
+        self.wants.fetch_or(PING, Ordering::Release);
         drop(pings);
         self.waker.wake();
     }
@@ -49,6 +49,7 @@ impl Link {
                 pings.due = Some(token);
                 pings.next += 1;
             }
+            self.wants.fetch_or(PING, Ordering::Release);
             pings.probes.retain(|(_, waiting)| !waiting.is_closed());
             pings.probes.push((token, sender));
         }
@@ -58,16 +59,25 @@ impl Link {
 
     /// Asks the peer for addresses; what it says reaches [`Host::peers_told`](crate::link::Host::peers_told).
     pub fn ask_peers(&self) {
-        self.pings.lock().peers_wanted = true;
+        self.wants.fetch_or(PEERS, Ordering::Release);
         self.waker.wake();
     }
 
+    /// Whether this was asked for since the last call.
+    fn take_wanted(&self, what: u8) -> bool {
+        self.wants.load(Ordering::Acquire) & what != 0
+            && self.wants.fetch_and(!what, Ordering::Acquire) & what != 0
+    }
+
     pub(in crate::link) fn take_peers_wanted(&self) -> bool {
-        std::mem::take(&mut self.pings.lock().peers_wanted)
+        self.take_wanted(PEERS)
     }
 
     /// The token of the ping to send now, which counts as sent.
     pub(in crate::link) fn take_ping(&self) -> Option<u64> {
+        if !self.take_wanted(PING) {
+            return None;
+        }
         let mut pings = self.pings.lock();
         let token = pings.due.take()?;
         if pings.sent.len() >= MAX_PINGS {
@@ -114,3 +124,7 @@ impl Link {
 
 /// Pings that may be unanswered; older ones are forgotten.
 const MAX_PINGS: usize = 4;
+/// A ping is due.
+const PING: u8 = 1;
+/// The peer is to be asked for addresses.
+const PEERS: u8 = 2;

@@ -1,5 +1,7 @@
 //! Gathering a round: which lane gives how much, and in what order.
 
+use std::cell::Cell;
+
 use bytes::{Bytes, BytesMut};
 
 use crate::link::end::End;
@@ -9,10 +11,11 @@ use crate::link::outbox::Outgoing;
 use crate::link::shared::Link;
 use crate::wire::{Control, Dialect};
 
-use super::{LaneOut, Piece, Writer};
+use super::{LaneOut, Piece, SPARE, Writer};
 
 impl<D: Dialect> Writer<D> {
     pub(super) fn gather<H: Host>(&mut self, link: &Link, host: &H, gather: bool) -> Result<(), End> {
+        self.equip();
         if let Some(token) = link.take_ping() {
             self.control(&Control::Ping { token })?;
         }
@@ -82,6 +85,9 @@ impl<D: Dialect> Writer<D> {
         for _ in 0..2 {
             let LaneOut { lane, cursor, batch, .. } = &mut self.lanes[at];
             let lane = *lane;
+            if batch.is_empty() && batch.is_bare() && cursor.has_news() {
+                *batch = SPARE.try_with(Cell::take).unwrap_or_default();
+            }
             match cursor.fill(most, batch) {
                 Fill::Ready => {
                     let taken = batch.len();

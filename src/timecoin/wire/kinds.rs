@@ -39,18 +39,15 @@ macro_rules! kinds {
                     $(NetworkMessage::$name { .. } => Self::$name,)*
                 }
             }
-
-            const fn row(self) -> Row {
-                match self {
-                    $(Self::$name => Row {
-                        name: stringify!($name),
-                        lane: Lane::$lane,
-                        asks: kinds!(@kind $($asks)?),
-                        fills: kinds!(@kind $($fills)?),
-                    },)*
-                }
-            }
         }
+
+        /// What the table says, by number.
+        static ROWS: [Row; Kind::ALL.len()] = [$(Row {
+            name: stringify!($name),
+            lane: Lane::$lane,
+            asks: kinds!(@kind $($asks)?),
+            fills: kinds!(@kind $($fills)?),
+        }),*];
     };
     (@kind) => { None };
     (@kind $kind:ident) => { Some(Kind::$kind) };
@@ -149,6 +146,10 @@ impl Kind {
     /// The kind with this number; `None` for [`UNKNOWN`] and every other number that is no variant's.
     pub fn from_code(code: u16) -> Option<Self> {
         Self::ALL.get(usize::from(code)).copied()
+    }
+
+    const fn row(self) -> Row {
+        ROWS[self as usize]
     }
 
     /// Its number.

@@ -1,0 +1,114 @@
+//! A stream that makes no system call: it reads what it is told to and counts what is written.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, BytesMut};
+use peerpool::base::Nonce;
+use peerpool::transport::Stream;
+use peerpool::wire::{Dialect, Hello, Native};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+#[derive(Debug, Default)]
+struct State {
+    says: BytesMut,
+    written: u64,
+    reader: Option<Waker>,
+}
+
+/// The far end, as the guard sees it.
+#[derive(Debug)]
+pub(crate) struct Script {
+    state: Arc<Mutex<State>>,
+    /// Bytes that were written before anything else.
+    pub(crate) greeting: u64,
+}
+
+/// The near end.
+#[derive(Debug)]
+pub(crate) struct Scripted(Arc<Mutex<State>>);
+
+impl Script {
+    /// A far end that begins with a hello.
+    pub(crate) fn new(number: u8) -> (Self, Scripted) {
+        let mut says = BytesMut::new();
+        let hello = Hello::new(Native::VERSION, 0, Nonce([number.wrapping_add(1); 16]));
+        Native::default().encode_hello(&hello, &mut says).expect("a legal hello");
+        let state = Arc::new(Mutex::new(State { says, ..State::default() }));
+        (Self { state: Arc::clone(&state), greeting: 0 }, Scripted(state))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic")
+    }
+
+    pub(crate) fn say(&self, bytes: &[u8]) {
+        let mut state = self.state();
+        state.says.extend_from_slice(bytes);
+        let reader = state.reader.take();
+        drop(state);
+        reader.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether all that was said was read.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.state().says.is_empty()
+    }
+
+    pub(crate) fn written(&self) -> u64 {
+        self.state().written
+    }
+}
+
+impl Scripted {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no panic")
+    }
+}
+
+impl Stream for Scripted {}
+
+impl AsyncRead for Scripted {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.state();
+        if state.says.is_empty() {
+            state.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let count = into.remaining().min(state.says.len());
+        into.put_slice(&state.says[..count]);
+        state.says.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Scripted {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.state().written += bytes.len() as u64;
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let count = slices.iter().map(|slice| slice.len()).sum();
+        self.state().written += count as u64;
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

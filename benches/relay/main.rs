@@ -1,0 +1,144 @@
+//! Relay: a message of 200 bytes comes from 8 of 64 peers, and goes once to everybody but whoever brought it first.
+//!
+//! ```text
+//! cargo bench --bench relay                        criterion: time a received frame
+//! cargo bench --bench relay -- --ratios            frames a second; also --rounds 9 --slice-ms 500
+//! ```
+//!
+//! The 64 peers live in a second process that the bench starts itself; it writes the same messages to 8 sockets and takes
+//! (counts, does not copy) what comes on all 64. A round is over when every frame was handled and every delivery arrived; what
+//! is counted is received frames, duplicates included, over the whole round, deliveries of the 64 on the same cores.
+#![allow(clippy::print_stdout)]
+
+mod crowd;
+
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput};
+use crowd::Crowd;
+use peerpool::node::{Context, Event, Handled, Handler, Message, Node, NodeConfig, RelayConfig};
+use peerpool::pool::PoolConfig;
+use tokio::runtime::Runtime;
+
+pub(crate) const PEERS: u64 = 64;
+/// Peers that bring each message.
+pub(crate) const BRINGERS: u64 = 8;
+pub(crate) const BODY: usize = 200;
+
+struct Relaying;
+
+impl Handler for Relaying {
+    fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
+        let message = Message::new(event.kind, event.payload.into_bytes());
+        let _ = cx.node().relay(&message, Some(cx.peer().id()));
+        Handled::Done
+    }
+}
+
+struct Scene {
+    _runtime: Runtime,
+    node: Node,
+    crowd: Crowd,
+}
+
+/// What one round came to.
+struct Round {
+    frames: u64,
+    took: Duration,
+    /// Deliveries that slow peers missed.
+    missed: u64,
+    cpu: Duration,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let mut config = NodeConfig::local();
+        config.listen.push(([127, 0, 0, 1], 0).into());
+        config.hot.limits = PoolConfig::test().limits;
+        config.hot.degree = 0;
+        config.hot.ping_every = Duration::from_secs(3600);
+        config.hot.liveness.stale_after = Duration::from_secs(3 * 3600);
+        // Exact for a second at this rate; the default is made for a thousandth of it.
+        config.relay =
+            RelayConfig { retention: Duration::from_secs(1), capacity: 1 << 21, peer_share_percent: 100 };
+        let node = runtime.block_on(Node::builder().config(config).handler(Relaying).start());
+        let node = node.expect("a node");
+        let crowd = Crowd::start(node.listening()[0]);
+        while (node.roster().iter().count() as u64) < PEERS {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Self { _runtime: runtime, node, crowd }
+    }
+
+    fn round(&mut self, goal: &str) -> Round {
+        let before = self.node.stats();
+        let (cpu, begun) = (crowd::cpu(), Instant::now());
+        let unique = self.crowd.ask(goal)[0];
+        let frames = unique * BRINGERS;
+        let mut now = self.node.stats();
+        while now.events - before.events < frames {
+            assert!(begun.elapsed() < Duration::from_secs(30), "not all frames were handled");
+            std::thread::sleep(Duration::from_micros(200));
+            now = self.node.stats();
+        }
+        let missed = now.missed - before.missed;
+        let deliveries = unique * (PEERS - 1) - missed;
+        let arrived = self.crowd.ask(&format!("wait {deliveries}"))[0];
+        let took = begun.elapsed();
+        assert_eq!(now.relayed - before.relayed, unique, "each message is relayed once");
+        assert_eq!(now.redundant - before.redundant, unique * (BRINGERS - 1));
+        assert_eq!(arrived, deliveries, "every delivery arrives, and none twice");
+        Round { frames, took, missed, cpu: crowd::cpu() - cpu }
+    }
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|arg| arg == crowd::FLAG) {
+        return crowd::main(&args[1]);
+    }
+    if args.iter().any(|arg| arg == "--ratios") {
+        return ratios(&args);
+    }
+    let mut criterion = Criterion::default().configure_from_args();
+    let mut scene = Scene::new();
+    let mut group = criterion.benchmark_group("relay/64 peers, each message from 8");
+    group.sample_size(10).throughput(Throughput::Elements(1));
+    group.bench_function("a received frame", |bencher| {
+        bencher.iter_custom(|frames| {
+            let round = scene.round(&format!("send {}", frames.div_ceil(BRINGERS).max(1_000)));
+            round.took.mul_f64(frames as f64 / round.frames as f64)
+        });
+    });
+    group.finish();
+    criterion.final_summary();
+}
+
+fn ratios(args: &[String]) {
+    let number = |flag: &str, otherwise: u64| {
+        let at = args.iter().position(|arg| arg == flag);
+        at.and_then(|at| args.get(at + 1)?.parse().ok()).unwrap_or(otherwise)
+    };
+    let (rounds, slice) = (number("--rounds", 9).max(1), number("--slice-ms", 500));
+    let mut scene = Scene::new();
+    scene.round(&format!("send-for {slice}"));
+    let mut done: Vec<Round> = (0..rounds).map(|_| scene.round(&format!("send-for {slice}"))).collect();
+    let rate = |round: &Round| round.frames as f64 / round.took.as_secs_f64();
+    done.sort_by(|one, other| rate(one).total_cmp(&rate(other)));
+    let (median, least) = (&done[done.len() / 2], &done[0]);
+    println!("{rounds} rounds of {slice} ms; {BODY} bytes, {PEERS} peers, each message from {BRINGERS}\n");
+    println!("| | median | least |\n|---|--:|--:|");
+    println!("| frames received a second | {:.0} | {:.0} |", rate(median), rate(least));
+    let out = (PEERS - 1) as f64 / BRINGERS as f64;
+    println!("| deliveries a second | {:.0} | {:.0} |", rate(median) * out, rate(least) * out);
+    let each = |round: &Round| round.cpu.as_secs_f64() * 1e9 / round.frames as f64;
+    println!(
+        "| CPU of the node, ns a frame with its deliveries | {:.0} | {:.0} |",
+        each(median),
+        each(least)
+    );
+    let missed: u64 = done.iter().map(|round| round.missed).sum();
+    println!("\n{missed} deliveries were missed by slow peers");
+}

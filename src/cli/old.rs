@@ -1,0 +1,142 @@
+//! `peerpool node --timecoin`: a node of the TIME Coin network, old nodes and new ones in one pool.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use crate::book::Book;
+use crate::node::{Fresh, Message, StartError, WeakNode};
+use crate::timecoin::wire::Kind;
+use crate::timecoin::{
+    Answer, ChainSource, Incoming, ManagerConfig, NetworkMessage, NetworkType, PeerManager, Sender,
+};
+use crate::transport::Tcp;
+
+use super::knobs::Settings;
+
+/// Which network, on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Network {
+    /// The network that counts.
+    Mainnet,
+    /// The network for trying things out.
+    Testnet,
+}
+
+impl From<Network> for NetworkType {
+    fn from(network: Network) -> Self {
+        match network {
+            Network::Mainnet => Self::Mainnet,
+            Network::Testnet => Self::Testnet,
+        }
+    }
+}
+
+/// Where it is to be reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) network: NetworkType,
+    pub(super) listen: SocketAddr,
+    /// What old peers are told; the address listened on if not given.
+    pub(super) public: Option<SocketAddr>,
+}
+
+/// Starts it. It answers for its peers and the time, passes on what it hears, and has no chain.
+///
+/// # Errors
+/// One line for a person.
+pub(super) async fn start(place: Place, settings: Settings, book: Book) -> Result<PeerManager, String> {
+    let Place { network, listen, public } = place;
+    let public = public.unwrap_or(listen);
+    if public.ip().is_unspecified() {
+        return Err(format!("{listen} is no address that peers can reach: give --public"));
+    }
+    let Settings { node, tcp, .. } = settings;
+    let mut config = ManagerConfig::new(network);
+    let handshake = config.node.hot.handshake;
+    let (native, seeds) = (node.listen.clone(), node.seeds.clone());
+    config.node = node;
+    config.node.hot.handshake = handshake.min(config.node.hot.handshake);
+    config.seeds.addresses = seeds;
+    let passing = Arc::new(Passing::default());
+    let mut builder = PeerManager::builder(network, listen, public)
+        .config(config)
+        .transport(Tcp::new(tcp))
+        .book(book)
+        .chain(Arc::clone(&passing) as Arc<dyn ChainSource>);
+    let mut native = native.into_iter();
+    if let Some(first) = native.next() {
+        builder = builder.native(first);
+    }
+    let manager = builder.start().await.map_err(|error| words(&error))?;
+    // Set once, here.
+    let _ = passing.node.set(manager.node().downgrade());
+    for addr in native {
+        manager.node().listen("native", addr).await.map_err(|error| words(&error))?;
+    }
+    Ok(manager)
+}
+
+/// A failure to start, for a person.
+pub(super) fn words(error: &StartError) -> String {
+    match error {
+        StartError::Listen { addr, cause } if cause.kind() == std::io::ErrorKind::AddrInUse => {
+            format!("cannot listen on {addr}: the address is in use")
+        }
+        other => other.to_string(),
+    }
+}
+
+/// A node without a chain: it passes on what concerns everybody, each message once.
+#[derive(Default)]
+struct Passing {
+    node: OnceLock<WeakNode>,
+}
+
+impl ChainSource for Passing {
+    fn on_message(&self, from: &Sender, message: Incoming) -> Answer<NetworkMessage> {
+        let Incoming::Message(message) = message else {
+            tracing::debug!(from = %from.ip(), "not a message of this network");
+            return Answer::None;
+        };
+        let kind = message.kind();
+        let node = self.node.get().and_then(WeakNode::upgrade);
+        let (true, Some(node), Ok(payload)) = (is_gossip(kind), node, message.to_bytes()) else {
+            tracing::debug!(from = %from.ip(), %kind, "not passed on");
+            return Answer::None;
+        };
+        let message = Message { lane: kind.lane_for(payload.len()), kind: kind.code(), payload };
+        match node.relay(&message, Some(from.peer().id())) {
+            Ok(Fresh::New) => tracing::debug!(from = %from.ip(), %kind, "passed on"),
+            Ok(Fresh::Seen) => {}
+            Ok(Fresh::Full) => {
+                tracing::debug!(from = %from.ip(), %kind, "not passed on: the relay's memory is full")
+            }
+            Err(error) => tracing::debug!(from = %from.ip(), %kind, %error, "not passed on"),
+        }
+        Answer::None
+    }
+}
+
+/// Whether what is said to one node concerns all.
+fn is_gossip(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Transaction
+            | Kind::BlockProposal
+            | Kind::TransactionBroadcast
+            | Kind::FinalizedTransactionBroadcast
+            | Kind::MempoolAdd
+            | Kind::InstantFinalityVote
+            | Kind::ConsensusBlockProposal
+            | Kind::ConsensusBlockVote
+            | Kind::ConsensusTxProposal
+            | Kind::ConsensusTxVote
+            | Kind::UpdateTip
+            | Kind::UTXOStateNotification
+            | Kind::UtxoLockBroadcast
+            | Kind::UtxoCommit
+            | Kind::UtxoConflictResolution
+            | Kind::TransactionRejectedByNetwork
+            | Kind::MasternodeAnnouncement
+    )
+}

@@ -25,7 +25,7 @@
 //! | [`book`] | the addresses we know | `node`, its file `redb` |
 //! | [`link`] | reads and writes one connection; the broadcast log | `node` |
 //! | [`node`] | many links, one pool: the engine | `node` |
-//! | `timecoin` | the TIME Coin network: its dialect and messages | `timecoin` |
+//! | `timecoin` | the TIME Coin network: its dialect, its messages, its `PeerManager` | `timecoin` |
 //! | `cli` | the `peerpool` command | `cli` |
 //!
 //! Imports point down this table only. With `default-features = false` the pool remains, without tokio, for a program that

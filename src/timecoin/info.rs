@@ -70,8 +70,8 @@ pub(super) fn unix_seconds(at: WallTime) -> u64 {
 }
 
 /// A round-trip time as the old records have it.
-pub(super) fn whole_millis(rtt: Duration) -> u64 {
-    rtt.as_millis() as u64
+pub(super) fn whole_millis(rtt: Duration) -> u32 {
+    u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX)
 }
 
 #[cfg(all(test, not(peerpool_loom)))]

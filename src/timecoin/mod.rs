@@ -5,6 +5,12 @@
 //! |---|---|
 //! | [`wire`] | messages, handshake and framing: JSON with a length before it |
 //! | [`AddressRules`] | whom a connection belongs to: one a peer, by its IP address |
+//! | [`PeerManager`] | connections, questions, broadcasts, by their old names |
+//! | [`ChainSource`] | the caller's side: what a node answers, and what becomes of the rest |
+//! | [`UnifiedPeerConnection`], [`PeerConnection`], [`PeerListener`] | a pooled connection, one outside of the pool, and accepting such |
+//! | [`PeerQuarantine`], [`RateLimiter`], [`PeerExchange`], [`Announcements`], [`WalletSubscriptions`] | the network's policies, pure and bounded |
+//!
+//! For a program that comes from the old network layer, `docs/MIGRATION.md` goes through it method by method.
 
 mod announce;
 mod chain;

@@ -65,6 +65,18 @@ async fn the_reapers_times_act_on_live_connections() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_quiet_peer_that_answers_pings_is_not_reaped_however_short_the_time() {
+    let net = MemoryNet::new(9);
+    let one = manager_in(&net, 1, config(), chain("a")).await;
+    let other = manager_in(&net, 2, config(), chain("b")).await;
+    connect(&one, &other).await;
+    let reaper = ReaperConfig { stale_after: Duration::from_secs(20), ping_every: Duration::from_secs(5) };
+    one.spawn_reaper_with(reaper);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!((one.active_peer_count().await, one.stats().reaped, one.stats().dials), (1, 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dead_connection_is_dialled_again_once_after_30_seconds() {
     let net = MemoryNet::new(3);
     let one = manager_in(&net, 1, config(), chain("a")).await;
@@ -153,11 +165,12 @@ async fn an_old_peers_json_is_known_from_the_start() {
     let best: Vec<_> =
         one.get_best_peers(5).await.into_iter().map(|record| record.address.to_string()).collect();
     assert_eq!(best, ["192.0.2.2", "192.0.2.1"]);
-    one.add_discovered_peer("192.0.2.3".parse().unwrap(), 60_000, "v".into()).await;
+    one.add_discovered_peer("192.0.2.3", 60_000, "v".into()).await.unwrap();
+    assert!(one.add_discovered_peer("nobody", 1, "v".into()).await.is_err());
     assert!(book.get(&"192.0.2.3:24100".parse().unwrap()).is_some());
-    assert!(one.record_peer_success("192.0.2.3".parse().unwrap()).await);
-    assert!(one.record_peer_failure("192.0.2.3".parse().unwrap()).await);
-    assert!(!one.record_peer_failure("192.0.2.9".parse().unwrap()).await);
+    assert!(one.record_peer_success("192.0.2.3").await);
+    assert!(one.record_peer_failure("192.0.2.3").await);
+    assert!(!one.record_peer_failure("192.0.2.9").await);
 }
 
 #[tokio::test]

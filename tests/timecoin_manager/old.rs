@@ -105,6 +105,32 @@ async fn an_old_node_that_accepted_us_is_asked_over_its_connection() {
 }
 
 #[tokio::test]
+async fn on_real_sockets_an_old_node_is_dialled_and_dials() {
+    let mut setup = Setup::full(77, Times::faster(10));
+    setup.height = Some(3);
+    let accepting = OldNode::start(setup).await;
+    let one = manager(chain("a")).await;
+    one.connect_to_peer(PeerInfo::new(accepting.addr(), TESTNET)).await.unwrap();
+    assert_eq!(one.request_blockchain_info(accepting.addr()).await.unwrap(), Some(3));
+
+    let dialling = OldNode::start(Setup::new(78, Times::faster(10))).await;
+    let mut quick = config();
+    quick.mute = Times::faster(10).mute;
+    let two = manager_with(quick, chain("b")).await;
+    dialling.connect_to_peer(two.listen_addr()).await.unwrap();
+    until("it is known where it listens", || {
+        two.connections().first().is_some_and(|peer| peer.info().address == dialling.addr())
+    })
+    .await;
+    let at = ip_of(&two);
+    dialling.record().until(WAIT, |record| record.tally(at).pings_ok > 0).await;
+    // It reads a frame when it expects a pong, and not before.
+    two.broadcast_transaction(payment(1)).await.unwrap();
+    dialling.record().until(WAIT, |record| record.tally(at).lost == 1).await;
+    assert_eq!((dialling.tally(at).unreadable, two.active_peer_count().await), (0, 1));
+}
+
+#[tokio::test]
 async fn unknown_and_unasked_frames_reach_the_hook_and_the_connection_goes_on() {
     let heard_by_one = chain("a");
     let one = manager(Arc::clone(&heard_by_one) as _).await;

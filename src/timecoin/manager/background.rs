@@ -15,7 +15,7 @@ use super::state::{Background, State, reconfigure};
 use super::{PeerManager, WeakManager};
 
 impl PeerManager {
-    /// Lets silent peers go after 300 s, and pings those that are silent every 30 s. It is what a manager does from its start; this
+    /// Lets silent peers go after 300 s, and pings those that have been silent for a minute every 30 s. It is what a manager does from its start; this
     /// sets it back to that after [`PeerManager::spawn_reaper_with`]. Starts no task: the node's own loop does it, until shutdown.
     pub fn spawn_reaper(&self) {
         self.spawn_reaper_with(ReaperConfig::default());
@@ -23,6 +23,7 @@ impl PeerManager {
 
     /// As [`PeerManager::spawn_reaper`], with times of one's own, which act on live connections too.
     pub fn spawn_reaper_with(&self, reaper: ReaperConfig) {
+        self.state().ping_after.follow(reaper.stale_after);
         reconfigure(self.node(), |hot| reaper.apply(hot));
     }
 
@@ -44,7 +45,8 @@ impl PeerManager {
         });
     }
 
-    /// Pings peers that are silent this often, and takes their answers as signs of life. Those that speak by themselves need none.
+    /// Pings peers that have been silent for a minute this often, and takes their answers as signs of life. Those that speak by
+    /// themselves need none. What a ping takes is [`PeerManager::send_ping`]'s to tell.
     pub fn keep_alive(&self, every: Duration) {
         reconfigure(self.node(), |hot| hot.ping_every = every);
     }

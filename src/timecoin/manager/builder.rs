@@ -25,6 +25,7 @@ use crate::wire::Native;
 use super::config::ManagerConfig;
 use super::handler::Listening;
 use super::state::{Background, State, Tasks};
+use super::tuned::{PingAfter, Tuned};
 use super::{Inner, PeerManager};
 
 /// Describes a manager; [`PeerManagerBuilder::build`] or [`PeerManagerBuilder::start`] starts it.
@@ -115,11 +116,13 @@ impl PeerManagerBuilder {
             hello,
             within: config.one_shot,
         };
+        let ping_after = PingAfter::new(config.reaper.stale_after);
         let background = Background { reconnect: Some(config.reconnect.clone()) };
         let state = Arc::new(State {
             network,
             public,
             rules: rules.clone(),
+            ping_after: ping_after.clone(),
             chain,
             book: Arc::clone(&book),
             quarantine,
@@ -138,7 +141,7 @@ impl PeerManagerBuilder {
         restore(&state);
         let old = DialectConfig::new(dialect)
             .advertise(public)
-            .rules(rules)
+            .rules(Tuned { rules, ping_after })
             // An old node that dialled us may read nothing for long: it misses messages, and is not thrown out for it.
             .lag([LagPolicy::Skip; 3]);
         let mut node = Node::builder()

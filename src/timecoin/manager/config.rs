@@ -60,7 +60,8 @@ pub struct ManagerConfig {
 pub struct ReaperConfig {
     /// A peer from which nothing came for longer than this is let go. Default 300 s.
     pub stale_after: Duration,
-    /// How often a silent peer is pinged. Default 30 s.
+    /// How often a peer is pinged that has been silent for a minute, or for a quarter of `stale_after` where that is less.
+    /// Default 30 s.
     pub ping_every: Duration,
 }
 

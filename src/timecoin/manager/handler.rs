@@ -13,6 +13,7 @@ use crate::node::{Context, Handler, NodeRef, Peer, Verdict};
 use crate::pool::{Cause, Departure};
 use crate::timecoin::chain::{Answer, Incoming, Sender};
 use crate::timecoin::find::{address_of, info_of, is_old_dialler};
+use crate::timecoin::info::whole_millis;
 use crate::timecoin::wire::{Kind, NetworkMessage};
 use crate::wire::{Hello, Status};
 
@@ -91,7 +92,7 @@ impl Handler for Listening {
         let (state, peer) = (&self.0, cx.peer());
         state.mute.lock().remove(&peer.id());
         if let Some(rtt) = peer.rtt() {
-            let millis = u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX);
+            let millis = whole_millis(rtt);
             state.exchange.lock().update_latency(address_of(peer, state.network).ip(), millis);
         }
         state.chain.disconnected(&state.sender(peer));

@@ -9,11 +9,14 @@ use crate::pool::PoolStats;
 use crate::timecoin::chain::ChainSource;
 use crate::timecoin::exchange::PersistentPeerInfo;
 use crate::timecoin::find::{address_of, info_of, ip_of, is_old_dialler};
+use crate::timecoin::info::whole_millis;
 use crate::timecoin::wire::NetworkMessage;
-use crate::timecoin::{PeerInfo, PeerQuarantine, RateLimitError, RateLimiter, Sender, UnifiedPeerConnection};
+use crate::timecoin::{PeerInfo, PeerQuarantine, RateLimitError, RateLimiter, UnifiedPeerConnection};
 
 use super::PeerManager;
 use super::answer::{of_chain, peer_list};
+use super::ask::PeerAt;
+use super::error::{BadAddress, PeerRequestError};
 
 /// Ourselves.
 impl PeerManager {
@@ -109,16 +112,21 @@ impl PeerManager {
     }
 
     /// What a chain answers to a message about outputs, or to any other question, from the peer at this IP address; `None` for
-    /// nothing, and where the peer is not connected.
+    /// no reply.
+    ///
+    /// # Errors
+    /// [`PeerRequestError::NotConnected`].
     pub async fn handle_utxo_message(
         &self,
         message: &NetworkMessage,
         peer_ip: IpAddr,
         utxo_handler: &dyn ChainSource,
-    ) -> Option<NetworkMessage> {
-        let peer = self.state().peer_of(self.node(), peer_ip)?;
-        let from = Sender::new(Arc::clone(&peer), address_of(&peer, self.network));
-        of_chain(utxo_handler, &from, message.clone()).await
+    ) -> Result<Option<NetworkMessage>, PeerRequestError> {
+        let Some(peer) = self.state().peer_of(self.node(), peer_ip) else {
+            return Err(PeerRequestError::NotConnected(SocketAddr::new(peer_ip, self.network.port())));
+        };
+        let from = self.state().sender(&peer);
+        Ok(of_chain(utxo_handler, &from, message.clone()).await)
     }
 
     pub(super) fn live_peers(&self) -> Vec<Arc<Peer>> {
@@ -127,10 +135,18 @@ impl PeerManager {
 
     /// Those that answer questions on their connection, the quickest first, healthy ones before others. Cost: O(n log n).
     pub(super) fn askable(&self) -> Vec<Arc<Peer>> {
+        let mut peers = self.by_promise();
+        peers.retain(|peer| !is_old_dialler(peer));
+        peers
+    }
+
+    /// All, those first that are likely to answer a question, and soon. Cost: O(n log n).
+    pub(super) fn by_promise(&self) -> Vec<Arc<Peer>> {
         let now = self.node().now();
         let mut peers = self.live_peers();
-        peers.retain(|peer| !is_old_dialler(peer));
-        peers.sort_by_cached_key(|peer| (!peer.is_healthy(now), peer.rtt().unwrap_or_default(), peer.id()));
+        peers.sort_by_cached_key(|peer| {
+            (is_old_dialler(peer), !peer.is_healthy(now), peer.rtt().unwrap_or_default(), peer.id())
+        });
         peers
     }
 
@@ -147,8 +163,18 @@ impl PeerManager {
 /// Peers that are known.
 impl PeerManager {
     /// Remembers a peer to be dialled when one is needed. A borrowed port becomes the standard one.
-    pub async fn add_discovered_peer(&self, address: IpAddr, port: u16, version: String) {
-        self.state().remember(SocketAddr::new(address, port), version, Source::Seed);
+    ///
+    /// # Errors
+    /// [`BadAddress`].
+    pub async fn add_discovered_peer(
+        &self,
+        address: impl PeerAt,
+        port: u16,
+        version: String,
+    ) -> Result<(), BadAddress> {
+        let ip = address.addr(port)?.ip();
+        self.state().remember(SocketAddr::new(ip, port), version, Source::Seed);
+        Ok(())
     }
 
     /// Up to so many peers that are worth a dial, the quickest first; see [`PeerExchange::get_best_peers`].
@@ -158,7 +184,7 @@ impl PeerManager {
         let mut exchange = self.state().exchange.lock();
         for peer in self.node().roster().iter() {
             if let Some(rtt) = peer.rtt() {
-                let millis = u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX);
+                let millis = whole_millis(rtt);
                 exchange.update_latency(ip_of(peer), millis);
             }
         }
@@ -166,13 +192,15 @@ impl PeerManager {
     }
 
     /// Notes that a connection to this address succeeded. `false` if it is not known.
-    pub async fn record_peer_success(&self, address: IpAddr) -> bool {
-        self.state().exchange.lock().record_success(address, WallTime::now())
+    pub async fn record_peer_success(&self, address: impl PeerAt) -> bool {
+        let addr = address.addr(self.network.port());
+        addr.is_ok_and(|addr| self.state().exchange.lock().record_success(addr.ip(), WallTime::now()))
     }
 
     /// Notes that a connection to this address failed. `false` if it is not known.
-    pub async fn record_peer_failure(&self, address: IpAddr) -> bool {
-        self.state().exchange.lock().record_failure(address)
+    pub async fn record_peer_failure(&self, address: impl PeerAt) -> bool {
+        let addr = address.addr(self.network.port());
+        addr.is_ok_and(|addr| self.state().exchange.lock().record_failure(addr.ip()))
     }
 
     /// How many peers are known, connected or not.

@@ -17,6 +17,7 @@ mod say;
 mod seeds;
 mod snapshot;
 mod state;
+mod tuned;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -40,6 +41,24 @@ use state::State;
 
 /// The peers of one node. Clone it freely: all clones are one manager, which ends with the last of them, or with
 /// [`PeerManager::shutdown`].
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
+///
+/// use peerpool::timecoin::{ChainSource, NetworkType, PeerInfo, PeerManager};
+///
+/// struct Chain; // names what it has; the defaults give no reply
+/// impl ChainSource for Chain {}
+///
+/// let addr = "203.0.113.7:24100".parse()?;
+/// let manager = PeerManager::builder(NetworkType::Testnet, addr, addr).chain(Arc::new(Chain)).start().await?;
+/// manager.connect_to_peer(PeerInfo::new("203.0.113.8:24100".parse()?, NetworkType::Testnet)).await?;
+/// manager.broadcast_tip_update(42, "cdcd".into()).await?;
+/// let height = manager.request_blockchain_info("203.0.113.8").await?;
+/// # let _ = height;
+/// # Ok(()) }
+/// ```
 ///
 /// Methods have their old names. Those that were `async` still are, although most never wait; what waits has a deadline. Chain data
 /// is the caller's: see [`ChainSource`](super::ChainSource).

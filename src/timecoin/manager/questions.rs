@@ -193,7 +193,7 @@ impl PeerManager {
     ) -> Result<Vec<WalletTransaction>, PeerRequestError> {
         let nobody = SocketAddr::new(self.state().public.ip(), self.network.port());
         let mut last = PeerRequestError::NotConnected(nobody);
-        for peer in self.askable().into_iter().take(TRIES) {
+        for peer in self.by_promise().into_iter().take(TRIES) {
             let question = NetworkMessage::RequestWalletTransactions { xpub: xpub.clone() };
             match self.ask_pooled(&peer, &question, INFO).await {
                 Ok(NetworkMessage::WalletTransactionsResponse { transactions, .. }) => {

@@ -22,6 +22,7 @@ use crate::timecoin::{
 };
 
 use super::config::ManagerConfig;
+use super::tuned::PingAfter;
 
 /// What the manager, its handler and its tasks share.
 ///
@@ -33,6 +34,7 @@ pub(super) struct State {
     pub(super) public: SocketAddr,
     pub(super) config: ManagerConfig,
     pub(super) rules: AddressRules,
+    pub(super) ping_after: PingAfter,
     pub(super) chain: Arc<dyn ChainSource>,
     pub(super) book: Arc<Book>,
     pub(super) quarantine: Arc<PeerQuarantine>,

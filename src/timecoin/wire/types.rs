@@ -344,7 +344,7 @@ pub struct PeerInfo {
     pub wallet_address: Option<String>,
     /// How long it takes to answer, in milliseconds.
     #[serde(default)]
-    pub latency_ms: Option<u64>,
+    pub latency_ms: Option<u32>,
     /// Connections that came about.
     #[serde(default)]
     pub successful_connections: u32,

@@ -4,6 +4,7 @@
 //! in under a minute. Bytes a connection: `cargo test --release --no-default-features --test pool_memory -- --nocapture`.
 #![expect(clippy::print_stdout, reason = "the table of ratios goes to whoever asked for it")]
 
+mod maps;
 mod ratios;
 mod rivals;
 
@@ -11,12 +12,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use criterion::{BatchSize, BenchmarkId, Criterion};
+use maps::{Papaya, ParkingLot, SccIndex};
 use peerpool::base::{Direction, Tick};
 use peerpool::pool::{Departure, Slot};
-use rivals::{
-    BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Papaya, ParkingLot, Plan, Rival, SccIndex,
-    SharedDashMap,
-};
+use rivals::{BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Plan, Rival, SharedDashMap};
 
 fn marks(criterion: &mut Criterion, peers: usize) {
     let keys = rivals::keys(peers, 0x5EED);

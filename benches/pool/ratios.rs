@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use peerpool::base::{Direction, PeerId, Tick};
 use peerpool::pool::{Departure, Peer, Slot};
 
+use crate::maps::{Papaya, ParkingLot, SccIndex};
 use crate::rivals::{
-    self, BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Papaya, ParkingLot, Plan, Rival, SccIndex,
-    SharedDashMap, addr_of, guests, join, keys, new_pool, shuffle,
+    self, BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Plan, Rival, SharedDashMap, addr_of, guests,
+    join, keys, new_pool, shuffle,
 };
 
 const ROUNDS: usize = 9;

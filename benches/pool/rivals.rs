@@ -16,7 +16,7 @@ use peerpool::pool::{Departure, Peer, Pool, PoolConfig};
 use tokio::sync::RwLock;
 
 pub(crate) type TestPool = Pool<PeerId, ()>;
-type Fast = foldhash::fast::RandomState;
+pub(crate) type Fast = foldhash::fast::RandomState;
 type Slow = std::hash::RandomState;
 
 /// How a run marks peers as seen.
@@ -38,7 +38,7 @@ pub(crate) const CHURN_EVERY: usize = 256;
 
 impl Plan<'_> {
     /// The key, the tick and, if it is time for it, the guest of each mark.
-    fn steps(&self) -> impl Iterator<Item = (&PeerId, Tick, Option<&PeerId>)> {
+    pub(crate) fn steps(&self) -> impl Iterator<Item = (&PeerId, Tick, Option<&PeerId>)> {
         let mut guests = self.guests.iter().cycle();
         // No division in here: at these speeds it would be half of what is measured.
         self.keys.iter().cycle().take(self.marks).enumerate().map(move |(n, key)| {
@@ -130,7 +130,7 @@ impl Rival for BareDashMap {
 
 /// What the pool keeps of a connection, as plain fields.
 #[derive(Clone)]
-struct Unified {
+pub(crate) struct Unified {
     id: u64,
     addr: SocketAddr,
     last_seen: u64,
@@ -143,7 +143,7 @@ struct Unified {
 }
 
 impl Unified {
-    fn new(key: &PeerId) -> Self {
+    pub(crate) fn new(key: &PeerId) -> Self {
         let (addr, info) = (addr_of(key), Arc::new(()));
         Self {
             id: 1,
@@ -158,12 +158,12 @@ impl Unified {
         }
     }
 
-    fn mark(&mut self, now: Tick) {
+    pub(crate) fn mark(&mut self, now: Tick) {
         self.last_seen = now.as_millis();
     }
 
     /// So that no field is optimised away.
-    fn look(&self) -> impl Sized {
+    pub(crate) fn look(&self) -> impl Sized {
         (
             self.id,
             self.addr,
@@ -200,94 +200,6 @@ impl Rival for SharedDashMap {
             if let Some(guest) = guest {
                 black_box(self.0.remove(guest).map(|(_, entry)| drop(entry.1.look())));
                 self.0.insert(*guest, Arc::new((AtomicU64::new(now.as_millis()), Unified::new(guest))));
-            }
-        }
-    }
-}
-
-/// The same in a map whose readers take no lock.
-#[derive(Default)]
-pub(crate) struct Papaya(papaya::HashMap<PeerId, (AtomicU64, Unified), Fast>);
-
-impl Rival for Papaya {
-    fn name(&self) -> &'static str {
-        "papaya, entry inline"
-    }
-
-    fn fill(&self, keys: &[PeerId]) {
-        for key in keys {
-            self.0.pin().insert(*key, (AtomicU64::new(0), Unified::new(key)));
-        }
-    }
-
-    fn mark(&self, plan: Plan<'_>) {
-        for (key, now, guest) in plan.steps() {
-            // A guard for each mark: whoever marks a peer comes from a socket, not from a loop.
-            let map = self.0.pin();
-            if let Some(entry) = map.get(key) {
-                entry.0.store(now.as_millis(), Ordering::Relaxed);
-            }
-            if let Some(guest) = guest {
-                black_box(map.remove(guest).map(|entry| drop(entry.1.look())));
-                map.insert(*guest, (AtomicU64::new(now.as_millis()), Unified::new(guest)));
-            }
-        }
-    }
-}
-
-/// scc's index for reading: entries that can be peeked at without a lock.
-#[derive(Default)]
-pub(crate) struct SccIndex(scc::HashIndex<PeerId, Arc<(AtomicU64, Unified)>, Fast>);
-
-impl Rival for SccIndex {
-    fn name(&self) -> &'static str {
-        "scc HashIndex<K, Arc<entry>>"
-    }
-
-    fn fill(&self, keys: &[PeerId]) {
-        for key in keys {
-            let entry = Arc::new((AtomicU64::new(0), Unified::new(key)));
-            assert!(self.0.insert_sync(*key, entry).is_ok());
-        }
-    }
-
-    fn mark(&self, plan: Plan<'_>) {
-        for (key, now, guest) in plan.steps() {
-            self.0.peek_with(key, |_, entry| entry.0.store(now.as_millis(), Ordering::Relaxed));
-            if let Some(guest) = guest {
-                self.0.remove_sync(guest);
-                let entry = Arc::new((AtomicU64::new(now.as_millis()), Unified::new(guest)));
-                let _ = self.0.insert_sync(*guest, entry);
-            }
-        }
-    }
-}
-
-/// One map of unified entries behind parking_lot's lock: written to mark, as the tokio ones.
-#[derive(Default)]
-pub(crate) struct ParkingLot(parking_lot::RwLock<HashMap<PeerId, Unified, Fast>>);
-
-impl Rival for ParkingLot {
-    fn name(&self) -> &'static str {
-        "parking_lot RwLock<HashMap>"
-    }
-
-    fn fill(&self, keys: &[PeerId]) {
-        let mut map = self.0.write();
-        for key in keys {
-            map.insert(*key, Unified::new(key));
-        }
-    }
-
-    fn mark(&self, plan: Plan<'_>) {
-        for (key, now, guest) in plan.steps() {
-            if let Some(entry) = self.0.write().get_mut(key) {
-                entry.mark(now);
-            }
-            if let Some(guest) = guest {
-                let left = self.0.write().remove(guest);
-                black_box(left.map(|entry| drop(entry.look())));
-                self.0.write().insert(*guest, Unified::new(guest));
             }
         }
     }

@@ -175,7 +175,10 @@ impl Shared {
     /// Asks some peer which others it knows: now and then, and more often while too few are known.
     fn discover(&self, state: &mut Maintenance, hot: &HotConfig) {
         let now = self.now();
-        let pause = hot.discover_every.min(Duration::from_secs(1)).max(hot.tick);
+        // A node that has just started and was told too little by one asks another at once.
+        let young = now.since(Tick::ZERO) < YOUNG && self.pool.len() < hot.degree;
+        let most = if young { hot.tick } else { Duration::from_secs(1) };
+        let pause = hot.discover_every.min(most).max(hot.tick);
         if state.asked_at.is_some_and(|asked| now.since(asked) < pause) {
             return;
         }
@@ -235,6 +238,9 @@ fn ping_interval(peer: &Peer, every: Duration) -> Duration {
     let spread = every / 8;
     every - every / 16 + spread.mul_f64((peer.id().get() % 16) as f64 / 16.0)
 }
+
+/// For so long a node is in a hurry to be told addresses.
+const YOUNG: Duration = Duration::from_secs(10);
 
 fn ticking(period: Duration) -> tokio::time::Interval {
     let mut ticks = interval(period.max(Duration::from_millis(1)));

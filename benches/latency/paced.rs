@@ -127,7 +127,8 @@ pub(crate) fn run(options: &Options) {
     for &peers in &options.peers {
         let mut pair = Pair::new(peers, options.workers);
         let count = (options.slice.as_nanos() / PERIOD.as_nanos()).max(1) as usize;
-        (pair.broadcasts(count / 4), pair.writes(count / 4));
+        pair.broadcasts(count / 4);
+        pair.writes(count / 4);
         let mut rounds = Vec::new();
         for round in 0..options.rounds {
             // Neighbours change as well as places.

@@ -84,9 +84,9 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let field = RefCell::new(Field::new());
     let names: Vec<_> = field.borrow().contenders.iter().map(|one| one.name()).collect();
-    for answer in 0..ANSWERS.len() {
+    for (answer, size) in ANSWERS.iter().enumerate() {
         for depth in DEPTHS {
-            let mut group = criterion.benchmark_group(format!("requests/{} B/{depth} deep", ANSWERS[answer]));
+            let mut group = criterion.benchmark_group(format!("requests/{size} B/{depth} deep"));
             group.sample_size(10).warm_up_time(Duration::from_millis(200));
             group.measurement_time(Duration::from_secs(1)).throughput(Throughput::Elements(1));
             for (at, name) in names.iter().enumerate() {

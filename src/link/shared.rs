@@ -37,7 +37,7 @@ pub struct Link {
     pub(super) common: Arc<Common>,
     /// The authority on whether the link is open; the details are in `order`.
     state: AtomicU8,
-    order: Mutex<Option<CloseOrder>>,
+    order: Mutex<Option<Box<CloseOrder>>>,
     outbox: Mutex<Outbox>,
     /// A bit a lane: the outbox may hold something for it. Set and cleared under the outbox' lock. Hint: a task that was woken
     /// after a message was queued sees its bit.
@@ -105,7 +105,7 @@ pub type Positions = [Resume; 3];
 
 #[derive(Debug, Default)]
 pub(super) struct LeftAt {
-    pub(super) positions: Option<Positions>,
+    pub(super) positions: Option<Box<Positions>>,
     pub(super) heir: Option<oneshot::Sender<Positions>>,
 }
 
@@ -257,7 +257,7 @@ impl Link {
             if slot.is_some() {
                 return;
             }
-            *slot = Some(order.clone());
+            *slot = Some(Box::new(order.clone()));
             // Release: whoever sees the state sees the order. Pairs with the Acquire load in `is_open`.
             self.state.store(CLOSING, Ordering::Release);
         }
@@ -272,7 +272,7 @@ impl Link {
         if self.is_open() {
             return None;
         }
-        self.order.lock().clone()
+        self.order.lock().as_deref().cloned()
     }
 
     /// The task has ended: nothing more will be sent or received.
@@ -281,7 +281,7 @@ impl Link {
         drop(self.outbox.lock().close());
         let heir = {
             let mut left = self.left_at.lock();
-            left.positions = Some(positions);
+            left.positions = Some(Box::new(positions));
             left.heir.take()
         };
         if let Some(heir) = heir {
@@ -324,8 +324,8 @@ impl Link {
     /// promise of it.
     pub(crate) fn positions(&self) -> Result<Positions, oneshot::Receiver<Positions>> {
         let mut left = self.left_at.lock();
-        if let Some(positions) = left.positions {
-            return Ok(positions);
+        if let Some(positions) = left.positions.as_deref() {
+            return Ok(*positions);
         }
         let (sender, receiver) = oneshot::channel();
         left.heir = Some(sender);

@@ -103,7 +103,7 @@ pub struct LinkTask<D: Dialect, S, H> {
     link: Arc<Link>,
     /// The reader stopped although the stream had more.
     read_on: bool,
-    closing: Option<Closing>,
+    closing: Option<Box<Closing>>,
     /// Others had their turn before the present write.
     waited: bool,
 }
@@ -134,8 +134,8 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
         &self.link
     }
 
-    /// One pass over everything; `true` to go round again.
-    fn pass(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+    /// One pass over everything.
+    fn pass(&mut self, cx: &mut Context<'_>) -> Result<Passed, End> {
         let mut again = false;
         // Most wake-ups come from a log: then there is nothing to read, and finding that out would cost as much as writing.
         if self.link.take_stirred() || self.read_on || self.reader.is_paused() {
@@ -158,7 +158,7 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
         }
         if self.lets_others_ask() {
             cx.waker().wake_by_ref();
-            return Ok(false);
+            return Ok(Passed::Idle);
         }
         let mut io = Context::from_waker(&self.waker);
         match self.writer.poll(&mut self.stream, &mut io, &self.link, &self.host, true)? {
@@ -167,9 +167,9 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
                 again |= self.parker.park(cx.waker(), || !writer.has_news()) == Parked::No;
             }
             Written::Blocked => {}
-            Written::More => again = true,
+            Written::More => return Ok(Passed::Enough),
         }
-        Ok(again)
+        Ok(if again { Passed::Again } else { Passed::Idle })
     }
 
     /// Answers that came together wake many who will ask again: those who are due have their turn first, once, so that
@@ -195,7 +195,7 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
     fn begin_closing(&mut self, end: Option<End>, order: CloseOrder) {
         let stage = if order.drain { Stage::Drain } else { Stage::Goodbye };
         let deadline = Box::pin(tokio::time::sleep(order.within));
-        self.closing = Some(Closing { end, order, stage, deadline });
+        self.closing = Some(Box::new(Closing { end, order, stage, deadline }));
     }
 
     /// The way out after an error: where the peer may still listen it is told why.
@@ -238,7 +238,7 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
                 Step::Again => {}
                 Step::Pending => return Poll::Pending,
                 Step::Done => {
-                    let closing = self.closing.take();
+                    let closing = self.closing.take().map(|closing| *closing);
                     return Poll::Ready(match closing {
                         Some(Closing { end: Some(end), .. }) => end,
                         Some(Closing { order, .. }) => End::Closed(order.reason),
@@ -297,6 +297,16 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
     }
 }
 
+/// What a pass came to.
+enum Passed {
+    /// There is more to do.
+    Again,
+    /// There is more to write, after the others: they write the same bytes, which are still in the cache.
+    Enough,
+    /// The task will be woken.
+    Idle,
+}
+
 enum Step {
     Again,
     Pending,
@@ -322,8 +332,9 @@ impl<D: Dialect, S: Stream, H: Host> Future for LinkTask<D, S, H> {
                 return this.poll_closing(cx);
             }
             match this.pass(cx) {
-                Ok(true) => {}
-                Ok(false) => return Poll::Pending,
+                Ok(Passed::Again) => {}
+                Ok(Passed::Enough) => break,
+                Ok(Passed::Idle) => return Poll::Pending,
                 Err(end) => {
                     if let Some(end) = this.fail(end) {
                         return Poll::Ready(end);

@@ -10,6 +10,7 @@
 //! [`Cursor::in_message`] or [`LaneOut::open`].
 
 mod gather;
+mod spare;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -27,9 +28,10 @@ use crate::wire::{Chunks, Control, Dialect};
 use super::budget::Reservation;
 use super::end::End;
 use super::host::Host;
-use super::log::{Batch, Cursor, Fill};
+use super::log::{Cursor, Fill};
 use super::shared::{Link, Positions};
 use super::state::StateCursor;
+use spare::SpareBatch;
 
 /// Gathers and writes.
 pub(super) struct Writer<D: Dialect> {
@@ -55,9 +57,9 @@ pub(super) struct Writer<D: Dialect> {
 struct LaneOut {
     lane: Lane,
     cursor: Cursor,
-    batch: Batch,
+    batch: SpareBatch,
     /// A message of the queue whose first chunks are in a round or on the line already.
-    open: Option<Chunks>,
+    open: Option<Box<Chunks>>,
     /// Bytes of the queue's large messages that the round refers to, `open` included.
     pinned: usize,
     /// Bytes of `open`, whole.
@@ -92,7 +94,7 @@ impl<D: Dialect> Writer<D> {
         let lanes = cursors.map(|cursor| LaneOut {
             lane: lane.next().unwrap_or(Lane::Bulk),
             cursor,
-            batch: Batch::default(),
+            batch: SpareBatch::default(),
             open: None,
             pinned: 0,
             opened: 0,
@@ -305,20 +307,18 @@ impl<D: Dialect> Writer<D> {
 
     /// Nothing is left to write: the memory goes back to the thread, for the next link.
     fn rest_idle(&mut self) {
-        for lane in self.lanes.iter_mut().filter(|lane| !lane.batch.is_bare()) {
-            let memory = lane.batch.take_memory();
-            let _ = SPARE.try_with(|spare| spare.set(memory));
-        }
+        self.lanes.iter_mut().for_each(|lane| lane.batch.clear_idle());
         if self.round.capacity() > 0 {
             let memory = std::mem::take(&mut self.round);
-            let _ = SPARE_ROUND.try_with(|spare| spare.set(memory));
+            // A thread that is ending has no place for it any more.
+            let _ = SPARE.try_with(|spare| spare.set(memory));
         }
     }
 
     /// Fetches memory to gather in from the thread.
     fn equip(&mut self) {
         if self.round.capacity() == 0 {
-            self.round = SPARE_ROUND.try_with(Cell::take).unwrap_or_default();
+            self.round = SPARE.try_with(Cell::take).unwrap_or_default();
         }
     }
 
@@ -329,15 +329,15 @@ impl<D: Dialect> Writer<D> {
 }
 
 thread_local! {
-    /// Memory of a batch of a link that has come to rest, and of its round. An idle link holds none, and an active one
-    /// that takes its turn finds some that is still in the cache.
-    static SPARE: Cell<Batch> = const { Cell::new(Batch::new()) };
-    static SPARE_ROUND: Cell<VecDeque<Piece>> = const { Cell::new(VecDeque::new()) };
+    /// The empty round of whichever link of this thread came to rest last. An idle link holds none, and one that wakes finds
+    /// memory that is still in the cache.
+    static SPARE: Cell<VecDeque<Piece>> = const { Cell::new(VecDeque::new()) };
 }
 
 /// Pieces in one write: the kernel takes up to 1,024, and beyond 64 the call costs more than it saves.
 const SLICES: usize = 64;
-/// Rounds in one poll before other tasks get their turn.
-const ROUNDS: usize = 4;
+/// Rounds in one poll before other tasks get their turn. The links of a broadcast write the same bytes one after the other:
+/// what one has written is still in the cache for the next, if it was not too much.
+const ROUNDS: usize = 2;
 /// Control bytes that may wait. A peer that makes us answer more than it reads is flooding.
 const MAX_CONTROL: usize = 32 * 1024;

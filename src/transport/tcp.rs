@@ -34,8 +34,10 @@ pub struct TcpConfig {
     pub send_buffer: Option<NonZeroUsize>,
     /// Bytes of the kernel's receive buffer per connection. Default: `None`, as for the send buffer.
     pub recv_buffer: Option<NonZeroUsize>,
-    /// Unsent bytes above which a socket is not writable (`TCP_NOTSENT_LOWAT`). Default: `None`. Small values keep what is
-    /// queued in the link, where urgent lanes overtake, at the price of more wake-ups. Ignored where the system has none.
+    /// Unsent bytes above which a socket is not writable (`TCP_NOTSENT_LOWAT`). Default: 128 KiB. What waits beyond that stays
+    /// in the link, where urgent lanes overtake it, instead of in a send buffer that grows to megabytes; what is under way to the
+    /// peer is not bounded, so throughput does not suffer from long round trips. Much smaller values cost wake-ups. `None` leaves
+    /// it to the system, which has no bound; ignored where the system does not know it.
     pub notsent_lowat: Option<NonZeroU32>,
     /// Connections that may wait to be accepted; the system may cap it. Default: 1,024.
     pub backlog: NonZeroU32,
@@ -53,7 +55,7 @@ impl Default for TcpConfig {
             reuse_addr: true,
             send_buffer: None,
             recv_buffer: None,
-            notsent_lowat: None,
+            notsent_lowat: NonZeroU32::new(128 * 1024),
             backlog: const { NonZeroU32::new(1024).expect("not zero") },
             dial_from_v4: None,
             dial_from_v6: None,

@@ -130,7 +130,7 @@ async fn with_nobody_to_tell_a_peer_does_not_count_as_announced() {
     assert_eq!(one.broadcast_new_peer(&stranger).await.unwrap(), Announced::Nobody);
     let other = manager(chain("b")).await;
     connect(&one, &other).await;
-    assert_eq!(one.broadcast_new_peer(&stranger).await.unwrap(), Announced::To(1));
+    assert_eq!(one.broadcast_new_peer(&stranger).await.unwrap(), Announced::Told);
     assert_eq!(one.broadcast_new_peer(&stranger).await.unwrap(), Announced::Recently);
 }
 

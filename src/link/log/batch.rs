@@ -90,17 +90,10 @@ impl Batch {
         used
     }
 
-    /// Whether there is no memory to gather in.
-    pub(in crate::link) fn is_bare(&self) -> bool {
-        self.runs.capacity() == 0
-    }
-
-    /// Hands out the memory of a batch that has nothing to write, for another one to gather in.
-    pub(in crate::link) fn take_memory(&mut self) -> Self {
-        let mut memory = std::mem::take(self);
-        memory.drop_runs();
-        (memory.residue, memory.taken, memory.len) = (Vec::new(), 0, 0);
-        memory
+    /// Forgets everything but the memory to gather in.
+    pub fn clear_idle(&mut self) {
+        self.drop_runs();
+        (self.residue, self.taken, self.len) = (Vec::new(), 0, 0);
     }
 
     /// Whether the rest of a chunk that was begun waits here.

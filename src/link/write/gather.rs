@@ -1,7 +1,5 @@
 //! Gathering a round: which lane gives how much, and in what order.
 
-use std::cell::Cell;
-
 use bytes::{Bytes, BytesMut};
 
 use crate::link::end::End;
@@ -11,7 +9,7 @@ use crate::link::outbox::Outgoing;
 use crate::link::shared::Link;
 use crate::wire::{Control, Dialect};
 
-use super::{LaneOut, Piece, SPARE, Writer};
+use super::{LaneOut, Piece, Writer};
 
 impl<D: Dialect> Writer<D> {
     pub(super) fn gather<H: Host>(&mut self, link: &Link, host: &H, gather: bool) -> Result<(), End> {
@@ -85,8 +83,8 @@ impl<D: Dialect> Writer<D> {
         for _ in 0..2 {
             let LaneOut { lane, cursor, batch, .. } = &mut self.lanes[at];
             let lane = *lane;
-            if batch.is_empty() && batch.is_bare() && cursor.has_news() {
-                *batch = SPARE.try_with(Cell::take).unwrap_or_default();
+            if batch.is_empty() && !cursor.has_news() {
+                return Ok(0);
             }
             match cursor.fill(most, batch) {
                 Fill::Ready => {
@@ -155,7 +153,7 @@ impl<D: Dialect> Writer<D> {
                 self.put(small.split().freeze());
                 self.lanes[at].opened = payload.len();
                 self.lanes[at].pinned += payload.len();
-                self.lanes[at].open = self.dialect.chunks(lane, head, payload).ok();
+                self.lanes[at].open = self.dialect.chunks(lane, head, payload).ok().map(Box::new);
             }
         }
         self.put(small.freeze());

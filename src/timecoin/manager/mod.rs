@@ -97,8 +97,8 @@ impl WeakManager {
 /// What became of announcing a new peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announced {
-    /// So many peers are told.
-    To(usize),
+    /// The other peers are told.
+    Told,
     /// It was announced a short while ago.
     Recently,
     /// Too many others were within the minute. It may be announced later.

@@ -2,10 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::base::ConnId;
 use crate::link::{Message, SendError};
-use crate::node::{NodeRef, Peer};
+use crate::node::{BroadcastReceipt, NodeRef, Peer, Receipt};
 use crate::pool::Cause;
 use crate::timecoin::PeerInfo;
 use crate::timecoin::announce::Announce;
@@ -32,8 +35,7 @@ pub(super) fn announce(
     info: &PeerInfo,
     but: Option<ConnId>,
 ) -> Result<Announced, BroadcastError> {
-    let others = node.roster().iter().filter(|peer| peer.is_live() && Some(peer.id()) != but).count();
-    if others == 0 {
+    if !node.roster().iter().any(|peer| peer.is_live() && Some(peer.id()) != but) {
         return Ok(Announced::Nobody);
     }
     let addr = state.network.lasting_addr(info.address);
@@ -57,7 +59,7 @@ pub(super) fn announce(
         state.announced.lock().take_back(addr);
         return Err(error);
     }
-    Ok(Announced::To(others))
+    Ok(Announced::Told)
 }
 
 /// Queues a message for a peer, and lets its health know how that went.
@@ -78,7 +80,8 @@ pub(super) fn send_link(node: &NodeRef, peer: &Peer, message: Message) -> Result
 }
 
 /// To everybody. A broadcast is encoded once, never waits, and never fails because of a peer; peers in both dialects get it,
-/// in the order of the calls. What is returned is how many peers there were: each gets it unless it leaves or lags first.
+/// in the order of the calls, unless they leave or lag first. What became of it for each, a receipt says:
+/// [`PeerManager::broadcast_with_receipt`].
 impl PeerManager {
     /// Sends a message to every peer.
     ///
@@ -87,7 +90,7 @@ impl PeerManager {
     ///
     /// # Cost
     /// One encoding to JSON, one short lock; independent of the number of peers.
-    pub async fn broadcast_message(&self, message: NetworkMessage) -> Result<usize, BroadcastError> {
+    pub async fn broadcast_message(&self, message: NetworkMessage) -> Result<(), BroadcastError> {
         self.broadcast(&message)
     }
 
@@ -95,17 +98,43 @@ impl PeerManager {
     ///
     /// # Errors
     /// See [`BroadcastError`]; nobody got it then.
-    pub fn broadcast(&self, message: &NetworkMessage) -> Result<usize, BroadcastError> {
+    pub fn broadcast(&self, message: &NetworkMessage) -> Result<(), BroadcastError> {
         self.node().broadcast(&text_of(message)?)?;
-        Ok(self.live())
+        Ok(())
     }
 
-    /// Sends a payment to every peer.
+    /// As [`PeerManager::broadcast`], keeping who was there, so that one can ask later what became of it.
+    ///
+    /// # Errors
+    /// See [`BroadcastError`]; nobody got it then.
+    ///
+    /// # Cost
+    /// A walk over the peers.
+    pub fn broadcast_with_receipt(
+        &self,
+        message: &NetworkMessage,
+    ) -> Result<BroadcastReceipt, BroadcastError> {
+        Ok(self.node().broadcast_with_receipt(&text_of(message)?)?)
+    }
+
+    /// Sends a payment to every peer and waits until it is written to all that are still there, 2 s at the longest; to how many
+    /// it was. Written means handed to the connection.
     ///
     /// # Errors
     /// See [`BroadcastError`].
+    ///
+    /// # Cancel safety
+    /// The payment is on its way once the future was first polled.
     pub async fn broadcast_transaction(&self, tx: TransactionMessage) -> Result<usize, BroadcastError> {
-        self.broadcast(&NetworkMessage::Transaction(tx))
+        let receipt = self.broadcast_with_receipt(&NetworkMessage::Transaction(tx))?;
+        let begun = Instant::now();
+        let mut pause = Duration::from_micros(500);
+        let waits = || receipt.statuses().any(|(_, _, status)| status == Receipt::Behind);
+        while waits() && begun.elapsed() < WRITTEN {
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(Duration::from_millis(20));
+        }
+        Ok(receipt.written())
     }
 
     /// Tells every peer where our chain ends. Each gets the newest tip, not those between; a peer that comes later is told the
@@ -113,20 +142,17 @@ impl PeerManager {
     ///
     /// # Errors
     /// See [`BroadcastError`].
-    pub async fn broadcast_tip_update(&self, height: u64, hash: String) -> Result<usize, BroadcastError> {
+    pub async fn broadcast_tip_update(&self, height: u64, hash: String) -> Result<(), BroadcastError> {
         let text = text_of(&NetworkMessage::UpdateTip { height, hash })?;
         self.node().set_state(Kind::UpdateTip.code(), &[], text.payload)?;
-        Ok(self.live())
+        Ok(())
     }
 
     /// Sends a proposed block, as JSON of the application's own, to every peer.
     ///
     /// # Errors
     /// See [`BroadcastError`].
-    pub async fn broadcast_block_proposal(
-        &self,
-        proposal: serde_json::Value,
-    ) -> Result<usize, BroadcastError> {
+    pub async fn broadcast_block_proposal(&self, proposal: serde_json::Value) -> Result<(), BroadcastError> {
         self.broadcast(&NetworkMessage::ConsensusBlockProposal(proposal.to_string()))
     }
 
@@ -135,7 +161,7 @@ impl PeerManager {
     ///
     /// # Errors
     /// See [`BroadcastError`].
-    pub async fn broadcast_block_vote(&self, vote: serde_json::Value) -> Result<usize, BroadcastError> {
+    pub async fn broadcast_block_vote(&self, vote: serde_json::Value) -> Result<(), BroadcastError> {
         self.broadcast(&NetworkMessage::ConsensusBlockVote(vote.to_string()))
     }
 
@@ -143,7 +169,7 @@ impl PeerManager {
     ///
     /// # Errors
     /// See [`BroadcastError`].
-    pub async fn broadcast_vote(&self, vote: serde_json::Value) -> Result<usize, BroadcastError> {
+    pub async fn broadcast_vote(&self, vote: serde_json::Value) -> Result<(), BroadcastError> {
         self.broadcast_block_vote(vote).await
     }
 
@@ -163,15 +189,14 @@ impl PeerManager {
     pub async fn broadcast_utxo_notification(
         &self,
         notification: &UTXOStateNotification,
-    ) -> Result<usize, BroadcastError> {
+    ) -> Result<(), BroadcastError> {
         let notification = serde_json::to_string(notification)?;
         self.broadcast(&NetworkMessage::UTXOStateNotification { notification })
     }
-
-    fn live(&self) -> usize {
-        self.node().live()
-    }
 }
+
+/// How long a payment may take to be written to all.
+const WRITTEN: Duration = Duration::from_secs(2);
 
 /// To one peer. A message taken by a connection is queued for it, not delivered.
 impl PeerManager {

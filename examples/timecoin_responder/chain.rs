@@ -62,6 +62,11 @@ impl ChainSource for MemoryChain {
         Answer::Now(WalletHistory { transactions, last_synced_height })
     }
 
+    fn wallet_utxos(&self, xpub: &str) -> Answer<Vec<UtxoInfo>> {
+        let unspent = self.unspent.lock().unwrap();
+        Answer::Now(unspent.values().filter(|output| output.address == xpub).cloned().collect())
+    }
+
     fn concerns(&self, xpub: &str, addresses: &[String]) -> bool {
         // A real node derives a wallet's addresses from its key; here a key is the only address of its wallet.
         addresses.iter().any(|address| address == xpub)

@@ -4,6 +4,7 @@ use super::*;
 use std::error::Error;
 
 use peerpool::book::{Book, BookConfig};
+use peerpool::timecoin::wire::UtxoInfo;
 use peerpool::timecoin::{
     ConnectionError, PeerListener, ReaperConfig, ReconnectConfig, SeedError, SeedProvider, SubscribeRefused,
     Subscribed,
@@ -203,10 +204,25 @@ async fn wallets_are_told_at_their_real_addresses_and_only_of_what_concerns_them
 
 #[tokio::test]
 async fn registering_a_wallet_subscribes_it_and_tells_what_it_can_spend() {
-    let (one, other, _chain) = pair().await;
+    let heard_by_one = chain("a");
+    let chain_of_other = chain("b");
+    let output = UtxoInfo {
+        txid: "ab".into(),
+        vout: 1,
+        address: "xpub".into(),
+        amount: 3,
+        block_height: None,
+        confirmations: 0,
+    };
+    chain_of_other.unspent.lock().unwrap().insert(OutPoint { txid: "ab".into(), vout: 1 }, output.clone());
+    let (one, other) = (manager(Arc::clone(&heard_by_one) as _).await, manager(chain_of_other as _).await);
+    connect(&one, &other).await;
     let register = |xpub: &str| NetworkMessage::RegisterXpub { xpub: xpub.into() };
     let answer = one.ask(other.listen_addr(), register("xpub"), WAIT).await.unwrap();
     assert!(matches!(answer, NetworkMessage::XpubRegistered { success: true, .. }), "{answer:?}");
+    until("what it can spend is told", || !heard(&heard_by_one, Kind::UtxoUpdate).is_empty()).await;
+    let update = NetworkMessage::UtxoUpdate { xpub: "xpub".into(), utxos: vec![output] };
+    assert_eq!(heard(&heard_by_one, Kind::UtxoUpdate), [update]);
     let answer = one.ask(other.listen_addr(), register(&"x".repeat(300)), WAIT).await.unwrap();
     assert!(matches!(answer, NetworkMessage::XpubRegistered { success: false, .. }), "{answer:?}");
     let notified = other.notify_wallet_transaction(wallet_transaction(), &[]).await;

@@ -20,7 +20,7 @@ pub(super) async fn answer(
 ) -> Option<NetworkMessage> {
     match message {
         NetworkMessage::GetPeerList => Some(peer_list(state, node, Some(from))),
-        NetworkMessage::RegisterXpub { xpub } => Some(register(state, from, &xpub).await),
+        NetworkMessage::RegisterXpub { xpub } => Some(register(state, from, &xpub)),
         NetworkMessage::RequestWalletTransactions { xpub } => {
             let history = state.chain.wallet_history(&xpub).get().await;
             if history.is_some() {
@@ -190,28 +190,21 @@ pub(super) fn peer_list(state: &State, node: &NodeRef, asker: Option<&Sender>) -
     NetworkMessage::PeerList(addresses.collect())
 }
 
-async fn register(state: &Arc<State>, from: &Sender, xpub: &str) -> NetworkMessage {
-    let subscribed = state.wallets.lock().subscribe(xpub, from.addr());
-    if let Err(why) = subscribed {
-        return NetworkMessage::XpubRegistered { success: false, message: why.to_string() };
+fn register(state: &State, from: &Sender, xpub: &str) -> NetworkMessage {
+    match state.wallets.lock().subscribe(xpub, from.addr()) {
+        Ok(_) => NetworkMessage::XpubRegistered { success: true, message: "registered".into() },
+        Err(why) => NetworkMessage::XpubRegistered { success: false, message: why.to_string() },
     }
-    // An old dialler reads one frame it did not ask for as the answer to its next ping; it asks for its history anyway.
-    if !is_old_dialler(from.peer())
-        && let Some(utxos) = state.chain.wallet_utxos(xpub).get().await
-    {
-        let update = NetworkMessage::UtxoUpdate { xpub: xpub.to_owned(), utxos };
-        let peer = Arc::clone(from.peer());
-        state.tasks.spawn(async move {
-            // Behind the answer.
-            tokio::task::yield_now().await;
-            if let Ok(message) = super::say::text_of(&update)
-                && let Err(error) = peer.connection().link().send(message)
-            {
-                tracing::debug!(peer = %peer.key(), %error, "unspent outputs were not told");
-            }
-        });
+}
+
+/// What a wallet can spend, told behind the answer to its registration. Not to an old node that dialled us: it takes a frame that it
+/// did not ask for as the answer to its next ping.
+pub(super) async fn told_after(state: &State, from: &Sender, xpub: String) -> Option<NetworkMessage> {
+    if is_old_dialler(from.peer()) {
+        return None;
     }
-    NetworkMessage::XpubRegistered { success: true, message: "registered".into() }
+    let utxos = state.chain.wallet_utxos(&xpub).get().await?;
+    Some(NetworkMessage::UtxoUpdate { xpub, utxos })
 }
 
 fn subscribe(state: &State, from: &Sender, xpub: &str) {

@@ -17,7 +17,7 @@ use crate::timecoin::info::whole_millis;
 use crate::timecoin::wire::{Kind, NetworkMessage};
 use crate::wire::{Hello, Status};
 
-use super::answer::answer;
+use super::answer::{answer, told_after};
 use super::say::text_of;
 use super::state::State;
 
@@ -132,12 +132,21 @@ impl Listening {
                     return;
                 }
             }
+            let wallet = match &message {
+                NetworkMessage::RegisterXpub { xpub } => Some(xpub.clone()),
+                _ => None,
+            };
             let reply = answer(&state, &node, &from, message).await;
             let Some(reply) = reply else {
                 let _ = responder.map(|responder| responder.decline(Status::NoReply, ""));
                 return;
             };
             send_back(&peer, &reply, responder);
+            if let (NetworkMessage::XpubRegistered { success: true, .. }, Some(xpub)) = (&reply, wallet)
+                && let Some(more) = told_after(&state, &from, xpub).await
+            {
+                send_back(&peer, &more, None);
+            }
         })
     }
 

@@ -217,8 +217,8 @@ fn inserts_beside_a_sweep(pool: &crate::rivals::TestPool, now: Tick) {
     );
 }
 
-/// How long the slowest of many marks by key and of many inserts take while another thread sweeps a cell every now and then as
-/// the maintenance does, reads the stats, and has one peer of a hundred leave and come back each second.
+/// How long the slowest of many marks by key and of many inserts take while another thread sweeps cells without a pause (the
+/// maintenance takes a second for all of them), reads the stats, and has one peer of a hundred leave and come back each second.
 fn tails(peers: usize) {
     let keys = keys(peers, 0x5EED);
     let pool = new_pool(peers);

@@ -227,6 +227,56 @@ async fn a_key_held_in_one_dialect_is_not_taken_in_another() {
     }
 }
 
+/// The toy dialect first, the native one beside it at port 7,000.
+async fn toy_first(net: &MemoryNet, last: u8, config: NodeConfig) -> Node {
+    let native = DialectConfig::new(peerpool::wire::Native::default()).listen(at(last));
+    let builder = builder(net, last, config, Rec::new()).first_dialect(toy_rules(last)).dialect(native);
+    builder.start().await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_is_asked_back_and_dialled_again_in_the_dialect_it_speaks() {
+    let net = MemoryNet::new(9);
+    let mut config = quiet();
+    config.hot.degree = 1;
+    let node = toy_first(&net, 1, config).await;
+    let native = start(&net, 2, quiet(), Rec::new()).await;
+    native.connect(at(1)).await.unwrap();
+    // It says that it listens at its port, and the same process answers there.
+    until(|| peers(&node) == 1 && only(&node).read_info(|info| info.listen_verified)).await;
+    let first = only(&node).id();
+    native.disconnect(only(&native).key());
+    until(|| peers(&node) == 1 && only(&node).id() != first).await;
+    let again = only(&node);
+    assert_eq!((again.connection().dialect(), again.direction()), ("native", Direction::Outbound));
+    end(node).await;
+    end(native).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nonce_that_another_dialects_peer_is_known_by_takes_nothing_from_it() {
+    let net = MemoryNet::new(10);
+    let mut patient = quiet();
+    patient.hot.liveness.stale_after = Duration::from_secs(300);
+    let node = builder(&net, 1, patient.clone(), Rec::new()).listen(at(1)).dialect(toy_rules(1));
+    let node = node.start().await.unwrap();
+    let toy = toy_only(&net, 3, patient, Rec::new()).await;
+    toy.connect(toy_at(1)).await.unwrap();
+    until(|| peers(&node) == 1).await;
+    let victim = only(&node);
+    // Old enough that a ping would decide, and mute from now on.
+    secs(11).await;
+    net.set_latency(peerpool::transport::Latency::from(Duration::from_secs(4)..=Duration::from_secs(4)));
+    let mut thief = ByHand::dial(&net, 7, at(1)).await;
+    let mut hello = hello(0);
+    hello.nonce = Some(instance_of(ip(3)));
+    thief.say(&hello).await;
+    secs(20).await;
+    assert!(victim.is_live());
+    end(node).await;
+    end(toy).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_sends_by_itself_is_not_pinged_where_the_rules_say_so() {
     let net = MemoryNet::new(6);

@@ -26,10 +26,11 @@ impl Link {
     pub async fn request(&self, message: Message, within: Duration) -> Result<Response, RequestError> {
         let (lane, kind) = (message.lane, message.kind);
         let mut left = within;
+        let mut turn = None;
         let (id, answer) = loop {
-            let turn = match self.add_waiter(kind, &message.payload) {
+            let (place, called) = match self.add_waiter(kind, &message.payload, turn.is_some()) {
                 Ok(waiter) => break waiter,
-                Err(NoPlace::Taken(turn)) => turn,
+                Err(NoPlace::Taken { place, turn }) => (place, turn),
                 Err(NoPlace::Closed) => return Err(SendError::Closed(message).into()),
                 Err(NoPlace::TooMany) => return Err(RequestError::TooMany(message)),
                 Err(NoPlace::Late) => return Err(RequestError::AnswerOpen(message)),
@@ -38,15 +39,23 @@ impl Link {
                     return Err(SendError::Refused { message, cause }.into());
                 }
             };
-            // Resolves with an error too: whoever was there has gone.
+            let waits = TurnGuard { link: self, place };
+            // Resolves with an error where no turn will come: the next look says why.
             let begun = Instant::now();
-            if timeout(left, turn).await.is_err() {
+            if timeout(left, called).await.is_err() {
                 return Err(RequestError::TooMany(message));
             }
             left = left.saturating_sub(begun.elapsed());
+            turn = Some(waits);
         };
+        // It has taken its turn, so there is nothing to pass on.
+        std::mem::forget(turn);
         let mut waiting = WaiterGuard { link: self, lane, id, open: true };
-        self.submit(Head::Request { id, kind }, message)?;
+        if let Err(error) = self.submit(Head::Request { id, kind }, message) {
+            waiting.open = false;
+            self.unask(id);
+            return Err(error.into());
+        }
         let answer = await_answer(answer, left).await;
         // Whoever answered took the waiter out of the table.
         waiting.open = !matches!(answer, Ok(_) | Err(RequestError::Declined { .. }));
@@ -62,6 +71,18 @@ async fn await_answer(answer: Answer, within: Duration) -> Result<Response, Requ
         Ok(Ok(Err(declined))) => {
             Err(RequestError::Declined { status: declined.status, detail: declined.detail })
         }
+    }
+}
+
+/// Passes its turn on if it does not take it.
+struct TurnGuard<'a> {
+    link: &'a Link,
+    place: u32,
+}
+
+impl Drop for TurnGuard<'_> {
+    fn drop(&mut self) {
+        self.link.pass_on(self.place);
     }
 }
 

@@ -178,7 +178,10 @@ impl<D: Dialect> Writer<D> {
             if self.round.is_empty() {
                 self.gather(link, host, gather)?;
                 if self.round.is_empty() {
-                    link.write_progress(None);
+                    // What hangs in a flush is not written yet.
+                    if !self.unflushed {
+                        link.write_progress(None);
+                    }
                     self.rest_idle();
                     return Ok(Written::All);
                 }

@@ -182,7 +182,7 @@ impl Shared {
             });
             if let Err(error) = outcome {
                 if matches!(&error, ConnectError::Refused(goodbye) if goodbye.reason == GoodbyeReason::Duplicate) {
-                    shared.learn_alias(addr).await;
+                    shared.learn_alias(shared.tongues.at(addr), addr).await;
                 }
                 if !error.is_collision() && shared.events.is_heard() {
                     shared.events.send(NodeEvent::DialFailed { addr, cause: Arc::new(error) });
@@ -197,10 +197,10 @@ impl Shared {
 
     /// An acceptor said that we are connected already: asks it who it is, so that this address is known as another name of
     /// that peer and not dialled again and again.
-    async fn learn_alias(self: &Arc<Self>, addr: SocketAddr) {
+    async fn learn_alias(self: &Arc<Self>, tongue: usize, addr: SocketAddr) {
         let Some(_probing) = self.probes.begin(self.hot().dial_budget) else { return };
-        let Ok(Hello { nonce: Some(nonce), .. }) = self.ask_who(addr).await else { return };
-        let Some(peer) = self.instances.peer(nonce) else { return };
+        let Ok(Hello { nonce: Some(nonce), .. }) = self.ask_who(tongue, addr).await else { return };
+        let Some(peer) = self.instances.peer((tongue, nonce)) else { return };
         if peer.direction() == Direction::Inbound {
             // It dialled us, so the book knows nothing else of it: now it does.
             peer.update_info(|info| super::info::PeerInfo {
@@ -215,9 +215,12 @@ impl Shared {
     }
 
     /// Asks who listens at an address, without connecting.
-    pub(super) async fn ask_who(self: &Arc<Self>, addr: SocketAddr) -> Result<Hello, ConnectError> {
+    pub(super) async fn ask_who(
+        self: &Arc<Self>,
+        tongue: usize,
+        addr: SocketAddr,
+    ) -> Result<Hello, ConnectError> {
         let within = self.hot().handshake;
-        let tongue = self.tongues.at(addr);
         let speaks = &**self.tongues.get(tongue);
         if !speaks.abilities().nonce {
             // Nobody would answer a mere question in it, and the answer would prove nothing.
@@ -241,7 +244,8 @@ impl Shared {
     pub(super) fn verify_listen(self: &Arc<Self>, peer: &Arc<Peer>) -> bool {
         let (listen, nonce, verified) =
             peer.read_info(|info| (info.listen, info.nonce, info.listen_verified));
-        let probed = self.tongues.get(peer.connection().tongue()).abilities().nonce;
+        let tongue = peer.connection().tongue();
+        let probed = self.tongues.get(tongue).abilities().nonce;
         let Some(listen) = listen.filter(|_| probed && !verified && nonce.is_some()) else { return true };
         let Some(probing) = self.probes.begin(self.hot().dial_budget) else { return false };
         if !peer.connection().begin_verifying() {
@@ -250,7 +254,7 @@ impl Shared {
         let shared = Arc::clone(self);
         let peer = Arc::clone(peer);
         self.spawn(async move {
-            let asked = shared.ask_who(listen).await;
+            let asked = shared.ask_who(tongue, listen).await;
             drop(probing);
             peer.connection().end_verifying();
             if !asked.is_ok_and(|hello| hello.nonce == nonce) {
@@ -261,6 +265,7 @@ impl Shared {
             }
             peer.update_info(|info| super::info::PeerInfo { listen_verified: true, ..info.clone() });
             let now = WallTime::now();
+            shared.tongues.learn(listen, tongue);
             // A full or picky book is no reason to do anything else.
             let _ = shared.book.add(listen, Source::Peer(peer.addr().ip()), now);
             shared.book.record(&listen, Outcome::Connected, now);

@@ -58,6 +58,8 @@ pub(crate) async fn read_greeting<S: Stream>(
     loop {
         if let Some((greeting, used)) = decode(&buffer)? {
             buffer.drain(..used);
+            // What a large greeting took does not stay.
+            buffer.shrink_to_fit();
             return Ok((greeting, buffer));
         }
         let room = cap.saturating_sub(buffer.len());

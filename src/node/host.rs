@@ -69,7 +69,13 @@ impl Host for PeerHost {
     }
 
     fn peers_asked(&self, max: usize) -> Vec<SocketAddr> {
-        self.node.shared().book.sample(WallTime::now(), max)
+        let shared = self.node.shared();
+        let tongue = self.peer.connection().tongue();
+        // It can dial only what speaks its dialect.
+        let mut known = shared.book.sample(WallTime::now(), shared.tongues.count().saturating_mul(max));
+        known.retain(|addr| shared.tongues.at(*addr) == tongue);
+        known.truncate(max);
+        known
     }
 
     fn peers_told(&self, peers: Vec<SocketAddr>) {
@@ -79,6 +85,7 @@ impl Host for PeerHost {
         let mut new = 0;
         for addr in peers {
             if matches!(shared.book.add(addr, source, now), Ok(crate::book::Added::New)) {
+                shared.tongues.learn(addr, self.peer.connection().tongue());
                 new += 1;
             }
         }

@@ -9,6 +9,9 @@ use crate::base::{ConnId, Nonce, PeerId};
 use super::duel::Contender;
 use super::info::Peer;
 
+/// A process, as the peers of one dialect know it: what it calls itself in one says nothing about another.
+pub(super) type Instance = (usize, Nonce);
+
 /// The connection that speaks for a process.
 #[derive(Clone, Debug)]
 pub(super) struct Speaker {
@@ -23,7 +26,7 @@ pub(super) struct Speaker {
 /// connection id inside the entry's one step. Breaks if: it is asked "is this peer connected": only the pool knows.
 #[derive(Debug)]
 pub(super) struct Instances {
-    map: ShardMap<Nonce, Speaker>,
+    map: ShardMap<Instance, Speaker>,
 }
 
 impl Instances {
@@ -34,7 +37,7 @@ impl Instances {
     /// Enters as the process' speaker if it has none, or if the present one is `instead_of`; otherwise says who it is.
     pub(super) fn enter(
         &self,
-        nonce: Nonce,
+        nonce: Instance,
         speaker: Speaker,
         instead_of: Option<ConnId>,
     ) -> Result<(), Speaker> {
@@ -48,7 +51,7 @@ impl Instances {
     }
 
     /// The speaker's handshake is over. `false` if it is no longer the speaker.
-    pub(super) fn live(&self, nonce: Nonce, peer: &Arc<Peer>) -> bool {
+    pub(super) fn live(&self, nonce: Instance, peer: &Arc<Peer>) -> bool {
         let (is_speaker, _) = self.map.update(nonce, |present| {
             let present = present.filter(|present| present.conn == peer.id());
             let is_speaker = present.is_some();
@@ -61,12 +64,12 @@ impl Instances {
     }
 
     /// The live peer that speaks for a process.
-    pub(super) fn peer(&self, nonce: Nonce) -> Option<Arc<Peer>> {
+    pub(super) fn peer(&self, nonce: Instance) -> Option<Arc<Peer>> {
         let found = self.map.read(&nonce, |speaker| speaker.peer.clone()).flatten();
         found.filter(|peer| peer.is_live())
     }
 
-    pub(super) fn leave(&self, nonce: Nonce, conn: ConnId) {
+    pub(super) fn leave(&self, nonce: Instance, conn: ConnId) {
         drop(self.map.remove_if(&nonce, |present| present.conn == conn));
     }
 
@@ -78,13 +81,13 @@ impl Instances {
 /// A place among the instances that is given up unless the connection goes live.
 pub(super) struct Entered<'a> {
     instances: &'a Instances,
-    nonce: Nonce,
+    nonce: Instance,
     conn: ConnId,
     kept: bool,
 }
 
 impl<'a> Entered<'a> {
-    pub(super) fn new(instances: &'a Instances, nonce: Nonce, conn: ConnId) -> Self {
+    pub(super) fn new(instances: &'a Instances, nonce: Instance, conn: ConnId) -> Self {
         Self { instances, nonce, conn, kept: false }
     }
 

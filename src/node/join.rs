@@ -168,8 +168,9 @@ impl Shared {
         let pair = Pair { ours, theirs, theirs_before: theirs };
         let mut instead_of = None;
         loop {
-            let Err(old) = self.instances.enter(theirs, speaker.clone(), instead_of) else {
-                return Ok(Some(Entered::new(&self.instances, theirs, speaker.conn)));
+            let instance = (about.tongue, theirs);
+            let Err(old) = self.instances.enter(instance, speaker.clone(), instead_of) else {
+                return Ok(Some(Entered::new(&self.instances, instance, speaker.conn)));
             };
             instead_of = Some(old.conn);
             let gone = old.peer.as_ref().is_some_and(|peer| !peer.is_live());
@@ -382,7 +383,7 @@ impl Drop for Life {
         shared.pool.depart(self.peer.key(), self.peer.id(), said);
         let reason = self.peer.departure().unwrap_or(said);
         if let Some(nonce) = self.nonce {
-            shared.instances.leave(nonce, self.peer.id());
+            shared.instances.leave((self.peer.connection().tongue(), nonce), self.peer.id());
         }
         shared.note_session(&self.peer, reason);
         shared.events.down(&self.peer, reason, shared.now());

@@ -1,5 +1,6 @@
 //! One dialect of a node with its type left out, so that a node may speak several; and what is said in all of them at once.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
+use crate::base::sync::Mutex;
 use crate::base::{ConnId, Lane, Nonce, Tick};
 use crate::link::log::{Appended, Hub, Log};
 use crate::link::{End, Link, Message, Positions, Prepared};
@@ -183,7 +185,13 @@ pub(super) struct Tongues {
     all: SmallVec<[Arc<dyn Tongue>; 2]>,
     /// Our instance in each: its own, or the node's.
     instances: SmallVec<[Nonce; 2]>,
+    /// The dialects of addresses that were learnt in one; empty where there is but one dialect. A hint: the rules decide on
+    /// those that are not in it.
+    learnt: Mutex<HashMap<SocketAddr, usize>>,
 }
+
+/// Addresses whose dialect is remembered.
+const MOST_LEARNT: usize = 65_536;
 
 /// Where a message went: its place in each dialect's log, and none where the dialect has no word for it.
 pub(super) type Said = SmallVec<[Option<Appended>; 2]>;
@@ -191,11 +199,15 @@ pub(super) type Said = SmallVec<[Option<Appended>; 2]>;
 impl Tongues {
     pub(super) fn new(all: SmallVec<[Arc<dyn Tongue>; 2]>, node: Nonce) -> Self {
         let instances = all.iter().map(|tongue| tongue.rules().instance().unwrap_or(node)).collect();
-        Self { all, instances }
+        Self { all, instances, learnt: Mutex::default() }
     }
 
     pub(super) fn get(&self, at: usize) -> &Arc<dyn Tongue> {
         &self.all[at]
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.all.len()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tongue>> {
@@ -211,8 +223,30 @@ impl Tongues {
         self.all.iter().position(|tongue| tongue.name() == name)
     }
 
+    /// An address was learnt from a peer of this dialect, or given for it.
+    pub(super) fn learn(&self, addr: SocketAddr, tongue: usize) {
+        if self.all.len() < 2 {
+            return;
+        }
+        let mut learnt = self.learnt.lock();
+        if learnt.len() >= MOST_LEARNT && !learnt.contains_key(&addr) {
+            // Which one goes does not matter: the rules decide on it then.
+            let some = learnt.keys().next().copied();
+            some.map(|some| learnt.remove(&some));
+        }
+        learnt.insert(addr, tongue);
+    }
+
     /// The dialect to dial an address in.
     pub(super) fn at(&self, addr: SocketAddr) -> usize {
+        if self.all.len() < 2 {
+            return 0;
+        }
+        let learnt = self.learnt.lock().get(&addr).copied();
+        learnt.unwrap_or_else(|| self.by_rules(addr))
+    }
+
+    fn by_rules(&self, addr: SocketAddr) -> usize {
         self.all.iter().position(|tongue| tongue.rules().speaks_at(addr)).unwrap_or(0)
     }
 

@@ -58,6 +58,7 @@ impl NodeRef {
         if shared.is_stopping() {
             return Err(ConnectError::Shutdown);
         }
+        shared.tongues.learn(crate::base::canonical(addr), tongue);
         // As in `connect`.
         let _ = shared.book.add(addr, Source::Operator, WallTime::now());
         shared.dial_in(tongue, addr).await
@@ -205,7 +206,7 @@ impl NodeRef {
     pub fn reconfigure(&self, hot: HotConfig) -> Result<(), ConfigError> {
         let shared = self.shared();
         hot.check()?;
-        let dialects = shared.tongues.iter().count();
+        let dialects = shared.tongues.count();
         shared.config.check_memory(&hot, dialects)?;
         shared.pool.set_limits(hot.limits.clone());
         shared.pool.set_policy(hot.liveness);

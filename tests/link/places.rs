@@ -260,3 +260,66 @@ async fn a_flood_of_questions_of_one_place_pauses_reading_and_loses_none() {
         assert_eq!(body, text(&block(height)));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_found_no_room_leaves_its_place_open() {
+    let plan = Plan { link: LinkConfig { outbox_messages: 1, ..LinkConfig::default() }, ..Plan::default() };
+    let side = Side::with(TimeCoin::testnet(Software::default()), plan);
+    let (near, far) = pipe(16);
+    let running = side.start(near, Ear::new());
+    // The first is being written, the second fills the queue.
+    for _ in 0..2 {
+        running.link.send(Message::new(Kind::GenesisBlock.code(), vec![b' '; 8_000])).unwrap();
+        settle().await;
+    }
+    let refused = ask(&running, &block_request(1), WAIT).await.unwrap();
+    assert!(matches!(refused, Err(RequestError::NotSent(SendError::Full(_)))), "{refused:?}");
+    assert_eq!(running.link.waiting().requests, 0);
+    let mut far = side.by_hand(far);
+    for _ in 0..2 {
+        far.message().await;
+    }
+    let again = ask(&running, &block_request(2), WAIT);
+    assert_eq!(asked(&mut far).await, text(&block_request(2)));
+    far.send(&frame(&block(2))).await;
+    again.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn turns_come_in_order_and_whoever_leaves_the_queue_holds_up_nobody() {
+    let side = side();
+    let (near, far) = pipe(64 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let mut asking = Vec::new();
+    for height in 0..6 {
+        asking.push(ask(&running, &block_request(height), WAIT));
+        settle().await;
+    }
+    asking[1].abort();
+    asking[4].abort();
+    for height in [0, 2, 3, 5] {
+        assert_eq!(asked(&mut far).await, text(&block_request(height)));
+        far.send(&frame(&block(height))).await;
+        if height == 2 {
+            // The next one's turn has come, and it goes before it takes it.
+            let (link, message) = (Arc::clone(&running.link), message(&block_request(9)));
+            let mut late = Box::pin(async move { link.request(message, WAIT).await });
+            assert!(futures_poll_once(&mut late).await.is_none());
+            drop(late);
+        }
+    }
+    for height in [0, 2, 3, 5] {
+        assert_eq!((&mut asking[height as usize]).await.unwrap().unwrap(), text(&block(height)));
+    }
+    assert_eq!(running.link.waiting().requests, 0);
+}
+
+/// One poll of a future: its output, if it has one by now.
+async fn futures_poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    std::future::poll_fn(|cx| match std::pin::Pin::new(&mut *future).poll(cx) {
+        std::task::Poll::Ready(output) => std::task::Poll::Ready(Some(output)),
+        std::task::Poll::Pending => std::task::Poll::Ready(None),
+    })
+    .await
+}

@@ -180,7 +180,7 @@ impl Inner {
         for member in self.members.iter().flatten().filter(|member| !member.slow) {
             let pos = member.view.position();
             all += usize::from(pos >= span.begin);
-            idle += usize::from(pos == span.end);
+            idle += usize::from(pos >= span.end);
         }
         let mut found = false;
         for member in self.members.iter_mut().flatten().filter(|member| !member.slow) {
@@ -204,7 +204,8 @@ impl Inner {
     fn forgive(&mut self, span: &Span, now: Tick) {
         self.slow = false;
         for member in self.members.iter_mut().flatten().filter(|member| member.slow) {
-            let keeps_up = !member.has_skipped() && span.end - member.view.position() <= span.window / 2;
+            let keeps_up =
+                !member.has_skipped() && span.end.saturating_sub(member.view.position()) <= span.window / 2;
             if !keeps_up {
                 member.good = None;
             } else if now.since(*member.good.get_or_insert(now)) >= FORGIVEN * span.stall {

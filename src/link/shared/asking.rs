@@ -1,6 +1,6 @@
 //! Requests on their way: ours that await an answer, the peer's that are being handled.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -32,10 +32,14 @@ pub(super) struct Waiters {
 #[derive(Debug)]
 pub(super) enum Place {
     /// A request awaits its answer; others wait for the place.
-    Asked { asked: Asked, waiter: Waiter, queue: Vec<oneshot::Sender<()>> },
+    Asked { asked: Asked, waiter: Waiter, queue: Queue },
+    /// Whoever was first in the queue has been told to take it; nobody else may.
+    Open { queue: Queue },
     /// Nobody waits any more, but the answer may still come.
     Late(Asked),
 }
+
+type Queue = VecDeque<oneshot::Sender<()>>;
 
 /// What was asked, to tell its answer from others.
 #[derive(Debug)]
@@ -47,9 +51,11 @@ pub(super) struct Asked {
 }
 
 impl Place {
-    fn asked(&self) -> &Asked {
-        let (Self::Asked { asked, .. } | Self::Late(asked)) = self;
-        asked
+    fn asked(&self) -> Option<&Asked> {
+        match self {
+            Self::Asked { asked, .. } | Self::Late(asked) => Some(asked),
+            Self::Open { .. } => None,
+        }
     }
 }
 
@@ -64,8 +70,9 @@ pub(in crate::link) enum NoPlace {
     NoQuestion,
     /// An answer that was given up would be taken for this one's.
     Late,
-    /// Another request waits there; resolves when it no longer does.
-    Taken(oneshot::Receiver<()>),
+    /// Another request waits there. Resolves when it is this one's turn; whoever no longer wants it calls
+    /// [`Link::pass_on`].
+    Taken { place: u32, turn: oneshot::Receiver<()> },
 }
 
 impl Waiters {
@@ -78,9 +85,7 @@ impl Waiters {
         loop {
             self.next = self.next.wrapping_add(1);
             let next = self.next;
-            if !self.table.contains_key(&next)
-                && self.places.iter().all(|(_, place)| place.asked().id != next)
-            {
+            if !self.table.contains_key(&next) && self.place_of(next).is_none() {
                 return next;
             }
         }
@@ -91,16 +96,59 @@ impl Waiters {
     }
 
     fn place_of(&self, id: u32) -> Option<usize> {
-        self.places.iter().position(|(_, place)| place.asked().id == id)
+        self.places.iter().position(|(_, place)| place.asked().is_some_and(|asked| asked.id == id))
     }
 
-    fn free(&mut self, at: usize) -> (u32, Place) {
-        let place = self.places.swap_remove(at);
+    /// Takes a place's request out; who is next there, to be told outside the lock.
+    fn free(&mut self, at: usize) -> (u32, Place, Option<oneshot::Sender<()>>) {
+        let (number, mut place) = self.places.swap_remove(at);
+        let mut next = None;
+        if let Place::Asked { queue, .. } | Place::Open { queue } = &mut place {
+            next = queue.pop_front();
+            if next.is_some() {
+                self.places.push((number, Place::Open { queue: std::mem::take(queue) }));
+            }
+        }
         if self.places.is_empty() {
             // An idle link holds no buffers.
             self.places = Vec::new();
         }
-        place
+        (number, place, next)
+    }
+
+    /// The place for a request: taken now, or its turn awaited.
+    fn take_place(
+        &mut self,
+        place: u32,
+        asked: (u16, &Bytes),
+        its_turn: bool,
+        queue_max: usize,
+    ) -> Result<(u32, Answer), NoPlace> {
+        let at = self.place(place);
+        match at.map(|at| &mut self.places[at].1) {
+            Some(Place::Late(_)) => return Err(NoPlace::Late),
+            Some(Place::Open { .. }) if its_turn => {}
+            Some(Place::Asked { queue, .. } | Place::Open { queue }) => {
+                queue.retain(|waiting| !waiting.is_closed());
+                if queue.len() >= queue_max {
+                    return Err(NoPlace::TooMany);
+                }
+                let (next, turn) = oneshot::channel();
+                queue.push_back(next);
+                return Err(NoPlace::Taken { place, turn });
+            }
+            None => {}
+        }
+        let queue = match at.map(|at| self.places.swap_remove(at).1) {
+            Some(Place::Open { queue }) => queue,
+            _ => Queue::new(),
+        };
+        let (kind, payload) = asked;
+        let id = self.next_id();
+        let asked = Asked { id, kind, payload: payload.clone() };
+        let (waiter, receiver) = oneshot::channel();
+        self.places.push((place, Place::Asked { asked, waiter, queue }));
+        Ok((id, receiver))
     }
 }
 
@@ -112,40 +160,26 @@ pub(super) struct Answering {
 
 /// Requests of ours.
 impl Link {
-    /// A waiter for the answer to a request, and the request's number.
-    pub(in crate::link) fn add_waiter(&self, kind: u16, payload: &Bytes) -> Result<(u32, Answer), NoPlace> {
+    /// A waiter for the answer to a request, and the request's number. `its_turn` where the request was told so.
+    pub(in crate::link) fn add_waiter(
+        &self,
+        kind: u16,
+        payload: &Bytes,
+        its_turn: bool,
+    ) -> Result<(u32, Answer), NoPlace> {
+        let most = self.common.config.waiters;
         let mut waiters = self.waiters.lock();
         if waiters.closed {
             return Err(NoPlace::Closed);
         }
-        if waiters.len() >= self.common.config.waiters {
+        if waiters.len() >= most && !its_turn {
             return Err(NoPlace::TooMany);
         }
-        let (sender, receiver) = oneshot::channel();
         if let Some(correlator) = &self.common.correlator {
             let place = correlator.awaits(kind).ok_or(NoPlace::NoQuestion)?;
-            match waiters.place(place) {
-                None => {
-                    let id = waiters.next_id();
-                    let asked = Asked { id, kind, payload: payload.clone() };
-                    let open = Place::Asked { asked, waiter: sender, queue: Vec::new() };
-                    waiters.places.push((place, open));
-                    return Ok((id, receiver));
-                }
-                Some(at) => match &mut waiters.places[at].1 {
-                    Place::Late(_) => return Err(NoPlace::Late),
-                    Place::Asked { queue, .. } => {
-                        queue.retain(|waiting| !waiting.is_closed());
-                        if queue.len() >= self.common.config.waiters {
-                            return Err(NoPlace::TooMany);
-                        }
-                        let (next, turn) = oneshot::channel();
-                        queue.push(next);
-                        return Err(NoPlace::Taken(turn));
-                    }
-                },
-            }
+            return waiters.take_place(place, (kind, payload), its_turn, most);
         }
+        let (sender, receiver) = oneshot::channel();
         let id = waiters.next_id();
         waiters.table.insert(id, sender);
         Ok((id, receiver))
@@ -170,27 +204,53 @@ impl Link {
         let Some(place) = correlator.fills(kind) else { return Some(payload) };
         let (id, asked_kind, asked) = {
             let waiters = self.waiters.lock();
-            let Some(at) = waiters.place(place) else { return Some(payload) };
-            let Asked { id, kind, payload } = waiters.places[at].1.asked();
-            (*id, *kind, payload.clone())
+            let open = waiters.place(place).and_then(|at| waiters.places[at].1.asked());
+            let Some(Asked { id, kind, payload: asked }) = open else { return Some(payload) };
+            (*id, *kind, asked.clone())
         };
         // No parser runs under the lock; the request may be given up meanwhile, or answered.
         if !correlator.answers(asked_kind, &asked, kind, &payload) {
             return Some(payload);
         }
-        let freed = {
+        let (number, freed, next) = {
             let mut waiters = self.waiters.lock();
             let Some(at) = waiters.place_of(id) else { return Some(payload) };
             waiters.free(at)
         };
-        // Outside the lock: dropping the queue lets the next ones try.
-        match freed.1 {
-            Place::Late(_) => Some(payload),
-            Place::Asked { waiter, queue, .. } => {
+        let unanswered = match freed {
+            Place::Asked { waiter, .. } => {
                 let unwanted = waiter.send(Ok(payload.into_bytes())).err();
-                drop(queue);
                 // Whoever asked has gone this very moment; its answer answers nothing any more.
                 unwanted.and_then(Result::ok).map(Payload::Owned)
+            }
+            Place::Open { .. } | Place::Late(_) => Some(payload),
+        };
+        self.call(number, next);
+        unanswered
+    }
+
+    /// Tells whoever is next at a place that it is its turn.
+    fn call(&self, place: u32, next: Option<oneshot::Sender<()>>) {
+        // One that has gone is no reason to let the others wait.
+        if next.is_some_and(|next| next.send(()).is_err()) {
+            self.pass_on(place);
+        }
+    }
+
+    /// Somebody no longer waits for its turn at this place: if it was its turn, it is the next one's.
+    pub(in crate::link) fn pass_on(&self, place: u32) {
+        loop {
+            let next = {
+                let mut waiters = self.waiters.lock();
+                let open = waiters.place(place);
+                let Some(at) = open.filter(|at| matches!(waiters.places[*at].1, Place::Open { .. })) else {
+                    return;
+                };
+                waiters.free(at).2
+            };
+            let Some(next) = next else { return };
+            if next.send(()).is_ok() {
+                return;
             }
         }
     }
@@ -214,30 +274,46 @@ impl Link {
     }
 
     fn give_up_place(&self, lane: Lane, id: u32) {
-        let queue = {
+        let mut queue = Queue::new();
+        {
             let mut waiters = self.waiters.lock();
             // Answered: the place is free, or another request's.
             let Some(at) = waiters.place_of(id) else { return };
-            match waiters.free(at) {
-                (place, Place::Asked { asked, queue, .. }) => {
-                    waiters.places.push((place, Place::Late(asked)));
-                    queue
+            let (number, place) = waiters.places.swap_remove(at);
+            let late = match place {
+                Place::Asked { asked, queue: waiting, .. } => {
+                    queue = waiting;
+                    Place::Late(asked)
                 }
-                late => {
-                    waiters.places.push(late);
-                    Vec::new()
-                }
-            }
-        };
+                other => other,
+            };
+            waiters.places.push((number, late));
+        }
         if self.outbox.lock().retract(lane, id).is_some() {
             // Never sent, so nothing can come of it.
-            let mut waiters = self.waiters.lock();
-            if let Some(at) = waiters.place_of(id) {
-                waiters.free(at);
-            }
+            self.free_unsent(id, queue);
         }
-        // Only now the next ones may try.
-        drop(queue);
+        // Dropping the queue tells those in it that no turn of theirs will come.
+    }
+
+    /// The request was not even queued, so nothing can come of it.
+    pub(in crate::link) fn unask(&self, id: u32) {
+        drop(self.waiters.lock().table.remove(&id));
+        self.free_unsent(id, Queue::new());
+    }
+
+    /// Frees the place of a request that was never sent, for those who wait for it.
+    fn free_unsent(&self, id: u32, queue: Queue) {
+        let (number, place, next) = {
+            let mut waiters = self.waiters.lock();
+            let Some(at) = waiters.place_of(id) else { return };
+            if let (Place::Late(_), false) = (&waiters.places[at].1, queue.is_empty()) {
+                waiters.places[at].1 = Place::Open { queue };
+            }
+            waiters.free(at)
+        };
+        drop(place);
+        self.call(number, next);
     }
 }
 

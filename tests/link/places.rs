@@ -7,7 +7,7 @@ use bytes::Bytes;
 use peerpool::base::Lane;
 use peerpool::link::{Handled, LinkConfig, Message, RequestError, Responder, SendError};
 use peerpool::timecoin::wire::{Kind, NetworkMessage, Software, TimeCoin};
-use peerpool::wire::{Head, Status};
+use peerpool::wire::{Control, Head, Status};
 
 use crate::harness::*;
 
@@ -322,4 +322,23 @@ async fn futures_poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Outpu
         std::task::Poll::Pending => std::task::Poll::Ready(None),
     })
     .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pong_that_never_came_is_not_replaced_by_later_ones() {
+    let side = side();
+    let (near, far) = pipe(1024);
+    let ear = Ear::new();
+    let running = side.start(near, ear.clone());
+    let mut far = side.by_hand(far);
+    let ping = Some(Item::Control(Control::Ping { token: 0 }));
+    running.link.ping();
+    assert_eq!(far.message().await, ping);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    running.link.ping();
+    assert_eq!(far.message().await, ping);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    far.send(&frame(&NetworkMessage::Pong)).await;
+    ear.until(|heard| matches!(heard, [Heard::Rtt(rtt)] if *rtt < Duration::from_secs(1))).await;
+    assert!(!running.link.ping_open());
 }

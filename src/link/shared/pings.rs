@@ -80,6 +80,10 @@ impl Link {
         }
         let mut pings = self.pings.lock();
         let token = pings.due.take()?;
+        if !self.common.abilities.ping_tokens {
+            // One that got lost must not pass its place on to every later one.
+            pings.sent.retain(|(_, at)| at.elapsed() < LOST);
+        }
         if pings.sent.len() >= MAX_PINGS {
             pings.sent.remove(0);
         }
@@ -122,6 +126,8 @@ impl Link {
     }
 }
 
+/// A pong without a token that took longer is not told from the next one's.
+const LOST: Duration = Duration::from_secs(30);
 /// Pings that may be unanswered; older ones are forgotten.
 const MAX_PINGS: usize = 4;
 /// A ping is due.

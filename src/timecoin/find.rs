@@ -56,7 +56,8 @@ pub(super) fn is_old_dialler(peer: &Peer) -> bool {
         && !has_our_software(peer)
 }
 
-fn has_our_software(peer: &Peer) -> bool {
+/// Whether this is a node of ours, whatever it speaks.
+pub(super) fn has_our_software(peer: &Peer) -> bool {
     let says = |app: &[u8]| {
         PeerSoftware::of(app).is_some_and(|software| software.capabilities.iter().any(|c| c == OURS))
     };

@@ -135,6 +135,9 @@ pub fn import_peers_json(
         }
     }
     if book.has_file() {
+        // Noted only once the book has it: a crash in between imports again.
+        let flushed = book.flush().map_err(std::io::Error::other);
+        flushed.map_err(|cause| ImportError::Note { path: note.clone(), cause })?;
         File::create(&note).map_err(|cause| ImportError::Note { path: note, cause })?;
     }
     Ok(Some(imported))

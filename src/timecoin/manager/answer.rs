@@ -6,7 +6,7 @@ use crate::book::WallTime;
 use crate::node::NodeRef;
 use crate::timecoin::chain::{ChainSource, ChainTip, Finality, Incoming, MAX_BLOCKS, Sender};
 use crate::timecoin::exchange::seconds;
-use crate::timecoin::find::{address_of, is_old_dialler};
+use crate::timecoin::find::{DIALECT, address_of, is_old_dialler};
 use crate::timecoin::wire::{NetworkMessage, OutPoint, PeerAddress, Transaction};
 
 use super::state::State;
@@ -174,10 +174,10 @@ async fn finality(
     })
 }
 
-/// The peers that others can dial; not whoever asks, and nobody who was only heard from and cannot be dialled.
+/// The peers that others can dial, in this network's dialect; not whoever asks, and nobody who was only heard from and cannot be dialled.
 pub(super) fn peer_list(state: &State, node: &NodeRef, asker: Option<&Sender>) -> NetworkMessage {
     let roster = node.roster();
-    let others = roster.iter().filter(|peer| peer.is_live());
+    let others = roster.iter().filter(|peer| peer.is_live() && peer.connection().dialect() == DIALECT);
     let others = others.filter(|peer| asker.is_none_or(|asker| asker.peer().id() != peer.id()));
     let addresses = others.take(LISTED).map(|peer| {
         let addr = address_of(peer, state.network);

@@ -11,7 +11,7 @@ use crate::link::RequestError;
 use crate::node::Peer;
 use crate::pool::Cause;
 use crate::timecoin::connection::ConnectionError;
-use crate::timecoin::find::DIALECT;
+use crate::timecoin::find::{DIALECT, has_our_software, is_old_dialler};
 use crate::timecoin::wire::{Kind, NetworkMessage};
 
 use super::PeerManager;
@@ -121,9 +121,13 @@ impl PeerManager {
         let one_shots = self.state().config.one_shots > 0;
         let refused = match self.state().peer_at(self.node(), addr) {
             Some(peer) => match self.ask_pooled(&peer, &question, within).await {
-                // Another dialect's peers have ids, and no need for it; an old node takes a question on any connection.
+                // Another dialect's peers have ids, and no need for it; a node of ours refuses a second connection; an old node
+                // takes a question on any.
                 Err(error)
-                    if one_shots && error.wants_another_way() && peer.connection().dialect() == DIALECT =>
+                    if one_shots
+                        && error.wants_another_way()
+                        && peer.connection().dialect() == DIALECT
+                        && !(peer.is_live() && has_our_software(&peer)) =>
                 {
                     tracing::debug!(%addr, %asked, %error, "asked over a connection of its own");
                     // It may have dialled us: where it listens is another port.
@@ -158,7 +162,10 @@ impl PeerManager {
         let now = self.node().now();
         match &answer {
             Ok(answer) => return self.checked(question.kind(), answer, Some(peer)).map(|()| answer.clone()),
-            Err(PeerRequestError::Request(RequestError::Timeout)) => drop(peer.penalize(Cause::Timeout, now)),
+            // An old node that dialled us reads next to nothing: that it does not answer is no fault of its.
+            Err(PeerRequestError::Request(RequestError::Timeout)) if !is_old_dialler(peer) => {
+                peer.penalize(Cause::Timeout, now);
+            }
             Err(PeerRequestError::Unreadable(_)) => drop(peer.penalize(Cause::Malformed, now)),
             Err(_) => {}
         }
@@ -186,11 +193,16 @@ impl PeerManager {
             let mut connection = dialled?;
             let answer =
                 connection.request_response(question, within.saturating_sub(begun.elapsed())).await?;
-            connection.finish().await;
+            // The answer does not wait for the farewell.
+            state.tasks.spawn(async move { connection.finish().await });
             Ok::<_, PeerRequestError>(answer)
         };
         let late = || PeerRequestError::Connection(ConnectionError::ReadTimeout(within));
-        let answer = timeout(within, asking).await.map_err(|_| late())??;
+        let answer = tokio::select! {
+            biased;
+            () = state.tasks.stopped() => return Err(ConnectionError::Closed.into()),
+            asked = timeout(within, asking) => asked.map_err(|_| late())??,
+        };
         self.checked(asked, &answer, None)?;
         Ok(answer)
     }

@@ -49,7 +49,7 @@ pub struct ManagerConfig {
     /// Blocks that one call of [`sync_recent_blocks`](super::PeerManager::sync_recent_blocks) fetches at the most. Default
     /// 10,000.
     pub sync_blocks: u64,
-    /// Bytes that a snapshot may have unpacked. Default 256 MiB.
+    /// Bytes that a snapshot may have unpacked. Default 64 MiB.
     pub snapshot_bytes: usize,
     /// An old `peers.json` to take into the book. Default none.
     pub peers_json: Option<PathBuf>,
@@ -174,7 +174,7 @@ impl ManagerConfig {
             announce: AnnounceConfig::default(),
             wallets: WalletConfig::default(),
             sync_blocks: 10_000,
-            snapshot_bytes: 256 * 1024 * 1024,
+            snapshot_bytes: 64 * 1024 * 1024,
             peers_json: None,
         }
     }

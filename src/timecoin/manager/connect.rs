@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::base::canonical;
 use crate::book::{Source, WallTime};
-use crate::node::{ConnectError, StartError};
+use crate::node::{ConnectError, NodeRef, StartError};
 use crate::timecoin::PeerInfo;
 use crate::timecoin::connection::PeerConnection;
 use crate::timecoin::find::{DIALECT, address_of};
@@ -19,6 +19,7 @@ use crate::timecoin::wire::{NetworkMessage, WalletTransaction};
 
 use super::error::{AdoptError, PeerConnectError};
 use super::say::{send_link, send_once, text_of};
+use super::state::State;
 use super::{Notified, PeerManager};
 
 impl PeerManager {
@@ -42,27 +43,7 @@ impl PeerManager {
     /// # Cancel safety
     /// Dropping the future closes what was opened and gives everything back.
     pub async fn connect_to_peer(&self, peer: PeerInfo) -> Result<(), PeerConnectError> {
-        let state = self.state();
-        let addr = canonical(peer.address);
-        if state.is_own(addr) || addr == self.listen_addr() {
-            return Ok(());
-        }
-        if state.quarantine.holds(&addr.ip()) {
-            return Err(PeerConnectError::Quarantined(addr.ip()));
-        }
-        if state.peer_at(self.node(), addr).is_some() {
-            return Ok(());
-        }
-        state.exchange.lock().add_peer(addr, peer.version, WallTime::now());
-        match self.node().connect_in(DIALECT, addr).await {
-            Ok(_) => Ok(()),
-            // Somebody else was quicker, or it is us: what was wanted is so.
-            Err(error) if error.is_collision() || matches!(error, ConnectError::SelfDial) => Ok(()),
-            Err(error) => {
-                state.exchange.lock().record_failure(addr.ip());
-                Err(error.into())
-            }
-        }
+        connect(self.state(), self.node(), self.listen_addr(), peer).await
     }
 
     /// Connects to these peers, at most 10 at a time, and waits at most 10 s for all of them; those that take longer go on.
@@ -72,13 +53,13 @@ impl PeerManager {
         let (done, mut all_done) = tokio::sync::mpsc::channel::<()>(1);
         for peer in peer_list {
             let (places, done, address) = (Arc::clone(&places), done.clone(), peer.address);
-            // A weak one: a dial does not keep the manager alive.
-            let manager = self.downgrade();
+            // A dial does not keep the manager alive: its last clone ends all of them.
+            let (state, node, listen) = (self.state_arc(), self.node().downgrade(), self.listen_addr());
             self.state().tasks.spawn(async move {
                 let _done = done;
                 let Ok(_place) = places.acquire().await else { return };
-                let Some(manager) = manager.upgrade() else { return };
-                if let Err(error) = manager.connect_to_peer(peer).await {
+                let Some(node) = node.upgrade() else { return };
+                if let Err(error) = connect(&state, &node, listen, peer).await {
                     tracing::debug!(addr = %address, %error, "not connected");
                 }
             });
@@ -166,12 +147,12 @@ impl PeerManager {
                 return was;
             }
         }
-        let manager = self.downgrade();
+        let (shared, node, listen) = (self.state_arc(), self.node().downgrade(), self.listen_addr());
         state.tasks.spawn(async move {
             tokio::time::sleep(wait).await;
-            let Some(manager) = manager.upgrade() else { return };
-            manager.state().redials.lock().remove(&peer_ip);
-            if let Err(error) = manager.connect_to_peer(PeerInfo::new(addr, manager.network)).await {
+            shared.redials.lock().remove(&peer_ip);
+            let Some(node) = node.upgrade() else { return };
+            if let Err(error) = connect(&shared, &node, listen, PeerInfo::new(addr, shared.network)).await {
                 tracing::debug!(%addr, %error, "not connected again");
             }
         });
@@ -259,6 +240,35 @@ impl PeerManager {
             notified.count(sent.unwrap_or(false));
         }
         notified
+    }
+}
+
+/// Connects to a peer. Holds the node without keeping it running.
+async fn connect(
+    state: &State,
+    node: &NodeRef,
+    listen: SocketAddr,
+    peer: PeerInfo,
+) -> Result<(), PeerConnectError> {
+    let addr = canonical(peer.address);
+    if state.is_own(addr) || addr == listen {
+        return Ok(());
+    }
+    if state.quarantine.holds(&addr.ip()) {
+        return Err(PeerConnectError::Quarantined(addr.ip()));
+    }
+    if state.peer_at(node, addr).is_some() {
+        return Ok(());
+    }
+    state.exchange.lock().add_peer(addr, peer.version, WallTime::now());
+    match node.connect_in(DIALECT, addr).await {
+        Ok(_) => Ok(()),
+        // Somebody else was quicker, or it is us: what was wanted is so.
+        Err(error) if error.is_collision() || matches!(error, ConnectError::SelfDial) => Ok(()),
+        Err(error) => {
+            state.exchange.lock().record_failure(addr.ip());
+            Err(error.into())
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::book::WallTime;
 use crate::pool::Cause;
+use crate::timecoin::ConnectionError;
 use crate::timecoin::chain::{MAX_BLOCKS, StateSnapshot};
 use crate::timecoin::exchange::seconds;
 use crate::timecoin::wire::{Block, Kind, NetworkMessage};
@@ -153,9 +154,15 @@ impl PeerManager {
     pub async fn request_snapshot(&self, peer_addr: impl PeerAt) -> Result<Snapshot, SnapshotError> {
         let height = self.request_blockchain_info(&peer_addr).await?.ok_or(SnapshotError::NoChain)?;
         let state = self.request_state(&peer_addr, height).await?;
-        let balances = match balances_of(&state, self.state().config.snapshot_bytes) {
-            Ok(balances) => balances,
-            Err(fault) => {
+        let most = self.state().config.snapshot_bytes;
+        let root = state.utxo_merkle_root.clone();
+        // Unpacking takes long enough to hold up everybody else on this thread.
+        let unpacked = tokio::task::spawn_blocking(move || balances_of(&state, most)).await;
+        let balances = match unpacked {
+            Ok(Ok(balances)) => balances,
+            // The runtime ends; nothing came of it.
+            Err(_) => return Err(PeerRequestError::from(ConnectionError::Closed).into()),
+            Ok(Err(fault)) => {
                 self.blame(&peer_addr, Cause::BadData);
                 return Err(fault.into());
             }
@@ -168,7 +175,7 @@ impl PeerManager {
             Ok(_) | Err(_) => Vec::new(),
         };
         let timestamp = seconds(WallTime::now());
-        Ok(Snapshot { height, state_hash: state.utxo_merkle_root, balances, masternodes, timestamp })
+        Ok(Snapshot { height, state_hash: root, balances, masternodes, timestamp })
     }
 }
 

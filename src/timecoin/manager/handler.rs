@@ -12,7 +12,7 @@ use crate::link::{Event, Handled, Request, Responder};
 use crate::node::{Context, Handler, NodeRef, Peer, Verdict};
 use crate::pool::{Cause, Departure};
 use crate::timecoin::chain::{Answer, Incoming, Sender};
-use crate::timecoin::find::{address_of, info_of, is_old_dialler};
+use crate::timecoin::find::{DIALECT, address_of, info_of, is_old_dialler};
 use crate::timecoin::info::whole_millis;
 use crate::timecoin::wire::{Kind, NetworkMessage};
 use crate::wire::{Hello, Status};
@@ -72,10 +72,14 @@ impl Handler for Listening {
 
     fn connected(&self, cx: Context<'_>) {
         let (state, node, peer) = (&self.0, cx.node(), cx.peer());
-        let addr = address_of(peer, state.network);
-        let version = peer.read_info(|info| info.agent.clone());
-        state.exchange.lock().add_peer(addr, version, WallTime::now());
-        state.exchange.lock().record_success(addr.ip(), WallTime::now());
+        // Where a peer of another dialect listens is of no use to old nodes.
+        let in_dialect = peer.connection().dialect() == DIALECT;
+        if in_dialect {
+            let addr = address_of(peer, state.network);
+            let version = peer.read_info(|info| info.agent.clone());
+            state.exchange.lock().add_peer(addr, version, WallTime::now());
+            state.exchange.lock().record_success(addr.ip(), WallTime::now());
+        }
         if is_old_dialler(peer) {
             // Its first question comes at once, and from then on it reads nothing but the answer.
             let until = node.now().after(FIRST_QUESTION.min(state.config.mute));
@@ -84,7 +88,9 @@ impl Handler for Listening {
         if peer.direction() == Direction::Outbound {
             ask_for_peers(state, node, peer);
         }
-        announce(state, node, peer);
+        if in_dialect {
+            announce(state, node, peer);
+        }
         state.chain.connected(&state.sender(peer));
     }
 

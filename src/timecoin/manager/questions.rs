@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::pool::Cause;
+use crate::timecoin::find::is_old_dialler;
 use crate::timecoin::wire::{Block, Kind, NetworkMessage, PeerAddress, Transaction, WalletTransaction};
 
 use super::PeerManager;
@@ -32,7 +33,10 @@ impl PeerManager {
             }
             Ok(None) => Err(PingError::Closed),
             Err(_) => {
-                peer.penalize(Cause::Unresponsive, self.node().now());
+                // An old node that dialled us takes a ping for the answer to its own, one in 30 s.
+                if !is_old_dialler(&peer) {
+                    peer.penalize(Cause::Unresponsive, self.node().now());
+                }
                 Err(PingError::Timeout)
             }
         }

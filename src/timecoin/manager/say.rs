@@ -71,7 +71,8 @@ pub(super) fn send_link(node: &NodeRef, peer: &Peer, message: Message) -> Result
         Ok(()) if peer.connection().link().stalled(now).is_zero() => {
             peer.reward(now);
         }
-        Err(SendError::Full(_)) => {
+        // Full may be our own burst or our own ceiling: only a peer that takes nothing is to blame.
+        Err(SendError::Full(_)) if peer.connection().link().stalled(now) > TAKES_NOTHING => {
             peer.penalize(Cause::Unresponsive, now);
         }
         Ok(()) | Err(_) => {}
@@ -195,6 +196,8 @@ impl PeerManager {
     }
 }
 
+/// A peer that took no byte for so long is to blame for its full queue.
+const TAKES_NOTHING: Duration = Duration::from_secs(1);
 /// How long a payment may take to be written to all.
 const WRITTEN: Duration = Duration::from_secs(2);
 
@@ -263,14 +266,21 @@ pub(super) async fn send_once(
     if state.quarantine.holds(&addr.ip()) {
         return Err(PeerSendError::Quarantined(addr.ip(), Box::new(message)));
     }
-    // The semaphore is never closed.
-    let _place = state.one_shots.acquire().await.map_err(|_| ConnectionError::Closed)?;
-    let dialled = state.maker.dial(addr).await;
-    note_one_shot(state, addr, &dialled);
-    let mut connection = dialled?;
-    connection.send_message(message).await?;
-    connection.finish().await;
-    Ok(())
+    let sending = async {
+        // The semaphore is never closed.
+        let _place = state.one_shots.acquire().await.map_err(|_| ConnectionError::Closed)?;
+        let dialled = state.maker.dial(addr).await;
+        note_one_shot(state, addr, &dialled);
+        let mut connection = dialled?;
+        connection.send_message(message).await?;
+        connection.finish().await;
+        Ok(())
+    };
+    tokio::select! {
+        biased;
+        () = state.tasks.stopped() => Err(ConnectionError::Closed.into()),
+        sent = sending => sent,
+    }
 }
 
 /// A connection for a single message tells as much of an address as any other.

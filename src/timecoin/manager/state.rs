@@ -152,6 +152,13 @@ impl Tasks {
         });
     }
 
+    /// Resolves when the manager ends.
+    pub(super) async fn stopped(&self) {
+        let mut stop = self.stop.subscribe();
+        // Cannot fail while `self` lives.
+        let _ = stop.wait_for(|stop| *stop).await;
+    }
+
     pub(super) fn stop(&self) {
         self.stop.send_replace(true);
     }

@@ -38,6 +38,23 @@ async fn dropping_the_last_manager_ends_everything_without_a_call() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn dials_that_wait_keep_no_manager_alive() {
+    let net = MemoryNet::new(21);
+    let one = manager_in(&net, 1, config(), chain("a")).await;
+    let dead: Vec<_> = (0..200u8).map(|last| std::net::IpAddr::from([10, 9, 9, last])).collect();
+    dead.iter().for_each(|ip| net.black_hole(*ip, true));
+    let infos = dead.iter().map(|ip| PeerInfo::new((*ip, 24_100).into(), NetworkType::Testnet)).collect();
+    let begun = tokio::time::Instant::now();
+    one.connect_to_peers(infos).await;
+    assert!(begun.elapsed() < Duration::from_secs(11), "a batch is waited for 10 s");
+    let weak = one.node().downgrade();
+    drop(one);
+    // All of them would have taken 100 s, ten at a time for 5 s each.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(weak.upgrade().is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_falls_silent_is_reaped_after_300_seconds_and_not_before() {
     let net = MemoryNet::new(1);
     let one = manager_in(&net, 1, config(), chain("a")).await;

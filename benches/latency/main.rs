@@ -5,6 +5,7 @@
 //! cargo bench --bench latency -- --ratios             the tables: paced broadcasts, votes past bulk, slow readers
 //! cargo bench --bench latency -- --ratios --only paced --peers 64,1024 --rounds 15
 //! cargo bench --bench latency -- --ratios --only votes --lowat 131072 --rcvbuf 524288
+//! cargo bench --bench latency -- --ratios --only votes --sweep 16384,32768,65536,131072,0
 //! cargo bench --bench latency -- --ratios --only slow
 //! ```
 //!
@@ -43,6 +44,8 @@ pub(crate) struct Options {
     pub(crate) ends: Vec<votes::End>,
     /// In *votes*, whether each process keeps to a processor of its own.
     pub(crate) pin: bool,
+    /// In *votes*, bounds of unsent bytes to compare instead.
+    pub(crate) sweep: Vec<usize>,
 }
 
 /// What the sockets are told in *votes*, where it is not what the crate ships; 0 leaves it to the system.
@@ -88,6 +91,7 @@ fn parse(args: &[String]) -> Options {
         sockets: Sockets::default(),
         ends: vec![votes::End::Raw, votes::End::Node],
         pin: std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1),
+        sweep: Vec::new(),
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -104,10 +108,11 @@ fn parse(args: &[String]) -> Options {
             "--end" => {
                 options.ends = vec![if value() == "node" { votes::End::Node } else { votes::End::Raw }];
             }
+            "--sweep" => options.sweep = list(value()),
             "--no-pin" => options.pin = false,
             "--ratios" | "--bench" => {}
             other => panic!(
-                "{other}? known: --peers, --rounds, --slice-ms, --only, --workers, --lowat, --sndbuf, --rcvbuf, --end, --no-pin"
+                "{other}? known: --peers, --rounds, --slice-ms, --only, --workers, --lowat, --sndbuf, --rcvbuf, --end, --sweep, --no-pin"
             ),
         }
     }

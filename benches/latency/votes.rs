@@ -163,6 +163,10 @@ async fn vote(node: Node, peer: Arc<Peer>, long: Duration) -> usize {
 }
 
 pub(crate) fn run(options: &Options) {
+    if !options.sweep.is_empty() {
+        options.ends.iter().for_each(|end| sweep(options, *end));
+        return pin(None);
+    }
     options.ends.iter().for_each(|end| table(options, *end));
     pin(None);
 }
@@ -204,5 +208,38 @@ fn table(options: &Options, end: End) {
             "| {name} | {p50:.0} | {middle:.0} | {p99:.0} | {rounds:.2} | {:.2} | {rate:.0} |",
             p99 / idle
         );
+    }
+}
+
+/// Bytes unsent in the kernel, several bounds beside each other.
+fn sweep(options: &Options, end: End) {
+    println!("\nVotes past broadcast blocks by TCP_NOTSENT_LOWAT (0: none); far end: {end:?}\n");
+    let mut links: Vec<Link> = options
+        .sweep
+        .iter()
+        .map(|lowat| {
+            let sockets = Sockets { lowat: Some(*lowat as u32), ..options.sockets };
+            Link::new(options.workers, sockets, end, options.pin)
+        })
+        .collect();
+    let mut rounds: Vec<Vec<[f64; 5]>> = vec![Vec::new(); links.len()];
+    let count = links.len();
+    for round in 0..=options.rounds {
+        for turn in 0..count {
+            let at = (turn + round) % count;
+            let mut idle = links[at].slice(Bulk::None, options.slice);
+            let mut full = links[at].slice(Bulk::Broadcast, options.slice);
+            if round > 0 {
+                let idle = percentile(&mut idle.samples, 0.99) / 1e3;
+                let [p50, p99] = [0.5, 0.99].map(|share| percentile(&mut full.samples, share) / 1e3);
+                rounds[at].push([idle, p50, p99, p99 / idle, full.rate / 1e6]);
+            }
+        }
+    }
+    println!("| bytes | idle p99 | p50 | p99 | ratio p99 | MB/s of blocks |");
+    println!("|--:|--:|--:|--:|--:|--:|");
+    for (lowat, rounds) in options.sweep.iter().zip(&rounds) {
+        let of = |at: usize| median(rounds.iter().map(|round| round[at]));
+        println!("| {lowat} | {:.0} | {:.0} | {:.0} | {:.2} | {:.0} |", of(0), of(1), of(2), of(3), of(4));
     }
 }

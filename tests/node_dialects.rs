@@ -330,3 +330,19 @@ async fn what_cannot_start_says_why_and_leaves_nothing_bound() {
     assert!(matches!(taken, Err(StartError::Listen { .. })));
     end(node).await;
 }
+
+/// What does not compile here could not be spawned.
+#[tokio::test(start_paused = true)]
+async fn every_way_to_a_peer_can_be_a_task() {
+    fn spawnable<F: Future + Send + 'static>(_: F) {}
+    let net = MemoryNet::new(11);
+    let node = toy_only(&net, 1, quiet(), Rec::new()).await;
+    let (near, far) = net.pair(ip(1), ip(2));
+    let (one, two, three, four) = (node.clone(), node.clone(), node.clone(), node.clone());
+    spawnable(async move { one.connect(toy_at(2)).await });
+    spawnable(async move { two.adopt(near, Direction::Inbound, toy_at(2), None).await });
+    let said = (hello(1), Vec::new());
+    spawnable(async move { three.adopt_greeted("toy", far, Direction::Inbound, toy_at(2), said).await });
+    spawnable(async move { four.listen("toy", toy_at(1)).await });
+    end(node).await;
+}

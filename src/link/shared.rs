@@ -229,11 +229,10 @@ impl Link {
 
     /// Whether many requests of ours await answers and the next ones wait to be sent, with nothing urgent among them.
     pub(super) fn is_asked_much(&self) -> bool {
-        if self.waiters.lock().len() < MANY {
-            return false;
-        }
-        let outbox = self.outbox.lock();
-        outbox.is_empty(Lane::Urgent) && !(outbox.is_empty(Lane::Normal) && outbox.is_empty(Lane::Bulk))
+        let queued = self.queued.load(Ordering::Acquire);
+        // Most wake-ups have nothing queued, and take no lock here.
+        let others = queued & 1 << Lane::Urgent.index() == 0 && queued != 0;
+        others && self.waiters.lock().len() >= MANY
     }
 
     /// Begins to close, once: the first order stands. Says goodbye if told to, then ends within [`LinkConfig::linger`].

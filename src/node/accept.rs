@@ -14,7 +14,7 @@ use crate::transport::{BoxListener, BoxStream};
 use super::error::ConnectError;
 use super::events::NodeEvent;
 use super::handshake::{PROBE_BIT, read_hello, refuse};
-use super::info::Conn;
+use super::info::{Conn, Peer};
 use super::join::{About, Greeted, Seat};
 use super::shared::{Shared, count};
 use crate::base::PeerId;
@@ -66,14 +66,14 @@ impl Shared {
         within: Duration,
     ) {
         let from = permit.addr();
-        let handshake = self.handshake_inbound(tongue, stream, permit);
+        let handshake = self.handshake_inbound(tongue, stream, permit, None);
         let outcome = tokio::select! {
             biased;
             () = self.stopped() => return,
             outcome = timeout(within, handshake) => outcome,
         };
         match outcome {
-            Ok(Ok(())) => {}
+            Ok(Ok(_)) => {}
             // A probe has its answer.
             Ok(Err((ConnectError::Probe, _))) => {}
             Ok(Err((error, Some(stream)))) => self.turn_away(tongue, stream, from, error),
@@ -82,12 +82,14 @@ impl Shared {
         }
     }
 
-    async fn handshake_inbound(
+    /// Greets whoever has dialled, and makes a peer of it. On failure the stream comes back, so that it can be told.
+    pub(super) async fn handshake_inbound(
         self: &Arc<Self>,
         tongue: usize,
         mut stream: BoxStream,
         permit: Permit<PeerId, Conn>,
-    ) -> Result<(), (ConnectError, Option<BoxStream>)> {
+        identity: Option<[u8; 32]>,
+    ) -> Result<Arc<Peer>, (ConnectError, Option<BoxStream>)> {
         let since = self.now();
         let from = permit.addr();
         let speaks = &**self.tongues.get(tongue);
@@ -110,14 +112,14 @@ impl Shared {
         }
         let claimed = hello.listen;
         let local = stream.local_addr();
-        let about = About { tongue, hello, rest, key, identity: None, local, since, greeting };
+        let about = About { tongue, hello, rest, key, identity, local, since, greeting };
         let greeted = Greeted { stream, about };
         match self.join(Seat::Permit(permit), greeted).await {
             Ok(peer) => {
                 if claimed.is_some() {
                     self.verify_listen(&peer);
                 }
-                Ok(())
+                Ok(peer)
             }
             Err((error, stream)) => Err((error, Some(stream))),
         }

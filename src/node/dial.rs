@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::base::{Direction, PeerId, canonical};
+use crate::base::{Direction, PeerId, Tick, canonical};
 use crate::book::{Outcome, Source, WallTime};
-use crate::pool::{Claim, ClaimFailure, Holder, Slot};
+use crate::pool::{Claim, ClaimFailure, Holder, Permit, Slot};
 use crate::transport::BoxStream;
 use crate::wire::{Goodbye, GoodbyeReason, Hello};
 
 use super::error::ConnectError;
 use super::events::NodeEvent;
-use super::handshake::{greet, read_hello, refuse};
+use super::handshake::greet;
 use super::info::{Conn, Peer};
 use super::join::{About, Greeted, Seat};
 use super::shared::{Shared, count};
@@ -75,15 +75,30 @@ impl Shared {
         let since = self.now();
         let mut stream = self.transport.dial(addr).await?;
         let ours = self.hello(tongue, false)?;
-        let (mut hello, rest) = greet(&mut stream, speaks, &self.budget, &ours).await?;
-        let key = self.identify(tongue, &mut hello, addr, Direction::Outbound);
-        if let Err(error) = self.check_hello(tongue, &hello, addr) {
-            self.part(tongue, stream, &error);
-            return Err(error);
-        }
-        let local = stream.local_addr();
-        let about = About { tongue, hello, rest, key, identity: None, local, since, greeting: Vec::new() };
-        self.join(Seat::Claim(claim), Greeted { stream, about }).await.map_err(|(error, stream)| {
+        let (hello, rest) = greet(&mut stream, speaks, &self.budget, &ours).await?;
+        self.take_in(Seat::Claim(claim), tongue, stream, (hello, rest), None, since).await
+    }
+
+    /// Makes a peer of a stream on which both greetings are done. Who is not taken is told why, where the dialect can.
+    async fn take_in(
+        self: &Arc<Self>,
+        seat: Seat,
+        tongue: usize,
+        stream: BoxStream,
+        (mut hello, rest): (Hello, Vec<u8>),
+        identity: Option<[u8; 32]>,
+        since: Tick,
+    ) -> Result<Arc<Peer>, ConnectError> {
+        let key = self.identify(tongue, &mut hello, seat.addr(), seat.direction());
+        let taken = match self.check_hello(tongue, &hello, seat.addr()) {
+            Ok(()) => {
+                let local = stream.local_addr();
+                let about = About { tongue, hello, rest, key, identity, local, since, greeting: Vec::new() };
+                self.join(seat, Greeted { stream, about }).await
+            }
+            Err(error) => Err((error, stream)),
+        };
+        taken.map_err(|(error, stream)| {
             self.part(tongue, stream, &error);
             error
         })
@@ -274,7 +289,7 @@ impl Shared {
         true
     }
 
-    /// Takes over a stream that somebody else connected.
+    /// Takes over a stream that somebody else connected, in the node's first dialect.
     pub(super) async fn adopt(
         self: &Arc<Self>,
         mut stream: BoxStream,
@@ -282,49 +297,25 @@ impl Shared {
         addr: SocketAddr,
         identity: Option<[u8; 32]>,
     ) -> Result<Arc<Peer>, ConnectError> {
-        let within = self.hot().handshake;
-        let since = self.now();
-        if self.book.is_banned_addr(addr, WallTime::now()) {
-            return Err(ConnectError::Banned);
-        }
-        let permit = self.pool.admit(canonical(addr), direction, Slot::Ordinary, since.after(within))?;
-        let adopting = async {
-            let tongue = 0;
-            let speaks = &**self.tongues.get(tongue);
-            let ours = self.hello(tongue, false)?;
-            let greeted = match direction {
-                Direction::Outbound => greet(&mut stream, speaks, &self.budget, &ours).await,
-                Direction::Inbound => read_hello(&mut stream, speaks, &self.budget).await,
-            };
-            let checked = greeted.and_then(|(mut hello, rest)| {
-                let key = self.identify(tongue, &mut hello, addr, direction);
-                self.check_hello(tongue, &hello, addr).map(|()| (hello, key, rest))
-            });
-            let (hello, key, rest) = match checked {
-                Ok(greeted) => greeted,
-                Err(error) => {
-                    if let (Direction::Inbound, Some(goodbye)) = (direction, error.goodbye(Duration::ZERO)) {
-                        refuse(&mut stream, speaks, goodbye).await;
+        let tongue = 0;
+        self.adopting(direction, addr, async |permit, since| match direction {
+            Direction::Outbound => {
+                let ours = self.hello(tongue, false)?;
+                let speaks = &**self.tongues.get(tongue);
+                let said = greet(&mut stream, speaks, &self.budget, &ours).await?;
+                self.take_in(Seat::Permit(permit), tongue, stream, said, identity, since).await
+            }
+            Direction::Inbound => {
+                let greeted = self.handshake_inbound(tongue, stream, permit, identity).await;
+                greeted.map_err(|(error, stream)| {
+                    if let Some(stream) = stream {
+                        self.tell_refusal(tongue, stream, &error);
                     }
-                    return Err(error);
-                }
-            };
-            let greeting = if direction == Direction::Inbound { ours.to_vec() } else { Vec::new() };
-            let local = stream.local_addr();
-            let about = About { tongue, hello, rest, key, identity, local, since, greeting };
-            self.join(Seat::Permit(permit), Greeted { stream, about }).await.map_err(|(error, stream)| {
-                match direction {
-                    Direction::Inbound => self.tell_refusal(tongue, stream, &error),
-                    Direction::Outbound => self.part(tongue, stream, &error),
-                }
-                error
-            })
-        };
-        tokio::select! {
-            biased;
-            () = self.stopped() => Err(ConnectError::Shutdown),
-            adopted = timeout(within, adopting) => adopted.unwrap_or(Err(ConnectError::Timeout)),
-        }
+                    error
+                })
+            }
+        })
+        .await
     }
 
     /// Takes over a stream whose handshake somebody else has done.
@@ -334,7 +325,20 @@ impl Shared {
         stream: BoxStream,
         direction: Direction,
         addr: SocketAddr,
-        (mut hello, rest): (Hello, Vec<u8>),
+        said: (Hello, Vec<u8>),
+    ) -> Result<Arc<Peer>, ConnectError> {
+        self.adopting(direction, addr, async |permit, since| {
+            self.take_in(Seat::Permit(permit), tongue, stream, said, None, since).await
+        })
+        .await
+    }
+
+    /// Gets a slot for somebody else's stream and works under its deadline.
+    async fn adopting(
+        self: &Arc<Self>,
+        direction: Direction,
+        addr: SocketAddr,
+        work: impl AsyncFnOnce(Permit<PeerId, Conn>, Tick) -> Result<Arc<Peer>, ConnectError>,
     ) -> Result<Arc<Peer>, ConnectError> {
         let addr = canonical(addr);
         let within = self.hot().handshake;
@@ -343,21 +347,10 @@ impl Shared {
             return Err(ConnectError::Banned);
         }
         let permit = self.pool.admit(addr, direction, Slot::Ordinary, since.after(within))?;
-        let key = self.identify(tongue, &mut hello, addr, direction);
-        self.check_hello(tongue, &hello, addr)?;
-        let local = stream.local_addr();
-        let about = About { tongue, hello, rest, key, identity: None, local, since, greeting: Vec::new() };
-        let joining = self.join(Seat::Permit(permit), Greeted { stream, about });
-        let joined = async {
-            joining.await.map_err(|(error, stream)| {
-                self.part(tongue, stream, &error);
-                error
-            })
-        };
         tokio::select! {
             biased;
             () = self.stopped() => Err(ConnectError::Shutdown),
-            joined = timeout(within, joined) => joined.unwrap_or(Err(ConnectError::Timeout)),
+            adopted = timeout(within, work(permit, since)) => adopted.unwrap_or(Err(ConnectError::Timeout)),
         }
     }
 }

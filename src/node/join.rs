@@ -70,14 +70,14 @@ impl Seat {
         }
     }
 
-    fn addr(&self) -> SocketAddr {
+    pub(super) fn addr(&self) -> SocketAddr {
         match self {
             Self::Permit(permit) => permit.addr(),
             Self::Claim(claim) => claim.addr(),
         }
     }
 
-    fn direction(&self) -> Direction {
+    pub(super) fn direction(&self) -> Direction {
         match self {
             Self::Permit(permit) => permit.direction(),
             Self::Claim(claim) => claim.direction(),

@@ -18,7 +18,7 @@ use crate::wire::{Abilities, Control, Dialect, EncodeError, Goodbye, Greeting, H
 use super::config::HotConfig;
 use super::dialect::Rules;
 use super::host::PeerHost;
-use super::voice::{StateRefused, Voice};
+use super::voice::StateRefused;
 
 /// One dialect, whichever it is.
 pub(super) trait Tongue: Send + Sync {
@@ -36,8 +36,10 @@ pub(super) trait Tongue: Send + Sync {
 
     fn log(&self, lane: Lane) -> Option<&Arc<Log>>;
 
+    /// Whether [`Tongue::append`] would take this. Copies nothing.
     fn check(&self, message: &Message) -> Result<(), EncodeError>;
 
+    /// Encodes once and appends. Cost: one encoding, one memcpy under a short lock; payloads from 16 KiB up are not copied.
     fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<Appended, EncodeError>;
 
     fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateRefused>;
@@ -48,6 +50,7 @@ pub(super) trait Tongue: Send + Sync {
 
     fn tick(&self, now: Tick);
 
+    /// Bytes that logs and state hold.
     fn bytes(&self) -> usize;
 
     fn hello_cap(&self) -> usize;
@@ -62,7 +65,8 @@ pub(super) trait Tongue: Send + Sync {
 
     fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError>;
 
-    /// A link with its places in the logs; see [`Voice::prepare`].
+    /// A link with its places in the logs, to be taken before its key goes live. Given the places of a connection whose
+    /// place it takes, it starts there.
     fn prepare(&self, id: ConnId, heir_of: Option<Positions>) -> Box<dyn ReadyLink>;
 }
 
@@ -92,91 +96,6 @@ impl<D: Dialect> ReadyLink for Prepared<D> {
         rest: Vec<u8>,
     ) -> Pin<Box<dyn Future<Output = End> + Send>> {
         Box::pin((*self).start(stream, host, greeting, rest))
-    }
-}
-
-impl<D: Dialect> Tongue for Voice<D> {
-    fn name(&self) -> &'static str {
-        self.dialect.name()
-    }
-
-    fn version(&self) -> u32 {
-        self.dialect.version()
-    }
-
-    fn abilities(&self) -> Abilities {
-        self.common.abilities
-    }
-
-    fn rules(&self) -> &dyn Rules {
-        &*self.settings.rules
-    }
-
-    fn advertise(&self) -> Option<SocketAddr> {
-        self.settings.advertise
-    }
-
-    fn hub(&self) -> &Arc<Hub> {
-        &self.hub
-    }
-
-    fn log(&self, lane: Lane) -> Option<&Arc<Log>> {
-        Voice::log(self, lane)
-    }
-
-    fn check(&self, message: &Message) -> Result<(), EncodeError> {
-        Voice::check(self, message)
-    }
-
-    fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<Appended, EncodeError> {
-        Voice::append(self, message, origin)
-    }
-
-    fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateRefused> {
-        Voice::set_state(self, kind, id, value)
-    }
-
-    fn clear_state(&self, kind: u16, id: &[u8]) -> bool {
-        Voice::clear_state(self, kind, id)
-    }
-
-    fn reconfigure(&self, hot: &HotConfig) {
-        Voice::reconfigure(self, hot);
-    }
-
-    fn tick(&self, now: Tick) {
-        Voice::tick(self, now);
-    }
-
-    fn bytes(&self) -> usize {
-        Voice::bytes(self)
-    }
-
-    fn hello_cap(&self) -> usize {
-        self.common.limits.hello
-    }
-
-    fn encode_hello(&self, hello: &Hello) -> Result<BytesMut, EncodeError> {
-        let mut out = BytesMut::new();
-        self.dialect.encode_hello(hello, &mut out).map(|()| out)
-    }
-
-    fn encode_goodbye(&self, goodbye: &Goodbye) -> Option<BytesMut> {
-        let mut out = BytesMut::new();
-        matches!(self.dialect.encode_goodbye(goodbye, &mut out), Ok(true)).then_some(out)
-    }
-
-    fn encode_control(&self, control: &Control) -> Option<BytesMut> {
-        let mut out = BytesMut::new();
-        matches!(self.dialect.encode_control(control, &mut out), Ok(true)).then_some(out)
-    }
-
-    fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError> {
-        self.dialect.decode_greeting(buf)
-    }
-
-    fn prepare(&self, id: ConnId, heir_of: Option<Positions>) -> Box<dyn ReadyLink> {
-        Box::new(Voice::prepare(self, id, heir_of))
     }
 }
 
@@ -266,10 +185,21 @@ impl Tongues {
 
     /// Appends to every dialect's log, each encoded once; to all that have a word for it, or to none.
     pub(super) fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<Said, EncodeError> {
+        if self.all.len() > 1 {
+            self.check(message)?;
+        }
+        self.append_checked(message, origin)
+    }
+
+    /// As [`Tongues::append`], of what [`Tongues::check`] has taken, or where there is but one dialect.
+    pub(super) fn append_checked(
+        &self,
+        message: &Message,
+        origin: Option<ConnId>,
+    ) -> Result<Said, EncodeError> {
         if let [only] = &self.all[..] {
             return only.append(message, origin).map(|appended| SmallVec::from_iter([Some(appended)]));
         }
-        self.check(message)?;
         Ok(self.all.iter().map(|tongue| tongue.append(message, origin).ok()).collect())
     }
 

@@ -27,8 +27,8 @@ use super::voice::StateRefused;
 
 /// Connections.
 impl NodeRef {
-    /// Dials an address and waits until the peer is live. The address is remembered. Of several dialects it is the one whose
-    /// [`Rules::speaks_at`](super::Rules::speaks_at) knows the address, else the first.
+    /// Dials an address and waits until the peer is live. The address is remembered. Of several dialects it is the one in
+    /// which the address was learnt, else the one whose [`Rules::speaks_at`](super::Rules::speaks_at) knows it, else the first.
     ///
     /// # Errors
     /// See [`ConnectError`]; where we are connected already that is an error too, which names the key.
@@ -340,7 +340,7 @@ impl NodeRef {
         match fresh {
             Fresh::New => {
                 count(&shared.counters.relayed);
-                shared.tongues.append(message, from)?;
+                shared.tongues.append_checked(message, from)?;
             }
             Fresh::Seen => count(&shared.counters.redundant),
             Fresh::Full => {}

@@ -1,27 +1,29 @@
 //! What a node says to all its peers of one dialect: the three logs and the state table, each message encoded once.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::base::{ConnId, Lane};
+use crate::base::{ConnId, Lane, Tick};
 use crate::link::log::{Appended, Hub, Log, LogChunk, LogConfig};
 use crate::link::state::{StateConfig, StateKey, StateTable};
 use crate::link::{Budget, Common, Message, Positions, Prepared, Setup};
-use crate::wire::{Dialect, EncodeError, Head};
+use crate::wire::{Abilities, Control, Dialect, EncodeError, Goodbye, Greeting, Head, Hello, WireError};
 
 use super::config::{HotConfig, NodeConfig};
-use super::dialect::Settings;
+use super::dialect::{Rules, Settings};
+use super::tongue::{ReadyLink, Tongue};
 
 /// One dialect's logs, state and what its links share.
 pub(super) struct Voice<D> {
-    pub(super) dialect: Arc<D>,
-    pub(super) settings: Settings,
+    dialect: Arc<D>,
+    settings: Settings,
     logs: [Arc<Log>; 3],
     state: Arc<StateTable>,
-    pub(super) hub: Arc<Hub>,
-    pub(super) common: Arc<Common>,
+    hub: Arc<Hub>,
+    common: Arc<Common>,
 }
 
 /// Why a value of state was not taken. It comes back.
@@ -69,10 +71,57 @@ impl<D: Dialect> Voice<D> {
             common: Arc::new(common),
         }
     }
+}
 
-    /// A link with its places in the logs, to be taken before its key goes live. Given the places of a connection whose
-    /// place it takes, it starts there.
-    pub(super) fn prepare(&self, id: ConnId, heir_of: Option<Positions>) -> Prepared<D> {
+impl<D: Dialect> Tongue for Voice<D> {
+    fn name(&self) -> &'static str {
+        self.dialect.name()
+    }
+
+    fn version(&self) -> u32 {
+        self.dialect.version()
+    }
+
+    fn abilities(&self) -> Abilities {
+        self.common.abilities
+    }
+
+    fn rules(&self) -> &dyn Rules {
+        &*self.settings.rules
+    }
+
+    fn advertise(&self) -> Option<SocketAddr> {
+        self.settings.advertise
+    }
+
+    fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    fn hello_cap(&self) -> usize {
+        self.common.limits.hello
+    }
+
+    fn encode_hello(&self, hello: &Hello) -> Result<BytesMut, EncodeError> {
+        let mut out = BytesMut::new();
+        self.dialect.encode_hello(hello, &mut out).map(|()| out)
+    }
+
+    fn encode_goodbye(&self, goodbye: &Goodbye) -> Option<BytesMut> {
+        let mut out = BytesMut::new();
+        matches!(self.dialect.encode_goodbye(goodbye, &mut out), Ok(true)).then_some(out)
+    }
+
+    fn encode_control(&self, control: &Control) -> Option<BytesMut> {
+        let mut out = BytesMut::new();
+        matches!(self.dialect.encode_control(control, &mut out), Ok(true)).then_some(out)
+    }
+
+    fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError> {
+        self.dialect.decode_greeting(buf)
+    }
+
+    fn prepare(&self, id: ConnId, heir_of: Option<Positions>) -> Box<dyn ReadyLink> {
         let mut at = 0;
         let cursors = self.logs.each_ref().map(|log| {
             let cursor = match heir_of {
@@ -82,22 +131,21 @@ impl<D: Dialect> Voice<D> {
             at += 1;
             cursor
         });
-        Prepared::new(Setup {
+        Box::new(Prepared::new(Setup {
             id,
             dialect: Arc::clone(&self.dialect),
             common: Arc::clone(&self.common),
             cursors,
             state: self.state.cursor(),
             parker: self.hub.parker(),
-        })
+        }))
     }
 
-    pub(super) fn log(&self, lane: Lane) -> Option<&Arc<Log>> {
+    fn log(&self, lane: Lane) -> Option<&Arc<Log>> {
         self.logs.get(lane.index().checked_sub(1)?)
     }
 
-    /// Whether [`Voice::append`] would take this.
-    pub(super) fn check(&self, message: &Message) -> Result<(), EncodeError> {
+    fn check(&self, message: &Message) -> Result<(), EncodeError> {
         let Message { lane, kind, payload } = message;
         let head = Head::Event { kind: *kind };
         let Some(log) = self.log(*lane) else {
@@ -116,8 +164,7 @@ impl<D: Dialect> Voice<D> {
         Ok(())
     }
 
-    /// Encodes once and appends. Cost: one encoding, one memcpy under a short lock; payloads from 16 KiB up are not copied.
-    pub(super) fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<Appended, EncodeError> {
+    fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<Appended, EncodeError> {
         let Message { lane, kind, payload } = message;
         let head = Head::Event { kind: *kind };
         let Some(log) = self.log(*lane) else {
@@ -136,7 +183,7 @@ impl<D: Dialect> Voice<D> {
         })
     }
 
-    pub(super) fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateRefused> {
+    fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateRefused> {
         let Some(key) = StateKey::new(kind, id) else {
             return Err(StateRefused::Key { size: id.len(), value });
         };
@@ -151,11 +198,11 @@ impl<D: Dialect> Voice<D> {
         self.state.set(key, encoded.freeze()).map_err(|_| StateRefused::Full(value))
     }
 
-    pub(super) fn clear_state(&self, kind: u16, id: &[u8]) -> bool {
+    fn clear_state(&self, kind: u16, id: &[u8]) -> bool {
         StateKey::new(kind, id).is_some_and(|key| self.state.remove(&key).is_some())
     }
 
-    pub(super) fn reconfigure(&self, hot: &HotConfig) {
+    fn reconfigure(&self, hot: &HotConfig) {
         if self.settings.lag.is_some() {
             return;
         }
@@ -164,12 +211,11 @@ impl<D: Dialect> Voice<D> {
         }
     }
 
-    pub(super) fn tick(&self, now: crate::base::Tick) {
+    fn tick(&self, now: Tick) {
         self.logs.iter().for_each(|log| log.tick(now));
     }
 
-    /// Bytes that logs and state hold.
-    pub(super) fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.logs.iter().map(|log| log.bytes()).sum::<usize>() + self.state.bytes()
     }
 }

@@ -73,14 +73,11 @@ impl Cursor {
     /// more is left as it is.
     ///
     /// # Cost
-    /// One load if there is nothing. Otherwise the log's short lock, and a reference count a segment; up to 4 KiB of the
-    /// open tail are copied. Amortised O(1) a message, whatever the number of links.
+    /// The log's short lock, and a reference count a segment; up to 4 KiB of the open tail are copied. Amortised O(1) a
+    /// message, whatever the number of links. [`Cursor::has_news`] tells for one load whether there is anything.
     pub fn fill(&mut self, max: usize, batch: &mut Batch) -> Fill {
         if batch.runs() > 0 {
             return Fill::Ready;
-        }
-        if batch.is_empty() && !self.has_news() {
-            return Fill::CaughtUp;
         }
         loop {
             match self.log.gather(self.at, max.max(1), batch) {

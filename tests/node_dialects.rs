@@ -15,7 +15,7 @@ use peerpool::node::{
     ConnectError, DialectConfig, Identity, Message, Node, NodeConfig, Receipt, RequestError, Rules,
     SendError, StartError,
 };
-use peerpool::transport::MemoryNet;
+use peerpool::transport::{MemoryNet, Transport as _};
 use peerpool::wire::{EncodeError, Hello};
 use toy::Toy;
 
@@ -273,6 +273,7 @@ async fn a_nonce_that_another_dialects_peer_is_known_by_takes_nothing_from_it() 
     thief.say(&hello).await;
     secs(20).await;
     assert!(victim.is_live());
+    assert_eq!(peers(&node), 2, "the thief came in, as himself");
     end(node).await;
     end(toy).await;
 }
@@ -326,8 +327,12 @@ async fn what_cannot_start_says_why_and_leaves_nothing_bound() {
     let error = builder(&net, 1, quiet(), Rec::new()).listen(at(1)).start_silent().unwrap_err();
     assert!(matches!(error, StartError::Config(_)), "{error}");
     let node = both(&net, 1, Rec::new()).await;
-    let taken = builder(&net, 1, quiet(), Rec::new()).listen(at(9)).dialect(toy_rules(1)).start().await;
-    assert!(matches!(taken, Err(StartError::Listen { .. })));
+    let free = SocketAddr::new(ip(1), 7009);
+    let taken = builder(&net, 1, quiet(), Rec::new()).listen(free).dialect(toy_rules(1)).start().await;
+    let Err(StartError::Listen { addr, cause }) = taken else { panic!("it started") };
+    assert_eq!((addr, cause.kind()), (toy_at(1), std::io::ErrorKind::AddrInUse));
+    // The one that was bound before it is free again.
+    net.host(ip(1)).listen(free).await.unwrap();
     end(node).await;
 }
 

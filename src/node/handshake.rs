@@ -80,6 +80,25 @@ pub(crate) async fn read_greeting<S: Stream>(
     }
 }
 
+/// Whether who says this is of our network, speaks our version and began where we did.
+pub(crate) fn check_kin(
+    hello: &Hello,
+    version: u32,
+    network: u64,
+    genesis: Option<&[u8; 32]>,
+) -> Result<(), ConnectError> {
+    if hello.network != network {
+        return Err(ConnectError::WrongNetwork { ours: network, theirs: hello.network });
+    }
+    if hello.version != version {
+        return Err(ConnectError::WrongVersion { ours: version, theirs: hello.version });
+    }
+    match (genesis, &hello.genesis) {
+        (Some(ours), Some(theirs)) if ours != theirs => Err(ConnectError::WrongGenesis),
+        _ => Ok(()),
+    }
+}
+
 /// Greetings up to here are bounded by the number of handshakes.
 const UNCOUNTED: usize = 4096;
 /// What is read at a time of a larger one.
@@ -124,20 +143,10 @@ impl Shared {
         hello: &Hello,
         from: SocketAddr,
     ) -> Result<(), ConnectError> {
-        let ours = self.tongues.get(tongue).version();
-        if hello.version != ours {
-            return Err(ConnectError::WrongVersion { ours, theirs: hello.version });
-        }
-        if hello.network != self.config.network {
-            return Err(ConnectError::WrongNetwork { ours: self.config.network, theirs: hello.network });
-        }
+        let version = self.tongues.get(tongue).version();
+        check_kin(hello, version, self.config.network, self.config.genesis.as_ref())?;
         if hello.nonce == Some(self.tongues.instance(tongue)) {
             return Err(ConnectError::SelfDial);
-        }
-        if let (Some(ours), Some(theirs)) = (&self.config.genesis, &hello.genesis)
-            && ours != theirs
-        {
-            return Err(ConnectError::WrongGenesis);
         }
         if hello.features & PROBE_BIT == 0 {
             let ask = std::panic::AssertUnwindSafe(|| self.handler.verdict(hello, from));

@@ -44,7 +44,7 @@ pub use events::{NodeEvent, Subscription, Update};
 pub use handle::{Leftovers, Node, NodeRef, WeakNode};
 pub use handler::{Context, Handler, Verdict};
 #[cfg(feature = "timecoin")]
-pub(crate) use handshake::read_greeting;
+pub(crate) use handshake::{check_kin, read_greeting};
 pub use info::{Conn, Peer, PeerInfo, Pool};
 pub use relay::{Digest, Fresh, RelayConfig};
 pub use stats::{LaneStats, MemoryStats, NodeStats};

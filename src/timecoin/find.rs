@@ -26,12 +26,8 @@ pub(super) fn address_of(peer: &Peer, network: NetworkType) -> SocketAddr {
     if peer.connection().dialect() != DIALECT {
         return listen.unwrap_or(peer.addr());
     }
-    let ip = match peer.key() {
-        PeerId::Addr(addr) => addr.ip(),
-        PeerId::Key(_) => peer.ip(),
-    };
     let port = listen.map_or(network.port(), |listen| network.lasting_port(listen.port()));
-    SocketAddr::new(ip, port)
+    SocketAddr::new(ip_of(peer), port)
 }
 
 /// What callers of the old manager know of a peer.

@@ -1,8 +1,8 @@
 //! Ports of the old network: one standard port a network, and what is done with a port that a peer only borrowed.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use crate::base::{PeerId, canonical, canonical_ip};
+use crate::base::canonical;
 
 use super::NetworkType;
 
@@ -24,11 +24,6 @@ impl NetworkType {
     pub fn lasting_addr(self, addr: SocketAddr) -> SocketAddr {
         canonical(SocketAddr::new(addr.ip(), self.lasting_port(addr.port())))
     }
-
-    /// The key of whoever has this IP address: the old network has one connection an IP, whatever the port.
-    pub fn key_of(self, ip: IpAddr) -> PeerId {
-        PeerId::from_addr(SocketAddr::new(canonical_ip(ip), self.port()))
-    }
 }
 
 #[cfg(all(test, not(peerpool_loom)))]
@@ -42,16 +37,5 @@ mod tests {
         assert_eq!(NetworkType::Testnet.lasting_port(0), 24_100);
         assert_eq!(NetworkType::Mainnet.lasting_port(49_151), 49_151);
         assert_eq!(NetworkType::Mainnet.lasting_port(24_100), 24_100);
-    }
-
-    #[test]
-    fn two_ports_of_one_ip_are_one_peer() {
-        let mapped: IpAddr = "::ffff:192.0.2.7".parse().unwrap();
-        let plain: IpAddr = "192.0.2.7".parse().unwrap();
-        assert_eq!(NetworkType::Testnet.key_of(mapped), NetworkType::Testnet.key_of(plain));
-        assert_ne!(
-            NetworkType::Testnet.key_of(plain),
-            NetworkType::Testnet.key_of("192.0.2.8".parse().unwrap())
-        );
     }
 }

@@ -4,8 +4,10 @@
 //! dialled by the smaller address survives, which is the old nodes' rule too ("our IP < theirs: the new one is dropped").
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::{Direction, Nonce, PeerId, canonical};
 use crate::node::{Identity, Rules};
 use crate::wire::Hello;
@@ -22,7 +24,8 @@ pub struct AddressRules {
     public: SocketAddr,
     port: u16,
     several: bool,
-    ping_after: Duration,
+    /// In milliseconds; clones share it. Relaxed: a hint.
+    ping_after: Arc<AtomicU64>,
     write_stall: Duration,
 }
 
@@ -35,7 +38,7 @@ impl AddressRules {
             public: canonical(public),
             port: network.port(),
             several: false,
-            ping_after: Duration::from_secs(60),
+            ping_after: Arc::new(AtomicU64::new(USUAL.as_millis() as u64)),
             write_stall: Duration::from_secs(300),
         }
     }
@@ -49,9 +52,16 @@ impl AddressRules {
 
     /// How long a peer must be silent before it is pinged.
     #[must_use]
-    pub fn ping_after(mut self, silence: Duration) -> Self {
-        self.ping_after = silence;
+    pub fn ping_after(self, silence: Duration) -> Self {
+        let millis = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+        self.ping_after.store(millis, Ordering::Relaxed);
         self
+    }
+
+    /// Pings soon enough for an answer before a peer is stale, and no sooner than usual else. Acts on all clones, also those
+    /// that a node has already.
+    pub(super) fn follow(&self, stale_after: Duration) {
+        self.ping_after.store(USUAL.min(stale_after / 4).as_millis() as u64, Ordering::Relaxed);
     }
 
     /// How long a peer may take no byte.
@@ -108,13 +118,16 @@ impl Rules for AddressRules {
     }
 
     fn ping_after(&self) -> Duration {
-        self.ping_after
+        Duration::from_millis(self.ping_after.load(Ordering::Relaxed))
     }
 
     fn write_stall(&self) -> Option<Duration> {
         Some(self.write_stall)
     }
 }
+
+/// An old node pings every 30 s, which shows that it lives, and takes a ping that it did not expect for the answer to its own.
+const USUAL: Duration = Duration::from_secs(60);
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{PeerId, Tick};
+use crate::base::Tick;
 use crate::node::{NodeRef, Peer, WeakNode};
 use crate::pool::{Cause, PenaltyOutcome, SeenOutcome};
 
-use super::find::info_of;
+use super::find::{info_of, ip_of};
 use super::{NetworkType, PeerInfo};
 
 /// A view of one pooled connection: socket, info, liveness and health in one entry. Every call looks at the pool's own entry, with
@@ -38,10 +38,7 @@ impl UnifiedPeerConnection {
 
     /// Its IP address: what the old network knows a peer by.
     pub fn ip(&self) -> IpAddr {
-        match self.peer.key() {
-            PeerId::Addr(addr) => addr.ip(),
-            PeerId::Key(_) => self.peer.ip(),
-        }
+        ip_of(&self.peer)
     }
 
     /// Something came from the peer. Its link says so of every frame; this is for what arrives by another way. `false` if it has

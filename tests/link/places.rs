@@ -240,7 +240,7 @@ async fn questions_of_one_place_are_answered_in_their_order_and_of_others_beside
 async fn a_flood_of_questions_of_one_place_pauses_reading_and_loses_none() {
     let plan = Plan { link: LinkConfig { inbox_messages: 4, ..LinkConfig::default() }, ..Plan::default() };
     let side = Side::with(TimeCoin::testnet(Software::default()), plan);
-    let (near, far) = pipe(64 * 1024);
+    let (near, far) = pipe(256);
     let ear = Ear::new().on_request(|_, body, responder| {
         Handled::later(async move {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -250,11 +250,18 @@ async fn a_flood_of_questions_of_one_place_pauses_reading_and_loses_none() {
             responder.answer(text(&block(height))).unwrap();
         })
     });
-    let _running = side.start(near, ear);
+    let _running = side.start(near, ear.clone());
     let mut far = side.by_hand(far);
-    for height in 0..50 {
-        far.send(&frame(&block_request(height))).await;
-    }
+    let sending = tokio::spawn(async move {
+        for height in 0..50 {
+            far.send(&frame(&block_request(height))).await;
+        }
+        far
+    });
+    settle().await;
+    assert_eq!(ear.count(|one| *one == Heard::Paused(true)), 1);
+    assert!(!sending.is_finished(), "the stream is full: nobody reads");
+    let mut far = sending.await.unwrap();
     for height in 0..50 {
         let Some(Item::Message(_, _, body)) = far.message().await else { panic!("an answer is missing") };
         assert_eq!(body, text(&block(height)));

@@ -109,6 +109,11 @@ async fn a_dead_connection_is_dialled_again_once_after_30_seconds() {
     let dials = one.stats().dials;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(one.stats().dials, dials);
+    // Once also where it is not there any more.
+    one.remove_dead_connection(ip_of(&other)).await;
+    net.black_hole(ip_of(&other), true);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!((one.stats().dials, one.active_peer_count().await), (dials + 1, 0));
 }
 
 struct Listed(Vec<SocketAddr>);

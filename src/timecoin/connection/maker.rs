@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::base::{Direction, canonical};
 use crate::book::WallTime;
-use crate::node::{ConnectError, read_greeting};
+use crate::node::{ConnectError, check_kin, read_greeting};
 use crate::timecoin::info::{info_of_hello, unix_seconds};
 use crate::timecoin::wire::TimeCoin;
 use crate::transport::{BoxStream, Transport};
@@ -75,23 +75,9 @@ impl Maker {
             Greeting::Hello(hello) => hello,
             Greeting::Goodbye(goodbye) => return Err(ConnectError::Refused(goodbye).into()),
         };
-        self.check(&hello)?;
-        Ok((hello, rest))
-    }
-
-    /// The order of the checks is the old network's.
-    fn check(&self, hello: &Hello) -> Result<(), ConnectError> {
         let ours = &self.hello;
-        if hello.network != ours.network {
-            return Err(ConnectError::WrongNetwork { ours: ours.network, theirs: hello.network });
-        }
-        if hello.version != ours.version {
-            return Err(ConnectError::WrongVersion { ours: ours.version, theirs: hello.version });
-        }
-        match (&ours.genesis, &hello.genesis) {
-            (Some(ours), Some(theirs)) if ours != theirs => Err(ConnectError::WrongGenesis),
-            _ => Ok(()),
-        }
+        check_kin(&hello, ours.version, ours.network, ours.genesis.as_ref())?;
+        Ok((hello, rest))
     }
 
     fn connection(

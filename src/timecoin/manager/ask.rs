@@ -8,15 +8,17 @@ use tokio::time::{Instant, timeout};
 
 use crate::base::{canonical, canonical_ip};
 use crate::link::RequestError;
-use crate::node::Peer;
+use crate::node::{Peer, WeakNode};
 use crate::pool::Cause;
 use crate::timecoin::connection::ConnectionError;
-use crate::timecoin::find::{DIALECT, has_our_software, is_old_dialler};
+use crate::timecoin::find::{DIALECT, has_our_software, ip_of, is_old_dialler};
 use crate::timecoin::wire::{Kind, NetworkMessage};
 
 use super::PeerManager;
 use super::error::{BadAddress, PeerRequestError};
-use super::say::{note_one_shot, text_of};
+use super::questions::PEER_LIST;
+use super::say::{one_shot, text_of};
+use super::state::State;
 
 /// What names a peer: a socket address, an IP address (its port is then the standard one), or either as text, IPv6 with a port in
 /// brackets.
@@ -74,6 +76,23 @@ pub(super) async fn ask_link(
 ) -> Result<NetworkMessage, PeerRequestError> {
     let answer = peer.connection().link().request(text_of(question)?, within).await?;
     Ok(NetworkMessage::decode(&answer)?)
+}
+
+/// Asks a peer whom it knows, and learns it; how many were new.
+pub(super) async fn ask_for_peers(state: Arc<State>, node: WeakNode, peer: Arc<Peer>) -> usize {
+    let asked = ask_link(&peer, &NetworkMessage::GetPeerList, PEER_LIST).await;
+    let Ok(NetworkMessage::PeerList(peers)) = asked else {
+        // Not answering this is no fault: an old node that was dialled may have nobody who reads.
+        tracing::debug!(peer = %peer.key(), "told of no peers");
+        return 0;
+    };
+    let from = ip_of(&peer);
+    let new = state.learn(&peers, from);
+    if let Some(node) = node.upgrade() {
+        peer.reward(node.now());
+    }
+    tracing::debug!(peer = %from, new, "told of peers");
+    new
 }
 
 /// Questions.
@@ -185,24 +204,12 @@ impl PeerManager {
         }
         let asked = question.kind();
         let begun = Instant::now();
-        let asking = async {
-            // The semaphore is never closed.
-            let _place = state.one_shots.acquire().await.map_err(|_| ConnectionError::Closed)?;
-            let dialled = state.maker.dial(addr).await;
-            note_one_shot(state, addr, &dialled);
-            let mut connection = dialled?;
-            let answer =
-                connection.request_response(question, within.saturating_sub(begun.elapsed())).await?;
-            // The answer does not wait for the farewell.
-            state.tasks.spawn(async move { connection.finish().await });
-            Ok::<_, PeerRequestError>(answer)
-        };
+        let left = || within.saturating_sub(begun.elapsed());
+        let asking = one_shot(state, addr, async |connection| {
+            Ok::<_, PeerRequestError>(connection.request_response(question, left()).await?)
+        });
         let late = || PeerRequestError::Connection(ConnectionError::ReadTimeout(within));
-        let answer = tokio::select! {
-            biased;
-            () = state.tasks.stopped() => return Err(ConnectionError::Closed.into()),
-            asked = timeout(within, asking) => asked.map_err(|_| late())??,
-        };
+        let answer = timeout(within, asking).await.map_err(|_| late())??;
         self.checked(asked, &answer, None)?;
         Ok(answer)
     }

@@ -5,13 +5,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval_at};
 
-use crate::node::WeakNode;
-use crate::timecoin::wire::NetworkMessage;
-
+use super::ask::ask_for_peers;
 use super::config::{ReaperConfig, ReconnectConfig};
-use super::questions::PEER_LIST;
 use super::seeds::plant;
-use super::state::{Background, State, reconfigure};
+use super::state::reconfigure;
 use super::{PeerManager, WeakManager};
 
 impl PeerManager {
@@ -23,7 +20,7 @@ impl PeerManager {
 
     /// As [`PeerManager::spawn_reaper`], with times of one's own, which act on live connections too.
     pub fn spawn_reaper_with(&self, reaper: ReaperConfig) {
-        self.state().ping_after.follow(reaper.stale_after);
+        self.state().rules.follow(reaper.stale_after);
         reconfigure(self.node(), |hot| reaper.apply(hot));
     }
 
@@ -37,10 +34,9 @@ impl PeerManager {
     /// As [`PeerManager::spawn_reconnection_task`], with numbers and times of one's own.
     pub fn spawn_reconnection_task_with(&self, reconnect: ReconnectConfig) {
         reconfigure(self.node(), |hot| hot.degree = reconnect.wanted);
-        self.state().background.send_if_modified(|background| {
-            let new = Some(reconnect);
-            let changed = background.reconnect != new;
-            background.reconnect = new;
+        self.state().reconnect.send_if_modified(|before| {
+            let changed = *before != reconnect;
+            *before = reconnect;
             changed
         });
     }
@@ -60,21 +56,15 @@ impl PeerManager {
     /// The task that looks for peers.
     pub(super) fn start_background(&self) {
         let manager = self.downgrade();
-        let changes = self.state().background.subscribe();
+        let changes = self.state().reconnect.subscribe();
         self.state().tasks.spawn(look_for_peers(manager, changes));
     }
 }
 
 /// Looks for peers as long as the manager lives. Holds it weakly, and only while it looks.
-async fn look_for_peers(manager: WeakManager, mut changes: watch::Receiver<Background>) {
+async fn look_for_peers(manager: WeakManager, mut changes: watch::Receiver<ReconnectConfig>) {
     loop {
-        let Some(reconnect) = changes.borrow_and_update().reconnect.clone() else {
-            // An error: the manager is gone.
-            if changes.changed().await.is_err() {
-                return;
-            }
-            continue;
-        };
+        let reconnect = changes.borrow_and_update().clone();
         let every = reconnect.every.max(Duration::from_millis(1));
         let mut ticks = interval_at(tokio::time::Instant::now() + reconnect.first, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -82,6 +72,7 @@ async fn look_for_peers(manager: WeakManager, mut changes: watch::Receiver<Backg
             tokio::select! {
                 changed = changes.changed() => match changed {
                     Ok(()) => break,
+                    // The manager is gone.
                     Err(_) => return,
                 },
                 _ = ticks.tick() => {}
@@ -115,17 +106,7 @@ async fn discover(manager: &WeakManager) -> usize {
     {
         let Some(manager) = manager.upgrade() else { return 0 };
         for peer in manager.askable().into_iter().take(ASKED) {
-            let node: WeakNode = manager.node().downgrade();
-            let state = manager.state_arc();
-            asked.spawn(async move {
-                let answer = super::ask::ask_link(&peer, &NetworkMessage::GetPeerList, PEER_LIST).await;
-                let Ok(NetworkMessage::PeerList(peers)) = answer else { return 0 };
-                let from = crate::timecoin::find::address_of(&peer, state.network);
-                if let Some(node) = node.upgrade() {
-                    peer.reward(node.now());
-                }
-                State::learn(&state, &peers, from.ip())
-            });
+            asked.spawn(ask_for_peers(manager.state_arc(), manager.node().downgrade(), peer));
         }
     }
     let mut new = 0;

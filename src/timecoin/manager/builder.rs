@@ -17,15 +17,15 @@ use crate::timecoin::listener::our_hello;
 use crate::timecoin::rules::AddressRules;
 use crate::timecoin::wire::TimeCoin;
 use crate::timecoin::{
-    Announcements, NetworkType, PeerExchange, PeerQuarantine, RateLimiter, WalletSubscriptions,
+    Announcements, NetworkType, PeerExchange, PeerQuarantine, PersistentPeerInfo, RateLimiter,
+    WalletSubscriptions,
 };
 use crate::transport::{BoxFuture, BoxListener, BoxStream, Tcp, Transport};
 use crate::wire::Native;
 
 use super::config::ManagerConfig;
 use super::handler::Listening;
-use super::state::{Background, State, Tasks};
-use super::tuned::{PingAfter, Tuned};
+use super::state::{State, Tasks};
 use super::{Inner, PeerManager};
 
 /// Describes a manager; [`PeerManagerBuilder::build`] or [`PeerManagerBuilder::start`] starts it.
@@ -38,6 +38,8 @@ pub struct PeerManagerBuilder {
     transport: Arc<dyn Transport>,
     book: Option<Arc<Book>>,
     native: Option<SocketAddr>,
+    /// What an old file told already.
+    imported: Vec<PersistentPeerInfo>,
 }
 
 impl PeerManagerBuilder {
@@ -51,6 +53,7 @@ impl PeerManagerBuilder {
             transport: Arc::new(Tcp::default()),
             book: None,
             native: None,
+            imported: Vec::new(),
         }
     }
 
@@ -97,7 +100,7 @@ impl PeerManagerBuilder {
     /// # Errors
     /// See [`StartError`].
     pub fn build(self) -> Result<PeerManager, StartError> {
-        let Self { network, listen, public, mut config, chain, transport, book, native } = self;
+        let Self { network, listen, public, mut config, chain, transport, book, native, imported } = self;
         let book = book.unwrap_or_else(|| Arc::new(Book::in_memory(BookConfig::default())));
         let quarantine = Arc::new(PeerQuarantine::with_config(config.quarantine.clone()));
         let mut rules = AddressRules::new(network, public);
@@ -116,13 +119,11 @@ impl PeerManagerBuilder {
             hello,
             within: config.one_shot,
         };
-        let ping_after = PingAfter::new(config.reaper.stale_after);
-        let background = Background { reconnect: Some(config.reconnect.clone()) };
+        rules.follow(config.reaper.stale_after);
         let state = Arc::new(State {
             network,
             public,
             rules: rules.clone(),
-            ping_after: ping_after.clone(),
             chain,
             book: Arc::clone(&book),
             quarantine,
@@ -134,14 +135,14 @@ impl PeerManagerBuilder {
             redials: Mutex::new(HashSet::new()),
             maker,
             one_shots: Semaphore::new(config.one_shots.clamp(1, Semaphore::MAX_PERMITS)),
-            background: watch::Sender::new(background),
+            reconnect: watch::Sender::new(config.reconnect.clone()),
             tasks: Tasks::new(),
             config,
         });
-        restore(&state);
+        restore(&state, imported);
         let old = DialectConfig::new(dialect)
             .advertise(public)
-            .rules(Tuned { rules, ping_after })
+            .rules(rules)
             // An old node that dialled us may read nothing for long: it misses messages, and is not thrown out for it.
             .lag([LagPolicy::Skip; 3]);
         let mut node = Node::builder()
@@ -186,12 +187,15 @@ impl PeerManagerBuilder {
         let Some(path) = self.config.peers_json.take() else { return Ok(0) };
         let book = self.book.get_or_insert_with(|| Arc::new(Book::in_memory(BookConfig::default())));
         let imported = import_peers_json(&path, self.network, book, WallTime::now())?;
-        Ok(imported.map_or(0, |imported| imported.added))
+        let Some(imported) = imported else { return Ok(0) };
+        self.imported.extend(imported.records);
+        Ok(imported.added)
     }
 }
 
 /// What was known before: the old file's records, then the book's addresses.
-fn restore(state: &State) {
+fn restore(state: &State, imported: Vec<PersistentPeerInfo>) {
+    imported.into_iter().for_each(|record| state.exchange.lock().restore(record));
     if let Some(path) = &state.config.peers_json {
         match import_peers_json(path, state.network, &state.book, WallTime::now()) {
             Ok(Some(imported)) => {

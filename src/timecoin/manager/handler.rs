@@ -18,6 +18,7 @@ use crate::timecoin::wire::{Kind, NetworkMessage};
 use crate::wire::{Hello, Status};
 
 use super::answer::{answer, told_after};
+use super::ask::ask_for_peers;
 use super::say::text_of;
 use super::state::State;
 
@@ -73,12 +74,12 @@ impl Handler for Listening {
     fn connected(&self, cx: Context<'_>) {
         let (state, node, peer) = (&self.0, cx.node(), cx.peer());
         // Where a peer of another dialect listens is of no use to old nodes.
-        let in_dialect = peer.connection().dialect() == DIALECT;
-        if in_dialect {
-            let addr = address_of(peer, state.network);
+        if peer.connection().dialect() == DIALECT {
+            let (addr, now) = (address_of(peer, state.network), WallTime::now());
             let version = peer.read_info(|info| info.agent.clone());
-            state.exchange.lock().add_peer(addr, version, WallTime::now());
-            state.exchange.lock().record_success(addr.ip(), WallTime::now());
+            let mut exchange = state.exchange.lock();
+            exchange.add_peer(addr, version, now);
+            exchange.record_success(addr.ip(), now);
         }
         if is_old_dialler(peer) {
             // Its first question comes at once, and from then on it reads nothing but the answer.
@@ -86,11 +87,13 @@ impl Handler for Listening {
             state.mute.lock().insert(peer.id(), until);
         }
         if peer.direction() == Direction::Outbound {
-            ask_for_peers(state, node, peer);
+            let asking = ask_for_peers(Arc::clone(state), node.downgrade(), Arc::clone(peer));
+            state.tasks.spawn(async move {
+                // How many were new is in the log.
+                let _ = asking.await;
+            });
         }
-        if in_dialect {
-            announce(state, node, peer);
-        }
+        announce(state, node, peer);
         state.chain.connected(&state.sender(peer));
     }
 
@@ -218,30 +221,10 @@ fn send_back(peer: &Arc<Peer>, reply: &NetworkMessage, responder: Option<Respond
     }
 }
 
-/// Asks a peer that we dialled whom it knows.
-fn ask_for_peers(state: &Arc<State>, node: &NodeRef, peer: &Arc<Peer>) {
-    let (state, node, peer) = (Arc::clone(state), node.downgrade(), Arc::clone(peer));
-    Arc::clone(&state.tasks).spawn(async move {
-        let asked =
-            super::ask::ask_link(&peer, &NetworkMessage::GetPeerList, super::questions::PEER_LIST).await;
-        let Some(node) = node.upgrade() else { return };
-        match asked {
-            Ok(NetworkMessage::PeerList(peers)) => {
-                let from = address_of(&peer, state.network).ip();
-                let new = state.learn(&peers, from);
-                peer.reward(node.now());
-                tracing::debug!(peer = %from, new, "told of peers");
-            }
-            // Not answering this is no fault: an old node that was dialled may have nobody who reads.
-            Ok(_) | Err(_) => tracing::debug!(peer = %peer.key(), "told of no peers"),
-        }
-    });
-}
-
 /// Tells everybody else of a new peer.
 fn announce(state: &Arc<State>, node: &NodeRef, peer: &Arc<Peer>) {
     let info = info_of(peer, state.network, node.now());
-    if let Err(error) = super::say::announce(state, node, &info, Some(peer.id())) {
+    if let Err(error) = super::say::announce(state, node, &info, Some(peer)) {
         tracing::debug!(%error, "a peer was not announced");
     }
 }

@@ -17,7 +17,6 @@ mod say;
 mod seeds;
 mod snapshot;
 mod state;
-mod tuned;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -105,6 +104,8 @@ pub enum Announced {
     TooMany,
     /// There is nobody to tell. It may be announced later.
     Nobody,
+    /// It is connected in another dialect than this network's, in which nobody told could dial it.
+    NotDialable,
 }
 
 /// How many were told of a wallet's transaction.

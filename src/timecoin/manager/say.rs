@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::base::ConnId;
 use crate::link::{Message, SendError};
 use crate::node::{BroadcastReceipt, NodeRef, Peer, Receipt};
 use crate::pool::Cause;
 use crate::timecoin::PeerInfo;
 use crate::timecoin::announce::Announce;
-use crate::timecoin::connection::ConnectionError;
+use crate::timecoin::connection::{ConnectionError, PeerConnection};
+use crate::timecoin::find::DIALECT;
 use crate::timecoin::wire::{
     Kind, NetworkMessage, PeerAddress, TextError, TransactionMessage, UTXOStateNotification,
 };
@@ -28,13 +28,18 @@ pub(super) fn text_of(message: &NetworkMessage) -> Result<Message, TextError> {
     Ok(Message { lane: kind.lane_for(payload.len()), kind: kind.code(), payload })
 }
 
-/// Tells everybody but the connection it is about of a new peer, unless that was done lately.
+/// Tells everybody but the connection it is about of a new peer, unless that was done lately, or it could not be dialled in
+/// this network's dialect.
 pub(super) fn announce(
     state: &State,
     node: &NodeRef,
     info: &PeerInfo,
-    but: Option<ConnId>,
+    about: Option<&Peer>,
 ) -> Result<Announced, BroadcastError> {
+    if about.is_some_and(|peer| peer.connection().dialect() != DIALECT) {
+        return Ok(Announced::NotDialable);
+    }
+    let but = about.map(|peer| peer.id());
     if !node.roster().iter().any(|peer| peer.is_live() && Some(peer.id()) != but) {
         return Ok(Announced::Nobody);
     }
@@ -179,8 +184,8 @@ impl PeerManager {
     /// # Errors
     /// See [`BroadcastError`]; it then does not count as told.
     pub async fn broadcast_new_peer(&self, new_peer_info: &PeerInfo) -> Result<Announced, BroadcastError> {
-        let about = self.state().peer_at(self.node(), new_peer_info.address).map(|peer| peer.id());
-        announce(self.state(), self.node(), new_peer_info, about)
+        let about = self.state().peer_at(self.node(), new_peer_info.address);
+        announce(self.state(), self.node(), new_peer_info, about.as_deref())
     }
 
     /// Tells every peer that the state of an output has changed.
@@ -266,25 +271,35 @@ pub(super) async fn send_once(
     if state.quarantine.holds(&addr.ip()) {
         return Err(PeerSendError::Quarantined(addr.ip(), Box::new(message)));
     }
-    let sending = async {
+    one_shot(state, addr, async |connection| Ok(connection.send_message(message).await?)).await
+}
+
+/// Opens a connection for one piece of work. At most as many at a time as configured; more wait, and all end with the manager.
+pub(super) async fn one_shot<T, E: From<ConnectionError>>(
+    state: &Arc<State>,
+    addr: SocketAddr,
+    work: impl AsyncFnOnce(&mut PeerConnection) -> Result<T, E>,
+) -> Result<T, E> {
+    let working = async {
         // The semaphore is never closed.
         let _place = state.one_shots.acquire().await.map_err(|_| ConnectionError::Closed)?;
         let dialled = state.maker.dial(addr).await;
         note_one_shot(state, addr, &dialled);
         let mut connection = dialled?;
-        connection.send_message(message).await?;
-        connection.finish().await;
-        Ok(())
+        let done = work(&mut connection).await?;
+        // What was asked for does not wait for the farewell.
+        state.tasks.spawn(async move { connection.finish().await });
+        Ok(done)
     };
     tokio::select! {
         biased;
         () = state.tasks.stopped() => Err(ConnectionError::Closed.into()),
-        sent = sending => sent,
+        done = working => done,
     }
 }
 
 /// A connection for a single message tells as much of an address as any other.
-pub(super) fn note_one_shot<T>(state: &State, addr: SocketAddr, dialled: &Result<T, ConnectionError>) {
+fn note_one_shot<T>(state: &State, addr: SocketAddr, dialled: &Result<T, ConnectionError>) {
     let mut exchange = state.exchange.lock();
     match dialled {
         Ok(_) => exchange.record_success(addr.ip(), crate::book::WallTime::now()),

@@ -22,7 +22,6 @@ use crate::timecoin::{
 };
 
 use super::config::ManagerConfig;
-use super::tuned::PingAfter;
 
 /// What the manager, its handler and its tasks share.
 ///
@@ -34,7 +33,6 @@ pub(super) struct State {
     pub(super) public: SocketAddr,
     pub(super) config: ManagerConfig,
     pub(super) rules: AddressRules,
-    pub(super) ping_after: PingAfter,
     pub(super) chain: Arc<dyn ChainSource>,
     pub(super) book: Arc<Book>,
     pub(super) quarantine: Arc<PeerQuarantine>,
@@ -49,14 +47,9 @@ pub(super) struct State {
     /// Makes connections for single messages, so many at a time.
     pub(super) maker: Maker,
     pub(super) one_shots: Semaphore,
-    pub(super) background: watch::Sender<Background>,
+    /// How the background task looks for peers; changed by the `spawn_` methods.
+    pub(super) reconnect: watch::Sender<super::ReconnectConfig>,
     pub(super) tasks: Arc<Tasks>,
-}
-
-/// What the background task does; changed by the `spawn_` methods.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Background {
-    pub(super) reconnect: Option<super::ReconnectConfig>,
 }
 
 impl State {

@@ -207,3 +207,16 @@ impl Formatter for Compact {
         writer.write_all(b"]")
     }
 }
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_message_does_not_stay_in_the_threads_buffer() {
+        let large = NetworkMessage::GenesisBlock("x".repeat(200_000));
+        assert_eq!(large.to_bytes().unwrap().len(), 200_000 + r#"{"GenesisBlock":""}"#.len());
+        assert_eq!(NetworkMessage::Pong.to_bytes().unwrap(), r#""Pong""#);
+        SCRATCH.with_borrow(|scratch| assert!((1..=KEPT).contains(&scratch.capacity())));
+    }
+}

@@ -56,14 +56,11 @@ impl Times {
         }
     }
 
-    /// So many times as fast, in the same proportions: 50 makes 300 ms of the 15 s.
+    /// What it waits for by habit comes so many times as soon: 50 makes 300 ms of the 15 s. Deadlines stay: a busy machine is
+    /// no reason for them to strike.
     pub(crate) fn faster(by: u32) -> Self {
         let real = Self::real();
         Self {
-            dial: real.dial / by,
-            send: real.send / by,
-            receive: real.receive / by,
-            pong: real.pong / by,
             ping_every: real.ping_every / by,
             mute: real.mute / by,
             stale: real.stale / by,
@@ -73,6 +70,7 @@ impl Times {
             told: real.told / by,
             minute: real.minute / by,
             broken_pipe: real.broken_pipe / by,
+            ..real
         }
     }
 }

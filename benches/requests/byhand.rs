@@ -44,7 +44,7 @@ pub(crate) fn request(answer: usize) -> Bytes {
 }
 
 impl Goal {
-    fn reached(self, asked: u64) -> bool {
+    pub(crate) fn reached(self, asked: u64) -> bool {
         match self {
             Self::Until(until) => Instant::now() >= until,
             Self::Requests(most) => asked >= most,

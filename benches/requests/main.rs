@@ -57,10 +57,12 @@ impl Field {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let second = Second::start();
+        let asked = node::Asked::new(&runtime, second.node);
         let contenders: Vec<Box<dyn Contender>> = vec![
             Box::new(byhand::PingPong::new(&runtime, second.by_hand)),
-            Box::new(node::Peerpool::new(&runtime, second.node)),
+            Box::new(node::Pipelined(asked.clone())),
             Box::new(byhand::Tasks::new(&runtime, second.by_hand)),
+            Box::new(node::Tasks(asked)),
         ];
         Self { runtime, contenders, _second: second }
     }

@@ -1,4 +1,5 @@
-//! peerpool itself: as many tasks as requests are to be in flight, each of which calls `request` in a loop.
+//! peerpool itself: one task with a pipeline, and as many tasks as requests are to be in flight, each of which calls `request` in a
+//! loop.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,34 +11,76 @@ use tokio::runtime::Runtime;
 use crate::byhand::{in_tasks, request};
 use crate::{ANSWERS, Contender, Goal, answering};
 
-pub(crate) struct Peerpool {
+/// One connection, asked either way.
+#[derive(Clone)]
+pub(crate) struct Asked {
     node: Node,
     peer: PeerId,
 }
 
-impl Peerpool {
+impl Asked {
     pub(crate) fn new(runtime: &Runtime, addr: SocketAddr) -> Self {
-        let (node, peer) = runtime.block_on(async {
+        runtime.block_on(async {
             let node = Node::builder().config(answering::config()).start().await.expect("a node");
             let peer = *node.connect(addr).await.expect("the other end listens").key();
-            (node, peer)
-        });
-        Self { node, peer }
+            Self { node, peer }
+        })
     }
 }
 
-impl Contender for Peerpool {
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// One task that does it all: each answer is followed by the next request.
+pub(crate) struct Pipelined(pub(crate) Asked);
+
+impl Contender for Pipelined {
     fn name(&self) -> &'static str {
         "peerpool"
     }
 
     fn ask(&mut self, runtime: &Runtime, answer: usize, depth: usize, goal: Goal) -> u64 {
-        let (node, peer, request) = (self.node.clone(), self.peer, request(answer));
+        let mut line = self.0.node.pipeline(&self.0.peer, WITHIN).expect("connected");
+        let work = runtime.spawn(async move {
+            let request = request(answer);
+            let (mut asked, mut done) = (0, 0);
+            while asked < depth as u64 {
+                line.ask(Message::new(1, request.clone())).expect("there is room");
+                asked += 1;
+            }
+            let mut over = false;
+            while let Some((_, response)) = line.next().await {
+                assert_eq!(response.expect("an answer").len(), ANSWERS[answer]);
+                // As often as the rival looks at the clock, or more.
+                if done % depth as u64 == 0 {
+                    over |= goal.reached(asked);
+                }
+                done += 1;
+                if !over {
+                    line.ask(Message::new(1, request.clone())).expect("there is room");
+                    asked += 1;
+                }
+            }
+            done
+        });
+        runtime.block_on(work).expect("the task")
+    }
+}
+
+/// A task per request in flight.
+pub(crate) struct Tasks(pub(crate) Asked);
+
+impl Contender for Tasks {
+    fn name(&self) -> &'static str {
+        "peerpool, tasks"
+    }
+
+    fn ask(&mut self, runtime: &Runtime, answer: usize, depth: usize, goal: Goal) -> u64 {
+        let Asked { node, peer } = self.0.clone();
+        let request = request(answer);
         in_tasks(runtime, depth, goal, move || {
             let (node, message) = (node.clone(), Message::new(1, request.clone()));
             async move {
-                let within = Duration::from_secs(10);
-                let response = node.request(&peer, message, within).await.expect("an answer");
+                let response = node.request(&peer, message, WITHIN).await.expect("an answer");
                 assert_eq!(response.len(), ANSWERS[answer]);
             }
         })

@@ -87,17 +87,12 @@ impl Reservation {
         self.bytes
     }
 
-    /// Takes up to `bytes` out as a reservation of their own; the sum does not move.
-    pub fn split(&mut self, bytes: usize) -> Self {
+    /// Moves up to `bytes` into another reservation of the same budget; the sum does not move.
+    pub fn give(&mut self, bytes: usize, to: &mut Self) {
+        debug_assert!(Arc::ptr_eq(&self.budget, &to.budget), "reservations of two budgets");
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        Self { budget: Arc::clone(&self.budget), bytes }
-    }
-
-    /// Takes over what another reservation of the same budget holds; the sum does not move.
-    pub fn merge(&mut self, mut other: Self) {
-        debug_assert!(Arc::ptr_eq(&self.budget, &other.budget), "reservations of two budgets");
-        self.bytes += std::mem::take(&mut other.bytes);
+        to.bytes += bytes;
     }
 
     /// Grows or shrinks to `bytes`. `false`, and nothing changed, where the ceiling does not allow the growth.
@@ -106,7 +101,7 @@ impl Reservation {
             if !self.budget.take(bytes - self.bytes) {
                 return false;
             }
-        } else {
+        } else if bytes < self.bytes {
             self.budget.used.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
         }
         self.bytes = bytes;
@@ -144,9 +139,9 @@ mod tests {
         let budget = Budget::new(100);
         let (mut one, mut other) = (budget.reserve(60).unwrap(), Reservation::empty(&budget));
         budget.set_limit(10);
-        other.merge(one.split(50));
+        one.give(50, &mut other);
         assert_eq!((one.bytes(), other.bytes(), budget.used()), (10, 50, 60));
-        other.merge(one.split(50));
+        one.give(50, &mut other);
         assert_eq!((one.bytes(), other.bytes(), budget.used()), (0, 60, 60));
         drop(other);
         assert_eq!(budget.used(), 0);

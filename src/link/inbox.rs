@@ -20,10 +20,11 @@ use crate::wire::Payload;
 
 use super::budget::{Budget, Reservation};
 use super::config::LinkConfig;
+use super::end::End;
 use super::host::Host;
 use super::message::{Event, Handled, Request};
 use super::request::Responder;
-use super::shared::Link;
+use super::shared::{Begun, Link};
 
 /// A handler panicked.
 #[derive(Debug)]
@@ -107,25 +108,36 @@ impl Inbox {
         Ok(())
     }
 
-    /// Hands a request over at once if fewer than the bound are being handled, and queues it otherwise. In a dialect without
-    /// ids its id is its place: requests of one place are answered in their order, so one at a time.
+    /// Hands a request over at once if fewer than the bound are being handled (unanswered ones, and those that go on after they
+    /// answered), and queues it otherwise. In a dialect without ids its id is its place: requests of one place are answered in
+    /// their order, so one at a time.
     pub(super) fn request<H: Host>(
         &mut self,
         host: &H,
         link: &Arc<Link>,
         id: u32,
         (lane, kind, payload): (Lane, u16, Payload<'_>),
-    ) -> Result<(), Panicked> {
-        let blocked = |id: &u32| link.is_answering(*id);
-        let first = self.requests.iter().all(|(before, _)| blocked(before) && *before != id);
-        if !first || blocked(&id) || self.answering(link) >= link.common.config.requests {
-            let payload = self.keep(payload);
-            self.requests.push_back((id, Queued { lane, kind, payload }));
-            return Ok(());
+    ) -> Result<(), End> {
+        let most = link.common.config.requests;
+        let waits = self.requests.iter().any(|(before, _)| *before == id);
+        let first = !waits && self.requests.iter().all(|(before, _)| link.is_answering(*before));
+        let begun = match first && self.answers.len() < most {
+            true => link.begin_answer(id, most),
+            false if waits || link.is_answering(id) => Begun::Twice,
+            false => Begun::TooMany,
+        };
+        match begun {
+            Begun::Now => return Ok(self.start_request(host, link, id, Request { lane, kind, payload })?),
+            // Where its id is its place it is another one, which waits for its turn.
+            Begun::Twice if link.common.correlator.is_none() => return Err(End::RequestTwice(id)),
+            Begun::Twice | Begun::TooMany => {}
         }
-        self.start_request(host, link, id, Request { lane, kind, payload })
+        let payload = self.keep(payload);
+        self.requests.push_back((id, Queued { lane, kind, payload }));
+        Ok(())
     }
 
+    /// Starts one that [`Link::begin_answer`] let begin.
     fn start_request<H: Host>(
         &mut self,
         host: &H,
@@ -133,7 +145,6 @@ impl Inbox {
         id: u32,
         request: Request<'_>,
     ) -> Result<(), Panicked> {
-        link.begin_answer(id);
         let responder = Responder::new(Arc::clone(link), id, request.lane);
         match guarded(|| host.request(request, responder))? {
             Handled::Done => {}
@@ -143,16 +154,6 @@ impl Inbox {
             }
         }
         Ok(())
-    }
-
-    /// Handlers at work on requests: unanswered ones, and those that go on after they answered.
-    fn answering(&self, link: &Link) -> usize {
-        link.answers_open().max(self.answers.len())
-    }
-
-    /// Whether this request waits or is being handled.
-    pub(super) fn knows(&self, link: &Link, request: u32) -> bool {
-        link.is_answering(request) || self.requests.iter().any(|(id, _)| *id == request)
     }
 
     /// The peer no longer wants this answer.
@@ -183,8 +184,11 @@ impl Inbox {
             self.start_event(host, Event { lane, kind, payload: Payload::Owned(payload) })?;
             moved = true;
         }
-        while self.answering(link) < link.common.config.requests
+        let most = link.common.config.requests;
+        while !self.requests.is_empty()
+            && self.answers.len() < most
             && let Some(at) = self.requests.iter().position(|(id, _)| !link.is_answering(*id))
+            && link.begin_answer(self.requests[at].0, most) == Begun::Now
             && let Some((id, Queued { lane, kind, payload })) = self.requests.remove(at)
         {
             self.give_back(payload.len());

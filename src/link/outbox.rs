@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::base::Lane;
 use crate::wire::{EncodeError, Head};
@@ -79,13 +80,28 @@ impl Outbox {
         Ok(())
     }
 
-    /// Hands out the oldest message of a lane, with what covers it until it is written.
-    pub(super) fn pop(&mut self, lane: Lane) -> Option<(Outgoing, Reservation)> {
+    /// Hands out the oldest messages of a lane, at most [`TAKEN_MAX`]: until `most` bytes are there, or one that is not smaller
+    /// than `small`. What covers them goes to `cover`, until they are written.
+    pub(super) fn take(&mut self, lane: Lane, most: usize, small: usize, cover: &mut Reservation) -> Taken {
         let at = slot(lane);
-        let outgoing = self.lanes[at].pop_front()?;
-        let cover = self.held.split(outgoing.payload.len() + OVERHEAD);
-        self.give_back(at, &outgoing);
-        Some((outgoing, cover))
+        let mut taken = Taken::new();
+        let mut bytes = 0;
+        while taken.len() < TAKEN_MAX
+            && bytes < most
+            && let Some(outgoing) = self.lanes[at].pop_front()
+        {
+            let cost = outgoing.payload.len() + OVERHEAD;
+            self.held.give(cost, cover);
+            self.bytes[at] = self.bytes[at].saturating_sub(cost);
+            bytes += outgoing.payload.len();
+            let last = outgoing.payload.len() >= small;
+            taken.push(outgoing);
+            if last {
+                break;
+            }
+        }
+        self.settle(at);
+        taken
     }
 
     /// Takes a request back that has not begun to be sent.
@@ -95,7 +111,8 @@ impl Outbox {
             .iter()
             .position(|out| matches!(out.head, Head::Request { id, .. } if id == request))?;
         let outgoing = self.lanes[at].remove(place)?;
-        self.give_back(at, &outgoing);
+        self.bytes[at] = self.bytes[at].saturating_sub(outgoing.payload.len() + OVERHEAD);
+        self.settle(at);
         Some(outgoing)
     }
 
@@ -121,9 +138,8 @@ impl Outbox {
         std::mem::take(&mut self.lanes)
     }
 
-    fn give_back(&mut self, at: usize, outgoing: &Outgoing) {
-        let cost = outgoing.payload.len() + OVERHEAD;
-        self.bytes[at] = self.bytes[at].saturating_sub(cost);
+    /// Something has left this lane.
+    fn settle(&mut self, at: usize) {
         let rest: usize = self.bytes.iter().sum();
         self.held.resize(rest.min(self.held.bytes()));
         if self.lanes[at].is_empty() {
@@ -137,5 +153,10 @@ fn slot(lane: Lane) -> usize {
     lane.index().saturating_sub(1)
 }
 
+/// Messages taken out of a lane together.
+pub(super) type Taken = SmallVec<[Outgoing; TAKEN_MAX]>;
+
+/// So many share one lock, and fit the stack.
+const TAKEN_MAX: usize = 16;
 /// What a queued message costs beside its payload.
 const OVERHEAD: usize = std::mem::size_of::<Outgoing>();

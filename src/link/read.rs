@@ -54,17 +54,16 @@ impl<D: Dialect> Reader<D> {
         self.paused
     }
 
-    /// Reads until nothing more is there, the inbox is full or the task has had its share; then `true` if it should be
-    /// polled again at once.
+    /// Reads until nothing more is there, the inbox is full or the task has had its share.
     pub(super) fn poll<S: Stream, H: Host>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
         sinks: &mut Sinks<'_, D, H>,
-    ) -> Result<bool, End> {
+    ) -> Result<Read, End> {
         if self.paused {
             if !sinks.inbox.has_room(&sinks.link.common.config) {
-                return Ok(false);
+                return Ok(Read::All);
             }
             self.paused = false;
             sinks.host.paused(false);
@@ -85,16 +84,17 @@ impl<D: Dialect> Reader<D> {
         sinks: &mut Sinks<'_, D, H>,
         buffer: &mut [u8],
         mut filled: usize,
-    ) -> (Result<bool, End>, usize) {
-        for _ in 0..READS {
-            let (used, outcome) = self.decode(&buffer[..filled], sinks);
+    ) -> (Result<Read, End>, usize) {
+        for turn in 0..=READS {
+            let (used, outcome) = self.decode_all(&buffer[..filled], stream, cx, sinks);
             buffer.copy_within(used..filled, 0);
             filled -= used;
-            if let Err(end) = outcome {
-                return (Err(end), filled);
-            }
-            if self.paused {
-                return (Ok(false), filled);
+            match outcome {
+                Ok(Stop::Bytes) if turn < READS => {}
+                Ok(Stop::Bytes) => break,
+                Ok(Stop::Full) => return (Ok(Read::All), filled),
+                Ok(Stop::Answers | Stop::Requests) => return (Ok(Read::Answers), filled),
+                Err(end) => return (Err(end), filled),
             }
             let common = &sinks.link.common;
             // Near the ceiling no more than a frame is read at a time: what is in hand when the inbox fills up has to be kept.
@@ -102,7 +102,7 @@ impl<D: Dialect> Reader<D> {
             let end = filled.saturating_add(most).min(buffer.len());
             let mut into = ReadBuf::new(&mut buffer[filled..end]);
             match Pin::new(&mut *stream).poll_read(cx, &mut into) {
-                Poll::Pending => return (Ok(false), filled),
+                Poll::Pending => return (Ok(Read::All), filled),
                 Poll::Ready(Err(error)) => return (Err(End::Io(error)), filled),
                 Poll::Ready(Ok(())) => {
                     let count = into.filled().len();
@@ -114,15 +114,35 @@ impl<D: Dialect> Reader<D> {
                 }
             }
         }
-        let (used, outcome) = self.decode(&buffer[..filled], sinks);
-        buffer.copy_within(used..filled, 0);
-        (outcome.map(|()| !self.paused), filled - used)
+        (Ok(Read::More), filled)
     }
 
-    /// Decodes what is there; how much was used, and why it stopped if not for lack of bytes.
-    fn decode<H: Host>(&mut self, bytes: &[u8], sinks: &mut Sinks<'_, D, H>) -> (usize, Result<(), End>) {
+    /// Decodes what is there, and lets what many requests have led to go out meanwhile: so both ends work at the same time.
+    fn decode_all<S: Stream, H: Host>(
+        &mut self,
+        bytes: &[u8],
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        sinks: &mut Sinks<'_, D, H>,
+    ) -> (usize, Result<Stop, End>) {
+        let mut at = 0;
+        loop {
+            let (used, outcome) = self.decode(&bytes[at..], sinks);
+            at += used;
+            if !matches!(outcome, Ok(Stop::Requests)) {
+                return (at, outcome);
+            }
+            if let Err(end) = sinks.writer.poll(stream, cx, sinks.link, sinks.host, true) {
+                return (at, Err(end));
+            }
+        }
+    }
+
+    /// Decodes what is there, or a part; how much was used, and why it stopped.
+    fn decode<H: Host>(&mut self, bytes: &[u8], sinks: &mut Sinks<'_, D, H>) -> (usize, Result<Stop, End>) {
         let mut at = 0;
         let mut frames = 0usize;
+        let (mut requests, mut answers) = (0, 0);
         let outcome = loop {
             let step = match self.decoder.step(&bytes[at..]) {
                 Ok(step) => step,
@@ -130,11 +150,15 @@ impl<D: Dialect> Reader<D> {
             };
             at += step.used();
             let taken = match step {
-                Step::NeedMore => break Ok(()),
+                Step::NeedMore => break Ok(Stop::Bytes),
                 Step::Part { .. } => continue,
                 Step::Chunk { .. } => Ok(()),
                 Step::Control { control, .. } => self.control(control, sinks),
-                Step::Message { lane, head, payload, .. } => take(lane, head, payload, sinks),
+                Step::Message { lane, head, payload, .. } => {
+                    requests += usize::from(matches!(head, Head::Request { .. }));
+                    answers += usize::from(matches!(head, Head::Response { .. }));
+                    take(lane, head, payload, sinks)
+                }
             };
             frames += 1;
             if let Err(end) = taken {
@@ -142,7 +166,13 @@ impl<D: Dialect> Reader<D> {
             }
             if sinks.inbox.is_full(&sinks.link.common.config) {
                 self.paused = true;
-                break Ok(());
+                break Ok(Stop::Full);
+            }
+            if requests == CLUMP {
+                break Ok(Stop::Requests);
+            }
+            if answers == CLUMP {
+                break Ok(Stop::Answers);
             }
         };
         if frames > 0 && !sinks.host.seen(sinks.host.now()) {
@@ -217,13 +247,10 @@ fn take<D: Dialect, H: Host>(
             None => Ok(()),
         },
         Head::Request { id, kind } => {
-            if sinks.link.common.correlator.is_none() && sinks.inbox.knows(sinks.link, id) {
-                return Err(End::RequestTwice(id));
-            }
             if sinks.link.is_flooded() {
                 return Err(End::Flood);
             }
-            Ok(sinks.inbox.request(sinks.host, sinks.link, id, (lane, kind, payload))?)
+            sinks.inbox.request(sinks.host, sinks.link, id, (lane, kind, payload))
         }
         Head::Response { id, status } => {
             // A late or foreign one reaches nobody.
@@ -235,6 +262,29 @@ fn take<D: Dialect, H: Host>(
             Ok(())
         }
     }
+}
+
+/// What a poll of the reader came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// There is nothing more, or reading waits for the inbox.
+    All,
+    /// There may be more.
+    More,
+    /// There may be more. Those whose answers came may ask again first.
+    Answers,
+}
+
+/// Why decoding stopped.
+enum Stop {
+    /// What is left is less than a frame.
+    Bytes,
+    /// The inbox is full.
+    Full,
+    /// So many requests that answers may wait to be written.
+    Requests,
+    /// So many answers that those who wait for them should have their turn.
+    Answers,
 }
 
 /// The thread's read buffer, borrowed for one poll. A nested borrow gets a buffer of its own.
@@ -279,6 +329,10 @@ thread_local! {
 
 /// Fits half a batch of the sender; a larger one falls out of the second-level cache.
 const READ_BUFFER: usize = 128 * 1024;
+
+/// Requests, or answers, that are dealt with before the other end is given something to do: enough that a write costs each of them
+/// little, few enough that neither end stands still meanwhile.
+const CLUMP: usize = 64;
 
 /// Reads in one poll before other tasks get their turn.
 const READS: usize = 4;

@@ -11,7 +11,7 @@ use crate::wire::{EncodeError, Head, Status};
 
 use super::message::{Message, RequestError, Response, SendError};
 use super::outbox::{Outgoing, Rejected};
-use super::shared::{Answer, Link, NoPlace};
+use super::shared::{Answer, Declined, Link, NoPlace};
 
 impl Link {
     /// Sends a request and waits for its answer, `within` at the longest. In a dialect without ids one request at a time waits
@@ -68,9 +68,13 @@ async fn await_answer(answer: Answer, within: Duration) -> Result<Response, Requ
         Err(_) => Err(RequestError::Timeout),
         Ok(Err(_)) => Err(RequestError::Closed),
         Ok(Ok(Ok(response))) => Ok(response),
-        Ok(Ok(Err(declined))) => {
-            Err(RequestError::Declined { status: declined.status, detail: declined.detail })
-        }
+        Ok(Ok(Err(declined))) => Err(declined.into()),
+    }
+}
+
+impl From<Declined> for RequestError {
+    fn from(Declined { status, detail }: Declined) -> Self {
+        Self::Declined { status, detail }
     }
 }
 

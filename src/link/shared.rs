@@ -1,5 +1,6 @@
 //! The part of a link that others hold: queues to send from, requests that await an answer, and the order to close.
 
+mod answering;
 mod asking;
 mod pings;
 
@@ -15,15 +16,17 @@ use crate::base::{ConnId, Lane, Tick};
 use crate::pool::Departure;
 use crate::wire::{Abilities, Correlate, EncodeError, Goodbye, Head, Status, WireLimits};
 
+use answering::Answering;
+pub(super) use answering::Begun;
 pub(super) use asking::NoPlace;
-use asking::{Answering, Waiters};
+use asking::Waiters;
 use pings::Pings;
 
 use super::budget::{Budget, Reservation};
 use super::config::LinkConfig;
 use super::log::{CursorView, Resume};
 use super::message::{Message, Response, SendError};
-use super::outbox::{Outbox, Outgoing, Rejected};
+use super::outbox::{Outbox, Outgoing, Rejected, Taken};
 
 /// One connection as everybody but its own task sees it. The task that reads and writes is a
 /// [`LinkTask`](super::LinkTask); both end together.
@@ -39,7 +42,7 @@ pub struct Link {
     state: AtomicU8,
     order: Mutex<Option<Box<CloseOrder>>>,
     outbox: Mutex<Outbox>,
-    /// A bit a lane: the outbox may hold something for it. Set and cleared under the outbox' lock. Hint: a task that was woken
+    /// A bit a lane: the outbox may hold something for it; and [`FLOODED`]. Set and cleared under the outbox' lock. Hint: a task that was woken
     /// after a message was queued sees its bit.
     queued: AtomicU8,
     waiters: Mutex<Waiters>,
@@ -110,7 +113,10 @@ pub(super) struct LeftAt {
 }
 
 /// Where the answer to a request arrives.
-pub(super) type Answer = oneshot::Receiver<Result<Response, Declined>>;
+pub(super) type Answer = oneshot::Receiver<Answered>;
+
+/// An answer, or that there is none and why.
+pub(super) type Answered = Result<Response, Declined>;
 
 /// Why a peer did not answer.
 #[derive(Debug)]
@@ -202,25 +208,38 @@ impl Link {
         }
         {
             let mut outbox = self.outbox.lock();
-            outbox.push(lane, outgoing, &self.common.config, unbounded)?;
-            self.queued.fetch_or(1 << lane.index(), Ordering::Release);
+            let pushed = outbox.push(lane, outgoing, &self.common.config, unbounded);
+            let mark = match &pushed {
+                Ok(()) => 1 << lane.index(),
+                Err(_) if outbox.is_flooded() => FLOODED,
+                Err(_) => 0,
+            };
+            self.queued.fetch_or(mark, Ordering::Release);
+            pushed?;
         }
         self.waker.wake();
         Ok(())
     }
 
-    pub(super) fn next_outgoing(&self, lane: Lane) -> Option<(Outgoing, Reservation)> {
+    /// Takes the oldest messages of a lane to be written; see [`Outbox::take`].
+    pub(super) fn take_outgoing(
+        &self,
+        lane: Lane,
+        most: usize,
+        small: usize,
+        cover: &mut Reservation,
+    ) -> Taken {
         let mut outbox = self.outbox.lock();
-        let next = outbox.pop(lane);
+        let taken = outbox.take(lane, most, small, cover);
         if outbox.is_empty(lane) {
             self.queued.fetch_and(!(1 << lane.index()), Ordering::Relaxed);
         }
-        next
+        taken
     }
 
     /// Whether answers had to be dropped because the peer asks and does not read.
     pub(super) fn is_flooded(&self) -> bool {
-        self.outbox.lock().is_flooded()
+        self.queued.load(Ordering::Acquire) & FLOODED != 0
     }
 
     pub(super) fn has_outgoing(&self, lane: Lane) -> bool {
@@ -231,7 +250,7 @@ impl Link {
     pub(super) fn is_asked_much(&self) -> bool {
         let queued = self.queued.load(Ordering::Acquire);
         // Most wake-ups have nothing queued, and take no lock here.
-        let others = queued & 1 << Lane::Urgent.index() == 0 && queued != 0;
+        let others = queued & 1 << Lane::Urgent.index() == 0 && queued & !FLOODED != 0;
         others && self.waiters.lock().len() >= MANY
     }
 
@@ -370,5 +389,7 @@ impl Wake for Link {
 
 /// From so many requests in flight on, sending them together is worth a turn of waiting.
 const MANY: usize = 4;
+/// Answers had to be dropped; never cleared.
+const FLOODED: u8 = 1 << 7;
 const OPEN: u8 = 0;
 const CLOSING: u8 = 1;

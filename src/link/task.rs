@@ -15,7 +15,7 @@ use super::end::End;
 use super::host::Host;
 use super::inbox::Inbox;
 use super::log::{Cursor, Parked, Parker};
-use super::read::{Reader, Sinks};
+use super::read::{Read, Reader, Sinks};
 use super::shared::{CloseOrder, Common, Link};
 use super::state::StateCursor;
 use super::write::{Writer, Written};
@@ -136,7 +136,7 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
 
     /// One pass over everything.
     fn pass(&mut self, cx: &mut Context<'_>) -> Result<Passed, End> {
-        let mut again = false;
+        let mut read = Read::All;
         // Most wake-ups come from a log: then there is nothing to read, and finding that out would cost as much as writing.
         if self.link.take_stirred() || self.read_on || self.reader.is_paused() {
             let mut sinks = Sinks {
@@ -146,9 +146,10 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
                 writer: &mut self.writer,
             };
             let mut io = Context::from_waker(&self.waker);
-            self.read_on = self.reader.poll(&mut self.stream, &mut io, &mut sinks)?;
-            again = self.read_on;
+            read = self.reader.poll(&mut self.stream, &mut io, &mut sinks)?;
+            self.read_on = read != Read::All;
         }
+        let mut again = self.read_on;
         // After reading, so that what has just begun gets its first poll; before writing, so that its answer goes out.
         again |= self.inbox.poll(&self.host, &self.link, cx)?;
         if self.link.take_peers_wanted() {
@@ -169,7 +170,11 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
             Written::Blocked => {}
             Written::More => return Ok(Passed::Enough),
         }
-        Ok(if again { Passed::Again } else { Passed::Idle })
+        Ok(match read {
+            Read::Answers => Passed::Enough,
+            _ if again => Passed::Again,
+            _ => Passed::Idle,
+        })
     }
 
     /// Answers that came together wake many who will ask again: those who are due have their turn first, once, so that
@@ -184,7 +189,7 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
         let mut sinks =
             Sinks { host: &self.host, link: &self.link, inbox: &mut self.inbox, writer: &mut self.writer };
         let mut io = Context::from_waker(&self.waker);
-        let again = self.reader.poll(&mut self.stream, &mut io, &mut sinks)?;
+        let again = self.reader.poll(&mut self.stream, &mut io, &mut sinks)? != Read::All;
         // After reading, so that what has just begun gets its first poll; what it frees may let the reader go on.
         if self.inbox.poll(&self.host, &self.link, cx)? || again {
             cx.waker().wake_by_ref();
@@ -301,7 +306,7 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
 enum Passed {
     /// There is more to do.
     Again,
-    /// There is more to write, after the others: they write the same bytes, which are still in the cache.
+    /// There is more to do, after the others: they write the same bytes, which are still in the cache, or ask again.
     Enough,
     /// The task will be woken.
     Idle,

@@ -35,7 +35,7 @@ mod typed;
 mod verbs;
 mod voice;
 
-pub use ask::AskAny;
+pub use ask::{AskAny, Pipeline};
 pub use builder::NodeBuilder;
 pub use config::{ConfigError, HotConfig, NodeConfig};
 pub use dialect::{DialectConfig, Identity, Rules};

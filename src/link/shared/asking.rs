@@ -1,4 +1,4 @@
-//! Requests on their way: ours that await an answer, the peer's that are being handled.
+//! Requests of ours that await an answer.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,11 +8,32 @@ use tokio::sync::oneshot;
 use crate::base::Lane;
 use crate::link::message::Response;
 use crate::link::outbox::Outgoing;
+use crate::link::pipeline::Ticket;
 use crate::wire::{Head, Payload, Status};
 
-use super::{Answer, Declined, Link};
+use super::{Answer, Answered, Declined, Link};
 
-type Waiter = oneshot::Sender<Result<Response, Declined>>;
+/// Who awaits an answer.
+#[derive(Debug)]
+pub(super) enum Waiter {
+    /// One request's future.
+    One(oneshot::Sender<Answered>),
+    /// One of a pipeline's.
+    Ticket(Ticket),
+}
+
+impl Waiter {
+    /// `false` if whoever asked has gone this very moment.
+    fn answer(self, answer: Answered) -> bool {
+        match self {
+            Self::One(sender) => sender.send(answer).is_ok(),
+            Self::Ticket(ticket) => {
+                ticket.answer(answer);
+                true
+            }
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
@@ -32,7 +53,7 @@ pub(super) struct Waiters {
 #[derive(Debug)]
 pub(super) enum Place {
     /// A request awaits its answer; others wait for the place.
-    Asked { asked: Asked, waiter: Waiter, queue: Queue },
+    Asked { asked: Asked, waiter: oneshot::Sender<Answered>, queue: Queue },
     /// Whoever was first in the queue has been told to take it; nobody else may.
     Open { queue: Queue },
     /// Nobody waits any more, but the answer may still come.
@@ -152,12 +173,6 @@ impl Waiters {
     }
 }
 
-/// Requests of the peer that are being handled and not answered yet.
-#[derive(Debug, Default)]
-pub(super) struct Answering {
-    pub(super) ids: Vec<u32>,
-}
-
 /// Requests of ours.
 impl Link {
     /// A waiter for the answer to a request, and the request's number. `its_turn` where the request was told so.
@@ -181,16 +196,35 @@ impl Link {
         }
         let (sender, receiver) = oneshot::channel();
         let id = waiters.next_id();
-        waiters.table.insert(id, sender);
+        waiters.table.insert(id, Waiter::One(sender));
         Ok((id, receiver))
+    }
+
+    /// A place for one request of a pipeline in the table, and the request's number. Not in a dialect without ids.
+    pub(in crate::link) fn add_ticket(&self, ticket: Ticket) -> Result<u32, NoPlace> {
+        if self.common.correlator.is_some() {
+            return Err(NoPlace::NoQuestion);
+        }
+        let mut waiters = self.waiters.lock();
+        if waiters.closed {
+            return Err(NoPlace::Closed);
+        }
+        if waiters.len() >= self.common.config.waiters {
+            return Err(NoPlace::TooMany);
+        }
+        let id = waiters.next_id();
+        waiters.table.insert(id, Waiter::Ticket(ticket.arm()));
+        Ok(id)
     }
 
     /// An answer arrived. `false` if nobody waits for it: late, or never asked.
     pub(in crate::link) fn answered(&self, id: u32, status: Status, payload: Response) -> bool {
         let Some(waiter) = self.waiters.lock().table.remove(&id) else { return false };
-        let answer =
-            if status == Status::Ok { Ok(payload) } else { Err(Declined { status, detail: payload }) };
-        waiter.send(answer).is_ok()
+        waiter.answer(if status == Status::Ok {
+            Ok(payload)
+        } else {
+            Err(Declined { status, detail: payload })
+        })
     }
 
     /// A message arrived that may be an answer, in a dialect without ids. Hands it back if it answers nothing that anybody
@@ -298,7 +332,10 @@ impl Link {
 
     /// The request was not even queued, so nothing can come of it.
     pub(in crate::link) fn unask(&self, id: u32) {
-        drop(self.waiters.lock().table.remove(&id));
+        let waiter = self.waiters.lock().table.remove(&id);
+        if let Some(Waiter::Ticket(ticket)) = waiter {
+            return ticket.disarm();
+        }
         self.free_unsent(id, Queue::new());
     }
 
@@ -314,37 +351,5 @@ impl Link {
         };
         drop(place);
         self.call(number, next);
-    }
-}
-
-/// Requests of the peer.
-impl Link {
-    /// Notes a request that is about to be handled; `false` if its id is being handled already.
-    pub(in crate::link) fn begin_answer(&self, id: u32) -> bool {
-        let mut answering = self.answering.lock();
-        if answering.ids.contains(&id) {
-            return false;
-        }
-        answering.ids.push(id);
-        true
-    }
-
-    /// `true` for exactly one of: the answer, the cancel.
-    pub(in crate::link) fn end_answer(&self, id: u32) -> bool {
-        let mut answering = self.answering.lock();
-        let Some(at) = answering.ids.iter().position(|open| *open == id) else { return false };
-        answering.ids.swap_remove(at);
-        if answering.ids.is_empty() {
-            answering.ids = Vec::new();
-        }
-        true
-    }
-
-    pub(in crate::link) fn is_answering(&self, id: u32) -> bool {
-        self.answering.lock().ids.contains(&id)
-    }
-
-    pub(in crate::link) fn answers_open(&self) -> usize {
-        self.answering.lock().ids.len()
     }
 }

@@ -142,18 +142,23 @@ impl<D: Dialect> Writer<D> {
                 }
                 continue;
             }
-            let Some((Outgoing { head, payload }, cover)) = link.next_outgoing(lane) else { break };
-            self.held.merge(cover);
-            if payload.len() < SMALL {
-                let before = small.len();
-                // Caps were checked when it was queued.
-                let _ = self.dialect.encode(lane, &head, &payload, &mut small);
-                taken += small.len() - before;
-            } else {
-                self.put(small.split().freeze());
-                self.lanes[at].opened = payload.len();
-                self.lanes[at].pinned += payload.len();
-                self.lanes[at].open = self.dialect.chunks(lane, head, payload).ok().map(Box::new);
+            let waiting = link.take_outgoing(lane, share - taken, SMALL, &mut self.held);
+            if waiting.is_empty() {
+                break;
+            }
+            for Outgoing { head, payload } in waiting {
+                if payload.len() < SMALL {
+                    let before = small.len();
+                    // Caps were checked when it was queued.
+                    let _ = self.dialect.encode(lane, &head, &payload, &mut small);
+                    taken += small.len() - before;
+                } else {
+                    // The last one taken.
+                    self.put(small.split().freeze());
+                    self.lanes[at].opened = payload.len();
+                    self.lanes[at].pinned += payload.len();
+                    self.lanes[at].open = self.dialect.chunks(lane, head, payload).ok().map(Box::new);
+                }
             }
         }
         self.put(small.freeze());

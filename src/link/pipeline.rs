@@ -1,0 +1,306 @@
+//! Many requests in flight to one peer, asked and awaited by one task.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+use crate::base::Lane;
+use crate::base::sync::{Mutex, TaskWaker};
+use crate::wire::{EncodeError, Head};
+
+use super::message::{Message, RequestError, Response, SendError};
+use super::shared::{Answered, Link, NoPlace};
+
+/// Requests to one peer that one task keeps in flight: it asks on without waiting, and takes answers as they come.
+///
+/// [`Link::request`] gives every request a future, a channel and a timer of its own; here they share one of each, and
+/// answers that came together are taken together. So it costs a third where many are in flight, as in fetching a range of blocks.
+///
+/// # Cancel safety
+/// Dropping it takes back what was not sent, and cancels at the peer what was.
+pub struct Pipeline {
+    link: Arc<Link>,
+    within: Duration,
+    arrived: Arc<Arrived>,
+    /// Answers taken from `arrived` and not handed out yet.
+    taken: VecDeque<Arrival>,
+    /// Requests in flight, each in the slot that its waiter names.
+    open: Vec<Option<Open>>,
+    free: Vec<u32>,
+    /// The number of the next request.
+    next: u64,
+    /// Groups of requests and when they have waited for long enough: all numbers below, since when. Oldest first.
+    runs: VecDeque<Run>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// A request in flight.
+#[derive(Clone, Copy)]
+struct Open {
+    number: u64,
+    id: u32,
+    lane: Lane,
+}
+
+struct Run {
+    /// Requests below this number.
+    before: u64,
+    /// Until then others may join.
+    until: Instant,
+    deadline: Instant,
+}
+
+/// What came for a pipeline, on its way from the link's task.
+#[derive(Debug)]
+struct Arrived {
+    answers: Mutex<VecDeque<Arrival>>,
+    /// Woken when the first of several answers comes: whoever takes one takes all.
+    task: TaskWaker,
+}
+
+#[derive(Debug)]
+struct Arrival {
+    slot: u32,
+    number: u64,
+    /// `None` if the link ended first.
+    answer: Option<Answered>,
+}
+
+/// The waiter of one request of a pipeline. Dropping it tells that no answer will come.
+pub(super) struct Ticket {
+    arrived: Arc<Arrived>,
+    slot: u32,
+    number: u64,
+    /// It is in the table: its end is told.
+    armed: bool,
+}
+
+impl Ticket {
+    /// Hands the answer over. Cost: one short lock; a wake for the first of several.
+    pub(super) fn answer(mut self, answer: Answered) {
+        self.armed = false;
+        self.arrive(Some(answer));
+    }
+
+    /// In the table from here on.
+    pub(super) fn arm(mut self) -> Self {
+        self.armed = true;
+        self
+    }
+
+    /// Out of the table before the request was sent.
+    pub(super) fn disarm(mut self) {
+        self.armed = false;
+    }
+
+    fn arrive(&self, answer: Option<Answered>) {
+        let first = {
+            let mut answers = self.arrived.answers.lock();
+            answers.push_back(Arrival { slot: self.slot, number: self.number, answer });
+            answers.len() == 1
+        };
+        if first {
+            self.arrived.task.wake();
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.armed {
+            self.arrive(None);
+        }
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// Begins to ask this peer for many things at a time, each to be answered `within` a time.
+    pub fn pipeline(self: &Arc<Self>, within: Duration) -> Pipeline {
+        Pipeline {
+            link: Arc::clone(self),
+            within,
+            arrived: Arc::new(Arrived { answers: Mutex::new(VecDeque::new()), task: TaskWaker::new() }),
+            taken: VecDeque::new(),
+            open: Vec::new(),
+            free: Vec::new(),
+            next: 0,
+            runs: VecDeque::new(),
+            timer: None,
+        }
+    }
+}
+
+impl Pipeline {
+    /// Sends one more request, without waiting, and returns its number: they count from zero in the order of asking.
+    ///
+    /// # Errors
+    /// See [`RequestError`]; the message comes back. [`RequestError::TooMany`] where
+    /// [`LinkConfig::waiters`](super::LinkConfig::waiters) of all who ask this peer are in flight, [`SendError::Full`] where its queue
+    /// is full: cure both by [`Pipeline::next`]. A dialect without ids is asked by [`Link::request`] alone.
+    ///
+    /// # Cost
+    /// Two short locks, no copy of the payload; neither clock nor timer.
+    pub fn ask(&mut self, message: Message) -> Result<u64, RequestError> {
+        let (lane, kind, number) = (message.lane, message.kind, self.next);
+        let slot = self.free.last().copied().unwrap_or(self.open.len() as u32);
+        let ticket = Ticket { arrived: Arc::clone(&self.arrived), slot, number, armed: false };
+        let id = match self.link.add_ticket(ticket) {
+            Ok(id) => id,
+            Err(NoPlace::Closed) => return Err(SendError::Closed(message).into()),
+            Err(NoPlace::TooMany) => return Err(RequestError::TooMany(message)),
+            Err(_) => {
+                let cause = EncodeError::Unsupported { what: "pipelined request" };
+                return Err(SendError::Refused { message, cause }.into());
+            }
+        };
+        if let Err(error) = self.link.submit(Head::Request { id, kind }, message) {
+            self.link.unask(id);
+            return Err(error.into());
+        }
+        let open = Some(Open { number, id, lane });
+        match self.free.pop() {
+            Some(slot) => self.open[slot as usize] = open,
+            None => self.open.push(open),
+        }
+        self.next += 1;
+        Ok(number)
+    }
+
+    /// Requests that were asked and whose answers [`Pipeline::next`] has not returned yet.
+    pub fn in_flight(&self) -> usize {
+        self.open.len() - self.free.len()
+    }
+
+    /// The next answer to arrive, whichever request's, with that request's number; `None` when nothing is in flight.
+    ///
+    /// The time that a request has is measured from the first call of this after it was asked, and is at most a 32nd longer
+    /// than what was asked for.
+    ///
+    /// # Errors
+    /// [`RequestError::Timeout`], [`RequestError::Closed`], [`RequestError::Declined`], for that one request.
+    ///
+    /// # Cancel safety
+    /// Safe: an answer that was not returned is returned by the next call.
+    ///
+    /// # Cost
+    /// Answers that came together cost one lock, one wake and one reading of the clock together.
+    pub async fn next(&mut self) -> Option<(u64, Result<Response, RequestError>)> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`Pipeline::next`], for those who poll.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(u64, Result<Response, RequestError>)>> {
+        loop {
+            while let Some(Arrival { slot, number, answer }) = self.taken.pop_front() {
+                if self.close(slot, number).is_some() {
+                    let answer = match answer {
+                        Some(Ok(response)) => Ok(response),
+                        Some(Err(declined)) => Err(declined.into()),
+                        None => Err(RequestError::Closed),
+                    };
+                    return Poll::Ready(Some((number, answer)));
+                }
+            }
+            if self.in_flight() == 0 {
+                self.runs.clear();
+                return Poll::Ready(None);
+            }
+            // Answers may come faster than they are used: others on this thread have their turn too.
+            let turn = ready!(tokio::task::coop::poll_proceed(cx));
+            self.arrived.task.register(cx.waker());
+            std::mem::swap(&mut *self.arrived.answers.lock(), &mut self.taken);
+            if !self.taken.is_empty() {
+                turn.made_progress();
+                continue;
+            }
+            if let Some(number) = ready!(self.poll_deadline(cx)) {
+                turn.made_progress();
+                return Poll::Ready(Some((number, Err(RequestError::Timeout))));
+            }
+        }
+    }
+
+    /// Ready with a request that has waited for too long, or with nothing if it is time to look again.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Option<u64>> {
+        self.stamp();
+        let Some(run) = self.runs.front() else { return Poll::Pending };
+        let (before, deadline) = (run.before, run.deadline);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        // A timer that is too early only makes one look in vain; moving it for each group would cost more.
+        ready!(timer.as_mut().poll(cx));
+        if Instant::now() < deadline {
+            timer.as_mut().reset(deadline);
+            return Poll::Ready(None);
+        }
+        let late = self.open.iter().enumerate().find_map(|(slot, open)| {
+            let open = open.filter(|open| open.number < before)?;
+            Some((slot as u32, open))
+        });
+        let Some((slot, open)) = late else {
+            self.runs.pop_front();
+            self.timer = None;
+            return Poll::Ready(None);
+        };
+        self.close(slot, open.number);
+        self.link.give_up(open.lane, open.id);
+        Poll::Ready(Some(open.number))
+    }
+
+    /// Gives what was asked since the last call its deadline.
+    fn stamp(&mut self) {
+        let next = self.next;
+        if self.runs.back().is_some_and(|run| run.before == next) {
+            return;
+        }
+        let now = Instant::now();
+        match self.runs.back_mut() {
+            Some(run) if now < run.until => run.before = next,
+            _ => {
+                let slack = self.within / RUNS;
+                let far = now + FOREVER;
+                let until = now.checked_add(slack).unwrap_or(far);
+                let deadline = until.checked_add(self.within).unwrap_or(far);
+                self.runs.push_back(Run { before: next, until, deadline });
+            }
+        }
+    }
+
+    /// Frees the slot of a request, if it is still this one's.
+    fn close(&mut self, slot: u32, number: u64) -> Option<Open> {
+        let place = self.open.get_mut(slot as usize)?;
+        let open = place.take_if(|open| open.number == number)?;
+        self.free.push(slot);
+        Some(open)
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        for open in self.open.drain(..).flatten() {
+            self.link.give_up(open.lane, open.id);
+        }
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipeline").field("in_flight", &self.in_flight()).finish_non_exhaustive()
+    }
+}
+
+/// Groups that a time is divided into: the deadline of a request is that of its group's last.
+const RUNS: u32 = 32;
+/// For whoever waits longer than a clock can count.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);

@@ -1,8 +1,7 @@
 //! Bytes into messages: one open message a lane.
 
 use std::fmt;
-
-use bytes::Bytes;
+use std::sync::Arc;
 
 use crate::base::Lane;
 use crate::wire::dialect::{Decoder, Payload, Step};
@@ -13,15 +12,30 @@ use crate::wire::message::{Control, FrameKind, Head, Status};
 use super::control;
 use super::fields::{Cut, Fields};
 use super::header::{self, Header};
+use super::spare::Spares;
 
-/// The native dialect's [`Decoder`]: about 100 bytes while no message is open.
+/// The native dialect's [`Decoder`]: some 50 bytes while no message is open.
 pub struct NativeDecoder {
     /// By lane; the control lane's stays empty. Boxed, since most links never open one.
     open: [Option<Box<Open>>; 4],
-    caps: [usize; 4],
-    peers: usize,
+    common: Arc<Common>,
     /// Capacities of the open messages, summed up.
     buffered: usize,
+}
+
+/// What all decoders of a dialect share.
+#[derive(Debug)]
+pub(super) struct Common {
+    caps: [usize; 4],
+    peers: usize,
+    spares: Arc<Spares>,
+}
+
+impl Common {
+    pub(super) fn new(limits: &WireLimits) -> Self {
+        let caps = Lane::ALL.map(|lane| limits.message(lane));
+        Self { caps, peers: limits.peers, spares: Arc::default() }
+    }
 }
 
 /// A message that has begun and not ended.
@@ -34,13 +48,8 @@ struct Open {
 const PAGE: usize = 4096;
 
 impl NativeDecoder {
-    pub(super) fn new(limits: &WireLimits) -> Self {
-        Self {
-            open: [const { None }; 4],
-            caps: Lane::ALL.map(|lane| limits.message(lane)),
-            peers: limits.peers,
-            buffered: 0,
-        }
+    pub(super) fn new(common: Arc<Common>) -> Self {
+        Self { open: [const { None }; 4], common, buffered: 0 }
     }
 
     /// A frame of the general kind.
@@ -59,7 +68,7 @@ impl NativeDecoder {
         let Some(frame) = rest.get(..header.len) else { return Ok(Step::NeedMore) };
         let used = header::SIZE + header.len;
         if header.kind == FrameKind::Control {
-            let control = control::decode(frame, self.peers)?;
+            let control = control::decode(frame, self.common.peers)?;
             if let Control::Abort { lane } = control {
                 self.abort(lane)?;
             }
@@ -99,7 +108,7 @@ impl NativeDecoder {
     fn check_size(&self, header: &Header, body: usize) -> Result<(), WireError> {
         let lane = header.lane;
         let held = self.open[lane.index()].as_ref().map_or(0, |open| open.body.len());
-        let (size, cap) = (held + body, self.caps[lane.index()]);
+        let (size, cap) = (held + body, self.common.caps[lane.index()]);
         if size > cap { Err(WireError::MessageTooLarge { lane, size, cap }) } else { Ok(()) }
     }
 
@@ -119,9 +128,15 @@ impl NativeDecoder {
         if need > before {
             // Room for as much again pays for each byte about once. In whole pages, so that full chunks less their fields
             // fit in twos; never above the cap, nor, at the end, above what is needed.
-            let roomy = need.saturating_mul(2).next_multiple_of(PAGE).min(self.caps[lane.index()]);
+            let roomy = need.saturating_mul(2).next_multiple_of(PAGE).min(self.common.caps[lane.index()]);
             let room = if header.more { need.max(roomy) } else { need };
-            open.body.reserve_exact(room - open.body.len());
+            match self.common.spares.take(need, room) {
+                Some(mut larger) => {
+                    larger.extend_from_slice(&open.body);
+                    self.common.spares.put(std::mem::replace(&mut open.body, larger));
+                }
+                None => open.body.reserve_exact(room - open.body.len()),
+            }
         }
         open.body.extend_from_slice(payload);
         if header.more {
@@ -132,7 +147,7 @@ impl NativeDecoder {
         self.buffered -= before;
         // Whoever keeps the payload pins its bytes and no spare room.
         open.body.shrink_to_fit();
-        let payload = Payload::Owned(Bytes::from(open.body));
+        let payload = Payload::Owned(self.common.spares.lend(open.body));
         Step::Message { used, lane, head: open.head, payload }
     }
 
@@ -159,7 +174,7 @@ impl Decoder for NativeDecoder {
             let lane = header::lane_of(flags);
             let fits = lane != Lane::Control
                 && self.open[lane.index()].is_none()
-                && len.wrapping_sub(2) <= self.caps[lane.index()];
+                && len.wrapping_sub(2) <= self.common.caps[lane.index()];
             if let (true, Some(frame)) = (fits, rest.get(..len))
                 && let Some((kind, payload)) = frame.split_first_chunk::<2>()
             {

@@ -24,8 +24,11 @@ mod encode;
 mod fields;
 mod header;
 mod hello;
+mod spare;
 
 pub use decode::NativeDecoder;
+
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
@@ -41,6 +44,7 @@ use super::message::{Control, Goodbye, Greeting, Head, Hello};
 #[derive(Clone, Debug)]
 pub struct Native {
     limits: WireLimits,
+    common: Arc<decode::Common>,
 }
 
 impl Native {
@@ -59,7 +63,8 @@ impl Native {
             window: header::SIZE + header::MAX_CHUNK,
             ..limits
         };
-        Self { limits }
+        let common = Arc::new(decode::Common::new(&limits));
+        Self { limits, common }
     }
 }
 
@@ -89,7 +94,7 @@ impl Dialect for Native {
     }
 
     fn decoder(&self) -> NativeDecoder {
-        NativeDecoder::new(&self.limits)
+        NativeDecoder::new(Arc::clone(&self.common))
     }
 
     #[inline]

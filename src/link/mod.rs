@@ -17,6 +17,7 @@
 //! at the far end: accepted means queued, written means handed to the stream.
 
 mod budget;
+mod calls;
 mod config;
 mod end;
 mod host;

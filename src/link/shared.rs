@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use crate::base::sync::{Mutex, TaskWaker};
+use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use crate::base::{ConnId, Lane, Tick};
 use crate::pool::Departure;
 use crate::wire::{Abilities, Correlate, EncodeError, Goodbye, Head, Status, WireLimits};
@@ -23,6 +23,7 @@ use asking::Waiters;
 use pings::Pings;
 
 use super::budget::{Budget, Reservation};
+use super::calls::Calls;
 use super::config::LinkConfig;
 use super::log::{CursorView, Resume};
 use super::message::{Message, Response, SendError};
@@ -50,10 +51,8 @@ pub struct Link {
     pings: Mutex<Pings>,
     /// What `pings` holds for the task. Set under its lock, before the task is woken.
     wants: AtomicU8,
-    /// The stream has called since it was last read to its end. Release pairs with the acquire of `take_stirred`.
-    stirred: AtomicBool,
-    /// Wakes the task for everything that is not its socket, its log or its handlers.
-    pub(super) waker: TaskWaker,
+    /// Calls the task for everything that is not its log or its handlers.
+    pub(super) calls: Calls,
     /// Tick since which written bytes make no progress, plus one; zero while nothing waits to be written. A hint for the
     /// maintenance, which closes links that stall.
     stalled_since: AtomicU64,
@@ -151,8 +150,7 @@ impl Link {
             answering: Mutex::default(),
             pings: Mutex::default(),
             wants: AtomicU8::new(0),
-            stirred: AtomicBool::new(true),
-            waker: TaskWaker::new(),
+            calls: Calls::new(),
             stalled_since: AtomicU64::new(0),
             views,
             left_at: Mutex::default(),
@@ -217,7 +215,7 @@ impl Link {
             self.queued.fetch_or(mark, Ordering::Release);
             pushed?;
         }
-        self.waker.wake();
+        self.calls.call();
         Ok(())
     }
 
@@ -246,12 +244,13 @@ impl Link {
         self.queued.load(Ordering::Acquire) & 1 << lane.index() != 0 && !self.outbox.lock().is_empty(lane)
     }
 
-    /// Whether many requests of ours await answers and the next ones wait to be sent, with nothing urgent among them.
+    /// Whether many requests of ours, each asked by a task of its own, await answers and the next ones wait to be sent, with
+    /// nothing urgent among them.
     pub(super) fn is_asked_much(&self) -> bool {
         let queued = self.queued.load(Ordering::Acquire);
         // Most wake-ups have nothing queued, and take no lock here.
         let others = queued & 1 << Lane::Urgent.index() == 0 && queued & !FLOODED != 0;
-        others && self.waiters.lock().len() >= MANY
+        others && self.waiters.lock().alone() >= MANY
     }
 
     /// Begins to close, once: the first order stands. Says goodbye if told to, then ends within [`LinkConfig::linger`].
@@ -283,7 +282,7 @@ impl Link {
             drop(self.outbox.lock().close());
         }
         self.fail_waiters();
-        self.waker.wake();
+        self.calls.call();
     }
 
     pub(super) fn close_order(&self) -> Option<CloseOrder> {
@@ -310,17 +309,8 @@ impl Link {
         self.stalled_since.store(0, Ordering::Relaxed);
     }
 
-    /// Whether the stream may have something to read, or room to write.
-    pub(super) fn take_stirred(&self) -> bool {
-        self.stirred.load(Ordering::Acquire) && self.stirred.swap(false, Ordering::Acquire)
-    }
-
     fn fail_waiters(&self) {
-        let ended = {
-            let mut waiters = self.waiters.lock();
-            waiters.closed = true;
-            (std::mem::take(&mut waiters.table), std::mem::take(&mut waiters.places))
-        };
+        let ended = self.waiters.lock().close();
         // Dropping the senders fails all waiters at once, outside the lock.
         drop(ended);
     }
@@ -382,8 +372,7 @@ impl Wake for Link {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.stirred.store(true, Ordering::Release);
-        self.waker.wake();
+        self.calls.stream();
     }
 }
 

@@ -138,7 +138,8 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
     fn pass(&mut self, cx: &mut Context<'_>) -> Result<Passed, End> {
         let mut read = Read::All;
         // Most wake-ups come from a log: then there is nothing to read, and finding that out would cost as much as writing.
-        if self.link.take_stirred() || self.read_on || self.reader.is_paused() {
+        let stream = self.link.calls.attend();
+        if stream || self.read_on || self.reader.is_paused() {
             let mut sinks = Sinks {
                 host: &self.host,
                 link: &self.link,
@@ -158,8 +159,7 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
             self.reader.expect_peers();
         }
         if self.lets_others_ask() {
-            cx.waker().wake_by_ref();
-            return Ok(Passed::Idle);
+            return Ok(Passed::Enough);
         }
         let mut io = Context::from_waker(&self.waker);
         match self.writer.poll(&mut self.stream, &mut io, &self.link, &self.host, true)? {
@@ -172,7 +172,7 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
         }
         Ok(match read {
             Read::Answers => Passed::Enough,
-            _ if again => Passed::Again,
+            _ if again || !self.link.calls.rest() => Passed::Again,
             _ => Passed::Idle,
         })
     }
@@ -326,7 +326,7 @@ impl<D: Dialect, S: Stream, H: Host> Future for LinkTask<D, S, H> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
         let this = self.get_mut();
-        this.link.waker.register(cx.waker());
+        this.link.calls.register(cx.waker());
         for _ in 0..PASSES {
             if this.closing.is_none()
                 && let Some(order) = this.link.close_order()
@@ -334,6 +334,7 @@ impl<D: Dialect, S: Stream, H: Host> Future for LinkTask<D, S, H> {
                 this.begin_closing(None, order);
             }
             if this.closing.is_some() {
+                this.link.calls.doze();
                 return this.poll_closing(cx);
             }
             match this.pass(cx) {

@@ -270,3 +270,109 @@ async fn a_request_dropped_after_any_number_of_polls_leaves_nothing() {
     assert_eq!(answering.link.waiting(), peerpool::link::Waiting::default());
     assert_eq!(side.budget.used(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pipeline_hands_out_answers_as_they_come_each_with_its_number() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(64 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let mut line = running.link.pipeline(WAIT);
+    assert!(line.next().await.is_none(), "nothing was asked");
+    let numbers = [0, 1, 2].map(|kind| line.ask(Message::new(kind, "")).unwrap());
+    assert_eq!((numbers, line.in_flight()), ([0, 1, 2], 3));
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(request_of(far.message().await));
+    }
+    let answer = |at: usize, status, words: &[u8]| {
+        side.encode(Lane::Normal, &Head::Response { id: ids[at], status }, words)
+    };
+    far.send(&answer(2, Status::Ok, b"two")).await;
+    far.send(&answer(0, Status::Refused, b"none")).await;
+    assert!(matches!(line.next().await, Some((2, Ok(words))) if words == "two"));
+    assert!(matches!(
+        line.next().await,
+        Some((0, Err(RequestError::Declined { status: Status::Refused, detail }))) if detail == "none"
+    ));
+    // A number is not used again, whatever place is.
+    assert_eq!((line.ask(Message::new(3, "")).unwrap(), line.in_flight()), (3, 2));
+    far.send(&answer(1, Status::Ok, b"one")).await;
+    assert!(matches!(line.next().await, Some((1, Ok(words))) if words == "one"));
+    assert_eq!((line.in_flight(), running.link.waiting().requests), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_costs_a_pipeline_that_one_request() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(64 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let within = Duration::from_secs(32);
+    let mut line = running.link.pipeline(within);
+    line.ask(Message::new(1, "")).unwrap();
+    let begun = tokio::time::Instant::now();
+    let half = tokio::time::timeout(within / 2, line.next()).await;
+    assert!(half.is_err(), "nobody answers");
+    line.ask(Message::new(2, "")).unwrap();
+    let (first, second) = (request_of(far.message().await), request_of(far.message().await));
+    assert!(matches!(line.next().await, Some((0, Err(RequestError::Timeout)))));
+    let took = begun.elapsed();
+    assert!(took >= within && took <= within + Duration::from_millis(1_100), "{took:?}");
+    // The peer is told, and what comes after all reaches nobody.
+    assert!(
+        matches!(far.message().await, Some(Item::Message(_, Head::Cancel { id: gone }, _)) if gone == first)
+    );
+    for (id, words) in [(first, b"late"), (second, b"good")] {
+        far.send(&side.encode(Lane::Normal, &Head::Response { id, status: Status::Ok }, words)).await;
+    }
+    assert!(matches!(line.next().await, Some((1, Ok(words))) if words == "good"));
+    assert!(line.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_pipeline_takes_back_what_was_not_sent_and_cancels_what_was() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let mut line = running.link.pipeline(WAIT);
+    line.ask(Message::new(1, "")).unwrap();
+    let sent = request_of(far.message().await);
+    running.link.send(Message::new(9, vec![0; 10_000])).unwrap();
+    settle().await;
+    line.ask(Message::new(2, "")).unwrap();
+    settle().await;
+    drop(line);
+    assert_eq!(running.link.waiting().requests, 0);
+    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Event { kind: 9 }, _))));
+    assert!(
+        matches!(far.message().await, Some(Item::Message(_, Head::Cancel { id: gone }, _)) if gone == sent),
+        "the second was never sent"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closing_link_fails_all_of_a_pipeline_and_a_full_one_hands_the_message_back() {
+    let link = LinkConfig { waiters: 2, ..LinkConfig::default() };
+    let side = Side::with(Native::default(), Plan { link, ..Plan::default() });
+    let (near, _far) = pipe(64 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut line = running.link.pipeline(WAIT);
+    line.ask(Message::new(1, "")).unwrap();
+    line.ask(Message::new(2, "")).unwrap();
+    let full = line.ask(Message::new(3, "third"));
+    assert!(matches!(full, Err(RequestError::TooMany(back)) if back.payload == "third"));
+    running.link.close(Departure::Closed, None);
+    let mut failed = Vec::new();
+    while let Some((number, answer)) = line.next().await {
+        assert!(matches!(answer, Err(RequestError::Closed)));
+        failed.push(number);
+    }
+    failed.sort_unstable();
+    assert_eq!(failed, [0, 1]);
+    let closed = line.ask(Message::new(4, "fourth"));
+    assert!(
+        matches!(closed, Err(RequestError::NotSent(peerpool::link::SendError::Closed(back))) if back.payload == "fourth")
+    );
+}

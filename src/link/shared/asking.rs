@@ -40,6 +40,8 @@ pub(super) struct Waiters {
     next: u32,
     /// By id.
     pub(super) table: HashMap<u32, Waiter, foldhash::fast::RandomState>,
+    /// Those in the table that are a pipeline's.
+    tickets: usize,
     /// By place, where the dialect has no ids. A handful at the most.
     pub(super) places: Vec<(u32, Place)>,
     pub(super) closed: bool,
@@ -99,6 +101,30 @@ pub(in crate::link) enum NoPlace {
 impl Waiters {
     pub(super) fn len(&self) -> usize {
         self.table.len() + self.places.len()
+    }
+
+    /// Requests that a task of its own awaits, each.
+    pub(super) fn alone(&self) -> usize {
+        self.len() - self.tickets
+    }
+
+    /// A place in the table, and its number.
+    fn insert(&mut self, waiter: Waiter) -> u32 {
+        let id = self.next_id();
+        self.tickets += usize::from(matches!(waiter, Waiter::Ticket(_)));
+        self.table.insert(id, waiter);
+        id
+    }
+
+    fn remove(&mut self, id: u32) -> Option<Waiter> {
+        let waiter = self.table.remove(&id)?;
+        self.tickets -= usize::from(matches!(waiter, Waiter::Ticket(_)));
+        Some(waiter)
+    }
+
+    /// Empties everything, for good.
+    pub(super) fn close(&mut self) -> Self {
+        std::mem::replace(self, Self { closed: true, ..Self::default() })
     }
 
     /// The table is far smaller than the number space, so a free number is near.
@@ -195,9 +221,7 @@ impl Link {
             return waiters.take_place(place, (kind, payload), its_turn, most);
         }
         let (sender, receiver) = oneshot::channel();
-        let id = waiters.next_id();
-        waiters.table.insert(id, Waiter::One(sender));
-        Ok((id, receiver))
+        Ok((waiters.insert(Waiter::One(sender)), receiver))
     }
 
     /// A place for one request of a pipeline in the table, and the request's number. Not in a dialect without ids.
@@ -212,14 +236,12 @@ impl Link {
         if waiters.len() >= self.common.config.waiters {
             return Err(NoPlace::TooMany);
         }
-        let id = waiters.next_id();
-        waiters.table.insert(id, Waiter::Ticket(ticket.arm()));
-        Ok(id)
+        Ok(waiters.insert(Waiter::Ticket(ticket.arm())))
     }
 
     /// An answer arrived. `false` if nobody waits for it: late, or never asked.
     pub(in crate::link) fn answered(&self, id: u32, status: Status, payload: Response) -> bool {
-        let Some(waiter) = self.waiters.lock().table.remove(&id) else { return false };
+        let Some(waiter) = self.waiters.lock().remove(id) else { return false };
         waiter.answer(if status == Status::Ok {
             Ok(payload)
         } else {
@@ -295,7 +317,7 @@ impl Link {
         if self.common.correlator.is_some() {
             return self.give_up_place(lane, id);
         }
-        let waiter = self.waiters.lock().table.remove(&id);
+        let waiter = self.waiters.lock().remove(id);
         if waiter.is_none() {
             return;
         }
@@ -332,7 +354,7 @@ impl Link {
 
     /// The request was not even queued, so nothing can come of it.
     pub(in crate::link) fn unask(&self, id: u32) {
-        let waiter = self.waiters.lock().table.remove(&id);
+        let waiter = self.waiters.lock().remove(id);
         if let Some(Waiter::Ticket(ticket)) = waiter {
             return ticket.disarm();
         }

@@ -30,7 +30,7 @@ impl Link {
         }
         self.wants.fetch_or(PING, Ordering::Release);
         drop(pings);
-        self.waker.wake();
+        self.calls.call();
     }
 
     /// Sends a ping and waits for its answer; `None` if the link ends first.
@@ -53,14 +53,14 @@ impl Link {
             pings.probes.retain(|(_, waiting)| !waiting.is_closed());
             pings.probes.push((token, sender));
         }
-        self.waker.wake();
+        self.calls.call();
         receiver.await.ok()
     }
 
     /// Asks the peer for addresses; what it says reaches [`Host::peers_told`](crate::link::Host::peers_told).
     pub fn ask_peers(&self) {
         self.wants.fetch_or(PEERS, Ordering::Release);
-        self.waker.wake();
+        self.calls.call();
     }
 
     /// Whether this was asked for since the last call.

@@ -9,6 +9,7 @@ use crate::wire::error::WireError;
 use crate::wire::limits::WireLimits;
 use crate::wire::message::{Control, FrameKind, Head, Status};
 
+use super::body::Body;
 use super::control;
 use super::fields::{Cut, Fields};
 use super::header::{self, Header};
@@ -19,7 +20,7 @@ pub struct NativeDecoder {
     /// By lane; the control lane's stays empty. Boxed, since most links never open one.
     open: [Option<Box<Open>>; 4],
     common: Arc<Common>,
-    /// Capacities of the open messages, summed up.
+    /// Memory of the open messages, summed up.
     buffered: usize,
 }
 
@@ -41,11 +42,8 @@ impl Common {
 /// A message that has begun and not ended.
 struct Open {
     head: Head,
-    body: Vec<u8>,
+    body: Body,
 }
-
-/// What the size of a reassembly is rounded up to.
-const PAGE: usize = 4096;
 
 impl NativeDecoder {
     pub(super) fn new(common: Arc<Common>) -> Self {
@@ -84,7 +82,7 @@ impl NativeDecoder {
                 if !header.more {
                     return Ok(Step::Message { used, lane, head, payload: Payload::Borrowed(payload) });
                 }
-                Box::new(Open { head, body: Vec::new() })
+                Box::new(Open { head, body: Body::default() })
             }
         };
         Ok(self.gather(used, &header, open, payload))
@@ -123,31 +121,16 @@ impl NativeDecoder {
     /// Adds a chunk's payload to its message, which stays open or is complete.
     fn gather<'b>(&mut self, used: usize, header: &Header, mut open: Box<Open>, payload: &[u8]) -> Step<'b> {
         let lane = header.lane;
-        let before = open.body.capacity();
-        let need = open.body.len() + payload.len();
-        if need > before {
-            // Room for as much again pays for each byte about once. In whole pages, so that full chunks less their fields
-            // fit in twos; never above the cap, nor, at the end, above what is needed.
-            let roomy = need.saturating_mul(2).next_multiple_of(PAGE).min(self.common.caps[lane.index()]);
-            let room = if header.more { need.max(roomy) } else { need };
-            match self.common.spares.take(need, room) {
-                Some(mut larger) => {
-                    larger.extend_from_slice(&open.body);
-                    self.common.spares.put(std::mem::replace(&mut open.body, larger));
-                }
-                None => open.body.reserve_exact(room - open.body.len()),
-            }
-        }
-        open.body.extend_from_slice(payload);
+        let cap = self.common.caps[lane.index()];
+        let before = open.body.held();
+        open.body.push(payload, header.more, cap, &self.common.spares);
         if header.more {
-            self.buffered = self.buffered - before + open.body.capacity();
+            self.buffered = self.buffered - before + open.body.held();
             self.open[lane.index()] = Some(open);
             return Step::Chunk { used };
         }
         self.buffered -= before;
-        // Whoever keeps the payload pins its bytes and no spare room.
-        open.body.shrink_to_fit();
-        let payload = Payload::Owned(self.common.spares.lend(open.body));
+        let payload = Payload::Owned(self.common.spares.lend(open.body.finish()));
         Step::Message { used, lane, head: open.head, payload }
     }
 
@@ -155,7 +138,7 @@ impl NativeDecoder {
         let Some(open) = self.open[lane.index()].take() else {
             return Err(WireError::NothingToAbort { lane });
         };
-        self.buffered -= open.body.capacity();
+        self.buffered -= open.body.held();
         Ok(())
     }
 }

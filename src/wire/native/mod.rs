@@ -18,6 +18,7 @@
 //!
 //! The bytes are frozen by `tests/golden/`.
 
+mod body;
 mod control;
 mod decode;
 mod encode;

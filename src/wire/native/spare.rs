@@ -82,7 +82,7 @@ const BUFFERS: usize = 64;
 /// Two of the largest chunks: a smaller one holds no message in chunks for long.
 const SMALLEST: usize = 32 * 1024;
 /// So all together hold at most 8 MiB, and 4 MiB where messages are of 64 KiB.
-const LARGEST: usize = 128 * 1024;
+const LARGEST: usize = super::body::SHORT;
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,136 @@
+//! The payload of a message that has begun and not ended.
+
+use super::spare::Spares;
+
+/// Bytes that grow with what comes, and never by a step that others would feel.
+///
+/// Up to [`SHORT`] bytes it doubles by copying, which is over in no time. Copying megabytes would hold up all that follows on the
+/// line, votes among it. So a large one that is half full begins its successor, of twice the size, and each chunk that comes
+/// takes two chunks' worth of older bytes over; when it is full the successor has them all. A message that ends before is where
+/// it is.
+#[derive(Debug, Default)]
+pub(super) struct Body {
+    bytes: Vec<u8>,
+    /// The front of `bytes`, in the memory that comes next.
+    next: Vec<u8>,
+}
+
+impl Body {
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Memory held: the room of a short one; of a longer one the bytes that were written, since the room behind them has not
+    /// been touched and takes no memory yet. At most twice what came, and a page.
+    pub(super) fn held(&self) -> usize {
+        if self.is_long() { self.bytes.len() + self.next.len() } else { self.bytes.capacity() }
+    }
+
+    fn is_long(&self) -> bool {
+        self.bytes.capacity() > SHORT
+    }
+
+    /// Adds what a chunk brought, `more` to come; `cap` is the most that a message may be.
+    pub(super) fn push(&mut self, chunk: &[u8], more: bool, cap: usize, spares: &Spares) {
+        let need = self.bytes.len() + chunk.len();
+        if need > self.bytes.capacity() {
+            self.grow(need, more, cap, spares);
+        }
+        self.bytes.extend_from_slice(chunk);
+        if more {
+            self.prepare(chunk.len(), cap);
+        }
+    }
+
+    fn grow(&mut self, need: usize, more: bool, cap: usize, spares: &Spares) {
+        if self.next.capacity() >= need {
+            self.next.extend_from_slice(&self.bytes[self.next.len()..]);
+            self.bytes = std::mem::take(&mut self.next);
+            return;
+        }
+        // Room for as much again pays for each byte about once. Never above the cap, nor, at the end, above what is needed.
+        let room = if more { need.max(roomy(need, cap)) } else { need };
+        match spares.take(need, room) {
+            Some(mut larger) => {
+                larger.extend_from_slice(&self.bytes);
+                spares.put(std::mem::replace(&mut self.bytes, larger));
+            }
+            None => self.bytes.reserve_exact(room - self.bytes.len()),
+        }
+    }
+
+    /// Takes the successor of a large body further.
+    fn prepare(&mut self, came: usize, cap: usize) {
+        let room = self.bytes.capacity();
+        if !self.is_long() || 2 * self.bytes.len() <= room || room >= cap {
+            return;
+        }
+        if self.next.capacity() == 0 {
+            self.next.reserve_exact(roomy(room, cap));
+        }
+        let begin = self.next.len();
+        let end = self.bytes.len().min(begin + 2 * came);
+        self.next.extend_from_slice(&self.bytes[begin..end]);
+    }
+
+    /// The whole payload. Whoever keeps it pins its bytes and no spare room.
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        self.bytes.shrink_to_fit();
+        self.bytes
+    }
+}
+
+/// Room for about twice so much. A short one in whole pages, so that full chunks less their fields fit in twos; a long one in
+/// halves of the cap, so that it and its successor are never more than the cap.
+fn roomy(need: usize, cap: usize) -> usize {
+    let double = need.saturating_mul(2);
+    if double <= SHORT {
+        return double.next_multiple_of(PAGE).min(cap);
+    }
+    let mut room = cap;
+    while room / 2 > need {
+        room /= 2;
+    }
+    room
+}
+
+/// What the size of a short one is rounded up to.
+const PAGE: usize = 4096;
+/// Up to so many bytes a copy takes no longer than a few chunks.
+pub(super) const SHORT: usize = 128 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_step_copies_more_than_a_few_chunks_and_no_room_goes_beyond_twice_what_came() {
+        let (cap, chunk) = (32 << 20, vec![7; 16 * 1024 - 5]);
+        let (mut body, spares) = (Body::default(), Spares::default());
+        let mut came = 0;
+        while came + chunk.len() <= cap {
+            // What a step may still have to take over from a large body that is full.
+            let left = body.bytes.len() - body.next.len();
+            if body.is_long() && body.bytes.capacity() < body.len() + chunk.len() {
+                assert!(left <= 2 * chunk.len(), "{left} bytes at once");
+            }
+            body.push(&chunk, true, cap, &spares);
+            came += chunk.len();
+            assert!((came..=2 * came + PAGE).contains(&body.held()) && body.held() <= cap);
+        }
+        assert_eq!(body.finish(), chunk.repeat(came / chunk.len()));
+    }
+
+    #[test]
+    fn a_cap_that_is_no_power_of_two_is_reached_and_not_passed() {
+        for cap in [SHORT + 1, 300_001, 1_000_003] {
+            let (mut body, spares) = (Body::default(), Spares::default());
+            while body.len() < cap {
+                let size = (cap - body.len()).min(10_007);
+                body.push(&vec![1; size], body.len() + size < cap, cap, &spares);
+                assert!(body.held() <= cap, "{} of {cap}", body.held());
+            }
+            assert_eq!(body.finish().capacity(), cap);
+        }
+    }
+}

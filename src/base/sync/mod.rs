@@ -13,9 +13,9 @@ pub use set::{HashState, PutOutcome, ShardSet, Spread};
 #[cfg(not(peerpool_loom))]
 mod real;
 #[cfg(not(peerpool_loom))]
-pub use real::{Mutex, MutexGuard, OnceLock, ParkList, SwapCell, TaskWaker, atomic};
+pub use real::{Mutex, MutexGuard, OnceLock, SwapCell, TaskWaker, atomic};
 
 #[cfg(peerpool_loom)]
 mod twin;
 #[cfg(peerpool_loom)]
-pub use twin::{Mutex, MutexGuard, OnceLock, ParkList, SwapCell, TaskWaker, atomic};
+pub use twin::{Mutex, MutexGuard, OnceLock, SwapCell, TaskWaker, atomic};

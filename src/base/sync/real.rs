@@ -85,35 +85,3 @@ impl TaskWaker {
         self.0.wake();
     }
 }
-
-/// A lock-free list that many push to and whoever comes takes whole.
-#[derive(Debug)]
-pub struct ParkList<T>(crossbeam_queue::SegQueue<T>);
-
-impl<T> ParkList<T> {
-    /// An empty list.
-    pub const fn new() -> Self {
-        Self(crossbeam_queue::SegQueue::new())
-    }
-
-    /// Adds an entry.
-    pub fn push(&self, entry: T) {
-        self.0.push(entry);
-    }
-
-    /// Takes the oldest entry.
-    pub fn pop(&self) -> Option<T> {
-        self.0.pop()
-    }
-
-    /// Whether the list held nothing at some moment of the call.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl<T> Default for ParkList<T> {
-    fn default() -> Self {
-        Self::new()
-    }
-}

@@ -1,6 +1,5 @@
 //! What the door hands out under `--cfg peerpool_loom`: the faces of `real`, made of loom's parts.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -105,38 +104,6 @@ impl TaskWaker {
 }
 
 impl Default for TaskWaker {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// A list that many push to and whoever comes takes whole.
-#[derive(Debug)]
-pub struct ParkList<T>(Mutex<VecDeque<T>>);
-
-impl<T> ParkList<T> {
-    /// An empty list.
-    pub fn new() -> Self {
-        Self(Mutex::new(VecDeque::new()))
-    }
-
-    /// Adds an entry.
-    pub fn push(&self, entry: T) {
-        self.0.lock().push_back(entry);
-    }
-
-    /// Takes the oldest entry.
-    pub fn pop(&self) -> Option<T> {
-        self.0.lock().pop_front()
-    }
-
-    /// Whether the list held nothing at some moment of the call.
-    pub fn is_empty(&self) -> bool {
-        self.0.lock().is_empty()
-    }
-}
-
-impl<T> Default for ParkList<T> {
     fn default() -> Self {
         Self::new()
     }

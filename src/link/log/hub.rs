@@ -5,6 +5,9 @@
 //!     a sequentially consistent fence and read the other's: the producer its end and then the count of sleepers, the
 //!     link its seat on the list and then every end. *Breaks if*: a source tells the hub before its end is visible, or a
 //!     link's `idle` leaves a source out.
+//!
+//! The list of sleepers is behind one short lock; what that costs stands in the module `sleepers`. A producer asks for its
+//! length first, and takes no lock where nobody sleeps.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,11 +16,12 @@ use std::task::{Context, Poll, Waker};
 
 use crossbeam_utils::CachePadded;
 
+use super::sleepers::{HANDFUL, Sleepers};
+use crate::base::sync::TaskWaker;
 use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
-use crate::base::sync::{ParkList, TaskWaker};
 
 /// How many links a producer wakes itself before it hands the rest on. None in models, which have few links.
-const DIRECT: usize = if cfg!(peerpool_loom) { 0 } else { 16 };
+const DIRECT: usize = if cfg!(peerpool_loom) { 0 } else { HANDFUL };
 /// How many links the waker task wakes before it lets others run.
 const ROUND: usize = 64;
 /// How many seats of links that are gone the list may hold before they are shaken out.
@@ -32,9 +36,7 @@ const ASLEEP: u8 = 2;
 /// that were made with this hub.
 #[derive(Debug)]
 pub struct Hub {
-    /// Seats on the list, at least. Counted before the push and after the pop.
-    listed: CachePadded<AtomicUsize>,
-    list: ParkList<Arc<Seat>>,
+    sleepers: Sleepers<Arc<Seat>>,
     /// Seats on the list, about, whose link is gone.
     gone: AtomicUsize,
     /// A producer left the rest to the waker task, which has not begun yet: whoever is on the list will be woken.
@@ -88,8 +90,7 @@ impl Hub {
     /// A hub where nobody sleeps.
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            listed: CachePadded::new(AtomicUsize::new(0)),
-            list: ParkList::new(),
+            sleepers: Sleepers::new(),
             gone: AtomicUsize::new(0),
             handed: CachePadded::new(AtomicBool::new(false)),
             staffed: AtomicBool::new(false),
@@ -98,7 +99,11 @@ impl Hub {
     }
 
     /// A place to sleep for one link.
+    ///
+    /// # Cost
+    /// One short lock and an allocation.
     pub fn parker(self: &Arc<Self>) -> Parker {
+        self.sleepers.add_place();
         let seat = Seat { state: AtomicU8::new(0), task: TaskWaker::new() };
         Parker { hub: Arc::clone(self), seat: Arc::new(seat) }
     }
@@ -112,18 +117,19 @@ impl Hub {
     /// Wakes links, because a source has something new. Its word must have been written before, and no lock be held.
     ///
     /// # Cost
-    /// A fence and a load if nobody sleeps; otherwise at most 32 wakes, or all where there is no waker task.
+    /// A fence and a load if nobody sleeps; otherwise at most 32 wakes, or all where there is no waker task, and a short
+    /// lock for each 16. No allocation.
     pub(crate) fn notify(&self) {
         // Pairs with the fence in `park`: either this sees the sleeper, or the sleeper sees the source's word.
         fence(Ordering::SeqCst);
-        if self.listed.load(Ordering::Relaxed) > 0 {
+        if self.sleepers.len() > 0 {
             self.wake_some();
         }
     }
 
     #[cfg(all(test, not(peerpool_loom)))]
     pub(super) fn listed(&self) -> usize {
-        self.listed.load(Ordering::Relaxed)
+        self.sleepers.len()
     }
 
     #[cold]
@@ -132,7 +138,7 @@ impl Hub {
         if self.handed.load(Ordering::Relaxed) {
             return;
         }
-        let listed = self.listed.load(Ordering::Relaxed);
+        let listed = self.sleepers.len();
         if listed <= 2 * DIRECT || !self.staffed.load(Ordering::Relaxed) {
             self.wake_up_to(listed);
             return;
@@ -144,19 +150,23 @@ impl Hub {
         // Pairs with the fence in `Waking::drop`: either it sees what was handed to it, or this sees that it is gone.
         fence(Ordering::SeqCst);
         if !self.staffed.load(Ordering::Relaxed) && self.handed.swap(false, Ordering::AcqRel) {
-            self.wake_up_to(self.listed.load(Ordering::Relaxed));
+            self.wake_up_to(self.sleepers.len());
         }
     }
 
     /// Wakes at most so many: the number at entry bounds a round, so that a link that sleeps again meanwhile is not
     /// woken in a loop. Returns how many seats it took.
     fn wake_up_to(&self, most: usize) -> usize {
-        for taken in 0..most {
-            let Some(seat) = self.list.pop() else { return taken };
-            self.listed.fetch_sub(1, Ordering::Relaxed);
-            seat.wake();
+        let mut woken = 0;
+        while woken < most {
+            let handful = self.sleepers.take(most - woken);
+            if handful.is_empty() {
+                break;
+            }
+            woken += handful.len();
+            handful.into_iter().for_each(|seat| seat.wake());
         }
-        most
+        woken
     }
 }
 
@@ -165,13 +175,12 @@ impl Parker {
     /// source of this hub that the link serves, after everything that came before was taken.
     ///
     /// # Cost
-    /// At most one push to a lock-free list, a fence, and what `idle` costs.
+    /// At most one push to the list, under a short lock and into memory that is there; a fence, and what `idle` costs.
     pub fn park(&self, waker: &Waker, idle: impl FnOnce() -> bool) -> Parked {
         self.seat.task.register(waker);
         // A seat still on the list is found there: no second push.
         if self.seat.state.fetch_or(LISTED | ASLEEP, Ordering::AcqRel) & LISTED == 0 {
-            self.hub.listed.fetch_add(1, Ordering::Relaxed);
-            self.hub.list.push(Arc::clone(&self.seat));
+            self.hub.sleepers.push(Arc::clone(&self.seat));
         }
         // Pairs with the fence in `Hub::notify`.
         fence(Ordering::SeqCst);
@@ -185,13 +194,14 @@ impl Parker {
 
 impl Drop for Parker {
     fn drop(&mut self) {
+        let hub = &self.hub;
+        hub.sleepers.remove_place();
         if self.seat.state.fetch_and(!ASLEEP, Ordering::AcqRel) & LISTED == 0 {
             return;
         }
         // With nothing appended for days, links that come and go would fill the list.
-        let hub = &self.hub;
         let gone = hub.gone.fetch_add(1, Ordering::Relaxed) + 1;
-        let listed = hub.listed.load(Ordering::Relaxed);
+        let listed = hub.sleepers.len();
         if gone >= GONE_MAX && gone >= listed / 2 {
             hub.gone.store(0, Ordering::Relaxed);
             hub.wake_up_to(listed);
@@ -212,7 +222,7 @@ impl Future for Waking {
             // Pairs with the fence in `notify`: whoever was told that this round will come has its word visible to all
             // that the round wakes.
             fence(Ordering::SeqCst);
-            self.left = hub.listed.load(Ordering::Relaxed);
+            self.left = hub.sleepers.len();
         }
         let round = self.left.min(ROUND);
         let taken = hub.wake_up_to(round);
@@ -231,7 +241,7 @@ impl Drop for Waking {
         // Pairs with the fence in `wake_some`.
         fence(Ordering::SeqCst);
         if hub.handed.swap(false, Ordering::AcqRel) || self.left > 0 {
-            hub.wake_up_to(hub.listed.load(Ordering::Relaxed));
+            hub.wake_up_to(hub.sleepers.len());
         }
     }
 }

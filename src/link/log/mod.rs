@@ -32,6 +32,7 @@ mod gate;
 mod hub;
 mod ring;
 mod segment;
+mod sleepers;
 mod view;
 mod words;
 

@@ -93,7 +93,6 @@ impl<D: Dialect> Prepared<D> {
 /// Dropping it closes the stream at once, without a goodbye; waiting requests fail.
 pub struct LinkTask<D: Dialect, S, H> {
     stream: S,
-    host: H,
     reader: Reader<D>,
     writer: Writer<D>,
     inbox: Inbox,
@@ -106,6 +105,8 @@ pub struct LinkTask<D: Dialect, S, H> {
     closing: Option<Box<Closing>>,
     /// Others had their turn before the present write.
     waited: bool,
+    /// The last to be dropped: what it does then finds the stream closed and the logs left.
+    host: H,
 }
 
 /// A link that is on its way out.
@@ -132,6 +133,11 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
     /// The part that others hold.
     pub fn link(&self) -> &Arc<Link> {
         &self.link
+    }
+
+    /// Its owner.
+    pub fn host_mut(&mut self) -> &mut H {
+        &mut self.host
     }
 
     /// One pass over everything.

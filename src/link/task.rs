@@ -50,7 +50,7 @@ impl<D: Dialect> Prepared<D> {
         let Setup { id, dialect, common, cursors, state, parker } = setup;
         let views = [0, 1, 2].map(|at: usize| Arc::clone(cursors[at].view()));
         let link = Link::new(id, common, views);
-        let writer = Writer::new(Arc::clone(&dialect), &link, cursors, state);
+        let writer = Writer::new(Arc::clone(&dialect), cursors, state);
         Self { link, writer, dialect, parker }
     }
 
@@ -70,7 +70,7 @@ impl<D: Dialect> Prepared<D> {
     ) -> LinkTask<D, S, H> {
         self.writer.greet(greeting);
         let reader = Reader::new(&*self.dialect, &self.link.common, rest);
-        let inbox = Inbox::new(&self.link.common.budget);
+        let inbox = Inbox::default();
         LinkTask {
             stream,
             host,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Appended;
 use crate::base::ConnId;
-use crate::base::sync::Mutex;
 use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use crate::base::sync::{Mutex, OnceLock};
 
 /// Most gaps a view remembers; of what is older than a forgotten one it says [`Receipt::Expired`].
 const GAPS_MAX: usize = 32;
@@ -57,6 +57,12 @@ pub struct CursorView {
     /// `publish` here, `watch` there.
     watched: AtomicBool,
     left: AtomicBool,
+    /// What was passed by; most links never lag. Set before that is published as behind.
+    lagged: OnceLock<Box<Lagged>>,
+}
+
+#[derive(Debug, Default)]
+struct Lagged {
     skipped: AtomicU64,
     gaps: Mutex<Gaps>,
 }
@@ -79,8 +85,7 @@ impl CursorView {
             pos: AtomicU64::new(pos),
             watched: AtomicBool::new(false),
             left: AtomicBool::new(false),
-            skipped: AtomicU64::new(0),
-            gaps: Mutex::new(Gaps::default()),
+            lagged: OnceLock::new(),
         })
     }
 
@@ -101,7 +106,7 @@ impl CursorView {
 
     /// Messages this link went past because it lagged.
     pub fn gap(&self) -> u64 {
-        self.skipped.load(Ordering::Relaxed)
+        self.lagged.get().map_or(0, |lagged| lagged.skipped.load(Ordering::Relaxed))
     }
 
     /// Every message before this one was written, skipped, or the peer's own.
@@ -128,8 +133,8 @@ impl CursorView {
             return if left { Receipt::LeftBefore } else { Receipt::Behind };
         }
         // The acquire of `written` saw a store that came after the gap was counted and noted.
-        if self.skipped.load(Ordering::Relaxed) > 0 {
-            let gaps = self.gaps.lock();
+        if let Some(lagged) = self.lagged.get() {
+            let gaps = lagged.gaps.lock();
             let after = gaps.ranges.partition_point(|&(from, _)| from <= seq);
             if after.checked_sub(1).is_some_and(|at| seq < gaps.ranges[at].1) {
                 return Receipt::Skipped;
@@ -150,6 +155,11 @@ impl CursorView {
     /// Bytes of the log behind this link.
     pub(super) fn position(&self) -> u64 {
         self.pos.load(Ordering::Acquire)
+    }
+
+    /// As [`CursorView::position`], for the link itself: the only one that moves it.
+    pub(super) fn own_position(&self) -> u64 {
+        self.pos.load(Ordering::Relaxed)
     }
 
     /// Says how far the link has come. Returns whether somebody waits for just that.
@@ -174,7 +184,8 @@ impl CursorView {
 
     /// Notes that the messages from `from` up to `to` were passed by. Before they are published as behind.
     pub(super) fn note_gap(&self, from: u64, to: u64) {
-        let mut gaps = self.gaps.lock();
+        let lagged = self.lagged.get_or_init(Box::default);
+        let mut gaps = lagged.gaps.lock();
         match gaps.ranges.last_mut() {
             Some(last) if last.1 == from => last.1 = to,
             _ => {
@@ -185,7 +196,7 @@ impl CursorView {
             }
         }
         drop(gaps);
-        self.skipped.fetch_add(to - from, Ordering::Relaxed);
+        lagged.skipped.fetch_add(to - from, Ordering::Relaxed);
     }
 
     pub(super) fn leave(&self) {

@@ -49,6 +49,6 @@ impl Link {
     }
 
     pub(in crate::link) fn is_answering(&self, id: u32) -> bool {
-        self.answering.lock().ids.contains(&id)
+        self.answering.look(|answering| answering.ids.contains(&id)) == Some(true)
     }
 }

@@ -42,7 +42,6 @@ pub(super) struct Waiters {
     pub(super) table: HashMap<u32, Waiter, foldhash::fast::RandomState>,
     /// By place, where the dialect has no ids. A handful at the most.
     pub(super) places: Vec<(u32, Place)>,
-    pub(super) closed: bool,
 }
 
 /// A place in which one request at a time awaits its answer.
@@ -184,7 +183,7 @@ impl Link {
     ) -> Result<(u32, Answer), NoPlace> {
         let most = self.common.config.waiters;
         let mut waiters = self.waiters.lock();
-        if waiters.closed {
+        if !self.is_open() {
             return Err(NoPlace::Closed);
         }
         if waiters.len() >= most && !its_turn {
@@ -206,7 +205,7 @@ impl Link {
             return Err(NoPlace::NoQuestion);
         }
         let mut waiters = self.waiters.lock();
-        if waiters.closed {
+        if !self.is_open() {
             return Err(NoPlace::Closed);
         }
         if waiters.len() >= self.common.config.waiters {
@@ -219,7 +218,8 @@ impl Link {
 
     /// An answer arrived. `false` if nobody waits for it: late, or never asked.
     pub(in crate::link) fn answered(&self, id: u32, status: Status, payload: Response) -> bool {
-        let Some(waiter) = self.waiters.lock().table.remove(&id) else { return false };
+        let waiter = self.waiters.look(|waiters| waiters.table.remove(&id)).flatten();
+        let Some(waiter) = waiter else { return false };
         waiter.answer(if status == Status::Ok {
             Ok(payload)
         } else {
@@ -295,16 +295,20 @@ impl Link {
         if self.common.correlator.is_some() {
             return self.give_up_place(lane, id);
         }
-        let waiter = self.waiters.lock().table.remove(&id);
+        let waiter = self.waiters.look(|waiters| waiters.table.remove(&id)).flatten();
         if waiter.is_none() {
             return;
         }
-        let retracted = self.outbox.lock().retract(lane, id);
+        let retracted = self.retract(lane, id);
         if retracted.is_none() {
             let cancel = Outgoing { head: Head::Cancel { id }, payload: Response::new() };
             // A closed link needs no cancel.
             let _ = self.queue(lane, cancel, true);
         }
+    }
+
+    fn retract(&self, lane: Lane, id: u32) -> Option<Outgoing> {
+        self.outbox.look(|outbox| outbox.retract(lane, id)).flatten()
     }
 
     fn give_up_place(&self, lane: Lane, id: u32) {
@@ -323,7 +327,7 @@ impl Link {
             };
             waiters.places.push((number, late));
         }
-        if self.outbox.lock().retract(lane, id).is_some() {
+        if self.retract(lane, id).is_some() {
             // Never sent, so nothing can come of it.
             self.free_unsent(id, queue);
         }
@@ -332,7 +336,7 @@ impl Link {
 
     /// The request was not even queued, so nothing can come of it.
     pub(in crate::link) fn unask(&self, id: u32) {
-        let waiter = self.waiters.lock().table.remove(&id);
+        let waiter = self.waiters.look(|waiters| waiters.table.remove(&id)).flatten();
         if let Some(Waiter::Ticket(ticket)) = waiter {
             return ticket.disarm();
         }

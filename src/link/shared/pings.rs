@@ -23,13 +23,14 @@ pub(super) struct Pings {
 impl Link {
     /// Asks the task to send a ping. The answer sets the peer's round-trip time.
     pub fn ping(&self) {
-        let mut pings = self.pings.lock();
+        let mut rare = self.rare.lock();
+        let pings = &mut rare.pings;
         if pings.due.is_none() {
             pings.due = Some(pings.next);
             pings.next += 1;
         }
         self.wants.fetch_or(PING, Ordering::Release);
-        drop(pings);
+        drop(rare);
         self.waker.wake();
     }
 
@@ -40,7 +41,8 @@ impl Link {
     pub async fn probe(&self) -> Option<Duration> {
         let (sender, receiver) = oneshot::channel();
         {
-            let mut pings = self.pings.lock();
+            let mut rare = self.rare.lock();
+            let pings = &mut rare.pings;
             if !self.is_open() {
                 return None;
             }
@@ -78,7 +80,8 @@ impl Link {
         if !self.take_wanted(PING) {
             return None;
         }
-        let mut pings = self.pings.lock();
+        let mut rare = self.rare.lock();
+        let pings = &mut rare.pings;
         let token = pings.due.take()?;
         if !self.common.abilities.ping_tokens {
             // One that got lost must not pass its place on to every later one.
@@ -95,7 +98,8 @@ impl Link {
     /// dialect's pings have no tokens.
     pub(in crate::link) fn pong(&self, token: u64, tokens: bool) -> Option<Duration> {
         let (rtt, waiting) = {
-            let mut pings = self.pings.lock();
+            let mut rare = self.rare.lock();
+            let pings = &mut rare.pings;
             let at = if tokens {
                 pings.sent.iter().position(|(sent, _)| *sent == token)?
             } else {
@@ -121,8 +125,13 @@ impl Link {
 
     /// Whether a ping is unanswered.
     pub fn ping_open(&self) -> bool {
-        let pings = self.pings.lock();
-        pings.due.is_some() || !pings.sent.is_empty()
+        let open = self.rare.look(|rare| rare.pings.due.is_some() || !rare.pings.sent.is_empty());
+        open.unwrap_or_default()
+    }
+
+    /// Whether a ping waits to be sent.
+    pub(super) fn wants_ping(&self) -> bool {
+        self.wants.load(Ordering::Acquire) & PING != 0
     }
 }
 

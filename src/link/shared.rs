@@ -39,11 +39,9 @@ use super::outbox::{Outbox, Outgoing, Rejected, Taken};
 /// queue is filled without asking it.
 #[derive(Debug)]
 pub struct Link {
-    id: ConnId,
     pub(super) common: Arc<Common>,
     outbox: Late<Outbox>,
     waiters: Late<Waiters>,
-    answering: Late<Answering>,
     rare: Late<Rare>,
     /// Wakes the task for everything that is not its socket, its log or its handlers.
     pub(super) waker: TaskWaker,
@@ -63,11 +61,12 @@ pub struct Link {
     stirred: AtomicBool,
 }
 
-/// What a link needs now and then.
+/// What many links never need.
 #[derive(Debug, Default)]
 struct Rare {
     order: Option<Box<CloseOrder>>,
     pings: Pings,
+    answering: Answering,
     /// Where the cursors stood when the task ended, for a connection that takes this one's place.
     left_at: Option<Box<Positions>>,
     heir: Option<oneshot::Sender<Positions>>,
@@ -134,13 +133,11 @@ pub struct Waiting {
 }
 
 impl Link {
-    pub(super) fn new(id: ConnId, common: Arc<Common>, views: [Arc<CursorView>; 3]) -> Arc<Self> {
+    pub(super) fn new(common: Arc<Common>, views: [Arc<CursorView>; 3]) -> Arc<Self> {
         Arc::new(Self {
-            id,
             common,
             outbox: Late::new(),
             waiters: Late::new(),
-            answering: Late::new(),
             rare: Late::new(),
             waker: TaskWaker::new(),
             stalled_since: AtomicU64::new(0),
@@ -154,7 +151,7 @@ impl Link {
 
     /// The connection's number.
     pub fn id(&self) -> ConnId {
-        self.id
+        self.views[0].conn()
     }
 
     /// Whether the link takes messages.
@@ -267,7 +264,7 @@ impl Link {
     pub fn waiting(&self) -> Waiting {
         let (messages, bytes) = self.outbox.look(|outbox| outbox.waiting()).unwrap_or_default();
         let requests = self.waiters.look(|waiters| waiters.len()).unwrap_or_default();
-        let answering = self.answering.look(|answering| answering.ids.len()).unwrap_or_default();
+        let answering = self.rare.look(|rare| rare.answering.ids.len()).unwrap_or_default();
         Waiting { messages, bytes, requests, answering }
     }
 

@@ -49,7 +49,8 @@ impl<D: Dialect> Prepared<D> {
     pub fn new(setup: Setup<D>) -> Self {
         let Setup { id, dialect, common, cursors, state, parker } = setup;
         let views = [0, 1, 2].map(|at: usize| Arc::clone(cursors[at].view()));
-        let link = Link::new(id, common, views);
+        let link = Link::new(common, views);
+        debug_assert_eq!(link.id(), id, "cursors of another connection");
         let writer = Writer::new(Arc::clone(&dialect), cursors, state);
         Self { link, writer, dialect, parker }
     }

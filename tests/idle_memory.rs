@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use peerpool::base::{Lane, Nonce};
 use peerpool::node::{Message, Node, NodeConfig};
 use peerpool::pool::PoolConfig;
-use peerpool::wire::{Dialect, Greeting, Head, Hello, Native};
+use peerpool::wire::{Control, Decoder, Dialect, Greeting, Head, Hello, Native, Step};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 #[global_allocator]
@@ -91,7 +91,7 @@ fn an_idle_connection_keeps_within_its_bytes() {
     println!("an idle connection: {idle} bytes, at most {MOST}");
     talk(&node, &mut peers);
     let afterwards = (settled() - before) / PEERS;
-    println!("one that has heard a broadcast and said something: {afterwards} bytes");
+    println!("one that has been pinged, has heard a broadcast and said something: {afterwards} bytes");
     assert_eq!(node.roster().iter().count(), BEFORE + PEERS);
     assert!(idle <= MOST, "{idle} bytes an idle connection");
     assert!(afterwards <= idle + AFTERWARDS, "{idle} bytes before, {afterwards} after something was said");
@@ -99,15 +99,47 @@ fn an_idle_connection_keeps_within_its_bytes() {
     runtime.block_on(node.shutdown(Duration::from_secs(5)));
 }
 
-/// Every peer is sent a message and sends one.
+/// Every peer is sent a message and a ping, answers it and sends a message.
 fn talk(node: &Node, peers: &mut [TcpStream]) {
     node.broadcast(&Message::new(7, vec![b'x'; BODY])).expect("a legal message");
-    let mut frame = BytesMut::new();
-    let head = Head::Event { kind: 7 };
-    Native::default().encode(Lane::Normal, &head, &[b'x'; BODY], &mut frame).expect("a legal message");
-    let mut heard = vec![0; frame.len()];
-    for peer in peers {
-        peer.read_exact(&mut heard).expect("the broadcast");
-        peer.write_all(&frame).expect("the node lives");
+    node.roster().iter().for_each(|peer| peer.connection().link().ping());
+    let mut said = BytesMut::new();
+    for peer in &mut *peers {
+        let (token, messages) = hear(peer);
+        assert_eq!(messages, 1);
+        said.clear();
+        Native::default().encode_control(&Control::Pong { token }, &mut said).expect("a pong");
+        let head = Head::Event { kind: 7 };
+        Native::default().encode(Lane::Normal, &head, &[b'x'; BODY], &mut said).expect("a legal message");
+        peer.write_all(&said).expect("the node lives");
+    }
+    let begun = Instant::now();
+    while node.roster().iter().any(|peer| peer.connection().link().ping_open()) {
+        assert!(begun.elapsed() < WAIT, "a pong was not heard");
+        std::thread::yield_now();
+    }
+}
+
+/// Reads until a ping and a message came: the ping's token, and how many messages.
+fn hear(peer: &mut TcpStream) -> (u64, usize) {
+    let (mut decoder, mut bytes) = (Native::default().decoder(), Vec::new());
+    let (mut token, mut messages, mut at) = (None, 0, 0);
+    loop {
+        if let (Some(token), true) = (token, messages > 0) {
+            return (token, messages);
+        }
+        let step = decoder.step(&bytes[at..]).expect("legal bytes");
+        at += step.used();
+        match step {
+            Step::Control { control: Control::Ping { token: its }, .. } => token = Some(its),
+            Step::Message { .. } => messages += 1,
+            Step::NeedMore => {
+                let mut some = [0; 512];
+                let count = peer.read(&mut some).expect("the node lives");
+                assert!(count > 0, "the node closed the connection");
+                bytes.extend_from_slice(&some[..count]);
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 
 use crate::base::sync::{Mutex, MutexGuard};
 
-/// Something under a lock that is made when it is first needed, and then stays.
+/// Something under a lock that is made when it is first needed, and then stays until it is taken out.
 #[derive(Debug)]
 pub(super) struct Late<T>(Mutex<Option<Box<T>>>);
 
@@ -28,6 +28,11 @@ impl<T> Late<T> {
     /// Waits for the lock and looks at it, if it is there.
     pub(super) fn look<R>(&self, look: impl FnOnce(&mut T) -> R) -> Option<R> {
         self.0.lock().as_deref_mut().map(look)
+    }
+
+    /// Takes it out if it holds nothing any more.
+    pub(super) fn take_if(&self, is_idle: impl FnOnce(&mut T) -> bool) -> Option<Box<T>> {
+        self.0.lock().take_if(|value| is_idle(value))
     }
 
     /// Takes it out.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::base::sync::TaskWaker;
-use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::base::{ConnId, Lane, Tick};
 use crate::wire::{Abilities, Correlate, EncodeError, Head, Status, WireLimits};
 
@@ -57,6 +57,8 @@ pub struct Link {
     queued: AtomicU8,
     /// What the pings hold for the task. Set under their lock, before the task is woken.
     wants: AtomicU8,
+    /// Pings so far: the next one's token.
+    pinged: AtomicU32,
     /// The stream has called since it was last read to its end. Release pairs with the acquire of `take_stirred`.
     stirred: AtomicBool,
 }
@@ -70,6 +72,14 @@ struct Rare {
     /// Where the cursors stood when the task ended, for a connection that takes this one's place.
     left_at: Option<Box<Positions>>,
     heir: Option<oneshot::Sender<Positions>>,
+}
+
+impl Rare {
+    fn is_idle(&self) -> bool {
+        let Self { order, pings, answering, left_at, heir } = self;
+        let ends = order.is_some() || left_at.is_some() || heir.is_some();
+        !ends && pings.is_idle() && answering.ids.is_empty()
+    }
 }
 
 /// What all links of one node and dialect share.
@@ -145,6 +155,7 @@ impl Link {
             state: AtomicU8::new(OPEN),
             queued: AtomicU8::new(0),
             wants: AtomicU8::new(0),
+            pinged: AtomicU32::new(0),
             stirred: AtomicBool::new(true),
         })
     }

@@ -14,9 +14,14 @@ pub(super) struct Pings {
     due: Option<u64>,
     /// Sent, not answered.
     sent: Vec<(u64, Instant)>,
-    next: u64,
     /// Wakes whoever awaits an answer to decide between two connections.
     probes: Vec<(u64, oneshot::Sender<Duration>)>,
+}
+
+impl Pings {
+    pub(super) fn is_idle(&self) -> bool {
+        self.due.is_none() && self.sent.is_empty() && self.probes.is_empty()
+    }
 }
 
 /// Pings.
@@ -25,10 +30,7 @@ impl Link {
     pub fn ping(&self) {
         let mut rare = self.rare.lock();
         let pings = &mut rare.pings;
-        if pings.due.is_none() {
-            pings.due = Some(pings.next);
-            pings.next += 1;
-        }
+        pings.due.get_or_insert_with(|| self.next_token());
         self.wants.fetch_or(PING, Ordering::Release);
         drop(rare);
         self.waker.wake();
@@ -46,17 +48,18 @@ impl Link {
             if !self.is_open() {
                 return None;
             }
-            let token = pings.due.unwrap_or(pings.next);
-            if pings.due.is_none() {
-                pings.due = Some(token);
-                pings.next += 1;
-            }
+            let token = *pings.due.get_or_insert_with(|| self.next_token());
             self.wants.fetch_or(PING, Ordering::Release);
             pings.probes.retain(|(_, waiting)| !waiting.is_closed());
             pings.probes.push((token, sender));
         }
         self.waker.wake();
         receiver.await.ok()
+    }
+
+    /// Under the lock of the pings. Not kept there, since no token may come twice.
+    fn next_token(&self) -> u64 {
+        u64::from(self.pinged.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Asks the peer for addresses; what it says reaches [`Host::peers_told`](crate::link::Host::peers_told).
@@ -116,6 +119,8 @@ impl Link {
             let waiting: Vec<_> = done;
             (sent.elapsed(), waiting)
         };
+        // A link that is only kept alive holds nothing for it.
+        drop(self.rare.take_if(|rare| rare.is_idle()));
         for (_, probe) in waiting {
             // A prober that gave up needs no answer.
             let _ = probe.send(rtt);

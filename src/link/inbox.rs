@@ -4,6 +4,7 @@
 //! finds the handler busy is queued here, and only a full queue makes [`Inbox::is_full`] true, which alone pauses
 //! reading. Breaks if: the reader awaits a handler's future.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,7 +19,7 @@ use crate::base::sync::TaskWaker;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::wire::Payload;
 
-use super::budget::{Budget, Reservation};
+use super::budget::Reservation;
 use super::config::LinkConfig;
 use super::end::End;
 use super::host::Host;
@@ -38,12 +39,18 @@ struct Queued {
     payload: Bytes,
 }
 
-/// The bounded inbox of one link, and the handlers that are at work on it.
-pub(super) struct Inbox {
+/// The bounded inbox of one link, and the handlers that are at work on it. One in which nothing waits holds nothing.
+#[derive(Default)]
+pub(super) struct Inbox(Option<Box<Work>>);
+
+/// What waits, and who is at work.
+#[derive(Default)]
+struct Work {
     events: VecDeque<Queued>,
     requests: VecDeque<(u32, Queued)>,
     bytes: usize,
-    held: Reservation,
+    /// Covers `bytes`. None where nothing had to wait yet.
+    held: Option<Reservation>,
     event: Option<Rest>,
     answers: Vec<(u32, Rest)>,
     alarm: Option<Arc<Alarm>>,
@@ -69,29 +76,20 @@ impl Wake for Alarm {
 }
 
 impl Inbox {
-    pub(super) fn new(budget: &Arc<Budget>) -> Self {
-        Self {
-            events: VecDeque::new(),
-            requests: VecDeque::new(),
-            bytes: 0,
-            held: Reservation::empty(budget),
-            event: None,
-            answers: Vec::new(),
-            alarm: None,
-        }
-    }
-
     /// Hands an event over at once if nothing is before it, and queues it otherwise.
     pub(super) fn event<H: Host>(
         &mut self,
         host: &H,
+        link: &Link,
         lane: Lane,
         kind: u16,
         payload: Payload<'_>,
     ) -> Result<(), Panicked> {
-        if self.event.is_some() || !self.events.is_empty() {
-            let payload = self.keep(payload);
-            self.events.push_back(Queued { lane, kind, payload });
+        if let Some(work) = &mut self.0
+            && (work.event.is_some() || !work.events.is_empty())
+        {
+            let payload = work.keep(payload, link);
+            work.events.push_back(Queued { lane, kind, payload });
             return Ok(());
         }
         self.start_event(host, Event { lane, kind, payload })
@@ -101,8 +99,9 @@ impl Inbox {
         match guarded(|| host.event(event))? {
             Handled::Done => {}
             Handled::Later(rest) => {
-                self.event = Some(rest);
-                self.ring();
+                let work = self.work();
+                work.event = Some(rest);
+                work.ring();
             }
         }
         Ok(())
@@ -119,9 +118,12 @@ impl Inbox {
         (lane, kind, payload): (Lane, u16, Payload<'_>),
     ) -> Result<(), End> {
         let most = link.common.config.requests;
-        let waits = self.requests.iter().any(|(before, _)| *before == id);
-        let first = !waits && self.requests.iter().all(|(before, _)| link.is_answering(*before));
-        let begun = match first && self.answers.len() < most {
+        let (waits, first, at_work) = self.0.as_ref().map_or((false, true, 0), |work| {
+            let waits = work.requests.iter().any(|(before, _)| *before == id);
+            let first = !waits && work.requests.iter().all(|(before, _)| link.is_answering(*before));
+            (waits, first, work.answers.len())
+        });
+        let begun = match first && at_work < most {
             true => link.begin_answer(id, most),
             false if waits || link.is_answering(id) => Begun::Twice,
             false => Begun::TooMany,
@@ -132,8 +134,9 @@ impl Inbox {
             Begun::Twice if link.common.correlator.is_none() => return Err(End::RequestTwice(id)),
             Begun::Twice | Begun::TooMany => {}
         }
-        let payload = self.keep(payload);
-        self.requests.push_back((id, Queued { lane, kind, payload }));
+        let work = self.work();
+        let payload = work.keep(payload, link);
+        work.requests.push_back((id, Queued { lane, kind, payload }));
         Ok(())
     }
 
@@ -149,8 +152,9 @@ impl Inbox {
         match guarded(|| host.request(request, responder))? {
             Handled::Done => {}
             Handled::Later(rest) => {
-                self.answers.push((id, rest));
-                self.ring();
+                let work = self.work();
+                work.answers.push((id, rest));
+                work.ring();
             }
         }
         Ok(())
@@ -158,14 +162,17 @@ impl Inbox {
 
     /// The peer no longer wants this answer.
     pub(super) fn cancel(&mut self, link: &Link, request: u32) {
-        if let Some(at) = self.requests.iter().position(|(id, _)| *id == request)
-            && let Some((_, queued)) = self.requests.remove(at)
+        if let Some(work) = &mut self.0
+            && let Some(at) = work.requests.iter().position(|(id, _)| *id == request)
+            && let Some((_, queued)) = work.requests.remove(at)
         {
-            self.give_back(queued.payload.len());
+            work.give_back(queued.payload.len());
         }
-        if link.end_answer(request) {
+        if link.end_answer(request)
+            && let Some(work) = &mut self.0
+        {
             // One that had answered is not stopped in what it does afterwards: the cancel crossed its answer.
-            self.answers.retain(|(id, _)| *id != request);
+            work.answers.retain(|(id, _)| *id != request);
         }
     }
 
@@ -176,30 +183,80 @@ impl Inbox {
         link: &Arc<Link>,
         cx: &mut Context<'_>,
     ) -> Result<bool, Panicked> {
-        let mut moved = self.poll_handlers(cx)?;
-        while self.event.is_none()
-            && let Some(Queued { lane, kind, payload }) = self.events.pop_front()
-        {
-            self.give_back(payload.len());
+        if self.0.is_none() {
+            return Ok(false);
+        }
+        let mut moved = self.work().poll_handlers(cx)?;
+        while let Some(Queued { lane, kind, payload }) = self.work().next_event() {
             self.start_event(host, Event { lane, kind, payload: Payload::Owned(payload) })?;
             moved = true;
         }
-        let most = link.common.config.requests;
-        while !self.requests.is_empty()
-            && self.answers.len() < most
-            && let Some(at) = self.requests.iter().position(|(id, _)| !link.is_answering(*id))
-            && link.begin_answer(self.requests[at].0, most) == Begun::Now
-            && let Some((id, Queued { lane, kind, payload })) = self.requests.remove(at)
-        {
-            self.give_back(payload.len());
+        while let Some((id, Queued { lane, kind, payload })) = self.work().next_request(link) {
             self.start_request(host, link, id, Request { lane, kind, payload: Payload::Owned(payload) })?;
             moved = true;
         }
         if moved {
             // What has just started wants its first poll.
-            moved |= self.poll_handlers(cx)?;
+            moved |= self.work().poll_handlers(cx)?;
         }
+        self.rest();
         Ok(moved)
+    }
+
+    /// Whether reading must pause.
+    pub(super) fn is_full(&self, config: &LinkConfig) -> bool {
+        self.0.as_ref().is_some_and(|work| {
+            work.events.len() + work.requests.len() >= config.inbox_messages
+                || work.bytes >= config.inbox_bytes
+                || work.bytes > work.covered()
+        })
+    }
+
+    /// Whether there is room enough again to go on reading: half of the bounds, so that it does not stop at once.
+    pub(super) fn has_room(&self, config: &LinkConfig) -> bool {
+        self.0.as_ref().is_none_or(|work| {
+            work.events.len() + work.requests.len() <= config.inbox_messages / 2
+                && work.bytes <= config.inbox_bytes / 2
+                && work.bytes <= work.covered()
+        })
+    }
+
+    fn work(&mut self) -> &mut Work {
+        self.0.get_or_insert_with(|| SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default())
+    }
+
+    /// Where nothing waits any more and nobody is at work, the memory goes back to the thread, for the next link.
+    fn rest(&mut self) {
+        let Some(mut work) = self.0.take_if(|work| work.is_idle()) else { return };
+        (work.held, work.alarm) = (None, None);
+        // A thread that is ending has no place for it any more.
+        let _ = SPARE.try_with(|spare| spare.set(Some(work)));
+    }
+}
+
+impl Work {
+    fn next_event(&mut self) -> Option<Queued> {
+        if self.event.is_some() {
+            return None;
+        }
+        let queued = self.events.pop_front()?;
+        self.give_back(queued.payload.len());
+        Some(queued)
+    }
+
+    /// One that [`Link::begin_answer`] let begin.
+    fn next_request(&mut self, link: &Link) -> Option<(u32, Queued)> {
+        let most = link.common.config.requests;
+        if self.answers.len() >= most {
+            return None;
+        }
+        let at = self.requests.iter().position(|(id, _)| !link.is_answering(*id))?;
+        if link.begin_answer(self.requests[at].0, most) != Begun::Now {
+            return None;
+        }
+        let (id, queued) = self.requests.remove(at)?;
+        self.give_back(queued.payload.len());
+        Some((id, queued))
     }
 
     fn poll_handlers(&mut self, cx: &mut Context<'_>) -> Result<bool, Panicked> {
@@ -237,36 +294,37 @@ impl Inbox {
         self.alarm.get_or_insert_default().rung.store(true, Ordering::Release);
     }
 
-    /// Whether reading must pause.
-    pub(super) fn is_full(&self, config: &LinkConfig) -> bool {
-        self.events.len() + self.requests.len() >= config.inbox_messages
-            || self.bytes >= config.inbox_bytes
-            || self.bytes > self.held.bytes()
+    fn covered(&self) -> usize {
+        self.held.as_ref().map_or(0, Reservation::bytes)
     }
 
-    /// Whether there is room enough again to go on reading: half of the bounds, so that it does not stop at once.
-    pub(super) fn has_room(&self, config: &LinkConfig) -> bool {
-        self.events.len() + self.requests.len() <= config.inbox_messages / 2
-            && self.bytes <= config.inbox_bytes / 2
-            && self.bytes <= self.held.bytes()
+    fn is_idle(&self) -> bool {
+        self.events.is_empty() && self.requests.is_empty() && self.event.is_none() && self.answers.is_empty()
     }
 
     /// A message that waits is copied out of the read buffer. Where the ceiling does not cover it, it is kept all the same
     /// (it is here already, at most one) and the inbox counts as full.
-    fn keep(&mut self, payload: Payload<'_>) -> Bytes {
+    fn keep(&mut self, payload: Payload<'_>, link: &Link) -> Bytes {
         self.bytes += payload.len();
-        self.held.resize(self.bytes);
+        self.held.get_or_insert_with(|| Reservation::empty(&link.common.budget)).resize(self.bytes);
         payload.into_bytes()
     }
 
     fn give_back(&mut self, bytes: usize) {
         self.bytes -= bytes;
-        self.held.resize(self.bytes);
+        if let Some(held) = &mut self.held {
+            held.resize(self.bytes);
+        }
         if self.events.is_empty() && self.requests.is_empty() {
             self.events = VecDeque::new();
             self.requests = VecDeque::new();
         }
     }
+}
+
+thread_local! {
+    /// Of whichever link of this thread came to rest last.
+    static SPARE: Cell<Option<Box<Work>>> = const { Cell::new(None) };
 }
 
 /// Runs code that is not ours.

@@ -22,6 +22,7 @@ mod config;
 mod end;
 mod host;
 mod inbox;
+mod late;
 pub mod log;
 mod message;
 mod outbox;

@@ -25,7 +25,6 @@ pub(super) struct Outbox {
     lanes: [VecDeque<Outgoing>; 3],
     bytes: [usize; 3],
     held: Reservation,
-    closed: bool,
     flooded: bool,
 }
 
@@ -39,13 +38,7 @@ pub(super) enum Rejected {
 
 impl Outbox {
     pub(super) fn new(budget: &Arc<Budget>) -> Self {
-        Self {
-            lanes: Default::default(),
-            bytes: [0; 3],
-            held: Reservation::empty(budget),
-            closed: false,
-            flooded: false,
-        }
+        Self { lanes: Default::default(), bytes: [0; 3], held: Reservation::empty(budget), flooded: false }
     }
 
     /// Queues a message. Answers without a payload (`unbounded`) fit beyond the bounds, up to as many again as an honest
@@ -57,9 +50,6 @@ impl Outbox {
         config: &LinkConfig,
         unbounded: bool,
     ) -> Result<(), (Rejected, Outgoing)> {
-        if self.closed {
-            return Err((Rejected::Closed, outgoing));
-        }
         let at = slot(lane);
         let cost = outgoing.payload.len() + OVERHEAD;
         let fits = self.lanes[at].len() < config.outbox_messages
@@ -130,9 +120,8 @@ impl Outbox {
         (self.lanes.iter().map(VecDeque::len).sum(), self.bytes.iter().sum())
     }
 
-    /// Refuses everything from now on and hands out what waited, to be dropped outside the lock.
-    pub(super) fn close(&mut self) -> [VecDeque<Outgoing>; 3] {
-        self.closed = true;
+    /// Hands out what waited, to be dropped outside the lock.
+    pub(super) fn clear(&mut self) -> [VecDeque<Outgoing>; 3] {
         self.bytes = [0; 3];
         self.held.resize(0);
         std::mem::take(&mut self.lanes)

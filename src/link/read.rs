@@ -22,16 +22,22 @@ use super::write::Writer;
 /// Reads, decodes, and hands over.
 ///
 /// Invariant 18. Statement: no byte is lost whenever a poll ends. Enforced by: what was read and not yet decoded is put
-/// back into `rest` on every way out of [`Reader::poll`]. Breaks if: an early return skips it.
+/// back into `kept` on every way out of [`Reader::poll`]. Breaks if: an early return skips it.
 pub(super) struct Reader<D: Dialect> {
     decoder: D::Decoder,
+    /// There while there is something to keep.
+    kept: Option<Box<Kept>>,
+    peers_told: Option<Box<Instant>>,
+    paused: bool,
+    peers_asked: bool,
+}
+
+/// What is kept between two polls.
+struct Kept {
     /// Read, not yet decoded: less than a frame, or what was in hand when reading paused.
     rest: Vec<u8>,
     /// Covers `rest` and the decoder's reassembly.
     held: Reservation,
-    paused: bool,
-    peers_told: Option<Instant>,
-    peers_asked: bool,
 }
 
 /// Whom decoded messages go to.
@@ -44,9 +50,12 @@ pub(super) struct Sinks<'a, D: Dialect, H: Host> {
 
 impl<D: Dialect> Reader<D> {
     pub(super) fn new(dialect: &D, common: &Common, rest: Vec<u8>) -> Self {
-        let mut held = Reservation::empty(&common.budget);
-        held.resize(rest.len());
-        Self { decoder: dialect.decoder(), rest, held, paused: false, peers_told: None, peers_asked: false }
+        let kept = (!rest.is_empty()).then(|| {
+            let mut held = Reservation::empty(&common.budget);
+            held.resize(rest.len());
+            Box::new(Kept { rest, held })
+        });
+        Self { decoder: dialect.decoder(), kept, peers_told: None, paused: false, peers_asked: false }
     }
 
     /// Whether reading waits for the inbox, not for the stream.
@@ -69,10 +78,11 @@ impl<D: Dialect> Reader<D> {
             sinks.host.paused(false);
         }
         let mut buffer = Borrowed::take();
-        let filled = buffer.load(&mut self.rest, sinks.link.common.limits.window);
+        let rest = self.kept.as_mut().map_or_else(Vec::new, |kept| std::mem::take(&mut kept.rest));
+        let filled = buffer.load(&rest, sinks.link.common.limits.window);
+        drop(rest);
         let (result, left) = self.fill(stream, cx, sinks, &mut buffer.bytes, filled);
-        self.rest = buffer.bytes[..left].to_vec();
-        self.account(sinks.link)?;
+        self.keep(&buffer.bytes[..left], sinks.link)?;
         result
     }
 
@@ -201,8 +211,8 @@ impl<D: Dialect> Reader<D> {
             Control::Abort { .. } => {}
             Control::GetPeers { max } => {
                 let interval = sinks.link.common.config.peers_interval;
-                if self.peers_told.is_none_or(|told| told.elapsed() >= interval) {
-                    self.peers_told = Some(Instant::now());
+                if self.peers_told.as_ref().is_none_or(|told| told.elapsed() >= interval) {
+                    self.peers_told = Some(Box::new(Instant::now()));
                     let most = usize::from(max).min(sinks.link.common.limits.peers);
                     let mut peers = sinks.host.peers_asked(most);
                     peers.truncate(most);
@@ -224,9 +234,17 @@ impl<D: Dialect> Reader<D> {
         self.peers_asked = true;
     }
 
-    fn account(&mut self, link: &Link) -> Result<(), End> {
-        let held = self.rest.len() + self.decoder.buffered();
-        if self.held.resize(held) || self.held.bytes() >= held {
+    fn keep(&mut self, rest: &[u8], link: &Link) -> Result<(), End> {
+        let held = rest.len() + self.decoder.buffered();
+        if held == 0 {
+            self.kept = None;
+            return Ok(());
+        }
+        let kept = self.kept.get_or_insert_with(|| {
+            Box::new(Kept { rest: Vec::new(), held: Reservation::empty(&link.common.budget) })
+        });
+        kept.rest = rest.to_vec();
+        if kept.held.resize(held) || kept.held.bytes() >= held {
             return Ok(());
         }
         // A frame's rest and the bytes of a pause are small and always fit the next one's place; what does not is a
@@ -243,7 +261,7 @@ fn take<D: Dialect, H: Host>(
 ) -> Result<(), End> {
     match head {
         Head::Event { kind } => match sinks.link.answered_in_place(kind, payload) {
-            Some(payload) => Ok(sinks.inbox.event(sinks.host, lane, kind, payload)?),
+            Some(payload) => Ok(sinks.inbox.event(sinks.host, sinks.link, lane, kind, payload)?),
             None => Ok(()),
         },
         Head::Request { id, kind } => {
@@ -303,13 +321,12 @@ impl Borrowed {
 
     /// Puts the bytes kept from last time in front, with room for a read behind them, or behind the longest piece that the
     /// decoder leaves: a read into no room at all would look like the end.
-    fn load(&mut self, rest: &mut Vec<u8>, window: usize) -> usize {
-        let rest = std::mem::take(rest);
+    fn load(&mut self, rest: &[u8], window: usize) -> usize {
         let least = rest.len().max(window).saturating_add(READ_BUFFER / 2);
         if least > self.bytes.len() {
             self.bytes.resize(least, 0);
         }
-        self.bytes[..rest.len()].copy_from_slice(&rest);
+        self.bytes[..rest.len()].copy_from_slice(rest);
         rest.len()
     }
 }

@@ -2,6 +2,7 @@
 
 mod answering;
 mod asking;
+mod closing;
 mod pings;
 
 use std::sync::Arc;
@@ -10,21 +11,21 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::base::sync::Mutex;
-use crate::base::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use crate::base::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::base::{ConnId, Lane, Tick};
-use crate::pool::Departure;
-use crate::wire::{Abilities, Correlate, EncodeError, Goodbye, Head, Status, WireLimits};
+use crate::wire::{Abilities, Correlate, EncodeError, Head, Status, WireLimits};
 
 use answering::Answering;
 pub(super) use answering::Begun;
 pub(super) use asking::NoPlace;
 use asking::Waiters;
+pub(super) use closing::CloseOrder;
 use pings::Pings;
 
 use super::budget::{Budget, Reservation};
 use super::calls::Calls;
 use super::config::LinkConfig;
+use super::late::Late;
 use super::log::{CursorView, Resume};
 use super::message::{Message, Response, SendError};
 use super::outbox::{Outbox, Outgoing, Rejected, Taken};
@@ -33,32 +34,50 @@ use super::outbox::{Outbox, Outgoing, Rejected, Taken};
 /// [`LinkTask`](super::LinkTask); both end together.
 ///
 /// Invariant 23. Statement: once [`Link::close`] was called nothing is queued any more, every waiting request fails at
-/// once, and the task ends within [`LinkConfig::linger`]. Enforced by: one state word that only moves forward; the outbox
-/// and the table of requests are closed under their own locks. Breaks if: a queue is filled without asking them.
+/// once, and the task ends within [`LinkConfig::linger`]. Enforced by: one state word that only moves forward, asked under the
+/// lock of the outbox and of the table of requests before they are filled, and set before they are emptied. Breaks if: a
+/// queue is filled without asking it.
 #[derive(Debug)]
 pub struct Link {
-    id: ConnId,
     pub(super) common: Arc<Common>,
-    /// The authority on whether the link is open; the details are in `order`.
-    state: AtomicU8,
-    order: Mutex<Option<Box<CloseOrder>>>,
-    outbox: Mutex<Outbox>,
-    /// A bit a lane: the outbox may hold something for it; and [`FLOODED`]. Set and cleared under the outbox' lock. Hint: a task that was woken
-    /// after a message was queued sees its bit.
-    queued: AtomicU8,
-    waiters: Mutex<Waiters>,
-    answering: Mutex<Answering>,
-    pings: Mutex<Pings>,
-    /// What `pings` holds for the task. Set under its lock, before the task is woken.
-    wants: AtomicU8,
+    outbox: Late<Outbox>,
+    waiters: Late<Waiters>,
+    rare: Late<Rare>,
     /// Calls the task for everything that is not its log or its handlers.
     pub(super) calls: Calls,
     /// Tick since which written bytes make no progress, plus one; zero while nothing waits to be written. A hint for the
     /// maintenance, which closes links that stall.
     stalled_since: AtomicU64,
     views: [Arc<CursorView>; 3],
+    /// The authority on whether the link is open; the details are in `rare`. Whoever fills a queue asks it under the queue's
+    /// lock, which whoever closes takes after setting it.
+    state: AtomicU8,
+    /// A bit a lane: the outbox may hold something for it; and [`FLOODED`]. Set and cleared under the outbox' lock. Hint: a task that was woken
+    /// after a message was queued sees its bit.
+    queued: AtomicU8,
+    /// What the pings hold for the task. Set under their lock, before the task is woken.
+    wants: AtomicU8,
+    /// Pings so far: the next one's token.
+    pinged: AtomicU32,
+}
+
+/// What many links never need.
+#[derive(Debug, Default)]
+struct Rare {
+    order: Option<Box<CloseOrder>>,
+    pings: Pings,
+    answering: Answering,
     /// Where the cursors stood when the task ended, for a connection that takes this one's place.
-    pub(super) left_at: Mutex<LeftAt>,
+    left_at: Option<Box<Positions>>,
+    heir: Option<oneshot::Sender<Positions>>,
+}
+
+impl Rare {
+    fn is_idle(&self) -> bool {
+        let Self { order, pings, answering, left_at, heir } = self;
+        let ends = order.is_some() || left_at.is_some() || heir.is_some();
+        !ends && pings.is_idle() && answering.ids.is_empty()
+    }
 }
 
 /// What all links of one node and dialect share.
@@ -92,24 +111,8 @@ impl Common {
     }
 }
 
-/// How a link is to end.
-#[derive(Clone, Debug)]
-pub(super) struct CloseOrder {
-    pub(super) reason: Departure,
-    pub(super) goodbye: Option<Goodbye>,
-    /// Send first what waits.
-    pub(super) drain: bool,
-    pub(super) within: Duration,
-}
-
 /// Where the three cursors of a link stood when it ended.
 pub type Positions = [Resume; 3];
-
-#[derive(Debug, Default)]
-pub(super) struct LeftAt {
-    pub(super) positions: Option<Box<Positions>>,
-    pub(super) heir: Option<oneshot::Sender<Positions>>,
-}
 
 /// Where the answer to a request arrives.
 pub(super) type Answer = oneshot::Receiver<Answered>;
@@ -138,28 +141,25 @@ pub struct Waiting {
 }
 
 impl Link {
-    pub(super) fn new(id: ConnId, common: Arc<Common>, views: [Arc<CursorView>; 3]) -> Arc<Self> {
+    pub(super) fn new(common: Arc<Common>, views: [Arc<CursorView>; 3]) -> Arc<Self> {
         Arc::new(Self {
-            id,
-            outbox: Mutex::new(Outbox::new(&common.budget)),
-            queued: AtomicU8::new(0),
             common,
-            state: AtomicU8::new(OPEN),
-            order: Mutex::new(None),
-            waiters: Mutex::new(Waiters::default()),
-            answering: Mutex::default(),
-            pings: Mutex::default(),
-            wants: AtomicU8::new(0),
+            outbox: Late::new(),
+            waiters: Late::new(),
+            rare: Late::new(),
             calls: Calls::new(),
             stalled_since: AtomicU64::new(0),
             views,
-            left_at: Mutex::default(),
+            state: AtomicU8::new(OPEN),
+            queued: AtomicU8::new(0),
+            wants: AtomicU8::new(0),
+            pinged: AtomicU32::new(0),
         })
     }
 
     /// The connection's number.
     pub fn id(&self) -> ConnId {
-        self.id
+        self.views[0].conn()
     }
 
     /// Whether the link takes messages.
@@ -205,7 +205,10 @@ impl Link {
             return Err((Rejected::Refused(cause), outgoing));
         }
         {
-            let mut outbox = self.outbox.lock();
+            let mut outbox = self.outbox.lock_or(|| Outbox::new(&self.common.budget));
+            if self.state.load(Ordering::Acquire) == CLOSED {
+                return Err((Rejected::Closed, outgoing));
+            }
             let pushed = outbox.push(lane, outgoing, &self.common.config, unbounded);
             let mark = match &pushed {
                 Ok(()) => 1 << lane.index(),
@@ -227,12 +230,14 @@ impl Link {
         small: usize,
         cover: &mut Reservation,
     ) -> Taken {
-        let mut outbox = self.outbox.lock();
-        let taken = outbox.take(lane, most, small, cover);
-        if outbox.is_empty(lane) {
-            self.queued.fetch_and(!(1 << lane.index()), Ordering::Relaxed);
-        }
-        taken
+        let taken = self.outbox.look(|outbox| {
+            let taken = outbox.take(lane, most, small, cover);
+            if outbox.is_empty(lane) {
+                self.queued.fetch_and(!(1 << lane.index()), Ordering::Relaxed);
+            }
+            taken
+        });
+        taken.unwrap_or_default()
     }
 
     /// Whether answers had to be dropped because the peer asks and does not read.
@@ -241,7 +246,13 @@ impl Link {
     }
 
     pub(super) fn has_outgoing(&self, lane: Lane) -> bool {
-        self.queued.load(Ordering::Acquire) & 1 << lane.index() != 0 && !self.outbox.lock().is_empty(lane)
+        self.queued.load(Ordering::Acquire) & 1 << lane.index() != 0
+            && self.outbox.look(|outbox| !outbox.is_empty(lane)) == Some(true)
+    }
+
+    /// Whether there may be something to send that no log says: a message for this peer alone, a ping.
+    pub(super) fn has_orders(&self) -> bool {
+        self.queued.load(Ordering::Acquire) & !FLOODED != 0 || self.wants_ping()
     }
 
     /// Whether many requests of ours, each asked by a task of its own, await answers and the next ones wait to be sent, with
@@ -250,94 +261,20 @@ impl Link {
         let queued = self.queued.load(Ordering::Acquire);
         // Most wake-ups have nothing queued, and take no lock here.
         let others = queued & 1 << Lane::Urgent.index() == 0 && queued & !FLOODED != 0;
-        others && self.waiters.lock().alone() >= MANY
-    }
-
-    /// Begins to close, once: the first order stands. Says goodbye if told to, then ends within [`LinkConfig::linger`].
-    ///
-    /// Legal anywhere, a handler of this very link included.
-    pub fn close(&self, reason: Departure, goodbye: Option<Goodbye>) {
-        let within = self.common.config.linger;
-        self.begin_close(CloseOrder { reason, goodbye, drain: false, within });
-    }
-
-    /// Begins to close after what is queued and appended so far has been sent. What is not sent by `within` is given up; the
-    /// goodbye then gets [`LinkConfig::linger`] more, or `within` again if that is shorter. Meanwhile nothing more is taken but
-    /// answers.
-    pub fn drain(&self, reason: Departure, goodbye: Option<Goodbye>, within: Duration) {
-        self.begin_close(CloseOrder { reason, goodbye, drain: true, within });
-    }
-
-    fn begin_close(&self, order: CloseOrder) {
-        {
-            let mut slot = self.order.lock();
-            if slot.is_some() {
-                return;
-            }
-            *slot = Some(Box::new(order.clone()));
-            // Release: whoever sees the state sees the order. Pairs with the Acquire load in `is_open`.
-            self.state.store(CLOSING, Ordering::Release);
-        }
-        if !order.drain {
-            drop(self.outbox.lock().close());
-        }
-        self.fail_waiters();
-        self.calls.call();
-    }
-
-    pub(super) fn close_order(&self) -> Option<CloseOrder> {
-        if self.is_open() {
-            return None;
-        }
-        self.order.lock().as_deref().cloned()
-    }
-
-    /// The task has ended: nothing more will be sent or received.
-    pub(super) fn ended(&self, reason: Departure, positions: Positions) {
-        self.begin_close(CloseOrder { reason, goodbye: None, drain: false, within: Duration::ZERO });
-        drop(self.outbox.lock().close());
-        let heir = {
-            let mut left = self.left_at.lock();
-            left.positions = Some(Box::new(positions));
-            left.heir.take()
-        };
-        if let Some(heir) = heir {
-            // An heir that is gone needs nothing.
-            let _ = heir.send(positions);
-        }
-        drop(std::mem::take(&mut *self.pings.lock()));
-        self.stalled_since.store(0, Ordering::Relaxed);
-    }
-
-    fn fail_waiters(&self) {
-        let ended = self.waiters.lock().close();
-        // Dropping the senders fails all waiters at once, outside the lock.
-        drop(ended);
+        others && self.waiters.look(|waiters| waiters.alone() >= MANY) == Some(true)
     }
 
     /// What waits in this link.
     pub fn waiting(&self) -> Waiting {
-        let (messages, bytes) = self.outbox.lock().waiting();
-        let requests = self.waiters.lock().len();
-        let answering = self.answering.lock().ids.len();
+        let (messages, bytes) = self.outbox.look(|outbox| outbox.waiting()).unwrap_or_default();
+        let requests = self.waiters.look(|waiters| waiters.len()).unwrap_or_default();
+        let answering = self.rare.look(|rare| rare.answering.ids.len()).unwrap_or_default();
         Waiting { messages, bytes, requests, answering }
     }
 
     /// How the link stands towards the broadcasts of a lane; `None` for the control lane.
     pub fn view(&self, lane: Lane) -> Option<&Arc<CursorView>> {
         self.views.get(lane.index().checked_sub(1)?)
-    }
-
-    /// Where its cursors stood when the link ended, for the connection that takes its place; while it has not ended, a
-    /// promise of it.
-    pub(crate) fn positions(&self) -> Result<Positions, oneshot::Receiver<Positions>> {
-        let mut left = self.left_at.lock();
-        if let Some(positions) = left.positions.as_deref() {
-            return Ok(*positions);
-        }
-        let (sender, receiver) = oneshot::channel();
-        left.heir = Some(sender);
-        Err(receiver)
     }
 
     /// What has surely been written, as far as the cursors have said.
@@ -381,4 +318,6 @@ const MANY: usize = 4;
 /// Answers had to be dropped; never cleared.
 const FLOODED: u8 = 1 << 7;
 const OPEN: u8 = 0;
-const CLOSING: u8 = 1;
+/// What was queued is still sent, and answers are still taken.
+const DRAINING: u8 = 1;
+const CLOSED: u8 = 2;

@@ -49,8 +49,9 @@ impl<D: Dialect> Prepared<D> {
     pub fn new(setup: Setup<D>) -> Self {
         let Setup { id, dialect, common, cursors, state, parker } = setup;
         let views = [0, 1, 2].map(|at: usize| Arc::clone(cursors[at].view()));
-        let link = Link::new(id, common, views);
-        let writer = Writer::new(Arc::clone(&dialect), &link, cursors, state);
+        let link = Link::new(common, views);
+        debug_assert_eq!(link.id(), id, "cursors of another connection");
+        let writer = Writer::new(Arc::clone(&dialect), cursors, state);
         Self { link, writer, dialect, parker }
     }
 
@@ -70,7 +71,7 @@ impl<D: Dialect> Prepared<D> {
     ) -> LinkTask<D, S, H> {
         self.writer.greet(greeting);
         let reader = Reader::new(&*self.dialect, &self.link.common, rest);
-        let inbox = Inbox::new(&self.link.common.budget);
+        let inbox = Inbox::default();
         LinkTask {
             stream,
             host,
@@ -93,7 +94,6 @@ impl<D: Dialect> Prepared<D> {
 /// Dropping it closes the stream at once, without a goodbye; waiting requests fail.
 pub struct LinkTask<D: Dialect, S, H> {
     stream: S,
-    host: H,
     reader: Reader<D>,
     writer: Writer<D>,
     inbox: Inbox,
@@ -106,6 +106,8 @@ pub struct LinkTask<D: Dialect, S, H> {
     closing: Option<Box<Closing>>,
     /// Others had their turn before the present write.
     waited: bool,
+    /// The last to be dropped: what it does then finds the stream closed and the logs left.
+    host: H,
 }
 
 /// A link that is on its way out.
@@ -132,6 +134,11 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
     /// The part that others hold.
     pub fn link(&self) -> &Arc<Link> {
         &self.link
+    }
+
+    /// Its owner.
+    pub fn host_mut(&mut self) -> &mut H {
+        &mut self.host
     }
 
     /// One pass over everything.

@@ -12,7 +12,6 @@
 mod gather;
 mod spare;
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -28,36 +27,43 @@ use crate::wire::{Chunks, Control, Dialect};
 use super::budget::Reservation;
 use super::end::End;
 use super::host::Host;
-use super::log::{Cursor, Fill};
+use super::log::{Batch, Cursor, Fill, Foothold, Stride};
 use super::shared::{Link, Positions};
 use super::state::StateCursor;
-use spare::SpareBatch;
 
 /// Gathers and writes.
 pub(super) struct Writer<D: Dialect> {
     dialect: Arc<D>,
-    lanes: [LaneOut; 3],
+    footholds: [Foothold; 3],
     state: StateCursor,
+    /// There while something is to be written, or half written.
+    busy: Option<Box<Busy>>,
+}
+
+/// What only a writer that writes needs; a link that sleeps has none. See [`spare`].
+#[derive(Default)]
+struct Busy {
+    lanes: [LaneOut; 3],
     /// Control messages that wait for the next round.
     control: BytesMut,
     /// The present round, in order; empty between rounds.
     round: VecDeque<Piece>,
     /// Bytes of the round that are our own copies.
     own: usize,
-    /// Covers `own`, and each large message of a queue until its last byte is written: a slice pins the whole.
-    held: Reservation,
+    /// Covers `own`, and each large message of a queue until its last byte is written: a slice pins the whole. None where there
+    /// was nothing to cover yet.
+    held: Option<Reservation>,
     /// Something was written since the stream was last flushed.
     unflushed: bool,
-    /// Bytes ever written.
+    /// Bytes written since the writer last slept.
     written: u64,
-    batch: usize,
 }
 
 /// Where the bytes of one lane come from.
+#[derive(Default)]
 struct LaneOut {
-    lane: Lane,
-    cursor: Cursor,
-    batch: SpareBatch,
+    stride: Stride,
+    batch: Batch,
     /// A message of the queue whose first chunks are in a round or on the line already.
     open: Option<Box<Chunks>>,
     /// Bytes of the queue's large messages that the round refers to, `open` included.
@@ -67,7 +73,7 @@ struct LaneOut {
     /// A large message of the queue has ended, or the log was passed over because the stream was full: now it is the log's
     /// turn, if it has something.
     logs_turn: bool,
-    /// [`Writer::written`] when the log last wrote or had nothing to write.
+    /// [`Busy::written`] when the log last wrote or had nothing to write.
     served: u64,
 }
 
@@ -89,51 +95,44 @@ pub(super) enum Written {
 }
 
 impl<D: Dialect> Writer<D> {
-    pub(super) fn new(dialect: Arc<D>, link: &Link, cursors: [Cursor; 3], state: StateCursor) -> Self {
-        let mut lane = [Lane::Urgent, Lane::Normal, Lane::Bulk].into_iter();
-        let lanes = cursors.map(|cursor| LaneOut {
-            lane: lane.next().unwrap_or(Lane::Bulk),
-            cursor,
-            batch: SpareBatch::default(),
-            open: None,
-            pinned: 0,
-            opened: 0,
-            logs_turn: false,
-            served: 0,
-        });
-        Self {
-            dialect,
-            lanes,
-            state,
-            control: BytesMut::new(),
-            round: VecDeque::new(),
-            own: 0,
-            held: Reservation::empty(&link.common.budget),
-            unflushed: false,
-            written: 0,
-            batch: link.common.config.batch,
-        }
+    pub(super) fn new(dialect: Arc<D>, cursors: [Cursor; 3], state: StateCursor) -> Self {
+        Self { dialect, footholds: cursors.map(Cursor::into_foothold), state, busy: None }
     }
 
     /// What goes out before anything else.
     pub(super) fn greet(&mut self, greeting: &[u8]) {
-        self.control.extend_from_slice(greeting);
+        let mut busy = self.wake();
+        busy.control.extend_from_slice(greeting);
+        self.busy = Some(busy);
     }
 
     /// Queues a control message for the next round.
     pub(super) fn control(&mut self, control: &Control) -> Result<(), End> {
-        if self.control.len() > MAX_CONTROL {
+        let mut busy = self.wake();
+        let queued = self.say(&mut busy, control);
+        self.busy = Some(busy);
+        queued
+    }
+
+    fn say(&self, busy: &mut Busy, control: &Control) -> Result<(), End> {
+        if busy.control.len() > MAX_CONTROL {
             return Err(End::Flood);
         }
         // What the dialect has no word for is left out.
-        let _ = self.dialect.encode_control(control, &mut self.control);
+        let _ = self.dialect.encode_control(control, &mut busy.control);
         Ok(())
     }
 
     /// Whether a log or the state table has something that was not taken yet.
     pub(super) fn has_news(&self) -> bool {
         self.state.has_news()
-            || self.lanes.iter().any(|lane| lane.cursor.has_news() || !lane.batch.is_empty())
+            || match &self.busy {
+                None => self.footholds.iter().any(Foothold::has_news),
+                Some(busy) => {
+                    let mut lanes = busy.lanes.iter().zip(&self.footholds);
+                    lanes.any(|(lane, foothold)| lane.stride.has_news(foothold) || !lane.batch.is_empty())
+                }
+            }
     }
 
     /// Writes until everything is written, the stream is full or the task has had its share. With `gather` false only
@@ -146,12 +145,35 @@ impl<D: Dialect> Writer<D> {
         host: &H,
         gather: bool,
     ) -> Result<Written, End> {
-        let written = self.poll_rounds(stream, cx, link, host, gather)?;
+        if self.busy.is_none() && !link.has_orders() && !self.has_news() {
+            return Ok(Written::All);
+        }
+        let mut busy = self.wake();
+        let written = self.poll_awake(&mut busy, stream, cx, link, host, gather);
+        let rests = matches!(written, Ok(Written::All)) && self.follow(&busy);
+        if rests {
+            spare::put(busy);
+        } else {
+            self.busy = Some(busy);
+        }
+        written
+    }
+
+    fn poll_awake<S: Stream, H: Host>(
+        &mut self,
+        busy: &mut Busy,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        link: &Link,
+        host: &H,
+        gather: bool,
+    ) -> Result<Written, End> {
+        let written = self.poll_rounds(busy, stream, cx, link, host, gather)?;
         // Also where the stream is full: a slow peer that always has more to come makes progress too, and producers wait
         // for it only while that is seen.
-        if self.unflushed {
+        if busy.unflushed {
             match Pin::new(&mut *stream).poll_flush(cx) {
-                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Ok(())) => busy.unflushed = false,
                 Poll::Ready(Err(error)) => return Err(End::Io(error)),
                 Poll::Pending => {
                     link.write_waits(host.now());
@@ -159,35 +181,60 @@ impl<D: Dialect> Writer<D> {
                 }
             }
         }
-        if !self.unflushed {
-            self.lanes.iter_mut().for_each(|lane| lane.cursor.publish());
-        }
+        self.publish(busy);
         Ok(written)
+    }
+
+    fn publish(&self, busy: &mut Busy) {
+        busy.lanes.iter_mut().zip(&self.footholds).for_each(|(lane, foothold)| lane.stride.publish(foothold));
+    }
+
+    /// What it writes with: what it has, or the thread's.
+    fn wake(&mut self) -> Box<Busy> {
+        self.busy.take().unwrap_or_else(|| {
+            let mut busy = spare::take();
+            for (lane, foothold) in busy.lanes.iter_mut().zip(&self.footholds) {
+                lane.stride = foothold.stride();
+            }
+            busy
+        })
+    }
+
+    /// Whether nothing is left to write, nothing half written: then the footholds are where the strides were.
+    fn follow(&mut self, busy: &Busy) -> bool {
+        let Busy { lanes, control, round, held, unflushed, .. } = busy;
+        let covers = held.as_ref().is_some_and(|held| held.bytes() > 0);
+        if *unflushed || covers || !control.is_empty() || !round.is_empty() {
+            return false;
+        }
+        lanes.iter().zip(&mut self.footholds).all(|(lane, foothold)| {
+            lane.open.is_none() && lane.batch.is_empty() && foothold.follow(&lane.stride)
+        })
     }
 
     fn poll_rounds<S: Stream, H: Host>(
         &mut self,
+        busy: &mut Busy,
         stream: &mut S,
         cx: &mut Context<'_>,
         link: &Link,
         host: &H,
         gather: bool,
     ) -> Result<Written, End> {
-        self.mend()?;
+        busy.mend(&self.footholds)?;
         for _ in 0..ROUNDS {
-            if self.round.is_empty() {
-                self.gather(link, host, gather)?;
-                if self.round.is_empty() {
+            if busy.round.is_empty() {
+                self.gather(busy, link, host, gather)?;
+                if busy.round.is_empty() {
                     // What hangs in a flush is not written yet.
-                    if !self.unflushed {
+                    if !busy.unflushed {
                         link.write_progress(None);
                     }
-                    self.rest_idle();
                     return Ok(Written::All);
                 }
             }
-            while !self.round.is_empty() {
-                match self.write_once(stream, cx) {
+            while !busy.round.is_empty() {
+                match busy.write_once(stream, cx, link) {
                     Poll::Ready(Ok(count)) => {
                         host.traffic(0, count);
                         link.write_progress(None);
@@ -195,7 +242,7 @@ impl<D: Dialect> Writer<D> {
                     Poll::Ready(Err(error)) => return Err(End::Io(error)),
                     Poll::Pending => {
                         link.write_waits(host.now());
-                        self.release();
+                        busy.release(link);
                         return Ok(Written::Blocked);
                     }
                 }
@@ -204,7 +251,27 @@ impl<D: Dialect> Writer<D> {
         Ok(Written::More)
     }
 
-    fn write_once<S: Stream>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Where the cursors stand now.
+    pub(super) fn positions(&self) -> Positions {
+        self.footholds.each_ref().map(|foothold| foothold.view().resume())
+    }
+}
+
+impl<D: Dialect> Drop for Writer<D> {
+    fn drop(&mut self) {
+        if let Some(mut busy) = self.busy.take() {
+            self.publish(&mut busy);
+        }
+    }
+}
+
+impl Busy {
+    fn write_once<S: Stream>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        link: &Link,
+    ) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut count = 0;
         for piece in &self.round {
@@ -229,14 +296,14 @@ impl<D: Dialect> Writer<D> {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Poll::Ready(Ok(written)) => {
                 self.unflushed = true;
-                self.advance(written);
+                self.advance(written, link);
                 Poll::Ready(Ok(written))
             }
             other => other,
         }
     }
 
-    fn advance(&mut self, mut written: usize) {
+    fn advance(&mut self, mut written: usize, link: &Link) {
         self.written += written as u64;
         while written > 0
             && let Some(piece) = self.round.front_mut()
@@ -251,9 +318,9 @@ impl<D: Dialect> Writer<D> {
                     }
                 }
                 Piece::Log(at) => {
-                    let LaneOut { cursor, batch, logs_turn, served, .. } = &mut self.lanes[*at];
+                    let LaneOut { stride, batch, logs_turn, served, .. } = &mut self.lanes[*at];
                     let part = batch.len().min(written);
-                    cursor.advance(batch, part);
+                    stride.advance(batch, part);
                     (*logs_turn, *served) = (false, self.written);
                     written -= part;
                     if batch.is_empty() {
@@ -267,19 +334,26 @@ impl<D: Dialect> Writer<D> {
             for lane in &mut self.lanes {
                 lane.pinned = if lane.open.is_some() { lane.opened } else { 0 };
             }
-            self.cover();
+            self.cover(link);
         }
     }
 
     /// Reserves what the round holds. What has come from a queue is covered already; where the ceiling refuses the rest, a
     /// round's worth at the most goes uncounted.
-    fn cover(&mut self) {
+    fn cover(&mut self, link: &Link) {
         let kept: usize = self.lanes.iter().map(|lane| lane.batch.kept() + lane.pinned).sum();
-        self.held.resize(self.own + kept);
+        let bytes = self.own + kept;
+        if bytes > 0 || self.held.is_some() {
+            self.held(link).resize(bytes);
+        }
+    }
+
+    fn held(&mut self, link: &Link) -> &mut Reservation {
+        self.held.get_or_insert_with(|| Reservation::empty(&link.common.budget))
     }
 
     /// The stream is full: keeps a copy of the rest of a chunk that has begun, and lets go of the log's segments.
-    fn release(&mut self) {
+    fn release(&mut self, link: &Link) {
         let lanes = &mut self.lanes;
         let mut first = true;
         self.round.retain(|piece| {
@@ -287,56 +361,30 @@ impl<D: Dialect> Writer<D> {
             match piece {
                 Piece::Bytes(_) => true,
                 Piece::Log(at) => {
-                    let LaneOut { cursor, batch, logs_turn, .. } = &mut lanes[*at];
-                    cursor.release(batch);
+                    let LaneOut { stride, batch, logs_turn, .. } = &mut lanes[*at];
+                    stride.release(batch);
                     *logs_turn |= !begun;
                     // A torn chunk whose rest was too long to keep holds its place: see `mend`.
-                    cursor.torn(batch) || !batch.is_empty()
+                    stride.torn(batch) || !batch.is_empty()
                 }
             }
         });
-        self.cover();
+        self.cover(link);
     }
 
     /// Fetches the rest of a chunk that is half on the line and was too long to keep: it goes before anything else.
-    fn mend(&mut self) -> Result<(), End> {
+    fn mend(&mut self, footholds: &[Foothold; 3]) -> Result<(), End> {
         let Some(Piece::Log(at)) = self.round.front() else { return Ok(()) };
-        let LaneOut { lane, cursor, batch, .. } = &mut self.lanes[*at];
-        if batch.is_empty() && cursor.torn(batch) && cursor.fill(1, batch) != Fill::Ready {
-            return Err(End::TooSlow(*lane));
+        let LaneOut { stride, batch, .. } = &mut self.lanes[*at];
+        if batch.is_empty() && stride.torn(batch) && stride.fill(&footholds[*at], 1, batch) != Fill::Ready {
+            return Err(End::TooSlow(LANES[*at]));
         }
         Ok(())
     }
-
-    /// Nothing is left to write: the memory goes back to the thread, for the next link.
-    fn rest_idle(&mut self) {
-        self.lanes.iter_mut().for_each(|lane| lane.batch.clear_idle());
-        if self.round.capacity() > 0 {
-            let memory = std::mem::take(&mut self.round);
-            // A thread that is ending has no place for it any more.
-            let _ = SPARE.try_with(|spare| spare.set(memory));
-        }
-    }
-
-    /// Fetches memory to gather in from the thread.
-    fn equip(&mut self) {
-        if self.round.capacity() == 0 {
-            self.round = SPARE.try_with(Cell::take).unwrap_or_default();
-        }
-    }
-
-    /// Where the cursors stand now.
-    pub(super) fn positions(&self) -> Positions {
-        [0, 1, 2].map(|at: usize| self.lanes[at].cursor.view().resume())
-    }
 }
 
-thread_local! {
-    /// The empty round of whichever link of this thread came to rest last. An idle link holds none, and one that wakes finds
-    /// memory that is still in the cache.
-    static SPARE: Cell<VecDeque<Piece>> = const { Cell::new(VecDeque::new()) };
-}
-
+/// The lanes, by their place in the arrays.
+const LANES: [Lane; 3] = [Lane::Urgent, Lane::Normal, Lane::Bulk];
 /// Pieces in one write: the kernel takes up to 1,024, and beyond 64 the call costs more than it saves.
 const SLICES: usize = 64;
 /// Rounds in one poll before other tasks get their turn. The links of a broadcast write the same bytes one after the other:

@@ -1,6 +1,8 @@
 //! What happens to a node's peers, for whoever subscribes: a snapshot, then events in order per key.
 
-use std::collections::HashMap;
+use std::borrow::Borrow;
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -80,9 +82,33 @@ pub enum Update {
 /// up for a key; an Up that finds another one there tells its Down first. Breaks if: an event is sent past the hub.
 #[derive(Debug)]
 pub(super) struct EventHub {
-    told: Mutex<HashMap<PeerId, Arc<Peer>, foldhash::fast::RandomState>>,
+    told: Mutex<HashSet<Told, foldhash::fast::RandomState>>,
     sender: broadcast::Sender<NodeEvent>,
 }
+
+/// A peer in a set of one a key. One pointer: a set that grows visits them, which joining does not notice.
+#[derive(Debug)]
+struct Told(Arc<Peer>);
+
+impl Borrow<PeerId> for Told {
+    fn borrow(&self) -> &PeerId {
+        self.0.key()
+    }
+}
+
+impl Hash for Told {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key().hash(state);
+    }
+}
+
+impl PartialEq for Told {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key() == other.0.key()
+    }
+}
+
+impl Eq for Told {}
 
 impl EventHub {
     pub(super) fn new(backlog: usize) -> Self {
@@ -96,8 +122,8 @@ impl EventHub {
                 // Departed before it was told: a successor may be up already, so neither its Up nor its Down is told.
                 return;
             }
-            let displaced = told.insert(*peer.key(), Arc::clone(peer));
-            if let Some(old) = &displaced {
+            let displaced = told.replace(Told(Arc::clone(peer)));
+            if let Some(Told(old)) = &displaced {
                 let reason = old.departure().unwrap_or(Departure::Replaced);
                 self.send(NodeEvent::Down { key: *old.key(), conn: old.id(), reason, at });
             }
@@ -110,12 +136,12 @@ impl EventHub {
     pub(super) fn down(&self, peer: &Peer, reason: Departure, at: Tick) {
         let gone = {
             let mut told = self.told.lock();
-            if told.get(peer.key()).is_none_or(|known| known.id() != peer.id()) {
+            if told.get(peer.key()).is_none_or(|Told(known)| known.id() != peer.id()) {
                 // Its Down was told when its successor came up.
                 return;
             }
             self.send(NodeEvent::Down { key: *peer.key(), conn: peer.id(), reason, at });
-            told.remove(peer.key())
+            told.take(peer.key())
         };
         drop(gone);
     }
@@ -138,7 +164,7 @@ impl EventHub {
     fn snapshot(&self) -> (Vec<Arc<Peer>>, broadcast::Receiver<NodeEvent>) {
         let told = self.told.lock();
         // Under the lock, so that no event falls between the two.
-        (told.values().cloned().collect(), self.sender.subscribe())
+        (told.iter().map(|Told(peer)| Arc::clone(peer)).collect(), self.sender.subscribe())
     }
 }
 

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Lane, Tick};
+use crate::base::{Lane, Nonce, Tick};
 use crate::book::{Source, WallTime};
 use crate::link::{End, Event, Handled, Host, Request, Responder};
 use crate::pool::{Connection as _, SeenOutcome};
@@ -17,16 +17,16 @@ use super::handler::Context;
 use super::info::Peer;
 use super::shared::count;
 
-/// The owner of one link.
+/// The owner of one link, and the peer's life on the node's side: see [`life`](super::life).
 pub(super) struct PeerHost {
-    node: NodeRef,
-    peer: Arc<Peer>,
-}
-
-impl PeerHost {
-    pub(super) fn new(node: NodeRef, peer: Arc<Peer>) -> Self {
-        Self { node, peer }
-    }
+    pub(super) node: NodeRef,
+    pub(super) peer: Arc<Peer>,
+    /// What the link ended of.
+    pub(super) end: Option<Box<End>>,
+    /// What the peer's process calls itself.
+    pub(super) nonce: Option<Nonce>,
+    /// The handler was told of the peer.
+    pub(super) hooked: bool,
 }
 
 impl Host for PeerHost {

@@ -60,21 +60,32 @@ impl PeerInfo {
 #[derive(Debug)]
 pub struct Conn {
     link: Arc<Link>,
-    /// Which of the node's dialects it speaks, and its name.
-    tongue: (usize, &'static str),
+    /// The name of the dialect it speaks.
+    dialect: &'static str,
     /// When it was last pinged, in ticks; a hint of the maintenance alone.
     pinged_at: AtomicU64,
+    /// Which of the node's dialects it speaks.
+    tongue: u16,
+    /// The transport proved the peer's identity.
+    authenticated: bool,
     stable: AtomicBool,
     /// Somebody is asking at the address where the peer says it listens.
     verifying: AtomicBool,
 }
 
 impl Conn {
-    pub(super) fn new(link: Arc<Link>, tongue: (usize, &'static str)) -> Self {
+    pub(super) fn new(
+        link: Arc<Link>,
+        (tongue, dialect): (usize, &'static str),
+        authenticated: bool,
+    ) -> Self {
         Self {
             link,
-            tongue,
+            dialect,
             pinged_at: AtomicU64::new(0),
+            // A node speaks a handful at the most.
+            tongue: u16::try_from(tongue).unwrap_or(u16::MAX),
+            authenticated,
             stable: AtomicBool::new(false),
             verifying: AtomicBool::new(false),
         }
@@ -87,11 +98,15 @@ impl Conn {
 
     /// The name of the dialect it speaks.
     pub fn dialect(&self) -> &'static str {
-        self.tongue.1
+        self.dialect
     }
 
     pub(super) fn tongue(&self) -> usize {
-        self.tongue.0
+        usize::from(self.tongue)
+    }
+
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.authenticated
     }
 
     pub(super) fn pinged_at(&self) -> Tick {

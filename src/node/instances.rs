@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::base::sync::{Change, ShardMap};
-use crate::base::{ConnId, Nonce, PeerId};
+use crate::base::{ConnId, Nonce, PeerId, Tick};
 
 use super::duel::Contender;
 use super::info::Peer;
@@ -22,11 +22,53 @@ pub(super) struct Speaker {
     pub(super) peer: Option<Arc<Peer>>,
 }
 
+/// A process in the index; the number of its dialect is small.
+type Name = (u16, Nonce);
+
+/// A connection in the index. Nearly all are live, and those take two words: the peer knows the rest.
+#[derive(Debug)]
+enum Entry {
+    Settling(Box<Speaker>),
+    Live { since: Tick, peer: Arc<Peer> },
+}
+
+impl Entry {
+    fn conn(&self) -> ConnId {
+        match self {
+            Self::Settling(speaker) => speaker.conn,
+            Self::Live { peer, .. } => peer.id(),
+        }
+    }
+
+    fn speaker(&self) -> Speaker {
+        match self {
+            Self::Settling(speaker) => (**speaker).clone(),
+            Self::Live { since, peer } => Speaker {
+                conn: peer.id(),
+                key: *peer.key(),
+                contender: Contender {
+                    direction: peer.direction(),
+                    since: *since,
+                    authenticated: peer.connection().is_authenticated(),
+                },
+                peer: Some(Arc::clone(peer)),
+            },
+        }
+    }
+
+    fn peer(&self) -> Option<&Arc<Peer>> {
+        match self {
+            Self::Settling(_) => None,
+            Self::Live { peer, .. } => Some(peer),
+        }
+    }
+}
+
 /// Invariant 3. Statement: an entry is taken out only by the connection it names. Enforced by: every removal compares the
 /// connection id inside the entry's one step. Breaks if: it is asked "is this peer connected": only the pool knows.
 #[derive(Debug)]
 pub(super) struct Instances {
-    map: ShardMap<Instance, Speaker>,
+    map: ShardMap<Name, Entry>,
 }
 
 impl Instances {
@@ -41,9 +83,10 @@ impl Instances {
         speaker: Speaker,
         instead_of: Option<ConnId>,
     ) -> Result<(), Speaker> {
-        let (result, displaced) = self.map.update(nonce, |present| match present {
-            Some(present) if Some(present.conn) != instead_of => (Change::Keep, Err(present.clone())),
-            _ => (Change::Put(speaker), Ok(())),
+        let entry = Entry::Settling(Box::new(speaker));
+        let (result, displaced) = self.map.update(name(nonce), |present| match present {
+            Some(present) if Some(present.conn()) != instead_of => (Change::Keep, Err(present.speaker())),
+            _ => (Change::Put(entry), Ok(())),
         });
         // Dropped here, outside the shard's lock.
         drop(displaced);
@@ -52,30 +95,35 @@ impl Instances {
 
     /// The speaker's handshake is over. `false` if it is no longer the speaker.
     pub(super) fn live(&self, nonce: Instance, peer: &Arc<Peer>) -> bool {
-        let (is_speaker, _) = self.map.update(nonce, |present| {
-            let present = present.filter(|present| present.conn == peer.id());
-            let is_speaker = present.is_some();
-            if let Some(present) = present {
-                present.peer = Some(Arc::clone(peer));
+        let peer = Arc::clone(peer);
+        let (is_speaker, displaced) = self.map.update(name(nonce), |present| match present {
+            Some(Entry::Settling(speaker)) if speaker.conn == peer.id() => {
+                (Change::Put(Entry::Live { since: speaker.contender.since, peer }), true)
             }
-            (Change::Keep, is_speaker)
+            _ => (Change::Keep, false),
         });
+        // Dropped here, outside the shard's lock.
+        drop(displaced);
         is_speaker
     }
 
     /// The live peer that speaks for a process.
     pub(super) fn peer(&self, nonce: Instance) -> Option<Arc<Peer>> {
-        let found = self.map.read(&nonce, |speaker| speaker.peer.clone()).flatten();
+        let found = self.map.read(&name(nonce), |entry| entry.peer().cloned()).flatten();
         found.filter(|peer| peer.is_live())
     }
 
     pub(super) fn leave(&self, nonce: Instance, conn: ConnId) {
-        drop(self.map.remove_if(&nonce, |present| present.conn == conn));
+        drop(self.map.remove_if(&name(nonce), |present| present.conn() == conn));
     }
 
     pub(super) fn len(&self) -> usize {
         self.map.len()
     }
+}
+
+fn name((tongue, nonce): Instance) -> Name {
+    (u16::try_from(tongue).unwrap_or(u16::MAX), nonce)
 }
 
 /// A place among the instances that is given up unless the connection goes live.

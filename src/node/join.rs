@@ -1,14 +1,13 @@
 //! From a greeted connection to a live peer: who it is, whether it stays, and its start.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use crate::base::{Direction, PeerId, Tick};
-use crate::link::{End, Positions};
+use crate::link::Positions;
 use crate::pool::{Claim, ClaimFailure, CommitFailure, Departure, Holder, Permit};
 use crate::transport::BoxStream;
 use crate::wire::Hello;
@@ -16,11 +15,10 @@ use crate::wire::Hello;
 use super::duel::{Contender, PROBE, Pair, Verdict, judge};
 use super::error::ConnectError;
 use super::handle::NodeRef;
-use super::handler::Context;
 use super::host::PeerHost;
 use super::info::{Conn, Peer, PeerInfo};
 use super::instances::{Entered, Speaker};
-use super::shared::{Shared, count};
+use super::shared::Shared;
 
 /// A connection whose greeting is done on the other side.
 pub(super) struct Greeted {
@@ -294,7 +292,8 @@ impl Shared {
         let info = PeerInfo::of(&about.hello, listen, about.local);
         let tongue = self.tongues.get(about.tongue);
         let prepared = tongue.prepare(claim.id(), positions);
-        let conn = Conn::new(Arc::clone(prepared.link()), (about.tongue, tongue.name()));
+        let speaks = (about.tongue, tongue.name());
+        let conn = Conn::new(Arc::clone(prepared.link()), speaks, about.identity.is_some());
         let now = self.now();
         conn.set_pinged(now);
         let peer = match claim.go_live(conn, info, now) {
@@ -313,28 +312,12 @@ impl Shared {
             // Another connection of the same process overtook this one between its two steps.
             self.pool.depart(peer.key(), peer.id(), Departure::Collision);
         }
-        let host = PeerHost::new(NodeRef::new(Arc::clone(self)), Arc::clone(&peer));
         let About { hello, rest, greeting, .. } = greeted.about;
-        let nonce = hello.nonce;
-        let task = prepared.start(greeted.stream, host, &greeting, rest);
-        self.run(Arc::clone(&peer), nonce, task);
+        let host = PeerHost::new(NodeRef::new(Arc::clone(self)), Arc::clone(&peer), hello.nonce);
+        self.events.up(&peer, self.now());
+        tracing::info!(peer = %peer.key(), conn = %peer.id(), direction = ?peer.direction(), "peer up");
+        self.spawn_link(prepared.start(greeted.stream, host, &greeting, rest));
         Ok(peer)
-    }
-
-    fn run(
-        self: &Arc<Self>,
-        peer: Arc<Peer>,
-        nonce: Option<crate::base::Nonce>,
-        task: Pin<Box<dyn Future<Output = End> + Send>>,
-    ) {
-        let mut life = Life { node: NodeRef::new(Arc::clone(self)), peer, nonce, end: None, hooked: false };
-        self.events.up(&life.peer, self.now());
-        tracing::info!(peer = %life.peer.key(), conn = %life.peer.id(), direction = ?life.peer.direction(), "peer up");
-        self.spawn_link(async move {
-            life.begin();
-            let end = task.await;
-            life.finish(end);
-        });
     }
 }
 
@@ -342,77 +325,6 @@ struct Placed<'a> {
     claim: Claim<PeerId, Conn>,
     entered: Option<Entered<'a>>,
     positions: Option<Positions>,
-}
-
-/// A peer's life on the node's side, from up to down.
-///
-/// Invariant 6. Statement: what begins with a peer ends with it exactly once, whatever ends it: goodbye, error, panic, a
-/// runtime that is torn down. Enforced by: it all happens in this one drop. Breaks if: a peer goes live without one.
-struct Life {
-    node: NodeRef,
-    peer: Arc<Peer>,
-    nonce: Option<crate::base::Nonce>,
-    end: Option<End>,
-    hooked: bool,
-}
-
-impl Life {
-    fn begin(&mut self) {
-        self.hooked = true;
-        self.guarded(|node, peer| node.shared().handler.connected(Context::new(node, peer)));
-    }
-
-    fn finish(mut self, end: End) {
-        self.end = Some(end);
-    }
-
-    /// Runs the application's code; a panic is counted and goes no further.
-    fn guarded(&self, run: impl FnOnce(&NodeRef, &Arc<Peer>)) {
-        let guarded = std::panic::AssertUnwindSafe(|| run(&self.node, &self.peer));
-        if std::panic::catch_unwind(guarded).is_err() {
-            count(&self.node.shared().counters.panics);
-            tracing::error!(peer = %self.peer.key(), "a handler panicked");
-        }
-    }
-}
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        let shared = self.node.shared();
-        let said = self.end.as_ref().map_or(Departure::Closed, End::departure);
-        shared.pool.depart(self.peer.key(), self.peer.id(), said);
-        let reason = self.peer.departure().unwrap_or(said);
-        if let Some(nonce) = self.nonce {
-            shared.instances.leave((self.peer.connection().tongue(), nonce), self.peer.id());
-        }
-        shared.note_session(&self.peer, reason);
-        shared.events.down(&self.peer, reason, shared.now());
-        let why = self.end.as_ref().map_or_else(|| "its task ended".to_owned(), ToString::to_string);
-        tracing::info!(peer = %self.peer.key(), conn = %self.peer.id(), reason = reason.name(), %why, "peer down");
-        if self.hooked {
-            self.guarded(|node, peer| {
-                node.shared().handler.disconnected(Context::new(node, peer), reason);
-            });
-        }
-        shared.kick.notify_one();
-    }
-}
-
-impl Shared {
-    /// What the book learns from a session that is over.
-    fn note_session(&self, peer: &Peer, reason: Departure) {
-        use crate::book::{FailCause, Outcome};
-        if peer.direction() == Direction::Inbound || peer.connection().is_stable() || self.is_stopping() {
-            return;
-        }
-        let outcome = match reason {
-            Departure::Collision | Departure::Replaced | Departure::Requested | Departure::Shutdown => {
-                Outcome::Collision
-            }
-            _ => Outcome::Failed(FailCause::Unstable),
-        };
-        self.book.record(&peer.addr(), outcome, crate::book::WallTime::now());
-    }
 }
 
 /// How long the winner waits for the loser's task to say where it stood.

@@ -26,6 +26,7 @@ mod host;
 mod info;
 mod instances;
 mod join;
+mod life;
 mod maintain;
 mod relay;
 mod shared;

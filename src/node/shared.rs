@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -165,25 +166,33 @@ impl Shared {
     }
 
     pub(super) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
-        let guard = TaskGuard::new(self, false);
+        let guard = TaskGuard::new(self);
         self.runtime.spawn(async move {
             work.await;
             drop(guard);
         });
     }
 
-    /// Spawns the task of a link, which counts apart.
-    pub(super) fn spawn_link(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
-        let guard = TaskGuard::new(self, true);
-        self.runtime.spawn(async move {
-            work.await;
-            drop(guard);
-        });
+    /// Spawns the task of a link, which counts itself: see [`Shared::link_begins`]. A box, because the runtime rounds up the size
+    /// of what it is given.
+    pub(super) fn spawn_link(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.runtime.spawn(task);
+    }
+
+    /// The task of a link counts, until [`Shared::link_ends`].
+    pub(super) fn link_begins(&self) {
+        self.tasks.links.fetch_add(1, Ordering::AcqRel);
+        self.tasks.begin();
+    }
+
+    pub(super) fn link_ends(&self) {
+        self.tasks.links.fetch_sub(1, Ordering::AcqRel);
+        self.tasks.end();
     }
 
     /// Runs blocking work where it blocks nobody.
     pub(super) fn spawn_blocking(self: &Arc<Self>, work: impl FnOnce() + Send + 'static) {
-        let guard = TaskGuard::new(self, false);
+        let guard = TaskGuard::new(self);
         self.runtime.spawn_blocking(move || {
             work();
             drop(guard);
@@ -242,29 +251,32 @@ impl Shared {
     }
 }
 
+impl Tasks {
+    fn begin(&self) {
+        self.running.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn end(&self) {
+        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.idle.notify_waiters();
+        }
+    }
+}
+
 struct TaskGuard {
     shared: Arc<Shared>,
-    link: bool,
 }
 
 impl TaskGuard {
-    fn new(shared: &Arc<Shared>, link: bool) -> Self {
-        shared.tasks.running.fetch_add(1, Ordering::AcqRel);
-        if link {
-            shared.tasks.links.fetch_add(1, Ordering::AcqRel);
-        }
-        Self { shared: Arc::clone(shared), link }
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.tasks.begin();
+        Self { shared: Arc::clone(shared) }
     }
 }
 
 impl Drop for TaskGuard {
     fn drop(&mut self) {
-        if self.link {
-            self.shared.tasks.links.fetch_sub(1, Ordering::AcqRel);
-        }
-        if self.shared.tasks.running.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.shared.tasks.idle.notify_waiters();
-        }
+        self.shared.tasks.end();
     }
 }
 

@@ -11,13 +11,14 @@ use smallvec::SmallVec;
 use crate::base::sync::Mutex;
 use crate::base::{ConnId, Lane, Nonce, Tick};
 use crate::link::log::{Appended, Hub, Log};
-use crate::link::{End, Link, Message, Positions, Prepared};
+use crate::link::{Link, Message, Positions, Prepared};
 use crate::transport::BoxStream;
 use crate::wire::{Abilities, Control, Dialect, EncodeError, Goodbye, Greeting, Hello, WireError};
 
 use super::config::HotConfig;
 use super::dialect::Rules;
 use super::host::PeerHost;
+use super::life::Living;
 use super::voice::StateRefused;
 
 /// One dialect, whichever it is.
@@ -80,7 +81,7 @@ pub(super) trait ReadyLink: Send {
         host: PeerHost,
         greeting: &[u8],
         rest: Vec<u8>,
-    ) -> Pin<Box<dyn Future<Output = End> + Send>>;
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
 impl<D: Dialect> ReadyLink for Prepared<D> {
@@ -94,8 +95,8 @@ impl<D: Dialect> ReadyLink for Prepared<D> {
         host: PeerHost,
         greeting: &[u8],
         rest: Vec<u8>,
-    ) -> Pin<Box<dyn Future<Output = End> + Send>> {
-        Box::pin((*self).start(stream, host, greeting, rest))
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(Living::new((*self).start(stream, host, greeting, rest)))
     }
 }
 

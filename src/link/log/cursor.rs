@@ -41,14 +41,31 @@ pub enum Fill {
 ///     [`Cursor::torn`] says so, or something of the same lane while [`Cursor::in_message`] does.
 #[derive(Debug)]
 pub struct Cursor {
+    /// There until the cursor is taken apart.
+    foothold: Option<Foothold>,
+    stride: Stride,
+}
+
+/// What is left of a cursor while its link sleeps: everything before it is written and published. Dropping it leaves the log.
+#[derive(Debug)]
+pub(in crate::link) struct Foothold {
     log: Arc<Log>,
+    /// Knows the bytes and messages behind it.
     view: Arc<CursorView>,
+    /// Where the next byte is to be looked for: see [`Mark`].
+    number: u64,
+    offset: u32,
     /// Where this cursor's entry is among those that producers may wait for.
     seat: u32,
-    /// A chunk was begun whose rest was too long to copy: `at` is inside it.
-    torn: bool,
+}
+
+/// How far a cursor is ahead of its foothold, while its link writes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::link) struct Stride {
     /// Behind what was gathered.
     at: Mark,
+    /// A chunk was begun whose rest was too long to copy: `at` is inside it.
+    torn: bool,
     /// Behind what was written.
     done_pos: u64,
     done_seq: u64,
@@ -57,7 +74,8 @@ pub struct Cursor {
 
 impl Cursor {
     pub(super) fn new(log: Arc<Log>, view: Arc<CursorView>, seat: u32, at: Mark) -> Self {
-        Self { log, view, seat, torn: false, at, done_pos: at.pos, done_seq: at.seq, published: at.pos }
+        let foothold = Foothold { log, view, number: at.number, offset: at.offset, seat };
+        Self { foothold: Some(foothold), stride: Stride::from(at) }
     }
 
     /// Whether anything was appended behind what this cursor has gathered.
@@ -65,7 +83,7 @@ impl Cursor {
     /// # Cost
     /// One atomic load.
     pub fn has_news(&self) -> bool {
-        self.log.end_pos() != self.at.pos
+        self.stride.has_news(self.foothold())
     }
 
     /// Gathers what comes next, up to `max` bytes and a chunk boundary, at least one chunk, without this peer's own
@@ -76,24 +94,147 @@ impl Cursor {
     /// The log's short lock, and a reference count a segment; up to 4 KiB of the open tail are copied. Amortised O(1) a
     /// message, whatever the number of links. [`Cursor::has_news`] tells for one load whether there is anything.
     pub fn fill(&mut self, max: usize, batch: &mut Batch) -> Fill {
+        match &self.foothold {
+            Some(foothold) => self.stride.fill(foothold, max, batch),
+            None => Fill::CaughtUp,
+        }
+    }
+
+    /// Takes `n` bytes off the batch that this cursor filled: the stream has them.
+    ///
+    /// # Cost
+    /// No atomics but the reference counts of segments that are done with.
+    pub fn advance(&mut self, batch: &mut Batch, n: usize) {
+        self.stride.advance(batch, n);
+    }
+
+    /// Makes what was advanced count as written: for receipts, and for producers that wait for room.
+    ///
+    /// Call it when a round of writing ends and always before parking; over TLS only once the flush is through.
+    ///
+    /// # Cost
+    /// Nothing if there was no progress; otherwise two stores and a fence.
+    pub fn publish(&mut self) {
+        if let Some(foothold) = &self.foothold {
+            self.stride.publish(foothold);
+        }
+    }
+
+    /// Lets go of everything shared, because the stream would block: the batch keeps a copy of the rest of the current
+    /// chunk, at most [`RESIDUE_MAX`] bytes, and the cursor stands behind that chunk. Of a longer rest nothing is kept;
+    /// if the ring passes it by, [`Fill::Overrun`] follows.
+    ///
+    /// # Invariants
+    /// 41. *Statement*: a stuck link pins a bounded copy, never a segment. *Enforced by*: this call drops every run.
+    ///     *Breaks if*: the link waits for its stream without it.
+    pub fn release(&mut self, batch: &mut Batch) {
+        self.stride.release(batch);
+    }
+
+    /// Whether a part of a chunk is on the line: nothing else may be sent before its rest, which is the next of `batch`
+    /// or, if that is empty, of [`Cursor::fill`].
+    pub fn torn(&self, batch: &Batch) -> bool {
+        self.stride.torn(batch)
+    }
+
+    /// Whether what was gathered ends inside a chunked message: no other source of this lane may send; other lanes may.
+    pub const fn in_message(&self) -> bool {
+        self.stride.in_message()
+    }
+
+    /// What others may know of this cursor.
+    pub fn view(&self) -> &Arc<CursorView> {
+        self.foothold().view()
+    }
+
+    /// What a link keeps of a cursor that has not begun.
+    pub(in crate::link) fn into_foothold(mut self) -> Foothold {
+        self.publish();
+        match self.foothold.take() {
+            Some(foothold) => foothold,
+            None => unreachable!("a cursor is taken apart once"),
+        }
+    }
+
+    fn foothold(&self) -> &Foothold {
+        match &self.foothold {
+            Some(foothold) => foothold,
+            None => unreachable!("a cursor that was taken apart is gone"),
+        }
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        self.publish();
+    }
+}
+
+impl Foothold {
+    /// As [`Cursor::has_news`], while there is no stride.
+    pub(in crate::link) fn has_news(&self) -> bool {
+        self.log.end_pos() != self.view.own_position()
+    }
+
+    /// Where a stride begins.
+    pub(in crate::link) fn stride(&self) -> Stride {
+        let (pos, seq) = (self.view.own_position(), self.view.written());
+        Stride::from(Mark { number: self.number, offset: self.offset, pos, seq, open: false })
+    }
+
+    /// Takes a stride's end as the new foothold; `false` where it is not to be given up yet.
+    pub(in crate::link) fn follow(&mut self, stride: &Stride) -> bool {
+        let Stride { at, torn, done_pos, done_seq, published } = *stride;
+        let level = at.pos == done_pos && at.seq == done_seq && published == done_pos && !torn && !at.open;
+        if level {
+            (self.number, self.offset) = (at.number, at.offset);
+        }
+        level
+    }
+
+    pub(in crate::link) const fn view(&self) -> &Arc<CursorView> {
+        &self.view
+    }
+}
+
+impl Drop for Foothold {
+    fn drop(&mut self) {
+        self.view.leave();
+        self.log.leave(self.seat);
+    }
+}
+
+impl From<Mark> for Stride {
+    fn from(at: Mark) -> Self {
+        Self { at, torn: false, done_pos: at.pos, done_seq: at.seq, published: at.pos }
+    }
+}
+
+/// As the methods of [`Cursor`].
+impl Stride {
+    pub(in crate::link) fn has_news(&self, foothold: &Foothold) -> bool {
+        foothold.log.end_pos() != self.at.pos
+    }
+
+    pub(in crate::link) fn fill(&mut self, foothold: &Foothold, max: usize, batch: &mut Batch) -> Fill {
         if batch.runs() > 0 {
             return Fill::Ready;
         }
         loop {
-            match self.log.gather(self.at, max.max(1), batch) {
+            match foothold.log.gather(self.at, max.max(1), batch) {
                 Gather::Some => {}
                 // What was kept of a chunk goes first, whatever came after.
                 _ if !batch.is_empty() => return Fill::Ready,
                 Gather::CaughtUp => return Fill::CaughtUp,
-                Gather::Lagging => return self.lag(),
+                Gather::Lagging => return self.lag(foothold),
             }
             self.torn = false;
             if let Some(end) = batch.end_mark() {
                 self.at = end;
             }
             // Own frames go before the cut: it must not fall inside a message of which nothing is on the line.
-            batch.write_around(self.view.conn());
-            if let Some(conn) = self.view.also() {
+            batch.write_around(foothold.view.conn());
+            if let Some(conn) = foothold.view.also() {
                 batch.write_around(conn);
             }
             if let Some(cut) = batch.trim(max) {
@@ -106,24 +247,21 @@ impl Cursor {
         }
     }
 
-    fn lag(&mut self) -> Fill {
-        if self.torn || self.log.lag_policy() == LagPolicy::Disconnect {
+    fn lag(&mut self, foothold: &Foothold) -> Fill {
+        let Foothold { log, view, .. } = foothold;
+        if self.torn || log.lag_policy() == LagPolicy::Disconnect {
             return Fill::Overrun;
         }
-        let end = self.log.end_mark();
+        let end = log.end_mark();
         let (messages, aborted) = (end.seq - self.at.seq, self.at.open);
-        self.view.note_gap(self.at.seq, end.seq);
-        self.log.count_skipped(messages);
+        view.note_gap(self.at.seq, end.seq);
+        log.count_skipped(messages);
         self.at = end;
         (self.done_pos, self.done_seq) = (end.pos, end.seq);
         Fill::Skipped { messages, aborted }
     }
 
-    /// Takes `n` bytes off the batch that this cursor filled: the stream has them.
-    ///
-    /// # Cost
-    /// No atomics but the reference counts of segments that are done with.
-    pub fn advance(&mut self, batch: &mut Batch, n: usize) {
+    pub(in crate::link) fn advance(&mut self, batch: &mut Batch, n: usize) {
         batch.consume(n);
         if batch.is_empty() {
             (self.done_pos, self.done_seq) = (self.at.pos, self.at.seq);
@@ -134,57 +272,28 @@ impl Cursor {
         }
     }
 
-    /// Makes what was advanced count as written: for receipts, and for producers that wait for room.
-    ///
-    /// Call it when a round of writing ends and always before parking; over TLS only once the flush is through.
-    ///
-    /// # Cost
-    /// Nothing if there was no progress; otherwise two stores and a fence.
-    pub fn publish(&mut self) {
+    pub(in crate::link) fn publish(&mut self, foothold: &Foothold) {
         if self.published == self.done_pos {
             return;
         }
         self.published = self.done_pos;
-        if self.view.publish(self.done_pos, self.done_seq) {
-            self.log.progressed(self.seat);
+        if foothold.view.publish(self.done_pos, self.done_seq) {
+            foothold.log.progressed(foothold.seat);
         }
     }
 
-    /// Lets go of everything shared, because the stream would block: the batch keeps a copy of the rest of the current
-    /// chunk, at most [`RESIDUE_MAX`] bytes, and the cursor stands behind that chunk. Of a longer rest nothing is kept;
-    /// if the ring passes it by, [`Fill::Overrun`] follows.
-    ///
-    /// # Invariants
-    /// 41. *Statement*: a stuck link pins a bounded copy, never a segment. *Enforced by*: this call drops every run.
-    ///     *Breaks if*: the link waits for its stream without it.
-    pub fn release(&mut self, batch: &mut Batch) {
+    pub(in crate::link) fn release(&mut self, batch: &mut Batch) {
         if let Some((mark, torn)) = batch.keep_residue(RESIDUE_MAX) {
             self.at = mark;
             self.torn = torn;
         }
     }
 
-    /// Whether a part of a chunk is on the line: nothing else may be sent before its rest, which is the next of `batch`
-    /// or, if that is empty, of [`Cursor::fill`].
-    pub fn torn(&self, batch: &Batch) -> bool {
+    pub(in crate::link) fn torn(&self, batch: &Batch) -> bool {
         if batch.is_empty() { self.torn } else { batch.is_torn() }
     }
 
-    /// Whether what was gathered ends inside a chunked message: no other source of this lane may send; other lanes may.
-    pub const fn in_message(&self) -> bool {
+    pub(in crate::link) const fn in_message(&self) -> bool {
         self.at.open
-    }
-
-    /// What others may know of this cursor.
-    pub const fn view(&self) -> &Arc<CursorView> {
-        &self.view
-    }
-}
-
-impl Drop for Cursor {
-    fn drop(&mut self) {
-        self.publish();
-        self.view.leave();
-        self.log.leave(self.seat);
     }
 }

@@ -16,7 +16,7 @@ pub(super) const SEGMENT_COST: usize = 256;
 pub(super) const PIECE_COST: usize = 2 * size_of::<Bytes>();
 
 /// A place in the log. Always a chunk boundary, except for a cursor that was torn inside a chunk too large to copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
     /// Segment that holds the next byte, or the one just finished.
     pub(super) number: u64,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Appended;
 use crate::base::ConnId;
-use crate::base::sync::Mutex;
 use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use crate::base::sync::{Mutex, OnceLock};
 
 /// Most gaps a view remembers; of what is older than a forgotten one it says [`Receipt::Expired`].
 const GAPS_MAX: usize = 32;
@@ -44,8 +44,6 @@ pub struct Resume {
 #[derive(Debug)]
 pub struct CursorView {
     conn: ConnId,
-    /// The link that this one replaced, whose frames came from the same peer.
-    also: Option<ConnId>,
     /// The first message this link is answerable for.
     start: u64,
     /// Every message before this one was written, skipped, or the peer's own. Authority for receipts; release pairs with
@@ -57,6 +55,14 @@ pub struct CursorView {
     /// `publish` here, `watch` there.
     watched: AtomicBool,
     left: AtomicBool,
+    /// What most links never need. Set at the latest before a gap is published as behind.
+    rare: OnceLock<Box<Rare>>,
+}
+
+#[derive(Debug, Default)]
+struct Rare {
+    /// The link that this one replaced, whose frames came from the same peer.
+    also: Option<ConnId>,
     skipped: AtomicU64,
     gaps: Mutex<Gaps>,
 }
@@ -71,16 +77,16 @@ struct Gaps {
 
 impl CursorView {
     pub(super) fn new(conn: ConnId, also: Option<ConnId>, start: u64, pos: u64) -> Arc<Self> {
+        let rare =
+            also.map_or_else(OnceLock::new, |_| OnceLock::from(Box::new(Rare { also, ..Rare::default() })));
         Arc::new(Self {
             conn,
-            also,
             start,
             written: AtomicU64::new(start),
             pos: AtomicU64::new(pos),
             watched: AtomicBool::new(false),
             left: AtomicBool::new(false),
-            skipped: AtomicU64::new(0),
-            gaps: Mutex::new(Gaps::default()),
+            rare,
         })
     }
 
@@ -90,8 +96,8 @@ impl CursorView {
     }
 
     /// The connection that this one replaced.
-    pub(super) const fn also(&self) -> Option<ConnId> {
-        self.also
+    pub(super) fn also(&self) -> Option<ConnId> {
+        self.rare.get()?.also
     }
 
     /// The first message this link is answerable for.
@@ -101,7 +107,7 @@ impl CursorView {
 
     /// Messages this link went past because it lagged.
     pub fn gap(&self) -> u64 {
-        self.skipped.load(Ordering::Relaxed)
+        self.rare.get().map_or(0, |rare| rare.skipped.load(Ordering::Relaxed))
     }
 
     /// Every message before this one was written, skipped, or the peer's own.
@@ -118,7 +124,7 @@ impl CursorView {
         if seq < self.start {
             return Receipt::NotJoined;
         }
-        if message.origin.is_some() && (message.origin == Some(self.conn) || message.origin == self.also) {
+        if message.origin.is_some() && (message.origin == Some(self.conn) || message.origin == self.also()) {
             return Receipt::Origin;
         }
         // `left` first: once it is set, `written` does not move any more.
@@ -128,8 +134,10 @@ impl CursorView {
             return if left { Receipt::LeftBefore } else { Receipt::Behind };
         }
         // The acquire of `written` saw a store that came after the gap was counted and noted.
-        if self.skipped.load(Ordering::Relaxed) > 0 {
-            let gaps = self.gaps.lock();
+        if let Some(rare) = self.rare.get()
+            && rare.skipped.load(Ordering::Relaxed) > 0
+        {
+            let gaps = rare.gaps.lock();
             let after = gaps.ranges.partition_point(|&(from, _)| from <= seq);
             if after.checked_sub(1).is_some_and(|at| seq < gaps.ranges[at].1) {
                 return Receipt::Skipped;
@@ -150,6 +158,11 @@ impl CursorView {
     /// Bytes of the log behind this link.
     pub(super) fn position(&self) -> u64 {
         self.pos.load(Ordering::Acquire)
+    }
+
+    /// As [`CursorView::position`], for the link itself: the only one that moves it.
+    pub(super) fn own_position(&self) -> u64 {
+        self.pos.load(Ordering::Relaxed)
     }
 
     /// Says how far the link has come. Returns whether somebody waits for just that.
@@ -174,7 +187,8 @@ impl CursorView {
 
     /// Notes that the messages from `from` up to `to` were passed by. Before they are published as behind.
     pub(super) fn note_gap(&self, from: u64, to: u64) {
-        let mut gaps = self.gaps.lock();
+        let rare = self.rare.get_or_init(Box::default);
+        let mut gaps = rare.gaps.lock();
         match gaps.ranges.last_mut() {
             Some(last) if last.1 == from => last.1 = to,
             _ => {
@@ -185,7 +199,7 @@ impl CursorView {
             }
         }
         drop(gaps);
-        self.skipped.fetch_add(to - from, Ordering::Relaxed);
+        rare.skipped.fetch_add(to - from, Ordering::Relaxed);
     }
 
     pub(super) fn leave(&self) {

@@ -25,7 +25,8 @@ pub(in crate::link) enum Begun {
 impl Link {
     /// Notes a request that is about to be handled, unless `most` are already, or one of its id is.
     pub(in crate::link) fn begin_answer(&self, id: u32, most: usize) -> Begun {
-        let mut answering = self.answering.lock();
+        let mut rare = self.rare.lock();
+        let answering = &mut rare.answering;
         if answering.ids.contains(&id) {
             return Begun::Twice;
         }
@@ -38,7 +39,8 @@ impl Link {
 
     /// `true` for exactly one of: the answer, the cancel.
     pub(in crate::link) fn end_answer(&self, id: u32) -> bool {
-        let mut answering = self.answering.lock();
+        let mut rare = self.rare.lock();
+        let answering = &mut rare.answering;
         let Some(at) = answering.ids.iter().position(|open| *open == id) else { return false };
         answering.ids.swap_remove(at);
         if answering.ids.is_empty() && answering.ids.spilled() {
@@ -49,6 +51,6 @@ impl Link {
     }
 
     pub(in crate::link) fn is_answering(&self, id: u32) -> bool {
-        self.answering.lock().ids.contains(&id)
+        self.rare.look(|rare| rare.answering.ids.contains(&id)) == Some(true)
     }
 }

@@ -44,7 +44,6 @@ pub(super) struct Waiters {
     tickets: usize,
     /// By place, where the dialect has no ids. A handful at the most.
     pub(super) places: Vec<(u32, Place)>,
-    pub(super) closed: bool,
 }
 
 /// A place in which one request at a time awaits its answer.
@@ -120,11 +119,6 @@ impl Waiters {
         let waiter = self.table.remove(&id)?;
         self.tickets -= usize::from(matches!(waiter, Waiter::Ticket(_)));
         Some(waiter)
-    }
-
-    /// Empties everything, for good.
-    pub(super) fn close(&mut self) -> Self {
-        std::mem::replace(self, Self { closed: true, ..Self::default() })
     }
 
     /// The table is far smaller than the number space, so a free number is near.
@@ -210,7 +204,7 @@ impl Link {
     ) -> Result<(u32, Answer), NoPlace> {
         let most = self.common.config.waiters;
         let mut waiters = self.waiters.lock();
-        if waiters.closed {
+        if !self.is_open() {
             return Err(NoPlace::Closed);
         }
         if waiters.len() >= most && !its_turn {
@@ -230,7 +224,7 @@ impl Link {
             return Err(NoPlace::NoQuestion);
         }
         let mut waiters = self.waiters.lock();
-        if waiters.closed {
+        if !self.is_open() {
             return Err(NoPlace::Closed);
         }
         if waiters.len() >= self.common.config.waiters {
@@ -241,7 +235,8 @@ impl Link {
 
     /// An answer arrived. `false` if nobody waits for it: late, or never asked.
     pub(in crate::link) fn answered(&self, id: u32, status: Status, payload: Response) -> bool {
-        let Some(waiter) = self.waiters.lock().remove(id) else { return false };
+        let waiter = self.waiters.look(|waiters| waiters.remove(id)).flatten();
+        let Some(waiter) = waiter else { return false };
         waiter.answer(if status == Status::Ok {
             Ok(payload)
         } else {
@@ -317,16 +312,20 @@ impl Link {
         if self.common.correlator.is_some() {
             return self.give_up_place(lane, id);
         }
-        let waiter = self.waiters.lock().remove(id);
+        let waiter = self.waiters.look(|waiters| waiters.remove(id)).flatten();
         if waiter.is_none() {
             return;
         }
-        let retracted = self.outbox.lock().retract(lane, id);
+        let retracted = self.retract(lane, id);
         if retracted.is_none() {
             let cancel = Outgoing { head: Head::Cancel { id }, payload: Response::new() };
             // A closed link needs no cancel.
             let _ = self.queue(lane, cancel, true);
         }
+    }
+
+    fn retract(&self, lane: Lane, id: u32) -> Option<Outgoing> {
+        self.outbox.look(|outbox| outbox.retract(lane, id)).flatten()
     }
 
     fn give_up_place(&self, lane: Lane, id: u32) {
@@ -345,7 +344,7 @@ impl Link {
             };
             waiters.places.push((number, late));
         }
-        if self.outbox.lock().retract(lane, id).is_some() {
+        if self.retract(lane, id).is_some() {
             // Never sent, so nothing can come of it.
             self.free_unsent(id, queue);
         }
@@ -354,7 +353,7 @@ impl Link {
 
     /// The request was not even queued, so nothing can come of it.
     pub(in crate::link) fn unask(&self, id: u32) {
-        let waiter = self.waiters.lock().remove(id);
+        let waiter = self.waiters.look(|waiters| waiters.remove(id)).flatten();
         if let Some(Waiter::Ticket(ticket)) = waiter {
             return ticket.disarm();
         }

@@ -14,22 +14,25 @@ pub(super) struct Pings {
     due: Option<u64>,
     /// Sent, not answered.
     sent: Vec<(u64, Instant)>,
-    next: u64,
     /// Wakes whoever awaits an answer to decide between two connections.
     probes: Vec<(u64, oneshot::Sender<Duration>)>,
+}
+
+impl Pings {
+    pub(super) fn is_idle(&self) -> bool {
+        self.due.is_none() && self.sent.is_empty() && self.probes.is_empty()
+    }
 }
 
 /// Pings.
 impl Link {
     /// Asks the task to send a ping. The answer sets the peer's round-trip time.
     pub fn ping(&self) {
-        let mut pings = self.pings.lock();
-        if pings.due.is_none() {
-            pings.due = Some(pings.next);
-            pings.next += 1;
-        }
+        let mut rare = self.rare.lock();
+        let pings = &mut rare.pings;
+        pings.due.get_or_insert_with(|| self.next_token());
         self.wants.fetch_or(PING, Ordering::Release);
-        drop(pings);
+        drop(rare);
         self.calls.call();
     }
 
@@ -40,21 +43,23 @@ impl Link {
     pub async fn probe(&self) -> Option<Duration> {
         let (sender, receiver) = oneshot::channel();
         {
-            let mut pings = self.pings.lock();
+            let mut rare = self.rare.lock();
+            let pings = &mut rare.pings;
             if !self.is_open() {
                 return None;
             }
-            let token = pings.due.unwrap_or(pings.next);
-            if pings.due.is_none() {
-                pings.due = Some(token);
-                pings.next += 1;
-            }
+            let token = *pings.due.get_or_insert_with(|| self.next_token());
             self.wants.fetch_or(PING, Ordering::Release);
             pings.probes.retain(|(_, waiting)| !waiting.is_closed());
             pings.probes.push((token, sender));
         }
         self.calls.call();
         receiver.await.ok()
+    }
+
+    /// Under the lock of the pings. Not kept there, since no token may come twice.
+    fn next_token(&self) -> u64 {
+        u64::from(self.pinged.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Asks the peer for addresses; what it says reaches [`Host::peers_told`](crate::link::Host::peers_told).
@@ -78,7 +83,8 @@ impl Link {
         if !self.take_wanted(PING) {
             return None;
         }
-        let mut pings = self.pings.lock();
+        let mut rare = self.rare.lock();
+        let pings = &mut rare.pings;
         let token = pings.due.take()?;
         if !self.common.abilities.ping_tokens {
             // One that got lost must not pass its place on to every later one.
@@ -95,7 +101,8 @@ impl Link {
     /// dialect's pings have no tokens.
     pub(in crate::link) fn pong(&self, token: u64, tokens: bool) -> Option<Duration> {
         let (rtt, waiting) = {
-            let mut pings = self.pings.lock();
+            let mut rare = self.rare.lock();
+            let pings = &mut rare.pings;
             let at = if tokens {
                 pings.sent.iter().position(|(sent, _)| *sent == token)?
             } else {
@@ -112,6 +119,8 @@ impl Link {
             let waiting: Vec<_> = done;
             (sent.elapsed(), waiting)
         };
+        // A link that is only kept alive holds nothing for it.
+        drop(self.rare.take_if(|rare| rare.is_idle()));
         for (_, probe) in waiting {
             // A prober that gave up needs no answer.
             let _ = probe.send(rtt);
@@ -121,8 +130,13 @@ impl Link {
 
     /// Whether a ping is unanswered.
     pub fn ping_open(&self) -> bool {
-        let pings = self.pings.lock();
-        pings.due.is_some() || !pings.sent.is_empty()
+        let open = self.rare.look(|rare| rare.pings.due.is_some() || !rare.pings.sent.is_empty());
+        open.unwrap_or_default()
+    }
+
+    /// Whether a ping waits to be sent.
+    pub(super) fn wants_ping(&self) -> bool {
+        self.wants.load(Ordering::Acquire) & PING != 0
     }
 }
 

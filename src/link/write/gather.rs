@@ -9,87 +9,105 @@ use crate::link::outbox::Outgoing;
 use crate::link::shared::Link;
 use crate::wire::{Control, Dialect};
 
-use super::{LaneOut, Piece, Writer};
+use super::{Busy, LANES, LaneOut, Piece, Writer};
 
 impl<D: Dialect> Writer<D> {
-    pub(super) fn gather<H: Host>(&mut self, link: &Link, host: &H, gather: bool) -> Result<(), End> {
-        self.equip();
+    pub(super) fn gather<H: Host>(
+        &mut self,
+        busy: &mut Busy,
+        link: &Link,
+        host: &H,
+        gather: bool,
+    ) -> Result<(), End> {
         if let Some(token) = link.take_ping() {
-            self.control(&Control::Ping { token })?;
+            self.say(busy, &Control::Ping { token })?;
         }
-        let mut room = self.batch;
-        if !self.control.is_empty() {
-            let control = self.control.split().freeze();
-            self.control = BytesMut::new();
+        let mut room = link.common.config.batch;
+        if !busy.control.is_empty() {
+            let control = busy.control.split().freeze();
+            busy.control = BytesMut::new();
             room = room.saturating_sub(control.len());
-            self.put(control);
+            busy.put(control);
         }
         if !gather {
             return Ok(());
         }
-        let early = self.gather_starving(host)?;
+        let early = self.gather_starving(busy, host)?;
         room = room.saturating_sub(LOWER_LANE_SHARE * early.iter().filter(|early| **early).count());
-        for at in (0..self.lanes.len()).filter(|at| !early[*at]) {
+        for at in (0..busy.lanes.len()).filter(|at| !early[*at]) {
             let most = if at == BULK { room.min(BULK_ROUND) } else { room };
-            let taken = self.gather_lane(at, most.max(LOWER_LANE_SHARE), link, host)?;
+            let taken = self.gather_lane(busy, at, most.max(LOWER_LANE_SHARE), link, host)?;
             room = room.saturating_sub(taken);
         }
-        self.cover();
+        busy.cover(link);
         Ok(())
     }
 
     /// Fills one lane's share of a round; how many bytes it took.
-    fn gather_lane<H: Host>(&mut self, at: usize, room: usize, link: &Link, host: &H) -> Result<usize, End> {
-        let queue_waits = self.lanes[at].open.is_some() || link.has_outgoing(self.lanes[at].lane);
+    fn gather_lane<H: Host>(
+        &mut self,
+        busy: &mut Busy,
+        at: usize,
+        room: usize,
+        link: &Link,
+        host: &H,
+    ) -> Result<usize, End> {
+        let queue_waits = busy.lanes[at].open.is_some() || link.has_outgoing(LANES[at]);
         let state_waits = at == URGENT && self.state.has_news();
         let others_wait = queue_waits || state_waits;
         let mut taken = 0;
-        if others_wait && !self.lanes[at].cursor.in_message() {
+        if others_wait && !busy.lanes[at].stride.in_message() {
             // Where both wait, each gets half.
-            let log_waits = self.lanes[at].cursor.has_news();
+            let log_waits = busy.lanes[at].stride.has_news(&self.footholds[at]);
             let share = if log_waits { (room / 2).max(1) } else { room };
-            if state_waits && self.lanes[at].open.is_none() {
-                taken += self.gather_state(share);
+            if state_waits && busy.lanes[at].open.is_none() {
+                taken += self.gather_state(busy, share);
             }
-            if queue_waits && taken < share && !(log_waits && self.lanes[at].logs_turn) {
-                taken += self.gather_queue(at, share - taken, link)?;
+            if queue_waits && taken < share && !(log_waits && busy.lanes[at].logs_turn) {
+                taken += self.gather_queue(busy, at, share - taken, link)?;
             }
         }
-        if self.lanes[at].open.is_none() && taken < room {
+        if busy.lanes[at].open.is_none() && taken < room {
             // While others wait for the log's message to end, take no more of the log than its next chunk.
-            let most = if others_wait && self.lanes[at].cursor.in_message() { 1 } else { room - taken };
-            taken += self.gather_log(at, most, host)?;
+            let most = if others_wait && busy.lanes[at].stride.in_message() { 1 } else { room - taken };
+            taken += self.gather_log(busy, at, most, host)?;
         }
         Ok(taken)
     }
 
     /// What is gathered of a log behind other pieces is let go of when the stream is full before it begins. A lane that was
     /// passed over like this for fifteen chunks goes first with one; which lanes did.
-    fn gather_starving<H: Host>(&mut self, host: &H) -> Result<[bool; 3], End> {
-        let mut early = [false; 3];
+    fn gather_starving<H: Host>(&mut self, busy: &mut Busy, host: &H) -> Result<[bool; 3], End> {
+        let (mut early, written) = ([false; 3], busy.written);
         for (at, early) in early.iter_mut().enumerate() {
-            let lane = &mut self.lanes[at];
-            if !lane.cursor.has_news() {
-                (lane.served, lane.logs_turn) = (self.written, false);
-            } else if lane.open.is_none() && self.written - lane.served >= STARVING {
-                *early = self.gather_log(at, LOWER_LANE_SHARE, host)? > 0;
+            let lane = &mut busy.lanes[at];
+            if !lane.stride.has_news(&self.footholds[at]) {
+                (lane.served, lane.logs_turn) = (written, false);
+            } else if lane.open.is_none() && written - lane.served >= STARVING {
+                *early = self.gather_log(busy, at, LOWER_LANE_SHARE, host)? > 0;
             }
         }
         Ok(early)
     }
 
-    fn gather_log<H: Host>(&mut self, at: usize, most: usize, host: &H) -> Result<usize, End> {
+    fn gather_log<H: Host>(
+        &mut self,
+        busy: &mut Busy,
+        at: usize,
+        most: usize,
+        host: &H,
+    ) -> Result<usize, End> {
         // Twice at the most: after a gap the cursor stands at the end, and something may have come since.
         for _ in 0..2 {
-            let LaneOut { lane, cursor, batch, .. } = &mut self.lanes[at];
-            let lane = *lane;
-            if batch.is_empty() && !cursor.has_news() {
+            let LaneOut { stride, batch, .. } = &mut busy.lanes[at];
+            let (lane, foothold) = (LANES[at], &self.footholds[at]);
+            if batch.is_empty() && !stride.has_news(foothold) {
                 return Ok(0);
             }
-            match cursor.fill(most, batch) {
+            match stride.fill(foothold, most, batch) {
                 Fill::Ready => {
                     let taken = batch.len();
-                    self.round.push_back(Piece::Log(at));
+                    busy.round.push_back(Piece::Log(at));
                     return Ok(taken);
                 }
                 Fill::CaughtUp => return Ok(0),
@@ -99,7 +117,7 @@ impl<D: Dialect> Writer<D> {
                         let mut abort = BytesMut::new();
                         // A dialect without chunks has no open messages to abort.
                         let _ = self.dialect.encode_control(&Control::Abort { lane }, &mut abort);
-                        self.put(abort.freeze());
+                        busy.put(abort.freeze());
                     }
                 }
                 Fill::Overrun => return Err(End::TooSlow(lane)),
@@ -108,41 +126,43 @@ impl<D: Dialect> Writer<D> {
         Ok(0)
     }
 
-    fn gather_state(&mut self, share: usize) -> usize {
+    fn gather_state(&mut self, busy: &mut Busy, share: usize) -> usize {
         let mut taken = 0;
         while taken < share
             && let Some(entry) = self.state.take_next()
         {
             taken += entry.encoded.len();
-            self.put(entry.encoded);
+            busy.put(entry.encoded);
         }
         taken
     }
 
-    fn gather_queue(&mut self, at: usize, share: usize, link: &Link) -> Result<usize, End> {
-        let lane = self.lanes[at].lane;
+    fn gather_queue(&mut self, busy: &mut Busy, at: usize, share: usize, link: &Link) -> Result<usize, End> {
+        let lane = LANES[at];
         let mut taken = 0;
         let mut small = BytesMut::new();
         while taken < share {
-            if let Some(chunks) = &mut self.lanes[at].open {
+            if let Some(chunks) = &mut busy.lanes[at].open {
                 match chunks.next() {
                     Some(chunk) => {
                         taken += chunk.wire_len();
-                        self.put(Bytes::copy_from_slice(&chunk.head));
+                        busy.put(Bytes::copy_from_slice(&chunk.head));
                         // Covered as a part of its message.
-                        self.refer(chunk.body);
+                        busy.refer(chunk.body);
                     }
                     None => {
-                        self.end_open(at);
+                        busy.end_open(at);
                         // By message: after a large one it is the others' turn.
-                        if self.lanes[at].cursor.has_news() || (at == URGENT && self.state.has_news()) {
+                        if busy.lanes[at].stride.has_news(&self.footholds[at])
+                            || (at == URGENT && self.state.has_news())
+                        {
                             break;
                         }
                     }
                 }
                 continue;
             }
-            let waiting = link.take_outgoing(lane, share - taken, SMALL, &mut self.held);
+            let waiting = link.take_outgoing(lane, share - taken, SMALL, busy.held(link));
             if waiting.is_empty() {
                 break;
             }
@@ -154,20 +174,22 @@ impl<D: Dialect> Writer<D> {
                     taken += small.len() - before;
                 } else {
                     // The last one taken.
-                    self.put(small.split().freeze());
-                    self.lanes[at].opened = payload.len();
-                    self.lanes[at].pinned += payload.len();
-                    self.lanes[at].open = self.dialect.chunks(lane, head, payload).ok().map(Box::new);
+                    busy.put(small.split().freeze());
+                    busy.lanes[at].opened = payload.len();
+                    busy.lanes[at].pinned += payload.len();
+                    busy.lanes[at].open = self.dialect.chunks(lane, head, payload).ok().map(Box::new);
                 }
             }
         }
-        self.put(small.freeze());
-        if self.lanes[at].open.as_ref().is_some_and(|chunks| chunks.len() == 0) {
-            self.end_open(at);
+        busy.put(small.freeze());
+        if busy.lanes[at].open.as_ref().is_some_and(|chunks| chunks.len() == 0) {
+            busy.end_open(at);
         }
         Ok(taken)
     }
+}
 
+impl Busy {
     fn end_open(&mut self, at: usize) {
         self.lanes[at].open = None;
         self.lanes[at].logs_turn = true;

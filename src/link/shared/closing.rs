@@ -1,0 +1,105 @@
+//! How a link ends, and where its cursors stood then.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::base::sync::atomic::Ordering;
+use crate::link::outbox::Outbox;
+use crate::pool::Departure;
+use crate::wire::Goodbye;
+
+use super::{CLOSED, DRAINING, Link, Positions};
+
+/// How a link is to end.
+#[derive(Clone, Debug)]
+pub(in crate::link) struct CloseOrder {
+    pub(in crate::link) reason: Departure,
+    pub(in crate::link) goodbye: Option<Goodbye>,
+    /// Send first what waits.
+    pub(in crate::link) drain: bool,
+    pub(in crate::link) within: Duration,
+}
+
+/// The end of a link.
+impl Link {
+    /// Begins to close, once: the first order stands. Says goodbye if told to, then ends within [`LinkConfig::linger`].
+    ///
+    /// Legal anywhere, a handler of this very link included.
+    pub fn close(&self, reason: Departure, goodbye: Option<Goodbye>) {
+        let within = self.common.config.linger;
+        self.begin_close(CloseOrder { reason, goodbye, drain: false, within });
+    }
+
+    /// Begins to close after what is queued and appended so far has been sent. What is not sent by `within` is given up; the
+    /// goodbye then gets [`LinkConfig::linger`] more, or `within` again if that is shorter. Meanwhile nothing more is taken but
+    /// answers.
+    pub fn drain(&self, reason: Departure, goodbye: Option<Goodbye>, within: Duration) {
+        self.begin_close(CloseOrder { reason, goodbye, drain: true, within });
+    }
+
+    fn begin_close(&self, order: CloseOrder) {
+        {
+            let mut rare = self.rare.lock();
+            if rare.order.is_some() {
+                return;
+            }
+            rare.order = Some(Box::new(order.clone()));
+            // Release: whoever sees the state sees the order. Pairs with the Acquire load in `is_open`.
+            self.state.store(if order.drain { DRAINING } else { CLOSED }, Ordering::Release);
+        }
+        if !order.drain {
+            self.clear_outbox();
+        }
+        self.fail_waiters();
+        self.calls.call();
+    }
+
+    /// What waits is dropped outside the lock. After the state has become [`CLOSED`].
+    fn clear_outbox(&self) {
+        drop(self.outbox.look(Outbox::clear));
+    }
+
+    pub(in crate::link) fn close_order(&self) -> Option<CloseOrder> {
+        if self.is_open() {
+            return None;
+        }
+        self.rare.look(|rare| rare.order.as_deref().cloned()).flatten()
+    }
+
+    /// The task has ended: nothing more will be sent or received.
+    pub(in crate::link) fn ended(&self, reason: Departure, positions: Positions) {
+        self.begin_close(CloseOrder { reason, goodbye: None, drain: false, within: Duration::ZERO });
+        self.state.store(CLOSED, Ordering::Release);
+        self.clear_outbox();
+        let (heir, pings) = {
+            let mut rare = self.rare.lock();
+            rare.left_at = Some(Box::new(positions));
+            (rare.heir.take(), std::mem::take(&mut rare.pings))
+        };
+        // Outside the lock: whoever waits is told.
+        drop(pings);
+        if let Some(heir) = heir {
+            // An heir that is gone needs nothing.
+            let _ = heir.send(positions);
+        }
+        self.stalled_since.store(0, Ordering::Relaxed);
+    }
+
+    fn fail_waiters(&self) {
+        // Dropping the senders fails all waiters at once, outside the lock.
+        drop(self.waiters.take());
+    }
+
+    /// Where its cursors stood when the link ended, for the connection that takes its place; while it has not ended, a
+    /// promise of it.
+    pub(crate) fn positions(&self) -> Result<Positions, oneshot::Receiver<Positions>> {
+        let mut rare = self.rare.lock();
+        if let Some(positions) = rare.left_at.as_deref() {
+            return Ok(*positions);
+        }
+        let (sender, receiver) = oneshot::channel();
+        rare.heir = Some(sender);
+        Err(receiver)
+    }
+}

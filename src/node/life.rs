@@ -1,0 +1,122 @@
+//! A peer's life on the node's side, from up to down.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+
+use crate::base::{Direction, Nonce};
+use crate::link::{End, LinkTask};
+use crate::pool::Departure;
+use crate::transport::BoxStream;
+use crate::wire::Dialect;
+
+use super::handle::NodeRef;
+use super::handler::Context;
+use super::host::PeerHost;
+use super::info::Peer;
+use super::shared::{Shared, count};
+
+/// The task of a live peer.
+pub(super) struct Living<D: Dialect> {
+    task: Option<LinkTask<D, BoxStream, PeerHost>>,
+}
+
+impl<D: Dialect> Living<D> {
+    pub(super) fn new(task: LinkTask<D, BoxStream, PeerHost>) -> Self {
+        Self { task: Some(task) }
+    }
+}
+
+impl<D: Dialect> Future for Living<D> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let Some(task) = &mut self.task else { return Poll::Ready(()) };
+        task.host_mut().begin();
+        match Pin::new(&mut *task).poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(end) => {
+                task.host_mut().end = Some(Box::new(end));
+                self.task = None;
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+/// Invariant 6. Statement: what begins with a peer ends with it exactly once, whatever ends it: goodbye, error, panic, a
+/// runtime that is torn down. Enforced by: it all happens in this one drop, which comes after the link's own. Breaks if: a
+/// peer goes live without one.
+impl PeerHost {
+    pub(super) fn new(node: NodeRef, peer: Arc<Peer>, nonce: Option<Nonce>) -> Self {
+        node.shared().link_begins();
+        Self { node, peer, end: None, nonce, hooked: false }
+    }
+
+    fn begin(&mut self) {
+        if !self.hooked {
+            self.hooked = true;
+            self.guarded(|node, peer| node.shared().handler.connected(Context::new(node, peer)));
+        }
+    }
+
+    /// Runs the application's code; a panic is counted and goes no further.
+    fn guarded(&self, run: impl FnOnce(&NodeRef, &Arc<Peer>)) {
+        let guarded = std::panic::AssertUnwindSafe(|| run(&self.node, &self.peer));
+        if std::panic::catch_unwind(guarded).is_err() {
+            count(&self.node.shared().counters.panics);
+            tracing::error!(peer = %self.peer.key(), "a handler panicked");
+        }
+    }
+}
+
+impl Drop for PeerHost {
+    fn drop(&mut self) {
+        let shared = self.node.shared();
+        // Also where something below panics.
+        let _counted = Counted(shared);
+        let end = self.end.as_deref();
+        let said = end.map_or(Departure::Closed, End::departure);
+        shared.pool.depart(self.peer.key(), self.peer.id(), said);
+        let reason = self.peer.departure().unwrap_or(said);
+        if let Some(nonce) = self.nonce {
+            shared.instances.leave((self.peer.connection().tongue(), nonce), self.peer.id());
+        }
+        shared.note_session(&self.peer, reason);
+        shared.events.down(&self.peer, reason, shared.now());
+        let why = end.map_or_else(|| "its task ended".to_owned(), ToString::to_string);
+        tracing::info!(peer = %self.peer.key(), conn = %self.peer.id(), reason = reason.name(), %why, "peer down");
+        if self.hooked {
+            self.guarded(|node, peer| {
+                node.shared().handler.disconnected(Context::new(node, peer), reason);
+            });
+        }
+        shared.kick.notify_one();
+    }
+}
+
+/// Counts the link's task as ended when dropped.
+struct Counted<'a>(&'a Shared);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.link_ends();
+    }
+}
+
+impl Shared {
+    /// What the book learns from a session that is over.
+    fn note_session(&self, peer: &Peer, reason: Departure) {
+        use crate::book::{FailCause, Outcome};
+        if peer.direction() == Direction::Inbound || peer.connection().is_stable() || self.is_stopping() {
+            return;
+        }
+        let outcome = match reason {
+            Departure::Collision | Departure::Replaced | Departure::Requested | Departure::Shutdown => {
+                Outcome::Collision
+            }
+            _ => Outcome::Failed(FailCause::Unstable),
+        };
+        self.book.record(&peer.addr(), outcome, crate::book::WallTime::now());
+    }
+}

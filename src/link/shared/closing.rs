@@ -23,7 +23,7 @@ pub(in crate::link) struct CloseOrder {
 
 /// The end of a link.
 impl Link {
-    /// Begins to close, once: the first order stands. Says goodbye if told to, then ends within [`LinkConfig::linger`].
+    /// Begins to close, once: the first order stands. Says goodbye if told to, then ends within [`LinkConfig::linger`](crate::link::LinkConfig::linger).
     ///
     /// Legal anywhere, a handler of this very link included.
     pub fn close(&self, reason: Departure, goodbye: Option<Goodbye>) {
@@ -32,7 +32,7 @@ impl Link {
     }
 
     /// Begins to close after what is queued and appended so far has been sent. What is not sent by `within` is given up; the
-    /// goodbye then gets [`LinkConfig::linger`] more, or `within` again if that is shorter. Meanwhile nothing more is taken but
+    /// goodbye then gets [`LinkConfig::linger`](crate::link::LinkConfig::linger) more, or `within` again if that is shorter. Meanwhile nothing more is taken but
     /// answers.
     pub fn drain(&self, reason: Departure, goodbye: Option<Goodbye>, within: Duration) {
         self.begin_close(CloseOrder { reason, goodbye, drain: true, within });

@@ -20,7 +20,7 @@ use super::shared::{Answered, Link, NoPlace};
 /// Requests to one peer that one task keeps in flight: it asks on without waiting, and takes answers as they come.
 ///
 /// [`Link::request`] gives every request a future, a channel and a timer of its own; here they share one of each, and
-/// answers that came together are taken together. So it costs a third where many are in flight, as in fetching a range of blocks.
+/// answers that came together are taken together. So it costs about half where many small ones are in flight, as in fetching a range of blocks.
 ///
 /// # Cancel safety
 /// Dropping it takes back what was not sent, and cancels at the peer what was.

@@ -93,7 +93,8 @@ impl Pipeline {
 
 impl NodeRef {
     /// Begins to ask one peer for many things at a time, from one task: it asks on without waiting, and takes the answers in the
-    /// order in which they come. Each request may take so long. Costs a third of as many [`NodeRef::request`]s beside each other.
+    /// order in which they come. Each request may take so long. Many small ones cost about half of as many [`NodeRef::request`]s
+    /// beside each other.
     ///
     /// ```no_run
     /// # use peerpool::{base::PeerId, node::{Message, NodeRef}};

@@ -32,6 +32,10 @@ const BUFFER: usize = 256 * 1024;
 const WAKE: Token = Token(usize::MAX);
 /// The urgent lane in a frame's head.
 const URGENT: u32 = 1;
+/// The control lane, and two of its messages.
+const CONTROL: u32 = 0;
+const PING: u8 = 1;
+const PONG: u8 = 2;
 /// Between two reads of a slow reader.
 const STEP: Duration = Duration::from_millis(5);
 
@@ -315,6 +319,15 @@ impl Conn {
         Ok(count == buffer.len())
     }
 
+    /// Answers a ping: the same frame with the number of a pong.
+    fn answer(&mut self) {
+        if self.rest[4] == PING {
+            self.rest[4] = PONG;
+            let written = self.stream.write(&self.rest).expect("a peer that listens");
+            assert_eq!(written, self.rest.len(), "a pong finds room");
+        }
+    }
+
     /// Takes frames apart: notes urgent ones, and returns how many bytes were of others, heads not counted.
     fn frames(&mut self, mut bytes: &[u8]) -> usize {
         let mut bulk = 0;
@@ -330,7 +343,12 @@ impl Conn {
                 let Some(word) = self.rest.first_chunk() else { continue };
                 let word = u32::from_le_bytes(*word);
                 let (len, lane) = ((word & 0xff_ffff) as usize, word >> 27 & 0b11);
-                if lane != URGENT {
+                if lane == CONTROL {
+                    if self.rest.len() == 4 + len {
+                        self.answer();
+                        self.rest.clear();
+                    }
+                } else if lane != URGENT {
                     self.skip = len;
                     self.rest.clear();
                 } else if self.rest.len() == 4 + len {

@@ -170,7 +170,7 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
         }
         let mut io = Context::from_waker(&self.waker);
         match self.writer.poll(&mut self.stream, &mut io, &self.link, &self.host, true)? {
-            Written::All => {
+            Written::All | Written::Held => {
                 let writer = &self.writer;
                 again |= self.parker.park(cx.waker(), || !writer.has_news()) == Parked::No;
             }
@@ -274,7 +274,7 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
                 let written = self.writer.poll(&mut self.stream, &mut io, &self.link, &self.host, draining);
                 match written {
                     Err(_) => return Step::Done,
-                    Ok(Written::Blocked) => return Step::Pending,
+                    Ok(Written::Blocked | Written::Held) => return Step::Pending,
                     Ok(Written::More) => return Step::Again,
                     Ok(Written::All) => {}
                 }

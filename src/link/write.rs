@@ -9,6 +9,7 @@
 //! had to be let go of while the stream was full ([`Writer::mend`]). Breaks if: a source of a lane is filled without asking
 //! [`Cursor::in_message`] or [`LaneOut::open`].
 
+mod flight;
 mod gather;
 mod spare;
 
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes, BytesMut};
+use tokio::time::Instant;
 
 use crate::base::Lane;
 use crate::transport::Stream;
@@ -30,6 +32,8 @@ use super::host::Host;
 use super::log::{Batch, Cursor, Fill, Foothold, Stride};
 use super::shared::{Link, Positions};
 use super::state::StateCursor;
+
+use flight::Flight;
 
 /// Gathers and writes.
 pub(super) struct Writer<D: Dialect> {
@@ -57,6 +61,8 @@ struct Busy {
     unflushed: bool,
     /// Bytes written since the writer last slept.
     written: u64,
+    /// Bulk that the peer has not taken yet.
+    flight: Flight,
 }
 
 /// Where the bytes of one lane come from.
@@ -79,6 +85,8 @@ struct LaneOut {
 
 enum Piece {
     Bytes(Bytes),
+    /// Out of the bulk lane's queue.
+    Bulk(Bytes),
     /// All that is in this lane's batch.
     Log(usize),
 }
@@ -90,6 +98,8 @@ pub(super) enum Written {
     All,
     /// The stream takes no more now and will wake the task.
     Blocked,
+    /// What is left is bulk, and enough of it is under way: the peer's answer will come by the stream.
+    Held,
     /// The task has had its share.
     More,
 }
@@ -123,14 +133,17 @@ impl<D: Dialect> Writer<D> {
         Ok(())
     }
 
-    /// Whether a log or the state table has something that was not taken yet.
+    /// Whether a log or the state table has something that was not taken yet and may go.
     pub(super) fn has_news(&self) -> bool {
         self.state.has_news()
             || match &self.busy {
                 None => self.footholds.iter().any(Foothold::has_news),
                 Some(busy) => {
-                    let mut lanes = busy.lanes.iter().zip(&self.footholds);
-                    lanes.any(|(lane, foothold)| lane.stride.has_news(foothold) || !lane.batch.is_empty())
+                    let held = busy.flight.room() == 0;
+                    let lanes = busy.lanes.iter().zip(&self.footholds).enumerate();
+                    lanes
+                        .filter(|(at, _)| *at != BULK || !held)
+                        .any(|(_, (lane, foothold))| lane.stride.has_news(foothold) || !lane.batch.is_empty())
                 }
             }
     }
@@ -202,9 +215,9 @@ impl<D: Dialect> Writer<D> {
 
     /// Whether nothing is left to write, nothing half written: then the footholds are where the strides were.
     fn follow(&mut self, busy: &Busy) -> bool {
-        let Busy { lanes, control, round, held, unflushed, .. } = busy;
+        let Busy { lanes, control, round, held, unflushed, flight, .. } = busy;
         let covers = held.as_ref().is_some_and(|held| held.bytes() > 0);
-        if *unflushed || covers || !control.is_empty() || !round.is_empty() {
+        if *unflushed || covers || !control.is_empty() || !round.is_empty() || flight.is_awaited() {
             return false;
         }
         lanes.iter().zip(&mut self.footholds).all(|(lane, foothold)| {
@@ -226,6 +239,10 @@ impl<D: Dialect> Writer<D> {
             if busy.round.is_empty() {
                 self.gather(busy, link, host, gather)?;
                 if busy.round.is_empty() {
+                    if gather && self.holds_back(busy, link) {
+                        link.write_waits(host.now());
+                        return Ok(Written::Held);
+                    }
                     // What hangs in a flush is not written yet.
                     if !busy.unflushed {
                         link.write_progress(None);
@@ -249,6 +266,26 @@ impl<D: Dialect> Writer<D> {
             }
         }
         Ok(Written::More)
+    }
+
+    /// Whether there is bulk that must wait until the peer has taken more.
+    fn holds_back(&self, busy: &Busy, link: &Link) -> bool {
+        let lane = &busy.lanes[BULK];
+        busy.flight.room() == 0
+            && (lane.open.is_some()
+                || lane.stride.has_news(&self.footholds[BULK])
+                || link.has_outgoing(LANES[BULK]))
+    }
+
+    /// The peer has answered a mark in our bulk; `false` if the token is not one of those.
+    pub(super) fn answered(&mut self, token: u64) -> bool {
+        if !Flight::is_mark(token) {
+            return false;
+        }
+        if let Some(busy) = &mut self.busy {
+            busy.flight.answered(token, Instant::now());
+        }
+        true
     }
 
     /// Where the cursors stand now.
@@ -276,7 +313,7 @@ impl Busy {
         let mut count = 0;
         for piece in &self.round {
             match piece {
-                Piece::Bytes(bytes) => {
+                Piece::Bytes(bytes) | Piece::Bulk(bytes) => {
                     slices[count] = IoSlice::new(bytes);
                     count += 1;
                 }
@@ -309,11 +346,15 @@ impl Busy {
             && let Some(piece) = self.round.front_mut()
         {
             match piece {
-                Piece::Bytes(bytes) => {
+                Piece::Bytes(bytes) | Piece::Bulk(bytes) => {
                     let part = bytes.len().min(written);
                     bytes.advance(part);
                     written -= part;
-                    if bytes.is_empty() {
+                    let ended = bytes.is_empty();
+                    if matches!(piece, Piece::Bulk(_)) {
+                        self.flight.wrote(part);
+                    }
+                    if ended {
                         self.round.pop_front();
                     }
                 }
@@ -321,6 +362,9 @@ impl Busy {
                     let LaneOut { stride, batch, logs_turn, served, .. } = &mut self.lanes[*at];
                     let part = batch.len().min(written);
                     stride.advance(batch, part);
+                    if *at == BULK {
+                        self.flight.wrote(part);
+                    }
                     (*logs_turn, *served) = (false, self.written);
                     written -= part;
                     if batch.is_empty() {
@@ -359,7 +403,7 @@ impl Busy {
         self.round.retain(|piece| {
             let begun = std::mem::replace(&mut first, false);
             match piece {
-                Piece::Bytes(_) => true,
+                Piece::Bytes(_) | Piece::Bulk(_) => true,
                 Piece::Log(at) => {
                     let LaneOut { stride, batch, logs_turn, .. } = &mut lanes[*at];
                     stride.release(batch);
@@ -385,6 +429,8 @@ impl Busy {
 
 /// The lanes, by their place in the arrays.
 const LANES: [Lane; 3] = [Lane::Urgent, Lane::Normal, Lane::Bulk];
+const URGENT: usize = 0;
+const BULK: usize = 2;
 /// Pieces in one write: the kernel takes up to 1,024, and beyond 64 the call costs more than it saves.
 const SLICES: usize = 64;
 /// Rounds in one poll before other tasks get their turn. The links of a broadcast write the same bytes one after the other:

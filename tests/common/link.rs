@@ -135,6 +135,7 @@ impl<D: Dialect> Side<D> {
             decoder: self.dialect.decoder(),
             stream,
             got: Vec::new(),
+            answers_marks: true,
         }
     }
 }
@@ -328,6 +329,8 @@ pub(crate) struct ByHand<D: Dialect, S> {
     decoder: D::Decoder,
     pub(crate) stream: S,
     got: Vec<u8>,
+    /// Answers the pings that follow bulk, as every link does, and says nothing of them.
+    pub(crate) answers_marks: bool,
 }
 
 impl<D: Dialect, S: Stream> ByHand<D, S> {
@@ -343,7 +346,22 @@ impl<D: Dialect, S: Stream> ByHand<D, S> {
 
     /// The next frame, `None` at the end.
     pub(crate) async fn next(&mut self) -> Option<Item> {
-        timeout(WAIT, self.step()).await.expect("something comes in time").expect("well formed")
+        loop {
+            let item =
+                timeout(WAIT, self.step()).await.expect("something comes in time").expect("well formed");
+            match item {
+                Some(Item::Control(Control::Ping { token })) if token >> 63 == 1 => self.answer(token).await,
+                item => return item,
+            }
+        }
+    }
+
+    async fn answer(&mut self, token: u64) {
+        if self.answers_marks {
+            let mut out = BytesMut::new();
+            self.dialect.encode_control(&Control::Pong { token }, &mut out).unwrap();
+            self.send(&out).await;
+        }
     }
 
     /// The next whole message or control, `None` at the end.

@@ -11,7 +11,7 @@ use peerpool::wire::{Control, Dialect, Head, Native, WireLimits};
 use crate::harness::*;
 use crate::toy::Toy;
 
-fn kind_of(item: &Item) -> Option<u16> {
+pub(crate) fn kind_of(item: &Item) -> Option<u16> {
     match item {
         Item::Message(_, Head::Event { kind }, _) => Some(*kind),
         _ => None,

@@ -3,6 +3,7 @@
 
 mod bounds;
 mod ending;
+mod flight;
 #[path = "../common/link.rs"]
 mod harness;
 mod inbox;

@@ -1,6 +1,7 @@
 //! Gathering a round: which lane gives how much, and in what order.
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
 use crate::link::end::End;
 use crate::link::host::Host;
@@ -9,7 +10,7 @@ use crate::link::outbox::Outgoing;
 use crate::link::shared::Link;
 use crate::wire::{Control, Dialect};
 
-use super::{Busy, LANES, LaneOut, Piece, Writer};
+use super::{BULK, Busy, LANES, LaneOut, Piece, URGENT, Writer};
 
 impl<D: Dialect> Writer<D> {
     pub(super) fn gather<H: Host>(
@@ -22,22 +23,33 @@ impl<D: Dialect> Writer<D> {
         if let Some(token) = link.take_ping() {
             self.say(busy, &Control::Ping { token })?;
         }
+        busy.flight.bound(link.common.abilities.ping_tokens);
+        if let Some(token) = busy.flight.mark(Instant::now) {
+            self.say(busy, &Control::Ping { token })?;
+        }
         let mut room = link.common.config.batch;
         if !busy.control.is_empty() {
             let control = busy.control.split().freeze();
             busy.control = BytesMut::new();
             room = room.saturating_sub(control.len());
-            busy.put(control);
+            busy.put(URGENT, control);
         }
         if !gather {
             return Ok(());
         }
-        let early = self.gather_starving(busy, host)?;
+        let bulk = busy.flight.round();
+        let early = self.gather_starving(busy, host, bulk == 0)?;
         room = room.saturating_sub(LOWER_LANE_SHARE * early.iter().filter(|early| **early).count());
         for at in (0..busy.lanes.len()).filter(|at| !early[*at]) {
-            let most = if at == BULK { room.min(BULK_ROUND) } else { room };
+            if at == BULK && bulk == 0 {
+                continue;
+            }
+            let most = if at == BULK { room.min(bulk) } else { room };
             let taken = self.gather_lane(busy, at, most.max(LOWER_LANE_SHARE), link, host)?;
             room = room.saturating_sub(taken);
+            if at == BULK && taken < bulk {
+                busy.flight.ran_out(taken);
+            }
         }
         busy.cover(link);
         Ok(())
@@ -77,12 +89,19 @@ impl<D: Dialect> Writer<D> {
 
     /// What is gathered of a log behind other pieces is let go of when the stream is full before it begins. A lane that was
     /// passed over like this for fifteen chunks goes first with one; which lanes did.
-    fn gather_starving<H: Host>(&mut self, busy: &mut Busy, host: &H) -> Result<[bool; 3], End> {
+    fn gather_starving<H: Host>(
+        &mut self,
+        busy: &mut Busy,
+        host: &H,
+        no_bulk: bool,
+    ) -> Result<[bool; 3], End> {
         let (mut early, written) = ([false; 3], busy.written);
         for (at, early) in early.iter_mut().enumerate() {
             let lane = &mut busy.lanes[at];
             if !lane.stride.has_news(&self.footholds[at]) {
                 (lane.served, lane.logs_turn) = (written, false);
+            } else if at == BULK && no_bulk {
+                continue;
             } else if lane.open.is_none() && written - lane.served >= STARVING {
                 *early = self.gather_log(busy, at, LOWER_LANE_SHARE, host)? > 0;
             }
@@ -117,7 +136,7 @@ impl<D: Dialect> Writer<D> {
                         let mut abort = BytesMut::new();
                         // A dialect without chunks has no open messages to abort.
                         let _ = self.dialect.encode_control(&Control::Abort { lane }, &mut abort);
-                        busy.put(abort.freeze());
+                        busy.put(at, abort.freeze());
                     }
                 }
                 Fill::Overrun => return Err(End::TooSlow(lane)),
@@ -132,7 +151,7 @@ impl<D: Dialect> Writer<D> {
             && let Some(entry) = self.state.take_next()
         {
             taken += entry.encoded.len();
-            busy.put(entry.encoded);
+            busy.put(URGENT, entry.encoded);
         }
         taken
     }
@@ -146,9 +165,9 @@ impl<D: Dialect> Writer<D> {
                 match chunks.next() {
                     Some(chunk) => {
                         taken += chunk.wire_len();
-                        busy.put(Bytes::copy_from_slice(&chunk.head));
+                        busy.put(at, Bytes::copy_from_slice(&chunk.head));
                         // Covered as a part of its message.
-                        busy.refer(chunk.body);
+                        busy.refer(at, chunk.body);
                     }
                     None => {
                         busy.end_open(at);
@@ -174,14 +193,14 @@ impl<D: Dialect> Writer<D> {
                     taken += small.len() - before;
                 } else {
                     // The last one taken.
-                    busy.put(small.split().freeze());
+                    busy.put(at, small.split().freeze());
                     busy.lanes[at].opened = payload.len();
                     busy.lanes[at].pinned += payload.len();
                     busy.lanes[at].open = self.dialect.chunks(lane, head, payload).ok().map(Box::new);
                 }
             }
         }
-        busy.put(small.freeze());
+        busy.put(at, small.freeze());
         if busy.lanes[at].open.as_ref().is_some_and(|chunks| chunks.len() == 0) {
             busy.end_open(at);
         }
@@ -195,16 +214,15 @@ impl Busy {
         self.lanes[at].logs_turn = true;
     }
 
-    fn put(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.own += bytes.len();
-            self.refer(bytes);
-        }
+    /// Own bytes of a lane, or of control where it does not matter which.
+    fn put(&mut self, at: usize, bytes: Bytes) {
+        self.own += bytes.len();
+        self.refer(at, bytes);
     }
 
-    fn refer(&mut self, bytes: Bytes) {
+    fn refer(&mut self, at: usize, bytes: Bytes) {
         if !bytes.is_empty() {
-            self.round.push_back(Piece::Bytes(bytes));
+            self.round.push_back(if at == BULK { Piece::Bulk(bytes) } else { Piece::Bytes(bytes) });
         }
     }
 }
@@ -213,9 +231,5 @@ impl Busy {
 const LOWER_LANE_SHARE: usize = 16 * 1024;
 /// So many bytes of others make a log that waits go first.
 const STARVING: u64 = 15 * LOWER_LANE_SHARE as u64;
-/// The most bulk in one round: what a vote that comes meanwhile has to wait for.
-const BULK_ROUND: usize = 64 * 1024;
 /// Messages below this are copied together, larger ones are written from where they are.
 const SMALL: usize = 2 * 1024;
-const URGENT: usize = 0;
-const BULK: usize = 2;

@@ -17,6 +17,7 @@ pub(super) fn put(mut busy: Box<Busy>) {
         (lane.pinned, lane.opened, lane.logs_turn, lane.served) = (0, 0, false, 0);
     }
     (busy.own, busy.held, busy.written) = (0, None, 0);
+    busy.flight.reset();
     // Nothing is in it, but it may refer to what was written.
     busy.control = bytes::BytesMut::new();
     // A thread that is ending has no place for it any more.

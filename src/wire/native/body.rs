@@ -5,9 +5,9 @@ use super::spare::Spares;
 /// Bytes that grow with what comes, and never by a step that others would feel.
 ///
 /// Up to [`SHORT`] bytes it doubles by copying, which is over in no time. Copying megabytes would hold up all that follows on the
-/// line, votes among it. So a large one that is half full begins its successor, of twice the size, and each chunk that comes
-/// takes two chunks' worth of older bytes over; when it is full the successor has them all. A message that ends before is where
-/// it is.
+/// line, votes among it. So a large one that is three quarters full begins its successor, of twice the size, and each chunk that
+/// comes takes four chunks' worth of older bytes over; when it is full the successor has them all. A message that ends before is
+/// where it is. Where the memory of an earlier large message is at hand it goes on in that, whatever its size: it has its pages.
 #[derive(Debug, Default)]
 pub(super) struct Body {
     bytes: Vec<u8>,
@@ -38,19 +38,20 @@ impl Body {
         }
         self.bytes.extend_from_slice(chunk);
         if more {
-            self.prepare(chunk.len(), cap);
+            self.prepare(chunk.len(), cap, spares);
         }
     }
 
     fn grow(&mut self, need: usize, more: bool, cap: usize, spares: &Spares) {
         if self.next.capacity() >= need {
             self.next.extend_from_slice(&self.bytes[self.next.len()..]);
-            self.bytes = std::mem::take(&mut self.next);
+            spares.put(std::mem::replace(&mut self.bytes, std::mem::take(&mut self.next)));
             return;
         }
         // Room for as much again pays for each byte about once. Never above the cap, nor, at the end, above what is needed.
         let room = if more { need.max(roomy(need, cap)) } else { need };
-        match spares.take(need, room) {
+        let spare = if room > SHORT { spares.take_long(need, cap) } else { spares.take(need, room) };
+        match spare {
             Some(mut larger) => {
                 larger.extend_from_slice(&self.bytes);
                 spares.put(std::mem::replace(&mut self.bytes, larger));
@@ -60,22 +61,27 @@ impl Body {
     }
 
     /// Takes the successor of a large body further.
-    fn prepare(&mut self, came: usize, cap: usize) {
+    fn prepare(&mut self, came: usize, cap: usize, spares: &Spares) {
         let room = self.bytes.capacity();
-        if !self.is_long() || 2 * self.bytes.len() <= room || room >= cap {
+        if !self.is_long() || self.bytes.len() <= room / 4 * 3 || room >= cap {
             return;
         }
         if self.next.capacity() == 0 {
-            self.next.reserve_exact(roomy(room, cap));
+            let larger = roomy(room, cap);
+            self.next = spares.take_long(larger, cap).unwrap_or_else(|| Vec::with_capacity(larger));
         }
         let begin = self.next.len();
-        let end = self.bytes.len().min(begin + 2 * came);
+        let end = self.bytes.len().min(begin + TAKEN_OVER * came);
         self.next.extend_from_slice(&self.bytes[begin..end]);
     }
 
-    /// The whole payload. Whoever keeps it pins its bytes and no spare room.
+    /// The whole payload. Of a short one whoever keeps it pins its bytes and no spare room; of a long one the room has not been
+    /// touched, unless its memory has had an earlier message, which one of them at a time has.
     pub(super) fn finish(mut self) -> Vec<u8> {
-        self.bytes.shrink_to_fit();
+        let len = self.bytes.len();
+        if len <= SHORT || len <= LITTLE && len < self.bytes.capacity() / 4 {
+            self.bytes.shrink_to_fit();
+        }
         self.bytes
     }
 }
@@ -98,6 +104,10 @@ fn roomy(need: usize, cap: usize) -> usize {
 const PAGE: usize = 4096;
 /// Up to so many bytes a copy takes no longer than a few chunks.
 pub(super) const SHORT: usize = 128 * 1024;
+/// Chunks taken over with each that comes: what is behind three quarters of the memory, four times, is all of it.
+const TAKEN_OVER: usize = 4;
+/// A message of so little in memory four times as large moves to its own.
+const LITTLE: usize = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -112,13 +122,33 @@ mod tests {
             // What a step may still have to take over from a large body that is full.
             let left = body.bytes.len() - body.next.len();
             if body.is_long() && body.bytes.capacity() < body.len() + chunk.len() {
-                assert!(left <= 2 * chunk.len(), "{left} bytes at once");
+                assert!(left <= TAKEN_OVER * chunk.len(), "{left} bytes at once");
             }
             body.push(&chunk, true, cap, &spares);
             came += chunk.len();
             assert!((came..=2 * came + PAGE).contains(&body.held()) && body.held() <= cap);
         }
         assert_eq!(body.finish(), chunk.repeat(came / chunk.len()));
+    }
+
+    #[test]
+    fn the_memory_of_a_block_serves_the_next_one_and_small_messages_do_not_pin_it() {
+        let (cap, spares) = (32 << 20, std::sync::Arc::new(Spares::default()));
+        let body = |size: usize| {
+            let (mut body, chunk) = (Body::default(), vec![7; 16_000]);
+            for left in (0..size / chunk.len()).rev() {
+                body.push(&chunk, left > 0, cap, &spares);
+            }
+            body.finish()
+        };
+        let message = |size: usize| spares.lend(body(size));
+        drop(message(10_000_000));
+        assert_eq!(body(400_000).capacity(), 400_000, "a message of a fraction pins its own bytes only");
+        let place = message(10_000_000).as_ptr();
+        for size in [11_000_000, 8_000_000, 10_000_000] {
+            let next = message(size);
+            assert_eq!((next.as_ptr(), next.len()), (place, size / 16_000 * 16_000));
+        }
     }
 
     #[test]

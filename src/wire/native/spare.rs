@@ -10,10 +10,11 @@ use bytes::Bytes;
 
 use crate::base::sync::Mutex;
 
-/// Buffers that nobody uses: at most [`BUFFERS`] of at most [`LARGEST`] bytes.
+/// Buffers that nobody uses: at most [`BUFFERS`] of at most [`LARGEST`] bytes, and one of at most [`LONGEST`].
 #[derive(Default)]
 pub(super) struct Spares {
     buffers: Mutex<Vec<Vec<u8>>>,
+    long: Mutex<Vec<u8>>,
 }
 
 impl Spares {
@@ -28,12 +29,27 @@ impl Spares {
         Some(buffers.swap_remove(at))
     }
 
+    /// The long buffer, if it has room for at least `least` and at most `most` bytes.
+    pub(super) fn take_long(&self, least: usize, most: usize) -> Option<Vec<u8>> {
+        let mut long = self.long.lock();
+        (least..=most).contains(&long.capacity()).then(|| std::mem::take(&mut *long))
+    }
+
     /// Keeps a buffer that is no longer used, if it is worth it and there is a place.
     pub(super) fn put(&self, mut buffer: Vec<u8>) {
-        if !(SMALLEST..=LARGEST).contains(&buffer.capacity()) {
+        if !is_worth(&buffer) {
             return;
         }
         buffer.clear();
+        if buffer.capacity() > LARGEST {
+            // The larger one stays. The lock is not held while the allocator works.
+            let mut long = self.long.lock();
+            if long.capacity() < buffer.capacity() {
+                std::mem::swap(&mut *long, &mut buffer);
+            }
+            drop(long);
+            return;
+        }
         let mut buffers = self.buffers.lock();
         if buffers.len() < BUFFERS {
             buffers.push(buffer);
@@ -46,7 +62,7 @@ impl Spares {
 
     /// A complete message, whose memory comes back here when nobody keeps it any more.
     pub(super) fn lend(self: &Arc<Self>, bytes: Vec<u8>) -> Bytes {
-        if (SMALLEST..=LARGEST).contains(&bytes.capacity()) {
+        if is_worth(&bytes) {
             Bytes::from_owner(Lent { bytes, home: Arc::clone(self) })
         } else {
             Bytes::from(bytes)
@@ -58,6 +74,10 @@ impl fmt::Debug for Spares {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Spares").field("buffers", &self.buffers.lock().len()).finish()
     }
+}
+
+fn is_worth(buffer: &Vec<u8>) -> bool {
+    (SMALLEST..=LONGEST).contains(&buffer.capacity())
 }
 
 struct Lent {
@@ -83,6 +103,8 @@ const BUFFERS: usize = 64;
 const SMALLEST: usize = 32 * 1024;
 /// So all together hold at most 8 MiB, and 4 MiB where messages are of 64 KiB.
 const LARGEST: usize = super::body::SHORT;
+/// A block of 10 MB that has grown by halves of a cap of 32 MiB.
+const LONGEST: usize = 16 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -106,9 +128,15 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded() {
         let spares = Spares::default();
-        spares.put(Vec::with_capacity(LARGEST + 1));
+        spares.put(Vec::with_capacity(LONGEST + 1));
         spares.put(Vec::with_capacity(SMALLEST - 1));
-        assert!(spares.take(0, usize::MAX).is_none());
+        assert!(spares.take(0, usize::MAX).is_none() && spares.take_long(1, usize::MAX).is_none());
+        for room in [1 << 20, 8 << 20, 4 << 20] {
+            spares.put(Vec::with_capacity(room));
+        }
+        assert!(spares.take_long(1, (8 << 20) - 1).is_none(), "too large");
+        assert_eq!(spares.take_long(1, usize::MAX).map(|long| long.capacity()), Some(8 << 20));
+        assert!(spares.take_long(1, usize::MAX).is_none(), "one is kept");
         (0..2 * BUFFERS).for_each(|_| spares.put(Vec::with_capacity(SMALLEST)));
         assert_eq!(spares.buffers.lock().len(), BUFFERS);
     }

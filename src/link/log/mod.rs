@@ -320,7 +320,7 @@ impl Log {
 ///
 /// Under [`LagPolicy::Skip`], where not being waited for costs a link messages but not its connection, a link that takes less than
 /// half as much as the others is found out sooner: once two thirds of all links, and eight at least, have idled for it
-/// for a tenth of the stall time. It is waited for again when it has kept up for one stall time, twice as long each further
+/// for a tenth of the stall time while its stream was full. It is waited for again when it has kept up for one stall time, twice as long each further
 /// time, up to ten; when it has skipped meanwhile, for ten.
 ///
 /// Dropping it leaves nothing behind.

@@ -5,8 +5,8 @@
 //! anything to do. Who has cost four looks, and had not gone half of the way for which the producers wait when the others
 //! began to idle, takes less than half as much as they do: it is let go.
 //!
-//! What keeps this from being hasty: a look counts for one look's time, however late it comes, so that a machine or a
-//! process that stands still convicts nobody; those who read alike are behind alike, whatever their pace; and time in which
+//! What keeps this from being hasty: only a link whose stream is full is charged, not one whose task has not had its turn; a
+//! look counts for one look's time, however late it comes, so that a machine or a process that stands still convicts nobody; those who read alike are behind alike, whatever their pace; and time in which
 //! a link cost nothing pays off what it cost. What keeps it from letting everybody go: two thirds must idle, those that
 //! were let go before count as not idling, and fewer than eight that idle prove nothing.
 //!
@@ -141,6 +141,7 @@ impl Inner {
             let Some(member) = member else { continue };
             let pos = member.view.position();
             if member.is_behind(pos, need, span, now)
+                && member.view.is_blocked()
                 && self.blame.charge(seat, span.end.saturating_sub(pos), span, look)
             {
                 (member.slow, member.blamed, member.good) = (true, None, None);

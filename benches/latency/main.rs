@@ -11,7 +11,8 @@
 //!
 //! *paced*: 200 broadcasts a second to idle peers, from the call to receipt at each, beside one thread that writes the
 //! same bytes to each of as many sockets. *votes*: one urgent message a millisecond to a peer, alone and while 10 MB blocks
-//! stream to it over the bulk lane; the far end is a bare reader or a whole node. *slow*: what the others get while some peers read slowly or not at all.
+//! stream to it over the bulk lane; the far end is a bare reader or a whole node. *slow*: what the others
+//! get while some peers read slowly or not at all, in the first second from the first message and once that has been found out.
 //!
 //! All of a measure takes turns in short slices; a ratio is the median over rounds of the quotient within one round. Never
 //! compare absolute numbers of two runs. Both processes read the same monotonic clock.

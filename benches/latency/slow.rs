@@ -90,16 +90,26 @@ pub(crate) struct Field {
 }
 
 impl Field {
+    /// With readers at 1 % of what one of the crowds gets in a moment.
     pub(crate) fn new(workers: usize) -> Self {
+        let mut field = Self::fresh(workers, None);
+        let full = field.slice(2, Duration::from_millis(300)).rate;
+        field.slow_rate = (full * native::frame(SIZE).len() as f64 / 100.0) as usize;
+        field.far.join(&field.crowds[3].node, 16, &format!("slow:{}", field.slow_rate));
+        field
+    }
+
+    /// Nobody has been sent anything yet.
+    fn fresh(workers: usize, slow_rate: Option<usize>) -> Self {
         let runtime = Arc::new(near::runtime(workers));
         let mut far = Far::start();
-        let mut crowds: Vec<Crowd> =
+        let crowds: Vec<Crowd> =
             [63, 63, 48, 48].into_iter().map(|others| Crowd::new(&runtime, &mut far, others)).collect();
-        let full = crowds[2].slice(&mut far, Duration::from_millis(300)).rate;
-        let slow_rate = (full * native::frame(SIZE).len() as f64 / 100.0) as usize;
         far.join(&crowds[1].node, 1, "never");
-        far.join(&crowds[3].node, 16, &format!("slow:{slow_rate}"));
-        Self { far, crowds, slow_rate }
+        if let Some(rate) = slow_rate {
+            far.join(&crowds[3].node, 16, &format!("slow:{rate}"));
+        }
+        Self { far, crowds, slow_rate: slow_rate.unwrap_or(0) }
     }
 
     pub(crate) fn slice(&mut self, at: usize, long: Duration) -> Slice {
@@ -107,14 +117,32 @@ impl Field {
     }
 }
 
+/// What the first second of a node with slow readers gives the others, over that of a node without, each from its first
+/// message: with one that does not read, and with sixteen at 1 %.
+fn first_seconds(options: &Options, slow_rate: usize) -> [Vec<f64>; 2] {
+    let mut ratios: [Vec<f64>; 2] = Default::default();
+    for round in 0..options.rounds {
+        let mut field = Field::fresh(options.workers, Some(slow_rate));
+        let mut rates = [0.0; 4];
+        for turn in 0..4 {
+            let at = (turn + round) % 4;
+            rates[at] = field.slice(at, Duration::from_secs(1)).rate;
+        }
+        ratios[0].push(rates[1] / rates[0]);
+        ratios[1].push(rates[3] / rates[2]);
+    }
+    ratios
+}
+
 pub(crate) fn run(options: &Options) {
     println!("\nSlow readers: what the others get of {SIZE}-byte broadcasts\n");
     let mut field = Field::new(options.workers);
     let limit = field.crowds[0].node.stats().memory.limit;
-    // Until it has been found out who does not keep up, which takes seconds, the others wait: shown, and not counted below.
-    let first: Vec<Vec<f64>> = [1, 3]
-        .map(|at| (0..10).map(|_| field.slice(at, Duration::from_millis(500)).rate / 1e3).collect())
+    // Until it has been found out who does not keep up, the others wait: measured apart, and not counted below.
+    let seconds: Vec<Vec<f64>> = [1, 3]
+        .map(|at| (0..20).map(|_| field.slice(at, Duration::from_millis(100)).rate / 1e3).collect())
         .into();
+    let first = first_seconds(options, field.slow_rate);
     field.slice(0, options.slice);
     field.slice(2, options.slice);
     let mut slices: [Vec<Slice>; 4] = Default::default();
@@ -125,18 +153,25 @@ pub(crate) fn run(options: &Options) {
         }
     }
     println!(
-        "| | thousand messages/s to each other peer | of those without | MB held by stats, most | MB resident, most |"
+        "| | thousand messages/s to each other peer | of those without | from the first message: first second, of those without (least) | MB held by stats, most | MB resident, most |"
     );
-    println!("|---|--:|--:|--:|--:|");
+    println!("|---|--:|--:|--:|--:|--:|");
     let slow = format!("48 of 64, 16 at 1 % ({} KB/s)", field.slow_rate / 1000);
     for (at, name) in ["63 alone", "63 of 64, 1 not reading", "48 alone", &slow].into_iter().enumerate() {
         let rate = median(slices[at].iter().map(|slice| slice.rate));
         let base = &slices[at / 2 * 2];
         let ratio = median(slices[at].iter().zip(base).map(|(one, base)| one.rate / base.rate));
+        let begun = if at % 2 == 1 {
+            let ratios = &first[at / 2];
+            let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+            format!("{:.3} ({least:.3})", median(ratios.iter().copied()))
+        } else {
+            String::new()
+        };
         let held = slices[at].iter().map(|slice| slice.held).max().unwrap_or(0);
         let most = slices[at].iter().map(|slice| slice.resident).max().unwrap_or(0);
         println!(
-            "| {name} | {:.1} | {ratio:.3} | {:.1} | {:.1} |",
+            "| {name} | {:.1} | {ratio:.3} | {begun} | {:.1} | {:.1} |",
             rate / 1e3,
             held as f64 / 1e6,
             most as f64 / 1e6
@@ -144,9 +179,9 @@ pub(crate) fn run(options: &Options) {
         // Four nodes live in this process.
         assert!(most <= limit, "{most} bytes resident, {limit} allowed to one node");
     }
-    for (first, name) in first.iter().zip(["1 not reading", "16 at 1 %"]) {
-        let shown: Vec<String> = first.iter().map(|rate| format!("{rate:.0}")).collect();
-        println!("\nfirst 5 s with {name}, thousand messages/s by half seconds: {}", shown.join(", "));
+    for (rates, name) in seconds.iter().zip(["1 not reading", "16 at 1 %"]) {
+        let shown: Vec<String> = rates.iter().map(|rate| format!("{rate:.0}")).collect();
+        println!("\nfirst 2 s with {name}, thousand messages/s by tenths: {}", shown.join(", "));
     }
     let missed: Vec<u64> = field.crowds.iter().map(|crowd| crowd.node.stats().missed).collect();
     println!(

@@ -190,12 +190,20 @@ impl<D: Dialect> Writer<D> {
                 Poll::Ready(Err(error)) => return Err(End::Io(error)),
                 Poll::Pending => {
                     link.write_waits(host.now());
+                    self.block(busy);
                     return Ok(Written::Blocked);
                 }
             }
         }
         self.publish(busy);
+        if matches!(written, Written::Blocked) {
+            self.block(busy);
+        }
         Ok(written)
+    }
+
+    fn block(&self, busy: &Busy) {
+        busy.lanes.iter().zip(&self.footholds).for_each(|(lane, foothold)| lane.stride.block(foothold));
     }
 
     fn publish(&self, busy: &mut Busy) {

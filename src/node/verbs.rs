@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use crate::base::{ConnId, Direction, Lane, PeerId, Tick};
 use crate::book::{BanTarget, Book, Source, WallTime};
@@ -297,6 +298,10 @@ impl NodeRef {
     /// second until they move, and those that miss messages or for two seconds keep more than half of the others from having
     /// anything to do, until they have kept up for ten.
     ///
+    /// In a lane where who lags only misses messages, a peer that takes less than half as much as the others is not waited for once
+    /// two thirds of all peers, and eight at least, have had nothing to do but for it for a tenth of a second. That ends when
+    /// it has kept up for a second; twice as long each further time, up to ten.
+    ///
     /// # Cancel safety
     /// Safe: dropping it leaves nothing behind.
     ///
@@ -310,7 +315,10 @@ impl NodeRef {
                 continue;
             }
             let mut waiter = log.waiter();
-            poll_fn(|cx| waiter.poll(cx, self.shared().now())).await;
+            // Maintenance brings the clock too seldom to find out soon whom all others wait for.
+            while timeout(log.look_pause(), poll_fn(|cx| waiter.poll(cx, self.shared().now()))).await.is_err()
+            {
+            }
         }
     }
 

@@ -122,13 +122,17 @@ impl Cursor {
 
     /// Lets go of everything shared, because the stream would block: the batch keeps a copy of the rest of the current
     /// chunk, at most [`RESIDUE_MAX`] bytes, and the cursor stands behind that chunk. Of a longer rest nothing is kept;
-    /// if the ring passes it by, [`Fill::Overrun`] follows.
+    /// if the ring passes it by, [`Fill::Overrun`] follows. Until progress is published, producers that wait for this link
+    /// know that it is the far end that does not take anything.
     ///
     /// # Invariants
     /// 41. *Statement*: a stuck link pins a bounded copy, never a segment. *Enforced by*: this call drops every run.
     ///     *Breaks if*: the link waits for its stream without it.
     pub fn release(&mut self, batch: &mut Batch) {
         self.stride.release(batch);
+        if let Some(foothold) = &self.foothold {
+            self.stride.block(foothold);
+        }
     }
 
     /// Whether a part of a chunk is on the line: nothing else may be sent before its rest, which is the next of `batch`
@@ -286,6 +290,13 @@ impl Stride {
         if let Some((mark, torn)) = batch.keep_residue(RESIDUE_MAX) {
             self.at = mark;
             self.torn = torn;
+        }
+    }
+
+    /// Says that the stream is full, once what was written is published: who waits for this link waits for its far end.
+    pub(in crate::link) fn block(&self, foothold: &Foothold) {
+        if self.published != foothold.log.end_pos() {
+            foothold.view.block();
         }
     }
 

@@ -8,7 +8,10 @@
 //! Two kinds of links are not waited for. One that stands still for the stall time is *stalled* until it moves. One that is in
 //! the way at every look for two stall times, while more than half of the others have nothing left to write, is *slow*: it
 //! moves, but the others would have to go at its pace. So is one that has skipped. It stays so until it has kept up for
-//! ten stall times.
+//! ten stall times. Where a link that falls behind the ring only skips, one that most others idle for is found slow much
+//! sooner, and forgiven sooner: see the module `blame`.
+
+mod blame;
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -16,6 +19,9 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
+pub(super) use blame::pause;
+
+use self::blame::Blame;
 use super::view::CursorView;
 use crate::base::Tick;
 use crate::base::sync::Mutex;
@@ -32,6 +38,8 @@ pub(super) struct Span {
     pub(super) window: u64,
     /// How long a link may stand still and be waited for.
     pub(super) stall: Duration,
+    /// A link that falls behind the ring goes on behind it, rather than to end.
+    pub(super) skips: bool,
 }
 
 #[derive(Debug)]
@@ -51,6 +59,7 @@ struct Inner {
     next_waiter: u64,
     /// Some member is slow.
     slow: bool,
+    blame: Blame,
 }
 
 /// A link, and when it was last seen to move.
@@ -135,13 +144,15 @@ impl Inner {
     /// Looks at every link: the floor, or a wait that begins.
     fn begin(&mut self, span: &Span, now: Tick) -> u64 {
         let mut floor = span.end;
-        for member in self.members.iter_mut().flatten() {
+        for (seat, member) in (0..).zip(&mut self.members) {
+            let Some(member) = member else { continue };
             let pos = member.view.position();
             let still = pos == member.seen;
             (member.seen, member.stalled) = (pos, member.stalled && still);
             if !member.slow && member.has_skipped() {
                 (member.slow, member.blamed, member.good) = (true, None, None);
                 self.slow = true;
+                self.blame.forget(seat);
             }
             if !member.stalled && !member.slow {
                 // Before somebody waited, standing still meant nothing.
@@ -153,6 +164,7 @@ impl Inner {
         }
         if span.end - floor > span.window {
             self.wait = Some(Wait { need: span.end - span.window / 2, at: 0, now });
+            self.blame.begin(span, now);
         }
         floor
     }
@@ -161,7 +173,8 @@ impl Inner {
     fn judge(&mut self, span: &Span, now: Tick) {
         for member in self.members.iter_mut().flatten() {
             let pos = member.view.position();
-            if pos != member.seen {
+            // One that has nothing to write moves as far as it can.
+            if pos != member.seen || pos >= span.end {
                 (member.seen, member.since, member.stalled) = (pos, now, false);
             } else if now.since(member.since) >= span.stall {
                 member.stalled = true;
@@ -183,7 +196,8 @@ impl Inner {
             idle += usize::from(pos >= span.end);
         }
         let mut found = false;
-        for member in self.members.iter_mut().flatten().filter(|member| !member.slow) {
+        for (seat, member) in (0..).zip(&mut self.members) {
+            let Some(member) = member.as_mut().filter(|member| !member.slow) else { continue };
             let pos = member.view.position();
             if 2 * idle <= all || pos >= need {
                 member.blamed = None;
@@ -193,6 +207,7 @@ impl Inner {
             *looks += 1;
             if *looks >= LOOKS && now.since(*since) >= 2 * span.stall {
                 (member.slow, member.blamed, member.good) = (true, None, None);
+                self.blame.forget(seat);
                 found = true;
             }
         }
@@ -203,13 +218,17 @@ impl Inner {
     /// Slow links that have kept up for long enough are waited for again.
     fn forgive(&mut self, span: &Span, now: Tick) {
         self.slow = false;
-        for member in self.members.iter_mut().flatten().filter(|member| member.slow) {
-            let keeps_up =
-                !member.has_skipped() && span.end.saturating_sub(member.view.position()) <= span.window / 2;
-            if !keeps_up {
+        for (seat, member) in (0..).zip(&mut self.members) {
+            let Some(member) = member.as_mut().filter(|member| member.slow) else { continue };
+            let skipped = member.has_skipped();
+            if skipped {
+                self.blame.forget(seat);
+            }
+            if skipped || span.end.saturating_sub(member.view.position()) > span.window / 2 {
                 member.good = None;
-            } else if now.since(*member.good.get_or_insert(now)) >= FORGIVEN * span.stall {
+            } else if now.since(*member.good.get_or_insert(now)) >= self.blame.term(seat, span.stall) {
                 member.slow = false;
+                self.blame.forgiven(seat, now);
             }
             self.slow |= member.slow;
         }
@@ -276,6 +295,7 @@ impl Gate {
         let mut inner = self.inner.lock();
         let gone = inner.members.get_mut(seat as usize).and_then(Option::take);
         inner.free.push(seat);
+        inner.blame.forget(seat);
         let watched = inner.wait.as_ref().is_some_and(|wait| wait.at == seat as usize);
         let wake = if watched { self.seek(&mut inner, span) } else { Vec::new() };
         drop(inner);
@@ -290,6 +310,15 @@ impl Gate {
             self.floor.store(need, Ordering::Relaxed);
         }
         wake
+    }
+
+    /// The links were looked at, and nobody who is waited for is behind `floor`.
+    fn open(&self, inner: &mut Inner, floor: u64, span: &Span) -> Vec<Waker> {
+        if inner.wait.is_some() {
+            return self.seek(inner, span);
+        }
+        self.floor.store(floor, Ordering::Relaxed);
+        inner.waiters.drain(..).map(|(_, waker)| waker).collect()
     }
 
     /// The watched link has moved.
@@ -329,11 +358,10 @@ impl Gate {
         let mut wake = Vec::new();
         if inner.wait.is_none() {
             let floor = inner.begin(span, now);
-            if inner.wait.is_none() {
-                self.floor.store(floor, Ordering::Relaxed);
-            } else {
-                wake = self.seek(&mut inner, span);
-            }
+            wake = self.open(&mut inner, floor, span);
+        } else if inner.glance(span, now) {
+            let floor = inner.reopen(span, now);
+            wake = self.open(&mut inner, floor, span);
         } else if inner.deadline(span.stall).is_none_or(|deadline| now >= deadline) {
             inner.judge(span, now);
             wake = self.seek(&mut inner, span);
@@ -357,12 +385,17 @@ impl Gate {
         if inner.wait.is_none() {
             return;
         }
-        let found = inner.look(span, now);
-        if !found && inner.deadline(span.stall).is_some_and(|deadline| now < deadline) {
-            return;
-        }
-        inner.judge(span, now);
-        let wake = self.seek(&mut inner, span);
+        let wake = if inner.glance(span, now) {
+            let floor = inner.reopen(span, now);
+            self.open(&mut inner, floor, span)
+        } else {
+            let found = inner.look(span, now);
+            if !found && inner.deadline(span.stall).is_some_and(|deadline| now < deadline) {
+                return;
+            }
+            inner.judge(span, now);
+            self.seek(&mut inner, span)
+        };
         drop(inner);
         wake.into_iter().for_each(Waker::wake);
     }
@@ -381,3 +414,6 @@ impl Gate {
 const LOOKS: u32 = 4;
 /// Stall times that a slow link must keep up for.
 const FORGIVEN: u32 = 10;
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests;

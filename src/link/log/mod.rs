@@ -219,7 +219,13 @@ impl Log {
     /// # Cost
     /// A short lock; O(links) while somebody waits or a link is slow.
     pub fn tick(&self, now: Tick) {
-        self.gate.tick(&self.span(), now);
+        self.gate.tick(&self.judged(), now);
+    }
+
+    /// How often whoever waits should bring the clock, so that links which most others idle for are found out soon: a
+    /// fiftieth of the stall time. See [`Waiter`].
+    pub fn look_pause(&self) -> Duration {
+        gate::pause(self.stall)
     }
 
     /// Bytes of memory held: blocks, referenced payloads, indexes.
@@ -290,7 +296,12 @@ impl Log {
         // `begin` first: it never passes `end`.
         let begin = self.begin.load(Ordering::Relaxed);
         let window = (self.ring_bytes() / 4) as u64;
-        Span { end: self.end_pos(), begin, window, stall: self.stall }
+        Span { end: self.end_pos(), begin, window, stall: self.stall, skips: false }
+    }
+
+    /// The span for whoever judges links.
+    fn judged(&self) -> Span {
+        Span { skips: self.lag_policy() == LagPolicy::Skip, ..self.span() }
     }
 
     fn progressed(&self, seat: u32) {
@@ -307,6 +318,11 @@ impl Log {
 /// that has skipped, or that is in the way at every [`Log::tick`] for twice that time while more than half of the links have
 /// nothing left to write: not before it has kept up for ten times that time.
 ///
+/// Under [`LagPolicy::Skip`], where not being waited for costs a link messages but not its connection, a link that takes less than
+/// half as much as the others is found out sooner: once two thirds of all links, and eight at least, have idled for it
+/// for a tenth of the stall time while its stream was full. It is waited for again when it has kept up for one stall time, twice as long each further
+/// time, up to ten; when it has skipped meanwhile, for ten.
+///
 /// Dropping it leaves nothing behind.
 #[derive(Debug)]
 pub struct Waiter {
@@ -316,7 +332,8 @@ pub struct Waiter {
 
 impl Waiter {
     /// Ready when there is room. While it is pending, somebody must bring the clock at [`Log::stall_deadline`]: poll again
-    /// with a later `now`, or call [`Log::tick`].
+    /// with a later `now`, or call [`Log::tick`]; every [`Log::look_pause`], if those that most others idle for are to be found
+    /// out soon.
     ///
     /// # Cost
     /// Two loads if there is room. Otherwise one walk over the links for at least an eighth of the ring.
@@ -327,7 +344,7 @@ impl Waiter {
             return Poll::Ready(());
         }
         let id = *self.id.get_or_insert_with(|| self.log.gate.new_waiter());
-        let polled = self.log.gate.poll(id, &span, now, cx);
+        let polled = self.log.gate.poll(id, &self.log.judged(), now, cx);
         if polled.is_ready() {
             self.id = None;
         }

@@ -54,6 +54,8 @@ pub struct CursorView {
     /// Whether producers wait for this very link. Pairs with `pos` through two sequentially consistent fences:
     /// `publish` here, `watch` there.
     watched: AtomicBool,
+    /// Whether the link, since it last wrote anything of this log, found its stream full. Hint for back-pressure.
+    blocked: AtomicBool,
     left: AtomicBool,
     /// What most links never need. Set at the latest before a gap is published as behind.
     rare: OnceLock<Box<Rare>>,
@@ -85,6 +87,7 @@ impl CursorView {
             written: AtomicU64::new(start),
             pos: AtomicU64::new(pos),
             watched: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
             left: AtomicBool::new(false),
             rare,
         })
@@ -168,10 +171,21 @@ impl CursorView {
     /// Says how far the link has come. Returns whether somebody waits for just that.
     pub(super) fn publish(&self, pos: u64, seq: u64) -> bool {
         self.written.store(seq, Ordering::Release);
+        self.blocked.store(false, Ordering::Relaxed);
         self.pos.store(pos, Ordering::Release);
         // Pairs with the fence in `watch`: either this link sees that it is watched, or the watcher sees where it is.
         fence(Ordering::SeqCst);
         self.watched.load(Ordering::Relaxed)
+    }
+
+    /// Says that the stream is full, after what was written was published.
+    pub(super) fn block(&self) {
+        self.blocked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is the far end that keeps this link from writing, not that its task has not had its turn.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
     }
 
     /// Begins to wait for this link, and returns where it is.

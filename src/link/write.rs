@@ -6,20 +6,20 @@
 //! Invariant 42. Statement: per lane at most one message is open on the line, and two are never glued together. Enforced
 //! by: within a round a lane's own messages stand before its share of the log, and while the log's cursor is inside a
 //! chunked message the lane takes from the log only; chunks are written whole before anything else, also one whose rest
-//! had to be let go of while the stream was full ([`Writer::mend`]). Breaks if: a source of a lane is filled without asking
+//! had to be let go of while the stream was full ([`Busy::mend`]). Breaks if: a source of a lane is filled without asking
 //! [`Cursor::in_message`] or [`LaneOut::open`].
 
+mod busy;
 mod flight;
 mod gather;
 mod spare;
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::base::Lane;
@@ -29,7 +29,7 @@ use crate::wire::{Chunks, Control, Dialect};
 use super::budget::Reservation;
 use super::end::End;
 use super::host::Host;
-use super::log::{Batch, Cursor, Fill, Foothold, Stride};
+use super::log::{Batch, Cursor, Foothold, Stride};
 use super::shared::{Link, Positions};
 use super::state::StateCursor;
 
@@ -196,7 +196,7 @@ impl<D: Dialect> Writer<D> {
             }
         }
         self.publish(busy);
-        if matches!(written, Written::Blocked) {
+        if matches!(written, Written::Blocked | Written::Held) {
             self.block(busy);
         }
         Ok(written)
@@ -310,137 +310,10 @@ impl<D: Dialect> Drop for Writer<D> {
     }
 }
 
-impl Busy {
-    fn write_once<S: Stream>(
-        &mut self,
-        stream: &mut S,
-        cx: &mut Context<'_>,
-        link: &Link,
-    ) -> Poll<io::Result<usize>> {
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let mut count = 0;
-        for piece in &self.round {
-            match piece {
-                Piece::Bytes(bytes) | Piece::Bulk(bytes) => {
-                    slices[count] = IoSlice::new(bytes);
-                    count += 1;
-                }
-                Piece::Log(at) => count += self.lanes[*at].batch.slices(&mut slices[count..]),
-            }
-            if count == SLICES {
-                break;
-            }
-        }
-        let stream = Pin::new(stream);
-        let result = match &slices[..count] {
-            // The system's plain call is the cheaper one.
-            [slice] => stream.poll_write(cx, slice),
-            slices => stream.poll_write_vectored(cx, slices),
-        };
-        match result {
-            Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            Poll::Ready(Ok(written)) => {
-                self.unflushed = true;
-                self.advance(written, link);
-                Poll::Ready(Ok(written))
-            }
-            other => other,
-        }
-    }
-
-    fn advance(&mut self, mut written: usize, link: &Link) {
-        self.written += written as u64;
-        while written > 0
-            && let Some(piece) = self.round.front_mut()
-        {
-            match piece {
-                Piece::Bytes(bytes) | Piece::Bulk(bytes) => {
-                    let part = bytes.len().min(written);
-                    bytes.advance(part);
-                    written -= part;
-                    let ended = bytes.is_empty();
-                    if matches!(piece, Piece::Bulk(_)) {
-                        self.flight.wrote(part);
-                    }
-                    if ended {
-                        self.round.pop_front();
-                    }
-                }
-                Piece::Log(at) => {
-                    let LaneOut { stride, batch, logs_turn, served, .. } = &mut self.lanes[*at];
-                    let part = batch.len().min(written);
-                    stride.advance(batch, part);
-                    if *at == BULK {
-                        self.flight.wrote(part);
-                    }
-                    (*logs_turn, *served) = (false, self.written);
-                    written -= part;
-                    if batch.is_empty() {
-                        self.round.pop_front();
-                    }
-                }
-            }
-        }
-        if self.round.is_empty() {
-            self.own = 0;
-            for lane in &mut self.lanes {
-                lane.pinned = if lane.open.is_some() { lane.opened } else { 0 };
-            }
-            self.cover(link);
-        }
-    }
-
-    /// Reserves what the round holds. What has come from a queue is covered already; where the ceiling refuses the rest, a
-    /// round's worth at the most goes uncounted.
-    fn cover(&mut self, link: &Link) {
-        let kept: usize = self.lanes.iter().map(|lane| lane.batch.kept() + lane.pinned).sum();
-        let bytes = self.own + kept;
-        if bytes > 0 || self.held.is_some() {
-            self.held(link).resize(bytes);
-        }
-    }
-
-    fn held(&mut self, link: &Link) -> &mut Reservation {
-        self.held.get_or_insert_with(|| Reservation::empty(&link.common.budget))
-    }
-
-    /// The stream is full: keeps a copy of the rest of a chunk that has begun, and lets go of the log's segments.
-    fn release(&mut self, link: &Link) {
-        let lanes = &mut self.lanes;
-        let mut first = true;
-        self.round.retain(|piece| {
-            let begun = std::mem::replace(&mut first, false);
-            match piece {
-                Piece::Bytes(_) | Piece::Bulk(_) => true,
-                Piece::Log(at) => {
-                    let LaneOut { stride, batch, logs_turn, .. } = &mut lanes[*at];
-                    stride.release(batch);
-                    *logs_turn |= !begun;
-                    // A torn chunk whose rest was too long to keep holds its place: see `mend`.
-                    stride.torn(batch) || !batch.is_empty()
-                }
-            }
-        });
-        self.cover(link);
-    }
-
-    /// Fetches the rest of a chunk that is half on the line and was too long to keep: it goes before anything else.
-    fn mend(&mut self, footholds: &[Foothold; 3]) -> Result<(), End> {
-        let Some(Piece::Log(at)) = self.round.front() else { return Ok(()) };
-        let LaneOut { stride, batch, .. } = &mut self.lanes[*at];
-        if batch.is_empty() && stride.torn(batch) && stride.fill(&footholds[*at], 1, batch) != Fill::Ready {
-            return Err(End::TooSlow(LANES[*at]));
-        }
-        Ok(())
-    }
-}
-
 /// The lanes, by their place in the arrays.
 const LANES: [Lane; 3] = [Lane::Urgent, Lane::Normal, Lane::Bulk];
 const URGENT: usize = 0;
 const BULK: usize = 2;
-/// Pieces in one write: the kernel takes up to 1,024, and beyond 64 the call costs more than it saves.
-const SLICES: usize = 64;
 /// Rounds in one poll before other tasks get their turn. The links of a broadcast write the same bytes one after the other:
 /// what one has written is still in the cache for the next, if it was not too much.
 const ROUNDS: usize = 2;

@@ -12,12 +12,14 @@
 //! sooner, and forgiven sooner: see the module `blame`.
 
 mod blame;
+mod judge;
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
+use smallvec::SmallVec;
 
 pub(super) use blame::pause;
 
@@ -52,7 +54,11 @@ pub(super) struct Gate {
 
 #[derive(Debug, Default)]
 struct Inner {
-    members: Vec<Option<Member>>,
+    members: Vec<Option<Arc<CursorView>>>,
+    /// What is known of each, by the same number; none of anybody where nobody has waited for long.
+    faces: Vec<Face>,
+    /// When somebody last waited.
+    waited: Tick,
     free: Vec<u32>,
     wait: Option<Wait>,
     waiters: Vec<(u64, Waker)>,
@@ -62,10 +68,9 @@ struct Inner {
     blame: Blame,
 }
 
-/// A link, and when it was last seen to move.
-#[derive(Debug)]
-struct Member {
-    view: Arc<CursorView>,
+/// What waits have seen of a link, and when it was last seen to move.
+#[derive(Debug, Default)]
+struct Face {
     seen: u64,
     since: Tick,
     stalled: bool,
@@ -89,10 +94,10 @@ struct Wait {
     now: Tick,
 }
 
-impl Member {
+impl Face {
     /// Whether it has skipped messages since the last call.
-    fn has_skipped(&mut self) -> bool {
-        let gap = self.view.gap();
+    fn has_skipped(&mut self, view: &CursorView) -> bool {
+        let gap = view.gap();
         std::mem::replace(&mut self.gap, gap) != gap
     }
 
@@ -110,22 +115,25 @@ impl Member {
         }
         true
     }
+
+    /// It is not waited for until it has kept up.
+    fn call_slow(&mut self) {
+        (self.slow, self.blamed, self.good) = (true, None, None);
+    }
 }
 
 impl Inner {
     /// Watches the next link that is too far behind. Without one the wait is over: who waited is handed out.
     fn seek(&mut self, span: &Span) -> Vec<Waker> {
         let Some(wait) = &mut self.wait else { return Vec::new() };
-        while let Some(member) = self.members.get_mut(wait.at) {
-            if let Some(member) = member {
-                let pos = member.view.position();
-                if member.is_behind(pos, wait.need, span, wait.now) {
-                    let pos = member.view.watch();
-                    if member.is_behind(pos, wait.need, span, wait.now) {
-                        return Vec::new();
-                    }
-                    member.view.unwatch();
+        while let (Some(view), Some(face)) = (self.members.get(wait.at), self.faces.get_mut(wait.at)) {
+            if let Some(view) = view
+                && face.is_behind(view.position(), wait.need, span, wait.now)
+            {
+                if face.is_behind(view.watch(), wait.need, span, wait.now) {
+                    return Vec::new();
                 }
+                view.unwatch();
             }
             wait.at += 1;
         }
@@ -135,33 +143,44 @@ impl Inner {
 
     fn unwatch(&self) {
         if let Some(wait) = &self.wait
-            && let Some(Some(member)) = self.members.get(wait.at)
+            && let Some(Some(view)) = self.members.get(wait.at)
         {
-            member.view.unwatch();
+            view.unwatch();
         }
+    }
+
+    /// Each link with its number and what is known of it.
+    fn known(&mut self) -> impl Iterator<Item = (u32, &CursorView, &mut Face)> {
+        let both = self.members.iter().zip(&mut self.faces);
+        (0..).zip(both).filter_map(|(seat, (view, face))| Some((seat, &**view.as_ref()?, face)))
     }
 
     /// Looks at every link: the floor, or a wait that begins.
     fn begin(&mut self, span: &Span, now: Tick) -> u64 {
         let mut floor = span.end;
-        for (seat, member) in (0..).zip(&mut self.members) {
-            let Some(member) = member else { continue };
-            let pos = member.view.position();
-            let still = pos == member.seen;
-            (member.seen, member.stalled) = (pos, member.stalled && still);
-            if !member.slow && member.has_skipped() {
-                (member.slow, member.blamed, member.good) = (true, None, None);
-                self.slow = true;
-                self.blame.forget(seat);
+        let missing = self.members.len().saturating_sub(self.faces.len());
+        self.faces.reserve_exact(missing);
+        self.faces.resize_with(self.members.len(), Face::default);
+        let (mut slow, mut skipped) = (self.slow, SmallVec::<[u32; 8]>::new());
+        for (seat, view, face) in self.known() {
+            let pos = view.position();
+            let still = pos == face.seen;
+            (face.seen, face.stalled) = (pos, face.stalled && still);
+            if !face.slow && face.has_skipped(view) {
+                face.call_slow();
+                slow = true;
+                skipped.push(seat);
             }
-            if !member.stalled && !member.slow {
+            if !face.stalled && !face.slow {
                 // Before somebody waited, standing still meant nothing.
-                member.since = now;
+                face.since = now;
                 if pos >= span.begin {
                     floor = floor.min(pos);
                 }
             }
         }
+        (self.slow, self.waited) = (slow, now);
+        skipped.into_iter().for_each(|seat| self.blame.forget(seat));
         if span.end - floor > span.window {
             self.wait = Some(Wait { need: span.end - span.window / 2, at: 0, now });
             self.blame.begin(span, now);
@@ -169,74 +188,10 @@ impl Inner {
         floor
     }
 
-    /// Looks at the clock: who has stood still for too long is not waited for.
-    fn judge(&mut self, span: &Span, now: Tick) {
-        for member in self.members.iter_mut().flatten() {
-            let pos = member.view.position();
-            // One that has nothing to write moves as far as it can.
-            if pos != member.seen || pos >= span.end {
-                (member.seen, member.since, member.stalled) = (pos, now, false);
-            } else if now.since(member.since) >= span.stall {
-                member.stalled = true;
-            }
-        }
-        self.unwatch();
-        if let Some(wait) = &mut self.wait {
-            (wait.at, wait.now) = (0, now);
-        }
-    }
-
-    /// Looks at who is in the way while most others idle; whether somebody has turned out to be slow.
-    fn look(&mut self, span: &Span, now: Tick) -> bool {
-        let Some(need) = self.wait.as_ref().map(|wait| wait.need) else { return false };
-        let (mut all, mut idle) = (0usize, 0usize);
-        for member in self.members.iter().flatten().filter(|member| !member.slow) {
-            let pos = member.view.position();
-            all += usize::from(pos >= span.begin);
-            idle += usize::from(pos >= span.end);
-        }
-        let mut found = false;
-        for (seat, member) in (0..).zip(&mut self.members) {
-            let Some(member) = member.as_mut().filter(|member| !member.slow) else { continue };
-            let pos = member.view.position();
-            if 2 * idle <= all || pos >= need {
-                member.blamed = None;
-                continue;
-            }
-            let (since, looks) = member.blamed.get_or_insert((now, 0));
-            *looks += 1;
-            if *looks >= LOOKS && now.since(*since) >= 2 * span.stall {
-                (member.slow, member.blamed, member.good) = (true, None, None);
-                self.blame.forget(seat);
-                found = true;
-            }
-        }
-        self.slow |= found;
-        found
-    }
-
-    /// Slow links that have kept up for long enough are waited for again.
-    fn forgive(&mut self, span: &Span, now: Tick) {
-        self.slow = false;
-        for (seat, member) in (0..).zip(&mut self.members) {
-            let Some(member) = member.as_mut().filter(|member| member.slow) else { continue };
-            let skipped = member.has_skipped();
-            if skipped {
-                self.blame.forget(seat);
-            }
-            if skipped || span.end.saturating_sub(member.view.position()) > span.window / 2 {
-                member.good = None;
-            } else if now.since(*member.good.get_or_insert(now)) >= self.blame.term(seat, span.stall) {
-                member.slow = false;
-                self.blame.forgiven(seat, now);
-            }
-            self.slow |= member.slow;
-        }
-    }
-
     fn deadline(&self, stall: Duration) -> Option<Tick> {
         let wait = self.wait.as_ref()?;
-        Some(self.members.get(wait.at)?.as_ref()?.since.after(stall))
+        self.members.get(wait.at)?.as_ref()?;
+        Some(self.faces.get(wait.at)?.since.after(stall))
     }
 
     fn forget(&mut self, waiter: u64) {
@@ -252,38 +207,38 @@ impl Gate {
     /// Adds a link. O(1).
     pub(super) fn join(&self, view: Arc<CursorView>) -> u32 {
         let seen = view.position();
-        let member = Some(Member {
-            view,
-            seen,
-            since: Tick::ZERO,
-            stalled: false,
-            blamed: None,
-            slow: false,
-            good: None,
-            gap: 0,
-        });
         let mut inner = self.inner.lock();
         self.floor.fetch_min(seen, Ordering::Relaxed);
         let seat = match inner.free.pop() {
             Some(seat) => {
-                inner.members[seat as usize] = member;
+                inner.members[seat as usize] = Some(view);
                 seat
             }
             None => {
-                inner.members.push(member);
+                // By an eighth: most of what is doubled would be in vain.
+                if inner.members.len() == inner.members.capacity() {
+                    let more = (inner.members.len() / 8).max(MEMBERS_MIN);
+                    inner.members.reserve_exact(more);
+                }
+                inner.members.push(Some(view));
                 (inner.members.len() - 1) as u32
             }
         };
+        let since = inner.wait.as_ref().map_or(Tick::ZERO, |wait| wait.now);
+        let fresh = Face { seen, since, ..Face::default() };
+        if let Some(face) = inner.faces.get_mut(seat as usize) {
+            *face = fresh;
+        } else if inner.wait.is_some() {
+            inner.faces.push(fresh);
+        }
         // A successor that begins where another stood may be behind what a wait has passed already.
         if inner.wait.as_ref().is_some_and(|wait| (seat as usize) < wait.at && seen < wait.need) {
             inner.unwatch();
             let wait = inner.wait.as_mut();
             if let Some(wait) = wait {
                 wait.at = seat as usize;
-                let now = wait.now;
-                if let Some(Some(member)) = inner.members.get_mut(seat as usize) {
-                    member.since = now;
-                    member.view.watch();
+                if let Some(Some(view)) = inner.members.get(seat as usize) {
+                    view.watch();
                 }
             }
         }
@@ -325,13 +280,13 @@ impl Gate {
     pub(super) fn progressed(&self, seat: u32, span: &Span) {
         let mut inner = self.inner.lock();
         if inner.wait.as_ref().is_none_or(|wait| wait.at != seat as usize) {
-            if let Some(Some(member)) = inner.members.get(seat as usize) {
-                member.view.unwatch();
+            if let Some(Some(view)) = inner.members.get(seat as usize) {
+                view.unwatch();
             }
             return;
         }
-        if let Some(Some(member)) = inner.members.get(seat as usize) {
-            member.view.unwatch();
+        if let Some(Some(view)) = inner.members.get(seat as usize) {
+            view.unwatch();
         }
         let wake = self.seek(&mut inner, span);
         drop(inner);
@@ -383,6 +338,7 @@ impl Gate {
             inner.forgive(span, now);
         }
         if inner.wait.is_none() {
+            inner.doze(span, now);
             return;
         }
         let wake = if inner.glance(span, now) {
@@ -410,8 +366,8 @@ impl Gate {
     }
 }
 
-/// Fewest looks that make a link slow.
-const LOOKS: u32 = 4;
+/// Places for links that are made at once, at the least.
+const MEMBERS_MIN: usize = 8;
 /// Stall times that a slow link must keep up for.
 const FORGIVEN: u32 = 10;
 

@@ -131,20 +131,20 @@ impl Inner {
             return false;
         }
         let (mut all, mut idle, end) = (0, 0, self.blame.end(span));
-        for member in self.members.iter().flatten() {
+        for view in self.members.iter().flatten() {
             all += 1;
-            idle += usize::from(member.view.position() >= end);
+            idle += usize::from(view.position() >= end);
         }
         let Some(look) = self.blame.look(span, now, idle, all) else { return false };
         let mut found = false;
-        for (seat, member) in (0..).zip(&mut self.members) {
-            let Some(member) = member else { continue };
-            let pos = member.view.position();
-            if member.is_behind(pos, need, span, now)
-                && member.view.is_blocked()
+        for (seat, (view, face)) in (0..).zip(self.members.iter().zip(&mut self.faces)) {
+            let Some(view) = view else { continue };
+            let pos = view.position();
+            if face.is_behind(pos, need, span, now)
+                && view.is_blocked()
                 && self.blame.charge(seat, span.end.saturating_sub(pos), span, look)
             {
-                (member.slow, member.blamed, member.good) = (true, None, None);
+                face.call_slow();
                 found = true;
             }
         }

@@ -151,7 +151,7 @@ async fn watch(mut events: Subscription) {
         match events.next().await {
             Update::Event(NodeEvent::Up { peer, .. }) => {
                 let info = peer.info();
-                tracing::info!(peer = %peer.key(), agent = info.agent, listen = ?info.listen, "connected");
+                tracing::info!(peer = %peer.key(), agent = &*info.agent, listen = ?info.listen, "connected");
             }
             Update::Event(NodeEvent::Gap { key, lane, missed, .. }) => {
                 tracing::warn!(peer = %key, ?lane, missed, "too slow for our broadcasts");

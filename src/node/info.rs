@@ -3,8 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::base::{Nonce, PeerId, Tick};
 use crate::link::Link;
@@ -20,8 +18,8 @@ pub type Pool = pool::Pool<PeerId, Conn>;
 /// What is known of a peer. Changes while connected are made with [`pool::Peer::update_info`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerInfo {
-    /// Name and version of its software, as it says.
-    pub agent: String,
+    /// Name and version of its software, as it says. Peers that say the same share it.
+    pub agent: Arc<str>,
     /// Version of the dialect it speaks.
     pub version: u32,
     /// Its instance nonce.
@@ -35,22 +33,29 @@ pub struct PeerInfo {
     /// Our end of the connection, where the transport knows it.
     pub local: Option<SocketAddr>,
     /// The application's own bytes of its hello.
-    pub app: Bytes,
+    pub app: Arc<[u8]>,
     /// The application's last word on how far the peer is; free for its use.
     pub height: Option<u64>,
 }
 
 impl PeerInfo {
-    pub(super) fn of(hello: &Hello, listen: Option<SocketAddr>, local: Option<SocketAddr>) -> Self {
+    pub(super) fn of(
+        hello: &Hello,
+        agent: Arc<str>,
+        listen: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+    ) -> Self {
+        // Most say nothing, and nothing needs no allocation.
+        let app = if hello.app.is_empty() { Arc::default() } else { Arc::from(&*hello.app) };
         Self {
-            agent: hello.agent.clone(),
+            agent,
             version: hello.version,
             nonce: hello.nonce,
             features: hello.features,
             listen,
             listen_verified: false,
             local,
-            app: hello.app.clone(),
+            app,
             height: None,
         }
     }

@@ -289,7 +289,7 @@ impl Shared {
             Direction::Inbound => about.listen(addr),
             Direction::Outbound => about.hello.listen.map(|_| addr),
         };
-        let info = PeerInfo::of(&about.hello, listen, about.local);
+        let info = PeerInfo::of(&about.hello, self.agents.share(&about.hello.agent), listen, about.local);
         let tongue = self.tongues.get(about.tongue);
         let prepared = tongue.prepare(claim.id(), positions);
         let speaks = (about.tongue, tongue.name());

@@ -11,6 +11,7 @@
 //! ```
 
 mod accept;
+mod agents;
 mod ask;
 mod builder;
 mod config;

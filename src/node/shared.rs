@@ -18,6 +18,7 @@ use crate::link::Budget;
 use crate::pool::PoolConfig;
 use crate::transport::Transport;
 
+use super::agents::Agents;
 use super::config::{HotConfig, NodeConfig};
 use super::dialect::NewTongue;
 use super::events::EventHub;
@@ -45,6 +46,7 @@ pub(super) struct Shared {
     pub(super) events: Arc<EventHub>,
     pub(super) seen: SeenSet,
     pub(super) instances: Instances,
+    pub(super) agents: Agents,
     /// Where, and in which dialect.
     pub(super) listening: Mutex<Vec<(usize, SocketAddr)>>,
     /// Wakes the maintenance before its next tick.
@@ -134,6 +136,7 @@ impl Shared {
             handler,
             seen: SeenSet::new(relay_key),
             instances: Instances::new(),
+            agents: Agents::default(),
             listening: Mutex::new(Vec::new()),
             kick: Notify::new(),
             refusals: Arc::new(Semaphore::new(REFUSALS)),

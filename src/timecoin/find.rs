@@ -41,7 +41,7 @@ pub(super) fn info_of(peer: &Peer, network: NetworkType, now: Tick) -> PeerInfo 
         commit_count: software.commit_count,
         wallet_address: software.wallet_address,
         latency_ms: peer.rtt().map(whole_millis),
-        ..PeerInfo::with_version(address_of(peer, network), network, info.agent.clone())
+        ..PeerInfo::with_version(address_of(peer, network), network, info.agent.to_string())
     }
 }
 

@@ -155,7 +155,7 @@ async fn the_entry_shows_liveness_and_health_and_both_move() {
     assert!(!entry.is_healthy());
     entry.reward_health(5);
     assert!(entry.is_healthy());
-    assert_eq!(entry.info().version, one.node().roster().iter().next().unwrap().info().agent);
+    assert_eq!(*entry.info().version, *one.node().roster().iter().next().unwrap().info().agent);
     assert!(one.peer_seen(ip_of(&other)).await);
     assert!(one.remove_connected_peer(&ip_of(&other)).await);
     assert!(!one.remove_connected_peer(&ip_of(&other)).await);

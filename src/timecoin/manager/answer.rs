@@ -184,7 +184,7 @@ pub(super) fn peer_list(state: &State, node: &NodeRef, asker: Option<&Sender>) -
         PeerAddress {
             ip: addr.ip().to_string(),
             port: addr.port(),
-            version: peer.read_info(|info| info.agent.clone()),
+            version: peer.read_info(|info| info.agent.to_string()),
         }
     });
     NetworkMessage::PeerList(addresses.collect())

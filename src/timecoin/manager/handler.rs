@@ -76,7 +76,7 @@ impl Handler for Listening {
         // Where a peer of another dialect listens is of no use to old nodes.
         if peer.connection().dialect() == DIALECT {
             let (addr, now) = (address_of(peer, state.network), WallTime::now());
-            let version = peer.read_info(|info| info.agent.clone());
+            let version = peer.read_info(|info| info.agent.to_string());
             let mut exchange = state.exchange.lock();
             exchange.add_peer(addr, version, now);
             exchange.record_success(addr.ip(), now);

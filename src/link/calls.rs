@@ -1,9 +1,10 @@
 //! How others call a link's task, and how it rests without missing a call.
 
 use std::fmt;
+use std::sync::Arc;
 use std::task::Waker;
 
-use crate::base::sync::TaskWaker;
+use super::log::Seat;
 use crate::base::sync::atomic::{AtomicU8, Ordering};
 
 /// Calls to one task. A call while the task is at work costs no wake-up: it looks again before it rests.
@@ -13,13 +14,14 @@ use crate::base::sync::atomic::{AtomicU8, Ordering};
 /// fails if a mark came meanwhile. Breaks if: the task looks before it takes the marks, or rests without asking the word.
 pub(super) struct Calls {
     word: AtomicU8,
-    task: TaskWaker,
+    /// Knows the task; it sleeps there as well.
+    seat: Arc<Seat>,
 }
 
 impl Calls {
     /// For a task whose stream has not been read yet.
-    pub(super) fn new() -> Self {
-        Self { word: AtomicU8::new(STREAM), task: TaskWaker::new() }
+    pub(super) fn new(seat: Arc<Seat>) -> Self {
+        Self { word: AtomicU8::new(STREAM), seat }
     }
 
     /// There is something for the task. Cost: one atomic, and a wake-up if the task rests and nobody has called yet.
@@ -36,13 +38,13 @@ impl Calls {
         // Release: what was done before is seen by the task. Pairs with the Acquire in `attend`. Acquire: a task that is
         // seen to rest has left its waker. Pairs with the Release in `rest`.
         if self.word.fetch_or(marks, Ordering::AcqRel) & (BUSY | NEWS) == 0 {
-            self.task.wake();
+            self.seat.task().wake();
         }
     }
 
     /// Whom to wake from now on.
     pub(super) fn register(&self, task: &Waker) {
-        self.task.register(task);
+        self.seat.task().register(task);
     }
 
     /// The task is about to look: calls that come from here on make it look again. Whether the stream called.
@@ -78,7 +80,6 @@ const STREAM: u8 = 4;
 #[cfg(all(test, peerpool_loom))]
 mod models {
     use std::future::poll_fn;
-    use std::sync::Arc;
     use std::task::Poll;
 
     use loom::future::block_on;
@@ -92,7 +93,7 @@ mod models {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(3);
         builder.check(|| {
-            let shared = Arc::new((Calls::new(), AtomicUsize::new(0), AtomicUsize::new(0)));
+            let shared = Arc::new((Calls::new(Seat::new()), AtomicUsize::new(0), AtomicUsize::new(0)));
             let callers: [_; 2] = std::array::from_fn(|number| {
                 let shared = Arc::clone(&shared);
                 thread::spawn(move || {

@@ -26,7 +26,7 @@ use super::budget::{Budget, Reservation};
 use super::calls::Calls;
 use super::config::LinkConfig;
 use super::late::Late;
-use super::log::{CursorView, Resume};
+use super::log::{CursorView, Resume, Seat};
 use super::message::{Message, Response, SendError};
 use super::outbox::{Outbox, Outgoing, Rejected, Taken};
 
@@ -93,6 +93,8 @@ pub struct Common {
     pub abilities: Abilities,
     /// How answers find their requests, where not by id.
     pub correlator: Option<Arc<dyn Correlate>>,
+    /// The dialect's name.
+    pub dialect: &'static str,
 }
 
 impl Common {
@@ -141,13 +143,13 @@ pub struct Waiting {
 }
 
 impl Link {
-    pub(super) fn new(common: Arc<Common>, views: [Arc<CursorView>; 3]) -> Arc<Self> {
+    pub(super) fn new(common: Arc<Common>, views: [Arc<CursorView>; 3], seat: Arc<Seat>) -> Arc<Self> {
         Arc::new(Self {
             common,
             outbox: Late::new(),
             waiters: Late::new(),
             rare: Late::new(),
-            calls: Calls::new(),
+            calls: Calls::new(seat),
             stalled_since: AtomicU64::new(0),
             views,
             state: AtomicU8::new(OPEN),
@@ -160,6 +162,11 @@ impl Link {
     /// The connection's number.
     pub fn id(&self) -> ConnId {
         self.views[0].conn()
+    }
+
+    /// The name of the dialect it speaks.
+    pub fn dialect(&self) -> &'static str {
+        self.common.dialect
     }
 
     /// Whether the link takes messages.

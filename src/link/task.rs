@@ -49,7 +49,7 @@ impl<D: Dialect> Prepared<D> {
     pub fn new(setup: Setup<D>) -> Self {
         let Setup { id, dialect, common, cursors, state, parker } = setup;
         let views = [0, 1, 2].map(|at: usize| Arc::clone(cursors[at].view()));
-        let link = Link::new(common, views);
+        let link = Link::new(common, views, Arc::clone(parker.seat()));
         debug_assert_eq!(link.id(), id, "cursors of another connection");
         let writer = Writer::new(Arc::clone(&dialect), cursors, state);
         Self { link, writer, dialect, parker }
@@ -79,7 +79,6 @@ impl<D: Dialect> Prepared<D> {
             writer: self.writer,
             inbox,
             parker: self.parker,
-            waker: Waker::from(Arc::clone(&self.link)),
             link: self.link,
             read_on: false,
             closing: None,
@@ -98,8 +97,6 @@ pub struct LinkTask<D: Dialect, S, H> {
     writer: Writer<D>,
     inbox: Inbox,
     parker: Parker,
-    /// What the stream is polled with: tells the link that it was the stream.
-    waker: Waker,
     link: Arc<Link>,
     /// The reader stopped although the stream had more.
     read_on: bool,
@@ -141,8 +138,15 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
         &mut self.host
     }
 
+    /// What the stream is polled with: tells the link that it was the stream.
+    fn waker(&self) -> Waker {
+        Waker::from(Arc::clone(&self.link))
+    }
+
     /// One pass over everything.
     fn pass(&mut self, cx: &mut Context<'_>) -> Result<Passed, End> {
+        let waker = self.waker();
+        let mut io = Context::from_waker(&waker);
         let mut read = Read::All;
         // Most wake-ups come from a log: then there is nothing to read, and finding that out would cost as much as writing.
         let stream = self.link.calls.attend();
@@ -153,7 +157,6 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
                 inbox: &mut self.inbox,
                 writer: &mut self.writer,
             };
-            let mut io = Context::from_waker(&self.waker);
             read = self.reader.poll(&mut self.stream, &mut io, &mut sinks)?;
             self.read_on = read != Read::All;
         }
@@ -168,7 +171,6 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
         if self.lets_others_ask() {
             return Ok(Passed::Enough);
         }
-        let mut io = Context::from_waker(&self.waker);
         match self.writer.poll(&mut self.stream, &mut io, &self.link, &self.host, true)? {
             Written::All | Written::Held => {
                 let writer = &self.writer;
@@ -193,9 +195,10 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
 
     /// While what waits is being sent, the peer's data is still taken: two ends that drain must not block each other.
     fn read_on(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let waker = self.waker();
         let mut sinks =
             Sinks { host: &self.host, link: &self.link, inbox: &mut self.inbox, writer: &mut self.writer };
-        let mut io = Context::from_waker(&self.waker);
+        let mut io = Context::from_waker(&waker);
         let again = self.reader.poll(&mut self.stream, &mut io, &mut sinks)? != Read::All;
         // After reading, so that what has just begun gets its first poll; what it frees may let the reader go on.
         if self.inbox.poll(&self.host, &self.link, cx)? || again {
@@ -270,7 +273,8 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
                     return Step::Done;
                 }
                 let Some(closing) = &mut self.closing else { return Step::Done };
-                let mut io = Context::from_waker(&self.waker);
+                let waker = Waker::from(Arc::clone(&self.link));
+                let mut io = Context::from_waker(&waker);
                 let written = self.writer.poll(&mut self.stream, &mut io, &self.link, &self.host, draining);
                 match written {
                     Err(_) => return Step::Done,

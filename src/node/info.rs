@@ -65,8 +65,6 @@ impl PeerInfo {
 #[derive(Debug)]
 pub struct Conn {
     link: Arc<Link>,
-    /// The name of the dialect it speaks.
-    dialect: &'static str,
     /// When it was last pinged, in ticks; a hint of the maintenance alone.
     pinged_at: AtomicU64,
     /// Which of the node's dialects it speaks.
@@ -79,14 +77,9 @@ pub struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(
-        link: Arc<Link>,
-        (tongue, dialect): (usize, &'static str),
-        authenticated: bool,
-    ) -> Self {
+    pub(super) fn new(link: Arc<Link>, tongue: usize, authenticated: bool) -> Self {
         Self {
             link,
-            dialect,
             pinged_at: AtomicU64::new(0),
             // A node speaks a handful at the most.
             tongue: u16::try_from(tongue).unwrap_or(u16::MAX),
@@ -103,7 +96,7 @@ impl Conn {
 
     /// The name of the dialect it speaks.
     pub fn dialect(&self) -> &'static str {
-        self.dialect
+        self.link.dialect()
     }
 
     pub(super) fn tongue(&self) -> usize {

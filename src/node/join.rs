@@ -292,8 +292,7 @@ impl Shared {
         let info = PeerInfo::of(&about.hello, self.agents.share(&about.hello.agent), listen, about.local);
         let tongue = self.tongues.get(about.tongue);
         let prepared = tongue.prepare(claim.id(), positions);
-        let speaks = (about.tongue, tongue.name());
-        let conn = Conn::new(Arc::clone(prepared.link()), speaks, about.identity.is_some());
+        let conn = Conn::new(Arc::clone(prepared.link()), about.tongue, about.identity.is_some());
         let now = self.now();
         conn.set_pinged(now);
         let peer = match claim.go_live(conn, info, now) {

@@ -61,6 +61,7 @@ impl<D: Dialect> Voice<D> {
             limits: dialect.limits().clone(),
             abilities: dialect.abilities(),
             correlator: dialect.correlator(),
+            dialect: dialect.name(),
         };
         Self {
             dialect: Arc::new(dialect),

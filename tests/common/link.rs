@@ -68,6 +68,7 @@ impl<D: Dialect> Side<D> {
                 limits: dialect.limits().clone(),
                 abilities: dialect.abilities(),
                 correlator: dialect.correlator(),
+                dialect: dialect.name(),
             }),
             budget,
             dialect: Arc::new(dialect),

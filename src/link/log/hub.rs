@@ -46,8 +46,9 @@ pub struct Hub {
     task: TaskWaker,
 }
 
+/// Where one task sleeps, and how it is woken.
 #[derive(Debug)]
-struct Seat {
+pub(in crate::link) struct Seat {
     state: AtomicU8,
     task: TaskWaker,
 }
@@ -79,6 +80,15 @@ pub struct Waking {
 }
 
 impl Seat {
+    pub(in crate::link) fn new() -> Arc<Self> {
+        Arc::new(Self { state: AtomicU8::new(0), task: TaskWaker::new() })
+    }
+
+    /// The task that sleeps here, or is at work.
+    pub(in crate::link) const fn task(&self) -> &TaskWaker {
+        &self.task
+    }
+
     fn wake(&self) {
         if self.state.swap(0, Ordering::AcqRel) & ASLEEP != 0 {
             self.task.wake();
@@ -104,8 +114,7 @@ impl Hub {
     /// One short lock and an allocation.
     pub fn parker(self: &Arc<Self>) -> Parker {
         self.sleepers.add_place();
-        let seat = Seat { state: AtomicU8::new(0), task: TaskWaker::new() };
-        Parker { hub: Arc::clone(self), seat: Arc::new(seat) }
+        Parker { hub: Arc::clone(self), seat: Seat::new() }
     }
 
     /// The waker task's future, to be spawned once; `None` while there is one.
@@ -171,6 +180,11 @@ impl Hub {
 }
 
 impl Parker {
+    /// Where its task is found.
+    pub(in crate::link) const fn seat(&self) -> &Arc<Seat> {
+        &self.seat
+    }
+
     /// Puts the task to sleep unless there is something to do. `idle` says whether no source has news; it must ask every
     /// source of this hub that the link serves, after everything that came before was taken.
     ///

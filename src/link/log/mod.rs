@@ -45,6 +45,7 @@ use crossbeam_utils::CachePadded;
 pub use batch::Batch;
 pub use cursor::{Cursor, Fill, RESIDUE_MAX};
 pub(super) use cursor::{Foothold, Stride};
+pub(super) use hub::Seat;
 pub use hub::{Hub, Parked, Parker, Waking};
 pub use view::{CursorView, Receipt, Resume};
 pub use words::{AppendError, Appended, LagPolicy, LogChunk, LogConfig, LogStats};

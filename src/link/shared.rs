@@ -26,7 +26,7 @@ use super::budget::{Budget, Reservation};
 use super::calls::Calls;
 use super::config::LinkConfig;
 use super::late::Late;
-use super::log::{CursorView, Resume, Seat};
+use super::log::{CursorView, Resume, Seat, Views};
 use super::message::{Message, Response, SendError};
 use super::outbox::{Outbox, Outgoing, Rejected, Taken};
 
@@ -48,7 +48,7 @@ pub struct Link {
     /// Tick since which written bytes make no progress, plus one; zero while nothing waits to be written. A hint for the
     /// maintenance, which closes links that stall.
     stalled_since: AtomicU64,
-    views: [Arc<CursorView>; 3],
+    views: Arc<Views>,
     /// The authority on whether the link is open; the details are in `rare`. Whoever fills a queue asks it under the queue's
     /// lock, which whoever closes takes after setting it.
     state: AtomicU8,
@@ -143,7 +143,7 @@ pub struct Waiting {
 }
 
 impl Link {
-    pub(super) fn new(common: Arc<Common>, views: [Arc<CursorView>; 3], seat: Arc<Seat>) -> Arc<Self> {
+    pub(super) fn new(common: Arc<Common>, views: Arc<Views>, seat: Arc<Seat>) -> Arc<Self> {
         Arc::new(Self {
             common,
             outbox: Late::new(),
@@ -161,7 +161,7 @@ impl Link {
 
     /// The connection's number.
     pub fn id(&self) -> ConnId {
-        self.views[0].conn()
+        self.views.conn()
     }
 
     /// The name of the dialect it speaks.
@@ -280,13 +280,13 @@ impl Link {
     }
 
     /// How the link stands towards the broadcasts of a lane; `None` for the control lane.
-    pub fn view(&self, lane: Lane) -> Option<&Arc<CursorView>> {
-        self.views.get(lane.index().checked_sub(1)?)
+    pub fn view(&self, lane: Lane) -> Option<CursorView> {
+        Some(self.views.cursor(lane.index().checked_sub(1)?))
     }
 
     /// What has surely been written, as far as the cursors have said.
     pub(crate) fn written_positions(&self) -> Positions {
-        self.views.each_ref().map(|view| view.resume())
+        self.views.resume()
     }
 
     /// For how long written bytes have made no progress; zero while nothing waits to be written.

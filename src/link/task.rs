@@ -28,7 +28,8 @@ pub struct Setup<D> {
     pub dialect: Arc<D>,
     /// What it shares with the others.
     pub common: Arc<Common>,
-    /// Its place in the urgent, the normal and the bulk log, taken before its key becomes live.
+    /// Its place in the urgent, the normal and the bulk log, which are a [family](super::log::Family), taken before its key becomes
+    /// live.
     pub cursors: [Cursor; 3],
     /// Its place in the state table.
     pub state: StateCursor,
@@ -48,7 +49,11 @@ impl<D: Dialect> Prepared<D> {
     /// Prepares a link.
     pub fn new(setup: Setup<D>) -> Self {
         let Setup { id, dialect, common, cursors, state, parker } = setup;
-        let views = [0, 1, 2].map(|at: usize| Arc::clone(cursors[at].view()));
+        let views = Arc::clone(cursors[0].foothold().views());
+        debug_assert!(
+            cursors.iter().all(|cursor| Arc::ptr_eq(cursor.foothold().views(), &views)),
+            "of one family"
+        );
         let link = Link::new(common, views, Arc::clone(parker.seat()));
         debug_assert_eq!(link.id(), id, "cursors of another connection");
         let writer = Writer::new(Arc::clone(&dialect), cursors, state);

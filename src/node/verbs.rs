@@ -285,7 +285,7 @@ impl NodeRef {
             .iter()
             .filter_map(|peer| {
                 let conn = peer.connection();
-                let view = Arc::clone(conn.link().view(message.lane)?);
+                let view = conn.link().view(message.lane)?;
                 Some(Recipient { key: *peer.key(), conn: peer.id(), tongue: conn.tongue(), view })
             })
             .collect();
@@ -380,7 +380,7 @@ struct Recipient {
     key: PeerId,
     conn: ConnId,
     tongue: usize,
-    view: Arc<CursorView>,
+    view: CursorView,
 }
 
 impl BroadcastReceipt {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::base::{ConnId, Lane, Tick};
-use crate::link::log::{Appended, Hub, Log, LogChunk, LogConfig};
+use crate::link::log::{Appended, Family, Hub, Log, LogChunk, LogConfig};
 use crate::link::state::{StateConfig, StateKey, StateTable};
 use crate::link::{Budget, Common, Message, Positions, Prepared, Setup};
 use crate::wire::{Abilities, Control, Dialect, EncodeError, Goodbye, Greeting, Head, Hello, WireError};
@@ -20,7 +20,7 @@ use super::tongue::{ReadyLink, Tongue};
 pub(super) struct Voice<D> {
     dialect: Arc<D>,
     settings: Settings,
-    logs: [Arc<Log>; 3],
+    logs: Family,
     state: Arc<StateTable>,
     hub: Arc<Hub>,
     common: Arc<Common>,
@@ -50,10 +50,8 @@ impl<D: Dialect> Voice<D> {
         let hub = Hub::new();
         let hot = &config.hot;
         let lag = settings.lag.unwrap_or([hot.urgent_lag, hot.normal_lag, hot.bulk_lag]);
-        let logs = lag.map(|lag| {
-            let log = LogConfig { ring_bytes: config.ring, lag, ..LogConfig::recommended() };
-            Log::new(log, Arc::clone(&hub))
-        });
+        let configs = lag.map(|lag| LogConfig { ring_bytes: config.ring, lag, ..LogConfig::recommended() });
+        let logs = Family::new(configs, &hub);
         let state = StateConfig { max_keys: config.state_keys, max_bytes: config.state_bytes };
         let common = Common {
             config: settings.link.clone().unwrap_or_else(|| config.link.clone()),
@@ -123,27 +121,18 @@ impl<D: Dialect> Tongue for Voice<D> {
     }
 
     fn prepare(&self, id: ConnId, heir_of: Option<Positions>) -> Box<dyn ReadyLink> {
-        let mut at = 0;
-        let cursors = self.logs.each_ref().map(|log| {
-            let cursor = match heir_of {
-                Some(positions) => log.join_at(id, positions[at]),
-                None => log.join(id),
-            };
-            at += 1;
-            cursor
-        });
         Box::new(Prepared::new(Setup {
             id,
             dialect: Arc::clone(&self.dialect),
             common: Arc::clone(&self.common),
-            cursors,
+            cursors: self.logs.join(id, heir_of),
             state: self.state.cursor(),
             parker: self.hub.parker(),
         }))
     }
 
     fn log(&self, lane: Lane) -> Option<&Arc<Log>> {
-        self.logs.get(lane.index().checked_sub(1)?)
+        self.logs.logs().get(lane.index().checked_sub(1)?)
     }
 
     fn check(&self, message: &Message) -> Result<(), EncodeError> {
@@ -207,17 +196,17 @@ impl<D: Dialect> Tongue for Voice<D> {
         if self.settings.lag.is_some() {
             return;
         }
-        for (log, lag) in self.logs.iter().zip([hot.urgent_lag, hot.normal_lag, hot.bulk_lag]) {
+        for (log, lag) in self.logs.logs().iter().zip([hot.urgent_lag, hot.normal_lag, hot.bulk_lag]) {
             log.set_lag_policy(lag);
         }
     }
 
     fn tick(&self, now: Tick) {
-        self.logs.iter().for_each(|log| log.tick(now));
+        self.logs.logs().iter().for_each(|log| log.tick(now));
     }
 
     fn bytes(&self) -> usize {
-        self.logs.iter().map(|log| log.bytes()).sum::<usize>() + self.state.bytes()
+        self.logs.logs().iter().map(|log| log.bytes()).sum::<usize>() + self.state.bytes()
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use peerpool::base::{ConnId, Lane, Tick};
-use peerpool::link::log::{Hub, LagPolicy, Log, LogConfig};
+use peerpool::link::log::{Family, Hub, LagPolicy, Log, LogConfig};
 use peerpool::link::state::{StateConfig, StateTable};
 use peerpool::link::{
     Budget, Common, End, Event, Handled, Host, Link, LinkConfig, Prepared, Request, Responder, Setup,
@@ -27,7 +27,7 @@ pub(crate) const WAIT: Duration = Duration::from_secs(120);
 pub(crate) struct Side<D> {
     pub(crate) dialect: Arc<D>,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) logs: [Arc<Log>; 3],
+    pub(crate) logs: Family,
     pub(crate) state: Arc<StateTable>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) common: Arc<Common>,
@@ -59,7 +59,7 @@ impl<D: Dialect> Side<D> {
         let config = LogConfig { ring_bytes: plan.ring, lag: plan.lag, ..LogConfig::recommended() };
         let budget = Budget::new(plan.budget);
         Self {
-            logs: [(); 3].map(|()| Log::new(config, Arc::clone(&hub))),
+            logs: Family::new([config; 3], &hub),
             state: StateTable::new(StateConfig::default(), Arc::clone(&hub)),
             hub,
             common: Arc::new(Common {
@@ -82,7 +82,7 @@ impl<D: Dialect> Side<D> {
             id,
             dialect: Arc::clone(&self.dialect),
             common: Arc::clone(&self.common),
-            cursors: self.logs.each_ref().map(|log| log.join(id)),
+            cursors: self.logs.join(id, None),
             state: self.state.cursor(),
             parker: self.hub.parker(),
         })
@@ -97,7 +97,7 @@ impl<D: Dialect> Side<D> {
     }
 
     pub(crate) fn log(&self, lane: Lane) -> &Arc<Log> {
-        &self.logs[lane.index() - 1]
+        &self.logs.logs()[lane.index() - 1]
     }
 
     /// Appends an event to its lane's log, as a node does.

@@ -60,7 +60,7 @@ struct Link {
 
 /// What a link that has left ought to be remembered for.
 struct Gone {
-    view: Arc<CursorView>,
+    view: CursorView,
     published: u64,
     gaps: Vec<(u64, u64)>,
     conns: Vec<ConnId>,
@@ -212,7 +212,7 @@ impl World {
     }
 
     fn bury(&mut self, link: Link) {
-        let view = Arc::clone(link.cursor.view());
+        let view = link.cursor.view();
         drop(link.cursor);
         let Link { published, gaps, conns, start, .. } = link;
         self.left.push(Gone { view, published, gaps, conns, start });

@@ -39,7 +39,7 @@ async fn the_other_end_is_told_goodbye<D: Dialect>(dialect: D, drain: bool) {
         assert_eq!(got.len(), 200);
     }
     assert_eq!(side.budget.used(), 0);
-    assert_eq!(side.logs.each_ref().map(|log| log.stats().cursors), [0; 3]);
+    assert_eq!(side.logs.logs().each_ref().map(|log| log.stats().cursors), [0; 3]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::batch::Batch;
 use super::ring::Gather;
 use super::segment::Mark;
-use super::view::CursorView;
+use super::view::{CursorView, View, Views};
 use super::{LagPolicy, Log};
 
 /// The most that a stuck link keeps a copy of: the rest of one chunk and its header.
@@ -50,8 +50,8 @@ pub struct Cursor {
 #[derive(Debug)]
 pub(in crate::link) struct Foothold {
     log: Arc<Log>,
-    /// Knows the bytes and messages behind it.
-    view: Arc<CursorView>,
+    /// Knows the bytes and messages behind it, at the log's place.
+    views: Arc<Views>,
     /// Where the next byte is to be looked for: see [`Mark`].
     number: u64,
     offset: u32,
@@ -73,8 +73,8 @@ pub(in crate::link) struct Stride {
 }
 
 impl Cursor {
-    pub(super) fn new(log: Arc<Log>, view: Arc<CursorView>, seat: u32, at: Mark) -> Self {
-        let foothold = Foothold { log, view, number: at.number, offset: at.offset, seat };
+    pub(super) fn new(log: Arc<Log>, views: Arc<Views>, seat: u32, at: Mark) -> Self {
+        let foothold = Foothold { log, views, number: at.number, offset: at.offset, seat };
         Self { foothold: Some(foothold), stride: Stride::from(at) }
     }
 
@@ -147,8 +147,9 @@ impl Cursor {
     }
 
     /// What others may know of this cursor.
-    pub fn view(&self) -> &Arc<CursorView> {
-        self.foothold().view()
+    pub fn view(&self) -> CursorView {
+        let foothold = self.foothold();
+        foothold.views.cursor(foothold.log.place)
     }
 
     /// What a link keeps of a cursor that has not begun.
@@ -160,7 +161,7 @@ impl Cursor {
         }
     }
 
-    fn foothold(&self) -> &Foothold {
+    pub(in crate::link) fn foothold(&self) -> &Foothold {
         match &self.foothold {
             Some(foothold) => foothold,
             None => unreachable!("a cursor that was taken apart is gone"),
@@ -177,12 +178,12 @@ impl Drop for Cursor {
 impl Foothold {
     /// As [`Cursor::has_news`], while there is no stride.
     pub(in crate::link) fn has_news(&self) -> bool {
-        self.log.end_pos() != self.view.own_position()
+        self.log.end_pos() != self.view().own_position()
     }
 
     /// Where a stride begins.
     pub(in crate::link) fn stride(&self) -> Stride {
-        let (pos, seq) = (self.view.own_position(), self.view.written());
+        let (pos, seq) = (self.view().own_position(), self.view().written());
         Stride::from(Mark { number: self.number, offset: self.offset, pos, seq, open: false })
     }
 
@@ -196,14 +197,18 @@ impl Foothold {
         level
     }
 
-    pub(in crate::link) const fn view(&self) -> &Arc<CursorView> {
-        &self.view
+    pub(in crate::link) const fn views(&self) -> &Arc<Views> {
+        &self.views
+    }
+
+    fn view(&self) -> &View {
+        self.views.at(self.log.place)
     }
 }
 
 impl Drop for Foothold {
     fn drop(&mut self) {
-        self.view.leave();
+        self.view().leave();
         self.log.leave(self.seat);
     }
 }
@@ -237,8 +242,8 @@ impl Stride {
                 self.at = end;
             }
             // Own frames go before the cut: it must not fall inside a message of which nothing is on the line.
-            batch.write_around(foothold.view.conn());
-            if let Some(conn) = foothold.view.also() {
+            batch.write_around(foothold.views.conn());
+            if let Some(conn) = foothold.view().also() {
                 batch.write_around(conn);
             }
             if let Some(cut) = batch.trim(max) {
@@ -252,7 +257,7 @@ impl Stride {
     }
 
     fn lag(&mut self, foothold: &Foothold) -> Fill {
-        let Foothold { log, view, .. } = foothold;
+        let (log, view) = (&foothold.log, foothold.view());
         if self.torn || log.lag_policy() == LagPolicy::Disconnect {
             return Fill::Overrun;
         }
@@ -281,7 +286,7 @@ impl Stride {
             return;
         }
         self.published = self.done_pos;
-        if foothold.view.publish(self.done_pos, self.done_seq) {
+        if foothold.view().publish(self.done_pos, self.done_seq) {
             foothold.log.progressed(foothold.seat);
         }
     }
@@ -296,7 +301,7 @@ impl Stride {
     /// Says that the stream is full, once what was written is published: who waits for this link waits for its far end.
     pub(in crate::link) fn block(&self, foothold: &Foothold) {
         if self.published != foothold.log.end_pos() {
-            foothold.view.block();
+            foothold.view().block();
         }
     }
 

@@ -24,7 +24,7 @@ use smallvec::SmallVec;
 pub(super) use blame::pause;
 
 use self::blame::Blame;
-use super::view::CursorView;
+use super::view::{View, Views};
 use crate::base::Tick;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::{AtomicU64, Ordering};
@@ -54,7 +54,9 @@ pub(super) struct Gate {
 
 #[derive(Debug, Default)]
 struct Inner {
-    members: Vec<Option<Arc<CursorView>>>,
+    members: Vec<Option<Arc<Views>>>,
+    /// Of each member's views the one of this log.
+    place: usize,
     /// What is known of each, by the same number; none of anybody where nobody has waited for long.
     faces: Vec<Face>,
     /// When somebody last waited.
@@ -96,7 +98,7 @@ struct Wait {
 
 impl Face {
     /// Whether it has skipped messages since the last call.
-    fn has_skipped(&mut self, view: &CursorView) -> bool {
+    fn has_skipped(&mut self, view: &View) -> bool {
         let gap = view.gap();
         std::mem::replace(&mut self.gap, gap) != gap
     }
@@ -127,7 +129,7 @@ impl Inner {
     fn seek(&mut self, span: &Span) -> Vec<Waker> {
         let Some(wait) = &mut self.wait else { return Vec::new() };
         while let (Some(view), Some(face)) = (self.members.get(wait.at), self.faces.get_mut(wait.at)) {
-            if let Some(view) = view
+            if let Some(view) = view.as_ref().map(|views| views.at(self.place))
                 && face.is_behind(view.position(), wait.need, span, wait.now)
             {
                 if face.is_behind(view.watch(), wait.need, span, wait.now) {
@@ -143,16 +145,21 @@ impl Inner {
 
     fn unwatch(&self) {
         if let Some(wait) = &self.wait
-            && let Some(Some(view)) = self.members.get(wait.at)
+            && let Some(view) = self.view(wait.at)
         {
             view.unwatch();
         }
     }
 
+    fn view(&self, seat: usize) -> Option<&View> {
+        Some(self.members.get(seat)?.as_ref()?.at(self.place))
+    }
+
     /// Each link with its number and what is known of it.
-    fn known(&mut self) -> impl Iterator<Item = (u32, &CursorView, &mut Face)> {
+    fn known(&mut self) -> impl Iterator<Item = (u32, &View, &mut Face)> {
+        let place = self.place;
         let both = self.members.iter().zip(&mut self.faces);
-        (0..).zip(both).filter_map(|(seat, (view, face))| Some((seat, &**view.as_ref()?, face)))
+        (0..).zip(both).filter_map(move |(seat, (view, face))| Some((seat, view.as_ref()?.at(place), face)))
     }
 
     /// Looks at every link: the floor, or a wait that begins.
@@ -190,7 +197,7 @@ impl Inner {
 
     fn deadline(&self, stall: Duration) -> Option<Tick> {
         let wait = self.wait.as_ref()?;
-        self.members.get(wait.at)?.as_ref()?;
+        self.view(wait.at)?;
         Some(self.faces.get(wait.at)?.since.after(stall))
     }
 
@@ -200,18 +207,20 @@ impl Inner {
 }
 
 impl Gate {
-    pub(super) fn new() -> Self {
-        Self { floor: CachePadded::new(AtomicU64::new(0)), inner: Mutex::new(Inner::default()) }
+    /// For the log at this place of its family.
+    pub(super) fn new(place: usize) -> Self {
+        let inner = Inner { place, ..Inner::default() };
+        Self { floor: CachePadded::new(AtomicU64::new(0)), inner: Mutex::new(inner) }
     }
 
     /// Adds a link. O(1).
-    pub(super) fn join(&self, view: Arc<CursorView>) -> u32 {
-        let seen = view.position();
+    pub(super) fn join(&self, views: Arc<Views>) -> u32 {
         let mut inner = self.inner.lock();
+        let seen = views.at(inner.place).position();
         self.floor.fetch_min(seen, Ordering::Relaxed);
         let seat = match inner.free.pop() {
             Some(seat) => {
-                inner.members[seat as usize] = Some(view);
+                inner.members[seat as usize] = Some(views);
                 seat
             }
             None => {
@@ -220,7 +229,7 @@ impl Gate {
                     let more = (inner.members.len() / 8).max(MEMBERS_MIN);
                     inner.members.reserve_exact(more);
                 }
-                inner.members.push(Some(view));
+                inner.members.push(Some(views));
                 (inner.members.len() - 1) as u32
             }
         };
@@ -237,7 +246,7 @@ impl Gate {
             let wait = inner.wait.as_mut();
             if let Some(wait) = wait {
                 wait.at = seat as usize;
-                if let Some(Some(view)) = inner.members.get(seat as usize) {
+                if let Some(view) = inner.view(seat as usize) {
                     view.watch();
                 }
             }
@@ -280,12 +289,12 @@ impl Gate {
     pub(super) fn progressed(&self, seat: u32, span: &Span) {
         let mut inner = self.inner.lock();
         if inner.wait.as_ref().is_none_or(|wait| wait.at != seat as usize) {
-            if let Some(Some(view)) = inner.members.get(seat as usize) {
+            if let Some(view) = inner.view(seat as usize) {
                 view.unwatch();
             }
             return;
         }
-        if let Some(Some(view)) = inner.members.get(seat as usize) {
+        if let Some(view) = inner.view(seat as usize) {
             view.unwatch();
         }
         let wake = self.seek(&mut inner, span);

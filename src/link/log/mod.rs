@@ -28,6 +28,7 @@
 
 mod batch;
 mod cursor;
+mod family;
 mod gate;
 mod hub;
 mod ring;
@@ -45,8 +46,10 @@ use crossbeam_utils::CachePadded;
 pub use batch::Batch;
 pub use cursor::{Cursor, Fill, RESIDUE_MAX};
 pub(super) use cursor::{Foothold, Stride};
+pub use family::{FAMILY, Family};
 pub(super) use hub::Seat;
 pub use hub::{Hub, Parked, Parker, Waking};
+pub(super) use view::Views;
 pub use view::{CursorView, Receipt, Resume};
 pub use words::{AppendError, Appended, LagPolicy, LogChunk, LogConfig, LogStats};
 
@@ -75,11 +78,17 @@ pub struct Log {
     disconnect: AtomicBool,
     skipped: AtomicU64,
     gate: Gate,
+    /// Its place in its family.
+    place: usize,
 }
 
 impl Log {
     /// An empty log whose links sleep in `hub`.
     pub fn new(config: LogConfig, hub: Arc<Hub>) -> Arc<Self> {
+        Self::at_place(config, hub, 0)
+    }
+
+    fn at_place(config: LogConfig, hub: Arc<Hub>, place: usize) -> Arc<Self> {
         Arc::new(Self {
             hub,
             ring: CachePadded::new(Mutex::new(Ring::new())),
@@ -91,7 +100,8 @@ impl Log {
             stall: config.stall,
             disconnect: AtomicBool::new(config.lag == LagPolicy::Disconnect),
             skipped: AtomicU64::new(0),
-            gate: Gate::new(),
+            gate: Gate::new(place),
+            place,
         })
     }
 
@@ -173,7 +183,7 @@ impl Log {
     /// Two short locks; O(1).
     pub fn join(self: &Arc<Self>, conn: ConnId) -> Cursor {
         let at = self.end_mark();
-        self.enter(CursorView::new(conn, None, at.seq, at.pos), at)
+        self.enter(Views::new(conn, [(at, None); FAMILY]), at)
     }
 
     /// A cursor where the link that this one replaces stood: at the first message that one has not written whole. Frames
@@ -184,15 +194,20 @@ impl Log {
     /// # Cost
     /// Two short locks and a binary search.
     pub fn join_at(self: &Arc<Self>, conn: ConnId, from: Resume) -> Cursor {
-        let found = self.ring.lock().find(from.seq);
-        // What is gone lies before the ring; where exactly does not matter.
-        let at = found.unwrap_or(Mark { number: 0, offset: 0, pos: 0, seq: from.seq, open: false });
-        self.enter(CursorView::new(conn, Some(from.conn), at.seq, at.pos), at)
+        let at = self.find(from.seq);
+        self.enter(Views::new(conn, [(at, Some(from.conn)); FAMILY]), at)
     }
 
-    fn enter(self: &Arc<Self>, view: Arc<CursorView>, at: Mark) -> Cursor {
-        let seat = self.gate.join(Arc::clone(&view));
-        Cursor::new(Arc::clone(self), view, seat, at)
+    /// Where this message is.
+    fn find(&self, seq: u64) -> Mark {
+        let found = self.ring.lock().find(seq);
+        // What is gone lies before the ring; where exactly does not matter.
+        found.unwrap_or(Mark { number: 0, offset: 0, pos: 0, seq, open: false })
+    }
+
+    fn enter(self: &Arc<Self>, views: Arc<Views>, at: Mark) -> Cursor {
+        let seat = self.gate.join(Arc::clone(&views));
+        Cursor::new(Arc::clone(self), views, seat, at)
     }
 
     /// Somebody who waits until links leave room.

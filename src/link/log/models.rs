@@ -205,7 +205,7 @@ fn a_receipt_never_says_written_before_the_write_nor_of_a_gap() {
     model(4, || {
         let (_, log) = log(LagPolicy::Skip);
         let mut cursor = log.join(conn(1));
-        let view = Arc::clone(cursor.view());
+        let view = cursor.view();
         let lost = log.append(&[0; 3000], None).expect("fits");
         for _ in 0..3 {
             log.append(&[1; 4000], None).expect("fits");

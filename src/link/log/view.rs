@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Appended;
+use super::segment::Mark;
+use super::{Appended, FAMILY};
 use crate::base::ConnId;
 use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::base::sync::{Mutex, OnceLock};
@@ -38,12 +39,23 @@ pub struct Resume {
     pub(super) conn: ConnId,
 }
 
-/// The shared part of a cursor. It outlives the cursor, so that a receipt can still be asked for.
-///
-/// The link that owns the cursor is the only writer.
-#[derive(Debug)]
+/// The shared part of a cursor. It outlives the cursor, so that a receipt can still be asked for. Clones are the same.
+#[derive(Clone, Debug)]
 pub struct CursorView {
+    all: Arc<Views>,
+    at: usize,
+}
+
+/// The shared parts of the cursors that one link has in a [family](super::Family) of logs, in one allocation.
+#[derive(Debug)]
+pub(in crate::link) struct Views {
     conn: ConnId,
+    each: [View; FAMILY],
+}
+
+/// The shared part of one cursor. The link that owns the cursor is the only writer.
+#[derive(Debug)]
+pub(super) struct View {
     /// The first message this link is answerable for.
     start: u64,
     /// Every message before this one was written, skipped, or the peer's own. Authority for receipts; release pairs with
@@ -77,45 +89,55 @@ struct Gaps {
     known_from: u64,
 }
 
-impl CursorView {
-    pub(super) fn new(conn: ConnId, also: Option<ConnId>, start: u64, pos: u64) -> Arc<Self> {
-        let rare =
-            also.map_or_else(OnceLock::new, |_| OnceLock::from(Box::new(Rare { also, ..Rare::default() })));
-        Arc::new(Self {
-            conn,
-            start,
-            written: AtomicU64::new(start),
-            pos: AtomicU64::new(pos),
-            watched: AtomicBool::new(false),
-            blocked: AtomicBool::new(false),
-            left: AtomicBool::new(false),
-            rare,
-        })
+impl Views {
+    /// Of a link that begins at these places, each the successor of what is beside it, if it is one.
+    pub(super) fn new(conn: ConnId, places: [(Mark, Option<ConnId>); FAMILY]) -> Arc<Self> {
+        Arc::new(Self { conn, each: places.map(|(at, also)| View::new(also, at.seq, at.pos)) })
     }
 
     /// The connection.
-    pub const fn conn(&self) -> ConnId {
+    pub(in crate::link) const fn conn(&self) -> ConnId {
         self.conn
     }
 
-    /// The connection that this one replaced.
-    pub(super) fn also(&self) -> Option<ConnId> {
-        self.rare.get()?.also
+    /// What others may know of the cursor in the log of this place.
+    pub(in crate::link) fn cursor(self: &Arc<Self>, at: usize) -> CursorView {
+        CursorView { all: Arc::clone(self), at }
+    }
+
+    /// Where a successor begins in each log.
+    pub(in crate::link) fn resume(&self) -> [Resume; FAMILY] {
+        self.each.each_ref().map(|view| view.resume(self.conn))
+    }
+
+    pub(super) fn at(&self, at: usize) -> &View {
+        &self.each[at]
+    }
+}
+
+impl CursorView {
+    fn view(&self) -> &View {
+        self.all.at(self.at)
+    }
+
+    /// The connection.
+    pub fn conn(&self) -> ConnId {
+        self.all.conn
     }
 
     /// The first message this link is answerable for.
-    pub const fn start(&self) -> u64 {
-        self.start
+    pub fn start(&self) -> u64 {
+        self.view().start
     }
 
     /// Messages this link went past because it lagged.
     pub fn gap(&self) -> u64 {
-        self.rare.get().map_or(0, |rare| rare.skipped.load(Ordering::Relaxed))
+        self.view().gap()
     }
 
     /// Every message before this one was written, skipped, or the peer's own.
     pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Acquire)
+        self.view().written()
     }
 
     /// What became of a message.
@@ -123,11 +145,50 @@ impl CursorView {
     /// # Cost
     /// Two atomic loads; for a link that ever lagged also its short lock.
     pub fn status_of(&self, message: &Appended) -> Receipt {
+        self.view().status_of(self.all.conn, message)
+    }
+
+    /// Where a successor of this link begins: with the first message that was not written whole. Exact once this link
+    /// has stopped; before that, the successor may write again what this one still writes.
+    pub fn resume(&self) -> Resume {
+        self.view().resume(self.all.conn)
+    }
+}
+
+impl View {
+    fn new(also: Option<ConnId>, start: u64, pos: u64) -> Self {
+        let rare =
+            also.map_or_else(OnceLock::new, |_| OnceLock::from(Box::new(Rare { also, ..Rare::default() })));
+        Self {
+            start,
+            written: AtomicU64::new(start),
+            pos: AtomicU64::new(pos),
+            watched: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+            rare,
+        }
+    }
+
+    /// The connection that this one replaced.
+    pub(super) fn also(&self) -> Option<ConnId> {
+        self.rare.get()?.also
+    }
+
+    pub(super) fn gap(&self) -> u64 {
+        self.rare.get().map_or(0, |rare| rare.skipped.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    fn status_of(&self, conn: ConnId, message: &Appended) -> Receipt {
         let seq = message.seq;
         if seq < self.start {
             return Receipt::NotJoined;
         }
-        if message.origin.is_some() && (message.origin == Some(self.conn) || message.origin == self.also()) {
+        if message.origin.is_some() && (message.origin == Some(conn) || message.origin == self.also()) {
             return Receipt::Origin;
         }
         // `left` first: once it is set, `written` does not move any more.
@@ -152,10 +213,8 @@ impl CursorView {
         if left { Receipt::LeftAfter } else { Receipt::Written }
     }
 
-    /// Where a successor of this link begins: with the first message that was not written whole. Exact once this link
-    /// has stopped; before that, the successor may write again what this one still writes.
-    pub fn resume(&self) -> Resume {
-        Resume { seq: self.written(), conn: self.conn }
+    fn resume(&self, conn: ConnId) -> Resume {
+        Resume { seq: self.written(), conn }
     }
 
     /// Bytes of the log behind this link.
@@ -163,7 +222,7 @@ impl CursorView {
         self.pos.load(Ordering::Acquire)
     }
 
-    /// As [`CursorView::position`], for the link itself: the only one that moves it.
+    /// As [`View::position`], for the link itself: the only one that moves it.
     pub(super) fn own_position(&self) -> u64 {
         self.pos.load(Ordering::Relaxed)
     }

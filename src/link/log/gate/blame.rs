@@ -131,14 +131,14 @@ impl Inner {
             return false;
         }
         let (mut all, mut idle, end) = (0, 0, self.blame.end(span));
-        for view in self.members.iter().flatten() {
+        for views in self.members.iter().flatten() {
             all += 1;
-            idle += usize::from(view.position() >= end);
+            idle += usize::from(views.at(self.place).position() >= end);
         }
         let Some(look) = self.blame.look(span, now, idle, all) else { return false };
         let mut found = false;
         for (seat, (view, face)) in (0..).zip(self.members.iter().zip(&mut self.faces)) {
-            let Some(view) = view else { continue };
+            let Some(view) = view.as_ref().map(|views| views.at(self.place)) else { continue };
             let pos = view.position();
             if face.is_behind(pos, need, span, now)
                 && view.is_blocked()

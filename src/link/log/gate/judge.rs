@@ -55,6 +55,7 @@ impl Inner {
         self.slow = false;
         for (seat, (view, face)) in (0..).zip(self.members.iter().zip(&mut self.faces)) {
             let Some(view) = view.as_ref().filter(|_| face.slow) else { continue };
+            let view = view.at(self.place);
             let skipped = face.has_skipped(view);
             if skipped {
                 self.blame.forget(seat);

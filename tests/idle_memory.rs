@@ -23,7 +23,7 @@ const PEERS: usize = 900;
 /// So many come before the counting begins, for what the threads and the runtime make once.
 const BEFORE: usize = 100;
 /// Bytes a connection at most, a twentieth above what was measured.
-const MOST: usize = 2_090;
+const MOST: usize = 1_660;
 /// What one that has said and heard something may hold beyond.
 const AFTERWARDS: usize = 64;
 const WAIT: Duration = Duration::from_secs(60);

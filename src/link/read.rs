@@ -30,6 +30,10 @@ pub(super) struct Reader<D: Dialect> {
     peers_told: Option<Box<Instant>>,
     paused: bool,
     peers_asked: bool,
+    /// It stopped although the stream had more.
+    pub(super) stopped: bool,
+    /// Those whom answers that were read wake have had their turn.
+    pub(super) heard: bool,
 }
 
 /// What is kept between two polls.
@@ -55,7 +59,15 @@ impl<D: Dialect> Reader<D> {
             held.resize(rest.len());
             Box::new(Kept { rest, held })
         });
-        Self { decoder: dialect.decoder(), kept, peers_told: None, paused: false, peers_asked: false }
+        Self {
+            decoder: dialect.decoder(),
+            kept,
+            peers_told: None,
+            paused: false,
+            peers_asked: false,
+            stopped: false,
+            heard: false,
+        }
     }
 
     /// Whether reading waits for the inbox, not for the stream.

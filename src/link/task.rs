@@ -85,9 +85,7 @@ impl<D: Dialect> Prepared<D> {
             inbox,
             parker: self.parker,
             link: self.link,
-            read_on: false,
             closing: None,
-            waited: false,
         }
     }
 }
@@ -103,11 +101,7 @@ pub struct LinkTask<D: Dialect, S, H> {
     inbox: Inbox,
     parker: Parker,
     link: Arc<Link>,
-    /// The reader stopped although the stream had more.
-    read_on: bool,
     closing: Option<Box<Closing>>,
-    /// Others had their turn before the present write.
-    waited: bool,
     /// The last to be dropped: what it does then finds the stream closed and the logs left.
     host: H,
 }
@@ -155,7 +149,7 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
         let mut read = Read::All;
         // Most wake-ups come from a log: then there is nothing to read, and finding that out would cost as much as writing.
         let stream = self.link.calls.attend();
-        if stream || self.read_on || self.reader.is_paused() {
+        if stream || self.reader.stopped || self.reader.is_paused() {
             let mut sinks = Sinks {
                 host: &self.host,
                 link: &self.link,
@@ -163,9 +157,9 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
                 writer: &mut self.writer,
             };
             read = self.reader.poll(&mut self.stream, &mut io, &mut sinks)?;
-            self.read_on = read != Read::All;
+            self.reader.stopped = read != Read::All;
         }
-        let mut again = self.read_on;
+        let mut again = self.reader.stopped;
         // After reading, so that what has just begun gets its first poll; before writing, so that its answer goes out.
         again |= self.inbox.poll(&self.host, &self.link, cx)?;
         if self.link.take_peers_wanted() {
@@ -194,8 +188,9 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
     /// Answers that came together wake many who will ask again: those who are due have their turn first, once, so that
     /// what they ask goes out by one write. Not where something urgent waits.
     fn lets_others_ask(&mut self) -> bool {
-        self.waited = !self.waited && self.link.is_asked_much();
-        self.waited
+        let reader = &mut self.reader;
+        reader.heard = !reader.heard && self.link.is_asked_much();
+        reader.heard
     }
 
     /// While what waits is being sent, the peer's data is still taken: two ends that drain must not block each other.

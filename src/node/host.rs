@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Lane, Nonce, Tick};
+use crate::base::{Lane, Tick};
 use crate::book::{Source, WallTime};
 use crate::link::{End, Event, Handled, Host, Request, Responder};
 use crate::pool::{Connection as _, SeenOutcome};
@@ -23,8 +23,6 @@ pub(super) struct PeerHost {
     pub(super) peer: Arc<Peer>,
     /// What the link ended of.
     pub(super) end: Option<Box<End>>,
-    /// What the peer's process calls itself.
-    pub(super) nonce: Option<Nonce>,
     /// The handler was told of the peer.
     pub(super) hooked: bool,
 }

@@ -15,15 +15,15 @@ pub type Peer = pool::Peer<PeerId, Conn>;
 /// The pool of a node.
 pub type Pool = pool::Pool<PeerId, Conn>;
 
-/// What is known of a peer. Changes while connected are made with [`pool::Peer::update_info`].
+/// What is known of a peer. Changes while connected are made with [`pool::Peer::update_info`], on a clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerInfo {
     /// Name and version of its software, as it says. Peers that say the same share it.
     pub agent: Arc<str>,
     /// Version of the dialect it speaks.
     pub version: u32,
-    /// Its instance nonce.
-    pub nonce: Option<Nonce>,
+    /// Not for others to change: what ends with the peer is found by it.
+    pub(super) nonce: Option<Nonce>,
     /// What it can do, as bits of the application.
     pub features: u64,
     /// Where it says it listens: the port it claims under the address we observe.
@@ -39,6 +39,11 @@ pub struct PeerInfo {
 }
 
 impl PeerInfo {
+    /// Its instance nonce.
+    pub const fn nonce(&self) -> Option<Nonce> {
+        self.nonce
+    }
+
     pub(super) fn of(
         hello: &Hello,
         agent: Arc<str>,

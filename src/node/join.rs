@@ -311,8 +311,8 @@ impl Shared {
             // Another connection of the same process overtook this one between its two steps.
             self.pool.depart(peer.key(), peer.id(), Departure::Collision);
         }
-        let About { hello, rest, greeting, .. } = greeted.about;
-        let host = PeerHost::new(NodeRef::new(Arc::clone(self)), Arc::clone(&peer), hello.nonce);
+        let About { rest, greeting, .. } = greeted.about;
+        let host = PeerHost::new(NodeRef::new(Arc::clone(self)), Arc::clone(&peer));
         self.events.up(&peer, self.now());
         tracing::info!(peer = %peer.key(), conn = %peer.id(), direction = ?peer.direction(), "peer up");
         self.spawn_link(prepared.start(greeted.stream, host, &greeting, rest));

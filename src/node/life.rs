@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
-use crate::base::{Direction, Nonce};
+use crate::base::Direction;
 use crate::link::{End, LinkTask};
 use crate::pool::Departure;
 use crate::transport::BoxStream;
@@ -48,9 +48,9 @@ impl<D: Dialect> Future for Living<D> {
 /// runtime that is torn down. Enforced by: it all happens in this one drop, which comes after the link's own. Breaks if: a
 /// peer goes live without one.
 impl PeerHost {
-    pub(super) fn new(node: NodeRef, peer: Arc<Peer>, nonce: Option<Nonce>) -> Self {
+    pub(super) fn new(node: NodeRef, peer: Arc<Peer>) -> Self {
         node.shared().link_begins();
-        Self { node, peer, end: None, nonce, hooked: false }
+        Self { node, peer, end: None, hooked: false }
     }
 
     fn begin(&mut self) {
@@ -79,7 +79,7 @@ impl Drop for PeerHost {
         let said = end.map_or(Departure::Closed, End::departure);
         shared.pool.depart(self.peer.key(), self.peer.id(), said);
         let reason = self.peer.departure().unwrap_or(said);
-        if let Some(nonce) = self.nonce {
+        if let Some(nonce) = self.peer.read_info(|info| info.nonce) {
             shared.instances.leave((self.peer.connection().tongue(), nonce), self.peer.id());
         }
         shared.note_session(&self.peer, reason);

@@ -209,8 +209,8 @@ fn others() {
             (0..ROUNDS).map(|n| timed(&|| (0..rounds).for_each(|round| run(round, n))) / marks).collect();
         println!("  {name:<46} {:>9.2}", median(times));
     };
-    seen("seen, the tick moves between two of its frames", &|round| 1_000 + round as u64);
-    seen("seen, many frames in one tick", &|_| 900_000);
+    seen("seen, the tick moves between two of its frames", &|round| 1_000_000 + round as u64);
+    seen("seen, many frames in one tick", &|_| 2_000_000);
 }
 
 /// How long the slowest of many inserts takes while another thread sweeps all the time.

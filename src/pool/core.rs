@@ -1,13 +1,12 @@
 //! The pool itself: its parts, and everything that only looks.
 
-use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::base::sync::atomic::{AtomicU64, Ordering};
-use crate::base::sync::{HashState, Mutex, ShardSet, SwapCell};
+use crate::base::sync::{HashState, Hashed, Mutex, PutOutcome, ShardSet, SwapCell};
 use crate::base::{ConnId, Tick, canonical_ip};
 
 use super::address::Addresses;
@@ -55,25 +54,9 @@ pub(super) enum Entry<K: PeerKey, C: Connection> {
     Live(u32, Arc<Peer<K, C>>),
 }
 
-/// What finds an [`Entry`]: an entry itself, or a key with its hash.
-pub(super) trait Find<K> {
-    fn hash(&self) -> u32;
-    fn key(&self) -> &K;
-}
-
-struct Wanted<'a, K> {
-    hash: u32,
-    key: &'a K,
-}
-
-impl<K: PeerKey, C: Connection> Find<K> for Entry<K, C> {
-    fn hash(&self) -> u32 {
-        match self {
-            Self::Claimed(hash, _) | Self::Live(hash, _) => *hash,
-        }
-    }
-
-    fn key(&self) -> &K {
+impl<K: PeerKey, C: Connection> Entry<K, C> {
+    #[inline]
+    pub(super) fn key(&self) -> &K {
         match self {
             Self::Claimed(_, cell) => &cell.key,
             Self::Live(_, peer) => peer.key(),
@@ -81,49 +64,14 @@ impl<K: PeerKey, C: Connection> Find<K> for Entry<K, C> {
     }
 }
 
-impl<K> Find<K> for Wanted<'_, K> {
+impl<K: PeerKey, C: Connection> Hashed for Entry<K, C> {
+    #[inline]
     fn hash(&self) -> u32 {
-        self.hash
-    }
-
-    fn key(&self) -> &K {
-        self.key
+        match self {
+            Self::Claimed(hash, _) | Self::Live(hash, _) => *hash,
+        }
     }
 }
-
-impl<'a, K: PeerKey, C: Connection> Borrow<dyn Find<K> + 'a> for Entry<K, C> {
-    fn borrow(&self) -> &(dyn Find<K> + 'a) {
-        self
-    }
-}
-
-impl<K> Hash for dyn Find<K> + '_ {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u32(Find::hash(self));
-    }
-}
-
-impl<K: Eq> PartialEq for dyn Find<K> + '_ {
-    fn eq(&self, other: &Self) -> bool {
-        Find::hash(self) == Find::hash(other) && self.key() == other.key()
-    }
-}
-
-impl<K: Eq> Eq for dyn Find<K> + '_ {}
-
-impl<K: PeerKey, C: Connection> Hash for Entry<K, C> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u32(Find::hash(self));
-    }
-}
-
-impl<K: PeerKey, C: Connection> PartialEq for Entry<K, C> {
-    fn eq(&self, other: &Self) -> bool {
-        Find::hash(self) == Find::hash(other) && self.key() == other.key()
-    }
-}
-
-impl<K: PeerKey, C: Connection> Eq for Entry<K, C> {}
 
 impl<K: PeerKey, C: Connection> Pool<K, C> {
     /// An empty pool.
@@ -163,11 +111,14 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
 
     /// A watch on the claim that holds this key; `None` if the key is free or live. Cost: one shard's read lock.
     pub fn watch(&self, key: &K) -> Option<ClaimWatch<K>> {
-        let wanted: &dyn Find<K> = &Wanted { hash: self.hash(key), key };
-        let found = self.slots.read(wanted, |entry| match entry {
-            Entry::Claimed(_, cell) => Some(ClaimWatch::new(cell)),
-            Entry::Live(..) => None,
-        });
+        let found = self.slots.read(
+            self.hash(key),
+            |entry| entry.key() == key,
+            |entry| match entry {
+                Entry::Claimed(_, cell) => Some(ClaimWatch::new(cell)),
+                Entry::Live(..) => None,
+            },
+        );
         found.flatten()
     }
 
@@ -310,8 +261,9 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
 
     /// Runs under the shard's read lock: atomics and reference counts only.
     fn with<R>(&self, key: &K, look: impl FnOnce(&Arc<Peer<K, C>>) -> R) -> Option<R> {
-        let wanted: &dyn Find<K> = &Wanted { hash: self.hash(key), key };
-        let found = self.slots.read(wanted, |entry| match entry {
+        // A claimed key is as good as none here, and is told from a live one before anything behind it is looked at.
+        let is_it = |entry: &Entry<K, C>| matches!(entry, Entry::Live(_, peer) if peer.key() == key);
+        let found = self.slots.read(self.hash(key), is_it, |entry| match entry {
             Entry::Live(_, peer) => Some(look(peer)),
             Entry::Claimed(..) => None,
         });
@@ -324,8 +276,16 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         key: &K,
         is_meant: impl FnOnce(&Entry<K, C>) -> bool,
     ) -> Option<Entry<K, C>> {
-        let wanted: &dyn Find<K> = &Wanted { hash: self.hash(key), key };
-        self.slots.remove_if(wanted, is_meant)
+        self.slots.remove_if(self.hash(key), |entry| entry.key() == key, is_meant)
+    }
+
+    /// Puts an entry in, over the one with the same key, if `decide` says `Ok` to that one or its absence.
+    pub(super) fn put_slot<R, X>(
+        &self,
+        entry: Entry<K, C>,
+        decide: impl FnOnce(Option<&Entry<K, C>>) -> Result<R, X>,
+    ) -> PutOutcome<Entry<K, C>, R, X> {
+        self.slots.put_if(entry, |held, new| held.key() == new.key(), decide)
     }
 
     /// The entry of a claimed key.
@@ -366,6 +326,8 @@ impl<K: PeerKey, C: Connection> std::fmt::Debug for Pool<K, C> {
     }
 }
 
+/// Four to a line of the cache.
+const _: () = assert!(size_of::<Option<Entry<u8, ()>>>() == 16);
 const PEERS_A_CELL: usize = 4_096;
 /// Enough that two threads seldom meet, few enough that the shards themselves stay in the cache.
 const SHARDS_A_CORE: usize = 8;

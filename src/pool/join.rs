@@ -61,7 +61,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         }
         let origin = Origin { id: self.next_id(), addr, direction, slot: Slot::Ordinary };
         let peer = Arc::new(Peer::new(key, &origin, conn, info, now, Arc::clone(&self.shared)));
-        let put = self.slots.put_if(self.live(&peer), |held| {
+        let put = self.put_slot(self.live(&peer), |held| {
             match held {
                 // The gate of the shutdown, inside the critical step (34).
                 None => self.shared.admission.go_live(direction).map_err(|_| AdmitError::Closed.into()),
@@ -95,7 +95,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     ) -> Result<Arc<ClaimCell<K>>, ClaimFailure<K, C>> {
         let cell = Arc::new(ClaimCell::new(key, ticket.origin.id, ticket.origin.direction));
         ticket.add_claim(Arc::clone(&cell));
-        let put = self.slots.put_if(self.claimed(&cell), |held| match held {
+        let put = self.put_slot(self.claimed(&cell), |held| match held {
             None if ticket.is_held() => Ok(()),
             None => Err(ClaimFailure::Revoked),
             Some(Entry::Live(_, peer)) => Err(ClaimFailure::Held(Holder::Live(Arc::clone(peer)))),
@@ -136,7 +136,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         // From here the sweep leaves the ticket alone, so the entry stays ours.
         let origin = &ticket.origin;
         let peer = Arc::new(Peer::new(cell.key.clone(), origin, conn, info, now, Arc::clone(&self.shared)));
-        let put = self.slots.put_if(self.live(&peer), |held| {
+        let put = self.put_slot(self.live(&peer), |held| {
             match held {
                 Some(Entry::Claimed(_, held)) if Arc::ptr_eq(held, cell) => {
                     // The gate of the shutdown, inside the critical step (34).
@@ -177,7 +177,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         }
         let origin = &ticket.origin;
         let new = Arc::new(Peer::new(key.clone(), origin, conn, info, now, Arc::clone(&self.shared)));
-        let put = self.slots.put_if(self.live(&new), |held| {
+        let put = self.put_slot(self.live(&new), |held| {
             match held {
                 Some(Entry::Live(_, peer)) if peer.id() == old => {
                     let gate = self.shared.admission.supersede(origin.direction, peer.direction());

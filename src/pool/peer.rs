@@ -156,6 +156,7 @@ impl<K: PeerKey, C: Connection> Peer<K, C> {
     ///
     /// # Cost
     /// A load and, only when the tick moved forward, one compare-exchange.
+    #[inline]
     pub fn seen(&self, now: Tick) -> SeenOutcome {
         self.vitals.seen(now)
     }

@@ -50,18 +50,26 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
             drop(cell.fresh());
             return swept;
         };
-        // In whole milliseconds, and with everything rare out of the way: the loop is bound by how many peers' words it
-        // can have in flight from memory at once.
+        // In whole milliseconds, and a few peers at once, with nothing to decide before all their words were asked for:
+        // the walk is bound by how many of them can be on their way from memory together.
         let patience = u64::try_from(stale_after.as_millis()).unwrap_or(u64::MAX);
+        let is_stale = |seen: Tick| seen.as_millis().saturating_add(patience) < now.as_millis();
         let mut oldest = Tick::MAX;
-        for peer in judgement.view.all() {
-            let judged = peer.reading();
-            let stale = judged.last_seen().as_millis().saturating_add(patience) < now.as_millis();
-            if stale && !judged.is_paused() && self.reap(peer, judged, &mut swept) {
+        for few in judgement.view.all().chunks(AT_ONCE) {
+            let first = few.iter().fold(Tick::MAX, |first, peer| first.min(peer.reading().last_seen()));
+            if !is_stale(first) {
+                oldest = oldest.min(first);
                 continue;
             }
-            // If a late frame won, the older reading is the careful one.
-            oldest = oldest.min(judged.last_seen());
+            for peer in few {
+                let judged = peer.reading();
+                let stale = is_stale(judged.last_seen());
+                if stale && !judged.is_paused() && self.reap(peer, judged, &mut swept) {
+                    continue;
+                }
+                // If a late frame won, the older reading is the careful one.
+                oldest = oldest.min(judged.last_seen());
+            }
         }
         judgement.oldest = oldest;
         drop(judgement);
@@ -217,3 +225,6 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         over > left
     }
 }
+
+/// Peers whose words a sweep asks for together.
+const AT_ONCE: usize = 16;

@@ -57,6 +57,7 @@ impl Vitals {
         Reading(self.0.load(Ordering::Acquire))
     }
 
+    #[inline]
     pub(super) fn seen(&self, now: Tick) -> SeenOutcome {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {

@@ -4,18 +4,19 @@
 //! models drive the shipped types and never copies of them. The name of the cfg is our own: dependencies do not see it.
 //! Types made through the door may then be used inside `loom::model` only.
 
+mod lines;
 mod map;
 mod set;
 
 pub use map::{Change, ShardMap};
-pub use set::{HashState, PutOutcome, ShardSet, Spread};
+pub use set::{HashState, Hashed, PutOutcome, ShardSet};
 
 #[cfg(not(peerpool_loom))]
 mod real;
 #[cfg(not(peerpool_loom))]
-pub use real::{Mutex, MutexGuard, OnceLock, SwapCell, TaskWaker, atomic};
+pub use real::{Mutex, MutexGuard, OnceLock, RwLock, SwapCell, TaskWaker, atomic};
 
 #[cfg(peerpool_loom)]
 mod twin;
 #[cfg(peerpool_loom)]
-pub use twin::{Mutex, MutexGuard, OnceLock, SwapCell, TaskWaker, atomic};
+pub use twin::{Mutex, MutexGuard, OnceLock, RwLock, SwapCell, TaskWaker, atomic};

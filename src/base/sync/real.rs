@@ -11,6 +11,7 @@ pub mod atomic {
 }
 
 pub use std::sync::{MutexGuard, OnceLock};
+use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 /// A short-held lock. A panic while it is held does not poison it: every critical section of this crate leaves its data
 /// whole at each step.
@@ -26,6 +27,27 @@ impl<T> Mutex<T> {
     /// Waits for the lock.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// A short-held lock that any number may read under at once. As [`Mutex`], it is never poisoned.
+#[derive(Debug, Default)]
+pub struct RwLock<T>(std::sync::RwLock<T>);
+
+impl<T> RwLock<T> {
+    /// A lock around `value`.
+    pub const fn new(value: T) -> Self {
+        Self(std::sync::RwLock::new(value))
+    }
+
+    /// Waits for a share in the lock.
+    pub fn read(&self) -> RwLockReadGuard<'_, T> {
+        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Waits for the whole lock.
+    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

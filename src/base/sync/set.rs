@@ -1,7 +1,9 @@
-//! The sharded set: entries that carry their own key, and no guard that ever leaves.
+//! The sharded set: entries that carry their own key and its hash, and no guard that ever leaves.
 
-use std::borrow::Borrow;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use crossbeam_utils::CachePadded;
+
+use super::RwLock;
+use super::lines::Lines;
 
 /// The seeded hasher of every table: fast, and random per table, so that nobody chooses colliding keys.
 #[cfg(not(peerpool_loom))]
@@ -10,25 +12,13 @@ pub type HashState = foldhash::fast::RandomState;
 #[cfg(peerpool_loom)]
 pub type HashState = foldhash::fast::FixedState;
 
-/// The hasher of a [`ShardSet`], whose entries bring a hash: spreads the 32 bits that they write over 64.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Spread(u64);
-
-impl Hasher for Spread {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u32(u32::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, hash: u32) {
-        // Odd, so no two of the 32-bit values meet; the high bits depend on all of them.
-        self.0 = (self.0.rotate_left(5) ^ u64::from(hash)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
+/// An entry of a [`ShardSet`].
+///
+/// It keeps a good (seeded) hash of its key, so that a table that grows under its lock looks at nothing behind the
+/// pointers, and a look-up at nothing but what is meant.
+pub trait Hashed {
+    /// The hash of its key; the same as long as it lives.
+    fn hash(&self) -> u32;
 }
 
 /// What [`ShardSet::put_if`] did.
@@ -52,31 +42,25 @@ pub enum PutOutcome<E, R, X> {
 
 /// A concurrent hash set whose every operation is one critical section on one shard.
 ///
-/// It is a [`DashMap`](dashmap::DashMap) of entries that borrow as their key, so an entry may be one pointer to what
-/// holds the key, and a look-up by key finds it. An entry's `Hash` writes one `u32`, a good (seeded) hash of its key
-/// that it keeps: so a table that grows under its lock looks at nothing behind the pointers. Closures run under the shard's lock: they must be short and must not
-/// call user code or touch the set again; of the user's code only the key's `Hash` and `Eq` run there. Entries that
-/// leave are returned, so that they are dropped after the lock is released.
-#[cfg(not(peerpool_loom))]
+/// An entry may be one pointer to what holds its key: a look-up brings the hash and a comparison. Closures run under
+/// the shard's lock: they must be short and must not call user code or touch the set again; of the user's code only the
+/// key's `Eq` runs there. Entries that leave are returned, so that they are dropped after the lock is released.
 pub struct ShardSet<E> {
-    shards: dashmap::DashMap<E, (), BuildHasherDefault<Spread>>,
+    /// A power of two. The lowest bits of a hash choose the shard, the highest the line in it.
+    shards: Box<[CachePadded<RwLock<Lines<E>>>]>,
 }
 
-#[cfg(not(peerpool_loom))]
-impl<E: Eq + Hash> ShardSet<E> {
-    /// An empty set with this many shards, rounded up to a power of two and at least two.
+impl<E: Hashed> ShardSet<E> {
+    /// An empty set with this many shards, rounded up to a power of two. Under loom always two, so that models see both
+    /// "same shard" and "another shard".
     pub fn with_shards(shards: usize) -> Self {
-        let shards = shards.next_power_of_two().max(2);
-        Self { shards: dashmap::DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), shards) }
+        let shards = if cfg!(peerpool_loom) { 2 } else { shards.next_power_of_two() };
+        Self { shards: (0..shards).map(|_| CachePadded::new(RwLock::new(Lines::new()))).collect() }
     }
 
     /// Looks at an entry. Cost: one shard's read lock.
-    pub fn read<Q, R>(&self, key: &Q, look: impl FnOnce(&E) -> R) -> Option<R>
-    where
-        E: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        self.shards.get(key).map(|entry| look(entry.key()))
+    pub fn read<R>(&self, hash: u32, is_it: impl Fn(&E) -> bool, look: impl FnOnce(&E) -> R) -> Option<R> {
+        self.shard(hash).read().get(hash, is_it).map(look)
     }
 
     /// Puts an entry in, over the one with the same key if there is one, if the closure says `Ok` to what is there.
@@ -84,101 +68,43 @@ impl<E: Eq + Hash> ShardSet<E> {
     pub fn put_if<R, X>(
         &self,
         entry: E,
+        is_same: impl Fn(&E, &E) -> bool,
         decide: impl FnOnce(Option<&E>) -> Result<R, X>,
     ) -> PutOutcome<E, R, X> {
-        match self.shards.entry(entry) {
-            dashmap::Entry::Occupied(place) => match decide(Some(place.key())) {
-                Ok(result) => PutOutcome::Put { result, displaced: Some(place.replace_entry(()).0) },
-                Err(why) => PutOutcome::Rejected { why, entry: place.into_key() },
-            },
-            dashmap::Entry::Vacant(place) => match decide(None) {
-                Ok(result) => {
-                    drop(place.insert(()));
-                    PutOutcome::Put { result, displaced: None }
-                }
-                Err(why) => PutOutcome::Rejected { why, entry: place.into_key() },
-            },
-        }
-    }
-
-    /// Takes an entry out if it is the one that was meant. Cost: one shard's write lock.
-    pub fn remove_if<Q>(&self, key: &Q, is_meant: impl FnOnce(&E) -> bool) -> Option<E>
-    where
-        E: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        self.shards.remove_if(key, |entry, ()| is_meant(entry)).map(|(entry, ())| entry)
-    }
-
-    /// Gives back the memory of tables that have become far too large. Cost: each shard's write lock in turn.
-    pub fn shrink(&self) {
-        self.shards.shrink_to_fit();
-    }
-}
-
-/// The loom twin: two shards, so that models see both "same shard" and "another shard".
-#[cfg(peerpool_loom)]
-pub struct ShardSet<E> {
-    shards: [super::Mutex<Vec<E>>; 2],
-}
-
-#[cfg(peerpool_loom)]
-impl<E: Eq + Hash> ShardSet<E> {
-    /// An empty set; always two shards.
-    pub fn with_shards(_shards: usize) -> Self {
-        Self { shards: [super::Mutex::new(Vec::new()), super::Mutex::new(Vec::new())] }
-    }
-
-    fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> &super::Mutex<Vec<E>> {
-        let hash = std::hash::BuildHasher::hash_one(&BuildHasherDefault::<Spread>::default(), key);
-        &self.shards[(hash >> 63) as usize]
-    }
-
-    /// Looks at an entry.
-    pub fn read<Q, R>(&self, key: &Q, look: impl FnOnce(&E) -> R) -> Option<R>
-    where
-        E: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        self.shard(key).lock().iter().find(|entry| (*entry).borrow() == key).map(look)
-    }
-
-    /// Puts an entry in if the closure says `Ok` to what is there.
-    pub fn put_if<R, X>(
-        &self,
-        entry: E,
-        decide: impl FnOnce(Option<&E>) -> Result<R, X>,
-    ) -> PutOutcome<E, R, X> {
-        let mut shard = self.shard(&entry).lock();
-        let at = shard.iter().position(|old| *old == entry);
-        match decide(at.map(|at| &shard[at])) {
-            Err(why) => PutOutcome::Rejected { why, entry },
-            Ok(result) => {
-                let displaced = match at {
-                    Some(at) => Some(std::mem::replace(&mut shard[at], entry)),
-                    None => {
-                        shard.push(entry);
-                        None
-                    }
-                };
-                PutOutcome::Put { result, displaced }
+        let mut lines = self.shard(entry.hash()).write();
+        let held = lines.get_mut(entry.hash(), |held| is_same(held, &entry));
+        match (decide(held.as_deref()), held) {
+            (Err(why), _) => PutOutcome::Rejected { why, entry },
+            (Ok(result), Some(held)) => {
+                PutOutcome::Put { result, displaced: Some(std::mem::replace(held, entry)) }
+            }
+            (Ok(result), None) => {
+                lines.add(entry);
+                PutOutcome::Put { result, displaced: None }
             }
         }
     }
 
-    /// Takes an entry out if it is the one that was meant.
-    pub fn remove_if<Q>(&self, key: &Q, is_meant: impl FnOnce(&E) -> bool) -> Option<E>
-    where
-        E: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        let mut shard = self.shard(key).lock();
-        let at = shard.iter().position(|entry| (*entry).borrow() == key)?;
-        is_meant(&shard[at]).then(|| shard.swap_remove(at))
+    /// Takes an entry out if it is the one that was meant. Cost: one shard's write lock.
+    pub fn remove_if(
+        &self,
+        hash: u32,
+        is_it: impl Fn(&E) -> bool,
+        is_meant: impl FnOnce(&E) -> bool,
+    ) -> Option<E> {
+        let mut lines = self.shard(hash).write();
+        let place = lines.find(hash, is_it)?;
+        if is_meant(lines.at(place)?) { lines.take(place) } else { None }
     }
 
-    /// Gives nothing back: models are small.
-    pub fn shrink(&self) {}
+    /// Gives back the memory of tables that have become far too large. Cost: each shard's write lock in turn.
+    pub fn shrink(&self) {
+        self.shards.iter().for_each(|shard| shard.write().shrink());
+    }
+
+    fn shard(&self, hash: u32) -> &RwLock<Lines<E>> {
+        &self.shards[hash as usize & (self.shards.len() - 1)]
+    }
 }
 
 impl<E> std::fmt::Debug for ShardSet<E> {
@@ -192,12 +118,11 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    #[derive(PartialEq, Eq, Hash)]
     struct Named(Arc<String>);
 
-    impl Borrow<String> for Named {
-        fn borrow(&self) -> &String {
-            &self.0
+    impl Hashed for Named {
+        fn hash(&self) -> u32 {
+            7
         }
     }
 
@@ -205,16 +130,17 @@ mod tests {
     fn what_a_put_displaces_or_rejects_is_handed_out() {
         let set = ShardSet::with_shards(4);
         let (first, second) = (Arc::new("a".to_owned()), Arc::new("a".to_owned()));
-        let put = set.put_if(Named(Arc::clone(&first)), |old| old.is_none().then_some(()).ok_or(()));
+        let same = |one: &Named, other: &Named| one.0 == other.0;
+        let is_a = |entry: &Named| *entry.0 == "a";
+        let put = set.put_if(Named(Arc::clone(&first)), same, |old| old.is_none().then_some(()).ok_or(()));
         assert!(matches!(put, PutOutcome::Put { displaced: None, .. }));
-        let put = set.put_if(Named(Arc::clone(&second)), |old| old.is_none().then_some(()).ok_or(()));
+        let put = set.put_if(Named(Arc::clone(&second)), same, |old| old.is_none().then_some(()).ok_or(()));
         assert!(matches!(put, PutOutcome::Rejected { entry, .. } if Arc::ptr_eq(&entry.0, &second)));
-        let put = set.put_if(Named(Arc::clone(&second)), |_| Ok::<(), ()>(()));
+        let put = set.put_if(Named(Arc::clone(&second)), same, |_| Ok::<(), ()>(()));
         assert!(matches!(put, PutOutcome::Put { displaced: Some(old), .. } if Arc::ptr_eq(&old.0, &first)));
-        let key = "a".to_owned();
-        assert_eq!(set.read(&key, |entry| Arc::ptr_eq(&entry.0, &second)), Some(true));
-        assert!(set.remove_if(&key, |entry| Arc::ptr_eq(&entry.0, &first)).is_none());
-        assert!(set.remove_if(&key, |entry| Arc::ptr_eq(&entry.0, &second)).is_some());
-        assert!(set.read(&key, |_| ()).is_none());
+        assert_eq!(set.read(7, is_a, |entry| Arc::ptr_eq(&entry.0, &second)), Some(true));
+        assert!(set.remove_if(7, is_a, |entry| Arc::ptr_eq(&entry.0, &first)).is_none());
+        assert!(set.remove_if(7, is_a, |entry| Arc::ptr_eq(&entry.0, &second)).is_some());
+        assert!(set.read(7, is_a, |_| ()).is_none());
     }
 }

@@ -11,6 +11,7 @@ pub mod atomic {
 }
 
 pub use loom::sync::MutexGuard;
+use loom::sync::{RwLockReadGuard, RwLockWriteGuard};
 /// Not a twin: an initialiser must be pure, so there is nothing for loom to explore inside it.
 pub use std::sync::OnceLock;
 
@@ -33,6 +34,27 @@ impl<T> Mutex<T> {
 impl<T: Default> Default for Mutex<T> {
     fn default() -> Self {
         Self::new(T::default())
+    }
+}
+
+/// A short-held lock that any number may read under at once.
+#[derive(Debug)]
+pub struct RwLock<T>(loom::sync::RwLock<T>);
+
+impl<T> RwLock<T> {
+    /// A lock around `value`.
+    pub fn new(value: T) -> Self {
+        Self(loom::sync::RwLock::new(value))
+    }
+
+    /// Waits for a share in the lock.
+    pub fn read(&self) -> RwLockReadGuard<'_, T> {
+        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Waits for the whole lock.
+    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

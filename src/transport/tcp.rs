@@ -32,7 +32,8 @@ pub struct TcpConfig {
     /// Bytes of the kernel's send buffer per connection. Default: `None`, the system tunes it; a fixed one bounds
     /// memory and caps throughput at one buffer per round trip.
     pub send_buffer: Option<NonZeroUsize>,
-    /// Bytes of the kernel's receive buffer per connection. Default: `None`, as for the send buffer.
+    /// Bytes of the kernel's receive buffer per connection. Default: `None`, as for the send buffer. What a peer of the native dialect
+    /// has under way on the bulk lane is bounded by its link, so votes do not wait behind a large one.
     pub recv_buffer: Option<NonZeroUsize>,
     /// Unsent bytes above which a socket is not writable (`TCP_NOTSENT_LOWAT`). Default: 128 KiB. What waits beyond that stays
     /// in the link, where urgent lanes overtake it, instead of in a send buffer that grows to megabytes; what is under way to the

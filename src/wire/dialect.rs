@@ -222,7 +222,8 @@ pub struct Abilities {
     /// Large messages go in chunks, so other lanes come between, and [`Control::Abort`] ends one. Without, a message is
     /// one frame, however large.
     pub chunks: bool,
-    /// Pongs repeat the ping's token. Without, tokens arrive as zero and a pong answers the oldest ping.
+    /// Pongs repeat the ping's token. Without, tokens arrive as zero and a pong answers the oldest ping; and nothing bounds the bulk
+    /// that is under way, since that is followed by pings of its own (tokens with the highest bit).
     pub ping_tokens: bool,
     /// [`Control::Goodbye`], and a goodbye in place of a hello.
     pub goodbye: bool,

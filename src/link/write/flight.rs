@@ -58,6 +58,9 @@ struct Mark {
 impl Flight {
     /// Forgets everything, but keeps its memory.
     pub(super) fn reset(&mut self) {
+        if self.written == 0 {
+            return;
+        }
         let mut marks = std::mem::take(&mut self.marks);
         marks.clear();
         *self = Self { marks, number: self.number, ..Self::default() };

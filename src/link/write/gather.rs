@@ -47,7 +47,7 @@ impl<D: Dialect> Writer<D> {
             let most = if at == BULK { room.min(bulk) } else { room };
             let taken = self.gather_lane(busy, at, most.max(LOWER_LANE_SHARE), link, host)?;
             room = room.saturating_sub(taken);
-            if at == BULK && taken < bulk {
+            if at == BULK && (1..bulk).contains(&taken) {
                 busy.flight.ran_out(taken);
             }
         }

@@ -139,7 +139,7 @@ impl<D: Dialect> Writer<D> {
             || match &self.busy {
                 None => self.footholds.iter().any(Foothold::has_news),
                 Some(busy) => {
-                    let held = busy.flight.room() == 0;
+                    let held = busy.flight.is_awaited() && busy.flight.room() == 0;
                     let lanes = busy.lanes.iter().zip(&self.footholds).enumerate();
                     lanes
                         .filter(|(at, _)| *at != BULK || !held)

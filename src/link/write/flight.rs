@@ -77,6 +77,7 @@ impl Flight {
     }
 
     /// Bytes of bulk that may be written now.
+    #[inline]
     pub(super) fn room(&self) -> usize {
         if !self.bounded {
             return usize::MAX;
@@ -97,11 +98,12 @@ impl Flight {
     }
 
     /// Bytes of bulk that may go into one round: up to the next mark.
+    #[inline]
     pub(super) fn round(&self) -> usize {
-        let room = self.room().min(BULK_ROUND);
-        if !self.bounded {
-            return room;
+        if self.written == 0 || !self.bounded {
+            return if self.bounded { LEAST_MARKED as usize } else { BULK_ROUND };
         }
+        let room = self.room().min(BULK_ROUND);
         let rest = (self.marked + self.stretch()).saturating_sub(self.written).max(LEAST_MARKED);
         room.min(usize::try_from(rest).unwrap_or(usize::MAX))
     }
@@ -122,7 +124,11 @@ impl Flight {
     }
 
     /// The token of a mark to send now, if there is enough behind the last one.
+    #[inline]
     pub(super) fn mark(&mut self, now: impl FnOnce() -> Instant) -> Option<u64> {
+        if self.written == self.marked {
+            return None;
+        }
         let is_due = self.written - self.marked >= self.stretch();
         if !self.bounded || !is_due || self.marks.len() >= MOST_MARKS {
             return None;

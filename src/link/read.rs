@@ -17,7 +17,7 @@ use super::end::End;
 use super::host::Host;
 use super::inbox::Inbox;
 use super::shared::{Common, Link};
-use super::write::Writer;
+use super::write::{Gather, Writer};
 
 /// Reads, decodes, and hands over.
 ///
@@ -154,7 +154,7 @@ impl<D: Dialect> Reader<D> {
             if !matches!(outcome, Ok(Stop::Requests)) {
                 return (at, outcome);
             }
-            if let Err(end) = sinks.writer.poll(stream, cx, sinks.link, sinks.host, true) {
+            if let Err(end) = sinks.writer.poll(stream, cx, sinks.link, sinks.host, Gather::All) {
                 return (at, Err(end));
             }
         }

@@ -18,7 +18,7 @@ use super::log::{Cursor, Parked, Parker};
 use super::read::{Read, Reader, Sinks};
 use super::shared::{CloseOrder, Common, Link};
 use super::state::StateCursor;
-use super::write::{Writer, Written};
+use super::write::{Gather, Writer, Written};
 
 /// What a new link starts from.
 pub struct Setup<D> {
@@ -170,7 +170,8 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
         if self.lets_others_ask() {
             return Ok(Passed::Enough);
         }
-        match self.writer.poll(&mut self.stream, &mut io, &self.link, &self.host, true)? {
+        let gather = self.gather();
+        match self.writer.poll(&mut self.stream, &mut io, &self.link, &self.host, gather)? {
             Written::All | Written::Held => {
                 let writer = &self.writer;
                 again |= self.parker.park(cx.waker(), || !writer.has_news()) == Parked::No;
@@ -183,6 +184,10 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
             _ if again || !self.link.calls.rest() => Passed::Again,
             _ => Passed::Idle,
         })
+    }
+
+    fn gather(&self) -> Gather {
+        if self.reader.is_paused() { Gather::Deaf } else { Gather::All }
     }
 
     /// Answers that came together wake many who will ask again: those who are due have their turn first, once, so that
@@ -272,10 +277,11 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
                 if draining && self.read_on(cx).is_err() {
                     return Step::Done;
                 }
+                let gather = if draining { self.gather() } else { Gather::None };
                 let Some(closing) = &mut self.closing else { return Step::Done };
                 let waker = Waker::from(Arc::clone(&self.link));
                 let mut io = Context::from_waker(&waker);
-                let written = self.writer.poll(&mut self.stream, &mut io, &self.link, &self.host, draining);
+                let written = self.writer.poll(&mut self.stream, &mut io, &self.link, &self.host, gather);
                 match written {
                     Err(_) => return Step::Done,
                     Ok(Written::Blocked | Written::Held) => return Step::Pending,

@@ -91,6 +91,18 @@ enum Piece {
     Log(usize),
 }
 
+/// What a writer may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gather {
+    /// Nothing: what has begun is finished.
+    None,
+    /// Whatever waits.
+    All,
+    /// Whatever waits, and nobody hears what the peer has taken, because reading waits for our own inbox: nothing bounds the bulk
+    /// under way, so that a handler may wait for it to be sent.
+    Deaf,
+}
+
 /// What a poll of the writer came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Written {
@@ -148,15 +160,15 @@ impl<D: Dialect> Writer<D> {
             }
     }
 
-    /// Writes until everything is written, the stream is full or the task has had its share. With `gather` false only
-    /// what has begun is finished.
+    /// Writes until everything is written, the stream is full or the task has had its share. `gather` says what
+    /// may be begun.
     pub(super) fn poll<S: Stream, H: Host>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
         link: &Link,
         host: &H,
-        gather: bool,
+        gather: Gather,
     ) -> Result<Written, End> {
         if self.busy.is_none() && !link.has_orders() && !self.has_news() {
             return Ok(Written::All);
@@ -179,7 +191,7 @@ impl<D: Dialect> Writer<D> {
         cx: &mut Context<'_>,
         link: &Link,
         host: &H,
-        gather: bool,
+        gather: Gather,
     ) -> Result<Written, End> {
         let written = self.poll_rounds(busy, stream, cx, link, host, gather)?;
         // Also where the stream is full: a slow peer that always has more to come makes progress too, and producers wait
@@ -240,14 +252,14 @@ impl<D: Dialect> Writer<D> {
         cx: &mut Context<'_>,
         link: &Link,
         host: &H,
-        gather: bool,
+        gather: Gather,
     ) -> Result<Written, End> {
         busy.mend(&self.footholds)?;
         for _ in 0..ROUNDS {
             if busy.round.is_empty() {
                 self.gather(busy, link, host, gather)?;
                 if busy.round.is_empty() {
-                    if gather && self.holds_back(busy, link) {
+                    if gather == Gather::All && self.holds_back(busy, link) {
                         link.write_waits(host.now());
                         return Ok(Written::Held);
                     }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use peerpool::base::Lane;
-use peerpool::link::Message;
+use peerpool::link::{Handled, LinkConfig, Message};
 use peerpool::pool::Departure;
 use peerpool::wire::Native;
 
-use crate::harness::{ByHand, Ear, Item, Plan, Running, Side, pipe, settle};
+use crate::harness::{ByHand, Ear, Heard, Item, Plan, Running, Side, pipe, settle};
 use crate::lanes::kind_of;
 use crate::toy::Toy;
 
@@ -139,4 +139,27 @@ async fn a_dialect_whose_pings_carry_no_token_is_not_bounded() {
     for _ in 0..40 {
         assert_eq!(kind_of(&far.message().await.unwrap()), Some(1));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_fills_its_own_inbox_may_wait_for_bulk_to_be_sent() {
+    let config = LinkConfig { inbox_messages: 8, ..LinkConfig::default() };
+    let side = Side::with(Native::default(), Plan { link: config, ..Plan::default() });
+    let (near, far) = pipe(64 << 20);
+    let ear = Ear::new().on_event(|_, _, _| Handled::later(std::future::pending()));
+    let running = side.start(near, ear.clone());
+    let mut far = side.by_hand(far);
+    running.link.send(block()).unwrap();
+    settle().await;
+    for _ in 0..100 {
+        far.send(&side.event(Lane::Normal, 1, b"more than it takes")).await;
+    }
+    settle().await;
+    assert_eq!(ear.count(|one| *one == Heard::Paused(true)), 1);
+    running.link.send(block()).unwrap();
+    // The answers to its marks reach nobody.
+    for _ in 0..2 {
+        assert_eq!(kind_of(&far.message().await.unwrap()), Some(1));
+    }
+    assert_eq!(running.link.stalled(peerpool::link::Host::now(&ear)), Duration::ZERO);
 }

@@ -10,7 +10,7 @@ use crate::link::outbox::Outgoing;
 use crate::link::shared::Link;
 use crate::wire::{Control, Dialect};
 
-use super::{BULK, Busy, LANES, LaneOut, Piece, URGENT, Writer};
+use super::{BULK, Busy, Gather, LANES, LaneOut, Piece, URGENT, Writer};
 
 impl<D: Dialect> Writer<D> {
     pub(super) fn gather<H: Host>(
@@ -18,12 +18,12 @@ impl<D: Dialect> Writer<D> {
         busy: &mut Busy,
         link: &Link,
         host: &H,
-        gather: bool,
+        gather: Gather,
     ) -> Result<(), End> {
         if let Some(token) = link.take_ping() {
             self.say(busy, &Control::Ping { token })?;
         }
-        busy.flight.bound(link.common.abilities.ping_tokens);
+        busy.flight.bound(link.common.abilities.ping_tokens && gather != Gather::Deaf);
         if let Some(token) = busy.flight.mark(Instant::now) {
             self.say(busy, &Control::Ping { token })?;
         }
@@ -34,7 +34,7 @@ impl<D: Dialect> Writer<D> {
             room = room.saturating_sub(control.len());
             busy.put(URGENT, control);
         }
-        if !gather {
+        if gather == Gather::None {
             return Ok(());
         }
         let bulk = busy.flight.round();

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use peerpool::base::{Direction, Lane, Nonce, PeerId, Tick};
+use peerpool::link::log::{Hub, Log, LogConfig};
 use peerpool::node::{Context, Event, Handled, Handler, Message, Node, NodeConfig};
 use peerpool::pool::{Pool, PoolConfig, SeenOutcome};
 use peerpool::wire::{Dialect, Greeting, Head, Hello, Native};
@@ -172,6 +173,20 @@ fn the_steady_state_allocates_nothing_per_peer_or_frame() {
     assert!(few_burst <= most, "{few_burst} allocations for {MESSAGES} broadcasts in bursts, at most {most}");
     assert_eq!(few_burst, many_burst, "bursts to 8 peers and to 64");
     marks_allocate_nothing();
+    a_full_ring_writes_its_blocks_again();
+}
+
+fn a_full_ring_writes_its_blocks_again() {
+    let config = LogConfig { ring_bytes: 1 << 20, block_bytes: 64 << 10, ..LogConfig::recommended() };
+    let log = Log::new(config, Hub::new());
+    let message = [7; BODY];
+    let append = |bytes: usize| (0..bytes / BODY).for_each(|_| _ = log.append(&message, None).unwrap());
+    append(2 << 20);
+    let before = ALLOCATOR.stats().bytes_allocated;
+    append(16 << 20);
+    let asked = ALLOCATOR.stats().bytes_allocated - before;
+    // What is asked for are the indexes: four bytes a message, in vectors that grow by doubling.
+    assert!(asked < 4 << 20, "{asked} bytes for 16 MiB of messages");
 }
 
 fn marks_allocate_nothing() {

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::base::sync::Mutex;
 use crate::base::{ConnId, Lane, Nonce, Tick};
-use crate::link::log::{Appended, Hub, Log};
+use crate::link::log::{Hub, Log};
 use crate::link::{Link, Message, Positions, Prepared};
 use crate::transport::BoxStream;
 use crate::wire::{Abilities, Control, Dialect, EncodeError, Goodbye, Greeting, Hello, WireError};
@@ -40,8 +40,9 @@ pub(super) trait Tongue: Send + Sync {
     /// Whether [`Tongue::append`] would take this. Copies nothing.
     fn check(&self, message: &Message) -> Result<(), EncodeError>;
 
-    /// Encodes once and appends. Cost: one encoding, one memcpy under a short lock; payloads from 16 KiB up are not copied.
-    fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<Appended, EncodeError>;
+    /// Encodes once and appends; the message's number in its lane's log. Cost: one encoding, one memcpy under a short lock;
+    /// payloads from 16 KiB up are not copied.
+    fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<u64, EncodeError>;
 
     fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateRefused>;
 
@@ -113,8 +114,13 @@ pub(super) struct Tongues {
 /// Addresses whose dialect is remembered.
 const MOST_LEARNT: usize = 65_536;
 
-/// Where a message went: its place in each dialect's log, and none where the dialect has no word for it.
-pub(super) type Said = SmallVec<[Option<Appended>; 2]>;
+/// Where a message went: its number in each dialect's log, and none where the dialect has no word for it.
+pub(super) type Said = SmallVec<[Option<u64>; 2]>;
+
+/// The number in the first dialect's log that took it: one did, or there was an error.
+pub(super) fn first(said: &Said) -> u64 {
+    said.iter().flatten().next().copied().unwrap_or_default()
+}
 
 impl Tongues {
     pub(super) fn new(all: SmallVec<[Arc<dyn Tongue>; 2]>, node: Nonce) -> Self {
@@ -184,8 +190,10 @@ impl Tongues {
         unsaid.filter(|_| !said).map_or(Ok(()), Err)
     }
 
-    /// Appends to every dialect's log, each encoded once; to all that have a word for it, or to none.
-    pub(super) fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<Said, EncodeError> {
+    /// Appends to every dialect's log, each encoded once; to all that have a word for it, or to none. Its number in the log of
+    /// the first that has one.
+    #[inline]
+    pub(super) fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<u64, EncodeError> {
         if self.all.len() > 1 {
             self.check(message)?;
         }
@@ -193,15 +201,29 @@ impl Tongues {
     }
 
     /// As [`Tongues::append`], of what [`Tongues::check`] has taken, or where there is but one dialect.
+    #[inline]
     pub(super) fn append_checked(
         &self,
         message: &Message,
         origin: Option<ConnId>,
-    ) -> Result<Said, EncodeError> {
-        if let [only] = &self.all[..] {
-            return only.append(message, origin).map(|appended| SmallVec::from_iter([Some(appended)]));
+    ) -> Result<u64, EncodeError> {
+        match &self.all[..] {
+            [only] => only.append(message, origin),
+            _ => Ok(first(&self.append_each(message, origin))),
         }
-        Ok(self.all.iter().map(|tongue| tongue.append(message, origin).ok()).collect())
+    }
+
+    /// As [`Tongues::append`]; where it went in each.
+    pub(super) fn append_said(&self, message: &Message) -> Result<Said, EncodeError> {
+        if let [only] = &self.all[..] {
+            return only.append(message, None).map(|seq| Said::from_iter([Some(seq)]));
+        }
+        self.check(message)?;
+        Ok(self.append_each(message, None))
+    }
+
+    fn append_each(&self, message: &Message, origin: Option<ConnId>) -> Said {
+        self.all.iter().map(|tongue| tongue.append(message, origin).ok()).collect()
     }
 
     /// Sets a value in every dialect's table; the version in the first one that has a word for it.

@@ -23,7 +23,7 @@ use super::handle::NodeRef;
 use super::info::{Conn, Peer};
 use super::relay::{Digest, Fresh};
 use super::shared::count;
-use super::tongue::Said;
+use super::tongue::{Said, first};
 use super::voice::StateRefused;
 
 /// Connections.
@@ -256,12 +256,14 @@ impl NodeRef {
     /// # Cost
     /// One encoding, one copy of the payload (none from 16 KiB up), one short lock.
     pub fn broadcast(&self, message: &Message) -> Result<Appended, EncodeError> {
-        Ok(first(&self.say(message, None)?))
+        self.say(message, None)
     }
 
-    fn say(&self, message: &Message, origin: Option<ConnId>) -> Result<Said, EncodeError> {
-        count(&self.shared().counters.broadcasts);
-        self.shared().tongues.append(message, origin)
+    #[inline]
+    fn say(&self, message: &Message, origin: Option<ConnId>) -> Result<Appended, EncodeError> {
+        let shared = self.shared();
+        count(&shared.counters.broadcasts);
+        Ok(Appended { seq: shared.tongues.append(message, origin)?, origin })
     }
 
     /// As [`NodeRef::broadcast`], to all but one connection: where the message came from.
@@ -269,7 +271,7 @@ impl NodeRef {
     /// # Errors
     /// As [`NodeRef::broadcast`].
     pub fn broadcast_except(&self, message: &Message, origin: ConnId) -> Result<Appended, EncodeError> {
-        Ok(first(&self.say(message, Some(origin))?))
+        self.say(message, Some(origin))
     }
 
     /// As [`NodeRef::broadcast`], keeping who was there, so that one can ask later what became of it.
@@ -289,7 +291,9 @@ impl NodeRef {
                 Some(Recipient { key: *peer.key(), conn: peer.id(), tongue: conn.tongue(), view })
             })
             .collect();
-        let said = self.say(message, None)?;
+        let shared = self.shared();
+        count(&shared.counters.broadcasts);
+        let said = shared.tongues.append_said(message)?;
         Ok(BroadcastReceipt { said, views })
     }
 
@@ -388,14 +392,14 @@ impl BroadcastReceipt {
     pub fn statuses(&self) -> impl Iterator<Item = (PeerId, ConnId, Receipt)> + '_ {
         self.views.iter().filter_map(|one| {
             // A peer whose dialect has no word for it was not there for it.
-            let appended = self.said[one.tongue].as_ref()?;
-            Some((one.key, one.conn, one.view.status_of(appended)))
+            let appended = Appended { seq: self.said[one.tongue]?, origin: None };
+            Some((one.key, one.conn, one.view.status_of(&appended)))
         })
     }
 
     /// The place in the log; of several dialects, in the first one's that has a word for it.
     pub fn appended(&self) -> Appended {
-        first(&self.said)
+        Appended { seq: first(&self.said), origin: None }
     }
 
     /// How many peers were there.
@@ -407,11 +411,6 @@ impl BroadcastReceipt {
     pub fn written(&self) -> usize {
         self.statuses().filter(|(_, _, receipt)| *receipt == Receipt::Written).count()
     }
-}
-
-/// The place in the first dialect's log that took it: one did, or there was an error.
-fn first(said: &Said) -> Appended {
-    said.iter().flatten().next().copied().unwrap_or(Appended { seq: 0, origin: None })
 }
 
 impl From<SendToError> for Message {

@@ -154,7 +154,7 @@ impl<D: Dialect> Tongue for Voice<D> {
         Ok(())
     }
 
-    fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<Appended, EncodeError> {
+    fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<u64, EncodeError> {
         let Message { lane, kind, payload } = message;
         let head = Head::Event { kind: *kind };
         let Some(log) = self.log(*lane) else {
@@ -164,12 +164,14 @@ impl<D: Dialect> Tongue for Voice<D> {
         if payload.len() >= LARGE {
             let chunks = self.dialect.chunks(*lane, head, payload.clone())?;
             let chunks = chunks.map(|chunk| LogChunk::new(&chunk.head, chunk.body));
-            return log.append_chunks(chunks, origin).map_err(|_| too_large(payload.len(), log.ring_bytes()));
+            let appended = log.append_chunks(chunks, origin);
+            return appended.map(seq_of).map_err(|_| too_large(payload.len(), log.ring_bytes()));
         }
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.clear();
             self.dialect.encode(*lane, &head, payload, scratch)?;
-            log.append(scratch, origin).map_err(|_| too_large(payload.len(), log.ring_bytes()))
+            let appended = log.append(scratch, origin);
+            appended.map(seq_of).map_err(|_| too_large(payload.len(), log.ring_bytes()))
         })
     }
 
@@ -208,6 +210,10 @@ impl<D: Dialect> Tongue for Voice<D> {
     fn bytes(&self) -> usize {
         self.logs.logs().iter().map(|log| log.bytes()).sum::<usize>() + self.state.bytes()
     }
+}
+
+const fn seq_of(appended: Appended) -> u64 {
+    appended.seq
 }
 
 thread_local! {

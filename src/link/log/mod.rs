@@ -53,11 +53,11 @@ pub(super) use view::Views;
 pub use view::{CursorView, Receipt, Resume};
 pub use words::{AppendError, Appended, LagPolicy, LogChunk, LogConfig, LogStats};
 
-use crate::base::sync::Mutex;
 use crate::base::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::base::sync::{Mutex, MutexGuard};
 use crate::base::{ConnId, Tick};
 use gate::{Gate, Span};
-use ring::{Evicted, Gather, Ring};
+use ring::{Gather, Ring};
 use segment::Mark;
 use words::{check_len, limit_of};
 
@@ -114,17 +114,45 @@ impl Log {
     ///
     /// # Cost
     /// One short lock, a length check and a copy; a fence and a load if no link sleeps. O(1) whatever the number of links.
+    #[inline]
     pub fn append(&self, encoded: &[u8], origin: Option<ConnId>) -> Result<Appended, AppendError> {
         let limit = self.limit.load(Ordering::Relaxed);
         check_len(encoded.len(), limit)?;
+        Ok(Appended { seq: self.push(encoded, origin, limit), origin })
+    }
+
+    /// Returns the number alone, which comes back in a register: a result that goes through memory is stored in parts and read
+    /// as a whole, and that stalls longer than the lock takes.
+    #[inline(never)]
+    fn push(&self, encoded: &[u8], origin: Option<ConnId>, limit: usize) -> u64 {
         let mut ring = self.ring.lock();
-        let seq = ring.append(encoded, origin, self.block.min(limit / 8));
-        let evicted = self.settle(&mut ring, limit);
-        drop(ring);
-        // Segments may hold memory whose owner runs code of its own: never under the lock.
-        drop(evicted);
+        let block = self.block.min(limit / 8);
+        while !ring.fits(encoded.len()) {
+            ring = self.roll(ring, block.max(encoded.len()), limit);
+        }
+        let seq = ring.append(encoded, origin, block);
+        self.settle(ring, limit);
         self.hub.notify();
-        Ok(Appended { seq, origin })
+        seq
+    }
+
+    /// Begins a new block of the ring.
+    #[cold]
+    fn roll<'a>(
+        &'a self,
+        mut ring: MutexGuard<'a, Ring>,
+        block: usize,
+        limit: usize,
+    ) -> MutexGuard<'a, Ring> {
+        let evicted = ring.roll(block, limit);
+        self.begin.store(ring.begin().pos, Ordering::Relaxed);
+        if evicted.is_empty() {
+            return ring;
+        }
+        self.show(&ring);
+        drop(ring);
+        drop(evicted);
+        self.ring.lock()
     }
 
     /// Appends one large message whose payload is referred to, not copied, and whose chunks other lanes may interleave.
@@ -156,25 +184,35 @@ impl Log {
         check_len(len, limit)?;
         let mut ring = self.ring.lock();
         let seq = ring.append_pieces(chunk_ends, pieces, ends, origin);
-        let evicted = self.settle(&mut ring, limit);
-        drop(ring);
-        drop(evicted);
+        self.settle(ring, limit);
         self.hub.notify();
         Ok(Appended { seq, origin })
     }
 
-    /// Evicts what is too much and shows the world how the ring stands. Under the lock.
+    /// Evicts what is too much, shows the world how the ring stands, and lets go of it.
     #[inline]
-    fn settle(&self, ring: &mut Ring, limit: usize) -> Evicted {
-        let mut evicted = Evicted::new();
+    fn settle(&self, ring: MutexGuard<'_, Ring>, limit: usize) {
         if ring.charge() > limit {
-            evicted = ring.evict(limit);
-            self.begin.store(ring.begin().pos, Ordering::Relaxed);
+            return self.make_room(ring, limit);
         }
+        self.show(&ring);
+    }
+
+    #[cold]
+    fn make_room(&self, mut ring: MutexGuard<'_, Ring>, limit: usize) {
+        let evicted = ring.evict(limit);
+        self.begin.store(ring.begin().pos, Ordering::Relaxed);
+        self.show(&ring);
+        drop(ring);
+        // Memory of others, whose owner may run code of its own: never under the lock.
+        drop(evicted);
+    }
+
+    #[inline]
+    fn show(&self, ring: &Ring) {
         self.bytes.store(ring.charge(), Ordering::Relaxed);
         // Release: who reads this end and then takes the lock finds what was appended. Pairs with `end_pos`.
         self.end.store(ring.end_pos(), Ordering::Release);
-        evicted
     }
 
     /// A cursor behind the newest message. Take it before the peer's key goes live.
@@ -259,11 +297,8 @@ impl Log {
         let limit = limit_of(ring_bytes);
         self.limit.store(limit, Ordering::Relaxed);
         let mut ring = self.ring.lock();
-        let mut evicted = ring.shrink(limit);
-        evicted.extend(self.settle(&mut ring, limit));
-        self.begin.store(ring.begin().pos, Ordering::Relaxed);
-        drop(ring);
-        drop(evicted);
+        ring.retire_above(limit);
+        self.make_room(ring, limit);
     }
 
     /// What happens to a link that falls behind the ring.

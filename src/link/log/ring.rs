@@ -9,7 +9,7 @@ use super::batch::Batch;
 use super::segment::{Index, Mark, Segment};
 use crate::base::ConnId;
 
-/// What must be dropped once the lock is released: the memory of others may hang on it.
+/// What must be dropped once the lock is released: the memory of others hangs on it.
 pub(super) type Evicted = Vec<Arc<Segment>>;
 
 /// Up to here a link copies what it has not read of the open tail, rather than sealing a segment so small that every
@@ -34,6 +34,8 @@ pub(super) enum Gather {
 struct Retired {
     until: u64,
     bytes: usize,
+    /// Its empty end, by which the whole is had again once no segment is left in it.
+    rest: BytesMut,
 }
 
 /// The ring. Every method is one short critical section; what it evicts is handed out.
@@ -88,11 +90,15 @@ impl Ring {
         self.segments.len()
     }
 
-    /// Adds one message to the tail. `block` is the size of a new block, should one be needed.
+    /// Whether the current block has room for so many bytes.
+    #[inline]
+    pub(super) fn fits(&self, len: usize) -> bool {
+        self.buf.capacity() - self.buf.len() >= len
+    }
+
+    /// Adds one message, which must fit, to the tail. `block` is the size of a block.
+    #[inline]
     pub(super) fn append(&mut self, encoded: &[u8], origin: Option<ConnId>, block: usize) -> u64 {
-        if self.buf.capacity() - self.buf.len() < encoded.len() {
-            self.roll(block.max(encoded.len()));
-        }
         let seq = self.tail.seq + self.tail.messages();
         self.buf.extend_from_slice(encoded);
         self.charge += self.tail.push(self.buf.len() as u32, origin);
@@ -135,51 +141,65 @@ impl Ring {
         self.push(Segment::plain(index, bytes));
     }
 
-    /// Leaves the current block to its segments and begins another.
-    fn roll(&mut self, block: usize) {
+    /// Leaves the current block to its segments and begins another, of `block` bytes; what is too much with it is evicted.
+    ///
+    /// If that was the last of a block and no link is about to write of it, that block is the new one: memory that is asked for
+    /// and given back at each turn of the ring comes in pages that the system clears first.
+    pub(super) fn roll(&mut self, block: usize, limit: usize) -> Evicted {
         self.retire();
-        self.buf = BytesMut::with_capacity(block);
+        let (evicted, rest) = self.evict(limit.saturating_sub(block));
+        let mut buf = rest.unwrap_or_default();
+        // Not a larger one: what it holds is what is charged.
+        if !buf.try_reclaim(block) || buf.capacity() > block {
+            buf = BytesMut::with_capacity(block);
+        }
+        self.buf = buf;
         self.block = block;
         self.charge += block;
+        evicted
     }
 
     /// Seals the tail and leaves the current block to its segments.
     fn retire(&mut self) {
         self.seal();
-        self.buf = BytesMut::new();
-        if self.block > 0 {
-            self.retired.push_back(Retired { until: self.tail.number, bytes: self.block });
-            self.block = 0;
-        }
-        self.release_blocks();
-    }
-
-    fn release_blocks(&mut self) {
-        let first = self.begin().number;
-        while self.retired.front().is_some_and(|block| block.until <= first) {
-            self.charge -= self.retired.pop_front().map_or(0, |block| block.bytes);
+        let (rest, bytes) = (std::mem::take(&mut self.buf), std::mem::take(&mut self.block));
+        if bytes > 0 {
+            self.retired.push_back(Retired { until: self.tail.number, bytes, rest });
         }
     }
 
-    /// Drops the oldest segments until what is held fits.
-    #[cold]
-    pub(super) fn evict(&mut self, limit: usize) -> Evicted {
-        let mut evicted = Evicted::new();
+    /// Lets go of the blocks that hold nothing any more; one of them.
+    fn release_blocks(&mut self) -> Option<BytesMut> {
+        let (first, mut rest) = (self.begin().number, None);
+        while self.retired.front().is_some_and(|block| block.until <= first)
+            && let Some(block) = self.retired.pop_front()
+        {
+            self.charge -= block.bytes;
+            rest = Some(block.rest);
+        }
+        rest
+    }
+
+    /// Drops the oldest segments until what is held fits. What was in our own blocks is dropped here, and one of those blocks
+    /// comes back if any was done with.
+    pub(super) fn evict(&mut self, limit: usize) -> (Evicted, Option<BytesMut>) {
+        let (mut evicted, mut rest) = (Evicted::new(), self.release_blocks());
         while self.charge > limit {
             let Some(segment) = self.segments.pop_front() else { break };
             self.charge -= segment.cost();
-            evicted.push(segment);
-            self.release_blocks();
+            if segment.is_borrowed() {
+                evicted.push(segment);
+            }
+            rest = self.release_blocks().or(rest);
         }
-        evicted
+        (evicted, rest)
     }
 
-    /// The same under a limit that has become lower: the current block may be too large for it.
-    pub(super) fn shrink(&mut self, limit: usize) -> Evicted {
+    /// Leaves the current block to its segments, if what is held is more than this: the block itself may be too large.
+    pub(super) fn retire_above(&mut self, limit: usize) {
         if self.charge > limit {
             self.retire();
         }
-        self.evict(limit)
     }
 
     /// Where message `seq` begins, or the beginning of all if it is gone, or the end if it has not come.

@@ -235,6 +235,11 @@ impl Segment {
         Self { index, body: Body::Pieces { pieces, ends }, sorted: OnceLock::new() }
     }
 
+    /// Whether it refers to memory that is not the log's own.
+    pub(super) const fn is_borrowed(&self) -> bool {
+        matches!(self.body, Body::Pieces { .. })
+    }
+
     /// What the segment is charged for, without the block that plain bytes live in.
     pub(super) fn cost(&self) -> usize {
         let body = match &self.body {

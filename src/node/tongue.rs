@@ -140,6 +140,12 @@ impl Tongues {
         self.all.iter()
     }
 
+    /// Whether every dialect's log of this lane has room: a producer need not wait.
+    pub(super) fn has_room(&self, lane: Lane) -> bool {
+        // Reading the clock would cost more than the broadcast.
+        self.all.iter().all(|tongue| tongue.log(lane).is_none_or(|log| log.has_room()))
+    }
+
     /// Our own instance, as this dialect's peers know it.
     pub(super) fn instance(&self, at: usize) -> Nonce {
         self.instances[at]

@@ -310,14 +310,21 @@ impl NodeRef {
     /// Safe: dropping it leaves nothing behind.
     ///
     /// # Cost
-    /// Three loads while there is room. A wait costs a walk over the links, once for at least an eighth of the ring.
-    pub async fn ready(&self, lane: Lane) {
+    /// Three loads while there is room, at the call. A wait costs a walk over the links, once for at least an eighth of the ring.
+    #[inline]
+    pub fn ready(&self, lane: Lane) -> impl Future<Output = ()> + Send + '_ {
+        // Before the future is made: one that waits for nothing then holds nothing.
+        let has_room = self.shared().tongues.has_room(lane);
+        async move {
+            if !has_room {
+                self.room(lane).await;
+            }
+        }
+    }
+
+    async fn room(&self, lane: Lane) {
         for tongue in self.shared().tongues.iter() {
             let Some(log) = tongue.log(lane) else { return };
-            // Reading the clock would cost more than the broadcast.
-            if log.has_room() {
-                continue;
-            }
             let mut waiter = log.waiter();
             // Maintenance brings the clock too seldom to find out soon whom all others wait for.
             while timeout(log.look_pause(), poll_fn(|cx| waiter.poll(cx, self.shared().now()))).await.is_err()

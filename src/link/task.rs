@@ -174,7 +174,8 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
         match self.writer.poll(&mut self.stream, &mut io, &self.link, &self.host, gather)? {
             Written::All | Written::Held => {
                 let writer = &self.writer;
-                again |= self.parker.park(cx.waker(), || !writer.has_news()) == Parked::No;
+                // `poll` has registered the task.
+                again |= self.parker.park_known(|| !writer.has_news()) == Parked::No;
             }
             Written::Blocked => {}
             Written::More => return Ok(Passed::Enough),

@@ -12,6 +12,7 @@
 mod busy;
 mod flight;
 mod gather;
+mod glance;
 mod spare;
 
 use std::collections::VecDeque;
@@ -103,6 +104,14 @@ pub(super) enum Gather {
     Deaf,
 }
 
+/// What a writer that sleeps finds to write.
+enum News {
+    None,
+    /// Something in the log of this lane, which is not the bulk lane, and nothing else.
+    Only(usize),
+    Some,
+}
+
 /// What a poll of the writer came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Written {
@@ -147,17 +156,29 @@ impl<D: Dialect> Writer<D> {
 
     /// Whether a log or the state table has something that was not taken yet and may go.
     pub(super) fn has_news(&self) -> bool {
-        self.state.has_news()
-            || match &self.busy {
-                None => self.footholds.iter().any(Foothold::has_news),
-                Some(busy) => {
-                    let held = busy.flight.is_awaited() && busy.flight.room() == 0;
-                    let lanes = busy.lanes.iter().zip(&self.footholds).enumerate();
-                    lanes
-                        .filter(|(at, _)| *at != BULK || !held)
-                        .any(|(_, (lane, foothold))| lane.stride.has_news(foothold) || !lane.batch.is_empty())
-                }
-            }
+        match &self.busy {
+            None => self.state.has_news() || self.footholds.iter().any(Foothold::has_news),
+            Some(busy) => self.state.has_news() || self.has_more(busy),
+        }
+    }
+
+    fn has_more(&self, busy: &Busy) -> bool {
+        let held = busy.flight.is_awaited() && busy.flight.room() == 0;
+        let lanes = busy.lanes.iter().zip(&self.footholds).enumerate();
+        lanes
+            .filter(|(at, _)| *at != BULK || !held)
+            .any(|(_, (lane, foothold))| lane.stride.has_news(foothold) || !lane.batch.is_empty())
+    }
+
+    /// What a writer that sleeps finds.
+    fn news(&self) -> News {
+        let [urgent, normal, bulk] = self.footholds.each_ref().map(Foothold::has_news);
+        match (self.state.has_news(), urgent, normal, bulk) {
+            (false, false, false, false) => News::None,
+            (false, true, false, false) => News::Only(URGENT),
+            (false, false, true, false) => News::Only(URGENT + 1),
+            _ => News::Some,
+        }
     }
 
     /// Writes until everything is written, the stream is full or the task has had its share. `gather` says what
@@ -170,8 +191,14 @@ impl<D: Dialect> Writer<D> {
         host: &H,
         gather: Gather,
     ) -> Result<Written, End> {
-        if self.busy.is_none() && !link.has_orders() && !self.has_news() {
-            return Ok(Written::All);
+        if self.busy.is_none() && !link.has_orders() {
+            match self.news() {
+                News::None => return Ok(Written::All),
+                News::Only(at) if gather != Gather::None && self.glance(at, stream, cx, link, host)? => {
+                    return Ok(Written::All);
+                }
+                News::Only(_) | News::Some => {}
+            }
         }
         let mut busy = self.wake();
         let written = self.poll_awake(&mut busy, stream, cx, link, host, gather);

@@ -221,6 +221,11 @@ impl Batch {
         }
     }
 
+    /// Keeps a copy of the rest of a chunk whose beginning is on the line, in an empty batch.
+    pub(super) fn keep(&mut self, rest: &[u8]) {
+        (self.residue, self.taken, self.len) = (rest.to_vec(), 0, rest.len());
+    }
+
     /// Takes `n` bytes off the front; at most [`Batch::len`].
     pub(super) fn consume(&mut self, n: usize) {
         let mut n = n.min(self.len);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::batch::Batch;
+use super::glance::{Glance, Own};
 use super::ring::Gather;
 use super::segment::Mark;
 use super::view::{CursorView, View, Views};
@@ -181,6 +182,25 @@ impl Foothold {
         self.log.end_pos() != self.view().own_position()
     }
 
+    /// Copies what is behind, if that is a few small messages, none of them this peer's own.
+    ///
+    /// # Cost
+    /// The log's short lock, and a copy of at most 4 KiB.
+    pub(in crate::link) fn glance(&self, into: &mut Glance) -> bool {
+        let view = self.view();
+        let own = Own { conn: self.views.conn(), also: view.also() };
+        self.log.glance(view.own_position(), view.written(), own, into)
+    }
+
+    /// What was copied is written: the foothold is behind it.
+    pub(in crate::link) fn pass(&mut self, glance: &Glance) {
+        let Mark { number, offset, pos, seq, .. } = glance.end();
+        (self.number, self.offset) = (number, offset);
+        if self.view().publish(pos, seq) {
+            self.log.progressed(self.seat);
+        }
+    }
+
     /// Where a stride begins.
     pub(in crate::link) fn stride(&self) -> Stride {
         let (pos, seq) = (self.view().own_position(), self.view().written());
@@ -223,6 +243,11 @@ impl From<Mark> for Stride {
 impl Stride {
     pub(in crate::link) fn has_news(&self, foothold: &Foothold) -> bool {
         foothold.log.end_pos() != self.at.pos
+    }
+
+    /// Takes over where a part of what was copied is written; see [`Glance::split`].
+    pub(in crate::link) fn begin_with(&mut self, glance: &Glance, written: usize, batch: &mut Batch) {
+        (self.at, self.done_pos, self.done_seq) = glance.split(written, batch);
     }
 
     pub(in crate::link) fn fill(&mut self, foothold: &Foothold, max: usize, batch: &mut Batch) -> Fill {

@@ -192,6 +192,12 @@ impl Parker {
     /// At most one push to the list, under a short lock and into memory that is there; a fence, and what `idle` costs.
     pub fn park(&self, waker: &Waker, idle: impl FnOnce() -> bool) -> Parked {
         self.seat.task.register(waker);
+        self.park_known(idle)
+    }
+
+    /// As [`Parker::park`], of a task that has registered with the seat since it was last polled: whoever has taken that
+    /// waker since has woken the task, which will be polled again.
+    pub(in crate::link) fn park_known(&self, idle: impl FnOnce() -> bool) -> Parked {
         // A seat still on the list is found there: no second push.
         if self.seat.state.fetch_or(LISTED | ASLEEP, Ordering::AcqRel) & LISTED == 0 {
             self.hub.sleepers.push(Arc::clone(&self.seat));

@@ -30,6 +30,7 @@ mod batch;
 mod cursor;
 mod family;
 mod gate;
+mod glance;
 mod hub;
 mod ring;
 mod segment;
@@ -47,6 +48,7 @@ pub use batch::Batch;
 pub use cursor::{Cursor, Fill, RESIDUE_MAX};
 pub(super) use cursor::{Foothold, Stride};
 pub use family::{FAMILY, Family};
+pub(super) use glance::Glance;
 pub(super) use hub::Seat;
 pub use hub::{Hub, Parked, Parker, Waking};
 pub(super) use view::Views;
@@ -57,6 +59,7 @@ use crate::base::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::base::sync::{Mutex, MutexGuard};
 use crate::base::{ConnId, Tick};
 use gate::{Gate, Span};
+use glance::Own;
 use ring::{Gather, Ring};
 use segment::Mark;
 use words::{check_len, limit_of};
@@ -337,6 +340,10 @@ impl Log {
 
     fn gather(&self, at: Mark, max: usize, batch: &mut Batch) -> Gather {
         self.ring.lock().gather(at, max, batch)
+    }
+
+    fn glance(&self, pos: u64, seq: u64, own: Own, into: &mut Glance) -> bool {
+        self.ring.lock().glance(pos, seq, own, into)
     }
 
     fn count_skipped(&self, messages: u64) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::batch::Batch;
+use super::glance::{Glance, Own};
 use super::segment::{Index, Mark, Segment};
 use crate::base::ConnId;
 
@@ -217,6 +218,25 @@ impl Ring {
         let after = self.segments.partition_point(|segment| segment.index.seq <= seq);
         let index = &self.segments[after.checked_sub(1)?].index;
         Some(index.mark(index.begin_of(seq)))
+    }
+
+    /// Copies what lies behind a place, if that is a few small messages of the open tail, none of them `own`'s.
+    pub(super) fn glance(&self, pos: u64, seq: u64, own: Own, into: &mut Glance) -> bool {
+        let tail = &self.tail;
+        let Some(offset) = pos.checked_sub(tail.start).and_then(|offset| u32::try_from(offset).ok()) else {
+            return false;
+        };
+        if tail.len() <= offset || tail.len() - offset > COPY_MAX {
+            return false;
+        }
+        into.ends.clear();
+        if !tail.few_behind(offset, own, &mut into.ends) {
+            return false;
+        }
+        into.bytes.clear();
+        into.bytes.extend_from_slice(&self.buf[offset as usize..]);
+        into.from = Mark { number: tail.number, offset, pos, seq, open: false };
+        true
     }
 
     /// Takes what lies behind `at`, about `max` bytes, into the batch, whole segments at a time.

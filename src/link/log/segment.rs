@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::glance;
 use crate::base::ConnId;
 use crate::base::sync::OnceLock;
 
@@ -164,6 +165,25 @@ impl Index {
             from: own.from.saturating_sub(from),
             to: own.to - from,
         }));
+    }
+
+    /// Where the messages behind a boundary end, from there; `false` if they are too many, or one of them is `own`'s.
+    pub(super) fn few_behind(
+        &self,
+        offset: u32,
+        own: glance::Own,
+        ends: &mut SmallVec<[u32; glance::MESSAGES_MAX]>,
+    ) -> bool {
+        let looked = self.ends.len().saturating_sub(glance::MESSAGES_MAX + 1);
+        let few = &self.ends[looked..];
+        let first = few.iter().rposition(|end| *end <= offset).map_or(0, |at| at + 1);
+        let few = &few[first..];
+        let mut later = self.origins.iter().rev().take_while(|origin| origin.to > offset);
+        if few.len() > glance::MESSAGES_MAX || later.any(|origin| own.is(origin.conn)) {
+            return false;
+        }
+        ends.extend(few.iter().map(|end| end - offset));
+        true
     }
 
     /// Takes what was gathered and begins the next stretch behind it.

@@ -1,0 +1,83 @@
+//! The short way of the commonest turn: a link that slept is woken by a few small messages of one log, and has nothing else to
+//! send. They are copied and written, and nothing that a round needs is set up.
+//!
+//! Whatever is not that simple is left to the long way: [`Writer::poll_awake`]. So is the rest where the stream takes a part.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crate::link::end::End;
+use crate::link::host::Host;
+use crate::link::log::Glance;
+use crate::link::shared::Link;
+use crate::transport::Stream;
+use crate::wire::Dialect;
+
+use super::{Piece, Writer};
+
+impl<D: Dialect> Writer<D> {
+    /// Writes what the log of this lane has, if it is little; the writer must be asleep. Whether that was all.
+    pub(super) fn glance<S: Stream, H: Host>(
+        &mut self,
+        at: usize,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        link: &Link,
+        host: &H,
+    ) -> Result<bool, End> {
+        // What the stream runs is not ours: the thread's is taken, not borrowed.
+        let mut glance = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
+        let written = match self.footholds[at].glance(&mut glance) {
+            true => self.write_glance(at, &glance, stream, cx, link, host),
+            false => Ok(false),
+        };
+        let _ = SPARE.try_with(|spare| spare.set(Some(glance)));
+        written
+    }
+
+    fn write_glance<S: Stream, H: Host>(
+        &mut self,
+        at: usize,
+        glance: &Glance,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        link: &Link,
+        host: &H,
+    ) -> Result<bool, End> {
+        let len = glance.bytes().len();
+        let count = match Pin::new(&mut *stream).poll_write(cx, glance.bytes()) {
+            Poll::Ready(Ok(0)) => return Err(End::Io(io::ErrorKind::WriteZero.into())),
+            Poll::Ready(Ok(count)) => count.min(len),
+            Poll::Ready(Err(error)) => return Err(End::Io(error)),
+            Poll::Pending => return Ok(false),
+        };
+        host.traffic(0, count);
+        link.write_progress(None);
+        if count == len {
+            match Pin::new(stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    self.footholds[at].pass(glance);
+                    return Ok(true);
+                }
+                Poll::Ready(Err(error)) => return Err(End::Io(error)),
+                Poll::Pending => {}
+            }
+        }
+        let mut busy = self.wake();
+        let lane = &mut busy.lanes[at];
+        lane.stride.begin_with(glance, count, &mut lane.batch);
+        (busy.unflushed, busy.written) = (true, count as u64);
+        lane.served = busy.written;
+        if !lane.batch.is_empty() {
+            busy.round.push_back(Piece::Log(at));
+        }
+        self.busy = Some(busy);
+        Ok(false)
+    }
+}
+
+thread_local! {
+    static SPARE: Cell<Option<Box<Glance>>> = const { Cell::new(None) };
+}

@@ -14,7 +14,7 @@ use crate::wire::{Control, Dialect};
 use super::end::End;
 use super::host::Host;
 use super::inbox::Inbox;
-use super::log::{Cursor, Parked, Parker};
+use super::log::{Footing, Parked, Parker};
 use super::read::{Read, Reader, Sinks};
 use super::shared::{CloseOrder, Common, Link};
 use super::state::StateCursor;
@@ -28,9 +28,8 @@ pub struct Setup<D> {
     pub dialect: Arc<D>,
     /// What it shares with the others.
     pub common: Arc<Common>,
-    /// Its place in the urgent, the normal and the bulk log, which are a [family](super::log::Family), taken before its key becomes
-    /// live.
-    pub cursors: [Cursor; 3],
+    /// Its places in the urgent, the normal and the bulk log, taken before its key becomes live.
+    pub footing: Footing,
     /// Its place in the state table.
     pub state: StateCursor,
     /// Its place in the hub that wakes links.
@@ -48,15 +47,11 @@ pub struct Prepared<D: Dialect> {
 impl<D: Dialect> Prepared<D> {
     /// Prepares a link.
     pub fn new(setup: Setup<D>) -> Self {
-        let Setup { id, dialect, common, cursors, state, parker } = setup;
-        let views = Arc::clone(cursors[0].foothold().views());
-        debug_assert!(
-            cursors.iter().all(|cursor| Arc::ptr_eq(cursor.foothold().views(), &views)),
-            "of one family"
-        );
+        let Setup { id, dialect, common, footing, state, parker } = setup;
+        let views = Arc::clone(footing.views());
         let link = Link::new(common, views, Arc::clone(parker.seat()));
-        debug_assert_eq!(link.id(), id, "cursors of another connection");
-        let writer = Writer::new(Arc::clone(&dialect), cursors, state);
+        debug_assert_eq!(link.id(), id, "places of another connection");
+        let writer = Writer::new(Arc::clone(&dialect), footing, state);
         Self { link, writer, dialect, parker }
     }
 

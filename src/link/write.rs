@@ -30,7 +30,7 @@ use crate::wire::{Chunks, Control, Dialect};
 use super::budget::Reservation;
 use super::end::End;
 use super::host::Host;
-use super::log::{Batch, Cursor, Foothold, Stride};
+use super::log::{Batch, Footing, Stride};
 use super::shared::{Link, Positions};
 use super::state::StateCursor;
 
@@ -39,7 +39,7 @@ use flight::Flight;
 /// Gathers and writes.
 pub(super) struct Writer<D: Dialect> {
     dialect: Arc<D>,
-    footholds: [Foothold; 3],
+    footing: Footing,
     state: StateCursor,
     /// There while something is to be written, or half written.
     busy: Option<Box<Busy>>,
@@ -126,8 +126,8 @@ pub(super) enum Written {
 }
 
 impl<D: Dialect> Writer<D> {
-    pub(super) fn new(dialect: Arc<D>, cursors: [Cursor; 3], state: StateCursor) -> Self {
-        Self { dialect, footholds: cursors.map(Cursor::into_foothold), state, busy: None }
+    pub(super) fn new(dialect: Arc<D>, footing: Footing, state: StateCursor) -> Self {
+        Self { dialect, footing, state, busy: None }
     }
 
     /// What goes out before anything else.
@@ -157,26 +157,23 @@ impl<D: Dialect> Writer<D> {
     /// Whether a log or the state table has something that was not taken yet and may go.
     pub(super) fn has_news(&self) -> bool {
         match &self.busy {
-            None => self.state.has_news() || self.footholds.iter().any(Foothold::has_news),
+            None => self.state.has_news() || self.footing.news().contains(&true),
             Some(busy) => self.state.has_news() || self.has_more(busy),
         }
     }
 
     fn has_more(&self, busy: &Busy) -> bool {
         let held = busy.flight.is_awaited() && busy.flight.room() == 0;
-        let lanes = busy.lanes.iter().zip(&self.footholds).enumerate();
-        lanes
-            .filter(|(at, _)| *at != BULK || !held)
-            .any(|(_, (lane, foothold))| lane.stride.has_news(foothold) || !lane.batch.is_empty())
+        let mut lanes = busy.lanes.iter().enumerate().filter(|(at, _)| *at != BULK || !held);
+        lanes.any(|(at, lane)| lane.stride.has_news(self.footing.at(at)) || !lane.batch.is_empty())
     }
 
     /// What a writer that sleeps finds.
     fn news(&self) -> News {
-        let [urgent, normal, bulk] = self.footholds.each_ref().map(Foothold::has_news);
-        match (self.state.has_news(), urgent, normal, bulk) {
-            (false, false, false, false) => News::None,
-            (false, true, false, false) => News::Only(URGENT),
-            (false, false, true, false) => News::Only(URGENT + 1),
+        match (self.footing.news(), self.state.has_news()) {
+            ([false, false, false], false) => News::None,
+            ([true, false, false], false) => News::Only(URGENT),
+            ([false, true, false], false) => News::Only(NORMAL),
             _ => News::Some,
         }
     }
@@ -242,33 +239,34 @@ impl<D: Dialect> Writer<D> {
     }
 
     fn block(&self, busy: &Busy) {
-        busy.lanes.iter().zip(&self.footholds).for_each(|(lane, foothold)| lane.stride.block(foothold));
+        busy.lanes.iter().enumerate().for_each(|(at, lane)| lane.stride.block(self.footing.at(at)));
     }
 
     fn publish(&self, busy: &mut Busy) {
-        busy.lanes.iter_mut().zip(&self.footholds).for_each(|(lane, foothold)| lane.stride.publish(foothold));
+        busy.lanes.iter_mut().enumerate().for_each(|(at, lane)| lane.stride.publish(self.footing.at(at)));
     }
 
     /// What it writes with: what it has, or the thread's.
     fn wake(&mut self) -> Box<Busy> {
         self.busy.take().unwrap_or_else(|| {
             let mut busy = spare::take();
-            for (lane, foothold) in busy.lanes.iter_mut().zip(&self.footholds) {
-                lane.stride = foothold.stride();
+            for (at, lane) in busy.lanes.iter_mut().enumerate() {
+                lane.stride = self.footing.stride(at);
             }
             busy
         })
     }
 
-    /// Whether nothing is left to write, nothing half written: then the footholds are where the strides were.
+    /// Whether nothing is left to write, nothing half written: then the footing is where the strides were.
     fn follow(&mut self, busy: &Busy) -> bool {
         let Busy { lanes, control, round, held, unflushed, flight, .. } = busy;
         let covers = held.as_ref().is_some_and(|held| held.bytes() > 0);
         if *unflushed || covers || !control.is_empty() || !round.is_empty() || flight.is_awaited() {
             return false;
         }
-        lanes.iter().zip(&mut self.footholds).all(|(lane, foothold)| {
-            lane.open.is_none() && lane.batch.is_empty() && foothold.follow(&lane.stride)
+        let mut lanes = lanes.iter().enumerate();
+        lanes.all(|(at, lane)| {
+            lane.open.is_none() && lane.batch.is_empty() && self.footing.follow(at, &lane.stride)
         })
     }
 
@@ -281,7 +279,7 @@ impl<D: Dialect> Writer<D> {
         host: &H,
         gather: Gather,
     ) -> Result<Written, End> {
-        busy.mend(&self.footholds)?;
+        busy.mend(&self.footing)?;
         for _ in 0..ROUNDS {
             if busy.round.is_empty() {
                 self.gather(busy, link, host, gather)?;
@@ -320,7 +318,7 @@ impl<D: Dialect> Writer<D> {
         let lane = &busy.lanes[BULK];
         busy.flight.room() == 0
             && (lane.open.is_some()
-                || lane.stride.has_news(&self.footholds[BULK])
+                || lane.stride.has_news(self.footing.at(BULK))
                 || link.has_outgoing(LANES[BULK]))
     }
 
@@ -337,7 +335,7 @@ impl<D: Dialect> Writer<D> {
 
     /// Where the cursors stand now.
     pub(super) fn positions(&self) -> Positions {
-        self.footholds[0].views().resume()
+        self.footing.views().resume()
     }
 }
 
@@ -352,6 +350,7 @@ impl<D: Dialect> Drop for Writer<D> {
 /// The lanes, by their place in the arrays.
 const LANES: [Lane; 3] = [Lane::Urgent, Lane::Normal, Lane::Bulk];
 const URGENT: usize = 0;
+const NORMAL: usize = 1;
 const BULK: usize = 2;
 /// Rounds in one poll before other tasks get their turn. The links of a broadcast write the same bytes one after the other:
 /// what one has written is still in the cache for the next, if it was not too much.

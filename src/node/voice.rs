@@ -125,7 +125,7 @@ impl<D: Dialect> Tongue for Voice<D> {
             id,
             dialect: Arc::clone(&self.dialect),
             common: Arc::clone(&self.common),
-            cursors: self.logs.join(id, heir_of),
+            footing: self.logs.join(id, heir_of),
             state: self.state.cursor(),
             parker: self.hub.parker(),
         }))

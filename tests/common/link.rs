@@ -82,7 +82,7 @@ impl<D: Dialect> Side<D> {
             id,
             dialect: Arc::clone(&self.dialect),
             common: Arc::clone(&self.common),
-            cursors: self.logs.join(id, None),
+            footing: self.logs.join(id, None),
             state: self.state.cursor(),
             parker: self.hub.parker(),
         })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::batch::Batch;
-use super::glance::{Glance, Own};
+use super::glance::Glance;
 use super::ring::Gather;
 use super::segment::Mark;
 use super::view::{CursorView, View, Views};
@@ -42,22 +42,20 @@ pub enum Fill {
 ///     [`Cursor::torn`] says so, or something of the same lane while [`Cursor::in_message`] does.
 #[derive(Debug)]
 pub struct Cursor {
-    /// There until the cursor is taken apart.
-    foothold: Option<Foothold>,
+    log: Arc<Log>,
+    views: Arc<Views>,
+    /// Where its entry is among those that producers may wait for.
+    seat: u32,
     stride: Stride,
 }
 
-/// What is left of a cursor while its link sleeps: everything before it is written and published. Dropping it leaves the log.
-#[derive(Debug)]
-pub(in crate::link) struct Foothold {
-    log: Arc<Log>,
+/// What a stride is taken from: a log, and what is known there of whose stride it is.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::link) struct Foothold<'a> {
+    pub(super) log: &'a Log,
     /// Knows the bytes and messages behind it, at the log's place.
-    views: Arc<Views>,
-    /// Where the next byte is to be looked for: see [`Mark`].
-    number: u64,
-    offset: u32,
-    /// Where this cursor's entry is among those that producers may wait for.
-    seat: u32,
+    pub(super) views: &'a Views,
+    pub(super) seat: u32,
 }
 
 /// How far a cursor is ahead of its foothold, while its link writes.
@@ -75,8 +73,7 @@ pub(in crate::link) struct Stride {
 
 impl Cursor {
     pub(super) fn new(log: Arc<Log>, views: Arc<Views>, seat: u32, at: Mark) -> Self {
-        let foothold = Foothold { log, views, number: at.number, offset: at.offset, seat };
-        Self { foothold: Some(foothold), stride: Stride::from(at) }
+        Self { log, views, seat, stride: Stride::from(at) }
     }
 
     /// Whether anything was appended behind what this cursor has gathered.
@@ -95,10 +92,8 @@ impl Cursor {
     /// The log's short lock, and a reference count a segment; up to 4 KiB of the open tail are copied. Amortised O(1) a
     /// message, whatever the number of links. [`Cursor::has_news`] tells for one load whether there is anything.
     pub fn fill(&mut self, max: usize, batch: &mut Batch) -> Fill {
-        match &self.foothold {
-            Some(foothold) => self.stride.fill(foothold, max, batch),
-            None => Fill::CaughtUp,
-        }
+        let Self { log, views, seat, stride } = self;
+        stride.fill(Foothold { log, views, seat: *seat }, max, batch)
     }
 
     /// Takes `n` bytes off the batch that this cursor filled: the stream has them.
@@ -116,9 +111,8 @@ impl Cursor {
     /// # Cost
     /// Nothing if there was no progress; otherwise two stores and a fence.
     pub fn publish(&mut self) {
-        if let Some(foothold) = &self.foothold {
-            self.stride.publish(foothold);
-        }
+        let Self { log, views, seat, stride } = self;
+        stride.publish(Foothold { log, views, seat: *seat });
     }
 
     /// Lets go of everything shared, because the stream would block: the batch keeps a copy of the rest of the current
@@ -131,9 +125,7 @@ impl Cursor {
     ///     *Breaks if*: the link waits for its stream without it.
     pub fn release(&mut self, batch: &mut Batch) {
         self.stride.release(batch);
-        if let Some(foothold) = &self.foothold {
-            self.stride.block(foothold);
-        }
+        self.stride.block(self.foothold());
     }
 
     /// Whether a part of a chunk is on the line: nothing else may be sent before its rest, which is the next of `batch`
@@ -149,85 +141,35 @@ impl Cursor {
 
     /// What others may know of this cursor.
     pub fn view(&self) -> CursorView {
-        let foothold = self.foothold();
-        foothold.views.cursor(foothold.log.place)
+        self.views.cursor(self.log.place)
     }
 
-    /// What a link keeps of a cursor that has not begun.
-    pub(in crate::link) fn into_foothold(mut self) -> Foothold {
-        self.publish();
-        match self.foothold.take() {
-            Some(foothold) => foothold,
-            None => unreachable!("a cursor is taken apart once"),
-        }
-    }
-
-    pub(in crate::link) fn foothold(&self) -> &Foothold {
-        match &self.foothold {
-            Some(foothold) => foothold,
-            None => unreachable!("a cursor that was taken apart is gone"),
-        }
+    fn foothold(&self) -> Foothold<'_> {
+        let Self { log, views, seat, .. } = self;
+        Foothold { log, views, seat: *seat }
     }
 }
 
 impl Drop for Cursor {
     fn drop(&mut self) {
         self.publish();
+        self.foothold().leave();
     }
 }
 
-impl Foothold {
-    /// As [`Cursor::has_news`], while there is no stride.
-    pub(in crate::link) fn has_news(&self) -> bool {
-        self.log.end_pos() != self.view().own_position()
+impl Foothold<'_> {
+    pub(super) fn view(&self) -> &View {
+        self.views.at(self.log.place)
     }
 
-    /// Copies what is behind, if that is a few small messages, none of them this peer's own.
-    ///
-    /// # Cost
-    /// The log's short lock, and a copy of at most 4 KiB.
-    pub(in crate::link) fn glance(&self, into: &mut Glance) -> bool {
-        let view = self.view();
-        let own = Own { conn: self.views.conn(), also: view.also() };
-        self.log.glance(view.own_position(), view.written(), own, into)
-    }
-
-    /// What was copied is written: the foothold is behind it.
-    pub(in crate::link) fn pass(&mut self, glance: &Glance) {
-        let Mark { number, offset, pos, seq, .. } = glance.end();
-        (self.number, self.offset) = (number, offset);
+    /// Says how far it has come.
+    pub(super) fn publish(&self, pos: u64, seq: u64) {
         if self.view().publish(pos, seq) {
             self.log.progressed(self.seat);
         }
     }
 
-    /// Where a stride begins.
-    pub(in crate::link) fn stride(&self) -> Stride {
-        let (pos, seq) = (self.view().own_position(), self.view().written());
-        Stride::from(Mark { number: self.number, offset: self.offset, pos, seq, open: false })
-    }
-
-    /// Takes a stride's end as the new foothold; `false` where it is not to be given up yet.
-    pub(in crate::link) fn follow(&mut self, stride: &Stride) -> bool {
-        let Stride { at, torn, done_pos, done_seq, published } = *stride;
-        let level = at.pos == done_pos && at.seq == done_seq && published == done_pos && !torn && !at.open;
-        if level {
-            (self.number, self.offset) = (at.number, at.offset);
-        }
-        level
-    }
-
-    pub(in crate::link) const fn views(&self) -> &Arc<Views> {
-        &self.views
-    }
-
-    fn view(&self) -> &View {
-        self.views.at(self.log.place)
-    }
-}
-
-impl Drop for Foothold {
-    fn drop(&mut self) {
+    pub(super) fn leave(&self) {
         self.view().leave();
         self.log.leave(self.seat);
     }
@@ -241,7 +183,7 @@ impl From<Mark> for Stride {
 
 /// As the methods of [`Cursor`].
 impl Stride {
-    pub(in crate::link) fn has_news(&self, foothold: &Foothold) -> bool {
+    pub(in crate::link) fn has_news(&self, foothold: Foothold<'_>) -> bool {
         foothold.log.end_pos() != self.at.pos
     }
 
@@ -250,7 +192,7 @@ impl Stride {
         (self.at, self.done_pos, self.done_seq) = glance.split(written, batch);
     }
 
-    pub(in crate::link) fn fill(&mut self, foothold: &Foothold, max: usize, batch: &mut Batch) -> Fill {
+    pub(in crate::link) fn fill(&mut self, foothold: Foothold<'_>, max: usize, batch: &mut Batch) -> Fill {
         if batch.runs() > 0 {
             return Fill::Ready;
         }
@@ -281,8 +223,8 @@ impl Stride {
         }
     }
 
-    fn lag(&mut self, foothold: &Foothold) -> Fill {
-        let (log, view) = (&foothold.log, foothold.view());
+    fn lag(&mut self, foothold: Foothold<'_>) -> Fill {
+        let (log, view) = (foothold.log, foothold.view());
         if self.torn || log.lag_policy() == LagPolicy::Disconnect {
             return Fill::Overrun;
         }
@@ -306,14 +248,12 @@ impl Stride {
         }
     }
 
-    pub(in crate::link) fn publish(&mut self, foothold: &Foothold) {
+    pub(in crate::link) fn publish(&mut self, foothold: Foothold<'_>) {
         if self.published == self.done_pos {
             return;
         }
         self.published = self.done_pos;
-        if foothold.view().publish(self.done_pos, self.done_seq) {
-            foothold.log.progressed(foothold.seat);
-        }
+        foothold.publish(self.done_pos, self.done_seq);
     }
 
     pub(in crate::link) fn release(&mut self, batch: &mut Batch) {
@@ -324,7 +264,7 @@ impl Stride {
     }
 
     /// Says that the stream is full, once what was written is published: who waits for this link waits for its far end.
-    pub(in crate::link) fn block(&self, foothold: &Foothold) {
+    pub(in crate::link) fn block(&self, foothold: Foothold<'_>) {
         if self.published != foothold.log.end_pos() {
             foothold.view().block();
         }
@@ -336,5 +276,12 @@ impl Stride {
 
     pub(in crate::link) const fn in_message(&self) -> bool {
         self.at.open
+    }
+
+    /// Where it stands, if it may be given up: everything gathered is written and published, and nothing is half written.
+    pub(super) fn rest(&self) -> Option<u64> {
+        let Self { at, torn, done_pos, done_seq, published } = *self;
+        let level = at.pos == done_pos && at.seq == done_seq && published == done_pos && !torn && !at.open;
+        level.then_some(at.pos)
     }
 }

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::cursor::{Foothold, Stride};
+use super::glance::Glance;
 use super::segment::Mark;
 use super::view::Views;
-use super::{Cursor, Hub, Log, LogConfig, Resume};
+use super::{Hub, Log, LogConfig, Resume};
 use crate::base::ConnId;
 
 /// Logs of a family: urgent, normal, bulk.
@@ -13,7 +15,7 @@ pub const FAMILY: usize = 3;
 /// Logs that links join together: what others may know of a link's cursors is then in one place.
 #[derive(Debug)]
 pub struct Family {
-    logs: [Arc<Log>; FAMILY],
+    logs: Arc<[Arc<Log>; FAMILY]>,
 }
 
 impl Family {
@@ -24,24 +26,86 @@ impl Family {
             place += 1;
             Log::at_place(config, Arc::clone(hub), place - 1)
         });
-        Self { logs }
+        Self { logs: Arc::new(logs) }
     }
 
     /// The logs.
-    pub const fn logs(&self) -> &[Arc<Log>; FAMILY] {
+    pub fn logs(&self) -> &[Arc<Log>; FAMILY] {
         &self.logs
     }
 
-    /// Cursors as of [`Log::join`], or, where the link replaces another, of [`Log::join_at`].
+    /// A link's places as of [`Log::join`], or, where it replaces another, of [`Log::join_at`].
     ///
     /// # Cost
     /// As those, and one allocation.
-    pub fn join(&self, conn: ConnId, from: Option<[Resume; FAMILY]>) -> [Cursor; FAMILY] {
+    pub fn join(&self, conn: ConnId, from: Option<[Resume; FAMILY]>) -> Footing {
         let places: [(Mark, Option<ConnId>); FAMILY] = std::array::from_fn(|at| match &from {
             Some(from) => (self.logs[at].find(from[at].seq), Some(from[at].conn)),
             None => (self.logs[at].end_mark(), None),
         });
         let views = Views::new(conn, places);
-        std::array::from_fn(|at| self.logs[at].enter(Arc::clone(&views), places[at].0))
+        let seats = std::array::from_fn(|at| self.logs[at].gate.join(Arc::clone(&views)));
+        Footing { logs: Arc::clone(&self.logs), views, pos: places.map(|(mark, _)| mark.pos), seats }
+    }
+}
+
+/// One link's places in the logs of a family. What is kept of them while the link sleeps: everything before them is written and
+/// published. Dropping it leaves the logs.
+#[derive(Debug)]
+pub struct Footing {
+    logs: Arc<[Arc<Log>; FAMILY]>,
+    views: Arc<Views>,
+    /// Bytes behind it in each log: beside each other, so that a link that wakes finds with one look which have news.
+    pos: [u64; FAMILY],
+    /// Where its entry is among those that producers may wait for, in each.
+    seats: [u32; FAMILY],
+}
+
+impl Footing {
+    /// Of the log of this place.
+    pub(in crate::link) fn at(&self, at: usize) -> Foothold<'_> {
+        Foothold { log: &self.logs[at], views: &self.views, seat: self.seats[at] }
+    }
+
+    pub(in crate::link) const fn views(&self) -> &Arc<Views> {
+        &self.views
+    }
+
+    /// Which logs have something behind it.
+    pub(in crate::link) fn news(&self) -> [bool; FAMILY] {
+        std::array::from_fn(|at| self.logs[at].end_pos() != self.pos[at])
+    }
+
+    /// Copies what is behind, if that is a few small messages, none of them this peer's own.
+    ///
+    /// # Cost
+    /// The log's short lock, and a copy of at most 4 KiB.
+    pub(in crate::link) fn glance(&self, at: usize, into: &mut Glance) -> bool {
+        let foothold = self.at(at);
+        foothold.log.glance(self.pos[at], foothold, into)
+    }
+
+    /// What was copied is written: it is behind that.
+    pub(in crate::link) fn pass(&mut self, at: usize, glance: &Glance) {
+        let end = glance.end();
+        self.pos[at] = end.pos;
+        self.at(at).publish(end.pos, end.seq);
+    }
+
+    /// Where a stride begins.
+    pub(in crate::link) fn stride(&self, at: usize) -> Stride {
+        let seq = self.at(at).view().written();
+        Stride::from(Mark { number: Mark::ANYWHERE, offset: 0, pos: self.pos[at], seq, open: false })
+    }
+
+    /// Takes a stride's end as the new place; `false` where the stride is not to be given up yet.
+    pub(in crate::link) fn follow(&mut self, at: usize, stride: &Stride) -> bool {
+        stride.rest().map(|pos| self.pos[at] = pos).is_some()
+    }
+}
+
+impl Drop for Footing {
+    fn drop(&mut self) {
+        (0..FAMILY).for_each(|at| self.at(at).leave());
     }
 }

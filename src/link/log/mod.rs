@@ -47,7 +47,7 @@ use crossbeam_utils::CachePadded;
 pub use batch::Batch;
 pub use cursor::{Cursor, Fill, RESIDUE_MAX};
 pub(super) use cursor::{Foothold, Stride};
-pub use family::{FAMILY, Family};
+pub use family::{FAMILY, Family, Footing};
 pub(super) use glance::Glance;
 pub(super) use hub::Seat;
 pub use hub::{Hub, Parked, Parker, Waking};
@@ -59,7 +59,6 @@ use crate::base::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::base::sync::{Mutex, MutexGuard};
 use crate::base::{ConnId, Tick};
 use gate::{Gate, Span};
-use glance::Own;
 use ring::{Gather, Ring};
 use segment::Mark;
 use words::{check_len, limit_of};
@@ -342,8 +341,8 @@ impl Log {
         self.ring.lock().gather(at, max, batch)
     }
 
-    fn glance(&self, pos: u64, seq: u64, own: Own, into: &mut Glance) -> bool {
-        self.ring.lock().glance(pos, seq, own, into)
+    fn glance(&self, pos: u64, foothold: Foothold<'_>, into: &mut Glance) -> bool {
+        self.ring.lock().glance(pos, foothold, into)
     }
 
     fn count_skipped(&self, messages: u64) {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::batch::Batch;
-use super::glance::{Glance, Own};
+use super::cursor::Foothold;
+use super::glance::Glance;
 use super::segment::{Index, Mark, Segment};
 use crate::base::ConnId;
 
@@ -220,23 +221,37 @@ impl Ring {
         Some(index.mark(index.begin_of(seq)))
     }
 
-    /// Copies what lies behind a place, if that is a few small messages of the open tail, none of them `own`'s.
-    pub(super) fn glance(&self, pos: u64, seq: u64, own: Own, into: &mut Glance) -> bool {
+    /// Copies what lies behind a place, if that is a few small messages of the open tail, none of them one's own.
+    pub(super) fn glance(&self, pos: u64, foothold: Foothold<'_>, into: &mut Glance) -> bool {
         let tail = &self.tail;
-        let Some(offset) = pos.checked_sub(tail.start).and_then(|offset| u32::try_from(offset).ok()) else {
-            return false;
-        };
-        if tail.len() <= offset || tail.len() - offset > COPY_MAX {
+        let unread = self.end_pos() - pos;
+        if pos < tail.start || unread == 0 || unread > u64::from(COPY_MAX) {
             return false;
         }
-        into.ends.clear();
+        let offset = (pos - tail.start) as u32;
+        let own = |conn| conn == foothold.views.conn() || foothold.view().also() == Some(conn);
         if !tail.few_behind(offset, own, &mut into.ends) {
             return false;
         }
         into.bytes.clear();
         into.bytes.extend_from_slice(&self.buf[offset as usize..]);
+        let seq = tail.seq + tail.messages() - into.ends.get().len() as u64;
         into.from = Mark { number: tail.number, offset, pos, seq, open: false };
         true
+    }
+
+    /// The number of the segment that holds what lies behind a place, and where there.
+    fn locate(&self, pos: u64) -> (u64, u32) {
+        let mut index = &self.tail;
+        if pos < index.start {
+            let after = self.segments.partition_point(|segment| segment.index.start <= pos);
+            // Who asks has looked whether it is behind the ring.
+            let Some(segment) = after.checked_sub(1).and_then(|at| self.segments.get(at)) else {
+                return (0, 0);
+            };
+            index = &segment.index;
+        }
+        (index.number, (pos - index.start) as u32)
     }
 
     /// Takes what lies behind `at`, about `max` bytes, into the batch, whole segments at a time.
@@ -249,8 +264,11 @@ impl Ring {
             return Gather::Lagging;
         }
         // A segment that was read to its end may be gone without a loss.
-        let (mut number, mut offset) =
-            if at.number < begin.number { (begin.number, 0) } else { (at.number, at.offset) };
+        let (mut number, mut offset) = match at.number {
+            Mark::ANYWHERE => self.locate(at.pos),
+            number if number < begin.number => (begin.number, 0),
+            number => (number, at.offset),
+        };
         let mut gathered = 0;
         while gathered < max && batch.runs() < RUNS_MAX {
             match self.segments.get((number - begin.number) as usize) {

@@ -31,6 +31,11 @@ pub(super) struct Mark {
     pub(super) open: bool,
 }
 
+impl Mark {
+    /// The number of a place whose segment is to be looked for by `pos`.
+    pub(super) const ANYWHERE: u64 = u64::MAX;
+}
+
 /// Frames of one origin, next to each other; offsets within the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Own {
@@ -171,18 +176,18 @@ impl Index {
     pub(super) fn few_behind(
         &self,
         offset: u32,
-        own: glance::Own,
-        ends: &mut SmallVec<[u32; glance::MESSAGES_MAX]>,
+        own: impl Fn(ConnId) -> bool,
+        ends: &mut glance::Ends,
     ) -> bool {
         let looked = self.ends.len().saturating_sub(glance::MESSAGES_MAX + 1);
         let few = &self.ends[looked..];
         let first = few.iter().rposition(|end| *end <= offset).map_or(0, |at| at + 1);
         let few = &few[first..];
         let mut later = self.origins.iter().rev().take_while(|origin| origin.to > offset);
-        if few.len() > glance::MESSAGES_MAX || later.any(|origin| own.is(origin.conn)) {
+        if few.len() > glance::MESSAGES_MAX || later.any(|origin| own(origin.conn)) {
             return false;
         }
-        ends.extend(few.iter().map(|end| end - offset));
+        ends.set(few, offset);
         true
     }
 

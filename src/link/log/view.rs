@@ -222,11 +222,6 @@ impl View {
         self.pos.load(Ordering::Acquire)
     }
 
-    /// As [`View::position`], for the link itself: the only one that moves it.
-    pub(super) fn own_position(&self) -> u64 {
-        self.pos.load(Ordering::Relaxed)
-    }
-
     /// Says how far the link has come. Returns whether somebody waits for just that.
     pub(super) fn publish(&self, pos: u64, seq: u64) -> bool {
         self.written.store(seq, Ordering::Release);

@@ -8,7 +8,7 @@ use bytes::Buf;
 
 use crate::link::budget::Reservation;
 use crate::link::end::End;
-use crate::link::log::{Fill, Foothold};
+use crate::link::log::{Fill, Footing};
 use crate::link::shared::Link;
 use crate::transport::Stream;
 
@@ -129,10 +129,10 @@ impl Busy {
     }
 
     /// Fetches the rest of a chunk that is half on the line and was too long to keep: it goes before anything else.
-    pub(super) fn mend(&mut self, footholds: &[Foothold; 3]) -> Result<(), End> {
+    pub(super) fn mend(&mut self, footing: &Footing) -> Result<(), End> {
         let Some(Piece::Log(at)) = self.round.front() else { return Ok(()) };
         let LaneOut { stride, batch, .. } = &mut self.lanes[*at];
-        if batch.is_empty() && stride.torn(batch) && stride.fill(&footholds[*at], 1, batch) != Fill::Ready {
+        if batch.is_empty() && stride.torn(batch) && stride.fill(footing.at(*at), 1, batch) != Fill::Ready {
             return Err(End::TooSlow(LANES[*at]));
         }
         Ok(())

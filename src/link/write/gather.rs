@@ -70,7 +70,7 @@ impl<D: Dialect> Writer<D> {
         let mut taken = 0;
         if others_wait && !busy.lanes[at].stride.in_message() {
             // Where both wait, each gets half.
-            let log_waits = busy.lanes[at].stride.has_news(&self.footholds[at]);
+            let log_waits = busy.lanes[at].stride.has_news(self.footing.at(at));
             let share = if log_waits { (room / 2).max(1) } else { room };
             if state_waits && busy.lanes[at].open.is_none() {
                 taken += self.gather_state(busy, share);
@@ -98,7 +98,7 @@ impl<D: Dialect> Writer<D> {
         let (mut early, written) = ([false; 3], busy.written);
         for (at, early) in early.iter_mut().enumerate() {
             let lane = &mut busy.lanes[at];
-            if !lane.stride.has_news(&self.footholds[at]) {
+            if !lane.stride.has_news(self.footing.at(at)) {
                 (lane.served, lane.logs_turn) = (written, false);
             } else if at == BULK && no_bulk {
                 continue;
@@ -119,7 +119,7 @@ impl<D: Dialect> Writer<D> {
         // Twice at the most: after a gap the cursor stands at the end, and something may have come since.
         for _ in 0..2 {
             let LaneOut { stride, batch, .. } = &mut busy.lanes[at];
-            let (lane, foothold) = (LANES[at], &self.footholds[at]);
+            let (lane, foothold) = (LANES[at], self.footing.at(at));
             if batch.is_empty() && !stride.has_news(foothold) {
                 return Ok(0);
             }
@@ -172,7 +172,7 @@ impl<D: Dialect> Writer<D> {
                     None => {
                         busy.end_open(at);
                         // By message: after a large one it is the others' turn.
-                        if busy.lanes[at].stride.has_news(&self.footholds[at])
+                        if busy.lanes[at].stride.has_news(self.footing.at(at))
                             || (at == URGENT && self.state.has_news())
                         {
                             break;

@@ -29,7 +29,7 @@ impl<D: Dialect> Writer<D> {
     ) -> Result<bool, End> {
         // What the stream runs is not ours: the thread's is taken, not borrowed.
         let mut glance = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
-        let written = match self.footholds[at].glance(&mut glance) {
+        let written = match self.footing.glance(at, &mut glance) {
             true => self.write_glance(at, &glance, stream, cx, link, host),
             false => Ok(false),
         };
@@ -58,7 +58,7 @@ impl<D: Dialect> Writer<D> {
         if count == len {
             match Pin::new(stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
-                    self.footholds[at].pass(glance);
+                    self.footing.pass(at, glance);
                     return Ok(true);
                 }
                 Poll::Ready(Err(error)) => return Err(End::Io(error)),

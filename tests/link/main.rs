@@ -4,6 +4,7 @@
 mod bounds;
 mod ending;
 mod flight;
+mod glance;
 #[path = "../common/link.rs"]
 mod harness;
 mod inbox;

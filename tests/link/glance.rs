@@ -1,0 +1,226 @@
+//! What a sleeping link wakes for, when its stream takes a part of it only, or does not flush.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use peerpool::base::Lane;
+use peerpool::link::log::{Appended, Receipt};
+use peerpool::link::{End, Message};
+use peerpool::transport::Stream;
+use peerpool::wire::{Decoder, Dialect, Head, Native, Step};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::harness::*;
+
+/// What a stream took, and how much more it takes.
+#[derive(Default)]
+struct Valve {
+    taken: Vec<u8>,
+    room: usize,
+    flushes: bool,
+    /// Write calls that took something.
+    writes: usize,
+    waits: Option<Waker>,
+}
+
+/// A stream that is never read from, and takes what its valve lets through.
+#[derive(Clone, Default)]
+struct Tight(Arc<Mutex<Valve>>);
+
+impl Tight {
+    fn open(&self, room: usize, flushes: bool) {
+        let mut valve = self.0.lock().unwrap();
+        (valve.room, valve.flushes) = (room, flushes);
+        if let Some(waker) = valve.waits.take() {
+            waker.wake();
+        }
+    }
+
+    fn taken(&self) -> usize {
+        self.0.lock().unwrap().taken.len()
+    }
+
+    fn writes(&self) -> usize {
+        self.0.lock().unwrap().writes
+    }
+
+    /// The events taken so far, which must be whole.
+    fn events(&self, dialect: &Native) -> Vec<(u16, Vec<u8>)> {
+        let mut decoder = dialect.decoder();
+        let mut events = Vec::new();
+        let taken = self.0.lock().unwrap().taken.clone();
+        let mut bytes = &taken[..];
+        while !bytes.is_empty() {
+            let step = decoder.step(bytes).expect("legal bytes");
+            let used = step.used();
+            match step {
+                Step::Message { head: Head::Event { kind }, payload, .. } => {
+                    events.push((kind, payload.into_bytes().to_vec()));
+                }
+                other => panic!("{other:?}"),
+            }
+            bytes = &bytes[used..];
+        }
+        events
+    }
+}
+
+impl AsyncRead for Tight {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Tight {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let bytes = slices.iter().flat_map(|slice| slice.iter()).copied().collect::<Vec<_>>();
+        let mut valve = self.0.lock().unwrap();
+        let most = bytes.len().min(valve.room);
+        if most == 0 {
+            valve.waits = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        valve.room -= most;
+        valve.writes += 1;
+        valve.taken.extend_from_slice(&bytes[..most]);
+        Poll::Ready(Ok(most))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut valve = self.0.lock().unwrap();
+        if valve.flushes {
+            return Poll::Ready(Ok(()));
+        }
+        valve.waits = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Stream for Tight {}
+
+/// Bodies of different lengths.
+fn body(kind: u16) -> Vec<u8> {
+    vec![kind as u8; 5 + usize::from(kind) * 3]
+}
+
+fn append(side: &Side<Native>, lane: Lane, kind: u16) -> (Appended, usize) {
+    let event = side.event(lane, kind, &body(kind));
+    (side.log(lane).append(&event, None).unwrap(), event.len())
+}
+
+/// Three messages wake a link whose stream takes `room` bytes of them.
+async fn a_part(room: usize, flushes: bool) {
+    let side = Side::new(Native::default());
+    let stream = Tight::default();
+    let running = side.start(stream.clone(), Ear::new());
+    settle().await;
+    stream.open(room, flushes);
+    let said: Vec<_> = (1..=3).map(|kind| append(&side, Lane::Normal, kind)).collect();
+    settle().await;
+    let whole: usize = said.iter().map(|(_, len)| len).sum();
+    assert_eq!(stream.taken(), room.min(whole));
+    let view = running.link.view(Lane::Normal).unwrap();
+    let mut end = 0;
+    for (appended, len) in &said {
+        end += len;
+        let written = end <= room && flushes;
+        let expected = if written { Receipt::Written } else { Receipt::Behind };
+        assert_eq!(view.status_of(appended), expected, "{end} bytes, {room} taken, flushes: {flushes}");
+    }
+    // What is more urgent meanwhile waits for the message that has begun only.
+    append(&side, Lane::Urgent, 4);
+    running.link.send(Message::new(5, body(5))).unwrap();
+    settle().await;
+    stream.open(usize::MAX, true);
+    settle().await;
+    let events = stream.events(&side.dialect);
+    assert!(events.iter().all(|(kind, bytes)| *bytes == body(*kind)), "glued or cut");
+    let mut kinds: Vec<_> = events.iter().map(|(kind, _)| *kind).collect();
+    let of_the_log: Vec<_> = kinds.iter().copied().filter(|kind| *kind <= 3).collect();
+    assert_eq!(of_the_log, [1, 2, 3]);
+    let begun = said.iter().scan(0, |end, (_, len)| {
+        let begin = *end;
+        *end += len;
+        Some(begin)
+    });
+    let before = kinds.iter().take_while(|kind| **kind != 4).filter(|kind| **kind <= 3).count();
+    assert_eq!(before, begun.filter(|begin| *begin < room).count(), "{room}");
+    kinds.sort_unstable();
+    assert_eq!(kinds, [1, 2, 3, 4, 5]);
+    assert!(said.iter().all(|(appended, _)| view.status_of(appended) == Receipt::Written));
+    // It sleeps again, and goes on from the right place.
+    append(&side, Lane::Normal, 6);
+    settle().await;
+    assert_eq!(stream.events(&side.dialect).len(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_of_what_a_link_wakes_for_is_followed_by_its_rest() {
+    let side = Side::new(Native::default());
+    let whole: usize = (1..=3).map(|kind| side.event(Lane::Normal, kind, &body(kind)).len()).sum();
+    for room in 0..=whole {
+        a_part(room, true).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_flushed_is_not_written() {
+    for room in [1, 20, 1_000] {
+        a_part(room, false).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_few_messages_that_wake_a_link_go_by_one_call_each_once_and_none_back_to_its_origin() {
+    let side = Side::new(Native::default());
+    let stream = Tight::default();
+    stream.open(usize::MAX, true);
+    let running = side.start(stream.clone(), Ear::new());
+    let other = side.start(Tight::default(), Ear::new());
+    settle().await;
+    let mut expected = Vec::new();
+    for burst in 0..12u16 {
+        let writes = stream.writes();
+        for n in 0..burst {
+            let kind = burst * 16 + n;
+            let origin = [None, Some(running.link.id()), Some(other.link.id())][usize::from(kind) % 3];
+            let event = side.event(Lane::Normal, kind, &body(kind));
+            side.log(Lane::Normal).append(&event, origin).unwrap();
+            if origin != Some(running.link.id()) {
+                expected.push((kind, body(kind)));
+            }
+        }
+        settle().await;
+        assert!(stream.writes() <= writes + 1, "burst of {burst}");
+        assert!(stream.events(&side.dialect) == expected, "burst of {burst}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_fails_at_a_glance_ends_the_link() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(1_000);
+    let running = side.start(near, Ear::new());
+    settle().await;
+    drop(far);
+    append(&side, Lane::Normal, 1);
+    assert!(matches!(running.end().await, End::Io(_) | End::Eof));
+}

@@ -29,6 +29,7 @@ mod instances;
 mod join;
 mod life;
 mod maintain;
+mod receipt;
 mod relay;
 mod shared;
 mod stats;
@@ -48,10 +49,10 @@ pub use handler::{Context, Handler, Verdict};
 #[cfg(feature = "timecoin")]
 pub(crate) use handshake::{check_kin, read_greeting};
 pub use info::{Conn, Peer, PeerInfo, Pool};
+pub use receipt::BroadcastReceipt;
 pub use relay::{Digest, Fresh, RelayConfig};
 pub use stats::{LaneStats, MemoryStats, NodeStats};
 pub use typed::{Typed, TypedError};
-pub use verbs::BroadcastReceipt;
 pub use voice::StateRefused;
 
 pub use crate::link::log::{LagPolicy, Receipt};

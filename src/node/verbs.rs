@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::base::{ConnId, Direction, Lane, PeerId, Tick};
 use crate::book::{BanTarget, Book, Source, WallTime};
-use crate::link::log::{Appended, CursorView, Receipt};
+use crate::link::log::Appended;
 use crate::link::{Message, SendError};
 use crate::pool::{Departure, Evicted, Roster};
 use crate::transport::Stream;
@@ -21,9 +21,9 @@ use super::error::{ConnectError, SendToError, StartError};
 use super::events::Subscription;
 use super::handle::NodeRef;
 use super::info::{Conn, Peer};
+use super::receipt::{BroadcastReceipt, Recipient};
 use super::relay::{Digest, Fresh};
 use super::shared::count;
-use super::tongue::{Said, first};
 use super::voice::StateRefused;
 
 /// Connections.
@@ -282,22 +282,15 @@ impl NodeRef {
     /// # Cost
     /// A walk over the roster.
     pub fn broadcast_with_receipt(&self, message: &Message) -> Result<BroadcastReceipt, EncodeError> {
-        let views = self
-            .roster()
-            .iter()
-            .filter_map(|peer| {
-                let conn = peer.connection();
-                let view = conn.link().view(message.lane)?;
-                Some(Recipient { key: *peer.key(), conn: peer.id(), tongue: conn.tongue(), view })
-            })
-            .collect();
+        let recipients = Recipient::all(self, message.lane);
         let shared = self.shared();
         count(&shared.counters.broadcasts);
         let said = shared.tongues.append_said(message)?;
-        Ok(BroadcastReceipt { said, views })
+        Ok(BroadcastReceipt::new(said, recipients))
     }
 
-    /// Resolves when the slowest peer that is not lagging leaves room in this lane's log, and at once without peers. A producer
+    /// Resolves when the slowest peer that is not lagging leaves room in this lane's log; at once without peers, and where there is
+    /// room at the call. Call it and await it before each broadcast: one that is kept for later knows of earlier. A producer
     /// that waits for it before each broadcast makes no peer lag that keeps pace: not waited for are those that stand still for a
     /// second until they move, and those that miss messages or for two seconds keep more than half of the others from having
     /// anything to do, until they have kept up for ten.
@@ -376,47 +369,6 @@ impl NodeRef {
     /// This node's digest of a message; another node computes another one.
     pub fn digest(&self, kind: u16, payload: &[u8]) -> Digest {
         self.shared().seen.digest(kind, payload)
-    }
-}
-
-/// Who was there at a broadcast, and what became of it for each.
-#[derive(Debug)]
-pub struct BroadcastReceipt {
-    said: Said,
-    views: Vec<Recipient>,
-}
-
-#[derive(Debug)]
-struct Recipient {
-    key: PeerId,
-    conn: ConnId,
-    tongue: usize,
-    view: CursorView,
-}
-
-impl BroadcastReceipt {
-    /// What became of the broadcast for each peer of the roster at the call, as of now. Written means handed to the stream.
-    pub fn statuses(&self) -> impl Iterator<Item = (PeerId, ConnId, Receipt)> + '_ {
-        self.views.iter().filter_map(|one| {
-            // A peer whose dialect has no word for it was not there for it.
-            let appended = Appended { seq: self.said[one.tongue]?, origin: None };
-            Some((one.key, one.conn, one.view.status_of(&appended)))
-        })
-    }
-
-    /// The place in the log; of several dialects, in the first one's that has a word for it.
-    pub fn appended(&self) -> Appended {
-        Appended { seq: first(&self.said), origin: None }
-    }
-
-    /// How many peers were there.
-    pub fn peers(&self) -> usize {
-        self.views.iter().filter(|one| self.said[one.tongue].is_some()).count()
-    }
-
-    /// How many of them it is written to now.
-    pub fn written(&self) -> usize {
-        self.statuses().filter(|(_, _, receipt)| *receipt == Receipt::Written).count()
     }
 }
 

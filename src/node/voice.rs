@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::base::{ConnId, Lane, Tick};
-use crate::link::log::{Appended, Family, Hub, Log, LogChunk, LogConfig};
+use crate::link::log::{Family, Hub, Log, LogChunk, LogConfig};
 use crate::link::state::{StateConfig, StateKey, StateTable};
 use crate::link::{Budget, Common, Message, Positions, Prepared, Setup};
 use crate::wire::{Abilities, Control, Dialect, EncodeError, Goodbye, Greeting, Head, Hello, WireError};
@@ -165,13 +165,15 @@ impl<D: Dialect> Tongue for Voice<D> {
             let chunks = self.dialect.chunks(*lane, head, payload.clone())?;
             let chunks = chunks.map(|chunk| LogChunk::new(&chunk.head, chunk.body));
             let appended = log.append_chunks(chunks, origin);
-            return appended.map(seq_of).map_err(|_| too_large(payload.len(), log.ring_bytes()));
+            return appended
+                .map(|appended| appended.seq)
+                .map_err(|_| too_large(payload.len(), log.ring_bytes()));
         }
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.clear();
             self.dialect.encode(*lane, &head, payload, scratch)?;
             let appended = log.append(scratch, origin);
-            appended.map(seq_of).map_err(|_| too_large(payload.len(), log.ring_bytes()))
+            appended.map(|appended| appended.seq).map_err(|_| too_large(payload.len(), log.ring_bytes()))
         })
     }
 
@@ -210,10 +212,6 @@ impl<D: Dialect> Tongue for Voice<D> {
     fn bytes(&self) -> usize {
         self.logs.logs().iter().map(|log| log.bytes()).sum::<usize>() + self.state.bytes()
     }
-}
-
-const fn seq_of(appended: Appended) -> u64 {
-    appended.seq
 }
 
 thread_local! {

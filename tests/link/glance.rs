@@ -5,9 +5,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use peerpool::base::Lane;
+use peerpool::base::{ConnId, Lane};
 use peerpool::link::log::{Appended, Receipt};
-use peerpool::link::{End, Message};
+use peerpool::link::{End, Message, Prepared, Setup};
 use peerpool::transport::Stream;
 use peerpool::wire::{Decoder, Dialect, Head, Native, Step};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,6 +23,16 @@ struct Valve {
     /// Write calls that took something.
     writes: usize,
     waits: Option<Waker>,
+    failure: Option<Failure>,
+}
+
+/// What fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    Write,
+    /// A write that takes nothing.
+    NoByte,
+    Flush,
 }
 
 /// A stream that is never read from, and takes what its valve lets through.
@@ -89,6 +99,11 @@ impl AsyncWrite for Tight {
     ) -> Poll<io::Result<usize>> {
         let bytes = slices.iter().flat_map(|slice| slice.iter()).copied().collect::<Vec<_>>();
         let mut valve = self.0.lock().unwrap();
+        match valve.failure {
+            Some(Failure::Write) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Some(Failure::NoByte) => return Poll::Ready(Ok(0)),
+            Some(Failure::Flush) | None => {}
+        }
         let most = bytes.len().min(valve.room);
         if most == 0 {
             valve.waits = Some(cx.waker().clone());
@@ -102,6 +117,9 @@ impl AsyncWrite for Tight {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut valve = self.0.lock().unwrap();
+        if valve.failure == Some(Failure::Flush) {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         if valve.flushes {
             return Poll::Ready(Ok(()));
         }
@@ -215,12 +233,47 @@ async fn a_few_messages_that_wake_a_link_go_by_one_call_each_once_and_none_back_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_fails_at_a_glance_ends_the_link() {
+async fn what_came_over_the_connection_that_a_link_replaces_is_not_written_back_at_a_glance() {
     let side = Side::new(Native::default());
-    let (near, far) = pipe(1_000);
-    let running = side.start(near, Ear::new());
+    let before = side.start(Tight::default(), Ear::new());
     settle().await;
-    drop(far);
-    append(&side, Lane::Normal, 1);
-    assert!(matches!(running.end().await, End::Io(_) | End::Eof));
+    let positions = Lane::ALL.into_iter().filter_map(|lane| before.link.view(lane));
+    let positions: Vec<_> = positions.map(|view| view.resume()).collect();
+    let id = ConnId::new(99).unwrap();
+    let prepared = Prepared::new(Setup {
+        id,
+        dialect: Arc::clone(&side.dialect),
+        common: Arc::clone(&side.common),
+        footing: side.logs.join(id, Some(positions.try_into().unwrap())),
+        state: side.state.cursor(),
+        parker: side.hub.parker(),
+    });
+    let stream = Tight::default();
+    stream.open(usize::MAX, true);
+    let _task = tokio::spawn(prepared.start(stream.clone(), Ear::new(), b"", Vec::new()));
+    settle().await;
+    for (kind, origin) in [(1, None), (2, Some(before.link.id())), (3, Some(id)), (4, None)] {
+        side.log(Lane::Normal).append(&side.event(Lane::Normal, kind, &body(kind)), origin).unwrap();
+        settle().await;
+    }
+    assert_eq!(stream.events(&side.dialect), [(1, body(1)), (4, body(4))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_fails_at_a_glance_ends_the_link() {
+    for failure in [Failure::Write, Failure::NoByte, Failure::Flush] {
+        let side = Side::new(Native::default());
+        let stream = Tight::default();
+        stream.open(usize::MAX, true);
+        let running = side.start(stream.clone(), Ear::new());
+        settle().await;
+        stream.0.lock().unwrap().failure = Some(failure);
+        let (appended, _) = append(&side, Lane::Normal, 1);
+        let view = running.link.view(Lane::Normal).unwrap();
+        let end = running.end().await;
+        let kind =
+            if failure == Failure::NoByte { io::ErrorKind::WriteZero } else { io::ErrorKind::BrokenPipe };
+        assert!(matches!(&end, End::Io(error) if error.kind() == kind), "{failure:?}: {end:?}");
+        assert_eq!(view.status_of(&appended), Receipt::LeftBefore, "{failure:?}");
+    }
 }

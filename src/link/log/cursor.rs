@@ -8,6 +8,7 @@ use super::ring::Gather;
 use super::segment::Mark;
 use super::view::{CursorView, View, Views};
 use super::{LagPolicy, Log};
+use crate::base::ConnId;
 
 /// The most that a stuck link keeps a copy of: the rest of one chunk and its header.
 pub const RESIDUE_MAX: usize = 16 * 1024 + 64;
@@ -160,6 +161,11 @@ impl Drop for Cursor {
 impl Foothold<'_> {
     pub(super) fn view(&self) -> &View {
         self.views.at(self.log.place)
+    }
+
+    /// Whether what came from this connection came from the peer itself: over this link, or the one it took the place of.
+    pub(super) fn is_own(&self, conn: ConnId) -> bool {
+        conn == self.views.conn() || self.view().also() == Some(conn)
     }
 
     /// Says how far it has come.

@@ -55,7 +55,8 @@ impl Family {
 pub struct Footing {
     logs: Arc<[Arc<Log>; FAMILY]>,
     views: Arc<Views>,
-    /// Bytes behind it in each log: beside each other, so that a link that wakes finds with one look which have news.
+    /// Bytes behind it in each log, while it sleeps: what its views say too, but beside each other and with nothing else in
+    /// between, so that a link that wakes finds with one look which have news.
     pos: [u64; FAMILY],
     /// Where its entry is among those that producers may wait for, in each.
     seats: [u32; FAMILY],

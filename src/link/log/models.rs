@@ -109,6 +109,43 @@ fn the_last_append_before_silence_wakes_the_link() {
     });
 }
 
+/// As the writer of a link does that has nothing else to send: registered once a poll, its places at rest, what it copies
+/// given up again at once.
+#[test]
+fn a_link_at_rest_is_woken_for_every_append_and_sees_it_once_at_a_glance() {
+    model(3, || {
+        let hub = Hub::new();
+        let family = Family::new([LogConfig::test(); FAMILY], &hub);
+        let mut footing = family.join(conn(1), None);
+        let log = Arc::clone(&family.logs()[1]);
+        let producer = thread::spawn(move || {
+            log.append(b"x", None).expect("fits");
+            log.append(b"y", None).expect("fits");
+        });
+        let parker = hub.parker();
+        let (mut line, mut glance) = (Vec::new(), Glance::default());
+        block_on(poll_fn(|cx| {
+            parker.seat().task().register(cx.waker());
+            loop {
+                if footing.news()[1] {
+                    assert!(footing.glance(1, &mut glance), "so little is copied");
+                    line.extend_from_slice(glance.bytes());
+                    footing.pass(1, &glance);
+                }
+                if line.len() >= 2 {
+                    return Poll::Ready(());
+                }
+                if parker.park_known(|| !footing.news().contains(&true)) == Parked::Yes {
+                    return Poll::Pending;
+                }
+            }
+        }));
+        producer.join().expect("no panic");
+        assert_eq!(line, b"xy");
+        assert_eq!(footing.views().resume()[1].seq, 2);
+    });
+}
+
 #[test]
 fn two_producers_wake_a_link_that_sleeps_once_for_log_and_state() {
     model(2, || {

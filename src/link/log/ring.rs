@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::batch::Batch;
-use super::cursor::Foothold;
 use super::glance::Glance;
 use super::segment::{Index, Mark, Segment};
 use crate::base::ConnId;
@@ -222,15 +221,13 @@ impl Ring {
     }
 
     /// Copies what lies behind a place, if that is a few small messages of the open tail, none of them one's own.
-    pub(super) fn glance(&self, pos: u64, foothold: Foothold<'_>, into: &mut Glance) -> bool {
+    pub(super) fn glance(&self, pos: u64, is_own: impl Fn(ConnId) -> bool, into: &mut Glance) -> bool {
         let tail = &self.tail;
-        let unread = self.end_pos() - pos;
-        if pos < tail.start || unread == 0 || unread > u64::from(COPY_MAX) {
+        let Some(offset) = pos.checked_sub(tail.start).and_then(|offset| u32::try_from(offset).ok()) else {
             return false;
-        }
-        let offset = (pos - tail.start) as u32;
-        let own = |conn| conn == foothold.views.conn() || foothold.view().also() == Some(conn);
-        if !tail.few_behind(offset, own, &mut into.ends) {
+        };
+        let unread = tail.len().saturating_sub(offset);
+        if unread == 0 || unread > COPY_MAX || !tail.few_behind(offset, is_own, &mut into.ends) {
             return false;
         }
         into.bytes.clear();

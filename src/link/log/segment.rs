@@ -172,11 +172,11 @@ impl Index {
         }));
     }
 
-    /// Where the messages behind a boundary end, from there; `false` if they are too many, or one of them is `own`'s.
+    /// Where the messages behind a boundary end, from there; `false` if they are too many, or one of them is one's own.
     pub(super) fn few_behind(
         &self,
         offset: u32,
-        own: impl Fn(ConnId) -> bool,
+        is_own: impl Fn(ConnId) -> bool,
         ends: &mut glance::Ends,
     ) -> bool {
         let looked = self.ends.len().saturating_sub(glance::MESSAGES_MAX + 1);
@@ -184,7 +184,7 @@ impl Index {
         let first = few.iter().rposition(|end| *end <= offset).map_or(0, |at| at + 1);
         let few = &few[first..];
         let mut later = self.origins.iter().rev().take_while(|origin| origin.to > offset);
-        if few.len() > glance::MESSAGES_MAX || later.any(|origin| own(origin.conn)) {
+        if few.len() > glance::MESSAGES_MAX || later.any(|origin| is_own(origin.conn)) {
             return false;
         }
         ends.set(few, offset);

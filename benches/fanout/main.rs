@@ -38,7 +38,7 @@ pub(crate) struct Options {
     pub(crate) sizes: Vec<usize>,
     pub(crate) rounds: usize,
     pub(crate) slice: Duration,
-    /// Contenders whose name begins so; the limit always runs.
+    /// Contenders whose name contains one of these; the limit always runs.
     pub(crate) only: Vec<String>,
     pub(crate) receivers: Taking,
     /// Threads of the runtime that all contenders but the limit run on.

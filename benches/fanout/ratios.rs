@@ -29,7 +29,7 @@ pub(crate) fn run(options: &Options) {
     let mut cells = BTreeMap::new();
     for &peers in &options.peers {
         let wanted = |name: &str| {
-            options.only.is_empty() || options.only.iter().any(|only| name.starts_with(only.as_str()))
+            options.only.is_empty() || options.only.iter().any(|only| name.contains(only.as_str()))
         };
         let mut field = Field::new(peers, options.workers, options.receivers, options.lowat, wanted);
         for &size in &options.sizes {

@@ -17,7 +17,8 @@ pub struct LinkConfig {
     pub outbox_bytes: usize,
     /// Our own requests that await an answer on one link. Default 1,024.
     pub waiters: usize,
-    /// The most one write takes. Default 256 KiB: from 64 KiB down the calls, from 1 MiB up the caches cost more.
+    /// The most one write takes of the logs; half of it, if something else is to be sent, too. Default 512 KiB: from 128 KiB down
+    /// the calls, from 1 MiB up the caches cost more.
     pub batch: usize,
     /// How long a closing link may take to say goodbye. Default 500 ms.
     pub linger: Duration,
@@ -34,7 +35,7 @@ impl Default for LinkConfig {
             outbox_messages: 1024,
             outbox_bytes: 8 * 1024 * 1024,
             waiters: 1024,
-            batch: 256 * 1024,
+            batch: 512 * 1024,
             linger: Duration::from_millis(500),
             peers_interval: Duration::from_secs(1),
         }

@@ -280,6 +280,7 @@ impl<D: Dialect> Writer<D> {
         gather: Gather,
     ) -> Result<Written, End> {
         busy.mend(&self.footing)?;
+        let (before, turn) = (busy.written, link.common.config.batch as u64 / 2);
         for _ in 0..ROUNDS {
             if busy.round.is_empty() {
                 self.gather(busy, link, host, gather)?;
@@ -308,6 +309,9 @@ impl<D: Dialect> Writer<D> {
                         return Ok(Written::Blocked);
                     }
                 }
+            }
+            if busy.written - before >= turn {
+                break;
             }
         }
         Ok(Written::More)
@@ -352,8 +356,8 @@ const LANES: [Lane; 3] = [Lane::Urgent, Lane::Normal, Lane::Bulk];
 const URGENT: usize = 0;
 const NORMAL: usize = 1;
 const BULK: usize = 2;
-/// Rounds in one poll before other tasks get their turn. The links of a broadcast write the same bytes one after the other:
-/// what one has written is still in the cache for the next, if it was not too much.
+/// Rounds in one poll before other tasks get their turn, unless half of the largest was written before. The links of a broadcast
+/// write the same bytes one after the other: what one has written is still in the cache for the next, if it was not too much.
 const ROUNDS: usize = 2;
 /// Control bytes that may wait. A peer that makes us answer more than it reads is flooding.
 const MAX_CONTROL: usize = 32 * 1024;

@@ -27,7 +27,10 @@ impl<D: Dialect> Writer<D> {
         if let Some(token) = busy.flight.mark(Instant::now) {
             self.say(busy, &Control::Ping { token })?;
         }
-        let mut room = link.common.config.batch;
+        // What does not come of a log stays in the round when the stream is full, and what comes later waits for it.
+        let stays =
+            link.has_orders() || self.state.has_news() || busy.lanes.iter().any(|lane| lane.open.is_some());
+        let mut room = link.common.config.batch / if stays { 2 } else { 1 };
         if !busy.control.is_empty() {
             let control = busy.control.split().freeze();
             busy.control = BytesMut::new();

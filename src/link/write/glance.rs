@@ -29,11 +29,15 @@ impl<D: Dialect> Writer<D> {
     ) -> Result<bool, End> {
         // What the stream runs is not ours: the thread's is taken, not borrowed.
         let mut glance = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
-        let written = match self.footing.glance(at, &mut glance) {
-            true => self.write_glance(at, &glance, stream, cx, link, host),
-            false => Ok(false),
-        };
+        let (mut written, mut crowd) = (Ok(false), false);
+        if self.footing.glance(at, &mut glance) {
+            written = self.write_glance(at, &glance, stream, cx, link, host);
+            crowd = glance.count().is_multiple_of(CROWD);
+        }
         let _ = SPARE.try_with(|spare| spare.set(Some(glance)));
+        if crowd {
+            std::thread::yield_now();
+        }
         written
     }
 
@@ -77,6 +81,12 @@ impl<D: Dialect> Writer<D> {
         Ok(false)
     }
 }
+
+/// After it has written the same to so many sleeping links a thread lets others have the processor. Whoever receives on this machine
+/// was woken by each write, and the system does not interrupt a thread for it: with a crowd to write to, on all processors at
+/// once, the first would hear of it no sooner than the last. Where nobody waits that is one short system call among so many.
+/// Measured with `cargo bench --bench latency -- --ratios --only paced`: 64 and 96 hurt crowds that are little larger than that.
+const CROWD: u32 = 128;
 
 thread_local! {
     static SPARE: Cell<Option<Box<Glance>>> = const { Cell::new(None) };

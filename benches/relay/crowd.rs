@@ -23,6 +23,8 @@ use crate::{BODY, BRINGERS, PEERS};
 pub(crate) const FLAG: &str = "--crowd";
 /// Messages written by one call.
 const BATCH: u64 = 128;
+/// Messages that may be under way where the bringers wait for the 64: less than half of what the node keeps for them.
+const AHEAD: u64 = 4096;
 /// A message on the line.
 const FRAME: u64 = 4 + 2 + BODY as u64;
 
@@ -83,10 +85,16 @@ pub(crate) fn main(addr: &str) {
         let (word, number) = line.split_once(' ').expect("a word and a number");
         let number: u64 = number.parse().expect("a number");
         let answer = match word {
-            "send" => bring(&bringers, &mut next, number, None),
+            "send" => bring(&bringers, &mut next, number, None, |_| false),
             "send-for" => {
                 let until = Instant::now() + Duration::from_millis(number);
-                bring(&bringers, &mut next, u64::MAX, Some(until))
+                bring(&bringers, &mut next, u64::MAX, Some(until), |_| false)
+            }
+            // No quicker than the 64 take what is relayed.
+            "keep-up-for" => {
+                let (until, first) = (Instant::now() + Duration::from_millis(number), next);
+                let arrived = || (received.load(Ordering::Relaxed) - counted) / (FRAME * (PEERS - 1));
+                bring(&bringers, &mut next, u64::MAX, Some(until), |next| next - first > arrived() + AHEAD)
             }
             "wait" => {
                 let arrived = wait(&received, counted + number * FRAME) - counted;
@@ -118,11 +126,21 @@ fn enter(addr: SocketAddr, number: u64) -> TcpStream {
     stream
 }
 
-/// Writes messages that nobody has seen to all bringers, the same to each; how many.
-fn bring(bringers: &[TcpStream], next: &mut u64, most: u64, until: Option<Instant>) -> u64 {
+/// Writes messages that nobody has seen to all bringers, the same to each, and rests while it is far ahead; how many.
+fn bring(
+    bringers: &[TcpStream],
+    next: &mut u64,
+    most: u64,
+    until: Option<Instant>,
+    is_far_ahead: impl Fn(u64) -> bool,
+) -> u64 {
     let mut body = [b'x'; BODY];
     let (mut batch, first) = (BytesMut::new(), *next);
     while *next - first < most && until.is_none_or(|until| Instant::now() < until) {
+        if is_far_ahead(*next) {
+            thread::sleep(Duration::from_micros(50));
+            continue;
+        }
         batch.clear();
         for number in *next..(*next + BATCH).min(first.saturating_add(most)) {
             body[..8].copy_from_slice(&number.to_le_bytes());

@@ -7,7 +7,8 @@
 //!
 //! The 64 peers live in a second process that the bench starts itself; it writes the same messages to 8 sockets and takes
 //! (counts, does not copy) what comes on all 64. A round is over when every frame was handled and every delivery arrived; what
-//! is counted is received frames, duplicates included, over the whole round, deliveries of the 64 on the same cores.
+//! is counted is received frames, duplicates included, over the whole round, deliveries of the 64 on the same cores. The
+//! bringers write as fast as they can, in every other round no faster than all 64 take what is relayed.
 #![allow(clippy::print_stdout)]
 
 mod crowd;
@@ -45,6 +46,8 @@ struct Scene {
 struct Round {
     frames: u64,
     took: Duration,
+    /// Deliveries that arrived.
+    deliveries: u64,
     /// Deliveries that slow peers missed.
     missed: u64,
     cpu: Duration,
@@ -90,7 +93,7 @@ impl Scene {
         assert_eq!(now.relayed - before.relayed, unique, "each message is relayed once");
         assert_eq!(now.redundant - before.redundant, unique * (BRINGERS - 1));
         assert_eq!(arrived, deliveries, "every delivery arrives, and none twice");
-        Round { frames, took, missed, cpu: crowd::cpu() - cpu }
+        Round { frames, took, deliveries, missed, cpu: crowd::cpu() - cpu }
     }
 }
 
@@ -123,22 +126,30 @@ fn ratios(args: &[String]) {
     };
     let (rounds, slice) = (number("--rounds", 9).max(1), number("--slice-ms", 500));
     let mut scene = Scene::new();
-    scene.round(&format!("send-for {slice}"));
-    let mut done: Vec<Round> = (0..rounds).map(|_| scene.round(&format!("send-for {slice}"))).collect();
-    let rate = |round: &Round| round.frames as f64 / round.took.as_secs_f64();
-    done.sort_by(|one, other| rate(one).total_cmp(&rate(other)));
-    let (median, least) = (&done[done.len() / 2], &done[0]);
+    let ways = ["send-for", "keep-up-for"];
+    ways.iter().for_each(|way| _ = scene.round(&format!("{way} {slice}")));
+    let mut done = [Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        for (way, done) in ways.iter().zip(&mut done) {
+            done.push(scene.round(&format!("{way} {slice}")));
+        }
+    }
     println!("{rounds} rounds of {slice} ms; {BODY} bytes, {PEERS} peers, each message from {BRINGERS}\n");
-    println!("| | median | least |\n|---|--:|--:|");
-    println!("| frames received a second | {:.0} | {:.0} |", rate(median), rate(least));
-    let out = (PEERS - 1) as f64 / BRINGERS as f64;
-    println!("| deliveries a second | {:.0} | {:.0} |", rate(median) * out, rate(least) * out);
-    let each = |round: &Round| round.cpu.as_secs_f64() * 1e9 / round.frames as f64;
-    println!(
-        "| CPU of the node, ns a frame with its deliveries | {:.0} | {:.0} |",
-        each(median),
-        each(least)
-    );
-    let missed: u64 = done.iter().map(|round| round.missed).sum();
-    println!("\n{missed} deliveries were missed by slow peers");
+    println!("| | as fast as they can | least | no faster than all take it | least |\n|---|--:|--:|--:|--:|");
+    let row = |name: &str, of: &dyn Fn(&Round) -> f64| {
+        let cells = done.iter().map(|rounds| {
+            let mut all: Vec<f64> = rounds.iter().map(of).collect();
+            all.sort_by(f64::total_cmp);
+            format!("{:.0} | {:.0}", all[all.len() / 2], all[0])
+        });
+        println!("| {name} | {} |", cells.collect::<Vec<_>>().join(" | "));
+    };
+    row("frames received a second", &|round| round.frames as f64 / round.took.as_secs_f64());
+    row("deliveries that arrived, a second", &|round| round.deliveries as f64 / round.took.as_secs_f64());
+    row("deliveries missed, of a thousand", &|round| {
+        round.missed as f64 * 1e3 / (round.missed + round.deliveries) as f64
+    });
+    row("CPU of the node, ns a frame with its deliveries", &|round| {
+        round.cpu.as_secs_f64() * 1e9 / round.frames as f64
+    });
 }

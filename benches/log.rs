@@ -29,9 +29,9 @@ fn cursors(log: &Arc<Log>, count: u64) -> Vec<(Cursor, Batch)> {
 fn drain(cursor: &mut Cursor, batch: &mut Batch) -> (usize, usize) {
     let (mut bytes, mut calls) = (0, 0);
     loop {
-        match cursor.fill(256 << 10, batch) {
+        match cursor.fill(512 << 10, batch) {
             Fill::Ready => {
-                let mut slices = [IoSlice::new(&[]); 64];
+                let mut slices = [IoSlice::new(&[]); 96];
                 let used = batch.slices(&mut slices);
                 let n = slices[..used].iter().map(|slice| slice.len()).sum();
                 cursor.advance(batch, n);
@@ -87,7 +87,7 @@ fn append_drained(count: u64, appends: u32) -> f64 {
         std::thread::spawn(move || {
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
                 for (cursor, batch) in &mut cursors {
-                    if let Fill::Ready = cursor.fill(256 << 10, batch) {
+                    if let Fill::Ready = cursor.fill(512 << 10, batch) {
                         let n = batch.len();
                         cursor.advance(batch, n);
                         cursor.publish();

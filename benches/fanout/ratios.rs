@@ -149,7 +149,8 @@ fn summary(options: &Options, cells: &BTreeMap<(usize, usize), Vec<Line>>) {
     }
     for other in names.iter().filter(|name| !["limit", "peerpool"].contains(name)) {
         row(&format!("peerpool / {other}"), &|lines| {
-            Some(format!("{:.1}", find(lines, "peerpool")?.ratio / find(lines, other)?.ratio))
+            let ratio = find(lines, "peerpool")?.ratio / find(lines, other)?.ratio;
+            Some(if ratio < 2.0 { format!("{ratio:.2}") } else { format!("{ratio:.1}") })
         });
     }
     for name in ["peerpool", "limit"] {

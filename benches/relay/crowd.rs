@@ -76,9 +76,9 @@ pub(crate) fn main(addr: &str) {
     let peers: Vec<TcpStream> = (0..PEERS).map(|number| enter(addr, number)).collect();
     let bringers: Vec<TcpStream> =
         peers[..BRINGERS as usize].iter().map(|peer| peer.try_clone().expect("a socket")).collect();
-    let received = Arc::new(AtomicU64::new(0));
-    let counter = Arc::clone(&received);
-    thread::spawn(move || take(&peers, &counter));
+    let received: Arc<[AtomicU64]> = (0..PEERS).map(|_| AtomicU64::new(0)).collect();
+    let counters = Arc::clone(&received);
+    thread::spawn(move || take(&peers, &counters));
     let (mut next, mut counted) = (0u64, 0);
     for line in io::stdin().lock().lines() {
         let line = line.expect("the bench speaks");
@@ -90,17 +90,25 @@ pub(crate) fn main(addr: &str) {
                 let until = Instant::now() + Duration::from_millis(number);
                 bring(&bringers, &mut next, u64::MAX, Some(until), |_| false)
             }
-            // No quicker than the 64 take what is relayed.
+            // No quicker than the slowest takes what is relayed.
             "keep-up-for" => {
                 let (until, first) = (Instant::now() + Duration::from_millis(number), next);
-                let arrived = || (received.load(Ordering::Relaxed) - counted) / (FRAME * (PEERS - 1));
-                bring(&bringers, &mut next, u64::MAX, Some(until), |next| next - first > arrived() + AHEAD)
+                // Those who bring nothing get everything.
+                let listeners = &received[BRINGERS as usize..];
+                let before: Vec<u64> = listeners.iter().map(count).collect();
+                let behind = |next: u64| {
+                    let got = listeners.iter().zip(&before).map(|(now, before)| count(now) - before);
+                    next - first - got.min().unwrap_or(0) / FRAME
+                };
+                bring(&bringers, &mut next, u64::MAX, Some(until), |next| behind(next) > AHEAD)
             }
             "wait" => {
-                let arrived = wait(&received, counted + number * FRAME) - counted;
-                counted += arrived;
+                let (total, idle) = wait(&received, counted + number * FRAME);
+                let arrived = total - counted;
+                counted = total;
                 assert_eq!(arrived % FRAME, 0, "half a message");
-                arrived / FRAME
+                println!("{} {}", arrived / FRAME, idle.as_micros());
+                continue;
             }
             _ => panic!("the bench said {line:?}"),
         };
@@ -156,7 +164,7 @@ fn bring(
 }
 
 /// Takes all that comes, for good.
-fn take(peers: &[TcpStream], received: &AtomicU64) {
+fn take(peers: &[TcpStream], received: &[AtomicU64]) {
     let mut poll = Poll::new().expect("an epoll");
     for (at, peer) in peers.iter().enumerate() {
         let fd = peer.as_raw_fd();
@@ -173,23 +181,27 @@ fn take(peers: &[TcpStream], received: &AtomicU64) {
                 if count == 0 {
                     return;
                 }
-                received.fetch_add(count as u64, Ordering::Relaxed);
+                received[event.token().0].fetch_add(count as u64, Ordering::Relaxed);
             }
         }
     }
 }
 
-/// Waits until so much came in all, or nothing has come for a while.
-fn wait(received: &AtomicU64, total: u64) -> u64 {
+/// Waits until so much came in all, or nothing has come for a while. How much came, and how long ago the last of it.
+fn wait(received: &[AtomicU64], total: u64) -> (u64, Duration) {
     let (mut last, mut since) = (0, Instant::now());
     loop {
-        let now = received.load(Ordering::Relaxed);
+        let now = received.iter().map(count).sum();
         if now != last {
             (last, since) = (now, Instant::now());
         }
-        if now >= total || since.elapsed() > Duration::from_secs(3) {
-            return now;
+        if now >= total || since.elapsed() > Duration::from_secs(1) {
+            return (now, since.elapsed());
         }
         thread::sleep(Duration::from_micros(100));
     }
+}
+
+fn count(received: &AtomicU64) -> u64 {
+    received.load(Ordering::Relaxed)
 }

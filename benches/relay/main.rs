@@ -48,8 +48,6 @@ struct Round {
     took: Duration,
     /// Deliveries that arrived.
     deliveries: u64,
-    /// Deliveries that slow peers missed.
-    missed: u64,
     cpu: Duration,
 }
 
@@ -86,14 +84,20 @@ impl Scene {
             std::thread::sleep(Duration::from_micros(200));
             now = self.node.stats();
         }
+        // All that was not missed; where something was, who missed it finds out when it next writes, and it counts its own
+        // messages among them: then the round is over when nothing more comes.
+        let all = unique * (PEERS - 1);
+        let [deliveries, idle] = self.crowd.ask(&format!("wait {all}"))[..] else { panic!("two numbers") };
+        let took = begun.elapsed().saturating_sub(Duration::from_micros(idle));
+        now = self.node.stats();
         let missed = now.missed - before.missed;
-        let deliveries = unique * (PEERS - 1) - missed;
-        let arrived = self.crowd.ask(&format!("wait {deliveries}"))[0];
-        let took = begun.elapsed();
         assert_eq!(now.relayed - before.relayed, unique, "each message is relayed once");
         assert_eq!(now.redundant - before.redundant, unique * (BRINGERS - 1));
-        assert_eq!(arrived, deliveries, "every delivery arrives, and none twice");
-        Round { frames, took, deliveries, missed, cpu: crowd::cpu() - cpu }
+        assert!(
+            deliveries <= all && (missed > 0 || deliveries == all),
+            "every delivery arrives, and none twice"
+        );
+        Round { frames, took, deliveries, cpu: crowd::cpu() - cpu }
     }
 }
 
@@ -135,21 +139,25 @@ fn ratios(args: &[String]) {
         }
     }
     println!("{rounds} rounds of {slice} ms; {BODY} bytes, {PEERS} peers, each message from {BRINGERS}\n");
-    println!("| | as fast as they can | least | no faster than all take it | least |\n|---|--:|--:|--:|--:|");
-    let row = |name: &str, of: &dyn Fn(&Round) -> f64| {
+    println!("| | as fast as they can | worst | no faster than all take it | worst |\n|---|--:|--:|--:|--:|");
+    let row = |name: &str, more_is_better: bool, of: &dyn Fn(&Round) -> f64| {
         let cells = done.iter().map(|rounds| {
             let mut all: Vec<f64> = rounds.iter().map(of).collect();
             all.sort_by(f64::total_cmp);
-            format!("{:.0} | {:.0}", all[all.len() / 2], all[0])
+            let worst = if more_is_better { all[0] } else { all[all.len() - 1] };
+            format!("{:.0} | {worst:.0}", all[all.len() / 2])
         });
         println!("| {name} | {} |", cells.collect::<Vec<_>>().join(" | "));
     };
-    row("frames received a second", &|round| round.frames as f64 / round.took.as_secs_f64());
-    row("deliveries that arrived, a second", &|round| round.deliveries as f64 / round.took.as_secs_f64());
-    row("deliveries missed, of a thousand", &|round| {
-        round.missed as f64 * 1e3 / (round.missed + round.deliveries) as f64
+    row("frames received a second", true, &|round| round.frames as f64 / round.took.as_secs_f64());
+    row("deliveries that arrived, a second", true, &|round| {
+        round.deliveries as f64 / round.took.as_secs_f64()
     });
-    row("CPU of the node, ns a frame with its deliveries", &|round| {
+    row("deliveries missed, of a million", false, &|round| {
+        let all = round.frames / BRINGERS * (PEERS - 1);
+        (all - round.deliveries) as f64 * 1e6 / all as f64
+    });
+    row("CPU of the node, ns a frame with its deliveries", false, &|round| {
         round.cpu.as_secs_f64() * 1e9 / round.frames as f64
     });
 }

@@ -54,7 +54,7 @@ pub enum Direction {
 
 /// Order class of outbound data, most urgent first.
 ///
-/// A waiting lower lane gets one chunk in 16, so that none starves.
+/// A waiting lower lane gets a sixteenth of the bytes, a chunk at a time at least, so that none starves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]

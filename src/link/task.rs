@@ -69,7 +69,7 @@ impl<D: Dialect> Prepared<D> {
         greeting: &[u8],
         rest: Vec<u8>,
     ) -> LinkTask<D, S, H> {
-        self.writer.greet(greeting);
+        self.writer.greet(greeting, stream.local_addr().is_some_and(|addr| addr.ip().is_loopback()));
         let reader = Reader::new(&*self.dialect, &self.link.common, rest);
         let inbox = Inbox::default();
         LinkTask {

@@ -1,7 +1,7 @@
 //! The writing side: four lanes, each fed by a log, the state table and a queue, into one vectored write at a time.
 //!
 //! A *round* is what is gathered for one write: control first, then urgent, normal, bulk. A more urgent lane may fill the
-//! whole round; a lower lane that waits still gets one chunk's worth in each, which is one chunk in 16.
+//! whole round; a lower lane that waits still gets a sixteenth of each, a chunk at least.
 //!
 //! Invariant 42. Statement: per lane at most one message is open on the line, and two are never glued together. Enforced
 //! by: within a round a lane's own messages stand before its share of the log, and while the log's cursor is inside a
@@ -41,6 +41,8 @@ pub(super) struct Writer<D: Dialect> {
     dialect: Arc<D>,
     footing: Footing,
     state: StateCursor,
+    /// Whether the far end is on this machine.
+    is_local: bool,
     /// There while something is to be written, or half written.
     busy: Option<Box<Busy>>,
 }
@@ -127,11 +129,12 @@ pub(super) enum Written {
 
 impl<D: Dialect> Writer<D> {
     pub(super) fn new(dialect: Arc<D>, footing: Footing, state: StateCursor) -> Self {
-        Self { dialect, footing, state, busy: None }
+        Self { dialect, footing, state, is_local: false, busy: None }
     }
 
-    /// What goes out before anything else.
-    pub(super) fn greet(&mut self, greeting: &[u8]) {
+    /// What goes out before anything else; `is_local`: to an end on this machine.
+    pub(super) fn greet(&mut self, greeting: &[u8], is_local: bool) {
+        self.is_local = is_local;
         let mut busy = self.wake();
         busy.control.extend_from_slice(greeting);
         self.busy = Some(busy);
@@ -280,7 +283,7 @@ impl<D: Dialect> Writer<D> {
         gather: Gather,
     ) -> Result<Written, End> {
         busy.mend(&self.footing)?;
-        let (before, turn) = (busy.written, link.common.config.batch as u64 / 2);
+        let (before, turn) = (busy.written, link.common.config.batch as u64 / 4);
         for _ in 0..ROUNDS {
             if busy.round.is_empty() {
                 self.gather(busy, link, host, gather)?;
@@ -356,7 +359,7 @@ const LANES: [Lane; 3] = [Lane::Urgent, Lane::Normal, Lane::Bulk];
 const URGENT: usize = 0;
 const NORMAL: usize = 1;
 const BULK: usize = 2;
-/// Rounds in one poll before other tasks get their turn, unless half of the largest was written before. The links of a broadcast
+/// Rounds in one poll before other tasks get their turn, unless a quarter of the largest was written before. The links of a broadcast
 /// write the same bytes one after the other: what one has written is still in the cache for the next, if it was not too much.
 const ROUNDS: usize = 2;
 /// Control bytes that may wait. A peer that makes us answer more than it reads is flooding.

@@ -27,28 +27,27 @@ impl<D: Dialect> Writer<D> {
         if let Some(token) = busy.flight.mark(Instant::now) {
             self.say(busy, &Control::Ping { token })?;
         }
-        // What does not come of a log stays in the round when the stream is full, and what comes later waits for it.
-        let stays =
-            link.has_orders() || self.state.has_news() || busy.lanes.iter().any(|lane| lane.open.is_some());
-        let mut room = link.common.config.batch / if stays { 2 } else { 1 };
         if !busy.control.is_empty() {
             let control = busy.control.split().freeze();
             busy.control = BytesMut::new();
-            room = room.saturating_sub(control.len());
             busy.put(URGENT, control);
         }
         if gather == Gather::None {
             return Ok(());
         }
         let bulk = busy.flight.round();
-        let early = self.gather_starving(busy, host, bulk == 0)?;
-        room = room.saturating_sub(LOWER_LANE_SHARE * early.iter().filter(|early| **early).count());
+        let mut room = self.room(busy, link, bulk);
+        let share = (room / CHUNKS).max(CHUNK);
+        room = room.saturating_sub(busy.own);
+        let early = self.gather_starving(busy, host, share, bulk == 0)?;
+        room = room.saturating_sub(share * early.iter().filter(|early| **early).count());
         for at in (0..busy.lanes.len()).filter(|at| !early[*at]) {
             if at == BULK && bulk == 0 {
                 continue;
             }
-            let most = if at == BULK { room.min(bulk) } else { room };
-            let taken = self.gather_lane(busy, at, most.max(LOWER_LANE_SHARE), link, host)?;
+            let most = room.max(share);
+            let most = if at == BULK { most.min(bulk).max(CHUNK) } else { most };
+            let taken = self.gather_lane(busy, at, most, link, host)?;
             room = room.saturating_sub(taken);
             if at == BULK && (1..bulk).contains(&taken) {
                 busy.flight.ran_out(taken);
@@ -56,6 +55,16 @@ impl<D: Dialect> Writer<D> {
         }
         busy.cover(link);
         Ok(())
+    }
+
+    /// How much goes into a round. What does not come of a log stays in it when the stream is full, and what comes later waits for
+    /// it: then it is half as much.
+    fn room(&self, busy: &Busy, link: &Link, bulk: usize) -> usize {
+        let batch = link.common.config.batch;
+        let mut lanes = (0..LANES.len()).filter(|at| *at != BULK || bulk > 0);
+        let stays = self.state.has_news()
+            || lanes.any(|at| busy.lanes[at].open.is_some() || link.has_outgoing(LANES[at]));
+        if stays { batch / 2 } else { batch }
     }
 
     /// Fills one lane's share of a round; how many bytes it took.
@@ -75,6 +84,8 @@ impl<D: Dialect> Writer<D> {
             // Where both wait, each gets half.
             let log_waits = busy.lanes[at].stride.has_news(self.footing.at(at));
             let share = if log_waits { (room / 2).max(1) } else { room };
+            // Also what came after the round's size was chosen.
+            let share = share.min(link.common.config.batch / 2);
             if state_waits && busy.lanes[at].open.is_none() {
                 taken += self.gather_state(busy, share);
             }
@@ -91,11 +102,12 @@ impl<D: Dialect> Writer<D> {
     }
 
     /// What is gathered of a log behind other pieces is let go of when the stream is full before it begins. A lane that was
-    /// passed over like this for fifteen chunks goes first with one; which lanes did.
+    /// passed over like this for fifteen shares goes first with one; which lanes did.
     fn gather_starving<H: Host>(
         &mut self,
         busy: &mut Busy,
         host: &H,
+        share: usize,
         no_bulk: bool,
     ) -> Result<[bool; 3], End> {
         let (mut early, written) = ([false; 3], busy.written);
@@ -105,8 +117,8 @@ impl<D: Dialect> Writer<D> {
                 (lane.served, lane.logs_turn) = (written, false);
             } else if at == BULK && no_bulk {
                 continue;
-            } else if lane.open.is_none() && written - lane.served >= STARVING {
-                *early = self.gather_log(busy, at, LOWER_LANE_SHARE, host)? > 0;
+            } else if lane.open.is_none() && written - lane.served >= ((CHUNKS - 1) * share) as u64 {
+                *early = self.gather_log(busy, at, share, host)? > 0;
             }
         }
         Ok(early)
@@ -230,9 +242,9 @@ impl Busy {
     }
 }
 
-/// What a lower lane that waits gets of a full round: one chunk.
-const LOWER_LANE_SHARE: usize = 16 * 1024;
-/// So many bytes of others make a log that waits go first.
-const STARVING: u64 = 15 * LOWER_LANE_SHARE as u64;
+/// A lower lane that waits gets one in so many of the bytes of a full round.
+const CHUNKS: usize = 16;
+/// And no less than a chunk.
+const CHUNK: usize = 16 * 1024;
 /// Messages below this are copied together, larger ones are written from where they are.
 const SMALL: usize = 2 * 1024;

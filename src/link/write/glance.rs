@@ -32,7 +32,7 @@ impl<D: Dialect> Writer<D> {
         let (mut written, mut crowd) = (Ok(false), false);
         if self.footing.glance(at, &mut glance) {
             written = self.write_glance(at, &glance, stream, cx, link, host);
-            crowd = glance.count().is_multiple_of(CROWD);
+            crowd = self.is_local && matches!(written, Ok(true)) && glance.count().is_multiple_of(CROWD);
         }
         let _ = SPARE.try_with(|spare| spare.set(Some(glance)));
         if crowd {
@@ -82,10 +82,11 @@ impl<D: Dialect> Writer<D> {
     }
 }
 
-/// After it has written the same to so many sleeping links a thread lets others have the processor. Whoever receives on this machine
-/// was woken by each write, and the system does not interrupt a thread for it: with a crowd to write to, on all processors at
-/// once, the first would hear of it no sooner than the last. Where nobody waits that is one short system call among so many.
-/// Measured with `cargo bench --bench latency -- --ratios --only paced`: 64 and 96 hurt crowds that are little larger than that.
+/// After it has written the same to so many sleeping links on this machine a thread lets others have the processor. Whoever receives
+/// here was woken by each write, and the system does not interrupt a thread for it: with a crowd to write to, on all processors
+/// at once, the first would hear of it no sooner than the last. A link to another machine gains nothing by that and does not ask
+/// for it: something else that runs here could keep the processor for some milliseconds. Measured with
+/// `cargo bench --bench latency -- --ratios --only paced`: 64 and 96 hurt crowds that are little larger than that.
 const CROWD: u32 = 128;
 
 thread_local! {

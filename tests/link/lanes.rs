@@ -178,6 +178,30 @@ async fn log_and_queue_take_turns(lane: Lane) {
     assert!((3..=7).contains(&first_half), "{kinds:?}");
 }
 
+/// Also where one write takes half a mebibyte.
+#[tokio::test(start_paused = true)]
+async fn a_lower_lane_that_waits_gets_its_sixteenth_of_a_stream_that_takes_whole_rounds() {
+    let side = Side::with(Native::default(), Plan { ring: 32 << 20, ..Plan::default() });
+    let (near, far) = pipe(16 << 20);
+    let _running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    for _ in 0..800 {
+        side.broadcast(Lane::Urgent, 2, &[0; 16_000]);
+    }
+    for _ in 0..200 {
+        side.broadcast(Lane::Normal, 1, &[0; 10_000]);
+    }
+    let (mut urgent, mut normal) = (0, 0);
+    while urgent < 8 << 20 {
+        match far.next().await.unwrap() {
+            Item::Message(Lane::Urgent, _, body) => urgent += body.len(),
+            Item::Message(Lane::Normal, _, body) => normal += body.len(),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((urgent / 20..=urgent / 10).contains(&normal), "{normal} bytes beside {urgent}");
+}
+
 /// The same over a log, of which a full stream makes the writer let go again and again.
 #[tokio::test(start_paused = true)]
 async fn a_broadcast_on_a_lower_lane_never_starves_behind_a_slow_stream() {

@@ -107,7 +107,7 @@ const LINK: &[Knob] = section! {
     "link.waiters" (Number) node.link.waiters:
         "Our own requests that await an answer on one link.";
     "link.batch" (Size) node.link.batch:
-        "The most one write takes.";
+        "The most one write takes of the logs; half of it where something else is to be sent too.";
     "link.linger" (Time) node.link.linger:
         "How long a closing link may take to say goodbye.";
     "link.peers_interval" (Time) node.link.peers_interval:

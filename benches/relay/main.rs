@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The 64 peers live in a second process that the bench starts itself; it writes the same messages to 8 sockets and takes
-//! (counts, does not copy) what comes on all 64. A round is over when every frame was handled and every delivery arrived; what
+//! (counts, does not copy) what comes on all 64. A round is over when every frame was handled and every delivery that was not missed arrived; what
 //! is counted is received frames, duplicates included, over the whole round, deliveries of the 64 on the same cores. The
 //! bringers write as fast as they can, in every other round no faster than all 64 take what is relayed.
 #![allow(clippy::print_stdout)]
@@ -84,8 +84,8 @@ impl Scene {
             std::thread::sleep(Duration::from_micros(200));
             now = self.node.stats();
         }
-        // All that was not missed; where something was, who missed it finds out when it next writes, and it counts its own
-        // messages among them: then the round is over when nothing more comes.
+        // Who missed something finds out when it next writes, and counts its own messages among what it missed: where anything
+        // was missed, the round is over when nothing more comes.
         let all = unique * (PEERS - 1);
         let [deliveries, idle] = self.crowd.ask(&format!("wait {all}"))[..] else { panic!("two numbers") };
         let took = begun.elapsed().saturating_sub(Duration::from_micros(idle));

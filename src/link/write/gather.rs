@@ -36,7 +36,13 @@ impl<D: Dialect> Writer<D> {
             return Ok(());
         }
         let bulk = busy.flight.round();
-        let mut room = self.room(busy, link, bulk);
+        let waits = Waits {
+            queue: std::array::from_fn(|at| busy.lanes[at].open.is_some() || link.has_outgoing(LANES[at])),
+            state: self.state.has_news(),
+        };
+        // What does not come of a log stays in the round when the stream is full, and what comes later waits for it.
+        let stays = waits.state || (0..LANES.len()).any(|at| waits.queue[at] && (at != BULK || bulk > 0));
+        let mut room = link.common.config.batch / if stays { 2 } else { 1 };
         let share = (room / CHUNKS).max(CHUNK);
         room = room.saturating_sub(busy.own);
         let early = self.gather_starving(busy, host, share, bulk == 0)?;
@@ -47,7 +53,7 @@ impl<D: Dialect> Writer<D> {
             }
             let most = room.max(share);
             let most = if at == BULK { most.min(bulk).max(CHUNK) } else { most };
-            let taken = self.gather_lane(busy, at, most, link, host)?;
+            let taken = self.gather_lane(busy, at, most, waits, link, host)?;
             room = room.saturating_sub(taken);
             if at == BULK && (1..bulk).contains(&taken) {
                 busy.flight.ran_out(taken);
@@ -57,35 +63,23 @@ impl<D: Dialect> Writer<D> {
         Ok(())
     }
 
-    /// How much goes into a round. What does not come of a log stays in it when the stream is full, and what comes later waits for
-    /// it: then it is half as much.
-    fn room(&self, busy: &Busy, link: &Link, bulk: usize) -> usize {
-        let batch = link.common.config.batch;
-        let mut lanes = (0..LANES.len()).filter(|at| *at != BULK || bulk > 0);
-        let stays = self.state.has_news()
-            || lanes.any(|at| busy.lanes[at].open.is_some() || link.has_outgoing(LANES[at]));
-        if stays { batch / 2 } else { batch }
-    }
-
     /// Fills one lane's share of a round; how many bytes it took.
     fn gather_lane<H: Host>(
         &mut self,
         busy: &mut Busy,
         at: usize,
         room: usize,
+        waits: Waits,
         link: &Link,
         host: &H,
     ) -> Result<usize, End> {
-        let queue_waits = busy.lanes[at].open.is_some() || link.has_outgoing(LANES[at]);
-        let state_waits = at == URGENT && self.state.has_news();
+        let (queue_waits, state_waits) = (waits.queue[at], waits.state && at == URGENT);
         let others_wait = queue_waits || state_waits;
         let mut taken = 0;
         if others_wait && !busy.lanes[at].stride.in_message() {
             // Where both wait, each gets half.
             let log_waits = busy.lanes[at].stride.has_news(self.footing.at(at));
             let share = if log_waits { (room / 2).max(1) } else { room };
-            // Also what came after the round's size was chosen.
-            let share = share.min(link.common.config.batch / 2);
             if state_waits && busy.lanes[at].open.is_none() {
                 taken += self.gather_state(busy, share);
             }
@@ -240,6 +234,14 @@ impl Busy {
             self.round.push_back(if at == BULK { Piece::Bulk(bytes) } else { Piece::Bytes(bytes) });
         }
     }
+}
+
+/// What there is beside the logs when a round begins; what comes later is for the next.
+#[derive(Clone, Copy)]
+struct Waits {
+    /// In the queue of each lane, or begun.
+    queue: [bool; 3],
+    state: bool,
 }
 
 /// A lower lane that waits gets one in so many of the bytes of a full round.

@@ -42,4 +42,4 @@ pub use message::{Event, Handled, Message, Request, RequestError, Response, Send
 pub use pipeline::Pipeline;
 pub use request::{AnswerError, Responder};
 pub use shared::{Common, Link, Positions, Waiting};
-pub use task::{LinkTask, Prepared, Setup};
+pub use task::{LinkTask, Opening, Prepared, Setup};

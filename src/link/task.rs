@@ -1,6 +1,7 @@
 //! The task of a link: one future that polls both directions of one stream.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -60,17 +61,15 @@ impl<D: Dialect> Prepared<D> {
         &self.link
     }
 
-    /// Puts the link to work on a stream. `greeting` goes out before anything else; `rest` is what was read behind the
-    /// peer's greeting.
+    /// Puts the link to work on a stream.
     pub fn start<S: Stream, H: Host>(
         mut self,
         stream: S,
         host: H,
-        greeting: &[u8],
-        rest: Vec<u8>,
+        opening: Opening<'_>,
     ) -> LinkTask<D, S, H> {
-        self.writer.greet(greeting, stream.local_addr().is_some_and(|addr| addr.ip().is_loopback()));
-        let reader = Reader::new(&*self.dialect, &self.link.common, rest);
+        self.writer.greet(opening.greeting, opening.local.is_some_and(|addr| addr.ip().is_loopback()));
+        let reader = Reader::new(&*self.dialect, &self.link.common, opening.rest);
         let inbox = Inbox::default();
         LinkTask {
             stream,
@@ -83,6 +82,17 @@ impl<D: Dialect> Prepared<D> {
             closing: None,
         }
     }
+}
+
+/// How far a stream has come when its link starts.
+#[derive(Debug, Default)]
+pub struct Opening<'a> {
+    /// Goes out before anything else.
+    pub greeting: &'a [u8],
+    /// What was read behind the peer's greeting.
+    pub rest: Vec<u8>,
+    /// Our end, if it has an address.
+    pub local: Option<SocketAddr>,
 }
 
 /// Reads and writes one connection until it ends; resolves to why.

@@ -1,6 +1,7 @@
 //! Connections that others open to us.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,19 +15,21 @@ use crate::transport::{BoxListener, BoxStream};
 use super::error::ConnectError;
 use super::events::NodeEvent;
 use super::handshake::{PROBE_BIT, read_hello, refuse};
-use super::info::{Conn, Peer};
-use super::join::{About, Greeted, Seat};
+use super::info::Conn;
+use super::join::{About, Greeted, Joined, Seat};
+use super::life::Course;
 use super::shared::{Shared, count};
 use crate::base::PeerId;
 
 impl Shared {
     /// Accepts until the node stops. Admission is asked before anything is read, each handshake runs in a task of its own
-    /// under its permit's deadline, so nobody's slowness delays the next.
+    /// under its permit's deadline, so nobody's slowness delays the next; the task then runs the link.
     pub(super) async fn accept_loop(self: Arc<Self>, tongue: usize, mut listener: BoxListener) {
+        let mut stopped = pin!(self.stopped());
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.stopped() => return,
+                () = &mut stopped => return,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -47,8 +50,13 @@ impl Shared {
         let deadline = self.now().after(hot.handshake);
         match self.pool.admit(from, Direction::Inbound, slot, deadline) {
             Ok(permit) => {
-                let shared = Arc::clone(self);
-                self.spawn(async move { shared.inbound(tongue, stream, permit, hot.handshake).await });
+                let (shared, counted) = (Arc::clone(self), self.begin_task());
+                let within = hot.handshake;
+                self.spawn_course(Course::new(async move {
+                    // A link counts itself before this ends.
+                    let _counted = counted;
+                    shared.inbound(tongue, stream, permit, within).await
+                }));
             }
             Err(error) => self.turn_away(tongue, stream, from, error.into()),
         }
@@ -58,28 +66,31 @@ impl Shared {
         self.config.trusted.iter().any(|addr| crate::base::canonical(*addr).ip() == from.ip())
     }
 
+    /// The handshake of one that was accepted, and what its task does then.
     async fn inbound(
         self: Arc<Self>,
         tongue: usize,
         stream: BoxStream,
         permit: Permit<PeerId, Conn>,
         within: Duration,
-    ) {
+    ) -> Option<Course> {
         let from = permit.addr();
         let handshake = self.handshake_inbound(tongue, stream, permit, None);
         let outcome = tokio::select! {
             biased;
-            () = self.stopped() => return,
+            // First, because most have said hello already.
             outcome = timeout(within, handshake) => outcome,
+            () = self.stopped() => return None,
         };
         match outcome {
-            Ok(Ok(_)) => {}
+            Ok(Ok(joined)) => return Some(joined.link),
             // A probe has its answer.
             Ok(Err((ConnectError::Probe, _))) => {}
             Ok(Err((error, Some(stream)))) => self.turn_away(tongue, stream, from, error),
             Ok(Err((error, None))) => self.note_refused(from, error),
             Err(_) => self.note_refused(from, ConnectError::Timeout),
         }
+        None
     }
 
     /// Greets whoever has dialled, and makes a peer of it. On failure the stream comes back, so that it can be told.
@@ -89,7 +100,7 @@ impl Shared {
         mut stream: BoxStream,
         permit: Permit<PeerId, Conn>,
         identity: Option<[u8; 32]>,
-    ) -> Result<Arc<Peer>, (ConnectError, Option<BoxStream>)> {
+    ) -> Result<Joined, (ConnectError, Option<BoxStream>)> {
         let since = self.now();
         let from = permit.addr();
         let speaks = &**self.tongues.get(tongue);
@@ -115,11 +126,11 @@ impl Shared {
         let about = About { tongue, hello, rest, key, identity, local, since, greeting };
         let greeted = Greeted { stream, about };
         match self.join(Seat::Permit(permit), greeted).await {
-            Ok(peer) => {
+            Ok(joined) => {
                 if claimed.is_some() {
-                    self.verify_listen(&peer);
+                    self.verify_listen(&joined.peer);
                 }
-                Ok(peer)
+                Ok(joined)
             }
             Err((error, stream)) => Err((error, Some(stream))),
         }

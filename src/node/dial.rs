@@ -94,7 +94,8 @@ impl Shared {
             Ok(()) => {
                 let local = stream.local_addr();
                 let about = About { tongue, hello, rest, key, identity, local, since, greeting: Vec::new() };
-                self.join(seat, Greeted { stream, about }).await
+                let joined = self.join(seat, Greeted { stream, about }).await;
+                joined.map(|joined| joined.spawn(self))
             }
             Err(error) => Err((error, stream)),
         };
@@ -306,8 +307,8 @@ impl Shared {
                 self.take_in(Seat::Permit(permit), tongue, stream, said, identity, since).await
             }
             Direction::Inbound => {
-                let greeted = self.handshake_inbound(tongue, stream, permit, identity).await;
-                greeted.map_err(|(error, stream)| {
+                let joined = self.handshake_inbound(tongue, stream, permit, identity).await;
+                joined.map(|joined| joined.spawn(self)).map_err(|(error, stream)| {
                     if let Some(stream) = stream {
                         self.tell_refusal(tongue, stream, &error);
                     }

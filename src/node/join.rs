@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::base::{Direction, PeerId, Tick};
-use crate::link::Positions;
+use crate::link::{Opening, Positions};
 use crate::pool::{Claim, ClaimFailure, CommitFailure, Departure, Holder, Permit};
 use crate::transport::BoxStream;
 use crate::wire::Hello;
@@ -18,6 +18,7 @@ use super::handle::NodeRef;
 use super::host::PeerHost;
 use super::info::{Conn, Peer, PeerInfo};
 use super::instances::{Entered, Speaker};
+use super::life::Course;
 use super::shared::Shared;
 
 /// A connection whose greeting is done on the other side.
@@ -97,12 +98,12 @@ impl Shared {
     /// told.
     ///
     /// # Cancel safety
-    /// Dropping the future gives back slot, key and place among the instances.
+    /// Dropping the future gives back slot, key and place among the instances; dropping what it returns, the peer departs.
     pub(super) async fn join(
         self: &Arc<Self>,
         seat: Seat,
         greeted: Greeted,
-    ) -> Result<Arc<Peer>, (ConnectError, BoxStream)> {
+    ) -> Result<Joined, (ConnectError, BoxStream)> {
         match self.place(seat, &greeted.about).await {
             Ok(placed) => self.go_live(placed, greeted),
             Err(error) => Err((error, greeted.stream)),
@@ -281,7 +282,7 @@ impl Shared {
         self: &Arc<Self>,
         placed: Placed<'_>,
         greeted: Greeted,
-    ) -> Result<Arc<Peer>, (ConnectError, BoxStream)> {
+    ) -> Result<Joined, (ConnectError, BoxStream)> {
         let Placed { claim, entered, positions } = placed;
         let about = &greeted.about;
         let addr = claim.addr();
@@ -311,12 +312,27 @@ impl Shared {
             // Another connection of the same process overtook this one between its two steps.
             self.pool.depart(peer.key(), peer.id(), Departure::Collision);
         }
-        let About { rest, greeting, .. } = greeted.about;
+        let About { rest, greeting, local, .. } = greeted.about;
         let host = PeerHost::new(NodeRef::new(Arc::clone(self)), Arc::clone(&peer));
         self.events.up(&peer, self.now());
         tracing::info!(peer = %peer.key(), conn = %peer.id(), direction = ?peer.direction(), "peer up");
-        self.spawn_link(prepared.start(greeted.stream, host, &greeting, rest));
-        Ok(peer)
+        let link = prepared.start(greeted.stream, host, Opening { greeting: &greeting, rest, local });
+        Ok(Joined { peer, link })
+    }
+}
+
+/// A peer that is live, and its link, which somebody has to run: dropped, it ends the peer.
+#[must_use = "without its link a peer departs"]
+pub(super) struct Joined {
+    pub(super) peer: Arc<Peer>,
+    pub(super) link: Course,
+}
+
+impl Joined {
+    /// Has the link run in a task of its own.
+    pub(super) fn spawn(self, shared: &Shared) -> Arc<Peer> {
+        shared.spawn_course(self.link);
+        self.peer
     }
 }
 

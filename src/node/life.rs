@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
 
 use crate::base::Direction;
 use crate::link::{End, LinkTask};
@@ -16,7 +16,29 @@ use super::host::PeerHost;
 use super::info::Peer;
 use super::shared::{Shared, count};
 
-/// The task of a live peer.
+/// What the task of a connection does, one part after the other: the handshake of one that was accepted, then its link.
+///
+/// A box, because the runtime rounds up the size of what it is given.
+pub(super) struct Course(Pin<Box<dyn Future<Output = Option<Course>> + Send>>);
+
+impl Course {
+    pub(super) fn new(part: impl Future<Output = Option<Course>> + Send + 'static) -> Self {
+        Self(Box::pin(part))
+    }
+}
+
+impl Future for Course {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        while let Some(next) = ready!(self.0.as_mut().poll(cx)) {
+            *self = next;
+        }
+        Poll::Ready(())
+    }
+}
+
+/// The link of a live peer.
 pub(super) struct Living<D: Dialect> {
     task: Option<LinkTask<D, BoxStream, PeerHost>>,
 }
@@ -28,17 +50,18 @@ impl<D: Dialect> Living<D> {
 }
 
 impl<D: Dialect> Future for Living<D> {
-    type Output = ();
+    /// Nothing comes after it.
+    type Output = Option<Course>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
-        let Some(task) = &mut self.task else { return Poll::Ready(()) };
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Course>> {
+        let Some(task) = &mut self.task else { return Poll::Ready(None) };
         task.host_mut().begin();
         match Pin::new(&mut *task).poll(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(end) => {
                 task.host_mut().end = Some(Box::new(end));
                 self.task = None;
-                Poll::Ready(())
+                Poll::Ready(None)
             }
         }
     }

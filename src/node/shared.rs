@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +24,7 @@ use super::events::EventHub;
 use super::handler::Handler;
 use super::info::Pool;
 use super::instances::Instances;
+use super::life::Course;
 use super::relay::SeenSet;
 use super::tongue::Tongues;
 
@@ -176,10 +176,15 @@ impl Shared {
         });
     }
 
-    /// Spawns the task of a link, which counts itself: see [`Shared::link_begins`]. A box, because the runtime rounds up the size
-    /// of what it is given.
-    pub(super) fn spawn_link(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        self.runtime.spawn(task);
+    /// Spawns what may become, or is, the task of a link. Until a link counts itself (see [`Shared::link_begins`]), the part
+    /// before it does.
+    pub(super) fn spawn_course(&self, course: Course) {
+        self.runtime.spawn(course);
+    }
+
+    /// Counts as a task until dropped.
+    pub(super) fn begin_task(self: &Arc<Self>) -> TaskGuard {
+        TaskGuard::new(self)
     }
 
     /// The task of a link counts, until [`Shared::link_ends`].
@@ -266,7 +271,8 @@ impl Tasks {
     }
 }
 
-struct TaskGuard {
+/// Something of the node that runs.
+pub(super) struct TaskGuard {
     shared: Arc<Shared>,
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -11,14 +10,14 @@ use smallvec::SmallVec;
 use crate::base::sync::Mutex;
 use crate::base::{ConnId, Lane, Nonce, Tick};
 use crate::link::log::{Hub, Log};
-use crate::link::{Link, Message, Positions, Prepared};
+use crate::link::{Link, Message, Opening, Positions, Prepared};
 use crate::transport::BoxStream;
 use crate::wire::{Abilities, Control, Dialect, EncodeError, Goodbye, Greeting, Hello, WireError};
 
 use super::config::HotConfig;
 use super::dialect::Rules;
 use super::host::PeerHost;
-use super::life::Living;
+use super::life::{Course, Living};
 use super::voice::StateRefused;
 
 /// One dialect, whichever it is.
@@ -76,13 +75,7 @@ pub(super) trait Tongue: Send + Sync {
 pub(super) trait ReadyLink: Send {
     fn link(&self) -> &Arc<Link>;
 
-    fn start(
-        self: Box<Self>,
-        stream: BoxStream,
-        host: PeerHost,
-        greeting: &[u8],
-        rest: Vec<u8>,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+    fn start(self: Box<Self>, stream: BoxStream, host: PeerHost, opening: Opening<'_>) -> Course;
 }
 
 impl<D: Dialect> ReadyLink for Prepared<D> {
@@ -90,14 +83,8 @@ impl<D: Dialect> ReadyLink for Prepared<D> {
         Prepared::link(self)
     }
 
-    fn start(
-        self: Box<Self>,
-        stream: BoxStream,
-        host: PeerHost,
-        greeting: &[u8],
-        rest: Vec<u8>,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(Living::new((*self).start(stream, host, greeting, rest)))
+    fn start(self: Box<Self>, stream: BoxStream, host: PeerHost, opening: Opening<'_>) -> Course {
+        Course::new(Living::new((*self).start(stream, host, opening)))
     }
 }
 

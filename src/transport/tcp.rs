@@ -143,19 +143,19 @@ impl Tcp {
         Ok(Box::new(stream))
     }
 
-    fn bind(&self, addr: SocketAddr) -> io::Result<BoxListener> {
+    fn bind(&self, addr: SocketAddr) -> io::Result<TcpAccept> {
         let addr = canonical(addr);
         let socket = self.socket(addr)?;
         // On Windows the same option would let another process steal the port.
         #[cfg(not(windows))]
         socket.set_reuse_address(self.config.reuse_addr)?;
-        // Accepted sockets are tuned one by one; trying the options here makes a wrong one fail the listen.
+        // For those it will accept, where they inherit; and a wrong one fails the listen.
         self.config.tune(&SockRef::from(&socket))?;
         socket.bind(&addr.into())?;
         socket.listen(i32::try_from(self.config.backlog.get()).unwrap_or(i32::MAX))?;
         let inner = TcpListener::from_std(socket.into())?;
         let local = canonical(inner.local_addr()?);
-        Ok(Box::new(TcpAccept { inner, local, config: self.config.clone(), errors: 0, pause: None }))
+        Ok(TcpAccept { inner, local, config: self.config.clone(), errors: 0, pause: None })
     }
 }
 
@@ -165,7 +165,7 @@ impl Transport for Tcp {
     }
 
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxListener>> {
-        Box::pin(async move { self.bind(addr) })
+        Box::pin(async move { Ok(Box::new(self.bind(addr)?) as BoxListener) })
     }
 }
 
@@ -247,11 +247,13 @@ impl TcpAccept {
         self.pause = Some(Box::pin(tokio::time::sleep(PAUSE.wait(self.errors, 0))));
     }
 
-    /// Prepares a connection that was just taken.
-    fn welcome(&mut self, stream: TcpStream, from: SocketAddr) -> io::Result<(BoxStream, SocketAddr)> {
-        self.config.tune(&SockRef::from(&stream))?;
-        self.errors = 0;
-        Ok((Box::new(stream), canonical(from)))
+    /// Sets the options of a connection that was just taken. On Linux it has those of the listening socket: five system calls
+    /// less, a tenth of what accepting costs.
+    fn welcome(&self, stream: &TcpStream) -> io::Result<()> {
+        if cfg!(any(target_os = "linux", target_os = "android")) {
+            return Ok(());
+        }
+        self.config.tune(&SockRef::from(stream))
     }
 }
 
@@ -268,8 +270,11 @@ impl Listener for TcpAccept {
         for _ in 0..SKIPS {
             let error = match ready!(self.inner.poll_accept(cx)) {
                 // A socket that takes no options any more has been closed by its peer meanwhile.
-                Ok((stream, from)) => match self.welcome(stream, from) {
-                    Ok(accepted) => return Poll::Ready(Ok(accepted)),
+                Ok((stream, from)) => match self.welcome(&stream) {
+                    Ok(()) => {
+                        self.errors = 0;
+                        return Poll::Ready(Ok((Box::new(stream), canonical(from))));
+                    }
                     Err(_) => continue,
                 },
                 Err(error) => error,
@@ -353,15 +358,14 @@ mod tests {
             ..TcpConfig::default()
         };
         let tcp = Tcp::new(config);
-        let listener = TcpListener::bind(LOOPBACK).await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let dialled = tcp.socket(addr).unwrap();
+        let listener = tcp.bind(LOOPBACK).unwrap();
+        let dialled = tcp.socket(listener.local).unwrap();
         tcp.config().tune(&SockRef::from(&dialled)).unwrap();
         let (accepted, _) = {
-            let _stream = std::net::TcpStream::connect(addr).unwrap();
-            listener.accept().await.unwrap()
+            let _stream = std::net::TcpStream::connect(listener.local).unwrap();
+            listener.inner.accept().await.unwrap()
         };
-        tcp.config().tune(&SockRef::from(&accepted)).unwrap();
+        listener.welcome(&accepted).unwrap();
         for socket in [SockRef::from(&dialled), SockRef::from(&accepted)] {
             assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
             assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(33));

@@ -11,7 +11,7 @@ use peerpool::base::{ConnId, Lane, Tick};
 use peerpool::link::log::{Family, Hub, LagPolicy, Log, LogConfig};
 use peerpool::link::state::{StateConfig, StateTable};
 use peerpool::link::{
-    Budget, Common, End, Event, Handled, Host, Link, LinkConfig, Prepared, Request, Responder, Setup,
+    Budget, Common, End, Event, Handled, Host, Link, LinkConfig, Opening, Prepared, Request, Responder, Setup,
 };
 use peerpool::transport::Stream;
 use peerpool::wire::{Control, Decoder, Dialect, Goodbye, Head, Step, WireError};
@@ -92,7 +92,7 @@ impl<D: Dialect> Side<D> {
     pub(crate) fn start(&self, stream: impl Stream, host: impl Host) -> Running {
         let prepared = self.prepare();
         let link = Arc::clone(prepared.link());
-        let task = tokio::spawn(prepared.start(stream, host, b"", Vec::new()));
+        let task = tokio::spawn(prepared.start(stream, host, Opening::default()));
         Running { link, task }
     }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use peerpool::base::{ConnId, Lane};
 use peerpool::link::log::{Appended, Receipt};
-use peerpool::link::{End, Message, Prepared, Setup};
+use peerpool::link::{End, Message, Opening, Prepared, Setup};
 use peerpool::transport::Stream;
 use peerpool::wire::{Decoder, Dialect, Head, Native, Step};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -250,7 +250,7 @@ async fn what_came_over_the_connection_that_a_link_replaces_is_not_written_back_
     });
     let stream = Tight::default();
     stream.open(usize::MAX, true);
-    let _task = tokio::spawn(prepared.start(stream.clone(), Ear::new(), b"", Vec::new()));
+    let _task = tokio::spawn(prepared.start(stream.clone(), Ear::new(), Opening::default()));
     settle().await;
     for (kind, origin) in [(1, None), (2, Some(before.link.id())), (3, Some(id)), (4, None)] {
         side.log(Lane::Normal).append(&side.event(Lane::Normal, kind, &body(kind)), origin).unwrap();

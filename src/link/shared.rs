@@ -297,6 +297,11 @@ impl Link {
         }
     }
 
+    /// Whether written bytes make no progress, however short a time. Cost: one load.
+    pub fn is_waiting(&self) -> bool {
+        self.stalled_since.load(Ordering::Relaxed) != 0
+    }
+
     pub(super) fn write_progress(&self, waits_since: Option<Tick>) {
         let word = waits_since.map_or(0, |tick| tick.as_millis() + 1);
         self.stalled_since.store(word, Ordering::Relaxed);

@@ -86,8 +86,10 @@ impl Shared {
             for id in &swept.revoked {
                 tracing::debug!(conn = %id, "handshake ran out of time");
             }
-            for peer in self.pool.cell(at).iter() {
-                self.look_after(peer, hot, now);
+            for few in self.pool.cell(at).all().chunks(AT_ONCE) {
+                if may_need_care(few, hot, now) {
+                    few.iter().filter(|peer| peer.is_live()).for_each(|peer| self.look_after(peer, hot, now));
+                }
             }
         }
         for peer in self.pool.trim(now) {
@@ -234,11 +236,29 @@ impl Shared {
 
 /// The interval of this peer's pings: spread by a sixteenth either way, so that peers that came together are not pinged
 /// together for ever.
+/// Whether there may be something to do for one of these; [`Shared::look_after`] knows.
+///
+/// One thing after the other, and nothing to decide before it was asked of all: the walk over idle peers is bound by how many of
+/// them can be on their way from memory together.
+fn may_need_care(few: &[Arc<Peer>], hot: &HotConfig, now: Tick) -> bool {
+    let any = |is_so: &dyn Fn(&Peer) -> bool| few.iter().fold(false, |any, peer| any | is_so(peer));
+    let waits = any(&|peer| peer.connection().link().is_waiting());
+    let due = any(&|peer| now.since(peer.connection().pinged_at()) >= hot.ping_every - hot.ping_every / 16);
+    let proven = any(&|peer| !peer.connection().is_stable() & (peer.uptime(now) >= hot.stable_after));
+    let claims = any(&|peer| {
+        peer.direction() == Direction::Inbound
+            && peer.read_info(|info| info.listen.is_some() & !info.listen_verified)
+    });
+    waits | due | proven | claims
+}
+
 fn ping_interval(peer: &Peer, every: Duration) -> Duration {
     let spread = every / 8;
     every - every / 16 + spread.mul_f64((peer.id().get() % 16) as f64 / 16.0)
 }
 
+/// Peers that are looked at together.
+const AT_ONCE: usize = 16;
 /// For so long a node is in a hurry to be told addresses.
 const YOUNG: Duration = Duration::from_secs(10);
 

@@ -83,6 +83,28 @@ async fn a_lost_peer_is_dialled_again() {
     assert!(net.connections().is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_trusted_peer_that_dialled_us_is_not_dialled() {
+    let net = MemoryNet::new(1);
+    let mut config = quiet();
+    config.trusted = vec![at(2)];
+    let a = start(&net, 1, config, Rec::new()).await;
+    // Nobody is there yet.
+    until(|| a.stats().dial_failures == 1).await;
+    let b = start(&net, 2, quiet(), Rec::new()).await;
+    b.connect(at(1)).await.unwrap();
+    let listens = || only(&a).read_info(|info| info.listen == Some(at(2)));
+    until(|| peers(&a) == 1 && listens()).await;
+    let dials = a.stats().dials;
+    secs(60).await;
+    assert_eq!(a.stats().dials, dials);
+    // And is, once it has gone.
+    net.cut_all();
+    until(|| peers(&a) == 1 && a.stats().dials > dials).await;
+    end(a).await;
+    end(b).await;
+}
+
 /// On the wall's clock: an address that accepts and hangs up is dialled less and less often, trusted or not.
 #[tokio::test]
 async fn backoff_grows_until_a_session_is_stable_also_for_trusted_peers() {

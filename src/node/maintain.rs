@@ -1,5 +1,6 @@
 //! The one maintenance loop. It only starts work: no step awaits a dial, a disk, a handler or a peer.
 
+use std::cell::LazyCell;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -135,22 +136,28 @@ impl Shared {
         if wanted == 0 && self.config.trusted.is_empty() {
             return;
         }
-        let mut connected: HashSet<SocketAddr> = HashSet::new();
-        for peer in self.pool.roster().iter() {
-            connected.insert(peer.addr());
-            peer.read_info(|info| connected.extend(info.listen));
-        }
+        // A walk over everybody, for what no look-up has answered: who trusts a few peers has them, most of the time.
+        let connected = LazyCell::new(|| {
+            let mut connected = HashSet::new();
+            for peer in self.pool.roster().iter() {
+                connected.insert(peer.addr());
+                peer.read_info(|info| connected.extend(info.listen));
+            }
+            connected
+        });
         // An address under way is not offered again, or a slow dial would be tried in a loop.
         let busy = |addr: &SocketAddr| {
-            connected.contains(addr)
+            self.connected_at(self.tongues.at(*addr), *addr).is_some()
                 || self.pool.watch(&PeerId::from_addr(*addr)).is_some()
-                || self.connected_at(self.tongues.at(*addr), *addr).is_some()
+                || connected.contains(addr)
         };
         let mut begun = Vec::new();
         for addr in self.config.trusted.iter().map(|addr| canonical(*addr)) {
+            if self.is_among_few(addr) {
+                continue;
+            }
             let due = self.book.get(&addr).is_none_or(|known| {
-                let other_name = known.alias_of.is_some_and(|of| connected.contains(&of));
-                known.next_attempt <= wall && !other_name
+                known.next_attempt <= wall && known.alias_of.is_none_or(|of| !connected.contains(&of))
             });
             if due && !busy(&addr) && !self.book.is_self(&addr, wall) {
                 begun.push(addr);
@@ -172,6 +179,17 @@ impl Shared {
         if short {
             self.discover(state, &hot);
         }
+    }
+
+    /// Whether one of the peers of this IP address, if they are few, is at this address or listens there: one that dialled us is
+    /// not found under the address that we would dial.
+    fn is_among_few(&self, addr: SocketAddr) -> bool {
+        self.pool.count_by_ip(addr.ip()) <= FEW
+            && self
+                .pool
+                .by_ip(addr.ip())
+                .iter()
+                .any(|peer| peer.addr() == addr || peer.read_info(|info| info.listen == Some(addr)))
     }
 
     /// Asks some peer which others it knows: now and then, and more often while too few are known.
@@ -257,6 +275,8 @@ fn ping_interval(peer: &Peer, every: Duration) -> Duration {
     every - every / 16 + spread.mul_f64((peer.id().get() % 16) as f64 / 16.0)
 }
 
+/// Peers of one IP address that are looked at one by one.
+const FEW: usize = 64;
 /// Peers that are looked at together.
 const AT_ONCE: usize = 16;
 /// For so long a node is in a hurry to be told addresses.

@@ -233,14 +233,11 @@ impl NodeRef {
     fn choose(&self, asked: &[ConnId]) -> Option<Arc<Peer>> {
         let now = self.now();
         let roster = self.roster();
-        let fresh: Vec<_> = roster.iter().filter(|peer| !asked.contains(&peer.id())).collect();
-        let healthy: Vec<_> = fresh.iter().copied().filter(|peer| peer.is_healthy(now)).collect();
-        let pool = if healthy.is_empty() { fresh } else { healthy };
-        if pool.is_empty() {
-            return None;
-        }
-        let one = pool[fastrand::usize(..pool.len())];
-        let two = pool[fastrand::usize(..pool.len())];
+        let fresh = |peer: &Peer| peer.is_live() && !asked.contains(&peer.id());
+        let healthy = |peer: &Peer| fresh(peer) && peer.is_healthy(now);
+        let random = |below: usize| fastrand::usize(..below);
+        let pick = || roster.draw(random, healthy).or_else(|| roster.draw(random, fresh));
+        let (one, two) = (pick()?, pick()?);
         let rtt = |peer: &Arc<Peer>| peer.rtt().unwrap_or(Duration::ZERO);
         Some(Arc::clone(if rtt(one) <= rtt(two) { one } else { two }))
     }

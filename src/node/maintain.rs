@@ -202,12 +202,10 @@ impl Shared {
         if state.asked_at.is_some_and(|asked| now.since(asked) < pause) {
             return;
         }
-        let peers: Vec<_> = self.pool.roster().iter().cloned().collect();
-        if peers.is_empty() {
-            return;
-        }
+        let roster = self.pool.roster();
+        let Some(peer) = roster.draw(|below| fastrand::usize(..below), Peer::is_live) else { return };
         state.asked_at = Some(now);
-        peers[fastrand::usize(..peers.len())].connection().link().ask_peers();
+        peer.connection().link().ask_peers();
     }
 
     fn housekeeping(self: &Arc<Self>, state: &mut Maintenance, hot: &HotConfig) {

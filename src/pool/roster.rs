@@ -172,6 +172,41 @@ impl<K: PeerKey, C: Connection> Roster<K, C> {
         self.cells.iter().flat_map(CellView::iter)
     }
 
+    /// Some peer that fits, each as likely as the next; `None` if nobody does. `random` returns a number below the one it is
+    /// given, each as likely as the next. Departed peers are asked about as well: [`Peer::is_live`] is for `fits` to ask.
+    ///
+    /// # Cost
+    /// A few looks, each a step a cell; a walk over everybody only where few fit.
+    pub fn draw(
+        &self,
+        mut random: impl FnMut(usize) -> usize,
+        fits: impl Fn(&Peer<K, C>) -> bool,
+    ) -> Option<&Arc<Peer<K, C>>> {
+        let all = self.len();
+        if all == 0 {
+            return None;
+        }
+        // Who does not fit is drawn again, which leaves the others as likely as each other.
+        let drawn = (0..LOOKS).find_map(|_| self.at(random(all)).filter(|peer| fits(peer)));
+        drawn.or_else(|| {
+            let lists = self.cells.iter().flat_map(CellView::all);
+            let fitting: Vec<_> = lists.filter(|peer| fits(peer)).collect();
+            if fitting.is_empty() { None } else { fitting.get(random(fitting.len())).copied() }
+        })
+    }
+
+    /// The peer at this place of the lists, counted through.
+    fn at(&self, place: usize) -> Option<&Arc<Peer<K, C>>> {
+        let mut left = place;
+        for cell in &self.cells {
+            match cell.all().get(left) {
+                Some(peer) => return Some(peer),
+                None => left -= cell.all().len(),
+            }
+        }
+        None
+    }
+
     /// The cells it is made of.
     pub fn cells(&self) -> &[CellView<K, C>] {
         &self.cells
@@ -202,5 +237,7 @@ impl<K: PeerKey, C: Connection> std::fmt::Debug for Roster<K, C> {
 
 /// The bound of a cell without peers.
 const NOBODY: u64 = u64::MAX;
+/// Peers looked at before everybody is: where a quarter fits, one draw of a hundred comes to that.
+const LOOKS: usize = 16;
 /// Fewer added peers than this wait for the next reader.
 const MANY: usize = 64;

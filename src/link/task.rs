@@ -91,7 +91,8 @@ pub struct Opening<'a> {
     pub greeting: &'a [u8],
     /// What was read behind the peer's greeting.
     pub rest: Vec<u8>,
-    /// Our end, if it has an address.
+    /// Our end, if it has an address: a link to an end on this machine lets others run where it is one of many that wake
+    /// together.
     pub local: Option<SocketAddr>,
 }
 

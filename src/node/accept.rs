@@ -50,12 +50,14 @@ impl Shared {
         let deadline = self.now().after(hot.handshake);
         match self.pool.admit(from, Direction::Inbound, slot, deadline) {
             Ok(permit) => {
-                let (shared, counted) = (Arc::clone(self), self.begin_task());
-                let within = hot.handshake;
+                let shared = Arc::clone(self);
+                let work = async move { shared.inbound(tongue, stream, permit, hot.handshake).await };
+                let counted = self.begin_task();
                 self.spawn_course(Course::new(async move {
-                    // A link counts itself before this ends.
-                    let _counted = counted;
-                    shared.inbound(tongue, stream, permit, within).await
+                    let next = work.await;
+                    // A link has counted itself; and what never ran is dropped before it.
+                    drop(counted);
+                    next
                 }));
             }
             Err(error) => self.turn_away(tongue, stream, from, error.into()),
@@ -78,9 +80,8 @@ impl Shared {
         let handshake = self.handshake_inbound(tongue, stream, permit, None);
         let outcome = tokio::select! {
             biased;
-            // First, because most have said hello already.
-            outcome = timeout(within, handshake) => outcome,
             () = self.stopped() => return None,
+            outcome = timeout(within, handshake) => outcome,
         };
         match outcome {
             Ok(Ok(joined)) => return Some(joined.link),

@@ -250,8 +250,6 @@ impl Shared {
     }
 }
 
-/// The interval of this peer's pings: spread by a sixteenth either way, so that peers that came together are not pinged
-/// together for ever.
 /// Whether there may be something to do for one of these; [`Shared::look_after`] knows.
 ///
 /// One thing after the other, and nothing to decide before it was asked of all: the walk over idle peers is bound by how many of
@@ -268,6 +266,8 @@ fn may_need_care(few: &[Arc<Peer>], hot: &HotConfig, now: Tick) -> bool {
     waits | due | proven | claims
 }
 
+/// The interval of this peer's pings: spread by a sixteenth either way, so that peers that came together are not pinged
+/// together for ever.
 fn ping_interval(peer: &Peer, every: Duration) -> Duration {
     let spread = every / 8;
     every - every / 16 + spread.mul_f64((peer.id().get() % 16) as f64 / 16.0)

@@ -18,7 +18,7 @@ use super::handshake::{PROBE_BIT, read_hello, refuse};
 use super::info::Conn;
 use super::join::{About, Greeted, Joined, Seat};
 use super::life::Course;
-use super::shared::{Shared, count};
+use super::shared::{Shared, TaskGuard, count};
 use crate::base::PeerId;
 
 impl Shared {
@@ -50,15 +50,14 @@ impl Shared {
         let deadline = self.now().after(hot.handshake);
         match self.pool.admit(from, Direction::Inbound, slot, deadline) {
             Ok(permit) => {
-                let shared = Arc::clone(self);
-                let work = async move { shared.inbound(tongue, stream, permit, hot.handshake).await };
-                let counted = self.begin_task();
-                self.spawn_course(Course::new(async move {
-                    let next = work.await;
-                    // A link has counted itself; and what never ran is dropped before it.
-                    drop(counted);
-                    next
-                }));
+                let (shared, counted) = (Arc::clone(self), self.begin_task());
+                self.spawn_course(Course::new(shared.inbound(
+                    tongue,
+                    stream,
+                    permit,
+                    hot.handshake,
+                    counted,
+                )));
             }
             Err(error) => self.turn_away(tongue, stream, from, error.into()),
         }
@@ -68,20 +67,22 @@ impl Shared {
         self.config.trusted.iter().any(|addr| crate::base::canonical(*addr).ip() == from.ip())
     }
 
-    /// The handshake of one that was accepted, and what its task does then.
+    /// The handshake of one that was accepted, and what its task does then. Counts as a task until all else it holds is
+    /// dropped, or a link that counts itself has come of it.
     async fn inbound(
         self: Arc<Self>,
         tongue: usize,
         stream: BoxStream,
         permit: Permit<PeerId, Conn>,
         within: Duration,
+        _counted: TaskGuard,
     ) -> Option<Course> {
         let from = permit.addr();
-        let handshake = self.handshake_inbound(tongue, stream, permit, None);
+        // Made where it is awaited: a future that is moved takes its room twice.
         let outcome = tokio::select! {
             biased;
             () = self.stopped() => return None,
-            outcome = timeout(within, handshake) => outcome,
+            outcome = timeout(within, self.handshake_inbound(tongue, stream, permit, None)) => outcome,
         };
         match outcome {
             Ok(Ok(joined)) => return Some(joined.link),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::base::Tick;
 use crate::base::sync::atomic::{AtomicU64, Ordering};
 
+use super::sweep::AT_ONCE;
 use super::{AdmitError, Connection, Departure, PeerKey, Pool};
 
 /// A look at the pool.
@@ -161,22 +162,26 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         let (mut health_sum, mut oldest, mut rtt_sum, mut with_rtt) =
             (0u64, Duration::ZERO, Duration::ZERO, 0u32);
         for index in 0..self.cell_count() {
-            for peer in self.cell(index).iter() {
-                let vitals = peer.reading();
-                let health = peer.health_by(&rules, now);
-                let stale = now.since(vitals.last_seen()) > stale_after;
-                let bytes = peer.bytes();
-                stats.walked_connections += 1;
-                stats.healthy_connections += usize::from(health > rules.policy.healthy_above);
-                stats.stale_connections += usize::from(stale && !vitals.is_paused());
-                stats.paused_connections += usize::from(vitals.is_paused());
-                stats.bytes_received = stats.bytes_received.saturating_add(bytes.received);
-                stats.bytes_sent = stats.bytes_sent.saturating_add(bytes.sent);
-                health_sum += u64::from(health);
-                oldest = oldest.max(peer.uptime(now));
-                if let Some(rtt) = peer.rtt() {
-                    rtt_sum += rtt;
-                    with_rtt += 1;
+            let view = self.cell(index);
+            let mut read = Vec::with_capacity(AT_ONCE);
+            for some in view.all().chunks(AT_ONCE) {
+                // As in a sweep: what comes from memory is asked of some together, before anything is done with it.
+                read.extend(some.iter().map(|peer| (peer, peer.reading(), peer.bytes(), peer.rtt())));
+                for (peer, vitals, bytes, rtt) in read.drain(..).filter(|(_, vitals, ..)| vitals.is_live()) {
+                    let health = peer.health_by(&rules, now);
+                    let stale = now.since(vitals.last_seen()) > stale_after;
+                    stats.walked_connections += 1;
+                    stats.healthy_connections += usize::from(health > rules.policy.healthy_above);
+                    stats.stale_connections += usize::from(stale && !vitals.is_paused());
+                    stats.paused_connections += usize::from(vitals.is_paused());
+                    stats.bytes_received = stats.bytes_received.saturating_add(bytes.received);
+                    stats.bytes_sent = stats.bytes_sent.saturating_add(bytes.sent);
+                    health_sum += u64::from(health);
+                    oldest = oldest.max(peer.uptime(now));
+                    if let Some(rtt) = rtt {
+                        rtt_sum += rtt;
+                        with_rtt += 1;
+                    }
                 }
             }
         }

@@ -226,5 +226,5 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     }
 }
 
-/// Peers whose words a sweep asks for together.
-const AT_ONCE: usize = 16;
+/// Peers whose words a walk asks for together.
+pub(super) const AT_ONCE: usize = 16;

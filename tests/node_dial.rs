@@ -90,7 +90,7 @@ async fn a_trusted_peer_that_dialled_us_is_not_dialled() {
     config.trusted = vec![at(2)];
     let a = start(&net, 1, config, Rec::new()).await;
     // Nobody is there yet.
-    until(|| a.stats().dial_failures == 1).await;
+    until(|| a.stats().dial_failures >= 1).await;
     let b = start(&net, 2, quiet(), Rec::new()).await;
     b.connect(at(1)).await.unwrap();
     let listens = || only(&a).read_info(|info| info.listen == Some(at(2)));

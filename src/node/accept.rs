@@ -67,8 +67,8 @@ impl Shared {
         self.config.trusted.iter().any(|addr| crate::base::canonical(*addr).ip() == from.ip())
     }
 
-    /// The handshake of one that was accepted, and what its task does then. Counts as a task until all else it holds is
-    /// dropped, or a link that counts itself has come of it.
+    /// The handshake of one that was accepted, and what its task does then. Counts as a task until stream and
+    /// permit are dropped, or a link that counts itself has come of them.
     async fn inbound(
         self: Arc<Self>,
         tongue: usize,

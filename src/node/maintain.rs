@@ -159,7 +159,7 @@ impl Shared {
             let due = self.book.get(&addr).is_none_or(|known| {
                 known.next_attempt <= wall && known.alias_of.is_none_or(|of| !connected.contains(&of))
             });
-            if due && !busy(&addr) && !self.book.is_self(&addr, wall) {
+            if due && !self.book.is_self(&addr, wall) && !busy(&addr) {
                 begun.push(addr);
                 self.dial_in_background(addr, hot.dial_budget);
             }
@@ -270,7 +270,7 @@ fn may_need_care(few: &[Arc<Peer>], hot: &HotConfig, now: Tick) -> bool {
 /// together for ever.
 fn ping_interval(peer: &Peer, every: Duration) -> Duration {
     let spread = every / 8;
-    every - every / 16 + spread.mul_f64((peer.id().get() % 16) as f64 / 16.0)
+    (every - every / 16).saturating_add(spread.mul_f64((peer.id().get() % 16) as f64 / 16.0))
 }
 
 /// Peers of one IP address that are looked at one by one.

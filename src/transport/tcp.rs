@@ -185,7 +185,7 @@ impl TcpConfig {
 }
 
 impl TcpConfig {
-    /// Whether a socket has what [`TcpConfig::tune`] sets; `false` where that cannot be asked.
+    /// Whether a socket has what [`TcpConfig::tune`] sets; `false` on systems where it is not asked.
     fn is_tuned(&self, socket: &SockRef<'_>) -> io::Result<bool> {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         {
@@ -288,7 +288,8 @@ impl TcpAccept {
         let socket = SockRef::from(stream);
         let inherits = match self.inherits {
             Some(inherits) => inherits,
-            None => *self.inherits.insert(self.config.is_tuned(&socket)?),
+            // What cannot be asked is set.
+            None => *self.inherits.insert(self.config.is_tuned(&socket).unwrap_or(false)),
         };
         if inherits { Ok(()) } else { self.config.tune(&socket) }
     }

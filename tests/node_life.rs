@@ -59,6 +59,10 @@ async fn a_peer_that_takes_no_data_is_closed_after_the_write_stall() {
     let net = MemoryNet::new(1);
     let mut config = quiet();
     config.hot.write_stall = Duration::from_secs(3);
+    // Nothing else makes the maintenance look at it.
+    config.hot.ping_every = Duration::from_secs(3600);
+    config.hot.stable_after = Duration::from_secs(3600);
+    config.hot.liveness.stale_after = Duration::from_secs(3 * 3600);
     let a = start(&net, 1, config, Rec::new()).await;
     let b = start(&net, 2, quiet(), Rec::new()).await;
     let peer = a.connect(at(2)).await.unwrap();

@@ -50,7 +50,7 @@ impl Shared {
         let deadline = self.now().after(hot.handshake);
         match self.pool.admit(from, Direction::Inbound, slot, deadline) {
             Ok(permit) => {
-                let (shared, counted) = (Arc::clone(self), self.begin_task());
+                let (shared, counted) = (Arc::clone(self), TaskGuard::new(self));
                 self.spawn_course(Course::new(shared.inbound(
                     tongue,
                     stream,

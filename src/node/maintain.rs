@@ -257,7 +257,7 @@ impl Shared {
 fn may_need_care(few: &[Arc<Peer>], hot: &HotConfig, now: Tick) -> bool {
     let any = |is_so: &dyn Fn(&Peer) -> bool| few.iter().fold(false, |any, peer| any | is_so(peer));
     let waits = any(&|peer| peer.connection().link().is_waiting());
-    let due = any(&|peer| now.since(peer.connection().pinged_at()) >= hot.ping_every - hot.ping_every / 16);
+    let due = any(&|peer| now.since(peer.connection().pinged_at()) >= soonest(hot.ping_every));
     let proven = any(&|peer| !peer.connection().is_stable() & (peer.uptime(now) >= hot.stable_after));
     let claims = any(&|peer| {
         peer.direction() == Direction::Inbound
@@ -270,7 +270,12 @@ fn may_need_care(few: &[Arc<Peer>], hot: &HotConfig, now: Tick) -> bool {
 /// together for ever.
 fn ping_interval(peer: &Peer, every: Duration) -> Duration {
     let spread = every / 8;
-    (every - every / 16).saturating_add(spread.mul_f64((peer.id().get() % 16) as f64 / 16.0))
+    soonest(every).saturating_add(spread.mul_f64((peer.id().get() % 16) as f64 / 16.0))
+}
+
+/// The shortest of these intervals.
+fn soonest(every: Duration) -> Duration {
+    every - every / 16
 }
 
 /// Peers of one IP address that are looked at one by one.

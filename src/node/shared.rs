@@ -182,11 +182,6 @@ impl Shared {
         self.runtime.spawn(course);
     }
 
-    /// Counts as a task until dropped.
-    pub(super) fn begin_task(self: &Arc<Self>) -> TaskGuard {
-        TaskGuard::new(self)
-    }
-
     /// The task of a link counts, until [`Shared::link_ends`].
     pub(super) fn link_begins(&self) {
         self.tasks.links.fetch_add(1, Ordering::AcqRel);
@@ -271,13 +266,13 @@ impl Tasks {
     }
 }
 
-/// Something of the node that runs.
+/// Counts as a task of the node until dropped.
 pub(super) struct TaskGuard {
     shared: Arc<Shared>,
 }
 
 impl TaskGuard {
-    fn new(shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
         shared.tasks.begin();
         Self { shared: Arc::clone(shared) }
     }

@@ -241,3 +241,49 @@ const NOBODY: u64 = u64::MAX;
 const LOOKS: usize = 16;
 /// Fewer added peers than this wait for the next reader.
 const MANY: usize = 64;
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::base::Direction;
+    use crate::pool::{Departure, Pool, PoolConfig};
+
+    #[test]
+    fn whoever_fits_is_drawn_as_often_as_the_others_and_nobody_else_is() {
+        let pool: Arc<Pool<u32, ()>> = Pool::new(PoolConfig::test());
+        assert!(pool.roster().draw(|_| unreachable!("of nobody"), |_| true).is_none());
+        for key in 0..1_000_u32 {
+            let addr = SocketAddr::from((key.to_be_bytes(), 7_000));
+            pool.insert(key, addr, Direction::Inbound, (), (), Tick::ZERO).unwrap();
+        }
+        let roster = pool.roster();
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        // So many that looking finds one, so few that mostly a walk does, and one alone.
+        for every in [4, 100, 1_000] {
+            let mut drawn = vec![0; 1_000];
+            let fitting = 1_000 / every;
+            for _ in 0..fitting * 200 {
+                let peer = roster.draw(&mut random, |peer| peer.key() % every == every / 2).unwrap();
+                drawn[*peer.key() as usize] += 1;
+            }
+            for (key, times) in (0..).zip(drawn) {
+                let fits = key % every == every / 2;
+                assert!(
+                    if fits { (120..300).contains(&times) } else { times == 0 },
+                    "{key} of {every}: {times}"
+                );
+            }
+        }
+        assert!(roster.draw(&mut random, |peer| *peer.key() == 1_000).is_none());
+        (0..1_000).filter(|key| *key != 7).for_each(|key| drop(pool.remove(&key, Departure::Closed)));
+        assert_eq!(roster.draw(&mut random, Peer::is_live).map(|peer| *peer.key()), Some(7));
+    }
+}

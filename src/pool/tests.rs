@@ -384,37 +384,6 @@ fn close_and_drop_of_a_connection_may_re_enter_the_pool() {
 }
 
 #[test]
-fn whoever_fits_is_drawn_as_often_as_the_others_and_nobody_else_is() {
-    let pool = pool();
-    assert!(pool.roster().draw(|_| unreachable!("of nobody"), |_| true).is_none());
-    (0..1_000).for_each(|key| drop(insert(&pool, key, 1)));
-    let roster = pool.roster();
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut random = |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % below as u64) as usize
-    };
-    // So many that looking finds one, so few that mostly a walk does, and one alone.
-    for every in [4, 100, 1_000] {
-        let mut drawn = vec![0; 1_000];
-        let fitting = 1_000 / every;
-        for _ in 0..fitting * 200 {
-            let peer = roster.draw(&mut random, |peer| peer.key() % every == every / 2).unwrap();
-            drawn[*peer.key() as usize] += 1;
-        }
-        for (key, times) in (0..).zip(drawn) {
-            let fits = key % every == every / 2;
-            assert!(if fits { (120..300).contains(&times) } else { times == 0 }, "{key} of {every}: {times}");
-        }
-    }
-    assert!(roster.draw(&mut random, |peer| *peer.key() == 1_000).is_none());
-    (0..1_000).filter(|key| *key != 7).for_each(|key| drop(pool.remove(&key, Departure::Closed)));
-    assert_eq!(roster.draw(&mut random, Peer::is_live).map(|peer| *peer.key()), Some(7));
-}
-
-#[test]
 fn a_pool_whose_roster_nobody_reads_pins_few_departed_peers() {
     let pool: Arc<Pool<u32, Meddler>> = Pool::new(PoolConfig::test());
     let dropped = Arc::new(AtomicUsize::new(0));

@@ -32,8 +32,27 @@ impl<E: Hashed> Lines<E> {
         Self { lines: Box::default(), len: 0 }
     }
 
+    /// The first entry of this hash is compared outside the scan: there is one comparison to predict, not one for each
+    /// slot, and the processor runs ahead to the next look-up while it waits for this one's memory.
     #[inline]
     pub(super) fn get(&self, hash: u32, is_it: impl Fn(&E) -> bool) -> Option<&E> {
+        let mut at = self.home(hash);
+        for _ in 0..self.lines.len() {
+            let line = self.lines.get(at)?;
+            if let Some(first) = line.0.iter().flatten().find(|entry| entry.hash() == hash) {
+                return if is_it(first) { Some(first) } else { self.search(hash, is_it) };
+            }
+            if line.has_room() {
+                return None;
+            }
+            at = self.next(at);
+        }
+        None
+    }
+
+    /// [`Lines::get`] where two keys have the same hash.
+    #[cold]
+    fn search(&self, hash: u32, is_it: impl Fn(&E) -> bool) -> Option<&E> {
         let place = self.find(hash, is_it)?;
         self.at(place)
     }

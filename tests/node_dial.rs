@@ -205,6 +205,56 @@ async fn a_listen_address_in_a_black_hole_is_asked_one_at_a_time_and_takes_no_di
     end(b).await;
 }
 
+/// A configuration with which a quiet connection alone never makes the maintenance look at it.
+fn unhurried(mut config: NodeConfig) -> NodeConfig {
+    let never = Duration::from_secs(24 * 3600);
+    (config.hot.ping_every, config.hot.stable_after, config.hot.liveness.stale_after) =
+        (never, never, never * 3);
+    config
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_found_no_place_for_a_probe_is_probed_once_there_is_one() {
+    let net = MemoryNet::new(1);
+    let mut config = unhurried(quiet());
+    config.hot.dial_budget = 1;
+    let a = start(&net, 1, config, Rec::new()).await;
+    net.black_hole(ip(9), true);
+    let mut liar = ByHand::dial(&net, 9, at(1)).await;
+    let mut hello = hello(10);
+    hello.listen = Some(at(9));
+    liar.say(&hello).await;
+    liar.greeting().await.unwrap();
+    until(|| peers(&a) == 1).await;
+    // The only place is taken until the liar's probe runs out of time.
+    let honest = start(&net, 2, quiet(), Rec::new()).await;
+    honest.connect(at(1)).await.unwrap();
+    let verified = || a.roster().iter().any(|peer| peer.read_info(|info| info.listen_verified));
+    secs(3).await;
+    assert!(!verified());
+    until(verified).await;
+    end(a).await;
+    end(honest).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_turns_stable_though_nothing_else_is_due() {
+    let net = MemoryNet::new(1);
+    let mut config = unhurried(quiet());
+    config.hot.stable_after = Duration::from_secs(5);
+    let a = start(&net, 1, config, Rec::new()).await;
+    assert!(a.connect(at(2)).await.is_err());
+    let b = start(&net, 2, unhurried(quiet()), Rec::new()).await;
+    a.connect(at(2)).await.unwrap();
+    let failures = || a.book().get(&at(2)).unwrap().failures;
+    secs(4).await;
+    assert_eq!(failures(), 1);
+    secs(3).await;
+    assert_eq!(failures(), 0);
+    end(a).await;
+    end(b).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn nodes_that_are_told_one_address_each_reach_their_degree() {
     let net = MemoryNet::new(7);

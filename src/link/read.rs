@@ -210,7 +210,7 @@ impl<D: Dialect> Reader<D> {
         let tokens = sinks.link.common.abilities.ping_tokens;
         match control {
             Control::Ping { token } => sinks.writer.control(&Control::Pong { token })?,
-            Control::Pong { token } if tokens && sinks.writer.answered(token) => {}
+            Control::Pong { token } if tokens && sinks.writer.answered(token, sinks.link) => {}
             Control::Pong { token } => {
                 if let Some(rtt) = sinks.link.pong(token, tokens) {
                     sinks.host.rtt(rtt);

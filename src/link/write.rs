@@ -166,7 +166,7 @@ impl<D: Dialect> Writer<D> {
     }
 
     fn has_more(&self, busy: &Busy) -> bool {
-        let held = busy.flight.is_awaited() && busy.flight.room() == 0;
+        let held = busy.flight.holds();
         let mut lanes = busy.lanes.iter().enumerate().filter(|(at, _)| *at != BULK || !held);
         lanes.any(|(at, lane)| lane.stride.has_news(self.footing.at(at)) || !lane.batch.is_empty())
     }
@@ -303,7 +303,10 @@ impl<D: Dialect> Writer<D> {
                 match busy.write_once(stream, cx, link) {
                     Poll::Ready(Ok(count)) => {
                         host.traffic(0, count);
-                        link.write_progress(None);
+                        // Where bulk waits for the peer's process, what its kernel takes is no progress: only an answer is.
+                        if !busy.flight.holds() {
+                            link.write_progress(None);
+                        }
                     }
                     Poll::Ready(Err(error)) => return Err(End::Io(error)),
                     Poll::Pending => {
@@ -330,12 +333,14 @@ impl<D: Dialect> Writer<D> {
     }
 
     /// The peer has answered a mark in our bulk; `false` if the token is not one of those.
-    pub(super) fn answered(&mut self, token: u64) -> bool {
+    pub(super) fn answered(&mut self, token: u64, link: &Link) -> bool {
         if !Flight::is_mark(token) {
             return false;
         }
-        if let Some(busy) = &mut self.busy {
-            busy.flight.answered(token, Instant::now());
+        if let Some(busy) = &mut self.busy
+            && busy.flight.answered(token, Instant::now())
+        {
+            link.write_progress(None);
         }
         true
     }
@@ -348,7 +353,8 @@ impl<D: Dialect> Writer<D> {
 
 impl<D: Dialect> Drop for Writer<D> {
     fn drop(&mut self) {
-        if let Some(mut busy) = self.busy.take() {
+        // What hangs in a flush is not written.
+        if let Some(mut busy) = self.busy.take().filter(|busy| !busy.unflushed) {
             self.publish(&mut busy);
         }
     }

@@ -91,6 +91,32 @@ async fn a_peer_that_takes_bulk_and_never_says_so_has_stalled() {
     task.abort();
 }
 
+/// Its kernel takes pings and votes; what counts is that nobody behind it takes the bulk.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_no_bulk_has_stalled_whatever_else_its_kernel_takes() {
+    let side = Side::new(Native::default());
+    let ear = Ear::new();
+    let (near, far) = pipe(64 << 20);
+    let Running { link, task } = side.start(near, ear.clone());
+    link.send(block()).unwrap();
+    settle().await;
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        link.ping();
+        link.send(Message::new(2, "vote").urgent()).unwrap();
+        side.broadcast(Lane::Normal, 2, b"gossip");
+        settle().await;
+    }
+    let now = peerpool::link::Host::now(&ear);
+    assert!(link.stalled(now) >= Duration::from_secs(25), "{:?}", link.stalled(now));
+    // Any answer is progress.
+    let mut far = side.by_hand(far);
+    while link.stalled(now) > Duration::ZERO {
+        far.next().await.expect("open");
+    }
+    task.abort();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_link_that_drains_sends_the_bulk_that_was_held_back() {
     let side = Side::new(Native::default());

@@ -178,6 +178,73 @@ async fn log_and_queue_take_turns(lane: Lane) {
     assert!((3..=7).contains(&first_half), "{kinds:?}");
 }
 
+/// The next message, unless the link runs and runs and sends none.
+async fn soon<D: Dialect>(far: &mut ByHand<D, tokio::io::DuplexStream>) -> Option<u16> {
+    let patience = async {
+        for _ in 0..20_000 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        item = far.message() => item.as_ref().and_then(kind_of),
+        () = patience => None,
+    }
+}
+
+/// One round ends a large message of the queue and begins the next: the log's turn is after that one.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_has_begun_goes_on_though_the_log_begins_to_wait() {
+    for lane in [Lane::Urgent, Lane::Normal, Lane::Bulk] {
+        let side = Side::new(Native::default());
+        let (near, far) = pipe(4 * 1024);
+        let running = side.start(near, Ear::new());
+        let mut far = side.by_hand(far);
+        for _ in 0..4 {
+            running.link.send(Message { lane, kind: 1, payload: vec![0; 100_000].into() }).unwrap();
+        }
+        settle().await;
+        side.broadcast(lane, 2, b"small");
+        let mut kinds = Vec::new();
+        for _ in 0..5 {
+            kinds.push(soon(&mut far).await);
+        }
+        kinds.sort_unstable();
+        assert_eq!(kinds, [Some(1), Some(1), Some(1), Some(1), Some(2)], "{lane:?}");
+        running.link.send(Message { lane, kind: 3, payload: "after".into() }).unwrap();
+        assert_eq!(soon(&mut far).await, Some(3), "{lane:?}");
+    }
+}
+
+/// It is the log's turn, but what the log has is the peer's own, or was skipped.
+#[tokio::test(start_paused = true)]
+async fn a_message_does_not_wait_for_a_log_that_has_nothing_for_the_peer() {
+    for skipped in [false, true] {
+        let plan = Plan { ring: 64 * 1024, lag: LagPolicy::Skip, ..Plan::default() };
+        let side = Side::with(Native::default(), plan);
+        let (near, far) = pipe(1024);
+        let running = side.start(near, Ear::new());
+        let mut far = side.by_hand(far);
+        let lane = Lane::Normal;
+        running.link.send(Message { lane, kind: 1, payload: vec![0; 5_000].into() }).unwrap();
+        settle().await;
+        if skipped {
+            for _ in 0..100 {
+                side.broadcast(lane, 2, &[0; 10_000]);
+            }
+        } else {
+            let own = side.event(lane, 2, b"from the peer itself");
+            side.log(lane).append(&own, Some(running.link.id())).unwrap();
+        }
+        running.link.send(Message { lane, kind: 3, payload: "after".into() }).unwrap();
+        let mut kinds = Vec::new();
+        while kinds.last() != Some(&Some(3)) {
+            kinds.push(soon(&mut far).await);
+            assert!(kinds.last() != Some(&None), "skipped: {skipped}; {kinds:?}");
+        }
+    }
+}
+
 /// Also where one write takes half a mebibyte.
 #[tokio::test(start_paused = true)]
 async fn a_lower_lane_that_waits_gets_its_sixteenth_of_a_stream_that_takes_whole_rounds() {

@@ -86,12 +86,17 @@ impl Busy {
             }
         }
         if self.round.is_empty() {
-            self.own = 0;
-            for lane in &mut self.lanes {
-                lane.pinned = if lane.open.is_some() { lane.opened } else { 0 };
-            }
-            self.cover(link);
+            self.settle(link);
         }
+    }
+
+    /// The round is empty: nothing is held but what has begun.
+    fn settle(&mut self, link: &Link) {
+        self.own = 0;
+        for lane in &mut self.lanes {
+            lane.pinned = if lane.open.is_some() { lane.opened } else { 0 };
+        }
+        self.cover(link);
     }
 
     /// Reserves what the round holds. What has come from a queue is covered already; where the ceiling refuses the rest, a
@@ -125,7 +130,7 @@ impl Busy {
                 }
             }
         });
-        self.cover(link);
+        if self.round.is_empty() { self.settle(link) } else { self.cover(link) }
     }
 
     /// Fetches the rest of a chunk that is half on the line and was too long to keep: it goes before anything else.

@@ -76,6 +76,11 @@ impl Flight {
         !self.marks.is_empty()
     }
 
+    /// Whether nothing more may be written until an answer comes.
+    pub(super) fn holds(&self) -> bool {
+        self.is_awaited() && self.room() == 0
+    }
+
     /// Bytes of bulk that may be written now.
     #[inline]
     pub(super) fn room(&self) -> usize {
@@ -158,11 +163,11 @@ impl Flight {
         token & MARK != 0
     }
 
-    /// The answer to a mark came. One that was never sent, or was answered before, says nothing.
-    pub(super) fn answered(&mut self, token: u64, now: Instant) {
+    /// The answer to a mark came; whether it told something. One that was never sent, or was answered before, does not.
+    pub(super) fn answered(&mut self, token: u64, now: Instant) -> bool {
         let number = token & !MARK;
-        let Some(at) = self.marks.iter().position(|mark| mark.number == number) else { return };
-        let Some(mark) = self.marks.drain(..=at).next_back() else { return };
+        let Some(at) = self.marks.iter().position(|mark| mark.number == number) else { return false };
+        let Some(mark) = self.marks.drain(..=at).next_back() else { return false };
         self.taken = mark.written;
         self.taken_at = Some(now);
         self.answered_from = Some(mark.at);
@@ -176,6 +181,7 @@ impl Flight {
         let took = now.duration_since(mark.taken_at).max(mark.at.duration_since(mark.answered_from));
         let rate = u128::from(mark.written - mark.taken) * NANOS / took.as_nanos().max(1);
         self.sample(u64::try_from(rate).unwrap_or(u64::MAX), mark.written <= self.idle_until);
+        true
     }
 
     fn sample(&mut self, rate: u64, idle: bool) {

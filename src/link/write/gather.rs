@@ -83,7 +83,9 @@ impl<D: Dialect> Writer<D> {
             if state_waits && busy.lanes[at].open.is_none() {
                 taken += self.gather_state(busy, share);
             }
-            if queue_waits && taken < share && !(log_waits && busy.lanes[at].logs_turn) {
+            // Whatever turn it is, a message that has begun ends first.
+            let logs_turn = log_waits && busy.lanes[at].logs_turn && busy.lanes[at].open.is_none();
+            if queue_waits && taken < share && !logs_turn {
                 taken += self.gather_queue(busy, at, share - taken, link)?;
             }
         }
@@ -91,6 +93,10 @@ impl<D: Dialect> Writer<D> {
             // While others wait for the log's message to end, take no more of the log than its next chunk.
             let most = if others_wait && busy.lanes[at].stride.in_message() { 1 } else { room - taken };
             taken += self.gather_log(busy, at, most, host)?;
+        }
+        // It was the log's turn, and all that it had was skipped or the peer's own.
+        if taken == 0 && queue_waits && !busy.lanes[at].stride.in_message() {
+            taken += self.gather_queue(busy, at, room, link)?;
         }
         Ok(taken)
     }

@@ -9,7 +9,7 @@ pub struct LinkConfig {
     pub inbox_messages: usize,
     /// Bytes of received messages that wait for the handler. Default 256 KiB.
     pub inbox_bytes: usize,
-    /// Requests of the peer that are handled at the same time. Default 16; more wait in the inbox.
+    /// Requests of the peer that are handled at the same time, at least one. Default 16; more wait in the inbox.
     pub requests: usize,
     /// Messages that wait to be sent on one lane. Default 1,024; more come back as full.
     pub outbox_messages: usize,

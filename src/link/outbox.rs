@@ -54,7 +54,9 @@ impl Outbox {
         let cost = outgoing.payload.len() + OVERHEAD;
         let fits = self.lanes[at].len() < config.outbox_messages
             && (self.bytes[at] == 0 || self.bytes[at] + cost <= config.outbox_bytes);
-        if unbounded && self.lanes[at].len() >= config.outbox_messages.saturating_add(2 * config.waiters) {
+        if unbounded
+            && self.lanes[at].len() >= config.outbox_messages.saturating_add(config.waiters.saturating_mul(2))
+        {
             self.flooded = true;
             return Err((Rejected::Full, outgoing));
         }

@@ -120,8 +120,11 @@ impl<D: Dialect> Reader<D> {
             }
             let common = &sinks.link.common;
             // Near the ceiling no more than a frame is read at a time: what is in hand when the inbox fills up has to be kept.
-            let most = if common.budget.free() < READ_BUFFER { common.limits.window } else { buffer.len() };
-            let end = filled.saturating_add(most).min(buffer.len());
+            let window = common.limits.window;
+            let most = if common.budget.free() < READ_BUFFER { window } else { buffer.len() };
+            // Nor more than a buffer's worth beyond what is in hand already: a pause after each read must not keep more and more.
+            let end = filled.saturating_add(most).min(READ_BUFFER.max(filled.saturating_add(window)));
+            let end = end.min(buffer.len());
             let mut into = ReadBuf::new(&mut buffer[filled..end]);
             match Pin::new(&mut *stream).poll_read(cx, &mut into) {
                 Poll::Pending => return (Ok(Read::All), filled),
@@ -348,6 +351,7 @@ impl Drop for Borrowed {
     fn drop(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.truncate(READ_BUFFER);
+        bytes.shrink_to(READ_BUFFER);
         // A thread that is ending has no place for it any more.
         let _ = BUFFER.try_with(|slot| slot.set(bytes));
     }

@@ -171,8 +171,8 @@ impl NodeConfig {
         if self.ring < 64 * 1024 {
             return wrong("ring", "at least 64 KiB are needed".into());
         }
-        if self.event_backlog == 0 {
-            return wrong("event_backlog", "must not be zero".into());
+        if !(1..=MOST_EVENTS).contains(&self.event_backlog) {
+            return wrong("event_backlog", format!("must be from 1 to {MOST_EVENTS}"));
         }
         self.hot.check()?;
         self.check_memory(&self.hot, 1)
@@ -229,6 +229,9 @@ impl HotConfig {
         Ok(())
     }
 }
+
+/// Room for events is taken at the start.
+const MOST_EVENTS: usize = 1 << 20;
 
 /// A configuration that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

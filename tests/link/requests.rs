@@ -211,6 +211,22 @@ async fn closing_fails_all_waiters_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bound_of_no_requests_at_a_time_is_a_bound_of_one() {
+    let link = LinkConfig { requests: 0, ..LinkConfig::default() };
+    let side = Side::with(Native::default(), Plan { link, ..Plan::default() });
+    let (near, far) = pipe(64 * 1024);
+    let answers = |_, _, responder: Responder| {
+        responder.answer("yes").unwrap();
+        Handled::Done
+    };
+    let _answering = side.start(near, Ear::new().on_request(answers));
+    let asking = side.start(far, Ear::new());
+    for _ in 0..100 {
+        assert_eq!(asking.link.request(Message::new(1, ""), WAIT).await.unwrap(), "yes");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn too_many_requests_are_refused_with_the_message() {
     let link = LinkConfig { waiters: 4, ..LinkConfig::default() };
     let side = Side::with(Native::default(), Plan { link, ..Plan::default() });

@@ -100,7 +100,7 @@ impl Log {
             bytes: AtomicUsize::new(0),
             limit: AtomicUsize::new(limit_of(config.ring_bytes)),
             block: config.block_bytes,
-            stall: config.stall,
+            stall: config.stall.min(LONGEST_STALL),
             disconnect: AtomicBool::new(config.lag == LagPolicy::Disconnect),
             skipped: AtomicU64::new(0),
             gate: Gate::new(place),
@@ -370,6 +370,9 @@ impl Log {
         self.gate.leave(seat, &self.span());
     }
 }
+
+/// More than anybody waits; its multiples are times, too.
+const LONGEST_STALL: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[cfg(all(test, peerpool_loom))]
 mod models;

@@ -357,6 +357,22 @@ fn links_that_stand_still_are_all_given_up_after_one_stall_time_until_they_move(
 }
 
 #[test]
+fn a_stall_time_without_end_is_only_a_long_one() {
+    let log =
+        Log::new(LogConfig { lag: LagPolicy::Skip, stall: Duration::MAX, ..LogConfig::test() }, Hub::new());
+    let mut cursor = log.join(conn(1));
+    crowd(&log);
+    let mut waiter = log.waiter();
+    assert!(poll(&mut waiter, Waker::noop(), 0).is_pending());
+    log.tick(Tick::from_millis(1_000_000));
+    assert!(poll(&mut waiter, Waker::noop(), 1_000_000).is_pending());
+    take(&mut cursor);
+    assert!(poll(&mut waiter, Waker::noop(), 1_000_000).is_ready());
+    log.tick(Tick::from_millis(2_000_000));
+    log.tick(Tick::MAX);
+}
+
+#[test]
 fn a_slow_link_that_moves_is_waited_for_however_long_it_takes() {
     let log = log(LagPolicy::Skip);
     let mut cursor = log.join(conn(1));

@@ -5,13 +5,18 @@
 #[path = "common/node.rs"]
 mod harness;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use harness::*;
 use peerpool::base::Backoff;
 use peerpool::book::{Book, BookConfig, WallTime};
 use peerpool::node::{ConnectError, Node, NodeConfig, NodeEvent, Update};
-use peerpool::transport::{Latency, MemoryNet};
+use peerpool::transport::{Latency, MemoryNet, Transport as _};
+use peerpool::wire::{Control, Dialect as _, Goodbye, GoodbyeReason, Native};
+use tokio::io::AsyncWriteExt as _;
 
 fn eager(seeds: &[u8]) -> NodeConfig {
     let mut config = NodeConfig::local();
@@ -203,6 +208,66 @@ async fn a_listen_address_in_a_black_hole_is_asked_one_at_a_time_and_takes_no_di
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     end(a).await;
     end(b).await;
+}
+
+/// An address that tells every dialler the same; how many came.
+fn refuser(net: &MemoryNet, last: u8, goodbye: Goodbye) -> Arc<AtomicUsize> {
+    let host = net.host(ip(last));
+    let came = Arc::<AtomicUsize>::default();
+    let count = Arc::clone(&came);
+    tokio::spawn(async move {
+        let mut listener = host.listen(at(last)).await.unwrap();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            let mut out = BytesMut::new();
+            Native::default().encode_control(&Control::Goodbye(goodbye), &mut out).unwrap();
+            let _ = stream.write_all(&out).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    came
+}
+
+/// On the wall's clock, which the book's waits are on.
+#[tokio::test]
+async fn an_address_that_claims_to_be_a_duplicate_of_nobody_is_dialled_less_and_less() {
+    let net = MemoryNet::new(1);
+    let came = refuser(&net, 2, Goodbye::new(GoodbyeReason::Duplicate));
+    let backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(60) };
+    let book = Book::in_memory(BookConfig { backoff, ..BookConfig::default() });
+    let mut config = eager(&[2]);
+    config.hot.tick = Duration::from_millis(2);
+    let a = Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let came = came.load(Ordering::Relaxed);
+    // Each dial and the question behind it.
+    assert!((2..=16).contains(&came), "{came} connections");
+    assert!(a.book().get(&at(2)).unwrap().failures >= 1);
+    end(a).await;
+}
+
+/// On the wall's clock as well.
+#[tokio::test]
+async fn a_trusted_address_that_the_book_forgot_is_remembered_and_waits_as_any_other() {
+    let net = MemoryNet::new(1);
+    let came = refuser(&net, 2, Goodbye::new(GoodbyeReason::Rejected));
+    let mut config = eager(&[]);
+    config.trusted = vec![at(2)];
+    config.hot.tick = Duration::from_millis(2);
+    let book = Book::in_memory(BookConfig::default());
+    let a = Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap();
+    until(|| came.load(Ordering::Relaxed) >= 1).await;
+    assert!(a.book().remove(&at(2)));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let came = came.load(Ordering::Relaxed);
+    assert!((2..=4).contains(&came), "{came} connections");
+    assert!(a.book().get(&at(2)).is_some_and(|known| known.trusted));
+    // A banned one is not even tried.
+    a.ban_ip(ip(2), Duration::from_secs(3600));
+    let dials = a.stats().dial_failures;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(a.stats().dial_failures, dials);
+    end(a).await;
 }
 
 /// A configuration with which a quiet connection alone never makes the maintenance look at it.

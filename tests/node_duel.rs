@@ -188,6 +188,35 @@ async fn a_half_dead_connection_is_replaced_once_it_misses_its_ping() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_proven_peer_whose_old_connection_is_dead_is_back_within_one_handshake() {
+    let net = MemoryNet::new(1);
+    let mut config = quiet();
+    config.hot.liveness.stale_after = Duration::from_secs(600);
+    config.hot.ping_every = Duration::from_secs(200);
+    let a = start(&net, 1, config, Rec::new()).await;
+    let adopt = || {
+        let (near, far) = net.pair(ip(1), ip(2));
+        let a = a.clone();
+        let adopting = tokio::spawn(async move {
+            a.adopt(near, peerpool::base::Direction::Inbound, at(2), Some([7; 32])).await
+        });
+        (adopting, ByHand::new(far))
+    };
+    let (adopting, mut first) = adopt();
+    first.say(&hello(7)).await;
+    let old = adopting.await.unwrap().unwrap();
+    secs(60).await;
+    // The same process under the same key: one question to the old connection, not one by each name.
+    let begun = tokio::time::Instant::now();
+    let (adopting, mut second) = adopt();
+    second.say(&hello(7)).await;
+    let new = adopting.await.unwrap().unwrap();
+    assert!((5..7).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert!(!old.is_live() && new.is_live());
+    end(a).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_old_connection_that_answers_its_ping_stays() {
     let net = MemoryNet::new(1);
     let a = start(&net, 1, quiet(), Rec::new()).await;

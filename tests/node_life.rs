@@ -98,6 +98,33 @@ async fn half_open_handshakes_lose_their_slots_at_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ban_finds_who_is_still_in_the_handshake() {
+    for by_key in [false, true] {
+        let net = MemoryNet::new(1);
+        let a = start(&net, 1, quiet(), Rec::new()).await;
+        let mut slow = ByHand::dial(&net, 2, at(1)).await;
+        until(|| a.leftovers().permits == 1).await;
+        let hour = Duration::from_secs(3600);
+        if by_key {
+            use peerpool::transport::Stream as _;
+            let from = slow.stream.local_addr().unwrap();
+            assert_eq!(a.ban_peer(PeerId::from_addr(from), hour), 0);
+        } else {
+            assert_eq!(a.ban_ip(ip(2), hour), 0);
+        }
+        slow.say(&hello(7)).await;
+        let reason = match slow.greeting().await {
+            Some(Greeting::Hello(_)) => slow.goodbye().await.map(|goodbye| goodbye.reason),
+            Some(Greeting::Goodbye(goodbye)) => Some(goodbye.reason),
+            _ => None,
+        };
+        assert_eq!(reason, Some(GoodbyeReason::Banned), "by key: {by_key}");
+        until(|| peers(&a) == 0).await;
+        end(a).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn limits_refuse_with_full_and_the_dialler_backs_off() {
     let net = MemoryNet::new(1);
     let mut config = quiet();

@@ -175,6 +175,11 @@ impl Book {
         pick::mix(due, rng, max, skip)
     }
 
+    /// Whether an address may be dialled now: known, due, not banned and not our own.
+    pub fn is_due(&self, addr: &SocketAddr, now: WallTime) -> bool {
+        self.table.lock().is_due(&canonical(*addr), now)
+    }
+
     /// Up to `max` random addresses to tell other peers: such that once connected and do not fail now, not banned, not
     /// our own, each peer under one name.
     ///

@@ -54,6 +54,13 @@ impl Table {
         !self.is_own(entry, now) && !self.bans.holds_addr(entry.addr, now) && !self.is_stood_in(entry)
     }
 
+    /// Whether an address is known and may be dialled now, whatever other names it has.
+    pub(super) fn is_due(&self, addr: &SocketAddr, now: WallTime) -> bool {
+        self.get(addr).is_some_and(|entry| {
+            self.wait(entry, now).is_zero() && !self.is_own(entry, now) && !self.bans.holds_addr(*addr, now)
+        })
+    }
+
     /// How long an address still has to wait.
     fn wait(&self, entry: &Address, now: WallTime) -> Duration {
         let left = entry.next_attempt.since(now);

@@ -195,10 +195,13 @@ impl Shared {
             let noted = outcome.as_ref().err().is_none_or(|error| {
                 matches!(error, ConnectError::SelfDial)
                     || (error.fail_cause().is_some() && !error.is_collision())
-            });
+            }) && shared.book.get(&addr).is_some();
             if let Err(error) = outcome {
-                if matches!(&error, ConnectError::Refused(goodbye) if goodbye.reason == GoodbyeReason::Duplicate) {
-                    shared.learn_alias(shared.tongues.at(addr), addr).await;
+                if let ConnectError::Refused(Goodbye { reason: GoodbyeReason::Duplicate, retry_after }) =
+                    error
+                    && !shared.learn_alias(shared.tongues.at(addr), addr).await
+                {
+                    shared.book.record(&addr, Outcome::Busy { retry_after }, WallTime::now());
                 }
                 if !error.is_collision() && shared.events.is_heard() {
                     shared.events.send(NodeEvent::DialFailed { addr, cause: Arc::new(error) });
@@ -212,11 +215,12 @@ impl Shared {
     }
 
     /// An acceptor said that we are connected already: asks it who it is, so that this address is known as another name of
-    /// that peer and not dialled again and again.
-    async fn learn_alias(self: &Arc<Self>, tongue: usize, addr: SocketAddr) {
-        let Some(_probing) = self.probes.begin(self.hot().dial_budget) else { return };
-        let Ok(Hello { nonce: Some(nonce), .. }) = self.ask_who(tongue, addr).await else { return };
-        let Some(peer) = self.instances.peer((tongue, nonce)) else { return };
+    /// that peer and not dialled again and again. `false` if there is no such peer, whatever the acceptor says; where too much is
+    /// being asked already that is not known.
+    async fn learn_alias(self: &Arc<Self>, tongue: usize, addr: SocketAddr) -> bool {
+        let Some(_probing) = self.probes.begin(self.hot().dial_budget) else { return true };
+        let Ok(Hello { nonce: Some(nonce), .. }) = self.ask_who(tongue, addr).await else { return false };
+        let Some(peer) = self.instances.peer((tongue, nonce)) else { return false };
         if peer.direction() == Direction::Inbound {
             // It dialled us, so the book knows nothing else of it: now it does.
             peer.update_info(|info| super::info::PeerInfo {
@@ -225,9 +229,10 @@ impl Shared {
                 ..info.clone()
             });
             self.book.record(&addr, Outcome::Connected, WallTime::now());
-        } else if self.book.set_alias(addr, peer.addr()) {
-            tracing::debug!(%addr, of = %peer.addr(), "another address of a peer");
+            return true;
         }
+        tracing::debug!(%addr, of = %peer.addr(), "another address of a peer");
+        peer.addr() == addr || self.book.set_alias(addr, peer.addr())
     }
 
     /// Asks who listens at an address, without connecting.

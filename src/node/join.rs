@@ -10,7 +10,7 @@ use crate::base::{Direction, PeerId, Tick};
 use crate::link::{Opening, Positions};
 use crate::pool::{Claim, ClaimFailure, CommitFailure, Departure, Holder, Permit};
 use crate::transport::BoxStream;
-use crate::wire::Hello;
+use crate::wire::{Goodbye, GoodbyeReason, Hello};
 
 use super::duel::{Contender, PROBE, Pair, Verdict, judge};
 use super::error::ConnectError;
@@ -50,8 +50,10 @@ pub(super) struct About {
 impl About {
     /// Where an inbound peer says it listens: the port it claims, at the address we observe or that the rules know it by.
     fn listen(&self, from: SocketAddr) -> Option<SocketAddr> {
-        let ip = if let Some(PeerId::Addr(known)) = self.key { known.ip() } else { from.ip() };
-        self.hello.listen.map(|listen| SocketAddr::new(ip, listen.port()))
+        // With the scope of a link-local one.
+        let mut addr = if let Some(PeerId::Addr(known)) = self.key { known } else { from };
+        addr.set_port(self.hello.listen?.port());
+        Some(addr)
     }
 }
 
@@ -211,7 +213,10 @@ impl Shared {
                     let pair = Pair { ours: self.tongues.instance(about.tongue), theirs, theirs_before };
                     let since = old.connected_at();
                     let before = Contender { direction: old.direction(), since, ..contender };
-                    if !self.takes_over(contender, before, Some(&old), pair, seat.addr()).await? {
+                    // What was decided about it among the instances need not be asked again: a second probe would take
+                    // what is left of the handshake's time.
+                    let beaten = heir_of.as_ref().is_some_and(|beaten| beaten.id() == old.id());
+                    if !beaten && !self.takes_over(contender, before, Some(&old), pair, seat.addr()).await? {
                         return Err(ConnectError::AlreadyConnected(key));
                     }
                     if theirs != theirs_before && old.uptime(self.now()) < self.hot().replace_after {
@@ -311,6 +316,14 @@ impl Shared {
         {
             // Another connection of the same process overtook this one between its two steps.
             self.pool.depart(peer.key(), peer.id(), Departure::Collision);
+        }
+        // A ban or a stop that came during the handshake did not find it among the live ones.
+        let wall = crate::book::WallTime::now();
+        if self.book.is_banned(&(*peer.key()).into(), wall) || self.book.is_banned_addr(addr, wall) {
+            self.pool.evict(peer.key(), peer.id(), Departure::Banned);
+        }
+        if self.is_stopping() {
+            peer.connection().link().close(Departure::Shutdown, Some(Goodbye::new(GoodbyeReason::Shutdown)));
         }
         let About { rest, greeting, local, .. } = greeted.about;
         let host = PeerHost::new(NodeRef::new(Arc::clone(self)), Arc::clone(&peer));

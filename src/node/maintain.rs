@@ -156,10 +156,13 @@ impl Shared {
             if self.is_among_few(addr) {
                 continue;
             }
-            let due = self.book.get(&addr).is_none_or(|known| {
-                known.next_attempt <= wall && known.alias_of.is_none_or(|of| !connected.contains(&of))
-            });
-            if due && !self.book.is_self(&addr, wall) && !busy(&addr) {
+            let Some(known) = self.book.get(&addr) else {
+                // Somebody had the book forget it; the operator trusts it all the same.
+                let _ = self.book.set_trusted(addr, true, wall);
+                continue;
+            };
+            let is_alias = known.alias_of.is_some_and(|of| connected.contains(&of));
+            if self.book.is_due(&addr, wall) && !is_alias && !busy(&addr) {
                 begun.push(addr);
                 self.dial_in_background(addr, hot.dial_budget);
             }

@@ -137,21 +137,23 @@ impl NodeRef {
     fn ban(&self, target: BanTarget, how_long: Duration) -> usize {
         let shared = self.shared();
         let now = WallTime::now();
-        let victims = match &target {
+        let victims = || match &target {
             BanTarget::Ip(ip) => shared.pool.by_ip(*ip),
             BanTarget::Peer(key) => shared.pool.get(key).into_iter().collect(),
         };
+        let present = victims();
         let floor = shared.pool.limits().floor as usize;
-        if !victims.is_empty() && shared.pool.len().saturating_sub(victims.len()) < floor {
+        if !present.is_empty() && shared.pool.len().saturating_sub(present.len()) < floor {
             tracing::warn!(?target, floor, "not banned: too few peers would be left");
             return 0;
         }
-        // The ban first, so that nobody slips back in between; a peer that the floor still keeps stays until it leaves.
+        // The ban first, so that nobody slips back in between: who goes live before it is found here, who does after it finds
+        // it in the book. A peer that the floor still keeps stays until it leaves.
         shared.book.ban(target, now.after(how_long), now);
         let evicted = |peer: &&Arc<Peer>| {
             matches!(shared.pool.evict(peer.key(), peer.id(), Departure::Banned), Evicted::Departed(_))
         };
-        victims.iter().filter(evicted).count()
+        victims().iter().filter(evicted).count()
     }
 
     /// Lifts a ban. `false` if there was none.

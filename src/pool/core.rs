@@ -236,7 +236,10 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
 
     /// Changes what misbehaviour costs; health already lost stays lost.
     pub fn set_health(&self, policy: HealthPolicy) {
-        self.shared.rules.swap(Arc::new(Rules::new(policy)));
+        let before = self.shared.rules.swap(Arc::new(Rules::new(policy)));
+        if before.policy.window != policy.window {
+            self.shared.storms.forget();
+        }
     }
 
     /// Closes the pool for good: nothing goes live any more. Who is live stays live; the caller departs them

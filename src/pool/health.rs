@@ -199,6 +199,13 @@ impl Storms {
         Self { failing: AtomicU64::new(0), stormy: std::array::from_fn(|_| AtomicU64::new(0)) }
     }
 
+    /// Windows have other numbers from now on.
+    pub(super) fn forget(&self) {
+        // Relaxed: as where they are counted, the numbers say it all.
+        self.failing.store(0, Ordering::Relaxed);
+        self.stormy.iter().for_each(|stormy| stormy.store(0, Ordering::Relaxed));
+    }
+
     fn contains(&self, window: u64) -> bool {
         // Relaxed: the number says it all; a reader that misses a storm just declared reads it the next time.
         self.stormy[window as usize % REMEMBERED].load(Ordering::Relaxed) == window + 1

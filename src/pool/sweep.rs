@@ -174,8 +174,12 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
             }
         }
         let mut more = false;
+        let before = departed.len();
         for (net, peers) in members {
-            let over = crowded.get(&net).map_or(0, |over| *over as usize);
+            // Who has left one subnet has left the one around it, too.
+            let gone =
+                departed[before..].iter().filter(|peer| Subnet::of(peer.ip()).any(|of| of == net)).count();
+            let over = crowded.get(&net).map_or(0, |over| *over as usize).saturating_sub(gone);
             more |= self.evict_worst(peers, over, limits, now, departed);
         }
         more

@@ -520,3 +520,31 @@ fn a_peer_takes_few_bytes() {
     assert!(size_of::<Mine<crate::base::PeerId>>() <= 128, "{}", size_of::<Mine<crate::base::PeerId>>());
     assert_eq!(size_of::<super::core::Entry<IpAddr, ()>>(), 16);
 }
+
+#[test]
+fn a_trim_counts_who_left_a_subnet_for_the_one_around_it_too() {
+    let pool = pool();
+    for n in 0..20u16 {
+        let addr = SocketAddr::from(([0x2001, 0xdb8, 1, 1, 0, 0, 0, n + 1], 7_000));
+        pool.insert(u32::from(n), addr, Direction::Inbound, Arc::default(), 0, at(1)).unwrap();
+    }
+    let limits = Limits { max_per_subnet: 4, max_per_site: 4, trim_step: 100, ..(*pool.limits()).clone() };
+    pool.set_limits(limits);
+    assert_eq!(pool.trim(at(2)).len(), 16);
+    assert_eq!((pool.trim(at(2)).len(), pool.len()), (0, 4));
+}
+
+#[test]
+fn storms_are_seen_after_the_windows_have_become_longer() {
+    let pool = pool();
+    let peers: Vec<_> = (0..10).map(|n| insert(&pool, n * 0x100, 0)).collect();
+    let hour = 3_600;
+    let storms = |from: u64| {
+        let fail = |peer: &Arc<Peer<u32, Arc<Line>>>| peer.penalize(Cause::Timeout, at(from));
+        peers.iter().map(fail).filter(|outcome| *outcome == PenaltyOutcome::OurFault).count()
+    };
+    assert!(storms(hour) > 0);
+    let window = pool.health_policy().window;
+    pool.set_health(HealthPolicy { window: window * 6, ..pool.health_policy() });
+    assert!(storms(hour + 600) > 0);
+}

@@ -15,8 +15,8 @@ use peerpool::base::Backoff;
 use peerpool::book::{Book, BookConfig, WallTime};
 use peerpool::node::{ConnectError, Node, NodeConfig, NodeEvent, Update};
 use peerpool::transport::{Latency, MemoryNet, Transport as _};
-use peerpool::wire::{Control, Dialect as _, Goodbye, GoodbyeReason, Native};
-use tokio::io::AsyncWriteExt as _;
+use peerpool::wire::{Dialect as _, Goodbye, GoodbyeReason, Native};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn eager(seeds: &[u8]) -> NodeConfig {
     let mut config = NodeConfig::local();
@@ -220,9 +220,11 @@ fn refuser(net: &MemoryNet, last: u8, goodbye: Goodbye) -> Arc<AtomicUsize> {
         while let Ok((mut stream, _)) = listener.accept().await {
             count.fetch_add(1, Ordering::Relaxed);
             let mut out = BytesMut::new();
-            Native::default().encode_control(&Control::Goodbye(goodbye), &mut out).unwrap();
+            Native::default().encode_goodbye(&goodbye, &mut out).unwrap();
             let _ = stream.write_all(&out).await;
-            let _ = stream.shutdown().await;
+            // Not cut before it was read.
+            let mut scrap = [0; 512];
+            while matches!(stream.read(&mut scrap).await, Ok(count) if count > 0) {}
         }
     });
     came

@@ -333,7 +333,7 @@ async fn old_nodes_dial_the_command_and_are_dialled_by_it_and_hear_each_other_th
     dialled.record().until(WAIT, |record| record.when(|what| *what == What::Pooled).is_some()).await;
     // Its pings are answered at once, whatever else it does not read.
     dialling.record().until(WAIT, |record| record.tally(ours.ip()).pings_ok > 0).await;
-    let tip = sample("UpdateTip");
+    let tip = sample("TransactionBroadcast");
     dialling.send_to_peer_tcp(ours.ip(), tip).await.unwrap();
     let heard = |record: &old_node::Record| {
         record.entries().iter().any(
@@ -342,7 +342,10 @@ async fn old_nodes_dial_the_command_and_are_dialled_by_it_and_hear_each_other_th
     };
     dialled.record().until(WAIT, heard).await;
     let tally = dialled.tally(std::net::IpAddr::from([127, 0, 0, 1]));
-    assert!(tally.unreadable == 0 && tally.got.iter().any(|name| name == "UpdateTip"), "{tally:?}");
+    assert!(
+        tally.unreadable == 0 && tally.got.iter().any(|name| name == "TransactionBroadcast"),
+        "{tally:?}"
+    );
     assert_eq!(node.count(&["peer down"]), 0);
     let ended = tokio::task::spawn_blocking(move || node.end("-TERM"));
     assert_eq!(ended.await.unwrap(), Some(0));

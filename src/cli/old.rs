@@ -131,7 +131,6 @@ fn is_gossip(kind: Kind) -> bool {
             | Kind::ConsensusBlockVote
             | Kind::ConsensusTxProposal
             | Kind::ConsensusTxVote
-            | Kind::UpdateTip
             | Kind::UTXOStateNotification
             | Kind::UtxoLockBroadcast
             | Kind::UtxoCommit

@@ -40,7 +40,7 @@ impl PersistentPeerInfo {
             port,
             last_seen: seconds(now),
             latency_ms: None,
-            version: shortened(version),
+            version: shortened(&version),
             successful_connections: 0,
             failed_connections: 0,
         }
@@ -104,7 +104,7 @@ impl PeerExchange {
         if let Some(known) = self.records.get_mut(&addr.ip()) {
             known.last_seen = known.last_seen.max(seconds(now));
             if version != UNKNOWN_VERSION {
-                known.version = shortened(version);
+                known.version = shortened(&version);
             }
             if is_ephemeral(known.port) {
                 known.port = addr.port();
@@ -121,7 +121,7 @@ impl PeerExchange {
     pub fn restore(&mut self, mut record: PersistentPeerInfo) {
         record.address = canonical_ip(record.address);
         record.port = self.network.lasting_port(record.port);
-        record.version = shortened(record.version);
+        record.version = shortened(&record.version);
         match self.records.get(&record.address) {
             Some(known) if known.last_seen >= record.last_seen => {}
             Some(_) => drop(self.records.insert(record.address, record)),
@@ -216,13 +216,11 @@ pub(super) fn seconds(at: WallTime) -> i64 {
     i64::try_from(unix_seconds(at)).unwrap_or(i64::MAX)
 }
 
-/// A version told by a peer, cut where no honest one is as long.
-fn shortened(mut version: String) -> String {
-    if version.len() > LONGEST_VERSION {
-        let cut = (0..=LONGEST_VERSION).rev().find(|at| version.is_char_boundary(*at)).unwrap_or(0);
-        version.truncate(cut);
-    }
-    version
+/// A version told by a peer, cut where no honest one is as long: a copy, so that nothing of a longer one is kept.
+pub(super) fn shortened(version: &str) -> String {
+    let most = version.len().min(LONGEST_VERSION);
+    let cut = (0..=most).rev().find(|at| version.is_char_boundary(*at)).unwrap_or(0);
+    version[..cut].to_owned()
 }
 
 const A_DAY: i64 = 86_400;
@@ -317,7 +315,7 @@ mod tests {
             assert!(exchange.peer_count() <= 100);
         }
         let newest = exchange.get(IpAddr::from((0xc000_0000 | 999u32).to_be_bytes())).unwrap();
-        assert_eq!(newest.version.len(), LONGEST_VERSION);
+        assert_eq!((newest.version.len(), newest.version.capacity()), (LONGEST_VERSION, LONGEST_VERSION));
         assert!(exchange.get(IpAddr::from(0xc000_0000u32.to_be_bytes())).is_none());
         let kept = exchange.peer_count();
         assert_eq!(exchange.cleanup_stale_peers(10, at(999)), kept - 11);

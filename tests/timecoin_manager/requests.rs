@@ -174,6 +174,40 @@ async fn a_vote_is_sent_only_when_this_vote_was_acknowledged() {
     ));
 }
 
+/// Takes votes and acknowledges none.
+#[derive(Default)]
+struct Silent(std::sync::Mutex<Vec<String>>);
+
+impl ChainSource for Silent {
+    fn block_vote(&self, _: &peerpool::timecoin::Sender, vote: &str) -> Answer<peerpool::timecoin::VoteAck> {
+        self.0.lock().unwrap().push(vote.to_owned());
+        Answer::None
+    }
+}
+
+#[tokio::test]
+async fn a_vote_is_sent_though_the_last_one_was_never_acknowledged() {
+    let one = manager(chain("a")).await;
+    let silent = Arc::<Silent>::default();
+    let other = manager(Arc::clone(&silent) as _).await;
+    connect(&one, &other).await;
+    let votes = || silent.0.lock().unwrap().len();
+    let vote = |hash: &str| NetworkMessage::ConsensusBlockVote(format!(r#"{{"block_hash":"{hash}"}}"#));
+    let first = one.send_vote_with_ack(ip_of(&other), vote("ab"), "ab".into());
+    tokio::select! {
+        acknowledged = first => panic!("{acknowledged:?}"),
+        () = until("the first vote arrives", || votes() == 1) => {}
+    }
+    for sent in 2..5 {
+        let next = one.send_vote_with_ack(ip_of(&other), vote("cd"), "cd".into()).await;
+        assert!(
+            matches!(next, Err(VoteError::Request(PeerRequestError::Request(RequestError::AnswerOpen(_))))),
+            "{next:?}"
+        );
+        until("the next vote arrives", || votes() == sent).await;
+    }
+}
+
 #[tokio::test]
 async fn a_ping_tells_how_long_it_took() {
     let (one, other, _chain) = pair().await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use crate::link::RequestError;
 use crate::pool::Cause;
 use crate::timecoin::find::is_old_dialler;
 use crate::timecoin::wire::{Block, Kind, NetworkMessage, PeerAddress, Transaction, WalletTransaction};
@@ -12,6 +13,7 @@ use crate::timecoin::wire::{Block, Kind, NetworkMessage, PeerAddress, Transactio
 use super::PeerManager;
 use super::ask::PeerAt;
 use super::error::{PeerRequestError, PingError, VoteError};
+use super::say::{send_link, text_of};
 
 /// Questions of a kind. Where the old method had a deadline of its own, so has this one.
 impl PeerManager {
@@ -43,7 +45,8 @@ impl PeerManager {
     }
 
     /// Sends a vote on a block to the peer at this IP address and waits until it says that the vote on this block arrived, 5 s at
-    /// the longest.
+    /// the longest. A vote whose acknowledgement cannot be awaited, because the peer still owes the last one or reads nothing yet, is
+    /// sent all the same, and the error says so.
     ///
     /// # Errors
     /// See [`VoteError`].
@@ -61,7 +64,16 @@ impl PeerManager {
             let addr = SocketAddr::new(peer_ip, self.network.port());
             return Err(PeerRequestError::NotConnected(addr).into());
         };
-        match self.ask_pooled(&peer, &message, VOTE).await? {
+        let acknowledged = self.ask_pooled(&peer, &message, VOTE).await;
+        if let Err(
+            PeerRequestError::Mute { .. }
+            | PeerRequestError::Request(RequestError::AnswerOpen(_) | RequestError::TooMany(_)),
+        ) = &acknowledged
+        {
+            // Where it cannot be queued either the error is the same.
+            let _ = send_link(self.node(), &peer, text_of(&message).map_err(PeerRequestError::from)?);
+        }
+        match acknowledged? {
             NetworkMessage::ConsensusVoteAck { block_hash, .. } if block_hash == expected_block_hash => {
                 Ok(())
             }

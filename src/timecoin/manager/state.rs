@@ -14,6 +14,7 @@ use crate::book::{Book, Source, WallTime};
 use crate::node::{HotConfig, NodeRef, Peer};
 use crate::timecoin::chain::{ChainSource, Sender};
 use crate::timecoin::connection::Maker;
+use crate::timecoin::exchange::shortened;
 use crate::timecoin::find::{address_of, peer_at, peer_of};
 use crate::timecoin::rules::AddressRules;
 use crate::timecoin::wire::PeerAddress;
@@ -86,7 +87,7 @@ impl State {
                 Ok(crate::book::Added::Known) => {}
                 Err(_) => continue,
             }
-            self.exchange.lock().add_peer(addr, told.version.clone(), now);
+            self.exchange.lock().add_peer(addr, shortened(&told.version), now);
         }
         new
     }

@@ -101,7 +101,9 @@ async fn half_open_handshakes_lose_their_slots_at_the_deadline() {
 async fn a_ban_finds_who_is_still_in_the_handshake() {
     for by_key in [false, true] {
         let net = MemoryNet::new(1);
-        let a = start(&net, 1, quiet(), Rec::new()).await;
+        let mut config = quiet();
+        config.hot.limits.floor = 0;
+        let a = start(&net, 1, config, Rec::new()).await;
         let mut slow = ByHand::dial(&net, 2, at(1)).await;
         until(|| a.leftovers().permits == 1).await;
         let hour = Duration::from_secs(3600);
@@ -114,7 +116,10 @@ async fn a_ban_finds_who_is_still_in_the_handshake() {
         }
         slow.say(&hello(7)).await;
         let reason = match slow.greeting().await {
-            Some(Greeting::Hello(_)) => slow.goodbye().await.map(|goodbye| goodbye.reason),
+            Some(Greeting::Hello(_)) => {
+                let said = tokio::time::timeout(Duration::from_secs(20), slow.goodbye()).await;
+                said.expect("a goodbye").map(|goodbye| goodbye.reason)
+            }
             Some(Greeting::Goodbye(goodbye)) => Some(goodbye.reason),
             _ => None,
         };

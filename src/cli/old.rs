@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use crate::book::Book;
-use crate::node::{Fresh, Message, StartError, WeakNode};
+use crate::node::{Fresh, HotConfig, Message, NodeConfig, StartError, WeakNode};
 use crate::timecoin::wire::Kind;
 use crate::timecoin::{
     Answer, ChainSource, Incoming, ManagerConfig, NetworkMessage, NetworkType, PeerManager, Sender,
@@ -52,6 +52,7 @@ pub(super) async fn start(place: Place, settings: Settings, book: Book) -> Resul
     }
     let Settings { node, tcp, .. } = settings;
     let mut config = ManagerConfig::new(network);
+    take_over(&mut config, &node.hot);
     let handshake = config.node.hot.handshake;
     let (native, seeds) = (node.listen.clone(), node.seeds.clone());
     config.node = node;
@@ -117,6 +118,21 @@ impl ChainSource for Passing {
     }
 }
 
+/// What the network has values of its own for is taken over where it is not as it comes.
+fn take_over(config: &mut ManagerConfig, given: &HotConfig) {
+    let usual = NodeConfig::recommended().hot;
+    if given.degree != usual.degree {
+        config.reconnect.wanted = given.degree;
+        config.reconnect.few = config.reconnect.few.min(given.degree);
+    }
+    if given.ping_every != usual.ping_every {
+        config.reaper.ping_every = given.ping_every;
+    }
+    if given.liveness.stale_after != usual.liveness.stale_after {
+        config.reaper.stale_after = given.liveness.stale_after;
+    }
+}
+
 /// Whether what is said to one node concerns all.
 fn is_gossip(kind: Kind) -> bool {
     matches!(
@@ -138,4 +154,26 @@ fn is_gossip(kind: Kind) -> bool {
             | Kind::TransactionRejectedByNetwork
             | Kind::MasternodeAnnouncement
     )
+}
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn what_the_file_sets_is_taken_over_and_nothing_else() {
+        let mut config = ManagerConfig::new(NetworkType::Testnet);
+        let (reaper, reconnect) = (config.reaper.clone(), config.reconnect.clone());
+        let mut hot = NodeConfig::recommended().hot;
+        take_over(&mut config, &hot);
+        assert_eq!((&config.reaper, &config.reconnect), (&reaper, &reconnect));
+        (hot.degree, hot.ping_every) = (0, Duration::from_secs(7));
+        take_over(&mut config, &hot);
+        assert_eq!((config.reconnect.wanted, config.reconnect.few), (0, 0));
+        assert_eq!(
+            (config.reaper.ping_every, config.reaper.stale_after),
+            (hot.ping_every, reaper.stale_after)
+        );
+    }
 }

@@ -43,6 +43,12 @@ pub trait Rules: Send + Sync + 'static {
         false
     }
 
+    /// Whether the node may dial this address of its own accord. Default: any.
+    fn may_dial(&self, addr: SocketAddr) -> bool {
+        let _ = addr;
+        true
+    }
+
     /// How long a peer must have been silent before it is pinged. Default: a peer is pinged whatever it sends, so that its
     /// round-trip time is known.
     fn ping_after(&self) -> Duration {

@@ -147,7 +147,9 @@ impl Shared {
         });
         // An address under way is not offered again, or a slow dial would be tried in a loop.
         let busy = |addr: &SocketAddr| {
-            self.connected_at(self.tongues.at(*addr), *addr).is_some()
+            let tongue = self.tongues.at(*addr);
+            !self.tongues.get(tongue).rules().may_dial(*addr)
+                || self.connected_at(tongue, *addr).is_some()
                 || self.pool.watch(&PeerId::from_addr(*addr)).is_some()
                 || connected.contains(addr)
         };

@@ -12,6 +12,7 @@ use crate::base::{Direction, Nonce, PeerId, canonical};
 use crate::node::{Identity, Rules};
 use crate::wire::Hello;
 
+use super::quarantine::PeerQuarantine;
 use super::wire::NetworkType;
 
 /// The old network's address rules, for a [`DialectConfig`](crate::node::DialectConfig) of the `timecoin` dialect.
@@ -27,6 +28,8 @@ pub struct AddressRules {
     /// In milliseconds; clones share it. Relaxed: a hint.
     ping_after: Arc<AtomicU64>,
     write_stall: Duration,
+    /// Whose addresses the node does not dial of its own accord.
+    quarantine: Option<Arc<PeerQuarantine>>,
 }
 
 impl AddressRules {
@@ -40,7 +43,14 @@ impl AddressRules {
             several: false,
             ping_after: Arc::new(AtomicU64::new(USUAL.as_millis() as u64)),
             write_stall: Duration::from_secs(300),
+            quarantine: None,
         }
+    }
+
+    /// Leaves alone who is in quarantine.
+    pub(super) fn shunning(mut self, quarantine: Arc<PeerQuarantine>) -> Self {
+        self.quarantine = Some(quarantine);
+        self
     }
 
     /// Tells nodes apart by address and port: several may share one IP address. Not what old nodes do.
@@ -115,6 +125,10 @@ impl Rules for AddressRules {
 
     fn speaks_at(&self, addr: SocketAddr) -> bool {
         addr.port() == self.port
+    }
+
+    fn may_dial(&self, addr: SocketAddr) -> bool {
+        !self.quarantine.as_ref().is_some_and(|quarantine| quarantine.holds(&addr.ip()))
     }
 
     fn ping_after(&self) -> Duration {

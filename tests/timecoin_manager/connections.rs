@@ -1,6 +1,8 @@
 //! Who is connected, once each, and connections made elsewhere.
 
 use super::*;
+use peerpool::base::Backoff;
+use peerpool::book::{Book, BookConfig};
 use peerpool::node::ConnectError;
 use peerpool::timecoin::{
     AdoptError, ConnectionError, PeerConnectError, PeerConnection, PeerListener, QuarantineReason,
@@ -53,6 +55,26 @@ async fn a_peer_in_quarantine_is_neither_dialled_nor_let_in() {
     until("its connection ends", || one.connections().is_empty() && other.connections().is_empty()).await;
     let refused = other.connect_to_peer(info_of(&one)).await;
     assert!(matches!(refused, Err(PeerConnectError::Connect(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_known_address_in_quarantine_is_not_dialled_by_the_node_itself() {
+    let mut eager = config();
+    eager.reconnect.wanted = 8;
+    let backoff = Backoff { base: Duration::from_millis(10), cap: Duration::from_millis(50) };
+    let book = Book::in_memory(BookConfig { backoff, ..BookConfig::default() });
+    let addr = address();
+    let one = PeerManager::builder(TESTNET, addr, addr).config(eager).chain(chain("a")).book(book);
+    let one = one.start().await.unwrap();
+    let other = manager(chain("b")).await;
+    one.connect_to_peer(info_of(&other)).await.unwrap();
+    let reason = QuarantineReason::ConsensusViolation { reason: "two blocks".into() };
+    one.quarantine_peer(ip_of(&other), reason).await;
+    until("its connection ends", || one.connections().is_empty() && other.connections().is_empty()).await;
+    let dials = one.node().stats().dials;
+    // Its end makes the node look for another one at once, and again at each tick.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(one.node().stats().dials, dials);
 }
 
 #[tokio::test]

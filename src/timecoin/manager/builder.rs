@@ -103,7 +103,7 @@ impl PeerManagerBuilder {
         let Self { network, listen, public, mut config, chain, transport, book, native, imported } = self;
         let book = book.unwrap_or_else(|| Arc::new(Book::in_memory(BookConfig::default())));
         let quarantine = Arc::new(PeerQuarantine::with_config(config.quarantine.clone()));
-        let mut rules = AddressRules::new(network, public);
+        let mut rules = AddressRules::new(network, public).shunning(Arc::clone(&quarantine));
         if config.shared_host {
             rules = rules.several_per_ip();
         }

@@ -164,13 +164,18 @@ async fn another_address_of_a_peer_becomes_an_alias_and_is_not_dialled_again() {
     end(b).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_half_dead_connection_is_replaced_once_it_misses_its_ping() {
-    let net = MemoryNet::new(1);
+/// Does not find out by itself that a connection is dead.
+fn patient() -> NodeConfig {
     let mut config = quiet();
     config.hot.liveness.stale_after = Duration::from_secs(600);
     config.hot.ping_every = Duration::from_secs(200);
-    let a = start(&net, 1, config, Rec::new()).await;
+    config
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_dead_connection_is_replaced_once_it_misses_its_ping() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, patient(), Rec::new()).await;
     let mut first = ByHand::enter(&net, 2, at(1), 7).await;
     let old = only(&a);
     secs(60).await;
@@ -190,10 +195,7 @@ async fn a_half_dead_connection_is_replaced_once_it_misses_its_ping() {
 #[tokio::test(start_paused = true)]
 async fn a_proven_peer_whose_old_connection_is_dead_is_back_within_one_handshake() {
     let net = MemoryNet::new(1);
-    let mut config = quiet();
-    config.hot.liveness.stale_after = Duration::from_secs(600);
-    config.hot.ping_every = Duration::from_secs(200);
-    let a = start(&net, 1, config, Rec::new()).await;
+    let a = start(&net, 1, patient(), Rec::new()).await;
     let adopt = || {
         let (near, far) = net.pair(ip(1), ip(2));
         let a = a.clone();

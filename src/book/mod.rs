@@ -175,7 +175,7 @@ impl Book {
         pick::mix(due, rng, max, skip)
     }
 
-    /// Whether an address may be dialled now: known, due, not banned and not our own.
+    /// Whether an address may be dialled now: known, due, not banned and not our own. It may be another name of one that works.
     pub fn is_due(&self, addr: &SocketAddr, now: WallTime) -> bool {
         self.table.lock().is_due(&canonical(*addr), now)
     }

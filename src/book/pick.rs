@@ -51,14 +51,17 @@ impl Table {
 
     /// Whether an address is to be dialled at all: not our own, not banned, not another name of one that works.
     fn may_dial(&self, entry: &Address, now: WallTime) -> bool {
-        !self.is_own(entry, now) && !self.bans.holds_addr(entry.addr, now) && !self.is_stood_in(entry)
+        self.is_welcome(entry, now) && !self.is_stood_in(entry)
+    }
+
+    /// The same, whatever other names it has.
+    fn is_welcome(&self, entry: &Address, now: WallTime) -> bool {
+        !self.is_own(entry, now) && !self.bans.holds_addr(entry.addr, now)
     }
 
     /// Whether an address is known and may be dialled now, whatever other names it has.
     pub(super) fn is_due(&self, addr: &SocketAddr, now: WallTime) -> bool {
-        self.get(addr).is_some_and(|entry| {
-            self.wait(entry, now).is_zero() && !self.is_own(entry, now) && !self.bans.holds_addr(*addr, now)
-        })
+        self.get(addr).is_some_and(|entry| self.wait(entry, now).is_zero() && self.is_welcome(entry, now))
     }
 
     /// How long an address still has to wait.

@@ -117,7 +117,7 @@ impl Inbox {
         id: u32,
         (lane, kind, payload): (Lane, u16, Payload<'_>),
     ) -> Result<(), End> {
-        let most = link.common.config.requests.max(1);
+        let most = link.common.requests();
         let (waits, first, at_work) = self.0.as_ref().map_or((false, true, 0), |work| {
             let waits = work.requests.iter().any(|(before, _)| *before == id);
             let first = !waits && work.requests.iter().all(|(before, _)| link.is_answering(*before));
@@ -246,7 +246,7 @@ impl Work {
 
     /// One that [`Link::begin_answer`] let begin.
     fn next_request(&mut self, link: &Link) -> Option<(u32, Queued)> {
-        let most = link.common.config.requests.max(1);
+        let most = link.common.requests();
         if self.answers.len() >= most {
             return None;
         }

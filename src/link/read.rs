@@ -120,11 +120,10 @@ impl<D: Dialect> Reader<D> {
             }
             let common = &sinks.link.common;
             // Near the ceiling no more than a frame is read at a time: what is in hand when the inbox fills up has to be kept.
-            let window = common.limits.window;
-            let most = if common.budget.free() < READ_BUFFER { window } else { buffer.len() };
-            // Nor more than a buffer's worth beyond what is in hand already: a pause after each read must not keep more and more.
-            let end = filled.saturating_add(most).min(READ_BUFFER.max(filled.saturating_add(window)));
-            let end = end.min(buffer.len());
+            let frame = filled.saturating_add(common.limits.window);
+            // And never beyond a buffer's usual length: a pause after each read must not keep more and more.
+            let most = if common.budget.free() < READ_BUFFER { frame } else { frame.max(READ_BUFFER) };
+            let end = most.min(buffer.len());
             let mut into = ReadBuf::new(&mut buffer[filled..end]);
             match Pin::new(&mut *stream).poll_read(cx, &mut into) {
                 Poll::Pending => return (Ok(Read::All), filled),

@@ -98,6 +98,11 @@ pub struct Common {
 }
 
 impl Common {
+    /// How many of a peer's requests are handled at the same time.
+    pub(super) fn requests(&self) -> usize {
+        self.config.requests.max(1)
+    }
+
     /// Whether a message may go on this lane at all.
     fn check(&self, lane: Lane, head: &Head, size: usize) -> Result<(), EncodeError> {
         let cap = self.limits.message(lane);

@@ -220,14 +220,15 @@ impl<D: Dialect> Writer<D> {
         host: &H,
         gather: Gather,
     ) -> Result<Written, End> {
-        let written = self.poll_rounds(busy, stream, cx, link, host, gather)?;
+        let written = self.poll_rounds(busy, stream, cx, link, host, gather);
         // Also where the stream is full: a slow peer that always has more to come makes progress too, and producers wait
-        // for it only while that is seen.
+        // for it only while that is seen. Also where it has failed: what it took before was written, if it is out.
         if busy.unflushed {
             match Pin::new(&mut *stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => busy.unflushed = false,
-                Poll::Ready(Err(error)) => return Err(End::Io(error)),
+                Poll::Ready(Err(error)) => return Err(written.err().unwrap_or(End::Io(error))),
                 Poll::Pending => {
+                    written?;
                     link.write_waits(host.now());
                     self.block(busy);
                     return Ok(Written::Blocked);
@@ -235,6 +236,7 @@ impl<D: Dialect> Writer<D> {
             }
         }
         self.publish(busy);
+        let written = written?;
         if matches!(written, Written::Blocked | Written::Held) {
             self.block(busy);
         }
@@ -348,15 +350,6 @@ impl<D: Dialect> Writer<D> {
     /// Where the cursors stand now.
     pub(super) fn positions(&self) -> Positions {
         self.footing.views().resume()
-    }
-}
-
-impl<D: Dialect> Drop for Writer<D> {
-    fn drop(&mut self) {
-        // What hangs in a flush is not written.
-        if let Some(mut busy) = self.busy.take().filter(|busy| !busy.unflushed) {
-            self.publish(&mut busy);
-        }
     }
 }
 

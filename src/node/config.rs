@@ -242,3 +242,17 @@ pub struct ConfigError {
     /// What is wrong with it.
     pub why: String,
 }
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_for_events_is_neither_none_nor_without_end() {
+        for (event_backlog, fits) in [(0, false), (1, true), (MOST_EVENTS, true), (usize::MAX, false)] {
+            let config = NodeConfig { event_backlog, ..NodeConfig::default() };
+            let refused = config.check().err().map(|error| error.field);
+            assert_eq!(refused, (!fits).then_some("event_backlog"), "{event_backlog}");
+        }
+    }
+}

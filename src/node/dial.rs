@@ -231,8 +231,11 @@ impl Shared {
             self.book.record(&addr, Outcome::Connected, WallTime::now());
             return true;
         }
-        tracing::debug!(%addr, of = %peer.addr(), "another address of a peer");
-        peer.addr() == addr || self.book.set_alias(addr, peer.addr())
+        if self.book.set_alias(addr, peer.addr()) {
+            tracing::debug!(%addr, of = %peer.addr(), "another address of a peer");
+            return true;
+        }
+        peer.addr() == addr
     }
 
     /// Asks who listens at an address, without connecting.

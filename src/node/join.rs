@@ -357,3 +357,34 @@ struct Placed<'a> {
 
 /// How long the winner waits for the loser's task to say where it stood.
 const INHERIT: Duration = Duration::from_millis(200);
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use std::net::SocketAddrV6;
+
+    use super::*;
+    use crate::base::Nonce;
+
+    #[test]
+    fn a_link_local_peer_listens_in_its_own_scope() {
+        let mut hello = Hello::new(1, 0, Nonce([7; 16]));
+        hello.listen = Some(SocketAddr::from(([192, 0, 2, 1], 9_000)));
+        let mut about = About {
+            tongue: 0,
+            hello,
+            rest: Vec::new(),
+            key: None,
+            identity: None,
+            local: None,
+            since: Tick::ZERO,
+            greeting: Vec::new(),
+        };
+        let from = |port| SocketAddr::V6(SocketAddrV6::new("fe80::1".parse().unwrap(), port, 0, 2));
+        assert_eq!(about.listen(from(50_000)), Some(from(9_000)));
+        let known = SocketAddr::from(([198, 51, 100, 1], 0));
+        about.key = Some(PeerId::Addr(known));
+        assert_eq!(about.listen(from(50_000)), Some(SocketAddr::new(known.ip(), 9_000)));
+        about.hello.listen = None;
+        assert_eq!(about.listen(from(50_000)), None);
+    }
+}

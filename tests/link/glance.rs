@@ -30,6 +30,8 @@ struct Valve {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failure {
     Write,
+    /// A write where there is no room.
+    Full,
     /// A write that takes nothing.
     NoByte,
     Flush,
@@ -102,7 +104,10 @@ impl AsyncWrite for Tight {
         match valve.failure {
             Some(Failure::Write) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             Some(Failure::NoByte) => return Poll::Ready(Ok(0)),
-            Some(Failure::Flush) | None => {}
+            Some(Failure::Full) if valve.room == 0 => {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            Some(Failure::Flush | Failure::Full) | None => {}
         }
         let most = bytes.len().min(valve.room);
         if most == 0 {
@@ -275,5 +280,33 @@ async fn a_stream_that_fails_at_a_glance_ends_the_link() {
             if failure == Failure::NoByte { io::ErrorKind::WriteZero } else { io::ErrorKind::BrokenPipe };
         assert!(matches!(&end, End::Io(error) if error.kind() == kind), "{failure:?}: {end:?}");
         assert_eq!(view.status_of(&appended), Receipt::LeftBefore, "{failure:?}");
+    }
+}
+
+/// What was taken before the failure was written, unless it hangs in a flush.
+#[tokio::test(start_paused = true)]
+async fn a_receipt_says_what_was_flushed_before_the_link_ended() {
+    for (flushes, fails) in [(true, true), (false, true), (false, false)] {
+        let side = Side::new(Native::default());
+        let stream = Tight::default();
+        let running = side.start(stream.clone(), Ear::new());
+        settle().await;
+        // Two lanes, so that it is more than a glance.
+        let (first, len) = append(&side, Lane::Urgent, 1);
+        let (second, _) = append(&side, Lane::Normal, 2);
+        stream.0.lock().unwrap().failure = fails.then_some(Failure::Full);
+        stream.open(if fails { len } else { usize::MAX }, flushes);
+        settle().await;
+        assert!(stream.taken() >= len);
+        let [urgent, normal] = [Lane::Urgent, Lane::Normal].map(|lane| running.link.view(lane).unwrap());
+        if fails {
+            assert!(matches!(running.end().await, End::Io(_)));
+        } else {
+            running.task.abort();
+            assert!(running.task.await.is_err());
+        }
+        let written = if flushes { Receipt::LeftAfter } else { Receipt::LeftBefore };
+        assert_eq!(urgent.status_of(&first), written, "flushes: {flushes}, fails: {fails}");
+        assert_eq!(normal.status_of(&second), Receipt::LeftBefore);
     }
 }

@@ -26,8 +26,8 @@ pub struct LogConfig {
     /// Size of a block of memory that messages are gathered in, hence of the largest sealed segment. Default 256 KiB; an
     /// eighth of the ring at most.
     pub block_bytes: usize,
-    /// How long a link may stand still before producers stop waiting for it, a year at the most. Default 1 s. The other times of back-pressure
-    /// are parts and multiples of it: see [`Waiter`](super::Waiter).
+    /// How long a link may stand still before producers stop waiting for it, a year at the most. Default 1 s. The other
+    /// times of back-pressure are parts and multiples of it: see [`Waiter`](super::Waiter).
     pub stall: Duration,
     /// What happens to a link that falls behind the ring. Default [`LagPolicy::Skip`]. Hot.
     pub lag: LagPolicy,

@@ -1,9 +1,11 @@
-//! Which peers want to hear of which wallet: extended public keys and the addresses they were registered from.
+//! Which peers want to hear of which wallet: extended public keys and the addresses they were registered from. Pure: what depends
+//! on time takes `now`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use crate::base::{canonical, canonical_ip};
+use crate::base::{Backoff, Tick, canonical, canonical_ip};
 
 /// Bounds of the subscriptions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,11 +16,23 @@ pub struct WalletConfig {
     pub max_per_peer: usize,
     /// Subscriptions at the most. Default 10,000.
     pub max_total: usize,
+    /// How long a subscriber that could not be reached is not dialled again: doubles with each failure. Default one minute, one hour
+    /// at the most. Over a connection of its own it is told whatever it says here.
+    pub rest: Backoff,
+    /// A subscriber that nobody reached for so long, and that did not subscribe again, has no subscriptions any more when it fails
+    /// again. Default one day.
+    pub unreached: Duration,
 }
 
 impl Default for WalletConfig {
     fn default() -> Self {
-        Self { max_key: 256, max_per_peer: 64, max_total: 10_000 }
+        Self {
+            max_key: 256,
+            max_per_peer: 64,
+            max_total: 10_000,
+            rest: Backoff { base: Duration::from_secs(60), cap: Duration::from_secs(3600) },
+            unreached: Duration::from_secs(24 * 3600),
+        }
     }
 }
 
@@ -53,14 +67,38 @@ pub enum SubscribeRefused {
     Full(usize),
 }
 
-/// Who wants to hear of which key. One subscription is a key and an IP address, with the address to reach it at.
+/// Who wants to hear of which key. One subscription is a key and an IP address; each IP address is reached at the address it told last.
 #[derive(Clone, Debug, Default)]
 pub struct WalletSubscriptions {
     config: WalletConfig,
-    by_key: HashMap<String, BTreeMap<IpAddr, SocketAddr>>,
-    /// Derived from `by_key`.
-    by_peer: HashMap<IpAddr, BTreeSet<String>>,
+    by_key: HashMap<String, BTreeSet<IpAddr>>,
+    /// Its keys are derived from `by_key`.
+    by_peer: HashMap<IpAddr, Subscriber>,
     total: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Subscriber {
+    at: SocketAddr,
+    keys: BTreeSet<String>,
+    /// When it subscribed or was reached last.
+    reached: Tick,
+    /// Since then it could not be reached so often,
+    failures: u32,
+    /// and is not dialled before.
+    rests_until: Tick,
+}
+
+impl Subscriber {
+    fn new(at: SocketAddr, now: Tick) -> Self {
+        Self { at, keys: BTreeSet::new(), reached: now, failures: 0, rests_until: now }
+    }
+
+    fn is_reached(&mut self, now: Tick) {
+        self.reached = now;
+        self.failures = 0;
+        self.rests_until = now;
+    }
 }
 
 impl WalletSubscriptions {
@@ -73,7 +111,12 @@ impl WalletSubscriptions {
     ///
     /// # Errors
     /// See [`SubscribeRefused`].
-    pub fn subscribe(&mut self, key: &str, at: SocketAddr) -> Result<Subscribed, SubscribeRefused> {
+    pub fn subscribe(
+        &mut self,
+        key: &str,
+        at: SocketAddr,
+        now: Tick,
+    ) -> Result<Subscribed, SubscribeRefused> {
         let at = canonical(at);
         let ip = at.ip();
         if key.is_empty() {
@@ -82,19 +125,22 @@ impl WalletSubscriptions {
         if key.len() > self.config.max_key {
             return Err(SubscribeRefused::TooLong { size: key.len(), cap: self.config.max_key });
         }
-        if let Some(known) = self.by_key.get_mut(key).and_then(|peers| peers.get_mut(&ip)) {
-            *known = at;
-            return Ok(Subscribed::Known);
-        }
-        let of_peer = self.by_peer.get(&ip).map_or(0, BTreeSet::len);
-        if of_peer >= self.config.max_per_peer {
+        let of_peer = self.by_peer.get(&ip).map_or(0, |peer| peer.keys.len());
+        let known = self.by_peer.get(&ip).is_some_and(|peer| peer.keys.contains(key));
+        if !known && of_peer >= self.config.max_per_peer {
             return Err(SubscribeRefused::PeerFull(of_peer));
         }
-        if self.total >= self.config.max_total {
+        if !known && self.total >= self.config.max_total {
             return Err(SubscribeRefused::Full(self.total));
         }
-        self.by_key.entry(key.into()).or_default().insert(ip, at);
-        self.by_peer.entry(ip).or_default().insert(key.into());
+        let peer = self.by_peer.entry(ip).or_insert_with(|| Subscriber::new(at, now));
+        peer.at = at;
+        peer.is_reached(now);
+        if known {
+            return Ok(Subscribed::Known);
+        }
+        peer.keys.insert(key.into());
+        self.by_key.entry(key.into()).or_default().insert(ip);
         self.total += 1;
         Ok(Subscribed::New)
     }
@@ -102,8 +148,8 @@ impl WalletSubscriptions {
     /// Ends all subscriptions of a peer; how many that were.
     pub fn unsubscribe(&mut self, ip: IpAddr) -> usize {
         let ip = canonical_ip(ip);
-        let Some(keys) = self.by_peer.remove(&ip) else { return 0 };
-        for key in &keys {
+        let Some(peer) = self.by_peer.remove(&ip) else { return 0 };
+        for key in &peer.keys {
             if let Some(peers) = self.by_key.get_mut(key) {
                 peers.remove(&ip);
                 if peers.is_empty() {
@@ -111,8 +157,8 @@ impl WalletSubscriptions {
                 }
             }
         }
-        self.total -= keys.len();
-        keys.len()
+        self.total -= peer.keys.len();
+        peer.keys.len()
     }
 
     /// Where the peers are reached that are subscribed to any key that `concerns` says yes to; each once.
@@ -121,11 +167,35 @@ impl WalletSubscriptions {
     /// O(n); `concerns` is asked once a key.
     pub fn reached_at(&self, concerns: impl Fn(&str) -> bool) -> Vec<SocketAddr> {
         let concerned = self.by_key.iter().filter(|(key, _)| concerns(key));
-        let mut peers: BTreeMap<IpAddr, SocketAddr> = BTreeMap::new();
-        for (_, subscribers) in concerned {
-            peers.extend(subscribers.iter().map(|(ip, at)| (*ip, *at)));
+        let peers: BTreeSet<IpAddr> = concerned.flat_map(|(_, peers)| peers.iter().copied()).collect();
+        peers.iter().filter_map(|ip| self.by_peer.get(ip)).map(|peer| peer.at).collect()
+    }
+
+    /// A subscriber was reached.
+    pub fn reached(&mut self, ip: IpAddr, now: Tick) {
+        if let Some(peer) = self.by_peer.get_mut(&canonical_ip(ip)) {
+            peer.is_reached(now);
         }
-        peers.into_values().collect()
+    }
+
+    /// Whether a subscriber is not dialled for now, because it could not be reached.
+    pub fn rests(&self, ip: IpAddr, now: Tick) -> bool {
+        self.by_peer.get(&canonical_ip(ip)).is_some_and(|peer| peer.rests_until > now)
+    }
+
+    /// A subscriber could not be reached. How many subscriptions ended with it: all of its own, if nobody has reached it for
+    /// [`WalletConfig::unreached`].
+    pub fn failed(&mut self, ip: IpAddr, now: Tick) -> usize {
+        let Some(peer) = self.by_peer.get_mut(&canonical_ip(ip)) else { return 0 };
+        if now.since(peer.reached) >= self.config.unreached {
+            return self.unsubscribe(ip);
+        }
+        // Attempts that were under way together are one.
+        if peer.rests_until <= now {
+            peer.failures = peer.failures.saturating_add(1);
+            peer.rests_until = now.after(self.config.rest.wait(peer.failures, 0));
+        }
+        0
     }
 
     /// The keys somebody is subscribed to. Cost: O(n), a copy.
@@ -148,6 +218,8 @@ impl WalletSubscriptions {
 mod tests {
     use super::*;
 
+    const NOW: Tick = Tick::from_millis(1_000);
+
     fn addr(text: &str) -> SocketAddr {
         text.parse().unwrap()
     }
@@ -155,8 +227,8 @@ mod tests {
     #[test]
     fn subscribing_twice_is_one_subscription_at_the_newest_address() {
         let mut wallets = WalletSubscriptions::default();
-        assert_eq!(wallets.subscribe("xpub1", addr("192.0.2.1:24100")), Ok(Subscribed::New));
-        assert_eq!(wallets.subscribe("xpub1", addr("192.0.2.1:30000")), Ok(Subscribed::Known));
+        assert_eq!(wallets.subscribe("xpub1", addr("192.0.2.1:24100"), NOW), Ok(Subscribed::New));
+        assert_eq!(wallets.subscribe("xpub1", addr("192.0.2.1:30000"), NOW), Ok(Subscribed::Known));
         assert_eq!(wallets.len(), 1);
         assert_eq!(wallets.reached_at(|_| true), [addr("192.0.2.1:30000")]);
     }
@@ -165,20 +237,20 @@ mod tests {
     fn short_and_strange_keys_are_keys() {
         let mut wallets = WalletSubscriptions::default();
         for key in ["x", "äöü", "xpub\u{0}"] {
-            wallets.subscribe(key, addr("192.0.2.1:1")).unwrap();
+            wallets.subscribe(key, addr("192.0.2.1:1"), NOW).unwrap();
         }
-        assert_eq!(wallets.subscribe("", addr("192.0.2.1:1")), Err(SubscribeRefused::Empty));
+        assert_eq!(wallets.subscribe("", addr("192.0.2.1:1"), NOW), Err(SubscribeRefused::Empty));
         let long = "x".repeat(257);
-        let refused = wallets.subscribe(&long, addr("192.0.2.1:1"));
+        let refused = wallets.subscribe(&long, addr("192.0.2.1:1"), NOW);
         assert_eq!(refused, Err(SubscribeRefused::TooLong { size: 257, cap: 256 }));
     }
 
     #[test]
     fn only_those_concerned_are_reached_and_each_once() {
         let mut wallets = WalletSubscriptions::default();
-        wallets.subscribe("a", addr("192.0.2.1:1")).unwrap();
-        wallets.subscribe("b", addr("192.0.2.1:1")).unwrap();
-        wallets.subscribe("b", addr("192.0.2.2:2")).unwrap();
+        wallets.subscribe("a", addr("192.0.2.1:1"), NOW).unwrap();
+        wallets.subscribe("b", addr("192.0.2.1:1"), NOW).unwrap();
+        wallets.subscribe("b", addr("192.0.2.2:2"), NOW).unwrap();
         assert_eq!(wallets.reached_at(|key| key == "a"), [addr("192.0.2.1:1")]);
         assert_eq!(wallets.reached_at(|_| true), [addr("192.0.2.1:1"), addr("192.0.2.2:2")]);
     }
@@ -186,9 +258,9 @@ mod tests {
     #[test]
     fn unsubscribing_ends_all_of_a_peer_and_nothing_else() {
         let mut wallets = WalletSubscriptions::default();
-        wallets.subscribe("a", addr("[::ffff:192.0.2.1]:1")).unwrap();
-        wallets.subscribe("b", addr("192.0.2.1:1")).unwrap();
-        wallets.subscribe("b", addr("192.0.2.2:2")).unwrap();
+        wallets.subscribe("a", addr("[::ffff:192.0.2.1]:1"), NOW).unwrap();
+        wallets.subscribe("b", addr("192.0.2.1:1"), NOW).unwrap();
+        wallets.subscribe("b", addr("192.0.2.2:2"), NOW).unwrap();
         assert_eq!(wallets.unsubscribe("192.0.2.1".parse().unwrap()), 2);
         assert_eq!(wallets.unsubscribe("192.0.2.1".parse().unwrap()), 0);
         assert_eq!((wallets.len(), wallets.keys()), (1, vec!["b".to_owned()]));
@@ -198,12 +270,49 @@ mod tests {
     fn one_peer_cannot_fill_it_and_all_together_stay_bounded() {
         let config = WalletConfig { max_per_peer: 2, max_total: 3, ..WalletConfig::default() };
         let mut wallets = WalletSubscriptions::new(config);
-        wallets.subscribe("a", addr("192.0.2.1:1")).unwrap();
-        wallets.subscribe("b", addr("192.0.2.1:1")).unwrap();
-        assert_eq!(wallets.subscribe("c", addr("192.0.2.1:1")), Err(SubscribeRefused::PeerFull(2)));
-        wallets.subscribe("a", addr("192.0.2.2:1")).unwrap();
-        assert_eq!(wallets.subscribe("a", addr("192.0.2.3:1")), Err(SubscribeRefused::Full(3)));
+        wallets.subscribe("a", addr("192.0.2.1:1"), NOW).unwrap();
+        wallets.subscribe("b", addr("192.0.2.1:1"), NOW).unwrap();
+        assert_eq!(wallets.subscribe("c", addr("192.0.2.1:1"), NOW), Err(SubscribeRefused::PeerFull(2)));
+        wallets.subscribe("a", addr("192.0.2.2:1"), NOW).unwrap();
+        assert_eq!(wallets.subscribe("a", addr("192.0.2.3:1"), NOW), Err(SubscribeRefused::Full(3)));
         wallets.unsubscribe("192.0.2.1".parse().unwrap());
-        wallets.subscribe("a", addr("192.0.2.3:1")).unwrap();
+        wallets.subscribe("a", addr("192.0.2.3:1"), NOW).unwrap();
+    }
+    #[test]
+    fn who_cannot_be_reached_rests_for_longer_each_time_until_it_is_reached() {
+        let ip = "192.0.2.1".parse().unwrap();
+        let mut wallets = WalletSubscriptions::default();
+        wallets.subscribe("a", addr("192.0.2.1:1"), NOW).unwrap();
+        let mut now = NOW;
+        for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
+            assert_eq!(wallets.failed(ip, now), 0);
+            assert_eq!(wallets.failed(ip, now), 0, "under way together");
+            let rest = Duration::from_secs(minutes * 60);
+            assert!(wallets.rests(ip, now.after(rest - Duration::from_millis(1))));
+            now = now.after(rest);
+            assert!(!wallets.rests(ip, now));
+        }
+        wallets.failed(ip, now);
+        wallets.reached(ip, now);
+        assert!(!wallets.rests(ip, now));
+        wallets.failed(ip, now);
+        assert!(!wallets.rests(ip, now.after(Duration::from_secs(60))), "it begins anew");
+    }
+
+    #[test]
+    fn who_is_not_reached_for_a_day_is_forgotten_and_its_room_is_free() {
+        let config = WalletConfig { max_total: 2, ..WalletConfig::default() };
+        let mut wallets = WalletSubscriptions::new(config);
+        wallets.subscribe("a", addr("192.0.2.1:1"), NOW).unwrap();
+        wallets.subscribe("b", addr("192.0.2.1:1"), NOW).unwrap();
+        let ip = "192.0.2.1".parse().unwrap();
+        let day = Duration::from_secs(24 * 3600);
+        let then = NOW.after(day / 2);
+        wallets.subscribe("a", addr("192.0.2.1:1"), then).unwrap();
+        assert_eq!(wallets.failed(ip, NOW.after(day)), 0, "it has subscribed since");
+        assert_eq!(wallets.failed(ip, then.after(day)), 2);
+        assert!(wallets.is_empty() && wallets.keys().is_empty());
+        wallets.subscribe("a", addr("192.0.2.2:1"), then).unwrap();
+        wallets.subscribe("b", addr("192.0.2.2:1"), then).unwrap();
     }
 }

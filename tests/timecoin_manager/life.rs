@@ -224,6 +224,49 @@ async fn wallets_are_told_at_their_real_addresses_and_only_of_what_concerns_them
     assert_eq!((notified.sent, notified.failed), (1, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn wallets_that_cannot_be_reached_keep_nobody_waiting_and_are_forgotten_in_time() {
+    let net = MemoryNet::new(22);
+    let hour = Duration::from_secs(3600);
+    let mut settings = ManagerConfig { one_shots: 4, ..config() };
+    settings.wallets.unreached = hour;
+    let one = manager_in(&net, 1, settings, chain("a")).await;
+    let listening = chain("b");
+    let wallet = manager_in(&net, 2, config(), Arc::clone(&listening) as _).await;
+    one.subscribe_wallet("x", ip_of(&wallet)).await.unwrap();
+    let dead: Vec<_> = (0..20u8).map(|last| IpAddr::from([10, 9, 9, last])).collect();
+    for ip in &dead {
+        net.black_hole(*ip, true);
+        one.subscribe_wallet("x", *ip).await.unwrap();
+    }
+    let notify = || one.notify_wallet_transaction(wallet_transaction(), &[]);
+    let begun = tokio::time::Instant::now();
+    let other_message = async {
+        // All places of the wallets are taken by then.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        one.send_message_to_peer(wallet.listen_addr(), NetworkMessage::GetPeerList).await.unwrap();
+        begun.elapsed()
+    };
+    let (notified, sent_after) = tokio::join!(notify(), other_message);
+    assert!(sent_after < Duration::from_secs(2), "{sent_after:?}");
+    assert_eq!((notified.sent, notified.failed), (1, 20));
+    // Two at a time, five seconds each.
+    assert!(begun.elapsed() >= Duration::from_secs(50), "{:?}", begun.elapsed());
+    let again = tokio::time::Instant::now();
+    let notified = notify().await;
+    assert_eq!((notified.sent, notified.failed), (1, 20));
+    assert!(
+        again.elapsed() < Duration::from_secs(1),
+        "those who rest are not dialled: {:?}",
+        again.elapsed()
+    );
+    tokio::time::sleep(hour).await;
+    assert_eq!(notify().await.failed, 20);
+    let notified = notify().await;
+    assert_eq!((notified.sent, notified.failed), (1, 0), "only who was reached is remembered");
+    until("the wallet heard each", || heard(&listening, Kind::NewTransactionNotification).len() == 4).await;
+}
+
 #[tokio::test]
 async fn registering_a_wallet_subscribes_it_and_tells_what_it_can_spend() {
     let heard_by_one = chain("a");

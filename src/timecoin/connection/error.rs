@@ -14,6 +14,9 @@ pub enum ConnectionError {
     /// The connection was not opened, or its handshake failed; see [`ConnectError`].
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// As many connections for single messages are open as may be, and were all the time.
+    #[error("no connection for this message alone could be opened within {0:?}: too many are")]
+    NoPlace(Duration),
     /// The connection broke. It is closed.
     #[error("the connection broke: {0}")]
     Io(#[from] std::io::Error),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::base::Tick;
 use crate::book::WallTime;
 use crate::node::NodeRef;
 use crate::timecoin::chain::{ChainSource, ChainTip, Finality, Incoming, MAX_BLOCKS, Sender};
@@ -20,11 +21,11 @@ pub(super) async fn answer(
 ) -> Option<NetworkMessage> {
     match message {
         NetworkMessage::GetPeerList => Some(peer_list(state, node, Some(from))),
-        NetworkMessage::RegisterXpub { xpub } => Some(register(state, from, &xpub)),
+        NetworkMessage::RegisterXpub { xpub } => Some(register(state, from, &xpub, node.now())),
         NetworkMessage::RequestWalletTransactions { xpub } => {
             let history = state.chain.wallet_history(&xpub).get().await;
             if history.is_some() {
-                subscribe(state, from, &xpub);
+                subscribe(state, from, &xpub, node.now());
             }
             match history {
                 Some(history) => Some(NetworkMessage::WalletTransactionsResponse {
@@ -190,8 +191,8 @@ pub(super) fn peer_list(state: &State, node: &NodeRef, asker: Option<&Sender>) -
     NetworkMessage::PeerList(addresses.collect())
 }
 
-fn register(state: &State, from: &Sender, xpub: &str) -> NetworkMessage {
-    match state.wallets.lock().subscribe(xpub, from.addr()) {
+fn register(state: &State, from: &Sender, xpub: &str, now: Tick) -> NetworkMessage {
+    match state.wallets.lock().subscribe(xpub, from.addr(), now) {
         Ok(_) => NetworkMessage::XpubRegistered { success: true, message: "registered".into() },
         Err(why) => NetworkMessage::XpubRegistered { success: false, message: why.to_string() },
     }
@@ -207,8 +208,8 @@ pub(super) async fn told_after(state: &State, from: &Sender, xpub: String) -> Op
     Some(NetworkMessage::UtxoUpdate { xpub, utxos })
 }
 
-fn subscribe(state: &State, from: &Sender, xpub: &str) {
-    if let Err(why) = state.wallets.lock().subscribe(xpub, from.addr()) {
+fn subscribe(state: &State, from: &Sender, xpub: &str, now: Tick) {
+    if let Err(why) = state.wallets.lock().subscribe(xpub, from.addr(), now) {
         tracing::debug!(peer = %from.ip(), %why, "not subscribed");
     }
 }

@@ -120,6 +120,7 @@ impl PeerManagerBuilder {
             within: config.one_shot,
         };
         rules.follow(config.reaper.stale_after);
+        let places = config.one_shots.clamp(1, Semaphore::MAX_PERMITS);
         let state = Arc::new(State {
             network,
             public,
@@ -134,7 +135,8 @@ impl PeerManagerBuilder {
             mute: Mutex::new(HashMap::new()),
             redials: Mutex::new(HashSet::new()),
             maker,
-            one_shots: Semaphore::new(config.one_shots.clamp(1, Semaphore::MAX_PERMITS)),
+            one_shots: Semaphore::new(places),
+            notices: Semaphore::new((places / 2).max(1)),
             reconnect: watch::Sender::new(config.reconnect.clone()),
             tasks: Tasks::new(),
             config,

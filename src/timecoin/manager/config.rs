@@ -30,7 +30,8 @@ pub struct ManagerConfig {
     pub seeds: SeedConfig,
     /// How long a connection for a single message may take, its handshake included, and how long a write. Default 5 s.
     pub one_shot: Duration,
-    /// Connections for single messages at the same time. Default 10; more wait. With 0 questions are asked over the connections
+    /// Connections for single messages at the same time, half of them at the most to tell wallets of transactions. Default 10; more
+    /// wait, 30 s at the longest. With 0 questions are asked over the connections
     /// that there are, and messages still get one of their own.
     pub one_shots: usize,
     /// How long an old node that has dialled us reads nothing. Default 15 s.

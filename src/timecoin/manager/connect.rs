@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
 
 use crate::base::canonical;
 use crate::book::{Source, WallTime};
@@ -14,13 +13,10 @@ use crate::timecoin::PeerInfo;
 use crate::timecoin::connection::PeerConnection;
 use crate::timecoin::find::{DIALECT, address_of};
 use crate::timecoin::quarantine::{QuarantineReason, Quarantined};
-use crate::timecoin::wallets::{SubscribeRefused, Subscribed};
-use crate::timecoin::wire::{NetworkMessage, WalletTransaction};
 
+use super::PeerManager;
 use super::error::{AdoptError, PeerConnectError};
-use super::say::{send_link, send_once, text_of};
 use super::state::State;
-use super::{Notified, PeerManager};
 
 impl PeerManager {
     /// Listens for old peers at this address, or at the one that [`PeerManager::new`] was told. Returns the address with the port
@@ -180,66 +176,6 @@ impl PeerManager {
 
     fn disconnect(&self, ip: IpAddr) -> bool {
         self.state().peer_of(self.node(), ip).is_some_and(|peer| self.node().disconnect(peer.key()))
-    }
-}
-
-/// Wallets.
-impl PeerManager {
-    /// Subscribes the peer at this IP address to a wallet's transactions. It is told at its connection, or where it is known to
-    /// listen.
-    ///
-    /// # Errors
-    /// See [`SubscribeRefused`].
-    pub async fn subscribe_wallet(
-        &self,
-        xpub: &str,
-        peer_ip: IpAddr,
-    ) -> Result<Subscribed, SubscribeRefused> {
-        let addr = self.last_known(peer_ip);
-        self.state().wallets.lock().subscribe(xpub, addr)
-    }
-
-    /// Ends all subscriptions of the peer at this IP address; how many there were.
-    pub async fn unsubscribe_wallet(&self, peer_ip: IpAddr) -> usize {
-        self.state().wallets.lock().unsubscribe(peer_ip)
-    }
-
-    /// Tells those who are subscribed to a wallet that these addresses belong to of its new transaction: over their connections, or
-    /// over one opened for this message where they are known to listen, at most 10 at a time and 5 s each. Without addresses
-    /// everybody subscribed is told. Which addresses belong to a wallet the chain says
-    /// ([`ChainSource::concerns`](crate::timecoin::ChainSource::concerns)); by default all do.
-    pub async fn notify_wallet_transaction(
-        &self,
-        transaction: WalletTransaction,
-        addresses: &[String],
-    ) -> Notified {
-        let state = self.state();
-        // Asked outside of the lock: it is the application's code.
-        let keys = state.wallets.lock().keys();
-        let concerned: std::collections::HashSet<String> = keys
-            .into_iter()
-            .filter(|key| addresses.is_empty() || state.chain.concerns(key, addresses))
-            .collect();
-        let peers = state.wallets.lock().reached_at(|key| concerned.contains(key));
-        let message = NetworkMessage::NewTransactionNotification { transaction };
-        let mut notified = Notified::default();
-        let mut elsewhere = JoinSet::new();
-        for addr in peers {
-            if let Some(peer) = state.peer_at(self.node(), addr) {
-                let sent = text_of(&message).map(|text| send_link(self.node(), &peer, text));
-                notified.count(matches!(sent, Ok(Ok(()))));
-                continue;
-            }
-            let (state, message) = (Arc::clone(state), message.clone());
-            elsewhere.spawn(async move {
-                let sent = send_once(&state, addr, message).await;
-                sent.inspect_err(|error| tracing::debug!(%addr, %error, "a wallet was not notified")).is_ok()
-            });
-        }
-        while let Some(sent) = elsewhere.join_next().await {
-            notified.count(sent.unwrap_or(false));
-        }
-        notified
     }
 }
 

@@ -17,6 +17,7 @@ mod say;
 mod seeds;
 mod snapshot;
 mod state;
+mod wallets;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::link::{Message, SendError};
 use crate::node::{BroadcastReceipt, NodeRef, Peer, Receipt};
@@ -274,15 +274,18 @@ pub(super) async fn send_once(
     one_shot(state, addr, async |connection| Ok(connection.send_message(message).await?)).await
 }
 
-/// Opens a connection for one piece of work. At most as many at a time as configured; more wait, and all end with the manager.
+/// Opens a connection for one piece of work. At most as many at a time as configured; more wait, not longer than [`PLACE`], and
+/// all end with the manager.
 pub(super) async fn one_shot<T, E: From<ConnectionError>>(
     state: &Arc<State>,
     addr: SocketAddr,
     work: impl AsyncFnOnce(&mut PeerConnection) -> Result<T, E>,
 ) -> Result<T, E> {
     let working = async {
+        let place = timeout(PLACE, state.one_shots.acquire()).await;
         // The semaphore is never closed.
-        let _place = state.one_shots.acquire().await.map_err(|_| ConnectionError::Closed)?;
+        let _place =
+            place.map_err(|_| ConnectionError::NoPlace(PLACE))?.map_err(|_| ConnectionError::Closed)?;
         let dialled = state.maker.dial(addr).await;
         note_one_shot(state, addr, &dialled);
         let mut connection = dialled?;
@@ -297,6 +300,9 @@ pub(super) async fn one_shot<T, E: From<ConnectionError>>(
         done = working => done,
     }
 }
+
+/// How long a connection for a single message waits until there are fewer of them.
+const PLACE: Duration = Duration::from_secs(30);
 
 /// A connection for a single message tells as much of an address as any other.
 fn note_one_shot<T>(state: &State, addr: SocketAddr, dialled: &Result<T, ConnectionError>) {

@@ -48,6 +48,8 @@ pub(super) struct State {
     /// Makes connections for single messages, so many at a time.
     pub(super) maker: Maker,
     pub(super) one_shots: Semaphore,
+    /// Wallets are told of transactions over so many of them: they cannot keep everything else waiting.
+    pub(super) notices: Semaphore,
     /// How the background task looks for peers; changed by the `spawn_` methods.
     pub(super) reconnect: watch::Sender<super::ReconnectConfig>,
     pub(super) tasks: Arc<Tasks>,

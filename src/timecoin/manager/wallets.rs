@@ -1,0 +1,129 @@
+//! Telling wallets of their transactions.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use crate::timecoin::wallets::{SubscribeRefused, Subscribed};
+use crate::timecoin::wire::{NetworkMessage, WalletTransaction};
+
+use super::error::PeerSendError;
+use super::say::{send_link, send_once, text_of};
+use super::{Notified, PeerManager};
+
+/// Wallets.
+impl PeerManager {
+    /// Subscribes the peer at this IP address to a wallet's transactions. It is told at its connection, or where it is known to
+    /// listen.
+    ///
+    /// # Errors
+    /// See [`SubscribeRefused`].
+    pub async fn subscribe_wallet(
+        &self,
+        xpub: &str,
+        peer_ip: IpAddr,
+    ) -> Result<Subscribed, SubscribeRefused> {
+        let addr = self.last_known(peer_ip);
+        self.state().wallets.lock().subscribe(xpub, addr, self.node().now())
+    }
+
+    /// Ends all subscriptions of the peer at this IP address; how many there were.
+    pub async fn unsubscribe_wallet(&self, peer_ip: IpAddr) -> usize {
+        self.state().wallets.lock().unsubscribe(peer_ip)
+    }
+
+    /// Tells those who are subscribed to a wallet that these addresses belong to of its new transaction: over their connections, or
+    /// over one opened for this message where they are known to listen, 5 s each at the longest; all such calls together use half of
+    /// [`one_shots`](super::ManagerConfig::one_shots). Who could not be reached so counts as failed for a while without being
+    /// dialled, and is forgotten after a day ([`WalletConfig`](crate::timecoin::WalletConfig)). Without addresses everybody subscribed
+    /// is told. Which addresses belong to a wallet the chain says
+    /// ([`ChainSource::concerns`](crate::timecoin::ChainSource::concerns)); by default all do.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves those untold who were not told yet.
+    pub async fn notify_wallet_transaction(
+        &self,
+        transaction: WalletTransaction,
+        addresses: &[String],
+    ) -> Notified {
+        let state = self.state();
+        // Asked outside of the lock: it is the application's code.
+        let keys = state.wallets.lock().keys();
+        let concerned: HashSet<String> = keys
+            .into_iter()
+            .filter(|key| addresses.is_empty() || state.chain.concerns(key, addresses))
+            .collect();
+        let peers = state.wallets.lock().reached_at(|key| concerned.contains(key));
+        let message = NetworkMessage::NewTransactionNotification { transaction };
+        let mut notified = Notified::default();
+        let mut elsewhere = Vec::new();
+        for addr in peers {
+            let Some(peer) = state.peer_at(self.node(), addr) else {
+                elsewhere.push(addr);
+                continue;
+            };
+            let sent = text_of(&message).map(|text| send_link(self.node(), &peer, text));
+            let sent = matches!(sent, Ok(Ok(())));
+            if sent {
+                state.wallets.lock().reached(addr.ip(), self.node().now());
+            }
+            notified.count(sent);
+        }
+        self.notify_elsewhere(elsewhere, &message, &mut notified).await;
+        notified
+    }
+
+    /// Opens a connection to each of these wallets, some at a time.
+    async fn notify_elsewhere(
+        &self,
+        addrs: Vec<SocketAddr>,
+        message: &NetworkMessage,
+        notified: &mut Notified,
+    ) {
+        let state = self.state();
+        let mut telling = JoinSet::new();
+        let mut addrs = addrs.into_iter();
+        loop {
+            // One that failed since this call began, in another one, is not dialled again.
+            let next = (telling.len() < NOTICES).then(|| addrs.next()).flatten();
+            if let Some(addr) = next {
+                if state.wallets.lock().rests(addr.ip(), self.node().now()) {
+                    notified.count(false);
+                    continue;
+                }
+                let (state, message) = (Arc::clone(state), message.clone());
+                telling.spawn(async move {
+                    // The semaphore is never closed.
+                    let _place = state.notices.acquire().await;
+                    (addr, send_once(&state, addr, message).await)
+                });
+                continue;
+            }
+            match telling.join_next().await {
+                None => return,
+                Some(Ok((addr, sent))) => {
+                    notified.count(sent.is_ok());
+                    self.note_wallet(addr, sent);
+                }
+                Some(Err(_)) => notified.count(false),
+            }
+        }
+    }
+
+    fn note_wallet(&self, addr: SocketAddr, sent: Result<(), PeerSendError>) {
+        let now = self.node().now();
+        let mut wallets = self.state().wallets.lock();
+        match sent {
+            Ok(()) => wallets.reached(addr.ip(), now),
+            Err(error) => {
+                let ended = wallets.failed(addr.ip(), now);
+                tracing::debug!(%addr, %error, ended, "a wallet was not notified");
+            }
+        }
+    }
+}
+
+/// Wallets that one call waits to reach at a time.
+const NOTICES: usize = 64;

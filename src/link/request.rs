@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::base::Lane;
@@ -26,10 +27,15 @@ impl Link {
     pub async fn request(&self, message: Message, within: Duration) -> Result<Response, RequestError> {
         let (lane, kind) = (message.lane, message.kind);
         let mut left = within;
-        let mut turn = None;
+        let mut turn: Option<TurnGuard<'_>> = None;
         let (id, answer) = loop {
             let (place, called) = match self.add_waiter(kind, &message.payload, turn.is_some()) {
-                Ok(waiter) => break waiter,
+                Ok(waiter) => {
+                    if let Some(turn) = &mut turn {
+                        turn.told = false;
+                    }
+                    break waiter;
+                }
                 Err(NoPlace::Taken { place, turn }) => (place, turn),
                 Err(NoPlace::Closed) => return Err(SendError::Closed(message).into()),
                 Err(NoPlace::TooMany) => return Err(RequestError::TooMany(message)),
@@ -39,17 +45,19 @@ impl Link {
                     return Err(SendError::Refused { message, cause }.into());
                 }
             };
-            let waits = TurnGuard { link: self, place };
-            // Resolves with an error where no turn will come: the next look says why.
+            let mut waits = TurnGuard { link: self, place, called, told: false };
             let begun = Instant::now();
-            if timeout(left, called).await.is_err() {
-                return Err(RequestError::TooMany(message));
+            match timeout(left, &mut waits.called).await {
+                Err(_) => return Err(RequestError::TooMany(message)),
+                Ok(Ok(())) => {
+                    waits.told = true;
+                    turn = Some(waits);
+                }
+                // No turn will come: the next look says why.
+                Ok(Err(_)) => {}
             }
             left = left.saturating_sub(begun.elapsed());
-            turn = Some(waits);
         };
-        // It has taken its turn, so there is nothing to pass on.
-        std::mem::forget(turn);
         let mut waiting = WaiterGuard { link: self, lane, id, open: true };
         if let Err(error) = self.submit(Head::Request { id, kind }, message) {
             waiting.open = false;
@@ -78,15 +86,21 @@ impl From<Declined> for RequestError {
     }
 }
 
-/// Passes its turn on if it does not take it.
+/// Passes its turn on if it was told that it has come, and does not take it.
 struct TurnGuard<'a> {
     link: &'a Link,
     place: u32,
+    called: oneshot::Receiver<()>,
+    told: bool,
 }
 
 impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {
-        self.link.pass_on(self.place);
+        // From here on whoever calls finds nobody, and calls the next one.
+        self.called.close();
+        if self.told || self.called.try_recv().is_ok() {
+            self.link.pass_on(self.place);
+        }
     }
 }
 
@@ -153,6 +167,9 @@ impl Responder {
         if !self.link.end_answer(self.id) {
             return Err(AnswerError::Unwanted(payload));
         }
+        if status != Status::Ok && self.link.is_silent() {
+            return Ok(());
+        }
         let head = Head::Response { id: self.id, status };
         let unbounded = payload.is_empty();
         match self.link.queue(self.lane, Outgoing { head, payload }, unbounded) {
@@ -170,6 +187,9 @@ impl Responder {
     }
 
     fn say(&self, status: Status) {
+        if self.link.is_silent() {
+            return;
+        }
         let head = Head::Response { id: self.id, status };
         // A closed link has failed the request at the peer already.
         let _ = self.link.queue(self.lane, Outgoing { head, payload: Bytes::new() }, true);

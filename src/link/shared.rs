@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::base::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::base::{ConnId, Lane, Tick};
 use crate::wire::{Abilities, Correlate, EncodeError, Head, Status, WireLimits};
 
@@ -59,6 +59,8 @@ pub struct Link {
     wants: AtomicU8,
     /// Pings so far: the next one's token.
     pinged: AtomicU32,
+    /// The peer cannot be told that its request has no answer. Written once, before the task starts.
+    silent: AtomicBool,
 }
 
 /// What many links never need.
@@ -161,6 +163,7 @@ impl Link {
             queued: AtomicU8::new(0),
             wants: AtomicU8::new(0),
             pinged: AtomicU32::new(0),
+            silent: AtomicBool::new(false),
         })
     }
 
@@ -250,6 +253,15 @@ impl Link {
             taken
         });
         taken.unwrap_or_default()
+    }
+
+    /// The peer cannot be told that its request has no answer.
+    pub(super) fn keep_silent(&self) {
+        self.silent.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
     }
 
     /// Whether answers had to be dropped because the peer asks and does not read.

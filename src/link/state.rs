@@ -5,8 +5,8 @@
 //! meanwhile is never met. A link that joins starts at zero, so it is sent every key.
 //!
 //! # Invariants
-//! 44. *Statement*: a link joining sees the newest value of each state key. *Enforced by*: a cursor begins before the first
-//!     version, and a key is always found under its newest. *Breaks if*: a link parks without asking
+//! 44. *Statement*: a link joining sees the newest value of each state key, unless its peer bears no unasked message at first
+//!     ([`StateTable::cursor_at_end`]). *Enforced by*: a cursor begins before the first version, and a key is always found under its newest. *Breaks if*: a link parks without asking
 //!     [`StateCursor::has_news`].
 
 use std::collections::hash_map::Entry as MapEntry;
@@ -212,6 +212,12 @@ impl StateTable {
     pub fn cursor(self: &Arc<Self>) -> StateCursor {
         StateCursor { table: Arc::clone(self), taken: 0 }
     }
+
+    /// The place of a link whose peer does not bear to be told anything by itself: behind all there is, so that it will be sent
+    /// what is set from now on.
+    pub fn cursor_at_end(self: &Arc<Self>) -> StateCursor {
+        StateCursor { taken: self.version.load(Ordering::Acquire), ..self.cursor() }
+    }
 }
 
 /// How far one link has come: everything up to a version was taken or is superseded.
@@ -245,17 +251,6 @@ impl StateCursor {
         drop(table);
         self.taken = version;
         encoded.map(|encoded| StateEntry { version, key, encoded })
-    }
-
-    /// The version up to which this link has been sent everything. A successor on the same peer may go on from there.
-    pub const fn taken(&self) -> u64 {
-        self.taken
-    }
-
-    /// Goes on from where the link stood that this one replaces.
-    pub const fn resume(mut self, taken: u64) -> Self {
-        self.taken = taken;
-        self
     }
 }
 

@@ -69,6 +69,9 @@ impl<D: Dialect> Prepared<D> {
         opening: Opening<'_>,
     ) -> LinkTask<D, S, H> {
         self.writer.greet(opening.greeting, opening.local.is_some_and(|addr| addr.ip().is_loopback()));
+        if opening.silent {
+            self.link.keep_silent();
+        }
         let reader = Reader::new(&*self.dialect, &self.link.common, opening.rest);
         let inbox = Inbox::default();
         LinkTask {
@@ -94,6 +97,8 @@ pub struct Opening<'a> {
     /// Our end, if it has an address: a link to an end on this machine lets others run where it is one of many that wake
     /// together.
     pub local: Option<SocketAddr>,
+    /// The peer does not bear to be told that a request of its has no answer: nothing is sent then.
+    pub silent: bool,
 }
 
 /// Reads and writes one connection until it ends; resolves to why.

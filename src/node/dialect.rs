@@ -37,6 +37,12 @@ pub trait Rules: Send + Sync + 'static {
         None
     }
 
+    /// What a peer that greets so bears. Default: everything.
+    fn bears(&self, hello: &Hello, direction: Direction) -> Bears {
+        let _ = (hello, direction);
+        Bears::default()
+    }
+
     /// Whether this dialect, rather than the node's first one, is spoken at an address that nothing else is known of.
     fn speaks_at(&self, addr: SocketAddr) -> bool {
         let _ = addr;
@@ -70,6 +76,21 @@ pub struct Identity {
     pub key: Option<PeerId>,
     /// The peer's process.
     pub instance: Option<Nonce>,
+}
+
+/// What a peer bears, as [`Rules::bears`] sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bears {
+    /// To be told that a request of its has no answer. Otherwise it is told nothing.
+    pub declines: bool,
+    /// To be sent the newest value of each state as soon as it is connected. Otherwise it is sent what is set from then on.
+    pub state: bool,
+}
+
+impl Default for Bears {
+    fn default() -> Self {
+        Self { declines: true, state: true }
+    }
 }
 
 /// One dialect of a node: what is spoken, where it is listened for, and its rules.

@@ -297,7 +297,8 @@ impl Shared {
         };
         let info = PeerInfo::of(&about.hello, self.agents.share(&about.hello.agent), listen, about.local);
         let tongue = self.tongues.get(about.tongue);
-        let prepared = tongue.prepare(claim.id(), positions);
+        let bears = tongue.rules().bears(&about.hello, claim.direction());
+        let prepared = tongue.prepare(claim.id(), positions, bears);
         let conn = Conn::new(Arc::clone(prepared.link()), about.tongue, about.identity.is_some());
         let now = self.now();
         conn.set_pinged(now);
@@ -329,7 +330,8 @@ impl Shared {
         let host = PeerHost::new(NodeRef::new(Arc::clone(self)), Arc::clone(&peer));
         self.events.up(&peer, self.now());
         tracing::info!(peer = %peer.key(), conn = %peer.id(), direction = ?peer.direction(), "peer up");
-        let link = prepared.start(greeted.stream, host, Opening { greeting: &greeting, rest, local });
+        let opening = Opening { greeting: &greeting, rest, local, silent: !bears.declines };
+        let link = prepared.start(greeted.stream, host, opening);
         Ok(Joined { peer, link })
     }
 }

@@ -41,7 +41,7 @@ mod voice;
 pub use ask::{AskAny, Pipeline};
 pub use builder::NodeBuilder;
 pub use config::{ConfigError, HotConfig, NodeConfig};
-pub use dialect::{DialectConfig, Identity, Rules};
+pub use dialect::{Bears, DialectConfig, Identity, Rules};
 pub use error::{AskError, ConnectError, SendToError, StartError};
 pub use events::{NodeEvent, Subscription, Update};
 pub use handle::{Leftovers, Node, NodeRef, WeakNode};

@@ -15,7 +15,7 @@ use crate::transport::BoxStream;
 use crate::wire::{Abilities, Control, Dialect, EncodeError, Goodbye, Greeting, Hello, WireError};
 
 use super::config::HotConfig;
-use super::dialect::Rules;
+use super::dialect::{Bears, Rules};
 use super::host::PeerHost;
 use super::life::{Course, Living};
 use super::voice::StateRefused;
@@ -67,8 +67,8 @@ pub(super) trait Tongue: Send + Sync {
     fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError>;
 
     /// A link with its places in the logs, to be taken before its key goes live. Given the places of a connection whose
-    /// place it takes, it starts there.
-    fn prepare(&self, id: ConnId, heir_of: Option<Positions>) -> Box<dyn ReadyLink>;
+    /// place it takes, it starts there. It is sent the state that there is, or only what is set from now on.
+    fn prepare(&self, id: ConnId, heir_of: Option<Positions>, bears: Bears) -> Box<dyn ReadyLink>;
 }
 
 /// A link that waits for its stream.

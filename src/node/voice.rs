@@ -13,7 +13,7 @@ use crate::link::{Budget, Common, Message, Positions, Prepared, Setup};
 use crate::wire::{Abilities, Control, Dialect, EncodeError, Goodbye, Greeting, Head, Hello, WireError};
 
 use super::config::{HotConfig, NodeConfig};
-use super::dialect::{Rules, Settings};
+use super::dialect::{Bears, Rules, Settings};
 use super::tongue::{ReadyLink, Tongue};
 
 /// One dialect's logs, state and what its links share.
@@ -120,13 +120,13 @@ impl<D: Dialect> Tongue for Voice<D> {
         self.dialect.decode_greeting(buf)
     }
 
-    fn prepare(&self, id: ConnId, heir_of: Option<Positions>) -> Box<dyn ReadyLink> {
+    fn prepare(&self, id: ConnId, heir_of: Option<Positions>, bears: Bears) -> Box<dyn ReadyLink> {
         Box::new(Prepared::new(Setup {
             id,
             dialect: Arc::clone(&self.dialect),
             common: Arc::clone(&self.common),
             footing: self.logs.join(id, heir_of),
-            state: self.state.cursor(),
+            state: if bears.state { self.state.cursor() } else { self.state.cursor_at_end() },
             parker: self.hub.parker(),
         }))
     }

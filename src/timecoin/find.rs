@@ -54,10 +54,12 @@ pub(super) fn is_old_dialler(peer: &Peer) -> bool {
 
 /// Whether this is a node of ours, whatever it speaks.
 pub(super) fn has_our_software(peer: &Peer) -> bool {
-    let says = |app: &[u8]| {
-        PeerSoftware::of(app).is_some_and(|software| software.capabilities.iter().any(|c| c == OURS))
-    };
-    peer.read_info(|info| says(&info.app))
+    peer.read_info(|info| is_ours(&info.app))
+}
+
+/// Whether a hello's application bytes are those of a node of ours.
+pub(super) fn is_ours(app: &[u8]) -> bool {
+    PeerSoftware::of(app).is_some_and(|software| software.capabilities.iter().any(|c| c == OURS))
 }
 
 /// The live peer at an address: by its IP address, or, where several nodes share one, by the port it listens on too.

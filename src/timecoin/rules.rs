@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::{Direction, Nonce, PeerId, canonical};
-use crate::node::{Identity, Rules};
+use crate::node::{Bears, Identity, Rules};
 use crate::wire::Hello;
 
+use super::find::is_ours;
 use super::quarantine::PeerQuarantine;
 use super::wire::NetworkType;
 
@@ -121,6 +122,12 @@ impl Rules for AddressRules {
 
     fn key_at(&self, addr: SocketAddr) -> Option<PeerId> {
         (!self.several).then(|| Self::key(addr.ip()))
+    }
+
+    fn bears(&self, hello: &Hello, direction: Direction) -> Bears {
+        let ours = is_ours(&hello.app);
+        // An old node that dials for one question takes the first frame for its answer, and none of them knows a refusal.
+        Bears { declines: ours, state: ours || direction == Direction::Outbound }
     }
 
     fn speaks_at(&self, addr: SocketAddr) -> bool {

@@ -90,7 +90,7 @@ pub trait Dialect: Send + Sync + 'static {
 /// Pairs requests and answers by what they are, for a dialect whose messages carry no ids.
 ///
 /// Each request waits in a *place*, one at a time; the decoder gives a received request its place as its id, and hands
-/// answers over as events.
+/// answers over as events, and that there is none as a response whose id is the place.
 pub trait Correlate: Debug + Send + Sync + 'static {
     /// The place in which a request of this kind waits for its answer; `None` for a kind that asks nothing.
     fn awaits(&self, kind: u16) -> Option<u32>;

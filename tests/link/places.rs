@@ -220,7 +220,7 @@ async fn questions_of_one_place_are_answered_in_their_order_and_of_others_beside
     let (height, responder) = waiting.pop().unwrap();
     assert_eq!(height, text(&NetworkMessage::GetBlockchainHeight));
     responder.answer(text(&NetworkMessage::BlockchainHeight(9))).unwrap();
-    // The first is refused, which on this wire is silence; the next one's turn comes all the same.
+    // The first is refused, of which only a node of ours is told; the next one's turn comes all the same.
     waiting.pop().unwrap().1.decline(Status::Busy, "").unwrap();
     for height in [2, 3] {
         ear.until(|heard| heard.len() as u64 == height + 1).await;
@@ -229,11 +229,83 @@ async fn questions_of_one_place_are_answered_in_their_order_and_of_others_beside
         responder.on(Lane::Bulk).answer(text(&block(height))).unwrap();
     }
     let mut got = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..4 {
         let Some(Item::Message(_, _, body)) = far.message().await else { panic!("an answer is missing") };
         got.push(body);
     }
-    assert_eq!(got, [text(&NetworkMessage::BlockchainHeight(9)), text(&block(2)), text(&block(3))]);
+    let declined = Bytes::new();
+    assert_eq!(got, [text(&NetworkMessage::BlockchainHeight(9)), declined, text(&block(2)), text(&block(3))]);
+}
+
+fn declined(answer: Kind, status: Status) -> Bytes {
+    format!(r#"{{"Declined":{{"answer":"{}","status":{}}}}}"#, answer.name(), status.code()).into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_told_to_whoever_asked_and_frees_the_place_of_a_question_given_up() {
+    let side = side();
+    let (near, far) = pipe(64 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let no = declined(Kind::StateSnapshotResponse, Status::Busy);
+    let no = [&(no.len() as u32).to_be_bytes()[..], &no].concat();
+    // One that nobody waits for says nothing.
+    far.send(&no).await;
+    let refused = ask(&running, &block_request(1), WAIT);
+    assert_eq!(asked(&mut far).await, text(&block_request(1)));
+    let next = ask(&running, &block_request(2), WAIT);
+    settle().await;
+    far.send(&no).await;
+    let refused = refused.await.unwrap();
+    assert!(matches!(refused, Err(RequestError::Declined { status: Status::Busy, .. })), "{refused:?}");
+    assert_eq!(asked(&mut far).await, text(&block_request(2)));
+    next.abort();
+    settle().await;
+    let open = ask(&running, &block_request(3), WAIT).await.unwrap();
+    assert!(matches!(open, Err(RequestError::AnswerOpen(_))), "{open:?}");
+    far.send(&no).await;
+    settle().await;
+    assert_eq!(running.link.waiting().requests, 0);
+    let last = ask(&running, &block_request(4), WAIT);
+    assert_eq!(asked(&mut far).await, text(&block_request(4)));
+    far.send(&frame(&block(4))).await;
+    assert_eq!(last.await.unwrap().unwrap(), text(&block(4)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_leaves_the_queue_gives_away_no_turn_but_its_own() {
+    let side = side();
+    let (near, far) = pipe(64 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let by_hand = |height| {
+        let (link, message) = (Arc::clone(&running.link), message(&block_request(height)));
+        Box::pin(async move { link.request(message, WAIT).await })
+    };
+    let first = ask(&running, &block_request(0), WAIT);
+    assert_eq!(asked(&mut far).await, text(&block_request(0)));
+    // Polled by hand, so that it has been told its turn and has not taken it yet.
+    let mut told = by_hand(1);
+    let mut behind = by_hand(2);
+    let mut called_and_gone = by_hand(3);
+    for waiting in [&mut told, &mut behind, &mut called_and_gone] {
+        assert!(futures_poll_once(waiting).await.is_none());
+    }
+    far.send(&frame(&block(0))).await;
+    first.await.unwrap().unwrap();
+    drop(behind);
+    let newcomer = ask(&running, &block_request(4), WAIT);
+    settle().await;
+    assert!(futures_poll_once(&mut told).await.is_none());
+    assert_eq!(asked(&mut far).await, text(&block_request(1)), "its turn was its own");
+    far.send(&frame(&block(1))).await;
+    assert_eq!(told.await.unwrap(), text(&block(1)));
+    // The next one's turn has come, and it goes before it takes it.
+    drop(called_and_gone);
+    assert_eq!(asked(&mut far).await, text(&block_request(4)));
+    far.send(&frame(&block(4))).await;
+    newcomer.await.unwrap().unwrap();
+    assert_eq!(running.link.waiting().requests, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -308,13 +380,6 @@ async fn turns_come_in_order_and_whoever_leaves_the_queue_holds_up_nobody() {
     for height in [0, 2, 3, 5] {
         assert_eq!(asked(&mut far).await, text(&block_request(height)));
         far.send(&frame(&block(height))).await;
-        if height == 2 {
-            // The next one's turn has come, and it goes before it takes it.
-            let (link, message) = (Arc::clone(&running.link), message(&block_request(9)));
-            let mut late = Box::pin(async move { link.request(message, WAIT).await });
-            assert!(futures_poll_once(&mut late).await.is_none());
-            drop(late);
-        }
     }
     for height in [0, 2, 3, 5] {
         assert_eq!((&mut asking[height as usize]).await.unwrap().unwrap(), text(&block(height)));

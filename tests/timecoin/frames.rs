@@ -222,12 +222,14 @@ fn a_short_frame_is_borrowed_from_the_read_buffer() {
 }
 
 #[test]
-fn refusals_and_cancels_are_silence() {
+fn cancels_and_refusals_of_what_is_no_question_are_silence() {
     let dialect = testnet();
     let silent = [
-        Head::Response { id: 1, status: Status::NoReply },
-        Head::Response { id: 1, status: Status::Busy },
-        Head::Response { id: 1, status: Status::Other(200) },
+        Head::Response { id: 71, status: Status::NoReply },
+        Head::Response { id: u32::MAX, status: Status::Busy },
+        Head::Response { id: Kind::GetBlocks.code().into(), status: Status::Busy },
+        // Votes are broadcast: nobody waits for each of their answers.
+        Head::Response { id: Kind::ConsensusBlockVote.awaits().unwrap(), status: Status::NoReply },
         Head::Cancel { id: 1 },
     ];
     for head in silent {
@@ -237,13 +239,44 @@ fn refusals_and_cancels_are_silence() {
         let chunks: Vec<_> = dialect.chunks(Lane::Normal, head, Bytes::new()).unwrap().collect();
         assert_eq!((chunks.len(), chunks[0].wire_len(), chunks[0].last), (1, 0, true));
     }
-    // Why it failed is not said either.
     let mut out = BytesMut::new();
-    let failed = Head::Response { id: 1, status: Status::Failed };
-    assert_eq!(dialect.encode(Lane::Normal, &failed, b"because", &mut out), Ok(()));
-    assert!(out.is_empty());
     let cancel = dialect.encode(Lane::Normal, &Head::Cancel { id: 1 }, b"x", &mut out);
     assert_eq!(cancel, Err(EncodeError::CancelPayload { size: 1 }));
+}
+
+#[test]
+fn a_refusal_is_a_frame_that_only_nodes_of_ours_know() {
+    let dialect = testnet();
+    let place = Kind::GetBlocks.awaits().unwrap();
+    for (status, code) in [(Status::NoReply, 1), (Status::Busy, 3), (Status::Other(200), 200)] {
+        let head = Head::Response { id: place, status };
+        let text = format!(r#"{{"Declined":{{"answer":"Blocks","status":{code}}}}}"#);
+        // Which is the first of the two kinds that answer.
+        let text = text.replace("Blocks", Kind::from_code(place as u16).unwrap().name());
+        let mut out = BytesMut::new();
+        // Why, in words, is left out.
+        assert_eq!(dialect.encode(Lane::Normal, &head, b"because", &mut out), Ok(()));
+        assert_eq!(&out[..], &frame(text.as_bytes())[..]);
+        assert_eq!(heard(&out), [said(head, b"")]);
+        let mut chunks = dialect.chunks(Lane::Normal, head, Bytes::from_static(b"because")).unwrap();
+        let chunk = chunks.next().unwrap();
+        assert_eq!([&chunk.head[..], &chunk.body[..]].concat(), out);
+        assert!(chunks.next().is_none());
+    }
+    // Whatever differs is a message without a name of ours, and so what says that there is an answer.
+    for text in [
+        r#"{"Declined":{"answer":"Ping","status":1}}"#,
+        r#"{"Declined":{"answer":"Nope","status":1}}"#,
+        r#"{"Declined":{"answer":"ConsensusVoteAck","status":1}}"#,
+        r#"{"Declined":{"answer":"PeerList","status":0}}"#,
+        r#"{"Declined":{"answer":"PeerList","status":256}}"#,
+        r#"{"Declined":{"answer":"PeerList"}}"#,
+        r#"{"Declined":{"answer":"PeerList","status":1},"a":1}"#,
+        r#"{"Declined":"#,
+        r#"{ "Declined":{"answer":"PeerList","status":1}}"#,
+    ] {
+        assert_eq!(heard(&frame(text.as_bytes())), [said(Head::Event { kind: UNKNOWN }, text.as_bytes())]);
+    }
 }
 
 #[test]

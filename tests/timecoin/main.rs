@@ -47,7 +47,13 @@ impl Manner for Json {
     fn heard(&self, lane: Lane, head: Head, payload: &Bytes) -> Option<Said> {
         match head {
             Head::Cancel { .. } => return None,
-            Head::Response { status, .. } if status != Status::Ok => return None,
+            Head::Response { id, status } if status != Status::Ok => {
+                // Said where the id is the place of a question that is not broadcast too; without the payload.
+                let answer = u16::try_from(id).ok().and_then(Kind::from_code)?;
+                let broadcast = matches!(answer, Kind::ConsensusVoteAck | Kind::TransactionApproved);
+                let told = answer.fills() == Some(id) && !broadcast;
+                return told.then(|| Said::Message { lane, head, payload: Bytes::new() });
+            }
             _ => {}
         }
         // Told by the full parse, where the dialect looks at the start only.

@@ -46,6 +46,26 @@ async fn a_question_waits_until_an_old_dialler_reads() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_old_node_that_dials_for_one_question_hears_its_answer_first() {
+    let net = MemoryNet::new(9);
+    let one = manager_in(&net, 1, config(), chain("a")).await;
+    one.broadcast_tip_update(7, "ab".into()).await.unwrap();
+    let mut hand = Hand::new(dial_in(&net, 2, &one).await);
+    hand.greet(&Handshake::new(Network::Testnet, "0.6.4", in_memory(2)), Network::Testnet).await.unwrap();
+    // Long enough for whatever the node would say by itself.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    hand.say(r#""GetBlockchainInfo""#).await;
+    assert_eq!(hand.hear().await.unwrap().variant, "BlockchainInfo");
+    // It hears of what is new.
+    one.broadcast_tip_update(8, "cd".into()).await.unwrap();
+    assert_eq!(hand.hear().await.unwrap().variant, "UpdateTip");
+    // And of no refusal: the answer to the next question is the next frame.
+    hand.say(r#"{"GetBlocks":{"start_height":5,"end_height":1}}"#).await;
+    hand.say(r#""GetPeerList""#).await;
+    assert_eq!(hand.hear().await.unwrap().variant, "PeerList");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_question_without_time_for_the_mute_seconds_fails_at_once_and_costs_nothing() {
     let net = MemoryNet::new(6);
     let one = manager_in(&net, 1, config(), chain("a")).await;

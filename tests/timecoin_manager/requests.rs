@@ -6,6 +6,7 @@ use peerpool::timecoin::wire::{MasternodeInfo, UTXOState, UtxoInfo};
 use peerpool::timecoin::{
     Answer, FetchError, PeerRequestError, PingError, StateSnapshot, VoteError, WalletHistory,
 };
+use peerpool::wire::Status;
 
 /// Two connected managers; the second one has a chain.
 async fn with_chain(height: u64) -> (PeerManager, PeerManager, Arc<MemoryChain>) {
@@ -308,6 +309,26 @@ async fn an_unanswered_question_costs_health_and_its_late_answer_reaches_nobody_
 }
 
 #[tokio::test]
+async fn a_question_without_an_answer_is_declined_at_once_and_the_next_one_is_answered() {
+    let (one, other, _chain) = with_chain(30).await;
+    let ask = |start_height| {
+        let question = NetworkMessage::GetBlocks { start_height, end_height: start_height };
+        one.ask(other.listen_addr(), question, WAIT)
+    };
+    let begun = tokio::time::Instant::now();
+    for _ in 0..3 {
+        let far = ask(2_000).await;
+        let Err(PeerRequestError::Request(RequestError::Declined { status, .. })) = far else {
+            panic!("not declined: {far:?}")
+        };
+        assert_eq!(status, Status::NoReply);
+        assert_eq!(ask(17).await.unwrap(), NetworkMessage::Blocks { blocks: vec![block(17)] });
+    }
+    assert!(begun.elapsed() < WAIT / 2);
+    assert_eq!(one.connection(ip_of(&other)).unwrap().health_score(), 100);
+}
+
+#[tokio::test]
 async fn peers_learn_of_each_others_peers() {
     let (one, other, _chain) = pair().await;
     let third = manager(chain("c")).await;
@@ -351,9 +372,10 @@ async fn above_the_rate_questions_are_not_answered_where_that_is_enforced() {
     let mut answered = 0;
     for kind in 0..5 {
         let question = NetworkMessage::TimeRequest { request_time_ms: kind };
-        match one.ask(other.listen_addr(), question, Duration::from_millis(300)).await {
+        match one.ask(other.listen_addr(), question, WAIT).await {
             Ok(_) => answered += 1,
-            Err(_) => break,
+            Err(PeerRequestError::Request(RequestError::Declined { status: Status::Busy, .. })) => break,
+            Err(error) => panic!("{error}"),
         }
     }
     assert_eq!(answered, 2);

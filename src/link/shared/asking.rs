@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::base::Lane;
+use crate::base::sync::atomic::Ordering;
 use crate::link::message::Response;
 use crate::link::outbox::Outgoing;
 use crate::link::pipeline::Ticket;
@@ -49,8 +50,8 @@ pub(super) struct Waiters {
 /// A place in which one request at a time awaits its answer.
 ///
 /// Invariant 26. Statement: where the line carries no ids, an answer reaches only the request it answers. Enforced by: a
-/// request that was sent and given up leaves its place [`Place::Late`], and nothing is asked there until its answer came or
-/// the link ended. Breaks if: a place is freed by a timeout.
+/// request that was sent and given up leaves its place [`Place::Late`], and nothing is asked there until its answer came, the peer
+/// said that there is none, or the link ended. Breaks if: a place is freed by a timeout.
 #[derive(Debug)]
 pub(super) enum Place {
     /// A request awaits its answer; others wait for the place.
@@ -118,6 +119,10 @@ impl Waiters {
     fn remove(&mut self, id: u32) -> Option<Waiter> {
         let waiter = self.table.remove(&id)?;
         self.tickets -= usize::from(matches!(waiter, Waiter::Ticket(_)));
+        if self.table.is_empty() && self.table.capacity() > KEPT {
+            // An idle link holds no buffers.
+            self.table = HashMap::default();
+        }
         Some(waiter)
     }
 
@@ -164,13 +169,16 @@ impl Waiters {
         asked: (u16, &Bytes),
         its_turn: bool,
         queue_max: usize,
+        gone: &mut Queue,
     ) -> Result<(u32, Answer), NoPlace> {
         let at = self.place(place);
         match at.map(|at| &mut self.places[at].1) {
             Some(Place::Late(_)) => return Err(NoPlace::Late),
             Some(Place::Open { .. }) if its_turn => {}
             Some(Place::Asked { queue, .. } | Place::Open { queue }) => {
-                queue.retain(|waiting| !waiting.is_closed());
+                if queue.iter().any(oneshot::Sender::is_closed) {
+                    (*gone, *queue) = queue.drain(..).partition(oneshot::Sender::is_closed);
+                }
                 if queue.len() >= queue_max {
                     return Err(NoPlace::TooMany);
                 }
@@ -203,6 +211,8 @@ impl Link {
         its_turn: bool,
     ) -> Result<(u32, Answer), NoPlace> {
         let most = self.common.config.waiters;
+        // Dropped after the lock is given back: who has gone left a waker in there.
+        let mut gone = Queue::new();
         let mut waiters = self.waiters.lock();
         if !self.is_open() {
             return Err(NoPlace::Closed);
@@ -212,7 +222,7 @@ impl Link {
         }
         if let Some(correlator) = &self.common.correlator {
             let place = correlator.awaits(kind).ok_or(NoPlace::NoQuestion)?;
-            return waiters.take_place(place, (kind, payload), its_turn, most);
+            return waiters.take_place(place, (kind, payload), its_turn, most, &mut gone);
         }
         let (sender, receiver) = oneshot::channel();
         Ok((waiters.insert(Waiter::One(sender)), receiver))
@@ -235,6 +245,9 @@ impl Link {
 
     /// An answer arrived. `false` if nobody waits for it: late, or never asked.
     pub(in crate::link) fn answered(&self, id: u32, status: Status, payload: Response) -> bool {
+        if self.common.correlator.is_some() {
+            return self.declined_in_place(id, Declined { status, detail: payload });
+        }
         let waiter = self.waiters.look(|waiters| waiters.remove(id)).flatten();
         let Some(waiter) = waiter else { return false };
         waiter.answer(if status == Status::Ok {
@@ -278,6 +291,24 @@ impl Link {
         };
         self.call(number, next);
         unanswered
+    }
+
+    /// The request at a place has no answer: whoever asked hears it, and if that was given up the place is free again.
+    fn declined_in_place(&self, place: u32, declined: Declined) -> bool {
+        let (number, freed, next) = {
+            let mut waiters = self.waiters.lock();
+            let Some(at) = waiters.place(place) else { return false };
+            if waiters.places[at].1.asked().is_none() {
+                return false;
+            }
+            waiters.free(at)
+        };
+        let heard = match freed {
+            Place::Asked { waiter, .. } => waiter.send(Err(declined)).is_ok(),
+            Place::Open { .. } | Place::Late(_) => false,
+        };
+        self.call(number, next);
+        heard
     }
 
     /// Tells whoever is next at a place that it is its turn.
@@ -325,7 +356,14 @@ impl Link {
     }
 
     fn retract(&self, lane: Lane, id: u32) -> Option<Outgoing> {
-        self.outbox.look(|outbox| outbox.retract(lane, id)).flatten()
+        let retracted = self.outbox.look(|outbox| {
+            let retracted = outbox.retract(lane, id);
+            if outbox.is_empty(lane) {
+                self.queued.fetch_and(!(1 << lane.index()), Ordering::Relaxed);
+            }
+            retracted
+        });
+        retracted.flatten()
     }
 
     fn give_up_place(&self, lane: Lane, id: u32) {
@@ -372,5 +410,22 @@ impl Link {
         };
         drop(place);
         self.call(number, next);
+    }
+}
+
+/// Entries that an empty table keeps room for.
+const KEPT: usize = 32;
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_was_full_once_gives_its_memory_back() {
+        let mut waiters = Waiters::default();
+        let ids: Vec<u32> = (0..1_000).map(|_| waiters.insert(Waiter::One(oneshot::channel().0))).collect();
+        assert!(waiters.table.capacity() >= 1_000);
+        assert!(ids.into_iter().all(|id| waiters.remove(id).is_some()));
+        assert!(waiters.table.capacity() <= KEPT);
     }
 }

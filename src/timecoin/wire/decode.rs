@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::base::Lane;
 use crate::wire::{Control, Decoder, Head, Payload, Step, WireError};
 
+use super::decline;
 use super::dialect::{FRAME_CAP, LENGTH, PIECE};
 use super::kinds::{Kind, UNKNOWN};
 use super::scan;
@@ -80,7 +81,7 @@ fn what(text: &[u8]) -> What {
             Kind::Ping => Control::Ping { token: 0 },
             _ => Control::Pong { token: 0 },
         }),
-        None | Some(Kind::Ping | Kind::Pong) => What::Message(Head::Event { kind: UNKNOWN }),
+        None | Some(Kind::Ping | Kind::Pong) => What::Message(unknown(text)),
         Some(kind) => What::Message(match kind.awaits() {
             Some(id) => Head::Request { id, kind: kind.code() },
             None => Head::Event { kind: kind.code() },
@@ -88,10 +89,21 @@ fn what(text: &[u8]) -> What {
     }
 }
 
+#[cold]
+fn unknown(text: &[u8]) -> Head {
+    match decline::read(text) {
+        Some((id, status)) => Head::Response { id, status },
+        None => Head::Event { kind: UNKNOWN },
+    }
+}
+
 #[inline]
 fn step_of(used: usize, what: What, payload: Payload<'_>) -> Step<'_> {
     match what {
         What::Control(control) => Step::Control { used, control },
+        What::Message(head @ Head::Response { .. }) => {
+            Step::Message { used, lane: Lane::Normal, head, payload: Payload::Borrowed(&[]) }
+        }
         What::Message(head) => Step::Message { used, lane: Lane::Normal, head, payload },
     }
 }

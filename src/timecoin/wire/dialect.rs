@@ -15,6 +15,7 @@ use crate::wire::{
 
 use super::answers;
 use super::codec::text_of;
+use super::decline;
 use super::decode::TimeCoinDecoder;
 use super::handshake::HandshakeMessage;
 use super::kinds::Kind;
@@ -66,11 +67,14 @@ impl Default for Software {
 /// - A message that asks something is a [`Head::Request`] whose id is its place, all others are [`Head::Event`]s, answers
 ///   included: [`Dialect::correlator`] finds what they answer.
 /// - Pings and pongs are control messages. Everything comes on [`Lane::Normal`].
+/// - That there is no answer is a [`Head::Response`] whose id is the place.
 /// - A frame that begins with no name of ours is an event of the kind [`UNKNOWN`](super::UNKNOWN). Whether the rest of a
 ///   frame is as it should be, only the typed parse tells.
 ///
 /// # What is sent
-/// - Answers with [`Status::Ok`], as frames. Other answers and cancels are no bytes at all: this network refuses by silence.
+/// - Answers with [`Status::Ok`], as frames. Other answers are a frame that only nodes of ours know, without their payload, and
+///   without any where the id is no place; what is sent to old nodes says nothing of them ([`Bears`](crate::node::Bears)), for
+///   their network refuses by silence. Cancels are no bytes at all.
 /// - In a handshake no nonce, no features and no application bytes; without an address to listen on, `0.0.0.0:0`.
 ///
 /// # Handshakes
@@ -122,6 +126,17 @@ impl TimeCoin {
         self.network
     }
 
+    /// What goes out in place of the payload where a question has no answer; nothing where there is no such question.
+    #[inline]
+    fn refusal(head: &Head) -> Option<Bytes> {
+        match *head {
+            Head::Response { id, status } if status != Status::Ok => {
+                Some(decline::text(id, status).map_or_else(Bytes::new, Bytes::from))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether this may be sent; `None` for what is sent as silence.
     #[inline]
     fn frame_head(&self, lane: Lane, head: &Head, size: usize) -> Result<Option<[u8; LENGTH]>, EncodeError> {
@@ -131,7 +146,7 @@ impl TimeCoin {
             _ if lane == Lane::Control => {
                 return Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() });
             }
-            Head::Response { status, .. } if status != Status::Ok => return Ok(None),
+            Head::Response { status, .. } if status != Status::Ok && size == 0 => return Ok(None),
             Head::Event { kind } | Head::Request { kind, .. } if usize::from(kind) >= Kind::ALL.len() => {
                 return Err(EncodeError::Unsupported { what: "message of this kind" });
             }
@@ -190,6 +205,8 @@ impl Dialect for TimeCoin {
 
     #[inline]
     fn encode(&self, lane: Lane, head: &Head, payload: &[u8], out: &mut BytesMut) -> Result<(), EncodeError> {
+        let refusal = Self::refusal(head);
+        let payload = refusal.as_deref().unwrap_or(payload);
         if let Some(length) = self.frame_head(lane, head, payload.len())? {
             out.reserve(LENGTH + payload.len());
             out.put_slice(&length);
@@ -199,6 +216,7 @@ impl Dialect for TimeCoin {
     }
 
     fn chunks(&self, lane: Lane, head: Head, payload: Bytes) -> Result<Chunks, EncodeError> {
+        let payload = Self::refusal(&head).unwrap_or(payload);
         Ok(match self.frame_head(lane, &head, payload.len())? {
             Some(length) => Chunks::single(HeadBytes::new(&length).unwrap_or_default(), payload),
             None => Chunks::single(HeadBytes::default(), Bytes::new()),

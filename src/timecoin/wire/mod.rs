@@ -21,6 +21,7 @@
 
 mod answers;
 mod codec;
+mod decline;
 mod decode;
 mod dialect;
 mod handshake;

@@ -53,9 +53,11 @@ pub(super) async fn start(place: Place, settings: Settings, book: Book) -> Resul
     let Settings { node, tcp, .. } = settings;
     let mut config = ManagerConfig::new(network);
     take_over(&mut config, &node.hot);
+    let usual = NodeConfig::recommended();
+    let ring = if node.ring == usual.ring { config.node.ring } else { node.ring };
     let handshake = config.node.hot.handshake;
     let (native, seeds) = (node.listen.clone(), node.seeds.clone());
-    config.node = node;
+    config.node = NodeConfig { ring, ..node };
     config.node.hot.handshake = handshake.min(config.node.hot.handshake);
     config.seeds.addresses = seeds;
     let passing = Arc::new(Passing::default());
@@ -130,6 +132,10 @@ fn take_over(config: &mut ManagerConfig, given: &HotConfig) {
     }
     if given.liveness.stale_after != usual.liveness.stale_after {
         config.reaper.stale_after = given.liveness.stale_after;
+        if config.reaper.stale_after < config.reaper.ping_every.saturating_mul(2) {
+            // Written for the interval beside it, which the file leaves as it comes.
+            config.reaper.ping_every = given.ping_every;
+        }
     }
 }
 
@@ -174,6 +180,15 @@ mod tests {
         assert_eq!(
             (config.reaper.ping_every, config.reaper.stale_after),
             (hot.ping_every, reaper.stale_after)
+        );
+        // Written down beside the usual interval: the network's own is too long for it.
+        let mut config = ManagerConfig::new(NetworkType::Testnet);
+        let mut hot = NodeConfig::recommended().hot;
+        hot.liveness.stale_after = 3 * hot.ping_every;
+        take_over(&mut config, &hot);
+        assert_eq!(
+            (config.reaper.ping_every, config.reaper.stale_after),
+            (hot.ping_every, hot.liveness.stale_after)
         );
     }
 }

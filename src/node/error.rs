@@ -113,6 +113,12 @@ impl ConnectError {
         }
     }
 
+    /// Whether the failure says something about the address, rather than about our own limits, or about a connection that there
+    /// is already.
+    pub fn blames_address(&self) -> bool {
+        self.fail_cause().is_some()
+    }
+
     /// What the book notes; `None` for what says nothing about the address.
     pub(super) fn fail_cause(&self) -> Option<FailCause> {
         Some(match self {

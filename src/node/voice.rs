@@ -148,7 +148,7 @@ impl<D: Dialect> Tongue for Voice<D> {
         if size > ring / 4 {
             let encoded: usize = chunks.map(|chunk| chunk.wire_len()).sum();
             if encoded > ring / 2 {
-                return Err(EncodeError::TooLarge { lane: *lane, size, cap: ring });
+                return Err(EncodeError::TooLarge { lane: *lane, size, cap: ring / 2 });
             }
         }
         Ok(())
@@ -167,13 +167,13 @@ impl<D: Dialect> Tongue for Voice<D> {
             let appended = log.append_chunks(chunks, origin);
             return appended
                 .map(|appended| appended.seq)
-                .map_err(|_| too_large(payload.len(), log.ring_bytes()));
+                .map_err(|_| too_large(payload.len(), log.ring_bytes() / 2));
         }
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.clear();
             self.dialect.encode(*lane, &head, payload, scratch)?;
             let appended = log.append(scratch, origin);
-            appended.map(|appended| appended.seq).map_err(|_| too_large(payload.len(), log.ring_bytes()))
+            appended.map(|appended| appended.seq).map_err(|_| too_large(payload.len(), log.ring_bytes() / 2))
         })
     }
 

@@ -151,6 +151,50 @@ async fn seeds_are_asked_while_there_are_few_peers_and_the_rest_is_learned() {
     assert!(best.iter().all(|record| record.latency_ms.is_none() || record.successful_connections > 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_seed_is_dialled_at_the_port_it_was_named_with() {
+    let net = MemoryNet::new(24);
+    let at = SocketAddr::from(([10, 0, 0, 1], 50_000));
+    let builder = PeerManager::builder(TESTNET, at, at).config(config()).chain(chain("seed"));
+    let seed = builder.transport(net.host(at.ip())).start().await.unwrap();
+    let mut looking = config();
+    looking.reconnect = ReconnectConfig::default();
+    looking.seeds.addresses = vec![at];
+    let one = manager_in(&net, 2, looking, chain("one")).await;
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    assert_eq!((one.active_peer_count().await, seed.active_peer_count().await), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn dials_that_fail_count_against_an_address_and_whoever_dials_us_earns_nothing() {
+    let net = MemoryNet::new(25);
+    let mut looking = config();
+    looking.reconnect = ReconnectConfig::default();
+    let one = manager_in(&net, 1, looking, chain("a")).await;
+    let dialler = manager_in(&net, 2, config(), chain("b")).await;
+    connect(&dialler, &one).await;
+    let dead = in_memory(9);
+    net.black_hole(dead.ip(), true);
+    one.add_discovered_peer(dead.ip(), dead.port(), "v".into()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let known = one.get_best_peers(10).await;
+    let of = |ip: IpAddr| known.iter().find(|record| record.address == ip);
+    assert!(of(dead.ip()).is_none(), "nothing that failed each time is among the best");
+    let dialled_us = of(ip_of(&dialler)).unwrap();
+    assert_eq!((dialled_us.successful_connections, dialled_us.failed_connections), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_messages_of_the_network_are_broadcast() {
+    let net = MemoryNet::new(26);
+    let config = ManagerConfig { reconnect: config().reconnect, ..ManagerConfig::new(TESTNET) };
+    let one = manager_in(&net, 1, config, chain("a")).await;
+    let around = NetworkMessage::GenesisBlock(String::new()).to_bytes().unwrap().len();
+    let longest = peerpool::timecoin::wire::TimeCoin::MAX_MESSAGE - around;
+    one.broadcast(&NetworkMessage::GenesisBlock("x".repeat(longest))).unwrap();
+    assert!(one.broadcast(&NetworkMessage::GenesisBlock("x".repeat(longest + 1))).is_err());
+}
+
 #[tokio::test]
 async fn without_a_source_that_names_anybody_there_are_no_seeds() {
     let mut alone = config();
@@ -265,6 +309,28 @@ async fn wallets_that_cannot_be_reached_keep_nobody_waiting_and_are_forgotten_in
     let notified = notify().await;
     assert_eq!((notified.sent, notified.failed), (1, 0), "only who was reached is remembered");
     until("the wallet heard each", || heard(&listening, Kind::NewTransactionNotification).len() == 4).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_own_want_of_places_is_no_wallets_failure() {
+    let net = MemoryNet::new(23);
+    let one = manager_in(&net, 1, ManagerConfig { one_shots: 1, ..config() }, chain("a")).await;
+    let wallet = manager_in(&net, 2, config(), chain("b")).await;
+    one.subscribe_wallet("x", ip_of(&wallet)).await.unwrap();
+    let mut others = tokio::task::JoinSet::new();
+    // Together they take the place for longer than anybody waits for it.
+    for last in 0..10 {
+        let dead = IpAddr::from([10, 9, 9, last]);
+        net.black_hole(dead, true);
+        let one = one.clone();
+        let at = SocketAddr::new(dead, TESTNET.port());
+        others.spawn(async move { one.send_message_to_peer(at, NetworkMessage::Ping).await.is_err() });
+        // Not all of them give up waiting at once.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(one.notify_wallet_transaction(wallet_transaction(), &[]).await.failed, 1);
+    assert_eq!(others.join_all().await, [true; 10]);
+    assert_eq!(one.notify_wallet_transaction(wallet_transaction(), &[]).await.sent, 1);
 }
 
 #[tokio::test]

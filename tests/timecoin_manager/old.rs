@@ -2,7 +2,7 @@
 
 use super::*;
 use old_node::{Hand, Handshake, Network, OldNode, Setup, Times};
-use peerpool::timecoin::PeerRequestError;
+use peerpool::timecoin::{PeerRequestError, QuarantineReason};
 
 /// A stream from an old node's own host to a manager in memory.
 async fn dial_in(net: &MemoryNet, host: u8, to: &PeerManager) -> peerpool::transport::BoxStream {
@@ -63,6 +63,32 @@ async fn an_old_node_that_dials_for_one_question_hears_its_answer_first() {
     hand.say(r#"{"GetBlocks":{"start_height":5,"end_height":1}}"#).await;
     hand.say(r#""GetPeerList""#).await;
     assert_eq!(hand.hear().await.unwrap().variant, "PeerList");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quarantine_that_comes_during_a_handshake_ends_the_connection() {
+    let net = MemoryNet::new(10);
+    let one = manager_in(&net, 1, config(), chain("a")).await;
+    let greeting = Handshake::new(Network::Testnet, "0.6.4", in_memory(2));
+    let mut first = Hand::new(dial_in(&net, 2, &one).await);
+    first.greet(&greeting, Network::Testnet).await.unwrap();
+    until("the first is live", || one.connections().len() == 1).await;
+    // Old enough to be asked whether it lives, which it does not answer.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let mut second = Hand::new(dial_in(&net, 2, &one).await);
+    let greeted = second.greet(&greeting, Network::Testnet);
+    let kept_out = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(one.connections().len(), 1);
+        let reason =
+            QuarantineReason::ForkDetected { height: 1, our_hash: "a".into(), their_hash: "b".into() };
+        one.quarantine_peer(in_memory(2).ip(), reason).await;
+    };
+    let (greeted, ()) = tokio::join!(greeted, kept_out);
+    assert!(greeted.is_ok(), "it was in its handshake, and became a peer: {greeted:?}");
+    until("it is let go", || one.connections().is_empty()).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(one.connections().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -57,6 +57,68 @@ async fn syncing_fetches_every_block_in_batches_and_stops_at_the_chains_end() {
 }
 
 #[tokio::test]
+async fn blocks_that_are_too_many_for_one_frame_come_in_several() {
+    let (one, other, chain) = with_chain(0).await;
+    let large = |number| Block { hash: "x".repeat(150_000), ..block(number) };
+    *chain.blocks.lock().unwrap() = (0..100).map(large).collect();
+    let at = other.listen_addr();
+    let blocks = one.sync_recent_blocks(at, 0, 99).await.unwrap();
+    assert!(blocks.iter().map(|block| block.header.block_number).eq(0..100));
+    let answer = one.ask(at, NetworkMessage::ChainRequest { from_height: 0 }, WAIT).await.unwrap();
+    let NetworkMessage::ChainResponse { blocks, complete } = answer else { panic!("no chain") };
+    assert!(!complete && (60..100).contains(&blocks.len()), "{complete} {}", blocks.len());
+    // One that fits into none is declined.
+    *chain.blocks.lock().unwrap() = vec![Block { hash: "x".repeat(11_000_000), ..block(0) }];
+    let refused = one.request_blocks(at, 0, 0).await;
+    let Err(FetchError::Request(PeerRequestError::Request(RequestError::Declined { status, .. }))) = refused
+    else {
+        panic!("not declined: {refused:?}")
+    };
+    assert_eq!(status, Status::TooLarge);
+}
+
+/// Has a block of the largest height there is.
+struct Last;
+
+impl ChainSource for Last {
+    fn blocks(&self, heights: std::ops::RangeInclusive<u64>) -> Answer<Vec<Block>> {
+        Answer::Now(heights.take(1).map(block).collect())
+    }
+}
+
+#[tokio::test]
+async fn the_largest_heights_end_a_synchronisation_as_any_other() {
+    let one = manager(chain("a")).await;
+    let other = manager(Arc::new(Last)).await;
+    connect(&one, &other).await;
+    let at = other.listen_addr();
+    let syncing = one.sync_recent_blocks(at, u64::MAX - 2, u64::MAX);
+    let blocks = tokio::time::timeout(WAIT, syncing).await.unwrap().unwrap();
+    assert!(blocks.iter().map(|block| block.header.block_number).eq(u64::MAX - 2..=u64::MAX));
+    assert_eq!(one.request_block_by_height(at, u64::MAX).await.unwrap(), block(u64::MAX));
+}
+
+/// Sends two blocks where one was asked for.
+struct Generous;
+
+impl ChainSource for Generous {
+    fn blocks(&self, heights: std::ops::RangeInclusive<u64>) -> Answer<Vec<Block>> {
+        let first = *heights.start();
+        Answer::Now(vec![block(first), block(first + 1)])
+    }
+}
+
+#[tokio::test]
+async fn more_blocks_than_were_asked_for_are_refused() {
+    let one = manager(chain("a")).await;
+    let other = manager(Arc::new(Generous)).await;
+    connect(&one, &other).await;
+    let refused = one.request_blocks(other.listen_addr(), 3, 3).await;
+    assert!(matches!(refused, Err(FetchError::TooMany { asked: 1, got: 2 })), "{refused:?}");
+    assert!(one.connection(ip_of(&other)).unwrap().health_score() < 100);
+}
+
+#[tokio::test]
 async fn transactions_masternodes_and_output_states_are_told() {
     let (one, other, chain) = with_chain(1).await;
     let at = other.listen_addr();

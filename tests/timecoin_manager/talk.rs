@@ -170,6 +170,24 @@ async fn both_kinds_of_peers_hear_one_broadcast() {
     assert_eq!(new_peer.request_blockchain_info(port).await.unwrap(), None);
 }
 
+#[tokio::test]
+async fn native_peers_are_told_the_address_to_advertise() {
+    let both = |config: ManagerConfig| async move {
+        let addr = address();
+        let builder = PeerManager::builder(TESTNET, addr, addr).config(config).chain(chain("both"));
+        builder.native(SocketAddr::new(addr.ip(), 0)).start().await.unwrap()
+    };
+    let mut mapped = config();
+    mapped.node.advertise = Some(SocketAddr::from(([127, 0, 0, 1], 7_007)));
+    let (one, other) = (both(mapped).await, both(config()).await);
+    let listens = other.listen_addr();
+    let port = other.node().listening().into_iter().find(|listening| *listening != listens).unwrap();
+    one.node().connect_in("native", port).await.unwrap();
+    until("it is there", || other.connections().len() == 1).await;
+    let told = other.connections()[0].peer().read_info(|info| info.listen);
+    assert_eq!(told.map(|told| told.port()), Some(7_007));
+}
+
 /// The list of this one peer.
 fn peer_list_of(peer: &PeerManager) -> NetworkMessage {
     let addr = peer.listen_addr();

@@ -5,8 +5,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval_at};
 
+use crate::node::{NodeEvent, Subscription, Update};
+
 use super::ask::ask_for_peers;
 use super::config::{ReaperConfig, ReconnectConfig};
+use super::connect::note_failed;
 use super::seeds::plant;
 use super::state::reconfigure;
 use super::{PeerManager, WeakManager};
@@ -53,11 +56,22 @@ impl PeerManager {
         discover(&self.downgrade()).await
     }
 
-    /// The task that looks for peers.
+    /// The task that looks for peers, and the one that notes which dials failed.
     pub(super) fn start_background(&self) {
         let manager = self.downgrade();
         let changes = self.state().reconnect.subscribe();
         self.state().tasks.spawn(look_for_peers(manager, changes));
+        self.state().tasks.spawn(note_dials(self.downgrade(), self.node().subscribe()));
+    }
+}
+
+/// Notes which of the node's own dials failed, as long as the manager lives.
+async fn note_dials(manager: WeakManager, mut events: Subscription) {
+    loop {
+        if let Update::Event(NodeEvent::DialFailed { addr, cause }) = events.next().await {
+            let Some(manager) = manager.upgrade() else { return };
+            note_failed(manager.state(), addr, &cause);
+        }
     }
 }
 

@@ -154,7 +154,11 @@ impl PeerManagerBuilder {
             .book(book)
             .first_dialect(old);
         if native.is_some() {
-            node = node.dialect(DialectConfig::new(Native::new(state.config.node.wire.clone())));
+            let native = DialectConfig::new(Native::new(state.config.node.wire.clone()));
+            node = node.dialect(match state.config.node.advertise {
+                Some(addr) => native.advertise(addr),
+                None => native,
+            });
         }
         let inner = Arc::new(Inner { node: node.start_silent()?, state, listen });
         let manager = PeerManager { network, inner };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::node::{HotConfig, NodeConfig};
-use crate::timecoin::wire::Software;
+use crate::timecoin::wire::{Software, TimeCoin};
 use crate::timecoin::{AnnounceConfig, NetworkType, QuarantineConfig, RateLimiterConfig, WalletConfig};
 
 use super::seeds::SeedProvider;
@@ -20,7 +20,9 @@ pub struct ManagerConfig {
     pub software: Software,
     /// Several nodes share an IP address, told apart by port: for tests and meshes on one host. Default no.
     pub shared_host: bool,
-    /// The node underneath: limits, rings, memory, genesis, agent. Network and addresses are the manager's.
+    /// The node underneath: limits, rings, memory, genesis, agent. Network and addresses are the manager's. Default: as
+    /// [`NodeConfig::recommended`], but for handshakes, which take 5 s at the longest, and rings of 20 MiB, so that the longest
+    /// message of this network fits.
     pub node: NodeConfig,
     /// When silent peers are reaped, and how often one is pinged.
     pub reaper: ReaperConfig,
@@ -157,6 +159,8 @@ impl ManagerConfig {
         let mut node = NodeConfig::recommended();
         // Connect and handshake take 5 s in this network.
         node.hot.handshake = Duration::from_secs(5);
+        // A log takes messages up to half of its ring.
+        node.ring = node.ring.max(2 * (TimeCoin::MAX_MESSAGE + 4));
         let wallet_address = std::env::var("MASTERNODE_WALLET").ok();
         let software = Software { wallet_address, ..Software::default() };
         Self {
@@ -180,10 +184,12 @@ impl ManagerConfig {
         }
     }
 
-    /// For several nodes on one host: no limits per address, and nobody is looked for.
+    /// For several nodes on one host: no limits per address, smaller rings, and nobody is looked for.
     pub fn local(network: NetworkType) -> Self {
         let mut config = Self::new(network);
-        config.node.hot.limits = NodeConfig::local().hot.limits;
+        let local = NodeConfig::local();
+        config.node.ring = local.ring;
+        config.node.hot.limits = local.hot.limits;
         config.reconnect = ReconnectConfig { wanted: 0, few: 0, ..ReconnectConfig::default() };
         config.seeds.environment = false;
         config.seeds.dns.clear();

@@ -8,10 +8,10 @@ use tokio::sync::Mutex;
 
 use crate::base::canonical;
 use crate::book::{Source, WallTime};
-use crate::node::{ConnectError, NodeRef, StartError};
+use crate::node::{ConnectError, NodeRef, Peer, StartError};
 use crate::timecoin::PeerInfo;
 use crate::timecoin::connection::PeerConnection;
-use crate::timecoin::find::{DIALECT, address_of};
+use crate::timecoin::find::{DIALECT, address_of, ip_of};
 use crate::timecoin::quarantine::{QuarantineReason, Quarantined};
 
 use super::PeerManager;
@@ -155,11 +155,17 @@ impl PeerManager {
         was
     }
 
-    /// Keeps a peer out, and ends its connection. The old network had no caller for this; whoever finds a peer misbehaving is one.
+    /// Keeps a peer out, and ends its connections. The old network had no caller for this; whoever finds a peer misbehaving is one.
     pub async fn quarantine_peer(&self, peer_ip: IpAddr, reason: QuarantineReason) -> Quarantined {
         let became = self.state().quarantine.quarantine_peer(peer_ip, reason).await;
         if matches!(became, Quarantined::Until(_)) {
+            // All that it has; one in its handshake meanwhile finds the quarantine when it is live.
             self.disconnect(peer_ip);
+            let others =
+                self.node().peers_at(peer_ip).into_iter().filter(|peer| is_kept_out(self.state(), peer));
+            for peer in others {
+                self.node().disconnect(peer.key());
+            }
         }
         became
     }
@@ -176,6 +182,18 @@ impl PeerManager {
 
     fn disconnect(&self, ip: IpAddr) -> bool {
         self.state().peer_of(self.node(), ip).is_some_and(|peer| self.node().disconnect(peer.key()))
+    }
+}
+
+/// Whether a peer is in quarantine.
+pub(super) fn is_kept_out(state: &State, peer: &Peer) -> bool {
+    state.quarantine.holds(&ip_of(peer))
+}
+
+/// A dial that failed counts against the address, unless it was our own want of room, or our end.
+pub(super) fn note_failed(state: &State, addr: SocketAddr, error: &ConnectError) {
+    if error.blames_address() {
+        state.exchange.lock().record_failure(addr.ip());
     }
 }
 
@@ -202,7 +220,7 @@ async fn connect(
         // Somebody else was quicker, or it is us: what was wanted is so.
         Err(error) if error.is_collision() || matches!(error, ConnectError::SelfDial) => Ok(()),
         Err(error) => {
-            state.exchange.lock().record_failure(addr.ip());
+            note_failed(state, addr, &error);
             Err(error.into())
         }
     }

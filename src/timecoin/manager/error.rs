@@ -175,6 +175,14 @@ pub enum FetchError {
         /// The height that came.
         got: u64,
     },
+    /// The peer sent more blocks than were asked for. Its health has suffered.
+    #[error("{asked} blocks were asked for, {got} came")]
+    TooMany {
+        /// How many were asked for.
+        asked: u64,
+        /// How many came.
+        got: usize,
+    },
     /// The last height is below the first, or there are too many between.
     #[error("blocks {from} to {to}: at least one and at most {most} can be asked for")]
     BadRange {

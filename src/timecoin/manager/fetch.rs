@@ -60,9 +60,13 @@ impl PeerManager {
             NetworkMessage::Blocks { blocks } => blocks,
             other => return Err(Self::unexpected(Kind::GetBlocks, &other).into()),
         };
-        for (asked, block) in (from..).zip(&blocks) {
+        if blocks.len() as u64 > to - from + 1 {
+            self.blame(&peer_addr, Cause::BadData);
+            return Err(FetchError::TooMany { asked: to - from + 1, got: blocks.len() });
+        }
+        for (asked, block) in (from..=to).zip(&blocks) {
             let got = block.header.block_number;
-            if got != asked || got > to {
+            if got != asked {
                 self.blame(&peer_addr, Cause::BadData);
                 return Err(FetchError::WrongHeight { asked, got });
             }
@@ -96,10 +100,10 @@ impl PeerManager {
             let batch = self.request_blocks(&peer_addr, next, last).await?;
             let came = batch.len() as u64;
             all.extend(batch);
-            next = next.saturating_add(came);
-            // None came: its chain ends here.
-            if came == 0 || next > to_height {
-                return Ok(all);
+            match next.checked_add(came) {
+                // None came: its chain ends here.
+                Some(then) if came > 0 && then <= to_height => next = then,
+                _ => return Ok(all),
             }
         }
     }

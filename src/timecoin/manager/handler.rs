@@ -19,7 +19,8 @@ use crate::wire::{Hello, Status};
 
 use super::answer::{answer, told_after};
 use super::ask::ask_for_peers;
-use super::say::text_of;
+use super::connect::is_kept_out;
+use super::fit::fitting;
 use super::state::State;
 
 /// The node's handler. Holds the state and no node.
@@ -73,27 +74,37 @@ impl Handler for Listening {
 
     fn connected(&self, cx: Context<'_>) {
         let (state, node, peer) = (&self.0, cx.node(), cx.peer());
+        // It may have been put into quarantine while it was in its handshake.
+        let kept_out = is_kept_out(state, peer);
+        if kept_out {
+            node.disconnect(peer.key());
+        }
         // Where a peer of another dialect listens is of no use to old nodes.
         if peer.connection().dialect() == DIALECT {
             let (addr, now) = (address_of(peer, state.network), WallTime::now());
             let version = peer.read_info(|info| info.agent.to_string());
             let mut exchange = state.exchange.lock();
             exchange.add_peer(addr, version, now);
-            exchange.record_success(addr.ip(), now);
+            // That it can dial us says nothing about dialling it.
+            if peer.direction() == Direction::Outbound {
+                exchange.record_success(addr.ip(), now);
+            }
         }
         if is_old_dialler(peer) {
             // Its first question comes at once, and from then on it reads nothing but the answer.
             let until = node.now().after(FIRST_QUESTION.min(state.config.mute));
             state.mute.lock().insert(peer.id(), until);
         }
-        if peer.direction() == Direction::Outbound {
+        if peer.direction() == Direction::Outbound && !kept_out {
             let asking = ask_for_peers(Arc::clone(state), node.downgrade(), Arc::clone(peer));
             state.tasks.spawn(async move {
                 // How many were new is in the log.
                 let _ = asking.await;
             });
         }
-        announce(state, node, peer);
+        if !kept_out {
+            announce(state, node, peer);
+        }
         state.chain.connected(&state.sender(peer));
     }
 
@@ -199,7 +210,7 @@ fn note_mute(state: &State, node: &NodeRef, peer: &Peer) {
 }
 
 fn send_back(peer: &Arc<Peer>, reply: &NetworkMessage, responder: Option<Responder>) {
-    let message = match text_of(reply) {
+    let message = match fitting(reply) {
         Ok(message) => message,
         Err(error) => {
             tracing::warn!(peer = %peer.key(), %error, "an answer without a text");

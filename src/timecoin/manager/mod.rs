@@ -10,6 +10,7 @@ mod config;
 mod connect;
 mod error;
 mod fetch;
+mod fit;
 mod handler;
 mod look;
 mod questions;

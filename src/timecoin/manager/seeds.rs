@@ -9,7 +9,7 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use crate::base::canonical;
-use crate::book::Source;
+use crate::book::{Source, WallTime};
 use crate::timecoin::{NetworkType, PeerInfo};
 use crate::transport::BoxFuture;
 
@@ -109,8 +109,12 @@ async fn resolve(names: &[String], network: NetworkType, within: Duration) -> Ve
 /// Takes the addresses of all sources into the book, from which the node dials. How many there were.
 pub(super) async fn plant(state: &State) -> usize {
     let found = find(state).await;
+    let now = WallTime::now();
     for addr in &found {
-        state.remember(*addr, crate::timecoin::UNKNOWN_VERSION.into(), Source::Seed);
+        let lasting = state.network.lasting_addr(*addr);
+        state.exchange.lock().add_peer(lasting, crate::timecoin::UNKNOWN_VERSION.into(), now);
+        // Whoever names a seed knows its port, however high it is. A full or picky book is no reason to do anything else.
+        let _ = state.book.add(*addr, Source::Seed, now);
     }
     found.len()
 }

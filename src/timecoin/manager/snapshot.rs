@@ -59,7 +59,7 @@ pub(super) fn balances_of(
     let mut unpacked = Vec::new();
     let packed = flate2::read::GzDecoder::new(&snapshot.state_data[..]);
     // One more than allowed tells that there is more; the sender's own word on its size counts for nothing.
-    let read = packed.take(most as u64 + 1).read_to_end(&mut unpacked);
+    let read = packed.take((most as u64).saturating_add(1)).read_to_end(&mut unpacked);
     read.map_err(|_| SnapshotFault::Gzip)?;
     if unpacked.len() > most {
         return Err(SnapshotFault::TooLarge(most));

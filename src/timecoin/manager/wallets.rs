@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+use crate::timecoin::connection::ConnectionError;
 use crate::timecoin::wallets::{SubscribeRefused, Subscribed};
 use crate::timecoin::wire::{NetworkMessage, WalletTransaction};
 
@@ -118,10 +119,21 @@ impl PeerManager {
         match sent {
             Ok(()) => wallets.reached(addr.ip(), now),
             Err(error) => {
-                let ended = wallets.failed(addr.ip(), now);
+                // Our own want of places is not its failure.
+                let ended = if unreached(&error) { wallets.failed(addr.ip(), now) } else { 0 };
                 tracing::debug!(%addr, %error, ended, "a wallet was not notified");
             }
         }
+    }
+}
+
+/// Whether the message was not sent because the wallet could not be reached.
+fn unreached(error: &PeerSendError) -> bool {
+    let PeerSendError::Connection(error) = error else { return false };
+    match error {
+        ConnectionError::Connect(error) => error.blames_address(),
+        ConnectionError::Io(_) | ConnectionError::Eof | ConnectionError::WriteTimeout(_) => true,
+        _ => false,
     }
 }
 

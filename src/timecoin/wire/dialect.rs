@@ -91,6 +91,9 @@ pub struct TimeCoin {
 }
 
 impl TimeCoin {
+    /// Longest text of a message, in bytes.
+    pub const MAX_MESSAGE: usize = FRAME_CAP;
+
     /// The dialect on this network.
     pub fn new(network: NetworkType, software: Software) -> Self {
         let limits = WireLimits {

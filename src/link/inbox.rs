@@ -52,6 +52,7 @@ struct Work {
     /// Covers `bytes`. None where nothing had to wait yet.
     held: Option<Reservation>,
     event: Option<Rest>,
+    /// By the request's number.
     answers: Vec<(u32, Rest)>,
     alarm: Option<Arc<Alarm>>,
 }
@@ -76,23 +77,22 @@ impl Wake for Alarm {
 }
 
 impl Inbox {
-    /// Hands an event over at once if nothing is before it, and queues it otherwise.
+    /// Hands an event over at once if nothing is before it, and queues it otherwise. `cover` is what its payload counts for already.
     pub(super) fn event<H: Host>(
         &mut self,
         host: &H,
         link: &Link,
-        lane: Lane,
-        kind: u16,
-        payload: Payload<'_>,
-    ) -> Result<(), Panicked> {
+        (lane, kind, payload): (Lane, u16, Payload<'_>),
+        cover: Option<Reservation>,
+    ) -> Result<(), End> {
         if let Some(work) = &mut self.0
             && (work.event.is_some() || !work.events.is_empty())
         {
-            let payload = work.keep(payload, link);
+            let payload = work.keep(payload, link, cover)?;
             work.events.push_back(Queued { lane, kind, payload });
             return Ok(());
         }
-        self.start_event(host, Event { lane, kind, payload })
+        Ok(self.start_event(host, Event { lane, kind, payload })?)
     }
 
     fn start_event<H: Host>(&mut self, host: &H, event: Event<'_>) -> Result<(), Panicked> {
@@ -116,6 +116,7 @@ impl Inbox {
         link: &Arc<Link>,
         id: u32,
         (lane, kind, payload): (Lane, u16, Payload<'_>),
+        cover: Option<Reservation>,
     ) -> Result<(), End> {
         let most = link.common.requests();
         let (waits, first, at_work) = self.0.as_ref().map_or((false, true, 0), |work| {
@@ -129,13 +130,15 @@ impl Inbox {
             false => Begun::TooMany,
         };
         match begun {
-            Begun::Now => return Ok(self.start_request(host, link, id, Request { lane, kind, payload })?),
+            Begun::Now(number) => {
+                return Ok(self.start_request(host, link, (id, number), Request { lane, kind, payload })?);
+            }
             // Where its id is its place it is another one, which waits for its turn.
             Begun::Twice if link.common.correlator.is_none() => return Err(End::RequestTwice(id)),
             Begun::Twice | Begun::TooMany => {}
         }
         let work = self.work();
-        let payload = work.keep(payload, link);
+        let payload = work.keep(payload, link, cover)?;
         work.requests.push_back((id, Queued { lane, kind, payload }));
         Ok(())
     }
@@ -145,15 +148,15 @@ impl Inbox {
         &mut self,
         host: &H,
         link: &Arc<Link>,
-        id: u32,
+        (id, number): (u32, u32),
         request: Request<'_>,
     ) -> Result<(), Panicked> {
-        let responder = Responder::new(Arc::clone(link), id, request.lane);
+        let responder = Responder::new(Arc::clone(link), id, number, request.lane);
         match guarded(|| host.request(request, responder))? {
             Handled::Done => {}
             Handled::Later(rest) => {
                 let work = self.work();
-                work.answers.push((id, rest));
+                work.answers.push((number, rest));
                 work.ring();
             }
         }
@@ -168,11 +171,11 @@ impl Inbox {
         {
             work.give_back(queued.payload.len());
         }
-        if link.end_answer(request)
+        if let Some(cancelled) = link.cancel_answer(request)
             && let Some(work) = &mut self.0
         {
             // One that had answered is not stopped in what it does afterwards: the cancel crossed its answer.
-            work.answers.retain(|(id, _)| *id != request);
+            work.answers.retain(|(number, _)| *number != cancelled);
         }
     }
 
@@ -191,8 +194,8 @@ impl Inbox {
             self.start_event(host, Event { lane, kind, payload: Payload::Owned(payload) })?;
             moved = true;
         }
-        while let Some((id, Queued { lane, kind, payload })) = self.work().next_request(link) {
-            self.start_request(host, link, id, Request { lane, kind, payload: Payload::Owned(payload) })?;
+        while let Some((begun, Queued { lane, kind, payload })) = self.work().next_request(link) {
+            self.start_request(host, link, begun, Request { lane, kind, payload: Payload::Owned(payload) })?;
             moved = true;
         }
         if moved {
@@ -245,18 +248,16 @@ impl Work {
     }
 
     /// One that [`Link::begin_answer`] let begin.
-    fn next_request(&mut self, link: &Link) -> Option<(u32, Queued)> {
+    fn next_request(&mut self, link: &Link) -> Option<((u32, u32), Queued)> {
         let most = link.common.requests();
         if self.answers.len() >= most {
             return None;
         }
         let at = self.requests.iter().position(|(id, _)| !link.is_answering(*id))?;
-        if link.begin_answer(self.requests[at].0, most) != Begun::Now {
-            return None;
-        }
+        let Begun::Now(number) = link.begin_answer(self.requests[at].0, most) else { return None };
         let (id, queued) = self.requests.remove(at)?;
         self.give_back(queued.payload.len());
-        Some((id, queued))
+        Some(((id, number), queued))
     }
 
     fn poll_handlers(&mut self, cx: &mut Context<'_>) -> Result<bool, Panicked> {
@@ -303,11 +304,17 @@ impl Work {
     }
 
     /// A message that waits is copied out of the read buffer. Where the ceiling does not cover it, it is kept all the same
-    /// (it is here already, at most one) and the inbox counts as full.
-    fn keep(&mut self, payload: Payload<'_>, link: &Link) -> Bytes {
+    /// (it is here already, at most one) and the inbox counts as full; but not one of many frames, which is more than a pause costs.
+    fn keep(&mut self, payload: Payload<'_>, link: &Link, cover: Option<Reservation>) -> Result<Bytes, End> {
         self.bytes += payload.len();
-        self.held.get_or_insert_with(|| Reservation::empty(&link.common.budget)).resize(self.bytes);
-        payload.into_bytes()
+        let held = self.held.get_or_insert_with(|| Reservation::empty(&link.common.budget));
+        if let Some(mut cover) = cover {
+            cover.give(payload.len(), held);
+        }
+        if !held.resize(self.bytes) && self.bytes - held.bytes() > 2 * link.common.limits.window {
+            return Err(End::Ceiling);
+        }
+        Ok(payload.into_bytes())
     }
 
     fn give_back(&mut self, bytes: usize) {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::base::Lane;
 use crate::transport::Stream;
-use crate::wire::{Control, Decoder, Dialect, Head, Step};
+use crate::wire::{Control, Decoder, Dialect, Head, Payload, Step};
 
 use super::budget::Reservation;
 use super::end::End;
@@ -181,7 +181,8 @@ impl<D: Dialect> Reader<D> {
                 Step::Message { lane, head, payload, .. } => {
                     requests += usize::from(matches!(head, Head::Request { .. }));
                     answers += usize::from(matches!(head, Head::Response { .. }));
-                    take(lane, head, payload, sinks)
+                    let cover = self.cover(&payload, sinks.link);
+                    take(lane, head, (payload, cover), sinks)
                 }
             };
             frames += 1;
@@ -206,6 +207,14 @@ impl<D: Dialect> Reader<D> {
             sinks.host.paused(true);
         }
         (at, outcome)
+    }
+
+    /// What covered the memory that a message was put together in goes on with it, so that it is neither counted twice nor not at all.
+    fn cover(&mut self, payload: &Payload<'_>, link: &Link) -> Option<Reservation> {
+        let (Payload::Owned(bytes), Some(kept)) = (payload, &mut self.kept) else { return None };
+        let mut cover = Reservation::empty(&link.common.budget);
+        kept.held.give(bytes.len(), &mut cover);
+        Some(cover)
     }
 
     fn control<H: Host>(&mut self, control: Control, sinks: &mut Sinks<'_, D, H>) -> Result<(), End> {
@@ -271,19 +280,19 @@ impl<D: Dialect> Reader<D> {
 fn take<D: Dialect, H: Host>(
     lane: Lane,
     head: Head,
-    payload: crate::wire::Payload<'_>,
+    (payload, cover): (Payload<'_>, Option<Reservation>),
     sinks: &mut Sinks<'_, D, H>,
 ) -> Result<(), End> {
     match head {
         Head::Event { kind } => match sinks.link.answered_in_place(kind, payload) {
-            Some(payload) => Ok(sinks.inbox.event(sinks.host, sinks.link, lane, kind, payload)?),
+            Some(payload) => sinks.inbox.event(sinks.host, sinks.link, (lane, kind, payload), cover),
             None => Ok(()),
         },
         Head::Request { id, kind } => {
             if sinks.link.is_flooded() {
                 return Err(End::Flood);
             }
-            sinks.inbox.request(sinks.host, sinks.link, id, (lane, kind, payload))
+            sinks.inbox.request(sinks.host, sinks.link, id, (lane, kind, payload), cover)
         }
         Head::Response { id, status } => {
             // A late or foreign one reaches nobody.

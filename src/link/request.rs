@@ -126,13 +126,15 @@ impl Drop for WaiterGuard<'_> {
 pub struct Responder {
     link: Arc<Link>,
     id: u32,
+    /// The request's own: ids are the peer's to use again.
+    number: u32,
     lane: Lane,
     open: bool,
 }
 
 impl Responder {
-    pub(super) fn new(link: Arc<Link>, id: u32, lane: Lane) -> Self {
-        Self { link, id, lane, open: true }
+    pub(super) fn new(link: Arc<Link>, id: u32, number: u32, lane: Lane) -> Self {
+        Self { link, id, number, lane, open: true }
     }
 
     /// Takes another lane for the answer than the request came on: bulk for a large one.
@@ -143,7 +145,7 @@ impl Responder {
 
     /// Whether the peer still wants an answer: it has not cancelled, and the connection is open.
     pub fn is_wanted(&self) -> bool {
-        self.link.is_open() && self.link.is_answering(self.id)
+        self.link.is_open() && self.link.is_wanted(self.number)
     }
 
     /// Answers. Never waits.
@@ -164,10 +166,11 @@ impl Responder {
 
     fn finish(mut self, status: Status, payload: Bytes) -> Result<(), AnswerError> {
         self.open = false;
-        if !self.link.end_answer(self.id) {
+        if !self.link.end_answer(self.number) {
             return Err(AnswerError::Unwanted(payload));
         }
         if status != Status::Ok && self.link.is_silent() {
+            self.link.answered_silently();
             return Ok(());
         }
         let head = Head::Response { id: self.id, status };
@@ -188,7 +191,7 @@ impl Responder {
 
     fn say(&self, status: Status) {
         if self.link.is_silent() {
-            return;
+            return self.link.answered_silently();
         }
         let head = Head::Response { id: self.id, status };
         // A closed link has failed the request at the peer already.
@@ -198,7 +201,7 @@ impl Responder {
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        if self.open && self.link.end_answer(self.id) {
+        if self.open && self.link.end_answer(self.number) {
             self.say(Status::NoReply);
         }
     }

@@ -78,7 +78,7 @@ impl Rare {
     fn is_idle(&self) -> bool {
         let Self { order, pings, answering, left_at, heir } = self;
         let ends = order.is_some() || left_at.is_some() || heir.is_some();
-        !ends && pings.is_idle() && answering.ids.is_empty()
+        !ends && pings.is_idle() && answering.all.is_empty()
     }
 }
 
@@ -292,7 +292,7 @@ impl Link {
     pub fn waiting(&self) -> Waiting {
         let (messages, bytes) = self.outbox.look(|outbox| outbox.waiting()).unwrap_or_default();
         let requests = self.waiters.look(|waiters| waiters.len()).unwrap_or_default();
-        let answering = self.rare.look(|rare| rare.answering.ids.len()).unwrap_or_default();
+        let answering = self.rare.look(|rare| rare.answering.all.len()).unwrap_or_default();
         Waiting { messages, bytes, requests, answering }
     }
 

@@ -180,6 +180,32 @@ async fn an_inbox_that_the_ceiling_does_not_cover_stays_paused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn large_messages_that_wait_for_their_handlers_are_counted_or_not_kept() {
+    const SIZE: usize = 6 << 20;
+    // Room for one of them and for what another one takes while it comes in, but not for two that wait.
+    let side = Side::with(Native::default(), Plan { budget: 10 << 20, ..Plan::default() });
+    let mut links = Vec::new();
+    for _ in 0..4 {
+        let (near, far) = pipe(64 * 1024);
+        let ear = Ear::new().on_event(|_, _, _| Handled::later(std::future::pending()));
+        links.push((side.start(near, ear), side.by_hand(far)));
+    }
+    let large = side.event(Lane::Bulk, 1, &vec![1; SIZE]);
+    let mut waiting = 0;
+    for (running, far) in &mut links {
+        far.send(&side.event(Lane::Normal, 1, b"the handler is busy from now on")).await;
+        let sent = far.stream.write_all(&large).await;
+        settle().await;
+        waiting += usize::from(sent.is_ok() && running.link.is_open());
+        assert!(side.budget.used() >= waiting * SIZE, "{} for {waiting}", side.budget.used());
+    }
+    assert_eq!(waiting, 1);
+    links.iter().for_each(|(running, _)| running.task.abort());
+    settle().await;
+    assert_eq!(side.budget.used(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_message_larger_than_the_ceiling_ends_its_link_and_no_other() {
     let side = Side::with(Native::default(), Plan { budget: 200_000, ..Plan::default() });
     let (near, far) = pipe(64 * 1024);

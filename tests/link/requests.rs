@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use peerpool::base::Lane;
 use peerpool::link::{AnswerError, End, Handled, LinkConfig, Message, RequestError, Responder};
 use peerpool::pool::Departure;
@@ -115,6 +116,71 @@ async fn a_dropped_responder_answers_no_reply_and_a_refusal_carries_its_words() 
     assert_eq!(ask(2).await, (Status::TooLarge, "".into()));
     assert_eq!(ask(3).await, (Status::NoReply, "".into()));
     assert_eq!(answering.link.waiting().answering, 0);
+}
+
+/// Whose handler hands each responder out and is done.
+fn handed_out() -> (Ear, Arc<Mutex<Vec<(Bytes, Responder)>>>) {
+    let open = Arc::new(Mutex::new(Vec::new()));
+    let ear = Ear::new().on_request({
+        let open = Arc::clone(&open);
+        move |_, body, responder| {
+            open.lock().unwrap().push((body, responder));
+            Handled::Done
+        }
+    });
+    (ear, open)
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancels_do_not_make_room_for_more_requests_than_the_bound() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(64 * 1024);
+    let (ear, open) = handed_out();
+    let running = side.start(near, ear);
+    let mut far = side.by_hand(far);
+    for id in 0..100 {
+        far.ask(id, 1, b"").await;
+        far.send(&side.encode(Lane::Normal, &Head::Cancel { id }, b"")).await;
+    }
+    settle().await;
+    let most = LinkConfig::default().requests;
+    assert_eq!((open.lock().unwrap().len(), running.link.waiting().answering), (most, most));
+    assert!(open.lock().unwrap().iter().all(|(_, responder)| !responder.is_wanted()));
+    // What is wanted is begun as soon as those are gone.
+    far.ask(200, 1, b"wanted").await;
+    settle().await;
+    open.lock().unwrap().clear();
+    settle().await;
+    let (body, responder) = open.lock().unwrap().pop().unwrap();
+    assert_eq!(body, "wanted");
+    responder.answer("yes").unwrap();
+    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Response { id: 200, .. }, _))));
+    assert_eq!(running.link.waiting().answering, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_what_was_cancelled_is_not_given_to_a_later_request_of_its_id() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(64 * 1024);
+    let (ear, open) = handed_out();
+    let _running = side.start(near, ear);
+    let mut far = side.by_hand(far);
+    far.ask(2, 1, b"first").await;
+    far.send(&side.encode(Lane::Normal, &Head::Cancel { id: 2 }, b"")).await;
+    far.ask(2, 1, b"second").await;
+    settle().await;
+    let (second, first) = {
+        let mut open = open.lock().unwrap();
+        (open.pop().unwrap(), open.pop().unwrap())
+    };
+    assert_eq!((&first.0[..], &second.0[..]), (&b"first"[..], &b"second"[..]));
+    assert!(!first.1.is_wanted() && second.1.is_wanted());
+    assert!(matches!(first.1.answer("to the first"), Err(AnswerError::Unwanted(_))));
+    second.1.answer("to the second").unwrap();
+    let Some(Item::Message(_, Head::Response { id: 2, .. }, body)) = far.message().await else {
+        panic!("no answer")
+    };
+    assert_eq!(body, "to the second");
 }
 
 #[tokio::test(start_paused = true)]

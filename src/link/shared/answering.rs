@@ -5,16 +5,30 @@ use smallvec::SmallVec;
 use super::Link;
 
 /// Requests of the peer that are being handled and not answered yet.
+///
+/// Invariant 26. Statement: an answer goes to the request it answers, and a peer has no more requests in our hands than the bound,
+/// whatever it cancels. Enforced by: each has a number of its own, since the peer may use an id again once it has cancelled; one that
+/// was cancelled counts until its responder is gone. Breaks if: a cancel frees the place.
 #[derive(Debug, Default)]
 pub(super) struct Answering {
-    pub(super) ids: SmallVec<[u32; 4]>,
+    pub(super) all: SmallVec<[Entry; 2]>,
+    /// The number of the last one.
+    last: u32,
+}
+
+/// One that is being handled.
+#[derive(Debug)]
+pub(super) struct Entry {
+    id: u32,
+    number: u32,
+    cancelled: bool,
 }
 
 /// What became of a request of the peer that wanted to be handled.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::link) enum Begun {
-    /// It counts as being handled.
-    Now,
+    /// It counts as being handled, under this number.
+    Now(u32),
     /// Another one of its id is being handled.
     Twice,
     /// As many as may be are being handled.
@@ -27,30 +41,65 @@ impl Link {
     pub(in crate::link) fn begin_answer(&self, id: u32, most: usize) -> Begun {
         let mut rare = self.rare.lock();
         let answering = &mut rare.answering;
-        if answering.ids.contains(&id) {
+        if answering.all.iter().any(|one| one.is(id)) {
             return Begun::Twice;
         }
-        if answering.ids.len() >= most {
+        if answering.all.len() >= most {
             return Begun::TooMany;
         }
-        answering.ids.push(id);
-        Begun::Now
+        answering.last = answering.last.wrapping_add(1);
+        let number = answering.last;
+        answering.all.push(Entry { id, number, cancelled: false });
+        Begun::Now(number)
     }
 
-    /// `true` for exactly one of: the answer, the cancel.
-    pub(in crate::link) fn end_answer(&self, id: u32) -> bool {
-        let mut rare = self.rare.lock();
-        let answering = &mut rare.answering;
-        let Some(at) = answering.ids.iter().position(|open| *open == id) else { return false };
-        answering.ids.swap_remove(at);
-        if answering.ids.is_empty() && answering.ids.spilled() {
-            // An idle link holds no buffers.
-            answering.ids = SmallVec::new();
+    /// Its responder answers, or goes. `true` if the peer still wants the answer. Called once.
+    pub(in crate::link) fn end_answer(&self, number: u32) -> bool {
+        let wanted = {
+            let mut rare = self.rare.lock();
+            let answering = &mut rare.answering;
+            let Some(at) = answering.all.iter().position(|one| one.number == number) else { return false };
+            let wanted = !answering.all.swap_remove(at).cancelled;
+            if answering.all.is_empty() && answering.all.spilled() {
+                // An idle link holds no buffers.
+                answering.all = SmallVec::new();
+            }
+            wanted
+        };
+        if !wanted {
+            // Nothing is queued for it that would tell the task of the place.
+            self.calls.call();
         }
-        true
+        wanted
     }
 
+    /// The peer no longer wants this answer; the number of the request, if it is being handled.
+    pub(in crate::link) fn cancel_answer(&self, id: u32) -> Option<u32> {
+        let mut rare = self.rare.lock();
+        let one = rare.answering.all.iter_mut().find(|one| one.is(id))?;
+        one.cancelled = true;
+        Some(one.number)
+    }
+
+    /// Whether the peer waits for an answer to a request of this id.
     pub(in crate::link) fn is_answering(&self, id: u32) -> bool {
-        self.rare.look(|rare| rare.answering.ids.contains(&id)) == Some(true)
+        self.rare.look(|rare| rare.answering.all.iter().any(|one| one.is(id))) == Some(true)
+    }
+
+    /// Whether the peer still waits for the answer to the request of this number.
+    pub(in crate::link) fn is_wanted(&self, number: u32) -> bool {
+        let wanted = |one: &Entry| one.number == number && !one.cancelled;
+        self.rare.look(|rare| rare.answering.all.iter().any(wanted)) == Some(true)
+    }
+
+    /// Tells the task that a request ended for which nothing was queued.
+    pub(in crate::link) fn answered_silently(&self) {
+        self.calls.call();
+    }
+}
+
+impl Entry {
+    fn is(&self, id: u32) -> bool {
+        self.id == id && !self.cancelled
     }
 }

@@ -133,6 +133,15 @@ impl Pipe {
         due
     }
 
+    /// As [`Pipe::end`]; when news that is sent now arrives, where the end was sent before.
+    pub(super) fn end_again(&self) -> Due {
+        let sent_before = {
+            let mut flow = self.0.lock();
+            flow.end.is_some().then(|| flow.due())
+        };
+        sent_before.unwrap_or_else(|| self.end())
+    }
+
     /// The reader is gone; the writer learns it at `due`.
     pub(super) fn abandon(&self, due: Due) {
         let mut flow = self.0.lock();
@@ -163,11 +172,16 @@ impl Pipe {
     }
 }
 
+/// Later than any test waits, and no further than a clock counts.
+const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
 impl Flow {
     /// When something sent now arrives.
     fn due(&mut self) -> Due {
         let travel = self.weather.latency.draw(&mut self.rng);
-        self.last_due = travel.map(|time| Instant::now() + time).max(self.last_due);
+        let now = Instant::now();
+        let after = |time: Duration| now.checked_add(time).unwrap_or(now + NEVER);
+        self.last_due = travel.map(after).max(self.last_due);
         self.last_due
     }
 

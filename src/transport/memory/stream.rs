@@ -128,8 +128,8 @@ impl AsyncWrite for MemoryStream {
 
 impl Drop for MemoryStream {
     fn drop(&mut self) {
-        // The news that nobody reads travels with the end of what this side sent.
-        let due = self.conn.pipes[self.outward].end();
+        // The news that nobody reads travels with the end of what this side sent, or behind it.
+        let due = self.conn.pipes[self.outward].end_again();
         self.conn.pipes[1 - self.outward].abandon(due);
     }
 }

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, IoSlice};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::transport::{BoxListener, Transport};
@@ -322,6 +322,31 @@ async fn a_writer_learns_after_a_trip_that_the_reader_has_gone() {
     drop(far);
     assert_eq!(near.write(b"x").await.unwrap_err().kind(), ErrorKind::BrokenPipe);
     assert_eq!(start.elapsed(), 10 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drop_after_a_shutdown_is_learnt_after_a_trip_of_its_own() {
+    let net = MemoryNet::new(1);
+    net.set_latency(Latency::from(10 * MS));
+    let (mut near, mut far) = net.pair(ip(1), ip(2));
+    far.shutdown().await.unwrap();
+    sleep(50 * MS).await;
+    near.write_all(b"x").await.unwrap();
+    let start = Instant::now();
+    drop(far);
+    while near.write(b"x").await.is_ok() {
+        sleep(MS).await;
+    }
+    assert_eq!(start.elapsed(), 10 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_latency_beyond_every_clock_is_no_arrival() {
+    let net = MemoryNet::new(1);
+    net.set_latency(Latency::from(Duration::MAX));
+    let (mut near, mut far) = net.pair(ip(1), ip(2));
+    near.write_all(b"x").await.unwrap();
+    assert!(timeout(LONG, far.read_u8()).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,12 +7,16 @@ use super::spare::Spares;
 /// Up to [`SHORT`] bytes it doubles by copying, which is over in no time. Copying megabytes would hold up all that follows on the
 /// line, votes among it. So a large one that is three quarters full begins its successor, of twice the size, and each chunk that
 /// comes takes four chunks' worth of older bytes over; when it is full the successor has them all. A message that ends before is
-/// where it is. Where the memory of an earlier large message is at hand it goes on in that, whatever its size: it has its pages.
+/// where it is. Where the memory of an earlier large message is at hand, of half of the cap at the most, it goes on in that: it has
+/// its pages.
 #[derive(Debug, Default)]
 pub(super) struct Body {
     bytes: Vec<u8>,
     /// The front of `bytes`, in the memory that comes next.
     next: Vec<u8>,
+    /// Whether they had an earlier message, so that the room behind their bytes takes memory too.
+    used: bool,
+    next_used: bool,
 }
 
 impl Body {
@@ -21,9 +25,15 @@ impl Body {
     }
 
     /// Memory held: the room of a short one; of a longer one the bytes that were written, since the room behind them has not
-    /// been touched and takes no memory yet. At most twice what came, and a page.
+    /// been touched and takes no memory yet, and all of what had an earlier message. At most twice what came, and a page, and what
+    /// earlier messages left.
     pub(super) fn held(&self) -> usize {
-        if self.is_long() { self.bytes.len() + self.next.len() } else { self.bytes.capacity() }
+        let of = |bytes: &Vec<u8>, used: bool| if used { bytes.capacity() } else { bytes.len() };
+        if self.is_long() {
+            of(&self.bytes, self.used) + of(&self.next, self.next_used)
+        } else {
+            self.bytes.capacity()
+        }
     }
 
     fn is_long(&self) -> bool {
@@ -46,11 +56,15 @@ impl Body {
         if self.next.capacity() >= need {
             self.next.extend_from_slice(&self.bytes[self.next.len()..]);
             spares.put(std::mem::replace(&mut self.bytes, std::mem::take(&mut self.next)));
+            self.used = std::mem::take(&mut self.next_used);
             return;
         }
+        // One that is too small serves nobody.
+        (self.next, self.next_used) = (Vec::new(), false);
         // Room for as much again pays for each byte about once. Never above the cap, nor, at the end, above what is needed.
         let room = if more { need.max(roomy(need, cap)) } else { need };
-        let spare = if room > SHORT { spares.take_long(need, cap) } else { spares.take(need, room) };
+        let spare = if room > SHORT { spares.take_long(need, cap / 2) } else { spares.take(need, room) };
+        self.used = spare.is_some();
         match spare {
             Some(mut larger) => {
                 larger.extend_from_slice(&self.bytes);
@@ -68,18 +82,20 @@ impl Body {
         }
         if self.next.capacity() == 0 {
             let larger = roomy(room, cap);
-            self.next = spares.take_long(larger, cap).unwrap_or_else(|| Vec::with_capacity(larger));
+            let spare = spares.take_long(larger, cap / 2);
+            self.next_used = spare.is_some();
+            self.next = spare.unwrap_or_else(|| Vec::with_capacity(larger));
         }
         let begin = self.next.len();
         let end = self.bytes.len().min(begin + TAKEN_OVER * came);
         self.next.extend_from_slice(&self.bytes[begin..end]);
     }
 
-    /// The whole payload. Of a short one whoever keeps it pins its bytes and no spare room; of a long one the room has not been
-    /// touched, unless its memory has had an earlier message, which one of them at a time has.
+    /// The whole payload. Whoever keeps it pins no more memory than twice its bytes: the room behind those of a long one has not been
+    /// touched, or is less than they are.
     pub(super) fn finish(mut self) -> Vec<u8> {
         let len = self.bytes.len();
-        if len <= SHORT || len <= LITTLE && len < self.bytes.capacity() / 4 {
+        if len <= SHORT || len < self.bytes.capacity() / 2 && (self.used || len <= LITTLE) {
             self.bytes.shrink_to_fit();
         }
         self.bytes
@@ -87,14 +103,14 @@ impl Body {
 }
 
 /// Room for about twice so much. A short one in whole pages, so that full chunks less their fields fit in twos; a long one in
-/// halves of the cap, so that it and its successor are never more than the cap.
+/// halves of the cap, so that it and its successor are never more than the cap, and with room for half as much at least.
 fn roomy(need: usize, cap: usize) -> usize {
     let double = need.saturating_mul(2);
     if double <= SHORT {
         return double.next_multiple_of(PAGE).min(cap);
     }
     let mut room = cap;
-    while room / 2 > need {
+    while room / 2 >= need.saturating_add(need / 2) {
         room /= 2;
     }
     room
@@ -106,7 +122,7 @@ const PAGE: usize = 4096;
 pub(super) const SHORT: usize = 128 * 1024;
 /// Chunks taken over with each that comes: what is behind three quarters of the memory, four times, is all of it.
 const TAKEN_OVER: usize = 4;
-/// A message of so little in memory four times as large moves to its own.
+/// A message of so little in memory twice as large moves to its own.
 const LITTLE: usize = 1024 * 1024;
 
 #[cfg(test)]
@@ -145,9 +161,58 @@ mod tests {
         drop(message(10_000_000));
         assert_eq!(body(400_000).capacity(), 400_000, "a message of a fraction pins its own bytes only");
         let place = message(10_000_000).as_ptr();
-        for size in [11_000_000, 8_000_000, 10_000_000] {
+        for size in [11_000_000, 9_000_000, 10_000_000] {
             let next = message(size);
             assert_eq!((next.as_ptr(), next.len()), (place, size / 16_000 * 16_000));
+        }
+    }
+
+    #[test]
+    fn memory_that_earlier_messages_left_counts_in_full() {
+        let (cap, spares) = (32 << 20, std::sync::Arc::new(Spares::default()));
+        let chunk = vec![7; 16_000];
+        let filled = |chunks: usize, more: bool| {
+            let mut body = Body::default();
+            (1..=chunks).for_each(|at| body.push(&chunk, more || at < chunks, cap, &spares));
+            body
+        };
+        // Each leaves its memory to the next one, which stays open.
+        let open: Vec<Body> = (0..4)
+            .map(|_| {
+                drop(spares.lend(filled(750, false).finish()));
+                filled(10, true)
+            })
+            .collect();
+        for body in &open {
+            let room = body.bytes.capacity() + body.next.capacity();
+            assert!(body.held() * 2 + PAGE >= room, "{} of {room}", body.held());
+        }
+        // One that is complete pins no more than twice itself.
+        drop(spares.lend(filled(750, false).finish()));
+        let little = filled(80, false).finish();
+        assert!(little.capacity() <= 2 * little.len(), "{} of {}", little.len(), little.capacity());
+    }
+
+    #[test]
+    fn a_spare_of_an_odd_size_neither_passes_the_cap_nor_costs_a_copy() {
+        for cap in [4 << 20, 32 << 20] {
+            let spares = std::sync::Arc::new(Spares::default());
+            let chunk = vec![7; 16 * 1024 - 5];
+            drop(spares.lend(vec![1; 261_000]));
+            let mut body = Body::default();
+            body.push(&chunk[..13_024], true, cap, &spares);
+            while body.len() + chunk.len() <= cap {
+                let left = body.bytes.len() - body.next.len();
+                if body.is_long() && body.bytes.capacity() < body.len() + chunk.len() {
+                    assert!(
+                        left <= TAKEN_OVER * chunk.len(),
+                        "{left} bytes at once, {} are here",
+                        body.len()
+                    );
+                }
+                body.push(&chunk, true, cap, &spares);
+                assert!(body.held() <= cap, "{} of {cap}", body.held());
+            }
         }
     }
 

@@ -118,8 +118,10 @@ async fn a_dropped_responder_answers_no_reply_and_a_refusal_carries_its_words() 
     assert_eq!(answering.link.waiting().answering, 0);
 }
 
+type Open = Arc<Mutex<Vec<(Bytes, Responder)>>>;
+
 /// Whose handler hands each responder out and is done.
-fn handed_out() -> (Ear, Arc<Mutex<Vec<(Bytes, Responder)>>>) {
+fn handed_out() -> (Ear, Open) {
     let open = Arc::new(Mutex::new(Vec::new()));
     let ear = Ear::new().on_request({
         let open = Arc::clone(&open);

@@ -314,3 +314,78 @@ async fn a_proven_newer_inbound_replaces_what_we_dialled_and_the_key_is_never_em
     end(a).await;
     end(b).await;
 }
+
+/// Somebody who listens and greets with this nonce; answers pings.
+fn acceptor(net: &MemoryNet, host: u8, nonce: u8) -> tokio::task::JoinHandle<()> {
+    use peerpool::transport::Transport;
+    let net = net.clone();
+    tokio::spawn(async move {
+        let mut listener = net.host(ip(host)).listen(at(host)).await.unwrap();
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut one = ByHand::new(stream);
+                if matches!(one.greeting().await, Some(Greeting::Hello(_))) {
+                    one.say(&hello(nonce)).await;
+                    one.goodbye().await;
+                }
+            });
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_we_dial_and_repeats_a_peers_nonce_does_not_end_that_peer() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, quiet(), Rec::new()).await;
+    let mut first = ByHand::enter(&net, 2, at(1), 7).await;
+    let old = only(&a);
+    let answering = tokio::spawn(async move { first.goodbye().await });
+    secs(11).await;
+    let copying = acceptor(&net, 3, 7);
+    tokio::task::yield_now().await;
+    let refused = a.connect(at(3)).await;
+    assert!(matches!(refused, Err(ConnectError::AlreadyConnected(_))), "{refused:?}");
+    assert_eq!(only(&a).id(), old.id());
+    answering.abort();
+    copying.abort();
+    end(a).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_dials_us_and_repeats_a_young_peers_nonce_does_not_end_that_peer() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, quiet(), Rec::new()).await;
+    // Smaller than any: its dial would survive a simultaneous open.
+    let listening = acceptor(&net, 2, 0);
+    tokio::task::yield_now().await;
+    let dialled = a.connect(at(2)).await.unwrap();
+    let mut other = ByHand::dial(&net, 3, at(1)).await;
+    other.say(&hello(0)).await;
+    let Some(Greeting::Goodbye(refused)) = other.greeting().await else { panic!("the first one lives") };
+    assert_eq!(refused.reason, GoodbyeReason::Duplicate);
+    assert_eq!(only(&a).id(), dialled.id());
+    listening.abort();
+    end(a).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nonce_says_nothing_beside_two_proven_identities() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, patient(), Rec::new()).await;
+    let adopt = async |direction, host: u8, key| {
+        let (near, far) = net.pair(ip(1), ip(host));
+        let mut far = ByHand::new(far);
+        let greeting = async {
+            far.say(&hello(7)).await;
+            assert!(matches!(far.greeting().await, Some(Greeting::Hello(_))));
+        };
+        let (peer, ()) = tokio::join!(a.adopt(near, direction, at(host), Some(key)), greeting);
+        (peer.unwrap(), far)
+    };
+    let (first, _far) = adopt(Direction::Outbound, 2, KEYS[0]).await;
+    secs(11).await;
+    let (second, _far_too) = adopt(Direction::Inbound, 3, KEYS[1]).await;
+    assert!(first.is_live() && second.is_live());
+    assert_eq!(peers(&a), 2);
+    end(a).await;
+}

@@ -2,9 +2,13 @@
 //!
 //! Invariant 7. Statement: of two connections between the same two processes exactly one survives, and both ends name
 //! the same one without asking. Enforced by: for simultaneous opens the rule looks at nothing but the two nonces, which
-//! both ends know; in every other case the acceptor decides and the dialler follows what the acceptor's greeting says.
-//! Breaks if: an end decides by arrival order or by its own clock alone.
+//! both ends know; in every other case the older one stays as long as it answers, and the dialler follows what the acceptor's
+//! greeting says. Breaks if: an end decides by arrival order or by its own clock alone.
+//!
+//! A nonce is no secret: whoever has met a process can repeat it. So nothing that lives is ended for a nonce that comes from another
+//! host, or for one beside another proven identity.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::base::{Direction, Nonce, Tick};
@@ -18,6 +22,15 @@ pub(crate) struct Contender {
     pub(crate) since: Tick,
     /// Whether the transport proved the peer's identity.
     pub(crate) authenticated: bool,
+    /// The host at its other end, as dialled or observed.
+    pub(crate) ip: IpAddr,
+}
+
+impl Contender {
+    /// Whether both lead to the same host, as far as addresses can say: those of this machine are one.
+    fn is_beside(&self, other: &Self) -> bool {
+        self.ip == other.ip || (self.ip.is_loopback() && other.ip.is_loopback())
+    }
 }
 
 /// What the rule says about a new connection while an old one to the same peer is there.
@@ -62,11 +75,15 @@ pub(crate) fn judge(new: Contender, old: Contender, pair: Pair, handshake: Durat
     }
     let young = |one: Contender| now.since(one.since) < handshake;
     if new.direction != old.direction && young(new) && young(old) {
-        return if new.direction == pair.surviving_direction() { Verdict::TakeNew } else { Verdict::KeepOld };
+        return match new.direction == pair.surviving_direction() {
+            true if new.is_beside(&old) => Verdict::TakeNew,
+            // From another host it may be anybody. If it is the same process there after all, it ends the old one itself.
+            true => Verdict::ProbeOld,
+            false => Verdict::KeepOld,
+        };
     }
     match new.direction {
-        // The acceptor has accepted: it knows the old one to be gone, or to be another process's. Two dials of ours are
-        // the exception it cannot see: to it they are inbound twice, and it refuses the second while the first lives.
+        // Two dials of ours: to the acceptor they are inbound twice, and it refuses the second while the first lives.
         Direction::Outbound if old.direction == Direction::Outbound => {
             if young(old) {
                 Verdict::KeepOldAsAlias
@@ -74,7 +91,9 @@ pub(crate) fn judge(new: Contender, old: Contender, pair: Pair, handshake: Durat
                 Verdict::ProbeOld
             }
         }
-        Direction::Outbound => Verdict::TakeNew,
+        // An acceptor that has accepted knows the old one to be gone: then it does not answer.
+        Direction::Outbound if new.authenticated => Verdict::TakeNew,
+        Direction::Outbound => Verdict::ProbeOld,
         Direction::Inbound if old.direction == Direction::Inbound && young(old) => Verdict::KeepOld,
         Direction::Inbound if new.authenticated && old.direction == Direction::Outbound => Verdict::TakeNew,
         Direction::Inbound => Verdict::ProbeOld,
@@ -94,7 +113,8 @@ mod tests {
     const LARGE: Nonce = Nonce([2; 16]);
 
     fn contender(direction: Direction, since: u64) -> Contender {
-        Contender { direction, since: Tick::from_millis(since), authenticated: false }
+        let ip = IpAddr::from([192, 0, 2, 1]);
+        Contender { direction, since: Tick::from_millis(since), authenticated: false, ip }
     }
 
     fn pair(ours: Nonce, theirs: Nonce) -> Pair {
@@ -181,10 +201,28 @@ mod tests {
     }
 
     #[test]
-    fn a_dialler_follows_an_acceptor_that_accepted_past_the_deadline() {
+    fn a_dialler_follows_an_acceptor_that_accepted_if_the_old_one_is_gone_or_the_identity_proven() {
         let now = Tick::from_millis(60_000);
-        let verdict =
-            judge(contender(Outbound, 59_999), contender(Inbound, 1), pair(LARGE, SMALL), HANDSHAKE, now);
-        assert_eq!(verdict, Verdict::TakeNew);
+        let (new, old) = (contender(Outbound, 59_999), contender(Inbound, 1));
+        assert_eq!(judge(new, old, pair(LARGE, SMALL), HANDSHAKE, now), Verdict::ProbeOld);
+        let new = Contender { authenticated: true, ..new };
+        assert_eq!(judge(new, old, pair(LARGE, SMALL), HANDSHAKE, now), Verdict::TakeNew);
+    }
+
+    #[test]
+    fn a_nonce_from_another_host_ends_nothing_that_answers() {
+        let now = Tick::from_millis(5_000);
+        for (new, ours, theirs) in [(Inbound, LARGE, SMALL), (Outbound, SMALL, LARGE)] {
+            let old = contender(flip(new), 1);
+            let new = Contender { ip: IpAddr::from([192, 0, 2, 2]), ..contender(new, 2) };
+            assert_eq!(judge(new, old, pair(ours, theirs), HANDSHAKE, now), Verdict::ProbeOld);
+            assert_eq!(judge(new, old, pair(theirs, ours), HANDSHAKE, now), Verdict::KeepOld);
+            // The addresses of this machine are one host.
+            let (new, old) = (
+                Contender { ip: [127, 0, 0, 2].into(), ..new },
+                Contender { ip: [127, 0, 0, 1].into(), ..old },
+            );
+            assert_eq!(judge(new, old, pair(ours, theirs), HANDSHAKE, now), Verdict::TakeNew);
+        }
     }
 }

@@ -50,6 +50,7 @@ impl Entry {
                     direction: peer.direction(),
                     since: *since,
                     authenticated: peer.connection().is_authenticated(),
+                    ip: peer.ip(),
                 },
                 peer: Some(Arc::clone(peer)),
             },

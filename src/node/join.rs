@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::base::{Direction, PeerId, Tick};
+use crate::base::{Direction, PeerId, Tick, canonical_ip};
 use crate::link::{Opening, Positions};
 use crate::pool::{Claim, ClaimFailure, CommitFailure, Departure, Holder, Permit};
 use crate::transport::BoxStream;
@@ -127,7 +127,9 @@ impl Shared {
         if direction == Direction::Inbound {
             self.hold(about, addr).await;
         }
-        let contender = Contender { direction, since: about.since, authenticated: about.identity.is_some() };
+        let authenticated = about.identity.is_some();
+        let contender =
+            Contender { direction, since: about.since, authenticated, ip: canonical_ip(addr.ip()) };
         let speaker = Speaker { conn: id, key, contender, peer: None };
         let mut heir_of = None;
         let entered = self.settle(speaker, about, addr, &mut heir_of).await?;
@@ -173,6 +175,10 @@ impl Shared {
             let Err(old) = self.instances.enter(instance, speaker.clone(), instead_of) else {
                 return Ok(Some(Entered::new(&self.instances, instance, speaker.conn)));
             };
+            if (speaker.contender.authenticated || old.contender.authenticated) && old.key != speaker.key {
+                // What is proven is who it is; anybody can repeat a nonce.
+                return Ok(None);
+            }
             instead_of = Some(old.conn);
             let gone = old.peer.as_ref().is_some_and(|peer| !peer.is_live());
             if gone
@@ -212,7 +218,7 @@ impl Shared {
                     };
                     let pair = Pair { ours: self.tongues.instance(about.tongue), theirs, theirs_before };
                     let since = old.connected_at();
-                    let before = Contender { direction: old.direction(), since, ..contender };
+                    let before = Contender { direction: old.direction(), since, ip: old.ip(), ..contender };
                     // What was decided about it among the instances need not be asked again: a second probe would take
                     // what is left of the handshake's time.
                     let beaten = heir_of.as_ref().is_some_and(|beaten| beaten.id() == old.id());
@@ -259,8 +265,22 @@ impl Shared {
                 let answered = timeout(within, old.connection().link().probe()).await;
                 // One that we do not read from cannot answer (38).
                 let lives = matches!(answered, Ok(Some(_))) || (old.is_live() && old.is_paused());
+                if lives && new.direction == Direction::Outbound {
+                    self.note_kept(addr, old);
+                }
                 Ok(!lives)
             }
+        }
+    }
+
+    /// An address that we dialled is that of a peer we are connected to, by its own word: it is not dialled again while that lasts, or
+    /// waits as one that refused us.
+    fn note_kept(&self, addr: SocketAddr, old: &Arc<Peer>) {
+        let known = old.direction() == Direction::Outbound
+            && (old.addr() == addr || self.book.set_alias(addr, old.addr()));
+        if !known {
+            let now = crate::book::WallTime::now();
+            self.book.record(&addr, crate::book::Outcome::Busy { retry_after: None }, now);
         }
     }
 

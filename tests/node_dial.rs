@@ -5,6 +5,7 @@
 #[path = "common/node.rs"]
 mod harness;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,8 +15,8 @@ use harness::*;
 use peerpool::base::Backoff;
 use peerpool::book::{Book, BookConfig, WallTime};
 use peerpool::node::{ConnectError, Node, NodeConfig, NodeEvent, Update};
-use peerpool::transport::{Latency, MemoryNet, Transport as _};
-use peerpool::wire::{Dialect as _, Goodbye, GoodbyeReason, Native};
+use peerpool::transport::{BoxFuture, BoxListener, BoxStream, Latency, MemoryNet, Transport as _};
+use peerpool::wire::{Control, Dialect as _, Goodbye, GoodbyeReason, Native};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn eager(seeds: &[u8]) -> NodeConfig {
@@ -233,8 +234,14 @@ fn refuser(net: &MemoryNet, last: u8, goodbye: Goodbye) -> Arc<AtomicUsize> {
 /// On the wall's clock, which the book's waits are on.
 #[tokio::test]
 async fn an_address_that_claims_to_be_a_duplicate_of_nobody_is_dialled_less_and_less() {
+    for reason in [GoodbyeReason::Duplicate, GoodbyeReason::Replaced] {
+        claims_a_collision(reason).await;
+    }
+}
+
+async fn claims_a_collision(reason: GoodbyeReason) {
     let net = MemoryNet::new(1);
-    let came = refuser(&net, 2, Goodbye::new(GoodbyeReason::Duplicate));
+    let came = refuser(&net, 2, Goodbye::new(reason));
     let backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(60) };
     let book = Book::in_memory(BookConfig { backoff, ..BookConfig::default() });
     let mut config = eager(&[2]);
@@ -402,4 +409,129 @@ async fn a_connect_dropped_after_any_number_of_polls_leaves_nothing() {
     end(b).await;
     assert_eq!(hears_a.pairs(), successes);
     hears_b.pairs();
+}
+
+/// Accepts, and says at once that the connection gives way to another one, which there is not.
+#[tokio::test]
+async fn an_address_that_accepts_and_claims_a_collision_is_dialled_less_and_less() {
+    let net = MemoryNet::new(1);
+    let host = net.host(ip(2));
+    let came = Arc::<AtomicUsize>::default();
+    let count = Arc::clone(&came);
+    tokio::spawn(async move {
+        let mut listener = host.listen(at(2)).await.unwrap();
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            let mut one = ByHand::new(stream);
+            one.greeting().await;
+            one.say(&hello(7)).await;
+            let mut out = BytesMut::new();
+            let goodbye = Control::Goodbye(Goodbye::new(GoodbyeReason::Duplicate));
+            Native::default().encode_control(&goodbye, &mut out).unwrap();
+            let _ = one.stream.write_all(&out).await;
+            one.goodbye().await;
+        }
+    });
+    let backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(60) };
+    let book = Book::in_memory(BookConfig { backoff, ..BookConfig::default() });
+    let mut config = eager(&[2]);
+    config.hot.tick = Duration::from_millis(2);
+    let a = Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let came = came.load(Ordering::Relaxed);
+    assert!((2..=8).contains(&came), "{came} connections");
+    assert!(a.book().get(&at(2)).unwrap().failures >= 2);
+    end(a).await;
+}
+
+/// A host that cannot dial: out of descriptors, or without a network.
+struct Unable(i32, Arc<AtomicUsize>);
+
+impl peerpool::transport::Transport for Unable {
+    fn dial(&self, _: SocketAddr) -> BoxFuture<'_, std::io::Result<BoxStream>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { Err(std::io::Error::from_raw_os_error(self.0)) })
+    }
+
+    fn listen(&self, _: SocketAddr) -> BoxFuture<'_, std::io::Result<BoxListener>> {
+        Box::pin(async { Err(std::io::ErrorKind::Unsupported.into()) })
+    }
+}
+
+/// Linux' numbers: too many open files, and no way to that network.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn our_own_inability_to_dial_neither_ruins_the_book_nor_makes_a_loop() {
+    for (code, counts) in [(24, false), (101, true)] {
+        let dials = Arc::<AtomicUsize>::default();
+        let book = Arc::new(Book::in_memory(BookConfig { allow_private: true, ..BookConfig::default() }));
+        for n in 0..1_000u16 {
+            let addr = SocketAddr::from(([10, 1, (n >> 8) as u8, n as u8], 7000));
+            book.add(addr, peerpool::book::Source::Operator, WallTime::now()).unwrap();
+        }
+        let mut config = eager(&[]);
+        config.hot.tick = Duration::from_millis(50);
+        config.hot.degree = 8;
+        let node = Node::builder().config(config).transport(Unable(code, Arc::clone(&dials)));
+        let a = node.book(Arc::clone(&book)).start().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        end(a).await;
+        let dials = dials.load(Ordering::Relaxed);
+        // Those of a tick at most, tick by tick.
+        assert!((8..=120).contains(&dials), "{dials} dials");
+        let failed = book.addresses().iter().filter(|known| known.failures > 0).count();
+        assert_eq!(failed > 0, counts, "{failed} failed");
+        assert!(book.addresses().iter().all(|known| known.failures <= 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_that_has_no_room_for_a_probe_is_asked_again() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, quiet(), Rec::new()).await;
+    let host = net.host(ip(2));
+    tokio::spawn(async move {
+        let mut listener = host.listen(at(2)).await.unwrap();
+        for turn in 0.. {
+            let Ok((stream, _)) = listener.accept().await else { return };
+            let mut one = ByHand::new(stream);
+            one.greeting().await;
+            if turn == 0 {
+                let mut out = BytesMut::new();
+                Native::default().encode_goodbye(&Goodbye::new(GoodbyeReason::Full), &mut out).unwrap();
+                let _ = one.stream.write_all(&out).await;
+            } else {
+                one.say(&hello(7)).await;
+            }
+            one.goodbye().await;
+        }
+    });
+    let mut dialler = ByHand::dial(&net, 2, at(1)).await;
+    let mut greeting = hello(7);
+    greeting.listen = Some(at(2));
+    dialler.say(&greeting).await;
+    dialler.greeting().await.unwrap();
+    let answering = tokio::spawn(async move { dialler.goodbye().await });
+    until(|| a.roster().iter().any(|peer| peer.read_info(|info| info.listen_verified))).await;
+    assert!(a.book().get(&at(2)).is_some());
+    answering.abort();
+    end(a).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_book_has_become_does_not_keep_a_node_from_starting() {
+    let net = MemoryNet::new(1);
+    let (one, two) = (std::num::NonZeroUsize::MIN, std::num::NonZeroUsize::MIN.saturating_add(1));
+    let config =
+        BookConfig { max_addresses: two, max_per_source: one, allow_private: true, ..BookConfig::default() };
+    let book = Book::in_memory(config);
+    for last in [8, 9] {
+        book.add(at(last), peerpool::book::Source::Operator, WallTime::now()).unwrap();
+        book.record(&at(last), peerpool::book::Outcome::Connected, WallTime::now());
+    }
+    let mut config = eager(&[2, 3, 4]);
+    config.listen.clear();
+    let a = Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap();
+    assert!(a.book().get(&at(2)).is_none());
+    end(a).await;
 }

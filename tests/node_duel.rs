@@ -389,3 +389,28 @@ async fn a_nonce_says_nothing_beside_two_proven_identities() {
     assert_eq!(peers(&a), 2);
     end(a).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_that_a_ban_overtook_is_no_connection() {
+    let net = MemoryNet::new(1);
+    let rec = Rec::new();
+    let mut config = patient();
+    config.hot.limits.floor = 0;
+    let a = start(&net, 1, config, rec.clone()).await;
+    // Says nothing any more: whether it lives is asked for seconds, in which the ban comes.
+    let _silent = ByHand::enter(&net, 2, at(1), 7).await;
+    secs(11).await;
+    let listening = acceptor(&net, 3, 7);
+    tokio::task::yield_now().await;
+    let dialler = a.clone();
+    let dialling = tokio::spawn(async move { dialler.connect(at(3)).await });
+    secs(1).await;
+    assert_eq!(a.ban_ip(ip(3), Duration::from_secs(3600)), 0);
+    let dialled = dialling.await.unwrap();
+    assert!(matches!(dialled, Err(ConnectError::Banned)), "{dialled:?}");
+    assert!(a.book().get(&at(3)).is_none_or(|known| known.last_success.is_none()));
+    secs(1).await;
+    assert_eq!((peers(&a), rec.pairs(), a.leftovers().links), (0, 1, 0), "hooks ran for the first one only");
+    listening.abort();
+    end(a).await;
+}

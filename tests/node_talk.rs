@@ -280,6 +280,45 @@ async fn request_any_goes_on_after_a_refusal_and_hedges_past_a_sleeper() {
     end_all(a, nodes).await;
 }
 
+/// Whoever answers nothing for long.
+fn sleeps() -> Rec {
+    Rec::new().on_request(|_, _, _, responder| {
+        Handled::later(async move {
+            tokio::time::sleep(Duration::from_secs(1_000)).await;
+            let _ = responder.answer("late");
+        })
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_any_asks_as_many_as_it_may_past_silent_peers() {
+    let net = MemoryNet::new(1);
+    let recs = [sleeps(), sleeps(), Rec::new()];
+    let (a, nodes) = star(&net, &recs).await;
+    let hedged = AskAny { hedge: Some(Duration::from_millis(100)), ..AskAny::default() };
+    let in_turn = AskAny { within: Duration::from_secs(9), ..AskAny::default() };
+    for (how, longest) in [(hedged, Duration::from_millis(250)), (in_turn, Duration::from_millis(7_600))] {
+        for _ in 0..20 {
+            let begun = tokio::time::Instant::now();
+            assert_eq!(a.request_any(message(1, b"?"), &how).await.unwrap().0, at(4).into());
+            assert!(begun.elapsed() < longest, "{:?}", begun.elapsed());
+        }
+    }
+    // Nobody is asked for longer than told, and only those who had time enough are to blame.
+    let healths = || a.roster().iter().map(|peer| peer.health(a.now())).collect::<Vec<_>>();
+    secs(600).await;
+    let before = healths();
+    let short = AskAny { within: Duration::from_millis(30), tries: 2, ..AskAny::default() };
+    for _ in 0..20 {
+        let begun = tokio::time::Instant::now();
+        let _ = a.request_any(message(1, b"?"), &short).await;
+        assert!(begun.elapsed() <= Duration::from_millis(32), "{:?}", begun.elapsed());
+    }
+    assert!(healths().iter().zip(&before).all(|(now, before)| now >= before));
+    assert!(a.roster().iter().all(|peer| peer.connection().link().waiting().requests == 0));
+    end_all(a, nodes).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_slow_peer_costs_nobody_else_anything() {
     let net = MemoryNet::new(1);

@@ -110,8 +110,20 @@ pub enum Outcome {
         /// The peer's wish.
         retry_after: Option<std::time::Duration>,
     },
+    /// The dial failed while we had no peer at all, so that our own network may be down. Counts as a failure, but is tried again
+    /// within [`Outcome::SOON`].
+    CutOff(FailCause),
+    /// We could not even dial: out of descriptors, memory or ports. Says nothing about the address; it is tried again within
+    /// [`Outcome::SOON`].
+    Postponed,
     /// The connection gave way to another one with the same peer. Counts as nothing.
     Collision,
+}
+
+impl Outcome {
+    /// How long an address waits at the most when the fault may be ours: long enough for a lack to pass, short enough not to be
+    /// missed when it has.
+    pub const SOON: std::time::Duration = std::time::Duration::from_secs(10);
 }
 
 /// Why an address failed.

@@ -13,7 +13,7 @@
 //! a failure, and two nodes that dial each other push each other away.
 //!
 //! **One source cannot fill the book** (15, 22). Enforced by: the quota per source bucket on addresses that never
-//! connected, checked before every insertion; the total is bounded too. Breaks if: an insertion bypasses
+//! connected and on those of its own host, checked before every insertion; the total is bounded too. Breaks if: an insertion bypasses
 //! `Table::make_room`.
 //!
 //! **No I/O and no caller's code under the lock** (16). Enforced by: a flush clones the changed entries out, and

@@ -55,9 +55,12 @@ fn shelf(entry: &Address, banned: bool) -> Option<(usize, WallTime)> {
     }
 }
 
-/// Whose quota an address counts against: a source answers only for what has never connected.
+/// Whose quota an address counts against: a source answers for what has never connected, and always for its own host, which can
+/// listen at any number of ports.
 fn quota(entry: &Address) -> Option<Source> {
-    (entry.last_success.is_none() && !entry.trusted).then(|| entry.source.bucket())?
+    let bucket = entry.source.bucket()?;
+    let is_its_own = Source::Peer(entry.addr.ip()).bucket() == Some(bucket);
+    ((entry.last_success.is_none() || is_its_own) && !entry.trusted).then_some(bucket)
 }
 
 /// Never connected: goes first.

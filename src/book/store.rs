@@ -106,6 +106,8 @@ fn create(path: &Path) -> Result<bool, Fault> {
     name.push(format!(".new-{}", std::process::id()));
     let beside = PathBuf::from(name);
     let io = |error| Fault::from(DatabaseError::Storage(StorageError::Io(error)));
+    // Left by a process of this number that was killed while it made one: in a container they begin anew each time.
+    let _ = std::fs::remove_file(&beside);
     let made = guarded(|| {
         let db = Database::builder().create(&beside).map_err(Fault::from)?;
         prepare(&db).map(drop)

@@ -100,7 +100,16 @@ impl Table {
             entry.next_attempt = now.after(backoff.wait(entry.failures, random).max(at_least));
             entry.last_cause = Some(cause);
         };
+        let soon = Outcome::SOON.min(backoff.cap);
         match outcome {
+            Outcome::CutOff(cause) => self.edit(addr, |entry| {
+                fail(entry, cause, std::time::Duration::ZERO);
+                entry.next_attempt = entry.next_attempt.min(now.after(soon));
+            }),
+            Outcome::Postponed => self.edit(addr, |entry| {
+                let wait = crate::base::Backoff { base: soon, cap: soon }.wait(1, random);
+                entry.next_attempt = entry.next_attempt.max(now.after(wait));
+            }),
             Outcome::Collision => self.entries.contains_key(addr),
             Outcome::Attempt => self.edit(addr, |entry| entry.last_attempt = Some(now)),
             Outcome::Connected => self.edit(addr, |entry| {

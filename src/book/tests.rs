@@ -183,6 +183,38 @@ fn one_source_cannot_flood_the_book() {
 }
 
 #[test]
+fn a_host_that_listens_at_many_ports_cannot_fill_the_book_with_itself() {
+    let book = Book::in_memory(small(20, 4, 10));
+    let host: std::net::IpAddr = "192.0.2.7".parse().unwrap();
+    let mut taken = 0;
+    for port in 1..=20 {
+        let own = SocketAddr::new(host, port);
+        taken += usize::from(book.add(own, Source::Peer(host), T0) == Ok(Added::New));
+        book.record(&own, Outcome::Connected, T0);
+    }
+    assert_eq!(taken, 4);
+    assert_eq!(book.add(addr(1), told_by(9), T0), Ok(Added::New));
+    book.table.lock().check();
+}
+
+#[test]
+fn faults_that_may_be_ours_keep_no_address_waiting_for_long() {
+    let book = Book::in_memory(small(4, 4, 10));
+    book.add(addr(1), Source::Operator, T0).unwrap();
+    for _ in 0..30 {
+        book.record(&addr(1), Outcome::CutOff(FailCause::Unreachable), T0);
+    }
+    assert_eq!(book.get(&addr(1)).unwrap().failures, 30);
+    assert!(!book.is_due(&addr(1), T0) && book.is_due(&addr(1), T0.after(Outcome::SOON)));
+    book.add(addr(2), Source::Operator, T0).unwrap();
+    book.record(&addr(2), Outcome::Postponed, T0);
+    assert_eq!(book.get(&addr(2)).unwrap().failures, 0);
+    assert!(
+        !book.is_due(&addr(2), T0.after(Outcome::SOON / 3)) && book.is_due(&addr(2), T0.after(Outcome::SOON))
+    );
+}
+
+#[test]
 fn an_ipv6_site_is_one_source() {
     let book = Book::in_memory(small(100, 2, 10));
     let add = |n, from: &str| book.add(addr(n), Source::Peer(from.parse().unwrap()), T0);

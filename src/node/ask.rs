@@ -1,7 +1,9 @@
 //! Requests: to one peer, and to any.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -21,7 +23,8 @@ pub struct AskAny {
     pub within: Duration,
     /// Peers asked at the most. Default 3.
     pub tries: usize,
-    /// How long one peer has before another is asked beside it; `None` asks the next one only after a failure. Default `None`.
+    /// How long one peer has before another is asked beside it, and another one again. `None` asks one at a time, each for its share
+    /// of the time left: with three tries and peers enough the first has a third. Default `None`.
     pub hedge: Option<Duration>,
 }
 
@@ -172,64 +175,62 @@ impl NodeRef {
     pub async fn request_any(&self, message: Message, how: &AskAny) -> Result<(PeerId, Response), AskError> {
         let now = Instant::now();
         let deadline = now.checked_add(how.within).unwrap_or(now + FOREVER);
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let tries = how.tries.max(1);
         let mut asked: Vec<ConnId> = Vec::new();
+        let mut asking: Vec<Asking<'_>> = Vec::new();
         let mut last = AskError::NoPeers;
-        while asked.len() < how.tries.max(1) {
-            let Some(first) = self.choose(&asked) else { return Err(last) };
-            asked.push(first.id());
-            let answer = match how.hedge {
-                Some(patience) => self.ask_hedged(first, &message, patience, deadline, how, &mut asked).await,
-                None => {
-                    let within = deadline.saturating_duration_since(Instant::now());
-                    (*first.key(), self.ask(&first, message.clone(), within).await)
-                }
-            };
-            match answer {
-                (key, Ok(response)) => return Ok((key, response)),
-                (_, Err(error)) => last = error.into(),
+        loop {
+            let others = self.others(&asked, tries - asked.len());
+            if others > 0
+                && (asked.is_empty() || !left().is_zero())
+                && let Some(peer) = self.choose(&asked)
+            {
+                asked.push(peer.id());
+                let share = u32::try_from(others).unwrap_or(u32::MAX);
+                let given = if how.hedge.is_some() { left() } else { left() / share };
+                let (key, message) = (*peer.key(), message.clone());
+                asking
+                    .push((key, Box::pin(async move { self.ask_for_a_share(&peer, message, given).await })));
+            } else if asking.is_empty() {
+                return Err(last);
             }
-            if Instant::now() >= deadline {
-                break;
+            let patience = how.hedge.filter(|_| self.others(&asked, tries - asked.len()) > 0);
+            match first_of(&mut asking, patience).await {
+                Some((key, Ok(response))) => return Ok((key, response)),
+                Some((_, Err(error))) => last = error.into(),
+                // Another one is asked beside.
+                None => {}
             }
         }
-        Err(last)
     }
 
-    async fn ask_hedged(
+    /// How many peers could still be asked, counted up to `most`.
+    fn others(&self, asked: &[ConnId], most: usize) -> usize {
+        let roster = self.roster();
+        let others = roster.iter().filter(|peer| peer.is_live() && !asked.contains(&peer.id()));
+        others.take(most).count()
+    }
+
+    /// As [`NodeRef::ask`], but that a time too short to judge by is no fault of the peer.
+    async fn ask_for_a_share(
         &self,
-        first: Arc<Peer>,
-        message: &Message,
-        patience: Duration,
-        deadline: Instant,
-        how: &AskAny,
-        asked: &mut Vec<ConnId>,
-    ) -> (PeerId, Result<Response, RequestError>) {
-        let left = |now| deadline.saturating_duration_since(now);
-        let one = self.ask(&first, message.clone(), left(Instant::now()));
-        tokio::pin!(one);
-        if let Ok(answer) = timeout(patience, &mut one).await {
-            return (*first.key(), answer);
+        peer: &Arc<Peer>,
+        message: Message,
+        given: Duration,
+    ) -> Result<Response, RequestError> {
+        if given >= FAIR {
+            return self.ask(peer, message, given).await;
         }
-        let second = if asked.len() < how.tries { self.choose(asked) } else { None };
-        let Some(second) = second else { return (*first.key(), one.await) };
-        asked.push(second.id());
-        let two = self.ask(&second, message.clone(), left(Instant::now()));
-        tokio::pin!(two);
-        // The first answer counts; a failure waits for the other one.
-        tokio::select! {
-            answer = &mut one => match answer {
-                Ok(response) => (*first.key(), Ok(response)),
-                Err(_) => (*second.key(), two.await),
-            },
-            answer = &mut two => match answer {
-                Ok(response) => (*second.key(), Ok(response)),
-                Err(_) => (*first.key(), one.await),
-            },
+        let answer = peer.connection().link().request(message, given).await;
+        if answer.is_ok() {
+            peer.reward(self.now());
         }
+        answer
     }
 
     /// Power of two choices among the healthy peers not asked yet: Mitzenmacher, "The Power of Two Choices in Randomized Load
-    /// Balancing", 2001. A peer without a round-trip time yet counts as quick, so that it gets one.
+    /// Balancing", 2001. A peer without a round-trip time is neither preferred nor passed over.
     fn choose(&self, asked: &[ConnId]) -> Option<Arc<Peer>> {
         let now = self.now();
         let roster = self.roster();
@@ -238,10 +239,39 @@ impl NodeRef {
         let random = |below: usize| fastrand::usize(..below);
         let pick = || roster.draw(random, healthy).or_else(|| roster.draw(random, fresh));
         let (one, two) = (pick()?, pick()?);
-        let rtt = |peer: &Arc<Peer>| peer.rtt().unwrap_or(Duration::ZERO);
-        Some(Arc::clone(if rtt(one) <= rtt(two) { one } else { two }))
+        let quicker = match (one.rtt(), two.rtt()) {
+            (Some(of_one), Some(of_two)) if of_two < of_one => two,
+            _ => one,
+        };
+        Some(Arc::clone(quicker))
     }
 }
 
+/// A peer that is being asked.
+type Asking<'a> = (PeerId, Pin<Box<dyn Future<Output = Result<Response, RequestError>> + Send + 'a>>);
+
+/// The first answer to come, taken out of those that are awaited; `None` once this was waited for.
+async fn first_of(
+    asking: &mut Vec<Asking<'_>>,
+    patience: Option<Duration>,
+) -> Option<(PeerId, Result<Response, RequestError>)> {
+    let first = poll_fn(|cx| {
+        for at in 0..asking.len() {
+            if let Poll::Ready(answer) = asking[at].1.as_mut().poll(cx) {
+                let (key, _) = asking.swap_remove(at);
+                return Poll::Ready((key, answer));
+            }
+        }
+        Poll::Pending
+    });
+    match patience {
+        // Never none at all, or whoever waits would not let others run.
+        Some(patience) => timeout(patience.max(Duration::from_millis(1)), first).await.ok(),
+        None => Some(first.await),
+    }
+}
+
+/// A peer that had less time than this is not to blame for having taken longer.
+const FAIR: Duration = Duration::from_secs(1);
 /// For whoever waits longer than a clock can count.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use crate::base::Nonce;
-use crate::book::{Book, BookConfig, Source, WallTime};
+use crate::book::{AddRefused, Book, BookConfig, Source, WallTime};
 use crate::transport::{BoxListener, Tcp, Transport};
 use crate::wire::{Dialect, Native};
 
@@ -205,11 +205,22 @@ fn enter(book: &Book, config: &NodeConfig) -> Result<(), StartError> {
         field,
         why: format!("{addr}: {why}"),
     };
+    // What the book has become is no fault of the configuration.
+    let is_of_book =
+        |why: &AddRefused| matches!(why, AddRefused::Full | AddRefused::Banned | AddRefused::SourceQuota);
     for seed in &config.seeds {
-        book.add(*seed, Source::Seed, now).map_err(|why| bad("seeds", seed, &why))?;
+        match book.add(*seed, Source::Seed, now) {
+            Err(why) if is_of_book(&why) => tracing::warn!(%seed, %why, "a seed is not in the book"),
+            added => drop(added.map_err(|why| bad("seeds", seed, &why))?),
+        }
     }
     for trusted in &config.trusted {
-        book.set_trusted(*trusted, true, now).map_err(|why| bad("trusted", trusted, &why))?;
+        match book.set_trusted(*trusted, true, now) {
+            Err(why) if is_of_book(&why) => {
+                tracing::warn!(%trusted, %why, "a trusted address is not in the book")
+            }
+            set => set.map_err(|why| bad("trusted", trusted, &why))?,
+        }
     }
     Ok(())
 }

@@ -65,8 +65,8 @@ pub struct HotConfig {
     pub liveness: LivenessPolicy,
     /// How health falls and recovers.
     pub health: HealthPolicy,
-    /// Live peers (both directions) under which the node dials more. Default 8; 0 dials seeds and trusted peers only when
-    /// told to.
+    /// Live peers (both directions) under which the node dials more. Default 8; with 0 it dials
+    /// trusted peers only.
     pub degree: usize,
     /// Dials at the same time. Default 16.
     pub dial_budget: usize,

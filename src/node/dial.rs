@@ -50,7 +50,7 @@ impl Shared {
             }
             _ => error,
         });
-        self.note_dial(addr, &outcome);
+        self.note_dial(tongue, addr, &outcome);
         outcome
     }
 
@@ -147,7 +147,7 @@ impl Shared {
         });
     }
 
-    fn note_dial(&self, addr: SocketAddr, outcome: &Result<Arc<Peer>, ConnectError>) {
+    fn note_dial(&self, tongue: usize, addr: SocketAddr, outcome: &Result<Arc<Peer>, ConnectError>) {
         let now = WallTime::now();
         let error = match outcome {
             Ok(_) => {
@@ -177,7 +177,18 @@ impl Shared {
             return;
         }
         tracing::info!(%addr, reason = %error, "dial failed");
-        if let ConnectError::Refused(Goodbye { reason: GoodbyeReason::Full, retry_after }) = error {
+        if matches!(error, ConnectError::Wire(_) | ConnectError::Eof | ConnectError::Timeout) {
+            self.tongues.doubt(addr, tongue, || {
+                self.book.get(&addr).is_some_and(|known| known.last_success.is_some())
+            });
+        }
+        if error.is_exhaustion() {
+            self.book.record(&addr, Outcome::Postponed, now);
+        } else if let (true, true, Some(cause)) =
+            (error.is_no_way(), self.pool.is_empty(), error.fail_cause())
+        {
+            self.book.record(&addr, Outcome::CutOff(cause), now);
+        } else if let ConnectError::Refused(Goodbye { reason: GoodbyeReason::Full, retry_after }) = error {
             self.book.record(&addr, Outcome::Busy { retry_after: *retry_after }, now);
         } else if let Some(cause) = error.fail_cause() {
             self.book.record(&addr, Outcome::Failed(cause), now);
@@ -191,14 +202,17 @@ impl Shared {
         self.spawn(async move {
             let outcome = shared.dial(addr).await;
             drop(dialling);
-            // Only what the book has noted, and so will not offer again at once, is a reason to look for more at once.
+            // Only what the book has noted, and so will not offer again at once, is a reason to look for more at once; and not what
+            // the next one will meet too.
             let noted = outcome.as_ref().err().is_none_or(|error| {
                 matches!(error, ConnectError::SelfDial)
-                    || (error.fail_cause().is_some() && !error.is_collision())
+                    || (error.fail_cause().is_some() && !error.is_collision() && !error.is_no_way())
             }) && shared.book.get(&addr).is_some();
             if let Err(error) = outcome {
-                if let ConnectError::Refused(Goodbye { reason: GoodbyeReason::Duplicate, retry_after }) =
-                    error
+                if let ConnectError::Refused(Goodbye {
+                    reason: GoodbyeReason::Duplicate | GoodbyeReason::Replaced,
+                    retry_after,
+                }) = error
                     && !shared.learn_alias(shared.tongues.at(addr), addr).await
                 {
                     shared.book.record(&addr, Outcome::Busy { retry_after }, WallTime::now());
@@ -281,11 +295,24 @@ impl Shared {
             let asked = shared.ask_who(tongue, listen).await;
             drop(probing);
             peer.connection().end_verifying();
-            if !asked.is_ok_and(|hello| hello.nonce == nonce) {
-                tracing::debug!(peer = %peer.key(), %listen, "does not listen where it says");
-                // Claimed falsely or unreachable: not asked again on this connection.
-                peer.update_info(|info| super::info::PeerInfo { listen: None, ..info.clone() });
-                return;
+            let may_be_so = match &asked {
+                Ok(hello) if hello.nonce == nonce => None,
+                Ok(_) => Some(false),
+                Err(ConnectError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                    Some(false)
+                }
+                // No room there, or no time: it is asked again with one of the next pings.
+                Err(_) => Some(peer.connection().verified_in_vain() < TRIES),
+            };
+            match may_be_so {
+                None => {}
+                Some(true) => return,
+                Some(false) => {
+                    tracing::debug!(peer = %peer.key(), %listen, "does not listen where it says");
+                    // Claimed falsely or unreachable: not asked again on this connection.
+                    peer.update_info(|info| super::info::PeerInfo { listen: None, ..info.clone() });
+                    return;
+                }
             }
             peer.update_info(|info| super::info::PeerInfo { listen_verified: true, ..info.clone() });
             let now = WallTime::now();
@@ -363,3 +390,6 @@ impl Shared {
         }
     }
 }
+
+/// How often a claimed address is asked in vain before the claim counts as false.
+const TRIES: u8 = 3;

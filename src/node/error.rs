@@ -7,6 +7,7 @@ use crate::base::PeerId;
 use crate::book::FailCause;
 use crate::link::{Message, RequestError, SendError};
 use crate::pool::AdmitError;
+use crate::transport::AcceptFault;
 use crate::wire::{Goodbye, GoodbyeReason, WireError};
 
 use super::config::ConfigError;
@@ -119,9 +120,24 @@ impl ConnectError {
         self.fail_cause().is_some()
     }
 
+    /// Whether we could not even dial: out of descriptors or memory.
+    pub(super) fn is_exhaustion(&self) -> bool {
+        matches!(self, Self::Io(error) if AcceptFault::of(error) == AcceptFault::Exhausted)
+    }
+
+    /// Whether there was no way from here: our own network may be down, or have no ports left.
+    pub(super) fn is_no_way(&self) -> bool {
+        use std::io::ErrorKind as Kind;
+        matches!(self, Self::Io(error) if matches!(
+            error.kind(),
+            Kind::NetworkUnreachable | Kind::NetworkDown | Kind::HostUnreachable | Kind::AddrNotAvailable
+        ))
+    }
+
     /// What the book notes; `None` for what says nothing about the address.
     pub(super) fn fail_cause(&self) -> Option<FailCause> {
         Some(match self {
+            Self::Io(error) if AcceptFault::of(error) == AcceptFault::Exhausted => return None,
             Self::Io(error) => FailCause::of(error),
             Self::Eof => FailCause::Handshake,
             Self::Wire(_) => FailCause::Protocol,

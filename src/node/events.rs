@@ -208,6 +208,8 @@ impl Subscription {
     }
 
     fn start_again(&mut self, missed: u64) -> Update {
+        // What could still be read goes too: the snapshot has what it led to.
+        let missed = missed.saturating_add(self.receiver.len() as u64);
         let (snapshot, receiver) = self.hub.snapshot();
         self.receiver = receiver;
         self.snapshot = Some(snapshot);

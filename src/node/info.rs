@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::base::{Nonce, PeerId, Tick};
 use crate::link::Link;
 use crate::pool::{self, Connection, Departure};
@@ -79,6 +79,8 @@ pub struct Conn {
     stable: AtomicBool,
     /// Somebody is asking at the address where the peer says it listens.
     verifying: AtomicBool,
+    /// How often that came to nothing.
+    in_vain: AtomicU8,
 }
 
 impl Conn {
@@ -91,6 +93,7 @@ impl Conn {
             authenticated,
             stable: AtomicBool::new(false),
             verifying: AtomicBool::new(false),
+            in_vain: AtomicU8::new(0),
         }
     }
 
@@ -132,6 +135,16 @@ impl Conn {
 
     pub(super) fn end_verifying(&self) {
         self.verifying.store(false, Ordering::Relaxed);
+    }
+
+    /// Notes that asking has come to nothing; how often it has.
+    pub(super) fn verified_in_vain(&self) -> u8 {
+        self.in_vain.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+
+    /// Whether asking has come to nothing before.
+    pub(super) fn was_verified_in_vain(&self) -> bool {
+        self.in_vain.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn is_stable(&self) -> bool {

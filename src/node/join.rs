@@ -343,6 +343,17 @@ impl Shared {
         if self.book.is_banned(&(*peer.key()).into(), wall) || self.book.is_banned_addr(addr, wall) {
             self.pool.evict(peer.key(), peer.id(), Departure::Banned);
         }
+        if let Some(Departure::Banned | Departure::Collision) = peer.departure() {
+            // It never was a peer for anybody: no hook has run, no event was told.
+            if let Some(nonce) = about.hello.nonce {
+                self.instances.leave((about.tongue, nonce), peer.id());
+            }
+            let error = match peer.departure() {
+                Some(Departure::Banned) => ConnectError::Banned,
+                _ => ConnectError::AlreadyConnected(*peer.key()),
+            };
+            return Err((error, greeted.stream));
+        }
         if self.is_stopping() {
             peer.connection().link().close(Departure::Shutdown, Some(Goodbye::new(GoodbyeReason::Shutdown)));
         }

@@ -100,12 +100,13 @@ impl Drop for PeerHost {
         let _counted = Counted(shared);
         let end = self.end.as_deref();
         let said = end.map_or(Departure::Closed, End::departure);
-        shared.pool.depart(self.peer.key(), self.peer.id(), said);
+        // The peer's word, unless somebody here was first.
+        let told = shared.pool.depart(self.peer.key(), self.peer.id(), said).is_some();
         let reason = self.peer.departure().unwrap_or(said);
         if let Some(nonce) = self.peer.read_info(|info| info.nonce) {
             shared.instances.leave((self.peer.connection().tongue(), nonce), self.peer.id());
         }
-        shared.note_session(&self.peer, reason);
+        shared.note_session(&self.peer, reason, told);
         shared.events.down(&self.peer, reason, shared.now());
         let why = end.map_or_else(|| "its task ended".to_owned(), ToString::to_string);
         tracing::info!(peer = %self.peer.key(), conn = %self.peer.id(), reason = reason.name(), %why, "peer down");
@@ -129,12 +130,16 @@ impl Drop for Counted<'_> {
 
 impl Shared {
     /// What the book learns from a session that is over.
-    fn note_session(&self, peer: &Peer, reason: Departure) {
+    fn note_session(&self, peer: &Peer, reason: Departure, told: bool) {
         use crate::book::{FailCause, Outcome};
         if peer.direction() == Direction::Inbound || peer.connection().is_stable() || self.is_stopping() {
             return;
         }
         let outcome = match reason {
+            // A peer that says so, and has no other connection from where it is, accepts and hangs up.
+            Departure::Collision | Departure::Replaced if told && self.pool.count_by_ip(peer.ip()) == 0 => {
+                Outcome::Failed(FailCause::Unstable)
+            }
             Departure::Collision | Departure::Replaced | Departure::Requested | Departure::Shutdown => {
                 Outcome::Collision
             }

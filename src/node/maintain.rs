@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::base::sync::atomic::Ordering;
 use crate::base::{Direction, PeerId, Tick, canonical};
 use crate::book::{Outcome, WallTime};
-use crate::pool::Departure;
+use crate::pool::{Cause, Departure};
 
 use super::config::HotConfig;
 use super::info::Peer;
@@ -108,8 +108,16 @@ impl Shared {
             return;
         }
         let silent = now.since(peer.last_seen());
-        if silent >= rules.ping_after() && now.since(conn.pinged_at()) >= ping_interval(peer, hot.ping_every)
-        {
+        let pings = silent >= rules.ping_after()
+            && now.since(conn.pinged_at()) >= ping_interval(peer, hot.ping_every);
+        if pings {
+            // Whatever else it sends: the last ping has had a whole interval. One that we do not read from cannot answer (38).
+            if conn.link().ping_open()
+                && self.tongues.get(conn.tongue()).abilities().ping_tokens
+                && !peer.is_paused()
+            {
+                peer.penalize(Cause::Unresponsive, now);
+            }
             conn.set_pinged(now);
             conn.link().ping();
         }
@@ -119,7 +127,10 @@ impl Shared {
                 self.book.record(&peer.addr(), Outcome::Stable, WallTime::now());
             }
         }
-        if peer.direction() == Direction::Inbound && !peer.read_info(|info| info.listen_verified) {
+        if peer.direction() == Direction::Inbound
+            && (pings || !conn.was_verified_in_vain())
+            && !peer.read_info(|info| info.listen_verified)
+        {
             self.verify_listen(peer);
         }
     }
@@ -173,7 +184,11 @@ impl Shared {
             return;
         }
         let listening: Vec<_> = self.listening.lock().iter().map(|(_, addr)| *addr).collect();
-        let skip = |addr: &SocketAddr| busy(addr) || begun.contains(addr) || listening.contains(addr);
+        // It would find no room, and take the place of one that does.
+        let crowded = |addr: &SocketAddr| self.pool.count_by_ip(addr.ip()) >= hot.limits.max_per_ip as usize;
+        let skip = |addr: &SocketAddr| {
+            busy(addr) || begun.contains(addr) || listening.contains(addr) || crowded(addr)
+        };
         let candidates = self.book.candidates(wall, wanted, &skip);
         let short = candidates.len() < wanted;
         for addr in candidates {
@@ -223,10 +238,10 @@ impl Shared {
             state.expired_at = now;
             self.seen.expire(self.config.relay.retention, now);
             self.book.expire(WallTime::now());
-            let stale = state.asked_at.is_none_or(|asked| now.since(asked) >= hot.discover_every);
-            if stale && hot.degree > 0 {
-                self.discover(state, hot);
-            }
+        }
+        let stale = state.asked_at.is_none_or(|asked| now.since(asked) >= hot.discover_every);
+        if stale && hot.degree > 0 {
+            self.discover(state, hot);
         }
     }
 

@@ -36,6 +36,8 @@ use super::tongue::Tongues;
 pub(super) struct Shared {
     pub(super) config: NodeConfig,
     pub(super) hot: SwapCell<HotConfig>,
+    /// Changes of it come one after another.
+    pub(super) reconfiguring: Mutex<()>,
     pub(super) nonce: Nonce,
     pub(super) pool: Arc<Pool>,
     pub(super) tongues: Tongues,
@@ -125,6 +127,7 @@ impl Shared {
         });
         Self {
             hot: SwapCell::new(Arc::new(config.hot.clone())),
+            reconfiguring: Mutex::new(()),
             tongues: Tongues::new(tongues, nonce),
             budget,
             events: Arc::new(EventHub::new(config.event_backlog)),

@@ -22,7 +22,7 @@ pub struct NodeStats {
     pub logs: [LaneStats; 3],
     /// Addresses in the book.
     pub book: u64,
-    /// Connections accepted; those that came to nothing are in `refused` or `collisions`.
+    /// Connections accepted; those that came to nothing are in `refused` or `collisions`, unless they only asked who listens here.
     pub accepted: u64,
     /// Inbound connections refused. A rising number next to few peers: look at the reasons in the log.
     pub refused: u64,

@@ -156,6 +156,17 @@ impl Tongues {
         learnt.insert(addr, tongue);
     }
 
+    /// Whoever listens at this address did not understand the dialect. Where that was only told, the rules decide again.
+    pub(super) fn doubt(&self, addr: SocketAddr, tongue: usize, is_proven: impl FnOnce() -> bool) {
+        if self.all.len() < 2 || is_proven() {
+            return;
+        }
+        let mut learnt = self.learnt.lock();
+        if learnt.get(&addr) == Some(&tongue) {
+            learnt.remove(&addr);
+        }
+    }
+
     /// The dialect to dial an address in.
     pub(super) fn at(&self, addr: SocketAddr) -> usize {
         if self.all.len() < 2 {

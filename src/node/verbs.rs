@@ -209,6 +209,8 @@ impl NodeRef {
     pub fn reconfigure(&self, hot: HotConfig) -> Result<(), ConfigError> {
         let shared = self.shared();
         hot.check()?;
+        // Two at once: all of one, then all of the other.
+        let _one_by_one = shared.reconfiguring.lock();
         let dialects = shared.tongues.count();
         shared.config.check_memory(&hot, dialects)?;
         shared.pool.set_limits(hot.limits.clone());

@@ -4,6 +4,7 @@ mod answering;
 mod asking;
 mod closing;
 mod pings;
+mod places;
 
 use std::sync::Arc;
 use std::task::Wake;

@@ -16,8 +16,9 @@ use super::error::ConnectError;
 use super::events::NodeEvent;
 use super::handshake::{PROBE_BIT, read_hello, refuse};
 use super::info::Conn;
-use super::join::{About, Greeted, Joined, Seat};
+use super::join::Joined;
 use super::life::Course;
+use super::seat::{About, Greeted, Seat};
 use super::shared::{Shared, TaskGuard, count};
 use crate::base::PeerId;
 

@@ -16,7 +16,7 @@ use super::error::ConnectError;
 use super::events::NodeEvent;
 use super::handshake::greet;
 use super::info::{Conn, Peer};
-use super::join::{About, Greeted, Seat};
+use super::seat::{About, Greeted, Seat};
 use super::shared::{Shared, count};
 
 impl Shared {

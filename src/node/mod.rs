@@ -31,6 +31,7 @@ mod life;
 mod maintain;
 mod receipt;
 mod relay;
+mod seat;
 mod shared;
 mod stats;
 mod tongue;

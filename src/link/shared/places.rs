@@ -1,0 +1,232 @@
+//! Requests of ours in a dialect without ids: one at a time awaits its answer in each place.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::base::Lane;
+use crate::wire::Payload;
+
+use super::asking::{NoPlace, Waiters};
+use super::{Answer, Answered, Declined, Link};
+
+/// A place in which one request at a time awaits its answer.
+///
+/// Invariant 26. Statement: where the line carries no ids, an answer reaches only the request it answers. Enforced by: a
+/// request that was sent and given up leaves its place [`Place::Late`], and nothing is asked there until its answer came, the peer
+/// said that there is none, or the link ended. Breaks if: a place is freed by a timeout.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// A request awaits its answer; others wait for the place.
+    Asked { asked: Asked, waiter: oneshot::Sender<Answered>, queue: Queue },
+    /// Whoever was first in the queue has been told to take it; nobody else may.
+    Open { queue: Queue },
+    /// Nobody waits any more, but the answer may still come.
+    Late(Asked),
+}
+
+pub(super) type Queue = VecDeque<oneshot::Sender<()>>;
+
+/// What was asked, to tell its answer from others.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// The request's own number: places are used again, numbers are not.
+    id: u32,
+    kind: u16,
+    payload: Bytes,
+}
+
+impl Place {
+    pub(super) fn asked(&self) -> Option<&Asked> {
+        match self {
+            Self::Asked { asked, .. } | Self::Late(asked) => Some(asked),
+            Self::Open { .. } => None,
+        }
+    }
+}
+
+impl Waiters {
+    pub(super) fn place(&self, place: u32) -> Option<usize> {
+        self.places.iter().position(|(of, _)| *of == place)
+    }
+
+    pub(super) fn place_of(&self, id: u32) -> Option<usize> {
+        self.places.iter().position(|(_, place)| place.asked().is_some_and(|asked| asked.id == id))
+    }
+
+    /// Takes a place's request out; who is next there, to be told outside the lock.
+    pub(super) fn free(&mut self, at: usize) -> (u32, Place, Option<oneshot::Sender<()>>) {
+        let (number, mut place) = self.places.swap_remove(at);
+        let mut next = None;
+        if let Place::Asked { queue, .. } | Place::Open { queue } = &mut place {
+            next = queue.pop_front();
+            if next.is_some() {
+                self.places.push((number, Place::Open { queue: std::mem::take(queue) }));
+            }
+        }
+        if self.places.is_empty() {
+            // An idle link holds no buffers.
+            self.places = Vec::new();
+        }
+        (number, place, next)
+    }
+
+    /// The place for a request: taken now, or its turn awaited.
+    pub(super) fn take_place(
+        &mut self,
+        place: u32,
+        asked: (u16, &Bytes),
+        its_turn: bool,
+        queue_max: usize,
+        gone: &mut Queue,
+    ) -> Result<(u32, Answer), NoPlace> {
+        let at = self.place(place);
+        match at.map(|at| &mut self.places[at].1) {
+            Some(Place::Late(_)) => return Err(NoPlace::Late),
+            Some(Place::Open { .. }) if its_turn => {}
+            Some(Place::Asked { queue, .. } | Place::Open { queue }) => {
+                if queue.iter().any(oneshot::Sender::is_closed) {
+                    (*gone, *queue) = queue.drain(..).partition(oneshot::Sender::is_closed);
+                }
+                if queue.len() >= queue_max {
+                    return Err(NoPlace::TooMany);
+                }
+                let (next, turn) = oneshot::channel();
+                queue.push_back(next);
+                return Err(NoPlace::Taken { place, turn });
+            }
+            None => {}
+        }
+        let queue = match at.map(|at| self.places.swap_remove(at).1) {
+            Some(Place::Open { queue }) => queue,
+            _ => Queue::new(),
+        };
+        let (kind, payload) = asked;
+        let id = self.next_id();
+        let asked = Asked { id, kind, payload: payload.clone() };
+        let (waiter, receiver) = oneshot::channel();
+        self.places.push((place, Place::Asked { asked, waiter, queue }));
+        Ok((id, receiver))
+    }
+}
+
+/// Requests of ours.
+impl Link {
+    /// A message arrived that may be an answer, in a dialect without ids. Hands it back if it answers nothing that anybody
+    /// waits for; one that answers what was given up frees its place.
+    pub(in crate::link) fn answered_in_place<'p>(
+        &self,
+        kind: u16,
+        payload: Payload<'p>,
+    ) -> Option<Payload<'p>> {
+        let Some(correlator) = &self.common.correlator else { return Some(payload) };
+        let Some(place) = correlator.fills(kind) else { return Some(payload) };
+        let (id, asked_kind, asked) = {
+            let waiters = self.waiters.lock();
+            let open = waiters.place(place).and_then(|at| waiters.places[at].1.asked());
+            let Some(Asked { id, kind, payload: asked }) = open else { return Some(payload) };
+            (*id, *kind, asked.clone())
+        };
+        // No parser runs under the lock; the request may be given up meanwhile, or answered.
+        if !correlator.answers(asked_kind, &asked, kind, &payload) {
+            return Some(payload);
+        }
+        let (number, freed, next) = {
+            let mut waiters = self.waiters.lock();
+            let Some(at) = waiters.place_of(id) else { return Some(payload) };
+            waiters.free(at)
+        };
+        let unanswered = match freed {
+            Place::Asked { waiter, .. } => {
+                let unwanted = waiter.send(Ok(payload.into_bytes())).err();
+                // Whoever asked has gone this very moment; its answer answers nothing any more.
+                unwanted.and_then(Result::ok).map(Payload::Owned)
+            }
+            Place::Open { .. } | Place::Late(_) => Some(payload),
+        };
+        self.call(number, next);
+        unanswered
+    }
+
+    /// The request at a place has no answer: whoever asked hears it, and if that was given up the place is free again.
+    pub(super) fn declined_in_place(&self, place: u32, declined: Declined) -> bool {
+        let (number, freed, next) = {
+            let mut waiters = self.waiters.lock();
+            let Some(at) = waiters.place(place) else { return false };
+            if waiters.places[at].1.asked().is_none() {
+                return false;
+            }
+            waiters.free(at)
+        };
+        let heard = match freed {
+            Place::Asked { waiter, .. } => waiter.send(Err(declined)).is_ok(),
+            Place::Open { .. } | Place::Late(_) => false,
+        };
+        self.call(number, next);
+        heard
+    }
+
+    /// Tells whoever is next at a place that it is its turn.
+    fn call(&self, place: u32, next: Option<oneshot::Sender<()>>) {
+        // One that has gone is no reason to let the others wait.
+        if next.is_some_and(|next| next.send(()).is_err()) {
+            self.pass_on(place);
+        }
+    }
+
+    /// Somebody no longer waits for its turn at this place: if it was its turn, it is the next one's.
+    pub(in crate::link) fn pass_on(&self, place: u32) {
+        loop {
+            let next = {
+                let mut waiters = self.waiters.lock();
+                let open = waiters.place(place);
+                let Some(at) = open.filter(|at| matches!(waiters.places[*at].1, Place::Open { .. })) else {
+                    return;
+                };
+                waiters.free(at).2
+            };
+            let Some(next) = next else { return };
+            if next.send(()).is_ok() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn give_up_place(&self, lane: Lane, id: u32) {
+        let mut queue = Queue::new();
+        {
+            let mut waiters = self.waiters.lock();
+            // Answered: the place is free, or another request's.
+            let Some(at) = waiters.place_of(id) else { return };
+            let (number, place) = waiters.places.swap_remove(at);
+            let late = match place {
+                Place::Asked { asked, queue: waiting, .. } => {
+                    queue = waiting;
+                    Place::Late(asked)
+                }
+                other => other,
+            };
+            waiters.places.push((number, late));
+        }
+        if self.retract(lane, id).is_some() {
+            // Never sent, so nothing can come of it.
+            self.free_unsent(id, queue);
+        }
+        // Dropping the queue tells those in it that no turn of theirs will come.
+    }
+
+    /// Frees the place of a request that was never sent, for those who wait for it.
+    pub(super) fn free_unsent(&self, id: u32, queue: Queue) {
+        let (number, place, next) = {
+            let mut waiters = self.waiters.lock();
+            let Some(at) = waiters.place_of(id) else { return };
+            if let (Place::Late(_), false) = (&waiters.places[at].1, queue.is_empty()) {
+                waiters.places[at].1 = Place::Open { queue };
+            }
+            waiters.free(at)
+        };
+        drop(place);
+        self.call(number, next);
+    }
+}

@@ -1,0 +1,118 @@
+//! What a connection has and is before it is a peer's.
+
+use std::net::SocketAddr;
+
+use crate::base::{ConnId, Direction, PeerId, Tick};
+use crate::pool::{Claim, ClaimFailure, Permit};
+use crate::transport::BoxStream;
+use crate::wire::Hello;
+
+use super::info::Conn;
+
+/// A connection whose greeting is done on the other side.
+pub(super) struct Greeted {
+    pub(super) stream: BoxStream,
+    pub(super) about: About,
+}
+
+/// What is known of a greeted connection, apart from its stream.
+pub(super) struct About {
+    /// The dialect.
+    pub(super) tongue: usize,
+    /// Their hello, with the instance that the dialect's rules see in it.
+    pub(super) hello: Hello,
+    /// What was read behind it.
+    pub(super) rest: Vec<u8>,
+    /// The key that the dialect's rules have for it.
+    pub(super) key: Option<PeerId>,
+    /// What the transport proved.
+    pub(super) identity: Option<[u8; 32]>,
+    /// Our end.
+    pub(super) local: Option<SocketAddr>,
+    /// When it was dialled or accepted.
+    pub(super) since: Tick,
+    /// Goes out first: our hello, where we accept.
+    pub(super) greeting: Vec<u8>,
+}
+
+impl About {
+    /// Where an inbound peer says it listens: the port it claims, at the address we observe or that the rules know it by.
+    pub(super) fn listen(&self, from: SocketAddr) -> Option<SocketAddr> {
+        // With the scope of a link-local one.
+        let mut addr = if let Some(PeerId::Addr(known)) = self.key { known } else { from };
+        addr.set_port(self.hello.listen?.port());
+        Some(addr)
+    }
+}
+
+/// The slot a connection has so far.
+pub(super) enum Seat {
+    Permit(Permit<PeerId, Conn>),
+    Claim(Claim<PeerId, Conn>),
+}
+
+impl Seat {
+    pub(super) fn id(&self) -> ConnId {
+        match self {
+            Self::Permit(permit) => permit.id(),
+            Self::Claim(claim) => claim.id(),
+        }
+    }
+
+    pub(super) fn addr(&self) -> SocketAddr {
+        match self {
+            Self::Permit(permit) => permit.addr(),
+            Self::Claim(claim) => claim.addr(),
+        }
+    }
+
+    pub(super) fn direction(&self) -> Direction {
+        match self {
+            Self::Permit(permit) => permit.direction(),
+            Self::Claim(claim) => claim.direction(),
+        }
+    }
+
+    /// Claims a key, giving up another one it may hold: new first, then old.
+    pub(super) fn claim(
+        self,
+        key: PeerId,
+    ) -> Result<Claim<PeerId, Conn>, (Self, ClaimFailure<PeerId, Conn>)> {
+        match self {
+            Self::Permit(permit) => permit.claim(key).map_err(|e| (Self::Permit(e.permit), e.why)),
+            Self::Claim(claim) if *claim.key() == key => Ok(claim),
+            Self::Claim(claim) => claim.rekey(key).map_err(|e| (Self::Claim(e.claim), e.why)),
+        }
+    }
+}
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use std::net::SocketAddrV6;
+
+    use super::*;
+    use crate::base::Nonce;
+
+    #[test]
+    fn a_link_local_peer_listens_in_its_own_scope() {
+        let mut hello = Hello::new(1, 0, Nonce([7; 16]));
+        hello.listen = Some(SocketAddr::from(([192, 0, 2, 1], 9_000)));
+        let mut about = About {
+            tongue: 0,
+            hello,
+            rest: Vec::new(),
+            key: None,
+            identity: None,
+            local: None,
+            since: Tick::ZERO,
+            greeting: Vec::new(),
+        };
+        let from = |port| SocketAddr::V6(SocketAddrV6::new("fe80::1".parse().unwrap(), port, 0, 2));
+        assert_eq!(about.listen(from(50_000)), Some(from(9_000)));
+        let known = SocketAddr::from(([198, 51, 100, 1], 0));
+        about.key = Some(PeerId::Addr(known));
+        assert_eq!(about.listen(from(50_000)), Some(SocketAddr::new(known.ip(), 9_000)));
+        about.hello.listen = None;
+        assert_eq!(about.listen(from(50_000)), None);
+    }
+}

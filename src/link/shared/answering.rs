@@ -11,7 +11,7 @@ use super::Link;
 /// was cancelled counts until its responder is gone. Breaks if: a cancel frees the place.
 #[derive(Debug, Default)]
 pub(super) struct Answering {
-    pub(super) all: SmallVec<[Entry; 2]>,
+    pub(super) all: SmallVec<[Entry; 4]>,
     /// The number of the last one.
     last: u32,
 }

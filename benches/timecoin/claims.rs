@@ -227,8 +227,8 @@ fn marks(runtime: &tokio::runtime::Runtime, peers: usize, rounds: usize) {
         for round in 0..rounds {
             for turn in 0..4 {
                 let at = (turn + round) % 4;
-                // Never moves back, so that every mark has something to write.
-                let from = ((threads * rounds + round) * many) as u64;
+                // Rises with every turn, so that every mark has something to write: the last two contenders mark the same peers.
+                let from = (((threads * rounds + round) * 4 + turn) * many) as u64;
                 let took = on_threads(threads, |thread| {
                     let share = peers / threads;
                     let (keys, handles) =

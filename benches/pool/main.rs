@@ -8,12 +8,12 @@ mod maps;
 mod ratios;
 mod rivals;
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use maps::{Papaya, ParkingLot, SccIndex};
-use peerpool::base::{Direction, Tick};
+use peerpool::base::{Direction, PeerId, Tick};
 use peerpool::pool::{Departure, Slot};
 use rivals::{BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Plan, Rival, SharedDashMap};
 
@@ -37,32 +37,17 @@ fn marks(criterion: &mut Criterion, peers: usize) {
         Box::<Cascade>::default(),
     ];
     all.iter().skip(2).for_each(|rival| rival.fill(&keys));
+    // Never moves back, so that every mark has something to write: the first two mark the same peers.
+    let mut from = 1;
     for (threads, churn) in [(1, false), (1, true), (2, false), (2, true)] {
         let name = format!("seen/{peers} peers/{threads} thread{}", if churn { ", churn" } else { "" });
         let mut group = criterion.benchmark_group(name);
         for rival in &all {
-            let mut from = 1;
             group.bench_function(BenchmarkId::from_parameter(rival.name()), |bencher| {
                 bencher.iter_custom(|marks| {
-                    from += 100_000_000;
-                    let start = Instant::now();
-                    std::thread::scope(|scope| {
-                        for thread in 0..threads {
-                            let share = order.len() / threads * thread;
-                            let keys = &order[share..share + order.len() / threads];
-                            scope.spawn(move || {
-                                let guests = if churn { rivals::guests(thread) } else { Vec::new() };
-                                rival.mark(Plan {
-                                    keys,
-                                    guests: &guests,
-                                    share,
-                                    marks: marks as usize,
-                                    from,
-                                });
-                            });
-                        }
-                    });
-                    start.elapsed()
+                    let took = time(rival.as_ref(), &order, (threads, churn), marks as usize, from);
+                    from += marks;
+                    took
                 });
             });
         }
@@ -70,15 +55,41 @@ fn marks(criterion: &mut Criterion, peers: usize) {
     }
 }
 
+/// How long it takes until each of the threads has made so many marks, once all are ready.
+fn time(
+    rival: &dyn Rival,
+    order: &[PeerId],
+    (threads, churn): (usize, bool),
+    marks: usize,
+    from: u64,
+) -> Duration {
+    let ready = Barrier::new(threads);
+    let mark = |thread: usize| {
+        let share = order.len() / threads * thread;
+        let keys = &order[share..share + order.len() / threads];
+        let guests = if churn { rivals::guests(thread) } else { Vec::new() };
+        rivals::warm_up();
+        ready.wait();
+        let start = Instant::now();
+        rival.mark(Plan { keys, guests: &guests, share, marks, from });
+        start.elapsed()
+    };
+    std::thread::scope(|scope| {
+        let mark = &mark;
+        let all: Vec<_> = (0..threads).map(|thread| scope.spawn(move || mark(thread))).collect();
+        all.into_iter().map(|one| one.join().expect("a marker")).max().unwrap_or_default()
+    })
+}
+
 fn walks(criterion: &mut Criterion, peers: usize) {
     let pool = rivals::new_pool(peers);
     for key in rivals::keys(peers, 0x5EED) {
         rivals::join(&pool, key, Tick::ZERO);
     }
-    let now = Tick::from_millis(10);
+    let now = rivals::judge_all(&pool);
     let mut group = criterion.benchmark_group(format!("walks/{peers} peers"));
     group.sample_size(20);
-    group.bench_function("sweep", |bencher| bencher.iter(|| pool.sweep(now)));
+    group.bench_function("sweep that judges everybody", |bencher| bencher.iter(|| pool.sweep(now)));
     group.bench_function("stats", |bencher| bencher.iter(|| pool.stats(now)));
     group.bench_function("roster", |bencher| bencher.iter(|| pool.roster()));
     let guest = rivals::guests(9)[0];

@@ -13,7 +13,7 @@ use peerpool::pool::{Departure, Peer, Slot};
 use crate::maps::{Papaya, ParkingLot, SccIndex};
 use crate::rivals::{
     self, BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Plan, Rival, SharedDashMap, addr_of, guests,
-    join, keys, new_pool, shuffle,
+    join, judge_all, keys, new_pool, shuffle,
 };
 
 const ROUNDS: usize = 9;
@@ -143,23 +143,17 @@ fn others() {
     let peers = 1_000_000;
     let keys = keys(peers, 0x5EED);
     let pool = new_pool(peers);
-    let mut handles: Vec<_> = keys.iter().map(|key| join(&pool, *key, Tick::ZERO)).collect();
+    keys.iter().for_each(|key| drop(join(&pool, *key, Tick::ZERO)));
+    scatter(&pool, &keys);
+    let mut handles: Vec<_> = pool.roster().iter().cloned().collect();
     shuffle(&mut handles, 0xF00D);
-    drop(pool.roster());
     let now = Tick::from_millis(10);
     println!("{peers} peers, one thread, ns per peer, median of {ROUNDS}");
     let each = |name: &str, run: &dyn Fn()| {
         let times = (0..ROUNDS).map(|_| timed(run) / peers as f64).collect();
         println!("  {name:<46} {:>9.1}", median(times));
     };
-    // One silent but not dead (paused) peer a cell makes each sweep judge the whole cell.
-    let late = now.after(pool.liveness().stale_after);
-    for cell in 0..pool.cell_count() {
-        pool.cell(cell).iter().take(1).for_each(|peer| peer.pause());
-    }
-    for peer in handles.iter().filter(|peer| !peer.is_paused()) {
-        let _ = peer.seen(late);
-    }
+    let late = judge_all(&pool);
     each("sweep that judges everybody", &|| assert!(pool.sweep(late).departed.is_empty()));
     pool.roster().iter().for_each(|peer| peer.resume(late));
     assert!(pool.sweep(late).departed.is_empty());
@@ -213,6 +207,21 @@ fn others() {
     seen("seen, many frames in one tick", &|_| 2_000_000);
 }
 
+/// Has all peers go and come back, in another order and some at a time, each into memory that another one left: a walk in the
+/// order of arrival shall not be one in the order of addresses.
+fn scatter(pool: &crate::rivals::TestPool, keys: &[PeerId]) {
+    let mut order = keys.to_vec();
+    shuffle(&mut order, 0xD1CE);
+    for some in order.chunks(20_000) {
+        for key in some {
+            pool.remove(key, Departure::Closed);
+        }
+        // The published lists hold those that went.
+        drop(pool.roster());
+        some.iter().for_each(|key| drop(join(pool, *key, Tick::ZERO)));
+    }
+}
+
 /// How long the slowest of many inserts takes while another thread sweeps all the time.
 fn inserts_beside_a_sweep(pool: &crate::rivals::TestPool, now: Tick) {
     let over = std::sync::atomic::AtomicBool::new(false);
@@ -234,10 +243,11 @@ fn inserts_beside_a_sweep(pool: &crate::rivals::TestPool, now: Tick) {
     waits.sort_by(f64::total_cmp);
     let at = |share: f64| Duration::from_nanos(waits[(waits.len() as f64 * share) as usize] as u64);
     println!(
-        "  insert while another thread sweeps: p50 {:?}, p99 {:?}, p99.9 {:?}",
+        "  insert while another thread sweeps: p50 {:?}, p99 {:?}, p99.9 {:?}, most {:?}",
         at(0.5),
         at(0.99),
-        at(0.999)
+        at(0.999),
+        Duration::from_nanos(waits.last().map_or(0, |wait| *wait as u64))
     );
 }
 
@@ -298,7 +308,9 @@ fn tails(peers: usize) {
         waits.sort_by(f64::total_cmp);
         let at = |share: f64| Duration::from_nanos(waits[(waits.len() as f64 * share) as usize] as u64);
         let (p50, p99, p999) = (at(0.5), at(0.99), at(0.999));
-        println!("  {name:<20} p50 {p50:?}, p99 {p99:?}, p99.9 {p999:?} of {}", waits.len());
+        // The time slices of whatever else runs are in the most.
+        let most = Duration::from_nanos(waits.last().map_or(0, |wait| *wait as u64));
+        println!("  {name:<20} p50 {p50:?}, p99 {p99:?}, p99.9 {p999:?}, most {most:?} of {}", waits.len());
     }
 }
 

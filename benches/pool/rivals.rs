@@ -1,7 +1,7 @@
 //! What a node would use instead of the pool, each as well written as it can be, behind one face.
 //!
-//! All have the same keys, visited in a shuffled order. The DashMaps use the pool's fast hasher; the locked maps the
-//! standard one, as nodes write them, and one of them both. The tokio locks are taken inside a
+//! All have the same keys, visited in a shuffled order, and the pool's fast hasher; but the maps behind tokio's locks have the
+//! standard one, as nodes write them, and one of them is there with both. The tokio locks are taken inside a
 //! runtime, as a node would, so no blocking bridge is measured.
 
 use std::collections::HashMap;
@@ -73,6 +73,19 @@ pub(crate) fn join(pool: &TestPool, key: PeerId, now: Tick) -> Arc<Peer<PeerId, 
         Ok(peer) => peer,
         Err(error) => panic!("{error:?}"),
     }
+}
+
+/// Makes a sweep of the pool judge everybody, and depart nobody, however often it comes: in each cell one peer is silent, but
+/// paused by us, and all others were heard just now. Returns the time for that sweep.
+pub(crate) fn judge_all(pool: &TestPool) -> Tick {
+    let late = Tick::from_millis(10).after(pool.liveness().stale_after);
+    for cell in 0..pool.cell_count() {
+        pool.cell(cell).iter().take(1).for_each(|peer| peer.pause());
+    }
+    for peer in pool.roster().iter().filter(|peer| !peer.is_paused()) {
+        let _ = peer.seen(late);
+    }
+    late
 }
 
 pub(crate) struct ByKey(pub(crate) Arc<TestPool>);

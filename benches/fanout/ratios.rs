@@ -18,7 +18,10 @@ type Way = (usize, usize, String);
 struct Line {
     name: &'static str,
     variant: String,
+    /// Over the limit.
     ratio: f64,
+    /// Peerpool over this one, if it ran.
+    behind: Option<f64>,
     rate: f64,
     cpu: f64,
     lost: u64,
@@ -74,14 +77,18 @@ fn cell(field: &mut Field, size: usize, options: &Options) -> (Vec<Line>, usize)
         rate(*a).total_cmp(&rate(*b))
     });
     let best = best.expect("the limit");
+    let ours = (0..ways.len()).find(|at| field.contenders[ways[*at].0].name() == "peerpool");
+    let over = |at: usize, other: usize| {
+        median(slices[at].iter().zip(&slices[other]).map(|(one, other)| one.rate / other.rate))
+    };
     let shown = (0..ways.len()).filter(|at| ways[*at].0 > 0 || *at == best);
     let lines = shown.map(|at| {
         let contender = &mut field.contenders[ways[at].0];
-        let ratios = slices[at].iter().zip(&slices[best]).map(|(one, limit)| one.rate / limit.rate);
         Line {
             name: contender.name(),
             variant: ways[at].2.clone(),
-            ratio: median(ratios),
+            ratio: over(at, best),
+            behind: ours.map(|ours| over(ours, at)),
             rate: median(slices[at].iter().map(|slice| slice.rate)),
             cpu: median(slices[at].iter().map(|slice| slice.cpu)),
             lost: contender.group().lost,
@@ -116,7 +123,7 @@ fn heats(field: &mut Field, size: usize, ways: Vec<Way>, options: &Options) -> V
 fn show(lines: &[Line]) {
     println!("{:22} {:>8} {:>14} {:>14}  ", "", "of limit", "M deliveries/s", "CPU s/million");
     for line in lines {
-        let Line { name, variant, ratio, rate, cpu, lost } = line;
+        let Line { name, variant, ratio, rate, cpu, lost, .. } = line;
         let lost = if *lost > 0 { format!("{lost} BYTES LOST") } else { String::new() };
         println!("{name:22} {ratio:8.4} {:14.3} {cpu:14.4}  {variant}{lost}", rate / 1e6);
     }
@@ -149,7 +156,7 @@ fn summary(options: &Options, cells: &BTreeMap<(usize, usize), Vec<Line>>) {
     }
     for other in names.iter().filter(|name| !["limit", "peerpool"].contains(name)) {
         row(&format!("peerpool / {other}"), &|lines| {
-            let ratio = find(lines, "peerpool")?.ratio / find(lines, other)?.ratio;
+            let ratio = find(lines, other)?.behind?;
             Some(if ratio < 2.0 { format!("{ratio:.2}") } else { format!("{ratio:.1}") })
         });
     }

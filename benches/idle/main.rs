@@ -158,7 +158,7 @@ fn ratios(args: &[String], files: u64) {
     println!("| | accepted/s | of tokio's | server CPU us each | allocated | resident |");
     println!("|---|--:|--:|--:|--:|--:|");
     let mut rates = vec![Vec::new(); kinds.len()];
-    let mut costs = vec![[0.0; 3]; kinds.len()];
+    let mut costs = vec![Vec::new(); kinds.len()];
     for round in 0..rounds {
         for turn in 0..kinds.len() {
             let at = (turn + round) % kinds.len();
@@ -168,16 +168,17 @@ fn ratios(args: &[String], files: u64) {
             let (before, after) = (scene.before, Scene::stats(&mut scene.server));
             let each = |part: f64| part / peers as f64;
             rates[at].push(peers as f64 / scene.took);
-            costs[at] = [
+            costs[at].push([
                 each((after.cpu - before.cpu) * 1e6),
                 each(after.allocated - before.allocated),
                 each(after.resident - before.resident),
-            ];
+            ]);
         }
     }
     for (at, kind) in kinds.iter().enumerate() {
         let ratio = median(rates[at].iter().zip(&rates[0]).map(|(one, first)| one / first));
-        let [cpu, allocated, resident] = costs[at];
+        let [cpu, allocated, resident] =
+            [0, 1, 2].map(|part| median(costs[at].iter().map(|cost: &[f64; 3]| cost[part])));
         let rate = median(rates[at].iter().copied());
         println!("| {kind} | {rate:.0} | {ratio:.2} | {cpu:.1} | {allocated:.0} | {resident:.0} |");
     }

@@ -27,11 +27,16 @@ pub(crate) fn pin(cpu: Option<usize>) {
     sched_setaffinity(None, &set).expect("a processor");
 }
 
-/// Resident bytes of this process.
-pub(crate) fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = text.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
-    pages * 4096
+/// Resident bytes of this process, at most since [`forget_peak`] or its start.
+pub(crate) fn peak() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// The peak begins anew. Where the system does not allow that, it stays the one of all that was before.
+pub(crate) fn forget_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
 /// The value that this share of the samples does not exceed, in the samples' unit; they get sorted.

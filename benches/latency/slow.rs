@@ -8,7 +8,7 @@ use peerpool::node::{Message, Node};
 use tokio::runtime::Runtime;
 
 use crate::near::{self, Far};
-use crate::numbers::{median, resident};
+use crate::numbers::{forget_peak, median, peak};
 use crate::{Options, native};
 
 /// Bytes of a message.
@@ -29,8 +29,9 @@ pub(crate) struct Crowd {
 pub(crate) struct Slice {
     /// Messages a second that each of the others got.
     pub(crate) rate: f64,
-    /// Bytes that the node's own stats say it holds, at most over the slice.
+    /// Bytes that the node's own stats say it holds, at most of what they said at every 1,024th message.
     held: u64,
+    /// Resident bytes of the process, at most while the node sent.
     resident: u64,
 }
 
@@ -43,6 +44,7 @@ impl Crowd {
 
     /// Broadcasts as quickly as `ready` allows.
     pub(crate) fn slice(&mut self, far: &mut Far, long: Duration) -> Slice {
+        forget_peak();
         let since = Instant::now();
         let node = self.node.clone();
         let producer = self.runtime.spawn(async move {
@@ -56,7 +58,7 @@ impl Crowd {
                     sent += 1;
                     if sent.is_multiple_of(1024) {
                         let memory = node.stats().memory;
-                        held = memory.links + memory.logs;
+                        held = held.max(memory.links + memory.logs);
                         assert!(held <= memory.limit, "{held} bytes held, {} allowed", memory.limit);
                     }
                     if sent.is_multiple_of(64) {
@@ -73,12 +75,13 @@ impl Crowd {
         let (sent, held) = self.runtime.block_on(producer).expect("the producer");
         let early = far.received(self.others) - self.seen;
         let window = since.elapsed();
+        let resident = peak();
         let wire = native::frame(SIZE).len() as u64;
         self.seen += sent * wire * self.count as u64;
         // All of it must arrive at those that keep up.
         far.wait(self.others, self.seen);
         let rate = early as f64 / (wire * self.count as u64) as f64 / window.as_secs_f64();
-        Slice { rate, held, resident: resident() }
+        Slice { rate, held, resident }
     }
 }
 
@@ -153,7 +156,7 @@ pub(crate) fn run(options: &Options) {
         }
     }
     println!(
-        "| | thousand messages/s to each other peer | of those without | from the first message: first second, of those without (least) | MB held by stats, most | MB resident, most |"
+        "| | thousand messages/s to each other peer | of those without | from the first message: first second, of those without (least) | MB held by stats, most | MB resident in the process, peak |"
     );
     println!("|---|--:|--:|--:|--:|--:|");
     let slow = format!("48 of 64, 16 at 1 % ({} KB/s)", field.slow_rate / 1000);

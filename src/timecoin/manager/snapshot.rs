@@ -67,6 +67,12 @@ pub(super) fn balances_of(
     balances(&unpacked)
 }
 
+/// `balances_of` for its fuzz target.
+#[cfg(fuzzing)]
+pub fn fuzz_balances(snapshot: &StateSnapshot, most: usize) -> Result<HashMap<String, u64>, SnapshotFault> {
+    balances_of(snapshot, most)
+}
+
 /// Reads bincode 1.3 of a map from output point to output, and the total supply behind it.
 fn balances(bytes: &[u8]) -> Result<HashMap<String, u64>, SnapshotFault> {
     let mut rest = Rest(bytes);

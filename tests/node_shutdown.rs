@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use harness::*;
-use peerpool::node::{ConnectError, Handled, Leftovers, Node};
+use peerpool::node::{ConnectError, Handled, Leftovers, Node, NodeEvent, Subscription, Update};
 use peerpool::pool::Departure;
 use peerpool::transport::{MemoryNet, ReadRate};
 use peerpool::wire::Greeting;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 async fn nothing_goes_live_once_a_shutdown_has_begun() {
     let net = MemoryNet::new(1);
     net.set_latency(Duration::from_millis(5).into());
+    let mut went_live = std::collections::BTreeSet::new();
     for millis in 0..40u64 {
         let rec = Rec::new();
         let a = start(&net, 1, quiet(), rec.clone()).await;
@@ -25,18 +26,33 @@ async fn nothing_goes_live_once_a_shutdown_has_begun() {
         let (dialler, other) = (a.clone(), b.clone());
         let out = tokio::spawn(async move { dialler.connect(at(2)).await.map(|_| ()) });
         let into = tokio::spawn(async move { other.connect(at(1)).await.map(|_| ()) });
+        let mut updates = a.subscribe();
         tokio::time::sleep(Duration::from_millis(millis)).await;
-        let live = a.stats().pool.total_connections;
+        let before = ups(&mut updates);
         let left = a.shutdown(Duration::from_secs(5)).await;
         assert!(left.is_clean(), "{left:?} after {millis} ms");
         assert!(a.is_stopping());
         out.await.unwrap().ok();
         into.await.unwrap().ok();
-        assert!(rec.pairs() as u64 <= live.max(2) as u64);
+        assert_eq!(ups(&mut updates), 0, "after {millis} ms");
+        rec.pairs();
+        went_live.insert(before);
         assert!(matches!(a.connect(at(2)).await, Err(ConnectError::Shutdown)));
         end(b).await;
         until(|| net.connections().is_empty()).await;
     }
+    assert!(went_live.len() > 1, "{went_live:?}: the shutdowns begin before and after a peer goes live");
+}
+
+/// How many peers went live since it was asked last.
+fn ups(updates: &mut Subscription) -> usize {
+    std::iter::from_fn(|| updates.try_next())
+        .map(|update| match update {
+            Update::Event(event) => usize::from(matches!(event, NodeEvent::Up { .. })),
+            Update::Snapshot(peers) => peers.len(),
+            Update::Lagged(missed) => panic!("missed {missed}"),
+        })
+        .sum()
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,10 +172,7 @@ async fn dropping_the_last_handle_frees_everything() {
     assert_eq!((hears.pairs(), hears_b.pairs()), (1, 1));
     let mut downs = 0;
     while let Some(update) = events.try_next() {
-        downs += usize::from(matches!(
-            update,
-            peerpool::node::Update::Event(peerpool::node::NodeEvent::Down { .. })
-        ));
+        downs += usize::from(matches!(update, Update::Event(NodeEvent::Down { .. })));
     }
     assert_eq!(downs, 1);
     end(b).await;

@@ -120,7 +120,7 @@ async fn backoff_grows_until_a_session_is_stable_also_for_trusted_peers() {
         let book = Book::in_memory(BookConfig { backoff, ..BookConfig::default() });
         let mut config = NodeConfig::local();
         config.hot.tick = Duration::from_millis(2);
-        config.hot.stable_after = Duration::from_millis(150);
+        config.hot.stable_after = Duration::from_secs(1);
         if trusted {
             config.trusted = vec![at(2)];
         } else {

@@ -21,6 +21,10 @@ impl Link {
     /// # Errors
     /// See [`RequestError`].
     ///
+    /// # Invariants
+    /// 20. *Statement*: a request that is dropped at any of its awaits leaves no waiter, and passes on a turn that it was told of.
+    ///     *Enforced by*: two guards. *Breaks if*: an await comes between taking a place and making its guard.
+    ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind: a request that was not sent is taken back, one that was is cancelled at
     /// the peer, and a late answer reaches nobody.

@@ -8,6 +8,11 @@
 //! chunked message the lane takes from the log only; chunks are written whole before anything else, also one whose rest
 //! had to be let go of while the stream was full ([`Busy::mend`]). Breaks if: a source of a lane is filled without asking
 //! [`Cursor::in_message`] or [`LaneOut::open`].
+//!
+//! Invariant 17. Statement: a peer that takes nothing costs nobody but itself, and is not kept for ever. Enforced by: only the
+//! link's own task writes to its stream, without waiting and with no lock held; since when it takes nothing is one word of the
+//! link, and past the write stall the maintenance departs the peer. Breaks if: a caller's thread writes to a stream, or
+//! progress is noted while something waits and nothing was taken.
 
 mod busy;
 mod flight;

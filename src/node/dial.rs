@@ -22,6 +22,10 @@ use super::shared::{Shared, count};
 impl Shared {
     /// Dials an address and makes the connection a live peer. Outcomes go to the book.
     ///
+    /// Invariant 20. Statement: a future that is dropped at any of its awaits has given everything back: socket, slot, key, place
+    /// among the instances. Enforced by: each is a value that the future owns and that gives back in its drop; what must go on
+    /// without it is spawned. Breaks if: something is taken, and an await comes before the value that gives it back.
+    ///
     /// # Cancel safety
     /// Dropping the future closes what was opened and gives back slot and key.
     pub(super) async fn dial(self: &Arc<Self>, addr: SocketAddr) -> Result<Arc<Peer>, ConnectError> {

@@ -26,6 +26,10 @@ impl Shared {
     /// Makes a greeted connection a live peer, or says why not; on failure the stream comes back, so that the other end can be
     /// told.
     ///
+    /// Invariant 27. Statement: whoever dialled, a connection becomes a peer, and its link starts, in the same steps.
+    /// Enforced by: dialled, accepted and adopted streams all come through here once they are greeted, and no link is started
+    /// elsewhere; the direction is a field of the seat. Breaks if: a link is started by whoever greets.
+    ///
     /// # Cancel safety
     /// Dropping the future gives back slot, key and place among the instances; dropping what it returns, the peer departs.
     pub(super) async fn join(

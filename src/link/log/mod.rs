@@ -21,7 +21,7 @@
 //! 43. *Statement*: what joined before an append gets the message, or the lag policy says why not. *Enforced by*: joining
 //!     and appending take the same lock. *Breaks if*: a key goes live before its cursors were taken.
 //!
-//! Further: 40 in [`Hub`]'s module, 41 at [`Cursor::release`], 42 at [`Cursor`].
+//! Further: 21 at [`Waiter`], 40 in [`Hub`]'s module, 41 at [`Cursor::release`], 42 at [`Cursor`].
 //!
 //! # Not promised
 //! Order between logs, between a log and unicasts, and between a log and the state table.

@@ -19,6 +19,12 @@ use crate::base::Tick;
 /// time, up to ten; when it has skipped meanwhile, for ten.
 ///
 /// Dropping it leaves nothing behind.
+///
+/// # Invariants
+/// 21. *Statement*: a wait for room ends as soon as nobody who is waited for is in the way, and no waiter depends on another.
+///     *Enforced by*: whatever takes a link out of the way, its progress, its leaving, a look at the clock, goes on to the next
+///     one under the gate's lock, and where there is none all waiters are woken together; each takes its waker out when it is
+///     dropped. *Breaks if*: nobody brings the clock, or a link moves on without asking whether it is watched.
 #[derive(Debug)]
 pub struct Waiter {
     log: Arc<Log>,

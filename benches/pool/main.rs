@@ -65,6 +65,9 @@ fn time(
 ) -> Duration {
     let ready = Barrier::new(threads);
     let mark = |thread: usize| {
+        if threads > 1 {
+            rivals::pin(thread);
+        }
         let share = order.len() / threads * thread;
         let keys = &order[share..share + order.len() / threads];
         let guests = if churn { rivals::guests(thread) } else { Vec::new() };

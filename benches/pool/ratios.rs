@@ -116,27 +116,13 @@ fn time(rival: &dyn Rival, order: &[PeerId], run: Run) -> f64 {
         let mark = &mark;
         let pinned = |thread| {
             move || {
-                pin(thread);
+                rivals::pin(thread);
                 mark(thread)
             }
         };
         let all: Vec<_> = (0..threads).map(|thread| scope.spawn(pinned(thread))).collect();
         all.into_iter().map(|one| one.join().unwrap_or(f64::NAN)).sum::<f64>() / threads as f64
     })
-}
-
-/// A core to each thread: on the same one they would take turns, and none would ever wait for another's lock.
-fn pin(thread: usize) {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::thread::{CpuSet, sched_setaffinity};
-        let mut cores = CpuSet::new();
-        cores.set(thread % std::thread::available_parallelism().map_or(1, usize::from));
-        // Where it may not be, the figures are those of whatever the scheduler does.
-        let _ = sched_setaffinity(None, &cores);
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = thread;
 }
 
 fn others() {

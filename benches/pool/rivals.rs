@@ -355,6 +355,20 @@ fn in_runtime(run: impl Future<Output = ()>) {
     });
 }
 
+/// A core to each thread: on the same one they would take turns, and none would ever wait for another's lock.
+pub(crate) fn pin(thread: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::thread::{CpuSet, sched_setaffinity};
+        let mut cores = CpuSet::new();
+        cores.set(thread % std::thread::available_parallelism().map_or(1, usize::from));
+        // Where it may not be, the figures are those of whatever the scheduler does.
+        let _ = sched_setaffinity(None, &cores);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = thread;
+}
+
 /// Distinct addresses in a random order.
 pub(crate) fn keys(count: usize, seed: u64) -> Vec<PeerId> {
     let key = |n: usize| PeerId::from(SocketAddr::from((((0x0A00_0000 + n) as u32).to_be_bytes(), 7_000)));

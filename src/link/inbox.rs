@@ -77,13 +77,13 @@ impl Wake for Alarm {
 }
 
 impl Inbox {
-    /// Hands an event over at once if nothing is before it, and queues it otherwise. `cover` is what its payload counts for already.
+    /// Hands an event over at once if nothing is before it, and queues it otherwise. `cover` counts the memory of a payload that was put together.
     pub(super) fn event<H: Host>(
         &mut self,
         host: &H,
         link: &Link,
         (lane, kind, payload): (Lane, u16, Payload<'_>),
-        cover: Option<Reservation>,
+        cover: Option<&mut Reservation>,
     ) -> Result<(), End> {
         if let Some(work) = &mut self.0
             && (work.event.is_some() || !work.events.is_empty())
@@ -116,7 +116,7 @@ impl Inbox {
         link: &Arc<Link>,
         id: u32,
         (lane, kind, payload): (Lane, u16, Payload<'_>),
-        cover: Option<Reservation>,
+        cover: Option<&mut Reservation>,
     ) -> Result<(), End> {
         let most = link.common.requests();
         let (waits, first, at_work) = self.0.as_ref().map_or((false, true, 0), |work| {
@@ -305,11 +305,17 @@ impl Work {
 
     /// A message that waits is copied out of the read buffer. Where the ceiling does not cover it, it is kept all the same
     /// (it is here already, at most one) and the inbox counts as full; but not one of many frames, which is more than a pause costs.
-    fn keep(&mut self, payload: Payload<'_>, link: &Link, cover: Option<Reservation>) -> Result<Bytes, End> {
+    fn keep(
+        &mut self,
+        payload: Payload<'_>,
+        link: &Link,
+        cover: Option<&mut Reservation>,
+    ) -> Result<Bytes, End> {
         self.bytes += payload.len();
         let held = self.held.get_or_insert_with(|| Reservation::empty(&link.common.budget));
-        if let Some(mut cover) = cover {
-            cover.give(payload.len(), held);
+        // So that it is neither counted twice nor not at all.
+        if let (Payload::Owned(bytes), Some(cover)) = (&payload, cover) {
+            cover.give(bytes.len(), held);
         }
         if !held.resize(self.bytes) && self.bytes - held.bytes() > 2 * link.common.limits.window {
             return Err(End::Ceiling);

@@ -181,7 +181,8 @@ impl<D: Dialect> Reader<D> {
                 Step::Message { lane, head, payload, .. } => {
                     requests += usize::from(matches!(head, Head::Request { .. }));
                     answers += usize::from(matches!(head, Head::Response { .. }));
-                    let cover = self.cover(&payload, sinks.link);
+                    // What covers the memory that it was put together in goes on with it.
+                    let cover = self.kept.as_mut().map(|kept| &mut kept.held);
                     take(lane, head, (payload, cover), sinks)
                 }
             };
@@ -207,14 +208,6 @@ impl<D: Dialect> Reader<D> {
             sinks.host.paused(true);
         }
         (at, outcome)
-    }
-
-    /// What covered the memory that a message was put together in goes on with it, so that it is neither counted twice nor not at all.
-    fn cover(&mut self, payload: &Payload<'_>, link: &Link) -> Option<Reservation> {
-        let (Payload::Owned(bytes), Some(kept)) = (payload, &mut self.kept) else { return None };
-        let mut cover = Reservation::empty(&link.common.budget);
-        kept.held.give(bytes.len(), &mut cover);
-        Some(cover)
     }
 
     fn control<H: Host>(&mut self, control: Control, sinks: &mut Sinks<'_, D, H>) -> Result<(), End> {
@@ -280,7 +273,7 @@ impl<D: Dialect> Reader<D> {
 fn take<D: Dialect, H: Host>(
     lane: Lane,
     head: Head,
-    (payload, cover): (Payload<'_>, Option<Reservation>),
+    (payload, cover): (Payload<'_>, Option<&mut Reservation>),
     sinks: &mut Sinks<'_, D, H>,
 ) -> Result<(), End> {
     match head {

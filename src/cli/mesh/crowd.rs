@@ -103,7 +103,7 @@ impl Crowd {
         .numbered(self.members.lock().all.len())
     }
 
-    /// Starts a killed node again, at its address. It is told one address, of a node that is up and can be reached.
+    /// Starts a killed node again, at its address. It is told one address, of a node that is up, and can be reached if there is one.
     pub(super) async fn restart(&self, slot: usize, rng: &mut fastrand::Rng) -> Result<(), StartError> {
         let old = self.present(slot);
         // The port is free once everything of the old one has ended.
@@ -115,7 +115,11 @@ impl Crowd {
                     && member.is_alive()
                     && self.world.as_ref().is_none_or(|world| !world.parted(slot, member.slot))
             };
-            let others: Vec<_> = self.alive().into_iter().filter(reachable).collect();
+            let mut others: Vec<_> = self.alive().into_iter().filter(reachable).collect();
+            if others.is_empty() {
+                // Cut off from all: what it is told is of use once that is over, and without it it would stay alone for ever.
+                others = self.alive().into_iter().filter(|member| member.slot != slot).collect();
+            }
             let told = if others.is_empty() { None } else { Some(others[rng.usize(..others.len())].addr) };
             let _birth = self.births.lock().await;
             match Member::start(self.birth(slot, old.addr, told)).await {

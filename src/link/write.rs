@@ -230,7 +230,14 @@ impl<D: Dialect> Writer<D> {
         // for it only while that is seen. Also where it has failed: what it took before was written, if it is out.
         if busy.unflushed {
             match Pin::new(&mut *stream).poll_flush(cx) {
-                Poll::Ready(Ok(())) => busy.unflushed = false,
+                Poll::Ready(Ok(())) => {
+                    busy.unflushed = false;
+                    // What hung in the flush is written, and nothing else waits for the stream or the peer: the link may
+                    // sleep from here, and nobody would end the stall then.
+                    if matches!(written, Ok(Written::All | Written::More)) && !busy.flight.holds() {
+                        link.write_progress(None);
+                    }
+                }
                 Poll::Ready(Err(error)) => return Err(written.err().unwrap_or(End::Io(error))),
                 Poll::Pending => {
                     written?;

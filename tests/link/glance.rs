@@ -4,13 +4,15 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use peerpool::base::{ConnId, Lane};
 use peerpool::link::log::{Appended, Receipt};
-use peerpool::link::{End, Message, Opening, Prepared, Setup};
+use peerpool::link::{End, Host, Message, Opening, Prepared, Setup};
 use peerpool::transport::Stream;
 use peerpool::wire::{Decoder, Dialect, Head, Native, Step};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::sleep;
 
 use crate::harness::*;
 
@@ -281,6 +283,24 @@ async fn a_stream_that_fails_at_a_glance_ends_the_link() {
         assert!(matches!(&end, End::Io(error) if error.kind() == kind), "{failure:?}: {end:?}");
         assert_eq!(view.status_of(&appended), Receipt::LeftBefore, "{failure:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_that_hung_once_is_no_stall_of_a_link_that_sleeps() {
+    let side = Side::new(Native::default());
+    let stream = Tight::default();
+    let ear = Ear::new();
+    let running = side.start(stream.clone(), ear.clone());
+    settle().await;
+    stream.open(usize::MAX, false);
+    append(&side, Lane::Normal, 1);
+    sleep(Duration::from_secs(1)).await;
+    assert!(running.link.stalled(ear.now()) > Duration::ZERO, "what hangs in a flush waits");
+    stream.open(usize::MAX, true);
+    settle().await;
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(stream.events(&side.dialect), [(1, body(1))]);
+    assert_eq!(running.link.stalled(ear.now()), Duration::ZERO);
 }
 
 /// What was taken before the failure was written, unless it hangs in a flush.

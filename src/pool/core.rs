@@ -11,7 +11,7 @@ use crate::base::{ConnId, Tick, canonical_ip};
 
 use super::address::Addresses;
 use super::admission::Admission;
-use super::health::{Rules, Storms};
+use super::health::Rules;
 use super::peer::Shared;
 use super::roster::Cell;
 use super::stats::Counters;
@@ -88,7 +88,6 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
             shared: Arc::new(Shared {
                 admission: Admission::new(),
                 rules: SwapCell::new(Arc::new(Rules::new(config.health))),
-                storms: Storms::new(),
             }),
             limits: SwapCell::new(Arc::new(config.limits)),
             liveness: SwapCell::new(Arc::new(config.liveness)),
@@ -236,10 +235,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
 
     /// Changes what misbehaviour costs; health already lost stays lost.
     pub fn set_health(&self, policy: HealthPolicy) {
-        let before = self.shared.rules.swap(Arc::new(Rules::new(policy)));
-        if before.policy.window != policy.window {
-            self.shared.storms.forget();
-        }
+        self.shared.rules.update(|rules| rules.changed(policy));
     }
 
     /// Closes the pool for good: nothing goes live any more. Who is live stays live; the caller departs them

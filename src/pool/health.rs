@@ -6,6 +6,7 @@
 //! given back by whoever reads the word next, so no walk over the peers is needed. **Breaks if** a penalty is taken
 //! without its bit, or the bits of a window outlive the stamp that dates them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::Tick;
@@ -85,20 +86,36 @@ pub enum PenaltyOutcome {
     OurFault,
 }
 
-/// A [`HealthPolicy`] in the units of the word.
+/// A [`HealthPolicy`] in the units of the word, and what is remembered of its windows.
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) policy: HealthPolicy,
     window: u64,
     step: u64,
+    /// Those of these windows only: where their length changes they have other numbers, and whoever still goes by the
+    /// rules of before counts in the storms of before.
+    storms: Arc<Storms>,
 }
 
 impl Rules {
     pub(super) fn new(policy: HealthPolicy) -> Self {
+        Self::with(policy, Arc::new(Storms::new()))
+    }
+
+    /// The rules that follow these.
+    pub(super) fn changed(&self, policy: HealthPolicy) -> Self {
+        if policy.window == self.policy.window {
+            Self::with(policy, Arc::clone(&self.storms))
+        } else {
+            Self::new(policy)
+        }
+    }
+
+    fn with(policy: HealthPolicy, storms: Arc<Storms>) -> Self {
         let window = millis(policy.window).clamp(1, 1 << 32);
         let longest = (window * 4_000 / UNIT).max(1);
         let step = millis(policy.recovery_step).div_ceil(UNIT).clamp(1, longest);
-        Self { policy, window, step }
+        Self { policy, window, step, storms }
     }
 
     fn window_at(&self, now: Tick) -> u64 {
@@ -132,15 +149,15 @@ impl Health {
     }
 
     /// What the health is now, recovery included. Nothing is written.
-    pub(super) fn value(&self, now: Tick, rules: &Rules, storms: &Storms) -> u8 {
-        unpack(self.0.load(Ordering::Relaxed), now, rules, storms).value as u8
+    pub(super) fn value(&self, now: Tick, rules: &Rules) -> u8 {
+        unpack(self.0.load(Ordering::Relaxed), now, rules).value as u8
     }
 
-    pub(super) fn reward(&self, now: Tick, rules: &Rules, storms: &Storms) -> u8 {
+    pub(super) fn reward(&self, now: Tick, rules: &Rules) -> u8 {
         let window = rules.window_at(now);
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
-            let at = unpack(word, now, rules, storms);
+            let at = unpack(word, now, rules);
             let value = (at.value + u64::from(rules.policy.reward)).min(FULL);
             let new = pack(value, at.causes, window, at.stamp);
             match self.0.compare_exchange_weak(word, new, Ordering::Relaxed, Ordering::Relaxed) {
@@ -156,16 +173,15 @@ impl Health {
         cause: Cause,
         now: Tick,
         rules: &Rules,
-        storms: &Storms,
         live: impl FnOnce() -> u64,
     ) -> PenaltyOutcome {
         let window = rules.window_at(now);
         let mut word = self.0.load(Ordering::Relaxed);
         let (health, first) = loop {
-            if storms.contains(window) {
+            if rules.storms.contains(window) {
                 return PenaltyOutcome::OurFault;
             }
-            let at = unpack(word, now, rules, storms);
+            let at = unpack(word, now, rules);
             if at.causes & bit(cause) != 0 {
                 return PenaltyOutcome::AlreadyCounted;
             }
@@ -177,7 +193,7 @@ impl Health {
             }
         };
         // The exchange that set the first bit of the window is the one that counts this peer as failing in it.
-        if first && storms.count(window, live(), rules.policy.storm_quorum) {
+        if first && rules.storms.count(window, live(), rules.policy.storm_quorum) {
             return PenaltyOutcome::OurFault;
         }
         PenaltyOutcome::Counted { health }
@@ -186,7 +202,7 @@ impl Health {
 
 /// Counts the peers that failed in the present window, and remembers the windows in which they were too many.
 #[derive(Debug)]
-pub(super) struct Storms {
+struct Storms {
     /// Bits 0..24: peers that failed in the window. Bits 24..64: its number. Authority for the count.
     failing: AtomicU64,
     /// Number + 1 of a window that was a storm, at its number modulo the length. Older ones are forgotten, when what
@@ -195,15 +211,8 @@ pub(super) struct Storms {
 }
 
 impl Storms {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self { failing: AtomicU64::new(0), stormy: std::array::from_fn(|_| AtomicU64::new(0)) }
-    }
-
-    /// Windows have other numbers from now on.
-    pub(super) fn forget(&self) {
-        // Relaxed: as where they are counted, the numbers say it all.
-        self.failing.store(0, Ordering::Relaxed);
-        self.stormy.iter().for_each(|stormy| stormy.store(0, Ordering::Relaxed));
     }
 
     fn contains(&self, window: u64) -> bool {
@@ -240,13 +249,13 @@ fn pack(value: u64, causes: u64, window: u64, stamp: u64) -> u64 {
     value | causes << CAUSES | (window & WINDOW_MASK) << WINDOW | (stamp & 0xFFFF_FFFF) << STAMP
 }
 
-fn unpack(word: u64, now: Tick, rules: &Rules, storms: &Storms) -> Now {
+fn unpack(word: u64, now: Tick, rules: &Rules) -> Now {
     let (mut value, mut causes, stamp) = (word & 0x7F, word >> CAUSES & CAUSES_MASK, word >> STAMP);
     if causes != 0 {
         // The word was written at or after its stamp and less than 4,096 windows later, which dates its window.
         let at_stamp = rules.window_at(Tick::from_millis(stamp * UNIT));
         let window = at_stamp + ((word >> WINDOW).wrapping_sub(at_stamp) & WINDOW_MASK);
-        if storms.contains(window) {
+        if rules.storms.contains(window) {
             value = (value + rules.price(causes)).min(FULL);
             causes = 0;
         } else if window != rules.window_at(now) {
@@ -292,24 +301,23 @@ mod tests {
 
     struct World {
         rules: Rules,
-        storms: Storms,
     }
 
     impl World {
         fn new() -> Self {
-            Self { rules: Rules::new(HealthPolicy::default()), storms: Storms::new() }
+            Self { rules: Rules::new(HealthPolicy::default()) }
         }
 
         fn value(&self, health: &Health, secs: u64) -> u8 {
-            health.value(at(secs), &self.rules, &self.storms)
+            health.value(at(secs), &self.rules)
         }
 
         fn penalize(&self, health: &Health, cause: Cause, secs: u64) -> PenaltyOutcome {
-            health.penalize(cause, at(secs), &self.rules, &self.storms, || LIVE)
+            health.penalize(cause, at(secs), &self.rules, || LIVE)
         }
 
         fn reward(&self, health: &Health, secs: u64) -> u8 {
-            health.reward(at(secs), &self.rules, &self.storms)
+            health.reward(at(secs), &self.rules)
         }
     }
 
@@ -386,7 +394,7 @@ mod tests {
     #[test]
     fn one_failing_peer_is_not_our_fault_even_alone() {
         let (world, health) = (World::new(), Health::new(at(0)));
-        let alone = health.penalize(Cause::Timeout, at(1), &world.rules, &world.storms, || 1);
+        let alone = health.penalize(Cause::Timeout, at(1), &world.rules, || 1);
         assert_eq!(alone, PenaltyOutcome::Counted { health: 90 });
     }
 }

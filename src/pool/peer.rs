@@ -10,7 +10,7 @@ use crate::base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::base::{ConnId, Direction, Tick};
 
 use super::admission::Admission;
-use super::health::{Health, Rules, Storms};
+use super::health::{Health, Rules};
 use super::vitals::{Reading, Vitals};
 use super::{Cause, Connection, Departure, PeerKey, PenaltyOutcome, Phase, SeenOutcome, Slot};
 
@@ -19,7 +19,6 @@ use super::{Cause, Connection, Departure, PeerKey, PenaltyOutcome, Phase, SeenOu
 pub(super) struct Shared {
     pub(super) admission: Admission,
     pub(super) rules: SwapCell<Rules>,
-    pub(super) storms: Storms,
 }
 
 /// Bytes moved on one connection, as its owner counted them.
@@ -227,13 +226,12 @@ impl<K: PeerKey, C: Connection> Peer<K, C> {
     /// Counts a fault: once a cause and window, and not at all when more than half of the live peers fail in the
     /// same window.
     pub fn penalize(&self, cause: Cause, now: Tick) -> PenaltyOutcome {
-        let live = || self.shared.admission.live();
-        self.shared.rules.read(|rules| self.health.penalize(cause, now, rules, &self.shared.storms, live))
+        self.shared.rules.read(|rules| self.penalize_by(rules, cause, now))
     }
 
     /// Gives points for something useful; returns its health.
     pub fn reward(&self, now: Tick) -> u8 {
-        self.shared.rules.read(|rules| self.health.reward(now, rules, &self.shared.storms))
+        self.shared.rules.read(|rules| self.health.reward(now, rules))
     }
 
     /// Takes one measured round-trip time into the average (7/8 old, 1/8 new). Up to 71 minutes.
@@ -269,7 +267,11 @@ impl<K: PeerKey, C: Connection> Peer<K, C> {
     }
 
     pub(super) fn health_by(&self, rules: &Rules, now: Tick) -> u8 {
-        self.health.value(now, rules, &self.shared.storms)
+        self.health.value(now, rules)
+    }
+
+    pub(super) fn penalize_by(&self, rules: &Rules, cause: Cause, now: Tick) -> PenaltyOutcome {
+        self.health.penalize(cause, now, rules, || self.shared.admission.live())
     }
 
     pub(super) fn reading(&self) -> Reading {

@@ -548,3 +548,17 @@ fn storms_are_seen_after_the_windows_have_become_longer() {
     pool.set_health(HealthPolicy { window: window * 6, ..pool.health_policy() });
     assert!(storms(hour + 600) > 0);
 }
+
+#[test]
+fn a_penalty_by_the_rules_of_before_hides_no_storm() {
+    let pool = pool();
+    let peers: Vec<_> = (0..10).map(|n| insert(&pool, n * 0x100, 0)).collect();
+    let before = pool.shared.rules.load();
+    let window = pool.health_policy().window;
+    pool.set_health(HealthPolicy { window: window * 6, ..pool.health_policy() });
+    // Its number is one that the longer windows reach in six hours.
+    let late = peers[0].penalize_by(&before, Cause::Flood, at(3_600));
+    assert_eq!(late, PenaltyOutcome::Counted { health: 80 });
+    let fail = |peer: &Arc<Peer<u32, Arc<Line>>>| peer.penalize(Cause::Timeout, at(3_700));
+    assert!(peers.iter().map(fail).any(|outcome| outcome == PenaltyOutcome::OurFault));
+}

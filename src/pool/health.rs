@@ -13,6 +13,7 @@ use crate::base::Tick;
 use crate::base::sync::atomic::{AtomicU64, Ordering};
 
 use super::HealthPolicy;
+use super::storms::Storms;
 
 /// What a peer did wrong. Each counts once a peer and window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,6 +123,16 @@ impl Rules {
         now.as_millis() / self.window
     }
 
+    /// The window in which the causes of a word were counted; `None` without any.
+    fn window_of(&self, word: u64) -> Option<u64> {
+        if word >> CAUSES & CAUSES_MASK == 0 {
+            return None;
+        }
+        // The word was written at or after its stamp and less than 4,096 windows later, which dates its window.
+        let at_stamp = self.window_at(Tick::from_millis((word >> STAMP) * UNIT));
+        Some(at_stamp + ((word >> WINDOW).wrapping_sub(at_stamp) & WINDOW_MASK))
+    }
+
     fn price(&self, causes: u64) -> u64 {
         let counted = Cause::ALL.into_iter().filter(|cause| causes & bit(*cause) != 0);
         counted.map(|cause| u64::from(self.policy.penalties.get(cause))).sum()
@@ -167,13 +178,14 @@ impl Health {
         }
     }
 
-    /// Takes what `cause` costs, once a window. `live` is asked for the number of live peers when it matters.
+    /// Takes what `cause` costs, once a window. `live` is asked for the number of live peers when it matters; `None` if
+    /// this is none of them any more, and so tells nothing of the others.
     pub(super) fn penalize(
         &self,
         cause: Cause,
         now: Tick,
         rules: &Rules,
-        live: impl FnOnce() -> u64,
+        live: impl FnOnce() -> Option<u64>,
     ) -> PenaltyOutcome {
         let window = rules.window_at(now);
         let mut word = self.0.load(Ordering::Relaxed);
@@ -193,55 +205,24 @@ impl Health {
             }
         };
         // The exchange that set the first bit of the window is the one that counts this peer as failing in it.
-        if first && rules.storms.count(window, live(), rules.policy.storm_quorum) {
+        let live = if first { live() } else { None };
+        if live.is_some_and(|live| rules.storms.count(window, live, rules.policy.storm_quorum)) {
             return PenaltyOutcome::OurFault;
         }
         PenaltyOutcome::Counted { health }
     }
-}
 
-/// Counts the peers that failed in the present window, and remembers the windows in which they were too many.
-#[derive(Debug)]
-struct Storms {
-    /// Bits 0..24: peers that failed in the window. Bits 24..64: its number. Authority for the count.
-    failing: AtomicU64,
-    /// Number + 1 of a window that was a storm, at its number modulo the length. Older ones are forgotten, when what
-    /// they took has mostly recovered by itself.
-    stormy: [AtomicU64; REMEMBERED],
-}
-
-impl Storms {
-    fn new() -> Self {
-        Self { failing: AtomicU64::new(0), stormy: std::array::from_fn(|_| AtomicU64::new(0)) }
+    /// Whether a failure is noted. Cost: one load.
+    pub(super) fn has_failed(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >> CAUSES & CAUSES_MASK != 0
     }
 
-    fn contains(&self, window: u64) -> bool {
-        // Relaxed: the number says it all; a reader that misses a storm just declared reads it the next time.
-        self.stormy[window as usize % REMEMBERED].load(Ordering::Relaxed) == window + 1
-    }
-
-    /// Counts one more failing peer; says whether that makes the window a storm.
-    fn count(&self, window: u64, live: u64, quorum: u32) -> bool {
-        let number = window & (u64::MAX >> COUNT_BITS);
-        let mut word = self.failing.load(Ordering::Relaxed);
-        let count = loop {
-            let count = match (word >> COUNT_BITS).cmp(&number) {
-                std::cmp::Ordering::Less => 1,
-                std::cmp::Ordering::Equal => (word & COUNT_MAX).min(COUNT_MAX - 1) + 1,
-                // A window that is already over: too late to tell.
-                std::cmp::Ordering::Greater => return false,
-            };
-            let new = number << COUNT_BITS | count;
-            match self.failing.compare_exchange_weak(word, new, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => break count,
-                Err(other) => word = other,
-            }
-        };
-        let storm = count >= u64::from(quorum) && count * 2 > live;
-        if storm {
-            self.stormy[window as usize % REMEMBERED].store(window + 1, Ordering::Relaxed);
+    /// The peer, which was connected since then, has departed: if it failed in the present window, that is counted as
+    /// somebody's who has left.
+    pub(super) fn depart(&self, since: Tick, rules: &Rules) {
+        if let Some(window) = rules.window_of(self.0.load(Ordering::Relaxed)) {
+            rules.storms.left(window, rules.window_at(since) >= window);
         }
-        storm
     }
 }
 
@@ -251,10 +232,7 @@ fn pack(value: u64, causes: u64, window: u64, stamp: u64) -> u64 {
 
 fn unpack(word: u64, now: Tick, rules: &Rules) -> Now {
     let (mut value, mut causes, stamp) = (word & 0x7F, word >> CAUSES & CAUSES_MASK, word >> STAMP);
-    if causes != 0 {
-        // The word was written at or after its stamp and less than 4,096 windows later, which dates its window.
-        let at_stamp = rules.window_at(Tick::from_millis(stamp * UNIT));
-        let window = at_stamp + ((word >> WINDOW).wrapping_sub(at_stamp) & WINDOW_MASK);
+    if let Some(window) = rules.window_of(word) {
         if rules.storms.contains(window) {
             value = (value + rules.price(causes)).min(FULL);
             causes = 0;
@@ -286,12 +264,6 @@ const CAUSES_MASK: u64 = (1 << 13) - 1;
 const WINDOW: u32 = 20;
 const WINDOW_MASK: u64 = (1 << 12) - 1;
 const STAMP: u32 = 32;
-const COUNT_BITS: u32 = 24;
-const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
-#[cfg(not(peerpool_loom))]
-const REMEMBERED: usize = 32;
-#[cfg(peerpool_loom)]
-const REMEMBERED: usize = 2;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
@@ -313,7 +285,7 @@ mod tests {
         }
 
         fn penalize(&self, health: &Health, cause: Cause, secs: u64) -> PenaltyOutcome {
-            health.penalize(cause, at(secs), &self.rules, || LIVE)
+            health.penalize(cause, at(secs), &self.rules, || Some(LIVE))
         }
 
         fn reward(&self, health: &Health, secs: u64) -> u8 {
@@ -394,7 +366,7 @@ mod tests {
     #[test]
     fn one_failing_peer_is_not_our_fault_even_alone() {
         let (world, health) = (World::new(), Health::new(at(0)));
-        let alone = health.penalize(Cause::Timeout, at(1), &world.rules, || 1);
+        let alone = health.penalize(Cause::Timeout, at(1), &world.rules, || Some(1));
         assert_eq!(alone, PenaltyOutcome::Counted { health: 90 });
     }
 }

@@ -97,6 +97,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     pub(super) fn finish(&self, peer: &Arc<Peer<K, C>>, reason: Departure) {
         self.addresses.unlist(peer);
         self.cell_of(peer.key()).changed();
+        peer.forget_failure();
         self.counters.departed(reason);
         peer.connection().close(reason);
     }

@@ -50,6 +50,7 @@ mod peer;
 mod permit;
 mod roster;
 mod stats;
+mod storms;
 mod sweep;
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests;

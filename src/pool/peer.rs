@@ -271,7 +271,9 @@ impl<K: PeerKey, C: Connection> Peer<K, C> {
     }
 
     pub(super) fn penalize_by(&self, rules: &Rules, cause: Cause, now: Tick) -> PenaltyOutcome {
-        self.health.penalize(cause, now, rules, || self.shared.admission.live())
+        // Of one that has left nobody can tell whether the others fail.
+        let live = || self.is_live().then(|| self.shared.admission.live());
+        self.health.penalize(cause, now, rules, live)
     }
 
     pub(super) fn reading(&self) -> Reading {
@@ -284,6 +286,14 @@ impl<K: PeerKey, C: Connection> Peer<K, C> {
 
     pub(super) fn mark_departed_if(&self, judged: Reading, reason: Departure) -> bool {
         self.vitals.depart_if(judged, reason)
+    }
+
+    /// It was marked departed: a storm is a matter of those who were there.
+    pub(super) fn forget_failure(&self) {
+        // Most never failed, and need not ask for the rules.
+        if self.health.has_failed() {
+            self.shared.rules.read(|rules| self.health.depart(self.connected_at, rules));
+        }
     }
 
     /// Takes connection and info out of a peer that never became visible to anybody.

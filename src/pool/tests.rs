@@ -562,3 +562,33 @@ fn a_penalty_by_the_rules_of_before_hides_no_storm() {
     let fail = |peer: &Arc<Peer<u32, Arc<Line>>>| peer.penalize(Cause::Timeout, at(3_700));
     assert!(peers.iter().map(fail).any(|outcome| outcome == PenaltyOutcome::OurFault));
 }
+
+#[test]
+fn one_host_that_comes_fails_and_leaves_again_and_again_pardons_nobody() {
+    let pool = pool();
+    (0..8).for_each(|n| drop(insert(&pool, n * 0x100, 0)));
+    for n in 100..150 {
+        let bad = insert(&pool, n, 3_600);
+        assert_eq!(bad.penalize(Cause::Malformed, at(3_600)), PenaltyOutcome::Counted { health: 60 });
+        pool.remove(&n, Departure::Closed).unwrap();
+        assert_eq!(bad.penalize(Cause::Protocol, at(3_600)), PenaltyOutcome::Counted { health: 20 });
+    }
+    // Nor do the penalties of many that left before they failed.
+    let left: Vec<_> = (100..150).map(|n| insert(&pool, n, 3_600)).collect();
+    left.iter().for_each(|peer| drop(pool.remove(peer.key(), Departure::Closed)));
+    let late = left.iter().map(|peer| peer.penalize(Cause::Timeout, at(3_605)));
+    assert!(late.into_iter().all(|outcome| outcome != PenaltyOutcome::OurFault));
+}
+
+#[test]
+fn a_storm_is_seen_though_everybody_leaves_who_fails() {
+    let pool = pool();
+    let peers: Vec<_> = (0..10).map(|n| insert(&pool, n * 0x100, 0)).collect();
+    let outcomes = peers.iter().map(|peer| {
+        let outcome = peer.penalize(Cause::Timeout, at(3_600));
+        pool.remove(peer.key(), Departure::Lost).unwrap();
+        outcome == PenaltyOutcome::OurFault
+    });
+    let outcomes: Vec<_> = outcomes.collect();
+    assert_eq!(outcomes, (0..10).map(|n| n >= 5).collect::<Vec<_>>());
+}

@@ -120,10 +120,9 @@ impl Default for LivenessPolicy {
 pub struct HealthPolicy {
     /// A peer with more than this is healthy (default 30).
     pub healthy_above: u8,
-    /// Within one window each cause counts once a peer (default 10 s; at least 1 ms). Changing it begins a new window.
+    /// Within one window each cause counts once a peer (default 10 s; at least 10 ms). Changing it begins a new window.
     pub window: Duration,
-    /// One point comes back every so often (default 10 s). Kept to tenths of a second, at least one and at most 4,000
-    /// windows.
+    /// One point comes back every so often (default 10 s). Kept to tenths of a second, at least one.
     pub recovery_step: Duration,
     /// Points a reward gives (default 5).
     pub reward: u8,

@@ -3,8 +3,8 @@
 //! **Statement** (32): penalties are typed and each cause counts once a window; a failure of our own (more than half
 //! of the live peers failing within one window) penalises nobody. **Enforced by** the bitmap of causes beside the
 //! value, exchanged together with it, and by [`Storms`]: what was taken in a window that turns out to be a storm is
-//! given back by whoever reads the word next, so no walk over the peers is needed. **Breaks if** a penalty is taken
-//! without its bit, or the bits of a window outlive the stamp that dates them.
+//! given back by whoever reads the word next, so no walk over the peers is needed; the word says how much that was.
+//! **Breaks if** a penalty is taken without its bit, or the bits of a window outlive the stamp that dates them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,9 +113,8 @@ impl Rules {
     }
 
     fn with(policy: HealthPolicy, storms: Arc<Storms>) -> Self {
-        let window = millis(policy.window).clamp(1, 1 << 32);
-        let longest = (window * 4_000 / UNIT).max(1);
-        let step = millis(policy.recovery_step).div_ceil(UNIT).clamp(1, longest);
+        let window = millis(policy.window).clamp(SHORTEST, 1 << 32);
+        let step = millis(policy.recovery_step).div_ceil(UNIT).max(1);
         Self { policy, window, step, storms }
     }
 
@@ -128,19 +127,21 @@ impl Rules {
         if word >> CAUSES & CAUSES_MASK == 0 {
             return None;
         }
-        // The word was written at or after its stamp and less than 4,096 windows later, which dates its window.
+        // The causes were counted at or after the stamp and fewer than 32 windows later (see `oldest_stamp`), which dates
+        // their window.
         let at_stamp = self.window_at(Tick::from_millis((word >> STAMP) * UNIT));
         Some(at_stamp + ((word >> WINDOW).wrapping_sub(at_stamp) & WINDOW_MASK))
     }
 
-    fn price(&self, causes: u64) -> u64 {
-        let counted = Cause::ALL.into_iter().filter(|cause| causes & bit(*cause) != 0);
-        counted.map(|cause| u64::from(self.policy.penalties.get(cause))).sum()
+    /// The oldest stamp that still dates causes counted now: in tenths of a second, 16 windows and a rest, which together
+    /// are less than 32 of the shortest windows.
+    fn oldest_stamp(&self, now: Tick) -> u64 {
+        (now.as_millis() / UNIT).saturating_sub(LAG * self.window / UNIT)
     }
 }
 
-/// Bits 0..7: value at the stamp. Bits 7..20: causes counted in the window. Bits 20..32: low bits of the window's
-/// number. Bits 32..64: stamp, in tenths of a second.
+/// Bits 0..7: value at the stamp. Bits 7..14: points taken in the window. Bits 14..27: causes counted in it. Bits 27..32: low
+/// bits of its number. Bits 32..64: stamp, in tenths of a second.
 ///
 /// Authority for the peer's health. Everything is in the word, so all accesses are relaxed.
 #[derive(Debug)]
@@ -150,13 +151,17 @@ pub(super) struct Health(AtomicU64);
 struct Now {
     value: u64,
     stamp: u64,
-    /// Causes counted in the present window and not given back.
+    /// The present one.
+    window: u64,
+    /// Causes counted in it and not given back, and what they took.
     causes: u64,
+    taken: u64,
 }
 
 impl Health {
     pub(super) fn new(now: Tick) -> Self {
-        Self(AtomicU64::new(pack(FULL, 0, 0, now.as_millis() / UNIT)))
+        let stamp = now.as_millis() / UNIT;
+        Self(AtomicU64::new(Now { value: FULL, stamp, window: 0, causes: 0, taken: 0 }.pack()))
     }
 
     /// What the health is now, recovery included. Nothing is written.
@@ -165,13 +170,12 @@ impl Health {
     }
 
     pub(super) fn reward(&self, now: Tick, rules: &Rules) -> u8 {
-        let window = rules.window_at(now);
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
             let at = unpack(word, now, rules);
             let value = (at.value + u64::from(rules.policy.reward)).min(FULL);
-            let new = pack(value, at.causes, window, at.stamp);
-            match self.0.compare_exchange_weak(word, new, Ordering::Relaxed, Ordering::Relaxed) {
+            let new = Now { value, ..at };
+            match self.0.compare_exchange_weak(word, new.pack(), Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return value as u8,
                 Err(other) => word = other,
             }
@@ -187,26 +191,33 @@ impl Health {
         rules: &Rules,
         live: impl FnOnce() -> Option<u64>,
     ) -> PenaltyOutcome {
-        let window = rules.window_at(now);
         let mut word = self.0.load(Ordering::Relaxed);
-        let (health, first) = loop {
-            if rules.storms.contains(window) {
+        let (at, health) = loop {
+            let at = unpack(word, now, rules);
+            if rules.storms.contains(at.window) {
                 return PenaltyOutcome::OurFault;
             }
-            let at = unpack(word, now, rules);
             if at.causes & bit(cause) != 0 {
                 return PenaltyOutcome::AlreadyCounted;
             }
-            let value = at.value.saturating_sub(u64::from(rules.policy.penalties.get(cause)));
-            let new = pack(value, at.causes | bit(cause), window, at.stamp);
-            match self.0.compare_exchange_weak(word, new, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => break (value as u8, at.causes == 0),
+            // What is not there cannot be taken, nor given back.
+            let points = u64::from(rules.policy.penalties.get(cause)).min(at.value);
+            let new = Now {
+                value: at.value - points,
+                // Where points come back more slowly, what has come of the next one is lost: less than is taken.
+                stamp: at.stamp.max(rules.oldest_stamp(now)),
+                causes: at.causes | bit(cause),
+                taken: (at.taken + points).min(FULL),
+                ..at
+            };
+            match self.0.compare_exchange_weak(word, new.pack(), Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => break (at, new.value as u8),
                 Err(other) => word = other,
             }
         };
         // The exchange that set the first bit of the window is the one that counts this peer as failing in it.
-        let live = if first { live() } else { None };
-        if live.is_some_and(|live| rules.storms.count(window, live, rules.policy.storm_quorum)) {
+        let live = if at.causes == 0 { live() } else { None };
+        if live.is_some_and(|live| rules.storms.count(at.window, live, rules.policy.storm_quorum)) {
             return PenaltyOutcome::OurFault;
         }
         PenaltyOutcome::Counted { health }
@@ -226,26 +237,35 @@ impl Health {
     }
 }
 
-fn pack(value: u64, causes: u64, window: u64, stamp: u64) -> u64 {
-    value | causes << CAUSES | (window & WINDOW_MASK) << WINDOW | (stamp & 0xFFFF_FFFF) << STAMP
+impl Now {
+    fn pack(&self) -> u64 {
+        let Self { value, stamp, window, causes, taken } = self;
+        value | taken << TAKEN | causes << CAUSES | (window & WINDOW_MASK) << WINDOW | stamp << STAMP
+    }
 }
 
 fn unpack(word: u64, now: Tick, rules: &Rules) -> Now {
-    let (mut value, mut causes, stamp) = (word & 0x7F, word >> CAUSES & CAUSES_MASK, word >> STAMP);
-    if let Some(window) = rules.window_of(word) {
-        if rules.storms.contains(window) {
-            value = (value + rules.price(causes)).min(FULL);
-            causes = 0;
-        } else if window != rules.window_at(now) {
-            causes = 0;
+    let (mut value, mut taken, mut causes) =
+        (word & POINTS, word >> TAKEN & POINTS, word >> CAUSES & CAUSES_MASK);
+    let stamp = word >> STAMP;
+    // A `now` older than the stamp recovers nothing, moves nothing back and counts in the stamp's window.
+    let now = now.max(Tick::from_millis(stamp * UNIT));
+    let window = rules.window_at(now);
+    if let Some(counted) = rules.window_of(word) {
+        let stormy = rules.storms.contains(counted);
+        if stormy {
+            value = (value + taken).min(FULL);
+        }
+        if stormy || counted != window {
+            (causes, taken) = (0, 0);
         }
     }
-    // Saturating: a `now` older than the stamp recovers nothing and moves nothing back.
-    let steps = (now.as_millis() / UNIT).saturating_sub(stamp) / rules.step;
+    let tenths = now.as_millis() / UNIT;
+    let steps = (tenths - stamp) / rules.step;
     let value = (value + steps.min(FULL)).min(FULL);
     // Whole steps only, so that frequent updates do not eat what has been recovered of the next point.
-    let stamp = if value == FULL { stamp.max(now.as_millis() / UNIT) } else { stamp + steps * rules.step };
-    Now { value, stamp, causes }
+    let stamp = if value == FULL { tenths } else { stamp + steps * rules.step };
+    Now { value, stamp, window, causes, taken }
 }
 
 fn bit(cause: Cause) -> u64 {
@@ -259,11 +279,18 @@ fn millis(duration: Duration) -> u64 {
 const FULL: u64 = 100;
 /// Milliseconds a stamp counts in: 2^32 of them are 13 years.
 const UNIT: u64 = 100;
-const CAUSES: u32 = 7;
+/// Milliseconds of the shortest window.
+const SHORTEST: u64 = 10;
+/// Windows that a stamp may be behind the causes it dates.
+const LAG: u64 = 16;
+const POINTS: u64 = (1 << 7) - 1;
+const TAKEN: u32 = 7;
+const CAUSES: u32 = 14;
 const CAUSES_MASK: u64 = (1 << 13) - 1;
-const WINDOW: u32 = 20;
-const WINDOW_MASK: u64 = (1 << 12) - 1;
+const WINDOW: u32 = 27;
+const WINDOW_MASK: u64 = (1 << 5) - 1;
 const STAMP: u32 = 32;
+const _: () = assert!(LAG + UNIT / SHORTEST < WINDOW_MASK);
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
@@ -368,5 +395,58 @@ mod tests {
         let (world, health) = (World::new(), Health::new(at(0)));
         let alone = health.penalize(Cause::Timeout, at(1), &world.rules, || Some(1));
         assert_eq!(alone, PenaltyOutcome::Counted { health: 90 });
+    }
+
+    #[test]
+    fn a_storm_gives_back_no_more_than_it_took() {
+        let mut world = World::new();
+        let penalties = world.rules.policy.penalties.with(Cause::App0, 99);
+        world.rules = world.rules.changed(HealthPolicy { penalties, ..world.rules.policy });
+        let peers: Vec<Health> = (0..LIVE).map(|_| Health::new(at(0))).collect();
+        for health in &peers[..2] {
+            assert_eq!(world.penalize(health, Cause::App0, 3), PenaltyOutcome::Counted { health: 1 });
+            assert_eq!(world.penalize(health, Cause::Protocol, 12), PenaltyOutcome::Counted { health: 0 });
+            assert_eq!(world.penalize(health, Cause::Flood, 12), PenaltyOutcome::Counted { health: 0 });
+        }
+        assert_eq!(world.reward(&peers[1], 12), 5);
+        // What they cost by now is not what they cost then.
+        let dearer = penalties.with(Cause::Timeout, 50);
+        for (n, health) in peers.iter().enumerate().skip(2) {
+            let _ = world.penalize(health, Cause::Timeout, 12);
+            if n == 3 {
+                world.rules = world.rules.changed(HealthPolicy { penalties: dearer, ..world.rules.policy });
+            }
+        }
+        assert_eq!((world.value(&peers[0], 12), world.value(&peers[0], 13)), (1, 2));
+        assert_eq!((world.value(&peers[1], 12), world.value(&peers[1], 13)), (6, 7));
+        assert!(peers[2..].iter().all(|health| world.value(health, 12) == 100));
+    }
+
+    #[test]
+    fn causes_are_dated_however_slowly_points_come_back_and_however_short_the_windows() {
+        let day = 24 * 3_600;
+        for window in [Duration::from_millis(1), Duration::from_millis(70), Duration::from_secs(10)] {
+            let mut world = World::new();
+            let recovery_step = Duration::from_secs(day);
+            world.rules = Rules::new(HealthPolicy { window, recovery_step, ..world.rules.policy });
+            for millis in (0..30_000).step_by(7) {
+                let (now, health) = (Tick::from_millis(40_000_000 + millis), Health::new(at(0)));
+                let penalize = |cause, now| health.penalize(cause, now, &world.rules, || None);
+                let _ = penalize(Cause::Protocol, at(1_000));
+                assert_eq!(penalize(Cause::Timeout, now), PenaltyOutcome::Counted { health: 50 });
+                assert_eq!(penalize(Cause::Timeout, now), PenaltyOutcome::AlreadyCounted);
+                assert_eq!(health.value(now.after(Duration::from_secs(day)), &world.rules), 51);
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_read_before_the_last_update_counts_in_the_window_of_that() {
+        let (world, health) = (World::new(), Health::new(at(0)));
+        assert_eq!(world.penalize(&health, Cause::Protocol, 20), PenaltyOutcome::Counted { health: 60 });
+        assert_eq!(world.penalize(&health, Cause::Protocol, 19), PenaltyOutcome::AlreadyCounted);
+        assert_eq!(world.penalize(&health, Cause::Timeout, 19), PenaltyOutcome::Counted { health: 50 });
+        assert_eq!(world.penalize(&health, Cause::Timeout, 20), PenaltyOutcome::AlreadyCounted);
+        assert_eq!(world.penalize(&health, Cause::Timeout, 335), PenaltyOutcome::Counted { health: 71 });
     }
 }

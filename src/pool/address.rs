@@ -11,7 +11,7 @@
 //! (about 27); IPv6 addresses count in two subnets. Only IPs with handshakes under way or several connections cost a
 //! record of their own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -157,16 +157,13 @@ impl<K: PeerKey, C: Connection> Addresses<K, C> {
         crowded
     }
 
-    /// Every subnet that counts more than its limit, and how many too many. Cost: a lock a shard.
-    pub(super) fn crowded_nets(&self, limits: &Limits) -> HashMap<Subnet, u32> {
-        let mut crowded = HashMap::new();
+    /// Every subnet that counts more than its limit, pending connections included. Cost: a lock a shard.
+    pub(super) fn crowded_nets(&self, limits: &Limits) -> HashSet<Subnet> {
+        let mut crowded = HashSet::new();
         for nets in &self.nets {
-            for net in nets.lock().iter() {
-                let over = net.count().saturating_sub(limit_of(net.subnet(), limits));
-                if over > 0 {
-                    crowded.insert(net.subnet(), over);
-                }
-            }
+            let nets = nets.lock();
+            let over = nets.iter().filter(|net| net.count() > limit_of(net.subnet(), limits));
+            crowded.extend(over.map(Net::subnet));
         }
         crowded
     }
@@ -335,7 +332,8 @@ impl Net {
     }
 }
 
-fn limit_of(net: Subnet, limits: &Limits) -> u32 {
+/// How many connections a subnet may have.
+pub(super) fn limit_of(net: Subnet, limits: &Limits) -> u32 {
     match net {
         Subnet::V4Slash24(_) | Subnet::V6Slash64(_) => limits.max_per_subnet,
         Subnet::V6Slash48(_) => limits.max_per_site,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::base::sync::atomic::Ordering;
 use crate::base::{ConnId, Direction, Subnet, Tick};
 
+use super::address::limit_of;
 use super::vitals::Reading;
 use super::{Connection, Departure, Evicted, Limits, Peer, PeerKey, Pool, Slot};
 
@@ -169,7 +170,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         }
         let mut members: HashMap<Subnet, Vec<Arc<Peer<K, C>>>> = HashMap::new();
         for peer in self.roster().iter() {
-            for net in Subnet::of(peer.ip()).filter(|net| crowded.contains_key(net)) {
+            for net in Subnet::of(peer.ip()).filter(|net| crowded.contains(net)) {
                 members.entry(net).or_default().push(Arc::clone(peer));
             }
         }
@@ -179,7 +180,8 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
             // Who has left one subnet has left the one around it, too.
             let gone =
                 departed[before..].iter().filter(|peer| Subnet::of(peer.ip()).any(|of| of == net)).count();
-            let over = crowded.get(&net).map_or(0, |over| *over as usize).saturating_sub(gone);
+            // Who is only pending cannot be departed, and nobody who is live leaves for it.
+            let over = peers.len().saturating_sub(limit_of(net, limits) as usize).saturating_sub(gone);
             more |= self.evict_worst(peers, over, limits, now, departed);
         }
         more

@@ -535,6 +535,20 @@ fn a_trim_counts_who_left_a_subnet_for_the_one_around_it_too() {
 }
 
 #[test]
+fn handshakes_under_way_cost_nobody_in_their_subnet_its_place() {
+    let pool = pool();
+    (0..4).for_each(|n| drop(insert(&pool, n, 1)));
+    let pending: Vec<_> = (4..14).map(|n| permit(&pool, n)).collect();
+    pool.set_limits(Limits { max_per_subnet: 4, ..(*pool.limits()).clone() });
+    assert!(pool.trim(at(2)).is_empty());
+    // Those that go live all the same are too many then.
+    for (key, permit) in (4..).zip(pending) {
+        permit.claim(key).unwrap().go_live(Arc::default(), 0, at(3)).unwrap();
+    }
+    assert_eq!((pool.trim(at(4)).len(), pool.trim(at(4)).len(), pool.len()), (10, 0, 4));
+}
+
+#[test]
 fn storms_are_seen_after_the_windows_have_become_longer() {
     let pool = pool();
     let peers: Vec<_> = (0..10).map(|n| insert(&pool, n * 0x100, 0)).collect();

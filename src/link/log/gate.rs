@@ -365,8 +365,10 @@ impl Gate {
         wake.into_iter().for_each(Waker::wake);
     }
 
+    /// When a producer that waits must be told the time; `None` where none waits, though the wait of one that has gone may go on.
     pub(super) fn deadline(&self, stall: Duration) -> Option<Tick> {
-        self.inner.lock().deadline(stall)
+        let inner = self.inner.lock();
+        if inner.waiters.is_empty() { None } else { inner.deadline(stall) }
     }
 
     pub(super) fn members(&self) -> usize {

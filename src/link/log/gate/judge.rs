@@ -26,6 +26,11 @@ impl Inner {
     /// Looks at who is in the way while most others idle; whether somebody has turned out to be slow.
     pub(super) fn look(&mut self, span: &Span, now: Tick) -> bool {
         let Some(need) = self.wait.as_ref().map(|wait| wait.need) else { return false };
+        // Without a producer nobody is in the way of anything.
+        if self.waiters.is_empty() {
+            self.known().for_each(|(_, _, face)| face.blamed = None);
+            return false;
+        }
         let (mut all, mut idle) = (0usize, 0usize);
         for (_, view, _) in self.known().filter(|(_, _, face)| !face.slow) {
             let pos = view.position();

@@ -209,11 +209,33 @@ fn while_no_producer_waits_nobody_is_let_go() {
     world.burst(1);
     assert!(!world.has_room());
     world.waiter = world.log.waiter();
-    for _ in 0..40 {
+    assert_eq!(world.log.stall_deadline(), None);
+    // Longer than whoever is in the way needs to be found slow; it moves, so that it does not count as standing still.
+    for _ in 0..120 {
+        world.links[0].step(SIZE / 20);
         world.pass(LOOK);
         world.log.tick(Tick::from_millis(world.now));
     }
     assert!(!world.has_room());
+    assert!(world.log.stall_deadline().is_some());
+}
+
+#[test]
+fn what_a_link_was_blamed_for_before_the_last_producer_left_counts_for_nothing() {
+    // Few links, so that only the slow judgement applies.
+    let mut world = World::new(3, LagPolicy::Skip);
+    world.burst(1);
+    for round in 0..4 {
+        // Three quarters of the time that makes a link slow.
+        for _ in 0..75 {
+            world.links[0].step(SIZE / 20);
+            assert!(!world.has_room(), "round {round}");
+            world.pass(LOOK);
+        }
+        world.waiter = world.log.waiter();
+        world.links[0].step(SIZE / 20);
+        world.pass(250);
+    }
 }
 
 #[test]

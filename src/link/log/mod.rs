@@ -75,6 +75,8 @@ pub struct Log {
     begin: AtomicU64,
     /// Memory held, as of the last change. Hint for whoever adds up the ceiling; the ring's own number is the authority.
     bytes: AtomicUsize,
+    /// Memory that may be held. Written under the ring's lock, and what changes the ring reads it there: otherwise a bound
+    /// that was lowered meanwhile would not hold.
     limit: AtomicUsize,
     block: usize,
     stall: Duration,
@@ -119,24 +121,30 @@ impl Log {
     /// One short lock, a length check and a copy; a fence and a load if no link sleeps. O(1) whatever the number of links.
     #[inline]
     pub fn append(&self, encoded: &[u8], origin: Option<ConnId>) -> Result<Appended, AppendError> {
-        let limit = self.limit.load(Ordering::Relaxed);
-        check_len(encoded.len(), limit)?;
-        Ok(Appended { seq: self.push(encoded, origin, limit), origin })
+        loop {
+            check_len(encoded.len(), self.ring_bytes())?;
+            if let Some(seq) = self.push(encoded, origin) {
+                return Ok(Appended { seq, origin });
+            }
+        }
     }
 
-    /// Returns the number alone, which comes back in a register: a result that goes through memory is stored in parts and read
-    /// as a whole, and that stalls longer than the lock takes.
+    /// Returns the number alone, which comes back in registers: a result that goes through memory is stored in parts and read
+    /// as a whole, and that stalls longer than the lock takes. `None` if the ring has become too small for this.
     #[inline(never)]
-    fn push(&self, encoded: &[u8], origin: Option<ConnId>, limit: usize) -> u64 {
+    fn push(&self, encoded: &[u8], origin: Option<ConnId>) -> Option<u64> {
         let mut ring = self.ring.lock();
-        let block = self.block.min(limit / 8);
+        let mut limit = self.ring_bytes();
         while !ring.fits(encoded.len()) {
-            ring = self.roll(ring, block.max(encoded.len()), limit);
+            // Only here: what fits into the present block makes the ring hold no more.
+            check_len(encoded.len(), limit).ok()?;
+            ring = self.roll(ring, self.block.min(limit / 8).max(encoded.len()), limit);
+            limit = self.ring_bytes();
         }
-        let seq = ring.append(encoded, origin, block);
+        let seq = ring.append(encoded, origin, self.block.min(limit / 8));
         self.settle(ring, limit);
         self.hub.notify();
-        seq
+        Some(seq)
     }
 
     /// Begins a new block of the ring.
@@ -170,7 +178,6 @@ impl Log {
         chunks: impl IntoIterator<Item = LogChunk>,
         origin: Option<ConnId>,
     ) -> Result<Appended, AppendError> {
-        let limit = self.limit.load(Ordering::Relaxed);
         let (mut chunk_ends, mut pieces, mut ends, mut len) = (Vec::new(), Vec::new(), Vec::new(), 0usize);
         for chunk in chunks {
             for piece in [chunk.head, chunk.body] {
@@ -184,8 +191,9 @@ impl Log {
                 chunk_ends.push(u32::try_from(len).unwrap_or(u32::MAX));
             }
         }
-        check_len(len, limit)?;
         let mut ring = self.ring.lock();
+        let limit = self.ring_bytes();
+        check_len(len, limit)?;
         let seq = ring.append_pieces(chunk_ends, pieces, ends, origin);
         self.settle(ring, limit);
         self.hub.notify();
@@ -298,8 +306,8 @@ impl Log {
     /// Changes how much may be held; at least 8 KiB. What is too much is evicted at once.
     pub fn set_ring_bytes(&self, ring_bytes: usize) {
         let limit = limit_of(ring_bytes);
-        self.limit.store(limit, Ordering::Relaxed);
         let mut ring = self.ring.lock();
+        self.limit.store(limit, Ordering::Relaxed);
         ring.retire_above(limit);
         self.make_room(ring, limit);
     }

@@ -313,3 +313,49 @@ fn a_link_that_leaves_is_not_waited_for() {
         link.join().expect("no panic");
     });
 }
+
+#[test]
+fn the_ring_holds_no_more_than_it_may_whoever_lowers_its_bound() {
+    for in_chunks in [false, true] {
+        model(3, move || {
+            let (_, log) = log(LagPolicy::Skip);
+            log.set_ring_bytes(16 << 10);
+            for _ in 0..3 {
+                log.append(&[0; 4000], None).expect("fits");
+            }
+            let producer = {
+                let log = Arc::clone(&log);
+                thread::spawn(move || {
+                    let chunk = LogChunk::new(b"head", Bytes::from_static(&[1; 3996]));
+                    if in_chunks { log.append_chunks([chunk], None) } else { log.append(&[1; 4000], None) }
+                })
+            };
+            log.set_ring_bytes(8 << 10);
+            producer.join().expect("no panic").expect("fits");
+            assert!(log.bytes() <= 8 << 10, "{} bytes", log.bytes());
+        });
+    }
+}
+
+#[test]
+fn what_a_lowered_bound_makes_too_long_is_refused_or_was_there_before() {
+    for in_chunks in [false, true] {
+        model(3, move || {
+            let (_, log) = log(LagPolicy::Skip);
+            log.set_ring_bytes(24 << 10);
+            let producer = {
+                let log = Arc::clone(&log);
+                thread::spawn(move || {
+                    let chunk = LogChunk::new(b"head", Bytes::from_static(&[1; 8996]));
+                    if in_chunks { log.append_chunks([chunk], None) } else { log.append(&[1; 9000], None) }
+                })
+            };
+            log.set_ring_bytes(8 << 10);
+            match producer.join().expect("no panic") {
+                Ok(appended) => assert_eq!(log.stats().evicted, appended.seq + 1),
+                Err(why) => assert_eq!(why, AppendError::TooLarge { len: 9000, limit: 4 << 10 }),
+            }
+            assert!(log.bytes() <= 8 << 10, "{} bytes", log.bytes());
+        });
+    }
+}

@@ -33,13 +33,6 @@ pub(super) struct Addresses<K: PeerKey, C: Connection> {
 type Shard<T> = CachePadded<Mutex<T>>;
 type Peers<K, C> = HashTable<Arc<Peer<K, C>>>;
 
-/// An IP with more live peers than it may have.
-pub(super) struct Crowd<K: PeerKey, C: Connection> {
-    /// How many too many.
-    pub(super) over: usize,
-    pub(super) peers: Vec<Arc<Peer<K, C>>>,
-}
-
 /// The addresses of one shard.
 struct Ips<K: PeerKey, C: Connection> {
     /// Admitted, not live yet. No zeros.
@@ -138,21 +131,17 @@ impl<K: PeerKey, C: Connection> Addresses<K, C> {
         }
     }
 
-    /// The live peers of every IP that has more than this, and how many too many. Cost: a lock a shard; not for
-    /// every day.
-    pub(super) fn crowded_ips(&self, max: usize) -> Vec<Crowd<K, C>> {
+    /// The peers of every IP that lists more than this; some may have departed this moment. Cost: a lock a shard; not for every
+    /// day.
+    pub(super) fn crowded_ips(&self, max: usize) -> Vec<Vec<Arc<Peer<K, C>>>> {
         let mut crowded = Vec::new();
         for ips in &self.ips {
             let ips = ips.lock();
             if max == 0 {
-                crowded
-                    .extend(ips.single.iter().map(|peer| Crowd { over: 1, peers: vec![Arc::clone(peer)] }));
+                crowded.extend(ips.single.iter().map(|peer| vec![Arc::clone(peer)]));
             }
             let several = ips.several.values().filter(|peers| peers.len() > max);
-            crowded.extend(
-                several
-                    .map(|peers| Crowd { over: peers.len() - max, peers: peers.iter().cloned().collect() }),
-            );
+            crowded.extend(several.map(|peers| peers.iter().cloned().collect()));
         }
         crowded
     }

@@ -35,9 +35,11 @@ pub struct Pool<K: PeerKey, C: Connection> {
     pub(super) shared: Arc<Shared>,
     pub(super) limits: SwapCell<Limits>,
     pub(super) liveness: SwapCell<LivenessPolicy>,
-    /// Limits were changed and a trim may find work: an id drawn at the change, or zero. A trim clears it when there is
-    /// nothing to do and no permit older than the change is under way.
+    /// A trim may find work: an id drawn when limits were changed or when somebody went live whom older limits had let in, or
+    /// zero. A trim that has nothing more to do clears it.
     pub(super) crowded: AtomicU64,
+    /// An id drawn at the last change of the limits, or zero: whoever has an older one may have been let in by older limits.
+    limited_at: AtomicU64,
     pub(super) counters: Counters,
     hasher: HashState,
     last_id: AtomicU64,
@@ -92,6 +94,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
             limits: SwapCell::new(Arc::new(config.limits)),
             liveness: SwapCell::new(Arc::new(config.liveness)),
             crowded: AtomicU64::new(0),
+            limited_at: AtomicU64::new(0),
             counters: Counters::default(),
             hasher: HashState::default(),
             last_id: AtomicU64::new(1),
@@ -214,8 +217,27 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     /// Changes the limits at once. What is connected beyond them is departed by [`Pool::trim`], a few at a time.
     pub fn set_limits(&self, limits: Limits) {
         self.limits.swap(Arc::new(limits));
-        // Release: pairs with the acquire in `trim`, which then reads the new limits.
-        self.crowded.store(self.next_id().get(), Ordering::Release);
+        // Drawn after the change, as others are before limits are read. Release: pairs with the acquire in `recrowd`.
+        self.limited_at.fetch_max(self.next_id().get(), Ordering::Release);
+        self.crowd();
+    }
+
+    /// Has the next trim look.
+    fn crowd(&self) {
+        // AcqRel, and an exchange like the one that clears it, so that all changes are in one order: pairs with the acquire in
+        // `trim`, which then reads the new limits.
+        self.crowded.swap(self.next_id().get(), Ordering::AcqRel);
+    }
+
+    /// Somebody has gone live, and is listed, whom limits of before may have let in: a trim under way may have missed it.
+    ///
+    /// Whoever trims first touches every lock and generation that a listing touches after its peer is in: either that was
+    /// before and the trim finds the peer, or the change of limits that the trim goes by is seen here.
+    pub(super) fn recrowd(&self, id: ConnId) {
+        // Acquire: pairs with the release in `set_limits`.
+        if id.get() < self.limited_at.load(Ordering::Acquire) {
+            self.crowd();
+        }
     }
 
     /// When a silent peer is stale.
@@ -303,8 +325,8 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
 
     pub(super) fn next_id(&self) -> ConnId {
         loop {
-            // Relaxed: only uniqueness matters. Zero comes after 2^64 connections.
-            if let Some(id) = ConnId::new(self.last_id.fetch_add(1, Ordering::Relaxed)) {
+            // AcqRel: whoever draws a later id than a change of limits reads those limits. Zero comes after 2^64 connections.
+            if let Some(id) = ConnId::new(self.last_id.fetch_add(1, Ordering::AcqRel)) {
                 return id;
             }
         }

@@ -33,8 +33,10 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         deadline: Tick,
     ) -> Result<Permit<K, C>, AdmitError> {
         let addr = canonical(addr);
+        // Before the limits are read: see `recrowd`.
+        let id = self.next_id();
         self.reserve(addr, direction, slot)?;
-        let ticket = Arc::new(Ticket::new(self.next_id(), addr, direction, slot, deadline));
+        let ticket = Arc::new(Ticket::new(id, addr, direction, slot, deadline));
         self.tickets_of(ticket.origin.id).lock().insert(ticket.origin.id, Arc::clone(&ticket));
         Ok(Permit { held: Held { pool: Arc::clone(self), ticket } })
     }
@@ -56,10 +58,11 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         now: Tick,
     ) -> Result<Arc<Peer<K, C>>, InsertError<C>> {
         let addr = canonical(addr);
+        // Before the limits are read: see `recrowd`.
+        let origin = Origin { id: self.next_id(), addr, direction, slot: Slot::Ordinary };
         if let Err(why) = self.reserve(addr, direction, Slot::Ordinary) {
             return Err(InsertError { conn, info, why: why.into() });
         }
-        let origin = Origin { id: self.next_id(), addr, direction, slot: Slot::Ordinary };
         let peer = Arc::new(Peer::new(key, &origin, conn, info, now, Arc::clone(&self.shared)));
         let put = self.put_slot(self.live(&peer), |held| {
             match held {
@@ -251,5 +254,6 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     fn announce(&self, peer: &Arc<Peer<K, C>>) {
         self.addresses.list(peer);
         self.cell_of(peer.key()).join(peer);
+        self.recrowd(peer.id());
     }
 }

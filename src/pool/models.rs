@@ -300,6 +300,94 @@ fn evictions_at_once_keep_the_floor() {
     });
 }
 
+/// Each limit that may be lowered to one peer.
+fn lowered() -> [Limits; 3] {
+    let limits = Limits { floor: 0, ..PoolConfig::test().limits };
+    [
+        Limits { max_per_ip: 1, ..limits.clone() },
+        Limits { max_per_subnet: 1, ..limits.clone() },
+        Limits { max_inbound: 1, ..limits },
+    ]
+}
+
+/// Lowers a limit, and trims as a maintenance loop may meanwhile.
+fn lower(pool: &Arc<TestPool>, limits: &Limits) -> thread::JoinHandle<()> {
+    let (pool, limits) = (Arc::clone(pool), limits.clone());
+    thread::spawn(move || {
+        pool.set_limits(limits);
+        pool.trim(at(1));
+    })
+}
+
+/// What the trims to come make of it.
+fn trimmed(pool: &TestPool) {
+    while !pool.trim(at(1)).is_empty() {}
+    assert_eq!(pool.len(), 1, "somebody whom the old limits let in is beyond the new ones");
+    assert_eq!(pool.crowded.load(crate::base::sync::atomic::Ordering::Relaxed), 0, "trims find nothing more");
+}
+
+#[test]
+fn a_trim_beside_a_claim_that_goes_live_leaves_nobody_beyond_the_limit() {
+    for limits in lowered() {
+        model(3, move || {
+            let pool = pool();
+            insert(&pool, 1, &Line::default()).unwrap();
+            let claim = permit(&pool).claim(2).unwrap();
+            let other = lower(&pool, &limits);
+            claim.go_live(Line::default(), (), at(1)).unwrap();
+            other.join().unwrap();
+            trimmed(&pool);
+        });
+    }
+}
+
+#[test]
+fn a_trim_beside_a_replacement_leaves_nobody_beyond_the_limit() {
+    for limits in lowered() {
+        model(2, move || {
+            let pool = pool();
+            let first = insert(&pool, 1, &Line::default()).unwrap();
+            insert(&pool, 2, &Line::default()).unwrap();
+            let permit = permit(&pool);
+            let other = lower(&pool, &limits);
+            let _ = permit.replace(&1, first.id(), Line::default(), (), at(1));
+            other.join().unwrap();
+            trimmed(&pool);
+        });
+    }
+}
+
+#[test]
+fn a_trim_beside_an_admission_leaves_nobody_beyond_the_limit() {
+    for limits in lowered() {
+        model(3, move || {
+            let pool = pool();
+            insert(&pool, 1, &Line::default()).unwrap();
+            let other = lower(&pool, &limits);
+            let permit = pool.admit(addr(), Direction::Inbound, Slot::Ordinary, at(100));
+            if let Ok(permit) = permit {
+                permit.claim(2).unwrap().go_live(Line::default(), (), at(1)).unwrap();
+            }
+            other.join().unwrap();
+            trimmed(&pool);
+        });
+    }
+}
+
+#[test]
+fn a_trim_beside_an_insert_leaves_nobody_beyond_the_limit() {
+    for limits in lowered() {
+        model(3, move || {
+            let pool = pool();
+            insert(&pool, 1, &Line::default()).unwrap();
+            let other = lower(&pool, &limits);
+            let _ = insert(&pool, 2, &Line::default());
+            other.join().unwrap();
+            trimmed(&pool);
+        });
+    }
+}
+
 #[test]
 fn penalties_at_once_count_each_cause_once() {
     model(3, || {

@@ -72,6 +72,13 @@ impl<K: PeerKey, C: Connection> Cell<K, C> {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Of a join and what comes after this, either the join raised the generation first, and the next list contains it; or
+    /// whoever joins sees what was done before this.
+    pub(super) fn meet(&self) {
+        // AcqRel, adding nothing: pairs with the raise in `changed`.
+        self.generation.fetch_add(0, Ordering::AcqRel);
+    }
+
     /// The peers to judge, if some may be silent for longer than this. Last-seen only rises, so *no* stays true until a
     /// judgement or until somebody joins.
     pub(super) fn judge(&self, stale_after: Duration, now: Tick) -> Option<Judgement<'_, K, C>> {
@@ -80,9 +87,8 @@ impl<K: PeerKey, C: Connection> Cell<K, C> {
             return None;
         }
         self.oldest.store(NOBODY, Ordering::Relaxed);
-        // AcqRel, adding nothing: pairs with the raise in `changed`. Of a join and this, either the join raised the
-        // generation first, and the list below contains it; or it lowers the bound after we reset it.
-        self.generation.fetch_add(0, Ordering::AcqRel);
+        // Who joins and is not in the list below lowers the bound after it was reset.
+        self.meet();
         Some(Judgement { cell: self, view: self.fresh(), oldest: Tick::MAX })
     }
 

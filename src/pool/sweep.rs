@@ -8,6 +8,7 @@ use crate::base::sync::atomic::Ordering;
 use crate::base::{ConnId, Direction, Subnet, Tick};
 
 use super::address::limit_of;
+use super::roster::Cell;
 use super::vitals::Reading;
 use super::{Connection, Departure, Evicted, Limits, Peer, PeerKey, Pool, Slot};
 
@@ -111,32 +112,27 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     /// floor, and never a reserved slot. [`Pool::sweep`] does it; who sweeps cell by cell calls it once a round.
     ///
     /// # Cost
-    /// One load, unless limits were changed since the last trim that found nothing to do: then a walk over the address
-    /// counts, and over the peers if some are too many.
+    /// One load, unless limits were changed since the last trim that found nothing to do, or somebody went live whom older
+    /// limits had let in: then a walk over the address counts, and over the peers if some are too many.
     pub fn trim(&self, now: Tick) -> Vec<Arc<Peer<K, C>>> {
-        // Acquire: pairs with the release in `set_limits`.
-        let changed_at = self.crowded.load(Ordering::Acquire);
-        if changed_at == 0 {
+        // Acquire: pairs with the release in `crowd`.
+        let crowded = self.crowded.load(Ordering::Acquire);
+        if crowded == 0 {
             return Vec::new();
         }
-        // What was admitted by the old limits may still go live: asked first, so that nobody slips by.
-        let mut more = self.has_tickets_before(changed_at);
+        self.cells.iter().for_each(Cell::meet);
         let limits = self.limits.load();
         let mut departed = Vec::new();
-        more |= self.trim_addresses(&limits, now, &mut departed);
+        let mut more = self.trim_addresses(&limits, now, &mut departed);
         more |= self.trim_subnets(&limits, now, &mut departed);
         for direction in [Direction::Inbound, Direction::Outbound] {
             more |= self.trim_direction(direction, &limits, now, &mut departed);
         }
         if !more {
-            // Relaxed: fails, and so leaves the next trim to it, if the limits were changed meanwhile.
-            let _ = self.crowded.compare_exchange(changed_at, 0, Ordering::Relaxed, Ordering::Relaxed);
+            // Fails, and so leaves the next trim to it, if there is more since. AcqRel: pairs with `crowd`.
+            let _ = self.crowded.compare_exchange(crowded, 0, Ordering::AcqRel, Ordering::Relaxed);
         }
         departed
-    }
-
-    fn has_tickets_before(&self, id: u64) -> bool {
-        self.tickets.iter().any(|tickets| tickets.lock().keys().any(|other| other.get() < id))
     }
 
     fn revoke_overdue(&self, index: usize, now: Tick) -> Vec<ConnId> {
@@ -155,10 +151,10 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     }
 
     fn trim_addresses(&self, limits: &Limits, now: Tick, departed: &mut Vec<Arc<Peer<K, C>>>) -> bool {
-        let crowded = self.addresses.crowded_ips(limits.max_per_ip as usize);
+        let max = limits.max_per_ip as usize;
         let mut more = false;
-        for crowd in crowded {
-            more |= self.evict_worst(crowd.peers, crowd.over, limits, now, departed);
+        for peers in self.addresses.crowded_ips(max) {
+            more |= self.evict_worst(peers, max, limits, now, departed);
         }
         more
     }
@@ -175,14 +171,8 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
             }
         }
         let mut more = false;
-        let before = departed.len();
         for (net, peers) in members {
-            // Who has left one subnet has left the one around it, too.
-            let gone =
-                departed[before..].iter().filter(|peer| Subnet::of(peer.ip()).any(|of| of == net)).count();
-            // Who is only pending cannot be departed, and nobody who is live leaves for it.
-            let over = peers.len().saturating_sub(limit_of(net, limits) as usize).saturating_sub(gone);
-            more |= self.evict_worst(peers, over, limits, now, departed);
+            more |= self.evict_worst(peers, limit_of(net, limits) as usize, limits, now, departed);
         }
         more
     }
@@ -199,26 +189,29 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
             Direction::Inbound => (counts.live_inbound, limits.max_inbound),
             Direction::Outbound => (counts.live_outbound, limits.max_outbound),
         };
-        let over = live.saturating_sub(max) as usize;
-        if over == 0 {
+        if live <= max {
             return false;
         }
         let roster = self.roster();
         let peers = roster.iter().filter(|peer| peer.direction() == direction).cloned().collect();
-        self.evict_worst(peers, over, limits, now, departed)
+        self.evict_worst(peers, max as usize, limits, now, departed)
     }
 
-    /// Evicts the `over` worst of `peers`, within what is left of this trim. True if another trim may find more to do.
+    /// Evicts the worst of `peers` until `max` are left, within what is left of this trim. True if another trim may find more
+    /// to do.
     fn evict_worst(
         &self,
         mut peers: Vec<Arc<Peer<K, C>>>,
-        over: usize,
+        max: usize,
         limits: &Limits,
         now: Tick,
         departed: &mut Vec<Arc<Peer<K, C>>>,
     ) -> bool {
         let left = (limits.trim_step as usize).saturating_sub(departed.len());
-        peers.retain(|peer| peer.slot() == Slot::Ordinary && peer.is_live());
+        // Whoever has left meanwhile, by this trim or by itself, is not too many; nor is who is only pending.
+        peers.retain(|peer| peer.is_live());
+        let over = peers.len().saturating_sub(max);
+        peers.retain(|peer| peer.slot() == Slot::Ordinary);
         peers.sort_by_cached_key(|peer| (peer.health(now), Reverse(peer.connected_at()), Reverse(peer.id())));
         for peer in peers.into_iter().take(over.min(left)) {
             match self.evict(peer.key(), peer.id(), Departure::OverLimit) {

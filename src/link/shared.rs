@@ -351,3 +351,6 @@ const OPEN: u8 = 0;
 /// What was queued is still sent, and answers are still taken.
 const DRAINING: u8 = 1;
 const CLOSED: u8 = 2;
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests;

@@ -201,8 +201,10 @@ impl Inner {
         Some(self.faces.get(wait.at)?.since.after(stall))
     }
 
-    fn forget(&mut self, waiter: u64) {
-        self.waiters.retain(|(id, _)| *id != waiter);
+    /// Takes the waker of a waiter out, to be dropped outside the lock: what it runs then is not ours.
+    fn forget(&mut self, waiter: u64) -> Option<Waker> {
+        let at = self.waiters.iter().position(|(id, _)| *id == waiter)?;
+        Some(self.waiters.remove(at).1)
     }
 }
 
@@ -314,10 +316,13 @@ impl Gate {
     }
 
     pub(super) fn forget(&self, waiter: u64) {
-        self.inner.lock().forget(waiter);
+        let forgotten = self.inner.lock().forget(waiter);
+        drop(forgotten);
     }
 
     pub(super) fn poll(&self, waiter: u64, span: &Span, now: Tick, cx: &mut Context<'_>) -> Poll<()> {
+        // Cloned outside the lock, as it is dropped there.
+        let mut waker = Some(cx.waker().clone());
         let mut inner = self.inner.lock();
         let mut wake = Vec::new();
         if inner.wait.is_none() {
@@ -330,12 +335,13 @@ impl Gate {
             inner.judge(span, now);
             wake = self.seek(&mut inner, span);
         }
-        inner.forget(waiter);
+        let forgotten = inner.forget(waiter);
         let ready = inner.wait.is_none();
         if !ready {
-            inner.waiters.push((waiter, cx.waker().clone()));
+            inner.waiters.extend(waker.take().map(|waker| (waiter, waker)));
         }
         drop(inner);
+        drop((forgotten, waker));
         wake.into_iter().for_each(Waker::wake);
         if ready { Poll::Ready(()) } else { Poll::Pending }
     }

@@ -99,7 +99,10 @@ impl Link {
             return Ok(*positions);
         }
         let (sender, receiver) = oneshot::channel();
-        rare.heir = Some(sender);
+        let earlier = rare.heir.replace(sender);
+        // Outside the lock: whoever waited there is told that it inherits nothing.
+        drop(rare);
+        drop(earlier);
         Err(receiver)
     }
 }

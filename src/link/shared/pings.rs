@@ -42,7 +42,7 @@ impl Link {
     /// Dropping the future forgets the answer, nothing else.
     pub async fn probe(&self) -> Option<Duration> {
         let (sender, receiver) = oneshot::channel();
-        {
+        let gone: Vec<_> = {
             let mut rare = self.rare.lock();
             let pings = &mut rare.pings;
             if !self.is_open() {
@@ -50,9 +50,12 @@ impl Link {
             }
             let token = *pings.due.get_or_insert_with(|| self.next_token());
             self.wants.fetch_or(PING, Ordering::Release);
-            pings.probes.retain(|(_, waiting)| !waiting.is_closed());
+            let gone = pings.probes.extract_if(.., |(_, waiting)| waiting.is_closed()).collect();
             pings.probes.push((token, sender));
-        }
+            gone
+        };
+        // Outside the lock: what they hold of a task may be the last of it.
+        drop(gone);
         self.calls.call();
         receiver.await.ok()
     }

@@ -1,7 +1,8 @@
 //! Who is let go early and who is not. Time is what the tests say it is.
 
-use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
 
 use crate::base::{ConnId, Tick};
 use crate::link::log::{Batch, Cursor, Fill, Hub, LagPolicy, Log, LogConfig, Waiter};
@@ -285,4 +286,40 @@ fn one_let_go_is_waited_for_again_once_it_keeps_up_and_later_each_further_time()
         assert!((term..=term + 500).contains(&took), "time {time}: after {took} ms");
         assert_eq!(world.links[0].missed, 0);
     }
+}
+
+/// Looks at the log when it is dropped, as a task's waker may that holds the task.
+struct Meddler(Arc<Log>);
+
+impl Wake for Meddler {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Meddler {
+    fn drop(&mut self) {
+        let _ = self.0.stats();
+    }
+}
+
+#[test]
+fn no_waker_is_dropped_under_the_lock_of_a_log() {
+    let (done, is_done) = mpsc::channel();
+    let run = std::thread::spawn(move || {
+        let mut world = World::new(1, LagPolicy::Skip);
+        world.burst(1);
+        let polled = |world: &mut World| {
+            let waker = Waker::from(Arc::new(Meddler(Arc::clone(&world.log))));
+            world.waiter.poll(&mut Context::from_waker(&waker), Tick::from_millis(world.now)).is_ready()
+        };
+        assert!(!polled(&mut world));
+        assert!(!polled(&mut world), "the waker of the last poll goes");
+        world.waiter = world.log.waiter();
+        assert!(!polled(&mut world));
+        world.links[0].take_all();
+        assert!(polled(&mut world));
+        done.send(()).expect("awaited");
+    });
+    // One that waits for the lock it holds itself never ends.
+    assert!(is_done.recv_timeout(Duration::from_secs(60)).is_ok());
+    run.join().expect("no panic");
 }

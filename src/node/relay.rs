@@ -96,7 +96,8 @@ impl SeenSet {
         now: Tick,
     ) -> Fresh {
         let per_shard = (config.capacity / SHARDS).max(1);
-        let per_peer = (per_shard * usize::from(config.peer_share_percent.min(100)) / 100).max(1);
+        let percent = usize::from(config.peer_share_percent.min(100));
+        let per_peer = (per_shard.saturating_mul(percent) / 100).max(1);
         let mut shard = self.shard(digest).lock();
         shard.expire(config.retention, now);
         if shard.digests.contains_key(&digest.0) {
@@ -212,6 +213,16 @@ mod tests {
             })
             .count();
         assert!(other > 30, "{other}");
+    }
+
+    #[test]
+    fn a_capacity_without_end_leaves_each_peer_its_share() {
+        let set = SeenSet::new((3, 4));
+        let config = RelayConfig { capacity: usize::MAX, peer_share_percent: 50, ..RelayConfig::default() };
+        for n in 0..100u32 {
+            let digest = set.digest(0, &n.to_le_bytes());
+            assert_eq!(set.insert(digest, conn(1), &config, Tick::ZERO), Fresh::New);
+        }
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::io::IoSlice;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::Bytes;
 use loom::future::block_on;
@@ -18,7 +17,6 @@ use crate::link::state::{StateConfig, StateKey, StateTable};
 fn model(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
-    builder.max_duration = Some(Duration::from_secs(60));
     builder.check(run);
 }
 

@@ -430,3 +430,14 @@ fn hostile_clients_cost_a_node_their_own_connections_only() {
     runtime.block_on(good.shutdown(Duration::from_secs(1)));
     assert_eq!(node.end("-TERM"), Some(0));
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_could_not_be_written_is_no_success() {
+    for args in [&["config"][..], &["mesh", "--nodes", "2", "--degree", "1", "--seconds", "1"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = peerpool().args(args).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(stderr(&output).contains("stdout: "), "{}", stderr(&output));
+    }
+}

@@ -177,6 +177,11 @@ async fn a_dial_back_proves_a_listen_address_before_anybody_is_told_of_it() {
         .filter_map(|peer| peer.read_info(|info| info.listen_verified.then_some(info.listen)))
         .collect();
     assert_eq!(verified, [Some(at(2))]);
+    // Dialled there it is connected already, under the address it came from.
+    let known =
+        a.roster().iter().find(|peer| peer.read_info(|info| info.listen_verified)).map(|peer| *peer.key());
+    let again = a.connect(at(2)).await;
+    assert!(matches!(again, Err(ConnectError::AlreadyConnected(key)) if Some(key) == known), "{again:?}");
     assert_eq!(a.book().sample(WallTime::now(), 10), [at(2)]);
     assert_eq!(honest.stats().accepted, 1, "asked once");
     end(a).await;
@@ -272,7 +277,7 @@ async fn a_trusted_address_that_the_book_forgot_is_remembered_and_waits_as_any_o
     assert!((2..=4).contains(&came), "{came} connections");
     assert!(a.book().get(&at(2)).is_some_and(|known| known.trusted));
     // A banned one is not even tried.
-    a.ban_ip(ip(2), Duration::from_secs(3600));
+    a.ban_ip(ip(2), Duration::from_secs(3600)).unwrap();
     let dials = a.stats().dial_failures;
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(a.stats().dial_failures, dials);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use harness::*;
 use peerpool::base::{Lane, PeerId};
-use peerpool::node::{ConnectError, Handled, LagPolicy, NodeEvent, Update};
+use peerpool::node::{AtFloor, ConnectError, Handled, LagPolicy, NodeEvent, Update};
 use peerpool::pool::Departure;
 use peerpool::transport::{MemoryNet, ReadRate};
 use peerpool::wire::{Dialect as _, GoodbyeReason, Greeting, Head, Native};
@@ -110,9 +110,9 @@ async fn a_ban_finds_who_is_still_in_the_handshake() {
         if by_key {
             use peerpool::transport::Stream as _;
             let from = slow.stream.local_addr().unwrap();
-            assert_eq!(a.ban_peer(PeerId::from_addr(from), hour), 0);
+            assert_eq!(a.ban_peer(PeerId::from_addr(from), hour), Ok(0));
         } else {
-            assert_eq!(a.ban_ip(ip(2), hour), 0);
+            assert_eq!(a.ban_ip(ip(2), hour), Ok(0));
         }
         slow.say(&hello(7)).await;
         let reason = match slow.greeting().await {
@@ -227,7 +227,7 @@ async fn a_ban_closes_and_keeps_out_until_it_is_over_and_never_goes_under_the_fl
     b.connect(at(1)).await.unwrap();
     c.connect(at(1)).await.unwrap();
     // On the wall's clock: long enough for what must be seen before it is over.
-    assert_eq!(a.ban_ip(ip(2), Duration::from_secs(3)), 1);
+    assert_eq!(a.ban_ip(ip(2), Duration::from_secs(3)), Ok(1));
     until(|| peers(&b) == 0).await;
     let refused = b.connect(at(1)).await;
     assert!(
@@ -235,7 +235,11 @@ async fn a_ban_closes_and_keeps_out_until_it_is_over_and_never_goes_under_the_fl
         "{refused:?}"
     );
     assert!(matches!(a.connect(at(2)).await, Err(ConnectError::Banned)));
-    assert_eq!(a.ban_ip(ip(3), Duration::from_secs(60)), 0, "the last one stays");
+    assert_eq!(
+        a.ban_ip(ip(3), Duration::from_secs(60)),
+        Err(AtFloor { left: 0, floor: 1 }),
+        "the last one stays"
+    );
     assert_eq!(peers(&a), 1);
     tokio::time::timeout(WAIT, async {
         while b.connect(at(1)).await.is_err() {
@@ -246,7 +250,7 @@ async fn a_ban_closes_and_keeps_out_until_it_is_over_and_never_goes_under_the_fl
     .expect("the ban ends");
     until(|| peers(&a) == 2).await;
     let key = PeerId::from_addr(a.roster().iter().find(|peer| peer.ip() == ip(2)).unwrap().addr());
-    assert_eq!(a.ban_peer(key, Duration::from_secs(60)), 1);
+    assert_eq!(a.ban_peer(key, Duration::from_secs(60)), Ok(1));
     assert!(a.unban(key) && !a.unban(key));
     end(a).await;
     end(b).await;
@@ -341,6 +345,17 @@ async fn events_are_ordered_per_key_and_a_slow_subscriber_starts_again_from_a_sn
     assert!(slow.try_next().is_none());
     end(a).await;
     end(b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_the_end_of_a_node_hears_of_it() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, quiet(), Rec::new()).await;
+    let watching = a.clone();
+    let mut ended = tokio::spawn(async move { watching.stopped().await });
+    assert!(tokio::time::timeout(Duration::from_secs(5), &mut ended).await.is_err());
+    end(a).await;
+    tokio::time::timeout(WAIT, ended).await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -75,10 +75,21 @@ fn log_to_stderr(default: &str) {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
 }
 
-/// Prints lines to stdout at once; a closed pipe is no reason to fail.
+/// Prints lines to stdout at once, whatever becomes of them.
 fn say(text: &str) {
+    let _ = print(text);
+}
+
+/// Prints what the command was called for to stdout at once. A closed pipe is no reason to fail.
+///
+/// # Errors
+/// One line for a person: it could not be written.
+fn print(text: &str) -> Result<(), String> {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(format!("stdout: {error}")),
+        _ => Ok(()),
+    }
 }
 
 /// Prints lines to stderr.

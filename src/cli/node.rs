@@ -8,8 +8,7 @@ use std::time::Duration;
 use crate::base::PeerId;
 use crate::book::Book;
 use crate::node::{
-    Context, Event, Fresh, Handled, Handler, Message, Node, NodeEvent, Request, Responder, Subscription,
-    Update,
+    Context, Event, Fresh, Handled, Handler, Node, NodeEvent, Request, Responder, Subscription, Update,
 };
 use crate::timecoin::PeerManager;
 use crate::transport::Tcp;
@@ -32,7 +31,7 @@ Examples:
   peerpool config > node.toml && peerpool node --listen 0.0.0.0:9000 --config node.toml")]
 pub(super) struct NodeArgs {
     /// Addresses to listen on; port 0 takes any. May be left out where the configuration names some.
-    #[arg(long, value_name = "ADDR", num_args = 1.., required_unless_present_any = ["config", "timecoin"])]
+    #[arg(long, value_name = "ADDR", num_args = 1.., required_unless_present_any = ["config", "timecoin", "network"])]
     listen: Vec<SocketAddr>,
     /// An address to listen on for nodes of the TIME Coin network, over their JSON wire; the usual port is 24000, on testnet
     /// 24100. With --listen the node speaks to both kinds.
@@ -167,7 +166,7 @@ struct Plain;
 
 impl Handler for Plain {
     fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
-        let message = Message { lane: event.lane, kind: event.kind, payload: event.payload.into_bytes() };
+        let message = event.into_message();
         let from: &PeerId = cx.peer().key();
         match cx.node().relay(&message, Some(cx.peer().id())) {
             Ok(Fresh::New) => {

@@ -48,7 +48,7 @@ pub(super) async fn start(place: Place, settings: Settings, book: Book) -> Resul
     let Place { network, listen, public } = place;
     let public = public.unwrap_or(listen);
     if public.ip().is_unspecified() {
-        return Err(format!("{listen} is no address that peers can reach: give --public"));
+        return Err(format!("{public} is no address that peers can reach: give one with --public"));
     }
     let Settings { node, tcp, .. } = settings;
     let mut config = ManagerConfig::new(network);

@@ -57,6 +57,14 @@ pub struct Event<'a> {
     pub payload: Payload<'a>,
 }
 
+impl Event<'_> {
+    /// The same as a message of one's own, to be passed on: on the lane it came on. Cost: copies a payload that is still in the read
+    /// buffer.
+    pub fn into_message(self) -> Message {
+        Message { lane: self.lane, kind: self.kind, payload: self.payload.into_bytes() }
+    }
+}
+
 /// A request that arrived; it is answered through the [`Responder`](super::Responder) that came with it.
 #[derive(Debug)]
 pub struct Request<'a> {

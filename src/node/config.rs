@@ -34,13 +34,13 @@ pub struct NodeConfig {
     pub seeds: Vec<SocketAddr>,
     /// Addresses that are always dialled, whatever the number of peers, and take reserved slots.
     pub trusted: Vec<SocketAddr>,
-    /// Peers that the pool makes room for at the start. Default 64; a hint.
+    /// Peers that the pool makes room for at the start; a hint. Default 0: as the limits suggest.
     pub expected_peers: usize,
     /// Bounds of each link.
     pub link: LinkConfig,
     /// Caps of messages.
     pub wire: WireLimits,
-    /// Ring of each of the three broadcast logs. Default 8 MiB: what a slow peer may fall behind.
+    /// Ring of each of the three broadcast logs. Default 8 MiB: what a slow peer may fall behind. A message may take half of it.
     pub ring: usize,
     /// Values of state: the most keys. Default 1,024.
     pub state_keys: usize,
@@ -186,7 +186,10 @@ impl NodeConfig {
     pub(super) fn check_memory(&self, hot: &HotConfig, dialects: usize) -> Result<(), ConfigError> {
         let fixed = self.fixed_memory(dialects);
         if fixed >= hot.memory {
-            let why = format!("the three rings and the state of each dialect alone take {fixed} bytes");
+            let why = format!(
+                "{} bytes, and the three rings and the state of each dialect alone take {fixed}: raise it, or lower `ring`",
+                hot.memory
+            );
             return Err(ConfigError { field: "memory", why });
         }
         Ok(())

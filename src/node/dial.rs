@@ -52,6 +52,10 @@ impl Shared {
             (Some(peer), ConnectError::Eof | ConnectError::Io(_)) => {
                 ConnectError::AlreadyConnected(*peer.key())
             }
+            // It has met its own instance.
+            (_, ConnectError::Refused(goodbye)) if goodbye.reason == GoodbyeReason::SelfDial => {
+                ConnectError::SelfDial
+            }
             _ => error,
         });
         self.note_dial(tongue, addr, &outcome);
@@ -71,6 +75,9 @@ impl Shared {
     ) -> Result<Arc<Peer>, ConnectError> {
         let speaks = &**self.tongues.get(tongue);
         if let Some(peer) = self.connected_at(tongue, addr) {
+            return Err(ConnectError::AlreadyConnected(*peer.key()));
+        }
+        if let Some(peer) = self.listens_at(addr) {
             return Err(ConnectError::AlreadyConnected(*peer.key()));
         }
         let claim = self.claim_dial(addr, within)?;
@@ -160,9 +167,7 @@ impl Shared {
             }
             Err(error) => error,
         };
-        let refused_as_self =
-            matches!(error, ConnectError::Refused(goodbye) if goodbye.reason == GoodbyeReason::SelfDial);
-        if matches!(error, ConnectError::SelfDial) || refused_as_self {
+        if matches!(error, ConnectError::SelfDial) {
             count(&self.counters.self_dials);
             self.book.mark_self(addr, now);
             tracing::debug!(%addr, "our own address");

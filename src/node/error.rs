@@ -151,6 +151,17 @@ impl ConnectError {
     }
 }
 
+/// A ban was not entered: it would have left the node with too few peers. Cure: more peers, or a lower
+/// [floor](crate::pool::Limits::floor).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{left} live peers would be left, and the floor is {floor}")]
+pub struct AtFloor {
+    /// Live peers that would be left.
+    pub left: usize,
+    /// The floor.
+    pub floor: usize,
+}
+
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

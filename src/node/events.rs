@@ -177,7 +177,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The next update. Waits for one, for ever once the node has ended: wait beside whatever tells of that.
+    /// The next update. Waits for one, for ever once the node has ended: wait beside [`NodeRef::stopped`](super::NodeRef::stopped).
     ///
     /// # Cancel safety
     /// Safe: no update is lost.

@@ -108,6 +108,9 @@ impl Drop for PeerHost {
         }
         shared.note_session(&self.peer, reason, told);
         shared.events.down(&self.peer, reason, shared.now());
+        if matches!(end, Some(End::HandlerPanic)) {
+            tracing::error!(peer = %self.peer.key(), "a handler panicked; its connection is closed");
+        }
         let why = end.map_or_else(|| "its task ended".to_owned(), ToString::to_string);
         tracing::info!(peer = %self.peer.key(), conn = %self.peer.id(), reason = reason.name(), %why, "peer down");
         if self.hooked {

@@ -204,12 +204,20 @@ impl Shared {
     /// Whether one of the peers of this IP address, if they are few, is at this address or listens there: one that dialled us is
     /// not found under the address that we would dial.
     fn is_among_few(&self, addr: SocketAddr) -> bool {
-        self.pool.count_by_ip(addr.ip()) <= FEW
-            && self
-                .pool
-                .by_ip(addr.ip())
-                .iter()
-                .any(|peer| peer.addr() == addr || peer.read_info(|info| info.listen == Some(addr)))
+        self.of_few(addr, |peer| peer.addr() == addr || peer.read_info(|info| info.listen == Some(addr)))
+            .is_some()
+    }
+
+    /// The peer that dialled us and was proven to listen at this address, if its IP address has few.
+    pub(super) fn listens_at(&self, addr: SocketAddr) -> Option<Arc<Peer>> {
+        self.of_few(addr, |peer| peer.read_info(|info| info.listen_verified && info.listen == Some(addr)))
+    }
+
+    fn of_few(&self, addr: SocketAddr, is_it: impl Fn(&Peer) -> bool) -> Option<Arc<Peer>> {
+        if self.pool.count_by_ip(addr.ip()) > FEW {
+            return None;
+        }
+        self.pool.by_ip(addr.ip()).into_iter().find(|peer| is_it(peer))
     }
 
     /// Asks some peer which others it knows: now and then, and more often while too few are known.

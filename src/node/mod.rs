@@ -9,6 +9,18 @@
 //! node.broadcast(&Message::new(1, "hello, everybody"))?;
 //! # Ok(()) }
 //! ```
+//!
+//! | to | use | that is |
+//! |---|---|---|
+//! | tell one peer | [`send`](NodeRef::send) | queued for its connection |
+//! | tell everybody connected | [`broadcast`](NodeRef::broadcast) | encoded and appended once |
+//! | pass on what was heard, each message once, in a mesh | [`relay`](NodeRef::relay) | a broadcast past whoever sent it, remembered |
+//! | keep everybody up to date, those who come later too | [`set_state`](NodeRef::set_state) | the newest value of each key only |
+//! | ask | [`request`](NodeRef::request), [`request_any`](NodeRef::request_any), [`pipeline`](NodeRef::pipeline) | answered by the other end's [`Handler`] |
+//!
+//! What arrives goes to the [`Handler`]; who comes and goes tells [`subscribe`](NodeRef::subscribe); [`Typed`] puts serde types over
+//! kinds and bytes. Several nodes on one machine share an IP address, of which [`NodeConfig::recommended`] takes eight connections:
+//! there [`NodeConfig::local`] is the one to begin with.
 
 mod accept;
 mod agents;
@@ -43,7 +55,7 @@ pub use ask::{AskAny, Pipeline};
 pub use builder::NodeBuilder;
 pub use config::{ConfigError, HotConfig, NodeConfig};
 pub use dialect::{Bears, DialectConfig, Identity, Rules};
-pub use error::{AskError, ConnectError, SendToError, StartError};
+pub use error::{AskError, AtFloor, ConnectError, SendToError, StartError};
 pub use events::{NodeEvent, Subscription, Update};
 pub use handle::{Leftovers, Node, NodeRef, WeakNode};
 pub use handler::{Context, Handler, Verdict};
@@ -56,5 +68,7 @@ pub use stats::{LaneStats, MemoryStats, NodeStats};
 pub use typed::{Typed, TypedError};
 pub use voice::StateRefused;
 
+#[doc(inline)]
 pub use crate::link::log::{LagPolicy, Receipt};
+#[doc(inline)]
 pub use crate::link::{Event, Handled, Message, Request, RequestError, Responder, Response, SendError};

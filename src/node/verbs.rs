@@ -17,7 +17,7 @@ use crate::transport::Stream;
 use crate::wire::{EncodeError, Hello};
 
 use super::config::{ConfigError, HotConfig};
-use super::error::{ConnectError, SendToError, StartError};
+use super::error::{AtFloor, ConnectError, SendToError, StartError};
 use super::events::Subscription;
 use super::handle::NodeRef;
 use super::info::{Conn, Peer};
@@ -32,7 +32,8 @@ impl NodeRef {
     /// which the address was learnt, else the one whose [`Rules::speaks_at`](super::Rules::speaks_at) knows it, else the first.
     ///
     /// # Errors
-    /// See [`ConnectError`]; where we are connected already that is an error too, which names the key.
+    /// See [`ConnectError`]; where we are connected already that is an error too, which names the key. Without a proven identity a key
+    /// is that of one connection: the address dialled, or the one a peer came from.
     ///
     /// # Cancel safety
     /// Dropping the future closes what was opened and gives everything back.
@@ -118,23 +119,29 @@ impl NodeRef {
         self.shared().adopt(Box::new(stream), direction, addr, identity).await
     }
 
-    /// Closes the connection to a peer, with a goodbye. `false` if there is none.
+    /// Closes the connection to a peer, with a goodbye. `false` if there is none. Either node may dial the other again at once while it
+    /// has fewer peers than its [`degree`](super::HotConfig::degree): to keep a peer out, [ban](NodeRef::ban_ip) it.
     pub fn disconnect(&self, key: &PeerId) -> bool {
         self.shared().pool.remove(key, Departure::Requested).is_some()
     }
 
-    /// Bans an address for a time and closes its connections; how many were closed. Where that would leave the node under its
-    /// floor of peers nothing is done.
-    pub fn ban_ip(&self, ip: IpAddr, how_long: Duration) -> usize {
+    /// Bans an address for a time and closes its connections; how many were closed.
+    ///
+    /// # Errors
+    /// [`AtFloor`] where that would leave the node with fewer live peers than its floor: nothing is done then.
+    pub fn ban_ip(&self, ip: IpAddr, how_long: Duration) -> Result<usize, AtFloor> {
         self.ban(BanTarget::Ip(ip), how_long)
     }
 
     /// Bans a peer by its key; see [`NodeRef::ban_ip`].
-    pub fn ban_peer(&self, key: PeerId, how_long: Duration) -> usize {
+    ///
+    /// # Errors
+    /// As for [`NodeRef::ban_ip`].
+    pub fn ban_peer(&self, key: PeerId, how_long: Duration) -> Result<usize, AtFloor> {
         self.ban(BanTarget::Peer(key), how_long)
     }
 
-    fn ban(&self, target: BanTarget, how_long: Duration) -> usize {
+    fn ban(&self, target: BanTarget, how_long: Duration) -> Result<usize, AtFloor> {
         let shared = self.shared();
         let now = WallTime::now();
         let victims = || match &target {
@@ -143,9 +150,9 @@ impl NodeRef {
         };
         let present = victims();
         let floor = shared.pool.limits().floor as usize;
-        if !present.is_empty() && shared.pool.len().saturating_sub(present.len()) < floor {
-            tracing::warn!(?target, floor, "not banned: too few peers would be left");
-            return 0;
+        let left = shared.pool.len().saturating_sub(present.len());
+        if !present.is_empty() && left < floor {
+            return Err(AtFloor { left, floor });
         }
         // The ban first, so that nobody slips back in between: who goes live before it is found here, who does after it finds
         // it in the book. A peer that the floor still keeps stays until it leaves.
@@ -153,7 +160,7 @@ impl NodeRef {
         let evicted = |peer: &&Arc<Peer>| {
             matches!(shared.pool.evict(peer.key(), peer.id(), Departure::Banned), Evicted::Departed(_))
         };
-        victims().iter().filter(evicted).count()
+        Ok(victims().iter().filter(evicted).count())
     }
 
     /// Lifts a ban. `false` if there was none.
@@ -189,6 +196,14 @@ impl NodeRef {
     /// Who comes and goes: a snapshot, then events.
     pub fn subscribe(&self) -> Subscription {
         self.shared().events.subscribe()
+    }
+
+    /// Resolves when the node stops: shut down, or its last handle dropped.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn stopped(&self) {
+        self.shared().stopped().await;
     }
 
     /// The present tick of the node's clock, which event times are on.
@@ -255,7 +270,8 @@ impl NodeRef {
     /// at the map: costs the same for 8 peers and for 1,000. With no peers it goes nowhere.
     ///
     /// # Errors
-    /// Where the dialect cannot say it: too large for its lane, or on the control lane.
+    /// Where the dialect cannot say it: too large for its lane or for half of the [ring](super::NodeConfig::ring), or on the control
+    /// lane. A node that has shut down takes messages on, and has nobody to send them to.
     ///
     /// # Cost
     /// One encoding, one copy of the payload (none from 16 KiB up), one short lock.

@@ -13,7 +13,7 @@ use crate::book::BookConfig;
 use crate::node::NodeConfig;
 use crate::transport::{KeepAlive, TcpConfig};
 
-use super::{failure, say};
+use super::{failure, print};
 pub(super) use kinds::duration;
 use table::{KNOBS, Knob};
 
@@ -157,8 +157,10 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
         },
         None => Settings::default(),
     };
-    say(settings.to_toml().trim_end());
-    ExitCode::SUCCESS
+    match print(settings.to_toml().trim_end()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => failure(&why),
+    }
 }
 
 const HEAD: &str = "\

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::node::Leftovers;
 use crate::pool::PoolStats;
 
-use super::super::{eprint, failure, say};
+use super::super::{eprint, failure, print};
 use super::chaos::Deeds;
 use super::clock::Micros;
 use super::crowd::Crowd;
@@ -272,7 +272,7 @@ fn add(sum: &mut serde_json::Value, value: serde_json::Value) {
 
 /// Prints the table and, if wanted, the object; what is wrong goes to stderr.
 pub(super) fn tell(facts: &Facts, json: bool) -> ExitCode {
-    say(&table(facts));
+    let told = print(&table(facts));
     for missing in &facts.missing {
         let Missing { message, sent, at } = missing;
         eprint(&format!(
@@ -287,9 +287,9 @@ pub(super) fn tell(facts: &Facts, json: bool) -> ExitCode {
         failure(&facts.complaints.join("\nerror: "))
     };
     if json && let Ok(line) = serde_json::to_string(&facts.summary) {
-        say(&line);
+        return print(&line).and(told).map_or_else(|why| failure(&why), |()| code);
     }
-    code
+    told.map_or_else(|why| failure(&why), |()| code)
 }
 
 fn table(facts: &Facts) -> String {
@@ -342,6 +342,9 @@ fn table(facts: &Facts) -> String {
     ];
     if facts.chaos {
         let deeds = listed(facts.deeds.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect());
+        // Less than a blow takes, with the quiet behind it.
+        let deeds =
+            if facts.deeds.is_empty() { "none: the run is too short for any".to_owned() } else { deeds };
         rows.insert(1, ("chaos", deeds));
     }
     let verdict =

@@ -1,3 +1,4 @@
+#![cfg_attr(not(feature = "redb"), allow(rustdoc::broken_intra_doc_links))]
 //! The address book: which addresses we know, how each went, who is banned. It survives `kill -9`.
 //!
 //! Every read and every change is served from memory under one short lock. The file ([`Book::open`], feature `redb`) follows:

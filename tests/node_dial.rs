@@ -236,6 +236,15 @@ fn refuser(net: &MemoryNet, last: u8, goodbye: Goodbye) -> Arc<AtomicUsize> {
     came
 }
 
+/// Dials the second host again and again, as soon as the book lets it: after 50 ms at first.
+async fn impatient(net: &MemoryNet) -> Node {
+    let backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(60) };
+    let book = Book::in_memory(BookConfig { backoff, ..BookConfig::default() });
+    let mut config = eager(&[2]);
+    config.hot.tick = Duration::from_millis(2);
+    Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap()
+}
+
 /// On the wall's clock, which the book's waits are on.
 #[tokio::test]
 async fn an_address_that_claims_to_be_a_duplicate_of_nobody_is_dialled_less_and_less() {
@@ -247,11 +256,7 @@ async fn an_address_that_claims_to_be_a_duplicate_of_nobody_is_dialled_less_and_
 async fn claims_a_collision(reason: GoodbyeReason) {
     let net = MemoryNet::new(1);
     let came = refuser(&net, 2, Goodbye::new(reason));
-    let backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(60) };
-    let book = Book::in_memory(BookConfig { backoff, ..BookConfig::default() });
-    let mut config = eager(&[2]);
-    config.hot.tick = Duration::from_millis(2);
-    let a = Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap();
+    let a = impatient(&net).await;
     tokio::time::sleep(Duration::from_millis(600)).await;
     let came = came.load(Ordering::Relaxed);
     // Each dial and the question behind it.
@@ -437,11 +442,7 @@ async fn an_address_that_accepts_and_claims_a_collision_is_dialled_less_and_less
             one.goodbye().await;
         }
     });
-    let backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(60) };
-    let book = Book::in_memory(BookConfig { backoff, ..BookConfig::default() });
-    let mut config = eager(&[2]);
-    config.hot.tick = Duration::from_millis(2);
-    let a = Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap();
+    let a = impatient(&net).await;
     tokio::time::sleep(Duration::from_millis(600)).await;
     let came = came.load(Ordering::Relaxed);
     assert!((2..=8).contains(&came), "{came} connections");

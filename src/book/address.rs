@@ -113,7 +113,7 @@ pub enum Outcome {
     /// The dial failed while we had no peer at all, so that our own network may be down. Counts as a failure, but is tried again
     /// within [`Outcome::SOON`].
     CutOff(FailCause),
-    /// We could not even dial: out of descriptors, memory or ports. Says nothing about the address; it is tried again within
+    /// We could not even dial: out of descriptors or memory. Says nothing about the address; it is tried again within
     /// [`Outcome::SOON`].
     Postponed,
     /// The connection gave way to another one with the same peer. Counts as nothing.

@@ -77,7 +77,8 @@ impl Wake for Alarm {
 }
 
 impl Inbox {
-    /// Hands an event over at once if nothing is before it, and queues it otherwise. `cover` counts the memory of a payload that was put together.
+    /// Hands an event over at once if nothing is before it, and queues it otherwise. `cover` counts the memory of a payload
+    /// that was put together.
     pub(super) fn event<H: Host>(
         &mut self,
         host: &H,

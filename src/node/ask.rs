@@ -181,13 +181,14 @@ impl NodeRef {
         let mut asking: Vec<Asking<'_>> = Vec::new();
         let mut last = AskError::NoPeers;
         loop {
-            let others = self.others(&asked, tries - asked.len());
+            let mut others = self.others(&asked, tries - asked.len());
             if others > 0
                 && (asked.is_empty() || !left().is_zero())
                 && let Some(peer) = self.choose(&asked)
             {
                 asked.push(peer.id());
                 let share = u32::try_from(others).unwrap_or(u32::MAX);
+                others -= 1;
                 let given = if how.hedge.is_some() { left() } else { left() / share };
                 let (key, message) = (*peer.key(), message.clone());
                 asking
@@ -195,7 +196,7 @@ impl NodeRef {
             } else if asking.is_empty() {
                 return Err(last);
             }
-            let patience = how.hedge.filter(|_| self.others(&asked, tries - asked.len()) > 0);
+            let patience = how.hedge.filter(|_| others > 0);
             match first_of(&mut asking, patience).await {
                 Some((key, Ok(response))) => return Ok((key, response)),
                 Some((_, Err(error))) => last = error.into(),

@@ -304,24 +304,19 @@ impl Shared {
             let asked = shared.ask_who(tongue, listen).await;
             drop(probing);
             peer.connection().end_verifying();
-            let may_be_so = match &asked {
-                Ok(hello) if hello.nonce == nonce => None,
-                Ok(_) => Some(false),
-                Err(ConnectError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                    Some(false)
-                }
+            if !matches!(&asked, Ok(hello) if hello.nonce == nonce) {
+                let nobody = |error: &ConnectError| {
+                    matches!(error, ConnectError::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused)
+                };
                 // No room there, or no time: it is asked again with one of the next pings.
-                Err(_) => Some(peer.connection().verified_in_vain() < TRIES),
-            };
-            match may_be_so {
-                None => {}
-                Some(true) => return,
-                Some(false) => {
-                    tracing::debug!(peer = %peer.key(), %listen, "does not listen where it says");
-                    // Claimed falsely or unreachable: not asked again on this connection.
-                    peer.update_info(|info| super::info::PeerInfo { listen: None, ..info.clone() });
+                let may_be_so = asked.is_err_and(|error| !nobody(&error));
+                if may_be_so && peer.connection().verified_in_vain() < TRIES {
                     return;
                 }
+                tracing::debug!(peer = %peer.key(), %listen, "does not listen where it says");
+                // Claimed falsely or unreachable: not asked again on this connection.
+                peer.update_info(|info| super::info::PeerInfo { listen: None, ..info.clone() });
+                return;
             }
             peer.update_info(|info| super::info::PeerInfo { listen_verified: true, ..info.clone() });
             let now = WallTime::now();

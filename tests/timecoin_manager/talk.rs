@@ -1,8 +1,9 @@
 //! What is said to all and to one arrives, in order, and nothing is counted that was not sent.
 
 use super::*;
+use peerpool::node::{Node, NodeConfig};
 use peerpool::timecoin::wire::PeerAddress;
-use peerpool::timecoin::{Announced, PeerSendError};
+use peerpool::timecoin::{Announced, PeerSendError, QuarantineReason};
 
 #[tokio::test]
 async fn a_broadcast_transaction_really_arrives() {
@@ -193,4 +194,23 @@ fn peer_list_of(peer: &PeerManager) -> NetworkMessage {
     let addr = peer.listen_addr();
     let version = concat!("peerpool/", env!("CARGO_PKG_VERSION")).into();
     NetworkMessage::PeerList(vec![PeerAddress { ip: addr.ip().to_string(), port: addr.port(), version }])
+}
+
+#[tokio::test]
+async fn a_quarantine_ends_every_connection_of_an_address() {
+    let addr = address();
+    let builder = PeerManager::builder(TESTNET, addr, addr).config(config()).chain(chain("a"));
+    let one = builder.native(SocketAddr::new(addr.ip(), 0)).start().await.unwrap();
+    let port = one.node().listening().into_iter().find(|listening| *listening != addr).unwrap();
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        let config = NodeConfig { network: TESTNET.id(), ..NodeConfig::local() };
+        let node = Node::builder().config(config).start().await.unwrap();
+        node.connect(port).await.unwrap();
+        others.push(node);
+    }
+    until("all are there", || one.connections().len() == 3).await;
+    let from = one.connections()[0].peer().ip();
+    one.quarantine_peer(from, QuarantineReason::RateLimitExceeded { requests_per_second: 1_000 }).await;
+    assert!(one.connections().is_empty(), "{:?}", one.connections().len());
 }

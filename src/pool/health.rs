@@ -122,15 +122,20 @@ impl Rules {
         now.as_millis() / self.window
     }
 
-    /// The window in which the causes of a word were counted; `None` without any.
-    fn window_of(&self, word: u64) -> Option<u64> {
+    /// The window in which the causes of a word with this stamp were counted; `None` without any.
+    fn window_of(&self, word: u64, stamp: u64) -> Option<u64> {
         if word >> CAUSES & CAUSES_MASK == 0 {
             return None;
         }
         // The causes were counted at or after the stamp and fewer than 32 windows later (see `oldest_stamp`), which dates
         // their window.
-        let at_stamp = self.window_at(Tick::from_millis((word >> STAMP) * UNIT));
+        let at_stamp = self.window_at(Tick::from_millis(stamp * UNIT));
         Some(at_stamp + ((word >> WINDOW).wrapping_sub(at_stamp) & WINDOW_MASK))
+    }
+
+    /// Whether a window is so little later than that of a reading of the clock that the reading may be an old one.
+    fn is_just_after(&self, window: u64, read: u64) -> bool {
+        window.checked_sub(read).is_some_and(|later| (1..=(UNIT / self.window).max(1)).contains(&later))
     }
 
     /// The oldest stamp that still dates causes counted now: in tenths of a second, 16 windows and a rest, which together
@@ -141,7 +146,7 @@ impl Rules {
 }
 
 /// Bits 0..7: value at the stamp. Bits 7..14: points taken in the window. Bits 14..27: causes counted in it. Bits 27..32: low
-/// bits of its number. Bits 32..64: stamp, in tenths of a second.
+/// bits of its number. Bits 32..64: low bits of the stamp, in tenths of a second; the clock says the rest.
 ///
 /// Authority for the peer's health. Everything is in the word, so all accesses are relaxed.
 #[derive(Debug)]
@@ -231,7 +236,10 @@ impl Health {
     /// The peer, which was connected since then, has departed: if it failed in the present window, that is counted as
     /// somebody's who has left.
     pub(super) fn depart(&self, since: Tick, rules: &Rules) {
-        if let Some(window) = rules.window_of(self.0.load(Ordering::Relaxed)) {
+        let word = self.0.load(Ordering::Relaxed);
+        // The first stamp was that moment's, and none is older than the one before.
+        let stamp = stamp_after(word, since.as_millis() / UNIT);
+        if let Some(window) = rules.window_of(word, stamp) {
             rules.storms.left(window, rules.window_at(since) >= window);
         }
     }
@@ -244,14 +252,24 @@ impl Now {
     }
 }
 
+/// The stamp of a word that is not older than this.
+fn stamp_after(word: u64, tenths: u64) -> u64 {
+    tenths + u64::from(((word >> STAMP) as u32).wrapping_sub(tenths as u32))
+}
+
 fn unpack(word: u64, now: Tick, rules: &Rules) -> Now {
     let (mut value, mut taken, mut causes) =
         (word & POINTS, word >> TAKEN & POINTS, word >> CAUSES & CAUSES_MASK);
-    let stamp = word >> STAMP;
+    // Up to twelve years ago, or one to come for a clock that was read before the last update.
+    let stamp = stamp_after(word, (now.as_millis() / UNIT).saturating_sub(TWELVE_YEARS));
     // A `now` older than the stamp recovers nothing, moves nothing back and counts in the stamp's window.
     let now = now.max(Tick::from_millis(stamp * UNIT));
-    let window = rules.window_at(now);
-    if let Some(counted) = rules.window_of(word) {
+    let mut window = rules.window_at(now);
+    if let Some(counted) = rules.window_of(word, stamp) {
+        // Nor does an older one than the causes: it would have them count again.
+        if rules.is_just_after(counted, window) {
+            window = counted;
+        }
         let stormy = rules.storms.contains(counted);
         if stormy {
             value = (value + taken).min(FULL);
@@ -279,6 +297,7 @@ fn millis(duration: Duration) -> u64 {
 const FULL: u64 = 100;
 /// Milliseconds a stamp counts in: 2^32 of them are 13 years.
 const UNIT: u64 = 100;
+const TWELVE_YEARS: u64 = 12 * 365 * 24 * 3_600 * 1_000 / UNIT;
 /// Milliseconds of the shortest window.
 const SHORTEST: u64 = 10;
 /// Windows that a stamp may be behind the causes it dates.
@@ -448,5 +467,37 @@ mod tests {
         assert_eq!(world.penalize(&health, Cause::Timeout, 19), PenaltyOutcome::Counted { health: 50 });
         assert_eq!(world.penalize(&health, Cause::Timeout, 20), PenaltyOutcome::AlreadyCounted);
         assert_eq!(world.penalize(&health, Cause::Timeout, 335), PenaltyOutcome::Counted { health: 71 });
+    }
+
+    #[test]
+    fn nor_does_it_have_causes_count_again_whose_stamp_is_of_the_window_before() {
+        let (world, health) = (World::new(), Health::new(at(0)));
+        assert_eq!(world.penalize(&health, Cause::Protocol, 12), PenaltyOutcome::Counted { health: 60 });
+        assert_eq!(world.penalize(&health, Cause::Timeout, 20), PenaltyOutcome::Counted { health: 50 });
+        assert_eq!(world.penalize(&health, Cause::Timeout, 19), PenaltyOutcome::AlreadyCounted);
+        assert_eq!(world.reward(&health, 19), 55);
+        assert_eq!(world.penalize(&health, Cause::Timeout, 20), PenaltyOutcome::AlreadyCounted);
+        // What a storm gives back is known after it, too.
+        for _ in 0..5 {
+            let other = Health::new(at(0));
+            let _ = world.penalize(&other, Cause::Timeout, 20);
+        }
+        assert_eq!(world.value(&health, 20), 65);
+    }
+
+    #[test]
+    fn the_clock_may_count_from_any_moment() {
+        let world = World::new();
+        for from in [0, 1 << 32, 1_700_000_000, 100_000_000_000] {
+            let health = Health::new(at(from));
+            assert_eq!(
+                world.penalize(&health, Cause::Protocol, from + 12),
+                PenaltyOutcome::Counted { health: 60 }
+            );
+            assert_eq!(world.penalize(&health, Cause::Protocol, from + 12), PenaltyOutcome::AlreadyCounted);
+            assert_eq!((world.value(&health, from + 12), world.value(&health, from + 30)), (60, 61));
+            let eleven_years = 11 * 365 * 24 * 3_600;
+            assert_eq!(world.value(&health, from + eleven_years), 100);
+        }
     }
 }

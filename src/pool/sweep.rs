@@ -212,6 +212,8 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         peers.retain(|peer| peer.is_live());
         let over = peers.len().saturating_sub(max);
         peers.retain(|peer| peer.slot() == Slot::Ordinary);
+        // Reserved ones may be too many, but stay.
+        let over = over.min(peers.len());
         peers.sort_by_cached_key(|peer| (peer.health(now), Reverse(peer.connected_at()), Reverse(peer.id())));
         for peer in peers.into_iter().take(over.min(left)) {
             match self.evict(peer.key(), peer.id(), Departure::OverLimit) {

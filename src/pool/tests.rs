@@ -535,6 +535,19 @@ fn a_trim_counts_who_left_a_subnet_for_the_one_around_it_too() {
 }
 
 #[test]
+fn a_trim_that_finds_too_many_of_those_who_stay_is_the_last() {
+    let pool = pool();
+    for n in 0..3 {
+        let addr = SocketAddr::from(([20, 0, 0, 7], 7_000 + n));
+        let permit = pool.admit(addr, Direction::Inbound, Slot::Reserved, Tick::MAX).unwrap();
+        permit.claim(u32::from(n)).unwrap().go_live(Arc::default(), 0, at(1)).unwrap();
+    }
+    pool.set_limits(Limits { max_per_ip: 1, max_inbound: 1, trim_step: 1, ..(*pool.limits()).clone() });
+    assert_eq!((pool.trim(at(2)).len(), pool.len()), (0, 3));
+    assert_eq!(pool.crowded.load(crate::base::sync::atomic::Ordering::Relaxed), 0);
+}
+
+#[test]
 fn handshakes_under_way_cost_nobody_in_their_subnet_its_place() {
     let pool = pool();
     (0..4).for_each(|n| drop(insert(&pool, n, 1)));

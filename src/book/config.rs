@@ -13,8 +13,9 @@ use crate::base::Backoff;
 pub struct BookConfig {
     /// Addresses kept at the most. Default: 10,000 (about 3 MB). When full, the oldest that never connected goes first.
     pub max_addresses: NonZeroUsize,
-    /// Addresses that never connected, kept per source at the most; a source is one IPv4 address or one IPv6 /64.
-    /// Default: 256. It bounds what one peer can push into the book, so keep it well below `max_addresses`.
+    /// Addresses that never connected, kept per source at the most, those of its own host that did connect included; a source
+    /// is one IPv4 address or one IPv6 /64. Default: 256. It bounds what one peer can push into the book, so keep it well below
+    /// `max_addresses`.
     pub max_per_source: NonZeroUsize,
     /// Bans kept at the most. Default: 10,000. When full, the one that ends first goes.
     pub max_bans: NonZeroUsize,

@@ -13,9 +13,9 @@
 //! **A collision is no failure** (8). Enforced by: [`Outcome::Collision`] changes nothing. Breaks if: it is recorded as
 //! a failure, and two nodes that dial each other push each other away.
 //!
-//! **One source cannot fill the book** (15, 22). Enforced by: the quota per source bucket on addresses that never
-//! connected and on those of its own host, checked before every insertion; the total is bounded too. Breaks if: an insertion bypasses
-//! `Table::make_room`.
+//! **One source cannot fill the book** (15, 22). Enforced by: the quota per bucket, of a source on addresses that never
+//! connected and of a host on its own that did, whoever told them, kept at every insertion and change; the total is bounded too. Breaks if: an insertion
+//! bypasses `Table::make_room`, or a change `Table::edit`.
 //!
 //! **No I/O and no caller's code under the lock** (16). Enforced by: a flush clones the changed entries out, and
 //! [`Book::candidates`] asks `skip` after the lock is released. Breaks if: either happens inside.

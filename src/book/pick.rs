@@ -64,12 +64,16 @@ impl Table {
         self.get(addr).is_some_and(|entry| self.wait(entry, now).is_zero() && self.is_welcome(entry, now))
     }
 
-    /// How long an address still has to wait.
     fn wait(&self, entry: &Address, now: WallTime) -> Duration {
-        let left = entry.next_attempt.since(now);
-        // No wait is longer than the cap, so this one was set before the clock jumped back.
-        if left > self.config.backoff.cap { Duration::ZERO } else { left }
+        wait_of(entry, now, self.config.backoff.cap)
     }
+}
+
+/// How long an address still has to wait.
+pub(super) fn wait_of(entry: &Address, now: WallTime, cap: Duration) -> Duration {
+    let left = entry.next_attempt.since(now);
+    // No wait is longer than the cap, so this one was set before the clock jumped back.
+    if left > cap { Duration::ZERO } else { left }
 }
 
 /// Picks up to `max` of what is due, the best classes first: trusted; then proven and new by the toss of a coin, in both

@@ -55,12 +55,11 @@ fn shelf(entry: &Address, banned: bool) -> Option<(usize, WallTime)> {
     }
 }
 
-/// Whose quota an address counts against: a source answers for what has never connected, and always for its own host, which can
-/// listen at any number of ports.
-fn quota(entry: &Address) -> Option<Source> {
-    let bucket = entry.source.bucket()?;
-    let is_its_own = Source::Peer(entry.addr.ip()).bucket() == Some(bucket);
-    ((entry.last_success.is_none() || is_its_own) && !entry.trusted).then_some(bucket)
+/// Whose quota an address counts against: of what has never connected the source's who told it, and from then on its own host's,
+/// which can listen at any number of ports.
+pub(super) fn quota(entry: &Address) -> Option<Source> {
+    let told_by = entry.source.bucket().filter(|_| !entry.trusted)?;
+    if entry.last_success.is_none() { Some(told_by) } else { Source::Peer(entry.addr.ip()).bucket() }
 }
 
 /// Never connected: goes first.

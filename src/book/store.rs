@@ -120,7 +120,23 @@ fn create(path: &Path) -> Result<bool, Fault> {
     });
     // Gone already after a rename.
     let _ = std::fs::remove_file(&beside);
+    if let Ok(true) = named {
+        sync_name(path).map_err(io)?;
+    }
     named
+}
+
+/// Puts the name of a new file on disk, which lies in its directory.
+#[cfg(unix)]
+fn sync_name(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(directory)?.sync_all()
+}
+
+/// Elsewhere a directory cannot be opened for that.
+#[cfg(not(unix))]
+fn sync_name(_path: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// Checks the schema, and writes it into a new file.

@@ -1,12 +1,14 @@
 //! The map that is the truth, and the indexes that keep its bounds cheap. No lock, no I/O, no clock.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use super::address::refusal;
 use super::bans::Bans;
 use super::behind::Behind;
-use super::shelves::Shelves;
+use super::pick::wait_of;
+use super::shelves::{Shelves, quota};
 use super::{AddRefused, Added, Address, Ban, BanTarget, BookConfig, FailCause, Outcome, Source, WallTime};
 
 /// What the book holds. Ordered maps, so that one seed gives one choice.
@@ -60,6 +62,9 @@ impl Table {
             self.remove(&addr);
         }
         while self.entries.len() > self.config.max_addresses.get() && self.evict(true) {}
+        for bucket in self.by_source.keys().copied().collect::<Vec<_>>() {
+            while self.thin(bucket, None) {}
+        }
         self.shrink_bans(None);
     }
 
@@ -108,7 +113,7 @@ impl Table {
             }),
             Outcome::Postponed => self.edit(addr, |entry| {
                 let wait = crate::base::Backoff { base: soon, cap: soon }.wait(1, random);
-                entry.next_attempt = entry.next_attempt.max(now.after(wait));
+                entry.next_attempt = now.after(wait_of(entry, now, backoff.cap).max(wait));
             }),
             Outcome::Collision => self.entries.contains_key(addr),
             Outcome::Attempt => self.edit(addr, |entry| entry.last_attempt = Some(now)),
@@ -116,8 +121,8 @@ impl Table {
                 entry.last_success = Some(now);
                 entry.self_since = None;
                 // Whatever becomes of the session, a redial waits as after one failure at least.
-                let soonest = now.after(backoff.wait(entry.failures.max(1), random));
-                entry.next_attempt = entry.next_attempt.max(soonest);
+                let wait = backoff.wait(entry.failures.max(1), random);
+                entry.next_attempt = now.after(wait_of(entry, now, backoff.cap).max(wait));
             }),
             Outcome::Stable => self.edit(addr, |entry| {
                 entry.last_success = Some(now);
@@ -307,8 +312,27 @@ impl Table {
         let Some(mut entry) = self.entries.remove(addr) else { return false };
         self.unshelve(&entry);
         change(&mut entry);
+        let bucket = quota(&entry);
         self.insert(entry);
+        if let Some(bucket) = bucket {
+            self.thin(bucket, Some(addr));
+        }
         true
+    }
+
+    /// Takes out what is worth least of a quota that is passed, other than `but`: what does not answer, then what has never
+    /// connected, then what did so longest ago.
+    fn thin(&mut self, bucket: Source, but: Option<&SocketAddr>) -> bool {
+        let Some(all) =
+            self.by_source.get(&bucket).filter(|all| all.len() > self.config.max_per_source.get())
+        else {
+            return false;
+        };
+        let others = all.iter().filter(|addr| Some(*addr) != but).filter_map(|addr| self.entries.get(addr));
+        let worth = |entry: &&Address| (Reverse(entry.failures), entry.last_success, entry.first_seen);
+        let Some(least) = others.min_by_key(worth).map(|entry| entry.addr) else { return false };
+        self.evicted += 1;
+        self.remove(&least)
     }
 
     /// Takes the least valuable address out. With `force` a proven one goes too, if it must, but never a trusted one.

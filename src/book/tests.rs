@@ -162,6 +162,12 @@ fn a_clock_that_jumps_back_does_not_silence_the_book() {
     book.record(&addr(0), Outcome::Failed(FailCause::Reset), T0.after(300 * DAY));
     assert_eq!(all(&book, T0).len(), 1);
     assert_eq!(book.next_due(T0), Some(T0));
+    let soon = T0.after(Outcome::SOON / 3);
+    book.record(&addr(0), Outcome::Postponed, T0);
+    assert!(!book.is_due(&addr(0), soon) && book.is_due(&addr(0), T0.after(Outcome::SOON)));
+    book.record(&addr(0), Outcome::Failed(FailCause::Reset), T0.after(300 * DAY));
+    book.record(&addr(0), Outcome::Connected, T0);
+    assert!(!book.is_due(&addr(0), T0.after(SECOND / 4)));
 }
 
 #[test]
@@ -193,6 +199,26 @@ fn a_host_that_listens_at_many_ports_cannot_fill_the_book_with_itself() {
         book.record(&own, Outcome::Connected, T0);
     }
     assert_eq!(taken, 4);
+    assert_eq!(book.add(addr(1), told_by(9), T0), Ok(Added::New));
+    book.table.lock().check();
+}
+
+#[test]
+fn nor_can_it_under_a_second_address_of_its_own() {
+    let book = Book::in_memory(small(20, 4, 10));
+    let source = Source::Peer("2001:db8::7".parse().unwrap());
+    let port = |port| SocketAddr::from(([192, 0, 2, 7], port));
+    for n in 1..=20 {
+        assert_eq!(book.add(port(n), source, T0), Ok(Added::New));
+        book.record(&port(n), Outcome::Connected, T0.after(SECOND * u32::from(n)));
+        book.table.lock().check();
+    }
+    // The latest, and what answers before what does not.
+    assert!((17..=20).all(|n| book.get(&port(n)).is_some()) && book.len() == 4);
+    book.record(&port(19), Outcome::Failed(FailCause::Timeout), T0);
+    assert_eq!(book.add(port(21), source, T0), Ok(Added::New));
+    book.record(&port(21), Outcome::Connected, T0);
+    assert!(book.get(&port(19)).is_none() && book.get(&port(21)).is_some());
     assert_eq!(book.add(addr(1), told_by(9), T0), Ok(Added::New));
     book.table.lock().check();
 }

@@ -83,6 +83,7 @@ struct Scene {
     server: Helper,
     before: Stats,
     took: f64,
+    took_in: usize,
 }
 
 impl Scene {
@@ -101,7 +102,16 @@ impl Scene {
         while Self::stats(&mut server).live < peers as f64 {
             std::thread::sleep(Duration::from_millis(5));
         }
-        Self { clients, server, before, took }
+        Self { clients, server, before, took, took_in: peers }
+    }
+
+    /// Every connection has brought a message, and of peerpool's each was sent one and a ping and has answered.
+    fn say(&mut self) -> Stats {
+        let all = self.took_in;
+        self.server.ask("say");
+        self.clients.ask(&format!("talk {all} 0.001"));
+        std::thread::sleep(Duration::from_millis(500));
+        Self::stats(&mut self.server)
     }
 
     /// CPU milliseconds a second while some of the connections send 100 messages a second each.
@@ -155,8 +165,10 @@ fn ratios(args: &[String], files: u64) {
     println!(
         "{peers} connections, median of {rounds} interleaved rounds; bytes a connection, kernel apart\n"
     );
-    println!("| | accepted/s | of tokio's | server CPU us each | allocated | resident |");
-    println!("|---|--:|--:|--:|--:|--:|");
+    println!(
+        "| | accepted/s | of tokio's | server CPU us each | allocated | resident | allocated, once all have talked |"
+    );
+    println!("|---|--:|--:|--:|--:|--:|--:|");
     let mut rates = vec![Vec::new(); kinds.len()];
     let mut costs = vec![Vec::new(); kinds.len()];
     for round in 0..rounds {
@@ -166,21 +178,25 @@ fn ratios(args: &[String], files: u64) {
             // What is freed and not given back counts as resident; what is still on its way does not.
             std::thread::sleep(Duration::from_millis(300));
             let (before, after) = (scene.before, Scene::stats(&mut scene.server));
+            let said = scene.say();
             let each = |part: f64| part / peers as f64;
             rates[at].push(peers as f64 / scene.took);
             costs[at].push([
                 each((after.cpu - before.cpu) * 1e6),
                 each(after.allocated - before.allocated),
                 each(after.resident - before.resident),
+                each(said.allocated - before.allocated),
             ]);
         }
     }
     for (at, kind) in kinds.iter().enumerate() {
         let ratio = median(rates[at].iter().zip(&rates[0]).map(|(one, first)| one / first));
-        let [cpu, allocated, resident] =
-            [0, 1, 2].map(|part| median(costs[at].iter().map(|cost: &[f64; 3]| cost[part])));
+        let [cpu, allocated, resident, said] =
+            [0, 1, 2, 3].map(|part| median(costs[at].iter().map(|cost: &[f64; 4]| cost[part])));
         let rate = median(rates[at].iter().copied());
-        println!("| {kind} | {rate:.0} | {ratio:.2} | {cpu:.1} | {allocated:.0} | {resident:.0} |");
+        println!(
+            "| {kind} | {rate:.0} | {ratio:.2} | {cpu:.1} | {allocated:.0} | {resident:.0} | {said:.0} |"
+        );
     }
     let seconds = number("--seconds").unwrap_or(4) as f64;
     println!(

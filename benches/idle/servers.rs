@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use pea2pea::protocols::{Handshake, Reading, Writing};
 use pea2pea::{Config, Connection, ConnectionSide, Pea2Pea};
 use peerpool::base::Nonce;
-use peerpool::node::{Node, NodeConfig};
+use peerpool::node::{Message, Node, NodeConfig};
 use peerpool::pool::PoolConfig;
 use peerpool::wire::{Dialect, Hello, Native};
 use rustix::time::{ClockId, clock_gettime};
@@ -27,7 +27,7 @@ pub(crate) const KINDS: [&str; 3] = ["tokio, a task each", "peerpool", "pea2pea"
 pub(crate) fn main(kind: &str, pings: bool) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let (addr, live): (SocketAddr, Box<dyn Fn() -> usize>) = runtime.block_on(async {
+    let Served { addr, live, say } = runtime.block_on(async {
         match kind {
             "peerpool" => node(pings).await,
             "pea2pea" => pea().await,
@@ -36,7 +36,9 @@ pub(crate) fn main(kind: &str, pings: bool) {
     });
     println!("{addr}");
     for line in io::stdin().lock().lines() {
-        assert_eq!(line.expect("the bench speaks"), "stats");
+        if line.expect("the bench speaks") == "say" {
+            say();
+        }
         let counted = ALLOCATOR.stats();
         let allocated = counted.bytes_allocated - counted.bytes_deallocated;
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
@@ -55,7 +57,12 @@ fn resident() -> usize {
     kib.map_or(0, |kib: usize| kib * 1024)
 }
 
-type Served = (SocketAddr, Box<dyn Fn() -> usize>);
+struct Served {
+    addr: SocketAddr,
+    live: Box<dyn Fn() -> usize>,
+    /// Sends every peer a message and a ping, if it can.
+    say: Box<dyn Fn()>,
+}
 
 async fn node(pings: bool) -> Served {
     let mut config = NodeConfig::recommended();
@@ -68,7 +75,12 @@ async fn node(pings: bool) -> Served {
         config.hot.liveness.stale_after = Duration::from_secs(3 * 3600);
     }
     let node = Node::builder().config(config).start().await.expect("a node");
-    (node.listening()[0], Box::new(move || node.leftovers().peers as usize))
+    let (addr, talking) = (node.listening()[0], peerpool::node::NodeRef::clone(&node));
+    let say = move || {
+        talking.broadcast(&Message::new(1, vec![7; 100])).expect("a legal message");
+        talking.roster().iter().for_each(|peer| peer.connection().link().ping());
+    };
+    Served { addr, live: Box::new(move || node.leftovers().peers as usize), say: Box::new(say) }
 }
 
 /// Our side's hello, as the node's.
@@ -94,6 +106,8 @@ async fn greet(stream: &mut TcpStream, hello: &[u8]) -> io::Result<()> {
 async fn by_hand() -> Served {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    // Inherited by what it accepts, which saves a call each.
+    socket.set_nodelay(true).expect("a socket option");
     let listener: TcpListener = socket.listen(1024).expect("a port");
     let addr = listener.local_addr().expect("an address");
     let live = Arc::new(AtomicUsize::new(0));
@@ -103,7 +117,6 @@ async fn by_hand() -> Served {
         while let Ok((mut stream, _)) = listener.accept().await {
             let (hello, live) = (hello.clone(), Arc::clone(&live));
             tokio::spawn(async move {
-                stream.set_nodelay(true)?;
                 greet(&mut stream, &hello).await?;
                 live.fetch_add(1, Ordering::Relaxed);
                 // Idle it holds no buffer either.
@@ -118,7 +131,7 @@ async fn by_hand() -> Served {
             });
         }
     });
-    (addr, Box::new(move || counted.load(Ordering::Relaxed)))
+    Served { addr, live: Box::new(move || counted.load(Ordering::Relaxed)), say: Box::new(|| {}) }
 }
 
 #[derive(Clone)]
@@ -180,5 +193,5 @@ async fn pea() -> Served {
     node.enable_reading().await;
     node.enable_writing().await;
     let addr = node.node().toggle_listener().await.expect("a port").expect("an address");
-    (addr, Box::new(move || node.node().num_connected()))
+    Served { addr, live: Box::new(move || node.node().num_connected()), say: Box::new(|| {}) }
 }

@@ -89,7 +89,7 @@ fn walks(criterion: &mut Criterion, peers: usize) {
     for key in rivals::keys(peers, 0x5EED) {
         rivals::join(&pool, key, Tick::ZERO);
     }
-    let now = rivals::judge_all(&pool);
+    let now = rivals::judge_all(&pool, Tick::ZERO);
     let mut group = criterion.benchmark_group(format!("walks/{peers} peers"));
     group.sample_size(20);
     group.bench_function("sweep that judges everybody", |bencher| bencher.iter(|| pool.sweep(now)));

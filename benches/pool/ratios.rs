@@ -139,7 +139,7 @@ fn others() {
         let times = (0..ROUNDS).map(|_| timed(run) / peers as f64).collect();
         println!("  {name:<46} {:>9.1}", median(times));
     };
-    let late = judge_all(&pool);
+    let late = judge_all(&pool, Tick::ZERO);
     each("sweep that judges everybody", &|| assert!(pool.sweep(late).departed.is_empty()));
     pool.roster().iter().for_each(|peer| peer.resume(late));
     assert!(pool.sweep(late).departed.is_empty());
@@ -157,7 +157,7 @@ fn others() {
         });
         black_box(pool.roster());
     });
-    inserts_beside_a_sweep(&pool, now);
+    inserts_beside_a_sweep(&pool, judge_all(&pool, late));
     println!("one peer more and gone again beside {peers}, ns, median of {ROUNDS}");
     let extra = guests(9);
     let one = |name: &str, run: &dyn Fn(PeerId)| {
@@ -208,41 +208,52 @@ fn scatter(pool: &crate::rivals::TestPool, keys: &[PeerId]) {
     }
 }
 
-/// How long the slowest of many inserts takes while another thread sweeps all the time.
+/// How long the slowest of many inserts takes while another thread sweeps all the time and judges everybody.
 fn inserts_beside_a_sweep(pool: &crate::rivals::TestPool, now: Tick) {
     let over = std::sync::atomic::AtomicBool::new(false);
     let relaxed = std::sync::atomic::Ordering::Relaxed;
     let mut waits = Vec::new();
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
+    let swept = std::thread::scope(|scope| {
+        let sweeping = scope.spawn(|| {
+            let (begun, mut sweeps) = (Instant::now(), 0);
             while !over.load(relaxed) {
-                pool.sweep(now);
+                assert!(pool.sweep(now).departed.is_empty());
+                sweeps += 1;
             }
+            begun.elapsed().as_nanos() as f64 / f64::from(sweeps) / pool.len() as f64
         });
         let extra = guests(7);
-        for key in extra.iter().cycle().take(20_000) {
+        let begun = Instant::now();
+        for key in extra.iter().cycle().take_while(|_| begun.elapsed() < Duration::from_secs(2)) {
             waits.push(timed(&|| drop(join(pool, *key, now))));
             pool.remove(key, Departure::Closed);
         }
         over.store(true, relaxed);
+        sweeping.join().expect("the sweeping thread")
     });
     waits.sort_by(f64::total_cmp);
     let at = |share: f64| Duration::from_nanos(waits[(waits.len() as f64 * share) as usize] as u64);
     println!(
-        "  insert while another thread sweeps: p50 {:?}, p99 {:?}, p99.9 {:?}, most {:?}",
+        "  insert while another thread sweeps ({swept:.1} ns a peer): p50 {:?}, p99 {:?}, p99.9 {:?}, most {:?} of {}",
         at(0.5),
         at(0.99),
         at(0.999),
-        Duration::from_nanos(waits.last().map_or(0, |wait| *wait as u64))
+        Duration::from_nanos(waits.last().map_or(0, |wait| *wait as u64)),
+        waits.len()
     );
 }
 
-/// How long the slowest of many marks by key and of many inserts take while another thread sweeps cells without a pause (the
-/// maintenance takes a second for all of them), reads the stats, and has one peer of a hundred leave and come back each second.
+/// How long the slowest of many marks by key and of many inserts take while another thread sweeps cells without a pause and
+/// judges everybody in them (the maintenance takes a second for all of them), reads the stats, and has one peer of a hundred
+/// leave and come back each second.
 fn tails(peers: usize) {
-    let keys = keys(peers, 0x5EED);
+    let mut keys = keys(peers, 0x5EED);
     let pool = new_pool(peers);
     keys.iter().for_each(|key| drop(join(&pool, *key, Tick::ZERO)));
+    let late = judge_all(&pool, Tick::ZERO);
+    // Who is silent, so that there is something to judge, must stay so.
+    keys.retain(|key| pool.get(key).is_some_and(|peer| !peer.is_paused()));
+    let at = |begun: Instant| Tick::from_millis(late.as_millis() + begun.elapsed().as_millis() as u64);
     let over = std::sync::atomic::AtomicBool::new(false);
     let relaxed = std::sync::atomic::Ordering::Relaxed;
     let (mut marks, mut inserts) = (Vec::new(), Vec::new());
@@ -252,7 +263,7 @@ fn tails(peers: usize) {
             let begun = Instant::now();
             let (mut sweeps, mut churned) = (0usize, 0usize);
             while !over.load(relaxed) {
-                let now = Tick::from_millis(begun.elapsed().as_millis() as u64);
+                let now = at(begun);
                 black_box(pool.sweep_cell(sweeps % pool.cell_count(), now));
                 sweeps += 1;
                 if sweeps.is_multiple_of(64) {
@@ -274,7 +285,7 @@ fn tails(peers: usize) {
         let mut order = order.iter().cycle();
         while begun.elapsed() < Duration::from_secs(2) {
             for key in &extra {
-                let now = Tick::from_millis(begun.elapsed().as_millis() as u64);
+                let now = at(begun);
                 inserts.push(timed(&|| drop(join(&pool, *key, now))));
                 pool.remove(key, Departure::Closed);
                 for key in order.by_ref().take(8) {

@@ -75,10 +75,10 @@ pub(crate) fn join(pool: &TestPool, key: PeerId, now: Tick) -> Arc<Peer<PeerId, 
     }
 }
 
-/// Makes a sweep of the pool judge everybody, and depart nobody, however often it comes: in each cell one peer is silent, but
-/// paused by us, and all others were heard just now. Returns the time for that sweep.
-pub(crate) fn judge_all(pool: &TestPool) -> Tick {
-    let late = Tick::from_millis(10).after(pool.liveness().stale_after);
+/// Makes a sweep of the pool judge everybody, and depart nobody, however often it comes: in each cell one peer was last heard
+/// at this tick or before, but is paused by us, and all others were heard just now. Returns the time for that sweep.
+pub(crate) fn judge_all(pool: &TestPool, from: Tick) -> Tick {
+    let late = Tick::from_millis(from.as_millis() + 10).after(pool.liveness().stale_after);
     for cell in 0..pool.cell_count() {
         pool.cell(cell).iter().take(1).for_each(|peer| peer.pause());
     }

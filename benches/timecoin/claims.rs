@@ -61,7 +61,7 @@ fn main() {
     println!("which are those that its pool documents: one shard's read lock a look-up.");
 }
 
-/// Keys in an order that is not that of the map.
+/// Keys in an order that is not that of the map, and in which they are inserted.
 fn keys<K: Key>(peers: usize) -> Vec<K> {
     // Sixteen neighbours a /24.
     let ip = |n: usize| {
@@ -69,6 +69,11 @@ fn keys<K: Key>(peers: usize) -> Vec<K> {
         IpAddr::from((((n / 16) << 8 | (n % 16)) as u32 | 0x0A00_0000).to_be_bytes())
     };
     (0..peers).map(ip).map(K::of).collect()
+}
+
+fn shuffled<K>(mut keys: Vec<K>, seed: u64) -> Vec<K> {
+    fastrand::Rng::with_seed(seed).shuffle(&mut keys);
+    keys
 }
 
 fn infos(peers: usize) -> Vec<(IpAddr, PeerInfo)> {
@@ -157,7 +162,8 @@ fn sweeps(runtime: &tokio::runtime::Runtime, peers: usize, rounds: usize) {
     let cascade: Cascade<IpAddr, ()> = runtime.block_on(filled(peers, begin));
     let unified: Unified<IpAddr, ()> = runtime.block_on(filled(peers, begin));
     let ours = Ours::<IpAddr>::filled(infos(peers));
-    let keys = keys::<IpAddr>(peers);
+    ours.scatter(&shuffled(keys(peers), 0xD1CE));
+    let keys = shuffled(keys::<IpAddr>(peers), 0xBEEF);
     let mut tick = 0;
     for (name, tenth) in [("nobody stale", false), ("one in ten stale", true)] {
         let mut times = [Vec::new(), Vec::new(), Vec::new()];
@@ -219,7 +225,8 @@ fn marks(runtime: &tokio::runtime::Runtime, peers: usize, rounds: usize) {
     let cascade: Cascade<IpAddr, ()> = runtime.block_on(filled(peers, begin));
     let unified: Unified<IpAddr, ()> = runtime.block_on(filled(peers, begin));
     let ours = Ours::<IpAddr>::filled(infos(peers));
-    let keys = keys::<IpAddr>(peers);
+    // Not in the order of insertion, in which what a key leads to would lie in memory.
+    let keys = shuffled(keys::<IpAddr>(peers), 0xBEEF);
     let handles: Vec<_> = keys.iter().filter_map(|key| ours.get(key)).collect();
     let many = 20_000;
     for threads in [1, 2] {

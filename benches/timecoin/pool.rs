@@ -57,6 +57,21 @@ impl<K: Key> Ours<K> {
 }
 
 impl Ours<IpAddr> {
+    /// Has all peers go and come back in this order, some at a time, each into memory that another one left: a walk in the order of
+    /// arrival shall not be one in the order of addresses.
+    pub(crate) fn scatter(&self, order: &[IpAddr]) {
+        for some in order.chunks(order.len().div_ceil(8).max(1)) {
+            for ip in some {
+                assert!(self.0.remove(ip, Departure::Closed).is_some());
+            }
+            // The published lists hold those that went.
+            drop(self.0.roster());
+            for ip in some {
+                self.insert(*ip, PeerInfo::new(*ip), 0);
+            }
+        }
+    }
+
     /// How long the sweep took that removes exactly those who are late; they come back afterwards.
     pub(crate) fn swept(&self, (heard, late): (&[IpAddr], &[IpAddr]), [seen, now]: [u64; 2]) -> Duration {
         for key in heard {

@@ -180,6 +180,11 @@ impl Inbox {
         }
     }
 
+    /// Whether a handler of a request is at work, answered or not: it is known by the request's number.
+    pub(super) fn has_numbers(&self) -> bool {
+        self.0.as_ref().is_some_and(|work| !work.answers.is_empty())
+    }
+
     /// Polls the handlers that asked for it and starts what can start. `true` if anything moved.
     pub(super) fn poll<H: Host>(
         &mut self,

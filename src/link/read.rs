@@ -218,6 +218,9 @@ impl<D: Dialect> Reader<D> {
             Control::Pong { token } => {
                 if let Some(rtt) = sinks.link.pong(token, tokens) {
                     sinks.host.rtt(rtt);
+                    if !sinks.inbox.has_numbers() {
+                        sinks.link.forget();
+                    }
                 }
             }
             Control::Goodbye(goodbye) => {

@@ -289,6 +289,12 @@ impl Link {
         others && self.waiters.look(|waiters| waiters.alone() >= MANY) == Some(true)
     }
 
+    /// A link that is only kept alive holds nothing of what many never need. Not while a handler of a request is at work, answered
+    /// or not: the numbers of requests start over.
+    pub(super) fn forget(&self) {
+        drop(self.rare.take_if(|rare| rare.is_idle()));
+    }
+
     /// What waits in this link.
     pub fn waiting(&self) -> Waiting {
         let (messages, bytes) = self.outbox.look(|outbox| outbox.waiting()).unwrap_or_default();

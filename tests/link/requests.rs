@@ -7,7 +7,7 @@ use bytes::Bytes;
 use peerpool::base::Lane;
 use peerpool::link::{AnswerError, End, Handled, LinkConfig, Message, RequestError, Responder};
 use peerpool::pool::Departure;
-use peerpool::wire::{Head, Native, Status};
+use peerpool::wire::{Control, Head, Native, Status};
 
 use crate::harness::*;
 
@@ -185,17 +185,18 @@ async fn an_answer_to_what_was_cancelled_is_not_given_to_a_later_request_of_its_
     assert_eq!(body, "to the second");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_cancelled_request_stops_its_handler_and_an_answered_one_runs_to_its_end() {
-    struct Told(Arc<Mutex<Vec<&'static str>>>, &'static str);
+/// What handlers say of themselves, in its order.
+type Notes = Arc<Mutex<Vec<&'static str>>>;
+
+/// Whose handler answers a request of kind 1 at once, and goes on for a second; it waits for ever with others.
+fn goes_on() -> (Ear, Notes) {
+    struct Told(Notes, &'static str);
     impl Drop for Told {
         fn drop(&mut self) {
             self.0.lock().unwrap().push(self.1);
         }
     }
-    let side = Side::new(Native::default());
-    let (near, far) = pipe(64 * 1024);
-    let told = Arc::new(Mutex::new(Vec::new()));
+    let told = Notes::default();
     let notes = Arc::clone(&told);
     let ear = Ear::new().on_request(move |kind, _, responder| {
         let notes = Arc::clone(&notes);
@@ -211,7 +212,15 @@ async fn a_cancelled_request_stops_its_handler_and_an_answered_one_runs_to_its_e
             notes.lock().unwrap().push("finished");
         })
     });
-    let running = side.start(near, ear.clone());
+    (ear, told)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_request_stops_its_handler_and_an_answered_one_runs_to_its_end() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(64 * 1024);
+    let (ear, told) = goes_on();
+    let running = side.start(near, ear);
     let mut far = side.by_hand(far);
     far.ask(1, 1, b"").await;
     far.ask(2, 2, b"").await;
@@ -227,6 +236,29 @@ async fn a_cancelled_request_stops_its_handler_and_an_answered_one_runs_to_its_e
     assert_eq!(running.link.waiting().answering, 0);
     far.ask(2, 1, b"the id is free again").await;
     assert!(matches!(far.message().await, Some(Item::Message(_, Head::Response { id: 2, .. }, _))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pong_between_two_requests_does_not_let_a_cancel_of_the_one_stop_the_other() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(64 * 1024);
+    let (ear, told) = goes_on();
+    let running = side.start(near, ear);
+    let mut far = side.by_hand(far);
+    far.ask(1, 1, b"").await;
+    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Response { id: 1, .. }, _))));
+    running.link.ping();
+    let Some(Item::Control(Control::Ping { token })) = far.message().await else { panic!("no ping") };
+    far.send(&side.control(&Control::Pong { token })).await;
+    settle().await;
+    assert!(!running.link.ping_open());
+    far.ask(2, 2, b"").await;
+    settle().await;
+    far.send(&side.encode(Lane::Normal, &Head::Cancel { id: 2 }, b"")).await;
+    settle().await;
+    assert_eq!(*told.lock().unwrap(), ["stopped"], "the cancelled one only");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(*told.lock().unwrap(), ["stopped", "finished", "stopped"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,11 +8,12 @@ use super::Link;
 ///
 /// Invariant 26. Statement: an answer goes to the request it answers, and a peer has no more requests in our hands than the bound,
 /// whatever it cancels. Enforced by: each has a number of its own, since the peer may use an id again once it has cancelled; one that
-/// was cancelled counts until its responder is gone. Breaks if: a cancel frees the place.
+/// was cancelled counts until its responder is gone. Breaks if: a cancel frees the place, or the numbers start over while a handler
+/// is known by one.
 #[derive(Debug, Default)]
 pub(super) struct Answering {
     pub(super) all: SmallVec<[Entry; 4]>,
-    /// The number of the last one.
+    /// The number of the last one. Starts over with [`Link::forget`] only.
     last: u32,
 }
 

@@ -122,8 +122,6 @@ impl Link {
             let waiting: Vec<_> = done;
             (sent.elapsed(), waiting)
         };
-        // A link that is only kept alive holds nothing for it.
-        drop(self.rare.take_if(|rare| rare.is_idle()));
         for (_, probe) in waiting {
             // A prober that gave up needs no answer.
             let _ = probe.send(rtt);

@@ -30,6 +30,8 @@ pub struct Pipeline {
     arrived: Arc<Arrived>,
     /// Answers taken from `arrived` and not handed out yet.
     taken: VecDeque<Arrival>,
+    /// When they were: what had arrived by then was among them.
+    looked: Instant,
     /// Requests in flight, each in the slot that its waiter names.
     open: Vec<Option<Open>>,
     free: Vec<u32>,
@@ -133,6 +135,7 @@ impl Link {
             within,
             arrived: Arc::new(Arrived { answers: Mutex::new(VecDeque::new()), task: TaskWaker::new() }),
             taken: VecDeque::new(),
+            looked: Instant::now(),
             open: Vec::new(),
             free: Vec::new(),
             next: 0,
@@ -185,8 +188,8 @@ impl Pipeline {
 
     /// The next answer to arrive, whichever request's, with that request's number; `None` when nothing is in flight.
     ///
-    /// The time that a request has is measured from the first call of this after it was asked, and is at most a 32nd longer
-    /// than what was asked for.
+    /// The time that a request has is measured from the first call of this after it was asked that finds no answer in hand, and is
+    /// at most a 32nd longer than what was asked for. That it is over is told when those in hand have been handed out.
     ///
     /// # Errors
     /// [`RequestError::Timeout`], [`RequestError::Closed`], [`RequestError::Declined`], for that one request.
@@ -217,55 +220,61 @@ impl Pipeline {
                 self.runs.clear();
                 return Poll::Ready(None);
             }
+            // Also where there are always more answers.
+            if let Some(late) = self.expire() {
+                return Poll::Ready(Some((late, Err(RequestError::Timeout))));
+            }
             // Answers may come faster than they are used: others on this thread have their turn too.
             let turn = ready!(tokio::task::coop::poll_proceed(cx));
             self.arrived.task.register(cx.waker());
+            self.looked = Instant::now();
             std::mem::swap(&mut *self.arrived.answers.lock(), &mut self.taken);
-            if !self.taken.is_empty() {
-                turn.made_progress();
-                continue;
+            self.stamp();
+            if self.taken.is_empty() && self.overdue().is_none() {
+                ready!(self.poll_deadline(cx));
             }
-            if let Some(number) = ready!(self.poll_deadline(cx)) {
-                turn.made_progress();
-                return Poll::Ready(Some((number, Err(RequestError::Timeout))));
-            }
+            turn.made_progress();
         }
     }
 
-    /// Ready with a request that has waited for too long, or with nothing if it is time to look again.
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Option<u64>> {
-        self.stamp();
-        let Some(run) = self.runs.front() else { return Poll::Pending };
-        let (before, deadline) = (run.before, run.deadline);
+    /// Ready when it is time to look again.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.runs.front().map(|run| run.deadline) else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         // A timer that is too early only makes one look in vain; moving it for each group would cost more.
         ready!(timer.as_mut().poll(cx));
-        if Instant::now() < deadline {
-            timer.as_mut().reset(deadline);
-            return Poll::Ready(None);
-        }
-        let late = self.open.iter().enumerate().find_map(|(slot, open)| {
-            let open = open.filter(|open| open.number < before)?;
-            Some((slot as u32, open))
-        });
-        let Some((slot, open)) = late else {
+        timer.as_mut().reset(deadline);
+        Poll::Ready(())
+    }
+
+    /// Requests below this number had waited for long enough when answers were last taken.
+    fn overdue(&self) -> Option<u64> {
+        let run = self.runs.front()?;
+        (run.deadline <= self.looked).then_some(run.before)
+    }
+
+    /// Gives up a request that had waited for long enough when answers were last taken, and has none among those; its number.
+    fn expire(&mut self) -> Option<u64> {
+        while let Some(before) = self.overdue() {
+            let late = self.open.iter().enumerate().find_map(|(slot, open)| {
+                let open = open.filter(|open| open.number < before)?;
+                Some((slot as u32, open))
+            });
+            if let Some((slot, open)) = late {
+                self.close(slot, open.number);
+                self.link.give_up(open.lane, open.id);
+                return Some(open.number);
+            }
             self.runs.pop_front();
-            self.timer = None;
-            return Poll::Ready(None);
-        };
-        self.close(slot, open.number);
-        self.link.give_up(open.lane, open.id);
-        Poll::Ready(Some(open.number))
+        }
+        None
     }
 
     /// Gives what was asked since the last call its deadline.
     fn stamp(&mut self) {
-        let next = self.next;
-        if self.runs.back().is_some_and(|run| run.before == next) {
-            return;
-        }
-        let now = Instant::now();
+        let (next, now) = (self.next, self.looked);
         match self.runs.back_mut() {
+            Some(run) if run.before == next => {}
             Some(run) if now < run.until => run.before = next,
             _ => {
                 let slack = self.within / RUNS;

@@ -447,6 +447,42 @@ async fn a_late_answer_costs_a_pipeline_that_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pipeline_gives_up_what_nobody_answers_also_while_other_answers_keep_coming() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(64 * 1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let within = Duration::from_secs(1);
+    let mut line = running.link.pipeline(within);
+    line.ask(Message::new(0, "never answered")).unwrap();
+    let silent = request_of(far.message().await);
+    let begun = tokio::time::Instant::now();
+    let mut answered = 0;
+    let took = loop {
+        line.ask(Message::new(1, "")).unwrap();
+        let id = request_of(far.message().await);
+        far.send(&side.encode(Lane::Normal, &Head::Response { id, status: Status::Ok }, b"")).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        match line.next().await {
+            Some((0, Err(RequestError::Timeout))) => break begun.elapsed(),
+            Some((_, Ok(_))) => answered += 1,
+            other => panic!("{other:?}"),
+        }
+        assert!(begun.elapsed() < 3 * within, "it waits for ever");
+    };
+    assert!(took >= within && took <= within + Duration::from_millis(300), "{took:?}");
+    // What was answered in time is handed out all the same.
+    while line.in_flight() > 0 {
+        assert!(matches!(line.next().await, Some((_, Ok(_)))));
+        answered += 1;
+    }
+    assert!(answered >= 9, "{answered}");
+    let told = far.message().await;
+    assert!(matches!(told, Some(Item::Message(_, Head::Cancel { id }, _)) if id == silent), "{told:?}");
+    assert_eq!(running.link.waiting().requests, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dropped_pipeline_takes_back_what_was_not_sent_and_cancels_what_was() {
     let side = Side::new(Native::default());
     let (near, far) = pipe(1024);

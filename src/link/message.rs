@@ -110,7 +110,7 @@ pub enum SendError {
     /// The connection is closed or closing.
     #[error("the connection is closed")]
     Closed(Message),
-    /// The dialect cannot say this: too large for its lane, or on the control lane.
+    /// The dialect cannot say this: too large for its lane, on the control lane, or of a kind that it has no word for.
     #[error("{cause}")]
     Refused {
         /// The message.

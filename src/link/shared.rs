@@ -113,10 +113,8 @@ impl Common {
             Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() })
         } else if size > cap {
             Err(EncodeError::TooLarge { lane, size, cap })
-        } else if !self.abilities.requests && !matches!(head, Head::Event { .. }) {
-            Err(EncodeError::Unsupported { what: "request" })
         } else {
-            Ok(())
+            self.abilities.check(head)
         }
     }
 }

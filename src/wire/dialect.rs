@@ -215,6 +215,8 @@ impl Eq for Payload<'_> {}
 /// What a dialect can say at all. What it cannot say is refused by its encoder, or ([`Dialect::encode_control`]) left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abilities {
+    /// Events and requests of the kinds below this. [`Abilities::ALL_KINDS`] where every kind can be said.
+    pub kinds: u32,
     /// Requests, responses and cancels with ids.
     pub requests: bool,
     /// Lanes are told apart on the line. Without them everything arrives on [`Lane::Normal`].
@@ -234,8 +236,11 @@ pub struct Abilities {
 }
 
 impl Abilities {
+    /// Every kind there is.
+    pub const ALL_KINDS: u32 = 1 << 16;
     /// All of them.
     pub const ALL: Self = Self {
+        kinds: Self::ALL_KINDS,
         requests: true,
         lanes: true,
         chunks: true,
@@ -244,8 +249,9 @@ impl Abilities {
         peers: true,
         nonce: true,
     };
-    /// None of them: events and pings only.
+    /// None of them: events of every kind and pings only.
     pub const NONE: Self = Self {
+        kinds: Self::ALL_KINDS,
         requests: false,
         lanes: false,
         chunks: false,
@@ -254,4 +260,20 @@ impl Abilities {
         peers: false,
         nonce: false,
     };
+
+    /// Whether what such a head begins can be said, on a lane that it may take.
+    ///
+    /// # Errors
+    /// [`EncodeError::Unsupported`], as [`Dialect::encode`] would say it.
+    pub const fn check(&self, head: &Head) -> Result<(), EncodeError> {
+        match *head {
+            Head::Request { .. } | Head::Response { .. } | Head::Cancel { .. } if !self.requests => {
+                Err(EncodeError::Unsupported { what: "request" })
+            }
+            Head::Event { kind } | Head::Request { kind, .. } if kind as u32 >= self.kinds => {
+                Err(EncodeError::Unsupported { what: "message of this kind" })
+            }
+            _ => Ok(()),
+        }
+    }
 }

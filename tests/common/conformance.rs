@@ -333,6 +333,16 @@ fn abilities_are_what_the_encoder_does<D: Dialect>(dialect: &D, manner: &impl Ma
             Err(other) => panic!("{other}"),
         }
     }
+    let last = u16::try_from(can.kinds - 1).expect("no more than there are");
+    let kinds = [(Some(last), true), (last.checked_add(1), false), (Some(u16::MAX), can.kinds > 0xffff)];
+    for (kind, has) in kinds {
+        let Some(kind) = kind else { continue };
+        let (head, mut out) = (Head::Event { kind }, BytesMut::new());
+        let said = dialect.encode(Lane::Normal, &head, b"", &mut out);
+        assert_eq!(said.is_ok(), has, "kind {kind}");
+        assert_eq!(said, can.check(&head));
+        assert_eq!(dialect.chunks(Lane::Normal, head, Bytes::new()).map(|_| ()), said);
+    }
     let controls = [
         (Control::Ping { token: 9 }, true),
         (Control::Pong { token: 9 }, true),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerpool::base::Lane;
 use peerpool::link::{Handled, LinkConfig, Message, RequestError, Responder, SendError};
-use peerpool::timecoin::wire::{Kind, NetworkMessage, Software, TimeCoin};
-use peerpool::wire::{Control, Head, Status};
+use peerpool::timecoin::wire::{Kind, NetworkMessage, Software, TimeCoin, UNKNOWN};
+use peerpool::wire::{Control, EncodeError, Head, Status};
 
 use crate::harness::*;
 
@@ -183,6 +183,22 @@ async fn closing_fails_whoever_waits_for_an_answer_or_a_turn() {
     assert!(matches!(waits.await.unwrap(), Err(RequestError::Closed)));
     assert!(matches!(queued.await.unwrap(), Err(RequestError::NotSent(SendError::Closed(_)))));
     running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_the_dialect_has_no_word_for_comes_back_and_is_not_dropped_unsaid() {
+    let side = side();
+    let (near, far) = pipe(1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    for message in [Message::new(UNKNOWN, ""), Message::new(Kind::ALL.len() as u16, vec![b' '; 8_000])] {
+        let refused = running.link.send(message.clone()).unwrap_err();
+        let cause = EncodeError::Unsupported { what: "message of this kind" };
+        assert!(matches!(&refused, SendError::Refused { cause: why, .. } if *why == cause), "{refused:?}");
+        assert_eq!(refused.into_message(), message);
+    }
+    running.link.send(Message::new(Kind::ALL.len() as u16 - 1, text(&block(1)))).unwrap();
+    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Event { .. }, body)) if body == text(&block(1))));
 }
 
 #[tokio::test(start_paused = true)]

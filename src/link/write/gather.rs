@@ -203,7 +203,7 @@ impl<D: Dialect> Writer<D> {
             for Outgoing { head, payload } in waiting {
                 if payload.len() < SMALL {
                     let before = small.len();
-                    // Caps were checked when it was queued.
+                    // What cannot be said was refused when it was to be queued.
                     let _ = self.dialect.encode(lane, &head, &payload, &mut small);
                     taken += small.len() - before;
                 } else {

@@ -21,6 +21,8 @@ use super::handshake::HandshakeMessage;
 use super::kinds::Kind;
 use super::network::NetworkType;
 
+/// The kinds there are.
+const KINDS: u32 = Kind::ALL.len() as u32;
 /// Longest text of a frame, in bytes.
 pub(super) const FRAME_CAP: usize = 10 * 1024 * 1024;
 /// Longest text of a frame that is taken in one piece.
@@ -150,7 +152,7 @@ impl TimeCoin {
                 return Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() });
             }
             Head::Response { status, .. } if status != Status::Ok && size == 0 => return Ok(None),
-            Head::Event { kind } | Head::Request { kind, .. } if usize::from(kind) >= Kind::ALL.len() => {
+            Head::Event { kind } | Head::Request { kind, .. } if u32::from(kind) >= KINDS => {
                 return Err(EncodeError::Unsupported { what: "message of this kind" });
             }
             _ => {}
@@ -195,7 +197,7 @@ impl Dialect for TimeCoin {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities { requests: true, ..Abilities::NONE }
+        Abilities { kinds: KINDS, requests: true, ..Abilities::NONE }
     }
 
     fn limits(&self) -> &WireLimits {

@@ -7,8 +7,11 @@ use crate::base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// Bytes that may be held for peers at one time: inboxes, lanes, reassembly, chunk remainders.
 ///
 /// Invariant 22 and 41. Statement: the sum of all live [`Reservation`]s never exceeds the limit that was in force when
-/// the last of them was granted. Enforced by: reserving is one compare-exchange loop on the sum, before the bytes are
-/// held. Breaks if: something holds peer-given bytes without a reservation.
+/// the last of them was granted, but by what links had read before the ceiling was reached and cannot give back: less than two
+/// frames each, and a read buffer where the last room went while it was being decoded. Enforced by: reserving is one
+/// compare-exchange loop on the sum, before the bytes are held; what is overdrawn counts, so that nothing more is granted, and near
+/// the ceiling a link reads no more than a frame at a time. Breaks if: something holds peer-given bytes without a reservation, or
+/// overdraws what it could have refused.
 #[derive(Debug)]
 pub struct Budget {
     limit: AtomicUsize,
@@ -95,6 +98,17 @@ impl Reservation {
         to.bytes += bytes;
     }
 
+    /// Grows or shrinks to `bytes`, which are held already, whatever the ceiling says. Nothing more is granted until the sum is under
+    /// it again.
+    pub(super) fn overdraw(&mut self, bytes: usize) {
+        if bytes > self.bytes {
+            self.budget.used.fetch_add(bytes - self.bytes, Ordering::Relaxed);
+            self.bytes = bytes;
+        } else {
+            self.resize(bytes);
+        }
+    }
+
     /// Grows or shrinks to `bytes`. `false`, and nothing changed, where the ceiling does not allow the growth.
     pub fn resize(&mut self, bytes: usize) -> bool {
         if bytes > self.bytes {
@@ -132,6 +146,18 @@ mod tests {
         assert_eq!(budget.used(), 1);
         drop(first);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_is_overdrawn_counts_until_it_is_given_back() {
+        let budget = Budget::new(100);
+        let (mut one, mut other) = (budget.reserve(60).unwrap(), Reservation::empty(&budget));
+        other.overdraw(70);
+        assert_eq!((other.bytes(), budget.used(), budget.free()), (70, 130, 0));
+        assert!(!one.resize(61) && one.resize(20));
+        assert!(budget.reserve(11).is_none());
+        other.overdraw(10);
+        assert_eq!((other.bytes(), budget.used()), (10, 30));
     }
 
     #[test]

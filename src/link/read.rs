@@ -94,8 +94,10 @@ impl<D: Dialect> Reader<D> {
         let filled = buffer.load(&rest, sinks.link.common.limits.window);
         drop(rest);
         let (result, left) = self.fill(stream, cx, sinks, &mut buffer.bytes, filled);
-        self.keep(&buffer.bytes[..left], sinks.link)?;
-        result
+        let kept = self.keep(&buffer.bytes[..left], sinks.link);
+        // Why the link ends is told, not that there was no room for what came behind that.
+        let read = result?;
+        kept.map(|()| read)
     }
 
     /// Returns what came of it, and how many bytes at the buffer's front are not decoded.
@@ -254,8 +256,11 @@ impl<D: Dialect> Reader<D> {
         self.peers_asked = true;
     }
 
+    /// What was read is here already, so it is kept and counted even if the ceiling refuses: the rest of a frame, or what was in
+    /// hand when reading stopped before its end. But a message that the node has no memory to put together ends the link.
     fn keep(&mut self, rest: &[u8], link: &Link) -> Result<(), End> {
-        let held = rest.len() + self.decoder.buffered();
+        let buffered = self.decoder.buffered();
+        let held = rest.len() + buffered;
         if held == 0 {
             self.kept = None;
             return Ok(());
@@ -264,12 +269,14 @@ impl<D: Dialect> Reader<D> {
             Box::new(Kept { rest: Vec::new(), held: Reservation::empty(&link.common.budget) })
         });
         kept.rest = rest.to_vec();
-        if kept.held.resize(held) || kept.held.bytes() >= held {
+        if kept.held.resize(held) {
             return Ok(());
         }
-        // A frame's rest and the bytes of a pause are small and always fit the next one's place; what does not is a
-        // message that the node has no memory to put together.
-        if held <= 2 * link.common.limits.window { Ok(()) } else { Err(End::Ceiling) }
+        if buffered > 2 * link.common.limits.window && !kept.held.resize(buffered) {
+            return Err(End::Ceiling);
+        }
+        kept.held.overdraw(held);
+        Ok(())
     }
 }
 

@@ -1,13 +1,14 @@
 //! Memory: everything a peer can make us hold is bounded and given back.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerpool::base::{Lane, Tick};
 use peerpool::link::log::LagPolicy;
-use peerpool::link::{End, Handled, Host, LinkConfig, Message, SendError};
+use peerpool::link::{End, Handled, Host, LinkConfig, Message, Reservation, SendError};
 use peerpool::wire::{Control, Head, Native};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 
 use crate::harness::*;
 use crate::toy::Toy;
@@ -177,6 +178,64 @@ async fn an_inbox_that_the_ceiling_does_not_cover_stays_paused() {
     drop(hog);
     ear.until_events(20).await;
     assert_eq!(ear.kinds(), (0..20).collect::<Vec<_>>());
+}
+
+/// An ear whose handler takes all memory that is left, and holds it as long as the returned cell does.
+fn greedy(
+    side: &Side<Native>,
+    then: impl Fn() -> Handled + Send + Sync + 'static,
+) -> (Ear, Arc<Mutex<Option<Reservation>>>) {
+    let (budget, hog) = (Arc::clone(&side.budget), Arc::new(Mutex::new(None)));
+    let all = Arc::clone(&hog);
+    let ear = Ear::new().on_event(move |_, _, _| {
+        all.lock().unwrap().get_or_insert_with(|| budget.reserve(budget.free()).unwrap());
+        then()
+    });
+    (ear, hog)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_at_the_ceiling_ends_no_link_and_what_it_keeps_counts() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(256 * 1024);
+    let go = Arc::new(Semaphore::new(0));
+    let gate = Arc::clone(&go);
+    let (ear, hog) = greedy(&side, move || {
+        let gate = Arc::clone(&gate);
+        Handled::later(async move { gate.acquire().await.unwrap().forget() })
+    });
+    let running = side.start(near, ear.clone());
+    let mut far = side.by_hand(far);
+    let event = side.event(Lane::Normal, 1, &[7; 100]);
+    let count = 120 * 1024 / event.len();
+    far.send(&event.repeat(count)).await;
+    settle().await;
+    assert_eq!(ear.count(|one| *one == Heard::Paused(true)), 1);
+    assert!(running.link.is_open());
+    let (used, limit) = (side.budget.used(), side.budget.limit());
+    assert!(used > limit + 100 * 1024 && used < limit + 128 * 1024, "{used} of {limit}");
+    go.add_permits(count);
+    ear.until_events(count).await;
+    *hog.lock().unwrap() = None;
+    settle().await;
+    assert_eq!(side.budget.used(), 0);
+    assert!(running.link.is_open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_ceiling_does_not_hide_why_a_link_ends() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(256 * 1024);
+    let (ear, _hog) = greedy(&side, || Handled::Done);
+    let running = side.start(near, ear);
+    let mut far = side.by_hand(far);
+    let mut bytes = side.event(Lane::Normal, 1, b"takes all").to_vec();
+    // A header of no frame that there is.
+    bytes.resize(100 * 1024, 0xff);
+    far.send(&bytes).await;
+    assert!(matches!(far.rest().await[..], [Item::Control(Control::Goodbye(_))]));
+    drop(far);
+    assert!(matches!(running.end().await, End::Wire(_)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -238,6 +238,11 @@ impl Ear {
         self.heard.lock().unwrap().iter().filter(|one| which(one)).count()
     }
 
+    /// Drops what was heard so far.
+    pub(crate) fn forget(&self) {
+        self.heard.lock().unwrap().clear();
+    }
+
     /// Waits until what was heard is so.
     pub(crate) async fn until(&self, holds: impl Fn(&[Heard]) -> bool) {
         timeout(WAIT, async {

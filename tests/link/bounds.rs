@@ -265,6 +265,22 @@ async fn large_messages_that_wait_for_their_handlers_are_counted_or_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_memory_that_a_block_left_makes_no_small_message_pass_the_ceiling() {
+    let side = Side::with(Native::default(), Plan { budget: 40 << 20, ..Plan::default() });
+    let (near, far) = pipe(16 * 1024);
+    let ear = Ear::new();
+    let _running = side.start(near, ear.clone());
+    let mut far = side.by_hand(far);
+    far.send(&side.event(Lane::Bulk, 1, &vec![1; 10_000_000])).await;
+    ear.until_events(1).await;
+    ear.forget();
+    let _hog = side.budget.reserve(side.budget.free() - (4 << 20)).unwrap();
+    far.send(&side.event(Lane::Bulk, 2, &[2; 150_000])).await;
+    ear.until_events(1).await;
+    assert_eq!(ear.kinds(), [2]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_message_larger_than_the_ceiling_ends_its_link_and_no_other() {
     let side = Side::with(Native::default(), Plan { budget: 200_000, ..Plan::default() });
     let (near, far) = pipe(64 * 1024);

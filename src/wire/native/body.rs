@@ -7,8 +7,8 @@ use super::spare::Spares;
 /// Up to [`SHORT`] bytes it doubles by copying, which is over in no time. Copying megabytes would hold up all that follows on the
 /// line, votes among it. So a large one that is three quarters full begins its successor, of twice the size, and each chunk that
 /// comes takes four chunks' worth of older bytes over; when it is full the successor has them all. A message that ends before is
-/// where it is. Where the memory of an earlier large message is at hand, of half of the cap at the most, it goes on in that: it has
-/// its pages.
+/// where it is. Where the memory of an earlier large message is at hand, of half of the cap at the most and not far more than it
+/// needs, it goes on in that: it has its pages.
 #[derive(Debug, Default)]
 pub(super) struct Body {
     bytes: Vec<u8>,
@@ -63,7 +63,8 @@ impl Body {
         (self.next, self.next_used) = (Vec::new(), false);
         // Room for as much again pays for each byte about once. Never above the cap, nor, at the end, above what is needed.
         let room = if more { need.max(roomy(need, cap)) } else { need };
-        let spare = if room > SHORT { spares.take_long(need, cap / 2) } else { spares.take(need, room) };
+        let spare =
+            if room > SHORT { spares.take_long(need, most_used(room, cap)) } else { spares.take(need, room) };
         self.used = spare.is_some();
         match spare {
             Some(mut larger) => {
@@ -82,7 +83,7 @@ impl Body {
         }
         if self.next.capacity() == 0 {
             let larger = roomy(room, cap);
-            let spare = spares.take_long(larger, cap / 2);
+            let spare = spares.take_long(larger, most_used(room, cap));
             self.next_used = spare.is_some();
             self.next = spare.unwrap_or_else(|| Vec::with_capacity(larger));
         }
@@ -116,12 +117,21 @@ fn roomy(need: usize, cap: usize) -> usize {
     room
 }
 
+/// The most memory of an earlier message that one of this room goes on in. It counts in full: a small message in that of a block would
+/// be refused for lack of memory that it does not need.
+fn most_used(room: usize, cap: usize) -> usize {
+    room.saturating_mul(USED).min(cap / 2)
+}
+
 /// What the size of a short one is rounded up to.
 const PAGE: usize = 4096;
 /// Up to so many bytes a copy takes no longer than a few chunks.
 pub(super) const SHORT: usize = 128 * 1024;
 /// Chunks taken over with each that comes: what is behind three quarters of the memory, four times, is all of it.
 const TAKEN_OVER: usize = 4;
+/// So a block of megabytes reaches the memory of the last one when less than one has come; with half of this, putting 10 MB together
+/// takes twice as long.
+const USED: usize = 16;
 /// A message of so little in memory twice as large moves to its own.
 const LITTLE: usize = 1024 * 1024;
 
@@ -159,12 +169,28 @@ mod tests {
         };
         let message = |size: usize| spares.lend(body(size));
         drop(message(10_000_000));
-        assert_eq!(body(400_000).capacity(), 400_000, "a message of a fraction pins its own bytes only");
+        assert_eq!(body(1_200_000).capacity(), 1_200_000, "a message of a fraction pins its own bytes only");
         let place = message(10_000_000).as_ptr();
         for size in [11_000_000, 9_000_000, 10_000_000] {
             let next = message(size);
             assert_eq!((next.as_ptr(), next.len()), (place, size / 16_000 * 16_000));
         }
+    }
+
+    #[test]
+    fn a_small_message_does_not_go_on_in_the_memory_of_a_block() {
+        let (cap, spares) = (32 << 20, std::sync::Arc::new(Spares::default()));
+        let chunk = vec![7; 16_000];
+        drop(spares.lend(vec![1; 16 << 20]));
+        let mut body = Body::default();
+        while body.len() < 700_000 {
+            body.push(&chunk, true, cap, &spares);
+            assert!(body.held() <= 2 * body.len() + PAGE, "{} for {}", body.held(), body.len());
+        }
+        while body.len() < 2_000_000 {
+            body.push(&chunk, true, cap, &spares);
+        }
+        assert!(body.used && body.held() >= 16 << 20, "a large one does");
     }
 
     #[test]
@@ -180,10 +206,11 @@ mod tests {
         let open: Vec<Body> = (0..4)
             .map(|_| {
                 drop(spares.lend(filled(750, false).finish()));
-                filled(10, true)
+                filled(60, true)
             })
             .collect();
         for body in &open {
+            assert!(body.used || body.next_used);
             let room = body.bytes.capacity() + body.next.capacity();
             assert!(body.held() * 2 + PAGE >= room, "{} of {room}", body.held());
         }

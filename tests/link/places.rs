@@ -169,6 +169,28 @@ async fn a_question_given_up_before_it_was_sent_leaves_its_place_open() {
     again.await.unwrap().unwrap();
 }
 
+#[test]
+fn two_who_give_their_questions_up_unsent_close_the_place_to_neither() {
+    let side = side();
+    // Nothing is ever sent: no task is at work.
+    let prepared = side.prepare();
+    let gives_up = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            for height in 0..20_000 {
+                let mut asking = Box::pin(prepared.link().request(message(&block_request(height)), WAIT));
+                let refused = futures_poll_once(&mut asking).await;
+                assert!(refused.is_none(), "{refused:?}");
+            }
+        });
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(gives_up);
+        scope.spawn(gives_up);
+    });
+    assert_eq!(prepared.link().waiting(), peerpool::link::Waiting::default());
+}
+
 #[tokio::test(start_paused = true)]
 async fn closing_fails_whoever_waits_for_an_answer_or_a_turn() {
     let side = side();
@@ -198,7 +220,9 @@ async fn a_kind_that_the_dialect_has_no_word_for_comes_back_and_is_not_dropped_u
         assert_eq!(refused.into_message(), message);
     }
     running.link.send(Message::new(Kind::ALL.len() as u16 - 1, text(&block(1)))).unwrap();
-    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Event { .. }, body)) if body == text(&block(1))));
+    assert!(
+        matches!(far.message().await, Some(Item::Message(_, Head::Event { .. }, body)) if body == text(&block(1)))
+    );
 }
 
 #[tokio::test(start_paused = true)]

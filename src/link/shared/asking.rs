@@ -195,7 +195,7 @@ impl Link {
         if let Some(Waiter::Ticket(ticket)) = waiter {
             return ticket.disarm();
         }
-        self.free_unsent(id, Queue::new());
+        self.free_unsent(id);
     }
 }
 

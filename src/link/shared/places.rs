@@ -193,37 +193,34 @@ impl Link {
         }
     }
 
+    /// Nobody waits for the answer of this request any more. A request that was never sent frees its place; else the place stays
+    /// closed until the answer came.
     pub(super) fn give_up_place(&self, lane: Lane, id: u32) {
-        let mut queue = Queue::new();
-        {
+        // Before anybody can see the place closed: one that is taken back closes none.
+        if self.retract(lane, id).is_some() {
+            return self.free_unsent(id);
+        }
+        let gone = {
             let mut waiters = self.waiters.lock();
             // Answered: the place is free, or another request's.
             let Some(at) = waiters.place_of(id) else { return };
             let (number, place) = waiters.places.swap_remove(at);
-            let late = match place {
-                Place::Asked { asked, queue: waiting, .. } => {
-                    queue = waiting;
-                    Place::Late(asked)
-                }
-                other => other,
+            let (late, gone) = match place {
+                Place::Asked { asked, waiter, queue } => (Place::Late(asked), Some((waiter, queue))),
+                other => (other, None),
             };
             waiters.places.push((number, late));
-        }
-        if self.retract(lane, id).is_some() {
-            // Never sent, so nothing can come of it.
-            self.free_unsent(id, queue);
-        }
-        // Dropping the queue tells those in it that no turn of theirs will come.
+            gone
+        };
+        // Outside the lock: those in the queue are told that no turn of theirs will come.
+        drop(gone);
     }
 
     /// Frees the place of a request that was never sent, for those who wait for it.
-    pub(super) fn free_unsent(&self, id: u32, queue: Queue) {
+    pub(super) fn free_unsent(&self, id: u32) {
         let (number, place, next) = {
             let mut waiters = self.waiters.lock();
             let Some(at) = waiters.place_of(id) else { return };
-            if let (Place::Late(_), false) = (&waiters.places[at].1, queue.is_empty()) {
-                waiters.places[at].1 = Place::Open { queue };
-            }
             waiters.free(at)
         };
         drop(place);

@@ -412,6 +412,48 @@ async fn a_new_link_is_told_the_newest_of_every_key_before_anything_else_and_ver
     }
 }
 
+/// Values of this size are set again whenever the far end has read a round of them.
+async fn state_that_is_set_all_the_time_leaves_an_urgent_message_its_turn(size: usize, keys: u16) {
+    const ROUND: usize = 256 * 1024;
+    let side = Side::new(Native::default());
+    let set_all = || {
+        for key in 0..keys {
+            let value = side.event(Lane::Urgent, 100 + key, &vec![0; size]).freeze();
+            side.state.set(StateKey::of(key), value).unwrap();
+        }
+    };
+    let (near, far) = pipe(16 * 1024);
+    set_all();
+    let running = side.start(near, Ear::new());
+    settle().await;
+    running.link.send(Message::new(1, "vote").urgent()).unwrap();
+    let mut far = side.by_hand(far);
+    let (mut before, mut since) = (0, 0);
+    loop {
+        match far.message().await.unwrap() {
+            Item::Message(_, Head::Event { kind: 1 }, _) => break,
+            Item::Message(_, _, body) => since += body.len(),
+            other => panic!("{other:?}"),
+        }
+        if since >= ROUND {
+            before += std::mem::take(&mut since);
+            set_all();
+            settle().await;
+        }
+        assert!(before <= 3 * ROUND.max(size), "{before} bytes of state before it");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_that_is_set_all_the_time_leaves_an_urgent_message_its_turn_small() {
+    state_that_is_set_all_the_time_leaves_an_urgent_message_its_turn(16 * 1024, 40).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_that_is_set_all_the_time_leaves_an_urgent_message_its_turn_large() {
+    state_that_is_set_all_the_time_leaves_an_urgent_message_its_turn(256 * 1024, 4).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_last_append_before_silence_reaches_every_parked_link() {
     let side = Side::new(Native::default());

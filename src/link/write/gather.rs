@@ -81,12 +81,14 @@ impl<D: Dialect> Writer<D> {
             let log_waits = busy.lanes[at].stride.has_news(self.footing.at(at));
             let share = if log_waits { (room / 2).max(1) } else { room };
             if state_waits && busy.lanes[at].open.is_none() {
-                taken += self.gather_state(busy, share);
+                // State that is set all the time leaves the queue its half.
+                taken += self.gather_state(busy, if queue_waits { (share / 2).max(1) } else { share });
             }
             // Whatever turn it is, a message that has begun ends first.
             let logs_turn = log_waits && busy.lanes[at].logs_turn && busy.lanes[at].open.is_none();
-            if queue_waits && taken < share && !logs_turn {
-                taken += self.gather_queue(busy, at, share - taken, link)?;
+            if queue_waits && !logs_turn {
+                // One at least, however large the last value of state was.
+                taken += self.gather_queue(busy, at, share.saturating_sub(taken).max(1), link)?;
             }
         }
         if busy.lanes[at].open.is_none() && taken < room {

@@ -90,10 +90,12 @@ impl Pipe {
 
     /// Takes what has arrived; registers the reader if it has to wait.
     pub(super) fn read(&self, cx: &Context<'_>, buf: &mut ReadBuf<'_>) -> Step {
+        // Declared before the lock is taken: dropped after it was given back.
+        let mut waker = Some(cx.waker().clone());
         let mut flow = self.0.lock();
         let step = flow.take(buf);
         if matches!(step, Step::Wait(_)) {
-            register(&mut flow.reader, cx);
+            std::mem::swap(&mut flow.reader, &mut waker);
             return step;
         }
         let writer = flow.writer.take();
@@ -104,10 +106,11 @@ impl Pipe {
 
     /// Sends what fits; registers the writer if nothing does.
     pub(super) fn write(&self, cx: &Context<'_>, bufs: &[IoSlice<'_>]) -> Step {
+        let mut waker = Some(cx.waker().clone());
         let mut flow = self.0.lock();
         let step = flow.put(bufs);
         if matches!(step, Step::Wait(_)) {
-            register(&mut flow.writer, cx);
+            std::mem::swap(&mut flow.writer, &mut waker);
             return step;
         }
         let reader = flow.reader.take();
@@ -146,9 +149,9 @@ impl Pipe {
     pub(super) fn abandon(&self, due: Due) {
         let mut flow = self.0.lock();
         flow.reader_gone = Some(due);
-        flow.reader = None;
-        let writer = flow.writer.take();
+        let (reader, writer) = (flow.reader.take(), flow.writer.take());
         drop(flow);
+        drop(reader);
         wake(writer);
     }
 
@@ -274,13 +277,6 @@ impl Flow {
 
 fn arrived(due: Due) -> bool {
     due.is_none_or(|at| at <= Instant::now())
-}
-
-fn register(place: &mut Option<Waker>, cx: &Context<'_>) {
-    match place {
-        Some(waker) => waker.clone_from(cx.waker()),
-        None => *place = Some(cx.waker().clone()),
-    }
 }
 
 fn wake(waker: Option<Waker>) {

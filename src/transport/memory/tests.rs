@@ -1,9 +1,12 @@
 #![allow(clippy::unwrap_used)] // helpers of tests; clippy excuses the tests alone
 
 use std::io::{ErrorKind, IoSlice};
+use std::pin::Pin;
+use std::sync::mpsc;
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
@@ -423,4 +426,50 @@ async fn a_waiting_stream_does_not_spin() {
     .await
     .unwrap();
     assert_eq!(polls, 2);
+}
+
+/// Holds the other end, as the waker of a task does that owns both.
+struct Owner {
+    _owns: std::sync::Mutex<Option<BoxStream>>,
+}
+
+impl Wake for Owner {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// Polls a read that waits, with a waker that owns the stream if one is given.
+fn read_waits(near: &mut BoxStream, owns: Option<BoxStream>) {
+    let waker = Waker::from(Arc::new(Owner { _owns: owns.into() }));
+    let mut byte = [0];
+    let mut into = ReadBuf::new(&mut byte);
+    assert!(Pin::new(near).poll_read(&mut Context::from_waker(&waker), &mut into).is_pending());
+}
+
+/// Runs it; one that waits for a lock which it holds itself never ends.
+fn ends(run: impl FnOnce() + Send + 'static) {
+    let (done, is_done) = mpsc::channel();
+    let run = std::thread::spawn(move || {
+        run();
+        done.send(()).expect("awaited");
+    });
+    assert!(is_done.recv_timeout(Duration::from_secs(60)).is_ok(), "it waits for a lock of its own");
+    run.join().expect("no panic");
+}
+
+#[test]
+fn a_waker_that_another_displaces_is_dropped_under_no_lock() {
+    ends(|| {
+        let (mut near, far) = MemoryNet::new(1).pair(ip(1), ip(2));
+        read_waits(&mut near, Some(far));
+        read_waits(&mut near, None);
+    });
+}
+
+#[test]
+fn the_waker_of_a_reader_that_goes_is_dropped_under_no_lock() {
+    ends(|| {
+        let (mut near, far) = MemoryNet::new(1).pair(ip(1), ip(2));
+        read_waits(&mut near, Some(far));
+        drop(near);
+    });
 }

@@ -146,7 +146,8 @@ pub enum RequestError {
     /// one's. Over with that answer, or with the connection. It was not sent.
     #[error("an earlier request of this kind is still unanswered")]
     AnswerOpen(Message),
-    /// No answer came in time. The peer was told that none is wanted any more.
+    /// No answer came in time. One that had not been sent yet was taken back; else the peer was told that none is wanted any more, where
+    /// the dialect has a word for it.
     #[error("no answer in time")]
     Timeout,
     /// The connection ended before the answer came.

@@ -31,9 +31,9 @@ impl Link {
         self.begin_close(CloseOrder { reason, goodbye, drain: false, within });
     }
 
-    /// Begins to close after what is queued and appended so far has been sent. What is not sent by `within` is given up; the
-    /// goodbye then gets [`LinkConfig::linger`](crate::link::LinkConfig::linger) more, or `within` again if that is shorter. Meanwhile nothing more is taken but
-    /// answers.
+    /// Begins to close once nothing waits to be sent. What is not sent by `within` is given up; the goodbye then gets
+    /// [`LinkConfig::linger`](crate::link::LinkConfig::linger) more, or `within` again if that is shorter. Meanwhile nothing more is
+    /// queued but answers; what is broadcast still goes out, so a peer that reads more slowly than that takes the whole of `within`.
     pub fn drain(&self, reason: Departure, goodbye: Option<Goodbye>, within: Duration) {
         self.begin_close(CloseOrder { reason, goodbye, drain: true, within });
     }

@@ -64,7 +64,8 @@ fn main() {
         // The limit's bytes, the old structures' and the receivers' count are all of this size.
         assert_eq!(native::frame(sort.size()).len(), sort.size(), "{}", sort.name());
     }
-    let options = parse(&args);
+    // A filter is for the other benches that the same command runs: nothing here has such a name.
+    let Some(options) = parse(&args) else { return };
     for &peers in &options.peers {
         let mut field = Field::new(peers, Taking::Discard, &options);
         for sort in Sort::ALL {
@@ -75,7 +76,8 @@ fn main() {
     }
 }
 
-fn parse(args: &[String]) -> Options {
+/// `None` where there is a filter among the arguments.
+fn parse(args: &[String]) -> Option<Options> {
     // As a test each runs once and small.
     let bench = args.iter().any(|arg| arg == "--bench");
     let mut options = Options {
@@ -96,10 +98,11 @@ fn parse(args: &[String]) -> Options {
             "--slice-ms" => options.slice = Duration::from_millis(list()[0] as u64),
             "--at-once" => options.at_once = list()[0].max(1),
             "--bench" | "--ratios" => {}
+            other if !other.starts_with('-') => return None,
             other => panic!("{other}? known: --peers, --rounds, --slice-ms, --at-once"),
         }
     }
-    options
+    Some(options)
 }
 
 /// All contenders, each connected to as many receivers; the limit is the first.

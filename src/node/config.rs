@@ -1,6 +1,8 @@
 //! What a node is told at its start, and the part of it that may change while it runs.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +10,7 @@ use bytes::Bytes;
 use crate::link::LinkConfig;
 use crate::link::log::LagPolicy;
 use crate::pool::{HealthPolicy, Limits, LivenessPolicy, PoolConfig};
-use crate::wire::WireLimits;
+use crate::wire::{Native, WireLimits};
 
 use super::relay::RelayConfig;
 
@@ -171,9 +173,11 @@ impl NodeConfig {
         if self.ring < 64 * 1024 {
             return wrong("ring", "at least 64 KiB are needed".into());
         }
-        if !(1..=MOST_EVENTS).contains(&self.event_backlog) {
-            return wrong("event_backlog", format!("must be from 1 to {MOST_EVENTS}"));
-        }
+        within("event_backlog", self.event_backlog, 1..=MOST_EVENTS)?;
+        within("wire.chunk", self.wire.chunk, Native::CHUNK)?;
+        within("wire.hello", self.wire.hello, Native::HELLO)?;
+        within("wire.peers", self.wire.peers, Native::PEERS)?;
+        within("relay.peer_share_percent", self.relay.peer_share_percent, 0..=100)?;
         self.hot.check()?;
         self.check_memory(&self.hot, 1)
     }
@@ -229,12 +233,38 @@ impl HotConfig {
         if self.dial_budget == 0 {
             return Err(ConfigError { field: "dial_budget", why: "must not be zero".into() });
         }
-        Ok(())
+        if self.health.window < SHORTEST_WINDOW {
+            return Err(ConfigError { field: "health.window", why: "must be at least 10 ms".into() });
+        }
+        // The pool would bring them into their bounds, and what is configured would not be what is in force.
+        let Limits { max_inbound, max_outbound, max_pending_inbound, max_pending_outbound, .. } = self.limits;
+        within("limits.max_inbound", max_inbound, 0..=MOST_LIVE)?;
+        within("limits.max_outbound", max_outbound, 0..=MOST_LIVE)?;
+        within("limits.max_pending_inbound", max_pending_inbound, 0..=MOST_PENDING_INBOUND)?;
+        within("limits.max_pending_outbound", max_pending_outbound, 0..=MOST_PENDING_OUTBOUND)
     }
+}
+
+fn within<T: PartialOrd + Display>(
+    field: &'static str,
+    value: T,
+    bounds: RangeInclusive<T>,
+) -> Result<(), ConfigError> {
+    if bounds.contains(&value) {
+        return Ok(());
+    }
+    let (from, to) = bounds.into_inner();
+    Err(ConfigError { field, why: format!("must be from {from} to {to}, and is {value}") })
 }
 
 /// Room for events is taken at the start.
 const MOST_EVENTS: usize = 1 << 20;
+/// See [`HealthPolicy::window`].
+const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
+/// What the pool can count, see [`Limits`].
+const MOST_LIVE: u32 = 1_048_575;
+const MOST_PENDING_INBOUND: u32 = 4_095;
+const MOST_PENDING_OUTBOUND: u32 = 2_047;
 
 /// A configuration that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -249,6 +279,9 @@ pub struct ConfigError {
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
     use super::*;
+    use crate::base::{Direction, Tick};
+    use crate::pool::{Pool, Slot};
+    use crate::wire::Dialect as _;
 
     #[test]
     fn room_for_events_is_neither_none_nor_without_end() {
@@ -257,5 +290,60 @@ mod tests {
             let refused = config.check().err().map(|error| error.field);
             assert_eq!(refused, (!fits).then_some("event_backlog"), "{event_backlog}");
         }
+    }
+    #[test]
+    fn what_is_configured_is_in_force_or_refused() {
+        type Set = fn(&mut NodeConfig, usize);
+        let cases: [(&str, Set, RangeInclusive<usize>); 8] = [
+            ("wire.chunk", |config, to| config.wire.chunk = to, Native::CHUNK),
+            ("wire.hello", |config, to| config.wire.hello = to, Native::HELLO),
+            ("wire.peers", |config, to| config.wire.peers = to, Native::PEERS),
+            ("limits.max_inbound", |config, to| config.hot.limits.max_inbound = to as u32, 0..=1_048_575),
+            ("limits.max_outbound", |config, to| config.hot.limits.max_outbound = to as u32, 0..=1_048_575),
+            ("relay.peer_share_percent", |config, to| config.relay.peer_share_percent = to as u8, 0..=100),
+            (
+                "limits.max_pending_inbound",
+                |config, to| config.hot.limits.max_pending_inbound = to as u32,
+                0..=most_pending(Direction::Inbound),
+            ),
+            (
+                "limits.max_pending_outbound",
+                |config, to| config.hot.limits.max_pending_outbound = to as u32,
+                0..=most_pending(Direction::Outbound),
+            ),
+        ];
+        for (field, set, bounds) in cases {
+            let refused = |value| {
+                let mut config = NodeConfig::default();
+                set(&mut config, value);
+                let wire = Native::new(config.wire.clone());
+                let in_force = wire.limits().chunk == config.wire.chunk
+                    && wire.limits().hello == config.wire.hello
+                    && wire.limits().peers == config.wire.peers;
+                let error = config.check().err();
+                assert!(in_force || error.is_some(), "{field} = {value}");
+                error.map(|error| error.field)
+            };
+            assert_eq!(refused(*bounds.end()), None);
+            assert_eq!(refused(*bounds.end() + 1), Some(field));
+            assert_eq!(refused(*bounds.start()), None);
+            if let Some(below) = bounds.start().checked_sub(1) {
+                assert_eq!(refused(below), Some(field));
+            }
+        }
+        let mut hot = NodeConfig::default().hot;
+        hot.health.window = Duration::from_millis(9);
+        assert_eq!(hot.check().map_err(|error| error.field), Err("health.window"));
+    }
+
+    /// Where the pool says no, whatever it was told.
+    fn most_pending(direction: Direction) -> usize {
+        let mut config = PoolConfig::test();
+        config.limits.max_pending_inbound = u32::MAX;
+        config.limits.max_pending_outbound = u32::MAX;
+        let pool = Pool::<u32, ()>::new(config);
+        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+        let admit = |_| pool.admit(addr, direction, Slot::Reserved, Tick::MAX).ok();
+        (0..).map_while(admit).collect::<Vec<_>>().len()
     }
 }

@@ -15,16 +15,16 @@ pub struct WireLimits {
     pub normal: usize,
     /// Largest message on [`Lane::Bulk`]. Default 32 MiB. A link's reassembly holds at most the sum of the three.
     pub bulk: usize,
-    /// Largest greeting, all its bytes counted. Default and, in the native dialect, maximum: 4 KiB.
+    /// Largest greeting, all its bytes counted. Default and, in the native dialect, maximum: 4 KiB; minimum 2 KiB.
     pub hello: usize,
-    /// Largest payload of one chunk we send. Default and, in the native dialect, maximum: 16 KiB. A more urgent lane waits
-    /// for at most one such chunk.
+    /// Largest payload of one chunk we send. Default and, in the native dialect, maximum: 16 KiB; minimum 1 KiB. A more
+    /// urgent lane waits for at most one such chunk.
     pub chunk: usize,
     /// What a reader must be able to hold in one piece: a step that sees so many bytes is never
     /// [`Step::NeedMore`](super::Step::NeedMore). A dialect sets it itself; what is configured here is overwritten.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub window: usize,
-    /// Most addresses in one `peers` message. Default 256.
+    /// Most addresses in one `peers` message. Default 256; in the native dialect at most 800.
     pub peers: usize,
 }
 

@@ -279,6 +279,8 @@ mod tests {
         assert!(error("[hot]\nurgent_lag = \"wait\"").contains("\"skip\" or \"disconnect\""));
         assert!(error("[relay]\npeer_share_percent = 300").contains("255 is the most"));
         assert!(error("[hot]\nping_every = \"1h\"").starts_with("stale_after"));
+        assert!(error("[wire]\nchunk = \"1 MiB\"").starts_with("wire.chunk: must be from 1024 to 16384"));
+        assert!(error("[hot.limits]\nmax_inbound = 2000000").starts_with("limits.max_inbound: must be"));
         assert!(error("network = 1\nring =").starts_with("line 2: "));
         assert!(error("link = 3").contains("unknown key `link`"));
         assert!(!error("[hot]\ntick = \"\"").contains('\n'));

@@ -122,11 +122,11 @@ const WIRE: &[Knob] = section! {
     "wire.bulk" (Size) node.wire.bulk:
         "Largest message on the bulk lane.";
     "wire.hello" (Size) node.wire.hello:
-        "Largest greeting; 4 KiB is the most.";
+        "Largest greeting: 2 to 4 KiB.";
     "wire.chunk" (Size) node.wire.chunk:
-        "Largest payload of one chunk; 16 KiB is the most. A more urgent lane waits for at most one.";
+        "Largest payload of one chunk: 1 to 16 KiB. A more urgent lane waits for at most one.";
     "wire.peers" (Number) node.wire.peers:
-        "Most addresses in one list of addresses.";
+        "Most addresses in one list of addresses; at most 800.";
 };
 
 const RELAY: &[Knob] = section! {

@@ -29,6 +29,7 @@ mod spare;
 
 pub use decode::NativeDecoder;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -54,13 +55,21 @@ impl Native {
     /// How each greeting begins. The first byte begins no text and no TLS record.
     pub const MAGIC: [u8; 4] = [0x9d, b'P', b'P', b'L'];
 
-    /// The dialect with these limits, each brought into its bounds: chunks of 1 to 16 KiB, greetings of 2 to 4 KiB, at
-    /// most 800 peers in a list (what fits one frame); `window` is what the dialect needs.
+    /// What [`WireLimits::chunk`] may be: 1 to 16 KiB.
+    pub const CHUNK: RangeInclusive<usize> = header::MIN_CHUNK..=header::MAX_CHUNK;
+    /// What [`WireLimits::hello`] may be: 2 to 4 KiB.
+    pub const HELLO: RangeInclusive<usize> = hello::MIN_CAP..=hello::MAX_CAP;
+    /// What [`WireLimits::peers`] may be: up to 800, which is what fits one frame.
+    pub const PEERS: RangeInclusive<usize> = 0..=control::MAX_PEERS;
+
+    /// The dialect with these limits, each brought into its bounds: [`Native::CHUNK`], [`Native::HELLO`],
+    /// [`Native::PEERS`]; `window` is what the dialect needs.
     pub fn new(limits: WireLimits) -> Self {
+        let into = |bounds: RangeInclusive<usize>, limit: usize| limit.clamp(*bounds.start(), *bounds.end());
         let limits = WireLimits {
-            chunk: limits.chunk.clamp(header::MIN_CHUNK, header::MAX_CHUNK),
-            hello: limits.hello.clamp(hello::MIN_CAP, hello::MAX_CAP),
-            peers: limits.peers.min(control::MAX_PEERS),
+            chunk: into(Self::CHUNK, limits.chunk),
+            hello: into(Self::HELLO, limits.hello),
+            peers: into(Self::PEERS, limits.peers),
             window: header::SIZE + header::MAX_CHUNK,
             ..limits
         };

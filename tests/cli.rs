@@ -39,6 +39,12 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
+/// Sends a signal, by the shell's own `kill`: the program of that name is not everywhere.
+fn signal(to: &Child, name: &str) {
+    let kill = ["-c", "kill \"$0\" \"$1\"", name, &to.id().to_string()];
+    assert!(Command::new("sh").args(kill).status().unwrap().success());
+}
+
 /// A file that goes with the folder.
 fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
     let path = folder.path().join(name);
@@ -46,57 +52,62 @@ fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// A `peerpool node` that is killed when dropped.
-struct Running {
-    child: Child,
-    addr: SocketAddr,
-    log: Arc<Mutex<Vec<String>>>,
-}
+/// Lines that a process has written, as they come.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
 
-impl Running {
-    fn start(args: &[&str]) -> Self {
-        let mut command = peerpool();
-        command.arg("node").args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let log = Arc::<Mutex<Vec<String>>>::default();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let into = Arc::clone(&log);
-        thread::spawn(move || lines.map_while(Result::ok).for_each(|line| into.lock().unwrap().push(line)));
-        let mut first = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
-        let addr = first.trim().strip_prefix("listening ").map(|addr| addr.parse().unwrap());
-        let addr = addr.unwrap_or_else(|| panic!("it began with {first:?}: {:?}", log.lock().unwrap()));
-        Self { child, addr, log }
+impl Lines {
+    fn of(stream: impl Read + Send + 'static) -> Self {
+        let lines = Self::default();
+        let into = lines.clone();
+        thread::spawn(move || {
+            BufReader::new(stream)
+                .lines()
+                .map_while(Result::ok)
+                .for_each(|line| into.0.lock().unwrap().push(line));
+        });
+        lines
     }
 
-    fn count(&self, words: &[&str]) -> usize {
-        let log = self.log.lock().unwrap();
-        log.iter().filter(|line| words.iter().all(|word| line.contains(word))).count()
+    fn text(&self) -> String {
+        self.0.lock().unwrap().join("\n")
     }
 
-    /// Waits for a line with all these words; how long that took.
-    fn logs(&self, words: &[&str]) -> Duration {
-        self.logs_times(words, 1)
+    fn count(&self, is_it: impl Fn(&str) -> bool) -> usize {
+        self.0.lock().unwrap().iter().filter(|line| is_it(line)).count()
     }
 
-    fn logs_times(&self, words: &[&str], times: usize) -> Duration {
+    /// Waits for so many lines of a kind; how long that took.
+    fn wait(&self, times: usize, is_it: impl Fn(&str) -> bool) -> Duration {
         let begun = Instant::now();
-        while self.count(words) < times {
-            let seen = self.log.lock().unwrap().join("\n");
-            assert!(begun.elapsed() < WAIT, "{words:?} not logged {times} times:\n{seen}");
+        while self.count(&is_it) < times {
+            assert!(begun.elapsed() < WAIT, "not so {times} times:\n{}", self.text());
             thread::sleep(Duration::from_millis(5));
         }
         begun.elapsed()
     }
+}
 
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+/// A process that is killed when dropped.
+struct Running {
+    child: Child,
+    out: Lines,
+    log: Lines,
+}
+
+impl Running {
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (out, log) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        Self { child, out: Lines::of(out), log: Lines::of(log) }
     }
 
-    /// Ends it with a signal; its exit code.
-    fn end(mut self, signal: &str) -> Option<i32> {
-        self.signal(signal);
+    fn signal(&self, name: &str) {
+        signal(&self.child, name);
+    }
+
+    /// Waits for its end; its exit code.
+    fn code(&mut self) -> Option<i32> {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -116,6 +127,52 @@ impl Drop for Running {
     }
 }
 
+/// A `peerpool node`.
+struct RunningNode {
+    process: Running,
+    addr: SocketAddr,
+}
+
+impl RunningNode {
+    fn start(args: &[&str]) -> Self {
+        let mut command = peerpool();
+        command.arg("node").args(args);
+        let mut process = Running::spawn(command);
+        let begun = Instant::now();
+        while process.out.count(|_| true) == 0 && process.child.try_wait().unwrap().is_none() {
+            assert!(begun.elapsed() < WAIT, "it does not begin");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let first = process.out.text();
+        let addr = first.lines().next().and_then(|line| line.strip_prefix("listening "));
+        let addr = addr.unwrap_or_else(|| panic!("it began with {first:?}: {}", process.log.text()));
+        Self { addr: addr.parse().unwrap(), process }
+    }
+
+    fn count(&self, words: &[&str]) -> usize {
+        self.process.log.count(|line| words.iter().all(|word| line.contains(word)))
+    }
+
+    /// Waits for a line with all these words; how long that took.
+    fn logs(&self, words: &[&str]) -> Duration {
+        self.logs_times(words, 1)
+    }
+
+    fn logs_times(&self, words: &[&str], times: usize) -> Duration {
+        self.process.log.wait(times, |line| words.iter().all(|word| line.contains(word)))
+    }
+
+    fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    /// Ends it with a signal; its exit code.
+    fn end(mut self, signal: &str) -> Option<i32> {
+        self.signal(signal);
+        self.process.code()
+    }
+}
+
 #[test]
 fn a_small_mesh_delivers_everything_once_and_says_so_in_json() {
     let output = run(&["mesh", "--nodes", "4", "--degree", "3", "--seconds", "2", "--json"]);
@@ -123,7 +180,7 @@ fn a_small_mesh_delivers_everything_once_and_says_so_in_json() {
     assert!(output.status.success(), "{out}\n{err}");
     let json: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
     let keys: BTreeSet<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
-    let wanted = "nodes connections seconds broadcasts expected delivered lost duplicates redundant promised_share \
+    let wanted = "nodes connections seconds interrupted broadcasts expected delivered lost duplicates redundant promised_share \
                   deliveries_per_s latency_ms requests reconnects reaped leaked pool";
     assert_eq!(keys, wanted.split_whitespace().collect());
     let below = |key: &str| -> BTreeSet<String> { json[key].as_object().unwrap().keys().cloned().collect() };
@@ -132,11 +189,9 @@ fn a_small_mesh_delivers_everything_once_and_says_so_in_json() {
     assert_eq!(below("requests"), named("sent answered failed p50_ms p99_ms"));
     assert_eq!(below("leaked"), named("permits links peers tasks"));
     assert!(below("pool").contains("total_connections"));
-    assert_eq!(json["nodes"], 4);
+    assert_eq!((&json["nodes"], &json["interrupted"]), (&4.into(), &false.into()));
     assert_eq!(json["promised_share"], 1.0);
-    assert_eq!((&json["lost"], &json["duplicates"]), (&0.into(), &0.into()));
-    assert_eq!(json["expected"], json["delivered"]);
-    assert!(json["expected"].as_u64().unwrap() > 500);
+    assert_all_delivered_and_answered(&json);
 }
 
 #[test]
@@ -144,15 +199,60 @@ fn a_mesh_over_the_old_wire_delivers_everything_once() {
     let output = run(&["mesh", "--timecoin", "--nodes", "4", "--degree", "3", "--seconds", "2", "--json"]);
     let (out, err) = (stdout(&output), stderr(&output));
     assert!(output.status.success(), "{out}\n{err}");
-    let json: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    assert_all_delivered_and_answered(&serde_json::from_str(out.lines().last().unwrap()).unwrap());
+}
+
+fn assert_all_delivered_and_answered(json: &serde_json::Value) {
     assert_eq!((&json["lost"], &json["duplicates"]), (&0.into(), &0.into()));
     assert_eq!(json["expected"], json["delivered"]);
-    assert_eq!(
-        (&json["requests"]["failed"], &json["requests"]["answered"]),
-        (&0.into(), &json["requests"]["sent"])
-    );
-    assert!(json["requests"]["sent"].as_u64().unwrap() > 0);
     assert!(json["expected"].as_u64().unwrap() > 500);
+    let requests = &json["requests"];
+    assert_eq!((&requests["failed"], &requests["answered"]), (&0.into(), &requests["sent"]));
+    assert!(requests["sent"].as_u64().unwrap() > 0);
+}
+
+/// A mesh for ten minutes, in which something was delivered already.
+fn a_long_mesh(args: &[&str]) -> Running {
+    let mut command = peerpool();
+    command.args(["mesh", "--nodes", "3", "--degree", "2", "--seconds", "600"]).args(args);
+    let mesh = Running::spawn({
+        command.env("RUST_LOG", "peerpool::cli=debug");
+        command
+    });
+    mesh.log.wait(1, |line| line.contains("traffic") && !line.contains("delivered=0"));
+    mesh
+}
+
+#[test]
+fn an_interrupted_mesh_still_accounts_for_what_it_sent() {
+    for (signal, args) in [("-INT", &["--json"][..]), ("-TERM", &["--json", "--chaos"])] {
+        let mut mesh = a_long_mesh(args);
+        mesh.signal(signal);
+        assert_eq!(mesh.code(), Some(0), "{}\n{}", mesh.out.text(), mesh.log.text());
+        mesh.out.wait(1, |line| line.starts_with('{'));
+        let out = mesh.out.text();
+        assert!(out.contains("\ncut short "), "{out}");
+        let json: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+        assert_eq!(json["interrupted"], true);
+        assert!(json["seconds"].as_f64().unwrap() < 60.0);
+        assert_eq!((&json["lost"], &json["duplicates"]), (&0.into(), &0.into()));
+        assert!(json["expected"].as_u64().unwrap() > 0);
+        assert_eq!(json["leaked"]["tasks"], 0);
+    }
+}
+
+#[test]
+fn a_mesh_that_is_interrupted_twice_ends_at_once() {
+    let mut mesh = a_long_mesh(&[]);
+    mesh.signal("-INT");
+    // The account takes the five seconds within which a promise is due.
+    mesh.log.wait(1, |line| line.starts_with("interrupt: no more traffic"));
+    let begun = Instant::now();
+    mesh.signal("-INT");
+    assert_eq!(mesh.code(), Some(1));
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    mesh.log.wait(1, |line| line.starts_with("error: ") && line.contains("twice"));
+    assert_eq!(mesh.out.text(), "");
 }
 
 #[test]
@@ -173,6 +273,15 @@ fn every_command_explains_itself() {
     assert_eq!(run(&["mesh", "--nodes", "1"]).status.code(), Some(2));
     assert_eq!(run(&["node"]).status.code(), Some(2), "nowhere to listen");
     assert_eq!(run(&["nonsense"]).status.code(), Some(2));
+    for (wrong, said) in [
+        (&["ping", "no-port"][..], "a port is wanted"),
+        (&["node", "--listen", "127.0.0.1:0", "--peer", "no-port"], "a port is wanted"),
+        (&["ping", "127.0.0.1:9000", "--timeout", "0s"], "at least a millisecond"),
+    ] {
+        let output = run(wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    }
 }
 
 #[test]
@@ -181,9 +290,37 @@ fn the_printed_config_starts_a_node() {
     let printed = run(&["config"]);
     assert!(printed.status.success());
     let path = file(&folder, "node.toml", &stdout(&printed));
-    let node = Running::start(&["--listen", "127.0.0.1:0", "--config", path.to_str().unwrap()]);
+    let node = RunningNode::start(&["--listen", "127.0.0.1:0", "--config", path.to_str().unwrap()]);
     node.logs(&["limit of open files", "now="]);
     assert_eq!(node.end("-TERM"), Some(0));
+}
+
+/// Whether the process has a handler for a signal.
+#[cfg(target_os = "linux")]
+fn catches(child: &Child, signal: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_node_that_has_not_started_yet_ends_at_a_signal() {
+    for (name, number) in [("-INT", 2), ("-TERM", 15)] {
+        let mut command = peerpool();
+        // A configuration that never ends.
+        command.args(["node", "--listen", "127.0.0.1:0", "--config", "/dev/stdin"]).stdin(Stdio::piped());
+        let mut node = Running::spawn(command);
+        let begun = Instant::now();
+        while !catches(&node.child, number) {
+            assert!(begun.elapsed() < WAIT, "it does not begin: {}", node.log.text());
+            thread::sleep(Duration::from_millis(5));
+        }
+        node.signal(name);
+        assert_eq!(node.code(), Some(0), "{}", node.log.text());
+        assert_eq!(node.out.text(), "");
+    }
 }
 
 #[test]
@@ -191,14 +328,14 @@ fn what_cannot_work_is_said_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let config = file(&folder, "bad.toml", "[hot]\nping_evry = \"1s\"\n");
     let book = file(&folder, "bad.redb", "this is no book");
-    let other = Running::start(&["--listen", "127.0.0.1:0"]);
+    let other = RunningNode::start(&["--listen", "127.0.0.1:0"]);
     let taken = other.addr.to_string();
     let cases = [
         (vec!["--config", config.to_str().unwrap()], "`hot.ping_evry`; did you mean `hot.ping_every`?"),
         (vec!["--config", "/nowhere/at/all"], "/nowhere/at/all"),
         (vec!["--book", book.to_str().unwrap()], "is not an address book"),
         (vec!["--listen", &taken], "the address is in use"),
-        (vec!["--peer", "no-port"], "no-port"),
+        (vec!["--peer", "no.such.name.invalid:9000"], "no.such.name.invalid:9000"),
     ];
     for (args, wanted) in cases {
         let output = run(&[&["node", "--listen", "127.0.0.1:0"][..], &args].concat());
@@ -212,8 +349,8 @@ fn what_cannot_work_is_said_in_one_line() {
 
 #[test]
 fn two_nodes_and_a_ping() {
-    let one = Running::start(&["--listen", "127.0.0.1:0"]);
-    let two = Running::start(&["--listen", "127.0.0.1:0", "--peer", &one.addr.to_string()]);
+    let one = RunningNode::start(&["--listen", "127.0.0.1:0"]);
+    let two = RunningNode::start(&["--listen", "127.0.0.1:0", "--peer", &one.addr.to_string()]);
     one.logs(&["peer up"]);
     two.logs(&["peer up"]);
     for node in [&one, &two] {
@@ -229,6 +366,27 @@ fn two_nodes_and_a_ping() {
 }
 
 #[test]
+fn an_interrupted_ping_prints_its_summary() {
+    let node = RunningNode::start(&["--listen", "127.0.0.1:0"]);
+    let mut command = peerpool();
+    // By the name, which may have more addresses than the node listens on.
+    command.args([
+        "ping",
+        &format!("localhost:{}", node.addr.port()),
+        "--count",
+        "100000",
+        "--interval",
+        "20ms",
+    ]);
+    let mut ping = Running::spawn(command);
+    ping.out.wait(2, |line| line.starts_with("pong from"));
+    ping.signal("-INT");
+    assert_eq!(ping.code(), Some(0), "{}", ping.log.text());
+    ping.out.wait(1, |line| line.starts_with("rtt min/avg/max"));
+    assert_eq!(ping.out.count(|line| line.contains(" 0 % lost")), 1, "{}", ping.out.text());
+}
+
+#[test]
 fn a_ping_that_fails_says_why() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let other = nobody.local_addr().unwrap().to_string();
@@ -239,7 +397,7 @@ fn a_ping_that_fails_says_why() {
             let _ = stream.read(&mut [0; 512]);
         }
     });
-    let node = Running::start(&["--listen", "127.0.0.1:0"]);
+    let node = RunningNode::start(&["--listen", "127.0.0.1:0"]);
     let node_addr = node.addr.to_string();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let cases = [
@@ -254,7 +412,7 @@ fn a_ping_that_fails_says_why() {
     }
 }
 
-/// Notices quickly, tries again quickly.
+/// Notices quickly, tries again quickly; but three seconds are to be had even where the machine is busy with other tests.
 const QUICK: &str = "\
 [hot]
 ping_every = \"200ms\"
@@ -285,10 +443,10 @@ fn a_killed_node_is_noticed_and_comes_back() {
     let folder = tempfile::tempdir().unwrap();
     let config = file(&folder, "quick.toml", QUICK);
     let config = config.to_str().unwrap();
-    let one = Running::start(&["--listen", "127.0.0.1:0", "--config", config]);
+    let one = RunningNode::start(&["--listen", "127.0.0.1:0", "--config", config]);
     let (addr, book) = (one.addr.to_string(), folder.path().join("two.redb"));
     let two_args = ["--peer", &addr, "--config", config, "--book", book.to_str().unwrap()];
-    let two = Running::start(&[&["--listen", "127.0.0.1:0"], &two_args[..]].concat());
+    let two = RunningNode::start(&[&["--listen", "127.0.0.1:0"], &two_args[..]].concat());
     let two_addr = two.addr.to_string();
     one.logs(&["peer up"]);
     two.logs(&["peer up"]);
@@ -300,7 +458,7 @@ fn a_killed_node_is_noticed_and_comes_back() {
 
     // Again at its address: connected again.
     let ups = one.count(&["peer up"]);
-    let two = Running::start(&[&["--listen", &two_addr], &two_args[..]].concat());
+    let two = RunningNode::start(&[&["--listen", &two_addr], &two_args[..]].concat());
     assert_eq!(two.addr.to_string(), two_addr);
     one.logs_times(&["peer up"], ups + 1);
     two.logs(&["peer up"]);
@@ -309,7 +467,7 @@ fn a_killed_node_is_noticed_and_comes_back() {
     let downs = one.count(&["peer down"]);
     two.signal("-STOP");
     let noticed = one.logs_times(&["peer down"], downs + 1);
-    assert!(noticed < Duration::from_secs(5), "noticed after {noticed:?}");
+    assert!(noticed < Duration::from_secs(8), "noticed after {noticed:?}");
     assert_eq!(one.count(&["reaped"]), 1);
     two.signal("-CONT");
     one.logs_times(&["peer up"], ups + 2);
@@ -325,7 +483,7 @@ async fn old_nodes_dial_the_command_and_are_dialled_by_it_and_hear_each_other_th
     let dialling = OldNode::start(Setup::new(42, Times::faster(10)).dials_from_itself()).await;
     let to = dialled.addr().to_string();
     let started = tokio::task::spawn_blocking(move || {
-        Running::start(&["--network", "testnet", "--timecoin", &ours.to_string(), "--peer", &to])
+        RunningNode::start(&["--network", "testnet", "--timecoin", &ours.to_string(), "--peer", &to])
     });
     let node = started.await.unwrap();
     assert_eq!(node.addr, ours);
@@ -385,7 +543,7 @@ fn name(stream: &TcpStream) -> String {
 fn hostile_clients_cost_a_node_their_own_connections_only() {
     let folder = tempfile::tempdir().unwrap();
     let config = file(&folder, "stern.toml", STERN);
-    let node = Running::start(&["--listen", "127.0.0.1:0", "--config", config.to_str().unwrap()]);
+    let node = RunningNode::start(&["--listen", "127.0.0.1:0", "--config", config.to_str().unwrap()]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let good = runtime.block_on(async {
         let mut config = NodeConfig::local();

@@ -6,6 +6,8 @@ mod mesh;
 mod node;
 mod old;
 mod ping;
+mod signals;
+mod target;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -16,6 +16,8 @@ use crate::wire::Status;
 
 use super::knobs::Settings;
 use super::old::{self, Network};
+use super::signals::Ending;
+use super::target::Target;
 use super::{failure, files, say};
 
 /// Run a node that others connect to.
@@ -43,9 +45,9 @@ pub(super) struct NodeArgs {
     /// The address that TIME Coin peers are told, where it is not the one listened on.
     #[arg(long, value_name = "ADDR", requires = "timecoin")]
     public: Option<SocketAddr>,
-    /// Addresses to dial first: an address or a name, and a port.
+    /// Addresses to dial first: an address or a name, and a port. A name stands for all its addresses.
     #[arg(long, value_name = "ADDR", num_args = 1..)]
-    peer: Vec<String>,
+    peer: Vec<Target>,
     /// Where the address book is kept. Default: in memory.
     #[arg(long, value_name = "FILE")]
     book: Option<PathBuf>,
@@ -58,11 +60,18 @@ pub(super) struct NodeArgs {
 pub(super) async fn run(args: NodeArgs) -> ExitCode {
     let files = files::raise();
     // Before anything listens, so that a signal that comes early ends it in good order too.
-    let ending = match Ending::new() {
+    let mut ending = match Ending::new() {
         Ok(ending) => ending,
-        Err(error) => return failure(&format!("signals cannot be received: {error}")),
+        Err(why) => return failure(&why),
     };
-    let running = match start(args).await {
+    let started = tokio::select! {
+        started = start(args) => started,
+        signal = ending.wait() => {
+            tracing::info!(signal, "ending before it has started");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let running = match started {
         Ok(running) => running,
         Err(why) => return failure(&why),
     };
@@ -105,7 +114,13 @@ impl Running {
 
 async fn start(args: NodeArgs) -> Result<Running, String> {
     let mut settings = match &args.config {
-        Some(path) => Settings::load(path)?,
+        Some(path) => {
+            let path = path.clone();
+            // A pipe may keep whoever reads it waiting.
+            tokio::task::spawn_blocking(move || Settings::load(&path))
+                .await
+                .map_err(|error| error.to_string())??
+        }
         None => Settings::default(),
     };
     settings.node.listen.extend(args.listen);
@@ -113,7 +128,7 @@ async fn start(args: NodeArgs) -> Result<Running, String> {
         return Err("no address to listen on: give --listen, or `listen` in the configuration".into());
     }
     for peer in &args.peer {
-        settings.node.seeds.push(resolve(peer).await?);
+        settings.node.seeds.extend(peer.resolve().await?);
     }
     let kept = settings.book.clone();
     let book = match args.book {
@@ -130,18 +145,6 @@ async fn start(args: NodeArgs) -> Result<Running, String> {
     let Settings { node, tcp, .. } = settings;
     let builder = Node::builder().config(node).transport(Tcp::new(tcp)).book(book).handler(Plain);
     builder.start().await.map(Running::Plain).map_err(|error| old::words(&error))
-}
-
-/// The address that somebody typed; a name is looked up.
-///
-/// # Errors
-/// One line that names what was typed.
-pub(super) async fn resolve(typed: &str) -> Result<SocketAddr, String> {
-    if let Ok(addr) = typed.parse() {
-        return Ok(addr);
-    }
-    let mut found = tokio::net::lookup_host(typed).await.map_err(|error| format!("{typed}: {error}"))?;
-    found.next().ok_or_else(|| format!("{typed}: the name has no address"))
 }
 
 /// Logs what the node does not log itself, until dropped.
@@ -186,44 +189,6 @@ impl Handler for Plain {
         // Whether the peer still waits for it does not matter.
         let _ = responder.decline(Status::UnknownKind, "this node has no application");
         Handled::Done
-    }
-}
-
-/// What ends the node.
-struct Ending {
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-}
-
-#[cfg(unix)]
-impl Ending {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn wait(mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "interrupt",
-            _ = self.terminate.recv() => "terminate",
-        }
-    }
-}
-
-#[cfg(not(unix))]
-impl Ending {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {})
-    }
-
-    async fn wait(self) -> &'static str {
-        // Without a way to be interrupted it runs until it is killed.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        "interrupt"
     }
 }
 

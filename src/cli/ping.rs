@@ -2,27 +2,30 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::node::{ConnectError, Node, NodeConfig};
+use crate::node::{ConnectError, Node, NodeConfig, Peer};
 use crate::wire::GoodbyeReason;
 
+use super::signals::Ending;
+use super::target::Target;
 use super::{failure, say};
 
 /// Greet a node as a peer would, and measure round trips with the protocol's own pings.
 ///
 /// Unlike a TCP connect this tells whether a peerpool node of the same network answers there, and how fast it is itself.
-/// Exits with 0 if at least one ping was answered.
+/// Exits with 0 if at least one ping was answered. Ctrl-C ends it early, with the summary.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   peerpool ping 127.0.0.1:9000
   peerpool ping node.example.org:9000 --count 10 --interval 200ms")]
 pub(super) struct PingArgs {
-    /// The node: an address or a name, and a port.
-    addr: String,
+    /// The node: an address or a name, and a port. Of a name's addresses the first that answers is pinged.
+    addr: Target,
     /// How many pings.
     #[arg(long, short = 'n', default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
@@ -30,11 +33,17 @@ pub(super) struct PingArgs {
     #[arg(long, default_value = "1s", value_parser = super::knobs::duration)]
     interval: Duration,
     /// How long the handshake, and the answer to each ping, may take.
-    #[arg(long, default_value = "5s", value_parser = super::knobs::duration)]
+    #[arg(long, default_value = "5s", value_parser = patience)]
     timeout: Duration,
     /// The network that the node belongs to.
     #[arg(long, default_value_t = 0)]
     network: u64,
+}
+
+/// A duration in which something can happen.
+fn patience(text: &str) -> Result<Duration, String> {
+    let time = super::knobs::duration(text)?;
+    if time < Duration::from_millis(1) { Err("must be at least a millisecond".into()) } else { Ok(time) }
 }
 
 /// Round trips.
@@ -46,10 +55,39 @@ struct Trips {
 
 /// Pings.
 pub(super) async fn run(args: PingArgs) -> ExitCode {
-    let addr = match super::node::resolve(&args.addr).await {
-        Ok(addr) => addr,
+    let mut ending = match Ending::new() {
+        Ok(ending) => ending,
         Err(why) => return failure(&why),
     };
+    let reached = tokio::select! {
+        reached = reach(&args) => reached,
+        signal = ending.wait() => Err(format!("{signal}, before there was an answer")),
+    };
+    let Reached { node, peer, took } = match reached {
+        Ok(reached) => reached,
+        Err(why) => return failure(&why),
+    };
+    let (addr, info) = (peer.addr(), peer.info());
+    say(&format!(
+        "PING {addr}: {}, dialect version {}, handshake {}",
+        info.agent,
+        info.version,
+        millis(took)
+    ));
+    let trips = probe(&args, &peer, &mut ending).await;
+    node.shutdown(Duration::from_millis(500)).await;
+    summary(addr, &trips)
+}
+
+/// A node of our own, the one to ping, and how long the handshake took.
+struct Reached {
+    node: Node,
+    peer: Arc<Peer>,
+    took: Duration,
+}
+
+async fn reach(args: &PingArgs) -> Result<Reached, String> {
+    let addrs = args.addr.resolve().await?;
     let mut config = NodeConfig::local();
     config.network = args.network;
     config.hot.degree = 0;
@@ -57,35 +95,44 @@ pub(super) async fn run(args: PingArgs) -> ExitCode {
     // The pings are ours alone: the maintenance sends none meanwhile.
     config.hot.ping_every = Duration::from_secs(3_600);
     config.hot.liveness.stale_after = Duration::from_secs(7_200);
-    let node = match Node::builder().config(config).start().await {
-        Ok(node) => node,
-        Err(error) => return failure(&error.to_string()),
-    };
-    let begun = Instant::now();
-    let peer = match node.connect(addr).await {
-        Ok(peer) => peer,
-        Err(error) => return failure(&format!("no answer from {addr}: {}", explain(&error))),
-    };
-    let info = peer.info();
-    say(&format!(
-        "PING {addr}: {}, dialect version {}, handshake {}",
-        info.agent,
-        info.version,
-        millis(begun.elapsed())
-    ));
-    let trips = probe(&args, addr, &peer).await;
-    node.shutdown(Duration::from_millis(500)).await;
-    summary(addr, &trips)
+    let node = Node::builder().config(config).start().await.map_err(|error| error.to_string())?;
+    let (peer, took) = first_that_answers(&node, &addrs).await?;
+    Ok(Reached { node, peer, took })
 }
 
-async fn probe(args: &PingArgs, addr: SocketAddr, peer: &crate::node::Peer) -> Trips {
+/// Tries one address after the other.
+///
+/// # Errors
+/// One line that says of each why not.
+async fn first_that_answers(node: &Node, addrs: &[SocketAddr]) -> Result<(Arc<Peer>, Duration), String> {
+    let mut failures = Vec::new();
+    for addr in addrs {
+        let begun = Instant::now();
+        match node.connect(*addr).await {
+            Ok(peer) => return Ok((peer, begun.elapsed())),
+            Err(error) => failures.push(format!("no answer from {addr}: {}", explain(&error))),
+        }
+    }
+    Err(failures.join("; "))
+}
+
+async fn probe(args: &PingArgs, peer: &Peer, ending: &mut Ending) -> Trips {
+    let addr = peer.addr();
     let mut trips = Trips::default();
     for number in 1..=args.count {
-        if number > 1 {
-            sleep(args.interval).await;
-        }
+        let trip = async {
+            if number > 1 {
+                sleep(args.interval).await;
+            }
+            timeout(args.timeout, peer.connection().link().probe()).await
+        };
+        let ended = tokio::select! {
+            ended = trip => ended,
+            // One that is still under way is neither answered nor lost.
+            _ = ending.wait() => return trips,
+        };
         trips.sent += 1;
-        match timeout(args.timeout, peer.connection().link().probe()).await {
+        match ended {
             Ok(Some(took)) => {
                 say(&format!("pong from {addr}: seq={number} time={}", millis(took)));
                 trips.took.push(took);
@@ -150,4 +197,24 @@ fn in_words(reason: GoodbyeReason) -> String {
 
 fn millis(time: Duration) -> String {
     format!("{:.3} ms", time.as_secs_f64() * 1e3)
+}
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_is_reached_at_any_of_its_addresses() {
+        let start = async |listen: &[SocketAddr]| {
+            let config = NodeConfig { listen: listen.to_vec(), ..NodeConfig::local() };
+            Node::builder().config(config).start().await.unwrap()
+        };
+        let (node, there) = (start(&[]).await, start(&["127.0.0.1:0".parse().unwrap()]).await);
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let answers = there.listening()[0];
+        let (peer, _) = first_that_answers(&node, &[nobody, answers]).await.unwrap();
+        assert_eq!(peer.addr(), answers);
+        let why = first_that_answers(&node, &[nobody, nobody]).await.unwrap_err();
+        assert_eq!(why.matches("nobody listens there").count(), 2, "{why}");
+    }
 }

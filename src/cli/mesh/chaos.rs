@@ -12,6 +12,7 @@ use crate::base::sync::Mutex;
 use super::crowd::Crowd;
 use super::faults::World;
 use super::plan::{Blow, Step};
+use super::{Enough, had};
 
 /// What chaos did.
 #[derive(Debug, Default)]
@@ -22,13 +23,22 @@ pub(super) struct Deeds {
     pub(super) failed: Mutex<Vec<String>>,
 }
 
-/// Carries out the plan; returns once every node is up again and nothing is held up or parted.
-pub(super) async fn wreak(crowd: &Arc<Crowd>, deeds: &Arc<Deeds>, plan: Vec<Step>, mut rng: fastrand::Rng) {
+/// Carries out the plan, or its beginning where that is enough; returns once every node is up again and nothing is held up or parted.
+pub(super) async fn wreak(
+    crowd: &Arc<Crowd>,
+    deeds: &Arc<Deeds>,
+    plan: Vec<Step>,
+    mut rng: fastrand::Rng,
+    mut enough: Enough,
+) {
     let Some(world) = crowd.world.clone() else { return };
     let begun = Instant::now();
     let mut lasting = JoinSet::new();
     for Step { at, blow } in plan {
-        sleep_until(begun + at).await;
+        tokio::select! {
+            () = sleep_until(begun + at) => {}
+            () = had(&mut enough) => break,
+        }
         tracing::info!(?blow, "chaos");
         *deeds.done.lock().entry(blow.name()).or_default() += 1;
         strike(crowd, deeds, &world, blow, &mut lasting, &mut rng);

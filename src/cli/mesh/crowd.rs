@@ -220,6 +220,12 @@ impl Crowd {
 fn config(args: &MeshArgs) -> NodeConfig {
     let mut config = NodeConfig::local();
     config.hot.degree = args.degree;
+    // Whoever starts last may have to dial everybody it wants, and the first are found by most.
+    let limits = &mut config.hot.limits;
+    let degree = u32::try_from(args.degree).unwrap_or(u32::MAX);
+    limits.max_outbound = limits.max_outbound.max(degree.saturating_add(limits.reserved_outbound));
+    limits.max_inbound =
+        limits.max_inbound.max(degree.saturating_mul(2).saturating_add(limits.reserved_inbound));
     if args.timecoin {
         config.network = NetworkType::Testnet.id();
     }
@@ -241,3 +247,20 @@ fn config(args: &MeshArgs) -> NodeConfig {
 
 /// Without a link event for so long, the wiring counts as quiet.
 const QUIET: Micros = 500_000;
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+    use crate::node::HotConfig;
+
+    #[test]
+    fn a_node_may_dial_as_many_as_it_wants() {
+        for degree in [1, 64, 65, 200] {
+            let args = MeshArgs { nodes: 201, degree, ..MeshArgs::least() };
+            let HotConfig { limits, degree: wanted, .. } = config(&args).hot;
+            assert_eq!(wanted, degree);
+            assert!((limits.max_outbound - limits.reserved_outbound) as usize >= degree);
+            assert!((limits.max_inbound - limits.reserved_inbound) as usize >= degree);
+        }
+    }
+}

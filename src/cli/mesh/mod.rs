@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::base::Backoff;
@@ -26,6 +27,7 @@ use crate::book::{Book, BookConfig};
 use crate::node::Leftovers;
 
 use super::failure;
+use super::signals::Ending;
 use chaos::Deeds;
 use crowd::Crowd;
 use ledger::WINDOW;
@@ -38,7 +40,8 @@ use traffic::Traffic;
 /// The nodes wire themselves up: each is told one address and discovers the rest. Once the wiring is stable, tips (state),
 /// votes and block proposals (urgent), transactions (normal) and requests for 256 KiB blocks (bulk) begin. Every message must
 /// reach every node that an unbroken path joins with its origin, exactly once; after the shutdown nothing may be left. If
-/// anything is missing the command says what and exits with 1.
+/// anything is missing the command says what and exits with 1. Ctrl-C ends the traffic early, and the account is made up all
+/// the same; a second one ends the command at once.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -74,6 +77,23 @@ pub(super) struct MeshArgs {
     json: bool,
 }
 
+#[cfg(all(test, not(peerpool_loom)))]
+impl MeshArgs {
+    /// The least there is.
+    fn least() -> Self {
+        Self {
+            nodes: 2,
+            degree: 1,
+            seconds: 1,
+            rate: 1,
+            chaos: false,
+            timecoin: false,
+            seed: None,
+            json: false,
+        }
+    }
+}
+
 /// A number of things, within bounds.
 fn count(from: u64, to: u64) -> impl clap::builder::TypedValueParser<Value = usize> {
     use clap::builder::TypedValueParser as _;
@@ -83,9 +103,17 @@ fn count(from: u64, to: u64) -> impl clap::builder::TypedValueParser<Value = usi
 /// Runs the mesh.
 pub(super) async fn run(args: MeshArgs) -> ExitCode {
     let _ = super::files::raise();
+    let mut ending = match Ending::new() {
+        Ok(ending) => ending,
+        Err(why) => return failure(&why),
+    };
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let show = Show::new();
-    let outcome = play(&args, seed, &show).await;
+    let (cut, enough) = watch::channel(false);
+    let outcome = tokio::select! {
+        outcome = play(&args, seed, &show, enough) => outcome,
+        signal = given_up(&mut ending, &cut, &show) => Err(format!("{signal}, twice: given up without an account")),
+    };
     show.clear();
     match outcome {
         Ok(facts) => report::tell(&facts, args.json),
@@ -93,19 +121,37 @@ pub(super) async fn run(args: MeshArgs) -> ExitCode {
     }
 }
 
-async fn play(args: &MeshArgs, seed: u64, show: &Show) -> Result<Facts, String> {
-    let mut rng = fastrand::Rng::with_seed(seed);
+/// Whether whoever started the run has had enough of it.
+type Enough = watch::Receiver<bool>;
+
+/// Waits for that.
+async fn had(enough: &mut Enough) {
+    if enough.wait_for(|had| *had).await.is_err() {
+        // Nobody is left who could.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The first signal cuts the run short; returns at the second.
+async fn given_up(ending: &mut Ending, cut: &watch::Sender<bool>, show: &Show) -> &'static str {
+    let signal = ending.wait().await;
+    cut.send_replace(true);
+    show.note(&format!("{signal}: no more traffic; the account is made up, a second signal ends it at once"));
+    ending.wait().await
+}
+
+async fn play(args: &MeshArgs, seed: u64, show: &Show, mut enough: Enough) -> Result<Facts, String> {
     let crowd = Arc::new(Crowd::new(args));
-    show.stage(&format!("starting {} nodes", args.nodes));
-    crowd.start(args.nodes, &mut rng).await.map_err(|error| error.to_string())?;
-    show.stage("waiting for stable wiring");
-    let patience = Duration::from_secs(30 + args.nodes as u64 / 4);
-    if let Err(why) = crowd.settle(patience).await {
+    let wired = tokio::select! {
+        wired = wire(args, seed, &crowd, show) => wired,
+        () = had(&mut enough) => Err("interrupted before the wiring was stable".into()),
+    };
+    if let Err(why) = wired {
         end(&crowd).await;
         return Err(why);
     }
     let mut facts = Facts::begin(args, seed, &crowd);
-    let (traffic, deeds) = load(args, seed, &crowd, show).await;
+    let (traffic, deeds) = load(args, seed, &crowd, show, &enough).await;
     show.stage("waiting until every promise is due");
     sleep(Duration::from_micros(WINDOW + MARGIN)).await;
     if args.chaos
@@ -122,13 +168,29 @@ async fn play(args: &MeshArgs, seed: u64, show: &Show) -> Result<Facts, String> 
     Ok(facts)
 }
 
+/// Starts all nodes and waits until they have found each other.
+async fn wire(args: &MeshArgs, seed: u64, crowd: &Crowd, show: &Show) -> Result<(), String> {
+    show.stage(&format!("starting {} nodes", args.nodes));
+    let mut rng = fastrand::Rng::with_seed(seed);
+    crowd.start(args.nodes, &mut rng).await.map_err(|error| error.to_string())?;
+    show.stage("waiting for stable wiring");
+    crowd.settle(Duration::from_secs(30 + args.nodes as u64 / 4)).await
+}
+
 /// Traffic, and chaos if asked for.
-async fn load(args: &MeshArgs, seed: u64, crowd: &Arc<Crowd>, show: &Show) -> (Arc<Traffic>, Arc<Deeds>) {
+async fn load(
+    args: &MeshArgs,
+    seed: u64,
+    crowd: &Arc<Crowd>,
+    show: &Show,
+    enough: &Enough,
+) -> (Arc<Traffic>, Arc<Deeds>) {
     let (traffic, deeds) = (Arc::<Traffic>::default(), Arc::<Deeds>::default());
     let lasting = Duration::from_secs(args.seconds);
     let plan = if args.chaos { plan::draw(seed, args.nodes, args.degree, lasting) } else { Vec::new() };
-    let driving = traffic::drive(crowd, &traffic, args.rate, lasting, fastrand::Rng::with_seed(seed ^ 1));
-    let wreaking = chaos::wreak(crowd, &deeds, plan, fastrand::Rng::with_seed(seed ^ 2));
+    let rng = |salt| fastrand::Rng::with_seed(seed ^ salt);
+    let driving = traffic::drive(crowd, &traffic, (args.rate, lasting), rng(1), enough.clone());
+    let wreaking = chaos::wreak(crowd, &deeds, plan, rng(2), enough.clone());
     let both = async { tokio::join!(driving, wreaking) };
     tokio::select! {
         _ = both => {}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -22,6 +23,8 @@ pub(super) struct Summary {
     nodes: usize,
     connections: usize,
     seconds: f64,
+    /// The traffic was ended by a signal, before its time.
+    interrupted: bool,
     broadcasts: u64,
     expected: u64,
     delivered: u64,
@@ -60,6 +63,8 @@ pub(super) struct Facts {
     summary: Summary,
     seed: u64,
     chaos: bool,
+    /// Seconds that the traffic was to last.
+    wanted: u64,
     began: Micros,
     pairs: u64,
     tips: u64,
@@ -77,14 +82,10 @@ impl Facts {
     pub(super) fn begin(args: &MeshArgs, seed: u64, crowd: &Crowd) -> Self {
         let connections = crowd.links().iter().filter(|link| link.is_up()).count();
         Self {
-            summary: Summary {
-                nodes: args.nodes,
-                connections,
-                seconds: args.seconds as f64,
-                ..Summary::default()
-            },
+            summary: Summary { nodes: args.nodes, connections, ..Summary::default() },
             seed,
             chaos: args.chaos,
+            wanted: args.seconds,
             began: crowd.epoch.now(),
             pairs: 0,
             tips: 0,
@@ -118,13 +119,16 @@ impl Facts {
             latencies.extend(took);
         }
         self.summary.latency_ms = Latency::of(&mut latencies);
+        let lasted = *traffic.lasted.lock();
+        self.summary.seconds = lasted.as_secs_f64();
+        self.summary.interrupted = lasted < Duration::from_secs(self.wanted);
         self.summary.broadcasts = read(&traffic.broadcasts);
         self.tips = read(&traffic.tips);
         self.deeds = deeds.done.lock().clone();
         self.complaints.append(&mut deeds.failed.lock().clone());
         self.close_members(crowd);
         self.close_requests(traffic);
-        self.summary.deliveries_per_s = self.summary.delivered as f64 / self.summary.seconds;
+        self.summary.deliveries_per_s = self.summary.delivered as f64 / self.summary.seconds.max(0.001);
         let began = self.began;
         self.summary.reconnects = self.links.iter().filter(|link| link.up > began).count();
         self.summary.pool = merge(crowd.alive().iter().map(|member| member.node.stats().pool));
@@ -197,6 +201,9 @@ impl Facts {
         self.summary.promised_share = share;
         self.missing = found.missing;
         let duplicates = self.summary.duplicates;
+        if found.pairs == 0 {
+            self.complain("nothing was sent that somebody should have got: the run shows nothing".into());
+        }
         self.complain_if(found.lost, "promised deliveries did not come");
         self.complain_if(duplicates, "deliveries came twice");
         if !self.chaos && found.expected < found.pairs {
@@ -347,6 +354,9 @@ fn table(facts: &Facts) -> String {
             if facts.deeds.is_empty() { "none: the run is too short for any".to_owned() } else { deeds };
         rows.insert(1, ("chaos", deeds));
     }
+    if s.interrupted {
+        rows.insert(1, ("cut short", format!("by a signal: {} s of traffic were wanted", facts.wanted)));
+    }
     let verdict =
         if facts.complaints.is_empty() { "everything promised was delivered, once" } else { "FAILED" };
     rows.push(("verdict", verdict.to_owned()));
@@ -355,3 +365,18 @@ fn table(facts: &Facts) -> String {
 
 /// Below this share of promised pairs a run shows nothing.
 const LEAST_SHARE: f64 = 0.5;
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_in_which_nothing_was_sent_is_no_success() {
+        let args = MeshArgs::least();
+        let crowd = Crowd::new(&args);
+        let mut facts = Facts::begin(&args, 0, &crowd);
+        facts.judge(&crowd);
+        assert!(facts.complaints.iter().any(|why| why.contains("shows nothing")), "{:?}", facts.complaints);
+        assert!(table(&facts).contains("FAILED"));
+    }
+}

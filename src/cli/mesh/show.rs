@@ -1,10 +1,11 @@
-//! What one sees while the mesh runs: on stderr, and only on a terminal.
+//! What one sees while the mesh runs: on stderr, and but for what is logged only on a terminal.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{Instant, sleep};
 
+use super::super::eprint;
 use super::crowd::Crowd;
 use super::read;
 
@@ -40,7 +41,13 @@ impl Show {
             before = now;
             self.bar.set_position(begun.elapsed().min(lasting).as_millis() as u64);
             self.bar.set_message(line(crowd, rate));
+            tracing::debug!(delivered = now.1, rate, "traffic");
         }
+    }
+
+    /// Says something to stderr, terminal or not.
+    pub(super) fn note(&self, what: &str) {
+        self.bar.suspend(|| eprint(what));
     }
 
     /// Takes the display away.

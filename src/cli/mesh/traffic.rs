@@ -15,6 +15,7 @@ use super::crowd::Crowd;
 use super::ledger::Sent;
 use super::member::Member;
 use super::speech::Class;
+use super::{Enough, had};
 
 /// What the traffic came to so far.
 #[derive(Debug, Default)]
@@ -29,6 +30,8 @@ pub(super) struct Traffic {
     /// Own messages that the node did not take.
     pub(super) refused: AtomicU64,
     pub(super) asks: Mutex<Asks>,
+    /// How long it was sent.
+    pub(super) lasted: Mutex<Duration>,
 }
 
 /// Outcomes of requests.
@@ -46,13 +49,13 @@ impl Asks {
     }
 }
 
-/// Sends at `rate` messages a second for `lasting`, then waits for the requests still open.
+/// Sends at `rate` messages a second for `lasting`, or less where that is enough, then waits for the requests still open.
 pub(super) async fn drive(
     crowd: &Crowd,
     traffic: &Arc<Traffic>,
-    rate: u64,
-    lasting: Duration,
+    (rate, lasting): (u64, Duration),
     mut rng: fastrand::Rng,
+    mut enough: Enough,
 ) {
     let begun = Instant::now();
     let mut asking = JoinSet::new();
@@ -68,10 +71,14 @@ pub(super) async fn drive(
             }
         }
         while asking.try_join_next().is_some() {}
+        *traffic.lasted.lock() = passed;
         if passed >= lasting {
             break;
         }
-        sleep(Duration::from_millis(2)).await;
+        tokio::select! {
+            () = sleep(Duration::from_millis(2)) => {}
+            () = had(&mut enough) => break,
+        }
     }
     // Each has a deadline of its own.
     while asking.join_next().await.is_some() {}

@@ -393,3 +393,37 @@ async fn whoever_sends_and_never_answers_a_ping_loses_health_but_not_its_place()
     assert!(peer.health(a.now()) < 100, "{}", peer.health(a.now()));
     end(a).await;
 }
+
+/// On one thread, where each task's end is followed by the next one's: whoever spawned one to clean up would show.
+#[tokio::test(start_paused = true)]
+async fn cleaning_up_after_peers_spawns_no_task_and_waits_for_nobody() {
+    const PEERS: usize = 20;
+    let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let (net, hears) = (MemoryNet::new(1), Rec::new());
+    // Somebody who subscribed and never looks, and an application that is still busy with a message, wait for nobody either.
+    let busy = hears.clone().on_event(|_, _, _| Handled::later(std::future::pending()));
+    let a = start(&net, 1, quiet(), busy).await;
+    let _events = a.subscribe();
+    let mut far = Vec::new();
+    for nonce in 0..PEERS as u8 {
+        let mut one = ByHand::enter(&net, 2, at(1), nonce).await;
+        let mut out = bytes::BytesMut::new();
+        Native::default().encode(Lane::Normal, &Head::Event { kind: 1 }, b"keeps busy", &mut out).unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut one.stream, &out).await.unwrap();
+        far.push(one);
+    }
+    until(|| peers(&a) == PEERS && hears.events().len() == PEERS).await;
+    let (tasks, begun) = (alive(), tokio::time::Instant::now());
+    assert_eq!(net.cut_all(), PEERS);
+    let mut turns = 0;
+    while a.leftovers().links > 0 {
+        tokio::task::yield_now().await;
+        turns += 1;
+        assert!(turns < 1_000, "{:?}", a.leftovers());
+        assert!(alive() <= tasks - (PEERS - a.leftovers().links as usize), "a task was spawned");
+    }
+    assert_eq!(alive(), tasks - PEERS);
+    assert_eq!((begun.elapsed(), peers(&a), a.leftovers().peers), (Duration::ZERO, 0, 0));
+    assert_eq!(hears.pairs(), PEERS);
+    end(a).await;
+}

@@ -34,6 +34,10 @@ impl Shared {
     }
 
     /// As [`Shared::dial`], in this dialect.
+    ///
+    /// Invariant 2. Statement: a dial that fails ends no session that came meanwhile, under whatever key. Enforced by: what a dial
+    /// has is its claim, which releases its own slot of the map only; of a failure the book is told, and nothing is looked up to be
+    /// removed. Breaks if: somebody departs whoever is at the address of a dial that failed.
     pub(super) async fn dial_in(
         self: &Arc<Self>,
         tongue: usize,
@@ -205,6 +209,10 @@ impl Shared {
     }
 
     /// Dials of the node's own accord, as many as the budget allows.
+    ///
+    /// Invariant 8. Statement: a collision is no failure: it costs no health and no backoff, and wakes nobody who would dial again.
+    /// Enforced by: the book is told of a collision as such, and only other outcomes wake the maintenance, here and where a peer
+    /// goes down. Breaks if: a refusal as a duplicate is taken for one of another kind.
     pub(super) fn dial_in_background(self: &Arc<Self>, addr: SocketAddr, budget: usize) -> bool {
         let Some(dialling) = self.dials.begin(budget) else { return false };
         let shared = Arc::clone(self);

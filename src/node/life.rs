@@ -70,6 +70,9 @@ impl<D: Dialect> Future for Living<D> {
 /// Invariant 6. Statement: what begins with a peer ends with it exactly once, whatever ends it: goodbye, error, panic, a
 /// runtime that is torn down. Enforced by: it all happens in this one drop, which comes after the link's own. Breaks if: a
 /// peer goes live without one.
+///
+/// Invariant 19. Statement: cleaning up after a peer waits for nothing and spawns nothing. Enforced by: a drop cannot await, and
+/// this one only tells others. Breaks if: it hands a part of its work to a task.
 impl PeerHost {
     pub(super) fn new(node: NodeRef, peer: Arc<Peer>) -> Self {
         node.shared().link_begins();
@@ -118,7 +121,10 @@ impl Drop for PeerHost {
                 node.shared().handler.disconnected(Context::new(node, peer), reason);
             });
         }
-        shared.kick.notify_one();
+        // One that gave way to another is no loss to make up for (8).
+        if !matches!(reason, Departure::Collision | Departure::Replaced) {
+            shared.kick.notify_one();
+        }
     }
 }
 

@@ -28,7 +28,7 @@ struct Maintenance {
 }
 
 impl Shared {
-    /// Invariant 31, 19. Statement: the loop runs until the node stops, whatever a step does. Enforced by: steps are
+    /// Invariant 31. Statement: the loop runs until the node stops, whatever a step does. Enforced by: steps are
     /// synchronous and short, a panic in one is caught and counted, missed ticks are skipped. Breaks if: a step awaits.
     pub(super) async fn maintain(self: Arc<Self>) {
         let mut state = Maintenance {

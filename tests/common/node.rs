@@ -267,6 +267,25 @@ impl ByHand {
         one
     }
 
+    /// Waits for somebody who dials this host, and welcomes him.
+    pub(crate) async fn welcome(net: &MemoryNet, host: u8, nonce: u8) -> Self {
+        let mut listener = net.host(ip(host)).listen(at(host)).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut one = Self::new(stream);
+        assert!(matches!(one.greeting().await, Some(Greeting::Hello(_))));
+        one.say(&hello(nonce)).await;
+        one
+    }
+
+    /// All that came since the greeting, or since it was asked last, once nothing has come for a second.
+    pub(crate) async fn heard(&mut self) -> Vec<u8> {
+        let mut buffer = [0; 4096];
+        while let Ok(Ok(count @ 1..)) = timeout(Duration::from_secs(1), self.stream.read(&mut buffer)).await {
+            self.got.extend_from_slice(&buffer[..count]);
+        }
+        std::mem::take(&mut self.got)
+    }
+
     /// Answers pings until something else is said; `None` at the end.
     pub(crate) async fn goodbye(&mut self) -> Option<Goodbye> {
         loop {

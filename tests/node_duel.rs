@@ -414,3 +414,47 @@ async fn a_dial_that_a_ban_overtook_is_no_connection() {
     listening.abort();
     end(a).await;
 }
+
+/// Ways in which a dial that was begun is over without a peer.
+#[derive(Clone, Copy, Debug)]
+enum Vain {
+    Fails,
+    Dropped,
+}
+
+/// The address is a black hole for us, while whoever is there gets through to us.
+#[tokio::test(start_paused = true)]
+async fn a_failed_dial_never_clears_a_session_that_arrived_meanwhile() {
+    for (vain, same_key) in [(Vain::Fails, true), (Vain::Dropped, true), (Vain::Fails, false)] {
+        let (net, rec) = (MemoryNet::new(1), Rec::new());
+        net.black_hole(ip(2), true);
+        let a = start(&net, 1, patient(), rec.clone()).await;
+        let mut dial = Box::pin(a.connect(at(2)));
+        let begun = std::future::poll_fn(|cx| std::task::Poll::Ready(dial.as_mut().poll(cx).is_pending()));
+        assert!(begun.await);
+        if same_key {
+            // Nobody goes on with it, so it is still there when the sweep has revoked its claim.
+            secs(12).await;
+        }
+        let from = if same_key { at(2) } else { std::net::SocketAddr::new(ip(2), 50_000) };
+        let (near, far) = net.pair(ip(1), ip(2));
+        let mut far = ByHand::new(far);
+        // The smallest there is: it is not held back for our dial.
+        far.say(&hello(0)).await;
+        let session = a.adopt(near, Direction::Inbound, from, None).await.unwrap();
+        assert_eq!(*session.key(), PeerId::from_addr(from));
+        match vain {
+            Vain::Fails => assert!(matches!(dial.await, Err(ConnectError::Timeout))),
+            Vain::Dropped => drop(dial),
+        }
+        secs(1).await;
+        assert!(session.is_live(), "{vain:?}, the same key: {same_key}");
+        assert_eq!(only(&a).id(), session.id());
+        assert_eq!(a.peer(session.key()).map(|peer| peer.id()), Some(session.id()));
+        assert_eq!((a.stats().pool.total_connections, a.leftovers().permits), (1, 0));
+        a.send(session.key(), message(1, b"to whoever came")).unwrap();
+        assert!(far.heard().await.ends_with(b"to whoever came"));
+        end(a).await;
+        assert_eq!(rec.pairs(), 1);
+    }
+}

@@ -7,17 +7,22 @@ mod harness;
 mod toy;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use harness::*;
-use peerpool::base::{Direction, Nonce, PeerId};
+use peerpool::base::{Direction, Lane, Nonce, PeerId};
 use peerpool::node::{
     ConnectError, DialectConfig, Identity, Message, Node, NodeConfig, Receipt, RequestError, Rules,
     SendError, StartError,
 };
 use peerpool::transport::{MemoryNet, Transport as _};
-use peerpool::wire::{EncodeError, Hello};
-use toy::Toy;
+use peerpool::wire::{
+    Abilities, Chunks, Control, Dialect, EncodeError, Goodbye, Greeting, Head, Hello, WireError, WireLimits,
+};
+use toy::{Toy, ToyDecoder};
 
 /// Where the toy dialect is listened for.
 const TOY_PORT: u16 = 7001;
@@ -350,4 +355,104 @@ async fn every_way_to_a_peer_can_be_a_task() {
     spawnable(async move { three.adopt_greeted("toy", far, Direction::Inbound, toy_at(2), said).await });
     spawnable(async move { four.listen("toy", toy_at(1)).await });
     end(node).await;
+}
+
+/// The toy dialect, which counts how often it encodes a message, and how often it cuts one into chunks.
+struct Counting(Toy, Arc<Encoded>);
+
+#[derive(Default)]
+struct Encoded {
+    whole: AtomicUsize,
+    chunked: AtomicUsize,
+}
+
+impl Dialect for Counting {
+    type Decoder = ToyDecoder;
+
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn version(&self) -> u32 {
+        self.0.version()
+    }
+
+    fn abilities(&self) -> Abilities {
+        self.0.abilities()
+    }
+
+    fn limits(&self) -> &WireLimits {
+        self.0.limits()
+    }
+
+    fn decoder(&self) -> ToyDecoder {
+        self.0.decoder()
+    }
+
+    fn encode(&self, lane: Lane, head: &Head, payload: &[u8], out: &mut BytesMut) -> Result<(), EncodeError> {
+        self.1.whole.fetch_add(1, Ordering::Relaxed);
+        self.0.encode(lane, head, payload, out)
+    }
+
+    fn chunks(&self, lane: Lane, head: Head, payload: Bytes) -> Result<Chunks, EncodeError> {
+        self.1.chunked.fetch_add(1, Ordering::Relaxed);
+        self.0.chunks(lane, head, payload)
+    }
+
+    fn encode_control(&self, control: &Control, out: &mut BytesMut) -> Result<bool, EncodeError> {
+        self.0.encode_control(control, out)
+    }
+
+    fn encode_hello(&self, hello: &Hello, out: &mut BytesMut) -> Result<(), EncodeError> {
+        self.0.encode_hello(hello, out)
+    }
+
+    fn encode_goodbye(&self, goodbye: &Goodbye, out: &mut BytesMut) -> Result<bool, EncodeError> {
+        self.0.encode_goodbye(goodbye, out)
+    }
+
+    fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError> {
+        self.0.decode_greeting(buf)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_to_all_is_encoded_once_whatever_the_number_of_peers() {
+    let mut large = Vec::new();
+    for others in [1u8, 7] {
+        let (net, encoded) = (MemoryNet::new(12), Arc::<Encoded>::default());
+        let counting = Counting(Toy::new(), Arc::clone(&encoded));
+        let dialect = DialectConfig::new(counting).listen(toy_at(1)).rules(ByIp(ip(1)));
+        let node = builder(&net, 1, quiet(), Rec::new()).first_dialect(dialect).start().await.unwrap();
+        let mut far = Vec::new();
+        for last in 2..2 + others {
+            let hears = Rec::new();
+            let toy = toy_only(&net, last, quiet(), hears.clone()).await;
+            toy.connect(toy_at(1)).await.unwrap();
+            far.push((toy, hears));
+        }
+        until(|| peers(&node) == usize::from(others)).await;
+        let took = async |events: usize| {
+            until(|| far.iter().all(|(_, hears)| hears.events().len() == events)).await;
+            [&encoded.whole, &encoded.chunked].map(|count| count.swap(0, Ordering::Relaxed))
+        };
+        node.set_state(9, b"tip", &b"42"[..]).unwrap();
+        assert_eq!(took(1).await, [1, 0], "a value of state");
+        node.broadcast(&message(1, b"small")).unwrap();
+        assert_eq!(took(2).await[0], 1, "a broadcast");
+        node.broadcast_with_receipt(&message(1, b"small")).unwrap();
+        assert_eq!(took(3).await[0], 1, "one with a receipt");
+        node.relay(&message(1, b"new to all"), None).unwrap();
+        assert_eq!(took(4).await[0], 1, "a relayed message");
+        // Its bytes are not encoded at all, but referred to.
+        node.broadcast(&message(1, &[7; 20_000])).unwrap();
+        let [whole, chunked] = took(5).await;
+        assert_eq!(whole, 0);
+        large.push(chunked);
+        end(node).await;
+        for (toy, _) in far {
+            end(toy).await;
+        }
+    }
+    assert_eq!(large[0], large[1], "as often for one peer as for seven");
 }

@@ -7,10 +7,13 @@ mod harness;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use harness::*;
-use peerpool::base::Lane;
+use peerpool::base::{Direction, Lane};
 use peerpool::node::{AskAny, AskError, Fresh, Handled, LagPolicy, Message, Node, Receipt, RequestError};
 use peerpool::transport::{Latency, MemoryNet, ReadRate};
+use peerpool::wire::{Control, Decoder as _, Dialect as _, Head, Native, Status, Step};
+use tokio::io::AsyncWriteExt as _;
 
 /// One node in the middle, `others` connected to it.
 async fn star(net: &MemoryNet, others: &[Rec]) -> (Node, Vec<Node>) {
@@ -340,4 +343,81 @@ async fn a_slow_peer_costs_nobody_else_anything() {
     assert!(slowest <= Duration::from_millis(3), "{slowest:?}");
     net.set_read_rate(ip(2), ReadRate::Unlimited);
     end_all(a, nodes).await;
+}
+
+/// What a far end heard and a node's application noticed, whoever had dialled.
+struct Session {
+    heard: Vec<Vec<u8>>,
+    answer: Vec<u8>,
+    happened: Vec<Happened>,
+    asked: usize,
+}
+
+async fn session(dialled: Direction) -> Session {
+    let (net, rec) = (MemoryNet::new(1), Rec::new());
+    let mut config = quiet();
+    // Nothing is said but what is said here.
+    config.hot.ping_every = Duration::from_secs(3600);
+    config.hot.liveness.stale_after = Duration::from_secs(2 * 3600);
+    let a = start(&net, 1, config, rec.clone()).await;
+    a.set_state(9, b"tip", &b"42"[..]).unwrap();
+    let mut far = match dialled {
+        Direction::Inbound => ByHand::enter(&net, 2, at(1), 7).await,
+        Direction::Outbound => {
+            let (far, peer) = tokio::join!(ByHand::welcome(&net, 2, 7), a.connect(at(2)));
+            assert_eq!(peer.unwrap().direction(), Direction::Outbound);
+            far
+        }
+    };
+    until(|| peers(&a) == 1).await;
+    let key = *only(&a).key();
+    let native = Native::default();
+    let mut heard = vec![far.heard().await];
+    let mut say = BytesMut::new();
+    native.encode(Lane::Urgent, &Head::Event { kind: 1 }, b"a vote", &mut say).unwrap();
+    native.encode(Lane::Bulk, &Head::Event { kind: 2 }, &[7; 50_000], &mut say).unwrap();
+    native.encode(Lane::Normal, &Head::Request { id: 5, kind: 3 }, b"a question", &mut say).unwrap();
+    native.encode(Lane::Normal, &Head::Cancel { id: 6 }, b"", &mut say).unwrap();
+    native.encode_control(&Control::Ping { token: 77 }, &mut say).unwrap();
+    far.stream.write_all(&say).await.unwrap();
+    heard.push(far.heard().await);
+    a.broadcast(&message(4, b"to all")).unwrap();
+    heard.push(far.heard().await);
+    a.send(&key, message(5, &[8; 40_000]).bulk()).unwrap();
+    heard.push(far.heard().await);
+    let asker = a.clone();
+    let asking = tokio::spawn(async move { asker.request(&key, message(6, b"?"), WAIT).await });
+    let question = far.heard().await;
+    let Step::Message { head: Head::Request { id, .. }, .. } = native.decoder().step(&question).unwrap()
+    else {
+        panic!("{question:?}")
+    };
+    heard.push(question.clone());
+    let mut say = BytesMut::new();
+    native.encode(Lane::Normal, &Head::Response { id, status: Status::Ok }, b"!", &mut say).unwrap();
+    far.stream.write_all(&say).await.unwrap();
+    let answer = asking.await.unwrap().unwrap().to_vec();
+    // And ends in the same way: by a frame that is too large.
+    far.stream.write_all(&[0xff, 0xff, 0xff, 0x01]).await.unwrap();
+    heard.push(far.heard().await);
+    until(|| peers(&a) == 0 && a.leftovers().links == 0).await;
+    end(a).await;
+    rec.pairs();
+    let happened = rec.all().into_iter().map(|one| match one {
+        Happened::Connected(_) => Happened::Connected(0),
+        Happened::Disconnected(_, why) => Happened::Disconnected(0, why),
+        other => other,
+    });
+    Session { heard, answer, happened: happened.collect(), asked: rec.requests.load(Ordering::SeqCst) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn inbound_and_outbound_sessions_run_the_same_message_path() {
+    let (inbound, outbound) = (session(Direction::Inbound).await, session(Direction::Outbound).await);
+    for (step, (one, other)) in inbound.heard.iter().zip(&outbound.heard).enumerate() {
+        assert!(!one.is_empty() && one == other, "step {step}: {} and {} bytes", one.len(), other.len());
+    }
+    assert!(inbound.happened == outbound.happened);
+    assert_eq!((inbound.answer.as_slice(), inbound.asked, inbound.happened.len()), (&b"!"[..], 1, 4));
+    assert_eq!((outbound.answer.as_slice(), outbound.asked), (&b"!"[..], 1));
 }

@@ -64,7 +64,7 @@ pub(crate) fn addr_of(key: &PeerId) -> SocketAddr {
 pub(crate) fn new_pool(peers: usize) -> Arc<TestPool> {
     let mut config = PoolConfig::test();
     config.expected_peers = peers;
-    config.limits.max_inbound = 1_048_575;
+    config.limits.max_inbound = peerpool::pool::Limits::MOST_LIVE;
     Pool::new(config)
 }
 

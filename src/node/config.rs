@@ -233,15 +233,15 @@ impl HotConfig {
         if self.dial_budget == 0 {
             return Err(ConfigError { field: "dial_budget", why: "must not be zero".into() });
         }
-        if self.health.window < SHORTEST_WINDOW {
+        if self.health.window < HealthPolicy::SHORTEST_WINDOW {
             return Err(ConfigError { field: "health.window", why: "must be at least 10 ms".into() });
         }
         // The pool would bring them into their bounds, and what is configured would not be what is in force.
         let Limits { max_inbound, max_outbound, max_pending_inbound, max_pending_outbound, .. } = self.limits;
-        within("limits.max_inbound", max_inbound, 0..=MOST_LIVE)?;
-        within("limits.max_outbound", max_outbound, 0..=MOST_LIVE)?;
-        within("limits.max_pending_inbound", max_pending_inbound, 0..=MOST_PENDING_INBOUND)?;
-        within("limits.max_pending_outbound", max_pending_outbound, 0..=MOST_PENDING_OUTBOUND)
+        within("limits.max_inbound", max_inbound, 0..=Limits::MOST_LIVE)?;
+        within("limits.max_outbound", max_outbound, 0..=Limits::MOST_LIVE)?;
+        within("limits.max_pending_inbound", max_pending_inbound, 0..=Limits::MOST_PENDING_INBOUND)?;
+        within("limits.max_pending_outbound", max_pending_outbound, 0..=Limits::MOST_PENDING_OUTBOUND)
     }
 }
 
@@ -259,12 +259,6 @@ fn within<T: PartialOrd + Display>(
 
 /// Room for events is taken at the start.
 const MOST_EVENTS: usize = 1 << 20;
-/// See [`HealthPolicy::window`].
-const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
-/// What the pool can count, see [`Limits`].
-const MOST_LIVE: u32 = 1_048_575;
-const MOST_PENDING_INBOUND: u32 = 4_095;
-const MOST_PENDING_OUTBOUND: u32 = 2_047;
 
 /// A configuration that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -199,6 +199,16 @@ fn less(word: u64, of: Field) -> u64 {
     if field(word, of) > 0 { word - of.one() } else { word }
 }
 
+impl Limits {
+    /// What [`Limits::max_inbound`] and [`Limits::max_outbound`] may be at most; more counts as this.
+    pub const MOST_LIVE: u32 = LIVE_IN.max();
+    /// The same of [`Limits::max_pending_inbound`].
+    pub const MOST_PENDING_INBOUND: u32 = PENDING_IN.max();
+    /// The same of [`Limits::max_pending_outbound`].
+    pub const MOST_PENDING_OUTBOUND: u32 = PENDING_OUT.max();
+}
+
+const _: () = assert!(LIVE_IN.max() == LIVE_OUT.max());
 const LIVE_IN: Field = Field { shift: 0, bits: 20 };
 const LIVE_OUT: Field = Field { shift: 20, bits: 20 };
 const PENDING_IN: Field = Field { shift: 40, bits: 12 };

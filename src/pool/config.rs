@@ -56,13 +56,14 @@ impl PoolConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 pub struct Limits {
-    /// Connections they dialled; at most 1,048,575 (default 256).
+    /// Connections they dialled; at most [`Limits::MOST_LIVE`], 1,048,575 (default 256).
     pub max_inbound: u32,
-    /// Connections we dialled; at most 1,048,575 (default 64).
+    /// Connections we dialled; at most [`Limits::MOST_LIVE`] (default 64).
     pub max_outbound: u32,
-    /// Inbound handshakes under way at once; at most 4,095 (default 256). Bounds what strangers can make us hold.
+    /// Inbound handshakes under way at once; at most [`Limits::MOST_PENDING_INBOUND`], 4,095 (default 256). Bounds what strangers
+    /// can make us hold.
     pub max_pending_inbound: u32,
-    /// Outbound handshakes under way at once; at most 2,047 (default 64).
+    /// Outbound handshakes under way at once; at most [`Limits::MOST_PENDING_OUTBOUND`], 2,047 (default 64).
     pub max_pending_outbound: u32,
     /// Connections of one IP address (default 8).
     pub max_per_ip: u32,
@@ -120,7 +121,7 @@ impl Default for LivenessPolicy {
 pub struct HealthPolicy {
     /// A peer with more than this is healthy (default 30).
     pub healthy_above: u8,
-    /// Within one window each cause counts once a peer (default 10 s; at least 10 ms). Changing it begins a new window.
+    /// Within one window each cause counts once a peer (default 10 s; at least [`HealthPolicy::SHORTEST_WINDOW`]). Changing it begins a new window.
     pub window: Duration,
     /// One point comes back every so often (default 10 s). Kept to tenths of a second, at least one.
     pub recovery_step: Duration,
@@ -131,6 +132,11 @@ pub struct HealthPolicy {
     /// "More than half of the live peers failed, so the fault is ours" is believed only of at least this many failing
     /// peers (default 3): of one or two nobody can tell.
     pub storm_quorum: u32,
+}
+
+impl HealthPolicy {
+    /// The least that [`HealthPolicy::window`] may be; less counts as this.
+    pub const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
 }
 
 impl Default for HealthPolicy {

@@ -113,7 +113,7 @@ impl Rules {
     }
 
     fn with(policy: HealthPolicy, storms: Arc<Storms>) -> Self {
-        let window = millis(policy.window).clamp(SHORTEST, 1 << 32);
+        let window = millis(policy.window.max(HealthPolicy::SHORTEST_WINDOW)).min(1 << 32);
         let step = millis(policy.recovery_step).div_ceil(UNIT).max(1);
         Self { policy, window, step, storms }
     }
@@ -298,8 +298,7 @@ const FULL: u64 = 100;
 /// Milliseconds a stamp counts in: 2^32 of them are 13 years.
 const UNIT: u64 = 100;
 const TWELVE_YEARS: u64 = 12 * 365 * 24 * 3_600 * 1_000 / UNIT;
-/// Milliseconds of the shortest window.
-const SHORTEST: u64 = 10;
+const SHORTEST: u64 = HealthPolicy::SHORTEST_WINDOW.as_millis() as u64;
 /// Windows that a stamp may be behind the causes it dates.
 const LAG: u64 = 16;
 const POINTS: u64 = (1 << 7) - 1;

@@ -352,6 +352,29 @@ async fn whoever_we_dial_and_repeats_a_peers_nonce_does_not_end_that_peer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_repeated_nonce_makes_no_address_of_another_host_an_alias() {
+    // While the connection to whoever repeats it is young, and when it is not.
+    for age in [0, 11] {
+        let net = MemoryNet::new(1);
+        let a = start(&net, 1, quiet(), Rec::new()).await;
+        let (copying, honest) = (acceptor(&net, 3, 7), acceptor(&net, 2, 7));
+        tokio::task::yield_now().await;
+        let copy = a.connect(at(3)).await.unwrap();
+        secs(age).await;
+        let refused = a.connect(at(2)).await;
+        assert!(matches!(refused, Err(ConnectError::AlreadyConnected(_))), "{refused:?}");
+        assert_eq!(a.book().get(&at(2)).unwrap().alias_of, None, "after {age} s");
+        // It waits, though, or it would be dialled again with every tick.
+        assert_eq!(a.book().get(&at(2)).unwrap().failures, 1, "after {age} s");
+        assert!(a.disconnect(copy.key()));
+        a.connect(at(2)).await.unwrap();
+        copying.abort();
+        honest.abort();
+        end(a).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_dials_us_and_repeats_a_young_peers_nonce_does_not_end_that_peer() {
     let net = MemoryNet::new(1);
     let a = start(&net, 1, quiet(), Rec::new()).await;

@@ -97,7 +97,7 @@ impl Source {
 pub enum Outcome {
     /// A dial has begun. Only stamps the time.
     Attempt,
-    /// The handshake succeeded. The address may be told to others from now on; its backoff stays as it was, so that a
+    /// The handshake succeeded. The address may be told to others from now on, and is no other name of another one; its backoff stays as it was, so that a
     /// peer which accepts and hangs up is not redialled at once.
     Connected,
     /// The session lasted. Alone resets the backoff.

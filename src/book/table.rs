@@ -119,7 +119,7 @@ impl Table {
             Outcome::Attempt => self.edit(addr, |entry| entry.last_attempt = Some(now)),
             Outcome::Connected => self.edit(addr, |entry| {
                 entry.last_success = Some(now);
-                entry.self_since = None;
+                (entry.self_since, entry.alias_of) = (None, None);
                 // Whatever becomes of the session, a redial waits as after one failure at least.
                 let wait = backoff.wait(entry.failures.max(1), random);
                 entry.next_attempt = now.after(wait_of(entry, now, backoff.cap).max(wait));

@@ -371,6 +371,17 @@ fn an_alias_is_dialled_only_while_its_other_name_fails() {
 }
 
 #[test]
+fn an_address_that_connects_is_no_alias_any_more() {
+    let book = book_of(2);
+    assert!(book.set_alias(addr(0), addr(1)));
+    assert_eq!(all(&book, T0), BTreeSet::from([addr(1)]));
+    book.record(&addr(0), Outcome::Connected, T0);
+    assert_eq!(book.get(&addr(0)).unwrap().alias_of, None);
+    assert_eq!(all(&book, T0.after(DAY)), BTreeSet::from([addr(0), addr(1)]));
+    book.table.lock().check();
+}
+
+#[test]
 fn candidates_mix_proven_and_new_and_put_trusted_first() {
     let book = book_of(200);
     for n in 0..100 {

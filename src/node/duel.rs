@@ -6,7 +6,7 @@
 //! greeting says. Breaks if: an end decides by arrival order or by its own clock alone.
 //!
 //! A nonce is no secret: whoever has met a process can repeat it. So nothing that lives is ended for a nonce that comes from another
-//! host, or for one beside another proven identity.
+//! host, or for one beside another proven identity; and no address becomes another name of a peer on another host for it.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(crate) struct Contender {
 
 impl Contender {
     /// Whether both lead to the same host, as far as addresses can say: those of this machine are one.
-    fn is_beside(&self, other: &Self) -> bool {
+    pub(crate) fn is_beside(&self, other: &Self) -> bool {
         self.ip == other.ip || (self.ip.is_loopback() && other.ip.is_loopback())
     }
 }
@@ -38,7 +38,9 @@ impl Contender {
 pub(crate) enum Verdict {
     /// The old one stays; the new one ends as a collision, which is no failure.
     KeepOld,
-    /// The old one stays, and the address dialled for the new one is another name of the same peer.
+    /// The old one stays, and the address dialled for the new one is another name of the same peer, if it is [beside] it.
+    ///
+    /// [beside]: Contender::is_beside
     KeepOldAsAlias,
     /// The new one takes over.
     TakeNew,

@@ -183,32 +183,33 @@ impl Shared {
             Verdict::TakeNew => Ok(true),
             Verdict::KeepOld => Ok(false),
             Verdict::KeepOldAsAlias => {
-                if let Some(old) = old_peer {
-                    self.book.set_alias(addr, old.addr());
+                if let Some(kept) = old_peer {
+                    self.note_kept(addr, kept, new.is_beside(&old));
                 }
                 Ok(false)
             }
             Verdict::ProbeOld => {
                 // Without a peer it is in its handshake, and so young enough to stay.
-                let Some(old) = old_peer else { return Ok(false) };
+                let Some(kept) = old_peer else { return Ok(false) };
                 // The answer must come while this handshake still lasts.
                 let within = PROBE.min(self.hot().handshake / 2);
-                let answered = timeout(within, old.connection().link().probe()).await;
+                let answered = timeout(within, kept.connection().link().probe()).await;
                 // One that we do not read from cannot answer (38).
-                let lives = matches!(answered, Ok(Some(_))) || (old.is_live() && old.is_paused());
+                let lives = matches!(answered, Ok(Some(_))) || (kept.is_live() && kept.is_paused());
                 if lives && new.direction == Direction::Outbound {
-                    self.note_kept(addr, old);
+                    self.note_kept(addr, kept, new.is_beside(&old));
                 }
                 Ok(!lives)
             }
         }
     }
 
-    /// An address that we dialled is that of a peer we are connected to, by its own word: it is not dialled again while that lasts, or
-    /// waits as one that refused us.
-    fn note_kept(&self, addr: SocketAddr, old: &Arc<Peer>) {
+    /// An address that we dialled is that of a peer we are connected to, by the nonce it greets with: on the same host it is not dialled
+    /// again while that lasts. On another one it waits as one that refused us: an honest process would have refused the second dial
+    /// itself, so one of the two only repeats the nonce, and an alias would outlast that one.
+    fn note_kept(&self, addr: SocketAddr, old: &Arc<Peer>, is_beside: bool) {
         let known = old.direction() == Direction::Outbound
-            && (old.addr() == addr || self.book.set_alias(addr, old.addr()));
+            && (old.addr() == addr || (is_beside && self.book.set_alias(addr, old.addr())));
         if !known {
             let now = crate::book::WallTime::now();
             self.book.record(&addr, crate::book::Outcome::Busy { retry_after: None }, now);

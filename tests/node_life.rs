@@ -4,15 +4,17 @@
 #[path = "common/node.rs"]
 mod harness;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use harness::*;
-use peerpool::base::{Lane, PeerId};
-use peerpool::node::{AtFloor, ConnectError, Handled, LagPolicy, NodeEvent, Update};
+use peerpool::base::{Direction, Lane, PeerId};
+use peerpool::node::{
+    AtFloor, Bears, ConnectError, DialectConfig, Handled, LagPolicy, Node, NodeEvent, Rules, Update, WeakNode,
+};
 use peerpool::pool::Departure;
 use peerpool::transport::{MemoryNet, ReadRate};
-use peerpool::wire::{Dialect as _, GoodbyeReason, Greeting, Head, Native};
+use peerpool::wire::{Dialect as _, GoodbyeReason, Greeting, Head, Hello, Native};
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_is_reaped_in_bounded_time_and_its_slot_is_free_again() {
@@ -101,9 +103,8 @@ async fn half_open_handshakes_lose_their_slots_at_the_deadline() {
 async fn a_ban_finds_who_is_still_in_the_handshake() {
     for by_key in [false, true] {
         let net = MemoryNet::new(1);
-        let mut config = quiet();
-        config.hot.limits.floor = 0;
-        let a = start(&net, 1, config, Rec::new()).await;
+        let a = start(&net, 1, quiet(), Rec::new()).await;
+        assert!(a.hot_config().limits.floor > 0, "nobody who is no peer yet is kept by it");
         let mut slow = ByHand::dial(&net, 2, at(1)).await;
         until(|| a.leftovers().permits == 1).await;
         let hour = Duration::from_secs(3600);
@@ -156,6 +157,35 @@ async fn limits_refuse_with_full_and_the_dialler_backs_off() {
     b.connect(at(1)).await.unwrap();
     end(a).await;
     end(b).await;
+}
+
+/// The native dialect's rules, with a ban between the last look at a hello and the key going live.
+struct BansLate(Arc<OnceLock<WeakNode>>);
+
+impl Rules for BansLate {
+    fn bears(&self, _: &Hello, _: Direction) -> Bears {
+        if let Some(node) = self.0.get().and_then(WeakNode::upgrade) {
+            assert_eq!(node.ban_ip(ip(2), Duration::from_secs(3600)), Ok(0), "nobody is live");
+        }
+        Bears::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_floor_keeps_nobody_whom_a_ban_overtook() {
+    let net = MemoryNet::new(1);
+    let weak = Arc::<OnceLock<WeakNode>>::default();
+    let dialect = DialectConfig::new(Native::default()).listen(at(1)).rules(BansLate(Arc::clone(&weak)));
+    let builder = Node::builder().config(quiet()).transport(net.host(ip(1))).book(hasty_book());
+    let a = builder.first_dialect(dialect).start().await.unwrap();
+    assert!(a.hot_config().limits.floor > 0);
+    weak.set(a.downgrade()).unwrap();
+    let mut late = ByHand::dial(&net, 2, at(1)).await;
+    late.say(&hello(7)).await;
+    let said = late.greeting().await;
+    assert!(matches!(said, Some(Greeting::Goodbye(bye)) if bye.reason == GoodbyeReason::Banned), "{said:?}");
+    assert_eq!(peers(&a), 0);
+    end(a).await;
 }
 
 #[tokio::test(start_paused = true)]

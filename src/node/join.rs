@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::base::{Direction, PeerId, canonical_ip};
+use crate::book::{Outcome, WallTime};
 use crate::link::{Opening, Positions};
 use crate::pool::{Claim, ClaimFailure, CommitFailure, Departure, Holder};
 use crate::transport::BoxStream;
@@ -51,8 +52,7 @@ impl Shared {
             (None, None, Seat::Claim(claim)) => *claim.key(),
             (None, None, Seat::Permit(_)) => PeerId::from_addr(addr),
         };
-        let wall = crate::book::WallTime::now();
-        if self.book.is_banned(&key.into(), wall) {
+        if self.is_barred(key, addr) {
             return Err(ConnectError::Banned);
         }
         if direction == Direction::Inbound {
@@ -65,11 +65,21 @@ impl Shared {
         let mut heir_of = None;
         let entered = self.settle(speaker, about, addr, &mut heir_of).await?;
         let claim = self.claim(seat, key, contender, about, &mut heir_of).await?;
+        // All this took its time; and for one that is not let in nobody leaves.
+        if self.is_barred(key, addr) {
+            return Err(ConnectError::Banned);
+        }
         let positions = match heir_of {
             Some(old) => Some(self.inherit(&old).await),
             None => None,
         };
         Ok(Placed { claim, entered, positions })
+    }
+
+    /// Whether a peer of this key at this address is banned.
+    fn is_barred(&self, key: PeerId, addr: SocketAddr) -> bool {
+        let wall = WallTime::now();
+        self.book.is_banned(&key.into(), wall) || self.book.is_banned_addr(addr, wall)
     }
 
     /// An inbound connection that would lose to a dial of ours still under way waits until that dial is decided.
@@ -211,8 +221,7 @@ impl Shared {
         let known = old.direction() == Direction::Outbound
             && (old.addr() == addr || (is_beside && self.book.set_alias(addr, old.addr())));
         if !known {
-            let now = crate::book::WallTime::now();
-            self.book.record(&addr, crate::book::Outcome::Busy { retry_after: None }, now);
+            self.book.record(&addr, Outcome::Busy { retry_after: None }, WallTime::now());
         }
     }
 
@@ -270,10 +279,10 @@ impl Shared {
             // Another connection of the same process overtook this one between its two steps.
             self.pool.depart(peer.key(), peer.id(), Departure::Collision);
         }
-        // A ban or a stop that came during the handshake did not find it among the live ones.
-        let wall = crate::book::WallTime::now();
-        if self.book.is_banned(&(*peer.key()).into(), wall) || self.book.is_banned_addr(addr, wall) {
-            self.pool.evict(peer.key(), peer.id(), Departure::Banned);
+        // A ban or a stop that came during the handshake did not find it among the live ones. It is none that the floor could keep:
+        // nobody knows of it yet.
+        if self.is_barred(*peer.key(), addr) {
+            self.pool.depart(peer.key(), peer.id(), Departure::Banned);
         }
         if let Some(Departure::Banned | Departure::Collision) = peer.departure() {
             // It never was a peer for anybody: no hook has run, no event was told.

@@ -6,17 +6,17 @@
 mod harness;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use harness::*;
-use peerpool::base::Backoff;
+use peerpool::base::{Backoff, Direction};
 use peerpool::book::{Book, BookConfig, WallTime};
-use peerpool::node::{ConnectError, Node, NodeConfig, NodeEvent, Update};
+use peerpool::node::{ConnectError, Handler, Node, NodeConfig, NodeEvent, Update, Verdict};
 use peerpool::transport::{BoxFuture, BoxListener, BoxStream, Latency, MemoryNet, Transport as _};
-use peerpool::wire::{Control, Dialect as _, Goodbye, GoodbyeReason, Native};
+use peerpool::wire::{Control, Dialect as _, Goodbye, GoodbyeReason, Greeting, Hello, Native};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn eager(seeds: &[u8]) -> NodeConfig {
@@ -448,6 +448,48 @@ async fn an_address_that_accepts_and_claims_a_collision_is_dialled_less_and_less
     assert!((2..=8).contains(&came), "{came} connections");
     assert!(a.book().get(&at(2)).unwrap().failures >= 2);
     end(a).await;
+}
+
+/// Gives every hello the same verdict, and keeps the features it said.
+struct Judge(Verdict, Mutex<Vec<u64>>);
+
+impl Handler for Judge {
+    fn verdict(&self, hello: &Hello, _: SocketAddr) -> Verdict {
+        self.1.lock().unwrap().push(hello.features);
+        self.0
+    }
+}
+
+/// The highest bit of a hello's features says that a dialler merely asks: from anybody else it says nothing.
+#[tokio::test(start_paused = true)]
+async fn whoever_becomes_a_peer_is_judged_whatever_bits_it_says() {
+    for verdict in [Verdict::Accept, Verdict::Reject] {
+        let net = MemoryNet::new(1);
+        let judge = Arc::new(Judge(verdict, Mutex::default()));
+        let builder = Node::builder().config(quiet()).transport(net.host(ip(1))).book(hasty_book());
+        let a = builder.handler(Arc::clone(&judge)).start().await.unwrap();
+        let greeting = |nonce| Hello { features: 1 << 63 | 5, ..hello(nonce) };
+        let mut listener = net.host(ip(2)).listen(at(2)).await.unwrap();
+        let accepting = tokio::spawn(async move {
+            let mut one = ByHand::new(listener.accept().await.unwrap().0);
+            one.greeting().await;
+            one.say(&greeting(2)).await;
+            one.goodbye().await;
+        });
+        let dialled = a.connect(at(2)).await;
+        let (near, _far) = net.pair(ip(1), ip(3));
+        let said = (greeting(3), Vec::new());
+        let adopted = a.adopt_greeted("native", near, Direction::Inbound, at(3), said).await;
+        for outcome in [dialled, adopted] {
+            match verdict {
+                Verdict::Accept => assert_eq!(outcome.unwrap().read_info(|info| info.features), 5),
+                Verdict::Reject => assert!(matches!(outcome, Err(ConnectError::Rejected)), "{outcome:?}"),
+            }
+        }
+        assert_eq!(*judge.1.lock().unwrap(), [5, 5]);
+        end(a).await;
+        accepting.await.unwrap();
+    }
 }
 
 /// A host that cannot dial: out of descriptors, or without a network.

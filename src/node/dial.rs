@@ -14,7 +14,7 @@ use crate::wire::{Goodbye, GoodbyeReason, Hello};
 
 use super::error::ConnectError;
 use super::events::NodeEvent;
-use super::handshake::greet;
+use super::handshake::{PROBE_BIT, greet};
 use super::info::{Conn, Peer};
 use super::seat::{About, Greeted, Seat};
 use super::shared::{Shared, count};
@@ -104,6 +104,8 @@ impl Shared {
         identity: Option<[u8; 32]>,
         since: Tick,
     ) -> Result<Arc<Peer>, ConnectError> {
+        // Who is to become a peer does not merely ask: the bit means nothing, and the application is asked about every peer.
+        hello.features &= !PROBE_BIT;
         let key = self.identify(tongue, &mut hello, seat.addr(), seat.direction());
         let taken = match self.check_hello(tongue, &hello, seat.addr()) {
             Ok(()) => {

@@ -375,6 +375,34 @@ async fn a_repeated_nonce_makes_no_address_of_another_host_an_alias() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_crowd_that_repeats_a_peers_nonce_does_not_end_that_peer_while_it_answers() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, patient(), Rec::new()).await;
+    let mut first = ByHand::enter(&net, 2, at(1), 7).await;
+    let old = only(&a);
+    let answering = tokio::spawn(async move { first.goodbye().await });
+    secs(60).await;
+    // Each of them has the old one asked whether it lives; ten questions are under way at a time.
+    net.set_latency(Latency::from(Duration::from_millis(100)..=Duration::from_millis(100)));
+    let mut crowd = tokio::task::JoinSet::new();
+    for _ in 0..350 {
+        let net = net.clone();
+        crowd.spawn(async move {
+            let mut one = ByHand::dial(&net, 3, at(1)).await;
+            one.say(&hello(7)).await;
+            std::future::pending::<()>().await;
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(only(&a).id(), old.id());
+    let rtt = old.rtt().expect("timed all the while");
+    assert!((200..250).contains(&rtt.as_millis()), "{rtt:?}");
+    crowd.shutdown().await;
+    answering.abort();
+    end(a).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_dials_us_and_repeats_a_young_peers_nonce_does_not_end_that_peer() {
     let net = MemoryNet::new(1);
     let a = start(&net, 1, quiet(), Rec::new()).await;

@@ -282,6 +282,39 @@ async fn a_probe_ends_with_its_link_and_a_ping_measures() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_answers_a_ping_has_answered_all_before_it_however_many() {
+    let side = Side::new(Native::default());
+    let (near, far) = pipe(1024);
+    let running = side.start(near, Ear::new());
+    let mut far = side.by_hand(far);
+    let mut sent = Vec::new();
+    for _ in 0..8 {
+        let link = Arc::clone(&running.link);
+        let probe = tokio::spawn(async move { link.probe().await });
+        let Some(Item::Control(Control::Ping { token })) = far.message().await else { panic!() };
+        sent.push((token, probe));
+    }
+    // The last but one, and none of those before it.
+    let (last, last_probe) = sent.pop().unwrap();
+    let answered = sent.last().unwrap().0;
+    far.send(&side.control(&Control::Pong { token: last + 1 })).await;
+    settle().await;
+    assert!(!sent[0].1.is_finished(), "that one was never sent");
+    far.send(&side.control(&Control::Pong { token: answered })).await;
+    for (_, probe) in sent {
+        let rtt = tokio::time::timeout(Duration::from_secs(5), probe).await;
+        assert!(rtt.expect("an answer").unwrap().is_some());
+    }
+    assert!(!last_probe.is_finished() && running.link.ping_open());
+    far.send(&side.control(&Control::Pong { token: last })).await;
+    assert!(last_probe.await.unwrap().is_some());
+    assert!(!running.link.ping_open());
+    running.link.close(Departure::Requested, None);
+    drop(far);
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn addresses_are_told_once_a_second_and_only_to_whom_asked() {
     let side = Side::new(Native::default());
     let (near, far) = pipe(64 * 1024);

@@ -94,7 +94,8 @@ impl Link {
             pings.sent.retain(|(_, at)| at.elapsed() < LOST);
         }
         if pings.sent.len() >= MAX_PINGS {
-            pings.sent.remove(0);
+            // The last one's, not the oldest's: that one's answer may be about to come, and would count for nothing.
+            pings.sent.pop();
         }
         pings.sent.push((token, Instant::now()));
         Some(token)
@@ -106,15 +107,15 @@ impl Link {
         let (rtt, waiting) = {
             let mut rare = self.rare.lock();
             let pings = &mut rare.pings;
-            let at = if tokens {
-                pings.sent.iter().position(|(sent, _)| *sent == token)?
+            let newest = pings.sent.last()?.0;
+            let (at, answered) = if tokens {
+                // Whoever answers one has read those before it, which it need not have answered. None came after the newest.
+                let before = |(sent, _): &(u64, Instant)| *sent <= token && token <= newest;
+                (pings.sent.iter().rposition(before)?, token)
             } else {
-                if pings.sent.is_empty() {
-                    return None;
-                }
-                0
+                (0, pings.sent[0].0)
             };
-            let (answered, sent) = pings.sent.remove(at);
+            let (_, sent) = pings.sent.remove(at);
             pings.sent.retain(|(token, _)| *token > answered);
             let (done, open) =
                 std::mem::take(&mut pings.probes).into_iter().partition(|(token, _)| *token <= answered);
@@ -143,7 +144,7 @@ impl Link {
 
 /// A pong without a token that took longer is not told from the next one's.
 const LOST: Duration = Duration::from_secs(30);
-/// Pings that may be unanswered; older ones are forgotten.
+/// Pings whose answers are known: the oldest ones that are unanswered, and the last one.
 const MAX_PINGS: usize = 4;
 /// A ping is due.
 const PING: u8 = 1;

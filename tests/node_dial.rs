@@ -265,6 +265,39 @@ async fn claims_a_collision(reason: GoodbyeReason) {
     end(a).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_address_is_not_dialled_again_while_it_is_asked_who_it_is() {
+    let net = MemoryNet::new(1);
+    let (dials, questions) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (dialled, asked) = (Arc::clone(&dials), Arc::clone(&questions));
+    let mut listener = net.host(ip(2)).listen(at(2)).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut one = ByHand::new(stream);
+            let Some(Greeting::Hello(hello)) = one.greeting().await else { continue };
+            if hello.features >> 63 == 1 {
+                asked.fetch_add(1, Ordering::Relaxed);
+            } else {
+                dialled.fetch_add(1, Ordering::Relaxed);
+                let mut out = BytesMut::new();
+                let goodbye = Goodbye::new(GoodbyeReason::Duplicate);
+                Native::default().encode_goodbye(&goodbye, &mut out).unwrap();
+                let _ = one.stream.write_all(&out).await;
+            }
+            // Says nothing more.
+            tokio::spawn(async move { one.goodbye().await });
+        }
+    });
+    let book = Book::in_memory(BookConfig::default());
+    let builder = Node::builder().config(eager(&[2])).transport(net.host(ip(1))).book(book);
+    let a = builder.start().await.unwrap();
+    secs(9).await;
+    let came = (dials.load(Ordering::Relaxed), questions.load(Ordering::Relaxed));
+    assert_eq!(came, (1, 1), "dials, and the question behind them");
+    until(|| a.book().get(&at(2)).unwrap().failures == 1).await;
+    end(a).await;
+}
+
 /// On the wall's clock as well.
 #[tokio::test]
 async fn a_trusted_address_that_the_book_forgot_is_remembered_and_waits_as_any_other() {

@@ -113,8 +113,8 @@ pub enum Outcome {
     /// The dial failed while we had no peer at all, so that our own network may be down. Counts as a failure, but is tried again
     /// within [`Outcome::SOON`].
     CutOff(FailCause),
-    /// We could not even dial: out of descriptors or memory. Says nothing about the address; it is tried again within
-    /// [`Outcome::SOON`].
+    /// We could not even dial (out of descriptors or memory), or are finding out what the address is. Says nothing about it; it is
+    /// tried again within [`Outcome::SOON`].
     Postponed,
     /// The connection gave way to another one with the same peer. Counts as nothing.
     Collision,

@@ -232,9 +232,12 @@ impl Shared {
                     reason: GoodbyeReason::Duplicate | GoodbyeReason::Replaced,
                     retry_after,
                 }) = error
-                    && !shared.learn_alias(shared.tongues.at(addr), addr).await
                 {
-                    shared.book.record(&addr, Outcome::Busy { retry_after }, WallTime::now());
+                    // Not offered again while it is asked.
+                    shared.book.record(&addr, Outcome::Postponed, WallTime::now());
+                    if !shared.learn_alias(shared.tongues.at(addr), addr).await {
+                        shared.book.record(&addr, Outcome::Busy { retry_after }, WallTime::now());
+                    }
                 }
                 if !error.is_collision() && shared.events.is_heard() {
                     shared.events.send(NodeEvent::DialFailed { addr, cause: Arc::new(error) });

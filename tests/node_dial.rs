@@ -566,6 +566,42 @@ async fn our_own_inability_to_dial_neither_ruins_the_book_nor_makes_a_loop() {
     }
 }
 
+/// Dials once; then it has no descriptors left (Linux' number).
+#[cfg(target_os = "linux")]
+struct Once(peerpool::transport::MemoryHost, Arc<AtomicUsize>);
+
+#[cfg(target_os = "linux")]
+impl peerpool::transport::Transport for Once {
+    fn dial(&self, addr: SocketAddr) -> BoxFuture<'_, std::io::Result<BoxStream>> {
+        if self.1.fetch_add(1, Ordering::Relaxed) == 0 {
+            return self.0.dial(addr);
+        }
+        Box::pin(async { Err(std::io::Error::from_raw_os_error(24)) })
+    }
+
+    fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, std::io::Result<BoxListener>> {
+        self.0.listen(addr)
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+async fn an_address_that_gave_way_and_that_we_cannot_ask_has_not_failed() {
+    let net = MemoryNet::new(1);
+    refuser(&net, 2, Goodbye::new(GoodbyeReason::Duplicate));
+    tokio::task::yield_now().await;
+    let dials = Arc::<AtomicUsize>::default();
+    let transport = Once(net.host(ip(1)), Arc::clone(&dials));
+    let book = Book::in_memory(BookConfig::default());
+    let builder = Node::builder().config(eager(&[2])).transport(transport).book(book);
+    let a = builder.start().await.unwrap();
+    until(|| dials.load(Ordering::Relaxed) == 2).await;
+    secs(1).await;
+    assert_eq!(a.book().get(&at(2)).unwrap().failures, 0);
+    assert_eq!((a.stats().dials, a.stats().collisions), (1, 1));
+    end(a).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_listener_that_has_no_room_for_a_probe_is_asked_again() {
     let net = MemoryNet::new(1);

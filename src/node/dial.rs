@@ -251,11 +251,15 @@ impl Shared {
     }
 
     /// An acceptor said that we are connected already: asks it who it is, so that this address is known as another name of
-    /// that peer and not dialled again and again. `false` if there is no such peer, whatever the acceptor says; where too much is
-    /// being asked already that is not known.
+    /// that peer and not dialled again and again. `false` if there is no such peer, whatever the acceptor says; where it could not
+    /// be asked, and that was not its fault, that is not known.
     async fn learn_alias(self: &Arc<Self>, tongue: usize, addr: SocketAddr) -> bool {
         let Some(_probing) = self.probes.begin(self.hot().dial_budget) else { return true };
-        let Ok(Hello { nonce: Some(nonce), .. }) = self.ask_who(tongue, addr).await else { return false };
+        let nonce = match self.ask_who(tongue, addr).await {
+            Ok(hello) => hello.nonce,
+            Err(error) => return self.is_stopping() || error.is_exhaustion(),
+        };
+        let Some(nonce) = nonce else { return false };
         let Some(peer) = self.instances.peer((tongue, nonce)) else { return false };
         if peer.direction() == Direction::Inbound {
             // It dialled us, so the book knows nothing else of it: now it does.

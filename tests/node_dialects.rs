@@ -16,7 +16,7 @@ use harness::*;
 use peerpool::base::{Direction, Lane, Nonce, PeerId};
 use peerpool::node::{
     ConnectError, DialectConfig, Identity, Message, Node, NodeConfig, Receipt, RequestError, Rules,
-    SendError, StartError,
+    SendError, StartError, StateRefused,
 };
 use peerpool::transport::{MemoryNet, Transport as _};
 use peerpool::wire::{
@@ -112,6 +112,31 @@ async fn a_broadcast_reaches_the_peers_of_every_dialect_and_state_greets_them() 
     }
     until(|| receipt.written() == 2).await;
     assert!(receipt.statuses().all(|(_, _, status)| status == Receipt::Written));
+    for node in [node, native, toy] {
+        end(node).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_that_one_dialect_has_no_room_for_is_set_in_none() {
+    let net = MemoryNet::new(1);
+    let mut config = quiet();
+    // Ten bytes fit the native dialect's table, and with the toy's longer words not its own.
+    config.state_bytes = 256 + 18;
+    let node =
+        builder(&net, 1, config, Rec::new()).listen(at(1)).dialect(toy_rules(1)).start().await.unwrap();
+    node.set_state(9, b"tip", &b"1"[..]).unwrap();
+    let refused = node.set_state(9, b"tip", &b"0123456789"[..]);
+    assert!(matches!(refused, Err(StateRefused::Full(value)) if value == "0123456789"));
+    let hears = [Rec::new(), Rec::new()];
+    let native = start(&net, 2, quiet(), hears[0].clone()).await;
+    let toy = toy_only(&net, 3, quiet(), hears[1].clone()).await;
+    native.connect(at(1)).await.unwrap();
+    toy.connect(toy_at(1)).await.unwrap();
+    for hears in &hears {
+        until(|| !hears.events().is_empty()).await;
+        assert_eq!(hears.events(), [(9, b"1".to_vec())]);
+    }
     for node in [node, native, toy] {
         end(node).await;
     }

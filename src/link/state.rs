@@ -118,6 +118,19 @@ struct Table {
     bytes: usize,
 }
 
+impl Table {
+    /// The bytes held once this key has a value of so many bytes.
+    fn bytes_with(&self, key: &StateKey, size: usize, config: &StateConfig) -> Result<usize, StateLimit> {
+        let old = self.values.get(key).map(|(_, old)| old.len() + ENTRY_COST);
+        let bytes = self.bytes - old.unwrap_or(0) + size + ENTRY_COST;
+        match old {
+            None if self.values.len() >= config.max_keys => Err(StateLimit::Keys),
+            _ if bytes > config.max_bytes => Err(StateLimit::Bytes),
+            _ => Ok(bytes),
+        }
+    }
+}
+
 /// The newest value of each key, shared by all links.
 #[derive(Debug)]
 pub struct StateTable {
@@ -150,16 +163,10 @@ impl StateTable {
     /// One short lock, O(log keys); wakes sleeping links like an append.
     pub fn set(&self, key: StateKey, encoded: Bytes) -> Result<u64, StateError> {
         let mut table = self.table.lock();
-        let old = table.values.get(&key).map(|(_, old)| old.len() + ENTRY_COST);
-        let bytes = table.bytes - old.unwrap_or(0) + encoded.len() + ENTRY_COST;
-        let why = match old {
-            None if table.values.len() >= self.config.max_keys => Some(StateLimit::Keys),
-            _ if bytes > self.config.max_bytes => Some(StateLimit::Bytes),
-            _ => None,
+        let bytes = match table.bytes_with(&key, encoded.len(), &self.config) {
+            Ok(bytes) => bytes,
+            Err(why) => return Err(StateError { key, encoded, why }),
         };
-        if let Some(why) = why {
-            return Err(StateError { key, encoded, why });
-        }
         let version = self.version.load(Ordering::Relaxed) + 1;
         let old = table.values.insert(key, (version, encoded));
         if let Some((old_version, _)) = &old {
@@ -175,6 +182,14 @@ impl StateTable {
         drop(old);
         self.hub.notify();
         Ok(version)
+    }
+
+    /// Whether a value of so many bytes would be taken now.
+    ///
+    /// # Errors
+    /// The bound it would not fit.
+    pub fn check(&self, key: &StateKey, size: usize) -> Result<(), StateLimit> {
+        self.table.lock().bytes_with(key, size, &self.config).map(drop)
     }
 
     /// Forgets a key and returns its value. Links that have not been sent it will not be; nobody is told of the removal.

@@ -43,6 +43,9 @@ pub(super) trait Tongue: Send + Sync {
     /// payloads from 16 KiB up are not copied.
     fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<u64, EncodeError>;
 
+    /// Whether [`Tongue::set_state`] would take this now.
+    fn check_state(&self, kind: u16, id: &[u8], value: &Bytes) -> Result<(), StateRefused>;
+
     fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateRefused>;
 
     fn clear_state(&self, kind: u16, id: &[u8]) -> bool;
@@ -230,14 +233,23 @@ impl Tongues {
         self.all.iter().map(|tongue| tongue.append(message, origin).ok()).collect()
     }
 
-    /// Sets a value in every dialect's table; the version in the first one that has a word for it.
+    /// Sets a value in the table of every dialect that has a word for it, or in none; the version in the first one. Only who sets two
+    /// values at once may have the second fill a table between look and step.
     pub(super) fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateRefused> {
+        let is_unsaid =
+            |error: &StateRefused| matches!(error, StateRefused::Encode(EncodeError::Unsupported { .. }, _));
+        if self.all.len() > 1 {
+            let refused = |tongue: &Arc<dyn Tongue>| tongue.check_state(kind, id, &value).err();
+            if let Some(error) = self.all.iter().filter_map(refused).find(|error| !is_unsaid(error)) {
+                return Err(error);
+            }
+        }
         let mut version = None;
         let mut unsaid = None;
         for tongue in &self.all {
             match tongue.set_state(kind, id, value.clone()) {
                 Ok(set) => version = version.or(Some(set)),
-                Err(error @ StateRefused::Encode(EncodeError::Unsupported { .. }, _)) => unsaid = Some(error),
+                Err(error) if is_unsaid(&error) => unsaid = Some(error),
                 Err(error) => return Err(error),
             }
         }

@@ -70,6 +70,24 @@ impl<D: Dialect> Voice<D> {
             common: Arc::new(common),
         }
     }
+
+    fn encode_state(&self, kind: u16, id: &[u8], value: &Bytes) -> Result<(StateKey, Bytes), StateRefused> {
+        let Some(key) = StateKey::new(kind, id) else {
+            return Err(StateRefused::Key { size: id.len(), value: value.clone() });
+        };
+        let refused = |cause| StateRefused::Encode(cause, value.clone());
+        if value.len() > MAX_STATE {
+            return Err(refused(EncodeError::TooLarge {
+                lane: Lane::Urgent,
+                size: value.len(),
+                cap: MAX_STATE,
+            }));
+        }
+        let mut encoded = BytesMut::with_capacity(value.len() + 16);
+        let head = Head::Event { kind };
+        self.dialect.encode(Lane::Urgent, &head, value, &mut encoded).map_err(refused)?;
+        Ok((key, encoded.freeze()))
+    }
 }
 
 impl<D: Dialect> Tongue for Voice<D> {
@@ -177,19 +195,14 @@ impl<D: Dialect> Tongue for Voice<D> {
         })
     }
 
+    fn check_state(&self, kind: u16, id: &[u8], value: &Bytes) -> Result<(), StateRefused> {
+        let (key, encoded) = self.encode_state(kind, id, value)?;
+        self.state.check(&key, encoded.len()).map_err(|_| StateRefused::Full(value.clone()))
+    }
+
     fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateRefused> {
-        let Some(key) = StateKey::new(kind, id) else {
-            return Err(StateRefused::Key { size: id.len(), value });
-        };
-        if value.len() > MAX_STATE {
-            let cause = EncodeError::TooLarge { lane: Lane::Urgent, size: value.len(), cap: MAX_STATE };
-            return Err(StateRefused::Encode(cause, value));
-        }
-        let mut encoded = BytesMut::with_capacity(value.len() + 16);
-        if let Err(cause) = self.dialect.encode(Lane::Urgent, &Head::Event { kind }, &value, &mut encoded) {
-            return Err(StateRefused::Encode(cause, value));
-        }
-        self.state.set(key, encoded.freeze()).map_err(|_| StateRefused::Full(value))
+        let (key, encoded) = self.encode_state(kind, id, &value)?;
+        self.state.set(key, encoded).map_err(|_| StateRefused::Full(value))
     }
 
     fn clear_state(&self, kind: u16, id: &[u8]) -> bool {

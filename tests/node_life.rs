@@ -42,6 +42,31 @@ async fn a_silent_peer_is_reaped_in_bounded_time_and_its_slot_is_free_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_never_looks_looks_again_when_told_to() {
+    for from_the_start in [true, false] {
+        let net = MemoryNet::new(1);
+        let mut never = quiet();
+        never.hot.tick = Duration::MAX;
+        let often = |node: &Node| {
+            let mut hot = (*node.hot_config()).clone();
+            hot.tick = Duration::from_millis(10);
+            node.reconfigure(hot).unwrap();
+        };
+        let config = if from_the_start { never.clone() } else { quiet() };
+        let a = start(&net, 1, config, Rec::new()).await;
+        secs(1).await;
+        a.reconfigure(never.hot.clone()).unwrap();
+        secs(1).await;
+        let _silent = ByHand::enter(&net, 2, at(1), 7).await;
+        secs(60).await;
+        assert_eq!(peers(&a), 1, "nobody looks");
+        often(&a);
+        until(|| peers(&a) == 0).await;
+        end(a).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_we_do_not_read_from_is_not_judged_by_its_silence() {
     let net = MemoryNet::new(1);
     let slow = Rec::new().on_event(|_, _, _| Handled::later(tokio::time::sleep(Duration::from_secs(100))));
@@ -130,35 +155,6 @@ async fn a_ban_finds_who_is_still_in_the_handshake() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn limits_refuse_with_full_and_the_dialler_backs_off() {
-    let net = MemoryNet::new(1);
-    let mut config = quiet();
-    config.hot.limits.max_per_ip = 2;
-    config.hot.limits.max_inbound = 3;
-    config.hot.limits.reserved_inbound = 0;
-    let a = start(&net, 1, config, Rec::new()).await;
-    let mut one = Vec::new();
-    for nonce in 1..=2 {
-        one.push(ByHand::enter(&net, 2, at(1), nonce).await);
-    }
-    let mut third = ByHand::dial(&net, 2, at(1)).await;
-    assert!(
-        matches!(third.greeting().await, Some(Greeting::Goodbye(bye)) if bye.reason == GoodbyeReason::Full)
-    );
-    let _other = ByHand::enter(&net, 3, at(1), 3).await;
-    let b = start(&net, 4, quiet(), Rec::new()).await;
-    let full = b.connect(at(1)).await;
-    assert!(matches!(full, Err(ConnectError::Refused(bye)) if bye.reason == GoodbyeReason::Full), "{full:?}");
-    assert_eq!(b.book().get(&at(1)).unwrap().failures, 1);
-    assert_eq!(peers(&a), 3);
-    drop(one);
-    until(|| peers(&a) == 1).await;
-    b.connect(at(1)).await.unwrap();
-    end(a).await;
-    end(b).await;
-}
-
 /// The native dialect's rules, with a ban between the last look at a hello and the key going live.
 struct BansLate(Arc<OnceLock<WeakNode>>);
 
@@ -186,6 +182,35 @@ async fn the_floor_keeps_nobody_whom_a_ban_overtook() {
     assert!(matches!(said, Some(Greeting::Goodbye(bye)) if bye.reason == GoodbyeReason::Banned), "{said:?}");
     assert_eq!(peers(&a), 0);
     end(a).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_refuse_with_full_and_the_dialler_backs_off() {
+    let net = MemoryNet::new(1);
+    let mut config = quiet();
+    config.hot.limits.max_per_ip = 2;
+    config.hot.limits.max_inbound = 3;
+    config.hot.limits.reserved_inbound = 0;
+    let a = start(&net, 1, config, Rec::new()).await;
+    let mut one = Vec::new();
+    for nonce in 1..=2 {
+        one.push(ByHand::enter(&net, 2, at(1), nonce).await);
+    }
+    let mut third = ByHand::dial(&net, 2, at(1)).await;
+    assert!(
+        matches!(third.greeting().await, Some(Greeting::Goodbye(bye)) if bye.reason == GoodbyeReason::Full)
+    );
+    let _other = ByHand::enter(&net, 3, at(1), 3).await;
+    let b = start(&net, 4, quiet(), Rec::new()).await;
+    let full = b.connect(at(1)).await;
+    assert!(matches!(full, Err(ConnectError::Refused(bye)) if bye.reason == GoodbyeReason::Full), "{full:?}");
+    assert_eq!(b.book().get(&at(1)).unwrap().failures, 1);
+    assert_eq!(peers(&a), 3);
+    drop(one);
+    until(|| peers(&a) == 1).await;
+    b.connect(at(1)).await.unwrap();
+    end(a).await;
+    end(b).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -441,6 +441,53 @@ async fn a_nonce_says_nothing_beside_two_proven_identities() {
     end(a).await;
 }
 
+/// A stream from 10.0.0.9:7000, adopted while the far end greets with this nonce.
+async fn adopt_from_9(net: &MemoryNet, a: &Node, nonce: u8) -> (Result<Arc<Peer>, ConnectError>, ByHand) {
+    let (near, far) = net.pair(ip(1), ip(9));
+    let mut far = ByHand::new(far);
+    far.say(&hello(nonce)).await;
+    (a.adopt(near, Direction::Inbound, at(9), None).await, far)
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_beats_one_by_its_nonce_and_another_by_its_key_ends_both() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, patient(), Rec::new()).await;
+    let _first = ByHand::enter(&net, 2, at(1), 7).await;
+    let (second, _far) = adopt_from_9(&net, &a, 8).await;
+    assert_eq!((second.unwrap().is_live(), peers(&a)), (true, 2));
+    secs(60).await;
+    let (new, _far_too) = adopt_from_9(&net, &a, 7).await;
+    assert_eq!(only(&a).id(), new.unwrap().id());
+    end(a).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_beats_one_by_its_nonce_and_is_not_let_in_leaves_it_its_place() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, patient(), Rec::new()).await;
+    let mut first = ByHand::enter(&net, 2, at(1), 7).await;
+    let old = only(&a);
+    secs(60).await;
+    let (second, _far) = adopt_from_9(&net, &a, 8).await;
+    assert!(second.unwrap().is_live());
+    let (refused, _far_too) = adopt_from_9(&net, &a, 7).await;
+    assert!(matches!(refused, Err(ConnectError::TooSoon)), "{refused:?}");
+    assert!(old.is_live());
+    // It answers again, and is found by its nonce.
+    let answering = tokio::spawn(async move { first.goodbye().await });
+    let mut other = ByHand::dial(&net, 3, at(1)).await;
+    other.say(&hello(7)).await;
+    let said = other.greeting().await;
+    assert!(
+        matches!(said, Some(Greeting::Goodbye(bye)) if bye.reason == GoodbyeReason::Duplicate),
+        "{said:?}"
+    );
+    assert_eq!(peers(&a), 2);
+    answering.abort();
+    end(a).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_dial_that_a_ban_overtook_is_no_connection() {
     let net = MemoryNet::new(1);

@@ -83,15 +83,14 @@ impl Instances {
         nonce: Instance,
         speaker: Speaker,
         instead_of: Option<ConnId>,
-    ) -> Result<(), Speaker> {
+    ) -> Result<Entered<'_>, Speaker> {
+        let conn = speaker.conn;
         let entry = Entry::Settling(Box::new(speaker));
-        let (result, displaced) = self.map.update(name(nonce), |present| match present {
+        let (result, before) = self.map.update(name(nonce), |present| match present {
             Some(present) if Some(present.conn()) != instead_of => (Change::Keep, Err(present.speaker())),
             _ => (Change::Put(entry), Ok(())),
         });
-        // Dropped here, outside the shard's lock.
-        drop(displaced);
-        result
+        result.map(|()| Entered { instances: self, nonce, conn, before, kept: false })
     }
 
     /// The speaker's handshake is over. `false` if it is no longer the speaker.
@@ -118,6 +117,20 @@ impl Instances {
         drop(self.map.remove_if(&name(nonce), |present| present.conn() == conn));
     }
 
+    /// The place of a connection that did not come to be is again that of the live peer it was taken from.
+    fn give_back(&self, nonce: Instance, conn: ConnId, entry: Entry, peer: &Peer) {
+        let ((), displaced) = self.map.update(name(nonce), |present| match present {
+            Some(present) if present.conn() == conn => (Change::Put(entry), ()),
+            _ => (Change::Keep, ()),
+        });
+        // Dropped here, outside the shard's lock.
+        drop(displaced);
+        if !peer.is_live() {
+            // It may have left before it was there to be taken out.
+            self.leave(nonce, peer.id());
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.map.len()
     }
@@ -127,19 +140,17 @@ fn name((tongue, nonce): Instance) -> Name {
     (u16::try_from(tongue).unwrap_or(u16::MAX), nonce)
 }
 
-/// A place among the instances that is given up unless the connection goes live.
+/// A place among the instances that is given up, or back, unless the connection goes live.
 pub(super) struct Entered<'a> {
     instances: &'a Instances,
     nonce: Instance,
     conn: ConnId,
+    /// Whom it was taken from.
+    before: Option<Entry>,
     kept: bool,
 }
 
-impl<'a> Entered<'a> {
-    pub(super) fn new(instances: &'a Instances, nonce: Instance, conn: ConnId) -> Self {
-        Self { instances, nonce, conn, kept: false }
-    }
-
+impl Entered<'_> {
     /// The connection is live: the place is now its task's to give up. `false` if another one has taken it meanwhile.
     pub(super) fn keep(mut self, peer: &Arc<Peer>) -> bool {
         self.kept = true;
@@ -149,8 +160,15 @@ impl<'a> Entered<'a> {
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        if !self.kept {
-            self.instances.leave(self.nonce, self.conn);
+        if self.kept {
+            return;
+        }
+        match self.before.take() {
+            Some(Entry::Live { since, peer }) if peer.is_live() => {
+                let entry = Entry::Live { since, peer: Arc::clone(&peer) };
+                self.instances.give_back(self.nonce, self.conn, entry, &peer);
+            }
+            _ => self.instances.leave(self.nonce, self.conn),
         }
     }
 }

@@ -113,8 +113,9 @@ impl Shared {
         let mut instead_of = None;
         loop {
             let instance = (about.tongue, theirs);
-            let Err(old) = self.instances.enter(instance, speaker.clone(), instead_of) else {
-                return Ok(Some(Entered::new(&self.instances, instance, speaker.conn)));
+            let old = match self.instances.enter(instance, speaker.clone(), instead_of) {
+                Ok(entered) => return Ok(Some(entered)),
+                Err(old) => old,
             };
             if (speaker.contender.authenticated || old.contender.authenticated) && old.key != speaker.key {
                 // What is proven is who it is; anybody can repeat a nonce.
@@ -170,7 +171,11 @@ impl Shared {
                         return Err(ConnectError::TooSoon);
                     }
                     self.pool.depart(&key, old.id(), Departure::Replaced);
-                    *heir_of = Some(old);
+                    // What lives and was beaten among the instances is the same process: that is whose place it takes, and who has
+                    // yet to leave.
+                    if !heir_of.as_ref().is_some_and(|beaten| beaten.is_live()) {
+                        *heir_of = Some(old);
+                    }
                 }
                 ClaimFailure::Held(Holder::Claimed { watch, .. }) => {
                     watch.await;

@@ -2,7 +2,7 @@
 
 use super::*;
 use old_node::{Hand, Handshake, Network, OldNode, Setup, Times};
-use peerpool::timecoin::{PeerRequestError, QuarantineReason};
+use peerpool::timecoin::{ConnectionError, PeerRequestError, QuarantineReason};
 
 /// A stream from an old node's own host to a manager in memory.
 async fn dial_in(net: &MemoryNet, host: u8, to: &PeerManager) -> peerpool::transport::BoxStream {
@@ -13,6 +13,58 @@ async fn dial_in(net: &MemoryNet, host: u8, to: &PeerManager) -> peerpool::trans
 /// An old node that listens nowhere and says that it does on its host in memory.
 async fn old(host: u8) -> OldNode {
     OldNode::start(Setup::new(host, Times::real()).only_dials(in_memory(host))).await
+}
+
+/// The last full node on this host in memory, listening, with a chain of this height.
+async fn full(net: &MemoryNet, host: u8, height: u64) -> Arc<OldNode> {
+    // Its listener, in memory: whoever comes is handed to the old node.
+    use peerpool::transport::Transport;
+    let mut listener = net.host(in_memory(host).ip()).listen(in_memory(host)).await.unwrap();
+    let mut setup = Setup::full(host, Times::real());
+    setup.public = Some(in_memory(host));
+    setup.height = Some(height);
+    let old = Arc::new(OldNode::start(setup).await);
+    let accepting = Arc::clone(&old);
+    tokio::spawn(async move {
+        while let Ok((stream, from)) = listener.accept().await {
+            let old = Arc::clone(&accepting);
+            tokio::spawn(async move { old.accept_over(stream, from).await });
+        }
+    });
+    old
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_dialler_is_asked_where_it_listens() {
+    let net = MemoryNet::new(11);
+    // Of the two addresses that of the old node is the larger: it takes a second connection.
+    let one = manager_in(&net, 1, config(), chain("a")).await;
+    let old = full(&net, 2, 12).await;
+    old.connect_over(dial_in(&net, 2, &one).await, one.listen_addr()).await.unwrap();
+    until("it is there", || one.connection(in_memory(2).ip()).is_some()).await;
+    let begun = tokio::time::Instant::now();
+    assert_eq!(one.request_blockchain_info(in_memory(2)).await.unwrap(), Some(12));
+    assert!(one.request_wallet_transactions("xpub".into()).await.is_ok());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_dialler_that_takes_no_second_connection_fails_a_question_at_once_and_stays() {
+    let net = MemoryNet::new(12);
+    let one = manager_in(&net, 3, config(), chain("a")).await;
+    let old = full(&net, 2, 12).await;
+    old.connect_over(dial_in(&net, 2, &one).await, one.listen_addr()).await.unwrap();
+    until("it is there", || one.connection(in_memory(2).ip()).is_some()).await;
+    let begun = tokio::time::Instant::now();
+    let dropped = one.request_blockchain_info(in_memory(2)).await;
+    let Err(PeerRequestError::Connection(ConnectionError::Eof | ConnectionError::Io(_))) = dropped else {
+        panic!("it was not dropped: {dropped:?}")
+    };
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(one.active_peer_count().await, 1);
+    // Nothing that it did not ask for stood before its pings' answers.
+    assert_eq!(old.tally(ip_of(&one)).pings_failed, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,20 +177,7 @@ async fn an_old_dialler_stays_a_peer_for_an_hour_and_its_pings_are_answered() {
 #[tokio::test(start_paused = true)]
 async fn an_old_node_that_accepted_us_is_asked_over_its_connection() {
     let net = MemoryNet::new(8);
-    // Its listener, in memory: whoever comes is handed to the old node.
-    use peerpool::transport::Transport;
-    let mut listener = net.host(in_memory(2).ip()).listen(in_memory(2)).await.unwrap();
-    let mut setup = Setup::full(2, Times::real());
-    setup.public = Some(in_memory(2));
-    setup.height = Some(12);
-    let old = Arc::new(OldNode::start(setup).await);
-    let accepting = Arc::clone(&old);
-    tokio::spawn(async move {
-        while let Ok((stream, from)) = listener.accept().await {
-            let old = Arc::clone(&accepting);
-            tokio::spawn(async move { old.accept_over(stream, from).await });
-        }
-    });
+    let old = full(&net, 2, 12).await;
     let one = manager_in(&net, 1, config(), chain("a")).await;
     one.connect_to_peer(PeerInfo::new(in_memory(2), TESTNET)).await.unwrap();
     assert_eq!(one.request_blockchain_info(in_memory(2)).await.unwrap(), Some(12));

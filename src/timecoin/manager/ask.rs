@@ -98,8 +98,8 @@ pub(super) async fn ask_for_peers(state: Arc<State>, node: WeakNode, peer: Arc<P
 /// Questions.
 impl PeerManager {
     /// Sends a question and waits for its answer, so many seconds at the longest. Over the peer's connection; where there is none,
-    /// or it cannot take the question now, over one opened for this question alone, with deadlines. `None` never comes: no
-    /// answer is an error.
+    /// or it cannot take the question now, or an old node dialled it and so reads no question there, over one opened for this
+    /// question alone, with deadlines. `None` never comes: no answer is an error.
     ///
     /// # Errors
     /// See [`PeerRequestError`].
@@ -135,31 +135,58 @@ impl PeerManager {
             return Err(PeerRequestError::NoQuestion(asked));
         }
         let addr = peer_addr.addr(self.network.port())?;
+        match self.state().peer_at(self.node(), addr) {
+            // It may have dialled us: where it listens is another port.
+            Some(peer) => self.ask_peer(&peer, self.last_known_at(addr, &peer), question, within).await,
+            None if self.asks_alone() => self.ask_once(addr, question, within).await,
+            None => Err(PeerRequestError::NotConnected(addr)),
+        }
+    }
+
+    /// Whether a connection may be opened for one question.
+    fn asks_alone(&self) -> bool {
+        self.state().config.one_shots > 0
+    }
+
+    /// Asks a peer that listens there: over its connection, or over one of the question's own.
+    ///
+    /// An old node keeps one connection an address. One whose address is smaller than ours drops a second one; for any other the second
+    /// one takes the first one's place, which ends, and so does the second once it has served. So a second one is opened only where the
+    /// first is of no use: where it cannot take the question now, or where the peer dialled it, and then reads no questions there.
+    pub(super) async fn ask_peer(
+        &self,
+        peer: &Arc<Peer>,
+        listens: SocketAddr,
+        question: NetworkMessage,
+        within: Duration,
+    ) -> Result<NetworkMessage, PeerRequestError> {
+        let asked = question.kind();
         let begun = Instant::now();
         let left = || within.saturating_sub(begun.elapsed());
-        let one_shots = self.state().config.one_shots > 0;
-        let refused = match self.state().peer_at(self.node(), addr) {
-            Some(peer) => match self.ask_pooled(&peer, &question, within).await {
-                // Another dialect's peers have ids, and no need for it; a node of ours refuses a second connection; an old node
-                // takes a question on any.
-                Err(error)
-                    if one_shots
-                        && error.wants_another_way()
-                        && peer.connection().dialect() == DIALECT
-                        && !(peer.is_live() && has_our_software(&peer)) =>
-                {
-                    tracing::debug!(%addr, %asked, %error, "asked over a connection of its own");
-                    // It may have dialled us: where it listens is another port.
-                    return self.ask_once(self.last_known_at(addr, &peer), question, left()).await;
+        let unread = self.asks_alone() && is_old_dialler(peer);
+        if unread {
+            match self.ask_once(listens, question.clone(), left()).await {
+                // Nobody can be dialled there: what it may read of its own accord is all that is left.
+                Err(PeerRequestError::Connection(ConnectionError::Connect(error))) => {
+                    tracing::debug!(%listens, %asked, %error, "asked over the peer's connection after all");
                 }
                 answered => return answered,
-            },
-            None => PeerRequestError::NotConnected(addr),
-        };
-        if !one_shots {
-            return Err(refused);
+            }
         }
-        self.ask_once(addr, question, left()).await
+        match self.ask_pooled(peer, &question, left()).await {
+            // Another dialect's peers have ids, and no need for it; a node of ours refuses a second connection.
+            Err(error)
+                if self.asks_alone()
+                    && !unread
+                    && error.wants_another_way()
+                    && peer.connection().dialect() == DIALECT
+                    && !(peer.is_live() && has_our_software(peer)) =>
+            {
+                tracing::debug!(%listens, %asked, %error, "asked over a connection of its own");
+                self.ask_once(listens, question, left()).await
+            }
+            answered => answered,
+        }
     }
 
     /// Asks over the peer's connection, waits while it is mute, and lets its health know how it went.

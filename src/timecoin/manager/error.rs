@@ -114,7 +114,7 @@ pub enum PeerRequestError {
     #[error("{0} is in quarantine")]
     Quarantined(IpAddr),
     /// The peer has just dialled us and, being an old node, reads nothing at first; the question's own time would have ended
-    /// before. It was not sent.
+    /// before, and it could not be dialled for the question. It was not sent.
     #[error("the peer reads nothing for the next {left:?}")]
     Mute {
         /// How long it goes on.

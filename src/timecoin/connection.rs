@@ -1,6 +1,7 @@
 //! One connection of the old network outside of the pool: for a single message, or for a program that dials and accepts by itself
 //! and [hands connections over](super::PeerManager::add_connected_peer_with_connection) when they are ready.
 
+mod asking;
 mod error;
 mod maker;
 
@@ -191,57 +192,6 @@ impl PeerConnection {
         }
     }
 
-    /// Sends a question and receives its answer, `within` at the longest. Pings are answered meanwhile; what else comes is kept for
-    /// [`PeerConnection::receive_message`].
-    ///
-    /// # Errors
-    /// See [`ConnectionError`].
-    ///
-    /// # Cancel safety
-    /// Dropping the future while it waits loses nothing but the answer's place: the answer is then received as any message.
-    pub async fn request_response(
-        &mut self,
-        message: NetworkMessage,
-        within: Duration,
-    ) -> Result<NetworkMessage, ConnectionError> {
-        let asked = message.kind();
-        let pairs = self.dialect.correlator();
-        let Some(pairs) = pairs.filter(|pairs| pairs.awaits(asked.code()).is_some()) else {
-            return Err(ConnectionError::NoQuestion(asked));
-        };
-        let question = message.to_bytes()?;
-        if let State::Pooled(peer) = &self.state {
-            let lane = asked.lane_for(question.len());
-            let message = Message { lane, kind: asked.code(), payload: question };
-            let answer = peer.connection().link().request(message, within).await?;
-            return Ok(NetworkMessage::decode(&answer)?);
-        }
-        let deadline = Instant::now() + within.min(LONGEST);
-        let late = || ConnectionError::ReadTimeout(within);
-        timeout_at(deadline, self.send_message(message)).await.map_err(|_| late())??;
-        loop {
-            let frame = timeout_at(deadline, self.next_frame()).await.map_err(|_| late())??;
-            let message = match NetworkMessage::decode(&frame) {
-                Ok(NetworkMessage::Ping) => {
-                    self.send_message(NetworkMessage::Pong).await?;
-                    continue;
-                }
-                Ok(message) => message,
-                Err(_) => {
-                    self.keep(frame)?;
-                    continue;
-                }
-            };
-            let got = message.kind().code();
-            if pairs.fills(got) == pairs.awaits(asked.code())
-                && pairs.answers(asked.code(), &question, got, &frame)
-            {
-                return Ok(message);
-            }
-            self.keep(frame)?;
-        }
-    }
-
     /// Pings the peer and waits for its answer, 10 s at the longest; how long it took. What else comes is kept for
     /// [`PeerConnection::receive_message`].
     ///
@@ -382,5 +332,3 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(1);
 /// What the other end may send meanwhile, in bytes.
 const SCRAP: usize = 1024 * 1024;
-/// For whoever waits longer than a clock can count.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);

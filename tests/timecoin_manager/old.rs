@@ -97,6 +97,37 @@ async fn a_question_waits_until_an_old_dialler_reads() {
     assert!(before.elapsed() < Duration::from_secs(1));
 }
 
+/// A hand that listens on its host in memory and has greeted the next one who dials.
+async fn welcoming(net: &MemoryNet, at: SocketAddr) -> impl Future<Output = Hand> + use<> {
+    use peerpool::transport::Transport;
+    let mut listener = net.host(at.ip()).listen(at).await.unwrap();
+    async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut hand = Hand::new(stream);
+        hand.welcome(&Handshake::new(Network::Testnet, "0.6.4", at), Network::Testnet).await.unwrap();
+        hand
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_else_comes_over_a_connection_for_one_question_does_not_crowd_out_its_answer() {
+    let net = MemoryNet::new(13);
+    let one = manager_in(&net, 1, config(), chain("a")).await;
+    let listening = welcoming(&net, in_memory(2)).await;
+    let answering = async {
+        let mut hand = listening.await;
+        assert_eq!(hand.hear().await.unwrap().variant, "GetBlockchainInfo");
+        // An old node pools whoever dials, and tells it all that it tells everybody.
+        for height in 0..65 {
+            hand.say(&format!(r#"{{"UpdateTip":{{"height":{height},"hash":"ab"}}}}"#)).await;
+        }
+        hand.say(r#"{"BlockchainInfo":{"height":7,"best_block_hash":"ab"}}"#).await;
+        hand
+    };
+    let (height, _hand) = tokio::join!(one.request_blockchain_info(in_memory(2)), answering);
+    assert_eq!(height.unwrap(), Some(7));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_old_node_that_dials_for_one_question_hears_its_answer_first() {
     let net = MemoryNet::new(9);

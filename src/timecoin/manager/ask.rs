@@ -233,7 +233,7 @@ impl PeerManager {
         let begun = Instant::now();
         let left = || within.saturating_sub(begun.elapsed());
         let asking = one_shot(state, addr, async |connection| {
-            Ok::<_, PeerRequestError>(connection.request_response(question, left()).await?)
+            Ok::<_, PeerRequestError>(connection.request_alone(question, left()).await?)
         });
         let late = || PeerRequestError::Connection(ConnectionError::ReadTimeout(within));
         let answer = timeout(within, asking).await.map_err(|_| late())??;

@@ -23,6 +23,7 @@ use crate::wire::{Dialect, Head, Hello};
 use super::wire::{NetworkMessage, TimeCoin};
 use super::{NetworkType, PeerInfo};
 
+use asking::declined;
 pub use error::ConnectionError;
 pub(super) use maker::Maker;
 
@@ -186,7 +187,15 @@ impl PeerConnection {
         {
             return Ok(NetworkMessage::decode(&frame)?);
         }
-        match timeout(within, self.next_frame()).await {
+        let receiving = async {
+            loop {
+                let frame = self.next_frame().await?;
+                if declined(&frame).is_none() {
+                    return Ok::<_, ConnectionError>(frame);
+                }
+            }
+        };
+        match timeout(within, receiving).await {
             Err(_) => Err(ConnectionError::ReadTimeout(within)),
             Ok(frame) => Ok(NetworkMessage::decode(&frame?)?),
         }
@@ -213,6 +222,7 @@ impl PeerConnection {
             match NetworkMessage::decode(&frame) {
                 Ok(NetworkMessage::Pong) => return Ok(begun.elapsed()),
                 Ok(NetworkMessage::Ping) => self.send_message(NetworkMessage::Pong).await?,
+                Err(_) if declined(&frame).is_some() => {}
                 _ => self.keep(frame)?,
             }
         }

@@ -5,8 +5,10 @@ use peerpool::base::Backoff;
 use peerpool::book::{Book, BookConfig};
 use peerpool::node::ConnectError;
 use peerpool::timecoin::{
-    AdoptError, ConnectionError, PeerConnectError, PeerConnection, PeerListener, QuarantineReason,
+    AdoptError, ConnectionError, PeerConnectError, PeerConnection, PeerListener, PeerRequestError,
+    QuarantineReason,
 };
+use peerpool::wire::Status;
 use tokio::sync::Mutex;
 
 #[tokio::test]
@@ -163,6 +165,32 @@ async fn a_connection_alone_asks_answers_pings_and_keeps_what_was_not_asked_for(
     assert!(!connection.is_alive().await);
     let gone = other.add_connected_peer_with_connection(PeerInfo::new(ours, TESTNET), connection).await;
     assert!(matches!(gone, Err(AdoptError::NotOpen)), "{gone:?}");
+}
+
+#[tokio::test]
+async fn a_question_over_a_connection_alone_is_declined_at_once() {
+    let (one, other) = (manager(chain("a")).await, manager(Arc::new(())).await);
+    let begun = tokio::time::Instant::now();
+    let refused = one.ask(other.listen_addr(), NetworkMessage::GetMempool, WAIT).await;
+    let Err(PeerRequestError::Connection(ConnectionError::Declined(status))) = refused else {
+        panic!("not declined: {refused:?}")
+    };
+    assert_eq!(status, Status::NoReply);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // Whoever reads by hand is told of none as a message.
+    let mut connection = PeerConnection::connect(&info_of(&other), TESTNET, address(), None).await.unwrap();
+    connection.send_message(NetworkMessage::GetMempool).await.unwrap();
+    let mut got = connection.receive_within(Duration::from_millis(500)).await;
+    if matches!(got, Ok(NetworkMessage::PeerList(_))) {
+        got = connection.receive_within(Duration::from_millis(500)).await;
+    }
+    assert!(matches!(got, Err(ConnectionError::ReadTimeout(_))), "{got:?}");
+    let declined = connection.request_response(NetworkMessage::GetGenesis, WAIT).await;
+    assert!(matches!(declined, Err(ConnectionError::Declined(Status::NoReply))), "{declined:?}");
+    connection.send_message(NetworkMessage::GetMempool).await.unwrap();
+    connection.ping().await.unwrap();
+    let nothing = connection.receive_within(Duration::from_millis(50)).await;
+    assert!(matches!(nothing, Err(ConnectionError::ReadTimeout(_))), "{nothing:?}");
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
 use crate::link::Message;
-use crate::timecoin::wire::NetworkMessage;
-use crate::wire::Dialect;
+use crate::timecoin::wire::{NetworkMessage, What, what};
+use crate::wire::{Dialect, Head, Status};
 
 use super::{ConnectionError, PeerConnection, State};
 
@@ -68,6 +68,12 @@ impl PeerConnection {
         timeout_at(deadline, self.send_message(message)).await.map_err(|_| late())??;
         loop {
             let frame = timeout_at(deadline, self.next_frame()).await.map_err(|_| late())??;
+            if let Some((place, status)) = declined(&frame) {
+                if pairs.awaits(asked.code()) == Some(place) {
+                    return Err(ConnectionError::Declined(status));
+                }
+                continue;
+            }
             let message = match NetworkMessage::decode(&frame) {
                 Ok(NetworkMessage::Ping) => {
                     self.send_message(NetworkMessage::Pong).await?;
@@ -94,6 +100,14 @@ impl PeerConnection {
             Others::Keep => self.keep(frame),
             Others::Drop => Ok(()),
         }
+    }
+}
+
+/// That the question in this place has no answer, if that is what a frame says: no message for whoever receives them.
+pub(super) fn declined(frame: &[u8]) -> Option<(u32, Status)> {
+    match what(frame) {
+        What::Message(Head::Response { id, status }) => Some((id, status)),
+        _ => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::link::{RequestError, SendError};
 use crate::node::ConnectError;
 use crate::timecoin::wire::{DecodeError, Kind, TextError};
-use crate::wire::{EncodeError, WireError};
+use crate::wire::{EncodeError, Status, WireError};
 
 /// Why something on a connection failed.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,9 @@ pub enum ConnectionError {
     /// This kind of message asks nothing.
     #[error("{0} is no question")]
     NoQuestion(Kind),
+    /// The peer, a node of ours, says that the question has no answer, and why. The connection can still be used.
+    #[error("declined: {0:?}")]
+    Declined(Status),
     /// More frames came that were not asked for than are kept. The connection is closed.
     #[error("too many unasked messages")]
     Flooded,

@@ -69,13 +69,14 @@ impl TimeCoinDecoder {
 }
 
 /// What a frame holds.
-enum What {
+pub(in crate::timecoin) enum What {
     Control(Control),
     Message(Head),
 }
 
+/// What a frame with this text holds, as far as its beginning tells.
 #[inline]
-fn what(text: &[u8]) -> What {
+pub(in crate::timecoin) fn what(text: &[u8]) -> What {
     match scan::kind_of(text) {
         Some(kind @ (Kind::Ping | Kind::Pong)) if scan::is_whole(kind, text) => What::Control(match kind {
             Kind::Ping => Control::Ping { token: 0 },

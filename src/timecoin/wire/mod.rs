@@ -35,6 +35,7 @@ mod types;
 
 pub use codec::{DecodeError, DecodeFault, TextError};
 pub use decode::TimeCoinDecoder;
+pub(super) use decode::{What, what};
 pub use dialect::{PeerSoftware, Software, TimeCoin};
 pub use handshake::{HandshakeMessage, HandshakeMismatch};
 pub use kinds::{Kind, UNKNOWN};

@@ -116,6 +116,37 @@ async fn a_dead_connection_is_dialled_again_once_after_30_seconds() {
     assert_eq!((one.stats().dials, one.active_peer_count().await), (dials + 1, 0));
 }
 
+/// A manager in memory that speaks the native dialect too, and where it listens for it.
+async fn bilingual(net: &MemoryNet, host: u8) -> (PeerManager, SocketAddr) {
+    let addr = in_memory(host);
+    let native = SocketAddr::new(addr.ip(), 7_000);
+    let builder = PeerManager::builder(TESTNET, addr, addr).config(config()).chain(chain("both"));
+    (builder.transport(net.host(addr.ip())).native(native).start().await.unwrap(), native)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_native_peer_is_dialled_again_in_its_own_dialect() {
+    let net = MemoryNet::new(27);
+    let ((one, _), (other, native)) = (bilingual(&net, 1).await, bilingual(&net, 2).await);
+    one.node().connect_in("native", native).await.unwrap();
+    let dialects = || {
+        let connections = one.connections();
+        connections.iter().map(|connection| connection.peer().connection().dialect()).collect::<Vec<_>>()
+    };
+    assert!(one.remove_dead_connection(ip_of(&other)).await);
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(dialects(), ["native"]);
+    // Nor is it when the application dials an address that it was told.
+    let known = one.get_connected_peers().await;
+    one.remove_connected_peer(&ip_of(&other)).await;
+    until("it is gone", || other.connections().is_empty()).await;
+    one.connect_to_peer(known[0].clone()).await.unwrap();
+    assert_eq!((dialects(), known[0].address), (vec!["native"], native));
+    // And of whom nothing is known is dialled as one of this network.
+    let third = manager_in(&net, 3, config(), chain("c")).await;
+    one.connect_to_peer(info_of(&third)).await.unwrap();
+}
+
 struct Listed(Vec<SocketAddr>);
 
 impl SeedProvider for Listed {

@@ -31,7 +31,8 @@ impl PeerManager {
         self.node().listen(DIALECT, addr.unwrap_or(self.listen_addr())).await
     }
 
-    /// Connects to a peer, 5 s at the longest. Our own address, and one that is connected already, are in order as they are.
+    /// Connects to a peer, 5 s at the longest, in the dialect that its address was learnt in, else in this network's. Our own
+    /// address, and one that is connected already, are in order as they are.
     ///
     /// # Errors
     /// See [`PeerConnectError`].
@@ -215,7 +216,8 @@ async fn connect(
         return Ok(());
     }
     state.exchange.lock().add_peer(addr, peer.version, WallTime::now());
-    match node.connect_in(DIALECT, addr).await {
+    // In the dialect that the address was learnt in: it may be a native peer's. Others are dialled in this network's.
+    match node.connect(addr).await {
         Ok(_) => Ok(()),
         // Somebody else was quicker, or it is us: what was wanted is so.
         Err(error) if error.is_collision() || matches!(error, ConnectError::SelfDial) => Ok(()),

@@ -126,7 +126,8 @@ impl Shared {
         }
         let claimed = hello.listen;
         let local = stream.local_addr();
-        let about = About { tongue, hello, rest, key, identity, local, since, greeting };
+        let asked = Vec::new();
+        let about = About { tongue, hello, rest, asked, key, identity, local, since, greeting };
         let greeted = Greeted { stream, about };
         match self.join(Seat::Permit(permit), greeted).await {
             Ok(joined) => {

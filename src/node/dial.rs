@@ -16,7 +16,7 @@ use super::error::ConnectError;
 use super::events::NodeEvent;
 use super::handshake::{PROBE_BIT, greet};
 use super::info::{Conn, Peer};
-use super::seat::{About, Greeted, Seat};
+use super::seat::{About, Greeted, Prelude, Seat};
 use super::shared::{Shared, count};
 
 impl Shared {
@@ -100,17 +100,19 @@ impl Shared {
         seat: Seat,
         tongue: usize,
         stream: BoxStream,
-        (mut hello, rest): (Hello, Vec<u8>),
+        said: impl Into<Prelude>,
         identity: Option<[u8; 32]>,
         since: Tick,
     ) -> Result<Arc<Peer>, ConnectError> {
+        let Prelude { mut hello, rest, asked } = said.into();
         // Who is to become a peer does not merely ask: the bit means nothing, and the application is asked about every peer.
         hello.features &= !PROBE_BIT;
         let key = self.identify(tongue, &mut hello, seat.addr(), seat.direction());
         let taken = match self.check_hello(tongue, &hello, seat.addr()) {
             Ok(()) => {
                 let local = stream.local_addr();
-                let about = About { tongue, hello, rest, key, identity, local, since, greeting: Vec::new() };
+                let greeting = Vec::new();
+                let about = About { tongue, hello, rest, asked, key, identity, local, since, greeting };
                 let joined = self.join(seat, Greeted { stream, about }).await;
                 joined.map(|joined| joined.spawn(self))
             }
@@ -382,7 +384,7 @@ impl Shared {
         stream: BoxStream,
         direction: Direction,
         addr: SocketAddr,
-        said: (Hello, Vec<u8>),
+        said: Prelude,
     ) -> Result<Arc<Peer>, ConnectError> {
         self.adopting(direction, addr, async |permit, since| {
             self.take_in(Seat::Permit(permit), tongue, stream, said, None, since).await

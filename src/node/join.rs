@@ -265,6 +265,8 @@ impl Shared {
         let tongue = self.tongues.get(about.tongue);
         let bears = tongue.rules().bears(&about.hello, claim.direction());
         let prepared = tongue.prepare(claim.id(), positions, bears);
+        // Before anybody can ask anything over it.
+        prepared.link().owed(&about.asked);
         let conn = Conn::new(Arc::clone(prepared.link()), about.tongue, about.identity.is_some());
         let now = self.now();
         conn.set_pinged(now);

@@ -64,6 +64,7 @@ pub(crate) use handshake::{check_kin, read_greeting};
 pub use info::{Conn, Peer, PeerInfo, Pool};
 pub use receipt::BroadcastReceipt;
 pub use relay::{Digest, Fresh, RelayConfig};
+pub use seat::Prelude;
 pub use stats::{LaneStats, MemoryStats, NodeStats};
 pub use typed::{Typed, TypedError};
 pub use voice::StateRefused;

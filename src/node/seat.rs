@@ -2,12 +2,32 @@
 
 use std::net::SocketAddr;
 
+use bytes::Bytes;
+
 use crate::base::{ConnId, Direction, PeerId, Tick};
 use crate::pool::{Claim, ClaimFailure, Permit};
 use crate::transport::BoxStream;
 use crate::wire::Hello;
 
 use super::info::Conn;
+
+/// What was said on a stream before a node takes it over.
+#[derive(Debug)]
+pub struct Prelude {
+    /// The far end's hello.
+    pub hello: Hello,
+    /// What was read behind it.
+    pub rest: Vec<u8>,
+    /// Questions of ours that may still be answered, in a dialect without ids: kind and payload. Nothing is asked in their places
+    /// until they are.
+    pub asked: Vec<(u16, Bytes)>,
+}
+
+impl From<(Hello, Vec<u8>)> for Prelude {
+    fn from((hello, rest): (Hello, Vec<u8>)) -> Self {
+        Self { hello, rest, asked: Vec::new() }
+    }
+}
 
 /// A connection whose greeting is done on the other side.
 pub(super) struct Greeted {
@@ -23,6 +43,8 @@ pub(super) struct About {
     pub(super) hello: Hello,
     /// What was read behind it.
     pub(super) rest: Vec<u8>,
+    /// What was asked and may still be answered.
+    pub(super) asked: Vec<(u16, Bytes)>,
     /// The key that the dialect's rules have for it.
     pub(super) key: Option<PeerId>,
     /// What the transport proved.
@@ -101,6 +123,7 @@ mod tests {
             tongue: 0,
             hello,
             rest: Vec::new(),
+            asked: Vec::new(),
             key: None,
             identity: None,
             local: None,

@@ -14,7 +14,7 @@ use crate::link::log::Appended;
 use crate::link::{Message, SendError};
 use crate::pool::{Departure, Evicted, Roster};
 use crate::transport::Stream;
-use crate::wire::{EncodeError, Hello};
+use crate::wire::EncodeError;
 
 use super::config::{ConfigError, HotConfig};
 use super::error::{AtFloor, ConnectError, SendToError, StartError};
@@ -23,6 +23,7 @@ use super::handle::NodeRef;
 use super::info::{Conn, Peer};
 use super::receipt::{BroadcastReceipt, Recipient};
 use super::relay::{Digest, Fresh};
+use super::seat::Prelude;
 use super::shared::count;
 use super::voice::StateRefused;
 
@@ -80,8 +81,8 @@ impl NodeRef {
         shared.listen(tongue, addr).await
     }
 
-    /// Makes a peer of a stream whose handshake is over, done by somebody else: `hello` is what the far end said, `rest`
-    /// what was read behind it.
+    /// Makes a peer of a stream whose handshake is over, done by somebody else: what the far end's hello said, what was read behind
+    /// it, and where something was asked since, what may still be answered.
     ///
     /// # Errors
     /// See [`ConnectError`].
@@ -94,11 +95,11 @@ impl NodeRef {
         stream: impl Stream,
         direction: Direction,
         addr: SocketAddr,
-        (hello, rest): (Hello, Vec<u8>),
+        said: impl Into<Prelude>,
     ) -> Result<Arc<Peer>, ConnectError> {
         let shared = self.shared();
         let tongue = shared.tongues.by_name(dialect).ok_or(ConnectError::UnknownDialect)?;
-        shared.adopt_greeted(tongue, Box::new(stream), direction, addr, (hello, rest)).await
+        shared.adopt_greeted(tongue, Box::new(stream), direction, addr, said.into()).await
     }
 
     /// Takes over a stream that somebody else connected, as if it had been dialled or accepted here. `identity` is what the

@@ -23,7 +23,8 @@ use crate::wire::{Dialect, Head, Hello};
 use super::wire::{NetworkMessage, TimeCoin};
 use super::{NetworkType, PeerInfo};
 
-use asking::declined;
+pub(super) use asking::Asked;
+use asking::{Others, Sorted};
 pub use error::ConnectionError;
 pub(super) use maker::Maker;
 
@@ -64,6 +65,8 @@ struct Open {
     buffer: BytesMut,
     /// Frames that a question did not wait for.
     unread: VecDeque<Bytes>,
+    /// Questions whose answers may still come, one a place at the most.
+    asked: Vec<Asked>,
     hello: Hello,
 }
 
@@ -72,6 +75,8 @@ pub(super) struct Parts {
     pub(super) stream: BoxStream,
     pub(super) hello: Hello,
     pub(super) rest: Vec<u8>,
+    /// What may still be answered.
+    pub(super) asked: Vec<Asked>,
     pub(super) direction: Direction,
     pub(super) addr: SocketAddr,
 }
@@ -190,7 +195,7 @@ impl PeerConnection {
         let receiving = async {
             loop {
                 let frame = self.next_frame().await?;
-                if declined(&frame).is_none() {
+                if !matches!(self.sort(&frame), Sorted::Declined(..)) {
                     return Ok::<_, ConnectionError>(frame);
                 }
             }
@@ -219,11 +224,9 @@ impl PeerConnection {
         loop {
             let frame = timeout_at(begun + PONG, self.next_frame()).await;
             let frame = frame.map_err(|_| ConnectionError::ReadTimeout(PONG))??;
-            match NetworkMessage::decode(&frame) {
-                Ok(NetworkMessage::Pong) => return Ok(begun.elapsed()),
-                Ok(NetworkMessage::Ping) => self.send_message(NetworkMessage::Pong).await?,
-                Err(_) if declined(&frame).is_some() => {}
-                _ => self.keep(frame)?,
+            match self.sort(&frame) {
+                Sorted::Pong => return Ok(begun.elapsed()),
+                sorted => self.pass_by(sorted, frame, Others::Keep).await?,
             }
         }
     }
@@ -262,14 +265,14 @@ impl PeerConnection {
     /// Takes the connection apart for the pool.
     pub(super) fn hand_over(&mut self) -> Option<Parts> {
         let State::Open(open) = std::mem::replace(&mut self.state, State::Closed) else { return None };
-        let Open { stream, buffer, unread, hello } = *open;
+        let Open { stream, buffer, unread, asked, hello } = *open;
         let mut rest = Vec::with_capacity(buffer.len());
         for frame in unread {
             rest.extend_from_slice(&(frame.len() as u32).to_be_bytes());
             rest.extend_from_slice(&frame);
         }
         rest.extend_from_slice(&buffer);
-        Some(Parts { stream, hello, rest, direction: self.direction, addr: self.addr })
+        Some(Parts { stream, hello, rest, asked, direction: self.direction, addr: self.addr })
     }
 
     /// Says which peer it has become.

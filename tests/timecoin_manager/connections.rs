@@ -1,8 +1,10 @@
 //! Who is connected, once each, and connections made elsewhere.
 
 use super::*;
+use old_node::{Hand, Handshake, Network};
 use peerpool::base::Backoff;
 use peerpool::book::{Book, BookConfig};
+use peerpool::link::RequestError;
 use peerpool::node::ConnectError;
 use peerpool::timecoin::{
     AdoptError, ConnectionError, PeerConnectError, PeerConnection, PeerListener, PeerRequestError,
@@ -191,6 +193,85 @@ async fn a_question_over_a_connection_alone_is_declined_at_once() {
     connection.ping().await.unwrap();
     let nothing = connection.receive_within(Duration::from_millis(50)).await;
     assert!(matches!(nothing, Err(ConnectionError::ReadTimeout(_))), "{nothing:?}");
+}
+
+/// A connection to a hand, and the hand.
+async fn to_a_hand() -> (PeerConnection, Hand) {
+    let at = address();
+    let listener = tokio::net::TcpListener::bind(at).await.unwrap();
+    let peer = PeerInfo::new(at, TESTNET);
+    let welcoming = async {
+        let mut hand = Hand::new(listener.accept().await.unwrap().0);
+        hand.welcome(&Handshake::new(Network::Testnet, "0.6.4", at), Network::Testnet).await.unwrap();
+        hand
+    };
+    let (connection, hand) =
+        tokio::join!(PeerConnection::connect(&peer, TESTNET, address(), None), welcoming);
+    (connection.unwrap(), hand)
+}
+
+/// Too short a time for an answer that only comes afterwards.
+const SHORT: Duration = Duration::from_millis(20);
+
+#[tokio::test]
+async fn a_late_answer_over_a_connection_alone_is_not_the_next_questions() {
+    let (mut connection, mut hand) = to_a_hand().await;
+    let question = |xpub: &str| NetworkMessage::RequestWalletTransactions { xpub: xpub.into() };
+    let answer = |height| NetworkMessage::WalletTransactionsResponse {
+        transactions: Vec::new(),
+        last_synced_height: height,
+    };
+    let said = |height| {
+        format!(r#"{{"WalletTransactionsResponse":{{"transactions":[],"last_synced_height":{height}}}}}"#)
+    };
+    let late = connection.request_response(question("a"), SHORT).await;
+    assert!(matches!(late, Err(ConnectionError::ReadTimeout(_))), "{late:?}");
+    let answering = async {
+        assert!(hand.hear().await.unwrap().text.contains(r#""a""#));
+        hand.say(&said(1)).await;
+        assert!(hand.hear().await.unwrap().text.contains(r#""b""#));
+        hand.say(&said(2)).await;
+    };
+    let (answered, ()) = tokio::join!(connection.request_response(question("b"), WAIT), answering);
+    assert_eq!(answered.unwrap(), answer(2));
+    assert_eq!(connection.receive_within(WAIT).await.unwrap(), answer(1));
+    // While one is open no other is sent; one that is received is open no more.
+    connection.request_response(question("c"), SHORT).await.unwrap_err();
+    let open = connection.request_response(question("d"), SHORT).await;
+    assert!(matches!(open, Err(ConnectionError::AnswerOpen(Kind::RequestWalletTransactions))), "{open:?}");
+    assert!(hand.hear().await.unwrap().text.contains(r#""c""#));
+    hand.say(&said(3)).await;
+    assert_eq!(connection.receive_within(WAIT).await.unwrap(), answer(3));
+    let answering = async {
+        assert!(hand.hear().await.unwrap().text.contains(r#""e""#));
+        hand.say(&said(5)).await;
+    };
+    let (answered, ()) = tokio::join!(connection.request_response(question("e"), WAIT), answering);
+    assert_eq!(answered.unwrap(), answer(5));
+}
+
+#[tokio::test]
+async fn a_connection_is_handed_over_with_the_questions_that_are_open() {
+    let (mut connection, mut hand) = to_a_hand().await;
+    let heard_by_one = chain("a");
+    let one = manager_with(ManagerConfig { one_shots: 0, ..config() }, Arc::clone(&heard_by_one) as _).await;
+    connection.request_response(NetworkMessage::GetBlockchainInfo, SHORT).await.unwrap_err();
+    assert_eq!(hand.hear().await.unwrap().variant, "GetBlockchainInfo");
+    let info = connection.peer_info().await;
+    let at = info.address;
+    one.add_connected_peer_with_connection(info, connection).await.unwrap();
+    let open = one.ask(at, NetworkMessage::GetBlockchainInfo, WAIT).await;
+    assert!(matches!(open, Err(PeerRequestError::Request(RequestError::AnswerOpen(_)))), "{open:?}");
+    let info = |height| format!(r#"{{"BlockchainInfo":{{"height":{height},"best_block_hash":"ab"}}}}"#);
+    hand.say(&info(1)).await;
+    until("the late answer comes to the hook", || !heard(&heard_by_one, Kind::BlockchainInfo).is_empty())
+        .await;
+    let answering = async {
+        while hand.hear().await.unwrap().variant != "GetBlockchainInfo" {}
+        hand.say(&info(2)).await;
+    };
+    let (height, ()) = tokio::join!(one.request_blockchain_info(at), answering);
+    assert_eq!(height.unwrap(), Some(2));
 }
 
 #[tokio::test]

@@ -113,6 +113,20 @@ impl Waiters {
 
 /// Requests of ours.
 impl Link {
+    /// These requests, kind and payload, were sent on this stream before it was the link's, and may still be answered: their places
+    /// are as if they had been given up here. Nothing in a dialect with ids.
+    pub(crate) fn owed(&self, requests: &[(u16, Bytes)]) {
+        let Some(correlator) = &self.common.correlator else { return };
+        let mut waiters = self.waiters.lock();
+        for (kind, payload) in requests {
+            let Some(place) = correlator.awaits(*kind) else { continue };
+            if waiters.place(place).is_none() {
+                let asked = Asked { id: waiters.next_id(), kind: *kind, payload: payload.clone() };
+                waiters.places.push((place, Place::Late(asked)));
+            }
+        }
+    }
+
     /// A message arrived that may be an answer, in a dialect without ids. Hands it back if it answers nothing that anybody
     /// waits for; one that answers what was given up frees its place.
     pub(in crate::link) fn answered_in_place<'p>(

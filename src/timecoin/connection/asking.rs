@@ -6,27 +6,50 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
 use crate::link::Message;
-use crate::timecoin::wire::{NetworkMessage, What, what};
-use crate::wire::{Dialect, Head, Status};
+use crate::timecoin::wire::{Kind, NetworkMessage, What, what};
+use crate::wire::{Control, Dialect, Head, Status};
 
 use super::{ConnectionError, PeerConnection, State};
 
+/// A question that was sent and whose answer may still come.
+#[derive(Clone, Debug)]
+pub(in crate::timecoin) struct Asked {
+    pub(in crate::timecoin) kind: Kind,
+    pub(in crate::timecoin) question: Bytes,
+}
+
+/// What a frame is to whoever reads by hand.
+pub(super) enum Sorted {
+    Ping,
+    Pong,
+    /// The answer to the question that was open in this place.
+    Answer(u32),
+    /// No message: that a question in this place has no answer.
+    Declined(u32, Status),
+    Other,
+}
+
 /// What becomes of the frames that a question does not wait for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Others {
+pub(super) enum Others {
     Keep,
     Drop,
 }
 
+/// Invariant 26. Statement: an answer is returned only for the question that it answers. Enforced by: a question is open from the
+/// moment it is sent until its answer is read, whoever reads it, and whether or not anybody still waits for it; none is sent in a
+/// place while another is open there; a connection is handed over with those that are. Breaks if: a frame is read and not sorted.
 impl PeerConnection {
     /// Sends a question and receives its answer, `within` at the longest. Pings are answered meanwhile; what else comes is kept for
-    /// [`PeerConnection::receive_message`].
+    /// [`PeerConnection::receive_message`]. Where the answer to an earlier question is still to come, which would be taken for
+    /// this one's, that is waited for first.
     ///
     /// # Errors
     /// See [`ConnectionError`].
     ///
     /// # Cancel safety
-    /// Dropping the future while it waits loses nothing but the answer's place: the answer is then received as any message.
+    /// Dropping the future while it waits loses nothing but the answer's place: the answer is then received as any message. While
+    /// it writes, it closes the connection.
     pub async fn request_response(
         &mut self,
         message: NetworkMessage,
@@ -52,10 +75,7 @@ impl PeerConnection {
         others: Others,
     ) -> Result<NetworkMessage, ConnectionError> {
         let asked = message.kind();
-        let pairs = self.dialect.correlator();
-        let Some(pairs) = pairs.filter(|pairs| pairs.awaits(asked.code()).is_some()) else {
-            return Err(ConnectionError::NoQuestion(asked));
-        };
+        let Some(place) = asked.awaits() else { return Err(ConnectionError::NoQuestion(asked)) };
         let question = message.to_bytes()?;
         if let State::Pooled(peer) = &self.state {
             let lane = asked.lane_for(question.len());
@@ -64,50 +84,71 @@ impl PeerConnection {
             return Ok(NetworkMessage::decode(&answer)?);
         }
         let deadline = Instant::now() + within.min(LONGEST);
-        let late = || ConnectionError::ReadTimeout(within);
-        timeout_at(deadline, self.send_message(message)).await.map_err(|_| late())??;
+        while self.is_open_in(place) {
+            let frame = timeout_at(deadline, self.next_frame()).await;
+            let frame = frame.map_err(|_| ConnectionError::AnswerOpen(asked))??;
+            let sorted = self.sort(&frame);
+            self.pass_by(sorted, frame, others).await?;
+        }
+        let sending = timeout_at(deadline, self.send_message(message)).await;
+        sending.map_err(|_| ConnectionError::WriteTimeout(within))??;
+        if let State::Open(open) = &mut self.state {
+            open.asked.push(Asked { kind: asked, question });
+        }
         loop {
-            let frame = timeout_at(deadline, self.next_frame()).await.map_err(|_| late())??;
-            if let Some((place, status)) = declined(&frame) {
-                if pairs.awaits(asked.code()) == Some(place) {
-                    return Err(ConnectionError::Declined(status));
-                }
-                continue;
+            let frame = timeout_at(deadline, self.next_frame()).await;
+            let frame = frame.map_err(|_| ConnectionError::ReadTimeout(within))??;
+            match self.sort(&frame) {
+                Sorted::Answer(of) if of == place => return Ok(NetworkMessage::decode(&frame)?),
+                Sorted::Declined(of, status) if of == place => return Err(ConnectionError::Declined(status)),
+                sorted => self.pass_by(sorted, frame, others).await?,
             }
-            let message = match NetworkMessage::decode(&frame) {
-                Ok(NetworkMessage::Ping) => {
-                    self.send_message(NetworkMessage::Pong).await?;
-                    continue;
-                }
-                Ok(message) => message,
-                Err(_) => {
-                    self.pass_by(frame, others)?;
-                    continue;
-                }
-            };
-            let got = message.kind().code();
-            if pairs.fills(got) == pairs.awaits(asked.code())
-                && pairs.answers(asked.code(), &question, got, &frame)
-            {
-                return Ok(message);
-            }
-            self.pass_by(frame, others)?;
         }
     }
 
-    fn pass_by(&mut self, frame: Bytes, others: Others) -> Result<(), ConnectionError> {
-        match others {
-            Others::Keep => self.keep(frame),
-            Others::Drop => Ok(()),
+    fn is_open_in(&self, place: u32) -> bool {
+        matches!(&self.state, State::Open(open) if open.asked.iter().any(|asked| asked.kind.awaits() == Some(place)))
+    }
+
+    /// What a frame that was just read is. The question that it answers is open no more.
+    pub(super) fn sort(&mut self, frame: &[u8]) -> Sorted {
+        match what(frame) {
+            What::Control(Control::Ping { .. }) => Sorted::Ping,
+            What::Control(Control::Pong { .. }) => Sorted::Pong,
+            What::Message(Head::Response { id: place, status }) => {
+                self.close(place, |_| true);
+                Sorted::Declined(place, status)
+            }
+            What::Message(Head::Event { kind } | Head::Request { kind, .. }) => {
+                let Some(pairs) = self.dialect.correlator() else { return Sorted::Other };
+                let Some(place) = pairs.fills(kind) else { return Sorted::Other };
+                let answers = |asked: &Asked| pairs.answers(asked.kind.code(), &asked.question, kind, frame);
+                if self.close(place, answers) { Sorted::Answer(place) } else { Sorted::Other }
+            }
+            What::Control(_) | What::Message(Head::Cancel { .. }) => Sorted::Other,
         }
     }
-}
 
-/// That the question in this place has no answer, if that is what a frame says: no message for whoever receives them.
-pub(super) fn declined(frame: &[u8]) -> Option<(u32, Status)> {
-    match what(frame) {
-        What::Message(Head::Response { id, status }) => Some((id, status)),
-        _ => None,
+    /// The question in this place is open no more, if it is the right one.
+    fn close(&mut self, place: u32, is_right: impl Fn(&Asked) -> bool) -> bool {
+        let State::Open(open) = &mut self.state else { return false };
+        let at = open.asked.iter().position(|asked| asked.kind.awaits() == Some(place) && is_right(asked));
+        at.map(|at| open.asked.swap_remove(at)).is_some()
+    }
+
+    /// Deals with a frame that is not what is waited for.
+    pub(super) async fn pass_by(
+        &mut self,
+        sorted: Sorted,
+        frame: Bytes,
+        others: Others,
+    ) -> Result<(), ConnectionError> {
+        match sorted {
+            Sorted::Ping => self.send_message(NetworkMessage::Pong).await,
+            Sorted::Declined(..) => Ok(()),
+            _ if others == Others::Drop => Ok(()),
+            Sorted::Pong | Sorted::Answer(_) | Sorted::Other => self.keep(frame),
+        }
     }
 }
 

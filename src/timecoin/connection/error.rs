@@ -49,6 +49,10 @@ pub enum ConnectionError {
     /// This kind of message asks nothing.
     #[error("{0} is no question")]
     NoQuestion(Kind),
+    /// The answer to an earlier question, which would be taken for this one's, was still to come and did not. This one was not sent.
+    /// The connection can still be used.
+    #[error("{0} was not asked: an earlier question is still unanswered")]
+    AnswerOpen(Kind),
     /// The peer, a node of ours, says that the question has no answer, and why. The connection can still be used.
     #[error("declined: {0:?}")]
     Declined(Status),

@@ -95,7 +95,8 @@ impl Maker {
             _ => addr,
         };
         let info = info_of_hello(network, address, &hello, unix_seconds(WallTime::now()));
-        let open = Open { stream, buffer: BytesMut::from(&rest[..]), unread: VecDeque::new(), hello };
+        let (unread, asked) = (VecDeque::new(), Vec::new());
+        let open = Open { stream, buffer: BytesMut::from(&rest[..]), unread, asked, hello };
         PeerConnection {
             state: State::Open(Box::new(open)),
             info,

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 
 use crate::base::canonical;
 use crate::book::{Source, WallTime};
-use crate::node::{ConnectError, NodeRef, Peer, StartError};
+use crate::node::{ConnectError, NodeRef, Peer, Prelude, StartError};
 use crate::timecoin::PeerInfo;
 use crate::timecoin::connection::PeerConnection;
 use crate::timecoin::find::{DIALECT, address_of, ip_of};
@@ -104,9 +104,10 @@ impl PeerManager {
         if self.state().quarantine.holds(&parts.addr.ip()) {
             return Err(AdoptError::Quarantined(parts.addr.ip()));
         }
-        let greeted = (parts.hello, parts.rest);
+        let asked = parts.asked.into_iter().map(|asked| (asked.kind.code(), asked.question)).collect();
+        let before = Prelude { hello: parts.hello, rest: parts.rest, asked };
         let adopted =
-            self.node().adopt_greeted(DIALECT, parts.stream, parts.direction, parts.addr, greeted).await;
+            self.node().adopt_greeted(DIALECT, parts.stream, parts.direction, parts.addr, before).await;
         match adopted {
             Ok(pooled) => {
                 let addr = address_of(&pooled, self.network);

@@ -182,6 +182,30 @@ async fn seeds_are_asked_while_there_are_few_peers_and_the_rest_is_learned() {
     assert!(best.iter().all(|record| record.latency_ms.is_none() || record.successful_connections > 0));
 }
 
+/// Panics the first time it is asked.
+struct Stumbling(AtomicU32, SocketAddr);
+
+impl SeedProvider for Stumbling {
+    fn seeds(&self, _: NetworkType) -> BoxFuture<'_, Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>>> {
+        assert!(self.0.fetch_add(1, Ordering::Relaxed) > 0, "not the first time");
+        Box::pin(async { Ok(vec![self.1]) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seed_provider_that_panics_is_asked_again() {
+    let net = MemoryNet::new(28);
+    let seed = manager_in(&net, 1, config(), chain("seed")).await;
+    let mut looking = config();
+    looking.reconnect = ReconnectConfig::default();
+    looking.seeds.provider = Some(Arc::new(Stumbling(AtomicU32::new(0), seed.listen_addr())));
+    let one = manager_in(&net, 2, looking, chain("one")).await;
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(one.active_peer_count().await, 0);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(one.active_peer_count().await, 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_seed_is_dialled_at_the_port_it_was_named_with() {
     let net = MemoryNet::new(24);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::lookup_host;
@@ -53,23 +54,34 @@ pub(super) async fn find(state: &State) -> Vec<SocketAddr> {
     // One that does not answer takes no time from the others.
     let named = resolve(&names, network, config.within);
     let listed = async {
-        let provider = config.provider.as_ref()?;
-        match timeout(config.within, provider.seeds(network)).await {
-            Ok(Ok(listed)) => Some(listed),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the seed provider failed");
-                None
-            }
-            Err(_) => {
-                tracing::warn!("the seed provider took too long");
-                None
-            }
-        }
+        let provider = config.provider.clone()?;
+        timeout(config.within, ask(provider, network)).await.unwrap_or_else(|_| {
+            tracing::warn!("the seed provider took too long");
+            None
+        })
     };
     let (named, listed) = tokio::join!(named, listed);
     named.into_iter().for_each(&mut add);
     listed.into_iter().flatten().take(LISTED).for_each(&mut add);
     found.into_values().collect()
+}
+
+/// What a provider lists. It runs in a task of its own, which ends with this future: a panic in it is its failure, and ends nothing of
+/// ours.
+async fn ask(provider: Arc<dyn SeedProvider>, network: NetworkType) -> Option<Vec<SocketAddr>> {
+    let mut asking = tokio::task::JoinSet::new();
+    asking.spawn(async move { provider.seeds(network).await.map_err(|error| error.to_string()) });
+    match asking.join_next().await? {
+        Ok(Ok(listed)) => Some(listed),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the seed provider failed");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the seed provider panicked");
+            None
+        }
+    }
 }
 
 /// An address with or without a port; `None` for a name.

@@ -218,6 +218,10 @@ async fn a_seed_is_dialled_at_the_port_it_was_named_with() {
     let one = manager_in(&net, 2, looking, chain("one")).await;
     tokio::time::sleep(Duration::from_secs(45)).await;
     assert_eq!((one.active_peer_count().await, seed.active_peer_count().await), (1, 1));
+    // Asked for once more, it is not taken for one that listens elsewhere.
+    one.connect_to_seed_nodes().await.unwrap();
+    assert!(one.node().book().get(&SocketAddr::new(at.ip(), TESTNET.port())).is_none());
+    assert!(one.node().book().get(&at).is_some());
 }
 
 #[tokio::test(start_paused = true)]

@@ -121,14 +121,18 @@ async fn resolve(names: &[String], network: NetworkType, within: Duration) -> Ve
 /// Takes the addresses of all sources into the book, from which the node dials. How many there were.
 pub(super) async fn plant(state: &State) -> usize {
     let found = find(state).await;
+    remember(state, &found);
+    found.len()
+}
+
+fn remember(state: &State, seeds: &[SocketAddr]) {
     let now = WallTime::now();
-    for addr in &found {
+    for addr in seeds {
         let lasting = state.network.lasting_addr(*addr);
         state.exchange.lock().add_peer(lasting, crate::timecoin::UNKNOWN_VERSION.into(), now);
         // Whoever names a seed knows its port, however high it is. A full or picky book is no reason to do anything else.
         let _ = state.book.add(*addr, Source::Seed, now);
     }
-    found.len()
 }
 
 impl PeerManager {
@@ -143,9 +147,7 @@ impl PeerManager {
         if found.is_empty() {
             return Err(SeedError::NoneFound);
         }
-        for addr in &found {
-            self.state().remember(*addr, crate::timecoin::UNKNOWN_VERSION.into(), Source::Seed);
-        }
+        remember(self.state(), &found);
         let peers = found.into_iter().map(|addr| PeerInfo::new(addr, self.network)).collect();
         self.connect_to_peers(peers).await;
         Ok(())

@@ -3,7 +3,8 @@
 use super::*;
 use peerpool::node::{Node, NodeConfig};
 use peerpool::timecoin::wire::PeerAddress;
-use peerpool::timecoin::{Announced, PeerSendError, QuarantineReason};
+use peerpool::timecoin::{Announced, ConnectionError, PeerSendError, QuarantineReason};
+use peerpool::transport::{BoxFuture, BoxListener, BoxStream, Transport};
 
 #[tokio::test]
 async fn a_broadcast_transaction_really_arrives() {
@@ -107,6 +108,32 @@ async fn a_connection_of_its_own_to_whoever_says_nothing_ends_in_time() {
     assert!(matches!(sent, Err(PeerSendError::Connection(_))), "{sent:?}");
     // As configured, and not the usual 5 s.
     assert!(begun.elapsed() < Duration::from_secs(4));
+}
+
+/// Out of file descriptors.
+struct Exhausted;
+
+impl Transport for Exhausted {
+    fn dial(&self, _: SocketAddr) -> BoxFuture<'_, std::io::Result<BoxStream>> {
+        Box::pin(async { Err(std::io::Error::from_raw_os_error(24)) })
+    }
+
+    fn listen(&self, _: SocketAddr) -> BoxFuture<'_, std::io::Result<BoxListener>> {
+        Box::pin(async { Err(std::io::Error::from_raw_os_error(24)) })
+    }
+}
+
+#[tokio::test]
+async fn our_own_exhaustion_is_no_failure_of_the_address_a_message_goes_to() {
+    let addr = address();
+    let builder = PeerManager::builder(TESTNET, addr, addr).config(config()).transport(Exhausted);
+    let one = builder.build().unwrap();
+    let other = address();
+    one.add_discovered_peer(other.ip(), other.port(), "v".into()).await.unwrap();
+    let sent = one.send_message_to_peer(other, NetworkMessage::Ping).await;
+    assert!(matches!(sent, Err(PeerSendError::Connection(ConnectionError::Connect(_)))), "{sent:?}");
+    let known = one.get_best_peers(1).await;
+    assert_eq!(known.iter().map(|known| known.failed_connections).collect::<Vec<_>>(), [0]);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use crate::timecoin::wire::{
     Kind, NetworkMessage, PeerAddress, TextError, TransactionMessage, UTXOStateNotification,
 };
 
+use super::connect::note_failed;
 use super::error::{BroadcastError, PeerSendError};
 use super::state::State;
 use super::{Announced, PeerManager};
@@ -306,9 +307,10 @@ const PLACE: Duration = Duration::from_secs(30);
 
 /// A connection for a single message tells as much of an address as any other.
 fn note_one_shot<T>(state: &State, addr: SocketAddr, dialled: &Result<T, ConnectionError>) {
-    let mut exchange = state.exchange.lock();
     match dialled {
-        Ok(_) => exchange.record_success(addr.ip(), crate::book::WallTime::now()),
-        Err(_) => exchange.record_failure(addr.ip()),
-    };
+        Ok(_) => drop(state.exchange.lock().record_success(addr.ip(), crate::book::WallTime::now())),
+        Err(ConnectionError::Connect(error)) => note_failed(state, addr, error),
+        // Nobody was dialled.
+        Err(_) => {}
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use old_node::{Hand, Handshake, Network, OldNode, Setup, Times};
+use peerpool::link::RequestError;
 use peerpool::timecoin::{ConnectionError, PeerRequestError, QuarantineReason};
 
 /// A stream from an old node's own host to a manager in memory.
@@ -97,25 +98,54 @@ async fn a_question_waits_until_an_old_dialler_reads() {
     assert!(before.elapsed() < Duration::from_secs(1));
 }
 
-/// A hand that listens on its host in memory and has greeted the next one who dials.
-async fn welcoming(net: &MemoryNet, at: SocketAddr) -> impl Future<Output = Hand> + use<> {
+/// A hand for each connection to this address in memory, once its handshake is done.
+async fn hands(net: &MemoryNet, at: SocketAddr) -> tokio::sync::mpsc::UnboundedReceiver<Hand> {
     use peerpool::transport::Transport;
     let mut listener = net.host(at.ip()).listen(at).await.unwrap();
-    async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let mut hand = Hand::new(stream);
-        hand.welcome(&Handshake::new(Network::Testnet, "0.6.4", at), Network::Testnet).await.unwrap();
+    let (send, hands) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut hand = Hand::new(stream);
+            let ours = Handshake::new(Network::Testnet, "0.6.4", at);
+            if hand.welcome(&ours, Network::Testnet).await.is_ok() && send.send(hand).is_err() {
+                return;
+            }
+        }
+    });
+    hands
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_asked_for_by_its_ip_is_asked_once_more_at_the_port_it_was_dialled_at() {
+    let net = MemoryNet::new(14);
+    let one = manager_in(&net, 1, config(), chain("a")).await;
+    let at = SocketAddr::new(in_memory(2).ip(), 30_000);
+    let mut hands = hands(&net, at).await;
+    one.connect_to_peer(PeerInfo::new(at, TESTNET)).await.unwrap();
+    // It never says a word.
+    let _silent = hands.recv().await.unwrap();
+    let ask = || one.ask(at.ip(), NetworkMessage::GetBlockchainInfo, Duration::from_secs(5));
+    let timed_out = ask().await;
+    assert!(matches!(timed_out, Err(PeerRequestError::Request(RequestError::Timeout))), "{timed_out:?}");
+    let answering = async {
+        let mut hand = hands.recv().await.unwrap();
+        assert_eq!(hand.hear().await.unwrap().variant, "GetBlockchainInfo");
+        hand.say(r#"{"BlockchainInfo":{"height":7,"best_block_hash":"ab"}}"#).await;
         hand
-    }
+    };
+    let asking = async { tokio::time::timeout(WAIT, answering).await.is_ok() };
+    let (answered, was_dialled) = tokio::join!(ask(), asking);
+    assert!(was_dialled, "{answered:?}");
+    assert_eq!(answered.unwrap().kind(), Kind::BlockchainInfo);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_else_comes_over_a_connection_for_one_question_does_not_crowd_out_its_answer() {
     let net = MemoryNet::new(13);
     let one = manager_in(&net, 1, config(), chain("a")).await;
-    let listening = welcoming(&net, in_memory(2)).await;
+    let mut hands = hands(&net, in_memory(2)).await;
     let answering = async {
-        let mut hand = listening.await;
+        let mut hand = hands.recv().await.unwrap();
         assert_eq!(hand.hear().await.unwrap().variant, "GetBlockchainInfo");
         // An old node pools whoever dials, and tells it all that it tells everybody.
         for height in 0..65 {

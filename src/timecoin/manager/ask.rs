@@ -11,7 +11,7 @@ use crate::link::RequestError;
 use crate::node::{Peer, WeakNode};
 use crate::pool::Cause;
 use crate::timecoin::connection::ConnectionError;
-use crate::timecoin::find::{DIALECT, has_our_software, ip_of, is_old_dialler};
+use crate::timecoin::find::{DIALECT, address_of, has_our_software, ip_of, is_old_dialler};
 use crate::timecoin::wire::{Kind, NetworkMessage};
 
 use super::PeerManager;
@@ -136,8 +136,7 @@ impl PeerManager {
         }
         let addr = peer_addr.addr(self.network.port())?;
         match self.state().peer_at(self.node(), addr) {
-            // It may have dialled us: where it listens is another port.
-            Some(peer) => self.ask_peer(&peer, self.last_known_at(addr, &peer), question, within).await,
+            Some(peer) => self.ask_peer(&peer, question, within).await,
             None if self.asks_alone() => self.ask_once(addr, question, within).await,
             None => Err(PeerRequestError::NotConnected(addr)),
         }
@@ -148,7 +147,7 @@ impl PeerManager {
         self.state().config.one_shots > 0
     }
 
-    /// Asks a peer that listens there: over its connection, or over one of the question's own.
+    /// Asks a peer: over its connection, or over one of the question's own.
     ///
     /// An old node keeps one connection an address. One whose address is smaller than ours drops a second one; for any other the second
     /// one takes the first one's place, which ends, and so does the second once it has served. So a second one is opened only where the
@@ -156,13 +155,14 @@ impl PeerManager {
     pub(super) async fn ask_peer(
         &self,
         peer: &Arc<Peer>,
-        listens: SocketAddr,
         question: NetworkMessage,
         within: Duration,
     ) -> Result<NetworkMessage, PeerRequestError> {
         let asked = question.kind();
         let begun = Instant::now();
         let left = || within.saturating_sub(begun.elapsed());
+        // Not where it was asked for: that may be an IP address alone, or the port that it dialled us from.
+        let listens = address_of(peer, self.network);
         let unread = self.asks_alone() && is_old_dialler(peer);
         if unread {
             match self.ask_once(listens, question.clone(), left()).await {

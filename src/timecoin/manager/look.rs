@@ -216,13 +216,4 @@ impl PeerManager {
         let known = self.state().exchange.lock().get(ip).map(PersistentPeerInfo::addr);
         known.unwrap_or(SocketAddr::new(ip, self.network.port()))
     }
-
-    /// Where this peer, which is connected, listens: what was asked for where it was dialled there.
-    pub(super) fn last_known_at(&self, asked: SocketAddr, peer: &Peer) -> SocketAddr {
-        if peer.direction() == crate::base::Direction::Outbound {
-            asked
-        } else {
-            address_of(peer, self.network)
-        }
-    }
 }

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::link::RequestError;
 use crate::pool::Cause;
-use crate::timecoin::find::{address_of, is_old_dialler};
+use crate::timecoin::find::is_old_dialler;
 use crate::timecoin::wire::{Block, Kind, NetworkMessage, PeerAddress, Transaction, WalletTransaction};
 
 use super::PeerManager;
@@ -211,8 +211,7 @@ impl PeerManager {
         let mut last = PeerRequestError::NotConnected(nobody);
         for peer in self.by_promise().into_iter().take(TRIES) {
             let question = NetworkMessage::RequestWalletTransactions { xpub: xpub.clone() };
-            let listens = address_of(&peer, self.network);
-            match self.ask_peer(&peer, listens, question, INFO).await {
+            match self.ask_peer(&peer, question, INFO).await {
                 Ok(NetworkMessage::WalletTransactionsResponse { transactions, .. }) => {
                     return Ok(transactions);
                 }

@@ -43,6 +43,7 @@ impl Link {
                 Err(NoPlace::Taken { place, turn }) => (place, turn),
                 Err(NoPlace::Closed) => return Err(SendError::Closed(message).into()),
                 Err(NoPlace::TooMany) => return Err(RequestError::TooMany(message)),
+                Err(NoPlace::Late) if self.may_follow(kind, &message.payload) => continue,
                 Err(NoPlace::Late) => return Err(RequestError::AnswerOpen(message)),
                 Err(NoPlace::NoQuestion) => {
                     let cause = EncodeError::Unsupported { what: "request of this kind" };

@@ -100,6 +100,12 @@ pub trait Correlate: Debug + Send + Sync + 'static {
 
     /// Whether this can be the answer to what was asked: the fields that must agree do.
     fn answers(&self, kind: u16, asked: &[u8], reply_kind: u16, reply: &[u8]) -> bool;
+
+    /// Whether no answer to one of two requests of a place can be taken for the other's, so that one may be sent although the
+    /// other, given up, may still be answered. Default: no.
+    fn are_apart(&self, _kind: u16, _asked: &[u8], _other_kind: u16, _other: &[u8]) -> bool {
+        false
+    }
 }
 
 /// What one link keeps between reads: the messages that have begun and not ended.

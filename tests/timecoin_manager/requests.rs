@@ -4,7 +4,8 @@ use super::*;
 use peerpool::link::RequestError;
 use peerpool::timecoin::wire::{MasternodeInfo, UTXOState, UtxoInfo};
 use peerpool::timecoin::{
-    Answer, FetchError, PeerRequestError, PingError, StateSnapshot, VoteError, WalletHistory,
+    Answer, FetchError, Finality, PeerConnection, PeerRequestError, PingError, StateSnapshot, VoteError,
+    WalletHistory,
 };
 use peerpool::wire::Status;
 
@@ -189,6 +190,38 @@ async fn two_kinds_of_answers_to_one_question_are_told_apart() {
     assert_eq!(ask(bad).await.unwrap().kind(), Kind::TransactionRejected);
 }
 
+/// Judges no transaction but the good ones, and says nothing of the others.
+struct Picky(String);
+
+impl ChainSource for Picky {
+    fn finality(&self, _: &peerpool::timecoin::Sender, transaction: Transaction) -> Answer<Finality> {
+        let good = transaction.txid == self.0;
+        good.then(|| Finality::Approved { approver: "b".into() }).into()
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_is_judged_though_the_last_one_never_was() {
+    let one = manager_with(ManagerConfig { one_shots: 0, ..config() }, chain("a")).await;
+    let other = manager(Arc::new(Picky(transaction(2).txid))).await;
+    connect(&one, &other).await;
+    let ask = |transaction, within| {
+        one.ask(other.listen_addr(), NetworkMessage::InstantFinalityRequest(transaction), within)
+    };
+    let short = Duration::from_millis(50);
+    let unjudged = ask(transaction(1), short).await;
+    assert!(matches!(unjudged, Err(PeerRequestError::Request(RequestError::Timeout))), "{unjudged:?}");
+    let again = ask(transaction(1), short).await;
+    assert!(matches!(again, Err(PeerRequestError::Request(RequestError::AnswerOpen(_)))), "{again:?}");
+    assert_eq!(ask(transaction(2), WAIT).await.unwrap().kind(), Kind::TransactionApproved);
+    // And over a connection that is read by hand.
+    let mut connection = PeerConnection::connect(&info_of(&other), TESTNET, address(), None).await.unwrap();
+    let question = |transaction| NetworkMessage::InstantFinalityRequest(transaction);
+    connection.request_response(question(transaction(1)), short).await.unwrap_err();
+    let judged = connection.request_response(question(transaction(2)), WAIT).await.unwrap();
+    assert_eq!(judged.kind(), Kind::TransactionApproved);
+}
+
 #[tokio::test]
 async fn a_snapshot_is_that_of_the_chains_end_summed_by_address() {
     let (one, other, chain) = with_chain(4).await;
@@ -262,7 +295,7 @@ async fn a_vote_is_sent_though_the_last_one_was_never_acknowledged() {
         () = until("the first vote arrives", || votes() == 1) => {}
     }
     for sent in 2..5 {
-        let next = one.send_vote_with_ack(ip_of(&other), vote("cd"), "cd".into()).await;
+        let next = one.send_vote_with_ack(ip_of(&other), vote("ab"), "ab".into()).await;
         assert!(
             matches!(next, Err(VoteError::Request(PeerRequestError::Request(RequestError::AnswerOpen(_))))),
             "{next:?}"

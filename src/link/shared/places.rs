@@ -15,7 +15,8 @@ use super::{Answer, Answered, Declined, Link};
 ///
 /// Invariant 26. Statement: where the line carries no ids, an answer reaches only the request it answers. Enforced by: a
 /// request that was sent and given up leaves its place [`Place::Late`], and nothing is asked there until its answer came, the peer
-/// said that there is none, or the link ended. Breaks if: a place is freed by a timeout.
+/// said that there is none, or the link ended, but for what no answer of its can be taken for
+/// ([`Correlate::are_apart`](crate::wire::Correlate::are_apart)). Breaks if: a place is freed by a timeout.
 #[derive(Debug)]
 pub(super) enum Place {
     /// A request awaits its answer; others wait for the place.
@@ -125,6 +126,30 @@ impl Link {
                 waiters.places.push((place, Place::Late(asked)));
             }
         }
+    }
+
+    /// A request finds its place closed by one that was given up. Whether it may look again: no answer can be taken for the wrong
+    /// one's, so that the place is free now, or it changed meanwhile.
+    pub(in crate::link) fn may_follow(&self, kind: u16, payload: &[u8]) -> bool {
+        let Some(correlator) = &self.common.correlator else { return false };
+        let Some(place) = correlator.awaits(kind) else { return false };
+        let (id, late_kind, late) = {
+            let waiters = self.waiters.lock();
+            let Some(Place::Late(late)) = waiters.place(place).map(|at| &waiters.places[at].1) else {
+                return true;
+            };
+            (late.id, late.kind, late.payload.clone())
+        };
+        // No parser runs under the lock.
+        if !correlator.are_apart(late_kind, &late, kind, payload) {
+            return false;
+        }
+        let mut waiters = self.waiters.lock();
+        // Nobody waits for its turn at a place that is closed.
+        let freed = waiters.place_of(id).map(|at| waiters.free(at));
+        drop(waiters);
+        drop(freed);
+        true
     }
 
     /// A message arrived that may be an answer, in a dialect without ids. Hands it back if it answers nothing that anybody

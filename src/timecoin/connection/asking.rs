@@ -38,7 +38,7 @@ pub(super) enum Others {
 
 /// Invariant 26. Statement: an answer is returned only for the question that it answers. Enforced by: a question is open from the
 /// moment it is sent until its answer is read, whoever reads it, and whether or not anybody still waits for it; none is sent in a
-/// place while another is open there; a connection is handed over with those that are. Breaks if: a frame is read and not sorted.
+/// place while another is open there whose answer could be taken for its own; a connection is handed over with those that are. Breaks if: a frame is read and not sorted.
 impl PeerConnection {
     /// Sends a question and receives its answer, `within` at the longest. Pings are answered meanwhile; what else comes is kept for
     /// [`PeerConnection::receive_message`]. Where the answer to an earlier question is still to come, which would be taken for
@@ -84,7 +84,7 @@ impl PeerConnection {
             return Ok(NetworkMessage::decode(&answer)?);
         }
         let deadline = Instant::now() + within.min(LONGEST);
-        while self.is_open_in(place) {
+        while self.is_in_the_way(place, asked, &question) {
             let frame = timeout_at(deadline, self.next_frame()).await;
             let frame = frame.map_err(|_| ConnectionError::AnswerOpen(asked))??;
             let sorted = self.sort(&frame);
@@ -106,8 +106,17 @@ impl PeerConnection {
         }
     }
 
-    fn is_open_in(&self, place: u32) -> bool {
-        matches!(&self.state, State::Open(open) if open.asked.iter().any(|asked| asked.kind.awaits() == Some(place)))
+    /// Whether the answer to a question that is open could be taken for this one's.
+    fn is_in_the_way(&mut self, place: u32, asked: Kind, question: &[u8]) -> bool {
+        let (State::Open(open), Some(pairs)) = (&mut self.state, self.dialect.correlator()) else {
+            return false;
+        };
+        // What cannot be mistaken is received as any message.
+        open.asked.retain(|open| {
+            open.kind.awaits() != Some(place)
+                || !pairs.are_apart(open.kind.code(), &open.question, asked.code(), question)
+        });
+        open.asked.iter().any(|open| open.kind.awaits() == Some(place))
     }
 
     /// What a frame that was just read is. The question that it answers is open no more.

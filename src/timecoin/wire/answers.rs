@@ -20,6 +20,27 @@ pub(super) fn answers(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) 
     disagrees(kind, asked, reply_kind, reply) != Some(true)
 }
 
+/// Whether each of two questions of a kind names what its answer repeats, and not the same. Only of kinds whose answers may be missing
+/// without a word ([`decline`](super::decline)): for those it is the only way to go on.
+pub(super) fn are_apart(kind: Kind, asked: &[u8], other: &[u8]) -> bool {
+    let differ = match kind {
+        Kind::InstantFinalityRequest => txid_of(asked).zip(txid_of(other)).map(|(one, other)| one != other),
+        Kind::ConsensusBlockVote => hash_of(asked).zip(hash_of(other)).map(|(one, other)| one != other),
+        _ => None,
+    };
+    differ == Some(true)
+}
+
+fn txid_of(text: &[u8]) -> Option<String> {
+    body::<TxidField<'_>>(text).map(|field| field.txid.into_owned())
+}
+
+/// The hash of the block that a vote is on.
+fn hash_of(vote: &[u8]) -> Option<String> {
+    let vote: Cow<'_, str> = body::<Text<'_>>(vote)?.0;
+    serde_json::from_str(&vote).ok().map(|field: HashField<'_>| field.block_hash.into_owned())
+}
+
 /// Whether a field that both name is different; `None` where no such field could be read.
 fn disagrees(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> Option<bool> {
     Some(match kind {
@@ -34,14 +55,8 @@ fn disagrees(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> Option
             };
             !(start_height..=end_height).contains(&first)
         }
-        Kind::InstantFinalityRequest => {
-            body::<TxidField<'_>>(asked)?.txid != body::<TxidField<'_>>(reply)?.txid
-        }
-        Kind::ConsensusBlockVote => {
-            let vote: Cow<'_, str> = body::<Text<'_>>(asked)?.0;
-            let vote: HashField<'_> = serde_json::from_str(&vote).ok()?;
-            vote.block_hash != body::<HashField<'_>>(reply)?.block_hash
-        }
+        Kind::InstantFinalityRequest => txid_of(asked)? != txid_of(reply)?,
+        Kind::ConsensusBlockVote => hash_of(asked)? != body::<HashField<'_>>(reply)?.block_hash,
         Kind::RequestMissingTransactions => missing_differ(&body(asked)?, &body(reply)?),
         Kind::BlockRequest => {
             body::<HeightField>(asked)?.height != body::<OneBlock>(reply)?.block?.header.block_number

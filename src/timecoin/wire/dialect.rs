@@ -297,6 +297,10 @@ impl Correlate for Pairs {
         };
         answers::answers(kind, asked, reply_kind, reply)
     }
+
+    fn are_apart(&self, kind: u16, asked: &[u8], other_kind: u16, other: &[u8]) -> bool {
+        kind == other_kind && Kind::from_code(kind).is_some_and(|kind| answers::are_apart(kind, asked, other))
+    }
 }
 
 /// What a received handshake said of its sender's software, beside its version: a [`Hello`]'s application bytes, as JSON.

@@ -147,6 +147,22 @@ async fn a_native_peer_is_dialled_again_in_its_own_dialect() {
     one.connect_to_peer(info_of(&third)).await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_search_put_off_for_ever_can_be_taken_up_again() {
+    let net = MemoryNet::new(29);
+    let seed = manager_in(&net, 1, config(), chain("seed")).await;
+    let mut never = config();
+    never.reconnect =
+        ReconnectConfig { first: Duration::MAX, every: Duration::MAX, ..ReconnectConfig::default() };
+    never.seeds.addresses = vec![seed.listen_addr()];
+    let one = manager_in(&net, 2, never, chain("one")).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(one.active_peer_count().await, 0);
+    one.spawn_reconnection_task();
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    assert_eq!(one.active_peer_count().await, 1);
+}
+
 struct Listed(Vec<SocketAddr>);
 
 impl SeedProvider for Listed {

@@ -79,8 +79,9 @@ async fn note_dials(manager: WeakManager, mut events: Subscription) {
 async fn look_for_peers(manager: WeakManager, mut changes: watch::Receiver<ReconnectConfig>) {
     loop {
         let reconnect = changes.borrow_and_update().clone();
-        let every = reconnect.every.max(Duration::from_millis(1));
-        let mut ticks = interval_at(tokio::time::Instant::now() + reconnect.first, every);
+        let every = reconnect.every.clamp(Duration::from_millis(1), LONGEST);
+        let first = tokio::time::Instant::now() + reconnect.first.min(LONGEST);
+        let mut ticks = interval_at(first, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tokio::select! {
@@ -130,6 +131,8 @@ async fn discover(manager: &WeakManager) -> usize {
     new
 }
 
+/// For whoever waits longer than a clock can count.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Peers asked for peers at once.
 const ASKED: usize = 64;
 /// Seconds after which a peer that was not heard of is forgotten.

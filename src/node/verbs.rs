@@ -223,10 +223,26 @@ impl NodeRef {
     /// # Errors
     /// Names what makes no sense; nothing is changed then.
     pub fn reconfigure(&self, hot: HotConfig) -> Result<(), ConfigError> {
+        self.set_hot(None, hot).map(drop)
+    }
+
+    /// As [`NodeRef::reconfigure`], if the configuration is still this one; `false`, and nothing changed, if it is not. For whoever
+    /// changes a part of it, so that two at once lose neither's change.
+    ///
+    /// # Errors
+    /// As [`NodeRef::reconfigure`].
+    pub fn reconfigure_from(&self, before: &Arc<HotConfig>, hot: HotConfig) -> Result<bool, ConfigError> {
+        self.set_hot(Some(before), hot)
+    }
+
+    fn set_hot(&self, before: Option<&Arc<HotConfig>>, hot: HotConfig) -> Result<bool, ConfigError> {
         let shared = self.shared();
         hot.check()?;
         // Two at once: all of one, then all of the other.
         let _one_by_one = shared.reconfiguring.lock();
+        if before.is_some_and(|before| !Arc::ptr_eq(before, &shared.hot())) {
+            return Ok(false);
+        }
         let dialects = shared.tongues.count();
         shared.config.check_memory(&hot, dialects)?;
         shared.pool.set_limits(hot.limits.clone());
@@ -236,7 +252,7 @@ impl NodeRef {
         shared.budget.set_limit(hot.memory.saturating_sub(shared.config.fixed_memory(dialects)));
         drop(shared.hot.swap(Arc::new(hot)));
         shared.kick.notify_one();
-        Ok(())
+        Ok(true)
     }
 }
 

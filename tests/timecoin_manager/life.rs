@@ -147,6 +147,25 @@ async fn a_native_peer_is_dialled_again_in_its_own_dialect() {
     one.connect_to_peer(info_of(&third)).await.unwrap();
 }
 
+#[tokio::test]
+async fn settings_changed_at_once_are_all_changed() {
+    let one = manager(chain("a")).await;
+    let turns = std::sync::Barrier::new(2);
+    for round in 1..500 {
+        let (wanted, every) = (round, Duration::from_secs(round as u64));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                turns.wait();
+                one.keep_alive(every);
+            });
+            turns.wait();
+            one.spawn_reconnection_task_with(ReconnectConfig { wanted, ..config().reconnect });
+        });
+        let hot = one.node().hot_config();
+        assert_eq!((hot.degree, hot.ping_every), (wanted, every));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_search_put_off_for_ever_can_be_taken_up_again() {
     let net = MemoryNet::new(29);

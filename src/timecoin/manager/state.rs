@@ -111,14 +111,19 @@ impl State {
     }
 }
 
-/// Changes what of the node's configuration may change.
-pub(super) fn reconfigure(node: &NodeRef, change: impl FnOnce(&mut HotConfig)) {
-    let mut hot = HotConfig::clone(&node.hot_config());
-    change(&mut hot);
-    // Stale peers are told by their silence over two pings.
-    hot.liveness.stale_after = hot.liveness.stale_after.max(hot.ping_every.saturating_mul(2));
-    if let Err(error) = node.reconfigure(hot) {
-        tracing::warn!(%error, "not reconfigured");
+/// Changes what of the node's configuration may change; again, where another change came between.
+pub(super) fn reconfigure(node: &NodeRef, change: impl Fn(&mut HotConfig)) {
+    loop {
+        let before = node.hot_config();
+        let mut hot = HotConfig::clone(&before);
+        change(&mut hot);
+        // Stale peers are told by their silence over two pings.
+        hot.liveness.stale_after = hot.liveness.stale_after.max(hot.ping_every.saturating_mul(2));
+        match node.reconfigure_from(&before, hot) {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => return tracing::warn!(%error, "not reconfigured"),
+        }
     }
 }
 

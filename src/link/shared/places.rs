@@ -17,6 +17,9 @@ use super::{Answer, Answered, Declined, Link};
 /// request that was sent and given up leaves its place [`Place::Late`], and nothing is asked there until its answer came, the peer
 /// said that there is none, or the link ended, but for what no answer of its can be taken for
 /// ([`Correlate::are_apart`](crate::wire::Correlate::are_apart)). Breaks if: a place is freed by a timeout.
+///
+/// Not promised for a request that the application sends or broadcasts as a message: that takes no place, so its answer reaches
+/// whoever has asked in that place.
 #[derive(Debug)]
 pub(super) enum Place {
     /// A request awaits its answer; others wait for the place.

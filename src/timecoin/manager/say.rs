@@ -212,6 +212,10 @@ impl PeerManager {
     /// Queues a message for the peer at this IP address. Never waits. Failing to take it costs the peer health, taking it
     /// gives it some.
     ///
+    /// A question is not to be sent so, but [asked](PeerManager::ask): this network's answers carry no ids, so the answer to a question
+    /// that was sent as a message reaches whoever asks the peer one of that kind meanwhile; where nobody does, it reaches
+    /// [`ChainSource::on_message`](crate::timecoin::ChainSource::on_message).
+    ///
     /// # Errors
     /// See [`PeerSendError`].
     pub async fn send_to_peer_tcp(
@@ -226,7 +230,7 @@ impl PeerManager {
     }
 
     /// Sends a message to the peer at this address: over its connection, or over one opened for this message alone, with
-    /// deadlines, where there is none.
+    /// deadlines, where there is none. A question is not to be sent so; see [`PeerManager::send_to_peer_tcp`].
     ///
     /// # Errors
     /// See [`PeerSendError`].

@@ -17,7 +17,8 @@ use super::wire::{
 
 /// An answer: none, at once, or later.
 pub enum Answer<T> {
-    /// No reply. The peer is told nothing, as the old network refuses by silence.
+    /// No reply. A node of ours is told so, unless what it asked is broadcast too (votes, instant finality); an old one is told
+    /// nothing, as its network refuses by silence.
     None,
     /// This one.
     Now(T),

@@ -26,7 +26,8 @@ pub enum ConnectionError {
     /// Writing took too long. A frame may be sent halfway, so the connection is closed.
     #[error("writing took longer than {0:?}")]
     WriteTimeout(Duration),
-    /// Nothing came in time. The connection can still be used, and a frame that has begun to arrive is not lost.
+    /// Nothing came in time. The connection can still be used, and a frame that has begun to arrive is not lost; where it was the
+    /// answer to a question, that may still come.
     #[error("nothing came within {0:?}")]
     ReadTimeout(Duration),
     /// A frame announced more than a frame may have. The connection is closed.

@@ -44,7 +44,9 @@ pub struct Software {
     pub commit_count: Option<String>,
     /// Where the node's rewards go.
     pub wallet_address: Option<String>,
-    /// What it can do. No node reads them; the default adds `peerpool` to what all send.
+    /// What it can do. Old nodes read none of them. Nodes of ours know each other by `peerpool`, which the default adds to what all
+    /// send: a node without it is taken for an old one, which is told of no refusal, and asked nothing on a connection that it
+    /// dialled.
     pub capabilities: Vec<String>,
 }
 

@@ -120,8 +120,11 @@ fn create(path: &Path) -> Result<bool, Fault> {
     });
     // Gone already after a rename.
     let _ = std::fs::remove_file(&beside);
-    if let Ok(true) = named {
-        sync_name(path).map_err(io)?;
+    if let Ok(true) = named
+        && let Err(error) = sync_name(path)
+    {
+        // The file is there and good; a loss of power in the next seconds may take its name.
+        tracing::warn!(path = %path.display(), %error, "the name of the new book is not on disk yet");
     }
     named
 }

@@ -321,7 +321,7 @@ impl Table {
     }
 
     /// Takes out what is worth least of a quota that is passed, other than `but`: what does not answer, then what has never
-    /// connected, then what did so longest ago.
+    /// connected, then what did so longest ago; our own addresses last.
     fn thin(&mut self, bucket: Source, but: Option<&SocketAddr>) -> bool {
         let Some(all) =
             self.by_source.get(&bucket).filter(|all| all.len() > self.config.max_per_source.get())
@@ -329,7 +329,9 @@ impl Table {
             return false;
         };
         let others = all.iter().filter(|addr| Some(*addr) != but).filter_map(|addr| self.entries.get(addr));
-        let worth = |entry: &&Address| (Reverse(entry.failures), entry.last_success, entry.first_seen);
+        let worth = |entry: &&Address| {
+            (entry.self_since.is_some(), Reverse(entry.failures), entry.last_success, entry.first_seen)
+        };
         let Some(least) = others.min_by_key(worth).map(|entry| entry.addr) else { return false };
         self.evicted += 1;
         self.remove(&least)

@@ -7,8 +7,8 @@ use crate::base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// Bytes that may be held for peers at one time: inboxes, lanes, reassembly, chunk remainders.
 ///
 /// Invariant 22 and 41. Statement: the sum of all live [`Reservation`]s never exceeds the limit that was in force when
-/// the last of them was granted, but by what links had read before the ceiling was reached and cannot give back: less than two
-/// frames each, and a read buffer where the last room went while it was being decoded. Enforced by: reserving is one
+/// the last of them was granted, but by what links have read and cannot give back, at the ceiling less than two frames each, and a
+/// read buffer where the last room went while it was being decoded. Enforced by: reserving is one
 /// compare-exchange loop on the sum, before the bytes are held; what is overdrawn counts, so that nothing more is granted, and near
 /// the ceiling a link reads no more than a frame at a time. Breaks if: something holds peer-given bytes without a reservation, or
 /// overdraws what it could have refused.

@@ -272,7 +272,10 @@ impl<D: Dialect> Reader<D> {
         if kept.held.resize(held) {
             return Ok(());
         }
-        if buffered > 2 * link.common.limits.window && !kept.held.resize(buffered) {
+        // Of a pause's rest, which is many frames, the one that goes on with the message counts here.
+        let window = link.common.limits.window;
+        let message = if buffered > 0 { buffered + rest.len().min(window) } else { 0 };
+        if message > 2 * window && !kept.held.resize(buffered) {
             return Err(End::Ceiling);
         }
         kept.held.overdraw(held);

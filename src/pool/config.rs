@@ -121,7 +121,8 @@ impl Default for LivenessPolicy {
 pub struct HealthPolicy {
     /// A peer with more than this is healthy (default 30).
     pub healthy_above: u8,
-    /// Within one window each cause counts once a peer (default 10 s; at least [`HealthPolicy::SHORTEST_WINDOW`]). Changing it begins a new window.
+    /// Within one window each cause counts once a peer (default 10 s; at least [`HealthPolicy::SHORTEST_WINDOW`]). Changing it
+    /// begins a new window; for a peer that failed just before, now and then, the one after that.
     pub window: Duration,
     /// One point comes back every so often (default 10 s). Kept to tenths of a second, at least one.
     pub recovery_step: Duration,

@@ -16,7 +16,8 @@ use super::{Answer, Answered, Declined, Link};
 /// Invariant 26. Statement: where the line carries no ids, an answer reaches only the request it answers. Enforced by: a
 /// request that was sent and given up leaves its place [`Place::Late`], and nothing is asked there until its answer came, the peer
 /// said that there is none, or the link ended, but for what no answer of its can be taken for
-/// ([`Correlate::are_apart`](crate::wire::Correlate::are_apart)). Breaks if: a place is freed by a timeout.
+/// ([`Correlate::are_apart`](crate::wire::Correlate::are_apart)). What was followed so is forgotten: who asks the very same again after
+/// that may be given the answer of before. Breaks if: a place is freed by a timeout.
 ///
 /// Not promised for a request that the application sends or broadcasts as a message: that takes no place, so its answer reaches
 /// whoever has asked in that place.
@@ -120,7 +121,9 @@ impl Link {
     /// These requests, kind and payload, were sent on this stream before it was the link's, and may still be answered: their places
     /// are as if they had been given up here. Nothing in a dialect with ids.
     pub(crate) fn owed(&self, requests: &[(u16, Bytes)]) {
-        let Some(correlator) = &self.common.correlator else { return };
+        let Some(correlator) = self.common.correlator.as_ref().filter(|_| !requests.is_empty()) else {
+            return;
+        };
         let mut waiters = self.waiters.lock();
         for (kind, payload) in requests {
             let Some(place) = correlator.awaits(*kind) else { continue };

@@ -264,6 +264,7 @@ impl PeerConnection {
 
     /// Takes the connection apart for the pool.
     pub(super) fn hand_over(&mut self) -> Option<Parts> {
+        self.forget_earlier_answers();
         let State::Open(open) = std::mem::replace(&mut self.state, State::Closed) else { return None };
         let Open { stream, buffer, unread, asked, hello } = *open;
         let mut rest = Vec::with_capacity(buffer.len());

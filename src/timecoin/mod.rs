@@ -12,6 +12,7 @@
 //!
 //! For a program that comes from the old network layer, `docs/MIGRATION.md` goes through it method by method.
 
+mod alone;
 mod announce;
 mod chain;
 mod connection;

@@ -12,6 +12,7 @@ use crate::base::{Direction, Nonce, PeerId, canonical};
 use crate::node::{Bears, Identity, Rules};
 use crate::wire::Hello;
 
+use super::alone::Alone;
 use super::find::is_ours;
 use super::quarantine::PeerQuarantine;
 use super::wire::NetworkType;
@@ -31,6 +32,8 @@ pub struct AddressRules {
     write_stall: Duration,
     /// Whose addresses the node does not dial of its own accord.
     quarantine: Option<Arc<PeerQuarantine>>,
+    /// Nor theirs, for the time being.
+    asked: Option<Arc<Alone>>,
 }
 
 impl AddressRules {
@@ -45,7 +48,20 @@ impl AddressRules {
             ping_after: Arc::new(AtomicU64::new(USUAL.as_millis() as u64)),
             write_stall: Duration::from_secs(300),
             quarantine: None,
+            asked: None,
         }
+    }
+
+    /// Leaves in peace who is being asked something over a connection of its own.
+    pub(super) fn sparing(mut self, asked: Arc<Alone>) -> Self {
+        self.asked = Some(asked);
+        self
+    }
+
+    /// What stands for a node's address: the IP address alone where ports are not told apart.
+    pub(super) fn place_of(&self, addr: SocketAddr) -> SocketAddr {
+        let addr = canonical(addr);
+        if self.several { addr } else { SocketAddr::new(addr.ip(), 0) }
     }
 
     /// Leaves alone who is in quarantine.
@@ -136,6 +152,7 @@ impl Rules for AddressRules {
 
     fn may_dial(&self, addr: SocketAddr) -> bool {
         !self.quarantine.as_ref().is_some_and(|quarantine| quarantine.holds(&addr.ip()))
+            && !self.asked.as_ref().is_some_and(|asked| asked.holds(&self.place_of(addr)))
     }
 
     fn ping_after(&self) -> Duration {

@@ -50,6 +50,25 @@ async fn an_old_dialler_is_asked_where_it_listens() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_old_dialler_that_is_asked_several_things_at_once_answers_each() {
+    let net = MemoryNet::new(11);
+    let one = manager_in(&net, 1, config(), chain("a")).await;
+    let old = full(&net, 2, 12).await;
+    old.connect_over(dial_in(&net, 2, &one).await, one.listen_addr()).await.unwrap();
+    until("it is there", || one.connection(in_memory(2).ip()).is_some()).await;
+    let begun = tokio::time::Instant::now();
+    // It answers on the newest connection from an address, whichever it was asked on.
+    let (height, history, again) = tokio::join!(
+        one.request_blockchain_info(in_memory(2)),
+        one.request_wallet_transactions("xpub".into()),
+        one.request_blockchain_info(in_memory(2)),
+    );
+    assert_eq!((height.unwrap(), again.unwrap()), (Some(12), Some(12)));
+    assert!(history.is_ok());
+    assert!(begun.elapsed() < Duration::from_secs(14), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_old_dialler_that_takes_no_second_connection_fails_a_question_at_once_and_stays() {
     let net = MemoryNet::new(12);
     let one = manager_in(&net, 3, config(), chain("a")).await;

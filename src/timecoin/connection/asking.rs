@@ -119,6 +119,20 @@ impl PeerConnection {
         open.asked.iter().any(|open| open.kind.awaits() == Some(place))
     }
 
+    /// What was kept was read before the questions that are open were asked, and would be taken for their answers by whoever reads it
+    /// again.
+    pub(super) fn forget_earlier_answers(&mut self) {
+        let (State::Open(open), Some(pairs)) = (&mut self.state, self.dialect.correlator()) else { return };
+        let asked = &open.asked;
+        open.unread.retain(|frame| match what(frame) {
+            What::Message(Head::Event { kind } | Head::Request { kind, .. }) => {
+                let place = pairs.fills(kind);
+                place.is_none() || !asked.iter().any(|asked| asked.kind.awaits() == place)
+            }
+            _ => true,
+        });
+    }
+
     /// What a frame that was just read is. The question that it answers is open no more.
     pub(super) fn sort(&mut self, frame: &[u8]) -> Sorted {
         match what(frame) {

@@ -10,7 +10,7 @@ use crate::base::{canonical, canonical_ip};
 use crate::link::RequestError;
 use crate::node::{Peer, WeakNode};
 use crate::pool::Cause;
-use crate::timecoin::connection::ConnectionError;
+use crate::timecoin::connection::{ConnectionError, PeerConnection};
 use crate::timecoin::find::{DIALECT, address_of, has_our_software, ip_of, is_old_dialler};
 use crate::timecoin::wire::{Kind, NetworkMessage};
 
@@ -232,9 +232,13 @@ impl PeerManager {
         let asked = question.kind();
         let begun = Instant::now();
         let left = || within.saturating_sub(begun.elapsed());
-        let asking = one_shot(state, addr, async |connection| {
-            Ok::<_, PeerRequestError>(connection.request_alone(question, left()).await?)
-        });
+        let asking = async {
+            let turn = state.asked.turn(state.rules.place_of(addr)).await;
+            let work = async |connection: &mut PeerConnection| {
+                Ok::<_, PeerRequestError>(connection.request_alone(question, left()).await?)
+            };
+            one_shot(state, addr, Some(turn), work).await
+        };
         let late = || PeerRequestError::Connection(ConnectionError::ReadTimeout(within));
         let answer = timeout(within, asking).await.map_err(|_| late())??;
         self.checked(asked, &answer, None)?;

@@ -10,6 +10,7 @@ use crate::base::canonical;
 use crate::base::sync::Mutex;
 use crate::book::{Book, BookConfig, WallTime};
 use crate::node::{DialectConfig, LagPolicy, Node, StartError};
+use crate::timecoin::alone::Alone;
 use crate::timecoin::chain::ChainSource;
 use crate::timecoin::connection::Maker;
 use crate::timecoin::import::{ImportError, import_peers_json};
@@ -103,7 +104,9 @@ impl PeerManagerBuilder {
         let Self { network, listen, public, mut config, chain, transport, book, native, imported } = self;
         let book = book.unwrap_or_else(|| Arc::new(Book::in_memory(BookConfig::default())));
         let quarantine = Arc::new(PeerQuarantine::with_config(config.quarantine.clone()));
-        let mut rules = AddressRules::new(network, public).shunning(Arc::clone(&quarantine));
+        let asked = Arc::new(Alone::default());
+        let mut rules =
+            AddressRules::new(network, public).shunning(Arc::clone(&quarantine)).sparing(Arc::clone(&asked));
         if config.shared_host {
             rules = rules.several_per_ip();
         }
@@ -136,6 +139,7 @@ impl PeerManagerBuilder {
             redials: Mutex::new(HashSet::new()),
             maker,
             one_shots: Semaphore::new(places),
+            asked,
             notices: Semaphore::new((places / 2).max(1)),
             reconnect: watch::Sender::new(config.reconnect.clone()),
             tasks: Tasks::new(),

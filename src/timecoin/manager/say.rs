@@ -10,6 +10,7 @@ use crate::link::{Message, SendError};
 use crate::node::{BroadcastReceipt, NodeRef, Peer, Receipt};
 use crate::pool::Cause;
 use crate::timecoin::PeerInfo;
+use crate::timecoin::alone::Turn;
 use crate::timecoin::announce::Announce;
 use crate::timecoin::connection::{ConnectionError, PeerConnection};
 use crate::timecoin::find::DIALECT;
@@ -276,14 +277,15 @@ pub(super) async fn send_once(
     if state.quarantine.holds(&addr.ip()) {
         return Err(PeerSendError::Quarantined(addr.ip(), Box::new(message)));
     }
-    one_shot(state, addr, async |connection| Ok(connection.send_message(message).await?)).await
+    one_shot(state, addr, None, async |connection| Ok(connection.send_message(message).await?)).await
 }
 
 /// Opens a connection for one piece of work. At most as many at a time as configured; more wait, not longer than [`PLACE`], and
-/// all end with the manager.
+/// all end with the manager. The turn ends when the connection is over.
 pub(super) async fn one_shot<T, E: From<ConnectionError>>(
     state: &Arc<State>,
     addr: SocketAddr,
+    turn: Option<Turn>,
     work: impl AsyncFnOnce(&mut PeerConnection) -> Result<T, E>,
 ) -> Result<T, E> {
     let working = async {
@@ -296,7 +298,10 @@ pub(super) async fn one_shot<T, E: From<ConnectionError>>(
         let mut connection = dialled?;
         let done = work(&mut connection).await?;
         // What was asked for does not wait for the farewell.
-        state.tasks.spawn(async move { connection.finish().await });
+        state.tasks.spawn(async move {
+            connection.finish().await;
+            drop(turn);
+        });
         Ok(done)
     };
     tokio::select! {

@@ -12,6 +12,7 @@ use crate::base::sync::Mutex;
 use crate::base::{ConnId, Tick};
 use crate::book::{Book, Source, WallTime};
 use crate::node::{HotConfig, NodeRef, Peer};
+use crate::timecoin::alone::Alone;
 use crate::timecoin::chain::{ChainSource, Sender};
 use crate::timecoin::connection::Maker;
 use crate::timecoin::exchange::shortened;
@@ -48,6 +49,8 @@ pub(super) struct State {
     /// Makes connections for single messages, so many at a time.
     pub(super) maker: Maker,
     pub(super) one_shots: Semaphore,
+    /// Who is being asked over one.
+    pub(super) asked: Arc<Alone>,
     /// Wallets are told of transactions over so many of them: they cannot keep everything else waiting.
     pub(super) notices: Semaphore,
     /// How the background task looks for peers; changed by the `spawn_` methods.

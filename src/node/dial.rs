@@ -235,7 +235,7 @@ impl Shared {
                     retry_after,
                 }) = error
                 {
-                    // Not offered again while it is asked.
+                    // Not offered again at once, while it is asked.
                     shared.book.record(&addr, Outcome::Postponed, WallTime::now());
                     if !shared.learn_alias(shared.tongues.at(addr), addr).await {
                         shared.book.record(&addr, Outcome::Busy { retry_after }, WallTime::now());

@@ -6,7 +6,8 @@
 //! greeting says. Breaks if: an end decides by arrival order or by its own clock alone.
 //!
 //! A nonce is no secret: whoever has met a process can repeat it. So nothing that lives is ended for a nonce that comes from another
-//! host, or for one beside another proven identity; and no address becomes another name of a peer on another host for it.
+//! host, or for one beside another proven identity; and for a greeting that repeats one, no address becomes another name of a peer on
+//! another host. It may where the address itself says that we are connected already: hosts may have several addresses.
 
 use std::net::IpAddr;
 use std::time::Duration;

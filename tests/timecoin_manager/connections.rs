@@ -275,6 +275,30 @@ async fn a_connection_is_handed_over_with_the_questions_that_are_open() {
 }
 
 #[tokio::test]
+async fn what_was_kept_before_a_question_is_not_its_answer_after_a_hand_over() {
+    let (mut connection, mut hand) = to_a_hand().await;
+    let one = manager_with(ManagerConfig { one_shots: 0, ..config() }, chain("a")).await;
+    let info = |height| format!(r#"{{"BlockchainInfo":{{"height":{height},"best_block_hash":"ab"}}}}"#);
+    connection.request_response(NetworkMessage::GetBlockchainInfo, SHORT).await.unwrap_err();
+    hand.say(&info(1)).await;
+    // The first one's answer is read and kept, and then the second one is asked, which is never answered.
+    let late =
+        connection.request_response(NetworkMessage::GetBlockchainInfo, Duration::from_millis(500)).await;
+    assert!(matches!(late, Err(ConnectionError::ReadTimeout(_))), "{late:?}");
+    for _ in 0..2 {
+        assert_eq!(hand.hear().await.unwrap().variant, "GetBlockchainInfo");
+    }
+    let entry = connection.peer_info().await;
+    let at = entry.address;
+    one.add_connected_peer_with_connection(entry, connection).await.unwrap();
+    // What was kept is read before this.
+    hand.say(r#""Ping""#).await;
+    while hand.hear().await.unwrap().variant != "Pong" {}
+    let open = one.ask(at, NetworkMessage::GetBlockchainInfo, WAIT).await;
+    assert!(matches!(open, Err(PeerRequestError::Request(RequestError::AnswerOpen(_)))), "{open:?}");
+}
+
+#[tokio::test]
 async fn the_entry_shows_liveness_and_health_and_both_move() {
     let (one, other, _chain) = pair().await;
     let entry = one.connection(ip_of(&other)).unwrap();

@@ -164,3 +164,30 @@ impl fmt::Debug for PeerId {
         fmt::Display::fmt(self, f)
     }
 }
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+    use std::hash::BuildHasher;
+
+    #[test]
+    fn what_is_equal_hashes_alike_and_what_tells_peers_apart_is_hashed() {
+        let state = std::hash::RandomState::new();
+        let hash = |text: &str| state.hash_one(PeerId::from_addr(text.parse().unwrap()));
+        assert_eq!(hash("[::ffff:192.0.2.1]:7"), hash("192.0.2.1:7"));
+        let apart = [
+            "192.0.2.1:7",
+            "192.0.2.1:8",
+            "192.0.2.2:7",
+            "[fe80::1%1]:7",
+            "[fe80::1%2]:7",
+            "[fe80::1]:8",
+            "[fe80::2]:7",
+        ];
+        let mut hashes: Vec<u64> = apart.into_iter().map(hash).collect();
+        hashes.extend([0, 1].map(|byte| state.hash_one(PeerId::Key([byte; 32]))));
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), apart.len() + 2);
+    }
+}

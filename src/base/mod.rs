@@ -12,4 +12,6 @@ mod tick;
 pub use backoff::Backoff;
 pub use ids::{ConnId, Direction, Lane, Nonce, PeerId};
 pub use net::{Subnet, canonical, canonical_ip};
+#[cfg(feature = "node")]
+pub(crate) use tick::FOREVER;
 pub use tick::{Clock, Tick};

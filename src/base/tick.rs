@@ -2,6 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+/// A year: for whoever waits longer than a clock can count.
+#[cfg(feature = "node")]
+pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Milliseconds since the start of a [`Clock`]. Every function that depends on time takes one as `now`.
 ///
 /// Subtraction saturates, so a reading that is a little older than another never wraps into the far future.

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use crate::base::Lane;
 use crate::base::sync::{Mutex, TaskWaker};
+use crate::base::{FOREVER, Lane};
 use crate::wire::{EncodeError, Head};
 
 use super::message::{Message, RequestError, Response, SendError};
@@ -311,5 +311,3 @@ impl fmt::Debug for Pipeline {
 
 /// Groups that a time is divided into: the deadline of a request is that of its group's last.
 const RUNS: u32 = 32;
-/// For whoever waits longer than a clock can count.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);

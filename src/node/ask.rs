@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::base::{ConnId, PeerId};
+use crate::base::{ConnId, FOREVER, PeerId};
 use crate::link::{self, Message, RequestError, Response};
 use crate::pool::Cause;
 
@@ -274,5 +274,3 @@ async fn first_of(
 
 /// A peer that had less time than this is not to blame for having taken longer.
 const FAIR: Duration = Duration::from_secs(1);
-/// For whoever waits longer than a clock can count.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);

@@ -234,7 +234,8 @@ impl HotConfig {
             return Err(ConfigError { field: "dial_budget", why: "must not be zero".into() });
         }
         if self.health.window < HealthPolicy::SHORTEST_WINDOW {
-            return Err(ConfigError { field: "health.window", why: "must be at least 10 ms".into() });
+            let why = format!("must be at least {:?}", HealthPolicy::SHORTEST_WINDOW);
+            return Err(ConfigError { field: "health.window", why });
         }
         // The pool would bring them into their bounds, and what is configured would not be what is in force.
         let Limits { max_inbound, max_outbound, max_pending_inbound, max_pending_outbound, .. } = self.limits;

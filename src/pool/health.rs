@@ -485,6 +485,18 @@ mod tests {
     }
 
     #[test]
+    fn where_windows_are_short_a_clock_may_have_been_read_some_of_them_before() {
+        let mut world = World::new();
+        world.rules = Rules::new(HealthPolicy { window: Duration::from_millis(10), ..world.rules.policy });
+        let (health, at) = (Health::new(at(0)), |millis: u64| Tick::from_millis(1_000_000 + millis));
+        let penalize = |cause, millis| health.penalize(cause, at(millis), &world.rules, || None);
+        assert_eq!(penalize(Cause::Protocol, 0), PenaltyOutcome::Counted { health: 60 });
+        assert_eq!(penalize(Cause::Timeout, 95), PenaltyOutcome::Counted { health: 50 });
+        assert_eq!(penalize(Cause::Timeout, 65), PenaltyOutcome::AlreadyCounted);
+        assert_eq!(penalize(Cause::Timeout, 105), PenaltyOutcome::Counted { health: 40 });
+    }
+
+    #[test]
     fn the_clock_may_count_from_any_moment() {
         let world = World::new();
         for from in [0, 1 << 32, 1_700_000_000, 100_000_000_000] {

@@ -58,10 +58,9 @@ impl AddressRules {
         self
     }
 
-    /// What stands for a node's address: the IP address alone where ports are not told apart.
-    pub(super) fn place_of(&self, addr: SocketAddr) -> SocketAddr {
-        let addr = canonical(addr);
-        if self.several { addr } else { SocketAddr::new(addr.ip(), 0) }
+    /// Whom a question to this address is for: a key, or the address where those are told apart.
+    pub(super) fn asked_at(&self, addr: SocketAddr) -> PeerId {
+        self.key_at(addr).unwrap_or_else(|| PeerId::from_addr(addr))
     }
 
     /// Leaves alone who is in quarantine.
@@ -152,7 +151,7 @@ impl Rules for AddressRules {
 
     fn may_dial(&self, addr: SocketAddr) -> bool {
         !self.quarantine.as_ref().is_some_and(|quarantine| quarantine.holds(&addr.ip()))
-            && !self.asked.as_ref().is_some_and(|asked| asked.holds(&self.place_of(addr)))
+            && !self.asked.as_ref().is_some_and(|asked| asked.holds(&self.asked_at(addr)))
     }
 
     fn ping_after(&self) -> Duration {

@@ -35,14 +35,20 @@ async fn full(net: &MemoryNet, host: u8, height: u64) -> Arc<OldNode> {
     old
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_old_dialler_is_asked_where_it_listens() {
+/// A manager at this address, and an old node at the second one that listens, has dialled it and has a chain of twelve.
+async fn beside_an_old_dialler(at: u8) -> (PeerManager, Arc<OldNode>) {
     let net = MemoryNet::new(11);
-    // Of the two addresses that of the old node is the larger: it takes a second connection.
-    let one = manager_in(&net, 1, config(), chain("a")).await;
+    let one = manager_in(&net, at, config(), chain("a")).await;
     let old = full(&net, 2, 12).await;
     old.connect_over(dial_in(&net, 2, &one).await, one.listen_addr()).await.unwrap();
     until("it is there", || one.connection(in_memory(2).ip()).is_some()).await;
+    (one, old)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_dialler_is_asked_where_it_listens() {
+    // Of the two addresses that of the old node is the larger: it takes a second connection.
+    let (one, _old) = beside_an_old_dialler(1).await;
     let begun = tokio::time::Instant::now();
     assert_eq!(one.request_blockchain_info(in_memory(2)).await.unwrap(), Some(12));
     assert!(one.request_wallet_transactions("xpub".into()).await.is_ok());
@@ -51,11 +57,7 @@ async fn an_old_dialler_is_asked_where_it_listens() {
 
 #[tokio::test(start_paused = true)]
 async fn an_old_dialler_that_is_asked_several_things_at_once_answers_each() {
-    let net = MemoryNet::new(11);
-    let one = manager_in(&net, 1, config(), chain("a")).await;
-    let old = full(&net, 2, 12).await;
-    old.connect_over(dial_in(&net, 2, &one).await, one.listen_addr()).await.unwrap();
-    until("it is there", || one.connection(in_memory(2).ip()).is_some()).await;
+    let (one, _old) = beside_an_old_dialler(1).await;
     let begun = tokio::time::Instant::now();
     // It answers on the newest connection from an address, whichever it was asked on.
     let (height, history, again) = tokio::join!(
@@ -70,11 +72,7 @@ async fn an_old_dialler_that_is_asked_several_things_at_once_answers_each() {
 
 #[tokio::test(start_paused = true)]
 async fn an_old_dialler_that_takes_no_second_connection_fails_a_question_at_once_and_stays() {
-    let net = MemoryNet::new(12);
-    let one = manager_in(&net, 3, config(), chain("a")).await;
-    let old = full(&net, 2, 12).await;
-    old.connect_over(dial_in(&net, 2, &one).await, one.listen_addr()).await.unwrap();
-    until("it is there", || one.connection(in_memory(2).ip()).is_some()).await;
+    let (one, old) = beside_an_old_dialler(3).await;
     let begun = tokio::time::Instant::now();
     let dropped = one.request_blockchain_info(in_memory(2)).await;
     let Err(PeerRequestError::Connection(ConnectionError::Eof | ConnectionError::Io(_))) = dropped else {

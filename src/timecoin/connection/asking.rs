@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
+use crate::base::FOREVER;
 use crate::link::Message;
 use crate::timecoin::wire::{Kind, NetworkMessage, What, what};
 use crate::wire::{Control, Dialect, Head, Status};
@@ -38,7 +39,8 @@ pub(super) enum Others {
 
 /// Invariant 26. Statement: an answer is returned only for the question that it answers. Enforced by: a question is open from the
 /// moment it is sent until its answer is read, whoever reads it, and whether or not anybody still waits for it; none is sent in a
-/// place while another is open there whose answer could be taken for its own; a connection is handed over with those that are. Breaks if: a frame is read and not sorted.
+/// place while another is open there whose answer could be taken for its own; a connection is handed over with those that are open,
+/// and without what was kept that could be taken for their answers. Breaks if: a frame is read and not sorted.
 impl PeerConnection {
     /// Sends a question and receives its answer, `within` at the longest. Pings are answered meanwhile; what else comes is kept for
     /// [`PeerConnection::receive_message`]. Where the answer to an earlier question is still to come, which would be taken for
@@ -83,7 +85,7 @@ impl PeerConnection {
             let answer = peer.connection().link().request(message, within).await?;
             return Ok(NetworkMessage::decode(&answer)?);
         }
-        let deadline = Instant::now() + within.min(LONGEST);
+        let deadline = Instant::now() + within.min(FOREVER);
         while self.is_in_the_way(place, asked, &question) {
             let frame = timeout_at(deadline, self.next_frame()).await;
             let frame = frame.map_err(|_| ConnectionError::AnswerOpen(asked))??;
@@ -174,6 +176,3 @@ impl PeerConnection {
         }
     }
 }
-
-/// For whoever waits longer than a clock can count.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);

@@ -233,7 +233,7 @@ impl PeerManager {
         let begun = Instant::now();
         let left = || within.saturating_sub(begun.elapsed());
         let asking = async {
-            let turn = state.asked.turn(state.rules.place_of(addr)).await;
+            let turn = state.asked.turn(state.rules.asked_at(addr)).await;
             let work = async |connection: &mut PeerConnection| {
                 Ok::<_, PeerRequestError>(connection.request_alone(question, left()).await?)
             };

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval_at};
 
+use crate::base::FOREVER;
 use crate::node::{NodeEvent, Subscription, Update};
 
 use super::ask::ask_for_peers;
@@ -79,8 +80,8 @@ async fn note_dials(manager: WeakManager, mut events: Subscription) {
 async fn look_for_peers(manager: WeakManager, mut changes: watch::Receiver<ReconnectConfig>) {
     loop {
         let reconnect = changes.borrow_and_update().clone();
-        let every = reconnect.every.clamp(Duration::from_millis(1), LONGEST);
-        let first = tokio::time::Instant::now() + reconnect.first.min(LONGEST);
+        let every = reconnect.every.clamp(Duration::from_millis(1), FOREVER);
+        let first = tokio::time::Instant::now() + reconnect.first.min(FOREVER);
         let mut ticks = interval_at(first, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -131,8 +132,6 @@ async fn discover(manager: &WeakManager) -> usize {
     new
 }
 
-/// For whoever waits longer than a clock can count.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Peers asked for peers at once.
 const ASKED: usize = 64;
 /// Seconds after which a peer that was not heard of is forgotten.

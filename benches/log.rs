@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use peerpool::base::ConnId;
-use peerpool::link::log::{Batch, Cursor, Fill, Hub, Log, LogChunk, LogConfig, Parked, Parker};
+use peerpool::broadcast::{Batch, Cursor, Fill, Hub, Log, LogChunk, LogConfig, Parked, Parker};
 
 const MESSAGE: [u8; 100] = [7; 100];
 

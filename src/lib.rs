@@ -38,6 +38,8 @@
 pub mod base;
 #[cfg(feature = "node")]
 pub mod book;
+#[cfg(feature = "node")]
+pub mod broadcast;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "node")]

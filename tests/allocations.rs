@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use peerpool::base::{Direction, Lane, Nonce, PeerId, Tick};
-use peerpool::link::log::{Hub, Log, LogConfig};
+use peerpool::broadcast::{Hub, Log, LogConfig};
 use peerpool::node::{Context, Event, Handled, Handler, Message, Node, NodeConfig};
 use peerpool::pool::{Pool, PoolConfig, SeenOutcome};
 use peerpool::wire::{Dialect, Greeting, Head, Hello, Native};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The rooms by layer, lowest first; rooms of one layer are siblings.
 const LAYERS: &[&[&str]] = &[
     &["base"],
-    &["pool", "wire", "transport", "book"],
+    &["pool", "wire", "transport", "book", "broadcast"],
     &["link"],
     &["node"],
     &["timecoin"],

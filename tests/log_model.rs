@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use peerpool::base::{Clock, ConnId};
-use peerpool::link::log::{Batch, Cursor, Fill, Hub, LagPolicy, Log, LogConfig, Parked};
+use peerpool::broadcast::{Batch, Cursor, Fill, Hub, LagPolicy, Log, LogConfig, Parked};
 use proptest::prelude::*;
 
 proptest! {

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::log::Seat;
 use crate::base::sync::atomic::{AtomicU8, Ordering};
+use crate::broadcast::Seat;
 
 /// Calls to one task. A call while the task is at work costs no wake-up: it looks again before it rests.
 ///

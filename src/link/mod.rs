@@ -23,7 +23,6 @@ mod end;
 mod host;
 mod inbox;
 mod late;
-pub mod log;
 mod message;
 mod outbox;
 mod pipeline;

@@ -27,9 +27,9 @@ use super::budget::{Budget, Reservation};
 use super::calls::Calls;
 use super::config::LinkConfig;
 use super::late::Late;
-use super::log::{CursorView, Resume, Seat, Views};
 use super::message::{Message, Response, SendError};
 use super::outbox::{Outbox, Outgoing, Rejected, Taken};
+use crate::broadcast::{CursorView, Resume, Seat, Views};
 
 /// One connection as everybody but its own task sees it. The task that reads and writes is a
 /// [`LinkTask`](super::LinkTask); both end together.

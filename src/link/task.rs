@@ -15,11 +15,11 @@ use crate::wire::{Control, Dialect};
 use super::end::End;
 use super::host::Host;
 use super::inbox::Inbox;
-use super::log::{Footing, Parked, Parker};
 use super::read::{Read, Reader, Sinks};
 use super::shared::{CloseOrder, Common, Link};
 use super::state::StateCursor;
 use super::write::{Gather, Writer, Written};
+use crate::broadcast::{Footing, Parked, Parker};
 
 /// What a new link starts from.
 pub struct Setup<D> {

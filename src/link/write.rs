@@ -35,9 +35,9 @@ use crate::wire::{Chunks, Control, Dialect};
 use super::budget::Reservation;
 use super::end::End;
 use super::host::Host;
-use super::log::{Batch, Footing, Stride};
 use super::shared::{Link, Positions};
 use super::state::StateCursor;
+use crate::broadcast::{Batch, Footing, Stride};
 
 use flight::Flight;
 

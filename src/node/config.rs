@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::broadcast::LagPolicy;
 use crate::link::LinkConfig;
-use crate::link::log::LagPolicy;
 use crate::pool::{HealthPolicy, Limits, LivenessPolicy, PoolConfig};
 use crate::wire::{Native, WireLimits};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{Direction, Nonce, PeerId};
-use crate::link::log::LagPolicy;
+use crate::broadcast::LagPolicy;
 use crate::link::{Budget, LinkConfig};
 use crate::wire::{Dialect, Hello};
 

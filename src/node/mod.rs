@@ -72,6 +72,6 @@ pub use typed::{Typed, TypedError};
 pub use voice::StateRefused;
 
 #[doc(inline)]
-pub use crate::link::log::{LagPolicy, Receipt};
+pub use crate::broadcast::{LagPolicy, Receipt};
 #[doc(inline)]
 pub use crate::link::{Event, Handled, Message, Request, RequestError, Responder, Response, SendError};

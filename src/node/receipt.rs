@@ -1,7 +1,7 @@
 //! What became of a broadcast.
 
 use crate::base::{ConnId, Lane, PeerId};
-use crate::link::log::{Appended, CursorView, Receipt};
+use crate::broadcast::{Appended, CursorView, Receipt};
 
 use super::handle::NodeRef;
 use super::tongue::{Said, first};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use crate::base::{ConnId, Lane, PeerId};
-use crate::link::log::Appended;
+use crate::broadcast::Appended;
 use crate::link::{Message, SendError};
 use crate::wire::EncodeError;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::base::{ConnId, Lane, Tick};
-use crate::link::log::{Family, Hub, Log, LogChunk, LogConfig};
+use crate::broadcast::{Family, Hub, Log, LogChunk, LogConfig};
 use crate::link::state::{StateConfig, StateKey, StateTable};
 use crate::link::{Budget, Common, Message, Positions, Prepared, Setup};
 use crate::wire::{Abilities, Control, Dialect, EncodeError, Goodbye, Greeting, Head, Hello, WireError};

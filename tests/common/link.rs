@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use peerpool::base::{ConnId, Lane, Tick};
-use peerpool::link::log::{Family, Hub, LagPolicy, Log, LogConfig};
+use peerpool::broadcast::{Family, Hub, LagPolicy, Log, LogConfig};
 use peerpool::link::state::{StateConfig, StateTable};
 use peerpool::link::{
     Budget, Common, End, Event, Handled, Host, Link, LinkConfig, Opening, Prepared, Request, Responder, Setup,
@@ -102,7 +102,7 @@ impl<D: Dialect> Side<D> {
 
     /// Appends an event to its lane's log, as a node does.
     pub(crate) fn broadcast(&self, lane: Lane, kind: u16, payload: &[u8]) {
-        use peerpool::link::log::LogChunk;
+        use peerpool::broadcast::LogChunk;
         let head = Head::Event { kind };
         if payload.len() >= 16 * 1024 {
             let chunks = self.dialect.chunks(lane, head, Bytes::copy_from_slice(payload)).unwrap();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use peerpool::base::ConnId;
-use peerpool::link::log::{
+use peerpool::broadcast::{
     Appended, Batch, Cursor, CursorView, Fill, Hub, LagPolicy, Log, LogChunk, LogConfig, RESIDUE_MAX, Receipt,
 };
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerpool::base::{Lane, Tick};
-use peerpool::link::log::LagPolicy;
+use peerpool::broadcast::LagPolicy;
 use peerpool::link::{End, Handled, Host, LinkConfig, Message, Reservation, SendError};
 use peerpool::wire::{Control, Head, Native};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

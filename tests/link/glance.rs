@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use peerpool::base::{ConnId, Lane};
-use peerpool::link::log::{Appended, Receipt};
+use peerpool::broadcast::{Appended, Receipt};
 use peerpool::link::{End, Host, Message, Opening, Prepared, Setup};
 use peerpool::transport::Stream;
 use peerpool::wire::{Decoder, Dialect, Head, Native, Step};

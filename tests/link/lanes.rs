@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use peerpool::base::Lane;
-use peerpool::link::log::LagPolicy;
+use peerpool::broadcast::LagPolicy;
 use peerpool::link::state::StateKey;
 use peerpool::link::{LinkConfig, Message};
 use peerpool::wire::{Control, Dialect, Head, Native, WireLimits};

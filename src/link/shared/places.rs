@@ -160,11 +160,7 @@ impl Link {
 
     /// A message arrived that may be an answer, in a dialect without ids. Hands it back if it answers nothing that anybody
     /// waits for; one that answers what was given up frees its place.
-    pub(in crate::link) fn answered_in_place<'p>(
-        &self,
-        kind: u16,
-        payload: Payload<'p>,
-    ) -> Option<Payload<'p>> {
+    pub(crate) fn answered_in_place<'p>(&self, kind: u16, payload: Payload<'p>) -> Option<Payload<'p>> {
         let Some(correlator) = &self.common.correlator else { return Some(payload) };
         let Some(place) = correlator.fills(kind) else { return Some(payload) };
         let (id, asked_kind, asked) = {

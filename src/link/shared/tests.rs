@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::task::{Context, Wake, Waker};
 
 use super::*;
-use crate::link::log::{FAMILY, Family, Hub, LogConfig};
+use crate::broadcast::{FAMILY, Family, Hub, LogConfig};
 use crate::wire::{Dialect, Native};
 
 fn link() -> Arc<Link> {

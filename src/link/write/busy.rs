@@ -6,9 +6,9 @@ use std::task::{Context, Poll};
 
 use bytes::Buf;
 
+use crate::broadcast::{Fill, Footing};
 use crate::link::budget::Reservation;
 use crate::link::end::End;
-use crate::link::log::{Fill, Footing};
 use crate::link::shared::Link;
 use crate::transport::Stream;
 

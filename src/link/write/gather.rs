@@ -3,9 +3,9 @@
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
+use crate::broadcast::Fill;
 use crate::link::end::End;
 use crate::link::host::Host;
-use crate::link::log::Fill;
 use crate::link::outbox::Outgoing;
 use crate::link::shared::Link;
 use crate::wire::{Control, Dialect};

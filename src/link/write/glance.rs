@@ -8,9 +8,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use crate::broadcast::Glance;
 use crate::link::end::End;
 use crate::link::host::Host;
-use crate::link::log::Glance;
 use crate::link::shared::Link;
 use crate::transport::Stream;
 use crate::wire::Dialect;

@@ -64,16 +64,16 @@ pub struct Footing {
 
 impl Footing {
     /// Of the log of this place.
-    pub(in crate::link) fn at(&self, at: usize) -> Foothold<'_> {
+    pub(crate) fn at(&self, at: usize) -> Foothold<'_> {
         Foothold { log: &self.logs[at], views: &self.views, seat: self.seats[at] }
     }
 
-    pub(in crate::link) const fn views(&self) -> &Arc<Views> {
+    pub(crate) const fn views(&self) -> &Arc<Views> {
         &self.views
     }
 
     /// Which logs have something behind it.
-    pub(in crate::link) fn news(&self) -> [bool; FAMILY] {
+    pub(crate) fn news(&self) -> [bool; FAMILY] {
         std::array::from_fn(|at| self.logs[at].end_pos() != self.pos[at])
     }
 
@@ -81,26 +81,26 @@ impl Footing {
     ///
     /// # Cost
     /// The log's short lock, and a copy of at most 4 KiB.
-    pub(in crate::link) fn glance(&self, at: usize, into: &mut Glance) -> bool {
+    pub(crate) fn glance(&self, at: usize, into: &mut Glance) -> bool {
         let foothold = self.at(at);
         foothold.log.glance(self.pos[at], foothold, into)
     }
 
     /// What was copied is written: it is behind that.
-    pub(in crate::link) fn pass(&mut self, at: usize, glance: &Glance) {
+    pub(crate) fn pass(&mut self, at: usize, glance: &Glance) {
         let end = glance.end();
         self.pos[at] = end.pos;
         self.at(at).publish(end.pos, end.seq);
     }
 
     /// Where a stride begins.
-    pub(in crate::link) fn stride(&self, at: usize) -> Stride {
+    pub(crate) fn stride(&self, at: usize) -> Stride {
         let seq = self.at(at).view().written();
         Stride::from(Mark { number: Mark::ANYWHERE, offset: 0, pos: self.pos[at], seq, open: false })
     }
 
     /// Takes a stride's end as the new place; `false` where the stride is not to be given up yet.
-    pub(in crate::link) fn follow(&mut self, at: usize, stride: &Stride) -> bool {
+    pub(crate) fn follow(&mut self, at: usize, stride: &Stride) -> bool {
         stride.rest().map(|pos| self.pos[at] = pos).is_some()
     }
 }

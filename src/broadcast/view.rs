@@ -48,7 +48,7 @@ pub struct CursorView {
 
 /// The shared parts of the cursors that one link has in a [family](super::Family) of logs, in one allocation.
 #[derive(Debug)]
-pub(in crate::link) struct Views {
+pub(crate) struct Views {
     conn: ConnId,
     each: [View; FAMILY],
 }
@@ -96,17 +96,17 @@ impl Views {
     }
 
     /// The connection.
-    pub(in crate::link) const fn conn(&self) -> ConnId {
+    pub(crate) const fn conn(&self) -> ConnId {
         self.conn
     }
 
     /// What others may know of the cursor in the log of this place.
-    pub(in crate::link) fn cursor(self: &Arc<Self>, at: usize) -> CursorView {
+    pub(crate) fn cursor(self: &Arc<Self>, at: usize) -> CursorView {
         CursorView { all: Arc::clone(self), at }
     }
 
     /// Where a successor begins in each log.
-    pub(in crate::link) fn resume(&self) -> [Resume; FAMILY] {
+    pub(crate) fn resume(&self) -> [Resume; FAMILY] {
         self.each.each_ref().map(|view| view.resume(self.conn))
     }
 

@@ -52,7 +52,7 @@ pub struct Cursor {
 
 /// What a stride is taken from: a log, and what is known there of whose stride it is.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::link) struct Foothold<'a> {
+pub(crate) struct Foothold<'a> {
     pub(super) log: &'a Log,
     /// Knows the bytes and messages behind it, at the log's place.
     pub(super) views: &'a Views,
@@ -61,7 +61,7 @@ pub(in crate::link) struct Foothold<'a> {
 
 /// How far a cursor is ahead of its foothold, while its link writes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::link) struct Stride {
+pub(crate) struct Stride {
     /// Behind what was gathered.
     at: Mark,
     /// A chunk was begun whose rest was too long to copy: `at` is inside it.
@@ -189,16 +189,16 @@ impl From<Mark> for Stride {
 
 /// As the methods of [`Cursor`].
 impl Stride {
-    pub(in crate::link) fn has_news(&self, foothold: Foothold<'_>) -> bool {
+    pub(crate) fn has_news(&self, foothold: Foothold<'_>) -> bool {
         foothold.log.end_pos() != self.at.pos
     }
 
     /// Takes over where a part of what was copied is written; see [`Glance::split`].
-    pub(in crate::link) fn begin_with(&mut self, glance: &Glance, written: usize, batch: &mut Batch) {
+    pub(crate) fn begin_with(&mut self, glance: &Glance, written: usize, batch: &mut Batch) {
         (self.at, self.done_pos, self.done_seq) = glance.split(written, batch);
     }
 
-    pub(in crate::link) fn fill(&mut self, foothold: Foothold<'_>, max: usize, batch: &mut Batch) -> Fill {
+    pub(crate) fn fill(&mut self, foothold: Foothold<'_>, max: usize, batch: &mut Batch) -> Fill {
         if batch.runs() > 0 {
             return Fill::Ready;
         }
@@ -243,7 +243,7 @@ impl Stride {
         Fill::Skipped { messages, aborted }
     }
 
-    pub(in crate::link) fn advance(&mut self, batch: &mut Batch, n: usize) {
+    pub(crate) fn advance(&mut self, batch: &mut Batch, n: usize) {
         batch.consume(n);
         if batch.is_empty() {
             (self.done_pos, self.done_seq) = (self.at.pos, self.at.seq);
@@ -254,7 +254,7 @@ impl Stride {
         }
     }
 
-    pub(in crate::link) fn publish(&mut self, foothold: Foothold<'_>) {
+    pub(crate) fn publish(&mut self, foothold: Foothold<'_>) {
         if self.published == self.done_pos {
             return;
         }
@@ -262,7 +262,7 @@ impl Stride {
         foothold.publish(self.done_pos, self.done_seq);
     }
 
-    pub(in crate::link) fn release(&mut self, batch: &mut Batch) {
+    pub(crate) fn release(&mut self, batch: &mut Batch) {
         if let Some((mark, torn)) = batch.keep_residue(RESIDUE_MAX) {
             self.at = mark;
             self.torn = torn;
@@ -270,17 +270,17 @@ impl Stride {
     }
 
     /// Says that the stream is full, once what was written is published: who waits for this link waits for its far end.
-    pub(in crate::link) fn block(&self, foothold: Foothold<'_>) {
+    pub(crate) fn block(&self, foothold: Foothold<'_>) {
         if self.published != foothold.log.end_pos() {
             foothold.view().block();
         }
     }
 
-    pub(in crate::link) fn torn(&self, batch: &Batch) -> bool {
+    pub(crate) fn torn(&self, batch: &Batch) -> bool {
         if batch.is_empty() { self.torn } else { batch.is_torn() }
     }
 
-    pub(in crate::link) const fn in_message(&self) -> bool {
+    pub(crate) const fn in_message(&self) -> bool {
         self.at.open
     }
 

@@ -102,7 +102,7 @@ impl Batch {
     }
 
     /// Bytes of a chunk's rest that are kept as a copy.
-    pub(in crate::link) const fn kept(&self) -> usize {
+    pub(crate) const fn kept(&self) -> usize {
         self.residue.len()
     }
 

@@ -48,7 +48,7 @@ pub struct Hub {
 
 /// Where one task sleeps, and how it is woken.
 #[derive(Debug)]
-pub(in crate::link) struct Seat {
+pub(crate) struct Seat {
     state: AtomicU8,
     task: TaskWaker,
 }
@@ -80,12 +80,12 @@ pub struct Waking {
 }
 
 impl Seat {
-    pub(in crate::link) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { state: AtomicU8::new(0), task: TaskWaker::new() })
     }
 
     /// The task that sleeps here, or is at work.
-    pub(in crate::link) const fn task(&self) -> &TaskWaker {
+    pub(crate) const fn task(&self) -> &TaskWaker {
         &self.task
     }
 
@@ -181,7 +181,7 @@ impl Hub {
 
 impl Parker {
     /// Where its task is found.
-    pub(in crate::link) const fn seat(&self) -> &Arc<Seat> {
+    pub(crate) const fn seat(&self) -> &Arc<Seat> {
         &self.seat
     }
 
@@ -197,7 +197,7 @@ impl Parker {
 
     /// As [`Parker::park`], of a task that has registered with the seat since it was last polled: whoever has taken that
     /// waker since has woken the task, which will be polled again.
-    pub(in crate::link) fn park_known(&self, idle: impl FnOnce() -> bool) -> Parked {
+    pub(crate) fn park_known(&self, idle: impl FnOnce() -> bool) -> Parked {
         // A seat still on the list is found there: no second push.
         if self.seat.state.fetch_or(LISTED | ASLEEP, Ordering::AcqRel) & LISTED == 0 {
             self.hub.sleepers.push(Arc::clone(&self.seat));

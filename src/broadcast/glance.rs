@@ -27,7 +27,7 @@ impl Ends {
 
 /// A copy of a few messages, and where they stand.
 #[derive(Debug, Default)]
-pub(in crate::link) struct Glance {
+pub(crate) struct Glance {
     pub(super) bytes: Vec<u8>,
     /// Where each message ends in them.
     pub(super) ends: Ends,
@@ -39,12 +39,12 @@ pub(in crate::link) struct Glance {
 
 impl Glance {
     /// All of them. Never empty once it was filled.
-    pub(in crate::link) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// Counts a link that this was written to; how many there were with the same and this memory.
-    pub(in crate::link) const fn count(&mut self) -> u32 {
+    pub(crate) const fn count(&mut self) -> u32 {
         let (pos, before) = self.crowd;
         let count = if pos == self.from.pos { before.saturating_add(1) } else { 1 };
         self.crowd = (self.from.pos, count);

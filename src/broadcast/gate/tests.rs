@@ -5,7 +5,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use crate::base::{ConnId, Tick};
-use crate::link::log::{Batch, Cursor, Fill, Hub, LagPolicy, Log, LogConfig, Waiter};
+use crate::broadcast::{Batch, Cursor, Fill, Hub, LagPolicy, Log, LogConfig, Waiter};
 
 /// Milliseconds between two looks, at the default stall time of a second.
 const LOOK: u64 = 20;

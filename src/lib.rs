@@ -23,7 +23,7 @@
 //! | [`wire`] | bytes and their meaning: frames, hello, control | `node` |
 //! | [`transport`] | byte pipes: TCP, and a world in memory for tests | `node` |
 //! | [`book`] | the addresses we know | `node`, its file `redb` |
-//! | [`link`] | reads and writes one connection; the broadcast log | `node` |
+//! | [`connection`] | reads and writes one connection; the broadcast log | `node` |
 //! | [`node`] | many links, one pool: the engine | `node` |
 //! | `timecoin` | the TIME Coin network: its dialect, its messages, its `PeerManager` | `timecoin` |
 //! | `cli` | the `peerpool` command | `cli` |
@@ -43,7 +43,7 @@ pub mod broadcast;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "node")]
-pub mod link;
+pub mod connection;
 #[cfg(feature = "node")]
 pub mod node;
 pub mod pool;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["base"],
     &["pool", "wire", "transport", "book", "broadcast"],
-    &["link"],
+    &["connection"],
     &["node"],
     &["timecoin"],
     &["api"],
@@ -123,7 +123,6 @@ fn pool_and_wire_know_no_io_no_clock_and_no_runtime() {
 
 #[test]
 fn the_reader_sees_grouped_and_plain_imports() {
-    let code =
-        "use crate::{base::{Lane, Tick}, pool::Pool};\nfn f() { crate::wire::x(); my_crate::link::y(); }";
+    let code = "use crate::{base::{Lane, Tick}, pool::Pool};\nfn f() { crate::wire::x(); my_crate::connection::y(); }";
     assert_eq!(named_rooms(code), ["base", "pool", "wire"]);
 }

@@ -12,7 +12,7 @@ use loom::thread;
 
 use super::*;
 use crate::base::sync::TaskWaker;
-use crate::link::state::{StateConfig, StateKey, StateTable};
+use crate::connection::state::{StateConfig, StateKey, StateTable};
 
 fn model(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();

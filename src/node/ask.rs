@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use crate::base::{ConnId, FOREVER, PeerId};
-use crate::link::{self, Message, RequestError, Response};
+use crate::connection::{self, Message, RequestError, Response};
 use crate::pool::Cause;
 
 use super::error::AskError;
@@ -40,7 +40,7 @@ impl Default for AskAny {
 /// Dropping it takes back what was not sent, and cancels at the peer what was.
 #[derive(Debug)]
 pub struct Pipeline {
-    requests: link::Pipeline,
+    requests: connection::Pipeline,
     peer: Arc<Peer>,
     node: NodeRef,
 }
@@ -51,7 +51,7 @@ impl Pipeline {
         &self.peer
     }
 
-    /// Sends one more request, without waiting; see [`link::Pipeline::ask`].
+    /// Sends one more request, without waiting; see [`connection::Pipeline::ask`].
     ///
     /// # Errors
     /// See [`RequestError`]; the message comes back.
@@ -65,7 +65,7 @@ impl Pipeline {
     }
 
     /// The next answer to arrive, whichever request's, with that request's number; `None` when nothing is in flight. See
-    /// [`link::Pipeline::next`].
+    /// [`connection::Pipeline::next`].
     ///
     /// # Errors
     /// [`RequestError::Timeout`], [`RequestError::Closed`], [`RequestError::Declined`], for that one request.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::broadcast::LagPolicy;
-use crate::link::LinkConfig;
+use crate::connection::LinkConfig;
 use crate::pool::{HealthPolicy, Limits, LivenessPolicy, PoolConfig};
 use crate::wire::{Native, WireLimits};
 

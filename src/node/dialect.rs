@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::base::{Direction, Nonce, PeerId};
 use crate::broadcast::LagPolicy;
-use crate::link::{Budget, LinkConfig};
+use crate::connection::{Budget, LinkConfig};
 use crate::wire::{Dialect, Hello};
 
 use super::config::NodeConfig;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use crate::base::PeerId;
 use crate::book::FailCause;
-use crate::link::{Message, RequestError, SendError};
+use crate::connection::{Message, RequestError, SendError};
 use crate::pool::AdmitError;
 use crate::transport::AcceptFault;
 use crate::wire::{Goodbye, GoodbyeReason, WireError};

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::link::{Event, Handled, Request, Responder};
+use crate::connection::{Event, Handled, Request, Responder};
 use crate::pool::Departure;
 use crate::wire::{Hello, Status};
 
@@ -22,7 +22,7 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// A request arrived. Requests run beside events and beside each other, at most
-    /// [`LinkConfig::requests`](crate::link::LinkConfig::requests) a peer.
+    /// [`LinkConfig::requests`](crate::connection::LinkConfig::requests) a peer.
     fn request(&self, cx: Context<'_>, request: Request<'_>, responder: Responder) -> Handled {
         let _ = (cx, request);
         // Whether the peer still waits for the refusal does not matter.

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::base::{Direction, PeerId};
-use crate::link::{Budget, Reservation};
+use crate::connection::{Budget, Reservation};
 use crate::transport::Stream;
 use crate::wire::{Goodbye, Greeting, Hello, WireError};
 

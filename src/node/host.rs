@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::base::{Lane, Tick};
 use crate::book::{Source, WallTime};
-use crate::link::{End, Event, Handled, Host, Request, Responder};
+use crate::connection::{End, Event, Handled, Host, Request, Responder};
 use crate::pool::{Connection as _, SeenOutcome};
 use crate::wire::Goodbye;
 

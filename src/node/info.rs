@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::base::{Nonce, PeerId, Tick};
-use crate::link::Link;
+use crate::connection::Link;
 use crate::pool::{self, Connection, Departure};
 use crate::wire::{Goodbye, GoodbyeReason, Hello};
 

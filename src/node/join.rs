@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::base::{Direction, PeerId, canonical_ip};
 use crate::book::{Outcome, WallTime};
-use crate::link::{Opening, Positions};
+use crate::connection::{Opening, Positions};
 use crate::pool::{Claim, ClaimFailure, CommitFailure, Departure, Holder};
 use crate::transport::BoxStream;
 use crate::wire::{Goodbye, GoodbyeReason};

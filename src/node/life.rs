@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 
 use crate::base::Direction;
-use crate::link::{End, LinkTask};
+use crate::connection::{End, LinkTask};
 use crate::pool::Departure;
 use crate::transport::BoxStream;
 use crate::wire::Dialect;

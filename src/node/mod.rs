@@ -74,4 +74,4 @@ pub use voice::StateRefused;
 #[doc(inline)]
 pub use crate::broadcast::{LagPolicy, Receipt};
 #[doc(inline)]
-pub use crate::link::{Event, Handled, Message, Request, RequestError, Responder, Response, SendError};
+pub use crate::connection::{Event, Handled, Message, Request, RequestError, Responder, Response, SendError};

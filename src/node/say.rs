@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::base::{ConnId, Lane, PeerId};
 use crate::broadcast::Appended;
-use crate::link::{Message, SendError};
+use crate::connection::{Message, SendError};
 use crate::wire::EncodeError;
 
 use super::error::SendToError;

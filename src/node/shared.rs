@@ -13,7 +13,7 @@ use crate::base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::base::sync::{Mutex, SwapCell};
 use crate::base::{Nonce, Tick};
 use crate::book::Book;
-use crate::link::Budget;
+use crate::connection::Budget;
 use crate::pool::PoolConfig;
 use crate::transport::Transport;
 

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::base::sync::Mutex;
 use crate::base::{ConnId, Lane, Nonce, Tick};
 use crate::broadcast::{Hub, Log};
-use crate::link::{Link, Message, Opening, Positions, Prepared};
+use crate::connection::{Link, Message, Opening, Positions, Prepared};
 use crate::transport::BoxStream;
 use crate::wire::{Abilities, Control, Dialect, EncodeError, Goodbye, Greeting, Hello, WireError};
 

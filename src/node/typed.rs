@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::base::Lane;
-use crate::link::{Event, Message, Request};
+use crate::connection::{Event, Message, Request};
 
 /// A type that travels as one kind of message.
 ///

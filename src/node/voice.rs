@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 
 use crate::base::{ConnId, Lane, Tick};
 use crate::broadcast::{Family, Hub, Log, LogChunk, LogConfig};
-use crate::link::state::{StateConfig, StateKey, StateTable};
-use crate::link::{Budget, Common, Message, Positions, Prepared, Setup};
+use crate::connection::state::{StateConfig, StateKey, StateTable};
+use crate::connection::{Budget, Common, Message, Positions, Prepared, Setup};
 use crate::wire::{Abilities, Control, Dialect, EncodeError, Goodbye, Greeting, Head, Hello, WireError};
 
 use super::config::{HotConfig, NodeConfig};

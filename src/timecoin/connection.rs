@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::base::{Direction, Lane};
-use crate::link::Message;
+use crate::connection::Message;
 use crate::node::Peer;
 use crate::transport::BoxStream;
 use crate::wire::{Dialect, Head, Hello};

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use peerpool::base::{ConnId, Lane, Tick};
 use peerpool::broadcast::{Family, Hub, LagPolicy, Log, LogConfig};
-use peerpool::link::state::{StateConfig, StateTable};
-use peerpool::link::{
+use peerpool::connection::state::{StateConfig, StateTable};
+use peerpool::connection::{
     Budget, Common, End, Event, Handled, Host, Link, LinkConfig, Opening, Prepared, Request, Responder, Setup,
 };
 use peerpool::transport::Stream;

@@ -4,7 +4,7 @@ use super::*;
 use old_node::{Hand, Handshake, Network};
 use peerpool::base::Backoff;
 use peerpool::book::{Book, BookConfig};
-use peerpool::link::RequestError;
+use peerpool::connection::RequestError;
 use peerpool::node::ConnectError;
 use peerpool::timecoin::{
     AdoptError, ConnectionError, PeerConnectError, PeerConnection, PeerListener, PeerRequestError,

@@ -2,7 +2,7 @@
 
 use super::*;
 use old_node::{Hand, Handshake, Network, OldNode, Setup, Times};
-use peerpool::link::RequestError;
+use peerpool::connection::RequestError;
 use peerpool::timecoin::{ConnectionError, PeerRequestError, QuarantineReason};
 
 /// A stream from an old node's own host to a manager in memory.

@@ -1,7 +1,7 @@
 //! Questions are answered, by the right answer, or fail for a reason that says which.
 
 use super::*;
-use peerpool::link::RequestError;
+use peerpool::connection::RequestError;
 use peerpool::timecoin::wire::{MasternodeInfo, UTXOState, UtxoInfo};
 use peerpool::timecoin::{
     Answer, FetchError, Finality, PeerConnection, PeerRequestError, PingError, StateSnapshot, VoteError,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
 use crate::base::FOREVER;
-use crate::link::Message;
+use crate::connection::Message;
 use crate::timecoin::wire::{Kind, NetworkMessage, What, what};
 use crate::wire::{Control, Dialect, Head, Status};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::link::{RequestError, SendError};
+use crate::connection::{RequestError, SendError};
 use crate::node::ConnectError;
 use crate::timecoin::wire::{DecodeError, Kind, TextError};
 use crate::wire::{EncodeError, Status, WireError};

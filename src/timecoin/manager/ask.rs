@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use crate::base::{canonical, canonical_ip};
-use crate::link::RequestError;
+use crate::connection::RequestError;
 use crate::node::{Peer, WeakNode};
 use crate::pool::Cause;
 use crate::timecoin::connection::{ConnectionError, PeerConnection};

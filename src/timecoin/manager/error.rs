@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::link::{RequestError, SendError};
+use crate::connection::{RequestError, SendError};
 use crate::node::{ConnectError, StateRefused};
 use crate::timecoin::connection::ConnectionError;
 use crate::timecoin::wire::{DecodeError, Kind, NetworkMessage, TextError};

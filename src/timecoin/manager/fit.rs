@@ -1,6 +1,6 @@
 //! Answers that are longer than a frame may be, cut to fit.
 
-use crate::link::Message;
+use crate::connection::Message;
 use crate::timecoin::wire::{Block, NetworkMessage, TextError, TimeCoin};
 
 use super::say::text_of;

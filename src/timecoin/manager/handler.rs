@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::base::Direction;
 use crate::book::WallTime;
-use crate::link::{Event, Handled, Request, Responder};
+use crate::connection::{Event, Handled, Request, Responder};
 use crate::node::{Context, Handler, NodeRef, Peer, Verdict};
 use crate::pool::{Cause, Departure};
 use crate::timecoin::chain::{Answer, Incoming, Sender};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::link::RequestError;
+use crate::connection::RequestError;
 use crate::pool::Cause;
 use crate::timecoin::find::is_old_dialler;
 use crate::timecoin::wire::{Block, Kind, NetworkMessage, PeerAddress, Transaction, WalletTransaction};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::link::{Message, SendError};
+use crate::connection::{Message, SendError};
 use crate::node::{BroadcastReceipt, NodeRef, Peer, Receipt};
 use crate::pool::Cause;
 use crate::timecoin::PeerInfo;

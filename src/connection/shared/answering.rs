@@ -27,7 +27,7 @@ pub(super) struct Entry {
 
 /// What became of a request of the peer that wanted to be handled.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::link) enum Begun {
+pub(in crate::connection) enum Begun {
     /// It counts as being handled, under this number.
     Now(u32),
     /// Another one of its id is being handled.
@@ -39,7 +39,7 @@ pub(in crate::link) enum Begun {
 /// Requests of the peer.
 impl Link {
     /// Notes a request that is about to be handled, unless `most` are already, or one of its id is.
-    pub(in crate::link) fn begin_answer(&self, id: u32, most: usize) -> Begun {
+    pub(in crate::connection) fn begin_answer(&self, id: u32, most: usize) -> Begun {
         let mut rare = self.rare.lock();
         let answering = &mut rare.answering;
         if answering.all.iter().any(|one| one.is(id)) {
@@ -55,7 +55,7 @@ impl Link {
     }
 
     /// Its responder answers, or goes. `true` if the peer still wants the answer. Called once.
-    pub(in crate::link) fn end_answer(&self, number: u32) -> bool {
+    pub(in crate::connection) fn end_answer(&self, number: u32) -> bool {
         let wanted = {
             let mut rare = self.rare.lock();
             let answering = &mut rare.answering;
@@ -75,7 +75,7 @@ impl Link {
     }
 
     /// The peer no longer wants this answer; the number of the request, if it is being handled.
-    pub(in crate::link) fn cancel_answer(&self, id: u32) -> Option<u32> {
+    pub(in crate::connection) fn cancel_answer(&self, id: u32) -> Option<u32> {
         let mut rare = self.rare.lock();
         let one = rare.answering.all.iter_mut().find(|one| one.is(id))?;
         one.cancelled = true;
@@ -83,18 +83,18 @@ impl Link {
     }
 
     /// Whether the peer waits for an answer to a request of this id.
-    pub(in crate::link) fn is_answering(&self, id: u32) -> bool {
+    pub(in crate::connection) fn is_answering(&self, id: u32) -> bool {
         self.rare.look(|rare| rare.answering.all.iter().any(|one| one.is(id))) == Some(true)
     }
 
     /// Whether the peer still waits for the answer to the request of this number.
-    pub(in crate::link) fn is_wanted(&self, number: u32) -> bool {
+    pub(in crate::connection) fn is_wanted(&self, number: u32) -> bool {
         let wanted = |one: &Entry| one.number == number && !one.cancelled;
         self.rare.look(|rare| rare.answering.all.iter().any(wanted)) == Some(true)
     }
 
     /// Tells the task that a request ended for which nothing was queued.
-    pub(in crate::link) fn answered_silently(&self) {
+    pub(in crate::connection) fn answered_silently(&self) {
         self.calls.call();
     }
 }

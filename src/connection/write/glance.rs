@@ -9,9 +9,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::broadcast::Glance;
-use crate::link::end::End;
-use crate::link::host::Host;
-use crate::link::shared::Link;
+use crate::connection::end::End;
+use crate::connection::host::Host;
+use crate::connection::shared::Link;
 use crate::transport::Stream;
 use crate::wire::Dialect;
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use peerpool::base::Lane;
-use peerpool::link::{End, Handled, Message, SendError};
+use peerpool::connection::{End, Handled, Message, SendError};
 use peerpool::pool::Departure;
 use peerpool::wire::{Control, Dialect, Goodbye, GoodbyeReason, Head, Native};
 use tokio::io::AsyncWriteExt;
@@ -215,7 +215,7 @@ async fn an_end_a_reset_and_a_reaper_are_told_apart() {
 async fn the_reason_of_a_close_wins_over_a_frame_that_finds_the_peer_departed() {
     let side = Side::new(Native::default());
     let (near, far) = pipe(1024);
-    let known: Arc<std::sync::OnceLock<Arc<peerpool::link::Link>>> = Arc::default();
+    let known: Arc<std::sync::OnceLock<Arc<peerpool::connection::Link>>> = Arc::default();
     let (own, reaped) = (Arc::clone(&known), Arc::new(std::sync::Mutex::new(None::<Ear>)));
     let host = Arc::clone(&reaped);
     let ear = Ear::new().on_event(move |_, _, _| {

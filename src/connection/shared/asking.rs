@@ -7,9 +7,9 @@ use tokio::sync::oneshot;
 
 use crate::base::Lane;
 use crate::base::sync::atomic::Ordering;
-use crate::link::message::Response;
-use crate::link::outbox::Outgoing;
-use crate::link::pipeline::Ticket;
+use crate::connection::message::Response;
+use crate::connection::outbox::Outgoing;
+use crate::connection::pipeline::Ticket;
 use crate::wire::{Head, Status};
 
 use super::places::{Place, Queue};
@@ -50,7 +50,7 @@ pub(super) struct Waiters {
 
 /// Why a request got no place to wait in.
 #[derive(Debug)]
-pub(in crate::link) enum NoPlace {
+pub(in crate::connection) enum NoPlace {
     /// The link is closed.
     Closed,
     /// As many requests as may wait do.
@@ -107,7 +107,7 @@ impl Waiters {
 /// Requests of ours.
 impl Link {
     /// A waiter for the answer to a request, and the request's number. `its_turn` where the request was told so.
-    pub(in crate::link) fn add_waiter(
+    pub(in crate::connection) fn add_waiter(
         &self,
         kind: u16,
         payload: &Bytes,
@@ -132,7 +132,7 @@ impl Link {
     }
 
     /// A place for one request of a pipeline in the table, and the request's number. Not in a dialect without ids.
-    pub(in crate::link) fn add_ticket(&self, ticket: Ticket) -> Result<u32, NoPlace> {
+    pub(in crate::connection) fn add_ticket(&self, ticket: Ticket) -> Result<u32, NoPlace> {
         if self.common.correlator.is_some() {
             return Err(NoPlace::NoQuestion);
         }
@@ -147,7 +147,7 @@ impl Link {
     }
 
     /// An answer arrived. `false` if nobody waits for it: late, or never asked.
-    pub(in crate::link) fn answered(&self, id: u32, status: Status, payload: Response) -> bool {
+    pub(in crate::connection) fn answered(&self, id: u32, status: Status, payload: Response) -> bool {
         if self.common.correlator.is_some() {
             return self.declined_in_place(id, Declined { status, detail: payload });
         }
@@ -162,7 +162,7 @@ impl Link {
 
     /// Nobody waits for this answer any more: the request is taken back if it was not sent. Where it was, the peer is told by a
     /// cancel; in a dialect without ids its place stays closed until the answer came.
-    pub(in crate::link) fn give_up(&self, lane: Lane, id: u32) {
+    pub(in crate::connection) fn give_up(&self, lane: Lane, id: u32) {
         if self.common.correlator.is_some() {
             return self.give_up_place(lane, id);
         }
@@ -190,7 +190,7 @@ impl Link {
     }
 
     /// The request was not even queued, so nothing can come of it.
-    pub(in crate::link) fn unask(&self, id: u32) {
+    pub(in crate::connection) fn unask(&self, id: u32) {
         let waiter = self.waiters.look(|waiters| waiters.remove(id)).flatten();
         if let Some(Waiter::Ticket(ticket)) = waiter {
             return ticket.disarm();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use peerpool::base::Lane;
-use peerpool::link::{Handled, LinkConfig, Message};
+use peerpool::connection::{Handled, LinkConfig, Message};
 use peerpool::pool::Departure;
 use peerpool::wire::Native;
 
@@ -92,7 +92,7 @@ async fn a_peer_that_takes_bulk_and_never_says_so_has_stalled() {
                 settle().await;
             }
         }
-        let now = peerpool::link::Host::now(&ear);
+        let now = peerpool::connection::Host::now(&ear);
         assert!(link.stalled(now) >= Duration::from_secs(25), "{:?}, beside: {beside}", link.stalled(now));
         // Any answer is progress.
         let mut far = side.by_hand(far);
@@ -173,5 +173,5 @@ async fn a_handler_that_fills_its_own_inbox_may_wait_for_bulk_to_be_sent() {
     for _ in 0..2 {
         assert_eq!(kind_of(&far.message().await.unwrap()), Some(1));
     }
-    assert_eq!(running.link.stalled(peerpool::link::Host::now(&ear)), Duration::ZERO);
+    assert_eq!(running.link.stalled(peerpool::connection::Host::now(&ear)), Duration::ZERO);
 }

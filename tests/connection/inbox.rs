@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use peerpool::base::Lane;
-use peerpool::link::{End, Handled, Link, LinkConfig, Message};
+use peerpool::connection::{End, Handled, Link, LinkConfig, Message};
 use peerpool::wire::{Control, Dialect, Head, Native, Status};
 
 use crate::harness::*;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use peerpool::base::{ConnId, Lane};
 use peerpool::broadcast::{Appended, Receipt};
-use peerpool::link::{End, Host, Message, Opening, Prepared, Setup};
+use peerpool::connection::{End, Host, Message, Opening, Prepared, Setup};
 use peerpool::transport::Stream;
 use peerpool::wire::{Decoder, Dialect, Head, Native, Step};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};

@@ -136,7 +136,7 @@ impl Link {
 
     /// A request finds its place closed by one that was given up. Whether it may look again: no answer can be taken for the wrong
     /// one's, so that the place is free now, or it changed meanwhile.
-    pub(in crate::link) fn may_follow(&self, kind: u16, payload: &[u8]) -> bool {
+    pub(in crate::connection) fn may_follow(&self, kind: u16, payload: &[u8]) -> bool {
         let Some(correlator) = &self.common.correlator else { return false };
         let Some(place) = correlator.awaits(kind) else { return false };
         let (id, late_kind, late) = {
@@ -217,7 +217,7 @@ impl Link {
     }
 
     /// Somebody no longer waits for its turn at this place: if it was its turn, it is the next one's.
-    pub(in crate::link) fn pass_on(&self, place: u32) {
+    pub(in crate::connection) fn pass_on(&self, place: u32) {
         loop {
             let next = {
                 let mut waiters = self.waiters.lock();

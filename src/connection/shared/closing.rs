@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::base::sync::atomic::Ordering;
-use crate::link::outbox::Outbox;
+use crate::connection::outbox::Outbox;
 use crate::pool::Departure;
 use crate::wire::Goodbye;
 
@@ -13,17 +13,17 @@ use super::{CLOSED, DRAINING, Link, Positions};
 
 /// How a link is to end.
 #[derive(Clone, Debug)]
-pub(in crate::link) struct CloseOrder {
-    pub(in crate::link) reason: Departure,
-    pub(in crate::link) goodbye: Option<Goodbye>,
+pub(in crate::connection) struct CloseOrder {
+    pub(in crate::connection) reason: Departure,
+    pub(in crate::connection) goodbye: Option<Goodbye>,
     /// Send first what waits.
-    pub(in crate::link) drain: bool,
-    pub(in crate::link) within: Duration,
+    pub(in crate::connection) drain: bool,
+    pub(in crate::connection) within: Duration,
 }
 
 /// The end of a link.
 impl Link {
-    /// Begins to close, once: the first order stands. Says goodbye if told to, then ends within [`LinkConfig::linger`](crate::link::LinkConfig::linger).
+    /// Begins to close, once: the first order stands. Says goodbye if told to, then ends within [`LinkConfig::linger`](crate::connection::LinkConfig::linger).
     ///
     /// Legal anywhere, a handler of this very link included.
     pub fn close(&self, reason: Departure, goodbye: Option<Goodbye>) {
@@ -32,7 +32,7 @@ impl Link {
     }
 
     /// Begins to close once nothing waits to be sent. What is not sent by `within` is given up; the goodbye then gets
-    /// [`LinkConfig::linger`](crate::link::LinkConfig::linger) more, or `within` again if that is shorter. Meanwhile nothing more is
+    /// [`LinkConfig::linger`](crate::connection::LinkConfig::linger) more, or `within` again if that is shorter. Meanwhile nothing more is
     /// queued but answers; what is broadcast still goes out, so a peer that reads more slowly than that takes the whole of `within`.
     pub fn drain(&self, reason: Departure, goodbye: Option<Goodbye>, within: Duration) {
         self.begin_close(CloseOrder { reason, goodbye, drain: true, within });
@@ -60,7 +60,7 @@ impl Link {
         drop(self.outbox.look(Outbox::clear));
     }
 
-    pub(in crate::link) fn close_order(&self) -> Option<CloseOrder> {
+    pub(in crate::connection) fn close_order(&self) -> Option<CloseOrder> {
         if self.is_open() {
             return None;
         }
@@ -68,7 +68,7 @@ impl Link {
     }
 
     /// The task has ended: nothing more will be sent or received.
-    pub(in crate::link) fn ended(&self, reason: Departure, positions: Positions) {
+    pub(in crate::connection) fn ended(&self, reason: Departure, positions: Positions) {
         self.begin_close(CloseOrder { reason, goodbye: None, drain: false, within: Duration::ZERO });
         self.state.store(CLOSED, Ordering::Release);
         self.clear_outbox();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use peerpool::base::{Lane, Tick};
 use peerpool::broadcast::LagPolicy;
-use peerpool::link::{End, Handled, Host, LinkConfig, Message, Reservation, SendError};
+use peerpool::connection::{End, Handled, Host, LinkConfig, Message, Reservation, SendError};
 use peerpool::wire::{Control, Head, Native};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;

@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use bytes::Buf;
 
 use crate::broadcast::{Fill, Footing};
-use crate::link::budget::Reservation;
-use crate::link::end::End;
-use crate::link::shared::Link;
+use crate::connection::budget::Reservation;
+use crate::connection::end::End;
+use crate::connection::shared::Link;
 use crate::transport::Stream;
 
 use super::{BULK, Busy, LANES, LaneOut, Piece};

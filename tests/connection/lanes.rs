@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use peerpool::base::Lane;
 use peerpool::broadcast::LagPolicy;
-use peerpool::link::state::StateKey;
-use peerpool::link::{LinkConfig, Message};
+use peerpool::connection::state::StateKey;
+use peerpool::connection::{LinkConfig, Message};
 use peerpool::wire::{Control, Dialect, Head, Native, WireLimits};
 
 use crate::harness::*;
@@ -378,7 +378,7 @@ async fn a_lagging_link_of_a_class_that_may_not_miss_ends() {
     }
     let mut far = side.by_hand(far);
     far.rest().await;
-    assert!(matches!(running.end().await, peerpool::link::End::TooSlow(Lane::Urgent)));
+    assert!(matches!(running.end().await, peerpool::connection::End::TooSlow(Lane::Urgent)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -489,5 +489,5 @@ async fn an_idle_link_holds_nothing_and_wakes_for_nothing() {
     far.message().await.unwrap();
     settle().await;
     assert_eq!(side.budget.used(), 0);
-    assert_eq!(running.link.waiting(), peerpool::link::Waiting::default());
+    assert_eq!(running.link.waiting(), peerpool::connection::Waiting::default());
 }

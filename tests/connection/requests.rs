@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerpool::base::Lane;
-use peerpool::link::{AnswerError, End, Handled, LinkConfig, Message, RequestError, Responder};
+use peerpool::connection::{AnswerError, End, Handled, LinkConfig, Message, RequestError, Responder};
 use peerpool::pool::Departure;
 use peerpool::wire::{Control, Head, Native, Status};
 
@@ -61,7 +61,7 @@ async fn a_dropped_request_that_was_not_sent_is_taken_back() {
     assert_eq!((running.link.waiting().requests, running.link.waiting().messages), (1, 1));
     asking.abort();
     let _ = asking.await;
-    assert_eq!(running.link.waiting(), peerpool::link::Waiting::default());
+    assert_eq!(running.link.waiting(), peerpool::connection::Waiting::default());
     running.link.send(Message::new(3, "next")).unwrap();
     let mut far = side.by_hand(far);
     assert!(matches!(far.message().await, Some(Item::Message(_, Head::Event { kind: 1 }, _))));
@@ -382,8 +382,8 @@ async fn a_request_dropped_after_any_number_of_polls_leaves_nothing() {
     settle().await;
     held.lock().unwrap().clear();
     settle().await;
-    assert_eq!(asking.link.waiting(), peerpool::link::Waiting::default());
-    assert_eq!(answering.link.waiting(), peerpool::link::Waiting::default());
+    assert_eq!(asking.link.waiting(), peerpool::connection::Waiting::default());
+    assert_eq!(answering.link.waiting(), peerpool::connection::Waiting::default());
     assert_eq!(side.budget.used(), 0);
 }
 
@@ -525,6 +525,6 @@ async fn a_closing_link_fails_all_of_a_pipeline_and_a_full_one_hands_the_message
     assert_eq!(failed, [0, 1]);
     let closed = line.ask(Message::new(4, "fourth"));
     assert!(
-        matches!(closed, Err(RequestError::NotSent(peerpool::link::SendError::Closed(back))) if back.payload == "fourth")
+        matches!(closed, Err(RequestError::NotSent(peerpool::connection::SendError::Closed(back))) if back.payload == "fourth")
     );
 }

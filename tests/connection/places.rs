@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerpool::base::Lane;
-use peerpool::link::{Handled, LinkConfig, Message, RequestError, Responder, SendError};
+use peerpool::connection::{Handled, LinkConfig, Message, RequestError, Responder, SendError};
 use peerpool::timecoin::wire::{Kind, NetworkMessage, Software, TimeCoin, UNKNOWN};
 use peerpool::wire::{Control, EncodeError, Head, Status};
 
@@ -160,7 +160,7 @@ async fn a_question_given_up_before_it_was_sent_leaves_its_place_open() {
     assert_eq!((running.link.waiting().requests, running.link.waiting().messages), (1, 1));
     asking.abort();
     let _ = asking.await;
-    assert_eq!(running.link.waiting(), peerpool::link::Waiting::default());
+    assert_eq!(running.link.waiting(), peerpool::connection::Waiting::default());
     let mut far = side.by_hand(far);
     assert!(matches!(far.message().await, Some(Item::Message(_, Head::Event { .. }, _))));
     let again = ask(&running, &block_request(2), WAIT);
@@ -188,7 +188,7 @@ fn two_who_give_their_questions_up_unsent_close_the_place_to_neither() {
         scope.spawn(gives_up);
         scope.spawn(gives_up);
     });
-    assert_eq!(prepared.link().waiting(), peerpool::link::Waiting::default());
+    assert_eq!(prepared.link().waiting(), peerpool::connection::Waiting::default());
 }
 
 #[tokio::test(start_paused = true)]

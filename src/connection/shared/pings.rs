@@ -65,7 +65,7 @@ impl Link {
         u64::from(self.pinged.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Asks the peer for addresses; what it says reaches [`Host::peers_told`](crate::link::Host::peers_told).
+    /// Asks the peer for addresses; what it says reaches [`Host::peers_told`](crate::connection::Host::peers_told).
     pub fn ask_peers(&self) {
         self.wants.fetch_or(PEERS, Ordering::Release);
         self.calls.call();
@@ -77,12 +77,12 @@ impl Link {
             && self.wants.fetch_and(!what, Ordering::Acquire) & what != 0
     }
 
-    pub(in crate::link) fn take_peers_wanted(&self) -> bool {
+    pub(in crate::connection) fn take_peers_wanted(&self) -> bool {
         self.take_wanted(PEERS)
     }
 
     /// The token of the ping to send now, which counts as sent.
-    pub(in crate::link) fn take_ping(&self) -> Option<u64> {
+    pub(in crate::connection) fn take_ping(&self) -> Option<u64> {
         if !self.take_wanted(PING) {
             return None;
         }
@@ -103,7 +103,7 @@ impl Link {
 
     /// A pong arrived: the round-trip time, if it answers a ping of ours. Token zero answers the oldest where the
     /// dialect's pings have no tokens.
-    pub(in crate::link) fn pong(&self, token: u64, tokens: bool) -> Option<Duration> {
+    pub(in crate::connection) fn pong(&self, token: u64, tokens: bool) -> Option<Duration> {
         let (rtt, waiting) = {
             let mut rare = self.rare.lock();
             let pings = &mut rare.pings;

@@ -4,10 +4,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::broadcast::Fill;
-use crate::link::end::End;
-use crate::link::host::Host;
-use crate::link::outbox::Outgoing;
-use crate::link::shared::Link;
+use crate::connection::end::End;
+use crate::connection::host::Host;
+use crate::connection::outbox::Outgoing;
+use crate::connection::shared::Link;
 use crate::wire::{Control, Dialect};
 
 use super::{BULK, Busy, Gather, LANES, LaneOut, Piece, URGENT, Writer};

@@ -22,7 +22,7 @@
 //! | [`pool`] | who is connected: no I/O, no clock, no runtime | - |
 //! | [`wire`] | bytes and their meaning: frames, hello, control | `node` |
 //! | [`transport`] | byte pipes: TCP, and a world in memory for tests | `node` |
-//! | [`book`] | the addresses we know | `node`, its file `redb` |
+//! | [`address_book`] | the addresses we know | `node`, its file `redb` |
 //! | [`connection`] | reads and writes one connection; the broadcast log | `node` |
 //! | [`node`] | many links, one pool: the engine | `node` |
 //! | `timecoin` | the TIME Coin network: its dialect, its messages, its `PeerManager` | `timecoin` |
@@ -35,9 +35,9 @@
 #![cfg_attr(not(feature = "node"), doc = "\n(The links above need the feature `node`.)\n")]
 #![cfg_attr(not(feature = "node"), allow(rustdoc::broken_intra_doc_links))]
 
-pub mod base;
 #[cfg(feature = "node")]
-pub mod book;
+pub mod address_book;
+pub mod base;
 #[cfg(feature = "node")]
 pub mod broadcast;
 #[cfg(feature = "cli")]
@@ -47,6 +47,7 @@ pub mod connection;
 #[cfg(feature = "node")]
 pub mod node;
 pub mod pool;
+pub mod sync;
 #[cfg(feature = "timecoin")]
 pub mod timecoin;
 #[cfg(feature = "node")]

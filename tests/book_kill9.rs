@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use peerpool::address_book::{Book, BookConfig, FailCause, Outcome, Source, WallTime};
 use peerpool::base::PeerId;
-use peerpool::book::{Book, BookConfig, FailCause, Outcome, Source, WallTime};
 
 const CHILD: &str = "child_writes_until_it_is_killed";
 const FILE: &str = "PEERPOOL_KILL9_FILE";

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// The rooms by layer, lowest first; rooms of one layer are siblings.
 const LAYERS: &[&[&str]] = &[
-    &["base"],
-    &["pool", "wire", "transport", "book", "broadcast"],
+    &["base", "sync"],
+    &["pool", "wire", "transport", "address_book", "broadcast"],
     &["connection"],
     &["node"],
     &["timecoin"],

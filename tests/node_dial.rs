@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use harness::*;
+use peerpool::address_book::{Book, BookConfig, WallTime};
 use peerpool::base::{Backoff, Direction};
-use peerpool::book::{Book, BookConfig, WallTime};
 use peerpool::node::{ConnectError, Handler, Node, NodeConfig, NodeEvent, Update, Verdict};
 use peerpool::transport::{BoxFuture, BoxListener, BoxStream, Latency, MemoryNet, Transport as _};
 use peerpool::wire::{Control, Dialect as _, Goodbye, GoodbyeReason, Greeting, Hello, Native};
@@ -208,7 +208,7 @@ async fn a_listen_address_in_a_black_hole_is_asked_one_at_a_time_and_takes_no_di
     secs(2).await;
     // Both places for probes hang; an address that comes now is dialled at once all the same.
     let b = start(&net, 2, quiet(), Rec::new()).await;
-    a.book().add(at(2), peerpool::book::Source::Operator, WallTime::now()).unwrap();
+    a.book().add(at(2), peerpool::address_book::Source::Operator, WallTime::now()).unwrap();
     let begun = tokio::time::Instant::now();
     until(|| peers(&b) == 1).await;
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
@@ -548,7 +548,7 @@ async fn our_own_inability_to_dial_neither_ruins_the_book_nor_makes_a_loop() {
         let book = Arc::new(Book::in_memory(BookConfig { allow_private: true, ..BookConfig::default() }));
         for n in 0..1_000u16 {
             let addr = SocketAddr::from(([10, 1, (n >> 8) as u8, n as u8], 7000));
-            book.add(addr, peerpool::book::Source::Operator, WallTime::now()).unwrap();
+            book.add(addr, peerpool::address_book::Source::Operator, WallTime::now()).unwrap();
         }
         let mut config = eager(&[]);
         config.hot.tick = Duration::from_millis(50);
@@ -643,8 +643,8 @@ async fn what_the_book_has_become_does_not_keep_a_node_from_starting() {
         BookConfig { max_addresses: two, max_per_source: one, allow_private: true, ..BookConfig::default() };
     let book = Book::in_memory(config);
     for last in [8, 9] {
-        book.add(at(last), peerpool::book::Source::Operator, WallTime::now()).unwrap();
-        book.record(&at(last), peerpool::book::Outcome::Connected, WallTime::now());
+        book.add(at(last), peerpool::address_book::Source::Operator, WallTime::now()).unwrap();
+        book.record(&at(last), peerpool::address_book::Outcome::Connected, WallTime::now());
     }
     let mut config = eager(&[2, 3, 4]);
     config.listen.clear();

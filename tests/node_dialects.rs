@@ -228,7 +228,7 @@ async fn a_dial_to_our_own_instance_is_known_as_ours() {
         refused.map(|peer| *peer.key())
     );
     assert_eq!(node.stats().self_dials, 1);
-    assert!(node.book().is_self(&toy_at(1), peerpool::book::WallTime::now()));
+    assert!(node.book().is_self(&toy_at(1), peerpool::address_book::WallTime::now()));
     end(node).await;
 }
 

@@ -130,7 +130,7 @@ async fn a_self_dial_ends_quietly_and_is_remembered() {
     let mut events = a.subscribe();
     assert!(matches!(a.connect(at(1)).await, Err(ConnectError::SelfDial)));
     secs(3).await;
-    assert!(a.book().is_self(&at(1), peerpool::book::WallTime::now()));
+    assert!(a.book().is_self(&at(1), peerpool::address_book::WallTime::now()));
     let stats = a.stats();
     assert_eq!((stats.self_dials, stats.dial_failures, stats.pool.total_connections), (1, 0, 0));
     assert!(matches!(events.try_next(), Some(peerpool::node::Update::Snapshot(peers)) if peers.is_empty()));
@@ -151,7 +151,9 @@ async fn another_address_of_a_peer_becomes_an_alias_and_is_not_dialled_again() {
     let a = start(&net, 1, config, Rec::new()).await;
     until(|| peers(&a) == 1).await;
     let other = "10.0.0.2:7001".parse().unwrap();
-    a.book().add(other, peerpool::book::Source::Operator, peerpool::book::WallTime::now()).unwrap();
+    a.book()
+        .add(other, peerpool::address_book::Source::Operator, peerpool::address_book::WallTime::now())
+        .unwrap();
     until(|| a.book().get(&other).is_some_and(|known| known.alias_of == Some(at(2)))).await;
     let before = a.stats();
     secs(60).await;

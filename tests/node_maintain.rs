@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use harness::*;
-use peerpool::book::{Source, WallTime};
+use peerpool::address_book::{Source, WallTime};
 use peerpool::node::{DialectConfig, Node, NodeConfig, Rules};
 use peerpool::transport::{MemoryNet, Transport as _};
 use peerpool::wire::{Control, Dialect as _, Goodbye, GoodbyeReason, Native};

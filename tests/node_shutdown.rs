@@ -193,7 +193,7 @@ async fn a_handshake_under_way_at_the_end_is_told_so_or_closed() {
 #[cfg(feature = "redb")]
 #[tokio::test]
 async fn the_book_is_written_also_when_nobody_waits_for_the_end() {
-    use peerpool::book::{Book, BookConfig, Source, WallTime};
+    use peerpool::address_book::{Book, BookConfig, Source, WallTime};
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("book");
     let net = MemoryNet::new(1);

@@ -6,7 +6,6 @@
 mod backoff;
 mod ids;
 mod net;
-pub mod sync;
 mod tick;
 
 pub use backoff::Backoff;

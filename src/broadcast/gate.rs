@@ -26,8 +26,8 @@ pub(super) use blame::pause;
 use self::blame::Blame;
 use super::view::{View, Views};
 use crate::base::Tick;
-use crate::base::sync::Mutex;
-use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// How the log stands at the moment of a look.
 #[derive(Clone, Copy, Debug)]

@@ -17,8 +17,8 @@ use std::task::{Context, Poll, Waker};
 use crossbeam_utils::CachePadded;
 
 use super::sleepers::{HANDFUL, Sleepers};
-use crate::base::sync::TaskWaker;
-use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
+use crate::sync::TaskWaker;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
 
 /// How many links a producer wakes itself before it hands the rest on. None in models, which have few links.
 const DIRECT: usize = if cfg!(peerpool_loom) { 0 } else { HANDFUL };

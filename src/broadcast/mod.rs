@@ -56,9 +56,9 @@ pub use view::{CursorView, Receipt, Resume};
 pub use waiter::Waiter;
 pub use words::{AppendError, Appended, LagPolicy, LogChunk, LogConfig, LogStats};
 
-use crate::base::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::base::sync::{Mutex, MutexGuard};
 use crate::base::{ConnId, Tick};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use gate::{Gate, Span};
 use ring::{Gather, Ring};
 use segment::Mark;

@@ -11,8 +11,8 @@ use loom::future::block_on;
 use loom::thread;
 
 use super::*;
-use crate::base::sync::TaskWaker;
 use crate::connection::state::{StateConfig, StateKey, StateTable};
+use crate::sync::TaskWaker;
 
 fn model(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use super::glance;
 use crate::base::ConnId;
-use crate::base::sync::OnceLock;
+use crate::sync::OnceLock;
 
 /// What a message costs beside its bytes: four bytes in a vector that doubles.
 pub(super) const MESSAGE_COST: usize = 8;

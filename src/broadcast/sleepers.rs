@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 use crossbeam_utils::CachePadded;
 use smallvec::SmallVec;
 
-use crate::base::sync::Mutex;
-use crate::base::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Entries that are taken under one lock.
 pub(super) const HANDFUL: usize = 16;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::segment::Mark;
 use super::{Appended, FAMILY};
 use crate::base::ConnId;
-use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use crate::base::sync::{Mutex, OnceLock};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use crate::sync::{Mutex, OnceLock};
 
 /// Most gaps a view remembers; of what is older than a forgotten one it says [`Receipt::Expired`].
 const GAPS_MAX: usize = 32;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::address_book::Book;
 use crate::base::PeerId;
-use crate::book::Book;
 use crate::node::{
     Context, Event, Fresh, Handled, Handler, Node, NodeEvent, Request, Responder, Subscription, Update,
 };

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use crate::book::Book;
+use crate::address_book::Book;
 use crate::node::{Fresh, HotConfig, Message, NodeConfig, StartError, WeakNode};
 use crate::timecoin::wire::Kind;
 use crate::timecoin::{

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Bytes that may be held for peers at one time: inboxes, lanes, reassembly, chunk remainders.
 ///

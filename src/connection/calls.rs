@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
 
-use crate::base::sync::atomic::{AtomicU8, Ordering};
 use crate::broadcast::Seat;
+use crate::sync::atomic::{AtomicU8, Ordering};
 
 /// Calls to one task. A call while the task is at work costs no wake-up: it looks again before it rests.
 ///
@@ -86,7 +86,7 @@ mod models {
     use loom::thread;
 
     use super::*;
-    use crate::base::sync::atomic::AtomicUsize;
+    use crate::sync::atomic::AtomicUsize;
 
     #[test]
     fn a_task_that_rests_has_seen_what_was_done_before_every_call() {

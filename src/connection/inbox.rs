@@ -15,8 +15,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use bytes::Bytes;
 
 use crate::base::Lane;
-use crate::base::sync::TaskWaker;
-use crate::base::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::TaskWaker;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::wire::Payload;
 
 use super::budget::Reservation;

@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-use crate::base::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Something under a lock that is made when it is first needed, and then stays until it is taken out.
 #[derive(Debug)]

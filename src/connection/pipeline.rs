@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use crate::base::sync::{Mutex, TaskWaker};
 use crate::base::{FOREVER, Lane};
+use crate::sync::{Mutex, TaskWaker};
 use crate::wire::{EncodeError, Head};
 
 use super::message::{Message, RequestError, Response, SendError};

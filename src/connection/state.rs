@@ -17,9 +17,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 
-use crate::base::sync::Mutex;
-use crate::base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::broadcast::Hub;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Longest [`StateKey::id`] in bytes.
 pub const STATE_ID_MAX: usize = 32;

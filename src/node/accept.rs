@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use crate::address_book::{BanTarget, WallTime};
 use crate::base::Direction;
-use crate::book::{BanTarget, WallTime};
 use crate::pool::{Permit, Slot};
 use crate::transport::{BoxListener, BoxStream};
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::base::sync::Mutex;
+use crate::sync::Mutex;
 
 /// The names that were said lately.
 #[derive(Debug, Default)]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
+use crate::address_book::{AddRefused, Book, BookConfig, Source, WallTime};
 use crate::base::Nonce;
-use crate::book::{AddRefused, Book, BookConfig, Source, WallTime};
 use crate::transport::{BoxListener, Tcp, Transport};
 use crate::wire::{Dialect, Native};
 

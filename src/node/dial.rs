@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use crate::address_book::{Outcome, WallTime};
 use crate::base::{Direction, PeerId, Tick, canonical};
-use crate::book::{Outcome, WallTime};
 use crate::pool::{Claim, ClaimFailure, Holder, Permit, Slot};
 use crate::transport::BoxStream;
 use crate::wire::{Goodbye, GoodbyeReason};

@@ -3,8 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 
+use crate::address_book::FailCause;
 use crate::base::PeerId;
-use crate::book::FailCause;
 use crate::connection::{Message, RequestError, SendError};
 use crate::pool::AdmitError;
 use crate::transport::AcceptFault;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
-use crate::base::sync::Mutex;
 use crate::base::{ConnId, Lane, PeerId, Tick};
 use crate::pool::Departure;
+use crate::sync::Mutex;
 
 use super::error::ConnectError;
 use super::info::Peer;

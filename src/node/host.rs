@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::address_book::{Source, WallTime};
 use crate::base::{Lane, Tick};
-use crate::book::{Source, WallTime};
 use crate::connection::{End, Event, Handled, Host, Request, Responder};
 use crate::pool::{Connection as _, SeenOutcome};
 use crate::wire::Goodbye;
@@ -82,7 +82,7 @@ impl Host for PeerHost {
         let source = Source::Peer(self.peer.addr().ip());
         let mut new = 0;
         for addr in peers {
-            if matches!(shared.book.add(addr, source, now), Ok(crate::book::Added::New)) {
+            if matches!(shared.book.add(addr, source, now), Ok(crate::address_book::Added::New)) {
                 shared.tongues.learn(addr, self.peer.connection().tongue());
                 new += 1;
             }
@@ -99,7 +99,7 @@ impl Host for PeerHost {
 
     fn gap(&self, lane: Lane, skipped: u64) {
         let shared = self.node.shared();
-        shared.counters.missed.fetch_add(skipped, crate::base::sync::atomic::Ordering::Relaxed);
+        shared.counters.missed.fetch_add(skipped, crate::sync::atomic::Ordering::Relaxed);
         tracing::warn!(peer = %self.peer.key(), ?lane, skipped, "the peer is too slow and missed broadcasts");
         let at = shared.now();
         shared.events.send(NodeEvent::Gap {

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::base::{Nonce, PeerId, Tick};
 use crate::connection::Link;
 use crate::pool::{self, Connection, Departure};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::wire::{Goodbye, GoodbyeReason, Hello};
 
 /// A peer of a node.

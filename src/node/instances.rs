@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use crate::base::sync::{Change, ShardMap};
 use crate::base::{ConnId, Nonce, PeerId, Tick};
+use crate::sync::{Change, ShardMap};
 
 use super::duel::Contender;
 use super::info::Peer;

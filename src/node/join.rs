@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use crate::address_book::{Outcome, WallTime};
 use crate::base::{Direction, PeerId, canonical_ip};
-use crate::book::{Outcome, WallTime};
 use crate::connection::{Opening, Positions};
 use crate::pool::{Claim, ClaimFailure, CommitFailure, Departure, Holder};
 use crate::transport::BoxStream;

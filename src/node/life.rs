@@ -140,7 +140,7 @@ impl Drop for Counted<'_> {
 impl Shared {
     /// What the book learns from a session that is over.
     fn note_session(&self, peer: &Peer, reason: Departure, told: bool) {
-        use crate::book::{FailCause, Outcome};
+        use crate::address_book::{FailCause, Outcome};
         if peer.direction() == Direction::Inbound || peer.connection().is_stable() || self.is_stopping() {
             return;
         }
@@ -154,6 +154,6 @@ impl Shared {
             }
             _ => Outcome::Failed(FailCause::Unstable),
         };
-        self.book.record(&peer.addr(), outcome, crate::book::WallTime::now());
+        self.book.record(&peer.addr(), outcome, crate::address_book::WallTime::now());
     }
 }

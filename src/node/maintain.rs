@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::base::sync::atomic::Ordering;
+use crate::address_book::{Outcome, WallTime};
 use crate::base::{Direction, PeerId, Tick, canonical};
-use crate::book::{Outcome, WallTime};
 use crate::pool::{Cause, Departure};
+use crate::sync::atomic::Ordering;
 
 use super::config::HotConfig;
 use super::info::Peer;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 
+use crate::address_book::{Outcome, Source, WallTime};
 use crate::base::Direction;
-use crate::book::{Outcome, Source, WallTime};
 use crate::wire::Hello;
 
 use super::error::ConnectError;

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use crate::base::sync::Mutex;
-use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::{ConnId, Tick};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A keyed 128-bit digest of a message: SipHash-1-3 with a key that is random per node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

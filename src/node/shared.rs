@@ -9,12 +9,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::base::sync::{Mutex, SwapCell};
+use crate::address_book::Book;
 use crate::base::{Nonce, Tick};
-use crate::book::Book;
 use crate::connection::Budget;
 use crate::pool::PoolConfig;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, SwapCell};
 use crate::transport::Transport;
 
 use super::agents::Agents;

@@ -1,7 +1,7 @@
 //! What an operator sees of a node.
 
-use crate::base::sync::atomic::Ordering;
 use crate::pool::PoolStats;
+use crate::sync::atomic::Ordering;
 
 use super::handle::NodeRef;
 
@@ -87,7 +87,7 @@ impl NodeRef {
     pub fn stats(&self) -> NodeStats {
         let shared = self.shared();
         let counters = &shared.counters;
-        let read = |counter: &crate::base::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let read = |counter: &crate::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let lanes = [crate::base::Lane::Urgent, crate::base::Lane::Normal, crate::base::Lane::Bulk];
         NodeStats {
             pool: shared.pool.stats(shared.now()),

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use crate::base::sync::Mutex;
 use crate::base::{ConnId, Lane, Nonce, Tick};
 use crate::broadcast::{Hub, Log};
 use crate::connection::{Link, Message, Opening, Positions, Prepared};
+use crate::sync::Mutex;
 use crate::transport::BoxStream;
 use crate::wire::{Abilities, Control, Dialect, EncodeError, Goodbye, Greeting, Hello, WireError};
 

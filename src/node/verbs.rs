@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::address_book::{BanTarget, Book, Source, WallTime};
 use crate::base::{Direction, PeerId, Tick};
-use crate::book::{BanTarget, Book, Source, WallTime};
 use crate::pool::{Departure, Evicted, Roster};
 use crate::transport::Stream;
 

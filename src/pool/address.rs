@@ -20,7 +20,7 @@ use crossbeam_utils::CachePadded;
 use hashbrown::HashTable;
 
 use crate::base::Subnet;
-use crate::base::sync::{HashState, Mutex};
+use crate::sync::{HashState, Mutex};
 
 use super::{AdmitError, Connection, Limits, Peer, PeerKey, Slot};
 

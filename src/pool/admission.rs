@@ -6,7 +6,7 @@
 //! bits (limits are clamped to them) or anything is counted elsewhere.
 
 use crate::base::Direction;
-use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 use super::{AdmitError, Limits, Slot};
 

@@ -5,9 +5,9 @@ use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::base::sync::atomic::{AtomicU64, Ordering};
-use crate::base::sync::{HashState, Hashed, Mutex, PutOutcome, ShardSet, SwapCell};
 use crate::base::{ConnId, Tick, canonical_ip};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{HashState, Hashed, Mutex, PutOutcome, ShardSet, SwapCell};
 
 use super::address::Addresses;
 use super::admission::Admission;

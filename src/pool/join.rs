@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::base::sync::PutOutcome;
 use crate::base::{ConnId, Direction, Tick, canonical};
+use crate::sync::PutOutcome;
 
 use super::core::Entry;
 use super::peer::Origin;

@@ -323,7 +323,7 @@ fn lower(pool: &Arc<TestPool>, limits: &Limits) -> thread::JoinHandle<()> {
 fn trimmed(pool: &TestPool) {
     while !pool.trim(at(1)).is_empty() {}
     assert_eq!(pool.len(), 1, "somebody whom the old limits let in is beyond the new ones");
-    assert_eq!(pool.crowded.load(crate::base::sync::atomic::Ordering::Relaxed), 0, "trims find nothing more");
+    assert_eq!(pool.crowded.load(crate::sync::atomic::Ordering::Relaxed), 0, "trims find nothing more");
 }
 
 #[test]

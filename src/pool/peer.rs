@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::sync::SwapCell;
-use crate::base::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::base::{ConnId, Direction, Tick};
+use crate::sync::SwapCell;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::admission::Admission;
 use super::health::{Health, Rules};

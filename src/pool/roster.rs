@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::Tick;
-use crate::base::sync::atomic::{AtomicU64, Ordering};
-use crate::base::sync::{Mutex, SwapCell};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, SwapCell};
 
 use super::{Connection, Peer, PeerKey};
 

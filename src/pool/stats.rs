@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::base::Tick;
-use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 use super::sweep::AT_ONCE;
 use super::{AdmitError, Connection, Departure, PeerKey, Pool};

@@ -7,7 +7,7 @@
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 
-use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts the peers that failed in the present window, and remembers the windows in which they were too many.
 #[derive(Debug)]

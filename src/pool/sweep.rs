@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::base::sync::atomic::Ordering;
 use crate::base::{ConnId, Direction, Subnet, Tick};
+use crate::sync::atomic::Ordering;
 
 use super::address::limit_of;
 use super::roster::Cell;

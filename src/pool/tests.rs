@@ -544,7 +544,7 @@ fn a_trim_that_finds_too_many_of_those_who_stay_is_the_last() {
     }
     pool.set_limits(Limits { max_per_ip: 1, max_inbound: 1, trim_step: 1, ..(*pool.limits()).clone() });
     assert_eq!((pool.trim(at(2)).len(), pool.len()), (0, 3));
-    assert_eq!(pool.crowded.load(crate::base::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(pool.crowded.load(crate::sync::atomic::Ordering::Relaxed), 0);
 }
 
 #[test]

@@ -7,9 +7,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::base::sync::Mutex;
-use crate::base::sync::atomic::{AtomicU8, Ordering};
 use crate::base::{ConnId, Direction, Tick};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU8, Ordering};
 
 use super::Slot;
 use super::peer::Origin;

@@ -7,7 +7,7 @@
 //! **Statement** (28): last-seen never moves back. **Enforced by** [`Vitals::seen`], which only ever raises the tick.
 
 use crate::base::Tick;
-use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 use super::Departure;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::base::PeerId;
-use crate::base::sync::Mutex;
+use crate::sync::Mutex;
 
 type Lock = Arc<tokio::sync::Mutex<()>>;
 

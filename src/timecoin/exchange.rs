@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::address_book::{Address, WallTime};
 use crate::base::canonical_ip;
-use crate::book::{Address, WallTime};
 
 use super::NetworkType;
 use super::info::{UNKNOWN_VERSION, unix_seconds};

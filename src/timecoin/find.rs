@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::address_book::WallTime;
 use crate::base::{Direction, PeerId, Tick, canonical, canonical_ip};
-use crate::book::WallTime;
 use crate::node::{NodeRef, Peer, Rules as _};
 
 use super::info::{unix_seconds, whole_millis};

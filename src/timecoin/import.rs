@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::book::{Added, Book, Outcome, Source, WallTime};
+use crate::address_book::{Added, Book, Outcome, Source, WallTime};
 
 use super::NetworkType;
 use super::exchange::PersistentPeerInfo;
@@ -158,7 +158,7 @@ const MOST: usize = 4_096;
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
     use super::*;
-    use crate::book::BookConfig;
+    use crate::address_book::BookConfig;
 
     const FILE: &str = r#"{
   "127.0.0.2": {"address": "127.0.0.2", "port": 24100, "last_seen": 1795349079, "latency_ms": 12, "version": "0.6.4-ec2a412", "successful_connections": 1, "failed_connections": 0},

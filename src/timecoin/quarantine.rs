@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::sync::Mutex;
 use crate::base::{Clock, Tick, canonical_ip};
+use crate::sync::Mutex;
 
 use reason::doubled;
 pub use reason::{QuarantineReason, QuarantineSeverity};

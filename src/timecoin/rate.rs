@@ -6,8 +6,8 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::base::sync::Mutex;
 use crate::base::{Clock, Tick, canonical_ip};
+use crate::sync::Mutex;
 
 /// What one address may do.
 #[derive(Clone, Debug, PartialEq, Eq)]

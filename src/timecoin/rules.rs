@@ -7,9 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::{Direction, Nonce, PeerId, canonical};
 use crate::node::{Bears, Identity, Rules};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::Hello;
 
 use super::alone::Alone;

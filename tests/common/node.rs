@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use peerpool::address_book::{Book, BookConfig};
 use peerpool::base::{Backoff, Direction, Lane, Nonce};
-use peerpool::book::{Book, BookConfig};
 use peerpool::node::{
     Context, Event, Handled, Handler, Message, Node, NodeConfig, NodeRef, Peer, Request, Responder,
 };

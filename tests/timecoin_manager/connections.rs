@@ -2,8 +2,8 @@
 
 use super::*;
 use old_node::{Hand, Handshake, Network};
+use peerpool::address_book::{Book, BookConfig};
 use peerpool::base::Backoff;
-use peerpool::book::{Book, BookConfig};
 use peerpool::connection::RequestError;
 use peerpool::node::ConnectError;
 use peerpool::timecoin::{

@@ -3,7 +3,7 @@
 use super::*;
 use std::error::Error;
 
-use peerpool::book::{Book, BookConfig};
+use peerpool::address_book::{Book, BookConfig};
 use peerpool::timecoin::wire::UtxoInfo;
 use peerpool::timecoin::{
     ConnectionError, PeerListener, ReaperConfig, ReconnectConfig, SeedError, SeedProvider, SubscribeRefused,

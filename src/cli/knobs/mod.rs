@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use toml::{Table, Value};
 
-use crate::book::BookConfig;
+use crate::address_book::BookConfig;
 use crate::node::NodeConfig;
 use crate::transport::{KeepAlive, TcpConfig};
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::base::sync::Mutex;
 use crate::node::{NodeConfig, StartError};
+use crate::sync::Mutex;
 use crate::timecoin::wire::NetworkType;
 
 use super::MeshArgs;

@@ -13,8 +13,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-use crate::base::sync::atomic::{AtomicU8, Ordering};
-use crate::base::sync::{Mutex, TaskWaker};
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{Mutex, TaskWaker};
 use crate::transport::{BoxFuture, BoxListener, BoxStream, Listener, Stream, Tcp, Transport};
 
 /// The network that all nodes of a mesh share.

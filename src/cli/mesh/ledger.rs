@@ -5,8 +5,8 @@
 //! nodes' own event times, taken so that a link counts as shorter than it was, never longer. Breaks if: an event is lost, which
 //! fails the run.
 
-use crate::base::sync::Mutex;
-use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 use super::clock::Micros;
 use super::graph::{Groups, Incarnation, Link};

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::base::sync::Mutex;
-use crate::base::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::address_book::{Source, WallTime};
 use crate::base::{ConnId, Tick};
-use crate::book::{Source, WallTime};
 use crate::node::{
     DialectConfig, Leftovers, Message, Node, NodeConfig, NodeEvent, NodeRef, Peer, StartError, Subscription,
     Update, WeakNode,
 };
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::timecoin::AddressRules;
 use crate::timecoin::wire::{NetworkType, Software, TimeCoin};
 use crate::transport::Tcp;

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::base::sync::Mutex;
-use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::address_book::{Outcome, Source, WallTime};
 use crate::base::{ConnId, Lane};
-use crate::book::{Outcome, Source, WallTime};
 use crate::node::{Context, Event, Fresh, Handled, Handler, Message, NodeRef, Request, Responder};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::Status;
 
 use super::clock::{Epoch, Micros};

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::base::Lane;
-use crate::base::sync::atomic::Ordering;
 use crate::connection::message::Response;
 use crate::connection::outbox::Outgoing;
 use crate::connection::pipeline::Ticket;
+use crate::sync::atomic::Ordering;
 use crate::wire::{Head, Status};
 
 use super::places::{Place, Queue};

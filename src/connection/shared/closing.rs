@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::base::sync::atomic::Ordering;
 use crate::connection::outbox::Outbox;
 use crate::pool::Departure;
+use crate::sync::atomic::Ordering;
 use crate::wire::Goodbye;
 
 use super::{CLOSED, DRAINING, Link, Positions};

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Link;
-use crate::base::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 
 #[derive(Debug, Default)]
 pub(super) struct Pings {

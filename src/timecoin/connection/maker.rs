@@ -9,8 +9,8 @@ use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
+use crate::address_book::WallTime;
 use crate::base::{Direction, canonical};
-use crate::book::WallTime;
 use crate::node::{ConnectError, check_kin, read_greeting};
 use crate::timecoin::info::{info_of_hello, unix_seconds};
 use crate::timecoin::wire::TimeCoin;

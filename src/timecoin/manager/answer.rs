@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::address_book::WallTime;
 use crate::base::Tick;
-use crate::book::WallTime;
 use crate::node::NodeRef;
 use crate::timecoin::chain::{ChainSource, ChainTip, Finality, Incoming, MAX_BLOCKS, Sender};
 use crate::timecoin::exchange::seconds;

@@ -103,7 +103,7 @@ async fn look_once(manager: &WeakManager, reconnect: &ReconnectConfig) {
     else {
         return;
     };
-    state.exchange.lock().cleanup_stale_peers(FORGOTTEN, crate::book::WallTime::now());
+    state.exchange.lock().cleanup_stale_peers(FORGOTTEN, crate::address_book::WallTime::now());
     state.quarantine.cleanup_expired().await;
     if live < reconnect.few {
         let found = plant(&state).await;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, watch};
 
+use crate::address_book::{Book, BookConfig, WallTime};
 use crate::base::canonical;
-use crate::base::sync::Mutex;
-use crate::book::{Book, BookConfig, WallTime};
 use crate::node::{DialectConfig, LagPolicy, Node, StartError};
+use crate::sync::Mutex;
 use crate::timecoin::alone::Alone;
 use crate::timecoin::chain::ChainSource;
 use crate::timecoin::connection::Maker;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
+use crate::address_book::{Source, WallTime};
 use crate::base::canonical;
-use crate::book::{Source, WallTime};
 use crate::node::{ConnectError, NodeRef, Peer, Prelude, StartError};
 use crate::timecoin::PeerInfo;
 use crate::timecoin::connection::PeerConnection;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::book::WallTime;
+use crate::address_book::WallTime;
 use crate::pool::Cause;
 use crate::timecoin::ConnectionError;
 use crate::timecoin::chain::{MAX_BLOCKS, StateSnapshot};

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::address_book::WallTime;
 use crate::base::Direction;
-use crate::book::WallTime;
 use crate::connection::{Event, Handled, Request, Responder};
 use crate::node::{Context, Handler, NodeRef, Peer, Verdict};
 use crate::pool::{Cause, Departure};

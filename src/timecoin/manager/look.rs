@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::book::{Source, WallTime};
+use crate::address_book::{Source, WallTime};
 use crate::node::{NodeStats, Peer};
 use crate::pool::PoolStats;
 use crate::timecoin::chain::ChainSource;

@@ -317,7 +317,7 @@ const PLACE: Duration = Duration::from_secs(30);
 /// A connection for a single message tells as much of an address as any other.
 fn note_one_shot<T>(state: &State, addr: SocketAddr, dialled: &Result<T, ConnectionError>) {
     match dialled {
-        Ok(_) => drop(state.exchange.lock().record_success(addr.ip(), crate::book::WallTime::now())),
+        Ok(_) => drop(state.exchange.lock().record_success(addr.ip(), crate::address_book::WallTime::now())),
         Err(ConnectionError::Connect(error)) => note_failed(state, addr, error),
         // Nobody was dialled.
         Err(_) => {}

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
+use crate::address_book::{Source, WallTime};
 use crate::base::canonical;
-use crate::book::{Source, WallTime};
 use crate::timecoin::{NetworkType, PeerInfo};
 use crate::transport::BoxFuture;
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::base::sync::Mutex;
+use crate::address_book::{Book, Source, WallTime};
 use crate::base::{ConnId, Tick};
-use crate::book::{Book, Source, WallTime};
 use crate::node::{HotConfig, NodeRef, Peer};
+use crate::sync::Mutex;
 use crate::timecoin::alone::Alone;
 use crate::timecoin::chain::{ChainSource, Sender};
 use crate::timecoin::connection::Maker;
@@ -88,8 +88,8 @@ impl State {
             }
             // What the book does not take is not remembered here either.
             match self.book.add(addr, Source::Peer(from), now) {
-                Ok(crate::book::Added::New) => new += 1,
-                Ok(crate::book::Added::Known) => {}
+                Ok(crate::address_book::Added::New) => new += 1,
+                Ok(crate::address_book::Added::Known) => {}
                 Err(_) => continue,
             }
             self.exchange.lock().add_peer(addr, shortened(&told.version), now);

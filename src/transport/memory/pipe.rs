@@ -10,7 +10,7 @@ use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
 use super::{Latency, ReadRate};
-use crate::base::sync::Mutex;
+use crate::sync::Mutex;
 
 /// When something arrives; `None` is at once, and sorts before every moment.
 type Due = Option<Instant>;

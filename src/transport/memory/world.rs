@@ -8,7 +8,7 @@ use std::task::Waker;
 use super::pipe::{Pipe, Weather};
 use super::stream::{Conn, MemoryStream};
 use super::{Latency, ReadRate};
-use crate::base::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 
 /// The world. Lock order: the world, then a pipe; a stream is never dropped under either.
 #[derive(Debug)]

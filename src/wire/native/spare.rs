@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::base::sync::Mutex;
+use crate::sync::Mutex;
 
 /// Buffers that nobody uses: at most [`BUFFERS`] of at most [`LARGEST`] bytes, and one of at most [`LONGEST`].
 #[derive(Default)]

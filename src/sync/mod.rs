@@ -12,11 +12,11 @@ pub use map::{Change, ShardMap};
 pub use set::{HashState, Hashed, PutOutcome, ShardSet};
 
 #[cfg(not(peerpool_loom))]
-mod real;
+mod std_impl;
 #[cfg(not(peerpool_loom))]
-pub use real::{Mutex, MutexGuard, OnceLock, RwLock, SwapCell, TaskWaker, atomic};
+pub use std_impl::{Mutex, MutexGuard, OnceLock, RwLock, SwapCell, TaskWaker, atomic};
 
 #[cfg(peerpool_loom)]
-mod twin;
+mod loom_impl;
 #[cfg(peerpool_loom)]
-pub use twin::{Mutex, MutexGuard, OnceLock, RwLock, SwapCell, TaskWaker, atomic};
+pub use loom_impl::{Mutex, MutexGuard, OnceLock, RwLock, SwapCell, TaskWaker, atomic};

@@ -44,7 +44,7 @@ pub use wall::WallTime;
 
 use self::table::Table;
 use crate::base::canonical;
-use crate::base::sync::Mutex;
+use crate::sync::Mutex;
 
 /// The address book. Share it in an `Arc`; every call takes `&self`.
 ///

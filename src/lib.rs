@@ -26,7 +26,6 @@
 //! | [`connection`] | reads and writes one connection; the broadcast log | `node` |
 //! | [`node`] | many links, one pool: the engine | `node` |
 //! | `timecoin` | the TIME Coin network: its dialect, its messages, its `PeerManager` | `timecoin` |
-//! | `cli` | the `peerpool` command | `cli` |
 //!
 //! Imports point down this table only. With `default-features = false` the pool remains, without tokio, for a program that
 //! brings its own transport.
@@ -40,8 +39,6 @@ pub mod address_book;
 pub mod base;
 #[cfg(feature = "node")]
 pub mod broadcast;
-#[cfg(feature = "cli")]
-pub mod cli;
 #[cfg(feature = "node")]
 pub mod connection;
 #[cfg(feature = "node")]

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::node::{AskAny, AskError, Fresh, RequestError};
-use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use peerpool::node::{AskAny, AskError, Fresh, RequestError};
+use peerpool::sync::Mutex;
+use peerpool::sync::atomic::{AtomicU64, Ordering};
 
 use super::crowd::Crowd;
 use super::ledger::Sent;

@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use crate::address_book::Book;
-use crate::node::{Fresh, HotConfig, Message, NodeConfig, StartError, WeakNode};
-use crate::timecoin::wire::Kind;
-use crate::timecoin::{
+use peerpool::address_book::Book;
+use peerpool::node::{Fresh, HotConfig, Message, NodeConfig, StartError, WeakNode};
+use peerpool::timecoin::wire::Kind;
+use peerpool::timecoin::{
     Answer, ChainSource, Incoming, ManagerConfig, NetworkMessage, NetworkType, PeerManager, Sender,
 };
-use crate::transport::Tcp;
+use peerpool::transport::Tcp;
 
 use super::knobs::Settings;
 

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use crate::base::Tick;
-use crate::node::NodeRef;
+use peerpool::base::Tick;
+use peerpool::node::NodeRef;
 
 /// Microseconds since the mesh began.
 pub(super) type Micros = u64;

@@ -9,9 +9,9 @@ use std::process::ExitCode;
 
 use toml::{Table, Value};
 
-use crate::address_book::BookConfig;
-use crate::node::NodeConfig;
-use crate::transport::{KeepAlive, TcpConfig};
+use peerpool::address_book::BookConfig;
+use peerpool::node::NodeConfig;
+use peerpool::transport::{KeepAlive, TcpConfig};
 
 use super::{failure, print};
 pub(super) use kinds::duration;

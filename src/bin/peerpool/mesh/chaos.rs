@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::sync::Mutex;
+use peerpool::sync::Mutex;
 
 use super::crowd::Crowd;
 use super::faults::World;

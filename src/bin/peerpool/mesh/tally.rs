@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::address_book::{Outcome, Source, WallTime};
-use crate::base::{ConnId, Lane};
-use crate::node::{Context, Event, Fresh, Handled, Handler, Message, NodeRef, Request, Responder};
-use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::wire::Status;
+use peerpool::address_book::{Outcome, Source, WallTime};
+use peerpool::base::{ConnId, Lane};
+use peerpool::node::{Context, Event, Fresh, Handled, Handler, Message, NodeRef, Request, Responder};
+use peerpool::sync::Mutex;
+use peerpool::sync::atomic::{AtomicU64, Ordering};
+use peerpool::wire::Status;
 
 use super::clock::{Epoch, Micros};
 use super::graph::Incarnation;

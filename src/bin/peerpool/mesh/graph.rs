@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use crate::base::ConnId;
+use peerpool::base::ConnId;
 
 use super::clock::Micros;
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::node::{NodeConfig, StartError};
-use crate::sync::Mutex;
-use crate::timecoin::wire::NetworkType;
+use peerpool::node::{NodeConfig, StartError};
+use peerpool::sync::Mutex;
+use peerpool::timecoin::wire::NetworkType;
 
 use super::MeshArgs;
 use super::clock::{Epoch, Micros};
@@ -251,7 +251,7 @@ const QUIET: Micros = 500_000;
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
     use super::*;
-    use crate::node::HotConfig;
+    use peerpool::node::HotConfig;
 
     #[test]
     fn a_node_may_dial_as_many_as_it_wants() {

@@ -5,8 +5,8 @@
 //! nodes' own event times, taken so that a link counts as shorter than it was, never longer. Breaks if: an event is lost, which
 //! fails the run.
 
-use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use peerpool::sync::Mutex;
+use peerpool::sync::atomic::{AtomicU64, Ordering};
 
 use super::clock::Micros;
 use super::graph::{Groups, Incarnation, Link};
@@ -111,7 +111,7 @@ const MISSING_SHOWN: usize = 10;
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
     use super::*;
-    use crate::base::ConnId;
+    use peerpool::base::ConnId;
 
     const SECOND: Micros = 1_000_000;
 

@@ -21,10 +21,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::address_book::{Book, BookConfig};
-use crate::base::Backoff;
-use crate::node::Leftovers;
-use crate::sync::atomic::Ordering;
+use peerpool::address_book::{Book, BookConfig};
+use peerpool::base::Backoff;
+use peerpool::node::Leftovers;
+use peerpool::sync::atomic::Ordering;
 
 use super::failure;
 use super::signals::Ending;
@@ -236,7 +236,7 @@ fn book() -> Book {
 }
 
 /// A relaxed look at a counter.
-fn read(counter: &crate::sync::atomic::AtomicU64) -> u64 {
+fn read(counter: &peerpool::sync::atomic::AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 

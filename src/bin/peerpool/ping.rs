@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::node::{ConnectError, Node, NodeConfig, Peer};
-use crate::wire::GoodbyeReason;
+use peerpool::node::{ConnectError, Node, NodeConfig, Peer};
+use peerpool::wire::GoodbyeReason;
 
 use super::signals::Ending;
 use super::target::Target;
@@ -138,7 +138,7 @@ async fn probe(args: &PingArgs, peer: &Peer, ending: &mut Ending) -> Trips {
                 trips.took.push(took);
             }
             Ok(None) => {
-                let why = peer.departure().map_or("closed", crate::pool::Departure::name);
+                let why = peer.departure().map_or("closed", peerpool::pool::Departure::name);
                 say(&format!("no pong from {addr}: seq={number} the connection ended: {why}"));
                 return trips;
             }

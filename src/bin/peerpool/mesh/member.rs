@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::address_book::{Source, WallTime};
-use crate::base::{ConnId, Tick};
-use crate::node::{
+use peerpool::address_book::{Source, WallTime};
+use peerpool::base::{ConnId, Tick};
+use peerpool::node::{
     DialectConfig, Leftovers, Message, Node, NodeConfig, NodeEvent, NodeRef, Peer, StartError, Subscription,
     Update, WeakNode,
 };
-use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::timecoin::AddressRules;
-use crate::timecoin::wire::{NetworkType, Software, TimeCoin};
-use crate::transport::Tcp;
+use peerpool::sync::Mutex;
+use peerpool::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use peerpool::timecoin::AddressRules;
+use peerpool::timecoin::wire::{NetworkType, Software, TimeCoin};
+use peerpool::transport::Tcp;
 
 use super::clock::{Epoch, Micros, NodeClock};
 use super::faults::World;
@@ -245,7 +245,7 @@ impl Watching {
                 }
                 Update::Event(NodeEvent::Up { peer, at }) => self.up(&peer, self.clock.latest(at)),
                 Update::Event(NodeEvent::Down { conn, reason, at, .. }) => {
-                    if reason == crate::pool::Departure::Overloaded {
+                    if reason == peerpool::pool::Departure::Overloaded {
                         self.reports.lags.fetch_add(1, Ordering::AcqRel);
                     }
                     self.down(conn, at);

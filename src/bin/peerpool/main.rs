@@ -1,3 +1,5 @@
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
 //! The `peerpool` command: a mesh that accounts for every message, a node, a ping.
 
 mod files;
@@ -42,7 +44,7 @@ enum Command {
 }
 
 /// Runs the command that the arguments name. Exit codes: 0 for success, 1 for failure, 2 for wrong usage.
-pub fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use toml::Value;
 
-use crate::node::LagPolicy;
+use peerpool::node::LagPolicy;
 
 /// A way to write and read values of a type. `None` stands for a value that is not set.
 pub(super) trait Kind<T> {
@@ -149,7 +149,7 @@ const TIMES: [(&str, u64); 7] = [
 ];
 
 /// Reads a duration with its unit, like `250ms` or `1.5s`.
-pub(in crate::cli) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("a duration with its unit is wanted, like 250ms, 10s or 5min, not {text:?}");
     let (number, nanos) = TIMES
         .iter()

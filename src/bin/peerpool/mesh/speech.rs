@@ -3,9 +3,9 @@
 
 use bytes::Bytes;
 
-use crate::base::Lane;
-use crate::node::Message;
-use crate::timecoin::wire::{Kind, NetworkMessage, PeerAddress, TransactionMessage};
+use peerpool::base::Lane;
+use peerpool::node::Message;
+use peerpool::timecoin::wire::{Kind, NetworkMessage, PeerAddress, TransactionMessage};
 
 use super::clock::Micros;
 use super::graph::Incarnation;

@@ -13,9 +13,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-use crate::sync::atomic::{AtomicU8, Ordering};
-use crate::sync::{Mutex, TaskWaker};
-use crate::transport::{BoxFuture, BoxListener, BoxStream, Listener, Stream, Tcp, Transport};
+use peerpool::sync::atomic::{AtomicU8, Ordering};
+use peerpool::sync::{Mutex, TaskWaker};
+use peerpool::transport::{BoxFuture, BoxListener, BoxStream, Listener, Stream, Tcp, Transport};
 
 /// The network that all nodes of a mesh share.
 #[derive(Debug, Default)]

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::address_book::Book;
-use crate::base::PeerId;
-use crate::node::{
+use peerpool::address_book::Book;
+use peerpool::base::PeerId;
+use peerpool::node::{
     Context, Event, Fresh, Handled, Handler, Node, NodeEvent, Request, Responder, Subscription, Update,
 };
-use crate::timecoin::PeerManager;
-use crate::transport::Tcp;
-use crate::wire::Status;
+use peerpool::timecoin::PeerManager;
+use peerpool::transport::Tcp;
+use peerpool::wire::Status;
 
 use super::knobs::Settings;
 use super::old::{self, Network};

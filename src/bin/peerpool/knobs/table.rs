@@ -3,7 +3,7 @@
 
 use toml::Value;
 
-use crate::pool::Cause;
+use peerpool::pool::Cause;
 
 use super::Settings;
 use super::kinds::{Addr, Hex, Kind, Lag, Maybe, Number, Plain, Size, Time};

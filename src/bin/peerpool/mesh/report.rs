@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::node::Leftovers;
-use crate::pool::PoolStats;
+use peerpool::node::Leftovers;
+use peerpool::pool::PoolStats;
 
 use super::super::{eprint, failure, print};
 use super::chaos::Deeds;

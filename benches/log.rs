@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use peerpool::base::ConnId;
-use peerpool::broadcast::{Batch, Cursor, Fill, Hub, Log, LogChunk, LogConfig, Parked, Parker};
+use peerpool::broadcast::{Batch, Cursor, Fill, Log, LogChunk, LogConfig, Parked, Parker, WakeSet};
 
 const MESSAGE: [u8; 100] = [7; 100];
 
-fn log() -> (Arc<Hub>, Arc<Log>) {
-    let hub = Hub::new();
+fn log() -> (Arc<WakeSet>, Arc<Log>) {
+    let hub = WakeSet::new();
     (Arc::clone(&hub), Log::new(LogConfig::recommended(), hub))
 }
 
@@ -136,7 +136,7 @@ fn append_large(appends: u32) -> f64 {
 
 /// Nanoseconds an append of 100 B takes in a log that fits the processor's cache.
 fn append_cached(appends: u32) -> f64 {
-    let log = Log::new(LogConfig { ring_bytes: 512 << 10, ..LogConfig::recommended() }, Hub::new());
+    let log = Log::new(LogConfig { ring_bytes: 512 << 10, ..LogConfig::recommended() }, WakeSet::new());
     let start = Instant::now();
     for _ in 0..appends {
         log.append(&MESSAGE, None).unwrap();

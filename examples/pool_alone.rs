@@ -11,15 +11,17 @@ use std::thread;
 use std::time::Duration;
 
 use peerpool::base::{Clock, Direction};
-use peerpool::pool::{Cause, Connection, Departure, LivenessPolicy, Pool, PoolConfig, SeenOutcome, Slot};
+use peerpool::pool::{
+    ConnectionHandle, DisconnectReason, LivenessPolicy, Misbehavior, Pool, PoolConfig, SeenOutcome, SlotClass,
+};
 
 /// What a connection is here: a socket that can be shut down from any thread.
 struct Socket(TcpStream);
 
-impl Connection for Socket {
+impl ConnectionHandle for Socket {
     type Info = Client;
 
-    fn close(&self, reason: Departure) {
+    fn close(&self, reason: DisconnectReason) {
         if let Ok(addr) = self.0.peer_addr() {
             println!("server: {addr} leaves: {reason}");
         }
@@ -40,7 +42,7 @@ type Clients = Pool<SocketAddr, Socket>;
 fn serve(clients: &Arc<Clients>, clock: Clock, stream: TcpStream, addr: SocketAddr) -> io::Result<()> {
     let deadline = clock.now().after(Duration::from_secs(1));
     let permit =
-        clients.admit(addr, Direction::Inbound, Slot::Ordinary, deadline).map_err(io::Error::other)?;
+        clients.admit(addr, Direction::Inbound, SlotClass::Ordinary, deadline).map_err(io::Error::other)?;
     let claim = permit.claim(addr).map_err(|error| io::Error::other(error.to_string()))?;
 
     stream.set_nodelay(true)?;
@@ -60,14 +62,14 @@ fn serve(clients: &Arc<Clients>, clock: Clock, stream: TcpStream, addr: SocketAd
         }
         peer.add_bytes_in(line.len() as u64);
         if line.trim().is_empty() {
-            let _ = peer.penalize(Cause::Useless, clock.now());
+            let _ = peer.penalize(Misbehavior::Useless, clock.now());
         }
         peer.update_info(|client| Client { name: client.name.clone(), lines: client.lines + 1 });
         (&peer.connection().0).write_all(line.as_bytes())?;
         peer.add_bytes_out(line.len() as u64);
         line.clear();
     }
-    clients.depart(peer.key(), peer.id(), Departure::Closed);
+    clients.depart(peer.key(), peer.id(), DisconnectReason::Closed);
     Ok(())
 }
 
@@ -132,7 +134,11 @@ fn main() -> io::Result<()> {
         thread::sleep(Duration::from_millis(50));
     }
     let departed = clients.stats(clock.now()).departed;
-    println!("closed {}, stale {}", departed.of(Departure::Closed), departed.of(Departure::Stale));
+    println!(
+        "closed {}, stale {}",
+        departed.of(DisconnectReason::Closed),
+        departed.of(DisconnectReason::Stale)
+    );
 
     clients.close();
     // Wakes the acceptor, which finds the pool closed.

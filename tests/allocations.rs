@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use peerpool::base::{Direction, Lane, Nonce, PeerId, Tick};
-use peerpool::broadcast::{Hub, Log, LogConfig};
+use peerpool::broadcast::{Log, LogConfig, WakeSet};
 use peerpool::node::{Context, Event, Handled, Handler, Message, Node, NodeConfig};
 use peerpool::pool::{Pool, PoolConfig, SeenOutcome};
-use peerpool::wire::{Dialect, Greeting, Head, Hello, Native};
+use peerpool::wire::{Greeting, Hello, MessageHeader, Native, Protocol};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -79,7 +79,7 @@ impl World {
             yield_now().await;
         }
         let mut frame = BytesMut::new();
-        let head = Head::Event { kind: 7 };
+        let head = MessageHeader::Event { kind: 7 };
         Native::default().encode(Lane::Normal, &head, &[b'x'; BODY], &mut frame).unwrap();
         let message = Message::new(7, vec![b'x'; BODY]);
         Self { node, heard, peers, frame: frame.to_vec(), message }
@@ -180,7 +180,7 @@ fn the_steady_state_allocates_nothing_per_peer_or_frame() {
 
 fn a_full_ring_writes_its_blocks_again() {
     let config = LogConfig { ring_bytes: 1 << 20, block_bytes: 64 << 10, ..LogConfig::recommended() };
-    let log = Log::new(config, Hub::new());
+    let log = Log::new(config, WakeSet::new());
     let message = [7; BODY];
     let append = |bytes: usize| (0..bytes / BODY).for_each(|_| _ = log.append(&message, None).unwrap());
     append(2 << 20);

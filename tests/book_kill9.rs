@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use peerpool::address_book::{Book, BookConfig, FailCause, Outcome, Source, WallTime};
+use peerpool::address_book::{AddressBook, AddressBookConfig, FailCause, Outcome, Source, WallTime};
 use peerpool::base::PeerId;
 
 const CHILD: &str = "child_writes_until_it_is_killed";
@@ -44,11 +44,15 @@ fn key(n: u32) -> PeerId {
     PeerId::Key(key)
 }
 
-fn open(path: &Path) -> Book {
+fn open(path: &Path) -> AddressBook {
     let many = NonZeroUsize::new(1_000_000).unwrap();
-    let config =
-        BookConfig { max_addresses: many, max_per_source: many, max_bans: many, ..BookConfig::default() };
-    Book::open(path, config).unwrap_or_else(|error| panic!("{error}"))
+    let config = AddressBookConfig {
+        max_addresses: many,
+        max_per_source: many,
+        max_bans: many,
+        ..AddressBookConfig::default()
+    };
+    AddressBook::open(path, config).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Not a test of its own: the process that is killed. Without its variable, as in a normal run, it does nothing.
@@ -153,7 +157,7 @@ fn run_and_kill(path: &Path, start: u32, lines: usize, pause: Duration) -> Vec<F
 }
 
 /// Whether record `n` is in the book; it is there whole or not at all.
-fn holds(book: &Book, n: u32) -> bool {
+fn holds(book: &AddressBook, n: u32) -> bool {
     let banned = book.is_banned(&ip(n).into(), now(n));
     assert_eq!(banned, book.is_banned(&key(n).into(), now(n)), "both bans of one flush, or none: {n}");
     let entry = book.get(&addr(n));

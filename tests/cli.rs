@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use peerpool::base::Nonce;
 use peerpool::node::{Message, Node, NodeConfig};
-use peerpool::wire::{Dialect, Hello, Native};
+use peerpool::wire::{Hello, Native, Protocol};
 
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -475,12 +475,12 @@ fn a_killed_node_is_noticed_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn old_nodes_dial_the_command_and_are_dialled_by_it_and_hear_each_other_through_it() {
-    use old_node::{OldNode, Setup, Times, What, sample};
+    use old_node::{ConnectionSetup, OldNode, Times, What, sample};
     // No other process has this address.
     let process = std::process::id();
     let ours = SocketAddr::from(([127, 128 + (process >> 8 & 0x7f) as u8, process as u8, 255], 24_100));
-    let dialled = OldNode::start(Setup::full(41, Times::faster(10))).await;
-    let dialling = OldNode::start(Setup::new(42, Times::faster(10)).dials_from_itself()).await;
+    let dialled = OldNode::start(ConnectionSetup::full(41, Times::faster(10))).await;
+    let dialling = OldNode::start(ConnectionSetup::new(42, Times::faster(10)).dials_from_itself()).await;
     let to = dialled.addr().to_string();
     let started = tokio::task::spawn_blocking(move || {
         RunningNode::start(&["--network", "testnet", "--timecoin", &ours.to_string(), "--peer", &to])

@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use peerpool::base::{Lane, Nonce};
 use peerpool::node::{Message, Node, NodeConfig};
 use peerpool::pool::PoolConfig;
-use peerpool::wire::{Control, Decoder, Dialect, Greeting, Head, Hello, Native, Step};
+use peerpool::wire::{Control, DecodeStep, Decoder, Greeting, Hello, MessageHeader, Native, Protocol};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 #[global_allocator]
@@ -110,7 +110,7 @@ fn talk(node: &Node, peers: &mut [TcpStream]) {
         assert_eq!(messages, 1);
         said.clear();
         Native::default().encode_control(&Control::Pong { token }, &mut said).expect("a pong");
-        let head = Head::Event { kind: 7 };
+        let head = MessageHeader::Event { kind: 7 };
         Native::default().encode(Lane::Normal, &head, &[b'x'; BODY], &mut said).expect("a legal message");
         peer.write_all(&said).expect("the node lives");
     }
@@ -132,9 +132,9 @@ fn hear(peer: &mut TcpStream) -> (u64, usize) {
         let step = decoder.step(&bytes[at..]).expect("legal bytes");
         at += step.used();
         match step {
-            Step::Control { control: Control::Ping { token: its }, .. } => token = Some(its),
-            Step::Message { .. } => messages += 1,
-            Step::NeedMore => {
+            DecodeStep::Control { control: Control::Ping { token: its }, .. } => token = Some(its),
+            DecodeStep::Message { .. } => messages += 1,
+            DecodeStep::NeedMore => {
                 let mut some = [0; 512];
                 let count = peer.read(&mut some).expect("the node lives");
                 assert!(count > 0, "the node closed the connection");

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use peerpool::base::{Clock, ConnId};
-use peerpool::broadcast::{Batch, Cursor, Fill, Hub, LagPolicy, Log, LogConfig, Parked};
+use peerpool::broadcast::{Batch, Cursor, Fill, LagPolicy, Log, LogConfig, Parked, WakeSet};
 use proptest::prelude::*;
 
 proptest! {
@@ -36,7 +36,7 @@ const PRODUCERS: u64 = 2;
 const MESSAGES: u64 = 30_000;
 
 fn stress(lag: LagPolicy) {
-    let hub = Hub::new();
+    let hub = WakeSet::new();
     let config =
         LogConfig { ring_bytes: 256 << 10, block_bytes: 8 << 10, lag, stall: Duration::from_secs(60) };
     let log = Log::new(config, Arc::clone(&hub));
@@ -87,7 +87,7 @@ fn stress(lag: LagPolicy) {
 }
 
 /// Reads until every message is accounted for.
-fn read_all(hub: &Arc<Hub>, mut cursor: Cursor) -> (u64, u64) {
+fn read_all(hub: &Arc<WakeSet>, mut cursor: Cursor) -> (u64, u64) {
     let (parker, mut batch, mut line) = (hub.parker(), Batch::new(), Vec::new());
     let (mut written, mut skipped, mut next) = (0, 0, [0u64; PRODUCERS as usize]);
     let mut round = 0usize;

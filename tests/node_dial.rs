@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use harness::*;
-use peerpool::address_book::{Book, BookConfig, WallTime};
+use peerpool::address_book::{AddressBook, AddressBookConfig, WallTime};
 use peerpool::base::{Backoff, Direction};
-use peerpool::node::{ConnectError, Handler, Node, NodeConfig, NodeEvent, Update, Verdict};
+use peerpool::node::{ConnectError, Handler, Node, NodeConfig, NodeEvent, SubscriptionItem, Verdict};
 use peerpool::transport::{BoxFuture, BoxListener, BoxStream, Latency, MemoryNet, Transport as _};
-use peerpool::wire::{Control, Dialect as _, Goodbye, GoodbyeReason, Greeting, Hello, Native};
+use peerpool::wire::{Control, Goodbye, GoodbyeReason, Greeting, Hello, Native, Protocol as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn eager(seeds: &[u8]) -> NodeConfig {
@@ -60,7 +60,7 @@ async fn a_want_of_slots_makes_no_loop_and_is_no_failure_of_the_address() {
     secs(10).await;
     let mut failed = 0;
     while let Some(update) = updates.try_next() {
-        failed += usize::from(matches!(update, Update::Event(NodeEvent::DialFailed { .. })));
+        failed += usize::from(matches!(update, SubscriptionItem::Event(NodeEvent::DialFailed { .. })));
     }
     // Looked at once a tick, a quarter of a second.
     assert!(failed <= 2 * 45, "{failed} attempts in ten seconds");
@@ -117,7 +117,7 @@ async fn backoff_grows_until_a_session_is_stable_also_for_trusted_peers() {
     for trusted in [false, true] {
         let net = MemoryNet::new(1);
         let backoff = Backoff { base: Duration::from_millis(20), cap: Duration::from_secs(60) };
-        let book = Book::in_memory(BookConfig { backoff, ..BookConfig::default() });
+        let book = AddressBook::in_memory(AddressBookConfig { backoff, ..AddressBookConfig::default() });
         let mut config = NodeConfig::local();
         config.hot.tick = Duration::from_millis(2);
         config.hot.stable_after = Duration::from_secs(1);
@@ -239,7 +239,7 @@ fn refuser(net: &MemoryNet, last: u8, goodbye: Goodbye) -> Arc<AtomicUsize> {
 /// Dials the second host again and again, as soon as the book lets it: after 50 ms at first.
 async fn impatient(net: &MemoryNet) -> Node {
     let backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(60) };
-    let book = Book::in_memory(BookConfig { backoff, ..BookConfig::default() });
+    let book = AddressBook::in_memory(AddressBookConfig { backoff, ..AddressBookConfig::default() });
     let mut config = eager(&[2]);
     config.hot.tick = Duration::from_millis(2);
     Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap()
@@ -288,7 +288,7 @@ async fn an_address_is_not_dialled_again_while_it_is_asked_who_it_is() {
             tokio::spawn(async move { one.goodbye().await });
         }
     });
-    let book = Book::in_memory(BookConfig::default());
+    let book = AddressBook::in_memory(AddressBookConfig::default());
     let builder = Node::builder().config(eager(&[2])).transport(net.host(ip(1))).book(book);
     let a = builder.start().await.unwrap();
     secs(9).await;
@@ -306,7 +306,7 @@ async fn a_trusted_address_that_the_book_forgot_is_remembered_and_waits_as_any_o
     let mut config = eager(&[]);
     config.trusted = vec![at(2)];
     config.hot.tick = Duration::from_millis(2);
-    let book = Book::in_memory(BookConfig::default());
+    let book = AddressBook::in_memory(AddressBookConfig::default());
     let a = Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap();
     until(|| came.load(Ordering::Relaxed) >= 1).await;
     assert!(a.book().remove(&at(2)));
@@ -545,7 +545,10 @@ impl peerpool::transport::Transport for Unable {
 async fn our_own_inability_to_dial_neither_ruins_the_book_nor_makes_a_loop() {
     for (code, counts) in [(24, false), (101, true)] {
         let dials = Arc::<AtomicUsize>::default();
-        let book = Arc::new(Book::in_memory(BookConfig { allow_private: true, ..BookConfig::default() }));
+        let book = Arc::new(AddressBook::in_memory(AddressBookConfig {
+            allow_private: true,
+            ..AddressBookConfig::default()
+        }));
         for n in 0..1_000u16 {
             let addr = SocketAddr::from(([10, 1, (n >> 8) as u8, n as u8], 7000));
             book.add(addr, peerpool::address_book::Source::Operator, WallTime::now()).unwrap();
@@ -592,7 +595,7 @@ async fn an_address_that_gave_way_and_that_we_cannot_ask_has_not_failed() {
     tokio::task::yield_now().await;
     let dials = Arc::<AtomicUsize>::default();
     let transport = Once(net.host(ip(1)), Arc::clone(&dials));
-    let book = Book::in_memory(BookConfig::default());
+    let book = AddressBook::in_memory(AddressBookConfig::default());
     let builder = Node::builder().config(eager(&[2])).transport(transport).book(book);
     let a = builder.start().await.unwrap();
     until(|| dials.load(Ordering::Relaxed) == 2).await;
@@ -639,9 +642,13 @@ async fn a_listener_that_has_no_room_for_a_probe_is_asked_again() {
 async fn what_the_book_has_become_does_not_keep_a_node_from_starting() {
     let net = MemoryNet::new(1);
     let (one, two) = (std::num::NonZeroUsize::MIN, std::num::NonZeroUsize::MIN.saturating_add(1));
-    let config =
-        BookConfig { max_addresses: two, max_per_source: one, allow_private: true, ..BookConfig::default() };
-    let book = Book::in_memory(config);
+    let config = AddressBookConfig {
+        max_addresses: two,
+        max_per_source: one,
+        allow_private: true,
+        ..AddressBookConfig::default()
+    };
+    let book = AddressBook::in_memory(config);
     for last in [8, 9] {
         book.add(at(last), peerpool::address_book::Source::Operator, WallTime::now()).unwrap();
         book.record(&at(last), peerpool::address_book::Outcome::Connected, WallTime::now());

@@ -15,12 +15,13 @@ use bytes::{Bytes, BytesMut};
 use harness::*;
 use peerpool::base::{Direction, Lane, Nonce, PeerId};
 use peerpool::node::{
-    ConnectError, DialectConfig, Identity, Message, Node, NodeConfig, Receipt, RequestError, Rules,
-    SendError, StartError, StateRefused,
+    ConnectError, Identity, Message, Node, NodeConfig, PeerPolicy, ProtocolConfig, Receipt, RequestError,
+    SendError, StartError, StateError,
 };
 use peerpool::transport::{MemoryNet, Transport as _};
 use peerpool::wire::{
-    Abilities, Chunks, Control, Dialect, EncodeError, Goodbye, Greeting, Head, Hello, WireError, WireLimits,
+    Chunks, Control, EncodeError, Features, Goodbye, Greeting, Hello, MessageHeader, Protocol, WireError,
+    WireLimits,
 };
 use toy::{Toy, ToyDecoder};
 
@@ -45,7 +46,7 @@ fn instance_of(ip: IpAddr) -> Nonce {
     })
 }
 
-impl Rules for ByIp {
+impl PeerPolicy for ByIp {
     fn instance(&self) -> Option<Nonce> {
         Some(instance_of(self.0))
     }
@@ -71,8 +72,8 @@ fn builder(net: &MemoryNet, last: u8, config: NodeConfig, handler: Rec) -> peerp
     Node::builder().config(config).transport(net.host(ip(last))).handler(handler).book(hasty_book())
 }
 
-fn toy_rules(last: u8) -> DialectConfig<Toy> {
-    DialectConfig::new(Toy::new()).listen(toy_at(last)).rules(ByIp(ip(last)))
+fn toy_rules(last: u8) -> ProtocolConfig<Toy> {
+    ProtocolConfig::new(Toy::new()).listen(toy_at(last)).rules(ByIp(ip(last)))
 }
 
 /// Speaks both.
@@ -127,7 +128,7 @@ async fn state_that_one_dialect_has_no_room_for_is_set_in_none() {
         builder(&net, 1, config, Rec::new()).listen(at(1)).dialect(toy_rules(1)).start().await.unwrap();
     node.set_state(9, b"tip", &b"1"[..]).unwrap();
     let refused = node.set_state(9, b"tip", &b"0123456789"[..]);
-    assert!(matches!(refused, Err(StateRefused::Full(value)) if value == "0123456789"));
+    assert!(matches!(refused, Err(StateError::Full(value)) if value == "0123456789"));
     let hears = [Rec::new(), Rec::new()];
     let native = start(&net, 2, quiet(), hears[0].clone()).await;
     let toy = toy_only(&net, 3, quiet(), hears[1].clone()).await;
@@ -235,7 +236,7 @@ async fn a_dial_to_our_own_instance_is_known_as_ours() {
 /// Knows everybody by the key of one address.
 struct Impostor;
 
-impl Rules for Impostor {
+impl PeerPolicy for Impostor {
     fn identify(&self, _: &Hello, addr: SocketAddr, _: Direction) -> Identity {
         Identity { key: Some(PeerId::from_addr(at(2))), instance: Some(instance_of(addr.ip())) }
     }
@@ -244,7 +245,7 @@ impl Rules for Impostor {
 #[tokio::test(start_paused = true)]
 async fn a_key_held_in_one_dialect_is_not_taken_in_another() {
     let net = MemoryNet::new(5);
-    let dialect = DialectConfig::new(Toy::new()).listen(toy_at(1)).rules(Impostor);
+    let dialect = ProtocolConfig::new(Toy::new()).listen(toy_at(1)).rules(Impostor);
     let node = builder(&net, 1, quiet(), Rec::new()).dialect(dialect).start().await.unwrap();
     let native = start(&net, 2, quiet(), Rec::new()).await;
     let peer = node.connect(at(2)).await.unwrap();
@@ -259,7 +260,7 @@ async fn a_key_held_in_one_dialect_is_not_taken_in_another() {
 
 /// The toy dialect first, the native one beside it at port 7,000.
 async fn toy_first(net: &MemoryNet, last: u8, config: NodeConfig) -> Node {
-    let native = DialectConfig::new(peerpool::wire::Native::default()).listen(at(last));
+    let native = ProtocolConfig::new(peerpool::wire::Native::default()).listen(at(last));
     let builder = builder(net, last, config, Rec::new()).first_dialect(toy_rules(last)).dialect(native);
     builder.start().await.unwrap()
 }
@@ -333,7 +334,7 @@ async fn a_peer_that_sends_by_itself_is_not_pinged_where_the_rules_say_so() {
 async fn a_silent_node_listens_when_told_to() {
     let net = MemoryNet::new(7);
     let node = builder(&net, 1, quiet(), Rec::new())
-        .dialect(DialectConfig::new(Toy::new()).rules(ByIp(ip(1))))
+        .dialect(ProtocolConfig::new(Toy::new()).rules(ByIp(ip(1))))
         .start_silent()
         .unwrap();
     assert_eq!(node.listening(), []);
@@ -349,8 +350,8 @@ async fn a_silent_node_listens_when_told_to() {
 #[tokio::test(start_paused = true)]
 async fn what_cannot_start_says_why_and_leaves_nothing_bound() {
     let net = MemoryNet::new(8);
-    let twice = DialectConfig::new(Toy::new()).listen(toy_at(1));
-    let again = DialectConfig::new(Toy::new());
+    let twice = ProtocolConfig::new(Toy::new()).listen(toy_at(1));
+    let again = ProtocolConfig::new(Toy::new());
     let error =
         builder(&net, 1, quiet(), Rec::new()).dialect(twice).dialect(again).start().await.unwrap_err();
     assert_eq!(error.to_string(), "configuration: dialect: two dialects named toy");
@@ -391,7 +392,7 @@ struct Encoded {
     chunked: AtomicUsize,
 }
 
-impl Dialect for Counting {
+impl Protocol for Counting {
     type Decoder = ToyDecoder;
 
     fn name(&self) -> &'static str {
@@ -402,7 +403,7 @@ impl Dialect for Counting {
         self.0.version()
     }
 
-    fn abilities(&self) -> Abilities {
+    fn abilities(&self) -> Features {
         self.0.abilities()
     }
 
@@ -414,12 +415,18 @@ impl Dialect for Counting {
         self.0.decoder()
     }
 
-    fn encode(&self, lane: Lane, head: &Head, payload: &[u8], out: &mut BytesMut) -> Result<(), EncodeError> {
+    fn encode(
+        &self,
+        lane: Lane,
+        head: &MessageHeader,
+        payload: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
         self.1.whole.fetch_add(1, Ordering::Relaxed);
         self.0.encode(lane, head, payload, out)
     }
 
-    fn chunks(&self, lane: Lane, head: Head, payload: Bytes) -> Result<Chunks, EncodeError> {
+    fn chunks(&self, lane: Lane, head: MessageHeader, payload: Bytes) -> Result<Chunks, EncodeError> {
         self.1.chunked.fetch_add(1, Ordering::Relaxed);
         self.0.chunks(lane, head, payload)
     }
@@ -447,7 +454,7 @@ async fn a_message_to_all_is_encoded_once_whatever_the_number_of_peers() {
     for others in [1u8, 7] {
         let (net, encoded) = (MemoryNet::new(12), Arc::<Encoded>::default());
         let counting = Counting(Toy::new(), Arc::clone(&encoded));
-        let dialect = DialectConfig::new(counting).listen(toy_at(1)).rules(ByIp(ip(1)));
+        let dialect = ProtocolConfig::new(counting).listen(toy_at(1)).rules(ByIp(ip(1)));
         let node = builder(&net, 1, quiet(), Rec::new()).first_dialect(dialect).start().await.unwrap();
         let mut far = Vec::new();
         for last in 2..2 + others {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use harness::*;
 use peerpool::base::{ConnId, Direction, PeerId};
 use peerpool::node::{ConnectError, Node, NodeConfig, Peer};
-use peerpool::pool::Departure;
+use peerpool::pool::DisconnectReason;
 use peerpool::transport::{Latency, MemoryNet};
 use peerpool::wire::{GoodbyeReason, Greeting};
 
@@ -133,7 +133,9 @@ async fn a_self_dial_ends_quietly_and_is_remembered() {
     assert!(a.book().is_self(&at(1), peerpool::address_book::WallTime::now()));
     let stats = a.stats();
     assert_eq!((stats.self_dials, stats.dial_failures, stats.pool.total_connections), (1, 0, 0));
-    assert!(matches!(events.try_next(), Some(peerpool::node::Update::Snapshot(peers)) if peers.is_empty()));
+    assert!(
+        matches!(events.try_next(), Some(peerpool::node::SubscriptionItem::Snapshot(peers)) if peers.is_empty())
+    );
     end(a).await;
     assert!(rec.all().is_empty(), "no hook ran");
     assert!(net.connections().is_empty());
@@ -279,7 +281,7 @@ async fn a_proven_peer_that_restarted_takes_its_place_and_clones_do_not_take_tur
     join(&new, 3).await.1.unwrap();
     let second = only(&a);
     assert_ne!(second.id(), first.id());
-    assert_eq!(first.departure(), Some(Departure::Replaced));
+    assert_eq!(first.departure(), Some(DisconnectReason::Replaced));
     until(|| peers(&old) == 0).await;
     assert_eq!((a.stats().pool.total_connections, a.leftovers().peers), (1, 1));
     end(old).await;
@@ -304,11 +306,11 @@ async fn a_proven_newer_inbound_replaces_what_we_dialled_and_the_key_is_never_em
     assert_eq!((of_a.direction(), of_b.direction()), (Direction::Inbound, Direction::Outbound));
     assert_ne!(of_a.id(), dialled);
     // Down of the old before Up of the new, and nothing else.
-    use peerpool::node::{NodeEvent, Update};
+    use peerpool::node::{NodeEvent, SubscriptionItem};
     let ids: Vec<(bool, ConnId)> = std::iter::from_fn(|| updates.try_next())
         .filter_map(|update| match update {
-            Update::Event(NodeEvent::Up { peer, .. }) => Some((true, peer.id())),
-            Update::Event(NodeEvent::Down { conn, .. }) => Some((false, conn)),
+            SubscriptionItem::Event(NodeEvent::Up { peer, .. }) => Some((true, peer.id())),
+            SubscriptionItem::Event(NodeEvent::Down { conn, .. }) => Some((false, conn)),
             _ => None,
         })
         .collect();

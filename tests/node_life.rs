@@ -10,11 +10,12 @@ use std::time::Duration;
 use harness::*;
 use peerpool::base::{Direction, Lane, PeerId};
 use peerpool::node::{
-    AtFloor, Bears, ConnectError, DialectConfig, Handled, LagPolicy, Node, NodeEvent, Rules, Update, WeakNode,
+    BanRefused, ConnectError, Handled, LagPolicy, Node, NodeEvent, PeerCapabilities, PeerPolicy,
+    ProtocolConfig, SubscriptionItem, WeakNode,
 };
-use peerpool::pool::Departure;
+use peerpool::pool::DisconnectReason;
 use peerpool::transport::{MemoryNet, ReadRate};
-use peerpool::wire::{Dialect as _, GoodbyeReason, Greeting, Head, Hello, Native};
+use peerpool::wire::{GoodbyeReason, Greeting, Hello, MessageHeader, Native, Protocol as _};
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_is_reaped_in_bounded_time_and_its_slot_is_free_again() {
@@ -30,7 +31,7 @@ async fn a_silent_peer_is_reaped_in_bounded_time_and_its_slot_is_free_again() {
     let took = begun.elapsed();
     // Eight seconds without a frame, seen by a sweep that comes round once a second.
     assert!((Duration::from_secs(6)..Duration::from_secs(10)).contains(&took), "{took:?}");
-    assert_eq!(peer.departure(), Some(Departure::Stale));
+    assert_eq!(peer.departure(), Some(DisconnectReason::Stale));
     until(|| a.stats().pool.total_connections == 0 && b.stats().pool.total_connections == 0).await;
     until(|| a.leftovers().links == 0).await;
     assert_eq!((a.stats().reaped, a.leftovers().peers), (1, 0));
@@ -96,7 +97,7 @@ async fn a_peer_that_takes_no_data_is_closed_after_the_write_stall() {
     net.set_read_rate(ip(2), ReadRate::Stopped);
     a.send(peer.key(), message(1, &[0; 200_000]).bulk()).unwrap();
     until(|| !peer.is_live()).await;
-    assert_eq!(peer.departure(), Some(Departure::Overloaded));
+    assert_eq!(peer.departure(), Some(DisconnectReason::Overloaded));
     end(a).await;
     drop(b);
 }
@@ -158,12 +159,12 @@ async fn a_ban_finds_who_is_still_in_the_handshake() {
 /// The native dialect's rules, with a ban between the last look at a hello and the key going live.
 struct BansLate(Arc<OnceLock<WeakNode>>);
 
-impl Rules for BansLate {
-    fn bears(&self, _: &Hello, _: Direction) -> Bears {
+impl PeerPolicy for BansLate {
+    fn bears(&self, _: &Hello, _: Direction) -> PeerCapabilities {
         if let Some(node) = self.0.get().and_then(WeakNode::upgrade) {
             assert_eq!(node.ban_ip(ip(2), Duration::from_secs(3600)), Ok(0), "nobody is live");
         }
-        Bears::default()
+        PeerCapabilities::default()
     }
 }
 
@@ -171,7 +172,7 @@ impl Rules for BansLate {
 async fn the_floor_keeps_nobody_whom_a_ban_overtook() {
     let net = MemoryNet::new(1);
     let weak = Arc::<OnceLock<WeakNode>>::default();
-    let dialect = DialectConfig::new(Native::default()).listen(at(1)).rules(BansLate(Arc::clone(&weak)));
+    let dialect = ProtocolConfig::new(Native::default()).listen(at(1)).rules(BansLate(Arc::clone(&weak)));
     let builder = Node::builder().config(quiet()).transport(net.host(ip(1))).book(hasty_book());
     let a = builder.first_dialect(dialect).start().await.unwrap();
     assert!(a.hot_config().limits.floor > 0);
@@ -267,7 +268,7 @@ async fn intervals_and_lag_policies_act_on_live_connections() {
         tokio::task::yield_now().await;
     }
     until(|| !peer.is_live()).await;
-    assert_eq!(peer.departure(), Some(Departure::Overloaded));
+    assert_eq!(peer.departure(), Some(DisconnectReason::Overloaded));
     end(a).await;
     drop(b);
 }
@@ -292,7 +293,7 @@ async fn a_ban_closes_and_keeps_out_until_it_is_over_and_never_goes_under_the_fl
     assert!(matches!(a.connect(at(2)).await, Err(ConnectError::Banned)));
     assert_eq!(
         a.ban_ip(ip(3), Duration::from_secs(60)),
-        Err(AtFloor { left: 0, floor: 1 }),
+        Err(BanRefused { left: 0, floor: 1 }),
         "the last one stays"
     );
     assert_eq!(peers(&a), 1);
@@ -368,12 +369,12 @@ async fn events_are_ordered_per_key_and_a_slow_subscriber_starts_again_from_a_sn
         let mut seen = 0;
         while seen < 20 {
             match quick.next().await {
-                Update::Snapshot(peers) => assert!(peers.is_empty()),
-                Update::Event(NodeEvent::Up { peer, .. }) => {
+                SubscriptionItem::Snapshot(peers) => assert!(peers.is_empty()),
+                SubscriptionItem::Event(NodeEvent::Up { peer, .. }) => {
                     assert!(up.replace(peer.id()).is_none(), "Up, Up");
                     seen += 1;
                 }
-                Update::Event(NodeEvent::Down { conn, .. }) => {
+                SubscriptionItem::Event(NodeEvent::Down { conn, .. }) => {
                     assert_eq!(up.take(), Some(conn));
                     seen += 1;
                 }
@@ -389,13 +390,13 @@ async fn events_are_ordered_per_key_and_a_slow_subscriber_starts_again_from_a_sn
     }
     tokio::time::timeout(WAIT, watching).await.unwrap().unwrap();
     let peer = a.connect(at(2)).await.unwrap();
-    assert!(matches!(slow.try_next(), Some(Update::Snapshot(peers)) if peers.is_empty()));
+    assert!(matches!(slow.try_next(), Some(SubscriptionItem::Snapshot(peers)) if peers.is_empty()));
     assert!(
-        matches!(slow.try_next(), Some(Update::Lagged(missed)) if missed >= 21),
+        matches!(slow.try_next(), Some(SubscriptionItem::Lagged(missed)) if missed >= 21),
         "all that it did not see"
     );
     assert!(
-        matches!(slow.try_next(), Some(Update::Snapshot(peers)) if peers.len() == 1 && Arc::ptr_eq(&peers[0], &peer))
+        matches!(slow.try_next(), Some(SubscriptionItem::Snapshot(peers)) if peers.len() == 1 && Arc::ptr_eq(&peers[0], &peer))
     );
     assert!(slow.try_next().is_none());
     end(a).await;
@@ -424,7 +425,7 @@ async fn whoever_breaks_the_protocol_leaves_the_pool_at_once_and_the_next_may_co
     use tokio::io::AsyncWriteExt;
     bad.stream.write_all(&[0xff; 32]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(5)).await;
-    assert_eq!((peers(&a), peer.departure()), (0, Some(Departure::Protocol)));
+    assert_eq!((peers(&a), peer.departure()), (0, Some(DisconnectReason::Protocol)));
     assert_eq!(bad.goodbye().await.map(|bye| bye.reason), Some(GoodbyeReason::Protocol));
     let _next = ByHand::enter(&net, 2, at(1), 6).await;
     end(a).await;
@@ -438,7 +439,7 @@ async fn whoever_sends_and_never_answers_a_ping_loses_health_but_not_its_place()
     let peer = only(&a);
     use tokio::io::AsyncWriteExt;
     let mut event = bytes::BytesMut::new();
-    let head = Head::Event { kind: 1 };
+    let head = MessageHeader::Event { kind: 1 };
     Native::default().encode(Lane::Normal, &head, b"x", &mut event).unwrap();
     for _ in 0..300 {
         one.stream.write_all(&event).await.unwrap();
@@ -463,7 +464,9 @@ async fn cleaning_up_after_peers_spawns_no_task_and_waits_for_nobody() {
     for nonce in 0..PEERS as u8 {
         let mut one = ByHand::enter(&net, 2, at(1), nonce).await;
         let mut out = bytes::BytesMut::new();
-        Native::default().encode(Lane::Normal, &Head::Event { kind: 1 }, b"keeps busy", &mut out).unwrap();
+        Native::default()
+            .encode(Lane::Normal, &MessageHeader::Event { kind: 1 }, b"keeps busy", &mut out)
+            .unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut one.stream, &out).await.unwrap();
         far.push(one);
     }

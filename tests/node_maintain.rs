@@ -12,19 +12,19 @@ use std::time::Duration;
 use bytes::BytesMut;
 use harness::*;
 use peerpool::address_book::{Source, WallTime};
-use peerpool::node::{DialectConfig, Node, NodeConfig, Rules};
+use peerpool::node::{Node, NodeConfig, PeerPolicy, ProtocolConfig};
 use peerpool::transport::{MemoryNet, Transport as _};
-use peerpool::wire::{Control, Dialect as _, Goodbye, GoodbyeReason, Native};
+use peerpool::wire::{Control, Goodbye, GoodbyeReason, Native, Protocol as _};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
 
-/// Rules that the maintenance asks once a tick, about the one address in its book.
+/// PeerPolicy that the maintenance asks once a tick, about the one address in its book.
 struct Asked {
     times: Arc<AtomicUsize>,
     panics: bool,
 }
 
-impl Rules for Asked {
+impl PeerPolicy for Asked {
     fn may_dial(&self, _: SocketAddr) -> bool {
         self.times.fetch_add(1, Ordering::Relaxed);
         assert!(!self.panics, "as the test wants it");
@@ -38,7 +38,7 @@ async fn asking(net: &MemoryNet, tick: Duration, panics: bool) -> (Node, Arc<Ato
     let mut config = NodeConfig::local();
     config.seeds = vec![at(9)];
     config.hot.tick = tick;
-    let dialect = DialectConfig::new(Native::default())
+    let dialect = ProtocolConfig::new(Native::default())
         .rules(Asked { times: Arc::clone(&times), panics })
         .listen(at(1));
     let builder = Node::builder().config(config).transport(net.host(ip(1))).book(hasty_book());

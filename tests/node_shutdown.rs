@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use harness::*;
-use peerpool::node::{ConnectError, Handled, Leftovers, Node, NodeEvent, Subscription, Update};
-use peerpool::pool::Departure;
+use peerpool::node::{
+    ConnectError, Handled, Node, NodeEvent, ShutdownReport, Subscription, SubscriptionItem,
+};
+use peerpool::pool::DisconnectReason;
 use peerpool::transport::{MemoryNet, ReadRate};
 use peerpool::wire::Greeting;
 use tokio::time::Instant;
@@ -48,9 +50,9 @@ async fn nothing_goes_live_once_a_shutdown_has_begun() {
 fn ups(updates: &mut Subscription) -> usize {
     std::iter::from_fn(|| updates.try_next())
         .map(|update| match update {
-            Update::Event(event) => usize::from(matches!(event, NodeEvent::Up { .. })),
-            Update::Snapshot(peers) => peers.len(),
-            Update::Lagged(missed) => panic!("missed {missed}"),
+            SubscriptionItem::Event(event) => usize::from(matches!(event, NodeEvent::Up { .. })),
+            SubscriptionItem::Snapshot(peers) => peers.len(),
+            SubscriptionItem::Lagged(missed) => panic!("missed {missed}"),
         })
         .sum()
 }
@@ -69,7 +71,7 @@ async fn a_shutdown_sends_what_waits_and_says_goodbye() {
     until(|| !theirs.is_live()).await;
     assert_eq!(hears.events().len(), 200);
     assert_eq!(hears.pairs(), 1);
-    assert_eq!(theirs.departure(), Some(Departure::Closed));
+    assert_eq!(theirs.departure(), Some(DisconnectReason::Closed));
     end(b).await;
 }
 
@@ -144,7 +146,7 @@ async fn shutdown_disconnect_and_the_drop_of_the_last_handle_are_legal_inside_a_
         *own.lock().unwrap() = Some(a);
         b.send(peer.key(), message(what, b"")).unwrap();
         until(|| !peer.is_live()).await;
-        let left = || weak.upgrade().map_or_else(Leftovers::default, |node| node.leftovers());
+        let left = || weak.upgrade().map_or_else(ShutdownReport::default, |node| node.leftovers());
         until(|| left().links == 0).await;
         if what != 1 {
             until(|| left().is_clean()).await;
@@ -172,7 +174,7 @@ async fn dropping_the_last_handle_frees_everything() {
     assert_eq!((hears.pairs(), hears_b.pairs()), (1, 1));
     let mut downs = 0;
     while let Some(update) = events.try_next() {
-        downs += usize::from(matches!(update, Update::Event(NodeEvent::Down { .. })));
+        downs += usize::from(matches!(update, SubscriptionItem::Event(NodeEvent::Down { .. })));
     }
     assert_eq!(downs, 1);
     end(b).await;
@@ -193,13 +195,13 @@ async fn a_handshake_under_way_at_the_end_is_told_so_or_closed() {
 #[cfg(feature = "redb")]
 #[tokio::test]
 async fn the_book_is_written_also_when_nobody_waits_for_the_end() {
-    use peerpool::address_book::{Book, BookConfig, Source, WallTime};
+    use peerpool::address_book::{AddressBook, AddressBookConfig, Source, WallTime};
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("book");
     let net = MemoryNet::new(1);
     let mut config = quiet();
     config.hot.flush_every = Duration::from_secs(3_600);
-    let book = Book::open(&path, BookConfig::default()).unwrap();
+    let book = AddressBook::open(&path, AddressBookConfig::default()).unwrap();
     let node = Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap();
     node.book().add(at(9), Source::Operator, WallTime::now()).unwrap();
     let weak = node.downgrade();
@@ -208,7 +210,7 @@ async fn the_book_is_written_also_when_nobody_waits_for_the_end() {
     // The last reference may still be on its way out in the thread that wrote.
     let mut book = None;
     until(|| {
-        book = Book::open(&path, BookConfig::default()).ok();
+        book = AddressBook::open(&path, AddressBookConfig::default()).ok();
         book.is_some()
     })
     .await;

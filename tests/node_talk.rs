@@ -10,9 +10,11 @@ use std::time::Duration;
 use bytes::BytesMut;
 use harness::*;
 use peerpool::base::{Direction, Lane};
-use peerpool::node::{AskAny, AskError, Fresh, Handled, LagPolicy, Message, Node, Receipt, RequestError};
+use peerpool::node::{
+    AskError, Handled, LagPolicy, Message, Node, Receipt, RelayOutcome, RequestAnyOptions, RequestError,
+};
 use peerpool::transport::{Latency, MemoryNet, ReadRate};
-use peerpool::wire::{Control, Decoder as _, Dialect as _, Head, Native, Status, Step};
+use peerpool::wire::{Control, DecodeStep, Decoder as _, MessageHeader, Native, Protocol as _, Status};
 use tokio::io::AsyncWriteExt as _;
 
 /// One node in the middle, `others` connected to it.
@@ -176,7 +178,7 @@ async fn a_relay_reaches_everybody_exactly_once() {
         let firsts = Rec::new();
         let heard = firsts.clone();
         let handler = rec.on_event(move |cx, kind, body| {
-            if cx.node().relay(&message(kind, body), Some(cx.peer().id())).unwrap() == Fresh::New {
+            if cx.node().relay(&message(kind, body), Some(cx.peer().id())).unwrap() == RelayOutcome::New {
                 heard.requests.fetch_add(1, Ordering::SeqCst);
             }
             Handled::Done
@@ -190,8 +192,8 @@ async fn a_relay_reaches_everybody_exactly_once() {
     until(|| nodes.iter().map(|node| peers(node)).sum::<usize>() == 14).await;
     for n in 0..60u16 {
         let origin = &nodes[usize::from(n) % 6];
-        assert_eq!(origin.relay(&message(n, &n.to_le_bytes()), None).unwrap(), Fresh::New);
-        assert_eq!(origin.relay(&message(n, &n.to_le_bytes()), None).unwrap(), Fresh::Seen);
+        assert_eq!(origin.relay(&message(n, &n.to_le_bytes()), None).unwrap(), RelayOutcome::New);
+        assert_eq!(origin.relay(&message(n, &n.to_le_bytes()), None).unwrap(), RelayOutcome::Seen);
     }
     until(|| recs.iter().all(|rec| rec.requests.load(Ordering::SeqCst) == 50)).await;
     secs(5).await;
@@ -213,7 +215,7 @@ async fn what_a_relay_refuses_it_does_not_remember() {
     let control = Message { lane: Lane::Control, kind: 1, payload: "".into() };
     assert!(a.relay(&control, None).is_err());
     assert!(!a.contains(1, b""));
-    assert_eq!(a.relay(&message(1, &[7; 30_000]), None).unwrap(), Fresh::New);
+    assert_eq!(a.relay(&message(1, &[7; 30_000]), None).unwrap(), RelayOutcome::New);
     end(a).await;
 }
 
@@ -222,7 +224,7 @@ async fn request_any_spreads_prefers_the_quick_and_retries() {
     let net = MemoryNet::new(1);
     let recs: Vec<_> = (0..4).map(|_| Rec::new()).collect();
     let (a, nodes) = star(&net, &recs).await;
-    let how = AskAny::default();
+    let how = RequestAnyOptions::default();
     for _ in 0..200 {
         a.request_any(message(1, b"?"), &how).await.unwrap();
     }
@@ -255,14 +257,14 @@ async fn request_any_goes_on_after_a_refusal_and_hedges_past_a_sleeper() {
     let recs = [refuses, Rec::new()];
     let (a, nodes) = star(&net, &recs).await;
     for _ in 0..20 {
-        let (from, _) = a.request_any(message(1, b"?"), &AskAny::default()).await.unwrap();
+        let (from, _) = a.request_any(message(1, b"?"), &RequestAnyOptions::default()).await.unwrap();
         assert_eq!(from, at(3).into());
     }
     end_all(a, nodes).await;
     let net = MemoryNet::new(1);
     let recs = [sleeps, Rec::new()];
     let (a, nodes) = star(&net, &recs).await;
-    let how = AskAny { hedge: Some(Duration::from_millis(100)), ..AskAny::default() };
+    let how = RequestAnyOptions { hedge: Some(Duration::from_millis(100)), ..RequestAnyOptions::default() };
     for _ in 0..20 {
         let begun = tokio::time::Instant::now();
         assert_eq!(a.request_any(message(1, b"?"), &how).await.unwrap().0, at(3).into());
@@ -270,11 +272,11 @@ async fn request_any_goes_on_after_a_refusal_and_hedges_past_a_sleeper() {
     }
     assert!(a.roster().iter().all(|peer| peer.connection().link().waiting().requests == 0));
     until(|| nodes[0].roster().iter().all(|peer| peer.connection().link().waiting().answering == 0)).await;
-    let forever = AskAny { within: Duration::MAX, ..AskAny::default() };
+    let forever = RequestAnyOptions { within: Duration::MAX, ..RequestAnyOptions::default() };
     assert!(a.request(&at(9).into(), message(1, b""), WAIT).await.is_err());
     let slow = a.request(&at(2).into(), message(1, b""), Duration::from_secs(1)).await;
     assert!(matches!(slow, Err(AskError::Request(RequestError::Timeout))));
-    a.request_any(message(1, b"?"), &AskAny { hedge: Some(Duration::from_millis(1)), ..forever })
+    a.request_any(message(1, b"?"), &RequestAnyOptions { hedge: Some(Duration::from_millis(1)), ..forever })
         .await
         .unwrap();
     let alone = start(&net, 8, quiet(), Rec::new()).await;
@@ -298,8 +300,9 @@ async fn request_any_asks_as_many_as_it_may_past_silent_peers() {
     let net = MemoryNet::new(1);
     let recs = [sleeps(), sleeps(), Rec::new()];
     let (a, nodes) = star(&net, &recs).await;
-    let hedged = AskAny { hedge: Some(Duration::from_millis(100)), ..AskAny::default() };
-    let in_turn = AskAny { within: Duration::from_secs(9), ..AskAny::default() };
+    let hedged =
+        RequestAnyOptions { hedge: Some(Duration::from_millis(100)), ..RequestAnyOptions::default() };
+    let in_turn = RequestAnyOptions { within: Duration::from_secs(9), ..RequestAnyOptions::default() };
     for (how, longest) in [(hedged, Duration::from_millis(250)), (in_turn, Duration::from_millis(7_600))] {
         for _ in 0..20 {
             let begun = tokio::time::Instant::now();
@@ -311,7 +314,8 @@ async fn request_any_asks_as_many_as_it_may_past_silent_peers() {
     let healths = || a.roster().iter().map(|peer| peer.health(a.now())).collect::<Vec<_>>();
     secs(600).await;
     let before = healths();
-    let short = AskAny { within: Duration::from_millis(30), tries: 2, ..AskAny::default() };
+    let short =
+        RequestAnyOptions { within: Duration::from_millis(30), tries: 2, ..RequestAnyOptions::default() };
     for _ in 0..20 {
         let begun = tokio::time::Instant::now();
         let _ = a.request_any(message(1, b"?"), &short).await;
@@ -374,10 +378,10 @@ async fn session(dialled: Direction) -> Session {
     let native = Native::default();
     let mut heard = vec![far.heard().await];
     let mut say = BytesMut::new();
-    native.encode(Lane::Urgent, &Head::Event { kind: 1 }, b"a vote", &mut say).unwrap();
-    native.encode(Lane::Bulk, &Head::Event { kind: 2 }, &[7; 50_000], &mut say).unwrap();
-    native.encode(Lane::Normal, &Head::Request { id: 5, kind: 3 }, b"a question", &mut say).unwrap();
-    native.encode(Lane::Normal, &Head::Cancel { id: 6 }, b"", &mut say).unwrap();
+    native.encode(Lane::Urgent, &MessageHeader::Event { kind: 1 }, b"a vote", &mut say).unwrap();
+    native.encode(Lane::Bulk, &MessageHeader::Event { kind: 2 }, &[7; 50_000], &mut say).unwrap();
+    native.encode(Lane::Normal, &MessageHeader::Request { id: 5, kind: 3 }, b"a question", &mut say).unwrap();
+    native.encode(Lane::Normal, &MessageHeader::Cancel { id: 6 }, b"", &mut say).unwrap();
     native.encode_control(&Control::Ping { token: 77 }, &mut say).unwrap();
     far.stream.write_all(&say).await.unwrap();
     heard.push(far.heard().await);
@@ -388,13 +392,14 @@ async fn session(dialled: Direction) -> Session {
     let asker = a.clone();
     let asking = tokio::spawn(async move { asker.request(&key, message(6, b"?"), WAIT).await });
     let question = far.heard().await;
-    let Step::Message { head: Head::Request { id, .. }, .. } = native.decoder().step(&question).unwrap()
+    let DecodeStep::Message { head: MessageHeader::Request { id, .. }, .. } =
+        native.decoder().step(&question).unwrap()
     else {
         panic!("{question:?}")
     };
     heard.push(question.clone());
     let mut say = BytesMut::new();
-    native.encode(Lane::Normal, &Head::Response { id, status: Status::Ok }, b"!", &mut say).unwrap();
+    native.encode(Lane::Normal, &MessageHeader::Response { id, status: Status::Ok }, b"!", &mut say).unwrap();
     far.stream.write_all(&say).await.unwrap();
     let answer = asking.await.unwrap().unwrap().to_vec();
     // And ends in the same way: by a frame that is too large.

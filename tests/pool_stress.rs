@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use peerpool::base::{Direction, Tick};
-use peerpool::pool::{Cause, Connection, Departure, Limits, Pool, PoolConfig, Slot};
+use peerpool::pool::{ConnectionHandle, DisconnectReason, Limits, Misbehavior, Pool, PoolConfig, SlotClass};
 
 const KEYS: u64 = 64;
 const ROUNDS: u64 = 20_000;
@@ -31,10 +31,10 @@ impl Line {
     }
 }
 
-impl Connection for Line {
+impl ConnectionHandle for Line {
     type Info = u64;
 
-    fn close(&self, _reason: Departure) {
+    fn close(&self, _reason: DisconnectReason) {
         assert_eq!(self.closed.fetch_add(1, Ordering::SeqCst), 0, "closed twice");
         self.tally.closed.fetch_add(1, Ordering::Relaxed);
     }
@@ -81,18 +81,19 @@ fn hammer(pool: &Arc<Pool<u64, Line>>, tally: &Arc<Tally>, sums: &Sums, clock: &
             ),
             1 | 2 => {
                 let deadline = now.after(Duration::from_millis(random(&mut state) % 40));
-                let Ok(permit) = pool.admit(addr(key), Direction::Outbound, Slot::Ordinary, deadline) else {
+                let Ok(permit) = pool.admit(addr(key), Direction::Outbound, SlotClass::Ordinary, deadline)
+                else {
                     continue;
                 };
                 let Ok(claim) = permit.claim(key) else { continue };
                 let Ok(claim) = claim.rekey(random(&mut state) % KEYS) else { continue };
                 joined(claim.go_live(Line::new(tally), 0, now).is_ok().into());
             }
-            3 => left(pool.remove(&key, Departure::Requested).is_some().into()),
+            3 => left(pool.remove(&key, DisconnectReason::Requested).is_some().into()),
             4 => {
                 let Some(peer) = pool.get(&key) else { continue };
-                left(pool.depart(&key, peer.id(), Departure::Lost).is_some().into());
-                left(pool.depart(&key, peer.id(), Departure::Lost).is_some().into());
+                left(pool.depart(&key, peer.id(), DisconnectReason::Lost).is_some().into());
+                left(pool.depart(&key, peer.id(), DisconnectReason::Lost).is_some().into());
             }
             5 => {
                 let (Some(peer), Ok(permit)) = (
@@ -100,7 +101,7 @@ fn hammer(pool: &Arc<Pool<u64, Line>>, tally: &Arc<Tally>, sums: &Sums, clock: &
                     pool.admit(
                         addr(key + 1),
                         Direction::Inbound,
-                        Slot::Ordinary,
+                        SlotClass::Ordinary,
                         now.after(Duration::from_secs(1)),
                     ),
                 ) else {
@@ -116,7 +117,7 @@ fn hammer(pool: &Arc<Pool<u64, Line>>, tally: &Arc<Tally>, sums: &Sums, clock: &
             }
             7 => {
                 for peer in pool.by_ip(addr(key).ip()) {
-                    let _ = (peer.seen(now), peer.penalize(Cause::ALL[(key % 13) as usize], now));
+                    let _ = (peer.seen(now), peer.penalize(Misbehavior::ALL[(key % 13) as usize], now));
                     peer.update_info(|info| info + 1);
                 }
             }
@@ -171,7 +172,7 @@ fn several_threads_hammer_it_and_everything_adds_up() {
     assert_eq!(pool.stats(Tick::MAX).departed.total(), read(&tally.closed));
     assert_eq!(read(&tally.closed), read(&sums.left) + read(&sums.swept));
     for key in pool.keys() {
-        assert!(pool.remove(&key, Departure::Shutdown).is_some());
+        assert!(pool.remove(&key, DisconnectReason::Shutdown).is_some());
     }
     assert!((0..=KEYS).all(|key| pool.count_by_ip(addr(key).ip()) == 0));
     drop(pool.roster());

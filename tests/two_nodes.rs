@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use peerpool::base::{Lane, PeerId};
 use peerpool::node::{
-    AskAny, ConnectError, Context, Event, Fresh, Handled, Handler, Message, Node, NodeConfig, Receipt,
-    Request, Responder,
+    ConnectError, Context, Event, Handled, Handler, Message, Node, NodeConfig, Receipt, RelayOutcome,
+    Request, RequestAnyOptions, Responder,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -105,7 +105,7 @@ async fn a_request_is_answered_by_one_peer_and_by_any() {
     let block = vec![7u8; 256 * 1024];
     let answer = a.request(&key, Message::new(1, block.clone()), WAIT).await.unwrap();
     assert_eq!(answer, block);
-    let (from, answer) = b.request_any(Message::new(1, "who?"), &AskAny::default()).await.unwrap();
+    let (from, answer) = b.request_any(Message::new(1, "who?"), &RequestAnyOptions::default()).await.unwrap();
     assert_eq!(answer, "who?");
     assert_eq!(Some(from), b.roster().iter().next().map(|peer| *peer.key()));
 }
@@ -139,10 +139,10 @@ async fn a_relay_skips_its_origin_and_what_was_seen() {
     let (a, mut hears, b, _) = pair().await;
     let origin = b.roster().iter().next().unwrap().id();
     let message = Message::new(1, "from a");
-    assert_eq!(b.relay(&message, Some(origin)).unwrap(), Fresh::New);
-    assert_eq!(b.relay(&message, None).unwrap(), Fresh::Seen);
+    assert_eq!(b.relay(&message, Some(origin)).unwrap(), RelayOutcome::New);
+    assert_eq!(b.relay(&message, None).unwrap(), RelayOutcome::Seen);
     assert!(b.contains(1, b"from a"));
-    assert_eq!(b.relay(&Message::new(1, "from b"), None).unwrap(), Fresh::New);
+    assert_eq!(b.relay(&Message::new(1, "from b"), None).unwrap(), RelayOutcome::New);
     let (_, payload) = timeout(WAIT, hears.recv()).await.unwrap().unwrap();
     assert_eq!(payload, b"from b", "its own message did not come back first");
     drop(a);

@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::contender::{Contender, Goal, Produced, window};
+use crate::contender::{Candidate, Goal, Produced, window};
 use crate::crowd::{Crowd, Group};
 use crate::native;
 
@@ -105,7 +105,7 @@ async fn write_all_vectored(stream: &mut tokio::net::TcpStream, messages: &[Byte
     Ok(())
 }
 
-impl Contender for Channels {
+impl Candidate for Channels {
     fn name(&self) -> &'static str {
         match self.style {
             Style::Batched => "channel, batched",

@@ -57,7 +57,7 @@ pub(crate) struct Produced {
 }
 
 /// One way to send the same message to many peers.
-pub(crate) trait Contender {
+pub(crate) trait Candidate {
     /// Its name in the table.
     fn name(&self) -> &'static str;
 

@@ -7,7 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Runtime;
 
 use crate::channel::{Channels, Style};
-use crate::contender::{Contender, Goal};
+use crate::contender::{Candidate, Goal};
 use crate::crowd::Crowd;
 use crate::limit::Limit;
 use crate::node::Peerpool;
@@ -17,7 +17,7 @@ use crate::spawn::Spawning;
 
 /// The contenders; the limit is the first.
 pub(crate) struct Field {
-    pub(crate) contenders: Vec<Box<dyn Contender>>,
+    pub(crate) contenders: Vec<Box<dyn Candidate>>,
     crowd: Crowd,
     /// One for all contenders that need one; those whose turn it is not are asleep.
     _runtime: Arc<Runtime>,
@@ -46,7 +46,7 @@ impl Field {
             tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
         let runtime = Arc::new(runtime.expect("a runtime"));
         let mut crowd = Crowd::start(taking);
-        let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(Limit::new(&mut crowd, peers))];
+        let mut contenders: Vec<Box<dyn Candidate>> = vec![Box::new(Limit::new(&mut crowd, peers))];
         if wanted("peerpool") {
             contenders.push(Box::new(Peerpool::new(&runtime, &mut crowd, peers, None)));
         }

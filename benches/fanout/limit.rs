@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::contender::{Contender, Goal, Produced};
+use crate::contender::{Candidate, Goal, Produced};
 use crate::crowd::{Crowd, Group};
 use crate::native;
 
@@ -103,7 +103,7 @@ impl Drop for Share<'_> {
     }
 }
 
-impl Contender for Limit {
+impl Candidate for Limit {
     fn name(&self) -> &'static str {
         "limit"
     }

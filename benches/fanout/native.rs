@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use peerpool::base::{Lane, Nonce};
-use peerpool::wire::{Dialect, Greeting, Head, Hello, Native, WireLimits};
+use peerpool::wire::{Greeting, Hello, MessageHeader, Native, Protocol, WireLimits};
 
 /// The kind of the message that is sent.
 pub(crate) const KIND: u16 = 7;
@@ -15,7 +15,7 @@ pub(crate) fn payload(size: usize) -> Bytes {
 /// One message, encoded.
 pub(crate) fn frame(size: usize) -> Bytes {
     let mut out = BytesMut::new();
-    let head = Head::Event { kind: KIND };
+    let head = MessageHeader::Event { kind: KIND };
     let dialect = Native::new(WireLimits::default());
     dialect.encode(Lane::Normal, &head, &payload(size), &mut out).expect("a legal message");
     out.freeze()

@@ -10,7 +10,7 @@ use peerpool::pool::PoolConfig;
 use peerpool::transport::{Tcp, TcpConfig};
 use tokio::runtime::Runtime;
 
-use crate::contender::{Contender, Goal, Produced};
+use crate::contender::{Candidate, Goal, Produced};
 use crate::crowd::{Crowd, Greets, Group};
 use crate::native;
 
@@ -49,7 +49,7 @@ impl Peerpool {
     }
 }
 
-impl Contender for Peerpool {
+impl Candidate for Peerpool {
     fn name(&self) -> &'static str {
         self.name
     }

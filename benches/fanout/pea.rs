@@ -16,7 +16,7 @@ use pea2pea::{Config, ConnectionSide, Node, Pea2Pea};
 use tokio::runtime::Runtime;
 use tokio_util::codec::Encoder;
 
-use crate::contender::{Contender, Goal, Produced, window};
+use crate::contender::{Candidate, Goal, Produced, window};
 use crate::crowd::{Crowd, Greets, Group};
 use crate::native;
 
@@ -86,7 +86,7 @@ impl Pea {
     }
 }
 
-impl Contender for Pea {
+impl Candidate for Pea {
     fn name(&self) -> &'static str {
         "pea2pea"
     }

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::{Mutex, RwLock, Semaphore};
 
-use crate::contender::{Contender, Goal, Produced};
+use crate::contender::{Candidate, Goal, Produced};
 use crate::crowd::{Crowd, Group};
 use crate::native;
 
@@ -64,7 +64,7 @@ impl Spawning {
     }
 }
 
-impl Contender for Spawning {
+impl Candidate for Spawning {
     fn name(&self) -> &'static str {
         "spawn + lock + JSON"
     }

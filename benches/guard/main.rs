@@ -22,7 +22,7 @@ use bytes::BytesMut;
 use peerpool::base::{Direction, Lane, PeerId, Tick};
 use peerpool::node::{Context, Event, Handled, Handler, Message, Node, NodeConfig};
 use peerpool::pool::{Pool, PoolConfig};
-use peerpool::wire::{Dialect, Head, Native};
+use peerpool::wire::{MessageHeader, Native, Protocol};
 use scripted::Script;
 
 /// The argument that makes the bench do some work: what, and how much.
@@ -189,7 +189,7 @@ fn receives(frames: u64, relays: bool) {
         let script = join(&node, 1).await;
         let mut bytes = BytesMut::new();
         for _ in 0..100 {
-            let head = Head::Event { kind: 7 };
+            let head = MessageHeader::Event { kind: 7 };
             Native::default().encode(Lane::Normal, &head, &[b'x'; 200], &mut bytes).expect("a legal message");
         }
         for _ in 0..=frames / 100 {
@@ -229,6 +229,6 @@ fn visits(visits: u64) {
         let addr = addrs[visit as usize % addrs.len()];
         let key = PeerId::from_addr(addr);
         pool.insert(key, addr, Direction::Inbound, (), (), Tick::ZERO).expect("room");
-        black_box(pool.remove(&key, peerpool::pool::Departure::Closed));
+        black_box(pool.remove(&key, peerpool::pool::DisconnectReason::Closed));
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Buf, BytesMut};
 use peerpool::base::Nonce;
 use peerpool::transport::Stream;
-use peerpool::wire::{Dialect, Hello, Native};
+use peerpool::wire::{Hello, Native, Protocol};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use peerpool::base::{Lane, Nonce};
-use peerpool::wire::{Control, Decoder, Dialect, Greeting, Head, Hello, Native, Step};
+use peerpool::wire::{Control, DecodeStep, Decoder, Greeting, Hello, MessageHeader, Native, Protocol};
 use socket2::{Domain, Socket, Type};
 
 /// The argument that makes the bench the client process.
@@ -93,7 +93,7 @@ impl Peers {
     /// How many messages were sent.
     fn talk(&mut self, active: usize, seconds: Duration) -> f64 {
         let mut frame = BytesMut::new();
-        let head = Head::Event { kind: 1 };
+        let head = MessageHeader::Event { kind: 1 };
         Native::default().encode(Lane::Normal, &head, &[7; 100], &mut frame).expect("a legal message");
         let (begun, mut next, mut sent) = (Instant::now(), Instant::now(), 0);
         while begun.elapsed() < seconds {
@@ -130,8 +130,8 @@ impl Peers {
                 let mut decoder = Native::default().decoder();
                 while let Ok(step) = decoder.step(bytes) {
                     match &step {
-                        Step::NeedMore => break,
-                        Step::Control { control: Control::Ping { token }, .. } => {
+                        DecodeStep::NeedMore => break,
+                        DecodeStep::Control { control: Control::Ping { token }, .. } => {
                             let pong = Control::Pong { token: *token };
                             Native::default().encode_control(&pong, &mut answers).expect("a pong");
                         }

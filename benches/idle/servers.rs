@@ -12,7 +12,7 @@ use pea2pea::{Config, Connection, ConnectionSide, Pea2Pea};
 use peerpool::base::Nonce;
 use peerpool::node::{Message, Node, NodeConfig};
 use peerpool::pool::PoolConfig;
-use peerpool::wire::{Dialect, Hello, Native};
+use peerpool::wire::{Hello, Native, Protocol};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};

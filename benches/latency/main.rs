@@ -42,7 +42,7 @@ pub(crate) struct Options {
     pub(crate) workers: usize,
     pub(crate) sockets: Sockets,
     /// In *votes*, what kinds of far ends.
-    pub(crate) ends: Vec<votes::End>,
+    pub(crate) ends: Vec<votes::CloseReason>,
     /// In *votes*, whether each process keeps to a processor of its own.
     pub(crate) pin: bool,
     /// In *votes*, bounds of unsent bytes to compare instead.
@@ -90,7 +90,7 @@ fn parse(args: &[String]) -> Options {
         only: Vec::new(),
         workers: 2,
         sockets: Sockets::default(),
-        ends: vec![votes::End::Raw, votes::End::Node],
+        ends: vec![votes::CloseReason::Raw, votes::CloseReason::Node],
         pin: std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1),
         sweep: Vec::new(),
     };
@@ -107,7 +107,8 @@ fn parse(args: &[String]) -> Options {
             "--sndbuf" => options.sockets.send_buffer = Some(list(value())[0]),
             "--rcvbuf" => options.sockets.recv_buffer = Some(list(value())[0]),
             "--end" => {
-                options.ends = vec![if value() == "node" { votes::End::Node } else { votes::End::Raw }];
+                options.ends =
+                    vec![if value() == "node" { votes::CloseReason::Node } else { votes::CloseReason::Raw }];
             }
             "--sweep" => options.sweep = list(value()),
             "--no-pin" => options.pin = false,

@@ -33,13 +33,13 @@ pub(crate) fn run() {
         }
         group.finish();
     }
-    let link: OnceCell<RefCell<votes::Link>> = OnceCell::new();
+    let link: OnceCell<RefCell<votes::Connection>> = OnceCell::new();
     let mut group = criterion.benchmark_group("latency/votes");
     group.sample_size(10).warm_up_time(Duration::from_millis(100));
     for (name, bulk) in [("idle", Bulk::None), ("broadcast", Bulk::Broadcast), ("send", Bulk::Send)] {
         group.bench_function(BenchmarkId::new("blocks", name), |bencher| {
             let link = link.get_or_init(|| {
-                RefCell::new(votes::Link::new(2, Sockets::default(), votes::End::Raw, false))
+                RefCell::new(votes::Connection::new(2, Sockets::default(), votes::CloseReason::Raw, false))
             });
             bencher.iter_custom(|count| {
                 let mut slice = link.borrow_mut().slice(bulk, Duration::from_millis(count.min(200)));

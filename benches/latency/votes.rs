@@ -37,7 +37,7 @@ pub(crate) enum Bulk {
 
 /// Who reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum CloseReason {
     /// A thread that takes frames apart and puts no message together.
     Raw,
     /// A node with a handler.
@@ -45,7 +45,7 @@ pub(crate) enum End {
 }
 
 /// A node and a far end, in two processes.
-pub(crate) struct Link {
+pub(crate) struct Connection {
     runtime: Runtime,
     far: Far,
     node: Node,
@@ -66,8 +66,8 @@ pub(crate) struct Slice {
     rate: f64,
 }
 
-impl Link {
-    pub(crate) fn new(workers: usize, sockets: Sockets, end: End, pinned: bool) -> Self {
+impl Connection {
+    pub(crate) fn new(workers: usize, sockets: Sockets, end: CloseReason, pinned: bool) -> Self {
         pin(pinned.then_some(0));
         let runtime = near::runtime(workers);
         let mut far = Far::start_on(pinned.then_some(1));
@@ -79,12 +79,12 @@ impl Link {
         config.link.outbox_bytes = (QUEUED + 1) * BLOCK;
         let node = near::start(&runtime, Node::builder().config(config).transport(far::transport(sockets)));
         let (peer, votes, blocks, block) = match end {
-            End::Raw => {
+            CloseReason::Raw => {
                 let group = far.join(&node, 1, "frames");
                 // The first chunk begins with the message's kind.
                 (node.roster().iter().next().cloned(), group, group, BLOCK as u64 + 2)
             }
-            End::Node => {
+            CloseReason::Node => {
                 let told = far.ask(&format!("node {lowat} {send} {}", word(sockets.recv_buffer)));
                 let addr = ([127, 0, 0, 1], told[0] as u16).into();
                 (runtime.block_on(node.connect(addr)).ok(), told[1], told[2], BLOCK as u64)
@@ -171,12 +171,12 @@ pub(crate) fn run(options: &Options) {
     pin(None);
 }
 
-fn table(options: &Options, end: End) {
+fn table(options: &Options, end: CloseReason) {
     println!(
         "\nVotes past 10 MB blocks to the same peer: microseconds from the call to the far handler; far end: {end:?}\n"
     );
     println!("sockets: {:?}\n", far::transport(options.sockets).config());
-    let mut link = Link::new(options.workers, options.sockets, end, options.pin);
+    let mut link = Connection::new(options.workers, options.sockets, end, options.pin);
     let ways = [Bulk::None, Bulk::Broadcast, Bulk::Send];
     let _ = ways.map(|bulk| link.slice(bulk, options.slice / 4));
     let mut slices: [Vec<Slice>; 3] = Default::default();
@@ -215,14 +215,14 @@ fn table(options: &Options, end: End) {
 }
 
 /// Bytes unsent in the kernel, several bounds beside each other.
-fn sweep(options: &Options, end: End) {
+fn sweep(options: &Options, end: CloseReason) {
     println!("\nVotes past broadcast blocks by TCP_NOTSENT_LOWAT (0: none); far end: {end:?}\n");
-    let mut links: Vec<Link> = options
+    let mut links: Vec<Connection> = options
         .sweep
         .iter()
         .map(|lowat| {
             let sockets = Sockets { lowat: Some(*lowat as u32), ..options.sockets };
-            Link::new(options.workers, sockets, end, options.pin)
+            Connection::new(options.workers, sockets, end, options.pin)
         })
         .collect();
     let mut rounds: Vec<Vec<[f64; 5]>> = vec![Vec::new(); links.len()];

@@ -22,7 +22,7 @@ use mio::{Events, Interest, Poll, Token};
 use peerpool::base::Nonce;
 use peerpool::node::{Node, NodeConfig};
 use peerpool::pool::PoolConfig;
-use peerpool::wire::{Dialect, Hello, Native};
+use peerpool::wire::{Hello, Native, Protocol};
 use tokio::runtime::Runtime;
 
 /// The argument that makes the bench the second process.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use maps::{Papaya, ParkingLot, SccIndex};
 use peerpool::base::{Direction, PeerId, Tick};
-use peerpool::pool::{Departure, Slot};
+use peerpool::pool::{DisconnectReason, SlotClass};
 use rivals::{BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Plan, Rival, SharedDashMap};
 
 fn marks(criterion: &mut Criterion, peers: usize) {
@@ -100,11 +100,12 @@ fn walks(criterion: &mut Criterion, peers: usize) {
         bencher.iter_batched(
             || (),
             |()| {
-                let permit =
-                    pool.admit(rivals::addr_of(&guest), Direction::Inbound, Slot::Ordinary, Tick::MAX).ok();
+                let permit = pool
+                    .admit(rivals::addr_of(&guest), Direction::Inbound, SlotClass::Ordinary, Tick::MAX)
+                    .ok();
                 let claim = permit.and_then(|permit| permit.claim(guest).ok());
                 let peer = claim.and_then(|claim| claim.go_live((), (), now).ok());
-                peer.and_then(|peer| pool.depart(&guest, peer.id(), Departure::Closed))
+                peer.and_then(|peer| pool.depart(&guest, peer.id(), DisconnectReason::Closed))
             },
             BatchSize::SmallInput,
         );

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use peerpool::base::{Direction, PeerId, Tick};
-use peerpool::pool::{Departure, Peer, Slot};
+use peerpool::pool::{DisconnectReason, Peer, SlotClass};
 
 use crate::maps::{Papaya, ParkingLot, SccIndex};
 use crate::rivals::{
@@ -153,7 +153,7 @@ fn others() {
     each("roster, every cell changed", &|| {
         guests(0).iter().chain(&guests(1)).chain(&guests(2)).chain(&guests(3)).for_each(|key| {
             join(&pool, *key, now);
-            pool.remove(key, Departure::Closed);
+            pool.remove(key, DisconnectReason::Closed);
         });
         black_box(pool.roster());
     });
@@ -168,13 +168,13 @@ fn others() {
     };
     one("insert and remove", &|key| {
         join(&pool, key, now);
-        assert!(pool.remove(&key, Departure::Closed).is_some());
+        assert!(pool.remove(&key, DisconnectReason::Closed).is_some());
     });
     one("admit, claim, go live, depart", &|key| {
-        let live = pool.admit(addr_of(&key), Direction::Inbound, Slot::Ordinary, Tick::MAX).ok();
+        let live = pool.admit(addr_of(&key), Direction::Inbound, SlotClass::Ordinary, Tick::MAX).ok();
         let live =
             live.and_then(|permit| permit.claim(key).ok()).and_then(|claim| claim.go_live((), (), now).ok());
-        assert!(live.and_then(|peer| pool.depart(&key, peer.id(), Departure::Closed)).is_some());
+        assert!(live.and_then(|peer| pool.depart(&key, peer.id(), DisconnectReason::Closed)).is_some());
     });
     println!("holding the peer, one thread, 200 peers, ns");
     let few = &handles[..200];
@@ -200,7 +200,7 @@ fn scatter(pool: &crate::rivals::TestPool, keys: &[PeerId]) {
     shuffle(&mut order, 0xD1CE);
     for some in order.chunks(20_000) {
         for key in some {
-            pool.remove(key, Departure::Closed);
+            pool.remove(key, DisconnectReason::Closed);
         }
         // The published lists hold those that went.
         drop(pool.roster());
@@ -226,7 +226,7 @@ fn inserts_beside_a_sweep(pool: &crate::rivals::TestPool, now: Tick) {
         let begun = Instant::now();
         for key in extra.iter().cycle().take_while(|_| begun.elapsed() < Duration::from_secs(2)) {
             waits.push(timed(&|| drop(join(pool, *key, now))));
-            pool.remove(key, Departure::Closed);
+            pool.remove(key, DisconnectReason::Closed);
         }
         over.store(true, relaxed);
         sweeping.join().expect("the sweeping thread")
@@ -271,7 +271,7 @@ fn tails(peers: usize) {
                 }
                 while churned < (begun.elapsed().as_secs_f64() * peers as f64 / 100.0) as usize {
                     let key = &keys[churned % keys.len()];
-                    pool.remove(key, Departure::Closed);
+                    pool.remove(key, DisconnectReason::Closed);
                     drop(join(&pool, *key, now));
                     churned += 1;
                 }
@@ -287,7 +287,7 @@ fn tails(peers: usize) {
             for key in &extra {
                 let now = at(begun);
                 inserts.push(timed(&|| drop(join(&pool, *key, now))));
-                pool.remove(key, Departure::Closed);
+                pool.remove(key, DisconnectReason::Closed);
                 for key in order.by_ref().take(8) {
                     marks.push(timed(&|| _ = black_box(pool.seen(key, now))));
                 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use peerpool::base::{Direction, PeerId, Tick};
-use peerpool::pool::{Departure, Peer, Pool, PoolConfig};
+use peerpool::pool::{DisconnectReason, Peer, Pool, PoolConfig};
 use tokio::sync::RwLock;
 
 pub(crate) type TestPool = Pool<PeerId, ()>;
@@ -105,7 +105,7 @@ impl Rival for ByKey {
         for (key, now, guest) in plan.steps() {
             black_box(self.0.seen(key, now));
             if let Some(guest) = guest {
-                self.0.remove(guest, Departure::Closed);
+                self.0.remove(guest, DisconnectReason::Closed);
                 join(&self.0, *guest, now);
             }
         }
@@ -331,7 +331,7 @@ impl Rival for ByHandle {
         for (peer, (_, now, guest)) in share.iter().cycle().zip(plan.steps()) {
             let _ = black_box(peer.seen(now));
             if let Some(guest) = guest {
-                self.pool.0.remove(guest, Departure::Closed);
+                self.pool.0.remove(guest, DisconnectReason::Closed);
                 join(&self.pool.0, *guest, now);
             }
         }

@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use peerpool::base::{Lane, Nonce};
-use peerpool::wire::{Dialect, Head, Hello, Native};
+use peerpool::wire::{Hello, MessageHeader, Native, Protocol};
 use rustix::net::RecvFlags;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -152,7 +152,7 @@ fn bring(
         batch.clear();
         for number in *next..(*next + BATCH).min(first.saturating_add(most)) {
             body[..8].copy_from_slice(&number.to_le_bytes());
-            let head = Head::Event { kind: 7 };
+            let head = MessageHeader::Event { kind: 7 };
             Native::default().encode(Lane::Normal, &head, &body, &mut batch).expect("a legal message");
             *next = number + 1;
         }

@@ -39,7 +39,7 @@ pub(crate) enum Goal {
 }
 
 /// One way to ask.
-pub(crate) trait Contender {
+pub(crate) trait Candidate {
     fn name(&self) -> &'static str;
 
     /// Asks with so many requests in flight, and returns how many were answered.
@@ -48,7 +48,7 @@ pub(crate) trait Contender {
 
 struct Field {
     runtime: Runtime,
-    contenders: Vec<Box<dyn Contender>>,
+    contenders: Vec<Box<dyn Candidate>>,
     _second: Second,
 }
 
@@ -58,7 +58,7 @@ impl Field {
         let runtime = runtime.expect("a runtime");
         let second = Second::start();
         let asked = node::Asked::new(&runtime, second.node);
-        let contenders: Vec<Box<dyn Contender>> = vec![
+        let contenders: Vec<Box<dyn Candidate>> = vec![
             Box::new(byhand::PingPong::new(&runtime, second.by_hand)),
             Box::new(node::Pipelined(asked.clone())),
             Box::new(byhand::Tasks::new(&runtime, second.by_hand)),

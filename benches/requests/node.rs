@@ -9,7 +9,7 @@ use peerpool::node::{Message, Node};
 use tokio::runtime::Runtime;
 
 use crate::byhand::{in_tasks, request};
-use crate::{ANSWERS, Contender, Goal, answering};
+use crate::{ANSWERS, Candidate, Goal, answering};
 
 /// One connection, asked either way.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// One task that does it all: each answer is followed by the next request.
 pub(crate) struct Pipelined(pub(crate) Asked);
 
-impl Contender for Pipelined {
+impl Candidate for Pipelined {
     fn name(&self) -> &'static str {
         "peerpool"
     }
@@ -69,7 +69,7 @@ impl Contender for Pipelined {
 /// A task per request in flight.
 pub(crate) struct Tasks(pub(crate) Asked);
 
-impl Contender for Tasks {
+impl Candidate for Tasks {
     fn name(&self) -> &'static str {
         "peerpool, tasks"
     }

@@ -34,7 +34,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use contender::{Contender, Goal};
+use contender::{Candidate, Goal};
 use crowd::Crowd;
 use limit::Limit;
 use messages::Sort;
@@ -107,7 +107,7 @@ fn parse(args: &[String]) -> Option<Options> {
 
 /// All contenders, each connected to as many receivers; the limit is the first.
 struct Field {
-    contenders: Vec<Box<dyn Contender>>,
+    contenders: Vec<Box<dyn Candidate>>,
     crowd: Crowd,
     _runtime: Arc<Runtime>,
 }
@@ -117,7 +117,7 @@ impl Field {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = Arc::new(runtime.expect("a runtime"));
         let mut crowd = Crowd::start(taking);
-        let contenders: Vec<Box<dyn Contender>> = vec![
+        let contenders: Vec<Box<dyn Candidate>> = vec![
             Box::new(Limit::new(&mut crowd, peers)),
             Box::new(Old::<Cascade<IpAddr, TcpStream>>::new(&runtime, &mut crowd, peers, options.at_once)),
             Box::new(Old::<Unified<IpAddr, TcpStream>>::new(&runtime, &mut crowd, peers, options.at_once)),

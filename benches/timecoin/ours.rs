@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use peerpool::base::Lane;
-use peerpool::node::{DialectConfig, Message, Node, NodeConfig};
+use peerpool::node::{Message, Node, NodeConfig, ProtocolConfig};
 use peerpool::pool::PoolConfig;
 use peerpool::timecoin::wire::{NetworkMessage, Software, TimeCoin, TransactionMessage};
 use tokio::runtime::Runtime;
 
-use crate::contender::{Contender, Goal, Produced};
+use crate::contender::{Candidate, Goal, Produced};
 use crate::crowd::{Crowd, Greets, Group};
 use crate::messages::{self, Sort};
 
@@ -33,7 +33,7 @@ impl Peerpool {
         config.hot.liveness.stale_after = 3 * hour;
         let dialect = TimeCoin::testnet(Software::default());
         config.network = dialect.network().id();
-        let dialect = DialectConfig::new(dialect).listen(([127, 0, 0, 1], 0).into());
+        let dialect = ProtocolConfig::new(dialect).listen(([127, 0, 0, 1], 0).into());
         let node =
             runtime.block_on(Node::builder().config(config).first_dialect(dialect).start()).expect("a node");
         let group = crowd.dial(node.listening()[0], peers, Greets::Native);
@@ -64,7 +64,7 @@ fn typed(sort: Sort, number: u64) -> NetworkMessage {
     }
 }
 
-impl Contender for Peerpool {
+impl Candidate for Peerpool {
     fn name(&self) -> &'static str {
         "peerpool"
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use peerpool::base::{Direction, Tick};
-use peerpool::pool::{Connection, Departure, Peer, Pool, PoolConfig, SeenOutcome};
+use peerpool::pool::{ConnectionHandle, DisconnectReason, Peer, Pool, PoolConfig, SeenOutcome};
 
 use crate::counted::Key;
 use crate::old::PeerInfo;
@@ -14,10 +14,10 @@ use crate::old::PeerInfo;
 #[derive(Debug)]
 pub(crate) struct Nothing;
 
-impl Connection for Nothing {
+impl ConnectionHandle for Nothing {
     type Info = PeerInfo;
 
-    fn close(&self, _reason: Departure) {}
+    fn close(&self, _reason: DisconnectReason) {}
 }
 
 pub(crate) struct Ours<K: Key>(Arc<Pool<K, Nothing>>);
@@ -62,7 +62,7 @@ impl Ours<IpAddr> {
     pub(crate) fn scatter(&self, order: &[IpAddr]) {
         for some in order.chunks(order.len().div_ceil(8).max(1)) {
             for ip in some {
-                assert!(self.0.remove(ip, Departure::Closed).is_some());
+                assert!(self.0.remove(ip, DisconnectReason::Closed).is_some());
             }
             // The published lists hold those that went.
             drop(self.0.roster());

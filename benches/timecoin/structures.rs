@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
-use crate::contender::{Contender, Goal, Produced};
+use crate::contender::{Candidate, Goal, Produced};
 use crate::crowd::{Crowd, Group};
 use crate::messages::Sort;
 use crate::old::{PeerInfo, Structure};
@@ -45,7 +45,7 @@ impl<S: Structure<IpAddr, TcpStream>> Old<S> {
     }
 }
 
-impl<S: Structure<IpAddr, TcpStream>> Contender for Old<S> {
+impl<S: Structure<IpAddr, TcpStream>> Candidate for Old<S> {
     fn name(&self) -> &'static str {
         S::NAME
     }

@@ -6,7 +6,7 @@ use arbitrary::Arbitrary;
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use peerpool::base::Lane;
-use peerpool::wire::{Control, Decoder, Dialect, Head, Native, Step, WireError, WireLimits};
+use peerpool::wire::{Control, DecodeStep, Decoder, MessageHeader, Native, Protocol, WireError, WireLimits};
 
 /// A piece of the stream: raw bytes, or a frame that is right on its own, so that the fuzzer gets behind the header.
 #[derive(Arbitrary, Debug)]
@@ -50,7 +50,7 @@ fn stream(native: &Native, pieces: &[Piece]) -> BytesMut {
             Piece::Event { lane, kind, len } => {
                 let lane = Lane::ALL[usize::from(lane) % 4];
                 let payload = vec![kind as u8; usize::from(len)];
-                let _ = native.encode(lane, &Head::Event { kind }, &payload, &mut out);
+                let _ = native.encode(lane, &MessageHeader::Event { kind }, &payload, &mut out);
             }
             Piece::Ping(token) => {
                 let _ = native.encode_control(&Control::Ping { token }, &mut out);
@@ -65,7 +65,7 @@ fn stream(native: &Native, pieces: &[Piece]) -> BytesMut {
 }
 
 /// What was heard, and how it ended.
-type Outcome = (Vec<(Lane, Head, Vec<u8>)>, Vec<Control>, Option<WireError>);
+type Outcome = (Vec<(Lane, MessageHeader, Vec<u8>)>, Vec<Control>, Option<WireError>);
 
 fn run(native: &Native, stream: &[u8], reads: &[u16]) -> Outcome {
     let limits = native.limits();
@@ -82,16 +82,16 @@ fn run(native: &Native, stream: &[u8], reads: &[u16]) -> Outcome {
             };
             let used = step.used();
             match step {
-                Step::NeedMore => {
+                DecodeStep::NeedMore => {
                     assert!(end - at < limits.window, "needs more than its window");
                     break;
                 }
-                Step::Message { lane, head, payload, .. } => {
+                DecodeStep::Message { lane, head, payload, .. } => {
                     assert!(payload.len() <= limits.message(lane));
                     messages.push((lane, head, payload.to_vec()));
                 }
-                Step::Control { control, .. } => controls.push(control),
-                Step::Chunk { .. } | Step::Part { .. } => {}
+                DecodeStep::Control { control, .. } => controls.push(control),
+                DecodeStep::Chunk { .. } | DecodeStep::Part { .. } => {}
             }
             assert!(used > 0 && used <= end - at, "no progress");
             at += used;

@@ -4,7 +4,7 @@
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use peerpool::wire::{Dialect, Greeting, Native};
+use peerpool::wire::{Greeting, Native, Protocol};
 
 fuzz_target!(|input: (bool, &[u8])| {
     let (prefixed, bytes) = input;

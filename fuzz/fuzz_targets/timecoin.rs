@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use peerpool::base::Lane;
 use peerpool::timecoin::wire::{HandshakeMessage, Kind, NetworkMessage, Software, TimeCoin, UNKNOWN};
-use peerpool::wire::{Control, Decoder, Dialect, Greeting, Head, Step, WireError};
+use peerpool::wire::{Control, DecodeStep, Decoder, Greeting, MessageHeader, Protocol, WireError};
 
 const SAMPLES: &str = include_str!("../../tests/golden/timecoin_messages.jsonl");
 const GREETING: &[u8] = br#"{"version":"0.6.4","commit_date":null,"commit_count":null,"protocol_version":1,"network":"Testnet","listen_addr":"127.0.0.3:24100","timestamp":1,"capabilities":["sync"],"wallet_address":null,"genesis_hash":null}"#;
@@ -84,7 +84,7 @@ fn text_of(piece: &Piece) -> Vec<u8> {
 }
 
 /// What was heard, and how it ended.
-type Outcome = (Vec<(Lane, Head, Vec<u8>)>, Vec<Control>, Option<WireError>);
+type Outcome = (Vec<(Lane, MessageHeader, Vec<u8>)>, Vec<Control>, Option<WireError>);
 
 fn run(stream: &[u8], reads: &[u16]) -> Outcome {
     let limits = DIALECT.limits();
@@ -101,18 +101,18 @@ fn run(stream: &[u8], reads: &[u16]) -> Outcome {
             };
             let used = step.used();
             match step {
-                Step::NeedMore => {
+                DecodeStep::NeedMore => {
                     assert!(end - at < limits.window, "needs more than its window");
                     break;
                 }
-                Step::Message { lane, head, payload, .. } => {
+                DecodeStep::Message { lane, head, payload, .. } => {
                     assert_eq!(lane, Lane::Normal);
                     heard(head, &payload);
                     messages.push((lane, head, payload.to_vec()));
                 }
-                Step::Control { control, .. } => controls.push(control),
-                Step::Chunk { .. } => panic!("this dialect has no chunks"),
-                Step::Part { .. } => {}
+                DecodeStep::Control { control, .. } => controls.push(control),
+                DecodeStep::Chunk { .. } => panic!("this dialect has no chunks"),
+                DecodeStep::Part { .. } => {}
             }
             assert!(used > 0 && used <= end - at, "no progress");
             at += used;
@@ -124,10 +124,10 @@ fn run(stream: &[u8], reads: &[u16]) -> Outcome {
 }
 
 /// What the scan of a frame's start says agrees with the full parse, where that succeeds.
-fn heard(head: Head, text: &[u8]) {
+fn heard(head: MessageHeader, text: &[u8]) {
     let (kind, id) = match head {
-        Head::Event { kind } => (kind, None),
-        Head::Request { id, kind } => (kind, Some(id)),
+        MessageHeader::Event { kind } => (kind, None),
+        MessageHeader::Request { id, kind } => (kind, Some(id)),
         other => panic!("{other:?}"),
     };
     assert_eq!(Kind::from_code(kind).and_then(Kind::awaits), id);

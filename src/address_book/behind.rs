@@ -9,7 +9,7 @@ use super::{Address, Ban, table::Table};
 
 /// What the file does not have yet, removals included.
 #[derive(Debug, Default)]
-pub(super) struct Behind {
+pub(super) struct DirtySet {
     /// `false` for a book without a file, which would gather removals for nobody.
     tracking: bool,
     /// Everything: the file is to be written anew.
@@ -18,7 +18,7 @@ pub(super) struct Behind {
     bans: BTreeSet<BanTarget>,
 }
 
-impl Behind {
+impl DirtySet {
     /// An address changed, came or went. `bound` is how many may be noted one by one: a file that cannot be written must
     /// not make this set grow, so beyond that everything is.
     pub(super) fn note(&mut self, addr: SocketAddr, bound: usize) {
@@ -73,17 +73,17 @@ impl Batch {
 impl Table {
     /// From now on there is a file, and it has what the table has.
     pub(super) fn track(&mut self) {
-        self.behind = Behind { tracking: true, ..Behind::default() };
+        self.behind = DirtySet { tracking: true, ..DirtySet::default() };
     }
 
     /// The file has nothing, or nobody knows what.
     pub(super) fn mark_all(&mut self) {
-        self.behind = Behind { tracking: true, all: true, ..Behind::default() };
+        self.behind = DirtySet { tracking: true, all: true, ..DirtySet::default() };
     }
 
     /// Clones out what the file does not have yet, and takes it for written.
     pub(super) fn take_behind(&mut self) -> Batch {
-        let behind = std::mem::replace(&mut self.behind, Behind { tracking: true, ..Behind::default() });
+        let behind = std::mem::replace(&mut self.behind, DirtySet { tracking: true, ..DirtySet::default() });
         if behind.all {
             return Batch {
                 anew: true,

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::Backoff;
 
-/// Bounds and waits of a [`Book`](super::Book).
+/// Bounds and waits of a [`AddressBook`](super::AddressBook).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct BookConfig {
+pub struct AddressBookConfig {
     /// Addresses kept at the most. Default: 10,000 (about 3 MB). When full, the oldest that never connected goes first.
     pub max_addresses: NonZeroUsize,
     /// Addresses that never connected, kept per source at the most, those of its own host that did connect included; a source
@@ -30,7 +30,7 @@ pub struct BookConfig {
     pub seed: Option<u64>,
 }
 
-impl Default for BookConfig {
+impl Default for AddressBookConfig {
     fn default() -> Self {
         Self {
             max_addresses: const { NonZeroUsize::new(10_000).expect("not zero") },

@@ -11,7 +11,7 @@ type Cause = Box<dyn Error + Send + Sync>;
 /// Why the book's file cannot be used. Each names the file and what to do about it.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum BookError {
+pub enum AddressBookError {
     /// The file cannot be opened or created.
     #[error("cannot open the address book {}: {cause}; check that its directory exists and is writable, or choose another path", path.display())]
     Open {

@@ -1,8 +1,8 @@
 #![cfg_attr(not(feature = "redb"), allow(rustdoc::broken_intra_doc_links))]
 //! The address book: which addresses we know, how each went, who is banned. It survives `kill -9`.
 //!
-//! Every read and every change is served from memory under one short lock. The file ([`Book::open`], feature `redb`) follows:
-//! changes are noted, and [`Book::flush`] writes them in one durable transaction, on a thread that may block. A
+//! Every read and every change is served from memory under one short lock. The file ([`AddressBook::open`], feature `redb`) follows:
+//! changes are noted, and [`AddressBook::flush`] writes them in one durable transaction, on a thread that may block. A
 //! crash loses what was not flushed and nothing else.
 //!
 //! # Invariants
@@ -18,7 +18,7 @@
 //! bypasses `Table::make_room`, or a change `Table::edit`.
 //!
 //! **No I/O and no caller's code under the lock** (16). Enforced by: a flush clones the changed entries out, and
-//! [`Book::candidates`] asks `skip` after the lock is released. Breaks if: either happens inside.
+//! [`AddressBook::candidates`] asks `skip` after the lock is released. Breaks if: either happens inside.
 
 mod address;
 mod bans;
@@ -38,8 +38,8 @@ use serde::{Deserialize, Serialize};
 
 pub use address::{AddRefused, Added, Address, FailCause, Outcome, Source};
 pub use bans::{Ban, BanTarget};
-pub use config::BookConfig;
-pub use error::BookError;
+pub use config::AddressBookConfig;
+pub use error::AddressBookError;
 pub use wall::WallTime;
 
 use self::table::Table;
@@ -54,7 +54,7 @@ use crate::sync::Mutex;
 ///
 /// Dropping a book does not flush it.
 #[derive(Debug)]
-pub struct Book {
+pub struct AddressBook {
     table: Mutex<Table>,
     /// Also orders flushes: a later one must not be overtaken by an earlier one with older records.
     #[cfg(feature = "redb")]
@@ -63,7 +63,7 @@ pub struct Book {
 
 /// Counts of a book.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BookStats {
+pub struct AddressBookStats {
     /// Addresses known.
     pub addresses: usize,
     /// Addresses that once connected.
@@ -80,9 +80,9 @@ pub struct BookStats {
     pub evicted: u64,
 }
 
-impl Book {
+impl AddressBook {
     /// A book without a file: [`flush`](Self::flush) does nothing.
-    pub fn in_memory(config: BookConfig) -> Self {
+    pub fn in_memory(config: AddressBookConfig) -> Self {
         Self {
             table: Mutex::new(Table::new(config)),
             #[cfg(feature = "redb")]
@@ -93,9 +93,12 @@ impl Book {
     /// The book in this file, created if there is none. Blocks: reads and checks the whole file.
     ///
     /// # Errors
-    /// [`BookError`] names the file and what to do. A file that is damaged or not a book is left as it is.
+    /// [`AddressBookError`] names the file and what to do. A file that is damaged or not a book is left as it is.
     #[cfg(feature = "redb")]
-    pub fn open(path: impl AsRef<std::path::Path>, config: BookConfig) -> Result<Self, BookError> {
+    pub fn open(
+        path: impl AsRef<std::path::Path>,
+        config: AddressBookConfig,
+    ) -> Result<Self, AddressBookError> {
         let (store, contents) = store::Store::open(path.as_ref())?;
         let mut table = Table::new(config);
         table.restore(contents.addresses, contents.bans);
@@ -117,9 +120,9 @@ impl Book {
     /// meanwhile, and what they change is for the next flush.
     ///
     /// # Errors
-    /// [`BookError`]; the changes stay noted, and the next flush tries again.
+    /// [`AddressBookError`]; the changes stay noted, and the next flush tries again.
     #[cfg(feature = "redb")]
-    pub fn flush(&self) -> Result<usize, BookError> {
+    pub fn flush(&self) -> Result<usize, AddressBookError> {
         let Some(store) = &self.store else { return Ok(0) };
         let mut store = store.lock();
         if store.reopen()? == store::Reopened::Empty {
@@ -138,7 +141,7 @@ impl Book {
     /// # Errors
     /// None.
     #[cfg(not(feature = "redb"))]
-    pub fn flush(&self) -> Result<usize, BookError> {
+    pub fn flush(&self) -> Result<usize, AddressBookError> {
         Ok(0)
     }
 
@@ -213,7 +216,7 @@ impl Book {
         self.table.lock().set_alias(canonical(addr), canonical(of))
     }
 
-    /// Notes that `addr` is our own. It is remembered for [`BookConfig::self_memory`].
+    /// Notes that `addr` is our own. It is remembered for [`AddressBookConfig::self_memory`].
     pub fn mark_self(&self, addr: SocketAddr, now: WallTime) {
         self.table.lock().mark_self(canonical(addr), now);
     }
@@ -252,7 +255,7 @@ impl Book {
     /// Bans a target until a moment, [`WallTime::MAX`] for good. A longer ban that is there stays. Returns whether
     /// anything changed.
     ///
-    /// When there are more bans than [`BookConfig::max_bans`], the one that ends first goes, other than this one.
+    /// When there are more bans than [`AddressBookConfig::max_bans`], the one that ends first goes, other than this one.
     pub fn ban(&self, target: BanTarget, until: WallTime, now: WallTime) -> bool {
         self.table.lock().ban(target.canonical(), until, now)
     }
@@ -284,9 +287,9 @@ impl Book {
     }
 
     /// Counts. Cost: O(n).
-    pub fn stats(&self) -> BookStats {
+    pub fn stats(&self) -> AddressBookStats {
         let table = self.table.lock();
-        BookStats {
+        AddressBookStats {
             addresses: table.len(),
             proven: table.iter().filter(|entry| entry.last_success.is_some()).count(),
             trusted: table.iter().filter(|entry| entry.trusted).count(),

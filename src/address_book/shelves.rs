@@ -7,7 +7,7 @@ use super::table::Table;
 use super::{Address, Source, WallTime};
 
 /// What may be evicted: each shelf by age, the first shelf first.
-pub(super) type Shelves = [BTreeSet<(WallTime, SocketAddr)>; SHELVES];
+pub(super) type EvictionOrder = [BTreeSet<(WallTime, SocketAddr)>; SHELVES];
 
 impl Table {
     /// Enters an address into the indexes.

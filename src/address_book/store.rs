@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::behind::Batch;
-use super::{Address, Ban, BanTarget, BookError, FailCause, Source, WallTime};
+use super::{Address, AddressBookError, Ban, BanTarget, FailCause, Source, WallTime};
 use crate::base::PeerId;
 
 /// The open file, or, after a failed write, the wish to open it again.
@@ -43,14 +43,14 @@ pub(super) enum Reopened {
 }
 
 impl Store {
-    pub(super) fn open(path: &Path) -> Result<(Self, Contents), BookError> {
+    pub(super) fn open(path: &Path) -> Result<(Self, Contents), AddressBookError> {
         let (db, _) = open(path)?;
         let contents = guarded(|| load(&db)).map_err(|fault| fault.on_open(path))?;
         Ok((Self { path: path.to_owned(), db: Some(db) }, contents))
     }
 
     /// Opens the file again if an error has closed it.
-    pub(super) fn reopen(&mut self) -> Result<Reopened, BookError> {
+    pub(super) fn reopen(&mut self) -> Result<Reopened, AddressBookError> {
         if self.db.is_some() {
             return Ok(Reopened::AsBefore);
         }
@@ -66,10 +66,10 @@ impl Store {
     }
 
     /// Writes a batch in one transaction that is on disk when this returns.
-    pub(super) fn write(&mut self, batch: &Batch) -> Result<(), BookError> {
+    pub(super) fn write(&mut self, batch: &Batch) -> Result<(), AddressBookError> {
         let Some(db) = self.db.take() else {
             let cause = Box::new(io::Error::other("closed after an earlier error"));
-            return Err(BookError::Write { path: self.path.clone(), cause });
+            return Err(AddressBookError::Write { path: self.path.clone(), cause });
         };
         match guarded(|| write(&db, batch)) {
             Ok(()) => {
@@ -79,14 +79,14 @@ impl Store {
             Err(fault) => {
                 // Closing a database that met an error may panic in its turn.
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
-                Err(BookError::Write { path: self.path.clone(), cause: fault.into_cause() })
+                Err(AddressBookError::Write { path: self.path.clone(), cause: fault.into_cause() })
             }
         }
     }
 }
 
 /// Opens or creates the file and makes sure that it is a book of ours.
-fn open(path: &Path) -> Result<(Database, Reopened), BookError> {
+fn open(path: &Path) -> Result<(Database, Reopened), AddressBookError> {
     let is_new = !path.exists() && create(path).map_err(|fault| fault.on_open(path))?;
     let db = guarded(|| {
         // The check makes a damaged page an error here; unchecked, redb may trust it and panic later.
@@ -356,14 +356,14 @@ impl Fault {
         }
     }
 
-    fn on_open(self, path: &Path) -> BookError {
+    fn on_open(self, path: &Path) -> AddressBookError {
         let path = path.to_owned();
         match self {
-            Self::System(cause) => BookError::Open { path, cause },
-            Self::Damaged(cause) => BookError::Corrupt { path, cause },
-            Self::Foreign(cause) => BookError::Foreign { path, cause },
-            Self::InUse => BookError::InUse { path },
-            Self::Schema(found) => BookError::Schema { path, found, supported: SCHEMA },
+            Self::System(cause) => AddressBookError::Open { path, cause },
+            Self::Damaged(cause) => AddressBookError::Corrupt { path, cause },
+            Self::Foreign(cause) => AddressBookError::Foreign { path, cause },
+            Self::InUse => AddressBookError::InUse { path },
+            Self::Schema(found) => AddressBookError::Schema { path, found, supported: SCHEMA },
         }
     }
 

@@ -6,38 +6,40 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use super::address::refusal;
 use super::bans::Bans;
-use super::behind::Behind;
+use super::behind::DirtySet;
 use super::pick::wait_of;
-use super::shelves::{Shelves, quota};
-use super::{AddRefused, Added, Address, Ban, BanTarget, BookConfig, FailCause, Outcome, Source, WallTime};
+use super::shelves::{EvictionOrder, quota};
+use super::{
+    AddRefused, Added, Address, AddressBookConfig, Ban, BanTarget, FailCause, Outcome, Source, WallTime,
+};
 
 /// What the book holds. Ordered maps, so that one seed gives one choice.
 #[derive(Debug)]
 pub(super) struct Table {
-    pub(super) config: BookConfig,
+    pub(super) config: AddressBookConfig,
     entries: BTreeMap<SocketAddr, Address>,
     /// What may be evicted. Derived from `entries` and `bans`.
-    pub(super) shelves: Shelves,
+    pub(super) shelves: EvictionOrder,
     /// What counts against each source's quota. Derived from `entries`.
     pub(super) by_source: BTreeMap<Source, BTreeSet<SocketAddr>>,
     pub(super) bans: Bans,
     pub(super) rng: fastrand::Rng,
-    pub(super) behind: Behind,
+    pub(super) behind: DirtySet,
     pub(super) refused: u64,
     pub(super) evicted: u64,
 }
 
 impl Table {
-    pub(super) fn new(config: BookConfig) -> Self {
+    pub(super) fn new(config: AddressBookConfig) -> Self {
         let rng = config.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         Self {
             config,
             entries: BTreeMap::new(),
-            shelves: Shelves::default(),
+            shelves: EvictionOrder::default(),
             by_source: BTreeMap::new(),
             bans: Bans::default(),
             rng,
-            behind: Behind::default(),
+            behind: DirtySet::default(),
             refused: 0,
             evicted: 0,
         }

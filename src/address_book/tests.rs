@@ -23,12 +23,12 @@ fn told_by(n: u8) -> Source {
     Source::Peer(IpAddr::from([30, 0, 0, n]))
 }
 
-fn config() -> BookConfig {
-    BookConfig { seed: Some(1), ..BookConfig::default() }
+fn config() -> AddressBookConfig {
+    AddressBookConfig { seed: Some(1), ..AddressBookConfig::default() }
 }
 
-fn small(addresses: usize, per_source: usize, bans: usize) -> BookConfig {
-    BookConfig {
+fn small(addresses: usize, per_source: usize, bans: usize) -> AddressBookConfig {
+    AddressBookConfig {
         max_addresses: NonZeroUsize::new(addresses).unwrap(),
         max_per_source: NonZeroUsize::new(per_source).unwrap(),
         max_bans: NonZeroUsize::new(bans).unwrap(),
@@ -37,21 +37,21 @@ fn small(addresses: usize, per_source: usize, bans: usize) -> BookConfig {
 }
 
 /// A book that knows the first `n` addresses, each from a source of its own.
-fn book_of(n: u8) -> Book {
-    let book = Book::in_memory(config());
+fn book_of(n: u8) -> AddressBook {
+    let book = AddressBook::in_memory(config());
     for n in 0..n {
         assert_eq!(book.add(addr(n.into()), told_by(n), T0), Ok(Added::New));
     }
     book
 }
 
-fn all(book: &Book, now: WallTime) -> BTreeSet<SocketAddr> {
+fn all(book: &AddressBook, now: WallTime) -> BTreeSet<SocketAddr> {
     book.candidates(now, usize::MAX, &|_| false).into_iter().collect()
 }
 
 #[test]
 fn addresses_that_name_no_host_are_refused_by_name() {
-    let book = Book::in_memory(BookConfig { allow_private: false, ..config() });
+    let book = AddressBook::in_memory(AddressBookConfig { allow_private: false, ..config() });
     let add = |text: &str| book.add(text.parse().unwrap(), Source::Seed, T0);
     assert_eq!(add("20.0.0.1:0"), Err(AddRefused::Port));
     for unspecified in ["0.0.0.0:1", "0.1.2.3:1", "[::]:1", "[::ffff:0.0.0.0]:1"] {
@@ -68,7 +68,7 @@ fn addresses_that_name_no_host_are_refused_by_name() {
     for private in private.into_iter().chain(["[::1]:1", "[fd00::1]:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1"])
     {
         assert_eq!(add(private), Err(AddRefused::Private), "{private}");
-        let book = Book::in_memory(config());
+        let book = AddressBook::in_memory(config());
         assert_eq!(book.add(private.parse().unwrap(), Source::Seed, T0), Ok(Added::New), "{private}");
     }
     for public in ["100.128.0.1:1", "172.32.0.1:1", "[2001:db8::1]:1"] {
@@ -111,7 +111,7 @@ fn backoff_grows_and_only_a_stable_session_resets_it() {
 
 #[test]
 fn trusted_peers_back_off_too() {
-    let book = Book::in_memory(config());
+    let book = AddressBook::in_memory(config());
     book.set_trusted(addr(0), true, T0).unwrap();
     book.record(&addr(0), Outcome::Failed(FailCause::Refused), T0);
     assert!(all(&book, T0).is_empty());
@@ -120,7 +120,7 @@ fn trusted_peers_back_off_too() {
 
 #[test]
 fn what_the_operator_vouched_for_never_counts_against_its_first_source_again() {
-    let book = Book::in_memory(small(100, 1, 10));
+    let book = AddressBook::in_memory(small(100, 1, 10));
     book.add(addr(0), told_by(1), T0).unwrap();
     book.set_trusted(addr(0), true, T0).unwrap();
     book.add(addr(1), told_by(1), T0).unwrap();
@@ -172,7 +172,7 @@ fn a_clock_that_jumps_back_does_not_silence_the_book() {
 
 #[test]
 fn one_source_cannot_flood_the_book() {
-    let book = Book::in_memory(small(100, 5, 10));
+    let book = AddressBook::in_memory(small(100, 5, 10));
     let add = |n, source| book.add(addr(n), source, T0);
     assert!((0..5).all(|n| add(n, told_by(1)) == Ok(Added::New)));
     assert_eq!(add(5, told_by(1)), Err(AddRefused::SourceQuota));
@@ -190,7 +190,7 @@ fn one_source_cannot_flood_the_book() {
 
 #[test]
 fn a_host_that_listens_at_many_ports_cannot_fill_the_book_with_itself() {
-    let book = Book::in_memory(small(20, 4, 10));
+    let book = AddressBook::in_memory(small(20, 4, 10));
     let host: std::net::IpAddr = "192.0.2.7".parse().unwrap();
     let mut taken = 0;
     for port in 1..=20 {
@@ -205,7 +205,7 @@ fn a_host_that_listens_at_many_ports_cannot_fill_the_book_with_itself() {
 
 #[test]
 fn nor_can_it_under_a_second_address_of_its_own() {
-    let book = Book::in_memory(small(20, 4, 10));
+    let book = AddressBook::in_memory(small(20, 4, 10));
     let source = Source::Peer("2001:db8::7".parse().unwrap());
     let port = |port| SocketAddr::from(([192, 0, 2, 7], port));
     for n in 1..=20 {
@@ -225,7 +225,7 @@ fn nor_can_it_under_a_second_address_of_its_own() {
 
 #[test]
 fn faults_that_may_be_ours_keep_no_address_waiting_for_long() {
-    let book = Book::in_memory(small(4, 4, 10));
+    let book = AddressBook::in_memory(small(4, 4, 10));
     book.add(addr(1), Source::Operator, T0).unwrap();
     for _ in 0..30 {
         book.record(&addr(1), Outcome::CutOff(FailCause::Unreachable), T0);
@@ -242,7 +242,7 @@ fn faults_that_may_be_ours_keep_no_address_waiting_for_long() {
 
 #[test]
 fn an_ipv6_site_is_one_source() {
-    let book = Book::in_memory(small(100, 2, 10));
+    let book = AddressBook::in_memory(small(100, 2, 10));
     let add = |n, from: &str| book.add(addr(n), Source::Peer(from.parse().unwrap()), T0);
     assert_eq!(add(0, "2001:db8::1"), Ok(Added::New));
     assert_eq!(add(1, "2001:db8::2"), Ok(Added::New));
@@ -252,7 +252,7 @@ fn an_ipv6_site_is_one_source() {
 
 #[test]
 fn the_oldest_that_never_connected_is_evicted_first() {
-    let book = Book::in_memory(small(4, 4, 10));
+    let book = AddressBook::in_memory(small(4, 4, 10));
     for n in 0..4 {
         book.add(addr(n), told_by(n as u8), T0.after(SECOND * u32::from(n))).unwrap();
     }
@@ -279,7 +279,7 @@ fn the_oldest_that_never_connected_is_evicted_first() {
 
 #[test]
 fn banned_addresses_outstay_untried_ones() {
-    let book = Book::in_memory(small(2, 2, 10));
+    let book = AddressBook::in_memory(small(2, 2, 10));
     book.add(addr(0), told_by(0), T0).unwrap();
     book.add(addr(1), told_by(1), T0.after(SECOND)).unwrap();
     book.ban(BanTarget::from(addr(0).ip()), WallTime::MAX, T0);
@@ -315,7 +315,7 @@ fn bans_end_in_time_and_hold_by_ip_and_by_peer() {
 
 #[test]
 fn a_clock_that_jumps_back_neither_lifts_bans_nor_makes_them_last_for_years() {
-    let book = Book::in_memory(config());
+    let book = AddressBook::in_memory(config());
     let (timed, forever) = (BanTarget::from(addr(0).ip()), BanTarget::from(addr(1).ip()));
     let future = T0.after(3_000 * DAY);
     book.ban(timed, future.after(DAY), future);
@@ -331,7 +331,7 @@ fn a_clock_that_jumps_back_neither_lifts_bans_nor_makes_them_last_for_years() {
 
 #[test]
 fn the_ban_that_ends_first_makes_room_for_a_new_one() {
-    let book = Book::in_memory(small(10, 10, 2));
+    let book = AddressBook::in_memory(small(10, 10, 2));
     let target = |n| BanTarget::from(addr(n).ip());
     book.ban(target(0), T0.after(3 * SECOND), T0);
     book.ban(target(1), T0.after(2 * SECOND), T0);
@@ -478,7 +478,7 @@ struct Model {
 }
 
 impl Model {
-    fn apply(&mut self, book: &Book, op: &Op, now: WallTime) {
+    fn apply(&mut self, book: &AddressBook, op: &Op, now: WallTime) {
         match *op {
             Op::Add(n, source) => {
                 let full = book.len() == 12;
@@ -546,7 +546,7 @@ impl Model {
         self.connected.retain(|addr| book.get(addr).is_some());
     }
 
-    fn agrees(&self, book: &Book, now: WallTime) {
+    fn agrees(&self, book: &AddressBook, now: WallTime) {
         for (addr, failures) in &self.failures {
             assert_eq!(book.get(addr).unwrap().failures, *failures);
         }
@@ -572,7 +572,7 @@ proptest! {
     #[test]
     fn whatever_happens_bounds_hold_and_answers_agree_with_a_model(ops in prop::collection::vec(op(), 1..120)) {
         // More trusted addresses than fit could not be evicted: 24 exist, so 12 places are contested.
-        let (book, mut model, mut now) = (Book::in_memory(small(12, 4, 6)), Model::default(), T0);
+        let (book, mut model, mut now) = (AddressBook::in_memory(small(12, 4, 6)), Model::default(), T0);
         for op in &ops {
             match op {
                 Op::Advance(by) => now = now.after(Duration::from_millis(u64::from(*by))),

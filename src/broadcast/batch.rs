@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use super::segment::{Index, Mark, Segment};
+use super::segment::{Index, Position, Segment};
 use crate::base::ConnId;
 
 /// Bytes gathered from a log for one vectored write.
@@ -142,7 +142,7 @@ impl Batch {
     }
 
     /// The place of the next byte to write, unless that is residue or nothing.
-    pub(super) fn front_mark(&self) -> Option<Mark> {
+    pub(super) fn front_mark(&self) -> Option<Position> {
         self.front().map(|(run, index)| index.mark(run.from))
     }
 
@@ -152,14 +152,14 @@ impl Batch {
     }
 
     /// The place behind the last run.
-    pub(super) fn end_mark(&self) -> Option<Mark> {
+    pub(super) fn end_mark(&self) -> Option<Position> {
         let last = self.runs.get(self.head..)?.last()?;
         Some(Self::index_of(last, &self.copy)?.mark(last.to))
     }
 
     /// Cuts the gathered runs to `max` bytes, on a chunk boundary, at least one chunk. Returns the place behind them if
     /// anything was cut off.
-    pub(super) fn trim(&mut self, mut max: usize) -> Option<Mark> {
+    pub(super) fn trim(&mut self, mut max: usize) -> Option<Position> {
         for at in self.head..self.runs.len() {
             let run = &self.runs[at];
             let (from, to) = (run.from, run.to);
@@ -266,7 +266,7 @@ impl Batch {
     ///
     /// Returns the place to go on from afterwards, and whether that is inside a chunk: its rest was longer than `max`.
     /// `None` if there were no runs.
-    pub(super) fn keep_residue(&mut self, max: usize) -> Option<(Mark, bool)> {
+    pub(super) fn keep_residue(&mut self, max: usize) -> Option<(Position, bool)> {
         let kept = self.front().map(|(run, index)| {
             if self.has_residue() || index.is_boundary(run.from) {
                 return (Vec::new(), index.mark(run.from), false);

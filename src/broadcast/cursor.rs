@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::batch::Batch;
 use super::glance::Glance;
 use super::ring::Gather;
-use super::segment::Mark;
-use super::view::{CursorView, View, Views};
+use super::segment::Position;
+use super::view::{CursorState, CursorStates, CursorView};
 use super::{LagPolicy, Log};
 use crate::base::ConnId;
 
@@ -44,26 +44,26 @@ pub enum Fill {
 #[derive(Debug)]
 pub struct Cursor {
     log: Arc<Log>,
-    views: Arc<Views>,
+    views: Arc<CursorStates>,
     /// Where its entry is among those that producers may wait for.
     seat: u32,
-    stride: Stride,
+    stride: LogCursor,
 }
 
 /// What a stride is taken from: a log, and what is known there of whose stride it is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Foothold<'a> {
+pub(crate) struct CursorShared<'a> {
     pub(super) log: &'a Log,
     /// Knows the bytes and messages behind it, at the log's place.
-    pub(super) views: &'a Views,
+    pub(super) views: &'a CursorStates,
     pub(super) seat: u32,
 }
 
 /// How far a cursor is ahead of its foothold, while its link writes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Stride {
+pub(crate) struct LogCursor {
     /// Behind what was gathered.
-    at: Mark,
+    at: Position,
     /// A chunk was begun whose rest was too long to copy: `at` is inside it.
     torn: bool,
     /// Behind what was written.
@@ -73,8 +73,8 @@ pub(crate) struct Stride {
 }
 
 impl Cursor {
-    pub(super) fn new(log: Arc<Log>, views: Arc<Views>, seat: u32, at: Mark) -> Self {
-        Self { log, views, seat, stride: Stride::from(at) }
+    pub(super) fn new(log: Arc<Log>, views: Arc<CursorStates>, seat: u32, at: Position) -> Self {
+        Self { log, views, seat, stride: LogCursor::from(at) }
     }
 
     /// Whether anything was appended behind what this cursor has gathered.
@@ -94,7 +94,7 @@ impl Cursor {
     /// message, whatever the number of links. [`Cursor::has_news`] tells for one load whether there is anything.
     pub fn fill(&mut self, max: usize, batch: &mut Batch) -> Fill {
         let Self { log, views, seat, stride } = self;
-        stride.fill(Foothold { log, views, seat: *seat }, max, batch)
+        stride.fill(CursorShared { log, views, seat: *seat }, max, batch)
     }
 
     /// Takes `n` bytes off the batch that this cursor filled: the stream has them.
@@ -113,7 +113,7 @@ impl Cursor {
     /// Nothing if there was no progress; otherwise two stores and a fence.
     pub fn publish(&mut self) {
         let Self { log, views, seat, stride } = self;
-        stride.publish(Foothold { log, views, seat: *seat });
+        stride.publish(CursorShared { log, views, seat: *seat });
     }
 
     /// Lets go of everything shared, because the stream would block: the batch keeps a copy of the rest of the current
@@ -145,9 +145,9 @@ impl Cursor {
         self.views.cursor(self.log.place)
     }
 
-    fn foothold(&self) -> Foothold<'_> {
+    fn foothold(&self) -> CursorShared<'_> {
         let Self { log, views, seat, .. } = self;
-        Foothold { log, views, seat: *seat }
+        CursorShared { log, views, seat: *seat }
     }
 }
 
@@ -158,8 +158,8 @@ impl Drop for Cursor {
     }
 }
 
-impl Foothold<'_> {
-    pub(super) fn view(&self) -> &View {
+impl CursorShared<'_> {
+    pub(super) fn view(&self) -> &CursorState {
         self.views.at(self.log.place)
     }
 
@@ -181,15 +181,15 @@ impl Foothold<'_> {
     }
 }
 
-impl From<Mark> for Stride {
-    fn from(at: Mark) -> Self {
+impl From<Position> for LogCursor {
+    fn from(at: Position) -> Self {
         Self { at, torn: false, done_pos: at.pos, done_seq: at.seq, published: at.pos }
     }
 }
 
 /// As the methods of [`Cursor`].
-impl Stride {
-    pub(crate) fn has_news(&self, foothold: Foothold<'_>) -> bool {
+impl LogCursor {
+    pub(crate) fn has_news(&self, foothold: CursorShared<'_>) -> bool {
         foothold.log.end_pos() != self.at.pos
     }
 
@@ -198,7 +198,7 @@ impl Stride {
         (self.at, self.done_pos, self.done_seq) = glance.split(written, batch);
     }
 
-    pub(crate) fn fill(&mut self, foothold: Foothold<'_>, max: usize, batch: &mut Batch) -> Fill {
+    pub(crate) fn fill(&mut self, foothold: CursorShared<'_>, max: usize, batch: &mut Batch) -> Fill {
         if batch.runs() > 0 {
             return Fill::Ready;
         }
@@ -214,7 +214,7 @@ impl Stride {
             if let Some(end) = batch.end_mark() {
                 self.at = end;
             }
-            // Own frames go before the cut: it must not fall inside a message of which nothing is on the line.
+            // OriginRange frames go before the cut: it must not fall inside a message of which nothing is on the line.
             batch.write_around(foothold.views.conn());
             if let Some(conn) = foothold.view().also() {
                 batch.write_around(conn);
@@ -229,7 +229,7 @@ impl Stride {
         }
     }
 
-    fn lag(&mut self, foothold: Foothold<'_>) -> Fill {
+    fn lag(&mut self, foothold: CursorShared<'_>) -> Fill {
         let (log, view) = (foothold.log, foothold.view());
         if self.torn || log.lag_policy() == LagPolicy::Disconnect {
             return Fill::Overrun;
@@ -254,7 +254,7 @@ impl Stride {
         }
     }
 
-    pub(crate) fn publish(&mut self, foothold: Foothold<'_>) {
+    pub(crate) fn publish(&mut self, foothold: CursorShared<'_>) {
         if self.published == self.done_pos {
             return;
         }
@@ -270,7 +270,7 @@ impl Stride {
     }
 
     /// Says that the stream is full, once what was written is published: who waits for this link waits for its far end.
-    pub(crate) fn block(&self, foothold: Foothold<'_>) {
+    pub(crate) fn block(&self, foothold: CursorShared<'_>) {
         if self.published != foothold.log.end_pos() {
             foothold.view().block();
         }

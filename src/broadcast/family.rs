@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::cursor::{Foothold, Stride};
+use super::cursor::{CursorShared, LogCursor};
 use super::glance::Glance;
-use super::segment::Mark;
-use super::view::Views;
-use super::{Hub, Log, LogConfig, Resume};
+use super::segment::Position;
+use super::view::CursorStates;
+use super::{Log, LogConfig, ResumePoint, WakeSet};
 use crate::base::ConnId;
 
 /// Logs of a family: urgent, normal, bulk.
@@ -14,13 +14,13 @@ pub const FAMILY: usize = 3;
 
 /// Logs that links join together: what others may know of a link's cursors is then in one place.
 #[derive(Debug)]
-pub struct Family {
+pub struct LogSet {
     logs: Arc<[Arc<Log>; FAMILY]>,
 }
 
-impl Family {
+impl LogSet {
     /// Empty logs whose links sleep in `hub`.
-    pub fn new(configs: [LogConfig; FAMILY], hub: &Arc<Hub>) -> Self {
+    pub fn new(configs: [LogConfig; FAMILY], hub: &Arc<WakeSet>) -> Self {
         let mut place = 0;
         let logs = configs.map(|config| {
             place += 1;
@@ -38,23 +38,23 @@ impl Family {
     ///
     /// # Cost
     /// As those, and one allocation.
-    pub fn join(&self, conn: ConnId, from: Option<[Resume; FAMILY]>) -> Footing {
-        let places: [(Mark, Option<ConnId>); FAMILY] = std::array::from_fn(|at| match &from {
+    pub fn join(&self, conn: ConnId, from: Option<[ResumePoint; FAMILY]>) -> LogPositions {
+        let places: [(Position, Option<ConnId>); FAMILY] = std::array::from_fn(|at| match &from {
             Some(from) => (self.logs[at].find(from[at].seq), Some(from[at].conn)),
             None => (self.logs[at].end_mark(), None),
         });
-        let views = Views::new(conn, places);
+        let views = CursorStates::new(conn, places);
         let seats = std::array::from_fn(|at| self.logs[at].gate.join(Arc::clone(&views)));
-        Footing { logs: Arc::clone(&self.logs), views, pos: places.map(|(mark, _)| mark.pos), seats }
+        LogPositions { logs: Arc::clone(&self.logs), views, pos: places.map(|(mark, _)| mark.pos), seats }
     }
 }
 
 /// One link's places in the logs of a family. What is kept of them while the link sleeps: everything before them is written and
 /// published. Dropping it leaves the logs.
 #[derive(Debug)]
-pub struct Footing {
+pub struct LogPositions {
     logs: Arc<[Arc<Log>; FAMILY]>,
-    views: Arc<Views>,
+    views: Arc<CursorStates>,
     /// Bytes behind it in each log, while it sleeps: what its views say too, but beside each other and with nothing else in
     /// between, so that a link that wakes finds with one look which have news.
     pos: [u64; FAMILY],
@@ -62,13 +62,13 @@ pub struct Footing {
     seats: [u32; FAMILY],
 }
 
-impl Footing {
+impl LogPositions {
     /// Of the log of this place.
-    pub(crate) fn at(&self, at: usize) -> Foothold<'_> {
-        Foothold { log: &self.logs[at], views: &self.views, seat: self.seats[at] }
+    pub(crate) fn at(&self, at: usize) -> CursorShared<'_> {
+        CursorShared { log: &self.logs[at], views: &self.views, seat: self.seats[at] }
     }
 
-    pub(crate) const fn views(&self) -> &Arc<Views> {
+    pub(crate) const fn views(&self) -> &Arc<CursorStates> {
         &self.views
     }
 
@@ -94,18 +94,24 @@ impl Footing {
     }
 
     /// Where a stride begins.
-    pub(crate) fn stride(&self, at: usize) -> Stride {
+    pub(crate) fn stride(&self, at: usize) -> LogCursor {
         let seq = self.at(at).view().written();
-        Stride::from(Mark { number: Mark::ANYWHERE, offset: 0, pos: self.pos[at], seq, open: false })
+        LogCursor::from(Position {
+            number: Position::ANYWHERE,
+            offset: 0,
+            pos: self.pos[at],
+            seq,
+            open: false,
+        })
     }
 
     /// Takes a stride's end as the new place; `false` where the stride is not to be given up yet.
-    pub(crate) fn follow(&mut self, at: usize, stride: &Stride) -> bool {
+    pub(crate) fn follow(&mut self, at: usize, stride: &LogCursor) -> bool {
         stride.rest().map(|pos| self.pos[at] = pos).is_some()
     }
 }
 
-impl Drop for Footing {
+impl Drop for LogPositions {
     fn drop(&mut self) {
         (0..FAMILY).for_each(|at| self.at(at).leave());
     }

@@ -24,7 +24,7 @@ use smallvec::SmallVec;
 pub(super) use blame::pause;
 
 use self::blame::Blame;
-use super::view::{View, Views};
+use super::view::{CursorState, CursorStates};
 use crate::base::Tick;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -54,7 +54,7 @@ pub(super) struct Gate {
 
 #[derive(Debug, Default)]
 struct Inner {
-    members: Vec<Option<Arc<Views>>>,
+    members: Vec<Option<Arc<CursorStates>>>,
     /// Of each member's views the one of this log.
     place: usize,
     /// What is known of each, by the same number; none of anybody where nobody has waited for long.
@@ -98,7 +98,7 @@ struct Wait {
 
 impl Face {
     /// Whether it has skipped messages since the last call.
-    fn has_skipped(&mut self, view: &View) -> bool {
+    fn has_skipped(&mut self, view: &CursorState) -> bool {
         let gap = view.gap();
         std::mem::replace(&mut self.gap, gap) != gap
     }
@@ -151,12 +151,12 @@ impl Inner {
         }
     }
 
-    fn view(&self, seat: usize) -> Option<&View> {
+    fn view(&self, seat: usize) -> Option<&CursorState> {
         Some(self.members.get(seat)?.as_ref()?.at(self.place))
     }
 
     /// Each link with its number and what is known of it.
-    fn known(&mut self) -> impl Iterator<Item = (u32, &View, &mut Face)> {
+    fn known(&mut self) -> impl Iterator<Item = (u32, &CursorState, &mut Face)> {
         let place = self.place;
         let both = self.members.iter().zip(&mut self.faces);
         (0..).zip(both).filter_map(move |(seat, (view, face))| Some((seat, view.as_ref()?.at(place), face)))
@@ -216,7 +216,7 @@ impl Gate {
     }
 
     /// Adds a link. O(1).
-    pub(super) fn join(&self, views: Arc<Views>) -> u32 {
+    pub(super) fn join(&self, views: Arc<CursorStates>) -> u32 {
         let mut inner = self.inner.lock();
         let seen = views.at(inner.place).position();
         self.floor.fetch_min(seen, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! A few messages at the very end of a log, copied, for a link that has nothing else to write.
 
 use super::batch::Batch;
-use super::segment::Mark;
+use super::segment::Position;
 
 /// Most messages of one; who finds more has enough to do that setting up a round does not count.
 pub(super) const MESSAGES_MAX: usize = 8;
@@ -32,7 +32,7 @@ pub(crate) struct Glance {
     /// Where each message ends in them.
     pub(super) ends: Ends,
     /// Before the first of them.
-    pub(super) from: Mark,
+    pub(super) from: Position,
     /// Where what was written last began, and how many links it was written to with this memory.
     crowd: (u64, u32),
 }
@@ -52,19 +52,19 @@ impl Glance {
     }
 
     /// Behind the first so many messages.
-    fn mark(&self, messages: usize) -> Mark {
-        let Mark { number, offset, pos, seq, open } = self.from;
+    fn mark(&self, messages: usize) -> Position {
+        let Position { number, offset, pos, seq, open } = self.from;
         let len = messages.checked_sub(1).map_or(0, |last| self.ends.get()[last]);
-        Mark { number, offset: offset + len, pos: pos + u64::from(len), seq: seq + messages as u64, open }
+        Position { number, offset: offset + len, pos: pos + u64::from(len), seq: seq + messages as u64, open }
     }
 
-    pub(super) fn end(&self) -> Mark {
+    pub(super) fn end(&self) -> Position {
         self.mark(self.ends.get().len())
     }
 
     /// Of these bytes `written` are on the line: leaves the rest of the message that has begun in `batch`, which must be
     /// empty, and returns the place behind it, and the bytes and the messages that are done with.
-    pub(super) fn split(&self, written: usize, batch: &mut Batch) -> (Mark, u64, u64) {
+    pub(super) fn split(&self, written: usize, batch: &mut Batch) -> (Position, u64, u64) {
         let whole = self.ends.get().iter().take_while(|end| **end as usize <= written).count();
         let done = self.mark(whole);
         let pos = self.from.pos + written as u64;

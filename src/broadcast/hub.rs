@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 
 use crossbeam_utils::CachePadded;
 
-use super::sleepers::{HANDFUL, Sleepers};
+use super::sleepers::{HANDFUL, WakeList};
 use crate::sync::TaskWaker;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
 
@@ -35,8 +35,8 @@ const ASLEEP: u8 = 2;
 /// Where the links of a node sleep, whatever it is they wait for: a link parks once for all logs and the state table
 /// that were made with this hub.
 #[derive(Debug)]
-pub struct Hub {
-    sleepers: Sleepers<Arc<Seat>>,
+pub struct WakeSet {
+    sleepers: WakeList<Arc<ParkedWaker>>,
     /// Seats on the list, about, whose link is gone.
     gone: AtomicUsize,
     /// A producer left the rest to the waker task, which has not begun yet: whoever is on the list will be woken.
@@ -48,7 +48,7 @@ pub struct Hub {
 
 /// Where one task sleeps, and how it is woken.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct ParkedWaker {
     state: AtomicU8,
     task: TaskWaker,
 }
@@ -66,20 +66,20 @@ pub enum Parked {
 /// A link's place to sleep.
 #[derive(Debug)]
 pub struct Parker {
-    hub: Arc<Hub>,
-    seat: Arc<Seat>,
+    hub: Arc<WakeSet>,
+    seat: Arc<ParkedWaker>,
 }
 
 /// The waker task: a future that never ends and wakes those whom producers left to it. Dropping it leaves nobody asleep:
 /// producers then wake everybody themselves.
 #[derive(Debug)]
-pub struct Waking {
-    hub: Arc<Hub>,
+pub struct WakerTask {
+    hub: Arc<WakeSet>,
     /// How many of the round are still to be woken.
     left: usize,
 }
 
-impl Seat {
+impl ParkedWaker {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { state: AtomicU8::new(0), task: TaskWaker::new() })
     }
@@ -96,11 +96,11 @@ impl Seat {
     }
 }
 
-impl Hub {
+impl WakeSet {
     /// A hub where nobody sleeps.
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            sleepers: Sleepers::new(),
+            sleepers: WakeList::new(),
             gone: AtomicUsize::new(0),
             handed: CachePadded::new(AtomicBool::new(false)),
             staffed: AtomicBool::new(false),
@@ -114,13 +114,13 @@ impl Hub {
     /// One short lock and an allocation.
     pub fn parker(self: &Arc<Self>) -> Parker {
         self.sleepers.add_place();
-        Parker { hub: Arc::clone(self), seat: Seat::new() }
+        Parker { hub: Arc::clone(self), seat: ParkedWaker::new() }
     }
 
     /// The waker task's future, to be spawned once; `None` while there is one.
-    pub fn waking(self: &Arc<Self>) -> Option<Waking> {
+    pub fn waking(self: &Arc<Self>) -> Option<WakerTask> {
         let before = self.staffed.swap(true, Ordering::AcqRel);
-        (!before).then(|| Waking { hub: Arc::clone(self), left: 0 })
+        (!before).then(|| WakerTask { hub: Arc::clone(self), left: 0 })
     }
 
     /// Wakes links, because a source has something new. Its word must have been written before, and no lock be held.
@@ -143,7 +143,7 @@ impl Hub {
 
     #[cold]
     fn wake_some(&self) {
-        // Pairs with the exchange and the fence in `Waking::poll`: its round begins after this word was written.
+        // Pairs with the exchange and the fence in `WakerTask::poll`: its round begins after this word was written.
         if self.handed.load(Ordering::Relaxed) {
             return;
         }
@@ -156,7 +156,7 @@ impl Hub {
         if !self.handed.swap(true, Ordering::AcqRel) {
             self.task.wake();
         }
-        // Pairs with the fence in `Waking::drop`: either it sees what was handed to it, or this sees that it is gone.
+        // Pairs with the fence in `WakerTask::drop`: either it sees what was handed to it, or this sees that it is gone.
         fence(Ordering::SeqCst);
         if !self.staffed.load(Ordering::Relaxed) && self.handed.swap(false, Ordering::AcqRel) {
             self.wake_up_to(self.sleepers.len());
@@ -181,7 +181,7 @@ impl Hub {
 
 impl Parker {
     /// Where its task is found.
-    pub(crate) const fn seat(&self) -> &Arc<Seat> {
+    pub(crate) const fn seat(&self) -> &Arc<ParkedWaker> {
         &self.seat
     }
 
@@ -202,7 +202,7 @@ impl Parker {
         if self.seat.state.fetch_or(LISTED | ASLEEP, Ordering::AcqRel) & LISTED == 0 {
             self.hub.sleepers.push(Arc::clone(&self.seat));
         }
-        // Pairs with the fence in `Hub::notify`.
+        // Pairs with the fence in `WakeSet::notify`.
         fence(Ordering::SeqCst);
         if idle() {
             return Parked::Yes;
@@ -229,7 +229,7 @@ impl Drop for Parker {
     }
 }
 
-impl Future for Waking {
+impl Future for WakerTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -254,7 +254,7 @@ impl Future for Waking {
     }
 }
 
-impl Drop for Waking {
+impl Drop for WakerTask {
     fn drop(&mut self) {
         let hub = &self.hub;
         hub.staffed.store(false, Ordering::Relaxed);

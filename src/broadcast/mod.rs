@@ -6,7 +6,7 @@
 //! ```text
 //!  append(bytes) --> | segment 7 | segment 8 (large, uncopied) | segment 9 | open tail |     one short lock
 //!                         ^                     ^                                ^
-//!                   cursor of link A      cursor of link B               cursor of link C: asleep in the Hub
+//!                   cursor of link A      cursor of link B               cursor of link C: asleep in the WakeSet
 //! ```
 //!
 //! The log knows neither runtime nor dialect nor clock: messages come encoded, with their chunk boundaries; tasks are
@@ -21,7 +21,7 @@
 //! 43. *Statement*: what joined before an append gets the message, or the lag policy says why not. *Enforced by*: joining
 //!     and appending take the same lock. *Breaks if*: a key goes live before its cursors were taken.
 //!
-//! Further: 21 at [`Waiter`], 40 in [`Hub`]'s module, 41 at [`Cursor::release`], 42 at [`Cursor`].
+//! Further: 21 at [`Waiter`], 40 in [`WakeSet`]'s module, 41 at [`Cursor::release`], 42 at [`Cursor`].
 //!
 //! # Not promised
 //! Order between logs, between a log and unicasts, and between a log and the state table.
@@ -35,6 +35,7 @@ mod hub;
 mod ring;
 mod segment;
 mod sleepers;
+pub mod state;
 mod view;
 mod waiter;
 mod words;
@@ -46,13 +47,13 @@ use crossbeam_utils::CachePadded;
 
 pub use batch::Batch;
 pub use cursor::{Cursor, Fill, RESIDUE_MAX};
-pub(super) use cursor::{Foothold, Stride};
-pub use family::{FAMILY, Family, Footing};
+pub(super) use cursor::{CursorShared, LogCursor};
+pub use family::{FAMILY, LogPositions, LogSet};
 pub(super) use glance::Glance;
-pub(super) use hub::Seat;
-pub use hub::{Hub, Parked, Parker, Waking};
-pub(super) use view::Views;
-pub use view::{CursorView, Receipt, Resume};
+pub(super) use hub::ParkedWaker;
+pub use hub::{Parked, Parker, WakeSet, WakerTask};
+pub(super) use view::CursorStates;
+pub use view::{CursorView, Receipt, ResumePoint};
 pub use waiter::Waiter;
 pub use words::{AppendError, Appended, LagPolicy, LogChunk, LogConfig, LogStats};
 
@@ -61,13 +62,13 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use gate::{Gate, Span};
 use ring::{Gather, Ring};
-use segment::Mark;
+use segment::Position;
 use words::{check_len, limit_of};
 
 /// A shared, bounded, append-only log of encoded messages.
 #[derive(Debug)]
 pub struct Log {
-    hub: Arc<Hub>,
+    hub: Arc<WakeSet>,
     ring: CachePadded<Mutex<Ring>>,
     /// Bytes ever appended. Written under the lock; the word that sleeping links and waiting producers read.
     end: CachePadded<AtomicU64>,
@@ -89,11 +90,11 @@ pub struct Log {
 
 impl Log {
     /// An empty log whose links sleep in `hub`.
-    pub fn new(config: LogConfig, hub: Arc<Hub>) -> Arc<Self> {
+    pub fn new(config: LogConfig, hub: Arc<WakeSet>) -> Arc<Self> {
         Self::at_place(config, hub, 0)
     }
 
-    fn at_place(config: LogConfig, hub: Arc<Hub>, place: usize) -> Arc<Self> {
+    fn at_place(config: LogConfig, hub: Arc<WakeSet>, place: usize) -> Arc<Self> {
         Arc::new(Self {
             hub,
             ring: CachePadded::new(Mutex::new(Ring::new())),
@@ -232,7 +233,7 @@ impl Log {
     /// Two short locks; O(1).
     pub fn join(self: &Arc<Self>, conn: ConnId) -> Cursor {
         let at = self.end_mark();
-        self.enter(Views::new(conn, [(at, None); FAMILY]), at)
+        self.enter(CursorStates::new(conn, [(at, None); FAMILY]), at)
     }
 
     /// A cursor where the link that this one replaces stood: at the first message that one has not written whole. Frames
@@ -242,19 +243,19 @@ impl Log {
     ///
     /// # Cost
     /// Two short locks and a binary search.
-    pub fn join_at(self: &Arc<Self>, conn: ConnId, from: Resume) -> Cursor {
+    pub fn join_at(self: &Arc<Self>, conn: ConnId, from: ResumePoint) -> Cursor {
         let at = self.find(from.seq);
-        self.enter(Views::new(conn, [(at, Some(from.conn)); FAMILY]), at)
+        self.enter(CursorStates::new(conn, [(at, Some(from.conn)); FAMILY]), at)
     }
 
     /// Where this message is.
-    fn find(&self, seq: u64) -> Mark {
+    fn find(&self, seq: u64) -> Position {
         let found = self.ring.lock().find(seq);
         // What is gone lies before the ring; where exactly does not matter.
-        found.unwrap_or(Mark { number: 0, offset: 0, pos: 0, seq, open: false })
+        found.unwrap_or(Position { number: 0, offset: 0, pos: 0, seq, open: false })
     }
 
-    fn enter(self: &Arc<Self>, views: Arc<Views>, at: Mark) -> Cursor {
+    fn enter(self: &Arc<Self>, views: Arc<CursorStates>, at: Position) -> Cursor {
         let seat = self.gate.join(Arc::clone(&views));
         Cursor::new(Arc::clone(self), views, seat, at)
     }
@@ -342,15 +343,15 @@ impl Log {
         self.end.load(Ordering::Acquire)
     }
 
-    fn end_mark(&self) -> Mark {
+    fn end_mark(&self) -> Position {
         self.ring.lock().end()
     }
 
-    fn gather(&self, at: Mark, max: usize, batch: &mut Batch) -> Gather {
+    fn gather(&self, at: Position, max: usize, batch: &mut Batch) -> Gather {
         self.ring.lock().gather(at, max, batch)
     }
 
-    fn glance(&self, pos: u64, foothold: Foothold<'_>, into: &mut Glance) -> bool {
+    fn glance(&self, pos: u64, foothold: CursorShared<'_>, into: &mut Glance) -> bool {
         self.ring.lock().glance(pos, |conn| foothold.is_own(conn), into)
     }
 

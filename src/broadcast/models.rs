@@ -11,7 +11,7 @@ use loom::future::block_on;
 use loom::thread;
 
 use super::*;
-use crate::connection::state::{StateConfig, StateKey, StateTable};
+use crate::broadcast::state::{StateConfig, StateKey, StateTable};
 use crate::sync::TaskWaker;
 
 fn model(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
@@ -24,8 +24,8 @@ fn conn(n: u64) -> ConnId {
     ConnId::new(n).expect("not zero")
 }
 
-fn log(lag: LagPolicy) -> (Arc<Hub>, Arc<Log>) {
-    let hub = Hub::new();
+fn log(lag: LagPolicy) -> (Arc<WakeSet>, Arc<Log>) {
+    let hub = WakeSet::new();
     let config = LogConfig { ring_bytes: 8 << 10, block_bytes: 1 << 10, lag, ..LogConfig::test() };
     (Arc::clone(&hub), Log::new(config, hub))
 }
@@ -73,7 +73,7 @@ fn links_that_seal_and_copy_see_every_append_once_in_order() {
 }
 
 /// Sleeps until `want` bytes have come.
-fn read_until(hub: &Arc<Hub>, cursor: &mut Cursor, want: usize) {
+fn read_until(hub: &Arc<WakeSet>, cursor: &mut Cursor, want: usize) {
     let parker = hub.parker();
     let mut got = 0;
     block_on(poll_fn(|cx| {
@@ -112,8 +112,8 @@ fn the_last_append_before_silence_wakes_the_link() {
 #[test]
 fn a_link_at_rest_is_woken_for_every_append_and_sees_it_once_at_a_glance() {
     model(3, || {
-        let hub = Hub::new();
-        let family = Family::new([LogConfig::test(); FAMILY], &hub);
+        let hub = WakeSet::new();
+        let family = LogSet::new([LogConfig::test(); FAMILY], &hub);
         let mut footing = family.join(conn(1), None);
         let log = Arc::clone(&family.logs()[1]);
         let producer = thread::spawn(move || {

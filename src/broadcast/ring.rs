@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::batch::Batch;
 use super::glance::Glance;
-use super::segment::{Index, Mark, Segment};
+use super::segment::{Index, Position, Segment};
 use crate::base::ConnId;
 
 /// What must be dropped once the lock is released: the memory of others hangs on it.
@@ -67,7 +67,7 @@ impl Ring {
     }
 
     /// The place behind the last byte.
-    pub(super) fn end(&self) -> Mark {
+    pub(super) fn end(&self) -> Position {
         self.tail.mark(self.tail.len())
     }
 
@@ -77,7 +77,7 @@ impl Ring {
     }
 
     /// The place of the oldest byte still held.
-    pub(super) fn begin(&self) -> Mark {
+    pub(super) fn begin(&self) -> Position {
         self.segments.front().map_or_else(|| self.tail.mark(0), |segment| segment.index.mark(0))
     }
 
@@ -204,7 +204,7 @@ impl Ring {
     }
 
     /// Where message `seq` begins, or the beginning of all if it is gone, or the end if it has not come.
-    pub(super) fn find(&self, seq: u64) -> Option<Mark> {
+    pub(super) fn find(&self, seq: u64) -> Option<Position> {
         let begin = self.begin();
         if seq < begin.seq {
             return None;
@@ -233,7 +233,7 @@ impl Ring {
         into.bytes.clear();
         into.bytes.extend_from_slice(&self.buf[offset as usize..]);
         let seq = tail.seq + tail.messages() - into.ends.get().len() as u64;
-        into.from = Mark { number: tail.number, offset, pos, seq, open: false };
+        into.from = Position { number: tail.number, offset, pos, seq, open: false };
         true
     }
 
@@ -255,14 +255,14 @@ impl Ring {
     ///
     /// Of the open tail a little is copied; more is sealed, but not by a link that has as much to write already: it
     /// comes back, and finds a segment as large as the moment made it.
-    pub(super) fn gather(&mut self, at: Mark, max: usize, batch: &mut Batch) -> Gather {
+    pub(super) fn gather(&mut self, at: Position, max: usize, batch: &mut Batch) -> Gather {
         let begin = self.begin();
         if at.pos < begin.pos {
             return Gather::Lagging;
         }
         // A segment that was read to its end may be gone without a loss.
         let (mut number, mut offset) = match at.number {
-            Mark::ANYWHERE => self.locate(at.pos),
+            Position::ANYWHERE => self.locate(at.pos),
             number if number < begin.number => (begin.number, 0),
             number => (number, at.offset),
         };

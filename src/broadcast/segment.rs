@@ -18,7 +18,7 @@ pub(super) const PIECE_COST: usize = 2 * size_of::<Bytes>();
 
 /// A place in the log. Always a chunk boundary, except for a cursor that was torn inside a chunk too large to copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(super) struct Position {
     /// Segment that holds the next byte, or the one just finished.
     pub(super) number: u64,
     /// Offset in that segment.
@@ -31,14 +31,14 @@ pub(super) struct Mark {
     pub(super) open: bool,
 }
 
-impl Mark {
+impl Position {
     /// The number of a place whose segment is to be looked for by `pos`.
     pub(super) const ANYWHERE: u64 = u64::MAX;
 }
 
 /// Frames of one origin, next to each other; offsets within the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Own {
+pub(super) struct OriginRange {
     conn: ConnId,
     from: u32,
     to: u32,
@@ -57,7 +57,7 @@ pub(super) struct Index {
     /// One message in several chunks, rather than one message a chunk.
     chunked: bool,
     ends: Vec<u32>,
-    origins: Vec<Own>,
+    origins: Vec<OriginRange>,
 }
 
 impl Index {
@@ -75,7 +75,7 @@ impl Index {
         origin: Option<ConnId>,
     ) -> Self {
         let to = ends.last().copied().unwrap_or(0);
-        let origins = origin.map(|conn| Own { conn, from: 0, to }).into_iter().collect();
+        let origins = origin.map(|conn| OriginRange { conn, from: 0, to }).into_iter().collect();
         Self { number, base: 0, start, seq, chunked: true, ends, origins }
     }
 
@@ -90,7 +90,7 @@ impl Index {
                 MESSAGE_COST
             }
             _ => {
-                self.origins.push(Own { conn, from, to: end });
+                self.origins.push(OriginRange { conn, from, to: end });
                 MESSAGE_COST + ORIGIN_COST
             }
         }
@@ -136,10 +136,10 @@ impl Index {
     }
 
     /// The place at `offset`.
-    pub(super) fn mark(&self, offset: u32) -> Mark {
+    pub(super) fn mark(&self, offset: u32) -> Position {
         let done =
             if self.chunked { u64::from(offset == self.len()) } else { self.chunks_until(offset) as u64 };
-        Mark {
+        Position {
             number: self.number,
             offset: self.base + offset,
             pos: self.start + u64::from(offset),
@@ -165,7 +165,7 @@ impl Index {
         copy.ends.extend(self.ends[skipped..].iter().map(|end| end - from));
         copy.origins.clear();
         let later = self.origins.partition_point(|own| own.to <= from);
-        copy.origins.extend(self.origins[later..].iter().map(|own| Own {
+        copy.origins.extend(self.origins[later..].iter().map(|own| OriginRange {
             conn: own.conn,
             from: own.from.saturating_sub(from),
             to: own.to - from,
@@ -198,7 +198,12 @@ impl Index {
     }
 
     /// The frames of `conn` between two offsets, in order.
-    fn own_in<'a>(own: &'a [Own], conn: ConnId, from: u32, to: u32) -> impl Iterator<Item = (u32, u32)> + 'a {
+    fn own_in<'a>(
+        own: &'a [OriginRange],
+        conn: ConnId,
+        from: u32,
+        to: u32,
+    ) -> impl Iterator<Item = (u32, u32)> + 'a {
         own.iter()
             .filter(move |own| own.conn == conn && own.to > from && own.from < to)
             .map(move |own| (own.from.max(from), own.to.min(to)))
@@ -210,7 +215,7 @@ impl Index {
         &self,
         conn: ConnId,
         (from, to): (u32, u32),
-        sorted: Option<&[Own]>,
+        sorted: Option<&[OriginRange]>,
         mut keep: impl FnMut(u32, u32),
     ) {
         let origins = match sorted {
@@ -240,7 +245,7 @@ pub(super) struct Segment {
     pub(super) index: Index,
     body: Body,
     /// The origins by connection, sorted by the first link that asks, outside the log's lock.
-    sorted: OnceLock<Box<[Own]>>,
+    sorted: OnceLock<Box<[OriginRange]>>,
 }
 
 #[derive(Debug)]
@@ -275,7 +280,7 @@ impl Segment {
     }
 
     /// The origins by connection, or `None` where a walk over the few there are is as good.
-    fn sorted(&self) -> Option<&[Own]> {
+    fn sorted(&self) -> Option<&[OriginRange]> {
         if self.index.origins.len() <= 8 {
             return None;
         }

@@ -22,7 +22,7 @@ pub(super) type Handful<T> = SmallVec<[T; HANDFUL]>;
 
 /// A list of sleepers, in the order in which they fell asleep.
 #[derive(Debug)]
-pub(super) struct Sleepers<T> {
+pub(super) struct WakeList<T> {
     /// The length of the list, for whoever only asks whether it is empty. Written under the lock.
     len: CachePadded<AtomicUsize>,
     list: CachePadded<Mutex<List<T>>>,
@@ -35,7 +35,7 @@ struct List<T> {
     places: usize,
 }
 
-impl<T> Sleepers<T> {
+impl<T> WakeList<T> {
     pub(super) fn new() -> Self {
         let list = List { entries: VecDeque::new(), places: 0 };
         Self { len: CachePadded::new(AtomicUsize::new(0)), list: CachePadded::new(Mutex::new(list)) }
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn entries_come_out_in_order_by_the_handful() {
-        let list = Sleepers::new();
+        let list = WakeList::new();
         (0..40).for_each(|n| list.push(n));
         assert_eq!(list.len(), 40);
         assert_eq!(list.take(3).to_vec(), [0, 1, 2]);
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_list_with_a_place_for_everybody_keeps_its_memory_however_often_they_come_and_go() {
-        let list = Sleepers::new();
+        let list = WakeList::new();
         (0..1000).for_each(|_| list.add_place());
         let capacity = list.capacity();
         for round in 0..100 {
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn after_a_crowd_has_left_its_memory_is_given_back() {
-        let list = Sleepers::new();
+        let list = WakeList::new();
         for _ in 0..19_000 {
             list.add_place();
             list.push(0u64);

@@ -25,7 +25,7 @@ fn conn(n: u64) -> ConnId {
 }
 
 fn log(lag: LagPolicy) -> Arc<Log> {
-    Log::new(LogConfig { lag, ..LogConfig::test() }, Hub::new())
+    Log::new(LogConfig { lag, ..LogConfig::test() }, WakeSet::new())
 }
 
 fn line_of(batch: &Batch) -> Vec<u8> {
@@ -84,7 +84,7 @@ fn a_small_rest_of_the_tail_is_copied_and_a_large_one_is_shared() {
 
 #[test]
 fn a_link_that_has_as_much_to_write_leaves_the_tail_to_grow() {
-    let log = Log::new(LogConfig::recommended(), Hub::new());
+    let log = Log::new(LogConfig::recommended(), WakeSet::new());
     let mut early = log.join(conn(1));
     let mut late = log.join(conn(2));
     let message = [1; 10_000];
@@ -208,7 +208,7 @@ fn disconnect_ends_a_lagging_link_and_the_policy_is_hot() {
 
 #[test]
 fn many_origins_are_each_written_around_by_the_one_link_concerned() {
-    let log = Log::new(LogConfig::recommended(), Hub::new());
+    let log = Log::new(LogConfig::recommended(), WakeSet::new());
     let mut links: Vec<_> = (1..=20).map(|n| log.join(conn(n))).collect();
     for n in 0..2000u64 {
         let origin = (!n.is_multiple_of(3)).then(|| conn(n % 20 + 1));
@@ -259,7 +259,7 @@ fn an_append_wakes_a_parked_link_once_and_a_link_with_news_does_not_park() {
 
 #[test]
 fn an_append_wakes_few_itself_and_leaves_the_rest_to_the_waker_task() {
-    let hub = Hub::new();
+    let hub = WakeSet::new();
     let log = Log::new(LogConfig::test(), Arc::clone(&hub));
     let parkers: Vec<_> = (0..1000).map(|_| hub.parker()).collect();
     let (count, waker) = counting();
@@ -267,7 +267,8 @@ fn an_append_wakes_few_itself_and_leaves_the_rest_to_the_waker_task() {
     assert!(hub.waking().is_none());
     let (_, staff) = counting();
     let mut cx = Context::from_waker(&staff);
-    let poll = |waking: &mut Waking, cx: &mut Context<'_>| std::pin::Pin::new(waking).poll(cx).is_pending();
+    let poll =
+        |waking: &mut WakerTask, cx: &mut Context<'_>| std::pin::Pin::new(waking).poll(cx).is_pending();
     assert!(poll(&mut waking, &mut cx));
     parkers.iter().for_each(|parker| assert_eq!(parker.park(&waker, || true), Parked::Yes));
     log.append(b"x", None).unwrap();
@@ -285,7 +286,7 @@ fn an_append_wakes_few_itself_and_leaves_the_rest_to_the_waker_task() {
 
 #[test]
 fn links_that_come_and_go_without_an_append_do_not_fill_the_list() {
-    let hub = Hub::new();
+    let hub = WakeSet::new();
     let (_, waker) = counting();
     for _ in 0..10_000 {
         let parker = hub.parker();
@@ -358,8 +359,10 @@ fn links_that_stand_still_are_all_given_up_after_one_stall_time_until_they_move(
 
 #[test]
 fn a_stall_time_without_end_is_only_a_long_one() {
-    let log =
-        Log::new(LogConfig { lag: LagPolicy::Skip, stall: Duration::MAX, ..LogConfig::test() }, Hub::new());
+    let log = Log::new(
+        LogConfig { lag: LagPolicy::Skip, stall: Duration::MAX, ..LogConfig::test() },
+        WakeSet::new(),
+    );
     let mut cursor = log.join(conn(1));
     crowd(&log);
     let mut waiter = log.waiter();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::segment::Mark;
+use super::segment::Position;
 use super::{Appended, FAMILY};
 use crate::base::ConnId;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -34,7 +34,7 @@ pub enum Receipt {
 
 /// Where the successor of a link begins: see [`Log::join_at`](super::Log::join_at).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Resume {
+pub struct ResumePoint {
     pub(super) seq: u64,
     pub(super) conn: ConnId,
 }
@@ -42,20 +42,20 @@ pub struct Resume {
 /// The shared part of a cursor. It outlives the cursor, so that a receipt can still be asked for. Clones are the same.
 #[derive(Clone, Debug)]
 pub struct CursorView {
-    all: Arc<Views>,
+    all: Arc<CursorStates>,
     at: usize,
 }
 
-/// The shared parts of the cursors that one link has in a [family](super::Family) of logs, in one allocation.
+/// The shared parts of the cursors that one link has in a [family](super::LogSet) of logs, in one allocation.
 #[derive(Debug)]
-pub(crate) struct Views {
+pub(crate) struct CursorStates {
     conn: ConnId,
-    each: [View; FAMILY],
+    each: [CursorState; FAMILY],
 }
 
 /// The shared part of one cursor. The link that owns the cursor is the only writer.
 #[derive(Debug)]
-pub(super) struct View {
+pub(super) struct CursorState {
     /// The first message this link is answerable for.
     start: u64,
     /// Every message before this one was written, skipped, or the peer's own. Authority for receipts; release pairs with
@@ -89,10 +89,10 @@ struct Gaps {
     known_from: u64,
 }
 
-impl Views {
+impl CursorStates {
     /// Of a link that begins at these places, each the successor of what is beside it, if it is one.
-    pub(super) fn new(conn: ConnId, places: [(Mark, Option<ConnId>); FAMILY]) -> Arc<Self> {
-        Arc::new(Self { conn, each: places.map(|(at, also)| View::new(also, at.seq, at.pos)) })
+    pub(super) fn new(conn: ConnId, places: [(Position, Option<ConnId>); FAMILY]) -> Arc<Self> {
+        Arc::new(Self { conn, each: places.map(|(at, also)| CursorState::new(also, at.seq, at.pos)) })
     }
 
     /// The connection.
@@ -106,17 +106,17 @@ impl Views {
     }
 
     /// Where a successor begins in each log.
-    pub(crate) fn resume(&self) -> [Resume; FAMILY] {
+    pub(crate) fn resume(&self) -> [ResumePoint; FAMILY] {
         self.each.each_ref().map(|view| view.resume(self.conn))
     }
 
-    pub(super) fn at(&self, at: usize) -> &View {
+    pub(super) fn at(&self, at: usize) -> &CursorState {
         &self.each[at]
     }
 }
 
 impl CursorView {
-    fn view(&self) -> &View {
+    fn view(&self) -> &CursorState {
         self.all.at(self.at)
     }
 
@@ -150,12 +150,12 @@ impl CursorView {
 
     /// Where a successor of this link begins: with the first message that was not written whole. Exact once this link
     /// has stopped; before that, the successor may write again what this one still writes.
-    pub fn resume(&self) -> Resume {
+    pub fn resume(&self) -> ResumePoint {
         self.view().resume(self.all.conn)
     }
 }
 
-impl View {
+impl CursorState {
     fn new(also: Option<ConnId>, start: u64, pos: u64) -> Self {
         let rare =
             also.map_or_else(OnceLock::new, |_| OnceLock::from(Box::new(Rare { also, ..Rare::default() })));
@@ -213,8 +213,8 @@ impl View {
         if left { Receipt::LeftAfter } else { Receipt::Written }
     }
 
-    fn resume(&self, conn: ConnId) -> Resume {
-        Resume { seq: self.written(), conn }
+    fn resume(&self, conn: ConnId) -> ResumePoint {
+        ResumePoint { seq: self.written(), conn }
     }
 
     /// Bytes of the log behind this link.

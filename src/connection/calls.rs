@@ -4,23 +4,23 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
 
-use crate::broadcast::Seat;
+use crate::broadcast::ParkedWaker;
 use crate::sync::atomic::{AtomicU8, Ordering};
 
-/// Calls to one task. A call while the task is at work costs no wake-up: it looks again before it rests.
+/// WakeFlag to one task. A call while the task is at work costs no wake-up: it looks again before it rests.
 ///
 /// Invariant 40. Statement: what was done before a call is seen by a look of the task after it. Enforced by: one word. A
 /// call marks it and wakes a task that rests; the task takes the marks before it looks, and rests by an exchange that
 /// fails if a mark came meanwhile. Breaks if: the task looks before it takes the marks, or rests without asking the word.
-pub(super) struct Calls {
+pub(super) struct WakeFlag {
     word: AtomicU8,
     /// Knows the task; it sleeps there as well.
-    seat: Arc<Seat>,
+    seat: Arc<ParkedWaker>,
 }
 
-impl Calls {
+impl WakeFlag {
     /// For a task whose stream has not been read yet.
-    pub(super) fn new(seat: Arc<Seat>) -> Self {
+    pub(super) fn new(seat: Arc<ParkedWaker>) -> Self {
         Self { word: AtomicU8::new(STREAM), seat }
     }
 
@@ -64,9 +64,9 @@ impl Calls {
     }
 }
 
-impl fmt::Debug for Calls {
+impl fmt::Debug for WakeFlag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Calls").field("word", &self.word.load(Ordering::Relaxed)).finish_non_exhaustive()
+        f.debug_struct("WakeFlag").field("word", &self.word.load(Ordering::Relaxed)).finish_non_exhaustive()
     }
 }
 
@@ -93,7 +93,8 @@ mod models {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(3);
         builder.check(|| {
-            let shared = Arc::new((Calls::new(Seat::new()), AtomicUsize::new(0), AtomicUsize::new(0)));
+            let shared =
+                Arc::new((WakeFlag::new(ParkedWaker::new()), AtomicUsize::new(0), AtomicUsize::new(0)));
             let callers: [_; 2] = std::array::from_fn(|number| {
                 let shared = Arc::clone(&shared);
                 thread::spawn(move || {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Bounds of one link: what it queues, holds and waits for. Sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LinkConfig {
+pub struct ConnectionConfig {
     /// Received messages that wait for the handler. Default 64. One more and reading pauses.
     pub inbox_messages: usize,
     /// Bytes of received messages that wait for the handler. Default 256 KiB.
@@ -26,7 +26,7 @@ pub struct LinkConfig {
     pub peers_interval: Duration,
 }
 
-impl Default for LinkConfig {
+impl Default for ConnectionConfig {
     fn default() -> Self {
         Self {
             inbox_messages: 64,

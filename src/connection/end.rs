@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::base::Lane;
-use crate::pool::Departure;
+use crate::pool::DisconnectReason;
 use crate::wire::{Goodbye, GoodbyeReason, WireError};
 
 use super::inbox::Panicked;
@@ -11,10 +11,10 @@ use super::inbox::Panicked;
 /// Why a link ended. The first cause is the one that is told.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum End {
+pub enum CloseReason {
     /// We closed it.
     #[error("closed by us: {}", .0.name())]
-    Closed(Departure),
+    Closed(DisconnectReason),
     /// The peer said goodbye.
     #[error("the peer said goodbye: {:?}", .0.reason)]
     Goodbye(Goodbye),
@@ -47,22 +47,22 @@ pub enum End {
     Reaped,
 }
 
-impl End {
+impl CloseReason {
     /// What the pool is told.
-    pub fn departure(&self) -> Departure {
+    pub fn departure(&self) -> DisconnectReason {
         match self {
             Self::Closed(reason) => *reason,
             Self::Goodbye(goodbye) => match goodbye.reason {
-                GoodbyeReason::Duplicate => Departure::Collision,
-                GoodbyeReason::Replaced => Departure::Replaced,
-                _ => Departure::Closed,
+                GoodbyeReason::Duplicate => DisconnectReason::Collision,
+                GoodbyeReason::Replaced => DisconnectReason::Replaced,
+                _ => DisconnectReason::Closed,
             },
-            Self::Eof => Departure::Closed,
-            Self::Io(_) => Departure::Lost,
-            Self::Wire(_) | Self::RequestTwice(_) | Self::Flood => Departure::Protocol,
-            Self::TooSlow(_) | Self::Ceiling => Departure::Overloaded,
-            Self::HandlerPanic => Departure::Requested,
-            Self::Reaped => Departure::Stale,
+            Self::Eof => DisconnectReason::Closed,
+            Self::Io(_) => DisconnectReason::Lost,
+            Self::Wire(_) | Self::RequestTwice(_) | Self::Flood => DisconnectReason::Protocol,
+            Self::TooSlow(_) | Self::Ceiling => DisconnectReason::Overloaded,
+            Self::HandlerPanic => DisconnectReason::Requested,
+            Self::Reaped => DisconnectReason::Stale,
         }
     }
 
@@ -80,7 +80,7 @@ impl End {
     }
 }
 
-impl From<Panicked> for End {
+impl From<Panicked> for CloseReason {
     fn from(_: Panicked) -> Self {
         Self::HandlerPanic
     }

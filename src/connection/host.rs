@@ -6,14 +6,14 @@ use std::time::Duration;
 use crate::base::{Lane, Tick};
 use crate::wire::Goodbye;
 
-use super::end::End;
+use super::end::CloseReason;
 use super::message::{Event, Handled, Request};
 use super::request::Responder;
 
 /// The owner of a link, called from the link's task. No call may block; none is made under a lock of the link.
 ///
-/// A panic in [`Host::event`], [`Host::request`] or a future they return costs this one link.
-pub trait Host: Send + Sync + 'static {
+/// A panic in [`ConnectionHandler::event`], [`ConnectionHandler::request`] or a future they return costs this one link.
+pub trait ConnectionHandler: Send + Sync + 'static {
     /// The present tick, on the clock that the reaper uses.
     fn now(&self) -> Tick;
 
@@ -45,8 +45,8 @@ pub trait Host: Send + Sync + 'static {
     fn gap(&self, lane: Lane, skipped: u64);
 
     /// The link ends of its own accord, for this reason, and is about to tell the peer why. By now the peer should leave all
-    /// look-ups; the task goes on for at most [`LinkConfig::linger`](super::LinkConfig::linger).
-    fn leaving(&self, end: &End) {
+    /// look-ups; the task goes on for at most [`ConnectionConfig::linger`](super::ConnectionConfig::linger).
+    fn leaving(&self, end: &CloseReason) {
         let _ = end;
     }
 

@@ -20,12 +20,12 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::wire::Payload;
 
 use super::budget::Reservation;
-use super::config::LinkConfig;
-use super::end::End;
-use super::host::Host;
+use super::config::ConnectionConfig;
+use super::end::CloseReason;
+use super::host::ConnectionHandler;
 use super::message::{Event, Handled, Request};
 use super::request::Responder;
-use super::shared::{Begun, Link};
+use super::shared::{Begun, Connection};
 
 /// A handler panicked.
 #[derive(Debug)]
@@ -79,13 +79,13 @@ impl Wake for Alarm {
 impl Inbox {
     /// Hands an event over at once if nothing is before it, and queues it otherwise. `cover` counts the memory of a payload
     /// that was put together.
-    pub(super) fn event<H: Host>(
+    pub(super) fn event<H: ConnectionHandler>(
         &mut self,
         host: &H,
-        link: &Link,
+        link: &Connection,
         (lane, kind, payload): (Lane, u16, Payload<'_>),
         cover: Option<&mut Reservation>,
-    ) -> Result<(), End> {
+    ) -> Result<(), CloseReason> {
         if let Some(work) = &mut self.0
             && (work.event.is_some() || !work.events.is_empty())
         {
@@ -96,7 +96,7 @@ impl Inbox {
         Ok(self.start_event(host, Event { lane, kind, payload })?)
     }
 
-    fn start_event<H: Host>(&mut self, host: &H, event: Event<'_>) -> Result<(), Panicked> {
+    fn start_event<H: ConnectionHandler>(&mut self, host: &H, event: Event<'_>) -> Result<(), Panicked> {
         match guarded(|| host.event(event))? {
             Handled::Done => {}
             Handled::Later(rest) => {
@@ -111,14 +111,14 @@ impl Inbox {
     /// Hands a request over at once if fewer than the bound are being handled (unanswered ones, and those that go on after they
     /// answered), and queues it otherwise. In a dialect without ids its id is its place: requests of one place are answered in
     /// their order, so one at a time.
-    pub(super) fn request<H: Host>(
+    pub(super) fn request<H: ConnectionHandler>(
         &mut self,
         host: &H,
-        link: &Arc<Link>,
+        link: &Arc<Connection>,
         id: u32,
         (lane, kind, payload): (Lane, u16, Payload<'_>),
         cover: Option<&mut Reservation>,
-    ) -> Result<(), End> {
+    ) -> Result<(), CloseReason> {
         let most = link.common.requests();
         let (waits, first, at_work) = self.0.as_ref().map_or((false, true, 0), |work| {
             let waits = work.requests.iter().any(|(before, _)| *before == id);
@@ -135,7 +135,7 @@ impl Inbox {
                 return Ok(self.start_request(host, link, (id, number), Request { lane, kind, payload })?);
             }
             // Where its id is its place it is another one, which waits for its turn.
-            Begun::Twice if link.common.correlator.is_none() => return Err(End::RequestTwice(id)),
+            Begun::Twice if link.common.correlator.is_none() => return Err(CloseReason::RequestTwice(id)),
             Begun::Twice | Begun::TooMany => {}
         }
         let work = self.work();
@@ -144,11 +144,11 @@ impl Inbox {
         Ok(())
     }
 
-    /// Starts one that [`Link::begin_answer`] let begin.
-    fn start_request<H: Host>(
+    /// Starts one that [`Connection::begin_answer`] let begin.
+    fn start_request<H: ConnectionHandler>(
         &mut self,
         host: &H,
-        link: &Arc<Link>,
+        link: &Arc<Connection>,
         (id, number): (u32, u32),
         request: Request<'_>,
     ) -> Result<(), Panicked> {
@@ -165,7 +165,7 @@ impl Inbox {
     }
 
     /// The peer no longer wants this answer.
-    pub(super) fn cancel(&mut self, link: &Link, request: u32) {
+    pub(super) fn cancel(&mut self, link: &Connection, request: u32) {
         if let Some(work) = &mut self.0
             && let Some(at) = work.requests.iter().position(|(id, _)| *id == request)
             && let Some((_, queued)) = work.requests.remove(at)
@@ -186,10 +186,10 @@ impl Inbox {
     }
 
     /// Polls the handlers that asked for it and starts what can start. `true` if anything moved.
-    pub(super) fn poll<H: Host>(
+    pub(super) fn poll<H: ConnectionHandler>(
         &mut self,
         host: &H,
-        link: &Arc<Link>,
+        link: &Arc<Connection>,
         cx: &mut Context<'_>,
     ) -> Result<bool, Panicked> {
         if self.0.is_none() {
@@ -213,7 +213,7 @@ impl Inbox {
     }
 
     /// Whether reading must pause.
-    pub(super) fn is_full(&self, config: &LinkConfig) -> bool {
+    pub(super) fn is_full(&self, config: &ConnectionConfig) -> bool {
         self.0.as_ref().is_some_and(|work| {
             work.events.len() + work.requests.len() >= config.inbox_messages
                 || work.bytes >= config.inbox_bytes
@@ -222,7 +222,7 @@ impl Inbox {
     }
 
     /// Whether there is room enough again to go on reading: half of the bounds, so that it does not stop at once.
-    pub(super) fn has_room(&self, config: &LinkConfig) -> bool {
+    pub(super) fn has_room(&self, config: &ConnectionConfig) -> bool {
         self.0.as_ref().is_none_or(|work| {
             work.events.len() + work.requests.len() <= config.inbox_messages / 2
                 && work.bytes <= config.inbox_bytes / 2
@@ -253,8 +253,8 @@ impl Work {
         Some(queued)
     }
 
-    /// One that [`Link::begin_answer`] let begin.
-    fn next_request(&mut self, link: &Link) -> Option<((u32, u32), Queued)> {
+    /// One that [`Connection::begin_answer`] let begin.
+    fn next_request(&mut self, link: &Connection) -> Option<((u32, u32), Queued)> {
         let most = link.common.requests();
         if self.answers.len() >= most {
             return None;
@@ -314,9 +314,9 @@ impl Work {
     fn keep(
         &mut self,
         payload: Payload<'_>,
-        link: &Link,
+        link: &Connection,
         cover: Option<&mut Reservation>,
-    ) -> Result<Bytes, End> {
+    ) -> Result<Bytes, CloseReason> {
         self.bytes += payload.len();
         let held = self.held.get_or_insert_with(|| Reservation::empty(&link.common.budget));
         // So that it is neither counted twice nor not at all.
@@ -324,7 +324,7 @@ impl Work {
             cover.give(bytes.len(), held);
         }
         if !held.resize(self.bytes) && self.bytes - held.bytes() > 2 * link.common.limits.window {
-            return Err(End::Ceiling);
+            return Err(CloseReason::Ceiling);
         }
         Ok(payload.into_bytes())
     }

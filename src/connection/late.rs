@@ -6,23 +6,23 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// Something under a lock that is made when it is first needed, and then stays until it is taken out.
 #[derive(Debug)]
-pub(super) struct Late<T>(Mutex<Option<Box<T>>>);
+pub(super) struct LazyBox<T>(Mutex<Option<Box<T>>>);
 
-/// The lock of a [`Late`] that is there.
-pub(super) struct LateGuard<'a, T>(MutexGuard<'a, Option<Box<T>>>);
+/// The lock of a [`LazyBox`] that is there.
+pub(super) struct LazyGuard<'a, T>(MutexGuard<'a, Option<Box<T>>>);
 
-impl<T> Late<T> {
+impl<T> LazyBox<T> {
     pub(super) fn new() -> Self {
         Self(Mutex::new(None))
     }
 
     /// Waits for the lock, and makes it if it is not there.
-    pub(super) fn lock_or(&self, make: impl FnOnce() -> T) -> LateGuard<'_, T> {
+    pub(super) fn lock_or(&self, make: impl FnOnce() -> T) -> LazyGuard<'_, T> {
         let mut guard = self.0.lock();
         if guard.is_none() {
             *guard = Some(Box::new(make()));
         }
-        LateGuard(guard)
+        LazyGuard(guard)
     }
 
     /// Waits for the lock and looks at it, if it is there.
@@ -41,13 +41,13 @@ impl<T> Late<T> {
     }
 }
 
-impl<T: Default> Late<T> {
-    pub(super) fn lock(&self) -> LateGuard<'_, T> {
+impl<T: Default> LazyBox<T> {
+    pub(super) fn lock(&self) -> LazyGuard<'_, T> {
         self.lock_or(T::default)
     }
 }
 
-impl<T> Deref for LateGuard<'_, T> {
+impl<T> Deref for LazyGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -58,7 +58,7 @@ impl<T> Deref for LateGuard<'_, T> {
     }
 }
 
-impl<T> DerefMut for LateGuard<'_, T> {
+impl<T> DerefMut for LazyGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         match self.0.as_deref_mut() {
             Some(value) => value,

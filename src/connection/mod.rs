@@ -9,7 +9,7 @@
 //!                                     +--> events, requests: handler, or the bounded inbox while it is busy
 //! ```
 //!
-//! One [`LinkTask`] polls both directions of one stream. It holds no lock across an await, no buffer while idle, and never
+//! One [`ConnectionDriver`] polls both directions of one stream. It holds no lock across an await, no buffer while idle, and never
 //! stops reading because a handler is slow (only because the inbox is full).
 //!
 //! # Not promised
@@ -29,16 +29,15 @@ mod pipeline;
 mod read;
 mod request;
 mod shared;
-pub mod state;
 mod task;
 mod write;
 
 pub use budget::{Budget, Reservation};
-pub use config::LinkConfig;
-pub use end::End;
-pub use host::Host;
+pub use config::ConnectionConfig;
+pub use end::CloseReason;
+pub use host::ConnectionHandler;
 pub use message::{Event, Handled, Message, Request, RequestError, Response, SendError};
 pub use pipeline::Pipeline;
 pub use request::{AnswerError, Responder};
-pub use shared::{Common, Link, Positions, Waiting};
-pub use task::{LinkTask, Opening, Prepared, Setup};
+pub use shared::{Connection, ConnectionShared, Positions, Waiting};
+pub use task::{ConnectionBuilder, ConnectionDriver, ConnectionSetup, StreamStart};

@@ -7,15 +7,15 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::base::Lane;
-use crate::wire::{EncodeError, Head};
+use crate::wire::{EncodeError, MessageHeader};
 
 use super::budget::{Budget, Reservation};
-use super::config::LinkConfig;
+use super::config::ConnectionConfig;
 
 /// One message that waits to be sent.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    pub(super) head: Head,
+    pub(super) head: MessageHeader,
     pub(super) payload: Bytes,
 }
 
@@ -47,7 +47,7 @@ impl Outbox {
         &mut self,
         lane: Lane,
         outgoing: Outgoing,
-        config: &LinkConfig,
+        config: &ConnectionConfig,
         unbounded: bool,
     ) -> Result<(), (Rejected, Outgoing)> {
         let at = slot(lane);
@@ -101,7 +101,7 @@ impl Outbox {
         let at = slot(lane);
         let place = self.lanes[at]
             .iter()
-            .position(|out| matches!(out.head, Head::Request { id, .. } if id == request))?;
+            .position(|out| matches!(out.head, MessageHeader::Request { id, .. } if id == request))?;
         let outgoing = self.lanes[at].remove(place)?;
         self.bytes[at] = self.bytes[at].saturating_sub(outgoing.payload.len() + OVERHEAD);
         self.settle(at);

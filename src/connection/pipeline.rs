@@ -12,20 +12,20 @@ use tokio::time::{Instant, Sleep};
 
 use crate::base::{FOREVER, Lane};
 use crate::sync::{Mutex, TaskWaker};
-use crate::wire::{EncodeError, Head};
+use crate::wire::{EncodeError, MessageHeader};
 
 use super::message::{Message, RequestError, Response, SendError};
-use super::shared::{Answered, Link, NoPlace};
+use super::shared::{Answered, Connection, NoPlace};
 
 /// Requests to one peer that one task keeps in flight: it asks on without waiting, and takes answers as they come.
 ///
-/// [`Link::request`] gives every request a future, a channel and a timer of its own; here they share one of each, and
+/// [`Connection::request`] gives every request a future, a channel and a timer of its own; here they share one of each, and
 /// answers that came together are taken together. So it costs about half where many small ones are in flight, as in fetching a range of blocks.
 ///
 /// # Cancel safety
 /// Dropping it takes back what was not sent, and cancels at the peer what was.
 pub struct Pipeline {
-    link: Arc<Link>,
+    link: Arc<Connection>,
     within: Duration,
     arrived: Arc<Arrived>,
     /// Answers taken from `arrived` and not handed out yet.
@@ -127,7 +127,7 @@ impl fmt::Debug for Ticket {
     }
 }
 
-impl Link {
+impl Connection {
     /// Begins to ask this peer for many things at a time, each to be answered `within` a time.
     pub fn pipeline(self: &Arc<Self>, within: Duration) -> Pipeline {
         Pipeline {
@@ -150,8 +150,8 @@ impl Pipeline {
     ///
     /// # Errors
     /// See [`RequestError`]; the message comes back. [`RequestError::TooMany`] where
-    /// [`LinkConfig::waiters`](super::LinkConfig::waiters) of all who ask this peer are in flight, [`SendError::Full`] where its queue
-    /// is full: cure both by [`Pipeline::next`]. A dialect without ids is asked by [`Link::request`] alone.
+    /// [`ConnectionConfig::waiters`](super::ConnectionConfig::waiters) of all who ask this peer are in flight, [`SendError::Full`] where its queue
+    /// is full: cure both by [`Pipeline::next`]. A dialect without ids is asked by [`Connection::request`] alone.
     ///
     /// # Cost
     /// Two short locks, no copy of the payload; neither clock nor timer.
@@ -168,7 +168,7 @@ impl Pipeline {
                 return Err(SendError::Refused { message, cause }.into());
             }
         };
-        if let Err(error) = self.link.submit(Head::Request { id, kind }, message) {
+        if let Err(error) = self.link.submit(MessageHeader::Request { id, kind }, message) {
             self.link.unask(id);
             return Err(error.into());
         }

@@ -10,23 +10,23 @@ use tokio::time::Instant;
 
 use crate::base::Lane;
 use crate::transport::Stream;
-use crate::wire::{Control, Decoder, Dialect, Head, Payload, Step};
+use crate::wire::{Control, DecodeStep, Decoder, MessageHeader, Payload, Protocol};
 
 use super::budget::Reservation;
-use super::end::End;
-use super::host::Host;
+use super::end::CloseReason;
+use super::host::ConnectionHandler;
 use super::inbox::Inbox;
-use super::shared::{Common, Link};
+use super::shared::{Connection, ConnectionShared};
 use super::write::{Gather, Writer};
 
 /// Reads, decodes, and hands over.
 ///
 /// Invariant 18. Statement: no byte is lost whenever a poll ends. Enforced by: what was read and not yet decoded is put
 /// back into `kept` on every way out of [`Reader::poll`]. Breaks if: an early return skips it.
-pub(super) struct Reader<D: Dialect> {
+pub(super) struct Reader<D: Protocol> {
     decoder: D::Decoder,
     /// There while there is something to keep.
-    kept: Option<Box<Kept>>,
+    kept: Option<Box<Unparsed>>,
     peers_told: Option<Box<Instant>>,
     paused: bool,
     peers_asked: bool,
@@ -37,27 +37,27 @@ pub(super) struct Reader<D: Dialect> {
 }
 
 /// What is kept between two polls.
-struct Kept {
-    /// Read, not yet decoded: less than a frame, or what was in hand when reading paused.
+struct Unparsed {
+    /// ReadOutcome, not yet decoded: less than a frame, or what was in hand when reading paused.
     rest: Vec<u8>,
     /// Covers `rest` and the decoder's reassembly.
     held: Reservation,
 }
 
 /// Whom decoded messages go to.
-pub(super) struct Sinks<'a, D: Dialect, H: Host> {
+pub(super) struct ReadContext<'a, D: Protocol, H: ConnectionHandler> {
     pub(super) host: &'a H,
-    pub(super) link: &'a Arc<Link>,
+    pub(super) link: &'a Arc<Connection>,
     pub(super) inbox: &'a mut Inbox,
     pub(super) writer: &'a mut Writer<D>,
 }
 
-impl<D: Dialect> Reader<D> {
-    pub(super) fn new(dialect: &D, common: &Common, rest: Vec<u8>) -> Self {
+impl<D: Protocol> Reader<D> {
+    pub(super) fn new(dialect: &D, common: &ConnectionShared, rest: Vec<u8>) -> Self {
         let kept = (!rest.is_empty()).then(|| {
             let mut held = Reservation::empty(&common.budget);
             held.resize(rest.len());
-            Box::new(Kept { rest, held })
+            Box::new(Unparsed { rest, held })
         });
         Self {
             decoder: dialect.decoder(),
@@ -76,15 +76,15 @@ impl<D: Dialect> Reader<D> {
     }
 
     /// Reads until nothing more is there, the inbox is full or the task has had its share.
-    pub(super) fn poll<S: Stream, H: Host>(
+    pub(super) fn poll<S: Stream, H: ConnectionHandler>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
-        sinks: &mut Sinks<'_, D, H>,
-    ) -> Result<Read, End> {
+        sinks: &mut ReadContext<'_, D, H>,
+    ) -> Result<ReadOutcome, CloseReason> {
         if self.paused {
             if !sinks.inbox.has_room(&sinks.link.common.config) {
-                return Ok(Read::All);
+                return Ok(ReadOutcome::All);
             }
             self.paused = false;
             sinks.host.paused(false);
@@ -101,23 +101,23 @@ impl<D: Dialect> Reader<D> {
     }
 
     /// Returns what came of it, and how many bytes at the buffer's front are not decoded.
-    fn fill<S: Stream, H: Host>(
+    fn fill<S: Stream, H: ConnectionHandler>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
-        sinks: &mut Sinks<'_, D, H>,
+        sinks: &mut ReadContext<'_, D, H>,
         buffer: &mut [u8],
         mut filled: usize,
-    ) -> (Result<Read, End>, usize) {
+    ) -> (Result<ReadOutcome, CloseReason>, usize) {
         for turn in 0..=READS {
             let (used, outcome) = self.decode_all(&buffer[..filled], stream, cx, sinks);
             buffer.copy_within(used..filled, 0);
             filled -= used;
             match outcome {
-                Ok(Stop::Bytes) if turn < READS => {}
-                Ok(Stop::Bytes) => break,
-                Ok(Stop::Full) => return (Ok(Read::All), filled),
-                Ok(Stop::Answers | Stop::Requests) => return (Ok(Read::Answers), filled),
+                Ok(StopReason::Bytes) if turn < READS => {}
+                Ok(StopReason::Bytes) => break,
+                Ok(StopReason::Full) => return (Ok(ReadOutcome::All), filled),
+                Ok(StopReason::Answers | StopReason::Requests) => return (Ok(ReadOutcome::Answers), filled),
                 Err(end) => return (Err(end), filled),
             }
             let common = &sinks.link.common;
@@ -128,34 +128,34 @@ impl<D: Dialect> Reader<D> {
             let end = most.min(buffer.len());
             let mut into = ReadBuf::new(&mut buffer[filled..end]);
             match Pin::new(&mut *stream).poll_read(cx, &mut into) {
-                Poll::Pending => return (Ok(Read::All), filled),
-                Poll::Ready(Err(error)) => return (Err(End::Io(error)), filled),
+                Poll::Pending => return (Ok(ReadOutcome::All), filled),
+                Poll::Ready(Err(error)) => return (Err(CloseReason::Io(error)), filled),
                 Poll::Ready(Ok(())) => {
                     let count = into.filled().len();
                     if count == 0 {
-                        return (Err(End::Eof), filled);
+                        return (Err(CloseReason::Eof), filled);
                     }
                     sinks.host.traffic(count, 0);
                     filled += count;
                 }
             }
         }
-        (Ok(Read::More), filled)
+        (Ok(ReadOutcome::More), filled)
     }
 
     /// Decodes what is there, and lets what many requests have led to go out meanwhile: so both ends work at the same time.
-    fn decode_all<S: Stream, H: Host>(
+    fn decode_all<S: Stream, H: ConnectionHandler>(
         &mut self,
         bytes: &[u8],
         stream: &mut S,
         cx: &mut Context<'_>,
-        sinks: &mut Sinks<'_, D, H>,
-    ) -> (usize, Result<Stop, End>) {
+        sinks: &mut ReadContext<'_, D, H>,
+    ) -> (usize, Result<StopReason, CloseReason>) {
         let mut at = 0;
         loop {
             let (used, outcome) = self.decode(&bytes[at..], sinks);
             at += used;
-            if !matches!(outcome, Ok(Stop::Requests)) {
+            if !matches!(outcome, Ok(StopReason::Requests)) {
                 return (at, outcome);
             }
             if let Err(end) = sinks.writer.poll(stream, cx, sinks.link, sinks.host, Gather::All) {
@@ -165,24 +165,28 @@ impl<D: Dialect> Reader<D> {
     }
 
     /// Decodes what is there, or a part; how much was used, and why it stopped.
-    fn decode<H: Host>(&mut self, bytes: &[u8], sinks: &mut Sinks<'_, D, H>) -> (usize, Result<Stop, End>) {
+    fn decode<H: ConnectionHandler>(
+        &mut self,
+        bytes: &[u8],
+        sinks: &mut ReadContext<'_, D, H>,
+    ) -> (usize, Result<StopReason, CloseReason>) {
         let mut at = 0;
         let mut frames = 0usize;
         let (mut requests, mut answers) = (0, 0);
         let outcome = loop {
             let step = match self.decoder.step(&bytes[at..]) {
                 Ok(step) => step,
-                Err(error) => break Err(End::Wire(error)),
+                Err(error) => break Err(CloseReason::Wire(error)),
             };
             at += step.used();
             let taken = match step {
-                Step::NeedMore => break Ok(Stop::Bytes),
-                Step::Part { .. } => continue,
-                Step::Chunk { .. } => Ok(()),
-                Step::Control { control, .. } => self.control(control, sinks),
-                Step::Message { lane, head, payload, .. } => {
-                    requests += usize::from(matches!(head, Head::Request { .. }));
-                    answers += usize::from(matches!(head, Head::Response { .. }));
+                DecodeStep::NeedMore => break Ok(StopReason::Bytes),
+                DecodeStep::Part { .. } => continue,
+                DecodeStep::Chunk { .. } => Ok(()),
+                DecodeStep::Control { control, .. } => self.control(control, sinks),
+                DecodeStep::Message { lane, head, payload, .. } => {
+                    requests += usize::from(matches!(head, MessageHeader::Request { .. }));
+                    answers += usize::from(matches!(head, MessageHeader::Response { .. }));
                     // What covers the memory that it was put together in goes on with it.
                     let cover = self.kept.as_mut().map(|kept| &mut kept.held);
                     take(lane, head, (payload, cover), sinks)
@@ -194,17 +198,17 @@ impl<D: Dialect> Reader<D> {
             }
             if sinks.inbox.is_full(&sinks.link.common.config) {
                 self.paused = true;
-                break Ok(Stop::Full);
+                break Ok(StopReason::Full);
             }
             if requests == CLUMP {
-                break Ok(Stop::Requests);
+                break Ok(StopReason::Requests);
             }
             if answers == CLUMP {
-                break Ok(Stop::Answers);
+                break Ok(StopReason::Answers);
             }
         };
         if frames > 0 && !sinks.host.seen(sinks.host.now()) {
-            return (at, Err(End::Reaped));
+            return (at, Err(CloseReason::Reaped));
         }
         if self.paused {
             sinks.host.paused(true);
@@ -212,7 +216,11 @@ impl<D: Dialect> Reader<D> {
         (at, outcome)
     }
 
-    fn control<H: Host>(&mut self, control: Control, sinks: &mut Sinks<'_, D, H>) -> Result<(), End> {
+    fn control<H: ConnectionHandler>(
+        &mut self,
+        control: Control,
+        sinks: &mut ReadContext<'_, D, H>,
+    ) -> Result<(), CloseReason> {
         let tokens = sinks.link.common.abilities.ping_tokens;
         match control {
             Control::Ping { token } => sinks.writer.control(&Control::Pong { token })?,
@@ -227,7 +235,7 @@ impl<D: Dialect> Reader<D> {
             }
             Control::Goodbye(goodbye) => {
                 sinks.host.goodbye(goodbye);
-                return Err(End::Goodbye(goodbye));
+                return Err(CloseReason::Goodbye(goodbye));
             }
             // The decoder has dropped the message.
             Control::Abort { .. } => {}
@@ -258,7 +266,7 @@ impl<D: Dialect> Reader<D> {
 
     /// What was read is here already, so it is kept and counted even if the ceiling refuses: the rest of a frame, or what was in
     /// hand when reading stopped before its end. But a message that the node has no memory to put together ends the link.
-    fn keep(&mut self, rest: &[u8], link: &Link) -> Result<(), End> {
+    fn keep(&mut self, rest: &[u8], link: &Connection) -> Result<(), CloseReason> {
         let buffered = self.decoder.buffered();
         let held = rest.len() + buffered;
         if held == 0 {
@@ -266,7 +274,7 @@ impl<D: Dialect> Reader<D> {
             return Ok(());
         }
         let kept = self.kept.get_or_insert_with(|| {
-            Box::new(Kept { rest: Vec::new(), held: Reservation::empty(&link.common.budget) })
+            Box::new(Unparsed { rest: Vec::new(), held: Reservation::empty(&link.common.budget) })
         });
         kept.rest = rest.to_vec();
         if kept.held.resize(held) {
@@ -276,36 +284,36 @@ impl<D: Dialect> Reader<D> {
         let window = link.common.limits.window;
         let message = if buffered > 0 { buffered + rest.len().min(window) } else { 0 };
         if message > 2 * window && !kept.held.resize(buffered) {
-            return Err(End::Ceiling);
+            return Err(CloseReason::Ceiling);
         }
         kept.held.overdraw(held);
         Ok(())
     }
 }
 
-fn take<D: Dialect, H: Host>(
+fn take<D: Protocol, H: ConnectionHandler>(
     lane: Lane,
-    head: Head,
+    head: MessageHeader,
     (payload, cover): (Payload<'_>, Option<&mut Reservation>),
-    sinks: &mut Sinks<'_, D, H>,
-) -> Result<(), End> {
+    sinks: &mut ReadContext<'_, D, H>,
+) -> Result<(), CloseReason> {
     match head {
-        Head::Event { kind } => match sinks.link.answered_in_place(kind, payload) {
+        MessageHeader::Event { kind } => match sinks.link.answered_in_place(kind, payload) {
             Some(payload) => sinks.inbox.event(sinks.host, sinks.link, (lane, kind, payload), cover),
             None => Ok(()),
         },
-        Head::Request { id, kind } => {
+        MessageHeader::Request { id, kind } => {
             if sinks.link.is_flooded() {
-                return Err(End::Flood);
+                return Err(CloseReason::Flood);
             }
             sinks.inbox.request(sinks.host, sinks.link, id, (lane, kind, payload), cover)
         }
-        Head::Response { id, status } => {
+        MessageHeader::Response { id, status } => {
             // A late or foreign one reaches nobody.
             sinks.link.answered(id, status, payload.into_bytes());
             Ok(())
         }
-        Head::Cancel { id } => {
+        MessageHeader::Cancel { id } => {
             sinks.inbox.cancel(sinks.link, id);
             Ok(())
         }
@@ -314,7 +322,7 @@ fn take<D: Dialect, H: Host>(
 
 /// What a poll of the reader came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Read {
+pub(super) enum ReadOutcome {
     /// There is nothing more, or reading waits for the inbox.
     All,
     /// There may be more.
@@ -324,7 +332,7 @@ pub(super) enum Read {
 }
 
 /// Why decoding stopped.
-enum Stop {
+enum StopReason {
     /// What is left is less than a frame.
     Bytes,
     /// The inbox is full.

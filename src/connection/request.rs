@@ -8,13 +8,13 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::base::Lane;
-use crate::wire::{EncodeError, Head, Status};
+use crate::wire::{EncodeError, MessageHeader, Status};
 
 use super::message::{Message, RequestError, Response, SendError};
 use super::outbox::{Outgoing, Rejected};
-use super::shared::{Answer, Declined, Link, NoPlace};
+use super::shared::{Answer, Connection, NoPlace, RequestDeclined};
 
-impl Link {
+impl Connection {
     /// Sends a request and waits for its answer, `within` at the longest. In a dialect without ids one request at a time waits
     /// for each kind of answer; another one waits for its turn first.
     ///
@@ -43,8 +43,8 @@ impl Link {
                 Err(NoPlace::Taken { place, turn }) => (place, turn),
                 Err(NoPlace::Closed) => return Err(SendError::Closed(message).into()),
                 Err(NoPlace::TooMany) => return Err(RequestError::TooMany(message)),
-                Err(NoPlace::Late) if self.may_follow(kind, &message.payload) => continue,
-                Err(NoPlace::Late) => return Err(RequestError::AnswerOpen(message)),
+                Err(NoPlace::LazyBox) if self.may_follow(kind, &message.payload) => continue,
+                Err(NoPlace::LazyBox) => return Err(RequestError::AnswerOpen(message)),
                 Err(NoPlace::NoQuestion) => {
                     let cause = EncodeError::Unsupported { what: "request of this kind" };
                     return Err(SendError::Refused { message, cause }.into());
@@ -64,7 +64,7 @@ impl Link {
             left = left.saturating_sub(begun.elapsed());
         };
         let mut waiting = WaiterGuard { link: self, lane, id, open: true };
-        if let Err(error) = self.submit(Head::Request { id, kind }, message) {
+        if let Err(error) = self.submit(MessageHeader::Request { id, kind }, message) {
             waiting.open = false;
             self.unask(id);
             return Err(error.into());
@@ -85,15 +85,15 @@ async fn await_answer(answer: Answer, within: Duration) -> Result<Response, Requ
     }
 }
 
-impl From<Declined> for RequestError {
-    fn from(Declined { status, detail }: Declined) -> Self {
+impl From<RequestDeclined> for RequestError {
+    fn from(RequestDeclined { status, detail }: RequestDeclined) -> Self {
         Self::Declined { status, detail }
     }
 }
 
 /// Passes its turn on if it was told that it has come, and does not take it.
 struct TurnGuard<'a> {
-    link: &'a Link,
+    link: &'a Connection,
     place: u32,
     called: oneshot::Receiver<()>,
     told: bool,
@@ -111,7 +111,7 @@ impl Drop for TurnGuard<'_> {
 
 /// Removes its own waiter, whatever way the request ends; one that was answered is gone already.
 struct WaiterGuard<'a> {
-    link: &'a Link,
+    link: &'a Connection,
     lane: Lane,
     id: u32,
     open: bool,
@@ -129,7 +129,7 @@ impl Drop for WaiterGuard<'_> {
 #[derive(Debug)]
 #[must_use = "dropping a responder answers that there is no reply"]
 pub struct Responder {
-    link: Arc<Link>,
+    link: Arc<Connection>,
     id: u32,
     /// The request's own: ids are the peer's to use again.
     number: u32,
@@ -138,7 +138,7 @@ pub struct Responder {
 }
 
 impl Responder {
-    pub(super) fn new(link: Arc<Link>, id: u32, number: u32, lane: Lane) -> Self {
+    pub(super) fn new(link: Arc<Connection>, id: u32, number: u32, lane: Lane) -> Self {
         Self { link, id, number, lane, open: true }
     }
 
@@ -178,7 +178,7 @@ impl Responder {
             self.link.answered_silently();
             return Ok(());
         }
-        let head = Head::Response { id: self.id, status };
+        let head = MessageHeader::Response { id: self.id, status };
         let unbounded = payload.is_empty();
         match self.link.queue(self.lane, Outgoing { head, payload }, unbounded) {
             Ok(()) => Ok(()),
@@ -198,7 +198,7 @@ impl Responder {
         if self.link.is_silent() {
             return self.link.answered_silently();
         }
-        let head = Head::Response { id: self.id, status };
+        let head = MessageHeader::Response { id: self.id, status };
         // A closed link has failed the request at the peer already.
         let _ = self.link.queue(self.lane, Outgoing { head, payload: Bytes::new() }, true);
     }

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::base::{ConnId, Lane, Tick};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use crate::wire::{Abilities, Correlate, EncodeError, Head, Status, WireLimits};
+use crate::wire::{EncodeError, Features, MessageHeader, ReplyMatcher, Status, WireLimits};
 
 use answering::Answering;
 pub(super) use answering::Begun;
@@ -24,32 +24,32 @@ pub(super) use closing::CloseOrder;
 use pings::Pings;
 
 use super::budget::{Budget, Reservation};
-use super::calls::Calls;
-use super::config::LinkConfig;
-use super::late::Late;
+use super::calls::WakeFlag;
+use super::config::ConnectionConfig;
+use super::late::LazyBox;
 use super::message::{Message, Response, SendError};
 use super::outbox::{Outbox, Outgoing, Rejected, Taken};
-use crate::broadcast::{CursorView, Resume, Seat, Views};
+use crate::broadcast::{CursorStates, CursorView, ParkedWaker, ResumePoint};
 
 /// One connection as everybody but its own task sees it. The task that reads and writes is a
-/// [`LinkTask`](super::LinkTask); both end together.
+/// [`ConnectionDriver`](super::ConnectionDriver); both end together.
 ///
-/// Invariant 23. Statement: once [`Link::close`] was called nothing is queued any more, every waiting request fails at
-/// once, and the task ends within [`LinkConfig::linger`]. Enforced by: one state word that only moves forward, asked under the
+/// Invariant 23. Statement: once [`Connection::close`] was called nothing is queued any more, every waiting request fails at
+/// once, and the task ends within [`ConnectionConfig::linger`]. Enforced by: one state word that only moves forward, asked under the
 /// lock of the outbox and of the table of requests before they are filled, and set before they are emptied. Breaks if: a
 /// queue is filled without asking it.
 #[derive(Debug)]
-pub struct Link {
-    pub(super) common: Arc<Common>,
-    outbox: Late<Outbox>,
-    waiters: Late<Waiters>,
-    rare: Late<Rare>,
-    /// Calls the task for everything that is not its log or its handlers.
-    pub(super) calls: Calls,
+pub struct Connection {
+    pub(super) common: Arc<ConnectionShared>,
+    outbox: LazyBox<Outbox>,
+    waiters: LazyBox<Waiters>,
+    rare: LazyBox<Rare>,
+    /// WakeFlag the task for everything that is not its log or its handlers.
+    pub(super) calls: WakeFlag,
     /// Tick since which written bytes make no progress, plus one; zero while nothing waits to be written. A hint for the
     /// maintenance, which closes links that stall.
     stalled_since: AtomicU64,
-    views: Arc<Views>,
+    views: Arc<CursorStates>,
     /// The authority on whether the link is open; the details are in `rare`. Whoever fills a queue asks it under the queue's
     /// lock, which whoever closes takes after setting it.
     state: AtomicU8,
@@ -85,29 +85,29 @@ impl Rare {
 
 /// What all links of one node and dialect share.
 #[derive(Debug)]
-pub struct Common {
+pub struct ConnectionShared {
     /// Their bounds.
-    pub config: LinkConfig,
+    pub config: ConnectionConfig,
     /// The memory ceiling they count against.
     pub budget: Arc<Budget>,
     /// The dialect's caps.
     pub limits: WireLimits,
     /// What the dialect can say.
-    pub abilities: Abilities,
+    pub abilities: Features,
     /// How answers find their requests, where not by id.
-    pub correlator: Option<Arc<dyn Correlate>>,
+    pub correlator: Option<Arc<dyn ReplyMatcher>>,
     /// The dialect's name.
     pub dialect: &'static str,
 }
 
-impl Common {
+impl ConnectionShared {
     /// How many of a peer's requests are handled at the same time.
     pub(super) fn requests(&self) -> usize {
         self.config.requests.max(1)
     }
 
     /// Whether a message may go on this lane at all.
-    fn check(&self, lane: Lane, head: &Head, size: usize) -> Result<(), EncodeError> {
+    fn check(&self, lane: Lane, head: &MessageHeader, size: usize) -> Result<(), EncodeError> {
         let cap = self.limits.message(lane);
         if lane == Lane::Control {
             Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() })
@@ -120,17 +120,17 @@ impl Common {
 }
 
 /// Where the three cursors of a link stood when it ended.
-pub type Positions = [Resume; 3];
+pub type Positions = [ResumePoint; 3];
 
 /// Where the answer to a request arrives.
 pub(super) type Answer = oneshot::Receiver<Answered>;
 
 /// An answer, or that there is none and why.
-pub(super) type Answered = Result<Response, Declined>;
+pub(super) type Answered = Result<Response, RequestDeclined>;
 
 /// Why a peer did not answer.
 #[derive(Debug)]
-pub(super) struct Declined {
+pub(super) struct RequestDeclined {
     pub(super) status: Status,
     pub(super) detail: Response,
 }
@@ -148,14 +148,18 @@ pub struct Waiting {
     pub answering: usize,
 }
 
-impl Link {
-    pub(super) fn new(common: Arc<Common>, views: Arc<Views>, seat: Arc<Seat>) -> Arc<Self> {
+impl Connection {
+    pub(super) fn new(
+        common: Arc<ConnectionShared>,
+        views: Arc<CursorStates>,
+        seat: Arc<ParkedWaker>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             common,
-            outbox: Late::new(),
-            waiters: Late::new(),
-            rare: Late::new(),
-            calls: Calls::new(seat),
+            outbox: LazyBox::new(),
+            waiters: LazyBox::new(),
+            rare: LazyBox::new(),
+            calls: WakeFlag::new(seat),
             stalled_since: AtomicU64::new(0),
             views,
             state: AtomicU8::new(OPEN),
@@ -189,12 +193,12 @@ impl Link {
     /// # Cost
     /// One short lock of this link, no copy of the payload.
     pub fn send(&self, message: Message) -> Result<(), SendError> {
-        let head = Head::Event { kind: message.kind };
+        let head = MessageHeader::Event { kind: message.kind };
         self.submit(head, message)
     }
 
     /// Queues what a message carries under another head; the message comes back if it is not taken.
-    pub(super) fn submit(&self, head: Head, message: Message) -> Result<(), SendError> {
+    pub(super) fn submit(&self, head: MessageHeader, message: Message) -> Result<(), SendError> {
         if !self.is_open() {
             return Err(SendError::Closed(message));
         }
@@ -337,7 +341,7 @@ impl Link {
 }
 
 /// What a link's stream wakes. A task that something else woke need not ask its stream.
-impl Wake for Link {
+impl Wake for Connection {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }

@@ -10,27 +10,27 @@ use tokio::time::Sleep;
 
 use crate::base::ConnId;
 use crate::transport::Stream;
-use crate::wire::{Control, Dialect};
+use crate::wire::{Control, Protocol};
 
-use super::end::End;
-use super::host::Host;
+use super::end::CloseReason;
+use super::host::ConnectionHandler;
 use super::inbox::Inbox;
-use super::read::{Read, Reader, Sinks};
-use super::shared::{CloseOrder, Common, Link};
-use super::state::StateCursor;
+use super::read::{ReadContext, ReadOutcome, Reader};
+use super::shared::{CloseOrder, Connection, ConnectionShared};
 use super::write::{Gather, Writer, Written};
-use crate::broadcast::{Footing, Parked, Parker};
+use crate::broadcast::state::StateCursor;
+use crate::broadcast::{LogPositions, Parked, Parker};
 
 /// What a new link starts from.
-pub struct Setup<D> {
+pub struct ConnectionSetup<D> {
     /// The connection's number.
     pub id: ConnId,
     /// The dialect it speaks.
     pub dialect: Arc<D>,
     /// What it shares with the others.
-    pub common: Arc<Common>,
+    pub common: Arc<ConnectionShared>,
     /// Its places in the urgent, the normal and the bulk log, taken before its key becomes live.
-    pub footing: Footing,
+    pub footing: LogPositions,
     /// Its place in the state table.
     pub state: StateCursor,
     /// Its place in the hub that wakes links.
@@ -38,43 +38,43 @@ pub struct Setup<D> {
 }
 
 /// A link that has its number and its places in the logs, and no stream yet.
-pub struct Prepared<D: Dialect> {
-    link: Arc<Link>,
+pub struct ConnectionBuilder<D: Protocol> {
+    link: Arc<Connection>,
     writer: Writer<D>,
     dialect: Arc<D>,
     parker: Parker,
 }
 
-impl<D: Dialect> Prepared<D> {
+impl<D: Protocol> ConnectionBuilder<D> {
     /// Prepares a link.
-    pub fn new(setup: Setup<D>) -> Self {
-        let Setup { id, dialect, common, footing, state, parker } = setup;
+    pub fn new(setup: ConnectionSetup<D>) -> Self {
+        let ConnectionSetup { id, dialect, common, footing, state, parker } = setup;
         let views = Arc::clone(footing.views());
-        let link = Link::new(common, views, Arc::clone(parker.seat()));
+        let link = Connection::new(common, views, Arc::clone(parker.seat()));
         debug_assert_eq!(link.id(), id, "places of another connection");
         let writer = Writer::new(Arc::clone(&dialect), footing, state);
         Self { link, writer, dialect, parker }
     }
 
     /// The part that others hold.
-    pub fn link(&self) -> &Arc<Link> {
+    pub fn link(&self) -> &Arc<Connection> {
         &self.link
     }
 
     /// Puts the link to work on a stream.
-    pub fn start<S: Stream, H: Host>(
+    pub fn start<S: Stream, H: ConnectionHandler>(
         mut self,
         stream: S,
         host: H,
-        opening: Opening<'_>,
-    ) -> LinkTask<D, S, H> {
+        opening: StreamStart<'_>,
+    ) -> ConnectionDriver<D, S, H> {
         self.writer.greet(opening.greeting, opening.local.is_some_and(|addr| addr.ip().is_loopback()));
         if opening.silent {
             self.link.keep_silent();
         }
         let reader = Reader::new(&*self.dialect, &self.link.common, opening.rest);
         let inbox = Inbox::default();
-        LinkTask {
+        ConnectionDriver {
             stream,
             host,
             reader,
@@ -89,7 +89,7 @@ impl<D: Dialect> Prepared<D> {
 
 /// How far a stream has come when its link starts.
 #[derive(Debug, Default)]
-pub struct Opening<'a> {
+pub struct StreamStart<'a> {
     /// Goes out before anything else.
     pub greeting: &'a [u8],
     /// What was read behind the peer's greeting.
@@ -105,13 +105,13 @@ pub struct Opening<'a> {
 ///
 /// # Cancel safety
 /// Dropping it closes the stream at once, without a goodbye; waiting requests fail.
-pub struct LinkTask<D: Dialect, S, H> {
+pub struct ConnectionDriver<D: Protocol, S, H> {
     stream: S,
     reader: Reader<D>,
     writer: Writer<D>,
     inbox: Inbox,
     parker: Parker,
-    link: Arc<Link>,
+    link: Arc<Connection>,
     closing: Option<Box<Closing>>,
     /// The last to be dropped: what it does then finds the stream closed and the logs left.
     host: H,
@@ -119,7 +119,7 @@ pub struct LinkTask<D: Dialect, S, H> {
 
 /// A link that is on its way out.
 struct Closing {
-    end: Option<End>,
+    end: Option<CloseReason>,
     order: CloseOrder,
     stage: Stage,
     deadline: Pin<Box<Sleep>>,
@@ -137,9 +137,9 @@ enum Stage {
     Linger,
 }
 
-impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
+impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
     /// The part that others hold.
-    pub fn link(&self) -> &Arc<Link> {
+    pub fn link(&self) -> &Arc<Connection> {
         &self.link
     }
 
@@ -154,21 +154,21 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
     }
 
     /// One pass over everything.
-    fn pass(&mut self, cx: &mut Context<'_>) -> Result<Passed, End> {
+    fn pass(&mut self, cx: &mut Context<'_>) -> Result<Passed, CloseReason> {
         let waker = self.waker();
         let mut io = Context::from_waker(&waker);
-        let mut read = Read::All;
+        let mut read = ReadOutcome::All;
         // Most wake-ups come from a log: then there is nothing to read, and finding that out would cost as much as writing.
         let stream = self.link.calls.attend();
         if stream || self.reader.stopped || self.reader.is_paused() {
-            let mut sinks = Sinks {
+            let mut sinks = ReadContext {
                 host: &self.host,
                 link: &self.link,
                 inbox: &mut self.inbox,
                 writer: &mut self.writer,
             };
             read = self.reader.poll(&mut self.stream, &mut io, &mut sinks)?;
-            self.reader.stopped = read != Read::All;
+            self.reader.stopped = read != ReadOutcome::All;
         }
         let mut again = self.reader.stopped;
         // After reading, so that what has just begun gets its first poll; before writing, so that its answer goes out.
@@ -192,7 +192,7 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
             Written::More => return Ok(Passed::Enough),
         }
         Ok(match read {
-            Read::Answers => Passed::Enough,
+            ReadOutcome::Answers => Passed::Enough,
             _ if again || !self.link.calls.rest() => Passed::Again,
             _ => Passed::Idle,
         })
@@ -211,12 +211,16 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
     }
 
     /// While what waits is being sent, the peer's data is still taken: two ends that drain must not block each other.
-    fn read_on(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+    fn read_on(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
         let waker = self.waker();
-        let mut sinks =
-            Sinks { host: &self.host, link: &self.link, inbox: &mut self.inbox, writer: &mut self.writer };
+        let mut sinks = ReadContext {
+            host: &self.host,
+            link: &self.link,
+            inbox: &mut self.inbox,
+            writer: &mut self.writer,
+        };
         let mut io = Context::from_waker(&waker);
-        let again = self.reader.poll(&mut self.stream, &mut io, &mut sinks)? != Read::All;
+        let again = self.reader.poll(&mut self.stream, &mut io, &mut sinks)? != ReadOutcome::All;
         // After reading, so that what has just begun gets its first poll; what it frees may let the reader go on.
         if self.inbox.poll(&self.host, &self.link, cx)? || again {
             cx.waker().wake_by_ref();
@@ -224,15 +228,15 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
         Ok(())
     }
 
-    fn begin_closing(&mut self, end: Option<End>, order: CloseOrder) {
+    fn begin_closing(&mut self, end: Option<CloseReason>, order: CloseOrder) {
         let stage = if order.drain { Stage::Drain } else { Stage::Goodbye };
         let deadline = Box::pin(tokio::time::sleep(order.within));
         self.closing = Some(Box::new(Closing { end, order, stage, deadline }));
     }
 
     /// The way out after an error: where the peer may still listen it is told why.
-    fn fail(&mut self, end: End) -> Option<End> {
-        if let (End::Reaped, Some(order)) = (&end, self.link.close_order()) {
+    fn fail(&mut self, end: CloseReason) -> Option<CloseReason> {
+        if let (CloseReason::Reaped, Some(order)) = (&end, self.link.close_order()) {
             // It did not leave by itself: what it was closed for is what counts.
             self.begin_closing(None, order);
             return None;
@@ -249,10 +253,10 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
         None
     }
 
-    fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         loop {
             let Some(closing) = &mut self.closing else {
-                return Poll::Ready(End::Closed(crate::pool::Departure::Closed));
+                return Poll::Ready(CloseReason::Closed(crate::pool::DisconnectReason::Closed));
             };
             let overdue = closing.deadline.as_mut().poll(cx).is_ready();
             let step = match closing.stage {
@@ -273,8 +277,8 @@ impl<D: Dialect, S: Stream, H: Host> LinkTask<D, S, H> {
                     let closing = self.closing.take().map(|closing| *closing);
                     return Poll::Ready(match closing {
                         Some(Closing { end: Some(end), .. }) => end,
-                        Some(Closing { order, .. }) => End::Closed(order.reason),
-                        None => End::Closed(crate::pool::Departure::Closed),
+                        Some(Closing { order, .. }) => CloseReason::Closed(order.reason),
+                        None => CloseReason::Closed(crate::pool::DisconnectReason::Closed),
                     });
                 }
             }
@@ -348,12 +352,12 @@ enum Step {
 }
 
 /// Nothing in it is pinned in place: the stream is polled by reference, handlers' futures are boxed.
-impl<D: Dialect, S, H> Unpin for LinkTask<D, S, H> {}
+impl<D: Protocol, S, H> Unpin for ConnectionDriver<D, S, H> {}
 
-impl<D: Dialect, S: Stream, H: Host> Future for LinkTask<D, S, H> {
-    type Output = End;
+impl<D: Protocol, S: Stream, H: ConnectionHandler> Future for ConnectionDriver<D, S, H> {
+    type Output = CloseReason;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let this = self.get_mut();
         this.link.calls.register(cx.waker());
         for _ in 0..PASSES {
@@ -383,9 +387,9 @@ impl<D: Dialect, S: Stream, H: Host> Future for LinkTask<D, S, H> {
     }
 }
 
-impl<D: Dialect, S, H> Drop for LinkTask<D, S, H> {
+impl<D: Protocol, S, H> Drop for ConnectionDriver<D, S, H> {
     fn drop(&mut self) {
-        self.link.ended(crate::pool::Departure::Closed, self.writer.positions());
+        self.link.ended(crate::pool::DisconnectReason::Closed, self.writer.positions());
     }
 }
 

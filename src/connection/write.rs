@@ -6,8 +6,8 @@
 //! Invariant 42. Statement: per lane at most one message is open on the line, and two are never glued together. Enforced
 //! by: within a round a lane's own messages stand before its share of the log, and while the log's cursor is inside a
 //! chunked message the lane takes from the log only; chunks are written whole before anything else, also one whose rest
-//! had to be let go of while the stream was full ([`Busy::mend`]). Breaks if: a source of a lane is filled without asking
-//! [`Cursor::in_message`] or [`LaneOut::open`].
+//! had to be let go of while the stream was full ([`WriteState::mend`]). Breaks if: a source of a lane is filled without asking
+//! [`Cursor::in_message`] or [`LaneWriter::open`].
 //!
 //! Invariant 17. Statement: a peer that takes nothing costs nobody but itself, and is not kept for ever. Enforced by: only the
 //! link's own task writes to its stream, without waiting and with no lock held; since when it takes nothing is one word of the
@@ -30,32 +30,32 @@ use tokio::time::Instant;
 
 use crate::base::Lane;
 use crate::transport::Stream;
-use crate::wire::{Chunks, Control, Dialect};
+use crate::wire::{Chunks, Control, Protocol};
 
 use super::budget::Reservation;
-use super::end::End;
-use super::host::Host;
-use super::shared::{Link, Positions};
-use super::state::StateCursor;
-use crate::broadcast::{Batch, Footing, Stride};
+use super::end::CloseReason;
+use super::host::ConnectionHandler;
+use super::shared::{Connection, Positions};
+use crate::broadcast::state::StateCursor;
+use crate::broadcast::{Batch, LogCursor, LogPositions};
 
-use flight::Flight;
+use flight::BulkWindow;
 
 /// Gathers and writes.
-pub(super) struct Writer<D: Dialect> {
+pub(super) struct Writer<D: Protocol> {
     dialect: Arc<D>,
-    footing: Footing,
+    footing: LogPositions,
     state: StateCursor,
     /// Whether the far end is on this machine.
     is_local: bool,
     /// There while something is to be written, or half written.
-    busy: Option<Box<Busy>>,
+    busy: Option<Box<WriteState>>,
 }
 
 /// What only a writer that writes needs; a link that sleeps has none. See [`spare`].
 #[derive(Default)]
-struct Busy {
-    lanes: [LaneOut; 3],
+struct WriteState {
+    lanes: [LaneWriter; 3],
     /// Control messages that wait for the next round.
     control: BytesMut,
     /// The present round, in order; empty between rounds.
@@ -70,13 +70,13 @@ struct Busy {
     /// Bytes written since the writer last slept.
     written: u64,
     /// Bulk that the peer has not taken yet.
-    flight: Flight,
+    flight: BulkWindow,
 }
 
 /// Where the bytes of one lane come from.
 #[derive(Default)]
-struct LaneOut {
-    stride: Stride,
+struct LaneWriter {
+    stride: LogCursor,
     batch: Batch,
     /// A message of the queue whose first chunks are in a round or on the line already.
     open: Option<Box<Chunks>>,
@@ -87,7 +87,7 @@ struct LaneOut {
     /// A large message of the queue has ended, or the log was passed over because the stream was full: now it is the log's
     /// turn, if it has something.
     logs_turn: bool,
-    /// [`Busy::written`] when the log last wrote or had nothing to write.
+    /// [`WriteState::written`] when the log last wrote or had nothing to write.
     served: u64,
 }
 
@@ -132,8 +132,8 @@ pub(super) enum Written {
     More,
 }
 
-impl<D: Dialect> Writer<D> {
-    pub(super) fn new(dialect: Arc<D>, footing: Footing, state: StateCursor) -> Self {
+impl<D: Protocol> Writer<D> {
+    pub(super) fn new(dialect: Arc<D>, footing: LogPositions, state: StateCursor) -> Self {
         Self { dialect, footing, state, is_local: false, busy: None }
     }
 
@@ -146,16 +146,16 @@ impl<D: Dialect> Writer<D> {
     }
 
     /// Queues a control message for the next round.
-    pub(super) fn control(&mut self, control: &Control) -> Result<(), End> {
+    pub(super) fn control(&mut self, control: &Control) -> Result<(), CloseReason> {
         let mut busy = self.wake();
         let queued = self.say(&mut busy, control);
         self.busy = Some(busy);
         queued
     }
 
-    fn say(&self, busy: &mut Busy, control: &Control) -> Result<(), End> {
+    fn say(&self, busy: &mut WriteState, control: &Control) -> Result<(), CloseReason> {
         if busy.control.len() > MAX_CONTROL {
-            return Err(End::Flood);
+            return Err(CloseReason::Flood);
         }
         // What the dialect has no word for is left out.
         let _ = self.dialect.encode_control(control, &mut busy.control);
@@ -170,7 +170,7 @@ impl<D: Dialect> Writer<D> {
         }
     }
 
-    fn has_more(&self, busy: &Busy) -> bool {
+    fn has_more(&self, busy: &WriteState) -> bool {
         let held = busy.flight.holds();
         let mut lanes = busy.lanes.iter().enumerate().filter(|(at, _)| *at != BULK || !held);
         lanes.any(|(at, lane)| lane.stride.has_news(self.footing.at(at)) || !lane.batch.is_empty())
@@ -188,14 +188,14 @@ impl<D: Dialect> Writer<D> {
 
     /// Writes until everything is written, the stream is full or the task has had its share. `gather` says what
     /// may be begun.
-    pub(super) fn poll<S: Stream, H: Host>(
+    pub(super) fn poll<S: Stream, H: ConnectionHandler>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
-        link: &Link,
+        link: &Connection,
         host: &H,
         gather: Gather,
-    ) -> Result<Written, End> {
+    ) -> Result<Written, CloseReason> {
         if self.busy.is_none() && !link.has_orders() {
             match self.news() {
                 News::None => return Ok(Written::All),
@@ -216,15 +216,15 @@ impl<D: Dialect> Writer<D> {
         written
     }
 
-    fn poll_awake<S: Stream, H: Host>(
+    fn poll_awake<S: Stream, H: ConnectionHandler>(
         &mut self,
-        busy: &mut Busy,
+        busy: &mut WriteState,
         stream: &mut S,
         cx: &mut Context<'_>,
-        link: &Link,
+        link: &Connection,
         host: &H,
         gather: Gather,
-    ) -> Result<Written, End> {
+    ) -> Result<Written, CloseReason> {
         let written = self.poll_rounds(busy, stream, cx, link, host, gather);
         // Also where the stream is full: a slow peer that always has more to come makes progress too, and producers wait
         // for it only while that is seen. Also where it has failed: what it took before was written, if it is out.
@@ -238,7 +238,7 @@ impl<D: Dialect> Writer<D> {
                         link.write_progress(None);
                     }
                 }
-                Poll::Ready(Err(error)) => return Err(written.err().unwrap_or(End::Io(error))),
+                Poll::Ready(Err(error)) => return Err(written.err().unwrap_or(CloseReason::Io(error))),
                 Poll::Pending => {
                     written?;
                     link.write_waits(host.now());
@@ -255,16 +255,16 @@ impl<D: Dialect> Writer<D> {
         Ok(written)
     }
 
-    fn block(&self, busy: &Busy) {
+    fn block(&self, busy: &WriteState) {
         busy.lanes.iter().enumerate().for_each(|(at, lane)| lane.stride.block(self.footing.at(at)));
     }
 
-    fn publish(&self, busy: &mut Busy) {
+    fn publish(&self, busy: &mut WriteState) {
         busy.lanes.iter_mut().enumerate().for_each(|(at, lane)| lane.stride.publish(self.footing.at(at)));
     }
 
     /// What it writes with: what it has, or the thread's.
-    fn wake(&mut self) -> Box<Busy> {
+    fn wake(&mut self) -> Box<WriteState> {
         self.busy.take().unwrap_or_else(|| {
             let mut busy = spare::take();
             for (at, lane) in busy.lanes.iter_mut().enumerate() {
@@ -275,8 +275,8 @@ impl<D: Dialect> Writer<D> {
     }
 
     /// Whether nothing is left to write, nothing half written: then the footing is where the strides were.
-    fn follow(&mut self, busy: &Busy) -> bool {
-        let Busy { lanes, control, round, held, unflushed, flight, .. } = busy;
+    fn follow(&mut self, busy: &WriteState) -> bool {
+        let WriteState { lanes, control, round, held, unflushed, flight, .. } = busy;
         let covers = held.as_ref().is_some_and(|held| held.bytes() > 0);
         if *unflushed || covers || !control.is_empty() || !round.is_empty() || flight.is_awaited() {
             return false;
@@ -287,15 +287,15 @@ impl<D: Dialect> Writer<D> {
         })
     }
 
-    fn poll_rounds<S: Stream, H: Host>(
+    fn poll_rounds<S: Stream, H: ConnectionHandler>(
         &mut self,
-        busy: &mut Busy,
+        busy: &mut WriteState,
         stream: &mut S,
         cx: &mut Context<'_>,
-        link: &Link,
+        link: &Connection,
         host: &H,
         gather: Gather,
-    ) -> Result<Written, End> {
+    ) -> Result<Written, CloseReason> {
         busy.mend(&self.footing)?;
         let (before, turn) = (busy.written, link.common.config.batch as u64 / 4);
         for _ in 0..ROUNDS {
@@ -322,7 +322,7 @@ impl<D: Dialect> Writer<D> {
                             link.write_progress(None);
                         }
                     }
-                    Poll::Ready(Err(error)) => return Err(End::Io(error)),
+                    Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
                     Poll::Pending => {
                         link.write_waits(host.now());
                         busy.release(link);
@@ -338,7 +338,7 @@ impl<D: Dialect> Writer<D> {
     }
 
     /// Whether there is bulk that must wait until the peer has taken more.
-    fn holds_back(&self, busy: &Busy, link: &Link) -> bool {
+    fn holds_back(&self, busy: &WriteState, link: &Connection) -> bool {
         let lane = &busy.lanes[BULK];
         busy.flight.room() == 0
             && (lane.open.is_some()
@@ -347,8 +347,8 @@ impl<D: Dialect> Writer<D> {
     }
 
     /// The peer has answered a mark in our bulk; `false` if the token is not one of those.
-    pub(super) fn answered(&mut self, token: u64, link: &Link) -> bool {
-        if !Flight::is_mark(token) {
+    pub(super) fn answered(&mut self, token: u64, link: &Connection) -> bool {
+        if !BulkWindow::is_mark(token) {
             return false;
         }
         if let Some(busy) = &mut self.busy

@@ -9,16 +9,16 @@ use tokio::time::timeout;
 
 use crate::address_book::{BanTarget, WallTime};
 use crate::base::Direction;
-use crate::pool::{Permit, Slot};
+use crate::pool::{Permit, SlotClass};
 use crate::transport::{BoxListener, BoxStream};
 
 use super::error::ConnectError;
 use super::events::NodeEvent;
 use super::handshake::{PROBE_BIT, read_hello, refuse};
-use super::info::Conn;
-use super::join::Joined;
-use super::life::Course;
-use super::seat::{About, Greeted, Seat};
+use super::info::PeerHandle;
+use super::join::Established;
+use super::life::PeerTask;
+use super::seat::{HandshakeInfo, HandshakenStream, Reservation};
 use super::shared::{Shared, TaskGuard, count};
 use crate::base::PeerId;
 
@@ -47,12 +47,12 @@ impl Shared {
         if self.book.is_banned(&BanTarget::Ip(from.ip()), WallTime::now()) {
             return self.turn_away(tongue, stream, from, ConnectError::Banned);
         }
-        let slot = if self.is_trusted_ip(from) { Slot::Reserved } else { Slot::Ordinary };
+        let slot = if self.is_trusted_ip(from) { SlotClass::Reserved } else { SlotClass::Ordinary };
         let deadline = self.now().after(hot.handshake);
         match self.pool.admit(from, Direction::Inbound, slot, deadline) {
             Ok(permit) => {
                 let (shared, counted) = (Arc::clone(self), TaskGuard::new(self));
-                self.spawn_course(Course::new(shared.inbound(
+                self.spawn_course(PeerTask::new(shared.inbound(
                     tongue,
                     stream,
                     permit,
@@ -74,10 +74,10 @@ impl Shared {
         self: Arc<Self>,
         tongue: usize,
         stream: BoxStream,
-        permit: Permit<PeerId, Conn>,
+        permit: Permit<PeerId, PeerHandle>,
         within: Duration,
         _counted: TaskGuard,
-    ) -> Option<Course> {
+    ) -> Option<PeerTask> {
         let from = permit.addr();
         // Made where it is awaited: a future that is moved takes its room twice.
         let outcome = tokio::select! {
@@ -101,9 +101,9 @@ impl Shared {
         self: &Arc<Self>,
         tongue: usize,
         mut stream: BoxStream,
-        permit: Permit<PeerId, Conn>,
+        permit: Permit<PeerId, PeerHandle>,
         identity: Option<[u8; 32]>,
-    ) -> Result<Joined, (ConnectError, Option<BoxStream>)> {
+    ) -> Result<Established, (ConnectError, Option<BoxStream>)> {
         let since = self.now();
         let from = permit.addr();
         let speaks = &**self.tongues.get(tongue);
@@ -127,9 +127,9 @@ impl Shared {
         let claimed = hello.listen;
         let local = stream.local_addr();
         let asked = Vec::new();
-        let about = About { tongue, hello, rest, asked, key, identity, local, since, greeting };
-        let greeted = Greeted { stream, about };
-        match self.join(Seat::Permit(permit), greeted).await {
+        let about = HandshakeInfo { tongue, hello, rest, asked, key, identity, local, since, greeting };
+        let greeted = HandshakenStream { stream, about };
+        match self.join(Reservation::Permit(permit), greeted).await {
             Ok(joined) => {
                 if claimed.is_some() {
                     self.verify_listen(&joined.peer);

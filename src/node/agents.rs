@@ -7,11 +7,11 @@ use crate::sync::Mutex;
 
 /// The names that were said lately.
 #[derive(Debug, Default)]
-pub(super) struct Agents {
+pub(super) struct Interner {
     known: Mutex<HashSet<Arc<str>, foldhash::fast::RandomState>>,
 }
 
-impl Agents {
+impl Interner {
     /// This name, shared with all who said the same. Once there are [`MOST`], those that no peer bears any more are forgotten,
     /// and if there are none, a new one is not shared: peers make names up, and must not fill the table.
     ///
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn the_same_name_is_kept_once_and_made_up_ones_do_not_pile_up() {
-        let agents = Agents::default();
+        let agents = Interner::default();
         let one = agents.share("peer/1.0");
         assert!(Arc::ptr_eq(&one, &agents.share("peer/1.0")));
         let held: Vec<_> = (0..2 * MOST).map(|n| agents.share(&format!("made up {n}"))).collect();

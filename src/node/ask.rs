@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::base::{ConnId, FOREVER, PeerId};
 use crate::connection::{self, Message, RequestError, Response};
-use crate::pool::Cause;
+use crate::pool::Misbehavior;
 
 use super::error::AskError;
 use super::handle::NodeRef;
@@ -18,7 +18,7 @@ use super::info::Peer;
 
 /// How [`NodeRef::request_any`] goes about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AskAny {
+pub struct RequestAnyOptions {
     /// For how long in all. Default 10 s.
     pub within: Duration,
     /// Peers asked at the most. Default 3.
@@ -28,7 +28,7 @@ pub struct AskAny {
     pub hedge: Option<Duration>,
 }
 
-impl Default for AskAny {
+impl Default for RequestAnyOptions {
     fn default() -> Self {
         Self { within: Duration::from_secs(10), tries: 3, hedge: None }
     }
@@ -86,7 +86,7 @@ impl Pipeline {
                 self.peer.reward(self.node.now());
             }
             Err(RequestError::Timeout) => {
-                self.peer.penalize(Cause::Timeout, self.node.now());
+                self.peer.penalize(Misbehavior::Timeout, self.node.now());
             }
             _ => {}
         }
@@ -157,7 +157,7 @@ impl NodeRef {
                 peer.reward(self.now());
             }
             Err(RequestError::Timeout) => {
-                peer.penalize(Cause::Timeout, self.now());
+                peer.penalize(Misbehavior::Timeout, self.now());
             }
             Err(_) => {}
         }
@@ -172,7 +172,11 @@ impl NodeRef {
     ///
     /// # Cancel safety
     /// As [`NodeRef::request`].
-    pub async fn request_any(&self, message: Message, how: &AskAny) -> Result<(PeerId, Response), AskError> {
+    pub async fn request_any(
+        &self,
+        message: Message,
+        how: &RequestAnyOptions,
+    ) -> Result<(PeerId, Response), AskError> {
         let now = Instant::now();
         let deadline = now.checked_add(how.within).unwrap_or(now + FOREVER);
         let left = || deadline.saturating_duration_since(Instant::now());

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use crate::address_book::{AddRefused, Book, BookConfig, Source, WallTime};
+use crate::address_book::{AddRefused, AddressBook, AddressBookConfig, Source, WallTime};
 use crate::base::Nonce;
 use crate::transport::{BoxListener, Tcp, Transport};
-use crate::wire::{Dialect, Native};
+use crate::wire::{Native, Protocol};
 
 use super::config::{ConfigError, NodeConfig};
-use super::dialect::{DialectConfig, NewTongue};
+use super::dialect::{ProtocolConfig, ProtocolFactory};
 use super::error::StartError;
 use super::handle::Node;
 use super::handler::Handler;
@@ -22,10 +22,10 @@ pub struct NodeBuilder {
     config: NodeConfig,
     handler: Box<dyn Handler>,
     transport: Arc<dyn Transport>,
-    book: Option<Arc<Book>>,
+    book: Option<Arc<AddressBook>>,
     /// In place of the native dialect.
-    only: Option<Box<dyn NewTongue>>,
-    others: Vec<Box<dyn NewTongue>>,
+    only: Option<Box<dyn ProtocolFactory>>,
+    others: Vec<Box<dyn ProtocolFactory>>,
 }
 
 impl NodeBuilder {
@@ -77,7 +77,7 @@ impl NodeBuilder {
 
     /// The address book. Default: in memory.
     #[must_use]
-    pub fn book(mut self, book: impl Into<Arc<Book>>) -> Self {
+    pub fn book(mut self, book: impl Into<Arc<AddressBook>>) -> Self {
         self.book = Some(book.into());
         self
     }
@@ -85,7 +85,7 @@ impl NodeBuilder {
     /// Another dialect that the node speaks, beside those set already. There is one pool and one API over all; a broadcast
     /// is encoded once in each. Each has a name of its own, or starting fails.
     #[must_use]
-    pub fn dialect<D: Dialect>(mut self, dialect: DialectConfig<D>) -> Self {
+    pub fn dialect<D: Protocol>(mut self, dialect: ProtocolConfig<D>) -> Self {
         self.others.push(dialect.boxed());
         self
     }
@@ -93,7 +93,7 @@ impl NodeBuilder {
     /// The node's first dialect, in place of the native one: what [`NodeConfig::wire`] says is then of no use, and
     /// [`NodeBuilder::listen`] listens for this one.
     #[must_use]
-    pub fn first_dialect<D: Dialect>(mut self, dialect: DialectConfig<D>) -> Self {
+    pub fn first_dialect<D: Protocol>(mut self, dialect: ProtocolConfig<D>) -> Self {
         self.only = Some(dialect.boxed());
         self
     }
@@ -141,8 +141,8 @@ impl NodeBuilder {
         let Self { config, handler, transport, book, only, others } = self;
         config.check()?;
         let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
-        let book = book.unwrap_or_else(|| Arc::new(Book::in_memory(BookConfig::default())));
-        let first = only.unwrap_or_else(|| DialectConfig::new(Native::new(config.wire.clone())).boxed());
+        let book = book.unwrap_or_else(|| Arc::new(AddressBook::in_memory(AddressBookConfig::default())));
+        let first = only.unwrap_or_else(|| ProtocolConfig::new(Native::new(config.wire.clone())).boxed());
         let dialects: Vec<_> = std::iter::once(first).chain(others).collect();
         let mut wanted: Vec<_> = config.listen.iter().map(|addr| (0, *addr)).collect();
         for (at, dialect) in dialects.iter().enumerate() {
@@ -199,7 +199,7 @@ impl Shared {
 }
 
 /// Enters the addresses that the operator gave into the book.
-fn enter(book: &Book, config: &NodeConfig) -> Result<(), StartError> {
+fn enter(book: &AddressBook, config: &NodeConfig) -> Result<(), StartError> {
     let now = WallTime::now();
     let bad = |field, addr: &SocketAddr, why: &dyn std::fmt::Display| ConfigError {
         field,

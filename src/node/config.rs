@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::broadcast::LagPolicy;
-use crate::connection::LinkConfig;
+use crate::connection::ConnectionConfig;
 use crate::pool::{HealthPolicy, Limits, LivenessPolicy, PoolConfig};
 use crate::wire::{Native, WireLimits};
 
@@ -39,7 +39,7 @@ pub struct NodeConfig {
     /// Peers that the pool makes room for at the start; a hint. Default 0: as the limits suggest.
     pub expected_peers: usize,
     /// Bounds of each link.
-    pub link: LinkConfig,
+    pub link: ConnectionConfig,
     /// Caps of messages.
     pub wire: WireLimits,
     /// Ring of each of the three broadcast logs. Default 8 MiB: what a slow peer may fall behind. A message may take half of it.
@@ -53,14 +53,14 @@ pub struct NodeConfig {
     /// Memory of relayed ids.
     pub relay: RelayConfig,
     /// What may change while the node runs.
-    pub hot: HotConfig,
+    pub hot: RuntimeConfig,
 }
 
 /// What may change while the node runs; a change acts on live connections too ([`NodeRef::reconfigure`]).
 ///
 /// [`NodeRef::reconfigure`]: super::NodeRef::reconfigure
 #[derive(Clone, Debug)]
-pub struct HotConfig {
+pub struct RuntimeConfig {
     /// How many connections: globally, per address, per subnet, and the floor.
     pub limits: Limits,
     /// When a silent peer is stale.
@@ -126,14 +126,14 @@ impl NodeConfig {
             seeds: Vec::new(),
             trusted: Vec::new(),
             expected_peers: pool.expected_peers,
-            link: LinkConfig::default(),
+            link: ConnectionConfig::default(),
             wire: WireLimits::default(),
             ring: 8 * 1024 * 1024,
             state_keys: 1024,
             state_bytes: 1024 * 1024,
             event_backlog: 1024,
             relay: RelayConfig::default(),
-            hot: HotConfig {
+            hot: RuntimeConfig {
                 limits: pool.limits,
                 liveness: pool.liveness,
                 health: pool.health,
@@ -187,7 +187,7 @@ impl NodeConfig {
         self.ring.saturating_mul(3).saturating_add(self.state_bytes).saturating_mul(dialects)
     }
 
-    pub(super) fn check_memory(&self, hot: &HotConfig, dialects: usize) -> Result<(), ConfigError> {
+    pub(super) fn check_memory(&self, hot: &RuntimeConfig, dialects: usize) -> Result<(), ConfigError> {
         let fixed = self.fixed_memory(dialects);
         if fixed >= hot.memory {
             let why = format!(
@@ -206,7 +206,7 @@ impl Default for NodeConfig {
     }
 }
 
-impl HotConfig {
+impl RuntimeConfig {
     /// Whether the configuration makes sense.
     ///
     /// # Errors
@@ -275,8 +275,8 @@ pub struct ConfigError {
 mod tests {
     use super::*;
     use crate::base::{Direction, Tick};
-    use crate::pool::{Pool, Slot};
-    use crate::wire::Dialect as _;
+    use crate::pool::{Pool, SlotClass};
+    use crate::wire::Protocol as _;
 
     #[test]
     fn room_for_events_is_neither_none_nor_without_end() {
@@ -338,7 +338,7 @@ mod tests {
         config.limits.max_pending_outbound = u32::MAX;
         let pool = Pool::<u32, ()>::new(config);
         let addr = SocketAddr::from(([127, 0, 0, 1], 1));
-        let admit = |_| pool.admit(addr, direction, Slot::Reserved, Tick::MAX).ok();
+        let admit = |_| pool.admit(addr, direction, SlotClass::Reserved, Tick::MAX).ok();
         (0..).map_while(admit).collect::<Vec<_>>().len()
     }
 }

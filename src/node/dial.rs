@@ -8,15 +8,15 @@ use tokio::time::timeout;
 
 use crate::address_book::{Outcome, WallTime};
 use crate::base::{Direction, PeerId, Tick, canonical};
-use crate::pool::{Claim, ClaimFailure, Holder, Permit, Slot};
+use crate::pool::{Claim, ClaimFailure, ClaimHolder, Permit, SlotClass};
 use crate::transport::BoxStream;
 use crate::wire::{Goodbye, GoodbyeReason};
 
 use super::error::ConnectError;
 use super::events::NodeEvent;
 use super::handshake::{PROBE_BIT, greet};
-use super::info::{Conn, Peer};
-use super::seat::{About, Greeted, Prelude, Seat};
+use super::info::{Peer, PeerHandle};
+use super::seat::{CompletedHandshake, HandshakeInfo, HandshakenStream, Reservation};
 use super::shared::{Shared, count};
 
 impl Shared {
@@ -91,20 +91,20 @@ impl Shared {
         let mut stream = self.transport.dial(addr).await?;
         let ours = self.hello(tongue, false)?;
         let (hello, rest) = greet(&mut stream, speaks, &self.budget, &ours).await?;
-        self.take_in(Seat::Claim(claim), tongue, stream, (hello, rest), None, since).await
+        self.take_in(Reservation::Claim(claim), tongue, stream, (hello, rest), None, since).await
     }
 
     /// Makes a peer of a stream on which both greetings are done. Who is not taken is told why, where the dialect can.
     async fn take_in(
         self: &Arc<Self>,
-        seat: Seat,
+        seat: Reservation,
         tongue: usize,
         stream: BoxStream,
-        said: impl Into<Prelude>,
+        said: impl Into<CompletedHandshake>,
         identity: Option<[u8; 32]>,
         since: Tick,
     ) -> Result<Arc<Peer>, ConnectError> {
-        let Prelude { mut hello, rest, asked } = said.into();
+        let CompletedHandshake { mut hello, rest, asked } = said.into();
         // Who is to become a peer does not merely ask: the bit means nothing, and the application is asked about every peer.
         hello.features &= !PROBE_BIT;
         let key = self.identify(tongue, &mut hello, seat.addr(), seat.direction());
@@ -112,8 +112,9 @@ impl Shared {
             Ok(()) => {
                 let local = stream.local_addr();
                 let greeting = Vec::new();
-                let about = About { tongue, hello, rest, asked, key, identity, local, since, greeting };
-                let joined = self.join(seat, Greeted { stream, about }).await;
+                let about =
+                    HandshakeInfo { tongue, hello, rest, asked, key, identity, local, since, greeting };
+                let joined = self.join(seat, HandshakenStream { stream, about }).await;
                 joined.map(|joined| joined.spawn(self))
             }
             Err(error) => Err((error, stream)),
@@ -128,16 +129,16 @@ impl Shared {
         self: &Arc<Self>,
         addr: SocketAddr,
         within: Duration,
-    ) -> Result<Claim<PeerId, Conn>, ConnectError> {
+    ) -> Result<Claim<PeerId, PeerHandle>, ConnectError> {
         if self.book.is_banned_addr(addr, WallTime::now()) {
             return Err(ConnectError::Banned);
         }
         let trusted = self.config.trusted.iter().any(|trusted| canonical(*trusted) == addr);
-        let slot = if trusted { Slot::Reserved } else { Slot::Ordinary };
+        let slot = if trusted { SlotClass::Reserved } else { SlotClass::Ordinary };
         let permit = self.pool.admit(addr, Direction::Outbound, slot, self.now().after(within))?;
         permit.claim(PeerId::from_addr(addr)).map_err(|failure| match failure.why {
-            ClaimFailure::Held(Holder::Live(peer)) => ConnectError::AlreadyConnected(*peer.key()),
-            ClaimFailure::Held(Holder::Claimed { .. }) => ConnectError::InProgress,
+            ClaimFailure::Held(ClaimHolder::Live(peer)) => ConnectError::AlreadyConnected(*peer.key()),
+            ClaimFailure::Held(ClaimHolder::Claimed { .. }) => ConnectError::InProgress,
             _ => ConnectError::Timeout,
         })
     }
@@ -266,7 +267,7 @@ impl Shared {
                 let ours = self.hello(tongue, false)?;
                 let speaks = &**self.tongues.get(tongue);
                 let said = greet(&mut stream, speaks, &self.budget, &ours).await?;
-                self.take_in(Seat::Permit(permit), tongue, stream, said, identity, since).await
+                self.take_in(Reservation::Permit(permit), tongue, stream, said, identity, since).await
             }
             Direction::Inbound => {
                 let joined = self.handshake_inbound(tongue, stream, permit, identity).await;
@@ -288,10 +289,10 @@ impl Shared {
         stream: BoxStream,
         direction: Direction,
         addr: SocketAddr,
-        said: Prelude,
+        said: CompletedHandshake,
     ) -> Result<Arc<Peer>, ConnectError> {
         self.adopting(direction, addr, async |permit, since| {
-            self.take_in(Seat::Permit(permit), tongue, stream, said, None, since).await
+            self.take_in(Reservation::Permit(permit), tongue, stream, said, None, since).await
         })
         .await
     }
@@ -301,7 +302,7 @@ impl Shared {
         self: &Arc<Self>,
         direction: Direction,
         addr: SocketAddr,
-        work: impl AsyncFnOnce(Permit<PeerId, Conn>, Tick) -> Result<Arc<Peer>, ConnectError>,
+        work: impl AsyncFnOnce(Permit<PeerId, PeerHandle>, Tick) -> Result<Arc<Peer>, ConnectError>,
     ) -> Result<Arc<Peer>, ConnectError> {
         let addr = canonical(addr);
         let within = self.hot().handshake;
@@ -309,7 +310,7 @@ impl Shared {
         if self.book.is_banned_addr(addr, WallTime::now()) {
             return Err(ConnectError::Banned);
         }
-        let permit = self.pool.admit(addr, direction, Slot::Ordinary, since.after(within))?;
+        let permit = self.pool.admit(addr, direction, SlotClass::Ordinary, since.after(within))?;
         tokio::select! {
             biased;
             () = self.stopped() => Err(ConnectError::Shutdown),

@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use crate::base::{Direction, Nonce, PeerId};
 use crate::broadcast::LagPolicy;
-use crate::connection::{Budget, LinkConfig};
-use crate::wire::{Dialect, Hello};
+use crate::connection::{Budget, ConnectionConfig};
+use crate::wire::{Hello, Protocol};
 
 use super::config::NodeConfig;
-use super::tongue::Tongue;
-use super::voice::Voice;
+use super::tongue::DynProtocol;
+use super::voice::Broadcaster;
 
 /// Whom connections of a dialect belong to, and what its peers bear. The defaults are those of the native dialect; `()` has
 /// them all.
 ///
 /// Called from many tasks; no call may block.
-pub trait Rules: Send + Sync + 'static {
+pub trait PeerPolicy: Send + Sync + 'static {
     /// What stands for our own instance where hellos carry no nonce. Of two connections between the same two instances the
     /// one dialled by the smaller survives, so both ends must come to the same values.
     fn instance(&self) -> Option<Nonce> {
@@ -38,9 +38,9 @@ pub trait Rules: Send + Sync + 'static {
     }
 
     /// What a peer that greets so bears. Default: everything.
-    fn bears(&self, hello: &Hello, direction: Direction) -> Bears {
+    fn bears(&self, hello: &Hello, direction: Direction) -> PeerCapabilities {
         let _ = (hello, direction);
-        Bears::default()
+        PeerCapabilities::default()
     }
 
     /// Whether this dialect, rather than the node's first one, is spoken at an address that nothing else is known of.
@@ -61,15 +61,15 @@ pub trait Rules: Send + Sync + 'static {
         Duration::ZERO
     }
 
-    /// How long written bytes may make no progress, where not as in [`HotConfig::write_stall`](super::HotConfig::write_stall).
+    /// How long written bytes may make no progress, where not as in [`RuntimeConfig::write_stall`](super::RuntimeConfig::write_stall).
     fn write_stall(&self) -> Option<Duration> {
         None
     }
 }
 
-impl Rules for () {}
+impl PeerPolicy for () {}
 
-/// Whom a connection belongs to, as [`Rules::identify`] sees it.
+/// Whom a connection belongs to, as [`PeerPolicy::identify`] sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The peer's key; `None`: by the address dialled or observed.
@@ -78,23 +78,23 @@ pub struct Identity {
     pub instance: Option<Nonce>,
 }
 
-/// What a peer bears, as [`Rules::bears`] sees it.
+/// What a peer bears, as [`PeerPolicy::bears`] sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bears {
+pub struct PeerCapabilities {
     /// To be told that a request of its has no answer. Otherwise it is told nothing.
     pub declines: bool,
     /// To be sent the newest value of each state as soon as it is connected. Otherwise it is sent what is set from then on.
     pub state: bool,
 }
 
-impl Default for Bears {
+impl Default for PeerCapabilities {
     fn default() -> Self {
         Self { declines: true, state: true }
     }
 }
 
 /// One dialect of a node: what is spoken, where it is listened for, and its rules.
-pub struct DialectConfig<D> {
+pub struct ProtocolConfig<D> {
     dialect: D,
     pub(super) listen: Vec<SocketAddr>,
     settings: Settings,
@@ -102,15 +102,15 @@ pub struct DialectConfig<D> {
 
 /// What a dialect has apart from its bytes.
 pub(super) struct Settings {
-    pub(super) rules: Box<dyn Rules>,
+    pub(super) rules: Box<dyn PeerPolicy>,
     /// What happens to peers that are too slow for urgent, normal and bulk broadcasts, where not as for the node.
     pub(super) lag: Option<[LagPolicy; 3]>,
-    pub(super) link: Option<LinkConfig>,
+    pub(super) link: Option<ConnectionConfig>,
     /// The address that peers are told.
     pub(super) advertise: Option<SocketAddr>,
 }
 
-impl<D: Dialect> DialectConfig<D> {
+impl<D: Protocol> ProtocolConfig<D> {
     /// A dialect with the native one's rules, listened for nowhere.
     pub fn new(dialect: D) -> Self {
         let settings = Settings { rules: Box::new(()), lag: None, link: None, advertise: None };
@@ -133,7 +133,7 @@ impl<D: Dialect> DialectConfig<D> {
 
     /// Whom connections belong to. Default: as in the native dialect.
     #[must_use]
-    pub fn rules(mut self, rules: impl Rules) -> Self {
+    pub fn rules(mut self, rules: impl PeerPolicy) -> Self {
         self.settings.rules = Box::new(rules);
         self
     }
@@ -148,26 +148,26 @@ impl<D: Dialect> DialectConfig<D> {
 
     /// Bounds of each link. Default: the node's.
     #[must_use]
-    pub fn link(mut self, link: LinkConfig) -> Self {
+    pub fn link(mut self, link: ConnectionConfig) -> Self {
         self.settings.link = Some(link);
         self
     }
 
-    pub(super) fn boxed(self) -> Box<dyn NewTongue> {
+    pub(super) fn boxed(self) -> Box<dyn ProtocolFactory> {
         Box::new(self)
     }
 }
 
 /// A dialect whose node is not there yet.
-pub(super) trait NewTongue: Send {
+pub(super) trait ProtocolFactory: Send {
     fn listen(&self) -> &[SocketAddr];
 
     fn name(&self) -> &'static str;
 
-    fn start(self: Box<Self>, config: &NodeConfig, budget: Arc<Budget>) -> Arc<dyn Tongue>;
+    fn start(self: Box<Self>, config: &NodeConfig, budget: Arc<Budget>) -> Arc<dyn DynProtocol>;
 }
 
-impl<D: Dialect> NewTongue for DialectConfig<D> {
+impl<D: Protocol> ProtocolFactory for ProtocolConfig<D> {
     fn listen(&self) -> &[SocketAddr] {
         &self.listen
     }
@@ -176,7 +176,7 @@ impl<D: Dialect> NewTongue for DialectConfig<D> {
         self.dialect.name()
     }
 
-    fn start(self: Box<Self>, config: &NodeConfig, budget: Arc<Budget>) -> Arc<dyn Tongue> {
-        Arc::new(Voice::new(self.dialect, self.settings, config, budget))
+    fn start(self: Box<Self>, config: &NodeConfig, budget: Arc<Budget>) -> Arc<dyn DynProtocol> {
+        Arc::new(Broadcaster::new(self.dialect, self.settings, config, budget))
     }
 }

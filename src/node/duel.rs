@@ -16,7 +16,7 @@ use crate::base::{Direction, Nonce, Tick};
 
 /// One of the two connections, as the rule sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Contender {
+pub(crate) struct Candidate {
     /// Who dialled it.
     pub(crate) direction: Direction,
     /// When it was dialled or accepted here.
@@ -27,7 +27,7 @@ pub(crate) struct Contender {
     pub(crate) ip: IpAddr,
 }
 
-impl Contender {
+impl Candidate {
     /// Whether both lead to the same host, as far as addresses can say: those of this machine are one.
     pub(crate) fn is_beside(&self, other: &Self) -> bool {
         self.ip == other.ip || (self.ip.is_loopback() && other.ip.is_loopback())
@@ -36,12 +36,12 @@ impl Contender {
 
 /// What the rule says about a new connection while an old one to the same peer is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Decision {
     /// The old one stays; the new one ends as a collision, which is no failure.
     KeepOld,
     /// The old one stays, and the address dialled for the new one is another name of the same peer, if it is [beside] it.
     ///
-    /// [beside]: Contender::is_beside
+    /// [beside]: Candidate::is_beside
     KeepOldAsAlias,
     /// The new one takes over.
     TakeNew,
@@ -51,7 +51,7 @@ pub(crate) enum Verdict {
 
 /// What both ends know of each other.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pair {
+pub(crate) struct Nonces {
     pub(crate) ours: Nonce,
     /// The nonce in the new connection's hello.
     pub(crate) theirs: Nonce,
@@ -59,7 +59,7 @@ pub(crate) struct Pair {
     pub(crate) theirs_before: Nonce,
 }
 
-impl Pair {
+impl Nonces {
     /// The direction, seen from here, of the connection that survives a simultaneous open: the one dialled by the
     /// smaller nonce.
     pub(crate) fn surviving_direction(&self) -> Direction {
@@ -70,36 +70,42 @@ impl Pair {
 /// Decides between a connection that has just learnt who its peer is and one that was there before.
 ///
 /// `handshake` is the handshake deadline: two connections that are both younger count as opened simultaneously.
-pub(crate) fn judge(new: Contender, old: Contender, pair: Pair, handshake: Duration, now: Tick) -> Verdict {
+pub(crate) fn judge(
+    new: Candidate,
+    old: Candidate,
+    pair: Nonces,
+    handshake: Duration,
+    now: Tick,
+) -> Decision {
     let same_process = pair.theirs == pair.theirs_before;
     if !same_process {
         // Only a proven identity can meet itself under another nonce: the peer restarted, the old one is a corpse.
-        return Verdict::TakeNew;
+        return Decision::TakeNew;
     }
-    let young = |one: Contender| now.since(one.since) < handshake;
+    let young = |one: Candidate| now.since(one.since) < handshake;
     if new.direction != old.direction && young(new) && young(old) {
         return match new.direction == pair.surviving_direction() {
-            true if new.is_beside(&old) => Verdict::TakeNew,
+            true if new.is_beside(&old) => Decision::TakeNew,
             // From another host it may be anybody. If it is the same process there after all, it ends the old one itself.
-            true => Verdict::ProbeOld,
-            false => Verdict::KeepOld,
+            true => Decision::ProbeOld,
+            false => Decision::KeepOld,
         };
     }
     match new.direction {
         // Two dials of ours: to the acceptor they are inbound twice, and it refuses the second while the first lives.
         Direction::Outbound if old.direction == Direction::Outbound => {
             if young(old) {
-                Verdict::KeepOldAsAlias
+                Decision::KeepOldAsAlias
             } else {
-                Verdict::ProbeOld
+                Decision::ProbeOld
             }
         }
         // An acceptor that has accepted knows the old one to be gone: then it does not answer.
-        Direction::Outbound if new.authenticated => Verdict::TakeNew,
-        Direction::Outbound => Verdict::ProbeOld,
-        Direction::Inbound if old.direction == Direction::Inbound && young(old) => Verdict::KeepOld,
-        Direction::Inbound if new.authenticated && old.direction == Direction::Outbound => Verdict::TakeNew,
-        Direction::Inbound => Verdict::ProbeOld,
+        Direction::Outbound if new.authenticated => Decision::TakeNew,
+        Direction::Outbound => Decision::ProbeOld,
+        Direction::Inbound if old.direction == Direction::Inbound && young(old) => Decision::KeepOld,
+        Direction::Inbound if new.authenticated && old.direction == Direction::Outbound => Decision::TakeNew,
+        Direction::Inbound => Decision::ProbeOld,
     }
 }
 
@@ -115,13 +121,13 @@ mod tests {
     const SMALL: Nonce = Nonce([1; 16]);
     const LARGE: Nonce = Nonce([2; 16]);
 
-    fn contender(direction: Direction, since: u64) -> Contender {
+    fn contender(direction: Direction, since: u64) -> Candidate {
         let ip = IpAddr::from([192, 0, 2, 1]);
-        Contender { direction, since: Tick::from_millis(since), authenticated: false, ip }
+        Candidate { direction, since: Tick::from_millis(since), authenticated: false, ip }
     }
 
-    fn pair(ours: Nonce, theirs: Nonce) -> Pair {
-        Pair { ours, theirs, theirs_before: theirs }
+    fn pair(ours: Nonce, theirs: Nonce) -> Nonces {
+        Nonces { ours, theirs, theirs_before: theirs }
     }
 
     fn flip(direction: Direction) -> Direction {
@@ -152,10 +158,10 @@ mod tests {
         let now = Tick::from_millis(5_000);
         let verdict =
             judge(contender(Outbound, 2), contender(Inbound, 1), pair(SMALL, LARGE), HANDSHAKE, now);
-        assert_eq!(verdict, Verdict::TakeNew);
+        assert_eq!(verdict, Decision::TakeNew);
         let verdict =
             judge(contender(Outbound, 2), contender(Inbound, 1), pair(LARGE, SMALL), HANDSHAKE, now);
-        assert_eq!(verdict, Verdict::KeepOld);
+        assert_eq!(verdict, Decision::KeepOld);
     }
 
     #[test]
@@ -169,26 +175,26 @@ mod tests {
                 HANDSHAKE,
                 now,
             );
-            assert_eq!(verdict, Verdict::ProbeOld);
+            assert_eq!(verdict, Decision::ProbeOld);
         }
     }
 
     #[test]
     fn a_proven_newer_inbound_replaces_our_old_dial() {
         let now = Tick::from_millis(60_000);
-        let proven = |direction, since| Contender { authenticated: true, ..contender(direction, since) };
+        let proven = |direction, since| Candidate { authenticated: true, ..contender(direction, since) };
         let verdict = judge(proven(Inbound, 59_999), proven(Outbound, 1), pair(SMALL, LARGE), HANDSHAKE, now);
-        assert_eq!(verdict, Verdict::TakeNew);
+        assert_eq!(verdict, Decision::TakeNew);
     }
 
     #[test]
     fn a_proven_peer_that_restarted_replaces_its_own_corpse() {
-        let restarted = Pair { ours: LARGE, theirs: SMALL, theirs_before: Nonce([9; 16]) };
+        let restarted = Nonces { ours: LARGE, theirs: SMALL, theirs_before: Nonce([9; 16]) };
         let now = Tick::from_millis(2);
         for (new, old) in [(Inbound, Inbound), (Inbound, Outbound), (Outbound, Inbound), (Outbound, Outbound)]
         {
             let verdict = judge(contender(new, 2), contender(old, 1), restarted, HANDSHAKE, now);
-            assert_eq!(verdict, Verdict::TakeNew);
+            assert_eq!(verdict, Decision::TakeNew);
         }
     }
 
@@ -197,19 +203,19 @@ mod tests {
         let now = Tick::from_millis(3);
         let dialler =
             judge(contender(Outbound, 2), contender(Outbound, 1), pair(SMALL, LARGE), HANDSHAKE, now);
-        assert_eq!(dialler, Verdict::KeepOldAsAlias);
+        assert_eq!(dialler, Decision::KeepOldAsAlias);
         let acceptor =
             judge(contender(Inbound, 2), contender(Inbound, 1), pair(LARGE, SMALL), HANDSHAKE, now);
-        assert_eq!(acceptor, Verdict::KeepOld);
+        assert_eq!(acceptor, Decision::KeepOld);
     }
 
     #[test]
     fn a_dialler_follows_an_acceptor_that_accepted_if_the_old_one_is_gone_or_the_identity_proven() {
         let now = Tick::from_millis(60_000);
         let (new, old) = (contender(Outbound, 59_999), contender(Inbound, 1));
-        assert_eq!(judge(new, old, pair(LARGE, SMALL), HANDSHAKE, now), Verdict::ProbeOld);
-        let new = Contender { authenticated: true, ..new };
-        assert_eq!(judge(new, old, pair(LARGE, SMALL), HANDSHAKE, now), Verdict::TakeNew);
+        assert_eq!(judge(new, old, pair(LARGE, SMALL), HANDSHAKE, now), Decision::ProbeOld);
+        let new = Candidate { authenticated: true, ..new };
+        assert_eq!(judge(new, old, pair(LARGE, SMALL), HANDSHAKE, now), Decision::TakeNew);
     }
 
     #[test]
@@ -217,15 +223,15 @@ mod tests {
         let now = Tick::from_millis(5_000);
         for (new, ours, theirs) in [(Inbound, LARGE, SMALL), (Outbound, SMALL, LARGE)] {
             let old = contender(flip(new), 1);
-            let new = Contender { ip: IpAddr::from([192, 0, 2, 2]), ..contender(new, 2) };
-            assert_eq!(judge(new, old, pair(ours, theirs), HANDSHAKE, now), Verdict::ProbeOld);
-            assert_eq!(judge(new, old, pair(theirs, ours), HANDSHAKE, now), Verdict::KeepOld);
+            let new = Candidate { ip: IpAddr::from([192, 0, 2, 2]), ..contender(new, 2) };
+            assert_eq!(judge(new, old, pair(ours, theirs), HANDSHAKE, now), Decision::ProbeOld);
+            assert_eq!(judge(new, old, pair(theirs, ours), HANDSHAKE, now), Decision::KeepOld);
             // The addresses of this machine are one host.
             let (new, old) = (
-                Contender { ip: [127, 0, 0, 2].into(), ..new },
-                Contender { ip: [127, 0, 0, 1].into(), ..old },
+                Candidate { ip: [127, 0, 0, 2].into(), ..new },
+                Candidate { ip: [127, 0, 0, 1].into(), ..old },
             );
-            assert_eq!(judge(new, old, pair(ours, theirs), HANDSHAKE, now), Verdict::TakeNew);
+            assert_eq!(judge(new, old, pair(ours, theirs), HANDSHAKE, now), Decision::TakeNew);
         }
     }
 }

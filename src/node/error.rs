@@ -155,7 +155,7 @@ impl ConnectError {
 /// [floor](crate::pool::Limits::floor).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{left} live peers would be left, and the floor is {floor}")]
-pub struct AtFloor {
+pub struct BanRefused {
     /// Live peers that would be left.
     pub left: usize,
     /// The floor.
@@ -198,7 +198,7 @@ pub enum SendToError {
     NotConnected(PeerId, Message),
     /// See [`SendError`].
     #[error(transparent)]
-    Link(#[from] SendError),
+    Connection(#[from] SendError),
 }
 
 /// Why a request to a peer, or to any peer, got no answer.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 
 use crate::base::{ConnId, Lane, PeerId, Tick};
-use crate::pool::Departure;
+use crate::pool::DisconnectReason;
 use crate::sync::Mutex;
 
 use super::error::ConnectError;
@@ -33,7 +33,7 @@ pub enum NodeEvent {
         /// Its connection.
         conn: ConnId,
         /// Why.
-        reason: Departure,
+        reason: DisconnectReason,
         /// When, on the node's clock.
         at: Tick,
     },
@@ -68,8 +68,8 @@ pub enum NodeEvent {
 
 /// What a [`Subscription`] hands out.
 #[derive(Clone, Debug)]
-pub enum Update {
-    /// Who is there now; events continue from here. The first update, and again after [`Update::Lagged`].
+pub enum SubscriptionItem {
+    /// Who is there now; events continue from here. The first update, and again after [`SubscriptionItem::Lagged`].
     Snapshot(Vec<Arc<Peer>>),
     /// Something happened.
     Event(NodeEvent),
@@ -124,7 +124,7 @@ impl EventHub {
             }
             let displaced = told.replace(Told(Arc::clone(peer)));
             if let Some(Told(old)) = &displaced {
-                let reason = old.departure().unwrap_or(Departure::Replaced);
+                let reason = old.departure().unwrap_or(DisconnectReason::Replaced);
                 self.send(NodeEvent::Down { key: *old.key(), conn: old.id(), reason, at });
             }
             self.send(NodeEvent::Up { peer: Arc::clone(peer), at });
@@ -133,7 +133,7 @@ impl EventHub {
         drop(displaced);
     }
 
-    pub(super) fn down(&self, peer: &Peer, reason: Departure, at: Tick) {
+    pub(super) fn down(&self, peer: &Peer, reason: DisconnectReason, at: Tick) {
         let gone = {
             let mut told = self.told.lock();
             if told.get(peer.key()).is_none_or(|Told(known)| known.id() != peer.id()) {
@@ -181,13 +181,13 @@ impl Subscription {
     ///
     /// # Cancel safety
     /// Safe: no update is lost.
-    pub async fn next(&mut self) -> Update {
+    pub async fn next(&mut self) -> SubscriptionItem {
         if let Some(peers) = self.snapshot.take() {
-            return Update::Snapshot(peers);
+            return SubscriptionItem::Snapshot(peers);
         }
         loop {
             match self.receiver.recv().await {
-                Ok(event) => return Update::Event(event),
+                Ok(event) => return SubscriptionItem::Event(event),
                 Err(broadcast::error::RecvError::Lagged(missed)) => return self.start_again(missed),
                 // Cannot happen while the hub lives, and it does.
                 Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
@@ -196,23 +196,23 @@ impl Subscription {
     }
 
     /// The next update if there is one.
-    pub fn try_next(&mut self) -> Option<Update> {
+    pub fn try_next(&mut self) -> Option<SubscriptionItem> {
         if let Some(peers) = self.snapshot.take() {
-            return Some(Update::Snapshot(peers));
+            return Some(SubscriptionItem::Snapshot(peers));
         }
         match self.receiver.try_recv() {
-            Ok(event) => Some(Update::Event(event)),
+            Ok(event) => Some(SubscriptionItem::Event(event)),
             Err(broadcast::error::TryRecvError::Lagged(missed)) => Some(self.start_again(missed)),
             Err(_) => None,
         }
     }
 
-    fn start_again(&mut self, missed: u64) -> Update {
+    fn start_again(&mut self, missed: u64) -> SubscriptionItem {
         // What could still be read goes too: the snapshot has what it led to.
         let missed = missed.saturating_add(self.receiver.len() as u64);
         let (snapshot, receiver) = self.hub.snapshot();
         self.receiver = receiver;
         self.snapshot = Some(snapshot);
-        Update::Lagged(missed)
+        SubscriptionItem::Lagged(missed)
     }
 }

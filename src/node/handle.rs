@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::pool::Departure;
+use crate::pool::DisconnectReason;
 use crate::wire::{Goodbye, GoodbyeReason};
 
 use super::builder::NodeBuilder;
@@ -34,7 +34,7 @@ pub struct WeakNode {
 /// What was still there when a shutdown ended: all zero when everything was given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Leftovers {
+pub struct ShutdownReport {
     /// Slots of connections in their handshake.
     pub permits: u64,
     /// Links.
@@ -45,7 +45,7 @@ pub struct Leftovers {
     pub tasks: u64,
 }
 
-impl Leftovers {
+impl ShutdownReport {
     /// Whether nothing was left.
     pub fn is_clean(&self) -> bool {
         *self == Self::default()
@@ -118,7 +118,7 @@ impl NodeRef {
     ///
     /// # Cancel safety
     /// Dropping the future does not stop the shutdown: everything has been told to end, and ends by itself.
-    pub async fn shutdown(&self, deadline: Duration) -> Leftovers {
+    pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
         let shared = &self.shared;
         tracing::info!(peers = shared.pool.len(), "shutting down");
         shared.stop();
@@ -126,7 +126,7 @@ impl NodeRef {
         // Half of the time to send what waits; the rest is for the goodbyes to be read.
         let drain = deadline / 2;
         for peer in shared.pool.roster().iter() {
-            peer.connection().link().drain(Departure::Shutdown, Some(goodbye), drain);
+            peer.connection().link().drain(DisconnectReason::Shutdown, Some(goodbye), drain);
         }
         let begun = tokio::time::Instant::now();
         shared.wait_idle(deadline).await;
@@ -137,10 +137,10 @@ impl NodeRef {
     }
 
     /// What a node that has ended still holds; while it runs, what it holds now.
-    pub fn leftovers(&self) -> Leftovers {
+    pub fn leftovers(&self) -> ShutdownReport {
         let shared = &self.shared;
         let admission = shared.pool.admission();
-        Leftovers {
+        ShutdownReport {
             permits: admission.pending_inbound as u64 + admission.pending_outbound as u64,
             links: shared.links() as u64,
             peers: shared.pool.len().max(shared.instances.len()) as u64,
@@ -169,7 +169,7 @@ impl Drop for Life {
         self.shared.stop();
         let goodbye = Goodbye::new(GoodbyeReason::Shutdown);
         for peer in self.shared.pool.roster().iter() {
-            peer.connection().link().close(Departure::Shutdown, Some(goodbye));
+            peer.connection().link().close(DisconnectReason::Shutdown, Some(goodbye));
         }
         // Where the runtime ends with the node, the book is as of its last regular flush.
         self.shared.flush_at_end();

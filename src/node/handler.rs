@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::connection::{Event, Handled, Request, Responder};
-use crate::pool::Departure;
+use crate::pool::DisconnectReason;
 use crate::wire::{Hello, Status};
 
 use super::handle::NodeRef;
@@ -22,7 +22,7 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// A request arrived. Requests run beside events and beside each other, at most
-    /// [`LinkConfig::requests`](crate::connection::LinkConfig::requests) a peer.
+    /// [`ConnectionConfig::requests`](crate::connection::ConnectionConfig::requests) a peer.
     fn request(&self, cx: Context<'_>, request: Request<'_>, responder: Responder) -> Handled {
         let _ = (cx, request);
         // Whether the peer still waits for the refusal does not matter.
@@ -43,7 +43,7 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// A peer is gone. Comes after its last message.
-    fn disconnected(&self, cx: Context<'_>, reason: Departure) {
+    fn disconnected(&self, cx: Context<'_>, reason: DisconnectReason) {
         let _ = (cx, reason);
     }
 
@@ -73,7 +73,7 @@ impl<H: Handler> Handler for Arc<H> {
         (**self).connected(cx);
     }
 
-    fn disconnected(&self, cx: Context<'_>, reason: Departure) {
+    fn disconnected(&self, cx: Context<'_>, reason: DisconnectReason) {
         (**self).disconnected(cx, reason);
     }
 

@@ -16,7 +16,7 @@ use super::dialect::Identity;
 use super::error::ConnectError;
 use super::handler::Verdict;
 use super::shared::{Shared, count};
-use super::tongue::Tongue;
+use super::tongue::DynProtocol;
 
 /// In the highest bit of a hello's features: the dialler only asks who listens here, and closes after the answer.
 pub(super) const PROBE_BIT: u64 = 1 << 63;
@@ -24,7 +24,7 @@ pub(super) const PROBE_BIT: u64 = 1 << 63;
 /// Writes a hello and reads the answer; also what was read behind it.
 pub(super) async fn greet<S: Stream>(
     stream: &mut S,
-    tongue: &dyn Tongue,
+    tongue: &dyn DynProtocol,
     budget: &Arc<Budget>,
     ours: &[u8],
 ) -> Result<(Hello, Vec<u8>), ConnectError> {
@@ -36,7 +36,7 @@ pub(super) async fn greet<S: Stream>(
 /// Reads the hello that a dialler begins with, or an acceptor answers with; also what was read behind it.
 pub(super) async fn read_hello<S: Stream>(
     stream: &mut S,
-    tongue: &dyn Tongue,
+    tongue: &dyn DynProtocol,
     budget: &Arc<Budget>,
 ) -> Result<(Hello, Vec<u8>), ConnectError> {
     let decode = |buf: &[u8]| tongue.decode_greeting(buf);
@@ -105,7 +105,7 @@ const UNCOUNTED: usize = 4096;
 const LARGE_STEP: usize = 16 * 1024;
 
 /// Tells the other end why not, and closes. Errors do not matter any more.
-pub(super) async fn refuse<S: Stream>(stream: &mut S, tongue: &dyn Tongue, goodbye: Goodbye) {
+pub(super) async fn refuse<S: Stream>(stream: &mut S, tongue: &dyn DynProtocol, goodbye: Goodbye) {
     if let Some(out) = tongue.encode_goodbye(&goodbye) {
         let _ = stream.write_all(&out).await;
     }

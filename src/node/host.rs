@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::address_book::{Source, WallTime};
 use crate::base::{Lane, Tick};
-use crate::connection::{End, Event, Handled, Host, Request, Responder};
-use crate::pool::{Connection as _, SeenOutcome};
+use crate::connection::{CloseReason, ConnectionHandler, Event, Handled, Request, Responder};
+use crate::pool::{ConnectionHandle as _, SeenOutcome};
 use crate::wire::Goodbye;
 
 use super::events::NodeEvent;
@@ -18,16 +18,16 @@ use super::info::Peer;
 use super::shared::count;
 
 /// The owner of one link, and the peer's life on the node's side: see [`life`](super::life).
-pub(super) struct PeerHost {
+pub(super) struct PeerSession {
     pub(super) node: NodeRef,
     pub(super) peer: Arc<Peer>,
     /// What the link ended of.
-    pub(super) end: Option<Box<End>>,
+    pub(super) end: Option<Box<CloseReason>>,
     /// The handler was told of the peer.
     pub(super) hooked: bool,
 }
 
-impl Host for PeerHost {
+impl ConnectionHandler for PeerSession {
     fn now(&self) -> Tick {
         self.node.shared().now()
     }
@@ -116,9 +116,9 @@ impl Host for PeerHost {
         }
     }
 
-    fn leaving(&self, end: &End) {
+    fn leaving(&self, end: &CloseReason) {
         let shared = self.node.shared();
-        if matches!(end, End::HandlerPanic) {
+        if matches!(end, CloseReason::HandlerPanic) {
             count(&shared.counters.panics);
         }
         shared.pool.depart(self.peer.key(), self.peer.id(), end.departure());

@@ -4,16 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::base::{Nonce, PeerId, Tick};
-use crate::connection::Link;
-use crate::pool::{self, Connection, Departure};
+use crate::connection::Connection;
+use crate::pool::{self, ConnectionHandle, DisconnectReason};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::wire::{Goodbye, GoodbyeReason, Hello};
 
 /// A peer of a node.
-pub type Peer = pool::Peer<PeerId, Conn>;
+pub type Peer = pool::Peer<PeerId, PeerHandle>;
 
 /// The pool of a node.
-pub type Pool = pool::Pool<PeerId, Conn>;
+pub type Pool = pool::Pool<PeerId, PeerHandle>;
 
 /// What is known of a peer. Changes while connected are made with [`pool::Peer::update_info`], on a clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,8 +68,8 @@ impl PeerInfo {
 
 /// A connection as the pool holds it: the link, and what the maintenance notes on it.
 #[derive(Debug)]
-pub struct Conn {
-    link: Arc<Link>,
+pub struct PeerHandle {
+    link: Arc<Connection>,
     /// When it was last pinged, in ticks; a hint of the maintenance alone.
     pinged_at: AtomicU64,
     /// Which of the node's dialects it speaks.
@@ -83,8 +83,8 @@ pub struct Conn {
     in_vain: AtomicU8,
 }
 
-impl Conn {
-    pub(super) fn new(link: Arc<Link>, tongue: usize, authenticated: bool) -> Self {
+impl PeerHandle {
+    pub(super) fn new(link: Arc<Connection>, tongue: usize, authenticated: bool) -> Self {
         Self {
             link,
             pinged_at: AtomicU64::new(0),
@@ -98,7 +98,7 @@ impl Conn {
     }
 
     /// The link: to send to this connection whatever becomes of its key.
-    pub fn link(&self) -> &Arc<Link> {
+    pub fn link(&self) -> &Arc<Connection> {
         &self.link
     }
 
@@ -128,7 +128,7 @@ impl Conn {
         !self.stable.swap(true, Ordering::Relaxed)
     }
 
-    /// `true` for one caller until [`Conn::end_verifying`].
+    /// `true` for one caller until [`PeerHandle::end_verifying`].
     pub(super) fn begin_verifying(&self) -> bool {
         !self.verifying.swap(true, Ordering::Relaxed)
     }
@@ -152,26 +152,26 @@ impl Conn {
     }
 }
 
-impl Connection for Conn {
+impl ConnectionHandle for PeerHandle {
     type Info = PeerInfo;
 
-    fn close(&self, reason: Departure) {
+    fn close(&self, reason: DisconnectReason) {
         self.link.close(reason, goodbye_for(reason));
     }
 }
 
 /// What the peer is told when the pool lets it go.
-fn goodbye_for(reason: Departure) -> Option<Goodbye> {
+fn goodbye_for(reason: DisconnectReason) -> Option<Goodbye> {
     let reason = match reason {
-        Departure::Lost => return None,
-        Departure::Stale => GoodbyeReason::Stale,
-        Departure::Replaced => GoodbyeReason::Replaced,
-        Departure::Collision => GoodbyeReason::Duplicate,
-        Departure::Banned => GoodbyeReason::Banned,
-        Departure::Protocol => GoodbyeReason::Protocol,
-        Departure::Overloaded => GoodbyeReason::Overloaded,
-        Departure::OverLimit => GoodbyeReason::Full,
-        Departure::Shutdown => GoodbyeReason::Shutdown,
+        DisconnectReason::Lost => return None,
+        DisconnectReason::Stale => GoodbyeReason::Stale,
+        DisconnectReason::Replaced => GoodbyeReason::Replaced,
+        DisconnectReason::Collision => GoodbyeReason::Duplicate,
+        DisconnectReason::Banned => GoodbyeReason::Banned,
+        DisconnectReason::Protocol => GoodbyeReason::Protocol,
+        DisconnectReason::Overloaded => GoodbyeReason::Overloaded,
+        DisconnectReason::OverLimit => GoodbyeReason::Full,
+        DisconnectReason::Shutdown => GoodbyeReason::Shutdown,
         _ => GoodbyeReason::Closed,
     };
     Some(Goodbye::new(reason))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::base::{ConnId, Nonce, PeerId, Tick};
 use crate::sync::{Change, ShardMap};
 
-use super::duel::Contender;
+use super::duel::Candidate;
 use super::info::Peer;
 
 /// A process, as the peers of one dialect know it: what it calls itself in one says nothing about another.
@@ -14,10 +14,10 @@ pub(super) type Instance = (usize, Nonce);
 
 /// The connection that speaks for a process.
 #[derive(Clone, Debug)]
-pub(super) struct Speaker {
+pub(super) struct Owner {
     pub(super) conn: ConnId,
     pub(super) key: PeerId,
-    pub(super) contender: Contender,
+    pub(super) contender: Candidate,
     /// `None` while its handshake goes on.
     pub(super) peer: Option<Arc<Peer>>,
 }
@@ -28,7 +28,7 @@ type Name = (u16, Nonce);
 /// A connection in the index. Nearly all are live, and those take two words: the peer knows the rest.
 #[derive(Debug)]
 enum Entry {
-    Settling(Box<Speaker>),
+    Settling(Box<Owner>),
     Live { since: Tick, peer: Arc<Peer> },
 }
 
@@ -40,13 +40,13 @@ impl Entry {
         }
     }
 
-    fn speaker(&self) -> Speaker {
+    fn speaker(&self) -> Owner {
         match self {
             Self::Settling(speaker) => (**speaker).clone(),
-            Self::Live { since, peer } => Speaker {
+            Self::Live { since, peer } => Owner {
                 conn: peer.id(),
                 key: *peer.key(),
-                contender: Contender {
+                contender: Candidate {
                     direction: peer.direction(),
                     since: *since,
                     authenticated: peer.connection().is_authenticated(),
@@ -68,11 +68,11 @@ impl Entry {
 /// Invariant 3. Statement: an entry is taken out only by the connection it names. Enforced by: every removal compares the
 /// connection id inside the entry's one step. Breaks if: it is asked "is this peer connected": only the pool knows.
 #[derive(Debug)]
-pub(super) struct Instances {
+pub(super) struct ProcessIndex {
     map: ShardMap<Name, Entry>,
 }
 
-impl Instances {
+impl ProcessIndex {
     pub(super) fn new() -> Self {
         Self { map: ShardMap::with_shards(16) }
     }
@@ -81,16 +81,16 @@ impl Instances {
     pub(super) fn enter(
         &self,
         nonce: Instance,
-        speaker: Speaker,
+        speaker: Owner,
         instead_of: Option<ConnId>,
-    ) -> Result<Entered<'_>, Speaker> {
+    ) -> Result<Pending<'_>, Owner> {
         let conn = speaker.conn;
         let entry = Entry::Settling(Box::new(speaker));
         let (result, before) = self.map.update(name(nonce), |present| match present {
             Some(present) if Some(present.conn()) != instead_of => (Change::Keep, Err(present.speaker())),
             _ => (Change::Put(entry), Ok(())),
         });
-        result.map(|()| Entered { instances: self, nonce, conn, before, kept: false })
+        result.map(|()| Pending { instances: self, nonce, conn, before, kept: false })
     }
 
     /// The speaker's handshake is over. `false` if it is no longer the speaker.
@@ -141,8 +141,8 @@ fn name((tongue, nonce): Instance) -> Name {
 }
 
 /// A place among the instances that is given up, or back, unless the connection goes live.
-pub(super) struct Entered<'a> {
-    instances: &'a Instances,
+pub(super) struct Pending<'a> {
+    instances: &'a ProcessIndex,
     nonce: Instance,
     conn: ConnId,
     /// Whom it was taken from.
@@ -150,7 +150,7 @@ pub(super) struct Entered<'a> {
     kept: bool,
 }
 
-impl Entered<'_> {
+impl Pending<'_> {
     /// The connection is live: the place is now its task's to give up. `false` if another one has taken it meanwhile.
     pub(super) fn keep(mut self, peer: &Arc<Peer>) -> bool {
         self.kept = true;
@@ -158,7 +158,7 @@ impl Entered<'_> {
     }
 }
 
-impl Drop for Entered<'_> {
+impl Drop for Pending<'_> {
     fn drop(&mut self) {
         if self.kept {
             return;

@@ -8,19 +8,19 @@ use tokio::time::timeout;
 
 use crate::address_book::{Outcome, WallTime};
 use crate::base::{Direction, PeerId, canonical_ip};
-use crate::connection::{Opening, Positions};
-use crate::pool::{Claim, ClaimFailure, CommitFailure, Departure, Holder};
+use crate::connection::{Positions, StreamStart};
+use crate::pool::{Claim, ClaimFailure, ClaimHolder, CommitFailure, DisconnectReason};
 use crate::transport::BoxStream;
 use crate::wire::{Goodbye, GoodbyeReason};
 
-use super::duel::{Contender, PROBE, Pair, Verdict, judge};
+use super::duel::{Candidate, Decision, Nonces, PROBE, judge};
 use super::error::ConnectError;
 use super::handle::NodeRef;
-use super::host::PeerHost;
-use super::info::{Conn, Peer, PeerInfo};
-use super::instances::{Entered, Speaker};
-use super::life::Course;
-use super::seat::{About, Greeted, Seat};
+use super::host::PeerSession;
+use super::info::{Peer, PeerHandle, PeerInfo};
+use super::instances::{Owner, Pending};
+use super::life::PeerTask;
+use super::seat::{HandshakeInfo, HandshakenStream, Reservation};
 use super::shared::Shared;
 
 impl Shared {
@@ -35,22 +35,26 @@ impl Shared {
     /// Dropping the future gives back slot, key and place among the instances; dropping what it returns, the peer departs.
     pub(super) async fn join(
         self: &Arc<Self>,
-        seat: Seat,
-        greeted: Greeted,
-    ) -> Result<Joined, (ConnectError, BoxStream)> {
+        seat: Reservation,
+        greeted: HandshakenStream,
+    ) -> Result<Established, (ConnectError, BoxStream)> {
         match self.place(seat, &greeted.about).await {
             Ok(placed) => self.go_live(placed, greeted),
             Err(error) => Err((error, greeted.stream)),
         }
     }
 
-    async fn place<'a>(&'a self, seat: Seat, about: &About) -> Result<Placed<'a>, ConnectError> {
+    async fn place<'a>(
+        &'a self,
+        seat: Reservation,
+        about: &HandshakeInfo,
+    ) -> Result<Placement<'a>, ConnectError> {
         let (id, addr, direction) = (seat.id(), seat.addr(), seat.direction());
         let key = match (about.identity, about.key, &seat) {
             (Some(identity), ..) => PeerId::Key(identity),
             (None, Some(key), _) => key,
-            (None, None, Seat::Claim(claim)) => *claim.key(),
-            (None, None, Seat::Permit(_)) => PeerId::from_addr(addr),
+            (None, None, Reservation::Claim(claim)) => *claim.key(),
+            (None, None, Reservation::Permit(_)) => PeerId::from_addr(addr),
         };
         if self.is_barred(key, addr) {
             return Err(ConnectError::Banned);
@@ -60,8 +64,8 @@ impl Shared {
         }
         let authenticated = about.identity.is_some();
         let contender =
-            Contender { direction, since: about.since, authenticated, ip: canonical_ip(addr.ip()) };
-        let speaker = Speaker { conn: id, key, contender, peer: None };
+            Candidate { direction, since: about.since, authenticated, ip: canonical_ip(addr.ip()) };
+        let speaker = Owner { conn: id, key, contender, peer: None };
         let mut heir_of = None;
         let entered = self.settle(speaker, about, addr, &mut heir_of).await?;
         let claim = self.claim(seat, key, contender, about, &mut heir_of).await?;
@@ -73,7 +77,7 @@ impl Shared {
             Some(old) => Some(self.inherit(&old).await),
             None => None,
         };
-        Ok(Placed { claim, entered, positions })
+        Ok(Placement { claim, entered, positions })
     }
 
     /// Whether a peer of this key at this address is banned.
@@ -86,7 +90,7 @@ impl Shared {
     ///
     /// Invariant 9. Statement: a preference for a direction always ends. Enforced by: the dial's own deadline releases its
     /// claim, and the whole handshake runs under the permit's. Breaks if: a claim can outlive its deadline.
-    async fn hold(&self, about: &About, from: SocketAddr) {
+    async fn hold(&self, about: &HandshakeInfo, from: SocketAddr) {
         let Some(theirs) = about.hello.nonce else { return };
         if self.tongues.instance(about.tongue) >= theirs {
             return;
@@ -102,14 +106,14 @@ impl Shared {
     /// Becomes the speaker for the peer's process, or finds that another connection stays it.
     async fn settle<'a>(
         &'a self,
-        speaker: Speaker,
-        about: &About,
+        speaker: Owner,
+        about: &HandshakeInfo,
         addr: SocketAddr,
         heir_of: &mut Option<Arc<Peer>>,
-    ) -> Result<Option<Entered<'a>>, ConnectError> {
+    ) -> Result<Option<Pending<'a>>, ConnectError> {
         let Some(theirs) = about.hello.nonce else { return Ok(None) };
         let ours = self.tongues.instance(about.tongue);
-        let pair = Pair { ours, theirs, theirs_before: theirs };
+        let pair = Nonces { ours, theirs, theirs_before: theirs };
         let mut instead_of = None;
         loop {
             let instance = (about.tongue, theirs);
@@ -136,12 +140,12 @@ impl Shared {
     /// Claims the key, taking it from its holder where the rule says so.
     async fn claim(
         &self,
-        mut seat: Seat,
+        mut seat: Reservation,
         key: PeerId,
-        contender: Contender,
-        about: &About,
+        contender: Candidate,
+        about: &HandshakeInfo,
         heir_of: &mut Option<Arc<Peer>>,
-    ) -> Result<Claim<PeerId, Conn>, ConnectError> {
+    ) -> Result<Claim<PeerId, PeerHandle>, ConnectError> {
         loop {
             let (back, why) = match seat.claim(key) {
                 Ok(claim) => return Ok(claim),
@@ -149,7 +153,7 @@ impl Shared {
             };
             seat = back;
             match why {
-                ClaimFailure::Held(Holder::Live(old)) => {
+                ClaimFailure::Held(ClaimHolder::Live(old)) => {
                     if old.connection().tongue() != about.tongue {
                         // What their instances are called says nothing about each other.
                         return Err(ConnectError::AlreadyConnected(key));
@@ -158,9 +162,9 @@ impl Shared {
                     let (Some(theirs), Some(theirs_before)) = (about.hello.nonce, theirs_before) else {
                         return Err(ConnectError::AlreadyConnected(key));
                     };
-                    let pair = Pair { ours: self.tongues.instance(about.tongue), theirs, theirs_before };
+                    let pair = Nonces { ours: self.tongues.instance(about.tongue), theirs, theirs_before };
                     let since = old.connected_at();
-                    let before = Contender { direction: old.direction(), since, ip: old.ip(), ..contender };
+                    let before = Candidate { direction: old.direction(), since, ip: old.ip(), ..contender };
                     // What was decided about it among the instances need not be asked again: a second probe would take
                     // what is left of the handshake's time.
                     let beaten = heir_of.as_ref().is_some_and(|beaten| beaten.id() == old.id());
@@ -170,14 +174,14 @@ impl Shared {
                     if theirs != theirs_before && old.uptime(self.now()) < self.hot().replace_after {
                         return Err(ConnectError::TooSoon);
                     }
-                    self.pool.depart(&key, old.id(), Departure::Replaced);
+                    self.pool.depart(&key, old.id(), DisconnectReason::Replaced);
                     // What lives and was beaten among the instances is the same process: that is whose place it takes, and who has
                     // yet to leave.
                     if !heir_of.as_ref().is_some_and(|beaten| beaten.is_live()) {
                         *heir_of = Some(old);
                     }
                 }
-                ClaimFailure::Held(Holder::Claimed { watch, .. }) => {
+                ClaimFailure::Held(ClaimHolder::Claimed { watch, .. }) => {
                     watch.await;
                 }
                 _ => return Err(self.revoked()),
@@ -188,22 +192,22 @@ impl Shared {
     /// Applies the rule; where it asks for a ping, sends one.
     async fn takes_over(
         &self,
-        new: Contender,
-        old: Contender,
+        new: Candidate,
+        old: Candidate,
         old_peer: Option<&Arc<Peer>>,
-        pair: Pair,
+        pair: Nonces,
         addr: SocketAddr,
     ) -> Result<bool, ConnectError> {
         match judge(new, old, pair, self.hot().handshake, self.now()) {
-            Verdict::TakeNew => Ok(true),
-            Verdict::KeepOld => Ok(false),
-            Verdict::KeepOldAsAlias => {
+            Decision::TakeNew => Ok(true),
+            Decision::KeepOld => Ok(false),
+            Decision::KeepOldAsAlias => {
                 if let Some(kept) = old_peer {
                     self.note_kept(addr, kept, new.is_beside(&old));
                 }
                 Ok(false)
             }
-            Verdict::ProbeOld => {
+            Decision::ProbeOld => {
                 // Without a peer it is in its handshake, and so young enough to stay.
                 let Some(kept) = old_peer else { return Ok(false) };
                 // The answer must come while this handshake still lasts.
@@ -232,7 +236,7 @@ impl Shared {
 
     /// Ends the connection whose place is taken, and waits a moment for where it stood.
     async fn inherit(&self, old: &Arc<Peer>) -> Positions {
-        self.pool.depart(old.key(), old.id(), Departure::Collision);
+        self.pool.depart(old.key(), old.id(), DisconnectReason::Collision);
         let link = old.connection().link();
         let waiting = match link.positions() {
             Ok(positions) => return positions,
@@ -251,10 +255,10 @@ impl Shared {
 
     fn go_live(
         self: &Arc<Self>,
-        placed: Placed<'_>,
-        greeted: Greeted,
-    ) -> Result<Joined, (ConnectError, BoxStream)> {
-        let Placed { claim, entered, positions } = placed;
+        placed: Placement<'_>,
+        greeted: HandshakenStream,
+    ) -> Result<Established, (ConnectError, BoxStream)> {
+        let Placement { claim, entered, positions } = placed;
         let about = &greeted.about;
         let addr = claim.addr();
         let listen = match claim.direction() {
@@ -267,7 +271,7 @@ impl Shared {
         let prepared = tongue.prepare(claim.id(), positions, bears);
         // Before anybody can ask anything over it.
         prepared.link().owed(&about.asked);
-        let conn = Conn::new(Arc::clone(prepared.link()), about.tongue, about.identity.is_some());
+        let conn = PeerHandle::new(Arc::clone(prepared.link()), about.tongue, about.identity.is_some());
         let now = self.now();
         conn.set_pinged(now);
         let peer = match claim.go_live(conn, info, now) {
@@ -284,45 +288,47 @@ impl Shared {
             && !entered.keep(&peer)
         {
             // Another connection of the same process overtook this one between its two steps.
-            self.pool.depart(peer.key(), peer.id(), Departure::Collision);
+            self.pool.depart(peer.key(), peer.id(), DisconnectReason::Collision);
         }
         // A ban or a stop that came during the handshake did not find it among the live ones. It is none that the floor could keep:
         // nobody knows of it yet.
         if self.is_barred(*peer.key(), addr) {
-            self.pool.depart(peer.key(), peer.id(), Departure::Banned);
+            self.pool.depart(peer.key(), peer.id(), DisconnectReason::Banned);
         }
-        if let Some(Departure::Banned | Departure::Collision) = peer.departure() {
+        if let Some(DisconnectReason::Banned | DisconnectReason::Collision) = peer.departure() {
             // It never was a peer for anybody: no hook has run, no event was told.
             if let Some(nonce) = about.hello.nonce {
                 self.instances.leave((about.tongue, nonce), peer.id());
             }
             let error = match peer.departure() {
-                Some(Departure::Banned) => ConnectError::Banned,
+                Some(DisconnectReason::Banned) => ConnectError::Banned,
                 _ => ConnectError::AlreadyConnected(*peer.key()),
             };
             return Err((error, greeted.stream));
         }
         if self.is_stopping() {
-            peer.connection().link().close(Departure::Shutdown, Some(Goodbye::new(GoodbyeReason::Shutdown)));
+            peer.connection()
+                .link()
+                .close(DisconnectReason::Shutdown, Some(Goodbye::new(GoodbyeReason::Shutdown)));
         }
-        let About { rest, greeting, local, .. } = greeted.about;
-        let host = PeerHost::new(NodeRef::new(Arc::clone(self)), Arc::clone(&peer));
+        let HandshakeInfo { rest, greeting, local, .. } = greeted.about;
+        let host = PeerSession::new(NodeRef::new(Arc::clone(self)), Arc::clone(&peer));
         self.events.up(&peer, self.now());
         tracing::info!(peer = %peer.key(), conn = %peer.id(), direction = ?peer.direction(), "peer up");
-        let opening = Opening { greeting: &greeting, rest, local, silent: !bears.declines };
+        let opening = StreamStart { greeting: &greeting, rest, local, silent: !bears.declines };
         let link = prepared.start(greeted.stream, host, opening);
-        Ok(Joined { peer, link })
+        Ok(Established { peer, link })
     }
 }
 
 /// A peer that is live, and its link, which somebody has to run: dropped, it ends the peer.
 #[must_use = "without its link a peer departs"]
-pub(super) struct Joined {
+pub(super) struct Established {
     pub(super) peer: Arc<Peer>,
-    pub(super) link: Course,
+    pub(super) link: PeerTask,
 }
 
-impl Joined {
+impl Established {
     /// Has the link run in a task of its own.
     pub(super) fn spawn(self, shared: &Shared) -> Arc<Peer> {
         shared.spawn_course(self.link);
@@ -330,9 +336,9 @@ impl Joined {
     }
 }
 
-struct Placed<'a> {
-    claim: Claim<PeerId, Conn>,
-    entered: Option<Entered<'a>>,
+struct Placement<'a> {
+    claim: Claim<PeerId, PeerHandle>,
+    entered: Option<Pending<'a>>,
     positions: Option<Positions>,
 }
 

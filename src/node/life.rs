@@ -5,29 +5,29 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 
 use crate::base::Direction;
-use crate::connection::{End, LinkTask};
-use crate::pool::Departure;
+use crate::connection::{CloseReason, ConnectionDriver};
+use crate::pool::DisconnectReason;
 use crate::transport::BoxStream;
-use crate::wire::Dialect;
+use crate::wire::Protocol;
 
 use super::handle::NodeRef;
 use super::handler::Context;
-use super::host::PeerHost;
+use super::host::PeerSession;
 use super::info::Peer;
 use super::shared::{Shared, count};
 
 /// What the task of a connection does, one part after the other: the handshake of one that was accepted, then its link.
 ///
 /// A box, because the runtime rounds up the size of what it is given.
-pub(super) struct Course(Pin<Box<dyn Future<Output = Option<Course>> + Send>>);
+pub(super) struct PeerTask(Pin<Box<dyn Future<Output = Option<PeerTask>> + Send>>);
 
-impl Course {
-    pub(super) fn new(part: impl Future<Output = Option<Course>> + Send + 'static) -> Self {
+impl PeerTask {
+    pub(super) fn new(part: impl Future<Output = Option<PeerTask>> + Send + 'static) -> Self {
         Self(Box::pin(part))
     }
 }
 
-impl Future for Course {
+impl Future for PeerTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
@@ -39,21 +39,21 @@ impl Future for Course {
 }
 
 /// The link of a live peer.
-pub(super) struct Living<D: Dialect> {
-    task: Option<LinkTask<D, BoxStream, PeerHost>>,
+pub(super) struct RunConnection<D: Protocol> {
+    task: Option<ConnectionDriver<D, BoxStream, PeerSession>>,
 }
 
-impl<D: Dialect> Living<D> {
-    pub(super) fn new(task: LinkTask<D, BoxStream, PeerHost>) -> Self {
+impl<D: Protocol> RunConnection<D> {
+    pub(super) fn new(task: ConnectionDriver<D, BoxStream, PeerSession>) -> Self {
         Self { task: Some(task) }
     }
 }
 
-impl<D: Dialect> Future for Living<D> {
+impl<D: Protocol> Future for RunConnection<D> {
     /// Nothing comes after it.
-    type Output = Option<Course>;
+    type Output = Option<PeerTask>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Course>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<PeerTask>> {
         let Some(task) = &mut self.task else { return Poll::Ready(None) };
         task.host_mut().begin();
         match Pin::new(&mut *task).poll(cx) {
@@ -73,7 +73,7 @@ impl<D: Dialect> Future for Living<D> {
 ///
 /// Invariant 19. Statement: cleaning up after a peer waits for nothing and spawns nothing. Enforced by: a drop cannot await, and
 /// this one only tells others. Breaks if: it hands a part of its work to a task.
-impl PeerHost {
+impl PeerSession {
     pub(super) fn new(node: NodeRef, peer: Arc<Peer>) -> Self {
         node.shared().link_begins();
         Self { node, peer, end: None, hooked: false }
@@ -96,13 +96,13 @@ impl PeerHost {
     }
 }
 
-impl Drop for PeerHost {
+impl Drop for PeerSession {
     fn drop(&mut self) {
         let shared = self.node.shared();
         // Also where something below panics.
         let _counted = Counted(shared);
         let end = self.end.as_deref();
-        let said = end.map_or(Departure::Closed, End::departure);
+        let said = end.map_or(DisconnectReason::Closed, CloseReason::departure);
         // The peer's word, unless somebody here was first.
         let told = shared.pool.depart(self.peer.key(), self.peer.id(), said).is_some();
         let reason = self.peer.departure().unwrap_or(said);
@@ -111,7 +111,7 @@ impl Drop for PeerHost {
         }
         shared.note_session(&self.peer, reason, told);
         shared.events.down(&self.peer, reason, shared.now());
-        if matches!(end, Some(End::HandlerPanic)) {
+        if matches!(end, Some(CloseReason::HandlerPanic)) {
             tracing::error!(peer = %self.peer.key(), "a handler panicked; its connection is closed");
         }
         let why = end.map_or_else(|| "its task ended".to_owned(), ToString::to_string);
@@ -122,7 +122,7 @@ impl Drop for PeerHost {
             });
         }
         // One that gave way to another is no loss to make up for (8).
-        if !matches!(reason, Departure::Collision | Departure::Replaced) {
+        if !matches!(reason, DisconnectReason::Collision | DisconnectReason::Replaced) {
             shared.kick.notify_one();
         }
     }
@@ -139,19 +139,22 @@ impl Drop for Counted<'_> {
 
 impl Shared {
     /// What the book learns from a session that is over.
-    fn note_session(&self, peer: &Peer, reason: Departure, told: bool) {
+    fn note_session(&self, peer: &Peer, reason: DisconnectReason, told: bool) {
         use crate::address_book::{FailCause, Outcome};
         if peer.direction() == Direction::Inbound || peer.connection().is_stable() || self.is_stopping() {
             return;
         }
         let outcome = match reason {
             // A peer that says so, and has no other connection from where it is, accepts and hangs up.
-            Departure::Collision | Departure::Replaced if told && self.pool.count_by_ip(peer.ip()) == 0 => {
+            DisconnectReason::Collision | DisconnectReason::Replaced
+                if told && self.pool.count_by_ip(peer.ip()) == 0 =>
+            {
                 Outcome::Failed(FailCause::Unstable)
             }
-            Departure::Collision | Departure::Replaced | Departure::Requested | Departure::Shutdown => {
-                Outcome::Collision
-            }
+            DisconnectReason::Collision
+            | DisconnectReason::Replaced
+            | DisconnectReason::Requested
+            | DisconnectReason::Shutdown => Outcome::Collision,
             _ => Outcome::Failed(FailCause::Unstable),
         };
         self.book.record(&peer.addr(), outcome, crate::address_book::WallTime::now());

@@ -11,10 +11,10 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::address_book::{Outcome, WallTime};
 use crate::base::{Direction, PeerId, Tick, canonical};
-use crate::pool::{Cause, Departure};
+use crate::pool::{DisconnectReason, Misbehavior};
 use crate::sync::atomic::Ordering;
 
-use super::config::HotConfig;
+use super::config::RuntimeConfig;
 use super::info::Peer;
 use super::shared::{Shared, count};
 
@@ -72,7 +72,7 @@ impl Shared {
     }
 
     /// Walks as many cells as it takes to see all of them within a second, at least one.
-    fn sweep(self: &Arc<Self>, state: &mut Maintenance, hot: &HotConfig) {
+    fn sweep(self: &Arc<Self>, state: &mut Maintenance, hot: &RuntimeConfig) {
         let now = self.now();
         let cells = self.pool.cell_count();
         let ticks_a_second = (1000 / hot.tick.as_millis().max(1)).max(1) as usize;
@@ -99,12 +99,12 @@ impl Shared {
         self.tongues.iter().for_each(|tongue| tongue.tick(now));
     }
 
-    fn look_after(self: &Arc<Self>, peer: &Arc<Peer>, hot: &HotConfig, now: Tick) {
+    fn look_after(self: &Arc<Self>, peer: &Arc<Peer>, hot: &RuntimeConfig, now: Tick) {
         let conn = peer.connection();
         let rules = self.tongues.get(conn.tongue()).rules();
         if conn.link().stalled(now) > rules.write_stall().unwrap_or(hot.write_stall) {
             tracing::info!(peer = %peer.key(), "closed: takes no data");
-            self.pool.depart(peer.key(), peer.id(), Departure::Overloaded);
+            self.pool.depart(peer.key(), peer.id(), DisconnectReason::Overloaded);
             return;
         }
         let silent = now.since(peer.last_seen());
@@ -116,7 +116,7 @@ impl Shared {
                 && self.tongues.get(conn.tongue()).abilities().ping_tokens
                 && !peer.is_paused()
             {
-                peer.penalize(Cause::Unresponsive, now);
+                peer.penalize(Misbehavior::Unresponsive, now);
             }
             conn.set_pinged(now);
             conn.link().ping();
@@ -221,7 +221,7 @@ impl Shared {
     }
 
     /// Asks some peer which others it knows: now and then, and more often while too few are known.
-    fn discover(&self, state: &mut Maintenance, hot: &HotConfig) {
+    fn discover(&self, state: &mut Maintenance, hot: &RuntimeConfig) {
         let now = self.now();
         // A node that has just started and was told too little by one asks another at once.
         let young = now.since(Tick::ZERO) < YOUNG && self.pool.len() < hot.degree;
@@ -236,7 +236,7 @@ impl Shared {
         peer.connection().link().ask_peers();
     }
 
-    fn housekeeping(self: &Arc<Self>, state: &mut Maintenance, hot: &HotConfig) {
+    fn housekeeping(self: &Arc<Self>, state: &mut Maintenance, hot: &RuntimeConfig) {
         let now = self.now();
         if now.since(state.flushed_at) >= hot.flush_every {
             state.flushed_at = now;
@@ -282,7 +282,7 @@ impl Shared {
 ///
 /// One thing after the other, and nothing to decide before it was asked of all: the walk over idle peers is bound by how many of
 /// them can be on their way from memory together.
-fn may_need_care(few: &[Arc<Peer>], hot: &HotConfig, now: Tick) -> bool {
+fn may_need_care(few: &[Arc<Peer>], hot: &RuntimeConfig, now: Tick) -> bool {
     let any = |is_so: &dyn Fn(&Peer) -> bool| few.iter().fold(false, |any, peer| any | is_so(peer));
     let waits = any(&|peer| peer.connection().link().is_waiting());
     let due = any(&|peer| now.since(peer.connection().pinged_at()) >= soonest(hot.ping_every));

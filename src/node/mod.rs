@@ -53,23 +53,23 @@ mod typed;
 mod verbs;
 mod voice;
 
-pub use ask::{AskAny, Pipeline};
+pub use ask::{Pipeline, RequestAnyOptions};
 pub use builder::NodeBuilder;
-pub use config::{ConfigError, HotConfig, NodeConfig};
-pub use dialect::{Bears, DialectConfig, Identity, Rules};
-pub use error::{AskError, AtFloor, ConnectError, SendToError, StartError};
-pub use events::{NodeEvent, Subscription, Update};
-pub use handle::{Leftovers, Node, NodeRef, WeakNode};
+pub use config::{ConfigError, NodeConfig, RuntimeConfig};
+pub use dialect::{Identity, PeerCapabilities, PeerPolicy, ProtocolConfig};
+pub use error::{AskError, BanRefused, ConnectError, SendToError, StartError};
+pub use events::{NodeEvent, Subscription, SubscriptionItem};
+pub use handle::{Node, NodeRef, ShutdownReport, WeakNode};
 pub use handler::{Context, Handler, Verdict};
 #[cfg(feature = "timecoin")]
 pub(crate) use handshake::{check_kin, read_greeting};
-pub use info::{Conn, Peer, PeerInfo, Pool};
+pub use info::{Peer, PeerHandle, PeerInfo, Pool};
 pub use receipt::BroadcastReceipt;
-pub use relay::{Digest, Fresh, RelayConfig};
-pub use seat::Prelude;
+pub use relay::{Digest, RelayConfig, RelayOutcome};
+pub use seat::CompletedHandshake;
 pub use stats::{LaneStats, MemoryStats, NodeStats};
 pub use typed::{Typed, TypedError};
-pub use voice::StateRefused;
+pub use voice::StateError;
 
 #[doc(inline)]
 pub use crate::broadcast::{LagPolicy, Receipt};

@@ -4,12 +4,12 @@ use crate::base::{ConnId, Lane, PeerId};
 use crate::broadcast::{Appended, CursorView, Receipt};
 
 use super::handle::NodeRef;
-use super::tongue::{Said, first};
+use super::tongue::{AppendPositions, first};
 
 /// Who was there at a broadcast, and what became of it for each.
 #[derive(Debug)]
 pub struct BroadcastReceipt {
-    said: Said,
+    said: AppendPositions,
     views: Vec<Recipient>,
 }
 
@@ -36,7 +36,7 @@ impl Recipient {
 }
 
 impl BroadcastReceipt {
-    pub(super) const fn new(said: Said, views: Vec<Recipient>) -> Self {
+    pub(super) const fn new(said: AppendPositions, views: Vec<Recipient>) -> Self {
         Self { said, views }
     }
 

@@ -22,7 +22,7 @@ pub struct Digest(u128);
 
 /// What the memory of relayed messages says of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fresh {
+pub enum RelayOutcome {
     /// First time within the retention: pass it on.
     New,
     /// Seen before.
@@ -94,26 +94,26 @@ impl SeenSet {
         from: Option<ConnId>,
         config: &RelayConfig,
         now: Tick,
-    ) -> Fresh {
+    ) -> RelayOutcome {
         let per_shard = (config.capacity / SHARDS).max(1);
         let percent = usize::from(config.peer_share_percent.min(100));
         let per_peer = (per_shard.saturating_mul(percent) / 100).max(1);
         let mut shard = self.shard(digest).lock();
         shard.expire(config.retention, now);
         if shard.digests.contains_key(&digest.0) {
-            return Fresh::Seen;
+            return RelayOutcome::Seen;
         }
         let share = from.and_then(|conn| shard.shares.get(&conn)).copied().unwrap_or(0);
         if shard.digests.len() >= per_shard || share as usize >= per_peer {
             self.refused.fetch_add(1, Ordering::Relaxed);
-            return Fresh::Full;
+            return RelayOutcome::Full;
         }
         shard.digests.insert(digest.0, ());
         shard.arrivals.push_back(Arrival { digest: digest.0, from, at: now });
         if let Some(conn) = from {
             *shard.shares.entry(conn).or_insert(0) += 1;
         }
-        Fresh::New
+        RelayOutcome::New
     }
 
     /// Whether the digest is remembered. Cost: one shard's lock.
@@ -178,10 +178,10 @@ mod tests {
         let config = RelayConfig { retention: Duration::from_secs(1), ..RelayConfig::default() };
         let digest = set.digest(7, b"block");
         let at = Tick::from_millis;
-        assert_eq!(set.insert(digest, conn(1), &config, at(0)), Fresh::New);
-        assert_eq!(set.insert(digest, conn(2), &config, at(1_000)), Fresh::Seen);
+        assert_eq!(set.insert(digest, conn(1), &config, at(0)), RelayOutcome::New);
+        assert_eq!(set.insert(digest, conn(2), &config, at(1_000)), RelayOutcome::Seen);
         assert!(set.contains(digest, config.retention, at(1_000)));
-        assert_eq!(set.insert(digest, conn(2), &config, at(1_001)), Fresh::New);
+        assert_eq!(set.insert(digest, conn(2), &config, at(1_001)), RelayOutcome::New);
         set.expire(config.retention, at(9_000));
         assert_eq!(set.len(), 0);
     }
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(set.len(), 64);
         assert_eq!(set.refused(), 1_000 - 64);
         for (digest, fresh) in digests.iter().zip(fresh) {
-            assert_eq!(set.contains(*digest, config.retention, Tick::ZERO), fresh == Fresh::New);
+            assert_eq!(set.contains(*digest, config.retention, Tick::ZERO), fresh == RelayOutcome::New);
         }
     }
 
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(set.len(), 80);
         let other: usize = (1_000..1_040u32)
             .filter(|n| {
-                set.insert(set.digest(0, &n.to_le_bytes()), conn(2), &config, Tick::ZERO) == Fresh::New
+                set.insert(set.digest(0, &n.to_le_bytes()), conn(2), &config, Tick::ZERO) == RelayOutcome::New
             })
             .count();
         assert!(other > 30, "{other}");
@@ -221,7 +221,7 @@ mod tests {
         let config = RelayConfig { capacity: usize::MAX, peer_share_percent: 50, ..RelayConfig::default() };
         for n in 0..100u32 {
             let digest = set.digest(0, &n.to_le_bytes());
-            assert_eq!(set.insert(digest, conn(1), &config, Tick::ZERO), Fresh::New);
+            assert_eq!(set.insert(digest, conn(1), &config, Tick::ZERO), RelayOutcome::New);
         }
     }
 
@@ -236,7 +236,7 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..10_000u32 {
                         let digest = set.digest(1, &n.to_le_bytes());
-                        if set.insert(digest, conn(thread), config, Tick::ZERO) == Fresh::New {
+                        if set.insert(digest, conn(thread), config, Tick::ZERO) == RelayOutcome::New {
                             fresh.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                         }
                     }

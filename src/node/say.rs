@@ -13,9 +13,9 @@ use crate::wire::EncodeError;
 use super::error::SendToError;
 use super::handle::NodeRef;
 use super::receipt::{BroadcastReceipt, Recipient};
-use super::relay::{Digest, Fresh};
+use super::relay::{Digest, RelayOutcome};
 use super::shared::count;
-use super::voice::StateRefused;
+use super::voice::StateError;
 
 /// Sending.
 impl NodeRef {
@@ -128,8 +128,8 @@ impl NodeRef {
     /// newest of all at once. It arrives as an event of this kind.
     ///
     /// # Errors
-    /// See [`StateRefused`]; the value comes back.
-    pub fn set_state(&self, kind: u16, id: &[u8], value: impl Into<Bytes>) -> Result<u64, StateRefused> {
+    /// See [`StateError`]; the value comes back.
+    pub fn set_state(&self, kind: u16, id: &[u8], value: impl Into<Bytes>) -> Result<u64, StateError> {
         self.shared().tongues.set_state(kind, id, value.into())
     }
 
@@ -142,18 +142,18 @@ impl NodeRef {
     ///
     /// # Errors
     /// As [`NodeRef::broadcast`]; the message then counts as not seen... by nobody: it was refused before it was remembered.
-    pub fn relay(&self, message: &Message, from: Option<ConnId>) -> Result<Fresh, EncodeError> {
+    pub fn relay(&self, message: &Message, from: Option<ConnId>) -> Result<RelayOutcome, EncodeError> {
         let shared = self.shared();
         let digest = shared.seen.digest(message.kind, &message.payload);
         shared.tongues.check(message)?;
         let fresh = shared.seen.insert(digest, from, &shared.config.relay, shared.now());
         match fresh {
-            Fresh::New => {
+            RelayOutcome::New => {
                 count(&shared.counters.relayed);
                 shared.tongues.append_checked(message, from)?;
             }
-            Fresh::Seen => count(&shared.counters.redundant),
-            Fresh::Full => {}
+            RelayOutcome::Seen => count(&shared.counters.redundant),
+            RelayOutcome::Full => {}
         }
         Ok(fresh)
     }
@@ -174,7 +174,7 @@ impl From<SendToError> for Message {
     fn from(error: SendToError) -> Self {
         match error {
             SendToError::NotConnected(_, message) => message,
-            SendToError::Link(error) => SendError::into_message(error),
+            SendToError::Connection(error) => SendError::into_message(error),
         }
     }
 }

@@ -9,11 +9,11 @@ use crate::pool::{Claim, ClaimFailure, Permit};
 use crate::transport::BoxStream;
 use crate::wire::Hello;
 
-use super::info::Conn;
+use super::info::PeerHandle;
 
 /// What was said on a stream before a node takes it over.
 #[derive(Debug)]
-pub struct Prelude {
+pub struct CompletedHandshake {
     /// The far end's hello.
     pub hello: Hello,
     /// What was read behind it.
@@ -23,20 +23,20 @@ pub struct Prelude {
     pub asked: Vec<(u16, Bytes)>,
 }
 
-impl From<(Hello, Vec<u8>)> for Prelude {
+impl From<(Hello, Vec<u8>)> for CompletedHandshake {
     fn from((hello, rest): (Hello, Vec<u8>)) -> Self {
         Self { hello, rest, asked: Vec::new() }
     }
 }
 
 /// A connection whose greeting is done on the other side.
-pub(super) struct Greeted {
+pub(super) struct HandshakenStream {
     pub(super) stream: BoxStream,
-    pub(super) about: About,
+    pub(super) about: HandshakeInfo,
 }
 
 /// What is known of a greeted connection, apart from its stream.
-pub(super) struct About {
+pub(super) struct HandshakeInfo {
     /// The dialect.
     pub(super) tongue: usize,
     /// Their hello, with the instance that the dialect's rules see in it.
@@ -57,7 +57,7 @@ pub(super) struct About {
     pub(super) greeting: Vec<u8>,
 }
 
-impl About {
+impl HandshakeInfo {
     /// Where an inbound peer says it listens: the port it claims, at the address we observe or that the rules know it by.
     pub(super) fn listen(&self, from: SocketAddr) -> Option<SocketAddr> {
         // With the scope of a link-local one.
@@ -68,12 +68,12 @@ impl About {
 }
 
 /// The slot a connection has so far.
-pub(super) enum Seat {
-    Permit(Permit<PeerId, Conn>),
-    Claim(Claim<PeerId, Conn>),
+pub(super) enum Reservation {
+    Permit(Permit<PeerId, PeerHandle>),
+    Claim(Claim<PeerId, PeerHandle>),
 }
 
-impl Seat {
+impl Reservation {
     pub(super) fn id(&self) -> ConnId {
         match self {
             Self::Permit(permit) => permit.id(),
@@ -99,7 +99,7 @@ impl Seat {
     pub(super) fn claim(
         self,
         key: PeerId,
-    ) -> Result<Claim<PeerId, Conn>, (Self, ClaimFailure<PeerId, Conn>)> {
+    ) -> Result<Claim<PeerId, PeerHandle>, (Self, ClaimFailure<PeerId, PeerHandle>)> {
         match self {
             Self::Permit(permit) => permit.claim(key).map_err(|e| (Self::Permit(e.permit), e.why)),
             Self::Claim(claim) if *claim.key() == key => Ok(claim),
@@ -119,7 +119,7 @@ mod tests {
     fn a_link_local_peer_listens_in_its_own_scope() {
         let mut hello = Hello::new(1, 0, Nonce([7; 16]));
         hello.listen = Some(SocketAddr::from(([192, 0, 2, 1], 9_000)));
-        let mut about = About {
+        let mut about = HandshakeInfo {
             tongue: 0,
             hello,
             rest: Vec::new(),

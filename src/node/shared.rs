@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::address_book::Book;
+use crate::address_book::AddressBook;
 use crate::base::{Nonce, Tick};
 use crate::connection::Budget;
 use crate::pool::PoolConfig;
@@ -17,16 +17,16 @@ use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, SwapCell};
 use crate::transport::Transport;
 
-use super::agents::Agents;
-use super::config::{HotConfig, NodeConfig};
-use super::dialect::NewTongue;
+use super::agents::Interner;
+use super::config::{NodeConfig, RuntimeConfig};
+use super::dialect::ProtocolFactory;
 use super::events::EventHub;
 use super::handler::Handler;
 use super::info::Pool;
-use super::instances::Instances;
-use super::life::Course;
+use super::instances::ProcessIndex;
+use super::life::PeerTask;
 use super::relay::SeenSet;
-use super::tongue::Tongues;
+use super::tongue::ProtocolSet;
 
 /// What all tasks of a node share. Holds no task and no handle with a life token, so nothing here keeps the node alive.
 ///
@@ -35,20 +35,20 @@ use super::tongue::Tongues;
 /// `WeakNode`.
 pub(super) struct Shared {
     pub(super) config: NodeConfig,
-    pub(super) hot: SwapCell<HotConfig>,
+    pub(super) hot: SwapCell<RuntimeConfig>,
     /// Changes of it come one after another.
     pub(super) reconfiguring: Mutex<()>,
     pub(super) nonce: Nonce,
     pub(super) pool: Arc<Pool>,
-    pub(super) tongues: Tongues,
+    pub(super) tongues: ProtocolSet,
     pub(super) budget: Arc<Budget>,
-    pub(super) book: Arc<Book>,
+    pub(super) book: Arc<AddressBook>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) handler: Box<dyn Handler>,
     pub(super) events: Arc<EventHub>,
     pub(super) seen: SeenSet,
-    pub(super) instances: Instances,
-    pub(super) agents: Agents,
+    pub(super) instances: ProcessIndex,
+    pub(super) agents: Interner,
     /// Where, and in which dialect.
     pub(super) listening: Mutex<Vec<(usize, SocketAddr)>>,
     /// Wakes the maintenance before its next tick.
@@ -69,11 +69,11 @@ pub(super) struct Shared {
 pub(super) struct Parts {
     pub(super) nonce: Nonce,
     pub(super) relay_key: (u64, u64),
-    pub(super) book: Arc<Book>,
+    pub(super) book: Arc<AddressBook>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) handler: Box<dyn Handler>,
     /// At least one.
-    pub(super) dialects: Vec<Box<dyn NewTongue>>,
+    pub(super) dialects: Vec<Box<dyn ProtocolFactory>>,
 }
 
 /// Dials of the node's own accord that are under way.
@@ -128,7 +128,7 @@ impl Shared {
         Self {
             hot: SwapCell::new(Arc::new(config.hot.clone())),
             reconfiguring: Mutex::new(()),
-            tongues: Tongues::new(tongues, nonce),
+            tongues: ProtocolSet::new(tongues, nonce),
             budget,
             events: Arc::new(EventHub::new(config.event_backlog)),
             config,
@@ -138,8 +138,8 @@ impl Shared {
             transport,
             handler,
             seen: SeenSet::new(relay_key),
-            instances: Instances::new(),
-            agents: Agents::default(),
+            instances: ProcessIndex::new(),
+            agents: Interner::default(),
             listening: Mutex::new(Vec::new()),
             kick: Notify::new(),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
@@ -158,7 +158,7 @@ impl Shared {
         Tick::from_millis(self.start.elapsed().as_millis() as u64)
     }
 
-    pub(super) fn hot(&self) -> Arc<HotConfig> {
+    pub(super) fn hot(&self) -> Arc<RuntimeConfig> {
         self.hot.load()
     }
 
@@ -181,7 +181,7 @@ impl Shared {
 
     /// Spawns what may become, or is, the task of a link. Until a link counts itself (see [`Shared::link_begins`]), the part
     /// before it does.
-    pub(super) fn spawn_course(&self, course: Course) {
+    pub(super) fn spawn_course(&self, course: PeerTask) {
         self.runtime.spawn(course);
     }
 

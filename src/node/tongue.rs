@@ -8,49 +8,49 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use crate::base::{ConnId, Lane, Nonce, Tick};
-use crate::broadcast::{Hub, Log};
-use crate::connection::{Link, Message, Opening, Positions, Prepared};
+use crate::broadcast::{Log, WakeSet};
+use crate::connection::{Connection, ConnectionBuilder, Message, Positions, StreamStart};
 use crate::sync::Mutex;
 use crate::transport::BoxStream;
-use crate::wire::{Abilities, Control, Dialect, EncodeError, Goodbye, Greeting, Hello, WireError};
+use crate::wire::{Control, EncodeError, Features, Goodbye, Greeting, Hello, Protocol, WireError};
 
-use super::config::HotConfig;
-use super::dialect::{Bears, Rules};
-use super::host::PeerHost;
-use super::life::{Course, Living};
-use super::voice::StateRefused;
+use super::config::RuntimeConfig;
+use super::dialect::{PeerCapabilities, PeerPolicy};
+use super::host::PeerSession;
+use super::life::{PeerTask, RunConnection};
+use super::voice::StateError;
 
 /// One dialect, whichever it is.
-pub(super) trait Tongue: Send + Sync {
+pub(super) trait DynProtocol: Send + Sync {
     fn name(&self) -> &'static str;
 
     fn version(&self) -> u32;
 
-    fn abilities(&self) -> Abilities;
+    fn abilities(&self) -> Features;
 
-    fn rules(&self) -> &dyn Rules;
+    fn rules(&self) -> &dyn PeerPolicy;
 
     fn advertise(&self) -> Option<SocketAddr>;
 
-    fn hub(&self) -> &Arc<Hub>;
+    fn hub(&self) -> &Arc<WakeSet>;
 
     fn log(&self, lane: Lane) -> Option<&Arc<Log>>;
 
-    /// Whether [`Tongue::append`] would take this. Copies nothing.
+    /// Whether [`DynProtocol::append`] would take this. Copies nothing.
     fn check(&self, message: &Message) -> Result<(), EncodeError>;
 
     /// Encodes once and appends; the message's number in its lane's log. Cost: one encoding, one memcpy under a short lock;
     /// payloads from 16 KiB up are not copied.
     fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<u64, EncodeError>;
 
-    /// Whether [`Tongue::set_state`] would take this now.
-    fn check_state(&self, kind: u16, id: &[u8], value: &Bytes) -> Result<(), StateRefused>;
+    /// Whether [`DynProtocol::set_state`] would take this now.
+    fn check_state(&self, kind: u16, id: &[u8], value: &Bytes) -> Result<(), StateError>;
 
-    fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateRefused>;
+    fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateError>;
 
     fn clear_state(&self, kind: u16, id: &[u8]) -> bool;
 
-    fn reconfigure(&self, hot: &HotConfig);
+    fn reconfigure(&self, hot: &RuntimeConfig);
 
     fn tick(&self, now: Tick);
 
@@ -71,29 +71,34 @@ pub(super) trait Tongue: Send + Sync {
 
     /// A link with its places in the logs, to be taken before its key goes live. Given the places of a connection whose
     /// place it takes, it starts there. It is sent the state that there is, or only what is set from now on.
-    fn prepare(&self, id: ConnId, heir_of: Option<Positions>, bears: Bears) -> Box<dyn ReadyLink>;
+    fn prepare(
+        &self,
+        id: ConnId,
+        heir_of: Option<Positions>,
+        bears: PeerCapabilities,
+    ) -> Box<dyn ReadyConnection>;
 }
 
 /// A link that waits for its stream.
-pub(super) trait ReadyLink: Send {
-    fn link(&self) -> &Arc<Link>;
+pub(super) trait ReadyConnection: Send {
+    fn link(&self) -> &Arc<Connection>;
 
-    fn start(self: Box<Self>, stream: BoxStream, host: PeerHost, opening: Opening<'_>) -> Course;
+    fn start(self: Box<Self>, stream: BoxStream, host: PeerSession, opening: StreamStart<'_>) -> PeerTask;
 }
 
-impl<D: Dialect> ReadyLink for Prepared<D> {
-    fn link(&self) -> &Arc<Link> {
-        Prepared::link(self)
+impl<D: Protocol> ReadyConnection for ConnectionBuilder<D> {
+    fn link(&self) -> &Arc<Connection> {
+        ConnectionBuilder::link(self)
     }
 
-    fn start(self: Box<Self>, stream: BoxStream, host: PeerHost, opening: Opening<'_>) -> Course {
-        Course::new(Living::new((*self).start(stream, host, opening)))
+    fn start(self: Box<Self>, stream: BoxStream, host: PeerSession, opening: StreamStart<'_>) -> PeerTask {
+        PeerTask::new(RunConnection::new((*self).start(stream, host, opening)))
     }
 }
 
 /// All dialects of a node, the first one first. Never empty.
-pub(super) struct Tongues {
-    all: SmallVec<[Arc<dyn Tongue>; 2]>,
+pub(super) struct ProtocolSet {
+    all: SmallVec<[Arc<dyn DynProtocol>; 2]>,
     /// Our instance in each: its own, or the node's.
     instances: SmallVec<[Nonce; 2]>,
     /// The dialects of addresses that were learnt in one; empty where there is but one dialect. A hint: the rules decide on
@@ -105,20 +110,20 @@ pub(super) struct Tongues {
 const MOST_LEARNT: usize = 65_536;
 
 /// Where a message went: its number in each dialect's log, and none where the dialect has no word for it.
-pub(super) type Said = SmallVec<[Option<u64>; 2]>;
+pub(super) type AppendPositions = SmallVec<[Option<u64>; 2]>;
 
 /// The number in the first dialect's log that took it: one did, or there was an error.
-pub(super) fn first(said: &Said) -> u64 {
+pub(super) fn first(said: &AppendPositions) -> u64 {
     said.iter().flatten().next().copied().unwrap_or_default()
 }
 
-impl Tongues {
-    pub(super) fn new(all: SmallVec<[Arc<dyn Tongue>; 2]>, node: Nonce) -> Self {
+impl ProtocolSet {
+    pub(super) fn new(all: SmallVec<[Arc<dyn DynProtocol>; 2]>, node: Nonce) -> Self {
         let instances = all.iter().map(|tongue| tongue.rules().instance().unwrap_or(node)).collect();
         Self { all, instances, learnt: Mutex::default() }
     }
 
-    pub(super) fn get(&self, at: usize) -> &Arc<dyn Tongue> {
+    pub(super) fn get(&self, at: usize) -> &Arc<dyn DynProtocol> {
         &self.all[at]
     }
 
@@ -126,7 +131,7 @@ impl Tongues {
         self.all.len()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tongue>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<dyn DynProtocol>> {
         self.all.iter()
     }
 
@@ -207,7 +212,7 @@ impl Tongues {
         self.append_checked(message, origin)
     }
 
-    /// As [`Tongues::append`], of what [`Tongues::check`] has taken, or where there is but one dialect.
+    /// As [`ProtocolSet::append`], of what [`ProtocolSet::check`] has taken, or where there is but one dialect.
     #[inline]
     pub(super) fn append_checked(
         &self,
@@ -220,26 +225,26 @@ impl Tongues {
         }
     }
 
-    /// As [`Tongues::append`]; where it went in each.
-    pub(super) fn append_said(&self, message: &Message) -> Result<Said, EncodeError> {
+    /// As [`ProtocolSet::append`]; where it went in each.
+    pub(super) fn append_said(&self, message: &Message) -> Result<AppendPositions, EncodeError> {
         if let [only] = &self.all[..] {
-            return only.append(message, None).map(|seq| Said::from_iter([Some(seq)]));
+            return only.append(message, None).map(|seq| AppendPositions::from_iter([Some(seq)]));
         }
         self.check(message)?;
         Ok(self.append_each(message, None))
     }
 
-    fn append_each(&self, message: &Message, origin: Option<ConnId>) -> Said {
+    fn append_each(&self, message: &Message, origin: Option<ConnId>) -> AppendPositions {
         self.all.iter().map(|tongue| tongue.append(message, origin).ok()).collect()
     }
 
     /// Sets a value in the table of every dialect that has a word for it, or in none; the version in the first one. Only who sets two
     /// values at once may have the second fill a table between look and step.
-    pub(super) fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateRefused> {
+    pub(super) fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateError> {
         let is_unsaid =
-            |error: &StateRefused| matches!(error, StateRefused::Encode(EncodeError::Unsupported { .. }, _));
+            |error: &StateError| matches!(error, StateError::Encode(EncodeError::Unsupported { .. }, _));
         if self.all.len() > 1 {
-            let refused = |tongue: &Arc<dyn Tongue>| tongue.check_state(kind, id, &value).err();
+            let refused = |tongue: &Arc<dyn DynProtocol>| tongue.check_state(kind, id, &value).err();
             if let Some(error) = self.all.iter().filter_map(refused).find(|error| !is_unsaid(error)) {
                 return Err(error);
             }

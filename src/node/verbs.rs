@@ -4,22 +4,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::address_book::{BanTarget, Book, Source, WallTime};
+use crate::address_book::{AddressBook, BanTarget, Source, WallTime};
 use crate::base::{Direction, PeerId, Tick};
-use crate::pool::{Departure, Evicted, Roster};
+use crate::pool::{DisconnectReason, Evicted, Roster};
 use crate::transport::Stream;
 
-use super::config::{ConfigError, HotConfig};
-use super::error::{AtFloor, ConnectError, StartError};
+use super::config::{ConfigError, RuntimeConfig};
+use super::error::{BanRefused, ConnectError, StartError};
 use super::events::Subscription;
 use super::handle::NodeRef;
-use super::info::{Conn, Peer};
-use super::seat::Prelude;
+use super::info::{Peer, PeerHandle};
+use super::seat::CompletedHandshake;
 
 /// Connections.
 impl NodeRef {
     /// Dials an address and waits until the peer is live. The address is remembered. Of several dialects it is the one in
-    /// which the address was learnt, else the one whose [`Rules::speaks_at`](super::Rules::speaks_at) knows it, else the first.
+    /// which the address was learnt, else the one whose [`PeerPolicy::speaks_at`](super::PeerPolicy::speaks_at) knows it, else the first.
     ///
     /// # Errors
     /// See [`ConnectError`]; where we are connected already that is an error too, which names the key. Without a proven identity a key
@@ -84,7 +84,7 @@ impl NodeRef {
         stream: impl Stream,
         direction: Direction,
         addr: SocketAddr,
-        said: impl Into<Prelude>,
+        said: impl Into<CompletedHandshake>,
     ) -> Result<Arc<Peer>, ConnectError> {
         let shared = self.shared();
         let tongue = shared.tongues.by_name(dialect).ok_or(ConnectError::UnknownDialect)?;
@@ -110,16 +110,16 @@ impl NodeRef {
     }
 
     /// Closes the connection to a peer, with a goodbye. `false` if there is none. Either node may dial the other again at once while it
-    /// has fewer peers than its [`degree`](super::HotConfig::degree): to keep a peer out, [ban](NodeRef::ban_ip) it.
+    /// has fewer peers than its [`degree`](super::RuntimeConfig::degree): to keep a peer out, [ban](NodeRef::ban_ip) it.
     pub fn disconnect(&self, key: &PeerId) -> bool {
-        self.shared().pool.remove(key, Departure::Requested).is_some()
+        self.shared().pool.remove(key, DisconnectReason::Requested).is_some()
     }
 
     /// Bans an address for a time and closes its connections; how many were closed.
     ///
     /// # Errors
-    /// [`AtFloor`] where that would leave the node with fewer live peers than its floor: nothing is done then.
-    pub fn ban_ip(&self, ip: IpAddr, how_long: Duration) -> Result<usize, AtFloor> {
+    /// [`BanRefused`] where that would leave the node with fewer live peers than its floor: nothing is done then.
+    pub fn ban_ip(&self, ip: IpAddr, how_long: Duration) -> Result<usize, BanRefused> {
         self.ban(BanTarget::Ip(ip), how_long)
     }
 
@@ -127,11 +127,11 @@ impl NodeRef {
     ///
     /// # Errors
     /// As for [`NodeRef::ban_ip`].
-    pub fn ban_peer(&self, key: PeerId, how_long: Duration) -> Result<usize, AtFloor> {
+    pub fn ban_peer(&self, key: PeerId, how_long: Duration) -> Result<usize, BanRefused> {
         self.ban(BanTarget::Peer(key), how_long)
     }
 
-    fn ban(&self, target: BanTarget, how_long: Duration) -> Result<usize, AtFloor> {
+    fn ban(&self, target: BanTarget, how_long: Duration) -> Result<usize, BanRefused> {
         let shared = self.shared();
         let now = WallTime::now();
         let victims = || match &target {
@@ -142,13 +142,13 @@ impl NodeRef {
         let floor = shared.pool.limits().floor as usize;
         let left = shared.pool.len().saturating_sub(present.len());
         if !present.is_empty() && left < floor {
-            return Err(AtFloor { left, floor });
+            return Err(BanRefused { left, floor });
         }
         // The ban first, so that nobody slips back in between: who goes live before it is found here, who does after it finds
         // it in the book. A peer that the floor still keeps stays until it leaves.
         shared.book.ban(target, now.after(how_long), now);
         let evicted = |peer: &&Arc<Peer>| {
-            matches!(shared.pool.evict(peer.key(), peer.id(), Departure::Banned), Evicted::Departed(_))
+            matches!(shared.pool.evict(peer.key(), peer.id(), DisconnectReason::Banned), Evicted::Departed(_))
         };
         Ok(victims().iter().filter(evicted).count())
     }
@@ -159,12 +159,12 @@ impl NodeRef {
     }
 
     /// The address book.
-    pub fn book(&self) -> &Arc<Book> {
+    pub fn book(&self) -> &Arc<AddressBook> {
         &self.shared().book
     }
 
     /// The live peers.
-    pub fn roster(&self) -> Roster<PeerId, Conn> {
+    pub fn roster(&self) -> Roster<PeerId, PeerHandle> {
         self.shared().pool.roster()
     }
 
@@ -202,7 +202,7 @@ impl NodeRef {
     }
 
     /// The configuration that may change.
-    pub fn hot_config(&self) -> Arc<HotConfig> {
+    pub fn hot_config(&self) -> Arc<RuntimeConfig> {
         self.shared().hot()
     }
 
@@ -211,7 +211,7 @@ impl NodeRef {
     ///
     /// # Errors
     /// Names what makes no sense; nothing is changed then.
-    pub fn reconfigure(&self, hot: HotConfig) -> Result<(), ConfigError> {
+    pub fn reconfigure(&self, hot: RuntimeConfig) -> Result<(), ConfigError> {
         self.set_hot(None, hot).map(drop)
     }
 
@@ -220,11 +220,15 @@ impl NodeRef {
     ///
     /// # Errors
     /// As [`NodeRef::reconfigure`].
-    pub fn reconfigure_from(&self, before: &Arc<HotConfig>, hot: HotConfig) -> Result<bool, ConfigError> {
+    pub fn reconfigure_from(
+        &self,
+        before: &Arc<RuntimeConfig>,
+        hot: RuntimeConfig,
+    ) -> Result<bool, ConfigError> {
         self.set_hot(Some(before), hot)
     }
 
-    fn set_hot(&self, before: Option<&Arc<HotConfig>>, hot: HotConfig) -> Result<bool, ConfigError> {
+    fn set_hot(&self, before: Option<&Arc<RuntimeConfig>>, hot: RuntimeConfig) -> Result<bool, ConfigError> {
         let shared = self.shared();
         hot.check()?;
         // Two at once: all of one, then all of the other.

@@ -7,28 +7,30 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::base::{ConnId, Lane, Tick};
-use crate::broadcast::{Family, Hub, Log, LogChunk, LogConfig};
-use crate::connection::state::{StateConfig, StateKey, StateTable};
-use crate::connection::{Budget, Common, Message, Positions, Prepared, Setup};
-use crate::wire::{Abilities, Control, Dialect, EncodeError, Goodbye, Greeting, Head, Hello, WireError};
+use crate::broadcast::state::{StateConfig, StateKey, StateTable};
+use crate::broadcast::{Log, LogChunk, LogConfig, LogSet, WakeSet};
+use crate::connection::{Budget, ConnectionBuilder, ConnectionSetup, ConnectionShared, Message, Positions};
+use crate::wire::{
+    Control, EncodeError, Features, Goodbye, Greeting, Hello, MessageHeader, Protocol, WireError,
+};
 
-use super::config::{HotConfig, NodeConfig};
-use super::dialect::{Bears, Rules, Settings};
-use super::tongue::{ReadyLink, Tongue};
+use super::config::{NodeConfig, RuntimeConfig};
+use super::dialect::{PeerCapabilities, PeerPolicy, Settings};
+use super::tongue::{DynProtocol, ReadyConnection};
 
 /// One dialect's logs, state and what its links share.
-pub(super) struct Voice<D> {
+pub(super) struct Broadcaster<D> {
     dialect: Arc<D>,
     settings: Settings,
-    logs: Family,
+    logs: LogSet,
     state: Arc<StateTable>,
-    hub: Arc<Hub>,
-    common: Arc<Common>,
+    hub: Arc<WakeSet>,
+    common: Arc<ConnectionShared>,
 }
 
 /// Why a value of state was not taken. It comes back.
 #[derive(Debug, thiserror::Error)]
-pub enum StateRefused {
+pub enum StateError {
     /// The dialect cannot say it, or it is larger than one chunk.
     #[error("{0}")]
     Encode(EncodeError, Bytes),
@@ -45,15 +47,15 @@ pub enum StateRefused {
     Full(Bytes),
 }
 
-impl<D: Dialect> Voice<D> {
+impl<D: Protocol> Broadcaster<D> {
     pub(super) fn new(dialect: D, settings: Settings, config: &NodeConfig, budget: Arc<Budget>) -> Self {
-        let hub = Hub::new();
+        let hub = WakeSet::new();
         let hot = &config.hot;
         let lag = settings.lag.unwrap_or([hot.urgent_lag, hot.normal_lag, hot.bulk_lag]);
         let configs = lag.map(|lag| LogConfig { ring_bytes: config.ring, lag, ..LogConfig::recommended() });
-        let logs = Family::new(configs, &hub);
+        let logs = LogSet::new(configs, &hub);
         let state = StateConfig { max_keys: config.state_keys, max_bytes: config.state_bytes };
-        let common = Common {
+        let common = ConnectionShared {
             config: settings.link.clone().unwrap_or_else(|| config.link.clone()),
             budget,
             limits: dialect.limits().clone(),
@@ -71,11 +73,11 @@ impl<D: Dialect> Voice<D> {
         }
     }
 
-    fn encode_state(&self, kind: u16, id: &[u8], value: &Bytes) -> Result<(StateKey, Bytes), StateRefused> {
+    fn encode_state(&self, kind: u16, id: &[u8], value: &Bytes) -> Result<(StateKey, Bytes), StateError> {
         let Some(key) = StateKey::new(kind, id) else {
-            return Err(StateRefused::Key { size: id.len(), value: value.clone() });
+            return Err(StateError::Key { size: id.len(), value: value.clone() });
         };
-        let refused = |cause| StateRefused::Encode(cause, value.clone());
+        let refused = |cause| StateError::Encode(cause, value.clone());
         if value.len() > MAX_STATE {
             return Err(refused(EncodeError::TooLarge {
                 lane: Lane::Urgent,
@@ -84,13 +86,13 @@ impl<D: Dialect> Voice<D> {
             }));
         }
         let mut encoded = BytesMut::with_capacity(value.len() + 16);
-        let head = Head::Event { kind };
+        let head = MessageHeader::Event { kind };
         self.dialect.encode(Lane::Urgent, &head, value, &mut encoded).map_err(refused)?;
         Ok((key, encoded.freeze()))
     }
 }
 
-impl<D: Dialect> Tongue for Voice<D> {
+impl<D: Protocol> DynProtocol for Broadcaster<D> {
     fn name(&self) -> &'static str {
         self.dialect.name()
     }
@@ -99,11 +101,11 @@ impl<D: Dialect> Tongue for Voice<D> {
         self.dialect.version()
     }
 
-    fn abilities(&self) -> Abilities {
+    fn abilities(&self) -> Features {
         self.common.abilities
     }
 
-    fn rules(&self) -> &dyn Rules {
+    fn rules(&self) -> &dyn PeerPolicy {
         &*self.settings.rules
     }
 
@@ -111,7 +113,7 @@ impl<D: Dialect> Tongue for Voice<D> {
         self.settings.advertise
     }
 
-    fn hub(&self) -> &Arc<Hub> {
+    fn hub(&self) -> &Arc<WakeSet> {
         &self.hub
     }
 
@@ -138,8 +140,13 @@ impl<D: Dialect> Tongue for Voice<D> {
         self.dialect.decode_greeting(buf)
     }
 
-    fn prepare(&self, id: ConnId, heir_of: Option<Positions>, bears: Bears) -> Box<dyn ReadyLink> {
-        Box::new(Prepared::new(Setup {
+    fn prepare(
+        &self,
+        id: ConnId,
+        heir_of: Option<Positions>,
+        bears: PeerCapabilities,
+    ) -> Box<dyn ReadyConnection> {
+        Box::new(ConnectionBuilder::new(ConnectionSetup {
             id,
             dialect: Arc::clone(&self.dialect),
             common: Arc::clone(&self.common),
@@ -155,7 +162,7 @@ impl<D: Dialect> Tongue for Voice<D> {
 
     fn check(&self, message: &Message) -> Result<(), EncodeError> {
         let Message { lane, kind, payload } = message;
-        let head = Head::Event { kind: *kind };
+        let head = MessageHeader::Event { kind: *kind };
         let Some(log) = self.log(*lane) else {
             return Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() });
         };
@@ -174,7 +181,7 @@ impl<D: Dialect> Tongue for Voice<D> {
 
     fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<u64, EncodeError> {
         let Message { lane, kind, payload } = message;
-        let head = Head::Event { kind: *kind };
+        let head = MessageHeader::Event { kind: *kind };
         let Some(log) = self.log(*lane) else {
             return Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() });
         };
@@ -195,21 +202,21 @@ impl<D: Dialect> Tongue for Voice<D> {
         })
     }
 
-    fn check_state(&self, kind: u16, id: &[u8], value: &Bytes) -> Result<(), StateRefused> {
+    fn check_state(&self, kind: u16, id: &[u8], value: &Bytes) -> Result<(), StateError> {
         let (key, encoded) = self.encode_state(kind, id, value)?;
-        self.state.check(&key, encoded.len()).map_err(|_| StateRefused::Full(value.clone()))
+        self.state.check(&key, encoded.len()).map_err(|_| StateError::Full(value.clone()))
     }
 
-    fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateRefused> {
+    fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateError> {
         let (key, encoded) = self.encode_state(kind, id, &value)?;
-        self.state.set(key, encoded).map_err(|_| StateRefused::Full(value))
+        self.state.set(key, encoded).map_err(|_| StateError::Full(value))
     }
 
     fn clear_state(&self, kind: u16, id: &[u8]) -> bool {
         StateKey::new(kind, id).is_some_and(|key| self.state.remove(&key).is_some())
     }
 
-    fn reconfigure(&self, hot: &HotConfig) {
+    fn reconfigure(&self, hot: &RuntimeConfig) {
         if self.settings.lag.is_some() {
             return;
         }

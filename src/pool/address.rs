@@ -22,9 +22,9 @@ use hashbrown::HashTable;
 use crate::base::Subnet;
 use crate::sync::{HashState, Mutex};
 
-use super::{AdmitError, Connection, Limits, Peer, PeerKey, Slot};
+use super::{AdmitError, ConnectionHandle, Limits, Peer, PeerKey, SlotClass};
 
-pub(super) struct Addresses<K: PeerKey, C: Connection> {
+pub(super) struct Addresses<K: PeerKey, C: ConnectionHandle> {
     ips: Box<[Shard<Ips<K, C>>]>,
     nets: Box<[Shard<HashTable<Net>>]>,
     hasher: HashState,
@@ -34,7 +34,7 @@ type Shard<T> = CachePadded<Mutex<T>>;
 type Peers<K, C> = HashTable<Arc<Peer<K, C>>>;
 
 /// The addresses of one shard.
-struct Ips<K: PeerKey, C: Connection> {
+struct Ips<K: PeerKey, C: ConnectionHandle> {
     /// Admitted, not live yet. No zeros.
     pending: HashMap<IpAddr, u32, HashState>,
     /// The live peer of each IP that has one, by IP.
@@ -50,7 +50,7 @@ struct Net {
     counted: u32,
 }
 
-impl<K: PeerKey, C: Connection> Addresses<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Addresses<K, C> {
     pub(super) fn with_shards(shards: usize) -> Self {
         Self {
             ips: (0..shards).map(|_| CachePadded::new(Mutex::new(Ips::new()))).collect(),
@@ -60,8 +60,8 @@ impl<K: PeerKey, C: Connection> Addresses<K, C> {
     }
 
     /// Counts one pending connection. Reserved slots are counted and never refused here.
-    pub(super) fn reserve(&self, ip: IpAddr, slot: Slot, limits: &Limits) -> Result<(), AdmitError> {
-        let limited = slot == Slot::Ordinary;
+    pub(super) fn reserve(&self, ip: IpAddr, slot: SlotClass, limits: &Limits) -> Result<(), AdmitError> {
+        let limited = slot == SlotClass::Ordinary;
         {
             let hash = self.hasher.hash_one(ip);
             let mut ips = self.ips_of(hash).lock();
@@ -219,7 +219,7 @@ impl<K: PeerKey, C: Connection> Addresses<K, C> {
     }
 }
 
-impl<K: PeerKey, C: Connection> Ips<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Ips<K, C> {
     fn new() -> Self {
         Self {
             pending: HashMap::with_hasher(HashState::default()),

@@ -8,7 +8,7 @@
 use crate::base::Direction;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-use super::{AdmitError, Limits, Slot};
+use super::{AdmitError, Limits, SlotClass};
 
 /// One reading of the admission word: who is in, at one instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Admission {
     pub(super) fn reserve(
         &self,
         direction: Direction,
-        slot: Slot,
+        slot: SlotClass,
         limits: &Limits,
     ) -> Result<(), AdmitError> {
         let (live, pending) = fields(direction);
@@ -88,8 +88,8 @@ impl Admission {
             }
         };
         let room = match slot {
-            Slot::Ordinary => max.saturating_sub(reserved),
-            Slot::Reserved => max,
+            SlotClass::Ordinary => max.saturating_sub(reserved),
+            SlotClass::Reserved => max,
         };
         let (room, room_pending) = (room.min(live.max()), max_pending.min(pending.max()));
         self.exchange(|word| {
@@ -234,14 +234,14 @@ mod tests {
     fn pending_and_live_are_counted_together() {
         let (word, limits) = (Admission::new(), limits());
         let reserve = |slot| word.reserve(Direction::Inbound, slot, &limits);
-        assert_eq!(reserve(Slot::Ordinary), Ok(()));
+        assert_eq!(reserve(SlotClass::Ordinary), Ok(()));
         assert_eq!(word.go_live(Direction::Inbound), Ok(()));
-        assert_eq!(reserve(Slot::Ordinary), Ok(()));
-        assert_eq!(reserve(Slot::Ordinary), Err(AdmitError::Full(Direction::Inbound)));
-        assert_eq!(reserve(Slot::Reserved), Ok(()));
-        assert_eq!(reserve(Slot::Reserved), Err(AdmitError::Full(Direction::Inbound)));
+        assert_eq!(reserve(SlotClass::Ordinary), Ok(()));
+        assert_eq!(reserve(SlotClass::Ordinary), Err(AdmitError::Full(Direction::Inbound)));
+        assert_eq!(reserve(SlotClass::Reserved), Ok(()));
+        assert_eq!(reserve(SlotClass::Reserved), Err(AdmitError::Full(Direction::Inbound)));
         word.release_live(Direction::Inbound);
-        assert_eq!(reserve(Slot::Reserved), Err(AdmitError::TooManyPending(Direction::Inbound)));
+        assert_eq!(reserve(SlotClass::Reserved), Err(AdmitError::TooManyPending(Direction::Inbound)));
         let counts = word.counts();
         assert_eq!((counts.live(), counts.pending(), counts.pending_inbound), (0, 2, 2));
     }
@@ -250,9 +250,9 @@ mod tests {
     fn no_field_outgrows_its_bits() {
         let (word, limits) = (Admission::new(), limits());
         for _ in 0..PENDING_OUT.max() {
-            assert_eq!(word.reserve(Direction::Outbound, Slot::Ordinary, &limits), Ok(()));
+            assert_eq!(word.reserve(Direction::Outbound, SlotClass::Ordinary, &limits), Ok(()));
         }
-        let refused = word.reserve(Direction::Outbound, Slot::Ordinary, &limits);
+        let refused = word.reserve(Direction::Outbound, SlotClass::Ordinary, &limits);
         assert_eq!(refused, Err(AdmitError::TooManyPending(Direction::Outbound)));
         assert_eq!(word.counts().pending_outbound, 2_047);
         assert!(LIVE_IN.max() >= 1_000_000 && LIVE_OUT.max() >= 1_000_000);
@@ -263,13 +263,13 @@ mod tests {
     fn nothing_passes_a_closed_gate_and_what_is_in_can_leave() {
         let (word, limits) = (Admission::new(), limits());
         for _ in 0..2 {
-            assert_eq!(word.reserve(Direction::Inbound, Slot::Ordinary, &limits), Ok(()));
+            assert_eq!(word.reserve(Direction::Inbound, SlotClass::Ordinary, &limits), Ok(()));
         }
         assert_eq!(word.go_live(Direction::Inbound), Ok(()));
         word.close();
         assert_eq!(word.go_live(Direction::Inbound), Err(Shut));
         assert_eq!(word.supersede(Direction::Inbound, Direction::Inbound), Err(Shut));
-        assert_eq!(word.reserve(Direction::Outbound, Slot::Reserved, &limits), Err(AdmitError::Closed));
+        assert_eq!(word.reserve(Direction::Outbound, SlotClass::Reserved, &limits), Err(AdmitError::Closed));
         word.release_pending(Direction::Inbound);
         word.release_live(Direction::Inbound);
         assert_eq!(word.counts(), AdmissionCounts { closed: true, ..AdmissionCounts::default() });
@@ -279,7 +279,7 @@ mod tests {
     fn the_floor_holds() {
         let (word, limits) = (Admission::new(), limits());
         for _ in 0..2 {
-            assert_eq!(word.reserve(Direction::Outbound, Slot::Ordinary, &limits), Ok(()));
+            assert_eq!(word.reserve(Direction::Outbound, SlotClass::Ordinary, &limits), Ok(()));
             assert_eq!(word.go_live(Direction::Outbound), Ok(()));
         }
         assert!(word.release_live_above(Direction::Outbound, 1));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::health::Cause;
+use super::health::Misbehavior;
 
 /// How a pool starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,9 +71,9 @@ pub struct Limits {
     pub max_per_subnet: u32,
     /// Connections of one /48 of IPv6 (default 64).
     pub max_per_site: u32,
-    /// The last so many inbound slots are given to [`Slot::Reserved`](super::Slot::Reserved) only (default 8).
+    /// The last so many inbound slots are given to [`SlotClass::Reserved`](super::SlotClass::Reserved) only (default 8).
     pub reserved_inbound: u32,
-    /// The last so many outbound slots are given to [`Slot::Reserved`](super::Slot::Reserved) only (default 0).
+    /// The last so many outbound slots are given to [`SlotClass::Reserved`](super::SlotClass::Reserved) only (default 0).
     pub reserved_outbound: u32,
     /// Nobody is evicted if fewer live peers than this would remain (default 8).
     pub floor: u32,
@@ -156,17 +156,17 @@ impl Default for HealthPolicy {
 /// Points, 0 to 100, that each cause costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
-pub struct Penalties([u8; Cause::ALL.len()]);
+pub struct Penalties([u8; Misbehavior::ALL.len()]);
 
 impl Penalties {
     /// What this cause costs.
-    pub const fn get(&self, cause: Cause) -> u8 {
+    pub const fn get(&self, cause: Misbehavior) -> u8 {
         self.0[cause.index()]
     }
 
     /// The same with another price for one cause; above 100 is 100.
     #[must_use]
-    pub fn with(mut self, cause: Cause, points: u8) -> Self {
+    pub fn with(mut self, cause: Misbehavior, points: u8) -> Self {
         self.0[cause.index()] = points.min(100);
         self
     }
@@ -175,13 +175,13 @@ impl Penalties {
 impl Default for Penalties {
     /// From 5 for what happens to honest peers to 40 for what only a broken or hostile one does.
     fn default() -> Self {
-        Self(Cause::ALL.map(|cause| match cause {
-            Cause::Useless => 5,
-            Cause::Unresponsive | Cause::Timeout | Cause::BadRequest => 10,
-            Cause::App0 => 10,
-            Cause::Flood | Cause::App1 => 20,
-            Cause::BadData | Cause::App2 => 30,
-            Cause::Malformed | Cause::Protocol | Cause::Oversized | Cause::App3 => 40,
+        Self(Misbehavior::ALL.map(|cause| match cause {
+            Misbehavior::Useless => 5,
+            Misbehavior::Unresponsive | Misbehavior::Timeout | Misbehavior::BadRequest => 10,
+            Misbehavior::App0 => 10,
+            Misbehavior::Flood | Misbehavior::App1 => 20,
+            Misbehavior::BadData | Misbehavior::App2 => 30,
+            Misbehavior::Malformed | Misbehavior::Protocol | Misbehavior::Oversized | Misbehavior::App3 => 40,
         }))
     }
 }

@@ -12,7 +12,7 @@ pub trait PeerKey: Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static {}
 impl<K: Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static> PeerKey for K {}
 
 /// The user's side of a connection: a socket, a channel to the task that owns it, anything that can be told to close.
-pub trait Connection: Send + Sync + 'static {
+pub trait ConnectionHandle: Send + Sync + 'static {
     /// What is known about the peer (version, height, services); it may change while the peer is connected.
     type Info: Send + Sync + 'static;
 
@@ -20,14 +20,14 @@ pub trait Connection: Send + Sync + 'static {
     /// the peer has left every look-up and count; never under a lock, so it may call the pool again.
     ///
     /// It should not wait: set a flag, shut a socket down, wake the owner.
-    fn close(&self, reason: Departure);
+    fn close(&self, reason: DisconnectReason);
 }
 
 /// A connection that is nothing: for counting peers, and for tests.
-impl Connection for () {
+impl ConnectionHandle for () {
     type Info = ();
 
-    fn close(&self, _reason: Departure) {}
+    fn close(&self, _reason: DisconnectReason) {}
 }
 
 /// Why a peer left.
@@ -36,7 +36,7 @@ impl Connection for () {
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 #[repr(u8)]
-pub enum Departure {
+pub enum DisconnectReason {
     /// The far end closed in good order.
     Closed,
     /// The line broke: reset, write deadline, end of stream inside a frame.
@@ -61,8 +61,8 @@ pub enum Departure {
     Requested,
 }
 
-impl Departure {
-    /// Every reason, in order of [`Departure::index`].
+impl DisconnectReason {
+    /// Every reason, in order of [`DisconnectReason::index`].
     pub const ALL: [Self; 11] = [
         Self::Closed,
         Self::Lost,
@@ -77,7 +77,7 @@ impl Departure {
         Self::Requested,
     ];
 
-    /// Position in [`Departure::ALL`].
+    /// Position in [`DisconnectReason::ALL`].
     pub const fn index(self) -> usize {
         self as usize
     }
@@ -100,7 +100,7 @@ impl Departure {
     }
 }
 
-impl fmt::Display for Departure {
+impl fmt::Display for DisconnectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }

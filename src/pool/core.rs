@@ -13,23 +13,23 @@ use super::address::Addresses;
 use super::admission::Admission;
 use super::health::Rules;
 use super::peer::Shared;
-use super::roster::Cell;
+use super::roster::RosterShard;
 use super::stats::Counters;
-use super::ticket::Ticket;
+use super::ticket::PendingHandshake;
 use super::watch::{ClaimCell, ClaimWatch};
 use super::{
-    AdmissionCounts, Cause, CellView, Connection, HealthPolicy, Limits, LivenessPolicy, Peer, PeerKey,
-    PenaltyOutcome, PoolConfig, Roster, SeenOutcome,
+    AdmissionCounts, ConnectionHandle, HealthPolicy, Limits, LivenessPolicy, Misbehavior, Peer, PeerKey,
+    PenaltyOutcome, PoolConfig, Roster, RosterShardView, SeenOutcome,
 };
 
 /// One sharded pool of unified connections. See the [module](super) for what it promises.
 ///
 /// Used as `Arc<Pool>`: permits and claims keep it alive, peers do not.
-pub struct Pool<K: PeerKey, C: Connection> {
+pub struct Pool<K: PeerKey, C: ConnectionHandle> {
     /// The one authority.
-    pub(super) slots: ShardSet<Entry<K, C>>,
+    pub(super) slots: ShardSet<PoolEntry<K, C>>,
     pub(super) addresses: Addresses<K, C>,
-    pub(super) cells: Box<[Cell<K, C>]>,
+    pub(super) cells: Box<[RosterShard<K, C>]>,
     /// Permits and claims under way, for the sweep; sharded by id like the cells.
     pub(super) tickets: Box<[Mutex<Tickets<K>>]>,
     pub(super) shared: Arc<Shared>,
@@ -45,18 +45,18 @@ pub struct Pool<K: PeerKey, C: Connection> {
     last_id: AtomicU64,
 }
 
-pub(super) type Tickets<K> = HashMap<ConnId, Arc<Ticket<K>>, HashState>;
+pub(super) type Tickets<K> = HashMap<ConnId, Arc<PendingHandshake<K>>, HashState>;
 
 /// A slot of the map: one pointer to what holds the key, and the key's hash.
 ///
 /// The hash is kept so that a table that grows, under its shard's lock, need not visit every peer, and so that a
 /// look-up visits no peer but the one that is meant. It costs nothing: a pointer and a tag leave room for it.
-pub(super) enum Entry<K: PeerKey, C: Connection> {
+pub(super) enum PoolEntry<K: PeerKey, C: ConnectionHandle> {
     Claimed(u32, Arc<ClaimCell<K>>),
     Live(u32, Arc<Peer<K, C>>),
 }
 
-impl<K: PeerKey, C: Connection> Entry<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> PoolEntry<K, C> {
     #[inline]
     pub(super) fn key(&self) -> &K {
         match self {
@@ -66,7 +66,7 @@ impl<K: PeerKey, C: Connection> Entry<K, C> {
     }
 }
 
-impl<K: PeerKey, C: Connection> Hashed for Entry<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Hashed for PoolEntry<K, C> {
     #[inline]
     fn hash(&self) -> u32 {
         match self {
@@ -75,7 +75,7 @@ impl<K: PeerKey, C: Connection> Hashed for Entry<K, C> {
     }
 }
 
-impl<K: PeerKey, C: Connection> Pool<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     /// An empty pool.
     pub fn new(config: PoolConfig) -> Arc<Self> {
         let layout = config.layout_for();
@@ -85,7 +85,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         Arc::new(Self {
             slots: ShardSet::with_shards(cores * SHARDS_A_CORE),
             addresses: Addresses::with_shards(shards),
-            cells: (0..cells).map(|_| Cell::new()).collect(),
+            cells: (0..cells).map(|_| RosterShard::new()).collect(),
             tickets: (0..cells).map(|_| Mutex::new(HashMap::with_hasher(HashState::default()))).collect(),
             shared: Arc::new(Shared {
                 admission: Admission::new(),
@@ -117,8 +117,8 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
             self.hash(key),
             |entry| entry.key() == key,
             |entry| match entry {
-                Entry::Claimed(_, cell) => Some(ClaimWatch::new(cell)),
-                Entry::Live(..) => None,
+                PoolEntry::Claimed(_, cell) => Some(ClaimWatch::new(cell)),
+                PoolEntry::Live(..) => None,
             },
         );
         found.flatten()
@@ -154,7 +154,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     }
 
     /// [`Peer::penalize`] by key; `None` if there is no such peer. Cost: one shard's read lock and a few atomics.
-    pub fn penalize(&self, key: &K, cause: Cause, now: Tick) -> Option<PenaltyOutcome> {
+    pub fn penalize(&self, key: &K, cause: Misbehavior, now: Tick) -> Option<PenaltyOutcome> {
         self.with(key, |peer| peer.penalize(cause, now))
     }
 
@@ -171,7 +171,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     /// Everybody who is live, in cells. A peer whose insert returned before is in it. Cost: a reference count a cell,
     /// and a rebuild of the cells that changed since somebody last looked.
     pub fn roster(&self) -> Roster<K, C> {
-        Roster { cells: self.cells.iter().map(Cell::fresh).collect() }
+        Roster { cells: self.cells.iter().map(RosterShard::fresh).collect() }
     }
 
     /// The keys of the live peers.
@@ -190,7 +190,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     }
 
     /// One cell of the roster; cells are counted from zero and wrap around.
-    pub fn cell(&self, index: usize) -> CellView<K, C> {
+    pub fn cell(&self, index: usize) -> RosterShardView<K, C> {
         self.cells[index % self.cells.len()].fresh()
     }
 
@@ -261,7 +261,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     }
 
     /// Closes the pool for good: nothing goes live any more. Who is live stays live; the caller departs them
-    /// ([`Departure::Shutdown`](super::Departure::Shutdown)) in its own time, until [`Pool::admission`] counts none.
+    /// ([`DisconnectReason::Shutdown`](super::DisconnectReason::Shutdown)) in its own time, until [`Pool::admission`] counts none.
     ///
     /// Who passed the gate before it shut is already counted as live and holds its shard's lock: a look-up by key that
     /// begins after this has returned finds it, and nobody else comes. Cost: one exchange.
@@ -283,10 +283,10 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     /// Runs under the shard's read lock: atomics and reference counts only.
     fn with<R>(&self, key: &K, look: impl FnOnce(&Arc<Peer<K, C>>) -> R) -> Option<R> {
         // A claimed key is as good as none here, and is told from a live one before anything behind it is looked at.
-        let is_it = |entry: &Entry<K, C>| matches!(entry, Entry::Live(_, peer) if peer.key() == key);
+        let is_it = |entry: &PoolEntry<K, C>| matches!(entry, PoolEntry::Live(_, peer) if peer.key() == key);
         let found = self.slots.read(self.hash(key), is_it, |entry| match entry {
-            Entry::Live(_, peer) => Some(look(peer)),
-            Entry::Claimed(..) => None,
+            PoolEntry::Live(_, peer) => Some(look(peer)),
+            PoolEntry::Claimed(..) => None,
         });
         found.flatten()
     }
@@ -295,28 +295,28 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     pub(super) fn remove_slot(
         &self,
         key: &K,
-        is_meant: impl FnOnce(&Entry<K, C>) -> bool,
-    ) -> Option<Entry<K, C>> {
+        is_meant: impl FnOnce(&PoolEntry<K, C>) -> bool,
+    ) -> Option<PoolEntry<K, C>> {
         self.slots.remove_if(self.hash(key), |entry| entry.key() == key, is_meant)
     }
 
     /// Puts an entry in, over the one with the same key, if `decide` says `Ok` to that one or its absence.
     pub(super) fn put_slot<R, X>(
         &self,
-        entry: Entry<K, C>,
-        decide: impl FnOnce(Option<&Entry<K, C>>) -> Result<R, X>,
-    ) -> PutOutcome<Entry<K, C>, R, X> {
+        entry: PoolEntry<K, C>,
+        decide: impl FnOnce(Option<&PoolEntry<K, C>>) -> Result<R, X>,
+    ) -> PutOutcome<PoolEntry<K, C>, R, X> {
         self.slots.put_if(entry, |held, new| held.key() == new.key(), decide)
     }
 
     /// The entry of a claimed key.
-    pub(super) fn claimed(&self, cell: &Arc<ClaimCell<K>>) -> Entry<K, C> {
-        Entry::Claimed(self.hash(&cell.key), Arc::clone(cell))
+    pub(super) fn claimed(&self, cell: &Arc<ClaimCell<K>>) -> PoolEntry<K, C> {
+        PoolEntry::Claimed(self.hash(&cell.key), Arc::clone(cell))
     }
 
     /// The entry of a live peer.
-    pub(super) fn live(&self, peer: &Arc<Peer<K, C>>) -> Entry<K, C> {
-        Entry::Live(self.hash(peer.key()), Arc::clone(peer))
+    pub(super) fn live(&self, peer: &Arc<Peer<K, C>>) -> PoolEntry<K, C> {
+        PoolEntry::Live(self.hash(peer.key()), Arc::clone(peer))
     }
 
     fn hash(&self, key: &K) -> u32 {
@@ -332,7 +332,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         }
     }
 
-    pub(super) fn cell_of(&self, key: &K) -> &Cell<K, C> {
+    pub(super) fn cell_of(&self, key: &K) -> &RosterShard<K, C> {
         &self.cells[self.hash(key) as usize & (self.cells.len() - 1)]
     }
 
@@ -341,14 +341,14 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     }
 }
 
-impl<K: PeerKey, C: Connection> std::fmt::Debug for Pool<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> std::fmt::Debug for Pool<K, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pool").field("admission", &self.admission()).finish_non_exhaustive()
     }
 }
 
 /// Four to a line of the cache.
-const _: () = assert!(size_of::<Option<Entry<u8, ()>>>() == 16);
+const _: () = assert!(size_of::<Option<PoolEntry<u8, ()>>>() == 16);
 const PEERS_A_CELL: usize = 4_096;
 /// Enough that two threads seldom meet, few enough that the shards themselves stay in the cache.
 const SHARDS_A_CORE: usize = 8;

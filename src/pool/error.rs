@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::base::{ConnId, Direction};
 
-use super::{Claim, ClaimWatch, Connection, Peer, PeerKey, Permit};
+use super::{Claim, ClaimWatch, ConnectionHandle, Peer, PeerKey, Permit};
 
 /// Why nobody else is let in. In the order in which it is asked: address, subnet, then global.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -36,7 +36,7 @@ fn way(direction: &Direction) -> &'static str {
 }
 
 /// Who has the key.
-pub enum Holder<K: PeerKey, C: Connection> {
+pub enum ClaimHolder<K: PeerKey, C: ConnectionHandle> {
     /// A live peer.
     Live(Arc<Peer<K, C>>),
     /// Another connection that is being set up.
@@ -50,7 +50,7 @@ pub enum Holder<K: PeerKey, C: Connection> {
     },
 }
 
-impl<K: PeerKey, C: Connection> fmt::Debug for Holder<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> fmt::Debug for ClaimHolder<K, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Live(peer) => f.debug_tuple("Live").field(&peer.id()).finish(),
@@ -64,19 +64,19 @@ impl<K: PeerKey, C: Connection> fmt::Debug for Holder<K, C> {
 /// Why a key could not be claimed.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
-pub enum ClaimFailure<K: PeerKey, C: Connection> {
+pub enum ClaimFailure<K: PeerKey, C: ConnectionHandle> {
     /// The permit's deadline passed and the sweep revoked it.
     #[error("the permit was revoked")]
     Revoked,
     /// Somebody has it.
     #[error("the key is held: {0:?}")]
-    Held(Holder<K, C>),
+    Held(ClaimHolder<K, C>),
 }
 
 /// A key that could not be claimed; permit and key come back.
 #[derive(thiserror::Error)]
 #[error("cannot claim {key:?}: {why}")]
-pub struct ClaimError<K: PeerKey, C: Connection> {
+pub struct ClaimError<K: PeerKey, C: ConnectionHandle> {
     /// The permit, unchanged.
     pub permit: Permit<K, C>,
     /// The key.
@@ -88,7 +88,7 @@ pub struct ClaimError<K: PeerKey, C: Connection> {
 /// A key that could not be claimed in place of another; the claim on the old one comes back.
 #[derive(thiserror::Error)]
 #[error("cannot claim {key:?} instead: {why}")]
-pub struct RekeyError<K: PeerKey, C: Connection> {
+pub struct RekeyError<K: PeerKey, C: ConnectionHandle> {
     /// The claim, unchanged.
     pub claim: Claim<K, C>,
     /// The key that was wanted.
@@ -112,7 +112,7 @@ pub enum CommitFailure {
 /// A connection that could not go live; it comes back, its claim and permit are released.
 #[derive(thiserror::Error)]
 #[error("cannot go live: {why}")]
-pub struct CommitError<C: Connection> {
+pub struct CommitError<C: ConnectionHandle> {
     /// The connection, not closed.
     pub conn: C,
     /// Its info.
@@ -139,7 +139,7 @@ pub enum ReplaceFailure {
 /// A connection that could not take a live one's place; everything comes back.
 #[derive(thiserror::Error)]
 #[error("cannot replace: {why}")]
-pub struct ReplaceError<K: PeerKey, C: Connection> {
+pub struct ReplaceError<K: PeerKey, C: ConnectionHandle> {
     /// The permit, unchanged.
     pub permit: Permit<K, C>,
     /// The connection, not closed.
@@ -165,7 +165,7 @@ pub enum InsertFailure {
 /// A connection that was not inserted; it comes back.
 #[derive(thiserror::Error)]
 #[error("cannot insert: {why}")]
-pub struct InsertError<C: Connection> {
+pub struct InsertError<C: ConnectionHandle> {
     /// The connection, not closed.
     pub conn: C,
     /// Its info.
@@ -175,7 +175,7 @@ pub struct InsertError<C: Connection> {
 }
 
 // By hand: deriving would ask the user's connection for `Debug`.
-impl<K: PeerKey, C: Connection> fmt::Debug for ClaimFailure<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> fmt::Debug for ClaimFailure<K, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Revoked => f.write_str("Revoked"),
@@ -184,31 +184,31 @@ impl<K: PeerKey, C: Connection> fmt::Debug for ClaimFailure<K, C> {
     }
 }
 
-impl<K: PeerKey, C: Connection> fmt::Debug for ClaimError<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> fmt::Debug for ClaimError<K, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClaimError").field("key", &self.key).field("why", &self.why).finish_non_exhaustive()
     }
 }
 
-impl<K: PeerKey, C: Connection> fmt::Debug for RekeyError<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> fmt::Debug for RekeyError<K, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RekeyError").field("key", &self.key).field("why", &self.why).finish_non_exhaustive()
     }
 }
 
-impl<C: Connection> fmt::Debug for CommitError<C> {
+impl<C: ConnectionHandle> fmt::Debug for CommitError<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CommitError").field("why", &self.why).finish_non_exhaustive()
     }
 }
 
-impl<K: PeerKey, C: Connection> fmt::Debug for ReplaceError<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> fmt::Debug for ReplaceError<K, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReplaceError").field("why", &self.why).finish_non_exhaustive()
     }
 }
 
-impl<C: Connection> fmt::Debug for InsertError<C> {
+impl<C: ConnectionHandle> fmt::Debug for InsertError<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InsertError").field("why", &self.why).finish_non_exhaustive()
     }

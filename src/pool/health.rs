@@ -2,7 +2,7 @@
 //!
 //! **Statement** (32): penalties are typed and each cause counts once a window; a failure of our own (more than half
 //! of the live peers failing within one window) penalises nobody. **Enforced by** the bitmap of causes beside the
-//! value, exchanged together with it, and by [`Storms`]: what was taken in a window that turns out to be a storm is
+//! value, exchanged together with it, and by [`MassFailure`]: what was taken in a window that turns out to be a storm is
 //! given back by whoever reads the word next, so no walk over the peers is needed; the word says how much that was.
 //! **Breaks if** a penalty is taken without its bit, or the bits of a window outlive the stamp that dates them.
 
@@ -13,14 +13,14 @@ use crate::base::Tick;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 use super::HealthPolicy;
-use super::storms::Storms;
+use super::storms::MassFailure;
 
 /// What a peer did wrong. Each counts once a peer and window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[repr(u8)]
-pub enum Cause {
+pub enum Misbehavior {
     /// It did not answer a ping.
     Unresponsive,
     /// It did not answer a request in time.
@@ -49,8 +49,8 @@ pub enum Cause {
     App3,
 }
 
-impl Cause {
-    /// Every cause, in order of [`Cause::index`].
+impl Misbehavior {
+    /// Every cause, in order of [`Misbehavior::index`].
     pub const ALL: [Self; 13] = [
         Self::Unresponsive,
         Self::Timeout,
@@ -67,7 +67,7 @@ impl Cause {
         Self::App3,
     ];
 
-    /// Position in [`Cause::ALL`].
+    /// Position in [`Misbehavior::ALL`].
     pub const fn index(self) -> usize {
         self as usize
     }
@@ -95,12 +95,12 @@ pub(super) struct Rules {
     step: u64,
     /// Those of these windows only: where their length changes they have other numbers, and whoever still goes by the
     /// rules of before counts in the storms of before.
-    storms: Arc<Storms>,
+    storms: Arc<MassFailure>,
 }
 
 impl Rules {
     pub(super) fn new(policy: HealthPolicy) -> Self {
-        Self::with(policy, Arc::new(Storms::new()))
+        Self::with(policy, Arc::new(MassFailure::new()))
     }
 
     /// The rules that follow these.
@@ -112,7 +112,7 @@ impl Rules {
         }
     }
 
-    fn with(policy: HealthPolicy, storms: Arc<Storms>) -> Self {
+    fn with(policy: HealthPolicy, storms: Arc<MassFailure>) -> Self {
         let window = millis(policy.window.max(HealthPolicy::SHORTEST_WINDOW)).min(1 << 32);
         let step = millis(policy.recovery_step).div_ceil(UNIT).max(1);
         Self { policy, window, step, storms }
@@ -191,7 +191,7 @@ impl Health {
     /// this is none of them any more, and so tells nothing of the others.
     pub(super) fn penalize(
         &self,
-        cause: Cause,
+        cause: Misbehavior,
         now: Tick,
         rules: &Rules,
         live: impl FnOnce() -> Option<u64>,
@@ -286,7 +286,7 @@ fn unpack(word: u64, now: Tick, rules: &Rules) -> Now {
     Now { value, stamp, window, causes, taken }
 }
 
-fn bit(cause: Cause) -> u64 {
+fn bit(cause: Misbehavior) -> u64 {
     1 << cause.index()
 }
 
@@ -329,7 +329,7 @@ mod tests {
             health.value(at(secs), &self.rules)
         }
 
-        fn penalize(&self, health: &Health, cause: Cause, secs: u64) -> PenaltyOutcome {
+        fn penalize(&self, health: &Health, cause: Misbehavior, secs: u64) -> PenaltyOutcome {
             health.penalize(cause, at(secs), &self.rules, || Some(LIVE))
         }
 
@@ -345,20 +345,20 @@ mod tests {
     #[test]
     fn a_cause_counts_once_a_window() {
         let (world, health) = (World::new(), Health::new(at(0)));
-        assert_eq!(world.penalize(&health, Cause::Protocol, 1), PenaltyOutcome::Counted { health: 60 });
-        assert_eq!(world.penalize(&health, Cause::Protocol, 9), PenaltyOutcome::AlreadyCounted);
-        assert_eq!(world.penalize(&health, Cause::Flood, 9), PenaltyOutcome::Counted { health: 40 });
-        assert_eq!(world.penalize(&health, Cause::Protocol, 10), PenaltyOutcome::Counted { health: 0 });
+        assert_eq!(world.penalize(&health, Misbehavior::Protocol, 1), PenaltyOutcome::Counted { health: 60 });
+        assert_eq!(world.penalize(&health, Misbehavior::Protocol, 9), PenaltyOutcome::AlreadyCounted);
+        assert_eq!(world.penalize(&health, Misbehavior::Flood, 9), PenaltyOutcome::Counted { health: 40 });
+        assert_eq!(world.penalize(&health, Misbehavior::Protocol, 10), PenaltyOutcome::Counted { health: 0 });
         assert_eq!(world.value(&health, 10), 0);
     }
 
     #[test]
     fn a_window_thousands_later_is_another_one() {
         let (world, health) = (World::new(), Health::new(at(0)));
-        let _ = world.penalize(&health, Cause::Protocol, 1);
+        let _ = world.penalize(&health, Misbehavior::Protocol, 1);
         let same_low_bits = 1 + 4096 * 10;
         assert!(matches!(
-            world.penalize(&health, Cause::Protocol, same_low_bits),
+            world.penalize(&health, Misbehavior::Protocol, same_low_bits),
             PenaltyOutcome::Counted { health: 60 }
         ));
     }
@@ -366,7 +366,7 @@ mod tests {
     #[test]
     fn health_recovers_on_read_by_whole_steps() {
         let (world, health) = (World::new(), Health::new(at(0)));
-        let _ = world.penalize(&health, Cause::Protocol, 0);
+        let _ = world.penalize(&health, Misbehavior::Protocol, 0);
         assert_eq!(world.value(&health, 9), 60);
         assert_eq!(world.value(&health, 10), 61);
         // Rewards of zero every 3 s must not keep the next point away for ever.
@@ -384,7 +384,10 @@ mod tests {
     #[test]
     fn no_point_is_saved_up_beyond_the_hundred() {
         let (world, health) = (World::new(), Health::new(at(0)));
-        assert_eq!(world.penalize(&health, Cause::Protocol, 5_000), PenaltyOutcome::Counted { health: 60 });
+        assert_eq!(
+            world.penalize(&health, Misbehavior::Protocol, 5_000),
+            PenaltyOutcome::Counted { health: 60 }
+        );
         assert_eq!(world.value(&health, 5_009), 60);
         assert_eq!(world.reward(&health, 5_009), 65);
     }
@@ -394,7 +397,7 @@ mod tests {
         let world = World::new();
         let peers: Vec<Health> = (0..LIVE).map(|_| Health::new(at(0))).collect();
         for (n, health) in peers.iter().enumerate() {
-            let outcome = world.penalize(health, Cause::Timeout, 3);
+            let outcome = world.penalize(health, Misbehavior::Timeout, 3);
             if n < 5 {
                 assert_eq!(outcome, PenaltyOutcome::Counted { health: 90 });
             } else {
@@ -402,35 +405,41 @@ mod tests {
             }
         }
         assert!(peers.iter().all(|health| world.value(health, 3) == 100));
-        assert_eq!(world.penalize(&peers[0], Cause::Protocol, 4), PenaltyOutcome::OurFault);
+        assert_eq!(world.penalize(&peers[0], Misbehavior::Protocol, 4), PenaltyOutcome::OurFault);
         assert_eq!(world.reward(&peers[1], 4), 100);
-        assert_eq!(world.penalize(&peers[0], Cause::Timeout, 13), PenaltyOutcome::Counted { health: 90 });
+        assert_eq!(
+            world.penalize(&peers[0], Misbehavior::Timeout, 13),
+            PenaltyOutcome::Counted { health: 90 }
+        );
         assert_eq!(world.value(&peers[1], 13), 100);
     }
 
     #[test]
     fn one_failing_peer_is_not_our_fault_even_alone() {
         let (world, health) = (World::new(), Health::new(at(0)));
-        let alone = health.penalize(Cause::Timeout, at(1), &world.rules, || Some(1));
+        let alone = health.penalize(Misbehavior::Timeout, at(1), &world.rules, || Some(1));
         assert_eq!(alone, PenaltyOutcome::Counted { health: 90 });
     }
 
     #[test]
     fn a_storm_gives_back_no_more_than_it_took() {
         let mut world = World::new();
-        let penalties = world.rules.policy.penalties.with(Cause::App0, 99);
+        let penalties = world.rules.policy.penalties.with(Misbehavior::App0, 99);
         world.rules = world.rules.changed(HealthPolicy { penalties, ..world.rules.policy });
         let peers: Vec<Health> = (0..LIVE).map(|_| Health::new(at(0))).collect();
         for health in &peers[..2] {
-            assert_eq!(world.penalize(health, Cause::App0, 3), PenaltyOutcome::Counted { health: 1 });
-            assert_eq!(world.penalize(health, Cause::Protocol, 12), PenaltyOutcome::Counted { health: 0 });
-            assert_eq!(world.penalize(health, Cause::Flood, 12), PenaltyOutcome::Counted { health: 0 });
+            assert_eq!(world.penalize(health, Misbehavior::App0, 3), PenaltyOutcome::Counted { health: 1 });
+            assert_eq!(
+                world.penalize(health, Misbehavior::Protocol, 12),
+                PenaltyOutcome::Counted { health: 0 }
+            );
+            assert_eq!(world.penalize(health, Misbehavior::Flood, 12), PenaltyOutcome::Counted { health: 0 });
         }
         assert_eq!(world.reward(&peers[1], 12), 5);
         // What they cost by now is not what they cost then.
-        let dearer = penalties.with(Cause::Timeout, 50);
+        let dearer = penalties.with(Misbehavior::Timeout, 50);
         for (n, health) in peers.iter().enumerate().skip(2) {
-            let _ = world.penalize(health, Cause::Timeout, 12);
+            let _ = world.penalize(health, Misbehavior::Timeout, 12);
             if n == 3 {
                 world.rules = world.rules.changed(HealthPolicy { penalties: dearer, ..world.rules.policy });
             }
@@ -450,9 +459,9 @@ mod tests {
             for millis in (0..30_000).step_by(7) {
                 let (now, health) = (Tick::from_millis(40_000_000 + millis), Health::new(at(0)));
                 let penalize = |cause, now| health.penalize(cause, now, &world.rules, || None);
-                let _ = penalize(Cause::Protocol, at(1_000));
-                assert_eq!(penalize(Cause::Timeout, now), PenaltyOutcome::Counted { health: 50 });
-                assert_eq!(penalize(Cause::Timeout, now), PenaltyOutcome::AlreadyCounted);
+                let _ = penalize(Misbehavior::Protocol, at(1_000));
+                assert_eq!(penalize(Misbehavior::Timeout, now), PenaltyOutcome::Counted { health: 50 });
+                assert_eq!(penalize(Misbehavior::Timeout, now), PenaltyOutcome::AlreadyCounted);
                 assert_eq!(health.value(now.after(Duration::from_secs(day)), &world.rules), 51);
             }
         }
@@ -461,25 +470,34 @@ mod tests {
     #[test]
     fn a_clock_read_before_the_last_update_counts_in_the_window_of_that() {
         let (world, health) = (World::new(), Health::new(at(0)));
-        assert_eq!(world.penalize(&health, Cause::Protocol, 20), PenaltyOutcome::Counted { health: 60 });
-        assert_eq!(world.penalize(&health, Cause::Protocol, 19), PenaltyOutcome::AlreadyCounted);
-        assert_eq!(world.penalize(&health, Cause::Timeout, 19), PenaltyOutcome::Counted { health: 50 });
-        assert_eq!(world.penalize(&health, Cause::Timeout, 20), PenaltyOutcome::AlreadyCounted);
-        assert_eq!(world.penalize(&health, Cause::Timeout, 335), PenaltyOutcome::Counted { health: 71 });
+        assert_eq!(
+            world.penalize(&health, Misbehavior::Protocol, 20),
+            PenaltyOutcome::Counted { health: 60 }
+        );
+        assert_eq!(world.penalize(&health, Misbehavior::Protocol, 19), PenaltyOutcome::AlreadyCounted);
+        assert_eq!(world.penalize(&health, Misbehavior::Timeout, 19), PenaltyOutcome::Counted { health: 50 });
+        assert_eq!(world.penalize(&health, Misbehavior::Timeout, 20), PenaltyOutcome::AlreadyCounted);
+        assert_eq!(
+            world.penalize(&health, Misbehavior::Timeout, 335),
+            PenaltyOutcome::Counted { health: 71 }
+        );
     }
 
     #[test]
     fn nor_does_it_have_causes_count_again_whose_stamp_is_of_the_window_before() {
         let (world, health) = (World::new(), Health::new(at(0)));
-        assert_eq!(world.penalize(&health, Cause::Protocol, 12), PenaltyOutcome::Counted { health: 60 });
-        assert_eq!(world.penalize(&health, Cause::Timeout, 20), PenaltyOutcome::Counted { health: 50 });
-        assert_eq!(world.penalize(&health, Cause::Timeout, 19), PenaltyOutcome::AlreadyCounted);
+        assert_eq!(
+            world.penalize(&health, Misbehavior::Protocol, 12),
+            PenaltyOutcome::Counted { health: 60 }
+        );
+        assert_eq!(world.penalize(&health, Misbehavior::Timeout, 20), PenaltyOutcome::Counted { health: 50 });
+        assert_eq!(world.penalize(&health, Misbehavior::Timeout, 19), PenaltyOutcome::AlreadyCounted);
         assert_eq!(world.reward(&health, 19), 55);
-        assert_eq!(world.penalize(&health, Cause::Timeout, 20), PenaltyOutcome::AlreadyCounted);
+        assert_eq!(world.penalize(&health, Misbehavior::Timeout, 20), PenaltyOutcome::AlreadyCounted);
         // What a storm gives back is known after it, too.
         for _ in 0..5 {
             let other = Health::new(at(0));
-            let _ = world.penalize(&other, Cause::Timeout, 20);
+            let _ = world.penalize(&other, Misbehavior::Timeout, 20);
         }
         assert_eq!(world.value(&health, 20), 65);
     }
@@ -490,10 +508,10 @@ mod tests {
         world.rules = Rules::new(HealthPolicy { window: Duration::from_millis(10), ..world.rules.policy });
         let (health, at) = (Health::new(at(0)), |millis: u64| Tick::from_millis(1_000_000 + millis));
         let penalize = |cause, millis| health.penalize(cause, at(millis), &world.rules, || None);
-        assert_eq!(penalize(Cause::Protocol, 0), PenaltyOutcome::Counted { health: 60 });
-        assert_eq!(penalize(Cause::Timeout, 95), PenaltyOutcome::Counted { health: 50 });
-        assert_eq!(penalize(Cause::Timeout, 65), PenaltyOutcome::AlreadyCounted);
-        assert_eq!(penalize(Cause::Timeout, 105), PenaltyOutcome::Counted { health: 40 });
+        assert_eq!(penalize(Misbehavior::Protocol, 0), PenaltyOutcome::Counted { health: 60 });
+        assert_eq!(penalize(Misbehavior::Timeout, 95), PenaltyOutcome::Counted { health: 50 });
+        assert_eq!(penalize(Misbehavior::Timeout, 65), PenaltyOutcome::AlreadyCounted);
+        assert_eq!(penalize(Misbehavior::Timeout, 105), PenaltyOutcome::Counted { health: 40 });
     }
 
     #[test]
@@ -502,10 +520,13 @@ mod tests {
         for from in [0, 1 << 32, 1_700_000_000, 100_000_000_000] {
             let health = Health::new(at(from));
             assert_eq!(
-                world.penalize(&health, Cause::Protocol, from + 12),
+                world.penalize(&health, Misbehavior::Protocol, from + 12),
                 PenaltyOutcome::Counted { health: 60 }
             );
-            assert_eq!(world.penalize(&health, Cause::Protocol, from + 12), PenaltyOutcome::AlreadyCounted);
+            assert_eq!(
+                world.penalize(&health, Misbehavior::Protocol, from + 12),
+                PenaltyOutcome::AlreadyCounted
+            );
             assert_eq!((world.value(&health, from + 12), world.value(&health, from + 30)), (60, 61));
             let eleven_years = 11 * 365 * 24 * 3_600;
             assert_eq!(world.value(&health, from + eleven_years), 100);

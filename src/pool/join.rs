@@ -6,17 +6,18 @@ use std::sync::Arc;
 use crate::base::{ConnId, Direction, Tick, canonical};
 use crate::sync::PutOutcome;
 
-use super::core::Entry;
+use super::core::PoolEntry;
 use super::peer::Origin;
 use super::permit::Held;
-use super::ticket::Ticket;
+use super::ticket::PendingHandshake;
 use super::watch::ClaimCell;
 use super::{
-    AdmitError, ClaimFailure, ClaimWatch, CommitError, CommitFailure, Connection, Departure, Holder,
-    InsertError, InsertFailure, Peer, PeerKey, Permit, Pool, ReplaceFailure, Replaced, Slot,
+    AdmitError, ClaimFailure, ClaimHolder, ClaimWatch, CommitError, CommitFailure, ConnectionHandle,
+    DisconnectReason, InsertError, InsertFailure, Peer, PeerKey, Permit, Pool, ReplaceFailure, Replaced,
+    SlotClass,
 };
 
-impl<K: PeerKey, C: Connection> Pool<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     /// Takes a slot for a connection from or to this address, before anything is awaited (10, 13). From the tick
     /// `deadline` on the sweep revokes it.
     ///
@@ -29,14 +30,14 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         self: &Arc<Self>,
         addr: SocketAddr,
         direction: Direction,
-        slot: Slot,
+        slot: SlotClass,
         deadline: Tick,
     ) -> Result<Permit<K, C>, AdmitError> {
         let addr = canonical(addr);
         // Before the limits are read: see `recrowd`.
         let id = self.next_id();
         self.reserve(addr, direction, slot)?;
-        let ticket = Arc::new(Ticket::new(id, addr, direction, slot, deadline));
+        let ticket = Arc::new(PendingHandshake::new(id, addr, direction, slot, deadline));
         self.tickets_of(ticket.origin.id).lock().insert(ticket.origin.id, Arc::clone(&ticket));
         Ok(Permit { held: Held { pool: Arc::clone(self), ticket } })
     }
@@ -59,8 +60,8 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     ) -> Result<Arc<Peer<K, C>>, InsertError<C>> {
         let addr = canonical(addr);
         // Before the limits are read: see `recrowd`.
-        let origin = Origin { id: self.next_id(), addr, direction, slot: Slot::Ordinary };
-        if let Err(why) = self.reserve(addr, direction, Slot::Ordinary) {
+        let origin = Origin { id: self.next_id(), addr, direction, slot: SlotClass::Ordinary };
+        if let Err(why) = self.reserve(addr, direction, SlotClass::Ordinary) {
             return Err(InsertError { conn, info, why: why.into() });
         }
         let peer = Arc::new(Peer::new(key, &origin, conn, info, now, Arc::clone(&self.shared)));
@@ -68,8 +69,8 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
             match held {
                 // The gate of the shutdown, inside the critical step (34).
                 None => self.shared.admission.go_live(direction).map_err(|_| AdmitError::Closed.into()),
-                Some(Entry::Live(_, other)) => Err(InsertFailure::Taken(other.id())),
-                Some(Entry::Claimed(_, other)) => Err(InsertFailure::Taken(other.id)),
+                Some(PoolEntry::Live(_, other)) => Err(InsertFailure::Taken(other.id())),
+                Some(PoolEntry::Claimed(_, other)) => Err(InsertFailure::Taken(other.id)),
             }
         });
         match put {
@@ -93,7 +94,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     /// under the shard lock; so it either finds our entry, or we find the ticket ended.
     pub(super) fn claim_key(
         &self,
-        ticket: &Arc<Ticket<K>>,
+        ticket: &Arc<PendingHandshake<K>>,
         key: K,
     ) -> Result<Arc<ClaimCell<K>>, ClaimFailure<K, C>> {
         let cell = Arc::new(ClaimCell::new(key, ticket.origin.id, ticket.origin.direction));
@@ -101,8 +102,8 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         let put = self.put_slot(self.claimed(&cell), |held| match held {
             None if ticket.is_held() => Ok(()),
             None => Err(ClaimFailure::Revoked),
-            Some(Entry::Live(_, peer)) => Err(ClaimFailure::Held(Holder::Live(Arc::clone(peer)))),
-            Some(Entry::Claimed(_, other)) => Err(ClaimFailure::Held(Holder::Claimed {
+            Some(PoolEntry::Live(_, peer)) => Err(ClaimFailure::Held(ClaimHolder::Live(Arc::clone(peer)))),
+            Some(PoolEntry::Claimed(_, other)) => Err(ClaimFailure::Held(ClaimHolder::Claimed {
                 id: other.id,
                 direction: other.direction,
                 watch: ClaimWatch::new(other),
@@ -118,7 +119,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     }
 
     /// Gives one claimed key back; the ticket stays.
-    pub(super) fn release_claim(&self, ticket: &Ticket<K>, cell: &Arc<ClaimCell<K>>) {
+    pub(super) fn release_claim(&self, ticket: &PendingHandshake<K>, cell: &Arc<ClaimCell<K>>) {
         drop(ticket.remove_claim(cell));
         self.free_key(cell);
     }
@@ -126,7 +127,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     /// Makes a claim live.
     pub(super) fn commit(
         &self,
-        ticket: &Arc<Ticket<K>>,
+        ticket: &Arc<PendingHandshake<K>>,
         cell: &Arc<ClaimCell<K>>,
         conn: C,
         info: C::Info,
@@ -141,7 +142,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         let peer = Arc::new(Peer::new(cell.key.clone(), origin, conn, info, now, Arc::clone(&self.shared)));
         let put = self.put_slot(self.live(&peer), |held| {
             match held {
-                Some(Entry::Claimed(_, held)) if Arc::ptr_eq(held, cell) => {
+                Some(PoolEntry::Claimed(_, held)) if Arc::ptr_eq(held, cell) => {
                     // The gate of the shutdown, inside the critical step (34).
                     self.shared.admission.go_live(origin.direction).map_err(|_| CommitFailure::Closed)
                 }
@@ -168,7 +169,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     /// Puts a connection in the place of a live one.
     pub(super) fn replace(
         &self,
-        ticket: &Arc<Ticket<K>>,
+        ticket: &Arc<PendingHandshake<K>>,
         key: &K,
         old: ConnId,
         conn: C,
@@ -182,20 +183,20 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         let new = Arc::new(Peer::new(key.clone(), origin, conn, info, now, Arc::clone(&self.shared)));
         let put = self.put_slot(self.live(&new), |held| {
             match held {
-                Some(Entry::Live(_, peer)) if peer.id() == old => {
+                Some(PoolEntry::Live(_, peer)) if peer.id() == old => {
                     let gate = self.shared.admission.supersede(origin.direction, peer.direction());
                     gate.map_err(|_| ReplaceFailure::Closed)?;
                     // Cannot fail: a live entry holds a live peer.
-                    Ok(peer.mark_departed(Departure::Replaced))
+                    Ok(peer.mark_departed(DisconnectReason::Replaced))
                 }
                 _ => Err(ReplaceFailure::NotThere),
             }
         });
         match put {
-            PutOutcome::Put { displaced: Some(Entry::Live(_, old)), .. } => {
+            PutOutcome::Put { displaced: Some(PoolEntry::Live(_, old)), .. } => {
                 self.retire(ticket);
                 self.announce(&new);
-                self.finish(&old, Departure::Replaced);
+                self.finish(&old, DisconnectReason::Replaced);
                 Ok(Replaced { new, old })
             }
             PutOutcome::Put { .. } => unreachable!("only a live entry is replaced"),
@@ -209,7 +210,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     }
 
     /// Releases a ticket and all it holds, unless somebody has or it went live. True for exactly one caller.
-    pub(super) fn release(&self, ticket: &Arc<Ticket<K>>) -> bool {
+    pub(super) fn release(&self, ticket: &Arc<PendingHandshake<K>>) -> bool {
         if !ticket.finish() {
             return false;
         }
@@ -220,7 +221,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     }
 
     /// Counts a pending connection: address, subnets, then the global word.
-    fn reserve(&self, addr: SocketAddr, direction: Direction, slot: Slot) -> Result<(), AdmitError> {
+    fn reserve(&self, addr: SocketAddr, direction: Direction, slot: SlotClass) -> Result<(), AdmitError> {
         let limits = self.limits.load();
         let reserved = self.addresses.reserve(addr.ip(), slot, &limits).and_then(|()| {
             let reserved = self.shared.admission.reserve(direction, slot, &limits);
@@ -235,7 +236,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     }
 
     /// The ticket is over: nobody needs to find it any more. Returns the claims it had.
-    fn retire(&self, ticket: &Ticket<K>) -> Vec<Arc<ClaimCell<K>>> {
+    fn retire(&self, ticket: &PendingHandshake<K>) -> Vec<Arc<ClaimCell<K>>> {
         let id = ticket.origin.id;
         let listed = self.tickets_of(id).lock().remove(&id);
         drop(listed);
@@ -245,7 +246,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     /// Removes this very claim from the map and tells who waits for it.
     fn free_key(&self, cell: &Arc<ClaimCell<K>>) {
         let is_meant =
-            |held: &Entry<K, C>| matches!(held, Entry::Claimed(_, held) if Arc::ptr_eq(held, cell));
+            |held: &PoolEntry<K, C>| matches!(held, PoolEntry::Claimed(_, held) if Arc::ptr_eq(held, cell));
         drop(self.remove_slot(&cell.key, is_meant));
         cell.released();
     }

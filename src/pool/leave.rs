@@ -4,48 +4,48 @@ use std::sync::Arc;
 
 use crate::base::ConnId;
 
-use super::core::Entry;
-use super::{Connection, Departure, Peer, PeerKey, Pool};
+use super::core::PoolEntry;
+use super::{ConnectionHandle, DisconnectReason, Peer, PeerKey, Pool};
 
 /// What became of an eviction.
-pub enum Evicted<K: PeerKey, C: Connection> {
+pub enum Evicted<K: PeerKey, C: ConnectionHandle> {
     /// It departed.
     Departed(Arc<Peer<K, C>>),
     /// It stays: fewer live peers than the floor would remain (37).
-    AtFloor,
+    BanRefused,
     /// This connection is not the live one of that key.
     NotThere,
 }
 
 // By hand: deriving would ask the user's connection for `Debug`.
-impl<K: PeerKey, C: Connection> std::fmt::Debug for Evicted<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> std::fmt::Debug for Evicted<K, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Departed(peer) => f.debug_tuple("Departed").field(peer).finish(),
-            Self::AtFloor => f.write_str("AtFloor"),
+            Self::BanRefused => f.write_str("BanRefused"),
             Self::NotThere => f.write_str("NotThere"),
         }
     }
 }
 
-impl<K: PeerKey, C: Connection> Pool<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     /// Departs this connection of this peer and closes it. `Some` for exactly one caller; `None` if it was not, or is
     /// no longer, the live one: then nothing is touched (1).
     ///
     /// # Cost
     /// One shard's write lock, and a short lock each of the address and its subnets.
-    pub fn depart(&self, key: &K, id: ConnId, reason: Departure) -> Option<Arc<Peer<K, C>>> {
+    pub fn depart(&self, key: &K, id: ConnId, reason: DisconnectReason) -> Option<Arc<Peer<K, C>>> {
         self.take(key, reason, |peer| peer.id() == id && self.leave(peer, reason))
     }
 
     /// Departs whoever is live under this key, and closes the connection.
-    pub fn remove(&self, key: &K, reason: Departure) -> Option<Arc<Peer<K, C>>> {
+    pub fn remove(&self, key: &K, reason: DisconnectReason) -> Option<Arc<Peer<K, C>>> {
         self.take(key, reason, |peer| self.leave(peer, reason))
     }
 
     /// Departs a peer that we could keep (a ban, making room): not if that would leave fewer live peers than the
     /// floor. However many evict at once, the floor holds.
-    pub fn evict(&self, key: &K, id: ConnId, reason: Departure) -> Evicted<K, C> {
+    pub fn evict(&self, key: &K, id: ConnId, reason: DisconnectReason) -> Evicted<K, C> {
         let floor = self.limits.read(|limits| limits.floor);
         let mut at_floor = false;
         let taken = self.take(key, reason, |peer| {
@@ -58,7 +58,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         });
         match taken {
             Some(peer) => Evicted::Departed(peer),
-            None if at_floor => Evicted::AtFloor,
+            None if at_floor => Evicted::BanRefused,
             None => Evicted::NotThere,
         }
     }
@@ -67,24 +67,24 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     pub(super) fn take(
         &self,
         key: &K,
-        reason: Departure,
+        reason: DisconnectReason,
         claim: impl FnOnce(&Peer<K, C>) -> bool,
     ) -> Option<Arc<Peer<K, C>>> {
         let taken = self.remove_slot(key, |held| match held {
-            Entry::Live(_, peer) => claim(peer),
-            Entry::Claimed(..) => false,
+            PoolEntry::Live(_, peer) => claim(peer),
+            PoolEntry::Claimed(..) => false,
         });
         match taken {
-            Some(Entry::Live(_, peer)) => {
+            Some(PoolEntry::Live(_, peer)) => {
                 self.finish(&peer, reason);
                 Some(peer)
             }
-            Some(Entry::Claimed(..)) | None => None,
+            Some(PoolEntry::Claimed(..)) | None => None,
         }
     }
 
     /// Under the shard lock: marks the peer departed and gives its live slot back.
-    fn leave(&self, peer: &Peer<K, C>, reason: Departure) -> bool {
+    fn leave(&self, peer: &Peer<K, C>, reason: DisconnectReason) -> bool {
         let won = peer.mark_departed(reason);
         if won {
             self.shared.admission.release_live(peer.direction());
@@ -94,7 +94,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
 
     /// The rest of a departure, by its one winner: indexes first, the user's `close` last, so that a panic in it leaves
     /// nothing behind (6).
-    pub(super) fn finish(&self, peer: &Arc<Peer<K, C>>, reason: Departure) {
+    pub(super) fn finish(&self, peer: &Arc<Peer<K, C>>, reason: DisconnectReason) {
         self.addresses.unlist(peer);
         self.cell_of(peer.key()).changed();
         peer.forget_failure();

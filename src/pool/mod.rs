@@ -1,7 +1,7 @@
 //! Who is connected: one sharded, concurrent pool of unified peer connections.
 //!
 //! No I/O, no async, no timer, no clock of its own: everything that depends on time takes `now`. The pool is generic
-//! over the key ([`PeerKey`]) and over what a connection is ([`Connection`]), so a program with its own transport can
+//! over the key ([`PeerKey`]) and over what a connection is ([`ConnectionHandle`]), so a program with its own transport can
 //! use it alone (`default-features = false`); `examples/pool_alone.rs` is one.
 //!
 //! ```text
@@ -60,18 +60,18 @@ mod watch;
 
 pub use admission::AdmissionCounts;
 pub use config::{HealthPolicy, Limits, LivenessPolicy, Penalties, PoolConfig};
-pub use connection::{Connection, Departure, PeerKey};
+pub use connection::{ConnectionHandle, DisconnectReason, PeerKey};
 pub use core::Pool;
 pub use error::{
-    AdmitError, ClaimError, ClaimFailure, CommitError, CommitFailure, Holder, InsertError, InsertFailure,
-    RekeyError, ReplaceError, ReplaceFailure,
+    AdmitError, ClaimError, ClaimFailure, ClaimHolder, CommitError, CommitFailure, InsertError,
+    InsertFailure, RekeyError, ReplaceError, ReplaceFailure,
 };
-pub use health::{Cause, PenaltyOutcome};
+pub use health::{Misbehavior, PenaltyOutcome};
 pub use leave::Evicted;
 pub use peer::{Bytes, Peer};
-pub use permit::{Claim, Permit, Replaced, Slot};
-pub use roster::{CellView, Roster};
-pub use stats::{Departures, PoolStats, Refusals};
+pub use permit::{Claim, Permit, Replaced, SlotClass};
+pub use roster::{Roster, RosterShardView};
+pub use stats::{DisconnectCounts, PoolStats, Refusals};
 pub use sweep::Swept;
 pub use vitals::{Phase, SeenOutcome};
 pub use watch::{ClaimOutcome, ClaimWatch};

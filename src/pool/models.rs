@@ -23,10 +23,10 @@ impl Line {
     }
 }
 
-impl Connection for Line {
+impl ConnectionHandle for Line {
     type Info = ();
 
-    fn close(&self, _reason: Departure) {
+    fn close(&self, _reason: DisconnectReason) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -56,7 +56,7 @@ fn addr() -> SocketAddr {
 }
 
 fn permit(pool: &Arc<TestPool>) -> Permit<u8, Line> {
-    pool.admit(addr(), Direction::Inbound, Slot::Ordinary, at(100)).unwrap()
+    pool.admit(addr(), Direction::Inbound, SlotClass::Ordinary, at(100)).unwrap()
 }
 
 fn insert(pool: &TestPool, key: u8, line: &Line) -> Result<TestPeer, InsertError<Line>> {
@@ -171,16 +171,16 @@ fn tearing_down_g_leaves_g_plus_one_alone() {
         let first = insert(&pool, 1, &old).unwrap();
         let undertaker = {
             let (pool, id) = (Arc::clone(&pool), first.id());
-            thread::spawn(move || pool.depart(&1, id, Departure::Lost).is_some())
+            thread::spawn(move || pool.depart(&1, id, DisconnectReason::Lost).is_some())
         };
         // Two who want G gone, and one of them brings G + 1.
-        let ours = pool.depart(&1, first.id(), Departure::Requested).is_some();
+        let ours = pool.depart(&1, first.id(), DisconnectReason::Requested).is_some();
         let second = insert(&pool, 1, &new).unwrap();
         let theirs = undertaker.join().unwrap();
         assert!(ours ^ theirs, "exactly one departs G");
         settled(&pool, &[&second]);
         assert_eq!((old.closed(), new.closed()), (1, 0));
-        assert!(pool.depart(&1, first.id(), Departure::Lost).is_none());
+        assert!(pool.depart(&1, first.id(), DisconnectReason::Lost).is_none());
     });
 }
 
@@ -192,7 +192,7 @@ fn a_replacement_and_a_departure_agree_on_the_old_one() {
         let permit = permit(&pool);
         let undertaker = {
             let (pool, id) = (Arc::clone(&pool), first.id());
-            thread::spawn(move || pool.depart(&1, id, Departure::Lost).is_some())
+            thread::spawn(move || pool.depart(&1, id, DisconnectReason::Lost).is_some())
         };
         let replaced = permit.replace(&1, first.id(), new.clone(), (), at(2));
         let departed = undertaker.join().unwrap();
@@ -217,7 +217,7 @@ fn a_peer_that_departs_while_it_is_announced_leaves_nothing() {
         let (pool, line) = (pool(), Line::default());
         let remover = {
             let pool = Arc::clone(&pool);
-            thread::spawn(move || pool.remove(&1, Departure::Requested).is_some())
+            thread::spawn(move || pool.remove(&1, DisconnectReason::Requested).is_some())
         };
         let peer = insert(&pool, 1, &line).unwrap();
         if remover.join().unwrap() {
@@ -292,9 +292,11 @@ fn evictions_at_once_keep_the_floor() {
         let second = insert(&pool, 2, &Line::default()).unwrap();
         let other = {
             let (pool, id) = (Arc::clone(&pool), first.id());
-            thread::spawn(move || matches!(pool.evict(&1, id, Departure::Banned), Evicted::Departed(_)))
+            thread::spawn(move || {
+                matches!(pool.evict(&1, id, DisconnectReason::Banned), Evicted::Departed(_))
+            })
         };
-        let ours = matches!(pool.evict(&2, second.id(), Departure::Banned), Evicted::Departed(_));
+        let ours = matches!(pool.evict(&2, second.id(), DisconnectReason::Banned), Evicted::Departed(_));
         assert!(ours ^ other.join().unwrap());
         assert_eq!(pool.len(), 1);
     });
@@ -364,7 +366,7 @@ fn a_trim_beside_an_admission_leaves_nobody_beyond_the_limit() {
             let pool = pool();
             insert(&pool, 1, &Line::default()).unwrap();
             let other = lower(&pool, &limits);
-            let permit = pool.admit(addr(), Direction::Inbound, Slot::Ordinary, at(100));
+            let permit = pool.admit(addr(), Direction::Inbound, SlotClass::Ordinary, at(100));
             if let Ok(permit) = permit {
                 permit.claim(2).unwrap().go_live(Line::default(), (), at(1)).unwrap();
             }
@@ -396,11 +398,11 @@ fn penalties_at_once_count_each_cause_once() {
         let other = {
             let peer = Arc::clone(&peer);
             thread::spawn(move || {
-                let _ = peer.penalize(Cause::Flood, at(1));
-                peer.penalize(Cause::Timeout, at(1))
+                let _ = peer.penalize(Misbehavior::Flood, at(1));
+                peer.penalize(Misbehavior::Timeout, at(1))
             })
         };
-        let ours = peer.penalize(Cause::Timeout, at(1));
+        let ours = peer.penalize(Misbehavior::Timeout, at(1));
         let outcomes = [ours, other.join().unwrap()];
         let again = outcomes.iter().filter(|outcome| **outcome == PenaltyOutcome::AlreadyCounted).count();
         assert_eq!((peer.health(at(1)), again), (70, 1));
@@ -415,9 +417,9 @@ fn a_storm_penalises_nobody_whoever_declares_it() {
         let second = insert(&pool, 2, &Line::default()).unwrap();
         let other = {
             let peer = Arc::clone(&first);
-            thread::spawn(move || peer.penalize(Cause::Timeout, at(1)))
+            thread::spawn(move || peer.penalize(Misbehavior::Timeout, at(1)))
         };
-        let ours = second.penalize(Cause::Timeout, at(1));
+        let ours = second.penalize(Misbehavior::Timeout, at(1));
         let theirs = other.join().unwrap();
         assert!([ours, theirs].contains(&PenaltyOutcome::OurFault));
         assert_eq!((first.health(at(1)), second.health(at(1))), (100, 100));
@@ -429,7 +431,8 @@ fn a_watch_always_learns_what_became_of_the_claim() {
     model(3, || {
         let pool = pool();
         let claim = permit(&pool).claim(1).unwrap();
-        let ClaimFailure::Held(Holder::Claimed { id, watch, .. }) = permit(&pool).claim(1).unwrap_err().why
+        let ClaimFailure::Held(ClaimHolder::Claimed { id, watch, .. }) =
+            permit(&pool).claim(1).unwrap_err().why
         else {
             panic!("the key is claimed");
         };

@@ -11,8 +11,10 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::admission::Admission;
 use super::health::{Health, Rules};
-use super::vitals::{Reading, Vitals};
-use super::{Cause, Connection, Departure, PeerKey, PenaltyOutcome, Phase, SeenOutcome, Slot};
+use super::vitals::{Liveness, Reading};
+use super::{
+    ConnectionHandle, DisconnectReason, Misbehavior, PeerKey, PenaltyOutcome, Phase, SeenOutcome, SlotClass,
+};
 
 /// What all peers of a pool share. It knows no peer, so there is no cycle of references.
 #[derive(Debug)]
@@ -36,8 +38,8 @@ pub struct Bytes {
 /// connected: [`Peer::phase`] tells. Laid out by hand: reference counts, vitals and key, which a look-up touches, come
 /// first and together; nothing is padded.
 #[repr(C)]
-pub struct Peer<K: PeerKey, C: Connection> {
-    vitals: Vitals,
+pub struct Peer<K: PeerKey, C: ConnectionHandle> {
+    vitals: Liveness,
     key: K,
     ip: [u8; 16],
     flags: u8,
@@ -62,19 +64,19 @@ pub(super) struct Origin {
     /// Canonical.
     pub(super) addr: SocketAddr,
     pub(super) direction: Direction,
-    pub(super) slot: Slot,
+    pub(super) slot: SlotClass,
 }
 
-impl<K: PeerKey, C: Connection> Peer<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Peer<K, C> {
     pub(super) fn new(key: K, from: &Origin, conn: C, info: C::Info, now: Tick, shared: Arc<Shared>) -> Self {
         let (ip, scope) = match from.addr {
             SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), 0),
             SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
         };
         let inbound = if from.direction == Direction::Inbound { INBOUND } else { 0 };
-        let reserved = if from.slot == Slot::Reserved { RESERVED } else { 0 };
+        let reserved = if from.slot == SlotClass::Reserved { RESERVED } else { 0 };
         Self {
-            vitals: Vitals::new(now),
+            vitals: Liveness::new(now),
             key,
             ip: ip.octets(),
             flags: inbound | reserved,
@@ -121,8 +123,8 @@ impl<K: PeerKey, C: Connection> Peer<K, C> {
     }
 
     /// The kind of slot it was admitted to.
-    pub fn slot(&self) -> Slot {
-        if self.flags & RESERVED != 0 { Slot::Reserved } else { Slot::Ordinary }
+    pub fn slot(&self) -> SlotClass {
+        if self.flags & RESERVED != 0 { SlotClass::Reserved } else { SlotClass::Ordinary }
     }
 
     /// The user's side of it.
@@ -191,7 +193,7 @@ impl<K: PeerKey, C: Connection> Peer<K, C> {
     }
 
     /// Why it departed, if it has.
-    pub fn departure(&self) -> Option<Departure> {
+    pub fn departure(&self) -> Option<DisconnectReason> {
         match self.phase() {
             Phase::Live => None,
             Phase::Departed(reason) => Some(reason),
@@ -225,7 +227,7 @@ impl<K: PeerKey, C: Connection> Peer<K, C> {
 
     /// Counts a fault: once a cause and window, and not at all when more than half of the live peers fail in the
     /// same window.
-    pub fn penalize(&self, cause: Cause, now: Tick) -> PenaltyOutcome {
+    pub fn penalize(&self, cause: Misbehavior, now: Tick) -> PenaltyOutcome {
         self.shared.rules.read(|rules| self.penalize_by(rules, cause, now))
     }
 
@@ -270,7 +272,7 @@ impl<K: PeerKey, C: Connection> Peer<K, C> {
         self.health.value(now, rules)
     }
 
-    pub(super) fn penalize_by(&self, rules: &Rules, cause: Cause, now: Tick) -> PenaltyOutcome {
+    pub(super) fn penalize_by(&self, rules: &Rules, cause: Misbehavior, now: Tick) -> PenaltyOutcome {
         // Of one that has left nobody can tell whether the others fail.
         let live = || self.is_live().then(|| self.shared.admission.live());
         self.health.penalize(cause, now, rules, live)
@@ -280,11 +282,11 @@ impl<K: PeerKey, C: Connection> Peer<K, C> {
         self.vitals.read()
     }
 
-    pub(super) fn mark_departed(&self, reason: Departure) -> bool {
+    pub(super) fn mark_departed(&self, reason: DisconnectReason) -> bool {
         self.vitals.depart(reason)
     }
 
-    pub(super) fn mark_departed_if(&self, judged: Reading, reason: Departure) -> bool {
+    pub(super) fn mark_departed_if(&self, judged: Reading, reason: DisconnectReason) -> bool {
         self.vitals.depart_if(judged, reason)
     }
 
@@ -303,7 +305,7 @@ impl<K: PeerKey, C: Connection> Peer<K, C> {
     }
 }
 
-impl<K: PeerKey, C: Connection> fmt::Debug for Peer<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> fmt::Debug for Peer<K, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Peer")
             .field("key", &self.key)

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use crate::base::{ConnId, Direction, Tick};
 
-use super::ticket::Ticket;
+use super::ticket::PendingHandshake;
 use super::watch::ClaimCell;
-use super::{ClaimError, CommitError, Connection, Peer, PeerKey, Pool, RekeyError, ReplaceError};
+use super::{ClaimError, CommitError, ConnectionHandle, Peer, PeerKey, Pool, RekeyError, ReplaceError};
 
 /// Which part of the room a connection asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Slot {
+pub enum SlotClass {
     /// Up to the limit less what is reserved, and within the limits of its address and subnet.
     #[default]
     Ordinary,
@@ -25,12 +25,12 @@ pub enum Slot {
 }
 
 /// What a token releases when it is dropped.
-pub(super) struct Held<K: PeerKey, C: Connection> {
+pub(super) struct Held<K: PeerKey, C: ConnectionHandle> {
     pub(super) pool: Arc<Pool<K, C>>,
-    pub(super) ticket: Arc<Ticket<K>>,
+    pub(super) ticket: Arc<PendingHandshake<K>>,
 }
 
-impl<K: PeerKey, C: Connection> Drop for Held<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Drop for Held<K, C> {
     fn drop(&mut self) {
         self.pool.release(&self.ticket);
     }
@@ -38,11 +38,11 @@ impl<K: PeerKey, C: Connection> Drop for Held<K, C> {
 
 /// A slot for one connection, by address. Dropping it gives the slot back.
 #[must_use = "dropping a permit gives its slot back"]
-pub struct Permit<K: PeerKey, C: Connection> {
+pub struct Permit<K: PeerKey, C: ConnectionHandle> {
     pub(super) held: Held<K, C>,
 }
 
-impl<K: PeerKey, C: Connection> Permit<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Permit<K, C> {
     /// The id the connection will have.
     pub fn id(&self) -> ConnId {
         self.held.ticket.origin.id
@@ -59,7 +59,7 @@ impl<K: PeerKey, C: Connection> Permit<K, C> {
     }
 
     /// Which slot it has.
-    pub fn slot(&self) -> Slot {
+    pub fn slot(&self) -> SlotClass {
         self.held.ticket.origin.slot
     }
 
@@ -88,7 +88,7 @@ impl<K: PeerKey, C: Connection> Permit<K, C> {
     }
 
     /// Takes the place of a live connection, if it is still the live one of `key`: one step of the map, in which the
-    /// old peer departs as [`Replaced`](super::Departure::Replaced). Its connection is closed before this returns.
+    /// old peer departs as [`Replaced`](super::DisconnectReason::Replaced). Its connection is closed before this returns.
     ///
     /// # Errors
     /// The old one is gone, the permit was revoked, or the pool is closed; everything comes back.
@@ -109,12 +109,12 @@ impl<K: PeerKey, C: Connection> Permit<K, C> {
 
 /// A key for one connection that is being set up. Dropping it gives key and slot back.
 #[must_use = "dropping a claim gives its key and slot back"]
-pub struct Claim<K: PeerKey, C: Connection> {
+pub struct Claim<K: PeerKey, C: ConnectionHandle> {
     held: Held<K, C>,
     cell: Arc<ClaimCell<K>>,
 }
 
-impl<K: PeerKey, C: Connection> Claim<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Claim<K, C> {
     /// The key.
     pub fn key(&self) -> &K {
         &self.cell.key
@@ -181,26 +181,26 @@ impl<K: PeerKey, C: Connection> Claim<K, C> {
 }
 
 /// Both sides of a replacement.
-pub struct Replaced<K: PeerKey, C: Connection> {
+pub struct Replaced<K: PeerKey, C: ConnectionHandle> {
     /// Live now.
     pub new: Arc<Peer<K, C>>,
     /// Departed and closed.
     pub old: Arc<Peer<K, C>>,
 }
 
-impl<K: PeerKey, C: Connection> fmt::Debug for Replaced<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> fmt::Debug for Replaced<K, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Replaced").field("new", &self.new).field("old", &self.old).finish()
     }
 }
 
-impl<K: PeerKey, C: Connection> fmt::Debug for Permit<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> fmt::Debug for Permit<K, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit").field("id", &self.id()).field("addr", &self.addr()).finish_non_exhaustive()
     }
 }
 
-impl<K: PeerKey, C: Connection> fmt::Debug for Claim<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> fmt::Debug for Claim<K, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Claim").field("id", &self.id()).field("key", self.key()).finish_non_exhaustive()
     }

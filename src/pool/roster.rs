@@ -14,10 +14,10 @@ use crate::base::Tick;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, SwapCell};
 
-use super::{Connection, Peer, PeerKey};
+use super::{ConnectionHandle, Peer, PeerKey};
 
 /// One cell of the roster.
-pub(super) struct Cell<K: PeerKey, C: Connection> {
+pub(super) struct RosterShard<K: PeerKey, C: ConnectionHandle> {
     /// Raised after each change. A published list of an older generation is out of date.
     generation: AtomicU64,
     /// Joined since the last rebuild. Short-locked.
@@ -30,12 +30,12 @@ pub(super) struct Cell<K: PeerKey, C: Connection> {
     rebuilding: Mutex<()>,
 }
 
-struct Published<K: PeerKey, C: Connection> {
+struct Published<K: PeerKey, C: ConnectionHandle> {
     generation: u64,
     peers: Box<[Arc<Peer<K, C>>]>,
 }
 
-impl<K: PeerKey, C: Connection> Cell<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> RosterShard<K, C> {
     pub(super) fn new() -> Self {
         Self {
             generation: AtomicU64::new(0),
@@ -93,10 +93,10 @@ impl<K: PeerKey, C: Connection> Cell<K, C> {
     }
 
     /// The list of at least the present generation.
-    pub(super) fn fresh(&self) -> CellView<K, C> {
+    pub(super) fn fresh(&self) -> RosterShardView<K, C> {
         let list = self.published.load();
         if self.is_fresh(&list) {
-            return CellView { list };
+            return RosterShardView { list };
         }
         // Declared before the guard, so dropped after it: what the old list alone held is dropped outside the lock.
         let _stale = list;
@@ -104,11 +104,11 @@ impl<K: PeerKey, C: Connection> Cell<K, C> {
         let _guard = self.rebuilding.lock();
         let list = self.published.load();
         if self.is_fresh(&list) {
-            return CellView { list };
+            return RosterShardView { list };
         }
         let (list, replaced) = self.rebuild(list);
         _replaced = replaced;
-        CellView { list }
+        RosterShardView { list }
     }
 
     fn is_fresh(&self, list: &Published<K, C>) -> bool {
@@ -135,11 +135,11 @@ impl<K: PeerKey, C: Connection> Cell<K, C> {
 }
 
 /// The peers of one cell at one moment. Holds them; take it, use it, drop it.
-pub struct CellView<K: PeerKey, C: Connection> {
+pub struct RosterShardView<K: PeerKey, C: ConnectionHandle> {
     list: Arc<Published<K, C>>,
 }
 
-impl<K: PeerKey, C: Connection> CellView<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> RosterShardView<K, C> {
     /// The peers that are live when they are reached.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Peer<K, C>>> {
         self.list.peers.iter().filter(|peer| peer.is_live())
@@ -152,14 +152,14 @@ impl<K: PeerKey, C: Connection> CellView<K, C> {
 }
 
 /// A sweep of one cell under way. When it ends the cell knows how old the oldest last-seen is.
-pub(super) struct Judgement<'a, K: PeerKey, C: Connection> {
-    cell: &'a Cell<K, C>,
-    pub(super) view: CellView<K, C>,
+pub(super) struct Judgement<'a, K: PeerKey, C: ConnectionHandle> {
+    cell: &'a RosterShard<K, C>,
+    pub(super) view: RosterShardView<K, C>,
     /// Not later than any of those who stay was last seen.
     pub(super) oldest: Tick,
 }
 
-impl<K: PeerKey, C: Connection> Drop for Judgement<'_, K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Drop for Judgement<'_, K, C> {
     fn drop(&mut self) {
         // A user's `close` that panics ends the judgement early: who was not reached is judged the next time.
         let oldest = if std::thread::panicking() { Tick::ZERO } else { self.oldest };
@@ -168,14 +168,14 @@ impl<K: PeerKey, C: Connection> Drop for Judgement<'_, K, C> {
 }
 
 /// Everybody who was live when it was asked for. Holds them; take it, use it, drop it.
-pub struct Roster<K: PeerKey, C: Connection> {
-    pub(super) cells: Vec<CellView<K, C>>,
+pub struct Roster<K: PeerKey, C: ConnectionHandle> {
+    pub(super) cells: Vec<RosterShardView<K, C>>,
 }
 
-impl<K: PeerKey, C: Connection> Roster<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Roster<K, C> {
     /// The peers that are live when they are reached.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Peer<K, C>>> {
-        self.cells.iter().flat_map(CellView::iter)
+        self.cells.iter().flat_map(RosterShardView::iter)
     }
 
     /// Some peer that fits, each as likely as the next; `None` if nobody does. `random` returns a number below the one it is
@@ -195,7 +195,7 @@ impl<K: PeerKey, C: Connection> Roster<K, C> {
         // Who does not fit is drawn again, which leaves the others as likely as each other.
         let drawn = (0..LOOKS).find_map(|_| self.at(random(all)).filter(|peer| fits(peer)));
         drawn.or_else(|| {
-            let lists = self.cells.iter().flat_map(CellView::all);
+            let lists = self.cells.iter().flat_map(RosterShardView::all);
             let fitting: Vec<_> = lists.filter(|peer| fits(peer)).collect();
             if fitting.is_empty() { None } else { fitting.get(random(fitting.len())).copied() }
         })
@@ -214,7 +214,7 @@ impl<K: PeerKey, C: Connection> Roster<K, C> {
     }
 
     /// The cells it is made of.
-    pub fn cells(&self) -> &[CellView<K, C>] {
+    pub fn cells(&self) -> &[RosterShardView<K, C>] {
         &self.cells
     }
 
@@ -229,13 +229,13 @@ impl<K: PeerKey, C: Connection> Roster<K, C> {
     }
 }
 
-impl<K: PeerKey, C: Connection> std::fmt::Debug for CellView<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> std::fmt::Debug for RosterShardView<K, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CellView").field("peers", &self.list.peers.len()).finish()
+        f.debug_struct("RosterShardView").field("peers", &self.list.peers.len()).finish()
     }
 }
 
-impl<K: PeerKey, C: Connection> std::fmt::Debug for Roster<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> std::fmt::Debug for Roster<K, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Roster").field("peers", &self.len()).finish()
     }
@@ -254,7 +254,7 @@ mod tests {
 
     use super::*;
     use crate::base::Direction;
-    use crate::pool::{Departure, Pool, PoolConfig};
+    use crate::pool::{DisconnectReason, Pool, PoolConfig};
 
     #[test]
     fn whoever_fits_is_drawn_as_often_as_the_others_and_nobody_else_is() {
@@ -289,7 +289,7 @@ mod tests {
             }
         }
         assert!(roster.draw(&mut random, |peer| *peer.key() == 1_000).is_none());
-        (0..1_000).filter(|key| *key != 7).for_each(|key| drop(pool.remove(&key, Departure::Closed)));
+        (0..1_000).filter(|key| *key != 7).for_each(|key| drop(pool.remove(&key, DisconnectReason::Closed)));
         assert_eq!(roster.draw(&mut random, Peer::is_live).map(|peer| *peer.key()), Some(7));
     }
 }

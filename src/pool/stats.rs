@@ -6,7 +6,7 @@ use crate::base::Tick;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 use super::sweep::AT_ONCE;
-use super::{AdmitError, Connection, Departure, PeerKey, Pool};
+use super::{AdmitError, ConnectionHandle, DisconnectReason, PeerKey, Pool};
 
 /// A look at the pool.
 ///
@@ -51,8 +51,8 @@ pub struct PoolStats {
     pub revoked: u64,
     /// Refusals since the start.
     pub refused: Refusals,
-    /// Departures since the start.
-    pub departed: Departures,
+    /// DisconnectCounts since the start.
+    pub departed: DisconnectCounts,
 }
 
 /// Who was refused a slot, since the start.
@@ -71,14 +71,14 @@ pub struct Refusals {
     pub closed: u64,
 }
 
-/// Departures by reason, since the start.
+/// DisconnectCounts by reason, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Departures([u64; Departure::ALL.len()]);
+pub struct DisconnectCounts([u64; DisconnectReason::ALL.len()]);
 
-impl Departures {
+impl DisconnectCounts {
     /// How many left for this reason.
-    pub fn of(&self, reason: Departure) -> u64 {
+    pub fn of(&self, reason: DisconnectReason) -> u64 {
         self.0[reason.index()]
     }
 
@@ -88,8 +88,8 @@ impl Departures {
     }
 
     /// Every reason and how many left for it.
-    pub fn iter(&self) -> impl Iterator<Item = (Departure, u64)> {
-        Departure::ALL.into_iter().zip(self.0)
+    pub fn iter(&self) -> impl Iterator<Item = (DisconnectReason, u64)> {
+        DisconnectReason::ALL.into_iter().zip(self.0)
     }
 }
 
@@ -102,7 +102,7 @@ pub(super) struct Counters {
     too_many_pending: AtomicU64,
     closed: AtomicU64,
     revoked: AtomicU64,
-    departed: [AtomicU64; Departure::ALL.len()],
+    departed: [AtomicU64; DisconnectReason::ALL.len()],
 }
 
 impl Counters {
@@ -121,7 +121,7 @@ impl Counters {
         self.revoked.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn departed(&self, reason: Departure) {
+    pub(super) fn departed(&self, reason: DisconnectReason) {
         self.departed[reason.index()].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -136,12 +136,12 @@ impl Counters {
         }
     }
 
-    fn departures(&self) -> Departures {
-        Departures(std::array::from_fn(|index| self.departed[index].load(Ordering::Relaxed)))
+    fn departures(&self) -> DisconnectCounts {
+        DisconnectCounts(std::array::from_fn(|index| self.departed[index].load(Ordering::Relaxed)))
     }
 }
 
-impl<K: PeerKey, C: Connection> Pool<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     /// Everything an operator asks first. Cost: one walk over the roster, a few loads a peer; no lock of the map.
     pub fn stats(&self, now: Tick) -> PoolStats {
         let counts = self.admission();

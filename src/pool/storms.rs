@@ -3,7 +3,7 @@
 //! **Statement** (32): one host that connects, fails and leaves, as often as it likes, makes no storm. **Enforced by**
 //! counting on both sides whoever was connected in the window: who failed and left is one of those that were there, and
 //! one that had also come within the window is forgotten when it leaves. **Breaks if** a peer that has failed leaves
-//! without [`Storms::left`].
+//! without [`MassFailure::left`].
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 
@@ -11,7 +11,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts the peers that failed in the present window, and remembers the windows in which they were too many.
 #[derive(Debug)]
-pub(super) struct Storms {
+pub(super) struct MassFailure {
     /// Peers that failed in the window, those that left since included.
     failing: Tally,
     /// Of those the ones that left.
@@ -21,7 +21,7 @@ pub(super) struct Storms {
     stormy: [AtomicU64; REMEMBERED],
 }
 
-impl Storms {
+impl MassFailure {
     pub(super) fn new() -> Self {
         let stormy = std::array::from_fn(|_| AtomicU64::new(0));
         Self { failing: Tally::new(), gone: Tally::new(), stormy }
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn who_leaves_with_a_failure_of_a_window_to_come_is_not_counted_in_it() {
-        let storms = Storms::new();
+        let storms = MassFailure::new();
         storms.left(500, false);
         assert!(!storms.count(3, 5, 3) && !storms.count(3, 5, 3));
         storms.left(3, false);

@@ -8,12 +8,12 @@ use crate::base::{ConnId, Direction, Subnet, Tick};
 use crate::sync::atomic::Ordering;
 
 use super::address::limit_of;
-use super::roster::Cell;
+use super::roster::RosterShard;
 use super::vitals::Reading;
-use super::{Connection, Departure, Evicted, Limits, Peer, PeerKey, Pool, Slot};
+use super::{ConnectionHandle, DisconnectReason, Evicted, Limits, Peer, PeerKey, Pool, SlotClass};
 
 /// What a sweep did. The departed are closed already.
-pub struct Swept<K: PeerKey, C: Connection> {
+pub struct Swept<K: PeerKey, C: ConnectionHandle> {
     /// Peers it departed: as stale, or beyond lowered limits.
     pub departed: Vec<Arc<Peer<K, C>>>,
     /// Permits and claims it revoked at their deadline.
@@ -21,19 +21,19 @@ pub struct Swept<K: PeerKey, C: Connection> {
 }
 
 // By hand: deriving would ask the user's connection for `Debug`.
-impl<K: PeerKey, C: Connection> std::fmt::Debug for Swept<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> std::fmt::Debug for Swept<K, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Swept").field("departed", &self.departed).field("revoked", &self.revoked).finish()
     }
 }
 
-impl<K: PeerKey, C: Connection> Swept<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Swept<K, C> {
     fn nothing() -> Self {
         Self { departed: Vec::new(), revoked: Vec::new() }
     }
 }
 
-impl<K: PeerKey, C: Connection> Pool<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     /// Sweeps one cell: one step of a maintenance loop. Cells are counted from zero and wrap around.
     ///
     /// A peer is judged by `(vitals, policy, now)` and departed by an exchange of the very word that was judged, inside
@@ -83,8 +83,8 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
     /// Departs a stale peer if its word is still the one that was judged.
     #[cold]
     fn reap(&self, peer: &Peer<K, C>, judged: Reading, swept: &mut Swept<K, C>) -> bool {
-        let departed = self.take(peer.key(), Departure::Stale, |held| {
-            let won = held.id() == peer.id() && held.mark_departed_if(judged, Departure::Stale);
+        let departed = self.take(peer.key(), DisconnectReason::Stale, |held| {
+            let won = held.id() == peer.id() && held.mark_departed_if(judged, DisconnectReason::Stale);
             if won {
                 self.shared.admission.release_live(held.direction());
             }
@@ -107,7 +107,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         all
     }
 
-    /// Departs what is beyond the limits after they were lowered ([`Departure::OverLimit`]): by address, by subnet,
+    /// Departs what is beyond the limits after they were lowered ([`DisconnectReason::OverLimit`]): by address, by subnet,
     /// then global; at most `trim_step` a call, the least healthy first and the newest among them; never below the
     /// floor, and never a reserved slot. [`Pool::sweep`] does it; who sweeps cell by cell calls it once a round.
     ///
@@ -120,7 +120,7 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         if crowded == 0 {
             return Vec::new();
         }
-        self.cells.iter().for_each(Cell::meet);
+        self.cells.iter().for_each(RosterShard::meet);
         let limits = self.limits.load();
         let mut departed = Vec::new();
         let mut more = self.trim_addresses(&limits, now, &mut departed);
@@ -211,16 +211,16 @@ impl<K: PeerKey, C: Connection> Pool<K, C> {
         // Whoever has left meanwhile, by this trim or by itself, is not too many; nor is who is only pending.
         peers.retain(|peer| peer.is_live());
         let over = peers.len().saturating_sub(max);
-        peers.retain(|peer| peer.slot() == Slot::Ordinary);
+        peers.retain(|peer| peer.slot() == SlotClass::Ordinary);
         // Reserved ones may be too many, but stay.
         let over = over.min(peers.len());
         peers.sort_by_cached_key(|peer| (peer.health(now), Reverse(peer.connected_at()), Reverse(peer.id())));
         for peer in peers.into_iter().take(over.min(left)) {
-            match self.evict(peer.key(), peer.id(), Departure::OverLimit) {
+            match self.evict(peer.key(), peer.id(), DisconnectReason::OverLimit) {
                 Evicted::Departed(peer) => departed.push(peer),
                 Evicted::NotThere => {}
                 // The rest stays until there are more peers, or the limits change again.
-                Evicted::AtFloor => return true,
+                Evicted::BanRefused => return true,
             }
         }
         over > left

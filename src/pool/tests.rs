@@ -14,13 +14,13 @@ use crate::base::{ConnId, Direction, Tick};
 
 #[derive(Default)]
 struct Line {
-    closed: Mutex<Vec<Departure>>,
+    closed: Mutex<Vec<DisconnectReason>>,
 }
 
-impl Connection for Arc<Line> {
+impl ConnectionHandle for Arc<Line> {
     type Info = u32;
 
-    fn close(&self, reason: Departure) {
+    fn close(&self, reason: DisconnectReason) {
         self.closed.lock().unwrap().push(reason);
     }
 }
@@ -51,7 +51,7 @@ fn insert(pool: &TestPool, key: u32, secs: u64) -> Arc<Peer<u32, Arc<Line>>> {
 }
 
 fn permit(pool: &Arc<TestPool>, key: u32) -> Permit<u32, Arc<Line>> {
-    pool.admit(addr(key), Direction::Outbound, Slot::Ordinary, at(10)).unwrap()
+    pool.admit(addr(key), Direction::Outbound, SlotClass::Ordinary, at(10)).unwrap()
 }
 
 fn is_empty(pool: &TestPool) {
@@ -72,9 +72,12 @@ fn the_operations_of_the_old_system_have_their_place() {
     assert_eq!((peer.last_seen(), peer.connected_at()), (at(11), at(5)));
     assert_eq!(peer.uptime(at(15)), Duration::from_secs(10));
     assert!(peer.is_stale(Duration::from_secs(3), at(15)) && !peer.is_stale(Duration::from_secs(4), at(15)));
-    assert_eq!(pool.penalize(&1, Cause::Protocol, at(15)), Some(PenaltyOutcome::Counted { health: 60 }));
+    assert_eq!(
+        pool.penalize(&1, Misbehavior::Protocol, at(15)),
+        Some(PenaltyOutcome::Counted { health: 60 })
+    );
     assert!(pool.is_healthy(&1, at(15)) && !pool.is_healthy(&2, at(15)));
-    assert_eq!(pool.penalize(&1, Cause::BadData, at(15)), Some(PenaltyOutcome::Counted { health: 30 }));
+    assert_eq!(pool.penalize(&1, Misbehavior::BadData, at(15)), Some(PenaltyOutcome::Counted { health: 30 }));
     assert!(!pool.is_healthy(&1, at(15)));
     assert_eq!((pool.reward(&1, at(15)), pool.reward(&2, at(15))), (Some(35), None));
     assert!(peer.is_healthy(at(15)));
@@ -82,9 +85,9 @@ fn the_operations_of_the_old_system_have_their_place() {
     let mut keys = pool.keys();
     keys.sort_unstable();
     assert_eq!((keys, pool.len(), pool.addrs().len()), (vec![1, 2], 2, 2));
-    assert_eq!(pool.remove(&1, Departure::Requested).map(|peer| peer.id()), Some(peer.id()));
-    assert_eq!(peer.connection().closed.lock().unwrap().as_slice(), [Departure::Requested]);
-    assert_eq!(peer.departure(), Some(Departure::Requested));
+    assert_eq!(pool.remove(&1, DisconnectReason::Requested).map(|peer| peer.id()), Some(peer.id()));
+    assert_eq!(peer.connection().closed.lock().unwrap().as_slice(), [DisconnectReason::Requested]);
+    assert_eq!(peer.departure(), Some(DisconnectReason::Requested));
     assert!(pool.get(&1).is_none() && !pool.contains(&1) && pool.by_ip(addr(1).ip()).is_empty());
     assert_eq!(pool.sweep(at(200)).departed.len(), 1);
     is_empty(&pool);
@@ -125,15 +128,15 @@ fn dropping_any_token_gives_everything_back() {
     assert_eq!((claim.key(), pool.admission().pending_outbound), (&2, 1));
     let freed = permit(&pool, 2).claim(1).unwrap().unclaim();
     let error = freed.claim(2).unwrap_err();
-    assert!(matches!(error.why, ClaimFailure::Held(Holder::Claimed { id, .. }) if id == claim.id()));
+    assert!(matches!(error.why, ClaimFailure::Held(ClaimHolder::Claimed { id, .. }) if id == claim.id()));
     drop((error, claim));
     is_empty(&pool);
     let peer = permit(&pool, 3).claim(3).unwrap().go_live(Arc::default(), 0, at(1)).unwrap();
     assert_eq!((pool.admission().live_outbound, pool.admission().pending()), (1, 0));
     let error = permit(&pool, 4).claim(4).unwrap().rekey(3).unwrap_err();
-    assert!(matches!(&error.why, ClaimFailure::Held(Holder::Live(held)) if Arc::ptr_eq(held, &peer)));
+    assert!(matches!(&error.why, ClaimFailure::Held(ClaimHolder::Live(held)) if Arc::ptr_eq(held, &peer)));
     drop(error);
-    assert!(pool.depart(&3, peer.id(), Departure::Closed).is_some());
+    assert!(pool.depart(&3, peer.id(), DisconnectReason::Closed).is_some());
     is_empty(&pool);
 }
 
@@ -173,10 +176,10 @@ fn the_sweep_revokes_at_the_deadline_whatever_the_handshake_does() {
 fn only_the_meant_connection_departs() {
     let pool = pool();
     let first = insert(&pool, 1, 1);
-    assert!(pool.depart(&1, first.id(), Departure::Lost).is_some());
+    assert!(pool.depart(&1, first.id(), DisconnectReason::Lost).is_some());
     let second = insert(&pool, 1, 2);
-    assert!(pool.depart(&1, first.id(), Departure::Lost).is_none());
-    assert!(pool.depart(&1, ConnId::new(9_999).unwrap(), Departure::Lost).is_none());
+    assert!(pool.depart(&1, first.id(), DisconnectReason::Lost).is_none());
+    assert!(pool.depart(&1, ConnId::new(9_999).unwrap(), DisconnectReason::Lost).is_none());
     assert!(second.is_live() && pool.contains(&1));
     assert_eq!(first.connection().closed.lock().unwrap().len(), 1);
 }
@@ -186,8 +189,8 @@ fn a_replacement_swaps_in_one_step_and_gives_everything_back_when_too_late() {
     let pool = pool();
     let old = insert(&pool, 1, 1);
     let swapped = permit(&pool, 8).replace(&1, old.id(), Arc::default(), 8, at(3)).unwrap();
-    assert_eq!(old.departure(), Some(Departure::Replaced));
-    assert_eq!(old.connection().closed.lock().unwrap().as_slice(), [Departure::Replaced]);
+    assert_eq!(old.departure(), Some(DisconnectReason::Replaced));
+    assert_eq!(old.connection().closed.lock().unwrap().as_slice(), [DisconnectReason::Replaced]);
     assert!(pool.get(&1).is_some_and(|peer| Arc::ptr_eq(&peer, &swapped.new)));
     let counts = pool.admission();
     assert_eq!((counts.live_inbound, counts.live_outbound, counts.pending()), (0, 1, 0));
@@ -210,14 +213,14 @@ fn limits_refuse_in_order_and_reserved_slots_pass_the_first_two() {
         };
     });
     let admit = |n, slot| pool.admit(addr(n), Direction::Inbound, slot, at(9));
-    let mut held = vec![admit(1, Slot::Ordinary).unwrap(), admit(2, Slot::Ordinary).unwrap()];
-    assert_eq!(admit(1, Slot::Ordinary).unwrap_err(), AdmitError::PerIp);
-    assert_eq!(admit(3, Slot::Ordinary).unwrap_err(), AdmitError::PerSubnet);
-    held.push(admit(1, Slot::Reserved).unwrap());
-    held.push(admit(0x100, Slot::Ordinary).unwrap());
-    assert_eq!(admit(0x200, Slot::Ordinary).unwrap_err(), AdmitError::Full(Direction::Inbound));
-    held.push(admit(0x200, Slot::Reserved).unwrap());
-    assert_eq!(admit(0x300, Slot::Reserved).unwrap_err(), AdmitError::Full(Direction::Inbound));
+    let mut held = vec![admit(1, SlotClass::Ordinary).unwrap(), admit(2, SlotClass::Ordinary).unwrap()];
+    assert_eq!(admit(1, SlotClass::Ordinary).unwrap_err(), AdmitError::PerIp);
+    assert_eq!(admit(3, SlotClass::Ordinary).unwrap_err(), AdmitError::PerSubnet);
+    held.push(admit(1, SlotClass::Reserved).unwrap());
+    held.push(admit(0x100, SlotClass::Ordinary).unwrap());
+    assert_eq!(admit(0x200, SlotClass::Ordinary).unwrap_err(), AdmitError::Full(Direction::Inbound));
+    held.push(admit(0x200, SlotClass::Reserved).unwrap());
+    assert_eq!(admit(0x300, SlotClass::Reserved).unwrap_err(), AdmitError::Full(Direction::Inbound));
     let refused = pool.stats(at(1)).refused;
     assert_eq!((refused.per_ip, refused.per_subnet, refused.full), (1, 1, 2));
     drop(held);
@@ -230,7 +233,8 @@ fn ipv6_counts_in_two_subnets_and_both_are_given_back() {
         config.limits.max_per_subnet = 2;
         config.limits.max_per_site = 3;
     });
-    let admit = |text: &str| pool.admit(text.parse().unwrap(), Direction::Inbound, Slot::Ordinary, at(9));
+    let admit =
+        |text: &str| pool.admit(text.parse().unwrap(), Direction::Inbound, SlotClass::Ordinary, at(9));
     let mut held = vec![admit("[2001:db8:1:1::1]:1").unwrap(), admit("[2001:db8:1:1::2]:1").unwrap()];
     assert_eq!(admit("[2001:db8:1:1::3]:1").unwrap_err(), AdmitError::PerSubnet);
     held.push(admit("[2001:db8:1:2::1]:1").unwrap());
@@ -250,7 +254,7 @@ fn a_look_up_by_ip_finds_all_connections_of_it() {
     }
     assert_eq!((pool.by_ip(addr(1).ip()).len(), pool.seen_by_ip(addr(1).ip(), at(2))), (40, 40));
     for port in 1..=40u32 {
-        pool.remove(&port, Departure::Closed).unwrap();
+        pool.remove(&port, DisconnectReason::Closed).unwrap();
         assert_eq!(pool.by_ip(addr(1).ip()).len(), 40 - port as usize);
     }
     is_empty(&pool);
@@ -284,31 +288,37 @@ fn a_closed_pool_lets_nobody_in_and_everybody_out() {
     assert_eq!(permit_error(&pool), AdmitError::Closed);
     let error = pool.insert(5, addr(5), Direction::Inbound, Arc::default(), 0, at(2)).unwrap_err();
     assert_eq!(error.why, InsertFailure::Admit(AdmitError::Closed));
-    assert!(pool.remove(&1, Departure::Shutdown).is_some() && pool.is_closed());
+    assert!(pool.remove(&1, DisconnectReason::Shutdown).is_some() && pool.is_closed());
     is_empty(&pool);
 }
 
 fn permit_error(pool: &Arc<TestPool>) -> AdmitError {
-    pool.admit(addr(4), Direction::Inbound, Slot::Reserved, at(9)).unwrap_err()
+    pool.admit(addr(4), Direction::Inbound, SlotClass::Reserved, at(9)).unwrap_err()
 }
 
 #[test]
 fn lowered_limits_depart_the_least_healthy_then_the_newest_a_few_at_a_time() {
     let pool = pool_with(|config| config.limits.trim_step = 2);
     let peers: Vec<_> = (0..10).map(|n| insert(&pool, n * 0x100, u64::from(n))).collect();
-    let _ = peers[0].penalize(Cause::Protocol, at(10));
+    let _ = peers[0].penalize(Misbehavior::Protocol, at(10));
     assert!(pool.trim(at(10)).is_empty());
     pool.set_limits(Limits { max_inbound: 6, floor: 7, trim_step: 2, ..(*pool.limits()).clone() });
     let departed: Vec<_> = pool.sweep(at(10)).departed.iter().map(|peer| peer.connected_at()).collect();
     assert_eq!(departed, [at(0), at(9)]);
     assert_eq!(pool.sweep(at(10)).departed.len(), 1, "the floor is above the limit");
     assert_eq!(pool.len(), 7);
-    assert!(matches!(pool.evict(peers[3].key(), peers[3].id(), Departure::Banned), Evicted::AtFloor));
+    assert!(matches!(
+        pool.evict(peers[3].key(), peers[3].id(), DisconnectReason::Banned),
+        Evicted::BanRefused
+    ));
     pool.set_limits(Limits { floor: 0, ..(*pool.limits()).clone() });
     assert_eq!((pool.trim(at(10)).len(), pool.trim(at(10)).len(), pool.len()), (1, 0, 6));
-    assert_eq!(pool.stats(at(10)).departed.of(Departure::OverLimit), 4);
-    assert!(matches!(pool.evict(peers[3].key(), peers[3].id(), Departure::Banned), Evicted::Departed(_)));
-    assert!(matches!(pool.evict(peers[3].key(), peers[3].id(), Departure::Banned), Evicted::NotThere));
+    assert_eq!(pool.stats(at(10)).departed.of(DisconnectReason::OverLimit), 4);
+    assert!(matches!(
+        pool.evict(peers[3].key(), peers[3].id(), DisconnectReason::Banned),
+        Evicted::Departed(_)
+    ));
+    assert!(matches!(pool.evict(peers[3].key(), peers[3].id(), DisconnectReason::Banned), Evicted::NotThere));
 }
 
 #[test]
@@ -319,7 +329,7 @@ fn lowered_address_limits_reach_live_connections_but_not_reserved_ones() {
         pool.insert(u32::from(n), from(n), Direction::Inbound, Arc::default(), 0, at(1)).unwrap();
     }
     for n in 16..20u16 {
-        let permit = pool.admit(from(n), Direction::Inbound, Slot::Reserved, at(9)).unwrap();
+        let permit = pool.admit(from(n), Direction::Inbound, SlotClass::Reserved, at(9)).unwrap();
         permit.claim(u32::from(n)).unwrap().go_live(Arc::default(), 0, at(1)).unwrap();
     }
     pool.set_limits(Limits { max_per_ip: 3, ..(*pool.limits()).clone() });
@@ -341,14 +351,14 @@ impl Meddler {
         let Some(pool) = self.pool.upgrade() else { return };
         let _ = (pool.get(&self.key), pool.seen(&self.key, at(3)), pool.stats(at(3)));
         let _ = (pool.by_ip(addr(self.key).ip()), pool.roster().iter().count(), pool.sweep(at(3)));
-        let _ = pool.remove(&(self.key + 1_000), Departure::Requested);
+        let _ = pool.remove(&(self.key + 1_000), DisconnectReason::Requested);
     }
 }
 
-impl Connection for Meddler {
+impl ConnectionHandle for Meddler {
     type Info = ();
 
-    fn close(&self, _reason: Departure) {
+    fn close(&self, _reason: DisconnectReason) {
         self.meddle();
     }
 }
@@ -372,9 +382,9 @@ fn close_and_drop_of_a_connection_may_re_enter_the_pool() {
         drop(insert(key).unwrap_err());
     }
     for key in 0..100 {
-        drop(pool.remove(&key, Departure::Lost));
+        drop(pool.remove(&key, DisconnectReason::Lost));
     }
-    let permit = pool.admit(addr(1), Direction::Inbound, Slot::Ordinary, at(9)).unwrap();
+    let permit = pool.admit(addr(1), Direction::Inbound, SlotClass::Ordinary, at(9)).unwrap();
     let old = pool.get(&150).unwrap().id();
     drop(permit.replace(&150, old, meddler(150), (), at(2)).unwrap());
     drop(pool.sweep(at(500)));
@@ -390,7 +400,7 @@ fn a_pool_whose_roster_nobody_reads_pins_few_departed_peers() {
     for n in 0..20_000u32 {
         let conn = Meddler { pool: Weak::new(), key: n, dropped: Arc::clone(&dropped) };
         pool.insert(n, addr(n), Direction::Inbound, conn, (), at(1)).unwrap();
-        pool.remove(&n, Departure::Closed).unwrap();
+        pool.remove(&n, DisconnectReason::Closed).unwrap();
     }
     let pinned = 20_000 - dropped.load(Ordering::SeqCst);
     assert!(pinned <= 64 * pool.cell_count(), "{pinned} departed peers are pinned");
@@ -399,16 +409,16 @@ fn a_pool_whose_roster_nobody_reads_pins_few_departed_peers() {
 #[test]
 fn a_panic_in_close_leaves_nothing_behind() {
     struct Bomb;
-    impl Connection for Bomb {
+    impl ConnectionHandle for Bomb {
         type Info = ();
-        fn close(&self, _reason: Departure) {
+        fn close(&self, _reason: DisconnectReason) {
             std::panic::resume_unwind(Box::new("close panics"));
         }
     }
     let pool: Arc<Pool<u32, Bomb>> = Pool::new(PoolConfig::test());
     pool.insert(1, addr(1), Direction::Inbound, Bomb, (), at(1)).unwrap();
     let panicked =
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.remove(&1, Departure::Lost)));
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.remove(&1, DisconnectReason::Lost)));
     assert!(panicked.is_err());
     assert_eq!((pool.len(), pool.addresses.entries(), pool.contains(&1)), (0, 0, false));
 }
@@ -416,9 +426,9 @@ fn a_panic_in_close_leaves_nothing_behind() {
 #[test]
 fn a_sweep_that_close_cut_short_is_made_up_for() {
     struct Bomb(u32);
-    impl Connection for Bomb {
+    impl ConnectionHandle for Bomb {
         type Info = ();
-        fn close(&self, _reason: Departure) {
+        fn close(&self, _reason: DisconnectReason) {
             if self.0 == 0 {
                 std::panic::resume_unwind(Box::new("close panics"));
             }
@@ -458,7 +468,7 @@ fn every_watcher_of_a_claim_is_woken() {
     let claim = permit(&pool, 1).claim(1).unwrap();
     let watch = || {
         let error = permit(&pool, 1).claim(1).unwrap_err();
-        let ClaimFailure::Held(Holder::Claimed { watch, .. }) = error.why else {
+        let ClaimFailure::Held(ClaimHolder::Claimed { watch, .. }) = error.why else {
             panic!("the key is claimed")
         };
         watch
@@ -487,8 +497,8 @@ fn stats_say_what_an_operator_asks() {
     let (first, _second) = (insert(&pool, 1, 10), insert(&pool, 2, 40));
     permit(&pool, 3).claim(3).unwrap().go_live(Arc::default(), 0, at(50)).unwrap();
     let _pending = permit(&pool, 4);
-    let _ = first.penalize(Cause::Protocol, at(100));
-    let _ = first.penalize(Cause::BadData, at(100));
+    let _ = first.penalize(Misbehavior::Protocol, at(100));
+    let _ = first.penalize(Misbehavior::BadData, at(100));
     first.set_rtt(Duration::from_millis(40));
     first.set_rtt(Duration::from_millis(48));
     first.add_bytes_in(10);
@@ -518,7 +528,7 @@ fn a_peer_takes_few_bytes() {
     type Mine<K> = Peer<K, ()>;
     assert!(size_of::<Mine<IpAddr>>() <= 112, "{}", size_of::<Mine<IpAddr>>());
     assert!(size_of::<Mine<crate::base::PeerId>>() <= 128, "{}", size_of::<Mine<crate::base::PeerId>>());
-    assert_eq!(size_of::<super::core::Entry<IpAddr, ()>>(), 16);
+    assert_eq!(size_of::<super::core::PoolEntry<IpAddr, ()>>(), 16);
 }
 
 #[test]
@@ -539,7 +549,7 @@ fn a_trim_that_finds_too_many_of_those_who_stay_is_the_last() {
     let pool = pool();
     for n in 0..3 {
         let addr = SocketAddr::from(([20, 0, 0, 7], 7_000 + n));
-        let permit = pool.admit(addr, Direction::Inbound, Slot::Reserved, Tick::MAX).unwrap();
+        let permit = pool.admit(addr, Direction::Inbound, SlotClass::Reserved, Tick::MAX).unwrap();
         permit.claim(u32::from(n)).unwrap().go_live(Arc::default(), 0, at(1)).unwrap();
     }
     pool.set_limits(Limits { max_per_ip: 1, max_inbound: 1, trim_step: 1, ..(*pool.limits()).clone() });
@@ -567,7 +577,7 @@ fn storms_are_seen_after_the_windows_have_become_longer() {
     let peers: Vec<_> = (0..10).map(|n| insert(&pool, n * 0x100, 0)).collect();
     let hour = 3_600;
     let storms = |from: u64| {
-        let fail = |peer: &Arc<Peer<u32, Arc<Line>>>| peer.penalize(Cause::Timeout, at(from));
+        let fail = |peer: &Arc<Peer<u32, Arc<Line>>>| peer.penalize(Misbehavior::Timeout, at(from));
         peers.iter().map(fail).filter(|outcome| *outcome == PenaltyOutcome::OurFault).count()
     };
     assert!(storms(hour) > 0);
@@ -584,9 +594,9 @@ fn a_penalty_by_the_rules_of_before_hides_no_storm() {
     let window = pool.health_policy().window;
     pool.set_health(HealthPolicy { window: window * 6, ..pool.health_policy() });
     // Its number is one that the longer windows reach in six hours.
-    let late = peers[0].penalize_by(&before, Cause::Flood, at(3_600));
+    let late = peers[0].penalize_by(&before, Misbehavior::Flood, at(3_600));
     assert_eq!(late, PenaltyOutcome::Counted { health: 80 });
-    let fail = |peer: &Arc<Peer<u32, Arc<Line>>>| peer.penalize(Cause::Timeout, at(3_700));
+    let fail = |peer: &Arc<Peer<u32, Arc<Line>>>| peer.penalize(Misbehavior::Timeout, at(3_700));
     assert!(peers.iter().map(fail).any(|outcome| outcome == PenaltyOutcome::OurFault));
 }
 
@@ -596,14 +606,14 @@ fn one_host_that_comes_fails_and_leaves_again_and_again_pardons_nobody() {
     (0..8).for_each(|n| drop(insert(&pool, n * 0x100, 0)));
     for n in 100..150 {
         let bad = insert(&pool, n, 3_600);
-        assert_eq!(bad.penalize(Cause::Malformed, at(3_600)), PenaltyOutcome::Counted { health: 60 });
-        pool.remove(&n, Departure::Closed).unwrap();
-        assert_eq!(bad.penalize(Cause::Protocol, at(3_600)), PenaltyOutcome::Counted { health: 20 });
+        assert_eq!(bad.penalize(Misbehavior::Malformed, at(3_600)), PenaltyOutcome::Counted { health: 60 });
+        pool.remove(&n, DisconnectReason::Closed).unwrap();
+        assert_eq!(bad.penalize(Misbehavior::Protocol, at(3_600)), PenaltyOutcome::Counted { health: 20 });
     }
     // Nor do the penalties of many that left before they failed.
     let left: Vec<_> = (100..150).map(|n| insert(&pool, n, 3_600)).collect();
-    left.iter().for_each(|peer| drop(pool.remove(peer.key(), Departure::Closed)));
-    let late = left.iter().map(|peer| peer.penalize(Cause::Timeout, at(3_605)));
+    left.iter().for_each(|peer| drop(pool.remove(peer.key(), DisconnectReason::Closed)));
+    let late = left.iter().map(|peer| peer.penalize(Misbehavior::Timeout, at(3_605)));
     assert!(late.into_iter().all(|outcome| outcome != PenaltyOutcome::OurFault));
 }
 
@@ -612,8 +622,8 @@ fn a_storm_is_seen_though_everybody_leaves_who_fails() {
     let pool = pool();
     let peers: Vec<_> = (0..10).map(|n| insert(&pool, n * 0x100, 0)).collect();
     let outcomes = peers.iter().map(|peer| {
-        let outcome = peer.penalize(Cause::Timeout, at(3_600));
-        pool.remove(peer.key(), Departure::Lost).unwrap();
+        let outcome = peer.penalize(Misbehavior::Timeout, at(3_600));
+        pool.remove(peer.key(), DisconnectReason::Lost).unwrap();
         outcome == PenaltyOutcome::OurFault
     });
     let outcomes: Vec<_> = outcomes.collect();

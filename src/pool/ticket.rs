@@ -11,11 +11,11 @@ use crate::base::{ConnId, Direction, Tick};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, Ordering};
 
-use super::Slot;
+use super::SlotClass;
 use super::peer::Origin;
 use super::watch::ClaimCell;
 
-pub(super) struct Ticket<K> {
+pub(super) struct PendingHandshake<K> {
     pub(super) origin: Origin,
     pub(super) deadline: Tick,
     /// Authority for who releases.
@@ -24,12 +24,12 @@ pub(super) struct Ticket<K> {
     claims: Mutex<Vec<Arc<ClaimCell<K>>>>,
 }
 
-impl<K> Ticket<K> {
+impl<K> PendingHandshake<K> {
     pub(super) fn new(
         id: ConnId,
         addr: SocketAddr,
         direction: Direction,
-        slot: Slot,
+        slot: SlotClass,
         deadline: Tick,
     ) -> Self {
         Self {

@@ -1,15 +1,15 @@
 //! Last seen and phase of a peer, in one word.
 //!
 //! **Statement** (29): the reaper decides and removes in one conditional step; a late frame wins. **Enforced by**:
-//! [`Vitals::depart_if`] exchanges the very word that was judged; a frame that came in between has changed it.
+//! [`Liveness::depart_if`] exchanges the very word that was judged; a frame that came in between has changed it.
 //! **Breaks if** anything is judged from another word than the one exchanged.
 //!
-//! **Statement** (28): last-seen never moves back. **Enforced by** [`Vitals::seen`], which only ever raises the tick.
+//! **Statement** (28): last-seen never moves back. **Enforced by** [`Liveness::seen`], which only ever raises the tick.
 
 use crate::base::Tick;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-use super::Departure;
+use super::DisconnectReason;
 
 /// Whether a frame still counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub enum Phase {
     /// Connected.
     Live,
     /// Left, for this reason.
-    Departed(Departure),
+    Departed(DisconnectReason),
 }
 
 /// Bits 16..64: last-seen tick. Bits 8..16: reason. Bit 1: paused by us. Bit 0: departed.
@@ -35,13 +35,13 @@ pub enum Phase {
 /// This word is the authority for both. Nothing else is published through it (the map's shard lock does that), so
 /// `seen` may be relaxed: what it races with is decided by the word's own modification order.
 #[derive(Debug)]
-pub(super) struct Vitals(AtomicU64);
+pub(super) struct Liveness(AtomicU64);
 
-/// One reading of [`Vitals`].
+/// One reading of [`Liveness`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reading(u64);
 
-impl Vitals {
+impl Liveness {
     pub(super) fn new(now: Tick) -> Self {
         Self(AtomicU64::new(now.as_millis() << TICK))
     }
@@ -77,7 +77,7 @@ impl Vitals {
     }
 
     /// Departs a live peer whatever else its word says; false if it had departed.
-    pub(super) fn depart(&self, reason: Departure) -> bool {
+    pub(super) fn depart(&self, reason: DisconnectReason) -> bool {
         let mut word = self.0.load(Ordering::Relaxed);
         while word & DEPARTED == 0 {
             // Release: pairs with the acquire in `read_phase`.
@@ -91,7 +91,7 @@ impl Vitals {
     }
 
     /// Departs a live peer only if its word is still the one that was judged.
-    pub(super) fn depart_if(&self, judged: Reading, reason: Departure) -> bool {
+    pub(super) fn depart_if(&self, judged: Reading, reason: DisconnectReason) -> bool {
         // Release: pairs with the acquire in `read_phase`.
         judged.is_live()
             && self
@@ -137,11 +137,11 @@ impl Reading {
             return Phase::Live;
         }
         let index = (self.0 >> REASON & 0xFF) as usize;
-        Phase::Departed(Departure::ALL.get(index).copied().unwrap_or(Departure::Closed))
+        Phase::Departed(DisconnectReason::ALL.get(index).copied().unwrap_or(DisconnectReason::Closed))
     }
 }
 
-fn departed(word: u64, reason: Departure) -> u64 {
+fn departed(word: u64, reason: DisconnectReason) -> u64 {
     word & !(0xFF << REASON) | (reason.index() as u64) << REASON | DEPARTED
 }
 
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn last_seen_never_moves_back() {
-        let vitals = Vitals::new(tick(10));
+        let vitals = Liveness::new(tick(10));
         assert_eq!(vitals.seen(tick(20)), SeenOutcome::Alive);
         assert_eq!(vitals.seen(tick(15)), SeenOutcome::Alive);
         assert_eq!(vitals.read().last_seen(), tick(20));
@@ -172,36 +172,36 @@ mod tests {
 
     #[test]
     fn a_departure_is_final_and_keeps_its_first_reason() {
-        let vitals = Vitals::new(tick(1));
-        for reason in Departure::ALL {
-            let fresh = Vitals::new(tick(7));
+        let vitals = Liveness::new(tick(1));
+        for reason in DisconnectReason::ALL {
+            let fresh = Liveness::new(tick(7));
             assert!(fresh.depart(reason));
             assert_eq!(fresh.read().phase(), Phase::Departed(reason));
             assert_eq!(fresh.read().last_seen(), tick(7));
         }
-        assert!(vitals.depart(Departure::Lost));
-        assert!(!vitals.depart(Departure::Banned));
+        assert!(vitals.depart(DisconnectReason::Lost));
+        assert!(!vitals.depart(DisconnectReason::Banned));
         assert_eq!(vitals.seen(tick(5)), SeenOutcome::Departed);
         vitals.resume(tick(9));
-        assert_eq!(vitals.read().phase(), Phase::Departed(Departure::Lost));
+        assert_eq!(vitals.read().phase(), Phase::Departed(DisconnectReason::Lost));
     }
 
     #[test]
     fn a_judgement_fails_once_the_word_moved() {
-        let vitals = Vitals::new(tick(1));
+        let vitals = Liveness::new(tick(1));
         let judged = vitals.read();
         assert_eq!(vitals.seen(tick(2)), SeenOutcome::Alive);
-        assert!(!vitals.depart_if(judged, Departure::Stale));
+        assert!(!vitals.depart_if(judged, DisconnectReason::Stale));
         let judged = vitals.read();
         vitals.pause();
-        assert!(!vitals.depart_if(judged, Departure::Stale));
-        assert!(vitals.depart_if(vitals.read(), Departure::Stale));
-        assert!(!vitals.depart_if(vitals.read(), Departure::Stale));
+        assert!(!vitals.depart_if(judged, DisconnectReason::Stale));
+        assert!(vitals.depart_if(vitals.read(), DisconnectReason::Stale));
+        assert!(!vitals.depart_if(vitals.read(), DisconnectReason::Stale));
     }
 
     #[test]
     fn a_resumed_peer_starts_afresh() {
-        let vitals = Vitals::new(tick(1));
+        let vitals = Liveness::new(tick(1));
         vitals.pause();
         assert_eq!(vitals.seen(tick(3)), SeenOutcome::Alive);
         assert!(vitals.read().is_paused());

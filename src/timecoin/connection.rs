@@ -18,7 +18,7 @@ use crate::base::{Direction, Lane};
 use crate::connection::Message;
 use crate::node::Peer;
 use crate::transport::BoxStream;
-use crate::wire::{Dialect, Head, Hello};
+use crate::wire::{Hello, MessageHeader, Protocol};
 
 use super::wire::{NetworkMessage, TimeCoin};
 use super::{NetworkType, PeerInfo};
@@ -150,7 +150,7 @@ impl PeerConnection {
             return Ok(peer.connection().link().send(Message { lane, kind: kind.code(), payload: text })?);
         }
         let mut frame = BytesMut::new();
-        self.dialect.encode(Lane::Normal, &Head::Event { kind: kind.code() }, &text, &mut frame)?;
+        self.dialect.encode(Lane::Normal, &MessageHeader::Event { kind: kind.code() }, &text, &mut frame)?;
         // Taken out while it is written: if this future is dropped halfway, so is the stream.
         let State::Open(mut open) = std::mem::replace(&mut self.state, State::Closed) else {
             return Err(ConnectionError::Closed);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::address_book::WallTime;
 use crate::base::{Direction, PeerId, Tick, canonical, canonical_ip};
-use crate::node::{NodeRef, Peer, Rules as _};
+use crate::node::{NodeRef, Peer, PeerPolicy as _};
 
 use super::info::{unix_seconds, whole_millis};
 use super::rules::AddressRules;

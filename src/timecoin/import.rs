@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::address_book::{Added, Book, Outcome, Source, WallTime};
+use crate::address_book::{Added, AddressBook, Outcome, Source, WallTime};
 
 use super::NetworkType;
 use super::exchange::PersistentPeerInfo;
@@ -110,7 +110,7 @@ pub fn read_peers_json(path: &Path, network: NetworkType) -> Result<Imported, Im
 pub fn import_peers_json(
     path: &Path,
     network: NetworkType,
-    book: &Book,
+    book: &AddressBook,
     now: WallTime,
 ) -> Result<Option<Imported>, ImportError> {
     let note = noted_in(path);
@@ -158,7 +158,7 @@ const MOST: usize = 4_096;
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
     use super::*;
-    use crate::address_book::BookConfig;
+    use crate::address_book::AddressBookConfig;
 
     const FILE: &str = r#"{
   "127.0.0.2": {"address": "127.0.0.2", "port": 24100, "last_seen": 1795349079, "latency_ms": 12, "version": "0.6.4-ec2a412", "successful_connections": 1, "failed_connections": 0},
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn the_old_file_fills_the_book() {
         let (_folder, path) = saved(FILE.as_bytes());
-        let book = Book::in_memory(BookConfig::default());
+        let book = AddressBook::in_memory(AddressBookConfig::default());
         let now = WallTime::from_millis(1_795_349_100_000);
         let imported = import_peers_json(&path, NetworkType::Testnet, &book, now).unwrap().unwrap();
         assert_eq!((imported.added, imported.known, imported.refused, imported.skipped), (2, 0, 1, 1));
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn a_book_with_a_file_imports_once_and_the_old_file_stays() {
         let (folder, path) = saved(FILE.as_bytes());
-        let book = Book::open(folder.path().join("book"), BookConfig::default()).unwrap();
+        let book = AddressBook::open(folder.path().join("book"), AddressBookConfig::default()).unwrap();
         let now = WallTime::from_millis(1_795_349_100_000);
         let imported = import_peers_json(&path, NetworkType::Testnet, &book, now).unwrap();
         assert_eq!(imported.unwrap().added, 2);
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn an_unreadable_file_is_an_error_and_a_missing_one_is_not() {
-        let book = Book::in_memory(BookConfig::default());
+        let book = AddressBook::in_memory(AddressBookConfig::default());
         let now = WallTime::EPOCH;
         let (folder, path) = saved(b"{\"127.0.0.2\": ");
         let import = |path: &Path| import_peers_json(path, NetworkType::Testnet, &book, now);

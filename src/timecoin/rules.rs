@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{Direction, Nonce, PeerId, canonical};
-use crate::node::{Bears, Identity, Rules};
+use crate::node::{Identity, PeerCapabilities, PeerPolicy};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::Hello;
 
@@ -17,7 +17,7 @@ use super::find::is_ours;
 use super::quarantine::PeerQuarantine;
 use super::wire::NetworkType;
 
-/// The old network's address rules, for a [`DialectConfig`](crate::node::DialectConfig) of the `timecoin` dialect.
+/// The old network's address rules, for a [`ProtocolConfig`](crate::node::ProtocolConfig) of the `timecoin` dialect.
 ///
 /// A peer's key is its IP address with port 0: ports are not told apart ([`AddressRules::key`]). An inbound peer is known by
 /// the address its connection comes from. Where that is a loopback address, which proves nothing, it is known by the
@@ -124,7 +124,7 @@ impl AddressRules {
     }
 }
 
-impl Rules for AddressRules {
+impl PeerPolicy for AddressRules {
     fn instance(&self) -> Option<Nonce> {
         Some(self.instance_at(self.public))
     }
@@ -139,10 +139,10 @@ impl Rules for AddressRules {
         (!self.several).then(|| Self::key(addr.ip()))
     }
 
-    fn bears(&self, hello: &Hello, direction: Direction) -> Bears {
+    fn bears(&self, hello: &Hello, direction: Direction) -> PeerCapabilities {
         let ours = is_ours(&hello.app);
         // An old node that dials for one question takes the first frame for its answer, and none of them knows a refusal.
-        Bears { declines: ours, state: ours || direction == Direction::Outbound }
+        PeerCapabilities { declines: ours, state: ours || direction == Direction::Outbound }
     }
 
     fn speaks_at(&self, addr: SocketAddr) -> bool {

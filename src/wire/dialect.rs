@@ -11,12 +11,12 @@ use crate::base::Lane;
 use super::chunk::Chunks;
 use super::error::{EncodeError, WireError};
 use super::limits::WireLimits;
-use super::message::{Control, Goodbye, Greeting, Head, Hello};
+use super::message::{Control, Goodbye, Greeting, Hello, MessageHeader};
 
 /// Framing and handshake spoken on a link. One value serves all links; what belongs to one link is its [`Decoder`].
 ///
 /// Every encoding method appends to `out`, and leaves it as it was when it fails.
-pub trait Dialect: Send + Sync + 'static {
+pub trait Protocol: Send + Sync + 'static {
     /// What one link keeps between reads.
     type Decoder: Decoder;
 
@@ -27,7 +27,7 @@ pub trait Dialect: Send + Sync + 'static {
     fn version(&self) -> u32;
 
     /// What this dialect can say at all.
-    fn abilities(&self) -> Abilities;
+    fn abilities(&self) -> Features;
 
     /// The caps: per lane, of the greeting, of a chunk; and the window a reader needs.
     fn limits(&self) -> &WireLimits;
@@ -43,16 +43,22 @@ pub trait Dialect: Send + Sync + 'static {
     ///
     /// # Cost
     /// One reservation and one copy of the payload.
-    fn encode(&self, lane: Lane, head: &Head, payload: &[u8], out: &mut BytesMut) -> Result<(), EncodeError>;
+    fn encode(
+        &self,
+        lane: Lane,
+        head: &MessageHeader,
+        payload: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError>;
 
-    /// The same bytes as [`Dialect::encode`] makes, as chunks that share the payload.
+    /// The same bytes as [`Protocol::encode`] makes, as chunks that share the payload.
     ///
     /// # Errors
-    /// Those of [`Dialect::encode`].
+    /// Those of [`Protocol::encode`].
     ///
     /// # Cost
     /// One reference count a chunk; no copy, no allocation.
-    fn chunks(&self, lane: Lane, head: Head, payload: Bytes) -> Result<Chunks, EncodeError>;
+    fn chunks(&self, lane: Lane, head: MessageHeader, payload: Bytes) -> Result<Chunks, EncodeError>;
 
     /// Appends a control message; `false`, and nothing appended, if this dialect has no such thing.
     ///
@@ -74,7 +80,7 @@ pub trait Dialect: Send + Sync + 'static {
     fn encode_goodbye(&self, goodbye: &Goodbye, out: &mut BytesMut) -> Result<bool, EncodeError>;
 
     /// How answers find their requests where the line carries no ids; `None`, the default: by id.
-    fn correlator(&self) -> Option<Arc<dyn Correlate>> {
+    fn correlator(&self) -> Option<Arc<dyn ReplyMatcher>> {
         None
     }
 
@@ -91,7 +97,7 @@ pub trait Dialect: Send + Sync + 'static {
 ///
 /// Each request waits in a *place*, one at a time; the decoder gives a received request its place as its id, and hands
 /// answers over as events, and that there is none as a response whose id is the place.
-pub trait Correlate: Debug + Send + Sync + 'static {
+pub trait ReplyMatcher: Debug + Send + Sync + 'static {
     /// The place in which a request of this kind waits for its answer; `None` for a kind that asks nothing.
     fn awaits(&self, kind: u16) -> Option<u32>;
 
@@ -111,14 +117,14 @@ pub trait Correlate: Debug + Send + Sync + 'static {
 /// What one link keeps between reads: the messages that have begun and not ended.
 pub trait Decoder: Send + 'static {
     /// Takes one step over `buf`: all that has been received and not yet used, oldest byte first. The caller drops the
-    /// bytes that the step says it used and calls again, until [`Step::NeedMore`].
+    /// bytes that the step says it used and calls again, until [`DecodeStep::NeedMore`].
     ///
     /// # Errors
     /// A typed refusal; the connection can then only be closed. Never panics, whatever the bytes.
     ///
     /// # Cost
     /// A message in one frame costs no allocation and no copy; chunks are copied once into the reassembly.
-    fn step<'b>(&mut self, buf: &'b [u8]) -> Result<Step<'b>, WireError>;
+    fn step<'b>(&mut self, buf: &'b [u8]) -> Result<DecodeStep<'b>, WireError>;
 
     /// Bytes of memory held for messages that have begun and not ended: at most [`WireLimits::reassembly`]. Zero when
     /// none is open.
@@ -127,7 +133,7 @@ pub trait Decoder: Send + 'static {
 
 /// What a [`Decoder::step`] found. `used` is never zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step<'b> {
+pub enum DecodeStep<'b> {
     /// Nothing can be taken before more bytes come; nothing was used.
     NeedMore,
     /// A part of a frame was taken in. No frame is complete, so this is no sign of life yet.
@@ -147,7 +153,7 @@ pub enum Step<'b> {
         /// The lane it came on.
         lane: Lane,
         /// What it is.
-        head: Head,
+        head: MessageHeader,
         /// What it carries.
         payload: Payload<'b>,
     },
@@ -160,8 +166,8 @@ pub enum Step<'b> {
     },
 }
 
-impl Step<'_> {
-    /// Bytes to drop from the front of the buffer; zero for [`Step::NeedMore`] only.
+impl DecodeStep<'_> {
+    /// Bytes to drop from the front of the buffer; zero for [`DecodeStep::NeedMore`] only.
     pub const fn used(&self) -> usize {
         match *self {
             Self::NeedMore => 0,
@@ -218,10 +224,10 @@ impl PartialEq for Payload<'_> {
 
 impl Eq for Payload<'_> {}
 
-/// What a dialect can say at all. What it cannot say is refused by its encoder, or ([`Dialect::encode_control`]) left out.
+/// What a dialect can say at all. What it cannot say is refused by its encoder, or ([`Protocol::encode_control`]) left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Abilities {
-    /// Events and requests of the kinds below this. [`Abilities::ALL_KINDS`] where every kind can be said.
+pub struct Features {
+    /// Events and requests of the kinds below this. [`Features::ALL_KINDS`] where every kind can be said.
     pub kinds: u32,
     /// Requests, responses and cancels with ids.
     pub requests: bool,
@@ -241,7 +247,7 @@ pub struct Abilities {
     pub nonce: bool,
 }
 
-impl Abilities {
+impl Features {
     /// Every kind there is.
     pub const ALL_KINDS: u32 = 1 << 16;
     /// All of them.
@@ -270,13 +276,17 @@ impl Abilities {
     /// Whether what such a head begins can be said, on a lane that it may take.
     ///
     /// # Errors
-    /// [`EncodeError::Unsupported`], as [`Dialect::encode`] would say it.
-    pub const fn check(&self, head: &Head) -> Result<(), EncodeError> {
+    /// [`EncodeError::Unsupported`], as [`Protocol::encode`] would say it.
+    pub const fn check(&self, head: &MessageHeader) -> Result<(), EncodeError> {
         match *head {
-            Head::Request { .. } | Head::Response { .. } | Head::Cancel { .. } if !self.requests => {
+            MessageHeader::Request { .. } | MessageHeader::Response { .. } | MessageHeader::Cancel { .. }
+                if !self.requests =>
+            {
                 Err(EncodeError::Unsupported { what: "request" })
             }
-            Head::Event { kind } | Head::Request { kind, .. } if kind as u32 >= self.kinds => {
+            MessageHeader::Event { kind } | MessageHeader::Request { kind, .. }
+                if kind as u32 >= self.kinds =>
+            {
                 Err(EncodeError::Unsupported { what: "message of this kind" })
             }
             _ => Ok(()),

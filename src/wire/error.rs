@@ -260,7 +260,7 @@ pub enum EncodeError {
         /// The payload, in bytes.
         size: usize,
     },
-    /// The dialect has no such thing; see [`Dialect::abilities`](super::Dialect::abilities).
+    /// The dialect has no such thing; see [`Protocol::abilities`](super::Protocol::abilities).
     #[error("this dialect has no {what}")]
     Unsupported {
         /// What it has not.

@@ -21,7 +21,7 @@ pub struct WireLimits {
     /// urgent lane waits for at most one such chunk.
     pub chunk: usize,
     /// What a reader must be able to hold in one piece: a step that sees so many bytes is never
-    /// [`Step::NeedMore`](super::Step::NeedMore). A dialect sets it itself; what is configured here is overwritten.
+    /// [`DecodeStep::NeedMore`](super::DecodeStep::NeedMore). A dialect sets it itself; what is configured here is overwritten.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub window: usize,
     /// Most addresses in one `peers` message. Default 256; in the native dialect at most 800.

@@ -12,7 +12,7 @@ use super::error::AgentFault;
 
 /// What a message of the application is, apart from its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Head {
+pub enum MessageHeader {
     /// Something the peer is told, without an answer.
     Event {
         /// The application's kind of message.
@@ -39,7 +39,7 @@ pub enum Head {
     },
 }
 
-impl Head {
+impl MessageHeader {
     /// The kind of frame that carries it.
     pub const fn frame_kind(&self) -> FrameKind {
         match self {
@@ -62,13 +62,13 @@ impl Head {
 /// The five kinds of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FrameKind {
-    /// See [`Head::Event`].
+    /// See [`MessageHeader::Event`].
     Event,
-    /// See [`Head::Request`].
+    /// See [`MessageHeader::Request`].
     Request,
-    /// See [`Head::Response`].
+    /// See [`MessageHeader::Response`].
     Response,
-    /// See [`Head::Cancel`].
+    /// See [`MessageHeader::Cancel`].
     Cancel,
     /// See [`Control`].
     Control,
@@ -281,7 +281,7 @@ impl GoodbyeReason {
 /// The first thing each side says. The dialler speaks first; the acceptor's hello is its acceptance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// Version of the dialect that the sender speaks; see [`Dialect::version`](super::Dialect::version). Another one
+    /// Version of the dialect that the sender speaks; see [`Protocol::version`](super::Protocol::version). Another one
     /// than ours still decodes, so that it can be refused with a reason.
     pub version: u32,
     /// The network: nodes of different ones do not stay connected.

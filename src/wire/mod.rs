@@ -1,11 +1,11 @@
 //! Bytes and their meaning: frames, reassembly, the greeting, control messages. No I/O, no clock, no task.
 //!
 //! ```text
-//!   Head + payload --encode/chunks--> bytes ....stream.... bytes --Decoder::step--> Message | Control | Chunk
+//!   MessageHeader + payload --encode/chunks--> bytes ....stream.... bytes --Decoder::step--> Message | Control | Chunk
 //!   Hello | Goodbye --encode_hello/goodbye--> bytes ....... bytes --decode_greeting--> Greeting
 //! ```
 //!
-//! A [`Dialect`] is the framing and the handshake spoken on a link; [`Native`] is ours. Whoever drives the bytes (the
+//! A [`Protocol`] is the framing and the handshake spoken on a link; [`Native`] is ours. Whoever drives the bytes (the
 //! link) hands a [`Decoder`] what has been received and not yet consumed, and drops what a step says it used.
 //!
 //! # Invariants
@@ -17,7 +17,7 @@
 //!   and a chunk that does so without an open message of its kind and id, or does not do so while one is open, is
 //!   refused; `abort` closes the open one. *Breaks if* a sender skips inside a message without `abort`.
 //! - **Every step makes progress.** *Enforced by*: with [`WireLimits::window`] bytes in hand a step is never
-//!   [`Step::NeedMore`], and every other step uses at least one byte. *Breaks if* a dialect's frame can be larger than
+//!   [`DecodeStep::NeedMore`], and every other step uses at least one byte. *Breaks if* a dialect's frame can be larger than
 //!   its window without being taken in piecemeal.
 //!
 //! # One source a lane
@@ -35,8 +35,8 @@ mod message;
 mod native;
 
 pub use chunk::{Chunk, Chunks, HeadBytes, Opening};
-pub use dialect::{Abilities, Correlate, Decoder, Dialect, Payload, Step};
+pub use dialect::{DecodeStep, Decoder, Features, Payload, Protocol, ReplyMatcher};
 pub use error::{AgentFault, EncodeError, WireError};
 pub use limits::WireLimits;
-pub use message::{Control, FrameKind, Goodbye, GoodbyeReason, Greeting, Head, Hello, Status};
+pub use message::{Control, FrameKind, Goodbye, GoodbyeReason, Greeting, Hello, MessageHeader, Status};
 pub use native::{Native, NativeDecoder};

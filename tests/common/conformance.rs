@@ -1,12 +1,12 @@
-//! What every dialect must do, as one harness generic over `D: Dialect`; and a reader that feeds a decoder the way a
+//! What every dialect must do, as one harness generic over `D: Protocol`; and a reader that feeds a decoder the way a
 //! link does and checks the decoder's promises at every step.
 #![allow(dead_code)]
 
 use bytes::{Bytes, BytesMut};
 use peerpool::base::{Lane, Nonce, canonical};
 use peerpool::wire::{
-    Control, Decoder, Dialect, EncodeError, Goodbye, GoodbyeReason, Greeting, Head, Hello, Status, Step,
-    WireError,
+    Control, DecodeStep, Decoder, EncodeError, Goodbye, GoodbyeReason, Greeting, Hello, MessageHeader,
+    Protocol, Status, WireError,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -17,12 +17,12 @@ use std::time::Duration;
 /// One thing that was said, or heard at the far end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
-    Message { lane: Lane, head: Head, payload: Bytes },
+    Message { lane: Lane, head: MessageHeader, payload: Bytes },
     Control(Control),
 }
 
 /// Feeds a decoder from a buffer, as a link does.
-pub(crate) struct Reader<'d, D: Dialect> {
+pub(crate) struct Reader<'d, D: Protocol> {
     dialect: &'d D,
     decoder: D::Decoder,
     buf: Vec<u8>,
@@ -30,7 +30,7 @@ pub(crate) struct Reader<'d, D: Dialect> {
     pub(crate) frames: usize,
 }
 
-impl<'d, D: Dialect> Reader<'d, D> {
+impl<'d, D: Protocol> Reader<'d, D> {
     pub(crate) fn new(dialect: &'d D) -> Self {
         Self { dialect, decoder: dialect.decoder(), buf: Vec::new(), frames: 0 }
     }
@@ -45,18 +45,18 @@ impl<'d, D: Dialect> Reader<'d, D> {
             let used = step.used();
             assert!(used <= left.len(), "a step used {used} of {} bytes", left.len());
             match step {
-                Step::NeedMore => {
+                DecodeStep::NeedMore => {
                     let window = self.dialect.limits().window;
                     assert!(left.len() < window, "needs more than its window of {window}");
                     break;
                 }
-                Step::Part { .. } => {}
-                Step::Chunk { .. } => self.frames += 1,
-                Step::Message { lane, head, payload, .. } => {
+                DecodeStep::Part { .. } => {}
+                DecodeStep::Chunk { .. } => self.frames += 1,
+                DecodeStep::Message { lane, head, payload, .. } => {
                     self.frames += 1;
                     heard.push(Said::Message { lane, head, payload: payload.into_bytes() });
                 }
-                Step::Control { control, .. } => {
+                DecodeStep::Control { control, .. } => {
                     self.frames += 1;
                     heard.push(Said::Control(control));
                 }
@@ -84,12 +84,12 @@ impl<'d, D: Dialect> Reader<'d, D> {
 /// What a dialect makes of what is said in it. The default: it hears what was said.
 pub(crate) trait Manner {
     /// Something this dialect has words for, out of anything.
-    fn message(&self, head: Head, payload: Bytes) -> (Head, Bytes) {
+    fn message(&self, head: MessageHeader, payload: Bytes) -> (MessageHeader, Bytes) {
         (head, payload)
     }
 
     /// What the far end hears of a message that comes on this lane; `None` for what is said by silence.
-    fn heard(&self, lane: Lane, head: Head, payload: &Bytes) -> Option<Said> {
+    fn heard(&self, lane: Lane, head: MessageHeader, payload: &Bytes) -> Option<Said> {
         Some(Said::Message { lane, head, payload: payload.clone() })
     }
 
@@ -106,12 +106,12 @@ struct Plain;
 impl Manner for Plain {}
 
 /// Everything a dialect must do. Panics with a minimal counter-example where it does not.
-pub(crate) fn conforms<D: Dialect>(dialect: &D) {
+pub(crate) fn conforms<D: Protocol>(dialect: &D) {
     conforms_in(dialect, &Plain);
 }
 
 /// Everything a dialect of this manner must do.
-pub(crate) fn conforms_in<D: Dialect>(dialect: &D, manner: &impl Manner) {
+pub(crate) fn conforms_in<D: Protocol>(dialect: &D, manner: &impl Manner) {
     let stream = || stream(manner);
     run(stream(), |said| any_split_of_the_stream_gives_the_same_messages(dialect, manner, &said));
     run(stream(), |said| chunks_make_the_same_bytes_as_encode(dialect, &said.0));
@@ -141,7 +141,7 @@ fn run<S: Strategy>(strategy: S, claim: impl Fn(S::Value)) {
 
 type Stream = (Vec<Said>, Vec<usize>, u64);
 
-fn any_split_of_the_stream_gives_the_same_messages<D: Dialect>(
+fn any_split_of_the_stream_gives_the_same_messages<D: Protocol>(
     dialect: &D,
     manner: &impl Manner,
     (said, cuts, _): &Stream,
@@ -159,7 +159,7 @@ fn any_split_of_the_stream_gives_the_same_messages<D: Dialect>(
     assert_eq!((reader.unread(), reader.buffered()), (0, 0), "something is left over");
 }
 
-fn chunks_make_the_same_bytes_as_encode<D: Dialect>(dialect: &D, said: &[Said]) {
+fn chunks_make_the_same_bytes_as_encode<D: Protocol>(dialect: &D, said: &[Said]) {
     for what in said {
         let Said::Message { lane, head, payload } = what else { continue };
         let mut whole = BytesMut::new();
@@ -189,7 +189,7 @@ fn chunks_make_the_same_bytes_as_encode<D: Dialect>(dialect: &D, said: &[Said]) 
 }
 
 /// Sends the messages of each lane in order, the lanes' chunks in any interleaving.
-fn interleaved_lanes_give_whole_messages<D: Dialect>(
+fn interleaved_lanes_give_whole_messages<D: Protocol>(
     dialect: &D,
     manner: &impl Manner,
     (said, cuts, seed): &Stream,
@@ -229,7 +229,7 @@ fn interleaved_lanes_give_whole_messages<D: Dialect>(
     assert_eq!((reader.unread(), reader.buffered()), (0, 0), "something is left over");
 }
 
-fn greetings_round_trip<D: Dialect>(dialect: &D, manner: &impl Manner, hello: Hello, tail: &[u8]) {
+fn greetings_round_trip<D: Protocol>(dialect: &D, manner: &impl Manner, hello: Hello, tail: &[u8]) {
     let (mut hello, _) = manner.hello(hello);
     hello.version = dialect.version();
     if dialect.encode_hello(&hello, &mut BytesMut::new()).is_err() {
@@ -251,7 +251,7 @@ fn greetings_round_trip<D: Dialect>(dialect: &D, manner: &impl Manner, hello: He
     }
 }
 
-fn check_greeting<D: Dialect>(dialect: &D, bytes: &[u8], tail: &[u8], want: &Greeting) {
+fn check_greeting<D: Protocol>(dialect: &D, bytes: &[u8], tail: &[u8], want: &Greeting) {
     assert!(bytes.len() <= dialect.limits().hello);
     for cut in 0..bytes.len() {
         assert_eq!(dialect.decode_greeting(&bytes[..cut]), Ok(None), "cut at {cut} of {}", bytes.len());
@@ -261,7 +261,7 @@ fn check_greeting<D: Dialect>(dialect: &D, bytes: &[u8], tail: &[u8], want: &Gre
 }
 
 /// The reader's own assertions are the claim: no panic, progress, bounded memory.
-fn noise_is_refused_in_words<D: Dialect>(dialect: &D, bytes: &[u8], cuts: &[usize]) {
+fn noise_is_refused_in_words<D: Protocol>(dialect: &D, bytes: &[u8], cuts: &[usize]) {
     let full = vec![0xff; dialect.limits().hello];
     assert!(!matches!(dialect.decode_greeting(&full), Ok(None)), "waits beyond its cap");
     let _ = dialect.decode_greeting(bytes);
@@ -276,7 +276,7 @@ fn noise_is_refused_in_words<D: Dialect>(dialect: &D, bytes: &[u8], cuts: &[usiz
     }
 }
 
-fn damage_is_survived<D: Dialect>(
+fn damage_is_survived<D: Protocol>(
     dialect: &D,
     manner: &impl Manner,
     stream: &Stream,
@@ -292,8 +292,8 @@ fn damage_is_survived<D: Dialect>(
     noise_is_refused_in_words(dialect, &bytes, &stream.1);
 }
 
-fn what_is_too_large_is_refused_on_the_sending_side<D: Dialect>(dialect: &D, manner: &impl Manner) {
-    let head = Head::Event { kind: 1 };
+fn what_is_too_large_is_refused_on_the_sending_side<D: Protocol>(dialect: &D, manner: &impl Manner) {
+    let head = MessageHeader::Event { kind: 1 };
     for lane in [Lane::Urgent, Lane::Normal, Lane::Bulk] {
         let cap = dialect.limits().message(lane);
         let payload = Bytes::from(vec![7; cap + 1]);
@@ -314,12 +314,12 @@ fn what_is_too_large_is_refused_on_the_sending_side<D: Dialect>(dialect: &D, man
     assert_eq!(dialect.encode(Lane::Control, &head, b"", &mut BytesMut::new()), Err(reserved));
 }
 
-fn abilities_are_what_the_encoder_does<D: Dialect>(dialect: &D, manner: &impl Manner) {
+fn abilities_are_what_the_encoder_does<D: Protocol>(dialect: &D, manner: &impl Manner) {
     let can = dialect.abilities();
     let heads = [
-        Head::Request { id: 1, kind: 2 },
-        Head::Response { id: 1, status: Status::Ok },
-        Head::Cancel { id: 1 },
+        MessageHeader::Request { id: 1, kind: 2 },
+        MessageHeader::Response { id: 1, status: Status::Ok },
+        MessageHeader::Cancel { id: 1 },
     ];
     for head in heads {
         let mut out = BytesMut::new();
@@ -337,7 +337,7 @@ fn abilities_are_what_the_encoder_does<D: Dialect>(dialect: &D, manner: &impl Ma
     let kinds = [(Some(last), true), (last.checked_add(1), false), (Some(u16::MAX), can.kinds > 0xffff)];
     for (kind, has) in kinds {
         let Some(kind) = kind else { continue };
-        let (head, mut out) = (Head::Event { kind }, BytesMut::new());
+        let (head, mut out) = (MessageHeader::Event { kind }, BytesMut::new());
         let said = dialect.encode(Lane::Normal, &head, b"", &mut out);
         assert_eq!(said.is_ok(), has, "kind {kind}");
         assert_eq!(said, can.check(&head));
@@ -359,7 +359,7 @@ fn abilities_are_what_the_encoder_does<D: Dialect>(dialect: &D, manner: &impl Ma
 }
 
 /// The bytes of all that the dialect can say, and what should be heard.
-fn encode_all<D: Dialect>(dialect: &D, manner: &impl Manner, said: &[Said]) -> (Vec<u8>, Vec<Said>) {
+fn encode_all<D: Protocol>(dialect: &D, manner: &impl Manner, said: &[Said]) -> (Vec<u8>, Vec<Said>) {
     let (mut out, mut sent) = (BytesMut::new(), Vec::new());
     for what in said {
         match what {
@@ -379,7 +379,7 @@ fn encode_all<D: Dialect>(dialect: &D, manner: &impl Manner, said: &[Said]) -> (
     (out.to_vec(), sent)
 }
 
-fn as_heard<D: Dialect>(dialect: &D, control: &Control) -> Control {
+fn as_heard<D: Protocol>(dialect: &D, control: &Control) -> Control {
     match control {
         Control::Ping { .. } if !dialect.abilities().ping_tokens => Control::Ping { token: 0 },
         Control::Pong { .. } if !dialect.abilities().ping_tokens => Control::Pong { token: 0 },
@@ -397,18 +397,18 @@ fn said(manner: &impl Manner) -> impl Strategy<Value = Said> {
     let lane = prop::sample::select(vec![Lane::Urgent, Lane::Normal, Lane::Bulk]);
     let message = (lane, head(), payload()).prop_map(|(lane, head, payload)| {
         let (head, payload) = manner.message(head, payload);
-        let payload = if matches!(head, Head::Cancel { .. }) { Bytes::new() } else { payload };
+        let payload = if matches!(head, MessageHeader::Cancel { .. }) { Bytes::new() } else { payload };
         Said::Message { lane, head, payload }
     });
     prop_oneof![4 => message, 1 => control().prop_map(Said::Control)]
 }
 
-fn head() -> impl Strategy<Value = Head> {
+fn head() -> impl Strategy<Value = MessageHeader> {
     prop_oneof![
-        4 => any::<u16>().prop_map(|kind| Head::Event { kind }),
-        1 => any::<(u32, u16)>().prop_map(|(id, kind)| Head::Request { id, kind }),
-        1 => any::<(u32, u8)>().prop_map(|(id, code)| Head::Response { id, status: Status::from_code(code) }),
-        1 => any::<u32>().prop_map(|id| Head::Cancel { id }),
+        4 => any::<u16>().prop_map(|kind| MessageHeader::Event { kind }),
+        1 => any::<(u32, u16)>().prop_map(|(id, kind)| MessageHeader::Request { id, kind }),
+        1 => any::<(u32, u8)>().prop_map(|(id, code)| MessageHeader::Response { id, status: Status::from_code(code) }),
+        1 => any::<u32>().prop_map(|id| MessageHeader::Cancel { id }),
     ]
 }
 

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use peerpool::base::{ConnId, Lane, Tick};
-use peerpool::broadcast::{Family, Hub, LagPolicy, Log, LogConfig};
-use peerpool::connection::state::{StateConfig, StateTable};
+use peerpool::broadcast::state::{StateConfig, StateTable};
+use peerpool::broadcast::{LagPolicy, Log, LogConfig, LogSet, WakeSet};
 use peerpool::connection::{
-    Budget, Common, End, Event, Handled, Host, Link, LinkConfig, Opening, Prepared, Request, Responder, Setup,
+    Budget, CloseReason, Connection, ConnectionBuilder, ConnectionConfig, ConnectionHandler, ConnectionSetup,
+    ConnectionShared, Event, Handled, Request, Responder, StreamStart,
 };
 use peerpool::transport::Stream;
-use peerpool::wire::{Control, Decoder, Dialect, Goodbye, Head, Step, WireError};
+use peerpool::wire::{Control, DecodeStep, Decoder, Goodbye, MessageHeader, Protocol, WireError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -26,18 +27,18 @@ pub(crate) const WAIT: Duration = Duration::from_secs(120);
 /// What all links of one side share.
 pub(crate) struct Side<D> {
     pub(crate) dialect: Arc<D>,
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) logs: Family,
+    pub(crate) hub: Arc<WakeSet>,
+    pub(crate) logs: LogSet,
     pub(crate) state: Arc<StateTable>,
     pub(crate) budget: Arc<Budget>,
-    pub(crate) common: Arc<Common>,
+    pub(crate) common: Arc<ConnectionShared>,
     next: AtomicU64,
 }
 
 /// How a side is set up.
 #[derive(Clone)]
 pub(crate) struct Plan {
-    pub(crate) link: LinkConfig,
+    pub(crate) link: ConnectionConfig,
     pub(crate) ring: usize,
     pub(crate) lag: LagPolicy,
     pub(crate) budget: usize,
@@ -45,24 +46,24 @@ pub(crate) struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { link: LinkConfig::default(), ring: 4 << 20, lag: LagPolicy::Skip, budget: 64 << 20 }
+        Self { link: ConnectionConfig::default(), ring: 4 << 20, lag: LagPolicy::Skip, budget: 64 << 20 }
     }
 }
 
-impl<D: Dialect> Side<D> {
+impl<D: Protocol> Side<D> {
     pub(crate) fn new(dialect: D) -> Self {
         Self::with(dialect, Plan::default())
     }
 
     pub(crate) fn with(dialect: D, plan: Plan) -> Self {
-        let hub = Hub::new();
+        let hub = WakeSet::new();
         let config = LogConfig { ring_bytes: plan.ring, lag: plan.lag, ..LogConfig::recommended() };
         let budget = Budget::new(plan.budget);
         Self {
-            logs: Family::new([config; 3], &hub),
+            logs: LogSet::new([config; 3], &hub),
             state: StateTable::new(StateConfig::default(), Arc::clone(&hub)),
             hub,
-            common: Arc::new(Common {
+            common: Arc::new(ConnectionShared {
                 config: plan.link,
                 budget: Arc::clone(&budget),
                 limits: dialect.limits().clone(),
@@ -76,9 +77,9 @@ impl<D: Dialect> Side<D> {
         }
     }
 
-    pub(crate) fn prepare(&self) -> Prepared<D> {
+    pub(crate) fn prepare(&self) -> ConnectionBuilder<D> {
         let id = ConnId::new(self.next.fetch_add(1, Ordering::Relaxed)).unwrap();
-        Prepared::new(Setup {
+        ConnectionBuilder::new(ConnectionSetup {
             id,
             dialect: Arc::clone(&self.dialect),
             common: Arc::clone(&self.common),
@@ -89,10 +90,10 @@ impl<D: Dialect> Side<D> {
     }
 
     /// A link at work on a stream.
-    pub(crate) fn start(&self, stream: impl Stream, host: impl Host) -> Running {
+    pub(crate) fn start(&self, stream: impl Stream, host: impl ConnectionHandler) -> Running {
         let prepared = self.prepare();
         let link = Arc::clone(prepared.link());
-        let task = tokio::spawn(prepared.start(stream, host, Opening::default()));
+        let task = tokio::spawn(prepared.start(stream, host, StreamStart::default()));
         Running { link, task }
     }
 
@@ -103,7 +104,7 @@ impl<D: Dialect> Side<D> {
     /// Appends an event to its lane's log, as a node does.
     pub(crate) fn broadcast(&self, lane: Lane, kind: u16, payload: &[u8]) {
         use peerpool::broadcast::LogChunk;
-        let head = Head::Event { kind };
+        let head = MessageHeader::Event { kind };
         if payload.len() >= 16 * 1024 {
             let chunks = self.dialect.chunks(lane, head, Bytes::copy_from_slice(payload)).unwrap();
             let chunks = chunks.map(|chunk| LogChunk::new(&chunk.head, chunk.body));
@@ -114,10 +115,10 @@ impl<D: Dialect> Side<D> {
     }
 
     pub(crate) fn event(&self, lane: Lane, kind: u16, payload: &[u8]) -> BytesMut {
-        self.encode(lane, &Head::Event { kind }, payload)
+        self.encode(lane, &MessageHeader::Event { kind }, payload)
     }
 
-    pub(crate) fn encode(&self, lane: Lane, head: &Head, payload: &[u8]) -> BytesMut {
+    pub(crate) fn encode(&self, lane: Lane, head: &MessageHeader, payload: &[u8]) -> BytesMut {
         let mut out = BytesMut::new();
         self.dialect.encode(lane, head, payload, &mut out).unwrap();
         out
@@ -143,12 +144,12 @@ impl<D: Dialect> Side<D> {
 
 /// A link and its task.
 pub(crate) struct Running {
-    pub(crate) link: Arc<Link>,
-    pub(crate) task: JoinHandle<End>,
+    pub(crate) link: Arc<Connection>,
+    pub(crate) task: JoinHandle<CloseReason>,
 }
 
 impl Running {
-    pub(crate) async fn end(self) -> End {
+    pub(crate) async fn end(self) -> CloseReason {
         timeout(WAIT, self.task).await.expect("the link ends").expect("without a panic")
     }
 }
@@ -166,7 +167,7 @@ pub(crate) enum Heard {
     Told(Vec<SocketAddr>),
     Goodbye(Goodbye),
     Gap(Lane, u64),
-    Leaving(peerpool::pool::Departure),
+    Leaving(peerpool::pool::DisconnectReason),
 }
 
 /// A host that records, and does what it is told with messages. Clones are the same host.
@@ -268,7 +269,7 @@ impl Ear {
     }
 }
 
-impl Host for Ear {
+impl ConnectionHandler for Ear {
     fn now(&self) -> Tick {
         Tick::from_millis(self.start.elapsed().as_millis() as u64)
     }
@@ -316,7 +317,7 @@ impl Host for Ear {
 
     fn traffic(&self, _: usize, _: usize) {}
 
-    fn leaving(&self, end: &End) {
+    fn leaving(&self, end: &CloseReason) {
         self.hear(Heard::Leaving(end.departure()));
     }
 }
@@ -325,12 +326,12 @@ impl Host for Ear {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Item {
     Chunk,
-    Message(Lane, Head, Bytes),
+    Message(Lane, MessageHeader, Bytes),
     Control(Control),
 }
 
 /// The far end of a link, driven by hand.
-pub(crate) struct ByHand<D: Dialect, S> {
+pub(crate) struct ByHand<D: Protocol, S> {
     dialect: Arc<D>,
     decoder: D::Decoder,
     pub(crate) stream: S,
@@ -339,14 +340,14 @@ pub(crate) struct ByHand<D: Dialect, S> {
     pub(crate) answers_marks: bool,
 }
 
-impl<D: Dialect, S: Stream> ByHand<D, S> {
+impl<D: Protocol, S: Stream> ByHand<D, S> {
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         timeout(WAIT, self.stream.write_all(bytes)).await.expect("taken in time").expect("taken");
     }
 
     pub(crate) async fn ask(&mut self, id: u32, kind: u16, payload: &[u8]) {
         let mut out = BytesMut::new();
-        self.dialect.encode(Lane::Normal, &Head::Request { id, kind }, payload, &mut out).unwrap();
+        self.dialect.encode(Lane::Normal, &MessageHeader::Request { id, kind }, payload, &mut out).unwrap();
         self.send(&out).await;
     }
 
@@ -394,12 +395,12 @@ impl<D: Dialect, S: Stream> ByHand<D, S> {
             let step = self.decoder.step(&self.got)?;
             let used = step.used();
             let item = match step {
-                Step::NeedMore | Step::Part { .. } => None,
-                Step::Chunk { .. } => Some(Item::Chunk),
-                Step::Message { lane, head, payload, .. } => {
+                DecodeStep::NeedMore | DecodeStep::Part { .. } => None,
+                DecodeStep::Chunk { .. } => Some(Item::Chunk),
+                DecodeStep::Message { lane, head, payload, .. } => {
                     Some(Item::Message(lane, head, payload.into_bytes()))
                 }
-                Step::Control { control, .. } => Some(Item::Control(control)),
+                DecodeStep::Control { control, .. } => Some(Item::Control(control)),
             };
             self.got.drain(..used);
             if item.is_some() {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use peerpool::base::ConnId;
 use peerpool::broadcast::{
-    Appended, Batch, Cursor, CursorView, Fill, Hub, LagPolicy, Log, LogChunk, LogConfig, RESIDUE_MAX, Receipt,
+    Appended, Batch, Cursor, CursorView, Fill, LagPolicy, Log, LogChunk, LogConfig, RESIDUE_MAX, Receipt,
+    WakeSet,
 };
 
 /// Bytes as decisions; zero for ever once they have run out.
@@ -45,7 +46,7 @@ fn bytes_of(seq: u64, from: usize, to: usize) -> Vec<u8> {
 }
 
 /// A cursor, and what it ought to do.
-struct Link {
+struct Connection {
     cursor: Cursor,
     batch: Batch,
     conns: Vec<ConnId>,
@@ -70,7 +71,7 @@ struct Gone {
 struct World {
     log: Arc<Log>,
     messages: Vec<Message>,
-    links: Vec<Link>,
+    links: Vec<Connection>,
     left: Vec<Gone>,
     next_conn: u64,
     policy: LagPolicy,
@@ -83,7 +84,7 @@ pub(crate) fn run(data: &[u8]) {
     let block_bytes = 512 + choices.below(8 * 1024);
     let config = LogConfig { ring_bytes, block_bytes, ..LogConfig::test() };
     let mut world = World {
-        log: Log::new(config, Hub::new()),
+        log: Log::new(config, WakeSet::new()),
         messages: Vec::new(),
         links: Vec::new(),
         left: Vec::new(),
@@ -186,7 +187,7 @@ impl World {
         let cursor = self.log.join(conn);
         assert!(!cursor.has_news());
         let seq = self.messages.len() as u64;
-        self.links.push(Link::new(cursor, vec![conn], seq));
+        self.links.push(Connection::new(cursor, vec![conn], seq));
     }
 
     fn replace(&mut self, choices: &mut Choices<'_>) {
@@ -207,14 +208,14 @@ impl World {
             (loser.seq..=loser.next(&self.messages)).contains(&seq),
             "the winner begins where the loser stood"
         );
-        self.links.push(Link::new(cursor, conns, seq));
+        self.links.push(Connection::new(cursor, conns, seq));
         self.bury(loser);
     }
 
-    fn bury(&mut self, link: Link) {
+    fn bury(&mut self, link: Connection) {
         let view = link.cursor.view();
         drop(link.cursor);
-        let Link { published, gaps, conns, start, .. } = link;
+        let Connection { published, gaps, conns, start, .. } = link;
         self.left.push(Gone { view, published, gaps, conns, start });
     }
 
@@ -328,7 +329,7 @@ fn check_receipt(
     assert_eq!(got, want, "message {seq}, published {published}, gaps {gaps:?}, start {start}");
 }
 
-impl Link {
+impl Connection {
     fn new(cursor: Cursor, conns: Vec<ConnId>, seq: u64) -> Self {
         Self {
             cursor,

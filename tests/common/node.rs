@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use peerpool::address_book::{Book, BookConfig};
+use peerpool::address_book::{AddressBook, AddressBookConfig};
 use peerpool::base::{Backoff, Direction, Lane, Nonce};
 use peerpool::node::{
     Context, Event, Handled, Handler, Message, Node, NodeConfig, NodeRef, Peer, Request, Responder,
 };
-use peerpool::pool::Departure;
+use peerpool::pool::DisconnectReason;
 use peerpool::transport::{BoxStream, MemoryNet, Transport};
-use peerpool::wire::{Control, Decoder, Dialect, Goodbye, Greeting, Hello, Native, Step};
+use peerpool::wire::{Control, DecodeStep, Decoder, Goodbye, Greeting, Hello, Native, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -27,7 +27,7 @@ pub(crate) const PORT: u16 = 7000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Happened {
     Connected(u64),
-    Disconnected(u64, Departure),
+    Disconnected(u64, DisconnectReason),
     Event(Lane, u16, Vec<u8>),
     Gap(Lane, u64),
 }
@@ -130,7 +130,7 @@ impl Handler for Rec {
         (self.on_connected)(cx);
     }
 
-    fn disconnected(&self, cx: Context<'_>, reason: Departure) {
+    fn disconnected(&self, cx: Context<'_>, reason: DisconnectReason) {
         self.note(Happened::Disconnected(cx.peer().id().get(), reason));
     }
 
@@ -155,9 +155,9 @@ pub(crate) fn quiet() -> NodeConfig {
 }
 
 /// A book whose waits are over before a test looks again: its clock is the wall's, not the test's.
-pub(crate) fn hasty_book() -> Book {
+pub(crate) fn hasty_book() -> AddressBook {
     let backoff = Backoff { base: Duration::from_millis(2), cap: Duration::from_millis(20) };
-    Book::in_memory(BookConfig { backoff, ..BookConfig::default() })
+    AddressBook::in_memory(AddressBookConfig { backoff, ..AddressBookConfig::default() })
 }
 
 pub(crate) async fn start(net: &MemoryNet, last: u8, mut config: NodeConfig, handler: Rec) -> Node {
@@ -216,7 +216,7 @@ pub(crate) async fn end(node: Node) {
 /// A stream whose far end speaks the native dialect by hand, under a nonce of its own choice.
 pub(crate) struct ByHand {
     pub(crate) stream: BoxStream,
-    decoder: <Native as Dialect>::Decoder,
+    decoder: <Native as Protocol>::Decoder,
     got: Vec<u8>,
 }
 
@@ -293,8 +293,8 @@ impl ByHand {
             let used = step.used();
             let mut answer = BytesMut::new();
             let said = match step {
-                Step::Control { control: Control::Goodbye(goodbye), .. } => Some(goodbye),
-                Step::Control { control: Control::Ping { token }, .. } => {
+                DecodeStep::Control { control: Control::Goodbye(goodbye), .. } => Some(goodbye),
+                DecodeStep::Control { control: Control::Ping { token }, .. } => {
                     Native::default().encode_control(&Control::Pong { token }, &mut answer).unwrap();
                     None
                 }

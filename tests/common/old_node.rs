@@ -9,7 +9,7 @@
 //!  read only inside a request or a ping; sends wait for the mutex; a refusal is a closed socket and no word
 //! ```
 //!
-//! [`OldNode`] is the node; what it does is written into its [`Record`], in order. [`Setup`] says how it behaves and
+//! [`OldNode`] is the node; what it does is written into its [`Record`], in order. [`ConnectionSetup`] says how it behaves and
 //! [`Times`] how fast: real durations for paused time over [`tokio::io::duplex`], scaled ones for sockets. [`Hand`] is a
 //! far end that the test moves itself.
 #![allow(dead_code, unused_imports)]
@@ -38,7 +38,7 @@ pub(crate) use handshake::{Handshake, Network};
 pub(crate) use message::{MAX_MESSAGE, Message, SAMPLES, sample};
 pub(crate) use node::OldNode;
 pub(crate) use record::{Entry, Fate, Record, Tally, What};
-pub(crate) use setup::{Flavour, Setup, Times};
+pub(crate) use setup::{ConnectionSetup, Flavour, Times};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 

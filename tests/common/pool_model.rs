@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use peerpool::base::{ConnId, Direction, Tick};
 use peerpool::pool::{
-    AdmitError, Cause, Claim, Connection, Departure, Evicted, InsertFailure, Limits, PenaltyOutcome, Permit,
-    Pool, PoolConfig, ReplaceFailure, Slot,
+    AdmitError, Claim, ConnectionHandle, DisconnectReason, Evicted, InsertFailure, Limits, Misbehavior,
+    PenaltyOutcome, Permit, Pool, PoolConfig, ReplaceFailure, SlotClass,
 };
 
 /// One operation. Small numbers, so that operations meet.
@@ -85,10 +85,10 @@ pub(crate) fn run(ops: impl IntoIterator<Item = Op>) {
 #[derive(Clone, Default)]
 struct Line(Arc<AtomicUsize>);
 
-impl Connection for Line {
+impl ConnectionHandle for Line {
     type Info = u8;
 
-    fn close(&self, _reason: Departure) {
+    fn close(&self, _reason: DisconnectReason) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -185,7 +185,7 @@ impl World {
             Op::Depart { key, stale_id } => self.depart(key, stale_id),
             Op::Evict { key } => self.evict(key),
             Op::Remove { key } => {
-                let removed = self.pool.remove(&key, Departure::Requested).map(|peer| peer.id());
+                let removed = self.pool.remove(&key, DisconnectReason::Requested).map(|peer| peer.id());
                 assert_eq!(removed, self.forget(key));
             }
             Op::Seen { key, by_ip } => self.seen(key, by_ip),
@@ -299,7 +299,7 @@ impl World {
 
     fn admit(&mut self, host: u8, outbound: bool, reserved: bool, patience: u8) {
         let expected = self.admits(host, outbound, reserved);
-        let slot = if reserved { Slot::Reserved } else { Slot::Ordinary };
+        let slot = if reserved { SlotClass::Reserved } else { SlotClass::Ordinary };
         let deadline = self.now + u64::from(patience % 32);
         let admitted =
             self.pool.admit(addr(host), direction(outbound), slot, Tick::from_millis(deadline * 1_000));
@@ -399,7 +399,7 @@ impl World {
     fn depart(&mut self, key: u8, stale_id: bool) {
         let meant = self.live.get(&key).map(|known| known.id).filter(|_| !stale_id);
         let asked = meant.or(ConnId::new(u64::MAX)).expect("not zero");
-        let departed = self.pool.depart(&key, asked, Departure::Lost).map(|peer| peer.id());
+        let departed = self.pool.depart(&key, asked, DisconnectReason::Lost).map(|peer| peer.id());
         assert_eq!(departed, meant);
         if meant.is_some() {
             self.forget(key);
@@ -408,14 +408,17 @@ impl World {
 
     fn evict(&mut self, key: u8) {
         let asked = self.live.get(&key).map(|known| known.id);
-        let evicted =
-            self.pool.evict(&key, asked.or(ConnId::new(u64::MAX)).expect("not zero"), Departure::Banned);
+        let evicted = self.pool.evict(
+            &key,
+            asked.or(ConnId::new(u64::MAX)).expect("not zero"),
+            DisconnectReason::Banned,
+        );
         match evicted {
             Evicted::Departed(peer) => {
                 assert!(self.live.len() > self.limits.floor as usize);
                 assert_eq!(Some(peer.id()), self.forget(key));
             }
-            Evicted::AtFloor => assert!(asked.is_some() && self.live.len() <= self.limits.floor as usize),
+            Evicted::BanRefused => assert!(asked.is_some() && self.live.len() <= self.limits.floor as usize),
             Evicted::NotThere => assert!(asked.is_none()),
         }
     }
@@ -438,7 +441,7 @@ impl World {
     }
 
     fn penalize(&mut self, key: u8, cause: u8) {
-        let cause = Cause::ALL[usize::from(cause) % Cause::ALL.len()];
+        let cause = Misbehavior::ALL[usize::from(cause) % Misbehavior::ALL.len()];
         let outcome = self.pool.penalize(&key, cause, self.tick());
         let price = u64::from(self.pool.health_policy().penalties.get(cause));
         let Some(known) = self.live.get_mut(&key) else { return assert_eq!(outcome, None) };
@@ -495,14 +498,14 @@ impl World {
         let mut expected: Vec<u8> =
             self.live.iter().filter(|(_, known)| stale(known)).map(|(key, _)| *key).collect();
         let (dead, trimmed): (Vec<_>, Vec<_>) =
-            swept.departed.iter().partition(|peer| peer.departure() == Some(Departure::Stale));
+            swept.departed.iter().partition(|peer| peer.departure() == Some(DisconnectReason::Stale));
         let mut dead: Vec<u8> = dead.iter().map(|peer| *peer.key()).collect();
         dead.sort_unstable();
         expected.sort_unstable();
         assert_eq!(dead, expected);
         dead.iter().for_each(|key| assert!(self.forget(*key).is_some()));
         for peer in trimmed {
-            assert_eq!(peer.departure(), Some(Departure::OverLimit));
+            assert_eq!(peer.departure(), Some(DisconnectReason::OverLimit));
             assert!(self.live.len() > self.limits.floor as usize, "trimmed below the floor");
             assert!(!self.live[peer.key()].reserved, "a reserved slot was trimmed");
             self.forget(*peer.key());
@@ -565,7 +568,10 @@ impl World {
     fn end(mut self) {
         self.pending.clear();
         for key in 0..6 {
-            assert_eq!(self.pool.remove(&key, Departure::Shutdown).map(|peer| peer.id()), self.forget(key));
+            assert_eq!(
+                self.pool.remove(&key, DisconnectReason::Shutdown).map(|peer| peer.id()),
+                self.forget(key)
+            );
         }
         self.compare();
         assert!(self.departed.iter().all(|line| line.0.load(Ordering::SeqCst) == 1), "closed exactly once");

@@ -9,14 +9,14 @@
 //! hello    = "toy " version " " network " " features " " (nonce in hex | "-") " " (address | "-") " " agent
 //! ```
 //!
-//! A frame of more than 1 KiB is taken in piecemeal, so that the [`Step::Part`] road is driven too.
+//! A frame of more than 1 KiB is taken in piecemeal, so that the [`DecodeStep::Part`] road is driven too.
 #![allow(dead_code)]
 
 use bytes::{BufMut, Bytes, BytesMut};
 use peerpool::base::{Lane, Nonce, canonical};
 use peerpool::wire::{
-    Abilities, Chunks, Control, Decoder, Dialect, EncodeError, Goodbye, GoodbyeReason, Greeting, Head,
-    HeadBytes, Hello, Payload, Step, WireError, WireLimits,
+    Chunks, Control, DecodeStep, Decoder, EncodeError, Features, Goodbye, GoodbyeReason, Greeting, HeadBytes,
+    Hello, MessageHeader, Payload, Protocol, WireError, WireLimits,
 };
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -52,8 +52,10 @@ impl Toy {
     }
 
     /// The bytes before an event's payload.
-    fn event_head(&self, lane: Lane, head: &Head, size: usize) -> Result<HeadBytes, EncodeError> {
-        let Head::Event { kind } = *head else { return Err(EncodeError::Unsupported { what: "request" }) };
+    fn event_head(&self, lane: Lane, head: &MessageHeader, size: usize) -> Result<HeadBytes, EncodeError> {
+        let MessageHeader::Event { kind } = *head else {
+            return Err(EncodeError::Unsupported { what: "request" });
+        };
         if lane == Lane::Control {
             return Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() });
         }
@@ -67,7 +69,7 @@ impl Toy {
     }
 }
 
-impl Dialect for Toy {
+impl Protocol for Toy {
     type Decoder = ToyDecoder;
 
     fn name(&self) -> &'static str {
@@ -78,8 +80,8 @@ impl Dialect for Toy {
         Self::VERSION
     }
 
-    fn abilities(&self) -> Abilities {
-        Abilities { goodbye: true, nonce: true, ..Abilities::NONE }
+    fn abilities(&self) -> Features {
+        Features { goodbye: true, nonce: true, ..Features::NONE }
     }
 
     fn limits(&self) -> &WireLimits {
@@ -90,13 +92,19 @@ impl Dialect for Toy {
         ToyDecoder { text: Vec::new(), missing: 0 }
     }
 
-    fn encode(&self, lane: Lane, head: &Head, payload: &[u8], out: &mut BytesMut) -> Result<(), EncodeError> {
+    fn encode(
+        &self,
+        lane: Lane,
+        head: &MessageHeader,
+        payload: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
         out.put_slice(&self.event_head(lane, head, payload.len())?);
         out.put_slice(payload);
         Ok(())
     }
 
-    fn chunks(&self, lane: Lane, head: Head, payload: Bytes) -> Result<Chunks, EncodeError> {
+    fn chunks(&self, lane: Lane, head: MessageHeader, payload: Bytes) -> Result<Chunks, EncodeError> {
         Ok(Chunks::single(self.event_head(lane, &head, payload.len())?, payload))
     }
 
@@ -165,12 +173,12 @@ pub(crate) struct ToyDecoder {
 }
 
 impl Decoder for ToyDecoder {
-    fn step<'b>(&mut self, buf: &'b [u8]) -> Result<Step<'b>, WireError> {
+    fn step<'b>(&mut self, buf: &'b [u8]) -> Result<DecodeStep<'b>, WireError> {
         if self.missing > 0 {
             let used = buf.len().min(self.missing);
-            return if used == 0 { Ok(Step::NeedMore) } else { self.take(0, &buf[..used]) };
+            return if used == 0 { Ok(DecodeStep::NeedMore) } else { self.take(0, &buf[..used]) };
         }
-        let Some((len, rest)) = buf.split_first_chunk::<2>() else { return Ok(Step::NeedMore) };
+        let Some((len, rest)) = buf.split_first_chunk::<2>() else { return Ok(DecodeStep::NeedMore) };
         let len = usize::from(u16::from_be_bytes(*len));
         if len > CAP + WORDS {
             return Err(WireError::FrameTooLarge { size: len, cap: CAP + WORDS });
@@ -179,10 +187,10 @@ impl Decoder for ToyDecoder {
             self.missing = len;
             return self.take(2, &rest[..rest.len().min(len)]);
         }
-        let Some(text) = rest.get(..len) else { return Ok(Step::NeedMore) };
+        let Some(text) = rest.get(..len) else { return Ok(DecodeStep::NeedMore) };
         parse(2 + len, text).map(|(step, at)| match step {
-            Step::Message { used, lane, head, .. } => {
-                Step::Message { used, lane, head, payload: Payload::Borrowed(&text[at..]) }
+            DecodeStep::Message { used, lane, head, .. } => {
+                DecodeStep::Message { used, lane, head, payload: Payload::Borrowed(&text[at..]) }
             }
             other => other,
         })
@@ -195,17 +203,17 @@ impl Decoder for ToyDecoder {
 
 impl ToyDecoder {
     /// Takes in a piece of a long frame.
-    fn take(&mut self, head: usize, piece: &[u8]) -> Result<Step<'static>, WireError> {
+    fn take(&mut self, head: usize, piece: &[u8]) -> Result<DecodeStep<'static>, WireError> {
         self.text.extend_from_slice(piece);
         self.missing -= piece.len();
         let used = head + piece.len();
         if self.missing > 0 {
-            return Ok(Step::Part { used });
+            return Ok(DecodeStep::Part { used });
         }
         let text = Bytes::from(std::mem::take(&mut self.text));
         parse(used, &text).map(|(step, at)| match step {
-            Step::Message { used, lane, head, .. } => {
-                Step::Message { used, lane, head, payload: Payload::Owned(text.slice(at..)) }
+            DecodeStep::Message { used, lane, head, .. } => {
+                DecodeStep::Message { used, lane, head, payload: Payload::Owned(text.slice(at..)) }
             }
             other => other,
         })
@@ -213,8 +221,8 @@ impl ToyDecoder {
 }
 
 /// What a text says; for an event with an empty payload in place of its own, which starts at the returned offset.
-fn parse(used: usize, text: &[u8]) -> Result<(Step<'static>, usize), WireError> {
-    let control = |control| Ok((Step::Control { used, control }, 0));
+fn parse(used: usize, text: &[u8]) -> Result<(DecodeStep<'static>, usize), WireError> {
+    let control = |control| Ok((DecodeStep::Control { used, control }, 0));
     match text {
         b"marco" => return control(Control::Ping { token: 0 }),
         b"polo" => return control(Control::Pong { token: 0 }),
@@ -232,10 +240,10 @@ fn parse(used: usize, text: &[u8]) -> Result<(Step<'static>, usize), WireError> 
     if size > CAP {
         return Err(WireError::MessageTooLarge { lane: Lane::Normal, size, cap: CAP });
     }
-    let step = Step::Message {
+    let step = DecodeStep::Message {
         used,
         lane: Lane::Normal,
-        head: Head::Event { kind },
+        head: MessageHeader::Event { kind },
         payload: Payload::Borrowed(&[]),
     };
     Ok((step, at))

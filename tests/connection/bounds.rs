@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use peerpool::base::{Lane, Tick};
 use peerpool::broadcast::LagPolicy;
-use peerpool::connection::{End, Handled, Host, LinkConfig, Message, Reservation, SendError};
-use peerpool::wire::{Control, Head, Native};
+use peerpool::connection::{
+    CloseReason, ConnectionConfig, ConnectionHandler, Handled, Message, Reservation, SendError,
+};
+use peerpool::wire::{Control, MessageHeader, Native};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
@@ -15,7 +17,7 @@ use crate::toy::Toy;
 
 #[tokio::test(start_paused = true)]
 async fn a_full_lane_gives_the_message_back() {
-    let link = LinkConfig { outbox_messages: 3, ..LinkConfig::default() };
+    let link = ConnectionConfig { outbox_messages: 3, ..ConnectionConfig::default() };
     let side = Side::with(Native::default(), Plan { link, ..Plan::default() });
     let prepared = side.prepare();
     for n in 0..3 {
@@ -68,7 +70,7 @@ async fn the_ceiling_holds_with_every_link_stuck_and_all_comes_back() {
     // Eleven of 100 kB at the most: what a writer has taken out of a queue counts as well.
     assert_eq!(8 * 40 - refused, ceiling / (100_000 + 40), "taken");
     for running in links {
-        running.link.close(peerpool::pool::Departure::Requested, None);
+        running.link.close(peerpool::pool::DisconnectReason::Requested, None);
         running.end().await;
     }
     assert_eq!(side.budget.used(), 0);
@@ -105,7 +107,11 @@ async fn a_peer_that_asks_and_never_reads_the_answers_floods() {
     let asking = tokio::spawn(async move {
         let (mut out, speaker) = (bytes::BytesMut::new(), Side::new(Native::default()));
         for id in 0..100_000 {
-            out.extend_from_slice(&speaker.encode(Lane::Normal, &Head::Request { id, kind: 1 }, b""));
+            out.extend_from_slice(&speaker.encode(
+                Lane::Normal,
+                &MessageHeader::Request { id, kind: 1 },
+                b"",
+            ));
             if out.len() > 4096 {
                 if far.stream.write_all(&out.split()).await.is_err() {
                     break;
@@ -115,7 +121,7 @@ async fn a_peer_that_asks_and_never_reads_the_answers_floods() {
         }
         far
     });
-    assert!(matches!(running.end().await, End::Flood));
+    assert!(matches!(running.end().await, CloseReason::Flood));
     drop(asking.await.unwrap());
 }
 
@@ -129,7 +135,7 @@ async fn a_flood_of_pings_ends_the_link() {
     let flood: Vec<u8> = std::iter::repeat_n(&ping[..], 10_000).flatten().copied().collect();
     // The link ends before it has taken all.
     let _ = far.stream.write_all(&flood).await;
-    assert!(matches!(running.end().await, End::Flood));
+    assert!(matches!(running.end().await, CloseReason::Flood));
 }
 
 #[tokio::test(start_paused = true)]
@@ -235,7 +241,7 @@ async fn the_ceiling_does_not_hide_why_a_link_ends() {
     far.send(&bytes).await;
     assert!(matches!(far.rest().await[..], [Item::Control(Control::Goodbye(_))]));
     drop(far);
-    assert!(matches!(running.end().await, End::Wire(_)));
+    assert!(matches!(running.end().await, CloseReason::Wire(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -288,7 +294,7 @@ async fn a_message_larger_than_the_ceiling_ends_its_link_and_no_other() {
     let (greedy, other) = (side.start(near, Ear::new()), side.start(near_too, Ear::new()));
     let (mut far, mut far_too) = (side.by_hand(far), side.by_hand(far_too));
     let _ = far.stream.write_all(&side.event(Lane::Bulk, 1, &vec![0; 2 << 20])).await;
-    assert!(matches!(greedy.end().await, End::Ceiling));
+    assert!(matches!(greedy.end().await, CloseReason::Ceiling));
     far_too.send(&side.control(&Control::Ping { token: 5 })).await;
     assert_eq!(far_too.next().await, Some(Item::Control(Control::Pong { token: 5 })));
     assert_eq!(side.budget.used(), 0);

@@ -5,16 +5,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use peerpool::base::Lane;
-use peerpool::connection::{End, Handled, Message, SendError};
-use peerpool::pool::Departure;
-use peerpool::wire::{Control, Dialect, Goodbye, GoodbyeReason, Head, Native};
+use peerpool::connection::{CloseReason, Handled, Message, SendError};
+use peerpool::pool::DisconnectReason;
+use peerpool::wire::{Control, Goodbye, GoodbyeReason, MessageHeader, Native, Protocol};
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use crate::harness::*;
 use crate::toy::Toy;
 
-async fn the_other_end_is_told_goodbye<D: Dialect>(dialect: D, drain: bool) {
+async fn the_other_end_is_told_goodbye<D: Protocol>(dialect: D, drain: bool) {
     let side = Side::new(dialect);
     let (near, far) = pipe(1024);
     let ear = Ear::new();
@@ -25,13 +25,13 @@ async fn the_other_end_is_told_goodbye<D: Dialect>(dialect: D, drain: bool) {
     }
     let goodbye = Goodbye::new(GoodbyeReason::Shutdown).retry_after(Duration::from_secs(7));
     if drain {
-        closing.link.drain(Departure::Shutdown, Some(goodbye), Duration::from_secs(10));
+        closing.link.drain(DisconnectReason::Shutdown, Some(goodbye), Duration::from_secs(10));
     } else {
-        closing.link.close(Departure::Shutdown, Some(goodbye));
+        closing.link.close(DisconnectReason::Shutdown, Some(goodbye));
     }
     assert!(matches!(closing.link.send(Message::new(1, "late")), Err(SendError::Closed(_))));
-    assert!(matches!(told.end().await, End::Goodbye(got) if got == goodbye));
-    assert!(matches!(closing.end().await, End::Closed(Departure::Shutdown)));
+    assert!(matches!(told.end().await, CloseReason::Goodbye(got) if got == goodbye));
+    assert!(matches!(closing.end().await, CloseReason::Closed(DisconnectReason::Shutdown)));
     assert_eq!(ear.count(|one| *one == Heard::Goodbye(goodbye)), 1);
     let got = ear.kinds();
     if drain {
@@ -57,7 +57,7 @@ async fn a_drain_that_takes_too_long_still_says_goodbye() {
     let running = side.start(near, Ear::new());
     let goodbye = Goodbye::new(GoodbyeReason::Shutdown);
     running.link.send(Message::new(1, vec![0; 100_000])).unwrap();
-    running.link.drain(Departure::Shutdown, Some(goodbye), Duration::from_secs(1));
+    running.link.drain(DisconnectReason::Shutdown, Some(goodbye), Duration::from_secs(1));
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let mut far = side.by_hand(far);
     let said = far.rest().await;
@@ -77,11 +77,11 @@ async fn a_peer_that_never_reads_holds_up_no_close_and_no_drain() {
         let begun = Instant::now();
         let goodbye = Some(Goodbye::new(GoodbyeReason::Closed));
         if drain {
-            running.link.drain(Departure::Requested, goodbye, Duration::from_secs(3));
+            running.link.drain(DisconnectReason::Requested, goodbye, Duration::from_secs(3));
         } else {
-            running.link.close(Departure::Requested, goodbye);
+            running.link.close(DisconnectReason::Requested, goodbye);
         }
-        assert!(matches!(running.end().await, End::Closed(Departure::Requested)));
+        assert!(matches!(running.end().await, CloseReason::Closed(DisconnectReason::Requested)));
         let took = begun.elapsed();
         assert!(took <= Duration::from_millis(if drain { 3_600 } else { 600 }), "{took:?}");
     }
@@ -93,7 +93,7 @@ async fn no_length_of_a_drain_is_too_long() {
     let (near, far) = pipe(64);
     let running = side.start(near, Ear::new());
     running.link.send(Message::new(1, vec![0; 10_000])).unwrap();
-    running.link.drain(Departure::Requested, None, Duration::MAX);
+    running.link.drain(DisconnectReason::Requested, None, Duration::MAX);
     let mut far = side.by_hand(far);
     assert_eq!(far.rest().await.len(), 1);
     drop(far);
@@ -111,7 +111,7 @@ async fn two_ends_that_drain_at_each_other_do_not_block_each_other() {
             running.link.send(Message::new(n, vec![0; 1_000])).unwrap();
         }
         running.link.drain(
-            Departure::Shutdown,
+            DisconnectReason::Shutdown,
             Some(Goodbye::new(GoodbyeReason::Shutdown)),
             Duration::from_secs(60),
         );
@@ -138,13 +138,13 @@ async fn a_request_that_comes_during_a_drain_gets_its_first_poll() {
     });
     let running = side.start(near, ear);
     running.link.send(Message::new(1, vec![0; 100_000])).unwrap();
-    running.link.drain(Departure::Shutdown, None, Duration::from_secs(60));
+    running.link.drain(DisconnectReason::Shutdown, None, Duration::from_secs(60));
     settle().await;
     let mut far = side.by_hand(far);
     far.ask(1, 1, b"?").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let said = far.rest().await;
-    let answered = |item: &Item| matches!(item, Item::Message(_, Head::Response { id: 1, .. }, body) if body == "still here");
+    let answered = |item: &Item| matches!(item, Item::Message(_, MessageHeader::Response { id: 1, .. }, body) if body == "still here");
     assert!(said.iter().any(answered), "{}", said.len());
     drop(far);
     running.end().await;
@@ -166,8 +166,8 @@ async fn garbage_ends_with_a_typed_reason_and_a_goodbye() {
         assert!(matches!(&said[..], [item] if told(item)), "{bytes:?}: {said:?}");
         drop(far);
         let end = running.end().await;
-        assert!(matches!(end, End::Wire(_)), "{end:?}");
-        assert_eq!(end.departure(), Departure::Protocol);
+        assert!(matches!(end, CloseReason::Wire(_)), "{end:?}");
+        assert_eq!(end.departure(), DisconnectReason::Protocol);
     }
     let (near, far) = pipe(1024);
     let running = toy.start(near, Ear::new());
@@ -175,7 +175,7 @@ async fn garbage_ends_with_a_typed_reason_and_a_goodbye() {
     far.send(b"\x00\x05what?").await;
     far.rest().await;
     drop(far);
-    assert!(matches!(running.end().await, End::Wire(_)));
+    assert!(matches!(running.end().await, CloseReason::Wire(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,7 +184,7 @@ async fn an_end_a_reset_and_a_reaper_are_told_apart() {
     let (near, far) = pipe(1024);
     let running = side.start(near, Ear::new());
     drop(far);
-    assert!(matches!(running.end().await, End::Eof));
+    assert!(matches!(running.end().await, CloseReason::Eof));
 
     let net = peerpool::transport::MemoryNet::new(1);
     let ips = ["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
@@ -193,8 +193,8 @@ async fn an_end_a_reset_and_a_reaper_are_told_apart() {
     settle().await;
     net.cut_all();
     let end = running.end().await;
-    assert!(matches!(end, End::Io(_)));
-    assert_eq!(end.departure(), Departure::Lost);
+    assert!(matches!(end, CloseReason::Io(_)));
+    assert_eq!(end.departure(), DisconnectReason::Lost);
 
     let (near, far) = pipe(1024);
     let ear = Ear::new();
@@ -207,7 +207,7 @@ async fn an_end_a_reset_and_a_reaper_are_told_apart() {
         matches!(&said[..], [Item::Control(Control::Goodbye(bye))] if bye.reason == GoodbyeReason::Stale)
     );
     drop(far);
-    assert!(matches!(running.end().await, End::Reaped));
+    assert!(matches!(running.end().await, CloseReason::Reaped));
 }
 
 /// A peer that was closed for a reason is told that reason, also if one of its frames comes in at the same moment.
@@ -215,14 +215,14 @@ async fn an_end_a_reset_and_a_reaper_are_told_apart() {
 async fn the_reason_of_a_close_wins_over_a_frame_that_finds_the_peer_departed() {
     let side = Side::new(Native::default());
     let (near, far) = pipe(1024);
-    let known: Arc<std::sync::OnceLock<Arc<peerpool::connection::Link>>> = Arc::default();
+    let known: Arc<std::sync::OnceLock<Arc<peerpool::connection::Connection>>> = Arc::default();
     let (own, reaped) = (Arc::clone(&known), Arc::new(std::sync::Mutex::new(None::<Ear>)));
     let host = Arc::clone(&reaped);
     let ear = Ear::new().on_event(move |_, _, _| {
         // As the pool does it: the peer departs, then its connection is closed.
         host.lock().unwrap().as_ref().unwrap().reaped.store(true, Ordering::Relaxed);
         let goodbye = Some(Goodbye::new(GoodbyeReason::Duplicate));
-        own.get().unwrap().close(Departure::Collision, goodbye);
+        own.get().unwrap().close(DisconnectReason::Collision, goodbye);
         Handled::Done
     });
     *reaped.lock().unwrap() = Some(ear.clone());
@@ -236,7 +236,7 @@ async fn the_reason_of_a_close_wins_over_a_frame_that_finds_the_peer_departed() 
         "{said:?}"
     );
     drop(far);
-    assert!(matches!(running.end().await, End::Closed(Departure::Collision)));
+    assert!(matches!(running.end().await, CloseReason::Closed(DisconnectReason::Collision)));
     *reaped.lock().unwrap() = None;
 }
 
@@ -250,7 +250,7 @@ async fn the_owner_hears_that_a_link_ends_before_it_lingers() {
     far.send(&[0xff; 64]).await;
     settle().await;
     assert!(!running.task.is_finished(), "it lingers so that the goodbye is read");
-    assert_eq!(ear.count(|one| *one == Heard::Leaving(Departure::Protocol)), 1);
+    assert_eq!(ear.count(|one| *one == Heard::Leaving(DisconnectReason::Protocol)), 1);
     drop(far);
     running.end().await;
 }
@@ -274,7 +274,7 @@ async fn a_probe_ends_with_its_link_and_a_ping_measures() {
     let link = Arc::clone(&running.link);
     let probe = tokio::spawn(async move { link.probe().await });
     settle().await;
-    running.link.close(Departure::Requested, None);
+    running.link.close(DisconnectReason::Requested, None);
     drop(far);
     assert_eq!(probe.await.unwrap(), None);
     assert_eq!(running.link.probe().await, None);
@@ -309,7 +309,7 @@ async fn whoever_answers_a_ping_has_answered_all_before_it_however_many() {
     far.send(&side.control(&Control::Pong { token: last })).await;
     assert!(last_probe.await.unwrap().is_some());
     assert!(!running.link.ping_open());
-    running.link.close(Departure::Requested, None);
+    running.link.close(DisconnectReason::Requested, None);
     drop(far);
     running.end().await;
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use peerpool::base::Lane;
-use peerpool::connection::{Handled, LinkConfig, Message};
-use peerpool::pool::Departure;
+use peerpool::connection::{ConnectionConfig, Handled, Message};
+use peerpool::pool::DisconnectReason;
 use peerpool::wire::Native;
 
 use crate::harness::{ByHand, Ear, Heard, Item, Plan, Running, Side, pipe, settle};
@@ -92,7 +92,7 @@ async fn a_peer_that_takes_bulk_and_never_says_so_has_stalled() {
                 settle().await;
             }
         }
-        let now = peerpool::connection::Host::now(&ear);
+        let now = peerpool::connection::ConnectionHandler::now(&ear);
         assert!(link.stalled(now) >= Duration::from_secs(25), "{:?}, beside: {beside}", link.stalled(now));
         // Any answer is progress.
         let mut far = side.by_hand(far);
@@ -110,7 +110,7 @@ async fn a_link_that_drains_sends_the_bulk_that_was_held_back() {
     let running = side.start(near, Ear::new());
     running.link.send(block()).unwrap();
     settle().await;
-    running.link.drain(Departure::Shutdown, None, Duration::from_secs(10));
+    running.link.drain(DisconnectReason::Shutdown, None, Duration::from_secs(10));
     settle().await;
     let mut far = side.by_hand(far);
     let all = far.rest().await;
@@ -155,7 +155,7 @@ async fn a_dialect_whose_pings_carry_no_token_is_not_bounded() {
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_fills_its_own_inbox_may_wait_for_bulk_to_be_sent() {
-    let config = LinkConfig { inbox_messages: 8, ..LinkConfig::default() };
+    let config = ConnectionConfig { inbox_messages: 8, ..ConnectionConfig::default() };
     let side = Side::with(Native::default(), Plan { link: config, ..Plan::default() });
     let (near, far) = pipe(64 << 20);
     let ear = Ear::new().on_event(|_, _, _| Handled::later(std::future::pending()));
@@ -173,5 +173,5 @@ async fn a_handler_that_fills_its_own_inbox_may_wait_for_bulk_to_be_sent() {
     for _ in 0..2 {
         assert_eq!(kind_of(&far.message().await.unwrap()), Some(1));
     }
-    assert_eq!(running.link.stalled(peerpool::connection::Host::now(&ear)), Duration::ZERO);
+    assert_eq!(running.link.stalled(peerpool::connection::ConnectionHandler::now(&ear)), Duration::ZERO);
 }

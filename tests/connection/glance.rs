@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use peerpool::base::{ConnId, Lane};
 use peerpool::broadcast::{Appended, Receipt};
-use peerpool::connection::{End, Host, Message, Opening, Prepared, Setup};
+use peerpool::connection::{
+    CloseReason, ConnectionBuilder, ConnectionHandler, ConnectionSetup, Message, StreamStart,
+};
 use peerpool::transport::Stream;
-use peerpool::wire::{Decoder, Dialect, Head, Native, Step};
+use peerpool::wire::{DecodeStep, Decoder, MessageHeader, Native, Protocol};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
 
@@ -70,7 +72,7 @@ impl Tight {
             let step = decoder.step(bytes).expect("legal bytes");
             let used = step.used();
             match step {
-                Step::Message { head: Head::Event { kind }, payload, .. } => {
+                DecodeStep::Message { head: MessageHeader::Event { kind }, payload, .. } => {
                     events.push((kind, payload.into_bytes().to_vec()));
                 }
                 other => panic!("{other:?}"),
@@ -247,7 +249,7 @@ async fn what_came_over_the_connection_that_a_link_replaces_is_not_written_back_
     let positions = Lane::ALL.into_iter().filter_map(|lane| before.link.view(lane));
     let positions: Vec<_> = positions.map(|view| view.resume()).collect();
     let id = ConnId::new(99).unwrap();
-    let prepared = Prepared::new(Setup {
+    let prepared = ConnectionBuilder::new(ConnectionSetup {
         id,
         dialect: Arc::clone(&side.dialect),
         common: Arc::clone(&side.common),
@@ -257,7 +259,7 @@ async fn what_came_over_the_connection_that_a_link_replaces_is_not_written_back_
     });
     let stream = Tight::default();
     stream.open(usize::MAX, true);
-    let _task = tokio::spawn(prepared.start(stream.clone(), Ear::new(), Opening::default()));
+    let _task = tokio::spawn(prepared.start(stream.clone(), Ear::new(), StreamStart::default()));
     settle().await;
     for (kind, origin) in [(1, None), (2, Some(before.link.id())), (3, Some(id)), (4, None)] {
         side.log(Lane::Normal).append(&side.event(Lane::Normal, kind, &body(kind)), origin).unwrap();
@@ -280,7 +282,7 @@ async fn a_stream_that_fails_at_a_glance_ends_the_link() {
         let end = running.end().await;
         let kind =
             if failure == Failure::NoByte { io::ErrorKind::WriteZero } else { io::ErrorKind::BrokenPipe };
-        assert!(matches!(&end, End::Io(error) if error.kind() == kind), "{failure:?}: {end:?}");
+        assert!(matches!(&end, CloseReason::Io(error) if error.kind() == kind), "{failure:?}: {end:?}");
         assert_eq!(view.status_of(&appended), Receipt::LeftBefore, "{failure:?}");
     }
 }
@@ -320,7 +322,7 @@ async fn a_receipt_says_what_was_flushed_before_the_link_ended() {
         assert!(stream.taken() >= len);
         let [urgent, normal] = [Lane::Urgent, Lane::Normal].map(|lane| running.link.view(lane).unwrap());
         if fails {
-            assert!(matches!(running.end().await, End::Io(_)));
+            assert!(matches!(running.end().await, CloseReason::Io(_)));
         } else {
             running.task.abort();
             assert!(running.task.await.is_err());

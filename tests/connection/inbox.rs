@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use peerpool::base::Lane;
-use peerpool::connection::{End, Handled, Link, LinkConfig, Message};
-use peerpool::wire::{Control, Dialect, Head, Native, Status};
+use peerpool::connection::{CloseReason, Connection, ConnectionConfig, Handled, Message};
+use peerpool::wire::{Control, MessageHeader, Native, Protocol, Status};
 
 use crate::harness::*;
 use crate::toy::Toy;
 
-async fn events_run_one_at_a_time_in_order<D: Dialect>(dialect: D) {
+async fn events_run_one_at_a_time_in_order<D: Protocol>(dialect: D) {
     let side = Side::new(dialect);
     let (near, far) = pipe(64 * 1024);
     let busy = Arc::new(AtomicUsize::new(0));
@@ -48,8 +48,8 @@ async fn events_run_one_at_a_time_in_order_toy() {
 }
 
 /// A full inbox pauses reading, and only that; when half is done it goes on, and nothing is lost.
-async fn a_full_inbox_pauses_reading_and_resumes<D: Dialect>(dialect: D) {
-    let link = LinkConfig { inbox_messages: 8, ..LinkConfig::default() };
+async fn a_full_inbox_pauses_reading_and_resumes<D: Protocol>(dialect: D) {
+    let link = ConnectionConfig { inbox_messages: 8, ..ConnectionConfig::default() };
     let side = Side::with(dialect, Plan { link, ..Plan::default() });
     let (near, far) = pipe(256);
     let go = Arc::new(tokio::sync::Semaphore::new(0));
@@ -95,7 +95,7 @@ async fn a_full_inbox_pauses_reading_and_resumes_toy() {
 
 #[tokio::test(start_paused = true)]
 async fn an_inbox_full_of_bytes_pauses_too() {
-    let link = LinkConfig { inbox_bytes: 10_000, ..LinkConfig::default() };
+    let link = ConnectionConfig { inbox_bytes: 10_000, ..ConnectionConfig::default() };
     let side = Side::with(Native::default(), Plan { link, ..Plan::default() });
     let (near, far) = pipe(64 * 1024);
     let ear = Ear::new().on_event(|_, _, _| Handled::later(tokio::time::sleep(Duration::from_secs(1))));
@@ -122,8 +122,8 @@ async fn while_a_handler_sleeps_control_and_responses_are_parsed() {
     ear.until_events(1).await;
     let link = Arc::clone(&running.link);
     let asking = tokio::spawn(async move { link.request(Message::new(3, "?"), WAIT).await });
-    let Some(Item::Message(_, Head::Request { id, .. }, _)) = far.message().await else { panic!() };
-    far.send(&side.encode(Lane::Normal, &Head::Response { id, status: Status::Ok }, b"!")).await;
+    let Some(Item::Message(_, MessageHeader::Request { id, .. }, _)) = far.message().await else { panic!() };
+    far.send(&side.encode(Lane::Normal, &MessageHeader::Response { id, status: Status::Ok }, b"!")).await;
     assert_eq!(asking.await.unwrap().unwrap(), "!");
     for minute in 0..100 {
         // Far past any stale time: every frame still counts as a sign of life.
@@ -162,7 +162,8 @@ async fn requests_run_beside_events_and_at_most_sixteen_at_a_time() {
     assert_eq!(running.link.waiting().answering, 16);
     let mut answered = std::collections::BTreeSet::new();
     for _ in 0..50 {
-        let Some(Item::Message(_, Head::Response { id, status: Status::Ok }, body)) = far.message().await
+        let Some(Item::Message(_, MessageHeader::Response { id, status: Status::Ok }, body)) =
+            far.message().await
         else {
             panic!()
         };
@@ -175,7 +176,7 @@ async fn requests_run_beside_events_and_at_most_sixteen_at_a_time() {
 }
 
 /// A cell for a link that its own host needs to know.
-type Known = Arc<OnceLock<Arc<Link>>>;
+type Known = Arc<OnceLock<Arc<Connection>>>;
 
 /// Answers `kind` 0; for an event asks back and reports what came.
 fn asks_back(known: &Known, got: &Arc<Mutex<Vec<String>>>) -> Ear {
@@ -209,7 +210,7 @@ async fn handlers_that_ask_each_other_from_both_ends_do_not_deadlock() {
     assert!(got.iter().all(|answer| answer.contains("from a handler")), "{got:?}");
 }
 
-async fn a_panic_costs_that_one_link<D: Dialect>(dialect: D, when: &'static str) {
+async fn a_panic_costs_that_one_link<D: Protocol>(dialect: D, when: &'static str) {
     let side = Side::new(dialect);
     let (near, far) = pipe(1024);
     let (near_too, far_too) = pipe(1024);
@@ -227,7 +228,7 @@ async fn a_panic_costs_that_one_link<D: Dialect>(dialect: D, when: &'static str)
     let said = far.rest().await;
     assert!(matches!(said[..], [Item::Control(Control::Goodbye(_))]), "{said:?}");
     drop(far);
-    assert!(matches!(running.end().await, End::HandlerPanic));
+    assert!(matches!(running.end().await, CloseReason::HandlerPanic));
     far_too.send(&side.event(Lane::Normal, 2, b"x")).await;
     ear.until_events(2).await;
     assert!(other.link.is_open());
@@ -250,7 +251,7 @@ async fn a_handler_that_sends_and_closes_its_own_link_is_legal() {
     let ear = Ear::new().on_event(move |_, _, _| {
         let link = own.get().unwrap();
         link.send(Message::new(2, "last words").urgent()).unwrap();
-        link.drain(peerpool::pool::Departure::Requested, None, Duration::from_secs(1));
+        link.drain(peerpool::pool::DisconnectReason::Requested, None, Duration::from_secs(1));
         Handled::Done
     });
     let running = side.start(near, ear);
@@ -258,7 +259,10 @@ async fn a_handler_that_sends_and_closes_its_own_link_is_legal() {
     let mut far = side.by_hand(far);
     far.send(&side.event(Lane::Normal, 1, b"x")).await;
     let said = far.rest().await;
-    assert!(matches!(&said[..], [Item::Message(Lane::Urgent, Head::Event { kind: 2 }, _)]), "{said:?}");
+    assert!(
+        matches!(&said[..], [Item::Message(Lane::Urgent, MessageHeader::Event { kind: 2 }, _)]),
+        "{said:?}"
+    );
     drop(far);
-    assert!(matches!(running.end().await, End::Closed(peerpool::pool::Departure::Requested)));
+    assert!(matches!(running.end().await, CloseReason::Closed(peerpool::pool::DisconnectReason::Requested)));
 }

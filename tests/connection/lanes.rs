@@ -4,22 +4,22 @@ use std::time::Duration;
 
 use peerpool::base::Lane;
 use peerpool::broadcast::LagPolicy;
-use peerpool::connection::state::StateKey;
-use peerpool::connection::{LinkConfig, Message};
-use peerpool::wire::{Control, Dialect, Head, Native, WireLimits};
+use peerpool::broadcast::state::StateKey;
+use peerpool::connection::{ConnectionConfig, Message};
+use peerpool::wire::{Control, MessageHeader, Native, Protocol, WireLimits};
 
 use crate::harness::*;
 use crate::toy::Toy;
 
 pub(crate) fn kind_of(item: &Item) -> Option<u16> {
     match item {
-        Item::Message(_, Head::Event { kind }, _) => Some(*kind),
+        Item::Message(_, MessageHeader::Event { kind }, _) => Some(*kind),
         _ => None,
     }
 }
 
-async fn everything_arrives_whole_and_in_order<D: Dialect>(dialect: D, largest: usize) {
-    let link = LinkConfig { outbox_bytes: 64 << 20, ..LinkConfig::default() };
+async fn everything_arrives_whole_and_in_order<D: Protocol>(dialect: D, largest: usize) {
+    let link = ConnectionConfig { outbox_bytes: 64 << 20, ..ConnectionConfig::default() };
     let side = Side::with(dialect, Plan { link, ring: 64 << 20, ..Plan::default() });
     let (near, far) = pipe(8 * 1024);
     let ear = Ear::new();
@@ -61,7 +61,7 @@ async fn messages_of_every_size_arrive_whole_and_in_order_toy() {
 }
 
 /// Frames too long for the rest of one to be kept as a copy: nothing may come between their parts.
-async fn nothing_comes_between_the_parts_of_a_long_frame<D: Dialect>(dialect: D) {
+async fn nothing_comes_between_the_parts_of_a_long_frame<D: Protocol>(dialect: D) {
     let side = Side::new(dialect);
     for room in [1_000, 3_000, 11_000] {
         let (near, far) = pipe(room);
@@ -80,11 +80,11 @@ async fn nothing_comes_between_the_parts_of_a_long_frame<D: Dialect>(dialect: D)
             settle().await;
             loop {
                 match far.message().await.expect("not the end") {
-                    Item::Message(_, Head::Event { kind }, body) if kind == n => {
+                    Item::Message(_, MessageHeader::Event { kind }, body) if kind == n => {
                         assert!(body == vec![n as u8; 30_000], "glued");
                         break;
                     }
-                    Item::Message(_, Head::Event { kind }, body) => {
+                    Item::Message(_, MessageHeader::Event { kind }, body) => {
                         assert!(kind >= 500, "{kind}");
                         assert!(body.len() < 10);
                     }
@@ -179,7 +179,7 @@ async fn log_and_queue_take_turns(lane: Lane) {
 }
 
 /// The next message, unless the link runs and runs and sends none.
-async fn soon<D: Dialect>(far: &mut ByHand<D, tokio::io::DuplexStream>) -> Option<u16> {
+async fn soon<D: Protocol>(far: &mut ByHand<D, tokio::io::DuplexStream>) -> Option<u16> {
     let patience = async {
         for _ in 0..20_000 {
             tokio::task::yield_now().await;
@@ -349,8 +349,8 @@ async fn a_lagging_link_skips_whole_messages_counts_them_and_aborts_an_open_one(
                 // Everything it can get has come; a last one shows that the lane goes on.
                 side.broadcast(Lane::Normal, 999, b"after");
             }
-            Ok(Some(Item::Message(_, Head::Event { kind: 999 }, body))) => break body,
-            Ok(Some(Item::Message(_, Head::Event { kind }, body))) => {
+            Ok(Some(Item::Message(_, MessageHeader::Event { kind: 999 }, body))) => break body,
+            Ok(Some(Item::Message(_, MessageHeader::Event { kind }, body))) => {
                 assert!(body == vec![kind as u8; if kind == 0 { 100_000 } else { 30_000 }], "glued: {kind}");
                 got.push(kind);
             }
@@ -378,7 +378,7 @@ async fn a_lagging_link_of_a_class_that_may_not_miss_ends() {
     }
     let mut far = side.by_hand(far);
     far.rest().await;
-    assert!(matches!(running.end().await, peerpool::connection::End::TooSlow(Lane::Urgent)));
+    assert!(matches!(running.end().await, peerpool::connection::CloseReason::TooSlow(Lane::Urgent)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -404,7 +404,7 @@ async fn a_new_link_is_told_the_newest_of_every_key_before_anything_else_and_ver
     }
     let mut newest = None;
     while newest != Some(49) {
-        if let Item::Message(_, Head::Event { kind: 1 }, body) = far.message().await.unwrap() {
+        if let Item::Message(_, MessageHeader::Event { kind: 1 }, body) = far.message().await.unwrap() {
             let version = std::str::from_utf8(&body).unwrap().parse::<u32>().unwrap();
             assert!(newest < Some(version));
             newest = Some(version);
@@ -431,7 +431,7 @@ async fn state_that_is_set_all_the_time_leaves_an_urgent_message_its_turn(size: 
     let (mut before, mut since) = (0, 0);
     loop {
         match far.message().await.unwrap() {
-            Item::Message(_, Head::Event { kind: 1 }, _) => break,
+            Item::Message(_, MessageHeader::Event { kind: 1 }, _) => break,
             Item::Message(_, _, body) => since += body.len(),
             other => panic!("{other:?}"),
         }
@@ -478,7 +478,7 @@ async fn the_last_append_before_silence_reaches_every_parked_link() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_link_holds_nothing_and_wakes_for_nothing() {
-    let side = Side::with(Native::default(), Plan { link: LinkConfig::default(), ..Plan::default() });
+    let side = Side::with(Native::default(), Plan { link: ConnectionConfig::default(), ..Plan::default() });
     let (near, far) = pipe(1024);
     let ear = Ear::new();
     let running = side.start(near, ear.clone());

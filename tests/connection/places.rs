@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerpool::base::Lane;
-use peerpool::connection::{Handled, LinkConfig, Message, RequestError, Responder, SendError};
+use peerpool::connection::{ConnectionConfig, Handled, Message, RequestError, Responder, SendError};
 use peerpool::timecoin::wire::{Kind, NetworkMessage, Software, TimeCoin, UNKNOWN};
-use peerpool::wire::{Control, EncodeError, Head, Status};
+use peerpool::wire::{Control, EncodeError, MessageHeader, Status};
 
 use crate::harness::*;
 
@@ -50,7 +50,7 @@ fn events(ear: &Ear) -> Vec<Bytes> {
 
 async fn asked<S: peerpool::transport::Stream>(far: &mut ByHand<TimeCoin, S>) -> Bytes {
     match far.message().await {
-        Some(Item::Message(_, Head::Request { .. }, body)) => body,
+        Some(Item::Message(_, MessageHeader::Request { .. }, body)) => body,
         other => panic!("{other:?}"),
     }
 }
@@ -162,7 +162,7 @@ async fn a_question_given_up_before_it_was_sent_leaves_its_place_open() {
     let _ = asking.await;
     assert_eq!(running.link.waiting(), peerpool::connection::Waiting::default());
     let mut far = side.by_hand(far);
-    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Event { .. }, _))));
+    assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Event { .. }, _))));
     let again = ask(&running, &block_request(2), WAIT);
     assert_eq!(asked(&mut far).await, text(&block_request(2)));
     far.send(&frame(&block(2))).await;
@@ -221,7 +221,7 @@ async fn a_kind_that_the_dialect_has_no_word_for_comes_back_and_is_not_dropped_u
     }
     running.link.send(Message::new(Kind::ALL.len() as u16 - 1, text(&block(1)))).unwrap();
     assert!(
-        matches!(far.message().await, Some(Item::Message(_, Head::Event { .. }, body)) if body == text(&block(1)))
+        matches!(far.message().await, Some(Item::Message(_, MessageHeader::Event { .. }, body)) if body == text(&block(1)))
     );
 }
 
@@ -350,7 +350,10 @@ async fn whoever_leaves_the_queue_gives_away_no_turn_but_its_own() {
 
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_questions_of_one_place_pauses_reading_and_loses_none() {
-    let plan = Plan { link: LinkConfig { inbox_messages: 4, ..LinkConfig::default() }, ..Plan::default() };
+    let plan = Plan {
+        link: ConnectionConfig { inbox_messages: 4, ..ConnectionConfig::default() },
+        ..Plan::default()
+    };
     let side = Side::with(TimeCoin::testnet(Software::default()), plan);
     let (near, far) = pipe(256);
     let ear = Ear::new().on_request(|_, body, responder| {
@@ -382,7 +385,10 @@ async fn a_flood_of_questions_of_one_place_pauses_reading_and_loses_none() {
 
 #[tokio::test(start_paused = true)]
 async fn a_question_that_found_no_room_leaves_its_place_open() {
-    let plan = Plan { link: LinkConfig { outbox_messages: 1, ..LinkConfig::default() }, ..Plan::default() };
+    let plan = Plan {
+        link: ConnectionConfig { outbox_messages: 1, ..ConnectionConfig::default() },
+        ..Plan::default()
+    };
     let side = Side::with(TimeCoin::testnet(Software::default()), plan);
     let (near, far) = pipe(16);
     let running = side.start(near, Ear::new());

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peerpool::base::Lane;
-use peerpool::connection::{AnswerError, End, Handled, LinkConfig, Message, RequestError, Responder};
-use peerpool::pool::Departure;
-use peerpool::wire::{Control, Head, Native, Status};
+use peerpool::connection::{
+    AnswerError, CloseReason, ConnectionConfig, Handled, Message, RequestError, Responder,
+};
+use peerpool::pool::DisconnectReason;
+use peerpool::wire::{Control, MessageHeader, Native, Status};
 
 use crate::harness::*;
 
 fn request_of(item: Option<Item>) -> u32 {
     match item {
-        Some(Item::Message(_, Head::Request { id, .. }, _)) => id,
+        Some(Item::Message(_, MessageHeader::Request { id, .. }, _)) => id,
         other => panic!("{other:?}"),
     }
 }
@@ -31,20 +33,29 @@ async fn a_dropped_request_that_was_sent_is_cancelled_and_its_late_answer_reache
     let id = request_of(far.message().await);
     asking.abort();
     assert!(
-        matches!(far.message().await, Some(Item::Message(_, Head::Cancel { id: gone }, _)) if gone == id)
+        matches!(far.message().await, Some(Item::Message(_, MessageHeader::Cancel { id: gone }, _)) if gone == id)
     );
     assert_eq!(running.link.waiting().requests, 0);
-    far.send(&side.encode(Lane::Normal, &Head::Response { id, status: Status::Ok }, b"late")).await;
+    far.send(&side.encode(Lane::Normal, &MessageHeader::Response { id, status: Status::Ok }, b"late")).await;
     let again = tokio::spawn({
         let link = Arc::clone(&running.link);
         async move { link.request(Message::new(1, "again"), WAIT).await }
     });
     let second = request_of(far.message().await);
     assert_ne!(id, second);
-    far.send(&side.encode(Lane::Normal, &Head::Response { id, status: Status::Ok }, b"later")).await;
-    far.send(&side.encode(Lane::Normal, &Head::Response { id: 77_777, status: Status::Ok }, b"foreign"))
-        .await;
-    far.send(&side.encode(Lane::Normal, &Head::Response { id: second, status: Status::Ok }, b"right")).await;
+    far.send(&side.encode(Lane::Normal, &MessageHeader::Response { id, status: Status::Ok }, b"later")).await;
+    far.send(&side.encode(
+        Lane::Normal,
+        &MessageHeader::Response { id: 77_777, status: Status::Ok },
+        b"foreign",
+    ))
+    .await;
+    far.send(&side.encode(
+        Lane::Normal,
+        &MessageHeader::Response { id: second, status: Status::Ok },
+        b"right",
+    ))
+    .await;
     assert_eq!(again.await.unwrap().unwrap(), "right");
 }
 
@@ -64,8 +75,8 @@ async fn a_dropped_request_that_was_not_sent_is_taken_back() {
     assert_eq!(running.link.waiting(), peerpool::connection::Waiting::default());
     running.link.send(Message::new(3, "next")).unwrap();
     let mut far = side.by_hand(far);
-    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Event { kind: 1 }, _))));
-    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Event { kind: 3 }, _))));
+    assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Event { kind: 1 }, _))));
+    assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Event { kind: 3 }, _))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -80,7 +91,12 @@ async fn a_timeout_removes_its_own_waiter_only() {
     let hasty = running.link.request(Message::new(1, "b"), Duration::from_secs(1)).await;
     assert!(matches!(hasty, Err(RequestError::Timeout)));
     assert_eq!(running.link.waiting().requests, 1);
-    far.send(&side.encode(Lane::Bulk, &Head::Response { id: patient_id, status: Status::Ok }, b"ok")).await;
+    far.send(&side.encode(
+        Lane::Bulk,
+        &MessageHeader::Response { id: patient_id, status: Status::Ok },
+        b"ok",
+    ))
+    .await;
     assert_eq!(patient.await.unwrap().unwrap(), "ok");
     let forever = running.link.request(Message::new(1, "c"), Duration::MAX);
     assert!(
@@ -142,10 +158,10 @@ async fn cancels_do_not_make_room_for_more_requests_than_the_bound() {
     let mut far = side.by_hand(far);
     for id in 0..100 {
         far.ask(id, 1, b"").await;
-        far.send(&side.encode(Lane::Normal, &Head::Cancel { id }, b"")).await;
+        far.send(&side.encode(Lane::Normal, &MessageHeader::Cancel { id }, b"")).await;
     }
     settle().await;
-    let most = LinkConfig::default().requests;
+    let most = ConnectionConfig::default().requests;
     assert_eq!((open.lock().unwrap().len(), running.link.waiting().answering), (most, most));
     assert!(open.lock().unwrap().iter().all(|(_, responder)| !responder.is_wanted()));
     // What is wanted is begun as soon as those are gone.
@@ -156,7 +172,10 @@ async fn cancels_do_not_make_room_for_more_requests_than_the_bound() {
     let (body, responder) = open.lock().unwrap().pop().unwrap();
     assert_eq!(body, "wanted");
     responder.answer("yes").unwrap();
-    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Response { id: 200, .. }, _))));
+    assert!(matches!(
+        far.message().await,
+        Some(Item::Message(_, MessageHeader::Response { id: 200, .. }, _))
+    ));
     assert_eq!(running.link.waiting().answering, 0);
 }
 
@@ -168,7 +187,7 @@ async fn an_answer_to_what_was_cancelled_is_not_given_to_a_later_request_of_its_
     let _running = side.start(near, ear);
     let mut far = side.by_hand(far);
     far.ask(2, 1, b"first").await;
-    far.send(&side.encode(Lane::Normal, &Head::Cancel { id: 2 }, b"")).await;
+    far.send(&side.encode(Lane::Normal, &MessageHeader::Cancel { id: 2 }, b"")).await;
     far.ask(2, 1, b"second").await;
     settle().await;
     let (second, first) = {
@@ -179,7 +198,7 @@ async fn an_answer_to_what_was_cancelled_is_not_given_to_a_later_request_of_its_
     assert!(!first.1.is_wanted() && second.1.is_wanted());
     assert!(matches!(first.1.answer("to the first"), Err(AnswerError::Unwanted(_))));
     second.1.answer("to the second").unwrap();
-    let Some(Item::Message(_, Head::Response { id: 2, .. }, body)) = far.message().await else {
+    let Some(Item::Message(_, MessageHeader::Response { id: 2, .. }, body)) = far.message().await else {
         panic!("no answer")
     };
     assert_eq!(body, "to the second");
@@ -224,18 +243,18 @@ async fn a_cancelled_request_stops_its_handler_and_an_answered_one_runs_to_its_e
     let mut far = side.by_hand(far);
     far.ask(1, 1, b"").await;
     far.ask(2, 2, b"").await;
-    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Response { id: 1, .. }, _))));
+    assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Response { id: 1, .. }, _))));
     // The first cancel crosses the answer on the line.
-    far.send(&side.encode(Lane::Normal, &Head::Cancel { id: 1 }, b"")).await;
-    far.send(&side.encode(Lane::Normal, &Head::Cancel { id: 2 }, b"")).await;
-    far.send(&side.encode(Lane::Normal, &Head::Cancel { id: 3 }, b"")).await;
+    far.send(&side.encode(Lane::Normal, &MessageHeader::Cancel { id: 1 }, b"")).await;
+    far.send(&side.encode(Lane::Normal, &MessageHeader::Cancel { id: 2 }, b"")).await;
+    far.send(&side.encode(Lane::Normal, &MessageHeader::Cancel { id: 3 }, b"")).await;
     settle().await;
     assert_eq!(*told.lock().unwrap(), ["stopped"], "the cancelled one only");
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(*told.lock().unwrap(), ["stopped", "finished", "stopped"]);
     assert_eq!(running.link.waiting().answering, 0);
     far.ask(2, 1, b"the id is free again").await;
-    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Response { id: 2, .. }, _))));
+    assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Response { id: 2, .. }, _))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -246,7 +265,7 @@ async fn a_pong_between_two_requests_does_not_let_a_cancel_of_the_one_stop_the_o
     let running = side.start(near, ear);
     let mut far = side.by_hand(far);
     far.ask(1, 1, b"").await;
-    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Response { id: 1, .. }, _))));
+    assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Response { id: 1, .. }, _))));
     running.link.ping();
     let Some(Item::Control(Control::Ping { token })) = far.message().await else { panic!("no ping") };
     far.send(&side.control(&Control::Pong { token })).await;
@@ -254,7 +273,7 @@ async fn a_pong_between_two_requests_does_not_let_a_cancel_of_the_one_stop_the_o
     assert!(!running.link.ping_open());
     far.ask(2, 2, b"").await;
     settle().await;
-    far.send(&side.encode(Lane::Normal, &Head::Cancel { id: 2 }, b"")).await;
+    far.send(&side.encode(Lane::Normal, &MessageHeader::Cancel { id: 2 }, b"")).await;
     settle().await;
     assert_eq!(*told.lock().unwrap(), ["stopped"], "the cancelled one only");
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -277,7 +296,7 @@ async fn one_request_id_twice_at_a_time_breaks_the_protocol() {
     far.ask(9, 1, b"").await;
     far.rest().await;
     drop(far);
-    assert!(matches!(running.end().await, End::RequestTwice(9)));
+    assert!(matches!(running.end().await, CloseReason::RequestTwice(9)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -295,9 +314,9 @@ async fn closing_fails_all_waiters_at_once() {
         settle().await;
         let begun = tokio::time::Instant::now();
         if drain {
-            running.link.drain(Departure::Requested, None, Duration::from_secs(5));
+            running.link.drain(DisconnectReason::Requested, None, Duration::from_secs(5));
         } else {
-            running.link.close(Departure::Requested, None);
+            running.link.close(DisconnectReason::Requested, None);
         }
         for one in asking {
             assert!(matches!(one.await.unwrap(), Err(RequestError::Closed | RequestError::NotSent(_))));
@@ -312,7 +331,7 @@ async fn closing_fails_all_waiters_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_bound_of_no_requests_at_a_time_is_a_bound_of_one() {
-    let link = LinkConfig { requests: 0, ..LinkConfig::default() };
+    let link = ConnectionConfig { requests: 0, ..ConnectionConfig::default() };
     let side = Side::with(Native::default(), Plan { link, ..Plan::default() });
     let (near, far) = pipe(64 * 1024);
     let answers = |_, _, responder: Responder| {
@@ -328,7 +347,7 @@ async fn a_bound_of_no_requests_at_a_time_is_a_bound_of_one() {
 
 #[tokio::test(start_paused = true)]
 async fn too_many_requests_are_refused_with_the_message() {
-    let link = LinkConfig { waiters: 4, ..LinkConfig::default() };
+    let link = ConnectionConfig { waiters: 4, ..ConnectionConfig::default() };
     let side = Side::with(Native::default(), Plan { link, ..Plan::default() });
     let (near, _far) = pipe(64 * 1024);
     let running = side.start(near, Ear::new());
@@ -402,7 +421,7 @@ async fn a_pipeline_hands_out_answers_as_they_come_each_with_its_number() {
         ids.push(request_of(far.message().await));
     }
     let answer = |at: usize, status, words: &[u8]| {
-        side.encode(Lane::Normal, &Head::Response { id: ids[at], status }, words)
+        side.encode(Lane::Normal, &MessageHeader::Response { id: ids[at], status }, words)
     };
     far.send(&answer(2, Status::Ok, b"two")).await;
     far.send(&answer(0, Status::Refused, b"none")).await;
@@ -437,10 +456,11 @@ async fn a_late_answer_costs_a_pipeline_that_one_request() {
     assert!(took >= within && took <= within + Duration::from_millis(1_100), "{took:?}");
     // The peer is told, and what comes after all reaches nobody.
     assert!(
-        matches!(far.message().await, Some(Item::Message(_, Head::Cancel { id: gone }, _)) if gone == first)
+        matches!(far.message().await, Some(Item::Message(_, MessageHeader::Cancel { id: gone }, _)) if gone == first)
     );
     for (id, words) in [(first, b"late"), (second, b"good")] {
-        far.send(&side.encode(Lane::Normal, &Head::Response { id, status: Status::Ok }, words)).await;
+        far.send(&side.encode(Lane::Normal, &MessageHeader::Response { id, status: Status::Ok }, words))
+            .await;
     }
     assert!(matches!(line.next().await, Some((1, Ok(words))) if words == "good"));
     assert!(line.next().await.is_none());
@@ -461,7 +481,7 @@ async fn a_pipeline_gives_up_what_nobody_answers_also_while_other_answers_keep_c
     let took = loop {
         line.ask(Message::new(1, "")).unwrap();
         let id = request_of(far.message().await);
-        far.send(&side.encode(Lane::Normal, &Head::Response { id, status: Status::Ok }, b"")).await;
+        far.send(&side.encode(Lane::Normal, &MessageHeader::Response { id, status: Status::Ok }, b"")).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         match line.next().await {
             Some((0, Err(RequestError::Timeout))) => break begun.elapsed(),
@@ -478,7 +498,10 @@ async fn a_pipeline_gives_up_what_nobody_answers_also_while_other_answers_keep_c
     }
     assert!(answered >= 9, "{answered}");
     let told = far.message().await;
-    assert!(matches!(told, Some(Item::Message(_, Head::Cancel { id }, _)) if id == silent), "{told:?}");
+    assert!(
+        matches!(told, Some(Item::Message(_, MessageHeader::Cancel { id }, _)) if id == silent),
+        "{told:?}"
+    );
     assert_eq!(running.link.waiting().requests, 0);
 }
 
@@ -497,16 +520,16 @@ async fn a_dropped_pipeline_takes_back_what_was_not_sent_and_cancels_what_was() 
     settle().await;
     drop(line);
     assert_eq!(running.link.waiting().requests, 0);
-    assert!(matches!(far.message().await, Some(Item::Message(_, Head::Event { kind: 9 }, _))));
+    assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Event { kind: 9 }, _))));
     assert!(
-        matches!(far.message().await, Some(Item::Message(_, Head::Cancel { id: gone }, _)) if gone == sent),
+        matches!(far.message().await, Some(Item::Message(_, MessageHeader::Cancel { id: gone }, _)) if gone == sent),
         "the second was never sent"
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_closing_link_fails_all_of_a_pipeline_and_a_full_one_hands_the_message_back() {
-    let link = LinkConfig { waiters: 2, ..LinkConfig::default() };
+    let link = ConnectionConfig { waiters: 2, ..ConnectionConfig::default() };
     let side = Side::with(Native::default(), Plan { link, ..Plan::default() });
     let (near, _far) = pipe(64 * 1024);
     let running = side.start(near, Ear::new());
@@ -515,7 +538,7 @@ async fn a_closing_link_fails_all_of_a_pipeline_and_a_full_one_hands_the_message
     line.ask(Message::new(2, "")).unwrap();
     let full = line.ask(Message::new(3, "third"));
     assert!(matches!(full, Err(RequestError::TooMany(back)) if back.payload == "third"));
-    running.link.close(Departure::Closed, None);
+    running.link.close(DisconnectReason::Closed, None);
     let mut failed = Vec::new();
     while let Some((number, answer)) = line.next().await {
         assert!(matches!(answer, Err(RequestError::Closed)));

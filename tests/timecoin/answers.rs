@@ -2,10 +2,10 @@
 
 use crate::samples::MESSAGES;
 use peerpool::timecoin::wire::{Kind, Software, TimeCoin, UNKNOWN};
-use peerpool::wire::{Correlate, Dialect};
+use peerpool::wire::{Protocol, ReplyMatcher};
 use std::sync::Arc;
 
-fn correlator() -> Arc<dyn Correlate> {
+fn correlator() -> Arc<dyn ReplyMatcher> {
     TimeCoin::testnet(Software::default()).correlator().unwrap()
 }
 

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use peerpool::base::Lane;
 use peerpool::timecoin::wire::{Kind, NetworkMessage, Software, TimeCoin, UNKNOWN};
 use peerpool::wire::{
-    Control, Decoder, Dialect, EncodeError, FrameKind, Head, Payload, Status, Step, WireError,
+    Control, DecodeStep, Decoder, EncodeError, FrameKind, MessageHeader, Payload, Protocol, Status, WireError,
 };
 
 const CAP: usize = 10_485_760;
@@ -21,14 +21,14 @@ fn frame(text: &[u8]) -> Vec<u8> {
 }
 
 fn event(kind: Kind, text: &str) -> Said {
-    said(Head::Event { kind: kind.code() }, text.as_bytes())
+    said(MessageHeader::Event { kind: kind.code() }, text.as_bytes())
 }
 
 fn unknown(text: &[u8]) -> Said {
-    said(Head::Event { kind: UNKNOWN }, text)
+    said(MessageHeader::Event { kind: UNKNOWN }, text)
 }
 
-fn said(head: Head, text: &[u8]) -> Said {
+fn said(head: MessageHeader, text: &[u8]) -> Said {
     Said::Message { lane: Lane::Normal, head, payload: Bytes::copy_from_slice(text) }
 }
 
@@ -67,21 +67,27 @@ fn captured_frames_are_heard_and_said_again_byte_for_byte() {
 
     let mut out = BytesMut::new();
     dialect
-        .encode(Lane::Normal, &Head::Event { kind: Kind::UpdateTip.code() }, &text(&tip), &mut out)
+        .encode(Lane::Normal, &MessageHeader::Event { kind: Kind::UpdateTip.code() }, &text(&tip), &mut out)
         .unwrap();
-    let asks = Head::Request { id: place, kind: Kind::BlockRequest.code() };
+    let asks = MessageHeader::Request { id: place, kind: Kind::BlockRequest.code() };
     dialect.encode(Lane::Normal, &asks, &text(&request), &mut out).unwrap();
     let captured = next();
     assert_eq!(&out[..], &captured[..]);
-    let want = [said(Head::Event { kind: Kind::UpdateTip.code() }, &text(&tip)), said(asks, &text(&request))];
+    let want = [
+        said(MessageHeader::Event { kind: Kind::UpdateTip.code() }, &text(&tip)),
+        said(asks, &text(&request)),
+    ];
     assert_eq!(heard(&captured), want);
 
     let mut out = BytesMut::new();
-    let answers = Head::Response { id: place, status: Status::Ok };
+    let answers = MessageHeader::Response { id: place, status: Status::Ok };
     dialect.encode(Lane::Normal, &answers, &text(&response), &mut out).unwrap();
     let captured = next();
     assert_eq!(&out[..], &captured[..]);
-    assert_eq!(heard(&captured), [said(Head::Event { kind: Kind::BlockResponse.code() }, &text(&response))]);
+    assert_eq!(
+        heard(&captured),
+        [said(MessageHeader::Event { kind: Kind::BlockResponse.code() }, &text(&response))]
+    );
     assert!(dumps.next().is_none());
 }
 
@@ -155,7 +161,7 @@ fn a_body_that_does_not_parse_arrives_under_its_name_for_the_typed_parse_to_refu
     assert_eq!(heard(&frame(text.as_bytes())), [event(Kind::UpdateTip, text)]);
     let text = r#"{"BlockRequest":7}"#;
     let place = Kind::BlockRequest.awaits().unwrap();
-    let asks = Head::Request { id: place, kind: Kind::BlockRequest.code() };
+    let asks = MessageHeader::Request { id: place, kind: Kind::BlockRequest.code() };
     assert_eq!(heard(&frame(text.as_bytes())), [said(asks, text.as_bytes())]);
 }
 
@@ -172,7 +178,7 @@ fn the_cap_is_inclusive_and_judged_on_the_length_alone() {
     text[CAP - 6..].copy_from_slice(br#""Ping""#);
     assert_eq!(heard(&frame(&text)), [PING]);
 
-    let head = Head::Event { kind: Kind::GenesisBlock.code() };
+    let head = MessageHeader::Event { kind: Kind::GenesisBlock.code() };
     let mut out = BytesMut::from(&b"before"[..]);
     let payload = Bytes::from(vec![b' '; CAP + 1]);
     let refused = Err(EncodeError::TooLarge { lane: Lane::Urgent, size: CAP + 1, cap: CAP });
@@ -195,17 +201,18 @@ fn a_long_frame_takes_memory_as_it_comes_and_gives_it_back() {
     let mut decoder = dialect.decoder();
     // The length alone buys nothing.
     let announced = (CAP as u32).to_be_bytes();
-    assert_eq!(decoder.step(&announced).unwrap(), Step::Part { used: 4 });
-    assert_eq!((decoder.buffered(), decoder.step(&[]).unwrap()), (0, Step::NeedMore));
+    assert_eq!(decoder.step(&announced).unwrap(), DecodeStep::Part { used: 4 });
+    assert_eq!((decoder.buffered(), decoder.step(&[]).unwrap()), (0, DecodeStep::NeedMore));
     let piece = vec![b' '; 10_000];
     let mut came = 0;
     while came + piece.len() < CAP {
-        assert_eq!(decoder.step(&piece).unwrap(), Step::Part { used: piece.len() });
+        assert_eq!(decoder.step(&piece).unwrap(), DecodeStep::Part { used: piece.len() });
         came += piece.len();
         let most = (2 * came + 4096).min(CAP);
         assert!((came..=most).contains(&decoder.buffered()), "{} held for {came}", decoder.buffered());
     }
-    let Step::Message { used, payload: Payload::Owned(payload), .. } = decoder.step(&piece).unwrap() else {
+    let DecodeStep::Message { used, payload: Payload::Owned(payload), .. } = decoder.step(&piece).unwrap()
+    else {
         panic!("not complete")
     };
     assert_eq!((used, payload.len(), decoder.buffered()), (CAP - came, CAP, 0));
@@ -225,12 +232,12 @@ fn a_short_frame_is_borrowed_from_the_read_buffer() {
 fn cancels_and_refusals_of_what_is_no_question_are_silence() {
     let dialect = testnet();
     let silent = [
-        Head::Response { id: 71, status: Status::NoReply },
-        Head::Response { id: u32::MAX, status: Status::Busy },
-        Head::Response { id: Kind::GetBlocks.code().into(), status: Status::Busy },
+        MessageHeader::Response { id: 71, status: Status::NoReply },
+        MessageHeader::Response { id: u32::MAX, status: Status::Busy },
+        MessageHeader::Response { id: Kind::GetBlocks.code().into(), status: Status::Busy },
         // Votes are broadcast: nobody waits for each of their answers.
-        Head::Response { id: Kind::ConsensusBlockVote.awaits().unwrap(), status: Status::NoReply },
-        Head::Cancel { id: 1 },
+        MessageHeader::Response { id: Kind::ConsensusBlockVote.awaits().unwrap(), status: Status::NoReply },
+        MessageHeader::Cancel { id: 1 },
     ];
     for head in silent {
         let mut out = BytesMut::new();
@@ -240,7 +247,7 @@ fn cancels_and_refusals_of_what_is_no_question_are_silence() {
         assert_eq!((chunks.len(), chunks[0].wire_len(), chunks[0].last), (1, 0, true));
     }
     let mut out = BytesMut::new();
-    let cancel = dialect.encode(Lane::Normal, &Head::Cancel { id: 1 }, b"x", &mut out);
+    let cancel = dialect.encode(Lane::Normal, &MessageHeader::Cancel { id: 1 }, b"x", &mut out);
     assert_eq!(cancel, Err(EncodeError::CancelPayload { size: 1 }));
 }
 
@@ -249,7 +256,7 @@ fn a_refusal_is_a_frame_that_only_nodes_of_ours_know() {
     let dialect = testnet();
     let place = Kind::GetBlocks.awaits().unwrap();
     for (status, code) in [(Status::NoReply, 1), (Status::Busy, 3), (Status::Other(200), 200)] {
-        let head = Head::Response { id: place, status };
+        let head = MessageHeader::Response { id: place, status };
         let text = format!(r#"{{"Declined":{{"answer":"Blocks","status":{code}}}}}"#);
         // Which is the first of the two kinds that answer.
         let text = text.replace("Blocks", Kind::from_code(place as u16).unwrap().name());
@@ -275,7 +282,10 @@ fn a_refusal_is_a_frame_that_only_nodes_of_ours_know() {
         r#"{"Declined":"#,
         r#"{ "Declined":{"answer":"PeerList","status":1}}"#,
     ] {
-        assert_eq!(heard(&frame(text.as_bytes())), [said(Head::Event { kind: UNKNOWN }, text.as_bytes())]);
+        assert_eq!(
+            heard(&frame(text.as_bytes())),
+            [said(MessageHeader::Event { kind: UNKNOWN }, text.as_bytes())]
+        );
     }
 }
 
@@ -283,13 +293,14 @@ fn a_refusal_is_a_frame_that_only_nodes_of_ours_know() {
 fn kinds_that_there_are_not_cannot_be_sent() {
     let dialect = testnet();
     for kind in [71, 1000, UNKNOWN] {
-        for head in [Head::Event { kind }, Head::Request { id: 1, kind }] {
+        for head in [MessageHeader::Event { kind }, MessageHeader::Request { id: 1, kind }] {
             let mut out = BytesMut::new();
             let refused = dialect.encode(Lane::Normal, &head, br#""Ping""#, &mut out);
             assert_eq!(refused, Err(EncodeError::Unsupported { what: "message of this kind" }));
             assert!(out.is_empty());
         }
     }
-    let reserved = dialect.encode(Lane::Control, &Head::Event { kind: 2 }, b"", &mut BytesMut::new());
+    let reserved =
+        dialect.encode(Lane::Control, &MessageHeader::Event { kind: 2 }, b"", &mut BytesMut::new());
     assert_eq!(reserved, Err(EncodeError::ControlLaneReserved { kind: FrameKind::Event }));
 }

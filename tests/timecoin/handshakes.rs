@@ -4,7 +4,7 @@ use crate::frames::dump;
 use bytes::{Bytes, BytesMut};
 use peerpool::base::Nonce;
 use peerpool::timecoin::wire::{HandshakeMessage, NetworkType, PeerSoftware, Software, TimeCoin};
-use peerpool::wire::{AgentFault, Dialect, EncodeError, Goodbye, GoodbyeReason, Greeting, Hello, WireError};
+use peerpool::wire::{AgentFault, EncodeError, Goodbye, GoodbyeReason, Greeting, Hello, Protocol, WireError};
 
 const CAPTURED: &str = include_str!("../golden/timecoin_handshake.txt");
 const MAX: usize = HandshakeMessage::MAX_SIZE;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use conformance::{Manner, Said};
 use peerpool::base::{Lane, canonical};
 use peerpool::timecoin::wire::{Kind, NetworkMessage, NetworkType, Software, TimeCoin, UNKNOWN};
-use peerpool::wire::{Control, Head, Hello, Status};
+use peerpool::wire::{Control, Hello, MessageHeader, Status};
 
 /// What this network makes of what is said: JSON texts, recognised by what they are, and refusals by silence.
 struct Json {
@@ -22,13 +22,13 @@ struct Json {
 }
 
 impl Manner for Json {
-    fn message(&self, head: Head, payload: Bytes) -> (Head, Bytes) {
+    fn message(&self, head: MessageHeader, payload: Bytes) -> (MessageHeader, Bytes) {
         // Most are a message of the kind that the head names, with blanks behind it up to the payload's length; some stay
         // what no message is, some of a kind there is not.
         let kind = match head {
-            Head::Event { kind } | Head::Request { kind, .. } => kind,
-            Head::Response { id, .. } => id as u16,
-            Head::Cancel { .. } => return (head, payload),
+            MessageHeader::Event { kind } | MessageHeader::Request { kind, .. } => kind,
+            MessageHeader::Response { id, .. } => id as u16,
+            MessageHeader::Cancel { .. } => return (head, payload),
         };
         if kind % 16 == 15 {
             return (head, payload);
@@ -37,17 +37,17 @@ impl Manner for Json {
         let mut text = samples::MESSAGES.lines().nth(usize::from(kind)).expect("71 lines").to_owned();
         text.extend(std::iter::repeat_n(' ', payload.len().saturating_sub(text.len())));
         let head = match head {
-            Head::Event { .. } => Head::Event { kind },
-            Head::Request { id, .. } => Head::Request { id, kind },
+            MessageHeader::Event { .. } => MessageHeader::Event { kind },
+            MessageHeader::Request { id, .. } => MessageHeader::Request { id, kind },
             other => other,
         };
         (head, text.into())
     }
 
-    fn heard(&self, lane: Lane, head: Head, payload: &Bytes) -> Option<Said> {
+    fn heard(&self, lane: Lane, head: MessageHeader, payload: &Bytes) -> Option<Said> {
         match head {
-            Head::Cancel { .. } => return None,
-            Head::Response { id, status } if status != Status::Ok => {
+            MessageHeader::Cancel { .. } => return None,
+            MessageHeader::Response { id, status } if status != Status::Ok => {
                 // Said where the id is the place of a question that is not broadcast too; without the payload.
                 let answer = u16::try_from(id).ok().and_then(Kind::from_code)?;
                 let broadcast = matches!(answer, Kind::ConsensusVoteAck | Kind::TransactionApproved);
@@ -61,10 +61,10 @@ impl Manner for Json {
         let head = match kind {
             Some(Kind::Ping) => return Some(Said::Control(Control::Ping { token: 0 })),
             Some(Kind::Pong) => return Some(Said::Control(Control::Pong { token: 0 })),
-            None => Head::Event { kind: UNKNOWN },
+            None => MessageHeader::Event { kind: UNKNOWN },
             Some(kind) => match kind.awaits() {
-                Some(id) => Head::Request { id, kind: kind.code() },
-                None => Head::Event { kind: kind.code() },
+                Some(id) => MessageHeader::Request { id, kind: kind.code() },
+                None => MessageHeader::Event { kind: kind.code() },
             },
         };
         Some(Said::Message { lane, head, payload: payload.clone() })

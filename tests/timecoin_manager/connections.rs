@@ -2,7 +2,7 @@
 
 use super::*;
 use old_node::{Hand, Handshake, Network};
-use peerpool::address_book::{Book, BookConfig};
+use peerpool::address_book::{AddressBook, AddressBookConfig};
 use peerpool::base::Backoff;
 use peerpool::connection::RequestError;
 use peerpool::node::ConnectError;
@@ -66,7 +66,7 @@ async fn a_known_address_in_quarantine_is_not_dialled_by_the_node_itself() {
     let mut eager = config();
     eager.reconnect.wanted = 8;
     let backoff = Backoff { base: Duration::from_millis(10), cap: Duration::from_millis(50) };
-    let book = Book::in_memory(BookConfig { backoff, ..BookConfig::default() });
+    let book = AddressBook::in_memory(AddressBookConfig { backoff, ..AddressBookConfig::default() });
     let addr = address();
     let one = PeerManager::builder(TESTNET, addr, addr).config(eager).chain(chain("a")).book(book);
     let one = one.start().await.unwrap();

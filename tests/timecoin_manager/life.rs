@@ -3,7 +3,7 @@
 use super::*;
 use std::error::Error;
 
-use peerpool::address_book::{Book, BookConfig};
+use peerpool::address_book::{AddressBook, AddressBookConfig};
 use peerpool::timecoin::wire::UtxoInfo;
 use peerpool::timecoin::{
     ConnectionError, PeerListener, ReaperConfig, ReconnectConfig, SeedError, SeedProvider, SubscribeRefused,
@@ -318,7 +318,7 @@ async fn an_old_peers_json_is_known_from_the_start() {
         .unwrap();
     let mut with_file = config();
     with_file.peers_json = Some(path);
-    let book = Arc::new(Book::in_memory(BookConfig::default()));
+    let book = Arc::new(AddressBook::in_memory(AddressBookConfig::default()));
     let addr = address();
     let one =
         PeerManager::builder(TESTNET, addr, addr).config(with_file).book(Arc::clone(&book)).build().unwrap();

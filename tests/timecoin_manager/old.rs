@@ -1,7 +1,7 @@
 //! A manager and the old node as it was measured: its mute seconds, its pings, what it reads and what not.
 
 use super::*;
-use old_node::{Hand, Handshake, Network, OldNode, Setup, Times};
+use old_node::{ConnectionSetup, Hand, Handshake, Network, OldNode, Times};
 use peerpool::connection::RequestError;
 use peerpool::timecoin::{ConnectionError, PeerRequestError, QuarantineReason};
 
@@ -13,7 +13,7 @@ async fn dial_in(net: &MemoryNet, host: u8, to: &PeerManager) -> peerpool::trans
 
 /// An old node that listens nowhere and says that it does on its host in memory.
 async fn old(host: u8) -> OldNode {
-    OldNode::start(Setup::new(host, Times::real()).only_dials(in_memory(host))).await
+    OldNode::start(ConnectionSetup::new(host, Times::real()).only_dials(in_memory(host))).await
 }
 
 /// The last full node on this host in memory, listening, with a chain of this height.
@@ -21,7 +21,7 @@ async fn full(net: &MemoryNet, host: u8, height: u64) -> Arc<OldNode> {
     // Its listener, in memory: whoever comes is handed to the old node.
     use peerpool::transport::Transport;
     let mut listener = net.host(in_memory(host).ip()).listen(in_memory(host)).await.unwrap();
-    let mut setup = Setup::full(host, Times::real());
+    let mut setup = ConnectionSetup::full(host, Times::real());
     setup.public = Some(in_memory(host));
     setup.height = Some(height);
     let old = Arc::new(OldNode::start(setup).await);
@@ -269,14 +269,14 @@ async fn an_old_node_that_accepted_us_is_asked_over_its_connection() {
 
 #[tokio::test]
 async fn on_real_sockets_an_old_node_is_dialled_and_dials() {
-    let mut setup = Setup::full(77, Times::faster(10));
+    let mut setup = ConnectionSetup::full(77, Times::faster(10));
     setup.height = Some(3);
     let accepting = OldNode::start(setup).await;
     let one = manager(chain("a")).await;
     one.connect_to_peer(PeerInfo::new(accepting.addr(), TESTNET)).await.unwrap();
     assert_eq!(one.request_blockchain_info(accepting.addr()).await.unwrap(), Some(3));
 
-    let dialling = OldNode::start(Setup::new(78, Times::faster(10))).await;
+    let dialling = OldNode::start(ConnectionSetup::new(78, Times::faster(10))).await;
     let mut quick = config();
     quick.mute = Times::faster(10).mute;
     let two = manager_with(quick, chain("b")).await;

@@ -3,7 +3,9 @@
 use crate::conformance::{Reader, Said};
 use bytes::{Bytes, BytesMut};
 use peerpool::base::{Lane, Nonce};
-use peerpool::wire::{Control, Dialect, Goodbye, GoodbyeReason, Greeting, Head, Hello, Native, Status};
+use peerpool::wire::{
+    Control, Goodbye, GoodbyeReason, Greeting, Hello, MessageHeader, Native, Protocol, Status,
+};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -21,16 +23,19 @@ fn every_frame_kind_has_its_frozen_bytes() {
     let peers = vec!["192.0.2.1:24100".parse().unwrap(), "[2001:db8::1]:9".parse().unwrap()];
     let token = 0x0102_0304_0506_0708;
     let said = [
-        ("event_urgent", message(Lane::Urgent, Head::Event { kind: 0x1234 }, b"vote")),
-        ("event_normal_empty", message(Lane::Normal, Head::Event { kind: 7 }, b"")),
-        ("request_normal", message(Lane::Normal, Head::Request { id, kind: 3 }, b"height?")),
-        ("response_normal_ok", message(Lane::Normal, Head::Response { id, status: Status::Ok }, b"42")),
+        ("event_urgent", message(Lane::Urgent, MessageHeader::Event { kind: 0x1234 }, b"vote")),
+        ("event_normal_empty", message(Lane::Normal, MessageHeader::Event { kind: 7 }, b"")),
+        ("request_normal", message(Lane::Normal, MessageHeader::Request { id, kind: 3 }, b"height?")),
+        (
+            "response_normal_ok",
+            message(Lane::Normal, MessageHeader::Response { id, status: Status::Ok }, b"42"),
+        ),
         (
             "response_bulk_other",
-            message(Lane::Bulk, Head::Response { id: 1, status: Status::Other(200) }, b""),
+            message(Lane::Bulk, MessageHeader::Response { id: 1, status: Status::Other(200) }, b""),
         ),
-        ("cancel_control", message(Lane::Control, Head::Cancel { id }, b"")),
-        ("cancel_bulk", message(Lane::Bulk, Head::Cancel { id: 1 }, b"")),
+        ("cancel_control", message(Lane::Control, MessageHeader::Cancel { id }, b"")),
+        ("cancel_bulk", message(Lane::Bulk, MessageHeader::Cancel { id: 1 }, b"")),
         ("ping", Said::Control(Control::Ping { token })),
         ("pong", Said::Control(Control::Pong { token })),
         ("goodbye_full_retry", Said::Control(Control::Goodbye(retry))),
@@ -102,9 +107,9 @@ fn every_greeting_has_its_frozen_bytes() {
 #[test]
 fn interleaved_chunks_have_their_frozen_bytes() {
     let body: Bytes = (0..20_000usize).map(|at| (at * 31 + at / 256) as u8).collect();
-    let event = Head::Event { kind: 5 };
-    let request = Head::Request { id: 8, kind: 1 };
-    let response = Head::Response { id: 8, status: Status::Ok };
+    let event = MessageHeader::Event { kind: 5 };
+    let request = MessageHeader::Request { id: 8, kind: 1 };
+    let response = MessageHeader::Response { id: 8, status: Status::Ok };
 
     let native = Native::default();
     let mut chunks = native.chunks(Lane::Bulk, event, body.clone()).unwrap();
@@ -134,7 +139,11 @@ fn interleaved_chunks_have_their_frozen_bytes() {
 /// An abort is legal only on a lane with an open message.
 fn open_message(native: &Native, reader: &mut Reader<'_, Native>, lane: Lane) {
     let body = Bytes::from(vec![1; 20_000]);
-    let first = native.chunks(lane, Head::Event { kind: 1 }, body).expect("fits").next().expect("has chunks");
+    let first = native
+        .chunks(lane, MessageHeader::Event { kind: 1 }, body)
+        .expect("fits")
+        .next()
+        .expect("has chunks");
     assert_eq!(reader.feed(&[&first.head[..], &first.body[..]].concat()).expect("own bytes"), []);
 }
 

@@ -3,7 +3,7 @@
 use crate::conformance::{Reader, Said};
 use bytes::{Bytes, BytesMut};
 use peerpool::base::Lane;
-use peerpool::wire::{Decoder, Dialect, Head, Native, Payload, Step};
+use peerpool::wire::{DecodeStep, Decoder, MessageHeader, Native, Payload, Protocol};
 
 #[test]
 fn reassembly_grows_with_what_came_and_never_beyond_the_cap() {
@@ -12,7 +12,7 @@ fn reassembly_grows_with_what_came_and_never_beyond_the_cap() {
     let payload = Bytes::from(vec![5; cap]);
     let mut reader = Reader::new(&native);
     let mut came = 0;
-    for chunk in native.chunks(Lane::Normal, Head::Event { kind: 1 }, payload).unwrap() {
+    for chunk in native.chunks(Lane::Normal, MessageHeader::Event { kind: 1 }, payload).unwrap() {
         came += chunk.body.len();
         let heard = reader.feed(&[&chunk.head[..], &chunk.body[..]].concat()).unwrap();
         assert_eq!(heard.len(), usize::from(chunk.last));
@@ -26,15 +26,15 @@ fn reassembly_grows_with_what_came_and_never_beyond_the_cap() {
 fn a_message_in_one_frame_is_borrowed_from_the_read_buffer() {
     let native = Native::default();
     let heads = [
-        Head::Event { kind: 1 },
-        Head::Request { id: 1, kind: 1 },
-        Head::Response { id: 1, status: peerpool::wire::Status::Ok },
+        MessageHeader::Event { kind: 1 },
+        MessageHeader::Request { id: 1, kind: 1 },
+        MessageHeader::Response { id: 1, status: peerpool::wire::Status::Ok },
     ];
     for head in heads {
         let mut buf = BytesMut::new();
         native.encode(Lane::Normal, &head, &[9; 16_000], &mut buf).unwrap();
         let step = native.decoder().step(&buf).unwrap();
-        let Step::Message { payload: Payload::Borrowed(payload), .. } = step else {
+        let DecodeStep::Message { payload: Payload::Borrowed(payload), .. } = step else {
             panic!("copied: {step:?}")
         };
         assert!(buf.as_ptr_range().contains(&payload.as_ptr()));
@@ -52,7 +52,7 @@ fn a_kept_payload_pins_its_own_bytes_only() {
     // A reassembled one has given back the room it grew into.
     let native = Native::default();
     let mut buf = BytesMut::new();
-    native.encode(Lane::Bulk, &Head::Event { kind: 1 }, &[1; 50_000], &mut buf).unwrap();
+    native.encode(Lane::Bulk, &MessageHeader::Event { kind: 1 }, &[1; 50_000], &mut buf).unwrap();
     let Some(Said::Message { payload, .. }) = Reader::new(&native).feed(&buf).unwrap().pop() else {
         panic!("one message")
     };
@@ -61,5 +61,5 @@ fn a_kept_payload_pins_its_own_bytes_only() {
 
 #[test]
 fn a_decoder_without_open_messages_is_small() {
-    assert!(size_of::<<Native as Dialect>::Decoder>() <= 128);
+    assert!(size_of::<<Native as Protocol>::Decoder>() <= 128);
 }

@@ -4,8 +4,8 @@ use crate::conformance::{Reader, Said};
 use bytes::{Bytes, BytesMut};
 use peerpool::base::{Lane, Nonce};
 use peerpool::wire::{
-    AgentFault, Control, Dialect, EncodeError, FrameKind, Goodbye, GoodbyeReason, Greeting, Head, Hello,
-    Native, WireError, WireLimits,
+    AgentFault, Control, EncodeError, FrameKind, Goodbye, GoodbyeReason, Greeting, Hello, MessageHeader,
+    Native, Protocol, WireError, WireLimits,
 };
 use std::time::Duration;
 
@@ -118,11 +118,11 @@ fn an_open_message_leaves_the_other_lanes_alone() {
     let mut reader = Reader::new(&native);
     reader.feed(&frame(EVENT | BULK | MORE, &[1; 16_384])).unwrap();
     let heard = reader.feed(&frame(EVENT | NORMAL, b"kkhello")).unwrap();
-    let head = Head::Event { kind: u16::from_le_bytes(*b"kk") };
+    let head = MessageHeader::Event { kind: u16::from_le_bytes(*b"kk") };
     let payload = Bytes::from_static(b"hello");
     assert_eq!(heard, [Said::Message { lane: Lane::Normal, head, payload }]);
     let cancel = reader.feed(&frame(CANCEL, &9u32.to_le_bytes())).unwrap();
-    let head = Head::Cancel { id: 9 };
+    let head = MessageHeader::Cancel { id: 9 };
     assert_eq!(cancel, [Said::Message { lane: Lane::Control, head, payload: Bytes::new() }]);
 }
 
@@ -281,7 +281,7 @@ fn what_cannot_be_sent_is_said_with_sizes_and_leaves_no_bytes() {
     assert_eq!(native.encode_control(&peers, &mut out), refused);
     let abort = Control::Abort { lane: Lane::Control };
     assert_eq!(native.encode_control(&abort, &mut out), Err(EncodeError::BadLane));
-    let cancel = native.encode(Lane::Normal, &Head::Cancel { id: 1 }, b"x", &mut out);
+    let cancel = native.encode(Lane::Normal, &MessageHeader::Cancel { id: 1 }, b"x", &mut out);
     assert_eq!(cancel, Err(EncodeError::CancelPayload { size: 1 }));
     assert!(out.is_empty());
 }

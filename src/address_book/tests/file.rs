@@ -2,11 +2,11 @@ use std::path::Path;
 
 use super::*;
 
-fn open(path: &Path) -> Book {
-    Book::open(path, config()).unwrap()
+fn open(path: &Path) -> AddressBook {
+    AddressBook::open(path, config()).unwrap()
 }
 
-fn same(one: &Book, other: &Book) {
+fn same(one: &AddressBook, other: &AddressBook) {
     assert_eq!(one.addresses(), other.addresses());
     assert_eq!(one.bans(), other.bans());
 }
@@ -66,8 +66,8 @@ fn a_smaller_configuration_shrinks_the_book_that_it_opens() {
     book.add("10.0.0.1:1".parse().unwrap(), Source::Seed, T0).unwrap();
     book.flush().unwrap();
     drop(book);
-    let config = BookConfig { allow_private: false, ..small(5, 5, 3) };
-    let book = Book::open(&path, config).unwrap();
+    let config = AddressBookConfig { allow_private: false, ..small(5, 5, 3) };
+    let book = AddressBook::open(&path, config).unwrap();
     assert_eq!((book.len(), book.bans().len()), (5, 3));
     assert!(book.get(&"10.0.0.1:1".parse().unwrap()).is_none());
     book.flush().unwrap();
@@ -82,18 +82,21 @@ fn a_book_in_use_is_not_opened_twice() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("book.redb");
     let _book = open(&path);
-    let error = Book::open(&path, config()).unwrap_err();
-    assert!(matches!(error, BookError::InUse { .. }), "{error}");
+    let error = AddressBook::open(&path, config()).unwrap_err();
+    assert!(matches!(error, AddressBookError::InUse { .. }), "{error}");
     assert!(error.to_string().contains("book.redb"), "{error}");
 }
 
 #[test]
 fn a_place_that_cannot_be_written_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let error = Book::open(dir.path().join("no/such/dir/book.redb"), config()).unwrap_err();
-    assert!(matches!(error, BookError::Open { .. }) && error.to_string().contains("no/such/dir"), "{error}");
-    let error = Book::open(dir.path(), config()).unwrap_err();
-    assert!(matches!(error, BookError::Open { .. }), "{error}");
+    let error = AddressBook::open(dir.path().join("no/such/dir/book.redb"), config()).unwrap_err();
+    assert!(
+        matches!(error, AddressBookError::Open { .. }) && error.to_string().contains("no/such/dir"),
+        "{error}"
+    );
+    let error = AddressBook::open(dir.path(), config()).unwrap_err();
+    assert!(matches!(error, AddressBookError::Open { .. }), "{error}");
 }
 
 #[test]
@@ -102,8 +105,8 @@ fn a_foreign_file_is_refused_and_left_as_it_is() {
     let path = dir.path().join("book.redb");
     for contents in [b"hello".to_vec(), vec![0; 100_000], b"[config]\n".repeat(5_000)] {
         std::fs::write(&path, &contents).unwrap();
-        let error = Book::open(&path, config()).unwrap_err();
-        assert!(matches!(error, BookError::Foreign { .. }), "{error:?}");
+        let error = AddressBook::open(&path, config()).unwrap_err();
+        assert!(matches!(error, AddressBookError::Foreign { .. }), "{error:?}");
         assert_eq!(std::fs::read(&path).unwrap(), contents);
     }
     std::fs::remove_file(&path).unwrap();
@@ -113,8 +116,8 @@ fn a_foreign_file_is_refused_and_left_as_it_is() {
     write.open_table(other).unwrap().insert(1, 2).unwrap();
     write.commit().unwrap();
     drop(db);
-    let error = Book::open(&path, config()).unwrap_err();
-    assert!(matches!(error, BookError::Foreign { .. }), "{error:?}");
+    let error = AddressBook::open(&path, config()).unwrap_err();
+    assert!(matches!(error, AddressBookError::Foreign { .. }), "{error:?}");
 }
 
 #[test]
@@ -128,8 +131,8 @@ fn another_schema_is_refused_by_number() {
     write.open_table(meta).unwrap().insert("schema", 77).unwrap();
     write.commit().unwrap();
     drop(db);
-    let error = Book::open(&path, config()).unwrap_err();
-    assert!(matches!(error, BookError::Schema { found: 77, supported: 1, .. }), "{error:?}");
+    let error = AddressBook::open(&path, config()).unwrap_err();
+    assert!(matches!(error, AddressBookError::Schema { found: 77, supported: 1, .. }), "{error:?}");
 }
 
 #[test]
@@ -161,7 +164,7 @@ fn a_damaged_file_gives_an_error_or_the_book_and_never_a_panic() {
             }
         }
         std::fs::write(&path, bad).unwrap();
-        match Book::open(&path, config()) {
+        match AddressBook::open(&path, config()) {
             // A byte that nobody uses.
             Ok(book) => {
                 assert_eq!(book.addresses(), known, "round {round}");
@@ -169,7 +172,7 @@ fn a_damaged_file_gives_an_error_or_the_book_and_never_a_panic() {
             }
             Err(error) => {
                 assert!(error.to_string().contains("book.redb"), "{error}");
-                assert!(!matches!(error, BookError::InUse { .. }), "round {round}: {error}");
+                assert!(!matches!(error, AddressBookError::InUse { .. }), "round {round}: {error}");
                 refused += 1;
             }
         }
@@ -191,7 +194,7 @@ fn a_failed_flush_keeps_its_changes_for_the_next_one() {
     let aside = dir.path().join("aside");
     std::fs::rename(&path, &aside).unwrap();
     std::fs::write(&path, "not a book").unwrap();
-    assert!(matches!(book.flush(), Err(BookError::Foreign { .. })));
+    assert!(matches!(book.flush(), Err(AddressBookError::Foreign { .. })));
     assert_eq!(book.stats().unflushed, 2);
     std::fs::rename(&aside, &path).unwrap();
     assert_eq!(book.flush().unwrap(), 2);
@@ -209,7 +212,7 @@ fn a_failed_flush_keeps_its_changes_for_the_next_one() {
 fn a_file_that_is_never_written_does_not_make_the_notes_grow() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("book.redb");
-    let book = Book::open(&path, small(10, 10, 10)).unwrap();
+    let book = AddressBook::open(&path, small(10, 10, 10)).unwrap();
     book.add(addr(0), Source::Operator, T0).unwrap();
     book.flush().unwrap();
     for n in 0..5_000 {
@@ -231,7 +234,7 @@ proptest! {
     fn a_flushed_book_and_the_same_book_reopened_are_equal(ops in prop::collection::vec(op(), 1..60), every in 1..20usize) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("book.redb");
-        let book = Book::open(&path, small(12, 4, 6)).unwrap();
+        let book = AddressBook::open(&path, small(12, 4, 6)).unwrap();
         let (mut model, mut now) = (Model::default(), T0);
         for (n, op) in ops.iter().enumerate() {
             if let Op::Advance(by) = op {
@@ -243,9 +246,9 @@ proptest! {
             }
         }
         book.flush().unwrap();
-        let twin = Book::in_memory(small(12, 4, 6));
+        let twin = AddressBook::in_memory(small(12, 4, 6));
         twin.table.lock().restore(book.addresses(), book.bans());
         drop(book);
-        same(&Book::open(&path, small(12, 4, 6)).unwrap(), &twin);
+        same(&AddressBook::open(&path, small(12, 4, 6)).unwrap(), &twin);
     }
 }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use peerpool::address_book::Book;
+use peerpool::address_book::AddressBook;
 use peerpool::base::PeerId;
 use peerpool::node::{
-    Context, Event, Fresh, Handled, Handler, Node, NodeEvent, Request, Responder, Subscription, Update,
+    Context, Event, Handled, Handler, Node, NodeEvent, RelayOutcome, Request, Responder, Subscription,
+    SubscriptionItem,
 };
 use peerpool::timecoin::PeerManager;
 use peerpool::transport::Tcp;
@@ -133,10 +134,10 @@ async fn start(args: NodeArgs) -> Result<Running, String> {
     let kept = settings.book.clone();
     let book = match args.book {
         Some(path) => {
-            let opened = tokio::task::spawn_blocking(move || Book::open(path, kept)).await;
+            let opened = tokio::task::spawn_blocking(move || AddressBook::open(path, kept)).await;
             opened.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?
         }
-        None => Book::in_memory(kept),
+        None => AddressBook::in_memory(kept),
     };
     if let (Some(listen), Some(network)) = (args.timecoin, args.network) {
         let place = old::Place { network: network.into(), listen, public: args.public };
@@ -151,14 +152,14 @@ async fn start(args: NodeArgs) -> Result<Running, String> {
 async fn watch(mut events: Subscription) {
     loop {
         match events.next().await {
-            Update::Event(NodeEvent::Up { peer, .. }) => {
+            SubscriptionItem::Event(NodeEvent::Up { peer, .. }) => {
                 let info = peer.info();
                 tracing::info!(peer = %peer.key(), agent = &*info.agent, listen = ?info.listen, "connected");
             }
-            Update::Event(NodeEvent::Gap { key, lane, missed, .. }) => {
+            SubscriptionItem::Event(NodeEvent::Gap { key, lane, missed, .. }) => {
                 tracing::warn!(peer = %key, ?lane, missed, "too slow for our broadcasts");
             }
-            Update::Lagged(missed) => tracing::warn!(missed, "events went unread"),
+            SubscriptionItem::Lagged(missed) => tracing::warn!(missed, "events went unread"),
             _ => {}
         }
     }
@@ -172,11 +173,11 @@ impl Handler for Plain {
         let message = event.into_message();
         let from: &PeerId = cx.peer().key();
         match cx.node().relay(&message, Some(cx.peer().id())) {
-            Ok(Fresh::New) => {
+            Ok(RelayOutcome::New) => {
                 tracing::debug!(%from, kind = message.kind, bytes = message.payload.len(), "passed on")
             }
-            Ok(Fresh::Seen) => {}
-            Ok(Fresh::Full) => {
+            Ok(RelayOutcome::Seen) => {}
+            Ok(RelayOutcome::Full) => {
                 tracing::debug!(%from, kind = message.kind, "not passed on: the relay's memory is full")
             }
             Err(error) => tracing::debug!(%from, kind = message.kind, %error, "not passed on"),

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use peerpool::address_book::Book;
-use peerpool::node::{Fresh, HotConfig, Message, NodeConfig, StartError, WeakNode};
+use peerpool::address_book::AddressBook;
+use peerpool::node::{Message, NodeConfig, RelayOutcome, RuntimeConfig, StartError, WeakNode};
 use peerpool::timecoin::wire::Kind;
 use peerpool::timecoin::{
     Answer, ChainSource, Incoming, ManagerConfig, NetworkMessage, NetworkType, PeerManager, Sender,
@@ -44,7 +44,11 @@ pub(super) struct Place {
 ///
 /// # Errors
 /// One line for a person.
-pub(super) async fn start(place: Place, settings: Settings, book: Book) -> Result<PeerManager, String> {
+pub(super) async fn start(
+    place: Place,
+    settings: Settings,
+    book: AddressBook,
+) -> Result<PeerManager, String> {
     let Place { network, listen, public } = place;
     let public = public.unwrap_or(listen);
     if public.ip().is_unspecified() {
@@ -109,9 +113,9 @@ impl ChainSource for Passing {
         };
         let message = Message { lane: kind.lane_for(payload.len()), kind: kind.code(), payload };
         match node.relay(&message, Some(from.peer().id())) {
-            Ok(Fresh::New) => tracing::debug!(from = %from.ip(), %kind, "passed on"),
-            Ok(Fresh::Seen) => {}
-            Ok(Fresh::Full) => {
+            Ok(RelayOutcome::New) => tracing::debug!(from = %from.ip(), %kind, "passed on"),
+            Ok(RelayOutcome::Seen) => {}
+            Ok(RelayOutcome::Full) => {
                 tracing::debug!(from = %from.ip(), %kind, "not passed on: the relay's memory is full")
             }
             Err(error) => tracing::debug!(from = %from.ip(), %kind, %error, "not passed on"),
@@ -121,7 +125,7 @@ impl ChainSource for Passing {
 }
 
 /// What the network has values of its own for is taken over where it is not as it comes.
-fn take_over(config: &mut ManagerConfig, given: &HotConfig) {
+fn take_over(config: &mut ManagerConfig, given: &RuntimeConfig) {
     let usual = NodeConfig::recommended().hot;
     if given.degree != usual.degree {
         config.reconnect.wanted = given.degree;

@@ -138,7 +138,7 @@ async fn probe(args: &PingArgs, peer: &Peer, ending: &mut Ending) -> Trips {
                 trips.took.push(took);
             }
             Ok(None) => {
-                let why = peer.departure().map_or("closed", peerpool::pool::Departure::name);
+                let why = peer.departure().map_or("closed", peerpool::pool::DisconnectReason::name);
                 say(&format!("no pong from {addr}: seq={number} the connection ended: {why}"));
                 return trips;
             }

@@ -5,7 +5,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use crate::base::{ConnId, Tick};
-use crate::broadcast::{Batch, Cursor, Fill, Hub, LagPolicy, Log, LogConfig, Waiter};
+use crate::broadcast::{Batch, Cursor, Fill, LagPolicy, Log, LogConfig, Waiter, WakeSet};
 
 /// Milliseconds between two looks, at the default stall time of a second.
 const LOOK: u64 = 20;
@@ -60,7 +60,7 @@ struct World {
 
 impl World {
     fn new(links: u64, lag: LagPolicy) -> Self {
-        let log = Log::new(LogConfig { lag, ..LogConfig::test() }, Hub::new());
+        let log = Log::new(LogConfig { lag, ..LogConfig::test() }, WakeSet::new());
         let join = |n| {
             let cursor = log.join(ConnId::new(n).expect("not zero"));
             Reader { cursor, batch: Batch::new(), missed: 0 }

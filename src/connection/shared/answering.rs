@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::Link;
+use super::Connection;
 
 /// Requests of the peer that are being handled and not answered yet.
 ///
@@ -13,7 +13,7 @@ use super::Link;
 #[derive(Debug, Default)]
 pub(super) struct Answering {
     pub(super) all: SmallVec<[Entry; 4]>,
-    /// The number of the last one. Starts over with [`Link::forget`] only.
+    /// The number of the last one. Starts over with [`Connection::forget`] only.
     last: u32,
 }
 
@@ -37,7 +37,7 @@ pub(in crate::connection) enum Begun {
 }
 
 /// Requests of the peer.
-impl Link {
+impl Connection {
     /// Notes a request that is about to be handled, unless `most` are already, or one of its id is.
     pub(in crate::connection) fn begin_answer(&self, id: u32, most: usize) -> Begun {
         let mut rare = self.rare.lock();

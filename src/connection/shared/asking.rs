@@ -10,10 +10,10 @@ use crate::connection::message::Response;
 use crate::connection::outbox::Outgoing;
 use crate::connection::pipeline::Ticket;
 use crate::sync::atomic::Ordering;
-use crate::wire::{Head, Status};
+use crate::wire::{MessageHeader, Status};
 
-use super::places::{Place, Queue};
-use super::{Answer, Answered, Declined, Link};
+use super::places::{Queue, ReplySlot};
+use super::{Answer, Answered, Connection, RequestDeclined};
 
 /// Who awaits an answer.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(super) struct Waiters {
     /// Those in the table that are a pipeline's.
     tickets: usize,
     /// By place, where the dialect has no ids. A handful at the most.
-    pub(super) places: Vec<(u32, Place)>,
+    pub(super) places: Vec<(u32, ReplySlot)>,
 }
 
 /// Why a request got no place to wait in.
@@ -58,9 +58,9 @@ pub(in crate::connection) enum NoPlace {
     /// The dialect knows no answer to this kind.
     NoQuestion,
     /// An answer that was given up would be taken for this one's.
-    Late,
+    LazyBox,
     /// Another request waits there. Resolves when it is this one's turn; whoever no longer wants it calls
-    /// [`Link::pass_on`].
+    /// [`Connection::pass_on`].
     Taken { place: u32, turn: oneshot::Receiver<()> },
 }
 
@@ -105,7 +105,7 @@ impl Waiters {
 }
 
 /// Requests of ours.
-impl Link {
+impl Connection {
     /// A waiter for the answer to a request, and the request's number. `its_turn` where the request was told so.
     pub(in crate::connection) fn add_waiter(
         &self,
@@ -149,14 +149,14 @@ impl Link {
     /// An answer arrived. `false` if nobody waits for it: late, or never asked.
     pub(in crate::connection) fn answered(&self, id: u32, status: Status, payload: Response) -> bool {
         if self.common.correlator.is_some() {
-            return self.declined_in_place(id, Declined { status, detail: payload });
+            return self.declined_in_place(id, RequestDeclined { status, detail: payload });
         }
         let waiter = self.waiters.look(|waiters| waiters.remove(id)).flatten();
         let Some(waiter) = waiter else { return false };
         waiter.answer(if status == Status::Ok {
             Ok(payload)
         } else {
-            Err(Declined { status, detail: payload })
+            Err(RequestDeclined { status, detail: payload })
         })
     }
 
@@ -172,7 +172,7 @@ impl Link {
         }
         let retracted = self.retract(lane, id);
         if retracted.is_none() {
-            let cancel = Outgoing { head: Head::Cancel { id }, payload: Response::new() };
+            let cancel = Outgoing { head: MessageHeader::Cancel { id }, payload: Response::new() };
             // A closed link needs no cancel.
             let _ = self.queue(lane, cancel, true);
         }

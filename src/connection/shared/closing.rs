@@ -5,16 +5,16 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::connection::outbox::Outbox;
-use crate::pool::Departure;
+use crate::pool::DisconnectReason;
 use crate::sync::atomic::Ordering;
 use crate::wire::Goodbye;
 
-use super::{CLOSED, DRAINING, Link, Positions};
+use super::{CLOSED, Connection, DRAINING, Positions};
 
 /// How a link is to end.
 #[derive(Clone, Debug)]
 pub(in crate::connection) struct CloseOrder {
-    pub(in crate::connection) reason: Departure,
+    pub(in crate::connection) reason: DisconnectReason,
     pub(in crate::connection) goodbye: Option<Goodbye>,
     /// Send first what waits.
     pub(in crate::connection) drain: bool,
@@ -22,19 +22,19 @@ pub(in crate::connection) struct CloseOrder {
 }
 
 /// The end of a link.
-impl Link {
-    /// Begins to close, once: the first order stands. Says goodbye if told to, then ends within [`LinkConfig::linger`](crate::connection::LinkConfig::linger).
+impl Connection {
+    /// Begins to close, once: the first order stands. Says goodbye if told to, then ends within [`ConnectionConfig::linger`](crate::connection::ConnectionConfig::linger).
     ///
     /// Legal anywhere, a handler of this very link included.
-    pub fn close(&self, reason: Departure, goodbye: Option<Goodbye>) {
+    pub fn close(&self, reason: DisconnectReason, goodbye: Option<Goodbye>) {
         let within = self.common.config.linger;
         self.begin_close(CloseOrder { reason, goodbye, drain: false, within });
     }
 
     /// Begins to close once nothing waits to be sent. What is not sent by `within` is given up; the goodbye then gets
-    /// [`LinkConfig::linger`](crate::connection::LinkConfig::linger) more, or `within` again if that is shorter. Meanwhile nothing more is
+    /// [`ConnectionConfig::linger`](crate::connection::ConnectionConfig::linger) more, or `within` again if that is shorter. Meanwhile nothing more is
     /// queued but answers; what is broadcast still goes out, so a peer that reads more slowly than that takes the whole of `within`.
-    pub fn drain(&self, reason: Departure, goodbye: Option<Goodbye>, within: Duration) {
+    pub fn drain(&self, reason: DisconnectReason, goodbye: Option<Goodbye>, within: Duration) {
         self.begin_close(CloseOrder { reason, goodbye, drain: true, within });
     }
 
@@ -68,7 +68,7 @@ impl Link {
     }
 
     /// The task has ended: nothing more will be sent or received.
-    pub(in crate::connection) fn ended(&self, reason: Departure, positions: Positions) {
+    pub(in crate::connection) fn ended(&self, reason: DisconnectReason, positions: Positions) {
         self.begin_close(CloseOrder { reason, goodbye: None, drain: false, within: Duration::ZERO });
         self.state.store(CLOSED, Ordering::Release);
         self.clear_outbox();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Link;
+use super::Connection;
 use crate::sync::atomic::Ordering;
 
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ impl Pings {
 }
 
 /// Pings.
-impl Link {
+impl Connection {
     /// Asks the task to send a ping. The answer sets the peer's round-trip time.
     pub fn ping(&self) {
         let mut rare = self.rare.lock();
@@ -65,7 +65,7 @@ impl Link {
         u64::from(self.pinged.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Asks the peer for addresses; what it says reaches [`Host::peers_told`](crate::connection::Host::peers_told).
+    /// Asks the peer for addresses; what it says reaches [`ConnectionHandler::peers_told`](crate::connection::ConnectionHandler::peers_told).
     pub fn ask_peers(&self) {
         self.wants.fetch_or(PEERS, Ordering::Release);
         self.calls.call();

@@ -9,26 +9,26 @@ use crate::base::Lane;
 use crate::wire::Payload;
 
 use super::asking::{NoPlace, Waiters};
-use super::{Answer, Answered, Declined, Link};
+use super::{Answer, Answered, Connection, RequestDeclined};
 
 /// A place in which one request at a time awaits its answer.
 ///
 /// Invariant 26. Statement: where the line carries no ids, an answer reaches only the request it answers. Enforced by: a
-/// request that was sent and given up leaves its place [`Place::Late`], and nothing is asked there until its answer came, the peer
+/// request that was sent and given up leaves its place [`ReplySlot::LazyBox`], and nothing is asked there until its answer came, the peer
 /// said that there is none, or the link ended, but for what no answer of its can be taken for
-/// ([`Correlate::are_apart`](crate::wire::Correlate::are_apart)). What was followed so is forgotten: who asks the very same again after
+/// ([`ReplyMatcher::are_apart`](crate::wire::ReplyMatcher::are_apart)). What was followed so is forgotten: who asks the very same again after
 /// that may be given the answer of before. Breaks if: a place is freed by a timeout.
 ///
 /// Not promised for a request that the application sends or broadcasts as a message: that takes no place, so its answer reaches
 /// whoever has asked in that place.
 #[derive(Debug)]
-pub(super) enum Place {
+pub(super) enum ReplySlot {
     /// A request awaits its answer; others wait for the place.
     Asked { asked: Asked, waiter: oneshot::Sender<Answered>, queue: Queue },
     /// Whoever was first in the queue has been told to take it; nobody else may.
     Open { queue: Queue },
     /// Nobody waits any more, but the answer may still come.
-    Late(Asked),
+    LazyBox(Asked),
 }
 
 pub(super) type Queue = VecDeque<oneshot::Sender<()>>;
@@ -42,10 +42,10 @@ pub(super) struct Asked {
     payload: Bytes,
 }
 
-impl Place {
+impl ReplySlot {
     pub(super) fn asked(&self) -> Option<&Asked> {
         match self {
-            Self::Asked { asked, .. } | Self::Late(asked) => Some(asked),
+            Self::Asked { asked, .. } | Self::LazyBox(asked) => Some(asked),
             Self::Open { .. } => None,
         }
     }
@@ -61,13 +61,13 @@ impl Waiters {
     }
 
     /// Takes a place's request out; who is next there, to be told outside the lock.
-    pub(super) fn free(&mut self, at: usize) -> (u32, Place, Option<oneshot::Sender<()>>) {
+    pub(super) fn free(&mut self, at: usize) -> (u32, ReplySlot, Option<oneshot::Sender<()>>) {
         let (number, mut place) = self.places.swap_remove(at);
         let mut next = None;
-        if let Place::Asked { queue, .. } | Place::Open { queue } = &mut place {
+        if let ReplySlot::Asked { queue, .. } | ReplySlot::Open { queue } = &mut place {
             next = queue.pop_front();
             if next.is_some() {
-                self.places.push((number, Place::Open { queue: std::mem::take(queue) }));
+                self.places.push((number, ReplySlot::Open { queue: std::mem::take(queue) }));
             }
         }
         if self.places.is_empty() {
@@ -88,9 +88,9 @@ impl Waiters {
     ) -> Result<(u32, Answer), NoPlace> {
         let at = self.place(place);
         match at.map(|at| &mut self.places[at].1) {
-            Some(Place::Late(_)) => return Err(NoPlace::Late),
-            Some(Place::Open { .. }) if its_turn => {}
-            Some(Place::Asked { queue, .. } | Place::Open { queue }) => {
+            Some(ReplySlot::LazyBox(_)) => return Err(NoPlace::LazyBox),
+            Some(ReplySlot::Open { .. }) if its_turn => {}
+            Some(ReplySlot::Asked { queue, .. } | ReplySlot::Open { queue }) => {
                 if queue.iter().any(oneshot::Sender::is_closed) {
                     (*gone, *queue) = queue.drain(..).partition(oneshot::Sender::is_closed);
                 }
@@ -104,20 +104,20 @@ impl Waiters {
             None => {}
         }
         let queue = match at.map(|at| self.places.swap_remove(at).1) {
-            Some(Place::Open { queue }) => queue,
+            Some(ReplySlot::Open { queue }) => queue,
             _ => Queue::new(),
         };
         let (kind, payload) = asked;
         let id = self.next_id();
         let asked = Asked { id, kind, payload: payload.clone() };
         let (waiter, receiver) = oneshot::channel();
-        self.places.push((place, Place::Asked { asked, waiter, queue }));
+        self.places.push((place, ReplySlot::Asked { asked, waiter, queue }));
         Ok((id, receiver))
     }
 }
 
 /// Requests of ours.
-impl Link {
+impl Connection {
     /// These requests, kind and payload, were sent on this stream before it was the link's, and may still be answered: their places
     /// are as if they had been given up here. Nothing in a dialect with ids.
     pub(crate) fn owed(&self, requests: &[(u16, Bytes)]) {
@@ -129,7 +129,7 @@ impl Link {
             let Some(place) = correlator.awaits(*kind) else { continue };
             if waiters.place(place).is_none() {
                 let asked = Asked { id: waiters.next_id(), kind: *kind, payload: payload.clone() };
-                waiters.places.push((place, Place::Late(asked)));
+                waiters.places.push((place, ReplySlot::LazyBox(asked)));
             }
         }
     }
@@ -141,7 +141,7 @@ impl Link {
         let Some(place) = correlator.awaits(kind) else { return false };
         let (id, late_kind, late) = {
             let waiters = self.waiters.lock();
-            let Some(Place::Late(late)) = waiters.place(place).map(|at| &waiters.places[at].1) else {
+            let Some(ReplySlot::LazyBox(late)) = waiters.place(place).map(|at| &waiters.places[at].1) else {
                 return true;
             };
             (late.id, late.kind, late.payload.clone())
@@ -179,19 +179,19 @@ impl Link {
             waiters.free(at)
         };
         let unanswered = match freed {
-            Place::Asked { waiter, .. } => {
+            ReplySlot::Asked { waiter, .. } => {
                 let unwanted = waiter.send(Ok(payload.into_bytes())).err();
                 // Whoever asked has gone this very moment; its answer answers nothing any more.
                 unwanted.and_then(Result::ok).map(Payload::Owned)
             }
-            Place::Open { .. } | Place::Late(_) => Some(payload),
+            ReplySlot::Open { .. } | ReplySlot::LazyBox(_) => Some(payload),
         };
         self.call(number, next);
         unanswered
     }
 
     /// The request at a place has no answer: whoever asked hears it, and if that was given up the place is free again.
-    pub(super) fn declined_in_place(&self, place: u32, declined: Declined) -> bool {
+    pub(super) fn declined_in_place(&self, place: u32, declined: RequestDeclined) -> bool {
         let (number, freed, next) = {
             let mut waiters = self.waiters.lock();
             let Some(at) = waiters.place(place) else { return false };
@@ -201,8 +201,8 @@ impl Link {
             waiters.free(at)
         };
         let heard = match freed {
-            Place::Asked { waiter, .. } => waiter.send(Err(declined)).is_ok(),
-            Place::Open { .. } | Place::Late(_) => false,
+            ReplySlot::Asked { waiter, .. } => waiter.send(Err(declined)).is_ok(),
+            ReplySlot::Open { .. } | ReplySlot::LazyBox(_) => false,
         };
         self.call(number, next);
         heard
@@ -222,7 +222,8 @@ impl Link {
             let next = {
                 let mut waiters = self.waiters.lock();
                 let open = waiters.place(place);
-                let Some(at) = open.filter(|at| matches!(waiters.places[*at].1, Place::Open { .. })) else {
+                let Some(at) = open.filter(|at| matches!(waiters.places[*at].1, ReplySlot::Open { .. }))
+                else {
                     return;
                 };
                 waiters.free(at).2
@@ -247,7 +248,9 @@ impl Link {
             let Some(at) = waiters.place_of(id) else { return };
             let (number, place) = waiters.places.swap_remove(at);
             let (late, gone) = match place {
-                Place::Asked { asked, waiter, queue } => (Place::Late(asked), Some((waiter, queue))),
+                ReplySlot::Asked { asked, waiter, queue } => {
+                    (ReplySlot::LazyBox(asked), Some((waiter, queue)))
+                }
                 other => (other, None),
             };
             waiters.places.push((number, late));

@@ -6,13 +6,13 @@ use std::sync::mpsc;
 use std::task::{Context, Wake, Waker};
 
 use super::*;
-use crate::broadcast::{FAMILY, Family, Hub, LogConfig};
-use crate::wire::{Dialect, Native};
+use crate::broadcast::{FAMILY, LogConfig, LogSet, WakeSet};
+use crate::wire::{Native, Protocol};
 
-fn link() -> Arc<Link> {
-    let (dialect, hub) = (Native::default(), Hub::new());
-    let common = Common {
-        config: LinkConfig::default(),
+fn link() -> Arc<Connection> {
+    let (dialect, hub) = (Native::default(), WakeSet::new());
+    let common = ConnectionShared {
+        config: ConnectionConfig::default(),
         budget: Budget::new(1 << 20),
         limits: dialect.limits().clone(),
         abilities: dialect.abilities(),
@@ -20,12 +20,12 @@ fn link() -> Arc<Link> {
         dialect: dialect.name(),
     };
     let footing =
-        Family::new([LogConfig::test(); FAMILY], &hub).join(ConnId::new(1).expect("not zero"), None);
-    Link::new(Arc::new(common), Arc::clone(footing.views()), Arc::clone(hub.parker().seat()))
+        LogSet::new([LogConfig::test(); FAMILY], &hub).join(ConnId::new(1).expect("not zero"), None);
+    Connection::new(Arc::new(common), Arc::clone(footing.views()), Arc::clone(hub.parker().seat()))
 }
 
 /// Looks at the link when it is woken and when it is dropped, as a task's waker may that runs or holds the task.
-struct Meddler(Arc<Link>);
+struct Meddler(Arc<Connection>);
 
 impl Wake for Meddler {
     fn wake(self: Arc<Self>) {
@@ -39,7 +39,7 @@ impl Drop for Meddler {
     }
 }
 
-fn meddler(link: &Arc<Link>) -> Waker {
+fn meddler(link: &Arc<Connection>) -> Waker {
     Waker::from(Arc::new(Meddler(Arc::clone(link))))
 }
 

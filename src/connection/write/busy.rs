@@ -6,20 +6,20 @@ use std::task::{Context, Poll};
 
 use bytes::Buf;
 
-use crate::broadcast::{Fill, Footing};
+use crate::broadcast::{Fill, LogPositions};
 use crate::connection::budget::Reservation;
-use crate::connection::end::End;
-use crate::connection::shared::Link;
+use crate::connection::end::CloseReason;
+use crate::connection::shared::Connection;
 use crate::transport::Stream;
 
-use super::{BULK, Busy, LANES, LaneOut, Piece};
+use super::{BULK, LANES, LaneWriter, Piece, WriteState};
 
-impl Busy {
+impl WriteState {
     pub(super) fn write_once<S: Stream>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
-        link: &Link,
+        link: &Connection,
     ) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut count = 0;
@@ -52,7 +52,7 @@ impl Busy {
         }
     }
 
-    pub(super) fn advance(&mut self, mut written: usize, link: &Link) {
+    pub(super) fn advance(&mut self, mut written: usize, link: &Connection) {
         self.written += written as u64;
         while written > 0
             && let Some(piece) = self.round.front_mut()
@@ -71,7 +71,7 @@ impl Busy {
                     }
                 }
                 Piece::Log(at) => {
-                    let LaneOut { stride, batch, logs_turn, served, .. } = &mut self.lanes[*at];
+                    let LaneWriter { stride, batch, logs_turn, served, .. } = &mut self.lanes[*at];
                     let part = batch.len().min(written);
                     stride.advance(batch, part);
                     if *at == BULK {
@@ -91,7 +91,7 @@ impl Busy {
     }
 
     /// The round is empty: nothing is held but what has begun.
-    fn settle(&mut self, link: &Link) {
+    fn settle(&mut self, link: &Connection) {
         self.own = 0;
         for lane in &mut self.lanes {
             lane.pinned = if lane.open.is_some() { lane.opened } else { 0 };
@@ -101,7 +101,7 @@ impl Busy {
 
     /// Reserves what the round holds. What has come from a queue is covered already; where the ceiling refuses the rest, a
     /// round's worth at the most goes uncounted.
-    pub(super) fn cover(&mut self, link: &Link) {
+    pub(super) fn cover(&mut self, link: &Connection) {
         let kept: usize = self.lanes.iter().map(|lane| lane.batch.kept() + lane.pinned).sum();
         let bytes = self.own + kept;
         if bytes > 0 || self.held.is_some() {
@@ -109,12 +109,12 @@ impl Busy {
         }
     }
 
-    pub(super) fn held(&mut self, link: &Link) -> &mut Reservation {
+    pub(super) fn held(&mut self, link: &Connection) -> &mut Reservation {
         self.held.get_or_insert_with(|| Reservation::empty(&link.common.budget))
     }
 
     /// The stream is full: keeps a copy of the rest of a chunk that has begun, and lets go of the log's segments.
-    pub(super) fn release(&mut self, link: &Link) {
+    pub(super) fn release(&mut self, link: &Connection) {
         let lanes = &mut self.lanes;
         let mut first = true;
         self.round.retain(|piece| {
@@ -122,7 +122,7 @@ impl Busy {
             match piece {
                 Piece::Bytes(_) | Piece::Bulk(_) => true,
                 Piece::Log(at) => {
-                    let LaneOut { stride, batch, logs_turn, .. } = &mut lanes[*at];
+                    let LaneWriter { stride, batch, logs_turn, .. } = &mut lanes[*at];
                     stride.release(batch);
                     *logs_turn |= !begun;
                     // A torn chunk whose rest was too long to keep holds its place: see `mend`.
@@ -134,11 +134,11 @@ impl Busy {
     }
 
     /// Fetches the rest of a chunk that is half on the line and was too long to keep: it goes before anything else.
-    pub(super) fn mend(&mut self, footing: &Footing) -> Result<(), End> {
+    pub(super) fn mend(&mut self, footing: &LogPositions) -> Result<(), CloseReason> {
         let Some(Piece::Log(at)) = self.round.front() else { return Ok(()) };
-        let LaneOut { stride, batch, .. } = &mut self.lanes[*at];
+        let LaneWriter { stride, batch, .. } = &mut self.lanes[*at];
         if batch.is_empty() && stride.torn(batch) && stride.fill(footing.at(*at), 1, batch) != Fill::Ready {
-            return Err(End::TooSlow(LANES[*at]));
+            return Err(CloseReason::TooSlow(LANES[*at]));
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! What has been written is ahead of every vote that comes after it. `TCP_NOTSENT_LOWAT` bounds what waits in the near kernel, nothing
 //! bounds what waits in the far one: its receive buffer grows to tens of megabytes if the far process takes bytes more slowly
 //! than the line brings them. So bulk is followed by marks, pings whose answers tell what the far *process* has taken and how
-//! soon, and no more is under way than [`Flight::room`] allows: twice what the line carries in the least round trip, as in BBR (the
+//! soon, and no more is under way than [`BulkWindow::room`] allows: twice what the line carries in the least round trip, as in BBR (the
 //! bandwidth-delay product with a `cwnd_gain` of 2, the rate estimated as in draft-cheng-iccrg-delivery-rate-estimation), and a little.
 //! What queues is one round trip's worth. A line is as busy as without it, but for loopback: where both ends do nothing but move
 //! bytes, the marks and their answers cost up to a fifth of what they move.
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 /// What one link knows of its bulk; empty where it has sent none since it last slept.
 #[derive(Debug, Default)]
-pub(super) struct Flight {
+pub(super) struct BulkWindow {
     /// The peer answers marks; otherwise nothing is bounded.
     bounded: bool,
     /// Bytes of bulk written, and those known to be taken.
@@ -25,7 +25,7 @@ pub(super) struct Flight {
     taken_at: Option<Instant>,
     /// [`Self::written`] at the newest mark.
     marked: u64,
-    marks: VecDeque<Mark>,
+    marks: VecDeque<Position>,
     /// Of the newest mark.
     number: u64,
     /// When the newest answered mark was sent.
@@ -42,7 +42,7 @@ pub(super) struct Flight {
 }
 
 #[derive(Debug)]
-struct Mark {
+struct Position {
     number: u64,
     at: Instant,
     /// Bytes written before it.
@@ -55,7 +55,7 @@ struct Mark {
     calm: bool,
 }
 
-impl Flight {
+impl BulkWindow {
     /// Forgets everything, but keeps its memory.
     pub(super) fn reset(&mut self) {
         if self.written == 0 {
@@ -146,7 +146,7 @@ impl Flight {
         let since = |known: Option<Instant>| known.filter(|_| !fresh).unwrap_or(now);
         self.number += 1;
         self.marked = self.written;
-        self.marks.push_back(Mark {
+        self.marks.push_back(Position {
             number: self.number,
             at: now,
             written: self.written,
@@ -226,7 +226,7 @@ mod tests {
 
     /// A line of a certain speed and length with a kernel that buffers everything, and a peer that answers marks.
     struct Line {
-        flight: Flight,
+        flight: BulkWindow,
         /// Bytes a millisecond.
         speed: u64,
         /// Milliseconds there and back.
@@ -242,7 +242,7 @@ mod tests {
 
     impl Line {
         fn new(speed: u64, trip: u64) -> Self {
-            let mut flight = Flight::default();
+            let mut flight = BulkWindow::default();
             flight.bound(true);
             let (marks, answers) = Default::default();
             Self { flight, speed, trip, now: Instant::now(), time: 0, waits: 0, arrived: 0, marks, answers }
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn short_bulk_is_not_marked() {
-        let mut flight = Flight::default();
+        let mut flight = BulkWindow::default();
         flight.bound(true);
         flight.wrote(LEAST_MARKED as usize - 1);
         assert_eq!(flight.mark(Instant::now), None);
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn whoever_has_its_window_under_way_awaits_an_answer() {
-        let mut flight = Flight::default();
+        let mut flight = BulkWindow::default();
         flight.bound(true);
         while flight.room() > 0 {
             flight.wrote(flight.round().min(10_000));

@@ -4,22 +4,22 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::broadcast::Fill;
-use crate::connection::end::End;
-use crate::connection::host::Host;
+use crate::connection::end::CloseReason;
+use crate::connection::host::ConnectionHandler;
 use crate::connection::outbox::Outgoing;
-use crate::connection::shared::Link;
-use crate::wire::{Control, Dialect};
+use crate::connection::shared::Connection;
+use crate::wire::{Control, Protocol};
 
-use super::{BULK, Busy, Gather, LANES, LaneOut, Piece, URGENT, Writer};
+use super::{BULK, Gather, LANES, LaneWriter, Piece, URGENT, WriteState, Writer};
 
-impl<D: Dialect> Writer<D> {
-    pub(super) fn gather<H: Host>(
+impl<D: Protocol> Writer<D> {
+    pub(super) fn gather<H: ConnectionHandler>(
         &mut self,
-        busy: &mut Busy,
-        link: &Link,
+        busy: &mut WriteState,
+        link: &Connection,
         host: &H,
         gather: Gather,
-    ) -> Result<(), End> {
+    ) -> Result<(), CloseReason> {
         if let Some(token) = link.take_ping() {
             self.say(busy, &Control::Ping { token })?;
         }
@@ -64,15 +64,15 @@ impl<D: Dialect> Writer<D> {
     }
 
     /// Fills one lane's share of a round; how many bytes it took.
-    fn gather_lane<H: Host>(
+    fn gather_lane<H: ConnectionHandler>(
         &mut self,
-        busy: &mut Busy,
+        busy: &mut WriteState,
         at: usize,
         room: usize,
         waits: Waits,
-        link: &Link,
+        link: &Connection,
         host: &H,
-    ) -> Result<usize, End> {
+    ) -> Result<usize, CloseReason> {
         let (queue_waits, state_waits) = (waits.queue[at], waits.state && at == URGENT);
         let others_wait = queue_waits || state_waits;
         let mut taken = 0;
@@ -105,13 +105,13 @@ impl<D: Dialect> Writer<D> {
 
     /// What is gathered of a log behind other pieces is let go of when the stream is full before it begins. A lane that was
     /// passed over like this for fifteen shares goes first with one; which lanes did.
-    fn gather_starving<H: Host>(
+    fn gather_starving<H: ConnectionHandler>(
         &mut self,
-        busy: &mut Busy,
+        busy: &mut WriteState,
         host: &H,
         share: usize,
         no_bulk: bool,
-    ) -> Result<[bool; 3], End> {
+    ) -> Result<[bool; 3], CloseReason> {
         let (mut early, written) = ([false; 3], busy.written);
         for (at, early) in early.iter_mut().enumerate() {
             let lane = &mut busy.lanes[at];
@@ -126,16 +126,16 @@ impl<D: Dialect> Writer<D> {
         Ok(early)
     }
 
-    fn gather_log<H: Host>(
+    fn gather_log<H: ConnectionHandler>(
         &mut self,
-        busy: &mut Busy,
+        busy: &mut WriteState,
         at: usize,
         most: usize,
         host: &H,
-    ) -> Result<usize, End> {
+    ) -> Result<usize, CloseReason> {
         // Twice at the most: after a gap the cursor stands at the end, and something may have come since.
         for _ in 0..2 {
-            let LaneOut { stride, batch, .. } = &mut busy.lanes[at];
+            let LaneWriter { stride, batch, .. } = &mut busy.lanes[at];
             let (lane, foothold) = (LANES[at], self.footing.at(at));
             if batch.is_empty() && !stride.has_news(foothold) {
                 return Ok(0);
@@ -156,13 +156,13 @@ impl<D: Dialect> Writer<D> {
                         busy.put(at, abort.freeze());
                     }
                 }
-                Fill::Overrun => return Err(End::TooSlow(lane)),
+                Fill::Overrun => return Err(CloseReason::TooSlow(lane)),
             }
         }
         Ok(0)
     }
 
-    fn gather_state(&mut self, busy: &mut Busy, share: usize) -> usize {
+    fn gather_state(&mut self, busy: &mut WriteState, share: usize) -> usize {
         let mut taken = 0;
         while taken < share
             && let Some(entry) = self.state.take_next()
@@ -173,7 +173,13 @@ impl<D: Dialect> Writer<D> {
         taken
     }
 
-    fn gather_queue(&mut self, busy: &mut Busy, at: usize, share: usize, link: &Link) -> Result<usize, End> {
+    fn gather_queue(
+        &mut self,
+        busy: &mut WriteState,
+        at: usize,
+        share: usize,
+        link: &Connection,
+    ) -> Result<usize, CloseReason> {
         let lane = LANES[at];
         let mut taken = 0;
         let mut small = BytesMut::new();
@@ -225,7 +231,7 @@ impl<D: Dialect> Writer<D> {
     }
 }
 
-impl Busy {
+impl WriteState {
     fn end_open(&mut self, at: usize) {
         self.lanes[at].open = None;
         self.lanes[at].logs_turn = true;

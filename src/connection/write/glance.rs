@@ -9,24 +9,24 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::broadcast::Glance;
-use crate::connection::end::End;
-use crate::connection::host::Host;
-use crate::connection::shared::Link;
+use crate::connection::end::CloseReason;
+use crate::connection::host::ConnectionHandler;
+use crate::connection::shared::Connection;
 use crate::transport::Stream;
-use crate::wire::Dialect;
+use crate::wire::Protocol;
 
 use super::{Piece, Writer};
 
-impl<D: Dialect> Writer<D> {
+impl<D: Protocol> Writer<D> {
     /// Writes what the log of this lane has, if it is little; the writer must be asleep. Whether that was all.
-    pub(super) fn glance<S: Stream, H: Host>(
+    pub(super) fn glance<S: Stream, H: ConnectionHandler>(
         &mut self,
         at: usize,
         stream: &mut S,
         cx: &mut Context<'_>,
-        link: &Link,
+        link: &Connection,
         host: &H,
-    ) -> Result<bool, End> {
+    ) -> Result<bool, CloseReason> {
         // What the stream runs is not ours: the thread's is taken, not borrowed.
         let mut glance = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
         let (mut written, mut crowd) = (Ok(false), false);
@@ -41,20 +41,20 @@ impl<D: Dialect> Writer<D> {
         written
     }
 
-    fn write_glance<S: Stream, H: Host>(
+    fn write_glance<S: Stream, H: ConnectionHandler>(
         &mut self,
         at: usize,
         glance: &Glance,
         stream: &mut S,
         cx: &mut Context<'_>,
-        link: &Link,
+        link: &Connection,
         host: &H,
-    ) -> Result<bool, End> {
+    ) -> Result<bool, CloseReason> {
         let len = glance.bytes().len();
         let count = match Pin::new(&mut *stream).poll_write(cx, glance.bytes()) {
-            Poll::Ready(Ok(0)) => return Err(End::Io(io::ErrorKind::WriteZero.into())),
+            Poll::Ready(Ok(0)) => return Err(CloseReason::Io(io::ErrorKind::WriteZero.into())),
             Poll::Ready(Ok(count)) => count.min(len),
-            Poll::Ready(Err(error)) => return Err(End::Io(error)),
+            Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
             Poll::Pending => return Ok(false),
         };
         host.traffic(0, count);
@@ -65,7 +65,7 @@ impl<D: Dialect> Writer<D> {
                     self.footing.pass(at, glance);
                     return Ok(true);
                 }
-                Poll::Ready(Err(error)) => return Err(End::Io(error)),
+                Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
                 Poll::Pending => {}
             }
         }

@@ -3,15 +3,15 @@
 
 use std::cell::RefCell;
 
-use super::Busy;
+use super::WriteState;
 
 /// The thread's, or a new one.
-pub(super) fn take() -> Box<Busy> {
+pub(super) fn take() -> Box<WriteState> {
     SPARE.try_with(|spare| spare.borrow_mut().pop()).ok().flatten().unwrap_or_default()
 }
 
 /// Of one that has nothing left to write. Forgets everything but the memory to gather in.
-pub(super) fn put(mut busy: Box<Busy>) {
+pub(super) fn put(mut busy: Box<WriteState>) {
     for lane in &mut busy.lanes {
         lane.batch.clear_idle();
         (lane.pinned, lane.opened, lane.logs_turn, lane.served) = (0, 0, false, 0);
@@ -31,7 +31,7 @@ pub(super) fn put(mut busy: Box<Busy>) {
 
 thread_local! {
     #[expect(clippy::vec_box, reason = "the boxes go to and fro")]
-    static SPARE: RefCell<Vec<Box<Busy>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<Box<WriteState>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// One link writes at a time; a few more are filled before their link is polled.

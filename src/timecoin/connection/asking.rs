@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::base::FOREVER;
 use crate::connection::Message;
 use crate::timecoin::wire::{Kind, NetworkMessage, What, what};
-use crate::wire::{Control, Dialect, Head, Status};
+use crate::wire::{Control, MessageHeader, Protocol, Status};
 
 use super::{ConnectionError, PeerConnection, State};
 
@@ -127,7 +127,7 @@ impl PeerConnection {
         let (State::Open(open), Some(pairs)) = (&mut self.state, self.dialect.correlator()) else { return };
         let asked = &open.asked;
         open.unread.retain(|frame| match what(frame) {
-            What::Message(Head::Event { kind } | Head::Request { kind, .. }) => {
+            What::Message(MessageHeader::Event { kind } | MessageHeader::Request { kind, .. }) => {
                 let place = pairs.fills(kind);
                 place.is_none() || !asked.iter().any(|asked| asked.kind.awaits() == place)
             }
@@ -140,17 +140,17 @@ impl PeerConnection {
         match what(frame) {
             What::Control(Control::Ping { .. }) => Sorted::Ping,
             What::Control(Control::Pong { .. }) => Sorted::Pong,
-            What::Message(Head::Response { id: place, status }) => {
+            What::Message(MessageHeader::Response { id: place, status }) => {
                 self.close(place, |_| true);
                 Sorted::Declined(place, status)
             }
-            What::Message(Head::Event { kind } | Head::Request { kind, .. }) => {
+            What::Message(MessageHeader::Event { kind } | MessageHeader::Request { kind, .. }) => {
                 let Some(pairs) = self.dialect.correlator() else { return Sorted::Other };
                 let Some(place) = pairs.fills(kind) else { return Sorted::Other };
                 let answers = |asked: &Asked| pairs.answers(asked.kind.code(), &asked.question, kind, frame);
                 if self.close(place, answers) { Sorted::Answer(place) } else { Sorted::Other }
             }
-            What::Control(_) | What::Message(Head::Cancel { .. }) => Sorted::Other,
+            What::Control(_) | What::Message(MessageHeader::Cancel { .. }) => Sorted::Other,
         }
     }
 

@@ -15,7 +15,7 @@ use crate::node::{ConnectError, check_kin, read_greeting};
 use crate::timecoin::info::{info_of_hello, unix_seconds};
 use crate::timecoin::wire::TimeCoin;
 use crate::transport::{BoxStream, Transport};
-use crate::wire::{Dialect, Greeting, Hello};
+use crate::wire::{Greeting, Hello, Protocol};
 
 use super::{ConnectionError, Open, PeerConnection, State};
 

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use crate::base::{canonical, canonical_ip};
 use crate::connection::RequestError;
 use crate::node::{Peer, WeakNode};
-use crate::pool::Cause;
+use crate::pool::Misbehavior;
 use crate::timecoin::connection::{ConnectionError, PeerConnection};
 use crate::timecoin::find::{DIALECT, address_of, has_our_software, ip_of, is_old_dialler};
 use crate::timecoin::wire::{Kind, NetworkMessage};
@@ -210,9 +210,9 @@ impl PeerManager {
             Ok(answer) => return self.checked(question.kind(), answer, Some(peer)).map(|()| answer.clone()),
             // An old node that dialled us reads next to nothing: that it does not answer is no fault of its.
             Err(PeerRequestError::Request(RequestError::Timeout)) if !is_old_dialler(peer) => {
-                peer.penalize(Cause::Timeout, now);
+                peer.penalize(Misbehavior::Timeout, now);
             }
-            Err(PeerRequestError::Unreadable(_)) => drop(peer.penalize(Cause::Malformed, now)),
+            Err(PeerRequestError::Unreadable(_)) => drop(peer.penalize(Misbehavior::Malformed, now)),
             Err(_) => {}
         }
         answer
@@ -257,12 +257,12 @@ impl PeerManager {
             peer.map(|peer| peer.reward(self.node().now()));
             return Ok(());
         }
-        peer.map(|peer| peer.penalize(Cause::BadData, self.node().now()));
+        peer.map(|peer| peer.penalize(Misbehavior::BadData, self.node().now()));
         Err(PeerRequestError::WrongAnswer { asked, got })
     }
 
     /// What came was not what this kind of answer holds: health follows, where the peer is pooled.
-    pub(super) fn blame(&self, peer_addr: &impl PeerAt, cause: Cause) {
+    pub(super) fn blame(&self, peer_addr: &impl PeerAt, cause: Misbehavior) {
         if let Ok(addr) = peer_addr.addr(self.network.port())
             && let Some(peer) = self.state().peer_at(self.node(), addr)
         {

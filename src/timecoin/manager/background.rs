@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval_at};
 
 use crate::base::FOREVER;
-use crate::node::{NodeEvent, Subscription, Update};
+use crate::node::{NodeEvent, Subscription, SubscriptionItem};
 
 use super::ask::ask_for_peers;
 use super::config::{ReaperConfig, ReconnectConfig};
@@ -69,7 +69,7 @@ impl PeerManager {
 /// Notes which of the node's own dials failed, as long as the manager lives.
 async fn note_dials(manager: WeakManager, mut events: Subscription) {
     loop {
-        if let Update::Event(NodeEvent::DialFailed { addr, cause }) = events.next().await {
+        if let SubscriptionItem::Event(NodeEvent::DialFailed { addr, cause }) = events.next().await {
             let Some(manager) = manager.upgrade() else { return };
             note_failed(manager.state(), addr, &cause);
         }

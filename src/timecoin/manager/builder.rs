@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::address_book::{Book, BookConfig, WallTime};
+use crate::address_book::{AddressBook, AddressBookConfig, WallTime};
 use crate::base::canonical;
-use crate::node::{DialectConfig, LagPolicy, Node, StartError};
+use crate::node::{LagPolicy, Node, ProtocolConfig, StartError};
 use crate::sync::Mutex;
 use crate::timecoin::alone::Alone;
 use crate::timecoin::chain::ChainSource;
@@ -37,7 +37,7 @@ pub struct PeerManagerBuilder {
     config: ManagerConfig,
     chain: Arc<dyn ChainSource>,
     transport: Arc<dyn Transport>,
-    book: Option<Arc<Book>>,
+    book: Option<Arc<AddressBook>>,
     native: Option<SocketAddr>,
     /// What an old file told already.
     imported: Vec<PersistentPeerInfo>,
@@ -81,7 +81,7 @@ impl PeerManagerBuilder {
 
     /// The address book. Default: in memory.
     #[must_use]
-    pub fn book(mut self, book: impl Into<Arc<Book>>) -> Self {
+    pub fn book(mut self, book: impl Into<Arc<AddressBook>>) -> Self {
         self.book = Some(book.into());
         self
     }
@@ -102,7 +102,7 @@ impl PeerManagerBuilder {
     /// See [`StartError`].
     pub fn build(self) -> Result<PeerManager, StartError> {
         let Self { network, listen, public, mut config, chain, transport, book, native, imported } = self;
-        let book = book.unwrap_or_else(|| Arc::new(Book::in_memory(BookConfig::default())));
+        let book = book.unwrap_or_else(|| Arc::new(AddressBook::in_memory(AddressBookConfig::default())));
         let quarantine = Arc::new(PeerQuarantine::with_config(config.quarantine.clone()));
         let asked = Arc::new(Alone::default());
         let mut rules =
@@ -146,7 +146,7 @@ impl PeerManagerBuilder {
             config,
         });
         restore(&state, imported);
-        let old = DialectConfig::new(dialect)
+        let old = ProtocolConfig::new(dialect)
             .advertise(public)
             .rules(rules)
             // An old node that dialled us may read nothing for long: it misses messages, and is not thrown out for it.
@@ -158,7 +158,7 @@ impl PeerManagerBuilder {
             .book(book)
             .first_dialect(old);
         if native.is_some() {
-            let native = DialectConfig::new(Native::new(state.config.node.wire.clone()));
+            let native = ProtocolConfig::new(Native::new(state.config.node.wire.clone()));
             node = node.dialect(match state.config.node.advertise {
                 Some(addr) => native.advertise(addr),
                 None => native,
@@ -195,7 +195,8 @@ impl PeerManagerBuilder {
     /// See [`ImportError`].
     pub fn import(&mut self) -> Result<usize, ImportError> {
         let Some(path) = self.config.peers_json.take() else { return Ok(0) };
-        let book = self.book.get_or_insert_with(|| Arc::new(Book::in_memory(BookConfig::default())));
+        let book =
+            self.book.get_or_insert_with(|| Arc::new(AddressBook::in_memory(AddressBookConfig::default())));
         let imported = import_peers_json(&path, self.network, book, WallTime::now())?;
         let Some(imported) = imported else { return Ok(0) };
         self.imported.extend(imported.records);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::node::{HotConfig, NodeConfig};
+use crate::node::{NodeConfig, RuntimeConfig};
 use crate::timecoin::wire::{Software, TimeCoin};
 use crate::timecoin::{AnnounceConfig, NetworkType, QuarantineConfig, RateLimiterConfig, WalletConfig};
 
@@ -75,7 +75,7 @@ impl Default for ReaperConfig {
 }
 
 impl ReaperConfig {
-    pub(super) fn apply(&self, hot: &mut HotConfig) {
+    pub(super) fn apply(&self, hot: &mut RuntimeConfig) {
         hot.liveness.stale_after = self.stale_after;
         hot.ping_every = self.ping_every;
     }

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 
 use crate::address_book::{Source, WallTime};
 use crate::base::canonical;
-use crate::node::{ConnectError, NodeRef, Peer, Prelude, StartError};
+use crate::node::{CompletedHandshake, ConnectError, NodeRef, Peer, StartError};
 use crate::timecoin::PeerInfo;
 use crate::timecoin::connection::PeerConnection;
 use crate::timecoin::find::{DIALECT, address_of, ip_of};
@@ -105,7 +105,7 @@ impl PeerManager {
             return Err(AdoptError::Quarantined(parts.addr.ip()));
         }
         let asked = parts.asked.into_iter().map(|asked| (asked.kind.code(), asked.question)).collect();
-        let before = Prelude { hello: parts.hello, rest: parts.rest, asked };
+        let before = CompletedHandshake { hello: parts.hello, rest: parts.rest, asked };
         let adopted =
             self.node().adopt_greeted(DIALECT, parts.stream, parts.direction, parts.addr, before).await;
         match adopted {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::connection::{RequestError, SendError};
-use crate::node::{ConnectError, StateRefused};
+use crate::node::{ConnectError, StateError};
 use crate::timecoin::connection::ConnectionError;
 use crate::timecoin::wire::{DecodeError, Kind, NetworkMessage, TextError};
 use crate::wire::EncodeError;
@@ -70,7 +70,7 @@ pub enum PeerSendError {
     Quarantined(IpAddr, Box<NetworkMessage>),
     /// The connection did not take it. It comes back as text.
     #[error(transparent)]
-    Link(#[from] SendError),
+    Queue(#[from] SendError),
     /// There was no connection, and a connection for this one message failed.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
@@ -88,7 +88,7 @@ pub enum BroadcastError {
     Encode(#[from] EncodeError),
     /// The newest value of a state was not taken; it comes back.
     #[error(transparent)]
-    State(#[from] StateRefused),
+    State(#[from] StateError),
     /// Its contents have no JSON text.
     #[error("no JSON text: {0}")]
     Json(#[from] serde_json::Error),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::address_book::WallTime;
-use crate::pool::Cause;
+use crate::pool::Misbehavior;
 use crate::timecoin::ConnectionError;
 use crate::timecoin::chain::{MAX_BLOCKS, StateSnapshot};
 use crate::timecoin::exchange::seconds;
@@ -61,13 +61,13 @@ impl PeerManager {
             other => return Err(Self::unexpected(Kind::GetBlocks, &other).into()),
         };
         if blocks.len() as u64 > to - from + 1 {
-            self.blame(&peer_addr, Cause::BadData);
+            self.blame(&peer_addr, Misbehavior::BadData);
             return Err(FetchError::TooMany { asked: to - from + 1, got: blocks.len() });
         }
         for (asked, block) in (from..=to).zip(&blocks) {
             let got = block.header.block_number;
             if got != asked {
-                self.blame(&peer_addr, Cause::BadData);
+                self.blame(&peer_addr, Misbehavior::BadData);
                 return Err(FetchError::WrongHeight { asked, got });
             }
         }
@@ -142,7 +142,7 @@ impl PeerManager {
             return Err(Self::unexpected(Kind::StateSnapshotRequest, &came).into());
         };
         if got != height {
-            self.blame(&peer_addr, Cause::BadData);
+            self.blame(&peer_addr, Misbehavior::BadData);
             return Err(SnapshotError::WrongHeight { asked: height, got });
         }
         Ok(StateSnapshot { height, utxo_merkle_root, state_data, compressed, snapshot_size_bytes })
@@ -167,7 +167,7 @@ impl PeerManager {
             // The runtime ends; nothing came of it.
             Err(_) => return Err(PeerRequestError::from(ConnectionError::Closed).into()),
             Ok(Err(fault)) => {
-                self.blame(&peer_addr, Cause::BadData);
+                self.blame(&peer_addr, Misbehavior::BadData);
                 return Err(fault.into());
             }
         };

@@ -10,7 +10,7 @@ use crate::address_book::WallTime;
 use crate::base::Direction;
 use crate::connection::{Event, Handled, Request, Responder};
 use crate::node::{Context, Handler, NodeRef, Peer, Verdict};
-use crate::pool::{Cause, Departure};
+use crate::pool::{DisconnectReason, Misbehavior};
 use crate::timecoin::chain::{Answer, Incoming, Sender};
 use crate::timecoin::find::{DIALECT, address_of, info_of, is_old_dialler};
 use crate::timecoin::info::whole_millis;
@@ -108,7 +108,7 @@ impl Handler for Listening {
         state.chain.connected(&state.sender(peer));
     }
 
-    fn disconnected(&self, cx: Context<'_>, _: Departure) {
+    fn disconnected(&self, cx: Context<'_>, _: DisconnectReason) {
         let (state, peer) = (&self.0, cx.peer());
         state.mute.lock().remove(&peer.id());
         if let Some(rtt) = peer.rtt() {
@@ -146,7 +146,7 @@ impl Listening {
                 let size = message.to_bytes().map_or(0, |text| text.len() as u64);
                 if let Err(limit) = state.limiter.check_rate_limit(from.ip(), size).await {
                     tracing::debug!(peer = %from.ip(), %limit, "not answered");
-                    peer.penalize(Cause::Flood, node.now());
+                    peer.penalize(Misbehavior::Flood, node.now());
                     // Told where the dialect has a word for it.
                     let _ = responder.map(|responder| responder.decline(Status::Busy, ""));
                     return;
@@ -171,7 +171,7 @@ impl Listening {
     }
 
     fn malformed(&self, cx: Context<'_>, text: Bytes) -> Handled {
-        cx.peer().penalize(Cause::Malformed, cx.node().now());
+        cx.peer().penalize(Misbehavior::Malformed, cx.node().now());
         self.unreadable(cx, text)
     }
 

@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::node::{Leftovers, Node};
+use crate::node::{Node, ShutdownReport};
 
 use super::NetworkType;
 
@@ -169,7 +169,7 @@ impl PeerManager {
     ///
     /// # Cancel safety
     /// Dropping the future does not stop the shutdown.
-    pub async fn shutdown(&self, deadline: Duration) -> Leftovers {
+    pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
         let begun = tokio::time::Instant::now();
         self.state().tasks.stop();
         let mut left = self.node().shutdown(deadline).await;

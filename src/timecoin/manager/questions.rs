@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::connection::RequestError;
-use crate::pool::Cause;
+use crate::pool::Misbehavior;
 use crate::timecoin::find::is_old_dialler;
 use crate::timecoin::wire::{Block, Kind, NetworkMessage, PeerAddress, Transaction, WalletTransaction};
 
@@ -37,7 +37,7 @@ impl PeerManager {
             Err(_) => {
                 // An old node that dialled us takes a ping for the answer to its own, one in 30 s.
                 if !is_old_dialler(&peer) {
-                    peer.penalize(Cause::Unresponsive, self.node().now());
+                    peer.penalize(Misbehavior::Unresponsive, self.node().now());
                 }
                 Err(PingError::Timeout)
             }
@@ -78,7 +78,7 @@ impl PeerManager {
                 Ok(())
             }
             NetworkMessage::ConsensusVoteAck { block_hash: got, .. } => {
-                peer.penalize(Cause::BadData, self.node().now());
+                peer.penalize(Misbehavior::BadData, self.node().now());
                 Err(VoteError::WrongBlock { expected: expected_block_hash, got })
             }
             other => Err(Self::unexpected(asked, &other).into()),
@@ -95,7 +95,7 @@ impl PeerManager {
     ) -> Result<serde_json::Value, PeerRequestError> {
         match self.ask(&peer_addr, NetworkMessage::GetGenesis, GENESIS).await? {
             NetworkMessage::GenesisBlock(text) => serde_json::from_str(&text)
-                .inspect_err(|_| self.blame(&peer_addr, Cause::BadData))
+                .inspect_err(|_| self.blame(&peer_addr, Misbehavior::BadData))
                 .map_err(Into::into),
             other => Err(Self::unexpected(Kind::GetGenesis, &other)),
         }
@@ -119,7 +119,7 @@ impl PeerManager {
     pub async fn request_genesis_block(&self, peer_addr: impl PeerAt) -> Result<Block, PeerRequestError> {
         let block = self.request_genesis(&peer_addr).await?;
         serde_json::from_value(block)
-            .inspect_err(|_| self.blame(&peer_addr, Cause::BadData))
+            .inspect_err(|_| self.blame(&peer_addr, Misbehavior::BadData))
             .map_err(Into::into)
     }
 

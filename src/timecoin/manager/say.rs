@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::connection::{Message, SendError};
 use crate::node::{BroadcastReceipt, NodeRef, Peer, Receipt};
-use crate::pool::Cause;
+use crate::pool::Misbehavior;
 use crate::timecoin::PeerInfo;
 use crate::timecoin::alone::Turn;
 use crate::timecoin::announce::Announce;
@@ -80,7 +80,7 @@ pub(super) fn send_link(node: &NodeRef, peer: &Peer, message: Message) -> Result
         }
         // Full may be our own burst or our own ceiling: only a peer that takes nothing is to blame.
         Err(SendError::Full(_)) if peer.connection().link().stalled(now) > TAKES_NOTHING => {
-            peer.penalize(Cause::Unresponsive, now);
+            peer.penalize(Misbehavior::Unresponsive, now);
         }
         Ok(()) | Err(_) => {}
     }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::address_book::{Book, Source, WallTime};
+use crate::address_book::{AddressBook, Source, WallTime};
 use crate::base::{ConnId, Tick};
-use crate::node::{HotConfig, NodeRef, Peer};
+use crate::node::{NodeRef, Peer, RuntimeConfig};
 use crate::sync::Mutex;
 use crate::timecoin::alone::Alone;
 use crate::timecoin::chain::{ChainSource, Sender};
@@ -36,7 +36,7 @@ pub(super) struct State {
     pub(super) config: ManagerConfig,
     pub(super) rules: AddressRules,
     pub(super) chain: Arc<dyn ChainSource>,
-    pub(super) book: Arc<Book>,
+    pub(super) book: Arc<AddressBook>,
     pub(super) quarantine: Arc<PeerQuarantine>,
     pub(super) limiter: Arc<RateLimiter>,
     pub(super) exchange: Mutex<PeerExchange>,
@@ -115,10 +115,10 @@ impl State {
 }
 
 /// Changes what of the node's configuration may change; again, where another change came between.
-pub(super) fn reconfigure(node: &NodeRef, change: impl Fn(&mut HotConfig)) {
+pub(super) fn reconfigure(node: &NodeRef, change: impl Fn(&mut RuntimeConfig)) {
     loop {
         let before = node.hot_config();
-        let mut hot = HotConfig::clone(&before);
+        let mut hot = RuntimeConfig::clone(&before);
         change(&mut hot);
         // Stale peers are told by their silence over two pings.
         hot.liveness.stale_after = hot.liveness.stale_after.max(hot.ping_every.saturating_mul(2));

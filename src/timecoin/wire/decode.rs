@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::base::Lane;
-use crate::wire::{Control, Decoder, Head, Payload, Step, WireError};
+use crate::wire::{Control, DecodeStep, Decoder, MessageHeader, Payload, WireError};
 
 use super::decline;
 use super::dialect::{FRAME_CAP, LENGTH, PIECE};
@@ -24,12 +24,12 @@ const PAGE: usize = 4096;
 
 impl Decoder for TimeCoinDecoder {
     #[inline]
-    fn step<'b>(&mut self, buf: &'b [u8]) -> Result<Step<'b>, WireError> {
+    fn step<'b>(&mut self, buf: &'b [u8]) -> Result<DecodeStep<'b>, WireError> {
         if self.missing > 0 {
             let piece = &buf[..buf.len().min(self.missing)];
-            return Ok(if piece.is_empty() { Step::NeedMore } else { self.take_in(0, piece) });
+            return Ok(if piece.is_empty() { DecodeStep::NeedMore } else { self.take_in(0, piece) });
         }
-        let Some((length, rest)) = buf.split_first_chunk::<LENGTH>() else { return Ok(Step::NeedMore) };
+        let Some((length, rest)) = buf.split_first_chunk::<LENGTH>() else { return Ok(DecodeStep::NeedMore) };
         let size = u32::from_be_bytes(*length) as usize;
         if size > FRAME_CAP {
             return Err(WireError::FrameTooLarge { size, cap: FRAME_CAP });
@@ -38,7 +38,7 @@ impl Decoder for TimeCoinDecoder {
             self.missing = size;
             return Ok(self.take_in(LENGTH, &rest[..rest.len().min(size)]));
         }
-        let Some(text) = rest.get(..size) else { return Ok(Step::NeedMore) };
+        let Some(text) = rest.get(..size) else { return Ok(DecodeStep::NeedMore) };
         Ok(step_of(LENGTH + size, what(text), Payload::Borrowed(text)))
     }
 
@@ -50,7 +50,7 @@ impl Decoder for TimeCoinDecoder {
 impl TimeCoinDecoder {
     /// Adds a piece of a long frame, which stays open or is complete. `head` bytes before it were used too.
     #[cold]
-    fn take_in(&mut self, head: usize, piece: &[u8]) -> Step<'static> {
+    fn take_in(&mut self, head: usize, piece: &[u8]) -> DecodeStep<'static> {
         let used = head + piece.len();
         let need = self.text.len() + piece.len();
         self.missing -= piece.len();
@@ -61,7 +61,7 @@ impl TimeCoinDecoder {
         }
         self.text.extend_from_slice(piece);
         if self.missing > 0 {
-            return Step::Part { used };
+            return DecodeStep::Part { used };
         }
         let text = Bytes::from(std::mem::take(&mut self.text));
         step_of(used, what(&text), Payload::Owned(text))
@@ -71,7 +71,7 @@ impl TimeCoinDecoder {
 /// What a frame holds.
 pub(in crate::timecoin) enum What {
     Control(Control),
-    Message(Head),
+    Message(MessageHeader),
 }
 
 /// What a frame with this text holds, as far as its beginning tells.
@@ -84,27 +84,27 @@ pub(in crate::timecoin) fn what(text: &[u8]) -> What {
         }),
         None | Some(Kind::Ping | Kind::Pong) => What::Message(unknown(text)),
         Some(kind) => What::Message(match kind.awaits() {
-            Some(id) => Head::Request { id, kind: kind.code() },
-            None => Head::Event { kind: kind.code() },
+            Some(id) => MessageHeader::Request { id, kind: kind.code() },
+            None => MessageHeader::Event { kind: kind.code() },
         }),
     }
 }
 
 #[cold]
-fn unknown(text: &[u8]) -> Head {
+fn unknown(text: &[u8]) -> MessageHeader {
     match decline::read(text) {
-        Some((id, status)) => Head::Response { id, status },
-        None => Head::Event { kind: UNKNOWN },
+        Some((id, status)) => MessageHeader::Response { id, status },
+        None => MessageHeader::Event { kind: UNKNOWN },
     }
 }
 
 #[inline]
-fn step_of(used: usize, what: What, payload: Payload<'_>) -> Step<'_> {
+fn step_of(used: usize, what: What, payload: Payload<'_>) -> DecodeStep<'_> {
     match what {
-        What::Control(control) => Step::Control { used, control },
-        What::Message(head @ Head::Response { .. }) => {
-            Step::Message { used, lane: Lane::Normal, head, payload: Payload::Borrowed(&[]) }
+        What::Control(control) => DecodeStep::Control { used, control },
+        What::Message(head @ MessageHeader::Response { .. }) => {
+            DecodeStep::Message { used, lane: Lane::Normal, head, payload: Payload::Borrowed(&[]) }
         }
-        What::Message(head) => Step::Message { used, lane: Lane::Normal, head, payload },
+        What::Message(head) => DecodeStep::Message { used, lane: Lane::Normal, head, payload },
     }
 }

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::base::{Lane, canonical};
 use crate::wire::{
-    Abilities, Chunks, Control, Correlate, Dialect, EncodeError, Goodbye, Greeting, Head, HeadBytes, Hello,
-    Status, WireError, WireLimits,
+    Chunks, Control, EncodeError, Features, Goodbye, Greeting, HeadBytes, Hello, MessageHeader, Protocol,
+    ReplyMatcher, Status, WireError, WireLimits,
 };
 
 use super::answers;
@@ -68,16 +68,16 @@ impl Default for Software {
 /// variant ([`Kind`]); the kind itself is not sent.
 ///
 /// # What is received
-/// - A message that asks something is a [`Head::Request`] whose id is its place, all others are [`Head::Event`]s, answers
-///   included: [`Dialect::correlator`] finds what they answer.
+/// - A message that asks something is a [`MessageHeader::Request`] whose id is its place, all others are [`MessageHeader::Event`]s, answers
+///   included: [`Protocol::correlator`] finds what they answer.
 /// - Pings and pongs are control messages. Everything comes on [`Lane::Normal`].
-/// - That there is no answer is a [`Head::Response`] whose id is the place.
+/// - That there is no answer is a [`MessageHeader::Response`] whose id is the place.
 /// - A frame that begins with no name of ours is an event of the kind [`UNKNOWN`](super::UNKNOWN). Whether the rest of a
 ///   frame is as it should be, only the typed parse tells.
 ///
 /// # What is sent
 /// - Answers with [`Status::Ok`], as frames. Other answers are a frame that only nodes of ours know, without their payload, and
-///   without any where the id is no place; what is sent to old nodes says nothing of them ([`Bears`](crate::node::Bears)), for
+///   without any where the id is no place; what is sent to old nodes says nothing of them ([`PeerCapabilities`](crate::node::PeerCapabilities)), for
 ///   their network refuses by silence. Cancels are no bytes at all.
 /// - In a handshake no nonce, no features and no application bytes; without an address to listen on, `0.0.0.0:0`.
 ///
@@ -135,9 +135,9 @@ impl TimeCoin {
 
     /// What goes out in place of the payload where a question has no answer; nothing where there is no such question.
     #[inline]
-    fn refusal(head: &Head) -> Option<Bytes> {
+    fn refusal(head: &MessageHeader) -> Option<Bytes> {
         match *head {
-            Head::Response { id, status } if status != Status::Ok => {
+            MessageHeader::Response { id, status } if status != Status::Ok => {
                 Some(decline::text(id, status).map_or_else(Bytes::new, Bytes::from))
             }
             _ => None,
@@ -146,15 +146,22 @@ impl TimeCoin {
 
     /// Whether this may be sent; `None` for what is sent as silence.
     #[inline]
-    fn frame_head(&self, lane: Lane, head: &Head, size: usize) -> Result<Option<[u8; LENGTH]>, EncodeError> {
+    fn frame_head(
+        &self,
+        lane: Lane,
+        head: &MessageHeader,
+        size: usize,
+    ) -> Result<Option<[u8; LENGTH]>, EncodeError> {
         match *head {
-            Head::Cancel { .. } if size > 0 => return Err(EncodeError::CancelPayload { size }),
-            Head::Cancel { .. } => return Ok(None),
+            MessageHeader::Cancel { .. } if size > 0 => return Err(EncodeError::CancelPayload { size }),
+            MessageHeader::Cancel { .. } => return Ok(None),
             _ if lane == Lane::Control => {
                 return Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() });
             }
-            Head::Response { status, .. } if status != Status::Ok && size == 0 => return Ok(None),
-            Head::Event { kind } | Head::Request { kind, .. } if u32::from(kind) >= KINDS => {
+            MessageHeader::Response { status, .. } if status != Status::Ok && size == 0 => return Ok(None),
+            MessageHeader::Event { kind } | MessageHeader::Request { kind, .. }
+                if u32::from(kind) >= KINDS =>
+            {
                 return Err(EncodeError::Unsupported { what: "message of this kind" });
             }
             _ => {}
@@ -187,7 +194,7 @@ impl TimeCoin {
     }
 }
 
-impl Dialect for TimeCoin {
+impl Protocol for TimeCoin {
     type Decoder = TimeCoinDecoder;
 
     fn name(&self) -> &'static str {
@@ -198,8 +205,8 @@ impl Dialect for TimeCoin {
         HandshakeMessage::PROTOCOL_VERSION
     }
 
-    fn abilities(&self) -> Abilities {
-        Abilities { kinds: KINDS, requests: true, ..Abilities::NONE }
+    fn abilities(&self) -> Features {
+        Features { kinds: KINDS, requests: true, ..Features::NONE }
     }
 
     fn limits(&self) -> &WireLimits {
@@ -211,7 +218,13 @@ impl Dialect for TimeCoin {
     }
 
     #[inline]
-    fn encode(&self, lane: Lane, head: &Head, payload: &[u8], out: &mut BytesMut) -> Result<(), EncodeError> {
+    fn encode(
+        &self,
+        lane: Lane,
+        head: &MessageHeader,
+        payload: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
         let refusal = Self::refusal(head);
         let payload = refusal.as_deref().unwrap_or(payload);
         if let Some(length) = self.frame_head(lane, head, payload.len())? {
@@ -222,7 +235,7 @@ impl Dialect for TimeCoin {
         Ok(())
     }
 
-    fn chunks(&self, lane: Lane, head: Head, payload: Bytes) -> Result<Chunks, EncodeError> {
+    fn chunks(&self, lane: Lane, head: MessageHeader, payload: Bytes) -> Result<Chunks, EncodeError> {
         let payload = Self::refusal(&head).unwrap_or(payload);
         Ok(match self.frame_head(lane, &head, payload.len())? {
             Some(length) => Chunks::single(HeadBytes::new(&length).unwrap_or_default(), payload),
@@ -259,8 +272,8 @@ impl Dialect for TimeCoin {
         Ok(false)
     }
 
-    fn correlator(&self) -> Option<Arc<dyn Correlate>> {
-        Some(Arc::clone(&self.pairs) as Arc<dyn Correlate>)
+    fn correlator(&self) -> Option<Arc<dyn ReplyMatcher>> {
+        Some(Arc::clone(&self.pairs) as Arc<dyn ReplyMatcher>)
     }
 
     fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError> {
@@ -284,7 +297,7 @@ impl Dialect for TimeCoin {
 #[derive(Debug)]
 struct Pairs;
 
-impl Correlate for Pairs {
+impl ReplyMatcher for Pairs {
     fn awaits(&self, kind: u16) -> Option<u32> {
         Kind::from_code(kind)?.awaits()
     }

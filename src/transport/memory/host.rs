@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::stream::MemoryStream;
-use super::world::{Backlog, World, WorldState};
+use super::world::{Backlog, SimNet, WorldState};
 use crate::base::canonical;
 use crate::transport::{BoxFuture, BoxListener, BoxStream, Listener, Transport};
 
@@ -18,12 +18,12 @@ use crate::transport::{BoxFuture, BoxListener, BoxStream, Listener, Transport};
 /// whoever accepts observes `ip:port`.
 #[derive(Clone)]
 pub struct MemoryHost {
-    world: Arc<World>,
+    world: Arc<SimNet>,
     ip: IpAddr,
 }
 
 impl MemoryHost {
-    pub(super) const fn new(world: Arc<World>, ip: IpAddr) -> Self {
+    pub(super) const fn new(world: Arc<SimNet>, ip: IpAddr) -> Self {
         Self { world, ip }
     }
 
@@ -80,13 +80,13 @@ impl Transport for MemoryHost {
 
 /// A dial under way. Dropping it takes its waker out of the world.
 struct Dial<'w> {
-    world: &'w Arc<World>,
+    world: &'w Arc<SimNet>,
     number: u64,
     rng: fastrand::Rng,
 }
 
 impl<'w> Dial<'w> {
-    fn new(world: &'w Arc<World>) -> Self {
+    fn new(world: &'w Arc<SimNet>) -> Self {
         let mut state = world.lock();
         let number = state.number();
         let rng = state.rng(number);
@@ -173,7 +173,7 @@ impl Drop for Dial<'_> {
 
 /// A listener of a host. Dropping it resets what nobody has accepted.
 struct MemoryListener {
-    world: Arc<World>,
+    world: Arc<SimNet>,
     local: SocketAddr,
 }
 

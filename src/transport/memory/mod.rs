@@ -27,7 +27,7 @@ use std::time::Duration;
 
 pub use host::MemoryHost;
 
-use self::world::World;
+use self::world::SimNet;
 use super::BoxStream;
 use crate::base::{canonical, canonical_ip};
 
@@ -83,13 +83,13 @@ pub enum ReadRate {
 /// A world of hosts. Clones are handles to the same world; connections outlive them.
 #[derive(Clone, Debug)]
 pub struct MemoryNet {
-    world: Arc<World>,
+    world: Arc<SimNet>,
 }
 
 impl MemoryNet {
     /// An empty world: no latency, nothing blocked, 64 KiB in flight per direction.
     pub fn new(seed: u64) -> Self {
-        Self { world: Arc::new(World::new(seed)) }
+        Self { world: Arc::new(SimNet::new(seed)) }
     }
 
     /// The host with this address, which dials from it and listens on it. Every call gives the same host.

@@ -17,7 +17,7 @@ type Due = Option<Instant>;
 
 /// What the world says about one direction.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Weather {
+pub(super) struct LinkConditions {
     pub(super) latency: Latency,
     pub(super) rate: ReadRate,
     /// Nothing passes.
@@ -32,9 +32,9 @@ pub(super) struct Pipe(Mutex<Flow>);
 
 #[derive(Debug)]
 struct Flow {
-    weather: Weather,
+    weather: LinkConditions,
     rng: fastrand::Rng,
-    parcels: VecDeque<Parcel>,
+    parcels: VecDeque<InFlight>,
     /// Bytes in `parcels`; at most `capacity`.
     in_flight: usize,
     capacity: usize,
@@ -52,7 +52,7 @@ struct Flow {
 }
 
 #[derive(Debug)]
-struct Parcel {
+struct InFlight {
     due: Due,
     bytes: BytesMut,
 }
@@ -71,7 +71,7 @@ pub(super) enum Step {
 }
 
 impl Pipe {
-    pub(super) fn new(capacity: usize, weather: Weather, rng: fastrand::Rng) -> Self {
+    pub(super) fn new(capacity: usize, weather: LinkConditions, rng: fastrand::Rng) -> Self {
         Self(Mutex::new(Flow {
             weather,
             rng,
@@ -165,7 +165,7 @@ impl Pipe {
     }
 
     /// Takes new weather. Returns whom to wake.
-    pub(super) fn set_weather(&self, weather: Weather) -> [Option<Waker>; 2] {
+    pub(super) fn set_weather(&self, weather: LinkConditions) -> [Option<Waker>; 2] {
         let mut flow = self.0.lock();
         if flow.weather.rate != weather.rate {
             flow.next_read = None;
@@ -261,7 +261,7 @@ impl Flow {
         }
         let due = self.due();
         if self.parcels.back().is_none_or(|last| last.due != due) {
-            self.parcels.push_back(Parcel { due, bytes: BytesMut::new() });
+            self.parcels.push_back(InFlight { due, bytes: BytesMut::new() });
         }
         let Some(parcel) = self.parcels.back_mut() else { return Step::Moved(0) };
         let before = room;

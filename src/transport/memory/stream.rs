@@ -12,20 +12,20 @@ use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
 
 use super::pipe::{Pipe, Step};
-use super::world::World;
+use super::world::SimNet;
 
 /// A connection: both directions, and what the world knows it by. It leaves the world when both ends are dropped.
 #[derive(Debug)]
-pub(super) struct Conn {
+pub(super) struct ConnectionState {
     pub(super) number: u64,
     pub(super) dialler: SocketAddr,
     pub(super) acceptor: SocketAddr,
     /// From the dialler to the acceptor, and back.
     pub(super) pipes: [Pipe; 2],
-    pub(super) world: Weak<World>,
+    pub(super) world: Weak<SimNet>,
 }
 
-impl Conn {
+impl ConnectionState {
     /// Resets both directions and returns whom to wake.
     pub(super) fn reset(&self) -> impl Iterator<Item = Waker> {
         let [there, back] = [self.pipes[0].reset(), self.pipes[1].reset()];
@@ -33,7 +33,7 @@ impl Conn {
     }
 }
 
-impl Drop for Conn {
+impl Drop for ConnectionState {
     fn drop(&mut self) {
         if let Some(world) = self.world.upgrade() {
             world.forget(self.number, [self.dialler, self.acceptor]);
@@ -44,7 +44,7 @@ impl Drop for Conn {
 /// One end of a connection. Dropping it ends its direction after what is in flight, and breaks the other one.
 #[derive(Debug)]
 pub(super) struct MemoryStream {
-    conn: Arc<Conn>,
+    conn: Arc<ConnectionState>,
     /// The pipe that this end writes; it reads the other.
     outward: usize,
     read_timer: Timer,
@@ -53,7 +53,7 @@ pub(super) struct MemoryStream {
 
 impl MemoryStream {
     /// The dialling and the accepting end.
-    pub(super) fn ends(conn: Arc<Conn>) -> (Self, Self) {
+    pub(super) fn ends(conn: Arc<ConnectionState>) -> (Self, Self) {
         let end = |outward, conn| Self {
             conn,
             outward,
@@ -63,7 +63,7 @@ impl MemoryStream {
         (end(0, Arc::clone(&conn)), end(1, conn))
     }
 
-    pub(super) fn conn(&self) -> &Arc<Conn> {
+    pub(super) fn conn(&self) -> &Arc<ConnectionState> {
         &self.conn
     }
 }

@@ -5,14 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 
-use super::pipe::{Pipe, Weather};
-use super::stream::{Conn, MemoryStream};
+use super::pipe::{LinkConditions, Pipe};
+use super::stream::{ConnectionState, MemoryStream};
 use super::{Latency, ReadRate};
 use crate::sync::{Mutex, MutexGuard};
 
 /// The world. Lock order: the world, then a pipe; a stream is never dropped under either.
 #[derive(Debug)]
-pub(super) struct World {
+pub(super) struct SimNet {
     state: Mutex<WorldState>,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct WorldState {
     /// Ports that are no listener's: of diallers and of pairs.
     pub(super) used: BTreeSet<SocketAddr>,
     next_port: BTreeMap<IpAddr, u16>,
-    conns: BTreeMap<u64, Weak<Conn>>,
+    conns: BTreeMap<u64, Weak<ConnectionState>>,
     next_number: u64,
     /// Dials that wait for the weather or for room in a backlog.
     pub(super) diallers: BTreeMap<u64, Waker>,
@@ -47,7 +47,7 @@ pub(super) struct Backlog {
     pub(super) acceptor: Option<Waker>,
 }
 
-impl World {
+impl SimNet {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             state: Mutex::new(WorldState {
@@ -100,7 +100,8 @@ impl World {
         let mut rng = state.rng(number);
         let pipe = |weather, rng| Pipe::new(state.buffer, weather, rng);
         let pipes = [pipe(there, rng.fork()), pipe(back, rng.fork())];
-        let conn = Arc::new(Conn { number, dialler, acceptor, pipes, world: Arc::downgrade(self) });
+        let conn =
+            Arc::new(ConnectionState { number, dialler, acceptor, pipes, world: Arc::downgrade(self) });
         state.conns.insert(number, Arc::downgrade(&conn));
         MemoryStream::ends(conn)
     }
@@ -162,8 +163,8 @@ impl WorldState {
     }
 
     /// The weather from the dialler to the acceptor, and back.
-    fn weather_of(&self, dialler: SocketAddr, acceptor: SocketAddr) -> [Weather; 2] {
-        let way = |from, to| Weather {
+    fn weather_of(&self, dialler: SocketAddr, acceptor: SocketAddr) -> [LinkConditions; 2] {
+        let way = |from, to| LinkConditions {
             latency: self.latency(from, to),
             rate: self.rates.get(&to).copied().unwrap_or_default(),
             blocked: self.is_blocked(from, to),
@@ -173,7 +174,7 @@ impl WorldState {
     }
 
     /// The connections that somebody holds, oldest first. To be dropped after the lock is released.
-    fn live(&self) -> Vec<Arc<Conn>> {
+    fn live(&self) -> Vec<Arc<ConnectionState>> {
         self.conns.values().filter_map(Weak::upgrade).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! The payload of a message that has begun and not ended.
 
-use super::spare::Spares;
+use super::spare::BufferPool;
 
 /// Bytes that grow with what comes, and never by a step that others would feel.
 ///
@@ -10,7 +10,7 @@ use super::spare::Spares;
 /// where it is. Where the memory of an earlier large message is at hand, of half of the cap at the most and not far more than it
 /// needs, it goes on in that: it has its pages.
 #[derive(Debug, Default)]
-pub(super) struct Body {
+pub(super) struct Reassembly {
     bytes: Vec<u8>,
     /// The front of `bytes`, in the memory that comes next.
     next: Vec<u8>,
@@ -19,7 +19,7 @@ pub(super) struct Body {
     next_used: bool,
 }
 
-impl Body {
+impl Reassembly {
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -41,7 +41,7 @@ impl Body {
     }
 
     /// Adds what a chunk brought, `more` to come; `cap` is the most that a message may be.
-    pub(super) fn push(&mut self, chunk: &[u8], more: bool, cap: usize, spares: &Spares) {
+    pub(super) fn push(&mut self, chunk: &[u8], more: bool, cap: usize, spares: &BufferPool) {
         let need = self.bytes.len() + chunk.len();
         if need > self.bytes.capacity() {
             self.grow(need, more, cap, spares);
@@ -52,7 +52,7 @@ impl Body {
         }
     }
 
-    fn grow(&mut self, need: usize, more: bool, cap: usize, spares: &Spares) {
+    fn grow(&mut self, need: usize, more: bool, cap: usize, spares: &BufferPool) {
         if self.next.capacity() >= need {
             self.next.extend_from_slice(&self.bytes[self.next.len()..]);
             spares.put(std::mem::replace(&mut self.bytes, std::mem::take(&mut self.next)));
@@ -76,7 +76,7 @@ impl Body {
     }
 
     /// Takes the successor of a large body further.
-    fn prepare(&mut self, came: usize, cap: usize, spares: &Spares) {
+    fn prepare(&mut self, came: usize, cap: usize, spares: &BufferPool) {
         let room = self.bytes.capacity();
         if !self.is_long() || self.bytes.len() <= room / 4 * 3 || room >= cap {
             return;
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn no_step_copies_more_than_a_few_chunks_and_no_room_goes_beyond_twice_what_came() {
         let (cap, chunk) = (32 << 20, vec![7; 16 * 1024 - 5]);
-        let (mut body, spares) = (Body::default(), Spares::default());
+        let (mut body, spares) = (Reassembly::default(), BufferPool::default());
         let mut came = 0;
         while came + chunk.len() <= cap {
             // What a step may still have to take over from a large body that is full.
@@ -159,9 +159,9 @@ mod tests {
 
     #[test]
     fn the_memory_of_a_block_serves_the_next_one_and_small_messages_do_not_pin_it() {
-        let (cap, spares) = (32 << 20, std::sync::Arc::new(Spares::default()));
+        let (cap, spares) = (32 << 20, std::sync::Arc::new(BufferPool::default()));
         let body = |size: usize| {
-            let (mut body, chunk) = (Body::default(), vec![7; 16_000]);
+            let (mut body, chunk) = (Reassembly::default(), vec![7; 16_000]);
             for left in (0..size / chunk.len()).rev() {
                 body.push(&chunk, left > 0, cap, &spares);
             }
@@ -179,10 +179,10 @@ mod tests {
 
     #[test]
     fn a_small_message_does_not_go_on_in_the_memory_of_a_block() {
-        let (cap, spares) = (32 << 20, std::sync::Arc::new(Spares::default()));
+        let (cap, spares) = (32 << 20, std::sync::Arc::new(BufferPool::default()));
         let chunk = vec![7; 16_000];
         drop(spares.lend(vec![1; 16 << 20]));
-        let mut body = Body::default();
+        let mut body = Reassembly::default();
         while body.len() < 700_000 {
             body.push(&chunk, true, cap, &spares);
             assert!(body.held() <= 2 * body.len() + PAGE, "{} for {}", body.held(), body.len());
@@ -195,15 +195,15 @@ mod tests {
 
     #[test]
     fn memory_that_earlier_messages_left_counts_in_full() {
-        let (cap, spares) = (32 << 20, std::sync::Arc::new(Spares::default()));
+        let (cap, spares) = (32 << 20, std::sync::Arc::new(BufferPool::default()));
         let chunk = vec![7; 16_000];
         let filled = |chunks: usize, more: bool| {
-            let mut body = Body::default();
+            let mut body = Reassembly::default();
             (1..=chunks).for_each(|at| body.push(&chunk, more || at < chunks, cap, &spares));
             body
         };
         // Each leaves its memory to the next one, which stays open.
-        let open: Vec<Body> = (0..4)
+        let open: Vec<Reassembly> = (0..4)
             .map(|_| {
                 drop(spares.lend(filled(750, false).finish()));
                 filled(60, true)
@@ -223,10 +223,10 @@ mod tests {
     #[test]
     fn a_spare_of_an_odd_size_neither_passes_the_cap_nor_costs_a_copy() {
         for cap in [4 << 20, 32 << 20] {
-            let spares = std::sync::Arc::new(Spares::default());
+            let spares = std::sync::Arc::new(BufferPool::default());
             let chunk = vec![7; 16 * 1024 - 5];
             drop(spares.lend(vec![1; 261_000]));
-            let mut body = Body::default();
+            let mut body = Reassembly::default();
             body.push(&chunk[..13_024], true, cap, &spares);
             while body.len() + chunk.len() <= cap {
                 let left = body.bytes.len() - body.next.len();
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn a_cap_that_is_no_power_of_two_is_reached_and_not_passed() {
         for cap in [SHORT + 1, 300_001, 1_000_003] {
-            let (mut body, spares) = (Body::default(), Spares::default());
+            let (mut body, spares) = (Reassembly::default(), BufferPool::default());
             while body.len() < cap {
                 let size = (cap - body.len()).min(10_007);
                 body.push(&vec![1; size], body.len() + size < cap, cap, &spares);

@@ -4,35 +4,35 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::base::Lane;
-use crate::wire::dialect::{Decoder, Payload, Step};
+use crate::wire::dialect::{DecodeStep, Decoder, Payload};
 use crate::wire::error::WireError;
 use crate::wire::limits::WireLimits;
-use crate::wire::message::{Control, FrameKind, Head, Status};
+use crate::wire::message::{Control, FrameKind, MessageHeader, Status};
 
-use super::body::Body;
+use super::body::Reassembly;
 use super::control;
 use super::fields::{Cut, Fields};
 use super::header::{self, Header};
-use super::spare::Spares;
+use super::spare::BufferPool;
 
 /// The native dialect's [`Decoder`]: 24 bytes while no message is open.
 pub struct NativeDecoder {
     /// By lane; the control lane's stays empty. None of them where no message was ever opened, as on most links.
     open: Option<Box<[Option<Box<Open>>; 4]>>,
-    common: Arc<Common>,
+    common: Arc<DecoderShared>,
     /// Memory of the open messages, summed up.
     buffered: usize,
 }
 
 /// What all decoders of a dialect share.
 #[derive(Debug)]
-pub(super) struct Common {
+pub(super) struct DecoderShared {
     caps: [usize; 4],
     peers: usize,
-    spares: Arc<Spares>,
+    spares: Arc<BufferPool>,
 }
 
-impl Common {
+impl DecoderShared {
     pub(super) fn new(limits: &WireLimits) -> Self {
         let caps = Lane::ALL.map(|lane| limits.message(lane));
         Self { caps, peers: limits.peers, spares: Arc::default() }
@@ -41,12 +41,12 @@ impl Common {
 
 /// A message that has begun and not ended.
 struct Open {
-    head: Head,
-    body: Body,
+    head: MessageHeader,
+    body: Reassembly,
 }
 
 impl NativeDecoder {
-    pub(super) fn new(common: Arc<Common>) -> Self {
+    pub(super) fn new(common: Arc<DecoderShared>) -> Self {
         Self { open: None, common, buffered: 0 }
     }
 
@@ -59,7 +59,7 @@ impl NativeDecoder {
     }
 
     /// A frame of the general kind.
-    fn frame<'b>(&mut self, word: u32, rest: &'b [u8]) -> Result<Step<'b>, WireError> {
+    fn frame<'b>(&mut self, word: u32, rest: &'b [u8]) -> Result<DecodeStep<'b>, WireError> {
         let header = Header::parse(word)?;
         self.check_place(&header)?;
         let body = header.len - header.fields();
@@ -71,14 +71,14 @@ impl NativeDecoder {
         if header.continues {
             self.check_id(&header, rest)?;
         }
-        let Some(frame) = rest.get(..header.len) else { return Ok(Step::NeedMore) };
+        let Some(frame) = rest.get(..header.len) else { return Ok(DecodeStep::NeedMore) };
         let used = header::SIZE + header.len;
         if header.kind == FrameKind::Control {
             let control = control::decode(frame, self.common.peers)?;
             if let Control::Abort { lane } = control {
                 self.abort(lane)?;
             }
-            return Ok(Step::Control { used, control });
+            return Ok(DecodeStep::Control { used, control });
         }
         let lane = header.lane;
         let payload = &frame[header.fields()..];
@@ -88,9 +88,9 @@ impl NativeDecoder {
             None => {
                 let head = read_head(header.kind, frame)?;
                 if !header.more {
-                    return Ok(Step::Message { used, lane, head, payload: Payload::Borrowed(payload) });
+                    return Ok(DecodeStep::Message { used, lane, head, payload: Payload::Borrowed(payload) });
                 }
-                Box::new(Open { head, body: Body::default() })
+                Box::new(Open { head, body: Reassembly::default() })
             }
         };
         Ok(self.gather(used, &header, open, payload))
@@ -127,7 +127,13 @@ impl NativeDecoder {
     }
 
     /// Adds a chunk's payload to its message, which stays open or is complete.
-    fn gather<'b>(&mut self, used: usize, header: &Header, mut open: Box<Open>, payload: &[u8]) -> Step<'b> {
+    fn gather<'b>(
+        &mut self,
+        used: usize,
+        header: &Header,
+        mut open: Box<Open>,
+        payload: &[u8],
+    ) -> DecodeStep<'b> {
         let lane = header.lane;
         let cap = self.common.caps[lane.index()];
         let before = open.body.held();
@@ -135,11 +141,11 @@ impl NativeDecoder {
         if header.more {
             self.buffered = self.buffered - before + open.body.held();
             self.open.get_or_insert_default()[lane.index()] = Some(open);
-            return Step::Chunk { used };
+            return DecodeStep::Chunk { used };
         }
         self.buffered -= before;
         let payload = Payload::Owned(self.common.spares.lend(open.body.finish()));
-        Step::Message { used, lane, head: open.head, payload }
+        DecodeStep::Message { used, lane, head: open.head, payload }
     }
 
     fn abort(&mut self, lane: Lane) -> Result<(), WireError> {
@@ -153,9 +159,9 @@ impl NativeDecoder {
 
 impl Decoder for NativeDecoder {
     #[inline]
-    fn step<'b>(&mut self, buf: &'b [u8]) -> Result<Step<'b>, WireError> {
+    fn step<'b>(&mut self, buf: &'b [u8]) -> Result<DecodeStep<'b>, WireError> {
         let Some((word, rest)) = buf.split_first_chunk::<{ header::SIZE }>() else {
-            return Ok(Step::NeedMore);
+            return Ok(DecodeStep::NeedMore);
         };
         let word = u32::from_le_bytes(*word);
         let (len, flags) = header::split(word);
@@ -169,10 +175,10 @@ impl Decoder for NativeDecoder {
             if let (true, Some(frame)) = (fits, rest.get(..len))
                 && let Some((kind, payload)) = frame.split_first_chunk::<2>()
             {
-                return Ok(Step::Message {
+                return Ok(DecodeStep::Message {
                     used: header::SIZE + len,
                     lane,
-                    head: Head::Event { kind: u16::from_le_bytes(*kind) },
+                    head: MessageHeader::Event { kind: u16::from_le_bytes(*kind) },
                     payload: Payload::Borrowed(payload),
                 });
             }
@@ -192,19 +198,19 @@ impl fmt::Debug for NativeDecoder {
 }
 
 /// The head of a message, out of its first chunk.
-fn read_head(kind: FrameKind, frame: &[u8]) -> Result<Head, WireError> {
+fn read_head(kind: FrameKind, frame: &[u8]) -> Result<MessageHeader, WireError> {
     let mut fields = Fields::new(frame);
     let cut = |Cut { need }| WireError::FrameTooShort { kind, size: frame.len(), need };
     Ok(match kind {
-        FrameKind::Event => Head::Event { kind: fields.u16().map_err(cut)? },
+        FrameKind::Event => MessageHeader::Event { kind: fields.u16().map_err(cut)? },
         FrameKind::Request => {
-            Head::Request { id: fields.u32().map_err(cut)?, kind: fields.u16().map_err(cut)? }
+            MessageHeader::Request { id: fields.u32().map_err(cut)?, kind: fields.u16().map_err(cut)? }
         }
-        FrameKind::Response => Head::Response {
+        FrameKind::Response => MessageHeader::Response {
             id: fields.u32().map_err(cut)?,
             status: Status::from_code(fields.u8().map_err(cut)?),
         },
-        FrameKind::Cancel => Head::Cancel { id: fields.u32().map_err(cut)? },
+        FrameKind::Cancel => MessageHeader::Cancel { id: fields.u32().map_err(cut)? },
         FrameKind::Control => return Err(WireError::ControlLaneReserved { kind }),
     })
 }

@@ -6,14 +6,19 @@ use crate::base::Lane;
 use crate::wire::chunk::{HeadBytes, Opening};
 use crate::wire::error::EncodeError;
 use crate::wire::limits::WireLimits;
-use crate::wire::message::{FrameKind, Head};
+use crate::wire::message::{FrameKind, MessageHeader};
 
 use super::header;
 
 /// Whether a message may be sent at all.
 #[inline]
-pub(super) fn check(limits: &WireLimits, lane: Lane, head: &Head, size: usize) -> Result<(), EncodeError> {
-    if let Head::Cancel { .. } = head {
+pub(super) fn check(
+    limits: &WireLimits,
+    lane: Lane,
+    head: &MessageHeader,
+    size: usize,
+) -> Result<(), EncodeError> {
+    if let MessageHeader::Cancel { .. } = head {
         return if size == 0 { Ok(()) } else { Err(EncodeError::CancelPayload { size }) };
     }
     if lane == Lane::Control {
@@ -28,19 +33,19 @@ pub(super) fn check(limits: &WireLimits, lane: Lane, head: &Head, size: usize) -
 
 /// Appends a message that [`check`] let pass, in chunks of at most `chunk` bytes after each header.
 #[inline]
-pub(super) fn message(lane: Lane, head: &Head, payload: &[u8], chunk: usize, out: &mut BytesMut) {
+pub(super) fn message(lane: Lane, head: &MessageHeader, payload: &[u8], chunk: usize, out: &mut BytesMut) {
     // One chunk, each kind with fields of a length known here: one reservation and two copies.
     match *head {
-        Head::Event { kind } if payload.len() + 2 <= chunk => {
+        MessageHeader::Event { kind } if payload.len() + 2 <= chunk => {
             whole(FrameKind::Event, lane, kind.to_le_bytes(), payload, out);
         }
-        Head::Request { id, kind } if payload.len() + 6 <= chunk => {
+        MessageHeader::Request { id, kind } if payload.len() + 6 <= chunk => {
             whole(FrameKind::Request, lane, request_fields(id, kind), payload, out);
         }
-        Head::Response { id, status } if payload.len() + 5 <= chunk => {
+        MessageHeader::Response { id, status } if payload.len() + 5 <= chunk => {
             whole(FrameKind::Response, lane, response_fields(id, status.code()), payload, out);
         }
-        Head::Cancel { id } => whole(FrameKind::Cancel, lane, id.to_le_bytes(), payload, out),
+        MessageHeader::Cancel { id } => whole(FrameKind::Cancel, lane, id.to_le_bytes(), payload, out),
         _ => several(lane, head, payload, chunk, out),
     }
 }
@@ -59,7 +64,7 @@ fn whole<const N: usize>(kind: FrameKind, lane: Lane, fields: [u8; N], payload: 
 
 #[cold]
 #[inline(never)]
-fn several(lane: Lane, head: &Head, payload: &[u8], chunk: usize, out: &mut BytesMut) {
+fn several(lane: Lane, head: &MessageHeader, payload: &[u8], chunk: usize, out: &mut BytesMut) {
     let (first, rest) = openings(lane, head, chunk);
     let more = payload.len().saturating_sub(first.room).div_ceil(rest.room);
     out.reserve(payload.len() + first.head.len() + more * rest.head.len());
@@ -76,18 +81,20 @@ fn several(lane: Lane, head: &Head, payload: &[u8], chunk: usize, out: &mut Byte
 }
 
 /// How the first chunk of a message begins, and how the others do.
-pub(super) fn openings(lane: Lane, head: &Head, chunk: usize) -> (Opening, Opening) {
+pub(super) fn openings(lane: Lane, head: &MessageHeader, chunk: usize) -> (Opening, Opening) {
     let flags = header::flags(head.frame_kind(), lane);
     let continued = flags | header::CONTINUES;
     let (first, rest) = match *head {
-        Head::Event { kind } => (opening(flags, &kind.to_le_bytes()), opening(continued, &[])),
-        Head::Request { id, kind } => {
+        MessageHeader::Event { kind } => (opening(flags, &kind.to_le_bytes()), opening(continued, &[])),
+        MessageHeader::Request { id, kind } => {
             (opening(flags, &request_fields(id, kind)), opening(continued, &id.to_le_bytes()))
         }
-        Head::Response { id, status } => {
+        MessageHeader::Response { id, status } => {
             (opening(flags, &response_fields(id, status.code())), opening(continued, &id.to_le_bytes()))
         }
-        Head::Cancel { id } => (opening(flags, &id.to_le_bytes()), opening(continued, &id.to_le_bytes())),
+        MessageHeader::Cancel { id } => {
+            (opening(flags, &id.to_le_bytes()), opening(continued, &id.to_le_bytes()))
+        }
     };
     let room = |head: HeadBytes| Opening { head, room: chunk + header::SIZE - head.len() };
     (room(first), room(rest))

@@ -37,16 +37,16 @@ use bytes::{Bytes, BytesMut};
 use crate::base::Lane;
 
 use super::chunk::Chunks;
-use super::dialect::{Abilities, Dialect};
+use super::dialect::{Features, Protocol};
 use super::error::{EncodeError, WireError};
 use super::limits::WireLimits;
-use super::message::{Control, Goodbye, Greeting, Head, Hello};
+use super::message::{Control, Goodbye, Greeting, Hello, MessageHeader};
 
 /// The dialect that peerpool nodes speak among themselves. See [`wire`](super) for what it promises.
 #[derive(Clone, Debug)]
 pub struct Native {
     limits: WireLimits,
-    common: Arc<decode::Common>,
+    common: Arc<decode::DecoderShared>,
 }
 
 impl Native {
@@ -73,7 +73,7 @@ impl Native {
             window: header::SIZE + header::MAX_CHUNK,
             ..limits
         };
-        let common = Arc::new(decode::Common::new(&limits));
+        let common = Arc::new(decode::DecoderShared::new(&limits));
         Self { limits, common }
     }
 }
@@ -84,7 +84,7 @@ impl Default for Native {
     }
 }
 
-impl Dialect for Native {
+impl Protocol for Native {
     type Decoder = NativeDecoder;
 
     fn name(&self) -> &'static str {
@@ -95,8 +95,8 @@ impl Dialect for Native {
         Self::VERSION
     }
 
-    fn abilities(&self) -> Abilities {
-        Abilities::ALL
+    fn abilities(&self) -> Features {
+        Features::ALL
     }
 
     fn limits(&self) -> &WireLimits {
@@ -108,13 +108,19 @@ impl Dialect for Native {
     }
 
     #[inline]
-    fn encode(&self, lane: Lane, head: &Head, payload: &[u8], out: &mut BytesMut) -> Result<(), EncodeError> {
+    fn encode(
+        &self,
+        lane: Lane,
+        head: &MessageHeader,
+        payload: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
         encode::check(&self.limits, lane, head, payload.len())?;
         encode::message(lane, head, payload, self.limits.chunk, out);
         Ok(())
     }
 
-    fn chunks(&self, lane: Lane, head: Head, payload: Bytes) -> Result<Chunks, EncodeError> {
+    fn chunks(&self, lane: Lane, head: MessageHeader, payload: Bytes) -> Result<Chunks, EncodeError> {
         encode::check(&self.limits, lane, &head, payload.len())?;
         let (first, rest) = encode::openings(lane, &head, self.limits.chunk);
         Ok(Chunks::split(payload, first, rest, encode::seal))

@@ -12,12 +12,12 @@ use crate::sync::Mutex;
 
 /// Buffers that nobody uses: at most [`BUFFERS`] of at most [`LARGEST`] bytes, and one of at most [`LONGEST`].
 #[derive(Default)]
-pub(super) struct Spares {
+pub(super) struct BufferPool {
     buffers: Mutex<Vec<Vec<u8>>>,
     long: Mutex<Vec<u8>>,
 }
 
-impl Spares {
+impl BufferPool {
     /// The smallest empty buffer with room for at least `least` and at most `most` bytes.
     pub(super) fn take(&self, least: usize, most: usize) -> Option<Vec<u8>> {
         if least > LARGEST {
@@ -63,16 +63,16 @@ impl Spares {
     /// A complete message, whose memory comes back here when nobody keeps it any more.
     pub(super) fn lend(self: &Arc<Self>, bytes: Vec<u8>) -> Bytes {
         if is_worth(&bytes) {
-            Bytes::from_owner(Lent { bytes, home: Arc::clone(self) })
+            Bytes::from_owner(PooledBuffer { bytes, home: Arc::clone(self) })
         } else {
             Bytes::from(bytes)
         }
     }
 }
 
-impl fmt::Debug for Spares {
+impl fmt::Debug for BufferPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Spares").field("buffers", &self.buffers.lock().len()).finish()
+        f.debug_struct("BufferPool").field("buffers", &self.buffers.lock().len()).finish()
     }
 }
 
@@ -80,18 +80,18 @@ fn is_worth(buffer: &Vec<u8>) -> bool {
     (SMALLEST..=LONGEST).contains(&buffer.capacity())
 }
 
-struct Lent {
+struct PooledBuffer {
     bytes: Vec<u8>,
-    home: Arc<Spares>,
+    home: Arc<BufferPool>,
 }
 
-impl AsRef<[u8]> for Lent {
+impl AsRef<[u8]> for PooledBuffer {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Lent {
+impl Drop for PooledBuffer {
     fn drop(&mut self) {
         self.home.put(std::mem::take(&mut self.bytes));
     }
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_memory_of_a_dropped_message_serves_the_next_that_it_fits() {
-        let spares = Arc::new(Spares::default());
+        let spares = Arc::new(BufferPool::default());
         let message = spares.lend(vec![1; 64 * 1024]);
         let (place, kept) = (message.as_ptr(), message.slice(5..10));
         drop(message);
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded() {
-        let spares = Spares::default();
+        let spares = BufferPool::default();
         spares.put(Vec::with_capacity(LONGEST + 1));
         spares.put(Vec::with_capacity(SMALLEST - 1));
         assert!(spares.take(0, usize::MAX).is_none() && spares.take_long(1, usize::MAX).is_none());

@@ -13,7 +13,7 @@ use super::Stream;
 use super::connection::Connection;
 use super::handshake::Handshake;
 use super::record::{Record, What};
-use super::setup::Setup;
+use super::setup::ConnectionSetup;
 
 /// The first port of those that are taken for a dialler's own.
 const EPHEMERAL: u16 = 49_152;
@@ -37,7 +37,7 @@ struct Told {
 }
 
 pub(super) struct Manager {
-    pub(super) setup: Setup,
+    pub(super) setup: ConnectionSetup,
     pub(super) listen: Option<SocketAddr>,
     pub(super) record: Record,
     pub(super) pool: RwLock<HashMap<IpAddr, Entry>>,
@@ -51,7 +51,7 @@ pub(super) struct Manager {
 }
 
 impl Manager {
-    pub(super) fn new(setup: Setup, listen: Option<SocketAddr>) -> Arc<Self> {
+    pub(super) fn new(setup: ConnectionSetup, listen: Option<SocketAddr>) -> Arc<Self> {
         let told = Told { when: HashMap::new(), minute: Instant::now(), in_minute: 0 };
         Arc::new(Self {
             setup,

@@ -14,7 +14,7 @@ use super::handshake::Handshake;
 use super::manager::Manager;
 use super::message::Message;
 use super::record::{Record, Tally, What};
-use super::setup::{Flavour, Setup};
+use super::setup::{ConnectionSetup, Flavour};
 
 /// A running old node; dropped, it is gone with all its sockets.
 pub(crate) struct OldNode {
@@ -23,7 +23,7 @@ pub(crate) struct OldNode {
 
 impl OldNode {
     /// Binds, if it is to listen, and starts all that runs by itself.
-    pub(crate) async fn start(setup: Setup) -> Self {
+    pub(crate) async fn start(setup: ConnectionSetup) -> Self {
         let listener = match setup.listen {
             Some(addr) => Some(TcpListener::bind(addr).await.unwrap()),
             None => None,

@@ -87,9 +87,9 @@ pub(crate) enum Flavour {
 /// Answers of a full node to one message: `None` leaves it to the built-in ones.
 pub(crate) type Answers = dyn Fn(&Message) -> Option<Vec<String>> + Send + Sync;
 
-/// How an old node is set up. Fields are public; [`Setup::new`] gives what a node ships with.
+/// How an old node is set up. Fields are public; [`ConnectionSetup::new`] gives what a node ships with.
 #[derive(Clone)]
-pub(crate) struct Setup {
+pub(crate) struct ConnectionSetup {
     pub(crate) network: Network,
     pub(crate) flavour: Flavour,
     pub(crate) times: Times,
@@ -117,7 +117,7 @@ pub(crate) struct Setup {
     pub(crate) answers: Option<Arc<Answers>>,
 }
 
-impl Setup {
+impl ConnectionSetup {
     /// A testnet node of the layer alone on 127.0.0.`host`, port chosen by the system.
     pub(crate) fn new(host: u8, times: Times) -> Self {
         Self {

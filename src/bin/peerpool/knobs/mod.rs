@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use toml::{Table, Value};
 
-use peerpool::address_book::BookConfig;
+use peerpool::address_book::AddressBookConfig;
 use peerpool::node::NodeConfig;
 use peerpool::transport::{KeepAlive, TcpConfig};
 
@@ -34,7 +34,7 @@ pub(super) struct ConfigArgs {
 pub(super) struct Settings {
     pub(super) node: NodeConfig,
     pub(super) tcp: TcpConfig,
-    pub(super) book: BookConfig,
+    pub(super) book: AddressBookConfig,
     keepalive: bool,
     keepalive_times: KeepAlive,
 }
@@ -44,7 +44,7 @@ impl Default for Settings {
         let tcp = TcpConfig::default();
         Self {
             node: NodeConfig::recommended(),
-            book: BookConfig::default(),
+            book: AddressBookConfig::default(),
             keepalive: tcp.keepalive.is_some(),
             keepalive_times: tcp.keepalive.unwrap_or_default(),
             tcp,

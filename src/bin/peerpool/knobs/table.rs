@@ -3,7 +3,7 @@
 
 use toml::Value;
 
-use peerpool::pool::Cause;
+use peerpool::pool::Misbehavior;
 
 use super::Settings;
 use super::kinds::{Addr, Hex, Kind, Lag, Maybe, Number, Plain, Size, Time};
@@ -41,14 +41,14 @@ macro_rules! penalty {
         Knob {
             name: $name,
             doc: $doc,
-            get: |settings| Number::show(&settings.node.hot.health.penalties.get(Cause::$cause)),
+            get: |settings| Number::show(&settings.node.hot.health.penalties.get(Misbehavior::$cause)),
             set: |settings, value| {
                 let points = <Number as Kind<u8>>::read(value)?;
                 if points > 100 {
                     return Err(format!("{points} is too much, 100 is the most"));
                 }
                 let penalties = &mut settings.node.hot.health.penalties;
-                *penalties = penalties.with(Cause::$cause, points);
+                *penalties = penalties.with(Misbehavior::$cause, points);
                 Ok(())
             },
             example: "",

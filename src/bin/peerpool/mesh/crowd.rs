@@ -251,13 +251,13 @@ const QUIET: Micros = 500_000;
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
     use super::*;
-    use peerpool::node::HotConfig;
+    use peerpool::node::RuntimeConfig;
 
     #[test]
     fn a_node_may_dial_as_many_as_it_wants() {
         for degree in [1, 64, 65, 200] {
             let args = MeshArgs { nodes: 201, degree, ..MeshArgs::least() };
-            let HotConfig { limits, degree: wanted, .. } = config(&args).hot;
+            let RuntimeConfig { limits, degree: wanted, .. } = config(&args).hot;
             assert_eq!(wanted, degree);
             assert!((limits.max_outbound - limits.reserved_outbound) as usize >= degree);
             assert!((limits.max_inbound - limits.reserved_inbound) as usize >= degree);

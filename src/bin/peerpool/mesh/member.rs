@@ -9,8 +9,8 @@ use tokio::task::JoinHandle;
 use peerpool::address_book::{Source, WallTime};
 use peerpool::base::{ConnId, Tick};
 use peerpool::node::{
-    DialectConfig, Leftovers, Message, Node, NodeConfig, NodeEvent, NodeRef, Peer, StartError, Subscription,
-    Update, WeakNode,
+    Message, Node, NodeConfig, NodeEvent, NodeRef, Peer, ProtocolConfig, ShutdownReport, StartError,
+    Subscription, SubscriptionItem, WeakNode,
 };
 use peerpool::sync::Mutex;
 use peerpool::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -152,7 +152,7 @@ impl Member {
     }
 
     /// Ends it in good order; what is left over. A killed one is only looked at.
-    pub(super) async fn end(&self, deadline: Duration) -> Leftovers {
+    pub(super) async fn end(&self, deadline: Duration) -> ShutdownReport {
         let handle = self.handle.lock().take();
         if let Some(node) = handle {
             node.shutdown(deadline).await;
@@ -161,7 +161,7 @@ impl Member {
     }
 
     /// Waits until nothing of it is left, `within` at the longest; what is.
-    pub(super) async fn idle(&self, within: Duration) -> Leftovers {
+    pub(super) async fn idle(&self, within: Duration) -> ShutdownReport {
         let until = tokio::time::Instant::now() + within;
         loop {
             let left = self.node.leftovers();
@@ -200,10 +200,10 @@ impl Reports {
 }
 
 /// The old network's wire, for a node at this address of its own.
-fn old_network(at: SocketAddr) -> DialectConfig<TimeCoin> {
+fn old_network(at: SocketAddr) -> ProtocolConfig<TimeCoin> {
     // No old node is among them, so that they are pinged as any other, and reaped as soon.
     let rules = AddressRules::new(NetworkType::Testnet, at).ping_after(Duration::ZERO);
-    DialectConfig::new(TimeCoin::testnet(Software::default())).rules(rules)
+    ProtocolConfig::new(TimeCoin::testnet(Software::default())).rules(rules)
 }
 
 /// Asks some peer which others it knows, as long as there are too few: on this wire that is the application's business.
@@ -238,21 +238,21 @@ impl Watching {
     async fn watch(self, mut events: Subscription) {
         loop {
             match events.next().await {
-                Update::Snapshot(peers) => {
+                SubscriptionItem::Snapshot(peers) => {
                     // Up already: since when does not matter, by now at the latest.
                     let now = self.epoch.now();
                     peers.iter().for_each(|peer| self.up(peer, now));
                 }
-                Update::Event(NodeEvent::Up { peer, at }) => self.up(&peer, self.clock.latest(at)),
-                Update::Event(NodeEvent::Down { conn, reason, at, .. }) => {
-                    if reason == peerpool::pool::Departure::Overloaded {
+                SubscriptionItem::Event(NodeEvent::Up { peer, at }) => self.up(&peer, self.clock.latest(at)),
+                SubscriptionItem::Event(NodeEvent::Down { conn, reason, at, .. }) => {
+                    if reason == peerpool::pool::DisconnectReason::Overloaded {
                         self.reports.lags.fetch_add(1, Ordering::AcqRel);
                     }
                     self.down(conn, at);
                 }
-                Update::Event(NodeEvent::Gap { conn, at, .. }) => self.gap(conn, at),
-                Update::Event(_) => {}
-                Update::Lagged(_) => self.reports.lagged.store(true, Ordering::Release),
+                SubscriptionItem::Event(NodeEvent::Gap { conn, at, .. }) => self.gap(conn, at),
+                SubscriptionItem::Event(_) => {}
+                SubscriptionItem::Lagged(_) => self.reports.lagged.store(true, Ordering::Release),
             }
         }
     }

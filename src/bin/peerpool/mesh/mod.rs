@@ -21,9 +21,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use peerpool::address_book::{Book, BookConfig};
+use peerpool::address_book::{AddressBook, AddressBookConfig};
 use peerpool::base::Backoff;
-use peerpool::node::Leftovers;
+use peerpool::node::ShutdownReport;
 use peerpool::sync::atomic::Ordering;
 
 use super::failure;
@@ -212,15 +212,15 @@ async fn check_tips(crowd: &Crowd, facts: &mut Facts) {
 }
 
 /// Ends every incarnation, killed ones included; the sum of what was left of them.
-async fn end(crowd: &Crowd) -> Leftovers {
+async fn end(crowd: &Crowd) -> ShutdownReport {
     let mut ending = tokio::task::JoinSet::new();
     for member in crowd.all() {
         ending.spawn(async move { member.end(SHUTDOWN).await });
     }
-    let mut sum = Leftovers::default();
+    let mut sum = ShutdownReport::default();
     while let Some(left) = ending.join_next().await {
         // A shutdown that panicked has left its own task at the least.
-        let left = left.unwrap_or(Leftovers { tasks: 1, ..Leftovers::default() });
+        let left = left.unwrap_or(ShutdownReport { tasks: 1, ..ShutdownReport::default() });
         sum.permits += left.permits;
         sum.links += left.links;
         sum.peers += left.peers;
@@ -230,9 +230,9 @@ async fn end(crowd: &Crowd) -> Leftovers {
 }
 
 /// The book of a node: on one machine there is no reason to wait long for somebody who restarts.
-fn book() -> Book {
+fn book() -> AddressBook {
     let backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(2) };
-    Book::in_memory(BookConfig { backoff, ..BookConfig::default() })
+    AddressBook::in_memory(AddressBookConfig { backoff, ..AddressBookConfig::default() })
 }
 
 /// A relaxed look at a counter.

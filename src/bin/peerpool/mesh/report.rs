@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use peerpool::node::Leftovers;
+use peerpool::node::ShutdownReport;
 use peerpool::pool::PoolStats;
 
 use super::super::{eprint, failure, print};
@@ -37,7 +37,7 @@ pub(super) struct Summary {
     requests: Requests,
     reconnects: usize,
     reaped: u64,
-    leaked: Leftovers,
+    leaked: ShutdownReport,
     pool: PoolStats,
 }
 
@@ -177,10 +177,10 @@ impl Facts {
     }
 
     /// What was left after the shutdown.
-    pub(super) fn leaked(&mut self, leaked: Leftovers) {
+    pub(super) fn leaked(&mut self, leaked: ShutdownReport) {
         self.summary.leaked = leaked;
         if !leaked.is_clean() {
-            let Leftovers { permits, links, peers, tasks } = leaked;
+            let ShutdownReport { permits, links, peers, tasks } = leaked;
             let what = format!("{permits} permits, {links} links, {peers} peers, {tasks} tasks");
             self.complain(format!("left over after the shutdown: {what}"));
         }
@@ -301,7 +301,7 @@ pub(super) fn tell(facts: &Facts, json: bool) -> ExitCode {
 
 fn table(facts: &Facts) -> String {
     let s = &facts.summary;
-    let Leftovers { permits, links, peers, tasks } = s.leaked;
+    let ShutdownReport { permits, links, peers, tasks } = s.leaked;
     let listed = |map: Vec<(String, u64)>| -> String {
         map.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use peerpool::address_book::{Outcome, Source, WallTime};
 use peerpool::base::{ConnId, Lane};
-use peerpool::node::{Context, Event, Fresh, Handled, Handler, Message, NodeRef, Request, Responder};
+use peerpool::node::{Context, Event, Handled, Handler, Message, NodeRef, RelayOutcome, Request, Responder};
 use peerpool::sync::Mutex;
 use peerpool::sync::atomic::{AtomicU64, Ordering};
 use peerpool::wire::Status;
@@ -160,9 +160,9 @@ impl Handler for Tally {
         let lane = self.speech.lane(event.kind, event.payload.len(), event.lane);
         let message = Message { lane, kind: event.kind, payload: event.payload.into_bytes() };
         match cx.node().relay(&message, Some(conn)) {
-            Ok(Fresh::New) => self.handed_over(number, sent),
-            Ok(Fresh::Seen) => add(&self.redundant),
-            Ok(Fresh::Full) | Err(_) => add(&self.unremembered),
+            Ok(RelayOutcome::New) => self.handed_over(number, sent),
+            Ok(RelayOutcome::Seen) => add(&self.redundant),
+            Ok(RelayOutcome::Full) | Err(_) => add(&self.unremembered),
         }
         Handled::Done
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use peerpool::node::{AskAny, AskError, Fresh, RequestError};
+use peerpool::node::{AskError, RelayOutcome, RequestAnyOptions, RequestError};
 use peerpool::sync::Mutex;
 use peerpool::sync::atomic::{AtomicU64, Ordering};
 
@@ -111,7 +111,7 @@ fn tell(crowd: &Crowd, traffic: &Traffic, member: &Member, class: Class, size: u
     member.tally.sent(number);
     let message = member.tally.speech.gossip(class, number, at, size);
     traffic.broadcasts.fetch_add(1, Ordering::Relaxed);
-    if !matches!(member.node.relay(&message, None), Ok(Fresh::New)) {
+    if !matches!(member.node.relay(&message, None), Ok(RelayOutcome::New)) {
         traffic.refused.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -137,7 +137,7 @@ fn ask(
         let answer = match named {
             Some(key) if !any => node.request(&key, message, ANSWER).await,
             _ => {
-                let how = AskAny { within: ANSWER, ..AskAny::default() };
+                let how = RequestAnyOptions { within: ANSWER, ..RequestAnyOptions::default() };
                 node.request_any(message, &how).await.map(|(_, answer)| answer)
             }
         };

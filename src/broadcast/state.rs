@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 
-use crate::broadcast::Hub;
+use super::WakeSet;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -91,7 +91,7 @@ pub enum StateLimit {
 /// A value was not taken; the table is as before, and here is the value again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the state table is full: {why:?}")]
-pub struct StateError {
+pub struct StateTableFull {
     /// Its key.
     pub key: StateKey,
     /// The value.
@@ -134,7 +134,7 @@ impl Table {
 /// The newest value of each key, shared by all links.
 #[derive(Debug)]
 pub struct StateTable {
-    hub: Arc<Hub>,
+    hub: Arc<WakeSet>,
     config: StateConfig,
     table: Mutex<Table>,
     /// The newest version given out. Written under the lock; the word that sleeping links read.
@@ -144,7 +144,7 @@ pub struct StateTable {
 
 impl StateTable {
     /// An empty table whose links sleep in `hub`.
-    pub fn new(config: StateConfig, hub: Arc<Hub>) -> Arc<Self> {
+    pub fn new(config: StateConfig, hub: Arc<WakeSet>) -> Arc<Self> {
         Arc::new(Self {
             hub,
             config,
@@ -157,15 +157,15 @@ impl StateTable {
     /// Gives a key its newest value, which every link is then sent unless a newer one comes first. Returns its version.
     ///
     /// # Errors
-    /// [`StateError`] with the value, if it does not fit; the older value, if there is one, stays.
+    /// [`StateTableFull`] with the value, if it does not fit; the older value, if there is one, stays.
     ///
     /// # Cost
     /// One short lock, O(log keys); wakes sleeping links like an append.
-    pub fn set(&self, key: StateKey, encoded: Bytes) -> Result<u64, StateError> {
+    pub fn set(&self, key: StateKey, encoded: Bytes) -> Result<u64, StateTableFull> {
         let mut table = self.table.lock();
         let bytes = match table.bytes_with(&key, encoded.len(), &self.config) {
             Ok(bytes) => bytes,
-            Err(why) => return Err(StateError { key, encoded, why }),
+            Err(why) => return Err(StateTableFull { key, encoded, why }),
         };
         let version = self.version.load(Ordering::Relaxed) + 1;
         let old = table.values.insert(key, (version, encoded));
@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     fn table() -> Arc<StateTable> {
-        StateTable::new(StateConfig { max_keys: 3, max_bytes: 3 * ENTRY_COST + 30 }, Hub::new())
+        StateTable::new(StateConfig { max_keys: 3, max_bytes: 3 * ENTRY_COST + 30 }, WakeSet::new())
     }
 
     fn drain(cursor: &mut StateCursor) -> Vec<(u16, Bytes)> {

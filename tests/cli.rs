@@ -216,7 +216,7 @@ fn a_long_mesh(args: &[&str]) -> Running {
     let mut command = peerpool();
     command.args(["mesh", "--nodes", "3", "--degree", "2", "--seconds", "600"]).args(args);
     let mesh = Running::spawn({
-        command.env("RUST_LOG", "peerpool::cli=debug");
+        command.env("RUST_LOG", "peerpool::mesh=debug");
         command
     });
     mesh.log.wait(1, |line| line.contains("traffic") && !line.contains("delivered=0"));

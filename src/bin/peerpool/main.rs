@@ -2,14 +2,14 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
 //! The `peerpool` command: a mesh that accounts for every message, a node, a ping.
 
+mod config_file;
 mod files;
-mod knobs;
 mod mesh;
 mod node;
-mod old;
 mod ping;
 mod signals;
 mod target;
+mod timecoin_node;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -40,7 +40,7 @@ enum Command {
     Mesh(mesh::MeshArgs),
     Node(node::NodeArgs),
     Ping(ping::PingArgs),
-    Config(knobs::ConfigArgs),
+    Config(config_file::ConfigArgs),
 }
 
 /// Runs the command that the arguments name. Exit codes: 0 for success, 1 for failure, 2 for wrong usage.
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
             Command::Mesh(args) => mesh::run(args).await,
             Command::Node(args) => node::run(args).await,
             Command::Ping(args) => ping::run(args).await,
-            Command::Config(args) => knobs::run(&args),
+            Command::Config(args) => config_file::run(&args),
         }
     });
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));

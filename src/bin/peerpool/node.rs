@@ -15,10 +15,10 @@ use peerpool::timecoin::PeerManager;
 use peerpool::transport::Tcp;
 use peerpool::wire::Status;
 
-use super::knobs::Settings;
-use super::old::{self, Network};
-use super::signals::Ending;
+use super::config_file::Settings;
+use super::signals::ShutdownSignals;
 use super::target::Target;
+use super::timecoin_node::{self, Network};
 use super::{failure, files, say};
 
 /// Run a node that others connect to.
@@ -61,7 +61,7 @@ pub(super) struct NodeArgs {
 pub(super) async fn run(args: NodeArgs) -> ExitCode {
     let files = files::raise();
     // Before anything listens, so that a signal that comes early ends it in good order too.
-    let mut ending = match Ending::new() {
+    let mut ending = match ShutdownSignals::new() {
         Ok(ending) => ending,
         Err(why) => return failure(&why),
     };
@@ -140,12 +140,12 @@ async fn start(args: NodeArgs) -> Result<Running, String> {
         None => AddressBook::in_memory(kept),
     };
     if let (Some(listen), Some(network)) = (args.timecoin, args.network) {
-        let place = old::Place { network: network.into(), listen, public: args.public };
-        return old::start(place, settings, book).await.map(Running::TimeCoin);
+        let place = timecoin_node::Place { network: network.into(), listen, public: args.public };
+        return timecoin_node::start(place, settings, book).await.map(Running::TimeCoin);
     }
     let Settings { node, tcp, .. } = settings;
     let builder = Node::builder().config(node).transport(Tcp::new(tcp)).book(book).handler(Plain);
-    builder.start().await.map(Running::Plain).map_err(|error| old::words(&error))
+    builder.start().await.map(Running::Plain).map_err(|error| timecoin_node::words(&error))
 }
 
 /// Logs what the node does not log itself, until dropped.

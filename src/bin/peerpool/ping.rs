@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use peerpool::node::{ConnectError, Node, NodeConfig, Peer};
 use peerpool::wire::GoodbyeReason;
 
-use super::signals::Ending;
+use super::signals::ShutdownSignals;
 use super::target::Target;
 use super::{failure, say};
 
@@ -30,7 +30,7 @@ pub(super) struct PingArgs {
     #[arg(long, short = 'n', default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
     /// Time between two pings.
-    #[arg(long, default_value = "1s", value_parser = super::knobs::duration)]
+    #[arg(long, default_value = "1s", value_parser = super::config_file::duration)]
     interval: Duration,
     /// How long the handshake, and the answer to each ping, may take.
     #[arg(long, default_value = "5s", value_parser = patience)]
@@ -42,7 +42,7 @@ pub(super) struct PingArgs {
 
 /// A duration in which something can happen.
 fn patience(text: &str) -> Result<Duration, String> {
-    let time = super::knobs::duration(text)?;
+    let time = super::config_file::duration(text)?;
     if time < Duration::from_millis(1) { Err("must be at least a millisecond".into()) } else { Ok(time) }
 }
 
@@ -55,7 +55,7 @@ struct Trips {
 
 /// Pings.
 pub(super) async fn run(args: PingArgs) -> ExitCode {
-    let mut ending = match Ending::new() {
+    let mut ending = match ShutdownSignals::new() {
         Ok(ending) => ending,
         Err(why) => return failure(&why),
     };
@@ -116,7 +116,7 @@ async fn first_that_answers(node: &Node, addrs: &[SocketAddr]) -> Result<(Arc<Pe
     Err(failures.join("; "))
 }
 
-async fn probe(args: &PingArgs, peer: &Peer, ending: &mut Ending) -> Trips {
+async fn probe(args: &PingArgs, peer: &Peer, ending: &mut ShutdownSignals) -> Trips {
     let addr = peer.addr();
     let mut trips = Trips::default();
     for number in 1..=args.count {

@@ -1,7 +1,7 @@
 //! Ctrl-C and SIGTERM: what ends a command before it has ended itself.
 
 /// Receives them from when it is made, whether anybody waits or not.
-pub(super) struct Ending {
+pub(super) struct ShutdownSignals {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
@@ -9,7 +9,7 @@ pub(super) struct Ending {
 }
 
 #[cfg(unix)]
-impl Ending {
+impl ShutdownSignals {
     /// # Errors
     /// One line for a person: the system has no room for a handler.
     pub(super) fn new() -> Result<Self, String> {
@@ -31,7 +31,7 @@ impl Ending {
 }
 
 #[cfg(not(unix))]
-impl Ending {
+impl ShutdownSignals {
     pub(super) fn new() -> Result<Self, String> {
         Ok(Self {})
     }

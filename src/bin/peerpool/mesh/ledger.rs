@@ -65,7 +65,7 @@ pub(super) struct Missing {
 
 /// The outcome of the comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Balance {
+pub(super) struct DeliveryReport {
     /// Pairs of a message and another incarnation that lived when it was sent.
     pub(super) pairs: u64,
     /// Of these, the promised ones.
@@ -76,13 +76,13 @@ pub(super) struct Balance {
 }
 
 /// Compares what was promised with what was delivered; `got(incarnation, message)` says the latter.
-pub(super) fn balance(
+pub(super) fn reconcile(
     sent: &[Sent],
     lives: &[Life],
     links: &[Link],
     got: impl Fn(Incarnation, u64) -> bool,
-) -> Balance {
-    let mut balance = Balance::default();
+) -> DeliveryReport {
+    let mut reconcile = DeliveryReport::default();
     for (number, message) in (0u64..).zip(sent) {
         let until = message.at + WINDOW;
         let mut groups = Groups::of(lives.len(), links.iter().filter(|link| link.holds(message.at, until)));
@@ -90,20 +90,20 @@ pub(super) fn balance(
             if at == message.by || message.at < life.from || life.until <= message.at {
                 continue;
             }
-            balance.pairs += 1;
+            reconcile.pairs += 1;
             if !groups.joined(message.by, at) {
                 continue;
             }
-            balance.expected += 1;
+            reconcile.expected += 1;
             if !got(at, number) {
-                balance.lost += 1;
-                if balance.missing.len() < MISSING_SHOWN {
-                    balance.missing.push(Missing { message: number, sent: *message, at });
+                reconcile.lost += 1;
+                if reconcile.missing.len() < MISSING_SHOWN {
+                    reconcile.missing.push(Missing { message: number, sent: *message, at });
                 }
             }
         }
     }
-    balance
+    reconcile
 }
 
 const MISSING_SHOWN: usize = 10;
@@ -131,14 +131,14 @@ mod tests {
     #[test]
     fn a_steady_chain_promises_everything_to_everybody() {
         let links = [link(0, 1, 0, Micros::MAX), link(1, 2, 0, Micros::MAX)];
-        let found = balance(&sent(0, SECOND), &[alive(); 3], &links, |_, _| true);
+        let found = reconcile(&sent(0, SECOND), &[alive(); 3], &links, |_, _| true);
         assert_eq!((found.pairs, found.expected, found.lost), (2, 2, 0));
     }
 
     #[test]
     fn what_was_promised_and_did_not_come_is_named() {
         let links = [link(0, 1, 0, Micros::MAX), link(1, 2, 0, Micros::MAX)];
-        let found = balance(&sent(0, SECOND), &[alive(); 3], &links, |at, _| at == 1);
+        let found = reconcile(&sent(0, SECOND), &[alive(); 3], &links, |at, _| at == 1);
         assert_eq!((found.expected, found.lost), (2, 1));
         assert_eq!((found.missing[0].message, found.missing[0].at), (0, 2));
     }
@@ -146,29 +146,29 @@ mod tests {
     #[test]
     fn a_link_that_breaks_within_the_window_promises_nothing_beyond_it() {
         let links = [link(0, 1, 0, Micros::MAX), link(1, 2, 0, SECOND + WINDOW - 1)];
-        let found = balance(&sent(0, SECOND), &[alive(); 3], &links, |at, _| at == 1);
+        let found = reconcile(&sent(0, SECOND), &[alive(); 3], &links, |at, _| at == 1);
         assert_eq!((found.pairs, found.expected, found.lost), (2, 1, 0));
         let links = [link(0, 1, 0, Micros::MAX), link(1, 2, 0, SECOND + WINDOW)];
-        assert_eq!(balance(&sent(0, SECOND), &[alive(); 3], &links, |at, _| at == 1).lost, 1);
+        assert_eq!(reconcile(&sent(0, SECOND), &[alive(); 3], &links, |at, _| at == 1).lost, 1);
     }
 
     #[test]
     fn a_link_that_comes_up_after_the_send_promises_nothing() {
         let links = [link(0, 1, SECOND + 1, Micros::MAX)];
-        assert_eq!(balance(&sent(0, SECOND), &[alive(); 2], &links, |_, _| false).expected, 0);
+        assert_eq!(reconcile(&sent(0, SECOND), &[alive(); 2], &links, |_, _| false).expected, 0);
     }
 
     #[test]
     fn two_links_that_hold_in_turn_are_no_unbroken_path() {
         let links = [link(0, 1, 0, 3 * SECOND), link(0, 1, 3 * SECOND, Micros::MAX)];
-        assert_eq!(balance(&sent(0, SECOND), &[alive(); 2], &links, |_, _| false).expected, 0);
+        assert_eq!(reconcile(&sent(0, SECOND), &[alive(); 2], &links, |_, _| false).expected, 0);
     }
 
     #[test]
     fn the_dead_and_the_unborn_are_no_pairs() {
         let dead = Life { from: 0, until: SECOND };
         let unborn = Life { from: SECOND + 1, until: Micros::MAX };
-        let found = balance(&sent(0, SECOND), &[alive(), dead, unborn, alive()], &[], |_, _| false);
+        let found = reconcile(&sent(0, SECOND), &[alive(), dead, unborn, alive()], &[], |_, _| false);
         assert_eq!((found.pairs, found.expected), (1, 0));
     }
 
@@ -176,7 +176,7 @@ mod tests {
     fn a_later_message_is_judged_by_the_links_of_its_own_time() {
         let links = [link(0, 1, 0, 10 * SECOND)];
         let both = [Sent { by: 0, at: SECOND }, Sent { by: 0, at: 6 * SECOND }];
-        let found = balance(&both, &[alive(); 2], &links, |_, message| message == 0);
+        let found = reconcile(&both, &[alive(); 2], &links, |_, message| message == 0);
         assert_eq!((found.pairs, found.expected, found.lost), (2, 1, 0));
     }
 }

@@ -18,12 +18,12 @@ use peerpool::timecoin::AddressRules;
 use peerpool::timecoin::wire::{NetworkType, Software, TimeCoin};
 use peerpool::transport::Tcp;
 
+use super::app::MeshApp;
 use super::clock::{Epoch, Micros, NodeClock};
-use super::faults::World;
+use super::codec::{Codec, read_peer_list};
+use super::faulty_net::FaultyNet;
 use super::graph::{End, Incarnation, wire};
 use super::ledger::{Ledger, Life};
-use super::speech::{Speech, read_peer_list};
-use super::tally::Tally;
 
 /// One incarnation.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(super) struct Member {
     pub(super) slot: usize,
     pub(super) addr: SocketAddr,
     pub(super) node: NodeRef,
-    pub(super) tally: Arc<Tally>,
+    pub(super) app: Arc<MeshApp>,
     pub(super) reports: Arc<Reports>,
     handle: Mutex<Option<Node>>,
     watcher: JoinHandle<()>,
@@ -44,27 +44,27 @@ pub(super) struct Member {
 
 /// What a member is made of.
 #[derive(Clone, Debug)]
-pub(super) struct Birth {
+pub(super) struct NodeSpec {
     pub(super) of: Incarnation,
     pub(super) slot: usize,
-    pub(super) speech: Speech,
+    pub(super) codec: Codec,
     pub(super) listen: SocketAddr,
     /// The one address it is told.
     pub(super) told: Option<SocketAddr>,
     pub(super) config: NodeConfig,
     pub(super) epoch: Epoch,
     pub(super) ledger: Arc<Ledger>,
-    pub(super) world: Option<Arc<World>>,
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) net: Option<Arc<FaultyNet>>,
+    pub(super) last_change: Arc<LastChange>,
 }
 
 /// The last link event of any node, for whoever waits for quiet.
 #[derive(Debug, Default)]
-pub(super) struct Pulse {
+pub(super) struct LastChange {
     last: AtomicU64,
 }
 
-impl Pulse {
+impl LastChange {
     pub(super) fn last(&self) -> Micros {
         self.last.load(Ordering::Acquire)
     }
@@ -82,7 +82,7 @@ pub(super) struct Reports {
     pub(super) lags: AtomicU64,
 }
 
-impl Birth {
+impl NodeSpec {
     /// The incarnation's number.
     pub(super) fn numbered(self, of: usize) -> Self {
         Self { of: of as Incarnation, ..self }
@@ -91,29 +91,29 @@ impl Birth {
 
 impl Member {
     /// Starts a node.
-    pub(super) async fn start(birth: Birth) -> Result<Arc<Self>, StartError> {
-        let Birth { of, slot, speech, listen, told, mut config, epoch, ledger, world, pulse } = birth;
+    pub(super) async fn start(birth: NodeSpec) -> Result<Arc<Self>, StartError> {
+        let NodeSpec { of, slot, codec, listen, told, mut config, epoch, ledger, net, last_change } = birth;
         config.listen = vec![listen];
         config.seeds = told.into_iter().collect();
         let wanted = config.hot.degree;
-        let tally = Arc::new(Tally::new(speech, of, epoch, ledger));
-        let builder = Node::builder().config(config).handler(Arc::clone(&tally)).book(super::book());
-        let builder = match world {
-            Some(world) => builder.transport(world.transport(slot)),
+        let app = Arc::new(MeshApp::new(codec, of, epoch, ledger));
+        let builder = Node::builder().config(config).handler(Arc::clone(&app)).book(super::book());
+        let builder = match net {
+            Some(net) => builder.transport(net.transport(slot)),
             None => builder.transport(Tcp::default()),
         };
-        let builder = match speech {
-            Speech::Native => builder,
-            Speech::TimeCoin => builder.first_dialect(old_network(listen)),
+        let builder = match codec {
+            Codec::Native => builder,
+            Codec::TimeCoin => builder.first_dialect(old_network(listen)),
         };
         let node = builder.start().await?;
         let asker =
-            speech.peers_request().map(|ask| tokio::spawn(ask_for_peers(node.downgrade(), ask, wanted)));
+            codec.peers_request().map(|ask| tokio::spawn(ask_for_peers(node.downgrade(), ask, wanted)));
         let started = epoch.now();
         let events = node.subscribe();
         let clock = NodeClock::calibrate(&node, epoch);
         let reports = Arc::new(Reports::default());
-        let watching = Watching { of, clock, epoch, reports: Arc::clone(&reports), pulse };
+        let watching = Watching { of, clock, epoch, reports: Arc::clone(&reports), last_change };
         let watcher = tokio::spawn(watching.watch(events));
         let addr = node.listening().first().copied().unwrap_or(listen);
         Ok(Arc::new(Self {
@@ -121,7 +121,7 @@ impl Member {
             slot,
             addr,
             node: (*node).clone(),
-            tally,
+            app,
             reports,
             handle: Mutex::new(Some(node)),
             watcher,
@@ -132,15 +132,15 @@ impl Member {
     }
 
     /// Ends it as a crash would: its sockets break first, then the node is dropped.
-    pub(super) fn kill(&self, world: &World, now: Micros) {
+    pub(super) fn kill(&self, net: &FaultyNet, now: Micros) {
         self.killed.store(now, Ordering::Release);
-        world.kill(self.slot);
+        net.kill(self.slot);
         drop(self.handle.lock().take());
     }
 
     /// Sets a new version of its tip.
     pub(super) fn announce(&self) {
-        self.tally.announce(&self.node);
+        self.app.announce(&self.node);
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -206,7 +206,7 @@ fn old_network(at: SocketAddr) -> ProtocolConfig<TimeCoin> {
     ProtocolConfig::new(TimeCoin::testnet(Software::default())).rules(rules)
 }
 
-/// Asks some peer which others it knows, as long as there are too few: on this wire that is the application's business.
+/// RequestStats some peer which others it knows, as long as there are too few: on this wire that is the application's business.
 async fn ask_for_peers(node: WeakNode, ask: Message, wanted: usize) {
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -231,7 +231,7 @@ struct Watching {
     clock: NodeClock,
     epoch: Epoch,
     reports: Arc<Reports>,
-    pulse: Arc<Pulse>,
+    last_change: Arc<LastChange>,
 }
 
 impl Watching {
@@ -265,7 +265,7 @@ impl Watching {
         let wire = wire(local, peer.addr());
         let end = End { of: self.of, conn: peer.id(), wire, up: at, down: None, gaps: Vec::new() };
         self.reports.ends.lock().push(end);
-        self.pulse.last.fetch_max(self.epoch.now(), Ordering::AcqRel);
+        self.last_change.last.fetch_max(self.epoch.now(), Ordering::AcqRel);
     }
 
     fn down(&self, conn: ConnId, at: Tick) {
@@ -273,7 +273,7 @@ impl Watching {
         if let Some(end) = ends.iter_mut().rev().find(|end| end.conn == conn) {
             end.down = Some(self.clock.earliest(at));
         }
-        self.pulse.last.fetch_max(self.epoch.now(), Ordering::AcqRel);
+        self.last_change.last.fetch_max(self.epoch.now(), Ordering::AcqRel);
     }
 
     fn gap(&self, conn: ConnId, at: Tick) {

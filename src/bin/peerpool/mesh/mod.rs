@@ -1,17 +1,17 @@
 //! `peerpool mesh`: a mesh of real nodes in one process, a realistic load, and an exact account of what became of it.
 
+mod app;
 mod chaos;
 mod clock;
-mod crowd;
-mod faults;
+mod cluster;
+mod codec;
+mod fault_plan;
+mod faulty_net;
 mod graph;
 mod ledger;
 mod member;
-mod plan;
+mod progress_bar;
 mod report;
-mod show;
-mod speech;
-mod tally;
 mod traffic;
 
 use std::process::ExitCode;
@@ -27,12 +27,12 @@ use peerpool::node::ShutdownReport;
 use peerpool::sync::atomic::Ordering;
 
 use super::failure;
-use super::signals::Ending;
-use chaos::Deeds;
-use crowd::Crowd;
+use super::signals::ShutdownSignals;
+use chaos::FaultCounts;
+use cluster::Cluster;
 use ledger::WINDOW;
-use report::Facts;
-use show::Show;
+use progress_bar::ProgressDisplay;
+use report::RunReport;
 use traffic::Traffic;
 
 /// Start a mesh of real nodes in one process on loopback TCP, drive a realistic load through it and account for every message.
@@ -103,15 +103,15 @@ fn count(from: u64, to: u64) -> impl clap::builder::TypedValueParser<Value = usi
 /// Runs the mesh.
 pub(super) async fn run(args: MeshArgs) -> ExitCode {
     let _ = super::files::raise();
-    let mut ending = match Ending::new() {
+    let mut ending = match ShutdownSignals::new() {
         Ok(ending) => ending,
         Err(why) => return failure(&why),
     };
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
-    let show = Show::new();
-    let (cut, enough) = watch::channel(false);
+    let show = ProgressDisplay::new();
+    let (cut, stop) = watch::channel(false);
     let outcome = tokio::select! {
-        outcome = play(&args, seed, &show, enough) => outcome,
+        outcome = play(&args, seed, &show, stop) => outcome,
         signal = given_up(&mut ending, &cut, &show) => Err(format!("{signal}, twice: given up without an account")),
     };
     show.clear();
@@ -121,88 +121,97 @@ pub(super) async fn run(args: MeshArgs) -> ExitCode {
     }
 }
 
-/// Whether whoever started the run has had enough of it.
-type Enough = watch::Receiver<bool>;
+/// Whether whoever started the run has had stop of it.
+type StopSignal = watch::Receiver<bool>;
 
 /// Waits for that.
-async fn had(enough: &mut Enough) {
-    if enough.wait_for(|had| *had).await.is_err() {
+async fn stopped(stop: &mut StopSignal) {
+    if stop.wait_for(|had| *had).await.is_err() {
         // Nobody is left who could.
         std::future::pending::<()>().await;
     }
 }
 
 /// The first signal cuts the run short; returns at the second.
-async fn given_up(ending: &mut Ending, cut: &watch::Sender<bool>, show: &Show) -> &'static str {
+async fn given_up(
+    ending: &mut ShutdownSignals,
+    cut: &watch::Sender<bool>,
+    show: &ProgressDisplay,
+) -> &'static str {
     let signal = ending.wait().await;
     cut.send_replace(true);
     show.note(&format!("{signal}: no more traffic; the account is made up, a second signal ends it at once"));
     ending.wait().await
 }
 
-async fn play(args: &MeshArgs, seed: u64, show: &Show, mut enough: Enough) -> Result<Facts, String> {
-    let crowd = Arc::new(Crowd::new(args));
+async fn play(
+    args: &MeshArgs,
+    seed: u64,
+    show: &ProgressDisplay,
+    mut stop: StopSignal,
+) -> Result<RunReport, String> {
+    let cluster = Arc::new(Cluster::new(args));
     let wired = tokio::select! {
-        wired = wire(args, seed, &crowd, show) => wired,
-        () = had(&mut enough) => Err("interrupted before the wiring was stable".into()),
+        wired = wire(args, seed, &cluster, show) => wired,
+        () = stopped(&mut stop) => Err("interrupted before the wiring was stable".into()),
     };
     if let Err(why) = wired {
-        end(&crowd).await;
+        end(&cluster).await;
         return Err(why);
     }
-    let mut facts = Facts::begin(args, seed, &crowd);
-    let (traffic, deeds) = load(args, seed, &crowd, show, &enough).await;
+    let mut facts = RunReport::begin(args, seed, &cluster);
+    let (traffic, fault_counts) = load(args, seed, &cluster, show, &stop).await;
     show.stage("waiting until every promise is due");
     sleep(Duration::from_micros(WINDOW + MARGIN)).await;
     if args.chaos
-        && let Err(why) = crowd.settle(chaos::HEALING).await
+        && let Err(why) = cluster.settle(chaos::HEALING).await
     {
         facts.complain(format!("after the chaos the mesh did not heal: {why}"));
     }
-    check_tips(&crowd, &mut facts).await;
+    check_tips(&cluster, &mut facts).await;
     show.stage("shutting down");
-    facts.close(&crowd, &traffic, &deeds);
-    let leaked = end(&crowd).await;
+    facts.close(&cluster, &traffic, &fault_counts);
+    let leaked = end(&cluster).await;
     facts.leaked(leaked);
-    facts.judge(&crowd);
+    facts.judge(&cluster);
     Ok(facts)
 }
 
 /// Starts all nodes and waits until they have found each other.
-async fn wire(args: &MeshArgs, seed: u64, crowd: &Crowd, show: &Show) -> Result<(), String> {
+async fn wire(args: &MeshArgs, seed: u64, cluster: &Cluster, show: &ProgressDisplay) -> Result<(), String> {
     show.stage(&format!("starting {} nodes", args.nodes));
     let mut rng = fastrand::Rng::with_seed(seed);
-    crowd.start(args.nodes, &mut rng).await.map_err(|error| error.to_string())?;
+    cluster.start(args.nodes, &mut rng).await.map_err(|error| error.to_string())?;
     show.stage("waiting for stable wiring");
-    crowd.settle(Duration::from_secs(30 + args.nodes as u64 / 4)).await
+    cluster.settle(Duration::from_secs(30 + args.nodes as u64 / 4)).await
 }
 
 /// Traffic, and chaos if asked for.
 async fn load(
     args: &MeshArgs,
     seed: u64,
-    crowd: &Arc<Crowd>,
-    show: &Show,
-    enough: &Enough,
-) -> (Arc<Traffic>, Arc<Deeds>) {
-    let (traffic, deeds) = (Arc::<Traffic>::default(), Arc::<Deeds>::default());
+    cluster: &Arc<Cluster>,
+    show: &ProgressDisplay,
+    stop: &StopSignal,
+) -> (Arc<Traffic>, Arc<FaultCounts>) {
+    let (traffic, fault_counts) = (Arc::<Traffic>::default(), Arc::<FaultCounts>::default());
     let lasting = Duration::from_secs(args.seconds);
-    let plan = if args.chaos { plan::draw(seed, args.nodes, args.degree, lasting) } else { Vec::new() };
+    let plan = if args.chaos { fault_plan::draw(seed, args.nodes, args.degree, lasting) } else { Vec::new() };
     let rng = |salt| fastrand::Rng::with_seed(seed ^ salt);
-    let driving = traffic::drive(crowd, &traffic, (args.rate, lasting), rng(1), enough.clone());
-    let wreaking = chaos::wreak(crowd, &deeds, plan, rng(2), enough.clone());
-    let both = async { tokio::join!(driving, wreaking) };
+    let driving = traffic::drive(cluster, &traffic, (args.rate, lasting), rng(1), stop.clone());
+    let injecting = chaos::inject(cluster, &fault_counts, plan, rng(2), stop.clone());
+    let both = async { tokio::join!(driving, injecting) };
     tokio::select! {
         _ = both => {}
-        () = show.follow(crowd, lasting) => {}
+        () = show.follow(cluster, lasting) => {}
     }
-    (traffic, deeds)
+    (traffic, fault_counts)
 }
 
 /// The newest tip must arrive over every link, soon after the last one was set.
-async fn check_tips(crowd: &Crowd, facts: &mut Facts) {
+async fn check_tips(cluster: &Cluster, facts: &mut RunReport) {
     let until = Instant::now() + TIPS;
-    while let Some(missing) = crowd.missing_tip() {
+    while let Some(missing) = cluster.missing_tip() {
         if Instant::now() >= until {
             facts.complain(format!("a tip did not arrive: {missing}"));
             return;
@@ -212,9 +221,9 @@ async fn check_tips(crowd: &Crowd, facts: &mut Facts) {
 }
 
 /// Ends every incarnation, killed ones included; the sum of what was left of them.
-async fn end(crowd: &Crowd) -> ShutdownReport {
+async fn end(cluster: &Cluster) -> ShutdownReport {
     let mut ending = tokio::task::JoinSet::new();
-    for member in crowd.all() {
+    for member in cluster.all() {
         ending.spawn(async move { member.end(SHUTDOWN).await });
     }
     let mut sum = ShutdownReport::default();

@@ -1,4 +1,4 @@
-//! The facts of a run, what is wrong with them, and how both are told.
+//! The report of a run, what is wrong with them, and how both are told.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -10,10 +10,10 @@ use peerpool::node::ShutdownReport;
 use peerpool::pool::PoolStats;
 
 use super::super::{eprint, failure, print};
-use super::chaos::Deeds;
+use super::chaos::FaultCounts;
 use super::clock::Micros;
-use super::crowd::Crowd;
-use super::ledger::{Missing, balance};
+use super::cluster::Cluster;
+use super::ledger::{Missing, reconcile};
 use super::traffic::Traffic;
 use super::{MeshArgs, read};
 
@@ -59,7 +59,7 @@ struct Requests {
 
 /// Everything that is known of a run.
 #[derive(Debug)]
-pub(super) struct Facts {
+pub(super) struct RunReport {
     summary: Summary,
     seed: u64,
     chaos: bool,
@@ -68,7 +68,7 @@ pub(super) struct Facts {
     began: Micros,
     pairs: u64,
     tips: u64,
-    deeds: BTreeMap<&'static str, u64>,
+    fault_counts: BTreeMap<&'static str, u64>,
     request_failures: BTreeMap<String, u64>,
     missing: Vec<Missing>,
     /// Per incarnation: the messages it got, one bit each.
@@ -77,19 +77,19 @@ pub(super) struct Facts {
     complaints: Vec<String>,
 }
 
-impl Facts {
+impl RunReport {
     /// Before the traffic.
-    pub(super) fn begin(args: &MeshArgs, seed: u64, crowd: &Crowd) -> Self {
-        let connections = crowd.links().iter().filter(|link| link.is_up()).count();
+    pub(super) fn begin(args: &MeshArgs, seed: u64, cluster: &Cluster) -> Self {
+        let connections = cluster.links().iter().filter(|link| link.is_up()).count();
         Self {
             summary: Summary { nodes: args.nodes, connections, ..Summary::default() },
             seed,
             chaos: args.chaos,
             wanted: args.seconds,
-            began: crowd.epoch.now(),
+            began: cluster.epoch.now(),
             pairs: 0,
             tips: 0,
-            deeds: BTreeMap::new(),
+            fault_counts: BTreeMap::new(),
             request_failures: BTreeMap::new(),
             missing: Vec::new(),
             got: Vec::new(),
@@ -110,11 +110,11 @@ impl Facts {
     }
 
     /// After the traffic, while the nodes still run: the account is closed, what comes later does not count.
-    pub(super) fn close(&mut self, crowd: &Crowd, traffic: &Traffic, deeds: &Deeds) {
-        self.links = crowd.links();
+    pub(super) fn close(&mut self, cluster: &Cluster, traffic: &Traffic, fault_counts: &FaultCounts) {
+        self.links = cluster.links();
         let mut latencies = Vec::new();
-        for member in crowd.all() {
-            let (bits, took) = member.tally.take();
+        for member in cluster.all() {
+            let (bits, took) = member.app.take();
             self.got.push(bits);
             latencies.extend(took);
         }
@@ -124,27 +124,27 @@ impl Facts {
         self.summary.interrupted = lasted < Duration::from_secs(self.wanted);
         self.summary.broadcasts = read(&traffic.broadcasts);
         self.tips = read(&traffic.tips);
-        self.deeds = deeds.done.lock().clone();
-        self.complaints.append(&mut deeds.failed.lock().clone());
-        self.close_members(crowd);
+        self.fault_counts = fault_counts.done.lock().clone();
+        self.complaints.append(&mut fault_counts.failed.lock().clone());
+        self.close_members(cluster);
         self.close_requests(traffic);
         self.summary.deliveries_per_s = self.summary.delivered as f64 / self.summary.seconds.max(0.001);
         let began = self.began;
         self.summary.reconnects = self.links.iter().filter(|link| link.up > began).count();
-        self.summary.pool = merge(crowd.alive().iter().map(|member| member.node.stats().pool));
+        self.summary.pool = merge(cluster.alive().iter().map(|member| member.node.stats().pool));
         self.complain_if(read(&traffic.refused), "messages were not taken by their own node");
     }
 
-    fn close_members(&mut self, crowd: &Crowd) {
+    fn close_members(&mut self, cluster: &Cluster) {
         let (mut unremembered, mut corrupt, mut back, mut lags, mut panics) = (0, 0, 0, 0, 0);
-        for member in crowd.all() {
-            let tally = &member.tally;
-            self.summary.delivered += read(&tally.delivered);
-            self.summary.duplicates += read(&tally.duplicates);
-            self.summary.redundant += read(&tally.redundant);
-            unremembered += read(&tally.unremembered);
-            corrupt += read(&tally.corrupt);
-            back += read(&tally.tips_back);
+        for member in cluster.all() {
+            let app = &member.app;
+            self.summary.delivered += read(&app.delivered);
+            self.summary.duplicates += read(&app.duplicates);
+            self.summary.redundant += read(&app.redundant);
+            unremembered += read(&app.unremembered);
+            corrupt += read(&app.corrupt);
+            back += read(&app.tips_back);
             lags += read(&member.reports.lags);
             let stats = member.node.stats();
             self.summary.reaped += stats.reaped;
@@ -187,13 +187,13 @@ impl Facts {
     }
 
     /// Compares what was promised with what was delivered.
-    pub(super) fn judge(&mut self, crowd: &Crowd) {
-        let lives: Vec<_> = crowd.all().iter().map(|member| member.life()).collect();
+    pub(super) fn judge(&mut self, cluster: &Cluster) {
+        let lives: Vec<_> = cluster.all().iter().map(|member| member.life()).collect();
         let got = |at: u32, message: u64| {
             let word = self.got.get(at as usize).and_then(|bits| bits.get((message / 64) as usize));
             word.is_some_and(|word| word >> (message % 64) & 1 == 1)
         };
-        let found = balance(&crowd.ledger.all(), &lives, &self.links, got);
+        let found = reconcile(&cluster.ledger.all(), &lives, &self.links, got);
         let share = if found.pairs > 0 { found.expected as f64 / found.pairs as f64 } else { 1.0 };
         self.pairs = found.pairs;
         self.summary.expected = found.expected;
@@ -278,9 +278,9 @@ fn add(sum: &mut serde_json::Value, value: serde_json::Value) {
 }
 
 /// Prints the table and, if wanted, the object; what is wrong goes to stderr.
-pub(super) fn tell(facts: &Facts, json: bool) -> ExitCode {
-    let told = print(&table(facts));
-    for missing in &facts.missing {
+pub(super) fn tell(report: &RunReport, json: bool) -> ExitCode {
+    let told = print(&table(report));
+    for missing in &report.missing {
         let Missing { message, sent, at } = missing;
         eprint(&format!(
             "missing: message {message}, sent by incarnation {} at {:.3} s, at incarnation {at}",
@@ -288,37 +288,37 @@ pub(super) fn tell(facts: &Facts, json: bool) -> ExitCode {
             sent.at as f64 / 1e6
         ));
     }
-    let code = if facts.complaints.is_empty() {
+    let code = if report.complaints.is_empty() {
         ExitCode::SUCCESS
     } else {
-        failure(&facts.complaints.join("\nerror: "))
+        failure(&report.complaints.join("\nerror: "))
     };
-    if json && let Ok(line) = serde_json::to_string(&facts.summary) {
+    if json && let Ok(line) = serde_json::to_string(&report.summary) {
         return print(&line).and(told).map_or_else(|why| failure(&why), |()| code);
     }
     told.map_or_else(|why| failure(&why), |()| code)
 }
 
-fn table(facts: &Facts) -> String {
-    let s = &facts.summary;
+fn table(report: &RunReport) -> String {
+    let s = &report.summary;
     let ShutdownReport { permits, links, peers, tasks } = s.leaked;
     let listed = |map: Vec<(String, u64)>| -> String {
         map.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
     };
-    let failures = listed(facts.request_failures.iter().map(|(k, v)| (k.clone(), *v)).collect());
+    let failures = listed(report.request_failures.iter().map(|(k, v)| (k.clone(), *v)).collect());
     let failures = if failures.is_empty() { failures } else { format!(" ({failures})") };
     let mut rows = vec![
         (
             "mesh",
             format!(
                 "{} nodes, {} connections, {:.0} s, seed {}",
-                s.nodes, s.connections, s.seconds, facts.seed
+                s.nodes, s.connections, s.seconds, report.seed
             ),
         ),
-        ("sent", format!("{} broadcasts, {} tips, {} requests", s.broadcasts, facts.tips, s.requests.sent)),
+        ("sent", format!("{} broadcasts, {} tips, {} requests", s.broadcasts, report.tips, s.requests.sent)),
         (
             "expected",
-            format!("{} deliveries, {:.1} % of {} pairs", s.expected, s.promised_share * 100.0, facts.pairs),
+            format!("{} deliveries, {:.1} % of {} pairs", s.expected, s.promised_share * 100.0, report.pairs),
         ),
         ("delivered", format!("{} ({:.0} a second)", s.delivered, s.deliveries_per_s)),
         ("lost", s.lost.to_string()),
@@ -347,18 +347,22 @@ fn table(facts: &Facts) -> String {
         ),
         ("leaked", format!("{permits} permits, {links} links, {peers} peers, {tasks} tasks")),
     ];
-    if facts.chaos {
-        let deeds = listed(facts.deeds.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect());
-        // Less than a blow takes, with the quiet behind it.
-        let deeds =
-            if facts.deeds.is_empty() { "none: the run is too short for any".to_owned() } else { deeds };
-        rows.insert(1, ("chaos", deeds));
+    if report.chaos {
+        let fault_counts =
+            listed(report.fault_counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect());
+        // Less than a fault takes, with the quiet behind it.
+        let fault_counts = if report.fault_counts.is_empty() {
+            "none: the run is too short for any".to_owned()
+        } else {
+            fault_counts
+        };
+        rows.insert(1, ("chaos", fault_counts));
     }
     if s.interrupted {
-        rows.insert(1, ("cut short", format!("by a signal: {} s of traffic were wanted", facts.wanted)));
+        rows.insert(1, ("cut short", format!("by a signal: {} s of traffic were wanted", report.wanted)));
     }
     let verdict =
-        if facts.complaints.is_empty() { "everything promised was delivered, once" } else { "FAILED" };
+        if report.complaints.is_empty() { "everything promised was delivered, once" } else { "FAILED" };
     rows.push(("verdict", verdict.to_owned()));
     rows.iter().map(|(name, value)| format!("{name:<11} {value}")).collect::<Vec<_>>().join("\n")
 }
@@ -373,10 +377,10 @@ mod tests {
     #[test]
     fn a_run_in_which_nothing_was_sent_is_no_success() {
         let args = MeshArgs::least();
-        let crowd = Crowd::new(&args);
-        let mut facts = Facts::begin(&args, 0, &crowd);
-        facts.judge(&crowd);
-        assert!(facts.complaints.iter().any(|why| why.contains("shows nothing")), "{:?}", facts.complaints);
-        assert!(table(&facts).contains("FAILED"));
+        let cluster = Cluster::new(&args);
+        let mut report = RunReport::begin(&args, 0, &cluster);
+        report.judge(&cluster);
+        assert!(report.complaints.iter().any(|why| why.contains("shows nothing")), "{:?}", report.complaints);
+        assert!(table(&report).contains("FAILED"));
     }
 }

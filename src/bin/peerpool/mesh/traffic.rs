@@ -11,11 +11,11 @@ use peerpool::node::{AskError, RelayOutcome, RequestAnyOptions, RequestError};
 use peerpool::sync::Mutex;
 use peerpool::sync::atomic::{AtomicU64, Ordering};
 
-use super::crowd::Crowd;
+use super::cluster::Cluster;
+use super::codec::Class;
 use super::ledger::Sent;
 use super::member::Member;
-use super::speech::Class;
-use super::{Enough, had};
+use super::{StopSignal, stopped};
 
 /// What the traffic came to so far.
 #[derive(Debug, Default)]
@@ -29,33 +29,33 @@ pub(super) struct Traffic {
     pub(super) wrong: AtomicU64,
     /// Own messages that the node did not take.
     pub(super) refused: AtomicU64,
-    pub(super) asks: Mutex<Asks>,
+    pub(super) asks: Mutex<RequestStats>,
     /// How long it was sent.
     pub(super) lasted: Mutex<Duration>,
 }
 
 /// Outcomes of requests.
 #[derive(Debug, Default)]
-pub(super) struct Asks {
+pub(super) struct RequestStats {
     /// Round trips in microseconds.
     pub(super) took: Vec<u32>,
     /// Failures by reason.
     pub(super) failed: BTreeMap<String, u64>,
 }
 
-impl Asks {
+impl RequestStats {
     pub(super) fn failures(&self) -> u64 {
         self.failed.values().sum()
     }
 }
 
-/// Sends at `rate` messages a second for `lasting`, or less where that is enough, then waits for the requests still open.
+/// Sends at `rate` messages a second for `lasting`, or less where that is stop, then waits for the requests still open.
 pub(super) async fn drive(
-    crowd: &Crowd,
+    cluster: &Cluster,
     traffic: &Arc<Traffic>,
     (rate, lasting): (u64, Duration),
     mut rng: fastrand::Rng,
-    mut enough: Enough,
+    mut stop: StopSignal,
 ) {
     let begun = Instant::now();
     let mut asking = JoinSet::new();
@@ -64,9 +64,9 @@ pub(super) async fn drive(
         let passed = begun.elapsed().min(lasting);
         let due = (passed.as_secs_f64() * rate as f64) as u64;
         if sent < due {
-            let alive = crowd.alive();
+            let alive = cluster.alive();
             while sent < due && !alive.is_empty() {
-                one(crowd, traffic, &alive[rng.usize(..alive.len())], &mut rng, &mut asking);
+                one(cluster, traffic, &alive[rng.usize(..alive.len())], &mut rng, &mut asking);
                 sent += 1;
             }
         }
@@ -77,7 +77,7 @@ pub(super) async fn drive(
         }
         tokio::select! {
             () = sleep(Duration::from_millis(2)) => {}
-            () = had(&mut enough) => break,
+            () = stopped(&mut stop) => break,
         }
     }
     // Each has a deadline of its own.
@@ -86,39 +86,39 @@ pub(super) async fn drive(
 
 /// One new message of a kind drawn from the mix, from this node.
 fn one(
-    crowd: &Crowd,
+    cluster: &Cluster,
     traffic: &Arc<Traffic>,
     member: &Arc<Member>,
     rng: &mut fastrand::Rng,
     asking: &mut JoinSet<()>,
 ) {
     match rng.u32(..100) {
-        0..48 => tell(crowd, traffic, member, Class::Vote, rng.usize(120..200)),
-        48..50 => tell(crowd, traffic, member, Class::Proposal, rng.usize(2_000..48_000)),
-        50..90 => tell(crowd, traffic, member, Class::Transaction, rng.usize(180..700)),
+        0..48 => tell(cluster, traffic, member, Class::Vote, rng.usize(120..200)),
+        48..50 => tell(cluster, traffic, member, Class::Proposal, rng.usize(2_000..48_000)),
+        50..90 => tell(cluster, traffic, member, Class::Transaction, rng.usize(180..700)),
         90..97 => {
             member.announce();
             traffic.tips.fetch_add(1, Ordering::Relaxed);
         }
-        _ => ask(crowd, traffic, member, rng, asking),
+        _ => ask(cluster, traffic, member, rng, asking),
     }
 }
 
 /// Tells everybody something new.
-fn tell(crowd: &Crowd, traffic: &Traffic, member: &Member, class: Class, size: usize) {
-    let at = crowd.epoch.now();
-    let number = crowd.ledger.enter(Sent { by: member.of, at });
-    member.tally.sent(number);
-    let message = member.tally.speech.gossip(class, number, at, size);
+fn tell(cluster: &Cluster, traffic: &Traffic, member: &Member, class: Class, size: usize) {
+    let at = cluster.epoch.now();
+    let number = cluster.ledger.enter(Sent { by: member.of, at });
+    member.app.sent(number);
+    let message = member.app.codec.gossip(class, number, at, size);
     traffic.broadcasts.fetch_add(1, Ordering::Relaxed);
     if !matches!(member.node.relay(&message, None), Ok(RelayOutcome::New)) {
         traffic.refused.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Asks for a block: any peer, or one that is named.
+/// RequestStats for a block: any peer, or one that is named.
 fn ask(
-    crowd: &Crowd,
+    cluster: &Cluster,
     traffic: &Arc<Traffic>,
     member: &Arc<Member>,
     rng: &mut fastrand::Rng,
@@ -128,9 +128,9 @@ fn ask(
     let any = rng.bool();
     let peers: Vec<_> = member.node.roster().iter().map(|peer| *peer.key()).collect();
     let named = if peers.is_empty() { None } else { Some(peers[rng.usize(..peers.len())]) };
-    let (node, traffic, epoch) = (member.node.clone(), Arc::clone(traffic), crowd.epoch);
-    let speech = member.tally.speech;
-    let message = speech.block_request(height);
+    let (node, traffic, epoch) = (member.node.clone(), Arc::clone(traffic), cluster.epoch);
+    let codec = member.app.codec;
+    let message = codec.block_request(height);
     traffic.asked.fetch_add(1, Ordering::Relaxed);
     asking.spawn(async move {
         let begun = epoch.now();
@@ -144,7 +144,7 @@ fn ask(
         match answer {
             Ok(block) => {
                 traffic.answered.fetch_add(1, Ordering::Relaxed);
-                if !speech.is_block(height, &block) {
+                if !codec.is_block(height, &block) {
                     traffic.wrong.fetch_add(1, Ordering::Relaxed);
                 }
                 let took = epoch.now() - begun;

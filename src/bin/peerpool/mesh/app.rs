@@ -11,14 +11,14 @@ use peerpool::sync::atomic::{AtomicU64, Ordering};
 use peerpool::wire::Status;
 
 use super::clock::{Epoch, Micros};
+use super::codec::{Codec, Decoded, peer_list};
 use super::graph::Incarnation;
 use super::ledger::Ledger;
-use super::speech::{Heard, Speech, peer_list};
 
 /// What one incarnation received. Its handler.
 #[derive(Debug)]
-pub(super) struct Tally {
-    pub(super) speech: Speech,
+pub(super) struct MeshApp {
+    pub(super) codec: Codec,
     of: Incarnation,
     epoch: Epoch,
     ledger: Arc<Ledger>,
@@ -66,10 +66,10 @@ pub(super) struct Tip {
     pub(super) version: u64,
 }
 
-impl Tally {
-    pub(super) fn new(speech: Speech, of: Incarnation, epoch: Epoch, ledger: Arc<Ledger>) -> Self {
+impl MeshApp {
+    pub(super) fn new(codec: Codec, of: Incarnation, epoch: Epoch, ledger: Arc<Ledger>) -> Self {
         Self {
-            speech,
+            codec,
             of,
             epoch,
             ledger,
@@ -101,7 +101,7 @@ impl Tally {
         // Under the lock, so that a later version is never set before an earlier one.
         let mut version = self.tip.lock();
         *version += 1;
-        let (kind, value) = self.speech.tip(self.of, *version);
+        let (kind, value) = self.codec.tip(self.of, *version);
         if node.set_state(kind, b"", value).is_err() {
             add(&self.corrupt);
         }
@@ -143,21 +143,21 @@ impl Tally {
     }
 }
 
-impl Handler for Tally {
+impl Handler for MeshApp {
     fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
         let conn = cx.peer().id();
-        let (number, sent) = match self.speech.read(event.kind, &event.payload) {
-            Heard::Gossip { number, at } => (number, at),
-            Heard::Tip { of, version } => {
+        let (number, sent) = match self.codec.read(event.kind, &event.payload) {
+            Decoded::Gossip { number, at } => (number, at),
+            Decoded::Tip { of, version } => {
                 self.tip_came(conn, Tip { of, version });
                 return Handled::Done;
             }
-            Heard::Block { .. } | Heard::Peers | Heard::Corrupt => {
+            Decoded::Block { .. } | Decoded::Peers | Decoded::Corrupt => {
                 add(&self.corrupt);
                 return Handled::Done;
             }
         };
-        let lane = self.speech.lane(event.kind, event.payload.len(), event.lane);
+        let lane = self.codec.lane(event.kind, event.payload.len(), event.lane);
         let message = Message { lane, kind: event.kind, payload: event.payload.into_bytes() };
         match cx.node().relay(&message, Some(conn)) {
             Ok(RelayOutcome::New) => self.handed_over(number, sent),
@@ -169,9 +169,9 @@ impl Handler for Tally {
 
     fn request(&self, cx: Context<'_>, request: Request<'_>, responder: Responder) -> Handled {
         // What does not reach the asker any more has failed there with a reason of its own.
-        let _ = match self.speech.read(request.kind, &request.payload) {
-            Heard::Block { height } => responder.on(Lane::Bulk).answer(self.speech.block(height)),
-            Heard::Peers => {
+        let _ = match self.codec.read(request.kind, &request.payload) {
+            Decoded::Block { height } => responder.on(Lane::Bulk).answer(self.codec.block(height)),
+            Decoded::Peers => {
                 let known = cx.node().book().sample(WallTime::now(), MOST_PEERS);
                 responder.answer(peer_list(known.into_iter()))
             }
@@ -181,7 +181,7 @@ impl Handler for Tally {
     }
 
     fn connected(&self, cx: Context<'_>) {
-        if self.speech.peers_request().is_none() {
+        if self.codec.peers_request().is_none() {
             return;
         }
         // Where the wire has no way to ask who listens there, what an inbound peer says has to do.
@@ -207,26 +207,26 @@ mod tests {
 
     #[test]
     fn a_second_hand_over_is_a_duplicate_also_of_ones_own() {
-        let tally = Tally::new(Speech::Native, 0, Epoch::new(), Arc::default());
-        tally.handed_over(70, 0);
-        tally.handed_over(70, 0);
-        tally.sent(3);
-        tally.handed_over(3, 0);
-        assert_eq!(tally.delivered.load(Ordering::Relaxed), 1);
-        assert_eq!(tally.duplicates.load(Ordering::Relaxed), 2);
-        assert_eq!(tally.take().1.len(), 1);
+        let app = MeshApp::new(Codec::Native, 0, Epoch::new(), Arc::default());
+        app.handed_over(70, 0);
+        app.handed_over(70, 0);
+        app.sent(3);
+        app.handed_over(3, 0);
+        assert_eq!(app.delivered.load(Ordering::Relaxed), 1);
+        assert_eq!(app.duplicates.load(Ordering::Relaxed), 2);
+        assert_eq!(app.take().1.len(), 1);
     }
 
     #[test]
     fn a_tip_that_goes_back_on_one_link_is_noticed() {
-        let tally = Tally::new(Speech::Native, 0, Epoch::new(), Arc::default());
+        let app = MeshApp::new(Codec::Native, 0, Epoch::new(), Arc::default());
         let (one, other) = (ConnId::new(1).unwrap(), ConnId::new(2).unwrap());
-        tally.tip_came(one, Tip { of: 4, version: 2 });
-        tally.tip_came(one, Tip { of: 4, version: 3 });
-        tally.tip_came(other, Tip { of: 4, version: 1 });
-        assert_eq!(tally.tips_back.load(Ordering::Relaxed), 0);
-        tally.tip_came(one, Tip { of: 4, version: 2 });
-        assert_eq!(tally.tips_back.load(Ordering::Relaxed), 1);
-        assert_eq!(tally.tip_over(other), Some(Tip { of: 4, version: 1 }));
+        app.tip_came(one, Tip { of: 4, version: 2 });
+        app.tip_came(one, Tip { of: 4, version: 3 });
+        app.tip_came(other, Tip { of: 4, version: 1 });
+        assert_eq!(app.tips_back.load(Ordering::Relaxed), 0);
+        app.tip_came(one, Tip { of: 4, version: 2 });
+        assert_eq!(app.tips_back.load(Ordering::Relaxed), 1);
+        assert_eq!(app.tip_over(other), Some(Tip { of: 4, version: 1 }));
     }
 }

@@ -11,7 +11,7 @@ use peerpool::timecoin::{
 };
 use peerpool::transport::Tcp;
 
-use super::knobs::Settings;
+use super::config_file::Settings;
 
 /// Which network, on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -12,7 +12,7 @@ use super::graph::Incarnation;
 
 /// The wire's way to put things.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Speech {
+pub(super) enum Codec {
     /// Numbers and filling.
     #[default]
     Native,
@@ -33,7 +33,7 @@ pub(super) enum Class {
 
 /// What came.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum Decoded {
     /// How far a node is.
     Tip { of: Incarnation, version: u64 },
     /// Something told to everybody: its number, and when it was sent.
@@ -55,7 +55,7 @@ impl Class {
     }
 }
 
-impl Speech {
+impl Codec {
     /// A message to everybody, filled up to about `size` bytes.
     pub(super) fn gossip(self, class: Class, number: u64, at: Micros, size: usize) -> Message {
         let lane = class.lane();
@@ -170,12 +170,12 @@ impl Speech {
     }
 
     /// What came, whole or not at all.
-    pub(super) fn read(self, kind: u16, payload: &[u8]) -> Heard {
+    pub(super) fn read(self, kind: u16, payload: &[u8]) -> Decoded {
         let heard = match self {
             Self::Native => read_native(kind, payload),
             Self::TimeCoin => NetworkMessage::decode(payload).ok().and_then(read_typed),
         };
-        heard.unwrap_or(Heard::Corrupt)
+        heard.unwrap_or(Decoded::Corrupt)
     }
 }
 
@@ -203,38 +203,38 @@ const PROPOSAL: u16 = 3;
 const TRANSACTION: u16 = 4;
 const BLOCK: u16 = 5;
 
-fn read_native(kind: u16, payload: &[u8]) -> Option<Heard> {
+fn read_native(kind: u16, payload: &[u8]) -> Option<Decoded> {
     let number = read_number(payload)?;
     match kind {
         TIP => {
             let of = payload.get(8..12)?.try_into().ok()?;
-            Some(Heard::Tip { of: Incarnation::from_le_bytes(of), version: number })
+            Some(Decoded::Tip { of: Incarnation::from_le_bytes(of), version: number })
         }
         VOTE | PROPOSAL | TRANSACTION => {
             let at = read_number(payload.get(8..)?)?;
             let whole = payload[16..].iter().all(|byte| *byte == number as u8);
-            whole.then_some(Heard::Gossip { number, at })
+            whole.then_some(Decoded::Gossip { number, at })
         }
-        BLOCK => Some(Heard::Block { height: number }),
+        BLOCK => Some(Decoded::Block { height: number }),
         _ => None,
     }
 }
 
-fn read_typed(said: NetworkMessage) -> Option<Heard> {
+fn read_typed(said: NetworkMessage) -> Option<Decoded> {
     match said {
         NetworkMessage::UpdateTip { height, hash } => {
-            Some(Heard::Tip { of: hash.parse().ok()?, version: height })
+            Some(Decoded::Tip { of: hash.parse().ok()?, version: height })
         }
         NetworkMessage::ConsensusTxVote(text) | NetworkMessage::ConsensusBlockProposal(text) => {
             read_filled(&text)
         }
         NetworkMessage::Transaction(payment) => {
-            let Heard::Gossip { number, at } = read_filled(&payment.signature)? else { return None };
+            let Decoded::Gossip { number, at } = read_filled(&payment.signature)? else { return None };
             let whole = payment.nonce == number && payment.txid == format!("{number:064x}");
-            whole.then_some(Heard::Gossip { number, at })
+            whole.then_some(Decoded::Gossip { number, at })
         }
-        NetworkMessage::StateSnapshotRequest { height } => Some(Heard::Block { height }),
-        NetworkMessage::GetPeerList => Some(Heard::Peers),
+        NetworkMessage::StateSnapshotRequest { height } => Some(Decoded::Block { height }),
+        NetworkMessage::GetPeerList => Some(Decoded::Peers),
         _ => None,
     }
 }
@@ -254,11 +254,11 @@ fn filled(number: u64, at: Micros, size: usize) -> String {
     text
 }
 
-fn read_filled(text: &str) -> Option<Heard> {
+fn read_filled(text: &str) -> Option<Decoded> {
     let mut words = text.splitn(3, ' ');
     let (number, at) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let whole = words.next()?.chars().all(|one| one == letter(number));
-    whole.then_some(Heard::Gossip { number, at })
+    whole.then_some(Decoded::Gossip { number, at })
 }
 
 fn letter(number: u64) -> char {
@@ -289,45 +289,45 @@ fn read_number(payload: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const BOTH: [Speech; 2] = [Speech::Native, Speech::TimeCoin];
+    const BOTH: [Codec; 2] = [Codec::Native, Codec::TimeCoin];
 
     #[test]
     fn gossip_reads_back_and_a_changed_byte_is_noticed() {
-        for speech in BOTH {
+        for codec in BOTH {
             for class in [Class::Vote, Class::Proposal, Class::Transaction] {
-                let message = speech.gossip(class, 300, 77, 400);
+                let message = codec.gossip(class, 300, 77, 400);
                 assert!((380..470).contains(&message.payload.len()), "{}", message.payload.len());
-                let heard = |bytes: &[u8]| speech.read(message.kind, bytes);
-                assert_eq!(heard(&message.payload), Heard::Gossip { number: 300, at: 77 });
+                let heard = |bytes: &[u8]| codec.read(message.kind, bytes);
+                assert_eq!(heard(&message.payload), Decoded::Gossip { number: 300, at: 77 });
                 let mut broken = message.payload.to_vec();
-                let at = if speech == Speech::Native { 399 } else { broken.len() / 2 };
+                let at = if codec == Codec::Native { 399 } else { broken.len() / 2 };
                 broken[at] ^= 1;
-                assert_eq!(heard(&broken), Heard::Corrupt, "{speech:?} {class:?}");
-                assert_eq!(heard(&message.payload[..15]), Heard::Corrupt);
+                assert_eq!(heard(&broken), Decoded::Corrupt, "{codec:?} {class:?}");
+                assert_eq!(heard(&message.payload[..15]), Decoded::Corrupt);
             }
-            assert_eq!(speech.read(99, b"0123456789abcdef"), Heard::Corrupt);
+            assert_eq!(codec.read(99, b"0123456789abcdef"), Decoded::Corrupt);
         }
     }
 
     #[test]
     fn a_block_is_known_by_its_height() {
-        for speech in BOTH {
-            let block = speech.block(9);
-            assert!(speech.is_block(9, &block));
-            assert!(!speech.is_block(9, &speech.block(10)));
-            assert!(!speech.is_block(9, &block[1..]));
+        for codec in BOTH {
+            let block = codec.block(9);
+            assert!(codec.is_block(9, &block));
+            assert!(!codec.is_block(9, &codec.block(10)));
+            assert!(!codec.is_block(9, &block[1..]));
             assert_eq!(
-                speech.read(speech.block_request(9).kind, &speech.block_request(9).payload),
-                Heard::Block { height: 9 }
+                codec.read(codec.block_request(9).kind, &codec.block_request(9).payload),
+                Decoded::Block { height: 9 }
             );
         }
     }
 
     #[test]
     fn tips_and_addresses_read_back() {
-        for speech in BOTH {
-            let (kind, value) = speech.tip(4, 2);
-            assert_eq!(speech.read(kind, &value), Heard::Tip { of: 4, version: 2 });
+        for codec in BOTH {
+            let (kind, value) = codec.tip(4, 2);
+            assert_eq!(codec.read(kind, &value), Decoded::Tip { of: 4, version: 2 });
         }
         let addrs = ["127.0.0.2:24100".parse().unwrap(), "[::1]:7".parse().unwrap()];
         assert_eq!(read_peer_list(&peer_list(addrs.into_iter())), addrs);

@@ -19,7 +19,7 @@ use peerpool::transport::{BoxFuture, BoxListener, BoxStream, Listener, Stream, T
 
 /// The network that all nodes of a mesh share.
 #[derive(Debug, Default)]
-pub(super) struct World {
+pub(super) struct FaultyNet {
     state: Mutex<State>,
     healed: Notify,
 }
@@ -67,7 +67,7 @@ struct Wire {
 
 impl Wire {
     fn add(&self, fault: u8) {
-        // Release: pairs with the Acquire of `Wired::fault`, which comes after the task has registered to be woken.
+        // Release: pairs with the Acquire of `FaultyStream::fault`, which comes after the task has registered to be woken.
         self.fault.fetch_or(fault, Ordering::AcqRel);
         self.wake();
     }
@@ -88,11 +88,11 @@ impl Wire {
     }
 }
 
-impl World {
+impl FaultyNet {
     /// The network as this node sees it.
-    pub(super) fn transport(self: &Arc<Self>, owner: usize) -> Faulty {
+    pub(super) fn transport(self: &Arc<Self>, owner: usize) -> FaultyTransport {
         self.state.lock().dead.retain(|dead| *dead != owner);
-        Faulty { world: Arc::clone(self), owner, tcp: Tcp::default() }
+        FaultyTransport { net: Arc::clone(self), owner, tcp: Tcp::default() }
     }
 
     /// Cuts one connection; which one depends on `pick`. `false` if there is none.
@@ -100,7 +100,7 @@ impl World {
         self.one(pick, CUT)
     }
 
-    /// Holds up one connection. [`World::release`] lets it go on.
+    /// Holds up one connection. [`FaultyNet::release`] lets it go on.
     pub(super) fn hold_one(&self, pick: u64) -> bool {
         self.one(pick, HELD)
     }
@@ -196,44 +196,44 @@ impl World {
         });
         state.wires.push(Arc::downgrade(&wire));
         drop(state);
-        Box::new(Wired { inner, wire, world: Arc::clone(self), dialled })
+        Box::new(FaultyStream { inner, wire, net: Arc::clone(self), dialled })
     }
 }
 
-/// The transport of one node in a [`World`].
+/// The transport of one node in a [`FaultyNet`].
 #[derive(Clone, Debug)]
-pub(super) struct Faulty {
-    world: Arc<World>,
+pub(super) struct FaultyTransport {
+    net: Arc<FaultyNet>,
     owner: usize,
     tcp: Tcp,
 }
 
-impl Transport for Faulty {
+impl Transport for FaultyTransport {
     fn dial(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>> {
         Box::pin(async move {
             loop {
-                let healed = self.world.healed.notified();
+                let healed = self.net.healed.notified();
                 tokio::pin!(healed);
                 // Before looking, so that a healing in between is not missed.
                 healed.as_mut().enable();
-                if !self.world.state.lock().parted_from(self.owner, addr) {
+                if !self.net.state.lock().parted_from(self.owner, addr) {
                     break;
                 }
                 healed.await;
             }
-            if self.world.is_dead(self.owner) {
+            if self.net.is_dead(self.owner) {
                 return Err(io::ErrorKind::NetworkDown.into());
             }
             let stream = self.tcp.dial(addr).await?;
-            Ok(self.world.wrap(stream, self.owner, addr, true))
+            Ok(self.net.wrap(stream, self.owner, addr, true))
         })
     }
 
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxListener>> {
         Box::pin(async move {
             let inner = self.tcp.listen(addr).await?;
-            self.world.state.lock().listeners.insert(inner.local_addr(), self.owner);
-            let listener = FaultyListener { inner, world: Arc::clone(&self.world), owner: self.owner };
+            self.net.state.lock().listeners.insert(inner.local_addr(), self.owner);
+            let listener = FaultyListener { inner, net: Arc::clone(&self.net), owner: self.owner };
             Ok(Box::new(listener) as BoxListener)
         })
     }
@@ -241,7 +241,7 @@ impl Transport for Faulty {
 
 struct FaultyListener {
     inner: BoxListener,
-    world: Arc<World>,
+    net: Arc<FaultyNet>,
     owner: usize,
 }
 
@@ -252,19 +252,19 @@ impl Listener for FaultyListener {
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(BoxStream, SocketAddr)>> {
         let accepted = std::task::ready!(self.inner.poll_accept(cx));
-        Poll::Ready(accepted.map(|(stream, from)| (self.world.wrap(stream, self.owner, from, false), from)))
+        Poll::Ready(accepted.map(|(stream, from)| (self.net.wrap(stream, self.owner, from, false), from)))
     }
 }
 
-/// A stream that the world can hurt.
-struct Wired {
+/// A stream that the net can hurt.
+struct FaultyStream {
     inner: BoxStream,
     wire: Arc<Wire>,
-    world: Arc<World>,
+    net: Arc<FaultyNet>,
     dialled: bool,
 }
 
-impl Wired {
+impl FaultyStream {
     /// The verdict on a read or write that is about to happen; `waker` is registered first.
     fn fault(&self, waker: &TaskWaker, cx: &Context<'_>) -> Poll<io::Result<()>> {
         waker.register(cx.waker());
@@ -276,21 +276,21 @@ impl Wired {
     }
 }
 
-impl Drop for Wired {
+impl Drop for FaultyStream {
     fn drop(&mut self) {
         if let (true, Some(local)) = (self.dialled, self.wire.local) {
-            self.world.state.lock().diallers.remove(&local);
+            self.net.state.lock().diallers.remove(&local);
         }
     }
 }
 
-impl Stream for Wired {
+impl Stream for FaultyStream {
     fn local_addr(&self) -> Option<SocketAddr> {
         self.wire.local
     }
 }
 
-impl AsyncRead for Wired {
+impl AsyncRead for FaultyStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         std::task::ready!(this.fault(&this.wire.reader, cx))?;
@@ -298,7 +298,7 @@ impl AsyncRead for Wired {
     }
 }
 
-impl AsyncWrite for Wired {
+impl AsyncWrite for FaultyStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         std::task::ready!(this.fault(&this.wire.writer, cx))?;
@@ -352,8 +352,8 @@ mod tests {
     const LATE: Duration = Duration::from_secs(10);
 
     /// Node 0 listens, node 1 has dialled it.
-    async fn pair(world: &Arc<World>) -> (BoxStream, BoxStream, SocketAddr) {
-        let (one, two) = (world.transport(0), world.transport(1));
+    async fn pair(net: &Arc<FaultyNet>) -> (BoxStream, BoxStream, SocketAddr) {
+        let (one, two) = (net.transport(0), net.transport(1));
         let mut listener = one.listen(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("loopback");
         let addr = listener.local_addr();
         let (dialled, accepted) = tokio::join!(two.dial(addr), listener.accept());
@@ -362,11 +362,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_cut_fails_both_ends_at_once() {
-        let world = Arc::<World>::default();
-        let (mut dialled, mut accepted, _) = pair(&world).await;
+        let net = Arc::<FaultyNet>::default();
+        let (mut dialled, mut accepted, _) = pair(&net).await;
         let reading = tokio::spawn(async move { accepted.read_u8().await });
         tokio::task::yield_now().await;
-        assert!(world.cut_one(0));
+        assert!(net.cut_one(0));
         let read = timeout(LATE, reading).await.expect("a waiting reader is woken").unwrap();
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         assert!(dialled.write_u8(1).await.is_err());
@@ -374,17 +374,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_partition_holds_bytes_and_dials_and_loses_none() {
-        let world = Arc::<World>::default();
-        let (mut dialled, mut accepted, addr) = pair(&world).await;
-        world.part(&[1]);
-        assert!(world.parted(0, 1) && !world.parted(0, 2));
+        let net = Arc::<FaultyNet>::default();
+        let (mut dialled, mut accepted, addr) = pair(&net).await;
+        net.part(&[1]);
+        assert!(net.parted(0, 1) && !net.parted(0, 2));
         assert!(timeout(SOON, dialled.write_u8(7)).await.is_err(), "nothing goes in");
         assert!(timeout(SOON, accepted.read_u8()).await.is_err());
-        let dialler = world.transport(1);
+        let dialler = net.transport(1);
         let dialling = tokio::spawn(async move { dialler.dial(addr).await.map(drop) });
         tokio::time::sleep(SOON).await;
         assert!(!dialling.is_finished());
-        world.heal();
+        net.heal();
         // Nobody accepts any more: the dial is decided, one way or the other.
         let _ = timeout(LATE, dialling).await.expect("the dial goes on").unwrap();
         dialled.write_u8(9).await.unwrap();
@@ -393,10 +393,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_killed_connects_no_more_until_it_starts_again() {
-        let world = Arc::<World>::default();
-        let (mut dialled, _accepted, addr) = pair(&world).await;
-        let before = world.transport(1);
-        world.kill(1);
+        let net = Arc::<FaultyNet>::default();
+        let (mut dialled, _accepted, addr) = pair(&net).await;
+        let before = net.transport(1);
+        net.kill(1);
         assert!(dialled.write_u8(1).await.is_err());
         assert!(before.dial(addr).await.is_err());
     }

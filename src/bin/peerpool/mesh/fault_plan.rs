@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-/// One blow and its time since the traffic began.
+/// One fault and its time since the traffic began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) at: Duration,
-    pub(super) blow: Blow,
+    pub(super) fault: Fault,
 }
 
 /// What happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Blow {
+pub(super) enum Fault {
     /// One connection breaks, without a goodbye.
     Cut { pick: u64 },
     /// All connections of one node break.
@@ -26,7 +26,7 @@ pub(super) enum Blow {
     Part { slots: Vec<usize>, lasting: Duration },
 }
 
-impl Blow {
+impl Fault {
     /// What it does, in words.
     pub(super) fn name(&self) -> &'static str {
         match self {
@@ -40,7 +40,7 @@ impl Blow {
     }
 }
 
-/// Draws the plan. In a small mesh each blow hits a larger part of it, so they come less often.
+/// Draws the plan. In a small mesh each fault hits a larger part of it, so they come less often.
 pub(super) fn draw(seed: u64, nodes: usize, degree: usize, seconds: Duration) -> Vec<Step> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let spacing = (16.0 / nodes as f64).clamp(1.0, 4.0);
@@ -59,21 +59,22 @@ pub(super) fn draw(seed: u64, nodes: usize, degree: usize, seconds: Duration) ->
         let slot = rng.usize(..nodes);
         let pick = rng.u64(..);
         let millis = |rng: &mut fastrand::Rng, range| Duration::from_millis(rng.u64(range));
-        let blow = match deck.pop() {
-            Some(0) => Blow::CutAll { slot },
-            Some(1) => Blow::Disconnect { slot, pick },
-            Some(2) => Blow::Hold { pick, lasting: millis(&mut rng, 500..1_500) },
-            Some(3) => Blow::Kill { slot, lasting: millis(&mut rng, 500..2_000) },
-            Some(4) => {
-                Blow::Part { slots: island(&mut rng, nodes, degree), lasting: millis(&mut rng, 3_000..5_000) }
-            }
-            _ => Blow::Cut { pick },
+        let fault = match deck.pop() {
+            Some(0) => Fault::CutAll { slot },
+            Some(1) => Fault::Disconnect { slot, pick },
+            Some(2) => Fault::Hold { pick, lasting: millis(&mut rng, 500..1_500) },
+            Some(3) => Fault::Kill { slot, lasting: millis(&mut rng, 500..2_000) },
+            Some(4) => Fault::Part {
+                slots: island(&mut rng, nodes, degree),
+                lasting: millis(&mut rng, 3_000..5_000),
+            },
+            _ => Fault::Cut { pick },
         };
-        steps.push(Step { at, blow });
+        steps.push(Step { at, fault });
     }
 }
 
-/// The nodes to cut off. Few enough that they miss peers among themselves: an island on which everybody has as many peers
+/// The nodes to cut off. Few stop that they miss peers among themselves: an island on which everybody has as many peers
 /// as it wants has no reason to dial out after the partition, and would stay one.
 fn island(rng: &mut fastrand::Rng, nodes: usize, degree: usize) -> Vec<usize> {
     let most = (nodes / 4).min(degree).max(1);
@@ -84,7 +85,7 @@ fn island(rng: &mut fastrand::Rng, nodes: usize, degree: usize) -> Vec<usize> {
     slots
 }
 
-/// No new blow this shortly before the end of the traffic.
+/// No new fault this shortly before the end of the traffic.
 const QUIET_END: Duration = Duration::from_millis(500);
 
 #[cfg(all(test, not(peerpool_loom)))]
@@ -105,7 +106,7 @@ mod tests {
             let plan = draw(seed, 16, 6, HALF_A_MINUTE);
             for kind in ["cut", "cut all of a node", "disconnect", "hold up", "kill and restart", "partition"]
             {
-                let count = plan.iter().filter(|step| step.blow.name() == kind).count();
+                let count = plan.iter().filter(|step| step.fault.name() == kind).count();
                 assert!(count >= 2, "{kind} comes {count} times with seed {seed}");
             }
         }

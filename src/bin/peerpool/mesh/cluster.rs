@@ -12,25 +12,25 @@ use peerpool::timecoin::wire::NetworkType;
 
 use super::MeshArgs;
 use super::clock::{Epoch, Micros};
-use super::faults::World;
+use super::codec::Codec;
+use super::faulty_net::FaultyNet;
 use super::graph::{End, Groups, Link, pair};
 use super::ledger::Ledger;
-use super::member::{Birth, Member, Pulse};
-use super::speech::Speech;
+use super::member::{LastChange, Member, NodeSpec};
 
 /// The mesh.
 #[derive(Debug)]
-pub(super) struct Crowd {
+pub(super) struct Cluster {
     pub(super) epoch: Epoch,
     pub(super) ledger: Arc<Ledger>,
     /// The network to hurt; `None` without chaos.
-    pub(super) world: Option<Arc<World>>,
+    pub(super) net: Option<Arc<FaultyNet>>,
     config: NodeConfig,
-    speech: Speech,
+    codec: Codec,
     /// On the old wire every node has a loopback address of its own, in a net drawn anew for each run.
-    net: u8,
+    loopback_net: u8,
     degree: usize,
-    pulse: Arc<Pulse>,
+    last_change: Arc<LastChange>,
     members: Mutex<Members>,
     /// Held while a node is born: its number is the count of those before it.
     births: tokio::sync::Mutex<()>,
@@ -44,17 +44,17 @@ struct Members {
     present: Vec<Arc<Member>>,
 }
 
-impl Crowd {
+impl Cluster {
     pub(super) fn new(args: &MeshArgs) -> Self {
         Self {
             epoch: Epoch::new(),
             ledger: Arc::default(),
-            world: args.chaos.then(Arc::default),
+            net: args.chaos.then(Arc::default),
             config: config(args),
-            speech: if args.timecoin { Speech::TimeCoin } else { Speech::Native },
-            net: fastrand::u8(1..=250),
+            codec: if args.timecoin { Codec::TimeCoin } else { Codec::Native },
+            loopback_net: fastrand::u8(1..=250),
             degree: args.degree.min(args.nodes - 1),
-            pulse: Arc::default(),
+            last_change: Arc::default(),
             members: Mutex::default(),
             births: tokio::sync::Mutex::default(),
         }
@@ -78,27 +78,27 @@ impl Crowd {
     }
 
     fn listen(&self, slot: usize) -> SocketAddr {
-        match self.speech {
-            Speech::Native => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            Speech::TimeCoin => {
+        match self.codec {
+            Codec::Native => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            Codec::TimeCoin => {
                 let [high, low] = ((slot / 250 + 1) as u8, (slot % 250 + 1) as u8).into();
-                SocketAddr::from(([127, self.net, high, low], NetworkType::Testnet.port()))
+                SocketAddr::from(([127, self.loopback_net, high, low], NetworkType::Testnet.port()))
             }
         }
     }
 
-    fn birth(&self, slot: usize, listen: SocketAddr, told: Option<SocketAddr>) -> Birth {
-        Birth {
+    fn birth(&self, slot: usize, listen: SocketAddr, told: Option<SocketAddr>) -> NodeSpec {
+        NodeSpec {
             of: 0,
             slot,
-            speech: self.speech,
+            codec: self.codec,
             listen,
             told,
             config: self.config.clone(),
             epoch: self.epoch,
             ledger: Arc::clone(&self.ledger),
-            world: self.world.clone(),
-            pulse: Arc::clone(&self.pulse),
+            net: self.net.clone(),
+            last_change: Arc::clone(&self.last_change),
         }
         .numbered(self.members.lock().all.len())
     }
@@ -113,7 +113,7 @@ impl Crowd {
             let reachable = |member: &Arc<Member>| {
                 member.slot != slot
                     && member.is_alive()
-                    && self.world.as_ref().is_none_or(|world| !world.parted(slot, member.slot))
+                    && self.net.as_ref().is_none_or(|net| !net.parted(slot, member.slot))
             };
             let mut others: Vec<_> = self.alive().into_iter().filter(reachable).collect();
             if others.is_empty() {
@@ -162,10 +162,10 @@ impl Crowd {
 
     /// When any node last reported a link up or down.
     pub(super) fn last_event(&self) -> Micros {
-        self.pulse.last()
+        self.last_change.last()
     }
 
-    /// Waits until the wiring is stable: everybody has enough peers, a path joins all, and nothing has changed for a moment.
+    /// Waits until the wiring is stable: everybody has stop peers, a path joins all, and nothing has changed for a moment.
     pub(super) async fn settle(&self, within: Duration) -> Result<(), String> {
         let until = Instant::now() + within;
         loop {
@@ -201,8 +201,8 @@ impl Crowd {
         for link in self.links().iter().filter(|link| link.is_up()) {
             let [(one, at_one), (other, at_other)] = link.ends;
             for (from, to, conn) in [(one, other, at_other), (other, one, at_one)] {
-                let newest = all[from as usize].tally.newest_tip();
-                let arrived = all[to as usize].tally.tip_over(conn);
+                let newest = all[from as usize].app.newest_tip();
+                let arrived = all[to as usize].app.tip_over(conn);
                 if arrived.is_none_or(|tip| tip.of != from || tip.version != newest) {
                     let arrived =
                         arrived.map_or_else(|| "nothing".into(), |tip| format!("version {}", tip.version));

@@ -172,8 +172,8 @@ impl Kind<Duration> for Time {
         });
         let fit = units.into_iter().find(|(name, factor)| {
             // Whole minutes read better than seconds only from a few on.
-            let enough = if *name == "min" { 5 } else { 1 };
-            nanos.is_multiple_of(*factor) && nanos / factor >= enough
+            let stop = if *name == "min" { 5 } else { 1 };
+            nanos.is_multiple_of(*factor) && nanos / factor >= stop
         });
         Some(match fit {
             Some((unit, factor)) => format!("\"{}{unit}\"", nanos / factor),

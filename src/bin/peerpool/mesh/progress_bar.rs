@@ -6,15 +6,15 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{Instant, sleep};
 
 use super::super::eprint;
-use super::crowd::Crowd;
+use super::cluster::Cluster;
 use super::read;
 
 /// The progress display.
-pub(super) struct Show {
+pub(super) struct ProgressDisplay {
     bar: ProgressBar,
 }
 
-impl Show {
+impl ProgressDisplay {
     pub(super) fn new() -> Self {
         let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
         bar.set_style(style("{spinner} {msg}"));
@@ -29,18 +29,18 @@ impl Show {
     }
 
     /// Shows the traffic as it flows, until dropped.
-    pub(super) async fn follow(&self, crowd: &Crowd, lasting: Duration) {
+    pub(super) async fn follow(&self, cluster: &Cluster, lasting: Duration) {
         self.bar.set_style(style("{spinner} [{bar:30}] {msg}").progress_chars("=> "));
         self.bar.set_length(lasting.as_millis() as u64);
         let begun = Instant::now();
-        let mut before = (begun, read(&crowd.ledger.delivered));
+        let mut before = (begun, read(&cluster.ledger.delivered));
         loop {
             sleep(STEP).await;
-            let now = (Instant::now(), read(&crowd.ledger.delivered));
+            let now = (Instant::now(), read(&cluster.ledger.delivered));
             let rate = (now.1 - before.1) as f64 / (now.0 - before.0).as_secs_f64();
             before = now;
             self.bar.set_position(begun.elapsed().min(lasting).as_millis() as u64);
-            self.bar.set_message(line(crowd, rate));
+            self.bar.set_message(line(cluster, rate));
             tracing::debug!(delivered = now.1, rate, "traffic");
         }
     }
@@ -57,8 +57,8 @@ impl Show {
 }
 
 /// One line about the whole mesh.
-fn line(crowd: &Crowd, rate: f64) -> String {
-    let alive = crowd.alive();
+fn line(cluster: &Cluster, rate: f64) -> String {
+    let alive = cluster.alive();
     let (mut peers, mut missed, mut rtt, mut timed) = (0, 0, 0.0, 0u32);
     for member in &alive {
         let stats = member.node.stats();

@@ -15,9 +15,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::contender::{Candidate, Goal, Produced, window};
-use crate::crowd::{Crowd, Group};
+use crate::contender::{Contender, Goal, Produced, window};
 use crate::native;
+use crate::receivers::{Group, Receivers};
 
 /// Messages below this are copied together.
 const SMALL: usize = 4 * 1024;
@@ -40,8 +40,8 @@ pub(crate) struct Channels {
 }
 
 impl Channels {
-    pub(crate) fn new(runtime: &Arc<Runtime>, crowd: &mut Crowd, peers: usize, style: Style) -> Self {
-        let (sockets, group) = crowd.sockets(peers);
+    pub(crate) fn new(runtime: &Arc<Runtime>, receivers: &mut Receivers, peers: usize, style: Style) -> Self {
+        let (sockets, group) = receivers.sockets(peers);
         let _inside = runtime.enter();
         let senders = sockets.into_iter().map(|socket| {
             // Plain writes one at a time, however many wait.
@@ -105,7 +105,7 @@ async fn write_all_vectored(stream: &mut tokio::net::TcpStream, messages: &[Byte
     Ok(())
 }
 
-impl Candidate for Channels {
+impl Contender for Channels {
     fn name(&self) -> &'static str {
         match self.style {
             Style::Batched => "channel, batched",

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::crowd::Group;
+use crate::receivers::Group;
 
 /// When to stop producing.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +57,7 @@ pub(crate) struct Produced {
 }
 
 /// One way to send the same message to many peers.
-pub(crate) trait Candidate {
+pub(crate) trait Contender {
     /// Its name in the table.
     fn name(&self) -> &'static str;
 

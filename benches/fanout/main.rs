@@ -15,21 +15,21 @@
 
 mod channel;
 mod contender;
-mod crowd;
-mod field;
-mod limit;
+mod contenders;
 mod micro;
 mod native;
 mod node;
 mod order;
-mod pea;
+mod pea2pea;
 mod ratios;
-mod receiver;
+mod raw_write_limit;
+mod receiver_process;
+mod receivers;
 mod spawn;
 
 use std::time::Duration;
 
-use receiver::Taking;
+use receiver_process::Taking;
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -51,8 +51,10 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     // 1,024 peers of each contender: one socket each, in each of the two processes.
     let got = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
-    if args.first().is_some_and(|arg| arg == receiver::FLAG) {
-        return receiver::main(args.get(1).and_then(|arg| Taking::named(arg)).unwrap_or(Taking::Discard));
+    if args.first().is_some_and(|arg| arg == receiver_process::FLAG) {
+        return receiver_process::main(
+            args.get(1).and_then(|arg| Taking::named(arg)).unwrap_or(Taking::Discard),
+        );
     }
     assert!(got == 0 || got >= 10_000, "{got} files may be open; the bench needs 10,000");
     if args.iter().any(|arg| arg == "--ratios") {

@@ -7,15 +7,15 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput};
 
 use crate::contender::Goal;
-use crate::field::Field;
-use crate::receiver::Taking;
+use crate::contenders::Contenders;
+use crate::receiver_process::Taking;
 
 const PEERS: [usize; 4] = [8, 64, 256, 1024];
 const SIZES: [usize; 3] = [100, 1024, 64 * 1024];
-/// The contenders in the field's order, and which of their variants.
+/// The contenders in the contenders's order, and which of their variants.
 const WAYS: [(&str, usize, usize); 7] = [
-    ("limit, 1 thread", 0, 2),
-    ("limit, 2 threads", 0, 5),
+    ("raw writes, 1 thread", 0, 2),
+    ("raw writes, 2 threads", 0, 5),
     ("peerpool", 1, 0),
     ("pea2pea", 2, 0),
     ("channel, batched", 3, 0),
@@ -27,17 +27,18 @@ pub(crate) fn run() {
     let mut criterion = Criterion::default().configure_from_args();
     for peers in PEERS {
         // Only connected if a filter lets one of its benches run.
-        let field: OnceCell<RefCell<Field>> = OnceCell::new();
+        let contenders: OnceCell<RefCell<Contenders>> = OnceCell::new();
         let mut group = criterion.benchmark_group(format!("fanout/{peers} peers"));
         group.sample_size(10).warm_up_time(Duration::from_millis(100));
         group.measurement_time(Duration::from_millis(700)).throughput(Throughput::Elements(peers as u64));
         for size in SIZES {
             for (name, at, variant) in WAYS {
                 group.bench_function(BenchmarkId::new(name, format!("{size} B")), |bencher| {
-                    let field = field
-                        .get_or_init(|| RefCell::new(Field::new(peers, 2, Taking::Discard, None, |_| true)));
+                    let contenders = contenders.get_or_init(|| {
+                        RefCell::new(Contenders::new(peers, 2, Taking::Discard, None, |_| true))
+                    });
                     bencher.iter_custom(|messages| {
-                        field.borrow_mut().slice(at, variant, size, Goal::Messages(messages)).took
+                        contenders.borrow_mut().slice(at, variant, size, Goal::Messages(messages)).took
                     });
                 });
             }

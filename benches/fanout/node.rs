@@ -10,9 +10,9 @@ use peerpool::pool::PoolConfig;
 use peerpool::transport::{Tcp, TcpConfig};
 use tokio::runtime::Runtime;
 
-use crate::contender::{Candidate, Goal, Produced};
-use crate::crowd::{Crowd, Greets, Group};
+use crate::contender::{Contender, Goal, Produced};
 use crate::native;
+use crate::receivers::{Greets, Group, Receivers};
 
 pub(crate) struct Peerpool {
     runtime: Arc<Runtime>,
@@ -23,7 +23,12 @@ pub(crate) struct Peerpool {
 }
 
 impl Peerpool {
-    pub(crate) fn new(runtime: &Arc<Runtime>, crowd: &mut Crowd, peers: usize, lowat: Option<usize>) -> Self {
+    pub(crate) fn new(
+        runtime: &Arc<Runtime>,
+        receivers: &mut Receivers,
+        peers: usize,
+        lowat: Option<usize>,
+    ) -> Self {
         let mut config = NodeConfig::local();
         config.listen.push(([127, 0, 0, 1], 0).into());
         config.hot.limits = PoolConfig::test().limits;
@@ -39,7 +44,7 @@ impl Peerpool {
         }
         let name = if lowat.is_some() { "peerpool, lowat" } else { "peerpool" };
         let node = runtime.block_on(builder.start()).expect("a node");
-        let group = crowd.dial(node.listening()[0], peers, Greets::Native);
+        let group = receivers.dial(node.listening()[0], peers, Greets::Native);
         let since = Instant::now();
         while node.roster().iter().count() < peers {
             assert!(since.elapsed() < Duration::from_secs(10), "not all peers are live");
@@ -49,7 +54,7 @@ impl Peerpool {
     }
 }
 
-impl Candidate for Peerpool {
+impl Contender for Peerpool {
     fn name(&self) -> &'static str {
         self.name
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::Options;
 use crate::contender::Goal;
-use crate::field::{Field, Slice};
+use crate::contenders::{Contenders, Slice};
 
 /// No more rounds of a cell after this long, if there were three.
 const PATIENCE: Duration = Duration::from_secs(18);
@@ -34,9 +34,10 @@ pub(crate) fn run(options: &Options) {
         let wanted = |name: &str| {
             options.only.is_empty() || options.only.iter().any(|only| name.contains(only.as_str()))
         };
-        let mut field = Field::new(peers, options.workers, options.receivers, options.lowat, wanted);
+        let mut contenders =
+            Contenders::new(peers, options.workers, options.receivers, options.lowat, wanted);
         for &size in &options.sizes {
-            let (lines, rounds) = cell(&mut field, size, options);
+            let (lines, rounds) = cell(&mut contenders, size, options);
             println!(
                 "\n{size} bytes to {peers} peers: {rounds} rounds of {} ms a slice",
                 options.slice.as_millis()
@@ -49,8 +50,8 @@ pub(crate) fn run(options: &Options) {
     println!("\n{:.0} s in all", begun.elapsed().as_secs_f64());
 }
 
-fn cell(field: &mut Field, size: usize, options: &Options) -> (Vec<Line>, usize) {
-    let ways: Vec<Way> = field
+fn cell(contenders: &mut Contenders, size: usize, options: &Options) -> (Vec<Line>, usize) {
+    let ways: Vec<Way> = contenders
         .contenders
         .iter()
         .enumerate()
@@ -58,7 +59,7 @@ fn cell(field: &mut Field, size: usize, options: &Options) -> (Vec<Line>, usize)
             contender.variants().into_iter().enumerate().map(move |(variant, name)| (at, variant, name))
         })
         .collect();
-    let ways = heats(field, size, ways, options);
+    let ways = heats(contenders, size, ways, options);
     let mut slices: Vec<Vec<Slice>> = vec![Vec::new(); ways.len()];
     let begun = Instant::now();
     let mut rounds = 0;
@@ -68,7 +69,7 @@ fn cell(field: &mut Field, size: usize, options: &Options) -> (Vec<Line>, usize)
             let turn = if rounds % 2 == 0 { turn } else { ways.len() - 1 - turn };
             let at = (turn + rounds) % ways.len();
             let (contender, variant, _) = ways[at];
-            slices[at].push(field.slice(contender, variant, size, Goal::Time(options.slice)));
+            slices[at].push(contenders.slice(contender, variant, size, Goal::Time(options.slice)));
         }
         rounds += 1;
     }
@@ -77,13 +78,13 @@ fn cell(field: &mut Field, size: usize, options: &Options) -> (Vec<Line>, usize)
         rate(*a).total_cmp(&rate(*b))
     });
     let best = best.expect("the limit");
-    let ours = (0..ways.len()).find(|at| field.contenders[ways[*at].0].name() == "peerpool");
+    let ours = (0..ways.len()).find(|at| contenders.contenders[ways[*at].0].name() == "peerpool");
     let over = |at: usize, other: usize| {
         median(slices[at].iter().zip(&slices[other]).map(|(one, other)| one.rate / other.rate))
     };
     let shown = (0..ways.len()).filter(|at| ways[*at].0 > 0 || *at == best);
     let lines = shown.map(|at| {
-        let contender = &mut field.contenders[ways[at].0];
+        let contender = &mut contenders.contenders[ways[at].0];
         Line {
             name: contender.name(),
             variant: ways[at].2.clone(),
@@ -101,18 +102,18 @@ fn cell(field: &mut Field, size: usize, options: &Options) -> (Vec<Line>, usize)
                 .iter()
                 .map(|s| format!("{:.1}M {:.0}ms", s.rate / 1e6, s.took.as_secs_f64() * 1e3))
                 .collect();
-            eprintln!("{} {}: {}", field.contenders[way.0].name(), way.2, shown.join(", "));
+            eprintln!("{} {}: {}", contenders.contenders[way.0].name(), way.2, shown.join(", "));
         }
     }
     (lines, rounds)
 }
 
 /// Warms everybody up, and keeps the best two ways of the limit: which of them is the best one, the rounds decide.
-fn heats(field: &mut Field, size: usize, ways: Vec<Way>, options: &Options) -> Vec<Way> {
+fn heats(contenders: &mut Contenders, size: usize, ways: Vec<Way>, options: &Options) -> Vec<Way> {
     let mut limits = Vec::new();
     let mut others = Vec::new();
     for way in ways {
-        let mut rate = || field.slice(way.0, way.1, size, Goal::Time(options.slice / 4)).rate;
+        let mut rate = || contenders.slice(way.0, way.1, size, Goal::Time(options.slice / 4)).rate;
         let best = rate().max(rate());
         if way.0 == 0 { limits.push((best, way)) } else { others.push(way) }
     }
@@ -154,13 +155,13 @@ fn summary(options: &Options, cells: &BTreeMap<(usize, usize), Vec<Line>>) {
     for name in &names {
         row(name, &|lines| find(lines, name).map(|line| format!("{:.3}", line.ratio)));
     }
-    for other in names.iter().filter(|name| !["limit", "peerpool"].contains(name)) {
+    for other in names.iter().filter(|name| !["raw_write_limit", "peerpool"].contains(name)) {
         row(&format!("peerpool / {other}"), &|lines| {
             let ratio = find(lines, other)?.behind?;
             Some(if ratio < 2.0 { format!("{ratio:.2}") } else { format!("{ratio:.1}") })
         });
     }
-    for name in ["peerpool", "limit"] {
+    for name in ["peerpool", "raw_write_limit"] {
         row(&format!("CPU s/million: {name}"), &|lines| {
             find(lines, name).map(|line| format!("{:.4}", line.cpu))
         });

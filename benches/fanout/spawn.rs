@@ -14,9 +14,9 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::{Mutex, RwLock, Semaphore};
 
-use crate::contender::{Candidate, Goal, Produced};
-use crate::crowd::{Crowd, Group};
+use crate::contender::{Contender, Goal, Produced};
 use crate::native;
+use crate::receivers::{Group, Receivers};
 
 /// Broadcasts under way at the same time.
 const AT_ONCE: usize = 4;
@@ -51,8 +51,8 @@ pub(crate) struct Spawning {
 }
 
 impl Spawning {
-    pub(crate) fn new(runtime: &Arc<Runtime>, crowd: &mut Crowd, peers: usize) -> Self {
-        let (sockets, group) = crowd.sockets(peers);
+    pub(crate) fn new(runtime: &Arc<Runtime>, receivers: &mut Receivers, peers: usize) -> Self {
+        let (sockets, group) = receivers.sockets(peers);
         let _inside = runtime.enter();
         let connections = sockets.into_iter().map(|socket| {
             let addr = socket.peer_addr().expect("an address");
@@ -64,7 +64,7 @@ impl Spawning {
     }
 }
 
-impl Candidate for Spawning {
+impl Contender for Spawning {
     fn name(&self) -> &'static str {
         "spawn + lock + JSON"
     }

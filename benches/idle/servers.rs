@@ -30,8 +30,8 @@ pub(crate) fn main(kind: &str, pings: bool) {
     let Served { addr, live, say } = runtime.block_on(async {
         match kind {
             "peerpool" => node(pings).await,
-            "pea2pea" => pea().await,
-            _ => by_hand().await,
+            "pea2pea" => pea2pea_node().await,
+            _ => tokio_loop().await,
         }
     });
     println!("{addr}");
@@ -103,7 +103,7 @@ async fn greet(stream: &mut TcpStream, hello: &[u8]) -> io::Result<()> {
     stream.write_all(hello).await
 }
 
-async fn by_hand() -> Served {
+async fn tokio_loop() -> Served {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
     // Inherited by what it accepts, which saves a call each.
@@ -135,18 +135,18 @@ async fn by_hand() -> Served {
 }
 
 #[derive(Clone)]
-struct Peas {
+struct Pea2PeaNode {
     node: pea2pea::Node,
     hello: Bytes,
 }
 
-impl Pea2Pea for Peas {
+impl Pea2Pea for Pea2PeaNode {
     fn node(&self) -> &pea2pea::Node {
         &self.node
     }
 }
 
-impl Handshake for Peas {
+impl Handshake for Pea2PeaNode {
     async fn perform_handshake(&self, mut conn: Connection) -> io::Result<Connection> {
         let stream = self.borrow_stream(&mut conn);
         stream.set_nodelay(true)?;
@@ -155,7 +155,7 @@ impl Handshake for Peas {
     }
 }
 
-impl Reading for Peas {
+impl Reading for Pea2PeaNode {
     // Its default is 64 KiB.
     const INITIAL_BUFFER_SIZE: usize = 1024;
     const IDLE_TIMEOUT_MS: u64 = 0;
@@ -169,7 +169,7 @@ impl Reading for Peas {
     async fn process_message(&self, _: SocketAddr, _: BytesMut) {}
 }
 
-impl Writing for Peas {
+impl Writing for Pea2PeaNode {
     const INITIAL_BUFFER_SIZE: usize = 1024;
     type Message = Bytes;
     type Codec = BytesCodec;
@@ -179,7 +179,7 @@ impl Writing for Peas {
     }
 }
 
-async fn pea() -> Served {
+async fn pea2pea_node() -> Served {
     let config = Config {
         listener_addr: Some(([127, 0, 0, 1], 0).into()),
         listener_backlog: 1024,
@@ -188,7 +188,7 @@ async fn pea() -> Served {
         max_connecting: 4096,
         ..Config::default()
     };
-    let node = Peas { node: pea2pea::Node::new(config), hello: hello() };
+    let node = Pea2PeaNode { node: pea2pea::Node::new(config), hello: hello() };
     node.enable_handshake().await;
     node.enable_reading().await;
     node.enable_writing().await;

@@ -18,13 +18,13 @@
 //! compare absolute numbers of two runs. Both processes read the same monotonic clock.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-mod far;
+mod child;
 mod micro;
 #[path = "../fanout/native.rs"]
 mod native;
-mod near;
 mod numbers;
 mod paced;
+mod parent;
 mod slow;
 mod votes;
 
@@ -61,8 +61,8 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     // 1,024 peers of each contender: one socket each, in each of the two processes.
     let got = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
-    if args.first().is_some_and(|arg| arg == far::FLAG) {
-        return far::main(args.get(1).and_then(|cpu| cpu.parse().ok()));
+    if args.first().is_some_and(|arg| arg == child::FLAG) {
+        return child::main(args.get(1).and_then(|cpu| cpu.parse().ok()));
     }
     assert!(got == 0 || got >= 4_000, "{got} files may be open; the bench needs 4,000");
     if !args.iter().any(|arg| arg == "--ratios") {

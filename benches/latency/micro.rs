@@ -48,16 +48,16 @@ pub(crate) fn run() {
         });
     }
     group.finish();
-    let field: OnceCell<RefCell<slow::Field>> = OnceCell::new();
+    let contenders: OnceCell<RefCell<slow::Contenders>> = OnceCell::new();
     let mut group = criterion.benchmark_group("latency/slow readers");
     group.sample_size(10).warm_up_time(Duration::from_secs(4));
     for (at, name) in
         ["63 alone", "63 and 1 not reading", "48 alone", "48 and 16 at 1 %"].into_iter().enumerate()
     {
         group.bench_function(name, |bencher| {
-            let field = field.get_or_init(|| RefCell::new(slow::Field::new(2)));
+            let contenders = contenders.get_or_init(|| RefCell::new(slow::Contenders::new(2)));
             bencher.iter_custom(|count| {
-                let slice = field.borrow_mut().slice(at, Duration::from_millis(250));
+                let slice = contenders.borrow_mut().slice(at, Duration::from_millis(250));
                 Duration::from_secs_f64(count as f64 / slice.rate)
             });
         });

@@ -9,8 +9,8 @@ use bytes::{Bytes, BytesMut};
 use peerpool::node::{Message, Node};
 use tokio::runtime::Runtime;
 
-use crate::near::{self, Far};
 use crate::numbers::{clock, cpu, median, percentile};
+use crate::parent::{self, ChildProcess};
 use crate::{Options, native};
 
 /// Time between two broadcasts; a later one waits until the one before has arrived everywhere.
@@ -21,7 +21,7 @@ const SIZE: usize = 100;
 /// A node and a set of plain sockets, each with as many receivers.
 pub(crate) struct Pair {
     runtime: Arc<Runtime>,
-    far: Far,
+    far: ChildProcess,
     peers: usize,
     node: Node,
     node_group: (u64, u64),
@@ -41,10 +41,10 @@ pub(crate) struct Slice {
 
 impl Pair {
     pub(crate) fn new(peers: usize, workers: usize) -> Self {
-        let runtime = Arc::new(near::runtime(workers));
-        let mut far = Far::start();
+        let runtime = Arc::new(parent::runtime(workers));
+        let mut far = ChildProcess::start();
         let how = format!("stamps:{}", native::frame(SIZE).len());
-        let node = near::start(&runtime, Node::builder().config(near::quiet()));
+        let node = parent::start(&runtime, Node::builder().config(parent::quiet()));
         let node_group = (far.join(&node, peers, &how), 0);
         let (sockets, socket_group) = far.sockets(peers, &how);
         Self { runtime, far, peers, node, node_group, sockets, socket_group: (socket_group, 0) }

@@ -7,15 +7,15 @@ use peerpool::base::Lane;
 use peerpool::node::{Message, Node};
 use tokio::runtime::Runtime;
 
-use crate::near::{self, Far};
 use crate::numbers::{forget_peak, median, peak};
+use crate::parent::{self, ChildProcess};
 use crate::{Options, native};
 
 /// Bytes of a message.
 const SIZE: usize = 1024;
 
 /// A node with receivers that read, and perhaps some that do not keep up.
-pub(crate) struct Crowd {
+pub(crate) struct Receivers {
     runtime: Arc<Runtime>,
     pub(crate) node: Node,
     /// The group of those that read.
@@ -35,15 +35,15 @@ pub(crate) struct Slice {
     resident: u64,
 }
 
-impl Crowd {
-    pub(crate) fn new(runtime: &Arc<Runtime>, far: &mut Far, others: usize) -> Self {
-        let node = near::start(runtime, Node::builder().config(near::quiet()));
+impl Receivers {
+    pub(crate) fn new(runtime: &Arc<Runtime>, far: &mut ChildProcess, others: usize) -> Self {
+        let node = parent::start(runtime, Node::builder().config(parent::quiet()));
         let group = far.join(&node, others, "count");
         Self { runtime: Arc::clone(runtime), node, others: group, count: others, seen: 0 }
     }
 
     /// Broadcasts as quickly as `ready` allows.
-    pub(crate) fn slice(&mut self, far: &mut Far, long: Duration) -> Slice {
+    pub(crate) fn slice(&mut self, far: &mut ChildProcess, long: Duration) -> Slice {
         forget_peak();
         let since = Instant::now();
         let node = self.node.clone();
@@ -85,38 +85,38 @@ impl Crowd {
     }
 }
 
-/// Four crowds: with and without those that do not keep up.
-pub(crate) struct Field {
-    pub(crate) far: Far,
-    pub(crate) crowds: Vec<Crowd>,
+/// Four nodes: with and without those that do not keep up.
+pub(crate) struct Contenders {
+    pub(crate) far: ChildProcess,
+    pub(crate) nodes: Vec<Receivers>,
     pub(crate) slow_rate: usize,
 }
 
-impl Field {
-    /// With readers at 1 % of what one of the crowds gets in a moment.
+impl Contenders {
+    /// With readers at 1 % of what one of the nodes gets in a moment.
     pub(crate) fn new(workers: usize) -> Self {
-        let mut field = Self::fresh(workers, None);
-        let full = field.slice(2, Duration::from_millis(300)).rate;
-        field.slow_rate = (full * native::frame(SIZE).len() as f64 / 100.0) as usize;
-        field.far.join(&field.crowds[3].node, 16, &format!("slow:{}", field.slow_rate));
-        field
+        let mut contenders = Self::fresh(workers, None);
+        let full = contenders.slice(2, Duration::from_millis(300)).rate;
+        contenders.slow_rate = (full * native::frame(SIZE).len() as f64 / 100.0) as usize;
+        contenders.far.join(&contenders.nodes[3].node, 16, &format!("slow:{}", contenders.slow_rate));
+        contenders
     }
 
     /// Nobody has been sent anything yet.
     fn fresh(workers: usize, slow_rate: Option<usize>) -> Self {
-        let runtime = Arc::new(near::runtime(workers));
-        let mut far = Far::start();
-        let crowds: Vec<Crowd> =
-            [63, 63, 48, 48].into_iter().map(|others| Crowd::new(&runtime, &mut far, others)).collect();
-        far.join(&crowds[1].node, 1, "never");
+        let runtime = Arc::new(parent::runtime(workers));
+        let mut far = ChildProcess::start();
+        let nodes: Vec<Receivers> =
+            [63, 63, 48, 48].into_iter().map(|others| Receivers::new(&runtime, &mut far, others)).collect();
+        far.join(&nodes[1].node, 1, "never");
         if let Some(rate) = slow_rate {
-            far.join(&crowds[3].node, 16, &format!("slow:{rate}"));
+            far.join(&nodes[3].node, 16, &format!("slow:{rate}"));
         }
-        Self { far, crowds, slow_rate: slow_rate.unwrap_or(0) }
+        Self { far, nodes, slow_rate: slow_rate.unwrap_or(0) }
     }
 
     pub(crate) fn slice(&mut self, at: usize, long: Duration) -> Slice {
-        self.crowds[at].slice(&mut self.far, long)
+        self.nodes[at].slice(&mut self.far, long)
     }
 }
 
@@ -125,11 +125,11 @@ impl Field {
 fn first_seconds(options: &Options, slow_rate: usize) -> [Vec<f64>; 2] {
     let mut ratios: [Vec<f64>; 2] = Default::default();
     for round in 0..options.rounds {
-        let mut field = Field::fresh(options.workers, Some(slow_rate));
+        let mut contenders = Contenders::fresh(options.workers, Some(slow_rate));
         let mut rates = [0.0; 4];
         for turn in 0..4 {
             let at = (turn + round) % 4;
-            rates[at] = field.slice(at, Duration::from_secs(1)).rate;
+            rates[at] = contenders.slice(at, Duration::from_secs(1)).rate;
         }
         ratios[0].push(rates[1] / rates[0]);
         ratios[1].push(rates[3] / rates[2]);
@@ -139,27 +139,27 @@ fn first_seconds(options: &Options, slow_rate: usize) -> [Vec<f64>; 2] {
 
 pub(crate) fn run(options: &Options) {
     println!("\nSlow readers: what the others get of {SIZE}-byte broadcasts\n");
-    let mut field = Field::new(options.workers);
-    let limit = field.crowds[0].node.stats().memory.limit;
+    let mut contenders = Contenders::new(options.workers);
+    let limit = contenders.nodes[0].node.stats().memory.limit;
     // Until it has been found out who does not keep up, the others wait: measured apart, and not counted below.
     let seconds: Vec<Vec<f64>> = [1, 3]
-        .map(|at| (0..20).map(|_| field.slice(at, Duration::from_millis(100)).rate / 1e3).collect())
+        .map(|at| (0..20).map(|_| contenders.slice(at, Duration::from_millis(100)).rate / 1e3).collect())
         .into();
-    let first = first_seconds(options, field.slow_rate);
-    field.slice(0, options.slice);
-    field.slice(2, options.slice);
+    let first = first_seconds(options, contenders.slow_rate);
+    contenders.slice(0, options.slice);
+    contenders.slice(2, options.slice);
     let mut slices: [Vec<Slice>; 4] = Default::default();
     for round in 0..options.rounds {
         for turn in 0..4 {
             let at = (turn + round) % 4;
-            slices[at].push(field.slice(at, options.slice));
+            slices[at].push(contenders.slice(at, options.slice));
         }
     }
     println!(
         "| | thousand messages/s to each other peer | of those without | from the first message: first second, of those without (least) | MB held by stats, most | MB resident in the process, peak |"
     );
     println!("|---|--:|--:|--:|--:|--:|");
-    let slow = format!("48 of 64, 16 at 1 % ({} KB/s)", field.slow_rate / 1000);
+    let slow = format!("48 of 64, 16 at 1 % ({} KB/s)", contenders.slow_rate / 1000);
     for (at, name) in ["63 alone", "63 of 64, 1 not reading", "48 alone", &slow].into_iter().enumerate() {
         let rate = median(slices[at].iter().map(|slice| slice.rate));
         let base = &slices[at / 2 * 2];
@@ -186,7 +186,7 @@ pub(crate) fn run(options: &Options) {
         let shown: Vec<String> = rates.iter().map(|rate| format!("{rate:.0}")).collect();
         println!("\nfirst 2 s with {name}, thousand messages/s by tenths: {}", shown.join(", "));
     }
-    let missed: Vec<u64> = field.crowds.iter().map(|crowd| crowd.node.stats().missed).collect();
+    let missed: Vec<u64> = contenders.nodes.iter().map(|receivers| receivers.node.stats().missed).collect();
     println!(
         "\nbroadcasts missed by slow peers, by node: {missed:?}; ceiling {} MB a node",
         limit / 1_000_000

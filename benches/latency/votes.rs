@@ -12,9 +12,9 @@ use peerpool::base::Lane;
 use peerpool::node::{Message, Node, Peer};
 use tokio::runtime::Runtime;
 
-use crate::near::{self, Far};
 use crate::numbers::{clock, median, percentile, pin};
-use crate::{Options, Sockets, far, native};
+use crate::parent::{self, ChildProcess};
+use crate::{Options, Sockets, child, native};
 
 /// Bytes of a block.
 const BLOCK: usize = 10_000_000;
@@ -47,7 +47,7 @@ pub(crate) enum CloseReason {
 /// A node and a far end, in two processes.
 pub(crate) struct Connection {
     runtime: Runtime,
-    far: Far,
+    far: ChildProcess,
     node: Node,
     peer: Arc<Peer>,
     votes: u64,
@@ -69,15 +69,16 @@ pub(crate) struct Slice {
 impl Connection {
     pub(crate) fn new(workers: usize, sockets: Sockets, end: CloseReason, pinned: bool) -> Self {
         pin(pinned.then_some(0));
-        let runtime = near::runtime(workers);
-        let mut far = Far::start_on(pinned.then_some(1));
+        let runtime = parent::runtime(workers);
+        let mut far = ChildProcess::start_on(pinned.then_some(1));
         let word = |size: Option<usize>| size.map_or("-".to_owned(), |size| size.to_string());
         let (lowat, send) = (word(sockets.lowat.map(|size| size as usize)), word(sockets.send_buffer));
-        let mut config = near::quiet();
+        let mut config = parent::quiet();
         // A message may take half of the ring.
         config.ring = 32 << 20;
         config.link.outbox_bytes = (QUEUED + 1) * BLOCK;
-        let node = near::start(&runtime, Node::builder().config(config).transport(far::transport(sockets)));
+        let node =
+            parent::start(&runtime, Node::builder().config(config).transport(child::transport(sockets)));
         let (peer, votes, blocks, block) = match end {
             CloseReason::Raw => {
                 let group = far.join(&node, 1, "frames");
@@ -175,7 +176,7 @@ fn table(options: &Options, end: CloseReason) {
     println!(
         "\nVotes past 10 MB blocks to the same peer: microseconds from the call to the far handler; far end: {end:?}\n"
     );
-    println!("sockets: {:?}\n", far::transport(options.sockets).config());
+    println!("sockets: {:?}\n", child::transport(options.sockets).config());
     let mut link = Connection::new(options.workers, options.sockets, end, options.pin);
     let ways = [Bulk::None, Bulk::Broadcast, Bulk::Send];
     let _ = ways.map(|bulk| link.slice(bulk, options.slice / 4));

@@ -4,27 +4,27 @@
 //! in under a minute. Bytes a connection: `cargo test --release --no-default-features --test pool_memory -- --nocapture`.
 #![expect(clippy::print_stdout, reason = "the table of ratios goes to whoever asked for it")]
 
+mod competitors;
 mod maps;
 mod ratios;
-mod rivals;
 
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
+use competitors::{BareDashMap, ByHandle, ByKey, Cascade, Competitor, LockedMap, Plan, SharedDashMap};
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use maps::{Papaya, ParkingLot, SccIndex};
 use peerpool::base::{Direction, PeerId, Tick};
 use peerpool::pool::{DisconnectReason, SlotClass};
-use rivals::{BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Plan, Rival, SharedDashMap};
 
 fn marks(criterion: &mut Criterion, peers: usize) {
-    let keys = rivals::keys(peers, 0x5EED);
-    let pool = rivals::new_pool(peers);
-    let mut handles: Vec<_> = keys.iter().map(|key| rivals::join(&pool, *key, Tick::ZERO)).collect();
-    rivals::shuffle(&mut handles, 0xF00D);
+    let keys = competitors::keys(peers, 0x5EED);
+    let pool = competitors::new_pool(peers);
+    let mut handles: Vec<_> = keys.iter().map(|key| competitors::join(&pool, *key, Tick::ZERO)).collect();
+    competitors::shuffle(&mut handles, 0xF00D);
     let mut order = keys.clone();
-    rivals::shuffle(&mut order, 0xBEEF);
-    let all: Vec<Box<dyn Rival>> = vec![
+    competitors::shuffle(&mut order, 0xBEEF);
+    let all: Vec<Box<dyn Competitor>> = vec![
         Box::new(ByHandle { pool: ByKey(Arc::clone(&pool)), peers: handles }),
         Box::new(ByKey(pool)),
         Box::<SharedDashMap>::default(),
@@ -36,16 +36,16 @@ fn marks(criterion: &mut Criterion, peers: usize) {
         Box::new(LockedMap::fast()),
         Box::<Cascade>::default(),
     ];
-    all.iter().skip(2).for_each(|rival| rival.fill(&keys));
+    all.iter().skip(2).for_each(|competitor| competitor.fill(&keys));
     // Never moves back, so that every mark has something to write: the first two mark the same peers.
     let mut from = 1;
     for (threads, churn) in [(1, false), (1, true), (2, false), (2, true)] {
         let name = format!("seen/{peers} peers/{threads} thread{}", if churn { ", churn" } else { "" });
         let mut group = criterion.benchmark_group(name);
-        for rival in &all {
-            group.bench_function(BenchmarkId::from_parameter(rival.name()), |bencher| {
+        for competitor in &all {
+            group.bench_function(BenchmarkId::from_parameter(competitor.name()), |bencher| {
                 bencher.iter_custom(|marks| {
-                    let took = time(rival.as_ref(), &order, (threads, churn), marks as usize, from);
+                    let took = time(competitor.as_ref(), &order, (threads, churn), marks as usize, from);
                     from += marks;
                     took
                 });
@@ -57,7 +57,7 @@ fn marks(criterion: &mut Criterion, peers: usize) {
 
 /// How long it takes until each of the threads has made so many marks, once all are ready.
 fn time(
-    rival: &dyn Rival,
+    competitor: &dyn Competitor,
     order: &[PeerId],
     (threads, churn): (usize, bool),
     marks: usize,
@@ -66,15 +66,15 @@ fn time(
     let ready = Barrier::new(threads);
     let mark = |thread: usize| {
         if threads > 1 {
-            rivals::pin(thread);
+            competitors::pin(thread);
         }
         let share = order.len() / threads * thread;
         let keys = &order[share..share + order.len() / threads];
-        let guests = if churn { rivals::guests(thread) } else { Vec::new() };
-        rivals::warm_up();
+        let guests = if churn { competitors::guests(thread) } else { Vec::new() };
+        competitors::warm_up();
         ready.wait();
         let start = Instant::now();
-        rival.mark(Plan { keys, guests: &guests, share, marks, from });
+        competitor.mark(Plan { keys, guests: &guests, share, marks, from });
         start.elapsed()
     };
     std::thread::scope(|scope| {
@@ -85,23 +85,23 @@ fn time(
 }
 
 fn walks(criterion: &mut Criterion, peers: usize) {
-    let pool = rivals::new_pool(peers);
-    for key in rivals::keys(peers, 0x5EED) {
-        rivals::join(&pool, key, Tick::ZERO);
+    let pool = competitors::new_pool(peers);
+    for key in competitors::keys(peers, 0x5EED) {
+        competitors::join(&pool, key, Tick::ZERO);
     }
-    let now = rivals::judge_all(&pool, Tick::ZERO);
+    let now = competitors::judge_all(&pool, Tick::ZERO);
     let mut group = criterion.benchmark_group(format!("walks/{peers} peers"));
     group.sample_size(20);
     group.bench_function("sweep that judges everybody", |bencher| bencher.iter(|| pool.sweep(now)));
     group.bench_function("stats", |bencher| bencher.iter(|| pool.stats(now)));
     group.bench_function("roster", |bencher| bencher.iter(|| pool.roster()));
-    let guest = rivals::guests(9)[0];
+    let guest = competitors::guests(9)[0];
     group.bench_function("admit, claim, go live, depart", |bencher| {
         bencher.iter_batched(
             || (),
             |()| {
                 let permit = pool
-                    .admit(rivals::addr_of(&guest), Direction::Inbound, SlotClass::Ordinary, Tick::MAX)
+                    .admit(competitors::addr_of(&guest), Direction::Inbound, SlotClass::Ordinary, Tick::MAX)
                     .ok();
                 let claim = permit.and_then(|permit| permit.claim(guest).ok());
                 let peer = claim.and_then(|claim| claim.go_live((), (), now).ok());

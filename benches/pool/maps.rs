@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use peerpool::base::PeerId;
 
-use crate::rivals::{Fast, Plan, Rival, Unified};
+use crate::competitors::{Competitor, Fast, Plan, Unified};
 
 /// A map whose readers take no lock.
 #[derive(Default)]
 pub(crate) struct Papaya(papaya::HashMap<PeerId, (AtomicU64, Unified), Fast>);
 
-impl Rival for Papaya {
+impl Competitor for Papaya {
     fn name(&self) -> &'static str {
         "papaya, entry inline"
     }
@@ -43,7 +43,7 @@ impl Rival for Papaya {
 #[derive(Default)]
 pub(crate) struct SccIndex(scc::HashIndex<PeerId, Arc<(AtomicU64, Unified)>, Fast>);
 
-impl Rival for SccIndex {
+impl Competitor for SccIndex {
     fn name(&self) -> &'static str {
         "scc HashIndex<K, Arc<entry>>"
     }
@@ -71,7 +71,7 @@ impl Rival for SccIndex {
 #[derive(Default)]
 pub(crate) struct ParkingLot(parking_lot::RwLock<HashMap<PeerId, Unified, Fast>>);
 
-impl Rival for ParkingLot {
+impl Competitor for ParkingLot {
     fn name(&self) -> &'static str {
         "parking_lot RwLock<HashMap>"
     }

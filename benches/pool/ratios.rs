@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use peerpool::base::{Direction, PeerId, Tick};
 use peerpool::pool::{DisconnectReason, Peer, SlotClass};
 
-use crate::maps::{Papaya, ParkingLot, SccIndex};
-use crate::rivals::{
-    self, BareDashMap, ByHandle, ByKey, Cascade, LockedMap, Plan, Rival, SharedDashMap, addr_of, guests,
+use crate::competitors::{
+    self, BareDashMap, ByHandle, ByKey, Cascade, Competitor, LockedMap, Plan, SharedDashMap, addr_of, guests,
     join, judge_all, keys, new_pool, shuffle,
 };
+use crate::maps::{Papaya, ParkingLot, SccIndex};
 
 const ROUNDS: usize = 9;
 
@@ -42,7 +42,7 @@ fn marks(peers: usize) {
     shuffle(&mut handles, 0xF00D);
     let mut order = keys.clone();
     shuffle(&mut order, 0xBEEF);
-    let rivals: Vec<Box<dyn Rival>> = vec![
+    let competitors: Vec<Box<dyn Competitor>> = vec![
         Box::new(ByKey(Arc::clone(&pool))),
         Box::new(ByHandle { pool: ByKey(Arc::clone(&pool)), peers: handles }),
         Box::<SharedDashMap>::default(),
@@ -54,25 +54,29 @@ fn marks(peers: usize) {
         Box::new(LockedMap::fast()),
         Box::<Cascade>::default(),
     ];
-    rivals.iter().skip(2).for_each(|rival| rival.fill(&keys));
+    competitors.iter().skip(2).for_each(|competitor| competitor.fill(&keys));
     // Never moves back, so that every mark has something to write.
     let mut from = 1;
     for (threads, churn) in [(1, false), (1, true), (2, false), (2, true)] {
         // Long enough for the caches to be each one's own, short enough to fall between two turns of the scheduler.
         let (rounds, marks) = (21, if threads == 1 { 20_000 } else { 5_000 });
-        let mut times = vec![Vec::new(); rivals.len()];
+        let mut times = vec![Vec::new(); competitors.len()];
         for round in 0..rounds {
-            for n in 0..rivals.len() {
+            for n in 0..competitors.len() {
                 // Another one first each round.
-                let at = (n + round) % rivals.len();
-                times[at].push(time(rivals[at].as_ref(), &order, Run { round, threads, churn, marks, from }));
+                let at = (n + round) % competitors.len();
+                times[at].push(time(
+                    competitors[at].as_ref(),
+                    &order,
+                    Run { round, threads, churn, marks, from },
+                ));
                 from += 100_000;
             }
         }
         let medians: Vec<f64> = times.into_iter().map(median).collect();
         println!("{peers} peers, {threads} thread(s), {}", if churn { "churn" } else { "no churn" });
-        for (rival, median) in rivals.iter().zip(&medians) {
-            println!("  {:<32} {median:>9.1} ns  {:>7.2} x", rival.name(), median / medians[0]);
+        for (competitor, median) in competitors.iter().zip(&medians) {
+            println!("  {:<32} {median:>9.1} ns  {:>7.2} x", competitor.name(), median / medians[0]);
         }
     }
     println!();
@@ -88,7 +92,7 @@ struct Run {
 }
 
 /// Nanoseconds per mark.
-fn time(rival: &dyn Rival, order: &[PeerId], run: Run) -> f64 {
+fn time(competitor: &dyn Competitor, order: &[PeerId], run: Run) -> f64 {
     let Run { round, threads, churn, marks, from } = run;
     // Each thread has its share of the peers, and each round other ones of it where there are enough: nobody shall
     // find in the cache what the round before left there.
@@ -99,14 +103,14 @@ fn time(rival: &dyn Rival, order: &[PeerId], run: Run) -> f64 {
         let guests = if churn { guests(thread) } else { Vec::new() };
         let share = share * thread + window * (round % (share / window));
         let keys = &order[share..share + window];
-        rivals::warm_up();
+        competitors::warm_up();
         // Not asleep: waking up takes as long as all the marks, and the threads would mark one after the other.
         waiting.fetch_sub(1, Ordering::AcqRel);
         while waiting.load(Ordering::Acquire) != 0 {
             std::hint::spin_loop();
         }
         let start = Instant::now();
-        rival.mark(Plan { keys, guests: &guests, share, marks, from });
+        competitor.mark(Plan { keys, guests: &guests, share, marks, from });
         start.elapsed().as_nanos() as f64 / (marks * threads) as f64
     };
     if threads == 1 {
@@ -116,7 +120,7 @@ fn time(rival: &dyn Rival, order: &[PeerId], run: Run) -> f64 {
         let mark = &mark;
         let pinned = |thread| {
             move || {
-                rivals::pin(thread);
+                competitors::pin(thread);
                 mark(thread)
             }
         };
@@ -195,7 +199,7 @@ fn others() {
 
 /// Has all peers go and come back, in another order and some at a time, each into memory that another one left: a walk in the
 /// order of arrival shall not be one in the order of addresses.
-fn scatter(pool: &crate::rivals::TestPool, keys: &[PeerId]) {
+fn scatter(pool: &crate::competitors::TestPool, keys: &[PeerId]) {
     let mut order = keys.to_vec();
     shuffle(&mut order, 0xD1CE);
     for some in order.chunks(20_000) {
@@ -209,7 +213,7 @@ fn scatter(pool: &crate::rivals::TestPool, keys: &[PeerId]) {
 }
 
 /// How long the slowest of many inserts takes while another thread sweeps all the time and judges everybody.
-fn inserts_beside_a_sweep(pool: &crate::rivals::TestPool, now: Tick) {
+fn inserts_beside_a_sweep(pool: &crate::competitors::TestPool, now: Tick) {
     let over = std::sync::atomic::AtomicBool::new(false);
     let relaxed = std::sync::atomic::Ordering::Relaxed;
     let mut waits = Vec::new();

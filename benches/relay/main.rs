@@ -11,19 +11,19 @@
 //! bringers write as fast as they can, in every other round no faster than all 64 take what is relayed.
 #![allow(clippy::print_stdout)]
 
-mod crowd;
+mod receivers;
 
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
-use crowd::Crowd;
 use peerpool::node::{Context, Event, Handled, Handler, Message, Node, NodeConfig, RelayConfig};
 use peerpool::pool::PoolConfig;
+use receivers::Receivers;
 use tokio::runtime::Runtime;
 
 pub(crate) const PEERS: u64 = 64;
 /// Peers that bring each message.
-pub(crate) const BRINGERS: u64 = 8;
+pub(crate) const SENDERS: u64 = 8;
 pub(crate) const BODY: usize = 200;
 
 struct Relaying;
@@ -39,7 +39,7 @@ impl Handler for Relaying {
 struct Scene {
     _runtime: Runtime,
     node: Node,
-    crowd: Crowd,
+    receivers: Receivers,
 }
 
 /// What one round came to.
@@ -66,18 +66,18 @@ impl Scene {
             RelayConfig { retention: Duration::from_secs(1), capacity: 1 << 21, peer_share_percent: 100 };
         let node = runtime.block_on(Node::builder().config(config).handler(Relaying).start());
         let node = node.expect("a node");
-        let crowd = Crowd::start(node.listening()[0]);
+        let receivers = Receivers::start(node.listening()[0]);
         while (node.roster().iter().count() as u64) < PEERS {
             std::thread::sleep(Duration::from_millis(1));
         }
-        Self { _runtime: runtime, node, crowd }
+        Self { _runtime: runtime, node, receivers }
     }
 
     fn round(&mut self, goal: &str) -> Round {
         let before = self.node.stats();
-        let (cpu, begun) = (crowd::cpu(), Instant::now());
-        let unique = self.crowd.ask(goal)[0];
-        let frames = unique * BRINGERS;
+        let (cpu, begun) = (receivers::cpu(), Instant::now());
+        let unique = self.receivers.ask(goal)[0];
+        let frames = unique * SENDERS;
         let mut now = self.node.stats();
         while now.events - before.events < frames {
             assert!(begun.elapsed() < Duration::from_secs(30), "not all frames were handled");
@@ -87,24 +87,26 @@ impl Scene {
         // Who missed something finds out when it next writes, and counts its own messages among what it missed: where anything
         // was missed, the round is over when nothing more comes.
         let all = unique * (PEERS - 1);
-        let [deliveries, idle] = self.crowd.ask(&format!("wait {all}"))[..] else { panic!("two numbers") };
+        let [deliveries, idle] = self.receivers.ask(&format!("wait {all}"))[..] else {
+            panic!("two numbers")
+        };
         let took = begun.elapsed().saturating_sub(Duration::from_micros(idle));
         now = self.node.stats();
         let missed = now.missed - before.missed;
         assert_eq!(now.relayed - before.relayed, unique, "each message is relayed once");
-        assert_eq!(now.redundant - before.redundant, unique * (BRINGERS - 1));
+        assert_eq!(now.redundant - before.redundant, unique * (SENDERS - 1));
         assert!(
             deliveries <= all && (missed > 0 || deliveries == all),
             "every delivery arrives, and none twice"
         );
-        Round { frames, took, deliveries, cpu: crowd::cpu() - cpu }
+        Round { frames, took, deliveries, cpu: receivers::cpu() - cpu }
     }
 }
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.first().is_some_and(|arg| arg == crowd::FLAG) {
-        return crowd::main(&args[1]);
+    if args.first().is_some_and(|arg| arg == receivers::FLAG) {
+        return receivers::main(&args[1]);
     }
     if args.iter().any(|arg| arg == "--ratios") {
         return ratios(&args);
@@ -115,7 +117,7 @@ fn main() {
     group.sample_size(10).throughput(Throughput::Elements(1));
     group.bench_function("a received frame", |bencher| {
         bencher.iter_custom(|frames| {
-            let round = scene.round(&format!("send {}", frames.div_ceil(BRINGERS).max(1_000)));
+            let round = scene.round(&format!("send {}", frames.div_ceil(SENDERS).max(1_000)));
             round.took.mul_f64(frames as f64 / round.frames as f64)
         });
     });
@@ -138,7 +140,7 @@ fn ratios(args: &[String]) {
             done.push(scene.round(&format!("{way} {slice}")));
         }
     }
-    println!("{rounds} rounds of {slice} ms; {BODY} bytes, {PEERS} peers, each message from {BRINGERS}\n");
+    println!("{rounds} rounds of {slice} ms; {BODY} bytes, {PEERS} peers, each message from {SENDERS}\n");
     println!("| | as fast as they can | worst | no faster than all take it | worst |\n|---|--:|--:|--:|--:|");
     let row = |name: &str, more_is_better: bool, of: &dyn Fn(&Round) -> f64| {
         let cells = done.iter().map(|rounds| {
@@ -154,7 +156,7 @@ fn ratios(args: &[String]) {
         round.deliveries as f64 / round.took.as_secs_f64()
     });
     row("deliveries missed, of a million", false, &|round| {
-        let all = round.frames / BRINGERS * (PEERS - 1);
+        let all = round.frames / SENDERS * (PEERS - 1);
         (all - round.deliveries) as f64 * 1e6 / all as f64
     });
     row("CPU of the node, ns a frame with its deliveries", false, &|round| {

@@ -13,8 +13,8 @@
 //! quotient within one round.
 #![allow(clippy::print_stdout)]
 
-mod answering;
-mod byhand;
+mod baseline;
+mod child;
 mod node;
 
 use std::cell::RefCell;
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use tokio::runtime::Runtime;
 
-use answering::Second;
+use child::Second;
 
 /// Bytes of a request.
 pub(crate) const ASK: usize = 100;
@@ -39,29 +39,29 @@ pub(crate) enum Goal {
 }
 
 /// One way to ask.
-pub(crate) trait Candidate {
+pub(crate) trait Contender {
     fn name(&self) -> &'static str;
 
     /// Asks with so many requests in flight, and returns how many were answered.
     fn ask(&mut self, runtime: &Runtime, answer: usize, depth: usize, goal: Goal) -> u64;
 }
 
-struct Field {
+struct Contenders {
     runtime: Runtime,
-    contenders: Vec<Box<dyn Candidate>>,
+    contenders: Vec<Box<dyn Contender>>,
     _second: Second,
 }
 
-impl Field {
+impl Contenders {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let second = Second::start();
         let asked = node::Asked::new(&runtime, second.node);
-        let contenders: Vec<Box<dyn Candidate>> = vec![
-            Box::new(byhand::PingPong::new(&runtime, second.by_hand)),
+        let contenders: Vec<Box<dyn Contender>> = vec![
+            Box::new(baseline::PingPong::new(&runtime, second.baseline)),
             Box::new(node::Pipelined(asked.clone())),
-            Box::new(byhand::Tasks::new(&runtime, second.by_hand)),
+            Box::new(baseline::Tasks::new(&runtime, second.baseline)),
             Box::new(node::Tasks(asked)),
         ];
         Self { runtime, contenders, _second: second }
@@ -77,15 +77,15 @@ impl Field {
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.first().is_some_and(|arg| arg == answering::FLAG) {
-        return answering::main();
+    if args.first().is_some_and(|arg| arg == child::FLAG) {
+        return child::main();
     }
     if args.iter().any(|arg| arg == "--ratios") {
         return ratios(&args);
     }
     let mut criterion = Criterion::default().configure_from_args();
-    let field = RefCell::new(Field::new());
-    let names: Vec<_> = field.borrow().contenders.iter().map(|one| one.name()).collect();
+    let contenders = RefCell::new(Contenders::new());
+    let names: Vec<_> = contenders.borrow().contenders.iter().map(|one| one.name()).collect();
     for (answer, size) in ANSWERS.iter().enumerate() {
         for depth in DEPTHS {
             let mut group = criterion.benchmark_group(format!("requests/{size} B/{depth} deep"));
@@ -94,7 +94,7 @@ fn main() {
             for (at, name) in names.iter().enumerate() {
                 group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
                     bencher.iter_custom(|requests| {
-                        let Field { runtime, contenders, .. } = &mut *field.borrow_mut();
+                        let Contenders { runtime, contenders, .. } = &mut *contenders.borrow_mut();
                         let begun = Instant::now();
                         let goal = Goal::Requests(requests.max(depth as u64));
                         let done = contenders[at].ask(runtime, answer, depth, goal);
@@ -116,23 +116,23 @@ fn ratios(args: &[String]) {
     let rounds = number("--rounds").unwrap_or(9).max(1);
     let slice = Duration::from_millis(number("--slice-ms").unwrap_or(300) as u64);
     let depths = number("--depth").map_or(DEPTHS.to_vec(), |depth| vec![depth]);
-    let mut field = Field::new();
+    let mut contenders = Contenders::new();
     if let Some(only) = args.iter().position(|arg| arg == "--only").and_then(|at| args.get(at + 1)) {
-        field.contenders.retain(|one| one.name() == only);
+        contenders.contenders.retain(|one| one.name() == only);
     }
-    let names: Vec<_> = field.contenders.iter().map(|one| one.name()).collect();
+    let names: Vec<_> = contenders.contenders.iter().map(|one| one.name()).collect();
     println!("round trips a second over those of the ping-pong; {rounds} rounds of {slice:?} a slice\n");
     println!("| answer, depth | ping-pong/s | {} |", names[1..].join(" | "));
     println!("|---|--:|{}", "--:|".repeat(names.len() - 1));
     for answer in (0..ANSWERS.len()).filter(|at| number("--size").is_none_or(|size| size == ANSWERS[*at])) {
         for &depth in &depths {
             let mut rates = vec![Vec::new(); names.len()];
-            (0..names.len()).for_each(|at| _ = field.slice(at, answer, depth, slice / 2));
+            (0..names.len()).for_each(|at| _ = contenders.slice(at, answer, depth, slice / 2));
             for round in 0..rounds {
                 for turn in 0..names.len() {
                     let turn = if round % 2 == 0 { turn } else { names.len() - 1 - turn };
                     let at = (turn + round) % names.len();
-                    rates[at].push(field.slice(at, answer, depth, slice));
+                    rates[at].push(contenders.slice(at, answer, depth, slice));
                 }
             }
             let ratio = |at: usize| median(rates[at].iter().zip(&rates[0]).map(|(one, first)| one / first));

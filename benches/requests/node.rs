@@ -8,8 +8,8 @@ use peerpool::base::PeerId;
 use peerpool::node::{Message, Node};
 use tokio::runtime::Runtime;
 
-use crate::byhand::{in_tasks, request};
-use crate::{ANSWERS, Candidate, Goal, answering};
+use crate::baseline::{in_tasks, request};
+use crate::{ANSWERS, Contender, Goal, child};
 
 /// One connection, asked either way.
 #[derive(Clone)]
@@ -21,7 +21,7 @@ pub(crate) struct Asked {
 impl Asked {
     pub(crate) fn new(runtime: &Runtime, addr: SocketAddr) -> Self {
         runtime.block_on(async {
-            let node = Node::builder().config(answering::config()).start().await.expect("a node");
+            let node = Node::builder().config(child::config()).start().await.expect("a node");
             let peer = *node.connect(addr).await.expect("the other end listens").key();
             Self { node, peer }
         })
@@ -33,7 +33,7 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// One task that does it all: each answer is followed by the next request.
 pub(crate) struct Pipelined(pub(crate) Asked);
 
-impl Candidate for Pipelined {
+impl Contender for Pipelined {
     fn name(&self) -> &'static str {
         "peerpool"
     }
@@ -50,7 +50,7 @@ impl Candidate for Pipelined {
             let mut over = false;
             while let Some((_, response)) = line.next().await {
                 assert_eq!(response.expect("an answer").len(), ANSWERS[answer]);
-                // As often as the rival looks at the clock, or more.
+                // As often as the competitors looks at the clock, or more.
                 if done % depth as u64 == 0 {
                     over |= goal.reached(asked);
                 }
@@ -69,7 +69,7 @@ impl Candidate for Pipelined {
 /// A task per request in flight.
 pub(crate) struct Tasks(pub(crate) Asked);
 
-impl Candidate for Tasks {
+impl Contender for Tasks {
     fn name(&self) -> &'static str {
         "peerpool, tasks"
     }

@@ -7,16 +7,16 @@
 //! is the median of the quotients within one round.
 #![allow(clippy::print_stdout)]
 
-mod counted;
-mod old;
+mod counting_locks;
+mod legacy;
 mod pool;
 
 use std::alloc::System;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use counted::{Counted, Counts, Key};
-use old::{Cascade, PeerInfo, Structure, Unified};
+use counting_locks::{Counted, Counts, Key};
+use legacy::{Cascade, PeerInfo, Structure, Unified};
 use pool::Ours;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -99,23 +99,23 @@ fn counts(runtime: &tokio::runtime::Runtime, peers: usize) {
         let now = Instant::now();
         let structure: S = filled::<Counted, S>(peers, now).await;
         let key = keys::<Counted>(peers)[peers / 2];
-        counted::take();
+        counting_locks::take();
         assert!(structure.send(&key, &MESSAGE).await);
-        let send = counted::take();
+        let send = counting_locks::take();
         assert!(structure.peer_seen(&key, now).await);
-        [send, counted::take()]
+        [send, counting_locks::take()]
     }
     let cascade = runtime.block_on(of::<Cascade<Counted, ()>>(peers));
     let unified = runtime.block_on(of::<Unified<Counted, ()>>(peers));
     let pool: Ours<Counted> = Ours::filled(infos(peers));
     let key = keys::<Counted>(peers)[peers / 2];
-    counted::take();
+    counting_locks::take();
     let peer = pool.get(&key).expect("it is pooled");
-    let get = counted::take();
+    let get = counting_locks::take();
     assert!(pool.seen(&key, 1));
-    let seen = counted::take();
+    let seen = counting_locks::take();
     assert!(Ours::mark(&peer, 2));
-    let held = counted::take();
+    let held = counting_locks::take();
     let [send, mark] = [0, 1].map(|at| (cascade[at], unified[at]));
     let locks =
         |counts: Counts| format!("{} + {} of the connection", counts.map_locks, counts.connection_locks);

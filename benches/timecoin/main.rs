@@ -15,33 +15,33 @@
 #[path = "../fanout/contender.rs"]
 mod contender;
 #[allow(dead_code, reason = "shared: the claims are counted, broadcasts are timed")]
-mod counted;
-#[path = "../fanout/crowd.rs"]
-mod crowd;
-#[path = "../fanout/limit.rs"]
-mod limit;
+mod counting_locks;
+mod legacy;
 mod messages;
 mod native;
-mod old;
 #[path = "../fanout/order.rs"]
 mod order;
 mod ours;
-#[path = "../fanout/receiver.rs"]
-mod receiver;
+#[path = "../fanout/raw_write_limit.rs"]
+mod raw_write_limit;
+#[path = "../fanout/receiver_process.rs"]
+mod receiver_process;
+#[path = "../fanout/receivers.rs"]
+mod receivers;
 mod structures;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use contender::{Candidate, Goal};
-use crowd::Crowd;
-use limit::Limit;
+use contender::{Contender, Goal};
+use legacy::{Cascade, Unified};
 use messages::Sort;
-use old::{Cascade, Unified};
 use ours::Peerpool;
-use receiver::Taking;
-use structures::Old;
+use raw_write_limit::RawWriteLimit;
+use receiver_process::Taking;
+use receivers::Receivers;
+use structures::Legacy;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
@@ -57,8 +57,10 @@ struct Options {
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    if args.first().is_some_and(|arg| arg == receiver::FLAG) {
-        return receiver::main(args.get(1).and_then(|arg| Taking::named(arg)).unwrap_or(Taking::Discard));
+    if args.first().is_some_and(|arg| arg == receiver_process::FLAG) {
+        return receiver_process::main(
+            args.get(1).and_then(|arg| Taking::named(arg)).unwrap_or(Taking::Discard),
+        );
     }
     for sort in Sort::ALL {
         // The limit's bytes, the old structures' and the receivers' count are all of this size.
@@ -67,12 +69,12 @@ fn main() {
     // A filter is for the other benches that the same command runs: nothing here has such a name.
     let Some(options) = parse(&args) else { return };
     for &peers in &options.peers {
-        let mut field = Field::new(peers, Taking::Discard, &options);
+        let mut contenders = Contenders::new(peers, Taking::Discard, &options);
         for sort in Sort::ALL {
-            cell(&mut field, sort, &options);
+            cell(&mut contenders, sort, &options);
         }
-        drop(field);
-        order(&mut Field::new(peers, Taking::Order, &options), &options);
+        drop(contenders);
+        order(&mut Contenders::new(peers, Taking::Order, &options), &options);
     }
 }
 
@@ -106,49 +108,59 @@ fn parse(args: &[String]) -> Option<Options> {
 }
 
 /// All contenders, each connected to as many receivers; the limit is the first.
-struct Field {
-    contenders: Vec<Box<dyn Candidate>>,
-    crowd: Crowd,
+struct Contenders {
+    contenders: Vec<Box<dyn Contender>>,
+    receivers: Receivers,
     _runtime: Arc<Runtime>,
 }
 
-impl Field {
+impl Contenders {
     fn new(peers: usize, taking: Taking, options: &Options) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = Arc::new(runtime.expect("a runtime"));
-        let mut crowd = Crowd::start(taking);
-        let contenders: Vec<Box<dyn Candidate>> = vec![
-            Box::new(Limit::new(&mut crowd, peers)),
-            Box::new(Old::<Cascade<IpAddr, TcpStream>>::new(&runtime, &mut crowd, peers, options.at_once)),
-            Box::new(Old::<Unified<IpAddr, TcpStream>>::new(&runtime, &mut crowd, peers, options.at_once)),
-            Box::new(Peerpool::new(&runtime, &mut crowd, peers)),
+        let mut receivers = Receivers::start(taking);
+        let contenders: Vec<Box<dyn Contender>> = vec![
+            Box::new(RawWriteLimit::new(&mut receivers, peers)),
+            Box::new(Legacy::<Cascade<IpAddr, TcpStream>>::new(
+                &runtime,
+                &mut receivers,
+                peers,
+                options.at_once,
+            )),
+            Box::new(Legacy::<Unified<IpAddr, TcpStream>>::new(
+                &runtime,
+                &mut receivers,
+                peers,
+                options.at_once,
+            )),
+            Box::new(Peerpool::new(&runtime, &mut receivers, peers)),
         ];
-        Self { contenders, crowd, _runtime: runtime }
+        Self { contenders, receivers, _runtime: runtime }
     }
 
     /// Lets one contender send; messages received by all peers together in a second.
     fn slice(&mut self, at: usize, variant: usize, size: usize, time: Duration) -> f64 {
         let contender = &mut self.contenders[at];
         let produced = contender.produce(variant, size, Goal::Time(time));
-        let (early, window) = (self.crowd.received(contender.group()), produced.since.elapsed());
-        self.crowd.settle(contender.group(), produced.bytes, at > 0);
+        let (early, window) = (self.receivers.received(contender.group()), produced.since.elapsed());
+        self.receivers.settle(contender.group(), produced.bytes, at > 0);
         early as f64 / contender.wire_len(size) as f64 / window.as_secs_f64()
     }
 }
 
 /// One message to so many peers.
-fn cell(field: &mut Field, sort: Sort, options: &Options) {
+fn cell(contenders: &mut Contenders, sort: Sort, options: &Options) {
     let size = sort.size();
     // The limit has ways to run; the best two of them take part in the rounds.
     let mut ways: Vec<(usize, usize)> =
-        (0..field.contenders[0].variants().len()).map(|way| (0, way)).collect();
-    let mut heat = |way: &(usize, usize)| field.slice(way.0, way.1, size, options.slice / 4);
+        (0..contenders.contenders[0].variants().len()).map(|way| (0, way)).collect();
+    let mut heat = |way: &(usize, usize)| contenders.slice(way.0, way.1, size, options.slice / 4);
     let mut heats: Vec<_> = ways.iter().map(|way| (heat(way).max(heat(way)), *way)).collect();
     heats.sort_by(|a, b| b.0.total_cmp(&a.0));
     ways = heats.into_iter().take(2).map(|(_, way)| way).collect();
-    ways.extend((1..field.contenders.len()).map(|at| (at, 0)));
+    ways.extend((1..contenders.contenders.len()).map(|at| (at, 0)));
     for way in &ways[2..] {
-        field.slice(way.0, way.1, size, options.slice / 4);
+        contenders.slice(way.0, way.1, size, options.slice / 4);
     }
     let mut rates = vec![Vec::new(); ways.len()];
     for round in 0..options.rounds {
@@ -156,7 +168,7 @@ fn cell(field: &mut Field, sort: Sort, options: &Options) {
             // Every other round runs backwards: neighbours change as well as places.
             let turn = if round % 2 == 0 { turn } else { ways.len() - 1 - turn };
             let at = (turn + round) % ways.len();
-            rates[at].push(field.slice(ways[at].0, ways[at].1, size, options.slice));
+            rates[at].push(contenders.slice(ways[at].0, ways[at].1, size, options.slice));
         }
     }
     let best = usize::from(median(&rates[1]) > median(&rates[0]));
@@ -164,7 +176,7 @@ fn cell(field: &mut Field, sort: Sort, options: &Options) {
         let quotients: Vec<f64> = rates[of].iter().zip(&rates[to]).map(|(of, to)| of / to).collect();
         median(&quotients)
     };
-    let (ours, peers) = (ways.len() - 1, field.contenders[3].group().peers());
+    let (ours, peers) = (ways.len() - 1, contenders.contenders[3].group().peers());
     println!(
         "\n{} ({size} B) to {peers} peers, {} rounds of {:?} a slice\n",
         sort.name(),
@@ -174,7 +186,7 @@ fn cell(field: &mut Field, sort: Sort, options: &Options) {
     println!("| | k deliveries/s | of the limit | peerpool is so many times as fast |");
     println!("|---|--:|--:|--:|");
     for at in (0..ways.len()).filter(|at| *at == best || *at > 1) {
-        let contender = &mut field.contenders[ways[at].0];
+        let contender = &mut contenders.contenders[ways[at].0];
         let lost = if contender.group().lost > 0 { " BYTES LOST" } else { "" };
         println!(
             "| {}{lost} | {:.0} | {:.3} | {:.2} |",
@@ -187,16 +199,16 @@ fn cell(field: &mut Field, sort: Sort, options: &Options) {
 }
 
 /// Tips at full speed, to receivers that look at their order.
-fn order(field: &mut Field, options: &Options) {
-    println!("\nUpdateTip, order at {} receivers\n", field.contenders[3].group().peers());
+fn order(contenders: &mut Contenders, options: &Options) {
+    println!("\nUpdateTip, order at {} receivers\n", contenders.contenders[3].group().peers());
     println!("| | received | after a later one | |");
     println!("|---|--:|--:|--:|");
-    for at in 1..field.contenders.len() {
+    for at in 1..contenders.contenders.len() {
         for _ in 0..options.rounds.min(3) {
-            field.slice(at, 0, messages::TIP, options.slice);
+            contenders.slice(at, 0, messages::TIP, options.slice);
         }
-        let contender = &mut field.contenders[at];
-        let (messages, overtaken) = field.crowd.order(contender.group());
+        let contender = &mut contenders.contenders[at];
+        let (messages, overtaken) = contenders.receivers.order(contender.group());
         assert!(messages > 0, "{} sent nothing", contender.name());
         let share = overtaken as f64 / messages as f64 * 100.0;
         println!("| {} | {messages} | {overtaken} | {share:.2} % |", contender.name());

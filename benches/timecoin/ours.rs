@@ -9,9 +9,9 @@ use peerpool::pool::PoolConfig;
 use peerpool::timecoin::wire::{NetworkMessage, Software, TimeCoin, TransactionMessage};
 use tokio::runtime::Runtime;
 
-use crate::contender::{Candidate, Goal, Produced};
-use crate::crowd::{Crowd, Greets, Group};
+use crate::contender::{Contender, Goal, Produced};
 use crate::messages::{self, Sort};
+use crate::receivers::{Greets, Group, Receivers};
 
 pub(crate) struct Peerpool {
     runtime: Arc<Runtime>,
@@ -23,7 +23,7 @@ pub(crate) struct Peerpool {
 }
 
 impl Peerpool {
-    pub(crate) fn new(runtime: &Arc<Runtime>, crowd: &mut Crowd, peers: usize) -> Self {
+    pub(crate) fn new(runtime: &Arc<Runtime>, receivers: &mut Receivers, peers: usize) -> Self {
         let mut config = NodeConfig::local();
         config.hot.limits = PoolConfig::test().limits;
         config.hot.degree = 0;
@@ -36,7 +36,7 @@ impl Peerpool {
         let dialect = ProtocolConfig::new(dialect).listen(([127, 0, 0, 1], 0).into());
         let node =
             runtime.block_on(Node::builder().config(config).first_dialect(dialect).start()).expect("a node");
-        let group = crowd.dial(node.listening()[0], peers, Greets::Native);
+        let group = receivers.dial(node.listening()[0], peers, Greets::Native);
         let since = Instant::now();
         while node.roster().iter().count() < peers {
             assert!(since.elapsed() < Duration::from_secs(10), "not all peers are live");
@@ -64,7 +64,7 @@ fn typed(sort: Sort, number: u64) -> NetworkMessage {
     }
 }
 
-impl Candidate for Peerpool {
+impl Contender for Peerpool {
     fn name(&self) -> &'static str {
         "peerpool"
     }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use peerpool::base::{Direction, Tick};
 use peerpool::pool::{ConnectionHandle, DisconnectReason, Peer, Pool, PoolConfig, SeenOutcome};
 
-use crate::counted::Key;
-use crate::old::PeerInfo;
+use crate::counting_locks::Key;
+use crate::legacy::PeerInfo;
 
 /// A connection of no size.
 #[derive(Debug)]

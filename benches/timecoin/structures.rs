@@ -11,12 +11,12 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
-use crate::contender::{Candidate, Goal, Produced};
-use crate::crowd::{Crowd, Group};
+use crate::contender::{Contender, Goal, Produced};
+use crate::legacy::{PeerInfo, Structure};
 use crate::messages::Sort;
-use crate::old::{PeerInfo, Structure};
+use crate::receivers::{Group, Receivers};
 
-pub(crate) struct Old<S> {
+pub(crate) struct Legacy<S> {
     runtime: Arc<Runtime>,
     structure: Arc<S>,
     places: Arc<Semaphore>,
@@ -26,9 +26,14 @@ pub(crate) struct Old<S> {
     group: Group,
 }
 
-impl<S: Structure<IpAddr, TcpStream>> Old<S> {
-    pub(crate) fn new(runtime: &Arc<Runtime>, crowd: &mut Crowd, peers: usize, at_once: usize) -> Self {
-        let (sockets, group) = crowd.sockets(peers);
+impl<S: Structure<IpAddr, TcpStream>> Legacy<S> {
+    pub(crate) fn new(
+        runtime: &Arc<Runtime>,
+        receivers: &mut Receivers,
+        peers: usize,
+        at_once: usize,
+    ) -> Self {
+        let (sockets, group) = receivers.sockets(peers);
         let structure = Arc::new(S::default());
         runtime.block_on(async {
             for (n, socket) in (0u32..).zip(sockets) {
@@ -45,7 +50,7 @@ impl<S: Structure<IpAddr, TcpStream>> Old<S> {
     }
 }
 
-impl<S: Structure<IpAddr, TcpStream>> Candidate for Old<S> {
+impl<S: Structure<IpAddr, TcpStream>> Contender for Legacy<S> {
     fn name(&self) -> &'static str {
         S::NAME
     }

@@ -22,7 +22,7 @@ use peerpool::transport::{Tcp, TcpConfig};
 use rustix::net::RecvFlags;
 
 use crate::numbers::{clock, pin};
-use crate::{Sockets, native, near};
+use crate::{Sockets, native, parent};
 
 /// The argument that makes the bench this process.
 pub(crate) const FLAG: &str = "--far";
@@ -161,10 +161,10 @@ impl Process {
         let groups = [Arc::new(Group::default()), Arc::new(Group::default())];
         let at = self.groups.len();
         self.groups.extend(groups.iter().cloned());
-        let runtime = near::runtime(2);
+        let runtime = parent::runtime(2);
         let listener = Listener { votes: Arc::clone(&groups[0]), blocks: Arc::clone(&groups[1]) };
-        let builder = Node::builder().config(near::quiet()).transport(transport(sockets)).handler(listener);
-        let node = near::start(&runtime, builder);
+        let builder = Node::builder().config(parent::quiet()).transport(transport(sockets)).handler(listener);
+        let node = parent::start(&runtime, builder);
         let port = node.listening()[0].port();
         self.node = Some((runtime, node));
         format!("{port} {at} {}", at + 1)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Line, PeerInfo, Shared, Structure};
-use crate::counted::{ConnectionLock, Key, MapLock};
+use crate::counting_locks::{ConnectionLock, Key, MapLock};
 
 /// Connection, info and liveness in one entry.
 struct Entry<C, K> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Line, PeerInfo, Shared, Structure};
-use crate::counted::{ConnectionLock, Key, MapLock};
+use crate::counting_locks::{ConnectionLock, Key, MapLock};
 
 pub(crate) struct Cascade<K, C> {
     connections: MapLock<HashMap<K, Shared<C, K>>, K>,

@@ -11,16 +11,16 @@ use peerpool::pool::PoolConfig;
 use socket2::{Domain, Socket, Type};
 use tokio::runtime::Runtime;
 
-use crate::far;
+use crate::child;
 
 /// The second process.
-pub(crate) struct Far {
+pub(crate) struct ChildProcess {
     child: Child,
     tell: Option<ChildStdin>,
     hear: BufReader<ChildStdout>,
 }
 
-impl Far {
+impl ChildProcess {
     pub(crate) fn start() -> Self {
         Self::start_on(None)
     }
@@ -29,7 +29,7 @@ impl Far {
     pub(crate) fn start_on(cpu: Option<usize>) -> Self {
         let exe = std::env::current_exe().expect("this very program");
         let mut child = Command::new(exe)
-            .args([far::FLAG, &cpu.map_or("-".to_owned(), |cpu| cpu.to_string())])
+            .args([child::FLAG, &cpu.map_or("-".to_owned(), |cpu| cpu.to_string())])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -113,7 +113,7 @@ impl Far {
     }
 }
 
-impl Drop for Far {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         // The far process ends with its standard input.
         self.tell = None;

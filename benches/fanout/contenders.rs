@@ -7,18 +7,18 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Runtime;
 
 use crate::channel::{Channels, Style};
-use crate::contender::{Candidate, Goal};
-use crate::crowd::Crowd;
-use crate::limit::Limit;
+use crate::contender::{Contender, Goal};
 use crate::node::Peerpool;
-use crate::pea::Pea;
-use crate::receiver::Taking;
+use crate::pea2pea::Pea2PeaContender;
+use crate::raw_write_limit::RawWriteLimit;
+use crate::receiver_process::Taking;
+use crate::receivers::Receivers;
 use crate::spawn::Spawning;
 
 /// The contenders; the limit is the first.
-pub(crate) struct Field {
-    pub(crate) contenders: Vec<Box<dyn Candidate>>,
-    crowd: Crowd,
+pub(crate) struct Contenders {
+    pub(crate) contenders: Vec<Box<dyn Contender>>,
+    receivers: Receivers,
     /// One for all contenders that need one; those whose turn it is not are asleep.
     _runtime: Arc<Runtime>,
 }
@@ -34,7 +34,7 @@ pub(crate) struct Slice {
     pub(crate) took: Duration,
 }
 
-impl Field {
+impl Contenders {
     pub(crate) fn new(
         peers: usize,
         workers: usize,
@@ -45,26 +45,27 @@ impl Field {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
         let runtime = Arc::new(runtime.expect("a runtime"));
-        let mut crowd = Crowd::start(taking);
-        let mut contenders: Vec<Box<dyn Candidate>> = vec![Box::new(Limit::new(&mut crowd, peers))];
+        let mut receivers = Receivers::start(taking);
+        let mut contenders: Vec<Box<dyn Contender>> =
+            vec![Box::new(RawWriteLimit::new(&mut receivers, peers))];
         if wanted("peerpool") {
-            contenders.push(Box::new(Peerpool::new(&runtime, &mut crowd, peers, None)));
+            contenders.push(Box::new(Peerpool::new(&runtime, &mut receivers, peers, None)));
         }
         if let Some(lowat) = lowat {
-            contenders.push(Box::new(Peerpool::new(&runtime, &mut crowd, peers, Some(lowat))));
+            contenders.push(Box::new(Peerpool::new(&runtime, &mut receivers, peers, Some(lowat))));
         }
         if wanted("pea2pea") {
-            contenders.push(Box::new(Pea::new(&runtime, &mut crowd, peers)));
+            contenders.push(Box::new(Pea2PeaContender::new(&runtime, &mut receivers, peers)));
         }
         for (name, style) in [("channel, batched", Style::Batched), ("channel, plain", Style::Plain)] {
             if wanted(name) {
-                contenders.push(Box::new(Channels::new(&runtime, &mut crowd, peers, style)));
+                contenders.push(Box::new(Channels::new(&runtime, &mut receivers, peers, style)));
             }
         }
         if wanted("spawn") {
-            contenders.push(Box::new(Spawning::new(&runtime, &mut crowd, peers)));
+            contenders.push(Box::new(Spawning::new(&runtime, &mut receivers, peers)));
         }
-        Self { contenders, crowd, _runtime: runtime }
+        Self { contenders, receivers, _runtime: runtime }
     }
 
     /// Lets one contender send until the goal is reached, and waits until all of it is received.
@@ -74,9 +75,9 @@ impl Field {
         let produced = contender.produce(variant, size, goal);
         // What is still under way when the producer stops counts for nobody: how long a queue takes to run dry is not
         // what is asked, and the limit has none. But all of it must arrive.
-        let (early, window) = (self.crowd.received(contender.group()), produced.since.elapsed());
+        let (early, window) = (self.receivers.received(contender.group()), produced.since.elapsed());
         // The limit writes bytes to whoever takes them, the others messages to all.
-        let received = self.crowd.settle(contender.group(), produced.bytes, at > 0);
+        let received = self.receivers.settle(contender.group(), produced.bytes, at > 0);
         let took = produced.since.elapsed();
         let wire = contender.wire_len(size) as f64;
         let deliveries = received as f64 / wire;

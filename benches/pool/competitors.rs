@@ -48,7 +48,7 @@ impl Plan<'_> {
     }
 }
 
-pub(crate) trait Rival: Sync {
+pub(crate) trait Competitor: Sync {
     fn name(&self) -> &'static str;
     fn fill(&self, keys: &[PeerId]);
     fn mark(&self, plan: Plan<'_>);
@@ -90,7 +90,7 @@ pub(crate) fn judge_all(pool: &TestPool, from: Tick) -> Tick {
 
 pub(crate) struct ByKey(pub(crate) Arc<TestPool>);
 
-impl Rival for ByKey {
+impl Competitor for ByKey {
     fn name(&self) -> &'static str {
         "pool, by key"
     }
@@ -117,7 +117,7 @@ impl Rival for ByKey {
 #[derive(Default)]
 pub(crate) struct BareDashMap(dashmap::DashMap<PeerId, AtomicU64, Fast>);
 
-impl Rival for BareDashMap {
+impl Competitor for BareDashMap {
     fn name(&self) -> &'static str {
         "DashMap<K, AtomicU64>"
     }
@@ -194,7 +194,7 @@ impl Unified {
 #[derive(Default)]
 pub(crate) struct SharedDashMap(dashmap::DashMap<PeerId, Arc<(AtomicU64, Unified)>, Fast>);
 
-impl Rival for SharedDashMap {
+impl Competitor for SharedDashMap {
     fn name(&self) -> &'static str {
         "DashMap<K, Arc<entry>>"
     }
@@ -237,7 +237,7 @@ impl LockedMap<Fast> {
     }
 }
 
-impl<S: BuildHasher + Send + Sync> Rival for LockedMap<S> {
+impl<S: BuildHasher + Send + Sync> Competitor for LockedMap<S> {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -273,7 +273,7 @@ pub(crate) struct Cascade {
     last_seen: RwLock<HashMap<PeerId, u64, Slow>>,
 }
 
-impl Rival for Cascade {
+impl Competitor for Cascade {
     fn name(&self) -> &'static str {
         "three tokio RwLock<HashMap>"
     }
@@ -312,13 +312,13 @@ impl Rival for Cascade {
     }
 }
 
-/// Not a rival but the other half of the pool: whoever holds the peer needs no map.
+/// Not a competitor but the other half of the pool: whoever holds the peer needs no map.
 pub(crate) struct ByHandle {
     pub(crate) pool: ByKey,
     pub(crate) peers: Vec<Arc<Peer<PeerId, ()>>>,
 }
 
-impl Rival for ByHandle {
+impl Competitor for ByHandle {
     fn name(&self) -> &'static str {
         "pool, holding the peer"
     }

@@ -10,7 +10,7 @@ use peerpool::node::{Context, Handled, Handler, Node, NodeConfig, Request, Respo
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::ANSWERS;
-use crate::byhand::{Framed, flush, framed, ready_now};
+use crate::baseline::{Framed, flush, framed, ready_now};
 
 /// The argument that makes the bench this process.
 pub(crate) const FLAG: &str = "--answering";
@@ -18,7 +18,7 @@ pub(crate) const FLAG: &str = "--answering";
 /// The second process as the bench sees it; it ends with its standard input.
 pub(crate) struct Second {
     pub(crate) node: SocketAddr,
-    pub(crate) by_hand: SocketAddr,
+    pub(crate) baseline: SocketAddr,
     child: Child,
     tell: Option<ChildStdin>,
 }
@@ -37,7 +37,7 @@ impl Second {
         BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("its addresses");
         let addrs: Vec<SocketAddr> =
             line.split_whitespace().map(|word| word.parse().expect("an address")).collect();
-        Self { node: addrs[0], by_hand: addrs[1], child, tell }
+        Self { node: addrs[0], baseline: addrs[1], child, tell }
     }
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn main() {
     println!("{} {}", node.listening()[0], listener.local_addr().expect("an address"));
     runtime.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(by_hand(stream));
+            tokio::spawn(baseline(stream));
         }
     });
     // Until the bench is over.
@@ -92,7 +92,7 @@ pub(crate) fn main() {
 }
 
 /// Answers in order, with one flush for all that came together.
-async fn by_hand(stream: TcpStream) {
+async fn baseline(stream: TcpStream) {
     use futures_util::{SinkExt, StreamExt};
     let answers = answers();
     let mut framed: Framed = framed(stream);

@@ -16,22 +16,22 @@ use pea2pea::{Config, ConnectionSide, Node, Pea2Pea};
 use tokio::runtime::Runtime;
 use tokio_util::codec::Encoder;
 
-use crate::contender::{Candidate, Goal, Produced, window};
-use crate::crowd::{Crowd, Greets, Group};
+use crate::contender::{Contender, Goal, Produced, window};
 use crate::native;
+use crate::receivers::{Greets, Group, Receivers};
 
 #[derive(Clone)]
-struct Peas {
+struct Pea2PeaNode {
     node: Node,
 }
 
-impl Pea2Pea for Peas {
+impl Pea2Pea for Pea2PeaNode {
     fn node(&self) -> &Node {
         &self.node
     }
 }
 
-impl Writing for Peas {
+impl Writing for Pea2PeaNode {
     const MESSAGE_QUEUE_DEPTH: usize = 1024;
     const INITIAL_BUFFER_SIZE: usize = 256 * 1024;
     type Message = Bytes;
@@ -53,15 +53,15 @@ impl Encoder<Bytes> for Copying {
     }
 }
 
-pub(crate) struct Pea {
+pub(crate) struct Pea2PeaContender {
     runtime: Arc<Runtime>,
-    node: Peas,
+    node: Pea2PeaNode,
     addrs: Arc<Vec<SocketAddr>>,
     group: Group,
 }
 
-impl Pea {
-    pub(crate) fn new(runtime: &Arc<Runtime>, crowd: &mut Crowd, peers: usize) -> Self {
+impl Pea2PeaContender {
+    pub(crate) fn new(runtime: &Arc<Runtime>, receivers: &mut Receivers, peers: usize) -> Self {
         let config = Config {
             listener_addr: Some(([127, 0, 0, 1], 0).into()),
             listener_backlog: 4096,
@@ -70,12 +70,12 @@ impl Pea {
             max_connecting: 4096,
             ..Config::default()
         };
-        let node = Peas { node: Node::new(config) };
+        let node = Pea2PeaNode { node: Node::new(config) };
         let addr = runtime.block_on(async {
             node.enable_writing().await;
             node.node().toggle_listener().await.expect("a port").expect("an address")
         });
-        let group = crowd.dial(addr, peers, Greets::Nothing);
+        let group = receivers.dial(addr, peers, Greets::Nothing);
         let since = Instant::now();
         while node.node().num_connected() < peers {
             assert!(since.elapsed() < Duration::from_secs(10), "not all peers are connected");
@@ -86,7 +86,7 @@ impl Pea {
     }
 }
 
-impl Candidate for Pea {
+impl Contender for Pea2PeaContender {
     fn name(&self) -> &'static str {
         "pea2pea"
     }
@@ -133,7 +133,7 @@ impl Candidate for Pea {
     }
 }
 
-impl Drop for Pea {
+impl Drop for Pea2PeaContender {
     fn drop(&mut self) {
         self.runtime.block_on(self.node.node().shut_down());
     }

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 pub(crate) use unified::Unified;
 
-use crate::counted::{ConnectionLock, Key};
+use crate::counting_locks::{ConnectionLock, Key};
 
 /// A write that takes longer than this has failed.
 const SEND: Duration = Duration::from_secs(5);

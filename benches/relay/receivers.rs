@@ -17,10 +17,10 @@ use peerpool::wire::{Hello, MessageHeader, Native, Protocol};
 use rustix::net::RecvFlags;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::{BODY, BRINGERS, PEERS};
+use crate::{BODY, PEERS, SENDERS};
 
 /// The argument that makes the bench this process.
-pub(crate) const FLAG: &str = "--crowd";
+pub(crate) const FLAG: &str = "--receivers";
 /// Messages written by one call.
 const BATCH: u64 = 128;
 /// Messages that may be under way where the bringers wait for the 64: less than half of what the node keeps for them.
@@ -35,13 +35,13 @@ pub(crate) fn cpu() -> Duration {
 }
 
 /// The second process as the bench sees it; it ends with its standard input.
-pub(crate) struct Crowd {
+pub(crate) struct Receivers {
     child: Child,
     tell: Option<ChildStdin>,
     hear: BufReader<ChildStdout>,
 }
 
-impl Crowd {
+impl Receivers {
     pub(crate) fn start(addr: SocketAddr) -> Self {
         let exe = std::env::current_exe().expect("this very program");
         let mut child = Command::new(exe)
@@ -57,14 +57,14 @@ impl Crowd {
 
     pub(crate) fn ask(&mut self, line: &str) -> Vec<u64> {
         let tell = self.tell.as_mut().expect("a pipe");
-        writeln!(tell, "{line}").and_then(|()| tell.flush()).expect("the crowd lives");
+        writeln!(tell, "{line}").and_then(|()| tell.flush()).expect("the receivers lives");
         let mut answer = String::new();
-        self.hear.read_line(&mut answer).expect("the crowd lives");
+        self.hear.read_line(&mut answer).expect("the receivers lives");
         answer.split_whitespace().map(|word| word.parse().expect("a number")).collect()
     }
 }
 
-impl Drop for Crowd {
+impl Drop for Receivers {
     fn drop(&mut self) {
         self.tell = None;
         let _ = self.child.wait();
@@ -75,7 +75,7 @@ pub(crate) fn main(addr: &str) {
     let addr: SocketAddr = addr.parse().expect("an address");
     let peers: Vec<TcpStream> = (0..PEERS).map(|number| enter(addr, number)).collect();
     let bringers: Vec<TcpStream> =
-        peers[..BRINGERS as usize].iter().map(|peer| peer.try_clone().expect("a socket")).collect();
+        peers[..SENDERS as usize].iter().map(|peer| peer.try_clone().expect("a socket")).collect();
     let received: Arc<[AtomicU64]> = (0..PEERS).map(|_| AtomicU64::new(0)).collect();
     let counters = Arc::clone(&received);
     thread::spawn(move || take(&peers, &counters));
@@ -94,7 +94,7 @@ pub(crate) fn main(addr: &str) {
             "keep-up-for" => {
                 let (until, first) = (Instant::now() + Duration::from_millis(number), next);
                 // Those who bring nothing get everything.
-                let listeners = &received[BRINGERS as usize..];
+                let listeners = &received[SENDERS as usize..];
                 let before: Vec<u64> = listeners.iter().map(count).collect();
                 let behind = |next: u64| {
                     let got = listeners.iter().zip(&before).map(|(now, before)| count(now) - before);

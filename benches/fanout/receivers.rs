@@ -7,10 +7,10 @@ use std::thread;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::receiver::{self, Taking};
+use crate::receiver_process::{self, Taking};
 
 /// The second process.
-pub(crate) struct Crowd {
+pub(crate) struct Receivers {
     child: Child,
     tell: Option<ChildStdin>,
     hear: BufReader<ChildStdout>,
@@ -43,11 +43,11 @@ impl Group {
     }
 }
 
-impl Crowd {
+impl Receivers {
     pub(crate) fn start(taking: Taking) -> Self {
         let exe = std::env::current_exe().expect("this very program");
         let mut child = Command::new(exe)
-            .args([receiver::FLAG, taking.name()])
+            .args([receiver_process::FLAG, taking.name()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -90,7 +90,7 @@ impl Crowd {
         (accepting.join().expect("all accepted"), group)
     }
 
-    /// How many bytes the receivers have got since the last [`Crowd::settle`].
+    /// How many bytes the receivers have got since the last [`Receivers::settle`].
     pub(crate) fn received(&mut self, group: &Group) -> u64 {
         self.ask(&format!("wait {} 0", group.id))[0] - group.received
     }
@@ -119,7 +119,7 @@ impl Crowd {
     }
 }
 
-impl Drop for Crowd {
+impl Drop for Receivers {
     fn drop(&mut self) {
         // The receivers end with their standard input.
         self.tell = None;

@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::codec::LengthDelimitedCodec;
 
-use crate::{ANSWERS, ASK, Candidate, Goal};
+use crate::{ANSWERS, ASK, Contender, Goal};
 
 pub(crate) type Framed = tokio_util::codec::Framed<TcpStream, LengthDelimitedCodec>;
 
@@ -67,7 +67,7 @@ impl PingPong {
     }
 }
 
-impl Candidate for PingPong {
+impl Contender for PingPong {
     fn name(&self) -> &'static str {
         "ping-pong"
     }
@@ -146,7 +146,7 @@ async fn serve(mut line: Framed, mut questions: mpsc::Receiver<Question>) {
     }
 }
 
-impl Candidate for Tasks {
+impl Contender for Tasks {
     fn name(&self) -> &'static str {
         "ping-pong, tasks"
     }

@@ -11,21 +11,21 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::contender::{Candidate, Goal, Produced};
-use crate::crowd::{Crowd, Group};
+use crate::contender::{Contender, Goal, Produced};
 use crate::native;
+use crate::receivers::{Group, Receivers};
 
 const THREADS: [usize; 2] = [1, 2];
 const BUFFERS: [usize; 3] = [64, 128, 256];
 
-pub(crate) struct Limit {
+pub(crate) struct RawWriteLimit {
     sockets: Vec<TcpStream>,
     group: Group,
 }
 
-impl Limit {
-    pub(crate) fn new(crowd: &mut Crowd, peers: usize) -> Self {
-        let (sockets, group) = crowd.sockets(peers);
+impl RawWriteLimit {
+    pub(crate) fn new(receivers: &mut Receivers, peers: usize) -> Self {
+        let (sockets, group) = receivers.sockets(peers);
         Self { sockets: sockets.into_iter().map(TcpStream::from_std).collect(), group }
     }
 }
@@ -103,9 +103,9 @@ impl Drop for Share<'_> {
     }
 }
 
-impl Candidate for Limit {
+impl Contender for RawWriteLimit {
     fn name(&self) -> &'static str {
-        "limit"
+        "raw_write_limit"
     }
 
     fn variants(&self) -> Vec<String> {

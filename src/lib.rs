@@ -36,21 +36,59 @@
 
 #[cfg(feature = "node")]
 pub mod address_book;
-pub mod base;
-#[cfg(feature = "node")]
-pub mod broadcast;
-#[cfg(feature = "node")]
-pub mod connection;
-#[cfg(feature = "node")]
-pub mod node;
 pub mod pool;
-pub mod sync;
 #[cfg(feature = "timecoin")]
 pub mod timecoin;
 #[cfg(feature = "node")]
 pub mod transport;
 #[cfg(feature = "node")]
 pub mod wire;
+
+/// Declares a module that is internal, and public only with the feature `unstable`: benches, fuzz targets, models and the
+/// integration tests of single layers use it. Nothing in it follows semantic versioning.
+macro_rules! internal_modules {
+    ($($(#[$cfg:meta])* $name:ident),+ $(,)?) => {$(
+        $(#[$cfg])*
+        #[cfg(feature = "unstable")]
+        pub mod $name;
+        $(#[$cfg])*
+        #[cfg(not(feature = "unstable"))]
+        #[allow(unreachable_pub, dead_code, unused_imports)]
+        mod $name;
+    )+};
+}
+
+internal_modules! {
+    base,
+    sync,
+    #[cfg(feature = "node")]
+    broadcast,
+    #[cfg(feature = "node")]
+    connection,
+    #[cfg(feature = "node")]
+    node,
+}
+
+pub use base::{
+    Backoff, Clock, ConnId, Direction, Lane, Nonce, PeerId, Subnet, Tick, canonical, canonical_ip,
+};
+#[cfg(feature = "node")]
+#[doc(inline)]
+pub use node::{
+    AskError, BanRefused, BroadcastReceipt, CompletedHandshake, ConfigError, ConnectError, Context, Digest,
+    Event, Handled, Handler, Identity, LagPolicy, LaneStats, MemoryStats, Message, Node, NodeBuilder,
+    NodeConfig, NodeEvent, NodeRef, NodeStats, Peer, PeerCapabilities, PeerHandle, PeerInfo, PeerPolicy,
+    Pipeline, Pool, ProtocolConfig, Receipt, RelayConfig, RelayOutcome, Request, RequestAnyOptions,
+    RequestError, Responder, Response, RuntimeConfig, SendError, SendToError, ShutdownReport, StartError,
+    StateError, Subscription, SubscriptionItem, Typed, TypedError, Verdict, WeakNode,
+};
+#[cfg(feature = "node")]
+#[doc(inline)]
+pub use {
+    address_book::{AddressBook, AddressBookConfig, AddressBookError},
+    connection::{AnswerError, ConnectionConfig},
+    wire::{EncodeError, WireError, WireLimits},
+};
 
 /// The README's example is a test too.
 #[cfg(all(doctest, feature = "node"))]

@@ -115,7 +115,7 @@ fn wake_round(count: u64, rounds: u32) -> f64 {
     for _ in 0..rounds {
         for ((cursor, batch), parker) in &mut links {
             drain(cursor, batch);
-            assert_eq!(parker.park(Waker::noop(), || !cursor.has_news()), Parked::Yes);
+            assert_eq!(parker.park(Waker::noop(), || !cursor.has_unread()), Parked::Yes);
         }
         log.append(&MESSAGE, None).unwrap();
     }

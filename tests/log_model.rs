@@ -48,7 +48,7 @@ fn stress(lag: LagPolicy) {
         .map(|producer| {
             let log = Arc::clone(&log);
             std::thread::spawn(move || {
-                let mut waiter = log.waiter();
+                let mut waiter = log.room_wait();
                 for n in 0..MESSAGES {
                     if waits {
                         block_on(|cx| waiter.poll(cx, clock.now()));
@@ -120,7 +120,7 @@ fn read_all(hub: &Arc<WakeSet>, mut cursor: Cursor) -> (u64, u64) {
                     if cursor.view().written() == PRODUCERS * MESSAGES {
                         return Poll::Ready((written, skipped));
                     }
-                    if parker.park(cx.waker(), || !cursor.has_news()) == Parked::Yes {
+                    if parker.park(cx.waker(), || !cursor.has_unread()) == Parked::Yes {
                         return Poll::Pending;
                     }
                 }

@@ -93,7 +93,7 @@ async fn a_peer_that_skips_counts_its_gaps_and_never_gets_two_messages_glued() {
             at_most = kind + 1;
         }
         let peer = a.roster().iter().find(|peer| peer.ip() == ip(last)).unwrap().clone();
-        let missed = peer.connection().link().view(Lane::Normal).unwrap().gap();
+        let missed = peer.connection().link().view(Lane::Normal).unwrap().skipped();
         assert_eq!(missed as usize + events.len(), usize::from(count), "delivered or counted");
         assert_eq!(missed > 0, last == 2, "the slow one costs the other nothing");
     }

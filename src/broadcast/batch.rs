@@ -14,13 +14,13 @@ use crate::base::ConnId;
 #[derive(Debug, Default)]
 pub struct Batch {
     /// A copy of the rest of a chunk whose beginning is on the line, and how much of it was taken.
-    residue: Vec<u8>,
+    partial_chunk: Vec<u8>,
     taken: usize,
     runs: Vec<Run>,
     /// Runs before this one are done and hold nothing.
     head: usize,
     /// Where a run without a segment points.
-    copy: Option<Box<Copied>>,
+    copy: Option<Box<TailSnapshot>>,
     len: usize,
 }
 
@@ -34,7 +34,7 @@ struct Run {
 
 /// A private copy of the end of the open tail.
 #[derive(Debug)]
-struct Copied {
+struct TailSnapshot {
     index: Index,
     bytes: Vec<u8>,
 }
@@ -42,7 +42,7 @@ struct Copied {
 impl Batch {
     /// An empty batch, without heap memory.
     pub const fn new() -> Self {
-        Self { residue: Vec::new(), taken: 0, runs: Vec::new(), head: 0, copy: None, len: 0 }
+        Self { partial_chunk: Vec::new(), taken: 0, runs: Vec::new(), head: 0, copy: None, len: 0 }
     }
 
     /// Bytes left to write.
@@ -70,7 +70,7 @@ impl Batch {
             }
             None => false,
         };
-        if self.taken < self.residue.len() && !take(&self.residue[self.taken..]) {
+        if self.taken < self.partial_chunk.len() && !take(&self.partial_chunk[self.taken..]) {
             return used;
         }
         for run in &self.runs[self.head..] {
@@ -91,19 +91,19 @@ impl Batch {
     }
 
     /// Forgets everything but the memory to gather in.
-    pub fn clear_idle(&mut self) {
+    pub fn clear(&mut self) {
         self.drop_runs();
-        (self.residue, self.taken, self.len) = (Vec::new(), 0, 0);
+        (self.partial_chunk, self.taken, self.len) = (Vec::new(), 0, 0);
     }
 
     /// Whether the rest of a chunk that was begun waits here.
-    pub(super) const fn has_residue(&self) -> bool {
-        self.taken < self.residue.len()
+    pub(super) const fn has_partial_chunk(&self) -> bool {
+        self.taken < self.partial_chunk.len()
     }
 
     /// Bytes of a chunk's rest that are kept as a copy.
-    pub(crate) const fn kept(&self) -> usize {
-        self.residue.len()
+    pub(crate) const fn partial_chunk_len(&self) -> usize {
+        self.partial_chunk.len()
     }
 
     /// Runs not yet done.
@@ -120,7 +120,7 @@ impl Batch {
     pub(super) fn push_copy(&mut self, tail: &Index, bytes: &[u8], offset: u32) {
         let copy = self
             .copy
-            .get_or_insert_with(|| Box::new(Copied { index: Index::new(0, 0, 0), bytes: Vec::new() }));
+            .get_or_insert_with(|| Box::new(TailSnapshot { index: Index::new(0, 0, 0), bytes: Vec::new() }));
         tail.copy_from(offset, &mut copy.index);
         copy.bytes.clear();
         copy.bytes.extend_from_slice(&bytes[offset as usize..]);
@@ -129,7 +129,7 @@ impl Batch {
         self.runs.push(Run { segment: None, from: 0, to });
     }
 
-    fn index_of<'a>(run: &'a Run, copy: &'a Option<Box<Copied>>) -> Option<&'a Index> {
+    fn index_of<'a>(run: &'a Run, copy: &'a Option<Box<TailSnapshot>>) -> Option<&'a Index> {
         match (&run.segment, copy) {
             (Some(segment), _) => Some(&segment.index),
             (None, copy) => copy.as_ref().map(|copy| &copy.index),
@@ -141,20 +141,20 @@ impl Batch {
         Some((run, Self::index_of(run, &self.copy)?))
     }
 
-    /// The place of the next byte to write, unless that is residue or nothing.
-    pub(super) fn front_mark(&self) -> Option<Position> {
-        self.front().map(|(run, index)| index.mark(run.from))
+    /// The place of the next byte to write, unless that is partial_chunk or nothing.
+    pub(super) fn front_position(&self) -> Option<Position> {
+        self.front().map(|(run, index)| index.position_at(run.from))
     }
 
     /// Whether the next byte to write lies inside a chunk.
-    pub(super) fn is_torn(&self) -> bool {
-        self.has_residue() || self.front().is_some_and(|(run, index)| !index.is_boundary(run.from))
+    pub(super) fn is_mid_chunk(&self) -> bool {
+        self.has_partial_chunk() || self.front().is_some_and(|(run, index)| !index.is_boundary(run.from))
     }
 
     /// The place behind the last run.
-    pub(super) fn end_mark(&self) -> Option<Position> {
+    pub(super) fn end_position(&self) -> Option<Position> {
         let last = self.runs.get(self.head..)?.last()?;
-        Some(Self::index_of(last, &self.copy)?.mark(last.to))
+        Some(Self::index_of(last, &self.copy)?.position_at(last.to))
     }
 
     /// Cuts the gathered runs to `max` bytes, on a chunk boundary, at least one chunk. Returns the place behind them if
@@ -172,7 +172,7 @@ impl Batch {
             // A first chunk that is longer than all there is room for goes whole.
             let end = index.boundary_within(from, max).min(to);
             let keep = if (end - from) as usize <= max || at == self.head { at + 1 } else { at };
-            let mark = index.mark(if keep == at { from } else { end });
+            let mark = index.position_at(if keep == at { from } else { end });
             if keep > at {
                 self.runs[at].to = end;
                 self.len -= (to - end) as usize;
@@ -186,7 +186,7 @@ impl Batch {
     }
 
     /// Takes the frames of `conn` out of the runs.
-    pub(super) fn write_around(&mut self, conn: ConnId) {
+    pub(super) fn remove_origin(&mut self, conn: ConnId) {
         let mut kept: Option<Vec<Run>> = None;
         let mut len = 0;
         for at in self.head..self.runs.len() {
@@ -214,7 +214,7 @@ impl Batch {
         }
         if let Some(kept) = kept {
             (self.runs, self.head) = (kept, 0);
-            self.len = len + self.residue.len() - self.taken;
+            self.len = len + self.partial_chunk.len() - self.taken;
         }
         if self.runs() == 0 {
             self.drop_runs();
@@ -223,19 +223,19 @@ impl Batch {
 
     /// Keeps a copy of the rest of a chunk whose beginning is on the line, in an empty batch.
     pub(super) fn keep(&mut self, rest: &[u8]) {
-        (self.residue, self.taken, self.len) = (rest.to_vec(), 0, rest.len());
+        (self.partial_chunk, self.taken, self.len) = (rest.to_vec(), 0, rest.len());
     }
 
     /// Takes `n` bytes off the front; at most [`Batch::len`].
     pub(super) fn consume(&mut self, n: usize) {
         let mut n = n.min(self.len);
         self.len -= n;
-        if self.has_residue() {
-            let step = n.min(self.residue.len() - self.taken);
+        if self.has_partial_chunk() {
+            let step = n.min(self.partial_chunk.len() - self.taken);
             self.taken += step;
             n -= step;
-            if !self.has_residue() {
-                (self.residue, self.taken) = (Vec::new(), 0);
+            if !self.has_partial_chunk() {
+                (self.partial_chunk, self.taken) = (Vec::new(), 0);
             }
         }
         while n > 0
@@ -255,27 +255,27 @@ impl Batch {
         }
     }
 
-    /// Drops the runs; residue stays.
+    /// Drops the runs; partial_chunk stays.
     pub(super) fn drop_runs(&mut self) {
         self.runs.clear();
         self.head = 0;
-        self.len = self.residue.len() - self.taken;
+        self.len = self.partial_chunk.len() - self.taken;
     }
 
     /// Keeps a copy of the rest of the chunk at the front, if it was begun, and drops everything else.
     ///
     /// Returns the place to go on from afterwards, and whether that is inside a chunk: its rest was longer than `max`.
     /// `None` if there were no runs.
-    pub(super) fn keep_residue(&mut self, max: usize) -> Option<(Position, bool)> {
+    pub(super) fn keep_partial_chunk(&mut self, max: usize) -> Option<(Position, bool)> {
         let kept = self.front().map(|(run, index)| {
-            if self.has_residue() || index.is_boundary(run.from) {
-                return (Vec::new(), index.mark(run.from), false);
+            if self.has_partial_chunk() || index.is_boundary(run.from) {
+                return (Vec::new(), index.position_at(run.from), false);
             }
             // Runs end on boundaries, so the rest of the chunk lies within this one.
             let end = index.chunk_end(run.from).min(run.to);
             let len = (end - run.from) as usize;
             if len > max {
-                return (Vec::new(), index.mark(run.from), true);
+                return (Vec::new(), index.position_at(run.from), true);
             }
             let mut rest = Vec::with_capacity(len);
             match (&run.segment, &self.copy) {
@@ -285,15 +285,15 @@ impl Batch {
                 (None, Some(copy)) => rest.extend_from_slice(&copy.bytes[run.from as usize..end as usize]),
                 (None, None) => {}
             }
-            (rest, index.mark(end), false)
+            (rest, index.position_at(end), false)
         });
-        let (rest, mark, torn) = kept?;
-        if !self.has_residue() {
-            (self.residue, self.taken) = (rest, 0);
+        let (rest, mark, is_mid_chunk) = kept?;
+        if !self.has_partial_chunk() {
+            (self.partial_chunk, self.taken) = (rest, 0);
         }
-        // The memory of a batch that waits counts: only the residue stays.
+        // The memory of a batch that waits counts: only the partial_chunk stays.
         (self.runs, self.head, self.copy) = (Vec::new(), 0, None);
-        self.len = self.residue.len() - self.taken;
-        Some((mark, torn))
+        self.len = self.partial_chunk.len() - self.taken;
+        Some((mark, is_mid_chunk))
     }
 }

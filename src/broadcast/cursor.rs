@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use super::batch::Batch;
-use super::glance::Glance;
-use super::ring::Gather;
+use super::fast_path::TailCopy;
+use super::receipt::{CursorState, CursorStates, CursorView};
+use super::ring::Collected;
 use super::segment::Position;
-use super::view::{CursorState, CursorStates, CursorView};
 use super::{LagPolicy, Log};
 use crate::base::ConnId;
 
 /// The most that a stuck link keeps a copy of: the rest of one chunk and its header.
-pub const RESIDUE_MAX: usize = 16 * 1024 + 64;
+pub const MAX_PARTIAL_CHUNK: usize = 16 * 1024 + 64;
 
 /// What [`Cursor::fill`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub enum Fill {
 /// 42. *Statement*: what a link writes is a sequence of whole messages of the log in their order, each at most once;
 ///     an unfinished one is followed by `abort` or by the end of the link. *Enforced by*: places are chunk boundaries of the
 ///     index, and a gap begins and ends between messages. *Breaks if*: the caller sends something else while
-///     [`Cursor::torn`] says so, or something of the same lane while [`Cursor::in_message`] does.
+///     [`Cursor::is_mid_chunk`] says so, or something of the same lane while [`Cursor::is_mid_message`] does.
 #[derive(Debug)]
 pub struct Cursor {
     log: Arc<Log>,
@@ -52,20 +52,20 @@ pub struct Cursor {
 
 /// What a stride is taken from: a log, and what is known there of whose stride it is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct CursorShared<'a> {
+pub(crate) struct LogMember<'a> {
     pub(super) log: &'a Log,
     /// Knows the bytes and messages behind it, at the log's place.
     pub(super) views: &'a CursorStates,
     pub(super) seat: u32,
 }
 
-/// How far a cursor is ahead of its foothold, while its link writes.
+/// How far a cursor is ahead of its member, while its link writes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LogCursor {
     /// Behind what was gathered.
     at: Position,
     /// A chunk was begun whose rest was too long to copy: `at` is inside it.
-    torn: bool,
+    is_mid_chunk: bool,
     /// Behind what was written.
     done_pos: u64,
     done_seq: u64,
@@ -81,8 +81,8 @@ impl Cursor {
     ///
     /// # Cost
     /// One atomic load.
-    pub fn has_news(&self) -> bool {
-        self.stride.has_news(self.foothold())
+    pub fn has_unread(&self) -> bool {
+        self.stride.has_unread(self.member())
     }
 
     /// Gathers what comes next, up to `max` bytes and a chunk boundary, at least one chunk, without this peer's own
@@ -91,10 +91,10 @@ impl Cursor {
     ///
     /// # Cost
     /// The log's short lock, and a reference count a segment; up to 4 KiB of the open tail are copied. Amortised O(1) a
-    /// message, whatever the number of links. [`Cursor::has_news`] tells for one load whether there is anything.
+    /// message, whatever the number of links. [`Cursor::has_unread`] tells for one load whether there is anything.
     pub fn fill(&mut self, max: usize, batch: &mut Batch) -> Fill {
         let Self { log, views, seat, stride } = self;
-        stride.fill(CursorShared { log, views, seat: *seat }, max, batch)
+        stride.fill(LogMember { log, views, seat: *seat }, max, batch)
     }
 
     /// Takes `n` bytes off the batch that this cursor filled: the stream has them.
@@ -113,11 +113,11 @@ impl Cursor {
     /// Nothing if there was no progress; otherwise two stores and a fence.
     pub fn publish(&mut self) {
         let Self { log, views, seat, stride } = self;
-        stride.publish(CursorShared { log, views, seat: *seat });
+        stride.publish(LogMember { log, views, seat: *seat });
     }
 
     /// Lets go of everything shared, because the stream would block: the batch keeps a copy of the rest of the current
-    /// chunk, at most [`RESIDUE_MAX`] bytes, and the cursor stands behind that chunk. Of a longer rest nothing is kept;
+    /// chunk, at most [`MAX_PARTIAL_CHUNK`] bytes, and the cursor stands behind that chunk. Of a longer rest nothing is kept;
     /// if the ring passes it by, [`Fill::Overrun`] follows. Until progress is published, producers that wait for this link
     /// know that it is the far end that does not take anything.
     ///
@@ -126,39 +126,39 @@ impl Cursor {
     ///     *Breaks if*: the link waits for its stream without it.
     pub fn release(&mut self, batch: &mut Batch) {
         self.stride.release(batch);
-        self.stride.block(self.foothold());
+        self.stride.mark_blocked(self.member());
     }
 
     /// Whether a part of a chunk is on the line: nothing else may be sent before its rest, which is the next of `batch`
     /// or, if that is empty, of [`Cursor::fill`].
-    pub fn torn(&self, batch: &Batch) -> bool {
-        self.stride.torn(batch)
+    pub fn is_mid_chunk(&self, batch: &Batch) -> bool {
+        self.stride.is_mid_chunk(batch)
     }
 
     /// Whether what was gathered ends inside a chunked message: no other source of this lane may send; other lanes may.
-    pub const fn in_message(&self) -> bool {
-        self.stride.in_message()
+    pub const fn is_mid_message(&self) -> bool {
+        self.stride.is_mid_message()
     }
 
     /// What others may know of this cursor.
     pub fn view(&self) -> CursorView {
-        self.views.cursor(self.log.place)
+        self.views.view(self.log.place)
     }
 
-    fn foothold(&self) -> CursorShared<'_> {
+    fn member(&self) -> LogMember<'_> {
         let Self { log, views, seat, .. } = self;
-        CursorShared { log, views, seat: *seat }
+        LogMember { log, views, seat: *seat }
     }
 }
 
 impl Drop for Cursor {
     fn drop(&mut self) {
         self.publish();
-        self.foothold().leave();
+        self.member().leave();
     }
 }
 
-impl CursorShared<'_> {
+impl LogMember<'_> {
     pub(super) fn view(&self) -> &CursorState {
         self.views.at(self.log.place)
     }
@@ -183,41 +183,41 @@ impl CursorShared<'_> {
 
 impl From<Position> for LogCursor {
     fn from(at: Position) -> Self {
-        Self { at, torn: false, done_pos: at.pos, done_seq: at.seq, published: at.pos }
+        Self { at, is_mid_chunk: false, done_pos: at.pos, done_seq: at.seq, published: at.pos }
     }
 }
 
 /// As the methods of [`Cursor`].
 impl LogCursor {
-    pub(crate) fn has_news(&self, foothold: CursorShared<'_>) -> bool {
-        foothold.log.end_pos() != self.at.pos
+    pub(crate) fn has_unread(&self, member: LogMember<'_>) -> bool {
+        member.log.end_pos() != self.at.pos
     }
 
-    /// Takes over where a part of what was copied is written; see [`Glance::split`].
-    pub(crate) fn begin_with(&mut self, glance: &Glance, written: usize, batch: &mut Batch) {
+    /// Takes over where a part of what was copied is written; see [`TailCopy::split`].
+    pub(crate) fn continue_copy(&mut self, glance: &TailCopy, written: usize, batch: &mut Batch) {
         (self.at, self.done_pos, self.done_seq) = glance.split(written, batch);
     }
 
-    pub(crate) fn fill(&mut self, foothold: CursorShared<'_>, max: usize, batch: &mut Batch) -> Fill {
+    pub(crate) fn fill(&mut self, member: LogMember<'_>, max: usize, batch: &mut Batch) -> Fill {
         if batch.runs() > 0 {
             return Fill::Ready;
         }
         loop {
-            match foothold.log.gather(self.at, max.max(1), batch) {
-                Gather::Some => {}
+            match member.log.collect(self.at, max.max(1), batch) {
+                Collected::Some => {}
                 // What was kept of a chunk goes first, whatever came after.
                 _ if !batch.is_empty() => return Fill::Ready,
-                Gather::CaughtUp => return Fill::CaughtUp,
-                Gather::Lagging => return self.lag(foothold),
+                Collected::CaughtUp => return Fill::CaughtUp,
+                Collected::Lagging => return self.lag(member),
             }
-            self.torn = false;
-            if let Some(end) = batch.end_mark() {
+            self.is_mid_chunk = false;
+            if let Some(end) = batch.end_position() {
                 self.at = end;
             }
             // OriginRange frames go before the cut: it must not fall inside a message of which nothing is on the line.
-            batch.write_around(foothold.views.conn());
-            if let Some(conn) = foothold.view().also() {
-                batch.write_around(conn);
+            batch.remove_origin(member.views.conn());
+            if let Some(conn) = member.view().also() {
+                batch.remove_origin(conn);
             }
             if let Some(cut) = batch.trim(max) {
                 self.at = cut;
@@ -229,14 +229,14 @@ impl LogCursor {
         }
     }
 
-    fn lag(&mut self, foothold: CursorShared<'_>) -> Fill {
-        let (log, view) = (foothold.log, foothold.view());
-        if self.torn || log.lag_policy() == LagPolicy::Disconnect {
+    fn lag(&mut self, member: LogMember<'_>) -> Fill {
+        let (log, view) = (member.log, member.view());
+        if self.is_mid_chunk || log.lag_policy() == LagPolicy::Disconnect {
             return Fill::Overrun;
         }
-        let end = log.end_mark();
+        let end = log.end_position();
         let (messages, aborted) = (end.seq - self.at.seq, self.at.open);
-        view.note_gap(self.at.seq, end.seq);
+        view.record_gap(self.at.seq, end.seq);
         log.count_skipped(messages);
         self.at = end;
         (self.done_pos, self.done_seq) = (end.pos, end.seq);
@@ -247,47 +247,48 @@ impl LogCursor {
         batch.consume(n);
         if batch.is_empty() {
             (self.done_pos, self.done_seq) = (self.at.pos, self.at.seq);
-        } else if !batch.has_residue()
-            && let Some(mark) = batch.front_mark()
+        } else if !batch.has_partial_chunk()
+            && let Some(mark) = batch.front_position()
         {
             (self.done_pos, self.done_seq) = (mark.pos, mark.seq);
         }
     }
 
-    pub(crate) fn publish(&mut self, foothold: CursorShared<'_>) {
+    pub(crate) fn publish(&mut self, member: LogMember<'_>) {
         if self.published == self.done_pos {
             return;
         }
         self.published = self.done_pos;
-        foothold.publish(self.done_pos, self.done_seq);
+        member.publish(self.done_pos, self.done_seq);
     }
 
     pub(crate) fn release(&mut self, batch: &mut Batch) {
-        if let Some((mark, torn)) = batch.keep_residue(RESIDUE_MAX) {
+        if let Some((mark, is_mid_chunk)) = batch.keep_partial_chunk(MAX_PARTIAL_CHUNK) {
             self.at = mark;
-            self.torn = torn;
+            self.is_mid_chunk = is_mid_chunk;
         }
     }
 
     /// Says that the stream is full, once what was written is published: who waits for this link waits for its far end.
-    pub(crate) fn block(&self, foothold: CursorShared<'_>) {
-        if self.published != foothold.log.end_pos() {
-            foothold.view().block();
+    pub(crate) fn mark_blocked(&self, member: LogMember<'_>) {
+        if self.published != member.log.end_pos() {
+            member.view().set_blocked();
         }
     }
 
-    pub(crate) fn torn(&self, batch: &Batch) -> bool {
-        if batch.is_empty() { self.torn } else { batch.is_torn() }
+    pub(crate) fn is_mid_chunk(&self, batch: &Batch) -> bool {
+        if batch.is_empty() { self.is_mid_chunk } else { batch.is_mid_chunk() }
     }
 
-    pub(crate) const fn in_message(&self) -> bool {
+    pub(crate) const fn is_mid_message(&self) -> bool {
         self.at.open
     }
 
     /// Where it stands, if it may be given up: everything gathered is written and published, and nothing is half written.
-    pub(super) fn rest(&self) -> Option<u64> {
-        let Self { at, torn, done_pos, done_seq, published } = *self;
-        let level = at.pos == done_pos && at.seq == done_seq && published == done_pos && !torn && !at.open;
+    pub(super) fn resting_pos(&self) -> Option<u64> {
+        let Self { at, is_mid_chunk, done_pos, done_seq, published } = *self;
+        let level =
+            at.pos == done_pos && at.seq == done_seq && published == done_pos && !is_mid_chunk && !at.open;
         level.then_some(at.pos)
     }
 }

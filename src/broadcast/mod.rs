@@ -21,54 +21,53 @@
 //! 43. *Statement*: what joined before an append gets the message, or the lag policy says why not. *Enforced by*: joining
 //!     and appending take the same lock. *Breaks if*: a key goes live before its cursors were taken.
 //!
-//! Further: 21 at [`Waiter`], 40 in [`WakeSet`]'s module, 41 at [`Cursor::release`], 42 at [`Cursor`].
+//! Further: 21 at [`RoomWait`], 40 in [`WakeSet`]'s module, 41 at [`Cursor::release`], 42 at [`Cursor`].
 //!
 //! # Not promised
 //! Order between logs, between a log and unicasts, and between a log and the state table.
 
+mod backpressure;
 mod batch;
 mod cursor;
-mod family;
-mod gate;
-mod glance;
-mod hub;
+mod fast_path;
+mod log_set;
+mod receipt;
 mod ring;
 mod segment;
-mod sleepers;
 pub mod state;
-mod view;
-mod waiter;
-mod words;
+mod types;
+mod wake_list;
+mod wake_set;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
+pub use backpressure::RoomWait;
 pub use batch::Batch;
-pub use cursor::{Cursor, Fill, RESIDUE_MAX};
-pub(super) use cursor::{CursorShared, LogCursor};
-pub use family::{FAMILY, LogPositions, LogSet};
-pub(super) use glance::Glance;
-pub(super) use hub::ParkedWaker;
-pub use hub::{Parked, Parker, WakeSet, WakerTask};
-pub(super) use view::CursorStates;
-pub use view::{CursorView, Receipt, ResumePoint};
-pub use waiter::Waiter;
-pub use words::{AppendError, Appended, LagPolicy, LogChunk, LogConfig, LogStats};
+pub use cursor::{Cursor, Fill, MAX_PARTIAL_CHUNK};
+pub(super) use cursor::{LogCursor, LogMember};
+pub(super) use fast_path::TailCopy;
+pub use log_set::{LOGS_PER_SET, LogPositions, LogSet};
+pub(super) use receipt::CursorStates;
+pub use receipt::{CursorView, Receipt, ResumePoint};
+pub use types::{AppendError, Appended, LagPolicy, LogChunk, LogConfig, LogStats};
+pub(super) use wake_set::ParkedWaker;
+pub use wake_set::{Parked, Parker, WakeSet, WakerTask};
 
 use crate::base::{ConnId, Tick};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
-use gate::{Gate, Span};
-use ring::{Gather, Ring};
+use backpressure::{Backpressure, LogSnapshot};
+use ring::{Collected, Ring};
 use segment::Position;
-use words::{check_len, limit_of};
+use types::{check_len, limit_of};
 
 /// A shared, bounded, append-only log of encoded messages.
 #[derive(Debug)]
 pub struct Log {
-    hub: Arc<WakeSet>,
+    wake_set: Arc<WakeSet>,
     ring: CachePadded<Mutex<Ring>>,
     /// Bytes ever appended. Written under the lock; the word that sleeping links and waiting producers read.
     end: CachePadded<AtomicU64>,
@@ -83,30 +82,30 @@ pub struct Log {
     stall: Duration,
     disconnect: AtomicBool,
     skipped: AtomicU64,
-    gate: Gate,
-    /// Its place in its family.
+    gate: Backpressure,
+    /// Its place in its log_set.
     place: usize,
 }
 
 impl Log {
-    /// An empty log whose links sleep in `hub`.
-    pub fn new(config: LogConfig, hub: Arc<WakeSet>) -> Arc<Self> {
-        Self::at_place(config, hub, 0)
+    /// An empty log whose links sleep in `wake_set`.
+    pub fn new(config: LogConfig, wake_set: Arc<WakeSet>) -> Arc<Self> {
+        Self::at_place(config, wake_set, 0)
     }
 
-    fn at_place(config: LogConfig, hub: Arc<WakeSet>, place: usize) -> Arc<Self> {
+    fn at_place(config: LogConfig, wake_set: Arc<WakeSet>, place: usize) -> Arc<Self> {
         Arc::new(Self {
-            hub,
+            wake_set,
             ring: CachePadded::new(Mutex::new(Ring::new())),
             end: CachePadded::new(AtomicU64::new(0)),
             begin: AtomicU64::new(0),
             bytes: AtomicUsize::new(0),
             limit: AtomicUsize::new(limit_of(config.ring_bytes)),
             block: config.block_bytes,
-            stall: config.stall.min(LONGEST_STALL),
+            stall: config.stall.min(MAX_STALL),
             disconnect: AtomicBool::new(config.lag == LagPolicy::Disconnect),
             skipped: AtomicU64::new(0),
-            gate: Gate::new(place),
+            gate: Backpressure::new(place),
             place,
         })
     }
@@ -139,29 +138,29 @@ impl Log {
         while !ring.fits(encoded.len()) {
             // Only here: what fits into the present block makes the ring hold no more.
             check_len(encoded.len(), limit).ok()?;
-            ring = self.roll(ring, self.block.min(limit / 8).max(encoded.len()), limit);
+            ring = self.rotate_block(ring, self.block.min(limit / 8).max(encoded.len()), limit);
             limit = self.ring_bytes();
         }
         let seq = ring.append(encoded, origin, self.block.min(limit / 8));
-        self.settle(ring, limit);
-        self.hub.notify();
+        self.publish(ring, limit);
+        self.wake_set.notify();
         Some(seq)
     }
 
     /// Begins a new block of the ring.
     #[cold]
-    fn roll<'a>(
+    fn rotate_block<'a>(
         &'a self,
         mut ring: MutexGuard<'a, Ring>,
         block: usize,
         limit: usize,
     ) -> MutexGuard<'a, Ring> {
-        let evicted = ring.roll(block, limit);
+        let evicted = ring.rotate_block(block, limit);
         self.begin.store(ring.begin().pos, Ordering::Relaxed);
         if evicted.is_empty() {
             return ring;
         }
-        self.show(&ring);
+        self.store_hints(&ring);
         drop(ring);
         drop(evicted);
         self.ring.lock()
@@ -196,32 +195,32 @@ impl Log {
         let limit = self.ring_bytes();
         check_len(len, limit)?;
         let seq = ring.append_pieces(chunk_ends, pieces, ends, origin);
-        self.settle(ring, limit);
-        self.hub.notify();
+        self.publish(ring, limit);
+        self.wake_set.notify();
         Ok(Appended { seq, origin })
     }
 
     /// Evicts what is too much, shows the world how the ring stands, and lets go of it.
     #[inline]
-    fn settle(&self, ring: MutexGuard<'_, Ring>, limit: usize) {
+    fn publish(&self, ring: MutexGuard<'_, Ring>, limit: usize) {
         if ring.charge() > limit {
             return self.make_room(ring, limit);
         }
-        self.show(&ring);
+        self.store_hints(&ring);
     }
 
     #[cold]
     fn make_room(&self, mut ring: MutexGuard<'_, Ring>, limit: usize) {
         let evicted = ring.evict(limit);
         self.begin.store(ring.begin().pos, Ordering::Relaxed);
-        self.show(&ring);
+        self.store_hints(&ring);
         drop(ring);
         // Memory of others, whose owner may run code of its own: never under the lock.
         drop(evicted);
     }
 
     #[inline]
-    fn show(&self, ring: &Ring) {
+    fn store_hints(&self, ring: &Ring) {
         self.bytes.store(ring.charge(), Ordering::Relaxed);
         // Release: who reads this end and then takes the lock finds what was appended. Pairs with `end_pos`.
         self.end.store(ring.end_pos(), Ordering::Release);
@@ -232,8 +231,8 @@ impl Log {
     /// # Cost
     /// Two short locks; O(1).
     pub fn join(self: &Arc<Self>, conn: ConnId) -> Cursor {
-        let at = self.end_mark();
-        self.enter(CursorStates::new(conn, [(at, None); FAMILY]), at)
+        let at = self.end_position();
+        self.enter(CursorStates::new(conn, [(at, None); LOGS_PER_SET]), at)
     }
 
     /// A cursor where the link that this one replaces stood: at the first message that one has not written whole. Frames
@@ -245,7 +244,7 @@ impl Log {
     /// Two short locks and a binary search.
     pub fn join_at(self: &Arc<Self>, conn: ConnId, from: ResumePoint) -> Cursor {
         let at = self.find(from.seq);
-        self.enter(CursorStates::new(conn, [(at, Some(from.conn)); FAMILY]), at)
+        self.enter(CursorStates::new(conn, [(at, Some(from.conn)); LOGS_PER_SET]), at)
     }
 
     /// Where this message is.
@@ -261,11 +260,11 @@ impl Log {
     }
 
     /// Somebody who waits until links leave room.
-    pub fn waiter(self: &Arc<Self>) -> Waiter {
-        Waiter::new(Arc::clone(self))
+    pub fn room_wait(self: &Arc<Self>) -> RoomWait {
+        RoomWait::new(Arc::clone(self))
     }
 
-    /// Whether a producer need not wait: a [`Waiter`] would say so at once.
+    /// Whether a producer need not wait: a [`RoomWait`] would say so at once.
     ///
     /// # Cost
     /// Three loads, no clock.
@@ -279,7 +278,7 @@ impl Log {
         self.gate.deadline(self.stall)
     }
 
-    /// Stops waiting for links that stand still or hold most others up; see [`Waiter`]. Call it at [`Log::stall_deadline`],
+    /// Stops waiting for links that stand still or hold most others up; see [`RoomWait`]. Call it at [`Log::stall_deadline`],
     /// and several times a stall time, or slow links are not found out.
     ///
     /// # Cost
@@ -289,9 +288,9 @@ impl Log {
     }
 
     /// How often whoever waits should bring the clock, so that links which most others idle for are found out soon: a
-    /// fiftieth of the stall time. See [`Waiter`].
-    pub fn look_pause(&self) -> Duration {
-        gate::pause(self.stall)
+    /// fiftieth of the stall time. See [`RoomWait`].
+    pub fn check_interval(&self) -> Duration {
+        backpressure::pause(self.stall)
     }
 
     /// Bytes of memory held: blocks, referenced payloads, indexes.
@@ -343,32 +342,32 @@ impl Log {
         self.end.load(Ordering::Acquire)
     }
 
-    fn end_mark(&self) -> Position {
+    fn end_position(&self) -> Position {
         self.ring.lock().end()
     }
 
-    fn gather(&self, at: Position, max: usize, batch: &mut Batch) -> Gather {
-        self.ring.lock().gather(at, max, batch)
+    fn collect(&self, at: Position, max: usize, batch: &mut Batch) -> Collected {
+        self.ring.lock().collect(at, max, batch)
     }
 
-    fn glance(&self, pos: u64, foothold: CursorShared<'_>, into: &mut Glance) -> bool {
-        self.ring.lock().glance(pos, |conn| foothold.is_own(conn), into)
+    fn copy_tail(&self, pos: u64, member: LogMember<'_>, into: &mut TailCopy) -> bool {
+        self.ring.lock().copy_tail(pos, |conn| member.is_own(conn), into)
     }
 
     fn count_skipped(&self, messages: u64) {
         self.skipped.fetch_add(messages, Ordering::Relaxed);
     }
 
-    fn span(&self) -> Span {
+    fn span(&self) -> LogSnapshot {
         // `begin` first: it never passes `end`.
         let begin = self.begin.load(Ordering::Relaxed);
         let window = (self.ring_bytes() / 4) as u64;
-        Span { end: self.end_pos(), begin, window, stall: self.stall, skips: false }
+        LogSnapshot { end: self.end_pos(), begin, window, stall: self.stall, skips: false }
     }
 
     /// The span for whoever judges links.
-    fn judged(&self) -> Span {
-        Span { skips: self.lag_policy() == LagPolicy::Skip, ..self.span() }
+    fn judged(&self) -> LogSnapshot {
+        LogSnapshot { skips: self.lag_policy() == LagPolicy::Skip, ..self.span() }
     }
 
     fn progressed(&self, seat: u32) {
@@ -381,7 +380,7 @@ impl Log {
 }
 
 /// More than anybody waits; its multiples are times, too.
-const LONGEST_STALL: Duration = Duration::from_secs(365 * 24 * 3600);
+const MAX_STALL: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[cfg(all(test, peerpool_loom))]
 mod models;

@@ -25,9 +25,9 @@ fn conn(n: u64) -> ConnId {
 }
 
 fn log(lag: LagPolicy) -> (Arc<WakeSet>, Arc<Log>) {
-    let hub = WakeSet::new();
+    let wake_set = WakeSet::new();
     let config = LogConfig { ring_bytes: 8 << 10, block_bytes: 1 << 10, lag, ..LogConfig::test() };
-    (Arc::clone(&hub), Log::new(config, hub))
+    (Arc::clone(&wake_set), Log::new(config, wake_set))
 }
 
 /// Everything that is there to take now, written.
@@ -73,8 +73,8 @@ fn links_that_seal_and_copy_see_every_append_once_in_order() {
 }
 
 /// Sleeps until `want` bytes have come.
-fn read_until(hub: &Arc<WakeSet>, cursor: &mut Cursor, want: usize) {
-    let parker = hub.parker();
+fn read_until(wake_set: &Arc<WakeSet>, cursor: &mut Cursor, want: usize) {
+    let parker = wake_set.parker();
     let mut got = 0;
     block_on(poll_fn(|cx| {
         loop {
@@ -82,7 +82,7 @@ fn read_until(hub: &Arc<WakeSet>, cursor: &mut Cursor, want: usize) {
             if got >= want {
                 return Poll::Ready(());
             }
-            if parker.park(cx.waker(), || !cursor.has_news()) == Parked::Yes {
+            if parker.park(cx.waker(), || !cursor.has_unread()) == Parked::Yes {
                 return Poll::Pending;
             }
         }
@@ -92,7 +92,7 @@ fn read_until(hub: &Arc<WakeSet>, cursor: &mut Cursor, want: usize) {
 #[test]
 fn the_last_append_before_silence_wakes_the_link() {
     model(3, || {
-        let (hub, log) = log(LagPolicy::Skip);
+        let (wake_set, log) = log(LagPolicy::Skip);
         let mut cursor = log.join(conn(1));
         let producer = {
             let log = Arc::clone(&log);
@@ -102,7 +102,7 @@ fn the_last_append_before_silence_wakes_the_link() {
             })
         };
         // A lost wake-up is a deadlock, which loom reports.
-        read_until(&hub, &mut cursor, 2);
+        read_until(&wake_set, &mut cursor, 2);
         producer.join().expect("no panic");
     });
 }
@@ -112,47 +112,47 @@ fn the_last_append_before_silence_wakes_the_link() {
 #[test]
 fn a_link_at_rest_is_woken_for_every_append_and_sees_it_once_at_a_glance() {
     model(3, || {
-        let hub = WakeSet::new();
-        let family = LogSet::new([LogConfig::test(); FAMILY], &hub);
-        let mut footing = family.join(conn(1), None);
-        let log = Arc::clone(&family.logs()[1]);
+        let wake_set = WakeSet::new();
+        let log_set = LogSet::new([LogConfig::test(); LOGS_PER_SET], &wake_set);
+        let mut positions = log_set.join(conn(1), None);
+        let log = Arc::clone(&log_set.logs()[1]);
         let producer = thread::spawn(move || {
             log.append(b"x", None).expect("fits");
             log.append(b"y", None).expect("fits");
         });
-        let parker = hub.parker();
-        let (mut line, mut glance) = (Vec::new(), Glance::default());
+        let parker = wake_set.parker();
+        let (mut line, mut glance) = (Vec::new(), TailCopy::default());
         block_on(poll_fn(|cx| {
-            parker.seat().task().register(cx.waker());
+            parker.parked_waker().task().register(cx.waker());
             loop {
-                if footing.news()[1] {
-                    assert!(footing.glance(1, &mut glance), "so little is copied");
+                if positions.unread()[1] {
+                    assert!(positions.copy_tail(1, &mut glance), "so little is copied");
                     line.extend_from_slice(glance.bytes());
-                    footing.pass(1, &glance);
+                    positions.mark_written(1, &glance);
                 }
                 if line.len() >= 2 {
                     return Poll::Ready(());
                 }
-                if parker.park_known(|| !footing.news().contains(&true)) == Parked::Yes {
+                if parker.park_registered(|| !positions.unread().contains(&true)) == Parked::Yes {
                     return Poll::Pending;
                 }
             }
         }));
         producer.join().expect("no panic");
         assert_eq!(line, b"xy");
-        assert_eq!(footing.views().resume()[1].seq, 2);
+        assert_eq!(positions.states().resume_points()[1].seq, 2);
     });
 }
 
 #[test]
 fn two_producers_wake_a_link_that_sleeps_once_for_log_and_state() {
     model(2, || {
-        let (hub, log) = log(LagPolicy::Skip);
-        let table = StateTable::new(StateConfig::default(), Arc::clone(&hub));
+        let (wake_set, log) = log(LagPolicy::Skip);
+        let table = StateTable::new(StateConfig::default(), Arc::clone(&wake_set));
         let (mut cursor, mut state) = (log.join(conn(1)), table.cursor());
         let appender = thread::spawn(move || log.append(b"x", None).expect("fits"));
         let setter = thread::spawn(move || table.set(StateKey::of(1), Bytes::from_static(b"s")));
-        let parker = hub.parker();
+        let parker = wake_set.parker();
         let (mut line, mut values) = (Vec::new(), 0);
         block_on(poll_fn(|cx| {
             loop {
@@ -161,7 +161,7 @@ fn two_producers_wake_a_link_that_sleeps_once_for_log_and_state() {
                 if line.len() == 1 && values == 1 {
                     return Poll::Ready(());
                 }
-                if parker.park(cx.waker(), || !cursor.has_news() && !state.has_news()) == Parked::Yes {
+                if parker.park(cx.waker(), || !cursor.has_unread() && !state.has_unread()) == Parked::Yes {
                     return Poll::Pending;
                 }
             }
@@ -174,17 +174,17 @@ fn two_producers_wake_a_link_that_sleeps_once_for_log_and_state() {
 #[test]
 fn what_is_handed_to_the_waker_task_is_woken_by_it() {
     model(2, || {
-        let (hub, log) = log(LagPolicy::Skip);
+        let (wake_set, log) = log(LagPolicy::Skip);
         let mut cursor = log.join(conn(1));
         let done = Arc::new((AtomicBool::new(false), TaskWaker::new()));
-        let waking = hub.waking().expect("the only one");
+        let waker_task = wake_set.waker_task().expect("the only one");
         let staff = {
             let done = Arc::clone(&done);
             thread::spawn(move || {
-                let mut waking = pin!(waking);
+                let mut waker_task = pin!(waker_task);
                 block_on(poll_fn(|cx| {
                     done.1.register(cx.waker());
-                    let _ = waking.as_mut().poll(cx);
+                    let _ = waker_task.as_mut().poll(cx);
                     if done.0.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
                 }));
             })
@@ -193,7 +193,7 @@ fn what_is_handed_to_the_waker_task_is_woken_by_it() {
             log.append(b"x", None).expect("fits");
             log.append(b"y", None).expect("fits");
         });
-        read_until(&hub, &mut cursor, 2);
+        read_until(&wake_set, &mut cursor, 2);
         done.0.store(true, Ordering::Release);
         done.1.wake();
         producer.join().expect("no panic");
@@ -204,12 +204,12 @@ fn what_is_handed_to_the_waker_task_is_woken_by_it() {
 #[test]
 fn a_waker_task_that_is_dropped_leaves_nobody_asleep() {
     model(3, || {
-        let (hub, log) = log(LagPolicy::Skip);
+        let (wake_set, log) = log(LagPolicy::Skip);
         let mut cursor = log.join(conn(1));
-        let waking = hub.waking().expect("the only one");
-        let staff = thread::spawn(move || drop(waking));
+        let waker_task = wake_set.waker_task().expect("the only one");
+        let staff = thread::spawn(move || drop(waker_task));
         let producer = thread::spawn(move || log.append(b"x", None).expect("fits"));
-        read_until(&hub, &mut cursor, 1);
+        read_until(&wake_set, &mut cursor, 1);
         producer.join().expect("no panic");
         staff.join().expect("no panic");
     });
@@ -291,7 +291,7 @@ fn a_producer_that_waits_is_woken_by_the_link_it_waits_for() {
                 far
             }),
         ];
-        let mut waiter = log.waiter();
+        let mut waiter = log.room_wait();
         block_on(poll_fn(|cx| waiter.poll(cx, Tick::ZERO)));
         for link in links {
             link.join().expect("no panic");
@@ -306,7 +306,7 @@ fn a_link_that_leaves_is_not_waited_for() {
         let cursor = log.join(conn(1));
         log.append(&[0; 3000], None).expect("fits");
         let link = thread::spawn(move || drop(cursor));
-        let mut waiter = log.waiter();
+        let mut waiter = log.room_wait();
         block_on(poll_fn(|cx| waiter.poll(cx, Tick::ZERO)));
         link.join().expect("no panic");
     });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::batch::Batch;
-use super::glance::Glance;
+use super::fast_path::TailCopy;
 use super::segment::{Index, Position, Segment};
 use crate::base::ConnId;
 
@@ -15,13 +15,13 @@ pub(super) type Evicted = Vec<Arc<Segment>>;
 
 /// Up to here a link copies what it has not read of the open tail, rather than sealing a segment so small that every
 /// other link pays for its length in slices.
-pub(super) const COPY_MAX: u32 = 4 * 1024;
+pub(super) const MAX_TAIL_COPY: u32 = 4 * 1024;
 /// Most runs that one batch gathers.
-const RUNS_MAX: usize = 64;
+const MAX_RUNS: usize = 64;
 
 /// What a link found behind its place.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Gather {
+pub(super) enum Collected {
     /// The batch holds runs.
     Some,
     /// There is nothing behind this place.
@@ -39,7 +39,7 @@ struct Retired {
     rest: BytesMut,
 }
 
-/// The ring. Every method is one short critical section; what it evicts is handed out.
+/// The ring. Every method is one short critical section; what it evicts is handed_over out.
 #[derive(Debug)]
 pub(super) struct Ring {
     segments: VecDeque<Arc<Segment>>,
@@ -68,7 +68,7 @@ impl Ring {
 
     /// The place behind the last byte.
     pub(super) fn end(&self) -> Position {
-        self.tail.mark(self.tail.len())
+        self.tail.position_at(self.tail.len())
     }
 
     /// Bytes ever appended.
@@ -78,7 +78,7 @@ impl Ring {
 
     /// The place of the oldest byte still held.
     pub(super) fn begin(&self) -> Position {
-        self.segments.front().map_or_else(|| self.tail.mark(0), |segment| segment.index.mark(0))
+        self.segments.front().map_or_else(|| self.tail.position_at(0), |segment| segment.index.position_at(0))
     }
 
     /// Bytes of memory held.
@@ -146,7 +146,7 @@ impl Ring {
     ///
     /// If that was the last of a block and no link is about to write of it, that block is the new one: memory that is asked for
     /// and given back at each turn of the ring comes in pages that the system clears first.
-    pub(super) fn roll(&mut self, block: usize, limit: usize) -> Evicted {
+    pub(super) fn rotate_block(&mut self, block: usize, limit: usize) -> Evicted {
         self.retire();
         let (evicted, rest) = self.evict(limit.saturating_sub(block));
         let mut buf = rest.unwrap_or_default();
@@ -213,21 +213,21 @@ impl Ring {
             return Some(self.end());
         }
         if seq >= self.tail.seq {
-            return Some(self.tail.mark(self.tail.begin_of(seq)));
+            return Some(self.tail.position_at(self.tail.begin_of(seq)));
         }
         let after = self.segments.partition_point(|segment| segment.index.seq <= seq);
         let index = &self.segments[after.checked_sub(1)?].index;
-        Some(index.mark(index.begin_of(seq)))
+        Some(index.position_at(index.begin_of(seq)))
     }
 
     /// Copies what lies behind a place, if that is a few small messages of the open tail, none of them one's own.
-    pub(super) fn glance(&self, pos: u64, is_own: impl Fn(ConnId) -> bool, into: &mut Glance) -> bool {
+    pub(super) fn copy_tail(&self, pos: u64, is_own: impl Fn(ConnId) -> bool, into: &mut TailCopy) -> bool {
         let tail = &self.tail;
         let Some(offset) = pos.checked_sub(tail.start).and_then(|offset| u32::try_from(offset).ok()) else {
             return false;
         };
         let unread = tail.len().saturating_sub(offset);
-        if unread == 0 || unread > COPY_MAX || !tail.few_behind(offset, is_own, &mut into.ends) {
+        if unread == 0 || unread > MAX_TAIL_COPY || !tail.few_behind(offset, is_own, &mut into.ends) {
             return false;
         }
         into.bytes.clear();
@@ -255,10 +255,10 @@ impl Ring {
     ///
     /// Of the open tail a little is copied; more is sealed, but not by a link that has as much to write already: it
     /// comes back, and finds a segment as large as the moment made it.
-    pub(super) fn gather(&mut self, at: Position, max: usize, batch: &mut Batch) -> Gather {
+    pub(super) fn collect(&mut self, at: Position, max: usize, batch: &mut Batch) -> Collected {
         let begin = self.begin();
         if at.pos < begin.pos {
-            return Gather::Lagging;
+            return Collected::Lagging;
         }
         // A segment that was read to its end may be gone without a loss.
         let (mut number, mut offset) = match at.number {
@@ -267,7 +267,7 @@ impl Ring {
             number => (number, at.offset),
         };
         let mut gathered = 0;
-        while gathered < max && batch.runs() < RUNS_MAX {
+        while gathered < max && batch.runs() < MAX_RUNS {
             match self.segments.get((number - begin.number) as usize) {
                 Some(segment) => {
                     let len = segment.index.len();
@@ -282,7 +282,7 @@ impl Ring {
                     if unread == 0 {
                         break;
                     }
-                    if unread <= COPY_MAX {
+                    if unread <= MAX_TAIL_COPY {
                         batch.push_copy(&self.tail, &self.buf, offset);
                         gathered += unread as usize;
                         break;
@@ -294,6 +294,6 @@ impl Ring {
                 }
             }
         }
-        if gathered == 0 { Gather::CaughtUp } else { Gather::Some }
+        if gathered == 0 { Collected::CaughtUp } else { Collected::Some }
     }
 }

@@ -3,20 +3,20 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::glance;
+use super::fast_path;
 use crate::base::ConnId;
 use crate::sync::OnceLock;
 
 /// What a message costs beside its bytes: four bytes in a vector that doubles.
-pub(super) const MESSAGE_COST: usize = 8;
+pub(super) const MESSAGE_OVERHEAD: usize = 8;
 /// What a stretch of one origin costs: 16 bytes in a vector that doubles, and again in the sorted copy.
-pub(super) const ORIGIN_COST: usize = 48;
+pub(super) const ORIGIN_OVERHEAD: usize = 48;
 /// What a segment costs beside all that.
-pub(super) const SEGMENT_COST: usize = 256;
+pub(super) const SEGMENT_OVERHEAD: usize = 256;
 /// What a piece of a large message costs beside its bytes.
-pub(super) const PIECE_COST: usize = 2 * size_of::<Bytes>();
+pub(super) const PIECE_OVERHEAD: usize = 2 * size_of::<Bytes>();
 
-/// A place in the log. Always a chunk boundary, except for a cursor that was torn inside a chunk too large to copy.
+/// A place in the log. Always a chunk boundary, except for a cursor that was is_mid_chunk inside a chunk too large to copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Position {
     /// Segment that holds the next byte, or the one just finished.
@@ -83,15 +83,15 @@ impl Index {
     pub(super) fn push(&mut self, end: u32, origin: Option<ConnId>) -> usize {
         let from = self.len();
         self.ends.push(end);
-        let Some(conn) = origin else { return MESSAGE_COST };
+        let Some(conn) = origin else { return MESSAGE_OVERHEAD };
         match self.origins.last_mut() {
             Some(last) if last.conn == conn && last.to == from => {
                 last.to = end;
-                MESSAGE_COST
+                MESSAGE_OVERHEAD
             }
             _ => {
                 self.origins.push(OriginRange { conn, from, to: end });
-                MESSAGE_COST + ORIGIN_COST
+                MESSAGE_OVERHEAD + ORIGIN_OVERHEAD
             }
         }
     }
@@ -108,7 +108,7 @@ impl Index {
 
     /// What the index costs in memory, at most.
     pub(super) fn cost(&self) -> usize {
-        self.ends.len() * MESSAGE_COST + self.origins.len() * ORIGIN_COST
+        self.ends.len() * MESSAGE_OVERHEAD + self.origins.len() * ORIGIN_OVERHEAD
     }
 
     /// How many chunks end at or before `offset`.
@@ -136,7 +136,7 @@ impl Index {
     }
 
     /// The place at `offset`.
-    pub(super) fn mark(&self, offset: u32) -> Position {
+    pub(super) fn position_at(&self, offset: u32) -> Position {
         let done =
             if self.chunked { u64::from(offset == self.len()) } else { self.chunks_until(offset) as u64 };
         Position {
@@ -177,14 +177,14 @@ impl Index {
         &self,
         offset: u32,
         is_own: impl Fn(ConnId) -> bool,
-        ends: &mut glance::Ends,
+        ends: &mut fast_path::MessageEnds,
     ) -> bool {
-        let looked = self.ends.len().saturating_sub(glance::MESSAGES_MAX + 1);
+        let looked = self.ends.len().saturating_sub(fast_path::MAX_COPIED_MESSAGES + 1);
         let few = &self.ends[looked..];
         let first = few.iter().rposition(|end| *end <= offset).map_or(0, |at| at + 1);
         let few = &few[first..];
         let mut later = self.origins.iter().rev().take_while(|origin| origin.to > offset);
-        if few.len() > glance::MESSAGES_MAX || later.any(|origin| is_own(origin.conn)) {
+        if few.len() > fast_path::MAX_COPIED_MESSAGES || later.any(|origin| is_own(origin.conn)) {
             return false;
         }
         ends.set(few, offset);
@@ -274,9 +274,9 @@ impl Segment {
     pub(super) fn cost(&self) -> usize {
         let body = match &self.body {
             Body::Plain(_) => 0,
-            Body::Pieces { pieces, .. } => self.index.len() as usize + pieces.len() * PIECE_COST,
+            Body::Pieces { pieces, .. } => self.index.len() as usize + pieces.len() * PIECE_OVERHEAD,
         };
-        SEGMENT_COST + self.index.cost() + body
+        SEGMENT_OVERHEAD + self.index.cost() + body
     }
 
     /// The origins by connection, or `None` where a walk over the few there are is as good.

@@ -7,7 +7,7 @@
 //! # Invariants
 //! 44. *Statement*: a link joining sees the newest value of each state key, unless its peer bears no unasked message at first
 //!     ([`StateTable::cursor_at_end`]). *Enforced by*: a cursor begins before the first version, and a key is always found under its newest. *Breaks if*: a link parks without asking
-//!     [`StateCursor::has_news`].
+//!     [`StateCursor::has_unread`].
 
 use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap};
@@ -22,29 +22,29 @@ use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Longest [`StateKey::id`] in bytes.
-pub const STATE_ID_MAX: usize = 32;
+pub const MAX_STATE_ID_LEN: usize = 32;
 /// What an entry costs beside its bytes.
-const ENTRY_COST: usize = 256;
+const ENTRY_OVERHEAD: usize = 256;
 
 /// What a state value is about: the application's kind and up to 32 bytes that tell one from another of that kind.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StateKey {
     kind: u16,
     len: u8,
-    id: [u8; STATE_ID_MAX],
+    id: [u8; MAX_STATE_ID_LEN],
 }
 
 impl StateKey {
-    /// The key; `None` if `id` is longer than [`STATE_ID_MAX`].
+    /// The key; `None` if `id` is longer than [`MAX_STATE_ID_LEN`].
     pub fn new(kind: u16, id: &[u8]) -> Option<Self> {
-        let mut bytes = [0; STATE_ID_MAX];
+        let mut bytes = [0; MAX_STATE_ID_LEN];
         bytes.get_mut(..id.len())?.copy_from_slice(id);
         Some(Self { kind, len: id.len() as u8, id: bytes })
     }
 
     /// The only key of its kind.
     pub const fn of(kind: u16) -> Self {
-        Self { kind, len: 0, id: [0; STATE_ID_MAX] }
+        Self { kind, len: 0, id: [0; MAX_STATE_ID_LEN] }
     }
 
     /// The application's kind.
@@ -64,7 +64,7 @@ impl fmt::Debug for StateKey {
     }
 }
 
-/// Bounds of a state table. Both are hard: what does not fit is handed back.
+/// Bounds of a state table. Both are hard: what does not fit is handed_over back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateConfig {
     /// Most keys. Default 1,024. A new link is sent all of them.
@@ -121,8 +121,8 @@ struct Table {
 impl Table {
     /// The bytes held once this key has a value of so many bytes.
     fn bytes_with(&self, key: &StateKey, size: usize, config: &StateConfig) -> Result<usize, StateLimit> {
-        let old = self.values.get(key).map(|(_, old)| old.len() + ENTRY_COST);
-        let bytes = self.bytes - old.unwrap_or(0) + size + ENTRY_COST;
+        let old = self.values.get(key).map(|(_, old)| old.len() + ENTRY_OVERHEAD);
+        let bytes = self.bytes - old.unwrap_or(0) + size + ENTRY_OVERHEAD;
         match old {
             None if self.values.len() >= config.max_keys => Err(StateLimit::Keys),
             _ if bytes > config.max_bytes => Err(StateLimit::Bytes),
@@ -134,7 +134,7 @@ impl Table {
 /// The newest value of each key, shared by all links.
 #[derive(Debug)]
 pub struct StateTable {
-    hub: Arc<WakeSet>,
+    wake_set: Arc<WakeSet>,
     config: StateConfig,
     table: Mutex<Table>,
     /// The newest version given out. Written under the lock; the word that sleeping links read.
@@ -143,10 +143,10 @@ pub struct StateTable {
 }
 
 impl StateTable {
-    /// An empty table whose links sleep in `hub`.
-    pub fn new(config: StateConfig, hub: Arc<WakeSet>) -> Arc<Self> {
+    /// An empty table whose links sleep in `wake_set`.
+    pub fn new(config: StateConfig, wake_set: Arc<WakeSet>) -> Arc<Self> {
         Arc::new(Self {
-            hub,
+            wake_set,
             config,
             table: Mutex::new(Table::default()),
             version: CachePadded::new(AtomicU64::new(0)),
@@ -175,12 +175,12 @@ impl StateTable {
         table.by_version.insert(version, key);
         table.bytes = bytes;
         self.bytes.store(bytes, Ordering::Relaxed);
-        // Release pairs with the acquire in `has_news`.
+        // Release pairs with the acquire in `has_unread`.
         self.version.store(version, Ordering::Release);
         drop(table);
         // The old value's owner may run code of its own: not under the lock.
         drop(old);
-        self.hub.notify();
+        self.wake_set.notify();
         Ok(version)
     }
 
@@ -198,7 +198,7 @@ impl StateTable {
         let MapEntry::Occupied(entry) = table.values.entry(*key) else { return None };
         let (version, encoded) = entry.remove();
         table.by_version.remove(&version);
-        table.bytes -= encoded.len() + ENTRY_COST;
+        table.bytes -= encoded.len() + ENTRY_OVERHEAD;
         self.bytes.store(table.bytes, Ordering::Relaxed);
         Some(encoded)
     }
@@ -244,7 +244,7 @@ pub struct StateCursor {
 
 impl StateCursor {
     /// Whether there may be something to take. Cost: one atomic load.
-    pub fn has_news(&self) -> bool {
+    pub fn has_unread(&self) -> bool {
         self.table.version.load(Ordering::Acquire) != self.taken
     }
 
@@ -253,7 +253,7 @@ impl StateCursor {
     /// # Cost
     /// One load if there is nothing; otherwise the table's short lock, O(log keys).
     pub fn take_next(&mut self) -> Option<StateEntry> {
-        if !self.has_news() {
+        if !self.has_unread() {
             return None;
         }
         let table = self.table.table.lock();
@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     fn table() -> Arc<StateTable> {
-        StateTable::new(StateConfig { max_keys: 3, max_bytes: 3 * ENTRY_COST + 30 }, WakeSet::new())
+        StateTable::new(StateConfig { max_keys: 3, max_bytes: 3 * ENTRY_OVERHEAD + 30 }, WakeSet::new())
     }
 
     fn drain(cursor: &mut StateCursor) -> Vec<(u16, Bytes)> {
@@ -288,9 +288,9 @@ mod tests {
             table.set(StateKey::of(kind), Bytes::from_static(value.as_bytes())).unwrap();
         }
         let mut cursor = table.cursor();
-        assert!(cursor.has_news());
+        assert!(cursor.has_unread());
         assert_eq!(drain(&mut cursor), [(2, "b".into()), (3, "d".into()), (1, "e".into())]);
-        assert!(!cursor.has_news());
+        assert!(!cursor.has_unread());
     }
 
     #[test]
@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(refused.why, StateLimit::Bytes);
         assert_eq!(table.get(&StateKey::of(0)).unwrap(), "0123456789");
         assert_eq!(table.remove(&StateKey::of(2)).unwrap(), "0123456789");
-        assert_eq!(table.bytes(), 2 * (ENTRY_COST + 10));
+        assert_eq!(table.bytes(), 2 * (ENTRY_OVERHEAD + 10));
         table.set(StateKey::of(0), Bytes::from_static(b"0123456789x")).unwrap();
     }
 
@@ -330,15 +330,15 @@ mod tests {
         let mut cursor = table.cursor();
         table.set(StateKey::of(1), Bytes::from_static(b"x")).unwrap();
         table.remove(&StateKey::of(1));
-        assert!(cursor.has_news());
+        assert!(cursor.has_unread());
         assert_eq!(cursor.take_next(), None);
-        assert!(!cursor.has_news(), "a link would never park");
+        assert!(!cursor.has_unread(), "a link would never park");
     }
 
     #[test]
     fn a_key_longer_than_the_limit_is_refused() {
-        assert!(StateKey::new(1, &[0; STATE_ID_MAX]).is_some());
-        assert!(StateKey::new(1, &[0; STATE_ID_MAX + 1]).is_none());
+        assert!(StateKey::new(1, &[0; MAX_STATE_ID_LEN]).is_some());
+        assert!(StateKey::new(1, &[0; MAX_STATE_ID_LEN + 1]).is_none());
         assert_ne!(StateKey::new(1, &[0]), StateKey::new(1, &[]));
     }
 }

@@ -95,7 +95,7 @@ fn a_link_that_has_as_much_to_write_leaves_the_tail_to_grow() {
     assert_eq!(late.fill(1 << 20, &mut batch), Fill::Ready);
     assert_eq!((batch.len(), log.ring.lock().segments()), (10_000, 1));
     late.advance(&mut batch, 10_000);
-    assert!(late.has_news(), "it comes back before it parks");
+    assert!(late.has_unread(), "it comes back before it parks");
     assert_eq!(take(&mut late).len(), 10_000);
 }
 
@@ -120,7 +120,7 @@ fn a_stuck_link_keeps_a_copy_of_the_rest_of_its_chunk_and_pins_no_segment() {
     cursor.advance(&mut batch, 100);
     cursor.release(&mut batch);
     assert_eq!(batch.len(), 6004 - 100);
-    assert!(cursor.torn(&batch) && cursor.in_message());
+    assert!(cursor.is_mid_chunk(&batch) && cursor.is_mid_message());
     while weak.upgrade().is_some() {
         log.append(&[0; 3000], None).unwrap();
     }
@@ -128,7 +128,7 @@ fn a_stuck_link_keeps_a_copy_of_the_rest_of_its_chunk_and_pins_no_segment() {
     assert_eq!(cursor.fill(1 << 20, &mut batch), Fill::Ready);
     let rest = batch.len();
     cursor.advance(&mut batch, rest);
-    assert!(!cursor.torn(&batch));
+    assert!(!cursor.is_mid_chunk(&batch));
     let messages = log.stats().messages;
     assert_eq!(cursor.fill(1 << 20, &mut batch), Fill::Skipped { messages, aborted: true });
     assert_eq!(cursor.fill(1 << 20, &mut batch), Fill::CaughtUp);
@@ -166,7 +166,7 @@ fn with_every_link_stuck_the_ceiling_is_the_ring_and_a_chunk_a_link() {
             }
         }
         let kept: usize = links.iter().map(|(_, batch)| batch.len()).sum();
-        assert!(kept <= links.len() * RESIDUE_MAX);
+        assert!(kept <= links.len() * MAX_PARTIAL_CHUNK);
         assert!(log.bytes() <= log.ring_bytes());
         assert!(alive.load(Ordering::SeqCst) <= log.bytes(), "a payload outlives its segment");
     }
@@ -184,10 +184,13 @@ fn a_chunk_too_long_to_copy_is_gone_on_with_or_ends_the_link() {
         assert_eq!(cursor.fill(1, batch), Fill::Ready);
         cursor.advance(batch, 10);
         cursor.release(batch);
-        assert!(batch.is_empty() && cursor.torn(batch), "nothing is pinned, nothing else may be sent");
+        assert!(
+            batch.is_empty() && cursor.is_mid_chunk(batch),
+            "nothing is pinned, nothing else may be sent"
+        );
     }
     assert_eq!(take(&mut fast).len(), 19_990);
-    assert!(!fast.torn(&one));
+    assert!(!fast.is_mid_chunk(&one));
     for _ in 0..6 {
         log.append(&[0; 20_000], None).unwrap();
     }
@@ -246,39 +249,40 @@ fn a_winner_sends_the_losers_unfinished_message_again_from_its_start() {
 fn an_append_wakes_a_parked_link_once_and_a_link_with_news_does_not_park() {
     let log = log(LagPolicy::Skip);
     let mut cursor = log.join(conn(1));
-    let parker = log.hub.parker();
+    let parker = log.wake_set.parker();
     let (count, waker) = counting();
-    assert_eq!(parker.park(&waker, || !cursor.has_news()), Parked::Yes);
+    assert_eq!(parker.park(&waker, || !cursor.has_unread()), Parked::Yes);
     log.append(b"x", None).unwrap();
     log.append(b"y", None).unwrap();
     assert_eq!(count.0.load(Ordering::SeqCst), 1);
-    assert_eq!(parker.park(&waker, || !cursor.has_news()), Parked::No);
+    assert_eq!(parker.park(&waker, || !cursor.has_unread()), Parked::No);
     assert_eq!(take(&mut cursor), b"xy");
-    assert_eq!(parker.park(&waker, || !cursor.has_news()), Parked::Yes);
+    assert_eq!(parker.park(&waker, || !cursor.has_unread()), Parked::Yes);
 }
 
 #[test]
 fn an_append_wakes_few_itself_and_leaves_the_rest_to_the_waker_task() {
-    let hub = WakeSet::new();
-    let log = Log::new(LogConfig::test(), Arc::clone(&hub));
-    let parkers: Vec<_> = (0..1000).map(|_| hub.parker()).collect();
+    let wake_set = WakeSet::new();
+    let log = Log::new(LogConfig::test(), Arc::clone(&wake_set));
+    let parkers: Vec<_> = (0..1000).map(|_| wake_set.parker()).collect();
     let (count, waker) = counting();
-    let mut waking = hub.waking().unwrap();
-    assert!(hub.waking().is_none());
+    let mut waker_task = wake_set.waker_task().unwrap();
+    assert!(wake_set.waker_task().is_none());
     let (_, staff) = counting();
     let mut cx = Context::from_waker(&staff);
-    let poll =
-        |waking: &mut WakerTask, cx: &mut Context<'_>| std::pin::Pin::new(waking).poll(cx).is_pending();
-    assert!(poll(&mut waking, &mut cx));
+    let poll = |waker_task: &mut WakerTask, cx: &mut Context<'_>| {
+        std::pin::Pin::new(waker_task).poll(cx).is_pending()
+    };
+    assert!(poll(&mut waker_task, &mut cx));
     parkers.iter().for_each(|parker| assert_eq!(parker.park(&waker, || true), Parked::Yes));
     log.append(b"x", None).unwrap();
     assert_eq!(count.0.load(Ordering::SeqCst), 16);
-    (0..8).for_each(|_| assert!(poll(&mut waking, &mut cx)));
+    (0..8).for_each(|_| assert!(poll(&mut waker_task, &mut cx)));
     assert!((500..1000).contains(&count.0.load(Ordering::SeqCst)), "it lets others run in between");
-    (0..10).for_each(|_| assert!(poll(&mut waking, &mut cx)));
+    (0..10).for_each(|_| assert!(poll(&mut waker_task, &mut cx)));
     assert_eq!(count.0.load(Ordering::SeqCst), 1000);
     // Without a waker task the appender does it all.
-    drop(waking);
+    drop(waker_task);
     parkers.iter().for_each(|parker| assert_eq!(parker.park(&waker, || true), Parked::Yes));
     log.append(b"x", None).unwrap();
     assert_eq!(count.0.load(Ordering::SeqCst), 2000);
@@ -286,16 +290,16 @@ fn an_append_wakes_few_itself_and_leaves_the_rest_to_the_waker_task() {
 
 #[test]
 fn links_that_come_and_go_without_an_append_do_not_fill_the_list() {
-    let hub = WakeSet::new();
+    let wake_set = WakeSet::new();
     let (_, waker) = counting();
     for _ in 0..10_000 {
-        let parker = hub.parker();
+        let parker = wake_set.parker();
         assert_eq!(parker.park(&waker, || true), Parked::Yes);
     }
-    assert!(hub.listed() <= 512, "{}", hub.listed());
+    assert!(wake_set.listed() <= 512, "{}", wake_set.listed());
 }
 
-fn poll(waiter: &mut Waiter, waker: &Waker, millis: u64) -> Poll<()> {
+fn poll(waiter: &mut RoomWait, waker: &Waker, millis: u64) -> Poll<()> {
     waiter.poll(&mut Context::from_waker(waker), Tick::from_millis(millis))
 }
 
@@ -308,14 +312,14 @@ fn crowd(log: &Log) {
 fn without_links_there_is_always_room() {
     let log = log(LagPolicy::Skip);
     (0..4).for_each(|_| crowd(&log));
-    assert!(poll(&mut log.waiter(), Waker::noop(), 0).is_ready());
+    assert!(poll(&mut log.room_wait(), Waker::noop(), 0).is_ready());
 }
 
 #[test]
 fn a_producer_waits_for_the_slowest_link_only_and_is_woken_by_it() {
     let log = log(LagPolicy::Skip);
     let mut links: Vec<_> = (1..=5).map(|n| log.join(conn(n))).collect();
-    let mut waiter = log.waiter();
+    let mut waiter = log.room_wait();
     assert!(poll(&mut waiter, Waker::noop(), 0).is_ready());
     assert!(log.has_room());
     crowd(&log);
@@ -338,7 +342,7 @@ fn links_that_stand_still_are_all_given_up_after_one_stall_time_until_they_move(
     let mut links: Vec<_> = (1..=3).map(|n| log.join(conn(n))).collect();
     crowd(&log);
     let (count, waker) = counting();
-    let mut waiter = log.waiter();
+    let mut waiter = log.room_wait();
     assert!(poll(&mut waiter, &waker, 10_000).is_pending());
     assert_eq!(log.stall_deadline(), Some(Tick::from_millis(11_000)));
     log.tick(Tick::from_millis(10_999));
@@ -365,7 +369,7 @@ fn a_stall_time_without_end_is_only_a_long_one() {
     );
     let mut cursor = log.join(conn(1));
     crowd(&log);
-    let mut waiter = log.waiter();
+    let mut waiter = log.room_wait();
     assert!(poll(&mut waiter, Waker::noop(), 0).is_pending());
     log.tick(Tick::from_millis(1_000_000));
     assert!(poll(&mut waiter, Waker::noop(), 1_000_000).is_pending());
@@ -380,7 +384,7 @@ fn a_slow_link_that_moves_is_waited_for_however_long_it_takes() {
     let log = log(LagPolicy::Skip);
     let mut cursor = log.join(conn(1));
     crowd(&log);
-    let mut waiter = log.waiter();
+    let mut waiter = log.room_wait();
     let mut batch = Batch::new();
     for step in 0..4 {
         assert!(poll(&mut waiter, Waker::noop(), step * 900).is_pending(), "step {step}");
@@ -407,7 +411,7 @@ fn a_link_that_holds_most_others_up_is_not_waited_for_until_it_has_kept_up() {
     let mut others: Vec<_> = (2..=4).map(|n| log.join(conn(n))).collect();
     crowd(&log);
     let (count, waker) = counting();
-    let mut waiter = log.waiter();
+    let mut waiter = log.room_wait();
     assert!(poll(&mut waiter, &waker, 0).is_pending());
     // While the others have something to do, it is not to blame.
     (0..=10).for_each(|look| log.tick(Tick::from_millis(look * 90)));
@@ -458,7 +462,7 @@ fn a_successor_that_begins_far_behind_is_waited_for() {
     take(&mut fast);
     let from = loser.view().resume();
     drop(loser);
-    let mut waiter = log.waiter();
+    let mut waiter = log.room_wait();
     assert!(poll(&mut waiter, Waker::noop(), 0).is_ready());
     let mut winner = log.join_at(conn(3), from);
     assert!(poll(&mut waiter, Waker::noop(), 0).is_pending());
@@ -473,7 +477,7 @@ fn a_waiter_that_is_dropped_leaves_nothing_behind() {
     crowd(&log);
     let (count, waker) = counting();
     for _ in 0..10 {
-        let mut waiter = log.waiter();
+        let mut waiter = log.room_wait();
         assert!(poll(&mut waiter, &waker, 0).is_pending());
     }
     assert_eq!(Arc::strong_count(&count), 2, "a waker was left");
@@ -496,7 +500,7 @@ fn the_last_gaps_are_remembered_and_older_ones_expire() {
         assert_eq!(take(&mut cursor), b"kept");
     }
     let view = cursor.view();
-    assert_eq!(view.gap(), 40 * 41);
+    assert_eq!(view.skipped(), 40 * 41);
     assert_eq!(view.status_of(&first), Receipt::Expired);
     assert_eq!(view.status_of(&lost[0]), Receipt::Expired);
     assert_eq!(view.status_of(&lost[39]), Receipt::Skipped);

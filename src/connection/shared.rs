@@ -307,12 +307,12 @@ impl Connection {
 
     /// How the link stands towards the broadcasts of a lane; `None` for the control lane.
     pub fn view(&self, lane: Lane) -> Option<CursorView> {
-        Some(self.views.cursor(lane.index().checked_sub(1)?))
+        Some(self.views.view(lane.index().checked_sub(1)?))
     }
 
     /// What has surely been written, as far as the cursors have said.
     pub(crate) fn written_positions(&self) -> Positions {
-        self.views.resume()
+        self.views.resume_points()
     }
 
     /// For how long written bytes have made no progress; zero while nothing waits to be written.

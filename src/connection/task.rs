@@ -49,8 +49,8 @@ impl<D: Protocol> ConnectionBuilder<D> {
     /// Prepares a link.
     pub fn new(setup: ConnectionSetup<D>) -> Self {
         let ConnectionSetup { id, dialect, common, footing, state, parker } = setup;
-        let views = Arc::clone(footing.views());
-        let link = Connection::new(common, views, Arc::clone(parker.seat()));
+        let views = Arc::clone(footing.states());
+        let link = Connection::new(common, views, Arc::clone(parker.parked_waker()));
         debug_assert_eq!(link.id(), id, "places of another connection");
         let writer = Writer::new(Arc::clone(&dialect), footing, state);
         Self { link, writer, dialect, parker }
@@ -186,7 +186,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
             Written::All | Written::Held => {
                 let writer = &self.writer;
                 // `poll` has registered the task.
-                again |= self.parker.park_known(|| !writer.has_news()) == Parked::No;
+                again |= self.parker.park_registered(|| !writer.has_news()) == Parked::No;
             }
             Written::Blocked => {}
             Written::More => return Ok(Passed::Enough),

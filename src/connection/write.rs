@@ -165,20 +165,20 @@ impl<D: Protocol> Writer<D> {
     /// Whether a log or the state table has something that was not taken yet and may go.
     pub(super) fn has_news(&self) -> bool {
         match &self.busy {
-            None => self.state.has_news() || self.footing.news().contains(&true),
-            Some(busy) => self.state.has_news() || self.has_more(busy),
+            None => self.state.has_unread() || self.footing.unread().contains(&true),
+            Some(busy) => self.state.has_unread() || self.has_more(busy),
         }
     }
 
     fn has_more(&self, busy: &WriteState) -> bool {
         let held = busy.flight.holds();
         let mut lanes = busy.lanes.iter().enumerate().filter(|(at, _)| *at != BULK || !held);
-        lanes.any(|(at, lane)| lane.stride.has_news(self.footing.at(at)) || !lane.batch.is_empty())
+        lanes.any(|(at, lane)| lane.stride.has_unread(self.footing.member(at)) || !lane.batch.is_empty())
     }
 
     /// What a writer that sleeps finds.
     fn news(&self) -> News {
-        match (self.footing.news(), self.state.has_news()) {
+        match (self.footing.unread(), self.state.has_unread()) {
             ([false, false, false], false) => News::None,
             ([true, false, false], false) => News::Only(URGENT),
             ([false, true, false], false) => News::Only(NORMAL),
@@ -256,11 +256,14 @@ impl<D: Protocol> Writer<D> {
     }
 
     fn block(&self, busy: &WriteState) {
-        busy.lanes.iter().enumerate().for_each(|(at, lane)| lane.stride.block(self.footing.at(at)));
+        busy.lanes
+            .iter()
+            .enumerate()
+            .for_each(|(at, lane)| lane.stride.mark_blocked(self.footing.member(at)));
     }
 
     fn publish(&self, busy: &mut WriteState) {
-        busy.lanes.iter_mut().enumerate().for_each(|(at, lane)| lane.stride.publish(self.footing.at(at)));
+        busy.lanes.iter_mut().enumerate().for_each(|(at, lane)| lane.stride.publish(self.footing.member(at)));
     }
 
     /// What it writes with: what it has, or the thread's.
@@ -268,7 +271,7 @@ impl<D: Protocol> Writer<D> {
         self.busy.take().unwrap_or_else(|| {
             let mut busy = spare::take();
             for (at, lane) in busy.lanes.iter_mut().enumerate() {
-                lane.stride = self.footing.stride(at);
+                lane.stride = self.footing.cursor(at);
             }
             busy
         })
@@ -283,7 +286,7 @@ impl<D: Protocol> Writer<D> {
         }
         let mut lanes = lanes.iter().enumerate();
         lanes.all(|(at, lane)| {
-            lane.open.is_none() && lane.batch.is_empty() && self.footing.follow(at, &lane.stride)
+            lane.open.is_none() && lane.batch.is_empty() && self.footing.save(at, &lane.stride)
         })
     }
 
@@ -342,7 +345,7 @@ impl<D: Protocol> Writer<D> {
         let lane = &busy.lanes[BULK];
         busy.flight.room() == 0
             && (lane.open.is_some()
-                || lane.stride.has_news(self.footing.at(BULK))
+                || lane.stride.has_unread(self.footing.member(BULK))
                 || link.has_outgoing(LANES[BULK]))
     }
 
@@ -361,7 +364,7 @@ impl<D: Protocol> Writer<D> {
 
     /// Where the cursors stand now.
     pub(super) fn positions(&self) -> Positions {
-        self.footing.views().resume()
+        self.footing.states().resume_points()
     }
 }
 

@@ -163,7 +163,7 @@ impl NodeBuilder {
 impl Shared {
     /// Starts what runs as long as the node does.
     fn begin(self: &Arc<Self>) {
-        for waking in self.tongues.iter().filter_map(|tongue| tongue.hub().waking()) {
+        for waking in self.tongues.iter().filter_map(|tongue| tongue.hub().waker_task()) {
             let stopper = Arc::clone(self);
             self.spawn(async move {
                 tokio::select! {

@@ -116,11 +116,12 @@ impl NodeRef {
     async fn room(&self, lane: Lane) {
         for tongue in self.shared().tongues.iter() {
             let Some(log) = tongue.log(lane) else { return };
-            let mut waiter = log.waiter();
+            let mut waiter = log.room_wait();
             // Maintenance brings the clock too seldom to find out soon whom all others wait for.
-            while timeout(log.look_pause(), poll_fn(|cx| waiter.poll(cx, self.shared().now()))).await.is_err()
-            {
-            }
+            while timeout(log.check_interval(), poll_fn(|cx| waiter.poll(cx, self.shared().now())))
+                .await
+                .is_err()
+            {}
         }
     }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use peerpool::base::ConnId;
 use peerpool::broadcast::{
-    Appended, Batch, Cursor, CursorView, Fill, LagPolicy, Log, LogChunk, LogConfig, RESIDUE_MAX, Receipt,
-    WakeSet,
+    Appended, Batch, Cursor, CursorView, Fill, LagPolicy, Log, LogChunk, LogConfig, MAX_PARTIAL_CHUNK,
+    Receipt, WakeSet,
 };
 
 /// Bytes as decisions; zero for ever once they have run out.
@@ -152,7 +152,7 @@ impl World {
         assert_eq!(appended.seq, self.messages.len() as u64);
         self.messages.push(Message { len, chunk_ends, appended });
         for link in &self.links {
-            assert!(link.cursor.has_news());
+            assert!(link.cursor.has_unread());
         }
     }
 
@@ -185,7 +185,7 @@ impl World {
         let conn = ConnId::new(self.next_conn).unwrap();
         self.next_conn += 1;
         let cursor = self.log.join(conn);
-        assert!(!cursor.has_news());
+        assert!(!cursor.has_unread());
         let seq = self.messages.len() as u64;
         self.links.push(Connection::new(cursor, vec![conn], seq));
     }
@@ -286,7 +286,7 @@ impl World {
                 }
             }
             let gap: u64 = link.gaps.iter().map(|(from, to)| to - from).sum();
-            assert_eq!(link.cursor.view().gap(), gap, "the gap is counted exactly");
+            assert_eq!(link.cursor.view().skipped(), gap, "the gap is counted exactly");
             link.publish();
             self.bury(link);
         }
@@ -372,7 +372,7 @@ impl Connection {
                         let begins = std::iter::once(0).chain(message.chunk_ends.iter().copied());
                         begins.zip(message.chunk_ends.clone()).map(|(from, to)| to - from).collect::<Vec<_>>()
                     };
-                    let torn = self.cursor.torn(&self.batch);
+                    let torn = self.cursor.is_mid_chunk(&self.batch);
                     assert!(
                         torn || messages.iter().any(|message| sizes(message).contains(&added)),
                         "{added} > {max}"
@@ -381,7 +381,7 @@ impl Connection {
             }
             Fill::CaughtUp => {
                 assert!(self.batch.is_empty() && self.offset == 0 && next == end, "messages were held back");
-                assert!(!self.cursor.has_news());
+                assert!(!self.cursor.has_unread());
                 self.seq = self.seq.max(end);
             }
             Fill::Skipped { messages: count, aborted } => {
@@ -428,16 +428,16 @@ impl Connection {
                 (self.seq, self.offset) = (self.seq + 1, 0);
             }
         }
-        assert_eq!(self.cursor.torn(&self.batch), !self.on_boundary(messages));
+        assert_eq!(self.cursor.is_mid_chunk(&self.batch), !self.on_boundary(messages));
         if self.batch.is_empty() {
-            assert_eq!(self.cursor.in_message(), self.offset > 0);
+            assert_eq!(self.cursor.is_mid_message(), self.offset > 0);
         }
     }
 
     fn release(&mut self, messages: &[Message]) {
         self.cursor.release(&mut self.batch);
-        assert!(self.batch.len() <= RESIDUE_MAX);
-        assert_eq!(self.cursor.torn(&self.batch), !self.on_boundary(messages));
+        assert!(self.batch.len() <= MAX_PARTIAL_CHUNK);
+        assert_eq!(self.cursor.is_mid_chunk(&self.batch), !self.on_boundary(messages));
         if self.on_boundary(messages) {
             assert!(self.batch.is_empty(), "a link between two chunks keeps nothing");
         }

@@ -332,7 +332,7 @@ async fn a_producer_that_waits_makes_no_slow_peer_lag() {
     let now = || Tick::from_millis(start.elapsed().as_millis() as u64);
     for n in 0..2_000u16 {
         loop {
-            let mut waiter = log.waiter();
+            let mut waiter = log.room_wait();
             let ready = std::future::poll_fn(|cx| waiter.poll(cx, now()));
             if tokio::time::timeout(Duration::from_millis(250), ready).await.is_ok() {
                 break;

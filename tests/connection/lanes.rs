@@ -457,7 +457,7 @@ async fn state_that_is_set_all_the_time_leaves_an_urgent_message_its_turn_large(
 #[tokio::test(start_paused = true)]
 async fn the_last_append_before_silence_reaches_every_parked_link() {
     let side = Side::new(Native::default());
-    let waking = tokio::spawn(side.hub.waking().unwrap());
+    let waking = tokio::spawn(side.hub.waker_task().unwrap());
     let mut far = Vec::new();
     let mut ears = Vec::new();
     for _ in 0..100 {

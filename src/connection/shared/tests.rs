@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::task::{Context, Wake, Waker};
 
 use super::*;
-use crate::broadcast::{FAMILY, LogConfig, LogSet, WakeSet};
+use crate::broadcast::{LOGS_PER_SET, LogConfig, LogSet, WakeSet};
 use crate::wire::{Native, Protocol};
 
 fn link() -> Arc<Connection> {
@@ -20,8 +20,8 @@ fn link() -> Arc<Connection> {
         dialect: dialect.name(),
     };
     let footing =
-        LogSet::new([LogConfig::test(); FAMILY], &hub).join(ConnId::new(1).expect("not zero"), None);
-    Connection::new(Arc::new(common), Arc::clone(footing.views()), Arc::clone(hub.parker().seat()))
+        LogSet::new([LogConfig::test(); LOGS_PER_SET], &hub).join(ConnId::new(1).expect("not zero"), None);
+    Connection::new(Arc::new(common), Arc::clone(footing.states()), Arc::clone(hub.parker().parked_waker()))
 }
 
 /// Looks at the link when it is woken and when it is dropped, as a task's waker may that runs or holds the task.

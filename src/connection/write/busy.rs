@@ -102,7 +102,7 @@ impl WriteState {
     /// Reserves what the round holds. What has come from a queue is covered already; where the ceiling refuses the rest, a
     /// round's worth at the most goes uncounted.
     pub(super) fn cover(&mut self, link: &Connection) {
-        let kept: usize = self.lanes.iter().map(|lane| lane.batch.kept() + lane.pinned).sum();
+        let kept: usize = self.lanes.iter().map(|lane| lane.batch.partial_chunk_len() + lane.pinned).sum();
         let bytes = self.own + kept;
         if bytes > 0 || self.held.is_some() {
             self.held(link).resize(bytes);
@@ -126,7 +126,7 @@ impl WriteState {
                     stride.release(batch);
                     *logs_turn |= !begun;
                     // A torn chunk whose rest was too long to keep holds its place: see `mend`.
-                    stride.torn(batch) || !batch.is_empty()
+                    stride.is_mid_chunk(batch) || !batch.is_empty()
                 }
             }
         });
@@ -137,7 +137,10 @@ impl WriteState {
     pub(super) fn mend(&mut self, footing: &LogPositions) -> Result<(), CloseReason> {
         let Some(Piece::Log(at)) = self.round.front() else { return Ok(()) };
         let LaneWriter { stride, batch, .. } = &mut self.lanes[*at];
-        if batch.is_empty() && stride.torn(batch) && stride.fill(footing.at(*at), 1, batch) != Fill::Ready {
+        if batch.is_empty()
+            && stride.is_mid_chunk(batch)
+            && stride.fill(footing.member(*at), 1, batch) != Fill::Ready
+        {
             return Err(CloseReason::TooSlow(LANES[*at]));
         }
         Ok(())

@@ -38,7 +38,7 @@ impl<D: Protocol> Writer<D> {
         let bulk = busy.flight.round();
         let waits = Waits {
             queue: std::array::from_fn(|at| busy.lanes[at].open.is_some() || link.has_outgoing(LANES[at])),
-            state: self.state.has_news(),
+            state: self.state.has_unread(),
         };
         // What does not come of a log stays in the round when the stream is full, and what comes later waits for it.
         let stays = waits.state || (0..LANES.len()).any(|at| waits.queue[at] && (at != BULK || bulk > 0));
@@ -76,9 +76,9 @@ impl<D: Protocol> Writer<D> {
         let (queue_waits, state_waits) = (waits.queue[at], waits.state && at == URGENT);
         let others_wait = queue_waits || state_waits;
         let mut taken = 0;
-        if others_wait && !busy.lanes[at].stride.in_message() {
+        if others_wait && !busy.lanes[at].stride.is_mid_message() {
             // Where both wait, each gets half.
-            let log_waits = busy.lanes[at].stride.has_news(self.footing.at(at));
+            let log_waits = busy.lanes[at].stride.has_unread(self.footing.member(at));
             let share = if log_waits { (room / 2).max(1) } else { room };
             if state_waits && busy.lanes[at].open.is_none() {
                 // State that is set all the time leaves the queue its half.
@@ -93,11 +93,11 @@ impl<D: Protocol> Writer<D> {
         }
         if busy.lanes[at].open.is_none() && taken < room {
             // While others wait for the log's message to end, take no more of the log than its next chunk.
-            let most = if others_wait && busy.lanes[at].stride.in_message() { 1 } else { room - taken };
+            let most = if others_wait && busy.lanes[at].stride.is_mid_message() { 1 } else { room - taken };
             taken += self.gather_log(busy, at, most, host)?;
         }
         // It was the log's turn, and all that it had was skipped or the peer's own.
-        if taken == 0 && queue_waits && !busy.lanes[at].stride.in_message() {
+        if taken == 0 && queue_waits && !busy.lanes[at].stride.is_mid_message() {
             taken += self.gather_queue(busy, at, room, link)?;
         }
         Ok(taken)
@@ -115,7 +115,7 @@ impl<D: Protocol> Writer<D> {
         let (mut early, written) = ([false; 3], busy.written);
         for (at, early) in early.iter_mut().enumerate() {
             let lane = &mut busy.lanes[at];
-            if !lane.stride.has_news(self.footing.at(at)) {
+            if !lane.stride.has_unread(self.footing.member(at)) {
                 (lane.served, lane.logs_turn) = (written, false);
             } else if at == BULK && no_bulk {
                 continue;
@@ -136,8 +136,8 @@ impl<D: Protocol> Writer<D> {
         // Twice at the most: after a gap the cursor stands at the end, and something may have come since.
         for _ in 0..2 {
             let LaneWriter { stride, batch, .. } = &mut busy.lanes[at];
-            let (lane, foothold) = (LANES[at], self.footing.at(at));
-            if batch.is_empty() && !stride.has_news(foothold) {
+            let (lane, foothold) = (LANES[at], self.footing.member(at));
+            if batch.is_empty() && !stride.has_unread(foothold) {
                 return Ok(0);
             }
             match stride.fill(foothold, most, batch) {
@@ -195,8 +195,8 @@ impl<D: Protocol> Writer<D> {
                     None => {
                         busy.end_open(at);
                         // By message: after a large one it is the others' turn.
-                        if busy.lanes[at].stride.has_news(self.footing.at(at))
-                            || (at == URGENT && self.state.has_news())
+                        if busy.lanes[at].stride.has_unread(self.footing.member(at))
+                            || (at == URGENT && self.state.has_unread())
                         {
                             break;
                         }

@@ -8,7 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::broadcast::Glance;
+use crate::broadcast::TailCopy;
 use crate::connection::end::CloseReason;
 use crate::connection::host::ConnectionHandler;
 use crate::connection::shared::Connection;
@@ -30,7 +30,7 @@ impl<D: Protocol> Writer<D> {
         // What the stream runs is not ours: the thread's is taken, not borrowed.
         let mut glance = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
         let (mut written, mut crowd) = (Ok(false), false);
-        if self.footing.glance(at, &mut glance) {
+        if self.footing.copy_tail(at, &mut glance) {
             written = self.write_glance(at, &glance, stream, cx, link, host);
             crowd = self.is_local && matches!(written, Ok(true)) && glance.count().is_multiple_of(CROWD);
         }
@@ -44,7 +44,7 @@ impl<D: Protocol> Writer<D> {
     fn write_glance<S: Stream, H: ConnectionHandler>(
         &mut self,
         at: usize,
-        glance: &Glance,
+        glance: &TailCopy,
         stream: &mut S,
         cx: &mut Context<'_>,
         link: &Connection,
@@ -62,7 +62,7 @@ impl<D: Protocol> Writer<D> {
         if count == len {
             match Pin::new(stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
-                    self.footing.pass(at, glance);
+                    self.footing.mark_written(at, glance);
                     return Ok(true);
                 }
                 Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
@@ -71,7 +71,7 @@ impl<D: Protocol> Writer<D> {
         }
         let mut busy = self.wake();
         let lane = &mut busy.lanes[at];
-        lane.stride.begin_with(glance, count, &mut lane.batch);
+        lane.stride.continue_copy(glance, count, &mut lane.batch);
         (busy.unflushed, busy.written) = (true, count as u64);
         lane.served = busy.written;
         if !lane.batch.is_empty() {
@@ -90,5 +90,5 @@ impl<D: Protocol> Writer<D> {
 const CROWD: u32 = 128;
 
 thread_local! {
-    static SPARE: Cell<Option<Box<Glance>>> = const { Cell::new(None) };
+    static SPARE: Cell<Option<Box<TailCopy>>> = const { Cell::new(None) };
 }

@@ -13,7 +13,7 @@ pub(super) fn take() -> Box<WriteState> {
 /// Of one that has nothing left to write. Forgets everything but the memory to gather in.
 pub(super) fn put(mut busy: Box<WriteState>) {
     for lane in &mut busy.lanes {
-        lane.batch.clear_idle();
+        lane.batch.clear();
         (lane.pinned, lane.opened, lane.logs_turn, lane.served) = (0, 0, false, 0);
     }
     (busy.own, busy.held, busy.written) = (0, None, 0);

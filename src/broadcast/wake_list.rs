@@ -1,7 +1,7 @@
-//! The list of sleepers: many put themselves on it, and whoever has news takes some off.
+//! The list of list: many put themselves on it, and whoever has news takes some off.
 //!
 //! It is a ring buffer under one short lock, not a lock-free queue: such a queue lives in blocks, and so asks for memory
-//! again and again as sleepers come and go. This one has a place for every link from the time the link joins, so that
+//! again and again as list come and go. This one has a place for every link from the time the link joins, so that
 //! falling asleep asks for none. What that costs: two links that fall asleep at once wait for each other for as long as
 //! a push takes, some 20 ns beside the system call each of them comes from; and where the system stops a thread inside, the
 //! others wait in the kernel until it goes on. Nothing is dropped or woken under the lock.
@@ -15,12 +15,12 @@ use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Entries that are taken under one lock.
-pub(super) const HANDFUL: usize = 16;
+pub(super) const MAX_TAKEN: usize = 16;
 
 /// What was taken at once.
-pub(super) type Handful<T> = SmallVec<[T; HANDFUL]>;
+pub(super) type Taken<T> = SmallVec<[T; MAX_TAKEN]>;
 
-/// A list of sleepers, in the order in which they fell asleep.
+/// A list of list, in the order in which they fell asleep.
 #[derive(Debug)]
 pub(super) struct WakeList<T> {
     /// The length of the list, for whoever only asks whether it is empty. Written under the lock.
@@ -50,12 +50,12 @@ impl<T> WakeList<T> {
     ///
     /// # Cost
     /// One short lock; amortised O(1): the list grows by an eighth.
-    pub(super) fn add_place(&self) {
+    pub(super) fn reserve(&self) {
         let mut list = self.list.lock();
         list.places += 1;
         if list.places > list.entries.capacity() {
             // By an eighth: most of what is doubled would be in vain.
-            let room = list.places + (list.places / 8).max(PLACES_MIN);
+            let room = list.places + (list.places / 8).max(MIN_RESERVED);
             let missing = room.saturating_sub(list.entries.len());
             list.entries.reserve_exact(missing);
         }
@@ -65,10 +65,10 @@ impl<T> WakeList<T> {
     ///
     /// # Cost
     /// One short lock; amortised O(1): it shrinks by half at least.
-    pub(super) fn remove_place(&self) {
+    pub(super) fn unreserve(&self) {
         let mut list = self.list.lock();
         list.places = list.places.saturating_sub(1);
-        let enough = 2 * list.places.max(PLACES_MIN);
+        let enough = 2 * list.places.max(MIN_RESERVED);
         if list.entries.capacity() > 2 * enough {
             list.entries.shrink_to(enough);
         }
@@ -88,9 +88,9 @@ impl<T> WakeList<T> {
     ///
     /// # Cost
     /// One short lock; no allocation.
-    pub(super) fn take(&self, most: usize) -> Handful<T> {
+    pub(super) fn take(&self, most: usize) -> Taken<T> {
         let mut list = self.list.lock();
-        let count = most.min(HANDFUL).min(list.entries.len());
+        let count = most.min(MAX_TAKEN).min(list.entries.len());
         let taken = list.entries.drain(..count).collect();
         self.len.store(list.entries.len(), Ordering::Relaxed);
         taken
@@ -103,7 +103,7 @@ impl<T> WakeList<T> {
 }
 
 /// Places whose memory is never given back.
-const PLACES_MIN: usize = 64;
+const MIN_RESERVED: usize = 64;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_list_with_a_place_for_everybody_keeps_its_memory_however_often_they_come_and_go() {
         let list = WakeList::new();
-        (0..1000).for_each(|_| list.add_place());
+        (0..1000).for_each(|_| list.reserve());
         let capacity = list.capacity();
         for round in 0..100 {
             (0..1000).for_each(|n| list.push(n));
@@ -143,14 +143,14 @@ mod tests {
     fn after_a_crowd_has_left_its_memory_is_given_back() {
         let list = WakeList::new();
         for _ in 0..19_000 {
-            list.add_place();
+            list.reserve();
             list.push(0u64);
         }
         assert!(list.capacity() < 4 * 19_000);
         while !list.take(16).is_empty() {}
         for left in (0..19_000).rev() {
-            list.remove_place();
-            assert!(list.capacity() <= 4 * left.max(PLACES_MIN), "{} for {left}", list.capacity());
+            list.unreserve();
+            assert!(list.capacity() <= 4 * left.max(MIN_RESERVED), "{} for {left}", list.capacity());
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use smallvec::SmallVec;
 
-use super::{FORGIVEN, Inner, Span};
+use super::{FORGIVEN, LogSnapshot, Members};
 use crate::base::Tick;
 
-impl Inner {
+impl Members {
     /// Looks at the clock: who has stood still for too long is not waited for.
-    pub(super) fn judge(&mut self, span: &Span, now: Tick) {
+    pub(super) fn judge(&mut self, span: &LogSnapshot, now: Tick) {
         for (_, view, face) in self.known() {
             let pos = view.position();
             // One that has nothing to write moves as far as it can.
@@ -24,7 +24,7 @@ impl Inner {
     }
 
     /// Looks at who is in the way while most others idle; whether somebody has turned out to be slow.
-    pub(super) fn look(&mut self, span: &Span, now: Tick) -> bool {
+    pub(super) fn look(&mut self, span: &LogSnapshot, now: Tick) -> bool {
         let Some(need) = self.wait.as_ref().map(|wait| wait.need) else { return false };
         // Without a producer nobody is in the way of anything.
         if self.waiters.is_empty() {
@@ -51,37 +51,37 @@ impl Inner {
             }
         }
         self.slow |= !found.is_empty();
-        found.iter().for_each(|seat| self.blame.forget(*seat));
+        found.iter().for_each(|seat| self.slow_detector.forget(*seat));
         !found.is_empty()
     }
 
     /// Slow links that have kept up for long enough are waited for again.
-    pub(super) fn forgive(&mut self, span: &Span, now: Tick) {
+    pub(super) fn reinstate(&mut self, span: &LogSnapshot, now: Tick) {
         self.slow = false;
         for (seat, (view, face)) in (0..).zip(self.members.iter().zip(&mut self.faces)) {
             let Some(view) = view.as_ref().filter(|_| face.slow) else { continue };
             let view = view.at(self.place);
             let skipped = face.has_skipped(view);
             if skipped {
-                self.blame.forget(seat);
+                self.slow_detector.forget(seat);
             }
             if skipped || span.end.saturating_sub(view.position()) > span.window / 2 {
                 face.good = None;
-            } else if now.since(*face.good.get_or_insert(now)) >= self.blame.term(seat, span.stall) {
+            } else if now.since(*face.good.get_or_insert(now)) >= self.slow_detector.term(seat, span.stall) {
                 face.slow = false;
-                self.blame.forgiven(seat, now);
+                self.slow_detector.reinstated(seat, now);
             }
             self.slow |= face.slow;
         }
     }
 
     /// Where nobody has waited for long, and nothing is known of anybody that a wait would have to know, it is let go of.
-    pub(super) fn doze(&mut self, span: &Span, now: Tick) {
+    pub(super) fn doze(&mut self, span: &LogSnapshot, now: Tick) {
         if self.slow || self.faces.is_empty() || now.since(self.waited) < FORGIVEN * span.stall {
             return;
         }
         self.waited = now;
-        if self.known().all(|(_, view, face)| !face.stalled && view.gap() == 0) {
+        if self.known().all(|(_, view, face)| !face.stalled && view.skipped() == 0) {
             self.faces = Vec::new();
         }
     }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::Log;
-#[cfg(doc)]
-use super::{LagPolicy, LogConfig};
 use crate::base::Tick;
+use crate::broadcast::Log;
+#[cfg(doc)]
+use crate::broadcast::{LagPolicy, LogConfig};
 
 /// Waits until the slowest link that is not lagging leaves room: is at most a quarter of the ring behind. With no links
 /// there is always room, and who stands still for [`LogConfig::stall`] is not waited for until it moves. Nor is a link
@@ -26,18 +26,18 @@ use crate::base::Tick;
 ///     one under the gate's lock, and where there is none all waiters are woken together; each takes its waker out when it is
 ///     dropped. *Breaks if*: nobody brings the clock, or a link moves on without asking whether it is watched.
 #[derive(Debug)]
-pub struct Waiter {
+pub struct RoomWait {
     log: Arc<Log>,
     id: Option<u64>,
 }
 
-impl Waiter {
-    pub(super) const fn new(log: Arc<Log>) -> Self {
+impl RoomWait {
+    pub(in crate::broadcast) const fn new(log: Arc<Log>) -> Self {
         Self { log, id: None }
     }
 
     /// Ready when there is room. While it is pending, somebody must bring the clock at [`Log::stall_deadline`]: poll again
-    /// with a later `now`, or call [`Log::tick`]; every [`Log::look_pause`], if those that most others idle for are to be found
+    /// with a later `now`, or call [`Log::tick`]; every [`Log::check_interval`], if those that most others idle for are to be found
     /// out soon.
     ///
     /// # Cost
@@ -63,7 +63,7 @@ impl Waiter {
     }
 }
 
-impl Drop for Waiter {
+impl Drop for RoomWait {
     fn drop(&mut self) {
         self.forget();
     }

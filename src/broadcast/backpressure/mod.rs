@@ -11,8 +11,9 @@
 //! ten stall times. Where a link that falls behind the ring only skips, one that most others idle for is found slow much
 //! sooner, and forgiven sooner: see the module `blame`.
 
-mod blame;
-mod judge;
+mod checks;
+mod room_wait;
+mod slow_detector;
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -21,17 +22,18 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 use smallvec::SmallVec;
 
-pub(super) use blame::pause;
+pub use room_wait::RoomWait;
+pub(super) use slow_detector::pause;
 
-use self::blame::Blame;
-use super::view::{CursorState, CursorStates};
+use self::slow_detector::SlowDetector;
+use super::receipt::{CursorState, CursorStates};
 use crate::base::Tick;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// How the log stands at the moment of a look.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
+pub(super) struct LogSnapshot {
     /// Bytes ever appended.
     pub(super) end: u64,
     /// Where the oldest byte still held stands.
@@ -45,20 +47,20 @@ pub(super) struct Span {
 }
 
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct Backpressure {
     /// Nobody who is waited for is behind this. Hint: read without the lock, and possibly too high by what joins or
     /// comes back to life meanwhile.
     floor: CachePadded<AtomicU64>,
-    inner: Mutex<Inner>,
+    inner: Mutex<Members>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct Members {
     members: Vec<Option<Arc<CursorStates>>>,
     /// Of each member's views the one of this log.
     place: usize,
     /// What is known of each, by the same number; none of anybody where nobody has waited for long.
-    faces: Vec<Face>,
+    faces: Vec<PeerRecord>,
     /// When somebody last waited.
     waited: Tick,
     free: Vec<u32>,
@@ -67,12 +69,12 @@ struct Inner {
     next_waiter: u64,
     /// Some member is slow.
     slow: bool,
-    blame: Blame,
+    slow_detector: SlowDetector,
 }
 
 /// What waits have seen of a link, and when it was last seen to move.
 #[derive(Debug, Default)]
-struct Face {
+struct PeerRecord {
     seen: u64,
     since: Tick,
     stalled: bool,
@@ -96,15 +98,15 @@ struct Wait {
     now: Tick,
 }
 
-impl Face {
+impl PeerRecord {
     /// Whether it has skipped messages since the last call.
     fn has_skipped(&mut self, view: &CursorState) -> bool {
-        let gap = view.gap();
+        let gap = view.skipped();
         std::mem::replace(&mut self.gap, gap) != gap
     }
 
     /// Whether this link stands in the way of a wait.
-    fn is_behind(&mut self, pos: u64, need: u64, span: &Span, now: Tick) -> bool {
+    fn is_behind(&mut self, pos: u64, need: u64, span: &LogSnapshot, now: Tick) -> bool {
         // One behind the ring has lost its place already: waiting does not help it.
         if pos >= need || pos < span.begin {
             return false;
@@ -124,9 +126,9 @@ impl Face {
     }
 }
 
-impl Inner {
-    /// Watches the next link that is too far behind. Without one the wait is over: who waited is handed out.
-    fn seek(&mut self, span: &Span) -> Vec<Waker> {
+impl Members {
+    /// Watches the next link that is too far behind. Without one the wait is over: who waited is handed_over out.
+    fn seek(&mut self, span: &LogSnapshot) -> Vec<Waker> {
         let Some(wait) = &mut self.wait else { return Vec::new() };
         while let (Some(view), Some(face)) = (self.members.get(wait.at), self.faces.get_mut(wait.at)) {
             if let Some(view) = view.as_ref().map(|views| views.at(self.place))
@@ -156,18 +158,18 @@ impl Inner {
     }
 
     /// Each link with its number and what is known of it.
-    fn known(&mut self) -> impl Iterator<Item = (u32, &CursorState, &mut Face)> {
+    fn known(&mut self) -> impl Iterator<Item = (u32, &CursorState, &mut PeerRecord)> {
         let place = self.place;
         let both = self.members.iter().zip(&mut self.faces);
         (0..).zip(both).filter_map(move |(seat, (view, face))| Some((seat, view.as_ref()?.at(place), face)))
     }
 
     /// Looks at every link: the floor, or a wait that begins.
-    fn begin(&mut self, span: &Span, now: Tick) -> u64 {
+    fn begin(&mut self, span: &LogSnapshot, now: Tick) -> u64 {
         let mut floor = span.end;
         let missing = self.members.len().saturating_sub(self.faces.len());
         self.faces.reserve_exact(missing);
-        self.faces.resize_with(self.members.len(), Face::default);
+        self.faces.resize_with(self.members.len(), PeerRecord::default);
         let (mut slow, mut skipped) = (self.slow, SmallVec::<[u32; 8]>::new());
         for (seat, view, face) in self.known() {
             let pos = view.position();
@@ -187,10 +189,10 @@ impl Inner {
             }
         }
         (self.slow, self.waited) = (slow, now);
-        skipped.into_iter().for_each(|seat| self.blame.forget(seat));
+        skipped.into_iter().for_each(|seat| self.slow_detector.forget(seat));
         if span.end - floor > span.window {
             self.wait = Some(Wait { need: span.end - span.window / 2, at: 0, now });
-            self.blame.begin(span, now);
+            self.slow_detector.begin(span, now);
         }
         floor
     }
@@ -208,10 +210,10 @@ impl Inner {
     }
 }
 
-impl Gate {
-    /// For the log at this place of its family.
+impl Backpressure {
+    /// For the log at this place of its log_set.
     pub(super) fn new(place: usize) -> Self {
-        let inner = Inner { place, ..Inner::default() };
+        let inner = Members { place, ..Members::default() };
         Self { floor: CachePadded::new(AtomicU64::new(0)), inner: Mutex::new(inner) }
     }
 
@@ -228,7 +230,7 @@ impl Gate {
             None => {
                 // By an eighth: most of what is doubled would be in vain.
                 if inner.members.len() == inner.members.capacity() {
-                    let more = (inner.members.len() / 8).max(MEMBERS_MIN);
+                    let more = (inner.members.len() / 8).max(MIN_MEMBER_GROWTH);
                     inner.members.reserve_exact(more);
                 }
                 inner.members.push(Some(views));
@@ -236,7 +238,7 @@ impl Gate {
             }
         };
         let since = inner.wait.as_ref().map_or(Tick::ZERO, |wait| wait.now);
-        let fresh = Face { seen, since, ..Face::default() };
+        let fresh = PeerRecord { seen, since, ..PeerRecord::default() };
         if let Some(face) = inner.faces.get_mut(seat as usize) {
             *face = fresh;
         } else if inner.wait.is_some() {
@@ -257,11 +259,11 @@ impl Gate {
     }
 
     /// Takes a link out. O(1), unless it was the one that was watched.
-    pub(super) fn leave(&self, seat: u32, span: &Span) {
+    pub(super) fn leave(&self, seat: u32, span: &LogSnapshot) {
         let mut inner = self.inner.lock();
         let gone = inner.members.get_mut(seat as usize).and_then(Option::take);
         inner.free.push(seat);
-        inner.blame.forget(seat);
+        inner.slow_detector.forget(seat);
         let watched = inner.wait.as_ref().is_some_and(|wait| wait.at == seat as usize);
         let wake = if watched { self.seek(&mut inner, span) } else { Vec::new() };
         drop(inner);
@@ -269,7 +271,7 @@ impl Gate {
         wake.into_iter().for_each(Waker::wake);
     }
 
-    fn seek(&self, inner: &mut Inner, span: &Span) -> Vec<Waker> {
+    fn seek(&self, inner: &mut Members, span: &LogSnapshot) -> Vec<Waker> {
         let need = inner.wait.as_ref().map(|wait| wait.need);
         let wake = inner.seek(span);
         if let (Some(need), None) = (need, &inner.wait) {
@@ -279,7 +281,7 @@ impl Gate {
     }
 
     /// The links were looked at, and nobody who is waited for is behind `floor`.
-    fn open(&self, inner: &mut Inner, floor: u64, span: &Span) -> Vec<Waker> {
+    fn open(&self, inner: &mut Members, floor: u64, span: &LogSnapshot) -> Vec<Waker> {
         if inner.wait.is_some() {
             return self.seek(inner, span);
         }
@@ -288,7 +290,7 @@ impl Gate {
     }
 
     /// The watched link has moved.
-    pub(super) fn progressed(&self, seat: u32, span: &Span) {
+    pub(super) fn progressed(&self, seat: u32, span: &LogSnapshot) {
         let mut inner = self.inner.lock();
         if inner.wait.as_ref().is_none_or(|wait| wait.at != seat as usize) {
             if let Some(view) = inner.view(seat as usize) {
@@ -320,7 +322,7 @@ impl Gate {
         drop(forgotten);
     }
 
-    pub(super) fn poll(&self, waiter: u64, span: &Span, now: Tick, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&self, waiter: u64, span: &LogSnapshot, now: Tick, cx: &mut Context<'_>) -> Poll<()> {
         // Cloned outside the lock, as it is dropped there.
         let mut waker = Some(cx.waker().clone());
         let mut inner = self.inner.lock();
@@ -328,7 +330,7 @@ impl Gate {
         if inner.wait.is_none() {
             let floor = inner.begin(span, now);
             wake = self.open(&mut inner, floor, span);
-        } else if inner.glance(span, now) {
+        } else if inner.copy_tail(span, now) {
             let floor = inner.reopen(span, now);
             wake = self.open(&mut inner, floor, span);
         } else if inner.deadline(span.stall).is_none_or(|deadline| now >= deadline) {
@@ -347,16 +349,16 @@ impl Gate {
     }
 
     /// Judges who stands still or is in the way, if somebody waits.
-    pub(super) fn tick(&self, span: &Span, now: Tick) {
+    pub(super) fn tick(&self, span: &LogSnapshot, now: Tick) {
         let mut inner = self.inner.lock();
         if inner.slow {
-            inner.forgive(span, now);
+            inner.reinstate(span, now);
         }
         if inner.wait.is_none() {
             inner.doze(span, now);
             return;
         }
-        let wake = if inner.glance(span, now) {
+        let wake = if inner.copy_tail(span, now) {
             let floor = inner.reopen(span, now);
             self.open(&mut inner, floor, span)
         } else {
@@ -384,7 +386,7 @@ impl Gate {
 }
 
 /// Places for links that are made at once, at the least.
-const MEMBERS_MIN: usize = 8;
+const MIN_MEMBER_GROWTH: usize = 8;
 /// Stall times that a slow link must keep up for.
 const FORGIVEN: u32 = 10;
 

@@ -27,7 +27,7 @@ pub struct LogConfig {
     /// eighth of the ring at most.
     pub block_bytes: usize,
     /// How long a link may stand still before producers stop waiting for it, a year at the most. Default 1 s. The other
-    /// times of back-pressure are parts and multiples of it: see [`Waiter`](super::Waiter).
+    /// times of back-pressure are parts and multiples of it: see [`RoomWait`](super::RoomWait).
     pub stall: Duration,
     /// What happens to a link that falls behind the ring. Default [`LagPolicy::Skip`]. Hot.
     pub lag: LagPolicy,
@@ -118,8 +118,8 @@ pub struct LogStats {
 pub(super) const fn limit_of(ring_bytes: usize) -> usize {
     // Offsets within a segment are 32 bits wide, and a message takes half of the ring at most.
     let most = u32::MAX as usize;
-    if ring_bytes < RING_MIN {
-        RING_MIN
+    if ring_bytes < MIN_RING_BYTES {
+        MIN_RING_BYTES
     } else if ring_bytes > most {
         most
     } else {
@@ -136,4 +136,4 @@ pub(super) const fn check_len(len: usize, limit: usize) -> Result<(), AppendErro
 }
 
 /// Smallest ring.
-const RING_MIN: usize = 8 << 10;
+const MIN_RING_BYTES: usize = 8 << 10;

@@ -5,7 +5,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use crate::base::{ConnId, Tick};
-use crate::broadcast::{Batch, Cursor, Fill, LagPolicy, Log, LogConfig, Waiter, WakeSet};
+use crate::broadcast::{Batch, Cursor, Fill, LagPolicy, Log, LogConfig, RoomWait, WakeSet};
 
 /// Milliseconds between two looks, at the default stall time of a second.
 const LOOK: u64 = 20;
@@ -53,7 +53,7 @@ impl Reader {
 struct World {
     log: Arc<Log>,
     links: Vec<Reader>,
-    waiter: Waiter,
+    waiter: RoomWait,
     now: u64,
     ticked: u64,
 }
@@ -66,7 +66,7 @@ impl World {
             Reader { cursor, batch: Batch::new(), missed: 0 }
         };
         let links = (1..=links).map(join).collect();
-        Self { links, waiter: log.waiter(), log, now: 1_000, ticked: 0 }
+        Self { links, waiter: log.room_wait(), log, now: 1_000, ticked: 0 }
     }
 
     fn has_room(&mut self) -> bool {
@@ -84,7 +84,7 @@ impl World {
     }
 
     /// Lets time go by and brings the clock, as maintenance does every quarter of a second.
-    fn pass(&mut self, millis: u64) {
+    fn advance_clock(&mut self, millis: u64) {
         self.now += millis;
         if self.now - self.ticked >= 250 {
             self.ticked = self.now;
@@ -104,7 +104,7 @@ impl World {
         self.burst(slow);
         let since = self.now;
         while self.now - since < most && !self.has_room() {
-            self.pass(LOOK);
+            self.advance_clock(LOOK);
         }
         self.now - since
     }
@@ -126,7 +126,7 @@ fn a_third_that_reads_at_a_hundredth_is_let_go_at_once() {
         sent += world.produce(40);
         world.links[..4].iter_mut().for_each(|link| link.step(40));
         world.links[4..].iter_mut().for_each(|link| link.step(4_000));
-        world.pass(LOOK);
+        world.advance_clock(LOOK);
     }
     assert!(sent >= 94 * 40, "{sent} of 4,000 messages in two seconds");
     assert!(world.links[4..].iter().all(|link| link.missed == 0));
@@ -139,7 +139,7 @@ fn a_brief_pause_is_not_blamed() {
         assert_eq!(world.held_up(1, 80), 80, "round {round}");
         world.links[0].take_all();
         assert!(world.has_room(), "round {round}");
-        world.pass(400);
+        world.advance_clock(400);
     }
 }
 
@@ -150,7 +150,7 @@ fn links_that_had_nothing_to_write_while_another_crawled_are_waited_for() {
     let since = world.now;
     while !world.has_room() {
         world.links[0].step(SIZE / 5);
-        world.pass(LOOK);
+        world.advance_clock(LOOK);
     }
     assert!(world.now - since >= 2_000);
     // Nobody moves: whoever is waited for is in the way.
@@ -166,7 +166,7 @@ fn a_link_whose_task_has_not_had_its_turn_is_not_blamed() {
     world.links[1..].iter_mut().for_each(Reader::take_all);
     for _ in 0..45 {
         assert!(!world.has_room(), "its stream is not full");
-        world.pass(LOOK);
+        world.advance_clock(LOOK);
     }
 }
 
@@ -175,7 +175,7 @@ fn a_machine_that_stands_still_blames_nobody() {
     let mut world = World::new(12, LagPolicy::Skip);
     world.burst(1);
     assert!(!world.has_room());
-    world.pass(LOOK);
+    world.advance_clock(LOOK);
     assert!(!world.has_room());
     for late in [300, 300] {
         world.now += late;
@@ -191,7 +191,7 @@ fn when_most_are_slow_nobody_is_let_go_early() {
         // They move, so that they do not count as standing still.
         world.links[..9].iter_mut().for_each(|link| link.step(SIZE / 2));
         assert!(!world.has_room(), "at {}", world.now);
-        world.pass(LOOK);
+        world.advance_clock(LOOK);
     }
 }
 
@@ -209,12 +209,12 @@ fn while_no_producer_waits_nobody_is_let_go() {
     let mut world = World::new(12, LagPolicy::Skip);
     world.burst(1);
     assert!(!world.has_room());
-    world.waiter = world.log.waiter();
+    world.waiter = world.log.room_wait();
     assert_eq!(world.log.stall_deadline(), None);
     // Longer than whoever is in the way needs to be found slow; it moves, so that it does not count as standing still.
     for _ in 0..120 {
         world.links[0].step(SIZE / 20);
-        world.pass(LOOK);
+        world.advance_clock(LOOK);
         world.log.tick(Tick::from_millis(world.now));
     }
     assert!(!world.has_room());
@@ -231,11 +231,11 @@ fn what_a_link_was_blamed_for_before_the_last_producer_left_counts_for_nothing()
         for _ in 0..75 {
             world.links[0].step(SIZE / 20);
             assert!(!world.has_room(), "round {round}");
-            world.pass(LOOK);
+            world.advance_clock(LOOK);
         }
-        world.waiter = world.log.waiter();
+        world.waiter = world.log.room_wait();
         world.links[0].step(SIZE / 20);
-        world.pass(250);
+        world.advance_clock(250);
     }
 }
 
@@ -259,7 +259,7 @@ fn a_link_that_takes_more_than_half_as_much_is_waited_for_at_any_pace() {
             world.produce(usize::MAX);
             world.links[0].take(pace * 2 / 3);
             world.links[1..].iter_mut().for_each(|link| link.step(pace));
-            world.pass(LOOK);
+            world.advance_clock(LOOK);
         }
         assert_eq!(world.links[0].missed, 0, "at {pace} bytes a look");
     }
@@ -280,7 +280,7 @@ fn one_let_go_is_waited_for_again_once_it_keeps_up_and_later_each_further_time()
             if waited_for {
                 break;
             }
-            world.pass(50);
+            world.advance_clock(50);
         }
         let took = world.now - since;
         assert!((term..=term + 500).contains(&took), "time {time}: after {took} ms");
@@ -313,7 +313,7 @@ fn no_waker_is_dropped_under_the_lock_of_a_log() {
         };
         assert!(!polled(&mut world));
         assert!(!polled(&mut world), "the waker of the last poll goes");
-        world.waiter = world.log.waiter();
+        world.waiter = world.log.room_wait();
         assert!(!polled(&mut world));
         world.links[0].take_all();
         assert!(polled(&mut world));

@@ -15,13 +15,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{FORGIVEN, Inner, Span};
+use super::{FORGIVEN, LogSnapshot, Members};
 use crate::base::Tick;
 
 /// What is known of the few links that were in the way.
 #[derive(Debug, Default)]
-pub(super) struct Blame {
-    suspects: BTreeMap<u32, Suspect>,
+pub(super) struct SlowDetector {
+    strikes: BTreeMap<u32, Strike>,
     /// No look before this.
     due: Tick,
     /// The last look of this wait, if most links idled.
@@ -31,7 +31,7 @@ pub(super) struct Blame {
 }
 
 #[derive(Debug, Default)]
-struct Suspect {
+struct Strike {
     cost: Duration,
     /// When it was last in the way of idle links.
     last: Tick,
@@ -50,29 +50,29 @@ pub(super) struct Look {
     before: Option<Tick>,
 }
 
-impl Blame {
+impl SlowDetector {
     /// A wait begins.
-    pub(super) fn begin(&mut self, span: &Span, now: Tick) {
+    pub(super) fn begin(&mut self, span: &LogSnapshot, now: Tick) {
         (self.due, self.idle_at, self.end) = (now.after(pause(span.stall)), None, None);
     }
 
     /// Whether it is time to look.
-    pub(super) fn is_due(&self, span: &Span, now: Tick) -> bool {
+    pub(super) fn is_due(&self, span: &LogSnapshot, now: Tick) -> bool {
         span.skips && now >= self.due
     }
 
     /// Where a link must have come to count as idle: what came since the last look it need not have.
-    pub(super) fn end(&self, span: &Span) -> u64 {
+    pub(super) fn end(&self, span: &LogSnapshot) -> u64 {
         self.end.unwrap_or(span.end)
     }
 
     /// Looks, where `idle` of `all` links have nothing left to write. `None` if nobody is to blame.
-    pub(super) fn look(&mut self, span: &Span, now: Tick, idle: usize, all: usize) -> Option<Look> {
+    pub(super) fn look(&mut self, span: &LogSnapshot, now: Tick, idle: usize, all: usize) -> Option<Look> {
         self.due = now.after(pause(span.stall));
         self.end = Some(span.end);
-        self.suspects.retain(|_, suspect| suspect.let_go || now.since(suspect.last) < FORGIVEN * span.stall);
+        self.strikes.retain(|_, strike| strike.let_go || now.since(strike.last) < FORGIVEN * span.stall);
         let before = self.idle_at.take();
-        if idle < WITNESSES || 3 * idle < 2 * all {
+        if idle < MIN_IDLE_PEERS || 3 * idle < 2 * all {
             return None;
         }
         self.idle_at = Some(now);
@@ -80,28 +80,28 @@ impl Blame {
     }
 
     /// Charges a link that is in the way and `behind` the end by so much; whether it is let go.
-    pub(super) fn charge(&mut self, seat: u32, behind: u64, span: &Span, look: Look) -> bool {
+    pub(super) fn record_delay(&mut self, seat: u32, behind: u64, span: &LogSnapshot, look: Look) -> bool {
         let Look { now, before } = look;
-        let suspect = self.suspects.entry(seat).or_insert(Suspect { last: now, ..Suspect::default() });
-        let (passed, pause) = (now.since(suspect.last), pause(span.stall));
-        if before == Some(suspect.last) {
-            suspect.cost = (suspect.cost + passed.min(pause)).min(2 * COST * pause);
+        let strike = self.strikes.entry(seat).or_insert(Strike { last: now, ..Strike::default() });
+        let (passed, pause) = (now.since(strike.last), pause(span.stall));
+        if before == Some(strike.last) {
+            strike.cost = (strike.cost + passed.min(pause)).min(2 * COST * pause);
         } else {
-            suspect.cost = suspect.cost.saturating_sub(passed / PAID_OFF);
-            suspect.far = behind > span.window / 4 * 3;
+            strike.cost = strike.cost.saturating_sub(passed / PAID_OFF);
+            strike.far = behind > span.window / 4 * 3;
         }
-        suspect.last = now;
-        if suspect.cost < COST * pause || !suspect.far {
+        strike.last = now;
+        if strike.cost < COST * pause || !strike.far {
             return false;
         }
-        (suspect.cost, suspect.let_go) = (Duration::ZERO, true);
-        suspect.times = suspect.times.saturating_add(1);
+        (strike.cost, strike.let_go) = (Duration::ZERO, true);
+        strike.times = strike.times.saturating_add(1);
         true
     }
 
     /// How long a link that is not waited for must keep up.
     pub(super) fn term(&self, seat: u32, stall: Duration) -> Duration {
-        let times = self.suspects.get(&seat).map_or(u32::MAX, |suspect| suspect.times);
+        let times = self.strikes.get(&seat).map_or(u32::MAX, |strike| strike.times);
         let longest = FORGIVEN * stall;
         match times.checked_sub(1) {
             Some(doubled) if doubled < FORGIVEN => longest.min(stall * (1 << doubled)),
@@ -110,39 +110,39 @@ impl Blame {
     }
 
     /// A link that was let go is waited for again.
-    pub(super) fn forgiven(&mut self, seat: u32, now: Tick) {
-        if let Some(suspect) = self.suspects.get_mut(&seat) {
-            (suspect.let_go, suspect.last) = (false, now);
+    pub(super) fn reinstated(&mut self, seat: u32, now: Tick) {
+        if let Some(strike) = self.strikes.get_mut(&seat) {
+            (strike.let_go, strike.last) = (false, now);
         }
     }
 
     /// A link has left, or is not waited for because of something worse.
     pub(super) fn forget(&mut self, seat: u32) {
-        self.suspects.remove(&seat);
+        self.strikes.remove(&seat);
     }
 }
 
-impl Inner {
+impl Members {
     /// Looks at whom most others idle for, if it is time; whether somebody is let go.
-    pub(super) fn glance(&mut self, span: &Span, now: Tick) -> bool {
+    pub(super) fn copy_tail(&mut self, span: &LogSnapshot, now: Tick) -> bool {
         let Some(need) = self.wait.as_ref().map(|wait| wait.need) else { return false };
         // Without a producer it is not this link that the others idle for.
-        if self.waiters.is_empty() || !self.blame.is_due(span, now) {
+        if self.waiters.is_empty() || !self.slow_detector.is_due(span, now) {
             return false;
         }
-        let (mut all, mut idle, end) = (0, 0, self.blame.end(span));
+        let (mut all, mut idle, end) = (0, 0, self.slow_detector.end(span));
         for views in self.members.iter().flatten() {
             all += 1;
             idle += usize::from(views.at(self.place).position() >= end);
         }
-        let Some(look) = self.blame.look(span, now, idle, all) else { return false };
+        let Some(look) = self.slow_detector.look(span, now, idle, all) else { return false };
         let mut found = false;
         for (seat, (view, face)) in (0..).zip(self.members.iter().zip(&mut self.faces)) {
             let Some(view) = view.as_ref().map(|views| views.at(self.place)) else { continue };
             let pos = view.position();
             if face.is_behind(pos, need, span, now)
                 && view.is_blocked()
-                && self.blame.charge(seat, span.end.saturating_sub(pos), span, look)
+                && self.slow_detector.record_delay(seat, span.end.saturating_sub(pos), span, look)
             {
                 face.call_slow();
                 found = true;
@@ -153,7 +153,7 @@ impl Inner {
     }
 
     /// Somebody was let go: unless another is as far behind, there is room.
-    pub(super) fn reopen(&mut self, span: &Span, now: Tick) -> u64 {
+    pub(super) fn reopen(&mut self, span: &LogSnapshot, now: Tick) -> u64 {
         self.unwatch();
         self.wait = None;
         self.begin(span, now)
@@ -171,5 +171,5 @@ const LOOKS: u32 = 50;
 const COST: u32 = 4;
 /// How many times as long a link must cost nothing to pay off what it cost.
 const PAID_OFF: u32 = 4;
-/// Fewest idle links that show that another is slow.
-const WITNESSES: usize = 8;
+/// Fewest idle links that store_hints that another is slow.
+const MIN_IDLE_PEERS: usize = 8;

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use super::segment::Position;
-use super::{Appended, FAMILY};
+use super::{Appended, LOGS_PER_SET};
 use crate::base::ConnId;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::sync::{Mutex, OnceLock};
 
 /// Most gaps a view remembers; of what is older than a forgotten one it says [`Receipt::Expired`].
-const GAPS_MAX: usize = 32;
+const MAX_GAPS: usize = 32;
 
 /// What became of one message at one link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Receipt {
-    /// Its last byte was handed to the stream (over TLS: flushed). Not that the application at the far end has it.
+    /// Its last byte was handed_over to the stream (over TLS: flushed). Not that the application at the far end has it.
     Written,
     /// The link lagged and went past it.
     Skipped,
@@ -46,11 +46,11 @@ pub struct CursorView {
     at: usize,
 }
 
-/// The shared parts of the cursors that one link has in a [family](super::LogSet) of logs, in one allocation.
+/// The shared parts of the cursors that one link has in a [log_set](super::LogSet) of logs, in one allocation.
 #[derive(Debug)]
 pub(crate) struct CursorStates {
     conn: ConnId,
-    each: [CursorState; FAMILY],
+    each: [CursorState; LOGS_PER_SET],
 }
 
 /// The shared part of one cursor. The link that owns the cursor is the only writer.
@@ -70,11 +70,11 @@ pub(super) struct CursorState {
     blocked: AtomicBool,
     left: AtomicBool,
     /// What most links never need. Set at the latest before a gap is published as behind.
-    rare: OnceLock<Box<Rare>>,
+    rare: OnceLock<Box<RareState>>,
 }
 
 #[derive(Debug, Default)]
-struct Rare {
+struct RareState {
     /// The link that this one replaced, whose frames came from the same peer.
     also: Option<ConnId>,
     skipped: AtomicU64,
@@ -91,7 +91,7 @@ struct Gaps {
 
 impl CursorStates {
     /// Of a link that begins at these places, each the successor of what is beside it, if it is one.
-    pub(super) fn new(conn: ConnId, places: [(Position, Option<ConnId>); FAMILY]) -> Arc<Self> {
+    pub(super) fn new(conn: ConnId, places: [(Position, Option<ConnId>); LOGS_PER_SET]) -> Arc<Self> {
         Arc::new(Self { conn, each: places.map(|(at, also)| CursorState::new(also, at.seq, at.pos)) })
     }
 
@@ -101,12 +101,12 @@ impl CursorStates {
     }
 
     /// What others may know of the cursor in the log of this place.
-    pub(crate) fn cursor(self: &Arc<Self>, at: usize) -> CursorView {
+    pub(crate) fn view(self: &Arc<Self>, at: usize) -> CursorView {
         CursorView { all: Arc::clone(self), at }
     }
 
     /// Where a successor begins in each log.
-    pub(crate) fn resume(&self) -> [ResumePoint; FAMILY] {
+    pub(crate) fn resume_points(&self) -> [ResumePoint; LOGS_PER_SET] {
         self.each.each_ref().map(|view| view.resume(self.conn))
     }
 
@@ -131,8 +131,8 @@ impl CursorView {
     }
 
     /// Messages this link went past because it lagged.
-    pub fn gap(&self) -> u64 {
-        self.view().gap()
+    pub fn skipped(&self) -> u64 {
+        self.view().skipped()
     }
 
     /// Every message before this one was written, skipped, or the peer's own.
@@ -157,8 +157,9 @@ impl CursorView {
 
 impl CursorState {
     fn new(also: Option<ConnId>, start: u64, pos: u64) -> Self {
-        let rare =
-            also.map_or_else(OnceLock::new, |_| OnceLock::from(Box::new(Rare { also, ..Rare::default() })));
+        let rare = also.map_or_else(OnceLock::new, |_| {
+            OnceLock::from(Box::new(RareState { also, ..RareState::default() }))
+        });
         Self {
             start,
             written: AtomicU64::new(start),
@@ -175,7 +176,7 @@ impl CursorState {
         self.rare.get()?.also
     }
 
-    pub(super) fn gap(&self) -> u64 {
+    pub(super) fn skipped(&self) -> u64 {
         self.rare.get().map_or(0, |rare| rare.skipped.load(Ordering::Relaxed))
     }
 
@@ -233,7 +234,7 @@ impl CursorState {
     }
 
     /// Says that the stream is full, after what was written was published.
-    pub(super) fn block(&self) {
+    pub(super) fn set_blocked(&self) {
         self.blocked.store(true, Ordering::Relaxed);
     }
 
@@ -254,13 +255,13 @@ impl CursorState {
     }
 
     /// Notes that the messages from `from` up to `to` were passed by. Before they are published as behind.
-    pub(super) fn note_gap(&self, from: u64, to: u64) {
+    pub(super) fn record_gap(&self, from: u64, to: u64) {
         let rare = self.rare.get_or_init(Box::default);
         let mut gaps = rare.gaps.lock();
         match gaps.ranges.last_mut() {
             Some(last) if last.1 == from => last.1 = to,
             _ => {
-                if gaps.ranges.len() == GAPS_MAX {
+                if gaps.ranges.len() == MAX_GAPS {
                     gaps.known_from = gaps.ranges.remove(0).1;
                 }
                 gaps.ranges.push((from, to));

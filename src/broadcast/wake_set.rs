@@ -2,11 +2,11 @@
 //!
 //! # Invariants
 //! 40. *Statement*: the last append before silence reaches every link. *Enforced by*: both sides write their own word, pass
-//!     a sequentially consistent fence and read the other's: the producer its end and then the count of sleepers, the
-//!     link its seat on the list and then every end. *Breaks if*: a source tells the hub before its end is visible, or a
+//!     a sequentially consistent fence and read the other's: the producer its end and then the count of list, the
+//!     link its seat on the list and then every end. *Breaks if*: a source tells the wake_set before its end is visible, or a
 //!     link's `idle` leaves a source out.
 //!
-//! The list of sleepers is behind one short lock; what that costs stands in the module `sleepers`. A producer asks for its
+//! The list of list is behind one short lock; what that costs stands in the module `list`. A producer asks for its
 //! length first, and takes no lock where nobody sleeps.
 
 use std::future::Future;
@@ -16,16 +16,16 @@ use std::task::{Context, Poll, Waker};
 
 use crossbeam_utils::CachePadded;
 
-use super::sleepers::{HANDFUL, WakeList};
+use super::wake_list::{MAX_TAKEN, WakeList};
 use crate::sync::TaskWaker;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
 
 /// How many links a producer wakes itself before it hands the rest on. None in models, which have few links.
-const DIRECT: usize = if cfg!(peerpool_loom) { 0 } else { HANDFUL };
+const MAX_DIRECT_WAKES: usize = if cfg!(peerpool_loom) { 0 } else { MAX_TAKEN };
 /// How many links the waker task wakes before it lets others run.
-const ROUND: usize = 64;
+const MAX_WAKES_PER_POLL: usize = 64;
 /// How many seats of links that are gone the list may hold before they are shaken out.
-const GONE_MAX: usize = 256;
+const MAX_DEAD_ENTRIES: usize = 256;
 
 /// The seat is on the list.
 const LISTED: u8 = 1;
@@ -33,16 +33,16 @@ const LISTED: u8 = 1;
 const ASLEEP: u8 = 2;
 
 /// Where the links of a node sleep, whatever it is they wait for: a link parks once for all logs and the state table
-/// that were made with this hub.
+/// that were made with this wake_set.
 #[derive(Debug)]
 pub struct WakeSet {
-    sleepers: WakeList<Arc<ParkedWaker>>,
+    list: WakeList<Arc<ParkedWaker>>,
     /// Seats on the list, about, whose link is gone.
     gone: AtomicUsize,
     /// A producer left the rest to the waker task, which has not begun yet: whoever is on the list will be woken.
-    handed: CachePadded<AtomicBool>,
+    handed_over: CachePadded<AtomicBool>,
     /// There is a waker task.
-    staffed: AtomicBool,
+    has_waker_task: AtomicBool,
     task: TaskWaker,
 }
 
@@ -66,7 +66,7 @@ pub enum Parked {
 /// A link's place to sleep.
 #[derive(Debug)]
 pub struct Parker {
-    hub: Arc<WakeSet>,
+    wake_set: Arc<WakeSet>,
     seat: Arc<ParkedWaker>,
 }
 
@@ -74,7 +74,7 @@ pub struct Parker {
 /// producers then wake everybody themselves.
 #[derive(Debug)]
 pub struct WakerTask {
-    hub: Arc<WakeSet>,
+    wake_set: Arc<WakeSet>,
     /// How many of the round are still to be woken.
     left: usize,
 }
@@ -97,13 +97,13 @@ impl ParkedWaker {
 }
 
 impl WakeSet {
-    /// A hub where nobody sleeps.
+    /// A wake_set where nobody sleeps.
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            sleepers: WakeList::new(),
+            list: WakeList::new(),
             gone: AtomicUsize::new(0),
-            handed: CachePadded::new(AtomicBool::new(false)),
-            staffed: AtomicBool::new(false),
+            handed_over: CachePadded::new(AtomicBool::new(false)),
+            has_waker_task: AtomicBool::new(false),
             task: TaskWaker::new(),
         })
     }
@@ -113,14 +113,14 @@ impl WakeSet {
     /// # Cost
     /// One short lock and an allocation.
     pub fn parker(self: &Arc<Self>) -> Parker {
-        self.sleepers.add_place();
-        Parker { hub: Arc::clone(self), seat: ParkedWaker::new() }
+        self.list.reserve();
+        Parker { wake_set: Arc::clone(self), seat: ParkedWaker::new() }
     }
 
     /// The waker task's future, to be spawned once; `None` while there is one.
-    pub fn waking(self: &Arc<Self>) -> Option<WakerTask> {
-        let before = self.staffed.swap(true, Ordering::AcqRel);
-        (!before).then(|| WakerTask { hub: Arc::clone(self), left: 0 })
+    pub fn waker_task(self: &Arc<Self>) -> Option<WakerTask> {
+        let before = self.has_waker_task.swap(true, Ordering::AcqRel);
+        (!before).then(|| WakerTask { wake_set: Arc::clone(self), left: 0 })
     }
 
     /// Wakes links, because a source has something new. Its word must have been written before, and no lock be held.
@@ -131,35 +131,35 @@ impl WakeSet {
     pub(crate) fn notify(&self) {
         // Pairs with the fence in `park`: either this sees the sleeper, or the sleeper sees the source's word.
         fence(Ordering::SeqCst);
-        if self.sleepers.len() > 0 {
+        if self.list.len() > 0 {
             self.wake_some();
         }
     }
 
     #[cfg(all(test, not(peerpool_loom)))]
     pub(super) fn listed(&self) -> usize {
-        self.sleepers.len()
+        self.list.len()
     }
 
     #[cold]
     fn wake_some(&self) {
         // Pairs with the exchange and the fence in `WakerTask::poll`: its round begins after this word was written.
-        if self.handed.load(Ordering::Relaxed) {
+        if self.handed_over.load(Ordering::Relaxed) {
             return;
         }
-        let listed = self.sleepers.len();
-        if listed <= 2 * DIRECT || !self.staffed.load(Ordering::Relaxed) {
+        let listed = self.list.len();
+        if listed <= 2 * MAX_DIRECT_WAKES || !self.has_waker_task.load(Ordering::Relaxed) {
             self.wake_up_to(listed);
             return;
         }
-        self.wake_up_to(DIRECT);
-        if !self.handed.swap(true, Ordering::AcqRel) {
+        self.wake_up_to(MAX_DIRECT_WAKES);
+        if !self.handed_over.swap(true, Ordering::AcqRel) {
             self.task.wake();
         }
-        // Pairs with the fence in `WakerTask::drop`: either it sees what was handed to it, or this sees that it is gone.
+        // Pairs with the fence in `WakerTask::drop`: either it sees what was handed_over to it, or this sees that it is gone.
         fence(Ordering::SeqCst);
-        if !self.staffed.load(Ordering::Relaxed) && self.handed.swap(false, Ordering::AcqRel) {
-            self.wake_up_to(self.sleepers.len());
+        if !self.has_waker_task.load(Ordering::Relaxed) && self.handed_over.swap(false, Ordering::AcqRel) {
+            self.wake_up_to(self.list.len());
         }
     }
 
@@ -168,7 +168,7 @@ impl WakeSet {
     fn wake_up_to(&self, most: usize) -> usize {
         let mut woken = 0;
         while woken < most {
-            let handful = self.sleepers.take(most - woken);
+            let handful = self.list.take(most - woken);
             if handful.is_empty() {
                 break;
             }
@@ -181,26 +181,26 @@ impl WakeSet {
 
 impl Parker {
     /// Where its task is found.
-    pub(crate) const fn seat(&self) -> &Arc<ParkedWaker> {
+    pub(crate) const fn parked_waker(&self) -> &Arc<ParkedWaker> {
         &self.seat
     }
 
     /// Puts the task to sleep unless there is something to do. `idle` says whether no source has news; it must ask every
-    /// source of this hub that the link serves, after everything that came before was taken.
+    /// source of this wake_set that the link serves, after everything that came before was taken.
     ///
     /// # Cost
     /// At most one push to the list, under a short lock and into memory that is there; a fence, and what `idle` costs.
     pub fn park(&self, waker: &Waker, idle: impl FnOnce() -> bool) -> Parked {
         self.seat.task.register(waker);
-        self.park_known(idle)
+        self.park_registered(idle)
     }
 
     /// As [`Parker::park`], of a task that has registered with the seat since it was last polled: whoever has taken that
     /// waker since has woken the task, which will be polled again.
-    pub(crate) fn park_known(&self, idle: impl FnOnce() -> bool) -> Parked {
+    pub(crate) fn park_registered(&self, idle: impl FnOnce() -> bool) -> Parked {
         // A seat still on the list is found there: no second push.
         if self.seat.state.fetch_or(LISTED | ASLEEP, Ordering::AcqRel) & LISTED == 0 {
-            self.hub.sleepers.push(Arc::clone(&self.seat));
+            self.wake_set.list.push(Arc::clone(&self.seat));
         }
         // Pairs with the fence in `WakeSet::notify`.
         fence(Ordering::SeqCst);
@@ -214,17 +214,17 @@ impl Parker {
 
 impl Drop for Parker {
     fn drop(&mut self) {
-        let hub = &self.hub;
-        hub.sleepers.remove_place();
+        let wake_set = &self.wake_set;
+        wake_set.list.unreserve();
         if self.seat.state.fetch_and(!ASLEEP, Ordering::AcqRel) & LISTED == 0 {
             return;
         }
         // With nothing appended for days, links that come and go would fill the list.
-        let gone = hub.gone.fetch_add(1, Ordering::Relaxed) + 1;
-        let listed = hub.sleepers.len();
-        if gone >= GONE_MAX && gone >= listed / 2 {
-            hub.gone.store(0, Ordering::Relaxed);
-            hub.wake_up_to(listed);
+        let gone = wake_set.gone.fetch_add(1, Ordering::Relaxed) + 1;
+        let listed = wake_set.list.len();
+        if gone >= MAX_DEAD_ENTRIES && gone >= listed / 2 {
+            wake_set.gone.store(0, Ordering::Relaxed);
+            wake_set.wake_up_to(listed);
         }
     }
 }
@@ -233,21 +233,21 @@ impl Future for WakerTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let hub = Arc::clone(&self.hub);
-        hub.task.register(cx.waker());
+        let wake_set = Arc::clone(&self.wake_set);
+        wake_set.task.register(cx.waker());
         if self.left == 0 {
-            if !hub.handed.swap(false, Ordering::AcqRel) {
+            if !wake_set.handed_over.swap(false, Ordering::AcqRel) {
                 return Poll::Pending;
             }
             // Pairs with the fence in `notify`: whoever was told that this round will come has its word visible to all
             // that the round wakes.
             fence(Ordering::SeqCst);
-            self.left = hub.sleepers.len();
+            self.left = wake_set.list.len();
         }
-        let round = self.left.min(ROUND);
-        let taken = hub.wake_up_to(round);
+        let round = self.left.min(MAX_WAKES_PER_POLL);
+        let taken = wake_set.wake_up_to(round);
         self.left = if taken < round { 0 } else { self.left - taken };
-        if self.left > 0 || hub.handed.load(Ordering::Relaxed) {
+        if self.left > 0 || wake_set.handed_over.load(Ordering::Relaxed) {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
@@ -256,12 +256,12 @@ impl Future for WakerTask {
 
 impl Drop for WakerTask {
     fn drop(&mut self) {
-        let hub = &self.hub;
-        hub.staffed.store(false, Ordering::Relaxed);
+        let wake_set = &self.wake_set;
+        wake_set.has_waker_task.store(false, Ordering::Relaxed);
         // Pairs with the fence in `wake_some`.
         fence(Ordering::SeqCst);
-        if hub.handed.swap(false, Ordering::AcqRel) || self.left > 0 {
-            hub.wake_up_to(hub.sleepers.len());
+        if wake_set.handed_over.swap(false, Ordering::AcqRel) || self.left > 0 {
+            wake_set.wake_up_to(wake_set.list.len());
         }
     }
 }

@@ -59,7 +59,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bob = Node::builder().handler(Ledger { name: "bob" }).start().await?;
 
     alice.set_state(Tip::KIND, b"tip", Message::of(&Tip { height: 41 })?.payload)?;
-    let peer = bob.connect(alice.listening()[0]).await?;
+    let peer = bob.connect(alice.local_addrs()[0]).await?;
     bob.broadcast(&Message::of(&Transaction { from: "bob".into(), amount: 7 })?)?;
     let answer = bob.request(peer.key(), Message::new(9, "how are you?"), Duration::from_secs(5)).await?;
     println!("bob: {}", String::from_utf8_lossy(&answer));

@@ -65,15 +65,15 @@ impl World {
         let mut config = NodeConfig::local();
         let hour = Duration::from_secs(3600);
         config.listen.push(([127, 0, 0, 1], 0).into());
-        config.hot.limits = PoolConfig::test().limits;
-        config.hot.degree = 0;
-        (config.hot.tick, config.hot.ping_every) = (hour, hour);
-        config.hot.liveness.stale_after = 3 * hour;
+        config.runtime.limits = PoolConfig::test().limits;
+        config.runtime.target_peers = 0;
+        (config.runtime.maintenance_interval, config.runtime.ping_interval) = (hour, hour);
+        config.runtime.liveness.stale_after = 3 * hour;
         let heard = Counting::default();
         let node = Node::builder().config(config).handler(heard.clone()).start().await.unwrap();
         let mut peers = Vec::with_capacity(count);
         for number in 0..count {
-            peers.push(enter(node.listening()[0], number).await);
+            peers.push(enter(node.local_addrs()[0], number).await);
         }
         while node.roster().iter().count() < count {
             yield_now().await;

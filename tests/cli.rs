@@ -187,7 +187,7 @@ fn a_small_mesh_delivers_everything_once_and_says_so_in_json() {
     let named = |names: &str| -> BTreeSet<String> { names.split_whitespace().map(str::to_owned).collect() };
     assert_eq!(below("latency_ms"), named("p50 p99 max"));
     assert_eq!(below("requests"), named("sent answered failed p50_ms p99_ms"));
-    assert_eq!(below("leaked"), named("permits links peers tasks"));
+    assert_eq!(below("leaked"), named("permits connections peers tasks"));
     assert!(below("pool").contains("total_connections"));
     assert_eq!((&json["nodes"], &json["interrupted"]), (&4.into(), &false.into()));
     assert_eq!(json["promised_share"], 1.0);
@@ -326,12 +326,15 @@ fn a_node_that_has_not_started_yet_ends_at_a_signal() {
 #[test]
 fn what_cannot_work_is_said_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
-    let config = file(&folder, "bad.toml", "[hot]\nping_evry = \"1s\"\n");
+    let config = file(&folder, "bad.toml", "[runtime]\nping_intervl = \"1s\"\n");
     let book = file(&folder, "bad.redb", "this is no book");
     let other = RunningNode::start(&["--listen", "127.0.0.1:0"]);
     let taken = other.addr.to_string();
     let cases = [
-        (vec!["--config", config.to_str().unwrap()], "`hot.ping_evry`; did you mean `hot.ping_every`?"),
+        (
+            vec!["--config", config.to_str().unwrap()],
+            "`runtime.ping_intervl`; did you mean `runtime.ping_interval`?",
+        ),
         (vec!["--config", "/nowhere/at/all"], "/nowhere/at/all"),
         (vec!["--book", book.to_str().unwrap()], "is not an address book"),
         (vec!["--listen", &taken], "the address is in use"),
@@ -414,12 +417,12 @@ fn a_ping_that_fails_says_why() {
 
 /// Notices quickly, tries again quickly; but three seconds are to be had even where the machine is busy with other tests.
 const QUICK: &str = "\
-[hot]
-ping_every = \"200ms\"
-tick = \"50ms\"
-handshake = \"1s\"
-write_stall = \"1s\"
-[hot.liveness]
+[runtime]
+ping_interval = \"200ms\"
+maintenance_interval = \"50ms\"
+handshake_timeout = \"1s\"
+write_stall_timeout = \"1s\"
+[runtime.liveness]
 stale_after = \"1s\"
 [tcp]
 send_buffer = \"64 KiB\"
@@ -430,10 +433,10 @@ backoff_cap = \"500ms\"
 
 /// Patient with the silent, not with those who take no data.
 const STERN: &str = "\
-[hot]
-tick = \"50ms\"
-handshake = \"1s\"
-write_stall = \"1s\"
+[runtime]
+maintenance_interval = \"50ms\"
+handshake_timeout = \"1s\"
+write_stall_timeout = \"1s\"
 [tcp]
 send_buffer = \"64 KiB\"
 ";
@@ -547,7 +550,7 @@ fn hostile_clients_cost_a_node_their_own_connections_only() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let good = runtime.block_on(async {
         let mut config = NodeConfig::local();
-        config.hot.degree = 0;
+        config.runtime.target_peers = 0;
         let good = Node::builder().config(config).start().await.unwrap();
         good.connect(node.addr).await.unwrap();
         good

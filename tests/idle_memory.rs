@@ -77,12 +77,12 @@ fn an_idle_connection_keeps_within_its_bytes() {
     let mut config = NodeConfig::local();
     let hour = Duration::from_secs(3600);
     config.listen.push(([127, 0, 0, 1], 0).into());
-    config.hot.limits = PoolConfig::test().limits;
-    config.hot.degree = 0;
-    (config.hot.tick, config.hot.ping_every) = (hour, hour);
-    config.hot.liveness.stale_after = 3 * hour;
+    config.runtime.limits = PoolConfig::test().limits;
+    config.runtime.target_peers = 0;
+    (config.runtime.maintenance_interval, config.runtime.ping_interval) = (hour, hour);
+    config.runtime.liveness.stale_after = 3 * hour;
     let node = runtime.block_on(Node::builder().config(config).start()).expect("a node");
-    let addr = node.listening()[0];
+    let addr = node.local_addrs()[0];
     let mut peers = Vec::with_capacity(BEFORE + PEERS);
     peers.extend((0..BEFORE).map(|number| enter(addr, number)));
     talk(&node, &mut peers);
@@ -103,7 +103,7 @@ fn an_idle_connection_keeps_within_its_bytes() {
 /// Every peer is sent a message and a ping, answers it and sends a message.
 fn talk(node: &Node, peers: &mut [TcpStream]) {
     node.broadcast(&Message::new(7, vec![b'x'; BODY])).expect("a legal message");
-    node.roster().iter().for_each(|peer| peer.connection().link().ping());
+    node.roster().iter().for_each(|peer| peer.connection().handle().ping());
     let mut said = BytesMut::new();
     for peer in &mut *peers {
         let (token, messages) = hear(peer);
@@ -115,7 +115,7 @@ fn talk(node: &Node, peers: &mut [TcpStream]) {
         peer.write_all(&said).expect("the node lives");
     }
     let begun = Instant::now();
-    while node.roster().iter().any(|peer| peer.connection().link().ping_open()) {
+    while node.roster().iter().any(|peer| peer.connection().handle().ping_open()) {
         assert!(begun.elapsed() < WAIT, "a pong was not heard");
         std::thread::yield_now();
     }

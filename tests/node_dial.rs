@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use harness::*;
 use peerpool::address_book::{AddressBook, AddressBookConfig, WallTime};
 use peerpool::base::{Backoff, Direction};
-use peerpool::node::{ConnectError, Handler, Node, NodeConfig, NodeEvent, SubscriptionItem, Verdict};
+use peerpool::node::{ConnectError, Handler, Node, NodeConfig, NodeEvent, PeerDecision, SubscriptionItem};
 use peerpool::transport::{BoxFuture, BoxListener, BoxStream, Latency, MemoryNet, Transport as _};
 use peerpool::wire::{Control, Goodbye, GoodbyeReason, Greeting, Hello, Native, Protocol as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -48,8 +48,8 @@ async fn an_address_under_way_is_not_dialled_in_a_loop() {
 async fn a_want_of_slots_makes_no_loop_and_is_no_failure_of_the_address() {
     let net = MemoryNet::new(1);
     let mut config = eager(&[2, 3, 4]);
-    config.hot.limits.max_outbound = 1;
-    config.hot.limits.reserved_outbound = 0;
+    config.runtime.limits.max_outbound = 1;
+    config.runtime.limits.reserved_outbound = 0;
     let a = start(&net, 1, config, Rec::new()).await;
     let mut others = Vec::new();
     for last in 2..5 {
@@ -119,8 +119,8 @@ async fn backoff_grows_until_a_session_is_stable_also_for_trusted_peers() {
         let backoff = Backoff { base: Duration::from_millis(20), cap: Duration::from_secs(60) };
         let book = AddressBook::in_memory(AddressBookConfig { backoff, ..AddressBookConfig::default() });
         let mut config = NodeConfig::local();
-        config.hot.tick = Duration::from_millis(2);
-        config.hot.stable_after = Duration::from_secs(1);
+        config.runtime.maintenance_interval = Duration::from_millis(2);
+        config.runtime.stable_after = Duration::from_secs(1);
         if trusted {
             config.trusted = vec![at(2)];
         } else {
@@ -192,7 +192,7 @@ async fn a_dial_back_proves_a_listen_address_before_anybody_is_told_of_it() {
 async fn a_listen_address_in_a_black_hole_is_asked_one_at_a_time_and_takes_no_dial_away() {
     let net = MemoryNet::new(1);
     let mut config = eager(&[]);
-    config.hot.dial_budget = 2;
+    config.runtime.max_concurrent_dials = 2;
     let a = start(&net, 1, config, Rec::new()).await;
     net.black_hole(ip(9), true);
     let mut silent = Vec::new();
@@ -241,7 +241,7 @@ async fn impatient(net: &MemoryNet) -> Node {
     let backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(60) };
     let book = AddressBook::in_memory(AddressBookConfig { backoff, ..AddressBookConfig::default() });
     let mut config = eager(&[2]);
-    config.hot.tick = Duration::from_millis(2);
+    config.runtime.maintenance_interval = Duration::from_millis(2);
     Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap()
 }
 
@@ -305,7 +305,7 @@ async fn a_trusted_address_that_the_book_forgot_is_remembered_and_waits_as_any_o
     let came = refuser(&net, 2, Goodbye::new(GoodbyeReason::Rejected));
     let mut config = eager(&[]);
     config.trusted = vec![at(2)];
-    config.hot.tick = Duration::from_millis(2);
+    config.runtime.maintenance_interval = Duration::from_millis(2);
     let book = AddressBook::in_memory(AddressBookConfig::default());
     let a = Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap();
     until(|| came.load(Ordering::Relaxed) >= 1).await;
@@ -325,7 +325,7 @@ async fn a_trusted_address_that_the_book_forgot_is_remembered_and_waits_as_any_o
 /// A configuration with which a quiet connection alone never makes the maintenance look at it.
 fn unhurried(mut config: NodeConfig) -> NodeConfig {
     let never = Duration::from_secs(24 * 3600);
-    (config.hot.ping_every, config.hot.stable_after, config.hot.liveness.stale_after) =
+    (config.runtime.ping_interval, config.runtime.stable_after, config.runtime.liveness.stale_after) =
         (never, never, never * 3);
     config
 }
@@ -334,7 +334,7 @@ fn unhurried(mut config: NodeConfig) -> NodeConfig {
 async fn a_claim_that_found_no_place_for_a_probe_is_probed_once_there_is_one() {
     let net = MemoryNet::new(1);
     let mut config = unhurried(quiet());
-    config.hot.dial_budget = 1;
+    config.runtime.max_concurrent_dials = 1;
     let a = start(&net, 1, config, Rec::new()).await;
     net.black_hole(ip(9), true);
     let mut liar = ByHand::dial(&net, 9, at(1)).await;
@@ -358,7 +358,7 @@ async fn a_claim_that_found_no_place_for_a_probe_is_probed_once_there_is_one() {
 async fn a_session_turns_stable_though_nothing_else_is_due() {
     let net = MemoryNet::new(1);
     let mut config = unhurried(quiet());
-    config.hot.stable_after = Duration::from_secs(5);
+    config.runtime.stable_after = Duration::from_secs(5);
     let a = start(&net, 1, config, Rec::new()).await;
     assert!(a.connect(at(2)).await.is_err());
     let b = start(&net, 2, unhurried(quiet()), Rec::new()).await;
@@ -379,7 +379,7 @@ async fn nodes_that_are_told_one_address_each_reach_their_degree() {
     let mut nodes = Vec::new();
     for last in 1..=10 {
         let mut config = eager(if last == 1 { &[] } else { &[1] });
-        config.hot.degree = 4;
+        config.runtime.target_peers = 4;
         nodes.push(start(&net, last, config, Rec::new()).await);
     }
     until(|| nodes.iter().all(|node| peers(node) >= 4)).await;
@@ -413,7 +413,7 @@ async fn a_dial_into_a_black_hole_ends_in_time_and_gives_its_slot_back() {
     let begun = tokio::time::Instant::now();
     assert!(matches!(a.connect(at(2)).await, Err(ConnectError::Timeout)));
     assert!(begun.elapsed() <= Duration::from_secs(11));
-    assert!(a.leftovers().permits == 0 && a.stats().dial_failures == 1);
+    assert!(a.shutdown_report().permits == 0 && a.stats().dial_failures == 1);
     end(a).await;
 }
 
@@ -443,9 +443,13 @@ async fn a_connect_dropped_after_any_number_of_polls_leaves_nothing() {
             a.disconnect(only(&a).key());
         }
         until(|| peers(&a) == 0 && peers(&b) == 0).await;
-        until(|| a.leftovers().permits == 0 && b.leftovers().permits == 0 && net.connections().is_empty())
-            .await;
-        assert_eq!((a.leftovers().peers, b.leftovers().peers), (0, 0));
+        until(|| {
+            a.shutdown_report().permits == 0
+                && b.shutdown_report().permits == 0
+                && net.connections().is_empty()
+        })
+        .await;
+        assert_eq!((a.shutdown_report().peers, b.shutdown_report().peers), (0, 0));
     }
     assert!(successes > 5 && successes < 30, "{successes}");
     end(a).await;
@@ -483,11 +487,11 @@ async fn an_address_that_accepts_and_claims_a_collision_is_dialled_less_and_less
     end(a).await;
 }
 
-/// Gives every hello the same verdict, and keeps the features it said.
-struct Judge(Verdict, Mutex<Vec<u64>>);
+/// Gives every hello the same decision, and keeps the features it said.
+struct Judge(PeerDecision, Mutex<Vec<u64>>);
 
 impl Handler for Judge {
-    fn verdict(&self, hello: &Hello, _: SocketAddr) -> Verdict {
+    fn accept_peer(&self, hello: &Hello, _: SocketAddr) -> PeerDecision {
         self.1.lock().unwrap().push(hello.features);
         self.0
     }
@@ -496,9 +500,9 @@ impl Handler for Judge {
 /// The highest bit of a hello's features says that a dialler merely asks: from anybody else it says nothing.
 #[tokio::test(start_paused = true)]
 async fn whoever_becomes_a_peer_is_judged_whatever_bits_it_says() {
-    for verdict in [Verdict::Accept, Verdict::Reject] {
+    for decision in [PeerDecision::Accept, PeerDecision::Reject] {
         let net = MemoryNet::new(1);
-        let judge = Arc::new(Judge(verdict, Mutex::default()));
+        let judge = Arc::new(Judge(decision, Mutex::default()));
         let builder = Node::builder().config(quiet()).transport(net.host(ip(1))).book(hasty_book());
         let a = builder.handler(Arc::clone(&judge)).start().await.unwrap();
         let greeting = |nonce| Hello { features: 1 << 63 | 5, ..hello(nonce) };
@@ -512,11 +516,13 @@ async fn whoever_becomes_a_peer_is_judged_whatever_bits_it_says() {
         let dialled = a.connect(at(2)).await;
         let (near, _far) = net.pair(ip(1), ip(3));
         let said = (greeting(3), Vec::new());
-        let adopted = a.adopt_greeted("native", near, Direction::Inbound, at(3), said).await;
+        let adopted = a.adopt_handshaken("native", near, Direction::Inbound, at(3), said).await;
         for outcome in [dialled, adopted] {
-            match verdict {
-                Verdict::Accept => assert_eq!(outcome.unwrap().read_info(|info| info.features), 5),
-                Verdict::Reject => assert!(matches!(outcome, Err(ConnectError::Rejected)), "{outcome:?}"),
+            match decision {
+                PeerDecision::Accept => assert_eq!(outcome.unwrap().read_info(|info| info.features), 5),
+                PeerDecision::Reject => {
+                    assert!(matches!(outcome, Err(ConnectError::Rejected)), "{outcome:?}")
+                }
             }
         }
         assert_eq!(*judge.1.lock().unwrap(), [5, 5]);
@@ -554,8 +560,8 @@ async fn our_own_inability_to_dial_neither_ruins_the_book_nor_makes_a_loop() {
             book.add(addr, peerpool::address_book::Source::Operator, WallTime::now()).unwrap();
         }
         let mut config = eager(&[]);
-        config.hot.tick = Duration::from_millis(50);
-        config.hot.degree = 8;
+        config.runtime.maintenance_interval = Duration::from_millis(50);
+        config.runtime.target_peers = 8;
         let node = Node::builder().config(config).transport(Unable(code, Arc::clone(&dials)));
         let a = node.book(Arc::clone(&book)).start().await.unwrap();
         tokio::time::sleep(Duration::from_millis(500)).await;

@@ -59,7 +59,7 @@ impl PeerPolicy for ByIp {
         Some(key_of(addr.ip()))
     }
 
-    fn speaks_at(&self, addr: SocketAddr) -> bool {
+    fn matches_addr(&self, addr: SocketAddr) -> bool {
         addr.port() == TOY_PORT
     }
 
@@ -73,17 +73,17 @@ fn builder(net: &MemoryNet, last: u8, config: NodeConfig, handler: Rec) -> peerp
 }
 
 fn toy_rules(last: u8) -> ProtocolConfig<Toy> {
-    ProtocolConfig::new(Toy::new()).listen(toy_at(last)).rules(ByIp(ip(last)))
+    ProtocolConfig::new(Toy::new()).listen(toy_at(last)).policy(ByIp(ip(last)))
 }
 
 /// Speaks both.
 async fn both(net: &MemoryNet, last: u8, handler: Rec) -> Node {
-    builder(net, last, quiet(), handler).listen(at(last)).dialect(toy_rules(last)).start().await.unwrap()
+    builder(net, last, quiet(), handler).listen(at(last)).protocol(toy_rules(last)).start().await.unwrap()
 }
 
 /// Speaks the toy dialect only.
 async fn toy_only(net: &MemoryNet, last: u8, config: NodeConfig, handler: Rec) -> Node {
-    builder(net, last, config, handler).first_dialect(toy_rules(last)).start().await.unwrap()
+    builder(net, last, config, handler).first_protocol(toy_rules(last)).start().await.unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,7 +97,7 @@ async fn a_broadcast_reaches_the_peers_of_every_dialect_and_state_greets_them() 
     native.connect(at(1)).await.unwrap();
     toy.connect(toy_at(1)).await.unwrap();
     until(|| peers(&node) == 2).await;
-    let mut spoken: Vec<_> = node.roster().iter().map(|peer| peer.connection().dialect()).collect();
+    let mut spoken: Vec<_> = node.roster().iter().map(|peer| peer.connection().protocol()).collect();
     spoken.sort_unstable();
     assert_eq!(spoken, ["native", "toy"]);
 
@@ -123,9 +123,9 @@ async fn state_that_one_dialect_has_no_room_for_is_set_in_none() {
     let net = MemoryNet::new(1);
     let mut config = quiet();
     // Ten bytes fit the native dialect's table, and with the toy's longer words not its own.
-    config.state_bytes = 256 + 18;
+    config.max_state_bytes = 256 + 18;
     let node =
-        builder(&net, 1, config, Rec::new()).listen(at(1)).dialect(toy_rules(1)).start().await.unwrap();
+        builder(&net, 1, config, Rec::new()).listen(at(1)).protocol(toy_rules(1)).start().await.unwrap();
     node.set_state(9, b"tip", &b"1"[..]).unwrap();
     let refused = node.set_state(9, b"tip", &b"0123456789"[..]);
     assert!(matches!(refused, Err(StateError::Full(value)) if value == "0123456789"));
@@ -182,8 +182,10 @@ async fn a_dialect_that_cannot_say_it_refuses_with_the_message_and_nothing_goes_
     let large = message(1, &[0; 40_000]);
     assert!(matches!(node.broadcast(&large), Err(EncodeError::TooLarge { .. })));
     let asked = toy.request(peer.key(), message(1, b"?"), Duration::from_secs(1)).await;
-    let Err(peerpool::node::AskError::Request(RequestError::NotSent(SendError::Refused { message, .. }))) =
-        asked
+    let Err(peerpool::node::PeerRequestError::Request(RequestError::NotSent(SendError::Refused {
+        message,
+        ..
+    }))) = asked
     else {
         panic!("{asked:?}");
     };
@@ -245,8 +247,8 @@ impl PeerPolicy for Impostor {
 #[tokio::test(start_paused = true)]
 async fn a_key_held_in_one_dialect_is_not_taken_in_another() {
     let net = MemoryNet::new(5);
-    let dialect = ProtocolConfig::new(Toy::new()).listen(toy_at(1)).rules(Impostor);
-    let node = builder(&net, 1, quiet(), Rec::new()).dialect(dialect).start().await.unwrap();
+    let dialect = ProtocolConfig::new(Toy::new()).listen(toy_at(1)).policy(Impostor);
+    let node = builder(&net, 1, quiet(), Rec::new()).protocol(dialect).start().await.unwrap();
     let native = start(&net, 2, quiet(), Rec::new()).await;
     let peer = node.connect(at(2)).await.unwrap();
     let toy = toy_only(&net, 3, quiet(), Rec::new()).await;
@@ -261,7 +263,7 @@ async fn a_key_held_in_one_dialect_is_not_taken_in_another() {
 /// The toy dialect first, the native one beside it at port 7,000.
 async fn toy_first(net: &MemoryNet, last: u8, config: NodeConfig) -> Node {
     let native = ProtocolConfig::new(peerpool::wire::Native::default()).listen(at(last));
-    let builder = builder(net, last, config, Rec::new()).first_dialect(toy_rules(last)).dialect(native);
+    let builder = builder(net, last, config, Rec::new()).first_protocol(toy_rules(last)).protocol(native);
     builder.start().await.unwrap()
 }
 
@@ -269,7 +271,7 @@ async fn toy_first(net: &MemoryNet, last: u8, config: NodeConfig) -> Node {
 async fn a_peer_is_asked_back_and_dialled_again_in_the_dialect_it_speaks() {
     let net = MemoryNet::new(9);
     let mut config = quiet();
-    config.hot.degree = 1;
+    config.runtime.target_peers = 1;
     let node = toy_first(&net, 1, config).await;
     let native = start(&net, 2, quiet(), Rec::new()).await;
     native.connect(at(1)).await.unwrap();
@@ -279,7 +281,7 @@ async fn a_peer_is_asked_back_and_dialled_again_in_the_dialect_it_speaks() {
     native.disconnect(only(&native).key());
     until(|| peers(&node) == 1 && only(&node).id() != first).await;
     let again = only(&node);
-    assert_eq!((again.connection().dialect(), again.direction()), ("native", Direction::Outbound));
+    assert_eq!((again.connection().protocol(), again.direction()), ("native", Direction::Outbound));
     end(node).await;
     end(native).await;
 }
@@ -288,8 +290,8 @@ async fn a_peer_is_asked_back_and_dialled_again_in_the_dialect_it_speaks() {
 async fn a_nonce_that_another_dialects_peer_is_known_by_takes_nothing_from_it() {
     let net = MemoryNet::new(10);
     let mut patient = quiet();
-    patient.hot.liveness.stale_after = Duration::from_secs(300);
-    let node = builder(&net, 1, patient.clone(), Rec::new()).listen(at(1)).dialect(toy_rules(1));
+    patient.runtime.liveness.stale_after = Duration::from_secs(300);
+    let node = builder(&net, 1, patient.clone(), Rec::new()).listen(at(1)).protocol(toy_rules(1));
     let node = node.start().await.unwrap();
     let toy = toy_only(&net, 3, patient, Rec::new()).await;
     toy.connect(toy_at(1)).await.unwrap();
@@ -334,14 +336,14 @@ async fn a_peer_that_sends_by_itself_is_not_pinged_where_the_rules_say_so() {
 async fn a_silent_node_listens_when_told_to() {
     let net = MemoryNet::new(7);
     let node = builder(&net, 1, quiet(), Rec::new())
-        .dialect(ProtocolConfig::new(Toy::new()).rules(ByIp(ip(1))))
-        .start_silent()
+        .protocol(ProtocolConfig::new(Toy::new()).policy(ByIp(ip(1))))
+        .start_without_listening()
         .unwrap();
-    assert_eq!(node.listening(), []);
+    assert_eq!(node.local_addrs(), []);
     let toy = toy_only(&net, 2, quiet(), Rec::new()).await;
     assert!(matches!(toy.connect(toy_at(1)).await, Err(ConnectError::Io(_))));
     assert_eq!(node.listen("toy", toy_at(1)).await.unwrap(), toy_at(1));
-    assert!(matches!(node.listen("klingon", at(1)).await, Err(StartError::UnknownDialect)));
+    assert!(matches!(node.listen("klingon", at(1)).await, Err(StartError::UnknownProtocol)));
     toy.connect(toy_at(1)).await.unwrap();
     end(node).await;
     end(toy).await;
@@ -353,13 +355,13 @@ async fn what_cannot_start_says_why_and_leaves_nothing_bound() {
     let twice = ProtocolConfig::new(Toy::new()).listen(toy_at(1));
     let again = ProtocolConfig::new(Toy::new());
     let error =
-        builder(&net, 1, quiet(), Rec::new()).dialect(twice).dialect(again).start().await.unwrap_err();
+        builder(&net, 1, quiet(), Rec::new()).protocol(twice).protocol(again).start().await.unwrap_err();
     assert_eq!(error.to_string(), "configuration: dialect: two dialects named toy");
-    let error = builder(&net, 1, quiet(), Rec::new()).listen(at(1)).start_silent().unwrap_err();
+    let error = builder(&net, 1, quiet(), Rec::new()).listen(at(1)).start_without_listening().unwrap_err();
     assert!(matches!(error, StartError::Config(_)), "{error}");
     let node = both(&net, 1, Rec::new()).await;
     let free = SocketAddr::new(ip(1), 7009);
-    let taken = builder(&net, 1, quiet(), Rec::new()).listen(free).dialect(toy_rules(1)).start().await;
+    let taken = builder(&net, 1, quiet(), Rec::new()).listen(free).protocol(toy_rules(1)).start().await;
     let Err(StartError::Listen { addr, cause }) = taken else { panic!("it started") };
     assert_eq!((addr, cause.kind()), (toy_at(1), std::io::ErrorKind::AddrInUse));
     // The one that was bound before it is free again.
@@ -378,7 +380,7 @@ async fn every_way_to_a_peer_can_be_a_task() {
     spawnable(async move { one.connect(toy_at(2)).await });
     spawnable(async move { two.adopt(near, Direction::Inbound, toy_at(2), None).await });
     let said = (hello(1), Vec::new());
-    spawnable(async move { three.adopt_greeted("toy", far, Direction::Inbound, toy_at(2), said).await });
+    spawnable(async move { three.adopt_handshaken("toy", far, Direction::Inbound, toy_at(2), said).await });
     spawnable(async move { four.listen("toy", toy_at(1)).await });
     end(node).await;
 }
@@ -454,8 +456,8 @@ async fn a_message_to_all_is_encoded_once_whatever_the_number_of_peers() {
     for others in [1u8, 7] {
         let (net, encoded) = (MemoryNet::new(12), Arc::<Encoded>::default());
         let counting = Counting(Toy::new(), Arc::clone(&encoded));
-        let dialect = ProtocolConfig::new(counting).listen(toy_at(1)).rules(ByIp(ip(1)));
-        let node = builder(&net, 1, quiet(), Rec::new()).first_dialect(dialect).start().await.unwrap();
+        let dialect = ProtocolConfig::new(counting).listen(toy_at(1)).policy(ByIp(ip(1)));
+        let node = builder(&net, 1, quiet(), Rec::new()).first_protocol(dialect).start().await.unwrap();
         let mut far = Vec::new();
         for last in 2..2 + others {
             let hears = Rec::new();

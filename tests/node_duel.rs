@@ -171,8 +171,8 @@ async fn another_address_of_a_peer_becomes_an_alias_and_is_not_dialled_again() {
 /// Does not find out by itself that a connection is dead.
 fn patient() -> NodeConfig {
     let mut config = quiet();
-    config.hot.liveness.stale_after = Duration::from_secs(600);
-    config.hot.ping_every = Duration::from_secs(200);
+    config.runtime.liveness.stale_after = Duration::from_secs(600);
+    config.runtime.ping_interval = Duration::from_secs(200);
     config
 }
 
@@ -283,7 +283,7 @@ async fn a_proven_peer_that_restarted_takes_its_place_and_clones_do_not_take_tur
     assert_ne!(second.id(), first.id());
     assert_eq!(first.departure(), Some(DisconnectReason::Replaced));
     until(|| peers(&old) == 0).await;
-    assert_eq!((a.stats().pool.total_connections, a.leftovers().peers), (1, 1));
+    assert_eq!((a.stats().pool.total_connections, a.shutdown_report().peers), (1, 1));
     end(old).await;
     end(new).await;
     end(a).await;
@@ -511,7 +511,11 @@ async fn a_dial_that_a_ban_overtook_is_no_connection() {
     assert!(matches!(dialled, Err(ConnectError::Banned)), "{dialled:?}");
     assert!(a.book().get(&at(3)).is_none_or(|known| known.last_success.is_none()));
     secs(1).await;
-    assert_eq!((only(&a).id(), a.leftovers().links), (old.id(), 1), "nobody leaves for a banned one");
+    assert_eq!(
+        (only(&a).id(), a.shutdown_report().connections),
+        (old.id(), 1),
+        "nobody leaves for a banned one"
+    );
     listening.abort();
     end(a).await;
     assert_eq!(rec.pairs(), 1, "hooks ran for the first one only");
@@ -553,7 +557,7 @@ async fn a_failed_dial_never_clears_a_session_that_arrived_meanwhile() {
         assert!(session.is_live(), "{vain:?}, the same key: {same_key}");
         assert_eq!(only(&a).id(), session.id());
         assert_eq!(a.peer(session.key()).map(|peer| peer.id()), Some(session.id()));
-        assert_eq!((a.stats().pool.total_connections, a.leftovers().permits), (1, 0));
+        assert_eq!((a.stats().pool.total_connections, a.shutdown_report().permits), (1, 0));
         a.send(session.key(), message(1, b"to whoever came")).unwrap();
         assert!(far.heard().await.ends_with(b"to whoever came"));
         end(a).await;

@@ -33,8 +33,8 @@ async fn a_silent_peer_is_reaped_in_bounded_time_and_its_slot_is_free_again() {
     assert!((Duration::from_secs(6)..Duration::from_secs(10)).contains(&took), "{took:?}");
     assert_eq!(peer.departure(), Some(DisconnectReason::Stale));
     until(|| a.stats().pool.total_connections == 0 && b.stats().pool.total_connections == 0).await;
-    until(|| a.leftovers().links == 0).await;
-    assert_eq!((a.stats().reaped, a.leftovers().peers), (1, 0));
+    until(|| a.shutdown_report().connections == 0).await;
+    assert_eq!((a.stats().reaped, a.shutdown_report().peers), (1, 0));
     assert_eq!(hears.pairs(), 1);
     net.heal();
     a.connect(at(2)).await.unwrap();
@@ -47,16 +47,16 @@ async fn a_node_that_never_looks_looks_again_when_told_to() {
     for from_the_start in [true, false] {
         let net = MemoryNet::new(1);
         let mut never = quiet();
-        never.hot.tick = Duration::MAX;
+        never.runtime.maintenance_interval = Duration::MAX;
         let often = |node: &Node| {
-            let mut hot = (*node.hot_config()).clone();
-            hot.tick = Duration::from_millis(10);
-            node.reconfigure(hot).unwrap();
+            let mut runtime = (*node.runtime_config()).clone();
+            runtime.maintenance_interval = Duration::from_millis(10);
+            node.reconfigure(runtime).unwrap();
         };
         let config = if from_the_start { never.clone() } else { quiet() };
         let a = start(&net, 1, config, Rec::new()).await;
         secs(1).await;
-        a.reconfigure(never.hot.clone()).unwrap();
+        a.reconfigure(never.runtime.clone()).unwrap();
         secs(1).await;
         let _silent = ByHand::enter(&net, 2, at(1), 7).await;
         secs(60).await;
@@ -86,11 +86,11 @@ async fn a_peer_that_we_do_not_read_from_is_not_judged_by_its_silence() {
 async fn a_peer_that_takes_no_data_is_closed_after_the_write_stall() {
     let net = MemoryNet::new(1);
     let mut config = quiet();
-    config.hot.write_stall = Duration::from_secs(3);
+    config.runtime.write_stall_timeout = Duration::from_secs(3);
     // Nothing else makes the maintenance look at it.
-    config.hot.ping_every = Duration::from_secs(3600);
-    config.hot.stable_after = Duration::from_secs(3600);
-    config.hot.liveness.stale_after = Duration::from_secs(3 * 3600);
+    config.runtime.ping_interval = Duration::from_secs(3600);
+    config.runtime.stable_after = Duration::from_secs(3600);
+    config.runtime.liveness.stale_after = Duration::from_secs(3 * 3600);
     let a = start(&net, 1, config, Rec::new()).await;
     let b = start(&net, 2, quiet(), Rec::new()).await;
     let peer = a.connect(at(2)).await.unwrap();
@@ -106,20 +106,20 @@ async fn a_peer_that_takes_no_data_is_closed_after_the_write_stall() {
 async fn half_open_handshakes_lose_their_slots_at_the_deadline() {
     let net = MemoryNet::new(1);
     let mut config = quiet();
-    config.hot.handshake = Duration::from_secs(3);
-    config.hot.limits.max_pending_inbound = 4;
+    config.runtime.handshake_timeout = Duration::from_secs(3);
+    config.runtime.limits.max_pending_inbound = 4;
     let a = start(&net, 1, config, Rec::new()).await;
     let mut silent = Vec::new();
     for _ in 0..4 {
         silent.push(ByHand::dial(&net, 2, at(1)).await);
     }
-    until(|| a.leftovers().permits == 4).await;
+    until(|| a.shutdown_report().permits == 4).await;
     let mut refused = ByHand::dial(&net, 3, at(1)).await;
     assert!(
         matches!(refused.greeting().await, Some(Greeting::Goodbye(bye)) if bye.reason == GoodbyeReason::Full && bye.retry_after.is_some())
     );
     let begun = tokio::time::Instant::now();
-    until(|| a.leftovers().permits == 0).await;
+    until(|| a.shutdown_report().permits == 0).await;
     assert!(begun.elapsed() < Duration::from_secs(4));
     let _welcome = ByHand::enter(&net, 3, at(1), 9).await;
     end(a).await;
@@ -130,9 +130,9 @@ async fn a_ban_finds_who_is_still_in_the_handshake() {
     for by_key in [false, true] {
         let net = MemoryNet::new(1);
         let a = start(&net, 1, quiet(), Rec::new()).await;
-        assert!(a.hot_config().limits.floor > 0, "nobody who is no peer yet is kept by it");
+        assert!(a.runtime_config().limits.floor > 0, "nobody who is no peer yet is kept by it");
         let mut slow = ByHand::dial(&net, 2, at(1)).await;
-        until(|| a.leftovers().permits == 1).await;
+        until(|| a.shutdown_report().permits == 1).await;
         let hour = Duration::from_secs(3600);
         if by_key {
             use peerpool::transport::Stream as _;
@@ -160,7 +160,7 @@ async fn a_ban_finds_who_is_still_in_the_handshake() {
 struct BansLate(Arc<OnceLock<WeakNode>>);
 
 impl PeerPolicy for BansLate {
-    fn bears(&self, _: &Hello, _: Direction) -> PeerCapabilities {
+    fn capabilities(&self, _: &Hello, _: Direction) -> PeerCapabilities {
         if let Some(node) = self.0.get().and_then(WeakNode::upgrade) {
             assert_eq!(node.ban_ip(ip(2), Duration::from_secs(3600)), Ok(0), "nobody is live");
         }
@@ -172,10 +172,10 @@ impl PeerPolicy for BansLate {
 async fn the_floor_keeps_nobody_whom_a_ban_overtook() {
     let net = MemoryNet::new(1);
     let weak = Arc::<OnceLock<WeakNode>>::default();
-    let dialect = ProtocolConfig::new(Native::default()).listen(at(1)).rules(BansLate(Arc::clone(&weak)));
+    let dialect = ProtocolConfig::new(Native::default()).listen(at(1)).policy(BansLate(Arc::clone(&weak)));
     let builder = Node::builder().config(quiet()).transport(net.host(ip(1))).book(hasty_book());
-    let a = builder.first_dialect(dialect).start().await.unwrap();
-    assert!(a.hot_config().limits.floor > 0);
+    let a = builder.first_protocol(dialect).start().await.unwrap();
+    assert!(a.runtime_config().limits.floor > 0);
     weak.set(a.downgrade()).unwrap();
     let mut late = ByHand::dial(&net, 2, at(1)).await;
     late.say(&hello(7)).await;
@@ -189,9 +189,9 @@ async fn the_floor_keeps_nobody_whom_a_ban_overtook() {
 async fn limits_refuse_with_full_and_the_dialler_backs_off() {
     let net = MemoryNet::new(1);
     let mut config = quiet();
-    config.hot.limits.max_per_ip = 2;
-    config.hot.limits.max_inbound = 3;
-    config.hot.limits.reserved_inbound = 0;
+    config.runtime.limits.max_per_ip = 2;
+    config.runtime.limits.max_inbound = 3;
+    config.runtime.limits.reserved_inbound = 0;
     let a = start(&net, 1, config, Rec::new()).await;
     let mut one = Vec::new();
     for nonce in 1..=2 {
@@ -218,8 +218,8 @@ async fn limits_refuse_with_full_and_the_dialler_backs_off() {
 async fn lowered_limits_let_live_peers_go_but_never_below_the_floor() {
     let net = MemoryNet::new(1);
     let mut config = quiet();
-    config.hot.limits.floor = 3;
-    config.hot.limits.reserved_inbound = 0;
+    config.runtime.limits.floor = 3;
+    config.runtime.limits.reserved_inbound = 0;
     let a = start(&net, 1, config, Rec::new()).await;
     let mut others = Vec::new();
     for last in 2..12 {
@@ -228,18 +228,18 @@ async fn lowered_limits_let_live_peers_go_but_never_below_the_floor() {
         others.push(other);
     }
     until(|| peers(&a) == 10).await;
-    let mut hot = (*a.hot_config()).clone();
-    hot.limits.max_inbound = 6;
-    a.reconfigure(hot.clone()).unwrap();
+    let mut runtime = (*a.runtime_config()).clone();
+    runtime.limits.max_inbound = 6;
+    a.reconfigure(runtime.clone()).unwrap();
     until(|| peers(&a) == 6).await;
-    hot.limits.max_inbound = 1;
-    a.reconfigure(hot.clone()).unwrap();
+    runtime.limits.max_inbound = 1;
+    a.reconfigure(runtime.clone()).unwrap();
     until(|| peers(&a) == 3).await;
     secs(10).await;
     assert_eq!(peers(&a), 3, "the floor");
-    hot.liveness.stale_after = Duration::from_millis(1);
-    assert!(a.reconfigure(hot).is_err(), "what makes no sense is refused and changes nothing");
-    assert_eq!(a.hot_config().limits.max_inbound, 1);
+    runtime.liveness.stale_after = Duration::from_millis(1);
+    assert!(a.reconfigure(runtime).is_err(), "what makes no sense is refused and changes nothing");
+    assert_eq!(a.runtime_config().limits.max_inbound, 1);
     for other in others {
         end(other).await;
     }
@@ -250,14 +250,14 @@ async fn lowered_limits_let_live_peers_go_but_never_below_the_floor() {
 async fn intervals_and_lag_policies_act_on_live_connections() {
     let net = MemoryNet::new(1);
     let (a, b, peer) = pair(&net, Rec::new(), Rec::new()).await;
-    let mut hot = (*a.hot_config()).clone();
-    hot.tick = Duration::from_secs(3_600);
-    a.reconfigure(hot.clone()).unwrap();
+    let mut runtime = (*a.runtime_config()).clone();
+    runtime.maintenance_interval = Duration::from_secs(3_600);
+    a.reconfigure(runtime.clone()).unwrap();
     secs(1).await;
-    hot.tick = Duration::from_millis(50);
-    hot.ping_every = Duration::from_millis(200);
-    hot.normal_lag = LagPolicy::Disconnect;
-    a.reconfigure(hot).unwrap();
+    runtime.maintenance_interval = Duration::from_millis(50);
+    runtime.ping_interval = Duration::from_millis(200);
+    runtime.normal_lag = LagPolicy::Disconnect;
+    a.reconfigure(runtime).unwrap();
     let before = peer.bytes().sent;
     // A sweep comes round once a second.
     secs(8).await;
@@ -277,7 +277,7 @@ async fn intervals_and_lag_policies_act_on_live_connections() {
 async fn a_ban_closes_and_keeps_out_until_it_is_over_and_never_goes_under_the_floor() {
     let net = MemoryNet::new(1);
     let mut config = quiet();
-    config.hot.limits.floor = 1;
+    config.runtime.limits.floor = 1;
     let a = start(&net, 1, config, Rec::new()).await;
     let (b, c) = (start(&net, 2, quiet(), Rec::new()).await, start(&net, 3, quiet(), Rec::new()).await);
     b.connect(at(1)).await.unwrap();
@@ -349,7 +349,7 @@ async fn hooks_pair_exactly_whatever_ends_a_connection() {
     until(|| peers(&a) == 0).await;
     other.connect(at(1)).await.unwrap();
     end(a.clone()).await;
-    until(|| a.leftovers().is_clean()).await;
+    until(|| a.shutdown_report().is_clean()).await;
     assert_eq!(hears.pairs(), ends + 2);
     assert_eq!(a.stats().panics, 2 + 2 + 1, "two in connected, three in event and its future");
     end(other).await;
@@ -386,7 +386,7 @@ async fn events_are_ordered_per_key_and_a_slow_subscriber_starts_again_from_a_sn
         let peer = a.connect(at(2)).await.unwrap();
         tokio::task::yield_now().await;
         a.disconnect(peer.key());
-        until(|| peers(&b) == 0 && a.leftovers().links == 0).await;
+        until(|| peers(&b) == 0 && a.shutdown_report().connections == 0).await;
     }
     tokio::time::timeout(WAIT, watching).await.unwrap().unwrap();
     let peer = a.connect(at(2)).await.unwrap();
@@ -418,7 +418,7 @@ async fn whoever_waits_for_the_end_of_a_node_hears_of_it() {
 async fn whoever_breaks_the_protocol_leaves_the_pool_at_once_and_the_next_may_come() {
     let net = MemoryNet::new(1);
     let mut config = quiet();
-    config.hot.limits.max_per_ip = 1;
+    config.runtime.limits.max_per_ip = 1;
     let a = start(&net, 1, config, Rec::new()).await;
     let mut bad = ByHand::enter(&net, 2, at(1), 5).await;
     let peer = only(&a);
@@ -474,14 +474,14 @@ async fn cleaning_up_after_peers_spawns_no_task_and_waits_for_nobody() {
     let (tasks, begun) = (alive(), tokio::time::Instant::now());
     assert_eq!(net.cut_all(), PEERS);
     let mut turns = 0;
-    while a.leftovers().links > 0 {
+    while a.shutdown_report().connections > 0 {
         tokio::task::yield_now().await;
         turns += 1;
-        assert!(turns < 1_000, "{:?}", a.leftovers());
-        assert!(alive() <= tasks - (PEERS - a.leftovers().links as usize), "a task was spawned");
+        assert!(turns < 1_000, "{:?}", a.shutdown_report());
+        assert!(alive() <= tasks - (PEERS - a.shutdown_report().connections as usize), "a task was spawned");
     }
     assert_eq!(alive(), tasks - PEERS);
-    assert_eq!((begun.elapsed(), peers(&a), a.leftovers().peers), (Duration::ZERO, 0, 0));
+    assert_eq!((begun.elapsed(), peers(&a), a.shutdown_report().peers), (Duration::ZERO, 0, 0));
     assert_eq!(hears.pairs(), PEERS);
     end(a).await;
 }

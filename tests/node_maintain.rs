@@ -37,12 +37,12 @@ async fn asking(net: &MemoryNet, tick: Duration, panics: bool) -> (Node, Arc<Ato
     let times = Arc::<AtomicUsize>::default();
     let mut config = NodeConfig::local();
     config.seeds = vec![at(9)];
-    config.hot.tick = tick;
+    config.runtime.maintenance_interval = tick;
     let dialect = ProtocolConfig::new(Native::default())
-        .rules(Asked { times: Arc::clone(&times), panics })
+        .policy(Asked { times: Arc::clone(&times), panics })
         .listen(at(1));
     let builder = Node::builder().config(config).transport(net.host(ip(1))).book(hasty_book());
-    (builder.first_dialect(dialect).start().await.unwrap(), times)
+    (builder.first_protocol(dialect).start().await.unwrap(), times)
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,7 +121,7 @@ async fn wakes(point: Point, reason: GoodbyeReason) -> bool {
     });
     let mut config = NodeConfig::local();
     config.seeds = vec![at(2)];
-    config.hot.tick = Duration::from_secs(3600);
+    config.runtime.maintenance_interval = Duration::from_secs(3600);
     let a = start(&net, 1, config, Rec::new()).await;
     until(|| count(&came) == 1).await;
     if matches!(point, Point::Ended) {

@@ -104,7 +104,7 @@ async fn a_shutdown_that_is_dropped_goes_on_by_itself_and_a_second_call_is_harml
         }
         drop(shutdown);
         if polls > 0 {
-            until(|| a.leftovers().is_clean()).await;
+            until(|| a.shutdown_report().is_clean()).await;
         }
         end(a.clone()).await;
         end(a).await;
@@ -146,8 +146,8 @@ async fn shutdown_disconnect_and_the_drop_of_the_last_handle_are_legal_inside_a_
         *own.lock().unwrap() = Some(a);
         b.send(peer.key(), message(what, b"")).unwrap();
         until(|| !peer.is_live()).await;
-        let left = || weak.upgrade().map_or_else(ShutdownReport::default, |node| node.leftovers());
-        until(|| left().links == 0).await;
+        let left = || weak.upgrade().map_or_else(ShutdownReport::default, |node| node.shutdown_report());
+        until(|| left().connections == 0).await;
         if what != 1 {
             until(|| left().is_clean()).await;
         }
@@ -186,7 +186,7 @@ async fn a_handshake_under_way_at_the_end_is_told_so_or_closed() {
     let net = MemoryNet::new(1);
     let a = start(&net, 1, quiet(), Rec::new()).await;
     let mut half = ByHand::dial(&net, 2, at(1)).await;
-    until(|| a.leftovers().permits == 1).await;
+    until(|| a.shutdown_report().permits == 1).await;
     end(a).await;
     half.say(&hello(3)).await;
     assert!(!matches!(half.greeting().await, Some(Greeting::Hello(_))));
@@ -200,7 +200,7 @@ async fn the_book_is_written_also_when_nobody_waits_for_the_end() {
     let path = dir.path().join("book");
     let net = MemoryNet::new(1);
     let mut config = quiet();
-    config.hot.flush_every = Duration::from_secs(3_600);
+    config.runtime.flush_interval = Duration::from_secs(3_600);
     let book = AddressBook::open(&path, AddressBookConfig::default()).unwrap();
     let node = Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap();
     node.book().add(at(9), Source::Operator, WallTime::now()).unwrap();

@@ -11,7 +11,8 @@ use bytes::BytesMut;
 use harness::*;
 use peerpool::base::{Direction, Lane};
 use peerpool::node::{
-    AskError, Handled, LagPolicy, Message, Node, Receipt, RelayOutcome, RequestAnyOptions, RequestError,
+    Handled, LagPolicy, Message, Node, PeerRequestError, Receipt, RelayOutcome, RequestAnyOptions,
+    RequestError,
 };
 use peerpool::transport::{Latency, MemoryNet, ReadRate};
 use peerpool::wire::{Control, DecodeStep, Decoder as _, MessageHeader, Native, Protocol as _, Status};
@@ -20,7 +21,7 @@ use tokio::io::AsyncWriteExt as _;
 /// One node in the middle, `others` connected to it.
 async fn star(net: &MemoryNet, others: &[Rec]) -> (Node, Vec<Node>) {
     let mut config = quiet();
-    config.ring = 256 * 1024;
+    config.log_ring_bytes = 256 * 1024;
     let middle = start(net, 1, config, Rec::new()).await;
     let mut nodes = Vec::new();
     for (at_place, rec) in others.iter().enumerate() {
@@ -93,11 +94,11 @@ async fn a_peer_that_skips_counts_its_gaps_and_never_gets_two_messages_glued() {
             at_most = kind + 1;
         }
         let peer = a.roster().iter().find(|peer| peer.ip() == ip(last)).unwrap().clone();
-        let missed = peer.connection().link().view(Lane::Normal).unwrap().skipped();
+        let missed = peer.connection().handle().view(Lane::Normal).unwrap().skipped();
         assert_eq!(missed as usize + events.len(), usize::from(count), "delivered or counted");
         assert_eq!(missed > 0, last == 2, "the slow one costs the other nothing");
     }
-    assert_eq!(a.stats().missed, 400 - recs[0].events().len() as u64);
+    assert_eq!(a.stats().missed_broadcasts, 400 - recs[0].events().len() as u64);
     end_all(a, nodes).await;
 }
 
@@ -112,7 +113,7 @@ async fn a_producer_that_awaits_ready_loses_nothing_with_a_slow_peer_that_moves(
         a.broadcast(&message(n, &[0; 1_000])).unwrap();
     }
     until(|| recs.iter().all(|rec| rec.events().len() == 2_000)).await;
-    assert_eq!(a.stats().missed, 0);
+    assert_eq!(a.stats().missed_broadcasts, 0);
     // One that stands still is not waited for.
     net.set_read_rate(ip(2), ReadRate::Stopped);
     let begun = tokio::time::Instant::now();
@@ -193,7 +194,7 @@ async fn a_relay_reaches_everybody_exactly_once() {
     for n in 0..60u16 {
         let origin = &nodes[usize::from(n) % 6];
         assert_eq!(origin.relay(&message(n, &n.to_le_bytes()), None).unwrap(), RelayOutcome::New);
-        assert_eq!(origin.relay(&message(n, &n.to_le_bytes()), None).unwrap(), RelayOutcome::Seen);
+        assert_eq!(origin.relay(&message(n, &n.to_le_bytes()), None).unwrap(), RelayOutcome::Duplicate);
     }
     until(|| recs.iter().all(|rec| rec.requests.load(Ordering::SeqCst) == 50)).await;
     secs(5).await;
@@ -207,7 +208,7 @@ async fn a_relay_reaches_everybody_exactly_once() {
 async fn what_a_relay_refuses_it_does_not_remember() {
     let net = MemoryNet::new(1);
     let mut config = quiet();
-    config.ring = 64 * 1024;
+    config.log_ring_bytes = 64 * 1024;
     let a = start(&net, 1, config, Rec::new()).await;
     let too_large = message(1, &[7; 40_000]);
     assert!(a.relay(&too_large, None).is_err());
@@ -264,23 +265,27 @@ async fn request_any_goes_on_after_a_refusal_and_hedges_past_a_sleeper() {
     let net = MemoryNet::new(1);
     let recs = [sleeps, Rec::new()];
     let (a, nodes) = star(&net, &recs).await;
-    let how = RequestAnyOptions { hedge: Some(Duration::from_millis(100)), ..RequestAnyOptions::default() };
+    let how =
+        RequestAnyOptions { hedge_after: Some(Duration::from_millis(100)), ..RequestAnyOptions::default() };
     for _ in 0..20 {
         let begun = tokio::time::Instant::now();
         assert_eq!(a.request_any(message(1, b"?"), &how).await.unwrap().0, at(3).into());
         assert!(begun.elapsed() < Duration::from_millis(150));
     }
-    assert!(a.roster().iter().all(|peer| peer.connection().link().waiting().requests == 0));
-    until(|| nodes[0].roster().iter().all(|peer| peer.connection().link().waiting().answering == 0)).await;
-    let forever = RequestAnyOptions { within: Duration::MAX, ..RequestAnyOptions::default() };
+    assert!(a.roster().iter().all(|peer| peer.connection().handle().waiting().requests == 0));
+    until(|| nodes[0].roster().iter().all(|peer| peer.connection().handle().waiting().answering == 0)).await;
+    let forever = RequestAnyOptions { timeout: Duration::MAX, ..RequestAnyOptions::default() };
     assert!(a.request(&at(9).into(), message(1, b""), WAIT).await.is_err());
     let slow = a.request(&at(2).into(), message(1, b""), Duration::from_secs(1)).await;
-    assert!(matches!(slow, Err(AskError::Request(RequestError::Timeout))));
-    a.request_any(message(1, b"?"), &RequestAnyOptions { hedge: Some(Duration::from_millis(1)), ..forever })
-        .await
-        .unwrap();
+    assert!(matches!(slow, Err(PeerRequestError::Request(RequestError::Timeout))));
+    a.request_any(
+        message(1, b"?"),
+        &RequestAnyOptions { hedge_after: Some(Duration::from_millis(1)), ..forever },
+    )
+    .await
+    .unwrap();
     let alone = start(&net, 8, quiet(), Rec::new()).await;
-    assert!(matches!(alone.request_any(message(1, b""), &how).await, Err(AskError::NoPeers)));
+    assert!(matches!(alone.request_any(message(1, b""), &how).await, Err(PeerRequestError::NoPeers)));
     end(alone).await;
     end_all(a, nodes).await;
 }
@@ -301,8 +306,8 @@ async fn request_any_asks_as_many_as_it_may_past_silent_peers() {
     let recs = [sleeps(), sleeps(), Rec::new()];
     let (a, nodes) = star(&net, &recs).await;
     let hedged =
-        RequestAnyOptions { hedge: Some(Duration::from_millis(100)), ..RequestAnyOptions::default() };
-    let in_turn = RequestAnyOptions { within: Duration::from_secs(9), ..RequestAnyOptions::default() };
+        RequestAnyOptions { hedge_after: Some(Duration::from_millis(100)), ..RequestAnyOptions::default() };
+    let in_turn = RequestAnyOptions { timeout: Duration::from_secs(9), ..RequestAnyOptions::default() };
     for (how, longest) in [(hedged, Duration::from_millis(250)), (in_turn, Duration::from_millis(7_600))] {
         for _ in 0..20 {
             let begun = tokio::time::Instant::now();
@@ -314,15 +319,18 @@ async fn request_any_asks_as_many_as_it_may_past_silent_peers() {
     let healths = || a.roster().iter().map(|peer| peer.health(a.now())).collect::<Vec<_>>();
     secs(600).await;
     let before = healths();
-    let short =
-        RequestAnyOptions { within: Duration::from_millis(30), tries: 2, ..RequestAnyOptions::default() };
+    let short = RequestAnyOptions {
+        timeout: Duration::from_millis(30),
+        max_attempts: 2,
+        ..RequestAnyOptions::default()
+    };
     for _ in 0..20 {
         let begun = tokio::time::Instant::now();
         let _ = a.request_any(message(1, b"?"), &short).await;
         assert!(begun.elapsed() <= Duration::from_millis(32), "{:?}", begun.elapsed());
     }
     assert!(healths().iter().zip(&before).all(|(now, before)| now >= before));
-    assert!(a.roster().iter().all(|peer| peer.connection().link().waiting().requests == 0));
+    assert!(a.roster().iter().all(|peer| peer.connection().handle().waiting().requests == 0));
     end_all(a, nodes).await;
 }
 
@@ -331,9 +339,9 @@ async fn a_slow_peer_costs_nobody_else_anything() {
     let net = MemoryNet::new(1);
     let recs: Vec<_> = (0..4).map(|_| Rec::new()).collect();
     let (a, nodes) = star(&net, &recs).await;
-    let mut hot = (*a.hot_config()).clone();
-    hot.urgent_lag = LagPolicy::Skip;
-    a.reconfigure(hot).unwrap();
+    let mut runtime = (*a.runtime_config()).clone();
+    runtime.urgent_lag = LagPolicy::Skip;
+    a.reconfigure(runtime).unwrap();
     net.set_read_rate(ip(2), ReadRate::Stopped);
     let mut slowest = Duration::ZERO;
     for n in 0..300u16 {
@@ -361,8 +369,8 @@ async fn session(dialled: Direction) -> Session {
     let (net, rec) = (MemoryNet::new(1), Rec::new());
     let mut config = quiet();
     // Nothing is said but what is said here.
-    config.hot.ping_every = Duration::from_secs(3600);
-    config.hot.liveness.stale_after = Duration::from_secs(2 * 3600);
+    config.runtime.ping_interval = Duration::from_secs(3600);
+    config.runtime.liveness.stale_after = Duration::from_secs(2 * 3600);
     let a = start(&net, 1, config, rec.clone()).await;
     a.set_state(9, b"tip", &b"42"[..]).unwrap();
     let mut far = match dialled {
@@ -405,7 +413,7 @@ async fn session(dialled: Direction) -> Session {
     // And ends in the same way: by a frame that is too large.
     far.stream.write_all(&[0xff, 0xff, 0xff, 0x01]).await.unwrap();
     heard.push(far.heard().await);
-    until(|| peers(&a) == 0 && a.leftovers().links == 0).await;
+    until(|| peers(&a) == 0 && a.shutdown_report().connections == 0).await;
     end(a).await;
     rec.pairs();
     let happened = rec.all().into_iter().map(|one| match one {

@@ -18,14 +18,14 @@ use tokio::net::TcpStream;
 async fn start(mut config: NodeConfig, rec: Rec) -> (Node, SocketAddr) {
     config.listen.push("127.0.0.1:0".parse().unwrap());
     let node = Node::builder().config(config).handler(rec).start().await.unwrap();
-    let addr = node.listening()[0];
+    let addr = node.local_addrs()[0];
     (node, addr)
 }
 
 async fn end(node: Node) {
     let left = node.shutdown(Duration::from_secs(10)).await;
     assert!(left.is_clean(), "{left:?}");
-    assert_eq!(node.stats().memory.links, 0);
+    assert_eq!(node.stats().memory.connections, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -39,7 +39,10 @@ async fn a_simultaneous_open_over_tcp_leaves_one_connection() {
             assert!(outcome.is_ok() || outcome.is_err_and(|error| error.is_collision()));
         }
         // Settled once both have one, and it stays so.
-        until(|| peers(&a) == 1 && peers(&b) == 1 && a.stats().links == 1 && b.stats().links == 1).await;
+        until(|| {
+            peers(&a) == 1 && peers(&b) == 1 && a.stats().connections == 1 && b.stats().connections == 1
+        })
+        .await;
         a.broadcast(&message(1, b"once")).unwrap();
         until(|| !rec_b.events().is_empty()).await;
         assert_eq!(rec_b.events(), [(1, b"once".to_vec())]);
@@ -81,8 +84,8 @@ async fn garbage_before_and_after_the_greeting_costs_that_connection_only() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_never_reads_costs_the_others_nothing() {
     let mut config = quiet();
-    config.hot.write_stall = Duration::from_millis(500);
-    config.hot.tick = Duration::from_millis(20);
+    config.runtime.write_stall_timeout = Duration::from_millis(500);
+    config.runtime.maintenance_interval = Duration::from_millis(20);
     let heard = Arc::<AtomicUsize>::default();
     let count = Arc::clone(&heard);
     let hears = Rec::new().on_event(move |_, _, _| {
@@ -139,8 +142,11 @@ async fn a_churn_of_connects_cuts_and_requests_gives_everything_back() {
     for task in tasks {
         tokio::time::timeout(Duration::from_secs(60), task).await.unwrap().unwrap();
     }
-    until(|| peers(&hub) == 0 && hub.leftovers().permits == 0 && hub.leftovers().links == 0).await;
-    assert_eq!((hub.leftovers().peers, hub.stats().panics), (0, 0));
+    until(|| {
+        peers(&hub) == 0 && hub.shutdown_report().permits == 0 && hub.shutdown_report().connections == 0
+    })
+    .await;
+    assert_eq!((hub.shutdown_report().peers, hub.stats().panics), (0, 0));
     end(hub).await;
     assert!(hub_rec.pairs() > 10);
 }

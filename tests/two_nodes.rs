@@ -35,7 +35,7 @@ impl Handler for Echo {
 async fn node() -> (Node, mpsc::UnboundedReceiver<(u16, Vec<u8>)>) {
     let (heard, hears) = mpsc::unbounded_channel();
     let mut config = NodeConfig::local();
-    config.hot.degree = 0;
+    config.runtime.target_peers = 0;
     config.listen.push("127.0.0.1:0".parse().unwrap());
     let node = Node::builder().config(config).handler(Echo { heard }).start().await.unwrap();
     (node, hears)
@@ -45,7 +45,7 @@ async fn pair()
 -> (Node, mpsc::UnboundedReceiver<(u16, Vec<u8>)>, Node, mpsc::UnboundedReceiver<(u16, Vec<u8>)>) {
     let (a, hears_a) = node().await;
     let (b, hears_b) = node().await;
-    a.connect(b.listening()[0]).await.unwrap();
+    a.connect(b.local_addrs()[0]).await.unwrap();
     until(|| b.roster().iter().count() == 1).await;
     (a, hears_a, b, hears_b)
 }
@@ -117,7 +117,7 @@ async fn a_new_peer_is_told_the_newest_state_and_only_that() {
     for height in 0..100u32 {
         a.set_state(9, b"tip", height.to_le_bytes().to_vec()).unwrap();
     }
-    b.connect(a.listening()[0]).await.unwrap();
+    b.connect(a.local_addrs()[0]).await.unwrap();
     let (kind, payload) = timeout(WAIT, hears.recv()).await.unwrap().unwrap();
     assert_eq!((kind, payload), (9, 99u32.to_le_bytes().to_vec()));
     a.set_state(9, b"tip", "new").unwrap();
@@ -140,7 +140,7 @@ async fn a_relay_skips_its_origin_and_what_was_seen() {
     let origin = b.roster().iter().next().unwrap().id();
     let message = Message::new(1, "from a");
     assert_eq!(b.relay(&message, Some(origin)).unwrap(), RelayOutcome::New);
-    assert_eq!(b.relay(&message, None).unwrap(), RelayOutcome::Seen);
+    assert_eq!(b.relay(&message, None).unwrap(), RelayOutcome::Duplicate);
     assert!(b.contains(1, b"from a"));
     assert_eq!(b.relay(&Message::new(1, "from b"), None).unwrap(), RelayOutcome::New);
     let (_, payload) = timeout(WAIT, hears.recv()).await.unwrap().unwrap();
@@ -151,7 +151,7 @@ async fn a_relay_skips_its_origin_and_what_was_seen() {
 #[tokio::test]
 async fn dialling_oneself_ends_quietly() {
     let (a, _) = node().await;
-    let error = a.connect(a.listening()[0]).await.unwrap_err();
+    let error = a.connect(a.local_addrs()[0]).await.unwrap_err();
     assert!(matches!(error, ConnectError::SelfDial | ConnectError::Refused(_)), "{error}");
     until(|| a.stats().pool.total_connections == 0 && a.stats().pool.pending_inbound == 0).await;
     assert_eq!(a.stats().self_dials, 1);
@@ -160,9 +160,9 @@ async fn dialling_oneself_ends_quietly() {
 #[tokio::test]
 async fn a_second_dial_finds_the_first_peer() {
     let (a, _, b, _) = pair().await;
-    let error = a.connect(b.listening()[0]).await.unwrap_err();
+    let error = a.connect(b.local_addrs()[0]).await.unwrap_err();
     assert!(
-        matches!(error, ConnectError::AlreadyConnected(key) if key == PeerId::from_addr(b.listening()[0]))
+        matches!(error, ConnectError::AlreadyConnected(key) if key == PeerId::from_addr(b.local_addrs()[0]))
     );
     assert!(error.is_collision());
 }
@@ -173,7 +173,7 @@ async fn dropping_the_last_handle_ends_everything() {
     let weak = a.downgrade();
     drop(a);
     until(|| b.roster().iter().count() == 0).await;
-    until(|| weak.upgrade().is_none_or(|node| node.leftovers().is_clean())).await;
+    until(|| weak.upgrade().is_none_or(|node| node.shutdown_report().is_clean())).await;
 }
 
 #[tokio::test]
@@ -185,13 +185,13 @@ async fn an_application_that_panics_loses_that_one_link() {
         }
     }
     let mut config = NodeConfig::local();
-    config.hot.degree = 0;
+    config.runtime.target_peers = 0;
     config.listen.push("127.0.0.1:0".parse().unwrap());
     let a = Node::builder().config(config).handler(Arc::new(Panics)).start().await.unwrap();
     let (b, _) = node().await;
     let (c, _) = node().await;
-    b.connect(a.listening()[0]).await.unwrap();
-    c.connect(a.listening()[0]).await.unwrap();
+    b.connect(a.local_addrs()[0]).await.unwrap();
+    c.connect(a.local_addrs()[0]).await.unwrap();
     b.broadcast(&Message::new(1, "boom")).unwrap();
     until(|| b.roster().iter().count() == 0).await;
     until(|| a.roster().iter().count() == 1).await;
@@ -213,10 +213,10 @@ async fn an_answer_that_takes_time_needs_no_other_traffic_to_go_out() {
 #[tokio::test]
 async fn a_node_accepts_on_each_address_it_listens_on() {
     let mut config = NodeConfig::local();
-    config.hot.degree = 0;
+    config.runtime.target_peers = 0;
     config.listen = vec!["127.0.0.1:0".parse().unwrap(), "127.0.0.2:0".parse().unwrap()];
     let a = Node::builder().config(config).start().await.unwrap();
-    let listening = a.listening();
+    let listening = a.local_addrs();
     assert_eq!(listening.len(), 2);
     assert!(listening.iter().all(|addr| addr.port() != 0), "{listening:?}");
     let (b, _) = node().await;

@@ -31,12 +31,12 @@ impl Peerpool {
     ) -> Self {
         let mut config = NodeConfig::local();
         config.listen.push(([127, 0, 0, 1], 0).into());
-        config.hot.limits = PoolConfig::test().limits;
-        config.hot.degree = 0;
+        config.runtime.limits = PoolConfig::test().limits;
+        config.runtime.target_peers = 0;
         // The receivers answer nothing: they must not be asked, nor judged by their silence. The others ask nothing.
         let hour = Duration::from_secs(3600);
-        (config.hot.ping_every, config.hot.discover_every) = (hour, hour);
-        config.hot.liveness.stale_after = 3 * hour;
+        (config.runtime.ping_interval, config.runtime.discovery_interval) = (hour, hour);
+        config.runtime.liveness.stale_after = 3 * hour;
         let mut builder = Node::builder().config(config);
         if let Some(lowat) = lowat {
             let notsent_lowat = NonZeroU32::new(lowat as u32);
@@ -44,7 +44,7 @@ impl Peerpool {
         }
         let name = if lowat.is_some() { "peerpool, lowat" } else { "peerpool" };
         let node = runtime.block_on(builder.start()).expect("a node");
-        let group = receivers.dial(node.listening()[0], peers, Greets::Native);
+        let group = receivers.dial(node.local_addrs()[0], peers, Greets::Native);
         let since = Instant::now();
         while node.roster().iter().count() < peers {
             assert!(since.elapsed() < Duration::from_secs(10), "not all peers are live");

@@ -143,10 +143,10 @@ fn in_node<F: Future<Output = ()>>(relays: bool, run: impl FnOnce(Node) -> F) {
     runtime.block_on(async {
         let mut config = NodeConfig::local();
         let hour = Duration::from_secs(3600);
-        config.hot.limits = PoolConfig::test().limits;
-        config.hot.degree = 0;
-        (config.hot.tick, config.hot.ping_every) = (hour, hour);
-        config.hot.liveness.stale_after = 3 * hour;
+        config.runtime.limits = PoolConfig::test().limits;
+        config.runtime.target_peers = 0;
+        (config.runtime.maintenance_interval, config.runtime.ping_interval) = (hour, hour);
+        config.runtime.liveness.stale_after = 3 * hour;
         run(Node::builder().config(config).handler(Taking { relays }).start().await.expect("a node")).await;
     });
 }

@@ -67,20 +67,20 @@ struct Served {
 async fn node(pings: bool) -> Served {
     let mut config = NodeConfig::recommended();
     config.listen.push(([127, 0, 0, 1], 0).into());
-    config.hot.limits = PoolConfig::test().limits;
-    config.hot.limits.max_inbound = 100_000;
-    config.hot.degree = 0;
+    config.runtime.limits = PoolConfig::test().limits;
+    config.runtime.limits.max_inbound = 100_000;
+    config.runtime.target_peers = 0;
     if !pings {
-        config.hot.ping_every = Duration::from_secs(3600);
-        config.hot.liveness.stale_after = Duration::from_secs(3 * 3600);
+        config.runtime.ping_interval = Duration::from_secs(3600);
+        config.runtime.liveness.stale_after = Duration::from_secs(3 * 3600);
     }
     let node = Node::builder().config(config).start().await.expect("a node");
-    let (addr, talking) = (node.listening()[0], peerpool::node::NodeRef::clone(&node));
+    let (addr, talking) = (node.local_addrs()[0], peerpool::node::NodeRef::clone(&node));
     let say = move || {
         talking.broadcast(&Message::new(1, vec![7; 100])).expect("a legal message");
-        talking.roster().iter().for_each(|peer| peer.connection().link().ping());
+        talking.roster().iter().for_each(|peer| peer.connection().handle().ping());
     };
-    Served { addr, live: Box::new(move || node.leftovers().peers as usize), say: Box::new(say) }
+    Served { addr, live: Box::new(move || node.shutdown_report().peers as usize), say: Box::new(say) }
 }
 
 /// Our side's hello, as the node's.

@@ -165,7 +165,7 @@ impl Process {
         let listener = Listener { votes: Arc::clone(&groups[0]), blocks: Arc::clone(&groups[1]) };
         let builder = Node::builder().config(parent::quiet()).transport(transport(sockets)).handler(listener);
         let node = parent::start(&runtime, builder);
-        let port = node.listening()[0].port();
+        let port = node.local_addrs()[0].port();
         self.node = Some((runtime, node));
         format!("{port} {at} {}", at + 1)
     }

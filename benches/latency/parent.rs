@@ -57,7 +57,7 @@ impl ChildProcess {
     /// Has receivers dial a node and waits until all of them are live.
     pub(crate) fn join(&mut self, node: &Node, peers: usize, how: &str) -> u64 {
         let before = node.roster().iter().count();
-        let group = self.dial(node.listening()[0], peers, true, how);
+        let group = self.dial(node.local_addrs()[0], peers, true, how);
         let since = Instant::now();
         while node.roster().iter().count() < before + peers {
             assert!(since.elapsed() < Duration::from_secs(10), "not all peers are live");
@@ -130,11 +130,12 @@ pub(crate) fn runtime(workers: usize) -> Runtime {
 pub(crate) fn quiet() -> NodeConfig {
     let mut config = NodeConfig::local();
     config.listen.push(([127, 0, 0, 1], 0).into());
-    config.hot.limits = PoolConfig::test().limits;
-    config.hot.degree = 0;
+    config.runtime.limits = PoolConfig::test().limits;
+    config.runtime.target_peers = 0;
     let hour = Duration::from_secs(3600);
-    (config.hot.ping_every, config.hot.discover_every, config.hot.write_stall) = (hour, hour, hour);
-    config.hot.liveness.stale_after = 3 * hour;
+    (config.runtime.ping_interval, config.runtime.discovery_interval, config.runtime.write_stall_timeout) =
+        (hour, hour, hour);
+    config.runtime.liveness.stale_after = 3 * hour;
     config
 }
 

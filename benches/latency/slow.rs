@@ -58,7 +58,7 @@ impl Receivers {
                     sent += 1;
                     if sent.is_multiple_of(1024) {
                         let memory = node.stats().memory;
-                        held = held.max(memory.links + memory.logs);
+                        held = held.max(memory.connections + memory.logs);
                         assert!(held <= memory.limit, "{held} bytes held, {} allowed", memory.limit);
                     }
                     if sent.is_multiple_of(64) {
@@ -186,7 +186,8 @@ pub(crate) fn run(options: &Options) {
         let shown: Vec<String> = rates.iter().map(|rate| format!("{rate:.0}")).collect();
         println!("\nfirst 2 s with {name}, thousand messages/s by tenths: {}", shown.join(", "));
     }
-    let missed: Vec<u64> = contenders.nodes.iter().map(|receivers| receivers.node.stats().missed).collect();
+    let missed: Vec<u64> =
+        contenders.nodes.iter().map(|receivers| receivers.node.stats().missed_broadcasts).collect();
     println!(
         "\nbroadcasts missed by slow peers, by node: {missed:?}; ceiling {} MB a node",
         limit / 1_000_000

@@ -75,7 +75,7 @@ impl Connection {
         let (lowat, send) = (word(sockets.lowat.map(|size| size as usize)), word(sockets.send_buffer));
         let mut config = parent::quiet();
         // A message may take half of the ring.
-        config.ring = 32 << 20;
+        config.log_ring_bytes = 32 << 20;
         config.link.outbox_bytes = (QUEUED + 1) * BLOCK;
         let node =
             parent::start(&runtime, Node::builder().config(config).transport(child::transport(sockets)));
@@ -137,7 +137,7 @@ async fn stream(node: Node, peer: Arc<Peer>, bulk: Bulk, stop: Arc<AtomicBool>) 
             }
             _ => {
                 // Some always wait; looking more often would take the processor away from the writer.
-                while peer.connection().link().waiting().messages >= QUEUED {
+                while peer.connection().handle().waiting().messages >= QUEUED {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 node.send(peer.key(), block.clone()).expect("room");

@@ -77,18 +77,18 @@ fn main() {
 fn config() -> NodeConfig {
     let mut config = NodeConfig::local();
     config.listen.push(([127, 0, 0, 1], 0).into());
-    config.hot.limits = PoolConfig::test().limits;
+    config.runtime.limits = PoolConfig::test().limits;
     config
 }
 
 /// How long a graceful shutdown takes, every peer told and gone.
 fn shutdown(runtime: &Runtime, count: usize) -> Duration {
     let mut config = config();
-    config.hot.degree = 0;
-    config.hot.ping_every = Duration::from_secs(3600);
-    config.hot.liveness.stale_after = Duration::from_secs(3 * 3600);
+    config.runtime.target_peers = 0;
+    config.runtime.ping_interval = Duration::from_secs(3600);
+    config.runtime.liveness.stale_after = Duration::from_secs(3 * 3600);
     let node = runtime.block_on(Node::builder().config(config).start()).expect("a node");
-    let mut far = second(node.listening()[0], count);
+    let mut far = second(node.local_addrs()[0], count);
     let begun = Instant::now();
     while node.roster().iter().count() < count {
         assert!(begun.elapsed() < Duration::from_secs(10), "not all peers are live");
@@ -161,8 +161,8 @@ fn mesh(runtime: &Runtime, count: usize) -> Duration {
         let mut nodes: Vec<Node> = Vec::with_capacity(count);
         for at in 0..count {
             let mut config = config();
-            config.hot.degree = DEGREE;
-            config.seeds = (at > 0).then(|| nodes[rng.usize(..at)].listening()[0]).into_iter().collect();
+            config.runtime.target_peers = DEGREE;
+            config.seeds = (at > 0).then(|| nodes[rng.usize(..at)].local_addrs()[0]).into_iter().collect();
             nodes.push(Node::builder().config(config).start().await.expect("a node"));
         }
         nodes
@@ -186,7 +186,7 @@ fn mesh(runtime: &Runtime, count: usize) -> Duration {
 
 fn is_wired(nodes: &[Node]) -> bool {
     let places: HashMap<SocketAddr, usize> =
-        nodes.iter().enumerate().map(|(at, node)| (node.listening()[0], at)).collect();
+        nodes.iter().enumerate().map(|(at, node)| (node.local_addrs()[0], at)).collect();
     let mut beside = vec![Vec::new(); nodes.len()];
     for (at, node) in nodes.iter().enumerate() {
         let roster = node.roster();

@@ -57,16 +57,16 @@ impl Scene {
         let runtime = runtime.expect("a runtime");
         let mut config = NodeConfig::local();
         config.listen.push(([127, 0, 0, 1], 0).into());
-        config.hot.limits = PoolConfig::test().limits;
-        config.hot.degree = 0;
-        config.hot.ping_every = Duration::from_secs(3600);
-        config.hot.liveness.stale_after = Duration::from_secs(3 * 3600);
+        config.runtime.limits = PoolConfig::test().limits;
+        config.runtime.target_peers = 0;
+        config.runtime.ping_interval = Duration::from_secs(3600);
+        config.runtime.liveness.stale_after = Duration::from_secs(3 * 3600);
         // Exact for a second at this rate; the default is made for a thousandth of it.
         config.relay =
             RelayConfig { retention: Duration::from_secs(1), capacity: 1 << 21, peer_share_percent: 100 };
         let node = runtime.block_on(Node::builder().config(config).handler(Relaying).start());
         let node = node.expect("a node");
-        let receivers = Receivers::start(node.listening()[0]);
+        let receivers = Receivers::start(node.local_addrs()[0]);
         while (node.roster().iter().count() as u64) < PEERS {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -92,9 +92,9 @@ impl Scene {
         };
         let took = begun.elapsed().saturating_sub(Duration::from_micros(idle));
         now = self.node.stats();
-        let missed = now.missed - before.missed;
+        let missed = now.missed_broadcasts - before.missed_broadcasts;
         assert_eq!(now.relayed - before.relayed, unique, "each message is relayed once");
-        assert_eq!(now.redundant - before.redundant, unique * (SENDERS - 1));
+        assert_eq!(now.duplicates - before.duplicates, unique * (SENDERS - 1));
         assert!(
             deliveries <= all && (missed > 0 || deliveries == all),
             "every delivery arrives, and none twice"

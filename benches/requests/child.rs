@@ -65,9 +65,9 @@ impl Handler for Answering {
 /// What both ends of the node's connection are: nobody to dial, nothing to say by itself.
 pub(crate) fn config() -> NodeConfig {
     let mut config = NodeConfig::local();
-    config.hot.degree = 0;
-    config.hot.ping_every = Duration::from_secs(3600);
-    config.hot.liveness.stale_after = Duration::from_secs(3 * 3600);
+    config.runtime.target_peers = 0;
+    config.runtime.ping_interval = Duration::from_secs(3600);
+    config.runtime.liveness.stale_after = Duration::from_secs(3 * 3600);
     // 256 answers of 64 KiB at a time: twice what a lane queues by default.
     config.link.outbox_bytes = 32 * 1024 * 1024;
     config
@@ -81,7 +81,7 @@ pub(crate) fn main() {
     let node = Node::builder().config(config).handler(Answering(answers())).start();
     let node = runtime.block_on(node).expect("a node");
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
-    println!("{} {}", node.listening()[0], listener.local_addr().expect("an address"));
+    println!("{} {}", node.local_addrs()[0], listener.local_addr().expect("an address"));
     runtime.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(baseline(stream));

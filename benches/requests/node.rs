@@ -44,7 +44,7 @@ impl Contender for Pipelined {
             let request = request(answer);
             let (mut asked, mut done) = (0, 0);
             while asked < depth as u64 {
-                line.ask(Message::new(1, request.clone())).expect("there is room");
+                line.request(Message::new(1, request.clone())).expect("there is room");
                 asked += 1;
             }
             let mut over = false;
@@ -56,7 +56,7 @@ impl Contender for Pipelined {
                 }
                 done += 1;
                 if !over {
-                    line.ask(Message::new(1, request.clone())).expect("there is room");
+                    line.request(Message::new(1, request.clone())).expect("there is room");
                     asked += 1;
                 }
             }

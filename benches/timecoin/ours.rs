@@ -25,18 +25,18 @@ pub(crate) struct Peerpool {
 impl Peerpool {
     pub(crate) fn new(runtime: &Arc<Runtime>, receivers: &mut Receivers, peers: usize) -> Self {
         let mut config = NodeConfig::local();
-        config.hot.limits = PoolConfig::test().limits;
-        config.hot.degree = 0;
+        config.runtime.limits = PoolConfig::test().limits;
+        config.runtime.target_peers = 0;
         // The receivers answer nothing: they must not be asked, nor judged by their silence. The others ask nothing.
         let hour = Duration::from_secs(3600);
-        (config.hot.ping_every, config.hot.discover_every) = (hour, hour);
-        config.hot.liveness.stale_after = 3 * hour;
+        (config.runtime.ping_interval, config.runtime.discovery_interval) = (hour, hour);
+        config.runtime.liveness.stale_after = 3 * hour;
         let dialect = TimeCoin::testnet(Software::default());
         config.network = dialect.network().id();
         let dialect = ProtocolConfig::new(dialect).listen(([127, 0, 0, 1], 0).into());
         let node =
-            runtime.block_on(Node::builder().config(config).first_dialect(dialect).start()).expect("a node");
-        let group = receivers.dial(node.listening()[0], peers, Greets::Native);
+            runtime.block_on(Node::builder().config(config).first_protocol(dialect).start()).expect("a node");
+        let group = receivers.dial(node.local_addrs()[0], peers, Greets::Native);
         let since = Instant::now();
         while node.roster().iter().count() < peers {
             assert!(since.elapsed() < Duration::from_secs(10), "not all peers are live");

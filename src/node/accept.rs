@@ -15,7 +15,7 @@ use crate::transport::{BoxListener, BoxStream};
 use super::error::ConnectError;
 use super::events::NodeEvent;
 use super::handshake::{PROBE_BIT, read_hello, refuse};
-use super::info::PeerHandle;
+use super::info::NodeConnection;
 use super::join::Established;
 use super::life::PeerTask;
 use super::seat::{HandshakeInfo, HandshakenStream, Reservation};
@@ -43,12 +43,12 @@ impl Shared {
 
     fn accepted(self: &Arc<Self>, tongue: usize, stream: BoxStream, from: SocketAddr) {
         count(&self.counters.accepted);
-        let hot = self.hot();
+        let runtime = self.runtime_config();
         if self.book.is_banned(&BanTarget::Ip(from.ip()), WallTime::now()) {
             return self.turn_away(tongue, stream, from, ConnectError::Banned);
         }
         let slot = if self.is_trusted_ip(from) { SlotClass::Reserved } else { SlotClass::Ordinary };
-        let deadline = self.now().after(hot.handshake);
+        let deadline = self.now().after(runtime.handshake_timeout);
         match self.pool.admit(from, Direction::Inbound, slot, deadline) {
             Ok(permit) => {
                 let (shared, counted) = (Arc::clone(self), TaskGuard::new(self));
@@ -56,7 +56,7 @@ impl Shared {
                     tongue,
                     stream,
                     permit,
-                    hot.handshake,
+                    runtime.handshake_timeout,
                     counted,
                 )));
             }
@@ -74,7 +74,7 @@ impl Shared {
         self: Arc<Self>,
         tongue: usize,
         stream: BoxStream,
-        permit: Permit<PeerId, PeerHandle>,
+        permit: Permit<PeerId, NodeConnection>,
         within: Duration,
         _counted: TaskGuard,
     ) -> Option<PeerTask> {
@@ -101,13 +101,13 @@ impl Shared {
         self: &Arc<Self>,
         tongue: usize,
         mut stream: BoxStream,
-        permit: Permit<PeerId, PeerHandle>,
+        permit: Permit<PeerId, NodeConnection>,
         identity: Option<[u8; 32]>,
     ) -> Result<Established, (ConnectError, Option<BoxStream>)> {
         let since = self.now();
         let from = permit.addr();
         let speaks = &**self.tongues.get(tongue);
-        let (mut hello, rest) = match read_hello(&mut stream, speaks, &self.budget).await {
+        let (mut hello, buffered) = match read_hello(&mut stream, speaks, &self.budget).await {
             Ok(greeted) => greeted,
             Err(error) => return Err((error, Some(stream))),
         };
@@ -126,8 +126,18 @@ impl Shared {
         }
         let claimed = hello.listen;
         let local = stream.local_addr();
-        let asked = Vec::new();
-        let about = HandshakeInfo { tongue, hello, rest, asked, key, identity, local, since, greeting };
+        let pending_requests = Vec::new();
+        let about = HandshakeInfo {
+            tongue,
+            hello,
+            buffered,
+            pending_requests,
+            key,
+            identity,
+            local,
+            since,
+            greeting,
+        };
         let greeted = HandshakenStream { stream, about };
         match self.join(Reservation::Permit(permit), greeted).await {
             Ok(joined) => {

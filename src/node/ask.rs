@@ -12,7 +12,7 @@ use crate::base::{ConnId, FOREVER, PeerId};
 use crate::connection::{self, Message, RequestError, Response};
 use crate::pool::Misbehavior;
 
-use super::error::AskError;
+use super::error::PeerRequestError;
 use super::handle::NodeRef;
 use super::info::Peer;
 
@@ -20,17 +20,17 @@ use super::info::Peer;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestAnyOptions {
     /// For how long in all. Default 10 s.
-    pub within: Duration,
+    pub timeout: Duration,
     /// Peers asked at the most. Default 3.
-    pub tries: usize,
+    pub max_attempts: usize,
     /// How long one peer has before another is asked beside it, and another one again. `None` asks one at a time, each for its share
     /// of the time left: with three tries and peers enough the first has a third. Default `None`.
-    pub hedge: Option<Duration>,
+    pub hedge_after: Option<Duration>,
 }
 
 impl Default for RequestAnyOptions {
     fn default() -> Self {
-        Self { within: Duration::from_secs(10), tries: 3, hedge: None }
+        Self { timeout: Duration::from_secs(10), max_attempts: 3, hedge_after: None }
     }
 }
 
@@ -39,13 +39,13 @@ impl Default for RequestAnyOptions {
 /// # Cancel safety
 /// Dropping it takes back what was not sent, and cancels at the peer what was.
 #[derive(Debug)]
-pub struct Pipeline {
+pub struct RequestPipeline {
     requests: connection::Pipeline,
     peer: Arc<Peer>,
     node: NodeRef,
 }
 
-impl Pipeline {
+impl RequestPipeline {
     /// The peer that is asked.
     pub fn peer(&self) -> &Arc<Peer> {
         &self.peer
@@ -55,11 +55,11 @@ impl Pipeline {
     ///
     /// # Errors
     /// See [`RequestError`]; the message comes back.
-    pub fn ask(&mut self, message: Message) -> Result<u64, RequestError> {
+    pub fn request(&mut self, message: Message) -> Result<u64, RequestError> {
         self.requests.ask(message)
     }
 
-    /// Requests that were asked and whose answers [`Pipeline::next`] has not returned yet.
+    /// Requests that were asked and whose answers [`RequestPipeline::next`] has not returned yet.
     pub fn in_flight(&self) -> usize {
         self.requests.in_flight()
     }
@@ -108,7 +108,7 @@ impl NodeRef {
     ///         let (number, answer) = pipeline.next().await.expect("sixteen are in flight");
     ///         println!("{number}: {} bytes", answer?.len());
     ///     }
-    ///     pipeline.ask(block)?;
+    ///     pipeline.request(block)?;
     /// }
     /// while let Some((number, answer)) = pipeline.next().await {
     ///     println!("{number}: {} bytes", answer?.len());
@@ -117,20 +117,20 @@ impl NodeRef {
     /// ```
     ///
     /// # Errors
-    /// [`AskError::NotConnected`].
+    /// [`PeerRequestError::NotConnected`].
     ///
     /// # Cost
     /// One shard's read lock.
-    pub fn pipeline(&self, key: &PeerId, within: Duration) -> Result<Pipeline, AskError> {
-        let Some(peer) = self.peer(key) else { return Err(AskError::NotConnected(*key)) };
-        let requests = peer.connection().link().pipeline(within);
-        Ok(Pipeline { requests, peer, node: self.clone() })
+    pub fn pipeline(&self, key: &PeerId, within: Duration) -> Result<RequestPipeline, PeerRequestError> {
+        let Some(peer) = self.peer(key) else { return Err(PeerRequestError::NotConnected(*key)) };
+        let requests = peer.connection().handle().pipeline(within);
+        Ok(RequestPipeline { requests, peer, node: self.clone() })
     }
 
     /// Asks one peer and waits for its answer.
     ///
     /// # Errors
-    /// See [`AskError`].
+    /// See [`PeerRequestError`].
     ///
     /// # Cancel safety
     /// Dropping the future takes the request back or cancels it; no waiter is left.
@@ -139,8 +139,8 @@ impl NodeRef {
         key: &PeerId,
         message: Message,
         within: Duration,
-    ) -> Result<Response, AskError> {
-        let Some(peer) = self.peer(key) else { return Err(AskError::NotConnected(*key)) };
+    ) -> Result<Response, PeerRequestError> {
+        let Some(peer) = self.peer(key) else { return Err(PeerRequestError::NotConnected(*key)) };
         Ok(self.ask(&peer, message, within).await?)
     }
 
@@ -151,7 +151,7 @@ impl NodeRef {
         message: Message,
         within: Duration,
     ) -> Result<Response, RequestError> {
-        let answer = peer.connection().link().request(message, within).await;
+        let answer = peer.connection().handle().request(message, within).await;
         match &answer {
             Ok(_) => {
                 peer.reward(self.now());
@@ -165,10 +165,10 @@ impl NodeRef {
     }
 
     /// Asks some peer: the quicker one of two chosen at random, by smoothed round-trip time; another one when it fails, and,
-    /// if told to hedge, beside it when it takes long.
+    /// if told to hedge_after, beside it when it takes long.
     ///
     /// # Errors
-    /// [`AskError::NoPeers`], or the last peer's failure.
+    /// [`PeerRequestError::NoPeers`], or the last peer's failure.
     ///
     /// # Cancel safety
     /// As [`NodeRef::request`].
@@ -176,14 +176,14 @@ impl NodeRef {
         &self,
         message: Message,
         how: &RequestAnyOptions,
-    ) -> Result<(PeerId, Response), AskError> {
+    ) -> Result<(PeerId, Response), PeerRequestError> {
         let now = Instant::now();
-        let deadline = now.checked_add(how.within).unwrap_or(now + FOREVER);
+        let deadline = now.checked_add(how.timeout).unwrap_or(now + FOREVER);
         let left = || deadline.saturating_duration_since(Instant::now());
-        let tries = how.tries.max(1);
+        let tries = how.max_attempts.max(1);
         let mut asked: Vec<ConnId> = Vec::new();
         let mut asking: Vec<Asking<'_>> = Vec::new();
-        let mut last = AskError::NoPeers;
+        let mut last = PeerRequestError::NoPeers;
         loop {
             let mut others = self.others(&asked, tries - asked.len());
             if others > 0
@@ -193,14 +193,14 @@ impl NodeRef {
                 asked.push(peer.id());
                 let share = u32::try_from(others).unwrap_or(u32::MAX);
                 others -= 1;
-                let given = if how.hedge.is_some() { left() } else { left() / share };
+                let given = if how.hedge_after.is_some() { left() } else { left() / share };
                 let (key, message) = (*peer.key(), message.clone());
                 asking
                     .push((key, Box::pin(async move { self.ask_for_a_share(&peer, message, given).await })));
             } else if asking.is_empty() {
                 return Err(last);
             }
-            let patience = how.hedge.filter(|_| others > 0);
+            let patience = how.hedge_after.filter(|_| others > 0);
             match first_of(&mut asking, patience).await {
                 Some((key, Ok(response))) => return Ok((key, response)),
                 Some((_, Err(error))) => last = error.into(),
@@ -227,7 +227,7 @@ impl NodeRef {
         if given >= FAIR {
             return self.ask(peer, message, given).await;
         }
-        let answer = peer.connection().link().request(message, given).await;
+        let answer = peer.connection().handle().request(message, given).await;
         if answer.is_ok() {
             peer.reward(self.now());
         }

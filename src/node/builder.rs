@@ -85,7 +85,7 @@ impl NodeBuilder {
     /// Another dialect that the node speaks, beside those set already. There is one pool and one API over all; a broadcast
     /// is encoded once in each. Each has a name of its own, or starting fails.
     #[must_use]
-    pub fn dialect<D: Protocol>(mut self, dialect: ProtocolConfig<D>) -> Self {
+    pub fn protocol<D: Protocol>(mut self, dialect: ProtocolConfig<D>) -> Self {
         self.others.push(dialect.boxed());
         self
     }
@@ -93,7 +93,7 @@ impl NodeBuilder {
     /// The node's first dialect, in place of the native one: what [`NodeConfig::wire`] says is then of no use, and
     /// [`NodeBuilder::listen`] listens for this one.
     #[must_use]
-    pub fn first_dialect<D: Protocol>(mut self, dialect: ProtocolConfig<D>) -> Self {
+    pub fn first_protocol<D: Protocol>(mut self, dialect: ProtocolConfig<D>) -> Self {
         self.only = Some(dialect.boxed());
         self
     }
@@ -126,7 +126,7 @@ impl NodeBuilder {
     ///
     /// # Errors
     /// See [`StartError`]; [`StartError::Config`] also where addresses to listen on were set.
-    pub fn start_silent(self) -> Result<Node, StartError> {
+    pub fn start_without_listening(self) -> Result<Node, StartError> {
         let (node, wanted) = self.assemble()?;
         if !wanted.is_empty() {
             let why = "listening takes time: set no address here, or use start".to_owned();
@@ -140,7 +140,7 @@ impl NodeBuilder {
     fn assemble(self) -> Result<(Node, Vec<(usize, SocketAddr)>), StartError> {
         let Self { config, handler, transport, book, only, others } = self;
         config.check()?;
-        let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        let executor = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let book = book.unwrap_or_else(|| Arc::new(AddressBook::in_memory(AddressBookConfig::default())));
         let first = only.unwrap_or_else(|| ProtocolConfig::new(Native::new(config.wire.clone())).boxed());
         let dialects: Vec<_> = std::iter::once(first).chain(others).collect();
@@ -152,11 +152,11 @@ impl NodeBuilder {
                 return Err(ConfigError { field: "dialect", why }.into());
             }
         }
-        config.check_memory(&config.hot, dialects.len())?;
+        config.check_memory(&config.runtime, dialects.len())?;
         let (nonce, relay_key) = random()?;
         enter(&book, &config)?;
         let parts = Parts { nonce, relay_key, book, transport, handler, dialects };
-        Ok((Node::new(Arc::new(Shared::new(config, parts, runtime))), wanted))
+        Ok((Node::new(Arc::new(Shared::new(config, parts, executor))), wanted))
     }
 }
 

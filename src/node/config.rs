@@ -43,17 +43,17 @@ pub struct NodeConfig {
     /// Caps of messages.
     pub wire: WireLimits,
     /// Ring of each of the three broadcast logs. Default 8 MiB: what a slow peer may fall behind. A message may take half of it.
-    pub ring: usize,
+    pub log_ring_bytes: usize,
     /// Values of state: the most keys. Default 1,024.
-    pub state_keys: usize,
+    pub max_state_keys: usize,
     /// Values of state: the most bytes. Default 1 MiB.
-    pub state_bytes: usize,
+    pub max_state_bytes: usize,
     /// Events that a slow subscriber may fall behind before it gets a new snapshot. Default 1,024.
     pub event_backlog: usize,
     /// Memory of relayed ids.
     pub relay: RelayConfig,
     /// What may change while the node runs.
-    pub hot: RuntimeConfig,
+    pub runtime: RuntimeConfig,
 }
 
 /// What may change while the node runs; a change acts on live connections too ([`NodeRef::reconfigure`]).
@@ -69,28 +69,28 @@ pub struct RuntimeConfig {
     pub health: HealthPolicy,
     /// Live peers (both directions) under which the node dials more. Default 8; with 0 it dials
     /// trusted peers only.
-    pub degree: usize,
+    pub target_peers: usize,
     /// Dials at the same time. Default 16.
-    pub dial_budget: usize,
+    pub max_concurrent_dials: usize,
     /// How long a dial with its handshake, or an accepted connection's handshake, may take. Default 10 s.
-    pub handshake: Duration,
+    pub handshake_timeout: Duration,
     /// How often the maintenance looks. Default 250 ms.
-    pub tick: Duration,
+    pub maintenance_interval: Duration,
     /// How often a peer is pinged. Default 15 s; a dead socket is found after the stale time at the latest.
-    pub ping_every: Duration,
+    pub ping_interval: Duration,
     /// How long written bytes may make no progress before the peer is closed. Default 20 s.
-    pub write_stall: Duration,
+    pub write_stall_timeout: Duration,
     /// How long a session must last to count as stable: only then is the address' backoff reset. Default 60 s.
     pub stable_after: Duration,
     /// How often a peer is asked for addresses. Default 30 s, and at once while the node knows too few.
-    pub discover_every: Duration,
+    pub discovery_interval: Duration,
     /// How often the book is written. Default 5 s.
-    pub flush_every: Duration,
+    pub flush_interval: Duration,
     /// The shortest life of a connection that another one with the same proven identity may replace. Default 10 s; keeps
     /// two clones of one key from replacing each other all the time.
-    pub replace_after: Duration,
+    pub min_replace_age: Duration,
     /// The memory ceiling: rings, state, inboxes, lanes, reassembly, remainders. Default 256 MiB.
-    pub memory: usize,
+    pub memory_limit: usize,
     /// What happens to a peer that is too slow for urgent broadcasts. Default: it is disconnected.
     pub urgent_lag: LagPolicy,
     /// What happens to a peer that is too slow for normal broadcasts. Default: it misses some.
@@ -108,9 +108,9 @@ impl NodeConfig {
     /// For many nodes on one machine or in one rack: no limits per address, quick to notice.
     pub fn local() -> Self {
         let mut config = Self::with(PoolConfig::local());
-        config.hot.ping_every = Duration::from_secs(2);
-        config.hot.liveness.stale_after = Duration::from_secs(8);
-        config.hot.discover_every = Duration::from_secs(5);
+        config.runtime.ping_interval = Duration::from_secs(2);
+        config.runtime.liveness.stale_after = Duration::from_secs(8);
+        config.runtime.discovery_interval = Duration::from_secs(5);
         config
     }
 
@@ -128,26 +128,26 @@ impl NodeConfig {
             expected_peers: pool.expected_peers,
             link: ConnectionConfig::default(),
             wire: WireLimits::default(),
-            ring: 8 * 1024 * 1024,
-            state_keys: 1024,
-            state_bytes: 1024 * 1024,
+            log_ring_bytes: 8 * 1024 * 1024,
+            max_state_keys: 1024,
+            max_state_bytes: 1024 * 1024,
             event_backlog: 1024,
             relay: RelayConfig::default(),
-            hot: RuntimeConfig {
+            runtime: RuntimeConfig {
                 limits: pool.limits,
                 liveness: pool.liveness,
                 health: pool.health,
-                degree: 8,
-                dial_budget: 16,
-                handshake: Duration::from_secs(10),
-                tick: Duration::from_millis(250),
-                ping_every: Duration::from_secs(15),
-                write_stall: Duration::from_secs(20),
+                target_peers: 8,
+                max_concurrent_dials: 16,
+                handshake_timeout: Duration::from_secs(10),
+                maintenance_interval: Duration::from_millis(250),
+                ping_interval: Duration::from_secs(15),
+                write_stall_timeout: Duration::from_secs(20),
                 stable_after: Duration::from_secs(60),
-                discover_every: Duration::from_secs(30),
-                flush_every: Duration::from_secs(5),
-                replace_after: Duration::from_secs(10),
-                memory: 256 * 1024 * 1024,
+                discovery_interval: Duration::from_secs(30),
+                flush_interval: Duration::from_secs(5),
+                min_replace_age: Duration::from_secs(10),
+                memory_limit: 256 * 1024 * 1024,
                 urgent_lag: LagPolicy::Disconnect,
                 normal_lag: LagPolicy::Skip,
                 bulk_lag: LagPolicy::Disconnect,
@@ -170,31 +170,31 @@ impl NodeConfig {
         if self.features >> 63 != 0 {
             return wrong("features", "the highest bit is the protocol's own".into());
         }
-        if self.ring < 64 * 1024 {
-            return wrong("ring", "at least 64 KiB are needed".into());
+        if self.log_ring_bytes < 64 * 1024 {
+            return wrong("log_ring_bytes", "at least 64 KiB are needed".into());
         }
         within("event_backlog", self.event_backlog, 1..=MOST_EVENTS)?;
         within("wire.chunk", self.wire.chunk, Native::CHUNK)?;
         within("wire.hello", self.wire.hello, Native::HELLO)?;
         within("wire.peers", self.wire.peers, Native::PEERS)?;
         within("relay.peer_share_percent", self.relay.peer_share_percent, 0..=100)?;
-        self.hot.check()?;
-        self.check_memory(&self.hot, 1)
+        self.runtime.check()?;
+        self.check_memory(&self.runtime, 1)
     }
 
     /// What rings and state take in each of so many dialects.
     pub(super) fn fixed_memory(&self, dialects: usize) -> usize {
-        self.ring.saturating_mul(3).saturating_add(self.state_bytes).saturating_mul(dialects)
+        self.log_ring_bytes.saturating_mul(3).saturating_add(self.max_state_bytes).saturating_mul(dialects)
     }
 
-    pub(super) fn check_memory(&self, hot: &RuntimeConfig, dialects: usize) -> Result<(), ConfigError> {
+    pub(super) fn check_memory(&self, runtime: &RuntimeConfig, dialects: usize) -> Result<(), ConfigError> {
         let fixed = self.fixed_memory(dialects);
-        if fixed >= hot.memory {
+        if fixed >= runtime.memory_limit {
             let why = format!(
-                "{} bytes, and the three rings and the state of each dialect alone take {fixed}: raise it, or lower `ring`",
-                hot.memory
+                "{} bytes, and the three rings and the state of each dialect alone take {fixed}: raise it, or lower `log_ring_bytes`",
+                runtime.memory_limit
             );
-            return Err(ConfigError { field: "memory", why });
+            return Err(ConfigError { field: "memory_limit", why });
         }
         Ok(())
     }
@@ -213,12 +213,12 @@ impl RuntimeConfig {
     /// Names the field and what is wrong with it.
     pub fn check(&self) -> Result<(), ConfigError> {
         let durations = [
-            ("handshake", self.handshake),
-            ("tick", self.tick),
-            ("ping_every", self.ping_every),
-            ("write_stall", self.write_stall),
-            ("discover_every", self.discover_every),
-            ("flush_every", self.flush_every),
+            ("handshake_timeout", self.handshake_timeout),
+            ("maintenance_interval", self.maintenance_interval),
+            ("ping_interval", self.ping_interval),
+            ("write_stall_timeout", self.write_stall_timeout),
+            ("discovery_interval", self.discovery_interval),
+            ("flush_interval", self.flush_interval),
             ("stale_after", self.liveness.stale_after),
         ];
         for (field, value) in durations {
@@ -226,12 +226,12 @@ impl RuntimeConfig {
                 return Err(ConfigError { field, why: "must be at least a millisecond".into() });
             }
         }
-        if self.liveness.stale_after < self.ping_every.saturating_mul(2) {
-            let why = "must be at least twice ping_every, or peers are stale before they can answer";
+        if self.liveness.stale_after < self.ping_interval.saturating_mul(2) {
+            let why = "must be at least twice ping_interval, or peers are stale before they can answer";
             return Err(ConfigError { field: "stale_after", why: why.into() });
         }
-        if self.dial_budget == 0 {
-            return Err(ConfigError { field: "dial_budget", why: "must not be zero".into() });
+        if self.max_concurrent_dials == 0 {
+            return Err(ConfigError { field: "max_concurrent_dials", why: "must not be zero".into() });
         }
         if self.health.window < HealthPolicy::SHORTEST_WINDOW {
             let why = format!("must be at least {:?}", HealthPolicy::SHORTEST_WINDOW);
@@ -293,17 +293,21 @@ mod tests {
             ("wire.chunk", |config, to| config.wire.chunk = to, Native::CHUNK),
             ("wire.hello", |config, to| config.wire.hello = to, Native::HELLO),
             ("wire.peers", |config, to| config.wire.peers = to, Native::PEERS),
-            ("limits.max_inbound", |config, to| config.hot.limits.max_inbound = to as u32, 0..=1_048_575),
-            ("limits.max_outbound", |config, to| config.hot.limits.max_outbound = to as u32, 0..=1_048_575),
+            ("limits.max_inbound", |config, to| config.runtime.limits.max_inbound = to as u32, 0..=1_048_575),
+            (
+                "limits.max_outbound",
+                |config, to| config.runtime.limits.max_outbound = to as u32,
+                0..=1_048_575,
+            ),
             ("relay.peer_share_percent", |config, to| config.relay.peer_share_percent = to as u8, 0..=100),
             (
                 "limits.max_pending_inbound",
-                |config, to| config.hot.limits.max_pending_inbound = to as u32,
+                |config, to| config.runtime.limits.max_pending_inbound = to as u32,
                 0..=most_pending(Direction::Inbound),
             ),
             (
                 "limits.max_pending_outbound",
-                |config, to| config.hot.limits.max_pending_outbound = to as u32,
+                |config, to| config.runtime.limits.max_pending_outbound = to as u32,
                 0..=most_pending(Direction::Outbound),
             ),
         ];
@@ -326,9 +330,9 @@ mod tests {
                 assert_eq!(refused(below), Some(field));
             }
         }
-        let mut hot = NodeConfig::default().hot;
-        hot.health.window = Duration::from_millis(9);
-        assert_eq!(hot.check().map_err(|error| error.field), Err("health.window"));
+        let mut runtime = NodeConfig::default().runtime;
+        runtime.health.window = Duration::from_millis(9);
+        assert_eq!(runtime.check().map_err(|error| error.field), Err("health.window"));
     }
 
     /// Where the pool says no, whatever it was told.

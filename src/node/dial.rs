@@ -15,7 +15,7 @@ use crate::wire::{Goodbye, GoodbyeReason};
 use super::error::ConnectError;
 use super::events::NodeEvent;
 use super::handshake::{PROBE_BIT, greet};
-use super::info::{Peer, PeerHandle};
+use super::info::{NodeConnection, Peer};
 use super::seat::{CompletedHandshake, HandshakeInfo, HandshakenStream, Reservation};
 use super::shared::{Shared, count};
 
@@ -44,7 +44,7 @@ impl Shared {
         addr: SocketAddr,
     ) -> Result<Arc<Peer>, ConnectError> {
         let addr = canonical(addr);
-        let within = self.hot().handshake;
+        let within = self.runtime_config().handshake_timeout;
         let dialled = self.dial_within(tongue, addr, within);
         let outcome = tokio::select! {
             biased;
@@ -68,7 +68,7 @@ impl Shared {
 
     /// The live peer at an address, where the dialect's rules know its key beforehand.
     pub(super) fn connected_at(&self, tongue: usize, addr: SocketAddr) -> Option<Arc<Peer>> {
-        self.tongues.get(tongue).rules().key_at(addr).and_then(|key| self.pool.get(&key))
+        self.tongues.get(tongue).policy().key_at(addr).and_then(|key| self.pool.get(&key))
     }
 
     async fn dial_within(
@@ -104,7 +104,7 @@ impl Shared {
         identity: Option<[u8; 32]>,
         since: Tick,
     ) -> Result<Arc<Peer>, ConnectError> {
-        let CompletedHandshake { mut hello, rest, asked } = said.into();
+        let CompletedHandshake { mut hello, buffered, pending_requests } = said.into();
         // Who is to become a peer does not merely ask: the bit means nothing, and the application is asked about every peer.
         hello.features &= !PROBE_BIT;
         let key = self.identify(tongue, &mut hello, seat.addr(), seat.direction());
@@ -112,8 +112,17 @@ impl Shared {
             Ok(()) => {
                 let local = stream.local_addr();
                 let greeting = Vec::new();
-                let about =
-                    HandshakeInfo { tongue, hello, rest, asked, key, identity, local, since, greeting };
+                let about = HandshakeInfo {
+                    tongue,
+                    hello,
+                    buffered,
+                    pending_requests,
+                    key,
+                    identity,
+                    local,
+                    since,
+                    greeting,
+                };
                 let joined = self.join(seat, HandshakenStream { stream, about }).await;
                 joined.map(|joined| joined.spawn(self))
             }
@@ -129,7 +138,7 @@ impl Shared {
         self: &Arc<Self>,
         addr: SocketAddr,
         within: Duration,
-    ) -> Result<Claim<PeerId, PeerHandle>, ConnectError> {
+    ) -> Result<Claim<PeerId, NodeConnection>, ConnectError> {
         if self.book.is_banned_addr(addr, WallTime::now()) {
             return Err(ConnectError::Banned);
         }
@@ -283,7 +292,7 @@ impl Shared {
     }
 
     /// Takes over a stream whose handshake somebody else has done.
-    pub(super) async fn adopt_greeted(
+    pub(super) async fn adopt_handshaken(
         self: &Arc<Self>,
         tongue: usize,
         stream: BoxStream,
@@ -302,10 +311,10 @@ impl Shared {
         self: &Arc<Self>,
         direction: Direction,
         addr: SocketAddr,
-        work: impl AsyncFnOnce(Permit<PeerId, PeerHandle>, Tick) -> Result<Arc<Peer>, ConnectError>,
+        work: impl AsyncFnOnce(Permit<PeerId, NodeConnection>, Tick) -> Result<Arc<Peer>, ConnectError>,
     ) -> Result<Arc<Peer>, ConnectError> {
         let addr = canonical(addr);
-        let within = self.hot().handshake;
+        let within = self.runtime_config().handshake_timeout;
         let since = self.now();
         if self.book.is_banned_addr(addr, WallTime::now()) {
             return Err(ConnectError::Banned);

@@ -38,13 +38,13 @@ pub trait PeerPolicy: Send + Sync + 'static {
     }
 
     /// What a peer that greets so bears. Default: everything.
-    fn bears(&self, hello: &Hello, direction: Direction) -> PeerCapabilities {
+    fn capabilities(&self, hello: &Hello, direction: Direction) -> PeerCapabilities {
         let _ = (hello, direction);
         PeerCapabilities::default()
     }
 
     /// Whether this dialect, rather than the node's first one, is spoken at an address that nothing else is known of.
-    fn speaks_at(&self, addr: SocketAddr) -> bool {
+    fn matches_addr(&self, addr: SocketAddr) -> bool {
         let _ = addr;
         false
     }
@@ -61,8 +61,8 @@ pub trait PeerPolicy: Send + Sync + 'static {
         Duration::ZERO
     }
 
-    /// How long written bytes may make no progress, where not as in [`RuntimeConfig::write_stall`](super::RuntimeConfig::write_stall).
-    fn write_stall(&self) -> Option<Duration> {
+    /// How long written bytes may make no progress, where not as in [`RuntimeConfig::write_stall_timeout`](super::RuntimeConfig::write_stall_timeout).
+    fn write_stall_timeout(&self) -> Option<Duration> {
         None
     }
 }
@@ -78,18 +78,18 @@ pub struct Identity {
     pub instance: Option<Nonce>,
 }
 
-/// What a peer bears, as [`PeerPolicy::bears`] sees it.
+/// What a peer capabilities, as [`PeerPolicy::capabilities`] sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerCapabilities {
     /// To be told that a request of its has no answer. Otherwise it is told nothing.
-    pub declines: bool,
+    pub rejections: bool,
     /// To be sent the newest value of each state as soon as it is connected. Otherwise it is sent what is set from then on.
-    pub state: bool,
+    pub initial_state: bool,
 }
 
 impl Default for PeerCapabilities {
     fn default() -> Self {
-        Self { declines: true, state: true }
+        Self { rejections: true, initial_state: true }
     }
 }
 
@@ -105,7 +105,7 @@ pub(super) struct Settings {
     pub(super) rules: Box<dyn PeerPolicy>,
     /// What happens to peers that are too slow for urgent, normal and bulk broadcasts, where not as for the node.
     pub(super) lag: Option<[LagPolicy; 3]>,
-    pub(super) link: Option<ConnectionConfig>,
+    pub(super) connection: Option<ConnectionConfig>,
     /// The address that peers are told.
     pub(super) advertise: Option<SocketAddr>,
 }
@@ -113,7 +113,7 @@ pub(super) struct Settings {
 impl<D: Protocol> ProtocolConfig<D> {
     /// A dialect with the native one's rules, listened for nowhere.
     pub fn new(dialect: D) -> Self {
-        let settings = Settings { rules: Box::new(()), lag: None, link: None, advertise: None };
+        let settings = Settings { rules: Box::new(()), lag: None, connection: None, advertise: None };
         Self { dialect, listen: Vec::new(), settings }
     }
 
@@ -133,7 +133,7 @@ impl<D: Protocol> ProtocolConfig<D> {
 
     /// Whom connections belong to. Default: as in the native dialect.
     #[must_use]
-    pub fn rules(mut self, rules: impl PeerPolicy) -> Self {
+    pub fn policy(mut self, rules: impl PeerPolicy) -> Self {
         self.settings.rules = Box::new(rules);
         self
     }
@@ -148,8 +148,8 @@ impl<D: Protocol> ProtocolConfig<D> {
 
     /// Bounds of each link. Default: the node's.
     #[must_use]
-    pub fn link(mut self, link: ConnectionConfig) -> Self {
-        self.settings.link = Some(link);
+    pub fn connection(mut self, config: ConnectionConfig) -> Self {
+        self.settings.connection = Some(config);
         self
     }
 

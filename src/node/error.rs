@@ -79,7 +79,7 @@ pub enum ConnectError {
     Shutdown,
     /// The node does not speak a dialect of this name.
     #[error("the node does not speak this dialect")]
-    UnknownDialect,
+    UnknownProtocol,
 }
 
 impl ConnectError {
@@ -98,7 +98,7 @@ impl ConnectError {
             Self::SelfDial => GoodbyeReason::SelfDial,
             Self::Rejected => GoodbyeReason::Rejected,
             Self::Shutdown => GoodbyeReason::Shutdown,
-            Self::Io(_) | Self::Eof | Self::Refused(_) | Self::Probe | Self::UnknownDialect => return None,
+            Self::Io(_) | Self::Eof | Self::Refused(_) | Self::Probe | Self::UnknownProtocol => return None,
         };
         Some(Goodbye::new(reason))
     }
@@ -116,7 +116,7 @@ impl ConnectError {
 
     /// Whether the failure says something about the address, rather than about our own limits, or about a connection that there
     /// is already.
-    pub fn blames_address(&self) -> bool {
+    pub fn is_address_fault(&self) -> bool {
         self.fail_cause().is_some()
     }
 
@@ -178,7 +178,7 @@ pub enum StartError {
     },
     /// The node does not speak a dialect of this name.
     #[error("the node does not speak this dialect")]
-    UnknownDialect,
+    UnknownProtocol,
     /// The node shuts down.
     #[error("the node shuts down")]
     Shutdown,
@@ -192,7 +192,7 @@ pub enum StartError {
 
 /// Why a message was not sent to a peer. It comes back.
 #[derive(Debug, thiserror::Error)]
-pub enum SendToError {
+pub enum PeerSendError {
     /// No live peer has this key.
     #[error("not connected to {0}")]
     NotConnected(PeerId, Message),
@@ -203,7 +203,7 @@ pub enum SendToError {
 
 /// Why a request to a peer, or to any peer, got no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
+pub enum PeerRequestError {
     /// No live peer has this key.
     #[error("not connected to {0}")]
     NotConnected(PeerId),

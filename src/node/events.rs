@@ -38,7 +38,7 @@ pub enum NodeEvent {
         at: Tick,
     },
     /// A peer was too slow for a lane's broadcasts.
-    Gap {
+    PeerLagged {
         /// Its key.
         key: PeerId,
         /// Its connection.

@@ -38,7 +38,7 @@ pub struct ShutdownReport {
     /// Slots of connections in their handshake.
     pub permits: u64,
     /// Links.
-    pub links: u64,
+    pub connections: u64,
     /// Peers in the pool, and entries of its derived indexes.
     pub peers: u64,
     /// Tasks.
@@ -102,7 +102,7 @@ impl NodeRef {
     }
 
     /// The addresses listened on, with the ports that the system chose.
-    pub fn listening(&self) -> Vec<SocketAddr> {
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.shared.listening.lock().iter().map(|(_, addr)| *addr).collect()
     }
 
@@ -126,23 +126,23 @@ impl NodeRef {
         // Half of the time to send what waits; the rest is for the goodbyes to be read.
         let drain = deadline / 2;
         for peer in shared.pool.roster().iter() {
-            peer.connection().link().drain(DisconnectReason::Shutdown, Some(goodbye), drain);
+            peer.connection().handle().drain(DisconnectReason::Shutdown, Some(goodbye), drain);
         }
         let begun = tokio::time::Instant::now();
         shared.wait_idle(deadline).await;
         let left = deadline.saturating_sub(begun.elapsed()).max(Duration::from_millis(50));
         shared.flush_at_end();
         shared.wait_idle(left).await;
-        self.leftovers()
+        self.shutdown_report()
     }
 
     /// What a node that has ended still holds; while it runs, what it holds now.
-    pub fn leftovers(&self) -> ShutdownReport {
+    pub fn shutdown_report(&self) -> ShutdownReport {
         let shared = &self.shared;
         let admission = shared.pool.admission();
         ShutdownReport {
             permits: admission.pending_inbound as u64 + admission.pending_outbound as u64,
-            links: shared.links() as u64,
+            connections: shared.links() as u64,
             peers: shared.pool.len().max(shared.instances.len()) as u64,
             tasks: shared.tasks() as u64,
         }
@@ -169,7 +169,7 @@ impl Drop for Life {
         self.shared.stop();
         let goodbye = Goodbye::new(GoodbyeReason::Shutdown);
         for peer in self.shared.pool.roster().iter() {
-            peer.connection().link().close(DisconnectReason::Shutdown, Some(goodbye));
+            peer.connection().handle().close(DisconnectReason::Shutdown, Some(goodbye));
         }
         // Where the runtime ends with the node, the book is as of its last regular flush.
         self.shared.flush_at_end();

@@ -32,9 +32,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// A peer's hello arrived, and everything the node checks itself is in order: does the application want it? Runs before
     /// anything is live.
-    fn verdict(&self, hello: &Hello, from: SocketAddr) -> Verdict {
+    fn accept_peer(&self, hello: &Hello, from: SocketAddr) -> PeerDecision {
         let _ = (hello, from);
-        Verdict::Accept
+        PeerDecision::Accept
     }
 
     /// A peer is live. Comes before its first message, and is paired with exactly one [`Handler::disconnected`].
@@ -48,7 +48,7 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// The peer was too slow for a lane's broadcasts and missed so many.
-    fn gap(&self, cx: Context<'_>, lane: crate::base::Lane, missed: u64) {
+    fn peer_lagged(&self, cx: Context<'_>, lane: crate::base::Lane, missed: u64) {
         let _ = (cx, lane, missed);
     }
 }
@@ -65,8 +65,8 @@ impl<H: Handler> Handler for Arc<H> {
         (**self).request(cx, request, responder)
     }
 
-    fn verdict(&self, hello: &Hello, from: SocketAddr) -> Verdict {
-        (**self).verdict(hello, from)
+    fn accept_peer(&self, hello: &Hello, from: SocketAddr) -> PeerDecision {
+        (**self).accept_peer(hello, from)
     }
 
     fn connected(&self, cx: Context<'_>) {
@@ -77,14 +77,14 @@ impl<H: Handler> Handler for Arc<H> {
         (**self).disconnected(cx, reason);
     }
 
-    fn gap(&self, cx: Context<'_>, lane: crate::base::Lane, missed: u64) {
-        (**self).gap(cx, lane, missed);
+    fn peer_lagged(&self, cx: Context<'_>, lane: crate::base::Lane, missed: u64) {
+        (**self).peer_lagged(cx, lane, missed);
     }
 }
 
 /// The application's answer to a hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PeerDecision {
     /// Welcome.
     Accept,
     /// Not wanted.

@@ -14,7 +14,7 @@ use crate::wire::{Goodbye, Greeting, Hello, WireError};
 
 use super::dialect::Identity;
 use super::error::ConnectError;
-use super::handler::Verdict;
+use super::handler::PeerDecision;
 use super::shared::{Shared, count};
 use super::tongue::DynProtocol;
 
@@ -131,7 +131,7 @@ impl Shared {
         addr: SocketAddr,
         direction: Direction,
     ) -> Option<PeerId> {
-        let Identity { key, instance } = self.tongues.get(tongue).rules().identify(hello, addr, direction);
+        let Identity { key, instance } = self.tongues.get(tongue).policy().identify(hello, addr, direction);
         hello.nonce = instance;
         key
     }
@@ -149,14 +149,14 @@ impl Shared {
             return Err(ConnectError::SelfDial);
         }
         if hello.features & PROBE_BIT == 0 {
-            let ask = std::panic::AssertUnwindSafe(|| self.handler.verdict(hello, from));
-            // Without a verdict nobody comes in, and whoever dials is not taken down.
-            let verdict = std::panic::catch_unwind(ask).unwrap_or_else(|_| {
+            let ask = std::panic::AssertUnwindSafe(|| self.handler.accept_peer(hello, from));
+            // Without a decision nobody comes in, and whoever dials is not taken down.
+            let decision = std::panic::catch_unwind(ask).unwrap_or_else(|_| {
                 count(&self.counters.panics);
                 tracing::error!(%from, "a handler panicked");
-                Verdict::Reject
+                PeerDecision::Reject
             });
-            if verdict == Verdict::Reject {
+            if decision == PeerDecision::Reject {
                 return Err(ConnectError::Rejected);
             }
         }

@@ -99,17 +99,17 @@ impl ConnectionHandler for PeerSession {
 
     fn gap(&self, lane: Lane, skipped: u64) {
         let shared = self.node.shared();
-        shared.counters.missed.fetch_add(skipped, crate::sync::atomic::Ordering::Relaxed);
+        shared.counters.missed_broadcasts.fetch_add(skipped, crate::sync::atomic::Ordering::Relaxed);
         tracing::warn!(peer = %self.peer.key(), ?lane, skipped, "the peer is too slow and missed broadcasts");
         let at = shared.now();
-        shared.events.send(NodeEvent::Gap {
+        shared.events.send(NodeEvent::PeerLagged {
             key: *self.peer.key(),
             conn: self.peer.id(),
             lane,
             missed: skipped,
             at,
         });
-        let tell = || shared.handler.gap(Context::new(&self.node, &self.peer), lane, skipped);
+        let tell = || shared.handler.peer_lagged(Context::new(&self.node, &self.peer), lane, skipped);
         if catch_unwind(AssertUnwindSafe(tell)).is_err() {
             count(&shared.counters.panics);
             tracing::error!(peer = %self.peer.key(), "a handler panicked");

@@ -10,10 +10,10 @@ use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::wire::{Goodbye, GoodbyeReason, Hello};
 
 /// A peer of a node.
-pub type Peer = pool::Peer<PeerId, PeerHandle>;
+pub type Peer = pool::Peer<PeerId, NodeConnection>;
 
 /// The pool of a node.
-pub type Pool = pool::Pool<PeerId, PeerHandle>;
+pub type Pool = pool::Pool<PeerId, NodeConnection>;
 
 /// What is known of a peer. Changes while connected are made with [`pool::Peer::update_info`], on a clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl PeerInfo {
 
 /// A connection as the pool holds it: the link, and what the maintenance notes on it.
 #[derive(Debug)]
-pub struct PeerHandle {
+pub struct NodeConnection {
     link: Arc<Connection>,
     /// When it was last pinged, in ticks; a hint of the maintenance alone.
     pinged_at: AtomicU64,
@@ -83,7 +83,7 @@ pub struct PeerHandle {
     in_vain: AtomicU8,
 }
 
-impl PeerHandle {
+impl NodeConnection {
     pub(super) fn new(link: Arc<Connection>, tongue: usize, authenticated: bool) -> Self {
         Self {
             link,
@@ -98,12 +98,12 @@ impl PeerHandle {
     }
 
     /// The link: to send to this connection whatever becomes of its key.
-    pub fn link(&self) -> &Arc<Connection> {
+    pub fn handle(&self) -> &Arc<Connection> {
         &self.link
     }
 
     /// The name of the dialect it speaks.
-    pub fn dialect(&self) -> &'static str {
+    pub fn protocol(&self) -> &'static str {
         self.link.dialect()
     }
 
@@ -128,7 +128,7 @@ impl PeerHandle {
         !self.stable.swap(true, Ordering::Relaxed)
     }
 
-    /// `true` for one caller until [`PeerHandle::end_verifying`].
+    /// `true` for one caller until [`NodeConnection::end_verifying`].
     pub(super) fn begin_verifying(&self) -> bool {
         !self.verifying.swap(true, Ordering::Relaxed)
     }
@@ -152,7 +152,7 @@ impl PeerHandle {
     }
 }
 
-impl ConnectionHandle for PeerHandle {
+impl ConnectionHandle for NodeConnection {
     type Info = PeerInfo;
 
     fn close(&self, reason: DisconnectReason) {

@@ -17,7 +17,7 @@ use super::duel::{Candidate, Decision, Nonces, PROBE, judge};
 use super::error::ConnectError;
 use super::handle::NodeRef;
 use super::host::PeerSession;
-use super::info::{Peer, PeerHandle, PeerInfo};
+use super::info::{NodeConnection, Peer, PeerInfo};
 use super::instances::{Owner, Pending};
 use super::life::PeerTask;
 use super::seat::{HandshakeInfo, HandshakenStream, Reservation};
@@ -145,7 +145,7 @@ impl Shared {
         contender: Candidate,
         about: &HandshakeInfo,
         heir_of: &mut Option<Arc<Peer>>,
-    ) -> Result<Claim<PeerId, PeerHandle>, ConnectError> {
+    ) -> Result<Claim<PeerId, NodeConnection>, ConnectError> {
         loop {
             let (back, why) = match seat.claim(key) {
                 Ok(claim) => return Ok(claim),
@@ -171,7 +171,9 @@ impl Shared {
                     if !beaten && !self.takes_over(contender, before, Some(&old), pair, seat.addr()).await? {
                         return Err(ConnectError::AlreadyConnected(key));
                     }
-                    if theirs != theirs_before && old.uptime(self.now()) < self.hot().replace_after {
+                    if theirs != theirs_before
+                        && old.uptime(self.now()) < self.runtime_config().min_replace_age
+                    {
                         return Err(ConnectError::TooSoon);
                     }
                     self.pool.depart(&key, old.id(), DisconnectReason::Replaced);
@@ -198,7 +200,7 @@ impl Shared {
         pair: Nonces,
         addr: SocketAddr,
     ) -> Result<bool, ConnectError> {
-        match judge(new, old, pair, self.hot().handshake, self.now()) {
+        match judge(new, old, pair, self.runtime_config().handshake_timeout, self.now()) {
             Decision::TakeNew => Ok(true),
             Decision::KeepOld => Ok(false),
             Decision::KeepOldAsAlias => {
@@ -211,8 +213,8 @@ impl Shared {
                 // Without a peer it is in its handshake, and so young enough to stay.
                 let Some(kept) = old_peer else { return Ok(false) };
                 // The answer must come while this handshake still lasts.
-                let within = PROBE.min(self.hot().handshake / 2);
-                let answered = timeout(within, kept.connection().link().probe()).await;
+                let within = PROBE.min(self.runtime_config().handshake_timeout / 2);
+                let answered = timeout(within, kept.connection().handle().probe()).await;
                 // One that we do not read from cannot answer (38).
                 let lives = matches!(answered, Ok(Some(_))) || (kept.is_live() && kept.is_paused());
                 if lives && new.direction == Direction::Outbound {
@@ -237,7 +239,7 @@ impl Shared {
     /// Ends the connection whose place is taken, and waits a moment for where it stood.
     async fn inherit(&self, old: &Arc<Peer>) -> Positions {
         self.pool.depart(old.key(), old.id(), DisconnectReason::Collision);
-        let link = old.connection().link();
+        let link = old.connection().handle();
         let waiting = match link.positions() {
             Ok(positions) => return positions,
             Err(waiting) => waiting,
@@ -267,11 +269,11 @@ impl Shared {
         };
         let info = PeerInfo::of(&about.hello, self.agents.share(&about.hello.agent), listen, about.local);
         let tongue = self.tongues.get(about.tongue);
-        let bears = tongue.rules().bears(&about.hello, claim.direction());
-        let prepared = tongue.prepare(claim.id(), positions, bears);
+        let capabilities = tongue.policy().capabilities(&about.hello, claim.direction());
+        let prepared = tongue.prepare(claim.id(), positions, capabilities);
         // Before anybody can ask anything over it.
-        prepared.link().owed(&about.asked);
-        let conn = PeerHandle::new(Arc::clone(prepared.link()), about.tongue, about.identity.is_some());
+        prepared.link().owed(&about.pending_requests);
+        let conn = NodeConnection::new(Arc::clone(prepared.link()), about.tongue, about.identity.is_some());
         let now = self.now();
         conn.set_pinged(now);
         let peer = match claim.go_live(conn, info, now) {
@@ -308,14 +310,15 @@ impl Shared {
         }
         if self.is_stopping() {
             peer.connection()
-                .link()
+                .handle()
                 .close(DisconnectReason::Shutdown, Some(Goodbye::new(GoodbyeReason::Shutdown)));
         }
-        let HandshakeInfo { rest, greeting, local, .. } = greeted.about;
+        let HandshakeInfo { buffered, greeting, local, .. } = greeted.about;
         let host = PeerSession::new(NodeRef::new(Arc::clone(self)), Arc::clone(&peer));
         self.events.up(&peer, self.now());
         tracing::info!(peer = %peer.key(), conn = %peer.id(), direction = ?peer.direction(), "peer up");
-        let opening = StreamStart { greeting: &greeting, rest, local, silent: !bears.declines };
+        let opening =
+            StreamStart { greeting: &greeting, rest: buffered, local, silent: !capabilities.rejections };
         let link = prepared.start(greeted.stream, host, opening);
         Ok(Established { peer, link })
     }
@@ -337,7 +340,7 @@ impl Established {
 }
 
 struct Placement<'a> {
-    claim: Claim<PeerId, PeerHandle>,
+    claim: Claim<PeerId, NodeConnection>,
     entered: Option<Pending<'a>>,
     positions: Option<Positions>,
 }

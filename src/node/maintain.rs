@@ -38,7 +38,7 @@ impl Shared {
             expired_at: self.now(),
             flushing: Arc::default(),
         };
-        let mut period = self.hot().tick;
+        let mut period = self.runtime_config().maintenance_interval;
         let mut ticks = ticking(period);
         loop {
             let kicked = tokio::select! {
@@ -49,16 +49,16 @@ impl Shared {
                 // Somebody left or addresses came: look at once, but never spin.
                 () = self.kick.notified() => true,
             };
-            let hot = self.hot();
+            let runtime = self.runtime_config();
             if kicked {
                 self.guarded(|| self.connect_more(&mut state));
             } else {
-                self.guarded(|| self.sweep(&mut state, &hot));
+                self.guarded(|| self.sweep(&mut state, &runtime));
                 self.guarded(|| self.connect_more(&mut state));
-                self.guarded(|| self.housekeeping(&mut state, &hot));
+                self.guarded(|| self.housekeeping(&mut state, &runtime));
             }
-            if hot.tick != period {
-                period = hot.tick;
+            if runtime.maintenance_interval != period {
+                period = runtime.maintenance_interval;
                 ticks = ticking(period);
             }
         }
@@ -72,10 +72,10 @@ impl Shared {
     }
 
     /// Walks as many cells as it takes to see all of them within a second, at least one.
-    fn sweep(self: &Arc<Self>, state: &mut Maintenance, hot: &RuntimeConfig) {
+    fn sweep(self: &Arc<Self>, state: &mut Maintenance, runtime: &RuntimeConfig) {
         let now = self.now();
         let cells = self.pool.cell_count();
-        let ticks_a_second = (1000 / hot.tick.as_millis().max(1)).max(1) as usize;
+        let ticks_a_second = (1000 / runtime.maintenance_interval.as_millis().max(1)).max(1) as usize;
         for _ in 0..cells.div_ceil(ticks_a_second).max(1) {
             let at = state.next_cell % cells.max(1);
             state.next_cell = at + 1;
@@ -88,8 +88,10 @@ impl Shared {
                 tracing::debug!(conn = %id, "handshake ran out of time");
             }
             for few in self.pool.cell(at).all().chunks(AT_ONCE) {
-                if may_need_care(few, hot, now) {
-                    few.iter().filter(|peer| peer.is_live()).for_each(|peer| self.look_after(peer, hot, now));
+                if may_need_care(few, runtime, now) {
+                    few.iter()
+                        .filter(|peer| peer.is_live())
+                        .for_each(|peer| self.look_after(peer, runtime, now));
                 }
             }
         }
@@ -99,29 +101,29 @@ impl Shared {
         self.tongues.iter().for_each(|tongue| tongue.tick(now));
     }
 
-    fn look_after(self: &Arc<Self>, peer: &Arc<Peer>, hot: &RuntimeConfig, now: Tick) {
+    fn look_after(self: &Arc<Self>, peer: &Arc<Peer>, runtime: &RuntimeConfig, now: Tick) {
         let conn = peer.connection();
-        let rules = self.tongues.get(conn.tongue()).rules();
-        if conn.link().stalled(now) > rules.write_stall().unwrap_or(hot.write_stall) {
+        let rules = self.tongues.get(conn.tongue()).policy();
+        if conn.handle().stalled(now) > rules.write_stall_timeout().unwrap_or(runtime.write_stall_timeout) {
             tracing::info!(peer = %peer.key(), "closed: takes no data");
             self.pool.depart(peer.key(), peer.id(), DisconnectReason::Overloaded);
             return;
         }
         let silent = now.since(peer.last_seen());
         let pings = silent >= rules.ping_after()
-            && now.since(conn.pinged_at()) >= ping_interval(peer, hot.ping_every);
+            && now.since(conn.pinged_at()) >= ping_interval(peer, runtime.ping_interval);
         if pings {
             // Whatever else it sends: the last ping has had a whole interval. One that we do not read from cannot answer (38).
-            if conn.link().ping_open()
+            if conn.handle().ping_open()
                 && self.tongues.get(conn.tongue()).abilities().ping_tokens
                 && !peer.is_paused()
             {
                 peer.penalize(Misbehavior::Unresponsive, now);
             }
             conn.set_pinged(now);
-            conn.link().ping();
+            conn.handle().ping();
         }
-        if peer.uptime(now) >= hot.stable_after && conn.turns_stable() {
+        if peer.uptime(now) >= runtime.stable_after && conn.turns_stable() {
             peer.reward(now);
             if peer.direction() == Direction::Outbound {
                 self.book.record(&peer.addr(), Outcome::Stable, WallTime::now());
@@ -140,10 +142,10 @@ impl Shared {
         if self.is_stopping() {
             return;
         }
-        let hot = self.hot();
+        let runtime = self.runtime_config();
         let wall = WallTime::now();
         let live = self.pool.len();
-        let wanted = hot.degree.saturating_sub(live + self.dials.under_way());
+        let wanted = runtime.target_peers.saturating_sub(live + self.dials.under_way());
         if wanted == 0 && self.config.trusted.is_empty() {
             return;
         }
@@ -159,7 +161,7 @@ impl Shared {
         // An address under way is not offered again, or a slow dial would be tried in a loop.
         let busy = |addr: &SocketAddr| {
             let tongue = self.tongues.at(*addr);
-            !self.tongues.get(tongue).rules().may_dial(*addr)
+            !self.tongues.get(tongue).policy().may_dial(*addr)
                 || self.connected_at(tongue, *addr).is_some()
                 || self.pool.watch(&PeerId::from_addr(*addr)).is_some()
                 || connected.contains(addr)
@@ -177,7 +179,7 @@ impl Shared {
             let is_alias = known.alias_of.is_some_and(|of| connected.contains(&of));
             if self.book.is_due(&addr, wall) && !is_alias && !busy(&addr) {
                 begun.push(addr);
-                self.dial_in_background(addr, hot.dial_budget);
+                self.dial_in_background(addr, runtime.max_concurrent_dials);
             }
         }
         if wanted == 0 {
@@ -185,19 +187,20 @@ impl Shared {
         }
         let listening: Vec<_> = self.listening.lock().iter().map(|(_, addr)| *addr).collect();
         // It would find no room, and take the place of one that does.
-        let crowded = |addr: &SocketAddr| self.pool.count_by_ip(addr.ip()) >= hot.limits.max_per_ip as usize;
+        let crowded =
+            |addr: &SocketAddr| self.pool.count_by_ip(addr.ip()) >= runtime.limits.max_per_ip as usize;
         let skip = |addr: &SocketAddr| {
             busy(addr) || begun.contains(addr) || listening.contains(addr) || crowded(addr)
         };
         let candidates = self.book.candidates(wall, wanted, &skip);
         let short = candidates.len() < wanted;
         for addr in candidates {
-            if !self.dial_in_background(addr, hot.dial_budget) {
+            if !self.dial_in_background(addr, runtime.max_concurrent_dials) {
                 break;
             }
         }
         if short {
-            self.discover(state, &hot);
+            self.discover(state, &runtime);
         }
     }
 
@@ -221,24 +224,24 @@ impl Shared {
     }
 
     /// Asks some peer which others it knows: now and then, and more often while too few are known.
-    fn discover(&self, state: &mut Maintenance, hot: &RuntimeConfig) {
+    fn discover(&self, state: &mut Maintenance, runtime: &RuntimeConfig) {
         let now = self.now();
         // A node that has just started and was told too little by one asks another at once.
-        let young = now.since(Tick::ZERO) < YOUNG && self.pool.len() < hot.degree;
-        let most = if young { hot.tick } else { Duration::from_secs(1) };
-        let pause = hot.discover_every.min(most).max(hot.tick);
+        let young = now.since(Tick::ZERO) < YOUNG && self.pool.len() < runtime.target_peers;
+        let most = if young { runtime.maintenance_interval } else { Duration::from_secs(1) };
+        let pause = runtime.discovery_interval.min(most).max(runtime.maintenance_interval);
         if state.asked_at.is_some_and(|asked| now.since(asked) < pause) {
             return;
         }
         let roster = self.pool.roster();
         let Some(peer) = roster.draw(|below| fastrand::usize(..below), Peer::is_live) else { return };
         state.asked_at = Some(now);
-        peer.connection().link().ask_peers();
+        peer.connection().handle().ask_peers();
     }
 
-    fn housekeeping(self: &Arc<Self>, state: &mut Maintenance, hot: &RuntimeConfig) {
+    fn housekeeping(self: &Arc<Self>, state: &mut Maintenance, runtime: &RuntimeConfig) {
         let now = self.now();
-        if now.since(state.flushed_at) >= hot.flush_every {
+        if now.since(state.flushed_at) >= runtime.flush_interval {
             state.flushed_at = now;
             self.flush_book(&state.flushing);
         }
@@ -247,9 +250,9 @@ impl Shared {
             self.seen.expire(self.config.relay.retention, now);
             self.book.expire(WallTime::now());
         }
-        let stale = state.asked_at.is_none_or(|asked| now.since(asked) >= hot.discover_every);
-        if stale && hot.degree > 0 {
-            self.discover(state, hot);
+        let stale = state.asked_at.is_none_or(|asked| now.since(asked) >= runtime.discovery_interval);
+        if stale && runtime.target_peers > 0 {
+            self.discover(state, runtime);
         }
     }
 
@@ -282,11 +285,11 @@ impl Shared {
 ///
 /// One thing after the other, and nothing to decide before it was asked of all: the walk over idle peers is bound by how many of
 /// them can be on their way from memory together.
-fn may_need_care(few: &[Arc<Peer>], hot: &RuntimeConfig, now: Tick) -> bool {
+fn may_need_care(few: &[Arc<Peer>], runtime: &RuntimeConfig, now: Tick) -> bool {
     let any = |is_so: &dyn Fn(&Peer) -> bool| few.iter().fold(false, |any, peer| any | is_so(peer));
-    let waits = any(&|peer| peer.connection().link().is_waiting());
-    let due = any(&|peer| now.since(peer.connection().pinged_at()) >= soonest(hot.ping_every));
-    let proven = any(&|peer| !peer.connection().is_stable() & (peer.uptime(now) >= hot.stable_after));
+    let waits = any(&|peer| peer.connection().handle().is_waiting());
+    let due = any(&|peer| now.since(peer.connection().pinged_at()) >= soonest(runtime.ping_interval));
+    let proven = any(&|peer| !peer.connection().is_stable() & (peer.uptime(now) >= runtime.stable_after));
     let claims = any(&|peer| {
         peer.direction() == Direction::Inbound
             && peer.read_info(|info| info.listen.is_some() & !info.listen_verified)

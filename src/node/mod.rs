@@ -53,17 +53,17 @@ mod typed;
 mod verbs;
 mod voice;
 
-pub use ask::{Pipeline, RequestAnyOptions};
+pub use ask::{RequestAnyOptions, RequestPipeline};
 pub use builder::NodeBuilder;
 pub use config::{ConfigError, NodeConfig, RuntimeConfig};
 pub use dialect::{Identity, PeerCapabilities, PeerPolicy, ProtocolConfig};
-pub use error::{AskError, BanRefused, ConnectError, SendToError, StartError};
+pub use error::{BanRefused, ConnectError, PeerRequestError, PeerSendError, StartError};
 pub use events::{NodeEvent, Subscription, SubscriptionItem};
 pub use handle::{Node, NodeRef, ShutdownReport, WeakNode};
-pub use handler::{Context, Handler, Verdict};
+pub use handler::{Context, Handler, PeerDecision};
 #[cfg(feature = "timecoin")]
 pub(crate) use handshake::{check_kin, read_greeting};
-pub use info::{Peer, PeerHandle, PeerInfo, Pool};
+pub use info::{NodeConnection, Peer, PeerInfo, Pool};
 pub use receipt::BroadcastReceipt;
 pub use relay::{Digest, RelayConfig, RelayOutcome};
 pub use seat::CompletedHandshake;

@@ -19,7 +19,9 @@ impl Shared {
     /// that peer and not dialled again and again. `false` if there is no such peer, whatever the acceptor says; where it could not
     /// be asked, and that was not its fault, that is not known.
     pub(super) async fn learn_alias(self: &Arc<Self>, tongue: usize, addr: SocketAddr) -> bool {
-        let Some(_probing) = self.probes.begin(self.hot().dial_budget) else { return true };
+        let Some(_probing) = self.probes.begin(self.runtime_config().max_concurrent_dials) else {
+            return true;
+        };
         let nonce = match self.ask_who(tongue, addr).await {
             Ok(hello) => hello.nonce,
             Err(error) => return self.is_stopping() || error.is_exhaustion(),
@@ -45,11 +47,11 @@ impl Shared {
         tongue: usize,
         addr: SocketAddr,
     ) -> Result<Hello, ConnectError> {
-        let within = self.hot().handshake;
+        let within = self.runtime_config().handshake_timeout;
         let speaks = &**self.tongues.get(tongue);
         if !speaks.abilities().nonce {
             // Nobody would answer a mere question in it, and the answer would prove nothing.
-            return Err(ConnectError::UnknownDialect);
+            return Err(ConnectError::UnknownProtocol);
         }
         let asking = async {
             let mut stream = self.transport.dial(addr).await?;
@@ -72,7 +74,9 @@ impl Shared {
         let tongue = peer.connection().tongue();
         let probed = self.tongues.get(tongue).abilities().nonce;
         let Some(listen) = listen.filter(|_| probed && !verified && nonce.is_some()) else { return true };
-        let Some(probing) = self.probes.begin(self.hot().dial_budget) else { return false };
+        let Some(probing) = self.probes.begin(self.runtime_config().max_concurrent_dials) else {
+            return false;
+        };
         if !peer.connection().begin_verifying() {
             return true;
         }

@@ -26,7 +26,7 @@ pub enum RelayOutcome {
     /// First time within the retention: pass it on.
     New,
     /// Seen before.
-    Seen,
+    Duplicate,
     /// The set is full of young ids, or this peer's share of it is: refused and counted, not remembered.
     Full,
 }
@@ -101,7 +101,7 @@ impl SeenSet {
         let mut shard = self.shard(digest).lock();
         shard.expire(config.retention, now);
         if shard.digests.contains_key(&digest.0) {
-            return RelayOutcome::Seen;
+            return RelayOutcome::Duplicate;
         }
         let share = from.and_then(|conn| shard.shares.get(&conn)).copied().unwrap_or(0);
         if shard.digests.len() >= per_shard || share as usize >= per_peer {
@@ -179,7 +179,7 @@ mod tests {
         let digest = set.digest(7, b"block");
         let at = Tick::from_millis;
         assert_eq!(set.insert(digest, conn(1), &config, at(0)), RelayOutcome::New);
-        assert_eq!(set.insert(digest, conn(2), &config, at(1_000)), RelayOutcome::Seen);
+        assert_eq!(set.insert(digest, conn(2), &config, at(1_000)), RelayOutcome::Duplicate);
         assert!(set.contains(digest, config.retention, at(1_000)));
         assert_eq!(set.insert(digest, conn(2), &config, at(1_001)), RelayOutcome::New);
         set.expire(config.retention, at(9_000));

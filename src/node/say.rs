@@ -10,7 +10,7 @@ use crate::broadcast::Appended;
 use crate::connection::{Message, SendError};
 use crate::wire::EncodeError;
 
-use super::error::SendToError;
+use super::error::PeerSendError;
 use super::handle::NodeRef;
 use super::receipt::{BroadcastReceipt, Recipient};
 use super::relay::{Digest, RelayOutcome};
@@ -22,14 +22,14 @@ impl NodeRef {
     /// Queues a message for one peer. Never waits; accepted is not delivered.
     ///
     /// # Errors
-    /// See [`SendToError`]; the message comes back.
+    /// See [`PeerSendError`]; the message comes back.
     ///
     /// # Cost
     /// One shard's read lock, one short lock of the link.
-    pub fn send(&self, key: &PeerId, message: Message) -> Result<(), SendToError> {
+    pub fn send(&self, key: &PeerId, message: Message) -> Result<(), PeerSendError> {
         match self.peer(key) {
-            Some(peer) => Ok(peer.connection().link().send(message)?),
-            None => Err(SendToError::NotConnected(*key, message)),
+            Some(peer) => Ok(peer.connection().handle().send(message)?),
+            None => Err(PeerSendError::NotConnected(*key, message)),
         }
     }
 
@@ -38,7 +38,7 @@ impl NodeRef {
         &self,
         keys: impl IntoIterator<Item = &'k PeerId>,
         message: &Message,
-    ) -> Vec<(PeerId, SendToError)> {
+    ) -> Vec<(PeerId, PeerSendError)> {
         keys.into_iter()
             .filter_map(|key| self.send(key, message.clone()).err().map(|error| (*key, error)))
             .collect()
@@ -153,7 +153,7 @@ impl NodeRef {
                 count(&shared.counters.relayed);
                 shared.tongues.append_checked(message, from)?;
             }
-            RelayOutcome::Seen => count(&shared.counters.redundant),
+            RelayOutcome::Duplicate => count(&shared.counters.duplicates),
             RelayOutcome::Full => {}
         }
         Ok(fresh)
@@ -171,11 +171,11 @@ impl NodeRef {
     }
 }
 
-impl From<SendToError> for Message {
-    fn from(error: SendToError) -> Self {
+impl From<PeerSendError> for Message {
+    fn from(error: PeerSendError) -> Self {
         match error {
-            SendToError::NotConnected(_, message) => message,
-            SendToError::Connection(error) => SendError::into_message(error),
+            PeerSendError::NotConnected(_, message) => message,
+            PeerSendError::Connection(error) => SendError::into_message(error),
         }
     }
 }

@@ -9,23 +9,23 @@ use crate::pool::{Claim, ClaimFailure, Permit};
 use crate::transport::BoxStream;
 use crate::wire::Hello;
 
-use super::info::PeerHandle;
+use super::info::NodeConnection;
 
 /// What was said on a stream before a node takes it over.
 #[derive(Debug)]
 pub struct CompletedHandshake {
     /// The far end's hello.
     pub hello: Hello,
-    /// What was read behind it.
-    pub rest: Vec<u8>,
-    /// Questions of ours that may still be answered, in a dialect without ids: kind and payload. Nothing is asked in their places
-    /// until they are.
-    pub asked: Vec<(u16, Bytes)>,
+    /// Bytes that were read after the hello.
+    pub buffered: Vec<u8>,
+    /// Our requests that may still be answered, in a protocol without request ids: kind and payload. Each keeps its reply slot
+    /// until its answer arrives.
+    pub pending_requests: Vec<(u16, Bytes)>,
 }
 
 impl From<(Hello, Vec<u8>)> for CompletedHandshake {
-    fn from((hello, rest): (Hello, Vec<u8>)) -> Self {
-        Self { hello, rest, asked: Vec::new() }
+    fn from((hello, buffered): (Hello, Vec<u8>)) -> Self {
+        Self { hello, buffered, pending_requests: Vec::new() }
     }
 }
 
@@ -42,9 +42,9 @@ pub(super) struct HandshakeInfo {
     /// Their hello, with the instance that the dialect's rules see in it.
     pub(super) hello: Hello,
     /// What was read behind it.
-    pub(super) rest: Vec<u8>,
+    pub(super) buffered: Vec<u8>,
     /// What was asked and may still be answered.
-    pub(super) asked: Vec<(u16, Bytes)>,
+    pub(super) pending_requests: Vec<(u16, Bytes)>,
     /// The key that the dialect's rules have for it.
     pub(super) key: Option<PeerId>,
     /// What the transport proved.
@@ -69,8 +69,8 @@ impl HandshakeInfo {
 
 /// The slot a connection has so far.
 pub(super) enum Reservation {
-    Permit(Permit<PeerId, PeerHandle>),
-    Claim(Claim<PeerId, PeerHandle>),
+    Permit(Permit<PeerId, NodeConnection>),
+    Claim(Claim<PeerId, NodeConnection>),
 }
 
 impl Reservation {
@@ -99,7 +99,7 @@ impl Reservation {
     pub(super) fn claim(
         self,
         key: PeerId,
-    ) -> Result<Claim<PeerId, PeerHandle>, (Self, ClaimFailure<PeerId, PeerHandle>)> {
+    ) -> Result<Claim<PeerId, NodeConnection>, (Self, ClaimFailure<PeerId, NodeConnection>)> {
         match self {
             Self::Permit(permit) => permit.claim(key).map_err(|e| (Self::Permit(e.permit), e.why)),
             Self::Claim(claim) if *claim.key() == key => Ok(claim),
@@ -122,8 +122,8 @@ mod tests {
         let mut about = HandshakeInfo {
             tongue: 0,
             hello,
-            rest: Vec::new(),
-            asked: Vec::new(),
+            buffered: Vec::new(),
+            pending_requests: Vec::new(),
             key: None,
             identity: None,
             local: None,

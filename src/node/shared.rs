@@ -35,7 +35,7 @@ use super::tongue::ProtocolSet;
 /// `WeakNode`.
 pub(super) struct Shared {
     pub(super) config: NodeConfig,
-    pub(super) hot: SwapCell<RuntimeConfig>,
+    pub(super) runtime_config: SwapCell<RuntimeConfig>,
     /// Changes of it come one after another.
     pub(super) reconfiguring: Mutex<()>,
     pub(super) nonce: Nonce,
@@ -61,7 +61,7 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     start: Instant,
     stop: watch::Sender<bool>,
-    runtime: Handle,
+    executor: Handle,
     tasks: Tasks,
 }
 
@@ -102,8 +102,8 @@ pub(super) struct Counters {
     pub(super) requests: AtomicU64,
     pub(super) broadcasts: AtomicU64,
     pub(super) relayed: AtomicU64,
-    pub(super) redundant: AtomicU64,
-    pub(super) missed: AtomicU64,
+    pub(super) duplicates: AtomicU64,
+    pub(super) missed_broadcasts: AtomicU64,
     pub(super) reaped: AtomicU64,
     pub(super) panics: AtomicU64,
 }
@@ -114,19 +114,19 @@ pub(super) fn count(counter: &AtomicU64) {
 }
 
 impl Shared {
-    pub(super) fn new(config: NodeConfig, parts: Parts, runtime: Handle) -> Self {
+    pub(super) fn new(config: NodeConfig, parts: Parts, executor: Handle) -> Self {
         let Parts { nonce, relay_key, book, transport, handler, dialects } = parts;
         let fixed = config.fixed_memory(dialects.len());
-        let budget = Budget::new(config.hot.memory.saturating_sub(fixed));
+        let budget = Budget::new(config.runtime.memory_limit.saturating_sub(fixed));
         let tongues = dialects.into_iter().map(|new| new.start(&config, Arc::clone(&budget))).collect();
         let pool = crate::pool::Pool::new(PoolConfig {
             expected_peers: config.expected_peers,
-            limits: config.hot.limits.clone(),
-            liveness: config.hot.liveness,
-            health: config.hot.health,
+            limits: config.runtime.limits.clone(),
+            liveness: config.runtime.liveness,
+            health: config.runtime.health,
         });
         Self {
-            hot: SwapCell::new(Arc::new(config.hot.clone())),
+            runtime_config: SwapCell::new(Arc::new(config.runtime.clone())),
             reconfiguring: Mutex::new(()),
             tongues: ProtocolSet::new(tongues, nonce),
             budget,
@@ -148,7 +148,7 @@ impl Shared {
             counters: Counters::default(),
             start: Instant::now(),
             stop: watch::Sender::new(false),
-            runtime,
+            executor,
             tasks: Tasks::default(),
         }
     }
@@ -158,8 +158,8 @@ impl Shared {
         Tick::from_millis(self.start.elapsed().as_millis() as u64)
     }
 
-    pub(super) fn hot(&self) -> Arc<RuntimeConfig> {
-        self.hot.load()
+    pub(super) fn runtime_config(&self) -> Arc<RuntimeConfig> {
+        self.runtime_config.load()
     }
 
     /// The address that peers of this dialect are told, if they can reach one.
@@ -173,7 +173,7 @@ impl Shared {
 
     pub(super) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let guard = TaskGuard::new(self);
-        self.runtime.spawn(async move {
+        self.executor.spawn(async move {
             work.await;
             drop(guard);
         });
@@ -182,7 +182,7 @@ impl Shared {
     /// Spawns what may become, or is, the task of a link. Until a link counts itself (see [`Shared::link_begins`]), the part
     /// before it does.
     pub(super) fn spawn_course(&self, course: PeerTask) {
-        self.runtime.spawn(course);
+        self.executor.spawn(course);
     }
 
     /// The task of a link counts, until [`Shared::link_ends`].
@@ -199,7 +199,7 @@ impl Shared {
     /// Runs blocking work where it blocks nobody.
     pub(super) fn spawn_blocking(self: &Arc<Self>, work: impl FnOnce() + Send + 'static) {
         let guard = TaskGuard::new(self);
-        self.runtime.spawn_blocking(move || {
+        self.executor.spawn_blocking(move || {
             work();
             drop(guard);
         });

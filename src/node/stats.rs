@@ -13,7 +13,7 @@ pub struct NodeStats {
     /// Connections.
     pub pool: PoolStats,
     /// Links whose task runs.
-    pub links: u64,
+    pub connections: u64,
     /// Tasks of the node, links included.
     pub tasks: u64,
     /// Memory held for peers.
@@ -43,13 +43,13 @@ pub struct NodeStats {
     /// Messages relayed the first time they were seen, our own included.
     pub relayed: u64,
     /// Messages that came again.
-    pub redundant: u64,
+    pub duplicates: u64,
     /// New messages not relayed because the memory of ids, or a peer's share of it, was full.
     pub relay_refused: u64,
     /// Ids remembered.
     pub relay_remembered: u64,
     /// Broadcasts that slow peers missed. A rising number: peers too slow, or rings too small.
-    pub missed: u64,
+    pub missed_broadcasts: u64,
     /// Peers reaped for silence.
     pub reaped: u64,
     /// Panics in handlers and maintenance. Anything but zero is a bug.
@@ -61,9 +61,9 @@ pub struct NodeStats {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct MemoryStats {
     /// Inboxes, lanes, reassembly, remainders.
-    pub links: u64,
+    pub connections: u64,
     /// The ceiling of those.
-    pub links_limit: u64,
+    pub connections_limit: u64,
     /// Logs and state.
     pub logs: u64,
     /// The whole ceiling.
@@ -91,13 +91,13 @@ impl NodeRef {
         let lanes = [crate::base::Lane::Urgent, crate::base::Lane::Normal, crate::base::Lane::Bulk];
         NodeStats {
             pool: shared.pool.stats(shared.now()),
-            links: shared.links() as u64,
+            connections: shared.links() as u64,
             tasks: shared.tasks() as u64,
             memory: MemoryStats {
-                links: shared.budget.used() as u64,
-                links_limit: shared.budget.limit() as u64,
+                connections: shared.budget.used() as u64,
+                connections_limit: shared.budget.limit() as u64,
                 logs: shared.tongues.bytes() as u64,
-                limit: shared.hot().memory as u64,
+                limit: shared.runtime_config().memory_limit as u64,
                 refused: shared.budget.refused(),
             },
             logs: lanes.map(|lane| {
@@ -119,10 +119,10 @@ impl NodeRef {
             requests: read(&counters.requests),
             broadcasts: read(&counters.broadcasts),
             relayed: read(&counters.relayed),
-            redundant: read(&counters.redundant),
+            duplicates: read(&counters.duplicates),
             relay_refused: shared.seen.refused(),
             relay_remembered: shared.seen.len() as u64,
-            missed: read(&counters.missed),
+            missed_broadcasts: read(&counters.missed_broadcasts),
             reaped: read(&counters.reaped),
             panics: read(&counters.panics),
         }

@@ -28,7 +28,7 @@ pub(super) trait DynProtocol: Send + Sync {
 
     fn abilities(&self) -> Features;
 
-    fn rules(&self) -> &dyn PeerPolicy;
+    fn policy(&self) -> &dyn PeerPolicy;
 
     fn advertise(&self) -> Option<SocketAddr>;
 
@@ -50,7 +50,7 @@ pub(super) trait DynProtocol: Send + Sync {
 
     fn clear_state(&self, kind: u16, id: &[u8]) -> bool;
 
-    fn reconfigure(&self, hot: &RuntimeConfig);
+    fn reconfigure(&self, runtime: &RuntimeConfig);
 
     fn tick(&self, now: Tick);
 
@@ -75,7 +75,7 @@ pub(super) trait DynProtocol: Send + Sync {
         &self,
         id: ConnId,
         heir_of: Option<Positions>,
-        bears: PeerCapabilities,
+        capabilities: PeerCapabilities,
     ) -> Box<dyn ReadyConnection>;
 }
 
@@ -119,7 +119,7 @@ pub(super) fn first(said: &AppendPositions) -> u64 {
 
 impl ProtocolSet {
     pub(super) fn new(all: SmallVec<[Arc<dyn DynProtocol>; 2]>, node: Nonce) -> Self {
-        let instances = all.iter().map(|tongue| tongue.rules().instance().unwrap_or(node)).collect();
+        let instances = all.iter().map(|tongue| tongue.policy().instance().unwrap_or(node)).collect();
         Self { all, instances, learnt: Mutex::default() }
     }
 
@@ -185,7 +185,7 @@ impl ProtocolSet {
     }
 
     fn by_rules(&self, addr: SocketAddr) -> usize {
-        self.all.iter().position(|tongue| tongue.rules().speaks_at(addr)).unwrap_or(0)
+        self.all.iter().position(|tongue| tongue.policy().matches_addr(addr)).unwrap_or(0)
     }
 
     /// Whether all dialects, or those that have a word for it, would take this; an error if none has one.

@@ -13,13 +13,13 @@ use super::config::{ConfigError, RuntimeConfig};
 use super::error::{BanRefused, ConnectError, StartError};
 use super::events::Subscription;
 use super::handle::NodeRef;
-use super::info::{Peer, PeerHandle};
+use super::info::{NodeConnection, Peer};
 use super::seat::CompletedHandshake;
 
 /// Connections.
 impl NodeRef {
     /// Dials an address and waits until the peer is live. The address is remembered. Of several dialects it is the one in
-    /// which the address was learnt, else the one whose [`PeerPolicy::speaks_at`](super::PeerPolicy::speaks_at) knows it, else the first.
+    /// which the address was learnt, else the one whose [`PeerPolicy::matches_addr`](super::PeerPolicy::matches_addr) knows it, else the first.
     ///
     /// # Errors
     /// See [`ConnectError`]; where we are connected already that is an error too, which names the key. Without a proven identity a key
@@ -46,7 +46,7 @@ impl NodeRef {
     /// As [`NodeRef::connect`].
     pub async fn connect_in(&self, dialect: &str, addr: SocketAddr) -> Result<Arc<Peer>, ConnectError> {
         let shared = self.shared();
-        let tongue = shared.tongues.by_name(dialect).ok_or(ConnectError::UnknownDialect)?;
+        let tongue = shared.tongues.by_name(dialect).ok_or(ConnectError::UnknownProtocol)?;
         if shared.is_stopping() {
             return Err(ConnectError::Shutdown);
         }
@@ -66,7 +66,7 @@ impl NodeRef {
     /// Dropping the future leaves nothing bound.
     pub async fn listen(&self, dialect: &str, addr: SocketAddr) -> Result<SocketAddr, StartError> {
         let shared = self.shared();
-        let tongue = shared.tongues.by_name(dialect).ok_or(StartError::UnknownDialect)?;
+        let tongue = shared.tongues.by_name(dialect).ok_or(StartError::UnknownProtocol)?;
         shared.listen(tongue, addr).await
     }
 
@@ -78,7 +78,7 @@ impl NodeRef {
     ///
     /// # Cancel safety
     /// Dropping the future closes the stream and gives everything back.
-    pub async fn adopt_greeted(
+    pub async fn adopt_handshaken(
         &self,
         dialect: &str,
         stream: impl Stream,
@@ -87,8 +87,8 @@ impl NodeRef {
         said: impl Into<CompletedHandshake>,
     ) -> Result<Arc<Peer>, ConnectError> {
         let shared = self.shared();
-        let tongue = shared.tongues.by_name(dialect).ok_or(ConnectError::UnknownDialect)?;
-        shared.adopt_greeted(tongue, Box::new(stream), direction, addr, said.into()).await
+        let tongue = shared.tongues.by_name(dialect).ok_or(ConnectError::UnknownProtocol)?;
+        shared.adopt_handshaken(tongue, Box::new(stream), direction, addr, said.into()).await
     }
 
     /// Takes over a stream that somebody else connected, as if it had been dialled or accepted here. `identity` is what the
@@ -164,12 +164,12 @@ impl NodeRef {
     }
 
     /// The live peers.
-    pub fn roster(&self) -> Roster<PeerId, PeerHandle> {
+    pub fn roster(&self) -> Roster<PeerId, NodeConnection> {
         self.shared().pool.roster()
     }
 
     /// How many peers are live. Cost: one load.
-    pub fn live(&self) -> usize {
+    pub fn peer_count(&self) -> usize {
         self.shared().pool.len()
     }
 
@@ -202,8 +202,8 @@ impl NodeRef {
     }
 
     /// The configuration that may change.
-    pub fn hot_config(&self) -> Arc<RuntimeConfig> {
-        self.shared().hot()
+    pub fn runtime_config(&self) -> Arc<RuntimeConfig> {
+        self.shared().runtime_config()
     }
 
     /// Changes limits, intervals and policies; they act on live connections too: those over a lowered limit are let go step by
@@ -211,8 +211,8 @@ impl NodeRef {
     ///
     /// # Errors
     /// Names what makes no sense; nothing is changed then.
-    pub fn reconfigure(&self, hot: RuntimeConfig) -> Result<(), ConfigError> {
-        self.set_hot(None, hot).map(drop)
+    pub fn reconfigure(&self, runtime: RuntimeConfig) -> Result<(), ConfigError> {
+        self.set_runtime_config(None, runtime).map(drop)
     }
 
     /// As [`NodeRef::reconfigure`], if the configuration is still this one; `false`, and nothing changed, if it is not. For whoever
@@ -223,27 +223,31 @@ impl NodeRef {
     pub fn reconfigure_from(
         &self,
         before: &Arc<RuntimeConfig>,
-        hot: RuntimeConfig,
+        runtime: RuntimeConfig,
     ) -> Result<bool, ConfigError> {
-        self.set_hot(Some(before), hot)
+        self.set_runtime_config(Some(before), runtime)
     }
 
-    fn set_hot(&self, before: Option<&Arc<RuntimeConfig>>, hot: RuntimeConfig) -> Result<bool, ConfigError> {
+    fn set_runtime_config(
+        &self,
+        before: Option<&Arc<RuntimeConfig>>,
+        runtime: RuntimeConfig,
+    ) -> Result<bool, ConfigError> {
         let shared = self.shared();
-        hot.check()?;
+        runtime.check()?;
         // Two at once: all of one, then all of the other.
         let _one_by_one = shared.reconfiguring.lock();
-        if before.is_some_and(|before| !Arc::ptr_eq(before, &shared.hot())) {
+        if before.is_some_and(|before| !Arc::ptr_eq(before, &shared.runtime_config())) {
             return Ok(false);
         }
         let dialects = shared.tongues.count();
-        shared.config.check_memory(&hot, dialects)?;
-        shared.pool.set_limits(hot.limits.clone());
-        shared.pool.set_policy(hot.liveness);
-        shared.pool.set_health(hot.health);
-        shared.tongues.iter().for_each(|tongue| tongue.reconfigure(&hot));
-        shared.budget.set_limit(hot.memory.saturating_sub(shared.config.fixed_memory(dialects)));
-        drop(shared.hot.swap(Arc::new(hot)));
+        shared.config.check_memory(&runtime, dialects)?;
+        shared.pool.set_limits(runtime.limits.clone());
+        shared.pool.set_policy(runtime.liveness);
+        shared.pool.set_health(runtime.health);
+        shared.tongues.iter().for_each(|tongue| tongue.reconfigure(&runtime));
+        shared.budget.set_limit(runtime.memory_limit.saturating_sub(shared.config.fixed_memory(dialects)));
+        drop(shared.runtime_config.swap(Arc::new(runtime)));
         shared.kick.notify_one();
         Ok(true)
     }

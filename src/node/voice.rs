@@ -50,13 +50,14 @@ pub enum StateError {
 impl<D: Protocol> Broadcaster<D> {
     pub(super) fn new(dialect: D, settings: Settings, config: &NodeConfig, budget: Arc<Budget>) -> Self {
         let hub = WakeSet::new();
-        let hot = &config.hot;
-        let lag = settings.lag.unwrap_or([hot.urgent_lag, hot.normal_lag, hot.bulk_lag]);
-        let configs = lag.map(|lag| LogConfig { ring_bytes: config.ring, lag, ..LogConfig::recommended() });
+        let runtime = &config.runtime;
+        let lag = settings.lag.unwrap_or([runtime.urgent_lag, runtime.normal_lag, runtime.bulk_lag]);
+        let configs =
+            lag.map(|lag| LogConfig { ring_bytes: config.log_ring_bytes, lag, ..LogConfig::recommended() });
         let logs = LogSet::new(configs, &hub);
-        let state = StateConfig { max_keys: config.state_keys, max_bytes: config.state_bytes };
+        let state = StateConfig { max_keys: config.max_state_keys, max_bytes: config.max_state_bytes };
         let common = ConnectionShared {
-            config: settings.link.clone().unwrap_or_else(|| config.link.clone()),
+            config: settings.connection.clone().unwrap_or_else(|| config.link.clone()),
             budget,
             limits: dialect.limits().clone(),
             abilities: dialect.abilities(),
@@ -105,7 +106,7 @@ impl<D: Protocol> DynProtocol for Broadcaster<D> {
         self.common.abilities
     }
 
-    fn rules(&self) -> &dyn PeerPolicy {
+    fn policy(&self) -> &dyn PeerPolicy {
         &*self.settings.rules
     }
 
@@ -144,14 +145,14 @@ impl<D: Protocol> DynProtocol for Broadcaster<D> {
         &self,
         id: ConnId,
         heir_of: Option<Positions>,
-        bears: PeerCapabilities,
+        capabilities: PeerCapabilities,
     ) -> Box<dyn ReadyConnection> {
         Box::new(ConnectionBuilder::new(ConnectionSetup {
             id,
             dialect: Arc::clone(&self.dialect),
             common: Arc::clone(&self.common),
             footing: self.logs.join(id, heir_of),
-            state: if bears.state { self.state.cursor() } else { self.state.cursor_at_end() },
+            state: if capabilities.initial_state { self.state.cursor() } else { self.state.cursor_at_end() },
             parker: self.hub.parker(),
         }))
     }
@@ -216,11 +217,13 @@ impl<D: Protocol> DynProtocol for Broadcaster<D> {
         StateKey::new(kind, id).is_some_and(|key| self.state.remove(&key).is_some())
     }
 
-    fn reconfigure(&self, hot: &RuntimeConfig) {
+    fn reconfigure(&self, runtime: &RuntimeConfig) {
         if self.settings.lag.is_some() {
             return;
         }
-        for (log, lag) in self.logs.logs().iter().zip([hot.urgent_lag, hot.normal_lag, hot.bulk_lag]) {
+        for (log, lag) in
+            self.logs.logs().iter().zip([runtime.urgent_lag, runtime.normal_lag, runtime.bulk_lag])
+        {
             log.set_lag_policy(lag);
         }
     }

@@ -147,7 +147,11 @@ impl PeerConnection {
         let kind = message.kind();
         if let State::Pooled(peer) = &self.state {
             let lane = kind.lane_for(text.len());
-            return Ok(peer.connection().link().send(Message { lane, kind: kind.code(), payload: text })?);
+            return Ok(peer.connection().handle().send(Message {
+                lane,
+                kind: kind.code(),
+                payload: text,
+            })?);
         }
         let mut frame = BytesMut::new();
         self.dialect.encode(Lane::Normal, &MessageHeader::Event { kind: kind.code() }, &text, &mut frame)?;
@@ -216,7 +220,7 @@ impl PeerConnection {
     /// As [`PeerConnection::request_response`].
     pub async fn ping(&mut self) -> Result<Duration, ConnectionError> {
         if let State::Pooled(peer) = &self.state {
-            let probe = timeout(PONG, peer.connection().link().probe()).await;
+            let probe = timeout(PONG, peer.connection().handle().probe()).await;
             return probe.map_err(|_| ConnectionError::ReadTimeout(PONG))?.ok_or(ConnectionError::Closed);
         }
         let begun = Instant::now();

@@ -23,7 +23,7 @@ pub(super) fn address_of(peer: &Peer, network: NetworkType) -> SocketAddr {
         return peer.addr();
     }
     let listen = peer.read_info(|info| info.listen);
-    if peer.connection().dialect() != DIALECT {
+    if peer.connection().protocol() != DIALECT {
         return listen.unwrap_or(peer.addr());
     }
     let port = listen.map_or(network.port(), |listen| network.lasting_port(listen.port()));
@@ -48,7 +48,7 @@ pub(super) fn info_of(peer: &Peer, network: NetworkType, now: Tick) -> PeerInfo 
 /// Whether this is a node of the old kind that has dialled us: it reads nothing but the answers to its own questions and pings.
 pub(super) fn is_old_dialler(peer: &Peer) -> bool {
     peer.direction() == Direction::Inbound
-        && peer.connection().dialect() == DIALECT
+        && peer.connection().protocol() == DIALECT
         && !has_our_software(peer)
 }
 

@@ -29,7 +29,7 @@ pub struct AddressRules {
     several: bool,
     /// In milliseconds; clones share it. Relaxed: a hint.
     ping_after: Arc<AtomicU64>,
-    write_stall: Duration,
+    write_stall_timeout: Duration,
     /// Whose addresses the node does not dial of its own accord.
     quarantine: Option<Arc<PeerQuarantine>>,
     /// Nor theirs, for the time being.
@@ -46,7 +46,7 @@ impl AddressRules {
             port: network.port(),
             several: false,
             ping_after: Arc::new(AtomicU64::new(USUAL.as_millis() as u64)),
-            write_stall: Duration::from_secs(300),
+            write_stall_timeout: Duration::from_secs(300),
             quarantine: None,
             asked: None,
         }
@@ -92,8 +92,8 @@ impl AddressRules {
 
     /// How long a peer may take no byte.
     #[must_use]
-    pub fn write_stall(mut self, stall: Duration) -> Self {
-        self.write_stall = stall;
+    pub fn write_stall_timeout(mut self, stall: Duration) -> Self {
+        self.write_stall_timeout = stall;
         self
     }
 
@@ -139,13 +139,13 @@ impl PeerPolicy for AddressRules {
         (!self.several).then(|| Self::key(addr.ip()))
     }
 
-    fn bears(&self, hello: &Hello, direction: Direction) -> PeerCapabilities {
+    fn capabilities(&self, hello: &Hello, direction: Direction) -> PeerCapabilities {
         let ours = is_ours(&hello.app);
         // An old node that dials for one question takes the first frame for its answer, and none of them knows a refusal.
-        PeerCapabilities { declines: ours, state: ours || direction == Direction::Outbound }
+        PeerCapabilities { rejections: ours, initial_state: ours || direction == Direction::Outbound }
     }
 
-    fn speaks_at(&self, addr: SocketAddr) -> bool {
+    fn matches_addr(&self, addr: SocketAddr) -> bool {
         addr.port() == self.port
     }
 
@@ -158,8 +158,8 @@ impl PeerPolicy for AddressRules {
         Duration::from_millis(self.ping_after.load(Ordering::Relaxed))
     }
 
-    fn write_stall(&self) -> Option<Duration> {
-        Some(self.write_stall)
+    fn write_stall_timeout(&self) -> Option<Duration> {
+        Some(self.write_stall_timeout)
     }
 }
 

@@ -73,7 +73,7 @@ impl UnifiedPeerConnection {
     /// multiple is rounded up. Returns the health then.
     pub fn reward_health(&self, amount: u8) -> u8 {
         let Some((now, node)) = self.now().zip(self.node.upgrade()) else { return 0 };
-        let step = node.hot_config().health.reward.max(1);
+        let step = node.runtime_config().health.reward.max(1);
         for _ in 0..amount.min(100).div_ceil(step) {
             self.peer.reward(now);
         }

@@ -134,7 +134,7 @@ impl Handler for Rec {
         self.note(Happened::Disconnected(cx.peer().id().get(), reason));
     }
 
-    fn gap(&self, _: Context<'_>, lane: Lane, missed: u64) {
+    fn peer_lagged(&self, _: Context<'_>, lane: Lane, missed: u64) {
         self.note(Happened::Gap(lane, missed));
     }
 }
@@ -150,7 +150,7 @@ pub(crate) fn at(last: u8) -> SocketAddr {
 /// A configuration that dials nobody by itself.
 pub(crate) fn quiet() -> NodeConfig {
     let mut config = NodeConfig::local();
-    config.hot.degree = 0;
+    config.runtime.target_peers = 0;
     config
 }
 
@@ -210,7 +210,7 @@ pub(crate) async fn secs(seconds: u64) {
 pub(crate) async fn end(node: Node) {
     let left = node.shutdown(Duration::from_secs(5)).await;
     assert!(left.is_clean(), "{left:?}");
-    assert_eq!(node.stats().memory.links, 0);
+    assert_eq!(node.stats().memory.connections, 0);
 }
 
 /// A stream whose far end speaks the native dialect by hand, under a nonce of its own choice.

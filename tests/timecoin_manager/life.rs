@@ -131,7 +131,7 @@ async fn a_native_peer_is_dialled_again_in_its_own_dialect() {
     one.node().connect_in("native", native).await.unwrap();
     let dialects = || {
         let connections = one.connections();
-        connections.iter().map(|connection| connection.peer().connection().dialect()).collect::<Vec<_>>()
+        connections.iter().map(|connection| connection.peer().connection().protocol()).collect::<Vec<_>>()
     };
     assert!(one.remove_dead_connection(ip_of(&other)).await);
     tokio::time::sleep(Duration::from_secs(31)).await;
@@ -161,8 +161,8 @@ async fn settings_changed_at_once_are_all_changed() {
             turns.wait();
             one.spawn_reconnection_task_with(ReconnectConfig { wanted, ..config().reconnect });
         });
-        let hot = one.node().hot_config();
-        assert_eq!((hot.degree, hot.ping_every), (wanted, every));
+        let runtime = one.node().runtime_config();
+        assert_eq!((runtime.target_peers, runtime.ping_interval), (wanted, every));
     }
 }
 

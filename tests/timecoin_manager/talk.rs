@@ -180,7 +180,7 @@ async fn both_kinds_of_peers_hear_one_broadcast() {
     let at = address();
     let new_peer = PeerManager::builder(TESTNET, at, at).config(config()).chain(Arc::clone(&new) as _);
     let new_peer = new_peer.native(SocketAddr::new(at.ip(), 0)).start().await.unwrap();
-    let port = one.node().listening().into_iter().find(|listening| *listening != addr).unwrap();
+    let port = one.node().local_addrs().into_iter().find(|listening| *listening != addr).unwrap();
     new_peer.node().connect_in("native", port).await.unwrap();
     until("both are there", || one.connections().len() == 2).await;
     assert_eq!(one.broadcast_transaction(payment(3)).await.unwrap(), 2);
@@ -190,7 +190,7 @@ async fn both_kinds_of_peers_hear_one_broadcast() {
     }
     // Nobody of the old network could dial the new one where it is connected from, so it is told of to none.
     let connections = one.connections();
-    let native = connections.iter().find(|one| one.peer().connection().dialect() == "native").unwrap();
+    let native = connections.iter().find(|one| one.peer().connection().protocol() == "native").unwrap();
     assert_eq!(one.broadcast_new_peer(&native.info()).await.unwrap(), Announced::NotDialable);
     assert_eq!(heard(&old, Kind::PeerList), []);
     assert_eq!(one.handle_get_peer_list().await, peer_list_of(&old_peer));
@@ -209,7 +209,7 @@ async fn native_peers_are_told_the_address_to_advertise() {
     mapped.node.advertise = Some(SocketAddr::from(([127, 0, 0, 1], 7_007)));
     let (one, other) = (both(mapped).await, both(config()).await);
     let listens = other.listen_addr();
-    let port = other.node().listening().into_iter().find(|listening| *listening != listens).unwrap();
+    let port = other.node().local_addrs().into_iter().find(|listening| *listening != listens).unwrap();
     one.node().connect_in("native", port).await.unwrap();
     until("it is there", || other.connections().len() == 1).await;
     let told = other.connections()[0].peer().read_info(|info| info.listen);
@@ -228,7 +228,7 @@ async fn a_quarantine_ends_every_connection_of_an_address() {
     let addr = address();
     let builder = PeerManager::builder(TESTNET, addr, addr).config(config()).chain(chain("a"));
     let one = builder.native(SocketAddr::new(addr.ip(), 0)).start().await.unwrap();
-    let port = one.node().listening().into_iter().find(|listening| *listening != addr).unwrap();
+    let port = one.node().local_addrs().into_iter().find(|listening| *listening != addr).unwrap();
     let mut others = Vec::new();
     for _ in 0..3 {
         let config = NodeConfig { network: TESTNET.id(), ..NodeConfig::local() };

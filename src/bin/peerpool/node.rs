@@ -77,7 +77,7 @@ pub(super) async fn run(args: NodeArgs) -> ExitCode {
         Err(why) => return failure(&why),
     };
     let node = running.node();
-    for addr in node.listening() {
+    for addr in node.local_addrs() {
         say(&format!("listening {addr}"));
     }
     match files {
@@ -156,7 +156,7 @@ async fn watch(mut events: Subscription) {
                 let info = peer.info();
                 tracing::info!(peer = %peer.key(), agent = &*info.agent, listen = ?info.listen, "connected");
             }
-            SubscriptionItem::Event(NodeEvent::Gap { key, lane, missed, .. }) => {
+            SubscriptionItem::Event(NodeEvent::PeerLagged { key, lane, missed, .. }) => {
                 tracing::warn!(peer = %key, ?lane, missed, "too slow for our broadcasts");
             }
             SubscriptionItem::Lagged(missed) => tracing::warn!(missed, "events went unread"),
@@ -176,7 +176,7 @@ impl Handler for Plain {
             Ok(RelayOutcome::New) => {
                 tracing::debug!(%from, kind = message.kind, bytes = message.payload.len(), "passed on")
             }
-            Ok(RelayOutcome::Seen) => {}
+            Ok(RelayOutcome::Duplicate) => {}
             Ok(RelayOutcome::Full) => {
                 tracing::debug!(%from, kind = message.kind, "not passed on: the relay's memory is full")
             }

@@ -90,11 +90,11 @@ async fn reach(args: &PingArgs) -> Result<Reached, String> {
     let addrs = args.addr.resolve().await?;
     let mut config = NodeConfig::local();
     config.network = args.network;
-    config.hot.degree = 0;
-    config.hot.handshake = args.timeout;
+    config.runtime.target_peers = 0;
+    config.runtime.handshake_timeout = args.timeout;
     // The pings are ours alone: the maintenance sends none meanwhile.
-    config.hot.ping_every = Duration::from_secs(3_600);
-    config.hot.liveness.stale_after = Duration::from_secs(7_200);
+    config.runtime.ping_interval = Duration::from_secs(3_600);
+    config.runtime.liveness.stale_after = Duration::from_secs(7_200);
     let node = Node::builder().config(config).start().await.map_err(|error| error.to_string())?;
     let (peer, took) = first_that_answers(&node, &addrs).await?;
     Ok(Reached { node, peer, took })
@@ -124,7 +124,7 @@ async fn probe(args: &PingArgs, peer: &Peer, ending: &mut ShutdownSignals) -> Tr
             if number > 1 {
                 sleep(args.interval).await;
             }
-            timeout(args.timeout, peer.connection().link().probe()).await
+            timeout(args.timeout, peer.connection().handle().probe()).await
         };
         let ended = tokio::select! {
             ended = trip => ended,
@@ -211,7 +211,7 @@ mod tests {
         };
         let (node, there) = (start(&[]).await, start(&["127.0.0.1:0".parse().unwrap()]).await);
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let answers = there.listening()[0];
+        let answers = there.local_addrs()[0];
         let (peer, _) = first_that_answers(&node, &[nobody, answers]).await.unwrap();
         assert_eq!(peer.addr(), answers);
         let why = first_that_answers(&node, &[nobody, nobody]).await.unwrap_err();

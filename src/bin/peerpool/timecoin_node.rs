@@ -56,13 +56,17 @@ pub(super) async fn start(
     }
     let Settings { node, tcp, .. } = settings;
     let mut config = ManagerConfig::new(network);
-    take_over(&mut config, &node.hot);
+    take_over(&mut config, &node.runtime);
     let usual = NodeConfig::recommended();
-    let ring = if node.ring == usual.ring { config.node.ring } else { node.ring };
-    let handshake = config.node.hot.handshake;
+    let ring = if node.log_ring_bytes == usual.log_ring_bytes {
+        config.node.log_ring_bytes
+    } else {
+        node.log_ring_bytes
+    };
+    let handshake = config.node.runtime.handshake_timeout;
     let (native, seeds) = (node.listen.clone(), node.seeds.clone());
-    config.node = NodeConfig { ring, ..node };
-    config.node.hot.handshake = handshake.min(config.node.hot.handshake);
+    config.node = NodeConfig { log_ring_bytes: ring, ..node };
+    config.node.runtime.handshake_timeout = handshake.min(config.node.runtime.handshake_timeout);
     config.seeds.addresses = seeds;
     let passing = Arc::new(Passing::default());
     let mut builder = PeerManager::builder(network, listen, public)
@@ -114,7 +118,7 @@ impl ChainSource for Passing {
         let message = Message { lane: kind.lane_for(payload.len()), kind: kind.code(), payload };
         match node.relay(&message, Some(from.peer().id())) {
             Ok(RelayOutcome::New) => tracing::debug!(from = %from.ip(), %kind, "passed on"),
-            Ok(RelayOutcome::Seen) => {}
+            Ok(RelayOutcome::Duplicate) => {}
             Ok(RelayOutcome::Full) => {
                 tracing::debug!(from = %from.ip(), %kind, "not passed on: the relay's memory is full")
             }
@@ -126,19 +130,19 @@ impl ChainSource for Passing {
 
 /// What the network has values of its own for is taken over where it is not as it comes.
 fn take_over(config: &mut ManagerConfig, given: &RuntimeConfig) {
-    let usual = NodeConfig::recommended().hot;
-    if given.degree != usual.degree {
-        config.reconnect.wanted = given.degree;
-        config.reconnect.few = config.reconnect.few.min(given.degree);
+    let usual = NodeConfig::recommended().runtime;
+    if given.target_peers != usual.target_peers {
+        config.reconnect.wanted = given.target_peers;
+        config.reconnect.few = config.reconnect.few.min(given.target_peers);
     }
-    if given.ping_every != usual.ping_every {
-        config.reaper.ping_every = given.ping_every;
+    if given.ping_interval != usual.ping_interval {
+        config.reaper.ping_every = given.ping_interval;
     }
     if given.liveness.stale_after != usual.liveness.stale_after {
         config.reaper.stale_after = given.liveness.stale_after;
         if config.reaper.stale_after < config.reaper.ping_every.saturating_mul(2) {
             // Written for the interval beside it, which the file leaves as it comes.
-            config.reaper.ping_every = given.ping_every;
+            config.reaper.ping_every = given.ping_interval;
         }
     }
 }
@@ -175,24 +179,24 @@ mod tests {
     fn what_the_file_sets_is_taken_over_and_nothing_else() {
         let mut config = ManagerConfig::new(NetworkType::Testnet);
         let (reaper, reconnect) = (config.reaper.clone(), config.reconnect.clone());
-        let mut hot = NodeConfig::recommended().hot;
-        take_over(&mut config, &hot);
+        let mut runtime = NodeConfig::recommended().runtime;
+        take_over(&mut config, &runtime);
         assert_eq!((&config.reaper, &config.reconnect), (&reaper, &reconnect));
-        (hot.degree, hot.ping_every) = (0, Duration::from_secs(7));
-        take_over(&mut config, &hot);
+        (runtime.target_peers, runtime.ping_interval) = (0, Duration::from_secs(7));
+        take_over(&mut config, &runtime);
         assert_eq!((config.reconnect.wanted, config.reconnect.few), (0, 0));
         assert_eq!(
             (config.reaper.ping_every, config.reaper.stale_after),
-            (hot.ping_every, reaper.stale_after)
+            (runtime.ping_interval, reaper.stale_after)
         );
         // Written down beside the usual interval: the network's own is too long for it.
         let mut config = ManagerConfig::new(NetworkType::Testnet);
-        let mut hot = NodeConfig::recommended().hot;
-        hot.liveness.stale_after = 3 * hot.ping_every;
-        take_over(&mut config, &hot);
+        let mut runtime = NodeConfig::recommended().runtime;
+        runtime.liveness.stale_after = 3 * runtime.ping_interval;
+        take_over(&mut config, &runtime);
         assert_eq!(
             (config.reaper.ping_every, config.reaper.stale_after),
-            (hot.ping_every, hot.liveness.stale_after)
+            (runtime.ping_interval, runtime.liveness.stale_after)
         );
     }
 }

@@ -82,7 +82,7 @@ impl PeerConnection {
         if let State::Pooled(peer) = &self.state {
             let lane = asked.lane_for(question.len());
             let message = Message { lane, kind: asked.code(), payload: question };
-            let answer = peer.connection().link().request(message, within).await?;
+            let answer = peer.connection().handle().request(message, within).await?;
             return Ok(NetworkMessage::decode(&answer)?);
         }
         let deadline = Instant::now() + within.min(FOREVER);

@@ -178,7 +178,7 @@ async fn finality(
 /// The peers that others can dial, in this network's dialect; not whoever asks, and nobody who was only heard from and cannot be dialled.
 pub(super) fn peer_list(state: &State, node: &NodeRef, asker: Option<&Sender>) -> NetworkMessage {
     let roster = node.roster();
-    let others = roster.iter().filter(|peer| peer.is_live() && peer.connection().dialect() == DIALECT);
+    let others = roster.iter().filter(|peer| peer.is_live() && peer.connection().protocol() == DIALECT);
     let others = others.filter(|peer| asker.is_none_or(|asker| asker.peer().id() != peer.id()));
     let addresses = others.take(LISTED).map(|peer| {
         let addr = address_of(peer, state.network);

@@ -74,7 +74,7 @@ pub(super) async fn ask_link(
     question: &NetworkMessage,
     within: Duration,
 ) -> Result<NetworkMessage, PeerRequestError> {
-    let answer = peer.connection().link().request(text_of(question)?, within).await?;
+    let answer = peer.connection().handle().request(text_of(question)?, within).await?;
     Ok(NetworkMessage::decode(&answer)?)
 }
 
@@ -179,7 +179,7 @@ impl PeerManager {
                 if self.asks_alone()
                     && !unread
                     && error.wants_another_way()
-                    && peer.connection().dialect() == DIALECT
+                    && peer.connection().protocol() == DIALECT
                     && !(peer.is_live() && has_our_software(peer)) =>
             {
                 tracing::debug!(%listens, %asked, %error, "asked over a connection of its own");

@@ -25,7 +25,7 @@ impl PeerManager {
     /// As [`PeerManager::spawn_reaper`], with times of one's own, which act on live connections too.
     pub fn spawn_reaper_with(&self, reaper: ReaperConfig) {
         self.state().rules.follow(reaper.stale_after);
-        reconfigure(self.node(), |hot| reaper.apply(hot));
+        reconfigure(self.node(), |runtime| reaper.apply(runtime));
     }
 
     /// Looks for peers: with fewer than 8 known addresses are dialled and peers asked for more, with fewer than 5 the seeds are asked
@@ -37,7 +37,7 @@ impl PeerManager {
 
     /// As [`PeerManager::spawn_reconnection_task`], with numbers and times of one's own.
     pub fn spawn_reconnection_task_with(&self, reconnect: ReconnectConfig) {
-        reconfigure(self.node(), |hot| hot.degree = reconnect.wanted);
+        reconfigure(self.node(), |runtime| runtime.target_peers = reconnect.wanted);
         self.state().reconnect.send_if_modified(|before| {
             let changed = *before != reconnect;
             *before = reconnect;
@@ -48,7 +48,7 @@ impl PeerManager {
     /// Pings peers that have been silent for a minute this often, and takes their answers as signs of life. Those that speak by
     /// themselves need none. What a ping takes is [`PeerManager::send_ping`]'s to tell.
     pub fn keep_alive(&self, every: Duration) {
-        reconfigure(self.node(), |hot| hot.ping_every = every);
+        reconfigure(self.node(), |runtime| runtime.ping_interval = every);
     }
 
     /// Asks every peer that answers questions for the peers it knows, beside each other, 15 s at the longest; how many of what they
@@ -99,7 +99,8 @@ async fn look_for_peers(manager: WeakManager, mut changes: watch::Receiver<Recon
 }
 
 async fn look_once(manager: &WeakManager, reconnect: &ReconnectConfig) {
-    let Some((live, state)) = manager.upgrade().map(|manager| (manager.node().live(), manager.state_arc()))
+    let Some((live, state)) =
+        manager.upgrade().map(|manager| (manager.node().peer_count(), manager.state_arc()))
     else {
         return;
     };

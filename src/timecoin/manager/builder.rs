@@ -112,8 +112,8 @@ impl PeerManagerBuilder {
         }
         config.node.network = network.id();
         config.node.listen.clear();
-        config.reaper.apply(&mut config.node.hot);
-        config.node.hot.degree = config.reconnect.wanted;
+        config.reaper.apply(&mut config.node.runtime);
+        config.node.runtime.target_peers = config.reconnect.wanted;
         let dialect = TimeCoin::new(network, config.software.clone());
         let hello = our_hello(network, public, config.node.genesis, config.node.agent.clone());
         let maker = Maker {
@@ -148,7 +148,7 @@ impl PeerManagerBuilder {
         restore(&state, imported);
         let old = ProtocolConfig::new(dialect)
             .advertise(public)
-            .rules(rules)
+            .policy(rules)
             // An old node that dialled us may read nothing for long: it misses messages, and is not thrown out for it.
             .lag([LagPolicy::Skip; 3]);
         let mut node = Node::builder()
@@ -156,15 +156,15 @@ impl PeerManagerBuilder {
             .handler(Listening(Arc::clone(&state)))
             .transport(Shared(transport))
             .book(book)
-            .first_dialect(old);
+            .first_protocol(old);
         if native.is_some() {
             let native = ProtocolConfig::new(Native::new(state.config.node.wire.clone()));
-            node = node.dialect(match state.config.node.advertise {
+            node = node.protocol(match state.config.node.advertise {
                 Some(addr) => native.advertise(addr),
                 None => native,
             });
         }
-        let inner = Arc::new(Inner { node: node.start_silent()?, state, listen });
+        let inner = Arc::new(Inner { node: node.start_without_listening()?, state, listen });
         let manager = PeerManager { network, inner };
         manager.start_background();
         Ok(manager)

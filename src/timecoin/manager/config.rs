@@ -75,9 +75,9 @@ impl Default for ReaperConfig {
 }
 
 impl ReaperConfig {
-    pub(super) fn apply(&self, hot: &mut RuntimeConfig) {
-        hot.liveness.stale_after = self.stale_after;
-        hot.ping_every = self.ping_every;
+    pub(super) fn apply(&self, runtime: &mut RuntimeConfig) {
+        runtime.liveness.stale_after = self.stale_after;
+        runtime.ping_interval = self.ping_every;
     }
 }
 
@@ -158,9 +158,9 @@ impl ManagerConfig {
     pub fn new(network: NetworkType) -> Self {
         let mut node = NodeConfig::recommended();
         // Connect and handshake take 5 s in this network.
-        node.hot.handshake = Duration::from_secs(5);
+        node.runtime.handshake_timeout = Duration::from_secs(5);
         // A log takes messages up to half of its ring.
-        node.ring = node.ring.max(2 * (TimeCoin::MAX_MESSAGE + 4));
+        node.log_ring_bytes = node.log_ring_bytes.max(2 * (TimeCoin::MAX_MESSAGE + 4));
         let wallet_address = std::env::var("MASTERNODE_WALLET").ok();
         let software = Software { wallet_address, ..Software::default() };
         Self {
@@ -188,8 +188,8 @@ impl ManagerConfig {
     pub fn local(network: NetworkType) -> Self {
         let mut config = Self::new(network);
         let local = NodeConfig::local();
-        config.node.ring = local.ring;
-        config.node.hot.limits = local.hot.limits;
+        config.node.log_ring_bytes = local.log_ring_bytes;
+        config.node.runtime.limits = local.runtime.limits;
         config.reconnect = ReconnectConfig { wanted: 0, few: 0, ..ReconnectConfig::default() };
         config.seeds.environment = false;
         config.seeds.dns.clear();

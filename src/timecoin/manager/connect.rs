@@ -105,9 +105,9 @@ impl PeerManager {
             return Err(AdoptError::Quarantined(parts.addr.ip()));
         }
         let asked = parts.asked.into_iter().map(|asked| (asked.kind.code(), asked.question)).collect();
-        let before = CompletedHandshake { hello: parts.hello, rest: parts.rest, asked };
+        let before = CompletedHandshake { hello: parts.hello, buffered: parts.rest, pending_requests: asked };
         let adopted =
-            self.node().adopt_greeted(DIALECT, parts.stream, parts.direction, parts.addr, before).await;
+            self.node().adopt_handshaken(DIALECT, parts.stream, parts.direction, parts.addr, before).await;
         match adopted {
             Ok(pooled) => {
                 let addr = address_of(&pooled, self.network);
@@ -194,7 +194,7 @@ pub(super) fn is_kept_out(state: &State, peer: &Peer) -> bool {
 
 /// A dial that failed counts against the address, unless it was our own want of room, or our end.
 pub(super) fn note_failed(state: &State, addr: SocketAddr, error: &ConnectError) {
-    if error.blames_address() {
+    if error.is_address_fault() {
         state.exchange.lock().record_failure(addr.ip());
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::address_book::WallTime;
 use crate::base::Direction;
 use crate::connection::{Event, Handled, Request, Responder};
-use crate::node::{Context, Handler, NodeRef, Peer, Verdict};
+use crate::node::{Context, Handler, NodeRef, Peer, PeerDecision};
 use crate::pool::{DisconnectReason, Misbehavior};
 use crate::timecoin::chain::{Answer, Incoming, Sender};
 use crate::timecoin::find::{DIALECT, address_of, info_of, is_old_dialler};
@@ -60,16 +60,16 @@ impl Handler for Listening {
         self.asked(cx, message, Some(responder))
     }
 
-    fn verdict(&self, hello: &Hello, from: SocketAddr) -> Verdict {
+    fn accept_peer(&self, hello: &Hello, from: SocketAddr) -> PeerDecision {
         // On loopback all are observed at one address, and known by the one they claim.
         let claimed =
             hello.listen.map(|listen| listen.ip()).filter(|ip| ip.is_loopback() && from.ip().is_loopback());
         let held = |ip: &IpAddr| self.0.quarantine.holds(ip);
         if held(&from.ip()) || claimed.as_ref().is_some_and(held) {
             tracing::debug!(%from, "in quarantine");
-            return Verdict::Reject;
+            return PeerDecision::Reject;
         }
-        Verdict::Accept
+        PeerDecision::Accept
     }
 
     fn connected(&self, cx: Context<'_>) {
@@ -80,7 +80,7 @@ impl Handler for Listening {
             node.disconnect(peer.key());
         }
         // Where a peer of another dialect listens is of no use to old nodes.
-        if peer.connection().dialect() == DIALECT {
+        if peer.connection().protocol() == DIALECT {
             let (addr, now) = (address_of(peer, state.network), WallTime::now());
             let version = peer.read_info(|info| info.agent.to_string());
             let mut exchange = state.exchange.lock();
@@ -225,7 +225,7 @@ fn send_back(peer: &Arc<Peer>, reply: &NetworkMessage, responder: Option<Respond
             }
         }
         None => {
-            if let Err(error) = peer.connection().link().send(message) {
+            if let Err(error) = peer.connection().handle().send(message) {
                 tracing::debug!(peer = %peer.key(), %kind, %error, "not answered");
             }
         }

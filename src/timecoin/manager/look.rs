@@ -86,7 +86,7 @@ impl PeerManager {
 
     /// How many there are. Cost: one load.
     pub async fn active_peer_count(&self) -> usize {
-        self.node().live()
+        self.node().peer_count()
     }
 
     /// The same as [`PeerManager::active_peer_count`].

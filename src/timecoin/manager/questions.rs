@@ -28,7 +28,7 @@ impl PeerManager {
         let Some(peer) = self.state().peer_of(self.node(), peer_ip) else {
             return Err(PingError::NotConnected(peer_ip));
         };
-        match timeout(PONG, peer.connection().link().probe()).await {
+        match timeout(PONG, peer.connection().handle().probe()).await {
             Ok(Some(rtt)) => {
                 peer.reward(self.node().now());
                 Ok(rtt)

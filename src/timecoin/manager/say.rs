@@ -38,7 +38,7 @@ pub(super) fn announce(
     info: &PeerInfo,
     about: Option<&Peer>,
 ) -> Result<Announced, BroadcastError> {
-    if about.is_some_and(|peer| peer.connection().dialect() != DIALECT) {
+    if about.is_some_and(|peer| peer.connection().protocol() != DIALECT) {
         return Ok(Announced::NotDialable);
     }
     let but = about.map(|peer| peer.id());
@@ -71,15 +71,15 @@ pub(super) fn announce(
 
 /// Queues a message for a peer, and lets its health know how that went.
 pub(super) fn send_link(node: &NodeRef, peer: &Peer, message: Message) -> Result<(), SendError> {
-    let sent = peer.connection().link().send(message);
+    let sent = peer.connection().handle().send(message);
     let now = node.now();
     match &sent {
         // Taken by the queue is a merit of the peer only while it takes from the queue too.
-        Ok(()) if peer.connection().link().stalled(now).is_zero() => {
+        Ok(()) if peer.connection().handle().stalled(now).is_zero() => {
             peer.reward(now);
         }
         // Full may be our own burst or our own ceiling: only a peer that takes nothing is to blame.
-        Err(SendError::Full(_)) if peer.connection().link().stalled(now) > TAKES_NOTHING => {
+        Err(SendError::Full(_)) if peer.connection().handle().stalled(now) > TAKES_NOTHING => {
             peer.penalize(Misbehavior::Unresponsive, now);
         }
         Ok(()) | Err(_) => {}

@@ -117,12 +117,13 @@ impl State {
 /// Changes what of the node's configuration may change; again, where another change came between.
 pub(super) fn reconfigure(node: &NodeRef, change: impl Fn(&mut RuntimeConfig)) {
     loop {
-        let before = node.hot_config();
-        let mut hot = RuntimeConfig::clone(&before);
-        change(&mut hot);
+        let before = node.runtime_config();
+        let mut runtime = RuntimeConfig::clone(&before);
+        change(&mut runtime);
         // Stale peers are told by their silence over two pings.
-        hot.liveness.stale_after = hot.liveness.stale_after.max(hot.ping_every.saturating_mul(2));
-        match node.reconfigure_from(&before, hot) {
+        runtime.liveness.stale_after =
+            runtime.liveness.stale_after.max(runtime.ping_interval.saturating_mul(2));
+        match node.reconfigure_from(&before, runtime) {
             Ok(true) => return,
             Ok(false) => {}
             Err(error) => return tracing::warn!(%error, "not reconfigured"),

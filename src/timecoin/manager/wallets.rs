@@ -131,7 +131,7 @@ impl PeerManager {
 fn unreached(error: &PeerSendError) -> bool {
     let PeerSendError::Connection(error) = error else { return false };
     match error {
-        ConnectionError::Connect(error) => error.blames_address(),
+        ConnectionError::Connect(error) => error.is_address_fault(),
         ConnectionError::Io(_) | ConnectionError::Eof | ConnectionError::WriteTimeout(_) => true,
         _ => false,
     }

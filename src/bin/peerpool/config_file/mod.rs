@@ -166,7 +166,7 @@ pub(super) fn run(args: &ConfigArgs) -> ExitCode {
 const HEAD: &str = "\
 # Every knob of a peerpool node, with its default. What is left out keeps it; a key that does not exist is an error.
 # Durations carry their unit: \"250ms\", \"10s\", \"5min\", \"24h\". Sizes are bytes: 4096, \"64 KiB\", \"8 MiB\".
-# Counts are whole numbers. Knobs under [hot] may change while a node runs.
+# Counts are whole numbers. Knobs under [runtime] may change while a node runs.
 ";
 
 #[cfg(all(test, not(peerpool_loom)))]
@@ -263,26 +263,32 @@ mod tests {
     fn a_wrong_key_is_named_with_the_one_that_was_meant() {
         let error = |text| Settings::parse(text).unwrap_err();
         assert_eq!(
-            error("[hot]\nping_evry = \"1s\""),
-            "unknown key `hot.ping_evry`; did you mean `hot.ping_every`?"
+            error("[runtime]\nping_intervl = \"1s\""),
+            "unknown key `runtime.ping_intervl`; did you mean `runtime.ping_interval`?"
         );
-        assert_eq!(error("ping_every = \"1s\""), "unknown key `ping_every`; did you mean `hot.ping_every`?");
-        assert!(error("[hto]\ntick = \"1s\"").contains("`hto`"));
+        assert_eq!(
+            error("ping_interval = \"1s\""),
+            "unknown key `ping_interval`; did you mean `runtime.ping_interval`?"
+        );
+        assert!(error("[hto]\nmaintenance_interval = \"1s\"").contains("`hto`"));
         assert!(error("zebra_crossing_lights = 1").contains("`peerpool config` lists all keys"));
     }
 
     #[test]
     fn a_wrong_value_is_named_with_its_key() {
         let error = |text| Settings::parse(text).unwrap_err();
-        assert!(error("[hot]\ntick = 5").starts_with("hot.tick: a duration"));
+        assert!(
+            error("[runtime]\nmaintenance_interval = 5")
+                .starts_with("runtime.maintenance_interval: a duration")
+        );
         assert!(error("network = \"x\"").starts_with("network: a whole number"));
-        assert!(error("[hot]\nurgent_lag = \"wait\"").contains("\"skip\" or \"disconnect\""));
+        assert!(error("[runtime]\nurgent_lag = \"wait\"").contains("\"skip\" or \"disconnect\""));
         assert!(error("[relay]\npeer_share_percent = 300").contains("255 is the most"));
-        assert!(error("[hot]\nping_every = \"1h\"").starts_with("stale_after"));
+        assert!(error("[runtime]\nping_interval = \"1h\"").starts_with("stale_after"));
         assert!(error("[wire]\nchunk = \"1 MiB\"").starts_with("wire.chunk: must be from 1024 to 16384"));
-        assert!(error("[hot.limits]\nmax_inbound = 2000000").starts_with("limits.max_inbound: must be"));
+        assert!(error("[runtime.limits]\nmax_inbound = 2000000").starts_with("limits.max_inbound: must be"));
         assert!(error("network = 1\nring =").starts_with("line 2: "));
         assert!(error("link = 3").contains("unknown key `link`"));
-        assert!(!error("[hot]\ntick = \"\"").contains('\n'));
+        assert!(!error("[runtime]\nmaintenance_interval = \"\"").contains('\n'));
     }
 }

@@ -41,13 +41,13 @@ macro_rules! penalty {
         Knob {
             name: $name,
             doc: $doc,
-            get: |settings| Number::show(&settings.node.hot.health.penalties.get(Misbehavior::$cause)),
+            get: |settings| Number::show(&settings.node.runtime.health.penalties.get(Misbehavior::$cause)),
             set: |settings, value| {
                 let points = <Number as Kind<u8>>::read(value)?;
                 if points > 100 {
                     return Err(format!("{points} is too much, 100 is the most"));
                 }
-                let penalties = &mut settings.node.hot.health.penalties;
+                let penalties = &mut settings.node.runtime.health.penalties;
                 *penalties = penalties.with(Misbehavior::$cause, points);
                 Ok(())
             },
@@ -83,11 +83,11 @@ const NODE: &[Knob] = section! {
         "Addresses that are always dialled, whatever the number of peers, and take reserved slots.";
     "expected_peers" (Number) node.expected_peers:
         "Peers that the pool makes room for at the start; a hint, 0 takes it from the limits.";
-    "ring" (Size) node.ring:
+    "log_ring_bytes" (Size) node.log_ring_bytes:
         "Ring of each of the three broadcast logs: what a slow peer may fall behind.";
-    "state_keys" (Number) node.state_keys:
+    "max_state_keys" (Number) node.max_state_keys:
         "Values of state: the most keys.";
-    "state_bytes" (Size) node.state_bytes:
+    "max_state_bytes" (Size) node.max_state_bytes:
         "Values of state: the most bytes.";
     "event_backlog" (Number) node.event_backlog:
         "Events that a slow subscriber may fall behind before it gets a new snapshot.";
@@ -139,97 +139,97 @@ const RELAY: &[Knob] = section! {
 };
 
 const HOT: &[Knob] = section! {
-    "hot.degree" (Number) node.hot.degree:
+    "runtime.target_peers" (Number) node.runtime.target_peers:
         "Live peers, both directions, under which the node dials more; 0 dials trusted peers only.";
-    "hot.dial_budget" (Number) node.hot.dial_budget:
+    "runtime.max_concurrent_dials" (Number) node.runtime.max_concurrent_dials:
         "Dials at the same time.";
-    "hot.handshake" (Time) node.hot.handshake:
+    "runtime.handshake_timeout" (Time) node.runtime.handshake_timeout:
         "How long a dial with its handshake, or the handshake of an accepted connection, may take.";
-    "hot.tick" (Time) node.hot.tick:
+    "runtime.maintenance_interval" (Time) node.runtime.maintenance_interval:
         "How often the maintenance looks.";
-    "hot.ping_every" (Time) node.hot.ping_every:
-        "How often a peer is pinged; at most half of hot.liveness.stale_after.";
-    "hot.write_stall" (Time) node.hot.write_stall:
+    "runtime.ping_interval" (Time) node.runtime.ping_interval:
+        "How often a peer is pinged; at most half of runtime.liveness.stale_after.";
+    "runtime.write_stall_timeout" (Time) node.runtime.write_stall_timeout:
         "How long written bytes may make no progress before the peer is closed.";
-    "hot.stable_after" (Time) node.hot.stable_after:
+    "runtime.stable_after" (Time) node.runtime.stable_after:
         "How long a session must last to reset its address' backoff.";
-    "hot.discover_every" (Time) node.hot.discover_every:
+    "runtime.discovery_interval" (Time) node.runtime.discovery_interval:
         "How often a peer is asked for addresses; at once while too few are known.";
-    "hot.flush_every" (Time) node.hot.flush_every:
+    "runtime.flush_interval" (Time) node.runtime.flush_interval:
         "How often the book is written.";
-    "hot.replace_after" (Time) node.hot.replace_after:
+    "runtime.min_replace_age" (Time) node.runtime.min_replace_age:
         "The shortest life of a connection that another one with the same proven identity may replace.";
-    "hot.memory" (Size) node.hot.memory:
+    "runtime.memory_limit" (Size) node.runtime.memory_limit:
         "The memory ceiling: rings, state, inboxes, lanes, reassembly, remainders.";
-    "hot.urgent_lag" (Lag) node.hot.urgent_lag:
+    "runtime.urgent_lag" (Lag) node.runtime.urgent_lag:
         "A peer too slow for urgent broadcasts: \"disconnect\" it, or \"skip\" what it misses.";
-    "hot.normal_lag" (Lag) node.hot.normal_lag:
+    "runtime.normal_lag" (Lag) node.runtime.normal_lag:
         "A peer too slow for normal broadcasts: \"disconnect\" or \"skip\".";
-    "hot.bulk_lag" (Lag) node.hot.bulk_lag:
+    "runtime.bulk_lag" (Lag) node.runtime.bulk_lag:
         "A peer too slow for bulk broadcasts: \"disconnect\" or \"skip\".";
 };
 
 const LIMITS: &[Knob] = section! {
-    "hot.limits.max_inbound" (Number) node.hot.limits.max_inbound:
+    "runtime.limits.max_inbound" (Number) node.runtime.limits.max_inbound:
         "Connections they dialled; at most 1,048,575.";
-    "hot.limits.max_outbound" (Number) node.hot.limits.max_outbound:
+    "runtime.limits.max_outbound" (Number) node.runtime.limits.max_outbound:
         "Connections we dialled; at most 1,048,575.";
-    "hot.limits.max_pending_inbound" (Number) node.hot.limits.max_pending_inbound:
+    "runtime.limits.max_pending_inbound" (Number) node.runtime.limits.max_pending_inbound:
         "Inbound handshakes under way at once; at most 4,095.";
-    "hot.limits.max_pending_outbound" (Number) node.hot.limits.max_pending_outbound:
+    "runtime.limits.max_pending_outbound" (Number) node.runtime.limits.max_pending_outbound:
         "Outbound handshakes under way at once; at most 2,047.";
-    "hot.limits.max_per_ip" (Number) node.hot.limits.max_per_ip:
+    "runtime.limits.max_per_ip" (Number) node.runtime.limits.max_per_ip:
         "Connections of one IP address.";
-    "hot.limits.max_per_subnet" (Number) node.hot.limits.max_per_subnet:
+    "runtime.limits.max_per_subnet" (Number) node.runtime.limits.max_per_subnet:
         "Connections of one /24 of IPv4 or one /64 of IPv6.";
-    "hot.limits.max_per_site" (Number) node.hot.limits.max_per_site:
+    "runtime.limits.max_per_site" (Number) node.runtime.limits.max_per_site:
         "Connections of one /48 of IPv6.";
-    "hot.limits.reserved_inbound" (Number) node.hot.limits.reserved_inbound:
+    "runtime.limits.reserved_inbound" (Number) node.runtime.limits.reserved_inbound:
         "The last so many inbound slots are for trusted peers only.";
-    "hot.limits.reserved_outbound" (Number) node.hot.limits.reserved_outbound:
+    "runtime.limits.reserved_outbound" (Number) node.runtime.limits.reserved_outbound:
         "The last so many outbound slots are for trusted peers only.";
-    "hot.limits.floor" (Number) node.hot.limits.floor:
+    "runtime.limits.floor" (Number) node.runtime.limits.floor:
         "Nobody is evicted if fewer live peers than this would remain.";
-    "hot.limits.trim_step" (Number) node.hot.limits.trim_step:
+    "runtime.limits.trim_step" (Number) node.runtime.limits.trim_step:
         "How many peers at most are let go at a time after limits were lowered.";
 };
 
 const LIVENESS: &[Knob] = section! {
-    "hot.liveness.stale_after" (Time) node.hot.liveness.stale_after:
+    "runtime.liveness.stale_after" (Time) node.runtime.liveness.stale_after:
         "A peer from which nothing came for longer than this is reaped. Three ping intervals or more are wise.";
 };
 
 const HEALTH: &[Knob] = section! {
-    "hot.health.healthy_above" (Number) node.hot.health.healthy_above:
+    "runtime.health.healthy_above" (Number) node.runtime.health.healthy_above:
         "A peer with more points than this, of 100, is healthy.";
-    "hot.health.window" (Time) node.hot.health.window:
+    "runtime.health.window" (Time) node.runtime.health.window:
         "Within one window each cause counts once a peer.";
-    "hot.health.recovery_step" (Time) node.hot.health.recovery_step:
+    "runtime.health.recovery_step" (Time) node.runtime.health.recovery_step:
         "One point comes back every so often.";
-    "hot.health.reward" (Number) node.hot.health.reward:
+    "runtime.health.reward" (Number) node.runtime.health.reward:
         "Points that a reward gives.";
-    "hot.health.storm_quorum" (Number) node.hot.health.storm_quorum:
+    "runtime.health.storm_quorum" (Number) node.runtime.health.storm_quorum:
         "From so many failing peers on, more than half of all failing at once counts as our own fault.";
 };
 
 const PENALTIES: &[Knob] = &[
-    penalty!("hot.health.penalties.unresponsive", Unresponsive, "Points it costs not to answer pings."),
-    penalty!("hot.health.penalties.timeout", Timeout, "Points it costs not to answer a request in time."),
-    penalty!("hot.health.penalties.malformed", Malformed, "Points it costs to send what cannot be read."),
-    penalty!("hot.health.penalties.protocol", Protocol, "Points it costs to break the protocol."),
-    penalty!("hot.health.penalties.oversized", Oversized, "Points it costs to send what is too large."),
-    penalty!("hot.health.penalties.flood", Flood, "Points it costs to flood."),
-    penalty!("hot.health.penalties.bad_data", BadData, "Points it costs to send data that is wrong."),
+    penalty!("runtime.health.penalties.unresponsive", Unresponsive, "Points it costs not to answer pings."),
+    penalty!("runtime.health.penalties.timeout", Timeout, "Points it costs not to answer a request in time."),
+    penalty!("runtime.health.penalties.malformed", Malformed, "Points it costs to send what cannot be read."),
+    penalty!("runtime.health.penalties.protocol", Protocol, "Points it costs to break the protocol."),
+    penalty!("runtime.health.penalties.oversized", Oversized, "Points it costs to send what is too large."),
+    penalty!("runtime.health.penalties.flood", Flood, "Points it costs to flood."),
+    penalty!("runtime.health.penalties.bad_data", BadData, "Points it costs to send data that is wrong."),
     penalty!(
-        "hot.health.penalties.bad_request",
+        "runtime.health.penalties.bad_request",
         BadRequest,
         "Points it costs to ask for what makes no sense."
     ),
-    penalty!("hot.health.penalties.useless", Useless, "Points it costs to be of no use."),
-    penalty!("hot.health.penalties.app0", App0, "Points of the application's first cause of its own."),
-    penalty!("hot.health.penalties.app1", App1, "Points of the application's second cause."),
-    penalty!("hot.health.penalties.app2", App2, "Points of the application's third cause."),
-    penalty!("hot.health.penalties.app3", App3, "Points of the application's fourth cause."),
+    penalty!("runtime.health.penalties.useless", Useless, "Points it costs to be of no use."),
+    penalty!("runtime.health.penalties.app0", App0, "Points of the application's first cause of its own."),
+    penalty!("runtime.health.penalties.app1", App1, "Points of the application's second cause."),
+    penalty!("runtime.health.penalties.app2", App2, "Points of the application's third cause."),
+    penalty!("runtime.health.penalties.app3", App3, "Points of the application's fourth cause."),
 ];
 
 const TCP: &[Knob] = section! {

@@ -161,7 +161,7 @@ impl Handler for MeshApp {
         let message = Message { lane, kind: event.kind, payload: event.payload.into_bytes() };
         match cx.node().relay(&message, Some(conn)) {
             Ok(RelayOutcome::New) => self.handed_over(number, sent),
-            Ok(RelayOutcome::Seen) => add(&self.redundant),
+            Ok(RelayOutcome::Duplicate) => add(&self.redundant),
             Ok(RelayOutcome::Full) | Err(_) => add(&self.unremembered),
         }
         Handled::Done

@@ -219,9 +219,9 @@ impl Cluster {
 
 fn config(args: &MeshArgs) -> NodeConfig {
     let mut config = NodeConfig::local();
-    config.hot.degree = args.degree;
+    config.runtime.target_peers = args.degree;
     // Whoever starts last may have to dial everybody it wants, and the first are found by most.
-    let limits = &mut config.hot.limits;
+    let limits = &mut config.runtime.limits;
     let degree = u32::try_from(args.degree).unwrap_or(u32::MAX);
     limits.max_outbound = limits.max_outbound.max(degree.saturating_add(limits.reserved_outbound));
     limits.max_inbound =
@@ -238,9 +238,9 @@ fn config(args: &MeshArgs) -> NodeConfig {
     if args.chaos {
         // A dead link is to be noticed well within the five seconds for which a path must hold: from then on it promises
         // nothing.
-        config.hot.ping_every = Duration::from_millis(800);
-        config.hot.liveness.stale_after = Duration::from_millis(2_500);
-        config.hot.stable_after = Duration::from_secs(2);
+        config.runtime.ping_interval = Duration::from_millis(800);
+        config.runtime.liveness.stale_after = Duration::from_millis(2_500);
+        config.runtime.stable_after = Duration::from_secs(2);
     }
     config
 }
@@ -257,7 +257,7 @@ mod tests {
     fn a_node_may_dial_as_many_as_it_wants() {
         for degree in [1, 64, 65, 200] {
             let args = MeshArgs { nodes: 201, degree, ..MeshArgs::least() };
-            let RuntimeConfig { limits, degree: wanted, .. } = config(&args).hot;
+            let RuntimeConfig { limits, target_peers: wanted, .. } = config(&args).runtime;
             assert_eq!(wanted, degree);
             assert!((limits.max_outbound - limits.reserved_outbound) as usize >= degree);
             assert!((limits.max_inbound - limits.reserved_inbound) as usize >= degree);

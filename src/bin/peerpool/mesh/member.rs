@@ -95,7 +95,7 @@ impl Member {
         let NodeSpec { of, slot, codec, listen, told, mut config, epoch, ledger, net, last_change } = birth;
         config.listen = vec![listen];
         config.seeds = told.into_iter().collect();
-        let wanted = config.hot.degree;
+        let wanted = config.runtime.target_peers;
         let app = Arc::new(MeshApp::new(codec, of, epoch, ledger));
         let builder = Node::builder().config(config).handler(Arc::clone(&app)).book(super::book());
         let builder = match net {
@@ -104,7 +104,7 @@ impl Member {
         };
         let builder = match codec {
             Codec::Native => builder,
-            Codec::TimeCoin => builder.first_dialect(old_network(listen)),
+            Codec::TimeCoin => builder.first_protocol(old_network(listen)),
         };
         let node = builder.start().await?;
         let asker =
@@ -115,7 +115,7 @@ impl Member {
         let reports = Arc::new(Reports::default());
         let watching = Watching { of, clock, epoch, reports: Arc::clone(&reports), last_change };
         let watcher = tokio::spawn(watching.watch(events));
-        let addr = node.listening().first().copied().unwrap_or(listen);
+        let addr = node.local_addrs().first().copied().unwrap_or(listen);
         Ok(Arc::new(Self {
             of,
             slot,
@@ -164,7 +164,7 @@ impl Member {
     pub(super) async fn idle(&self, within: Duration) -> ShutdownReport {
         let until = tokio::time::Instant::now() + within;
         loop {
-            let left = self.node.leftovers();
+            let left = self.node.shutdown_report();
             if left.is_clean() || tokio::time::Instant::now() >= until {
                 return left;
             }
@@ -203,7 +203,7 @@ impl Reports {
 fn old_network(at: SocketAddr) -> ProtocolConfig<TimeCoin> {
     // No old node is among them, so that they are pinged as any other, and reaped as soon.
     let rules = AddressRules::new(NetworkType::Testnet, at).ping_after(Duration::ZERO);
-    ProtocolConfig::new(TimeCoin::testnet(Software::default())).rules(rules)
+    ProtocolConfig::new(TimeCoin::testnet(Software::default())).policy(rules)
 }
 
 /// RequestStats some peer which others it knows, as long as there are too few: on this wire that is the application's business.
@@ -250,7 +250,7 @@ impl Watching {
                     }
                     self.down(conn, at);
                 }
-                SubscriptionItem::Event(NodeEvent::Gap { conn, at, .. }) => self.gap(conn, at),
+                SubscriptionItem::Event(NodeEvent::PeerLagged { conn, at, .. }) => self.gap(conn, at),
                 SubscriptionItem::Event(_) => {}
                 SubscriptionItem::Lagged(_) => self.reports.lagged.store(true, Ordering::Release),
             }

@@ -231,7 +231,7 @@ async fn end(cluster: &Cluster) -> ShutdownReport {
         // A shutdown that panicked has left its own task at the least.
         let left = left.unwrap_or(ShutdownReport { tasks: 1, ..ShutdownReport::default() });
         sum.permits += left.permits;
-        sum.links += left.links;
+        sum.connections += left.connections;
         sum.peers += left.peers;
         sum.tasks += left.tasks;
     }

@@ -63,7 +63,7 @@ fn line(cluster: &Cluster, rate: f64) -> String {
     for member in &alive {
         let stats = member.node.stats();
         peers += stats.pool.total_connections;
-        missed += stats.missed;
+        missed += stats.missed_broadcasts;
         if stats.pool.avg_rtt_ms > 0.0 {
             rtt += stats.pool.avg_rtt_ms;
             timed += 1;

@@ -180,8 +180,8 @@ impl RunReport {
     pub(super) fn leaked(&mut self, leaked: ShutdownReport) {
         self.summary.leaked = leaked;
         if !leaked.is_clean() {
-            let ShutdownReport { permits, links, peers, tasks } = leaked;
-            let what = format!("{permits} permits, {links} links, {peers} peers, {tasks} tasks");
+            let ShutdownReport { permits, connections, peers, tasks } = leaked;
+            let what = format!("{permits} permits, {connections} connections, {peers} peers, {tasks} tasks");
             self.complain(format!("left over after the shutdown: {what}"));
         }
     }
@@ -301,7 +301,7 @@ pub(super) fn tell(report: &RunReport, json: bool) -> ExitCode {
 
 fn table(report: &RunReport) -> String {
     let s = &report.summary;
-    let ShutdownReport { permits, links, peers, tasks } = s.leaked;
+    let ShutdownReport { permits, connections, peers, tasks } = s.leaked;
     let listed = |map: Vec<(String, u64)>| -> String {
         map.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
     };
@@ -345,7 +345,7 @@ fn table(report: &RunReport) -> String {
                 s.pool.total_connections, s.pool.avg_health_score, s.pool.avg_rtt_ms
             ),
         ),
-        ("leaked", format!("{permits} permits, {links} links, {peers} peers, {tasks} tasks")),
+        ("leaked", format!("{permits} permits, {connections} connections, {peers} peers, {tasks} tasks")),
     ];
     if report.chaos {
         let fault_counts =

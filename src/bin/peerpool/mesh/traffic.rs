@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use peerpool::node::{AskError, RelayOutcome, RequestAnyOptions, RequestError};
+use peerpool::node::{PeerRequestError, RelayOutcome, RequestAnyOptions, RequestError};
 use peerpool::sync::Mutex;
 use peerpool::sync::atomic::{AtomicU64, Ordering};
 
@@ -137,7 +137,7 @@ fn ask(
         let answer = match named {
             Some(key) if !any => node.request(&key, message, ANSWER).await,
             _ => {
-                let how = RequestAnyOptions { within: ANSWER, ..RequestAnyOptions::default() };
+                let how = RequestAnyOptions { timeout: ANSWER, ..RequestAnyOptions::default() };
                 node.request_any(message, &how).await.map(|(_, answer)| answer)
             }
         };
@@ -156,10 +156,10 @@ fn ask(
 }
 
 /// The reason without what differs from peer to peer.
-fn reason(error: &AskError) -> String {
+fn reason(error: &PeerRequestError) -> String {
     match error {
-        AskError::NotConnected(_) => "no longer connected".into(),
-        AskError::Request(RequestError::Declined { status, .. }) => format!("declined: {status:?}"),
+        PeerRequestError::NotConnected(_) => "no longer connected".into(),
+        PeerRequestError::Request(RequestError::Declined { status, .. }) => format!("declined: {status:?}"),
         other => other.to_string(),
     }
 }

@@ -75,12 +75,12 @@ pub use base::{
 #[cfg(feature = "node")]
 #[doc(inline)]
 pub use node::{
-    AskError, BanRefused, BroadcastReceipt, CompletedHandshake, ConfigError, ConnectError, Context, Digest,
-    Event, Handled, Handler, Identity, LagPolicy, LaneStats, MemoryStats, Message, Node, NodeBuilder,
-    NodeConfig, NodeEvent, NodeRef, NodeStats, Peer, PeerCapabilities, PeerHandle, PeerInfo, PeerPolicy,
-    Pipeline, Pool, ProtocolConfig, Receipt, RelayConfig, RelayOutcome, Request, RequestAnyOptions,
-    RequestError, Responder, Response, RuntimeConfig, SendError, SendToError, ShutdownReport, StartError,
-    StateError, Subscription, SubscriptionItem, Typed, TypedError, Verdict, WeakNode,
+    BanRefused, BroadcastReceipt, CompletedHandshake, ConfigError, ConnectError, Context, Digest, Event,
+    Handled, Handler, Identity, LagPolicy, LaneStats, MemoryStats, Message, Node, NodeBuilder, NodeConfig,
+    NodeConnection, NodeEvent, NodeRef, NodeStats, Peer, PeerCapabilities, PeerDecision, PeerInfo,
+    PeerPolicy, PeerRequestError, PeerSendError, Pool, ProtocolConfig, Receipt, RelayConfig, RelayOutcome,
+    Request, RequestAnyOptions, RequestError, RequestPipeline, Responder, Response, RuntimeConfig, SendError,
+    ShutdownReport, StartError, StateError, Subscription, SubscriptionItem, Typed, TypedError, WeakNode,
 };
 #[cfg(feature = "node")]
 #[doc(inline)]

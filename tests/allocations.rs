@@ -16,7 +16,7 @@ use peerpool::base::{Direction, Lane, Nonce, PeerId, Tick};
 use peerpool::broadcast::{Log, LogConfig, WakeSet};
 use peerpool::node::{Context, Event, Handled, Handler, Message, Node, NodeConfig};
 use peerpool::pool::{Pool, PoolConfig, SeenOutcome};
-use peerpool::wire::{Greeting, Hello, MessageHeader, Native, Protocol};
+use peerpool::wire::{FirstFrame, Hello, MessageHeader, Native, Protocol};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -127,8 +127,8 @@ async fn enter(addr: SocketAddr, number: usize) -> TcpStream {
     stream.write_all(&hello).await.unwrap();
     let mut answer = BytesMut::new();
     loop {
-        if let Some((greeting, used)) = Native::default().decode_greeting(&answer).unwrap() {
-            assert!(matches!(greeting, Greeting::Hello(_)));
+        if let Some((greeting, used)) = Native::default().decode_first_frame(&answer).unwrap() {
+            assert!(matches!(greeting, FirstFrame::Hello(_)));
             assert_eq!(used, answer.len(), "nothing follows the hello");
             return stream;
         }

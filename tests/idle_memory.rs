@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use peerpool::base::{Lane, Nonce};
 use peerpool::node::{Message, Node, NodeConfig};
 use peerpool::pool::PoolConfig;
-use peerpool::wire::{Control, DecodeStep, Decoder, Greeting, Hello, MessageHeader, Native, Protocol};
+use peerpool::wire::{Control, DecodeStep, Decoder, FirstFrame, Hello, MessageHeader, Native, Protocol};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 #[global_allocator]
@@ -58,8 +58,8 @@ fn enter(addr: SocketAddr, number: usize) -> TcpStream {
     stream.write_all(&bytes).expect("the node lives");
     let mut answer = Vec::with_capacity(512);
     loop {
-        if let Some((greeting, _)) = Native::default().decode_greeting(&answer).expect("a greeting") {
-            assert!(matches!(greeting, Greeting::Hello(_)), "{greeting:?}");
+        if let Some((greeting, _)) = Native::default().decode_first_frame(&answer).expect("a greeting") {
+            assert!(matches!(greeting, FirstFrame::Hello(_)), "{greeting:?}");
             return stream;
         }
         let mut some = [0; 512];

@@ -16,7 +16,7 @@ use peerpool::address_book::{AddressBook, AddressBookConfig, WallTime};
 use peerpool::base::{Backoff, Direction};
 use peerpool::node::{ConnectError, Handler, Node, NodeConfig, NodeEvent, PeerDecision, SubscriptionItem};
 use peerpool::transport::{BoxFuture, BoxListener, BoxStream, Latency, MemoryNet, Transport as _};
-use peerpool::wire::{Control, Goodbye, GoodbyeReason, Greeting, Hello, Native, Protocol as _};
+use peerpool::wire::{Control, FirstFrame, Goodbye, GoodbyeReason, Hello, Native, Protocol as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn eager(seeds: &[u8]) -> NodeConfig {
@@ -274,7 +274,7 @@ async fn an_address_is_not_dialled_again_while_it_is_asked_who_it_is() {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let mut one = ByHand::new(stream);
-            let Some(Greeting::Hello(hello)) = one.greeting().await else { continue };
+            let Some(FirstFrame::Hello(hello)) = one.greeting().await else { continue };
             if hello.features >> 63 == 1 {
                 asked.fetch_add(1, Ordering::Relaxed);
             } else {

@@ -20,7 +20,7 @@ use peerpool::node::{
 };
 use peerpool::transport::{MemoryNet, Transport as _};
 use peerpool::wire::{
-    Chunks, Control, EncodeError, Features, Goodbye, Greeting, Hello, MessageHeader, Protocol, WireError,
+    Chunks, Control, EncodeError, Features, FirstFrame, Goodbye, Hello, MessageHeader, Protocol, WireError,
     WireLimits,
 };
 use toy::{Toy, ToyDecoder};
@@ -405,8 +405,8 @@ impl Protocol for Counting {
         self.0.version()
     }
 
-    fn abilities(&self) -> Features {
-        self.0.abilities()
+    fn features(&self) -> Features {
+        self.0.features()
     }
 
     fn limits(&self) -> &WireLimits {
@@ -445,8 +445,8 @@ impl Protocol for Counting {
         self.0.encode_goodbye(goodbye, out)
     }
 
-    fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError> {
-        self.0.decode_greeting(buf)
+    fn decode_first_frame(&self, buf: &[u8]) -> Result<Option<(FirstFrame, usize)>, WireError> {
+        self.0.decode_first_frame(buf)
     }
 }
 

@@ -12,7 +12,7 @@ use peerpool::base::{ConnId, Direction, PeerId};
 use peerpool::node::{ConnectError, Node, NodeConfig, Peer};
 use peerpool::pool::DisconnectReason;
 use peerpool::transport::{Latency, MemoryNet};
-use peerpool::wire::{GoodbyeReason, Greeting};
+use peerpool::wire::{FirstFrame, GoodbyeReason};
 
 /// Both ends are on one connection, and it is the same one: what one end dialled the other accepted.
 fn assert_one_and_the_same(a: &Node, b: &Node) -> (Arc<Peer>, Arc<Peer>) {
@@ -117,7 +117,7 @@ async fn an_inbound_that_loses_to_a_pending_dial_is_held_and_accepted_when_the_d
     held.say(&greeting).await;
     assert!(tokio::time::timeout(Duration::from_secs(5), held.greeting()).await.is_err(), "it is held");
     dial.abort();
-    assert!(matches!(held.greeting().await, Some(Greeting::Hello(_))));
+    assert!(matches!(held.greeting().await, Some(FirstFrame::Hello(_))));
     until(|| peers(&a) == 1).await;
     end(a).await;
 }
@@ -232,7 +232,7 @@ async fn an_old_connection_that_answers_its_ping_stays() {
     secs(60).await;
     let mut second = ByHand::dial(&net, 2, at(1)).await;
     second.say(&hello(7)).await;
-    let Some(Greeting::Goodbye(refused)) = second.greeting().await else { panic!("the first one lives") };
+    let Some(FirstFrame::Goodbye(refused)) = second.greeting().await else { panic!("the first one lives") };
     assert_eq!(refused.reason, GoodbyeReason::Duplicate);
     assert_eq!(only(&a).id(), old.id());
     assert_eq!(only(&a).health(a.now()), 100);
@@ -250,7 +250,7 @@ async fn of_two_young_inbound_connections_of_one_process_the_first_stays() {
     let mut second = ByHand::dial(&net, 3, at(1)).await;
     second.say(&hello(7)).await;
     assert!(
-        matches!(second.greeting().await, Some(Greeting::Goodbye(bye)) if bye.reason == GoodbyeReason::Duplicate)
+        matches!(second.greeting().await, Some(FirstFrame::Goodbye(bye)) if bye.reason == GoodbyeReason::Duplicate)
     );
     assert_eq!(only(&a).id(), old.id());
     assert_eq!(a.stats().collisions, 1);
@@ -328,7 +328,7 @@ fn acceptor(net: &MemoryNet, host: u8, nonce: u8) -> tokio::task::JoinHandle<()>
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let mut one = ByHand::new(stream);
-                if matches!(one.greeting().await, Some(Greeting::Hello(_))) {
+                if matches!(one.greeting().await, Some(FirstFrame::Hello(_))) {
                     one.say(&hello(nonce)).await;
                     one.goodbye().await;
                 }
@@ -416,7 +416,7 @@ async fn whoever_dials_us_and_repeats_a_young_peers_nonce_does_not_end_that_peer
     let dialled = a.connect(at(2)).await.unwrap();
     let mut other = ByHand::dial(&net, 3, at(1)).await;
     other.say(&hello(0)).await;
-    let Some(Greeting::Goodbye(refused)) = other.greeting().await else { panic!("the first one lives") };
+    let Some(FirstFrame::Goodbye(refused)) = other.greeting().await else { panic!("the first one lives") };
     assert_eq!(refused.reason, GoodbyeReason::Duplicate);
     assert_eq!(only(&a).id(), dialled.id());
     listening.abort();
@@ -432,7 +432,7 @@ async fn a_nonce_says_nothing_beside_two_proven_identities() {
         let mut far = ByHand::new(far);
         let greeting = async {
             far.say(&hello(7)).await;
-            assert!(matches!(far.greeting().await, Some(Greeting::Hello(_))));
+            assert!(matches!(far.greeting().await, Some(FirstFrame::Hello(_))));
         };
         let (peer, ()) = tokio::join!(a.adopt(near, direction, at(host), Some(key)), greeting);
         (peer.unwrap(), far)
@@ -484,7 +484,7 @@ async fn whoever_beats_one_by_its_nonce_and_is_not_let_in_leaves_it_its_place() 
     other.say(&hello(7)).await;
     let said = other.greeting().await;
     assert!(
-        matches!(said, Some(Greeting::Goodbye(bye)) if bye.reason == GoodbyeReason::Duplicate),
+        matches!(said, Some(FirstFrame::Goodbye(bye)) if bye.reason == GoodbyeReason::Duplicate),
         "{said:?}"
     );
     assert_eq!(peers(&a), 2);

@@ -15,7 +15,7 @@ use peerpool::node::{
 };
 use peerpool::pool::DisconnectReason;
 use peerpool::transport::{MemoryNet, ReadRate};
-use peerpool::wire::{GoodbyeReason, Greeting, Hello, MessageHeader, Native, Protocol as _};
+use peerpool::wire::{FirstFrame, GoodbyeReason, Hello, MessageHeader, Native, Protocol as _};
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_is_reaped_in_bounded_time_and_its_slot_is_free_again() {
@@ -116,7 +116,7 @@ async fn half_open_handshakes_lose_their_slots_at_the_deadline() {
     until(|| a.shutdown_report().permits == 4).await;
     let mut refused = ByHand::dial(&net, 3, at(1)).await;
     assert!(
-        matches!(refused.greeting().await, Some(Greeting::Goodbye(bye)) if bye.reason == GoodbyeReason::Full && bye.retry_after.is_some())
+        matches!(refused.greeting().await, Some(FirstFrame::Goodbye(bye)) if bye.reason == GoodbyeReason::Full && bye.retry_after.is_some())
     );
     let begun = tokio::time::Instant::now();
     until(|| a.shutdown_report().permits == 0).await;
@@ -143,11 +143,11 @@ async fn a_ban_finds_who_is_still_in_the_handshake() {
         }
         slow.say(&hello(7)).await;
         let reason = match slow.greeting().await {
-            Some(Greeting::Hello(_)) => {
+            Some(FirstFrame::Hello(_)) => {
                 let said = tokio::time::timeout(Duration::from_secs(20), slow.goodbye()).await;
                 said.expect("a goodbye").map(|goodbye| goodbye.reason)
             }
-            Some(Greeting::Goodbye(goodbye)) => Some(goodbye.reason),
+            Some(FirstFrame::Goodbye(goodbye)) => Some(goodbye.reason),
             _ => None,
         };
         assert_eq!(reason, Some(GoodbyeReason::Banned), "by key: {by_key}");
@@ -180,7 +180,10 @@ async fn the_floor_keeps_nobody_whom_a_ban_overtook() {
     let mut late = ByHand::dial(&net, 2, at(1)).await;
     late.say(&hello(7)).await;
     let said = late.greeting().await;
-    assert!(matches!(said, Some(Greeting::Goodbye(bye)) if bye.reason == GoodbyeReason::Banned), "{said:?}");
+    assert!(
+        matches!(said, Some(FirstFrame::Goodbye(bye)) if bye.reason == GoodbyeReason::Banned),
+        "{said:?}"
+    );
     assert_eq!(peers(&a), 0);
     end(a).await;
 }
@@ -199,7 +202,7 @@ async fn limits_refuse_with_full_and_the_dialler_backs_off() {
     }
     let mut third = ByHand::dial(&net, 2, at(1)).await;
     assert!(
-        matches!(third.greeting().await, Some(Greeting::Goodbye(bye)) if bye.reason == GoodbyeReason::Full)
+        matches!(third.greeting().await, Some(FirstFrame::Goodbye(bye)) if bye.reason == GoodbyeReason::Full)
     );
     let _other = ByHand::enter(&net, 3, at(1), 3).await;
     let b = start(&net, 4, quiet(), Rec::new()).await;

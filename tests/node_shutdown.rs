@@ -13,7 +13,7 @@ use peerpool::node::{
 };
 use peerpool::pool::DisconnectReason;
 use peerpool::transport::{MemoryNet, ReadRate};
-use peerpool::wire::Greeting;
+use peerpool::wire::FirstFrame;
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
@@ -189,7 +189,7 @@ async fn a_handshake_under_way_at_the_end_is_told_so_or_closed() {
     until(|| a.shutdown_report().permits == 1).await;
     end(a).await;
     half.say(&hello(3)).await;
-    assert!(!matches!(half.greeting().await, Some(Greeting::Hello(_))));
+    assert!(!matches!(half.greeting().await, Some(FirstFrame::Hello(_))));
 }
 
 #[cfg(feature = "redb")]

@@ -400,7 +400,7 @@ async fn session(dialled: Direction) -> Session {
     let asker = a.clone();
     let asking = tokio::spawn(async move { asker.request(&key, message(6, b"?"), WAIT).await });
     let question = far.heard().await;
-    let DecodeStep::Message { head: MessageHeader::Request { id, .. }, .. } =
+    let DecodeStep::Message { header: MessageHeader::Request { id, .. }, .. } =
         native.decoder().step(&question).unwrap()
     else {
         panic!("{question:?}")

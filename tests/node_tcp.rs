@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use harness::{ByHand, Rec, hello, message, peers, quiet, until};
 use peerpool::node::{Handled, Node, NodeConfig};
-use peerpool::wire::{GoodbyeReason, Greeting};
+use peerpool::wire::{FirstFrame, GoodbyeReason};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -63,14 +63,14 @@ async fn garbage_before_and_after_the_greeting_costs_that_connection_only() {
         let _ = stream.stream.write_all(garbage).await;
         let told = stream.greeting().await;
         assert!(
-            matches!(told, None | Some(Greeting::Goodbye(_))),
+            matches!(told, None | Some(FirstFrame::Goodbye(_))),
             "{told:?} to {:?}",
             String::from_utf8_lossy(&garbage[..8])
         );
     }
     let mut stream = ByHand::new(Box::new(TcpStream::connect(at_a).await.unwrap()));
     stream.say(&hello(1)).await;
-    assert!(matches!(stream.greeting().await, Some(Greeting::Hello(_))));
+    assert!(matches!(stream.greeting().await, Some(FirstFrame::Hello(_))));
     stream.stream.write_all(&[0xff; 3]).await.unwrap();
     stream.stream.write_all(&[0xff; 100]).await.unwrap();
     assert_eq!(stream.goodbye().await.map(|bye| bye.reason), Some(GoodbyeReason::Protocol));
@@ -98,7 +98,7 @@ async fn a_peer_that_never_reads_costs_the_others_nothing() {
     b.connect(at_a).await.unwrap();
     let mut stuck = ByHand::new(Box::new(TcpStream::connect(at_a).await.unwrap()));
     stuck.say(&hello(1)).await;
-    assert!(matches!(stuck.greeting().await, Some(Greeting::Hello(_))));
+    assert!(matches!(stuck.greeting().await, Some(FirstFrame::Hello(_))));
     until(|| peers(&a) == 2).await;
     let mut told = 0;
     // More than any socket buffer takes. Who reads misses nothing only while it keeps up, however busy the machine is.

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use peerpool::base::{Lane, Nonce};
-use peerpool::wire::{Greeting, Hello, MessageHeader, Native, Protocol, WireLimits};
+use peerpool::wire::{FirstFrame, Hello, MessageHeader, Native, Protocol, WireLimits};
 
 /// The kind of the message that is sent.
 pub(crate) const KIND: u16 = 7;
@@ -37,9 +37,9 @@ pub(crate) fn hello(number: u64) -> Vec<u8> {
 /// # Panics
 /// If it is a refusal.
 pub(crate) fn answer(buf: &[u8]) -> Option<usize> {
-    let greeting = Native::new(WireLimits::default()).decode_greeting(buf).expect("a greeting");
+    let greeting = Native::new(WireLimits::default()).decode_first_frame(buf).expect("a greeting");
     greeting.map(|(greeting, used)| match greeting {
-        Greeting::Hello(_) => used,
-        Greeting::Goodbye(goodbye) => panic!("refused: {goodbye:?}"),
+        FirstFrame::Hello(_) => used,
+        FirstFrame::Goodbye(goodbye) => panic!("refused: {goodbye:?}"),
     })
 }

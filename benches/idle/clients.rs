@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use peerpool::base::{Lane, Nonce};
-use peerpool::wire::{Control, DecodeStep, Decoder, Greeting, Hello, MessageHeader, Native, Protocol};
+use peerpool::wire::{Control, DecodeStep, Decoder, FirstFrame, Hello, MessageHeader, Native, Protocol};
 use socket2::{Domain, Socket, Type};
 
 /// The argument that makes the bench the client process.
@@ -166,7 +166,7 @@ fn dial(addr: SocketAddr, numbers: std::ops::Range<usize>) -> Vec<std::net::TcpS
         }
         for stream in &mut all[first..] {
             let (mut seen, mut some) = (Vec::new(), [0; 512]);
-            while Native::default().decode_greeting(&seen).expect("a greeting").is_none_or(refused) {
+            while Native::default().decode_first_frame(&seen).expect("a greeting").is_none_or(refused) {
                 let count = stream.read(&mut some).expect("an answer");
                 assert!(count > 0, "the server closed a connection");
                 seen.extend_from_slice(&some[..count]);
@@ -176,8 +176,8 @@ fn dial(addr: SocketAddr, numbers: std::ops::Range<usize>) -> Vec<std::net::TcpS
     all
 }
 
-fn refused((greeting, _): (Greeting, usize)) -> bool {
-    assert!(matches!(greeting, Greeting::Hello(_)), "{greeting:?}");
+fn refused((greeting, _): (FirstFrame, usize)) -> bool {
+    assert!(matches!(greeting, FirstFrame::Hello(_)), "{greeting:?}");
     false
 }
 

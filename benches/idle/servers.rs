@@ -95,7 +95,7 @@ fn hello() -> Bytes {
 /// Reads the dialler's hello and answers.
 async fn greet(stream: &mut TcpStream, hello: &[u8]) -> io::Result<()> {
     let mut buffer = BytesMut::with_capacity(256);
-    while Native::default().decode_greeting(&buffer).map_err(io::Error::other)?.is_none() {
+    while Native::default().decode_first_frame(&buffer).map_err(io::Error::other)?.is_none() {
         if stream.read_buf(&mut buffer).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -126,7 +126,7 @@ fn enter(addr: SocketAddr, number: u64) -> TcpStream {
     stream.set_nodelay(true).expect("a socket");
     stream.write_all(&hello).expect("the node lives");
     let (mut seen, mut some) = (Vec::new(), [0; 512]);
-    while Native::default().decode_greeting(&seen).expect("a greeting").is_none() {
+    while Native::default().decode_first_frame(&seen).expect("a greeting").is_none() {
         let count = stream.read(&mut some).expect("an answer");
         assert!(count > 0, "refused");
         seen.extend_from_slice(&some[..count]);

@@ -86,12 +86,12 @@ fn run(native: &Native, stream: &[u8], reads: &[u16]) -> Outcome {
                     assert!(end - at < limits.window, "needs more than its window");
                     break;
                 }
-                DecodeStep::Message { lane, head, payload, .. } => {
+                DecodeStep::Message { lane, header, payload, .. } => {
                     assert!(payload.len() <= limits.message(lane));
-                    messages.push((lane, head, payload.to_vec()));
+                    messages.push((lane, header, payload.to_vec()));
                 }
                 DecodeStep::Control { control, .. } => controls.push(control),
-                DecodeStep::Chunk { .. } | DecodeStep::Part { .. } => {}
+                DecodeStep::Chunk { .. } | DecodeStep::PartialFrame { .. } => {}
             }
             assert!(used > 0 && used <= end - at, "no progress");
             at += used;

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use peerpool::base::Lane;
 use peerpool::timecoin::wire::{HandshakeMessage, Kind, NetworkMessage, Software, TimeCoin, UNKNOWN};
-use peerpool::wire::{Control, DecodeStep, Decoder, Greeting, MessageHeader, Protocol, WireError};
+use peerpool::wire::{Control, DecodeStep, Decoder, FirstFrame, MessageHeader, Protocol, WireError};
 
 const SAMPLES: &str = include_str!("../../tests/golden/timecoin_messages.jsonl");
 const GREETING: &[u8] = br#"{"version":"0.6.4","commit_date":null,"commit_count":null,"protocol_version":1,"network":"Testnet","listen_addr":"127.0.0.3:24100","timestamp":1,"capabilities":["sync"],"wallet_address":null,"genesis_hash":null}"#;
@@ -105,14 +105,14 @@ fn run(stream: &[u8], reads: &[u16]) -> Outcome {
                     assert!(end - at < limits.window, "needs more than its window");
                     break;
                 }
-                DecodeStep::Message { lane, head, payload, .. } => {
+                DecodeStep::Message { lane, header, payload, .. } => {
                     assert_eq!(lane, Lane::Normal);
-                    heard(head, &payload);
-                    messages.push((lane, head, payload.to_vec()));
+                    heard(header, &payload);
+                    messages.push((lane, header, payload.to_vec()));
                 }
                 DecodeStep::Control { control, .. } => controls.push(control),
                 DecodeStep::Chunk { .. } => panic!("this dialect has no chunks"),
-                DecodeStep::Part { .. } => {}
+                DecodeStep::PartialFrame { .. } => {}
             }
             assert!(used > 0 && used <= end - at, "no progress");
             at += used;
@@ -124,8 +124,8 @@ fn run(stream: &[u8], reads: &[u16]) -> Outcome {
 }
 
 /// What the scan of a frame's start says agrees with the full parse, where that succeeds.
-fn heard(head: MessageHeader, text: &[u8]) {
-    let (kind, id) = match head {
+fn heard(header: MessageHeader, text: &[u8]) {
+    let (kind, id) = match header {
         MessageHeader::Event { kind } => (kind, None),
         MessageHeader::Request { id, kind } => (kind, Some(id)),
         other => panic!("{other:?}"),
@@ -156,12 +156,12 @@ fn message(text: &[u8]) {
 
 fn greeting(text: &[u8]) {
     let whole = [b"TIME", &(text.len() as u32).to_be_bytes()[..], text].concat();
-    let judged = DIALECT.decode_greeting(&whole);
+    let judged = DIALECT.decode_first_frame(&whole);
     for cut in 0..whole.len() {
-        assert_eq!(DIALECT.decode_greeting(&whole[..cut]), Ok(None), "judged after {cut} bytes");
+        assert_eq!(DIALECT.decode_first_frame(&whole[..cut]), Ok(None), "judged after {cut} bytes");
     }
     assert_eq!(HandshakeMessage::decode(text).is_ok(), judged.is_ok());
-    if let Ok(Some((Greeting::Hello(hello), used))) = judged {
+    if let Ok(Some((FirstFrame::Hello(hello), used))) = judged {
         assert_eq!(used, whole.len());
         let mut again = BytesMut::new();
         // The other network's handshake is read, so that it can be refused by name, and cannot be written.
@@ -170,7 +170,7 @@ fn greeting(text: &[u8]) {
             return;
         }
         DIALECT.encode_hello(&hello, &mut again).expect("was accepted");
-        let Ok(Some((Greeting::Hello(same), _))) = DIALECT.decode_greeting(&again) else {
+        let Ok(Some((FirstFrame::Hello(same), _))) = DIALECT.decode_first_frame(&again) else {
             panic!("was written")
         };
         // The software it names is ours then.
@@ -180,7 +180,7 @@ fn greeting(text: &[u8]) {
 
 /// Comparing any question with any answer ends in a verdict.
 fn pairs(asked: &[u8], reply: &[u8]) {
-    let Some(pairs) = DIALECT.correlator() else { return };
+    let Some(pairs) = DIALECT.reply_matcher() else { return };
     for kind in Kind::ALL {
         for reply_kind in Kind::ALL.iter().filter(|reply| reply.fills().is_some()) {
             let fits = pairs.answers(kind.code(), asked, reply_kind.code(), reply);

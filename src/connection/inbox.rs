@@ -135,7 +135,7 @@ impl Inbox {
                 return Ok(self.start_request(host, link, (id, number), Request { lane, kind, payload })?);
             }
             // Where its id is its place it is another one, which waits for its turn.
-            Begun::Twice if link.common.correlator.is_none() => return Err(CloseReason::RequestTwice(id)),
+            Begun::Twice if link.common.reply_matcher.is_none() => return Err(CloseReason::RequestTwice(id)),
             Begun::Twice | Begun::TooMany => {}
         }
         let work = self.work();

@@ -181,15 +181,15 @@ impl<D: Protocol> Reader<D> {
             at += step.used();
             let taken = match step {
                 DecodeStep::NeedMore => break Ok(StopReason::Bytes),
-                DecodeStep::Part { .. } => continue,
+                DecodeStep::PartialFrame { .. } => continue,
                 DecodeStep::Chunk { .. } => Ok(()),
                 DecodeStep::Control { control, .. } => self.control(control, sinks),
-                DecodeStep::Message { lane, head, payload, .. } => {
-                    requests += usize::from(matches!(head, MessageHeader::Request { .. }));
-                    answers += usize::from(matches!(head, MessageHeader::Response { .. }));
+                DecodeStep::Message { lane, header, payload, .. } => {
+                    requests += usize::from(matches!(header, MessageHeader::Request { .. }));
+                    answers += usize::from(matches!(header, MessageHeader::Response { .. }));
                     // What covers the memory that it was put together in goes on with it.
                     let cover = self.kept.as_mut().map(|kept| &mut kept.held);
-                    take(lane, head, (payload, cover), sinks)
+                    take(lane, header, (payload, cover), sinks)
                 }
             };
             frames += 1;
@@ -221,7 +221,7 @@ impl<D: Protocol> Reader<D> {
         control: Control,
         sinks: &mut ReadContext<'_, D, H>,
     ) -> Result<(), CloseReason> {
-        let tokens = sinks.link.common.abilities.ping_tokens;
+        let tokens = sinks.link.common.features.ping_tokens;
         match control {
             Control::Ping { token } => sinks.writer.control(&Control::Pong { token })?,
             Control::Pong { token } if tokens && sinks.writer.answered(token, sinks.link) => {}

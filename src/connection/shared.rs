@@ -93,9 +93,9 @@ pub struct ConnectionShared {
     /// The dialect's caps.
     pub limits: WireLimits,
     /// What the dialect can say.
-    pub abilities: Features,
+    pub features: Features,
     /// How answers find their requests, where not by id.
-    pub correlator: Option<Arc<dyn ReplyMatcher>>,
+    pub reply_matcher: Option<Arc<dyn ReplyMatcher>>,
     /// The dialect's name.
     pub dialect: &'static str,
 }
@@ -114,7 +114,7 @@ impl ConnectionShared {
         } else if size > cap {
             Err(EncodeError::TooLarge { lane, size, cap })
         } else {
-            self.abilities.check(head)
+            self.features.check(head)
         }
     }
 }

@@ -161,7 +161,7 @@ impl NodeConfig {
     /// Names the field and what is wrong with it.
     pub fn check(&self) -> Result<(), ConfigError> {
         let wrong = |field, why| Err(ConfigError { field, why });
-        if let Err(fault) = crate::wire::Hello::check_agent(self.agent.as_bytes()) {
+        if let Err(fault) = crate::wire::Hello::validate_agent(self.agent.as_bytes()) {
             return Err(ConfigError { field: "agent", why: fault.to_string() });
         }
         if self.app.len() > crate::wire::Hello::MAX_APP {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::base::{Direction, PeerId};
 use crate::connection::{Budget, Reservation};
 use crate::transport::Stream;
-use crate::wire::{Goodbye, Greeting, Hello, WireError};
+use crate::wire::{FirstFrame, Goodbye, Hello, WireError};
 
 use super::dialect::Identity;
 use super::error::ConnectError;
@@ -39,10 +39,10 @@ pub(super) async fn read_hello<S: Stream>(
     tongue: &dyn DynProtocol,
     budget: &Arc<Budget>,
 ) -> Result<(Hello, Vec<u8>), ConnectError> {
-    let decode = |buf: &[u8]| tongue.decode_greeting(buf);
+    let decode = |buf: &[u8]| tongue.decode_first_frame(buf);
     match read_greeting(stream, tongue.hello_cap(), decode, Some(budget)).await? {
-        (Greeting::Hello(hello), rest) => Ok((hello, rest)),
-        (Greeting::Goodbye(goodbye), _) => Err(ConnectError::Refused(goodbye)),
+        (FirstFrame::Hello(hello), rest) => Ok((hello, rest)),
+        (FirstFrame::Goodbye(goodbye), _) => Err(ConnectError::Refused(goodbye)),
     }
 }
 
@@ -50,9 +50,9 @@ pub(super) async fn read_hello<S: Stream>(
 pub(crate) async fn read_greeting<S: Stream>(
     stream: &mut S,
     cap: usize,
-    decode: impl Fn(&[u8]) -> Result<Option<(Greeting, usize)>, WireError>,
+    decode: impl Fn(&[u8]) -> Result<Option<(FirstFrame, usize)>, WireError>,
     budget: Option<&Arc<Budget>>,
-) -> Result<(Greeting, Vec<u8>), ConnectError> {
+) -> Result<(FirstFrame, Vec<u8>), ConnectError> {
     let mut buffer = Vec::with_capacity(256);
     let mut held = budget.map(Reservation::empty);
     loop {

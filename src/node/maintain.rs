@@ -115,7 +115,7 @@ impl Shared {
         if pings {
             // Whatever else it sends: the last ping has had a whole interval. One that we do not read from cannot answer (38).
             if conn.handle().ping_open()
-                && self.tongues.get(conn.tongue()).abilities().ping_tokens
+                && self.tongues.get(conn.tongue()).features().ping_tokens
                 && !peer.is_paused()
             {
                 peer.penalize(Misbehavior::Unresponsive, now);

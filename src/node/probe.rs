@@ -49,7 +49,7 @@ impl Shared {
     ) -> Result<Hello, ConnectError> {
         let within = self.runtime_config().handshake_timeout;
         let speaks = &**self.tongues.get(tongue);
-        if !speaks.abilities().nonce {
+        if !speaks.features().nonce {
             // Nobody would answer a mere question in it, and the answer would prove nothing.
             return Err(ConnectError::UnknownProtocol);
         }
@@ -72,7 +72,7 @@ impl Shared {
         let (listen, nonce, verified) =
             peer.read_info(|info| (info.listen, info.nonce, info.listen_verified));
         let tongue = peer.connection().tongue();
-        let probed = self.tongues.get(tongue).abilities().nonce;
+        let probed = self.tongues.get(tongue).features().nonce;
         let Some(listen) = listen.filter(|_| probed && !verified && nonce.is_some()) else { return true };
         let Some(probing) = self.probes.begin(self.runtime_config().max_concurrent_dials) else {
             return false;

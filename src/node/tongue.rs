@@ -12,7 +12,7 @@ use crate::broadcast::{Log, WakeSet};
 use crate::connection::{Connection, ConnectionBuilder, Message, Positions, StreamStart};
 use crate::sync::Mutex;
 use crate::transport::BoxStream;
-use crate::wire::{Control, EncodeError, Features, Goodbye, Greeting, Hello, Protocol, WireError};
+use crate::wire::{Control, EncodeError, Features, FirstFrame, Goodbye, Hello, Protocol, WireError};
 
 use super::config::RuntimeConfig;
 use super::dialect::{PeerCapabilities, PeerPolicy};
@@ -26,7 +26,7 @@ pub(super) trait DynProtocol: Send + Sync {
 
     fn version(&self) -> u32;
 
-    fn abilities(&self) -> Features;
+    fn features(&self) -> Features;
 
     fn policy(&self) -> &dyn PeerPolicy;
 
@@ -67,7 +67,7 @@ pub(super) trait DynProtocol: Send + Sync {
     /// The bytes of a control message; `None` where the dialect has no word for it.
     fn encode_control(&self, control: &Control) -> Option<BytesMut>;
 
-    fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError>;
+    fn decode_first_frame(&self, buf: &[u8]) -> Result<Option<(FirstFrame, usize)>, WireError>;
 
     /// A link with its places in the logs, to be taken before its key goes live. Given the places of a connection whose
     /// place it takes, it starts there. It is sent the state that there is, or only what is set from now on.

@@ -11,7 +11,7 @@ use crate::broadcast::state::{StateConfig, StateKey, StateTable};
 use crate::broadcast::{Log, LogChunk, LogConfig, LogSet, WakeSet};
 use crate::connection::{Budget, ConnectionBuilder, ConnectionSetup, ConnectionShared, Message, Positions};
 use crate::wire::{
-    Control, EncodeError, Features, Goodbye, Greeting, Hello, MessageHeader, Protocol, WireError,
+    Control, EncodeError, Features, FirstFrame, Goodbye, Hello, MessageHeader, Protocol, WireError,
 };
 
 use super::config::{NodeConfig, RuntimeConfig};
@@ -60,8 +60,8 @@ impl<D: Protocol> Broadcaster<D> {
             config: settings.connection.clone().unwrap_or_else(|| config.link.clone()),
             budget,
             limits: dialect.limits().clone(),
-            abilities: dialect.abilities(),
-            correlator: dialect.correlator(),
+            features: dialect.features(),
+            reply_matcher: dialect.reply_matcher(),
             dialect: dialect.name(),
         };
         Self {
@@ -102,8 +102,8 @@ impl<D: Protocol> DynProtocol for Broadcaster<D> {
         self.dialect.version()
     }
 
-    fn abilities(&self) -> Features {
-        self.common.abilities
+    fn features(&self) -> Features {
+        self.common.features
     }
 
     fn policy(&self) -> &dyn PeerPolicy {
@@ -137,8 +137,8 @@ impl<D: Protocol> DynProtocol for Broadcaster<D> {
         matches!(self.dialect.encode_control(control, &mut out), Ok(true)).then_some(out)
     }
 
-    fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError> {
-        self.dialect.decode_greeting(buf)
+    fn decode_first_frame(&self, buf: &[u8]) -> Result<Option<(FirstFrame, usize)>, WireError> {
+        self.dialect.decode_first_frame(buf)
     }
 
     fn prepare(
@@ -189,7 +189,7 @@ impl<D: Protocol> DynProtocol for Broadcaster<D> {
         let too_large = |size, cap| EncodeError::TooLarge { lane: *lane, size, cap };
         if payload.len() >= LARGE {
             let chunks = self.dialect.chunks(*lane, head, payload.clone())?;
-            let chunks = chunks.map(|chunk| LogChunk::new(&chunk.head, chunk.body));
+            let chunks = chunks.map(|chunk| LogChunk::new(&chunk.header, chunk.payload));
             let appended = log.append_chunks(chunks, origin);
             return appended
                 .map(|appended| appended.seq)

@@ -1,30 +1,34 @@
-//! A message as chunks that share its payload.
+//! Splits one message into frames that share its payload.
+//!
+//! A [`Chunk`] is one frame: its header bytes, held inline, and a slice of the message's payload. [`Chunks`] yields the
+//! frames of one message in order. The connection writes header and payload with one vectored write, so the payload is
+//! never copied (invariant `encode_once_share_the_bytes`).
 
 use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
 
-/// The bytes of a frame before its payload, held inline: at most [`HeadBytes::MAX`].
+/// The bytes of a frame before its payload, held inline: at most [`HeaderBytes::MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct HeadBytes {
+pub struct HeaderBytes {
     bytes: [u8; Self::MAX],
     len: u8,
 }
 
-impl HeadBytes {
-    /// Most bytes before a payload, in any dialect.
+impl HeaderBytes {
+    /// Capacity in bytes; no protocol puts more before a payload.
     pub const MAX: usize = 15;
 
-    /// These bytes; `None` if there are more than [`HeadBytes::MAX`].
+    /// Copies `bytes`. Returns `None` for more than [`HeaderBytes::MAX`] bytes.
     pub fn new(bytes: &[u8]) -> Option<Self> {
-        let mut head = Self::default();
-        head.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
-        head.len = bytes.len() as u8;
-        Some(head)
+        let mut header = Self::default();
+        header.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        header.len = bytes.len() as u8;
+        Some(header)
     }
 }
 
-impl Deref for HeadBytes {
+impl Deref for HeaderBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -32,73 +36,82 @@ impl Deref for HeadBytes {
     }
 }
 
-impl DerefMut for HeadBytes {
+impl DerefMut for HeaderBytes {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[..usize::from(self.len)]
     }
 }
 
-impl AsRef<[u8]> for HeadBytes {
+impl AsRef<[u8]> for HeaderBytes {
     fn as_ref(&self) -> &[u8] {
         self
     }
 }
 
-/// One frame: its head, and a slice of the message's payload.
+/// One encoded frame: header bytes, then a slice of the message's payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
-    /// What goes on the line first.
-    pub head: HeadBytes,
-    /// What follows it; shares the message's payload.
-    pub body: Bytes,
-    /// Whether it ends its message.
+    /// The bytes to write first.
+    pub header: HeaderBytes,
+    /// The bytes to write next. Shares the message's payload.
+    pub payload: Bytes,
+    /// Whether this is the last chunk of its message.
     pub last: bool,
 }
 
 impl Chunk {
-    /// Bytes on the line.
+    /// Bytes of the frame, header included.
     pub fn wire_len(&self) -> usize {
-        self.head.len() + self.body.len()
+        self.header.len() + self.payload.len()
     }
 }
 
-/// How the chunks at one place of a message begin, and what fits them.
+/// The header and the size limit of the chunks in one position: the first one, or any later one.
 #[derive(Clone, Copy, Debug)]
-pub struct Opening {
-    /// The head, but for what depends on the chunk's length and place.
-    pub head: HeadBytes,
-    /// Most payload bytes in such a chunk; at least 1.
-    pub room: usize,
+pub struct ChunkTemplate {
+    /// The header, with placeholders for what depends on the chunk's length and position.
+    pub header: HeaderBytes,
+    /// Most payload bytes in such a chunk. Zero counts as 1.
+    pub max_payload: usize,
 }
 
-/// The chunks of one message, in order; at least one, the last one marked.
+/// Fills the placeholders of a [`ChunkTemplate::header`]. Arguments: the header, the payload's length in bytes, and
+/// whether the chunk is the last one.
+pub type CompleteHeader = fn(HeaderBytes, usize, bool) -> HeaderBytes;
+
+/// The chunks of one message, in order: at least one, and exactly the last one has [`Chunk::last`] set.
 ///
 /// # Cost
-/// One reference count a chunk; no copy, no allocation.
+/// One reference count per chunk; no copy, no allocation.
 #[derive(Clone, Debug)]
 pub struct Chunks {
-    next: Opening,
-    rest: Opening,
-    seal: fn(HeadBytes, usize, bool) -> HeadBytes,
-    // `None` once the last chunk has been handed out.
-    body: Option<Bytes>,
+    next: ChunkTemplate,
+    rest: ChunkTemplate,
+    complete_header: CompleteHeader,
+    /// What has not been handed out; `None` after the last chunk.
+    payload: Option<Bytes>,
 }
 
 impl Chunks {
-    /// The one chunk of a message in a dialect without chunking.
-    pub fn single(head: HeadBytes, body: Bytes) -> Self {
-        let opening = Opening { head, room: usize::MAX };
-        Self { next: opening, rest: opening, seal: |head, _, _| head, body: Some(body) }
+    /// The only chunk of a message, for a protocol without chunking.
+    pub fn single(header: HeaderBytes, payload: Bytes) -> Self {
+        let template = ChunkTemplate { header, max_payload: usize::MAX };
+        Self {
+            next: template,
+            rest: template,
+            complete_header: |header, _, _| header,
+            payload: Some(payload),
+        }
     }
 
-    /// Splits `body` into a first chunk and as many more as it takes. `seal(head, body_len, last)` completes each head.
+    /// Splits `payload` into a first chunk and as many later ones as it takes.
     pub fn split(
-        body: Bytes,
-        first: Opening,
-        rest: Opening,
-        seal: fn(HeadBytes, usize, bool) -> HeadBytes,
+        payload: Bytes,
+        first: ChunkTemplate,
+        rest: ChunkTemplate,
+        complete_header: CompleteHeader,
     ) -> Self {
-        Self { next: first, rest, seal, body: Some(body) }
+        Self { next: first, rest, complete_header, payload: Some(payload) }
     }
 }
 
@@ -106,22 +119,23 @@ impl Iterator for Chunks {
     type Item = Chunk;
 
     fn next(&mut self) -> Option<Chunk> {
-        let mut body = self.body.take()?;
-        let Opening { head, room } = std::mem::replace(&mut self.next, self.rest);
-        let last = body.len() <= room;
+        let mut payload = self.payload.take()?;
+        let ChunkTemplate { header, max_payload } = std::mem::replace(&mut self.next, self.rest);
+        let last = payload.len() <= max_payload;
         if !last {
-            // A room of zero would never end.
-            let rest = body.split_off(room.max(1));
-            self.body = Some(rest);
+            // `max(1)`: an empty chunk would leave the payload as it is, and the iterator would never end.
+            let rest = payload.split_off(max_payload.max(1));
+            self.payload = Some(rest);
         }
-        Some(Chunk { head: (self.seal)(head, body.len(), last), body, last })
+        Some(Chunk { header: (self.complete_header)(header, payload.len(), last), payload, last })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = match &self.body {
+        let left = match &self.payload {
             None => 0,
-            Some(body) => {
-                1 + body.len().saturating_sub(self.next.room.max(1)).div_ceil(self.rest.room.max(1))
+            Some(payload) => {
+                let after_next = payload.len().saturating_sub(self.next.max_payload.max(1));
+                1 + after_next.div_ceil(self.rest.max_payload.max(1))
             }
         };
         (left, Some(left))

@@ -163,16 +163,16 @@ pub enum WireError {
     /// The greeting does not begin with the dialect's magic. Usual cause: the peer speaks another protocol, or is of
     /// another network where the magic tells them apart. Found on the first wrong byte.
     #[error("the greeting does not begin with this dialect's magic")]
-    Magic,
+    BadMagic,
     /// The greeting is neither a hello nor a goodbye.
     #[error("unknown greeting {code}")]
-    UnknownGreeting {
+    UnknownFirstFrame {
         /// Its number.
         code: u8,
     },
     /// The greeting announces more than the cap.
     #[error("a greeting of {size} bytes, at most {cap} are allowed")]
-    GreetingTooLarge {
+    FirstFrameTooLarge {
         /// What it announces, its head included.
         size: usize,
         /// The cap.
@@ -180,19 +180,19 @@ pub enum WireError {
     },
     /// The greeting ends inside a field.
     #[error("the greeting ends inside its {field}")]
-    GreetingCut {
+    FirstFrameTruncated {
         /// The field.
         field: &'static str,
     },
     /// The greeting goes on after its last field, in a version that has no more fields.
     #[error("{count} bytes after the greeting's last field")]
-    GreetingTrailing {
+    FirstFrameTrailingBytes {
         /// How many bytes.
         count: usize,
     },
     /// An optional field of the greeting is marked with something other than 0 (absent) or its one mark.
     #[error("mark {code} on the greeting's {field}")]
-    BadMark {
+    BadOptionTag {
         /// The field.
         field: &'static str,
         /// The mark.
@@ -200,7 +200,7 @@ pub enum WireError {
     },
     /// The greeting's agent is no presentable text.
     #[error("the greeting's agent is refused: {0}")]
-    Agent(AgentFault),
+    Agent(AgentError),
     /// The greeting's application bytes exceed the cap.
     #[error("{size} application bytes in the greeting, at most {cap} are allowed")]
     AppTooLarge {
@@ -219,7 +219,7 @@ pub enum WireError {
 
 /// Why an agent text is refused, sent or received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AgentFault {
+pub enum AgentError {
     /// Longer than [`Hello::MAX_AGENT`](super::Hello::MAX_AGENT) bytes.
     #[error("{size} bytes, at most 128 are allowed")]
     TooLong {
@@ -260,7 +260,7 @@ pub enum EncodeError {
         /// The payload, in bytes.
         size: usize,
     },
-    /// The dialect has no such thing; see [`Protocol::abilities`](super::Protocol::abilities).
+    /// The dialect has no such thing; see [`Protocol::features`](super::Protocol::features).
     #[error("this dialect has no {what}")]
     Unsupported {
         /// What it has not.
@@ -285,7 +285,7 @@ pub enum EncodeError {
     },
     /// The hello's agent is no presentable text.
     #[error("the hello's agent is refused: {0}")]
-    Agent(AgentFault),
+    Agent(AgentError),
     /// The hello's application bytes exceed the cap.
     #[error("{size} application bytes in the hello, at most {cap} are allowed")]
     AppTooLarge {
@@ -296,7 +296,7 @@ pub enum EncodeError {
     },
     /// The greeting as a whole exceeds the cap.
     #[error("a greeting of {size} bytes, at most {cap} are allowed")]
-    GreetingTooLarge {
+    FirstFrameTooLarge {
         /// Its bytes.
         size: usize,
         /// The cap.

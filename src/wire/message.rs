@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::base::{Lane, Nonce};
 
-use super::error::AgentFault;
+use super::error::AgentError;
 
 /// What a message of the application is, apart from its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -325,13 +325,13 @@ impl Hello {
     ///
     /// # Errors
     /// Says what is wrong with it.
-    pub fn check_agent(agent: &[u8]) -> Result<&str, AgentFault> {
+    pub fn validate_agent(agent: &[u8]) -> Result<&str, AgentError> {
         if agent.len() > Self::MAX_AGENT {
-            return Err(AgentFault::TooLong { size: agent.len() });
+            return Err(AgentError::TooLong { size: agent.len() });
         }
-        let text = std::str::from_utf8(agent).map_err(|_| AgentFault::NotUtf8)?;
+        let text = std::str::from_utf8(agent).map_err(|_| AgentError::NotUtf8)?;
         if text.chars().any(char::is_control) {
-            return Err(AgentFault::ControlCharacter);
+            return Err(AgentError::ControlCharacter);
         }
         Ok(text)
     }
@@ -339,7 +339,7 @@ impl Hello {
 
 /// How a connection begins: the acceptor answers with either, the dialler begins with a hello.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Greeting {
+pub enum FirstFrame {
     /// "This is who I am"; from the acceptor also "I accept you".
     Hello(Hello),
     /// "I do not accept you".

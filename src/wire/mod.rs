@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   MessageHeader + payload --encode/chunks--> bytes ....stream.... bytes --Decoder::step--> Message | Control | Chunk
-//!   Hello | Goodbye --encode_hello/goodbye--> bytes ....... bytes --decode_greeting--> Greeting
+//!   Hello | Goodbye --encode_hello/goodbye--> bytes ....... bytes --decode_first_frame--> FirstFrame
 //! ```
 //!
 //! A [`Protocol`] is the framing and the handshake spoken on a link; [`Native`] is ours. Whoever drives the bytes (the
@@ -17,7 +17,7 @@
 //!   and a chunk that does so without an open message of its kind and id, or does not do so while one is open, is
 //!   refused; `abort` closes the open one. *Breaks if* a sender skips inside a message without `abort`.
 //! - **Every step makes progress.** *Enforced by*: with [`WireLimits::window`] bytes in hand a step is never
-//!   [`DecodeStep::NeedMore`], and every other step uses at least one byte. *Breaks if* a dialect's frame can be larger than
+//!   [`DecodeStep::NeedMore`], and every other step uses at least one byte. *Breaks if* a protocol's frame can be larger than
 //!   its window without being taken in piecemeal.
 //!
 //! # One source a lane
@@ -28,15 +28,15 @@
 //! A decoder that returned an error is out of step: its connection can only be closed.
 
 mod chunk;
-mod dialect;
 mod error;
 mod limits;
 mod message;
 mod native;
+mod protocol;
 
-pub use chunk::{Chunk, Chunks, HeadBytes, Opening};
-pub use dialect::{DecodeStep, Decoder, Features, Payload, Protocol, ReplyMatcher};
-pub use error::{AgentFault, EncodeError, WireError};
+pub use chunk::{Chunk, ChunkTemplate, Chunks, CompleteHeader, HeaderBytes};
+pub use error::{AgentError, EncodeError, WireError};
 pub use limits::WireLimits;
-pub use message::{Control, FrameKind, Goodbye, GoodbyeReason, Greeting, Hello, MessageHeader, Status};
+pub use message::{Control, FirstFrame, FrameKind, Goodbye, GoodbyeReason, Hello, MessageHeader, Status};
 pub use native::{Native, NativeDecoder};
+pub use protocol::{DecodeStep, Decoder, Features, Payload, Protocol, ReplyMatcher};

@@ -5,7 +5,7 @@
 use bytes::{Bytes, BytesMut};
 use peerpool::base::{Lane, Nonce, canonical};
 use peerpool::wire::{
-    Control, DecodeStep, Decoder, EncodeError, Goodbye, GoodbyeReason, Greeting, Hello, MessageHeader,
+    Control, DecodeStep, Decoder, EncodeError, FirstFrame, Goodbye, GoodbyeReason, Hello, MessageHeader,
     Protocol, Status, WireError,
 };
 use proptest::collection::vec;
@@ -17,7 +17,7 @@ use std::time::Duration;
 /// One thing that was said, or heard at the far end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
-    Message { lane: Lane, head: MessageHeader, payload: Bytes },
+    Message { lane: Lane, header: MessageHeader, payload: Bytes },
     Control(Control),
 }
 
@@ -50,11 +50,11 @@ impl<'d, D: Protocol> Reader<'d, D> {
                     assert!(left.len() < window, "needs more than its window of {window}");
                     break;
                 }
-                DecodeStep::Part { .. } => {}
+                DecodeStep::PartialFrame { .. } => {}
                 DecodeStep::Chunk { .. } => self.frames += 1,
-                DecodeStep::Message { lane, head, payload, .. } => {
+                DecodeStep::Message { lane, header, payload, .. } => {
                     self.frames += 1;
-                    heard.push(Said::Message { lane, head, payload: payload.into_bytes() });
+                    heard.push(Said::Message { lane, header, payload: payload.into_bytes() });
                 }
                 DecodeStep::Control { control, .. } => {
                     self.frames += 1;
@@ -84,13 +84,13 @@ impl<'d, D: Protocol> Reader<'d, D> {
 /// What a dialect makes of what is said in it. The default: it hears what was said.
 pub(crate) trait Manner {
     /// Something this dialect has words for, out of anything.
-    fn message(&self, head: MessageHeader, payload: Bytes) -> (MessageHeader, Bytes) {
-        (head, payload)
+    fn message(&self, header: MessageHeader, payload: Bytes) -> (MessageHeader, Bytes) {
+        (header, payload)
     }
 
     /// What the far end hears of a message that comes on this lane; `None` for what is said by silence.
-    fn heard(&self, lane: Lane, head: MessageHeader, payload: &Bytes) -> Option<Said> {
-        Some(Said::Message { lane, head, payload: payload.clone() })
+    fn heard(&self, lane: Lane, header: MessageHeader, payload: &Bytes) -> Option<Said> {
+        Some(Said::Message { lane, header, payload: payload.clone() })
     }
 
     /// A hello that can be sent, out of any, and what is heard of it.
@@ -161,10 +161,10 @@ fn any_split_of_the_stream_gives_the_same_messages<D: Protocol>(
 
 fn chunks_make_the_same_bytes_as_encode<D: Protocol>(dialect: &D, said: &[Said]) {
     for what in said {
-        let Said::Message { lane, head, payload } = what else { continue };
+        let Said::Message { lane, header, payload } = what else { continue };
         let mut whole = BytesMut::new();
-        let encoded = dialect.encode(*lane, head, payload, &mut whole);
-        let chunks = match dialect.chunks(*lane, *head, payload.clone()) {
+        let encoded = dialect.encode(*lane, header, payload, &mut whole);
+        let chunks = match dialect.chunks(*lane, *header, payload.clone()) {
             Ok(chunks) => chunks,
             Err(error) => {
                 assert_eq!((encoded, whole.len()), (Err(error), 0));
@@ -176,13 +176,13 @@ fn chunks_make_the_same_bytes_as_encode<D: Protocol>(dialect: &D, said: &[Said])
         let chunks: Vec<_> = chunks.collect();
         assert_eq!(chunks.len(), count, "the announced number of chunks");
         let glued: Vec<u8> =
-            chunks.iter().flat_map(|chunk| [&chunk.head[..], &chunk.body[..]].concat()).collect();
+            chunks.iter().flat_map(|chunk| [&chunk.header[..], &chunk.payload[..]].concat()).collect();
         assert_eq!(glued, whole, "chunks and whole message differ");
         assert_eq!(chunks.iter().map(peerpool::wire::Chunk::wire_len).sum::<usize>(), whole.len());
         let marks: Vec<bool> = chunks.iter().map(|chunk| chunk.last).collect();
         assert!(marks.split_last().is_some_and(|(last, others)| *last && !others.contains(&true)));
         let shared = payload.as_ptr_range();
-        for body in chunks.iter().map(|chunk| &chunk.body).filter(|body| !body.is_empty()) {
+        for body in chunks.iter().map(|chunk| &chunk.payload).filter(|body| !body.is_empty()) {
             assert!(shared.contains(&body.as_ptr()), "a chunk's payload was copied");
         }
     }
@@ -197,13 +197,13 @@ fn interleaved_lanes_give_whole_messages<D: Protocol>(
     let mut lanes: [std::collections::VecDeque<_>; 4] = Default::default();
     for what in said {
         match what {
-            Said::Message { lane, head, payload } => {
-                let Ok(chunks) = dialect.chunks(*lane, *head, payload.clone()) else { continue };
-                let arrival = if dialect.abilities().lanes { *lane } else { Lane::Normal };
-                let heard = manner.heard(arrival, *head, payload);
+            Said::Message { lane, header, payload } => {
+                let Ok(chunks) = dialect.chunks(*lane, *header, payload.clone()) else { continue };
+                let arrival = if dialect.features().lanes { *lane } else { Lane::Normal };
+                let heard = manner.heard(arrival, *header, payload);
                 for chunk in chunks {
                     let end = if chunk.last { heard.clone() } else { None };
-                    lanes[lane.index()].push_back(([&chunk.head[..], &chunk.body[..]].concat(), end));
+                    lanes[lane.index()].push_back(([&chunk.header[..], &chunk.payload[..]].concat(), end));
                 }
             }
             Said::Control(control) => {
@@ -238,33 +238,33 @@ fn greetings_round_trip<D: Protocol>(dialect: &D, manner: &impl Manner, hello: H
     let mut bytes = BytesMut::new();
     dialect.encode_hello(&hello, &mut bytes).expect("a plain hello");
     let (_, heard) = manner.hello(hello);
-    check_greeting(dialect, &bytes, tail, &Greeting::Hello(heard));
+    check_greeting(dialect, &bytes, tail, &FirstFrame::Hello(heard));
 
     let goodbye = Goodbye::new(GoodbyeReason::Full).retry_after(Duration::from_millis(1500));
     let mut bytes = BytesMut::new();
     let has = dialect.encode_goodbye(&goodbye, &mut bytes).expect("a goodbye");
-    assert_eq!(has, dialect.abilities().goodbye);
+    assert_eq!(has, dialect.features().goodbye);
     if has {
-        check_greeting(dialect, &bytes, tail, &Greeting::Goodbye(goodbye));
+        check_greeting(dialect, &bytes, tail, &FirstFrame::Goodbye(goodbye));
     } else {
         assert!(bytes.is_empty());
     }
 }
 
-fn check_greeting<D: Protocol>(dialect: &D, bytes: &[u8], tail: &[u8], want: &Greeting) {
+fn check_greeting<D: Protocol>(dialect: &D, bytes: &[u8], tail: &[u8], want: &FirstFrame) {
     assert!(bytes.len() <= dialect.limits().hello);
     for cut in 0..bytes.len() {
-        assert_eq!(dialect.decode_greeting(&bytes[..cut]), Ok(None), "cut at {cut} of {}", bytes.len());
+        assert_eq!(dialect.decode_first_frame(&bytes[..cut]), Ok(None), "cut at {cut} of {}", bytes.len());
     }
     let followed = [bytes, tail].concat();
-    assert_eq!(dialect.decode_greeting(&followed), Ok(Some((want.clone(), bytes.len()))));
+    assert_eq!(dialect.decode_first_frame(&followed), Ok(Some((want.clone(), bytes.len()))));
 }
 
 /// The reader's own assertions are the claim: no panic, progress, bounded memory.
 fn noise_is_refused_in_words<D: Protocol>(dialect: &D, bytes: &[u8], cuts: &[usize]) {
     let full = vec![0xff; dialect.limits().hello];
-    assert!(!matches!(dialect.decode_greeting(&full), Ok(None)), "waits beyond its cap");
-    let _ = dialect.decode_greeting(bytes);
+    assert!(!matches!(dialect.decode_first_frame(&full), Ok(None)), "waits beyond its cap");
+    let _ = dialect.decode_first_frame(bytes);
     let (mut reader, mut left, mut cuts) = (Reader::new(dialect), bytes, cuts.iter().cycle());
     while !left.is_empty() {
         let (read, rest) = left.split_at(left.len().min(*cuts.next().expect("never empty")));
@@ -293,41 +293,41 @@ fn damage_is_survived<D: Protocol>(
 }
 
 fn what_is_too_large_is_refused_on_the_sending_side<D: Protocol>(dialect: &D, manner: &impl Manner) {
-    let head = MessageHeader::Event { kind: 1 };
+    let header = MessageHeader::Event { kind: 1 };
     for lane in [Lane::Urgent, Lane::Normal, Lane::Bulk] {
         let cap = dialect.limits().message(lane);
         let payload = Bytes::from(vec![7; cap + 1]);
         let mut out = BytesMut::from(&b"before"[..]);
         let refused = Err(EncodeError::TooLarge { lane, size: cap + 1, cap });
-        assert_eq!(dialect.encode(lane, &head, &payload, &mut out), refused);
+        assert_eq!(dialect.encode(lane, &header, &payload, &mut out), refused);
         assert_eq!(&out[..], b"before", "a refused message left bytes behind");
-        assert_eq!(dialect.chunks(lane, head, payload.clone()).map(|_| ()), refused);
+        assert_eq!(dialect.chunks(lane, header, payload.clone()).map(|_| ()), refused);
 
         let mut out = BytesMut::new();
-        dialect.encode(lane, &head, &payload[..cap], &mut out).expect("the cap itself is allowed");
+        dialect.encode(lane, &header, &payload[..cap], &mut out).expect("the cap itself is allowed");
         let heard = Reader::new(dialect).feed(&out).expect("and accepted");
-        let arrival = if dialect.abilities().lanes { lane } else { Lane::Normal };
+        let arrival = if dialect.features().lanes { lane } else { Lane::Normal };
         assert_eq!(heard.len(), 1);
-        assert_eq!(heard.first(), manner.heard(arrival, head, &payload.slice(..cap)).as_ref());
+        assert_eq!(heard.first(), manner.heard(arrival, header, &payload.slice(..cap)).as_ref());
     }
-    let reserved = EncodeError::ControlLaneReserved { kind: head.frame_kind() };
-    assert_eq!(dialect.encode(Lane::Control, &head, b"", &mut BytesMut::new()), Err(reserved));
+    let reserved = EncodeError::ControlLaneReserved { kind: header.frame_kind() };
+    assert_eq!(dialect.encode(Lane::Control, &header, b"", &mut BytesMut::new()), Err(reserved));
 }
 
 fn abilities_are_what_the_encoder_does<D: Protocol>(dialect: &D, manner: &impl Manner) {
-    let can = dialect.abilities();
+    let can = dialect.features();
     let heads = [
         MessageHeader::Request { id: 1, kind: 2 },
         MessageHeader::Response { id: 1, status: Status::Ok },
         MessageHeader::Cancel { id: 1 },
     ];
-    for head in heads {
+    for header in heads {
         let mut out = BytesMut::new();
-        match dialect.encode(Lane::Normal, &head, b"", &mut out) {
+        match dialect.encode(Lane::Normal, &header, b"", &mut out) {
             Ok(()) => {
                 assert!(can.requests);
-                let is_silence = manner.heard(Lane::Normal, head, &Bytes::new()).is_none();
-                assert_eq!(out.is_empty(), is_silence, "{head:?}");
+                let is_silence = manner.heard(Lane::Normal, header, &Bytes::new()).is_none();
+                assert_eq!(out.is_empty(), is_silence, "{header:?}");
             }
             Err(EncodeError::Unsupported { .. }) => assert!(!can.requests && out.is_empty()),
             Err(other) => panic!("{other}"),
@@ -337,11 +337,11 @@ fn abilities_are_what_the_encoder_does<D: Protocol>(dialect: &D, manner: &impl M
     let kinds = [(Some(last), true), (last.checked_add(1), false), (Some(u16::MAX), can.kinds > 0xffff)];
     for (kind, has) in kinds {
         let Some(kind) = kind else { continue };
-        let (head, mut out) = (MessageHeader::Event { kind }, BytesMut::new());
-        let said = dialect.encode(Lane::Normal, &head, b"", &mut out);
+        let (header, mut out) = (MessageHeader::Event { kind }, BytesMut::new());
+        let said = dialect.encode(Lane::Normal, &header, b"", &mut out);
         assert_eq!(said.is_ok(), has, "kind {kind}");
-        assert_eq!(said, can.check(&head));
-        assert_eq!(dialect.chunks(Lane::Normal, head, Bytes::new()).map(|_| ()), said);
+        assert_eq!(said, can.check(&header));
+        assert_eq!(dialect.chunks(Lane::Normal, header, Bytes::new()).map(|_| ()), said);
     }
     let controls = [
         (Control::Ping { token: 9 }, true),
@@ -363,10 +363,10 @@ fn encode_all<D: Protocol>(dialect: &D, manner: &impl Manner, said: &[Said]) -> 
     let (mut out, mut sent) = (BytesMut::new(), Vec::new());
     for what in said {
         match what {
-            Said::Message { lane, head, payload } => {
-                if dialect.encode(*lane, head, payload, &mut out).is_ok() {
-                    let lane = if dialect.abilities().lanes { *lane } else { Lane::Normal };
-                    sent.extend(manner.heard(lane, *head, payload));
+            Said::Message { lane, header, payload } => {
+                if dialect.encode(*lane, header, payload, &mut out).is_ok() {
+                    let lane = if dialect.features().lanes { *lane } else { Lane::Normal };
+                    sent.extend(manner.heard(lane, *header, payload));
                 }
             }
             Said::Control(control) => {
@@ -381,8 +381,8 @@ fn encode_all<D: Protocol>(dialect: &D, manner: &impl Manner, said: &[Said]) -> 
 
 fn as_heard<D: Protocol>(dialect: &D, control: &Control) -> Control {
     match control {
-        Control::Ping { .. } if !dialect.abilities().ping_tokens => Control::Ping { token: 0 },
-        Control::Pong { .. } if !dialect.abilities().ping_tokens => Control::Pong { token: 0 },
+        Control::Ping { .. } if !dialect.features().ping_tokens => Control::Ping { token: 0 },
+        Control::Pong { .. } if !dialect.features().ping_tokens => Control::Pong { token: 0 },
         Control::Peers(peers) => Control::Peers(peers.iter().copied().map(canonical).collect()),
         other => other.clone(),
     }
@@ -395,15 +395,15 @@ fn stream(manner: &impl Manner) -> impl Strategy<Value = Stream> {
 
 fn said(manner: &impl Manner) -> impl Strategy<Value = Said> {
     let lane = prop::sample::select(vec![Lane::Urgent, Lane::Normal, Lane::Bulk]);
-    let message = (lane, head(), payload()).prop_map(|(lane, head, payload)| {
-        let (head, payload) = manner.message(head, payload);
-        let payload = if matches!(head, MessageHeader::Cancel { .. }) { Bytes::new() } else { payload };
-        Said::Message { lane, head, payload }
+    let message = (lane, header(), payload()).prop_map(|(lane, header, payload)| {
+        let (header, payload) = manner.message(header, payload);
+        let payload = if matches!(header, MessageHeader::Cancel { .. }) { Bytes::new() } else { payload };
+        Said::Message { lane, header, payload }
     });
     prop_oneof![4 => message, 1 => control().prop_map(Said::Control)]
 }
 
-fn head() -> impl Strategy<Value = MessageHeader> {
+fn header() -> impl Strategy<Value = MessageHeader> {
     prop_oneof![
         4 => any::<u16>().prop_map(|kind| MessageHeader::Event { kind }),
         1 => any::<(u32, u16)>().prop_map(|(id, kind)| MessageHeader::Request { id, kind }),

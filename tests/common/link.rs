@@ -67,8 +67,8 @@ impl<D: Protocol> Side<D> {
                 config: plan.link,
                 budget: Arc::clone(&budget),
                 limits: dialect.limits().clone(),
-                abilities: dialect.abilities(),
-                correlator: dialect.correlator(),
+                features: dialect.features(),
+                reply_matcher: dialect.reply_matcher(),
                 dialect: dialect.name(),
             }),
             budget,
@@ -107,7 +107,7 @@ impl<D: Protocol> Side<D> {
         let head = MessageHeader::Event { kind };
         if payload.len() >= 16 * 1024 {
             let chunks = self.dialect.chunks(lane, head, Bytes::copy_from_slice(payload)).unwrap();
-            let chunks = chunks.map(|chunk| LogChunk::new(&chunk.head, chunk.body));
+            let chunks = chunks.map(|chunk| LogChunk::new(&chunk.header, chunk.payload));
             self.log(lane).append_chunks(chunks, None).unwrap();
         } else {
             self.log(lane).append(&self.event(lane, kind, payload), None).unwrap();
@@ -395,10 +395,10 @@ impl<D: Protocol, S: Stream> ByHand<D, S> {
             let step = self.decoder.step(&self.got)?;
             let used = step.used();
             let item = match step {
-                DecodeStep::NeedMore | DecodeStep::Part { .. } => None,
+                DecodeStep::NeedMore | DecodeStep::PartialFrame { .. } => None,
                 DecodeStep::Chunk { .. } => Some(Item::Chunk),
-                DecodeStep::Message { lane, head, payload, .. } => {
-                    Some(Item::Message(lane, head, payload.into_bytes()))
+                DecodeStep::Message { lane, header, payload, .. } => {
+                    Some(Item::Message(lane, header, payload.into_bytes()))
                 }
                 DecodeStep::Control { control, .. } => Some(Item::Control(control)),
             };

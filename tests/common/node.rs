@@ -14,7 +14,7 @@ use peerpool::node::{
 };
 use peerpool::pool::DisconnectReason;
 use peerpool::transport::{BoxStream, MemoryNet, Transport};
-use peerpool::wire::{Control, DecodeStep, Decoder, Goodbye, Greeting, Hello, Native, Protocol};
+use peerpool::wire::{Control, DecodeStep, Decoder, FirstFrame, Goodbye, Hello, Native, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -241,10 +241,10 @@ impl ByHand {
     }
 
     /// The far end's greeting; `None` if it closes without one.
-    pub(crate) async fn greeting(&mut self) -> Option<Greeting> {
+    pub(crate) async fn greeting(&mut self) -> Option<FirstFrame> {
         timeout(WAIT, async {
             loop {
-                if let Some((greeting, used)) = Native::default().decode_greeting(&self.got).unwrap() {
+                if let Some((greeting, used)) = Native::default().decode_first_frame(&self.got).unwrap() {
                     self.got.drain(..used);
                     return Some(greeting);
                 }
@@ -263,7 +263,7 @@ impl ByHand {
     pub(crate) async fn enter(net: &MemoryNet, from: u8, to: SocketAddr, nonce: u8) -> Self {
         let mut one = Self::dial(net, from, to).await;
         one.say(&hello(nonce)).await;
-        assert!(matches!(one.greeting().await, Some(Greeting::Hello(_))));
+        assert!(matches!(one.greeting().await, Some(FirstFrame::Hello(_))));
         one
     }
 
@@ -272,7 +272,7 @@ impl ByHand {
         let mut listener = net.host(ip(host)).listen(at(host)).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let mut one = Self::new(stream);
-        assert!(matches!(one.greeting().await, Some(Greeting::Hello(_))));
+        assert!(matches!(one.greeting().await, Some(FirstFrame::Hello(_))));
         one.say(&hello(nonce)).await;
         one
     }

@@ -15,8 +15,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use peerpool::base::{Lane, Nonce, canonical};
 use peerpool::wire::{
-    Chunks, Control, DecodeStep, Decoder, EncodeError, Features, Goodbye, GoodbyeReason, Greeting, HeadBytes,
-    Hello, MessageHeader, Payload, Protocol, WireError, WireLimits,
+    Chunks, Control, DecodeStep, Decoder, EncodeError, Features, FirstFrame, Goodbye, GoodbyeReason,
+    HeaderBytes, Hello, MessageHeader, Payload, Protocol, WireError, WireLimits,
 };
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -52,12 +52,17 @@ impl Toy {
     }
 
     /// The bytes before an event's payload.
-    fn event_head(&self, lane: Lane, head: &MessageHeader, size: usize) -> Result<HeadBytes, EncodeError> {
-        let MessageHeader::Event { kind } = *head else {
+    fn event_head(
+        &self,
+        lane: Lane,
+        header: &MessageHeader,
+        size: usize,
+    ) -> Result<HeaderBytes, EncodeError> {
+        let MessageHeader::Event { kind } = *header else {
             return Err(EncodeError::Unsupported { what: "request" });
         };
         if lane == Lane::Control {
-            return Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() });
+            return Err(EncodeError::ControlLaneReserved { kind: header.frame_kind() });
         }
         if size > CAP {
             return Err(EncodeError::TooLarge { lane, size, cap: CAP });
@@ -65,7 +70,7 @@ impl Toy {
         let words = format!("event {kind} ");
         let mut bytes = ((words.len() + size) as u16).to_be_bytes().to_vec();
         bytes.extend_from_slice(words.as_bytes());
-        Ok(HeadBytes::new(&bytes).expect("two bytes and at most twelve of words"))
+        Ok(HeaderBytes::new(&bytes).expect("two bytes and at most twelve of words"))
     }
 }
 
@@ -80,7 +85,7 @@ impl Protocol for Toy {
         Self::VERSION
     }
 
-    fn abilities(&self) -> Features {
+    fn features(&self) -> Features {
         Features { goodbye: true, nonce: true, ..Features::NONE }
     }
 
@@ -95,17 +100,17 @@ impl Protocol for Toy {
     fn encode(
         &self,
         lane: Lane,
-        head: &MessageHeader,
+        header: &MessageHeader,
         payload: &[u8],
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
-        out.put_slice(&self.event_head(lane, head, payload.len())?);
+        out.put_slice(&self.event_head(lane, header, payload.len())?);
         out.put_slice(payload);
         Ok(())
     }
 
-    fn chunks(&self, lane: Lane, head: MessageHeader, payload: Bytes) -> Result<Chunks, EncodeError> {
-        Ok(Chunks::single(self.event_head(lane, &head, payload.len())?, payload))
+    fn chunks(&self, lane: Lane, header: MessageHeader, payload: Bytes) -> Result<Chunks, EncodeError> {
+        Ok(Chunks::single(self.event_head(lane, &header, payload.len())?, payload))
     }
 
     fn encode_control(&self, control: &Control, out: &mut BytesMut) -> Result<bool, EncodeError> {
@@ -119,7 +124,7 @@ impl Protocol for Toy {
     }
 
     fn encode_hello(&self, hello: &Hello, out: &mut BytesMut) -> Result<(), EncodeError> {
-        Hello::check_agent(hello.agent.as_bytes()).map_err(EncodeError::Agent)?;
+        Hello::validate_agent(hello.agent.as_bytes()).map_err(EncodeError::Agent)?;
         if !hello.app.is_empty() {
             return Err(EncodeError::AppTooLarge { size: hello.app.len(), cap: 0 });
         }
@@ -145,21 +150,21 @@ impl Protocol for Toy {
         Ok(true)
     }
 
-    fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError> {
+    fn decode_first_frame(&self, buf: &[u8]) -> Result<Option<(FirstFrame, usize)>, WireError> {
         let Some((len, rest)) = buf.split_first_chunk::<2>() else { return Ok(None) };
         let size = 2 + usize::from(u16::from_be_bytes(*len));
         let starts = |word: &[u8]| rest.iter().zip(word).all(|(got, want)| got == want);
         if !starts(MAGIC) && !starts(b"bye ") {
-            return Err(WireError::Magic);
+            return Err(WireError::BadMagic);
         }
         if size > self.limits.hello {
-            return Err(WireError::GreetingTooLarge { size, cap: self.limits.hello });
+            return Err(WireError::FirstFrameTooLarge { size, cap: self.limits.hello });
         }
         let Some(text) = rest.get(..size - 2) else { return Ok(None) };
         let greeting = if text.starts_with(MAGIC) {
-            Greeting::Hello(parse_hello(text)?)
+            FirstFrame::Hello(parse_hello(text)?)
         } else {
-            Greeting::Goodbye(parse_bye(text).ok_or(WireError::Malformed { what: "bye" })?)
+            FirstFrame::Goodbye(parse_bye(text).ok_or(WireError::Malformed { what: "bye" })?)
         };
         Ok(Some((greeting, size)))
     }
@@ -189,8 +194,8 @@ impl Decoder for ToyDecoder {
         }
         let Some(text) = rest.get(..len) else { return Ok(DecodeStep::NeedMore) };
         parse(2 + len, text).map(|(step, at)| match step {
-            DecodeStep::Message { used, lane, head, .. } => {
-                DecodeStep::Message { used, lane, head, payload: Payload::Borrowed(&text[at..]) }
+            DecodeStep::Message { used, lane, header, .. } => {
+                DecodeStep::Message { used, lane, header, payload: Payload::Borrowed(&text[at..]) }
             }
             other => other,
         })
@@ -203,17 +208,17 @@ impl Decoder for ToyDecoder {
 
 impl ToyDecoder {
     /// Takes in a piece of a long frame.
-    fn take(&mut self, head: usize, piece: &[u8]) -> Result<DecodeStep<'static>, WireError> {
+    fn take(&mut self, header: usize, piece: &[u8]) -> Result<DecodeStep<'static>, WireError> {
         self.text.extend_from_slice(piece);
         self.missing -= piece.len();
-        let used = head + piece.len();
+        let used = header + piece.len();
         if self.missing > 0 {
-            return Ok(DecodeStep::Part { used });
+            return Ok(DecodeStep::PartialFrame { used });
         }
         let text = Bytes::from(std::mem::take(&mut self.text));
         parse(used, &text).map(|(step, at)| match step {
-            DecodeStep::Message { used, lane, head, .. } => {
-                DecodeStep::Message { used, lane, head, payload: Payload::Owned(text.slice(at..)) }
+            DecodeStep::Message { used, lane, header, .. } => {
+                DecodeStep::Message { used, lane, header, payload: Payload::Owned(text.slice(at..)) }
             }
             other => other,
         })
@@ -243,7 +248,7 @@ fn parse(used: usize, text: &[u8]) -> Result<(DecodeStep<'static>, usize), WireE
     let step = DecodeStep::Message {
         used,
         lane: Lane::Normal,
-        head: MessageHeader::Event { kind },
+        header: MessageHeader::Event { kind },
         payload: Payload::Borrowed(&[]),
     };
     Ok((step, at))
@@ -288,7 +293,7 @@ fn parse_hello(text: &[u8]) -> Result<Hello, WireError> {
         "-" => None,
         addr => Some(canonical(addr.parse().map_err(|_| bad.clone())?)),
     };
-    let agent = Hello::check_agent(word()?).map_err(WireError::Agent)?.to_owned();
+    let agent = Hello::validate_agent(word()?).map_err(WireError::Agent)?.to_owned();
     let version = u32::try_from(version).map_err(|_| bad.clone())?;
     Ok(Hello { version, network, nonce, features, listen, agent, genesis: None, app: Bytes::new() })
 }

@@ -72,7 +72,7 @@ impl Tight {
             let step = decoder.step(bytes).expect("legal bytes");
             let used = step.used();
             match step {
-                DecodeStep::Message { head: MessageHeader::Event { kind }, payload, .. } => {
+                DecodeStep::Message { header: MessageHeader::Event { kind }, payload, .. } => {
                     events.push((kind, payload.into_bytes().to_vec()));
                 }
                 other => panic!("{other:?}"),

@@ -5,12 +5,12 @@ use peerpool::timecoin::wire::{Kind, Software, TimeCoin, UNKNOWN};
 use peerpool::wire::{Protocol, ReplyMatcher};
 use std::sync::Arc;
 
-fn correlator() -> Arc<dyn ReplyMatcher> {
-    TimeCoin::testnet(Software::default()).correlator().unwrap()
+fn reply_matcher() -> Arc<dyn ReplyMatcher> {
+    TimeCoin::testnet(Software::default()).reply_matcher().unwrap()
 }
 
 fn answers(asks: Kind, asked: &str, replies: Kind, reply: &str) -> bool {
-    correlator().answers(asks.code(), asked.as_bytes(), replies.code(), reply.as_bytes())
+    reply_matcher().is_reply_to(asks.code(), asked.as_bytes(), replies.code(), reply.as_bytes())
 }
 
 fn sample(kind: Kind) -> &'static str {
@@ -45,16 +45,16 @@ const PAIRS: &[(Kind, &[Kind])] = &[
 
 #[test]
 fn questions_wait_where_their_answers_look_and_nowhere_else() {
-    let correlator = correlator();
+    let reply_matcher = reply_matcher();
     for kind in Kind::ALL {
         let pair = PAIRS.iter().find(|(asks, _)| asks == kind);
-        let place = correlator.awaits(kind.code());
+        let place = reply_matcher.request_slot(kind.code());
         assert_eq!(place, pair.map(|(_, replies)| u32::from(replies[0].code())), "{kind}");
         assert_eq!(kind.awaits(), place);
         let fillers: Vec<Kind> = Kind::ALL
             .iter()
             .copied()
-            .filter(|reply| place.is_some() && correlator.fills(reply.code()) == place)
+            .filter(|reply| place.is_some() && reply_matcher.reply_slot(reply.code()) == place)
             .collect();
         let mut want = pair.map_or(vec![], |(_, replies)| replies.to_vec());
         want.sort_unstable();
@@ -63,8 +63,8 @@ fn questions_wait_where_their_answers_look_and_nowhere_else() {
         assert!(kind.awaits().is_none() || kind.fills().is_none(), "{kind}");
     }
     for code in [71, UNKNOWN] {
-        assert_eq!((correlator.awaits(code), correlator.fills(code)), (None, None));
-        assert!(!correlator.answers(code, b"", code, b""));
+        assert_eq!((reply_matcher.request_slot(code), reply_matcher.reply_slot(code)), (None, None));
+        assert!(!reply_matcher.is_reply_to(code, b"", code, b""));
     }
 }
 

@@ -28,8 +28,8 @@ fn unknown(text: &[u8]) -> Said {
     said(MessageHeader::Event { kind: UNKNOWN }, text)
 }
 
-fn said(head: MessageHeader, text: &[u8]) -> Said {
-    Said::Message { lane: Lane::Normal, head, payload: Bytes::copy_from_slice(text) }
+fn said(header: MessageHeader, text: &[u8]) -> Said {
+    Said::Message { lane: Lane::Normal, header, payload: Bytes::copy_from_slice(text) }
 }
 
 fn heard(bytes: &[u8]) -> Vec<Said> {
@@ -178,14 +178,14 @@ fn the_cap_is_inclusive_and_judged_on_the_length_alone() {
     text[CAP - 6..].copy_from_slice(br#""Ping""#);
     assert_eq!(heard(&frame(&text)), [PING]);
 
-    let head = MessageHeader::Event { kind: Kind::GenesisBlock.code() };
+    let header = MessageHeader::Event { kind: Kind::GenesisBlock.code() };
     let mut out = BytesMut::from(&b"before"[..]);
     let payload = Bytes::from(vec![b' '; CAP + 1]);
     let refused = Err(EncodeError::TooLarge { lane: Lane::Urgent, size: CAP + 1, cap: CAP });
-    assert_eq!(dialect.encode(Lane::Urgent, &head, &payload, &mut out), refused);
-    assert_eq!(dialect.chunks(Lane::Urgent, head, payload.clone()).map(|_| ()), refused);
+    assert_eq!(dialect.encode(Lane::Urgent, &header, &payload, &mut out), refused);
+    assert_eq!(dialect.chunks(Lane::Urgent, header, payload.clone()).map(|_| ()), refused);
     assert_eq!(&out[..], b"before");
-    assert_eq!(dialect.encode(Lane::Urgent, &head, &payload[..CAP], &mut out), Ok(()));
+    assert_eq!(dialect.encode(Lane::Urgent, &header, &payload[..CAP], &mut out), Ok(()));
 }
 
 #[test]
@@ -201,12 +201,12 @@ fn a_long_frame_takes_memory_as_it_comes_and_gives_it_back() {
     let mut decoder = dialect.decoder();
     // The length alone buys nothing.
     let announced = (CAP as u32).to_be_bytes();
-    assert_eq!(decoder.step(&announced).unwrap(), DecodeStep::Part { used: 4 });
+    assert_eq!(decoder.step(&announced).unwrap(), DecodeStep::PartialFrame { used: 4 });
     assert_eq!((decoder.buffered(), decoder.step(&[]).unwrap()), (0, DecodeStep::NeedMore));
     let piece = vec![b' '; 10_000];
     let mut came = 0;
     while came + piece.len() < CAP {
-        assert_eq!(decoder.step(&piece).unwrap(), DecodeStep::Part { used: piece.len() });
+        assert_eq!(decoder.step(&piece).unwrap(), DecodeStep::PartialFrame { used: piece.len() });
         came += piece.len();
         let most = (2 * came + 4096).min(CAP);
         assert!((came..=most).contains(&decoder.buffered()), "{} held for {came}", decoder.buffered());
@@ -239,11 +239,11 @@ fn cancels_and_refusals_of_what_is_no_question_are_silence() {
         MessageHeader::Response { id: Kind::ConsensusBlockVote.awaits().unwrap(), status: Status::NoReply },
         MessageHeader::Cancel { id: 1 },
     ];
-    for head in silent {
+    for header in silent {
         let mut out = BytesMut::new();
-        assert_eq!(dialect.encode(Lane::Normal, &head, b"", &mut out), Ok(()));
+        assert_eq!(dialect.encode(Lane::Normal, &header, b"", &mut out), Ok(()));
         assert!(out.is_empty());
-        let chunks: Vec<_> = dialect.chunks(Lane::Normal, head, Bytes::new()).unwrap().collect();
+        let chunks: Vec<_> = dialect.chunks(Lane::Normal, header, Bytes::new()).unwrap().collect();
         assert_eq!((chunks.len(), chunks[0].wire_len(), chunks[0].last), (1, 0, true));
     }
     let mut out = BytesMut::new();
@@ -256,18 +256,18 @@ fn a_refusal_is_a_frame_that_only_nodes_of_ours_know() {
     let dialect = testnet();
     let place = Kind::GetBlocks.awaits().unwrap();
     for (status, code) in [(Status::NoReply, 1), (Status::Busy, 3), (Status::Other(200), 200)] {
-        let head = MessageHeader::Response { id: place, status };
+        let header = MessageHeader::Response { id: place, status };
         let text = format!(r#"{{"Declined":{{"answer":"Blocks","status":{code}}}}}"#);
         // Which is the first of the two kinds that answer.
         let text = text.replace("Blocks", Kind::from_code(place as u16).unwrap().name());
         let mut out = BytesMut::new();
         // Why, in words, is left out.
-        assert_eq!(dialect.encode(Lane::Normal, &head, b"because", &mut out), Ok(()));
+        assert_eq!(dialect.encode(Lane::Normal, &header, b"because", &mut out), Ok(()));
         assert_eq!(&out[..], &frame(text.as_bytes())[..]);
-        assert_eq!(heard(&out), [said(head, b"")]);
-        let mut chunks = dialect.chunks(Lane::Normal, head, Bytes::from_static(b"because")).unwrap();
+        assert_eq!(heard(&out), [said(header, b"")]);
+        let mut chunks = dialect.chunks(Lane::Normal, header, Bytes::from_static(b"because")).unwrap();
         let chunk = chunks.next().unwrap();
-        assert_eq!([&chunk.head[..], &chunk.body[..]].concat(), out);
+        assert_eq!([&chunk.header[..], &chunk.payload[..]].concat(), out);
         assert!(chunks.next().is_none());
     }
     // Whatever differs is a message without a name of ours, and so what says that there is an answer.
@@ -293,9 +293,9 @@ fn a_refusal_is_a_frame_that_only_nodes_of_ours_know() {
 fn kinds_that_there_are_not_cannot_be_sent() {
     let dialect = testnet();
     for kind in [71, 1000, UNKNOWN] {
-        for head in [MessageHeader::Event { kind }, MessageHeader::Request { id: 1, kind }] {
+        for header in [MessageHeader::Event { kind }, MessageHeader::Request { id: 1, kind }] {
             let mut out = BytesMut::new();
-            let refused = dialect.encode(Lane::Normal, &head, br#""Ping""#, &mut out);
+            let refused = dialect.encode(Lane::Normal, &header, br#""Ping""#, &mut out);
             assert_eq!(refused, Err(EncodeError::Unsupported { what: "message of this kind" }));
             assert!(out.is_empty());
         }

@@ -4,7 +4,9 @@ use crate::frames::dump;
 use bytes::{Bytes, BytesMut};
 use peerpool::base::Nonce;
 use peerpool::timecoin::wire::{HandshakeMessage, NetworkType, PeerSoftware, Software, TimeCoin};
-use peerpool::wire::{AgentFault, EncodeError, Goodbye, GoodbyeReason, Greeting, Hello, Protocol, WireError};
+use peerpool::wire::{
+    AgentError, EncodeError, FirstFrame, Goodbye, GoodbyeReason, Hello, Protocol, WireError,
+};
 
 const CAPTURED: &str = include_str!("../golden/timecoin_handshake.txt");
 const MAX: usize = HandshakeMessage::MAX_SIZE;
@@ -36,13 +38,13 @@ fn captured_hello() -> Hello {
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<Option<(Greeting, usize)>, WireError> {
-    captured_dialect().decode_greeting(bytes)
+fn decode(bytes: &[u8]) -> Result<Option<(FirstFrame, usize)>, WireError> {
+    captured_dialect().decode_first_frame(bytes)
 }
 
 fn hello_of(bytes: &[u8]) -> Hello {
     match decode(bytes) {
-        Ok(Some((Greeting::Hello(hello), used))) if used == bytes.len() => hello,
+        Ok(Some((FirstFrame::Hello(hello), used))) if used == bytes.len() => hello,
         other => panic!("{other:?}"),
     }
 }
@@ -73,7 +75,7 @@ fn the_captured_handshake_is_read_and_written_byte_for_byte() {
 fn frames_behind_a_handshake_are_left_where_they_are() {
     let mut bytes = dump(CAPTURED);
     bytes.extend_from_slice(b"\0\0\0\x06\"Ping\"");
-    assert_eq!(decode(&bytes), Ok(Some((Greeting::Hello(captured_hello()), 274))));
+    assert_eq!(decode(&bytes), Ok(Some((FirstFrame::Hello(captured_hello()), 274))));
     for cut in 0..274 {
         assert_eq!(decode(&bytes[..cut]), Ok(None), "{cut}");
     }
@@ -83,13 +85,15 @@ fn frames_behind_a_handshake_are_left_where_they_are() {
 fn wrong_magics_are_refused_on_their_first_wrong_byte() {
     let others: [&[u8]; 5] = [b"\xc0", b"T\x49\x4d\x46", b"\x7e\x57\x7e\x4d", b"\0\0\0\x81", b"TA"];
     for magic in others {
-        assert_eq!(decode(magic), Err(WireError::Magic), "{magic:02x?}");
+        assert_eq!(decode(magic), Err(WireError::BadMagic), "{magic:02x?}");
     }
     let mainnet = TimeCoin::mainnet(Software::default());
-    assert_eq!(mainnet.decode_greeting(b"T"), Err(WireError::Magic));
+    assert_eq!(mainnet.decode_first_frame(b"T"), Err(WireError::BadMagic));
     let text = with(r#""Testnet""#, r#""Mainnet""#);
     let bytes = framed(&[0xc0, 0x1d, 0x7e, 0x4d], &text);
-    let Ok(Some((Greeting::Hello(hello), _))) = mainnet.decode_greeting(&bytes) else { panic!("refused") };
+    let Ok(Some((FirstFrame::Hello(hello), _))) = mainnet.decode_first_frame(&bytes) else {
+        panic!("refused")
+    };
     assert_eq!(hello.network, NetworkType::Mainnet.id());
 }
 
@@ -103,7 +107,7 @@ fn another_network_or_version_is_read_so_that_it_can_be_refused_by_name() {
 
 #[test]
 fn the_length_is_judged_before_anything_it_announces() {
-    let over = |size: usize| Err(WireError::GreetingTooLarge { size: size + 8, cap: MAX + 8 });
+    let over = |size: usize| Err(WireError::FirstFrameTooLarge { size: size + 8, cap: MAX + 8 });
     assert_eq!(decode(b"TIME\x00\x10\x00\x01"), over(MAX + 1));
     assert_eq!(decode(b"TIME\xff\xff\xff\xff"), over(u32::MAX as usize));
     assert_eq!(decode(b"TIME\x00\x10\x00\x00"), Ok(None));
@@ -123,7 +127,7 @@ fn what_a_peer_says_of_itself_is_cut_and_cleaned() {
     let long = "é".repeat(500);
     let hello = hello_of(&framed(b"TIME", &with("0.6.4-ec2a412", &format!("a\\u001b[31m\\n{long}"))));
     assert!(hello.agent.starts_with("a [31m é") && hello.agent.len() <= Hello::MAX_AGENT);
-    assert_eq!(Hello::check_agent(hello.agent.as_bytes()), Ok(&*hello.agent));
+    assert_eq!(Hello::validate_agent(hello.agent.as_bytes()), Ok(&*hello.agent));
 
     let many = vec![format!("\"{long}\""); 1000].join(",");
     let text = with(r#"["masternode","sync"]"#, &format!("[{many}]"))
@@ -192,12 +196,12 @@ fn what_a_hello_cannot_say_here_is_left_out_or_refused() {
     let refused = EncodeError::Unsupported { what: "network but its own" };
     assert_eq!(dialect.encode_hello(&other, &mut out), Err(refused));
     let agent = Hello { agent: "a\nb".into(), ..captured_hello() };
-    let refused = EncodeError::Agent(AgentFault::ControlCharacter);
+    let refused = EncodeError::Agent(AgentError::ControlCharacter);
     assert_eq!(dialect.encode_hello(&agent, &mut out), Err(refused));
     let mut software = Software::default();
     software.wallet_address = Some("x".repeat(MAX));
     let refused = TimeCoin::testnet(software).encode_hello(&captured_hello(), &mut out);
-    assert!(matches!(refused, Err(EncodeError::GreetingTooLarge { cap, .. }) if cap == MAX + 8));
+    assert!(matches!(refused, Err(EncodeError::FirstFrameTooLarge { cap, .. }) if cap == MAX + 8));
     let goodbye = Goodbye::new(GoodbyeReason::Full);
     assert_eq!(dialect.encode_goodbye(&goodbye, &mut out), Ok(false));
     assert!(out.is_empty());

@@ -22,43 +22,43 @@ struct Json {
 }
 
 impl Manner for Json {
-    fn message(&self, head: MessageHeader, payload: Bytes) -> (MessageHeader, Bytes) {
-        // Most are a message of the kind that the head names, with blanks behind it up to the payload's length; some stay
+    fn message(&self, header: MessageHeader, payload: Bytes) -> (MessageHeader, Bytes) {
+        // Most are a message of the kind that the header names, with blanks behind it up to the payload's length; some stay
         // what no message is, some of a kind there is not.
-        let kind = match head {
+        let kind = match header {
             MessageHeader::Event { kind } | MessageHeader::Request { kind, .. } => kind,
             MessageHeader::Response { id, .. } => id as u16,
-            MessageHeader::Cancel { .. } => return (head, payload),
+            MessageHeader::Cancel { .. } => return (header, payload),
         };
         if kind % 16 == 15 {
-            return (head, payload);
+            return (header, payload);
         }
         let kind = kind % 71;
         let mut text = samples::MESSAGES.lines().nth(usize::from(kind)).expect("71 lines").to_owned();
         text.extend(std::iter::repeat_n(' ', payload.len().saturating_sub(text.len())));
-        let head = match head {
+        let header = match header {
             MessageHeader::Event { .. } => MessageHeader::Event { kind },
             MessageHeader::Request { id, .. } => MessageHeader::Request { id, kind },
             other => other,
         };
-        (head, text.into())
+        (header, text.into())
     }
 
-    fn heard(&self, lane: Lane, head: MessageHeader, payload: &Bytes) -> Option<Said> {
-        match head {
+    fn heard(&self, lane: Lane, header: MessageHeader, payload: &Bytes) -> Option<Said> {
+        match header {
             MessageHeader::Cancel { .. } => return None,
             MessageHeader::Response { id, status } if status != Status::Ok => {
                 // Said where the id is the place of a question that is not broadcast too; without the payload.
                 let answer = u16::try_from(id).ok().and_then(Kind::from_code)?;
                 let broadcast = matches!(answer, Kind::ConsensusVoteAck | Kind::TransactionApproved);
                 let told = answer.fills() == Some(id) && !broadcast;
-                return told.then(|| Said::Message { lane, head, payload: Bytes::new() });
+                return told.then(|| Said::Message { lane, header, payload: Bytes::new() });
             }
             _ => {}
         }
         // Told by the full parse, where the dialect looks at the start only.
         let kind = NetworkMessage::decode(payload).ok().map(|message| message.kind());
-        let head = match kind {
+        let header = match kind {
             Some(Kind::Ping) => return Some(Said::Control(Control::Ping { token: 0 })),
             Some(Kind::Pong) => return Some(Said::Control(Control::Pong { token: 0 })),
             None => MessageHeader::Event { kind: UNKNOWN },
@@ -67,7 +67,7 @@ impl Manner for Json {
                 None => MessageHeader::Event { kind: kind.code() },
             },
         };
-        Some(Said::Message { lane, head, payload: payload.clone() })
+        Some(Said::Message { lane, header, payload: payload.clone() })
     }
 
     fn hello(&self, hello: Hello) -> (Hello, Hello) {

@@ -4,7 +4,7 @@ use crate::conformance::{Reader, Said};
 use bytes::{Bytes, BytesMut};
 use peerpool::base::{Lane, Nonce};
 use peerpool::wire::{
-    Control, Goodbye, GoodbyeReason, Greeting, Hello, MessageHeader, Native, Protocol, Status,
+    Control, FirstFrame, Goodbye, GoodbyeReason, Hello, MessageHeader, Native, Protocol, Status,
 };
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,9 +13,9 @@ const CHUNKS: &[u8] = include_bytes!("../golden/native_chunks.bin");
 
 #[test]
 fn every_frame_kind_has_its_frozen_bytes() {
-    let message = |lane, head, payload: &'static [u8]| Said::Message {
+    let message = |lane, header, payload: &'static [u8]| Said::Message {
         lane,
-        head,
+        header,
         payload: Bytes::from_static(payload),
     };
     let id = 0xdead_beef;
@@ -50,7 +50,9 @@ fn every_frame_kind_has_its_frozen_bytes() {
         let want = golden.remove(name).unwrap_or_else(|| panic!("no vector {name}"));
         let mut out = BytesMut::new();
         match &said {
-            Said::Message { lane, head, payload } => native.encode(*lane, head, payload, &mut out).unwrap(),
+            Said::Message { lane, header, payload } => {
+                native.encode(*lane, header, payload, &mut out).unwrap()
+            }
             Said::Control(control) => assert!(native.encode_control(control, &mut out).unwrap()),
         }
         assert_eq!(hex(&out), hex(&want), "{name}");
@@ -83,11 +85,11 @@ fn every_greeting_has_its_frozen_bytes() {
     let banned = Goodbye::new(GoodbyeReason::Banned);
     let retry = Goodbye::new(GoodbyeReason::Full).retry_after(Duration::from_secs(30));
     let greetings = [
-        ("hello_least", Greeting::Hello(least)),
-        ("hello_ipv4", Greeting::Hello(ipv4)),
-        ("hello_full", Greeting::Hello(full)),
-        ("goodbye_banned", Greeting::Goodbye(banned)),
-        ("goodbye_full_retry", Greeting::Goodbye(retry)),
+        ("hello_least", FirstFrame::Hello(least)),
+        ("hello_ipv4", FirstFrame::Hello(ipv4)),
+        ("hello_full", FirstFrame::Hello(full)),
+        ("goodbye_banned", FirstFrame::Goodbye(banned)),
+        ("goodbye_full_retry", FirstFrame::Goodbye(retry)),
     ];
     let mut golden = vectors(include_str!("../golden/native_greetings.hex"));
     let native = Native::default();
@@ -95,11 +97,11 @@ fn every_greeting_has_its_frozen_bytes() {
         let want = golden.remove(name).unwrap_or_else(|| panic!("no vector {name}"));
         let mut out = BytesMut::new();
         match &greeting {
-            Greeting::Hello(hello) => native.encode_hello(hello, &mut out).unwrap(),
-            Greeting::Goodbye(goodbye) => assert!(native.encode_goodbye(goodbye, &mut out).unwrap()),
+            FirstFrame::Hello(hello) => native.encode_hello(hello, &mut out).unwrap(),
+            FirstFrame::Goodbye(goodbye) => assert!(native.encode_goodbye(goodbye, &mut out).unwrap()),
         }
         assert_eq!(hex(&out), hex(&want), "{name}");
-        assert_eq!(native.decode_greeting(&want), Ok(Some((greeting, want.len()))), "{name}");
+        assert_eq!(native.decode_first_frame(&want), Ok(Some((greeting, want.len()))), "{name}");
     }
     assert!(golden.is_empty(), "vectors that nothing says: {golden:?}");
 }
@@ -115,23 +117,23 @@ fn interleaved_chunks_have_their_frozen_bytes() {
     let mut chunks = native.chunks(Lane::Bulk, event, body.clone()).unwrap();
     let mut out = BytesMut::new();
     let first = chunks.next().unwrap();
-    out.extend_from_slice(&first.head);
-    out.extend_from_slice(&first.body);
+    out.extend_from_slice(&first.header);
+    out.extend_from_slice(&first.payload);
     native.encode(Lane::Urgent, &request, b"now", &mut out).unwrap();
     native.encode_control(&Control::Ping { token: 1 }, &mut out).unwrap();
     let second = chunks.next().unwrap();
-    out.extend_from_slice(&second.head);
-    out.extend_from_slice(&second.body);
+    out.extend_from_slice(&second.header);
+    out.extend_from_slice(&second.payload);
     native.encode(Lane::Normal, &response, &body, &mut out).unwrap();
     assert!(out == CHUNKS, "chunked bytes differ");
 
     let heard = Reader::new(&native).feed(CHUNKS).unwrap();
     let now = Bytes::from_static(b"now");
     let want = [
-        Said::Message { lane: Lane::Urgent, head: request, payload: now },
+        Said::Message { lane: Lane::Urgent, header: request, payload: now },
         Said::Control(Control::Ping { token: 1 }),
-        Said::Message { lane: Lane::Bulk, head: event, payload: body.clone() },
-        Said::Message { lane: Lane::Normal, head: response, payload: body },
+        Said::Message { lane: Lane::Bulk, header: event, payload: body.clone() },
+        Said::Message { lane: Lane::Normal, header: response, payload: body },
     ];
     assert_eq!(heard, want);
 }
@@ -144,7 +146,7 @@ fn open_message(native: &Native, reader: &mut Reader<'_, Native>, lane: Lane) {
         .expect("fits")
         .next()
         .expect("has chunks");
-    assert_eq!(reader.feed(&[&first.head[..], &first.body[..]].concat()).expect("own bytes"), []);
+    assert_eq!(reader.feed(&[&first.header[..], &first.payload[..]].concat()).expect("own bytes"), []);
 }
 
 fn vectors(text: &str) -> HashMap<&str, Vec<u8>> {

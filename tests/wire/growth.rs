@@ -13,8 +13,8 @@ fn reassembly_grows_with_what_came_and_never_beyond_the_cap() {
     let mut reader = Reader::new(&native);
     let mut came = 0;
     for chunk in native.chunks(Lane::Normal, MessageHeader::Event { kind: 1 }, payload).unwrap() {
-        came += chunk.body.len();
-        let heard = reader.feed(&[&chunk.head[..], &chunk.body[..]].concat()).unwrap();
+        came += chunk.payload.len();
+        let heard = reader.feed(&[&chunk.header[..], &chunk.payload[..]].concat()).unwrap();
         assert_eq!(heard.len(), usize::from(chunk.last));
         let held = if chunk.last { 0..=0 } else { came..=(2 * came + 4096).min(cap) };
         assert!(held.contains(&reader.buffered()), "{} held for {came} bytes", reader.buffered());
@@ -30,9 +30,9 @@ fn a_message_in_one_frame_is_borrowed_from_the_read_buffer() {
         MessageHeader::Request { id: 1, kind: 1 },
         MessageHeader::Response { id: 1, status: peerpool::wire::Status::Ok },
     ];
-    for head in heads {
+    for header in heads {
         let mut buf = BytesMut::new();
-        native.encode(Lane::Normal, &head, &[9; 16_000], &mut buf).unwrap();
+        native.encode(Lane::Normal, &header, &[9; 16_000], &mut buf).unwrap();
         let step = native.decoder().step(&buf).unwrap();
         let DecodeStep::Message { payload: Payload::Borrowed(payload), .. } = step else {
             panic!("copied: {step:?}")

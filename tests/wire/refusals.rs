@@ -4,7 +4,7 @@ use crate::conformance::{Reader, Said};
 use bytes::{Bytes, BytesMut};
 use peerpool::base::{Lane, Nonce};
 use peerpool::wire::{
-    AgentFault, Control, EncodeError, FrameKind, Goodbye, GoodbyeReason, Greeting, Hello, MessageHeader,
+    AgentError, Control, EncodeError, FirstFrame, FrameKind, Goodbye, GoodbyeReason, Hello, MessageHeader,
     Native, Protocol, WireError, WireLimits,
 };
 use std::time::Duration;
@@ -118,12 +118,12 @@ fn an_open_message_leaves_the_other_lanes_alone() {
     let mut reader = Reader::new(&native);
     reader.feed(&frame(EVENT | BULK | MORE, &[1; 16_384])).unwrap();
     let heard = reader.feed(&frame(EVENT | NORMAL, b"kkhello")).unwrap();
-    let head = MessageHeader::Event { kind: u16::from_le_bytes(*b"kk") };
+    let header = MessageHeader::Event { kind: u16::from_le_bytes(*b"kk") };
     let payload = Bytes::from_static(b"hello");
-    assert_eq!(heard, [Said::Message { lane: Lane::Normal, head, payload }]);
+    assert_eq!(heard, [Said::Message { lane: Lane::Normal, header, payload }]);
     let cancel = reader.feed(&frame(CANCEL, &9u32.to_le_bytes())).unwrap();
-    let head = MessageHeader::Cancel { id: 9 };
-    assert_eq!(cancel, [Said::Message { lane: Lane::Control, head, payload: Bytes::new() }]);
+    let header = MessageHeader::Cancel { id: 9 };
+    assert_eq!(cancel, [Said::Message { lane: Lane::Control, header, payload: Bytes::new() }]);
 }
 
 #[test]
@@ -203,29 +203,29 @@ const APP: usize = AGENT + 1 + 5;
 fn greetings_are_refused_with_the_exact_reason() {
     let agent = WireError::Agent;
     let cases = [
-        (vec![0x16], WireError::Magic),
-        (vec![0x9d, b'P', b'P', b'M'], WireError::Magic),
-        (damaged(4, &[3])[..5].to_vec(), WireError::UnknownGreeting { code: 3 }),
-        (damaged(5, &[0xfa, 0x0f])[..7].to_vec(), WireError::GreetingTooLarge { size: 4097, cap: 4096 }),
-        (damaged(5, &[3, 0]), WireError::GreetingCut { field: "version" }),
-        (damaged(5, &[30, 0]), WireError::GreetingCut { field: "features" }),
-        (damaged(LISTEN, &[6]), WireError::GreetingCut { field: "listen address" }),
+        (vec![0x16], WireError::BadMagic),
+        (vec![0x9d, b'P', b'P', b'M'], WireError::BadMagic),
+        (damaged(4, &[3])[..5].to_vec(), WireError::UnknownFirstFrame { code: 3 }),
+        (damaged(5, &[0xfa, 0x0f])[..7].to_vec(), WireError::FirstFrameTooLarge { size: 4097, cap: 4096 }),
+        (damaged(5, &[3, 0]), WireError::FirstFrameTruncated { field: "version" }),
+        (damaged(5, &[30, 0]), WireError::FirstFrameTruncated { field: "features" }),
+        (damaged(LISTEN, &[6]), WireError::FirstFrameTruncated { field: "listen address" }),
         (damaged(LISTEN, &[5]), WireError::AddressFamily { code: 5 }),
-        (damaged(GENESIS, &[1]), WireError::GreetingCut { field: "genesis" }),
-        (damaged(GENESIS, &[2]), WireError::BadMark { field: "genesis", code: 2 }),
-        (damaged(AGENT, &[129]), agent(AgentFault::TooLong { size: 129 })),
-        (damaged(AGENT, &[8]), WireError::GreetingCut { field: "agent" }),
-        (damaged(AGENT + 2, b"\n"), agent(AgentFault::ControlCharacter)),
-        (damaged(AGENT + 2, &[0x1b]), agent(AgentFault::ControlCharacter)),
-        (damaged(AGENT + 2, &[0xc2, 0x9b]), agent(AgentFault::ControlCharacter)),
-        (damaged(AGENT + 2, &[0xff]), agent(AgentFault::NotUtf8)),
+        (damaged(GENESIS, &[1]), WireError::FirstFrameTruncated { field: "genesis" }),
+        (damaged(GENESIS, &[2]), WireError::BadOptionTag { field: "genesis", code: 2 }),
+        (damaged(AGENT, &[129]), agent(AgentError::TooLong { size: 129 })),
+        (damaged(AGENT, &[8]), WireError::FirstFrameTruncated { field: "agent" }),
+        (damaged(AGENT + 2, b"\n"), agent(AgentError::ControlCharacter)),
+        (damaged(AGENT + 2, &[0x1b]), agent(AgentError::ControlCharacter)),
+        (damaged(AGENT + 2, &[0xc2, 0x9b]), agent(AgentError::ControlCharacter)),
+        (damaged(AGENT + 2, &[0xff]), agent(AgentError::NotUtf8)),
         (damaged(APP, &[1, 4]), WireError::AppTooLarge { size: 1025, cap: 1024 }),
-        (damaged(APP, &[1, 0]), WireError::GreetingCut { field: "application bytes" }),
-        (damaged(AGENT, &[4]), WireError::GreetingCut { field: "application bytes" }),
+        (damaged(APP, &[1, 0]), WireError::FirstFrameTruncated { field: "application bytes" }),
+        (damaged(AGENT, &[4]), WireError::FirstFrameTruncated { field: "application bytes" }),
     ];
     let native = Native::default();
     for (bytes, want) in cases {
-        assert_eq!(native.decode_greeting(&bytes).unwrap_err(), want, "{bytes:02x?}");
+        assert_eq!(native.decode_first_frame(&bytes).unwrap_err(), want, "{bytes:02x?}");
         assert!(!want.to_string().is_empty());
     }
 }
@@ -235,22 +235,25 @@ fn a_later_versions_hello_decodes_as_far_as_we_know_it() {
     let mut bytes = damaged(VERSION, &[2]);
     bytes.extend_from_slice(b"later");
     bytes[5] += 5;
-    let (greeting, used) = Native::default().decode_greeting(&bytes).unwrap().unwrap();
-    assert!(matches!(greeting, Greeting::Hello(hello) if hello.version == 2 && hello.agent == "agent"));
+    let (greeting, used) = Native::default().decode_first_frame(&bytes).unwrap().unwrap();
+    assert!(matches!(greeting, FirstFrame::Hello(hello) if hello.version == 2 && hello.agent == "agent"));
     assert_eq!(used, bytes.len());
     // Ours ends where it ends.
     bytes[VERSION] = 1;
-    assert_eq!(Native::default().decode_greeting(&bytes), Err(WireError::GreetingTrailing { count: 5 }));
+    assert_eq!(
+        Native::default().decode_first_frame(&bytes),
+        Err(WireError::FirstFrameTrailingBytes { count: 5 })
+    );
 }
 
 #[test]
 fn an_incomplete_greeting_waits_only_within_the_cap() {
     let native = Native::default();
     let bytes = damaged(5, &[0xf9, 0x0f]);
-    assert_eq!(native.decode_greeting(&bytes), Ok(None));
+    assert_eq!(native.decode_first_frame(&bytes), Ok(None));
     let full = [&bytes[..], &[0; 4096]].concat();
-    let judged = native.decode_greeting(&full[..4096]);
-    assert!(matches!(judged, Err(WireError::GreetingTrailing { .. })), "{judged:?}");
+    let judged = native.decode_first_frame(&full[..4096]);
+    assert!(matches!(judged, Err(WireError::FirstFrameTrailingBytes { .. })), "{judged:?}");
 }
 
 #[test]
@@ -265,10 +268,10 @@ fn what_cannot_be_sent_is_said_with_sizes_and_leaves_no_bytes() {
         assert!(result.is_ok() || out.is_empty());
         result
     };
-    let too_long = EncodeError::Agent(AgentFault::TooLong { size: 129 });
+    let too_long = EncodeError::Agent(AgentError::TooLong { size: 129 });
     assert_eq!(with(|hello| hello.agent = "a".repeat(128)), Ok(()));
     assert_eq!(with(|hello| hello.agent = "a".repeat(129)), Err(too_long));
-    let control = EncodeError::Agent(AgentFault::ControlCharacter);
+    let control = EncodeError::Agent(AgentError::ControlCharacter);
     assert_eq!(with(|hello| hello.agent = "a\tb".into()), Err(control));
     assert_eq!(with(|hello| hello.app = vec![0; 1024].into()), Ok(()));
     let app = EncodeError::AppTooLarge { size: 1025, cap: 1024 };
@@ -293,9 +296,9 @@ fn a_wait_is_rounded_up_and_ends_before_the_mark_of_none() {
         let mut out = BytesMut::new();
         let goodbye = Goodbye::new(GoodbyeReason::Stale).retry_after(wait);
         native.encode_goodbye(&goodbye, &mut out).unwrap();
-        match native.decode_greeting(&out).unwrap().unwrap().0 {
-            Greeting::Goodbye(goodbye) => goodbye.retry_after.unwrap(),
-            Greeting::Hello(_) => panic!("a goodbye was sent"),
+        match native.decode_first_frame(&out).unwrap().unwrap().0 {
+            FirstFrame::Goodbye(goodbye) => goodbye.retry_after.unwrap(),
+            FirstFrame::Hello(_) => panic!("a goodbye was sent"),
         }
     };
     assert_eq!(heard(Duration::ZERO), Duration::ZERO);

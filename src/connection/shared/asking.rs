@@ -123,8 +123,8 @@ impl Connection {
         if waiters.len() >= most && !its_turn {
             return Err(NoPlace::TooMany);
         }
-        if let Some(correlator) = &self.common.correlator {
-            let place = correlator.awaits(kind).ok_or(NoPlace::NoQuestion)?;
+        if let Some(reply_matcher) = &self.common.reply_matcher {
+            let place = reply_matcher.request_slot(kind).ok_or(NoPlace::NoQuestion)?;
             return waiters.take_place(place, (kind, payload), its_turn, most, &mut gone);
         }
         let (sender, receiver) = oneshot::channel();
@@ -133,7 +133,7 @@ impl Connection {
 
     /// A place for one request of a pipeline in the table, and the request's number. Not in a dialect without ids.
     pub(in crate::connection) fn add_ticket(&self, ticket: Ticket) -> Result<u32, NoPlace> {
-        if self.common.correlator.is_some() {
+        if self.common.reply_matcher.is_some() {
             return Err(NoPlace::NoQuestion);
         }
         let mut waiters = self.waiters.lock();
@@ -148,7 +148,7 @@ impl Connection {
 
     /// An answer arrived. `false` if nobody waits for it: late, or never asked.
     pub(in crate::connection) fn answered(&self, id: u32, status: Status, payload: Response) -> bool {
-        if self.common.correlator.is_some() {
+        if self.common.reply_matcher.is_some() {
             return self.declined_in_place(id, RequestDeclined { status, detail: payload });
         }
         let waiter = self.waiters.look(|waiters| waiters.remove(id)).flatten();
@@ -163,7 +163,7 @@ impl Connection {
     /// Nobody waits for this answer any more: the request is taken back if it was not sent. Where it was, the peer is told by a
     /// cancel; in a dialect without ids its place stays closed until the answer came.
     pub(in crate::connection) fn give_up(&self, lane: Lane, id: u32) {
-        if self.common.correlator.is_some() {
+        if self.common.reply_matcher.is_some() {
             return self.give_up_place(lane, id);
         }
         let waiter = self.waiters.look(|waiters| waiters.remove(id)).flatten();

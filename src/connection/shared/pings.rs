@@ -89,7 +89,7 @@ impl Connection {
         let mut rare = self.rare.lock();
         let pings = &mut rare.pings;
         let token = pings.due.take()?;
-        if !self.common.abilities.ping_tokens {
+        if !self.common.features.ping_tokens {
             // One that got lost must not pass its place on to every later one.
             pings.sent.retain(|(_, at)| at.elapsed() < LOST);
         }

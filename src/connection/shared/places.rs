@@ -16,7 +16,7 @@ use super::{Answer, Answered, Connection, RequestDeclined};
 /// Invariant 26. Statement: where the line carries no ids, an answer reaches only the request it answers. Enforced by: a
 /// request that was sent and given up leaves its place [`ReplySlot::LazyBox`], and nothing is asked there until its answer came, the peer
 /// said that there is none, or the link ended, but for what no answer of its can be taken for
-/// ([`ReplyMatcher::are_apart`](crate::wire::ReplyMatcher::are_apart)). What was followed so is forgotten: who asks the very same again after
+/// ([`ReplyMatcher::are_distinguishable`](crate::wire::ReplyMatcher::are_distinguishable)). What was followed so is forgotten: who asks the very same again after
 /// that may be given the answer of before. Breaks if: a place is freed by a timeout.
 ///
 /// Not promised for a request that the application sends or broadcasts as a message: that takes no place, so its answer reaches
@@ -121,12 +121,12 @@ impl Connection {
     /// These requests, kind and payload, were sent on this stream before it was the link's, and may still be answered: their places
     /// are as if they had been given up here. Nothing in a dialect with ids.
     pub(crate) fn owed(&self, requests: &[(u16, Bytes)]) {
-        let Some(correlator) = self.common.correlator.as_ref().filter(|_| !requests.is_empty()) else {
+        let Some(reply_matcher) = self.common.reply_matcher.as_ref().filter(|_| !requests.is_empty()) else {
             return;
         };
         let mut waiters = self.waiters.lock();
         for (kind, payload) in requests {
-            let Some(place) = correlator.awaits(*kind) else { continue };
+            let Some(place) = reply_matcher.request_slot(*kind) else { continue };
             if waiters.place(place).is_none() {
                 let asked = Asked { id: waiters.next_id(), kind: *kind, payload: payload.clone() };
                 waiters.places.push((place, ReplySlot::LazyBox(asked)));
@@ -137,8 +137,8 @@ impl Connection {
     /// A request finds its place closed by one that was given up. Whether it may look again: no answer can be taken for the wrong
     /// one's, so that the place is free now, or it changed meanwhile.
     pub(in crate::connection) fn may_follow(&self, kind: u16, payload: &[u8]) -> bool {
-        let Some(correlator) = &self.common.correlator else { return false };
-        let Some(place) = correlator.awaits(kind) else { return false };
+        let Some(reply_matcher) = &self.common.reply_matcher else { return false };
+        let Some(place) = reply_matcher.request_slot(kind) else { return false };
         let (id, late_kind, late) = {
             let waiters = self.waiters.lock();
             let Some(ReplySlot::LazyBox(late)) = waiters.place(place).map(|at| &waiters.places[at].1) else {
@@ -147,7 +147,7 @@ impl Connection {
             (late.id, late.kind, late.payload.clone())
         };
         // No parser runs under the lock.
-        if !correlator.are_apart(late_kind, &late, kind, payload) {
+        if !reply_matcher.are_distinguishable(late_kind, &late, kind, payload) {
             return false;
         }
         let mut waiters = self.waiters.lock();
@@ -161,8 +161,8 @@ impl Connection {
     /// A message arrived that may be an answer, in a dialect without ids. Hands it back if it answers nothing that anybody
     /// waits for; one that answers what was given up frees its place.
     pub(crate) fn answered_in_place<'p>(&self, kind: u16, payload: Payload<'p>) -> Option<Payload<'p>> {
-        let Some(correlator) = &self.common.correlator else { return Some(payload) };
-        let Some(place) = correlator.fills(kind) else { return Some(payload) };
+        let Some(reply_matcher) = &self.common.reply_matcher else { return Some(payload) };
+        let Some(place) = reply_matcher.reply_slot(kind) else { return Some(payload) };
         let (id, asked_kind, asked) = {
             let waiters = self.waiters.lock();
             let open = waiters.place(place).and_then(|at| waiters.places[at].1.asked());
@@ -170,7 +170,7 @@ impl Connection {
             (*id, *kind, asked.clone())
         };
         // No parser runs under the lock; the request may be given up meanwhile, or answered.
-        if !correlator.answers(asked_kind, &asked, kind, &payload) {
+        if !reply_matcher.is_reply_to(asked_kind, &asked, kind, &payload) {
             return Some(payload);
         }
         let (number, freed, next) = {

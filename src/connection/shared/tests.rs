@@ -15,8 +15,8 @@ fn link() -> Arc<Connection> {
         config: ConnectionConfig::default(),
         budget: Budget::new(1 << 20),
         limits: dialect.limits().clone(),
-        abilities: dialect.abilities(),
-        correlator: dialect.correlator(),
+        features: dialect.features(),
+        reply_matcher: dialect.reply_matcher(),
         dialect: dialect.name(),
     };
     let footing =

@@ -23,7 +23,7 @@ impl<D: Protocol> Writer<D> {
         if let Some(token) = link.take_ping() {
             self.say(busy, &Control::Ping { token })?;
         }
-        busy.flight.bound(link.common.abilities.ping_tokens && gather != Gather::Deaf);
+        busy.flight.bound(link.common.features.ping_tokens && gather != Gather::Deaf);
         if let Some(token) = busy.flight.mark(Instant::now) {
             self.say(busy, &Control::Ping { token })?;
         }
@@ -188,9 +188,9 @@ impl<D: Protocol> Writer<D> {
                 match chunks.next() {
                     Some(chunk) => {
                         taken += chunk.wire_len();
-                        busy.put(at, Bytes::copy_from_slice(&chunk.head));
+                        busy.put(at, Bytes::copy_from_slice(&chunk.header));
                         // Covered as a part of its message.
-                        busy.refer(at, chunk.body);
+                        busy.refer(at, chunk.payload);
                     }
                     None => {
                         busy.end_open(at);

@@ -110,13 +110,13 @@ impl PeerConnection {
 
     /// Whether the answer to a question that is open could be taken for this one's.
     fn is_in_the_way(&mut self, place: u32, asked: Kind, question: &[u8]) -> bool {
-        let (State::Open(open), Some(pairs)) = (&mut self.state, self.dialect.correlator()) else {
+        let (State::Open(open), Some(pairs)) = (&mut self.state, self.dialect.reply_matcher()) else {
             return false;
         };
         // What cannot be mistaken is received as any message.
         open.asked.retain(|open| {
             open.kind.awaits() != Some(place)
-                || !pairs.are_apart(open.kind.code(), &open.question, asked.code(), question)
+                || !pairs.are_distinguishable(open.kind.code(), &open.question, asked.code(), question)
         });
         open.asked.iter().any(|open| open.kind.awaits() == Some(place))
     }
@@ -124,11 +124,13 @@ impl PeerConnection {
     /// What was kept was read before the questions that are open were asked, and would be taken for their answers by whoever reads it
     /// again.
     pub(super) fn forget_earlier_answers(&mut self) {
-        let (State::Open(open), Some(pairs)) = (&mut self.state, self.dialect.correlator()) else { return };
+        let (State::Open(open), Some(pairs)) = (&mut self.state, self.dialect.reply_matcher()) else {
+            return;
+        };
         let asked = &open.asked;
         open.unread.retain(|frame| match what(frame) {
             What::Message(MessageHeader::Event { kind } | MessageHeader::Request { kind, .. }) => {
-                let place = pairs.fills(kind);
+                let place = pairs.reply_slot(kind);
                 place.is_none() || !asked.iter().any(|asked| asked.kind.awaits() == place)
             }
             _ => true,
@@ -145,9 +147,10 @@ impl PeerConnection {
                 Sorted::Declined(place, status)
             }
             What::Message(MessageHeader::Event { kind } | MessageHeader::Request { kind, .. }) => {
-                let Some(pairs) = self.dialect.correlator() else { return Sorted::Other };
-                let Some(place) = pairs.fills(kind) else { return Sorted::Other };
-                let answers = |asked: &Asked| pairs.answers(asked.kind.code(), &asked.question, kind, frame);
+                let Some(pairs) = self.dialect.reply_matcher() else { return Sorted::Other };
+                let Some(place) = pairs.reply_slot(kind) else { return Sorted::Other };
+                let answers =
+                    |asked: &Asked| pairs.is_reply_to(asked.kind.code(), &asked.question, kind, frame);
                 if self.close(place, answers) { Sorted::Answer(place) } else { Sorted::Other }
             }
             What::Control(_) | What::Message(MessageHeader::Cancel { .. }) => Sorted::Other,

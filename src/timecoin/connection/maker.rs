@@ -15,7 +15,7 @@ use crate::node::{ConnectError, check_kin, read_greeting};
 use crate::timecoin::info::{info_of_hello, unix_seconds};
 use crate::timecoin::wire::TimeCoin;
 use crate::transport::{BoxStream, Transport};
-use crate::wire::{Greeting, Hello, Protocol};
+use crate::wire::{FirstFrame, Hello, Protocol};
 
 use super::{ConnectionError, Open, PeerConnection, State};
 
@@ -69,11 +69,11 @@ impl Maker {
     }
 
     async fn read(&self, stream: &mut BoxStream) -> Result<(Hello, Vec<u8>), ConnectionError> {
-        let decode = |bytes: &[u8]| self.dialect.decode_greeting(bytes);
+        let decode = |bytes: &[u8]| self.dialect.decode_first_frame(bytes);
         let (greeting, rest) = read_greeting(stream, self.dialect.limits().hello, decode, None).await?;
         let hello = match greeting {
-            Greeting::Hello(hello) => hello,
-            Greeting::Goodbye(goodbye) => return Err(ConnectError::Refused(goodbye).into()),
+            FirstFrame::Hello(hello) => hello,
+            FirstFrame::Goodbye(goodbye) => return Err(ConnectError::Refused(goodbye).into()),
         };
         let ours = &self.hello;
         check_kin(&hello, ours.version, ours.network, ours.genesis.as_ref())?;

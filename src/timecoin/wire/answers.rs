@@ -22,7 +22,7 @@ pub(super) fn answers(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) 
 
 /// Whether each of two questions of a kind names what its answer repeats, and not the same. Only of kinds whose answers may be missing
 /// without a word ([`decline`](super::decline)): for those it is the only way to go on.
-pub(super) fn are_apart(kind: Kind, asked: &[u8], other: &[u8]) -> bool {
+pub(super) fn are_distinguishable(kind: Kind, asked: &[u8], other: &[u8]) -> bool {
     let differ = match kind {
         Kind::InstantFinalityRequest => txid_of(asked).zip(txid_of(other)).map(|(one, other)| one != other),
         Kind::ConsensusBlockVote => hash_of(asked).zip(hash_of(other)).map(|(one, other)| one != other),

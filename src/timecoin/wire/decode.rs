@@ -61,7 +61,7 @@ impl TimeCoinDecoder {
         }
         self.text.extend_from_slice(piece);
         if self.missing > 0 {
-            return DecodeStep::Part { used };
+            return DecodeStep::PartialFrame { used };
         }
         let text = Bytes::from(std::mem::take(&mut self.text));
         step_of(used, what(&text), Payload::Owned(text))
@@ -102,9 +102,9 @@ fn unknown(text: &[u8]) -> MessageHeader {
 fn step_of(used: usize, what: What, payload: Payload<'_>) -> DecodeStep<'_> {
     match what {
         What::Control(control) => DecodeStep::Control { used, control },
-        What::Message(head @ MessageHeader::Response { .. }) => {
-            DecodeStep::Message { used, lane: Lane::Normal, head, payload: Payload::Borrowed(&[]) }
+        What::Message(header @ MessageHeader::Response { .. }) => {
+            DecodeStep::Message { used, lane: Lane::Normal, header, payload: Payload::Borrowed(&[]) }
         }
-        What::Message(head) => DecodeStep::Message { used, lane: Lane::Normal, head, payload },
+        What::Message(header) => DecodeStep::Message { used, lane: Lane::Normal, header, payload },
     }
 }

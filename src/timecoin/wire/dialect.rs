@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::base::{Lane, canonical};
 use crate::wire::{
-    Chunks, Control, EncodeError, Features, Goodbye, Greeting, HeadBytes, Hello, MessageHeader, Protocol,
+    Chunks, Control, EncodeError, Features, FirstFrame, Goodbye, HeaderBytes, Hello, MessageHeader, Protocol,
     ReplyMatcher, Status, WireError, WireLimits,
 };
 
@@ -69,7 +69,7 @@ impl Default for Software {
 ///
 /// # What is received
 /// - A message that asks something is a [`MessageHeader::Request`] whose id is its place, all others are [`MessageHeader::Event`]s, answers
-///   included: [`Protocol::correlator`] finds what they answer.
+///   included: [`Protocol::reply_matcher`] finds what they answer.
 /// - Pings and pongs are control messages. Everything comes on [`Lane::Normal`].
 /// - That there is no answer is a [`MessageHeader::Response`] whose id is the place.
 /// - A frame that begins with no name of ours is an event of the kind [`UNKNOWN`](super::UNKNOWN). Whether the rest of a
@@ -205,7 +205,7 @@ impl Protocol for TimeCoin {
         HandshakeMessage::PROTOCOL_VERSION
     }
 
-    fn abilities(&self) -> Features {
+    fn features(&self) -> Features {
         Features { kinds: KINDS, requests: true, ..Features::NONE }
     }
 
@@ -238,8 +238,8 @@ impl Protocol for TimeCoin {
     fn chunks(&self, lane: Lane, head: MessageHeader, payload: Bytes) -> Result<Chunks, EncodeError> {
         let payload = Self::refusal(&head).unwrap_or(payload);
         Ok(match self.frame_head(lane, &head, payload.len())? {
-            Some(length) => Chunks::single(HeadBytes::new(&length).unwrap_or_default(), payload),
-            None => Chunks::single(HeadBytes::default(), Bytes::new()),
+            Some(length) => Chunks::single(HeaderBytes::new(&length).unwrap_or_default(), payload),
+            None => Chunks::single(HeaderBytes::default(), Bytes::new()),
         })
     }
 
@@ -253,12 +253,12 @@ impl Protocol for TimeCoin {
     }
 
     fn encode_hello(&self, hello: &Hello, out: &mut BytesMut) -> Result<(), EncodeError> {
-        Hello::check_agent(hello.agent.as_bytes()).map_err(EncodeError::Agent)?;
+        Hello::validate_agent(hello.agent.as_bytes()).map_err(EncodeError::Agent)?;
         let mut text = Vec::with_capacity(512);
         self.handshake_of(hello)?.encode(&mut text);
         let (size, cap) = (GREETING_HEAD + text.len(), self.limits.hello);
         if size > cap {
-            return Err(EncodeError::GreetingTooLarge { size, cap });
+            return Err(EncodeError::FirstFrameTooLarge { size, cap });
         }
         out.reserve(size);
         out.put_slice(&self.network.magic());
@@ -272,24 +272,24 @@ impl Protocol for TimeCoin {
         Ok(false)
     }
 
-    fn correlator(&self) -> Option<Arc<dyn ReplyMatcher>> {
+    fn reply_matcher(&self) -> Option<Arc<dyn ReplyMatcher>> {
         Some(Arc::clone(&self.pairs) as Arc<dyn ReplyMatcher>)
     }
 
-    fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError> {
+    fn decode_first_frame(&self, buf: &[u8]) -> Result<Option<(FirstFrame, usize)>, WireError> {
         if buf.iter().zip(&self.network.magic()).any(|(got, want)| got != want) {
-            return Err(WireError::Magic);
+            return Err(WireError::BadMagic);
         }
         let Some(length) = buf.get(4..).and_then(|rest| rest.first_chunk()) else { return Ok(None) };
         let size = (u32::from_be_bytes(*length) as usize).saturating_add(GREETING_HEAD);
         let cap = self.limits.hello;
         if size > cap {
-            return Err(WireError::GreetingTooLarge { size, cap });
+            return Err(WireError::FirstFrameTooLarge { size, cap });
         }
         let Some(text) = buf.get(GREETING_HEAD..size) else { return Ok(None) };
         let handshake =
             HandshakeMessage::decode(text).map_err(|_| WireError::Malformed { what: "handshake" })?;
-        Ok(Some((Greeting::Hello(hello_of(handshake)), size)))
+        Ok(Some((FirstFrame::Hello(hello_of(handshake)), size)))
     }
 }
 
@@ -298,23 +298,24 @@ impl Protocol for TimeCoin {
 struct Pairs;
 
 impl ReplyMatcher for Pairs {
-    fn awaits(&self, kind: u16) -> Option<u32> {
+    fn request_slot(&self, kind: u16) -> Option<u32> {
         Kind::from_code(kind)?.awaits()
     }
 
-    fn fills(&self, kind: u16) -> Option<u32> {
+    fn reply_slot(&self, kind: u16) -> Option<u32> {
         Kind::from_code(kind)?.fills()
     }
 
-    fn answers(&self, kind: u16, asked: &[u8], reply_kind: u16, reply: &[u8]) -> bool {
+    fn is_reply_to(&self, kind: u16, asked: &[u8], reply_kind: u16, reply: &[u8]) -> bool {
         let (Some(kind), Some(reply_kind)) = (Kind::from_code(kind), Kind::from_code(reply_kind)) else {
             return false;
         };
         answers::answers(kind, asked, reply_kind, reply)
     }
 
-    fn are_apart(&self, kind: u16, asked: &[u8], other_kind: u16, other: &[u8]) -> bool {
-        kind == other_kind && Kind::from_code(kind).is_some_and(|kind| answers::are_apart(kind, asked, other))
+    fn are_distinguishable(&self, kind: u16, asked: &[u8], other_kind: u16, other: &[u8]) -> bool {
+        kind == other_kind
+            && Kind::from_code(kind).is_some_and(|kind| answers::are_distinguishable(kind, asked, other))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::base::Lane;
 use crate::wire::error::{EncodeError, WireError};
 use crate::wire::message::{Control, FrameKind};
 
-use super::fields::{self, AddrFault, Cut, Fields};
+use super::fields::{self, AddrError, FieldReader, Truncated};
 use super::header;
 
 /// Most peers in a list that a frame holds, whatever their addresses.
@@ -26,7 +26,7 @@ const _: () = assert!(1 + 2 + MAX_PEERS * fields::V6 <= header::MAX_CHUNK);
 pub(super) fn encode(control: &Control, max_peers: usize, out: &mut BytesMut) -> Result<(), EncodeError> {
     let len = length(control, max_peers)?;
     out.reserve(header::SIZE + 1 + len);
-    out.put_u32_le(header::join(1 + len, header::flags(FrameKind::Control, Lane::Control)));
+    out.put_u32_le(header::pack(1 + len, header::flags(FrameKind::Control, Lane::Control)));
     match control {
         Control::Ping { token } => {
             out.put_u8(PING);
@@ -74,7 +74,7 @@ fn length(control: &Control, max_peers: usize) -> Result<usize, EncodeError> {
 
 /// Reads the control message that a frame consists of.
 pub(super) fn decode(frame: &[u8], max_peers: usize) -> Result<Control, WireError> {
-    let mut fields = Fields::new(frame);
+    let mut fields = FieldReader::new(frame);
     let Ok(code) = fields.u8() else {
         return Err(WireError::FrameTooShort { kind: FrameKind::Control, size: 0, need: 1 });
     };
@@ -90,7 +90,7 @@ pub(super) fn decode(frame: &[u8], max_peers: usize) -> Result<Control, WireErro
     // The number itself counts in neither size nor need.
     let wrong =
         |need: usize| WireError::ControlLength { control: name, size: frame.len() - 1, need: need - 1 };
-    let cut = |Cut { need }| wrong(need);
+    let cut = |Truncated { need }| wrong(need);
     let control = match code {
         PING => Control::Ping { token: fields.u64().map_err(cut)? },
         PONG => Control::Pong { token: fields.u64().map_err(cut)? },
@@ -114,8 +114,8 @@ pub(super) fn decode(frame: &[u8], max_peers: usize) -> Result<Control, WireErro
             let mut peers = Vec::with_capacity(count);
             for _ in 0..count {
                 peers.push(fields.addr().map_err(|fault| match fault {
-                    AddrFault::Cut(at) => cut(at),
-                    AddrFault::Family(code) => WireError::AddressFamily { code },
+                    AddrError::Truncated(at) => cut(at),
+                    AddrError::Family(code) => WireError::AddressFamily { code },
                 })?);
             }
             Control::Peers(peers)

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use crate::base::Lane;
-use crate::wire::chunk::{HeadBytes, Opening};
+use crate::wire::chunk::{ChunkTemplate, HeaderBytes};
 use crate::wire::error::EncodeError;
 use crate::wire::limits::WireLimits;
 use crate::wire::message::{FrameKind, MessageHeader};
@@ -15,14 +15,14 @@ use super::header;
 pub(super) fn check(
     limits: &WireLimits,
     lane: Lane,
-    head: &MessageHeader,
+    header: &MessageHeader,
     size: usize,
 ) -> Result<(), EncodeError> {
-    if let MessageHeader::Cancel { .. } = head {
+    if let MessageHeader::Cancel { .. } = header {
         return if size == 0 { Ok(()) } else { Err(EncodeError::CancelPayload { size }) };
     }
     if lane == Lane::Control {
-        return Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() });
+        return Err(EncodeError::ControlLaneReserved { kind: header.frame_kind() });
     }
     let cap = limits.message(lane);
     if size > cap {
@@ -33,45 +33,51 @@ pub(super) fn check(
 
 /// Appends a message that [`check`] let pass, in chunks of at most `chunk` bytes after each header.
 #[inline]
-pub(super) fn message(lane: Lane, head: &MessageHeader, payload: &[u8], chunk: usize, out: &mut BytesMut) {
+pub(super) fn message(lane: Lane, header: &MessageHeader, payload: &[u8], chunk: usize, out: &mut BytesMut) {
     // One chunk, each kind with fields of a length known here: one reservation and two copies.
-    match *head {
+    match *header {
         MessageHeader::Event { kind } if payload.len() + 2 <= chunk => {
-            whole(FrameKind::Event, lane, kind.to_le_bytes(), payload, out);
+            single_frame(FrameKind::Event, lane, kind.to_le_bytes(), payload, out);
         }
         MessageHeader::Request { id, kind } if payload.len() + 6 <= chunk => {
-            whole(FrameKind::Request, lane, request_fields(id, kind), payload, out);
+            single_frame(FrameKind::Request, lane, request_fields(id, kind), payload, out);
         }
         MessageHeader::Response { id, status } if payload.len() + 5 <= chunk => {
-            whole(FrameKind::Response, lane, response_fields(id, status.code()), payload, out);
+            single_frame(FrameKind::Response, lane, response_fields(id, status.code()), payload, out);
         }
-        MessageHeader::Cancel { id } => whole(FrameKind::Cancel, lane, id.to_le_bytes(), payload, out),
-        _ => several(lane, head, payload, chunk, out),
+        MessageHeader::Cancel { id } => single_frame(FrameKind::Cancel, lane, id.to_le_bytes(), payload, out),
+        _ => chunked(lane, header, payload, chunk, out),
     }
 }
 
 #[inline]
-fn whole<const N: usize>(kind: FrameKind, lane: Lane, fields: [u8; N], payload: &[u8], out: &mut BytesMut) {
+fn single_frame<const N: usize>(
+    kind: FrameKind,
+    lane: Lane,
+    fields: [u8; N],
+    payload: &[u8],
+    out: &mut BytesMut,
+) {
     let len = N + payload.len();
     out.reserve(header::SIZE + len);
     // Header and fields in one copy.
-    let mut head = [0; header::SIZE + 6];
-    head[..header::SIZE].copy_from_slice(&header::join(len, header::flags(kind, lane)).to_le_bytes());
-    head[header::SIZE..header::SIZE + N].copy_from_slice(&fields);
-    out.extend_from_slice(&head[..header::SIZE + N]);
+    let mut header = [0; header::SIZE + 6];
+    header[..header::SIZE].copy_from_slice(&header::pack(len, header::flags(kind, lane)).to_le_bytes());
+    header[header::SIZE..header::SIZE + N].copy_from_slice(&fields);
+    out.extend_from_slice(&header[..header::SIZE + N]);
     out.extend_from_slice(payload);
 }
 
 #[cold]
 #[inline(never)]
-fn several(lane: Lane, head: &MessageHeader, payload: &[u8], chunk: usize, out: &mut BytesMut) {
-    let (first, rest) = openings(lane, head, chunk);
-    let more = payload.len().saturating_sub(first.room).div_ceil(rest.room);
-    out.reserve(payload.len() + first.head.len() + more * rest.head.len());
+fn chunked(lane: Lane, header: &MessageHeader, payload: &[u8], chunk: usize, out: &mut BytesMut) {
+    let (first, rest) = chunk_templates(lane, header, chunk);
+    let more = payload.len().saturating_sub(first.max_payload).div_ceil(rest.max_payload);
+    out.reserve(payload.len() + first.header.len() + more * rest.header.len());
     let (mut opening, mut left) = (first, payload);
     loop {
-        let (body, after) = left.split_at(left.len().min(opening.room));
-        out.extend_from_slice(&seal(opening.head, body.len(), after.is_empty()));
+        let (body, after) = left.split_at(left.len().min(opening.max_payload));
+        out.extend_from_slice(&complete_header(opening.header, body.len(), after.is_empty()));
         out.extend_from_slice(body);
         if after.is_empty() {
             return;
@@ -81,38 +87,48 @@ fn several(lane: Lane, head: &MessageHeader, payload: &[u8], chunk: usize, out: 
 }
 
 /// How the first chunk of a message begins, and how the others do.
-pub(super) fn openings(lane: Lane, head: &MessageHeader, chunk: usize) -> (Opening, Opening) {
-    let flags = header::flags(head.frame_kind(), lane);
+pub(super) fn chunk_templates(
+    lane: Lane,
+    header: &MessageHeader,
+    chunk: usize,
+) -> (ChunkTemplate, ChunkTemplate) {
+    let flags = header::flags(header.frame_kind(), lane);
     let continued = flags | header::CONTINUES;
-    let (first, rest) = match *head {
-        MessageHeader::Event { kind } => (opening(flags, &kind.to_le_bytes()), opening(continued, &[])),
+    let (first, rest) = match *header {
+        MessageHeader::Event { kind } => {
+            (header_bytes(flags, &kind.to_le_bytes()), header_bytes(continued, &[]))
+        }
         MessageHeader::Request { id, kind } => {
-            (opening(flags, &request_fields(id, kind)), opening(continued, &id.to_le_bytes()))
+            (header_bytes(flags, &request_fields(id, kind)), header_bytes(continued, &id.to_le_bytes()))
         }
-        MessageHeader::Response { id, status } => {
-            (opening(flags, &response_fields(id, status.code())), opening(continued, &id.to_le_bytes()))
-        }
+        MessageHeader::Response { id, status } => (
+            header_bytes(flags, &response_fields(id, status.code())),
+            header_bytes(continued, &id.to_le_bytes()),
+        ),
         MessageHeader::Cancel { id } => {
-            (opening(flags, &id.to_le_bytes()), opening(continued, &id.to_le_bytes()))
+            (header_bytes(flags, &id.to_le_bytes()), header_bytes(continued, &id.to_le_bytes()))
         }
     };
-    let room = |head: HeadBytes| Opening { head, room: chunk + header::SIZE - head.len() };
+    let room = |header: HeaderBytes| ChunkTemplate {
+        header: header,
+        max_payload: chunk + header::SIZE - header.len(),
+    };
     (room(first), room(rest))
 }
 
-/// Completes the head of a chunk: its length, and whether more follow.
-pub(super) fn seal(mut head: HeadBytes, body: usize, last: bool) -> HeadBytes {
-    let len = head.len() - header::SIZE + body;
-    let flags = if last { head[3] } else { head[3] | header::MORE };
-    head[..header::SIZE].copy_from_slice(&header::join(len, flags).to_le_bytes());
-    head
+/// Completes the header of a chunk: its length, and whether more follow.
+pub(super) fn complete_header(mut header: HeaderBytes, body: usize, last: bool) -> HeaderBytes {
+    let len = header.len() - header::SIZE + body;
+    let flags = if last { header[3] } else { header[3] | header::MORE };
+    header[..header::SIZE].copy_from_slice(&header::pack(len, flags).to_le_bytes());
+    header
 }
 
-fn opening(flags: u8, fields: &[u8]) -> HeadBytes {
+fn header_bytes(flags: u8, fields: &[u8]) -> HeaderBytes {
     let mut bytes = [0; header::SIZE + 6];
-    bytes[..header::SIZE].copy_from_slice(&header::join(0, flags).to_le_bytes());
+    bytes[..header::SIZE].copy_from_slice(&header::pack(0, flags).to_le_bytes());
     bytes[header::SIZE..header::SIZE + fields.len()].copy_from_slice(fields);
-    HeadBytes::new(&bytes[..header::SIZE + fields.len()]).unwrap_or_default()
+    HeaderBytes::new(&bytes[..header::SIZE + fields.len()]).unwrap_or_default()
 }
 
 #[inline]

@@ -21,25 +21,25 @@ const FAMILY_V6: u8 = 6;
 const NO_RETRY: u32 = u32::MAX;
 
 /// Takes fields off the front of a slice.
-pub(super) struct Fields<'b> {
+pub(super) struct FieldReader<'b> {
     all: &'b [u8],
     at: usize,
 }
 
 /// The bytes end inside a field, which would have reached to `need` bytes from their start.
 #[derive(Debug)]
-pub(super) struct Cut {
+pub(super) struct Truncated {
     pub(super) need: usize,
 }
 
 /// Why an address could not be taken.
 #[derive(Debug)]
-pub(super) enum AddrFault {
-    Cut(Cut),
+pub(super) enum AddrError {
+    Truncated(Truncated),
     Family(u8),
 }
 
-impl<'b> Fields<'b> {
+impl<'b> FieldReader<'b> {
     pub(super) fn new(all: &'b [u8]) -> Self {
         Self { all, at: 0 }
     }
@@ -54,54 +54,54 @@ impl<'b> Fields<'b> {
         self.all.len() - self.at
     }
 
-    pub(super) fn bytes(&mut self, count: usize) -> Result<&'b [u8], Cut> {
+    pub(super) fn bytes(&mut self, count: usize) -> Result<&'b [u8], Truncated> {
         let need = self.at.saturating_add(count);
-        let bytes = self.all.get(self.at..need).ok_or(Cut { need })?;
+        let bytes = self.all.get(self.at..need).ok_or(Truncated { need })?;
         self.at = need;
         Ok(bytes)
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Cut> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Truncated> {
         let need = self.at + N;
-        let bytes = self.all[self.at..].first_chunk::<N>().ok_or(Cut { need })?;
+        let bytes = self.all[self.at..].first_chunk::<N>().ok_or(Truncated { need })?;
         self.at = need;
         Ok(*bytes)
     }
 
-    pub(super) fn u8(&mut self) -> Result<u8, Cut> {
+    pub(super) fn u8(&mut self) -> Result<u8, Truncated> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    pub(super) fn u16(&mut self) -> Result<u16, Cut> {
+    pub(super) fn u16(&mut self) -> Result<u16, Truncated> {
         self.array().map(u16::from_le_bytes)
     }
 
-    pub(super) fn u32(&mut self) -> Result<u32, Cut> {
+    pub(super) fn u32(&mut self) -> Result<u32, Truncated> {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub(super) fn u64(&mut self) -> Result<u64, Cut> {
+    pub(super) fn u64(&mut self) -> Result<u64, Truncated> {
         self.array().map(u64::from_le_bytes)
     }
 
     /// An address or the mark of none; canonical.
-    pub(super) fn maybe_addr(&mut self) -> Result<Option<SocketAddr>, AddrFault> {
-        let ip = match self.u8().map_err(AddrFault::Cut)? {
+    pub(super) fn maybe_addr(&mut self) -> Result<Option<SocketAddr>, AddrError> {
+        let ip = match self.u8().map_err(AddrError::Truncated)? {
             FAMILY_NONE => return Ok(None),
-            FAMILY_V4 => IpAddr::V4(Ipv4Addr::from(self.array::<4>().map_err(AddrFault::Cut)?)),
-            FAMILY_V6 => IpAddr::V6(Ipv6Addr::from(self.array::<16>().map_err(AddrFault::Cut)?)),
-            code => return Err(AddrFault::Family(code)),
+            FAMILY_V4 => IpAddr::V4(Ipv4Addr::from(self.array::<4>().map_err(AddrError::Truncated)?)),
+            FAMILY_V6 => IpAddr::V6(Ipv6Addr::from(self.array::<16>().map_err(AddrError::Truncated)?)),
+            code => return Err(AddrError::Family(code)),
         };
-        let port = self.u16().map_err(AddrFault::Cut)?;
+        let port = self.u16().map_err(AddrError::Truncated)?;
         Ok(Some(canonical(SocketAddr::new(ip, port))))
     }
 
     /// An address; canonical.
-    pub(super) fn addr(&mut self) -> Result<SocketAddr, AddrFault> {
-        self.maybe_addr()?.ok_or(AddrFault::Family(FAMILY_NONE))
+    pub(super) fn addr(&mut self) -> Result<SocketAddr, AddrError> {
+        self.maybe_addr()?.ok_or(AddrError::Family(FAMILY_NONE))
     }
 
-    pub(super) fn goodbye(&mut self) -> Result<Goodbye, Cut> {
+    pub(super) fn goodbye(&mut self) -> Result<Goodbye, Truncated> {
         let reason = GoodbyeReason::from_code(self.u16()?);
         let millis = self.u32()?;
         let retry_after = (millis != NO_RETRY).then(|| Duration::from_millis(u64::from(millis)));

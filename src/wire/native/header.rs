@@ -1,38 +1,43 @@
-//! The four bytes that begin a frame.
+//! The four bytes that begin every native frame.
 
 use crate::base::Lane;
 use crate::wire::error::WireError;
 use crate::wire::message::FrameKind;
 
-/// Bytes of a header.
+/// Bytes of a frame header.
 pub(super) const SIZE: usize = 4;
 /// Most bytes that may follow one header.
 pub(super) const MAX_CHUNK: usize = 16 * 1024;
-/// Fewest bytes that follow a header which says that more chunks come.
+/// Fewest bytes that follow a header with the `more` flag.
 pub(super) const MIN_CHUNK: usize = 1024;
 
+/// Flag: another chunk of the same message follows.
 pub(super) const MORE: u8 = 1 << 5;
+/// Flag: an earlier chunk of the same message came before.
 pub(super) const CONTINUES: u8 = 1 << 6;
+/// Flag bits of the lane.
 pub(super) const LANE_BITS: u8 = 0b11 << LANE_SHIFT;
 const LANE_SHIFT: u32 = 3;
 const KIND_BITS: u8 = 0b111;
-const RESERVED: u8 = 1 << 7;
+const RESERVED_BITS: u8 = 1 << 7;
 
-/// A header that has been checked on its own: everything that does not depend on what came before.
+/// A parsed header that has passed every check that needs no context.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Header {
+pub(super) struct FrameHeader {
     pub(super) kind: FrameKind,
     pub(super) lane: Lane,
+    /// See [`MORE`].
     pub(super) more: bool,
+    /// See [`CONTINUES`].
     pub(super) continues: bool,
     /// Bytes that follow the header.
     pub(super) len: usize,
 }
 
-impl Header {
+impl FrameHeader {
     pub(super) fn parse(word: u32) -> Result<Self, WireError> {
-        let (len, byte) = split(word);
-        if byte & RESERVED != 0 {
+        let (len, byte) = unpack(word);
+        if byte & RESERVED_BITS != 0 {
             return Err(WireError::ReservedBits { byte });
         }
         let kind = match byte & KIND_BITS {
@@ -46,8 +51,8 @@ impl Header {
         if len > MAX_CHUNK {
             return Err(WireError::FrameTooLarge { size: len, cap: MAX_CHUNK });
         }
-        let header =
-            Self { kind, lane: lane_of(byte), more: byte & MORE != 0, continues: byte & CONTINUES != 0, len };
+        let lane = lane_from_flags(byte);
+        let header = Self { kind, lane, more: byte & MORE != 0, continues: byte & CONTINUES != 0, len };
         header.check()?;
         Ok(header)
     }
@@ -63,7 +68,7 @@ impl Header {
         if matches!(kind, FrameKind::Control | FrameKind::Cancel) && (more || continues) {
             return Err(WireError::NotChunkable { kind });
         }
-        let need = self.fields();
+        let need = self.fields_len();
         if size < need {
             return Err(WireError::FrameTooShort { kind, size, need });
         }
@@ -73,8 +78,8 @@ impl Header {
         Ok(())
     }
 
-    /// Bytes of the fields before the payload.
-    pub(super) fn fields(&self) -> usize {
+    /// Bytes between the header and the payload.
+    pub(super) fn fields_len(&self) -> usize {
         match (self.kind, self.continues) {
             (FrameKind::Event, false) => 2,
             (FrameKind::Event, true) => 0,
@@ -86,19 +91,19 @@ impl Header {
     }
 }
 
-/// Length and flags of a header word.
+/// The length and the flags in a header word.
 #[inline]
-pub(super) const fn split(word: u32) -> (usize, u8) {
+pub(super) const fn unpack(word: u32) -> (usize, u8) {
     ((word & 0x00ff_ffff) as usize, (word >> 24) as u8)
 }
 
-/// The header word of these flags and this length, which is at most [`MAX_CHUNK`].
+/// The header word of a length, at most [`MAX_CHUNK`], and flags.
 #[inline]
-pub(super) const fn join(len: usize, flags: u8) -> u32 {
+pub(super) const fn pack(len: usize, flags: u8) -> u32 {
     len as u32 | (flags as u32) << 24
 }
 
-/// The flags of a message's first and only chunk.
+/// The flags of an unchunked message.
 #[inline]
 pub(super) const fn flags(kind: FrameKind, lane: Lane) -> u8 {
     let kind = match kind {
@@ -111,9 +116,9 @@ pub(super) const fn flags(kind: FrameKind, lane: Lane) -> u8 {
     kind | (lane.index() as u8) << LANE_SHIFT
 }
 
-/// The lane in these flags.
+/// The lane in the flags.
 #[inline]
-pub(super) const fn lane_of(flags: u8) -> Lane {
+pub(super) const fn lane_from_flags(flags: u8) -> Lane {
     match (flags & LANE_BITS) >> LANE_SHIFT {
         0 => Lane::Control,
         1 => Lane::Urgent,

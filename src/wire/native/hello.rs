@@ -12,11 +12,11 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::base::Nonce;
-use crate::wire::error::{AgentFault, EncodeError, WireError};
-use crate::wire::message::{Goodbye, Greeting, Hello};
+use crate::wire::error::{AgentError, EncodeError, WireError};
+use crate::wire::message::{FirstFrame, Goodbye, Hello};
 
 use super::Native;
-use super::fields::{self, AddrFault, Cut, Fields};
+use super::fields::{self, AddrError, FieldReader, Truncated};
 
 /// Most bytes of a greeting that a configuration can allow, and fewest: room for every hello that can be sent.
 pub(super) const MAX_CAP: usize = 4 * 1024;
@@ -33,7 +33,7 @@ const _: () = assert!(HEAD + FIXED + (fields::V6 - 1) + 32 + Hello::MAX_AGENT + 
 
 pub(super) fn encode_hello(hello: &Hello, out: &mut BytesMut) -> Result<(), EncodeError> {
     let nonce = hello.nonce.ok_or(EncodeError::Missing { field: "nonce" })?;
-    Hello::check_agent(hello.agent.as_bytes()).map_err(EncodeError::Agent)?;
+    Hello::validate_agent(hello.agent.as_bytes()).map_err(EncodeError::Agent)?;
     if hello.app.len() > Hello::MAX_APP {
         return Err(EncodeError::AppTooLarge { size: hello.app.len(), cap: Hello::MAX_APP });
     }
@@ -74,55 +74,57 @@ fn put_head(code: u8, len: usize, out: &mut BytesMut) {
     out.put_u16_le(len as u16);
 }
 
-pub(super) fn decode(buf: &[u8], cap: usize) -> Result<Option<(Greeting, usize)>, WireError> {
+pub(super) fn decode(buf: &[u8], cap: usize) -> Result<Option<(FirstFrame, usize)>, WireError> {
     if buf.iter().zip(&Native::MAGIC).any(|(got, want)| got != want) {
-        return Err(WireError::Magic);
+        return Err(WireError::BadMagic);
     }
     let Some(&code) = buf.get(4) else { return Ok(None) };
     if !matches!(code, HELLO | GOODBYE) {
-        return Err(WireError::UnknownGreeting { code });
+        return Err(WireError::UnknownFirstFrame { code });
     }
     let Some(&[low, high]) = buf.get(5..HEAD).and_then(|len| len.first_chunk()) else { return Ok(None) };
     let size = HEAD + usize::from(u16::from_le_bytes([low, high]));
     if size > cap {
-        return Err(WireError::GreetingTooLarge { size, cap });
+        return Err(WireError::FirstFrameTooLarge { size, cap });
     }
     let Some(body) = buf.get(HEAD..size) else { return Ok(None) };
-    let mut fields = Fields::new(body);
+    let mut fields = FieldReader::new(body);
     let greeting = if code == HELLO {
-        Greeting::Hello(read_hello(&mut fields)?)
+        FirstFrame::Hello(read_hello(&mut fields)?)
     } else {
-        Greeting::Goodbye(fields.goodbye().map_err(|_| WireError::GreetingCut { field: "goodbye" })?)
+        FirstFrame::Goodbye(
+            fields.goodbye().map_err(|_| WireError::FirstFrameTruncated { field: "goodbye" })?,
+        )
     };
     // A later version may say more than we know, so that its hello can be refused with a reason; ours may not.
-    let is_later = matches!(&greeting, Greeting::Hello(hello) if hello.version > Native::VERSION);
+    let is_later = matches!(&greeting, FirstFrame::Hello(hello) if hello.version > Native::VERSION);
     if fields.left() != 0 && !is_later {
-        return Err(WireError::GreetingTrailing { count: fields.left() });
+        return Err(WireError::FirstFrameTrailingBytes { count: fields.left() });
     }
     Ok(Some((greeting, size)))
 }
 
-fn read_hello(fields: &mut Fields<'_>) -> Result<Hello, WireError> {
-    let cut = |field| move |_: Cut| WireError::GreetingCut { field };
+fn read_hello(fields: &mut FieldReader<'_>) -> Result<Hello, WireError> {
+    let cut = |field| move |_: Truncated| WireError::FirstFrameTruncated { field };
     let version = fields.u32().map_err(cut("version"))?;
     let network = fields.u64().map_err(cut("network"))?;
     let nonce = Some(Nonce(fields.array().map_err(cut("nonce"))?));
     let features = fields.u64().map_err(cut("features"))?;
     let listen = fields.maybe_addr().map_err(|fault| match fault {
-        AddrFault::Cut(at) => cut("listen address")(at),
-        AddrFault::Family(code) => WireError::AddressFamily { code },
+        AddrError::Truncated(at) => cut("listen address")(at),
+        AddrError::Family(code) => WireError::AddressFamily { code },
     })?;
     let genesis = match fields.u8().map_err(cut("genesis"))? {
         0 => None,
         1 => Some(fields.array().map_err(cut("genesis"))?),
-        code => return Err(WireError::BadMark { field: "genesis", code }),
+        code => return Err(WireError::BadOptionTag { field: "genesis", code }),
     };
     let len = usize::from(fields.u8().map_err(cut("agent"))?);
     if len > Hello::MAX_AGENT {
-        return Err(WireError::Agent(AgentFault::TooLong { size: len }));
+        return Err(WireError::Agent(AgentError::TooLong { size: len }));
     }
     let agent = fields.bytes(len).map_err(cut("agent"))?;
-    let agent = Hello::check_agent(agent).map_err(WireError::Agent)?.to_owned();
+    let agent = Hello::validate_agent(agent).map_err(WireError::Agent)?.to_owned();
     let len = usize::from(fields.u16().map_err(cut("application bytes"))?);
     if len > Hello::MAX_APP {
         return Err(WireError::AppTooLarge { size: len, cap: Hello::MAX_APP });

@@ -1,4 +1,4 @@
-//! The native dialect: small chunks, four lanes, ids.
+//! The native protocol: small chunks, four lanes, ids.
 //!
 //! ```text
 //! frame     = header (4 bytes) fields payload
@@ -18,14 +18,14 @@
 //!
 //! The bytes are frozen by `tests/golden/`.
 
-mod body;
+mod buffer_pool;
 mod control;
 mod decode;
 mod encode;
 mod fields;
 mod header;
 mod hello;
-mod spare;
+mod reassembly;
 
 pub use decode::NativeDecoder;
 
@@ -37,16 +37,16 @@ use bytes::{Bytes, BytesMut};
 use crate::base::Lane;
 
 use super::chunk::Chunks;
-use super::dialect::{Features, Protocol};
 use super::error::{EncodeError, WireError};
 use super::limits::WireLimits;
-use super::message::{Control, Goodbye, Greeting, Hello, MessageHeader};
+use super::message::{Control, FirstFrame, Goodbye, Hello, MessageHeader};
+use super::protocol::{Features, Protocol};
 
-/// The dialect that peerpool nodes speak among themselves. See [`wire`](super) for what it promises.
+/// The protocol that peerpool nodes speak among themselves. See [`wire`](super) for what it promises.
 #[derive(Clone, Debug)]
 pub struct Native {
     limits: WireLimits,
-    common: Arc<decode::DecoderShared>,
+    decoder_shared: Arc<decode::DecoderShared>,
 }
 
 impl Native {
@@ -62,8 +62,8 @@ impl Native {
     /// What [`WireLimits::peers`] may be: up to 800, which is what fits one frame.
     pub const PEERS: RangeInclusive<usize> = 0..=control::MAX_PEERS;
 
-    /// The dialect with these limits, each brought into its bounds: [`Native::CHUNK`], [`Native::HELLO`],
-    /// [`Native::PEERS`]; `window` is what the dialect needs.
+    /// The protocol with these limits, each brought into its bounds: [`Native::CHUNK`], [`Native::HELLO`],
+    /// [`Native::PEERS`]; `window` is what the protocol needs.
     pub fn new(limits: WireLimits) -> Self {
         let into = |bounds: RangeInclusive<usize>, limit: usize| limit.clamp(*bounds.start(), *bounds.end());
         let limits = WireLimits {
@@ -73,8 +73,8 @@ impl Native {
             window: header::SIZE + header::MAX_CHUNK,
             ..limits
         };
-        let common = Arc::new(decode::DecoderShared::new(&limits));
-        Self { limits, common }
+        let decoder_shared = Arc::new(decode::DecoderShared::new(&limits));
+        Self { limits, decoder_shared }
     }
 }
 
@@ -95,7 +95,7 @@ impl Protocol for Native {
         Self::VERSION
     }
 
-    fn abilities(&self) -> Features {
+    fn features(&self) -> Features {
         Features::ALL
     }
 
@@ -104,26 +104,26 @@ impl Protocol for Native {
     }
 
     fn decoder(&self) -> NativeDecoder {
-        NativeDecoder::new(Arc::clone(&self.common))
+        NativeDecoder::new(Arc::clone(&self.decoder_shared))
     }
 
     #[inline]
     fn encode(
         &self,
         lane: Lane,
-        head: &MessageHeader,
+        header: &MessageHeader,
         payload: &[u8],
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
-        encode::check(&self.limits, lane, head, payload.len())?;
-        encode::message(lane, head, payload, self.limits.chunk, out);
+        encode::check(&self.limits, lane, header, payload.len())?;
+        encode::message(lane, header, payload, self.limits.chunk, out);
         Ok(())
     }
 
-    fn chunks(&self, lane: Lane, head: MessageHeader, payload: Bytes) -> Result<Chunks, EncodeError> {
-        encode::check(&self.limits, lane, &head, payload.len())?;
-        let (first, rest) = encode::openings(lane, &head, self.limits.chunk);
-        Ok(Chunks::split(payload, first, rest, encode::seal))
+    fn chunks(&self, lane: Lane, header: MessageHeader, payload: Bytes) -> Result<Chunks, EncodeError> {
+        encode::check(&self.limits, lane, &header, payload.len())?;
+        let (first, rest) = encode::chunk_templates(lane, &header, self.limits.chunk);
+        Ok(Chunks::split(payload, first, rest, encode::complete_header))
     }
 
     fn encode_control(&self, control: &Control, out: &mut BytesMut) -> Result<bool, EncodeError> {
@@ -140,7 +140,7 @@ impl Protocol for Native {
         Ok(true)
     }
 
-    fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError> {
+    fn decode_first_frame(&self, buf: &[u8]) -> Result<Option<(FirstFrame, usize)>, WireError> {
         hello::decode(buf, self.limits.hello)
     }
 }

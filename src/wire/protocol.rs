@@ -11,7 +11,7 @@ use crate::base::Lane;
 use super::chunk::Chunks;
 use super::error::{EncodeError, WireError};
 use super::limits::WireLimits;
-use super::message::{Control, Goodbye, Greeting, Hello, MessageHeader};
+use super::message::{Control, FirstFrame, Goodbye, Hello, MessageHeader};
 
 /// Framing and handshake spoken on a link. One value serves all links; what belongs to one link is its [`Decoder`].
 ///
@@ -27,7 +27,7 @@ pub trait Protocol: Send + Sync + 'static {
     fn version(&self) -> u32;
 
     /// What this dialect can say at all.
-    fn abilities(&self) -> Features;
+    fn features(&self) -> Features;
 
     /// The caps: per lane, of the greeting, of a chunk; and the window a reader needs.
     fn limits(&self) -> &WireLimits;
@@ -46,7 +46,7 @@ pub trait Protocol: Send + Sync + 'static {
     fn encode(
         &self,
         lane: Lane,
-        head: &MessageHeader,
+        header: &MessageHeader,
         payload: &[u8],
         out: &mut BytesMut,
     ) -> Result<(), EncodeError>;
@@ -58,7 +58,7 @@ pub trait Protocol: Send + Sync + 'static {
     ///
     /// # Cost
     /// One reference count a chunk; no copy, no allocation.
-    fn chunks(&self, lane: Lane, head: MessageHeader, payload: Bytes) -> Result<Chunks, EncodeError>;
+    fn chunks(&self, lane: Lane, header: MessageHeader, payload: Bytes) -> Result<Chunks, EncodeError>;
 
     /// Appends a control message; `false`, and nothing appended, if this dialect has no such thing.
     ///
@@ -70,17 +70,17 @@ pub trait Protocol: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`EncodeError::Missing`], [`EncodeError::Agent`], [`EncodeError::AppTooLarge`],
-    /// [`EncodeError::GreetingTooLarge`].
+    /// [`EncodeError::FirstFrameTooLarge`].
     fn encode_hello(&self, hello: &Hello, out: &mut BytesMut) -> Result<(), EncodeError>;
 
     /// Appends the greeting that refuses a connection; `false`, and nothing appended, if this dialect refuses by closing.
     ///
     /// # Errors
-    /// [`EncodeError::GreetingTooLarge`].
+    /// [`EncodeError::FirstFrameTooLarge`].
     fn encode_goodbye(&self, goodbye: &Goodbye, out: &mut BytesMut) -> Result<bool, EncodeError>;
 
     /// How answers find their requests where the line carries no ids; `None`, the default: by id.
-    fn correlator(&self) -> Option<Arc<dyn ReplyMatcher>> {
+    fn reply_matcher(&self) -> Option<Arc<dyn ReplyMatcher>> {
         None
     }
 
@@ -90,7 +90,7 @@ pub trait Protocol: Send + Sync + 'static {
     /// # Errors
     /// A typed refusal, as early as the bytes allow: a wrong magic on its first wrong byte, a length over the cap before
     /// anything it announces.
-    fn decode_greeting(&self, buf: &[u8]) -> Result<Option<(Greeting, usize)>, WireError>;
+    fn decode_first_frame(&self, buf: &[u8]) -> Result<Option<(FirstFrame, usize)>, WireError>;
 }
 
 /// Pairs requests and answers by what they are, for a dialect whose messages carry no ids.
@@ -99,17 +99,17 @@ pub trait Protocol: Send + Sync + 'static {
 /// answers over as events, and that there is none as a response whose id is the place.
 pub trait ReplyMatcher: Debug + Send + Sync + 'static {
     /// The place in which a request of this kind waits for its answer; `None` for a kind that asks nothing.
-    fn awaits(&self, kind: u16) -> Option<u32>;
+    fn request_slot(&self, kind: u16) -> Option<u32>;
 
     /// The place that a message of this kind may answer; `None` for one that answers nothing.
-    fn fills(&self, kind: u16) -> Option<u32>;
+    fn reply_slot(&self, kind: u16) -> Option<u32>;
 
     /// Whether this can be the answer to what was asked: the fields that must agree do.
-    fn answers(&self, kind: u16, asked: &[u8], reply_kind: u16, reply: &[u8]) -> bool;
+    fn is_reply_to(&self, kind: u16, asked: &[u8], reply_kind: u16, reply: &[u8]) -> bool;
 
     /// Whether no answer to one of two requests of a place can be taken for the other's, so that one may be sent although the
     /// other, given up, may still be answered. Default: no.
-    fn are_apart(&self, _kind: u16, _asked: &[u8], _other_kind: u16, _other: &[u8]) -> bool {
+    fn are_distinguishable(&self, _kind: u16, _asked: &[u8], _other_kind: u16, _other: &[u8]) -> bool {
         false
     }
 }
@@ -137,7 +137,7 @@ pub enum DecodeStep<'b> {
     /// Nothing can be taken before more bytes come; nothing was used.
     NeedMore,
     /// A part of a frame was taken in. No frame is complete, so this is no sign of life yet.
-    Part {
+    PartialFrame {
         /// Bytes to drop from the front of the buffer.
         used: usize,
     },
@@ -153,7 +153,7 @@ pub enum DecodeStep<'b> {
         /// The lane it came on.
         lane: Lane,
         /// What it is.
-        head: MessageHeader,
+        header: MessageHeader,
         /// What it carries.
         payload: Payload<'b>,
     },
@@ -171,7 +171,7 @@ impl DecodeStep<'_> {
     pub const fn used(&self) -> usize {
         match *self {
             Self::NeedMore => 0,
-            Self::Part { used }
+            Self::PartialFrame { used }
             | Self::Chunk { used }
             | Self::Message { used, .. }
             | Self::Control { used, .. } => used,
@@ -273,12 +273,12 @@ impl Features {
         nonce: false,
     };
 
-    /// Whether what such a head begins can be said, on a lane that it may take.
+    /// Whether what such a header begins can be said, on a lane that it may take.
     ///
     /// # Errors
     /// [`EncodeError::Unsupported`], as [`Protocol::encode`] would say it.
-    pub const fn check(&self, head: &MessageHeader) -> Result<(), EncodeError> {
-        match *head {
+    pub const fn check(&self, header: &MessageHeader) -> Result<(), EncodeError> {
+        match *header {
             MessageHeader::Request { .. } | MessageHeader::Response { .. } | MessageHeader::Cancel { .. }
                 if !self.requests =>
             {

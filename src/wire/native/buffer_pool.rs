@@ -61,7 +61,7 @@ impl BufferPool {
     }
 
     /// A complete message, whose memory comes back here when nobody keeps it any more.
-    pub(super) fn lend(self: &Arc<Self>, bytes: Vec<u8>) -> Bytes {
+    pub(super) fn share(self: &Arc<Self>, bytes: Vec<u8>) -> Bytes {
         if is_worth(&bytes) {
             Bytes::from_owner(PooledBuffer { bytes, home: Arc::clone(self) })
         } else {
@@ -102,7 +102,7 @@ const BUFFERS: usize = 64;
 /// Two of the largest chunks: a smaller one holds no message in chunks for long.
 const SMALLEST: usize = 32 * 1024;
 /// So all together hold at most 8 MiB, and 4 MiB where messages are of 64 KiB.
-const LARGEST: usize = super::body::SHORT;
+const LARGEST: usize = super::reassembly::SHORT;
 /// A block of 10 MB that has grown by halves of a cap of 32 MiB.
 const LONGEST: usize = 16 << 20;
 
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn the_memory_of_a_dropped_message_serves_the_next_that_it_fits() {
         let spares = Arc::new(BufferPool::default());
-        let message = spares.lend(vec![1; 64 * 1024]);
+        let message = spares.share(vec![1; 64 * 1024]);
         let (place, kept) = (message.as_ptr(), message.slice(5..10));
         drop(message);
         assert!(spares.take(1, usize::MAX).is_none(), "somebody still keeps a part");

@@ -1,6 +1,6 @@
 //! The payload of a message that has begun and not ended.
 
-use super::spare::BufferPool;
+use super::buffer_pool::BufferPool;
 
 /// Bytes that grow with what comes, and never by a step that others would feel.
 ///
@@ -27,7 +27,7 @@ impl Reassembly {
     /// Memory held: the room of a short one; of a longer one the bytes that were written, since the room behind them has not
     /// been touched and takes no memory yet, and all of what had an earlier message. At most twice what came, and a page, and what
     /// earlier messages left.
-    pub(super) fn held(&self) -> usize {
+    pub(super) fn memory(&self) -> usize {
         let of = |bytes: &Vec<u8>, used: bool| if used { bytes.capacity() } else { bytes.len() };
         if self.is_long() {
             of(&self.bytes, self.used) + of(&self.next, self.next_used)
@@ -152,7 +152,7 @@ mod tests {
             }
             body.push(&chunk, true, cap, &spares);
             came += chunk.len();
-            assert!((came..=2 * came + PAGE).contains(&body.held()) && body.held() <= cap);
+            assert!((came..=2 * came + PAGE).contains(&body.memory()) && body.memory() <= cap);
         }
         assert_eq!(body.finish(), chunk.repeat(came / chunk.len()));
     }
@@ -167,7 +167,7 @@ mod tests {
             }
             body.finish()
         };
-        let message = |size: usize| spares.lend(body(size));
+        let message = |size: usize| spares.share(body(size));
         drop(message(10_000_000));
         assert_eq!(body(1_200_000).capacity(), 1_200_000, "a message of a fraction pins its own bytes only");
         let place = message(10_000_000).as_ptr();
@@ -181,16 +181,16 @@ mod tests {
     fn a_small_message_does_not_go_on_in_the_memory_of_a_block() {
         let (cap, spares) = (32 << 20, std::sync::Arc::new(BufferPool::default()));
         let chunk = vec![7; 16_000];
-        drop(spares.lend(vec![1; 16 << 20]));
+        drop(spares.share(vec![1; 16 << 20]));
         let mut body = Reassembly::default();
         while body.len() < 700_000 {
             body.push(&chunk, true, cap, &spares);
-            assert!(body.held() <= 2 * body.len() + PAGE, "{} for {}", body.held(), body.len());
+            assert!(body.memory() <= 2 * body.len() + PAGE, "{} for {}", body.memory(), body.len());
         }
         while body.len() < 2_000_000 {
             body.push(&chunk, true, cap, &spares);
         }
-        assert!(body.used && body.held() >= 16 << 20, "a large one does");
+        assert!(body.used && body.memory() >= 16 << 20, "a large one does");
     }
 
     #[test]
@@ -205,17 +205,17 @@ mod tests {
         // Each leaves its memory to the next one, which stays open.
         let open: Vec<Reassembly> = (0..4)
             .map(|_| {
-                drop(spares.lend(filled(750, false).finish()));
+                drop(spares.share(filled(750, false).finish()));
                 filled(60, true)
             })
             .collect();
         for body in &open {
             assert!(body.used || body.next_used);
             let room = body.bytes.capacity() + body.next.capacity();
-            assert!(body.held() * 2 + PAGE >= room, "{} of {room}", body.held());
+            assert!(body.memory() * 2 + PAGE >= room, "{} of {room}", body.memory());
         }
         // One that is complete pins no more than twice itself.
-        drop(spares.lend(filled(750, false).finish()));
+        drop(spares.share(filled(750, false).finish()));
         let little = filled(80, false).finish();
         assert!(little.capacity() <= 2 * little.len(), "{} of {}", little.len(), little.capacity());
     }
@@ -225,7 +225,7 @@ mod tests {
         for cap in [4 << 20, 32 << 20] {
             let spares = std::sync::Arc::new(BufferPool::default());
             let chunk = vec![7; 16 * 1024 - 5];
-            drop(spares.lend(vec![1; 261_000]));
+            drop(spares.share(vec![1; 261_000]));
             let mut body = Reassembly::default();
             body.push(&chunk[..13_024], true, cap, &spares);
             while body.len() + chunk.len() <= cap {
@@ -238,7 +238,7 @@ mod tests {
                     );
                 }
                 body.push(&chunk, true, cap, &spares);
-                assert!(body.held() <= cap, "{} of {cap}", body.held());
+                assert!(body.memory() <= cap, "{} of {cap}", body.memory());
             }
         }
     }
@@ -250,7 +250,7 @@ mod tests {
             while body.len() < cap {
                 let size = (cap - body.len()).min(10_007);
                 body.push(&vec![1; size], body.len() + size < cap, cap, &spares);
-                assert!(body.held() <= cap, "{} of {cap}", body.held());
+                assert!(body.memory() <= cap, "{} of {cap}", body.memory());
             }
             assert_eq!(body.finish().capacity(), cap);
         }

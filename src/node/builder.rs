@@ -10,12 +10,12 @@ use crate::base::Nonce;
 use crate::transport::{BoxListener, Tcp, Transport};
 use crate::wire::{Native, Protocol};
 
-use super::config::{ConfigError, NodeConfig};
-use super::dialect::{ProtocolConfig, ProtocolFactory};
-use super::error::StartError;
-use super::handle::Node;
-use super::handler::Handler;
-use super::shared::{Parts, Shared};
+use crate::node::config::{ConfigError, NodeConfig};
+use crate::node::protocol::config::{ProtocolConfig, ProtocolFactory};
+use crate::node::error::StartError;
+use crate::node::api::handle::Node;
+use crate::node::api::handler::Handler;
+use crate::node::runtime::shared::{Parts, Shared};
 
 /// Describes a node; [`NodeBuilder::start`] starts it.
 pub struct NodeBuilder {
@@ -121,7 +121,7 @@ impl NodeBuilder {
         Ok(node)
     }
 
-    /// Starts the node without waiting for anything: it listens nowhere until [`NodeRef::listen`](super::NodeRef::listen)
+    /// Starts the node without waiting for anything: it listens nowhere until [`NodeRef::listen`](crate::node::NodeRef::listen)
     /// is called.
     ///
     /// # Errors

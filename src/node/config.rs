@@ -12,7 +12,7 @@ use crate::connection::ConnectionConfig;
 use crate::pool::{HealthPolicy, Limits, LivenessPolicy, PoolConfig};
 use crate::wire::{Native, WireLimits};
 
-use super::relay::RelayConfig;
+use crate::node::runtime::seen_set::RelayConfig;
 
 /// Everything a node is told at its start. Sizes in bytes.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use crate::pool::AdmitError;
 use crate::transport::AcceptFault;
 use crate::wire::{Goodbye, GoodbyeReason, WireError};
 
-use super::config::ConfigError;
+use crate::node::config::ConfigError;
 
 /// Why a connection did not become a live peer.
 #[derive(Debug, thiserror::Error)]

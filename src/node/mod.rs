@@ -22,54 +22,32 @@
 //! kinds and bytes. Several nodes on one machine share an IP address, of which [`NodeConfig::recommended`] takes eight connections:
 //! there [`NodeConfig::local`] is the one to begin with.
 
-mod accept;
-mod agents;
-mod ask;
+mod api;
 mod builder;
 mod config;
-mod dial;
-mod dialect;
-mod duel;
+mod connect;
 mod error;
-mod events;
-mod handle;
-mod handler;
-mod handshake;
-mod host;
-mod info;
-mod instances;
-mod join;
-mod life;
-mod maintain;
-mod probe;
-mod receipt;
-mod relay;
-mod say;
-mod seat;
-mod shared;
-mod stats;
-mod tongue;
-mod typed;
-mod verbs;
-mod voice;
+mod protocol;
+mod runtime;
+mod session;
 
-pub use ask::{RequestAnyOptions, RequestPipeline};
+pub use api::events::{NodeEvent, Subscription, SubscriptionItem};
+pub use api::handle::{Node, NodeRef, ShutdownReport, WeakNode};
+pub use api::handler::{Context, Handler, PeerDecision};
+pub use api::receipt::BroadcastReceipt;
+pub use api::request::{RequestAnyOptions, RequestPipeline};
+pub use api::stats::{LaneStats, MemoryStats, NodeStats};
+pub use api::typed::{Typed, TypedError};
 pub use builder::NodeBuilder;
 pub use config::{ConfigError, NodeConfig, RuntimeConfig};
-pub use dialect::{Identity, PeerCapabilities, PeerPolicy, ProtocolConfig};
-pub use error::{BanRefused, ConnectError, PeerRequestError, PeerSendError, StartError};
-pub use events::{NodeEvent, Subscription, SubscriptionItem};
-pub use handle::{Node, NodeRef, ShutdownReport, WeakNode};
-pub use handler::{Context, Handler, PeerDecision};
 #[cfg(feature = "timecoin")]
-pub(crate) use handshake::{check_kin, read_greeting};
-pub use info::{NodeConnection, Peer, PeerInfo, Pool};
-pub use receipt::BroadcastReceipt;
-pub use relay::{Digest, RelayConfig, RelayOutcome};
-pub use seat::CompletedHandshake;
-pub use stats::{LaneStats, MemoryStats, NodeStats};
-pub use typed::{Typed, TypedError};
-pub use voice::StateError;
+pub(crate) use connect::handshake::{check_kin, read_greeting};
+pub use connect::reservation::CompletedHandshake;
+pub use error::{BanRefused, ConnectError, PeerRequestError, PeerSendError, StartError};
+pub use protocol::broadcaster::StateError;
+pub use protocol::config::{Identity, PeerCapabilities, PeerPolicy, ProtocolConfig};
+pub use runtime::seen_set::{Digest, RelayConfig, RelayOutcome};
+pub use session::info::{NodeConnection, Peer, PeerInfo, Pool};
 
 #[doc(inline)]
 pub use crate::broadcast::{LagPolicy, Receipt};

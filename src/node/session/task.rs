@@ -10,19 +10,19 @@ use crate::pool::DisconnectReason;
 use crate::transport::BoxStream;
 use crate::wire::Protocol;
 
-use super::handle::NodeRef;
-use super::handler::Context;
-use super::host::PeerSession;
-use super::info::Peer;
-use super::shared::{Shared, count};
+use crate::node::api::handle::NodeRef;
+use crate::node::api::handler::Context;
+use crate::node::session::callbacks::PeerSession;
+use crate::node::session::info::Peer;
+use crate::node::runtime::shared::{Shared, count};
 
 /// What the task of a connection does, one part after the other: the handshake of one that was accepted, then its link.
 ///
 /// A box, because the runtime rounds up the size of what it is given.
-pub(super) struct PeerTask(Pin<Box<dyn Future<Output = Option<PeerTask>> + Send>>);
+pub(crate) struct PeerTask(Pin<Box<dyn Future<Output = Option<PeerTask>> + Send>>);
 
 impl PeerTask {
-    pub(super) fn new(part: impl Future<Output = Option<PeerTask>> + Send + 'static) -> Self {
+    pub(crate) fn new(part: impl Future<Output = Option<PeerTask>> + Send + 'static) -> Self {
         Self(Box::pin(part))
     }
 }
@@ -39,12 +39,12 @@ impl Future for PeerTask {
 }
 
 /// The link of a live peer.
-pub(super) struct RunConnection<D: Protocol> {
+pub(crate) struct RunConnection<D: Protocol> {
     task: Option<ConnectionDriver<D, BoxStream, PeerSession>>,
 }
 
 impl<D: Protocol> RunConnection<D> {
-    pub(super) fn new(task: ConnectionDriver<D, BoxStream, PeerSession>) -> Self {
+    pub(crate) fn new(task: ConnectionDriver<D, BoxStream, PeerSession>) -> Self {
         Self { task: Some(task) }
     }
 }
@@ -74,7 +74,7 @@ impl<D: Protocol> Future for RunConnection<D> {
 /// Invariant 19. Statement: cleaning up after a peer waits for nothing and spawns nothing. Enforced by: a drop cannot await, and
 /// this one only tells others. Breaks if: it hands a part of its work to a task.
 impl PeerSession {
-    pub(super) fn new(node: NodeRef, peer: Arc<Peer>) -> Self {
+    pub(crate) fn new(node: NodeRef, peer: Arc<Peer>) -> Self {
         node.shared().link_begins();
         Self { node, peer, end: None, hooked: false }
     }

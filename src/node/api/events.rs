@@ -12,8 +12,8 @@ use crate::base::{ConnId, Lane, PeerId, Tick};
 use crate::pool::DisconnectReason;
 use crate::sync::Mutex;
 
-use super::error::ConnectError;
-use super::info::Peer;
+use crate::node::error::ConnectError;
+use crate::node::session::info::Peer;
 
 /// Something happened.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ pub enum SubscriptionItem {
 /// before the Up of its successor. Enforced by: both are told under one lock, which knows the connection that was last told
 /// up for a key; an Up that finds another one there tells its Down first. Breaks if: an event is sent past the hub.
 #[derive(Debug)]
-pub(super) struct EventHub {
+pub(crate) struct EventHub {
     told: Mutex<HashSet<Told, foldhash::fast::RandomState>>,
     sender: broadcast::Sender<NodeEvent>,
 }
@@ -111,11 +111,11 @@ impl PartialEq for Told {
 impl Eq for Told {}
 
 impl EventHub {
-    pub(super) fn new(backlog: usize) -> Self {
+    pub(crate) fn new(backlog: usize) -> Self {
         Self { told: Mutex::default(), sender: broadcast::Sender::new(backlog) }
     }
 
-    pub(super) fn up(&self, peer: &Arc<Peer>, at: Tick) {
+    pub(crate) fn up(&self, peer: &Arc<Peer>, at: Tick) {
         let displaced = {
             let mut told = self.told.lock();
             if !peer.is_live() {
@@ -133,7 +133,7 @@ impl EventHub {
         drop(displaced);
     }
 
-    pub(super) fn down(&self, peer: &Peer, reason: DisconnectReason, at: Tick) {
+    pub(crate) fn down(&self, peer: &Peer, reason: DisconnectReason, at: Tick) {
         let gone = {
             let mut told = self.told.lock();
             if told.get(peer.key()).is_none_or(|Told(known)| known.id() != peer.id()) {
@@ -147,16 +147,16 @@ impl EventHub {
     }
 
     /// Tells something that has no order to keep.
-    pub(super) fn send(&self, event: NodeEvent) {
+    pub(crate) fn send(&self, event: NodeEvent) {
         // Nobody listening is the usual case.
         let _ = self.sender.send(event);
     }
 
-    pub(super) fn is_heard(&self) -> bool {
+    pub(crate) fn is_heard(&self) -> bool {
         self.sender.receiver_count() > 0
     }
 
-    pub(super) fn subscribe(self: &Arc<Self>) -> Subscription {
+    pub(crate) fn subscribe(self: &Arc<Self>) -> Subscription {
         let (snapshot, receiver) = self.snapshot();
         Subscription { hub: Arc::clone(self), receiver, snapshot: Some(snapshot) }
     }
@@ -177,7 +177,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The next update. Waits for one, for ever once the node has ended: wait beside [`NodeRef::stopped`](super::NodeRef::stopped).
+    /// The next update. Waits for one, for ever once the node has ended: wait beside [`NodeRef::stopped`](crate::node::NodeRef::stopped).
     ///
     /// # Cancel safety
     /// Safe: no update is lost.

@@ -7,13 +7,13 @@ use crate::connection::{Event, Handled, Request, Responder};
 use crate::pool::DisconnectReason;
 use crate::wire::{Hello, Status};
 
-use super::handle::NodeRef;
-use super::info::Peer;
+use crate::node::api::handle::NodeRef;
+use crate::node::session::info::Peer;
 
 /// The application. Every call is made from the task of the link concerned, so it must not block; what takes time is
 /// returned as [`Handled::later`]. A panic costs that one link.
 ///
-/// All verbs are legal inside, `shutdown`, `disconnect` and dropping the last [`Node`](super::Node) included.
+/// All verbs are legal inside, `shutdown`, `disconnect` and dropping the last [`Node`](crate::node::Node) included.
 pub trait Handler: Send + Sync + 'static {
     /// An event arrived. Events of one peer come one at a time, in the order of arrival.
     fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
@@ -99,7 +99,7 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    pub(super) fn new(node: &'a NodeRef, peer: &'a Arc<Peer>) -> Self {
+    pub(crate) fn new(node: &'a NodeRef, peer: &'a Arc<Peer>) -> Self {
         Self { node, peer }
     }
 

@@ -9,7 +9,7 @@ use crate::pool::{Claim, ClaimFailure, Permit};
 use crate::transport::BoxStream;
 use crate::wire::Hello;
 
-use super::info::NodeConnection;
+use crate::node::session::info::NodeConnection;
 
 /// What was said on a stream before a node takes it over.
 #[derive(Debug)]
@@ -30,36 +30,36 @@ impl From<(Hello, Vec<u8>)> for CompletedHandshake {
 }
 
 /// A connection whose greeting is done on the other side.
-pub(super) struct HandshakenStream {
-    pub(super) stream: BoxStream,
-    pub(super) about: HandshakeInfo,
+pub(crate) struct HandshakenStream {
+    pub(crate) stream: BoxStream,
+    pub(crate) about: HandshakeInfo,
 }
 
 /// What is known of a greeted connection, apart from its stream.
-pub(super) struct HandshakeInfo {
+pub(crate) struct HandshakeInfo {
     /// The dialect.
-    pub(super) tongue: usize,
+    pub(crate) tongue: usize,
     /// Their hello, with the instance that the dialect's rules see in it.
-    pub(super) hello: Hello,
+    pub(crate) hello: Hello,
     /// What was read behind it.
-    pub(super) buffered: Vec<u8>,
+    pub(crate) buffered: Vec<u8>,
     /// What was asked and may still be answered.
-    pub(super) pending_requests: Vec<(u16, Bytes)>,
+    pub(crate) pending_requests: Vec<(u16, Bytes)>,
     /// The key that the dialect's rules have for it.
-    pub(super) key: Option<PeerId>,
+    pub(crate) key: Option<PeerId>,
     /// What the transport proved.
-    pub(super) identity: Option<[u8; 32]>,
+    pub(crate) identity: Option<[u8; 32]>,
     /// Our end.
-    pub(super) local: Option<SocketAddr>,
+    pub(crate) local: Option<SocketAddr>,
     /// When it was dialled or accepted.
-    pub(super) since: Tick,
+    pub(crate) since: Tick,
     /// Goes out first: our hello, where we accept.
-    pub(super) greeting: Vec<u8>,
+    pub(crate) greeting: Vec<u8>,
 }
 
 impl HandshakeInfo {
     /// Where an inbound peer says it listens: the port it claims, at the address we observe or that the rules know it by.
-    pub(super) fn listen(&self, from: SocketAddr) -> Option<SocketAddr> {
+    pub(crate) fn listen(&self, from: SocketAddr) -> Option<SocketAddr> {
         // With the scope of a link-local one.
         let mut addr = if let Some(PeerId::Addr(known)) = self.key { known } else { from };
         addr.set_port(self.hello.listen?.port());
@@ -68,27 +68,27 @@ impl HandshakeInfo {
 }
 
 /// The slot a connection has so far.
-pub(super) enum Reservation {
+pub(crate) enum Reservation {
     Permit(Permit<PeerId, NodeConnection>),
     Claim(Claim<PeerId, NodeConnection>),
 }
 
 impl Reservation {
-    pub(super) fn id(&self) -> ConnId {
+    pub(crate) fn id(&self) -> ConnId {
         match self {
             Self::Permit(permit) => permit.id(),
             Self::Claim(claim) => claim.id(),
         }
     }
 
-    pub(super) fn addr(&self) -> SocketAddr {
+    pub(crate) fn addr(&self) -> SocketAddr {
         match self {
             Self::Permit(permit) => permit.addr(),
             Self::Claim(claim) => claim.addr(),
         }
     }
 
-    pub(super) fn direction(&self) -> Direction {
+    pub(crate) fn direction(&self) -> Direction {
         match self {
             Self::Permit(permit) => permit.direction(),
             Self::Claim(claim) => claim.direction(),
@@ -96,7 +96,7 @@ impl Reservation {
     }
 
     /// Claims a key, giving up another one it may hold: new first, then old.
-    pub(super) fn claim(
+    pub(crate) fn claim(
         self,
         key: PeerId,
     ) -> Result<Claim<PeerId, NodeConnection>, (Self, ClaimFailure<PeerId, NodeConnection>)> {

@@ -11,20 +11,20 @@ use crate::connection::{CloseReason, ConnectionHandler, Event, Handled, Request,
 use crate::pool::{ConnectionHandle as _, SeenOutcome};
 use crate::wire::Goodbye;
 
-use super::events::NodeEvent;
-use super::handle::NodeRef;
-use super::handler::Context;
-use super::info::Peer;
-use super::shared::count;
+use crate::node::api::events::NodeEvent;
+use crate::node::api::handle::NodeRef;
+use crate::node::api::handler::Context;
+use crate::node::session::info::Peer;
+use crate::node::runtime::shared::count;
 
-/// The owner of one link, and the peer's life on the node's side: see [`life`](super::life).
-pub(super) struct PeerSession {
-    pub(super) node: NodeRef,
-    pub(super) peer: Arc<Peer>,
+/// The owner of one link, and the peer's life on the node's side: see [`life`](super::task).
+pub(crate) struct PeerSession {
+    pub(crate) node: NodeRef,
+    pub(crate) peer: Arc<Peer>,
     /// What the link ended of.
-    pub(super) end: Option<Box<CloseReason>>,
+    pub(crate) end: Option<Box<CloseReason>>,
     /// The handler was told of the peer.
-    pub(super) hooked: bool,
+    pub(crate) hooked: bool,
 }
 
 impl ConnectionHandler for PeerSession {

@@ -9,9 +9,9 @@ use crate::broadcast::LagPolicy;
 use crate::connection::{Budget, ConnectionConfig};
 use crate::wire::{Hello, Protocol};
 
-use super::config::NodeConfig;
-use super::tongue::DynProtocol;
-use super::voice::Broadcaster;
+use crate::node::config::NodeConfig;
+use crate::node::protocol::set::DynProtocol;
+use crate::node::protocol::broadcaster::Broadcaster;
 
 /// Whom connections of a dialect belong to, and what its peers bear. The defaults are those of the native dialect; `()` has
 /// them all.
@@ -61,7 +61,7 @@ pub trait PeerPolicy: Send + Sync + 'static {
         Duration::ZERO
     }
 
-    /// How long written bytes may make no progress, where not as in [`RuntimeConfig::write_stall_timeout`](super::RuntimeConfig::write_stall_timeout).
+    /// How long written bytes may make no progress, where not as in [`RuntimeConfig::write_stall_timeout`](crate::node::RuntimeConfig::write_stall_timeout).
     fn write_stall_timeout(&self) -> Option<Duration> {
         None
     }
@@ -96,18 +96,18 @@ impl Default for PeerCapabilities {
 /// One dialect of a node: what is spoken, where it is listened for, and its rules.
 pub struct ProtocolConfig<D> {
     dialect: D,
-    pub(super) listen: Vec<SocketAddr>,
+    pub(crate) listen: Vec<SocketAddr>,
     settings: Settings,
 }
 
 /// What a dialect has apart from its bytes.
-pub(super) struct Settings {
-    pub(super) rules: Box<dyn PeerPolicy>,
+pub(crate) struct Settings {
+    pub(crate) rules: Box<dyn PeerPolicy>,
     /// What happens to peers that are too slow for urgent, normal and bulk broadcasts, where not as for the node.
-    pub(super) lag: Option<[LagPolicy; 3]>,
-    pub(super) connection: Option<ConnectionConfig>,
+    pub(crate) lag: Option<[LagPolicy; 3]>,
+    pub(crate) connection: Option<ConnectionConfig>,
     /// The address that peers are told.
-    pub(super) advertise: Option<SocketAddr>,
+    pub(crate) advertise: Option<SocketAddr>,
 }
 
 impl<D: Protocol> ProtocolConfig<D> {
@@ -153,13 +153,13 @@ impl<D: Protocol> ProtocolConfig<D> {
         self
     }
 
-    pub(super) fn boxed(self) -> Box<dyn ProtocolFactory> {
+    pub(crate) fn boxed(self) -> Box<dyn ProtocolFactory> {
         Box::new(self)
     }
 }
 
 /// A dialect whose node is not there yet.
-pub(super) trait ProtocolFactory: Send {
+pub(crate) trait ProtocolFactory: Send {
     fn listen(&self) -> &[SocketAddr];
 
     fn name(&self) -> &'static str;

@@ -12,17 +12,17 @@ use crate::connection::{Budget, Reservation};
 use crate::transport::Stream;
 use crate::wire::{FirstFrame, Goodbye, Hello, WireError};
 
-use super::dialect::Identity;
-use super::error::ConnectError;
-use super::handler::PeerDecision;
-use super::shared::{Shared, count};
-use super::tongue::DynProtocol;
+use crate::node::protocol::config::Identity;
+use crate::node::error::ConnectError;
+use crate::node::api::handler::PeerDecision;
+use crate::node::runtime::shared::{Shared, count};
+use crate::node::protocol::set::DynProtocol;
 
 /// In the highest bit of a hello's features: the dialler only asks who listens here, and closes after the answer.
-pub(super) const PROBE_BIT: u64 = 1 << 63;
+pub(crate) const PROBE_BIT: u64 = 1 << 63;
 
 /// Writes a hello and reads the answer; also what was read behind it.
-pub(super) async fn greet<S: Stream>(
+pub(crate) async fn greet<S: Stream>(
     stream: &mut S,
     tongue: &dyn DynProtocol,
     budget: &Arc<Budget>,
@@ -34,7 +34,7 @@ pub(super) async fn greet<S: Stream>(
 }
 
 /// Reads the hello that a dialler begins with, or an acceptor answers with; also what was read behind it.
-pub(super) async fn read_hello<S: Stream>(
+pub(crate) async fn read_hello<S: Stream>(
     stream: &mut S,
     tongue: &dyn DynProtocol,
     budget: &Arc<Budget>,
@@ -105,7 +105,7 @@ const UNCOUNTED: usize = 4096;
 const LARGE_STEP: usize = 16 * 1024;
 
 /// Tells the other end why not, and closes. Errors do not matter any more.
-pub(super) async fn refuse<S: Stream>(stream: &mut S, tongue: &dyn DynProtocol, goodbye: Goodbye) {
+pub(crate) async fn refuse<S: Stream>(stream: &mut S, tongue: &dyn DynProtocol, goodbye: Goodbye) {
     if let Some(out) = tongue.encode_goodbye(&goodbye) {
         let _ = stream.write_all(&out).await;
     }
@@ -124,7 +124,7 @@ pub(super) async fn refuse<S: Stream>(stream: &mut S, tongue: &dyn DynProtocol, 
 impl Shared {
     /// Whom a greeted connection belongs to by its dialect's rules: notes the instance in the hello and hands out the key, if
     /// the rules have one.
-    pub(super) fn identify(
+    pub(crate) fn identify(
         &self,
         tongue: usize,
         hello: &mut Hello,
@@ -137,7 +137,7 @@ impl Shared {
     }
 
     /// Whether a peer with this hello belongs here at all.
-    pub(super) fn check_hello(
+    pub(crate) fn check_hello(
         &self,
         tongue: usize,
         hello: &Hello,
@@ -164,7 +164,7 @@ impl Shared {
     }
 
     /// Our hello, encoded.
-    pub(super) fn hello(&self, tongue: usize, probe: bool) -> Result<BytesMut, ConnectError> {
+    pub(crate) fn hello(&self, tongue: usize, probe: bool) -> Result<BytesMut, ConnectError> {
         let features = self.config.features | if probe { PROBE_BIT } else { 0 };
         let listen = if probe { None } else { self.advertised(tongue) };
         let speaks = self.tongues.get(tongue);

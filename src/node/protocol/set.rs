@@ -14,14 +14,14 @@ use crate::sync::Mutex;
 use crate::transport::BoxStream;
 use crate::wire::{Control, EncodeError, Features, FirstFrame, Goodbye, Hello, Protocol, WireError};
 
-use super::config::RuntimeConfig;
-use super::dialect::{PeerCapabilities, PeerPolicy};
-use super::host::PeerSession;
-use super::life::{PeerTask, RunConnection};
-use super::voice::StateError;
+use crate::node::config::RuntimeConfig;
+use crate::node::protocol::config::{PeerCapabilities, PeerPolicy};
+use crate::node::session::callbacks::PeerSession;
+use crate::node::session::task::{PeerTask, RunConnection};
+use crate::node::protocol::broadcaster::StateError;
 
 /// One dialect, whichever it is.
-pub(super) trait DynProtocol: Send + Sync {
+pub(crate) trait DynProtocol: Send + Sync {
     fn name(&self) -> &'static str;
 
     fn version(&self) -> u32;
@@ -80,7 +80,7 @@ pub(super) trait DynProtocol: Send + Sync {
 }
 
 /// A link that waits for its stream.
-pub(super) trait ReadyConnection: Send {
+pub(crate) trait ReadyConnection: Send {
     fn link(&self) -> &Arc<Connection>;
 
     fn start(self: Box<Self>, stream: BoxStream, host: PeerSession, opening: StreamStart<'_>) -> PeerTask;
@@ -97,7 +97,7 @@ impl<D: Protocol> ReadyConnection for ConnectionBuilder<D> {
 }
 
 /// All dialects of a node, the first one first. Never empty.
-pub(super) struct ProtocolSet {
+pub(crate) struct ProtocolSet {
     all: SmallVec<[Arc<dyn DynProtocol>; 2]>,
     /// Our instance in each: its own, or the node's.
     instances: SmallVec<[Nonce; 2]>,
@@ -110,48 +110,48 @@ pub(super) struct ProtocolSet {
 const MOST_LEARNT: usize = 65_536;
 
 /// Where a message went: its number in each dialect's log, and none where the dialect has no word for it.
-pub(super) type AppendPositions = SmallVec<[Option<u64>; 2]>;
+pub(crate) type AppendPositions = SmallVec<[Option<u64>; 2]>;
 
 /// The number in the first dialect's log that took it: one did, or there was an error.
-pub(super) fn first(said: &AppendPositions) -> u64 {
+pub(crate) fn first(said: &AppendPositions) -> u64 {
     said.iter().flatten().next().copied().unwrap_or_default()
 }
 
 impl ProtocolSet {
-    pub(super) fn new(all: SmallVec<[Arc<dyn DynProtocol>; 2]>, node: Nonce) -> Self {
+    pub(crate) fn new(all: SmallVec<[Arc<dyn DynProtocol>; 2]>, node: Nonce) -> Self {
         let instances = all.iter().map(|tongue| tongue.policy().instance().unwrap_or(node)).collect();
         Self { all, instances, learnt: Mutex::default() }
     }
 
-    pub(super) fn get(&self, at: usize) -> &Arc<dyn DynProtocol> {
+    pub(crate) fn get(&self, at: usize) -> &Arc<dyn DynProtocol> {
         &self.all[at]
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.all.len()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<dyn DynProtocol>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<dyn DynProtocol>> {
         self.all.iter()
     }
 
     /// Whether every dialect's log of this lane has room: a producer need not wait.
-    pub(super) fn has_room(&self, lane: Lane) -> bool {
+    pub(crate) fn has_room(&self, lane: Lane) -> bool {
         // Reading the clock would cost more than the broadcast.
         self.all.iter().all(|tongue| tongue.log(lane).is_none_or(|log| log.has_room()))
     }
 
     /// Our own instance, as this dialect's peers know it.
-    pub(super) fn instance(&self, at: usize) -> Nonce {
+    pub(crate) fn instance(&self, at: usize) -> Nonce {
         self.instances[at]
     }
 
-    pub(super) fn by_name(&self, name: &str) -> Option<usize> {
+    pub(crate) fn by_name(&self, name: &str) -> Option<usize> {
         self.all.iter().position(|tongue| tongue.name() == name)
     }
 
     /// An address was learnt from a peer of this dialect, or given for it.
-    pub(super) fn learn(&self, addr: SocketAddr, tongue: usize) {
+    pub(crate) fn learn(&self, addr: SocketAddr, tongue: usize) {
         if self.all.len() < 2 {
             return;
         }
@@ -165,7 +165,7 @@ impl ProtocolSet {
     }
 
     /// Whoever listens at this address did not understand the dialect. Where that was only told, the rules decide again.
-    pub(super) fn doubt(&self, addr: SocketAddr, tongue: usize, is_proven: impl FnOnce() -> bool) {
+    pub(crate) fn doubt(&self, addr: SocketAddr, tongue: usize, is_proven: impl FnOnce() -> bool) {
         if self.all.len() < 2 || is_proven() {
             return;
         }
@@ -176,7 +176,7 @@ impl ProtocolSet {
     }
 
     /// The dialect to dial an address in.
-    pub(super) fn at(&self, addr: SocketAddr) -> usize {
+    pub(crate) fn at(&self, addr: SocketAddr) -> usize {
         if self.all.len() < 2 {
             return 0;
         }
@@ -189,7 +189,7 @@ impl ProtocolSet {
     }
 
     /// Whether all dialects, or those that have a word for it, would take this; an error if none has one.
-    pub(super) fn check(&self, message: &Message) -> Result<(), EncodeError> {
+    pub(crate) fn check(&self, message: &Message) -> Result<(), EncodeError> {
         let mut unsaid = None;
         let mut said = false;
         for tongue in &self.all {
@@ -205,7 +205,7 @@ impl ProtocolSet {
     /// Appends to every dialect's log, each encoded once; to all that have a word for it, or to none. Its number in the log of
     /// the first that has one.
     #[inline]
-    pub(super) fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<u64, EncodeError> {
+    pub(crate) fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<u64, EncodeError> {
         if self.all.len() > 1 {
             self.check(message)?;
         }
@@ -214,7 +214,7 @@ impl ProtocolSet {
 
     /// As [`ProtocolSet::append`], of what [`ProtocolSet::check`] has taken, or where there is but one dialect.
     #[inline]
-    pub(super) fn append_checked(
+    pub(crate) fn append_checked(
         &self,
         message: &Message,
         origin: Option<ConnId>,
@@ -226,7 +226,7 @@ impl ProtocolSet {
     }
 
     /// As [`ProtocolSet::append`]; where it went in each.
-    pub(super) fn append_said(&self, message: &Message) -> Result<AppendPositions, EncodeError> {
+    pub(crate) fn append_said(&self, message: &Message) -> Result<AppendPositions, EncodeError> {
         if let [only] = &self.all[..] {
             return only.append(message, None).map(|seq| AppendPositions::from_iter([Some(seq)]));
         }
@@ -240,7 +240,7 @@ impl ProtocolSet {
 
     /// Sets a value in the table of every dialect that has a word for it, or in none; the version in the first one. Only who sets two
     /// values at once may have the second fill a table between look and step.
-    pub(super) fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateError> {
+    pub(crate) fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateError> {
         let is_unsaid =
             |error: &StateError| matches!(error, StateError::Encode(EncodeError::Unsupported { .. }, _));
         if self.all.len() > 1 {
@@ -264,13 +264,13 @@ impl ProtocolSet {
         }
     }
 
-    pub(super) fn clear_state(&self, kind: u16, id: &[u8]) -> bool {
+    pub(crate) fn clear_state(&self, kind: u16, id: &[u8]) -> bool {
         // All of them, not just up to the first.
         self.all.iter().filter(|tongue| tongue.clear_state(kind, id)).count() > 0
     }
 
     /// Bytes that logs and state hold.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.all.iter().map(|tongue| tongue.bytes()).sum()
     }
 }

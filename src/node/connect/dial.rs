@@ -12,12 +12,12 @@ use crate::pool::{Claim, ClaimFailure, ClaimHolder, Permit, SlotClass};
 use crate::transport::BoxStream;
 use crate::wire::{Goodbye, GoodbyeReason};
 
-use super::error::ConnectError;
-use super::events::NodeEvent;
-use super::handshake::{PROBE_BIT, greet};
-use super::info::{NodeConnection, Peer};
-use super::seat::{CompletedHandshake, HandshakeInfo, HandshakenStream, Reservation};
-use super::shared::{Shared, count};
+use crate::node::error::ConnectError;
+use crate::node::api::events::NodeEvent;
+use crate::node::connect::handshake::{PROBE_BIT, greet};
+use crate::node::session::info::{NodeConnection, Peer};
+use crate::node::connect::reservation::{CompletedHandshake, HandshakeInfo, HandshakenStream, Reservation};
+use crate::node::runtime::shared::{Shared, count};
 
 impl Shared {
     /// Dials an address and makes the connection a live peer. Outcomes go to the book.
@@ -28,7 +28,7 @@ impl Shared {
     ///
     /// # Cancel safety
     /// Dropping the future closes what was opened and gives back slot and key.
-    pub(super) async fn dial(self: &Arc<Self>, addr: SocketAddr) -> Result<Arc<Peer>, ConnectError> {
+    pub(crate) async fn dial(self: &Arc<Self>, addr: SocketAddr) -> Result<Arc<Peer>, ConnectError> {
         let addr = canonical(addr);
         self.dial_in(self.tongues.at(addr), addr).await
     }
@@ -38,7 +38,7 @@ impl Shared {
     /// Invariant 2. Statement: a dial that fails ends no session that came meanwhile, under whatever key. Enforced by: what a dial
     /// has is its claim, which releases its own slot of the map only; of a failure the book is told, and nothing is looked up to be
     /// removed. Breaks if: somebody departs whoever is at the address of a dial that failed.
-    pub(super) async fn dial_in(
+    pub(crate) async fn dial_in(
         self: &Arc<Self>,
         tongue: usize,
         addr: SocketAddr,
@@ -67,7 +67,7 @@ impl Shared {
     }
 
     /// The live peer at an address, where the dialect's rules know its key beforehand.
-    pub(super) fn connected_at(&self, tongue: usize, addr: SocketAddr) -> Option<Arc<Peer>> {
+    pub(crate) fn connected_at(&self, tongue: usize, addr: SocketAddr) -> Option<Arc<Peer>> {
         self.tongues.get(tongue).policy().key_at(addr).and_then(|key| self.pool.get(&key))
     }
 
@@ -227,7 +227,7 @@ impl Shared {
     /// Invariant 8. Statement: a collision is no failure: it costs no health and no backoff, and wakes nobody who would dial again.
     /// Enforced by: the book is told of a collision as such, and only other outcomes wake the maintenance, here and where a peer
     /// goes down. Breaks if: a refusal as a duplicate is taken for one of another kind.
-    pub(super) fn dial_in_background(self: &Arc<Self>, addr: SocketAddr, budget: usize) -> bool {
+    pub(crate) fn dial_in_background(self: &Arc<Self>, addr: SocketAddr, budget: usize) -> bool {
         let Some(dialling) = self.dials.begin(budget) else { return false };
         let shared = Arc::clone(self);
         self.spawn(async move {
@@ -263,7 +263,7 @@ impl Shared {
     }
 
     /// Takes over a stream that somebody else connected, in the node's first dialect.
-    pub(super) async fn adopt(
+    pub(crate) async fn adopt(
         self: &Arc<Self>,
         mut stream: BoxStream,
         direction: Direction,
@@ -292,7 +292,7 @@ impl Shared {
     }
 
     /// Takes over a stream whose handshake somebody else has done.
-    pub(super) async fn adopt_handshaken(
+    pub(crate) async fn adopt_handshaken(
         self: &Arc<Self>,
         tongue: usize,
         stream: BoxStream,

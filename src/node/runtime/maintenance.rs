@@ -14,9 +14,9 @@ use crate::base::{Direction, PeerId, Tick, canonical};
 use crate::pool::{DisconnectReason, Misbehavior};
 use crate::sync::atomic::Ordering;
 
-use super::config::RuntimeConfig;
-use super::info::Peer;
-use super::shared::{Shared, count};
+use crate::node::config::RuntimeConfig;
+use crate::node::session::info::Peer;
+use crate::node::runtime::shared::{Shared, count};
 
 /// What the loop remembers from one tick to the next.
 struct Maintenance {
@@ -30,7 +30,7 @@ struct Maintenance {
 impl Shared {
     /// Invariant 31. Statement: the loop runs until the node stops, whatever a step does. Enforced by: steps are
     /// synchronous and short, a panic in one is caught and counted, missed ticks are skipped. Breaks if: a step awaits.
-    pub(super) async fn maintain(self: Arc<Self>) {
+    pub(crate) async fn maintain(self: Arc<Self>) {
         let mut state = Maintenance {
             next_cell: 0,
             asked_at: None,
@@ -212,7 +212,7 @@ impl Shared {
     }
 
     /// The peer that dialled us and was proven to listen at this address, if its IP address has few.
-    pub(super) fn listens_at(&self, addr: SocketAddr) -> Option<Arc<Peer>> {
+    pub(crate) fn listens_at(&self, addr: SocketAddr) -> Option<Arc<Peer>> {
         self.of_few(addr, |peer| peer.read_info(|info| info.listen_verified && info.listen == Some(addr)))
     }
 

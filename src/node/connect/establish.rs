@@ -13,15 +13,15 @@ use crate::pool::{Claim, ClaimFailure, ClaimHolder, CommitFailure, DisconnectRea
 use crate::transport::BoxStream;
 use crate::wire::{Goodbye, GoodbyeReason};
 
-use super::duel::{Candidate, Decision, Nonces, PROBE, judge};
-use super::error::ConnectError;
-use super::handle::NodeRef;
-use super::host::PeerSession;
-use super::info::{NodeConnection, Peer, PeerInfo};
-use super::instances::{Owner, Pending};
-use super::life::PeerTask;
-use super::seat::{HandshakeInfo, HandshakenStream, Reservation};
-use super::shared::Shared;
+use crate::node::connect::tie_break::{Candidate, Decision, Nonces, PROBE, judge};
+use crate::node::error::ConnectError;
+use crate::node::api::handle::NodeRef;
+use crate::node::session::callbacks::PeerSession;
+use crate::node::session::info::{NodeConnection, Peer, PeerInfo};
+use crate::node::connect::process_index::{Owner, Pending};
+use crate::node::session::task::PeerTask;
+use crate::node::connect::reservation::{HandshakeInfo, HandshakenStream, Reservation};
+use crate::node::runtime::shared::Shared;
 
 impl Shared {
     /// Makes a greeted connection a live peer, or says why not; on failure the stream comes back, so that the other end can be
@@ -33,7 +33,7 @@ impl Shared {
     ///
     /// # Cancel safety
     /// Dropping the future gives back slot, key and place among the instances; dropping what it returns, the peer departs.
-    pub(super) async fn join(
+    pub(crate) async fn join(
         self: &Arc<Self>,
         seat: Reservation,
         greeted: HandshakenStream,
@@ -326,14 +326,14 @@ impl Shared {
 
 /// A peer that is live, and its link, which somebody has to run: dropped, it ends the peer.
 #[must_use = "without its link a peer departs"]
-pub(super) struct Established {
-    pub(super) peer: Arc<Peer>,
-    pub(super) link: PeerTask,
+pub(crate) struct Established {
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) link: PeerTask,
 }
 
 impl Established {
     /// Has the link run in a task of its own.
-    pub(super) fn spawn(self, shared: &Shared) -> Arc<Peer> {
+    pub(crate) fn spawn(self, shared: &Shared) -> Arc<Peer> {
         shared.spawn_course(self.link);
         self.peer
     }

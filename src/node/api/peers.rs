@@ -9,17 +9,17 @@ use crate::base::{Direction, PeerId, Tick};
 use crate::pool::{DisconnectReason, Evicted, Roster};
 use crate::transport::Stream;
 
-use super::config::{ConfigError, RuntimeConfig};
-use super::error::{BanRefused, ConnectError, StartError};
-use super::events::Subscription;
-use super::handle::NodeRef;
-use super::info::{NodeConnection, Peer};
-use super::seat::CompletedHandshake;
+use crate::node::config::{ConfigError, RuntimeConfig};
+use crate::node::error::{BanRefused, ConnectError, StartError};
+use crate::node::api::events::Subscription;
+use crate::node::api::handle::NodeRef;
+use crate::node::session::info::{NodeConnection, Peer};
+use crate::node::connect::reservation::CompletedHandshake;
 
 /// Connections.
 impl NodeRef {
     /// Dials an address and waits until the peer is live. The address is remembered. Of several dialects it is the one in
-    /// which the address was learnt, else the one whose [`PeerPolicy::matches_addr`](super::PeerPolicy::matches_addr) knows it, else the first.
+    /// which the address was learnt, else the one whose [`PeerPolicy::matches_addr`](crate::node::PeerPolicy::matches_addr) knows it, else the first.
     ///
     /// # Errors
     /// See [`ConnectError`]; where we are connected already that is an error too, which names the key. Without a proven identity a key
@@ -110,7 +110,7 @@ impl NodeRef {
     }
 
     /// Closes the connection to a peer, with a goodbye. `false` if there is none. Either node may dial the other again at once while it
-    /// has fewer peers than its [`degree`](super::RuntimeConfig::degree): to keep a peer out, [ban](NodeRef::ban_ip) it.
+    /// has fewer peers than its [`degree`](crate::node::RuntimeConfig::degree): to keep a peer out, [ban](NodeRef::ban_ip) it.
     pub fn disconnect(&self, key: &PeerId) -> bool {
         self.shared().pool.remove(key, DisconnectReason::Requested).is_some()
     }

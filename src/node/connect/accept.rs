@@ -12,20 +12,20 @@ use crate::base::Direction;
 use crate::pool::{Permit, SlotClass};
 use crate::transport::{BoxListener, BoxStream};
 
-use super::error::ConnectError;
-use super::events::NodeEvent;
-use super::handshake::{PROBE_BIT, read_hello, refuse};
-use super::info::NodeConnection;
-use super::join::Established;
-use super::life::PeerTask;
-use super::seat::{HandshakeInfo, HandshakenStream, Reservation};
-use super::shared::{Shared, TaskGuard, count};
+use crate::node::error::ConnectError;
+use crate::node::api::events::NodeEvent;
+use crate::node::connect::handshake::{PROBE_BIT, read_hello, refuse};
+use crate::node::session::info::NodeConnection;
+use crate::node::connect::establish::Established;
+use crate::node::session::task::PeerTask;
+use crate::node::connect::reservation::{HandshakeInfo, HandshakenStream, Reservation};
+use crate::node::runtime::shared::{Shared, TaskGuard, count};
 use crate::base::PeerId;
 
 impl Shared {
     /// Accepts until the node stops. Admission is asked before anything is read, each handshake runs in a task of its own
     /// under its permit's deadline, so nobody's slowness delays the next; the task then runs the link.
-    pub(super) async fn accept_loop(self: Arc<Self>, tongue: usize, mut listener: BoxListener) {
+    pub(crate) async fn accept_loop(self: Arc<Self>, tongue: usize, mut listener: BoxListener) {
         let mut stopped = pin!(self.stopped());
         loop {
             let accepted = tokio::select! {
@@ -97,7 +97,7 @@ impl Shared {
     }
 
     /// Greets whoever has dialled, and makes a peer of it. On failure the stream comes back, so that it can be told.
-    pub(super) async fn handshake_inbound(
+    pub(crate) async fn handshake_inbound(
         self: &Arc<Self>,
         tongue: usize,
         mut stream: BoxStream,
@@ -155,7 +155,7 @@ impl Shared {
     ///
     /// Invariant 15. Statement: one source that is refused again and again costs a bounded number of sockets. Enforced by: the
     /// semaphore of refusals. Breaks if: a refusal is written in the accept loop.
-    pub(super) fn turn_away(
+    pub(crate) fn turn_away(
         self: &Arc<Self>,
         tongue: usize,
         stream: BoxStream,
@@ -166,7 +166,7 @@ impl Shared {
         self.note_refused(from, error);
     }
 
-    pub(super) fn tell_refusal(self: &Arc<Self>, tongue: usize, mut stream: BoxStream, error: &ConnectError) {
+    pub(crate) fn tell_refusal(self: &Arc<Self>, tongue: usize, mut stream: BoxStream, error: &ConnectError) {
         let goodbye = error.goodbye(RETRY_AFTER);
         let Some(goodbye) = goodbye else { return };
         let Ok(place) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
@@ -183,7 +183,7 @@ impl Shared {
         });
     }
 
-    pub(super) fn note_refused(&self, from: SocketAddr, error: ConnectError) {
+    pub(crate) fn note_refused(&self, from: SocketAddr, error: ConnectError) {
         count(if error.is_collision() { &self.counters.collisions } else { &self.counters.refused });
         match &error {
             ConnectError::SelfDial => tracing::debug!(%from, "we dialled ourselves"),

@@ -3,7 +3,7 @@
 use crate::pool::PoolStats;
 use crate::sync::atomic::Ordering;
 
-use super::handle::NodeRef;
+use crate::node::api::handle::NodeRef;
 
 /// A node's numbers at one moment. Counters count since the start.
 #[derive(Clone, Debug, PartialEq)]

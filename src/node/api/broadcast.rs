@@ -10,12 +10,12 @@ use crate::broadcast::Appended;
 use crate::connection::{Message, SendError};
 use crate::wire::EncodeError;
 
-use super::error::PeerSendError;
-use super::handle::NodeRef;
-use super::receipt::{BroadcastReceipt, Recipient};
-use super::relay::{Digest, RelayOutcome};
-use super::shared::count;
-use super::voice::StateError;
+use crate::node::error::PeerSendError;
+use crate::node::api::handle::NodeRef;
+use crate::node::api::receipt::{BroadcastReceipt, Recipient};
+use crate::node::runtime::seen_set::{Digest, RelayOutcome};
+use crate::node::runtime::shared::count;
+use crate::node::protocol::broadcaster::StateError;
 
 /// Sending.
 impl NodeRef {
@@ -48,7 +48,7 @@ impl NodeRef {
     /// at the map: costs the same for 8 peers and for 1,000. With no peers it goes nowhere.
     ///
     /// # Errors
-    /// Where the dialect cannot say it: too large for its lane or for half of the [ring](super::NodeConfig::ring), or on the control
+    /// Where the dialect cannot say it: too large for its lane or for half of the [ring](crate::node::NodeConfig::ring), or on the control
     /// lane. A node that has shut down takes messages on, and has nobody to send them to.
     ///
     /// # Cost

@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::pool::DisconnectReason;
 use crate::wire::{Goodbye, GoodbyeReason};
 
-use super::builder::NodeBuilder;
-use super::shared::Shared;
+use crate::node::builder::NodeBuilder;
+use crate::node::runtime::shared::Shared;
 
 /// A running node. Clone it freely; when the last clone is dropped the node ends: it closes its connections with a goodbye and
 /// all its tasks end, without a call. To wait for that, [`NodeRef::shutdown`].
@@ -58,7 +58,7 @@ impl Node {
         NodeBuilder::new()
     }
 
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let life = Arc::new(Life { shared: Arc::clone(&shared) });
         Self { node: NodeRef { shared }, _life: life }
     }
@@ -88,11 +88,11 @@ impl std::fmt::Debug for NodeRef {
 }
 
 impl NodeRef {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
     }
 
-    pub(super) fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 

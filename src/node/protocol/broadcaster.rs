@@ -14,12 +14,12 @@ use crate::wire::{
     Control, EncodeError, Features, FirstFrame, Goodbye, Hello, MessageHeader, Protocol, WireError,
 };
 
-use super::config::{NodeConfig, RuntimeConfig};
-use super::dialect::{PeerCapabilities, PeerPolicy, Settings};
-use super::tongue::{DynProtocol, ReadyConnection};
+use crate::node::config::{NodeConfig, RuntimeConfig};
+use crate::node::protocol::config::{PeerCapabilities, PeerPolicy, Settings};
+use crate::node::protocol::set::{DynProtocol, ReadyConnection};
 
 /// One dialect's logs, state and what its links share.
-pub(super) struct Broadcaster<D> {
+pub(crate) struct Broadcaster<D> {
     dialect: Arc<D>,
     settings: Settings,
     logs: LogSet,
@@ -48,7 +48,7 @@ pub enum StateError {
 }
 
 impl<D: Protocol> Broadcaster<D> {
-    pub(super) fn new(dialect: D, settings: Settings, config: &NodeConfig, budget: Arc<Budget>) -> Self {
+    pub(crate) fn new(dialect: D, settings: Settings, config: &NodeConfig, budget: Arc<Budget>) -> Self {
         let hub = WakeSet::new();
         let runtime = &config.runtime;
         let lag = settings.lag.unwrap_or([runtime.urgent_lag, runtime.normal_lag, runtime.bulk_lag]);
@@ -244,4 +244,4 @@ thread_local! {
 /// Payloads from here up go into the log uncopied.
 const LARGE: usize = 16 * 1024;
 /// Largest value of state: with its head it is one chunk.
-pub(super) const MAX_STATE: usize = 16 * 1024 - 64;
+pub(crate) const MAX_STATE: usize = 16 * 1024 - 64;

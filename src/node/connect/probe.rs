@@ -9,16 +9,16 @@ use crate::address_book::{Outcome, Source, WallTime};
 use crate::base::Direction;
 use crate::wire::Hello;
 
-use super::error::ConnectError;
-use super::handshake::greet;
-use super::info::{Peer, PeerInfo};
-use super::shared::Shared;
+use crate::node::error::ConnectError;
+use crate::node::connect::handshake::greet;
+use crate::node::session::info::{Peer, PeerInfo};
+use crate::node::runtime::shared::Shared;
 
 impl Shared {
     /// An acceptor said that we are connected already: asks it who it is, so that this address is known as another name of
     /// that peer and not dialled again and again. `false` if there is no such peer, whatever the acceptor says; where it could not
     /// be asked, and that was not its fault, that is not known.
-    pub(super) async fn learn_alias(self: &Arc<Self>, tongue: usize, addr: SocketAddr) -> bool {
+    pub(crate) async fn learn_alias(self: &Arc<Self>, tongue: usize, addr: SocketAddr) -> bool {
         let Some(_probing) = self.probes.begin(self.runtime_config().max_concurrent_dials) else {
             return true;
         };
@@ -42,7 +42,7 @@ impl Shared {
     }
 
     /// Asks who listens at an address, without connecting.
-    pub(super) async fn ask_who(
+    pub(crate) async fn ask_who(
         self: &Arc<Self>,
         tongue: usize,
         addr: SocketAddr,
@@ -68,7 +68,7 @@ impl Shared {
 
     /// Dials back to where an inbound peer says it listens: only an address at which the very same process answers is
     /// remembered and told to others.
-    pub(super) fn verify_listen(self: &Arc<Self>, peer: &Arc<Peer>) -> bool {
+    pub(crate) fn verify_listen(self: &Arc<Self>, peer: &Arc<Peer>) -> bool {
         let (listen, nonce, verified) =
             peer.read_info(|info| (info.listen, info.nonce, info.listen_verified));
         let tongue = peer.connection().tongue();

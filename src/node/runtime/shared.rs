@@ -17,48 +17,48 @@ use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, SwapCell};
 use crate::transport::Transport;
 
-use super::agents::Interner;
-use super::config::{NodeConfig, RuntimeConfig};
-use super::dialect::ProtocolFactory;
-use super::events::EventHub;
-use super::handler::Handler;
-use super::info::Pool;
-use super::instances::ProcessIndex;
-use super::life::PeerTask;
-use super::relay::SeenSet;
-use super::tongue::ProtocolSet;
+use crate::node::runtime::interner::Interner;
+use crate::node::config::{NodeConfig, RuntimeConfig};
+use crate::node::protocol::config::ProtocolFactory;
+use crate::node::api::events::EventHub;
+use crate::node::api::handler::Handler;
+use crate::node::session::info::Pool;
+use crate::node::connect::process_index::ProcessIndex;
+use crate::node::session::task::PeerTask;
+use crate::node::runtime::seen_set::SeenSet;
+use crate::node::protocol::set::ProtocolSet;
 
 /// What all tasks of a node share. Holds no task and no handle with a life token, so nothing here keeps the node alive.
 ///
 /// Invariant 35. Statement: dropping the last handle frees everything without a call. Enforced by: tasks hold this, it
 /// holds no task; a link holds its queues, and neither peer nor node. Breaks if: a handler keeps a `NodeRef` rather than a
 /// `WeakNode`.
-pub(super) struct Shared {
-    pub(super) config: NodeConfig,
-    pub(super) runtime_config: SwapCell<RuntimeConfig>,
+pub(crate) struct Shared {
+    pub(crate) config: NodeConfig,
+    pub(crate) runtime_config: SwapCell<RuntimeConfig>,
     /// Changes of it come one after another.
-    pub(super) reconfiguring: Mutex<()>,
-    pub(super) nonce: Nonce,
-    pub(super) pool: Arc<Pool>,
-    pub(super) tongues: ProtocolSet,
-    pub(super) budget: Arc<Budget>,
-    pub(super) book: Arc<AddressBook>,
-    pub(super) transport: Arc<dyn Transport>,
-    pub(super) handler: Box<dyn Handler>,
-    pub(super) events: Arc<EventHub>,
-    pub(super) seen: SeenSet,
-    pub(super) instances: ProcessIndex,
-    pub(super) agents: Interner,
+    pub(crate) reconfiguring: Mutex<()>,
+    pub(crate) nonce: Nonce,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) tongues: ProtocolSet,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) book: Arc<AddressBook>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) handler: Box<dyn Handler>,
+    pub(crate) events: Arc<EventHub>,
+    pub(crate) seen: SeenSet,
+    pub(crate) instances: ProcessIndex,
+    pub(crate) agents: Interner,
     /// Where, and in which dialect.
-    pub(super) listening: Mutex<Vec<(usize, SocketAddr)>>,
+    pub(crate) listening: Mutex<Vec<(usize, SocketAddr)>>,
     /// Wakes the maintenance before its next tick.
-    pub(super) kick: Notify,
+    pub(crate) kick: Notify,
     /// Refusals that are being told at the same time; more are closed without a word.
-    pub(super) refusals: Arc<Semaphore>,
-    pub(super) dials: Dials,
+    pub(crate) refusals: Arc<Semaphore>,
+    pub(crate) dials: Dials,
     /// Dials that only ask who listens; they take no place from those that connect.
-    pub(super) probes: Dials,
-    pub(super) counters: Counters,
+    pub(crate) probes: Dials,
+    pub(crate) counters: Counters,
     start: Instant,
     stop: watch::Sender<bool>,
     executor: Handle,
@@ -66,19 +66,19 @@ pub(super) struct Shared {
 }
 
 /// What a node is made of, beside its configuration.
-pub(super) struct Parts {
-    pub(super) nonce: Nonce,
-    pub(super) relay_key: (u64, u64),
-    pub(super) book: Arc<AddressBook>,
-    pub(super) transport: Arc<dyn Transport>,
-    pub(super) handler: Box<dyn Handler>,
+pub(crate) struct Parts {
+    pub(crate) nonce: Nonce,
+    pub(crate) relay_key: (u64, u64),
+    pub(crate) book: Arc<AddressBook>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) handler: Box<dyn Handler>,
     /// At least one.
-    pub(super) dialects: Vec<Box<dyn ProtocolFactory>>,
+    pub(crate) dialects: Vec<Box<dyn ProtocolFactory>>,
 }
 
 /// Dials of the node's own accord that are under way.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Dials {
+pub(crate) struct Dials {
     under_way: Arc<AtomicUsize>,
 }
 
@@ -91,30 +91,30 @@ struct Tasks {
 
 /// What a node counts.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub(super) accepted: AtomicU64,
-    pub(super) refused: AtomicU64,
-    pub(super) dials: AtomicU64,
-    pub(super) dial_failures: AtomicU64,
-    pub(super) collisions: AtomicU64,
-    pub(super) self_dials: AtomicU64,
-    pub(super) events: AtomicU64,
-    pub(super) requests: AtomicU64,
-    pub(super) broadcasts: AtomicU64,
-    pub(super) relayed: AtomicU64,
-    pub(super) duplicates: AtomicU64,
-    pub(super) missed_broadcasts: AtomicU64,
-    pub(super) reaped: AtomicU64,
-    pub(super) panics: AtomicU64,
+pub(crate) struct Counters {
+    pub(crate) accepted: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) dials: AtomicU64,
+    pub(crate) dial_failures: AtomicU64,
+    pub(crate) collisions: AtomicU64,
+    pub(crate) self_dials: AtomicU64,
+    pub(crate) events: AtomicU64,
+    pub(crate) requests: AtomicU64,
+    pub(crate) broadcasts: AtomicU64,
+    pub(crate) relayed: AtomicU64,
+    pub(crate) duplicates: AtomicU64,
+    pub(crate) missed_broadcasts: AtomicU64,
+    pub(crate) reaped: AtomicU64,
+    pub(crate) panics: AtomicU64,
 }
 
 /// Adds one. Relaxed: counters are read for sight only.
-pub(super) fn count(counter: &AtomicU64) {
+pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
 impl Shared {
-    pub(super) fn new(config: NodeConfig, parts: Parts, executor: Handle) -> Self {
+    pub(crate) fn new(config: NodeConfig, parts: Parts, executor: Handle) -> Self {
         let Parts { nonce, relay_key, book, transport, handler, dialects } = parts;
         let fixed = config.fixed_memory(dialects.len());
         let budget = Budget::new(config.runtime.memory_limit.saturating_sub(fixed));
@@ -154,16 +154,16 @@ impl Shared {
     }
 
     /// The present tick. Everything in this node that judges by time uses this clock.
-    pub(super) fn now(&self) -> Tick {
+    pub(crate) fn now(&self) -> Tick {
         Tick::from_millis(self.start.elapsed().as_millis() as u64)
     }
 
-    pub(super) fn runtime_config(&self) -> Arc<RuntimeConfig> {
+    pub(crate) fn runtime_config(&self) -> Arc<RuntimeConfig> {
         self.runtime_config.load()
     }
 
     /// The address that peers of this dialect are told, if they can reach one.
-    pub(super) fn advertised(&self, tongue: usize) -> Option<SocketAddr> {
+    pub(crate) fn advertised(&self, tongue: usize) -> Option<SocketAddr> {
         let set = self.tongues.get(tongue).advertise();
         set.or(self.config.advertise.filter(|_| tongue == 0)).or_else(|| {
             let listening = self.listening.lock();
@@ -171,7 +171,7 @@ impl Shared {
         })
     }
 
-    pub(super) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let guard = TaskGuard::new(self);
         self.executor.spawn(async move {
             work.await;
@@ -181,23 +181,23 @@ impl Shared {
 
     /// Spawns what may become, or is, the task of a link. Until a link counts itself (see [`Shared::link_begins`]), the part
     /// before it does.
-    pub(super) fn spawn_course(&self, course: PeerTask) {
+    pub(crate) fn spawn_course(&self, course: PeerTask) {
         self.executor.spawn(course);
     }
 
     /// The task of a link counts, until [`Shared::link_ends`].
-    pub(super) fn link_begins(&self) {
+    pub(crate) fn link_begins(&self) {
         self.tasks.links.fetch_add(1, Ordering::AcqRel);
         self.tasks.begin();
     }
 
-    pub(super) fn link_ends(&self) {
+    pub(crate) fn link_ends(&self) {
         self.tasks.links.fetch_sub(1, Ordering::AcqRel);
         self.tasks.end();
     }
 
     /// Runs blocking work where it blocks nobody.
-    pub(super) fn spawn_blocking(self: &Arc<Self>, work: impl FnOnce() + Send + 'static) {
+    pub(crate) fn spawn_blocking(self: &Arc<Self>, work: impl FnOnce() + Send + 'static) {
         let guard = TaskGuard::new(self);
         self.executor.spawn_blocking(move || {
             work();
@@ -206,7 +206,7 @@ impl Shared {
     }
 
     /// Writes the book for the last time.
-    pub(super) fn flush_at_end(self: &Arc<Self>) {
+    pub(crate) fn flush_at_end(self: &Arc<Self>) {
         let shared = Arc::clone(self);
         self.spawn_blocking(move || {
             if let Err(error) = shared.book.flush() {
@@ -216,24 +216,24 @@ impl Shared {
     }
 
     /// Resolves when the node stops.
-    pub(super) async fn stopped(&self) {
+    pub(crate) async fn stopped(&self) {
         let mut stop = self.stop.subscribe();
         // Cannot fail while `self` lives.
         let _ = stop.wait_for(|stop| *stop).await;
     }
 
-    pub(super) fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         *self.stop.borrow()
     }
 
     /// From now on nothing goes live, nothing is accepted or dialled.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.pool.close();
         self.stop.send_replace(true);
     }
 
     /// Waits until no task of the node runs, `within` at the longest; how many still do.
-    pub(super) async fn wait_idle(&self, within: Duration) -> usize {
+    pub(crate) async fn wait_idle(&self, within: Duration) -> usize {
         let idle = async {
             loop {
                 let notified = self.tasks.idle.notified();
@@ -248,11 +248,11 @@ impl Shared {
         self.tasks.running.load(Ordering::Acquire)
     }
 
-    pub(super) fn tasks(&self) -> usize {
+    pub(crate) fn tasks(&self) -> usize {
         self.tasks.running.load(Ordering::Acquire)
     }
 
-    pub(super) fn links(&self) -> usize {
+    pub(crate) fn links(&self) -> usize {
         self.tasks.links.load(Ordering::Acquire)
     }
 }
@@ -270,12 +270,12 @@ impl Tasks {
 }
 
 /// Counts as a task of the node until dropped.
-pub(super) struct TaskGuard {
+pub(crate) struct TaskGuard {
     shared: Arc<Shared>,
 }
 
 impl TaskGuard {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         shared.tasks.begin();
         Self { shared: Arc::clone(shared) }
     }
@@ -289,20 +289,20 @@ impl Drop for TaskGuard {
 
 impl Dials {
     /// A place among the dials under way, if there is one.
-    pub(super) fn begin(&self, budget: usize) -> Option<Dialling> {
+    pub(crate) fn begin(&self, budget: usize) -> Option<Dialling> {
         let begun = self
             .under_way
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| (now < budget).then_some(now + 1));
         begun.ok().map(|_| Dialling { of: self.clone() })
     }
 
-    pub(super) fn under_way(&self) -> usize {
+    pub(crate) fn under_way(&self) -> usize {
         self.under_way.load(Ordering::Relaxed)
     }
 }
 
 /// A dial under way.
-pub(super) struct Dialling {
+pub(crate) struct Dialling {
     of: Dials,
 }
 

@@ -6,20 +6,20 @@ use std::sync::Arc;
 use crate::base::{ConnId, Nonce, PeerId, Tick};
 use crate::sync::{Change, ShardMap};
 
-use super::duel::Candidate;
-use super::info::Peer;
+use crate::node::connect::tie_break::Candidate;
+use crate::node::session::info::Peer;
 
 /// A process, as the peers of one dialect know it: what it calls itself in one says nothing about another.
-pub(super) type Instance = (usize, Nonce);
+pub(crate) type Instance = (usize, Nonce);
 
 /// The connection that speaks for a process.
 #[derive(Clone, Debug)]
-pub(super) struct Owner {
-    pub(super) conn: ConnId,
-    pub(super) key: PeerId,
-    pub(super) contender: Candidate,
+pub(crate) struct Owner {
+    pub(crate) conn: ConnId,
+    pub(crate) key: PeerId,
+    pub(crate) contender: Candidate,
     /// `None` while its handshake goes on.
-    pub(super) peer: Option<Arc<Peer>>,
+    pub(crate) peer: Option<Arc<Peer>>,
 }
 
 /// A process in the index; the number of its dialect is small.
@@ -68,17 +68,17 @@ impl Entry {
 /// Invariant 3. Statement: an entry is taken out only by the connection it names. Enforced by: every removal compares the
 /// connection id inside the entry's one step. Breaks if: it is asked "is this peer connected": only the pool knows.
 #[derive(Debug)]
-pub(super) struct ProcessIndex {
+pub(crate) struct ProcessIndex {
     map: ShardMap<Name, Entry>,
 }
 
 impl ProcessIndex {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { map: ShardMap::with_shards(16) }
     }
 
     /// Enters as the process' speaker if it has none, or if the present one is `instead_of`; otherwise says who it is.
-    pub(super) fn enter(
+    pub(crate) fn enter(
         &self,
         nonce: Instance,
         speaker: Owner,
@@ -94,7 +94,7 @@ impl ProcessIndex {
     }
 
     /// The speaker's handshake is over. `false` if it is no longer the speaker.
-    pub(super) fn live(&self, nonce: Instance, peer: &Arc<Peer>) -> bool {
+    pub(crate) fn live(&self, nonce: Instance, peer: &Arc<Peer>) -> bool {
         let peer = Arc::clone(peer);
         let (is_speaker, displaced) = self.map.update(name(nonce), |present| match present {
             Some(Entry::Settling(speaker)) if speaker.conn == peer.id() => {
@@ -108,12 +108,12 @@ impl ProcessIndex {
     }
 
     /// The live peer that speaks for a process.
-    pub(super) fn peer(&self, nonce: Instance) -> Option<Arc<Peer>> {
+    pub(crate) fn peer(&self, nonce: Instance) -> Option<Arc<Peer>> {
         let found = self.map.read(&name(nonce), |entry| entry.peer().cloned()).flatten();
         found.filter(|peer| peer.is_live())
     }
 
-    pub(super) fn leave(&self, nonce: Instance, conn: ConnId) {
+    pub(crate) fn leave(&self, nonce: Instance, conn: ConnId) {
         drop(self.map.remove_if(&name(nonce), |present| present.conn() == conn));
     }
 
@@ -131,7 +131,7 @@ impl ProcessIndex {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.map.len()
     }
 }
@@ -141,7 +141,7 @@ fn name((tongue, nonce): Instance) -> Name {
 }
 
 /// A place among the instances that is given up, or back, unless the connection goes live.
-pub(super) struct Pending<'a> {
+pub(crate) struct Pending<'a> {
     instances: &'a ProcessIndex,
     nonce: Instance,
     conn: ConnId,
@@ -152,7 +152,7 @@ pub(super) struct Pending<'a> {
 
 impl Pending<'_> {
     /// The connection is live: the place is now its task's to give up. `false` if another one has taken it meanwhile.
-    pub(super) fn keep(mut self, peer: &Arc<Peer>) -> bool {
+    pub(crate) fn keep(mut self, peer: &Arc<Peer>) -> bool {
         self.kept = true;
         self.instances.live(self.nonce, peer)
     }

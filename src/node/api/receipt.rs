@@ -3,8 +3,8 @@
 use crate::base::{ConnId, Lane, PeerId};
 use crate::broadcast::{Appended, CursorView, Receipt};
 
-use super::handle::NodeRef;
-use super::tongue::{AppendPositions, first};
+use crate::node::api::handle::NodeRef;
+use crate::node::protocol::set::{AppendPositions, first};
 
 /// Who was there at a broadcast, and what became of it for each.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub struct BroadcastReceipt {
 
 /// A peer that was there.
 #[derive(Debug)]
-pub(super) struct Recipient {
+pub(crate) struct Recipient {
     key: PeerId,
     conn: ConnId,
     tongue: usize,
@@ -24,7 +24,7 @@ pub(super) struct Recipient {
 
 impl Recipient {
     /// Everybody who is there now, for messages of this lane.
-    pub(super) fn all(node: &NodeRef, lane: Lane) -> Vec<Self> {
+    pub(crate) fn all(node: &NodeRef, lane: Lane) -> Vec<Self> {
         let peers = node.roster();
         let recipients = peers.iter().filter_map(|peer| {
             let conn = peer.connection();
@@ -36,7 +36,7 @@ impl Recipient {
 }
 
 impl BroadcastReceipt {
-    pub(super) const fn new(said: AppendPositions, views: Vec<Recipient>) -> Self {
+    pub(crate) const fn new(said: AppendPositions, views: Vec<Recipient>) -> Self {
         Self { said, views }
     }
 

@@ -12,9 +12,9 @@ use crate::base::{ConnId, FOREVER, PeerId};
 use crate::connection::{self, Message, RequestError, Response};
 use crate::pool::Misbehavior;
 
-use super::error::PeerRequestError;
-use super::handle::NodeRef;
-use super::info::Peer;
+use crate::node::error::PeerRequestError;
+use crate::node::api::handle::NodeRef;
+use crate::node::session::info::Peer;
 
 /// How [`NodeRef::request_any`] goes about it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ pub struct PeerInfo {
     /// Version of the dialect it speaks.
     pub version: u32,
     /// Not for others to change: what ends with the peer is found by it.
-    pub(super) nonce: Option<Nonce>,
+    pub(crate) nonce: Option<Nonce>,
     /// What it can do, as bits of the application.
     pub features: u64,
     /// Where it says it listens: the port it claims under the address we observe.
@@ -44,7 +44,7 @@ impl PeerInfo {
         self.nonce
     }
 
-    pub(super) fn of(
+    pub(crate) fn of(
         hello: &Hello,
         agent: Arc<str>,
         listen: Option<SocketAddr>,
@@ -84,7 +84,7 @@ pub struct NodeConnection {
 }
 
 impl NodeConnection {
-    pub(super) fn new(link: Arc<Connection>, tongue: usize, authenticated: bool) -> Self {
+    pub(crate) fn new(link: Arc<Connection>, tongue: usize, authenticated: bool) -> Self {
         Self {
             link,
             pinged_at: AtomicU64::new(0),
@@ -107,47 +107,47 @@ impl NodeConnection {
         self.link.dialect()
     }
 
-    pub(super) fn tongue(&self) -> usize {
+    pub(crate) fn tongue(&self) -> usize {
         usize::from(self.tongue)
     }
 
-    pub(super) fn is_authenticated(&self) -> bool {
+    pub(crate) fn is_authenticated(&self) -> bool {
         self.authenticated
     }
 
-    pub(super) fn pinged_at(&self) -> Tick {
+    pub(crate) fn pinged_at(&self) -> Tick {
         Tick::from_millis(self.pinged_at.load(Ordering::Relaxed))
     }
 
-    pub(super) fn set_pinged(&self, at: Tick) {
+    pub(crate) fn set_pinged(&self, at: Tick) {
         self.pinged_at.store(at.as_millis(), Ordering::Relaxed);
     }
 
     /// `true` once, when the session is first found stable.
-    pub(super) fn turns_stable(&self) -> bool {
+    pub(crate) fn turns_stable(&self) -> bool {
         !self.stable.swap(true, Ordering::Relaxed)
     }
 
     /// `true` for one caller until [`NodeConnection::end_verifying`].
-    pub(super) fn begin_verifying(&self) -> bool {
+    pub(crate) fn begin_verifying(&self) -> bool {
         !self.verifying.swap(true, Ordering::Relaxed)
     }
 
-    pub(super) fn end_verifying(&self) {
+    pub(crate) fn end_verifying(&self) {
         self.verifying.store(false, Ordering::Relaxed);
     }
 
     /// Notes that asking has come to nothing; how often it has.
-    pub(super) fn verified_in_vain(&self) -> u8 {
+    pub(crate) fn verified_in_vain(&self) -> u8 {
         self.in_vain.fetch_add(1, Ordering::Relaxed).saturating_add(1)
     }
 
     /// Whether asking has come to nothing before.
-    pub(super) fn was_verified_in_vain(&self) -> bool {
+    pub(crate) fn was_verified_in_vain(&self) -> bool {
         self.in_vain.load(Ordering::Relaxed) > 0
     }
 
-    pub(super) fn is_stable(&self) -> bool {
+    pub(crate) fn is_stable(&self) -> bool {
         self.stable.load(Ordering::Relaxed)
     }
 }

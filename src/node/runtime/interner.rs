@@ -7,7 +7,7 @@ use crate::sync::Mutex;
 
 /// The names that were said lately.
 #[derive(Debug, Default)]
-pub(super) struct Interner {
+pub(crate) struct Interner {
     known: Mutex<HashSet<Arc<str>, foldhash::fast::RandomState>>,
 }
 
@@ -17,7 +17,7 @@ impl Interner {
     ///
     /// # Cost
     /// A short lock; an allocation if the name is new.
-    pub(super) fn share(&self, name: &str) -> Arc<str> {
+    pub(crate) fn share(&self, name: &str) -> Arc<str> {
         let mut known = self.known.lock();
         if let Some(shared) = known.get(name) {
             return Arc::clone(shared);

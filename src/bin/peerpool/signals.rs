@@ -1,6 +1,6 @@
-//! Ctrl-C and SIGTERM: what ends a command before it has ended itself.
+//! Ctrl-C and SIGTERM: requests to end the command early.
 
-/// Receives them from when it is made, whether anybody waits or not.
+/// A receiver of both signals. It keeps signals that arrive while no task waits.
 pub(super) struct ShutdownSignals {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
@@ -10,8 +10,10 @@ pub(super) struct ShutdownSignals {
 
 #[cfg(unix)]
 impl ShutdownSignals {
+    /// Installs the handlers.
+    ///
     /// # Errors
-    /// One line for a person: the system has no room for a handler.
+    /// A one-line message if the operating system refused a handler.
     pub(super) fn new() -> Result<Self, String> {
         use tokio::signal::unix::{SignalKind, signal};
         let receive = |kind| signal(kind).map_err(|error| format!("signals cannot be received: {error}"));
@@ -21,7 +23,7 @@ impl ShutdownSignals {
         })
     }
 
-    /// Waits for the next one; its name.
+    /// Waits for the next signal and returns its name.
     pub(super) async fn wait(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "interrupt",
@@ -37,7 +39,7 @@ impl ShutdownSignals {
     }
 
     pub(super) async fn wait(&mut self) -> &'static str {
-        // Without a way to be interrupted it runs until it is killed.
+        // Without a handler the command runs until it is killed.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -1,9 +1,9 @@
-//! A node as somebody types it: an address or a name, and a port.
+//! A peer address as an operator types it: an IP address or a host name, and a port.
 
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-/// Well formed; whether there is such a name is not known yet.
+/// A well-formed `HOST:PORT`. A host name is looked up only by [`Target::resolve`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target(String);
 
@@ -12,20 +12,21 @@ impl FromStr for Target {
 
     fn from_str(typed: &str) -> Result<Self, String> {
         let is_name = |host: &str| !host.is_empty() && !host.contains([':', '[', ']', '/', ' ']);
-        let named =
+        let is_name_and_port =
             typed.rsplit_once(':').is_some_and(|(host, port)| is_name(host) && port.parse::<u16>().is_ok());
-        if named || typed.parse::<SocketAddr>().is_ok() {
+        if is_name_and_port || typed.parse::<SocketAddr>().is_ok() {
             return Ok(Self(typed.to_owned()));
         }
-        Err("an address or a name and a port is wanted, like 192.0.2.1:9000, [2001:db8::1]:9000 or node.example.org:9000".into())
+        Err("a host and a port is wanted, like 192.0.2.1:9000, [2001:db8::1]:9000 or node.example.org:9000"
+            .into())
     }
 }
 
 impl Target {
-    /// All its addresses, one at least, in the order in which the system would try them; a name is looked up.
+    /// Returns all addresses of the target, at least one, in the order of the system's resolver.
     ///
     /// # Errors
-    /// One line that names what was typed.
+    /// A one-line message that contains what was typed.
     pub(super) async fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
         let Self(typed) = self;
         if let Ok(addr) = typed.parse() {
@@ -64,7 +65,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_needs_no_look_up_and_a_name_gives_all_it_has() {
+    async fn an_address_needs_no_lookup_and_a_name_resolves_to_all_its_addresses() {
         let resolve = async |typed: &str| typed.parse::<Target>().unwrap().resolve().await.unwrap();
         assert_eq!(resolve("[::1]:7").await, ["[::1]:7".parse().unwrap()]);
         let all: Vec<_> = tokio::net::lookup_host("localhost:7").await.unwrap().collect();

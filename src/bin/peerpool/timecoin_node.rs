@@ -1,4 +1,7 @@
-//! `peerpool node --timecoin`: a node of the TIME Coin network, old nodes and new ones in one pool.
+//! `peerpool node --timecoin`: a node of the TIME Coin network.
+//!
+//! It serves legacy nodes (JSON protocol) and peerpool nodes (native protocol) in one pool. It has no
+//! chain: [`GossipRelay`] relays gossip, each message once, and the library answers for peers and time.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -13,12 +16,12 @@ use peerpool::transport::Tcp;
 
 use super::config_file::Settings;
 
-/// Which network, on the command line.
+/// The value of `--network`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Network {
-    /// The network that counts.
+    /// The production network.
     Mainnet,
-    /// The network for trying things out.
+    /// The test network.
     Testnet,
 }
 
@@ -31,34 +34,34 @@ impl From<Network> for NetworkType {
     }
 }
 
-/// Where it is to be reached.
+/// The network and the addresses of the node.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct Endpoint {
     pub(super) network: NetworkType,
     pub(super) listen: SocketAddr,
-    /// What old peers are told; the address listened on if not given.
+    /// The address to announce to legacy peers. Default: `listen`.
     pub(super) public: Option<SocketAddr>,
 }
 
-/// Starts it. It answers for its peers and the time, passes on what it hears, and has no chain.
+/// Starts the node.
 ///
 /// # Errors
-/// One line for a person.
+/// A one-line message for the operator.
 pub(super) async fn start(
-    place: Place,
+    endpoint: Endpoint,
     settings: Settings,
     book: AddressBook,
 ) -> Result<PeerManager, String> {
-    let Place { network, listen, public } = place;
+    let Endpoint { network, listen, public } = endpoint;
     let public = public.unwrap_or(listen);
     if public.ip().is_unspecified() {
-        return Err(format!("{public} is no address that peers can reach: give one with --public"));
+        return Err(format!("peers cannot reach {public}: give a reachable address with --public"));
     }
     let Settings { node, tcp, .. } = settings;
     let mut config = ManagerConfig::new(network);
-    take_over(&mut config, &node.runtime);
-    let usual = NodeConfig::recommended();
-    let ring = if node.log_ring_bytes == usual.log_ring_bytes {
+    apply_settings(&mut config, &node.runtime);
+    let default = NodeConfig::recommended();
+    let ring = if node.log_ring_bytes == default.log_ring_bytes {
         config.node.log_ring_bytes
     } else {
         node.log_ring_bytes
@@ -68,27 +71,27 @@ pub(super) async fn start(
     config.node = NodeConfig { log_ring_bytes: ring, ..node };
     config.node.runtime.handshake_timeout = handshake.min(config.node.runtime.handshake_timeout);
     config.seeds.addresses = seeds;
-    let passing = Arc::new(Passing::default());
+    let relay = Arc::new(GossipRelay::default());
     let mut builder = PeerManager::builder(network, listen, public)
         .config(config)
         .transport(Tcp::new(tcp))
         .book(book)
-        .chain(Arc::clone(&passing) as Arc<dyn ChainSource>);
+        .chain(Arc::clone(&relay) as Arc<dyn ChainSource>);
     let mut native = native.into_iter();
     if let Some(first) = native.next() {
         builder = builder.native(first);
     }
-    let manager = builder.start().await.map_err(|error| words(&error))?;
-    // Set once, here.
-    let _ = passing.node.set(manager.node().downgrade());
+    let manager = builder.start().await.map_err(|error| describe(&error))?;
+    // The only call of `set`, so it cannot fail.
+    let _ = relay.node.set(manager.node().downgrade());
     for addr in native {
-        manager.node().listen("native", addr).await.map_err(|error| words(&error))?;
+        manager.node().listen("native", addr).await.map_err(|error| describe(&error))?;
     }
     Ok(manager)
 }
 
-/// A failure to start, for a person.
-pub(super) fn words(error: &StartError) -> String {
+/// Describes a failed start to the operator.
+pub(super) fn describe(error: &StartError) -> String {
     match error {
         StartError::Listen { addr, cause } if cause.kind() == std::io::ErrorKind::AddrInUse => {
             format!("cannot listen on {addr}: the address is in use")
@@ -97,13 +100,13 @@ pub(super) fn words(error: &StartError) -> String {
     }
 }
 
-/// A node without a chain: it passes on what concerns everybody, each message once.
+/// The application of a node without a chain: relays gossip, each message once.
 #[derive(Default)]
-struct Passing {
+struct GossipRelay {
     node: OnceLock<WeakNode>,
 }
 
-impl ChainSource for Passing {
+impl ChainSource for GossipRelay {
     fn on_message(&self, from: &Sender, message: Incoming) -> Answer<NetworkMessage> {
         let Incoming::Message(message) = message else {
             tracing::debug!(from = %from.ip(), "not a message of this network");
@@ -112,42 +115,45 @@ impl ChainSource for Passing {
         let kind = message.kind();
         let node = self.node.get().and_then(WeakNode::upgrade);
         let (true, Some(node), Ok(payload)) = (is_gossip(kind), node, message.to_bytes()) else {
-            tracing::debug!(from = %from.ip(), %kind, "not passed on");
+            tracing::debug!(from = %from.ip(), %kind, "not relayed");
             return Answer::None;
         };
         let message = Message { lane: kind.lane_for(payload.len()), kind: kind.code(), payload };
         match node.relay(&message, Some(from.peer().id())) {
-            Ok(RelayOutcome::New) => tracing::debug!(from = %from.ip(), %kind, "passed on"),
+            Ok(RelayOutcome::New) => tracing::debug!(from = %from.ip(), %kind, "relayed"),
             Ok(RelayOutcome::Duplicate) => {}
             Ok(RelayOutcome::Full) => {
-                tracing::debug!(from = %from.ip(), %kind, "not passed on: the relay's memory is full")
+                tracing::debug!(from = %from.ip(), %kind, "not relayed: the relay's memory is full")
             }
-            Err(error) => tracing::debug!(from = %from.ip(), %kind, %error, "not passed on"),
+            Err(error) => tracing::debug!(from = %from.ip(), %kind, %error, "not relayed"),
         }
         Answer::None
     }
 }
 
-/// What the network has values of its own for is taken over where it is not as it comes.
-fn take_over(config: &mut ManagerConfig, given: &RuntimeConfig) {
-    let usual = NodeConfig::recommended().runtime;
-    if given.target_peers != usual.target_peers {
+/// Applies settings for which the TIME Coin network has defaults of its own.
+///
+/// Only settings that differ from [`NodeConfig::recommended`] are applied; for the others the
+/// network's default stays.
+fn apply_settings(config: &mut ManagerConfig, given: &RuntimeConfig) {
+    let default = NodeConfig::recommended().runtime;
+    if given.target_peers != default.target_peers {
         config.reconnect.wanted = given.target_peers;
         config.reconnect.few = config.reconnect.few.min(given.target_peers);
     }
-    if given.ping_interval != usual.ping_interval {
+    if given.ping_interval != default.ping_interval {
         config.reaper.ping_every = given.ping_interval;
     }
-    if given.liveness.stale_after != usual.liveness.stale_after {
+    if given.liveness.stale_after != default.liveness.stale_after {
         config.reaper.stale_after = given.liveness.stale_after;
         if config.reaper.stale_after < config.reaper.ping_every.saturating_mul(2) {
-            // Written for the interval beside it, which the file leaves as it comes.
+            // The file's stale time fits the ping interval of the file, here the native default.
             config.reaper.ping_every = given.ping_interval;
         }
     }
 }
 
-/// Whether what is said to one node concerns all.
+/// Returns whether messages of this kind are for every node of the network.
 fn is_gossip(kind: Kind) -> bool {
     matches!(
         kind,
@@ -176,24 +182,24 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn what_the_file_sets_is_taken_over_and_nothing_else() {
+    fn only_settings_that_differ_from_the_default_are_applied() {
         let mut config = ManagerConfig::new(NetworkType::Testnet);
         let (reaper, reconnect) = (config.reaper.clone(), config.reconnect.clone());
         let mut runtime = NodeConfig::recommended().runtime;
-        take_over(&mut config, &runtime);
+        apply_settings(&mut config, &runtime);
         assert_eq!((&config.reaper, &config.reconnect), (&reaper, &reconnect));
         (runtime.target_peers, runtime.ping_interval) = (0, Duration::from_secs(7));
-        take_over(&mut config, &runtime);
+        apply_settings(&mut config, &runtime);
         assert_eq!((config.reconnect.wanted, config.reconnect.few), (0, 0));
         assert_eq!(
             (config.reaper.ping_every, config.reaper.stale_after),
             (runtime.ping_interval, reaper.stale_after)
         );
-        // Written down beside the usual interval: the network's own is too long for it.
+        // The network's own ping interval is too long for this stale time.
         let mut config = ManagerConfig::new(NetworkType::Testnet);
         let mut runtime = NodeConfig::recommended().runtime;
         runtime.liveness.stale_after = 3 * runtime.ping_interval;
-        take_over(&mut config, &runtime);
+        apply_settings(&mut config, &runtime);
         assert_eq!(
             (config.reaper.ping_every, config.reaper.stale_after),
             (runtime.ping_interval, runtime.liveness.stale_after)

@@ -13,7 +13,7 @@ use peerpool::address_book::AddressBookConfig;
 use peerpool::node::NodeConfig;
 use peerpool::transport::{KeepAlive, TcpConfig};
 
-use super::{failure, print};
+use super::output::{failure, try_print as print};
 pub(super) use kinds::duration;
 use table::{KNOBS, Knob};
 

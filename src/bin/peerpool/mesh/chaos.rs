@@ -1,112 +1,109 @@
-//! Carries out the plan, and puts everything right at the end.
+//! Injects the faults of the plan and repairs all of them at the end.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use peerpool::sync::Mutex;
-
 use super::cluster::Cluster;
-use super::fault_plan::{Fault, Step};
+use super::fault_plan::{Fault, PlannedFault};
 use super::faulty_net::FaultyNet;
-use super::{StopSignal, stopped};
+use super::{StopFlag, lock, stopped};
 
-/// What chaos did.
+/// The faults injected so far.
 #[derive(Debug, Default)]
 pub(super) struct FaultCounts {
-    /// Blows by name.
-    pub(super) done: Mutex<BTreeMap<&'static str, u64>>,
-    /// Restarts that failed, and why.
-    pub(super) failed: Mutex<Vec<String>>,
+    /// Number of injected faults by name.
+    pub(super) by_name: Mutex<BTreeMap<&'static str, u64>>,
+    /// One message for each node that could not be restarted.
+    pub(super) failed_restarts: Mutex<Vec<String>>,
 }
 
-/// Carries out the plan, or its beginning where that is stop; returns once every node is up again and nothing is held up or parted.
+/// Injects the faults of the plan until its end or until the stop flag is set.
+///
+/// Returns once every node runs again, and no connection is stalled or partitioned. Does nothing
+/// without `--chaos`.
 pub(super) async fn inject(
     cluster: &Arc<Cluster>,
-    fault_counts: &Arc<FaultCounts>,
-    plan: Vec<Step>,
+    counts: &Arc<FaultCounts>,
+    plan: Vec<PlannedFault>,
     mut rng: fastrand::Rng,
-    mut stop: StopSignal,
+    mut stop: StopFlag,
 ) {
     let Some(net) = cluster.net.clone() else { return };
-    let begun = Instant::now();
-    let mut lasting = JoinSet::new();
-    for Step { at, fault } in plan {
+    let started = Instant::now();
+    let mut repairs = JoinSet::new();
+    for PlannedFault { at, fault } in plan {
         tokio::select! {
-            () = sleep_until(begun + at) => {}
+            () = sleep_until(started + at) => {}
             () = stopped(&mut stop) => break,
         }
         tracing::info!(?fault, "chaos");
-        *fault_counts.done.lock().entry(fault.name()).or_default() += 1;
-        strike(cluster, fault_counts, &net, fault, &mut lasting, &mut rng);
-        while lasting.try_join_next().is_some() {}
+        *lock(&counts.by_name).entry(fault.name()).or_default() += 1;
+        apply(cluster, counts, &net, fault, &mut repairs, &mut rng);
+        while repairs.try_join_next().is_some() {}
     }
-    while lasting.join_next().await.is_some() {}
-    net.release();
+    while repairs.join_next().await.is_some() {}
+    net.resume_stalled();
     net.heal();
 }
 
-fn strike(
+/// Applies one fault. A fault that lasts spawns its repair on `repairs`.
+fn apply(
     cluster: &Arc<Cluster>,
-    fault_counts: &Arc<FaultCounts>,
+    counts: &Arc<FaultCounts>,
     net: &Arc<FaultyNet>,
     fault: Fault,
-    lasting: &mut JoinSet<()>,
+    repairs: &mut JoinSet<()>,
     rng: &mut fastrand::Rng,
 ) {
     match fault {
-        Fault::Cut { pick } => {
-            net.cut_one(pick);
+        Fault::CutConnection { pick } => {
+            net.cut_connection(pick);
         }
-        Fault::CutAll { slot } => net.cut_all(slot),
-        Fault::Disconnect { slot, pick } => disconnect(cluster, slot, pick),
-        Fault::Hold { pick, lasting: time } => {
-            net.hold_one(pick);
+        Fault::CutNode { node } => net.cut_node(node),
+        Fault::Disconnect { node, pick } => disconnect(cluster, node, pick),
+        Fault::Stall { pick, duration } => {
+            net.stall_connection(pick);
             let net = Arc::clone(net);
-            lasting.spawn(async move {
-                sleep(time).await;
-                net.release();
+            repairs.spawn(async move {
+                sleep(duration).await;
+                net.resume_stalled();
             });
         }
-        Fault::Part { slots, lasting: time } => {
-            net.part(&slots);
+        Fault::Partition { nodes, duration } => {
+            net.partition(&nodes);
             let net = Arc::clone(net);
-            lasting.spawn(async move {
-                sleep(time).await;
+            repairs.spawn(async move {
+                sleep(duration).await;
                 net.heal();
             });
         }
-        Fault::Kill { slot, lasting: time } => {
-            let victim = cluster.present(slot);
-            if !victim.is_alive() {
+        Fault::Restart { node, downtime } => {
+            let member = cluster.current(node);
+            if !member.is_alive() {
                 return;
             }
-            victim.kill(net, cluster.epoch.now());
-            let (cluster, fault_counts) = (Arc::clone(cluster), Arc::clone(fault_counts));
+            member.kill(net, cluster.epoch.now());
+            let (cluster, counts) = (Arc::clone(cluster), Arc::clone(counts));
             let mut rng = rng.fork();
-            lasting.spawn(async move {
-                sleep(time).await;
-                if let Err(error) = cluster.restart(slot, &mut rng).await {
-                    fault_counts
-                        .failed
-                        .lock()
-                        .push(format!("node {slot} could not be started again: {error}"));
+            repairs.spawn(async move {
+                sleep(downtime).await;
+                if let Err(error) = cluster.restart(node, &mut rng).await {
+                    let message = format!("node {node} could not be restarted: {error}");
+                    lock(&counts.failed_restarts).push(message);
                 }
             });
         }
     }
 }
 
-fn disconnect(cluster: &Cluster, slot: usize, pick: u64) {
-    let member = cluster.present(slot);
+/// Closes one connection of a node.
+fn disconnect(cluster: &Cluster, node: usize, pick: u64) {
+    let member = cluster.current(node);
     let peers: Vec<_> = member.node.roster().iter().map(|peer| *peer.key()).collect();
     if !peers.is_empty() {
         member.node.disconnect(&peers[(pick % peers.len() as u64) as usize]);
     }
 }
-
-/// How long after the traffic a mesh that was hurt may take to be whole again.
-pub(super) const HEALING: Duration = Duration::from_secs(30);

@@ -1,47 +1,58 @@
-//! All nodes of the mesh: starting them, restarting them, and looking at the links between them.
+//! All nodes of the mesh: starting them, restarting them, and checking the connections between them.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use peerpool::node::{NodeConfig, StartError};
-use peerpool::sync::Mutex;
 use peerpool::timecoin::wire::NetworkType;
 
-use super::MeshArgs;
 use super::clock::{Epoch, Micros};
 use super::codec::Codec;
 use super::faulty_net::FaultyNet;
-use super::graph::{End, Groups, Link, pair};
+use super::graph::{Components, Edge, EdgeEnd, match_ends};
 use super::ledger::Ledger;
 use super::member::{LastChange, Member, NodeSpec};
+use super::{MeshArgs, lock};
 
-/// The mesh.
+/// The connections count as stable after this time without a connect or disconnect, in microseconds.
+const QUIET_US: Micros = 500_000;
+/// How long the tasks of a killed node may take to end before its restart.
+const KILL_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a restart retries a listen address that is in use.
+const LISTEN_RETRY: Duration = Duration::from_secs(10);
+/// Events that a node buffers for the recorder. One process reads the events of all nodes and may
+/// fall behind; a lost event would make the account inexact.
+const EVENT_BACKLOG: usize = 8 * 1024;
+
+/// The nodes of the mesh and what they share.
 #[derive(Debug)]
 pub(super) struct Cluster {
     pub(super) epoch: Epoch,
     pub(super) ledger: Arc<Ledger>,
-    /// The network to hurt; `None` without chaos.
+    /// The network that faults are injected into; `None` without `--chaos`.
     pub(super) net: Option<Arc<FaultyNet>>,
     config: NodeConfig,
     codec: Codec,
-    /// On the old wire every node has a loopback address of its own, in a net drawn anew for each run.
+    /// Second byte of the loopback addresses that TIME Coin nodes listen on. Random, so that
+    /// concurrent runs on one machine do not collide.
     loopback_net: u8,
-    degree: usize,
+    /// Peers that each node must have before the connections count as stable.
+    min_peers: usize,
     last_change: Arc<LastChange>,
     members: Mutex<Members>,
-    /// Held while a node is born: its number is the count of those before it.
-    births: tokio::sync::Mutex<()>,
+    /// Held while a node restarts: the number of an incarnation is the count of those before it.
+    restarting: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Members {
-    /// Every incarnation, in order of its number.
+    /// Every incarnation, by its number.
     all: Vec<Arc<Member>>,
-    /// The latest incarnation at each place.
-    present: Vec<Arc<Member>>,
+    /// The latest incarnation of each node, by its index.
+    current: Vec<Arc<Member>>,
 }
 
 impl Cluster {
@@ -50,88 +61,77 @@ impl Cluster {
             epoch: Epoch::new(),
             ledger: Arc::default(),
             net: args.chaos.then(Arc::default),
-            config: config(args),
+            config: node_config(args),
             codec: if args.timecoin { Codec::TimeCoin } else { Codec::Native },
             loopback_net: fastrand::u8(1..=250),
-            degree: args.degree.min(args.nodes - 1),
+            min_peers: args.degree.min(args.nodes - 1),
             last_change: Arc::default(),
             members: Mutex::default(),
-            births: tokio::sync::Mutex::default(),
+            restarting: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Starts all nodes, one after another; each is told the address of one that is up.
-    pub(super) async fn start(&self, nodes: usize, rng: &mut fastrand::Rng) -> Result<(), StartError> {
-        for slot in 0..nodes {
-            let told = {
-                let members = self.members.lock();
-                (slot > 0).then(|| members.present[rng.usize(..slot)].addr)
+    /// Starts all nodes one after another. Each gets the address of one node that already runs.
+    pub(super) async fn start_all(&self, nodes: usize, rng: &mut fastrand::Rng) -> Result<(), StartError> {
+        for index in 0..nodes {
+            let seed = {
+                let members = lock(&self.members);
+                (index > 0).then(|| members.current[rng.usize(..index)].addr)
             };
-            let birth = self.birth(slot, self.listen(slot), told);
-            let member = Member::start(birth).await?;
-            member.announce();
-            let mut members = self.members.lock();
+            let member = Member::start(self.spec(index, self.listen_addr(index), seed)).await?;
+            member.publish_tip();
+            let mut members = lock(&self.members);
             members.all.push(Arc::clone(&member));
-            members.present.push(member);
+            members.current.push(member);
         }
         Ok(())
     }
 
-    fn listen(&self, slot: usize) -> SocketAddr {
+    fn listen_addr(&self, index: usize) -> SocketAddr {
         match self.codec {
             Codec::Native => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            // Legacy peers are identified by IP address, so each node needs one of its own.
             Codec::TimeCoin => {
-                let [high, low] = ((slot / 250 + 1) as u8, (slot % 250 + 1) as u8).into();
+                let [high, low] = ((index / 250 + 1) as u8, (index % 250 + 1) as u8).into();
                 SocketAddr::from(([127, self.loopback_net, high, low], NetworkType::Testnet.port()))
             }
         }
     }
 
-    fn birth(&self, slot: usize, listen: SocketAddr, told: Option<SocketAddr>) -> NodeSpec {
+    fn spec(&self, index: usize, listen: SocketAddr, seed: Option<SocketAddr>) -> NodeSpec {
         NodeSpec {
-            of: 0,
-            slot,
+            incarnation: lock(&self.members).all.len() as u32,
+            index,
             codec: self.codec,
             listen,
-            told,
+            seed,
             config: self.config.clone(),
             epoch: self.epoch,
             ledger: Arc::clone(&self.ledger),
             net: self.net.clone(),
             last_change: Arc::clone(&self.last_change),
         }
-        .numbered(self.members.lock().all.len())
     }
 
-    /// Starts a killed node again, at its address. It is told one address, of a node that is up, and can be reached if there is one.
-    pub(super) async fn restart(&self, slot: usize, rng: &mut fastrand::Rng) -> Result<(), StartError> {
-        let old = self.present(slot);
-        // The port is free once everything of the old one has ended.
-        old.idle(Duration::from_secs(5)).await;
-        let begun = Instant::now();
+    /// Restarts a killed node at its address, with the address of one running node as its seed.
+    pub(super) async fn restart(&self, index: usize, rng: &mut fastrand::Rng) -> Result<(), StartError> {
+        let killed = self.current(index);
+        // The port is free once every task of the killed node has ended.
+        killed.wait_until_clean(KILL_DEADLINE).await;
+        let started = Instant::now();
         loop {
-            let reachable = |member: &Arc<Member>| {
-                member.slot != slot
-                    && member.is_alive()
-                    && self.net.as_ref().is_none_or(|net| !net.parted(slot, member.slot))
-            };
-            let mut others: Vec<_> = self.alive().into_iter().filter(reachable).collect();
-            if others.is_empty() {
-                // Cut off from all: what it is told is of use once that is over, and without it it would stay alone for ever.
-                others = self.alive().into_iter().filter(|member| member.slot != slot).collect();
-            }
-            let told = if others.is_empty() { None } else { Some(others[rng.usize(..others.len())].addr) };
-            let _birth = self.births.lock().await;
-            match Member::start(self.birth(slot, old.addr, told)).await {
+            let seed = self.seed_for(index, rng);
+            let _restarting = self.restarting.lock().await;
+            match Member::start(self.spec(index, killed.addr, seed)).await {
                 Ok(member) => {
-                    member.announce();
-                    let mut members = self.members.lock();
+                    member.publish_tip();
+                    let mut members = lock(&self.members);
                     members.all.push(Arc::clone(&member));
-                    members.present[slot] = member;
+                    members.current[index] = member;
                     return Ok(());
                 }
-                // Somebody dials from this very port just now.
-                Err(StartError::Listen { .. }) if begun.elapsed() < Duration::from_secs(10) => {
+                // An outgoing connection of another node may hold this port for a moment.
+                Err(StartError::Listen { .. }) if started.elapsed() < LISTEN_RETRY => {
                     sleep(Duration::from_millis(100)).await;
                 }
                 Err(error) => return Err(error),
@@ -139,88 +139,113 @@ impl Cluster {
         }
     }
 
-    /// The latest incarnation at a place.
-    pub(super) fn present(&self, slot: usize) -> Arc<Member> {
-        Arc::clone(&self.members.lock().present[slot])
+    /// Draws the seed of a restarting node: the address of a running node, reachable if possible.
+    fn seed_for(&self, index: usize, rng: &mut fastrand::Rng) -> Option<SocketAddr> {
+        let mut others = self.alive();
+        others.retain(|member| member.index != index);
+        let reachable = |member: &&Arc<Member>| {
+            self.net.as_ref().is_none_or(|net| !net.is_partitioned(index, member.index))
+        };
+        let mut seeds: Vec<_> = others.iter().filter(reachable).map(|member| member.addr).collect();
+        if seeds.is_empty() {
+            // The seed becomes reachable when the partition ends; without one the node stays alone.
+            seeds = others.iter().map(|member| member.addr).collect();
+        }
+        if seeds.is_empty() { None } else { Some(seeds[rng.usize(..seeds.len())]) }
     }
 
-    /// Those that were not killed.
+    /// The latest incarnation of a node.
+    pub(super) fn current(&self, index: usize) -> Arc<Member> {
+        Arc::clone(&lock(&self.members).current[index])
+    }
+
+    /// The nodes that run.
     pub(super) fn alive(&self) -> Vec<Arc<Member>> {
-        self.members.lock().present.iter().filter(|member| member.is_alive()).cloned().collect()
+        lock(&self.members).current.iter().filter(|member| member.is_alive()).cloned().collect()
     }
 
-    /// Every incarnation, in order of its number.
+    /// Every incarnation, by its number.
     pub(super) fn all(&self) -> Vec<Arc<Member>> {
-        self.members.lock().all.clone()
+        lock(&self.members).all.clone()
     }
 
-    /// The links of all time, from what both ends reported.
-    pub(super) fn links(&self) -> Vec<Link> {
-        let ends: Vec<End> = self.all().iter().flat_map(|member| member.reports.ends()).collect();
-        pair(&ends)
+    /// All connections since the start, from the reports of both ends.
+    pub(super) fn edges(&self) -> Vec<Edge> {
+        let ends: Vec<EdgeEnd> = self.all().iter().flat_map(|member| member.log.ends()).collect();
+        match_ends(&ends)
     }
 
-    /// When any node last reported a link up or down.
-    pub(super) fn last_event(&self) -> Micros {
-        self.last_change.last()
-    }
-
-    /// Waits until the wiring is stable: everybody has stop peers, a path joins all, and nothing has changed for a moment.
-    pub(super) async fn settle(&self, within: Duration) -> Result<(), String> {
-        let until = Instant::now() + within;
+    /// Waits until the connections are stable: every node has enough peers, a path joins all nodes,
+    /// and nothing has changed for [`QUIET_US`].
+    ///
+    /// # Errors
+    /// A one-line message with the missing condition, after `timeout`.
+    pub(super) async fn wait_until_stable(&self, timeout: Duration) -> Result<(), String> {
+        let deadline = Instant::now() + timeout;
         loop {
-            let unstable = match self.unwired() {
-                None if self.epoch.now().saturating_sub(self.last_event()) >= QUIET => return Ok(()),
-                None => "links still come and go".into(),
-                Some(why) => why,
+            let quiet = self.epoch.now().saturating_sub(self.last_change.get()) >= QUIET_US;
+            let unstable = match self.incomplete() {
+                None if quiet => return Ok(()),
+                None => "connections still come and go".into(),
+                Some(message) => message,
             };
-            if Instant::now() >= until {
-                return Err(format!("the wiring is not stable after {} s: {unstable}", within.as_secs()));
+            if Instant::now() >= deadline {
+                let seconds = timeout.as_secs();
+                return Err(format!("the connections are not stable after {seconds} s: {unstable}"));
             }
             sleep(Duration::from_millis(20)).await;
         }
     }
 
-    fn unwired(&self) -> Option<String> {
+    /// Describes a node that lacks peers, or two nodes that no path joins.
+    fn incomplete(&self) -> Option<String> {
         let alive = self.alive();
-        let few = |member: &&Arc<Member>| member.node.roster().iter().count() < self.degree;
-        if let Some(lonely) = alive.iter().find(few) {
-            let (slot, peers) = (lonely.slot, lonely.node.roster().iter().count());
-            return Some(format!("node {slot} has {peers} peers, {} are wanted", self.degree));
+        for member in &alive {
+            let peers = member.node.roster().iter().count();
+            if peers < self.min_peers {
+                let (node, wanted) = (member.index, self.min_peers);
+                return Some(format!("node {node} has {peers} of {wanted} peers"));
+            }
         }
-        let links = self.links();
-        let mut groups = Groups::of(self.all().len(), links.iter().filter(|link| link.is_up()));
+        let edges = self.edges();
+        let mut components = Components::new(self.all().len(), edges.iter().filter(|edge| edge.is_up()));
         let first = alive.first()?;
-        let island = alive.iter().find(|member| !groups.joined(first.of, member.of))?;
-        Some(format!("no path joins node {} and node {}", first.slot, island.slot))
+        let isolated =
+            alive.iter().find(|other| !components.connected(first.incarnation, other.incarnation))?;
+        Some(format!("no path joins node {} and node {}", first.index, isolated.index))
     }
 
-    /// Which link's newest tip is missing at its far end, if any. Only links that are up.
+    /// Describes a tip whose newest version has not arrived over a connection that is up.
     pub(super) fn missing_tip(&self) -> Option<String> {
         let all = self.all();
-        for link in self.links().iter().filter(|link| link.is_up()) {
-            let [(one, at_one), (other, at_other)] = link.ends;
-            for (from, to, conn) in [(one, other, at_other), (other, one, at_one)] {
-                let newest = all[from as usize].app.newest_tip();
-                let arrived = all[to as usize].app.tip_over(conn);
-                if arrived.is_none_or(|tip| tip.of != from || tip.version != newest) {
-                    let arrived =
-                        arrived.map_or_else(|| "nothing".into(), |tip| format!("version {}", tip.version));
-                    let (from, to) = (all[from as usize].slot, all[to as usize].slot);
-                    return Some(format!(
-                        "node {from}'s tip {newest} at node {to}: {arrived} came over {conn}"
-                    ));
+        for edge in self.edges().iter().filter(|edge| edge.is_up()) {
+            let [one, other] = edge.ends;
+            for (sender, receiver) in [(one, other), (other, one)] {
+                let newest = all[sender.incarnation as usize].app.newest_tip();
+                let received = all[receiver.incarnation as usize].app.tip_over(receiver.conn);
+                if received.is_some_and(|tip| (tip.incarnation, tip.version) == (sender.incarnation, newest))
+                {
+                    continue;
                 }
+                let received =
+                    received.map_or_else(|| "nothing".into(), |tip| format!("version {}", tip.version));
+                let index = |incarnation: u32| all[incarnation as usize].index;
+                return Some(format!(
+                    "tip {newest} of node {} at node {}: {received} arrived over {}",
+                    index(sender.incarnation),
+                    index(receiver.incarnation),
+                    receiver.conn
+                ));
             }
         }
         None
     }
 }
 
-fn config(args: &MeshArgs) -> NodeConfig {
+fn node_config(args: &MeshArgs) -> NodeConfig {
     let mut config = NodeConfig::local();
     config.runtime.target_peers = args.degree;
-    // Whoever starts last may have to dial everybody it wants, and the first are found by most.
+    // The last node may have to dial all its peers, and the first nodes are dialled by most others.
     let limits = &mut config.runtime.limits;
     let degree = u32::try_from(args.degree).unwrap_or(u32::MAX);
     limits.max_outbound = limits.max_outbound.max(degree.saturating_add(limits.reserved_outbound));
@@ -229,15 +254,14 @@ fn config(args: &MeshArgs) -> NodeConfig {
     if args.timecoin {
         config.network = NetworkType::Testnet.id();
     }
-    // Reading the events of all nodes in one process may fall behind for a moment; none may be lost.
-    config.event_backlog = 8 * 1024;
-    // Room for everything within the retention, four times over: shards fill unevenly.
+    config.event_backlog = EVENT_BACKLOG;
+    // Four times the messages within the retention time, because the relay's shards fill unevenly.
     let remembered = args.rate.saturating_mul(config.relay.retention.as_secs()).saturating_mul(4);
     config.relay.capacity = config.relay.capacity.max(usize::try_from(remembered).unwrap_or(usize::MAX));
     config.relay.peer_share_percent = 100;
     if args.chaos {
-        // A dead link is to be noticed well within the five seconds for which a path must hold: from then on it promises
-        // nothing.
+        // A dead connection must be noticed well within the delivery window: until then paths over
+        // it count as unbroken.
         config.runtime.ping_interval = Duration::from_millis(800);
         config.runtime.liveness.stale_after = Duration::from_millis(2_500);
         config.runtime.stable_after = Duration::from_secs(2);
@@ -245,19 +269,16 @@ fn config(args: &MeshArgs) -> NodeConfig {
     config
 }
 
-/// Without a link event for so long, the wiring counts as quiet.
-const QUIET: Micros = 500_000;
-
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
     use super::*;
     use peerpool::node::RuntimeConfig;
 
     #[test]
-    fn a_node_may_dial_as_many_as_it_wants() {
+    fn a_node_may_dial_as_many_peers_as_it_wants() {
         for degree in [1, 64, 65, 200] {
-            let args = MeshArgs { nodes: 201, degree, ..MeshArgs::least() };
-            let RuntimeConfig { limits, target_peers: wanted, .. } = config(&args).runtime;
+            let args = MeshArgs { nodes: 201, degree, ..MeshArgs::minimal() };
+            let RuntimeConfig { limits, target_peers: wanted, .. } = node_config(&args).runtime;
             assert_eq!(wanted, degree);
             assert!((limits.max_outbound - limits.reserved_outbound) as usize >= degree);
             assert!((limits.max_inbound - limits.reserved_inbound) as usize >= degree);

@@ -1,4 +1,7 @@
-//! The graph of links over time, from what both ends of each link reported.
+//! The graph of connections over time, built from what both ends of each connection reported.
+//!
+//! A node of the graph is an [`Incarnation`], an [`Edge`] is a connection. [`match_ends`] pairs the
+//! reports of the two ends; [`Components`] answers whether a path joins two incarnations.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -7,111 +10,122 @@ use peerpool::base::ConnId;
 
 use super::clock::Micros;
 
-/// A number for each node that ever lived: a node that restarts is another one.
+/// The number of a started node. A restarted node gets a new number.
 pub(super) type Incarnation = u32;
 
-/// Both addresses of one connection in a fixed order: its two ends name it alike.
-pub(super) type Wire = (SocketAddr, SocketAddr);
+/// Both addresses of a connection, the smaller one first: the same at both ends.
+pub(super) type AddrPair = (SocketAddr, SocketAddr);
 
 /// Names a connection by its two addresses.
-pub(super) fn wire(one: SocketAddr, other: SocketAddr) -> Wire {
+pub(super) fn addr_pair(one: SocketAddr, other: SocketAddr) -> AddrPair {
     if one <= other { (one, other) } else { (other, one) }
 }
 
-/// One end of a link, as its node reported it.
+/// Bounds on the time of an event, both inclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TimeBounds {
+    pub(super) earliest: Micros,
+    pub(super) latest: Micros,
+}
+
+/// One end of a connection, as its node reported it.
 #[derive(Clone, Debug)]
-pub(super) struct End {
-    pub(super) of: Incarnation,
-    pub(super) conn: ConnId,
-    pub(super) wire: Wire,
-    /// No later than this it was up.
+pub(super) struct EdgeEnd {
+    pub(super) id: EndId,
+    pub(super) addrs: AddrPair,
+    /// An upper bound on the time at which it came up.
     pub(super) up: Micros,
-    /// No earlier than this it was down; `None` while it is up.
+    /// A lower bound on the time at which it went down; `None` while it is up.
     pub(super) down: Option<Micros>,
-    /// Moments, as bounds, at which broadcasts were skipped for being too slow.
-    pub(super) gaps: Vec<(Micros, Micros)>,
+    /// Times at which the node skipped broadcasts because the peer was too slow.
+    pub(super) gaps: Vec<TimeBounds>,
 }
 
-/// A link that both ends agree on.
+/// Identifies one end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct EndId {
+    pub(super) incarnation: Incarnation,
+    pub(super) conn: ConnId,
+}
+
+/// A connection that both ends reported.
 #[derive(Clone, Debug)]
-pub(super) struct Link {
-    pub(super) ends: [(Incarnation, ConnId); 2],
-    /// From here on both ends had reported it up.
+pub(super) struct Edge {
+    pub(super) ends: [EndId; 2],
+    /// From this time on both ends had reported it up.
     pub(super) up: Micros,
-    /// Up to here neither had reported it down; the end of time if none has.
+    /// Until this time neither end had reported it down. `Micros::MAX` while it is up.
     pub(super) down: Micros,
-    pub(super) gaps: Vec<(Micros, Micros)>,
+    pub(super) gaps: Vec<TimeBounds>,
 }
 
-impl Link {
-    /// Whether it was up without interruption or gap from `from` to `until`.
+impl Edge {
+    /// Returns whether it was up without interruption or gap from `from` to `until`.
     pub(super) fn holds(&self, from: Micros, until: Micros) -> bool {
-        let gap = |&(first, last): &(Micros, Micros)| last >= from && first <= until;
-        self.up <= from && until <= self.down && !self.gaps.iter().any(gap)
+        let overlaps = |gap: &TimeBounds| gap.latest >= from && gap.earliest <= until;
+        self.up <= from && until <= self.down && !self.gaps.iter().any(overlaps)
     }
 
-    /// Whether nobody has reported it down.
+    /// Returns whether neither end has reported it down.
     pub(super) fn is_up(&self) -> bool {
         self.down == Micros::MAX
     }
 }
 
-/// Pairs the ends. An end whose other end reported nothing is no link; a pair of addresses may serve again later, so only
-/// ends that were up at the same time are one link.
-pub(super) fn pair(ends: &[End]) -> Vec<Link> {
-    let mut by_wire: HashMap<Wire, Vec<&End>> = HashMap::new();
+/// Pairs the ends of connections.
+///
+/// - An end whose other end reported nothing is dropped.
+/// - A pair of addresses may be used again later, so two ends match only if their times overlap.
+pub(super) fn match_ends(ends: &[EdgeEnd]) -> Vec<Edge> {
+    let mut by_addrs: HashMap<AddrPair, Vec<&EdgeEnd>> = HashMap::new();
     for end in ends {
-        by_wire.entry(end.wire).or_default().push(end);
+        by_addrs.entry(end.addrs).or_default().push(end);
     }
-    let mut links = Vec::new();
-    for ends in by_wire.values() {
-        for (at, one) in ends.iter().enumerate() {
-            for other in &ends[at + 1..] {
+    let mut edges = Vec::new();
+    for ends in by_addrs.values() {
+        for (index, one) in ends.iter().enumerate() {
+            for other in &ends[index + 1..] {
                 let up = one.up.max(other.up);
                 let down = one.down.unwrap_or(Micros::MAX).min(other.down.unwrap_or(Micros::MAX));
-                if one.of != other.of && up < down {
+                if one.id.incarnation != other.id.incarnation && up < down {
                     let gaps = one.gaps.iter().chain(&other.gaps).copied().collect();
-                    links.push(Link { ends: [(one.of, one.conn), (other.of, other.conn)], up, down, gaps });
+                    edges.push(Edge { ends: [one.id, other.id], up, down, gaps });
                 }
             }
         }
     }
-    links.sort_by_key(|link| (link.up, link.ends));
-    links
+    edges.sort_by_key(|edge| (edge.up, edge.ends));
+    edges
 }
 
-/// Which incarnations are joined by a path: union by size, paths halved.
+/// The connected components of the graph: a union-find structure with union by size and path halving.
 #[derive(Clone, Debug)]
-pub(super) struct Groups {
+pub(super) struct Components {
     parent: Vec<u32>,
     size: Vec<u32>,
 }
 
-impl Groups {
-    pub(super) fn new(count: usize) -> Self {
-        Self { parent: (0..count as u32).collect(), size: vec![1; count] }
-    }
-
-    /// The groups of the links that `keep` keeps.
-    pub(super) fn of<'l>(count: usize, links: impl IntoIterator<Item = &'l Link>) -> Self {
-        let mut groups = Self::new(count);
-        for link in links {
-            groups.join(link.ends[0].0, link.ends[1].0);
+impl Components {
+    /// The components of `count` incarnations joined by `edges`.
+    pub(super) fn new<'e>(count: usize, edges: impl IntoIterator<Item = &'e Edge>) -> Self {
+        let mut components = Self { parent: (0..count as u32).collect(), size: vec![1; count] };
+        for edge in edges {
+            components.union(edge.ends[0].incarnation, edge.ends[1].incarnation);
         }
-        groups
+        components
     }
 
-    fn find(&mut self, of: Incarnation) -> u32 {
-        let mut at = of;
+    fn find(&mut self, incarnation: Incarnation) -> u32 {
+        let mut at = incarnation;
         while self.parent[at as usize] != at {
-            let above = self.parent[self.parent[at as usize] as usize];
-            self.parent[at as usize] = above;
-            at = above;
+            let grandparent = self.parent[self.parent[at as usize] as usize];
+            self.parent[at as usize] = grandparent;
+            at = grandparent;
         }
         at
     }
 
-    fn join(&mut self, one: Incarnation, other: Incarnation) {
+    fn union(&mut self, one: Incarnation, other: Incarnation) {
         let (one, other) = (self.find(one), self.find(other));
         if one == other {
             return;
@@ -122,8 +136,8 @@ impl Groups {
         self.size[large as usize] += self.size[small as usize];
     }
 
-    /// Whether a path joins the two.
-    pub(super) fn joined(&mut self, one: Incarnation, other: Incarnation) -> bool {
+    /// Returns whether a path joins the two.
+    pub(super) fn connected(&mut self, one: Incarnation, other: Incarnation) -> bool {
         self.find(one) == self.find(other)
     }
 }
@@ -136,63 +150,66 @@ mod tests {
         SocketAddr::from(([127, 0, 0, 1], port))
     }
 
-    fn end(of: Incarnation, ports: (u16, u16), up: Micros, down: Option<Micros>) -> End {
-        let conn = ConnId::new(u64::from(of) + 1).expect("not zero");
-        End { of, conn, wire: wire(addr(ports.0), addr(ports.1)), up, down, gaps: Vec::new() }
+    fn end(incarnation: Incarnation, ports: (u16, u16), up: Micros, down: Option<Micros>) -> EdgeEnd {
+        let conn = ConnId::new(u64::from(incarnation) + 1).expect("not zero");
+        let id = EndId { incarnation, conn };
+        EdgeEnd { id, addrs: addr_pair(addr(ports.0), addr(ports.1)), up, down, gaps: Vec::new() }
     }
 
     #[test]
-    fn a_link_is_up_only_while_both_ends_say_so() {
-        let links = pair(&[end(0, (1, 2), 10, Some(90)), end(1, (2, 1), 20, Some(80))]);
-        assert_eq!(links.len(), 1);
-        assert_eq!((links[0].up, links[0].down), (20, 80));
-        assert!(links[0].holds(20, 80));
-        assert!(!links[0].holds(19, 80) && !links[0].holds(20, 81));
+    fn an_edge_is_up_only_while_both_ends_report_it_up() {
+        let edges = match_ends(&[end(0, (1, 2), 10, Some(90)), end(1, (2, 1), 20, Some(80))]);
+        assert_eq!(edges.len(), 1);
+        assert_eq!((edges[0].up, edges[0].down), (20, 80));
+        assert!(edges[0].holds(20, 80));
+        assert!(!edges[0].holds(19, 80) && !edges[0].holds(20, 81));
     }
 
     #[test]
-    fn an_end_without_its_other_end_is_no_link() {
-        assert!(pair(&[end(0, (1, 2), 10, None)]).is_empty());
-        assert!(pair(&[end(0, (1, 2), 10, None), end(1, (1, 3), 10, None)]).is_empty());
-        assert!(pair(&[end(0, (1, 2), 10, None), end(0, (1, 2), 20, None)]).is_empty(), "one node twice");
+    fn an_end_without_its_other_end_is_no_edge() {
+        assert!(match_ends(&[end(0, (1, 2), 10, None)]).is_empty());
+        assert!(match_ends(&[end(0, (1, 2), 10, None), end(1, (1, 3), 10, None)]).is_empty());
+        let same_node = [end(0, (1, 2), 10, None), end(0, (1, 2), 20, None)];
+        assert!(match_ends(&same_node).is_empty(), "one node twice");
     }
 
     #[test]
-    fn a_pair_of_addresses_that_serves_twice_is_two_links() {
+    fn an_address_pair_used_twice_gives_two_edges() {
         let ends = [
             end(0, (1, 2), 10, Some(20)),
             end(1, (1, 2), 10, Some(20)),
             end(0, (1, 2), 30, None),
             end(2, (1, 2), 31, None),
         ];
-        let links = pair(&ends);
-        assert_eq!(links.len(), 2);
-        assert_eq!((links[0].ends[0].0, links[0].ends[1].0, links[0].down), (0, 1, 20));
-        assert_eq!((links[1].ends[0].0, links[1].ends[1].0, links[1].up), (0, 2, 31));
-        assert!(links[1].is_up());
+        let edges = match_ends(&ends);
+        let incarnations = |edge: &Edge| edge.ends.map(|end| end.incarnation);
+        assert_eq!(edges.len(), 2);
+        assert_eq!((incarnations(&edges[0]), edges[0].down), ([0, 1], 20));
+        assert_eq!((incarnations(&edges[1]), edges[1].up), ([0, 2], 31));
+        assert!(edges[1].is_up());
     }
 
     #[test]
-    fn a_gap_breaks_the_promise_of_what_was_sent_shortly_before_it() {
+    fn an_edge_does_not_hold_around_a_gap() {
         let mut one = end(0, (1, 2), 0, None);
-        one.gaps.push((100, 102));
-        let links = pair(&[one, end(1, (1, 2), 0, None)]);
-        assert!(!links[0].holds(98, 103), "around it");
-        assert!(!links[0].holds(102, 110), "perhaps before it");
-        assert!(links[0].holds(103, 110), "after it");
-        assert!(links[0].holds(10, 99), "long before it");
+        one.gaps.push(TimeBounds { earliest: 100, latest: 102 });
+        let edges = match_ends(&[one, end(1, (1, 2), 0, None)]);
+        assert!(!edges[0].holds(98, 103), "around it");
+        assert!(!edges[0].holds(102, 110), "perhaps before it");
+        assert!(edges[0].holds(103, 110), "after it");
+        assert!(edges[0].holds(10, 99), "long before it");
     }
 
     #[test]
-    fn a_path_joins_and_an_island_does_not() {
-        let links = pair(&[
+    fn a_path_connects_and_an_isolated_node_is_not_connected() {
+        let edges = match_ends(&[
             end(0, (1, 2), 0, None),
             end(1, (1, 2), 0, None),
             end(1, (3, 4), 0, None),
             end(2, (3, 4), 0, None),
         ]);
-        let mut groups = Groups::of(4, &links);
-        assert!(groups.joined(0, 2));
-        assert!(!groups.joined(0, 3));
+        let mut components = Components::new(4, &edges);
+        assert!(components.connected(0, 2));
+        assert!(!components.connected(0, 3));
     }
 }

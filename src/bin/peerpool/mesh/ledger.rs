@@ -1,182 +1,191 @@
-//! What was sent, whom it was promised to, and who got it.
+//! The account of the mesh: which messages were sent, and which nodes had to receive each of them.
 //!
-//! Statement: a message is *expected* at every incarnation that a path joins with its origin in the graph of links which were
-//! up at both ends, without interruption or gap, from before the send until [`WINDOW`] after it. Enforced by: bounds of the
-//! nodes' own event times, taken so that a link counts as shorter than it was, never longer. Breaks if: an event is lost, which
-//! fails the run.
+//! A message is *expected* at every incarnation that a path joins with its sender. Each edge of the
+//! path was up at both ends, without interruption or gap, from before the send until
+//! [`DELIVERY_WINDOW_US`] after it. The times are bounds on the nodes' own event times, chosen so that
+//! an edge never counts as up for longer than it was. A lost event would make the account inexact, so
+//! it fails the run.
 
-use peerpool::sync::Mutex;
-use peerpool::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 
 use super::clock::Micros;
-use super::graph::{Groups, Incarnation, Link};
+use super::graph::{Components, Edge, Incarnation};
+use super::{increment, lock};
 
-/// How long after the send the path must hold.
-pub(super) const WINDOW: Micros = 5_000_000;
+/// How long after the send a path must hold, in microseconds.
+pub(super) const DELIVERY_WINDOW_US: Micros = 5_000_000;
+/// How many missing deliveries a report names.
+const MAX_MISSING_NAMED: usize = 10;
 
-/// A message that was sent to everybody.
+/// A broadcast message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sent {
-    pub(super) by: Incarnation,
-    /// When, at the latest: taken before it was handed to the node.
-    pub(super) at: Micros,
+pub(super) struct SentMessage {
+    pub(super) sender: Incarnation,
+    /// Taken before the message was passed to the node.
+    pub(super) sent_at: Micros,
 }
 
-/// All messages, by number.
+/// All broadcast messages. The index of a message is its number.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    sent: Mutex<Vec<Sent>>,
-    /// First hand-overs anywhere, for the display.
+    sent: Mutex<Vec<SentMessage>>,
+    /// First deliveries at any node; for the progress display.
     pub(super) delivered: AtomicU64,
 }
 
 impl Ledger {
-    /// Enters a message; its number.
-    pub(super) fn enter(&self, sent: Sent) -> u64 {
-        let mut all = self.sent.lock();
-        all.push(sent);
-        all.len() as u64 - 1
+    /// Records a message and returns its number.
+    pub(super) fn record(&self, message: SentMessage) -> u64 {
+        let mut sent = lock(&self.sent);
+        sent.push(message);
+        sent.len() as u64 - 1
     }
 
-    pub(super) fn all(&self) -> Vec<Sent> {
-        self.sent.lock().clone()
+    pub(super) fn all(&self) -> Vec<SentMessage> {
+        lock(&self.sent).clone()
     }
 
     pub(super) fn count_delivered(&self) {
-        self.delivered.fetch_add(1, Ordering::Relaxed);
+        increment(&self.delivered);
     }
 }
 
-/// When an incarnation lived.
+/// The time during which an incarnation ran.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Life {
+pub(super) struct Lifetime {
     pub(super) from: Micros,
-    /// The end of time for one that was never killed.
+    /// `Micros::MAX` if it was never killed.
     pub(super) until: Micros,
 }
 
-/// A message that somebody should have got and did not.
+/// An expected delivery that did not happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Missing {
+pub(super) struct MissingDelivery {
     pub(super) message: u64,
-    pub(super) sent: Sent,
-    pub(super) at: Incarnation,
+    pub(super) sent: SentMessage,
+    pub(super) receiver: Incarnation,
 }
 
-/// The outcome of the comparison.
+/// The result of [`reconcile`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct DeliveryReport {
-    /// Pairs of a message and another incarnation that lived when it was sent.
+    /// Pairs of a message and another incarnation that was running when it was sent.
     pub(super) pairs: u64,
-    /// Of these, the promised ones.
+    /// The pairs in which the delivery was expected.
     pub(super) expected: u64,
-    /// Promised and not delivered: the first few by name.
-    pub(super) missing: Vec<Missing>,
+    /// The expected deliveries that did not happen.
     pub(super) lost: u64,
+    /// The first [`MAX_MISSING_NAMED`] of them.
+    pub(super) missing: Vec<MissingDelivery>,
 }
 
-/// Compares what was promised with what was delivered; `got(incarnation, message)` says the latter.
+/// Compares expected with actual deliveries; `was_delivered(incarnation, message)` gives the latter.
 pub(super) fn reconcile(
-    sent: &[Sent],
-    lives: &[Life],
-    links: &[Link],
-    got: impl Fn(Incarnation, u64) -> bool,
+    sent: &[SentMessage],
+    lifetimes: &[Lifetime],
+    edges: &[Edge],
+    was_delivered: impl Fn(Incarnation, u64) -> bool,
 ) -> DeliveryReport {
-    let mut reconcile = DeliveryReport::default();
+    let mut report = DeliveryReport::default();
     for (number, message) in (0u64..).zip(sent) {
-        let until = message.at + WINDOW;
-        let mut groups = Groups::of(lives.len(), links.iter().filter(|link| link.holds(message.at, until)));
-        for (at, life) in (0 as Incarnation..).zip(lives) {
-            if at == message.by || message.at < life.from || life.until <= message.at {
+        let (from, until) = (message.sent_at, message.sent_at + DELIVERY_WINDOW_US);
+        let holding = edges.iter().filter(|edge| edge.holds(from, until));
+        let mut components = Components::new(lifetimes.len(), holding);
+        for (receiver, lifetime) in (0 as Incarnation..).zip(lifetimes) {
+            if receiver == message.sender || from < lifetime.from || lifetime.until <= from {
                 continue;
             }
-            reconcile.pairs += 1;
-            if !groups.joined(message.by, at) {
+            report.pairs += 1;
+            if !components.connected(message.sender, receiver) {
                 continue;
             }
-            reconcile.expected += 1;
-            if !got(at, number) {
-                reconcile.lost += 1;
-                if reconcile.missing.len() < MISSING_SHOWN {
-                    reconcile.missing.push(Missing { message: number, sent: *message, at });
+            report.expected += 1;
+            if !was_delivered(receiver, number) {
+                report.lost += 1;
+                if report.missing.len() < MAX_MISSING_NAMED {
+                    report.missing.push(MissingDelivery { message: number, sent: *message, receiver });
                 }
             }
         }
     }
-    reconcile
+    report
 }
-
-const MISSING_SHOWN: usize = 10;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
+    use super::super::graph::EndId;
     use super::*;
     use peerpool::base::ConnId;
 
     const SECOND: Micros = 1_000_000;
 
-    fn link(one: Incarnation, other: Incarnation, up: Micros, down: Micros) -> Link {
+    fn edge(one: Incarnation, other: Incarnation, up: Micros, down: Micros) -> Edge {
         let conn = ConnId::new(1).expect("not zero");
-        Link { ends: [(one, conn), (other, conn)], up, down, gaps: Vec::new() }
+        let ends = [one, other].map(|incarnation| EndId { incarnation, conn });
+        Edge { ends, up, down, gaps: Vec::new() }
     }
 
-    fn alive() -> Life {
-        Life { from: 0, until: Micros::MAX }
+    fn always() -> Lifetime {
+        Lifetime { from: 0, until: Micros::MAX }
     }
 
-    fn sent(by: Incarnation, at: Micros) -> Vec<Sent> {
-        vec![Sent { by, at }]
-    }
-
-    #[test]
-    fn a_steady_chain_promises_everything_to_everybody() {
-        let links = [link(0, 1, 0, Micros::MAX), link(1, 2, 0, Micros::MAX)];
-        let found = reconcile(&sent(0, SECOND), &[alive(); 3], &links, |_, _| true);
-        assert_eq!((found.pairs, found.expected, found.lost), (2, 2, 0));
+    fn sent(sender: Incarnation, sent_at: Micros) -> Vec<SentMessage> {
+        vec![SentMessage { sender, sent_at }]
     }
 
     #[test]
-    fn what_was_promised_and_did_not_come_is_named() {
-        let links = [link(0, 1, 0, Micros::MAX), link(1, 2, 0, Micros::MAX)];
-        let found = reconcile(&sent(0, SECOND), &[alive(); 3], &links, |at, _| at == 1);
-        assert_eq!((found.expected, found.lost), (2, 1));
-        assert_eq!((found.missing[0].message, found.missing[0].at), (0, 2));
+    fn over_a_steady_chain_every_delivery_is_expected() {
+        let edges = [edge(0, 1, 0, Micros::MAX), edge(1, 2, 0, Micros::MAX)];
+        let report = reconcile(&sent(0, SECOND), &[always(); 3], &edges, |_, _| true);
+        assert_eq!((report.pairs, report.expected, report.lost), (2, 2, 0));
     }
 
     #[test]
-    fn a_link_that_breaks_within_the_window_promises_nothing_beyond_it() {
-        let links = [link(0, 1, 0, Micros::MAX), link(1, 2, 0, SECOND + WINDOW - 1)];
-        let found = reconcile(&sent(0, SECOND), &[alive(); 3], &links, |at, _| at == 1);
-        assert_eq!((found.pairs, found.expected, found.lost), (2, 1, 0));
-        let links = [link(0, 1, 0, Micros::MAX), link(1, 2, 0, SECOND + WINDOW)];
-        assert_eq!(reconcile(&sent(0, SECOND), &[alive(); 3], &links, |at, _| at == 1).lost, 1);
+    fn a_missing_delivery_is_named() {
+        let edges = [edge(0, 1, 0, Micros::MAX), edge(1, 2, 0, Micros::MAX)];
+        let report = reconcile(&sent(0, SECOND), &[always(); 3], &edges, |receiver, _| receiver == 1);
+        assert_eq!((report.expected, report.lost), (2, 1));
+        assert_eq!((report.missing[0].message, report.missing[0].receiver), (0, 2));
     }
 
     #[test]
-    fn a_link_that_comes_up_after_the_send_promises_nothing() {
-        let links = [link(0, 1, SECOND + 1, Micros::MAX)];
-        assert_eq!(reconcile(&sent(0, SECOND), &[alive(); 2], &links, |_, _| false).expected, 0);
+    fn nothing_is_expected_over_an_edge_that_breaks_within_the_window() {
+        let only_first = |receiver, _| receiver == 1;
+        let edges = [edge(0, 1, 0, Micros::MAX), edge(1, 2, 0, SECOND + DELIVERY_WINDOW_US - 1)];
+        let report = reconcile(&sent(0, SECOND), &[always(); 3], &edges, only_first);
+        assert_eq!((report.pairs, report.expected, report.lost), (2, 1, 0));
+        let edges = [edge(0, 1, 0, Micros::MAX), edge(1, 2, 0, SECOND + DELIVERY_WINDOW_US)];
+        assert_eq!(reconcile(&sent(0, SECOND), &[always(); 3], &edges, only_first).lost, 1);
     }
 
     #[test]
-    fn two_links_that_hold_in_turn_are_no_unbroken_path() {
-        let links = [link(0, 1, 0, 3 * SECOND), link(0, 1, 3 * SECOND, Micros::MAX)];
-        assert_eq!(reconcile(&sent(0, SECOND), &[alive(); 2], &links, |_, _| false).expected, 0);
+    fn nothing_is_expected_over_an_edge_that_comes_up_after_the_send() {
+        let edges = [edge(0, 1, SECOND + 1, Micros::MAX)];
+        assert_eq!(reconcile(&sent(0, SECOND), &[always(); 2], &edges, |_, _| false).expected, 0);
     }
 
     #[test]
-    fn the_dead_and_the_unborn_are_no_pairs() {
-        let dead = Life { from: 0, until: SECOND };
-        let unborn = Life { from: SECOND + 1, until: Micros::MAX };
-        let found = reconcile(&sent(0, SECOND), &[alive(), dead, unborn, alive()], &[], |_, _| false);
-        assert_eq!((found.pairs, found.expected), (1, 0));
+    fn two_edges_that_hold_in_turn_are_no_unbroken_path() {
+        let edges = [edge(0, 1, 0, 3 * SECOND), edge(0, 1, 3 * SECOND, Micros::MAX)];
+        assert_eq!(reconcile(&sent(0, SECOND), &[always(); 2], &edges, |_, _| false).expected, 0);
     }
 
     #[test]
-    fn a_later_message_is_judged_by_the_links_of_its_own_time() {
-        let links = [link(0, 1, 0, 10 * SECOND)];
-        let both = [Sent { by: 0, at: SECOND }, Sent { by: 0, at: 6 * SECOND }];
-        let found = reconcile(&both, &[alive(); 2], &links, |_, message| message == 0);
-        assert_eq!((found.pairs, found.expected, found.lost), (2, 1, 0));
+    fn incarnations_that_were_not_running_are_no_pairs() {
+        let dead = Lifetime { from: 0, until: SECOND };
+        let not_started = Lifetime { from: SECOND + 1, until: Micros::MAX };
+        let lifetimes = [always(), dead, not_started, always()];
+        let report = reconcile(&sent(0, SECOND), &lifetimes, &[], |_, _| false);
+        assert_eq!((report.pairs, report.expected), (1, 0));
+    }
+
+    #[test]
+    fn each_message_is_matched_with_the_edges_of_its_own_time() {
+        let edges = [edge(0, 1, 0, 10 * SECOND)];
+        let both =
+            [SentMessage { sender: 0, sent_at: SECOND }, SentMessage { sender: 0, sent_at: 6 * SECOND }];
+        let report = reconcile(&both, &[always(); 2], &edges, |_, message| message == 0);
+        assert_eq!((report.pairs, report.expected, report.lost), (2, 1, 0));
     }
 }

@@ -1,4 +1,16 @@
-//! `peerpool mesh`: a mesh of real nodes in one process, a realistic load, and an exact account of what became of it.
+//! `peerpool mesh`: a mesh of real nodes in one process, a realistic load, and an exact account of
+//! every message.
+//!
+//! ```text
+//! start_cluster:  cluster -> member (node + app), until the wiring is stable
+//! drive_load:     traffic -> node.relay / request      chaos -> faulty_net (with --chaos)
+//! account:        ledger (what was sent)   app (what was received)   graph (connections over time)
+//!                 -> reconcile -> report -> summary (table, JSON)
+//! ```
+//!
+//! A message must reach every node that an unbroken path joins with its sender, exactly once
+//! ([`ledger`] defines this). After the shutdown no task, connection or permit may remain. The
+//! command exits with 1 if any of this does not hold.
 
 mod app;
 mod chaos;
@@ -12,10 +24,12 @@ mod ledger;
 mod member;
 mod progress_bar;
 mod report;
+mod summary;
 mod traffic;
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -24,63 +38,73 @@ use tokio::time::{Instant, sleep};
 use peerpool::address_book::{AddressBook, AddressBookConfig};
 use peerpool::base::Backoff;
 use peerpool::node::ShutdownReport;
-use peerpool::sync::atomic::Ordering;
 
-use super::failure;
+use super::open_files;
+use super::output::failure;
 use super::signals::ShutdownSignals;
 use chaos::FaultCounts;
+use clock::Micros;
 use cluster::Cluster;
-use ledger::WINDOW;
+use ledger::DELIVERY_WINDOW_US;
 use progress_bar::ProgressDisplay;
 use report::RunReport;
-use traffic::Traffic;
+use traffic::{Load, Traffic};
+
+/// Added to the delivery window, because nodes stamp events in whole milliseconds.
+const CLOCK_MARGIN_US: Micros = 100_000;
+/// How long after the delivery window the newest tips may take to arrive.
+const TIP_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a mesh may take to become stable again after the last fault.
+const HEAL_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a node may take to shut down.
+const SHUTDOWN: Duration = Duration::from_secs(10);
 
 /// Start a mesh of real nodes in one process on loopback TCP, drive a realistic load through it and account for every message.
 ///
-/// The nodes wire themselves up: each is told one address and discovers the rest. Once the wiring is stable, tips (state),
-/// votes and block proposals (urgent), transactions (normal) and requests for 256 KiB blocks (bulk) begin. Every message must
-/// reach every node that an unbroken path joins with its origin, exactly once; after the shutdown nothing may be left. If
-/// anything is missing the command says what and exits with 1. Ctrl-C ends the traffic early, and the account is made up all
-/// the same; a second one ends the command at once.
+/// Each node starts with the address of one other node and discovers the rest. Once the connections are stable, the load
+/// begins: tips (state), votes and block proposals (urgent), transactions (normal), and requests for 256 KiB blocks (bulk).
+/// Every message must reach every node that an unbroken path joins with its sender, exactly once. After the shutdown no task
+/// and no connection may remain. Otherwise the command reports what is wrong and exits with 1. Ctrl-C ends the load early and
+/// still prints the account. A second Ctrl-C ends the command at once.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   peerpool mesh                              16 nodes, 10 seconds
-  peerpool mesh --nodes 32 --seconds 20      a larger one, for longer
-  peerpool mesh --chaos --seconds 30         with cuts, crashes and partitions
-  peerpool mesh --timecoin                   the same over the TIME Coin network's wire
-  peerpool mesh --chaos --seed 7 --json      the same plan again, for a script")]
+  peerpool mesh --nodes 32 --seconds 20      a larger mesh, for longer
+  peerpool mesh --chaos --seconds 30         with broken connections, crashes and partitions
+  peerpool mesh --timecoin                   the same over the TIME Coin protocol
+  peerpool mesh --chaos --seed 7 --json      repeat a fault plan, for a script")]
 pub(super) struct MeshArgs {
-    /// How many nodes.
+    /// Number of nodes.
     #[arg(long, default_value_t = 16, value_parser = count(2, 1_000))]
     nodes: usize,
-    /// How many peers each node wants.
+    /// Number of peers that each node wants.
     #[arg(long, default_value_t = 6, value_parser = count(1, 200))]
     degree: usize,
-    /// How long the traffic lasts, in seconds.
+    /// How long the load lasts, in seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
-    /// New messages a second, of the whole mesh.
+    /// New messages per second, in the whole mesh.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     rate: u64,
-    /// Cut connections, kill and restart nodes, partition and heal during the run.
+    /// Break connections, kill and restart nodes, and partition the mesh during the run.
     #[arg(long)]
     chaos: bool,
-    /// Speak the TIME Coin network's wire (testnet, JSON), each node at a loopback address of its own.
+    /// Use the TIME Coin protocol (testnet, JSON). Each node gets a loopback address of its own.
     #[arg(long)]
     timecoin: bool,
-    /// Repeats the plan of a run (not its interleaving). Default: drawn, and told in the summary.
+    /// Seed of the load and of the fault plan. It does not fix how tasks interleave. Default: random, printed in the summary.
     #[arg(long)]
     seed: Option<u64>,
-    /// Print the summary as one JSON object, as the last line.
+    /// Print the summary as one JSON object in the last line.
     #[arg(long)]
     json: bool,
 }
 
 #[cfg(all(test, not(peerpool_loom)))]
 impl MeshArgs {
-    /// The least there is.
-    fn least() -> Self {
+    /// The smallest mesh.
+    fn minimal() -> Self {
         Self {
             nodes: 2,
             degree: 1,
@@ -94,164 +118,178 @@ impl MeshArgs {
     }
 }
 
-/// A number of things, within bounds.
-fn count(from: u64, to: u64) -> impl clap::builder::TypedValueParser<Value = usize> {
+/// Parses a count between `min` and `max`.
+fn count(min: u64, max: u64) -> impl clap::builder::TypedValueParser<Value = usize> {
     use clap::builder::TypedValueParser as _;
-    clap::value_parser!(u64).range(from..=to).map(|number| number as usize)
+    clap::value_parser!(u64).range(min..=max).map(|number| number as usize)
 }
 
-/// Runs the mesh.
+/// Runs the subcommand.
 pub(super) async fn run(args: MeshArgs) -> ExitCode {
-    let _ = super::files::raise();
-    let mut ending = match ShutdownSignals::new() {
-        Ok(ending) => ending,
-        Err(why) => return failure(&why),
+    // With too low a limit, nodes report the failure themselves.
+    let _ = open_files::raise_limit();
+    let mut signals = match ShutdownSignals::new() {
+        Ok(signals) => signals,
+        Err(message) => return failure(&message),
     };
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
-    let show = ProgressDisplay::new();
-    let (cut, stop) = watch::channel(false);
+    let display = ProgressDisplay::new();
+    let (stop_sender, stop) = watch::channel(false);
     let outcome = tokio::select! {
-        outcome = play(&args, seed, &show, stop) => outcome,
-        signal = given_up(&mut ending, &cut, &show) => Err(format!("{signal}, twice: given up without an account")),
+        outcome = run_mesh(&args, seed, &display, stop) => outcome,
+        signal = second_signal(&mut signals, &stop_sender, &display) => {
+            Err(format!("{signal}, twice: ended without an account"))
+        }
     };
-    show.clear();
+    display.clear();
     match outcome {
-        Ok(facts) => report::tell(&facts, args.json),
-        Err(why) => failure(&format!("the mesh could not run: {why}")),
+        Ok(report) => summary::print_report(&report, args.json),
+        Err(message) => failure(&format!("the mesh could not run: {message}")),
     }
 }
 
-/// Whether whoever started the run has had stop of it.
-type StopSignal = watch::Receiver<bool>;
+/// Becomes `true` when the load must end early.
+type StopFlag = watch::Receiver<bool>;
 
-/// Waits for that.
-async fn stopped(stop: &mut StopSignal) {
-    if stop.wait_for(|had| *had).await.is_err() {
-        // Nobody is left who could.
+/// Waits until the flag is set.
+async fn stopped(stop: &mut StopFlag) {
+    if stop.wait_for(|set| *set).await.is_err() {
+        // The sender is gone, so the flag can no longer be set.
         std::future::pending::<()>().await;
     }
 }
 
-/// The first signal cuts the run short; returns at the second.
-async fn given_up(
-    ending: &mut ShutdownSignals,
-    cut: &watch::Sender<bool>,
-    show: &ProgressDisplay,
+/// Sets the stop flag at the first signal and returns the name of the second one.
+async fn second_signal(
+    signals: &mut ShutdownSignals,
+    stop: &watch::Sender<bool>,
+    display: &ProgressDisplay,
 ) -> &'static str {
-    let signal = ending.wait().await;
-    cut.send_replace(true);
-    show.note(&format!("{signal}: no more traffic; the account is made up, a second signal ends it at once"));
-    ending.wait().await
+    let signal = signals.wait().await;
+    stop.send_replace(true);
+    display.note(&format!(
+        "{signal}: no more traffic; preparing the account. A second signal ends the command at once"
+    ));
+    signals.wait().await
 }
 
-async fn play(
+async fn run_mesh(
     args: &MeshArgs,
     seed: u64,
-    show: &ProgressDisplay,
-    mut stop: StopSignal,
+    display: &ProgressDisplay,
+    mut stop: StopFlag,
 ) -> Result<RunReport, String> {
     let cluster = Arc::new(Cluster::new(args));
-    let wired = tokio::select! {
-        wired = wire(args, seed, &cluster, show) => wired,
-        () = stopped(&mut stop) => Err("interrupted before the wiring was stable".into()),
+    let started = tokio::select! {
+        started = start_cluster(args, seed, &cluster, display) => started,
+        () = stopped(&mut stop) => Err("interrupted before the connections were stable".into()),
     };
-    if let Err(why) = wired {
-        end(&cluster).await;
-        return Err(why);
+    if let Err(message) = started {
+        shut_down_all(&cluster).await;
+        return Err(message);
     }
-    let mut facts = RunReport::begin(args, seed, &cluster);
-    let (traffic, fault_counts) = load(args, seed, &cluster, show, &stop).await;
-    show.stage("waiting until every promise is due");
-    sleep(Duration::from_micros(WINDOW + MARGIN)).await;
+    let mut report = RunReport::begin(args, seed, &cluster);
+    let (traffic, faults) = drive_load(args, seed, &cluster, display, &stop).await;
+    display.stage("waiting for the delivery window to pass");
+    sleep(Duration::from_micros(DELIVERY_WINDOW_US + CLOCK_MARGIN_US)).await;
     if args.chaos
-        && let Err(why) = cluster.settle(chaos::HEALING).await
+        && let Err(message) = cluster.wait_until_stable(HEAL_DEADLINE).await
     {
-        facts.complain(format!("after the chaos the mesh did not heal: {why}"));
+        report.add_failure(format!("the mesh did not heal after the chaos: {message}"));
     }
-    check_tips(&cluster, &mut facts).await;
-    show.stage("shutting down");
-    facts.close(&cluster, &traffic, &fault_counts);
-    let leaked = end(&cluster).await;
-    facts.leaked(leaked);
-    facts.judge(&cluster);
-    Ok(facts)
+    check_tips(&cluster, &mut report).await;
+    display.stage("shutting down");
+    report.collect(&cluster, &traffic, &faults);
+    let remaining = shut_down_all(&cluster).await;
+    report.set_leaked(remaining);
+    report.evaluate(&cluster);
+    Ok(report)
 }
 
-/// Starts all nodes and waits until they have found each other.
-async fn wire(args: &MeshArgs, seed: u64, cluster: &Cluster, show: &ProgressDisplay) -> Result<(), String> {
-    show.stage(&format!("starting {} nodes", args.nodes));
+/// Starts all nodes and waits until their connections are stable.
+async fn start_cluster(
+    args: &MeshArgs,
+    seed: u64,
+    cluster: &Cluster,
+    display: &ProgressDisplay,
+) -> Result<(), String> {
+    display.stage(&format!("starting {} nodes", args.nodes));
     let mut rng = fastrand::Rng::with_seed(seed);
-    cluster.start(args.nodes, &mut rng).await.map_err(|error| error.to_string())?;
-    show.stage("waiting for stable wiring");
-    cluster.settle(Duration::from_secs(30 + args.nodes as u64 / 4)).await
+    cluster.start_all(args.nodes, &mut rng).await.map_err(|error| error.to_string())?;
+    display.stage("waiting for stable connections");
+    cluster.wait_until_stable(Duration::from_secs(30 + args.nodes as u64 / 4)).await
 }
 
-/// Traffic, and chaos if asked for.
-async fn load(
+/// Drives the traffic and, with `--chaos`, injects faults. Returns when both have ended.
+async fn drive_load(
     args: &MeshArgs,
     seed: u64,
     cluster: &Arc<Cluster>,
-    show: &ProgressDisplay,
-    stop: &StopSignal,
+    display: &ProgressDisplay,
+    stop: &StopFlag,
 ) -> (Arc<Traffic>, Arc<FaultCounts>) {
-    let (traffic, fault_counts) = (Arc::<Traffic>::default(), Arc::<FaultCounts>::default());
-    let lasting = Duration::from_secs(args.seconds);
-    let plan = if args.chaos { fault_plan::draw(seed, args.nodes, args.degree, lasting) } else { Vec::new() };
+    let (traffic, faults) = (Arc::<Traffic>::default(), Arc::<FaultCounts>::default());
+    let load = Load { messages_per_second: args.rate, duration: Duration::from_secs(args.seconds) };
+    let plan =
+        if args.chaos { fault_plan::draw(seed, args.nodes, args.degree, load.duration) } else { Vec::new() };
     let rng = |salt| fastrand::Rng::with_seed(seed ^ salt);
-    let driving = traffic::drive(cluster, &traffic, (args.rate, lasting), rng(1), stop.clone());
-    let injecting = chaos::inject(cluster, &fault_counts, plan, rng(2), stop.clone());
+    let driving = traffic::drive(cluster, &traffic, load, rng(1), stop.clone());
+    let injecting = chaos::inject(cluster, &faults, plan, rng(2), stop.clone());
     let both = async { tokio::join!(driving, injecting) };
     tokio::select! {
         _ = both => {}
-        () = show.follow(cluster, lasting) => {}
+        () = display.follow(cluster, load.duration) => {}
     }
-    (traffic, fault_counts)
+    (traffic, faults)
 }
 
-/// The newest tip must arrive over every link, soon after the last one was set.
-async fn check_tips(cluster: &Cluster, facts: &mut RunReport) {
-    let until = Instant::now() + TIPS;
+/// Waits until the newest tip of each node has arrived over each of its connections.
+async fn check_tips(cluster: &Cluster, report: &mut RunReport) {
+    let deadline = Instant::now() + TIP_DEADLINE;
     while let Some(missing) = cluster.missing_tip() {
-        if Instant::now() >= until {
-            facts.complain(format!("a tip did not arrive: {missing}"));
+        if Instant::now() >= deadline {
+            report.add_failure(format!("a tip did not arrive: {missing}"));
             return;
         }
         sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Ends every incarnation, killed ones included; the sum of what was left of them.
-async fn end(cluster: &Cluster) -> ShutdownReport {
-    let mut ending = tokio::task::JoinSet::new();
+/// Shuts down every incarnation, killed ones included, and returns the sum of what remained.
+async fn shut_down_all(cluster: &Cluster) -> ShutdownReport {
+    let mut shutdowns = tokio::task::JoinSet::new();
     for member in cluster.all() {
-        ending.spawn(async move { member.end(SHUTDOWN).await });
+        shutdowns.spawn(async move { member.shut_down(SHUTDOWN).await });
     }
     let mut sum = ShutdownReport::default();
-    while let Some(left) = ending.join_next().await {
-        // A shutdown that panicked has left its own task at the least.
-        let left = left.unwrap_or(ShutdownReport { tasks: 1, ..ShutdownReport::default() });
-        sum.permits += left.permits;
-        sum.connections += left.connections;
-        sum.peers += left.peers;
-        sum.tasks += left.tasks;
+    while let Some(remaining) = shutdowns.join_next().await {
+        // A shutdown that panicked counts as one remaining task.
+        let remaining = remaining.unwrap_or(ShutdownReport { tasks: 1, ..ShutdownReport::default() });
+        sum.permits += remaining.permits;
+        sum.connections += remaining.connections;
+        sum.peers += remaining.peers;
+        sum.tasks += remaining.tasks;
     }
     sum
 }
 
-/// The book of a node: on one machine there is no reason to wait long for somebody who restarts.
-fn book() -> AddressBook {
+/// An address book with short backoffs: a node on the same machine restarts within seconds.
+fn address_book() -> AddressBook {
     let backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(2) };
     AddressBook::in_memory(AddressBookConfig { backoff, ..AddressBookConfig::default() })
 }
 
-/// A relaxed look at a counter.
-fn read(counter: &peerpool::sync::atomic::AtomicU64) -> u64 {
+/// Adds one to a statistics counter.
+fn increment(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Reads a statistics counter.
+fn read(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-/// Added to the window for what clocks in milliseconds blur.
-const MARGIN: clock::Micros = 100_000;
-/// How long after the window the newest tips may take.
-const TIPS: Duration = Duration::from_secs(5);
-/// How long a node may take to shut down.
-const SHUTDOWN: Duration = Duration::from_secs(10);
+/// Locks a mutex. Poison is ignored: no critical section of the mesh leaves data half written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

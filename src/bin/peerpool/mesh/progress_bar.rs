@@ -1,15 +1,18 @@
-//! What one sees while the mesh runs: on stderr, and but for what is logged only on a terminal.
+//! The progress display on stderr. It draws only on a terminal; notes are printed everywhere.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{Instant, sleep};
 
-use super::super::eprint;
+use super::super::output::eprint;
 use super::cluster::Cluster;
 use super::read;
 
-/// The progress display.
+/// How often the display is updated during the traffic.
+const UPDATE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A progress bar with the current stage of the run.
 pub(super) struct ProgressDisplay {
     bar: ProgressBar,
 }
@@ -22,60 +25,58 @@ impl ProgressDisplay {
         Self { bar }
     }
 
-    /// Names what is going on.
-    pub(super) fn stage(&self, what: &str) {
+    /// Shows the name of the current stage.
+    pub(super) fn stage(&self, name: &str) {
         self.bar.set_style(style("{spinner} {msg}"));
-        self.bar.set_message(what.to_owned());
+        self.bar.set_message(name.to_owned());
     }
 
-    /// Shows the traffic as it flows, until dropped.
-    pub(super) async fn follow(&self, cluster: &Cluster, lasting: Duration) {
+    /// Shows and logs the traffic. Runs until dropped.
+    pub(super) async fn follow(&self, cluster: &Cluster, duration: Duration) {
         self.bar.set_style(style("{spinner} [{bar:30}] {msg}").progress_chars("=> "));
-        self.bar.set_length(lasting.as_millis() as u64);
-        let begun = Instant::now();
-        let mut before = (begun, read(&cluster.ledger.delivered));
+        self.bar.set_length(duration.as_millis() as u64);
+        let started = Instant::now();
+        let (mut last_time, mut last_count) = (started, read(&cluster.ledger.delivered));
         loop {
-            sleep(STEP).await;
-            let now = (Instant::now(), read(&cluster.ledger.delivered));
-            let rate = (now.1 - before.1) as f64 / (now.0 - before.0).as_secs_f64();
-            before = now;
-            self.bar.set_position(begun.elapsed().min(lasting).as_millis() as u64);
-            self.bar.set_message(line(cluster, rate));
-            tracing::debug!(delivered = now.1, rate, "traffic");
+            sleep(UPDATE_INTERVAL).await;
+            let (now, delivered) = (Instant::now(), read(&cluster.ledger.delivered));
+            let rate = (delivered - last_count) as f64 / (now - last_time).as_secs_f64();
+            (last_time, last_count) = (now, delivered);
+            self.bar.set_position(started.elapsed().min(duration).as_millis() as u64);
+            self.bar.set_message(status_line(cluster, rate));
+            tracing::debug!(delivered, rate, "traffic");
         }
     }
 
-    /// Says something to stderr, terminal or not.
-    pub(super) fn note(&self, what: &str) {
-        self.bar.suspend(|| eprint(what));
+    /// Prints a line to stderr, on a terminal above the bar.
+    pub(super) fn note(&self, text: &str) {
+        self.bar.suspend(|| eprint(text));
     }
 
-    /// Takes the display away.
+    /// Removes the bar.
     pub(super) fn clear(&self) {
         self.bar.finish_and_clear();
     }
 }
 
-/// One line about the whole mesh.
-fn line(cluster: &Cluster, rate: f64) -> String {
+/// Describes the state of all nodes in one line.
+fn status_line(cluster: &Cluster, rate: f64) -> String {
     let alive = cluster.alive();
-    let (mut peers, mut missed, mut rtt, mut timed) = (0, 0, 0.0, 0u32);
+    let (mut peers, mut missed, mut rtt_sum, mut rtt_count) = (0, 0, 0.0, 0u32);
     for member in &alive {
         let stats = member.node.stats();
         peers += stats.pool.total_connections;
         missed += stats.missed_broadcasts;
         if stats.pool.avg_rtt_ms > 0.0 {
-            rtt += stats.pool.avg_rtt_ms;
-            timed += 1;
+            rtt_sum += stats.pool.avg_rtt_ms;
+            rtt_count += 1;
         }
     }
-    let rtt = if timed > 0 { rtt / f64::from(timed) } else { 0.0 };
+    let rtt = rtt_sum / f64::from(rtt_count.max(1));
     let nodes = alive.len();
-    format!("{rate:>7.0} deliveries/s  {nodes} nodes  {peers} peers  lag {missed}  RTT {rtt:.2} ms")
+    format!("{rate:>7.0} deliveries/s  {nodes} nodes  {peers} peers  missed {missed}  RTT {rtt:.2} ms")
 }
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
-
-const STEP: Duration = Duration::from_millis(250);

@@ -1,168 +1,180 @@
-//! The mix that a node of a chain lives with, at a steady rate for the whole mesh.
+//! The load: the message mix of a blockchain node, at a steady rate for the whole mesh.
+//!
+//! | share | message | sent as |
+//! |---|---|---|
+//! | 48 % | vote, 120 to 200 B | urgent broadcast |
+//! | 2 % | block proposal, 2 to 48 KB | urgent broadcast |
+//! | 40 % | transaction, 180 to 700 B | normal broadcast |
+//! | 7 % | tip | state |
+//! | 3 % | block request | request, answered on the bulk lane |
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use peerpool::node::{PeerRequestError, RelayOutcome, RequestAnyOptions, RequestError};
-use peerpool::sync::Mutex;
-use peerpool::sync::atomic::{AtomicU64, Ordering};
 
 use super::cluster::Cluster;
-use super::codec::Class;
-use super::ledger::Sent;
+use super::codec::MessageClass;
+use super::ledger::SentMessage;
 use super::member::Member;
-use super::{StopSignal, stopped};
+use super::{StopFlag, increment, lock, stopped};
 
-/// What the traffic came to so far.
+/// How long a request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often messages that are due are sent.
+const SEND_INTERVAL: Duration = Duration::from_millis(2);
+
+/// How much traffic to send.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    pub(super) messages_per_second: u64,
+    pub(super) duration: Duration,
+}
+
+/// The traffic sent so far.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
-    /// Messages to everybody.
     pub(super) broadcasts: AtomicU64,
     pub(super) tips: AtomicU64,
-    pub(super) asked: AtomicU64,
-    pub(super) answered: AtomicU64,
-    /// Answers that are not the block that was asked for.
-    pub(super) wrong: AtomicU64,
-    /// Own messages that the node did not take.
-    pub(super) refused: AtomicU64,
-    pub(super) asks: Mutex<RequestStats>,
-    /// How long it was sent.
-    pub(super) lasted: Mutex<Duration>,
+    pub(super) requests_sent: AtomicU64,
+    pub(super) requests_answered: AtomicU64,
+    /// Answers that are not the requested block.
+    pub(super) wrong_answers: AtomicU64,
+    /// Broadcasts that the sending node refused.
+    pub(super) refused_broadcasts: AtomicU64,
+    pub(super) requests: Mutex<RequestStats>,
+    /// How long traffic was sent.
+    pub(super) duration: Mutex<Duration>,
 }
 
-/// Outcomes of requests.
+/// The outcomes of requests.
 #[derive(Debug, Default)]
 pub(super) struct RequestStats {
-    /// Round trips in microseconds.
-    pub(super) took: Vec<u32>,
-    /// Failures by reason.
-    pub(super) failed: BTreeMap<String, u64>,
+    pub(super) round_trips_us: Vec<u32>,
+    /// Number of failures by reason.
+    pub(super) failures: BTreeMap<String, u64>,
 }
 
-impl RequestStats {
-    pub(super) fn failures(&self) -> u64 {
-        self.failed.values().sum()
-    }
-}
-
-/// Sends at `rate` messages a second for `lasting`, or less where that is stop, then waits for the requests still open.
+/// Sends the load from random nodes, until its end or until the stop flag is set. Returns when every
+/// request has been answered or has failed.
 pub(super) async fn drive(
     cluster: &Cluster,
     traffic: &Arc<Traffic>,
-    (rate, lasting): (u64, Duration),
+    load: Load,
     mut rng: fastrand::Rng,
-    mut stop: StopSignal,
+    mut stop: StopFlag,
 ) {
-    let begun = Instant::now();
-    let mut asking = JoinSet::new();
+    let started = Instant::now();
+    let mut requests = JoinSet::new();
     let mut sent = 0u64;
     loop {
-        let passed = begun.elapsed().min(lasting);
-        let due = (passed.as_secs_f64() * rate as f64) as u64;
+        let elapsed = started.elapsed().min(load.duration);
+        let due = (elapsed.as_secs_f64() * load.messages_per_second as f64) as u64;
         if sent < due {
             let alive = cluster.alive();
             while sent < due && !alive.is_empty() {
-                one(cluster, traffic, &alive[rng.usize(..alive.len())], &mut rng, &mut asking);
+                let sender = &alive[rng.usize(..alive.len())];
+                send_one(cluster, traffic, sender, &mut rng, &mut requests);
                 sent += 1;
             }
         }
-        while asking.try_join_next().is_some() {}
-        *traffic.lasted.lock() = passed;
-        if passed >= lasting {
+        while requests.try_join_next().is_some() {}
+        *lock(&traffic.duration) = elapsed;
+        if elapsed >= load.duration {
             break;
         }
         tokio::select! {
-            () = sleep(Duration::from_millis(2)) => {}
+            () = sleep(SEND_INTERVAL) => {}
             () = stopped(&mut stop) => break,
         }
     }
-    // Each has a deadline of its own.
-    while asking.join_next().await.is_some() {}
+    // Each request has its own timeout, so this ends.
+    while requests.join_next().await.is_some() {}
 }
 
-/// One new message of a kind drawn from the mix, from this node.
-fn one(
+/// Sends one message of the mix from `sender`.
+fn send_one(
     cluster: &Cluster,
     traffic: &Arc<Traffic>,
-    member: &Arc<Member>,
+    sender: &Arc<Member>,
     rng: &mut fastrand::Rng,
-    asking: &mut JoinSet<()>,
+    requests: &mut JoinSet<()>,
 ) {
     match rng.u32(..100) {
-        0..48 => tell(cluster, traffic, member, Class::Vote, rng.usize(120..200)),
-        48..50 => tell(cluster, traffic, member, Class::Proposal, rng.usize(2_000..48_000)),
-        50..90 => tell(cluster, traffic, member, Class::Transaction, rng.usize(180..700)),
+        0..48 => broadcast(cluster, traffic, sender, MessageClass::Vote, rng.usize(120..200)),
+        48..50 => broadcast(cluster, traffic, sender, MessageClass::Proposal, rng.usize(2_000..48_000)),
+        50..90 => broadcast(cluster, traffic, sender, MessageClass::Transaction, rng.usize(180..700)),
         90..97 => {
-            member.announce();
-            traffic.tips.fetch_add(1, Ordering::Relaxed);
+            sender.publish_tip();
+            increment(&traffic.tips);
         }
-        _ => ask(cluster, traffic, member, rng, asking),
+        _ => request_block(cluster, traffic, sender, rng, requests),
     }
 }
 
-/// Tells everybody something new.
-fn tell(cluster: &Cluster, traffic: &Traffic, member: &Member, class: Class, size: usize) {
-    let at = cluster.epoch.now();
-    let number = cluster.ledger.enter(Sent { by: member.of, at });
-    member.app.sent(number);
-    let message = member.app.codec.gossip(class, number, at, size);
-    traffic.broadcasts.fetch_add(1, Ordering::Relaxed);
-    if !matches!(member.node.relay(&message, None), Ok(RelayOutcome::New)) {
-        traffic.refused.fetch_add(1, Ordering::Relaxed);
+/// Broadcasts a new message of about `size` bytes and records it in the ledger.
+fn broadcast(cluster: &Cluster, traffic: &Traffic, sender: &Member, class: MessageClass, size: usize) {
+    let sent_at = cluster.epoch.now();
+    let number = cluster.ledger.record(SentMessage { sender: sender.incarnation, sent_at });
+    sender.app.mark_own(number);
+    let message = sender.app.codec.encode_broadcast(class, number, sent_at, size);
+    increment(&traffic.broadcasts);
+    if !matches!(sender.node.relay(&message, None), Ok(RelayOutcome::New)) {
+        increment(&traffic.refused_broadcasts);
     }
 }
 
-/// RequestStats for a block: any peer, or one that is named.
-fn ask(
+/// Requests a block, either from a given peer or from any peer.
+fn request_block(
     cluster: &Cluster,
     traffic: &Arc<Traffic>,
-    member: &Arc<Member>,
+    sender: &Arc<Member>,
     rng: &mut fastrand::Rng,
-    asking: &mut JoinSet<()>,
+    requests: &mut JoinSet<()>,
 ) {
     let height = rng.u64(..);
-    let any = rng.bool();
-    let peers: Vec<_> = member.node.roster().iter().map(|peer| *peer.key()).collect();
-    let named = if peers.is_empty() { None } else { Some(peers[rng.usize(..peers.len())]) };
-    let (node, traffic, epoch) = (member.node.clone(), Arc::clone(traffic), cluster.epoch);
-    let codec = member.app.codec;
-    let message = codec.block_request(height);
-    traffic.asked.fetch_add(1, Ordering::Relaxed);
-    asking.spawn(async move {
-        let begun = epoch.now();
-        let answer = match named {
-            Some(key) if !any => node.request(&key, message, ANSWER).await,
+    let from_any = rng.bool();
+    let peers: Vec<_> = sender.node.roster().iter().map(|peer| *peer.key()).collect();
+    let peer = if peers.is_empty() { None } else { Some(peers[rng.usize(..peers.len())]) };
+    let (node, traffic, epoch) = (sender.node.clone(), Arc::clone(traffic), cluster.epoch);
+    let codec = sender.app.codec;
+    let request = codec.encode_block_request(height);
+    increment(&traffic.requests_sent);
+    requests.spawn(async move {
+        let started = epoch.now();
+        let answer = match peer {
+            Some(key) if !from_any => node.request(&key, request, REQUEST_TIMEOUT).await,
             _ => {
-                let how = RequestAnyOptions { timeout: ANSWER, ..RequestAnyOptions::default() };
-                node.request_any(message, &how).await.map(|(_, answer)| answer)
+                let options = RequestAnyOptions { timeout: REQUEST_TIMEOUT, ..RequestAnyOptions::default() };
+                node.request_any(request, &options).await.map(|(_, answer)| answer)
             }
         };
         match answer {
             Ok(block) => {
-                traffic.answered.fetch_add(1, Ordering::Relaxed);
+                increment(&traffic.requests_answered);
                 if !codec.is_block(height, &block) {
-                    traffic.wrong.fetch_add(1, Ordering::Relaxed);
+                    increment(&traffic.wrong_answers);
                 }
-                let took = epoch.now() - begun;
-                traffic.asks.lock().took.push(u32::try_from(took).unwrap_or(u32::MAX));
+                let round_trip = u32::try_from(epoch.now() - started).unwrap_or(u32::MAX);
+                lock(&traffic.requests).round_trips_us.push(round_trip);
             }
-            Err(error) => *traffic.asks.lock().failed.entry(reason(&error)).or_default() += 1,
+            Err(error) => {
+                *lock(&traffic.requests).failures.entry(failure_reason(&error)).or_default() += 1;
+            }
         }
     });
 }
 
-/// The reason without what differs from peer to peer.
-fn reason(error: &PeerRequestError) -> String {
+/// The reason of a failure, without the parts that differ between peers.
+fn failure_reason(error: &PeerRequestError) -> String {
     match error {
         PeerRequestError::NotConnected(_) => "no longer connected".into(),
         PeerRequestError::Request(RequestError::Declined { status, .. }) => format!("declined: {status:?}"),
         other => other.to_string(),
     }
 }
-
-/// How long a request may take in all.
-const ANSWER: Duration = Duration::from_secs(10);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use peerpool::transport::{AcceptFault, Tcp, Transport};
+use peerpool::transport::{AcceptErrorKind, Tcp, Transport};
 use tokio::time::{Instant, timeout_at};
 
 const CHILD: &str = "child_with_few_descriptors";
@@ -29,7 +29,7 @@ async fn child_with_few_descriptors() {
     }
     let (end, mut errors) = (Instant::now() + Duration::from_millis(500), 0);
     while let Ok(result) = timeout_at(end, listener.accept()).await {
-        assert_eq!(AcceptFault::of(&result.err().unwrap()), AcceptFault::Exhausted);
+        assert_eq!(AcceptErrorKind::of(&result.err().unwrap()), AcceptErrorKind::Exhausted);
         errors += 1;
         // A listener that always answers would starve the timeout.
         assert!(errors < 100, "it spins");

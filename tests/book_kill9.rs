@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use peerpool::address_book::{AddressBook, AddressBookConfig, FailCause, Outcome, Source, WallTime};
+use peerpool::address_book::{AddressBook, AddressBookConfig, DialOutcome, FailureCause, Source, WallTime};
 use peerpool::base::PeerId;
 
 const CHILD: &str = "child_writes_until_it_is_killed";
@@ -68,9 +68,9 @@ fn child_writes_until_it_is_killed() {
     while Instant::now() < end {
         book.add(addr(n), Source::Seed, now(n)).unwrap();
         for _ in 0..n % 5 + 1 {
-            book.record(&addr(n), Outcome::Failed(FailCause::Timeout), now(n));
+            book.record(&addr(n), DialOutcome::Failed(FailureCause::Timeout), now(n));
         }
-        book.record(&counter(), Outcome::Failed(FailCause::Refused), now(n));
+        book.record(&counter(), DialOutcome::Failed(FailureCause::Refused), now(n));
         book.ban(ip(n).into(), WallTime::MAX, now(n));
         book.ban(key(n).into(), now(n).after(Duration::from_secs(60)), now(n));
         if let Some(old) = n.checked_sub(KEPT) {
@@ -163,7 +163,7 @@ fn holds(book: &AddressBook, n: u32) -> bool {
     let entry = book.get(&addr(n));
     if let Some(entry) = &entry {
         assert!(banned, "{n} without its bans");
-        assert_eq!((entry.failures, entry.last_cause), (n % 5 + 1, Some(FailCause::Timeout)));
+        assert_eq!((entry.failures, entry.last_cause), (n % 5 + 1, Some(FailureCause::Timeout)));
     }
     banned
 }

@@ -657,7 +657,7 @@ async fn what_the_book_has_become_does_not_keep_a_node_from_starting() {
     let book = AddressBook::in_memory(config);
     for last in [8, 9] {
         book.add(at(last), peerpool::address_book::Source::Operator, WallTime::now()).unwrap();
-        book.record(&at(last), peerpool::address_book::Outcome::Connected, WallTime::now());
+        book.record(&at(last), peerpool::address_book::DialOutcome::Connected, WallTime::now());
     }
     let mut config = eager(&[2, 3, 4]);
     config.listen.clear();

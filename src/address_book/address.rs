@@ -33,7 +33,7 @@ pub struct Address {
     /// When it turned out to be our own.
     pub self_since: Option<WallTime>,
     /// Why it last failed.
-    pub last_cause: Option<FailCause>,
+    pub last_cause: Option<FailureCause>,
 }
 
 impl Address {
@@ -94,7 +94,7 @@ impl Source {
 
 /// What came of dialling an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum DialOutcome {
     /// A dial has begun. Only stamps the time.
     Attempt,
     /// The handshake succeeded. The address may be told to others from now on, and is no other name of another one; its backoff stays as it was, so that a
@@ -103,7 +103,7 @@ pub enum Outcome {
     /// The session lasted. Alone resets the backoff.
     Stable,
     /// The dial, the handshake or a session that never became stable failed.
-    Failed(FailCause),
+    Failed(FailureCause),
     /// The peer refused for want of room. Backs off like a failure, and at least as long as the peer asked for, which
     /// counts up to the backoff's cap.
     Busy {
@@ -111,25 +111,25 @@ pub enum Outcome {
         retry_after: Option<std::time::Duration>,
     },
     /// The dial failed while we had no peer at all, so that our own network may be down. Counts as a failure, but is tried again
-    /// within [`Outcome::SOON`].
-    CutOff(FailCause),
+    /// within [`DialOutcome::MAX_LOCAL_FAULT_WAIT`].
+    NoNetwork(FailureCause),
     /// We could not even dial (out of descriptors or memory), or are finding out what the address is. Says nothing about it; it is
-    /// tried again within [`Outcome::SOON`].
-    Postponed,
+    /// tried again within [`DialOutcome::MAX_LOCAL_FAULT_WAIT`].
+    Deferred,
     /// The connection gave way to another one with the same peer. Counts as nothing.
     Collision,
 }
 
-impl Outcome {
+impl DialOutcome {
     /// How long an address waits at the most when the fault may be ours: long enough for a lack to pass, short enough not to be
     /// missed when it has.
-    pub const SOON: std::time::Duration = std::time::Duration::from_secs(10);
+    pub const MAX_LOCAL_FAULT_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
 }
 
 /// Why an address failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FailCause {
+pub enum FailureCause {
     // Stored by position: append only.
     /// Nobody listens there.
     Refused,
@@ -155,7 +155,7 @@ pub enum FailCause {
     Other,
 }
 
-impl FailCause {
+impl FailureCause {
     /// The cause that an I/O error stands for.
     pub fn of(error: &io::Error) -> Self {
         use io::ErrorKind as Kind;

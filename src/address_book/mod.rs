@@ -7,42 +7,42 @@
 //!
 //! # Invariants
 //! **Backoff resets only after a stable session; trusted addresses back off too** (33). Enforced by:
-//! [`Outcome::Stable`] alone sets the failures to zero, and no code path asks whether an address is trusted before it waits.
+//! [`DialOutcome::Stable`] alone sets the failures to zero, and no code path asks whether an address is trusted before it waits.
 //! Breaks if: a handshake counts as success, and a peer that accepts and hangs up is redialled in a loop.
 //!
-//! **A collision is no failure** (8). Enforced by: [`Outcome::Collision`] changes nothing. Breaks if: it is recorded as
+//! **A collision is no failure** (8). Enforced by: [`DialOutcome::Collision`] changes nothing. Breaks if: it is recorded as
 //! a failure, and two nodes that dial each other push each other away.
 //!
 //! **One source cannot fill the book** (15, 22). Enforced by: the quota per bucket, of a source on addresses that never
 //! connected and of a host on its own that did, whoever told them, kept at every insertion and change; the total is bounded too. Breaks if: an insertion
-//! bypasses `Table::make_room`, or a change `Table::edit`.
+//! bypasses `AddrTable::make_room`, or a change `AddrTable::edit`.
 //!
 //! **No I/O and no caller's code under the lock** (16). Enforced by: a flush clones the changed entries out, and
 //! [`AddressBook::candidates`] asks `skip` after the lock is released. Breaks if: either happens inside.
 
 mod address;
 mod bans;
-mod behind;
 mod config;
+mod dirty;
 mod error;
-mod pick;
-mod shelves;
+mod eviction;
+mod select;
 #[cfg(feature = "redb")]
 mod store;
 mod table;
-mod wall;
+mod wall_time;
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use address::{AddRefused, Added, Address, FailCause, Outcome, Source};
+pub use address::{AddRefused, Added, Address, DialOutcome, FailureCause, Source};
 pub use bans::{Ban, BanTarget};
 pub use config::AddressBookConfig;
 pub use error::AddressBookError;
-pub use wall::WallTime;
+pub use wall_time::WallTime;
 
-use self::table::Table;
+use self::table::AddrTable;
 use crate::base::canonical;
 use crate::sync::Mutex;
 
@@ -55,7 +55,7 @@ use crate::sync::Mutex;
 /// Dropping a book does not flush it.
 #[derive(Debug)]
 pub struct AddressBook {
-    table: Mutex<Table>,
+    table: Mutex<AddrTable>,
     /// Also orders flushes: a later one must not be overtaken by an earlier one with older records.
     #[cfg(feature = "redb")]
     store: Option<Mutex<store::Store>>,
@@ -84,7 +84,7 @@ impl AddressBook {
     /// A book without a file: [`flush`](Self::flush) does nothing.
     pub fn in_memory(config: AddressBookConfig) -> Self {
         Self {
-            table: Mutex::new(Table::new(config)),
+            table: Mutex::new(AddrTable::new(config)),
             #[cfg(feature = "redb")]
             store: None,
         }
@@ -100,7 +100,7 @@ impl AddressBook {
         config: AddressBookConfig,
     ) -> Result<Self, AddressBookError> {
         let (store, contents) = store::Store::open(path.as_ref())?;
-        let mut table = Table::new(config);
+        let mut table = AddrTable::new(config);
         table.restore(contents.addresses, contents.bans);
         Ok(Self { table: Mutex::new(table), store: Some(Mutex::new(store)) })
     }
@@ -128,7 +128,7 @@ impl AddressBook {
         if store.reopen()? == store::Reopened::Empty {
             self.table.lock().mark_all();
         }
-        let batch = self.table.lock().take_behind();
+        let batch = self.table.lock().take_dirty();
         if batch.is_empty() {
             return Ok(0);
         }
@@ -157,12 +157,12 @@ impl AddressBook {
     }
 
     /// Notes how a dial or its session went. Returns whether the address is known; of others nothing is noted.
-    pub fn record(&self, addr: &SocketAddr, outcome: Outcome, now: WallTime) -> bool {
+    pub fn record(&self, addr: &SocketAddr, outcome: DialOutcome, now: WallTime) -> bool {
         self.table.lock().record(&canonical(*addr), outcome, now)
     }
 
     /// Up to `max` addresses to dial now: due, not banned, not our own, not another name of one that works, and not
-    /// those that `skip` says yes to. Trusted ones first, then a random mix of proven and new, in which those that failed
+    /// those that `skip` says yes to. Trusted ones first, then a random interleave of proven and new, in which those that failed
     /// less come first.
     ///
     /// It does not note the attempts: until they are recorded, a second call may return the same addresses.
@@ -176,7 +176,7 @@ impl AddressBook {
         skip: &dyn Fn(&SocketAddr) -> bool,
     ) -> Vec<SocketAddr> {
         let (due, rng) = self.table.lock().due(now);
-        pick::mix(due, rng, max, skip)
+        select::interleave(due, rng, max, skip)
     }
 
     /// Whether an address may be dialled now: known, due, not banned and not our own. It may be another name of one that works.

@@ -14,8 +14,8 @@ use redb::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::behind::Batch;
-use super::{Address, AddressBookError, Ban, BanTarget, FailCause, Source, WallTime};
+use super::dirty::Batch;
+use super::{Address, AddressBookError, Ban, BanTarget, FailureCause, Source, WallTime};
 use crate::base::PeerId;
 
 /// The open file, or, after a failed write, the wish to open it again.
@@ -279,7 +279,7 @@ struct StoredAddress {
     trusted: bool,
     alias_of: Option<StoredAddr>,
     self_since: Option<WallTime>,
-    last_cause: Option<FailCause>,
+    last_cause: Option<FailureCause>,
 }
 
 impl StoredAddress {

@@ -6,16 +6,17 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use super::address::refusal;
 use super::bans::Bans;
-use super::behind::DirtySet;
-use super::pick::wait_of;
-use super::shelves::{EvictionOrder, quota};
+use super::dirty::DirtySet;
+use super::eviction::{EvictionOrder, quota};
+use super::select::wait_of;
 use super::{
-    AddRefused, Added, Address, AddressBookConfig, Ban, BanTarget, FailCause, Outcome, Source, WallTime,
+    AddRefused, Added, Address, AddressBookConfig, Ban, BanTarget, DialOutcome, FailureCause, Source,
+    WallTime,
 };
 
 /// What the book holds. Ordered maps, so that one seed gives one choice.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct AddrTable {
     pub(super) config: AddressBookConfig,
     entries: BTreeMap<SocketAddr, Address>,
     /// What may be evicted. Derived from `entries` and `bans`.
@@ -24,12 +25,12 @@ pub(super) struct Table {
     pub(super) by_source: BTreeMap<Source, BTreeSet<SocketAddr>>,
     pub(super) bans: Bans,
     pub(super) rng: fastrand::Rng,
-    pub(super) behind: DirtySet,
+    pub(super) dirty: DirtySet,
     pub(super) refused: u64,
     pub(super) evicted: u64,
 }
 
-impl Table {
+impl AddrTable {
     pub(super) fn new(config: AddressBookConfig) -> Self {
         let rng = config.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         Self {
@@ -39,7 +40,7 @@ impl Table {
             by_source: BTreeMap::new(),
             bans: Bans::default(),
             rng,
-            behind: DirtySet::default(),
+            dirty: DirtySet::default(),
             refused: 0,
             evicted: 0,
         }
@@ -99,7 +100,7 @@ impl Table {
         result.map(|()| Added::New)
     }
 
-    pub(super) fn record(&mut self, addr: &SocketAddr, outcome: Outcome, now: WallTime) -> bool {
+    pub(super) fn record(&mut self, addr: &SocketAddr, outcome: DialOutcome, now: WallTime) -> bool {
         let backoff = self.config.backoff;
         let random = self.rng.u64(..);
         let fail = |entry: &mut Address, cause, at_least| {
@@ -107,36 +108,38 @@ impl Table {
             entry.next_attempt = now.after(backoff.wait(entry.failures, random).max(at_least));
             entry.last_cause = Some(cause);
         };
-        let soon = Outcome::SOON.min(backoff.cap);
+        let soon = DialOutcome::MAX_LOCAL_FAULT_WAIT.min(backoff.cap);
         match outcome {
-            Outcome::CutOff(cause) => self.edit(addr, |entry| {
+            DialOutcome::NoNetwork(cause) => self.edit(addr, |entry| {
                 fail(entry, cause, std::time::Duration::ZERO);
                 entry.next_attempt = entry.next_attempt.min(now.after(soon));
             }),
-            Outcome::Postponed => self.edit(addr, |entry| {
+            DialOutcome::Deferred => self.edit(addr, |entry| {
                 let wait = crate::base::Backoff { base: soon, cap: soon }.wait(1, random);
                 entry.next_attempt = now.after(wait_of(entry, now, backoff.cap).max(wait));
             }),
-            Outcome::Collision => self.entries.contains_key(addr),
-            Outcome::Attempt => self.edit(addr, |entry| entry.last_attempt = Some(now)),
-            Outcome::Connected => self.edit(addr, |entry| {
+            DialOutcome::Collision => self.entries.contains_key(addr),
+            DialOutcome::Attempt => self.edit(addr, |entry| entry.last_attempt = Some(now)),
+            DialOutcome::Connected => self.edit(addr, |entry| {
                 entry.last_success = Some(now);
                 (entry.self_since, entry.alias_of) = (None, None);
                 // Whatever becomes of the session, a redial waits as after one failure at least.
                 let wait = backoff.wait(entry.failures.max(1), random);
                 entry.next_attempt = now.after(wait_of(entry, now, backoff.cap).max(wait));
             }),
-            Outcome::Stable => self.edit(addr, |entry| {
+            DialOutcome::Stable => self.edit(addr, |entry| {
                 entry.last_success = Some(now);
                 entry.failures = 0;
                 entry.next_attempt = now;
                 entry.last_cause = None;
             }),
-            Outcome::Failed(cause) => self.edit(addr, |entry| fail(entry, cause, std::time::Duration::ZERO)),
-            Outcome::Busy { retry_after } => {
+            DialOutcome::Failed(cause) => {
+                self.edit(addr, |entry| fail(entry, cause, std::time::Duration::ZERO))
+            }
+            DialOutcome::Busy { retry_after } => {
                 // The peer chose this number, so it counts no further than our own longest wait.
                 let wish = retry_after.unwrap_or_default().min(backoff.cap);
-                self.edit(addr, |entry| fail(entry, FailCause::Busy, wish))
+                self.edit(addr, |entry| fail(entry, FailureCause::Busy, wish))
             }
         }
     }
@@ -248,7 +251,7 @@ impl Table {
 
     /// Records that the file does not have yet.
     pub(super) fn unflushed(&self) -> usize {
-        self.behind.len(self.entries.len() + self.bans.len())
+        self.dirty.len(self.entries.len() + self.bans.len())
     }
 
     /// How many changes are noted one by one.
@@ -257,11 +260,11 @@ impl Table {
     }
 
     fn note(&mut self, addr: SocketAddr) {
-        self.behind.note(addr, self.bound());
+        self.dirty.note(addr, self.bound());
     }
 
     fn note_ban(&mut self, target: BanTarget) {
-        self.behind.note_ban(target, self.bound());
+        self.dirty.note_ban(target, self.bound());
     }
 
     /// Drops the bans that end first, other than `but`, down to the bound.

@@ -83,7 +83,7 @@ fn a_mapped_address_is_the_same_address() {
     let book = book_of(1);
     let mapped = "[::ffff:20.0.0.0]:7000".parse().unwrap();
     assert_eq!(book.add(mapped, Source::Seed, T0), Ok(Added::Known));
-    assert!(book.record(&mapped, Outcome::Connected, T0));
+    assert!(book.record(&mapped, DialOutcome::Connected, T0));
     assert!(book.get(&addr(0)).unwrap().last_success.is_some());
 }
 
@@ -92,18 +92,18 @@ fn backoff_grows_and_only_a_stable_session_resets_it() {
     let book = book_of(1);
     let mut last = Duration::ZERO;
     for n in 1..=5 {
-        book.record(&addr(0), Outcome::Failed(FailCause::Timeout), T0);
+        book.record(&addr(0), DialOutcome::Failed(FailureCause::Timeout), T0);
         let wait = book.next_due(T0).unwrap().since(T0);
         let full = SECOND * (1 << (n - 1));
         assert!(wait >= full / 2 && wait <= full && wait >= last / 2, "{n}: {wait:?}");
         last = wait;
     }
     let due = book.next_due(T0).unwrap();
-    book.record(&addr(0), Outcome::Connected, T0);
+    book.record(&addr(0), DialOutcome::Connected, T0);
     let entry = book.get(&addr(0)).unwrap();
     assert_eq!((entry.failures, entry.last_success), (5, Some(T0)));
     assert!(book.next_due(T0).unwrap() >= due);
-    book.record(&addr(0), Outcome::Stable, T0.after(SECOND));
+    book.record(&addr(0), DialOutcome::Stable, T0.after(SECOND));
     let entry = book.get(&addr(0)).unwrap();
     assert_eq!((entry.failures, entry.last_cause), (0, None));
     assert_eq!(all(&book, T0.after(SECOND)).len(), 1);
@@ -113,7 +113,7 @@ fn backoff_grows_and_only_a_stable_session_resets_it() {
 fn trusted_peers_back_off_too() {
     let book = AddressBook::in_memory(config());
     book.set_trusted(addr(0), true, T0).unwrap();
-    book.record(&addr(0), Outcome::Failed(FailCause::Refused), T0);
+    book.record(&addr(0), DialOutcome::Failed(FailureCause::Refused), T0);
     assert!(all(&book, T0).is_empty());
     assert_eq!(all(&book, T0.after(SECOND)).len(), 1);
 }
@@ -132,7 +132,7 @@ fn what_the_operator_vouched_for_never_counts_against_its_first_source_again() {
 #[test]
 fn a_peer_that_accepts_and_hangs_up_is_not_redialled_at_once() {
     let book = book_of(1);
-    book.record(&addr(0), Outcome::Connected, T0);
+    book.record(&addr(0), DialOutcome::Connected, T0);
     assert!(all(&book, T0.after(SECOND / 4)).is_empty());
     assert_eq!(all(&book, T0.after(SECOND)).len(), 1);
 }
@@ -141,32 +141,34 @@ fn a_peer_that_accepts_and_hangs_up_is_not_redialled_at_once() {
 fn a_collision_counts_as_nothing() {
     let book = book_of(1);
     let before = book.get(&addr(0));
-    assert!(book.record(&addr(0), Outcome::Collision, T0.after(DAY)));
+    assert!(book.record(&addr(0), DialOutcome::Collision, T0.after(DAY)));
     assert_eq!(book.get(&addr(0)), before);
-    assert!(!book.record(&addr(9), Outcome::Collision, T0));
+    assert!(!book.record(&addr(9), DialOutcome::Collision, T0));
 }
 
 #[test]
 fn a_busy_peer_is_left_alone_as_long_as_it_asks_up_to_the_cap() {
     let book = book_of(2);
     let cap = Backoff::default().cap;
-    book.record(&addr(0), Outcome::Busy { retry_after: Some(30 * SECOND) }, T0);
+    book.record(&addr(0), DialOutcome::Busy { retry_after: Some(30 * SECOND) }, T0);
     assert_eq!(book.get(&addr(0)).unwrap().next_attempt, T0.after(30 * SECOND));
-    book.record(&addr(1), Outcome::Busy { retry_after: Some(Duration::MAX) }, T0);
+    book.record(&addr(1), DialOutcome::Busy { retry_after: Some(Duration::MAX) }, T0);
     assert_eq!(book.get(&addr(1)).unwrap().next_attempt, T0.after(cap));
 }
 
 #[test]
 fn a_clock_that_jumps_back_does_not_silence_the_book() {
     let book = book_of(1);
-    book.record(&addr(0), Outcome::Failed(FailCause::Reset), T0.after(300 * DAY));
+    book.record(&addr(0), DialOutcome::Failed(FailureCause::Reset), T0.after(300 * DAY));
     assert_eq!(all(&book, T0).len(), 1);
     assert_eq!(book.next_due(T0), Some(T0));
-    let soon = T0.after(Outcome::SOON / 3);
-    book.record(&addr(0), Outcome::Postponed, T0);
-    assert!(!book.is_due(&addr(0), soon) && book.is_due(&addr(0), T0.after(Outcome::SOON)));
-    book.record(&addr(0), Outcome::Failed(FailCause::Reset), T0.after(300 * DAY));
-    book.record(&addr(0), Outcome::Connected, T0);
+    let soon = T0.after(DialOutcome::MAX_LOCAL_FAULT_WAIT / 3);
+    book.record(&addr(0), DialOutcome::Deferred, T0);
+    assert!(
+        !book.is_due(&addr(0), soon) && book.is_due(&addr(0), T0.after(DialOutcome::MAX_LOCAL_FAULT_WAIT))
+    );
+    book.record(&addr(0), DialOutcome::Failed(FailureCause::Reset), T0.after(300 * DAY));
+    book.record(&addr(0), DialOutcome::Connected, T0);
     assert!(!book.is_due(&addr(0), T0.after(SECOND / 4)));
 }
 
@@ -178,10 +180,10 @@ fn one_source_cannot_flood_the_book() {
     assert_eq!(add(5, told_by(1)), Err(AddRefused::SourceQuota));
     assert_eq!(add(5, told_by(2)), Ok(Added::New));
     // What has proven itself no longer counts; what failed may be replaced.
-    book.record(&addr(0), Outcome::Connected, T0);
+    book.record(&addr(0), DialOutcome::Connected, T0);
     assert_eq!(add(6, told_by(1)), Ok(Added::New));
     assert_eq!(add(7, told_by(1)), Err(AddRefused::SourceQuota));
-    book.record(&addr(3), Outcome::Failed(FailCause::Refused), T0);
+    book.record(&addr(3), DialOutcome::Failed(FailureCause::Refused), T0);
     assert_eq!(add(7, told_by(1)), Ok(Added::New));
     assert!(book.get(&addr(3)).is_none());
     assert!((10..60).all(|n| add(n, Source::Operator) == Ok(Added::New)));
@@ -196,7 +198,7 @@ fn a_host_that_listens_at_many_ports_cannot_fill_the_book_with_itself() {
     for port in 1..=20 {
         let own = SocketAddr::new(host, port);
         taken += usize::from(book.add(own, Source::Peer(host), T0) == Ok(Added::New));
-        book.record(&own, Outcome::Connected, T0);
+        book.record(&own, DialOutcome::Connected, T0);
     }
     assert_eq!(taken, 4);
     assert_eq!(book.add(addr(1), told_by(9), T0), Ok(Added::New));
@@ -210,14 +212,14 @@ fn nor_can_it_under_a_second_address_of_its_own() {
     let port = |port| SocketAddr::from(([192, 0, 2, 7], port));
     for n in 1..=20 {
         assert_eq!(book.add(port(n), source, T0), Ok(Added::New));
-        book.record(&port(n), Outcome::Connected, T0.after(SECOND * u32::from(n)));
+        book.record(&port(n), DialOutcome::Connected, T0.after(SECOND * u32::from(n)));
         book.table.lock().check();
     }
     // The latest, and what answers before what does not.
     assert!((17..=20).all(|n| book.get(&port(n)).is_some()) && book.len() == 4);
-    book.record(&port(19), Outcome::Failed(FailCause::Timeout), T0);
+    book.record(&port(19), DialOutcome::Failed(FailureCause::Timeout), T0);
     assert_eq!(book.add(port(21), source, T0), Ok(Added::New));
-    book.record(&port(21), Outcome::Connected, T0);
+    book.record(&port(21), DialOutcome::Connected, T0);
     assert!(book.get(&port(19)).is_none() && book.get(&port(21)).is_some());
     assert_eq!(book.add(addr(1), told_by(9), T0), Ok(Added::New));
     book.table.lock().check();
@@ -228,15 +230,16 @@ fn faults_that_may_be_ours_keep_no_address_waiting_for_long() {
     let book = AddressBook::in_memory(small(4, 4, 10));
     book.add(addr(1), Source::Operator, T0).unwrap();
     for _ in 0..30 {
-        book.record(&addr(1), Outcome::CutOff(FailCause::Unreachable), T0);
+        book.record(&addr(1), DialOutcome::NoNetwork(FailureCause::Unreachable), T0);
     }
     assert_eq!(book.get(&addr(1)).unwrap().failures, 30);
-    assert!(!book.is_due(&addr(1), T0) && book.is_due(&addr(1), T0.after(Outcome::SOON)));
+    assert!(!book.is_due(&addr(1), T0) && book.is_due(&addr(1), T0.after(DialOutcome::MAX_LOCAL_FAULT_WAIT)));
     book.add(addr(2), Source::Operator, T0).unwrap();
-    book.record(&addr(2), Outcome::Postponed, T0);
+    book.record(&addr(2), DialOutcome::Deferred, T0);
     assert_eq!(book.get(&addr(2)).unwrap().failures, 0);
     assert!(
-        !book.is_due(&addr(2), T0.after(Outcome::SOON / 3)) && book.is_due(&addr(2), T0.after(Outcome::SOON))
+        !book.is_due(&addr(2), T0.after(DialOutcome::MAX_LOCAL_FAULT_WAIT / 3))
+            && book.is_due(&addr(2), T0.after(DialOutcome::MAX_LOCAL_FAULT_WAIT))
     );
 }
 
@@ -256,22 +259,22 @@ fn the_oldest_that_never_connected_is_evicted_first() {
     for n in 0..4 {
         book.add(addr(n), told_by(n as u8), T0.after(SECOND * u32::from(n))).unwrap();
     }
-    book.record(&addr(0), Outcome::Connected, T0);
+    book.record(&addr(0), DialOutcome::Connected, T0);
     book.set_trusted(addr(1), true, T0).unwrap();
     book.add(addr(4), told_by(4), T0.after(DAY)).unwrap();
     assert!(book.get(&addr(2)).is_none() && book.get(&addr(0)).is_some() && book.get(&addr(1)).is_some());
     // Next: the other untried one, then the proven one, but only once it fails.
-    book.record(&addr(3), Outcome::Connected, T0);
-    book.record(&addr(4), Outcome::Connected, T0);
+    book.record(&addr(3), DialOutcome::Connected, T0);
+    book.record(&addr(4), DialOutcome::Connected, T0);
     assert_eq!(book.add(addr(5), told_by(5), T0), Err(AddRefused::Full));
     for _ in 0..3 {
-        book.record(&addr(3), Outcome::Failed(FailCause::Timeout), T0);
+        book.record(&addr(3), DialOutcome::Failed(FailureCause::Timeout), T0);
     }
     assert_eq!(book.add(addr(5), told_by(5), T0), Ok(Added::New));
     assert!(book.get(&addr(3)).is_none());
     assert_eq!(book.stats().evicted, 2);
     // The operator's word goes before an untrusted address, whatever its merits.
-    book.record(&addr(5), Outcome::Connected, T0.after(SECOND));
+    book.record(&addr(5), DialOutcome::Connected, T0.after(SECOND));
     assert_eq!(book.set_trusted(addr(6), true, T0), Ok(()));
     assert_eq!(book.len(), 4);
     book.table.lock().check();
@@ -359,7 +362,7 @@ fn an_alias_is_dialled_only_while_its_other_name_fails() {
     assert!(book.set_alias(addr(0), addr(1)) && book.set_alias(addr(1), addr(2)));
     assert_eq!(all(&book, T0), BTreeSet::from([addr(2)]));
     for _ in 0..3 {
-        book.record(&addr(2), Outcome::Failed(FailCause::Timeout), T0);
+        book.record(&addr(2), DialOutcome::Failed(FailureCause::Timeout), T0);
     }
     assert_eq!(all(&book, T0), BTreeSet::from([addr(0), addr(1)]));
     // The newest knowledge wins, and no circle hides them all.
@@ -375,7 +378,7 @@ fn an_address_that_connects_is_no_alias_any_more() {
     let book = book_of(2);
     assert!(book.set_alias(addr(0), addr(1)));
     assert_eq!(all(&book, T0), BTreeSet::from([addr(1)]));
-    book.record(&addr(0), Outcome::Connected, T0);
+    book.record(&addr(0), DialOutcome::Connected, T0);
     assert_eq!(book.get(&addr(0)).unwrap().alias_of, None);
     assert_eq!(all(&book, T0.after(DAY)), BTreeSet::from([addr(0), addr(1)]));
     book.table.lock().check();
@@ -385,10 +388,10 @@ fn an_address_that_connects_is_no_alias_any_more() {
 fn candidates_mix_proven_and_new_and_put_trusted_first() {
     let book = book_of(200);
     for n in 0..100 {
-        book.record(&addr(n), Outcome::Stable, T0);
+        book.record(&addr(n), DialOutcome::Stable, T0);
     }
     for n in 90..110 {
-        book.record(&addr(n), Outcome::Failed(FailCause::Timeout), T0);
+        book.record(&addr(n), DialOutcome::Failed(FailureCause::Timeout), T0);
     }
     book.set_trusted(addr(199), true, T0).unwrap();
     let now = T0.after(DAY);
@@ -416,12 +419,12 @@ fn only_what_once_connected_is_told_to_others() {
     let book = book_of(6);
     assert!(book.sample(T0, 10).is_empty());
     for n in 1..6 {
-        book.record(&addr(n), Outcome::Connected, T0);
+        book.record(&addr(n), DialOutcome::Connected, T0);
     }
     book.mark_self(addr(2), T0);
     book.ban(addr(3).ip().into(), T0.after(DAY), T0);
     for _ in 0..3 {
-        book.record(&addr(4), Outcome::Failed(FailCause::Timeout), T0);
+        book.record(&addr(4), DialOutcome::Failed(FailureCause::Timeout), T0);
     }
     let mut told = book.sample(T0, 10);
     told.sort();
@@ -494,21 +497,21 @@ impl Model {
             }
             Op::Record(n, outcome) => {
                 let outcome = [
-                    Outcome::Attempt,
-                    Outcome::Connected,
-                    Outcome::Stable,
-                    Outcome::Failed(FailCause::Timeout),
-                    Outcome::Busy { retry_after: Some(DAY) },
-                    Outcome::Collision,
+                    DialOutcome::Attempt,
+                    DialOutcome::Connected,
+                    DialOutcome::Stable,
+                    DialOutcome::Failed(FailureCause::Timeout),
+                    DialOutcome::Busy { retry_after: Some(DAY) },
+                    DialOutcome::Collision,
                 ][usize::from(outcome)];
                 if book.record(&addr(n), outcome, now) {
                     let failures = self.failures.entry(addr(n)).or_default();
                     match outcome {
-                        Outcome::Stable => *failures = 0,
-                        Outcome::Failed(_) | Outcome::Busy { .. } => *failures += 1,
+                        DialOutcome::Stable => *failures = 0,
+                        DialOutcome::Failed(_) | DialOutcome::Busy { .. } => *failures += 1,
                         _ => {}
                     }
-                    if matches!(outcome, Outcome::Connected | Outcome::Stable) {
+                    if matches!(outcome, DialOutcome::Connected | DialOutcome::Stable) {
                         self.connected.insert(addr(n));
                     }
                 }

@@ -3,11 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::address_book::FailCause;
+use crate::address_book::FailureCause;
 use crate::base::PeerId;
 use crate::connection::{Message, RequestError, SendError};
 use crate::pool::AdmitError;
-use crate::transport::AcceptFault;
+use crate::transport::AcceptErrorKind;
 use crate::wire::{Goodbye, GoodbyeReason, WireError};
 
 use crate::node::config::ConfigError;
@@ -122,7 +122,7 @@ impl ConnectError {
 
     /// Whether we could not even dial: out of descriptors or memory.
     pub(super) fn is_exhaustion(&self) -> bool {
-        matches!(self, Self::Io(error) if AcceptFault::of(error) == AcceptFault::Exhausted)
+        matches!(self, Self::Io(error) if AcceptErrorKind::of(error) == AcceptErrorKind::Exhausted)
     }
 
     /// Whether there was no way from here: our own network may be down, or have no ports left.
@@ -135,17 +135,17 @@ impl ConnectError {
     }
 
     /// What the book notes; `None` for what says nothing about the address.
-    pub(super) fn fail_cause(&self) -> Option<FailCause> {
+    pub(super) fn fail_cause(&self) -> Option<FailureCause> {
         Some(match self {
-            Self::Io(error) if AcceptFault::of(error) == AcceptFault::Exhausted => return None,
-            Self::Io(error) => FailCause::of(error),
-            Self::Eof => FailCause::Handshake,
-            Self::Wire(_) => FailCause::Protocol,
-            Self::Timeout => FailCause::Timeout,
+            Self::Io(error) if AcceptErrorKind::of(error) == AcceptErrorKind::Exhausted => return None,
+            Self::Io(error) => FailureCause::of(error),
+            Self::Eof => FailureCause::Handshake,
+            Self::Wire(_) => FailureCause::Protocol,
+            Self::Timeout => FailureCause::Timeout,
             Self::WrongNetwork { .. } | Self::WrongVersion { .. } | Self::WrongGenesis => {
-                FailCause::WrongNetwork
+                FailureCause::WrongNetwork
             }
-            Self::Refused(_) | Self::Rejected => FailCause::Rejected,
+            Self::Refused(_) | Self::Rejected => FailureCause::Rejected,
             _ => return None,
         })
     }

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::address_book::{Added, AddressBook, Outcome, Source, WallTime};
+use crate::address_book::{Added, AddressBook, DialOutcome, Source, WallTime};
 
 use super::NetworkType;
 use super::exchange::PersistentPeerInfo;
@@ -127,7 +127,7 @@ pub fn import_peers_json(
                     let last = WallTime::from_millis(
                         u64::try_from(record.last_seen).unwrap_or(0).saturating_mul(1000),
                     );
-                    book.record(&record.addr(), Outcome::Stable, last.min(now));
+                    book.record(&record.addr(), DialOutcome::Stable, last.min(now));
                 }
             }
             Ok(Added::Known) => imported.known += 1,

@@ -23,7 +23,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use memory::{Latency, MemoryHost, MemoryNet, ReadRate};
-pub use tcp::{AcceptFault, KeepAlive, Tcp, TcpConfig};
+pub use tcp::{AcceptErrorKind, KeepAlive, Tcp, TcpConfig};
 
 /// A connected pair of byte pipes, one each way; whatever reads and writes is one.
 ///
@@ -88,7 +88,7 @@ pub trait Listener: Send + 'static {
     /// Takes the next connection and the canonical address that it came from.
     ///
     /// # Errors
-    /// [`AcceptFault::of`] tells their kind. An error does not end the listener and never asks the caller to wait:
+    /// [`AcceptErrorKind::of`] tells their kind. An error does not end the listener and never asks the caller to wait:
     /// poll again, the listener itself pauses.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(BoxStream, SocketAddr)>>;
 }

@@ -17,8 +17,8 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::{BoxFuture, BoxListener, BoxStream, Transport};
 use crate::base::canonical;
-pub use accept::AcceptFault;
-use accept::TcpAccept;
+pub use accept::AcceptErrorKind;
+use accept::TcpAcceptor;
 
 /// Socket options. The default is what we recommend between hosts on the internet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,9 +70,9 @@ impl Default for TcpConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeepAlive {
-    /// Silence before the first probe, in whole seconds on most systems. Default: 60 s.
+    /// Silence before the first probe, in whole_seconds seconds on most systems. Default: 60 s.
     pub idle: Duration,
-    /// Time between probes, in whole seconds on most systems. Default: 15 s.
+    /// Time between probes, in whole_seconds seconds on most systems. Default: 15 s.
     pub interval: Duration,
     /// Unanswered probes before the connection is given up. Default: 4.
     pub retries: NonZeroU32,
@@ -126,7 +126,7 @@ impl Tcp {
     async fn connect(&self, addr: SocketAddr) -> io::Result<BoxStream> {
         let addr = canonical(addr);
         let socket = self.socket(addr)?;
-        self.config.tune(&SockRef::from(&socket))?;
+        self.config.apply(&SockRef::from(&socket))?;
         let from = match addr {
             SocketAddr::V4(_) => self.config.dial_from_v4.map(IpAddr::V4),
             SocketAddr::V6(_) => self.config.dial_from_v6.map(IpAddr::V6),
@@ -145,19 +145,19 @@ impl Tcp {
         Ok(Box::new(stream))
     }
 
-    fn bind(&self, addr: SocketAddr) -> io::Result<TcpAccept> {
+    fn bind(&self, addr: SocketAddr) -> io::Result<TcpAcceptor> {
         let addr = canonical(addr);
         let socket = self.socket(addr)?;
         // On Windows the same option would let another process steal the port.
         #[cfg(not(windows))]
         socket.set_reuse_address(self.config.reuse_addr)?;
         // For those it will accept, where they inherit; and a wrong one fails the listen.
-        self.config.tune(&SockRef::from(&socket))?;
+        self.config.apply(&SockRef::from(&socket))?;
         socket.bind(&addr.into())?;
         socket.listen(i32::try_from(self.config.backlog.get()).unwrap_or(i32::MAX))?;
         let inner = TcpListener::from_std(socket.into())?;
         let local = canonical(inner.local_addr()?);
-        Ok(TcpAccept { inner, local, config: self.config.clone(), inherits: None, errors: 0, pause: None })
+        Ok(TcpAcceptor { inner, local, config: self.config.clone(), inherits: None, errors: 0, pause: None })
     }
 }
 
@@ -173,7 +173,7 @@ impl Transport for Tcp {
 
 impl TcpConfig {
     /// Sets the options that a connected socket takes as well.
-    fn tune(&self, socket: &SockRef<'_>) -> io::Result<()> {
+    fn apply(&self, socket: &SockRef<'_>) -> io::Result<()> {
         socket.set_tcp_nodelay(self.nodelay)?;
         if let Some(keepalive) = &self.keepalive {
             socket.set_tcp_keepalive(&keepalive.params())?;
@@ -185,8 +185,8 @@ impl TcpConfig {
         Ok(())
     }
 
-    /// Whether a socket has what [`TcpConfig::tune`] sets; `false` on systems where it is not asked.
-    fn is_tuned(&self, socket: &SockRef<'_>) -> io::Result<bool> {
+    /// Whether a socket has what [`TcpConfig::apply`] sets; `false` on systems where it is not asked.
+    fn is_applied(&self, socket: &SockRef<'_>) -> io::Result<bool> {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         {
             let probes = match &self.keepalive {
@@ -210,22 +210,22 @@ impl TcpConfig {
 impl KeepAlive {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn params_of(&self, socket: &SockRef<'_>) -> io::Result<bool> {
-        Ok(socket.tcp_keepalive_time()? == whole(self.idle)
-            && socket.tcp_keepalive_interval()? == whole(self.interval)
+        Ok(socket.tcp_keepalive_time()? == whole_seconds(self.idle)
+            && socket.tcp_keepalive_interval()? == whole_seconds(self.interval)
             && socket.tcp_keepalive_retries()? == self.retries.get())
     }
 
     fn params(&self) -> TcpKeepalive {
-        let params = TcpKeepalive::new().with_time(whole(self.idle));
+        let params = TcpKeepalive::new().with_time(whole_seconds(self.idle));
         #[cfg(not(target_os = "openbsd"))]
-        let params = params.with_interval(whole(self.interval));
+        let params = params.with_interval(whole_seconds(self.interval));
         #[cfg(not(any(target_os = "openbsd", windows)))]
         let params = params.with_retries(self.retries.get());
         params
     }
 }
 
-/// Most systems count whole seconds and refuse zero.
-fn whole(time: Duration) -> Duration {
+/// Most systems count whole_seconds seconds and refuse zero.
+fn whole_seconds(time: Duration) -> Duration {
     Duration::from_secs(time.as_secs().max(1))
 }

@@ -21,9 +21,9 @@ fn everything_known_survives_a_restart() {
         book.add(addr(n), told_by(1), T0).unwrap();
     }
     book.add(scoped, Source::Operator, T0).unwrap();
-    book.record(&addr(0), Outcome::Attempt, T0);
-    book.record(&addr(0), Outcome::Connected, T0);
-    book.record(&addr(1), Outcome::Failed(FailCause::WrongNetwork), T0);
+    book.record(&addr(0), DialOutcome::Attempt, T0);
+    book.record(&addr(0), DialOutcome::Connected, T0);
+    book.record(&addr(1), DialOutcome::Failed(FailureCause::WrongNetwork), T0);
     book.set_trusted(addr(2), true, T0).unwrap();
     book.set_alias(addr(3), scoped);
     book.mark_self(addr(4), T0);

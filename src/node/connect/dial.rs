@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::address_book::{Outcome, WallTime};
+use crate::address_book::{DialOutcome, WallTime};
 use crate::base::{Direction, PeerId, Tick, canonical};
 use crate::pool::{Claim, ClaimFailure, ClaimHolder, Permit, SlotClass};
 use crate::transport::BoxStream;
@@ -86,7 +86,7 @@ impl Shared {
         }
         let claim = self.claim_dial(addr, within)?;
         count(&self.counters.dials);
-        self.book.record(&addr, Outcome::Attempt, WallTime::now());
+        self.book.record(&addr, DialOutcome::Attempt, WallTime::now());
         let since = self.now();
         let mut stream = self.transport.dial(addr).await?;
         let ours = self.hello(tongue, false)?;
@@ -180,7 +180,7 @@ impl Shared {
         let now = WallTime::now();
         let error = match outcome {
             Ok(_) => {
-                self.book.record(&addr, Outcome::Connected, now);
+                self.book.record(&addr, DialOutcome::Connected, now);
                 return;
             }
             Err(error) => error,
@@ -193,7 +193,7 @@ impl Shared {
         }
         if error.is_collision() {
             count(&self.counters.collisions);
-            self.book.record(&addr, Outcome::Collision, now);
+            self.book.record(&addr, DialOutcome::Collision, now);
             tracing::debug!(%addr, reason = %error, "dial gave way");
             return;
         }
@@ -210,15 +210,15 @@ impl Shared {
             });
         }
         if error.is_exhaustion() {
-            self.book.record(&addr, Outcome::Postponed, now);
+            self.book.record(&addr, DialOutcome::Deferred, now);
         } else if let (true, true, Some(cause)) =
             (error.is_no_way(), self.pool.is_empty(), error.fail_cause())
         {
-            self.book.record(&addr, Outcome::CutOff(cause), now);
+            self.book.record(&addr, DialOutcome::NoNetwork(cause), now);
         } else if let ConnectError::Refused(Goodbye { reason: GoodbyeReason::Full, retry_after }) = error {
-            self.book.record(&addr, Outcome::Busy { retry_after: *retry_after }, now);
+            self.book.record(&addr, DialOutcome::Busy { retry_after: *retry_after }, now);
         } else if let Some(cause) = error.fail_cause() {
-            self.book.record(&addr, Outcome::Failed(cause), now);
+            self.book.record(&addr, DialOutcome::Failed(cause), now);
         }
     }
 
@@ -246,9 +246,9 @@ impl Shared {
                 }) = error
                 {
                     // Not offered again at once, while it is asked.
-                    shared.book.record(&addr, Outcome::Postponed, WallTime::now());
+                    shared.book.record(&addr, DialOutcome::Deferred, WallTime::now());
                     if !shared.learn_alias(shared.tongues.at(addr), addr).await {
-                        shared.book.record(&addr, Outcome::Busy { retry_after }, WallTime::now());
+                        shared.book.record(&addr, DialOutcome::Busy { retry_after }, WallTime::now());
                     }
                 }
                 if !error.is_collision() && shared.events.is_heard() {

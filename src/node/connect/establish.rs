@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::address_book::{Outcome, WallTime};
+use crate::address_book::{DialOutcome, WallTime};
 use crate::base::{Direction, PeerId, canonical_ip};
 use crate::connection::{Positions, StreamStart};
 use crate::pool::{Claim, ClaimFailure, ClaimHolder, CommitFailure, DisconnectReason};
@@ -232,7 +232,7 @@ impl Shared {
         let known = old.direction() == Direction::Outbound
             && (old.addr() == addr || (is_beside && self.book.set_alias(addr, old.addr())));
         if !known {
-            self.book.record(&addr, Outcome::Busy { retry_after: None }, WallTime::now());
+            self.book.record(&addr, DialOutcome::Busy { retry_after: None }, WallTime::now());
         }
     }
 

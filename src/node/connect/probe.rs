@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 
-use crate::address_book::{Outcome, Source, WallTime};
+use crate::address_book::{DialOutcome, Source, WallTime};
 use crate::base::Direction;
 use crate::wire::Hello;
 
@@ -31,7 +31,7 @@ impl Shared {
         if peer.direction() == Direction::Inbound {
             // It dialled us, so the book knows nothing else of it: now it does.
             peer.update_info(|info| PeerInfo { listen: Some(addr), listen_verified: true, ..info.clone() });
-            self.book.record(&addr, Outcome::Connected, WallTime::now());
+            self.book.record(&addr, DialOutcome::Connected, WallTime::now());
             return true;
         }
         if self.book.set_alias(addr, peer.addr()) {
@@ -105,7 +105,7 @@ impl Shared {
             shared.tongues.learn(listen, tongue);
             // A full or picky book is no reason to do anything else.
             let _ = shared.book.add(listen, Source::Peer(peer.addr().ip()), now);
-            shared.book.record(&listen, Outcome::Connected, now);
+            shared.book.record(&listen, DialOutcome::Connected, now);
             shared.kick.notify_one();
         });
         true

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::address_book::{Outcome, WallTime};
+use crate::address_book::{DialOutcome, WallTime};
 use crate::base::{Direction, PeerId, Tick, canonical};
 use crate::pool::{DisconnectReason, Misbehavior};
 use crate::sync::atomic::Ordering;
@@ -126,7 +126,7 @@ impl Shared {
         if peer.uptime(now) >= runtime.stable_after && conn.turns_stable() {
             peer.reward(now);
             if peer.direction() == Direction::Outbound {
-                self.book.record(&peer.addr(), Outcome::Stable, WallTime::now());
+                self.book.record(&peer.addr(), DialOutcome::Stable, WallTime::now());
             }
         }
         if peer.direction() == Direction::Inbound

@@ -140,7 +140,7 @@ impl Drop for Counted<'_> {
 impl Shared {
     /// What the book learns from a session that is over.
     fn note_session(&self, peer: &Peer, reason: DisconnectReason, told: bool) {
-        use crate::address_book::{FailCause, Outcome};
+        use crate::address_book::{FailureCause, DialOutcome};
         if peer.direction() == Direction::Inbound || peer.connection().is_stable() || self.is_stopping() {
             return;
         }
@@ -149,13 +149,13 @@ impl Shared {
             DisconnectReason::Collision | DisconnectReason::Replaced
                 if told && self.pool.count_by_ip(peer.ip()) == 0 =>
             {
-                Outcome::Failed(FailCause::Unstable)
+                DialOutcome::Failed(FailureCause::Unstable)
             }
             DisconnectReason::Collision
             | DisconnectReason::Replaced
             | DisconnectReason::Requested
-            | DisconnectReason::Shutdown => Outcome::Collision,
-            _ => Outcome::Failed(FailCause::Unstable),
+            | DisconnectReason::Shutdown => DialOutcome::Collision,
+            _ => DialOutcome::Failed(FailureCause::Unstable),
         };
         self.book.record(&peer.addr(), outcome, crate::address_book::WallTime::now());
     }

@@ -1,4 +1,4 @@
-//! A host of the world: its dials and its listeners.
+//! A host of the sim_net: its dials and its listeners.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -7,24 +7,24 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use super::sim_net::{AcceptQueue, SimNet, SimState};
 use super::stream::MemoryStream;
-use super::world::{Backlog, SimNet, WorldState};
 use crate::base::canonical;
 use crate::transport::{BoxFuture, BoxListener, BoxStream, Listener, Transport};
 
 /// A host of a [`MemoryNet`](super::MemoryNet). Clones are the same host.
 ///
-/// It binds its own IP address or the unspecified one, which means its own. Dials come from ephemeral ports, so that
+/// It binds its own IP address or the unspecified one, which means its own. Dials come from free_ephemeral_port ports, so that
 /// whoever accepts observes `ip:port`.
 #[derive(Clone)]
 pub struct MemoryHost {
-    world: Arc<SimNet>,
+    sim_net: Arc<SimNet>,
     ip: IpAddr,
 }
 
 impl MemoryHost {
-    pub(super) const fn new(world: Arc<SimNet>, ip: IpAddr) -> Self {
-        Self { world, ip }
+    pub(super) const fn new(sim_net: Arc<SimNet>, ip: IpAddr) -> Self {
+        Self { sim_net, ip }
     }
 
     /// The address of the host.
@@ -37,10 +37,10 @@ impl MemoryHost {
         if to.port() == 0 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut dial = Dial::new(&self.world);
-        dial.travel(self.ip, to.ip(), true).await;
-        let answer = dial.knock(self.ip, to).await;
-        dial.travel(to.ip(), self.ip, false).await;
+        let mut dial = Dial::new(&self.sim_net);
+        dial.delay(self.ip, to.ip(), true).await;
+        let answer = dial.connect(self.ip, to).await;
+        dial.delay(to.ip(), self.ip, false).await;
         Ok(Box::new(answer?))
     }
 
@@ -49,16 +49,16 @@ impl MemoryHost {
         if ip != self.ip && !ip.is_unspecified() {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         }
-        let mut state = self.world.lock();
+        let mut state = self.sim_net.lock();
         let local = match addr.port() {
-            0 => state.ephemeral(self.ip).ok_or(io::ErrorKind::AddrNotAvailable)?,
+            0 => state.free_ephemeral_port(self.ip).ok_or(io::ErrorKind::AddrNotAvailable)?,
             port => SocketAddr::new(self.ip, port),
         };
-        if state.used.contains(&local) || state.listeners.contains_key(&local) {
+        if state.ports_in_use.contains(&local) || state.listeners.contains_key(&local) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        state.listeners.insert(local, Backlog::default());
-        Ok(Box::new(MemoryListener { world: Arc::clone(&self.world), local }))
+        state.listeners.insert(local, AcceptQueue::default());
+        Ok(Box::new(MemoryListener { sim_net: Arc::clone(&self.sim_net), local }))
     }
 }
 
@@ -78,25 +78,25 @@ impl Transport for MemoryHost {
     }
 }
 
-/// A dial under way. Dropping it takes its waker out of the world.
+/// A dial under way. Dropping it takes its waker out of the sim_net.
 struct Dial<'w> {
-    world: &'w Arc<SimNet>,
+    sim_net: &'w Arc<SimNet>,
     number: u64,
     rng: fastrand::Rng,
 }
 
 impl<'w> Dial<'w> {
-    fn new(world: &'w Arc<SimNet>) -> Self {
-        let mut state = world.lock();
+    fn new(sim_net: &'w Arc<SimNet>) -> Self {
+        let mut state = sim_net.lock();
         let number = state.number();
         let rng = state.rng(number);
-        Self { world, number, rng }
+        Self { sim_net, number, rng }
     }
 
-    /// Waits until `look` finds an answer in the world; it is asked again after every change.
-    async fn until<T>(&self, mut look: impl FnMut(&mut WorldState) -> Option<T>) -> T {
+    /// Waits until `look` finds an answer in the sim_net; it is asked again after every change.
+    async fn until<T>(&self, mut look: impl FnMut(&mut SimState) -> Option<T>) -> T {
         poll_fn(|cx| {
-            let mut state = self.world.lock();
+            let mut state = self.sim_net.lock();
             match look(&mut state) {
                 Some(answer) => Poll::Ready(answer),
                 None => {
@@ -110,9 +110,9 @@ impl<'w> Dial<'w> {
         .await
     }
 
-    /// Lets one packet of the handshake travel, as soon as something passes, and again if the way closed meanwhile.
-    async fn travel(&mut self, from: IpAddr, to: IpAddr, opening: bool) {
-        let open = |state: &WorldState| {
+    /// Lets one packet of the handshake delay, as soon as something passes, and again if the way closed meanwhile.
+    async fn delay(&mut self, from: IpAddr, to: IpAddr, opening: bool) {
+        let open = |state: &SimState| {
             let swallowed = opening && state.black_holes.contains(&to);
             !swallowed && !state.is_blocked(from, to)
         };
@@ -121,14 +121,14 @@ impl<'w> Dial<'w> {
                 self.until(|state| if open(state) { Some(state.latency(from, to)) } else { None }).await;
             let Some(time) = latency.draw(&mut self.rng) else { return };
             tokio::time::sleep(time).await;
-            if open(&self.world.lock()) {
+            if open(&self.sim_net.lock()) {
                 return;
             }
         }
     }
 
     /// Arrives at the listener, or waits for room in its backlog.
-    async fn knock(&self, ip: IpAddr, to: SocketAddr) -> io::Result<MemoryStream> {
+    async fn connect(&self, ip: IpAddr, to: SocketAddr) -> io::Result<MemoryStream> {
         let (stream, acceptor) = self
             .until(|state| {
                 if state.refusing.contains(&to.ip()) {
@@ -136,10 +136,10 @@ impl<'w> Dial<'w> {
                 }
                 match state.listeners.get(&to) {
                     None => return Some(Err(io::ErrorKind::ConnectionRefused)),
-                    Some(backlog) if backlog.waiting.len() >= BACKLOG => return None,
+                    Some(backlog) if backlog.waiting.len() >= MAX_UNACCEPTED => return None,
                     Some(_) => {}
                 }
-                Some(self.enter(state, ip, to).ok_or(io::ErrorKind::AddrNotAvailable))
+                Some(self.establish(state, ip, to).ok_or(io::ErrorKind::AddrNotAvailable))
             })
             .await?;
         if let Some(waker) = acceptor {
@@ -149,15 +149,15 @@ impl<'w> Dial<'w> {
     }
 
     /// Connects and queues the far end; also returns who waits for it.
-    fn enter(
+    fn establish(
         &self,
-        state: &mut WorldState,
+        state: &mut SimState,
         ip: IpAddr,
         to: SocketAddr,
     ) -> Option<(MemoryStream, Option<Waker>)> {
-        let from = state.ephemeral(ip)?;
-        state.used.insert(from);
-        let (near, far) = self.world.connect(state, from, to);
+        let from = state.free_ephemeral_port(ip)?;
+        state.ports_in_use.insert(from);
+        let (near, far) = self.sim_net.connect(state, from, to);
         let backlog = state.listeners.entry(to).or_default();
         backlog.waiting.push_back((far, from));
         Some((near, backlog.acceptor.take()))
@@ -166,14 +166,14 @@ impl<'w> Dial<'w> {
 
 impl Drop for Dial<'_> {
     fn drop(&mut self) {
-        let waker = self.world.lock().diallers.remove(&self.number);
+        let waker = self.sim_net.lock().diallers.remove(&self.number);
         drop(waker);
     }
 }
 
 /// A listener of a host. Dropping it resets what nobody has accepted.
 struct MemoryListener {
-    world: Arc<SimNet>,
+    sim_net: Arc<SimNet>,
     local: SocketAddr,
 }
 
@@ -183,7 +183,7 @@ impl Listener for MemoryListener {
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(BoxStream, SocketAddr)>> {
-        let mut state = self.world.lock();
+        let mut state = self.sim_net.lock();
         let backlog = state.listeners.entry(self.local).or_default();
         let Some((stream, from)) = backlog.waiting.pop_front() else {
             let old = backlog.acceptor.replace(cx.waker().clone());
@@ -192,7 +192,7 @@ impl Listener for MemoryListener {
             return Poll::Pending;
         };
         // Whoever waits for room looks again; the others find nothing changed and wait on.
-        let full = backlog.waiting.len() + 1 >= BACKLOG;
+        let full = backlog.waiting.len() + 1 >= MAX_UNACCEPTED;
         let diallers = if full { std::mem::take(&mut state.diallers) } else { Default::default() };
         drop(state);
         diallers.into_values().for_each(Waker::wake);
@@ -202,7 +202,7 @@ impl Listener for MemoryListener {
 
 impl Drop for MemoryListener {
     fn drop(&mut self) {
-        let mut state = self.world.lock();
+        let mut state = self.sim_net.lock();
         let backlog = state.listeners.remove(&self.local);
         // Whoever waits for room in this backlog is refused now.
         let diallers = std::mem::take(&mut state.diallers);
@@ -215,4 +215,4 @@ impl Drop for MemoryListener {
 }
 
 /// Connections that may wait to be accepted, per listener; further dials wait outside.
-const BACKLOG: usize = 1024;
+const MAX_UNACCEPTED: usize = 1024;

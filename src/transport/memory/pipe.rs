@@ -13,9 +13,9 @@ use super::{Latency, ReadRate};
 use crate::sync::Mutex;
 
 /// When something arrives; `None` is at once, and sorts before every moment.
-type Due = Option<Instant>;
+type ArrivalTime = Option<Instant>;
 
-/// What the world says about one direction.
+/// What the sim_net says about one direction.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LinkConditions {
     pub(super) latency: Latency,
@@ -28,38 +28,38 @@ pub(super) struct LinkConditions {
 
 /// One direction, shared by its writer and its reader.
 #[derive(Debug)]
-pub(super) struct Pipe(Mutex<Flow>);
+pub(super) struct Pipe(Mutex<PipeState>);
 
 #[derive(Debug)]
-struct Flow {
-    weather: LinkConditions,
+struct PipeState {
+    conditions: LinkConditions,
     rng: fastrand::Rng,
-    parcels: VecDeque<InFlight>,
-    /// Bytes in `parcels`; at most `capacity`.
-    in_flight: usize,
+    in_flight: VecDeque<InFlight>,
+    /// Bytes in `in_flight`; at most `capacity`.
+    in_flight_bytes: usize,
     capacity: usize,
     /// When the last thing sent arrives: nothing sent later arrives earlier.
-    last_due: Due,
-    /// The writer has ended; the reader sees it at that moment, after the parcels.
-    end: Option<Due>,
+    last_arrival: ArrivalTime,
+    /// The writer has ended; the reader sees it at that moment, after the in_flight.
+    end: Option<ArrivalTime>,
     /// The reader has gone; the writer learns it at that moment.
-    reader_gone: Option<Due>,
+    reader_closed_at: Option<ArrivalTime>,
     reset: bool,
     /// A capped reader takes nothing before this.
-    next_read: Due,
+    next_read: ArrivalTime,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
 #[derive(Debug)]
 struct InFlight {
-    due: Due,
+    arrives_at: ArrivalTime,
     bytes: BytesMut,
 }
 
 /// What became of a read or a write.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum IoStep {
     /// So many bytes moved; zero for a reader is the end.
     Moved(usize),
     /// The connection was reset.
@@ -67,20 +67,20 @@ pub(super) enum Step {
     /// Nobody reads any more, or the writer has ended itself.
     Broken,
     /// Nothing to do before this moment, or before the waker is called.
-    Wait(Due),
+    Wait(ArrivalTime),
 }
 
 impl Pipe {
-    pub(super) fn new(capacity: usize, weather: LinkConditions, rng: fastrand::Rng) -> Self {
-        Self(Mutex::new(Flow {
-            weather,
+    pub(super) fn new(capacity: usize, conditions: LinkConditions, rng: fastrand::Rng) -> Self {
+        Self(Mutex::new(PipeState {
+            conditions,
             rng,
-            parcels: VecDeque::new(),
-            in_flight: 0,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
             capacity,
-            last_due: None,
+            last_arrival: None,
             end: None,
-            reader_gone: None,
+            reader_closed_at: None,
             reset: false,
             next_read: None,
             reader: None,
@@ -89,194 +89,194 @@ impl Pipe {
     }
 
     /// Takes what has arrived; registers the reader if it has to wait.
-    pub(super) fn read(&self, cx: &Context<'_>, buf: &mut ReadBuf<'_>) -> Step {
+    pub(super) fn read(&self, cx: &Context<'_>, buf: &mut ReadBuf<'_>) -> IoStep {
         // Declared before the lock is taken: dropped after it was given back.
         let mut waker = Some(cx.waker().clone());
-        let mut flow = self.0.lock();
-        let step = flow.take(buf);
-        if matches!(step, Step::Wait(_)) {
-            std::mem::swap(&mut flow.reader, &mut waker);
+        let mut state = self.0.lock();
+        let step = state.take(buf);
+        if matches!(step, IoStep::Wait(_)) {
+            std::mem::swap(&mut state.reader, &mut waker);
             return step;
         }
-        let writer = flow.writer.take();
-        drop(flow);
+        let writer = state.writer.take();
+        drop(state);
         wake(writer);
         step
     }
 
     /// Sends what fits; registers the writer if nothing does.
-    pub(super) fn write(&self, cx: &Context<'_>, bufs: &[IoSlice<'_>]) -> Step {
+    pub(super) fn write(&self, cx: &Context<'_>, bufs: &[IoSlice<'_>]) -> IoStep {
         let mut waker = Some(cx.waker().clone());
-        let mut flow = self.0.lock();
-        let step = flow.put(bufs);
-        if matches!(step, Step::Wait(_)) {
-            std::mem::swap(&mut flow.writer, &mut waker);
+        let mut state = self.0.lock();
+        let step = state.put(bufs);
+        if matches!(step, IoStep::Wait(_)) {
+            std::mem::swap(&mut state.writer, &mut waker);
             return step;
         }
-        let reader = flow.reader.take();
-        drop(flow);
+        let reader = state.reader.take();
+        drop(state);
         wake(reader);
         step
     }
 
     /// Ends the direction after what is in flight, and tells when the far end sees that.
-    pub(super) fn end(&self) -> Due {
-        let mut flow = self.0.lock();
-        let due = match flow.end {
-            Some(due) => due,
+    pub(super) fn end(&self) -> ArrivalTime {
+        let mut state = self.0.lock();
+        let arrives_at = match state.end {
+            Some(arrives_at) => arrives_at,
             None => {
-                let due = flow.due();
-                flow.end = Some(due);
-                due
+                let arrives_at = state.arrives_at();
+                state.end = Some(arrives_at);
+                arrives_at
             }
         };
-        let reader = flow.reader.take();
-        drop(flow);
+        let reader = state.reader.take();
+        drop(state);
         wake(reader);
-        due
+        arrives_at
     }
 
     /// As [`Pipe::end`]; when news that is sent now arrives, where the end was sent before.
-    pub(super) fn end_again(&self) -> Due {
+    pub(super) fn end_again(&self) -> ArrivalTime {
         let sent_before = {
-            let mut flow = self.0.lock();
-            flow.end.is_some().then(|| flow.due())
+            let mut state = self.0.lock();
+            state.end.is_some().then(|| state.arrives_at())
         };
         sent_before.unwrap_or_else(|| self.end())
     }
 
-    /// The reader is gone; the writer learns it at `due`.
-    pub(super) fn abandon(&self, due: Due) {
-        let mut flow = self.0.lock();
-        flow.reader_gone = Some(due);
-        let (reader, writer) = (flow.reader.take(), flow.writer.take());
-        drop(flow);
+    /// The reader is gone; the writer learns it at `arrives_at`.
+    pub(super) fn close_reader(&self, arrives_at: ArrivalTime) {
+        let mut state = self.0.lock();
+        state.reader_closed_at = Some(arrives_at);
+        let (reader, writer) = (state.reader.take(), state.writer.take());
+        drop(state);
         drop(reader);
         wake(writer);
     }
 
     /// Breaks the direction at once; what is in flight is gone. Returns whom to wake.
     pub(super) fn reset(&self) -> [Option<Waker>; 2] {
-        let mut flow = self.0.lock();
-        flow.reset = true;
-        flow.parcels.clear();
-        flow.in_flight = 0;
-        [flow.reader.take(), flow.writer.take()]
+        let mut state = self.0.lock();
+        state.reset = true;
+        state.in_flight.clear();
+        state.in_flight_bytes = 0;
+        [state.reader.take(), state.writer.take()]
     }
 
-    /// Takes new weather. Returns whom to wake.
-    pub(super) fn set_weather(&self, weather: LinkConditions) -> [Option<Waker>; 2] {
-        let mut flow = self.0.lock();
-        if flow.weather.rate != weather.rate {
-            flow.next_read = None;
+    /// Takes new conditions. Returns whom to wake.
+    pub(super) fn set_conditions(&self, conditions: LinkConditions) -> [Option<Waker>; 2] {
+        let mut state = self.0.lock();
+        if state.conditions.rate != conditions.rate {
+            state.next_read = None;
         }
-        flow.weather = weather;
-        [flow.reader.take(), flow.writer.take()]
+        state.conditions = conditions;
+        [state.reader.take(), state.writer.take()]
     }
 }
 
 /// Later than any test waits, and no further than a clock counts.
-const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+const FAR_FUTURE: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
-impl Flow {
+impl PipeState {
     /// When something sent now arrives.
-    fn due(&mut self) -> Due {
-        let travel = self.weather.latency.draw(&mut self.rng);
+    fn arrives_at(&mut self) -> ArrivalTime {
+        let delay = self.conditions.latency.draw(&mut self.rng);
         let now = Instant::now();
-        let after = |time: Duration| now.checked_add(time).unwrap_or(now + NEVER);
-        self.last_due = travel.map(after).max(self.last_due);
-        self.last_due
+        let after = |time: Duration| now.checked_add(time).unwrap_or(now + FAR_FUTURE);
+        self.last_arrival = delay.map(after).max(self.last_arrival);
+        self.last_arrival
     }
 
-    fn take(&mut self, buf: &mut ReadBuf<'_>) -> Step {
+    fn take(&mut self, buf: &mut ReadBuf<'_>) -> IoStep {
         if self.reset {
-            return Step::Reset;
+            return IoStep::Reset;
         }
         if buf.remaining() == 0 {
-            return Step::Moved(0);
+            return IoStep::Moved(0);
         }
-        if self.weather.blocked || self.weather.rate == ReadRate::Stopped {
-            return Step::Wait(None);
+        if self.conditions.blocked || self.conditions.rate == ReadRate::Stopped {
+            return IoStep::Wait(None);
         }
-        let Some(first) = self.parcels.front() else {
+        let Some(first) = self.in_flight.front() else {
             return match self.end {
-                Some(due) if arrived(due) => Step::Moved(0),
-                Some(due) => Step::Wait(due),
-                None => Step::Wait(None),
+                Some(arrives_at) if arrived(arrives_at) => IoStep::Moved(0),
+                Some(arrives_at) => IoStep::Wait(arrives_at),
+                None => IoStep::Wait(None),
             };
         };
         // A capped reader waits for the later of the two.
-        let due = first.due.max(self.next_read);
-        if !arrived(due) {
-            return Step::Wait(due);
+        let arrives_at = first.arrives_at.max(self.next_read);
+        if !arrived(arrives_at) {
+            return IoStep::Wait(arrives_at);
         }
-        let most = match self.weather.rate {
+        let most = match self.conditions.rate {
             ReadRate::PerSecond(rate) => usize::try_from((rate.get() / 20).max(1)).unwrap_or(usize::MAX),
             _ => usize::MAX,
         };
-        let moved = self.unload(buf, most);
-        if let ReadRate::PerSecond(rate) = self.weather.rate {
+        let moved = self.copy_arrived(buf, most);
+        if let ReadRate::PerSecond(rate) = self.conditions.rate {
             let nanos = (moved as u128 * 1_000_000_000).div_ceil(u128::from(rate.get()));
             let pause = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
             self.next_read = Instant::now().checked_add(pause);
         }
-        Step::Moved(moved)
+        IoStep::Moved(moved)
     }
 
     /// Moves up to `most` arrived bytes into `buf`.
-    fn unload(&mut self, buf: &mut ReadBuf<'_>, most: usize) -> usize {
+    fn copy_arrived(&mut self, buf: &mut ReadBuf<'_>, most: usize) -> usize {
         let room = buf.remaining().min(most);
         let mut moved = 0;
         while moved < room {
-            let Some(parcel) = self.parcels.front_mut() else { break };
-            if !arrived(parcel.due) {
+            let Some(front) = self.in_flight.front_mut() else { break };
+            if !arrived(front.arrives_at) {
                 break;
             }
-            let now = parcel.bytes.len().min(room - moved);
-            buf.put_slice(&parcel.bytes[..now]);
-            parcel.bytes.advance(now);
+            let now = front.bytes.len().min(room - moved);
+            buf.put_slice(&front.bytes[..now]);
+            front.bytes.advance(now);
             moved += now;
-            if parcel.bytes.is_empty() {
-                self.parcels.pop_front();
+            if front.bytes.is_empty() {
+                self.in_flight.pop_front();
             }
         }
-        self.in_flight -= moved;
+        self.in_flight_bytes -= moved;
         moved
     }
 
-    fn put(&mut self, bufs: &[IoSlice<'_>]) -> Step {
+    fn put(&mut self, bufs: &[IoSlice<'_>]) -> IoStep {
         if self.reset {
-            return Step::Reset;
+            return IoStep::Reset;
         }
-        let heard = self.reader_gone.filter(|_| !self.weather.back_blocked);
+        let heard = self.reader_closed_at.filter(|_| !self.conditions.back_blocked);
         if self.end.is_some() || heard.is_some_and(arrived) {
-            return Step::Broken;
+            return IoStep::Broken;
         }
         if bufs.iter().all(|buf| buf.is_empty()) {
-            return Step::Moved(0);
+            return IoStep::Moved(0);
         }
-        let mut room = self.capacity - self.in_flight;
+        let mut room = self.capacity - self.in_flight_bytes;
         if room == 0 {
-            return Step::Wait(heard.flatten());
+            return IoStep::Wait(heard.flatten());
         }
-        let due = self.due();
-        if self.parcels.back().is_none_or(|last| last.due != due) {
-            self.parcels.push_back(InFlight { due, bytes: BytesMut::new() });
+        let arrives_at = self.arrives_at();
+        if self.in_flight.back().is_none_or(|last| last.arrives_at != arrives_at) {
+            self.in_flight.push_back(InFlight { arrives_at, bytes: BytesMut::new() });
         }
-        let Some(parcel) = self.parcels.back_mut() else { return Step::Moved(0) };
+        let Some(front) = self.in_flight.back_mut() else { return IoStep::Moved(0) };
         let before = room;
         for buf in bufs {
             let fits = buf.len().min(room);
-            parcel.bytes.extend_from_slice(&buf[..fits]);
+            front.bytes.extend_from_slice(&buf[..fits]);
             room -= fits;
         }
-        self.in_flight += before - room;
-        Step::Moved(before - room)
+        self.in_flight_bytes += before - room;
+        IoStep::Moved(before - room)
     }
 }
 
-fn arrived(due: Due) -> bool {
-    due.is_none_or(|at| at <= Instant::now())
+fn arrived(arrives_at: ArrivalTime) -> bool {
+    arrives_at.is_none_or(|at| at <= Instant::now())
 }
 
 fn wake(waker: Option<Waker>) {

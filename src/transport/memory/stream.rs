@@ -1,4 +1,4 @@
-//! A connection of the world and its two ends.
+//! A connection of the sim_net and its two both_ends.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -11,21 +11,21 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
 
-use super::pipe::{Pipe, Step};
-use super::world::SimNet;
+use super::pipe::{IoStep, Pipe};
+use super::sim_net::SimNet;
 
-/// A connection: both directions, and what the world knows it by. It leaves the world when both ends are dropped.
+/// A connection: both directions, and what the sim_net knows it by. It leaves the sim_net when both both_ends are dropped.
 #[derive(Debug)]
-pub(super) struct ConnectionState {
+pub(super) struct SimConnection {
     pub(super) number: u64,
     pub(super) dialler: SocketAddr,
     pub(super) acceptor: SocketAddr,
     /// From the dialler to the acceptor, and back.
     pub(super) pipes: [Pipe; 2],
-    pub(super) world: Weak<SimNet>,
+    pub(super) sim_net: Weak<SimNet>,
 }
 
-impl ConnectionState {
+impl SimConnection {
     /// Resets both directions and returns whom to wake.
     pub(super) fn reset(&self) -> impl Iterator<Item = Waker> {
         let [there, back] = [self.pipes[0].reset(), self.pipes[1].reset()];
@@ -33,37 +33,37 @@ impl ConnectionState {
     }
 }
 
-impl Drop for ConnectionState {
+impl Drop for SimConnection {
     fn drop(&mut self) {
-        if let Some(world) = self.world.upgrade() {
-            world.forget(self.number, [self.dialler, self.acceptor]);
+        if let Some(sim_net) = self.sim_net.upgrade() {
+            sim_net.forget(self.number, [self.dialler, self.acceptor]);
         }
     }
 }
 
-/// One end of a connection. Dropping it ends its direction after what is in flight, and breaks the other one.
+/// One end of a connection. Dropping it both_ends its direction after what is in flight, and breaks the other one.
 #[derive(Debug)]
 pub(super) struct MemoryStream {
-    conn: Arc<ConnectionState>,
+    conn: Arc<SimConnection>,
     /// The pipe that this end writes; it reads the other.
-    outward: usize,
-    read_timer: Timer,
-    write_timer: Timer,
+    direction: usize,
+    read_timer: LazyTimer,
+    write_timer: LazyTimer,
 }
 
 impl MemoryStream {
     /// The dialling and the accepting end.
-    pub(super) fn ends(conn: Arc<ConnectionState>) -> (Self, Self) {
-        let end = |outward, conn| Self {
+    pub(super) fn both_ends(conn: Arc<SimConnection>) -> (Self, Self) {
+        let end = |direction, conn| Self {
             conn,
-            outward,
-            read_timer: Timer::default(),
-            write_timer: Timer::default(),
+            direction,
+            read_timer: LazyTimer::default(),
+            write_timer: LazyTimer::default(),
         };
         (end(0, Arc::clone(&conn)), end(1, conn))
     }
 
-    pub(super) fn conn(&self) -> &Arc<ConnectionState> {
+    pub(super) fn conn(&self) -> &Arc<SimConnection> {
         &self.conn
     }
 }
@@ -73,15 +73,15 @@ impl AsyncRead for MemoryStream {
         let this = self.get_mut();
         let coop = ready!(coop::poll_proceed(cx));
         loop {
-            match this.conn.pipes[1 - this.outward].read(cx, buf) {
-                Step::Moved(_) => {
+            match this.conn.pipes[1 - this.direction].read(cx, buf) {
+                IoStep::Moved(_) => {
                     coop.made_progress();
                     return Poll::Ready(Ok(()));
                 }
-                Step::Reset | Step::Broken => {
+                IoStep::Reset | IoStep::Broken => {
                     return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
                 }
-                Step::Wait(due) => ready!(this.read_timer.poll(cx, due)),
+                IoStep::Wait(arrives_at) => ready!(this.read_timer.poll(cx, arrives_at)),
             }
         }
     }
@@ -100,14 +100,14 @@ impl AsyncWrite for MemoryStream {
         let this = self.get_mut();
         let coop = ready!(coop::poll_proceed(cx));
         loop {
-            match this.conn.pipes[this.outward].write(cx, bufs) {
-                Step::Moved(count) => {
+            match this.conn.pipes[this.direction].write(cx, bufs) {
+                IoStep::Moved(count) => {
                     coop.made_progress();
                     return Poll::Ready(Ok(count));
                 }
-                Step::Reset => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-                Step::Broken => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-                Step::Wait(due) => ready!(this.write_timer.poll(cx, due)),
+                IoStep::Reset => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                IoStep::Broken => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                IoStep::Wait(arrives_at) => ready!(this.write_timer.poll(cx, arrives_at)),
             }
         }
     }
@@ -121,7 +121,7 @@ impl AsyncWrite for MemoryStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.conn.pipes[self.outward].end();
+        self.conn.pipes[self.direction].end();
         Poll::Ready(Ok(()))
     }
 }
@@ -129,22 +129,22 @@ impl AsyncWrite for MemoryStream {
 impl Drop for MemoryStream {
     fn drop(&mut self) {
         // The news that nobody reads travels with the end of what this side sent, or behind it.
-        let due = self.conn.pipes[self.outward].end_again();
-        self.conn.pipes[1 - self.outward].abandon(due);
+        let arrives_at = self.conn.pipes[self.direction].end_again();
+        self.conn.pipes[1 - self.direction].close_reader(arrives_at);
     }
 }
 
 /// A timer that is made when first needed and kept for the next wait.
 #[derive(Debug, Default)]
-struct Timer(Option<Pin<Box<Sleep>>>);
+struct LazyTimer(Option<Pin<Box<Sleep>>>);
 
-impl Timer {
-    /// Waits for `due`; forever without one, as then a waker is registered.
-    fn poll(&mut self, cx: &mut Context<'_>, due: Option<Instant>) -> Poll<()> {
-        let Some(due) = due else { return Poll::Pending };
-        let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
-        if sleep.deadline() != due || sleep.is_elapsed() {
-            sleep.as_mut().reset(due);
+impl LazyTimer {
+    /// Waits for `arrives_at`; forever without one, as then a waker is registered.
+    fn poll(&mut self, cx: &mut Context<'_>, arrives_at: Option<Instant>) -> Poll<()> {
+        let Some(arrives_at) = arrives_at else { return Poll::Pending };
+        let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(arrives_at)));
+        if sleep.deadline() != arrives_at || sleep.is_elapsed() {
+            sleep.as_mut().reset(arrives_at);
         }
         sleep.as_mut().poll(cx)
     }
@@ -152,6 +152,6 @@ impl Timer {
 
 impl super::super::Stream for MemoryStream {
     fn local_addr(&self) -> Option<SocketAddr> {
-        Some(if self.outward == 0 { self.conn.dialler } else { self.conn.acceptor })
+        Some(if self.direction == 0 { self.conn.dialler } else { self.conn.acceptor })
     }
 }

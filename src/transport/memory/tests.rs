@@ -358,15 +358,15 @@ async fn dropping_everything_leaves_nothing_in_the_world() {
     let (mut listener, addr) = listen(&net, ip(2)).await;
     let near = net.host(ip(1)).dial(addr).await.unwrap();
     let (far, from) = listener.accept().await.unwrap();
-    assert!(net.world.lock().used.contains(&from));
+    assert!(net.sim_net.lock().ports_in_use.contains(&from));
     drop(near);
     assert_eq!(net.connections().len(), 1, "the far end is still held");
     drop(far);
     // A dial nobody waits for any more.
     net.partition(&[ip(1)], &[ip(2)]);
     assert!(timeout(LONG, net.host(ip(1)).dial(addr)).await.is_err());
-    let state = net.world.lock();
-    assert!(state.used.is_empty() && state.diallers.is_empty());
+    let state = net.sim_net.lock();
+    assert!(state.ports_in_use.is_empty() && state.diallers.is_empty());
     drop(state);
     assert_eq!(net.connections(), []);
 }

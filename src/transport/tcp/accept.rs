@@ -17,7 +17,7 @@ use crate::transport::{BoxStream, Listener};
 
 /// What kind of trouble an accept met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AcceptFault {
+pub enum AcceptErrorKind {
     /// It concerns the one connection that was being taken; the next one may be fine. The listener skips these itself.
     Connection,
     /// The process or the host has run out of descriptors or memory: raise the limit, or hold fewer connections.
@@ -26,11 +26,11 @@ pub enum AcceptFault {
     Other,
 }
 
-impl AcceptFault {
+impl AcceptErrorKind {
     /// The kind of an error that [`Listener::poll_accept`] returned.
     pub fn of(error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
-        if error.raw_os_error().is_some_and(|code| EXHAUSTED.contains(&code)) {
+        if error.raw_os_error().is_some_and(|code| EXHAUSTION_ERRNOS.contains(&code)) {
             return Self::Exhausted;
         }
         match error.kind() {
@@ -48,7 +48,7 @@ impl AcceptFault {
 
 /// A bound TCP socket, which pauses by itself after errors.
 #[derive(Debug)]
-pub(super) struct TcpAccept {
+pub(super) struct TcpAcceptor {
     pub(super) inner: TcpListener,
     pub(super) local: SocketAddr,
     pub(super) config: TcpConfig,
@@ -60,27 +60,27 @@ pub(super) struct TcpAccept {
     pub(super) pause: Option<Pin<Box<Sleep>>>,
 }
 
-impl TcpAccept {
+impl TcpAcceptor {
     /// Arms the pause that follows an error.
-    pub(super) fn back_off(&mut self) {
+    pub(super) fn start_pause(&mut self) {
         self.errors = self.errors.saturating_add(1);
-        self.pause = Some(Box::pin(tokio::time::sleep(PAUSE.wait(self.errors, 0))));
+        self.pause = Some(Box::pin(tokio::time::sleep(ERROR_BACKOFF.wait(self.errors, 0))));
     }
 
     /// Sees to it that a connection that was just taken has its options. Where the first one was found to have those of the
     /// listening socket, as on Linux, so have the others: six system calls less, a tenth of what accepting costs.
-    pub(super) fn welcome(&mut self, stream: &TcpStream) -> io::Result<()> {
+    pub(super) fn configure(&mut self, stream: &TcpStream) -> io::Result<()> {
         let socket = SockRef::from(stream);
         let inherits = match self.inherits {
             Some(inherits) => inherits,
             // What cannot be asked is set.
-            None => *self.inherits.insert(self.config.is_tuned(&socket).unwrap_or(false)),
+            None => *self.inherits.insert(self.config.is_applied(&socket).unwrap_or(false)),
         };
-        if inherits { Ok(()) } else { self.config.tune(&socket) }
+        if inherits { Ok(()) } else { self.config.apply(&socket) }
     }
 }
 
-impl Listener for TcpAccept {
+impl Listener for TcpAcceptor {
     fn local_addr(&self) -> SocketAddr {
         self.local
     }
@@ -90,10 +90,10 @@ impl Listener for TcpAccept {
             ready!(pause.as_mut().poll(cx));
             self.pause = None;
         }
-        for _ in 0..SKIPS {
+        for _ in 0..MAX_SKIPPED_PER_POLL {
             let error = match ready!(self.inner.poll_accept(cx)) {
                 // A socket that takes no options any more has been closed by its peer meanwhile.
-                Ok((stream, from)) => match self.welcome(&stream) {
+                Ok((stream, from)) => match self.configure(&stream) {
                     Ok(()) => {
                         self.errors = 0;
                         return Poll::Ready(Ok((Box::new(stream), canonical(from))));
@@ -102,8 +102,8 @@ impl Listener for TcpAccept {
                 },
                 Err(error) => error,
             };
-            if AcceptFault::of(&error) != AcceptFault::Connection {
-                self.back_off();
+            if AcceptErrorKind::of(&error) != AcceptErrorKind::Connection {
+                self.start_pause();
                 return Poll::Ready(Err(error));
             }
         }
@@ -114,17 +114,17 @@ impl Listener for TcpAccept {
 }
 
 /// The pause after an error that polling again would only repeat.
-const PAUSE: Backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(1) };
+const ERROR_BACKOFF: Backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(1) };
 
 /// Broken connections skipped in one poll before other tasks get their turn.
-const SKIPS: u32 = 16;
+const MAX_SKIPPED_PER_POLL: u32 = 16;
 
 /// EMFILE, ENFILE, ENOMEM, ENOBUFS.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) const EXHAUSTED: [i32; 4] = [24, 23, 12, 105];
+pub(super) const EXHAUSTION_ERRNOS: [i32; 4] = [24, 23, 12, 105];
 /// EMFILE, ENFILE, ENOMEM, ENOBUFS.
 #[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
-pub(super) const EXHAUSTED: [i32; 4] = [24, 23, 12, 55];
+pub(super) const EXHAUSTION_ERRNOS: [i32; 4] = [24, 23, 12, 55];
 /// WSAEMFILE, WSAENOBUFS.
 #[cfg(not(unix))]
-pub(super) const EXHAUSTED: [i32; 2] = [10024, 10055];
+pub(super) const EXHAUSTION_ERRNOS: [i32; 2] = [10024, 10055];

@@ -7,7 +7,7 @@ use std::task::Poll;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-use super::accept::EXHAUSTED;
+use super::accept::EXHAUSTION_ERRNOS;
 use super::*;
 use crate::transport::Listener;
 
@@ -55,12 +55,12 @@ async fn every_option_reaches_the_socket() {
     let tcp = Tcp::new(config);
     let mut listener = tcp.bind(LOOPBACK).unwrap();
     let dialled = tcp.socket(listener.local).unwrap();
-    tcp.config().tune(&SockRef::from(&dialled)).unwrap();
+    tcp.config().apply(&SockRef::from(&dialled)).unwrap();
     let (accepted, _) = {
         let _stream = std::net::TcpStream::connect(listener.local).unwrap();
         listener.inner.accept().await.unwrap()
     };
-    listener.welcome(&accepted).unwrap();
+    listener.configure(&accepted).unwrap();
     assert_eq!(listener.inherits, Some(cfg!(any(target_os = "linux", target_os = "android"))));
     for socket in [SockRef::from(&dialled), SockRef::from(&accepted)] {
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
@@ -97,7 +97,7 @@ async fn where_options_are_not_inherited_each_connection_is_given_them() {
         for _ in 0..2 {
             let _stream = std::net::TcpStream::connect(listener.local).unwrap();
             let (accepted, _) = listener.inner.accept().await.unwrap();
-            listener.welcome(&accepted).unwrap();
+            listener.configure(&accepted).unwrap();
             assert_eq!(listener.inherits, Some(false));
             let socket = SockRef::from(&accepted);
             assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
@@ -167,15 +167,15 @@ async fn after_an_error_the_listener_pauses_longer_each_time() {
     let inner = TcpListener::bind(LOOPBACK).await.unwrap();
     let local = inner.local_addr().unwrap();
     let config = TcpConfig::default();
-    let mut accept = TcpAccept { inner, local, config, inherits: None, errors: 0, pause: None };
+    let mut accept = TcpAcceptor { inner, local, config, inherits: None, errors: 0, pause: None };
     for millis in [50, 100, 200, 400, 800, 1_000, 1_000] {
         let start = Instant::now();
-        accept.back_off();
+        accept.start_pause();
         accept.pause.as_mut().unwrap().await;
         assert_eq!(start.elapsed(), Duration::from_millis(millis));
     }
     let polled = std::future::poll_fn(|cx| {
-        accept.back_off();
+        accept.start_pause();
         Poll::Ready(accept.poll_accept(cx).is_pending())
     });
     assert!(polled.await);
@@ -183,9 +183,9 @@ async fn after_an_error_the_listener_pauses_longer_each_time() {
 
 #[test]
 fn errors_are_told_apart_by_whom_they_concern() {
-    let code = |code| AcceptFault::of(&io::Error::from_raw_os_error(code));
-    assert!(EXHAUSTED.iter().all(|os| code(*os) == AcceptFault::Exhausted));
-    let kind = |kind: io::ErrorKind| AcceptFault::of(&kind.into());
-    assert_eq!(kind(io::ErrorKind::ConnectionAborted), AcceptFault::Connection);
-    assert_eq!(kind(io::ErrorKind::PermissionDenied), AcceptFault::Other);
+    let code = |code| AcceptErrorKind::of(&io::Error::from_raw_os_error(code));
+    assert!(EXHAUSTION_ERRNOS.iter().all(|os| code(*os) == AcceptErrorKind::Exhausted));
+    let kind = |kind: io::ErrorKind| AcceptErrorKind::of(&kind.into());
+    assert_eq!(kind(io::ErrorKind::ConnectionAborted), AcceptErrorKind::Connection);
+    assert_eq!(kind(io::ErrorKind::PermissionDenied), AcceptErrorKind::Other);
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use peerpool::address_book::{Outcome, Source, WallTime};
+use peerpool::address_book::{DialOutcome, Source, WallTime};
 use peerpool::base::{ConnId, Lane};
 use peerpool::node::{Context, Event, Handled, Handler, Message, NodeRef, RelayOutcome, Request, Responder};
 use peerpool::wire::Status;
@@ -203,7 +203,7 @@ impl Handler for MeshApp {
             let (book, now) = (cx.node().book(), WallTime::now());
             // The book may be full or refuse the address; the connection works without it.
             let _ = book.add(listen, Source::Peer(listen.ip()), now);
-            book.record(&listen, Outcome::Connected, now);
+            book.record(&listen, DialOutcome::Connected, now);
         }
     }
 }

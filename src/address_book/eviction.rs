@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::table::Table;
+use super::table::AddrTable;
 use super::{Address, Source, WallTime};
 
 /// What may be evicted: each shelf by age, the first shelf first.
 pub(super) type EvictionOrder = [BTreeSet<(WallTime, SocketAddr)>; SHELVES];
 
-impl Table {
+impl AddrTable {
     /// Enters an address into the indexes.
     pub(super) fn shelve(&mut self, entry: &Address) {
         if let Some((shelf, age)) = shelf(entry, self.bans.mentions(entry.addr)) {

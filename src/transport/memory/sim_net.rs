@@ -1,4 +1,4 @@
-//! What all hosts share: who listens, who is connected, and the weather between them.
+//! What all hosts share: who listens, who is connected, and the conditions between them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -6,19 +6,19 @@ use std::sync::{Arc, Weak};
 use std::task::Waker;
 
 use super::pipe::{LinkConditions, Pipe};
-use super::stream::{ConnectionState, MemoryStream};
+use super::stream::{MemoryStream, SimConnection};
 use super::{Latency, ReadRate};
 use crate::sync::{Mutex, MutexGuard};
 
-/// The world. Lock order: the world, then a pipe; a stream is never dropped under either.
+/// The sim_net. Lock order: the sim_net, then a pipe; a stream is never dropped under either.
 #[derive(Debug)]
 pub(super) struct SimNet {
-    state: Mutex<WorldState>,
+    state: Mutex<SimState>,
 }
 
 /// Ordered maps throughout, so that walking them is the same in every run.
 #[derive(Debug)]
-pub(super) struct WorldState {
+pub(super) struct SimState {
     seed: u64,
     pub(super) latency: Latency,
     /// By direction; goes before `latency`.
@@ -30,19 +30,19 @@ pub(super) struct WorldState {
     pub(super) rates: BTreeMap<IpAddr, ReadRate>,
     pub(super) refusing: BTreeSet<IpAddr>,
     pub(super) black_holes: BTreeSet<IpAddr>,
-    pub(super) listeners: BTreeMap<SocketAddr, Backlog>,
+    pub(super) listeners: BTreeMap<SocketAddr, AcceptQueue>,
     /// Ports that are no listener's: of diallers and of pairs.
-    pub(super) used: BTreeSet<SocketAddr>,
+    pub(super) ports_in_use: BTreeSet<SocketAddr>,
     next_port: BTreeMap<IpAddr, u16>,
-    conns: BTreeMap<u64, Weak<ConnectionState>>,
+    conns: BTreeMap<u64, Weak<SimConnection>>,
     next_number: u64,
-    /// Dials that wait for the weather or for room in a backlog.
+    /// Dials that wait for the conditions or for room in a backlog.
     pub(super) diallers: BTreeMap<u64, Waker>,
 }
 
 /// What waits at a listener.
 #[derive(Debug, Default)]
-pub(super) struct Backlog {
+pub(super) struct AcceptQueue {
     pub(super) waiting: VecDeque<(MemoryStream, SocketAddr)>,
     pub(super) acceptor: Option<Waker>,
 }
@@ -50,7 +50,7 @@ pub(super) struct Backlog {
 impl SimNet {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            state: Mutex::new(WorldState {
+            state: Mutex::new(SimState {
                 seed,
                 latency: Latency::ZERO,
                 latency_between: BTreeMap::new(),
@@ -60,7 +60,7 @@ impl SimNet {
                 refusing: BTreeSet::new(),
                 black_holes: BTreeSet::new(),
                 listeners: BTreeMap::new(),
-                used: BTreeSet::new(),
+                ports_in_use: BTreeSet::new(),
                 next_port: BTreeMap::new(),
                 conns: BTreeMap::new(),
                 next_number: 0,
@@ -69,19 +69,21 @@ impl SimNet {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, WorldState> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, SimState> {
         self.state.lock()
     }
 
-    /// Changes the world and lets every connection and every waiting dial see it.
-    pub(super) fn change(&self, how: impl FnOnce(&mut WorldState)) {
+    /// Changes the sim_net and lets every connection and every waiting dial see it.
+    pub(super) fn change(&self, how: impl FnOnce(&mut SimState)) {
         let mut state = self.lock();
         how(&mut state);
         let conns = state.live();
         let mut wakers: Vec<Waker> = std::mem::take(&mut state.diallers).into_values().collect();
         for conn in &conns {
-            for (pipe, weather) in conn.pipes.iter().zip(state.weather_of(conn.dialler, conn.acceptor)) {
-                wakers.extend(pipe.set_weather(weather).into_iter().flatten());
+            for (pipe, conditions) in
+                conn.pipes.iter().zip(state.conditions_between(conn.dialler, conn.acceptor))
+            {
+                wakers.extend(pipe.set_conditions(conditions).into_iter().flatten());
             }
         }
         drop(state);
@@ -91,19 +93,19 @@ impl SimNet {
     /// Makes a connection; the caller has reserved the dialler's port. Nothing is dropped here, so the lock may be held.
     pub(super) fn connect(
         self: &Arc<Self>,
-        state: &mut WorldState,
+        state: &mut SimState,
         dialler: SocketAddr,
         acceptor: SocketAddr,
     ) -> (MemoryStream, MemoryStream) {
         let number = state.number();
-        let [there, back] = state.weather_of(dialler, acceptor);
+        let [there, back] = state.conditions_between(dialler, acceptor);
         let mut rng = state.rng(number);
-        let pipe = |weather, rng| Pipe::new(state.buffer, weather, rng);
+        let pipe = |conditions, rng| Pipe::new(state.buffer, conditions, rng);
         let pipes = [pipe(there, rng.fork()), pipe(back, rng.fork())];
         let conn =
-            Arc::new(ConnectionState { number, dialler, acceptor, pipes, world: Arc::downgrade(self) });
+            Arc::new(SimConnection { number, dialler, acceptor, pipes, sim_net: Arc::downgrade(self) });
         state.conns.insert(number, Arc::downgrade(&conn));
-        MemoryStream::ends(conn)
+        MemoryStream::both_ends(conn)
     }
 
     /// Resets the connections that `which` picks by their ends.
@@ -125,12 +127,12 @@ impl SimNet {
         let mut state = self.lock();
         state.conns.remove(&number);
         for end in ends {
-            state.used.remove(&end);
+            state.ports_in_use.remove(&end);
         }
     }
 }
 
-impl WorldState {
+impl SimState {
     /// A number for a connection or a dial.
     pub(super) fn number(&mut self) -> u64 {
         self.next_number += 1;
@@ -150,20 +152,20 @@ impl WorldState {
         self.blocked.contains(&(from, to))
     }
 
-    /// A free ephemeral port of a host; `None` when all 16,384 are in use.
-    pub(super) fn ephemeral(&mut self, ip: IpAddr) -> Option<SocketAddr> {
-        let next = *self.next_port.entry(ip).or_insert(EPHEMERAL);
+    /// A free free_ephemeral_port port of a host; `None` when all 16,384 are in use.
+    pub(super) fn free_ephemeral_port(&mut self, ip: IpAddr) -> Option<SocketAddr> {
+        let next = *self.next_port.entry(ip).or_insert(FIRST_EPHEMERAL_PORT);
         let free = (next..=u16::MAX)
-            .chain(EPHEMERAL..next)
+            .chain(FIRST_EPHEMERAL_PORT..next)
             .map(|port| SocketAddr::new(ip, port))
-            .find(|addr| !self.used.contains(addr) && !self.listeners.contains_key(addr))?;
-        let after = free.port().checked_add(1).unwrap_or(EPHEMERAL);
+            .find(|addr| !self.ports_in_use.contains(addr) && !self.listeners.contains_key(addr))?;
+        let after = free.port().checked_add(1).unwrap_or(FIRST_EPHEMERAL_PORT);
         self.next_port.insert(ip, after);
         Some(free)
     }
 
-    /// The weather from the dialler to the acceptor, and back.
-    fn weather_of(&self, dialler: SocketAddr, acceptor: SocketAddr) -> [LinkConditions; 2] {
+    /// The conditions from the dialler to the acceptor, and back.
+    fn conditions_between(&self, dialler: SocketAddr, acceptor: SocketAddr) -> [LinkConditions; 2] {
         let way = |from, to| LinkConditions {
             latency: self.latency(from, to),
             rate: self.rates.get(&to).copied().unwrap_or_default(),
@@ -174,10 +176,10 @@ impl WorldState {
     }
 
     /// The connections that somebody holds, oldest first. To be dropped after the lock is released.
-    fn live(&self) -> Vec<Arc<ConnectionState>> {
+    fn live(&self) -> Vec<Arc<SimConnection>> {
         self.conns.values().filter_map(Weak::upgrade).collect()
     }
 }
 
-/// The first ephemeral port, as the internet's numbering authority has it.
-const EPHEMERAL: u16 = 49152;
+/// The first free_ephemeral_port port, as the internet's numbering authority has it.
+const FIRST_EPHEMERAL_PORT: u16 = 49152;

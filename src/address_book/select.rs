@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::table::Table;
+use super::table::AddrTable;
 use super::{Address, WallTime};
 
 /// An address that may be dialled now.
@@ -16,8 +16,8 @@ pub(super) struct Due {
     failures: u32,
 }
 
-impl Table {
-    /// What may be dialled now, in random order, and randomness for [`mix`].
+impl AddrTable {
+    /// What may be dialled now, in random order, and randomness for [`interleave`].
     pub(super) fn due(&mut self, now: WallTime) -> (Vec<Due>, fastrand::Rng) {
         let mut due: Vec<Due> = self
             .iter()
@@ -78,7 +78,7 @@ pub(super) fn wait_of(entry: &Address, now: WallTime, cap: Duration) -> Duration
 
 /// Picks up to `max` of what is due, the best classes first: trusted; then proven and new by the toss of a coin, in both
 /// those with fewer failures first. So neither a flood of new addresses nor a set of old friends takes every slot.
-pub(super) fn mix(
+pub(super) fn interleave(
     mut due: Vec<Due>,
     mut rng: fastrand::Rng,
     max: usize,

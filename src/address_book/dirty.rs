@@ -1,11 +1,11 @@
-//! How far the file is behind the map.
+//! How far the file is dirty the map.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::BanTarget;
 #[cfg(feature = "redb")]
-use super::{Address, Ban, table::Table};
+use super::{Address, Ban, table::AddrTable};
 
 /// What the file does not have yet, removals included.
 #[derive(Debug, Default)]
@@ -70,21 +70,21 @@ impl Batch {
 }
 
 #[cfg(feature = "redb")]
-impl Table {
+impl AddrTable {
     /// From now on there is a file, and it has what the table has.
     pub(super) fn track(&mut self) {
-        self.behind = DirtySet { tracking: true, ..DirtySet::default() };
+        self.dirty = DirtySet { tracking: true, ..DirtySet::default() };
     }
 
     /// The file has nothing, or nobody knows what.
     pub(super) fn mark_all(&mut self) {
-        self.behind = DirtySet { tracking: true, all: true, ..DirtySet::default() };
+        self.dirty = DirtySet { tracking: true, all: true, ..DirtySet::default() };
     }
 
     /// Clones out what the file does not have yet, and takes it for written.
-    pub(super) fn take_behind(&mut self) -> Batch {
-        let behind = std::mem::replace(&mut self.behind, DirtySet { tracking: true, ..DirtySet::default() });
-        if behind.all {
+    pub(super) fn take_dirty(&mut self) -> Batch {
+        let dirty = std::mem::replace(&mut self.dirty, DirtySet { tracking: true, ..DirtySet::default() });
+        if dirty.all {
             return Batch {
                 anew: true,
                 addresses: self.iter().map(|entry| (entry.addr, Some(entry.clone()))).collect(),
@@ -93,18 +93,18 @@ impl Table {
         }
         Batch {
             anew: false,
-            addresses: behind.addresses.into_iter().map(|addr| (addr, self.get(&addr).cloned())).collect(),
-            bans: behind.bans.into_iter().map(|target| (target, self.bans.get(&target))).collect(),
+            addresses: dirty.addresses.into_iter().map(|addr| (addr, self.get(&addr).cloned())).collect(),
+            bans: dirty.bans.into_iter().map(|target| (target, self.bans.get(&target))).collect(),
         }
     }
 
     /// A batch was not written after all.
     pub(super) fn put_back(&mut self, batch: &Batch) {
-        if batch.anew || self.behind.all {
+        if batch.anew || self.dirty.all {
             return self.mark_all();
         }
         let bound = self.bound();
-        batch.addresses.iter().for_each(|(addr, _)| self.behind.note(*addr, bound));
-        batch.bans.iter().for_each(|(target, _)| self.behind.note_ban(*target, bound));
+        batch.addresses.iter().for_each(|(addr, _)| self.dirty.note(*addr, bound));
+        batch.bans.iter().for_each(|(target, _)| self.dirty.note_ban(*target, bound));
     }
 }

@@ -47,7 +47,7 @@ impl Handler for Ledger {
         let question = String::from_utf8_lossy(&request.payload).into_owned();
         Handled::later(async move {
             // The asker may have gone; then nobody needs the answer.
-            let _ = responder.answer(format!("you asked: {question}"));
+            let _ = responder.respond(format!("you asked: {question}"));
         })
     }
 }

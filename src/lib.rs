@@ -86,7 +86,7 @@ pub use node::{
 #[doc(inline)]
 pub use {
     address_book::{AddressBook, AddressBookConfig, AddressBookError},
-    connection::{AnswerError, ConnectionConfig},
+    connection::{ConnectionConfig, RespondError},
     wire::{EncodeError, WireError, WireLimits},
 };
 

@@ -115,7 +115,7 @@ fn talk(node: &Node, peers: &mut [TcpStream]) {
         peer.write_all(&said).expect("the node lives");
     }
     let begun = Instant::now();
-    while node.roster().iter().any(|peer| peer.connection().handle().ping_open()) {
+    while node.roster().iter().any(|peer| peer.connection().handle().has_unanswered_ping()) {
         assert!(begun.elapsed() < WAIT, "a pong was not heard");
         std::thread::yield_now();
     }

@@ -94,7 +94,7 @@ async fn a_peer_that_skips_counts_its_gaps_and_never_gets_two_messages_glued() {
             at_most = kind + 1;
         }
         let peer = a.roster().iter().find(|peer| peer.ip() == ip(last)).unwrap().clone();
-        let missed = peer.connection().handle().view(Lane::Normal).unwrap().skipped();
+        let missed = peer.connection().handle().cursor_view(Lane::Normal).unwrap().skipped();
         assert_eq!(missed as usize + events.len(), usize::from(count), "delivered or counted");
         assert_eq!(missed > 0, last == 2, "the slow one costs the other nothing");
     }
@@ -252,7 +252,7 @@ async fn request_any_goes_on_after_a_refusal_and_hedges_past_a_sleeper() {
     let sleeps = Rec::new().on_request(|_, _, _, responder| {
         Handled::later(async move {
             tokio::time::sleep(Duration::from_secs(100)).await;
-            let _ = responder.answer("late");
+            let _ = responder.respond("late");
         })
     });
     let recs = [refuses, Rec::new()];
@@ -272,8 +272,11 @@ async fn request_any_goes_on_after_a_refusal_and_hedges_past_a_sleeper() {
         assert_eq!(a.request_any(message(1, b"?"), &how).await.unwrap().0, at(3).into());
         assert!(begun.elapsed() < Duration::from_millis(150));
     }
-    assert!(a.roster().iter().all(|peer| peer.connection().handle().waiting().requests == 0));
-    until(|| nodes[0].roster().iter().all(|peer| peer.connection().handle().waiting().answering == 0)).await;
+    assert!(a.roster().iter().all(|peer| peer.connection().handle().pending_counts().outbound_requests == 0));
+    until(|| {
+        nodes[0].roster().iter().all(|peer| peer.connection().handle().pending_counts().inbound_requests == 0)
+    })
+    .await;
     let forever = RequestAnyOptions { timeout: Duration::MAX, ..RequestAnyOptions::default() };
     assert!(a.request(&at(9).into(), message(1, b""), WAIT).await.is_err());
     let slow = a.request(&at(2).into(), message(1, b""), Duration::from_secs(1)).await;
@@ -295,7 +298,7 @@ fn sleeps() -> Rec {
     Rec::new().on_request(|_, _, _, responder| {
         Handled::later(async move {
             tokio::time::sleep(Duration::from_secs(1_000)).await;
-            let _ = responder.answer("late");
+            let _ = responder.respond("late");
         })
     })
 }
@@ -330,7 +333,7 @@ async fn request_any_asks_as_many_as_it_may_past_silent_peers() {
         assert!(begun.elapsed() <= Duration::from_millis(32), "{:?}", begun.elapsed());
     }
     assert!(healths().iter().zip(&before).all(|(now, before)| now >= before));
-    assert!(a.roster().iter().all(|peer| peer.connection().handle().waiting().requests == 0));
+    assert!(a.roster().iter().all(|peer| peer.connection().handle().pending_counts().outbound_requests == 0));
     end_all(a, nodes).await;
 }
 

@@ -27,7 +27,7 @@ impl Handler for Echo {
     fn request(&self, _: Context<'_>, request: Request<'_>, responder: Responder) -> Handled {
         let answer = request.payload.into_bytes();
         Handled::later(async move {
-            responder.on(Lane::Bulk).answer(answer).expect("the asker waits");
+            responder.on(Lane::Bulk).respond(answer).expect("the asker waits");
         })
     }
 }

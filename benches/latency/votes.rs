@@ -76,7 +76,7 @@ impl Connection {
         let mut config = parent::quiet();
         // A message may take half of the ring.
         config.log_ring_bytes = 32 << 20;
-        config.link.outbox_bytes = (QUEUED + 1) * BLOCK;
+        config.connection.outbox_bytes = (QUEUED + 1) * BLOCK;
         let node =
             parent::start(&runtime, Node::builder().config(config).transport(child::transport(sockets)));
         let (peer, votes, blocks, block) = match end {
@@ -137,7 +137,7 @@ async fn stream(node: Node, peer: Arc<Peer>, bulk: Bulk, stop: Arc<AtomicBool>) 
             }
             _ => {
                 // Some always wait; looking more often would take the processor away from the writer.
-                while peer.connection().handle().waiting().messages >= QUEUED {
+                while peer.connection().handle().pending_counts().queued_messages >= QUEUED {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 node.send(peer.key(), block.clone()).expect("room");

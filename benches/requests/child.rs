@@ -57,7 +57,7 @@ struct Answering(Vec<Bytes>);
 
 impl Handler for Answering {
     fn request(&self, _: Context<'_>, request: Request<'_>, responder: Responder) -> Handled {
-        let _ = responder.answer(self.0[usize::from(request.payload[0])].clone());
+        let _ = responder.respond(self.0[usize::from(request.payload[0])].clone());
         Handled::Done
     }
 }
@@ -69,7 +69,7 @@ pub(crate) fn config() -> NodeConfig {
     config.runtime.ping_interval = Duration::from_secs(3600);
     config.runtime.liveness.stale_after = Duration::from_secs(3 * 3600);
     // 256 answers of 64 KiB at a time: twice what a lane queues by default.
-    config.link.outbox_bytes = 32 * 1024 * 1024;
+    config.connection.outbox_bytes = 32 * 1024 * 1024;
     config
 }
 

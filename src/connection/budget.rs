@@ -6,20 +6,20 @@ use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Bytes that may be held for peers at one time: inboxes, lanes, reassembly, chunk remainders.
 ///
-/// Invariant 22 and 41. Statement: the sum of all live [`Reservation`]s never exceeds the limit that was in force when
-/// the last of them was granted, but by what links have read and cannot give back, at the ceiling less than two frames each, and a
+/// Invariant 22 and 41. Statement: the sum of all live [`MemoryReservation`]s never exceeds the limit that was in force when
+/// the last of them was granted, but by what connections have read and cannot give back, at the ceiling less than two frames each, and a
 /// read buffer where the last room went while it was being decoded. Enforced by: reserving is one
 /// compare-exchange loop on the sum, before the bytes are held; what is overdrawn counts, so that nothing more is granted, and near
-/// the ceiling a link reads no more than a frame at a time. Breaks if: something holds peer-given bytes without a reservation, or
+/// the ceiling a connection reads no more than a frame at a time. Breaks if: something holds peer-given bytes without a reservation, or
 /// overdraws what it could have refused.
 #[derive(Debug)]
-pub struct Budget {
+pub struct MemoryBudget {
     limit: AtomicUsize,
     used: AtomicUsize,
     refused: AtomicU64,
 }
 
-impl Budget {
+impl MemoryBudget {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -55,8 +55,8 @@ impl Budget {
     }
 
     /// Reserves `bytes`, or nothing.
-    pub fn reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
-        let mut reservation = Reservation { budget: Arc::clone(self), bytes: 0 };
+    pub fn reserve(self: &Arc<Self>, bytes: usize) -> Option<MemoryReservation> {
+        let mut reservation = MemoryReservation { budget: Arc::clone(self), bytes: 0 };
         reservation.resize(bytes).then_some(reservation)
     }
 
@@ -72,16 +72,16 @@ impl Budget {
     }
 }
 
-/// Bytes held against a [`Budget`]; dropping it gives them back.
+/// Bytes held against a [`MemoryBudget`]; dropping it gives them back.
 #[derive(Debug)]
-pub struct Reservation {
-    budget: Arc<Budget>,
+pub struct MemoryReservation {
+    budget: Arc<MemoryBudget>,
     bytes: usize,
 }
 
-impl Reservation {
+impl MemoryReservation {
     /// An empty reservation, to grow later.
-    pub fn empty(budget: &Arc<Budget>) -> Self {
+    pub fn empty(budget: &Arc<MemoryBudget>) -> Self {
         Self { budget: Arc::clone(budget), bytes: 0 }
     }
 
@@ -123,7 +123,7 @@ impl Reservation {
     }
 }
 
-impl Drop for Reservation {
+impl Drop for MemoryReservation {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_ceiling_holds_and_everything_comes_back() {
-        let budget = Budget::new(100);
+        let budget = MemoryBudget::new(100);
         let mut first = budget.reserve(60).unwrap();
         assert!(budget.reserve(41).is_none());
         assert_eq!(budget.refused(), 1);
@@ -150,8 +150,8 @@ mod tests {
 
     #[test]
     fn what_is_overdrawn_counts_until_it_is_given_back() {
-        let budget = Budget::new(100);
-        let (mut one, mut other) = (budget.reserve(60).unwrap(), Reservation::empty(&budget));
+        let budget = MemoryBudget::new(100);
+        let (mut one, mut other) = (budget.reserve(60).unwrap(), MemoryReservation::empty(&budget));
         other.overdraw(70);
         assert_eq!((other.bytes(), budget.used(), budget.free()), (70, 130, 0));
         assert!(!one.resize(61) && one.resize(20));
@@ -162,8 +162,8 @@ mod tests {
 
     #[test]
     fn moving_a_reservation_does_not_move_the_sum() {
-        let budget = Budget::new(100);
-        let (mut one, mut other) = (budget.reserve(60).unwrap(), Reservation::empty(&budget));
+        let budget = MemoryBudget::new(100);
+        let (mut one, mut other) = (budget.reserve(60).unwrap(), MemoryReservation::empty(&budget));
         budget.set_limit(10);
         one.give(50, &mut other);
         assert_eq!((one.bytes(), other.bytes(), budget.used()), (10, 50, 60));
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_lower_ceiling_keeps_what_is_held_and_grants_nothing_more() {
-        let budget = Budget::new(100);
+        let budget = MemoryBudget::new(100);
         let held = budget.reserve(80).unwrap();
         budget.set_limit(50);
         assert!(budget.reserve(1).is_none());

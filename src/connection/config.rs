@@ -1,8 +1,8 @@
-//! The bounds of one link.
+//! The bounds of one connection.
 
 use std::time::Duration;
 
-/// Bounds of one link: what it queues, holds and waits for. Sizes in bytes.
+/// Bounds of one connection: what it queues, holds and waits for. Sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionConfig {
     /// Received messages that wait for the handler. Default 64. One more and reading pauses.
@@ -10,17 +10,17 @@ pub struct ConnectionConfig {
     /// Bytes of received messages that wait for the handler. Default 256 KiB.
     pub inbox_bytes: usize,
     /// Requests of the peer that are handled at the same time, at least one. Default 16; more wait in the inbox.
-    pub requests: usize,
+    pub max_inbound_requests: usize,
     /// Messages that wait to be sent on one lane. Default 1,024; more come back as full.
     pub outbox_messages: usize,
     /// Bytes that wait to be sent on one lane. Default 8 MiB.
     pub outbox_bytes: usize,
-    /// Our own requests that await an answer on one link. Default 1,024.
-    pub waiters: usize,
+    /// Our own requests that await an answer on one connection. Default 1,024.
+    pub max_outbound_requests: usize,
     /// The most one write takes of the logs; half of it, if something else is to be sent, too. Default 512 KiB: from 128 KiB down
     /// the calls, from 1 MiB up the caches cost more.
-    pub batch: usize,
-    /// How long a closing link may take to say goodbye. Default 500 ms.
+    pub write_batch_bytes: usize,
+    /// How long a closing connection may take to say goodbye. Default 500 ms.
     pub linger: Duration,
     /// The shortest time between two address lists that a peer gets from us. Default 1 s.
     pub peers_interval: Duration,
@@ -31,11 +31,11 @@ impl Default for ConnectionConfig {
         Self {
             inbox_messages: 64,
             inbox_bytes: 256 * 1024,
-            requests: 16,
+            max_inbound_requests: 16,
             outbox_messages: 1024,
             outbox_bytes: 8 * 1024 * 1024,
-            waiters: 1024,
-            batch: 512 * 1024,
+            max_outbound_requests: 1024,
+            write_batch_bytes: 512 * 1024,
             linger: Duration::from_millis(500),
             peers_interval: Duration::from_secs(1),
         }

@@ -1,4 +1,4 @@
-//! What goes through a link, as its owner sees it.
+//! What goes through a connection, as its owner sees it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -80,7 +80,7 @@ pub struct Request<'a> {
 pub enum Handled {
     /// It is dealt with. Allocates nothing.
     Done,
-    /// The rest takes time: this future is polled by the link's task. Events wait for it in order; requests run beside.
+    /// The rest takes time: this future is polled by the connection's task. Events wait for it in order; requests run beside.
     Later(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
@@ -110,7 +110,7 @@ pub enum SendError {
     /// The connection is closed or closing.
     #[error("the connection is closed")]
     Closed(Message),
-    /// The dialect cannot say this: too large for its lane, on the control lane, or of a kind that it has no word for.
+    /// The protocol cannot say this: too large for its lane, on the control lane, or of a kind that it has no word for.
     #[error("{cause}")]
     Refused {
         /// The message.
@@ -138,16 +138,16 @@ pub enum RequestError {
     /// It was not sent; see [`SendError`].
     #[error("the request was not sent: {0}")]
     NotSent(#[from] SendError),
-    /// Too many of our requests await an answer on this connection; in a dialect without ids also: no turn came in time. It
+    /// Too many of our requests await an answer on this connection; in a protocol without ids also: no turn came in time. It
     /// was not sent.
     #[error("too many requests await an answer")]
     TooMany(Message),
-    /// The dialect has no ids, and an earlier request was given up whose answer may still come: it would be taken for this
+    /// The protocol has no ids, and an earlier request was given up whose answer may still come: it would be taken for this
     /// one's. Over with that answer, or with the connection. It was not sent.
     #[error("an earlier request of this kind is still unanswered")]
-    AnswerOpen(Message),
+    ReplyOutstanding(Message),
     /// No answer came in time. One that had not been sent yet was taken back; else the peer was told that none is wanted any more, where
-    /// the dialect has a word for it.
+    /// the protocol has a word for it.
     #[error("no answer in time")]
     Timeout,
     /// The connection ended before the answer came.

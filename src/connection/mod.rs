@@ -1,9 +1,9 @@
 //! What reads and writes one connection: lanes, the shared broadcast log, the inbox, requests.
 //!
 //! ```text
-//!  broadcast --encode once--> log (one a lane, shared by all links) --cursor--+
+//!  broadcast --encode once--> log (one a lane, shared by all connections) --cursor--+
 //!  set_state ---------------> state table (latest wins) ------cursor--------- +--> round --one vectored write--> stream
-//!  send, request, answer ---> outbox (one a link and lane) -------------------+
+//!  send, request, answer ---> outbox (one a connection and lane) -------------------+
 //!
 //!  stream --thread's buffer--> decoder --> control, responses: at once
 //!                                     +--> events, requests: handler, or the bounded inbox while it is busy
@@ -17,27 +17,25 @@
 //! at the far end: accepted means queued, written means handed to the stream.
 
 mod budget;
-mod calls;
+mod close;
+mod close_reason;
 mod config;
-mod end;
-mod host;
-mod inbox;
-mod late;
+mod driver;
+mod handle;
+mod handler;
+mod lazy_box;
 mod message;
-mod outbox;
-mod pipeline;
+mod ping;
 mod read;
 mod request;
-mod shared;
-mod task;
+mod wake_flag;
 mod write;
 
-pub use budget::{Budget, Reservation};
+pub use budget::{MemoryBudget, MemoryReservation};
+pub use close_reason::CloseReason;
 pub use config::ConnectionConfig;
-pub use end::CloseReason;
-pub use host::ConnectionHandler;
+pub use driver::{ConnectionBuilder, ConnectionDriver, ConnectionSetup, InitialIo};
+pub use handle::{Connection, ConnectionShared, PendingCounts, ResumePoints};
+pub use handler::ConnectionHandler;
 pub use message::{Event, Handled, Message, Request, RequestError, Response, SendError};
-pub use pipeline::Pipeline;
-pub use request::{AnswerError, Responder};
-pub use shared::{Connection, ConnectionShared, Positions, Waiting};
-pub use task::{ConnectionBuilder, ConnectionDriver, ConnectionSetup, StreamStart};
+pub use request::{RequestPipeline, RespondError, Responder};

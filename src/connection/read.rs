@@ -1,5 +1,7 @@
 //! The reading side: bytes into messages, without a buffer of its own while nothing comes.
 
+mod inbox;
+
 use std::cell::Cell;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,11 +14,12 @@ use crate::base::Lane;
 use crate::transport::Stream;
 use crate::wire::{Control, DecodeStep, Decoder, MessageHeader, Payload, Protocol};
 
-use super::budget::Reservation;
-use super::end::CloseReason;
-use super::host::ConnectionHandler;
-use super::inbox::Inbox;
-use super::shared::{Connection, ConnectionShared};
+pub(super) use inbox::{Inbox, Panicked};
+
+use super::budget::MemoryReservation;
+use super::close_reason::CloseReason;
+use super::handle::{Connection, ConnectionShared};
+use super::handler::ConnectionHandler;
 use super::write::{Gather, Writer};
 
 /// Reads, decodes, and hands over.
@@ -41,26 +44,26 @@ struct Unparsed {
     /// ReadOutcome, not yet decoded: less than a frame, or what was in hand when reading paused.
     rest: Vec<u8>,
     /// Covers `rest` and the decoder's reassembly.
-    held: Reservation,
+    held: MemoryReservation,
 }
 
 /// Whom decoded messages go to.
 pub(super) struct ReadContext<'a, D: Protocol, H: ConnectionHandler> {
-    pub(super) host: &'a H,
-    pub(super) link: &'a Arc<Connection>,
+    pub(super) handler: &'a H,
+    pub(super) connection: &'a Arc<Connection>,
     pub(super) inbox: &'a mut Inbox,
     pub(super) writer: &'a mut Writer<D>,
 }
 
 impl<D: Protocol> Reader<D> {
-    pub(super) fn new(dialect: &D, common: &ConnectionShared, rest: Vec<u8>) -> Self {
+    pub(super) fn new(protocol: &D, shared: &ConnectionShared, rest: Vec<u8>) -> Self {
         let kept = (!rest.is_empty()).then(|| {
-            let mut held = Reservation::empty(&common.budget);
+            let mut held = MemoryReservation::empty(&shared.budget);
             held.resize(rest.len());
             Box::new(Unparsed { rest, held })
         });
         Self {
-            decoder: dialect.decoder(),
+            decoder: protocol.decoder(),
             kept,
             peers_told: None,
             paused: false,
@@ -83,19 +86,19 @@ impl<D: Protocol> Reader<D> {
         sinks: &mut ReadContext<'_, D, H>,
     ) -> Result<ReadOutcome, CloseReason> {
         if self.paused {
-            if !sinks.inbox.has_room(&sinks.link.common.config) {
+            if !sinks.inbox.has_room(&sinks.connection.shared.config) {
                 return Ok(ReadOutcome::All);
             }
             self.paused = false;
-            sinks.host.paused(false);
+            sinks.handler.on_read_paused(false);
         }
         let mut buffer = Borrowed::take();
         let rest = self.kept.as_mut().map_or_else(Vec::new, |kept| std::mem::take(&mut kept.rest));
-        let filled = buffer.load(&rest, sinks.link.common.limits.window);
+        let filled = buffer.load(&rest, sinks.connection.shared.limits.window);
         drop(rest);
         let (result, left) = self.fill(stream, cx, sinks, &mut buffer.bytes, filled);
-        let kept = self.keep(&buffer.bytes[..left], sinks.link);
-        // Why the link ends is told, not that there was no room for what came behind that.
+        let kept = self.keep(&buffer.bytes[..left], sinks.connection);
+        // Why the connection ends is told, not that there was no room for what came behind that.
         let read = result?;
         kept.map(|()| read)
     }
@@ -120,11 +123,11 @@ impl<D: Protocol> Reader<D> {
                 Ok(StopReason::Answers | StopReason::Requests) => return (Ok(ReadOutcome::Answers), filled),
                 Err(end) => return (Err(end), filled),
             }
-            let common = &sinks.link.common;
+            let shared = &sinks.connection.shared;
             // Near the ceiling no more than a frame is read at a time: what is in hand when the inbox fills up has to be kept.
-            let frame = filled.saturating_add(common.limits.window);
+            let frame = filled.saturating_add(shared.limits.window);
             // And never beyond a buffer's usual length: a pause after each read must not keep more and more.
-            let most = if common.budget.free() < READ_BUFFER { frame } else { frame.max(READ_BUFFER) };
+            let most = if shared.budget.free() < READ_BUFFER { frame } else { frame.max(READ_BUFFER) };
             let end = most.min(buffer.len());
             let mut into = ReadBuf::new(&mut buffer[filled..end]);
             match Pin::new(&mut *stream).poll_read(cx, &mut into) {
@@ -135,7 +138,7 @@ impl<D: Protocol> Reader<D> {
                     if count == 0 {
                         return (Err(CloseReason::Eof), filled);
                     }
-                    sinks.host.traffic(count, 0);
+                    sinks.handler.on_traffic(count, 0);
                     filled += count;
                 }
             }
@@ -158,7 +161,7 @@ impl<D: Protocol> Reader<D> {
             if !matches!(outcome, Ok(StopReason::Requests)) {
                 return (at, outcome);
             }
-            if let Err(end) = sinks.writer.poll(stream, cx, sinks.link, sinks.host, Gather::All) {
+            if let Err(end) = sinks.writer.poll(stream, cx, sinks.connection, sinks.handler, Gather::All) {
                 return (at, Err(end));
             }
         }
@@ -196,7 +199,7 @@ impl<D: Protocol> Reader<D> {
             if let Err(end) = taken {
                 break Err(end);
             }
-            if sinks.inbox.is_full(&sinks.link.common.config) {
+            if sinks.inbox.is_full(&sinks.connection.shared.config) {
                 self.paused = true;
                 break Ok(StopReason::Full);
             }
@@ -207,11 +210,11 @@ impl<D: Protocol> Reader<D> {
                 break Ok(StopReason::Answers);
             }
         };
-        if frames > 0 && !sinks.host.seen(sinks.host.now()) {
+        if frames > 0 && !sinks.handler.on_frame(sinks.handler.now()) {
             return (at, Err(CloseReason::Reaped));
         }
         if self.paused {
-            sinks.host.paused(true);
+            sinks.handler.on_read_paused(true);
         }
         (at, outcome)
     }
@@ -221,30 +224,30 @@ impl<D: Protocol> Reader<D> {
         control: Control,
         sinks: &mut ReadContext<'_, D, H>,
     ) -> Result<(), CloseReason> {
-        let tokens = sinks.link.common.features.ping_tokens;
+        let tokens = sinks.connection.shared.features.ping_tokens;
         match control {
             Control::Ping { token } => sinks.writer.control(&Control::Pong { token })?,
-            Control::Pong { token } if tokens && sinks.writer.answered(token, sinks.link) => {}
+            Control::Pong { token } if tokens && sinks.writer.answered(token, sinks.connection) => {}
             Control::Pong { token } => {
-                if let Some(rtt) = sinks.link.pong(token, tokens) {
-                    sinks.host.rtt(rtt);
+                if let Some(rtt) = sinks.connection.pong(token, tokens) {
+                    sinks.handler.on_rtt(rtt);
                     if !sinks.inbox.has_numbers() {
-                        sinks.link.forget();
+                        sinks.connection.forget();
                     }
                 }
             }
             Control::Goodbye(goodbye) => {
-                sinks.host.goodbye(goodbye);
+                sinks.handler.on_goodbye(goodbye);
                 return Err(CloseReason::Goodbye(goodbye));
             }
             // The decoder has dropped the message.
             Control::Abort { .. } => {}
             Control::GetPeers { max } => {
-                let interval = sinks.link.common.config.peers_interval;
+                let interval = sinks.connection.shared.config.peers_interval;
                 if self.peers_told.as_ref().is_none_or(|told| told.elapsed() >= interval) {
                     self.peers_told = Some(Box::new(Instant::now()));
-                    let most = usize::from(max).min(sinks.link.common.limits.peers);
-                    let mut peers = sinks.host.peers_asked(most);
+                    let most = usize::from(max).min(sinks.connection.shared.limits.peers);
+                    let mut peers = sinks.handler.on_get_peers(most);
                     peers.truncate(most);
                     sinks.writer.control(&Control::Peers(peers))?;
                 }
@@ -252,7 +255,7 @@ impl<D: Protocol> Reader<D> {
             // Nobody is told what was not asked for: an unasked list is a flood's beginning.
             Control::Peers(peers) => {
                 if std::mem::take(&mut self.peers_asked) {
-                    sinks.host.peers_told(peers);
+                    sinks.handler.on_peers(peers);
                 }
             }
         }
@@ -265,8 +268,8 @@ impl<D: Protocol> Reader<D> {
     }
 
     /// What was read is here already, so it is kept and counted even if the ceiling refuses: the rest of a frame, or what was in
-    /// hand when reading stopped before its end. But a message that the node has no memory to put together ends the link.
-    fn keep(&mut self, rest: &[u8], link: &Connection) -> Result<(), CloseReason> {
+    /// hand when reading stopped before its end. But a message that the node has no memory to put together ends the connection.
+    fn keep(&mut self, rest: &[u8], connection: &Connection) -> Result<(), CloseReason> {
         let buffered = self.decoder.buffered();
         let held = rest.len() + buffered;
         if held == 0 {
@@ -274,14 +277,14 @@ impl<D: Protocol> Reader<D> {
             return Ok(());
         }
         let kept = self.kept.get_or_insert_with(|| {
-            Box::new(Unparsed { rest: Vec::new(), held: Reservation::empty(&link.common.budget) })
+            Box::new(Unparsed { rest: Vec::new(), held: MemoryReservation::empty(&connection.shared.budget) })
         });
         kept.rest = rest.to_vec();
         if kept.held.resize(held) {
             return Ok(());
         }
         // Of a pause's rest, which is many frames, the one that goes on with the message counts here.
-        let window = link.common.limits.window;
+        let window = connection.shared.limits.window;
         let message = if buffered > 0 { buffered + rest.len().min(window) } else { 0 };
         if message > 2 * window && !kept.held.resize(buffered) {
             return Err(CloseReason::Ceiling);
@@ -294,27 +297,27 @@ impl<D: Protocol> Reader<D> {
 fn take<D: Protocol, H: ConnectionHandler>(
     lane: Lane,
     head: MessageHeader,
-    (payload, cover): (Payload<'_>, Option<&mut Reservation>),
+    (payload, cover): (Payload<'_>, Option<&mut MemoryReservation>),
     sinks: &mut ReadContext<'_, D, H>,
 ) -> Result<(), CloseReason> {
     match head {
-        MessageHeader::Event { kind } => match sinks.link.answered_in_place(kind, payload) {
-            Some(payload) => sinks.inbox.event(sinks.host, sinks.link, (lane, kind, payload), cover),
+        MessageHeader::Event { kind } => match sinks.connection.answered_in_place(kind, payload) {
+            Some(payload) => sinks.inbox.event(sinks.handler, sinks.connection, (lane, kind, payload), cover),
             None => Ok(()),
         },
         MessageHeader::Request { id, kind } => {
-            if sinks.link.is_flooded() {
+            if sinks.connection.is_flooded() {
                 return Err(CloseReason::Flood);
             }
-            sinks.inbox.request(sinks.host, sinks.link, id, (lane, kind, payload), cover)
+            sinks.inbox.request(sinks.handler, sinks.connection, id, (lane, kind, payload), cover)
         }
         MessageHeader::Response { id, status } => {
             // A late or foreign one reaches nobody.
-            sinks.link.answered(id, status, payload.into_bytes());
+            sinks.connection.answered(id, status, payload.into_bytes());
             Ok(())
         }
         MessageHeader::Cancel { id } => {
-            sinks.inbox.cancel(sinks.link, id);
+            sinks.inbox.cancel(sinks.connection, id);
             Ok(())
         }
     }

@@ -10,15 +10,16 @@
 //! [`Cursor::in_message`] or [`LaneWriter::open`].
 //!
 //! Invariant 17. Statement: a peer that takes nothing costs nobody but itself, and is not kept for ever. Enforced by: only the
-//! link's own task writes to its stream, without waiting and with no lock held; since when it takes nothing is one word of the
-//! link, and past the write stall the maintenance departs the peer. Breaks if: a caller's thread writes to a stream, or
+//! connection's own task writes to its stream, without waiting and with no lock held; since when it takes nothing is one word of the
+//! connection, and past the write stall the maintenance departs the peer. Breaks if: a caller's thread writes to a stream, or
 //! progress is noted while something waits and nothing was taken.
 
-mod busy;
-mod flight;
-mod gather;
-mod glance;
-mod spare;
+mod buffer_cache;
+mod bulk_window;
+mod fast_path;
+pub(super) mod outbox;
+mod schedule;
+mod write_state;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -32,19 +33,19 @@ use crate::base::Lane;
 use crate::transport::Stream;
 use crate::wire::{Chunks, Control, Protocol};
 
-use super::budget::Reservation;
-use super::end::CloseReason;
-use super::host::ConnectionHandler;
-use super::shared::{Connection, Positions};
+use super::budget::MemoryReservation;
+use super::close_reason::CloseReason;
+use super::handle::{Connection, ResumePoints};
+use super::handler::ConnectionHandler;
 use crate::broadcast::state::StateCursor;
 use crate::broadcast::{Batch, LogCursor, LogPositions};
 
-use flight::BulkWindow;
+use bulk_window::BulkWindow;
 
 /// Gathers and writes.
 pub(super) struct Writer<D: Protocol> {
-    dialect: Arc<D>,
-    footing: LogPositions,
+    protocol: Arc<D>,
+    positions: LogPositions,
     state: StateCursor,
     /// Whether the far end is on this machine.
     is_local: bool,
@@ -52,7 +53,7 @@ pub(super) struct Writer<D: Protocol> {
     busy: Option<Box<WriteState>>,
 }
 
-/// What only a writer that writes needs; a link that sleeps has none. See [`spare`].
+/// What only a writer that writes needs; a connection that sleeps has none. See [`buffer_cache`].
 #[derive(Default)]
 struct WriteState {
     lanes: [LaneWriter; 3],
@@ -64,7 +65,7 @@ struct WriteState {
     own: usize,
     /// Covers `own`, and each large message of a queue until its last byte is written: a slice pins the whole. None where there
     /// was nothing to cover yet.
-    held: Option<Reservation>,
+    held: Option<MemoryReservation>,
     /// Something was written since the stream was last flushed.
     unflushed: bool,
     /// Bytes written since the writer last slept.
@@ -133,8 +134,8 @@ pub(super) enum Written {
 }
 
 impl<D: Protocol> Writer<D> {
-    pub(super) fn new(dialect: Arc<D>, footing: LogPositions, state: StateCursor) -> Self {
-        Self { dialect, footing, state, is_local: false, busy: None }
+    pub(super) fn new(protocol: Arc<D>, positions: LogPositions, state: StateCursor) -> Self {
+        Self { protocol, positions, state, is_local: false, busy: None }
     }
 
     /// What goes out before anything else; `is_local`: to an end on this machine.
@@ -157,15 +158,15 @@ impl<D: Protocol> Writer<D> {
         if busy.control.len() > MAX_CONTROL {
             return Err(CloseReason::Flood);
         }
-        // What the dialect has no word for is left out.
-        let _ = self.dialect.encode_control(control, &mut busy.control);
+        // What the protocol has no word for is left out.
+        let _ = self.protocol.encode_control(control, &mut busy.control);
         Ok(())
     }
 
     /// Whether a log or the state table has something that was not taken yet and may go.
     pub(super) fn has_news(&self) -> bool {
         match &self.busy {
-            None => self.state.has_unread() || self.footing.unread().contains(&true),
+            None => self.state.has_unread() || self.positions.unread().contains(&true),
             Some(busy) => self.state.has_unread() || self.has_more(busy),
         }
     }
@@ -173,12 +174,12 @@ impl<D: Protocol> Writer<D> {
     fn has_more(&self, busy: &WriteState) -> bool {
         let held = busy.flight.holds();
         let mut lanes = busy.lanes.iter().enumerate().filter(|(at, _)| *at != BULK || !held);
-        lanes.any(|(at, lane)| lane.stride.has_unread(self.footing.member(at)) || !lane.batch.is_empty())
+        lanes.any(|(at, lane)| lane.stride.has_unread(self.positions.member(at)) || !lane.batch.is_empty())
     }
 
     /// What a writer that sleeps finds.
     fn news(&self) -> News {
-        match (self.footing.unread(), self.state.has_unread()) {
+        match (self.positions.unread(), self.state.has_unread()) {
             ([false, false, false], false) => News::None,
             ([true, false, false], false) => News::Only(URGENT),
             ([false, true, false], false) => News::Only(NORMAL),
@@ -192,24 +193,26 @@ impl<D: Protocol> Writer<D> {
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
-        link: &Connection,
-        host: &H,
+        connection: &Connection,
+        handler: &H,
         gather: Gather,
     ) -> Result<Written, CloseReason> {
-        if self.busy.is_none() && !link.has_orders() {
+        if self.busy.is_none() && !connection.has_orders() {
             match self.news() {
                 News::None => return Ok(Written::All),
-                News::Only(at) if gather != Gather::None && self.glance(at, stream, cx, link, host)? => {
+                News::Only(at)
+                    if gather != Gather::None && self.glance(at, stream, cx, connection, handler)? =>
+                {
                     return Ok(Written::All);
                 }
                 News::Only(_) | News::Some => {}
             }
         }
         let mut busy = self.wake();
-        let written = self.poll_awake(&mut busy, stream, cx, link, host, gather);
+        let written = self.poll_awake(&mut busy, stream, cx, connection, handler, gather);
         let rests = matches!(written, Ok(Written::All)) && self.follow(&busy);
         if rests {
-            spare::put(busy);
+            buffer_cache::put(busy);
         } else {
             self.busy = Some(busy);
         }
@@ -221,27 +224,27 @@ impl<D: Protocol> Writer<D> {
         busy: &mut WriteState,
         stream: &mut S,
         cx: &mut Context<'_>,
-        link: &Connection,
-        host: &H,
+        connection: &Connection,
+        handler: &H,
         gather: Gather,
     ) -> Result<Written, CloseReason> {
-        let written = self.poll_rounds(busy, stream, cx, link, host, gather);
+        let written = self.poll_rounds(busy, stream, cx, connection, handler, gather);
         // Also where the stream is full: a slow peer that always has more to come makes progress too, and producers wait
         // for it only while that is seen. Also where it has failed: what it took before was written, if it is out.
         if busy.unflushed {
             match Pin::new(&mut *stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
                     busy.unflushed = false;
-                    // What hung in the flush is written, and nothing else waits for the stream or the peer: the link may
+                    // What hung in the flush is written, and nothing else waits for the stream or the peer: the connection may
                     // sleep from here, and nobody would end the stall then.
                     if matches!(written, Ok(Written::All | Written::More)) && !busy.flight.holds() {
-                        link.write_progress(None);
+                        connection.write_progress(None);
                     }
                 }
                 Poll::Ready(Err(error)) => return Err(written.err().unwrap_or(CloseReason::Io(error))),
                 Poll::Pending => {
                     written?;
-                    link.write_waits(host.now());
+                    connection.write_waits(handler.now());
                     self.block(busy);
                     return Ok(Written::Blocked);
                 }
@@ -259,25 +262,25 @@ impl<D: Protocol> Writer<D> {
         busy.lanes
             .iter()
             .enumerate()
-            .for_each(|(at, lane)| lane.stride.mark_blocked(self.footing.member(at)));
+            .for_each(|(at, lane)| lane.stride.mark_blocked(self.positions.member(at)));
     }
 
     fn publish(&self, busy: &mut WriteState) {
-        busy.lanes.iter_mut().enumerate().for_each(|(at, lane)| lane.stride.publish(self.footing.member(at)));
+        busy.lanes.iter_mut().enumerate().for_each(|(at, lane)| lane.stride.publish(self.positions.member(at)));
     }
 
     /// What it writes with: what it has, or the thread's.
     fn wake(&mut self) -> Box<WriteState> {
         self.busy.take().unwrap_or_else(|| {
-            let mut busy = spare::take();
+            let mut busy = buffer_cache::take();
             for (at, lane) in busy.lanes.iter_mut().enumerate() {
-                lane.stride = self.footing.cursor(at);
+                lane.stride = self.positions.cursor(at);
             }
             busy
         })
     }
 
-    /// Whether nothing is left to write, nothing half written: then the footing is where the strides were.
+    /// Whether nothing is left to write, nothing half written: then the positions is where the strides were.
     fn follow(&mut self, busy: &WriteState) -> bool {
         let WriteState { lanes, control, round, held, unflushed, flight, .. } = busy;
         let covers = held.as_ref().is_some_and(|held| held.bytes() > 0);
@@ -286,7 +289,7 @@ impl<D: Protocol> Writer<D> {
         }
         let mut lanes = lanes.iter().enumerate();
         lanes.all(|(at, lane)| {
-            lane.open.is_none() && lane.batch.is_empty() && self.footing.save(at, &lane.stride)
+            lane.open.is_none() && lane.batch.is_empty() && self.positions.save(at, &lane.stride)
         })
     }
 
@@ -295,40 +298,40 @@ impl<D: Protocol> Writer<D> {
         busy: &mut WriteState,
         stream: &mut S,
         cx: &mut Context<'_>,
-        link: &Connection,
-        host: &H,
+        connection: &Connection,
+        handler: &H,
         gather: Gather,
     ) -> Result<Written, CloseReason> {
-        busy.mend(&self.footing)?;
-        let (before, turn) = (busy.written, link.common.config.batch as u64 / 4);
+        busy.mend(&self.positions)?;
+        let (before, turn) = (busy.written, connection.shared.config.write_batch_bytes as u64 / 4);
         for _ in 0..ROUNDS {
             if busy.round.is_empty() {
-                self.gather(busy, link, host, gather)?;
+                self.gather(busy, connection, handler, gather)?;
                 if busy.round.is_empty() {
-                    if gather == Gather::All && self.holds_back(busy, link) {
-                        link.write_waits(host.now());
+                    if gather == Gather::All && self.holds_back(busy, connection) {
+                        connection.write_waits(handler.now());
                         return Ok(Written::Held);
                     }
                     // What hangs in a flush is not written yet.
                     if !busy.unflushed {
-                        link.write_progress(None);
+                        connection.write_progress(None);
                     }
                     return Ok(Written::All);
                 }
             }
             while !busy.round.is_empty() {
-                match busy.write_once(stream, cx, link) {
+                match busy.write_once(stream, cx, connection) {
                     Poll::Ready(Ok(count)) => {
-                        host.traffic(0, count);
+                        handler.on_traffic(0, count);
                         // Where bulk waits for the peer's process, what its kernel takes is no progress: only an answer is.
                         if !busy.flight.holds() {
-                            link.write_progress(None);
+                            connection.write_progress(None);
                         }
                     }
                     Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
                     Poll::Pending => {
-                        link.write_waits(host.now());
-                        busy.release(link);
+                        connection.write_waits(handler.now());
+                        busy.release(connection);
                         return Ok(Written::Blocked);
                     }
                 }
@@ -341,30 +344,30 @@ impl<D: Protocol> Writer<D> {
     }
 
     /// Whether there is bulk that must wait until the peer has taken more.
-    fn holds_back(&self, busy: &WriteState, link: &Connection) -> bool {
+    fn holds_back(&self, busy: &WriteState, connection: &Connection) -> bool {
         let lane = &busy.lanes[BULK];
         busy.flight.room() == 0
             && (lane.open.is_some()
-                || lane.stride.has_unread(self.footing.member(BULK))
-                || link.has_outgoing(LANES[BULK]))
+                || lane.stride.has_unread(self.positions.member(BULK))
+                || connection.has_outgoing(LANES[BULK]))
     }
 
     /// The peer has answered a mark in our bulk; `false` if the token is not one of those.
-    pub(super) fn answered(&mut self, token: u64, link: &Connection) -> bool {
+    pub(super) fn answered(&mut self, token: u64, connection: &Connection) -> bool {
         if !BulkWindow::is_mark(token) {
             return false;
         }
         if let Some(busy) = &mut self.busy
             && busy.flight.answered(token, Instant::now())
         {
-            link.write_progress(None);
+            connection.write_progress(None);
         }
         true
     }
 
     /// Where the cursors stand now.
-    pub(super) fn positions(&self) -> Positions {
-        self.footing.states().resume_points()
+    pub(super) fn positions(&self) -> ResumePoints {
+        self.positions.states().resume_points()
     }
 }
 
@@ -373,7 +376,7 @@ const LANES: [Lane; 3] = [Lane::Urgent, Lane::Normal, Lane::Bulk];
 const URGENT: usize = 0;
 const NORMAL: usize = 1;
 const BULK: usize = 2;
-/// Rounds in one poll before other tasks get their turn, unless a quarter of the largest was written before. The links of a broadcast
+/// Rounds in one poll before other tasks get their turn, unless a quarter of the largest was written before. The connections of a broadcast
 /// write the same bytes one after the other: what one has written is still in the cache for the next, if it was not too much.
 const ROUNDS: usize = 2;
 /// Control bytes that may wait. A peer that makes us answer more than it reads is flooding.

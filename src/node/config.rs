@@ -39,7 +39,7 @@ pub struct NodeConfig {
     /// Peers that the pool makes room for at the start; a hint. Default 0: as the limits suggest.
     pub expected_peers: usize,
     /// Bounds of each link.
-    pub link: ConnectionConfig,
+    pub connection: ConnectionConfig,
     /// Caps of messages.
     pub wire: WireLimits,
     /// Ring of each of the three broadcast logs. Default 8 MiB: what a slow peer may fall behind. A message may take half of it.
@@ -126,7 +126,7 @@ impl NodeConfig {
             seeds: Vec::new(),
             trusted: Vec::new(),
             expected_peers: pool.expected_peers,
-            link: ConnectionConfig::default(),
+            connection: ConnectionConfig::default(),
             wire: WireLimits::default(),
             log_ring_bytes: 8 * 1024 * 1024,
             max_state_keys: 1024,

@@ -52,7 +52,7 @@ impl Rec {
             happened: Arc::default(),
             on_event: Arc::new(|_, _, _| Handled::Done),
             on_request: Arc::new(|_, _, payload, responder| {
-                let _ = responder.answer(payload);
+                let _ = responder.respond(payload);
                 Handled::Done
             }),
             on_connected: Arc::new(|_| {}),

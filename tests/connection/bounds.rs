@@ -6,7 +6,7 @@ use std::time::Duration;
 use peerpool::base::{Lane, Tick};
 use peerpool::broadcast::LagPolicy;
 use peerpool::connection::{
-    CloseReason, ConnectionConfig, ConnectionHandler, Handled, Message, Reservation, SendError,
+    CloseReason, ConnectionConfig, ConnectionHandler, Handled, MemoryReservation, Message, SendError,
 };
 use peerpool::wire::{Control, MessageHeader, Native};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,34 +17,34 @@ use crate::toy::Toy;
 
 #[tokio::test(start_paused = true)]
 async fn a_full_lane_gives_the_message_back() {
-    let link = ConnectionConfig { outbox_messages: 3, ..ConnectionConfig::default() };
-    let side = Side::with(Native::default(), Plan { link, ..Plan::default() });
+    let connection = ConnectionConfig { outbox_messages: 3, ..ConnectionConfig::default() };
+    let side = Side::with(Native::default(), Plan { connection, ..Plan::default() });
     let prepared = side.prepare();
     for n in 0..3 {
-        prepared.link().send(Message::new(n, "x")).unwrap();
+        prepared.connection().send(Message::new(n, "x")).unwrap();
     }
-    let SendError::Full(back) = prepared.link().send(Message::new(9, "mine")).unwrap_err() else {
+    let SendError::Full(back) = prepared.connection().send(Message::new(9, "mine")).unwrap_err() else {
         panic!("full")
     };
     assert_eq!(back, Message::new(9, "mine"));
-    prepared.link().send(Message::new(1, "other lane").urgent()).unwrap();
+    prepared.connection().send(Message::new(1, "other lane").urgent()).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_message_that_no_dialect_can_say_comes_back() {
     let native = Side::new(Native::default());
-    let link = native.prepare();
+    let connection = native.prepare();
     let too_large = Message::new(1, vec![0; 256 * 1024 + 1]).urgent();
-    assert!(matches!(link.link().send(too_large), Err(SendError::Refused { .. })));
+    assert!(matches!(connection.connection().send(too_large), Err(SendError::Refused { .. })));
     let toy = Side::new(Toy::new());
-    let link = toy.prepare();
+    let connection = toy.prepare();
     assert!(matches!(
-        link.link().send(Message::new(1, vec![0; 32 * 1024 + 1])),
+        connection.connection().send(Message::new(1, vec![0; 32 * 1024 + 1])),
         Err(SendError::Refused { .. })
     ));
-    let refused = link.link().request(Message::new(1, "no ids"), WAIT).await;
+    let refused = connection.connection().request(Message::new(1, "no ids"), WAIT).await;
     assert!(refused.is_err());
-    assert_eq!(link.link().waiting().requests, 0);
+    assert_eq!(connection.connection().pending_counts().outbound_requests, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -52,25 +52,25 @@ async fn the_ceiling_holds_with_every_link_stuck_and_all_comes_back() {
     let ceiling = 1 << 20;
     let side = Side::with(Native::default(), Plan { budget: ceiling, ..Plan::default() });
     let mut far = Vec::new();
-    let mut links = Vec::new();
+    let mut connections = Vec::new();
     for _ in 0..8 {
         let (near, other) = pipe(4096);
         far.push(other);
-        links.push(side.start(near, Ear::new()));
+        connections.push(side.start(near, Ear::new()));
     }
     let mut refused = 0;
     for _ in 0..40 {
-        for running in &links {
+        for running in &connections {
             let message = Message::new(1, vec![7; 100_000]).bulk();
-            refused += usize::from(running.link.send(message).is_err());
+            refused += usize::from(running.connection.send(message).is_err());
         }
         settle().await;
         assert!(side.budget.used() <= ceiling);
     }
     // Eleven of 100 kB at the most: what a writer has taken out of a queue counts as well.
     assert_eq!(8 * 40 - refused, ceiling / (100_000 + 40), "taken");
-    for running in links {
-        running.link.close(peerpool::pool::DisconnectReason::Requested, None);
+    for running in connections {
+        running.connection.close(peerpool::pool::DisconnectReason::Requested, None);
         running.end().await;
     }
     assert_eq!(side.budget.used(), 0);
@@ -82,11 +82,14 @@ async fn the_ceiling_covers_a_large_message_while_it_is_being_sent() {
     let side = Side::with(Native::default(), Plan { budget: 10 << 20, ..Plan::default() });
     let (near, far) = pipe(4096);
     let running = side.start(near, Ear::new());
-    running.link.send(Message::new(1, vec![1; 6 << 20]).bulk()).unwrap();
+    running.connection.send(Message::new(1, vec![1; 6 << 20]).bulk()).unwrap();
     settle().await;
-    assert_eq!(running.link.waiting().messages, 0, "the writer has it");
+    assert_eq!(running.connection.pending_counts().queued_messages, 0, "the writer has it");
     assert!(side.budget.used() >= 6 << 20, "held: {}", side.budget.used());
-    assert!(matches!(running.link.send(Message::new(1, vec![1; 6 << 20]).bulk()), Err(SendError::Full(_))));
+    assert!(matches!(
+        running.connection.send(Message::new(1, vec![1; 6 << 20]).bulk()),
+        Err(SendError::Full(_))
+    ));
     let mut far = side.by_hand(far);
     assert!(matches!(far.message().await, Some(Item::Message(Lane::Bulk, _, body)) if body.len() == 6 << 20));
     settle().await;
@@ -102,7 +105,7 @@ async fn a_peer_that_asks_and_never_reads_the_answers_floods() {
         Handled::Done
     });
     let running = side.start(near, ear);
-    let link = Arc::clone(&running.link);
+    let connection = Arc::clone(&running.connection);
     let mut far = side.by_hand(far);
     let asking = tokio::spawn(async move {
         let (mut out, speaker) = (bytes::BytesMut::new(), Side::new(Native::default()));
@@ -116,7 +119,11 @@ async fn a_peer_that_asks_and_never_reads_the_answers_floods() {
                 if far.stream.write_all(&out.split()).await.is_err() {
                     break;
                 }
-                assert!(link.waiting().messages < 5_000, "answers pile up: {:?}", link.waiting());
+                assert!(
+                    connection.pending_counts().queued_messages < 5_000,
+                    "answers pile up: {:?}",
+                    connection.pending_counts()
+                );
             }
         }
         far
@@ -133,7 +140,7 @@ async fn a_flood_of_pings_ends_the_link() {
     let mut far = side.by_hand(far);
     let ping = side.control(&Control::Ping { token: 1 });
     let flood: Vec<u8> = std::iter::repeat_n(&ping[..], 10_000).flatten().copied().collect();
-    // The link ends before it has taken all.
+    // The connection ends before it has taken all.
     let _ = far.stream.write_all(&flood).await;
     assert!(matches!(running.end().await, CloseReason::Flood));
 }
@@ -145,10 +152,10 @@ async fn a_reader_that_never_reads_is_told_by_its_stall() {
     let ear = Ear::new();
     let running = side.start(near, ear.clone());
     settle().await;
-    assert_eq!(running.link.stalled(ear.now()), Duration::ZERO);
-    running.link.send(Message::new(1, vec![0; 10_000])).unwrap();
+    assert_eq!(running.connection.stalled_for(ear.now()), Duration::ZERO);
+    running.connection.send(Message::new(1, vec![0; 10_000])).unwrap();
     tokio::time::sleep(Duration::from_secs(20)).await;
-    let stalled = running.link.stalled(ear.now());
+    let stalled = running.connection.stalled_for(ear.now());
     assert!(stalled >= Duration::from_secs(19), "{stalled:?}");
     let mut buffer = [0; 20_000];
     let mut got = 0;
@@ -156,7 +163,7 @@ async fn a_reader_that_never_reads_is_told_by_its_stall() {
         got += far.read(&mut buffer).await.unwrap();
     }
     settle().await;
-    assert_eq!(running.link.stalled(ear.now()), Duration::ZERO);
+    assert_eq!(running.connection.stalled_for(ear.now()), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
@@ -172,7 +179,7 @@ async fn an_inbox_that_the_ceiling_does_not_cover_stays_paused() {
     }
     settle().await;
     for _ in 0..5 {
-        running.link.ping();
+        running.connection.ping();
         settle().await;
     }
     assert_eq!(
@@ -190,7 +197,7 @@ async fn an_inbox_that_the_ceiling_does_not_cover_stays_paused() {
 fn greedy(
     side: &Side<Native>,
     then: impl Fn() -> Handled + Send + Sync + 'static,
-) -> (Ear, Arc<Mutex<Option<Reservation>>>) {
+) -> (Ear, Arc<Mutex<Option<MemoryReservation>>>) {
     let (budget, hog) = (Arc::clone(&side.budget), Arc::new(Mutex::new(None)));
     let all = Arc::clone(&hog);
     let ear = Ear::new().on_event(move |_, _, _| {
@@ -217,7 +224,7 @@ async fn a_pause_at_the_ceiling_ends_no_link_and_what_it_keeps_counts() {
     far.send(&event.repeat(count)).await;
     settle().await;
     assert_eq!(ear.count(|one| *one == Heard::Paused(true)), 1);
-    assert!(running.link.is_open());
+    assert!(running.connection.is_open());
     let (used, limit) = (side.budget.used(), side.budget.limit());
     assert!(used > limit + 100 * 1024 && used < limit + 128 * 1024, "{used} of {limit}");
     go.add_permits(count);
@@ -225,7 +232,7 @@ async fn a_pause_at_the_ceiling_ends_no_link_and_what_it_keeps_counts() {
     *hog.lock().unwrap() = None;
     settle().await;
     assert_eq!(side.budget.used(), 0);
-    assert!(running.link.is_open());
+    assert!(running.connection.is_open());
 }
 
 #[tokio::test(start_paused = true)]
@@ -249,23 +256,23 @@ async fn large_messages_that_wait_for_their_handlers_are_counted_or_not_kept() {
     const SIZE: usize = 6 << 20;
     // Room for one of them and for what another one takes while it comes in, but not for two that wait.
     let side = Side::with(Native::default(), Plan { budget: 10 << 20, ..Plan::default() });
-    let mut links = Vec::new();
+    let mut connections = Vec::new();
     for _ in 0..4 {
         let (near, far) = pipe(64 * 1024);
         let ear = Ear::new().on_event(|_, _, _| Handled::later(std::future::pending()));
-        links.push((side.start(near, ear), side.by_hand(far)));
+        connections.push((side.start(near, ear), side.by_hand(far)));
     }
     let large = side.event(Lane::Bulk, 1, &vec![1; SIZE]);
     let mut waiting = 0;
-    for (running, far) in &mut links {
+    for (running, far) in &mut connections {
         far.send(&side.event(Lane::Normal, 1, b"the handler is busy from now on")).await;
         let sent = far.stream.write_all(&large).await;
         settle().await;
-        waiting += usize::from(sent.is_ok() && running.link.is_open());
+        waiting += usize::from(sent.is_ok() && running.connection.is_open());
         assert!(side.budget.used() >= waiting * SIZE, "{} for {waiting}", side.budget.used());
     }
     assert_eq!(waiting, 1);
-    links.iter().for_each(|(running, _)| running.task.abort());
+    connections.iter().for_each(|(running, _)| running.task.abort());
     settle().await;
     assert_eq!(side.budget.used(), 0);
 }
@@ -312,7 +319,7 @@ async fn a_producer_that_waits_makes_no_slow_peer_lag() {
     let reading = tokio::spawn(async move {
         let mut messages = 0;
         loop {
-            // Some 160 kB a second: the queue at the link is never empty.
+            // Some 160 kB a second: the queue at the connection is never empty.
             tokio::time::sleep(Duration::from_millis(100)).await;
             let mut taken = 0;
             while taken < 16 {
@@ -344,5 +351,5 @@ async fn a_producer_that_waits_makes_no_slow_peer_lag() {
     let (got, _far) = tokio::time::timeout(WAIT * 100, reading).await.unwrap().unwrap();
     assert_eq!(got, 2_000);
     assert_eq!(log.stats().skipped, 0);
-    assert!(running.link.is_open());
+    assert!(running.connection.is_open());
 }

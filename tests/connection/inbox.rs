@@ -11,8 +11,8 @@ use peerpool::wire::{Control, MessageHeader, Native, Protocol, Status};
 use crate::harness::*;
 use crate::toy::Toy;
 
-async fn events_run_one_at_a_time_in_order<D: Protocol>(dialect: D) {
-    let side = Side::new(dialect);
+async fn events_run_one_at_a_time_in_order<D: Protocol>(protocol: D) {
+    let side = Side::new(protocol);
     let (near, far) = pipe(64 * 1024);
     let busy = Arc::new(AtomicUsize::new(0));
     let done = Arc::new(Mutex::new(Vec::new()));
@@ -48,9 +48,9 @@ async fn events_run_one_at_a_time_in_order_toy() {
 }
 
 /// A full inbox pauses reading, and only that; when half is done it goes on, and nothing is lost.
-async fn a_full_inbox_pauses_reading_and_resumes<D: Protocol>(dialect: D) {
-    let link = ConnectionConfig { inbox_messages: 8, ..ConnectionConfig::default() };
-    let side = Side::with(dialect, Plan { link, ..Plan::default() });
+async fn a_full_inbox_pauses_reading_and_resumes<D: Protocol>(protocol: D) {
+    let connection = ConnectionConfig { inbox_messages: 8, ..ConnectionConfig::default() };
+    let side = Side::with(protocol, Plan { connection, ..Plan::default() });
     let (near, far) = pipe(256);
     let go = Arc::new(tokio::sync::Semaphore::new(0));
     let gate = Arc::clone(&go);
@@ -95,8 +95,8 @@ async fn a_full_inbox_pauses_reading_and_resumes_toy() {
 
 #[tokio::test(start_paused = true)]
 async fn an_inbox_full_of_bytes_pauses_too() {
-    let link = ConnectionConfig { inbox_bytes: 10_000, ..ConnectionConfig::default() };
-    let side = Side::with(Native::default(), Plan { link, ..Plan::default() });
+    let connection = ConnectionConfig { inbox_bytes: 10_000, ..ConnectionConfig::default() };
+    let side = Side::with(Native::default(), Plan { connection, ..Plan::default() });
     let (near, far) = pipe(64 * 1024);
     let ear = Ear::new().on_event(|_, _, _| Handled::later(tokio::time::sleep(Duration::from_secs(1))));
     let _running = side.start(near, ear.clone());
@@ -120,8 +120,8 @@ async fn while_a_handler_sleeps_control_and_responses_are_parsed() {
     far.send(&side.event(Lane::Normal, 1, b"sleep")).await;
     far.send(&side.event(Lane::Normal, 2, b"waits")).await;
     ear.until_events(1).await;
-    let link = Arc::clone(&running.link);
-    let asking = tokio::spawn(async move { link.request(Message::new(3, "?"), WAIT).await });
+    let connection = Arc::clone(&running.connection);
+    let asking = tokio::spawn(async move { connection.request(Message::new(3, "?"), WAIT).await });
     let Some(Item::Message(_, MessageHeader::Request { id, .. }, _)) = far.message().await else { panic!() };
     far.send(&side.encode(Lane::Normal, &MessageHeader::Response { id, status: Status::Ok }, b"!")).await;
     assert_eq!(asking.await.unwrap().unwrap(), "!");
@@ -148,7 +148,7 @@ async fn requests_run_beside_events_and_at_most_sixteen_at_a_time() {
             Handled::later(async move {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 at_work.fetch_sub(1, Ordering::SeqCst);
-                responder.answer(payload).unwrap();
+                responder.respond(payload).unwrap();
             })
         },
     );
@@ -159,7 +159,7 @@ async fn requests_run_beside_events_and_at_most_sixteen_at_a_time() {
         far.ask(id, 1, &id.to_le_bytes()).await;
     }
     settle().await;
-    assert_eq!(running.link.waiting().answering, 16);
+    assert_eq!(running.connection.pending_counts().inbound_requests, 16);
     let mut answered = std::collections::BTreeSet::new();
     for _ in 0..50 {
         let Some(Item::Message(_, MessageHeader::Response { id, status: Status::Ok }, body)) =
@@ -172,19 +172,19 @@ async fn requests_run_beside_events_and_at_most_sixteen_at_a_time() {
     }
     assert!(answered.into_iter().eq(0..50));
     assert_eq!(most.load(Ordering::SeqCst), 16);
-    assert_eq!(running.link.waiting().answering, 0);
+    assert_eq!(running.connection.pending_counts().inbound_requests, 0);
 }
 
-/// A cell for a link that its own host needs to know.
+/// A cell for a connection that its own host needs to know.
 type Known = Arc<OnceLock<Arc<Connection>>>;
 
 /// Answers `kind` 0; for an event asks back and reports what came.
 fn asks_back(known: &Known, got: &Arc<Mutex<Vec<String>>>) -> Ear {
     let (known, got) = (Arc::clone(known), Arc::clone(got));
     Ear::new().on_event(move |_, _, _| {
-        let (link, got) = (Arc::clone(known.get().unwrap()), Arc::clone(&got));
+        let (connection, got) = (Arc::clone(known.get().unwrap()), Arc::clone(&got));
         Handled::later(async move {
-            let answer = link.request(Message::new(0, "from a handler"), WAIT).await;
+            let answer = connection.request(Message::new(0, "from a handler"), WAIT).await;
             got.lock().unwrap().push(format!("{answer:?}"));
         })
     })
@@ -198,11 +198,11 @@ async fn handlers_that_ask_each_other_from_both_ends_do_not_deadlock() {
     let got = Arc::new(Mutex::new(Vec::new()));
     let left = side.start(near, asks_back(&one, &got));
     let right = side.start(far, asks_back(&other, &got));
-    one.set(Arc::clone(&left.link)).unwrap();
-    other.set(Arc::clone(&right.link)).unwrap();
+    one.set(Arc::clone(&left.connection)).unwrap();
+    other.set(Arc::clone(&right.connection)).unwrap();
     for _ in 0..20 {
-        left.link.send(Message::new(1, "go")).unwrap();
-        right.link.send(Message::new(1, "go")).unwrap();
+        left.connection.send(Message::new(1, "go")).unwrap();
+        right.connection.send(Message::new(1, "go")).unwrap();
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let got = got.lock().unwrap();
@@ -210,8 +210,8 @@ async fn handlers_that_ask_each_other_from_both_ends_do_not_deadlock() {
     assert!(got.iter().all(|answer| answer.contains("from a handler")), "{got:?}");
 }
 
-async fn a_panic_costs_that_one_link<D: Protocol>(dialect: D, when: &'static str) {
-    let side = Side::new(dialect);
+async fn a_panic_costs_that_one_link<D: Protocol>(protocol: D, when: &'static str) {
+    let side = Side::new(protocol);
     let (near, far) = pipe(1024);
     let (near_too, far_too) = pipe(1024);
     let ear = Ear::new().on_event(move |kind, _, _| match (kind, when) {
@@ -231,7 +231,7 @@ async fn a_panic_costs_that_one_link<D: Protocol>(dialect: D, when: &'static str
     assert!(matches!(running.end().await, CloseReason::HandlerPanic));
     far_too.send(&side.event(Lane::Normal, 2, b"x")).await;
     ear.until_events(2).await;
-    assert!(other.link.is_open());
+    assert!(other.connection.is_open());
 }
 
 #[tokio::test(start_paused = true)]
@@ -249,13 +249,13 @@ async fn a_handler_that_sends_and_closes_its_own_link_is_legal() {
     let known = Known::default();
     let own = Arc::clone(&known);
     let ear = Ear::new().on_event(move |_, _, _| {
-        let link = own.get().unwrap();
-        link.send(Message::new(2, "last words").urgent()).unwrap();
-        link.drain(peerpool::pool::DisconnectReason::Requested, None, Duration::from_secs(1));
+        let connection = own.get().unwrap();
+        connection.send(Message::new(2, "last words").urgent()).unwrap();
+        connection.drain(peerpool::pool::DisconnectReason::Requested, None, Duration::from_secs(1));
         Handled::Done
     });
     let running = side.start(near, ear);
-    known.set(Arc::clone(&running.link)).unwrap();
+    known.set(Arc::clone(&running.connection)).unwrap();
     let mut far = side.by_hand(far);
     far.send(&side.event(Lane::Normal, 1, b"x")).await;
     let said = far.rest().await;

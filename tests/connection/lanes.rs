@@ -18,16 +18,16 @@ pub(crate) fn kind_of(item: &Item) -> Option<u16> {
     }
 }
 
-async fn everything_arrives_whole_and_in_order<D: Protocol>(dialect: D, largest: usize) {
-    let link = ConnectionConfig { outbox_bytes: 64 << 20, ..ConnectionConfig::default() };
-    let side = Side::with(dialect, Plan { link, ring: 64 << 20, ..Plan::default() });
+async fn everything_arrives_whole_and_in_order<D: Protocol>(protocol: D, largest: usize) {
+    let connection = ConnectionConfig { outbox_bytes: 64 << 20, ..ConnectionConfig::default() };
+    let side = Side::with(protocol, Plan { connection, ring: 64 << 20, ..Plan::default() });
     let (near, far) = pipe(8 * 1024);
     let ear = Ear::new();
     let running = side.start(near, Ear::new());
     let listening = side.start(far, ear.clone());
     let body = |n: u16| vec![n as u8; (usize::from(n) * 997) % largest];
     for n in 0..200u16 {
-        assert!(running.link.send(Message::new(n, body(n))).is_ok());
+        assert!(running.connection.send(Message::new(n, body(n))).is_ok());
         side.broadcast(Lane::Normal, 1_000 + n, &body(n));
     }
     // The listener is sent the broadcasts too, so that both directions are busy.
@@ -61,8 +61,8 @@ async fn messages_of_every_size_arrive_whole_and_in_order_toy() {
 }
 
 /// Frames too long for the rest of one to be kept as a copy: nothing may come between their parts.
-async fn nothing_comes_between_the_parts_of_a_long_frame<D: Protocol>(dialect: D) {
-    let side = Side::new(dialect);
+async fn nothing_comes_between_the_parts_of_a_long_frame<D: Protocol>(protocol: D) {
+    let side = Side::new(protocol);
     for room in [1_000, 3_000, 11_000] {
         let (near, far) = pipe(room);
         let running = side.start(near, Ear::new());
@@ -73,9 +73,9 @@ async fn nothing_comes_between_the_parts_of_a_long_frame<D: Protocol>(dialect: D
         let mut far = side.by_hand(far);
         for n in 0..10u16 {
             // Each of these finds the frame half written.
-            running.link.ping();
-            running.link.send(Message::new(500 + n, "beside")).unwrap();
-            running.link.send(Message::new(600 + n, "urgent").urgent()).unwrap();
+            running.connection.ping();
+            running.connection.send(Message::new(500 + n, "beside")).unwrap();
+            running.connection.send(Message::new(600 + n, "urgent").urgent()).unwrap();
             side.state.set(StateKey::of(777), side.event(Lane::Urgent, 777, b"state").freeze()).unwrap();
             settle().await;
             loop {
@@ -112,11 +112,11 @@ async fn a_vote_passes_a_waiting_transfer_of_ten_megabytes() {
     let (near, far) = pipe(16 * 1024);
     let running = side.start(near, Ear::new());
     let mut far = side.by_hand(far);
-    running.link.send(Message::new(1, vec![0; 10 << 20]).bulk()).unwrap();
+    running.connection.send(Message::new(1, vec![0; 10 << 20]).bulk()).unwrap();
     for _ in 0..8 {
         assert_eq!(far.next().await, Some(Item::Chunk));
     }
-    running.link.send(Message::new(2, "vote").urgent()).unwrap();
+    running.connection.send(Message::new(2, "vote").urgent()).unwrap();
     let mut before = 0;
     loop {
         match far.next().await.unwrap() {
@@ -138,12 +138,12 @@ async fn a_lower_lane_that_waits_gets_a_chunk_in_sixteen_and_never_starves() {
     let (near, far) = pipe(16 * 1024);
     let running = side.start(near, Ear::new());
     let mut far = side.by_hand(far);
-    running.link.send(Message::new(1, vec![0; 160 * 1024]).bulk()).unwrap();
+    running.connection.send(Message::new(1, vec![0; 160 * 1024]).bulk()).unwrap();
     let mut bytes = 0usize;
     // Urgent messages wait all the time.
     let done = loop {
-        while running.link.waiting().bytes < 2 << 20 {
-            running.link.send(Message::new(2, vec![0; 16_000]).urgent()).unwrap();
+        while running.connection.pending_counts().queued_bytes < 2 << 20 {
+            running.connection.send(Message::new(2, vec![0; 16_000]).urgent()).unwrap();
         }
         match far.next().await.unwrap() {
             Item::Message(Lane::Urgent, _, body) => bytes += body.len(),
@@ -164,7 +164,7 @@ async fn log_and_queue_take_turns(lane: Lane) {
     let mut far = side.by_hand(far);
     let body = vec![0; 100_000];
     for _ in 0..10 {
-        running.link.send(Message { lane, kind: 1, payload: body.clone().into() }).unwrap();
+        running.connection.send(Message { lane, kind: 1, payload: body.clone().into() }).unwrap();
         side.broadcast(lane, 2, &body);
     }
     let mut kinds = Vec::new();
@@ -178,7 +178,7 @@ async fn log_and_queue_take_turns(lane: Lane) {
     assert!((3..=7).contains(&first_half), "{kinds:?}");
 }
 
-/// The next message, unless the link runs and runs and sends none.
+/// The next message, unless the connection runs and runs and sends none.
 async fn soon<D: Protocol>(far: &mut ByHand<D, tokio::io::DuplexStream>) -> Option<u16> {
     let patience = async {
         for _ in 0..20_000 {
@@ -201,7 +201,7 @@ async fn a_message_that_has_begun_goes_on_though_the_log_begins_to_wait() {
         let running = side.start(near, Ear::new());
         let mut far = side.by_hand(far);
         for _ in 0..4 {
-            running.link.send(Message { lane, kind: 1, payload: vec![0; 100_000].into() }).unwrap();
+            running.connection.send(Message { lane, kind: 1, payload: vec![0; 100_000].into() }).unwrap();
         }
         settle().await;
         side.broadcast(lane, 2, b"small");
@@ -211,7 +211,7 @@ async fn a_message_that_has_begun_goes_on_though_the_log_begins_to_wait() {
         }
         kinds.sort_unstable();
         assert_eq!(kinds, [Some(1), Some(1), Some(1), Some(1), Some(2)], "{lane:?}");
-        running.link.send(Message { lane, kind: 3, payload: "after".into() }).unwrap();
+        running.connection.send(Message { lane, kind: 3, payload: "after".into() }).unwrap();
         assert_eq!(soon(&mut far).await, Some(3), "{lane:?}");
     }
 }
@@ -226,7 +226,7 @@ async fn a_message_does_not_wait_for_a_log_that_has_nothing_for_the_peer() {
         let running = side.start(near, Ear::new());
         let mut far = side.by_hand(far);
         let lane = Lane::Normal;
-        running.link.send(Message { lane, kind: 1, payload: vec![0; 5_000].into() }).unwrap();
+        running.connection.send(Message { lane, kind: 1, payload: vec![0; 5_000].into() }).unwrap();
         settle().await;
         if skipped {
             for _ in 0..100 {
@@ -234,9 +234,9 @@ async fn a_message_does_not_wait_for_a_log_that_has_nothing_for_the_peer() {
             }
         } else {
             let own = side.event(lane, 2, b"from the peer itself");
-            side.log(lane).append(&own, Some(running.link.id())).unwrap();
+            side.log(lane).append(&own, Some(running.connection.id())).unwrap();
         }
-        running.link.send(Message { lane, kind: 3, payload: "after".into() }).unwrap();
+        running.connection.send(Message { lane, kind: 3, payload: "after".into() }).unwrap();
         let mut kinds = Vec::new();
         while kinds.last() != Some(&Some(3)) {
             kinds.push(soon(&mut far).await);
@@ -286,8 +286,8 @@ async fn a_broadcast_on_a_lower_lane_never_starves_behind_a_slow_stream() {
                     side.broadcast(Lane::Urgent, 2, &[0; 16_000]);
                 }
             } else {
-                while running.link.waiting().bytes < 2 << 20 {
-                    running.link.send(Message::new(2, vec![0; 16_000]).urgent()).unwrap();
+                while running.connection.pending_counts().queued_bytes < 2 << 20 {
+                    running.connection.send(Message::new(2, vec![0; 16_000]).urgent()).unwrap();
                 }
             }
             match far.next().await.unwrap() {
@@ -316,7 +316,7 @@ async fn state_gets_its_turn_beside_large_urgent_messages() {
     let running = side.start(near, Ear::new());
     let mut far = side.by_hand(far);
     for _ in 0..20 {
-        running.link.send(Message::new(1, vec![0; 100_000]).urgent()).unwrap();
+        running.connection.send(Message::new(1, vec![0; 100_000]).urgent()).unwrap();
     }
     settle().await;
     side.state.set(StateKey::of(9), side.event(Lane::Urgent, 9, b"tip").freeze()).unwrap();
@@ -426,7 +426,7 @@ async fn state_that_is_set_all_the_time_leaves_an_urgent_message_its_turn(size: 
     set_all();
     let running = side.start(near, Ear::new());
     settle().await;
-    running.link.send(Message::new(1, "vote").urgent()).unwrap();
+    running.connection.send(Message::new(1, "vote").urgent()).unwrap();
     let mut far = side.by_hand(far);
     let (mut before, mut since) = (0, 0);
     loop {
@@ -478,16 +478,17 @@ async fn the_last_append_before_silence_reaches_every_parked_link() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_link_holds_nothing_and_wakes_for_nothing() {
-    let side = Side::with(Native::default(), Plan { link: ConnectionConfig::default(), ..Plan::default() });
+    let side =
+        Side::with(Native::default(), Plan { connection: ConnectionConfig::default(), ..Plan::default() });
     let (near, far) = pipe(1024);
     let ear = Ear::new();
     let running = side.start(near, ear.clone());
     let mut far = side.by_hand(far);
     far.send(&side.event(Lane::Normal, 1, b"x")).await;
     ear.until_events(1).await;
-    running.link.send(Message::new(2, vec![0; 5_000])).unwrap();
+    running.connection.send(Message::new(2, vec![0; 5_000])).unwrap();
     far.message().await.unwrap();
     settle().await;
     assert_eq!(side.budget.used(), 0);
-    assert_eq!(running.link.waiting(), peerpool::connection::Waiting::default());
+    assert_eq!(running.connection.pending_counts(), peerpool::connection::PendingCounts::default());
 }

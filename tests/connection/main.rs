@@ -1,16 +1,16 @@
-//! Links over both dialects: lanes, inbox, requests, bounds, and how they end. Time is paused.
+//! Connections over both protocols: lanes, inbox, requests, bounds, and how they end. Time is paused.
 #![cfg(all(feature = "node", not(peerpool_loom)))]
 
 mod bounds;
-mod ending;
-mod flight;
-mod glance;
-#[path = "../common/link.rs"]
+mod bulk_window;
+mod closing;
+mod fast_path;
+#[path = "../common/connection.rs"]
 mod harness;
 mod inbox;
 mod lanes;
 #[cfg(feature = "timecoin")]
-mod places;
+mod pending_by_kind;
 mod requests;
 #[path = "../common/toy.rs"]
 mod toy;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerpool::base::Lane;
 use peerpool::connection::{
-    AnswerError, CloseReason, ConnectionConfig, Handled, Message, RequestError, Responder,
+    CloseReason, ConnectionConfig, Handled, Message, RequestError, RespondError, Responder,
 };
 use peerpool::pool::DisconnectReason;
 use peerpool::wire::{Control, MessageHeader, Native, Status};
@@ -27,19 +27,19 @@ async fn a_dropped_request_that_was_sent_is_cancelled_and_its_late_answer_reache
     let running = side.start(near, Ear::new());
     let mut far = side.by_hand(far);
     let asking = tokio::spawn({
-        let link = Arc::clone(&running.link);
-        async move { link.request(Message::new(1, "?"), WAIT).await }
+        let connection = Arc::clone(&running.connection);
+        async move { connection.request(Message::new(1, "?"), WAIT).await }
     });
     let id = request_of(far.message().await);
     asking.abort();
     assert!(
         matches!(far.message().await, Some(Item::Message(_, MessageHeader::Cancel { id: gone }, _)) if gone == id)
     );
-    assert_eq!(running.link.waiting().requests, 0);
+    assert_eq!(running.connection.pending_counts().outbound_requests, 0);
     far.send(&side.encode(Lane::Normal, &MessageHeader::Response { id, status: Status::Ok }, b"late")).await;
     let again = tokio::spawn({
-        let link = Arc::clone(&running.link);
-        async move { link.request(Message::new(1, "again"), WAIT).await }
+        let connection = Arc::clone(&running.connection);
+        async move { connection.request(Message::new(1, "again"), WAIT).await }
     });
     let second = request_of(far.message().await);
     assert_ne!(id, second);
@@ -64,16 +64,22 @@ async fn a_dropped_request_that_was_not_sent_is_taken_back() {
     let side = Side::new(Native::default());
     let (near, far) = pipe(16);
     let running = side.start(near, Ear::new());
-    running.link.send(Message::new(1, vec![0; 1_000])).unwrap();
+    running.connection.send(Message::new(1, vec![0; 1_000])).unwrap();
     settle().await;
-    let link = Arc::clone(&running.link);
-    let asking = tokio::spawn(async move { link.request(Message::new(2, vec![0; 5_000]), WAIT).await });
+    let connection = Arc::clone(&running.connection);
+    let asking = tokio::spawn(async move { connection.request(Message::new(2, vec![0; 5_000]), WAIT).await });
     settle().await;
-    assert_eq!((running.link.waiting().requests, running.link.waiting().messages), (1, 1));
+    assert_eq!(
+        (
+            running.connection.pending_counts().outbound_requests,
+            running.connection.pending_counts().queued_messages
+        ),
+        (1, 1)
+    );
     asking.abort();
     let _ = asking.await;
-    assert_eq!(running.link.waiting(), peerpool::connection::Waiting::default());
-    running.link.send(Message::new(3, "next")).unwrap();
+    assert_eq!(running.connection.pending_counts(), peerpool::connection::PendingCounts::default());
+    running.connection.send(Message::new(3, "next")).unwrap();
     let mut far = side.by_hand(far);
     assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Event { kind: 1 }, _))));
     assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Event { kind: 3 }, _))));
@@ -85,12 +91,12 @@ async fn a_timeout_removes_its_own_waiter_only() {
     let (near, far) = pipe(64 * 1024);
     let running = side.start(near, Ear::new());
     let mut far = side.by_hand(far);
-    let link = Arc::clone(&running.link);
-    let patient = tokio::spawn(async move { link.request(Message::new(1, "a"), WAIT).await });
+    let connection = Arc::clone(&running.connection);
+    let patient = tokio::spawn(async move { connection.request(Message::new(1, "a"), WAIT).await });
     let patient_id = request_of(far.message().await);
-    let hasty = running.link.request(Message::new(1, "b"), Duration::from_secs(1)).await;
+    let hasty = running.connection.request(Message::new(1, "b"), Duration::from_secs(1)).await;
     assert!(matches!(hasty, Err(RequestError::Timeout)));
-    assert_eq!(running.link.waiting().requests, 1);
+    assert_eq!(running.connection.pending_counts().outbound_requests, 1);
     far.send(&side.encode(
         Lane::Bulk,
         &MessageHeader::Response { id: patient_id, status: Status::Ok },
@@ -98,7 +104,7 @@ async fn a_timeout_removes_its_own_waiter_only() {
     ))
     .await;
     assert_eq!(patient.await.unwrap().unwrap(), "ok");
-    let forever = running.link.request(Message::new(1, "c"), Duration::MAX);
+    let forever = running.connection.request(Message::new(1, "c"), Duration::MAX);
     assert!(
         tokio::time::timeout(Duration::from_secs(9), forever).await.is_err(),
         "no panic at the far end of time"
@@ -114,8 +120,8 @@ async fn a_dropped_responder_answers_no_reply_and_a_refusal_carries_its_words() 
             0 => drop(responder),
             1 => responder.decline(Status::Other(200), "not you").unwrap(),
             2 => {
-                let too_large = responder.on(Lane::Urgent).answer(vec![0; 300 * 1024]);
-                assert!(matches!(too_large, Err(AnswerError::TooLarge(back)) if back.len() == 300 * 1024));
+                let too_large = responder.on(Lane::Urgent).respond(vec![0; 300 * 1024]);
+                assert!(matches!(too_large, Err(RespondError::TooLarge(back)) if back.len() == 300 * 1024));
             }
             _ => return Handled::later(async move { drop(responder) }),
         }
@@ -123,7 +129,7 @@ async fn a_dropped_responder_answers_no_reply_and_a_refusal_carries_its_words() 
     });
     let answering = side.start(far, ear);
     let asking = side.start(near, Ear::new());
-    let ask = async |kind| match asking.link.request(Message::new(kind, ""), WAIT).await {
+    let ask = async |kind| match asking.connection.request(Message::new(kind, ""), WAIT).await {
         Err(RequestError::Declined { status, detail }) => (status, detail),
         other => panic!("{other:?}"),
     };
@@ -131,7 +137,7 @@ async fn a_dropped_responder_answers_no_reply_and_a_refusal_carries_its_words() 
     assert_eq!(ask(1).await, (Status::Other(200), "not you".into()));
     assert_eq!(ask(2).await, (Status::TooLarge, "".into()));
     assert_eq!(ask(3).await, (Status::NoReply, "".into()));
-    assert_eq!(answering.link.waiting().answering, 0);
+    assert_eq!(answering.connection.pending_counts().inbound_requests, 0);
 }
 
 type Open = Arc<Mutex<Vec<(Bytes, Responder)>>>;
@@ -161,8 +167,11 @@ async fn cancels_do_not_make_room_for_more_requests_than_the_bound() {
         far.send(&side.encode(Lane::Normal, &MessageHeader::Cancel { id }, b"")).await;
     }
     settle().await;
-    let most = ConnectionConfig::default().requests;
-    assert_eq!((open.lock().unwrap().len(), running.link.waiting().answering), (most, most));
+    let most = ConnectionConfig::default().max_inbound_requests;
+    assert_eq!(
+        (open.lock().unwrap().len(), running.connection.pending_counts().inbound_requests),
+        (most, most)
+    );
     assert!(open.lock().unwrap().iter().all(|(_, responder)| !responder.is_wanted()));
     // What is wanted is begun as soon as those are gone.
     far.ask(200, 1, b"wanted").await;
@@ -171,12 +180,12 @@ async fn cancels_do_not_make_room_for_more_requests_than_the_bound() {
     settle().await;
     let (body, responder) = open.lock().unwrap().pop().unwrap();
     assert_eq!(body, "wanted");
-    responder.answer("yes").unwrap();
+    responder.respond("yes").unwrap();
     assert!(matches!(
         far.message().await,
         Some(Item::Message(_, MessageHeader::Response { id: 200, .. }, _))
     ));
-    assert_eq!(running.link.waiting().answering, 0);
+    assert_eq!(running.connection.pending_counts().inbound_requests, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,8 +205,8 @@ async fn an_answer_to_what_was_cancelled_is_not_given_to_a_later_request_of_its_
     };
     assert_eq!((&first.0[..], &second.0[..]), (&b"first"[..], &b"second"[..]));
     assert!(!first.1.is_wanted() && second.1.is_wanted());
-    assert!(matches!(first.1.answer("to the first"), Err(AnswerError::Unwanted(_))));
-    second.1.answer("to the second").unwrap();
+    assert!(matches!(first.1.respond("to the first"), Err(RespondError::Unwanted(_))));
+    second.1.respond("to the second").unwrap();
     let Some(Item::Message(_, MessageHeader::Response { id: 2, .. }, body)) = far.message().await else {
         panic!("no answer")
     };
@@ -222,7 +231,7 @@ fn goes_on() -> (Ear, Notes) {
         Handled::later(async move {
             let _stopped = Told(Arc::clone(&notes), "stopped");
             if kind == 1 {
-                responder.answer("soon").unwrap();
+                responder.respond("soon").unwrap();
             } else {
                 assert!(responder.is_wanted());
                 std::future::pending::<()>().await;
@@ -252,7 +261,7 @@ async fn a_cancelled_request_stops_its_handler_and_an_answered_one_runs_to_its_e
     assert_eq!(*told.lock().unwrap(), ["stopped"], "the cancelled one only");
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(*told.lock().unwrap(), ["stopped", "finished", "stopped"]);
-    assert_eq!(running.link.waiting().answering, 0);
+    assert_eq!(running.connection.pending_counts().inbound_requests, 0);
     far.ask(2, 1, b"the id is free again").await;
     assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Response { id: 2, .. }, _))));
 }
@@ -266,11 +275,11 @@ async fn a_pong_between_two_requests_does_not_let_a_cancel_of_the_one_stop_the_o
     let mut far = side.by_hand(far);
     far.ask(1, 1, b"").await;
     assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Response { id: 1, .. }, _))));
-    running.link.ping();
+    running.connection.ping();
     let Some(Item::Control(Control::Ping { token })) = far.message().await else { panic!("no ping") };
     far.send(&side.control(&Control::Pong { token })).await;
     settle().await;
-    assert!(!running.link.ping_open());
+    assert!(!running.connection.has_unanswered_ping());
     far.ask(2, 2, b"").await;
     settle().await;
     far.send(&side.encode(Lane::Normal, &MessageHeader::Cancel { id: 2 }, b"")).await;
@@ -307,22 +316,22 @@ async fn closing_fails_all_waiters_at_once() {
         let running = side.start(near, Ear::new());
         let asking: Vec<_> = (0..20)
             .map(|_| {
-                let link = Arc::clone(&running.link);
-                tokio::spawn(async move { link.request(Message::new(1, vec![0; 100]), WAIT).await })
+                let connection = Arc::clone(&running.connection);
+                tokio::spawn(async move { connection.request(Message::new(1, vec![0; 100]), WAIT).await })
             })
             .collect();
         settle().await;
         let begun = tokio::time::Instant::now();
         if drain {
-            running.link.drain(DisconnectReason::Requested, None, Duration::from_secs(5));
+            running.connection.drain(DisconnectReason::Requested, None, Duration::from_secs(5));
         } else {
-            running.link.close(DisconnectReason::Requested, None);
+            running.connection.close(DisconnectReason::Requested, None);
         }
         for one in asking {
             assert!(matches!(one.await.unwrap(), Err(RequestError::Closed | RequestError::NotSent(_))));
         }
-        assert_eq!(begun.elapsed(), Duration::ZERO, "not one waited for the link's own end");
-        let late = running.link.request(Message::new(1, ""), WAIT).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO, "not one waited for the connection's own end");
+        let late = running.connection.request(Message::new(1, ""), WAIT).await;
         assert!(matches!(late, Err(RequestError::NotSent(_))));
         running.end().await;
     }
@@ -331,38 +340,38 @@ async fn closing_fails_all_waiters_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_bound_of_no_requests_at_a_time_is_a_bound_of_one() {
-    let link = ConnectionConfig { requests: 0, ..ConnectionConfig::default() };
-    let side = Side::with(Native::default(), Plan { link, ..Plan::default() });
+    let connection = ConnectionConfig { max_inbound_requests: 0, ..ConnectionConfig::default() };
+    let side = Side::with(Native::default(), Plan { connection, ..Plan::default() });
     let (near, far) = pipe(64 * 1024);
     let answers = |_, _, responder: Responder| {
-        responder.answer("yes").unwrap();
+        responder.respond("yes").unwrap();
         Handled::Done
     };
     let _answering = side.start(near, Ear::new().on_request(answers));
     let asking = side.start(far, Ear::new());
     for _ in 0..100 {
-        assert_eq!(asking.link.request(Message::new(1, ""), WAIT).await.unwrap(), "yes");
+        assert_eq!(asking.connection.request(Message::new(1, ""), WAIT).await.unwrap(), "yes");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn too_many_requests_are_refused_with_the_message() {
-    let link = ConnectionConfig { waiters: 4, ..ConnectionConfig::default() };
-    let side = Side::with(Native::default(), Plan { link, ..Plan::default() });
+    let connection = ConnectionConfig { max_outbound_requests: 4, ..ConnectionConfig::default() };
+    let side = Side::with(Native::default(), Plan { connection, ..Plan::default() });
     let (near, _far) = pipe(64 * 1024);
     let running = side.start(near, Ear::new());
     let asking: Vec<_> = (0..4)
         .map(|_| {
-            let link = Arc::clone(&running.link);
-            tokio::spawn(async move { link.request(Message::new(1, ""), WAIT).await })
+            let connection = Arc::clone(&running.connection);
+            tokio::spawn(async move { connection.request(Message::new(1, ""), WAIT).await })
         })
         .collect();
     settle().await;
-    let refused = running.link.request(Message::new(5, "mine"), WAIT).await;
+    let refused = running.connection.request(Message::new(5, "mine"), WAIT).await;
     assert!(matches!(refused, Err(RequestError::TooMany(back)) if back == Message::new(5, "mine")));
     asking.iter().for_each(tokio::task::JoinHandle::abort);
     settle().await;
-    assert_eq!(running.link.waiting().requests, 0);
+    assert_eq!(running.connection.pending_counts().outbound_requests, 0);
 }
 
 /// The future is dropped after every possible number of polls; whatever the moment, nothing is left.
@@ -382,7 +391,7 @@ async fn a_request_dropped_after_any_number_of_polls_leaves_nothing() {
     let answering = side.start(far, ear);
     for polls in 0..40u32 {
         let message = Message::new((polls % 2) as u16, vec![0; 37 * polls as usize]);
-        let mut request = Box::pin(asking.link.request(message, WAIT));
+        let mut request = Box::pin(asking.connection.request(message, WAIT));
         for _ in 0..polls {
             let polled =
                 std::future::poll_fn(|cx| std::task::Poll::Ready(request.as_mut().poll(cx).is_ready())).await;
@@ -392,7 +401,7 @@ async fn a_request_dropped_after_any_number_of_polls_leaves_nothing() {
             tokio::task::yield_now().await;
         }
         drop(request);
-        assert_eq!(asking.link.waiting().requests, 0);
+        assert_eq!(asking.connection.pending_counts().outbound_requests, 0);
         if polls % 5 == 0 {
             settle().await;
             held.lock().unwrap().clear();
@@ -401,8 +410,8 @@ async fn a_request_dropped_after_any_number_of_polls_leaves_nothing() {
     settle().await;
     held.lock().unwrap().clear();
     settle().await;
-    assert_eq!(asking.link.waiting(), peerpool::connection::Waiting::default());
-    assert_eq!(answering.link.waiting(), peerpool::connection::Waiting::default());
+    assert_eq!(asking.connection.pending_counts(), peerpool::connection::PendingCounts::default());
+    assert_eq!(answering.connection.pending_counts(), peerpool::connection::PendingCounts::default());
     assert_eq!(side.budget.used(), 0);
 }
 
@@ -412,7 +421,7 @@ async fn a_pipeline_hands_out_answers_as_they_come_each_with_its_number() {
     let (near, far) = pipe(64 * 1024);
     let running = side.start(near, Ear::new());
     let mut far = side.by_hand(far);
-    let mut line = running.link.pipeline(WAIT);
+    let mut line = running.connection.pipeline(WAIT);
     assert!(line.next().await.is_none(), "nothing was asked");
     let numbers = [0, 1, 2].map(|kind| line.ask(Message::new(kind, "")).unwrap());
     assert_eq!((numbers, line.in_flight()), ([0, 1, 2], 3));
@@ -434,7 +443,7 @@ async fn a_pipeline_hands_out_answers_as_they_come_each_with_its_number() {
     assert_eq!((line.ask(Message::new(3, "")).unwrap(), line.in_flight()), (3, 2));
     far.send(&answer(1, Status::Ok, b"one")).await;
     assert!(matches!(line.next().await, Some((1, Ok(words))) if words == "one"));
-    assert_eq!((line.in_flight(), running.link.waiting().requests), (1, 1));
+    assert_eq!((line.in_flight(), running.connection.pending_counts().outbound_requests), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -444,7 +453,7 @@ async fn a_late_answer_costs_a_pipeline_that_one_request() {
     let running = side.start(near, Ear::new());
     let mut far = side.by_hand(far);
     let within = Duration::from_secs(32);
-    let mut line = running.link.pipeline(within);
+    let mut line = running.connection.pipeline(within);
     line.ask(Message::new(1, "")).unwrap();
     let begun = tokio::time::Instant::now();
     let half = tokio::time::timeout(within / 2, line.next()).await;
@@ -473,7 +482,7 @@ async fn a_pipeline_gives_up_what_nobody_answers_also_while_other_answers_keep_c
     let running = side.start(near, Ear::new());
     let mut far = side.by_hand(far);
     let within = Duration::from_secs(1);
-    let mut line = running.link.pipeline(within);
+    let mut line = running.connection.pipeline(within);
     line.ask(Message::new(0, "never answered")).unwrap();
     let silent = request_of(far.message().await);
     let begun = tokio::time::Instant::now();
@@ -502,7 +511,7 @@ async fn a_pipeline_gives_up_what_nobody_answers_also_while_other_answers_keep_c
         matches!(told, Some(Item::Message(_, MessageHeader::Cancel { id }, _)) if id == silent),
         "{told:?}"
     );
-    assert_eq!(running.link.waiting().requests, 0);
+    assert_eq!(running.connection.pending_counts().outbound_requests, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -511,15 +520,15 @@ async fn a_dropped_pipeline_takes_back_what_was_not_sent_and_cancels_what_was() 
     let (near, far) = pipe(1024);
     let running = side.start(near, Ear::new());
     let mut far = side.by_hand(far);
-    let mut line = running.link.pipeline(WAIT);
+    let mut line = running.connection.pipeline(WAIT);
     line.ask(Message::new(1, "")).unwrap();
     let sent = request_of(far.message().await);
-    running.link.send(Message::new(9, vec![0; 10_000])).unwrap();
+    running.connection.send(Message::new(9, vec![0; 10_000])).unwrap();
     settle().await;
     line.ask(Message::new(2, "")).unwrap();
     settle().await;
     drop(line);
-    assert_eq!(running.link.waiting().requests, 0);
+    assert_eq!(running.connection.pending_counts().outbound_requests, 0);
     assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Event { kind: 9 }, _))));
     assert!(
         matches!(far.message().await, Some(Item::Message(_, MessageHeader::Cancel { id: gone }, _)) if gone == sent),
@@ -529,16 +538,16 @@ async fn a_dropped_pipeline_takes_back_what_was_not_sent_and_cancels_what_was() 
 
 #[tokio::test(start_paused = true)]
 async fn a_closing_link_fails_all_of_a_pipeline_and_a_full_one_hands_the_message_back() {
-    let link = ConnectionConfig { waiters: 2, ..ConnectionConfig::default() };
-    let side = Side::with(Native::default(), Plan { link, ..Plan::default() });
+    let connection = ConnectionConfig { max_outbound_requests: 2, ..ConnectionConfig::default() };
+    let side = Side::with(Native::default(), Plan { connection, ..Plan::default() });
     let (near, _far) = pipe(64 * 1024);
     let running = side.start(near, Ear::new());
-    let mut line = running.link.pipeline(WAIT);
+    let mut line = running.connection.pipeline(WAIT);
     line.ask(Message::new(1, "")).unwrap();
     line.ask(Message::new(2, "")).unwrap();
     let full = line.ask(Message::new(3, "third"));
     assert!(matches!(full, Err(RequestError::TooMany(back)) if back.payload == "third"));
-    running.link.close(DisconnectReason::Closed, None);
+    running.connection.close(DisconnectReason::Closed, None);
     let mut failed = Vec::new();
     while let Some((number, answer)) = line.next().await {
         assert!(matches!(answer, Err(RequestError::Closed)));

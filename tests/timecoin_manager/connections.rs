@@ -261,7 +261,7 @@ async fn a_connection_is_handed_over_with_the_questions_that_are_open() {
     let at = info.address;
     one.add_connected_peer_with_connection(info, connection).await.unwrap();
     let open = one.ask(at, NetworkMessage::GetBlockchainInfo, WAIT).await;
-    assert!(matches!(open, Err(PeerRequestError::Request(RequestError::AnswerOpen(_)))), "{open:?}");
+    assert!(matches!(open, Err(PeerRequestError::Request(RequestError::ReplyOutstanding(_)))), "{open:?}");
     let info = |height| format!(r#"{{"BlockchainInfo":{{"height":{height},"best_block_hash":"ab"}}}}"#);
     hand.say(&info(1)).await;
     until("the late answer comes to the hook", || !heard(&heard_by_one, Kind::BlockchainInfo).is_empty())
@@ -295,7 +295,7 @@ async fn what_was_kept_before_a_question_is_not_its_answer_after_a_hand_over() {
     hand.say(r#""Ping""#).await;
     while hand.hear().await.unwrap().variant != "Pong" {}
     let open = one.ask(at, NetworkMessage::GetBlockchainInfo, WAIT).await;
-    assert!(matches!(open, Err(PeerRequestError::Request(RequestError::AnswerOpen(_)))), "{open:?}");
+    assert!(matches!(open, Err(PeerRequestError::Request(RequestError::ReplyOutstanding(_)))), "{open:?}");
 }
 
 #[tokio::test]

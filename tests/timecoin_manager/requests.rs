@@ -212,7 +212,7 @@ async fn a_transaction_is_judged_though_the_last_one_never_was() {
     let unjudged = ask(transaction(1), short).await;
     assert!(matches!(unjudged, Err(PeerRequestError::Request(RequestError::Timeout))), "{unjudged:?}");
     let again = ask(transaction(1), short).await;
-    assert!(matches!(again, Err(PeerRequestError::Request(RequestError::AnswerOpen(_)))), "{again:?}");
+    assert!(matches!(again, Err(PeerRequestError::Request(RequestError::ReplyOutstanding(_)))), "{again:?}");
     assert_eq!(ask(transaction(2), WAIT).await.unwrap().kind(), Kind::TransactionApproved);
     // And over a connection that is read by hand.
     let mut connection = PeerConnection::connect(&info_of(&other), TESTNET, address(), None).await.unwrap();
@@ -297,7 +297,10 @@ async fn a_vote_is_sent_though_the_last_one_was_never_acknowledged() {
     for sent in 2..5 {
         let next = one.send_vote_with_ack(ip_of(&other), vote("ab"), "ab".into()).await;
         assert!(
-            matches!(next, Err(VoteError::Request(PeerRequestError::Request(RequestError::AnswerOpen(_))))),
+            matches!(
+                next,
+                Err(VoteError::Request(PeerRequestError::Request(RequestError::ReplyOutstanding(_))))
+            ),
             "{next:?}"
         );
         until("the next vote arrives", || votes() == sent).await;
@@ -394,7 +397,10 @@ async fn an_unanswered_question_costs_health_and_its_late_answer_reaches_nobody_
     assert!(matches!(timed_out, Err(PeerRequestError::Request(RequestError::Timeout))), "{timed_out:?}");
     assert!(peer.health_score() < before);
     let closed = ask(WAIT).await;
-    assert!(matches!(closed, Err(PeerRequestError::Request(RequestError::AnswerOpen(_)))), "{closed:?}");
+    assert!(
+        matches!(closed, Err(PeerRequestError::Request(RequestError::ReplyOutstanding(_)))),
+        "{closed:?}"
+    );
     told.notify_one();
     until("the late answer comes to the hook", || !heard(&heard_by_one, Kind::BlockchainInfo).is_empty())
         .await;

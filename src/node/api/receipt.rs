@@ -28,7 +28,7 @@ impl Recipient {
         let peers = node.roster();
         let recipients = peers.iter().filter_map(|peer| {
             let conn = peer.connection();
-            let view = conn.handle().view(lane)?;
+            let view = conn.handle().cursor_view(lane)?;
             Some(Self { key: *peer.key(), conn: peer.id(), tongue: conn.tongue(), view })
         });
         recipients.collect()

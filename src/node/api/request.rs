@@ -40,7 +40,7 @@ impl Default for RequestAnyOptions {
 /// Dropping it takes back what was not sent, and cancels at the peer what was.
 #[derive(Debug)]
 pub struct RequestPipeline {
-    requests: connection::Pipeline,
+    requests: connection::RequestPipeline,
     peer: Arc<Peer>,
     node: NodeRef,
 }
@@ -51,7 +51,7 @@ impl RequestPipeline {
         &self.peer
     }
 
-    /// Sends one more request, without waiting; see [`connection::Pipeline::ask`].
+    /// Sends one more request, without waiting; see [`connection::RequestPipeline::ask`].
     ///
     /// # Errors
     /// See [`RequestError`]; the message comes back.
@@ -65,7 +65,7 @@ impl RequestPipeline {
     }
 
     /// The next answer to arrive, whichever request's, with that request's number; `None` when nothing is in flight. See
-    /// [`connection::Pipeline::next`].
+    /// [`connection::RequestPipeline::next`].
     ///
     /// # Errors
     /// [`RequestError::Timeout`], [`RequestError::Closed`], [`RequestError::Declined`], for that one request.

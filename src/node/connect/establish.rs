@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::address_book::{DialOutcome, WallTime};
 use crate::base::{Direction, PeerId, canonical_ip};
-use crate::connection::{Positions, StreamStart};
+use crate::connection::{InitialIo, ResumePoints};
 use crate::pool::{Claim, ClaimFailure, ClaimHolder, CommitFailure, DisconnectReason};
 use crate::transport::BoxStream;
 use crate::wire::{Goodbye, GoodbyeReason};
@@ -237,17 +237,17 @@ impl Shared {
     }
 
     /// Ends the connection whose place is taken, and waits a moment for where it stood.
-    async fn inherit(&self, old: &Arc<Peer>) -> Positions {
+    async fn inherit(&self, old: &Arc<Peer>) -> ResumePoints {
         self.pool.depart(old.key(), old.id(), DisconnectReason::Collision);
         let link = old.connection().handle();
-        let waiting = match link.positions() {
+        let waiting = match link.final_resume_points() {
             Ok(positions) => return positions,
             Err(waiting) => waiting,
         };
         match timeout(INHERIT, waiting).await {
             Ok(Ok(positions)) => positions,
             // It hangs in a handler or a runtime that is busy: what it has surely written is known all the same.
-            _ => link.written_positions(),
+            _ => link.resume_points(),
         }
     }
 
@@ -272,7 +272,7 @@ impl Shared {
         let capabilities = tongue.policy().capabilities(&about.hello, claim.direction());
         let prepared = tongue.prepare(claim.id(), positions, capabilities);
         // Before anybody can ask anything over it.
-        prepared.link().owed(&about.pending_requests);
+        prepared.link().expect_replies(&about.pending_requests);
         let conn = NodeConnection::new(Arc::clone(prepared.link()), about.tongue, about.identity.is_some());
         let now = self.now();
         conn.set_pinged(now);
@@ -318,7 +318,11 @@ impl Shared {
         self.events.up(&peer, self.now());
         tracing::info!(peer = %peer.key(), conn = %peer.id(), direction = ?peer.direction(), "peer up");
         let opening =
-            StreamStart { greeting: &greeting, rest: buffered, local, silent: !capabilities.rejections };
+            InitialIo {
+            write_first: &greeting,
+            already_read: buffered,
+            local,
+            suppress_declines: !capabilities.rejections };
         let link = prepared.start(greeted.stream, host, opening);
         Ok(Established { peer, link })
     }
@@ -342,7 +346,7 @@ impl Established {
 struct Placement<'a> {
     claim: Claim<PeerId, NodeConnection>,
     entered: Option<Pending<'a>>,
-    positions: Option<Positions>,
+    positions: Option<ResumePoints>,
 }
 
 /// How long the winner waits for the loser's task to say where it stood.

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::base::{Direction, PeerId};
-use crate::connection::{Budget, Reservation};
+use crate::connection::{MemoryBudget, MemoryReservation};
 use crate::transport::Stream;
 use crate::wire::{FirstFrame, Goodbye, Hello, WireError};
 
@@ -25,7 +25,7 @@ pub(crate) const PROBE_BIT: u64 = 1 << 63;
 pub(crate) async fn greet<S: Stream>(
     stream: &mut S,
     tongue: &dyn DynProtocol,
-    budget: &Arc<Budget>,
+    budget: &Arc<MemoryBudget>,
     ours: &[u8],
 ) -> Result<(Hello, Vec<u8>), ConnectError> {
     stream.write_all(ours).await?;
@@ -37,7 +37,7 @@ pub(crate) async fn greet<S: Stream>(
 pub(crate) async fn read_hello<S: Stream>(
     stream: &mut S,
     tongue: &dyn DynProtocol,
-    budget: &Arc<Budget>,
+    budget: &Arc<MemoryBudget>,
 ) -> Result<(Hello, Vec<u8>), ConnectError> {
     let decode = |buf: &[u8]| tongue.decode_first_frame(buf);
     match read_greeting(stream, tongue.hello_cap(), decode, Some(budget)).await? {
@@ -51,10 +51,10 @@ pub(crate) async fn read_greeting<S: Stream>(
     stream: &mut S,
     cap: usize,
     decode: impl Fn(&[u8]) -> Result<Option<(FirstFrame, usize)>, WireError>,
-    budget: Option<&Arc<Budget>>,
+    budget: Option<&Arc<MemoryBudget>>,
 ) -> Result<(FirstFrame, Vec<u8>), ConnectError> {
     let mut buffer = Vec::with_capacity(256);
-    let mut held = budget.map(Reservation::empty);
+    let mut held = budget.map(MemoryReservation::empty);
     loop {
         if let Some((greeting, used)) = decode(&buffer)? {
             buffer.drain(..used);

@@ -9,7 +9,9 @@ use bytes::{Bytes, BytesMut};
 use crate::base::{ConnId, Lane, Tick};
 use crate::broadcast::state::{StateConfig, StateKey, StateTable};
 use crate::broadcast::{Log, LogChunk, LogConfig, LogSet, WakeSet};
-use crate::connection::{Budget, ConnectionBuilder, ConnectionSetup, ConnectionShared, Message, Positions};
+use crate::connection::{
+    ConnectionBuilder, ConnectionSetup, ConnectionShared, MemoryBudget, Message, ResumePoints,
+};
 use crate::wire::{
     Control, EncodeError, Features, FirstFrame, Goodbye, Hello, MessageHeader, Protocol, WireError,
 };
@@ -48,7 +50,12 @@ pub enum StateError {
 }
 
 impl<D: Protocol> Broadcaster<D> {
-    pub(crate) fn new(dialect: D, settings: Settings, config: &NodeConfig, budget: Arc<Budget>) -> Self {
+    pub(crate) fn new(
+        dialect: D,
+        settings: Settings,
+        config: &NodeConfig,
+        budget: Arc<MemoryBudget>,
+    ) -> Self {
         let hub = WakeSet::new();
         let runtime = &config.runtime;
         let lag = settings.lag.unwrap_or([runtime.urgent_lag, runtime.normal_lag, runtime.bulk_lag]);
@@ -57,12 +64,12 @@ impl<D: Protocol> Broadcaster<D> {
         let logs = LogSet::new(configs, &hub);
         let state = StateConfig { max_keys: config.max_state_keys, max_bytes: config.max_state_bytes };
         let common = ConnectionShared {
-            config: settings.connection.clone().unwrap_or_else(|| config.link.clone()),
+            config: settings.connection.clone().unwrap_or_else(|| config.connection.clone()),
             budget,
             limits: dialect.limits().clone(),
             features: dialect.features(),
             reply_matcher: dialect.reply_matcher(),
-            dialect: dialect.name(),
+            protocol: dialect.name(),
         };
         Self {
             dialect: Arc::new(dialect),
@@ -144,14 +151,14 @@ impl<D: Protocol> DynProtocol for Broadcaster<D> {
     fn prepare(
         &self,
         id: ConnId,
-        heir_of: Option<Positions>,
+        heir_of: Option<ResumePoints>,
         capabilities: PeerCapabilities,
     ) -> Box<dyn ReadyConnection> {
         Box::new(ConnectionBuilder::new(ConnectionSetup {
             id,
-            dialect: Arc::clone(&self.dialect),
-            common: Arc::clone(&self.common),
-            footing: self.logs.join(id, heir_of),
+            protocol: Arc::clone(&self.dialect),
+            shared: Arc::clone(&self.common),
+            positions: self.logs.join(id, heir_of),
             state: if capabilities.initial_state { self.state.cursor() } else { self.state.cursor_at_end() },
             parker: self.hub.parker(),
         }))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::base::{Direction, Nonce, PeerId};
 use crate::broadcast::LagPolicy;
-use crate::connection::{Budget, ConnectionConfig};
+use crate::connection::{ConnectionConfig, MemoryBudget};
 use crate::wire::{Hello, Protocol};
 
 use crate::node::config::NodeConfig;
@@ -164,7 +164,7 @@ pub(crate) trait ProtocolFactory: Send {
 
     fn name(&self) -> &'static str;
 
-    fn start(self: Box<Self>, config: &NodeConfig, budget: Arc<Budget>) -> Arc<dyn DynProtocol>;
+    fn start(self: Box<Self>, config: &NodeConfig, budget: Arc<MemoryBudget>) -> Arc<dyn DynProtocol>;
 }
 
 impl<D: Protocol> ProtocolFactory for ProtocolConfig<D> {
@@ -176,7 +176,7 @@ impl<D: Protocol> ProtocolFactory for ProtocolConfig<D> {
         self.dialect.name()
     }
 
-    fn start(self: Box<Self>, config: &NodeConfig, budget: Arc<Budget>) -> Arc<dyn DynProtocol> {
+    fn start(self: Box<Self>, config: &NodeConfig, budget: Arc<MemoryBudget>) -> Arc<dyn DynProtocol> {
         Arc::new(Broadcaster::new(self.dialect, self.settings, config, budget))
     }
 }

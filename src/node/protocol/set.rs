@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::base::{ConnId, Lane, Nonce, Tick};
 use crate::broadcast::{Log, WakeSet};
-use crate::connection::{Connection, ConnectionBuilder, Message, Positions, StreamStart};
+use crate::connection::{Connection, ConnectionBuilder, InitialIo, Message, ResumePoints};
 use crate::sync::Mutex;
 use crate::transport::BoxStream;
 use crate::wire::{Control, EncodeError, Features, FirstFrame, Goodbye, Hello, Protocol, WireError};
@@ -74,7 +74,7 @@ pub(crate) trait DynProtocol: Send + Sync {
     fn prepare(
         &self,
         id: ConnId,
-        heir_of: Option<Positions>,
+        heir_of: Option<ResumePoints>,
         capabilities: PeerCapabilities,
     ) -> Box<dyn ReadyConnection>;
 }
@@ -83,15 +83,15 @@ pub(crate) trait DynProtocol: Send + Sync {
 pub(crate) trait ReadyConnection: Send {
     fn link(&self) -> &Arc<Connection>;
 
-    fn start(self: Box<Self>, stream: BoxStream, host: PeerSession, opening: StreamStart<'_>) -> PeerTask;
+    fn start(self: Box<Self>, stream: BoxStream, host: PeerSession, opening: InitialIo<'_>) -> PeerTask;
 }
 
 impl<D: Protocol> ReadyConnection for ConnectionBuilder<D> {
     fn link(&self) -> &Arc<Connection> {
-        ConnectionBuilder::link(self)
+        ConnectionBuilder::connection(self)
     }
 
-    fn start(self: Box<Self>, stream: BoxStream, host: PeerSession, opening: StreamStart<'_>) -> PeerTask {
+    fn start(self: Box<Self>, stream: BoxStream, host: PeerSession, opening: InitialIo<'_>) -> PeerTask {
         PeerTask::new(RunConnection::new((*self).start(stream, host, opening)))
     }
 }

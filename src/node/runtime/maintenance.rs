@@ -104,7 +104,7 @@ impl Shared {
     fn look_after(self: &Arc<Self>, peer: &Arc<Peer>, runtime: &RuntimeConfig, now: Tick) {
         let conn = peer.connection();
         let rules = self.tongues.get(conn.tongue()).policy();
-        if conn.handle().stalled(now) > rules.write_stall_timeout().unwrap_or(runtime.write_stall_timeout) {
+        if conn.handle().stalled_for(now) > rules.write_stall_timeout().unwrap_or(runtime.write_stall_timeout) {
             tracing::info!(peer = %peer.key(), "closed: takes no data");
             self.pool.depart(peer.key(), peer.id(), DisconnectReason::Overloaded);
             return;
@@ -114,7 +114,7 @@ impl Shared {
             && now.since(conn.pinged_at()) >= ping_interval(peer, runtime.ping_interval);
         if pings {
             // Whatever else it sends: the last ping has had a whole interval. One that we do not read from cannot answer (38).
-            if conn.handle().ping_open()
+            if conn.handle().has_unanswered_ping()
                 && self.tongues.get(conn.tongue()).features().ping_tokens
                 && !peer.is_paused()
             {
@@ -236,7 +236,7 @@ impl Shared {
         let roster = self.pool.roster();
         let Some(peer) = roster.draw(|below| fastrand::usize(..below), Peer::is_live) else { return };
         state.asked_at = Some(now);
-        peer.connection().handle().ask_peers();
+        peer.connection().handle().request_peers();
     }
 
     fn housekeeping(self: &Arc<Self>, state: &mut Maintenance, runtime: &RuntimeConfig) {
@@ -287,7 +287,7 @@ impl Shared {
 /// them can be on their way from memory together.
 fn may_need_care(few: &[Arc<Peer>], runtime: &RuntimeConfig, now: Tick) -> bool {
     let any = |is_so: &dyn Fn(&Peer) -> bool| few.iter().fold(false, |any, peer| any | is_so(peer));
-    let waits = any(&|peer| peer.connection().handle().is_waiting());
+    let waits = any(&|peer| peer.connection().handle().is_stalled());
     let due = any(&|peer| now.since(peer.connection().pinged_at()) >= soonest(runtime.ping_interval));
     let proven = any(&|peer| !peer.connection().is_stable() & (peer.uptime(now) >= runtime.stable_after));
     let claims = any(&|peer| {

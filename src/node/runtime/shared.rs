@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::address_book::AddressBook;
 use crate::base::{Nonce, Tick};
-use crate::connection::Budget;
+use crate::connection::MemoryBudget;
 use crate::pool::PoolConfig;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, SwapCell};
@@ -41,7 +41,7 @@ pub(crate) struct Shared {
     pub(crate) nonce: Nonce,
     pub(crate) pool: Arc<Pool>,
     pub(crate) tongues: ProtocolSet,
-    pub(crate) budget: Arc<Budget>,
+    pub(crate) budget: Arc<MemoryBudget>,
     pub(crate) book: Arc<AddressBook>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) handler: Box<dyn Handler>,
@@ -117,7 +117,7 @@ impl Shared {
     pub(crate) fn new(config: NodeConfig, parts: Parts, executor: Handle) -> Self {
         let Parts { nonce, relay_key, book, transport, handler, dialects } = parts;
         let fixed = config.fixed_memory(dialects.len());
-        let budget = Budget::new(config.runtime.memory_limit.saturating_sub(fixed));
+        let budget = MemoryBudget::new(config.runtime.memory_limit.saturating_sub(fixed));
         let tongues = dialects.into_iter().map(|new| new.start(&config, Arc::clone(&budget))).collect();
         let pool = crate::pool::Pool::new(PoolConfig {
             expected_peers: config.expected_peers,

@@ -32,7 +32,7 @@ impl ConnectionHandler for PeerSession {
         self.node.shared().now()
     }
 
-    fn seen(&self, now: Tick) -> bool {
+    fn on_frame(&self, now: Tick) -> bool {
         let alive = self.peer.seen(now) == SeenOutcome::Alive;
         if let (false, Some(reason)) = (alive, self.peer.departure()) {
             // Whoever departed it closes it next; the reason must stand before the link looks for one.
@@ -41,19 +41,19 @@ impl ConnectionHandler for PeerSession {
         alive
     }
 
-    fn event(&self, event: Event<'_>) -> Handled {
+    fn on_event(&self, event: Event<'_>) -> Handled {
         let shared = self.node.shared();
         count(&shared.counters.events);
         shared.handler.event(Context::new(&self.node, &self.peer), event)
     }
 
-    fn request(&self, request: Request<'_>, responder: Responder) -> Handled {
+    fn on_request(&self, request: Request<'_>, responder: Responder) -> Handled {
         let shared = self.node.shared();
         count(&shared.counters.requests);
         shared.handler.request(Context::new(&self.node, &self.peer), request, responder)
     }
 
-    fn paused(&self, paused: bool) {
+    fn on_read_paused(&self, paused: bool) {
         if paused {
             self.peer.pause();
         } else {
@@ -61,12 +61,12 @@ impl ConnectionHandler for PeerSession {
         }
     }
 
-    fn rtt(&self, rtt: Duration) {
+    fn on_rtt(&self, rtt: Duration) {
         self.peer.set_rtt(rtt);
         self.peer.reward(self.now());
     }
 
-    fn peers_asked(&self, max: usize) -> Vec<SocketAddr> {
+    fn on_get_peers(&self, max: usize) -> Vec<SocketAddr> {
         let shared = self.node.shared();
         let tongue = self.peer.connection().tongue();
         // It can dial only what speaks its dialect.
@@ -76,7 +76,7 @@ impl ConnectionHandler for PeerSession {
         known
     }
 
-    fn peers_told(&self, peers: Vec<SocketAddr>) {
+    fn on_peers(&self, peers: Vec<SocketAddr>) {
         let shared = self.node.shared();
         let now = WallTime::now();
         let source = Source::Peer(self.peer.addr().ip());
@@ -93,11 +93,11 @@ impl ConnectionHandler for PeerSession {
         }
     }
 
-    fn goodbye(&self, goodbye: Goodbye) {
+    fn on_goodbye(&self, goodbye: Goodbye) {
         tracing::debug!(peer = %self.peer.key(), reason = ?goodbye.reason, retry_after = ?goodbye.retry_after, "goodbye");
     }
 
-    fn gap(&self, lane: Lane, skipped: u64) {
+    fn on_lagged(&self, lane: Lane, skipped: u64) {
         let shared = self.node.shared();
         shared.counters.missed_broadcasts.fetch_add(skipped, crate::sync::atomic::Ordering::Relaxed);
         tracing::warn!(peer = %self.peer.key(), ?lane, skipped, "the peer is too slow and missed broadcasts");
@@ -116,15 +116,15 @@ impl ConnectionHandler for PeerSession {
         }
     }
 
-    fn leaving(&self, end: &CloseReason) {
+    fn on_close(&self, end: &CloseReason) {
         let shared = self.node.shared();
         if matches!(end, CloseReason::HandlerPanic) {
             count(&shared.counters.panics);
         }
-        shared.pool.depart(self.peer.key(), self.peer.id(), end.departure());
+        shared.pool.depart(self.peer.key(), self.peer.id(), end.disconnect_reason());
     }
 
-    fn traffic(&self, received: usize, sent: usize) {
+    fn on_traffic(&self, received: usize, sent: usize) {
         if received > 0 {
             self.peer.add_bytes_in(received as u64);
         }

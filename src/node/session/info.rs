@@ -104,7 +104,7 @@ impl NodeConnection {
 
     /// The name of the dialect it speaks.
     pub fn protocol(&self) -> &'static str {
-        self.link.dialect()
+        self.link.protocol()
     }
 
     pub(crate) fn tongue(&self) -> usize {

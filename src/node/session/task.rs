@@ -55,11 +55,11 @@ impl<D: Protocol> Future for RunConnection<D> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<PeerTask>> {
         let Some(task) = &mut self.task else { return Poll::Ready(None) };
-        task.host_mut().begin();
+        task.handler_mut().begin();
         match Pin::new(&mut *task).poll(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(end) => {
-                task.host_mut().end = Some(Box::new(end));
+                task.handler_mut().end = Some(Box::new(end));
                 self.task = None;
                 Poll::Ready(None)
             }
@@ -102,7 +102,7 @@ impl Drop for PeerSession {
         // Also where something below panics.
         let _counted = Counted(shared);
         let end = self.end.as_deref();
-        let said = end.map_or(DisconnectReason::Closed, CloseReason::departure);
+        let said = end.map_or(DisconnectReason::Closed, CloseReason::disconnect_reason);
         // The peer's word, unless somebody here was first.
         let told = shared.pool.depart(self.peer.key(), self.peer.id(), said).is_some();
         let reason = self.peer.departure().unwrap_or(said);

@@ -149,7 +149,7 @@ impl PeerRequestError {
             self,
             Self::Request(
                 RequestError::NotSent(SendError::Full(_) | SendError::Closed(_))
-                    | RequestError::AnswerOpen(_)
+                    | RequestError::ReplyOutstanding(_)
                     | RequestError::TooMany(_)
                     | RequestError::Closed
             ) | Self::NotConnected(_)

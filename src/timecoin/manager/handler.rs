@@ -220,7 +220,7 @@ fn send_back(peer: &Arc<Peer>, reply: &NetworkMessage, responder: Option<Respond
     let kind = reply.kind();
     match responder {
         Some(responder) => {
-            if let Err(error) = responder.on(message.lane).answer(message.payload) {
+            if let Err(error) = responder.on(message.lane).respond(message.payload) {
                 tracing::debug!(peer = %peer.key(), %kind, %error, "not answered");
             }
         }

@@ -67,7 +67,7 @@ impl PeerManager {
         let acknowledged = self.ask_pooled(&peer, &message, VOTE).await;
         if let Err(
             PeerRequestError::Mute { .. }
-            | PeerRequestError::Request(RequestError::AnswerOpen(_) | RequestError::TooMany(_)),
+            | PeerRequestError::Request(RequestError::ReplyOutstanding(_) | RequestError::TooMany(_)),
         ) = &acknowledged
         {
             // Where it cannot be queued either the error is the same.

@@ -75,11 +75,11 @@ pub(super) fn send_link(node: &NodeRef, peer: &Peer, message: Message) -> Result
     let now = node.now();
     match &sent {
         // Taken by the queue is a merit of the peer only while it takes from the queue too.
-        Ok(()) if peer.connection().handle().stalled(now).is_zero() => {
+        Ok(()) if peer.connection().handle().stalled_for(now).is_zero() => {
             peer.reward(now);
         }
         // Full may be our own burst or our own ceiling: only a peer that takes nothing is to blame.
-        Err(SendError::Full(_)) if peer.connection().handle().stalled(now) > TAKES_NOTHING => {
+        Err(SendError::Full(_)) if peer.connection().handle().stalled_for(now) > TAKES_NOTHING => {
             peer.penalize(Misbehavior::Unresponsive, now);
         }
         Ok(()) | Err(_) => {}

@@ -94,23 +94,23 @@ const NODE: &[Knob] = section! {
 };
 
 const LINK: &[Knob] = section! {
-    "link.inbox_messages" (Number) node.link.inbox_messages:
+    "link.inbox_messages" (Number) node.connection.inbox_messages:
         "Received messages that wait for the handler. One more and reading pauses.";
-    "link.inbox_bytes" (Size) node.link.inbox_bytes:
+    "link.inbox_bytes" (Size) node.connection.inbox_bytes:
         "Bytes of received messages that wait for the handler.";
-    "link.requests" (Number) node.link.requests:
+    "link.requests" (Number) node.connection.max_inbound_requests:
         "Requests of one peer that are handled at the same time; more wait in the inbox.";
-    "link.outbox_messages" (Number) node.link.outbox_messages:
+    "link.outbox_messages" (Number) node.connection.outbox_messages:
         "Messages that wait to be sent on one lane; more come back as full.";
-    "link.outbox_bytes" (Size) node.link.outbox_bytes:
+    "link.outbox_bytes" (Size) node.connection.outbox_bytes:
         "Bytes that wait to be sent on one lane.";
-    "link.waiters" (Number) node.link.waiters:
+    "link.waiters" (Number) node.connection.max_outbound_requests:
         "Our own requests that await an answer on one link.";
-    "link.batch" (Size) node.link.batch:
+    "link.batch" (Size) node.connection.write_batch_bytes:
         "The most one write takes of the logs; half of it where something else is to be sent too.";
-    "link.linger" (Time) node.link.linger:
+    "link.linger" (Time) node.connection.linger:
         "How long a closing link may take to say goodbye.";
-    "link.peers_interval" (Time) node.link.peers_interval:
+    "link.peers_interval" (Time) node.connection.peers_interval:
         "The shortest time between two address lists that a peer gets from us.";
 };
 

@@ -183,11 +183,11 @@ impl Handler for MeshApp {
         // If the answer cannot be sent, the request fails at the requester with its own reason.
         let _ = match self.codec.decode(request.kind, &request.payload) {
             Decoded::BlockRequest { height } => {
-                responder.on(Lane::Bulk).answer(self.codec.encode_block(height))
+                responder.on(Lane::Bulk).respond(self.codec.encode_block(height))
             }
             Decoded::PeersRequest => {
                 let known = cx.node().book().sample(WallTime::now(), MAX_ADDRS_ANSWERED);
-                responder.answer(encode_peer_list(known.into_iter()))
+                responder.respond(encode_peer_list(known.into_iter()))
             }
             _ => responder.decline(Status::UnknownKind, ""),
         };

@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::Connection;
+use crate::connection::handle::Connection;
 
 /// Requests of the peer that are being handled and not answered yet.
 ///
@@ -11,15 +11,15 @@ use super::Connection;
 /// was cancelled counts until its responder is gone. Breaks if: a cancel frees the place, or the numbers start over while a handler
 /// is known by one.
 #[derive(Debug, Default)]
-pub(super) struct Answering {
-    pub(super) all: SmallVec<[Entry; 4]>,
+pub(in crate::connection) struct Answering {
+    pub(in crate::connection) all: SmallVec<[Entry; 4]>,
     /// The number of the last one. Starts over with [`Connection::forget`] only.
     last: u32,
 }
 
 /// One that is being handled.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(in crate::connection) struct Entry {
     id: u32,
     number: u32,
     cancelled: bool,
@@ -62,7 +62,7 @@ impl Connection {
             let Some(at) = answering.all.iter().position(|one| one.number == number) else { return false };
             let wanted = !answering.all.swap_remove(at).cancelled;
             if answering.all.is_empty() && answering.all.spilled() {
-                // An idle link holds no buffers.
+                // An idle connection holds no buffers.
                 answering.all = SmallVec::new();
             }
             wanted

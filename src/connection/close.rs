@@ -1,17 +1,17 @@
-//! How a link ends, and where its cursors stood then.
+//! How a connection ends, and where its cursors stood then.
 
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::connection::outbox::Outbox;
+use crate::connection::write::outbox::Outbox;
 use crate::pool::DisconnectReason;
 use crate::sync::atomic::Ordering;
 use crate::wire::Goodbye;
 
-use super::{CLOSED, Connection, DRAINING, Positions};
+use super::handle::{CLOSED, Connection, DRAINING, ResumePoints};
 
-/// How a link is to end.
+/// How a connection is to end.
 #[derive(Clone, Debug)]
 pub(in crate::connection) struct CloseOrder {
     pub(in crate::connection) reason: DisconnectReason,
@@ -21,13 +21,13 @@ pub(in crate::connection) struct CloseOrder {
     pub(in crate::connection) within: Duration,
 }
 
-/// The end of a link.
+/// The end of a connection.
 impl Connection {
     /// Begins to close, once: the first order stands. Says goodbye if told to, then ends within [`ConnectionConfig::linger`](crate::connection::ConnectionConfig::linger).
     ///
-    /// Legal anywhere, a handler of this very link included.
+    /// Legal anywhere, a handler of this very connection included.
     pub fn close(&self, reason: DisconnectReason, goodbye: Option<Goodbye>) {
-        let within = self.common.config.linger;
+        let within = self.shared.config.linger;
         self.begin_close(CloseOrder { reason, goodbye, drain: false, within });
     }
 
@@ -68,7 +68,7 @@ impl Connection {
     }
 
     /// The task has ended: nothing more will be sent or received.
-    pub(in crate::connection) fn ended(&self, reason: DisconnectReason, positions: Positions) {
+    pub(in crate::connection) fn ended(&self, reason: DisconnectReason, positions: ResumePoints) {
         self.begin_close(CloseOrder { reason, goodbye: None, drain: false, within: Duration::ZERO });
         self.state.store(CLOSED, Ordering::Release);
         self.clear_outbox();
@@ -91,9 +91,9 @@ impl Connection {
         drop(self.waiters.take());
     }
 
-    /// Where its cursors stood when the link ended, for the connection that takes its place; while it has not ended, a
+    /// Where its cursors stood when the connection ended, for the connection that takes its place; while it has not ended, a
     /// promise of it.
-    pub(crate) fn positions(&self) -> Result<Positions, oneshot::Receiver<Positions>> {
+    pub(crate) fn final_resume_points(&self) -> Result<ResumePoints, oneshot::Receiver<ResumePoints>> {
         let mut rare = self.rare.lock();
         if let Some(positions) = rare.left_at.as_deref() {
             return Ok(*positions);

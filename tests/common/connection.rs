@@ -1,4 +1,4 @@
-//! A harness for links, generic over the dialect: what links share, a host that records, and a far end by hand.
+//! A harness for connections, generic over the protocol: what connections share, a host that records, and a far end by hand.
 #![allow(dead_code)]
 
 use std::net::SocketAddr;
@@ -11,8 +11,8 @@ use peerpool::base::{ConnId, Lane, Tick};
 use peerpool::broadcast::state::{StateConfig, StateTable};
 use peerpool::broadcast::{LagPolicy, Log, LogConfig, LogSet, WakeSet};
 use peerpool::connection::{
-    Budget, CloseReason, Connection, ConnectionBuilder, ConnectionConfig, ConnectionHandler, ConnectionSetup,
-    ConnectionShared, Event, Handled, Request, Responder, StreamStart,
+    CloseReason, Connection, ConnectionBuilder, ConnectionConfig, ConnectionHandler, ConnectionSetup,
+    ConnectionShared, Event, Handled, InitialIo, MemoryBudget, Request, Responder,
 };
 use peerpool::transport::Stream;
 use peerpool::wire::{Control, DecodeStep, Decoder, Goodbye, MessageHeader, Protocol, WireError};
@@ -24,13 +24,13 @@ use tokio::time::{Instant, timeout};
 /// Bounds every wait; under paused time it costs nothing.
 pub(crate) const WAIT: Duration = Duration::from_secs(120);
 
-/// What all links of one side share.
+/// What all connections of one side share.
 pub(crate) struct Side<D> {
-    pub(crate) dialect: Arc<D>,
+    pub(crate) protocol: Arc<D>,
     pub(crate) hub: Arc<WakeSet>,
     pub(crate) logs: LogSet,
     pub(crate) state: Arc<StateTable>,
-    pub(crate) budget: Arc<Budget>,
+    pub(crate) budget: Arc<MemoryBudget>,
     pub(crate) common: Arc<ConnectionShared>,
     next: AtomicU64,
 }
@@ -38,7 +38,7 @@ pub(crate) struct Side<D> {
 /// How a side is set up.
 #[derive(Clone)]
 pub(crate) struct Plan {
-    pub(crate) link: ConnectionConfig,
+    pub(crate) connection: ConnectionConfig,
     pub(crate) ring: usize,
     pub(crate) lag: LagPolicy,
     pub(crate) budget: usize,
@@ -46,33 +46,38 @@ pub(crate) struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { link: ConnectionConfig::default(), ring: 4 << 20, lag: LagPolicy::Skip, budget: 64 << 20 }
+        Self {
+            connection: ConnectionConfig::default(),
+            ring: 4 << 20,
+            lag: LagPolicy::Skip,
+            budget: 64 << 20,
+        }
     }
 }
 
 impl<D: Protocol> Side<D> {
-    pub(crate) fn new(dialect: D) -> Self {
-        Self::with(dialect, Plan::default())
+    pub(crate) fn new(protocol: D) -> Self {
+        Self::with(protocol, Plan::default())
     }
 
-    pub(crate) fn with(dialect: D, plan: Plan) -> Self {
+    pub(crate) fn with(protocol: D, plan: Plan) -> Self {
         let hub = WakeSet::new();
         let config = LogConfig { ring_bytes: plan.ring, lag: plan.lag, ..LogConfig::recommended() };
-        let budget = Budget::new(plan.budget);
+        let budget = MemoryBudget::new(plan.budget);
         Self {
             logs: LogSet::new([config; 3], &hub),
             state: StateTable::new(StateConfig::default(), Arc::clone(&hub)),
             hub,
             common: Arc::new(ConnectionShared {
-                config: plan.link,
+                config: plan.connection,
                 budget: Arc::clone(&budget),
-                limits: dialect.limits().clone(),
-                features: dialect.features(),
-                reply_matcher: dialect.reply_matcher(),
-                dialect: dialect.name(),
+                limits: protocol.limits().clone(),
+                features: protocol.features(),
+                reply_matcher: protocol.reply_matcher(),
+                protocol: protocol.name(),
             }),
             budget,
-            dialect: Arc::new(dialect),
+            protocol: Arc::new(protocol),
             next: AtomicU64::new(1),
         }
     }
@@ -81,20 +86,20 @@ impl<D: Protocol> Side<D> {
         let id = ConnId::new(self.next.fetch_add(1, Ordering::Relaxed)).unwrap();
         ConnectionBuilder::new(ConnectionSetup {
             id,
-            dialect: Arc::clone(&self.dialect),
-            common: Arc::clone(&self.common),
-            footing: self.logs.join(id, None),
+            protocol: Arc::clone(&self.protocol),
+            shared: Arc::clone(&self.common),
+            positions: self.logs.join(id, None),
             state: self.state.cursor(),
             parker: self.hub.parker(),
         })
     }
 
-    /// A link at work on a stream.
+    /// A connection at work on a stream.
     pub(crate) fn start(&self, stream: impl Stream, host: impl ConnectionHandler) -> Running {
         let prepared = self.prepare();
-        let link = Arc::clone(prepared.link());
-        let task = tokio::spawn(prepared.start(stream, host, StreamStart::default()));
-        Running { link, task }
+        let connection = Arc::clone(prepared.connection());
+        let task = tokio::spawn(prepared.start(stream, host, InitialIo::default()));
+        Running { connection, task }
     }
 
     pub(crate) fn log(&self, lane: Lane) -> &Arc<Log> {
@@ -106,7 +111,7 @@ impl<D: Protocol> Side<D> {
         use peerpool::broadcast::LogChunk;
         let head = MessageHeader::Event { kind };
         if payload.len() >= 16 * 1024 {
-            let chunks = self.dialect.chunks(lane, head, Bytes::copy_from_slice(payload)).unwrap();
+            let chunks = self.protocol.chunks(lane, head, Bytes::copy_from_slice(payload)).unwrap();
             let chunks = chunks.map(|chunk| LogChunk::new(&chunk.header, chunk.payload));
             self.log(lane).append_chunks(chunks, None).unwrap();
         } else {
@@ -120,21 +125,21 @@ impl<D: Protocol> Side<D> {
 
     pub(crate) fn encode(&self, lane: Lane, head: &MessageHeader, payload: &[u8]) -> BytesMut {
         let mut out = BytesMut::new();
-        self.dialect.encode(lane, head, payload, &mut out).unwrap();
+        self.protocol.encode(lane, head, payload, &mut out).unwrap();
         out
     }
 
     pub(crate) fn control(&self, control: &Control) -> BytesMut {
         let mut out = BytesMut::new();
-        assert!(self.dialect.encode_control(control, &mut out).unwrap());
+        assert!(self.protocol.encode_control(control, &mut out).unwrap());
         out
     }
 
     /// The far end of a stream, driven by hand.
     pub(crate) fn by_hand<S: Stream>(&self, stream: S) -> ByHand<D, S> {
         ByHand {
-            dialect: Arc::clone(&self.dialect),
-            decoder: self.dialect.decoder(),
+            protocol: Arc::clone(&self.protocol),
+            decoder: self.protocol.decoder(),
             stream,
             got: Vec::new(),
             answers_marks: true,
@@ -142,15 +147,15 @@ impl<D: Protocol> Side<D> {
     }
 }
 
-/// A link and its task.
+/// A connection and its task.
 pub(crate) struct Running {
-    pub(crate) link: Arc<Connection>,
+    pub(crate) connection: Arc<Connection>,
     pub(crate) task: JoinHandle<CloseReason>,
 }
 
 impl Running {
     pub(crate) async fn end(self) -> CloseReason {
-        timeout(WAIT, self.task).await.expect("the link ends").expect("without a panic")
+        timeout(WAIT, self.task).await.expect("the connection ends").expect("without a panic")
     }
 }
 
@@ -192,7 +197,7 @@ impl Ear {
             news: Arc::default(),
             on_event: Arc::new(|_, _, _| Handled::Done),
             on_request: Arc::new(|_, payload, responder| {
-                let _ = responder.answer(payload);
+                let _ = responder.respond(payload);
                 Handled::Done
             }),
             peers: Vec::new(),
@@ -274,51 +279,51 @@ impl ConnectionHandler for Ear {
         Tick::from_millis(self.start.elapsed().as_millis() as u64)
     }
 
-    fn seen(&self, now: Tick) -> bool {
+    fn on_frame(&self, now: Tick) -> bool {
         self.seen.store(now.as_millis(), Ordering::Relaxed);
         !self.reaped.load(Ordering::Relaxed)
     }
 
-    fn event(&self, event: Event<'_>) -> Handled {
+    fn on_event(&self, event: Event<'_>) -> Handled {
         let (lane, kind, payload) = (event.lane, event.kind, event.payload.into_bytes());
         self.hear(Heard::Event(lane, kind, payload.clone()));
         (self.on_event)(kind, lane, payload)
     }
 
-    fn request(&self, request: Request<'_>, responder: Responder) -> Handled {
+    fn on_request(&self, request: Request<'_>, responder: Responder) -> Handled {
         let (kind, payload) = (request.kind, request.payload.into_bytes());
         self.hear(Heard::Request(kind, payload.clone()));
         (self.on_request)(kind, payload, responder)
     }
 
-    fn paused(&self, paused: bool) {
+    fn on_read_paused(&self, paused: bool) {
         self.hear(Heard::Paused(paused));
     }
 
-    fn rtt(&self, rtt: Duration) {
+    fn on_rtt(&self, rtt: Duration) {
         self.hear(Heard::Rtt(rtt));
     }
 
-    fn peers_asked(&self, max: usize) -> Vec<SocketAddr> {
+    fn on_get_peers(&self, max: usize) -> Vec<SocketAddr> {
         self.peers.iter().copied().take(max).collect()
     }
 
-    fn peers_told(&self, peers: Vec<SocketAddr>) {
+    fn on_peers(&self, peers: Vec<SocketAddr>) {
         self.hear(Heard::Told(peers));
     }
 
-    fn goodbye(&self, goodbye: Goodbye) {
+    fn on_goodbye(&self, goodbye: Goodbye) {
         self.hear(Heard::Goodbye(goodbye));
     }
 
-    fn gap(&self, lane: Lane, skipped: u64) {
+    fn on_lagged(&self, lane: Lane, skipped: u64) {
         self.hear(Heard::Gap(lane, skipped));
     }
 
-    fn traffic(&self, _: usize, _: usize) {}
+    fn on_traffic(&self, _: usize, _: usize) {}
 
-    fn leaving(&self, end: &CloseReason) {
-        self.hear(Heard::Leaving(end.departure()));
+    fn on_close(&self, end: &CloseReason) {
+        self.hear(Heard::Leaving(end.disconnect_reason()));
     }
 }
 
@@ -330,13 +335,13 @@ pub(crate) enum Item {
     Control(Control),
 }
 
-/// The far end of a link, driven by hand.
+/// The far end of a connection, driven by hand.
 pub(crate) struct ByHand<D: Protocol, S> {
-    dialect: Arc<D>,
+    protocol: Arc<D>,
     decoder: D::Decoder,
     pub(crate) stream: S,
     got: Vec<u8>,
-    /// Answers the pings that follow bulk, as every link does, and says nothing of them.
+    /// Answers the pings that follow bulk, as every connection does, and says nothing of them.
     pub(crate) answers_marks: bool,
 }
 
@@ -347,7 +352,7 @@ impl<D: Protocol, S: Stream> ByHand<D, S> {
 
     pub(crate) async fn ask(&mut self, id: u32, kind: u16, payload: &[u8]) {
         let mut out = BytesMut::new();
-        self.dialect.encode(Lane::Normal, &MessageHeader::Request { id, kind }, payload, &mut out).unwrap();
+        self.protocol.encode(Lane::Normal, &MessageHeader::Request { id, kind }, payload, &mut out).unwrap();
         self.send(&out).await;
     }
 
@@ -366,7 +371,7 @@ impl<D: Protocol, S: Stream> ByHand<D, S> {
     async fn answer(&mut self, token: u64) {
         if self.answers_marks {
             let mut out = BytesMut::new();
-            self.dialect.encode_control(&Control::Pong { token }, &mut out).unwrap();
+            self.protocol.encode_control(&Control::Pong { token }, &mut out).unwrap();
             self.send(&out).await;
         }
     }

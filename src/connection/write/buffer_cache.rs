@@ -1,4 +1,4 @@
-//! What a writer needs while it writes, and gives back when it sleeps: a link that wakes for one message allocates nothing, and
+//! What a writer needs while it writes, and gives back when it sleeps: a connection that wakes for one message allocates nothing, and
 //! finds memory that is still in the cache.
 
 use std::cell::RefCell;
@@ -34,5 +34,5 @@ thread_local! {
     static SPARE: RefCell<Vec<Box<WriteState>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// One link writes at a time; a few more are filled before their link is polled.
+/// One connection writes at a time; a few more are filled before their connection is polled.
 const SPARE_MAX: usize = 2;

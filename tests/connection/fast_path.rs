@@ -1,4 +1,4 @@
-//! What a sleeping link wakes for, when its stream takes a part of it only, or does not flush.
+//! What a sleeping connection wakes for, when its stream takes a part of it only, or does not flush.
 
 use std::io;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use peerpool::base::{ConnId, Lane};
 use peerpool::broadcast::{Appended, Receipt};
 use peerpool::connection::{
-    CloseReason, ConnectionBuilder, ConnectionHandler, ConnectionSetup, Message, StreamStart,
+    CloseReason, ConnectionBuilder, ConnectionHandler, ConnectionSetup, InitialIo, Message,
 };
 use peerpool::transport::Stream;
 use peerpool::wire::{DecodeStep, Decoder, MessageHeader, Native, Protocol};
@@ -63,8 +63,8 @@ impl Tight {
     }
 
     /// The events taken so far, which must be whole.
-    fn events(&self, dialect: &Native) -> Vec<(u16, Vec<u8>)> {
-        let mut decoder = dialect.decoder();
+    fn events(&self, protocol: &Native) -> Vec<(u16, Vec<u8>)> {
+        let mut decoder = protocol.decoder();
         let mut events = Vec::new();
         let taken = self.0.lock().unwrap().taken.clone();
         let mut bytes = &taken[..];
@@ -153,7 +153,7 @@ fn append(side: &Side<Native>, lane: Lane, kind: u16) -> (Appended, usize) {
     (side.log(lane).append(&event, None).unwrap(), event.len())
 }
 
-/// Three messages wake a link whose stream takes `room` bytes of them.
+/// Three messages wake a connection whose stream takes `room` bytes of them.
 async fn a_part(room: usize, flushes: bool) {
     let side = Side::new(Native::default());
     let stream = Tight::default();
@@ -164,7 +164,7 @@ async fn a_part(room: usize, flushes: bool) {
     settle().await;
     let whole: usize = said.iter().map(|(_, len)| len).sum();
     assert_eq!(stream.taken(), room.min(whole));
-    let view = running.link.view(Lane::Normal).unwrap();
+    let view = running.connection.cursor_view(Lane::Normal).unwrap();
     let mut end = 0;
     for (appended, len) in &said {
         end += len;
@@ -174,11 +174,11 @@ async fn a_part(room: usize, flushes: bool) {
     }
     // What is more urgent meanwhile waits for the message that has begun only.
     append(&side, Lane::Urgent, 4);
-    running.link.send(Message::new(5, body(5))).unwrap();
+    running.connection.send(Message::new(5, body(5))).unwrap();
     settle().await;
     stream.open(usize::MAX, true);
     settle().await;
-    let events = stream.events(&side.dialect);
+    let events = stream.events(&side.protocol);
     assert!(events.iter().all(|(kind, bytes)| *bytes == body(*kind)), "glued or cut");
     let mut kinds: Vec<_> = events.iter().map(|(kind, _)| *kind).collect();
     let of_the_log: Vec<_> = kinds.iter().copied().filter(|kind| *kind <= 3).collect();
@@ -196,7 +196,7 @@ async fn a_part(room: usize, flushes: bool) {
     // It sleeps again, and goes on from the right place.
     append(&side, Lane::Normal, 6);
     settle().await;
-    assert_eq!(stream.events(&side.dialect).len(), 6);
+    assert_eq!(stream.events(&side.protocol).len(), 6);
 }
 
 #[tokio::test(start_paused = true)]
@@ -228,16 +228,17 @@ async fn a_few_messages_that_wake_a_link_go_by_one_call_each_once_and_none_back_
         let writes = stream.writes();
         for n in 0..burst {
             let kind = burst * 16 + n;
-            let origin = [None, Some(running.link.id()), Some(other.link.id())][usize::from(kind) % 3];
+            let origin =
+                [None, Some(running.connection.id()), Some(other.connection.id())][usize::from(kind) % 3];
             let event = side.event(Lane::Normal, kind, &body(kind));
             side.log(Lane::Normal).append(&event, origin).unwrap();
-            if origin != Some(running.link.id()) {
+            if origin != Some(running.connection.id()) {
                 expected.push((kind, body(kind)));
             }
         }
         settle().await;
         assert!(stream.writes() <= writes + 1, "burst of {burst}");
-        assert!(stream.events(&side.dialect) == expected, "burst of {burst}");
+        assert!(stream.events(&side.protocol) == expected, "burst of {burst}");
     }
 }
 
@@ -246,26 +247,26 @@ async fn what_came_over_the_connection_that_a_link_replaces_is_not_written_back_
     let side = Side::new(Native::default());
     let before = side.start(Tight::default(), Ear::new());
     settle().await;
-    let positions = Lane::ALL.into_iter().filter_map(|lane| before.link.view(lane));
+    let positions = Lane::ALL.into_iter().filter_map(|lane| before.connection.cursor_view(lane));
     let positions: Vec<_> = positions.map(|view| view.resume()).collect();
     let id = ConnId::new(99).unwrap();
     let prepared = ConnectionBuilder::new(ConnectionSetup {
         id,
-        dialect: Arc::clone(&side.dialect),
-        common: Arc::clone(&side.common),
-        footing: side.logs.join(id, Some(positions.try_into().unwrap())),
+        protocol: Arc::clone(&side.protocol),
+        shared: Arc::clone(&side.common),
+        positions: side.logs.join(id, Some(positions.try_into().unwrap())),
         state: side.state.cursor(),
         parker: side.hub.parker(),
     });
     let stream = Tight::default();
     stream.open(usize::MAX, true);
-    let _task = tokio::spawn(prepared.start(stream.clone(), Ear::new(), StreamStart::default()));
+    let _task = tokio::spawn(prepared.start(stream.clone(), Ear::new(), InitialIo::default()));
     settle().await;
-    for (kind, origin) in [(1, None), (2, Some(before.link.id())), (3, Some(id)), (4, None)] {
+    for (kind, origin) in [(1, None), (2, Some(before.connection.id())), (3, Some(id)), (4, None)] {
         side.log(Lane::Normal).append(&side.event(Lane::Normal, kind, &body(kind)), origin).unwrap();
         settle().await;
     }
-    assert_eq!(stream.events(&side.dialect), [(1, body(1)), (4, body(4))]);
+    assert_eq!(stream.events(&side.protocol), [(1, body(1)), (4, body(4))]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -278,7 +279,7 @@ async fn a_stream_that_fails_at_a_glance_ends_the_link() {
         settle().await;
         stream.0.lock().unwrap().failure = Some(failure);
         let (appended, _) = append(&side, Lane::Normal, 1);
-        let view = running.link.view(Lane::Normal).unwrap();
+        let view = running.connection.cursor_view(Lane::Normal).unwrap();
         let end = running.end().await;
         let kind =
             if failure == Failure::NoByte { io::ErrorKind::WriteZero } else { io::ErrorKind::BrokenPipe };
@@ -297,12 +298,12 @@ async fn a_flush_that_hung_once_is_no_stall_of_a_link_that_sleeps() {
     stream.open(usize::MAX, false);
     append(&side, Lane::Normal, 1);
     sleep(Duration::from_secs(1)).await;
-    assert!(running.link.stalled(ear.now()) > Duration::ZERO, "what hangs in a flush waits");
+    assert!(running.connection.stalled_for(ear.now()) > Duration::ZERO, "what hangs in a flush waits");
     stream.open(usize::MAX, true);
     settle().await;
     sleep(Duration::from_secs(30)).await;
-    assert_eq!(stream.events(&side.dialect), [(1, body(1))]);
-    assert_eq!(running.link.stalled(ear.now()), Duration::ZERO);
+    assert_eq!(stream.events(&side.protocol), [(1, body(1))]);
+    assert_eq!(running.connection.stalled_for(ear.now()), Duration::ZERO);
 }
 
 /// What was taken before the failure was written, unless it hangs in a flush.
@@ -320,7 +321,8 @@ async fn a_receipt_says_what_was_flushed_before_the_link_ended() {
         stream.open(if fails { len } else { usize::MAX }, flushes);
         settle().await;
         assert!(stream.taken() >= len);
-        let [urgent, normal] = [Lane::Urgent, Lane::Normal].map(|lane| running.link.view(lane).unwrap());
+        let [urgent, normal] =
+            [Lane::Urgent, Lane::Normal].map(|lane| running.connection.cursor_view(lane).unwrap());
         if fails {
             assert!(matches!(running.end().await, CloseReason::Io(_)));
         } else {

@@ -1,4 +1,4 @@
-//! The task of a link: one future that polls both directions of one stream.
+//! The task of a connection: one future that polls both directions of one stream.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -12,93 +12,94 @@ use crate::base::ConnId;
 use crate::transport::Stream;
 use crate::wire::{Control, Protocol};
 
-use super::end::CloseReason;
-use super::host::ConnectionHandler;
-use super::inbox::Inbox;
+use super::close::CloseOrder;
+use super::close_reason::CloseReason;
+use super::handle::{Connection, ConnectionShared};
+use super::handler::ConnectionHandler;
+use super::read::Inbox;
 use super::read::{ReadContext, ReadOutcome, Reader};
-use super::shared::{CloseOrder, Connection, ConnectionShared};
 use super::write::{Gather, Writer, Written};
 use crate::broadcast::state::StateCursor;
 use crate::broadcast::{LogPositions, Parked, Parker};
 
-/// What a new link starts from.
+/// What a new connection starts from.
 pub struct ConnectionSetup<D> {
     /// The connection's number.
     pub id: ConnId,
-    /// The dialect it speaks.
-    pub dialect: Arc<D>,
+    /// The protocol it speaks.
+    pub protocol: Arc<D>,
     /// What it shares with the others.
-    pub common: Arc<ConnectionShared>,
+    pub shared: Arc<ConnectionShared>,
     /// Its places in the urgent, the normal and the bulk log, taken before its key becomes live.
-    pub footing: LogPositions,
+    pub positions: LogPositions,
     /// Its place in the state table.
     pub state: StateCursor,
-    /// Its place in the hub that wakes links.
+    /// Its place in the hub that wakes connections.
     pub parker: Parker,
 }
 
-/// A link that has its number and its places in the logs, and no stream yet.
+/// A connection that has its number and its places in the logs, and no stream yet.
 pub struct ConnectionBuilder<D: Protocol> {
-    link: Arc<Connection>,
+    connection: Arc<Connection>,
     writer: Writer<D>,
-    dialect: Arc<D>,
+    protocol: Arc<D>,
     parker: Parker,
 }
 
 impl<D: Protocol> ConnectionBuilder<D> {
-    /// Prepares a link.
+    /// Prepares a connection.
     pub fn new(setup: ConnectionSetup<D>) -> Self {
-        let ConnectionSetup { id, dialect, common, footing, state, parker } = setup;
-        let views = Arc::clone(footing.states());
-        let link = Connection::new(common, views, Arc::clone(parker.parked_waker()));
-        debug_assert_eq!(link.id(), id, "places of another connection");
-        let writer = Writer::new(Arc::clone(&dialect), footing, state);
-        Self { link, writer, dialect, parker }
+        let ConnectionSetup { id, protocol, shared, positions, state, parker } = setup;
+        let views = Arc::clone(positions.states());
+        let connection = Connection::new(shared, views, Arc::clone(parker.parked_waker()));
+        debug_assert_eq!(connection.id(), id, "places of another connection");
+        let writer = Writer::new(Arc::clone(&protocol), positions, state);
+        Self { connection, writer, protocol, parker }
     }
 
     /// The part that others hold.
-    pub fn link(&self) -> &Arc<Connection> {
-        &self.link
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
     }
 
-    /// Puts the link to work on a stream.
+    /// Puts the connection to work on a stream.
     pub fn start<S: Stream, H: ConnectionHandler>(
         mut self,
         stream: S,
-        host: H,
-        opening: StreamStart<'_>,
+        handler: H,
+        initial: InitialIo<'_>,
     ) -> ConnectionDriver<D, S, H> {
-        self.writer.greet(opening.greeting, opening.local.is_some_and(|addr| addr.ip().is_loopback()));
-        if opening.silent {
-            self.link.keep_silent();
+        self.writer.greet(initial.write_first, initial.local.is_some_and(|addr| addr.ip().is_loopback()));
+        if initial.suppress_declines {
+            self.connection.keep_silent();
         }
-        let reader = Reader::new(&*self.dialect, &self.link.common, opening.rest);
+        let reader = Reader::new(&*self.protocol, &self.connection.shared, initial.already_read);
         let inbox = Inbox::default();
         ConnectionDriver {
             stream,
-            host,
+            handler,
             reader,
             writer: self.writer,
             inbox,
             parker: self.parker,
-            link: self.link,
+            connection: self.connection,
             closing: None,
         }
     }
 }
 
-/// How far a stream has come when its link starts.
+/// How far a stream has come when its connection starts.
 #[derive(Debug, Default)]
-pub struct StreamStart<'a> {
+pub struct InitialIo<'a> {
     /// Goes out before anything else.
-    pub greeting: &'a [u8],
+    pub write_first: &'a [u8],
     /// What was read behind the peer's greeting.
-    pub rest: Vec<u8>,
-    /// Our end, if it has an address: a link to an end on this machine lets others run where it is one of many that wake
+    pub already_read: Vec<u8>,
+    /// Our end, if it has an address: a connection to an end on this machine lets others run where it is one of many that wake
     /// together.
     pub local: Option<SocketAddr>,
     /// The peer does not bear to be told that a request of its has no answer: nothing is sent then.
-    pub silent: bool,
+    pub suppress_declines: bool,
 }
 
 /// Reads and writes one connection until it ends; resolves to why.
@@ -111,13 +112,13 @@ pub struct ConnectionDriver<D: Protocol, S, H> {
     writer: Writer<D>,
     inbox: Inbox,
     parker: Parker,
-    link: Arc<Connection>,
+    connection: Arc<Connection>,
     closing: Option<Box<Closing>>,
     /// The last to be dropped: what it does then finds the stream closed and the logs left.
-    host: H,
+    handler: H,
 }
 
-/// A link that is on its way out.
+/// A connection that is on its way out.
 struct Closing {
     end: Option<CloseReason>,
     order: CloseOrder,
@@ -139,18 +140,18 @@ enum Stage {
 
 impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
     /// The part that others hold.
-    pub fn link(&self) -> &Arc<Connection> {
-        &self.link
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
     }
 
     /// Its owner.
-    pub fn host_mut(&mut self) -> &mut H {
-        &mut self.host
+    pub fn handler_mut(&mut self) -> &mut H {
+        &mut self.handler
     }
 
-    /// What the stream is polled with: tells the link that it was the stream.
+    /// What the stream is polled with: tells the connection that it was the stream.
     fn waker(&self) -> Waker {
-        Waker::from(Arc::clone(&self.link))
+        Waker::from(Arc::clone(&self.connection))
     }
 
     /// One pass over everything.
@@ -159,11 +160,11 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
         let mut io = Context::from_waker(&waker);
         let mut read = ReadOutcome::All;
         // Most wake-ups come from a log: then there is nothing to read, and finding that out would cost as much as writing.
-        let stream = self.link.calls.attend();
+        let stream = self.connection.calls.attend();
         if stream || self.reader.stopped || self.reader.is_paused() {
             let mut sinks = ReadContext {
-                host: &self.host,
-                link: &self.link,
+                handler: &self.handler,
+                connection: &self.connection,
                 inbox: &mut self.inbox,
                 writer: &mut self.writer,
             };
@@ -172,9 +173,9 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
         }
         let mut again = self.reader.stopped;
         // After reading, so that what has just begun gets its first poll; before writing, so that its answer goes out.
-        again |= self.inbox.poll(&self.host, &self.link, cx)?;
-        if self.link.take_peers_wanted() {
-            let max = u16::try_from(self.link.common.limits.peers).unwrap_or(u16::MAX);
+        again |= self.inbox.poll(&self.handler, &self.connection, cx)?;
+        if self.connection.take_peers_wanted() {
+            let max = u16::try_from(self.connection.shared.limits.peers).unwrap_or(u16::MAX);
             self.writer.control(&Control::GetPeers { max })?;
             self.reader.expect_peers();
         }
@@ -182,7 +183,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
             return Ok(Passed::Enough);
         }
         let gather = self.gather();
-        match self.writer.poll(&mut self.stream, &mut io, &self.link, &self.host, gather)? {
+        match self.writer.poll(&mut self.stream, &mut io, &self.connection, &self.handler, gather)? {
             Written::All | Written::Held => {
                 let writer = &self.writer;
                 // `poll` has registered the task.
@@ -193,7 +194,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
         }
         Ok(match read {
             ReadOutcome::Answers => Passed::Enough,
-            _ if again || !self.link.calls.rest() => Passed::Again,
+            _ if again || !self.connection.calls.rest() => Passed::Again,
             _ => Passed::Idle,
         })
     }
@@ -206,7 +207,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
     /// what they ask goes out by one write. Not where something urgent waits.
     fn lets_others_ask(&mut self) -> bool {
         let reader = &mut self.reader;
-        reader.heard = !reader.heard && self.link.is_asked_much();
+        reader.heard = !reader.heard && self.connection.is_asked_much();
         reader.heard
     }
 
@@ -214,15 +215,15 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
     fn read_on(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
         let waker = self.waker();
         let mut sinks = ReadContext {
-            host: &self.host,
-            link: &self.link,
+            handler: &self.handler,
+            connection: &self.connection,
             inbox: &mut self.inbox,
             writer: &mut self.writer,
         };
         let mut io = Context::from_waker(&waker);
         let again = self.reader.poll(&mut self.stream, &mut io, &mut sinks)? != ReadOutcome::All;
         // After reading, so that what has just begun gets its first poll; what it frees may let the reader go on.
-        if self.inbox.poll(&self.host, &self.link, cx)? || again {
+        if self.inbox.poll(&self.handler, &self.connection, cx)? || again {
             cx.waker().wake_by_ref();
         }
         Ok(())
@@ -236,19 +237,19 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
 
     /// The way out after an error: where the peer may still listen it is told why.
     fn fail(&mut self, end: CloseReason) -> Option<CloseReason> {
-        if let (CloseReason::Reaped, Some(order)) = (&end, self.link.close_order()) {
+        if let (CloseReason::Reaped, Some(order)) = (&end, self.connection.close_order()) {
             // It did not leave by itself: what it was closed for is what counts.
             self.begin_closing(None, order);
             return None;
         }
         let goodbye = end.goodbye();
-        self.link.close(end.departure(), goodbye);
+        self.connection.close(end.disconnect_reason(), goodbye);
         if goodbye.is_none() {
             return Some(end);
         }
-        self.host.leaving(&end);
-        let within = self.link.common.config.linger;
-        let order = CloseOrder { reason: end.departure(), goodbye, drain: false, within };
+        self.handler.on_close(&end);
+        let within = self.connection.shared.config.linger;
+        let order = CloseOrder { reason: end.disconnect_reason(), goodbye, drain: false, within };
         self.begin_closing(Some(end), order);
         None
     }
@@ -264,7 +265,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
                 // Not all could be sent. The goodbye may still pass, and gets a time of its own.
                 Stage::Drain => {
                     closing.stage = Stage::Goodbye;
-                    let within = self.link.common.config.linger.min(closing.order.within);
+                    let within = self.connection.shared.config.linger.min(closing.order.within);
                     closing.deadline = Box::pin(tokio::time::sleep(within));
                     Step::Again
                 }
@@ -295,9 +296,10 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
                 }
                 let gather = if draining { self.gather() } else { Gather::None };
                 let Some(closing) = &mut self.closing else { return Step::Done };
-                let waker = Waker::from(Arc::clone(&self.link));
+                let waker = Waker::from(Arc::clone(&self.connection));
                 let mut io = Context::from_waker(&waker);
-                let written = self.writer.poll(&mut self.stream, &mut io, &self.link, &self.host, gather);
+                let written =
+                    self.writer.poll(&mut self.stream, &mut io, &self.connection, &self.handler, gather);
                 match written {
                     Err(_) => return Step::Done,
                     Ok(Written::Blocked | Written::Held) => return Step::Pending,
@@ -359,15 +361,15 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> Future for ConnectionDriver<D
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let this = self.get_mut();
-        this.link.calls.register(cx.waker());
+        this.connection.calls.register(cx.waker());
         for _ in 0..PASSES {
             if this.closing.is_none()
-                && let Some(order) = this.link.close_order()
+                && let Some(order) = this.connection.close_order()
             {
                 this.begin_closing(None, order);
             }
             if this.closing.is_some() {
-                this.link.calls.doze();
+                this.connection.calls.doze();
                 return this.poll_closing(cx);
             }
             match this.pass(cx) {
@@ -389,7 +391,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> Future for ConnectionDriver<D
 
 impl<D: Protocol, S, H> Drop for ConnectionDriver<D, S, H> {
     fn drop(&mut self) {
-        self.link.ended(crate::pool::DisconnectReason::Closed, self.writer.positions());
+        self.connection.ended(crate::pool::DisconnectReason::Closed, self.writer.positions());
     }
 }
 

@@ -9,41 +9,46 @@ use smallvec::SmallVec;
 use crate::base::Lane;
 use crate::wire::{EncodeError, MessageHeader};
 
-use super::budget::{Budget, Reservation};
-use super::config::ConnectionConfig;
+use crate::connection::budget::{MemoryBudget, MemoryReservation};
+use crate::connection::config::ConnectionConfig;
 
 /// One message that waits to be sent.
 #[derive(Debug)]
-pub(super) struct Outgoing {
-    pub(super) head: MessageHeader,
-    pub(super) payload: Bytes,
+pub(in crate::connection) struct Outgoing {
+    pub(in crate::connection) head: MessageHeader,
+    pub(in crate::connection) payload: Bytes,
 }
 
-/// The queues of a link, one for each lane of the application.
+/// The queues of a connection, one for each lane of the application.
 #[derive(Debug)]
-pub(super) struct Outbox {
+pub(in crate::connection) struct Outbox {
     lanes: [VecDeque<Outgoing>; 3],
     bytes: [usize; 3],
-    held: Reservation,
+    held: MemoryReservation,
     flooded: bool,
 }
 
 /// Why a message was not queued.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Rejected {
+pub(in crate::connection) enum Rejected {
     Full,
     Closed,
     Refused(EncodeError),
 }
 
 impl Outbox {
-    pub(super) fn new(budget: &Arc<Budget>) -> Self {
-        Self { lanes: Default::default(), bytes: [0; 3], held: Reservation::empty(budget), flooded: false }
+    pub(in crate::connection) fn new(budget: &Arc<MemoryBudget>) -> Self {
+        Self {
+            lanes: Default::default(),
+            bytes: [0; 3],
+            held: MemoryReservation::empty(budget),
+            flooded: false,
+        }
     }
 
     /// Queues a message. Answers without a payload (`unbounded`) fit beyond the bounds, up to as many again as an honest
     /// peer may await; one that asks on without reading them is flooding, see [`Outbox::is_flooded`].
-    pub(super) fn push(
+    pub(in crate::connection) fn push(
         &mut self,
         lane: Lane,
         outgoing: Outgoing,
@@ -55,7 +60,8 @@ impl Outbox {
         let fits = self.lanes[at].len() < config.outbox_messages
             && (self.bytes[at] == 0 || self.bytes[at] + cost <= config.outbox_bytes);
         if unbounded
-            && self.lanes[at].len() >= config.outbox_messages.saturating_add(config.waiters.saturating_mul(2))
+            && self.lanes[at].len()
+                >= config.outbox_messages.saturating_add(config.max_outbound_requests.saturating_mul(2))
         {
             self.flooded = true;
             return Err((Rejected::Full, outgoing));
@@ -74,7 +80,13 @@ impl Outbox {
 
     /// Hands out the oldest messages of a lane, at most [`TAKEN_MAX`]: until `most` bytes are there, or one that is not smaller
     /// than `small`. What covers them goes to `cover`, until they are written.
-    pub(super) fn take(&mut self, lane: Lane, most: usize, small: usize, cover: &mut Reservation) -> Taken {
+    pub(in crate::connection) fn take(
+        &mut self,
+        lane: Lane,
+        most: usize,
+        small: usize,
+        cover: &mut MemoryReservation,
+    ) -> Taken {
         let at = slot(lane);
         let mut taken = Taken::new();
         let mut bytes = 0;
@@ -97,7 +109,7 @@ impl Outbox {
     }
 
     /// Takes a request back that has not begun to be sent.
-    pub(super) fn retract(&mut self, lane: Lane, request: u32) -> Option<Outgoing> {
+    pub(in crate::connection) fn retract(&mut self, lane: Lane, request: u32) -> Option<Outgoing> {
         let at = slot(lane);
         let place = self.lanes[at]
             .iter()
@@ -108,22 +120,22 @@ impl Outbox {
         Some(outgoing)
     }
 
-    pub(super) fn is_empty(&self, lane: Lane) -> bool {
+    pub(in crate::connection) fn is_empty(&self, lane: Lane) -> bool {
         self.lanes[slot(lane)].is_empty()
     }
 
     /// Whether answers had to be dropped because the peer asks and does not read.
-    pub(super) fn is_flooded(&self) -> bool {
+    pub(in crate::connection) fn is_flooded(&self) -> bool {
         self.flooded
     }
 
     /// Messages and bytes that wait, over all lanes.
-    pub(super) fn waiting(&self) -> (usize, usize) {
+    pub(in crate::connection) fn waiting(&self) -> (usize, usize) {
         (self.lanes.iter().map(VecDeque::len).sum(), self.bytes.iter().sum())
     }
 
     /// Hands out what waited, to be dropped outside the lock.
-    pub(super) fn clear(&mut self) -> [VecDeque<Outgoing>; 3] {
+    pub(in crate::connection) fn clear(&mut self) -> [VecDeque<Outgoing>; 3] {
         self.bytes = [0; 3];
         self.held.resize(0);
         std::mem::take(&mut self.lanes)
@@ -134,7 +146,7 @@ impl Outbox {
         let rest: usize = self.bytes.iter().sum();
         self.held.resize(rest.min(self.held.bytes()));
         if self.lanes[at].is_empty() {
-            // An idle link holds no buffers.
+            // An idle connection holds no buffers.
             self.lanes[at] = VecDeque::new();
         }
     }
@@ -145,7 +157,7 @@ fn slot(lane: Lane) -> usize {
 }
 
 /// Messages taken out of a lane together.
-pub(super) type Taken = SmallVec<[Outgoing; TAKEN_MAX]>;
+pub(in crate::connection) type Taken = SmallVec<[Outgoing; TAKEN_MAX]>;
 
 /// So many share one lock, and fit the stack.
 const TAKEN_MAX: usize = 16;

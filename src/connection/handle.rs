@@ -1,10 +1,4 @@
-//! The part of a link that others hold: queues to send from, requests that await an answer, and the order to close.
-
-mod answering;
-mod asking;
-mod closing;
-mod pings;
-mod places;
+//! The part of a connection that others hold: queues to send from, requests that await an answer, and the order to close.
 
 use std::sync::Arc;
 use std::task::Wake;
@@ -14,21 +8,18 @@ use tokio::sync::oneshot;
 
 use crate::base::{ConnId, Lane, Tick};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use crate::wire::{EncodeError, Features, MessageHeader, ReplyMatcher, Status, WireLimits};
+use crate::wire::{EncodeError, Features, MessageHeader, ReplyMatcher, WireLimits};
 
-use answering::Answering;
-pub(super) use answering::Begun;
-pub(super) use asking::NoPlace;
-use asking::Waiters;
-pub(super) use closing::CloseOrder;
-use pings::Pings;
+use super::close::CloseOrder;
+use super::ping::Pings;
+use super::request::{Answering, Waiters};
 
-use super::budget::{Budget, Reservation};
-use super::calls::WakeFlag;
+use super::budget::{MemoryBudget, MemoryReservation};
 use super::config::ConnectionConfig;
-use super::late::LazyBox;
-use super::message::{Message, Response, SendError};
-use super::outbox::{Outbox, Outgoing, Rejected, Taken};
+use super::lazy_box::LazyBox;
+use super::message::{Message, SendError};
+use super::wake_flag::WakeFlag;
+use super::write::outbox::{Outbox, Outgoing, Rejected, Taken};
 use crate::broadcast::{CursorStates, CursorView, ParkedWaker, ResumePoint};
 
 /// One connection as everybody but its own task sees it. The task that reads and writes is a
@@ -40,39 +31,39 @@ use crate::broadcast::{CursorStates, CursorView, ParkedWaker, ResumePoint};
 /// queue is filled without asking it.
 #[derive(Debug)]
 pub struct Connection {
-    pub(super) common: Arc<ConnectionShared>,
-    outbox: LazyBox<Outbox>,
-    waiters: LazyBox<Waiters>,
-    rare: LazyBox<Rare>,
+    pub(super) shared: Arc<ConnectionShared>,
+    pub(super) outbox: LazyBox<Outbox>,
+    pub(super) waiters: LazyBox<Waiters>,
+    pub(super) rare: LazyBox<Rare>,
     /// WakeFlag the task for everything that is not its log or its handlers.
     pub(super) calls: WakeFlag,
     /// Tick since which written bytes make no progress, plus one; zero while nothing waits to be written. A hint for the
-    /// maintenance, which closes links that stall.
-    stalled_since: AtomicU64,
+    /// maintenance, which closes connections that stall.
+    pub(super) stalled_since: AtomicU64,
     views: Arc<CursorStates>,
-    /// The authority on whether the link is open; the details are in `rare`. Whoever fills a queue asks it under the queue's
+    /// The authority on whether the connection is open; the details are in `rare`. Whoever fills a queue asks it under the queue's
     /// lock, which whoever closes takes after setting it.
-    state: AtomicU8,
+    pub(super) state: AtomicU8,
     /// A bit a lane: the outbox may hold something for it; and [`FLOODED`]. Set and cleared under the outbox' lock. Hint: a task that was woken
     /// after a message was queued sees its bit.
-    queued: AtomicU8,
+    pub(super) queued: AtomicU8,
     /// What the pings hold for the task. Set under their lock, before the task is woken.
-    wants: AtomicU8,
+    pub(super) wants: AtomicU8,
     /// Pings so far: the next one's token.
-    pinged: AtomicU32,
+    pub(super) pinged: AtomicU32,
     /// The peer cannot be told that its request has no answer. Written once, before the task starts.
     silent: AtomicBool,
 }
 
-/// What many links never need.
+/// What many connections never need.
 #[derive(Debug, Default)]
-struct Rare {
-    order: Option<Box<CloseOrder>>,
-    pings: Pings,
-    answering: Answering,
+pub(super) struct Rare {
+    pub(super) order: Option<Box<CloseOrder>>,
+    pub(super) pings: Pings,
+    pub(super) answering: Answering,
     /// Where the cursors stood when the task ended, for a connection that takes this one's place.
-    left_at: Option<Box<Positions>>,
-    heir: Option<oneshot::Sender<Positions>>,
+    pub(super) left_at: Option<Box<ResumePoints>>,
+    pub(super) heir: Option<oneshot::Sender<ResumePoints>>,
 }
 
 impl Rare {
@@ -83,27 +74,27 @@ impl Rare {
     }
 }
 
-/// What all links of one node and dialect share.
+/// What all connections of one node and protocol share.
 #[derive(Debug)]
 pub struct ConnectionShared {
     /// Their bounds.
     pub config: ConnectionConfig,
     /// The memory ceiling they count against.
-    pub budget: Arc<Budget>,
-    /// The dialect's caps.
+    pub budget: Arc<MemoryBudget>,
+    /// The protocol's caps.
     pub limits: WireLimits,
-    /// What the dialect can say.
+    /// What the protocol can say.
     pub features: Features,
     /// How answers find their requests, where not by id.
     pub reply_matcher: Option<Arc<dyn ReplyMatcher>>,
-    /// The dialect's name.
-    pub dialect: &'static str,
+    /// The protocol's name.
+    pub protocol: &'static str,
 }
 
 impl ConnectionShared {
     /// How many of a peer's requests are handled at the same time.
     pub(super) fn requests(&self) -> usize {
-        self.config.requests.max(1)
+        self.config.max_inbound_requests.max(1)
     }
 
     /// Whether a message may go on this lane at all.
@@ -119,43 +110,30 @@ impl ConnectionShared {
     }
 }
 
-/// Where the three cursors of a link stood when it ended.
-pub type Positions = [ResumePoint; 3];
+/// Where the three cursors of a connection stood when it ended.
+pub type ResumePoints = [ResumePoint; 3];
 
-/// Where the answer to a request arrives.
-pub(super) type Answer = oneshot::Receiver<Answered>;
-
-/// An answer, or that there is none and why.
-pub(super) type Answered = Result<Response, RequestDeclined>;
-
-/// Why a peer did not answer.
-#[derive(Debug)]
-pub(super) struct RequestDeclined {
-    pub(super) status: Status,
-    pub(super) detail: Response,
-}
-
-/// What a link counts of itself.
+/// What a connection counts of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Waiting {
+pub struct PendingCounts {
     /// Messages that wait to be sent to this peer alone.
-    pub messages: usize,
+    pub queued_messages: usize,
     /// Their bytes.
-    pub bytes: usize,
+    pub queued_bytes: usize,
     /// Requests of ours that await an answer.
-    pub requests: usize,
+    pub outbound_requests: usize,
     /// Requests of the peer that are being handled.
-    pub answering: usize,
+    pub inbound_requests: usize,
 }
 
 impl Connection {
     pub(super) fn new(
-        common: Arc<ConnectionShared>,
+        shared: Arc<ConnectionShared>,
         views: Arc<CursorStates>,
         seat: Arc<ParkedWaker>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            common,
+            shared,
             outbox: LazyBox::new(),
             waiters: LazyBox::new(),
             rare: LazyBox::new(),
@@ -175,12 +153,12 @@ impl Connection {
         self.views.conn()
     }
 
-    /// The name of the dialect it speaks.
-    pub fn dialect(&self) -> &'static str {
-        self.common.dialect
+    /// The name of the protocol it speaks.
+    pub fn protocol(&self) -> &'static str {
+        self.shared.protocol
     }
 
-    /// Whether the link takes messages.
+    /// Whether the connection takes messages.
     pub fn is_open(&self) -> bool {
         self.state.load(Ordering::Acquire) == OPEN
     }
@@ -191,7 +169,7 @@ impl Connection {
     /// [`SendError::Full`], [`SendError::Closed`]; the message comes back.
     ///
     /// # Cost
-    /// One short lock of this link, no copy of the payload.
+    /// One short lock of this connection, no copy of the payload.
     pub fn send(&self, message: Message) -> Result<(), SendError> {
         let head = MessageHeader::Event { kind: message.kind };
         self.submit(head, message)
@@ -219,15 +197,15 @@ impl Connection {
         outgoing: Outgoing,
         unbounded: bool,
     ) -> Result<(), (Rejected, Outgoing)> {
-        if let Err(cause) = self.common.check(lane, &outgoing.head, outgoing.payload.len()) {
+        if let Err(cause) = self.shared.check(lane, &outgoing.head, outgoing.payload.len()) {
             return Err((Rejected::Refused(cause), outgoing));
         }
         {
-            let mut outbox = self.outbox.lock_or(|| Outbox::new(&self.common.budget));
+            let mut outbox = self.outbox.lock_or(|| Outbox::new(&self.shared.budget));
             if self.state.load(Ordering::Acquire) == CLOSED {
                 return Err((Rejected::Closed, outgoing));
             }
-            let pushed = outbox.push(lane, outgoing, &self.common.config, unbounded);
+            let pushed = outbox.push(lane, outgoing, &self.shared.config, unbounded);
             let mark = match &pushed {
                 Ok(()) => 1 << lane.index(),
                 Err(_) if outbox.is_flooded() => FLOODED,
@@ -246,7 +224,7 @@ impl Connection {
         lane: Lane,
         most: usize,
         small: usize,
-        cover: &mut Reservation,
+        cover: &mut MemoryReservation,
     ) -> Taken {
         let taken = self.outbox.look(|outbox| {
             let taken = outbox.take(lane, most, small, cover);
@@ -291,32 +269,32 @@ impl Connection {
         others && self.waiters.look(|waiters| waiters.alone() >= MANY) == Some(true)
     }
 
-    /// A link that is only kept alive holds nothing of what many never need. Not while a handler of a request is at work, answered
+    /// A connection that is only kept alive holds nothing of what many never need. Not while a handler of a request is at work, answered
     /// or not: the numbers of requests start over.
     pub(super) fn forget(&self) {
         drop(self.rare.take_if(|rare| rare.is_idle()));
     }
 
-    /// What waits in this link.
-    pub fn waiting(&self) -> Waiting {
-        let (messages, bytes) = self.outbox.look(|outbox| outbox.waiting()).unwrap_or_default();
-        let requests = self.waiters.look(|waiters| waiters.len()).unwrap_or_default();
-        let answering = self.rare.look(|rare| rare.answering.all.len()).unwrap_or_default();
-        Waiting { messages, bytes, requests, answering }
+    /// What waits in this connection.
+    pub fn pending_counts(&self) -> PendingCounts {
+        let (queued_messages, queued_bytes) = self.outbox.look(|outbox| outbox.waiting()).unwrap_or_default();
+        let outbound_requests = self.waiters.look(|waiters| waiters.len()).unwrap_or_default();
+        let inbound_requests = self.rare.look(|rare| rare.answering.all.len()).unwrap_or_default();
+        PendingCounts { queued_messages, queued_bytes, outbound_requests, inbound_requests }
     }
 
-    /// How the link stands towards the broadcasts of a lane; `None` for the control lane.
-    pub fn view(&self, lane: Lane) -> Option<CursorView> {
+    /// How the connection stands towards the broadcasts of a lane; `None` for the control lane.
+    pub fn cursor_view(&self, lane: Lane) -> Option<CursorView> {
         Some(self.views.view(lane.index().checked_sub(1)?))
     }
 
     /// What has surely been written, as far as the cursors have said.
-    pub(crate) fn written_positions(&self) -> Positions {
+    pub(crate) fn resume_points(&self) -> ResumePoints {
         self.views.resume_points()
     }
 
     /// For how long written bytes have made no progress; zero while nothing waits to be written.
-    pub fn stalled(&self, now: Tick) -> Duration {
+    pub fn stalled_for(&self, now: Tick) -> Duration {
         match self.stalled_since.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
             since => now.since(Tick::from_millis(since - 1)),
@@ -324,7 +302,7 @@ impl Connection {
     }
 
     /// Whether written bytes make no progress, however short a time. Cost: one load.
-    pub fn is_waiting(&self) -> bool {
+    pub fn is_stalled(&self) -> bool {
         self.stalled_since.load(Ordering::Relaxed) != 0
     }
 
@@ -340,7 +318,7 @@ impl Connection {
     }
 }
 
-/// What a link's stream wakes. A task that something else woke need not ask its stream.
+/// What a connection's stream wakes. A task that something else woke need not ask its stream.
 impl Wake for Connection {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
@@ -355,10 +333,10 @@ impl Wake for Connection {
 const MANY: usize = 4;
 /// Answers had to be dropped; never cleared.
 const FLOODED: u8 = 1 << 7;
-const OPEN: u8 = 0;
+pub(super) const OPEN: u8 = 0;
 /// What was queued is still sent, and answers are still taken.
-const DRAINING: u8 = 1;
-const CLOSED: u8 = 2;
+pub(super) const DRAINING: u8 = 1;
+pub(super) const CLOSED: u8 = 2;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests;

@@ -1,4 +1,4 @@
-//! What most links never need.
+//! What most connections never need.
 
 use std::ops::{Deref, DerefMut};
 

@@ -7,17 +7,18 @@ use tokio::sync::oneshot;
 
 use crate::base::Lane;
 use crate::connection::message::Response;
-use crate::connection::outbox::Outgoing;
-use crate::connection::pipeline::Ticket;
+use crate::connection::request::pipeline::Ticket;
+use crate::connection::write::outbox::Outgoing;
 use crate::sync::atomic::Ordering;
 use crate::wire::{MessageHeader, Status};
 
-use super::places::{Queue, ReplySlot};
-use super::{Answer, Answered, Connection, RequestDeclined};
+use super::pending_by_kind::{Queue, ReplySlot};
+use super::{Answer, Answered, RequestDeclined};
+use crate::connection::handle::Connection;
 
 /// Who awaits an answer.
 #[derive(Debug)]
-pub(super) enum Waiter {
+pub(in crate::connection) enum Waiter {
     /// One request's future.
     One(oneshot::Sender<Answered>),
     /// One of a pipeline's.
@@ -38,24 +39,24 @@ impl Waiter {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Waiters {
+pub(in crate::connection) struct Waiters {
     next: u32,
     /// By id.
     pub(super) table: HashMap<u32, Waiter, foldhash::fast::RandomState>,
     /// Those in the table that are a pipeline's.
     tickets: usize,
-    /// By place, where the dialect has no ids. A handful at the most.
+    /// By place, where the protocol has no ids. A handful at the most.
     pub(super) places: Vec<(u32, ReplySlot)>,
 }
 
 /// Why a request got no place to wait in.
 #[derive(Debug)]
 pub(in crate::connection) enum NoPlace {
-    /// The link is closed.
+    /// The connection is closed.
     Closed,
     /// As many requests as may wait do.
     TooMany,
-    /// The dialect knows no answer to this kind.
+    /// The protocol knows no answer to this kind.
     NoQuestion,
     /// An answer that was given up would be taken for this one's.
     LazyBox,
@@ -65,12 +66,12 @@ pub(in crate::connection) enum NoPlace {
 }
 
 impl Waiters {
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::connection) fn len(&self) -> usize {
         self.table.len() + self.places.len()
     }
 
     /// Requests that a task of its own awaits, each.
-    pub(super) fn alone(&self) -> usize {
+    pub(in crate::connection) fn alone(&self) -> usize {
         self.len() - self.tickets
     }
 
@@ -86,7 +87,7 @@ impl Waiters {
         let waiter = self.table.remove(&id)?;
         self.tickets -= usize::from(matches!(waiter, Waiter::Ticket(_)));
         if self.table.is_empty() && self.table.capacity() > KEPT {
-            // An idle link holds no buffers.
+            // An idle connection holds no buffers.
             self.table = HashMap::default();
         }
         Some(waiter)
@@ -113,7 +114,7 @@ impl Connection {
         payload: &Bytes,
         its_turn: bool,
     ) -> Result<(u32, Answer), NoPlace> {
-        let most = self.common.config.waiters;
+        let most = self.shared.config.max_outbound_requests;
         // Dropped after the lock is given back: who has gone left a waker in there.
         let mut gone = Queue::new();
         let mut waiters = self.waiters.lock();
@@ -123,7 +124,7 @@ impl Connection {
         if waiters.len() >= most && !its_turn {
             return Err(NoPlace::TooMany);
         }
-        if let Some(reply_matcher) = &self.common.reply_matcher {
+        if let Some(reply_matcher) = &self.shared.reply_matcher {
             let place = reply_matcher.request_slot(kind).ok_or(NoPlace::NoQuestion)?;
             return waiters.take_place(place, (kind, payload), its_turn, most, &mut gone);
         }
@@ -131,16 +132,16 @@ impl Connection {
         Ok((waiters.insert(Waiter::One(sender)), receiver))
     }
 
-    /// A place for one request of a pipeline in the table, and the request's number. Not in a dialect without ids.
+    /// A place for one request of a pipeline in the table, and the request's number. Not in a protocol without ids.
     pub(in crate::connection) fn add_ticket(&self, ticket: Ticket) -> Result<u32, NoPlace> {
-        if self.common.reply_matcher.is_some() {
+        if self.shared.reply_matcher.is_some() {
             return Err(NoPlace::NoQuestion);
         }
         let mut waiters = self.waiters.lock();
         if !self.is_open() {
             return Err(NoPlace::Closed);
         }
-        if waiters.len() >= self.common.config.waiters {
+        if waiters.len() >= self.shared.config.max_outbound_requests {
             return Err(NoPlace::TooMany);
         }
         Ok(waiters.insert(Waiter::Ticket(ticket.arm())))
@@ -148,7 +149,7 @@ impl Connection {
 
     /// An answer arrived. `false` if nobody waits for it: late, or never asked.
     pub(in crate::connection) fn answered(&self, id: u32, status: Status, payload: Response) -> bool {
-        if self.common.reply_matcher.is_some() {
+        if self.shared.reply_matcher.is_some() {
             return self.declined_in_place(id, RequestDeclined { status, detail: payload });
         }
         let waiter = self.waiters.look(|waiters| waiters.remove(id)).flatten();
@@ -161,9 +162,9 @@ impl Connection {
     }
 
     /// Nobody waits for this answer any more: the request is taken back if it was not sent. Where it was, the peer is told by a
-    /// cancel; in a dialect without ids its place stays closed until the answer came.
+    /// cancel; in a protocol without ids its place stays closed until the answer came.
     pub(in crate::connection) fn give_up(&self, lane: Lane, id: u32) {
-        if self.common.reply_matcher.is_some() {
+        if self.shared.reply_matcher.is_some() {
             return self.give_up_place(lane, id);
         }
         let waiter = self.waiters.look(|waiters| waiters.remove(id)).flatten();
@@ -173,7 +174,7 @@ impl Connection {
         let retracted = self.retract(lane, id);
         if retracted.is_none() {
             let cancel = Outgoing { head: MessageHeader::Cancel { id }, payload: Response::new() };
-            // A closed link needs no cancel.
+            // A closed connection needs no cancel.
             let _ = self.queue(lane, cancel, true);
         }
     }

@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use bytes::Buf;
 
 use crate::broadcast::{Fill, LogPositions};
-use crate::connection::budget::Reservation;
-use crate::connection::end::CloseReason;
-use crate::connection::shared::Connection;
+use crate::connection::budget::MemoryReservation;
+use crate::connection::close_reason::CloseReason;
+use crate::connection::handle::Connection;
 use crate::transport::Stream;
 
 use super::{BULK, LANES, LaneWriter, Piece, WriteState};
@@ -19,7 +19,7 @@ impl WriteState {
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
-        link: &Connection,
+        connection: &Connection,
     ) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut count = 0;
@@ -45,14 +45,14 @@ impl WriteState {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Poll::Ready(Ok(written)) => {
                 self.unflushed = true;
-                self.advance(written, link);
+                self.advance(written, connection);
                 Poll::Ready(Ok(written))
             }
             other => other,
         }
     }
 
-    pub(super) fn advance(&mut self, mut written: usize, link: &Connection) {
+    pub(super) fn advance(&mut self, mut written: usize, connection: &Connection) {
         self.written += written as u64;
         while written > 0
             && let Some(piece) = self.round.front_mut()
@@ -86,35 +86,35 @@ impl WriteState {
             }
         }
         if self.round.is_empty() {
-            self.settle(link);
+            self.settle(connection);
         }
     }
 
     /// The round is empty: nothing is held but what has begun.
-    fn settle(&mut self, link: &Connection) {
+    fn settle(&mut self, connection: &Connection) {
         self.own = 0;
         for lane in &mut self.lanes {
             lane.pinned = if lane.open.is_some() { lane.opened } else { 0 };
         }
-        self.cover(link);
+        self.cover(connection);
     }
 
     /// Reserves what the round holds. What has come from a queue is covered already; where the ceiling refuses the rest, a
     /// round's worth at the most goes uncounted.
-    pub(super) fn cover(&mut self, link: &Connection) {
+    pub(super) fn cover(&mut self, connection: &Connection) {
         let kept: usize = self.lanes.iter().map(|lane| lane.batch.partial_chunk_len() + lane.pinned).sum();
         let bytes = self.own + kept;
         if bytes > 0 || self.held.is_some() {
-            self.held(link).resize(bytes);
+            self.held(connection).resize(bytes);
         }
     }
 
-    pub(super) fn held(&mut self, link: &Connection) -> &mut Reservation {
-        self.held.get_or_insert_with(|| Reservation::empty(&link.common.budget))
+    pub(super) fn held(&mut self, connection: &Connection) -> &mut MemoryReservation {
+        self.held.get_or_insert_with(|| MemoryReservation::empty(&connection.shared.budget))
     }
 
     /// The stream is full: keeps a copy of the rest of a chunk that has begun, and lets go of the log's segments.
-    pub(super) fn release(&mut self, link: &Connection) {
+    pub(super) fn release(&mut self, connection: &Connection) {
         let lanes = &mut self.lanes;
         let mut first = true;
         self.round.retain(|piece| {
@@ -130,16 +130,16 @@ impl WriteState {
                 }
             }
         });
-        if self.round.is_empty() { self.settle(link) } else { self.cover(link) }
+        if self.round.is_empty() { self.settle(connection) } else { self.cover(connection) }
     }
 
     /// Fetches the rest of a chunk that is half on the line and was too long to keep: it goes before anything else.
-    pub(super) fn mend(&mut self, footing: &LogPositions) -> Result<(), CloseReason> {
+    pub(super) fn mend(&mut self, positions: &LogPositions) -> Result<(), CloseReason> {
         let Some(Piece::Log(at)) = self.round.front() else { return Ok(()) };
         let LaneWriter { stride, batch, .. } = &mut self.lanes[*at];
         if batch.is_empty()
             && stride.is_mid_chunk(batch)
-            && stride.fill(footing.member(*at), 1, batch) != Fill::Ready
+            && stride.fill(positions.member(*at), 1, batch) != Fill::Ready
         {
             return Err(CloseReason::TooSlow(LANES[*at]));
         }

@@ -1,4 +1,4 @@
-//! Requests of ours in a dialect without ids: one at a time awaits its answer in each place.
+//! Requests of ours in a protocol without ids: one at a time awaits its answer in each place.
 
 use std::collections::VecDeque;
 
@@ -8,14 +8,15 @@ use tokio::sync::oneshot;
 use crate::base::Lane;
 use crate::wire::Payload;
 
-use super::asking::{NoPlace, Waiters};
-use super::{Answer, Answered, Connection, RequestDeclined};
+use super::outbound_requests::{NoPlace, Waiters};
+use super::{Answer, Answered, RequestDeclined};
+use crate::connection::handle::Connection;
 
 /// A place in which one request at a time awaits its answer.
 ///
 /// Invariant 26. Statement: where the line carries no ids, an answer reaches only the request it answers. Enforced by: a
 /// request that was sent and given up leaves its place [`ReplySlot::LazyBox`], and nothing is asked there until its answer came, the peer
-/// said that there is none, or the link ended, but for what no answer of its can be taken for
+/// said that there is none, or the connection ended, but for what no answer of its can be taken for
 /// ([`ReplyMatcher::are_distinguishable`](crate::wire::ReplyMatcher::are_distinguishable)). What was followed so is forgotten: who asks the very same again after
 /// that may be given the answer of before. Breaks if: a place is freed by a timeout.
 ///
@@ -71,7 +72,7 @@ impl Waiters {
             }
         }
         if self.places.is_empty() {
-            // An idle link holds no buffers.
+            // An idle connection holds no buffers.
             self.places = Vec::new();
         }
         (number, place, next)
@@ -118,10 +119,10 @@ impl Waiters {
 
 /// Requests of ours.
 impl Connection {
-    /// These requests, kind and payload, were sent on this stream before it was the link's, and may still be answered: their places
-    /// are as if they had been given up here. Nothing in a dialect with ids.
-    pub(crate) fn owed(&self, requests: &[(u16, Bytes)]) {
-        let Some(reply_matcher) = self.common.reply_matcher.as_ref().filter(|_| !requests.is_empty()) else {
+    /// These requests, kind and payload, were sent on this stream before it was the connection's, and may still be answered: their places
+    /// are as if they had been given up here. Nothing in a protocol with ids.
+    pub(crate) fn expect_replies(&self, requests: &[(u16, Bytes)]) {
+        let Some(reply_matcher) = self.shared.reply_matcher.as_ref().filter(|_| !requests.is_empty()) else {
             return;
         };
         let mut waiters = self.waiters.lock();
@@ -137,7 +138,7 @@ impl Connection {
     /// A request finds its place closed by one that was given up. Whether it may look again: no answer can be taken for the wrong
     /// one's, so that the place is free now, or it changed meanwhile.
     pub(in crate::connection) fn may_follow(&self, kind: u16, payload: &[u8]) -> bool {
-        let Some(reply_matcher) = &self.common.reply_matcher else { return false };
+        let Some(reply_matcher) = &self.shared.reply_matcher else { return false };
         let Some(place) = reply_matcher.request_slot(kind) else { return false };
         let (id, late_kind, late) = {
             let waiters = self.waiters.lock();
@@ -158,10 +159,10 @@ impl Connection {
         true
     }
 
-    /// A message arrived that may be an answer, in a dialect without ids. Hands it back if it answers nothing that anybody
+    /// A message arrived that may be an answer, in a protocol without ids. Hands it back if it answers nothing that anybody
     /// waits for; one that answers what was given up frees its place.
     pub(crate) fn answered_in_place<'p>(&self, kind: u16, payload: Payload<'p>) -> Option<Payload<'p>> {
-        let Some(reply_matcher) = &self.common.reply_matcher else { return Some(payload) };
+        let Some(reply_matcher) = &self.shared.reply_matcher else { return Some(payload) };
         let Some(place) = reply_matcher.reply_slot(kind) else { return Some(payload) };
         let (id, asked_kind, asked) = {
             let waiters = self.waiters.lock();

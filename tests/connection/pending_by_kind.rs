@@ -56,8 +56,8 @@ async fn asked<S: peerpool::transport::Stream>(far: &mut ByHand<TimeCoin, S>) ->
 }
 
 fn ask(running: &Running, said: &NetworkMessage, within: Duration) -> Asking {
-    let (link, message) = (Arc::clone(&running.link), message(said));
-    tokio::spawn(async move { link.request(message, within).await })
+    let (connection, message) = (Arc::clone(&running.connection), message(said));
+    tokio::spawn(async move { connection.request(message, within).await })
 }
 
 type Asking = tokio::task::JoinHandle<Result<Bytes, RequestError>>;
@@ -83,7 +83,7 @@ async fn an_answer_finds_its_question_by_kind_and_field_and_others_reach_the_han
     ear.until_events(3).await;
     let heard = events(&ear);
     assert_eq!(heard, [text(&block(8)), text(&NetworkMessage::PeerList(Vec::new())), text(&block(7))]);
-    assert_eq!(running.link.waiting().requests, 0);
+    assert_eq!(running.connection.pending_counts().outbound_requests, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -136,7 +136,7 @@ async fn after_a_timeout_the_place_stays_closed_until_the_late_answer_came() {
     asked(&mut far).await;
     assert!(matches!(hasty.await.unwrap(), Err(RequestError::Timeout)));
     for refused in [behind, ask(&running, &block_request(3), WAIT)] {
-        assert!(matches!(refused.await.unwrap(), Err(RequestError::AnswerOpen(_))));
+        assert!(matches!(refused.await.unwrap(), Err(RequestError::ReplyOutstanding(_))));
     }
     // The late answer answers nothing any more: it goes to the handler, and opens the place.
     far.send(&frame(&block(1))).await;
@@ -153,14 +153,20 @@ async fn a_question_given_up_before_it_was_sent_leaves_its_place_open() {
     let side = side();
     let (near, far) = pipe(16);
     let running = side.start(near, Ear::new());
-    running.link.send(Message::new(Kind::GenesisBlock.code(), vec![b' '; 8_000])).unwrap();
+    running.connection.send(Message::new(Kind::GenesisBlock.code(), vec![b' '; 8_000])).unwrap();
     settle().await;
     let asking = ask(&running, &block_request(1), WAIT);
     settle().await;
-    assert_eq!((running.link.waiting().requests, running.link.waiting().messages), (1, 1));
+    assert_eq!(
+        (
+            running.connection.pending_counts().outbound_requests,
+            running.connection.pending_counts().queued_messages
+        ),
+        (1, 1)
+    );
     asking.abort();
     let _ = asking.await;
-    assert_eq!(running.link.waiting(), peerpool::connection::Waiting::default());
+    assert_eq!(running.connection.pending_counts(), peerpool::connection::PendingCounts::default());
     let mut far = side.by_hand(far);
     assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Event { .. }, _))));
     let again = ask(&running, &block_request(2), WAIT);
@@ -178,7 +184,8 @@ fn two_who_give_their_questions_up_unsent_close_the_place_to_neither() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             for height in 0..20_000 {
-                let mut asking = Box::pin(prepared.link().request(message(&block_request(height)), WAIT));
+                let mut asking =
+                    Box::pin(prepared.connection().request(message(&block_request(height)), WAIT));
                 let refused = futures_poll_once(&mut asking).await;
                 assert!(refused.is_none(), "{refused:?}");
             }
@@ -188,7 +195,7 @@ fn two_who_give_their_questions_up_unsent_close_the_place_to_neither() {
         scope.spawn(gives_up);
         scope.spawn(gives_up);
     });
-    assert_eq!(prepared.link().waiting(), peerpool::connection::Waiting::default());
+    assert_eq!(prepared.connection().pending_counts(), peerpool::connection::PendingCounts::default());
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,12 +221,12 @@ async fn a_kind_that_the_dialect_has_no_word_for_comes_back_and_is_not_dropped_u
     let running = side.start(near, Ear::new());
     let mut far = side.by_hand(far);
     for message in [Message::new(UNKNOWN, ""), Message::new(Kind::ALL.len() as u16, vec![b' '; 8_000])] {
-        let refused = running.link.send(message.clone()).unwrap_err();
+        let refused = running.connection.send(message.clone()).unwrap_err();
         let cause = EncodeError::Unsupported { what: "message of this kind" };
         assert!(matches!(&refused, SendError::Refused { cause: why, .. } if *why == cause), "{refused:?}");
         assert_eq!(refused.into_message(), message);
     }
-    running.link.send(Message::new(Kind::ALL.len() as u16 - 1, text(&block(1)))).unwrap();
+    running.connection.send(Message::new(Kind::ALL.len() as u16 - 1, text(&block(1)))).unwrap();
     assert!(
         matches!(far.message().await, Some(Item::Message(_, MessageHeader::Event { .. }, body)) if body == text(&block(1)))
     );
@@ -233,7 +240,7 @@ async fn what_asks_nothing_is_no_request() {
     let tip = NetworkMessage::UpdateTip { height: 1, hash: "ab".into() };
     let refused = ask(&running, &tip, WAIT).await.unwrap();
     assert!(matches!(refused, Err(RequestError::NotSent(SendError::Refused { .. }))), "{refused:?}");
-    assert_eq!(running.link.waiting().requests, 0);
+    assert_eq!(running.connection.pending_counts().outbound_requests, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -259,14 +266,14 @@ async fn questions_of_one_place_are_answered_in_their_order_and_of_others_beside
     assert_eq!(waiting.len(), 2, "one of each place");
     let (height, responder) = waiting.pop().unwrap();
     assert_eq!(height, text(&NetworkMessage::GetBlockchainHeight));
-    responder.answer(text(&NetworkMessage::BlockchainHeight(9))).unwrap();
+    responder.respond(text(&NetworkMessage::BlockchainHeight(9))).unwrap();
     // The first is refused, of which only a node of ours is told; the next one's turn comes all the same.
     waiting.pop().unwrap().1.decline(Status::Busy, "").unwrap();
     for height in [2, 3] {
         ear.until(|heard| heard.len() as u64 == height + 1).await;
         let (body, responder) = open.lock().unwrap().pop().unwrap();
         assert_eq!(body, text(&block_request(height)));
-        responder.on(Lane::Bulk).answer(text(&block(height))).unwrap();
+        responder.on(Lane::Bulk).respond(text(&block(height))).unwrap();
     }
     let mut got = Vec::new();
     for _ in 0..4 {
@@ -302,10 +309,10 @@ async fn a_refusal_is_told_to_whoever_asked_and_frees_the_place_of_a_question_gi
     next.abort();
     settle().await;
     let open = ask(&running, &block_request(3), WAIT).await.unwrap();
-    assert!(matches!(open, Err(RequestError::AnswerOpen(_))), "{open:?}");
+    assert!(matches!(open, Err(RequestError::ReplyOutstanding(_))), "{open:?}");
     far.send(&no).await;
     settle().await;
-    assert_eq!(running.link.waiting().requests, 0);
+    assert_eq!(running.connection.pending_counts().outbound_requests, 0);
     let last = ask(&running, &block_request(4), WAIT);
     assert_eq!(asked(&mut far).await, text(&block_request(4)));
     far.send(&frame(&block(4))).await;
@@ -319,8 +326,8 @@ async fn whoever_leaves_the_queue_gives_away_no_turn_but_its_own() {
     let running = side.start(near, Ear::new());
     let mut far = side.by_hand(far);
     let by_hand = |height| {
-        let (link, message) = (Arc::clone(&running.link), message(&block_request(height)));
-        Box::pin(async move { link.request(message, WAIT).await })
+        let (connection, message) = (Arc::clone(&running.connection), message(&block_request(height)));
+        Box::pin(async move { connection.request(message, WAIT).await })
     };
     let first = ask(&running, &block_request(0), WAIT);
     assert_eq!(asked(&mut far).await, text(&block_request(0)));
@@ -345,13 +352,13 @@ async fn whoever_leaves_the_queue_gives_away_no_turn_but_its_own() {
     assert_eq!(asked(&mut far).await, text(&block_request(4)));
     far.send(&frame(&block(4))).await;
     newcomer.await.unwrap().unwrap();
-    assert_eq!(running.link.waiting().requests, 0);
+    assert_eq!(running.connection.pending_counts().outbound_requests, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_questions_of_one_place_pauses_reading_and_loses_none() {
     let plan = Plan {
-        link: ConnectionConfig { inbox_messages: 4, ..ConnectionConfig::default() },
+        connection: ConnectionConfig { inbox_messages: 4, ..ConnectionConfig::default() },
         ..Plan::default()
     };
     let side = Side::with(TimeCoin::testnet(Software::default()), plan);
@@ -362,7 +369,7 @@ async fn a_flood_of_questions_of_one_place_pauses_reading_and_loses_none() {
             let Ok(NetworkMessage::StateSnapshotRequest { height }) = NetworkMessage::decode(&body) else {
                 panic!("not what was asked")
             };
-            responder.answer(text(&block(height))).unwrap();
+            responder.respond(text(&block(height))).unwrap();
         })
     });
     let _running = side.start(near, ear.clone());
@@ -386,7 +393,7 @@ async fn a_flood_of_questions_of_one_place_pauses_reading_and_loses_none() {
 #[tokio::test(start_paused = true)]
 async fn a_question_that_found_no_room_leaves_its_place_open() {
     let plan = Plan {
-        link: ConnectionConfig { outbox_messages: 1, ..ConnectionConfig::default() },
+        connection: ConnectionConfig { outbox_messages: 1, ..ConnectionConfig::default() },
         ..Plan::default()
     };
     let side = Side::with(TimeCoin::testnet(Software::default()), plan);
@@ -394,12 +401,12 @@ async fn a_question_that_found_no_room_leaves_its_place_open() {
     let running = side.start(near, Ear::new());
     // The first is being written, the second fills the queue.
     for _ in 0..2 {
-        running.link.send(Message::new(Kind::GenesisBlock.code(), vec![b' '; 8_000])).unwrap();
+        running.connection.send(Message::new(Kind::GenesisBlock.code(), vec![b' '; 8_000])).unwrap();
         settle().await;
     }
     let refused = ask(&running, &block_request(1), WAIT).await.unwrap();
     assert!(matches!(refused, Err(RequestError::NotSent(SendError::Full(_)))), "{refused:?}");
-    assert_eq!(running.link.waiting().requests, 0);
+    assert_eq!(running.connection.pending_counts().outbound_requests, 0);
     let mut far = side.by_hand(far);
     for _ in 0..2 {
         far.message().await;
@@ -430,7 +437,7 @@ async fn turns_come_in_order_and_whoever_leaves_the_queue_holds_up_nobody() {
     for height in [0, 2, 3, 5] {
         assert_eq!((&mut asking[height as usize]).await.unwrap().unwrap(), text(&block(height)));
     }
-    assert_eq!(running.link.waiting().requests, 0);
+    assert_eq!(running.connection.pending_counts().outbound_requests, 0);
 }
 
 /// One poll of a future: its output, if it has one by now.
@@ -450,13 +457,13 @@ async fn a_pong_that_never_came_is_not_replaced_by_later_ones() {
     let running = side.start(near, ear.clone());
     let mut far = side.by_hand(far);
     let ping = Some(Item::Control(Control::Ping { token: 0 }));
-    running.link.ping();
+    running.connection.ping();
     assert_eq!(far.message().await, ping);
     tokio::time::sleep(Duration::from_secs(60)).await;
-    running.link.ping();
+    running.connection.ping();
     assert_eq!(far.message().await, ping);
     tokio::time::sleep(Duration::from_millis(20)).await;
     far.send(&frame(&NetworkMessage::Pong)).await;
     ear.until(|heard| matches!(heard, [Heard::Rtt(rtt)] if *rtt < Duration::from_secs(1))).await;
-    assert!(!running.link.ping_open());
+    assert!(!running.connection.has_unanswered_ping());
 }

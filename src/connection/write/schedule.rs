@@ -4,10 +4,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::broadcast::Fill;
-use crate::connection::end::CloseReason;
-use crate::connection::host::ConnectionHandler;
-use crate::connection::outbox::Outgoing;
-use crate::connection::shared::Connection;
+use crate::connection::close_reason::CloseReason;
+use crate::connection::handle::Connection;
+use crate::connection::handler::ConnectionHandler;
+use crate::connection::write::outbox::Outgoing;
 use crate::wire::{Control, Protocol};
 
 use super::{BULK, Gather, LANES, LaneWriter, Piece, URGENT, WriteState, Writer};
@@ -16,14 +16,14 @@ impl<D: Protocol> Writer<D> {
     pub(super) fn gather<H: ConnectionHandler>(
         &mut self,
         busy: &mut WriteState,
-        link: &Connection,
-        host: &H,
+        connection: &Connection,
+        handler: &H,
         gather: Gather,
     ) -> Result<(), CloseReason> {
-        if let Some(token) = link.take_ping() {
+        if let Some(token) = connection.take_ping() {
             self.say(busy, &Control::Ping { token })?;
         }
-        busy.flight.bound(link.common.features.ping_tokens && gather != Gather::Deaf);
+        busy.flight.bound(connection.shared.features.ping_tokens && gather != Gather::Deaf);
         if let Some(token) = busy.flight.mark(Instant::now) {
             self.say(busy, &Control::Ping { token })?;
         }
@@ -37,15 +37,17 @@ impl<D: Protocol> Writer<D> {
         }
         let bulk = busy.flight.round();
         let waits = Waits {
-            queue: std::array::from_fn(|at| busy.lanes[at].open.is_some() || link.has_outgoing(LANES[at])),
+            queue: std::array::from_fn(|at| {
+                busy.lanes[at].open.is_some() || connection.has_outgoing(LANES[at])
+            }),
             state: self.state.has_unread(),
         };
         // What does not come of a log stays in the round when the stream is full, and what comes later waits for it.
         let stays = waits.state || (0..LANES.len()).any(|at| waits.queue[at] && (at != BULK || bulk > 0));
-        let mut room = link.common.config.batch / if stays { 2 } else { 1 };
+        let mut room = connection.shared.config.write_batch_bytes / if stays { 2 } else { 1 };
         let share = (room / CHUNKS).max(CHUNK);
         room = room.saturating_sub(busy.own);
-        let early = self.gather_starving(busy, host, share, bulk == 0)?;
+        let early = self.gather_starving(busy, handler, share, bulk == 0)?;
         room = room.saturating_sub(share * early.iter().filter(|early| **early).count());
         for at in (0..busy.lanes.len()).filter(|at| !early[*at]) {
             if at == BULK && bulk == 0 {
@@ -53,13 +55,13 @@ impl<D: Protocol> Writer<D> {
             }
             let most = room.max(share);
             let most = if at == BULK { most.min(bulk).max(CHUNK) } else { most };
-            let taken = self.gather_lane(busy, at, most, waits, link, host)?;
+            let taken = self.gather_lane(busy, at, most, waits, connection, handler)?;
             room = room.saturating_sub(taken);
             if at == BULK && (1..bulk).contains(&taken) {
                 busy.flight.ran_out(taken);
             }
         }
-        busy.cover(link);
+        busy.cover(connection);
         Ok(())
     }
 
@@ -70,15 +72,15 @@ impl<D: Protocol> Writer<D> {
         at: usize,
         room: usize,
         waits: Waits,
-        link: &Connection,
-        host: &H,
+        connection: &Connection,
+        handler: &H,
     ) -> Result<usize, CloseReason> {
         let (queue_waits, state_waits) = (waits.queue[at], waits.state && at == URGENT);
         let others_wait = queue_waits || state_waits;
         let mut taken = 0;
         if others_wait && !busy.lanes[at].stride.is_mid_message() {
             // Where both wait, each gets half.
-            let log_waits = busy.lanes[at].stride.has_unread(self.footing.member(at));
+            let log_waits = busy.lanes[at].stride.has_unread(self.positions.member(at));
             let share = if log_waits { (room / 2).max(1) } else { room };
             if state_waits && busy.lanes[at].open.is_none() {
                 // State that is set all the time leaves the queue its half.
@@ -88,17 +90,17 @@ impl<D: Protocol> Writer<D> {
             let logs_turn = log_waits && busy.lanes[at].logs_turn && busy.lanes[at].open.is_none();
             if queue_waits && !logs_turn {
                 // One at least, however large the last value of state was.
-                taken += self.gather_queue(busy, at, share.saturating_sub(taken).max(1), link)?;
+                taken += self.gather_queue(busy, at, share.saturating_sub(taken).max(1), connection)?;
             }
         }
         if busy.lanes[at].open.is_none() && taken < room {
             // While others wait for the log's message to end, take no more of the log than its next chunk.
             let most = if others_wait && busy.lanes[at].stride.is_mid_message() { 1 } else { room - taken };
-            taken += self.gather_log(busy, at, most, host)?;
+            taken += self.gather_log(busy, at, most, handler)?;
         }
         // It was the log's turn, and all that it had was skipped or the peer's own.
         if taken == 0 && queue_waits && !busy.lanes[at].stride.is_mid_message() {
-            taken += self.gather_queue(busy, at, room, link)?;
+            taken += self.gather_queue(busy, at, room, connection)?;
         }
         Ok(taken)
     }
@@ -108,19 +110,19 @@ impl<D: Protocol> Writer<D> {
     fn gather_starving<H: ConnectionHandler>(
         &mut self,
         busy: &mut WriteState,
-        host: &H,
+        handler: &H,
         share: usize,
         no_bulk: bool,
     ) -> Result<[bool; 3], CloseReason> {
         let (mut early, written) = ([false; 3], busy.written);
         for (at, early) in early.iter_mut().enumerate() {
             let lane = &mut busy.lanes[at];
-            if !lane.stride.has_unread(self.footing.member(at)) {
+            if !lane.stride.has_unread(self.positions.member(at)) {
                 (lane.served, lane.logs_turn) = (written, false);
             } else if at == BULK && no_bulk {
                 continue;
             } else if lane.open.is_none() && written - lane.served >= ((CHUNKS - 1) * share) as u64 {
-                *early = self.gather_log(busy, at, share, host)? > 0;
+                *early = self.gather_log(busy, at, share, handler)? > 0;
             }
         }
         Ok(early)
@@ -131,12 +133,12 @@ impl<D: Protocol> Writer<D> {
         busy: &mut WriteState,
         at: usize,
         most: usize,
-        host: &H,
+        handler: &H,
     ) -> Result<usize, CloseReason> {
         // Twice at the most: after a gap the cursor stands at the end, and something may have come since.
         for _ in 0..2 {
             let LaneWriter { stride, batch, .. } = &mut busy.lanes[at];
-            let (lane, foothold) = (LANES[at], self.footing.member(at));
+            let (lane, foothold) = (LANES[at], self.positions.member(at));
             if batch.is_empty() && !stride.has_unread(foothold) {
                 return Ok(0);
             }
@@ -148,11 +150,11 @@ impl<D: Protocol> Writer<D> {
                 }
                 Fill::CaughtUp => return Ok(0),
                 Fill::Skipped { messages, aborted } => {
-                    host.gap(lane, messages);
+                    handler.on_lagged(lane, messages);
                     if aborted {
                         let mut abort = BytesMut::new();
-                        // A dialect without chunks has no open messages to abort.
-                        let _ = self.dialect.encode_control(&Control::Abort { lane }, &mut abort);
+                        // A protocol without chunks has no open messages to abort.
+                        let _ = self.protocol.encode_control(&Control::Abort { lane }, &mut abort);
                         busy.put(at, abort.freeze());
                     }
                 }
@@ -178,7 +180,7 @@ impl<D: Protocol> Writer<D> {
         busy: &mut WriteState,
         at: usize,
         share: usize,
-        link: &Connection,
+        connection: &Connection,
     ) -> Result<usize, CloseReason> {
         let lane = LANES[at];
         let mut taken = 0;
@@ -195,7 +197,7 @@ impl<D: Protocol> Writer<D> {
                     None => {
                         busy.end_open(at);
                         // By message: after a large one it is the others' turn.
-                        if busy.lanes[at].stride.has_unread(self.footing.member(at))
+                        if busy.lanes[at].stride.has_unread(self.positions.member(at))
                             || (at == URGENT && self.state.has_unread())
                         {
                             break;
@@ -204,7 +206,7 @@ impl<D: Protocol> Writer<D> {
                 }
                 continue;
             }
-            let waiting = link.take_outgoing(lane, share - taken, SMALL, busy.held(link));
+            let waiting = connection.take_outgoing(lane, share - taken, SMALL, busy.held(connection));
             if waiting.is_empty() {
                 break;
             }
@@ -212,14 +214,14 @@ impl<D: Protocol> Writer<D> {
                 if payload.len() < SMALL {
                     let before = small.len();
                     // What cannot be said was refused when it was to be queued.
-                    let _ = self.dialect.encode(lane, &head, &payload, &mut small);
+                    let _ = self.protocol.encode(lane, &head, &payload, &mut small);
                     taken += small.len() - before;
                 } else {
                     // The last one taken.
                     busy.put(at, small.split().freeze());
                     busy.lanes[at].opened = payload.len();
                     busy.lanes[at].pinned += payload.len();
-                    busy.lanes[at].open = self.dialect.chunks(lane, head, payload).ok().map(Box::new);
+                    busy.lanes[at].open = self.protocol.chunks(lane, head, payload).ok().map(Box::new);
                 }
             }
         }

@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Connection;
+use super::handle::Connection;
 use crate::sync::atomic::Ordering;
 
 #[derive(Debug, Default)]
-pub(super) struct Pings {
+pub(in crate::connection) struct Pings {
     /// To be sent by the task.
     due: Option<u64>,
     /// Sent, not answered.
@@ -36,7 +36,7 @@ impl Connection {
         self.calls.call();
     }
 
-    /// Sends a ping and waits for its answer; `None` if the link ends first.
+    /// Sends a ping and waits for its answer; `None` if the connection ends first.
     ///
     /// # Cancel safety
     /// Dropping the future forgets the answer, nothing else.
@@ -65,8 +65,8 @@ impl Connection {
         u64::from(self.pinged.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Asks the peer for addresses; what it says reaches [`ConnectionHandler::peers_told`](crate::connection::ConnectionHandler::peers_told).
-    pub fn ask_peers(&self) {
+    /// Asks the peer for addresses; what it says reaches [`ConnectionHandler::on_peers`](crate::connection::ConnectionHandler::on_peers).
+    pub fn request_peers(&self) {
         self.wants.fetch_or(PEERS, Ordering::Release);
         self.calls.call();
     }
@@ -89,7 +89,7 @@ impl Connection {
         let mut rare = self.rare.lock();
         let pings = &mut rare.pings;
         let token = pings.due.take()?;
-        if !self.common.features.ping_tokens {
+        if !self.shared.features.ping_tokens {
             // One that got lost must not pass its place on to every later one.
             pings.sent.retain(|(_, at)| at.elapsed() < LOST);
         }
@@ -102,7 +102,7 @@ impl Connection {
     }
 
     /// A pong arrived: the round-trip time, if it answers a ping of ours. Token zero answers the oldest where the
-    /// dialect's pings have no tokens.
+    /// protocol's pings have no tokens.
     pub(in crate::connection) fn pong(&self, token: u64, tokens: bool) -> Option<Duration> {
         let (rtt, waiting) = {
             let mut rare = self.rare.lock();
@@ -131,7 +131,7 @@ impl Connection {
     }
 
     /// Whether a ping is unanswered.
-    pub fn ping_open(&self) -> bool {
+    pub fn has_unanswered_ping(&self) -> bool {
         let open = self.rare.look(|rare| rare.pings.due.is_some() || !rare.pings.sent.is_empty());
         open.unwrap_or_default()
     }

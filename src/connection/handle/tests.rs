@@ -1,4 +1,4 @@
-//! What a link holds for others is dropped under none of its locks.
+//! What a connection holds for others is dropped under none of its locks.
 
 use std::future::Future;
 use std::pin::pin;
@@ -9,38 +9,38 @@ use super::*;
 use crate::broadcast::{LOGS_PER_SET, LogConfig, LogSet, WakeSet};
 use crate::wire::{Native, Protocol};
 
-fn link() -> Arc<Connection> {
-    let (dialect, hub) = (Native::default(), WakeSet::new());
-    let common = ConnectionShared {
+fn connection() -> Arc<Connection> {
+    let (protocol, hub) = (Native::default(), WakeSet::new());
+    let shared = ConnectionShared {
         config: ConnectionConfig::default(),
-        budget: Budget::new(1 << 20),
-        limits: dialect.limits().clone(),
-        features: dialect.features(),
-        reply_matcher: dialect.reply_matcher(),
-        dialect: dialect.name(),
+        budget: MemoryBudget::new(1 << 20),
+        limits: protocol.limits().clone(),
+        features: protocol.features(),
+        reply_matcher: protocol.reply_matcher(),
+        protocol: protocol.name(),
     };
-    let footing =
+    let positions =
         LogSet::new([LogConfig::test(); LOGS_PER_SET], &hub).join(ConnId::new(1).expect("not zero"), None);
-    Connection::new(Arc::new(common), Arc::clone(footing.states()), Arc::clone(hub.parker().parked_waker()))
+    Connection::new(Arc::new(shared), Arc::clone(positions.states()), Arc::clone(hub.parker().parked_waker()))
 }
 
-/// Looks at the link when it is woken and when it is dropped, as a task's waker may that runs or holds the task.
+/// Looks at the connection when it is woken and when it is dropped, as a task's waker may that runs or holds the task.
 struct Meddler(Arc<Connection>);
 
 impl Wake for Meddler {
     fn wake(self: Arc<Self>) {
-        let _ = self.0.waiting();
+        let _ = self.0.pending_counts();
     }
 }
 
 impl Drop for Meddler {
     fn drop(&mut self) {
-        let _ = self.0.waiting();
+        let _ = self.0.pending_counts();
     }
 }
 
-fn meddler(link: &Arc<Connection>) -> Waker {
-    Waker::from(Arc::new(Meddler(Arc::clone(link))))
+fn meddler(connection: &Arc<Connection>) -> Waker {
+    Waker::from(Arc::new(Meddler(Arc::clone(connection))))
 }
 
 /// Runs it; one that waits for a lock which it holds itself never ends.
@@ -57,12 +57,12 @@ fn ends(run: impl FnOnce() + Send + 'static) {
 #[test]
 fn an_heir_whose_place_another_takes_is_told_outside_the_lock() {
     ends(|| {
-        let link = link();
-        let mut first = link.positions().expect_err("it has not ended");
-        let waker = meddler(&link);
+        let connection = connection();
+        let mut first = connection.final_resume_points().expect_err("it has not ended");
+        let waker = meddler(&connection);
         let mut context = Context::from_waker(&waker);
         assert!(pin!(&mut first).poll(&mut context).is_pending());
-        let _second = link.positions().expect_err("it has not ended");
+        let _second = connection.final_resume_points().expect_err("it has not ended");
         assert!(pin!(&mut first).poll(&mut context).is_ready());
     });
 }

@@ -1,4 +1,4 @@
-//! Why a link ended.
+//! Why a connection ended.
 
 use std::io;
 
@@ -6,9 +6,9 @@ use crate::base::Lane;
 use crate::pool::DisconnectReason;
 use crate::wire::{Goodbye, GoodbyeReason, WireError};
 
-use super::inbox::Panicked;
+use super::read::Panicked;
 
-/// Why a link ended. The first cause is the one that is told.
+/// Why a connection ended. The first cause is the one that is told.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -49,7 +49,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// What the pool is told.
-    pub fn departure(&self) -> DisconnectReason {
+    pub fn disconnect_reason(&self) -> DisconnectReason {
         match self {
             Self::Closed(reason) => *reason,
             Self::Goodbye(goodbye) => match goodbye.reason {

@@ -1,4 +1,4 @@
-//! How links end: with a reason on both sides, in bounded time, and nothing left.
+//! How connections end: with a reason on both sides, in bounded time, and nothing left.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,22 +14,22 @@ use tokio::time::Instant;
 use crate::harness::*;
 use crate::toy::Toy;
 
-async fn the_other_end_is_told_goodbye<D: Protocol>(dialect: D, drain: bool) {
-    let side = Side::new(dialect);
+async fn the_other_end_is_told_goodbye<D: Protocol>(protocol: D, drain: bool) {
+    let side = Side::new(protocol);
     let (near, far) = pipe(1024);
     let ear = Ear::new();
     let (closing, told) = (side.start(near, Ear::new()), side.start(far, ear.clone()));
     for n in 0..100 {
-        closing.link.send(Message::new(n, vec![0; 300])).unwrap();
+        closing.connection.send(Message::new(n, vec![0; 300])).unwrap();
         side.broadcast(Lane::Normal, 200 + n, b"x");
     }
     let goodbye = Goodbye::new(GoodbyeReason::Shutdown).retry_after(Duration::from_secs(7));
     if drain {
-        closing.link.drain(DisconnectReason::Shutdown, Some(goodbye), Duration::from_secs(10));
+        closing.connection.drain(DisconnectReason::Shutdown, Some(goodbye), Duration::from_secs(10));
     } else {
-        closing.link.close(DisconnectReason::Shutdown, Some(goodbye));
+        closing.connection.close(DisconnectReason::Shutdown, Some(goodbye));
     }
-    assert!(matches!(closing.link.send(Message::new(1, "late")), Err(SendError::Closed(_))));
+    assert!(matches!(closing.connection.send(Message::new(1, "late")), Err(SendError::Closed(_))));
     assert!(matches!(told.end().await, CloseReason::Goodbye(got) if got == goodbye));
     assert!(matches!(closing.end().await, CloseReason::Closed(DisconnectReason::Shutdown)));
     assert_eq!(ear.count(|one| *one == Heard::Goodbye(goodbye)), 1);
@@ -56,8 +56,8 @@ async fn a_drain_that_takes_too_long_still_says_goodbye() {
     let (near, far) = pipe(1024);
     let running = side.start(near, Ear::new());
     let goodbye = Goodbye::new(GoodbyeReason::Shutdown);
-    running.link.send(Message::new(1, vec![0; 100_000])).unwrap();
-    running.link.drain(DisconnectReason::Shutdown, Some(goodbye), Duration::from_secs(1));
+    running.connection.send(Message::new(1, vec![0; 100_000])).unwrap();
+    running.connection.drain(DisconnectReason::Shutdown, Some(goodbye), Duration::from_secs(1));
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let mut far = side.by_hand(far);
     let said = far.rest().await;
@@ -72,14 +72,14 @@ async fn a_peer_that_never_reads_holds_up_no_close_and_no_drain() {
     for drain in [false, true] {
         let (near, _far) = pipe(64);
         let running = side.start(near, Ear::new());
-        running.link.send(Message::new(1, vec![0; 10_000])).unwrap();
+        running.connection.send(Message::new(1, vec![0; 10_000])).unwrap();
         settle().await;
         let begun = Instant::now();
         let goodbye = Some(Goodbye::new(GoodbyeReason::Closed));
         if drain {
-            running.link.drain(DisconnectReason::Requested, goodbye, Duration::from_secs(3));
+            running.connection.drain(DisconnectReason::Requested, goodbye, Duration::from_secs(3));
         } else {
-            running.link.close(DisconnectReason::Requested, goodbye);
+            running.connection.close(DisconnectReason::Requested, goodbye);
         }
         assert!(matches!(running.end().await, CloseReason::Closed(DisconnectReason::Requested)));
         let took = begun.elapsed();
@@ -92,8 +92,8 @@ async fn no_length_of_a_drain_is_too_long() {
     let side = Side::new(Native::default());
     let (near, far) = pipe(64);
     let running = side.start(near, Ear::new());
-    running.link.send(Message::new(1, vec![0; 10_000])).unwrap();
-    running.link.drain(DisconnectReason::Requested, None, Duration::MAX);
+    running.connection.send(Message::new(1, vec![0; 10_000])).unwrap();
+    running.connection.drain(DisconnectReason::Requested, None, Duration::MAX);
     let mut far = side.by_hand(far);
     assert_eq!(far.rest().await.len(), 1);
     drop(far);
@@ -105,19 +105,19 @@ async fn two_ends_that_drain_at_each_other_do_not_block_each_other() {
     let side = Side::new(Native::default());
     let (near, far) = pipe(256);
     let ears = [Ear::new(), Ear::new()];
-    let links = [side.start(near, ears[0].clone()), side.start(far, ears[1].clone())];
-    for running in &links {
+    let connections = [side.start(near, ears[0].clone()), side.start(far, ears[1].clone())];
+    for running in &connections {
         for n in 0..50 {
-            running.link.send(Message::new(n, vec![0; 1_000])).unwrap();
+            running.connection.send(Message::new(n, vec![0; 1_000])).unwrap();
         }
-        running.link.drain(
+        running.connection.drain(
             DisconnectReason::Shutdown,
             Some(Goodbye::new(GoodbyeReason::Shutdown)),
             Duration::from_secs(60),
         );
     }
     let begun = Instant::now();
-    for running in links {
+    for running in connections {
         running.end().await;
     }
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
@@ -133,12 +133,12 @@ async fn a_request_that_comes_during_a_drain_gets_its_first_poll() {
     let ear = Ear::new().on_request(|_, _, responder| {
         Handled::later(async move {
             tokio::task::yield_now().await;
-            responder.answer("still here").unwrap();
+            responder.respond("still here").unwrap();
         })
     });
     let running = side.start(near, ear);
-    running.link.send(Message::new(1, vec![0; 100_000])).unwrap();
-    running.link.drain(DisconnectReason::Shutdown, None, Duration::from_secs(60));
+    running.connection.send(Message::new(1, vec![0; 100_000])).unwrap();
+    running.connection.drain(DisconnectReason::Shutdown, None, Duration::from_secs(60));
     settle().await;
     let mut far = side.by_hand(far);
     far.ask(1, 1, b"?").await;
@@ -167,7 +167,7 @@ async fn garbage_ends_with_a_typed_reason_and_a_goodbye() {
         drop(far);
         let end = running.end().await;
         assert!(matches!(end, CloseReason::Wire(_)), "{end:?}");
-        assert_eq!(end.departure(), DisconnectReason::Protocol);
+        assert_eq!(end.disconnect_reason(), DisconnectReason::Protocol);
     }
     let (near, far) = pipe(1024);
     let running = toy.start(near, Ear::new());
@@ -194,7 +194,7 @@ async fn an_end_a_reset_and_a_reaper_are_told_apart() {
     net.cut_all();
     let end = running.end().await;
     assert!(matches!(end, CloseReason::Io(_)));
-    assert_eq!(end.departure(), DisconnectReason::Lost);
+    assert_eq!(end.disconnect_reason(), DisconnectReason::Lost);
 
     let (near, far) = pipe(1024);
     let ear = Ear::new();
@@ -227,7 +227,7 @@ async fn the_reason_of_a_close_wins_over_a_frame_that_finds_the_peer_departed() 
     });
     *reaped.lock().unwrap() = Some(ear.clone());
     let running = side.start(near, ear);
-    known.set(Arc::clone(&running.link)).unwrap();
+    known.set(Arc::clone(&running.connection)).unwrap();
     let mut far = side.by_hand(far);
     far.send(&side.event(Lane::Normal, 1, b"x")).await;
     let said = far.rest().await;
@@ -262,8 +262,8 @@ async fn a_probe_ends_with_its_link_and_a_ping_measures() {
     let ear = Ear::new();
     let running = side.start(near, ear.clone());
     let mut far = side.by_hand(far);
-    let link = Arc::clone(&running.link);
-    let probe = tokio::spawn(async move { link.probe().await });
+    let connection = Arc::clone(&running.connection);
+    let probe = tokio::spawn(async move { connection.probe().await });
     let Some(Item::Control(Control::Ping { token })) = far.message().await else { panic!() };
     tokio::time::sleep(Duration::from_millis(30)).await;
     far.send(&side.control(&Control::Pong { token: token + 99 })).await;
@@ -271,13 +271,13 @@ async fn a_probe_ends_with_its_link_and_a_ping_measures() {
     let rtt = probe.await.unwrap().unwrap();
     assert!((30..35).contains(&rtt.as_millis()), "{rtt:?}");
     ear.until(|heard| heard.contains(&Heard::Rtt(rtt))).await;
-    let link = Arc::clone(&running.link);
-    let probe = tokio::spawn(async move { link.probe().await });
+    let connection = Arc::clone(&running.connection);
+    let probe = tokio::spawn(async move { connection.probe().await });
     settle().await;
-    running.link.close(DisconnectReason::Requested, None);
+    running.connection.close(DisconnectReason::Requested, None);
     drop(far);
     assert_eq!(probe.await.unwrap(), None);
-    assert_eq!(running.link.probe().await, None);
+    assert_eq!(running.connection.probe().await, None);
     running.end().await;
 }
 
@@ -289,8 +289,8 @@ async fn whoever_answers_a_ping_has_answered_all_before_it_however_many() {
     let mut far = side.by_hand(far);
     let mut sent = Vec::new();
     for _ in 0..8 {
-        let link = Arc::clone(&running.link);
-        let probe = tokio::spawn(async move { link.probe().await });
+        let connection = Arc::clone(&running.connection);
+        let probe = tokio::spawn(async move { connection.probe().await });
         let Some(Item::Control(Control::Ping { token })) = far.message().await else { panic!() };
         sent.push((token, probe));
     }
@@ -305,11 +305,11 @@ async fn whoever_answers_a_ping_has_answered_all_before_it_however_many() {
         let rtt = tokio::time::timeout(Duration::from_secs(5), probe).await;
         assert!(rtt.expect("an answer").unwrap().is_some());
     }
-    assert!(!last_probe.is_finished() && running.link.ping_open());
+    assert!(!last_probe.is_finished() && running.connection.has_unanswered_ping());
     far.send(&side.control(&Control::Pong { token: last })).await;
     assert!(last_probe.await.unwrap().is_some());
-    assert!(!running.link.ping_open());
-    running.link.close(DisconnectReason::Requested, None);
+    assert!(!running.connection.has_unanswered_ping());
+    running.connection.close(DisconnectReason::Requested, None);
     drop(far);
     running.end().await;
 }
@@ -334,7 +334,7 @@ async fn addresses_are_told_once_a_second_and_only_to_whom_asked() {
     }
     let list = side.control(&Control::Peers(ear.peers.clone()));
     far.send(&list).await;
-    running.link.ask_peers();
+    running.connection.request_peers();
     assert!(matches!(far.message().await, Some(Item::Control(Control::GetPeers { .. }))));
     far.send(&list).await;
     far.send(&list).await;
@@ -347,13 +347,13 @@ async fn a_dropped_task_fails_its_waiters_and_gives_everything_back() {
     let side = Side::new(Native::default());
     let (near, mut far) = pipe(64);
     let running = side.start(near, Ear::new());
-    let link = Arc::clone(&running.link);
-    let asking = tokio::spawn(async move { link.request(Message::new(1, vec![0; 5_000]), WAIT).await });
-    running.link.send(Message::new(1, vec![0; 50_000]).bulk()).unwrap();
+    let connection = Arc::clone(&running.connection);
+    let asking = tokio::spawn(async move { connection.request(Message::new(1, vec![0; 5_000]), WAIT).await });
+    running.connection.send(Message::new(1, vec![0; 50_000]).bulk()).unwrap();
     settle().await;
     running.task.abort();
     assert!(asking.await.unwrap().is_err());
-    assert!(!running.link.is_open());
+    assert!(!running.connection.is_open());
     assert_eq!(side.budget.used(), 0);
     assert!(far.write_all(b"x").await.is_err());
 }

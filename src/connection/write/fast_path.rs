@@ -1,4 +1,4 @@
-//! The short way of the commonest turn: a link that slept is woken by a few small messages of one log, and has nothing else to
+//! The short way of the commonest turn: a connection that slept is woken by a few small messages of one log, and has nothing else to
 //! send. They are copied and written, and nothing that a round needs is set up.
 //!
 //! Whatever is not that simple is left to the long way: [`Writer::poll_awake`]. So is the rest where the stream takes a part.
@@ -9,9 +9,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::broadcast::TailCopy;
-use crate::connection::end::CloseReason;
-use crate::connection::host::ConnectionHandler;
-use crate::connection::shared::Connection;
+use crate::connection::close_reason::CloseReason;
+use crate::connection::handle::Connection;
+use crate::connection::handler::ConnectionHandler;
 use crate::transport::Stream;
 use crate::wire::Protocol;
 
@@ -24,14 +24,14 @@ impl<D: Protocol> Writer<D> {
         at: usize,
         stream: &mut S,
         cx: &mut Context<'_>,
-        link: &Connection,
-        host: &H,
+        connection: &Connection,
+        handler: &H,
     ) -> Result<bool, CloseReason> {
         // What the stream runs is not ours: the thread's is taken, not borrowed.
         let mut glance = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
         let (mut written, mut crowd) = (Ok(false), false);
-        if self.footing.copy_tail(at, &mut glance) {
-            written = self.write_glance(at, &glance, stream, cx, link, host);
+        if self.positions.copy_tail(at, &mut glance) {
+            written = self.write_glance(at, &glance, stream, cx, connection, handler);
             crowd = self.is_local && matches!(written, Ok(true)) && glance.count().is_multiple_of(CROWD);
         }
         let _ = SPARE.try_with(|spare| spare.set(Some(glance)));
@@ -47,8 +47,8 @@ impl<D: Protocol> Writer<D> {
         glance: &TailCopy,
         stream: &mut S,
         cx: &mut Context<'_>,
-        link: &Connection,
-        host: &H,
+        connection: &Connection,
+        handler: &H,
     ) -> Result<bool, CloseReason> {
         let len = glance.bytes().len();
         let count = match Pin::new(&mut *stream).poll_write(cx, glance.bytes()) {
@@ -57,12 +57,12 @@ impl<D: Protocol> Writer<D> {
             Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
             Poll::Pending => return Ok(false),
         };
-        host.traffic(0, count);
-        link.write_progress(None);
+        handler.on_traffic(0, count);
+        connection.write_progress(None);
         if count == len {
             match Pin::new(stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
-                    self.footing.mark_written(at, glance);
+                    self.positions.mark_written(at, glance);
                     return Ok(true);
                 }
                 Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
@@ -82,9 +82,9 @@ impl<D: Protocol> Writer<D> {
     }
 }
 
-/// After it has written the same to so many sleeping links on this machine a thread lets others have the processor. Whoever receives
+/// After it has written the same to so many sleeping connections on this machine a thread lets others have the processor. Whoever receives
 /// here was woken by each write, and the system does not interrupt a thread for it: with a crowd to write to, on all processors
-/// at once, the first would hear of it no sooner than the last. A link to another machine gains nothing by that and does not ask
+/// at once, the first would hear of it no sooner than the last. A connection to another machine gains nothing by that and does not ask
 /// for it: something else that runs here could keep the processor for some milliseconds. Measured with
 /// `cargo bench --bench latency -- --ratios --only paced`: 64 and 96 hurt crowds that are little larger than that.
 const CROWD: u32 = 128;

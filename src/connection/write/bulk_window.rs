@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What one link knows of its bulk; empty where it has sent none since it last slept.
+/// What one connection knows of its bulk; empty where it has sent none since it last slept.
 #[derive(Debug, Default)]
 pub(super) struct BulkWindow {
     /// The peer answers marks; otherwise nothing is bounded.

@@ -14,8 +14,10 @@ use crate::base::{FOREVER, Lane};
 use crate::sync::{Mutex, TaskWaker};
 use crate::wire::{EncodeError, MessageHeader};
 
-use super::message::{Message, RequestError, Response, SendError};
-use super::shared::{Answered, Connection, NoPlace};
+use super::{Answered, NoPlace};
+
+use crate::connection::handle::Connection;
+use crate::connection::message::{Message, RequestError, Response, SendError};
 
 /// Requests to one peer that one task keeps in flight: it asks on without waiting, and takes answers as they come.
 ///
@@ -24,8 +26,8 @@ use super::shared::{Answered, Connection, NoPlace};
 ///
 /// # Cancel safety
 /// Dropping it takes back what was not sent, and cancels at the peer what was.
-pub struct Pipeline {
-    link: Arc<Connection>,
+pub struct RequestPipeline {
+    connection: Arc<Connection>,
     within: Duration,
     arrived: Arc<Arrived>,
     /// Answers taken from `arrived` and not handed out yet.
@@ -58,7 +60,7 @@ struct Run {
     deadline: Instant,
 }
 
-/// What came for a pipeline, on its way from the link's task.
+/// What came for a pipeline, on its way from the connection's task.
 #[derive(Debug)]
 struct Arrived {
     answers: Mutex<VecDeque<Arrival>>,
@@ -70,12 +72,12 @@ struct Arrived {
 struct Arrival {
     slot: u32,
     number: u64,
-    /// `None` if the link ended first.
+    /// `None` if the connection ended first.
     answer: Option<Answered>,
 }
 
 /// The waiter of one request of a pipeline. Dropping it tells that no answer will come.
-pub(super) struct Ticket {
+pub(in crate::connection) struct Ticket {
     arrived: Arc<Arrived>,
     slot: u32,
     number: u64,
@@ -85,19 +87,19 @@ pub(super) struct Ticket {
 
 impl Ticket {
     /// Hands the answer over. Cost: one short lock; a wake for the first of several.
-    pub(super) fn answer(mut self, answer: Answered) {
+    pub(in crate::connection) fn answer(mut self, answer: Answered) {
         self.armed = false;
         self.arrive(Some(answer));
     }
 
     /// In the table from here on.
-    pub(super) fn arm(mut self) -> Self {
+    pub(in crate::connection) fn arm(mut self) -> Self {
         self.armed = true;
         self
     }
 
     /// Out of the table before the request was sent.
-    pub(super) fn disarm(mut self) {
+    pub(in crate::connection) fn disarm(mut self) {
         self.armed = false;
     }
 
@@ -129,9 +131,9 @@ impl fmt::Debug for Ticket {
 
 impl Connection {
     /// Begins to ask this peer for many things at a time, each to be answered `within` a time.
-    pub fn pipeline(self: &Arc<Self>, within: Duration) -> Pipeline {
-        Pipeline {
-            link: Arc::clone(self),
+    pub fn pipeline(self: &Arc<Self>, within: Duration) -> RequestPipeline {
+        RequestPipeline {
+            connection: Arc::clone(self),
             within,
             arrived: Arc::new(Arrived { answers: Mutex::new(VecDeque::new()), task: TaskWaker::new() }),
             taken: VecDeque::new(),
@@ -145,13 +147,13 @@ impl Connection {
     }
 }
 
-impl Pipeline {
+impl RequestPipeline {
     /// Sends one more request, without waiting, and returns its number: they count from zero in the order of asking.
     ///
     /// # Errors
     /// See [`RequestError`]; the message comes back. [`RequestError::TooMany`] where
-    /// [`ConnectionConfig::waiters`](super::ConnectionConfig::waiters) of all who ask this peer are in flight, [`SendError::Full`] where its queue
-    /// is full: cure both by [`Pipeline::next`]. A dialect without ids is asked by [`Connection::request`] alone.
+    /// [`ConnectionConfig::max_outbound_requests`](crate::connection::ConnectionConfig::max_outbound_requests) of all who ask this peer are in flight, [`SendError::Full`] where its queue
+    /// is full: cure both by [`RequestPipeline::next`]. A protocol without ids is asked by [`Connection::request`] alone.
     ///
     /// # Cost
     /// Two short locks, no copy of the payload; neither clock nor timer.
@@ -159,7 +161,7 @@ impl Pipeline {
         let (lane, kind, number) = (message.lane, message.kind, self.next);
         let slot = self.free.last().copied().unwrap_or(self.open.len() as u32);
         let ticket = Ticket { arrived: Arc::clone(&self.arrived), slot, number, armed: false };
-        let id = match self.link.add_ticket(ticket) {
+        let id = match self.connection.add_ticket(ticket) {
             Ok(id) => id,
             Err(NoPlace::Closed) => return Err(SendError::Closed(message).into()),
             Err(NoPlace::TooMany) => return Err(RequestError::TooMany(message)),
@@ -168,8 +170,8 @@ impl Pipeline {
                 return Err(SendError::Refused { message, cause }.into());
             }
         };
-        if let Err(error) = self.link.submit(MessageHeader::Request { id, kind }, message) {
-            self.link.unask(id);
+        if let Err(error) = self.connection.submit(MessageHeader::Request { id, kind }, message) {
+            self.connection.unask(id);
             return Err(error.into());
         }
         let open = Some(Open { number, id, lane });
@@ -181,7 +183,7 @@ impl Pipeline {
         Ok(number)
     }
 
-    /// Requests that were asked and whose answers [`Pipeline::next`] has not returned yet.
+    /// Requests that were asked and whose answers [`RequestPipeline::next`] has not returned yet.
     pub fn in_flight(&self) -> usize {
         self.open.len() - self.free.len()
     }
@@ -203,7 +205,7 @@ impl Pipeline {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// As [`Pipeline::next`], for those who poll.
+    /// As [`RequestPipeline::next`], for those who poll.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(u64, Result<Response, RequestError>)>> {
         loop {
             while let Some(Arrival { slot, number, answer }) = self.taken.pop_front() {
@@ -262,7 +264,7 @@ impl Pipeline {
             });
             if let Some((slot, open)) = late {
                 self.close(slot, open.number);
-                self.link.give_up(open.lane, open.id);
+                self.connection.give_up(open.lane, open.id);
                 return Some(open.number);
             }
             self.runs.pop_front();
@@ -295,17 +297,17 @@ impl Pipeline {
     }
 }
 
-impl Drop for Pipeline {
+impl Drop for RequestPipeline {
     fn drop(&mut self) {
         for open in self.open.drain(..).flatten() {
-            self.link.give_up(open.lane, open.id);
+            self.connection.give_up(open.lane, open.id);
         }
     }
 }
 
-impl fmt::Debug for Pipeline {
+impl fmt::Debug for RequestPipeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pipeline").field("in_flight", &self.in_flight()).finish_non_exhaustive()
+        f.debug_struct("RequestPipeline").field("in_flight", &self.in_flight()).finish_non_exhaustive()
     }
 }
 

@@ -1,4 +1,4 @@
-//! How others call a link's task, and how it rests without missing a call.
+//! How others call a connection's task, and how it rests without missing a call.
 
 use std::fmt;
 use std::sync::Arc;

@@ -19,17 +19,18 @@ use crate::sync::TaskWaker;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::wire::Payload;
 
-use super::budget::Reservation;
-use super::config::ConnectionConfig;
-use super::end::CloseReason;
-use super::host::ConnectionHandler;
-use super::message::{Event, Handled, Request};
-use super::request::Responder;
-use super::shared::{Begun, Connection};
+use crate::connection::budget::MemoryReservation;
+use crate::connection::close_reason::CloseReason;
+use crate::connection::config::ConnectionConfig;
+use crate::connection::handle::Connection;
+use crate::connection::handler::ConnectionHandler;
+use crate::connection::message::{Event, Handled, Request};
+use crate::connection::request::Begun;
+use crate::connection::request::Responder;
 
 /// A handler panicked.
 #[derive(Debug)]
-pub(super) struct Panicked;
+pub(in crate::connection) struct Panicked;
 
 type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -39,9 +40,9 @@ struct Queued {
     payload: Bytes,
 }
 
-/// The bounded inbox of one link, and the handlers that are at work on it. One in which nothing waits holds nothing.
+/// The bounded inbox of one connection, and the handlers that are at work on it. One in which nothing waits holds nothing.
 #[derive(Default)]
-pub(super) struct Inbox(Option<Box<Work>>);
+pub(in crate::connection) struct Inbox(Option<Box<Work>>);
 
 /// What waits, and who is at work.
 #[derive(Default)]
@@ -50,7 +51,7 @@ struct Work {
     requests: VecDeque<(u32, Queued)>,
     bytes: usize,
     /// Covers `bytes`. None where nothing had to wait yet.
-    held: Option<Reservation>,
+    held: Option<MemoryReservation>,
     event: Option<Rest>,
     /// By the request's number.
     answers: Vec<(u32, Rest)>,
@@ -79,25 +80,25 @@ impl Wake for Alarm {
 impl Inbox {
     /// Hands an event over at once if nothing is before it, and queues it otherwise. `cover` counts the memory of a payload
     /// that was put together.
-    pub(super) fn event<H: ConnectionHandler>(
+    pub(in crate::connection) fn event<H: ConnectionHandler>(
         &mut self,
-        host: &H,
-        link: &Connection,
+        handler: &H,
+        connection: &Connection,
         (lane, kind, payload): (Lane, u16, Payload<'_>),
-        cover: Option<&mut Reservation>,
+        cover: Option<&mut MemoryReservation>,
     ) -> Result<(), CloseReason> {
         if let Some(work) = &mut self.0
             && (work.event.is_some() || !work.events.is_empty())
         {
-            let payload = work.keep(payload, link, cover)?;
+            let payload = work.keep(payload, connection, cover)?;
             work.events.push_back(Queued { lane, kind, payload });
             return Ok(());
         }
-        Ok(self.start_event(host, Event { lane, kind, payload })?)
+        Ok(self.start_event(handler, Event { lane, kind, payload })?)
     }
 
-    fn start_event<H: ConnectionHandler>(&mut self, host: &H, event: Event<'_>) -> Result<(), Panicked> {
-        match guarded(|| host.event(event))? {
+    fn start_event<H: ConnectionHandler>(&mut self, handler: &H, event: Event<'_>) -> Result<(), Panicked> {
+        match guarded(|| handler.on_event(event))? {
             Handled::Done => {}
             Handled::Later(rest) => {
                 let work = self.work();
@@ -109,37 +110,44 @@ impl Inbox {
     }
 
     /// Hands a request over at once if fewer than the bound are being handled (unanswered ones, and those that go on after they
-    /// answered), and queues it otherwise. In a dialect without ids its id is its place: requests of one place are answered in
+    /// answered), and queues it otherwise. In a protocol without ids its id is its place: requests of one place are answered in
     /// their order, so one at a time.
-    pub(super) fn request<H: ConnectionHandler>(
+    pub(in crate::connection) fn request<H: ConnectionHandler>(
         &mut self,
-        host: &H,
-        link: &Arc<Connection>,
+        handler: &H,
+        connection: &Arc<Connection>,
         id: u32,
         (lane, kind, payload): (Lane, u16, Payload<'_>),
-        cover: Option<&mut Reservation>,
+        cover: Option<&mut MemoryReservation>,
     ) -> Result<(), CloseReason> {
-        let most = link.common.requests();
+        let most = connection.shared.requests();
         let (waits, first, at_work) = self.0.as_ref().map_or((false, true, 0), |work| {
             let waits = work.requests.iter().any(|(before, _)| *before == id);
-            let first = !waits && work.requests.iter().all(|(before, _)| link.is_answering(*before));
+            let first = !waits && work.requests.iter().all(|(before, _)| connection.is_answering(*before));
             (waits, first, work.answers.len())
         });
         let begun = match first && at_work < most {
-            true => link.begin_answer(id, most),
-            false if waits || link.is_answering(id) => Begun::Twice,
+            true => connection.begin_answer(id, most),
+            false if waits || connection.is_answering(id) => Begun::Twice,
             false => Begun::TooMany,
         };
         match begun {
             Begun::Now(number) => {
-                return Ok(self.start_request(host, link, (id, number), Request { lane, kind, payload })?);
+                return Ok(self.start_request(
+                    handler,
+                    connection,
+                    (id, number),
+                    Request { lane, kind, payload },
+                )?);
             }
             // Where its id is its place it is another one, which waits for its turn.
-            Begun::Twice if link.common.reply_matcher.is_none() => return Err(CloseReason::RequestTwice(id)),
+            Begun::Twice if connection.shared.reply_matcher.is_none() => {
+                return Err(CloseReason::RequestTwice(id));
+            }
             Begun::Twice | Begun::TooMany => {}
         }
         let work = self.work();
-        let payload = work.keep(payload, link, cover)?;
+        let payload = work.keep(payload, connection, cover)?;
         work.requests.push_back((id, Queued { lane, kind, payload }));
         Ok(())
     }
@@ -147,13 +155,13 @@ impl Inbox {
     /// Starts one that [`Connection::begin_answer`] let begin.
     fn start_request<H: ConnectionHandler>(
         &mut self,
-        host: &H,
-        link: &Arc<Connection>,
+        handler: &H,
+        connection: &Arc<Connection>,
         (id, number): (u32, u32),
         request: Request<'_>,
     ) -> Result<(), Panicked> {
-        let responder = Responder::new(Arc::clone(link), id, number, request.lane);
-        match guarded(|| host.request(request, responder))? {
+        let responder = Responder::new(Arc::clone(connection), id, number, request.lane);
+        match guarded(|| handler.on_request(request, responder))? {
             Handled::Done => {}
             Handled::Later(rest) => {
                 let work = self.work();
@@ -165,14 +173,14 @@ impl Inbox {
     }
 
     /// The peer no longer wants this answer.
-    pub(super) fn cancel(&mut self, link: &Connection, request: u32) {
+    pub(in crate::connection) fn cancel(&mut self, connection: &Connection, request: u32) {
         if let Some(work) = &mut self.0
             && let Some(at) = work.requests.iter().position(|(id, _)| *id == request)
             && let Some((_, queued)) = work.requests.remove(at)
         {
             work.give_back(queued.payload.len());
         }
-        if let Some(cancelled) = link.cancel_answer(request)
+        if let Some(cancelled) = connection.cancel_answer(request)
             && let Some(work) = &mut self.0
         {
             // One that had answered is not stopped in what it does afterwards: the cancel crossed its answer.
@@ -181,15 +189,15 @@ impl Inbox {
     }
 
     /// Whether a handler of a request is at work, answered or not: it is known by the request's number.
-    pub(super) fn has_numbers(&self) -> bool {
+    pub(in crate::connection) fn has_numbers(&self) -> bool {
         self.0.as_ref().is_some_and(|work| !work.answers.is_empty())
     }
 
     /// Polls the handlers that asked for it and starts what can start. `true` if anything moved.
-    pub(super) fn poll<H: ConnectionHandler>(
+    pub(in crate::connection) fn poll<H: ConnectionHandler>(
         &mut self,
-        host: &H,
-        link: &Arc<Connection>,
+        handler: &H,
+        connection: &Arc<Connection>,
         cx: &mut Context<'_>,
     ) -> Result<bool, Panicked> {
         if self.0.is_none() {
@@ -197,11 +205,16 @@ impl Inbox {
         }
         let mut moved = self.work().poll_handlers(cx)?;
         while let Some(Queued { lane, kind, payload }) = self.work().next_event() {
-            self.start_event(host, Event { lane, kind, payload: Payload::Owned(payload) })?;
+            self.start_event(handler, Event { lane, kind, payload: Payload::Owned(payload) })?;
             moved = true;
         }
-        while let Some((begun, Queued { lane, kind, payload })) = self.work().next_request(link) {
-            self.start_request(host, link, begun, Request { lane, kind, payload: Payload::Owned(payload) })?;
+        while let Some((begun, Queued { lane, kind, payload })) = self.work().next_request(connection) {
+            self.start_request(
+                handler,
+                connection,
+                begun,
+                Request { lane, kind, payload: Payload::Owned(payload) },
+            )?;
             moved = true;
         }
         if moved {
@@ -213,7 +226,7 @@ impl Inbox {
     }
 
     /// Whether reading must pause.
-    pub(super) fn is_full(&self, config: &ConnectionConfig) -> bool {
+    pub(in crate::connection) fn is_full(&self, config: &ConnectionConfig) -> bool {
         self.0.as_ref().is_some_and(|work| {
             work.events.len() + work.requests.len() >= config.inbox_messages
                 || work.bytes >= config.inbox_bytes
@@ -222,7 +235,7 @@ impl Inbox {
     }
 
     /// Whether there is room enough again to go on reading: half of the bounds, so that it does not stop at once.
-    pub(super) fn has_room(&self, config: &ConnectionConfig) -> bool {
+    pub(in crate::connection) fn has_room(&self, config: &ConnectionConfig) -> bool {
         self.0.as_ref().is_none_or(|work| {
             work.events.len() + work.requests.len() <= config.inbox_messages / 2
                 && work.bytes <= config.inbox_bytes / 2
@@ -234,7 +247,7 @@ impl Inbox {
         self.0.get_or_insert_with(|| SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default())
     }
 
-    /// Where nothing waits any more and nobody is at work, the memory goes back to the thread, for the next link.
+    /// Where nothing waits any more and nobody is at work, the memory goes back to the thread, for the next connection.
     fn rest(&mut self) {
         let Some(mut work) = self.0.take_if(|work| work.is_idle()) else { return };
         (work.held, work.alarm) = (None, None);
@@ -254,13 +267,13 @@ impl Work {
     }
 
     /// One that [`Connection::begin_answer`] let begin.
-    fn next_request(&mut self, link: &Connection) -> Option<((u32, u32), Queued)> {
-        let most = link.common.requests();
+    fn next_request(&mut self, connection: &Connection) -> Option<((u32, u32), Queued)> {
+        let most = connection.shared.requests();
         if self.answers.len() >= most {
             return None;
         }
-        let at = self.requests.iter().position(|(id, _)| !link.is_answering(*id))?;
-        let Begun::Now(number) = link.begin_answer(self.requests[at].0, most) else { return None };
+        let at = self.requests.iter().position(|(id, _)| !connection.is_answering(*id))?;
+        let Begun::Now(number) = connection.begin_answer(self.requests[at].0, most) else { return None };
         let (id, queued) = self.requests.remove(at)?;
         self.give_back(queued.payload.len());
         Some(((id, number), queued))
@@ -302,7 +315,7 @@ impl Work {
     }
 
     fn covered(&self) -> usize {
-        self.held.as_ref().map_or(0, Reservation::bytes)
+        self.held.as_ref().map_or(0, MemoryReservation::bytes)
     }
 
     fn is_idle(&self) -> bool {
@@ -314,16 +327,16 @@ impl Work {
     fn keep(
         &mut self,
         payload: Payload<'_>,
-        link: &Connection,
-        cover: Option<&mut Reservation>,
+        connection: &Connection,
+        cover: Option<&mut MemoryReservation>,
     ) -> Result<Bytes, CloseReason> {
         self.bytes += payload.len();
-        let held = self.held.get_or_insert_with(|| Reservation::empty(&link.common.budget));
+        let held = self.held.get_or_insert_with(|| MemoryReservation::empty(&connection.shared.budget));
         // So that it is neither counted twice nor not at all.
         if let (Payload::Owned(bytes), Some(cover)) = (&payload, cover) {
             cover.give(bytes.len(), held);
         }
-        if !held.resize(self.bytes) && self.bytes - held.bytes() > 2 * link.common.limits.window {
+        if !held.resize(self.bytes) && self.bytes - held.bytes() > 2 * connection.shared.limits.window {
             return Err(CloseReason::Ceiling);
         }
         Ok(payload.into_bytes())
@@ -342,12 +355,12 @@ impl Work {
 }
 
 thread_local! {
-    /// Of whichever link of this thread came to rest last.
+    /// Of whichever connection of this thread came to rest last.
     static SPARE: Cell<Option<Box<Work>>> = const { Cell::new(None) };
 }
 
 /// Runs code that is not ours.
 fn guarded<R>(run: impl FnOnce() -> R) -> Result<R, Panicked> {
-    // The link ends after a panic: nothing that was left in between is used again.
+    // The connection ends after a panic: nothing that was left in between is used again.
     catch_unwind(AssertUnwindSafe(run)).map_err(|_| Panicked)
 }

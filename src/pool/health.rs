@@ -13,7 +13,7 @@ use crate::base::Tick;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 use super::HealthPolicy;
-use super::storms::MassFailure;
+use super::mass_failure::MassFailure;
 
 /// What a peer did wrong. Each counts once a peer and window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -35,43 +35,43 @@
 //! Insert and remove are short-locked a shard, not lock-free; what each peer does by itself is lock-free; no lock is
 //! global. Stats are one walk: what joins or leaves meanwhile may be counted or not.
 
-mod address;
+mod address_index;
 mod admission;
 mod config;
-mod connection;
-mod core;
+mod handle;
+mod pool;
 mod error;
 mod health;
-mod join;
-mod leave;
+mod insert;
+mod remove;
 #[cfg(all(test, peerpool_loom))]
 mod models;
 mod peer;
 mod permit;
 mod roster;
 mod stats;
-mod storms;
+mod mass_failure;
 mod sweep;
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests;
-mod ticket;
-mod vitals;
-mod watch;
+mod pending;
+mod liveness;
+mod claim_watch;
 
 pub use admission::AdmissionCounts;
 pub use config::{HealthPolicy, Limits, LivenessPolicy, Penalties, PoolConfig};
-pub use connection::{ConnectionHandle, DisconnectReason, PeerKey};
-pub use core::Pool;
+pub use handle::{ConnectionHandle, DisconnectReason, PeerKey};
+pub use self::pool::Pool;
 pub use error::{
     AdmitError, ClaimError, ClaimFailure, ClaimHolder, CommitError, CommitFailure, InsertError,
     InsertFailure, RekeyError, ReplaceError, ReplaceFailure,
 };
 pub use health::{Misbehavior, PenaltyOutcome};
-pub use leave::Evicted;
+pub use remove::Evicted;
 pub use peer::{Bytes, Peer};
 pub use permit::{Claim, Permit, Replaced, SlotClass};
 pub use roster::{Roster, RosterShardView};
 pub use stats::{DisconnectCounts, PoolStats, Refusals};
 pub use sweep::Swept;
-pub use vitals::{Phase, SeenOutcome};
-pub use watch::{ClaimOutcome, ClaimWatch};
+pub use liveness::{Phase, SeenOutcome};
+pub use claim_watch::{ClaimOutcome, ClaimWatch};

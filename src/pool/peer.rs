@@ -11,7 +11,7 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::admission::Admission;
 use super::health::{Health, Rules};
-use super::vitals::{Liveness, Reading};
+use super::liveness::{Liveness, Reading};
 use super::{
     ConnectionHandle, DisconnectReason, Misbehavior, PeerKey, PenaltyOutcome, Phase, SeenOutcome, SlotClass,
 };

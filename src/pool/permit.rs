@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crate::base::{ConnId, Direction, Tick};
 
-use super::ticket::PendingHandshake;
-use super::watch::ClaimCell;
+use super::pending::PendingHandshake;
+use super::claim_watch::ClaimCell;
 use super::{ClaimError, CommitError, ConnectionHandle, Peer, PeerKey, Pool, RekeyError, ReplaceError};
 
 /// Which part of the room a connection asks for.

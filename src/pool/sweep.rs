@@ -7,9 +7,9 @@ use std::sync::Arc;
 use crate::base::{ConnId, Direction, Subnet, Tick};
 use crate::sync::atomic::Ordering;
 
-use super::address::limit_of;
+use super::address_index::limit_of;
 use super::roster::RosterShard;
-use super::vitals::Reading;
+use super::liveness::Reading;
 use super::{ConnectionHandle, DisconnectReason, Evicted, Limits, Peer, PeerKey, Pool, SlotClass};
 
 /// What a sweep did. The departed are closed already.

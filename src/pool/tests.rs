@@ -528,7 +528,7 @@ fn a_peer_takes_few_bytes() {
     type Mine<K> = Peer<K, ()>;
     assert!(size_of::<Mine<IpAddr>>() <= 112, "{}", size_of::<Mine<IpAddr>>());
     assert!(size_of::<Mine<crate::base::PeerId>>() <= 128, "{}", size_of::<Mine<crate::base::PeerId>>());
-    assert_eq!(size_of::<super::core::PoolEntry<IpAddr, ()>>(), 16);
+    assert_eq!(size_of::<super::pool::PoolEntry<IpAddr, ()>>(), 16);
 }
 
 #[test]

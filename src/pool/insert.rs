@@ -6,11 +6,11 @@ use std::sync::Arc;
 use crate::base::{ConnId, Direction, Tick, canonical};
 use crate::sync::PutOutcome;
 
-use super::core::PoolEntry;
+use super::pool::PoolEntry;
 use super::peer::Origin;
 use super::permit::Held;
-use super::ticket::PendingHandshake;
-use super::watch::ClaimCell;
+use super::pending::PendingHandshake;
+use super::claim_watch::ClaimCell;
 use super::{
     AdmitError, ClaimFailure, ClaimHolder, ClaimWatch, CommitError, CommitFailure, ConnectionHandle,
     DisconnectReason, InsertError, InsertFailure, Peer, PeerKey, Permit, Pool, ReplaceFailure, Replaced,

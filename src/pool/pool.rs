@@ -9,14 +9,14 @@ use crate::base::{ConnId, Tick, canonical_ip};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{HashState, Hashed, Mutex, PutOutcome, ShardSet, SwapCell};
 
-use super::address::Addresses;
+use super::address_index::Addresses;
 use super::admission::Admission;
 use super::health::Rules;
 use super::peer::Shared;
 use super::roster::RosterShard;
 use super::stats::Counters;
-use super::ticket::PendingHandshake;
-use super::watch::{ClaimCell, ClaimWatch};
+use super::pending::PendingHandshake;
+use super::claim_watch::{ClaimCell, ClaimWatch};
 use super::{
     AdmissionCounts, ConnectionHandle, HealthPolicy, Limits, LivenessPolicy, Misbehavior, Peer, PeerKey,
     PenaltyOutcome, PoolConfig, Roster, RosterShardView, SeenOutcome,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::base::ConnId;
 
-use super::core::PoolEntry;
+use super::pool::PoolEntry;
 use super::{ConnectionHandle, DisconnectReason, Peer, PeerKey, Pool};
 
 /// What became of an eviction.

@@ -13,7 +13,7 @@ use crate::sync::atomic::{AtomicU8, Ordering};
 
 use super::SlotClass;
 use super::peer::Origin;
-use super::watch::ClaimCell;
+use super::claim_watch::ClaimCell;
 
 pub(super) struct PendingHandshake<K> {
     pub(super) origin: Origin,

@@ -89,7 +89,7 @@ fn hammer(pool: &Arc<Pool<u64, Line>>, tally: &Arc<Tally>, sums: &Sums, clock: &
                 let Ok(claim) = claim.rekey(random(&mut state) % KEYS) else { continue };
                 joined(claim.go_live(Line::new(tally), 0, now).is_ok().into());
             }
-            3 => left(pool.remove(&key, DisconnectReason::Requested).is_some().into()),
+            3 => left(pool.remove_current(&key, DisconnectReason::Requested).is_some().into()),
             4 => {
                 let Some(peer) = pool.get(&key) else { continue };
                 left(pool.depart(&key, peer.id(), DisconnectReason::Lost).is_some().into());
@@ -172,7 +172,7 @@ fn several_threads_hammer_it_and_everything_adds_up() {
     assert_eq!(pool.stats(Tick::MAX).departed.total(), read(&tally.closed));
     assert_eq!(read(&tally.closed), read(&sums.left) + read(&sums.swept));
     for key in pool.keys() {
-        assert!(pool.remove(&key, DisconnectReason::Shutdown).is_some());
+        assert!(pool.remove_current(&key, DisconnectReason::Shutdown).is_some());
     }
     assert!((0..=KEYS).all(|key| pool.count_by_ip(addr(key).ip()) == 0));
     drop(pool.roster());

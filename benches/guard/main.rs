@@ -229,6 +229,6 @@ fn visits(visits: u64) {
         let addr = addrs[visit as usize % addrs.len()];
         let key = PeerId::from_addr(addr);
         pool.insert(key, addr, Direction::Inbound, (), (), Tick::ZERO).expect("room");
-        black_box(pool.remove(&key, peerpool::pool::DisconnectReason::Closed));
+        black_box(pool.remove_current(&key, peerpool::pool::DisconnectReason::Closed));
     }
 }

@@ -105,7 +105,7 @@ impl Competitor for ByKey {
         for (key, now, guest) in plan.steps() {
             black_box(self.0.seen(key, now));
             if let Some(guest) = guest {
-                self.0.remove(guest, DisconnectReason::Closed);
+                self.0.remove_current(guest, DisconnectReason::Closed);
                 join(&self.0, *guest, now);
             }
         }
@@ -331,7 +331,7 @@ impl Competitor for ByHandle {
         for (peer, (_, now, guest)) in share.iter().cycle().zip(plan.steps()) {
             let _ = black_box(peer.seen(now));
             if let Some(guest) = guest {
-                self.pool.0.remove(guest, DisconnectReason::Closed);
+                self.pool.0.remove_current(guest, DisconnectReason::Closed);
                 join(&self.pool.0, *guest, now);
             }
         }

@@ -157,7 +157,7 @@ fn others() {
     each("roster, every cell changed", &|| {
         guests(0).iter().chain(&guests(1)).chain(&guests(2)).chain(&guests(3)).for_each(|key| {
             join(&pool, *key, now);
-            pool.remove(key, DisconnectReason::Closed);
+            pool.remove_current(key, DisconnectReason::Closed);
         });
         black_box(pool.roster());
     });
@@ -172,7 +172,7 @@ fn others() {
     };
     one("insert and remove", &|key| {
         join(&pool, key, now);
-        assert!(pool.remove(&key, DisconnectReason::Closed).is_some());
+        assert!(pool.remove_current(&key, DisconnectReason::Closed).is_some());
     });
     one("admit, claim, go live, depart", &|key| {
         let live = pool.admit(addr_of(&key), Direction::Inbound, SlotClass::Ordinary, Tick::MAX).ok();
@@ -204,7 +204,7 @@ fn scatter(pool: &crate::competitors::TestPool, keys: &[PeerId]) {
     shuffle(&mut order, 0xD1CE);
     for some in order.chunks(20_000) {
         for key in some {
-            pool.remove(key, DisconnectReason::Closed);
+            pool.remove_current(key, DisconnectReason::Closed);
         }
         // The published lists hold those that went.
         drop(pool.roster());
@@ -230,7 +230,7 @@ fn inserts_beside_a_sweep(pool: &crate::competitors::TestPool, now: Tick) {
         let begun = Instant::now();
         for key in extra.iter().cycle().take_while(|_| begun.elapsed() < Duration::from_secs(2)) {
             waits.push(timed(&|| drop(join(pool, *key, now))));
-            pool.remove(key, DisconnectReason::Closed);
+            pool.remove_current(key, DisconnectReason::Closed);
         }
         over.store(true, relaxed);
         sweeping.join().expect("the sweeping thread")
@@ -275,7 +275,7 @@ fn tails(peers: usize) {
                 }
                 while churned < (begun.elapsed().as_secs_f64() * peers as f64 / 100.0) as usize {
                     let key = &keys[churned % keys.len()];
-                    pool.remove(key, DisconnectReason::Closed);
+                    pool.remove_current(key, DisconnectReason::Closed);
                     drop(join(&pool, *key, now));
                     churned += 1;
                 }
@@ -291,7 +291,7 @@ fn tails(peers: usize) {
             for key in &extra {
                 let now = at(begun);
                 inserts.push(timed(&|| drop(join(&pool, *key, now))));
-                pool.remove(key, DisconnectReason::Closed);
+                pool.remove_current(key, DisconnectReason::Closed);
                 for key in order.by_ref().take(8) {
                     marks.push(timed(&|| _ = black_box(pool.seen(key, now))));
                 }

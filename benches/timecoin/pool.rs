@@ -62,7 +62,7 @@ impl Ours<IpAddr> {
     pub(crate) fn scatter(&self, order: &[IpAddr]) {
         for some in order.chunks(order.len().div_ceil(8).max(1)) {
             for ip in some {
-                assert!(self.0.remove(ip, DisconnectReason::Closed).is_some());
+                assert!(self.0.remove_current(ip, DisconnectReason::Closed).is_some());
             }
             // The published lists hold those that went.
             drop(self.0.roster());

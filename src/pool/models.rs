@@ -217,7 +217,7 @@ fn a_peer_that_departs_while_it_is_announced_leaves_nothing() {
         let (pool, line) = (pool(), Line::default());
         let remover = {
             let pool = Arc::clone(&pool);
-            thread::spawn(move || pool.remove(&1, DisconnectReason::Requested).is_some())
+            thread::spawn(move || pool.remove_current(&1, DisconnectReason::Requested).is_some())
         };
         let peer = insert(&pool, 1, &line).unwrap();
         if remover.join().unwrap() {

@@ -39,7 +39,7 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     }
 
     /// Departs whoever is live under this key, and closes the connection.
-    pub fn remove(&self, key: &K, reason: DisconnectReason) -> Option<Arc<Peer<K, C>>> {
+    pub fn remove_current(&self, key: &K, reason: DisconnectReason) -> Option<Arc<Peer<K, C>>> {
         self.take(key, reason, |peer| self.leave(peer, reason))
     }
 

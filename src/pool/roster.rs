@@ -289,7 +289,7 @@ mod tests {
             }
         }
         assert!(roster.draw(&mut random, |peer| *peer.key() == 1_000).is_none());
-        (0..1_000).filter(|key| *key != 7).for_each(|key| drop(pool.remove(&key, DisconnectReason::Closed)));
+        (0..1_000).filter(|key| *key != 7).for_each(|key| drop(pool.remove_current(&key, DisconnectReason::Closed)));
         assert_eq!(roster.draw(&mut random, Peer::is_live).map(|peer| *peer.key()), Some(7));
     }
 }

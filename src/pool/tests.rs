@@ -85,7 +85,7 @@ fn the_operations_of_the_old_system_have_their_place() {
     let mut keys = pool.keys();
     keys.sort_unstable();
     assert_eq!((keys, pool.len(), pool.addrs().len()), (vec![1, 2], 2, 2));
-    assert_eq!(pool.remove(&1, DisconnectReason::Requested).map(|peer| peer.id()), Some(peer.id()));
+    assert_eq!(pool.remove_current(&1, DisconnectReason::Requested).map(|peer| peer.id()), Some(peer.id()));
     assert_eq!(peer.connection().closed.lock().unwrap().as_slice(), [DisconnectReason::Requested]);
     assert_eq!(peer.departure(), Some(DisconnectReason::Requested));
     assert!(pool.get(&1).is_none() && !pool.contains(&1) && pool.by_ip(addr(1).ip()).is_empty());
@@ -254,7 +254,7 @@ fn a_look_up_by_ip_finds_all_connections_of_it() {
     }
     assert_eq!((pool.by_ip(addr(1).ip()).len(), pool.seen_by_ip(addr(1).ip(), at(2))), (40, 40));
     for port in 1..=40u32 {
-        pool.remove(&port, DisconnectReason::Closed).unwrap();
+        pool.remove_current(&port, DisconnectReason::Closed).unwrap();
         assert_eq!(pool.by_ip(addr(1).ip()).len(), 40 - port as usize);
     }
     is_empty(&pool);
@@ -288,7 +288,7 @@ fn a_closed_pool_lets_nobody_in_and_everybody_out() {
     assert_eq!(permit_error(&pool), AdmitError::Closed);
     let error = pool.insert(5, addr(5), Direction::Inbound, Arc::default(), 0, at(2)).unwrap_err();
     assert_eq!(error.why, InsertFailure::Admit(AdmitError::Closed));
-    assert!(pool.remove(&1, DisconnectReason::Shutdown).is_some() && pool.is_closed());
+    assert!(pool.remove_current(&1, DisconnectReason::Shutdown).is_some() && pool.is_closed());
     is_empty(&pool);
 }
 
@@ -351,7 +351,7 @@ impl Meddler {
         let Some(pool) = self.pool.upgrade() else { return };
         let _ = (pool.get(&self.key), pool.seen(&self.key, at(3)), pool.stats(at(3)));
         let _ = (pool.by_ip(addr(self.key).ip()), pool.roster().iter().count(), pool.sweep(at(3)));
-        let _ = pool.remove(&(self.key + 1_000), DisconnectReason::Requested);
+        let _ = pool.remove_current(&(self.key + 1_000), DisconnectReason::Requested);
     }
 }
 
@@ -382,7 +382,7 @@ fn close_and_drop_of_a_connection_may_re_enter_the_pool() {
         drop(insert(key).unwrap_err());
     }
     for key in 0..100 {
-        drop(pool.remove(&key, DisconnectReason::Lost));
+        drop(pool.remove_current(&key, DisconnectReason::Lost));
     }
     let permit = pool.admit(addr(1), Direction::Inbound, SlotClass::Ordinary, at(9)).unwrap();
     let old = pool.get(&150).unwrap().id();
@@ -400,7 +400,7 @@ fn a_pool_whose_roster_nobody_reads_pins_few_departed_peers() {
     for n in 0..20_000u32 {
         let conn = Meddler { pool: Weak::new(), key: n, dropped: Arc::clone(&dropped) };
         pool.insert(n, addr(n), Direction::Inbound, conn, (), at(1)).unwrap();
-        pool.remove(&n, DisconnectReason::Closed).unwrap();
+        pool.remove_current(&n, DisconnectReason::Closed).unwrap();
     }
     let pinned = 20_000 - dropped.load(Ordering::SeqCst);
     assert!(pinned <= 64 * pool.cell_count(), "{pinned} departed peers are pinned");
@@ -418,7 +418,7 @@ fn a_panic_in_close_leaves_nothing_behind() {
     let pool: Arc<Pool<u32, Bomb>> = Pool::new(PoolConfig::test());
     pool.insert(1, addr(1), Direction::Inbound, Bomb, (), at(1)).unwrap();
     let panicked =
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.remove(&1, DisconnectReason::Lost)));
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.remove_current(&1, DisconnectReason::Lost)));
     assert!(panicked.is_err());
     assert_eq!((pool.len(), pool.addresses.entries(), pool.contains(&1)), (0, 0, false));
 }
@@ -607,12 +607,12 @@ fn one_host_that_comes_fails_and_leaves_again_and_again_pardons_nobody() {
     for n in 100..150 {
         let bad = insert(&pool, n, 3_600);
         assert_eq!(bad.penalize(Misbehavior::Malformed, at(3_600)), PenaltyOutcome::Counted { health: 60 });
-        pool.remove(&n, DisconnectReason::Closed).unwrap();
+        pool.remove_current(&n, DisconnectReason::Closed).unwrap();
         assert_eq!(bad.penalize(Misbehavior::Protocol, at(3_600)), PenaltyOutcome::Counted { health: 20 });
     }
     // Nor do the penalties of many that left before they failed.
     let left: Vec<_> = (100..150).map(|n| insert(&pool, n, 3_600)).collect();
-    left.iter().for_each(|peer| drop(pool.remove(peer.key(), DisconnectReason::Closed)));
+    left.iter().for_each(|peer| drop(pool.remove_current(peer.key(), DisconnectReason::Closed)));
     let late = left.iter().map(|peer| peer.penalize(Misbehavior::Timeout, at(3_605)));
     assert!(late.into_iter().all(|outcome| outcome != PenaltyOutcome::OurFault));
 }
@@ -623,7 +623,7 @@ fn a_storm_is_seen_though_everybody_leaves_who_fails() {
     let peers: Vec<_> = (0..10).map(|n| insert(&pool, n * 0x100, 0)).collect();
     let outcomes = peers.iter().map(|peer| {
         let outcome = peer.penalize(Misbehavior::Timeout, at(3_600));
-        pool.remove(peer.key(), DisconnectReason::Lost).unwrap();
+        pool.remove_current(peer.key(), DisconnectReason::Lost).unwrap();
         outcome == PenaltyOutcome::OurFault
     });
     let outcomes: Vec<_> = outcomes.collect();

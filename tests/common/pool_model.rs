@@ -185,7 +185,7 @@ impl World {
             Op::Depart { key, stale_id } => self.depart(key, stale_id),
             Op::Evict { key } => self.evict(key),
             Op::Remove { key } => {
-                let removed = self.pool.remove(&key, DisconnectReason::Requested).map(|peer| peer.id());
+                let removed = self.pool.remove_current(&key, DisconnectReason::Requested).map(|peer| peer.id());
                 assert_eq!(removed, self.forget(key));
             }
             Op::Seen { key, by_ip } => self.seen(key, by_ip),
@@ -569,7 +569,7 @@ impl World {
         self.pending.clear();
         for key in 0..6 {
             assert_eq!(
-                self.pool.remove(&key, DisconnectReason::Shutdown).map(|peer| peer.id()),
+                self.pool.remove_current(&key, DisconnectReason::Shutdown).map(|peer| peer.id()),
                 self.forget(key)
             );
         }

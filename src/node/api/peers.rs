@@ -112,7 +112,7 @@ impl NodeRef {
     /// Closes the connection to a peer, with a goodbye. `false` if there is none. Either node may dial the other again at once while it
     /// has fewer peers than its [`degree`](crate::node::RuntimeConfig::degree): to keep a peer out, [ban](NodeRef::ban_ip) it.
     pub fn disconnect(&self, key: &PeerId) -> bool {
-        self.shared().pool.remove(key, DisconnectReason::Requested).is_some()
+        self.shared().pool.remove_current(key, DisconnectReason::Requested).is_some()
     }
 
     /// Bans an address for a time and closes its connections; how many were closed.

@@ -57,7 +57,7 @@ fn serve(clients: &Arc<Clients>, clock: Clock, stream: TcpStream, addr: SocketAd
     let mut line = String::new();
     while reader.read_line(&mut line)? > 0 {
         // The hot path: no map, no lock.
-        if peer.seen(clock.now()) == SeenOutcome::Departed {
+        if peer.seen(clock.now()) == SeenOutcome::Disconnected {
             return Ok(());
         }
         peer.add_bytes_in(line.len() as u64);
@@ -69,7 +69,7 @@ fn serve(clients: &Arc<Clients>, clock: Clock, stream: TcpStream, addr: SocketAd
         peer.add_bytes_out(line.len() as u64);
         line.clear();
     }
-    clients.depart(peer.key(), peer.id(), DisconnectReason::Closed);
+    clients.remove(peer.key(), peer.id(), DisconnectReason::Closed);
     Ok(())
 }
 
@@ -133,7 +133,7 @@ fn main() -> io::Result<()> {
         clients.sweep(clock.now());
         thread::sleep(Duration::from_millis(50));
     }
-    let departed = clients.stats(clock.now()).departed;
+    let departed = clients.stats(clock.now()).disconnects;
     println!(
         "closed {}, stale {}",
         departed.of(DisconnectReason::Closed),

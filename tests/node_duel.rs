@@ -281,7 +281,7 @@ async fn a_proven_peer_that_restarted_takes_its_place_and_clones_do_not_take_tur
     join(&new, 3).await.1.unwrap();
     let second = only(&a);
     assert_ne!(second.id(), first.id());
-    assert_eq!(first.departure(), Some(DisconnectReason::Replaced));
+    assert_eq!(first.disconnect_reason(), Some(DisconnectReason::Replaced));
     until(|| peers(&old) == 0).await;
     assert_eq!((a.stats().pool.total_connections, a.shutdown_report().peers), (1, 1));
     end(old).await;

@@ -31,7 +31,7 @@ async fn a_silent_peer_is_reaped_in_bounded_time_and_its_slot_is_free_again() {
     let took = begun.elapsed();
     // Eight seconds without a frame, seen by a sweep that comes round once a second.
     assert!((Duration::from_secs(6)..Duration::from_secs(10)).contains(&took), "{took:?}");
-    assert_eq!(peer.departure(), Some(DisconnectReason::Stale));
+    assert_eq!(peer.disconnect_reason(), Some(DisconnectReason::Stale));
     until(|| a.stats().pool.total_connections == 0 && b.stats().pool.total_connections == 0).await;
     until(|| a.shutdown_report().connections == 0).await;
     assert_eq!((a.stats().reaped, a.shutdown_report().peers), (1, 0));
@@ -97,7 +97,7 @@ async fn a_peer_that_takes_no_data_is_closed_after_the_write_stall() {
     net.set_read_rate(ip(2), ReadRate::Stopped);
     a.send(peer.key(), message(1, &[0; 200_000]).bulk()).unwrap();
     until(|| !peer.is_live()).await;
-    assert_eq!(peer.departure(), Some(DisconnectReason::Overloaded));
+    assert_eq!(peer.disconnect_reason(), Some(DisconnectReason::Overloaded));
     end(a).await;
     drop(b);
 }
@@ -271,7 +271,7 @@ async fn intervals_and_lag_policies_act_on_live_connections() {
         tokio::task::yield_now().await;
     }
     until(|| !peer.is_live()).await;
-    assert_eq!(peer.departure(), Some(DisconnectReason::Overloaded));
+    assert_eq!(peer.disconnect_reason(), Some(DisconnectReason::Overloaded));
     end(a).await;
     drop(b);
 }
@@ -428,7 +428,7 @@ async fn whoever_breaks_the_protocol_leaves_the_pool_at_once_and_the_next_may_co
     use tokio::io::AsyncWriteExt;
     bad.stream.write_all(&[0xff; 32]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(5)).await;
-    assert_eq!((peers(&a), peer.departure()), (0, Some(DisconnectReason::Protocol)));
+    assert_eq!((peers(&a), peer.disconnect_reason()), (0, Some(DisconnectReason::Protocol)));
     assert_eq!(bad.goodbye().await.map(|bye| bye.reason), Some(GoodbyeReason::Protocol));
     let _next = ByHand::enter(&net, 2, at(1), 6).await;
     end(a).await;

@@ -71,7 +71,7 @@ async fn a_shutdown_sends_what_waits_and_says_goodbye() {
     until(|| !theirs.is_live()).await;
     assert_eq!(hears.events().len(), 200);
     assert_eq!(hears.pairs(), 1);
-    assert_eq!(theirs.departure(), Some(DisconnectReason::Closed));
+    assert_eq!(theirs.disconnect_reason(), Some(DisconnectReason::Closed));
     end(b).await;
 }
 

@@ -28,7 +28,7 @@ fn bytes_a_connection<K: PeerKey>(key: impl Fn(SocketAddr) -> K, addr: impl Fn(u
         let inserted = pool.insert(key(addr), addr, Direction::Inbound, (), (), Tick::ZERO);
         assert!(inserted.is_ok(), "{n}: {inserted:?}");
     }
-    assert_eq!(pool.sweep(Tick::ZERO).departed.len(), 0);
+    assert_eq!(pool.sweep(Tick::ZERO).removed.len(), 0);
     let change = region.change();
     let bytes = change.bytes_allocated - change.bytes_deallocated;
     assert_eq!(pool.len(), PEERS as usize);

@@ -92,8 +92,8 @@ fn hammer(pool: &Arc<Pool<u64, Line>>, tally: &Arc<Tally>, sums: &Sums, clock: &
             3 => left(pool.remove_current(&key, DisconnectReason::Requested).is_some().into()),
             4 => {
                 let Some(peer) = pool.get(&key) else { continue };
-                left(pool.depart(&key, peer.id(), DisconnectReason::Lost).is_some().into());
-                left(pool.depart(&key, peer.id(), DisconnectReason::Lost).is_some().into());
+                left(pool.remove(&key, peer.id(), DisconnectReason::Lost).is_some().into());
+                left(pool.remove(&key, peer.id(), DisconnectReason::Lost).is_some().into());
             }
             5 => {
                 let (Some(peer), Ok(permit)) = (
@@ -112,8 +112,8 @@ fn hammer(pool: &Arc<Pool<u64, Line>>, tally: &Arc<Tally>, sums: &Sums, clock: &
                 left(replaced.is_ok().into());
             }
             6 => {
-                let swept = pool.sweep_cell(random(&mut state) as usize, now);
-                sums.swept.fetch_add(swept.departed.len() as u64, Ordering::Relaxed);
+                let swept = pool.sweep_shard(random(&mut state) as usize, now);
+                sums.swept.fetch_add(swept.removed.len() as u64, Ordering::Relaxed);
             }
             7 => {
                 for peer in pool.by_ip(addr(key).ip()) {
@@ -169,7 +169,7 @@ fn several_threads_hammer_it_and_everything_adds_up() {
     let counts = pool.admission();
     assert_eq!((u64::from(counts.live()), counts.pending()), (live, 0));
     assert_eq!((pool.roster().iter().count() as u64, pool.keys().len() as u64), (live, live));
-    assert_eq!(pool.stats(Tick::MAX).departed.total(), read(&tally.closed));
+    assert_eq!(pool.stats(Tick::MAX).disconnects.total(), read(&tally.closed));
     assert_eq!(read(&tally.closed), read(&sums.left) + read(&sums.swept));
     for key in pool.keys() {
         assert!(pool.remove_current(&key, DisconnectReason::Shutdown).is_some());

@@ -64,7 +64,7 @@ pub(crate) fn addr_of(key: &PeerId) -> SocketAddr {
 pub(crate) fn new_pool(peers: usize) -> Arc<TestPool> {
     let mut config = PoolConfig::test();
     config.expected_peers = peers;
-    config.limits.max_inbound = peerpool::pool::Limits::MOST_LIVE;
+    config.limits.max_inbound = peerpool::pool::Limits::MAX_LIVE;
     Pool::new(config)
 }
 
@@ -78,9 +78,9 @@ pub(crate) fn join(pool: &TestPool, key: PeerId, now: Tick) -> Arc<Peer<PeerId, 
 /// Makes a sweep of the pool judge everybody, and depart nobody, however often it comes: in each cell one peer was last heard
 /// at this tick or before, but is paused by us, and all others were heard just now. Returns the time for that sweep.
 pub(crate) fn judge_all(pool: &TestPool, from: Tick) -> Tick {
-    let late = Tick::from_millis(from.as_millis() + 10).after(pool.liveness().stale_after);
-    for cell in 0..pool.cell_count() {
-        pool.cell(cell).iter().take(1).for_each(|peer| peer.pause());
+    let late = Tick::from_millis(from.as_millis() + 10).after(pool.liveness_policy().stale_after);
+    for cell in 0..pool.roster_shard_count() {
+        pool.roster_shard(cell).iter().take(1).for_each(|peer| peer.pause());
     }
     for peer in pool.roster().iter().filter(|peer| !peer.is_paused()) {
         let _ = peer.seen(late);

@@ -105,7 +105,7 @@ fn walks(criterion: &mut Criterion, peers: usize) {
                     .ok();
                 let claim = permit.and_then(|permit| permit.claim(guest).ok());
                 let peer = claim.and_then(|claim| claim.go_live((), (), now).ok());
-                peer.and_then(|peer| pool.depart(&guest, peer.id(), DisconnectReason::Closed))
+                peer.and_then(|peer| pool.remove(&guest, peer.id(), DisconnectReason::Closed))
             },
             BatchSize::SmallInput,
         );

@@ -144,10 +144,10 @@ fn others() {
         println!("  {name:<46} {:>9.1}", median(times));
     };
     let late = judge_all(&pool, Tick::ZERO);
-    each("sweep that judges everybody", &|| assert!(pool.sweep(late).departed.is_empty()));
+    each("sweep that judges everybody", &|| assert!(pool.sweep(late).removed.is_empty()));
     pool.roster().iter().for_each(|peer| peer.resume(late));
-    assert!(pool.sweep(late).departed.is_empty());
-    each("sweep that knows nobody can be stale", &|| assert!(pool.sweep(late).departed.is_empty()));
+    assert!(pool.sweep(late).removed.is_empty());
+    each("sweep that knows nobody can be stale", &|| assert!(pool.sweep(late).removed.is_empty()));
     let sum = |sum: u64, peer: &Arc<Peer<PeerId, ()>>| sum.wrapping_add(peer.last_seen().as_millis());
     each("for comparison: one load of each, that order", &|| {
         _ = black_box(pool.roster().iter().fold(0, sum))
@@ -178,7 +178,7 @@ fn others() {
         let live = pool.admit(addr_of(&key), Direction::Inbound, SlotClass::Ordinary, Tick::MAX).ok();
         let live =
             live.and_then(|permit| permit.claim(key).ok()).and_then(|claim| claim.go_live((), (), now).ok());
-        assert!(live.and_then(|peer| pool.depart(&key, peer.id(), DisconnectReason::Closed)).is_some());
+        assert!(live.and_then(|peer| pool.remove(&key, peer.id(), DisconnectReason::Closed)).is_some());
     });
     println!("holding the peer, one thread, 200 peers, ns");
     let few = &handles[..200];
@@ -221,7 +221,7 @@ fn inserts_beside_a_sweep(pool: &crate::competitors::TestPool, now: Tick) {
         let sweeping = scope.spawn(|| {
             let (begun, mut sweeps) = (Instant::now(), 0);
             while !over.load(relaxed) {
-                assert!(pool.sweep(now).departed.is_empty());
+                assert!(pool.sweep(now).removed.is_empty());
                 sweeps += 1;
             }
             begun.elapsed().as_nanos() as f64 / f64::from(sweeps) / pool.len() as f64
@@ -268,7 +268,7 @@ fn tails(peers: usize) {
             let (mut sweeps, mut churned) = (0usize, 0usize);
             while !over.load(relaxed) {
                 let now = at(begun);
-                black_box(pool.sweep_cell(sweeps % pool.cell_count(), now));
+                black_box(pool.sweep_shard(sweeps % pool.roster_shard_count(), now));
                 sweeps += 1;
                 if sweeps.is_multiple_of(64) {
                     black_box(pool.stats(now));

@@ -78,7 +78,7 @@ impl Ours<IpAddr> {
             assert!(self.seen(key, seen));
         }
         let since = Instant::now();
-        let gone = self.0.sweep(Tick::from_millis(now)).departed.len();
+        let gone = self.0.sweep(Tick::from_millis(now)).removed.len();
         let took = since.elapsed();
         assert_eq!(gone, late.len());
         for key in late {

@@ -105,7 +105,7 @@ impl AddrTable {
         let random = self.rng.u64(..);
         let fail = |entry: &mut Address, cause, at_least| {
             entry.failures = entry.failures.saturating_add(1);
-            entry.next_attempt = now.after(backoff.wait(entry.failures, random).max(at_least));
+            entry.next_attempt = now.after(backoff.delay(entry.failures, random).max(at_least));
             entry.last_cause = Some(cause);
         };
         let soon = DialOutcome::MAX_LOCAL_FAULT_WAIT.min(backoff.cap);
@@ -115,7 +115,7 @@ impl AddrTable {
                 entry.next_attempt = entry.next_attempt.min(now.after(soon));
             }),
             DialOutcome::Deferred => self.edit(addr, |entry| {
-                let wait = crate::base::Backoff { base: soon, cap: soon }.wait(1, random);
+                let wait = crate::base::Backoff { base: soon, cap: soon }.delay(1, random);
                 entry.next_attempt = now.after(wait_of(entry, now, backoff.cap).max(wait));
             }),
             DialOutcome::Collision => self.entries.contains_key(addr),
@@ -124,7 +124,7 @@ impl AddrTable {
                 entry.last_success = Some(now);
                 (entry.self_since, entry.alias_of) = (None, None);
                 // Whatever becomes of the session, a redial waits as after one failure at least.
-                let wait = backoff.wait(entry.failures.max(1), random);
+                let wait = backoff.delay(entry.failures.max(1), random);
                 entry.next_attempt = now.after(wait_of(entry, now, backoff.cap).max(wait));
             }),
             DialOutcome::Stable => self.edit(addr, |entry| {

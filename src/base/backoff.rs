@@ -19,7 +19,7 @@ impl Backoff {
     /// The wait after `failures` failures in a row; `random` is any uniformly random number.
     ///
     /// Zero failures wait nothing. The result lies in `[wait / 2, wait]` of the capped doubling.
-    pub fn wait(&self, failures: u32, random: u64) -> Duration {
+    pub fn delay(&self, failures: u32, random: u64) -> Duration {
         let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
         let factor = 1u32.checked_shl(doublings).unwrap_or(u32::MAX);
         let capped = self.base.saturating_mul(factor).min(self.cap);
@@ -44,16 +44,16 @@ mod tests {
     #[test]
     fn waits_double_up_to_the_cap() {
         let backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(10) };
-        let waits: Vec<u64> = (0..7).map(|n| backoff.wait(n, 0).as_secs()).collect();
+        let waits: Vec<u64> = (0..7).map(|n| backoff.delay(n, 0).as_secs()).collect();
         assert_eq!(waits, [0, 1, 2, 4, 8, 10, 10]);
-        assert_eq!(backoff.wait(u32::MAX, 0), Duration::from_secs(10));
+        assert_eq!(backoff.delay(u32::MAX, 0), Duration::from_secs(10));
     }
 
     #[test]
     fn jitter_still_spreads_waits_at_the_cap() {
         let backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(10) };
-        assert_eq!(backoff.wait(30, u64::MAX), Duration::from_secs(5));
-        let middle = backoff.wait(30, u64::MAX / 2);
+        assert_eq!(backoff.delay(30, u64::MAX), Duration::from_secs(5));
+        let middle = backoff.delay(30, u64::MAX / 2);
         assert!(middle > Duration::from_secs(7) && middle < Duration::from_secs(8), "{middle:?}");
     }
 }

@@ -12,5 +12,5 @@ pub use backoff::Backoff;
 pub use ids::{ConnId, Direction, Lane, Nonce, PeerId};
 pub use net::{Subnet, canonical, canonical_ip};
 #[cfg(feature = "node")]
-pub(crate) use tick::FOREVER;
+pub(crate) use tick::MAX_WAIT;
 pub use tick::{Clock, Tick};

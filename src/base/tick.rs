@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// A year: for whoever waits longer than a clock can count.
 #[cfg(feature = "node")]
-pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Milliseconds since the start of a [`Clock`]. Every function that depends on time takes one as `now`.
 ///

@@ -233,16 +233,16 @@ impl RuntimeConfig {
         if self.max_concurrent_dials == 0 {
             return Err(ConfigError { field: "max_concurrent_dials", why: "must not be zero".into() });
         }
-        if self.health.window < HealthPolicy::SHORTEST_WINDOW {
-            let why = format!("must be at least {:?}", HealthPolicy::SHORTEST_WINDOW);
+        if self.health.window < HealthPolicy::MIN_WINDOW {
+            let why = format!("must be at least {:?}", HealthPolicy::MIN_WINDOW);
             return Err(ConfigError { field: "health.window", why });
         }
         // The pool would bring them into their bounds, and what is configured would not be what is in force.
         let Limits { max_inbound, max_outbound, max_pending_inbound, max_pending_outbound, .. } = self.limits;
-        within("limits.max_inbound", max_inbound, 0..=Limits::MOST_LIVE)?;
-        within("limits.max_outbound", max_outbound, 0..=Limits::MOST_LIVE)?;
-        within("limits.max_pending_inbound", max_pending_inbound, 0..=Limits::MOST_PENDING_INBOUND)?;
-        within("limits.max_pending_outbound", max_pending_outbound, 0..=Limits::MOST_PENDING_OUTBOUND)
+        within("limits.max_inbound", max_inbound, 0..=Limits::MAX_LIVE)?;
+        within("limits.max_outbound", max_outbound, 0..=Limits::MAX_LIVE)?;
+        within("limits.max_pending_inbound", max_pending_inbound, 0..=Limits::MAX_PENDING_INBOUND)?;
+        within("limits.max_pending_outbound", max_pending_outbound, 0..=Limits::MAX_PENDING_OUTBOUND)
     }
 }
 

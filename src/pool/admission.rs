@@ -201,11 +201,11 @@ fn less(word: u64, of: Field) -> u64 {
 
 impl Limits {
     /// What [`Limits::max_inbound`] and [`Limits::max_outbound`] may be at most; more counts as this.
-    pub const MOST_LIVE: u32 = LIVE_IN.max();
+    pub const MAX_LIVE: u32 = LIVE_IN.max();
     /// The same of [`Limits::max_pending_inbound`].
-    pub const MOST_PENDING_INBOUND: u32 = PENDING_IN.max();
+    pub const MAX_PENDING_INBOUND: u32 = PENDING_IN.max();
     /// The same of [`Limits::max_pending_outbound`].
-    pub const MOST_PENDING_OUTBOUND: u32 = PENDING_OUT.max();
+    pub const MAX_PENDING_OUTBOUND: u32 = PENDING_OUT.max();
 }
 
 const _: () = assert!(LIVE_IN.max() == LIVE_OUT.max());

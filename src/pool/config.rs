@@ -56,14 +56,14 @@ impl PoolConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 pub struct Limits {
-    /// Connections they dialled; at most [`Limits::MOST_LIVE`], 1,048,575 (default 256).
+    /// Connections they dialled; at most [`Limits::MAX_LIVE`], 1,048,575 (default 256).
     pub max_inbound: u32,
-    /// Connections we dialled; at most [`Limits::MOST_LIVE`] (default 64).
+    /// Connections we dialled; at most [`Limits::MAX_LIVE`] (default 64).
     pub max_outbound: u32,
-    /// Inbound handshakes under way at once; at most [`Limits::MOST_PENDING_INBOUND`], 4,095 (default 256). Bounds what strangers
+    /// Inbound handshakes under way at once; at most [`Limits::MAX_PENDING_INBOUND`], 4,095 (default 256). Bounds what strangers
     /// can make us hold.
     pub max_pending_inbound: u32,
-    /// Outbound handshakes under way at once; at most [`Limits::MOST_PENDING_OUTBOUND`], 2,047 (default 64).
+    /// Outbound handshakes under way at once; at most [`Limits::MAX_PENDING_OUTBOUND`], 2,047 (default 64).
     pub max_pending_outbound: u32,
     /// Connections of one IP address (default 8).
     pub max_per_ip: u32,
@@ -121,7 +121,7 @@ impl Default for LivenessPolicy {
 pub struct HealthPolicy {
     /// A peer with more than this is healthy (default 30).
     pub healthy_above: u8,
-    /// Within one window each cause counts once a peer (default 10 s; at least [`HealthPolicy::SHORTEST_WINDOW`]). Changing it
+    /// Within one window each cause counts once a peer (default 10 s; at least [`HealthPolicy::MIN_WINDOW`]). Changing it
     /// begins a new window; for a peer that failed just before, now and then, the one after that.
     pub window: Duration,
     /// One point comes back every so often (default 10 s). Kept to tenths of a second, at least one.
@@ -132,12 +132,12 @@ pub struct HealthPolicy {
     pub penalties: Penalties,
     /// "More than half of the live peers failed, so the fault is ours" is believed only of at least this many failing
     /// peers (default 3): of one or two nobody can tell.
-    pub storm_quorum: u32,
+    pub mass_failure_quorum: u32,
 }
 
 impl HealthPolicy {
     /// The least that [`HealthPolicy::window`] may be; less counts as this.
-    pub const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
+    pub const MIN_WINDOW: Duration = Duration::from_millis(10);
 }
 
 impl Default for HealthPolicy {
@@ -148,7 +148,7 @@ impl Default for HealthPolicy {
             recovery_step: Duration::from_secs(10),
             reward: 5,
             penalties: Penalties::default(),
-            storm_quorum: 3,
+            mass_failure_quorum: 3,
         }
     }
 }
@@ -178,10 +178,12 @@ impl Default for Penalties {
         Self(Misbehavior::ALL.map(|cause| match cause {
             Misbehavior::Useless => 5,
             Misbehavior::Unresponsive | Misbehavior::Timeout | Misbehavior::BadRequest => 10,
-            Misbehavior::App0 => 10,
-            Misbehavior::Flood | Misbehavior::App1 => 20,
-            Misbehavior::BadData | Misbehavior::App2 => 30,
-            Misbehavior::Malformed | Misbehavior::Protocol | Misbehavior::Oversized | Misbehavior::App3 => 40,
+            Misbehavior::App(0) => 10,
+            Misbehavior::Flood | Misbehavior::App(1) => 20,
+            Misbehavior::BadData | Misbehavior::App(2) => 30,
+            Misbehavior::Malformed | Misbehavior::Protocol | Misbehavior::Oversized | Misbehavior::App(_) => {
+                40
+            }
         }))
     }
 }

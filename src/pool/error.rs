@@ -75,26 +75,26 @@ pub enum ClaimFailure<K: PeerKey, C: ConnectionHandle> {
 
 /// A key that could not be claimed; permit and key come back.
 #[derive(thiserror::Error)]
-#[error("cannot claim {key:?}: {why}")]
+#[error("cannot claim {key:?}: {cause}")]
 pub struct ClaimError<K: PeerKey, C: ConnectionHandle> {
     /// The permit, unchanged.
     pub permit: Permit<K, C>,
     /// The key.
     pub key: K,
     /// The cause.
-    pub why: ClaimFailure<K, C>,
+    pub cause: ClaimFailure<K, C>,
 }
 
 /// A key that could not be claimed in place of another; the claim on the old one comes back.
 #[derive(thiserror::Error)]
-#[error("cannot claim {key:?} instead: {why}")]
+#[error("cannot claim {key:?} instead: {cause}")]
 pub struct RekeyError<K: PeerKey, C: ConnectionHandle> {
     /// The claim, unchanged.
     pub claim: Claim<K, C>,
     /// The key that was wanted.
     pub key: K,
     /// The cause.
-    pub why: ClaimFailure<K, C>,
+    pub cause: ClaimFailure<K, C>,
 }
 
 /// Why a claim could not go live.
@@ -111,14 +111,14 @@ pub enum CommitFailure {
 
 /// A connection that could not go live; it comes back, its claim and permit are released.
 #[derive(thiserror::Error)]
-#[error("cannot go live: {why}")]
+#[error("cannot go live: {cause}")]
 pub struct CommitError<C: ConnectionHandle> {
     /// The connection, not closed.
     pub conn: C,
     /// Its info.
     pub info: C::Info,
     /// The cause.
-    pub why: CommitFailure,
+    pub cause: CommitFailure,
 }
 
 /// Why a connection could not take a live one's place.
@@ -127,7 +127,7 @@ pub struct CommitError<C: ConnectionHandle> {
 pub enum ReplaceFailure {
     /// The connection to replace is not the live one of that key any more.
     #[error("the connection to replace is gone")]
-    NotThere,
+    NotFound,
     /// The permit's deadline passed and the sweep revoked it.
     #[error("the permit was revoked")]
     Revoked,
@@ -138,7 +138,7 @@ pub enum ReplaceFailure {
 
 /// A connection that could not take a live one's place; everything comes back.
 #[derive(thiserror::Error)]
-#[error("cannot replace: {why}")]
+#[error("cannot replace: {cause}")]
 pub struct ReplaceError<K: PeerKey, C: ConnectionHandle> {
     /// The permit, unchanged.
     pub permit: Permit<K, C>,
@@ -147,7 +147,7 @@ pub struct ReplaceError<K: PeerKey, C: ConnectionHandle> {
     /// Its info.
     pub info: C::Info,
     /// The cause.
-    pub why: ReplaceFailure,
+    pub cause: ReplaceFailure,
 }
 
 /// Why an insert was refused.
@@ -159,19 +159,19 @@ pub enum InsertFailure {
     Admit(#[from] AdmitError),
     /// This connection has the key, live or being set up.
     #[error("the key is held by connection {0}")]
-    Taken(ConnId),
+    KeyHeld(ConnId),
 }
 
 /// A connection that was not inserted; it comes back.
 #[derive(thiserror::Error)]
-#[error("cannot insert: {why}")]
+#[error("cannot insert: {cause}")]
 pub struct InsertError<C: ConnectionHandle> {
     /// The connection, not closed.
     pub conn: C,
     /// Its info.
     pub info: C::Info,
     /// The cause.
-    pub why: InsertFailure,
+    pub cause: InsertFailure,
 }
 
 // By hand: deriving would ask the user's connection for `Debug`.
@@ -186,30 +186,36 @@ impl<K: PeerKey, C: ConnectionHandle> fmt::Debug for ClaimFailure<K, C> {
 
 impl<K: PeerKey, C: ConnectionHandle> fmt::Debug for ClaimError<K, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClaimError").field("key", &self.key).field("why", &self.why).finish_non_exhaustive()
+        f.debug_struct("ClaimError")
+            .field("key", &self.key)
+            .field("cause", &self.cause)
+            .finish_non_exhaustive()
     }
 }
 
 impl<K: PeerKey, C: ConnectionHandle> fmt::Debug for RekeyError<K, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RekeyError").field("key", &self.key).field("why", &self.why).finish_non_exhaustive()
+        f.debug_struct("RekeyError")
+            .field("key", &self.key)
+            .field("cause", &self.cause)
+            .finish_non_exhaustive()
     }
 }
 
 impl<C: ConnectionHandle> fmt::Debug for CommitError<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CommitError").field("why", &self.why).finish_non_exhaustive()
+        f.debug_struct("CommitError").field("cause", &self.cause).finish_non_exhaustive()
     }
 }
 
 impl<K: PeerKey, C: ConnectionHandle> fmt::Debug for ReplaceError<K, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReplaceError").field("why", &self.why).finish_non_exhaustive()
+        f.debug_struct("ReplaceError").field("cause", &self.cause).finish_non_exhaustive()
     }
 }
 
 impl<C: ConnectionHandle> fmt::Debug for InsertError<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InsertError").field("why", &self.why).finish_non_exhaustive()
+        f.debug_struct("InsertError").field("cause", &self.cause).finish_non_exhaustive()
     }
 }

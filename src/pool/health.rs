@@ -19,7 +19,6 @@ use super::mass_failure::MassFailure;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
-#[repr(u8)]
 pub enum Misbehavior {
     /// It did not answer a ping.
     Unresponsive,
@@ -39,14 +38,9 @@ pub enum Misbehavior {
     BadRequest,
     /// It never has what is asked for.
     Useless,
-    /// The application's own, mild.
-    App0,
-    /// The application's own, annoying.
-    App1,
-    /// The application's own, bad.
-    App2,
-    /// The application's own, hostile.
-    App3,
+    /// A fault that only the application can judge, by severity: 0 mild, 1 annoying, 2 bad, 3 hostile. A larger number
+    /// counts as 3.
+    App(u8),
 }
 
 impl Misbehavior {
@@ -61,15 +55,29 @@ impl Misbehavior {
         Self::BadData,
         Self::BadRequest,
         Self::Useless,
-        Self::App0,
-        Self::App1,
-        Self::App2,
-        Self::App3,
+        Self::App(0),
+        Self::App(1),
+        Self::App(2),
+        Self::App(3),
     ];
 
     /// Position in [`Misbehavior::ALL`].
     pub const fn index(self) -> usize {
-        self as usize
+        match self {
+            Self::Unresponsive => 0,
+            Self::Timeout => 1,
+            Self::Malformed => 2,
+            Self::Protocol => 3,
+            Self::Oversized => 4,
+            Self::Flood => 5,
+            Self::BadData => 6,
+            Self::BadRequest => 7,
+            Self::Useless => 8,
+            Self::App(0) => 9,
+            Self::App(1) => 10,
+            Self::App(2) => 11,
+            Self::App(_) => 12,
+        }
     }
 }
 
@@ -113,7 +121,7 @@ impl Rules {
     }
 
     fn with(policy: HealthPolicy, storms: Arc<MassFailure>) -> Self {
-        let window = millis(policy.window.max(HealthPolicy::SHORTEST_WINDOW)).min(1 << 32);
+        let window = millis(policy.window.max(HealthPolicy::MIN_WINDOW)).min(1 << 32);
         let step = millis(policy.recovery_step).div_ceil(UNIT).max(1);
         Self { policy, window, step, storms }
     }
@@ -222,7 +230,7 @@ impl Health {
         };
         // The exchange that set the first bit of the window is the one that counts this peer as failing in it.
         let live = if at.causes == 0 { live() } else { None };
-        if live.is_some_and(|live| rules.storms.count(at.window, live, rules.policy.storm_quorum)) {
+        if live.is_some_and(|live| rules.storms.count(at.window, live, rules.policy.mass_failure_quorum)) {
             return PenaltyOutcome::OurFault;
         }
         PenaltyOutcome::Counted { health }
@@ -298,7 +306,7 @@ const FULL: u64 = 100;
 /// Milliseconds a stamp counts in: 2^32 of them are 13 years.
 const UNIT: u64 = 100;
 const TWELVE_YEARS: u64 = 12 * 365 * 24 * 3_600 * 1_000 / UNIT;
-const SHORTEST: u64 = HealthPolicy::SHORTEST_WINDOW.as_millis() as u64;
+const SHORTEST: u64 = HealthPolicy::MIN_WINDOW.as_millis() as u64;
 /// Windows that a stamp may be behind the causes it dates.
 const LAG: u64 = 16;
 const POINTS: u64 = (1 << 7) - 1;
@@ -424,11 +432,11 @@ mod tests {
     #[test]
     fn a_storm_gives_back_no_more_than_it_took() {
         let mut world = World::new();
-        let penalties = world.rules.policy.penalties.with(Misbehavior::App0, 99);
+        let penalties = world.rules.policy.penalties.with(Misbehavior::App(0), 99);
         world.rules = world.rules.changed(HealthPolicy { penalties, ..world.rules.policy });
         let peers: Vec<Health> = (0..LIVE).map(|_| Health::new(at(0))).collect();
         for health in &peers[..2] {
-            assert_eq!(world.penalize(health, Misbehavior::App0, 3), PenaltyOutcome::Counted { health: 1 });
+            assert_eq!(world.penalize(health, Misbehavior::App(0), 3), PenaltyOutcome::Counted { health: 1 });
             assert_eq!(
                 world.penalize(health, Misbehavior::Protocol, 12),
                 PenaltyOutcome::Counted { health: 0 }

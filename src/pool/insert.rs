@@ -6,11 +6,11 @@ use std::sync::Arc;
 use crate::base::{ConnId, Direction, Tick, canonical};
 use crate::sync::PutOutcome;
 
-use super::pool::PoolEntry;
-use super::peer::Origin;
-use super::permit::Held;
-use super::pending::PendingHandshake;
 use super::claim_watch::ClaimCell;
+use super::peer::Origin;
+use super::pending::PendingHandshake;
+use super::permit::Held;
+use super::pool::PoolEntry;
 use super::{
     AdmitError, ClaimFailure, ClaimHolder, ClaimWatch, CommitError, CommitFailure, ConnectionHandle,
     DisconnectReason, InsertError, InsertFailure, Peer, PeerKey, Permit, Pool, ReplaceFailure, Replaced,
@@ -61,16 +61,16 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         let addr = canonical(addr);
         // Before the limits are read: see `recrowd`.
         let origin = Origin { id: self.next_id(), addr, direction, slot: SlotClass::Ordinary };
-        if let Err(why) = self.reserve(addr, direction, SlotClass::Ordinary) {
-            return Err(InsertError { conn, info, why: why.into() });
+        if let Err(cause) = self.reserve(addr, direction, SlotClass::Ordinary) {
+            return Err(InsertError { conn, info, cause: cause.into() });
         }
         let peer = Arc::new(Peer::new(key, &origin, conn, info, now, Arc::clone(&self.shared)));
         let put = self.put_slot(self.live(&peer), |held| {
             match held {
                 // The gate of the shutdown, inside the critical step (34).
                 None => self.shared.admission.go_live(direction).map_err(|_| AdmitError::Closed.into()),
-                Some(PoolEntry::Live(_, other)) => Err(InsertFailure::Taken(other.id())),
-                Some(PoolEntry::Claimed(_, other)) => Err(InsertFailure::Taken(other.id)),
+                Some(PoolEntry::Live(_, other)) => Err(InsertFailure::KeyHeld(other.id())),
+                Some(PoolEntry::Claimed(_, other)) => Err(InsertFailure::KeyHeld(other.id)),
             }
         });
         match put {
@@ -78,11 +78,11 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
                 self.announce(&peer);
                 Ok(peer)
             }
-            PutOutcome::Rejected { why, entry } => {
+            PutOutcome::Rejected { cause, entry } => {
                 drop(entry);
                 self.unreserve(&origin);
                 let (conn, info) = peer.dismantle();
-                Err(InsertError { conn, info, why })
+                Err(InsertError { conn, info, cause })
             }
         }
     }
@@ -111,9 +111,9 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         });
         match put {
             PutOutcome::Put { .. } => Ok(cell),
-            PutOutcome::Rejected { why, .. } => {
+            PutOutcome::Rejected { cause, .. } => {
                 drop(ticket.remove_claim(&cell));
-                Err(why)
+                Err(cause)
             }
         }
     }
@@ -133,9 +133,9 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         info: C::Info,
         now: Tick,
     ) -> Result<Arc<Peer<K, C>>, CommitError<C>> {
-        let why = CommitFailure::Revoked;
+        let cause = CommitFailure::Revoked;
         if !ticket.begin_commit() {
-            return Err(CommitError { conn, info, why });
+            return Err(CommitError { conn, info, cause });
         }
         // From here the sweep leaves the ticket alone, so the entry stays ours.
         let origin = &ticket.origin;
@@ -157,11 +157,11 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
                 cell.went_live();
                 Ok(peer)
             }
-            PutOutcome::Rejected { why, entry } => {
+            PutOutcome::Rejected { cause, entry } => {
                 drop(entry);
                 ticket.abort_commit();
                 let (conn, info) = peer.dismantle();
-                Err(CommitError { conn, info, why })
+                Err(CommitError { conn, info, cause })
             }
         }
     }
@@ -189,7 +189,7 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
                     // Cannot fail: a live entry holds a live peer.
                     Ok(peer.mark_departed(DisconnectReason::Replaced))
                 }
-                _ => Err(ReplaceFailure::NotThere),
+                _ => Err(ReplaceFailure::NotFound),
             }
         });
         match put {
@@ -200,11 +200,11 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
                 Ok(Replaced { new, old })
             }
             PutOutcome::Put { .. } => unreachable!("only a live entry is replaced"),
-            PutOutcome::Rejected { why, entry } => {
+            PutOutcome::Rejected { cause, entry } => {
                 drop(entry);
                 ticket.abort_commit();
                 let (conn, info) = new.dismantle();
-                Err((conn, info, why))
+                Err((conn, info, cause))
             }
         }
     }
@@ -227,7 +227,7 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
             let reserved = self.shared.admission.reserve(direction, slot, &limits);
             reserved.inspect_err(|_| self.addresses.release(addr.ip()))
         });
-        reserved.inspect_err(|why| self.counters.refused(*why))
+        reserved.inspect_err(|cause| self.counters.refused(*cause))
     }
 
     fn unreserve(&self, origin: &Origin) {

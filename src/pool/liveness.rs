@@ -18,7 +18,7 @@ pub enum SeenOutcome {
     /// The peer is live and its last-seen is now at least this tick.
     Alive,
     /// The peer departed before this frame was counted.
-    Departed,
+    Disconnected,
 }
 
 /// Where a peer is in its life. It goes one way only.
@@ -27,7 +27,7 @@ pub enum Phase {
     /// Connected.
     Live,
     /// Left, for this reason.
-    Departed(DisconnectReason),
+    Disconnected(DisconnectReason),
 }
 
 /// Bits 16..64: last-seen tick. Bits 8..16: reason. Bit 1: paused by us. Bit 0: departed.
@@ -62,7 +62,7 @@ impl Liveness {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
             if word & DEPARTED != 0 {
-                return SeenOutcome::Departed;
+                return SeenOutcome::Disconnected;
             }
             if word >> TICK >= now.as_millis() {
                 return SeenOutcome::Alive;
@@ -137,7 +137,7 @@ impl Reading {
             return Phase::Live;
         }
         let index = (self.0 >> REASON & 0xFF) as usize;
-        Phase::Departed(DisconnectReason::ALL.get(index).copied().unwrap_or(DisconnectReason::Closed))
+        Phase::Disconnected(DisconnectReason::ALL.get(index).copied().unwrap_or(DisconnectReason::Closed))
     }
 }
 
@@ -176,14 +176,14 @@ mod tests {
         for reason in DisconnectReason::ALL {
             let fresh = Liveness::new(tick(7));
             assert!(fresh.depart(reason));
-            assert_eq!(fresh.read().phase(), Phase::Departed(reason));
+            assert_eq!(fresh.read().phase(), Phase::Disconnected(reason));
             assert_eq!(fresh.read().last_seen(), tick(7));
         }
         assert!(vitals.depart(DisconnectReason::Lost));
         assert!(!vitals.depart(DisconnectReason::Banned));
-        assert_eq!(vitals.seen(tick(5)), SeenOutcome::Departed);
+        assert_eq!(vitals.seen(tick(5)), SeenOutcome::Disconnected);
         vitals.resume(tick(9));
-        assert_eq!(vitals.read().phase(), Phase::Departed(DisconnectReason::Lost));
+        assert_eq!(vitals.read().phase(), Phase::Disconnected(DisconnectReason::Lost));
     }
 
     #[test]

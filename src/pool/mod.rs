@@ -5,7 +5,7 @@
 //! use it alone (`default-features = false`); `examples/pool_alone.rs` is one.
 //!
 //! ```text
-//!   admit(addr) ──> Permit ──claim(key)──> Claim ──go_live(conn)──> Arc<Peer> ──depart(key, id)──> closed
+//!   admit(addr) ──> Permit ──claim(key)──> Claim ──go_live(conn)──> Arc<Peer> ──remove(key, id)──> closed
 //!     per IP,         │ dropped, or the        │  same                 │ seen, penalize, reward: atomics only
 //!     subnet,         v deadline passed        v                       v
 //!     then global    all given back, once     all given back, once    roster cells, by_ip, stats, sweep
@@ -37,41 +37,42 @@
 
 mod address_index;
 mod admission;
+mod claim_watch;
 mod config;
-mod handle;
-mod pool;
 mod error;
+mod handle;
 mod health;
 mod insert;
-mod remove;
+mod liveness;
+mod mass_failure;
 #[cfg(all(test, peerpool_loom))]
 mod models;
 mod peer;
+mod pending;
 mod permit;
+#[expect(clippy::module_inception, reason = "the file that holds `Pool`")]
+mod pool;
+mod remove;
 mod roster;
 mod stats;
-mod mass_failure;
 mod sweep;
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests;
-mod pending;
-mod liveness;
-mod claim_watch;
 
-pub use admission::AdmissionCounts;
-pub use config::{HealthPolicy, Limits, LivenessPolicy, Penalties, PoolConfig};
-pub use handle::{ConnectionHandle, DisconnectReason, PeerKey};
 pub use self::pool::Pool;
+pub use admission::AdmissionCounts;
+pub use claim_watch::{ClaimOutcome, ClaimWatch};
+pub use config::{HealthPolicy, Limits, LivenessPolicy, Penalties, PoolConfig};
 pub use error::{
     AdmitError, ClaimError, ClaimFailure, ClaimHolder, CommitError, CommitFailure, InsertError,
     InsertFailure, RekeyError, ReplaceError, ReplaceFailure,
 };
+pub use handle::{ConnectionHandle, DisconnectReason, PeerKey};
 pub use health::{Misbehavior, PenaltyOutcome};
-pub use remove::Evicted;
-pub use peer::{Bytes, Peer};
-pub use permit::{Claim, Permit, Replaced, SlotClass};
-pub use roster::{Roster, RosterShardView};
-pub use stats::{DisconnectCounts, PoolStats, Refusals};
-pub use sweep::Swept;
 pub use liveness::{Phase, SeenOutcome};
-pub use claim_watch::{ClaimOutcome, ClaimWatch};
+pub use peer::{ByteCounts, Peer};
+pub use permit::{Claim, Permit, Replaced, SlotClass};
+pub use remove::EvictOutcome;
+pub use roster::{Roster, RosterShardView};
+pub use stats::{DisconnectCounts, PoolStats, RefusalCounts};
+pub use sweep::SweepReport;

@@ -43,7 +43,7 @@ fn model(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
 fn pool() -> Arc<TestPool> {
     let mut config = PoolConfig::test();
     config.liveness.stale_after = Duration::from_millis(10);
-    config.health.storm_quorum = 2;
+    config.health.mass_failure_quorum = 2;
     Pool::new(config)
 }
 
@@ -90,14 +90,14 @@ fn a_late_frame_beats_the_reaper_or_is_told() {
         };
         let swept = pool.sweep(at(20));
         let outcome = reader.join().unwrap();
-        match swept.departed.len() {
+        match swept.removed.len() {
             0 => {
                 assert_eq!(outcome, SeenOutcome::Alive);
                 settled(&pool, &[&peer]);
                 assert_eq!(line.closed(), 0);
             }
             _ => {
-                assert_eq!(outcome, SeenOutcome::Departed);
+                assert_eq!(outcome, SeenOutcome::Disconnected);
                 settled(&pool, &[]);
                 assert_eq!(line.closed(), 1);
             }
@@ -126,7 +126,7 @@ fn a_revocation_and_a_commit_exclude_each_other() {
         let claim = permit(&pool).claim(1).unwrap();
         let reaper = {
             let pool = Arc::clone(&pool);
-            thread::spawn(move || pool.sweep_cell(0, at(100)).revoked.len())
+            thread::spawn(move || pool.sweep_shard(0, at(100)).revoked.len())
         };
         let live = claim.go_live(line.clone(), (), at(100));
         let revoked = reaper.join().unwrap();
@@ -136,7 +136,7 @@ fn a_revocation_and_a_commit_exclude_each_other() {
                 settled(&pool, &[&peer]);
             }
             Err(error) => {
-                assert_eq!((revoked, error.why), (1, CommitFailure::Revoked));
+                assert_eq!((revoked, error.cause), (1, CommitFailure::Revoked));
                 settled(&pool, &[]);
                 assert!(!pool.contains(&1) && permit(&pool).claim(1).is_ok(), "the key is free");
             }
@@ -152,7 +152,7 @@ fn a_revocation_frees_a_key_that_is_just_being_claimed() {
         let permit = permit(&pool);
         let reaper = {
             let pool = Arc::clone(&pool);
-            thread::spawn(move || pool.sweep_cell(0, at(100)).revoked.len())
+            thread::spawn(move || pool.sweep_shard(0, at(100)).revoked.len())
         };
         let claim = permit.claim(1);
         assert_eq!(reaper.join().unwrap(), 1);
@@ -171,16 +171,16 @@ fn tearing_down_g_leaves_g_plus_one_alone() {
         let first = insert(&pool, 1, &old).unwrap();
         let undertaker = {
             let (pool, id) = (Arc::clone(&pool), first.id());
-            thread::spawn(move || pool.depart(&1, id, DisconnectReason::Lost).is_some())
+            thread::spawn(move || pool.remove(&1, id, DisconnectReason::Lost).is_some())
         };
         // Two who want G gone, and one of them brings G + 1.
-        let ours = pool.depart(&1, first.id(), DisconnectReason::Requested).is_some();
+        let ours = pool.remove(&1, first.id(), DisconnectReason::Requested).is_some();
         let second = insert(&pool, 1, &new).unwrap();
         let theirs = undertaker.join().unwrap();
         assert!(ours ^ theirs, "exactly one departs G");
         settled(&pool, &[&second]);
         assert_eq!((old.closed(), new.closed()), (1, 0));
-        assert!(pool.depart(&1, first.id(), DisconnectReason::Lost).is_none());
+        assert!(pool.remove(&1, first.id(), DisconnectReason::Lost).is_none());
     });
 }
 
@@ -192,7 +192,7 @@ fn a_replacement_and_a_departure_agree_on_the_old_one() {
         let permit = permit(&pool);
         let undertaker = {
             let (pool, id) = (Arc::clone(&pool), first.id());
-            thread::spawn(move || pool.depart(&1, id, DisconnectReason::Lost).is_some())
+            thread::spawn(move || pool.remove(&1, id, DisconnectReason::Lost).is_some())
         };
         let replaced = permit.replace(&1, first.id(), new.clone(), (), at(2));
         let departed = undertaker.join().unwrap();
@@ -202,7 +202,7 @@ fn a_replacement_and_a_departure_agree_on_the_old_one() {
                 settled(&pool, &[&both.new]);
             }
             Err(error) => {
-                assert!(departed && error.why == ReplaceFailure::NotThere);
+                assert!(departed && error.cause == ReplaceFailure::NotFound);
                 drop(error);
                 settled(&pool, &[]);
             }
@@ -257,9 +257,9 @@ fn a_peer_that_joins_beside_a_sweep_is_judged_by_the_next() {
             let pool = Arc::clone(&pool);
             thread::spawn(move || drop(insert(&pool, 2, &Line::default()).unwrap()))
         };
-        let first = pool.sweep_cell(0, at(20)).departed.len();
+        let first = pool.sweep_shard(0, at(20)).removed.len();
         other.join().unwrap();
-        assert_eq!((first + pool.sweep_cell(0, at(20)).departed.len(), pool.len()), (2, 0));
+        assert_eq!((first + pool.sweep_shard(0, at(20)).removed.len(), pool.len()), (2, 0));
     });
 }
 
@@ -293,10 +293,10 @@ fn evictions_at_once_keep_the_floor() {
         let other = {
             let (pool, id) = (Arc::clone(&pool), first.id());
             thread::spawn(move || {
-                matches!(pool.evict(&1, id, DisconnectReason::Banned), Evicted::Departed(_))
+                matches!(pool.evict(&1, id, DisconnectReason::Banned), EvictOutcome::Evicted(_))
             })
         };
-        let ours = matches!(pool.evict(&2, second.id(), DisconnectReason::Banned), Evicted::Departed(_));
+        let ours = matches!(pool.evict(&2, second.id(), DisconnectReason::Banned), EvictOutcome::Evicted(_));
         assert!(ours ^ other.join().unwrap());
         assert_eq!(pool.len(), 1);
     });
@@ -432,7 +432,7 @@ fn a_watch_always_learns_what_became_of_the_claim() {
         let pool = pool();
         let claim = permit(&pool).claim(1).unwrap();
         let ClaimFailure::Held(ClaimHolder::Claimed { id, watch, .. }) =
-            permit(&pool).claim(1).unwrap_err().why
+            permit(&pool).claim(1).unwrap_err().cause
         else {
             panic!("the key is claimed");
         };

@@ -23,9 +23,9 @@ pub(super) struct Shared {
     pub(super) rules: SwapCell<Rules>,
 }
 
-/// Bytes moved on one connection, as its owner counted them.
+/// ByteCounts moved on one connection, as its owner counted them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bytes {
+pub struct ByteCounts {
     /// Received from the peer.
     pub received: u64,
     /// Sent to the peer.
@@ -123,7 +123,7 @@ impl<K: PeerKey, C: ConnectionHandle> Peer<K, C> {
     }
 
     /// The kind of slot it was admitted to.
-    pub fn slot(&self) -> SlotClass {
+    pub fn slot_class(&self) -> SlotClass {
         if self.flags & RESERVED != 0 { SlotClass::Reserved } else { SlotClass::Ordinary }
     }
 
@@ -193,10 +193,10 @@ impl<K: PeerKey, C: ConnectionHandle> Peer<K, C> {
     }
 
     /// Why it departed, if it has.
-    pub fn departure(&self) -> Option<DisconnectReason> {
+    pub fn disconnect_reason(&self) -> Option<DisconnectReason> {
         match self.phase() {
             Phase::Live => None,
-            Phase::Departed(reason) => Some(reason),
+            Phase::Disconnected(reason) => Some(reason),
         }
     }
 
@@ -263,9 +263,12 @@ impl<K: PeerKey, C: ConnectionHandle> Peer<K, C> {
         self.sent.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Bytes counted so far.
-    pub fn bytes(&self) -> Bytes {
-        Bytes { received: self.received.load(Ordering::Relaxed), sent: self.sent.load(Ordering::Relaxed) }
+    /// ByteCounts counted so far.
+    pub fn bytes(&self) -> ByteCounts {
+        ByteCounts {
+            received: self.received.load(Ordering::Relaxed),
+            sent: self.sent.load(Ordering::Relaxed),
+        }
     }
 
     pub(super) fn health_by(&self, rules: &Rules, now: Tick) -> u8 {

@@ -12,8 +12,8 @@ use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, Ordering};
 
 use super::SlotClass;
-use super::peer::Origin;
 use super::claim_watch::ClaimCell;
+use super::peer::Origin;
 
 pub(super) struct PendingHandshake<K> {
     pub(super) origin: Origin,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crate::base::{ConnId, Direction, Tick};
 
-use super::pending::PendingHandshake;
 use super::claim_watch::ClaimCell;
+use super::pending::PendingHandshake;
 use super::{ClaimError, CommitError, ConnectionHandle, Peer, PeerKey, Pool, RekeyError, ReplaceError};
 
 /// Which part of the room a connection asks for.
@@ -59,7 +59,7 @@ impl<K: PeerKey, C: ConnectionHandle> Permit<K, C> {
     }
 
     /// Which slot it has.
-    pub fn slot(&self) -> SlotClass {
+    pub fn slot_class(&self) -> SlotClass {
         self.held.ticket.origin.slot
     }
 
@@ -83,7 +83,7 @@ impl<K: PeerKey, C: ConnectionHandle> Permit<K, C> {
     pub fn claim(self, key: K) -> Result<Claim<K, C>, ClaimError<K, C>> {
         match self.held.pool.claim_key(&self.held.ticket, key.clone()) {
             Ok(cell) => Ok(Claim { held: self.held, cell }),
-            Err(why) => Err(ClaimError { permit: self, key, why }),
+            Err(cause) => Err(ClaimError { permit: self, key, cause }),
         }
     }
 
@@ -102,7 +102,7 @@ impl<K: PeerKey, C: ConnectionHandle> Permit<K, C> {
     ) -> Result<Replaced<K, C>, ReplaceError<K, C>> {
         match self.held.pool.replace(&self.held.ticket, key, old, conn, info, now) {
             Ok(replaced) => Ok(replaced),
-            Err((conn, info, why)) => Err(ReplaceError { permit: self, conn, info, why }),
+            Err((conn, info, cause)) => Err(ReplaceError { permit: self, conn, info, cause }),
         }
     }
 }
@@ -158,12 +158,12 @@ impl<K: PeerKey, C: ConnectionHandle> Claim<K, C> {
                 self.held.pool.release_claim(&self.held.ticket, &self.cell);
                 Ok(Self { cell, ..self })
             }
-            Err(why) => Err(RekeyError { claim: self, key, why }),
+            Err(cause) => Err(RekeyError { claim: self, key, cause }),
         }
     }
 
     /// Gives the key back and keeps the slot.
-    pub fn unclaim(self) -> Permit<K, C> {
+    pub fn release_key(self) -> Permit<K, C> {
         self.held.pool.release_claim(&self.held.ticket, &self.cell);
         Permit { held: self.held }
     }

@@ -11,12 +11,12 @@ use crate::sync::{HashState, Hashed, Mutex, PutOutcome, ShardSet, SwapCell};
 
 use super::address_index::Addresses;
 use super::admission::Admission;
+use super::claim_watch::{ClaimCell, ClaimWatch};
 use super::health::Rules;
 use super::peer::Shared;
+use super::pending::PendingHandshake;
 use super::roster::RosterShard;
 use super::stats::Counters;
-use super::pending::PendingHandshake;
-use super::claim_watch::{ClaimCell, ClaimWatch};
 use super::{
     AdmissionCounts, ConnectionHandle, HealthPolicy, Limits, LivenessPolicy, Misbehavior, Peer, PeerKey,
     PenaltyOutcome, PoolConfig, Roster, RosterShardView, SeenOutcome,
@@ -112,7 +112,7 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     }
 
     /// A watch on the claim that holds this key; `None` if the key is free or live. Cost: one shard's read lock.
-    pub fn watch(&self, key: &K) -> Option<ClaimWatch<K>> {
+    pub fn watch_claim(&self, key: &K) -> Option<ClaimWatch<K>> {
         let found = self.slots.read(
             self.hash(key),
             |entry| entry.key() == key,
@@ -185,12 +185,12 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     }
 
     /// How many cells the roster has; fixed for the life of the pool.
-    pub fn cell_count(&self) -> usize {
+    pub fn roster_shard_count(&self) -> usize {
         self.cells.len()
     }
 
     /// One cell of the roster; cells are counted from zero and wrap around.
-    pub fn cell(&self, index: usize) -> RosterShardView<K, C> {
+    pub fn roster_shard(&self, index: usize) -> RosterShardView<K, C> {
         self.cells[index % self.cells.len()].fresh()
     }
 
@@ -241,12 +241,12 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     }
 
     /// When a silent peer is stale.
-    pub fn liveness(&self) -> LivenessPolicy {
+    pub fn liveness_policy(&self) -> LivenessPolicy {
         self.liveness.read(|policy| *policy)
     }
 
     /// Changes when a silent peer is stale; the next sweep judges by it.
-    pub fn set_policy(&self, policy: LivenessPolicy) {
+    pub fn set_liveness_policy(&self, policy: LivenessPolicy) {
         self.liveness.swap(Arc::new(policy));
     }
 
@@ -256,7 +256,7 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     }
 
     /// Changes what misbehaviour costs; health already lost stays lost.
-    pub fn set_health(&self, policy: HealthPolicy) {
+    pub fn set_health_policy(&self, policy: HealthPolicy) {
         self.shared.rules.update(|rules| rules.changed(policy));
     }
 

@@ -8,22 +8,22 @@ use super::pool::PoolEntry;
 use super::{ConnectionHandle, DisconnectReason, Peer, PeerKey, Pool};
 
 /// What became of an eviction.
-pub enum Evicted<K: PeerKey, C: ConnectionHandle> {
+pub enum EvictOutcome<K: PeerKey, C: ConnectionHandle> {
     /// It departed.
-    Departed(Arc<Peer<K, C>>),
+    Evicted(Arc<Peer<K, C>>),
     /// It stays: fewer live peers than the floor would remain (37).
-    BanRefused,
+    AtFloor,
     /// This connection is not the live one of that key.
-    NotThere,
+    NotFound,
 }
 
 // By hand: deriving would ask the user's connection for `Debug`.
-impl<K: PeerKey, C: ConnectionHandle> std::fmt::Debug for Evicted<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> std::fmt::Debug for EvictOutcome<K, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Departed(peer) => f.debug_tuple("Departed").field(peer).finish(),
-            Self::BanRefused => f.write_str("BanRefused"),
-            Self::NotThere => f.write_str("NotThere"),
+            Self::Evicted(peer) => f.debug_tuple("Evicted").field(peer).finish(),
+            Self::AtFloor => f.write_str("AtFloor"),
+            Self::NotFound => f.write_str("NotFound"),
         }
     }
 }
@@ -34,7 +34,7 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     ///
     /// # Cost
     /// One shard's write lock, and a short lock each of the address and its subnets.
-    pub fn depart(&self, key: &K, id: ConnId, reason: DisconnectReason) -> Option<Arc<Peer<K, C>>> {
+    pub fn remove(&self, key: &K, id: ConnId, reason: DisconnectReason) -> Option<Arc<Peer<K, C>>> {
         self.take(key, reason, |peer| peer.id() == id && self.leave(peer, reason))
     }
 
@@ -45,7 +45,7 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
 
     /// Departs a peer that we could keep (a ban, making room): not if that would leave fewer live peers than the
     /// floor. However many evict at once, the floor holds.
-    pub fn evict(&self, key: &K, id: ConnId, reason: DisconnectReason) -> Evicted<K, C> {
+    pub fn evict(&self, key: &K, id: ConnId, reason: DisconnectReason) -> EvictOutcome<K, C> {
         let floor = self.limits.read(|limits| limits.floor);
         let mut at_floor = false;
         let taken = self.take(key, reason, |peer| {
@@ -57,9 +57,9 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
             !at_floor && peer.mark_departed(reason)
         });
         match taken {
-            Some(peer) => Evicted::Departed(peer),
-            None if at_floor => Evicted::BanRefused,
-            None => Evicted::NotThere,
+            Some(peer) => EvictOutcome::Evicted(peer),
+            None if at_floor => EvictOutcome::AtFloor,
+            None => EvictOutcome::NotFound,
         }
     }
 

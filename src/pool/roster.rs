@@ -183,7 +183,7 @@ impl<K: PeerKey, C: ConnectionHandle> Roster<K, C> {
     ///
     /// # Cost
     /// A few looks, each a step a cell; a walk over everybody only where few fit.
-    pub fn draw(
+    pub fn choose(
         &self,
         mut random: impl FnMut(usize) -> usize,
         fits: impl Fn(&Peer<K, C>) -> bool,
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn whoever_fits_is_drawn_as_often_as_the_others_and_nobody_else_is() {
         let pool: Arc<Pool<u32, ()>> = Pool::new(PoolConfig::test());
-        assert!(pool.roster().draw(|_| unreachable!("of nobody"), |_| true).is_none());
+        assert!(pool.roster().choose(|_| unreachable!("of nobody"), |_| true).is_none());
         for key in 0..1_000_u32 {
             let addr = SocketAddr::from((key.to_be_bytes(), 7_000));
             pool.insert(key, addr, Direction::Inbound, (), (), Tick::ZERO).unwrap();
@@ -277,7 +277,7 @@ mod tests {
             let mut drawn = vec![0; 1_000];
             let fitting = 1_000 / every;
             for _ in 0..fitting * 200 {
-                let peer = roster.draw(&mut random, |peer| peer.key() % every == every / 2).unwrap();
+                let peer = roster.choose(&mut random, |peer| peer.key() % every == every / 2).unwrap();
                 drawn[*peer.key() as usize] += 1;
             }
             for (key, times) in (0..).zip(drawn) {
@@ -288,8 +288,10 @@ mod tests {
                 );
             }
         }
-        assert!(roster.draw(&mut random, |peer| *peer.key() == 1_000).is_none());
-        (0..1_000).filter(|key| *key != 7).for_each(|key| drop(pool.remove_current(&key, DisconnectReason::Closed)));
-        assert_eq!(roster.draw(&mut random, Peer::is_live).map(|peer| *peer.key()), Some(7));
+        assert!(roster.choose(&mut random, |peer| *peer.key() == 1_000).is_none());
+        (0..1_000)
+            .filter(|key| *key != 7)
+            .for_each(|key| drop(pool.remove_current(&key, DisconnectReason::Closed)));
+        assert_eq!(roster.choose(&mut random, Peer::is_live).map(|peer| *peer.key()), Some(7));
     }
 }

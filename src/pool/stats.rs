@@ -49,16 +49,16 @@ pub struct PoolStats {
     pub bytes_sent: u64,
     /// Permits and claims revoked at their deadline, since the start. Rising: handshakes hang.
     pub revoked: u64,
-    /// Refusals since the start.
-    pub refused: Refusals,
+    /// RefusalCounts since the start.
+    pub refused: RefusalCounts,
     /// DisconnectCounts since the start.
-    pub departed: DisconnectCounts,
+    pub disconnects: DisconnectCounts,
 }
 
 /// Who was refused a slot, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Refusals {
+pub struct RefusalCounts {
     /// By the limit of one address. Rising: one abusive or very popular address.
     pub per_ip: u64,
     /// By the limit of a subnet.
@@ -125,9 +125,9 @@ impl Counters {
         self.departed[reason.index()].fetch_add(1, Ordering::Relaxed);
     }
 
-    fn refusals(&self) -> Refusals {
+    fn refusals(&self) -> RefusalCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Refusals {
+        RefusalCounts {
             per_ip: read(&self.per_ip),
             per_subnet: read(&self.per_subnet),
             full: read(&self.full),
@@ -145,7 +145,7 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     /// Everything an operator asks first. Cost: one walk over the roster, a few loads a peer; no lock of the map.
     pub fn stats(&self, now: Tick) -> PoolStats {
         let counts = self.admission();
-        let stale_after = self.liveness().stale_after;
+        let stale_after = self.liveness_policy().stale_after;
         let rules = self.shared.rules.load();
         let mut stats = PoolStats {
             total_connections: counts.live() as usize,
@@ -156,13 +156,13 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
             closed: counts.closed,
             revoked: self.counters.revoked.load(Ordering::Relaxed),
             refused: self.counters.refusals(),
-            departed: self.counters.departures(),
+            disconnects: self.counters.departures(),
             ..PoolStats::default()
         };
         let (mut health_sum, mut oldest, mut rtt_sum, mut with_rtt) =
             (0u64, Duration::ZERO, Duration::ZERO, 0u32);
-        for index in 0..self.cell_count() {
-            let view = self.cell(index);
+        for index in 0..self.roster_shard_count() {
+            let view = self.roster_shard(index);
             let mut read = Vec::with_capacity(AT_ONCE);
             for some in view.all().chunks(AT_ONCE) {
                 // As in a sweep: what comes from memory is asked of some together, before anything is done with it.

@@ -8,28 +8,28 @@ use crate::base::{ConnId, Direction, Subnet, Tick};
 use crate::sync::atomic::Ordering;
 
 use super::address_index::limit_of;
-use super::roster::RosterShard;
 use super::liveness::Reading;
-use super::{ConnectionHandle, DisconnectReason, Evicted, Limits, Peer, PeerKey, Pool, SlotClass};
+use super::roster::RosterShard;
+use super::{ConnectionHandle, DisconnectReason, EvictOutcome, Limits, Peer, PeerKey, Pool, SlotClass};
 
 /// What a sweep did. The departed are closed already.
-pub struct Swept<K: PeerKey, C: ConnectionHandle> {
+pub struct SweepReport<K: PeerKey, C: ConnectionHandle> {
     /// Peers it departed: as stale, or beyond lowered limits.
-    pub departed: Vec<Arc<Peer<K, C>>>,
+    pub removed: Vec<Arc<Peer<K, C>>>,
     /// Permits and claims it revoked at their deadline.
     pub revoked: Vec<ConnId>,
 }
 
 // By hand: deriving would ask the user's connection for `Debug`.
-impl<K: PeerKey, C: ConnectionHandle> std::fmt::Debug for Swept<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> std::fmt::Debug for SweepReport<K, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Swept").field("departed", &self.departed).field("revoked", &self.revoked).finish()
+        f.debug_struct("SweepReport").field("removed", &self.removed).field("revoked", &self.revoked).finish()
     }
 }
 
-impl<K: PeerKey, C: ConnectionHandle> Swept<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> SweepReport<K, C> {
     fn nothing() -> Self {
-        Self { departed: Vec::new(), revoked: Vec::new() }
+        Self { removed: Vec::new(), revoked: Vec::new() }
     }
 }
 
@@ -42,10 +42,10 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     /// # Cost
     /// A load a peer, and only if by what the last sweep saw somebody may be stale: where all peers send now and then,
     /// most sweeps judge nobody. No lock of the map or of an address is held meanwhile. For each peer departed, what
-    /// [`Pool::depart`] costs.
-    pub fn sweep_cell(&self, index: usize, now: Tick) -> Swept<K, C> {
+    /// [`Pool::remove`] costs.
+    pub fn sweep_shard(&self, index: usize, now: Tick) -> SweepReport<K, C> {
         let index = index % self.cells.len();
-        let mut swept = Swept { revoked: self.revoke_overdue(index, now), ..Swept::nothing() };
+        let mut swept = SweepReport { revoked: self.revoke_overdue(index, now), ..SweepReport::nothing() };
         let stale_after = self.liveness.read(|policy| policy.stale_after);
         let cell = &self.cells[index];
         let Some(mut judgement) = cell.judge(stale_after, now) else {
@@ -82,7 +82,7 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
 
     /// Departs a stale peer if its word is still the one that was judged.
     #[cold]
-    fn reap(&self, peer: &Peer<K, C>, judged: Reading, swept: &mut Swept<K, C>) -> bool {
+    fn reap(&self, peer: &Peer<K, C>, judged: Reading, swept: &mut SweepReport<K, C>) -> bool {
         let departed = self.take(peer.key(), DisconnectReason::Stale, |held| {
             let won = held.id() == peer.id() && held.mark_departed_if(judged, DisconnectReason::Stale);
             if won {
@@ -91,19 +91,19 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
             won
         });
         let won = departed.is_some();
-        swept.departed.extend(departed);
+        swept.removed.extend(departed);
         won
     }
 
     /// Sweeps all cells, then trims.
-    pub fn sweep(&self, now: Tick) -> Swept<K, C> {
-        let mut all = Swept::nothing();
+    pub fn sweep(&self, now: Tick) -> SweepReport<K, C> {
+        let mut all = SweepReport::nothing();
         for index in 0..self.cells.len() {
-            let swept = self.sweep_cell(index, now);
-            all.departed.extend(swept.departed);
+            let swept = self.sweep_shard(index, now);
+            all.removed.extend(swept.removed);
             all.revoked.extend(swept.revoked);
         }
-        all.departed.extend(self.trim(now));
+        all.removed.extend(self.trim(now));
         all
     }
 
@@ -211,16 +211,16 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         // Whoever has left meanwhile, by this trim or by itself, is not too many; nor is who is only pending.
         peers.retain(|peer| peer.is_live());
         let over = peers.len().saturating_sub(max);
-        peers.retain(|peer| peer.slot() == SlotClass::Ordinary);
+        peers.retain(|peer| peer.slot_class() == SlotClass::Ordinary);
         // Reserved ones may be too many, but stay.
         let over = over.min(peers.len());
         peers.sort_by_cached_key(|peer| (peer.health(now), Reverse(peer.connected_at()), Reverse(peer.id())));
         for peer in peers.into_iter().take(over.min(left)) {
             match self.evict(peer.key(), peer.id(), DisconnectReason::OverLimit) {
-                Evicted::Departed(peer) => departed.push(peer),
-                Evicted::NotThere => {}
+                EvictOutcome::Evicted(peer) => departed.push(peer),
+                EvictOutcome::NotFound => {}
                 // The rest stays until there are more peers, or the limits change again.
-                Evicted::BanRefused => return true,
+                EvictOutcome::AtFloor => return true,
             }
         }
         over > left

@@ -87,9 +87,9 @@ fn the_operations_of_the_old_system_have_their_place() {
     assert_eq!((keys, pool.len(), pool.addrs().len()), (vec![1, 2], 2, 2));
     assert_eq!(pool.remove_current(&1, DisconnectReason::Requested).map(|peer| peer.id()), Some(peer.id()));
     assert_eq!(peer.connection().closed.lock().unwrap().as_slice(), [DisconnectReason::Requested]);
-    assert_eq!(peer.departure(), Some(DisconnectReason::Requested));
+    assert_eq!(peer.disconnect_reason(), Some(DisconnectReason::Requested));
     assert!(pool.get(&1).is_none() && !pool.contains(&1) && pool.by_ip(addr(1).ip()).is_empty());
-    assert_eq!(pool.sweep(at(200)).departed.len(), 1);
+    assert_eq!(pool.sweep(at(200)).removed.len(), 1);
     is_empty(&pool);
 }
 
@@ -112,7 +112,7 @@ fn a_taken_key_gives_connection_and_slot_back() {
     let line = Arc::new(Line::default());
     let error = pool.insert(1, addr(9), Direction::Inbound, Arc::clone(&line), 77, at(2)).unwrap_err();
     assert!(Arc::ptr_eq(&error.conn, &line) && error.info == 77);
-    assert_eq!(error.why, InsertFailure::Taken(peer.id()));
+    assert_eq!(error.cause, InsertFailure::KeyHeld(peer.id()));
     assert!(line.closed.lock().unwrap().is_empty());
     assert_eq!((pool.len(), pool.count_by_ip(addr(9).ip())), (1, 0));
 }
@@ -126,17 +126,17 @@ fn dropping_any_token_gives_everything_back() {
     is_empty(&pool);
     let claim = permit(&pool, 1).claim(1).unwrap().rekey(2).unwrap();
     assert_eq!((claim.key(), pool.admission().pending_outbound), (&2, 1));
-    let freed = permit(&pool, 2).claim(1).unwrap().unclaim();
+    let freed = permit(&pool, 2).claim(1).unwrap().release_key();
     let error = freed.claim(2).unwrap_err();
-    assert!(matches!(error.why, ClaimFailure::Held(ClaimHolder::Claimed { id, .. }) if id == claim.id()));
+    assert!(matches!(error.cause, ClaimFailure::Held(ClaimHolder::Claimed { id, .. }) if id == claim.id()));
     drop((error, claim));
     is_empty(&pool);
     let peer = permit(&pool, 3).claim(3).unwrap().go_live(Arc::default(), 0, at(1)).unwrap();
     assert_eq!((pool.admission().live_outbound, pool.admission().pending()), (1, 0));
     let error = permit(&pool, 4).claim(4).unwrap().rekey(3).unwrap_err();
-    assert!(matches!(&error.why, ClaimFailure::Held(ClaimHolder::Live(held)) if Arc::ptr_eq(held, &peer)));
+    assert!(matches!(&error.cause, ClaimFailure::Held(ClaimHolder::Live(held)) if Arc::ptr_eq(held, &peer)));
     drop(error);
-    assert!(pool.depart(&3, peer.id(), DisconnectReason::Closed).is_some());
+    assert!(pool.remove(&3, peer.id(), DisconnectReason::Closed).is_some());
     is_empty(&pool);
 }
 
@@ -162,12 +162,12 @@ fn the_sweep_revokes_at_the_deadline_whatever_the_handshake_does() {
     let peer = insert(&pool, 1, 10);
     assert!(claim.is_revoked());
     let error = claim.go_live(Arc::default(), 5, at(11)).unwrap_err();
-    assert_eq!((error.why, error.info), (CommitFailure::Revoked, 5));
+    assert_eq!((error.cause, error.info), (CommitFailure::Revoked, 5));
     assert!(pool.get(&1).is_some_and(|held| Arc::ptr_eq(&held, &peer)));
     let late = permit(&pool, 2);
     assert_eq!(pool.sweep(at(10)).revoked.len(), 1);
     let error = late.claim(2).unwrap_err();
-    assert!(matches!(error.why, ClaimFailure::Revoked));
+    assert!(matches!(error.cause, ClaimFailure::Revoked));
     drop(error);
     assert_eq!((pool.len(), pool.admission().pending(), pool.stats(at(11)).revoked), (1, 0, 2));
 }
@@ -176,10 +176,10 @@ fn the_sweep_revokes_at_the_deadline_whatever_the_handshake_does() {
 fn only_the_meant_connection_departs() {
     let pool = pool();
     let first = insert(&pool, 1, 1);
-    assert!(pool.depart(&1, first.id(), DisconnectReason::Lost).is_some());
+    assert!(pool.remove(&1, first.id(), DisconnectReason::Lost).is_some());
     let second = insert(&pool, 1, 2);
-    assert!(pool.depart(&1, first.id(), DisconnectReason::Lost).is_none());
-    assert!(pool.depart(&1, ConnId::new(9_999).unwrap(), DisconnectReason::Lost).is_none());
+    assert!(pool.remove(&1, first.id(), DisconnectReason::Lost).is_none());
+    assert!(pool.remove(&1, ConnId::new(9_999).unwrap(), DisconnectReason::Lost).is_none());
     assert!(second.is_live() && pool.contains(&1));
     assert_eq!(first.connection().closed.lock().unwrap().len(), 1);
 }
@@ -189,13 +189,13 @@ fn a_replacement_swaps_in_one_step_and_gives_everything_back_when_too_late() {
     let pool = pool();
     let old = insert(&pool, 1, 1);
     let swapped = permit(&pool, 8).replace(&1, old.id(), Arc::default(), 8, at(3)).unwrap();
-    assert_eq!(old.departure(), Some(DisconnectReason::Replaced));
+    assert_eq!(old.disconnect_reason(), Some(DisconnectReason::Replaced));
     assert_eq!(old.connection().closed.lock().unwrap().as_slice(), [DisconnectReason::Replaced]);
     assert!(pool.get(&1).is_some_and(|peer| Arc::ptr_eq(&peer, &swapped.new)));
     let counts = pool.admission();
     assert_eq!((counts.live_inbound, counts.live_outbound, counts.pending()), (0, 1, 0));
     let error = permit(&pool, 9).replace(&1, old.id(), Arc::default(), 9, at(4)).unwrap_err();
-    assert_eq!((error.why, error.info), (ReplaceFailure::NotThere, 9));
+    assert_eq!((error.cause, error.info), (ReplaceFailure::NotFound, 9));
     let again = error.permit.replace(&1, swapped.new.id(), Arc::default(), 9, at(4));
     assert!(again.is_ok_and(|both| both.new.addr() == addr(9)));
     assert_eq!((pool.len(), pool.count_by_ip(addr(8).ip()), pool.roster().iter().count()), (1, 0, 1));
@@ -267,10 +267,10 @@ fn a_paused_peer_is_not_judged_and_a_resumed_one_starts_afresh() {
     paused.pause();
     assert_eq!(pool.stats(at(500)).stale_connections, 1);
     let swept = pool.sweep(at(500));
-    assert!(swept.departed.len() == 1 && Arc::ptr_eq(&swept.departed[0], &silent));
+    assert!(swept.removed.len() == 1 && Arc::ptr_eq(&swept.removed[0], &silent));
     paused.resume(at(500));
-    assert!(pool.sweep(at(580)).departed.is_empty());
-    assert_eq!(pool.sweep(at(600)).departed.len(), 1);
+    assert!(pool.sweep(at(580)).removed.is_empty());
+    assert_eq!(pool.sweep(at(600)).removed.len(), 1);
 }
 
 #[test]
@@ -281,13 +281,13 @@ fn a_closed_pool_lets_nobody_in_and_everybody_out() {
     let replacing = permit(&pool, 3);
     pool.close();
     let error = claim.go_live(Arc::default(), 2, at(2)).unwrap_err();
-    assert_eq!(error.why, CommitFailure::Closed);
+    assert_eq!(error.cause, CommitFailure::Closed);
     let error = replacing.replace(&1, peer.id(), Arc::default(), 3, at(2)).unwrap_err();
-    assert_eq!(error.why, ReplaceFailure::Closed);
+    assert_eq!(error.cause, ReplaceFailure::Closed);
     drop(error);
     assert_eq!(permit_error(&pool), AdmitError::Closed);
     let error = pool.insert(5, addr(5), Direction::Inbound, Arc::default(), 0, at(2)).unwrap_err();
-    assert_eq!(error.why, InsertFailure::Admit(AdmitError::Closed));
+    assert_eq!(error.cause, InsertFailure::Admit(AdmitError::Closed));
     assert!(pool.remove_current(&1, DisconnectReason::Shutdown).is_some() && pool.is_closed());
     is_empty(&pool);
 }
@@ -303,22 +303,25 @@ fn lowered_limits_depart_the_least_healthy_then_the_newest_a_few_at_a_time() {
     let _ = peers[0].penalize(Misbehavior::Protocol, at(10));
     assert!(pool.trim(at(10)).is_empty());
     pool.set_limits(Limits { max_inbound: 6, floor: 7, trim_step: 2, ..(*pool.limits()).clone() });
-    let departed: Vec<_> = pool.sweep(at(10)).departed.iter().map(|peer| peer.connected_at()).collect();
+    let departed: Vec<_> = pool.sweep(at(10)).removed.iter().map(|peer| peer.connected_at()).collect();
     assert_eq!(departed, [at(0), at(9)]);
-    assert_eq!(pool.sweep(at(10)).departed.len(), 1, "the floor is above the limit");
+    assert_eq!(pool.sweep(at(10)).removed.len(), 1, "the floor is above the limit");
     assert_eq!(pool.len(), 7);
     assert!(matches!(
         pool.evict(peers[3].key(), peers[3].id(), DisconnectReason::Banned),
-        Evicted::BanRefused
+        EvictOutcome::AtFloor
     ));
     pool.set_limits(Limits { floor: 0, ..(*pool.limits()).clone() });
     assert_eq!((pool.trim(at(10)).len(), pool.trim(at(10)).len(), pool.len()), (1, 0, 6));
-    assert_eq!(pool.stats(at(10)).departed.of(DisconnectReason::OverLimit), 4);
+    assert_eq!(pool.stats(at(10)).disconnects.of(DisconnectReason::OverLimit), 4);
     assert!(matches!(
         pool.evict(peers[3].key(), peers[3].id(), DisconnectReason::Banned),
-        Evicted::Departed(_)
+        EvictOutcome::Evicted(_)
     ));
-    assert!(matches!(pool.evict(peers[3].key(), peers[3].id(), DisconnectReason::Banned), Evicted::NotThere));
+    assert!(matches!(
+        pool.evict(peers[3].key(), peers[3].id(), DisconnectReason::Banned),
+        EvictOutcome::NotFound
+    ));
 }
 
 #[test]
@@ -333,9 +336,9 @@ fn lowered_address_limits_reach_live_connections_but_not_reserved_ones() {
         permit.claim(u32::from(n)).unwrap().go_live(Arc::default(), 0, at(1)).unwrap();
     }
     pool.set_limits(Limits { max_per_ip: 3, ..(*pool.limits()).clone() });
-    assert_eq!((pool.sweep(at(2)).departed.len(), pool.len()), (4, 16));
+    assert_eq!((pool.sweep(at(2)).removed.len(), pool.len()), (4, 16));
     pool.set_limits(Limits { max_per_subnet: 10, ..(*pool.limits()).clone() });
-    assert_eq!((pool.sweep(at(2)).departed.len(), pool.len()), (6, 10));
+    assert_eq!((pool.sweep(at(2)).removed.len(), pool.len()), (6, 10));
     assert_eq!(pool.count_by_ip(addr(4).ip()), 4);
 }
 
@@ -403,7 +406,7 @@ fn a_pool_whose_roster_nobody_reads_pins_few_departed_peers() {
         pool.remove_current(&n, DisconnectReason::Closed).unwrap();
     }
     let pinned = 20_000 - dropped.load(Ordering::SeqCst);
-    assert!(pinned <= 64 * pool.cell_count(), "{pinned} departed peers are pinned");
+    assert!(pinned <= 64 * pool.roster_shard_count(), "{pinned} departed peers are pinned");
 }
 
 #[test]
@@ -417,8 +420,9 @@ fn a_panic_in_close_leaves_nothing_behind() {
     }
     let pool: Arc<Pool<u32, Bomb>> = Pool::new(PoolConfig::test());
     pool.insert(1, addr(1), Direction::Inbound, Bomb, (), at(1)).unwrap();
-    let panicked =
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.remove_current(&1, DisconnectReason::Lost)));
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        pool.remove_current(&1, DisconnectReason::Lost)
+    }));
     assert!(panicked.is_err());
     assert_eq!((pool.len(), pool.addresses.entries(), pool.contains(&1)), (0, 0, false));
 }
@@ -448,9 +452,9 @@ fn a_sweep_that_close_cut_short_is_made_up_for() {
 fn a_shorter_patience_judges_whom_the_last_sweep_spared() {
     let pool = pool();
     insert(&pool, 1, 1);
-    assert!(pool.sweep(at(60)).departed.is_empty());
-    pool.set_policy(LivenessPolicy { stale_after: Duration::from_secs(30) });
-    assert_eq!(pool.sweep(at(60)).departed.len(), 1);
+    assert!(pool.sweep(at(60)).removed.is_empty());
+    pool.set_liveness_policy(LivenessPolicy { stale_after: Duration::from_secs(30) });
+    assert_eq!(pool.sweep(at(60)).removed.len(), 1);
 }
 
 #[derive(Default)]
@@ -468,7 +472,7 @@ fn every_watcher_of_a_claim_is_woken() {
     let claim = permit(&pool, 1).claim(1).unwrap();
     let watch = || {
         let error = permit(&pool, 1).claim(1).unwrap_err();
-        let ClaimFailure::Held(ClaimHolder::Claimed { watch, .. }) = error.why else {
+        let ClaimFailure::Held(ClaimHolder::Claimed { watch, .. }) = error.cause else {
             panic!("the key is claimed")
         };
         watch
@@ -582,7 +586,7 @@ fn storms_are_seen_after_the_windows_have_become_longer() {
     };
     assert!(storms(hour) > 0);
     let window = pool.health_policy().window;
-    pool.set_health(HealthPolicy { window: window * 6, ..pool.health_policy() });
+    pool.set_health_policy(HealthPolicy { window: window * 6, ..pool.health_policy() });
     assert!(storms(hour + 600) > 0);
 }
 
@@ -592,7 +596,7 @@ fn a_penalty_by_the_rules_of_before_hides_no_storm() {
     let peers: Vec<_> = (0..10).map(|n| insert(&pool, n * 0x100, 0)).collect();
     let before = pool.shared.rules.load();
     let window = pool.health_policy().window;
-    pool.set_health(HealthPolicy { window: window * 6, ..pool.health_policy() });
+    pool.set_health_policy(HealthPolicy { window: window * 6, ..pool.health_policy() });
     // Its number is one that the longer windows reach in six hours.
     let late = peers[0].penalize_by(&before, Misbehavior::Flood, at(3_600));
     assert_eq!(late, PenaltyOutcome::Counted { health: 80 });

@@ -34,7 +34,7 @@ pub enum PutOutcome<E, R, X> {
     /// The set is as it was.
     Rejected {
         /// What the closure returned.
-        why: X,
+        cause: X,
         /// The entry that was offered.
         entry: E,
     },
@@ -74,7 +74,7 @@ impl<E: Hashed> ShardSet<E> {
         let mut lines = self.shard(entry.hash()).write();
         let held = lines.get_mut(entry.hash(), |held| is_same(held, &entry));
         match (decide(held.as_deref()), held) {
-            (Err(why), _) => PutOutcome::Rejected { why, entry },
+            (Err(cause), _) => PutOutcome::Rejected { cause, entry },
             (Ok(result), Some(held)) => {
                 PutOutcome::Put { result, displaced: Some(std::mem::replace(held, entry)) }
             }

@@ -57,14 +57,14 @@ impl UnifiedPeerConnection {
 
     /// Takes health for something that only the application knows is wrong, graded by how much it would have cost: up to 10 points
     /// a mild fault, up to 20 an annoying one, up to 30 a bad one, more a hostile one. The prices are
-    /// [`HealthPolicy::penalties`](crate::pool::HealthPolicy::penalties) of [`Misbehavior::App0`] to [`Misbehavior::App3`]; each counts
+    /// [`HealthPolicy::penalties`](crate::pool::HealthPolicy::penalties) of [`Misbehavior::App`], levels 0 to 3; each counts
     /// once a window, and not at all where most peers fail at once. `None` if the node has ended.
     pub fn penalize_health(&self, amount: u8) -> Option<PenaltyOutcome> {
         let cause = match amount {
-            0..=10 => Misbehavior::App0,
-            11..=20 => Misbehavior::App1,
-            21..=30 => Misbehavior::App2,
-            _ => Misbehavior::App3,
+            0..=10 => Misbehavior::App(0),
+            11..=20 => Misbehavior::App(1),
+            21..=30 => Misbehavior::App(2),
+            _ => Misbehavior::App(3),
         };
         self.now().map(|now| self.peer.penalize(cause, now))
     }

@@ -193,7 +193,7 @@ impl WalletSubscriptions {
         // Attempts that were under way together are one.
         if peer.rests_until <= now {
             peer.failures = peer.failures.saturating_add(1);
-            peer.rests_until = now.after(self.config.rest.wait(peer.failures, 0));
+            peer.rests_until = now.after(self.config.rest.delay(peer.failures, 0));
         }
         0
     }

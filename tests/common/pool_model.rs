@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use peerpool::base::{ConnId, Direction, Tick};
 use peerpool::pool::{
-    AdmitError, Claim, ConnectionHandle, DisconnectReason, Evicted, InsertFailure, Limits, Misbehavior,
+    AdmitError, Claim, ConnectionHandle, DisconnectReason, EvictOutcome, InsertFailure, Limits, Misbehavior,
     PenaltyOutcome, Permit, Pool, PoolConfig, ReplaceFailure, SlotClass,
 };
 
@@ -151,7 +151,7 @@ impl World {
         };
         config.liveness.stale_after = Duration::from_secs(30);
         // One pool-wide storm would make every health depend on all others: a test of its own covers it.
-        config.health.storm_quorum = u32::MAX;
+        config.health.mass_failure_quorum = u32::MAX;
         let limits = config.limits.clone();
         let pool = Pool::new(config);
         Self {
@@ -177,15 +177,16 @@ impl World {
             }
             Op::Claim { permit, key } => self.claim(permit, key),
             Op::Rekey { claim, key } => self.rekey(claim, key),
-            Op::Unclaim { claim } => self.unclaim(claim),
+            Op::Unclaim { claim } => self.release_key(claim),
             Op::GoLive { claim } => self.go_live(claim),
             Op::Replace { permit, key, stale_id } => self.replace(permit, key, stale_id),
             Op::DropPermit { permit } => drop(self.pick(permit, false)),
             Op::DropClaim { claim } => drop(self.pick(claim, true)),
-            Op::Depart { key, stale_id } => self.depart(key, stale_id),
+            Op::Depart { key, stale_id } => self.remove(key, stale_id),
             Op::Evict { key } => self.evict(key),
             Op::Remove { key } => {
-                let removed = self.pool.remove_current(&key, DisconnectReason::Requested).map(|peer| peer.id());
+                let removed =
+                    self.pool.remove_current(&key, DisconnectReason::Requested).map(|peer| peer.id());
                 assert_eq!(removed, self.forget(key));
             }
             Op::Seen { key, by_ip } => self.seen(key, by_ip),
@@ -259,13 +260,13 @@ impl World {
     fn insert(&mut self, key: u8, host: u8, outbound: bool) {
         let expected = match (self.admits(host, outbound, false), self.holder(key)) {
             (Err(why), _) => Err(InsertFailure::Admit(why)),
-            (Ok(()), Some(id)) => Err(InsertFailure::Taken(id)),
+            (Ok(()), Some(id)) => Err(InsertFailure::KeyHeld(id)),
             (Ok(()), None) => Ok(()),
         };
         let line = Line::default();
         let inserted =
             self.pool.insert(key, addr(host), direction(outbound), line.clone(), host, self.tick());
-        assert_eq!(inserted.as_ref().map(drop).map_err(|error| error.why), expected);
+        assert_eq!(inserted.as_ref().map(drop).map_err(|error| error.cause), expected);
         if let Ok(peer) = inserted {
             self.learn(key, peer.id(), host, outbound, false, line);
         }
@@ -352,10 +353,10 @@ impl World {
         self.pending.push(pending);
     }
 
-    fn unclaim(&mut self, claim: u8) {
+    fn release_key(&mut self, claim: u8) {
         let Some(mut pending) = self.pick(claim, true) else { return };
         let Token::Claim(token, _) = pending.token else { unreachable!() };
-        pending.token = Token::Permit(token.unclaim());
+        pending.token = Token::Permit(token.release_key());
         self.pending.push(pending);
     }
 
@@ -378,7 +379,7 @@ impl World {
         let asked = old.unwrap_or(token.id());
         let expected = match old {
             _ if pending.revoked => Err(ReplaceFailure::Revoked),
-            None => Err(ReplaceFailure::NotThere),
+            None => Err(ReplaceFailure::NotFound),
             Some(_) if self.closed => Err(ReplaceFailure::Closed),
             Some(_) => Ok(()),
         };
@@ -389,17 +390,17 @@ impl World {
                 self.learn(key, both.new.id(), pending.host, pending.outbound, pending.reserved, line);
             }
             Err(error) => {
-                assert_eq!(expected, Err(error.why));
+                assert_eq!(expected, Err(error.cause));
                 pending.token = Token::Permit(error.permit);
                 self.pending.push(pending);
             }
         }
     }
 
-    fn depart(&mut self, key: u8, stale_id: bool) {
+    fn remove(&mut self, key: u8, stale_id: bool) {
         let meant = self.live.get(&key).map(|known| known.id).filter(|_| !stale_id);
         let asked = meant.or(ConnId::new(u64::MAX)).expect("not zero");
-        let departed = self.pool.depart(&key, asked, DisconnectReason::Lost).map(|peer| peer.id());
+        let departed = self.pool.remove(&key, asked, DisconnectReason::Lost).map(|peer| peer.id());
         assert_eq!(departed, meant);
         if meant.is_some() {
             self.forget(key);
@@ -414,12 +415,14 @@ impl World {
             DisconnectReason::Banned,
         );
         match evicted {
-            Evicted::Departed(peer) => {
+            EvictOutcome::Evicted(peer) => {
                 assert!(self.live.len() > self.limits.floor as usize);
                 assert_eq!(Some(peer.id()), self.forget(key));
             }
-            Evicted::BanRefused => assert!(asked.is_some() && self.live.len() <= self.limits.floor as usize),
-            Evicted::NotThere => assert!(asked.is_none()),
+            EvictOutcome::AtFloor => {
+                assert!(asked.is_some() && self.live.len() <= self.limits.floor as usize)
+            }
+            EvictOutcome::NotFound => assert!(asked.is_none()),
         }
     }
 
@@ -498,14 +501,14 @@ impl World {
         let mut expected: Vec<u8> =
             self.live.iter().filter(|(_, known)| stale(known)).map(|(key, _)| *key).collect();
         let (dead, trimmed): (Vec<_>, Vec<_>) =
-            swept.departed.iter().partition(|peer| peer.departure() == Some(DisconnectReason::Stale));
+            swept.removed.iter().partition(|peer| peer.disconnect_reason() == Some(DisconnectReason::Stale));
         let mut dead: Vec<u8> = dead.iter().map(|peer| *peer.key()).collect();
         dead.sort_unstable();
         expected.sort_unstable();
         assert_eq!(dead, expected);
         dead.iter().for_each(|key| assert!(self.forget(*key).is_some()));
         for peer in trimmed {
-            assert_eq!(peer.departure(), Some(DisconnectReason::OverLimit));
+            assert_eq!(peer.disconnect_reason(), Some(DisconnectReason::OverLimit));
             assert!(self.live.len() > self.limits.floor as usize, "trimmed below the floor");
             assert!(!self.live[peer.key()].reserved, "a reserved slot was trimmed");
             self.forget(*peer.key());
@@ -575,7 +578,7 @@ impl World {
         }
         self.compare();
         assert!(self.departed.iter().all(|line| line.0.load(Ordering::SeqCst) == 1), "closed exactly once");
-        assert_eq!(self.pool.stats(self.tick()).departed.total(), self.departed.len() as u64);
+        assert_eq!(self.pool.stats(self.tick()).disconnects.total(), self.departed.len() as u64);
     }
 }
 

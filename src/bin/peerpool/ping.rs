@@ -144,7 +144,7 @@ async fn send_pings(args: &PingArgs, peer: &Peer, signals: &mut ShutdownSignals)
                 stats.round_trips.push(round_trip);
             }
             Ok(None) => {
-                let why = peer.departure().map_or("closed", peerpool::pool::DisconnectReason::name);
+                let why = peer.disconnect_reason().map_or("closed", peerpool::pool::DisconnectReason::name);
                 print(&format!("no pong from {addr}: seq={number} the connection ended: {why}"));
                 return stats;
             }

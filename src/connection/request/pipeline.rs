@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use crate::base::{FOREVER, Lane};
+use crate::base::{MAX_WAIT, Lane};
 use crate::sync::{Mutex, TaskWaker};
 use crate::wire::{EncodeError, MessageHeader};
 
@@ -280,7 +280,7 @@ impl RequestPipeline {
             Some(run) if now < run.until => run.before = next,
             _ => {
                 let slack = self.within / RUNS;
-                let far = now + FOREVER;
+                let far = now + MAX_WAIT;
                 let until = now.checked_add(slack).unwrap_or(far);
                 let deadline = until.checked_add(self.within).unwrap_or(far);
                 self.runs.push_back(Run { before: next, until, deadline });

@@ -124,7 +124,7 @@ impl EventHub {
             }
             let displaced = told.replace(Told(Arc::clone(peer)));
             if let Some(Told(old)) = &displaced {
-                let reason = old.departure().unwrap_or(DisconnectReason::Replaced);
+                let reason = old.disconnect_reason().unwrap_or(DisconnectReason::Replaced);
                 self.send(NodeEvent::Down { key: *old.key(), conn: old.id(), reason, at });
             }
             self.send(NodeEvent::Up { peer: Arc::clone(peer), at });

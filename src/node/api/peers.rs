@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::address_book::{AddressBook, BanTarget, Source, WallTime};
 use crate::base::{Direction, PeerId, Tick};
-use crate::pool::{DisconnectReason, Evicted, Roster};
+use crate::pool::{DisconnectReason, EvictOutcome, Roster};
 use crate::transport::Stream;
 
 use crate::node::config::{ConfigError, RuntimeConfig};
@@ -148,7 +148,7 @@ impl NodeRef {
         // it in the book. A peer that the floor still keeps stays until it leaves.
         shared.book.ban(target, now.after(how_long), now);
         let evicted = |peer: &&Arc<Peer>| {
-            matches!(shared.pool.evict(peer.key(), peer.id(), DisconnectReason::Banned), Evicted::Departed(_))
+            matches!(shared.pool.evict(peer.key(), peer.id(), DisconnectReason::Banned), EvictOutcome::Evicted(_))
         };
         Ok(victims().iter().filter(evicted).count())
     }
@@ -243,8 +243,8 @@ impl NodeRef {
         let dialects = shared.tongues.count();
         shared.config.check_memory(&runtime, dialects)?;
         shared.pool.set_limits(runtime.limits.clone());
-        shared.pool.set_policy(runtime.liveness);
-        shared.pool.set_health(runtime.health);
+        shared.pool.set_liveness_policy(runtime.liveness);
+        shared.pool.set_health_policy(runtime.health);
         shared.tongues.iter().for_each(|tongue| tongue.reconfigure(&runtime));
         shared.budget.set_limit(runtime.memory_limit.saturating_sub(shared.config.fixed_memory(dialects)));
         drop(shared.runtime_config.swap(Arc::new(runtime)));

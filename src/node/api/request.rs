@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::base::{ConnId, FOREVER, PeerId};
+use crate::base::{ConnId, MAX_WAIT, PeerId};
 use crate::connection::{self, Message, RequestError, Response};
 use crate::pool::Misbehavior;
 
@@ -178,7 +178,7 @@ impl NodeRef {
         how: &RequestAnyOptions,
     ) -> Result<(PeerId, Response), PeerRequestError> {
         let now = Instant::now();
-        let deadline = now.checked_add(how.timeout).unwrap_or(now + FOREVER);
+        let deadline = now.checked_add(how.timeout).unwrap_or(now + MAX_WAIT);
         let left = || deadline.saturating_duration_since(Instant::now());
         let tries = how.max_attempts.max(1);
         let mut asked: Vec<ConnId> = Vec::new();
@@ -242,7 +242,7 @@ impl NodeRef {
         let fresh = |peer: &Peer| peer.is_live() && !asked.contains(&peer.id());
         let healthy = |peer: &Peer| fresh(peer) && peer.is_healthy(now);
         let random = |below: usize| fastrand::usize(..below);
-        let pick = || roster.draw(random, healthy).or_else(|| roster.draw(random, fresh));
+        let pick = || roster.choose(random, healthy).or_else(|| roster.choose(random, fresh));
         let (one, two) = (pick()?, pick()?);
         let quicker = match (one.rtt(), two.rtt()) {
             (Some(of_one), Some(of_two)) if of_two < of_one => two,

@@ -145,7 +145,7 @@ impl Shared {
         let trusted = self.config.trusted.iter().any(|trusted| canonical(*trusted) == addr);
         let slot = if trusted { SlotClass::Reserved } else { SlotClass::Ordinary };
         let permit = self.pool.admit(addr, Direction::Outbound, slot, self.now().after(within))?;
-        permit.claim(PeerId::from_addr(addr)).map_err(|failure| match failure.why {
+        permit.claim(PeerId::from_addr(addr)).map_err(|failure| match failure.cause {
             ClaimFailure::Held(ClaimHolder::Live(peer)) => ConnectError::AlreadyConnected(*peer.key()),
             ClaimFailure::Held(ClaimHolder::Claimed { .. }) => ConnectError::InProgress,
             _ => ConnectError::Timeout,

@@ -97,7 +97,7 @@ impl Shared {
         }
         let Some(listen) = about.listen(from) else { return };
         let dialled = PeerId::from_addr(listen);
-        if let Some(watch) = self.pool.watch(&dialled) {
+        if let Some(watch) = self.pool.watch_claim(&dialled) {
             tracing::debug!(%from, %dialled, "inbound held until our dial is decided");
             watch.await;
         }
@@ -176,7 +176,7 @@ impl Shared {
                     {
                         return Err(ConnectError::TooSoon);
                     }
-                    self.pool.depart(&key, old.id(), DisconnectReason::Replaced);
+                    self.pool.remove(&key, old.id(), DisconnectReason::Replaced);
                     // What lives and was beaten among the instances is the same process: that is whose place it takes, and who has
                     // yet to leave.
                     if !heir_of.as_ref().is_some_and(|beaten| beaten.is_live()) {
@@ -238,7 +238,7 @@ impl Shared {
 
     /// Ends the connection whose place is taken, and waits a moment for where it stood.
     async fn inherit(&self, old: &Arc<Peer>) -> ResumePoints {
-        self.pool.depart(old.key(), old.id(), DisconnectReason::Collision);
+        self.pool.remove(old.key(), old.id(), DisconnectReason::Collision);
         let link = old.connection().handle();
         let waiting = match link.final_resume_points() {
             Ok(positions) => return positions,
@@ -279,7 +279,7 @@ impl Shared {
         let peer = match claim.go_live(conn, info, now) {
             Ok(peer) => peer,
             Err(failure) => {
-                let error = match failure.why {
+                let error = match failure.cause {
                     CommitFailure::Closed => ConnectError::Shutdown,
                     CommitFailure::Revoked => ConnectError::Timeout,
                 };
@@ -290,19 +290,19 @@ impl Shared {
             && !entered.keep(&peer)
         {
             // Another connection of the same process overtook this one between its two steps.
-            self.pool.depart(peer.key(), peer.id(), DisconnectReason::Collision);
+            self.pool.remove(peer.key(), peer.id(), DisconnectReason::Collision);
         }
         // A ban or a stop that came during the handshake did not find it among the live ones. It is none that the floor could keep:
         // nobody knows of it yet.
         if self.is_barred(*peer.key(), addr) {
-            self.pool.depart(peer.key(), peer.id(), DisconnectReason::Banned);
+            self.pool.remove(peer.key(), peer.id(), DisconnectReason::Banned);
         }
-        if let Some(DisconnectReason::Banned | DisconnectReason::Collision) = peer.departure() {
+        if let Some(DisconnectReason::Banned | DisconnectReason::Collision) = peer.disconnect_reason() {
             // It never was a peer for anybody: no hook has run, no event was told.
             if let Some(nonce) = about.hello.nonce {
                 self.instances.leave((about.tongue, nonce), peer.id());
             }
-            let error = match peer.departure() {
+            let error = match peer.disconnect_reason() {
                 Some(DisconnectReason::Banned) => ConnectError::Banned,
                 _ => ConnectError::AlreadyConnected(*peer.key()),
             };

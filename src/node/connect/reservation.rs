@@ -101,9 +101,9 @@ impl Reservation {
         key: PeerId,
     ) -> Result<Claim<PeerId, NodeConnection>, (Self, ClaimFailure<PeerId, NodeConnection>)> {
         match self {
-            Self::Permit(permit) => permit.claim(key).map_err(|e| (Self::Permit(e.permit), e.why)),
+            Self::Permit(permit) => permit.claim(key).map_err(|e| (Self::Permit(e.permit), e.cause)),
             Self::Claim(claim) if *claim.key() == key => Ok(claim),
-            Self::Claim(claim) => claim.rekey(key).map_err(|e| (Self::Claim(e.claim), e.why)),
+            Self::Claim(claim) => claim.rekey(key).map_err(|e| (Self::Claim(e.claim), e.cause)),
         }
     }
 }

@@ -74,20 +74,20 @@ impl Shared {
     /// Walks as many cells as it takes to see all of them within a second, at least one.
     fn sweep(self: &Arc<Self>, state: &mut Maintenance, runtime: &RuntimeConfig) {
         let now = self.now();
-        let cells = self.pool.cell_count();
+        let cells = self.pool.roster_shard_count();
         let ticks_a_second = (1000 / runtime.maintenance_interval.as_millis().max(1)).max(1) as usize;
         for _ in 0..cells.div_ceil(ticks_a_second).max(1) {
             let at = state.next_cell % cells.max(1);
             state.next_cell = at + 1;
-            let swept = self.pool.sweep_cell(at, now);
-            self.counters.reaped.fetch_add(swept.departed.len() as u64, Ordering::Relaxed);
-            for peer in &swept.departed {
+            let swept = self.pool.sweep_shard(at, now);
+            self.counters.reaped.fetch_add(swept.removed.len() as u64, Ordering::Relaxed);
+            for peer in &swept.removed {
                 tracing::info!(peer = %peer.key(), conn = %peer.id(), "reaped: silent for too long");
             }
             for id in &swept.revoked {
                 tracing::debug!(conn = %id, "handshake ran out of time");
             }
-            for few in self.pool.cell(at).all().chunks(AT_ONCE) {
+            for few in self.pool.roster_shard(at).all().chunks(AT_ONCE) {
                 if may_need_care(few, runtime, now) {
                     few.iter()
                         .filter(|peer| peer.is_live())
@@ -106,7 +106,7 @@ impl Shared {
         let rules = self.tongues.get(conn.tongue()).policy();
         if conn.handle().stalled_for(now) > rules.write_stall_timeout().unwrap_or(runtime.write_stall_timeout) {
             tracing::info!(peer = %peer.key(), "closed: takes no data");
-            self.pool.depart(peer.key(), peer.id(), DisconnectReason::Overloaded);
+            self.pool.remove(peer.key(), peer.id(), DisconnectReason::Overloaded);
             return;
         }
         let silent = now.since(peer.last_seen());
@@ -163,7 +163,7 @@ impl Shared {
             let tongue = self.tongues.at(*addr);
             !self.tongues.get(tongue).policy().may_dial(*addr)
                 || self.connected_at(tongue, *addr).is_some()
-                || self.pool.watch(&PeerId::from_addr(*addr)).is_some()
+                || self.pool.watch_claim(&PeerId::from_addr(*addr)).is_some()
                 || connected.contains(addr)
         };
         let mut begun = Vec::new();
@@ -234,7 +234,7 @@ impl Shared {
             return;
         }
         let roster = self.pool.roster();
-        let Some(peer) = roster.draw(|below| fastrand::usize(..below), Peer::is_live) else { return };
+        let Some(peer) = roster.choose(|below| fastrand::usize(..below), Peer::is_live) else { return };
         state.asked_at = Some(now);
         peer.connection().handle().request_peers();
     }

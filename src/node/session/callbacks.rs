@@ -34,7 +34,7 @@ impl ConnectionHandler for PeerSession {
 
     fn on_frame(&self, now: Tick) -> bool {
         let alive = self.peer.seen(now) == SeenOutcome::Alive;
-        if let (false, Some(reason)) = (alive, self.peer.departure()) {
+        if let (false, Some(reason)) = (alive, self.peer.disconnect_reason()) {
             // Whoever departed it closes it next; the reason must stand before the link looks for one.
             self.peer.connection().close(reason);
         }
@@ -121,7 +121,7 @@ impl ConnectionHandler for PeerSession {
         if matches!(end, CloseReason::HandlerPanic) {
             count(&shared.counters.panics);
         }
-        shared.pool.depart(self.peer.key(), self.peer.id(), end.disconnect_reason());
+        shared.pool.remove(self.peer.key(), self.peer.id(), end.disconnect_reason());
     }
 
     fn on_traffic(&self, received: usize, sent: usize) {

@@ -104,8 +104,8 @@ impl Drop for PeerSession {
         let end = self.end.as_deref();
         let said = end.map_or(DisconnectReason::Closed, CloseReason::disconnect_reason);
         // The peer's word, unless somebody here was first.
-        let told = shared.pool.depart(self.peer.key(), self.peer.id(), said).is_some();
-        let reason = self.peer.departure().unwrap_or(said);
+        let told = shared.pool.remove(self.peer.key(), self.peer.id(), said).is_some();
+        let reason = self.peer.disconnect_reason().unwrap_or(said);
         if let Some(nonce) = self.peer.read_info(|info| info.nonce) {
             shared.instances.leave((self.peer.connection().tongue(), nonce), self.peer.id());
         }

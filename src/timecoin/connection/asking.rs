@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
-use crate::base::FOREVER;
+use crate::base::MAX_WAIT;
 use crate::connection::Message;
 use crate::timecoin::wire::{Kind, NetworkMessage, What, what};
 use crate::wire::{Control, MessageHeader, Protocol, Status};
@@ -85,7 +85,7 @@ impl PeerConnection {
             let answer = peer.connection().handle().request(message, within).await?;
             return Ok(NetworkMessage::decode(&answer)?);
         }
-        let deadline = Instant::now() + within.min(FOREVER);
+        let deadline = Instant::now() + within.min(MAX_WAIT);
         while self.is_in_the_way(place, asked, &question) {
             let frame = timeout_at(deadline, self.next_frame()).await;
             let frame = frame.map_err(|_| ConnectionError::AnswerOpen(asked))??;

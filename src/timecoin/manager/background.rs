@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval_at};
 
-use crate::base::FOREVER;
+use crate::base::MAX_WAIT;
 use crate::node::{NodeEvent, Subscription, SubscriptionItem};
 
 use super::ask::ask_for_peers;
@@ -80,8 +80,8 @@ async fn note_dials(manager: WeakManager, mut events: Subscription) {
 async fn look_for_peers(manager: WeakManager, mut changes: watch::Receiver<ReconnectConfig>) {
     loop {
         let reconnect = changes.borrow_and_update().clone();
-        let every = reconnect.every.clamp(Duration::from_millis(1), FOREVER);
-        let first = tokio::time::Instant::now() + reconnect.first.min(FOREVER);
+        let every = reconnect.every.clamp(Duration::from_millis(1), MAX_WAIT);
+        let first = tokio::time::Instant::now() + reconnect.first.min(MAX_WAIT);
         let mut ticks = interval_at(first, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {

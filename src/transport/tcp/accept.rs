@@ -64,7 +64,7 @@ impl TcpAcceptor {
     /// Arms the pause that follows an error.
     pub(super) fn start_pause(&mut self) {
         self.errors = self.errors.saturating_add(1);
-        self.pause = Some(Box::pin(tokio::time::sleep(ERROR_BACKOFF.wait(self.errors, 0))));
+        self.pause = Some(Box::pin(tokio::time::sleep(ERROR_BACKOFF.delay(self.errors, 0))));
     }
 
     /// Sees to it that a connection that was just taken has its options. Where the first one was found to have those of the

@@ -37,18 +37,18 @@ macro_rules! section {
 }
 
 macro_rules! penalty {
-    ($name:literal, $cause:ident, $doc:literal) => {
+    ($name:literal, $cause:ident $(($level:literal))?, $doc:literal) => {
         Knob {
             name: $name,
             doc: $doc,
-            get: |settings| Number::show(&settings.node.runtime.health.penalties.get(Misbehavior::$cause)),
+            get: |settings| Number::show(&settings.node.runtime.health.penalties.get(Misbehavior::$cause$(($level))?)),
             set: |settings, value| {
                 let points = <Number as Kind<u8>>::read(value)?;
                 if points > 100 {
                     return Err(format!("{points} is too much, 100 is the most"));
                 }
                 let penalties = &mut settings.node.runtime.health.penalties;
-                *penalties = penalties.with(Misbehavior::$cause, points);
+                *penalties = penalties.with(Misbehavior::$cause$(($level))?, points);
                 Ok(())
             },
             example: "",
@@ -208,7 +208,7 @@ const HEALTH: &[Knob] = section! {
         "One point comes back every so often.";
     "runtime.health.reward" (Number) node.runtime.health.reward:
         "Points that a reward gives.";
-    "runtime.health.storm_quorum" (Number) node.runtime.health.storm_quorum:
+    "runtime.health.mass_failure_quorum" (Number) node.runtime.health.mass_failure_quorum:
         "From so many failing peers on, more than half of all failing at once counts as our own fault.";
 };
 
@@ -226,10 +226,10 @@ const PENALTIES: &[Knob] = &[
         "Points it costs to ask for what makes no sense."
     ),
     penalty!("runtime.health.penalties.useless", Useless, "Points it costs to be of no use."),
-    penalty!("runtime.health.penalties.app0", App0, "Points of the application's first cause of its own."),
-    penalty!("runtime.health.penalties.app1", App1, "Points of the application's second cause."),
-    penalty!("runtime.health.penalties.app2", App2, "Points of the application's third cause."),
-    penalty!("runtime.health.penalties.app3", App3, "Points of the application's fourth cause."),
+    penalty!("runtime.health.penalties.app0", App(0), "Points of the application's first cause of its own."),
+    penalty!("runtime.health.penalties.app1", App(1), "Points of the application's second cause."),
+    penalty!("runtime.health.penalties.app2", App(2), "Points of the application's third cause."),
+    penalty!("runtime.health.penalties.app3", App(3), "Points of the application's fourth cause."),
 ];
 
 const TCP: &[Knob] = section! {

@@ -33,22 +33,12 @@ pub(crate) struct TailCopy {
     pub(super) ends: MessageEnds,
     /// Before the first of them.
     pub(super) from: Position,
-    /// Where what was written last began, and how many links it was written to with this memory.
-    crowd: (u64, u32),
 }
 
 impl TailCopy {
     /// All of them. Never empty once it was filled.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
-    }
-
-    /// Counts a link that this was written to; how many there were with the same and this memory.
-    pub(crate) const fn count(&mut self) -> u32 {
-        let (pos, before) = self.crowd;
-        let count = if pos == self.from.pos { before.saturating_add(1) } else { 1 };
-        self.crowd = (self.from.pos, count);
-        count
     }
 
     /// Behind the first so many messages.
@@ -73,19 +63,5 @@ impl TailCopy {
         }
         batch.keep(&self.bytes[written..self.ends.get()[whole] as usize]);
         (self.position_at(whole + 1), pos, done.seq)
-    }
-}
-
-#[cfg(all(test, not(peerpool_loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_are_counted_by_what_was_written_to_them() {
-        let mut glance = TailCopy::default();
-        glance.from.pos = 100;
-        assert_eq!([glance.count(), glance.count(), glance.count()], [1, 2, 3]);
-        glance.from.pos = 200;
-        assert_eq!([glance.count(), glance.count()], [1, 2]);
     }
 }

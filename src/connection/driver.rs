@@ -1,7 +1,6 @@
 //! The task of a connection: one future that polls both directions of one stream.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -69,7 +68,7 @@ impl<D: Protocol> ConnectionBuilder<D> {
         handler: H,
         initial: InitialIo<'_>,
     ) -> ConnectionDriver<D, S, H> {
-        self.writer.greet(initial.write_first, initial.local.is_some_and(|addr| addr.ip().is_loopback()));
+        self.writer.greet(initial.write_first);
         if initial.suppress_declines {
             self.connection.keep_silent();
         }
@@ -95,9 +94,6 @@ pub struct InitialIo<'a> {
     pub write_first: &'a [u8],
     /// What was read behind the peer's greeting.
     pub already_read: Vec<u8>,
-    /// Our end, if it has an address: a connection to an end on this machine lets others run where it is one of many that wake
-    /// together.
-    pub local: Option<SocketAddr>,
     /// The peer does not bear to be told that a request of its has no answer: nothing is sent then.
     pub suppress_declines: bool,
 }

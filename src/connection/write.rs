@@ -47,8 +47,6 @@ pub(super) struct Writer<D: Protocol> {
     protocol: Arc<D>,
     positions: LogPositions,
     state: StateCursor,
-    /// Whether the far end is on this machine.
-    is_local: bool,
     /// There while something is to be written, or half written.
     busy: Option<Box<WriteState>>,
 }
@@ -135,12 +133,11 @@ pub(super) enum Written {
 
 impl<D: Protocol> Writer<D> {
     pub(super) fn new(protocol: Arc<D>, positions: LogPositions, state: StateCursor) -> Self {
-        Self { protocol, positions, state, is_local: false, busy: None }
+        Self { protocol, positions, state, busy: None }
     }
 
-    /// What goes out before anything else; `is_local`: to an end on this machine.
-    pub(super) fn greet(&mut self, greeting: &[u8], is_local: bool) {
-        self.is_local = is_local;
+    /// What goes out before anything else.
+    pub(super) fn greet(&mut self, greeting: &[u8]) {
         let mut busy = self.wake();
         busy.control.extend_from_slice(greeting);
         self.busy = Some(busy);

@@ -29,15 +29,11 @@ impl<D: Protocol> Writer<D> {
     ) -> Result<bool, CloseReason> {
         // What the stream runs is not ours: the thread's is taken, not borrowed.
         let mut glance = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
-        let (mut written, mut crowd) = (Ok(false), false);
+        let mut written = Ok(false);
         if self.positions.copy_tail(at, &mut glance) {
             written = self.write_glance(at, &glance, stream, cx, connection, handler);
-            crowd = self.is_local && matches!(written, Ok(true)) && glance.count().is_multiple_of(CROWD);
         }
         let _ = SPARE.try_with(|spare| spare.set(Some(glance)));
-        if crowd {
-            std::thread::yield_now();
-        }
         written
     }
 
@@ -81,13 +77,6 @@ impl<D: Protocol> Writer<D> {
         Ok(false)
     }
 }
-
-/// After it has written the same to so many sleeping connections on this machine a thread lets others have the processor. Whoever receives
-/// here was woken by each write, and the system does not interrupt a thread for it: with a crowd to write to, on all processors
-/// at once, the first would hear of it no sooner than the last. A connection to another machine gains nothing by that and does not ask
-/// for it: something else that runs here could keep the processor for some milliseconds. Measured with
-/// `cargo bench --bench latency -- --ratios --only paced`: 64 and 96 hurt crowds that are little larger than that.
-const CROWD: u32 = 128;
 
 thread_local! {
     static SPARE: Cell<Option<Box<TailCopy>>> = const { Cell::new(None) };

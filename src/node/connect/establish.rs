@@ -313,7 +313,7 @@ impl Shared {
                 .handle()
                 .close(DisconnectReason::Shutdown, Some(Goodbye::new(GoodbyeReason::Shutdown)));
         }
-        let HandshakeInfo { buffered, greeting, local, .. } = greeted.about;
+        let HandshakeInfo { buffered, greeting, .. } = greeted.about;
         let host = PeerSession::new(NodeRef::new(Arc::clone(self)), Arc::clone(&peer));
         self.events.up(&peer, self.now());
         tracing::info!(peer = %peer.key(), conn = %peer.id(), direction = ?peer.direction(), "peer up");
@@ -321,7 +321,6 @@ impl Shared {
             InitialIo {
             write_first: &greeting,
             already_read: buffered,
-            local,
             suppress_declines: !capabilities.rejections };
         let link = prepared.start(greeted.stream, host, opening);
         Ok(Established { peer, link })

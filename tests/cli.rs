@@ -2,8 +2,8 @@
 #![cfg(all(feature = "cli", not(peerpool_loom)))]
 #![allow(clippy::unwrap_used)] // helpers of tests; clippy excuses the tests alone
 
-#[path = "common/old_node.rs"]
-mod old_node;
+#[path = "common/legacy_node.rs"]
+mod legacy_node;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -478,12 +478,12 @@ fn a_killed_node_is_noticed_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn old_nodes_dial_the_command_and_are_dialled_by_it_and_hear_each_other_through_it() {
-    use old_node::{ConnectionSetup, OldNode, Times, What, sample};
+    use legacy_node::{ConnectionSetup, LegacyNode, Times, What, sample};
     // No other process has this address.
     let process = std::process::id();
     let ours = SocketAddr::from(([127, 128 + (process >> 8 & 0x7f) as u8, process as u8, 255], 24_100));
-    let dialled = OldNode::start(ConnectionSetup::full(41, Times::faster(10))).await;
-    let dialling = OldNode::start(ConnectionSetup::new(42, Times::faster(10)).dials_from_itself()).await;
+    let dialled = LegacyNode::start(ConnectionSetup::full(41, Times::faster(10))).await;
+    let dialling = LegacyNode::start(ConnectionSetup::new(42, Times::faster(10)).dials_from_itself()).await;
     let to = dialled.addr().to_string();
     let started = tokio::task::spawn_blocking(move || {
         RunningNode::start(&["--network", "testnet", "--timecoin", &ours.to_string(), "--peer", &to])
@@ -496,9 +496,9 @@ async fn old_nodes_dial_the_command_and_are_dialled_by_it_and_hear_each_other_th
     dialling.record().until(WAIT, |record| record.tally(ours.ip()).pings_ok > 0).await;
     let tip = sample("TransactionBroadcast");
     dialling.send_to_peer_tcp(ours.ip(), tip).await.unwrap();
-    let heard = |record: &old_node::Record| {
+    let heard = |record: &legacy_node::Record| {
         record.entries().iter().any(
-            |entry| matches!(&entry.what, What::Got(message, old_node::Fate::Read) if message.text == tip),
+            |entry| matches!(&entry.what, What::Got(message, legacy_node::Fate::Read) if message.text == tip),
         )
     };
     dialled.record().until(WAIT, heard).await;

@@ -8,7 +8,7 @@ use peerpool::timecoin::wire::{
     Block, MasternodeInfo, OutPoint, Transaction, UTXOState, UtxoInfo, WalletTransaction,
 };
 use peerpool::timecoin::{
-    Answer, ChainSource, ChainTip, Finality, Incoming, NetworkMessage, Sender, StateSnapshot, VoteAck,
+    ChainSource, ChainTip, Finality, Incoming, NetworkMessage, Reply, Sender, StateSnapshot, VoteAck,
     WalletHistory,
 };
 
@@ -28,43 +28,43 @@ pub(crate) struct MemoryChain {
 }
 
 impl ChainSource for MemoryChain {
-    fn tip(&self) -> Answer<ChainTip> {
+    fn tip(&self) -> Reply<ChainTip> {
         let blocks = self.blocks.lock().unwrap();
-        Answer::Now(blocks.last().map_or_else(ChainTip::none, |block| ChainTip {
+        Reply::Now(blocks.last().map_or_else(ChainTip::none, |block| ChainTip {
             height: Some(block.header.block_number),
             hash: block.hash.clone(),
         }))
     }
 
-    fn blocks(&self, heights: RangeInclusive<u64>) -> Answer<Vec<Block>> {
+    fn blocks(&self, heights: RangeInclusive<u64>) -> Reply<Vec<Block>> {
         let blocks = self.blocks.lock().unwrap();
         let wanted = blocks.iter().filter(|block| heights.contains(&block.header.block_number));
-        Answer::Now(wanted.cloned().collect())
+        Reply::Now(wanted.cloned().collect())
     }
 
-    fn mempool(&self) -> Answer<Vec<Transaction>> {
-        Answer::Now(self.mempool.lock().unwrap().clone())
+    fn mempool(&self) -> Reply<Vec<Transaction>> {
+        Reply::Now(self.mempool.lock().unwrap().clone())
     }
 
-    fn transactions(&self, txids: Vec<String>) -> Answer<Vec<Transaction>> {
+    fn transactions(&self, txids: Vec<String>) -> Reply<Vec<Transaction>> {
         let mempool = self.mempool.lock().unwrap();
-        Answer::Now(mempool.iter().filter(|known| txids.contains(&known.txid)).cloned().collect())
+        Reply::Now(mempool.iter().filter(|known| txids.contains(&known.txid)).cloned().collect())
     }
 
-    fn finalized(&self, since: i64) -> Answer<Vec<(Transaction, i64)>> {
+    fn finalized(&self, since: i64) -> Reply<Vec<(Transaction, i64)>> {
         let finalized = self.finalized.lock().unwrap();
-        Answer::Now(finalized.iter().filter(|(_, at)| *at >= since).cloned().collect())
+        Reply::Now(finalized.iter().filter(|(_, at)| *at >= since).cloned().collect())
     }
 
-    fn wallet_history(&self, xpub: &str) -> Answer<WalletHistory> {
+    fn wallet_history(&self, xpub: &str) -> Reply<WalletHistory> {
         let transactions = self.wallets.lock().unwrap().get(xpub).cloned().unwrap_or_default();
         let last_synced_height = self.blocks.lock().unwrap().len().saturating_sub(1) as u64;
-        Answer::Now(WalletHistory { transactions, last_synced_height })
+        Reply::Now(WalletHistory { transactions, last_synced_height })
     }
 
-    fn wallet_utxos(&self, xpub: &str) -> Answer<Vec<UtxoInfo>> {
+    fn wallet_utxos(&self, xpub: &str) -> Reply<Vec<UtxoInfo>> {
         let unspent = self.unspent.lock().unwrap();
-        Answer::Now(unspent.values().filter(|output| output.address == xpub).cloned().collect())
+        Reply::Now(unspent.values().filter(|output| output.address == xpub).cloned().collect())
     }
 
     fn concerns(&self, xpub: &str, addresses: &[String]) -> bool {
@@ -72,37 +72,37 @@ impl ChainSource for MemoryChain {
         addresses.iter().any(|address| address == xpub)
     }
 
-    fn state_snapshot(&self, height: u64) -> Answer<StateSnapshot> {
+    fn state_snapshot(&self, height: u64) -> Reply<StateSnapshot> {
         self.snapshot.lock().unwrap().clone().filter(|snapshot| snapshot.height == height).into()
     }
 
-    fn masternodes(&self) -> Answer<Vec<MasternodeInfo>> {
-        Answer::Now(self.masternodes.lock().unwrap().clone())
+    fn masternodes(&self) -> Reply<Vec<MasternodeInfo>> {
+        Reply::Now(self.masternodes.lock().unwrap().clone())
     }
 
-    fn utxo_states(&self, outpoints: Vec<OutPoint>) -> Answer<Vec<(OutPoint, UTXOState)>> {
+    fn utxo_states(&self, outpoints: Vec<OutPoint>) -> Reply<Vec<(OutPoint, UTXOState)>> {
         let unspent = self.unspent.lock().unwrap();
         let known = outpoints.into_iter().filter(|outpoint| unspent.contains_key(outpoint));
-        Answer::Now(known.map(|outpoint| (outpoint, UTXOState::Unspent)).collect())
+        Reply::Now(known.map(|outpoint| (outpoint, UTXOState::Unspent)).collect())
     }
 
-    fn block_vote(&self, _: &Sender, vote: &str) -> Answer<VoteAck> {
+    fn block_vote(&self, _: &Sender, vote: &str) -> Reply<VoteAck> {
         let vote: Option<serde_json::Value> = serde_json::from_str(vote).ok();
         let block_hash = vote.and_then(|vote| vote["block_hash"].as_str().map(str::to_owned));
         block_hash.map(|block_hash| VoteAck { block_hash, voter: self.name.clone() }).into()
     }
 
-    fn finality(&self, _: &Sender, transaction: Transaction) -> Answer<Finality> {
+    fn finality(&self, _: &Sender, transaction: Transaction) -> Reply<Finality> {
         let name = self.name.clone();
-        Answer::Now(if transaction.computed_txid() == transaction.txid {
+        Reply::Now(if transaction.computed_txid() == transaction.txid {
             Finality::Approved { approver: name }
         } else {
             Finality::Rejected { rejector: name, reason: "wrong_txid".into() }
         })
     }
 
-    fn on_message(&self, _: &Sender, message: Incoming) -> Answer<NetworkMessage> {
+    fn on_message(&self, _: &Sender, message: Incoming) -> Reply<NetworkMessage> {
         self.heard.lock().unwrap().push(message);
-        Answer::None
+        Reply::None
     }
 }

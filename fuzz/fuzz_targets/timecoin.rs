@@ -182,9 +182,9 @@ fn greeting(text: &[u8]) {
 fn pairs(asked: &[u8], reply: &[u8]) {
     let Some(pairs) = DIALECT.reply_matcher() else { return };
     for kind in Kind::ALL {
-        for reply_kind in Kind::ALL.iter().filter(|reply| reply.fills().is_some()) {
+        for reply_kind in Kind::ALL.iter().filter(|reply| reply.reply_slot().is_some()) {
             let fits = pairs.answers(kind.code(), asked, reply_kind.code(), reply);
-            assert!(!fits || kind.awaits() == reply_kind.fills());
+            assert!(!fits || kind.request_slot() == reply_kind.reply_slot());
         }
     }
 }

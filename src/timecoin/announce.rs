@@ -10,29 +10,29 @@ use crate::base::{Tick, canonical};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnnounceConfig {
     /// How long an address that was announced is not announced again. Default 300 s.
-    pub quiet: Duration,
+    pub min_interval: Duration,
     /// Announcements a minute at the most. Default 60.
-    pub per_minute: usize,
+    pub max_per_minute: usize,
 }
 
 impl Default for AnnounceConfig {
     fn default() -> Self {
-        Self { quiet: Duration::from_secs(300), per_minute: 60 }
+        Self { min_interval: Duration::from_secs(300), max_per_minute: 60 }
     }
 }
 
 /// Whether an address is to be announced now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Announce {
-    /// Yes. It counts from now on, unless it is [taken back](Announcements::take_back).
-    Yes,
+pub enum AnnounceDecision {
+    /// Yes. It counts from now on, unless it is [taken back](Announcements::retract).
+    Announce,
     /// It was, a short while ago.
-    Recently,
+    Recent,
     /// Too many others were within the minute. It does not count as announced.
-    TooMany,
+    RateLimited,
 }
 
-/// What was announced lately: never more than the limit a minute allows within the quiet time.
+/// What was announced lately: never more than the limit a minute allows within the min_interval time.
 #[derive(Clone, Debug)]
 pub struct Announcements {
     config: AnnounceConfig,
@@ -52,23 +52,23 @@ impl Announcements {
     ///
     /// # Cost
     /// O(1) amortised, and a look at those of the last minute.
-    pub fn begin(&mut self, addr: SocketAddr, now: Tick) -> Announce {
+    pub fn try_announce(&mut self, addr: SocketAddr, now: Tick) -> AnnounceDecision {
         let addr = canonical(addr);
-        self.forget(now);
-        if self.known.get(&addr).is_some_and(|at| now.since(*at) < self.config.quiet) {
-            return Announce::Recently;
+        self.remove_expired(now);
+        if self.known.get(&addr).is_some_and(|at| now.since(*at) < self.config.min_interval) {
+            return AnnounceDecision::Recent;
         }
         let lately = self.order.iter().rev().take_while(|(at, _)| now.since(*at) < MINUTE).count();
-        if lately >= self.config.per_minute {
-            return Announce::TooMany;
+        if lately >= self.config.max_per_minute {
+            return AnnounceDecision::RateLimited;
         }
         self.order.push_back((now, addr));
         self.known.insert(addr, now);
-        Announce::Yes
+        AnnounceDecision::Announce
     }
 
     /// Nobody was told after all: the next one who asks gets a yes again. `false` if there was none.
-    pub fn take_back(&mut self, addr: SocketAddr) -> bool {
+    pub fn retract(&mut self, addr: SocketAddr) -> bool {
         let addr = canonical(addr);
         let Some(at) = self.known.remove(&addr) else { return false };
         self.order.retain(|told| *told != (at, addr));
@@ -76,12 +76,12 @@ impl Announcements {
     }
 
     /// How many are remembered.
-    pub fn remembered(&self) -> usize {
+    pub fn tracked(&self) -> usize {
         self.order.len()
     }
 
-    fn forget(&mut self, now: Tick) {
-        let keep = self.config.quiet.max(MINUTE);
+    fn remove_expired(&mut self, now: Tick) {
+        let keep = self.config.min_interval.max(MINUTE);
         while let Some((at, addr)) = self.order.front().copied() {
             if now.since(at) < keep {
                 break;
@@ -119,48 +119,48 @@ mod tests {
     #[test]
     fn an_address_is_announced_once_in_300_seconds() {
         let mut announced = Announcements::default();
-        assert_eq!(announced.begin(addr(1), at(0)), Announce::Yes);
-        assert_eq!(announced.begin(addr(1), at(299)), Announce::Recently);
-        assert_eq!(announced.begin(addr(1), at(300)), Announce::Yes);
+        assert_eq!(announced.try_announce(addr(1), at(0)), AnnounceDecision::Announce);
+        assert_eq!(announced.try_announce(addr(1), at(299)), AnnounceDecision::Recent);
+        assert_eq!(announced.try_announce(addr(1), at(300)), AnnounceDecision::Announce);
         let other_port = SocketAddr::new(addr(1).ip(), 5);
-        assert_eq!(announced.begin(other_port, at(300)), Announce::Yes);
+        assert_eq!(announced.try_announce(other_port, at(300)), AnnounceDecision::Announce);
     }
 
     #[test]
     fn what_the_limit_held_back_does_not_count_as_announced() {
         let mut announced = Announcements::default();
         for n in 0..60 {
-            assert_eq!(announced.begin(addr(n), at(0)), Announce::Yes);
+            assert_eq!(announced.try_announce(addr(n), at(0)), AnnounceDecision::Announce);
         }
-        assert_eq!(announced.begin(addr(60), at(59)), Announce::TooMany);
-        assert_eq!(announced.begin(addr(60), at(60)), Announce::Yes);
+        assert_eq!(announced.try_announce(addr(60), at(59)), AnnounceDecision::RateLimited);
+        assert_eq!(announced.try_announce(addr(60), at(60)), AnnounceDecision::Announce);
     }
 
     #[test]
     fn what_nobody_heard_may_be_announced_again() {
         let mut announced = Announcements::default();
-        assert_eq!(announced.begin(addr(1), at(0)), Announce::Yes);
-        assert!(announced.take_back(addr(1)) && !announced.take_back(addr(1)));
-        assert_eq!(announced.begin(addr(1), at(1)), Announce::Yes);
-        assert_eq!(announced.remembered(), 1);
+        assert_eq!(announced.try_announce(addr(1), at(0)), AnnounceDecision::Announce);
+        assert!(announced.retract(addr(1)) && !announced.retract(addr(1)));
+        assert_eq!(announced.try_announce(addr(1), at(1)), AnnounceDecision::Announce);
+        assert_eq!(announced.tracked(), 1);
     }
 
     #[test]
     fn a_short_quiet_time_does_not_weaken_the_limit() {
-        let config = AnnounceConfig { quiet: Duration::from_secs(1), per_minute: 2 };
+        let config = AnnounceConfig { min_interval: Duration::from_secs(1), max_per_minute: 2 };
         let mut announced = Announcements::new(config);
-        assert_eq!(announced.begin(addr(1), at(0)), Announce::Yes);
-        assert_eq!(announced.begin(addr(1), at(1)), Announce::Yes);
-        assert_eq!(announced.begin(addr(1), at(2)), Announce::TooMany);
-        assert_eq!(announced.begin(addr(1), at(60)), Announce::Yes);
+        assert_eq!(announced.try_announce(addr(1), at(0)), AnnounceDecision::Announce);
+        assert_eq!(announced.try_announce(addr(1), at(1)), AnnounceDecision::Announce);
+        assert_eq!(announced.try_announce(addr(1), at(2)), AnnounceDecision::RateLimited);
+        assert_eq!(announced.try_announce(addr(1), at(60)), AnnounceDecision::Announce);
     }
 
     #[test]
     fn memory_is_bounded_by_the_limit() {
         let mut announced = Announcements::default();
         for n in 0..100_000 {
-            announced.begin(addr(n), at(u64::from(n) / 10));
-            assert!(announced.remembered() <= 300);
+            announced.try_announce(addr(n), at(u64::from(n) / 10));
+            assert!(announced.tracked() <= 300);
         }
     }
 }

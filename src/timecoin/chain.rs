@@ -16,7 +16,7 @@ use super::wire::{
 };
 
 /// An answer: none, at once, or later.
-pub enum Answer<T> {
+pub enum Reply<T> {
     /// No reply. A node of ours is told so, unless what it asked is broadcast too (votes, instant finality); an old one is told
     /// nothing, as its network refuses by silence.
     None,
@@ -26,7 +26,7 @@ pub enum Answer<T> {
     Later(Pin<Box<dyn Future<Output = Option<T>> + Send>>),
 }
 
-impl<T> Answer<T> {
+impl<T> Reply<T> {
     /// What this future comes to.
     pub fn later(future: impl Future<Output = Option<T>> + Send + 'static) -> Self {
         Self::Later(Box::pin(future))
@@ -42,13 +42,13 @@ impl<T> Answer<T> {
     }
 }
 
-impl<T> From<Option<T>> for Answer<T> {
+impl<T> From<Option<T>> for Reply<T> {
     fn from(answer: Option<T>) -> Self {
         answer.map_or(Self::None, Self::Now)
     }
 }
 
-impl<T> std::fmt::Debug for Answer<T> {
+impl<T> std::fmt::Debug for Reply<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::None => "None",
@@ -165,56 +165,56 @@ pub enum Finality {
 /// What a node knows of its chain, and what it makes of what arrives. Every method has a default that gives no reply, so an
 /// implementation names what it has and leaves out the rest.
 ///
-/// All calls are made from the task of the link concerned and must not block; what takes time is an [`Answer::later`].
+/// All calls are made from the task of the link concerned and must not block; what takes time is an [`Reply::later`].
 /// A panic costs that one link.
 ///
 /// The bounds of the network are kept by whoever calls: ranges of blocks have at most [`MAX_BLOCKS`].
 pub trait ChainSource: Send + Sync + 'static {
     /// Where the chain ends. Answers `GetBlockchainHeight`, `GetBlockchainInfo` and `HeightRequest`.
-    fn tip(&self) -> Answer<ChainTip> {
-        Answer::None
+    fn tip(&self) -> Reply<ChainTip> {
+        Reply::None
     }
 
     /// The blocks of these heights, in ascending order, as far as they are there. Answers `GetBlocks`, `BlockRequest` and
     /// `ChainRequest`.
-    fn blocks(&self, heights: RangeInclusive<u64>) -> Answer<Vec<Block>> {
+    fn blocks(&self, heights: RangeInclusive<u64>) -> Reply<Vec<Block>> {
         let _ = heights;
-        Answer::None
+        Reply::None
     }
 
     /// The first block. Answers `GetGenesis`. Default: the block of height 0.
-    fn genesis(&self) -> Answer<Block> {
+    fn genesis(&self) -> Reply<Block> {
         let blocks = self.blocks(0..=0);
-        Answer::later(async { blocks.get().await?.into_iter().next() })
+        Reply::later(async { blocks.get().await?.into_iter().next() })
     }
 
     /// Transactions that wait for a block. Answers `GetMempool` and `MempoolQuery`.
-    fn mempool(&self) -> Answer<Vec<Transaction>> {
-        Answer::None
+    fn mempool(&self) -> Reply<Vec<Transaction>> {
+        Reply::None
     }
 
     /// Those of these transactions that are known. Answers `RequestMissingTransactions`.
-    fn transactions(&self, txids: Vec<String>) -> Answer<Vec<Transaction>> {
+    fn transactions(&self, txids: Vec<String>) -> Reply<Vec<Transaction>> {
         let _ = txids;
-        Answer::None
+        Reply::None
     }
 
     /// Transactions finalized after this time, and when, in seconds. Answers `RequestFinalizedTransactions`.
-    fn finalized(&self, since: i64) -> Answer<Vec<(Transaction, i64)>> {
+    fn finalized(&self, since: i64) -> Reply<Vec<(Transaction, i64)>> {
         let _ = since;
-        Answer::None
+        Reply::None
     }
 
     /// A wallet's transactions. Answers `RequestWalletTransactions`; whoever asks is subscribed to the wallet too.
-    fn wallet_history(&self, xpub: &str) -> Answer<WalletHistory> {
+    fn wallet_history(&self, xpub: &str) -> Reply<WalletHistory> {
         let _ = xpub;
-        Answer::None
+        Reply::None
     }
 
     /// A wallet's unspent outputs. Told after `RegisterXpub`, where there are any.
-    fn wallet_utxos(&self, xpub: &str) -> Answer<Vec<UtxoInfo>> {
+    fn wallet_utxos(&self, xpub: &str) -> Reply<Vec<UtxoInfo>> {
         let _ = xpub;
-        Answer::None
+        Reply::None
     }
 
     /// Whether a transaction that touches these addresses concerns this wallet. Default yes: only the application can derive
@@ -225,45 +225,45 @@ pub trait ChainSource: Send + Sync + 'static {
     }
 
     /// All unspent outputs after this block. Answers `StateSnapshotRequest`.
-    fn state_snapshot(&self, height: u64) -> Answer<StateSnapshot> {
+    fn state_snapshot(&self, height: u64) -> Reply<StateSnapshot> {
         let _ = height;
-        Answer::None
+        Reply::None
     }
 
     /// The masternodes. Answers `GetMasternodeList`.
-    fn masternodes(&self) -> Answer<Vec<MasternodeInfo>> {
-        Answer::None
+    fn masternodes(&self) -> Reply<Vec<MasternodeInfo>> {
+        Reply::None
     }
 
     /// What the list of masternodes hashes to. Answers `GetMasternodeHash`.
-    fn masternode_hash(&self) -> Answer<String> {
-        Answer::None
+    fn masternode_hash(&self) -> Reply<String> {
+        Reply::None
     }
 
     /// The states of those of these outputs that are known. Answers `UTXOStateQuery`.
-    fn utxo_states(&self, outpoints: Vec<OutPoint>) -> Answer<Vec<(OutPoint, UTXOState)>> {
+    fn utxo_states(&self, outpoints: Vec<OutPoint>) -> Reply<Vec<(OutPoint, UTXOState)>> {
         let _ = outpoints;
-        Answer::None
+        Reply::None
     }
 
     /// A vote on a block arrived, as JSON text; an answer acknowledges it. Without one the vote goes on to
     /// [`ChainSource::on_message`].
-    fn block_vote(&self, from: &Sender, vote: &str) -> Answer<VoteAck> {
+    fn block_vote(&self, from: &Sender, vote: &str) -> Reply<VoteAck> {
         let _ = (from, vote);
-        Answer::None
+        Reply::None
     }
 
     /// Somebody asks whether this node approves of a transaction. Answers `InstantFinalityRequest`.
-    fn finality(&self, from: &Sender, transaction: Transaction) -> Answer<Finality> {
+    fn finality(&self, from: &Sender, transaction: Transaction) -> Reply<Finality> {
         let _ = (from, transaction);
-        Answer::None
+        Reply::None
     }
 
     /// Everything else that arrives: events, answers that nobody waits for, questions without an answer above. What this
     /// gives is sent back, as the answer if it was a question.
-    fn on_message(&self, from: &Sender, message: Incoming) -> Answer<NetworkMessage> {
+    fn on_message(&self, from: &Sender, message: Incoming) -> Reply<NetworkMessage> {
         let _ = (from, message);
-        Answer::None
+        Reply::None
     }
 
     /// Whether [`ChainSource::on_message`] wants messages of this kind. Those it does not want are not parsed, which saves the

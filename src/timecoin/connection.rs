@@ -1,9 +1,9 @@
 //! One connection of the old network outside of the pool: for a single message, or for a program that dials and accepts by itself
 //! and [hands connections over](super::PeerManager::add_connected_peer_with_connection) when they are ready.
 
-mod asking;
+mod connector;
 mod error;
-mod maker;
+mod request;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -23,10 +23,10 @@ use crate::wire::{Hello, MessageHeader, Protocol};
 use super::wire::{NetworkMessage, TimeCoin};
 use super::{NetworkType, PeerInfo};
 
-pub(super) use asking::Asked;
-use asking::{Others, Sorted};
+pub(super) use connector::Connector;
 pub use error::ConnectionError;
-pub(super) use maker::Maker;
+pub(super) use request::OpenRequest;
+use request::{FrameRole, UnmatchedFrames};
 
 /// A connection whose handshake is done.
 ///
@@ -38,12 +38,12 @@ pub struct PeerConnection {
     info: PeerInfo,
     addr: SocketAddr,
     direction: Direction,
-    dialect: Arc<TimeCoin>,
-    within: Duration,
+    protocol: Arc<TimeCoin>,
+    time_limit: Duration,
 }
 
 enum State {
-    Open(Box<Open>),
+    Open(Box<OpenStream>),
     /// The node has it now.
     Pooled(Arc<Peer>),
     Closed,
@@ -59,24 +59,24 @@ impl std::fmt::Debug for State {
     }
 }
 
-struct Open {
+struct OpenStream {
     stream: BoxStream,
     /// Read and not yet taken: the next frames, the last one perhaps incomplete.
     buffer: BytesMut,
     /// Frames that a question did not wait for.
     unread: VecDeque<Bytes>,
     /// Questions whose answers may still come, one a place at the most.
-    asked: Vec<Asked>,
+    requests: Vec<OpenRequest>,
     hello: Hello,
 }
 
 /// What a connection is handed over with.
-pub(super) struct Parts {
+pub(super) struct ConnectionParts {
     pub(super) stream: BoxStream,
     pub(super) hello: Hello,
     pub(super) rest: Vec<u8>,
     /// What may still be answered.
-    pub(super) asked: Vec<Asked>,
+    pub(super) open_requests: Vec<OpenRequest>,
     pub(super) direction: Direction,
     pub(super) addr: SocketAddr,
 }
@@ -88,14 +88,14 @@ impl PeerConnection {
     /// [`ConnectionError::Connect`].
     ///
     /// # Cancel safety
-    /// Dropping the future closes what was opened.
+    /// Dropping the future closes peek_frame was opened.
     pub async fn connect(
         peer: &PeerInfo,
         network: NetworkType,
         listen: SocketAddr,
         genesis: Option<[u8; 32]>,
     ) -> Result<Self, ConnectionError> {
-        super::listener::maker(network, listen, genesis).dial(peer.address).await
+        super::listener::connector(network, listen, genesis).dial(peer.address).await
     }
 
     /// What is known of the peer, as of the handshake.
@@ -121,7 +121,7 @@ impl PeerConnection {
         let State::Open(open) = &mut self.state else {
             return matches!(&self.state, State::Pooled(peer) if peer.is_live());
         };
-        if open.buffer.len() > FULL {
+        if open.buffer.len() > MAX_ALIVE_CHECK_BYTES {
             return true;
         }
         // What is there already is read, nothing is waited for.
@@ -154,7 +154,7 @@ impl PeerConnection {
             })?);
         }
         let mut frame = BytesMut::new();
-        self.dialect.encode(Lane::Normal, &MessageHeader::Event { kind: kind.code() }, &text, &mut frame)?;
+        self.protocol.encode(Lane::Normal, &MessageHeader::Event { kind: kind.code() }, &text, &mut frame)?;
         // Taken out while it is written: if this future is dropped halfway, so is the stream.
         let State::Open(mut open) = std::mem::replace(&mut self.state, State::Closed) else {
             return Err(ConnectionError::Closed);
@@ -163,8 +163,8 @@ impl PeerConnection {
             open.stream.write_all(&frame).await?;
             open.stream.flush().await
         };
-        match timeout(self.within, writing).await {
-            Err(_) => return Err(ConnectionError::WriteTimeout(self.within)),
+        match timeout(self.time_limit, writing).await {
+            Err(_) => return Err(ConnectionError::WriteTimeout(self.time_limit)),
             Ok(written) => written?,
         }
         self.state = State::Open(open);
@@ -180,7 +180,7 @@ impl PeerConnection {
     /// # Cancel safety
     /// Safe.
     pub async fn receive_message(&mut self) -> Result<NetworkMessage, ConnectionError> {
-        self.receive_within(RECEIVE).await
+        self.receive_within(RECEIVE_TIMEOUT).await
     }
 
     /// As [`PeerConnection::receive_message`], with a deadline of one's own.
@@ -190,7 +190,7 @@ impl PeerConnection {
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn receive_within(&mut self, within: Duration) -> Result<NetworkMessage, ConnectionError> {
+    pub async fn receive_within(&mut self, time_limit: Duration) -> Result<NetworkMessage, ConnectionError> {
         if let State::Open(open) = &mut self.state
             && let Some(frame) = open.unread.pop_front()
         {
@@ -199,13 +199,13 @@ impl PeerConnection {
         let receiving = async {
             loop {
                 let frame = self.next_frame().await?;
-                if !matches!(self.sort(&frame), Sorted::Declined(..)) {
+                if !matches!(self.classify(&frame), FrameRole::Declined(..)) {
                     return Ok::<_, ConnectionError>(frame);
                 }
             }
         };
-        match timeout(within, receiving).await {
-            Err(_) => Err(ConnectionError::ReadTimeout(within)),
+        match timeout(time_limit, receiving).await {
+            Err(_) => Err(ConnectionError::ReadTimeout(time_limit)),
             Ok(frame) => Ok(NetworkMessage::decode(&frame?)?),
         }
     }
@@ -220,17 +220,19 @@ impl PeerConnection {
     /// As [`PeerConnection::request_response`].
     pub async fn ping(&mut self) -> Result<Duration, ConnectionError> {
         if let State::Pooled(peer) = &self.state {
-            let probe = timeout(PONG, peer.connection().handle().probe()).await;
-            return probe.map_err(|_| ConnectionError::ReadTimeout(PONG))?.ok_or(ConnectionError::Closed);
+            let probe = timeout(PONG_TIMEOUT, peer.connection().handle().probe()).await;
+            return probe
+                .map_err(|_| ConnectionError::ReadTimeout(PONG_TIMEOUT))?
+                .ok_or(ConnectionError::Closed);
         }
         let begun = Instant::now();
         self.send_message(NetworkMessage::Ping).await?;
         loop {
-            let frame = timeout_at(begun + PONG, self.next_frame()).await;
-            let frame = frame.map_err(|_| ConnectionError::ReadTimeout(PONG))??;
-            match self.sort(&frame) {
-                Sorted::Pong => return Ok(begun.elapsed()),
-                sorted => self.pass_by(sorted, frame, Others::Keep).await?,
+            let frame = timeout_at(begun + PONG_TIMEOUT, self.next_frame()).await;
+            let frame = frame.map_err(|_| ConnectionError::ReadTimeout(PONG_TIMEOUT))??;
+            match self.classify(&frame) {
+                FrameRole::Pong => return Ok(begun.elapsed()),
+                sorted => self.handle_unmatched(sorted, frame, UnmatchedFrames::Keep).await?,
             }
         }
     }
@@ -238,15 +240,15 @@ impl PeerConnection {
     /// Pings the peer every 30 s until that fails once, and says how.
     pub async fn keep_alive(mut self) -> ConnectionError {
         loop {
-            tokio::time::sleep(KEEP_ALIVE).await;
+            tokio::time::sleep(KEEP_ALIVE_INTERVAL).await;
             if let Err(error) = self.ping().await {
                 return error;
             }
         }
     }
 
-    /// Closes the connection so that what was sent arrives: says that nothing more comes, and waits a moment for the other end.
-    pub(super) async fn finish(mut self) {
+    /// Closes the connection so that peek_frame was sent arrives: says that nothing more comes, and waits a moment for the other end.
+    pub(super) async fn close_gracefully(mut self) {
         let State::Open(open) = &mut self.state else { return };
         let parting = async {
             if open.stream.shutdown().await.is_err() {
@@ -254,7 +256,7 @@ impl PeerConnection {
             }
             // What is unread when a socket closes turns the close into a reset, which may overtake the message.
             let mut scrap = [0u8; 1024];
-            let mut left = SCRAP;
+            let mut left = MAX_LINGER_BYTES;
             while left > 0 {
                 match open.stream.read(&mut scrap).await {
                     Ok(count) if count > 0 => left = left.saturating_sub(count),
@@ -263,32 +265,41 @@ impl PeerConnection {
             }
         };
         // However it ends, the connection is over.
-        let _ = timeout(LINGER, parting).await;
+        let _ = timeout(LINGER_TIMEOUT, parting).await;
     }
 
     /// Takes the connection apart for the pool.
-    pub(super) fn hand_over(&mut self) -> Option<Parts> {
-        self.forget_earlier_answers();
+    pub(super) fn take_parts(&mut self) -> Option<ConnectionParts> {
+        self.drop_stale_replies();
         let State::Open(open) = std::mem::replace(&mut self.state, State::Closed) else { return None };
-        let Open { stream, buffer, unread, asked, hello } = *open;
+        let OpenStream { stream, buffer, unread, requests, hello } = *open;
         let mut rest = Vec::with_capacity(buffer.len());
         for frame in unread {
             rest.extend_from_slice(&(frame.len() as u32).to_be_bytes());
             rest.extend_from_slice(&frame);
         }
         rest.extend_from_slice(&buffer);
-        Some(Parts { stream, hello, rest, asked, direction: self.direction, addr: self.addr })
+        Some(ConnectionParts {
+            stream,
+            hello,
+            rest,
+            open_requests: requests,
+            direction: self.direction,
+            addr: self.addr,
+        })
     }
 
     /// Says which peer it has become.
-    pub(super) fn handed_over(&mut self, peer: Arc<Peer>) {
+    pub(super) fn set_pooled(&mut self, peer: Arc<Peer>) {
         self.state = State::Pooled(peer);
     }
 
-    fn keep(&mut self, frame: Bytes) -> Result<(), ConnectionError> {
+    fn keep_unread(&mut self, frame: Bytes) -> Result<(), ConnectionError> {
         let State::Open(open) = &mut self.state else { return Err(ConnectionError::Closed) };
         let held: usize = open.unread.iter().map(Bytes::len).sum();
-        if open.unread.len() >= KEPT || held.saturating_add(frame.len()) > self.dialect.limits().normal {
+        if open.unread.len() >= MAX_UNREAD_FRAMES
+            || held.saturating_add(frame.len()) > self.protocol.limits().normal
+        {
             self.state = State::Closed;
             return Err(ConnectionError::Flooded);
         }
@@ -296,9 +307,9 @@ impl PeerConnection {
         Ok(())
     }
 
-    /// The text of the next frame. Memory grows with what comes, not with what is announced.
+    /// The text of the next frame. Memory grows with peek_frame comes, not with peek_frame is announced.
     async fn next_frame(&mut self) -> Result<Bytes, ConnectionError> {
-        let cap = self.dialect.limits().normal;
+        let cap = self.protocol.limits().normal;
         loop {
             let open = match &mut self.state {
                 State::Open(open) => open,
@@ -311,12 +322,12 @@ impl PeerConnection {
                     self.state = State::Closed;
                     return Err(ConnectionError::TooLarge { size, cap });
                 }
-                if open.buffer.len() >= size + HEADER {
-                    let mut frame = open.buffer.split_to(size + HEADER);
-                    return Ok(frame.split_off(HEADER).freeze());
+                if open.buffer.len() >= size + LENGTH_BYTES {
+                    let mut frame = open.buffer.split_to(size + LENGTH_BYTES);
+                    return Ok(frame.split_off(LENGTH_BYTES).freeze());
                 }
             }
-            open.buffer.reserve(READ);
+            open.buffer.reserve(READ_BYTES);
             let count = match open.stream.read_buf(&mut open.buffer).await {
                 Ok(count) => count,
                 Err(error) => {
@@ -333,20 +344,20 @@ impl PeerConnection {
 }
 
 /// Bytes before a frame's text.
-const HEADER: usize = 4;
+const LENGTH_BYTES: usize = 4;
 /// Read at a time.
-const READ: usize = 16 * 1024;
+const READ_BYTES: usize = 16 * 1024;
 /// With so much in hand a look whether the connection lives does not read more.
-const FULL: usize = 64 * 1024;
+const MAX_ALIVE_CHECK_BYTES: usize = 64 * 1024;
 /// Frames kept that nobody asked for.
-const KEPT: usize = 64;
+const MAX_UNREAD_FRAMES: usize = 64;
 /// How long a message is waited for.
-const RECEIVE: Duration = Duration::from_secs(60);
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the answer to a ping is waited for.
-const PONG: Duration = Duration::from_secs(10);
+const PONG_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a connection is pinged.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the other end has for closing.
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// What the other end may send meanwhile, in bytes.
-const SCRAP: usize = 1024 * 1024;
+const MAX_LINGER_BYTES: usize = 1024 * 1024;

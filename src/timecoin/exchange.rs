@@ -10,7 +10,7 @@ use crate::address_book::{Address, WallTime};
 use crate::base::canonical_ip;
 
 use super::NetworkType;
-use super::info::{UNKNOWN_VERSION, unix_seconds};
+use super::peer_info::{UNKNOWN_VERSION, unix_seconds};
 use super::ports::is_ephemeral;
 
 /// What is known about one IP address. Reads and writes as the old node's `peers.json` has it.
@@ -40,7 +40,7 @@ impl PersistentPeerInfo {
             port,
             last_seen: seconds(now),
             latency_ms: None,
-            version: shortened(&version),
+            version: truncated_version(&version),
             successful_connections: 0,
             failed_connections: 0,
         }
@@ -63,12 +63,12 @@ impl PersistentPeerInfo {
     }
 
     /// Whether it counts among the best: heard of within a day, and not mostly failing.
-    fn is_worth_a_dial(&self, now: WallTime) -> bool {
-        seconds(now).saturating_sub(self.last_seen) <= A_DAY && self.reliability_score() >= 0.3
+    fn is_dial_candidate(&self, now: WallTime) -> bool {
+        seconds(now).saturating_sub(self.last_seen) <= DAY_SECS && self.reliability_score() >= 0.3
     }
 
     /// Quicker first, unknown last; of equally quick ones the more reliable first.
-    fn better_first(&self, other: &Self) -> Ordering {
+    fn by_preference(&self, other: &Self) -> Ordering {
         let latency = |record: &Self| record.latency_ms.unwrap_or(u32::MAX);
         latency(self)
             .cmp(&latency(other))
@@ -82,7 +82,7 @@ impl PersistentPeerInfo {
 #[derive(Clone, Debug)]
 pub struct PeerExchange {
     network: NetworkType,
-    max: usize,
+    max_records: usize,
     records: HashMap<IpAddr, PersistentPeerInfo>,
 }
 
@@ -93,18 +93,18 @@ impl PeerExchange {
     }
 
     /// No records; at most `max` will be kept. When full, the one heard of longest ago goes.
-    pub fn bounded(network: NetworkType, max: usize) -> Self {
-        Self { network, max: max.max(1), records: HashMap::new() }
+    pub fn bounded(network: NetworkType, max_records: usize) -> Self {
+        Self { network, max_records: max_records.max(1), records: HashMap::new() }
     }
 
     /// Heard of a peer. A borrowed port becomes the standard one. Of a known IP address the time and the version are taken over;
     /// the port only where the known one is borrowed and this one is not. `true` if it was new.
     pub fn add_peer(&mut self, addr: SocketAddr, version: String, now: WallTime) -> bool {
-        let addr = self.network.lasting_addr(addr);
+        let addr = self.network.stable_addr(addr);
         if let Some(known) = self.records.get_mut(&addr.ip()) {
             known.last_seen = known.last_seen.max(seconds(now));
             if version != UNKNOWN_VERSION {
-                known.version = shortened(&version);
+                known.version = truncated_version(&version);
             }
             if is_ephemeral(known.port) {
                 known.port = addr.port();
@@ -120,8 +120,8 @@ impl PeerExchange {
     /// Takes over a record as it is, but for a borrowed port. One that is known already keeps what is newer.
     pub fn restore(&mut self, mut record: PersistentPeerInfo) {
         record.address = canonical_ip(record.address);
-        record.port = self.network.lasting_port(record.port);
-        record.version = shortened(&record.version);
+        record.port = self.network.stable_port(record.port);
+        record.version = truncated_version(&record.version);
         match self.records.get(&record.address) {
             Some(known) if known.last_seen >= record.last_seen => {}
             Some(_) => drop(self.records.insert(record.address, record)),
@@ -175,8 +175,8 @@ impl PeerExchange {
     /// # Cost
     /// O(n log n).
     pub fn get_best_peers(&self, count: usize, now: WallTime) -> Vec<PersistentPeerInfo> {
-        let mut best: Vec<_> = self.records.values().filter(|record| record.is_worth_a_dial(now)).collect();
-        best.sort_unstable_by(|one, other| one.better_first(other));
+        let mut best: Vec<_> = self.records.values().filter(|record| record.is_dial_candidate(now)).collect();
+        best.sort_unstable_by(|one, other| one.by_preference(other));
         best.into_iter().take(count).cloned().collect()
     }
 
@@ -197,13 +197,13 @@ impl PeerExchange {
     }
 
     fn make_room(&mut self) {
-        if self.records.len() < self.max {
+        if self.records.len() < self.max_records {
             return;
         }
         // A tenth at once, so that a flood of addresses does not cost a walk each.
         let mut by_age: Vec<_> =
             self.records.values().map(|record| (record.last_seen, record.address)).collect();
-        let goes = (self.max / 10).max(1).min(by_age.len());
+        let goes = (self.max_records / 10).max(1).min(by_age.len());
         by_age.select_nth_unstable(goes - 1);
         for (_, ip) in &by_age[..goes] {
             self.records.remove(ip);
@@ -217,14 +217,14 @@ pub(super) fn seconds(at: WallTime) -> i64 {
 }
 
 /// A version told by a peer, cut where no honest one is as long: a copy, so that nothing of a longer one is kept.
-pub(super) fn shortened(version: &str) -> String {
-    let most = version.len().min(LONGEST_VERSION);
+pub(super) fn truncated_version(version: &str) -> String {
+    let most = version.len().min(MAX_VERSION_BYTES);
     let cut = (0..=most).rev().find(|at| version.is_char_boundary(*at)).unwrap_or(0);
     version[..cut].to_owned()
 }
 
-const A_DAY: i64 = 86_400;
-const LONGEST_VERSION: usize = 128;
+const DAY_SECS: i64 = 86_400;
+const MAX_VERSION_BYTES: usize = 128;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
@@ -278,7 +278,7 @@ mod tests {
             exchange.restore(record);
         }
         let mut old = record(7, Some(1), 9, 0);
-        old.last_seen -= A_DAY + 1;
+        old.last_seen -= DAY_SECS + 1;
         exchange.restore(old);
         let best: Vec<u8> = exchange
             .get_best_peers(10, at(1_000_000))
@@ -290,7 +290,7 @@ mod tests {
             .collect();
         assert_eq!(best, [5, 3, 2, 1, 4]);
         assert_eq!(exchange.get_best_peers(2, at(1_000_000)).len(), 2);
-        assert!(exchange.get_best_peers(10, at(1_000_000 + 2 * A_DAY as u64)).is_empty());
+        assert!(exchange.get_best_peers(10, at(1_000_000 + 2 * DAY_SECS as u64)).is_empty());
     }
 
     #[test]
@@ -315,7 +315,7 @@ mod tests {
             assert!(exchange.peer_count() <= 100);
         }
         let newest = exchange.get(IpAddr::from((0xc000_0000 | 999u32).to_be_bytes())).unwrap();
-        assert_eq!((newest.version.len(), newest.version.capacity()), (LONGEST_VERSION, LONGEST_VERSION));
+        assert_eq!((newest.version.len(), newest.version.capacity()), (MAX_VERSION_BYTES, MAX_VERSION_BYTES));
         assert!(exchange.get(IpAddr::from(0xc000_0000u32.to_be_bytes())).is_none());
         let kept = exchange.peer_count();
         assert_eq!(exchange.cleanup_stale_peers(10, at(999)), kept - 11);

@@ -11,7 +11,7 @@ use crate::transport::{BoxListener, Tcp, Transport};
 use crate::wire::Hello;
 
 use super::NetworkType;
-use super::connection::{ConnectionError, Maker, PeerConnection};
+use super::connection::{ConnectionError, Connector, PeerConnection};
 use super::wire::{HandshakeMessage, Software, TimeCoin};
 
 /// Accepts connections and exchanges handshakes. Handshakes run beside each other, each under a deadline, so one that says
@@ -20,7 +20,7 @@ use super::wire::{HandshakeMessage, Software, TimeCoin};
 /// A [`PeerManager`](super::PeerManager) that [listens](super::PeerManager::listen) itself needs none.
 pub struct PeerListener {
     listener: BoxListener,
-    maker: Arc<Maker>,
+    connector: Arc<Connector>,
     handshakes: JoinSet<Result<PeerConnection, ConnectionError>>,
 }
 
@@ -35,9 +35,9 @@ impl PeerListener {
         public: SocketAddr,
         genesis: Option<[u8; 32]>,
     ) -> Result<Self, ConnectionError> {
-        let maker = Arc::new(maker(network, public, genesis));
-        let listener = maker.transport.listen(addr).await?;
-        Ok(Self { listener, maker, handshakes: JoinSet::new() })
+        let connector = Arc::new(connector(network, public, genesis));
+        let listener = connector.transport.listen(addr).await?;
+        Ok(Self { listener, connector, handshakes: JoinSet::new() })
     }
 
     /// The address listened on, with the port that the system chose.
@@ -60,10 +60,10 @@ impl PeerListener {
                     // Cancelled with the runtime, or a panic: the connection is gone either way.
                     Err(_) => return Err(ConnectionError::Closed),
                 },
-                accepted = self.listener.accept(), if self.handshakes.len() < HANDSHAKES => {
+                accepted = self.listener.accept(), if self.handshakes.len() < MAX_HANDSHAKES => {
                     let (stream, from) = accepted?;
-                    let maker = Arc::clone(&self.maker);
-                    self.handshakes.spawn(async move { maker.accept(stream, from).await });
+                    let connector = Arc::clone(&self.connector);
+                    self.handshakes.spawn(async move { connector.accept(stream, from).await });
                 }
             }
         }
@@ -77,11 +77,11 @@ impl std::fmt::Debug for PeerListener {
 }
 
 /// Connections over TCP as a program without a manager makes them.
-pub(super) fn maker(network: NetworkType, listen: SocketAddr, genesis: Option<[u8; 32]>) -> Maker {
+pub(super) fn connector(network: NetworkType, listen: SocketAddr, genesis: Option<[u8; 32]>) -> Connector {
     let transport: Arc<dyn Transport> = Arc::new(Tcp::default());
-    let dialect = Arc::new(TimeCoin::new(network, Software::default()));
+    let protocol = Arc::new(TimeCoin::new(network, Software::default()));
     let hello = our_hello(network, listen, genesis, NodeConfig::recommended().agent);
-    Maker { transport, dialect, hello, within: HANDSHAKE }
+    Connector { transport, protocol, hello, time_limit: HANDSHAKE_TIMEOUT }
 }
 
 /// What our handshake says.
@@ -104,6 +104,6 @@ pub(super) fn our_hello(
 }
 
 /// Handshakes at the same time; more wait in the system's queue.
-const HANDSHAKES: usize = 256;
+const MAX_HANDSHAKES: usize = 256;
 /// How long connect and handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@
 //! | part | what it is |
 //! |---|---|
 //! | [`wire`] | messages, handshake and framing: JSON with a length before it |
-//! | [`AddressRules`] | whom a connection belongs to: one a peer, by its IP address |
+//! | [`AddressPolicy`] | whom a connection belongs to: one a peer, by its IP address |
 //! | [`PeerManager`] | connections, questions, broadcasts, by their old names |
 //! | [`ChainSource`] | the caller's side: what a node answers, and what becomes of the rest |
 //! | [`UnifiedPeerConnection`], [`PeerConnection`], [`PeerListener`] | a pooled connection, one outside of the pool, and accepting such |
@@ -12,51 +12,51 @@
 //!
 //! For a program that comes from the old network layer, `docs/MIGRATION.md` goes through it method by method.
 
-mod alone;
+mod address_policy;
 mod announce;
 mod chain;
 mod connection;
 mod exchange;
-mod find;
-mod import;
-mod info;
 mod listener;
 mod manager;
+mod one_shot_lock;
+mod peer_info;
+mod peer_lookup;
+mod peers_json;
 mod ports;
 mod quarantine;
-mod rate;
-mod rules;
-mod unified;
+mod rate_limit;
+mod unified_connection;
 mod wallets;
 pub mod wire;
 
-pub use announce::{Announce, AnnounceConfig, Announcements};
+pub use address_policy::AddressPolicy;
+pub use announce::{AnnounceConfig, AnnounceDecision, Announcements};
 pub use chain::{
-    Answer, ChainSource, ChainTip, Finality, Incoming, MAX_BLOCKS, Sender, StateSnapshot, VoteAck,
+    ChainSource, ChainTip, Finality, Incoming, MAX_BLOCKS, Reply, Sender, StateSnapshot, VoteAck,
     WalletHistory,
 };
 pub use connection::{ConnectionError, PeerConnection};
 pub use exchange::{PeerExchange, PersistentPeerInfo};
-pub use import::{ImportError, Imported, import_peers_json, read_peers_json};
-pub use info::UNKNOWN_VERSION;
 pub use listener::PeerListener;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use manager::fuzz_balances;
 pub use manager::{
-    AdoptError, Announced, BadAddress, BroadcastError, FetchError, ManagerConfig, Notified, PeerAt,
-    PeerConnectError, PeerManager, PeerManagerBuilder, PeerRequestError, PeerSendError, PingError,
-    ReaperConfig, ReconnectConfig, SeedConfig, SeedError, SeedProvider, Snapshot, SnapshotError,
-    SnapshotFault, VoteError,
+    AdoptError, Announced, BadAddress, BroadcastError, FetchError, ManagerConfig, Notified, PeerConnectError,
+    PeerManager, PeerManagerBuilder, PeerRequestError, PeerSendError, PingError, ReaperConfig,
+    ReconnectConfig, SeedConfig, SeedError, SeedProvider, Snapshot, SnapshotError, SnapshotFault, ToPeerAddr,
+    VoteError,
 };
+pub use peer_info::UNKNOWN_VERSION;
+pub use peers_json::{ImportError, Imported, import_peers_json, read_peers_json};
 pub use ports::{FIRST_EPHEMERAL_PORT, is_ephemeral};
 pub use quarantine::{
     PeerQuarantine, Quarantine, QuarantineConfig, QuarantineEntry, QuarantineReason, QuarantineSeverity,
     QuarantineStats, Quarantined,
 };
-pub use rate::{Limiter, RateLimitError, RateLimiter, RateLimiterConfig};
-pub use rules::AddressRules;
-pub use unified::UnifiedPeerConnection;
+pub use rate_limit::{RateLimitError, RateLimiter, RateLimiterConfig, SlidingWindowLimiter};
+pub use unified_connection::UnifiedPeerConnection;
 pub use wallets::{SubscribeRefused, Subscribed, WalletConfig, WalletSubscriptions};
 pub use wire::{NetworkMessage, NetworkType, PeerInfo};
 

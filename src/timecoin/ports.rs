@@ -16,13 +16,13 @@ pub const fn is_ephemeral(port: u16) -> bool {
 
 impl NetworkType {
     /// The port under which a peer is remembered: the standard port in place of a borrowed one or of 0, every other as it is.
-    pub const fn lasting_port(self, port: u16) -> u16 {
+    pub const fn stable_port(self, port: u16) -> u16 {
         if port == 0 || is_ephemeral(port) { self.port() } else { port }
     }
 
-    /// The address under which a peer is remembered; see [`NetworkType::lasting_port`]. Canonical.
-    pub fn lasting_addr(self, addr: SocketAddr) -> SocketAddr {
-        canonical(SocketAddr::new(addr.ip(), self.lasting_port(addr.port())))
+    /// The address under which a peer is remembered; see [`NetworkType::stable_port`]. Canonical.
+    pub fn stable_addr(self, addr: SocketAddr) -> SocketAddr {
+        canonical(SocketAddr::new(addr.ip(), self.stable_port(addr.port())))
     }
 }
 
@@ -32,10 +32,10 @@ mod tests {
 
     #[test]
     fn a_borrowed_port_becomes_the_standard_one_and_49151_is_kept() {
-        assert_eq!(NetworkType::Mainnet.lasting_port(49_152), 24_000);
-        assert_eq!(NetworkType::Testnet.lasting_port(65_535), 24_100);
-        assert_eq!(NetworkType::Testnet.lasting_port(0), 24_100);
-        assert_eq!(NetworkType::Mainnet.lasting_port(49_151), 49_151);
-        assert_eq!(NetworkType::Mainnet.lasting_port(24_100), 24_100);
+        assert_eq!(NetworkType::Mainnet.stable_port(49_152), 24_000);
+        assert_eq!(NetworkType::Testnet.stable_port(65_535), 24_100);
+        assert_eq!(NetworkType::Testnet.stable_port(0), 24_100);
+        assert_eq!(NetworkType::Mainnet.stable_port(49_151), 49_151);
+        assert_eq!(NetworkType::Mainnet.stable_port(24_100), 24_100);
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::base::{Clock, Tick, canonical_ip};
 use crate::sync::Mutex;
 
-use reason::doubled;
+use reason::backoff_duration;
 pub use reason::{QuarantineReason, QuarantineSeverity};
 
 /// A peer that is kept out.
@@ -50,7 +50,7 @@ impl Default for QuarantineConfig {
             max_quarantine_size: 10_000,
             default_duration: Duration::from_secs(3600),
             use_severity_based_durations: true,
-            memory: Duration::from_secs(DAY),
+            memory: Duration::from_secs(SECS_PER_DAY),
         }
     }
 }
@@ -99,23 +99,23 @@ pub struct Quarantine {
     config: QuarantineConfig,
     entries: HashMap<IpAddr, QuarantineEntry>,
     /// By end, so that what is over is found without a walk.
-    ends: BTreeSet<(Tick, IpAddr)>,
+    by_expiry: BTreeSet<(Tick, IpAddr)>,
     whitelist: HashSet<IpAddr>,
 }
 
 impl Quarantine {
     /// An empty quarantine.
     pub fn new(config: QuarantineConfig) -> Self {
-        Self { config, entries: HashMap::new(), ends: BTreeSet::new(), whitelist: HashSet::new() }
+        Self { config, entries: HashMap::new(), by_expiry: BTreeSet::new(), whitelist: HashSet::new() }
     }
 
     /// Notes an offence.
-    pub fn put(&mut self, ip: IpAddr, reason: QuarantineReason, now: Tick) -> Quarantined {
+    pub fn insert(&mut self, ip: IpAddr, reason: QuarantineReason, now: Tick) -> Quarantined {
         let ip = canonical_ip(ip);
         if self.whitelist.contains(&ip) {
             return Quarantined::Whitelisted;
         }
-        self.forget(now);
+        self.remove_expired(now);
         let before = self.entries.get(&ip).map(|known| known.attempts);
         let attempts = match before {
             Some(before) => before.saturating_add(1),
@@ -125,12 +125,12 @@ impl Quarantine {
         let lasts = if self.config.use_severity_based_durations {
             reason.severity().duration_with_backoff(attempts)
         } else {
-            doubled(self.config.default_duration, attempts)
+            backoff_duration(self.config.default_duration, attempts)
         };
-        self.take(&ip);
+        self.remove(&ip);
         let expires_at = now.after(lasts);
         let entry = QuarantineEntry { peer_ip: ip, reason, quarantined_at: now, attempts, expires_at };
-        self.ends.insert((expires_at, ip));
+        self.by_expiry.insert((expires_at, ip));
         self.entries.insert(ip, entry);
         Quarantined::Until(expires_at)
     }
@@ -141,62 +141,62 @@ impl Quarantine {
     }
 
     /// Whether a peer is kept out now.
-    pub fn holds(&self, ip: &IpAddr, now: Tick) -> bool {
+    pub fn contains(&self, ip: &IpAddr, now: Tick) -> bool {
         self.get(ip, now).is_some()
     }
 
     /// Whether a peer has no say in consensus now.
-    pub fn excludes(&self, ip: &IpAddr, now: Tick) -> bool {
+    pub fn excludes_from_consensus(&self, ip: &IpAddr, now: Tick) -> bool {
         self.get(ip, now).is_some_and(|entry| entry.reason.excludes_from_consensus())
     }
 
     /// Lets a peer go and forgets its offences. `false` if it was not kept out.
     pub fn release(&mut self, ip: &IpAddr, now: Tick) -> bool {
-        self.take(&canonical_ip(*ip)).is_some_and(|entry| entry.expires_at > now)
+        self.remove(&canonical_ip(*ip)).is_some_and(|entry| entry.expires_at > now)
     }
 
     /// Vouches for a peer, and lets it go.
-    pub fn vouch(&mut self, ip: IpAddr) {
+    pub fn whitelist(&mut self, ip: IpAddr) {
         let ip = canonical_ip(ip);
-        self.take(&ip);
+        self.remove(&ip);
         self.whitelist.insert(ip);
     }
 
     /// No longer vouches for a peer. `false` if nobody did.
-    pub fn unvouch(&mut self, ip: &IpAddr) -> bool {
+    pub fn unwhitelist(&mut self, ip: &IpAddr) -> bool {
         self.whitelist.remove(&canonical_ip(*ip))
     }
 
     /// Whether a peer is vouched for.
-    pub fn is_vouched(&self, ip: &IpAddr) -> bool {
+    pub fn is_whitelisted(&self, ip: &IpAddr) -> bool {
         self.whitelist.contains(&canonical_ip(*ip))
     }
 
     /// Lets everybody go and forgets all offences.
     pub fn clear(&mut self) {
         self.entries.clear();
-        self.ends.clear();
+        self.by_expiry.clear();
     }
 
     /// Who is kept out now. Cost: O(n).
-    pub fn held(&self, now: Tick) -> impl Iterator<Item = &QuarantineEntry> {
+    pub fn active(&self, now: Tick) -> impl Iterator<Item = &QuarantineEntry> {
         self.entries.values().filter(move |entry| entry.expires_at > now)
     }
 
     /// Addresses remembered, those whose time is over included.
-    pub fn remembered(&self) -> usize {
+    pub fn tracked(&self) -> usize {
         self.entries.len()
     }
 
     /// Forgets those whose time was over longer ago than they are remembered; how many that were. Cost: O(log n) each.
-    pub fn forget(&mut self, now: Tick) -> usize {
+    pub fn remove_expired(&mut self, now: Tick) -> usize {
         let mut gone = 0;
-        while let Some((end, ip)) = self.ends.first().copied() {
+        while let Some((end, ip)) = self.by_expiry.first().copied() {
             // The same instant counts as over, so that `memory` zero remembers nobody.
             if end > now || now.since(end) < self.config.memory {
                 break;
             }
-            self.take(&ip);
+            self.remove(&ip);
             gone += 1;
         }
         gone
@@ -206,15 +206,15 @@ impl Quarantine {
         if self.entries.len() < self.config.max_quarantine_size {
             return true;
         }
-        match self.ends.first().copied() {
-            Some((end, ip)) if end <= now => self.take(&ip).is_some(),
+        match self.by_expiry.first().copied() {
+            Some((end, ip)) if end <= now => self.remove(&ip).is_some(),
             _ => false,
         }
     }
 
-    fn take(&mut self, ip: &IpAddr) -> Option<QuarantineEntry> {
+    fn remove(&mut self, ip: &IpAddr) -> Option<QuarantineEntry> {
         let entry = self.entries.remove(ip)?;
-        self.ends.remove(&(entry.expires_at, *ip));
+        self.by_expiry.remove(&(entry.expires_at, *ip));
         Some(entry)
     }
 }
@@ -245,7 +245,7 @@ impl PeerQuarantine {
 
     /// Notes an offence.
     pub async fn quarantine_peer(&self, peer_ip: IpAddr, reason: QuarantineReason) -> Quarantined {
-        let became = self.state.lock().put(peer_ip, reason.clone(), self.clock.now());
+        let became = self.state.lock().insert(peer_ip, reason.clone(), self.clock.now());
         match became {
             Quarantined::Until(_) => tracing::warn!(peer = %peer_ip, %reason, "quarantined"),
             Quarantined::Whitelisted => {
@@ -258,17 +258,17 @@ impl PeerQuarantine {
 
     /// Whether a peer is kept out now.
     pub async fn is_quarantined(&self, peer_ip: &IpAddr) -> bool {
-        self.holds(peer_ip)
+        self.contains(peer_ip)
     }
 
     /// [`PeerQuarantine::is_quarantined`] for whoever cannot wait: a handshake's verdict.
-    pub fn holds(&self, peer_ip: &IpAddr) -> bool {
-        self.state.lock().holds(peer_ip, self.clock.now())
+    pub fn contains(&self, peer_ip: &IpAddr) -> bool {
+        self.state.lock().contains(peer_ip, self.clock.now())
     }
 
     /// Whether a peer has no say in consensus now.
     pub async fn should_exclude_from_consensus(&self, peer_ip: &IpAddr) -> bool {
-        self.state.lock().excludes(peer_ip, self.clock.now())
+        self.state.lock().excludes_from_consensus(peer_ip, self.clock.now())
     }
 
     /// Why a peer is kept out, if it is now.
@@ -288,17 +288,17 @@ impl PeerQuarantine {
 
     /// Vouches for a peer, and lets it go.
     pub async fn add_to_whitelist(&self, peer_ip: IpAddr) {
-        self.state.lock().vouch(peer_ip);
+        self.state.lock().whitelist(peer_ip);
     }
 
     /// No longer vouches for a peer. `false` if nobody did.
     pub async fn remove_from_whitelist(&self, peer_ip: &IpAddr) -> bool {
-        self.state.lock().unvouch(peer_ip)
+        self.state.lock().unwhitelist(peer_ip)
     }
 
     /// Whether a peer is vouched for.
     pub async fn is_whitelisted(&self, peer_ip: &IpAddr) -> bool {
-        self.state.lock().is_vouched(peer_ip)
+        self.state.lock().is_whitelisted(peer_ip)
     }
 
     /// Lets everybody go and forgets all offences.
@@ -308,21 +308,21 @@ impl PeerQuarantine {
 
     /// Who is kept out now. Cost: O(n).
     pub async fn get_quarantined_peers(&self) -> Vec<QuarantineEntry> {
-        self.state.lock().held(self.clock.now()).cloned().collect()
+        self.state.lock().active(self.clock.now()).cloned().collect()
     }
 
     /// How many are kept out now. Cost: O(n).
     pub async fn count(&self) -> usize {
-        self.state.lock().held(self.clock.now()).count()
+        self.state.lock().active(self.clock.now()).count()
     }
 
     /// Who is kept out now, by reason. Cost: O(n).
     pub async fn get_stats(&self) -> QuarantineStats {
         let state = self.state.lock();
         let mut stats = QuarantineStats::default();
-        for entry in state.held(self.clock.now()) {
+        for entry in state.active(self.clock.now()) {
             stats.total_quarantined += 1;
-            *stats.of(&entry.reason) += 1;
+            *stats.counter_for(&entry.reason) += 1;
         }
         stats
     }
@@ -330,10 +330,10 @@ impl PeerQuarantine {
     /// Forgets those whose time was over longer ago than they are remembered; how many that were. Every new offence does so
     /// too, so calling it frees memory sooner and changes nothing else.
     pub async fn cleanup_expired(&self) -> usize {
-        self.state.lock().forget(self.clock.now())
+        self.state.lock().remove_expired(self.clock.now())
     }
 
-    /// [`PeerQuarantine::cleanup_expired`] every 300 s, in a task that ends with the last other owner.
+    /// [`PeerQuarantine::cleanup_expired`] every 300 s, in a task that by_expiry with the last other owner.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -358,7 +358,7 @@ impl Default for PeerQuarantine {
 }
 
 impl QuarantineStats {
-    fn of(&mut self, reason: &QuarantineReason) -> &mut usize {
+    fn counter_for(&mut self, reason: &QuarantineReason) -> &mut usize {
         match reason {
             QuarantineReason::GenesisMismatch { .. } => &mut self.genesis_mismatch,
             QuarantineReason::ForkDetected { .. } => &mut self.fork_detected,
@@ -374,7 +374,7 @@ impl QuarantineStats {
     }
 }
 
-const DAY: u64 = 24 * 60 * 60;
+const SECS_PER_DAY: u64 = 24 * 60 * 60;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests;

@@ -11,27 +11,27 @@ use crate::base::{Backoff, Tick, canonical, canonical_ip};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalletConfig {
     /// Longest key taken, in bytes. Default 256; a real one has 111.
-    pub max_key: usize,
+    pub max_key_bytes: usize,
     /// Subscriptions of one address at the most. Default 64.
     pub max_per_peer: usize,
     /// Subscriptions at the most. Default 10,000.
     pub max_total: usize,
     /// How long a subscriber that could not be reached is not dialled again: doubles with each failure. Default one minute, one hour
     /// at the most. Over a connection of its own it is told whatever it says here.
-    pub rest: Backoff,
+    pub retry_backoff: Backoff,
     /// A subscriber that nobody reached for so long, and that did not subscribe again, has no subscriptions any more when it fails
     /// again. Default one day.
-    pub unreached: Duration,
+    pub expire_after: Duration,
 }
 
 impl Default for WalletConfig {
     fn default() -> Self {
         Self {
-            max_key: 256,
+            max_key_bytes: 256,
             max_per_peer: 64,
             max_total: 10_000,
-            rest: Backoff { base: Duration::from_secs(60), cap: Duration::from_secs(3600) },
-            unreached: Duration::from_secs(24 * 3600),
+            retry_backoff: Backoff { base: Duration::from_secs(60), cap: Duration::from_secs(3600) },
+            expire_after: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -79,25 +79,25 @@ pub struct WalletSubscriptions {
 
 #[derive(Clone, Debug)]
 struct Subscriber {
-    at: SocketAddr,
+    addr: SocketAddr,
     keys: BTreeSet<String>,
     /// When it subscribed or was reached last.
-    reached: Tick,
+    last_reached: Tick,
     /// Since then it could not be reached so often,
     failures: u32,
     /// and is not dialled before.
-    rests_until: Tick,
+    retry_at: Tick,
 }
 
 impl Subscriber {
-    fn new(at: SocketAddr, now: Tick) -> Self {
-        Self { at, keys: BTreeSet::new(), reached: now, failures: 0, rests_until: now }
+    fn new(addr: SocketAddr, now: Tick) -> Self {
+        Self { addr, keys: BTreeSet::new(), last_reached: now, failures: 0, retry_at: now }
     }
 
-    fn is_reached(&mut self, now: Tick) {
-        self.reached = now;
+    fn mark_reached(&mut self, now: Tick) {
+        self.last_reached = now;
         self.failures = 0;
-        self.rests_until = now;
+        self.retry_at = now;
     }
 }
 
@@ -122,8 +122,8 @@ impl WalletSubscriptions {
         if key.is_empty() {
             return Err(SubscribeRefused::Empty);
         }
-        if key.len() > self.config.max_key {
-            return Err(SubscribeRefused::TooLong { size: key.len(), cap: self.config.max_key });
+        if key.len() > self.config.max_key_bytes {
+            return Err(SubscribeRefused::TooLong { size: key.len(), cap: self.config.max_key_bytes });
         }
         let of_peer = self.by_peer.get(&ip).map_or(0, |peer| peer.keys.len());
         let known = self.by_peer.get(&ip).is_some_and(|peer| peer.keys.contains(key));
@@ -134,8 +134,8 @@ impl WalletSubscriptions {
             return Err(SubscribeRefused::Full(self.total));
         }
         let peer = self.by_peer.entry(ip).or_insert_with(|| Subscriber::new(at, now));
-        peer.at = at;
-        peer.is_reached(now);
+        peer.addr = at;
+        peer.mark_reached(now);
         if known {
             return Ok(Subscribed::Known);
         }
@@ -165,35 +165,35 @@ impl WalletSubscriptions {
     ///
     /// # Cost
     /// O(n); `concerns` is asked once a key.
-    pub fn reached_at(&self, concerns: impl Fn(&str) -> bool) -> Vec<SocketAddr> {
+    pub fn interested_addrs(&self, concerns: impl Fn(&str) -> bool) -> Vec<SocketAddr> {
         let concerned = self.by_key.iter().filter(|(key, _)| concerns(key));
         let peers: BTreeSet<IpAddr> = concerned.flat_map(|(_, peers)| peers.iter().copied()).collect();
-        peers.iter().filter_map(|ip| self.by_peer.get(ip)).map(|peer| peer.at).collect()
+        peers.iter().filter_map(|ip| self.by_peer.get(ip)).map(|peer| peer.addr).collect()
     }
 
     /// A subscriber was reached.
-    pub fn reached(&mut self, ip: IpAddr, now: Tick) {
+    pub fn record_reached(&mut self, ip: IpAddr, now: Tick) {
         if let Some(peer) = self.by_peer.get_mut(&canonical_ip(ip)) {
-            peer.is_reached(now);
+            peer.mark_reached(now);
         }
     }
 
     /// Whether a subscriber is not dialled for now, because it could not be reached.
-    pub fn rests(&self, ip: IpAddr, now: Tick) -> bool {
-        self.by_peer.get(&canonical_ip(ip)).is_some_and(|peer| peer.rests_until > now)
+    pub fn is_backing_off(&self, ip: IpAddr, now: Tick) -> bool {
+        self.by_peer.get(&canonical_ip(ip)).is_some_and(|peer| peer.retry_at > now)
     }
 
     /// A subscriber could not be reached. How many subscriptions ended with it: all of its own, if nobody has reached it for
-    /// [`WalletConfig::unreached`].
-    pub fn failed(&mut self, ip: IpAddr, now: Tick) -> usize {
+    /// [`WalletConfig::expire_after`].
+    pub fn record_failure(&mut self, ip: IpAddr, now: Tick) -> usize {
         let Some(peer) = self.by_peer.get_mut(&canonical_ip(ip)) else { return 0 };
-        if now.since(peer.reached) >= self.config.unreached {
+        if now.since(peer.last_reached) >= self.config.expire_after {
             return self.unsubscribe(ip);
         }
         // Attempts that were under way together are one.
-        if peer.rests_until <= now {
+        if peer.retry_at <= now {
             peer.failures = peer.failures.saturating_add(1);
-            peer.rests_until = now.after(self.config.rest.delay(peer.failures, 0));
+            peer.retry_at = now.after(self.config.retry_backoff.delay(peer.failures, 0));
         }
         0
     }
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(wallets.subscribe("xpub1", addr("192.0.2.1:24100"), NOW), Ok(Subscribed::New));
         assert_eq!(wallets.subscribe("xpub1", addr("192.0.2.1:30000"), NOW), Ok(Subscribed::Known));
         assert_eq!(wallets.len(), 1);
-        assert_eq!(wallets.reached_at(|_| true), [addr("192.0.2.1:30000")]);
+        assert_eq!(wallets.interested_addrs(|_| true), [addr("192.0.2.1:30000")]);
     }
 
     #[test]
@@ -251,8 +251,8 @@ mod tests {
         wallets.subscribe("a", addr("192.0.2.1:1"), NOW).unwrap();
         wallets.subscribe("b", addr("192.0.2.1:1"), NOW).unwrap();
         wallets.subscribe("b", addr("192.0.2.2:2"), NOW).unwrap();
-        assert_eq!(wallets.reached_at(|key| key == "a"), [addr("192.0.2.1:1")]);
-        assert_eq!(wallets.reached_at(|_| true), [addr("192.0.2.1:1"), addr("192.0.2.2:2")]);
+        assert_eq!(wallets.interested_addrs(|key| key == "a"), [addr("192.0.2.1:1")]);
+        assert_eq!(wallets.interested_addrs(|_| true), [addr("192.0.2.1:1"), addr("192.0.2.2:2")]);
     }
 
     #[test]
@@ -279,24 +279,24 @@ mod tests {
         wallets.subscribe("a", addr("192.0.2.3:1"), NOW).unwrap();
     }
     #[test]
-    fn who_cannot_be_reached_rests_for_longer_each_time_until_it_is_reached() {
+    fn who_cannot_be_reached_rests_for_longer_each_time_until_it_mark_reached() {
         let ip = "192.0.2.1".parse().unwrap();
         let mut wallets = WalletSubscriptions::default();
         wallets.subscribe("a", addr("192.0.2.1:1"), NOW).unwrap();
         let mut now = NOW;
         for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
-            assert_eq!(wallets.failed(ip, now), 0);
-            assert_eq!(wallets.failed(ip, now), 0, "under way together");
+            assert_eq!(wallets.record_failure(ip, now), 0);
+            assert_eq!(wallets.record_failure(ip, now), 0, "under way together");
             let rest = Duration::from_secs(minutes * 60);
-            assert!(wallets.rests(ip, now.after(rest - Duration::from_millis(1))));
+            assert!(wallets.is_backing_off(ip, now.after(rest - Duration::from_millis(1))));
             now = now.after(rest);
-            assert!(!wallets.rests(ip, now));
+            assert!(!wallets.is_backing_off(ip, now));
         }
-        wallets.failed(ip, now);
-        wallets.reached(ip, now);
-        assert!(!wallets.rests(ip, now));
-        wallets.failed(ip, now);
-        assert!(!wallets.rests(ip, now.after(Duration::from_secs(60))), "it begins anew");
+        wallets.record_failure(ip, now);
+        wallets.record_reached(ip, now);
+        assert!(!wallets.is_backing_off(ip, now));
+        wallets.record_failure(ip, now);
+        assert!(!wallets.is_backing_off(ip, now.after(Duration::from_secs(60))), "it begins anew");
     }
 
     #[test]
@@ -309,8 +309,8 @@ mod tests {
         let day = Duration::from_secs(24 * 3600);
         let then = NOW.after(day / 2);
         wallets.subscribe("a", addr("192.0.2.1:1"), then).unwrap();
-        assert_eq!(wallets.failed(ip, NOW.after(day)), 0, "it has subscribed since");
-        assert_eq!(wallets.failed(ip, then.after(day)), 2);
+        assert_eq!(wallets.record_failure(ip, NOW.after(day)), 0, "it has subscribed since");
+        assert_eq!(wallets.record_failure(ip, then.after(day)), 2);
         assert!(wallets.is_empty() && wallets.keys().is_empty());
         wallets.subscribe("a", addr("192.0.2.2:1"), then).unwrap();
         wallets.subscribe("b", addr("192.0.2.2:1"), then).unwrap();

@@ -55,7 +55,7 @@ fn captured_frames_are_heard_and_said_again_byte_for_byte() {
     let request = NetworkMessage::BlockRequest { height: 42 };
     let response = NetworkMessage::BlockResponse { block: None };
     let text = |message: &NetworkMessage| message.to_bytes().unwrap();
-    let place = Kind::BlockRequest.awaits().unwrap();
+    let place = Kind::BlockRequest.request_slot().unwrap();
 
     let (mut ping, mut pong) = (BytesMut::new(), BytesMut::new());
     assert!(dialect.encode_control(&Control::Ping { token: 9 }, &mut ping).unwrap());
@@ -160,7 +160,7 @@ fn a_body_that_does_not_parse_arrives_under_its_name_for_the_typed_parse_to_refu
     let text = r#"{"UpdateTip":{"height":-1}}"#;
     assert_eq!(heard(&frame(text.as_bytes())), [event(Kind::UpdateTip, text)]);
     let text = r#"{"BlockRequest":7}"#;
-    let place = Kind::BlockRequest.awaits().unwrap();
+    let place = Kind::BlockRequest.request_slot().unwrap();
     let asks = MessageHeader::Request { id: place, kind: Kind::BlockRequest.code() };
     assert_eq!(heard(&frame(text.as_bytes())), [said(asks, text.as_bytes())]);
 }
@@ -236,7 +236,10 @@ fn cancels_and_refusals_of_what_is_no_question_are_silence() {
         MessageHeader::Response { id: u32::MAX, status: Status::Busy },
         MessageHeader::Response { id: Kind::GetBlocks.code().into(), status: Status::Busy },
         // Votes are broadcast: nobody waits for each of their answers.
-        MessageHeader::Response { id: Kind::ConsensusBlockVote.awaits().unwrap(), status: Status::NoReply },
+        MessageHeader::Response {
+            id: Kind::ConsensusBlockVote.request_slot().unwrap(),
+            status: Status::NoReply,
+        },
         MessageHeader::Cancel { id: 1 },
     ];
     for header in silent {
@@ -254,7 +257,7 @@ fn cancels_and_refusals_of_what_is_no_question_are_silence() {
 #[test]
 fn a_refusal_is_a_frame_that_only_nodes_of_ours_know() {
     let dialect = testnet();
-    let place = Kind::GetBlocks.awaits().unwrap();
+    let place = Kind::GetBlocks.request_slot().unwrap();
     for (status, code) in [(Status::NoReply, 1), (Status::Busy, 3), (Status::Other(200), 200)] {
         let header = MessageHeader::Response { id: place, status };
         let text = format!(r#"{{"Declined":{{"answer":"Blocks","status":{code}}}}}"#);

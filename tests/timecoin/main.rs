@@ -2,12 +2,12 @@
 
 #![cfg(feature = "timecoin")]
 
-mod answers;
 #[path = "../common/conformance.rs"]
 mod conformance;
 mod frames;
 mod handshakes;
 mod probes;
+mod reply_matching;
 mod samples;
 
 use bytes::Bytes;
@@ -51,7 +51,7 @@ impl Manner for Json {
                 // Said where the id is the place of a question that is not broadcast too; without the payload.
                 let answer = u16::try_from(id).ok().and_then(Kind::from_code)?;
                 let broadcast = matches!(answer, Kind::ConsensusVoteAck | Kind::TransactionApproved);
-                let told = answer.fills() == Some(id) && !broadcast;
+                let told = answer.reply_slot() == Some(id) && !broadcast;
                 return told.then(|| Said::Message { lane, header, payload: Bytes::new() });
             }
             _ => {}
@@ -62,7 +62,7 @@ impl Manner for Json {
             Some(Kind::Ping) => return Some(Said::Control(Control::Ping { token: 0 })),
             Some(Kind::Pong) => return Some(Said::Control(Control::Pong { token: 0 })),
             None => MessageHeader::Event { kind: UNKNOWN },
-            Some(kind) => match kind.awaits() {
+            Some(kind) => match kind.request_slot() {
                 Some(id) => MessageHeader::Request { id, kind: kind.code() },
                 None => MessageHeader::Event { kind: kind.code() },
             },

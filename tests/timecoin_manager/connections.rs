@@ -1,7 +1,7 @@
 //! Who is connected, once each, and connections made elsewhere.
 
 use super::*;
-use old_node::{Hand, Handshake, Network};
+use legacy_node::{Hand, Handshake, Network};
 use peerpool::address_book::{AddressBook, AddressBookConfig};
 use peerpool::base::Backoff;
 use peerpool::connection::RequestError;
@@ -64,7 +64,7 @@ async fn a_peer_in_quarantine_is_neither_dialled_nor_let_in() {
 #[tokio::test]
 async fn a_known_address_in_quarantine_is_not_dialled_by_the_node_itself() {
     let mut eager = config();
-    eager.reconnect.wanted = 8;
+    eager.reconnect.target_peers = 8;
     let backoff = Backoff { base: Duration::from_millis(10), cap: Duration::from_millis(50) };
     let book = AddressBook::in_memory(AddressBookConfig { backoff, ..AddressBookConfig::default() });
     let addr = address();
@@ -173,7 +173,7 @@ async fn a_connection_alone_asks_answers_pings_and_keeps_what_was_not_asked_for(
 async fn a_question_over_a_connection_alone_is_declined_at_once() {
     let (one, other) = (manager(chain("a")).await, manager(Arc::new(())).await);
     let begun = tokio::time::Instant::now();
-    let refused = one.ask(other.listen_addr(), NetworkMessage::GetMempool, WAIT).await;
+    let refused = one.request(other.listen_addr(), NetworkMessage::GetMempool, WAIT).await;
     let Err(PeerRequestError::Connection(ConnectionError::Declined(status))) = refused else {
         panic!("not declined: {refused:?}")
     };
@@ -238,7 +238,10 @@ async fn a_late_answer_over_a_connection_alone_is_not_the_next_questions() {
     // While one is open no other is sent; one that is received is open no more.
     connection.request_response(question("c"), SHORT).await.unwrap_err();
     let open = connection.request_response(question("d"), SHORT).await;
-    assert!(matches!(open, Err(ConnectionError::AnswerOpen(Kind::RequestWalletTransactions))), "{open:?}");
+    assert!(
+        matches!(open, Err(ConnectionError::ReplyOutstanding(Kind::RequestWalletTransactions))),
+        "{open:?}"
+    );
     assert!(hand.hear().await.unwrap().text.contains(r#""c""#));
     hand.say(&said(3)).await;
     assert_eq!(connection.receive_within(WAIT).await.unwrap(), answer(3));
@@ -254,13 +257,14 @@ async fn a_late_answer_over_a_connection_alone_is_not_the_next_questions() {
 async fn a_connection_is_handed_over_with_the_questions_that_are_open() {
     let (mut connection, mut hand) = to_a_hand().await;
     let heard_by_one = chain("a");
-    let one = manager_with(ManagerConfig { one_shots: 0, ..config() }, Arc::clone(&heard_by_one) as _).await;
+    let one =
+        manager_with(ManagerConfig { max_one_shots: 0, ..config() }, Arc::clone(&heard_by_one) as _).await;
     connection.request_response(NetworkMessage::GetBlockchainInfo, SHORT).await.unwrap_err();
     assert_eq!(hand.hear().await.unwrap().variant, "GetBlockchainInfo");
     let info = connection.peer_info().await;
     let at = info.address;
     one.add_connected_peer_with_connection(info, connection).await.unwrap();
-    let open = one.ask(at, NetworkMessage::GetBlockchainInfo, WAIT).await;
+    let open = one.request(at, NetworkMessage::GetBlockchainInfo, WAIT).await;
     assert!(matches!(open, Err(PeerRequestError::Request(RequestError::ReplyOutstanding(_)))), "{open:?}");
     let info = |height| format!(r#"{{"BlockchainInfo":{{"height":{height},"best_block_hash":"ab"}}}}"#);
     hand.say(&info(1)).await;
@@ -277,7 +281,7 @@ async fn a_connection_is_handed_over_with_the_questions_that_are_open() {
 #[tokio::test]
 async fn what_was_kept_before_a_question_is_not_its_answer_after_a_hand_over() {
     let (mut connection, mut hand) = to_a_hand().await;
-    let one = manager_with(ManagerConfig { one_shots: 0, ..config() }, chain("a")).await;
+    let one = manager_with(ManagerConfig { max_one_shots: 0, ..config() }, chain("a")).await;
     let info = |height| format!(r#"{{"BlockchainInfo":{{"height":{height},"best_block_hash":"ab"}}}}"#);
     connection.request_response(NetworkMessage::GetBlockchainInfo, SHORT).await.unwrap_err();
     hand.say(&info(1)).await;
@@ -294,7 +298,7 @@ async fn what_was_kept_before_a_question_is_not_its_answer_after_a_hand_over() {
     // What was kept is read before this.
     hand.say(r#""Ping""#).await;
     while hand.hear().await.unwrap().variant != "Pong" {}
-    let open = one.ask(at, NetworkMessage::GetBlockchainInfo, WAIT).await;
+    let open = one.request(at, NetworkMessage::GetBlockchainInfo, WAIT).await;
     assert!(matches!(open, Err(PeerRequestError::Request(RequestError::ReplyOutstanding(_)))), "{open:?}");
 }
 

@@ -5,12 +5,12 @@
 #[path = "../../examples/timecoin_responder/chain.rs"]
 mod chain;
 mod connections;
-mod life;
-mod old;
-#[path = "../common/old_node.rs"]
-mod old_node;
+mod legacy;
+#[path = "../common/legacy_node.rs"]
+mod legacy_node;
+mod lifecycle;
+mod messaging;
 mod requests;
-mod talk;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use super::*;
 use peerpool::connection::RequestError;
 use peerpool::timecoin::wire::{MasternodeInfo, UTXOState, UtxoInfo};
 use peerpool::timecoin::{
-    Answer, FetchError, Finality, PeerConnection, PeerRequestError, PingError, StateSnapshot, VoteError,
+    FetchError, Finality, PeerConnection, PeerRequestError, PingError, Reply, StateSnapshot, VoteError,
     WalletHistory,
 };
 use peerpool::wire::Status;
@@ -25,7 +25,7 @@ async fn the_chains_end_its_first_block_and_any_other_are_told() {
     assert_eq!(one.get_genesis_from_peer(at.to_string()).await.unwrap()["hash"], block(0).hash);
     assert_eq!(one.request_block_by_height(at.ip(), 17).await.unwrap(), block(17));
     assert!(matches!(one.get_block_from_peer(at, 31).await, Err(FetchError::NoSuchBlock(31))));
-    let ask = |question| one.ask(at, question, WAIT);
+    let ask = |question| one.request(at, question, WAIT);
     assert_eq!(ask(NetworkMessage::GetBlockchainHeight).await.unwrap(), NetworkMessage::BlockchainHeight(30));
     assert_eq!(
         ask(NetworkMessage::HeightRequest).await.unwrap(),
@@ -65,7 +65,7 @@ async fn blocks_that_are_too_many_for_one_frame_come_in_several() {
     let at = other.listen_addr();
     let blocks = one.sync_recent_blocks(at, 0, 99).await.unwrap();
     assert!(blocks.iter().map(|block| block.header.block_number).eq(0..100));
-    let answer = one.ask(at, NetworkMessage::ChainRequest { from_height: 0 }, WAIT).await.unwrap();
+    let answer = one.request(at, NetworkMessage::ChainRequest { from_height: 0 }, WAIT).await.unwrap();
     let NetworkMessage::ChainResponse { blocks, complete } = answer else { panic!("no chain") };
     assert!(!complete && (60..100).contains(&blocks.len()), "{complete} {}", blocks.len());
     // One that fits into none is declined.
@@ -82,8 +82,8 @@ async fn blocks_that_are_too_many_for_one_frame_come_in_several() {
 struct Last;
 
 impl ChainSource for Last {
-    fn blocks(&self, heights: std::ops::RangeInclusive<u64>) -> Answer<Vec<Block>> {
-        Answer::Now(heights.take(1).map(block).collect())
+    fn blocks(&self, heights: std::ops::RangeInclusive<u64>) -> Reply<Vec<Block>> {
+        Reply::Now(heights.take(1).map(block).collect())
     }
 }
 
@@ -103,9 +103,9 @@ async fn the_largest_heights_end_a_synchronisation_as_any_other() {
 struct Generous;
 
 impl ChainSource for Generous {
-    fn blocks(&self, heights: std::ops::RangeInclusive<u64>) -> Answer<Vec<Block>> {
+    fn blocks(&self, heights: std::ops::RangeInclusive<u64>) -> Reply<Vec<Block>> {
         let first = *heights.start();
-        Answer::Now(vec![block(first), block(first + 1)])
+        Reply::Now(vec![block(first), block(first + 1)])
     }
 }
 
@@ -134,7 +134,7 @@ async fn transactions_masternodes_and_output_states_are_told() {
         block_height: 9,
     };
     assert_eq!(
-        one.ask(at, question, WAIT).await.unwrap(),
+        one.request(at, question, WAIT).await.unwrap(),
         NetworkMessage::MissingTransactionsResponse { transactions: vec![transaction(2)], block_height: 9 }
     );
     let masternode = MasternodeInfo {
@@ -146,7 +146,7 @@ async fn transactions_masternodes_and_output_states_are_told() {
     };
     *chain.masternodes.lock().unwrap() = vec![masternode.clone()];
     assert_eq!(
-        one.ask(at, NetworkMessage::GetMasternodeList, WAIT).await.unwrap(),
+        one.request(at, NetworkMessage::GetMasternodeList, WAIT).await.unwrap(),
         NetworkMessage::MasternodeList { masternodes: vec![masternode] }
     );
     let outpoint = OutPoint { txid: "ab".into(), vout: 1 };
@@ -161,7 +161,7 @@ async fn transactions_masternodes_and_output_states_are_told() {
     chain.unspent.lock().unwrap().insert(outpoint.clone(), unspent);
     let question =
         NetworkMessage::UTXOStateQuery { outpoints: vec![serde_json::to_string(&outpoint).unwrap()] };
-    let NetworkMessage::UTXOStateResponse { states } = one.ask(at, question, WAIT).await.unwrap() else {
+    let NetworkMessage::UTXOStateResponse { states } = one.request(at, question, WAIT).await.unwrap() else {
         panic!("states answer a question for states");
     };
     let states: Vec<(OutPoint, UTXOState)> = serde_json::from_str(&states).unwrap();
@@ -173,7 +173,7 @@ async fn the_time_is_told_without_a_chain() {
     let (one, other) = (manager(Arc::new(())).await, manager(Arc::new(())).await);
     connect(&one, &other).await;
     let question = NetworkMessage::TimeRequest { request_time_ms: 77 };
-    match one.ask(other.listen_addr(), question, WAIT).await.unwrap() {
+    match one.request(other.listen_addr(), question, WAIT).await.unwrap() {
         NetworkMessage::TimeResponse { request_time_ms: 77, peer_time_ms } => assert!(peer_time_ms > 77),
         other => panic!("not the time: {other:?}"),
     }
@@ -184,8 +184,9 @@ async fn two_kinds_of_answers_to_one_question_are_told_apart() {
     let (one, other, _chain) = pair().await;
     let good = transaction(1);
     let bad = Transaction { txid: "wrong".into(), ..transaction(1) };
-    let ask =
-        |transaction| one.ask(other.listen_addr(), NetworkMessage::InstantFinalityRequest(transaction), WAIT);
+    let ask = |transaction| {
+        one.request(other.listen_addr(), NetworkMessage::InstantFinalityRequest(transaction), WAIT)
+    };
     assert_eq!(ask(good).await.unwrap().kind(), Kind::TransactionApproved);
     assert_eq!(ask(bad).await.unwrap().kind(), Kind::TransactionRejected);
 }
@@ -194,7 +195,7 @@ async fn two_kinds_of_answers_to_one_question_are_told_apart() {
 struct Picky(String);
 
 impl ChainSource for Picky {
-    fn finality(&self, _: &peerpool::timecoin::Sender, transaction: Transaction) -> Answer<Finality> {
+    fn finality(&self, _: &peerpool::timecoin::Sender, transaction: Transaction) -> Reply<Finality> {
         let good = transaction.txid == self.0;
         good.then(|| Finality::Approved { approver: "b".into() }).into()
     }
@@ -202,11 +203,11 @@ impl ChainSource for Picky {
 
 #[tokio::test]
 async fn a_transaction_is_judged_though_the_last_one_never_was() {
-    let one = manager_with(ManagerConfig { one_shots: 0, ..config() }, chain("a")).await;
+    let one = manager_with(ManagerConfig { max_one_shots: 0, ..config() }, chain("a")).await;
     let other = manager(Arc::new(Picky(transaction(2).txid))).await;
     connect(&one, &other).await;
     let ask = |transaction, within| {
-        one.ask(other.listen_addr(), NetworkMessage::InstantFinalityRequest(transaction), within)
+        one.request(other.listen_addr(), NetworkMessage::InstantFinalityRequest(transaction), within)
     };
     let short = Duration::from_millis(50);
     let unjudged = ask(transaction(1), short).await;
@@ -275,9 +276,9 @@ async fn a_vote_is_sent_only_when_this_vote_was_acknowledged() {
 struct Silent(std::sync::Mutex<Vec<String>>);
 
 impl ChainSource for Silent {
-    fn block_vote(&self, _: &peerpool::timecoin::Sender, vote: &str) -> Answer<peerpool::timecoin::VoteAck> {
+    fn block_vote(&self, _: &peerpool::timecoin::Sender, vote: &str) -> Reply<peerpool::timecoin::VoteAck> {
         self.0.lock().unwrap().push(vote.to_owned());
-        Answer::None
+        Reply::None
     }
 }
 
@@ -354,8 +355,8 @@ async fn a_question_to_whoever_is_not_connected_gets_a_connection_of_its_own() {
 #[tokio::test]
 async fn what_is_no_question_and_no_address_is_said_so_at_once() {
     let one = manager(chain("a")).await;
-    let refused = one.ask(address(), NetworkMessage::Pong, WAIT).await;
-    assert!(matches!(refused, Err(PeerRequestError::NoQuestion(Kind::Pong))), "{refused:?}");
+    let refused = one.request(address(), NetworkMessage::Pong, WAIT).await;
+    assert!(matches!(refused, Err(PeerRequestError::NotARequest(Kind::Pong))), "{refused:?}");
     for text in ["", "localhost", "127.0.0.1:", "127.0.0.1:99999", "::1:::", "[::1"] {
         let refused = one.request_genesis(text).await;
         assert!(matches!(refused, Err(PeerRequestError::Address(_))), "{text}: {refused:?}");
@@ -366,16 +367,16 @@ async fn what_is_no_question_and_no_address_is_said_so_at_once() {
 struct Late(Arc<tokio::sync::Notify>);
 
 impl ChainSource for Late {
-    fn tip(&self) -> Answer<peerpool::timecoin::ChainTip> {
+    fn tip(&self) -> Reply<peerpool::timecoin::ChainTip> {
         let told = Arc::clone(&self.0);
-        Answer::later(async move {
+        Reply::later(async move {
             told.notified().await;
             Some(peerpool::timecoin::ChainTip { height: Some(1), hash: "late".into() })
         })
     }
 
-    fn wallet_history(&self, _: &str) -> Answer<WalletHistory> {
-        Answer::None
+    fn wallet_history(&self, _: &str) -> Reply<WalletHistory> {
+        Reply::None
     }
 }
 
@@ -385,14 +386,14 @@ async fn an_unanswered_question_costs_health_and_its_late_answer_reaches_nobody_
     let heard_by_one = chain("a");
     let mut config = config();
     // No connection of its own, so that the place it waited in is seen to be closed.
-    config.one_shots = 0;
+    config.max_one_shots = 0;
     let one = manager_with(config, Arc::clone(&heard_by_one) as _).await;
     let other = manager(Arc::new(Late(Arc::clone(&told)))).await;
     connect(&one, &other).await;
     let peer = one.connection(ip_of(&other)).unwrap();
     let before = peer.health_score();
     let at = other.listen_addr();
-    let ask = |within| one.ask(at, NetworkMessage::GetBlockchainInfo, within);
+    let ask = |within| one.request(at, NetworkMessage::GetBlockchainInfo, within);
     let timed_out = ask(Duration::from_millis(100)).await;
     assert!(matches!(timed_out, Err(PeerRequestError::Request(RequestError::Timeout))), "{timed_out:?}");
     assert!(peer.health_score() < before);
@@ -414,7 +415,7 @@ async fn a_question_without_an_answer_is_declined_at_once_and_the_next_one_is_an
     let (one, other, _chain) = with_chain(30).await;
     let ask = |start_height| {
         let question = NetworkMessage::GetBlocks { start_height, end_height: start_height };
-        one.ask(other.listen_addr(), question, WAIT)
+        one.request(other.listen_addr(), question, WAIT)
     };
     let begun = tokio::time::Instant::now();
     for _ in 0..3 {
@@ -454,13 +455,13 @@ async fn peers_learn_of_each_others_peers() {
 async fn above_the_rate_questions_are_not_answered_where_that_is_enforced() {
     let heard_by_other = chain("b");
     let mut strict = config();
-    strict.enforce_rate = true;
-    strict.rate.burst_size = 3;
-    strict.rate.window = Duration::from_secs(3600);
-    strict.rate.max_requests = 3;
+    strict.enforce_rate_limit = true;
+    strict.rate_limit.burst_size = 3;
+    strict.rate_limit.window = Duration::from_secs(3600);
+    strict.rate_limit.max_requests = 3;
     let other = manager_with(strict, Arc::clone(&heard_by_other) as _).await;
     let mut quick = config();
-    quick.one_shots = 0;
+    quick.max_one_shots = 0;
     let one = manager_with(quick, chain("a")).await;
     connect(&one, &other).await;
     // The list of peers that a dialler asks for is the first.
@@ -473,7 +474,7 @@ async fn above_the_rate_questions_are_not_answered_where_that_is_enforced() {
     let mut answered = 0;
     for kind in 0..5 {
         let question = NetworkMessage::TimeRequest { request_time_ms: kind };
-        match one.ask(other.listen_addr(), question, WAIT).await {
+        match one.request(other.listen_addr(), question, WAIT).await {
             Ok(_) => answered += 1,
             Err(PeerRequestError::Request(RequestError::Declined { status: Status::Busy, .. })) => break,
             Err(error) => panic!("{error}"),

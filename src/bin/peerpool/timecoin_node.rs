@@ -10,7 +10,7 @@ use peerpool::address_book::AddressBook;
 use peerpool::node::{Message, NodeConfig, RelayOutcome, RuntimeConfig, StartError, WeakNode};
 use peerpool::timecoin::wire::Kind;
 use peerpool::timecoin::{
-    Answer, ChainSource, Incoming, ManagerConfig, NetworkMessage, NetworkType, PeerManager, Sender,
+    ChainSource, Incoming, ManagerConfig, NetworkMessage, NetworkType, PeerManager, Reply, Sender,
 };
 use peerpool::transport::Tcp;
 
@@ -107,16 +107,16 @@ struct GossipRelay {
 }
 
 impl ChainSource for GossipRelay {
-    fn on_message(&self, from: &Sender, message: Incoming) -> Answer<NetworkMessage> {
+    fn on_message(&self, from: &Sender, message: Incoming) -> Reply<NetworkMessage> {
         let Incoming::Message(message) = message else {
             tracing::debug!(from = %from.ip(), "not a message of this network");
-            return Answer::None;
+            return Reply::None;
         };
         let kind = message.kind();
         let node = self.node.get().and_then(WeakNode::upgrade);
         let (true, Some(node), Ok(payload)) = (is_gossip(kind), node, message.to_bytes()) else {
             tracing::debug!(from = %from.ip(), %kind, "not relayed");
-            return Answer::None;
+            return Reply::None;
         };
         let message = Message { lane: kind.lane_for(payload.len()), kind: kind.code(), payload };
         match node.relay(&message, Some(from.peer().id())) {
@@ -127,7 +127,7 @@ impl ChainSource for GossipRelay {
             }
             Err(error) => tracing::debug!(from = %from.ip(), %kind, %error, "not relayed"),
         }
-        Answer::None
+        Reply::None
     }
 }
 
@@ -138,8 +138,8 @@ impl ChainSource for GossipRelay {
 fn apply_settings(config: &mut ManagerConfig, given: &RuntimeConfig) {
     let default = NodeConfig::recommended().runtime;
     if given.target_peers != default.target_peers {
-        config.reconnect.wanted = given.target_peers;
-        config.reconnect.few = config.reconnect.few.min(given.target_peers);
+        config.reconnect.target_peers = given.target_peers;
+        config.reconnect.seed_below = config.reconnect.seed_below.min(given.target_peers);
     }
     if given.ping_interval != default.ping_interval {
         config.reaper.ping_every = given.ping_interval;
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!((&config.reaper, &config.reconnect), (&reaper, &reconnect));
         (runtime.target_peers, runtime.ping_interval) = (0, Duration::from_secs(7));
         apply_settings(&mut config, &runtime);
-        assert_eq!((config.reconnect.wanted, config.reconnect.few), (0, 0));
+        assert_eq!((config.reconnect.target_peers, config.reconnect.seed_below), (0, 0));
         assert_eq!(
             (config.reaper.ping_every, config.reaper.stale_after),
             (runtime.ping_interval, reaper.stale_after)

@@ -15,8 +15,8 @@ pub enum ConnectionError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// As many connections for single messages are open as may be, and were all the time.
-    #[error("no connection for this message alone could be opened within {0:?}: too many are")]
-    NoPlace(Duration),
+    #[error("no connection for this message alone could be opened time_limit {0:?}: too many are")]
+    NoOneShotSlot(Duration),
     /// The connection broke. It is closed.
     #[error("the connection broke: {0}")]
     Io(#[from] std::io::Error),
@@ -28,7 +28,7 @@ pub enum ConnectionError {
     WriteTimeout(Duration),
     /// Nothing came in time. The connection can still be used, and a frame that has begun to arrive is not lost; where it was the
     /// answer to a question, that may still come.
-    #[error("nothing came within {0:?}")]
+    #[error("nothing came time_limit {0:?}")]
     ReadTimeout(Duration),
     /// A frame announced more than a frame may have. The connection is closed.
     #[error("a frame of {size} bytes, at most {cap} are allowed")]
@@ -49,11 +49,11 @@ pub enum ConnectionError {
     Encode(#[from] EncodeError),
     /// This kind of message asks nothing.
     #[error("{0} is no question")]
-    NoQuestion(Kind),
+    NotARequest(Kind),
     /// The answer to an earlier question, which would be taken for this one's, was still to come and did not. This one was not sent.
     /// The connection can still be used.
     #[error("{0} was not asked: an earlier question is still unanswered")]
-    AnswerOpen(Kind),
+    ReplyOutstanding(Kind),
     /// The peer, a node of ours, says that the question has no answer, and why. The connection can still be used.
     #[error("declined: {0:?}")]
     Declined(Status),

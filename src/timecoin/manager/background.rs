@@ -8,10 +8,10 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use crate::base::MAX_WAIT;
 use crate::node::{NodeEvent, Subscription, SubscriptionItem};
 
-use super::ask::ask_for_peers;
 use super::config::{ReaperConfig, ReconnectConfig};
-use super::connect::note_failed;
-use super::seeds::plant;
+use super::connect::record_dial_failure;
+use super::request::request_peers_from;
+use super::seeds::load_seeds;
 use super::state::reconfigure;
 use super::{PeerManager, WeakManager};
 
@@ -24,7 +24,7 @@ impl PeerManager {
 
     /// As [`PeerManager::spawn_reaper`], with times of one's own, which act on live connections too.
     pub fn spawn_reaper_with(&self, reaper: ReaperConfig) {
-        self.state().rules.follow(reaper.stale_after);
+        self.state().policy.ping_before_stale(reaper.stale_after);
         reconfigure(self.node(), |runtime| reaper.apply(runtime));
     }
 
@@ -37,7 +37,7 @@ impl PeerManager {
 
     /// As [`PeerManager::spawn_reconnection_task`], with numbers and times of one's own.
     pub fn spawn_reconnection_task_with(&self, reconnect: ReconnectConfig) {
-        reconfigure(self.node(), |runtime| runtime.target_peers = reconnect.wanted);
+        reconfigure(self.node(), |runtime| runtime.target_peers = reconnect.target_peers);
         self.state().reconnect.send_if_modified(|before| {
             let changed = *before != reconnect;
             *before = reconnect;
@@ -61,27 +61,27 @@ impl PeerManager {
     pub(super) fn start_background(&self) {
         let manager = self.downgrade();
         let changes = self.state().reconnect.subscribe();
-        self.state().tasks.spawn(look_for_peers(manager, changes));
-        self.state().tasks.spawn(note_dials(self.downgrade(), self.node().subscribe()));
+        self.state().tasks.spawn(run_discovery(manager, changes));
+        self.state().tasks.spawn(record_failed_dials(self.downgrade(), self.node().subscribe()));
     }
 }
 
 /// Notes which of the node's own dials failed, as long as the manager lives.
-async fn note_dials(manager: WeakManager, mut events: Subscription) {
+async fn record_failed_dials(manager: WeakManager, mut events: Subscription) {
     loop {
         if let SubscriptionItem::Event(NodeEvent::DialFailed { addr, cause }) = events.next().await {
             let Some(manager) = manager.upgrade() else { return };
-            note_failed(manager.state(), addr, &cause);
+            record_dial_failure(manager.state(), addr, &cause);
         }
     }
 }
 
 /// Looks for peers as long as the manager lives. Holds it weakly, and only while it looks.
-async fn look_for_peers(manager: WeakManager, mut changes: watch::Receiver<ReconnectConfig>) {
+async fn run_discovery(manager: WeakManager, mut changes: watch::Receiver<ReconnectConfig>) {
     loop {
         let reconnect = changes.borrow_and_update().clone();
-        let every = reconnect.every.clamp(Duration::from_millis(1), MAX_WAIT);
-        let first = tokio::time::Instant::now() + reconnect.first.min(MAX_WAIT);
+        let every = reconnect.interval.clamp(Duration::from_millis(1), MAX_WAIT);
+        let first = tokio::time::Instant::now() + reconnect.initial_delay.min(MAX_WAIT);
         let mut ticks = interval_at(first, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -93,24 +93,24 @@ async fn look_for_peers(manager: WeakManager, mut changes: watch::Receiver<Recon
                 },
                 _ = ticks.tick() => {}
             }
-            look_once(&manager, &reconnect).await;
+            discover_once(&manager, &reconnect).await;
         }
     }
 }
 
-async fn look_once(manager: &WeakManager, reconnect: &ReconnectConfig) {
+async fn discover_once(manager: &WeakManager, reconnect: &ReconnectConfig) {
     let Some((live, state)) =
         manager.upgrade().map(|manager| (manager.node().peer_count(), manager.state_arc()))
     else {
         return;
     };
-    state.exchange.lock().cleanup_stale_peers(FORGOTTEN, crate::address_book::WallTime::now());
+    state.exchange.lock().cleanup_stale_peers(FORGET_AFTER_SECS, crate::address_book::WallTime::now());
     state.quarantine.cleanup_expired().await;
-    if live < reconnect.few {
-        let found = plant(&state).await;
+    if live < reconnect.seed_below {
+        let found = load_seeds(&state).await;
         tracing::debug!(live, found, "asked the seeds");
     }
-    if live < reconnect.wanted {
+    if live < reconnect.target_peers {
         let new = discover(manager).await;
         tracing::debug!(live, new, "asked the peers");
     }
@@ -122,8 +122,8 @@ async fn discover(manager: &WeakManager) -> usize {
     let mut asked = tokio::task::JoinSet::new();
     {
         let Some(manager) = manager.upgrade() else { return 0 };
-        for peer in manager.askable().into_iter().take(ASKED) {
-            asked.spawn(ask_for_peers(manager.state_arc(), manager.node().downgrade(), peer));
+        for peer in manager.peers_taking_requests().into_iter().take(MAX_DISCOVERY_PEERS) {
+            asked.spawn(request_peers_from(manager.state_arc(), manager.node().downgrade(), peer));
         }
     }
     let mut new = 0;
@@ -134,6 +134,6 @@ async fn discover(manager: &WeakManager) -> usize {
 }
 
 /// Peers asked for peers at once.
-const ASKED: usize = 64;
+const MAX_DISCOVERY_PEERS: usize = 64;
 /// Seconds after which a peer that was not heard of is forgotten.
-const FORGOTTEN: i64 = 604_800;
+const FORGET_AFTER_SECS: i64 = 604_800;

@@ -10,12 +10,12 @@ use crate::address_book::{AddressBook, AddressBookConfig, WallTime};
 use crate::base::canonical;
 use crate::node::{LagPolicy, Node, ProtocolConfig, StartError};
 use crate::sync::Mutex;
-use crate::timecoin::alone::Alone;
+use crate::timecoin::address_policy::AddressPolicy;
 use crate::timecoin::chain::ChainSource;
-use crate::timecoin::connection::Maker;
-use crate::timecoin::import::{ImportError, import_peers_json};
+use crate::timecoin::connection::Connector;
 use crate::timecoin::listener::our_hello;
-use crate::timecoin::rules::AddressRules;
+use crate::timecoin::one_shot_lock::OneShotLocks;
+use crate::timecoin::peers_json::{ImportError, import_peers_json};
 use crate::timecoin::wire::TimeCoin;
 use crate::timecoin::{
     Announcements, NetworkType, PeerExchange, PeerQuarantine, PersistentPeerInfo, RateLimiter,
@@ -25,7 +25,7 @@ use crate::transport::{BoxFuture, BoxListener, BoxStream, Tcp, Transport};
 use crate::wire::Native;
 
 use super::config::ManagerConfig;
-use super::handler::Listening;
+use super::handler::ManagerHandler;
 use super::state::{State, Tasks};
 use super::{Inner, PeerManager};
 
@@ -104,59 +104,60 @@ impl PeerManagerBuilder {
         let Self { network, listen, public, mut config, chain, transport, book, native, imported } = self;
         let book = book.unwrap_or_else(|| Arc::new(AddressBook::in_memory(AddressBookConfig::default())));
         let quarantine = Arc::new(PeerQuarantine::with_config(config.quarantine.clone()));
-        let asked = Arc::new(Alone::default());
-        let mut rules =
-            AddressRules::new(network, public).shunning(Arc::clone(&quarantine)).sparing(Arc::clone(&asked));
+        let one_shot_locks = Arc::new(OneShotLocks::default());
+        let mut policy = AddressPolicy::new(network, public)
+            .with_quarantine(Arc::clone(&quarantine))
+            .with_one_shot_locks(Arc::clone(&one_shot_locks));
         if config.shared_host {
-            rules = rules.several_per_ip();
+            policy = policy.distinguish_ports();
         }
         config.node.network = network.id();
         config.node.listen.clear();
         config.reaper.apply(&mut config.node.runtime);
-        config.node.runtime.target_peers = config.reconnect.wanted;
-        let dialect = TimeCoin::new(network, config.software.clone());
+        config.node.runtime.target_peers = config.reconnect.target_peers;
+        let protocol = TimeCoin::new(network, config.software.clone());
         let hello = our_hello(network, public, config.node.genesis, config.node.agent.clone());
-        let maker = Maker {
+        let connector = Connector {
             transport: Arc::clone(&transport),
-            dialect: Arc::new(dialect.clone()),
+            protocol: Arc::new(protocol.clone()),
             hello,
-            within: config.one_shot,
+            time_limit: config.one_shot_timeout,
         };
-        rules.follow(config.reaper.stale_after);
-        let places = config.one_shots.clamp(1, Semaphore::MAX_PERMITS);
+        policy.ping_before_stale(config.reaper.stale_after);
+        let max_one_shots = config.max_one_shots.clamp(1, Semaphore::MAX_PERMITS);
         let state = Arc::new(State {
             network,
             public,
-            rules: rules.clone(),
+            policy: policy.clone(),
             chain,
             book: Arc::clone(&book),
             quarantine,
-            limiter: Arc::new(RateLimiter::with_config(config.rate.clone())),
+            limiter: Arc::new(RateLimiter::with_config(config.rate_limit.clone())),
             exchange: Mutex::new(PeerExchange::new(network)),
             announced: Mutex::new(Announcements::new(config.announce.clone())),
             wallets: Mutex::new(WalletSubscriptions::new(config.wallets.clone())),
-            mute: Mutex::new(HashMap::new()),
+            read_paused_until: Mutex::new(HashMap::new()),
             redials: Mutex::new(HashSet::new()),
-            maker,
-            one_shots: Semaphore::new(places),
-            asked,
-            notices: Semaphore::new((places / 2).max(1)),
+            connector,
+            one_shots: Semaphore::new(max_one_shots),
+            one_shot_locks,
+            notices: Semaphore::new((max_one_shots / 2).max(1)),
             reconnect: watch::Sender::new(config.reconnect.clone()),
             tasks: Tasks::new(),
             config,
         });
-        restore(&state, imported);
-        let old = ProtocolConfig::new(dialect)
+        restore_known_peers(&state, imported);
+        let legacy = ProtocolConfig::new(protocol)
             .advertise(public)
-            .policy(rules)
+            .policy(policy)
             // An old node that dialled us may read nothing for long: it misses messages, and is not thrown out for it.
             .lag([LagPolicy::Skip; 3]);
         let mut node = Node::builder()
             .config(state.config.node.clone())
-            .handler(Listening(Arc::clone(&state)))
-            .transport(Shared(transport))
+            .handler(ManagerHandler(Arc::clone(&state)))
+            .transport(SharedTransport(transport))
             .book(book)
-            .first_protocol(old);
+            .first_protocol(legacy);
         if native.is_some() {
             let native = ProtocolConfig::new(Native::new(state.config.node.wire.clone()));
             node = node.protocol(match state.config.node.advertise {
@@ -205,7 +206,7 @@ impl PeerManagerBuilder {
 }
 
 /// What was known before: the old file's records, then the book's addresses.
-fn restore(state: &State, imported: Vec<PersistentPeerInfo>) {
+fn restore_known_peers(state: &State, imported: Vec<PersistentPeerInfo>) {
     imported.into_iter().for_each(|record| state.exchange.lock().restore(record));
     if let Some(path) = &state.config.peers_json {
         match import_peers_json(path, state.network, &state.book, WallTime::now()) {
@@ -225,9 +226,9 @@ fn restore(state: &State, imported: Vec<PersistentPeerInfo>) {
 }
 
 /// One transport for the node and for connections of single messages.
-struct Shared(Arc<dyn Transport>);
+struct SharedTransport(Arc<dyn Transport>);
 
-impl Transport for Shared {
+impl Transport for SharedTransport {
     fn dial(&self, addr: SocketAddr) -> BoxFuture<'_, std::io::Result<BoxStream>> {
         self.0.dial(addr)
     }

@@ -31,18 +31,18 @@ pub struct ManagerConfig {
     /// Where the first addresses come from.
     pub seeds: SeedConfig,
     /// How long a connection for a single message may take, its handshake included, and how long a write. Default 5 s.
-    pub one_shot: Duration,
+    pub one_shot_timeout: Duration,
     /// Connections for single messages at the same time, half of them at the most to tell wallets of transactions. Default 10; more
     /// wait, 30 s at the longest. With 0 questions are asked over the connections
     /// that there are, and messages still get one of their own.
-    pub one_shots: usize,
+    pub max_one_shots: usize,
     /// How long an old node that has dialled us reads nothing. Default 15 s.
-    pub mute: Duration,
-    /// Whether questions of peers count against [`ManagerConfig::rate`] and are not answered above it. Default no, as of old:
+    pub legacy_read_pause: Duration,
+    /// Whether questions of peers count against [`ManagerConfig::rate_limit`] and are not answered above it. Default no, as of old:
     /// the application asks [`check_rate_limit`](super::PeerManager::check_rate_limit) itself.
-    pub enforce_rate: bool,
+    pub enforce_rate_limit: bool,
     /// How often a peer may ask.
-    pub rate: RateLimiterConfig,
+    pub rate_limit: RateLimiterConfig,
     /// How long offenders are kept out.
     pub quarantine: QuarantineConfig,
     /// How often new peers are announced.
@@ -51,9 +51,9 @@ pub struct ManagerConfig {
     pub wallets: WalletConfig,
     /// Blocks that one call of [`sync_recent_blocks`](super::PeerManager::sync_recent_blocks) fetches at the most. Default
     /// 10,000.
-    pub sync_blocks: u64,
+    pub max_sync_blocks: u64,
     /// Bytes that a snapshot may have unpacked. Default 64 MiB.
-    pub snapshot_bytes: usize,
+    pub max_snapshot_bytes: usize,
     /// An old `peers.json` to take into the book. Default none.
     pub peers_json: Option<PathBuf>,
 }
@@ -85,26 +85,26 @@ impl ReaperConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReconnectConfig {
     /// With fewer live peers than this, known addresses are dialled and peers asked for more. Default 8; 0 never.
-    pub wanted: usize,
+    pub target_peers: usize,
     /// With fewer live peers than this, the seeds are asked again too. Default 5; 0 never.
-    pub few: usize,
+    pub seed_below: usize,
     /// How often that is looked at; a lost peer is replaced at once by a known address. Default 30 s.
-    pub every: Duration,
+    pub interval: Duration,
     /// When first. Default 10 s after the start.
-    pub first: Duration,
+    pub initial_delay: Duration,
     /// How long after [`remove_dead_connection`](super::PeerManager::remove_dead_connection) the peer is dialled again, once.
     /// Default 30 s.
-    pub redial: Duration,
+    pub redial_delay: Duration,
 }
 
 impl Default for ReconnectConfig {
     fn default() -> Self {
         Self {
-            wanted: 8,
-            few: 5,
-            every: Duration::from_secs(30),
-            first: Duration::from_secs(10),
-            redial: Duration::from_secs(30),
+            target_peers: 8,
+            seed_below: 5,
+            interval: Duration::from_secs(30),
+            initial_delay: Duration::from_secs(10),
+            redial_delay: Duration::from_secs(30),
         }
     }
 }
@@ -122,7 +122,7 @@ pub struct SeedConfig {
     /// Asks for a list elsewhere, such as over HTTP: peerpool brings no HTTP client of its own. Default none.
     pub provider: Option<Arc<dyn SeedProvider>>,
     /// How long asking all of them may take. Default 10 s.
-    pub within: Duration,
+    pub timeout: Duration,
 }
 
 impl SeedConfig {
@@ -137,7 +137,7 @@ impl SeedConfig {
             environment: true,
             dns,
             provider: None,
-            within: Duration::from_secs(10),
+            timeout: Duration::from_secs(10),
         }
     }
 }
@@ -148,7 +148,7 @@ impl fmt::Debug for SeedConfig {
             .field("addresses", &self.addresses)
             .field("environment", &self.environment)
             .field("dns", &self.dns)
-            .field("within", &self.within)
+            .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
 }
@@ -170,16 +170,16 @@ impl ManagerConfig {
             reaper: ReaperConfig::default(),
             reconnect: ReconnectConfig::default(),
             seeds: SeedConfig::new(network),
-            one_shot: Duration::from_secs(5),
-            one_shots: 10,
-            mute: Duration::from_secs(15),
-            enforce_rate: false,
-            rate: RateLimiterConfig::default(),
+            one_shot_timeout: Duration::from_secs(5),
+            max_one_shots: 10,
+            legacy_read_pause: Duration::from_secs(15),
+            enforce_rate_limit: false,
+            rate_limit: RateLimiterConfig::default(),
             quarantine: QuarantineConfig::default(),
             announce: AnnounceConfig::default(),
             wallets: WalletConfig::default(),
-            sync_blocks: 10_000,
-            snapshot_bytes: 64 * 1024 * 1024,
+            max_sync_blocks: 10_000,
+            max_snapshot_bytes: 64 * 1024 * 1024,
             peers_json: None,
         }
     }
@@ -190,7 +190,7 @@ impl ManagerConfig {
         let local = NodeConfig::local();
         config.node.log_ring_bytes = local.log_ring_bytes;
         config.node.runtime.limits = local.runtime.limits;
-        config.reconnect = ReconnectConfig { wanted: 0, few: 0, ..ReconnectConfig::default() };
+        config.reconnect = ReconnectConfig { target_peers: 0, seed_below: 0, ..ReconnectConfig::default() };
         config.seeds.environment = false;
         config.seeds.dns.clear();
         config

@@ -11,7 +11,7 @@ use crate::base::canonical;
 use crate::node::{CompletedHandshake, ConnectError, NodeRef, Peer, StartError};
 use crate::timecoin::PeerInfo;
 use crate::timecoin::connection::PeerConnection;
-use crate::timecoin::find::{DIALECT, address_of, ip_of};
+use crate::timecoin::peer_lookup::{PROTOCOL_NAME, dial_addr, peer_ip_addr};
 use crate::timecoin::quarantine::{QuarantineReason, Quarantined};
 
 use super::PeerManager;
@@ -28,7 +28,7 @@ impl PeerManager {
     /// # Cancel safety
     /// Dropping the future leaves nothing bound.
     pub async fn listen(&self, addr: Option<SocketAddr>) -> Result<SocketAddr, StartError> {
-        self.node().listen(DIALECT, addr.unwrap_or(self.listen_addr())).await
+        self.node().listen(PROTOCOL_NAME, addr.unwrap_or(self.listen_addr())).await
     }
 
     /// Connects to a peer, 5 s at the longest, in the dialect that its address was learnt in, else in this network's. Our own
@@ -46,7 +46,7 @@ impl PeerManager {
     /// Connects to these peers, at most 10 at a time, and waits at most 10 s for all of them; those that take longer go on.
     /// How it went is in the log, in the book, and in [`PeerManager::get_connected_peers`].
     pub async fn connect_to_peers(&self, peer_list: Vec<PeerInfo>) {
-        let places = Arc::new(tokio::sync::Semaphore::new(DIALS));
+        let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONCURRENT_DIALS));
         let (done, mut all_done) = tokio::sync::mpsc::channel::<()>(1);
         for peer in peer_list {
             let (places, done, address) = (Arc::clone(&places), done.clone(), peer.address);
@@ -63,13 +63,13 @@ impl PeerManager {
         }
         drop(done);
         // Ends with the last task, or leaves the others going.
-        let _ = tokio::time::timeout(BATCH, all_done.recv()).await;
+        let _ = tokio::time::timeout(BATCH_TIMEOUT, all_done.recv()).await;
     }
 
     /// Remembers a peer to be dialled when one is needed: there is no connection to add here. For one that is made, see
     /// [`PeerManager::add_connected_peer_with_connection`].
     pub async fn add_connected_peer(&self, peer: PeerInfo) {
-        self.state().remember(peer.address, peer.version, Source::Seed);
+        self.state().remember_peer(peer.address, peer.version, Source::Seed);
     }
 
     /// Makes a connection that was made elsewhere the manager's. Whose it is, is what the handshake and the socket say; `peer` is
@@ -100,21 +100,23 @@ impl PeerManager {
     }
 
     async fn adopt(&self, peer: PeerInfo, conn: &mut PeerConnection) -> Result<(), AdoptError> {
-        let parts = conn.hand_over().ok_or(AdoptError::NotOpen)?;
-        if self.state().quarantine.holds(&parts.addr.ip()) {
+        let parts = conn.take_parts().ok_or(AdoptError::NotOpen)?;
+        if self.state().quarantine.contains(&parts.addr.ip()) {
             return Err(AdoptError::Quarantined(parts.addr.ip()));
         }
-        let asked = parts.asked.into_iter().map(|asked| (asked.kind.code(), asked.question)).collect();
+        let asked = parts.open_requests.into_iter().map(|open| (open.kind.code(), open.payload)).collect();
         let before = CompletedHandshake { hello: parts.hello, buffered: parts.rest, pending_requests: asked };
-        let adopted =
-            self.node().adopt_handshaken(DIALECT, parts.stream, parts.direction, parts.addr, before).await;
+        let adopted = self
+            .node()
+            .adopt_handshaken(PROTOCOL_NAME, parts.stream, parts.direction, parts.addr, before)
+            .await;
         match adopted {
             Ok(pooled) => {
-                let addr = address_of(&pooled, self.network);
+                let addr = dial_addr(&pooled, self.network);
                 if peer.address.ip() == addr.ip() {
-                    self.state().remember(peer.address, peer.version, Source::Peer(addr.ip()));
+                    self.state().remember_peer(peer.address, peer.version, Source::Peer(addr.ip()));
                 }
-                conn.handed_over(pooled);
+                conn.set_pooled(pooled);
                 Ok(())
             }
             Err(error) if error.is_collision() => Ok(()),
@@ -136,12 +138,12 @@ impl PeerManager {
     /// `false` if there is none; it is dialled again all the same.
     pub async fn remove_dead_connection(&self, peer_ip: IpAddr) -> bool {
         let state = self.state();
-        let addr = self.last_known(peer_ip);
+        let addr = self.last_known_addr(peer_ip);
         let was = self.disconnect(peer_ip);
-        let wait = state.config.reconnect.redial;
+        let wait = state.config.reconnect.redial_delay;
         {
             let mut redials = state.redials.lock();
-            if redials.len() >= REDIALS || !redials.insert(peer_ip) {
+            if redials.len() >= MAX_REDIALS || !redials.insert(peer_ip) {
                 return was;
             }
         }
@@ -163,8 +165,11 @@ impl PeerManager {
         if matches!(became, Quarantined::Until(_)) {
             // All that it has; one in its handshake meanwhile finds the quarantine when it is live.
             self.disconnect(peer_ip);
-            let others =
-                self.node().peers_at(peer_ip).into_iter().filter(|peer| is_kept_out(self.state(), peer));
+            let others = self
+                .node()
+                .peers_at(peer_ip)
+                .into_iter()
+                .filter(|peer| is_quarantined_peer(self.state(), peer));
             for peer in others {
                 self.node().disconnect(peer.key());
             }
@@ -178,22 +183,22 @@ impl PeerManager {
     /// # Cost
     /// One shard's read lock, and an atomic on the entry.
     pub async fn peer_seen(&self, addr: IpAddr) -> bool {
-        let peer = self.state().peer_of(self.node(), addr);
+        let peer = self.state().peer_by_ip(self.node(), addr);
         peer.is_some_and(|peer| peer.seen(self.node().now()) == crate::pool::SeenOutcome::Alive)
     }
 
     fn disconnect(&self, ip: IpAddr) -> bool {
-        self.state().peer_of(self.node(), ip).is_some_and(|peer| self.node().disconnect(peer.key()))
+        self.state().peer_by_ip(self.node(), ip).is_some_and(|peer| self.node().disconnect(peer.key()))
     }
 }
 
 /// Whether a peer is in quarantine.
-pub(super) fn is_kept_out(state: &State, peer: &Peer) -> bool {
-    state.quarantine.holds(&ip_of(peer))
+pub(super) fn is_quarantined_peer(state: &State, peer: &Peer) -> bool {
+    state.quarantine.contains(&peer_ip_addr(peer))
 }
 
 /// A dial that failed counts against the address, unless it was our own want of room, or our end.
-pub(super) fn note_failed(state: &State, addr: SocketAddr, error: &ConnectError) {
+pub(super) fn record_dial_failure(state: &State, addr: SocketAddr, error: &ConnectError) {
     if error.is_address_fault() {
         state.exchange.lock().record_failure(addr.ip());
     }
@@ -207,31 +212,31 @@ async fn connect(
     peer: PeerInfo,
 ) -> Result<(), PeerConnectError> {
     let addr = canonical(peer.address);
-    if state.is_own(addr) || addr == listen {
+    if state.is_own_addr(addr) || addr == listen {
         return Ok(());
     }
-    if state.quarantine.holds(&addr.ip()) {
+    if state.quarantine.contains(&addr.ip()) {
         return Err(PeerConnectError::Quarantined(addr.ip()));
     }
-    if state.peer_at(node, addr).is_some() {
+    if state.peer_by_addr(node, addr).is_some() {
         return Ok(());
     }
     state.exchange.lock().add_peer(addr, peer.version, WallTime::now());
-    // In the dialect that the address was learnt in: it may be a native peer's. Others are dialled in this network's.
+    // In the dialect that the address was learnt in: it may be a native peer's. UnmatchedFrames are dialled in this network's.
     match node.connect(addr).await {
         Ok(_) => Ok(()),
         // Somebody else was quicker, or it is us: what was wanted is so.
         Err(error) if error.is_collision() || matches!(error, ConnectError::SelfDial) => Ok(()),
         Err(error) => {
-            note_failed(state, addr, &error);
+            record_dial_failure(state, addr, &error);
             Err(error.into())
         }
     }
 }
 
 /// Dials of one batch at the same time.
-const DIALS: usize = 10;
+const MAX_CONCURRENT_DIALS: usize = 10;
 /// How long a batch is waited for.
-const BATCH: Duration = Duration::from_secs(10);
+const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Addresses that wait to be dialled again, at the most.
-const REDIALS: usize = 1_024;
+const MAX_REDIALS: usize = 1_024;

@@ -106,7 +106,7 @@ pub enum PeerRequestError {
     Text(#[from] TextError),
     /// This kind of message asks nothing.
     #[error("{0} is no question")]
-    NoQuestion(Kind),
+    NotARequest(Kind),
     /// There is no connection to this address, and none was wanted for this question alone.
     #[error("not connected to {0}")]
     NotConnected(SocketAddr),
@@ -116,7 +116,7 @@ pub enum PeerRequestError {
     /// The peer has just dialled us and, being an old node, reads nothing at first; the question's own time would have ended
     /// before, and it could not be dialled for the question. It was not sent.
     #[error("the peer reads nothing for the next {left:?}")]
-    Mute {
+    ReadPaused {
         /// How long it goes on.
         left: Duration,
     },
@@ -144,7 +144,7 @@ pub enum PeerRequestError {
 
 impl PeerRequestError {
     /// Whether the question may be asked again at once in another way: the connection is gone or cannot take it now.
-    pub(super) fn wants_another_way(&self) -> bool {
+    pub(super) fn allows_one_shot_retry(&self) -> bool {
         matches!(
             self,
             Self::Request(

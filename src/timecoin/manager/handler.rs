@@ -11,38 +11,38 @@ use crate::base::Direction;
 use crate::connection::{Event, Handled, Request, Responder};
 use crate::node::{Context, Handler, NodeRef, Peer, PeerDecision};
 use crate::pool::{DisconnectReason, Misbehavior};
-use crate::timecoin::chain::{Answer, Incoming, Sender};
-use crate::timecoin::find::{DIALECT, address_of, info_of, is_old_dialler};
-use crate::timecoin::info::whole_millis;
+use crate::timecoin::chain::{Incoming, Reply, Sender};
+use crate::timecoin::peer_info::millis_u32;
+use crate::timecoin::peer_lookup::{PROTOCOL_NAME, dial_addr, is_legacy_inbound, peer_info};
 use crate::timecoin::wire::{Kind, NetworkMessage};
 use crate::wire::{Hello, Status};
 
-use super::answer::{answer, told_after};
-use super::ask::ask_for_peers;
-use super::connect::is_kept_out;
-use super::fit::fitting;
+use super::connect::is_quarantined_peer;
+use super::request::request_peers_from;
+use super::responder::{follow_up, reply_to};
 use super::state::State;
+use super::truncate::truncated_to_frame;
 
 /// The node's handler. Holds the state and no node.
-pub(super) struct Listening(pub(super) Arc<State>);
+pub(super) struct ManagerHandler(pub(super) Arc<State>);
 
-impl Handler for Listening {
+impl Handler for ManagerHandler {
     fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
         let Some(kind) = Kind::from_code(event.kind) else {
             return self.unreadable(cx, event.payload.into_bytes());
         };
-        if !self.concerns(kind) {
+        if !self.is_wanted(kind) {
             return Handled::Done;
         }
         let message = match NetworkMessage::decode(&event.payload) {
             Ok(message) => message,
             Err(_) => return self.malformed(cx, event.payload.into_bytes()),
         };
-        if kind.awaits().is_some() {
+        if kind.request_slot().is_some() {
             // A question told to everybody, such as a vote: answered beside, by a message of its own.
-            return self.asked(cx, message, None);
+            return self.handle_request(cx, message, None);
         }
-        self.told(cx, message)
+        self.handle_event(cx, message)
     }
 
     fn request(&self, cx: Context<'_>, request: Request<'_>, responder: Responder) -> Handled {
@@ -57,15 +57,15 @@ impl Handler for Listening {
                 self.unreadable(cx, payload)
             };
         };
-        self.asked(cx, message, Some(responder))
+        self.handle_request(cx, message, Some(responder))
     }
 
     fn accept_peer(&self, hello: &Hello, from: SocketAddr) -> PeerDecision {
         // On loopback all are observed at one address, and known by the one they claim.
         let claimed =
             hello.listen.map(|listen| listen.ip()).filter(|ip| ip.is_loopback() && from.ip().is_loopback());
-        let held = |ip: &IpAddr| self.0.quarantine.holds(ip);
-        if held(&from.ip()) || claimed.as_ref().is_some_and(held) {
+        let quarantined = |ip: &IpAddr| self.0.quarantine.contains(ip);
+        if quarantined(&from.ip()) || claimed.as_ref().is_some_and(quarantined) {
             tracing::debug!(%from, "in quarantine");
             return PeerDecision::Reject;
         }
@@ -75,13 +75,13 @@ impl Handler for Listening {
     fn connected(&self, cx: Context<'_>) {
         let (state, node, peer) = (&self.0, cx.node(), cx.peer());
         // It may have been put into quarantine while it was in its handshake.
-        let kept_out = is_kept_out(state, peer);
+        let kept_out = is_quarantined_peer(state, peer);
         if kept_out {
             node.disconnect(peer.key());
         }
         // Where a peer of another dialect listens is of no use to old nodes.
-        if peer.connection().protocol() == DIALECT {
-            let (addr, now) = (address_of(peer, state.network), WallTime::now());
+        if peer.connection().protocol() == PROTOCOL_NAME {
+            let (addr, now) = (dial_addr(peer, state.network), WallTime::now());
             let version = peer.read_info(|info| info.agent.to_string());
             let mut exchange = state.exchange.lock();
             exchange.add_peer(addr, version, now);
@@ -90,59 +90,64 @@ impl Handler for Listening {
                 exchange.record_success(addr.ip(), now);
             }
         }
-        if is_old_dialler(peer) {
+        if is_legacy_inbound(peer) {
             // Its first question comes at once, and from then on it reads nothing but the answer.
-            let until = node.now().after(FIRST_QUESTION.min(state.config.mute));
-            state.mute.lock().insert(peer.id(), until);
+            let until = node.now().after(FIRST_REQUEST_WINDOW.min(state.config.legacy_read_pause));
+            state.read_paused_until.lock().insert(peer.id(), until);
         }
         if peer.direction() == Direction::Outbound && !kept_out {
-            let asking = ask_for_peers(Arc::clone(state), node.downgrade(), Arc::clone(peer));
+            let asking = request_peers_from(Arc::clone(state), node.downgrade(), Arc::clone(peer));
             state.tasks.spawn(async move {
                 // How many were new is in the log.
                 let _ = asking.await;
             });
         }
         if !kept_out {
-            announce(state, node, peer);
+            announce_connected(state, node, peer);
         }
         state.chain.connected(&state.sender(peer));
     }
 
     fn disconnected(&self, cx: Context<'_>, _: DisconnectReason) {
         let (state, peer) = (&self.0, cx.peer());
-        state.mute.lock().remove(&peer.id());
+        state.read_paused_until.lock().remove(&peer.id());
         if let Some(rtt) = peer.rtt() {
-            let millis = whole_millis(rtt);
-            state.exchange.lock().update_latency(address_of(peer, state.network).ip(), millis);
+            let millis = millis_u32(rtt);
+            state.exchange.lock().update_latency(dial_addr(peer, state.network).ip(), millis);
         }
         state.chain.disconnected(&state.sender(peer));
     }
 }
 
-impl Listening {
+impl ManagerHandler {
     /// Whether anybody looks at a message of this kind that answers nothing.
-    fn concerns(&self, kind: Kind) -> bool {
-        kind == Kind::PeerList || kind.awaits().is_some() || self.0.chain.wants(kind)
+    fn is_wanted(&self, kind: Kind) -> bool {
+        kind == Kind::PeerList || kind.request_slot().is_some() || self.0.chain.wants(kind)
     }
 
-    fn told(&self, cx: Context<'_>, message: NetworkMessage) -> Handled {
+    fn handle_event(&self, cx: Context<'_>, message: NetworkMessage) -> Handled {
         let from = self.0.sender(cx.peer());
         if let NetworkMessage::PeerList(peers) = &message {
-            let new = self.0.learn(peers, from.ip());
+            let new = self.0.learn_peers(peers, from.ip());
             tracing::debug!(peer = %from.ip(), new, "told of peers");
         }
-        self.hook(cx, &from, Incoming::Message(message))
+        self.pass_to_chain(cx, &from, Incoming::Message(message))
     }
 
-    fn asked(&self, cx: Context<'_>, message: NetworkMessage, responder: Option<Responder>) -> Handled {
+    fn handle_request(
+        &self,
+        cx: Context<'_>,
+        message: NetworkMessage,
+        responder: Option<Responder>,
+    ) -> Handled {
         let state = Arc::clone(&self.0);
         let (node, peer) = (cx.node().clone(), Arc::clone(cx.peer()));
         if matches!(message, NetworkMessage::GetPeerList) {
-            note_mute(&state, &node, &peer);
+            extend_read_pause(&state, &node, &peer);
         }
         Handled::later(async move {
             let from = state.sender(&peer);
-            if state.config.enforce_rate {
+            if state.config.enforce_rate_limit {
                 let size = message.to_bytes().map_or(0, |text| text.len() as u64);
                 if let Err(limit) = state.limiter.check_rate_limit(from.ip(), size).await {
                     tracing::debug!(peer = %from.ip(), %limit, "not answered");
@@ -156,16 +161,16 @@ impl Listening {
                 NetworkMessage::RegisterXpub { xpub } => Some(xpub.clone()),
                 _ => None,
             };
-            let reply = answer(&state, &node, &from, message).await;
+            let reply = reply_to(&state, &node, &from, message).await;
             let Some(reply) = reply else {
                 let _ = responder.map(|responder| responder.decline(Status::NoReply, ""));
                 return;
             };
-            send_back(&peer, &reply, responder);
+            send_reply(&peer, &reply, responder);
             if let (NetworkMessage::XpubRegistered { success: true, .. }, Some(xpub)) = (&reply, wallet)
-                && let Some(more) = told_after(&state, &from, xpub).await
+                && let Some(more) = follow_up(&state, &from, xpub).await
             {
-                send_back(&peer, &more, None);
+                send_reply(&peer, &more, None);
             }
         })
     }
@@ -177,21 +182,21 @@ impl Listening {
 
     fn unreadable(&self, cx: Context<'_>, text: Bytes) -> Handled {
         let from = self.0.sender(cx.peer());
-        self.hook(cx, &from, Incoming::Unreadable(text))
+        self.pass_to_chain(cx, &from, Incoming::Unreadable(text))
     }
 
-    fn hook(&self, cx: Context<'_>, from: &Sender, message: Incoming) -> Handled {
+    fn pass_to_chain(&self, cx: Context<'_>, from: &Sender, message: Incoming) -> Handled {
         match self.0.chain.on_message(from, message) {
-            Answer::None => Handled::Done,
-            Answer::Now(reply) => {
-                send_back(cx.peer(), &reply, None);
+            Reply::None => Handled::Done,
+            Reply::Now(reply) => {
+                send_reply(cx.peer(), &reply, None);
                 Handled::Done
             }
-            Answer::Later(reply) => {
+            Reply::Later(reply) => {
                 let peer = Arc::clone(cx.peer());
                 Handled::later(async move {
                     if let Some(reply) = reply.await {
-                        send_back(&peer, &reply, None);
+                        send_reply(&peer, &reply, None);
                     }
                 })
             }
@@ -200,17 +205,17 @@ impl Listening {
 }
 
 /// An old node that has just dialled asks for peers first and reads nothing but the answer for 15 s: questions wait until then.
-fn note_mute(state: &State, node: &NodeRef, peer: &Peer) {
+fn extend_read_pause(state: &State, node: &NodeRef, peer: &Peer) {
     let now = node.now();
-    if let Some(until) = state.mute.lock().get_mut(&peer.id())
-        && peer.uptime(now) <= JUST_DIALLED
+    if let Some(until) = state.read_paused_until.lock().get_mut(&peer.id())
+        && peer.uptime(now) <= FRESH_CONNECTION
     {
-        *until = now.after(state.config.mute.saturating_add(SLACK));
+        *until = now.after(state.config.legacy_read_pause.saturating_add(CLOCK_SLACK));
     }
 }
 
-fn send_back(peer: &Arc<Peer>, reply: &NetworkMessage, responder: Option<Responder>) {
-    let message = match fitting(reply) {
+fn send_reply(peer: &Arc<Peer>, reply: &NetworkMessage, responder: Option<Responder>) {
+    let message = match truncated_to_frame(reply) {
         Ok(message) => message,
         Err(error) => {
             tracing::warn!(peer = %peer.key(), %error, "an answer without a text");
@@ -233,16 +238,16 @@ fn send_back(peer: &Arc<Peer>, reply: &NetworkMessage, responder: Option<Respond
 }
 
 /// Tells everybody else of a new peer.
-fn announce(state: &Arc<State>, node: &NodeRef, peer: &Arc<Peer>) {
-    let info = info_of(peer, state.network, node.now());
-    if let Err(error) = super::say::announce(state, node, &info, Some(peer)) {
+fn announce_connected(state: &Arc<State>, node: &NodeRef, peer: &Arc<Peer>) {
+    let info = peer_info(peer, state.network, node.now());
+    if let Err(error) = super::broadcast::announce_peer(state, node, &info, Some(peer)) {
         tracing::debug!(%error, "a peer was not announced");
     }
 }
 
 /// An old node's first question follows its handshake at once.
-const FIRST_QUESTION: Duration = Duration::from_millis(500);
+const FIRST_REQUEST_WINDOW: Duration = Duration::from_millis(500);
 /// A list asked for later than this is no sign of a dial: then nothing is discarded.
-const JUST_DIALLED: Duration = Duration::from_secs(5);
+const FRESH_CONNECTION: Duration = Duration::from_secs(5);
 /// Its clock and ours.
-const SLACK: Duration = Duration::from_millis(200);
+const CLOCK_SLACK: Duration = Duration::from_millis(200);

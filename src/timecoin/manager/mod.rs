@@ -2,22 +2,22 @@
 //!
 //! [`Node`]: crate::node::Node
 
-mod answer;
-mod ask;
 mod background;
+mod broadcast;
 mod builder;
 mod config;
 mod connect;
 mod error;
-mod fetch;
-mod fit;
 mod handler;
-mod look;
-mod questions;
-mod say;
+mod queries;
+mod request;
+mod requests;
+mod responder;
 mod seeds;
 mod snapshot;
 mod state;
+mod sync;
+mod truncate;
 mod wallets;
 
 use std::net::SocketAddr;
@@ -28,13 +28,13 @@ use crate::node::{Node, ShutdownReport};
 
 use super::NetworkType;
 
-pub use ask::PeerAt;
 pub use builder::PeerManagerBuilder;
 pub use config::{ManagerConfig, ReaperConfig, ReconnectConfig, SeedConfig};
 pub use error::{
     AdoptError, BadAddress, BroadcastError, FetchError, PeerConnectError, PeerRequestError, PeerSendError,
     PingError, SeedError, SnapshotError, VoteError,
 };
+pub use request::ToPeerAddr;
 pub use seeds::SeedProvider;
 #[cfg(fuzzing)]
 pub use snapshot::fuzz_balances;
@@ -101,13 +101,13 @@ impl WeakManager {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announced {
     /// The other peers are told.
-    Told,
+    Sent,
     /// It was announced a short while ago.
-    Recently,
+    Recent,
     /// Too many others were within the minute. It may be announced later.
-    TooMany,
+    RateLimited,
     /// There is nobody to tell. It may be announced later.
-    Nobody,
+    NoPeers,
     /// It is connected in another dialect than this network's, in which nobody told could dial it.
     NotDialable,
 }

@@ -21,7 +21,7 @@ use super::state::State;
 /// Asks for a list of peers elsewhere, such as `/api/v1/nodes/peers/testnet` of a seed's HTTP interface. peerpool brings no
 /// HTTP client: whoever has one implements this in a few lines.
 pub trait SeedProvider: Send + Sync + 'static {
-    /// The addresses. It has [`SeedConfig::within`](super::SeedConfig::within) for it; the future is dropped after that.
+    /// The addresses. It has [`SeedConfig::timeout`](super::SeedConfig::timeout) for it; the future is dropped after that.
     fn seeds(
         &self,
         network: NetworkType,
@@ -29,46 +29,46 @@ pub trait SeedProvider: Send + Sync + 'static {
 }
 
 /// All addresses that the configured sources name, one an IP address, our own left out.
-pub(super) async fn find(state: &State) -> Vec<SocketAddr> {
+pub(super) async fn collect(state: &State) -> Vec<SocketAddr> {
     let config = &state.config.seeds;
     let network = state.network;
     let mut found: BTreeMap<IpAddr, SocketAddr> = BTreeMap::new();
     let mut add = |addr: SocketAddr| {
         let addr = canonical(addr);
-        if !state.is_own(addr) {
+        if !state.is_own_addr(addr) {
             found.entry(addr.ip()).or_insert(addr);
         }
     };
     config.addresses.iter().copied().for_each(&mut add);
     let mut names = config.dns.clone();
     if config.environment
-        && let Ok(text) = std::env::var(VARIABLE)
+        && let Ok(text) = std::env::var(SEEDS_VARIABLE)
     {
         for seed in text.split(',').map(str::trim).filter(|seed| !seed.is_empty()) {
-            match addr_of(seed, network) {
+            match parse_addr(seed, network) {
                 Some(addr) => add(addr),
                 None => names.push(seed.to_owned()),
             }
         }
     }
     // One that does not answer takes no time from the others.
-    let named = resolve(&names, network, config.within);
+    let named = resolve(&names, network, config.timeout);
     let listed = async {
         let provider = config.provider.clone()?;
-        timeout(config.within, ask(provider, network)).await.unwrap_or_else(|_| {
+        timeout(config.timeout, query_provider(provider, network)).await.unwrap_or_else(|_| {
             tracing::warn!("the seed provider took too long");
             None
         })
     };
     let (named, listed) = tokio::join!(named, listed);
     named.into_iter().for_each(&mut add);
-    listed.into_iter().flatten().take(LISTED).for_each(&mut add);
+    listed.into_iter().flatten().take(MAX_ADDRS_PER_SOURCE).for_each(&mut add);
     found.into_values().collect()
 }
 
 /// What a provider lists. It runs in a task of its own, which ends with this future: a panic in it is its failure, and ends nothing of
 /// ours.
-async fn ask(provider: Arc<dyn SeedProvider>, network: NetworkType) -> Option<Vec<SocketAddr>> {
+async fn query_provider(provider: Arc<dyn SeedProvider>, network: NetworkType) -> Option<Vec<SocketAddr>> {
     let mut asking = tokio::task::JoinSet::new();
     asking.spawn(async move { provider.seeds(network).await.map_err(|error| error.to_string()) });
     match asking.join_next().await? {
@@ -85,7 +85,7 @@ async fn ask(provider: Arc<dyn SeedProvider>, network: NetworkType) -> Option<Ve
 }
 
 /// An address with or without a port; `None` for a name.
-fn addr_of(text: &str, network: NetworkType) -> Option<SocketAddr> {
+fn parse_addr(text: &str, network: NetworkType) -> Option<SocketAddr> {
     if let Ok(addr) = text.parse::<SocketAddr>() {
         return Some(addr);
     }
@@ -96,14 +96,14 @@ fn addr_of(text: &str, network: NetworkType) -> Option<SocketAddr> {
 /// Asks the resolver for each name, beside each other.
 async fn resolve(names: &[String], network: NetworkType, within: Duration) -> Vec<SocketAddr> {
     let mut asked = tokio::task::JoinSet::new();
-    for name in names.iter().take(NAMES) {
+    for name in names.iter().take(MAX_SEED_NAMES) {
         let (host, port) = match name.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
             Some((host, Ok(port))) => (host.to_owned(), port),
             _ => (name.clone(), network.port()),
         };
         asked.spawn(async move {
             match timeout(within, lookup_host((host.as_str(), port))).await {
-                Ok(Ok(addrs)) => addrs.take(LISTED).collect(),
+                Ok(Ok(addrs)) => addrs.take(MAX_ADDRS_PER_SOURCE).collect(),
                 Ok(Err(error)) => {
                     tracing::warn!(%host, %error, "a seed's name was not resolved");
                     Vec::new()
@@ -119,16 +119,16 @@ async fn resolve(names: &[String], network: NetworkType, within: Duration) -> Ve
 }
 
 /// Takes the addresses of all sources into the book, from which the node dials. How many there were.
-pub(super) async fn plant(state: &State) -> usize {
-    let found = find(state).await;
-    remember(state, &found);
+pub(super) async fn load_seeds(state: &State) -> usize {
+    let found = collect(state).await;
+    remember_seeds(state, &found);
     found.len()
 }
 
-fn remember(state: &State, seeds: &[SocketAddr]) {
+fn remember_seeds(state: &State, seeds: &[SocketAddr]) {
     let now = WallTime::now();
     for addr in seeds {
-        let lasting = state.network.lasting_addr(*addr);
+        let lasting = state.network.stable_addr(*addr);
         state.exchange.lock().add_peer(lasting, crate::timecoin::UNKNOWN_VERSION.into(), now);
         // Whoever names a seed knows its port, however high it is. A full or picky book is no reason to do anything else.
         let _ = state.book.add(*addr, Source::Seed, now);
@@ -143,11 +143,11 @@ impl PeerManager {
     /// [`SeedError::NoneFound`] if no source named an address. That none of them could be connected to is no error: they are
     /// remembered and tried again.
     pub async fn connect_to_seed_nodes(&self) -> Result<(), SeedError> {
-        let found = find(self.state()).await;
+        let found = collect(self.state()).await;
         if found.is_empty() {
             return Err(SeedError::NoneFound);
         }
-        remember(self.state(), &found);
+        remember_seeds(self.state(), &found);
         let peers = found.into_iter().map(|addr| PeerInfo::new(addr, self.network)).collect();
         self.connect_to_peers(peers).await;
         Ok(())
@@ -155,11 +155,11 @@ impl PeerManager {
 }
 
 /// Holds addresses of seeds, separated by commas.
-const VARIABLE: &str = "TIMECOIN_SEEDS";
+const SEEDS_VARIABLE: &str = "TIMECOIN_SEEDS";
 /// Addresses taken of one source.
-const LISTED: usize = 1_000;
+const MAX_ADDRS_PER_SOURCE: usize = 1_000;
 /// Names asked for at the most.
-const NAMES: usize = 64;
+const MAX_SEED_NAMES: usize = 64;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_seed_is_an_address_with_or_without_a_port_or_a_name() {
-        let addr = |text| addr_of(text, NetworkType::Testnet).map(|addr| addr.to_string());
+        let addr = |text| parse_addr(text, NetworkType::Testnet).map(|addr| addr.to_string());
         assert_eq!(addr("192.0.2.1").as_deref(), Some("192.0.2.1:24100"));
         assert_eq!(addr("192.0.2.1:5").as_deref(), Some("192.0.2.1:5"));
         assert_eq!(addr("2001:db8::1").as_deref(), Some("[2001:db8::1]:24100"));

@@ -41,7 +41,7 @@ pub enum SnapshotFault {
     Overflow,
     /// Something follows the last output.
     #[error("{0} bytes too many")]
-    Rest(usize),
+    TrailingBytes(usize),
 }
 
 /// Sums the outputs of a snapshot by address; `most` bytes unpacked at the most.
@@ -75,26 +75,26 @@ pub fn fuzz_balances(snapshot: &StateSnapshot, most: usize) -> Result<HashMap<St
 
 /// Reads bincode 1.3 of a map from output point to output, and the total supply behind it.
 fn balances(bytes: &[u8]) -> Result<HashMap<String, u64>, SnapshotFault> {
-    let mut rest = Rest(bytes);
-    let count = rest.u64()?;
+    let mut reader = ByteReader(bytes);
+    let count = reader.u64()?;
     let mut balances: HashMap<String, u64> = HashMap::new();
     for _ in 0..count {
-        let _txid = rest.text()?;
-        let _vout = rest.take::<4>()?;
-        let amount = rest.u64()?;
-        let address = rest.text()?;
+        let _txid = reader.text()?;
+        let _vout = reader.take::<4>()?;
+        let amount = reader.u64()?;
+        let address = reader.text()?;
         match balances.get_mut(address) {
             Some(balance) => *balance = balance.checked_add(amount).ok_or(SnapshotFault::Overflow)?,
             None => drop(balances.insert(address.to_owned(), amount)),
         }
     }
-    let _total_supply = rest.u64()?;
-    if rest.0.is_empty() { Ok(balances) } else { Err(SnapshotFault::Rest(rest.0.len())) }
+    let _total_supply = reader.u64()?;
+    if reader.0.is_empty() { Ok(balances) } else { Err(SnapshotFault::TrailingBytes(reader.0.len())) }
 }
 
-struct Rest<'a>(&'a [u8]);
+struct ByteReader<'a>(&'a [u8]);
 
-impl<'a> Rest<'a> {
+impl<'a> ByteReader<'a> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], SnapshotFault> {
         let (head, rest) = self.0.split_first_chunk().ok_or(SnapshotFault::Short)?;
         self.0 = rest;
@@ -163,7 +163,7 @@ mod tests {
         for end in 0..bytes.len() {
             assert_eq!(balances(&bytes[..end]), Err(SnapshotFault::Short), "cut at {end}");
         }
-        assert_eq!(balances(&[&bytes[..], &[0]].concat()), Err(SnapshotFault::Rest(1)));
+        assert_eq!(balances(&[&bytes[..], &[0]].concat()), Err(SnapshotFault::TrailingBytes(1)));
         assert_eq!(balances(&outputs(&[("a", u64::MAX), ("a", 1)])), Err(SnapshotFault::Overflow));
         // A count that nothing follows allocates nothing.
         assert_eq!(balances(&u64::MAX.to_le_bytes()), Err(SnapshotFault::Short));

@@ -12,12 +12,12 @@ use crate::address_book::{AddressBook, Source, WallTime};
 use crate::base::{ConnId, Tick};
 use crate::node::{NodeRef, Peer, RuntimeConfig};
 use crate::sync::Mutex;
-use crate::timecoin::alone::Alone;
+use crate::timecoin::address_policy::AddressPolicy;
 use crate::timecoin::chain::{ChainSource, Sender};
-use crate::timecoin::connection::Maker;
-use crate::timecoin::exchange::shortened;
-use crate::timecoin::find::{address_of, peer_at, peer_of};
-use crate::timecoin::rules::AddressRules;
+use crate::timecoin::connection::Connector;
+use crate::timecoin::exchange::truncated_version;
+use crate::timecoin::one_shot_lock::OneShotLocks;
+use crate::timecoin::peer_lookup::{dial_addr, peer_by_addr, peer_by_ip};
 use crate::timecoin::wire::PeerAddress;
 use crate::timecoin::{
     Announcements, NetworkType, PeerExchange, PeerQuarantine, RateLimiter, WalletSubscriptions,
@@ -34,7 +34,7 @@ pub(super) struct State {
     pub(super) network: NetworkType,
     pub(super) public: SocketAddr,
     pub(super) config: ManagerConfig,
-    pub(super) rules: AddressRules,
+    pub(super) policy: AddressPolicy,
     pub(super) chain: Arc<dyn ChainSource>,
     pub(super) book: Arc<AddressBook>,
     pub(super) quarantine: Arc<PeerQuarantine>,
@@ -43,14 +43,14 @@ pub(super) struct State {
     pub(super) announced: Mutex<Announcements>,
     pub(super) wallets: Mutex<WalletSubscriptions>,
     /// Old nodes that dialled us and read nothing until then. Derived from the pool, tagged with the connection.
-    pub(super) mute: Mutex<HashMap<ConnId, Tick>>,
+    pub(super) read_paused_until: Mutex<HashMap<ConnId, Tick>>,
     /// Addresses that are dialled again in a while.
     pub(super) redials: Mutex<std::collections::HashSet<IpAddr>>,
     /// Makes connections for single messages, so many at a time.
-    pub(super) maker: Maker,
+    pub(super) connector: Connector,
     pub(super) one_shots: Semaphore,
     /// Who is being asked over one.
-    pub(super) asked: Arc<Alone>,
+    pub(super) one_shot_locks: Arc<OneShotLocks>,
     /// Wallets are told of transactions over so many of them: they cannot keep everything else waiting.
     pub(super) notices: Semaphore,
     /// How the background task looks for peers; changed by the `spawn_` methods.
@@ -60,30 +60,30 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn sender(&self, peer: &Arc<Peer>) -> Sender {
-        Sender::new(Arc::clone(peer), address_of(peer, self.network))
+        Sender::new(Arc::clone(peer), dial_addr(peer, self.network))
     }
 
-    pub(super) fn peer_at(&self, node: &NodeRef, addr: SocketAddr) -> Option<Arc<Peer>> {
-        peer_at(node, &self.rules, addr)
+    pub(super) fn peer_by_addr(&self, node: &NodeRef, addr: SocketAddr) -> Option<Arc<Peer>> {
+        peer_by_addr(node, &self.policy, addr)
     }
 
-    pub(super) fn peer_of(&self, node: &NodeRef, ip: IpAddr) -> Option<Arc<Peer>> {
-        peer_of(node, ip)
+    pub(super) fn peer_by_ip(&self, node: &NodeRef, ip: IpAddr) -> Option<Arc<Peer>> {
+        peer_by_ip(node, ip)
     }
 
     /// Whether this is where others reach us.
-    pub(super) fn is_own(&self, addr: SocketAddr) -> bool {
+    pub(super) fn is_own_addr(&self, addr: SocketAddr) -> bool {
         if self.config.shared_host { addr == self.public } else { addr.ip() == self.public.ip() }
     }
 
     /// Takes addresses that a peer told. How many were new.
-    pub(super) fn learn(&self, peers: &[PeerAddress], from: IpAddr) -> usize {
+    pub(super) fn learn_peers(&self, peers: &[PeerAddress], from: IpAddr) -> usize {
         let now = WallTime::now();
         let mut new = 0;
-        for told in peers.iter().take(TOLD) {
+        for told in peers.iter().take(MAX_LEARNT_ADDRS) {
             let Ok(ip) = told.ip.parse::<IpAddr>() else { continue };
-            let addr = self.network.lasting_addr(SocketAddr::new(ip, told.port));
-            if self.is_own(addr) {
+            let addr = self.network.stable_addr(SocketAddr::new(ip, told.port));
+            if self.is_own_addr(addr) {
                 continue;
             }
             // What the book does not take is not remembered here either.
@@ -92,23 +92,23 @@ impl State {
                 Ok(crate::address_book::Added::Known) => {}
                 Err(_) => continue,
             }
-            self.exchange.lock().add_peer(addr, shortened(&told.version), now);
+            self.exchange.lock().add_peer(addr, truncated_version(&told.version), now);
         }
         new
     }
 
     /// A peer that is connected, or was found by the application.
-    pub(super) fn remember(&self, addr: SocketAddr, version: String, source: Source) {
+    pub(super) fn remember_peer(&self, addr: SocketAddr, version: String, source: Source) {
         let now = WallTime::now();
-        let addr = self.network.lasting_addr(addr);
+        let addr = self.network.stable_addr(addr);
         self.exchange.lock().add_peer(addr, version, now);
         // A full or picky book is no reason to do anything else.
         let _ = self.book.add(addr, source, now);
     }
 
     /// How long an old node that has dialled us goes on reading nothing.
-    pub(super) fn mute_for(&self, peer: &Peer, now: Tick) -> Option<Duration> {
-        let until = self.mute.lock().get(&peer.id()).copied()?;
+    pub(super) fn read_pause_left(&self, peer: &Peer, now: Tick) -> Option<Duration> {
+        let until = self.read_paused_until.lock().get(&peer.id()).copied()?;
         let left = until.since(now);
         (!left.is_zero()).then_some(left)
     }
@@ -144,7 +144,7 @@ impl Tasks {
 
     /// Runs a task until it is done or the manager ends.
     pub(super) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
-        let running = Running::begin(self);
+        let running = TaskGuard::begin(self);
         let mut stop = self.stop.subscribe();
         tokio::spawn(async move {
             tokio::select! {
@@ -178,22 +178,22 @@ impl Tasks {
     }
 }
 
-struct Running {
+struct TaskGuard {
     tasks: Arc<Tasks>,
 }
 
-impl Running {
+impl TaskGuard {
     fn begin(tasks: &Arc<Tasks>) -> Self {
         tasks.running.send_modify(|running| *running += 1);
         Self { tasks: Arc::clone(tasks) }
     }
 }
 
-impl Drop for Running {
+impl Drop for TaskGuard {
     fn drop(&mut self) {
         self.tasks.running.send_modify(|running| *running -= 1);
     }
 }
 
 /// Addresses taken of one list.
-const TOLD: usize = 1_000;
+const MAX_LEARNT_ADDRS: usize = 1_000;

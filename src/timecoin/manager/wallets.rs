@@ -10,8 +10,8 @@ use crate::timecoin::connection::ConnectionError;
 use crate::timecoin::wallets::{SubscribeRefused, Subscribed};
 use crate::timecoin::wire::{NetworkMessage, WalletTransaction};
 
+use super::broadcast::{enqueue, send_one_shot, to_message};
 use super::error::PeerSendError;
-use super::say::{send_link, send_once, text_of};
 use super::{Notified, PeerManager};
 
 /// Wallets.
@@ -26,7 +26,7 @@ impl PeerManager {
         xpub: &str,
         peer_ip: IpAddr,
     ) -> Result<Subscribed, SubscribeRefused> {
-        let addr = self.last_known(peer_ip);
+        let addr = self.last_known_addr(peer_ip);
         self.state().wallets.lock().subscribe(xpub, addr, self.node().now())
     }
 
@@ -37,7 +37,7 @@ impl PeerManager {
 
     /// Tells those who are subscribed to a wallet that these addresses belong to of its new transaction: over their connections, or
     /// over one opened for this message where they are known to listen, 5 s each at the longest; all such calls together use half of
-    /// [`one_shots`](super::ManagerConfig::one_shots). Who could not be reached so counts as failed for a while without being
+    /// [`max_one_shots`](super::ManagerConfig::max_one_shots). Who could not be reached so counts as failed for a while without being
     /// dialled, and is forgotten after a day ([`WalletConfig`](crate::timecoin::WalletConfig)). Without addresses everybody subscribed
     /// is told. Which addresses belong to a wallet the chain says
     /// ([`ChainSource::concerns`](crate::timecoin::ChainSource::concerns)); by default all do.
@@ -56,28 +56,28 @@ impl PeerManager {
             .into_iter()
             .filter(|key| addresses.is_empty() || state.chain.concerns(key, addresses))
             .collect();
-        let peers = state.wallets.lock().reached_at(|key| concerned.contains(key));
+        let peers = state.wallets.lock().interested_addrs(|key| concerned.contains(key));
         let message = NetworkMessage::NewTransactionNotification { transaction };
         let mut notified = Notified::default();
         let mut elsewhere = Vec::new();
         for addr in peers {
-            let Some(peer) = state.peer_at(self.node(), addr) else {
+            let Some(peer) = state.peer_by_addr(self.node(), addr) else {
                 elsewhere.push(addr);
                 continue;
             };
-            let sent = text_of(&message).map(|text| send_link(self.node(), &peer, text));
+            let sent = to_message(&message).map(|text| enqueue(self.node(), &peer, text));
             let sent = matches!(sent, Ok(Ok(())));
             if sent {
-                state.wallets.lock().reached(addr.ip(), self.node().now());
+                state.wallets.lock().record_reached(addr.ip(), self.node().now());
             }
             notified.count(sent);
         }
-        self.notify_elsewhere(elsewhere, &message, &mut notified).await;
+        self.notify_unconnected(elsewhere, &message, &mut notified).await;
         notified
     }
 
     /// Opens a connection to each of these wallets, some at a time.
-    async fn notify_elsewhere(
+    async fn notify_unconnected(
         &self,
         addrs: Vec<SocketAddr>,
         message: &NetworkMessage,
@@ -88,9 +88,9 @@ impl PeerManager {
         let mut addrs = addrs.into_iter();
         loop {
             // One that failed since this call began, in another one, is not dialled again.
-            let next = (telling.len() < NOTICES).then(|| addrs.next()).flatten();
+            let next = (telling.len() < MAX_NOTICES_PER_CALL).then(|| addrs.next()).flatten();
             if let Some(addr) = next {
-                if state.wallets.lock().rests(addr.ip(), self.node().now()) {
+                if state.wallets.lock().is_backing_off(addr.ip(), self.node().now()) {
                     notified.count(false);
                     continue;
                 }
@@ -98,7 +98,7 @@ impl PeerManager {
                 telling.spawn(async move {
                     // The semaphore is never closed.
                     let _place = state.notices.acquire().await;
-                    (addr, send_once(&state, addr, message).await)
+                    (addr, send_one_shot(&state, addr, message).await)
                 });
                 continue;
             }
@@ -106,21 +106,21 @@ impl PeerManager {
                 None => return,
                 Some(Ok((addr, sent))) => {
                     notified.count(sent.is_ok());
-                    self.note_wallet(addr, sent);
+                    self.record_notification(addr, sent);
                 }
                 Some(Err(_)) => notified.count(false),
             }
         }
     }
 
-    fn note_wallet(&self, addr: SocketAddr, sent: Result<(), PeerSendError>) {
+    fn record_notification(&self, addr: SocketAddr, sent: Result<(), PeerSendError>) {
         let now = self.node().now();
         let mut wallets = self.state().wallets.lock();
         match sent {
-            Ok(()) => wallets.reached(addr.ip(), now),
+            Ok(()) => wallets.record_reached(addr.ip(), now),
             Err(error) => {
                 // Our own want of places is not its failure.
-                let ended = if unreached(&error) { wallets.failed(addr.ip(), now) } else { 0 };
+                let ended = if is_unreachable(&error) { wallets.record_failure(addr.ip(), now) } else { 0 };
                 tracing::debug!(%addr, %error, ended, "a wallet was not notified");
             }
         }
@@ -128,7 +128,7 @@ impl PeerManager {
 }
 
 /// Whether the message was not sent because the wallet could not be reached.
-fn unreached(error: &PeerSendError) -> bool {
+fn is_unreachable(error: &PeerSendError) -> bool {
     let PeerSendError::Connection(error) = error else { return false };
     match error {
         ConnectionError::Connect(error) => error.is_address_fault(),
@@ -138,4 +138,4 @@ fn unreached(error: &PeerSendError) -> bool {
 }
 
 /// Wallets that one call waits to reach at a time.
-const NOTICES: usize = 64;
+const MAX_NOTICES_PER_CALL: usize = 64;

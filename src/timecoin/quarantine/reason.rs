@@ -21,8 +21,8 @@ impl QuarantineSeverity {
         Duration::from_secs(match self {
             Self::Minor => 5 * 60,
             Self::Moderate => 60 * 60,
-            Self::Severe => 7 * DAY,
-            Self::Permanent => 365 * DAY,
+            Self::Severe => 7 * SECS_PER_DAY,
+            Self::Permanent => 365 * SECS_PER_DAY,
         })
     }
 
@@ -31,7 +31,7 @@ impl QuarantineSeverity {
     pub fn duration_with_backoff(self, attempts: u32) -> Duration {
         match self {
             Self::Permanent => self.base_duration(),
-            _ => doubled(self.base_duration(), attempts),
+            _ => backoff_duration(self.base_duration(), attempts),
         }
     }
 }
@@ -137,12 +137,12 @@ impl QuarantineReason {
     }
 }
 
-/// `base` doubled with each attempt after the first, at most 30 days.
-pub(super) fn doubled(base: Duration, attempts: u32) -> Duration {
+/// `base` backoff_duration with each attempt after the first, at most 30 days.
+pub(super) fn backoff_duration(base: Duration, attempts: u32) -> Duration {
     let factor = 1u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
-    base.saturating_mul(factor).min(LONGEST)
+    base.saturating_mul(factor).min(MAX_BACKOFF)
 }
 
-const DAY: u64 = 24 * 60 * 60;
+const SECS_PER_DAY: u64 = 24 * 60 * 60;
 /// No backoff goes beyond this.
-const LONGEST: Duration = Duration::from_secs(30 * DAY);
+const MAX_BACKOFF: Duration = Duration::from_secs(30 * SECS_PER_DAY);

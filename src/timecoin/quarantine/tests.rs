@@ -22,41 +22,42 @@ fn bad_block() -> QuarantineReason {
 
 #[test]
 fn durations_are_those_of_the_table() {
-    let days =
-        |severity: QuarantineSeverity, attempts| severity.duration_with_backoff(attempts).as_secs() / DAY;
+    let days = |severity: QuarantineSeverity, attempts| {
+        severity.duration_with_backoff(attempts).as_secs() / SECS_PER_DAY
+    };
     let severe: Vec<_> = (1..=5).map(|n| days(QuarantineSeverity::Severe, n)).collect();
     assert_eq!(severe, [7, 14, 28, 30, 30]);
     assert_eq!(days(QuarantineSeverity::Permanent, 1), 365);
     assert_eq!(days(QuarantineSeverity::Permanent, 9), 365);
     let minor = |n| QuarantineSeverity::Minor.duration_with_backoff(n).as_secs();
-    assert_eq!((minor(1), minor(2), minor(3), minor(400)), (300, 600, 1200, 30 * DAY));
+    assert_eq!((minor(1), minor(2), minor(3), minor(400)), (300, 600, 1200, 30 * SECS_PER_DAY));
     assert_eq!(QuarantineSeverity::Moderate.base_duration().as_secs(), 3600);
 }
 
 #[test]
 fn every_question_honours_the_end() {
     let mut quarantine = Quarantine::new(QuarantineConfig::default());
-    assert_eq!(quarantine.put(ip(1), bad_block(), at(0)), Quarantined::Until(at(3600)));
-    assert!(quarantine.holds(&ip(1), at(3599)) && quarantine.excludes(&ip(1), at(3599)));
-    assert!(!quarantine.holds(&ip(1), at(3600)));
-    assert!(!quarantine.excludes(&ip(1), at(3600)));
+    assert_eq!(quarantine.insert(ip(1), bad_block(), at(0)), Quarantined::Until(at(3600)));
+    assert!(quarantine.contains(&ip(1), at(3599)) && quarantine.excludes_from_consensus(&ip(1), at(3599)));
+    assert!(!quarantine.contains(&ip(1), at(3600)));
+    assert!(!quarantine.excludes_from_consensus(&ip(1), at(3600)));
     assert!(quarantine.get(&ip(1), at(3600)).is_none());
-    assert_eq!(quarantine.held(at(3600)).count(), 0);
+    assert_eq!(quarantine.active(at(3600)).count(), 0);
 }
 
 #[test]
 fn a_minor_offence_leaves_the_vote() {
     let mut quarantine = Quarantine::new(QuarantineConfig::default());
-    quarantine.put(ip(1), timeouts(), at(0));
-    assert!(quarantine.holds(&ip(1), at(1)) && !quarantine.excludes(&ip(1), at(1)));
+    quarantine.insert(ip(1), timeouts(), at(0));
+    assert!(quarantine.contains(&ip(1), at(1)) && !quarantine.excludes_from_consensus(&ip(1), at(1)));
 }
 
 #[test]
 fn the_latest_reason_decides_and_all_offences_count() {
     let mut quarantine = Quarantine::new(QuarantineConfig::default());
-    quarantine.put(ip(1), timeouts(), at(0));
+    quarantine.insert(ip(1), timeouts(), at(0));
     // Over since 300, remembered: the second one counts double, at its own severity.
-    assert_eq!(quarantine.put(ip(1), fork(), at(400)), Quarantined::Until(at(400 + 14 * DAY)));
+    assert_eq!(quarantine.insert(ip(1), fork(), at(400)), Quarantined::Until(at(400 + 14 * SECS_PER_DAY)));
     let entry = quarantine.get(&ip(1), at(401)).unwrap();
     assert_eq!((entry.attempts, &entry.reason), (2, &fork()));
 }
@@ -64,42 +65,45 @@ fn the_latest_reason_decides_and_all_offences_count() {
 #[test]
 fn an_offence_is_forgotten_a_day_after_its_end_and_not_before() {
     let mut quarantine = Quarantine::new(QuarantineConfig::default());
-    quarantine.put(ip(1), timeouts(), at(0));
-    assert_eq!(quarantine.forget(at(300 + DAY - 1)), 0);
-    assert_eq!(quarantine.forget(at(300 + DAY)), 1);
-    assert_eq!(quarantine.remembered(), 0);
-    assert_eq!(quarantine.put(ip(1), timeouts(), at(300 + DAY)), Quarantined::Until(at(600 + DAY)));
+    quarantine.insert(ip(1), timeouts(), at(0));
+    assert_eq!(quarantine.remove_expired(at(300 + SECS_PER_DAY - 1)), 0);
+    assert_eq!(quarantine.remove_expired(at(300 + SECS_PER_DAY)), 1);
+    assert_eq!(quarantine.tracked(), 0);
+    assert_eq!(
+        quarantine.insert(ip(1), timeouts(), at(300 + SECS_PER_DAY)),
+        Quarantined::Until(at(600 + SECS_PER_DAY))
+    );
 }
 
 #[test]
 fn a_full_quarantine_lets_nobody_out_early_but_reuses_what_is_over() {
     let config = QuarantineConfig { max_quarantine_size: 2, ..QuarantineConfig::default() };
     let mut quarantine = Quarantine::new(config);
-    quarantine.put(ip(1), timeouts(), at(0));
-    quarantine.put(ip(2), fork(), at(0));
-    assert_eq!(quarantine.put(ip(3), fork(), at(299)), Quarantined::Full);
-    assert!(quarantine.holds(&ip(1), at(299)));
-    assert!(matches!(quarantine.put(ip(3), fork(), at(300)), Quarantined::Until(_)));
-    assert_eq!(quarantine.remembered(), 2);
-    assert!(quarantine.holds(&ip(2), at(300)) && quarantine.holds(&ip(3), at(300)));
+    quarantine.insert(ip(1), timeouts(), at(0));
+    quarantine.insert(ip(2), fork(), at(0));
+    assert_eq!(quarantine.insert(ip(3), fork(), at(299)), Quarantined::Full);
+    assert!(quarantine.contains(&ip(1), at(299)));
+    assert!(matches!(quarantine.insert(ip(3), fork(), at(300)), Quarantined::Until(_)));
+    assert_eq!(quarantine.tracked(), 2);
+    assert!(quarantine.contains(&ip(2), at(300)) && quarantine.contains(&ip(3), at(300)));
 }
 
 #[test]
-fn whoever_is_vouched_for_is_never_kept_out() {
+fn whoever_is_whitelisted_for_is_never_kept_out() {
     let mut quarantine = Quarantine::new(QuarantineConfig::default());
-    quarantine.put(ip(1), fork(), at(0));
-    quarantine.vouch(ip(1));
-    assert!(!quarantine.holds(&ip(1), at(1)));
-    assert_eq!(quarantine.put(ip(1), fork(), at(2)), Quarantined::Whitelisted);
-    assert!(quarantine.unvouch(&ip(1)) && !quarantine.unvouch(&ip(1)));
-    assert!(matches!(quarantine.put(ip(1), fork(), at(3)), Quarantined::Until(_)));
+    quarantine.insert(ip(1), fork(), at(0));
+    quarantine.whitelist(ip(1));
+    assert!(!quarantine.contains(&ip(1), at(1)));
+    assert_eq!(quarantine.insert(ip(1), fork(), at(2)), Quarantined::Whitelisted);
+    assert!(quarantine.unwhitelist(&ip(1)) && !quarantine.unwhitelist(&ip(1)));
+    assert!(matches!(quarantine.insert(ip(1), fork(), at(3)), Quarantined::Until(_)));
 }
 
 #[test]
 fn a_mapped_address_is_the_same_peer() {
     let mut quarantine = Quarantine::new(QuarantineConfig::default());
-    quarantine.put("::ffff:192.0.2.1".parse().unwrap(), fork(), at(0));
-    assert!(quarantine.holds(&ip(1), at(1)));
+    quarantine.insert("::ffff:192.0.2.1".parse().unwrap(), fork(), at(0));
+    assert!(quarantine.contains(&ip(1), at(1)));
     assert!(quarantine.release(&ip(1), at(1)) && !quarantine.release(&ip(1), at(1)));
 }
 

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use serde_json::ser::Formatter;
 
 use super::message::NetworkMessage;
-use super::scan;
+use super::peek;
 
 /// Why a message has no JSON text. The message is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,7 @@ pub enum DecodeFault {
     Syntax,
     /// A message of a name that is not ours; a later version's perhaps.
     UnknownMessage,
-    /// JSON, but a field is missing, there twice, or of the wrong type.
+    /// JSON, but a field is missing, there double_sha3, or of the wrong type.
     Data,
 }
 
@@ -74,12 +74,12 @@ impl DecodeError {
 }
 
 /// Longest text of a [`DecodeError`].
-const LONGEST: usize = 300;
+const MAX_TEXT_BYTES: usize = 300;
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.cause.to_string();
-        let mut room = LONGEST;
+        let mut room = MAX_TEXT_BYTES;
         for letter in text.chars() {
             let Some(left) = room.checked_sub(letter.len_utf8()) else { return f.write_str("...") };
             room = left;
@@ -98,13 +98,13 @@ impl NetworkMessage {
     /// [`TextError`]; `out` is then as it was.
     ///
     /// # Cost
-    /// One pass, no allocation beyond what `out` needs to grow; bytes go as decimal numbers from a table.
+    /// One pass, no allocation beyond what `out` needs to grow; bytes go as decimal byte_array from a table.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), TextError> {
-        if let Some((field, value)) = self.unwritable() {
+        if let Some((field, value)) = self.non_finite_field() {
             return Err(TextError::NotFinite { field, value });
         }
         let before = out.len();
-        text_of(self, out).map_err(|error| {
+        write_json(self, out).map_err(|error| {
             out.truncate(before);
             TextError::Json(error)
         })
@@ -121,11 +121,11 @@ impl NetworkMessage {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.clear();
             self.encode(scratch)?;
-            if scratch.len() > KEPT {
+            if scratch.len() > MAX_SCRATCH_BYTES {
                 return Ok(Bytes::from(std::mem::take(scratch)));
             }
             let text = Bytes::copy_from_slice(scratch);
-            scratch.shrink_to(KEPT);
+            scratch.shrink_to(MAX_SCRATCH_BYTES);
             Ok(text)
         })
     }
@@ -142,7 +142,7 @@ impl NetworkMessage {
         serde_json::from_slice(text).map_err(|cause| {
             let mut error = DecodeError::new(cause);
             // The name is the first thing read: where it is ours, the fault is in what follows.
-            if error.fault == DecodeFault::Data && !scan::has_known_name(text) {
+            if error.fault == DecodeFault::Data && !peek::has_known_name(text) {
                 error.fault = DecodeFault::UnknownMessage;
             }
             error
@@ -151,25 +151,28 @@ impl NetworkMessage {
 }
 
 /// Writes any of this network's values as JSON text, the way [`NetworkMessage::encode`] does.
-pub(super) fn text_of<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
-    value.serialize(&mut serde_json::Serializer::with_formatter(out, Compact))
+pub(super) fn write_json<T: Serialize + ?Sized>(
+    value: &T,
+    out: &mut Vec<u8>,
+) -> Result<(), serde_json::Error> {
+    value.serialize(&mut serde_json::Serializer::with_formatter(out, CompactFormatter))
 }
 
 /// So much of the scratch buffer stays between messages.
-const KEPT: usize = 64 * 1024;
+const MAX_SCRATCH_BYTES: usize = 64 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bytes as a list of numbers, for `serialize_with`.
-pub(super) fn numbers<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    // JSON writes bytes as numbers; the formatter below writes them from a table.
+/// Bytes as a list of byte_array, for `serialize_with`.
+pub(super) fn byte_array<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    // JSON writes bytes as byte_array; the formatter below writes them from a table.
     serializer.serialize_bytes(bytes)
 }
 
 /// JSON without whitespace, quick about bytes.
-struct Compact;
+struct CompactFormatter;
 
 /// Each byte in decimal with a comma behind it, and how long that is.
 const DECIMALS: [([u8; 4], u8); 256] = {
@@ -187,12 +190,12 @@ const DECIMALS: [([u8; 4], u8); 256] = {
     table
 };
 
-impl Formatter for Compact {
+impl Formatter for CompactFormatter {
     fn write_byte_array<W: io::Write + ?Sized>(&mut self, writer: &mut W, value: &[u8]) -> io::Result<()> {
-        const STRETCH: usize = 64;
+        const CHUNK: usize = 64;
         writer.write_all(b"[")?;
-        let mut stretches = value.chunks(STRETCH).peekable();
-        let mut text = [0; 4 * STRETCH];
+        let mut stretches = value.chunks(CHUNK).peekable();
+        let mut text = [0; 4 * CHUNK];
         while let Some(stretch) = stretches.next() {
             let mut at = 0;
             for byte in stretch {
@@ -217,6 +220,6 @@ mod tests {
         let large = NetworkMessage::GenesisBlock("x".repeat(200_000));
         assert_eq!(large.to_bytes().unwrap().len(), 200_000 + r#"{"GenesisBlock":""}"#.len());
         assert_eq!(NetworkMessage::Pong.to_bytes().unwrap(), r#""Pong""#);
-        SCRATCH.with_borrow(|scratch| assert!((1..=KEPT).contains(&scratch.capacity())));
+        SCRATCH.with_borrow(|scratch| assert!((1..=MAX_SCRATCH_BYTES).contains(&scratch.capacity())));
     }
 }

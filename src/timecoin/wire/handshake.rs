@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::de::{self, SeqAccess};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::codec::{DecodeError, text_of};
+use super::codec::{DecodeError, write_json};
 use super::network::NetworkType;
 
 /// What each side says first, after the magic and a length.
@@ -84,8 +84,8 @@ impl HandshakeMessage {
 
     /// Appends the JSON text.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        // Text and numbers only: writing them to memory cannot fail.
-        let _ = text_of(self, out);
+        // Text and byte_array only: writing them to memory cannot fail.
+        let _ = write_json(self, out);
     }
 
     /// Whether the sender belongs to this network and speaks our protocol.
@@ -106,8 +106,8 @@ impl HandshakeMessage {
 
 /// The first few of a list of texts; the others are only looked at, since a short text takes more memory than it has bytes.
 fn first_capabilities<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    struct First;
-    impl<'de> de::Visitor<'de> for First {
+    struct FirstCapabilities;
+    impl<'de> de::Visitor<'de> for FirstCapabilities {
         type Value = Vec<String>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -122,28 +122,28 @@ fn first_capabilities<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
                     None => return Ok(kept),
                 }
             }
-            while seq.next_element::<AnyText>()?.is_some() {}
+            while seq.next_element::<IgnoredText>()?.is_some() {}
             Ok(kept)
         }
     }
-    deserializer.deserialize_seq(First)
+    deserializer.deserialize_seq(FirstCapabilities)
 }
 
 /// A text that is not kept.
-struct AnyText;
+struct IgnoredText;
 
-impl<'de> Deserialize<'de> for AnyText {
+impl<'de> Deserialize<'de> for IgnoredText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Text;
         impl de::Visitor<'_> for Text {
-            type Value = AnyText;
+            type Value = IgnoredText;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string")
             }
 
-            fn visit_str<E: de::Error>(self, _: &str) -> Result<AnyText, E> {
-                Ok(AnyText)
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<IgnoredText, E> {
+                Ok(IgnoredText)
             }
         }
         deserializer.deserialize_str(Text)

@@ -1,4 +1,4 @@
-//! What blocks and transactions hash to: SHA3-256 twice.
+//! What blocks and transactions hash to: SHA3-256 double_sha3.
 
 use sha3::{Digest, Sha3_256};
 
@@ -13,7 +13,7 @@ impl BlockHeader {
         hash.update(&self.previous_hash);
         hash.update(&self.merkle_root);
         hash.update(&self.validator_address);
-        twice(hash)
+        double_sha3(hash)
     }
 }
 
@@ -39,11 +39,11 @@ impl Transaction {
         }
         hash.update(self.lock_time.to_le_bytes());
         hash.update(self.timestamp.to_le_bytes());
-        twice(hash)
+        double_sha3(hash)
     }
 }
 
-fn twice(hash: Sha3_256) -> String {
+fn double_sha3(hash: Sha3_256) -> String {
     use std::fmt::Write as _;
     let digest = Sha3_256::digest(hash.finalize());
     digest.iter().fold(String::with_capacity(64), |mut text, byte| {

@@ -4,7 +4,7 @@
 //! The line carries no ids, so a question waits in a *place*, and an answer is found by the place it fills. The place is the
 //! number of the answer's kind, of the first one where there are two. Questions that are answered alike share a place.
 //!
-//! Three pairs are left apart on purpose, since both halves are broadcasts whose consumers must see every one of them:
+//! Three reply_matcher are left apart on purpose, since both halves are broadcasts whose consumers must see every one of them:
 //! `RequestBlockProposal` with `ConsensusBlockProposal`, `UtxoLockBroadcast` with `UtxoLockAcknowledge`, and `Transaction`
 //! with `ValidationResponse`.
 
@@ -17,7 +17,7 @@ use super::message::NetworkMessage;
 /// What a decoder calls a frame that holds no message it knows by name; its payload is the frame's text.
 pub const UNKNOWN: u16 = u16::MAX;
 
-/// Makes [`Kind`] and its tables out of lines `Variant, lane[, asks Answer][, fills Answer];`.
+/// Makes [`Kind`] and its tables out of lines `Variant, lane[, asks Reply][, fills Reply];`.
 macro_rules! kinds {
     ($($name:ident, $lane:ident $(, asks $asks:ident)? $(, fills $fills:ident)?;)*) => {
         /// Which message: a variant of [`NetworkMessage`] without its content. Its number is its place among the variants,
@@ -179,17 +179,17 @@ impl Kind {
     }
 
     /// The kind of the usual answer, if this one asks.
-    pub const fn answered_by(self) -> Option<Self> {
+    pub const fn reply_kind(self) -> Option<Self> {
         self.row().asks
     }
 
     /// The place in which a question of this kind waits.
-    pub const fn awaits(self) -> Option<u32> {
+    pub const fn request_slot(self) -> Option<u32> {
         place(self.row().asks)
     }
 
     /// The place that a message of this kind may answer.
-    pub const fn fills(self) -> Option<u32> {
+    pub const fn reply_slot(self) -> Option<u32> {
         place(self.row().fills)
     }
 
@@ -226,7 +226,7 @@ impl NetworkMessage {
 }
 
 /// Longest name of a kind, in bytes.
-pub(super) const LONGEST_NAME: usize = {
+pub(super) const MAX_NAME_BYTES: usize = {
     let (mut longest, mut at) = (0, 0);
     while at < Kind::ALL.len() {
         let len = Kind::ALL[at].name().len();
@@ -240,14 +240,14 @@ pub(super) const LONGEST_NAME: usize = {
 
 /// The kinds by the length of their names: those of length `n` are `order[starts[n]..starts[n + 1]]`.
 struct ByLength {
-    starts: [u8; LONGEST_NAME + 2],
+    starts: [u8; MAX_NAME_BYTES + 2],
     order: [Kind; Kind::ALL.len()],
 }
 
 static BY_LENGTH: ByLength = {
-    let mut table = ByLength { starts: [0; LONGEST_NAME + 2], order: [Kind::Ping; Kind::ALL.len()] };
+    let mut table = ByLength { starts: [0; MAX_NAME_BYTES + 2], order: [Kind::Ping; Kind::ALL.len()] };
     let (mut length, mut placed) = (0, 0);
-    while length <= LONGEST_NAME {
+    while length <= MAX_NAME_BYTES {
         table.starts[length] = placed as u8;
         let mut at = 0;
         while at < Kind::ALL.len() {

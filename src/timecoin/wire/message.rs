@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::codec::numbers;
+use super::codec::byte_array;
 use super::types::{
     Block, BlockData, MasternodeInfo, PeerAddress, Transaction, TransactionMessage, TransactionValidation,
     UtxoInfo, WalletTransaction,
@@ -10,7 +10,7 @@ use super::types::{
 
 /// A message of the network. The variants stand in the order of [`Kind`](super::Kind).
 ///
-/// Heights are block numbers; what is said of ids, amounts and times in the structures holds here too.
+/// Heights are block byte_array; what is said of ids, amounts and times in the structures holds here too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum NetworkMessage {
@@ -35,7 +35,7 @@ pub enum NetworkMessage {
     /// A verdict on a payment.
     ValidationResponse(TransactionValidation),
     /// A proposed block as bytes.
-    BlockProposal(#[serde(serialize_with = "numbers")] Vec<u8>),
+    BlockProposal(#[serde(serialize_with = "byte_array")] Vec<u8>),
     /// How high is your chain?
     GetBlockchainHeight,
     /// So high.
@@ -241,7 +241,7 @@ pub enum NetworkMessage {
         /// What it hashes to.
         utxo_merkle_root: String,
         /// The outputs; their format is the application's.
-        #[serde(serialize_with = "numbers")]
+        #[serde(serialize_with = "byte_array")]
         state_data: Vec<u8>,
         /// Whether they are packed with gzip.
         compressed: bool,
@@ -304,7 +304,7 @@ pub enum NetworkMessage {
     },
     /// States of outputs.
     UTXOStateResponse {
-        /// A list of pairs, [`OutPoint`](super::OutPoint) and [`UTXOState`](super::UTXOState), as JSON text.
+        /// A list of reply_matcher, [`OutPoint`](super::OutPoint) and [`UTXOState`](super::UTXOState), as JSON text.
         states: String,
     },
     /// An output's state has changed.
@@ -406,7 +406,7 @@ pub enum NetworkMessage {
 
 impl NetworkMessage {
     /// The field that JSON has no number for, if there is one.
-    pub(super) fn unwritable(&self) -> Option<(&'static str, f64)> {
+    pub(super) fn non_finite_field(&self) -> Option<(&'static str, f64)> {
         match self {
             Self::UtxoCommit { total_weight, .. } if !total_weight.is_finite() => {
                 Some(("total_weight", *total_weight))

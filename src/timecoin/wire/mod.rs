@@ -19,28 +19,28 @@
 //! # Not promised
 //! A typed parse may take a multiple of the text's size: an empty string takes 3 bytes of JSON and 24 of memory.
 
-mod answers;
 mod codec;
 mod decline;
 mod decode;
-mod dialect;
 mod handshake;
 mod hash;
 mod kinds;
 mod message;
 mod network;
-mod scan;
+mod peek;
+mod protocol;
+mod reply_matcher;
 mod time;
 mod types;
 
 pub use codec::{DecodeError, DecodeFault, TextError};
 pub use decode::TimeCoinDecoder;
-pub(super) use decode::{What, what};
-pub use dialect::{PeerSoftware, Software, TimeCoin};
+pub(super) use decode::{FrameContent, peek_frame};
 pub use handshake::{HandshakeMessage, HandshakeMismatch};
 pub use kinds::{Kind, UNKNOWN};
 pub use message::NetworkMessage;
 pub use network::{NetworkType, UnknownNetwork};
+pub use protocol::{PeerSoftware, Software, TimeCoin};
 pub use time::{BlockTime, BlockTimeError};
 pub use types::{
     Block, BlockData, BlockHeader, ConflictInfo, MasternodeCounts, MasternodeInfo, OutPoint, PeerAddress,

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::codec::numbers;
+use super::codec::byte_array;
 use super::network::NetworkType;
 use super::time::BlockTime;
 
@@ -26,10 +26,10 @@ pub struct TxInput {
     /// The output that is spent.
     pub previous_output: OutPoint,
     /// The spender's key.
-    #[serde(serialize_with = "numbers")]
+    #[serde(serialize_with = "byte_array")]
     pub public_key: Vec<u8>,
     /// The spender's signature.
-    #[serde(serialize_with = "numbers")]
+    #[serde(serialize_with = "byte_array")]
     pub signature: Vec<u8>,
     /// The input's sequence number; all ones when absent.
     #[serde(default = "last_sequence")]
@@ -165,7 +165,7 @@ pub struct TransactionValidation {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BlockData {
     /// The bytes; their format is the application's.
-    #[serde(serialize_with = "numbers")]
+    #[serde(serialize_with = "byte_array")]
     pub block: Vec<u8>,
     /// The block's height.
     pub height: u64,
@@ -210,7 +210,7 @@ pub struct UtxoInfo {
 /// A peer's address, as told to others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PeerAddress {
-    /// The IP address. Text: others have put host names here.
+    /// The IP address. JsonText: others have put host names here.
     pub ip: String,
     /// The port.
     pub port: u16,

@@ -15,7 +15,7 @@ use peerpool::node::{
     Subscription, SubscriptionItem, WeakNode,
 };
 use peerpool::pool::DisconnectReason;
-use peerpool::timecoin::AddressRules;
+use peerpool::timecoin::AddressPolicy;
 use peerpool::timecoin::wire::{NetworkType, Software, TimeCoin};
 use peerpool::transport::Tcp;
 
@@ -178,7 +178,7 @@ impl Drop for Member {
 fn timecoin_protocol(listen: SocketAddr) -> ProtocolConfig<TimeCoin> {
     // The mesh has no legacy nodes, so its peers can be pinged from the start and reaped as soon as
     // native ones.
-    let rules = AddressRules::new(NetworkType::Testnet, listen).ping_after(Duration::ZERO);
+    let rules = AddressPolicy::new(NetworkType::Testnet, listen).ping_after(Duration::ZERO);
     ProtocolConfig::new(TimeCoin::testnet(Software::default())).policy(rules)
 }
 

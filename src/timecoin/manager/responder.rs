@@ -7,13 +7,13 @@ use crate::base::Tick;
 use crate::node::NodeRef;
 use crate::timecoin::chain::{ChainSource, ChainTip, Finality, Incoming, MAX_BLOCKS, Sender};
 use crate::timecoin::exchange::seconds;
-use crate::timecoin::find::{DIALECT, address_of, is_old_dialler};
+use crate::timecoin::peer_lookup::{PROTOCOL_NAME, dial_addr, is_legacy_inbound};
 use crate::timecoin::wire::{NetworkMessage, OutPoint, PeerAddress, Transaction};
 
 use super::state::State;
 
 /// The answer to a question; `None` for no reply.
-pub(super) async fn answer(
+pub(super) async fn reply_to(
     state: &Arc<State>,
     node: &NodeRef,
     from: &Sender,
@@ -21,7 +21,7 @@ pub(super) async fn answer(
 ) -> Option<NetworkMessage> {
     match message {
         NetworkMessage::GetPeerList => Some(peer_list(state, node, Some(from))),
-        NetworkMessage::RegisterXpub { xpub } => Some(register(state, from, &xpub, node.now())),
+        NetworkMessage::RegisterXpub { xpub } => Some(register_xpub(state, from, &xpub, node.now())),
         NetworkMessage::RequestWalletTransactions { xpub } => {
             let history = state.chain.wallet_history(&xpub).get().await;
             if history.is_some() {
@@ -32,15 +32,17 @@ pub(super) async fn answer(
                     transactions: history.transactions,
                     last_synced_height: history.last_synced_height,
                 }),
-                None => hook(&*state.chain, from, NetworkMessage::RequestWalletTransactions { xpub }).await,
+                None => {
+                    unhandled(&*state.chain, from, NetworkMessage::RequestWalletTransactions { xpub }).await
+                }
             }
         }
-        message => of_chain(&*state.chain, from, message).await,
+        message => chain_reply(&*state.chain, from, message).await,
     }
 }
 
 /// The answer of a chain alone, for questions that concern neither peers nor subscriptions.
-pub(super) async fn of_chain(
+pub(super) async fn chain_reply(
     chain: &dyn ChainSource,
     from: &Sender,
     message: NetworkMessage,
@@ -63,7 +65,7 @@ pub(super) async fn of_chain(
                 .map(|(height, best_block_hash)| M::HeightResponse { height, best_block_hash })
         }
         M::GetBlocks { .. } | M::BlockRequest { .. } | M::ChainRequest { .. } | M::GetGenesis => {
-            blocks(chain, &message).await
+            blocks_reply(chain, &message).await
         }
         M::GetMempool | M::MempoolQuery => chain.mempool().get().await.map(M::MempoolResponse),
         M::RequestMissingTransactions { txids, block_height, .. } => {
@@ -92,30 +94,34 @@ pub(super) async fn of_chain(
             chain.masternodes().get().await.map(|masternodes| M::MasternodeList { masternodes })
         }
         M::GetMasternodeHash => chain.masternode_hash().get().await.map(|hash| M::MasternodeHash { hash }),
-        M::UTXOStateQuery { outpoints } => states(chain, outpoints).await,
+        M::UTXOStateQuery { outpoints } => utxo_states(chain, outpoints).await,
         M::ConsensusBlockVote(vote) => {
             let ack = chain.block_vote(from, vote).get().await;
             ack.map(|ack| M::ConsensusVoteAck {
                 block_hash: ack.block_hash,
                 voter: ack.voter,
-                received_at: crate::timecoin::info::unix_seconds(WallTime::now()),
+                received_at: crate::timecoin::peer_info::unix_seconds(WallTime::now()),
             })
         }
-        M::InstantFinalityRequest(transaction) => finality(chain, from, transaction).await,
+        M::InstantFinalityRequest(transaction) => finality_reply(chain, from, transaction).await,
         _ => None,
     };
     match known {
         Some(answer) => Some(answer),
-        None => hook(chain, from, message).await,
+        None => unhandled(chain, from, message).await,
     }
 }
 
-async fn hook(chain: &dyn ChainSource, from: &Sender, message: NetworkMessage) -> Option<NetworkMessage> {
+async fn unhandled(
+    chain: &dyn ChainSource,
+    from: &Sender,
+    message: NetworkMessage,
+) -> Option<NetworkMessage> {
     chain.on_message(from, Incoming::Message(message)).get().await
 }
 
 /// Ranges are cut to what one answer may have; a range far beyond the chain's end is not answered, as of old.
-async fn blocks(chain: &dyn ChainSource, message: &NetworkMessage) -> Option<NetworkMessage> {
+async fn blocks_reply(chain: &dyn ChainSource, message: &NetworkMessage) -> Option<NetworkMessage> {
     use NetworkMessage as M;
     match *message {
         M::GetBlocks { start_height, end_height } => {
@@ -123,7 +129,7 @@ async fn blocks(chain: &dyn ChainSource, message: &NetworkMessage) -> Option<Net
                 return None;
             }
             if let Some(tip) = chain.tip().get().await.and_then(|tip| tip.height)
-                && start_height > tip.saturating_add(FAR)
+                && start_height > tip.saturating_add(MAX_HEIGHT_AHEAD)
             {
                 return None;
             }
@@ -153,14 +159,14 @@ async fn blocks(chain: &dyn ChainSource, message: &NetworkMessage) -> Option<Net
     }
 }
 
-async fn states(chain: &dyn ChainSource, outpoints: &[String]) -> Option<NetworkMessage> {
+async fn utxo_states(chain: &dyn ChainSource, outpoints: &[String]) -> Option<NetworkMessage> {
     let parsed = outpoints.iter().filter_map(|text| serde_json::from_str::<OutPoint>(text).ok()).collect();
     let states = chain.utxo_states(parsed).get().await?;
     let states = serde_json::to_string(&states).ok()?;
     Some(NetworkMessage::UTXOStateResponse { states })
 }
 
-async fn finality(
+async fn finality_reply(
     chain: &dyn ChainSource,
     from: &Sender,
     transaction: &Transaction,
@@ -178,10 +184,10 @@ async fn finality(
 /// The peers that others can dial, in this network's dialect; not whoever asks, and nobody who was only heard from and cannot be dialled.
 pub(super) fn peer_list(state: &State, node: &NodeRef, asker: Option<&Sender>) -> NetworkMessage {
     let roster = node.roster();
-    let others = roster.iter().filter(|peer| peer.is_live() && peer.connection().protocol() == DIALECT);
+    let others = roster.iter().filter(|peer| peer.is_live() && peer.connection().protocol() == PROTOCOL_NAME);
     let others = others.filter(|peer| asker.is_none_or(|asker| asker.peer().id() != peer.id()));
-    let addresses = others.take(LISTED).map(|peer| {
-        let addr = address_of(peer, state.network);
+    let addresses = others.take(MAX_LISTED_PEERS).map(|peer| {
+        let addr = dial_addr(peer, state.network);
         PeerAddress {
             ip: addr.ip().to_string(),
             port: addr.port(),
@@ -191,7 +197,7 @@ pub(super) fn peer_list(state: &State, node: &NodeRef, asker: Option<&Sender>) -
     NetworkMessage::PeerList(addresses.collect())
 }
 
-fn register(state: &State, from: &Sender, xpub: &str, now: Tick) -> NetworkMessage {
+fn register_xpub(state: &State, from: &Sender, xpub: &str, now: Tick) -> NetworkMessage {
     match state.wallets.lock().subscribe(xpub, from.addr(), now) {
         Ok(_) => NetworkMessage::XpubRegistered { success: true, message: "registered".into() },
         Err(why) => NetworkMessage::XpubRegistered { success: false, message: why.to_string() },
@@ -200,8 +206,8 @@ fn register(state: &State, from: &Sender, xpub: &str, now: Tick) -> NetworkMessa
 
 /// What a wallet can spend, told behind the answer to its registration. Not to an old node that dialled us: it takes a frame that it
 /// did not ask for as the answer to its next ping.
-pub(super) async fn told_after(state: &State, from: &Sender, xpub: String) -> Option<NetworkMessage> {
-    if is_old_dialler(from.peer()) {
+pub(super) async fn follow_up(state: &State, from: &Sender, xpub: String) -> Option<NetworkMessage> {
+    if is_legacy_inbound(from.peer()) {
         return None;
     }
     let utxos = state.chain.wallet_utxos(&xpub).get().await?;
@@ -215,6 +221,6 @@ fn subscribe(state: &State, from: &Sender, xpub: &str, now: Tick) {
 }
 
 /// Peers in one list at the most.
-const LISTED: usize = 1_000;
+const MAX_LISTED_PEERS: usize = 1_000;
 /// A range that begins so far beyond the chain's end is not answered.
-const FAR: u64 = 1_000;
+const MAX_HEIGHT_AHEAD: u64 = 1_000;

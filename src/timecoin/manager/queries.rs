@@ -8,15 +8,15 @@ use crate::node::{NodeStats, Peer};
 use crate::pool::PoolStats;
 use crate::timecoin::chain::ChainSource;
 use crate::timecoin::exchange::PersistentPeerInfo;
-use crate::timecoin::find::{address_of, info_of, ip_of, is_old_dialler};
-use crate::timecoin::info::whole_millis;
+use crate::timecoin::peer_info::millis_u32;
+use crate::timecoin::peer_lookup::{dial_addr, is_legacy_inbound, peer_info, peer_ip_addr};
 use crate::timecoin::wire::NetworkMessage;
 use crate::timecoin::{PeerInfo, PeerQuarantine, RateLimitError, RateLimiter, UnifiedPeerConnection};
 
 use super::PeerManager;
-use super::answer::{of_chain, peer_list};
-use super::ask::PeerAt;
 use super::error::{BadAddress, PeerRequestError};
+use super::request::ToPeerAddr;
+use super::responder::{chain_reply, peer_list};
 
 /// Ourselves.
 impl PeerManager {
@@ -80,7 +80,7 @@ impl PeerManager {
     /// Their IP addresses, as text; each once.
     pub async fn get_peer_ips(&self) -> Vec<String> {
         let ips: std::collections::BTreeSet<IpAddr> =
-            self.live_peers().iter().map(|peer| ip_of(peer)).collect();
+            self.live_peers().iter().map(|peer| peer_ip_addr(peer)).collect();
         ips.into_iter().map(|ip| ip.to_string()).collect()
     }
 
@@ -96,7 +96,7 @@ impl PeerManager {
 
     /// The pool's entry for the peer at this IP address.
     pub fn connection(&self, peer_ip: IpAddr) -> Option<UnifiedPeerConnection> {
-        let peer = self.state().peer_of(self.node(), peer_ip)?;
+        let peer = self.state().peer_by_ip(self.node(), peer_ip)?;
         Some(UnifiedPeerConnection::from_arc(peer, self.node(), self.network))
     }
 
@@ -122,11 +122,11 @@ impl PeerManager {
         peer_ip: IpAddr,
         utxo_handler: &dyn ChainSource,
     ) -> Result<Option<NetworkMessage>, PeerRequestError> {
-        let Some(peer) = self.state().peer_of(self.node(), peer_ip) else {
+        let Some(peer) = self.state().peer_by_ip(self.node(), peer_ip) else {
             return Err(PeerRequestError::NotConnected(SocketAddr::new(peer_ip, self.network.port())));
         };
         let from = self.state().sender(&peer);
-        Ok(of_chain(utxo_handler, &from, message.clone()).await)
+        Ok(chain_reply(utxo_handler, &from, message.clone()).await)
     }
 
     pub(super) fn live_peers(&self) -> Vec<Arc<Peer>> {
@@ -134,24 +134,24 @@ impl PeerManager {
     }
 
     /// Those that answer questions on their connection, the quickest first, healthy ones before others. Cost: O(n log n).
-    pub(super) fn askable(&self) -> Vec<Arc<Peer>> {
-        let mut peers = self.by_promise();
-        peers.retain(|peer| !is_old_dialler(peer));
+    pub(super) fn peers_taking_requests(&self) -> Vec<Arc<Peer>> {
+        let mut peers = self.peers_by_preference();
+        peers.retain(|peer| !is_legacy_inbound(peer));
         peers
     }
 
     /// All, those first that are likely to answer a question, and soon. Cost: O(n log n).
-    pub(super) fn by_promise(&self) -> Vec<Arc<Peer>> {
+    pub(super) fn peers_by_preference(&self) -> Vec<Arc<Peer>> {
         let now = self.node().now();
         let mut peers = self.live_peers();
         peers.sort_by_cached_key(|peer| {
-            (is_old_dialler(peer), !peer.is_healthy(now), peer.rtt().unwrap_or_default(), peer.id())
+            (is_legacy_inbound(peer), !peer.is_healthy(now), peer.rtt().unwrap_or_default(), peer.id())
         });
         peers
     }
 
     fn info_of(&self, peer: &Peer) -> PeerInfo {
-        let mut info = info_of(peer, self.network, self.node().now());
+        let mut info = peer_info(peer, self.network, self.node().now());
         if let Some(known) = self.state().exchange.lock().get(info.address.ip()) {
             info.successful_connections = known.successful_connections;
             info.failed_connections = known.failed_connections;
@@ -168,12 +168,12 @@ impl PeerManager {
     /// [`BadAddress`].
     pub async fn add_discovered_peer(
         &self,
-        address: impl PeerAt,
+        address: impl ToPeerAddr,
         port: u16,
         version: String,
     ) -> Result<(), BadAddress> {
-        let ip = address.addr(port)?.ip();
-        self.state().remember(SocketAddr::new(ip, port), version, Source::Seed);
+        let ip = address.to_peer_addr(port)?.ip();
+        self.state().remember_peer(SocketAddr::new(ip, port), version, Source::Seed);
         Ok(())
     }
 
@@ -184,22 +184,22 @@ impl PeerManager {
         let mut exchange = self.state().exchange.lock();
         for peer in self.node().roster().iter() {
             if let Some(rtt) = peer.rtt() {
-                let millis = whole_millis(rtt);
-                exchange.update_latency(ip_of(peer), millis);
+                let millis = millis_u32(rtt);
+                exchange.update_latency(peer_ip_addr(peer), millis);
             }
         }
         exchange.get_best_peers(count, WallTime::now())
     }
 
     /// Notes that a connection to this address succeeded. `false` if it is not known.
-    pub async fn record_peer_success(&self, address: impl PeerAt) -> bool {
-        let addr = address.addr(self.network.port());
+    pub async fn record_peer_success(&self, address: impl ToPeerAddr) -> bool {
+        let addr = address.to_peer_addr(self.network.port());
         addr.is_ok_and(|addr| self.state().exchange.lock().record_success(addr.ip(), WallTime::now()))
     }
 
     /// Notes that a connection to this address failed. `false` if it is not known.
-    pub async fn record_peer_failure(&self, address: impl PeerAt) -> bool {
-        let addr = address.addr(self.network.port());
+    pub async fn record_peer_failure(&self, address: impl ToPeerAddr) -> bool {
+        let addr = address.to_peer_addr(self.network.port());
         addr.is_ok_and(|addr| self.state().exchange.lock().record_failure(addr.ip()))
     }
 
@@ -209,9 +209,9 @@ impl PeerManager {
     }
 
     /// Where the peer at this IP address listens: as its connection says, as it was known before, or at the standard port.
-    pub(super) fn last_known(&self, ip: IpAddr) -> SocketAddr {
-        if let Some(peer) = self.state().peer_of(self.node(), ip) {
-            return address_of(&peer, self.network);
+    pub(super) fn last_known_addr(&self, ip: IpAddr) -> SocketAddr {
+        if let Some(peer) = self.state().peer_by_ip(self.node(), ip) {
+            return dial_addr(&peer, self.network);
         }
         let known = self.state().exchange.lock().get(ip).map(PersistentPeerInfo::addr);
         known.unwrap_or(SocketAddr::new(ip, self.network.port()))

@@ -1,7 +1,7 @@
 //! A manager and the old node as it was measured: its mute seconds, its pings, what it reads and what not.
 
 use super::*;
-use old_node::{ConnectionSetup, Hand, Handshake, Network, OldNode, Times};
+use legacy_node::{ConnectionSetup, Hand, Handshake, LegacyNode, Network, Times};
 use peerpool::connection::RequestError;
 use peerpool::timecoin::{ConnectionError, PeerRequestError, QuarantineReason};
 
@@ -12,19 +12,19 @@ async fn dial_in(net: &MemoryNet, host: u8, to: &PeerManager) -> peerpool::trans
 }
 
 /// An old node that listens nowhere and says that it does on its host in memory.
-async fn old(host: u8) -> OldNode {
-    OldNode::start(ConnectionSetup::new(host, Times::real()).only_dials(in_memory(host))).await
+async fn old(host: u8) -> LegacyNode {
+    LegacyNode::start(ConnectionSetup::new(host, Times::real()).only_dials(in_memory(host))).await
 }
 
 /// The last full node on this host in memory, listening, with a chain of this height.
-async fn full(net: &MemoryNet, host: u8, height: u64) -> Arc<OldNode> {
+async fn full(net: &MemoryNet, host: u8, height: u64) -> Arc<LegacyNode> {
     // Its listener, in memory: whoever comes is handed to the old node.
     use peerpool::transport::Transport;
     let mut listener = net.host(in_memory(host).ip()).listen(in_memory(host)).await.unwrap();
     let mut setup = ConnectionSetup::full(host, Times::real());
     setup.public = Some(in_memory(host));
     setup.height = Some(height);
-    let old = Arc::new(OldNode::start(setup).await);
+    let old = Arc::new(LegacyNode::start(setup).await);
     let accepting = Arc::clone(&old);
     tokio::spawn(async move {
         while let Ok((stream, from)) = listener.accept().await {
@@ -36,7 +36,7 @@ async fn full(net: &MemoryNet, host: u8, height: u64) -> Arc<OldNode> {
 }
 
 /// A manager at this address, and an old node at the second one that listens, has dialled it and has a chain of twelve.
-async fn beside_an_old_dialler(at: u8) -> (PeerManager, Arc<OldNode>) {
+async fn beside_an_old_dialler(at: u8) -> (PeerManager, Arc<LegacyNode>) {
     let net = MemoryNet::new(11);
     let one = manager_in(&net, at, config(), chain("a")).await;
     let old = full(&net, 2, 12).await;
@@ -95,7 +95,7 @@ async fn a_question_waits_until_an_old_dialler_reads() {
     hand.say(r#""GetPeerList""#).await;
     // The answer to its own question comes at once, and nothing else does for its fifteen seconds.
     assert_eq!(hand.hear().await.unwrap().variant, "PeerList");
-    let asking = one.ask(in_memory(2), NetworkMessage::GetBlockchainInfo, Duration::from_secs(60));
+    let asking = one.request(in_memory(2), NetworkMessage::GetBlockchainInfo, Duration::from_secs(60));
     let answering = async {
         let asked = hand.hear().await.unwrap();
         assert_eq!(asked.variant, "GetBlockchainInfo");
@@ -106,7 +106,7 @@ async fn a_question_waits_until_an_old_dialler_reads() {
     assert!(matches!(answer.unwrap(), NetworkMessage::BlockchainInfo { height: Some(5), .. }));
     // From now on at once.
     let before = tokio::time::Instant::now();
-    let asking = one.ask(in_memory(2), NetworkMessage::GetBlockchainInfo, Duration::from_secs(60));
+    let asking = one.request(in_memory(2), NetworkMessage::GetBlockchainInfo, Duration::from_secs(60));
     let answering = async {
         hand.hear().await.unwrap();
         hand.say(r#"{"BlockchainInfo":{"height":null,"best_block_hash":""}}"#).await;
@@ -141,7 +141,7 @@ async fn a_peer_that_is_asked_for_by_its_ip_is_asked_once_more_at_the_port_it_wa
     one.connect_to_peer(PeerInfo::new(at, TESTNET)).await.unwrap();
     // It never says a word.
     let _silent = hands.recv().await.unwrap();
-    let ask = || one.ask(at.ip(), NetworkMessage::GetBlockchainInfo, Duration::from_secs(5));
+    let ask = || one.request(at.ip(), NetworkMessage::GetBlockchainInfo, Duration::from_secs(5));
     let timed_out = ask().await;
     assert!(matches!(timed_out, Err(PeerRequestError::Request(RequestError::Timeout))), "{timed_out:?}");
     let answering = async {
@@ -231,8 +231,8 @@ async fn a_question_without_time_for_the_mute_seconds_fails_at_once_and_costs_no
     until("its first question came", || one.connection(in_memory(2).ip()).is_some()).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let begun = tokio::time::Instant::now();
-    let mute = one.ask(in_memory(2), NetworkMessage::GetMempool, Duration::from_secs(10)).await;
-    let Err(PeerRequestError::Mute { left }) = mute else { panic!("it was asked: {mute:?}") };
+    let mute = one.request(in_memory(2), NetworkMessage::GetMempool, Duration::from_secs(10)).await;
+    let Err(PeerRequestError::ReadPaused { left }) = mute else { panic!("it was asked: {mute:?}") };
     assert!(left > Duration::from_secs(10) && begun.elapsed() < Duration::from_secs(1));
     assert_eq!(one.connection(in_memory(2).ip()).unwrap().health_score(), 100);
 }
@@ -271,14 +271,14 @@ async fn an_old_node_that_accepted_us_is_asked_over_its_connection() {
 async fn on_real_sockets_an_old_node_is_dialled_and_dials() {
     let mut setup = ConnectionSetup::full(77, Times::faster(10));
     setup.height = Some(3);
-    let accepting = OldNode::start(setup).await;
+    let accepting = LegacyNode::start(setup).await;
     let one = manager(chain("a")).await;
     one.connect_to_peer(PeerInfo::new(accepting.addr(), TESTNET)).await.unwrap();
     assert_eq!(one.request_blockchain_info(accepting.addr()).await.unwrap(), Some(3));
 
-    let dialling = OldNode::start(ConnectionSetup::new(78, Times::faster(10))).await;
+    let dialling = LegacyNode::start(ConnectionSetup::new(78, Times::faster(10))).await;
     let mut quick = config();
-    quick.mute = Times::faster(10).mute;
+    quick.legacy_read_pause = Times::faster(10).mute;
     let two = manager_with(quick, chain("b")).await;
     dialling.connect_to_peer(two.listen_addr()).await.unwrap();
     until("it is known where it listens", || {

@@ -13,8 +13,8 @@ use serde::de::{self, IgnoredAny, MapAccess, SeqAccess};
 use super::kinds::Kind;
 
 /// Whether `reply`, of kind `reply_kind`, can be the answer to `asked`. Both are JSON texts.
-pub(super) fn answers(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> bool {
-    if kind.awaits().is_none() || kind.awaits() != reply_kind.fills() {
+pub(super) fn is_reply_to(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> bool {
+    if kind.request_slot().is_none() || kind.request_slot() != reply_kind.reply_slot() {
         return false;
     }
     disagrees(kind, asked, reply_kind, reply) != Some(true)
@@ -37,7 +37,7 @@ fn txid_of(text: &[u8]) -> Option<String> {
 
 /// The hash of the block that a vote is on.
 fn hash_of(vote: &[u8]) -> Option<String> {
-    let vote: Cow<'_, str> = body::<Text<'_>>(vote)?.0;
+    let vote: Cow<'_, str> = body::<JsonText<'_>>(vote)?.0;
     serde_json::from_str(&vote).ok().map(|field: HashField<'_>| field.block_hash.into_owned())
 }
 
@@ -50,7 +50,7 @@ fn disagrees(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> Option
         Kind::GetBlocks => {
             let Range { start_height, end_height } = body(asked)?;
             let first = match reply_kind {
-                Kind::BlocksData => body::<First<HeightField>>(reply)?.0?.height,
+                Kind::BlocksData => body::<FirstElement<HeightField>>(reply)?.0?.height,
                 _ => body::<Blocks>(reply)?.blocks.0?.header.block_number,
             };
             !(start_height..=end_height).contains(&first)
@@ -76,7 +76,7 @@ fn disagrees(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> Option
 
 /// Whether transactions came for another block, or some that were not asked for.
 fn missing_differ(asked: &MissingAsked<'_>, reply: &MissingReply<'_>) -> bool {
-    let mut wanted: Vec<&str> = asked.txids.iter().map(|Text(txid)| &**txid).collect();
+    let mut wanted: Vec<&str> = asked.txids.iter().map(|JsonText(txid)| &**txid).collect();
     wanted.sort_unstable();
     let is_wanted = |txid: &str| wanted.binary_search(&txid).is_ok();
     asked.block_height != reply.block_height || !reply.transactions.iter().all(|found| is_wanted(&found.txid))
@@ -85,7 +85,8 @@ fn missing_differ(asked: &MissingAsked<'_>, reply: &MissingReply<'_>) -> bool {
 /// Whether states came of outputs that were not asked for; `None` if what came is no list of states.
 fn states_differ(asked: &StatesAsked<'_>, reply: &StatesReply<'_>) -> Option<bool> {
     let found: Vec<(OutPointFields<'_>, IgnoredAny)> = serde_json::from_str(&reply.states).ok()?;
-    let wanted = asked.outpoints.iter().map(|Text(text)| serde_json::from_str::<OutPointFields<'_>>(text));
+    let wanted =
+        asked.outpoints.iter().map(|JsonText(text)| serde_json::from_str::<OutPointFields<'_>>(text));
     let mut wanted: Vec<OutPointFields<'_>> = wanted.collect::<Result<_, _>>().ok()?;
     wanted.sort_unstable();
     Some(!found.iter().all(|(outpoint, _)| wanted.binary_search(outpoint).is_ok()))
@@ -126,7 +127,7 @@ struct HashField<'a> {
 
 #[derive(Deserialize)]
 struct Blocks {
-    blocks: First<BlockFields>,
+    blocks: FirstElement<BlockFields>,
 }
 
 #[derive(Deserialize)]
@@ -147,7 +148,7 @@ struct HeaderFields {
 #[derive(Deserialize)]
 struct MissingAsked<'a> {
     #[serde(borrow)]
-    txids: Vec<Text<'a>>,
+    txids: Vec<JsonText<'a>>,
     block_height: u64,
 }
 
@@ -161,7 +162,7 @@ struct MissingReply<'a> {
 #[derive(Deserialize)]
 struct StatesAsked<'a> {
     #[serde(borrow)]
-    outpoints: Vec<Text<'a>>,
+    outpoints: Vec<JsonText<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -179,25 +180,25 @@ struct OutPointFields<'a> {
 
 /// A text, borrowed where it has no escapes. Serde borrows those in a field of their own only.
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+struct JsonText<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The first of a list, if there is one; the others are skipped.
-struct First<T>(Option<T>);
+struct FirstElement<T>(Option<T>);
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for First<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for FirstElement<T> {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Seq<T>(PhantomData<T>);
         impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Seq<T> {
-            type Value = First<T>;
+            type Value = FirstElement<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a sequence")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<First<T>, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<FirstElement<T>, A::Error> {
                 let first = seq.next_element()?;
                 while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(First(first))
+                Ok(FirstElement(first))
             }
         }
         deserializer.deserialize_seq(Seq(PhantomData))

@@ -1,14 +1,14 @@
 //! The played old node behaves as the old node was measured to.
 #![cfg(all(feature = "node", not(peerpool_loom)))]
 
-#[path = "common/old_node.rs"]
-mod old_node;
+#[path = "common/legacy_node.rs"]
+mod legacy_node;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use old_node::{ConnectionSetup, Times, What, sample};
-use old_node::{Fate, Flavour, Hand, Handshake, MAX_MESSAGE, Message, Network, OldNode, SAMPLES};
+use legacy_node::{ConnectionSetup, Times, What, sample};
+use legacy_node::{Fate, Flavour, Hand, Handshake, LegacyNode, MAX_MESSAGE, Message, Network, SAMPLES};
 use tokio::io::{DuplexStream, duplex};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
@@ -41,13 +41,13 @@ fn pipe() -> (DuplexStream, DuplexStream) {
 }
 
 /// A node that does not listen, on its real durations, for paused time.
-async fn paused(host: u8, flavour: Flavour) -> OldNode {
+async fn paused(host: u8, flavour: Flavour) -> LegacyNode {
     let setup = ConnectionSetup { flavour, ..ConnectionSetup::new(host, Times::real()) };
-    OldNode::start(setup.only_dials(at(host))).await
+    LegacyNode::start(setup.only_dials(at(host))).await
 }
 
 /// `node` has dialled us; we are 127.0.0.`host`.
-async fn dialled_by(node: &OldNode, host: u8) -> Hand {
+async fn dialled_by(node: &LegacyNode, host: u8) -> Hand {
     let (ours, theirs) = pipe();
     let mut hand = Hand::new(ours);
     let ours = handshake(host);
@@ -59,7 +59,7 @@ async fn dialled_by(node: &OldNode, host: u8) -> Hand {
 }
 
 /// We have dialled `node`; we are 127.0.0.`host`, and so the socket says.
-async fn dial(node: &OldNode, host: u8) -> Hand {
+async fn dial(node: &LegacyNode, host: u8) -> Hand {
     let (ours, theirs) = pipe();
     let mut hand = Hand::new(ours);
     let ours = handshake(host);
@@ -337,8 +337,8 @@ async fn a_new_peer_is_told_to_the_others_once() {
 
 #[tokio::test]
 async fn an_old_dialler_and_an_old_acceptor_show_the_measured_stall() {
-    let acceptor = OldNode::start(ConnectionSetup::full(2, Times::faster(FASTER))).await;
-    let dialler = OldNode::start(ConnectionSetup::new(3, Times::faster(FASTER)).dials_from_itself()).await;
+    let acceptor = LegacyNode::start(ConnectionSetup::full(2, Times::faster(FASTER))).await;
+    let dialler = LegacyNode::start(ConnectionSetup::new(3, Times::faster(FASTER)).dials_from_itself()).await;
     dialler.connect_to_peer(acceptor.addr()).await.unwrap();
     // Nothing to do the second time, nor for its own address.
     dialler.connect_to_peer(acceptor.addr()).await.unwrap();
@@ -366,9 +366,9 @@ async fn an_old_dialler_and_an_old_acceptor_show_the_measured_stall() {
 
 #[tokio::test]
 async fn a_dialler_that_binds_nothing_is_seen_as_127_0_0_1() {
-    let full = OldNode::start(ConnectionSetup::full(2, Times::faster(FASTER))).await;
-    let layer = OldNode::start(ConnectionSetup::new(4, Times::faster(FASTER))).await;
-    let dialler = OldNode::start(ConnectionSetup::new(3, Times::faster(FASTER))).await;
+    let full = LegacyNode::start(ConnectionSetup::full(2, Times::faster(FASTER))).await;
+    let layer = LegacyNode::start(ConnectionSetup::new(4, Times::faster(FASTER))).await;
+    let dialler = LegacyNode::start(ConnectionSetup::new(3, Times::faster(FASTER))).await;
     dialler.connect_to_peer(full.addr()).await.unwrap();
     dialler.connect_to_peer(layer.addr()).await.unwrap();
     let pooled = |what: &What| *what == What::Pooled;
@@ -381,7 +381,7 @@ async fn a_dialler_that_binds_nothing_is_seen_as_127_0_0_1() {
 
 #[tokio::test]
 async fn a_silent_client_keeps_the_next_one_waiting() {
-    let node = OldNode::start(ConnectionSetup::new(2, Times::faster(FASTER))).await;
+    let node = LegacyNode::start(ConnectionSetup::new(2, Times::faster(FASTER))).await;
     let silent = TcpStream::connect(node.addr()).await.unwrap();
     let mut second = Hand::new(TcpStream::connect(node.addr()).await.unwrap());
     second.raw(&handshake(3).bytes()).await;
@@ -393,7 +393,7 @@ async fn a_silent_client_keeps_the_next_one_waiting() {
 
 #[tokio::test]
 async fn a_refusal_is_a_closed_socket_without_a_word() {
-    let node = OldNode::start(ConnectionSetup::new(2, Times::faster(FASTER))).await;
+    let node = LegacyNode::start(ConnectionSetup::new(2, Times::faster(FASTER))).await;
     let wrong = |change: &dyn Fn(&mut Handshake)| {
         let mut ours = handshake(3);
         change(&mut ours);
@@ -431,8 +431,8 @@ async fn a_refusal_is_a_closed_socket_without_a_word() {
 async fn a_dialler_drops_whom_it_does_not_like() {
     let mainnet =
         ConnectionSetup { network: Network::Mainnet, ..ConnectionSetup::new(2, Times::faster(FASTER)) };
-    let mainnet = OldNode::start(mainnet).await;
-    let dialler = OldNode::start(ConnectionSetup::new(3, Times::faster(FASTER))).await;
+    let mainnet = LegacyNode::start(mainnet).await;
+    let dialler = LegacyNode::start(ConnectionSetup::new(3, Times::faster(FASTER))).await;
     let error = dialler.connect_to_peer(mainnet.addr()).await.unwrap_err();
     assert!(error.contains("Failed to read magic") || error.contains("reset"), "{error}");
     assert!(dialler.peers().await.is_empty());
@@ -444,7 +444,7 @@ async fn a_dialler_drops_whom_it_does_not_like() {
         genesis: genesis("ab"),
         ..ConnectionSetup::new(4, Times::real()).only_dials(at(4))
     };
-    let dialler = OldNode::start(setup).await;
+    let dialler = LegacyNode::start(setup).await;
     let ours = Handshake { genesis_hash: genesis("cd"), ..handshake(2) };
     let (connected, greeted) =
         tokio::join!(dialler.connect_over(theirs, at(2)), hand.welcome(&ours, Network::Testnet));
@@ -456,7 +456,7 @@ async fn a_dialler_drops_whom_it_does_not_like() {
 
 #[tokio::test]
 async fn a_message_over_the_cap_ends_a_full_nodes_loop_and_one_at_the_cap_is_read() {
-    let node = OldNode::start(ConnectionSetup::full(2, Times::real())).await;
+    let node = LegacyNode::start(ConnectionSetup::full(2, Times::real())).await;
     let mut hand = Hand::new(TcpStream::connect(node.addr()).await.unwrap());
     hand.greet(&handshake(3), Network::Testnet).await.unwrap();
     let mut padded = PING.as_bytes().to_vec();
@@ -470,14 +470,14 @@ async fn a_message_over_the_cap_ends_a_full_nodes_loop_and_one_at_the_cap_is_rea
 
 #[tokio::test]
 async fn a_dead_connection_is_dialled_again_once_at_the_standard_port() {
-    let acceptor = OldNode::start(ConnectionSetup::full(2, Times::faster(FASTER))).await;
+    let acceptor = LegacyNode::start(ConnectionSetup::full(2, Times::faster(FASTER))).await;
     let mut setup = ConnectionSetup::new(3, Times::faster(FASTER));
     setup.standard_port = acceptor.addr().port();
-    let dialler = OldNode::start(setup).await;
+    let dialler = LegacyNode::start(setup).await;
     dialler.connect_to_peer(acceptor.addr()).await.unwrap();
     dialler.remove_dead_connection(ip(2)).await;
     assert!(dialler.peers().await.is_empty());
     let dialled =
-        |record: &old_node::Record| record.of(ip(2)).iter().filter(|what| **what == What::Dialled).count();
+        |record: &legacy_node::Record| record.of(ip(2)).iter().filter(|what| **what == What::Dialled).count();
     dialler.record().until(WAIT, |record| dialled(record) == 2).await;
 }

@@ -53,8 +53,8 @@ pub enum ImportError {
         cause: serde_json::Error,
     },
     /// The peers are in the book; that they are could not be noted, so the next start imports them again.
-    #[error("imported, but cannot note it in {}: {cause}", path.display())]
-    Note {
+    #[error("imported, but cannot marker it in {}: {cause}", path.display())]
+    Marker {
         /// The file that says so.
         path: PathBuf,
         /// What the system says.
@@ -73,9 +73,9 @@ pub fn read_peers_json(path: &Path, network: NetworkType) -> Result<Imported, Im
     let read = |cause| ImportError::Read { path: path.into(), cause };
     let mut text = Vec::new();
     let file = File::open(path).map_err(read)?;
-    file.take(LARGEST + 1).read_to_end(&mut text).map_err(read)?;
-    if text.len() as u64 > LARGEST {
-        return Err(ImportError::TooLarge { path: path.into(), cap: LARGEST });
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text).map_err(read)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(ImportError::TooLarge { path: path.into(), cap: MAX_FILE_BYTES });
     }
     let entries: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(&text).map_err(|cause| ImportError::Parse { path: path.into(), cause })?;
@@ -85,20 +85,20 @@ pub fn read_peers_json(path: &Path, network: NetworkType) -> Result<Imported, Im
         let record = serde_json::from_value::<PersistentPeerInfo>(entry);
         match (record, key.parse::<IpAddr>()) {
             (Ok(mut record), Ok(_)) => {
-                record.port = network.lasting_port(record.port);
+                record.port = network.stable_port(record.port);
                 imported.records.push(record);
             }
             _ => imported.skipped += 1,
         }
     }
     imported.records.sort_by_key(|record| std::cmp::Reverse(record.last_seen));
-    imported.skipped += imported.records.len().saturating_sub(MOST);
-    imported.records.truncate(MOST);
+    imported.skipped += imported.records.len().saturating_sub(MAX_RECORDS);
+    imported.records.truncate(MAX_RECORDS);
     Ok(imported)
 }
 
 /// Takes the peers of an old `peers.json` into the book, once: a file `<path>.imported` beside it says that it was done. `None` if
-/// it was, or if there is no such file. A book in memory starts empty each time, so for one the note is neither asked nor written.
+/// it was, or if there is no such file. A book in memory starts empty each time, so for one the marker is neither asked nor written.
 ///
 /// The old file is left as it is.
 ///
@@ -113,8 +113,8 @@ pub fn import_peers_json(
     book: &AddressBook,
     now: WallTime,
 ) -> Result<Option<Imported>, ImportError> {
-    let note = noted_in(path);
-    if !path.exists() || (book.has_file() && note.exists()) {
+    let marker = marker_path(path);
+    if !path.exists() || (book.has_file() && marker.exists()) {
         return Ok(None);
     }
     let mut imported = read_peers_json(path, network)?;
@@ -137,23 +137,23 @@ pub fn import_peers_json(
     if book.has_file() {
         // Noted only once the book has it: a crash in between imports again.
         let flushed = book.flush().map_err(std::io::Error::other);
-        flushed.map_err(|cause| ImportError::Note { path: note.clone(), cause })?;
-        File::create(&note).map_err(|cause| ImportError::Note { path: note, cause })?;
+        flushed.map_err(|cause| ImportError::Marker { path: marker.clone(), cause })?;
+        File::create(&marker).map_err(|cause| ImportError::Marker { path: marker, cause })?;
     }
     Ok(Some(imported))
 }
 
 /// The file that says that this one was imported.
-fn noted_in(path: &Path) -> PathBuf {
+fn marker_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".imported");
     name.into()
 }
 
 /// Largest file read, in bytes.
-const LARGEST: u64 = 16 * 1024 * 1024;
+const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 /// Records taken at the most: those heard of last.
-const MOST: usize = 4_096;
+const MAX_RECORDS: usize = 4_096;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
@@ -222,10 +222,10 @@ mod tests {
         let (_folder, path) = saved(b"");
         let file = File::options().write(true).open(&path).unwrap();
         // A hole: it takes no room on the disk.
-        file.set_len(LARGEST + 1).unwrap();
+        file.set_len(MAX_FILE_BYTES + 1).unwrap();
         assert!(matches!(
             read_peers_json(&path, NetworkType::Testnet),
-            Err(ImportError::TooLarge { cap: LARGEST, .. })
+            Err(ImportError::TooLarge { cap: MAX_FILE_BYTES, .. })
         ));
     }
 }

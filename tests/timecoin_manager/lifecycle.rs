@@ -159,7 +159,7 @@ async fn settings_changed_at_once_are_all_changed() {
                 one.keep_alive(every);
             });
             turns.wait();
-            one.spawn_reconnection_task_with(ReconnectConfig { wanted, ..config().reconnect });
+            one.spawn_reconnection_task_with(ReconnectConfig { target_peers: wanted, ..config().reconnect });
         });
         let runtime = one.node().runtime_config();
         assert_eq!((runtime.target_peers, runtime.ping_interval), (wanted, every));
@@ -171,8 +171,11 @@ async fn a_search_put_off_for_ever_can_be_taken_up_again() {
     let net = MemoryNet::new(29);
     let seed = manager_in(&net, 1, config(), chain("seed")).await;
     let mut never = config();
-    never.reconnect =
-        ReconnectConfig { first: Duration::MAX, every: Duration::MAX, ..ReconnectConfig::default() };
+    never.reconnect = ReconnectConfig {
+        initial_delay: Duration::MAX,
+        interval: Duration::MAX,
+        ..ReconnectConfig::default()
+    };
     never.seeds.addresses = vec![seed.listen_addr()];
     let one = manager_in(&net, 2, never, chain("one")).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -366,8 +369,8 @@ async fn wallets_are_told_at_their_real_addresses_and_only_of_what_concerns_them
 async fn wallets_that_cannot_be_reached_keep_nobody_waiting_and_are_forgotten_in_time() {
     let net = MemoryNet::new(22);
     let hour = Duration::from_secs(3600);
-    let mut settings = ManagerConfig { one_shots: 4, ..config() };
-    settings.wallets.unreached = hour;
+    let mut settings = ManagerConfig { max_one_shots: 4, ..config() };
+    settings.wallets.expire_after = hour;
     let one = manager_in(&net, 1, settings, chain("a")).await;
     let listening = chain("b");
     let wallet = manager_in(&net, 2, config(), Arc::clone(&listening) as _).await;
@@ -408,7 +411,7 @@ async fn wallets_that_cannot_be_reached_keep_nobody_waiting_and_are_forgotten_in
 #[tokio::test(start_paused = true)]
 async fn our_own_want_of_places_is_no_wallets_failure() {
     let net = MemoryNet::new(23);
-    let one = manager_in(&net, 1, ManagerConfig { one_shots: 1, ..config() }, chain("a")).await;
+    let one = manager_in(&net, 1, ManagerConfig { max_one_shots: 1, ..config() }, chain("a")).await;
     let wallet = manager_in(&net, 2, config(), chain("b")).await;
     one.subscribe_wallet("x", ip_of(&wallet)).await.unwrap();
     let mut others = tokio::task::JoinSet::new();
@@ -443,12 +446,12 @@ async fn registering_a_wallet_subscribes_it_and_tells_what_it_can_spend() {
     let (one, other) = (manager(Arc::clone(&heard_by_one) as _).await, manager(chain_of_other as _).await);
     connect(&one, &other).await;
     let register = |xpub: &str| NetworkMessage::RegisterXpub { xpub: xpub.into() };
-    let answer = one.ask(other.listen_addr(), register("xpub"), WAIT).await.unwrap();
+    let answer = one.request(other.listen_addr(), register("xpub"), WAIT).await.unwrap();
     assert!(matches!(answer, NetworkMessage::XpubRegistered { success: true, .. }), "{answer:?}");
     until("what it can spend is told", || !heard(&heard_by_one, Kind::UtxoUpdate).is_empty()).await;
     let update = NetworkMessage::UtxoUpdate { xpub: "xpub".into(), utxos: vec![output] };
     assert_eq!(heard(&heard_by_one, Kind::UtxoUpdate), [update]);
-    let answer = one.ask(other.listen_addr(), register(&"x".repeat(300)), WAIT).await.unwrap();
+    let answer = one.request(other.listen_addr(), register(&"x".repeat(300)), WAIT).await.unwrap();
     assert!(matches!(answer, NetworkMessage::XpubRegistered { success: false, .. }), "{answer:?}");
     let notified = other.notify_wallet_transaction(wallet_transaction(), &[]).await;
     assert_eq!((notified.sent, notified.failed), (1, 0));

@@ -13,24 +13,24 @@ use crate::wire::{
     ReplyMatcher, Status, WireError, WireLimits,
 };
 
-use super::answers;
-use super::codec::text_of;
+use super::codec::write_json;
 use super::decline;
 use super::decode::TimeCoinDecoder;
 use super::handshake::HandshakeMessage;
 use super::kinds::Kind;
 use super::network::NetworkType;
+use super::reply_matcher;
 
 /// The kinds there are.
 const KINDS: u32 = Kind::ALL.len() as u32;
 /// Longest text of a frame, in bytes.
-pub(super) const FRAME_CAP: usize = 10 * 1024 * 1024;
+pub(super) const MAX_FRAME_BYTES: usize = 10 * 1024 * 1024;
 /// Longest text of a frame that is taken in one piece.
-pub(super) const PIECE: usize = 16 * 1024;
+pub(super) const MAX_WHOLE_FRAME_BYTES: usize = 16 * 1024;
 /// Bytes before a frame's text.
-pub(super) const LENGTH: usize = 4;
+pub(super) const LENGTH_BYTES: usize = 4;
 /// Bytes before a handshake's text: the magic and a length.
-const GREETING_HEAD: usize = 8;
+const HANDSHAKE_HEADER_BYTES: usize = 8;
 
 /// What a handshake says of the software, beside what a [`Hello`] holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,25 +91,25 @@ pub struct TimeCoin {
     software: Software,
     clock: fn() -> u64,
     limits: WireLimits,
-    pairs: Arc<Pairs>,
+    reply_matcher: Arc<KindReplyMatcher>,
 }
 
 impl TimeCoin {
     /// Longest text of a message, in bytes.
-    pub const MAX_MESSAGE: usize = FRAME_CAP;
+    pub const MAX_MESSAGE: usize = MAX_FRAME_BYTES;
 
     /// The dialect on this network.
     pub fn new(network: NetworkType, software: Software) -> Self {
         let limits = WireLimits {
-            urgent: FRAME_CAP,
-            normal: FRAME_CAP,
-            bulk: FRAME_CAP,
-            hello: GREETING_HEAD + HandshakeMessage::MAX_SIZE,
-            chunk: FRAME_CAP,
-            window: LENGTH + PIECE,
+            urgent: MAX_FRAME_BYTES,
+            normal: MAX_FRAME_BYTES,
+            bulk: MAX_FRAME_BYTES,
+            hello: HANDSHAKE_HEADER_BYTES + HandshakeMessage::MAX_SIZE,
+            chunk: MAX_FRAME_BYTES,
+            window: LENGTH_BYTES + MAX_WHOLE_FRAME_BYTES,
             peers: 0,
         };
-        Self { network, software, clock: unix_seconds, limits, pairs: Arc::new(Pairs) }
+        Self { network, software, clock: unix_seconds, limits, reply_matcher: Arc::new(KindReplyMatcher) }
     }
 
     /// The dialect on the network that counts.
@@ -151,7 +151,7 @@ impl TimeCoin {
         lane: Lane,
         head: &MessageHeader,
         size: usize,
-    ) -> Result<Option<[u8; LENGTH]>, EncodeError> {
+    ) -> Result<Option<[u8; LENGTH_BYTES]>, EncodeError> {
         match *head {
             MessageHeader::Cancel { .. } if size > 0 => return Err(EncodeError::CancelPayload { size }),
             MessageHeader::Cancel { .. } => return Ok(None),
@@ -166,13 +166,13 @@ impl TimeCoin {
             }
             _ => {}
         }
-        if size > FRAME_CAP {
-            return Err(EncodeError::TooLarge { lane, size, cap: FRAME_CAP });
+        if size > MAX_FRAME_BYTES {
+            return Err(EncodeError::TooLarge { lane, size, cap: MAX_FRAME_BYTES });
         }
         Ok(Some((size as u32).to_be_bytes()))
     }
 
-    fn handshake_of(&self, hello: &Hello) -> Result<HandshakeMessage, EncodeError> {
+    fn handshake_from(&self, hello: &Hello) -> Result<HandshakeMessage, EncodeError> {
         if hello.network != self.network.id() {
             return Err(EncodeError::Unsupported { what: "network but its own" });
         }
@@ -228,7 +228,7 @@ impl Protocol for TimeCoin {
         let refusal = Self::refusal(head);
         let payload = refusal.as_deref().unwrap_or(payload);
         if let Some(length) = self.frame_head(lane, head, payload.len())? {
-            out.reserve(LENGTH + payload.len());
+            out.reserve(LENGTH_BYTES + payload.len());
             out.put_slice(&length);
             out.put_slice(payload);
         }
@@ -255,8 +255,8 @@ impl Protocol for TimeCoin {
     fn encode_hello(&self, hello: &Hello, out: &mut BytesMut) -> Result<(), EncodeError> {
         Hello::validate_agent(hello.agent.as_bytes()).map_err(EncodeError::Agent)?;
         let mut text = Vec::with_capacity(512);
-        self.handshake_of(hello)?.encode(&mut text);
-        let (size, cap) = (GREETING_HEAD + text.len(), self.limits.hello);
+        self.handshake_from(hello)?.encode(&mut text);
+        let (size, cap) = (HANDSHAKE_HEADER_BYTES + text.len(), self.limits.hello);
         if size > cap {
             return Err(EncodeError::FirstFrameTooLarge { size, cap });
         }
@@ -273,7 +273,7 @@ impl Protocol for TimeCoin {
     }
 
     fn reply_matcher(&self) -> Option<Arc<dyn ReplyMatcher>> {
-        Some(Arc::clone(&self.pairs) as Arc<dyn ReplyMatcher>)
+        Some(Arc::clone(&self.reply_matcher) as Arc<dyn ReplyMatcher>)
     }
 
     fn decode_first_frame(&self, buf: &[u8]) -> Result<Option<(FirstFrame, usize)>, WireError> {
@@ -281,41 +281,42 @@ impl Protocol for TimeCoin {
             return Err(WireError::BadMagic);
         }
         let Some(length) = buf.get(4..).and_then(|rest| rest.first_chunk()) else { return Ok(None) };
-        let size = (u32::from_be_bytes(*length) as usize).saturating_add(GREETING_HEAD);
+        let size = (u32::from_be_bytes(*length) as usize).saturating_add(HANDSHAKE_HEADER_BYTES);
         let cap = self.limits.hello;
         if size > cap {
             return Err(WireError::FirstFrameTooLarge { size, cap });
         }
-        let Some(text) = buf.get(GREETING_HEAD..size) else { return Ok(None) };
+        let Some(text) = buf.get(HANDSHAKE_HEADER_BYTES..size) else { return Ok(None) };
         let handshake =
             HandshakeMessage::decode(text).map_err(|_| WireError::Malformed { what: "handshake" })?;
-        Ok(Some((FirstFrame::Hello(hello_of(handshake)), size)))
+        Ok(Some((FirstFrame::Hello(hello_from(handshake)), size)))
     }
 }
 
-/// Pairs questions and answers by the table of kinds.
+/// KindReplyMatcher questions and answers by the table of kinds.
 #[derive(Debug)]
-struct Pairs;
+struct KindReplyMatcher;
 
-impl ReplyMatcher for Pairs {
+impl ReplyMatcher for KindReplyMatcher {
     fn request_slot(&self, kind: u16) -> Option<u32> {
-        Kind::from_code(kind)?.awaits()
+        Kind::from_code(kind)?.request_slot()
     }
 
     fn reply_slot(&self, kind: u16) -> Option<u32> {
-        Kind::from_code(kind)?.fills()
+        Kind::from_code(kind)?.reply_slot()
     }
 
     fn is_reply_to(&self, kind: u16, asked: &[u8], reply_kind: u16, reply: &[u8]) -> bool {
         let (Some(kind), Some(reply_kind)) = (Kind::from_code(kind), Kind::from_code(reply_kind)) else {
             return false;
         };
-        answers::answers(kind, asked, reply_kind, reply)
+        reply_matcher::is_reply_to(kind, asked, reply_kind, reply)
     }
 
     fn are_distinguishable(&self, kind: u16, asked: &[u8], other_kind: u16, other: &[u8]) -> bool {
         kind == other_kind
-            && Kind::from_code(kind).is_some_and(|kind| answers::are_distinguishable(kind, asked, other))
+            && Kind::from_code(kind)
+                .is_some_and(|kind| reply_matcher::are_distinguishable(kind, asked, other))
     }
 }
 
@@ -343,8 +344,8 @@ impl PeerSoftware {
     }
 }
 
-fn hello_of(handshake: HandshakeMessage) -> Hello {
-    let short = |text: String| presentable(&text, PeerSoftware::MAX_TEXT).into_owned();
+fn hello_from(handshake: HandshakeMessage) -> Hello {
+    let short = |text: String| sanitized(&text, PeerSoftware::MAX_TEXT).into_owned();
     let software = PeerSoftware {
         commit_date: handshake.commit_date.map(short),
         commit_count: handshake.commit_count.map(short),
@@ -353,7 +354,7 @@ fn hello_of(handshake: HandshakeMessage) -> Hello {
     };
     let mut app = Vec::new();
     // Texts only: writing them to memory cannot fail.
-    let _ = text_of(&software, &mut app);
+    let _ = write_json(&software, &mut app);
     let listen = canonical(handshake.listen_addr);
     let nowhere = listen.ip().is_unspecified() && listen.port() == 0;
     Hello {
@@ -362,17 +363,17 @@ fn hello_of(handshake: HandshakeMessage) -> Hello {
         nonce: None,
         features: 0,
         listen: (!nowhere).then_some(listen),
-        agent: presentable(&handshake.version, Hello::MAX_AGENT).into_owned(),
-        genesis: handshake.genesis_hash.map(|text| unhex(&text).unwrap_or(NO_HASH)),
+        agent: sanitized(&handshake.version, Hello::MAX_AGENT).into_owned(),
+        genesis: handshake.genesis_hash.map(|text| unhex(&text).unwrap_or(INVALID_GENESIS)),
         app: Bytes::from(app),
     }
 }
 
 /// Stands for a genesis that is no hash, so that it differs from every one.
-const NO_HASH: [u8; 32] = [0xff; 32];
+const INVALID_GENESIS: [u8; 32] = [0xff; 32];
 
 /// The text cut to so many bytes, with spaces in place of control characters.
-fn presentable(text: &str, most: usize) -> Cow<'_, str> {
+fn sanitized(text: &str, most: usize) -> Cow<'_, str> {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
         end -= 1;

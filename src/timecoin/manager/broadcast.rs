@@ -10,21 +10,21 @@ use crate::connection::{Message, SendError};
 use crate::node::{BroadcastReceipt, NodeRef, Peer, Receipt};
 use crate::pool::Misbehavior;
 use crate::timecoin::PeerInfo;
-use crate::timecoin::alone::Turn;
-use crate::timecoin::announce::Announce;
+use crate::timecoin::announce::AnnounceDecision;
 use crate::timecoin::connection::{ConnectionError, PeerConnection};
-use crate::timecoin::find::DIALECT;
+use crate::timecoin::one_shot_lock::OneShotGuard;
+use crate::timecoin::peer_lookup::PROTOCOL_NAME;
 use crate::timecoin::wire::{
     Kind, NetworkMessage, PeerAddress, TextError, TransactionMessage, UTXOStateNotification,
 };
 
-use super::connect::note_failed;
+use super::connect::record_dial_failure;
 use super::error::{BroadcastError, PeerSendError};
 use super::state::State;
 use super::{Announced, PeerManager};
 
 /// A message as the node carries it: its text, its kind, its lane.
-pub(super) fn text_of(message: &NetworkMessage) -> Result<Message, TextError> {
+pub(super) fn to_message(message: &NetworkMessage) -> Result<Message, TextError> {
     let payload = message.to_bytes()?;
     let kind = message.kind();
     Ok(Message { lane: kind.lane_for(payload.len()), kind: kind.code(), payload })
@@ -32,29 +32,29 @@ pub(super) fn text_of(message: &NetworkMessage) -> Result<Message, TextError> {
 
 /// Tells everybody but the connection it is about of a new peer, unless that was done lately, or it could not be dialled in
 /// this network's dialect.
-pub(super) fn announce(
+pub(super) fn announce_peer(
     state: &State,
     node: &NodeRef,
     info: &PeerInfo,
     about: Option<&Peer>,
 ) -> Result<Announced, BroadcastError> {
-    if about.is_some_and(|peer| peer.connection().protocol() != DIALECT) {
+    if about.is_some_and(|peer| peer.connection().protocol() != PROTOCOL_NAME) {
         return Ok(Announced::NotDialable);
     }
     let but = about.map(|peer| peer.id());
     if !node.roster().iter().any(|peer| peer.is_live() && Some(peer.id()) != but) {
-        return Ok(Announced::Nobody);
+        return Ok(Announced::NoPeers);
     }
-    let addr = state.network.lasting_addr(info.address);
-    let begun = state.announced.lock().begin(addr, node.now());
+    let addr = state.network.stable_addr(info.address);
+    let begun = state.announced.lock().try_announce(addr, node.now());
     match begun {
-        Announce::Yes => {}
-        Announce::Recently => return Ok(Announced::Recently),
-        Announce::TooMany => return Ok(Announced::TooMany),
+        AnnounceDecision::Announce => {}
+        AnnounceDecision::Recent => return Ok(Announced::Recent),
+        AnnounceDecision::RateLimited => return Ok(Announced::RateLimited),
     }
     let peer = PeerAddress { ip: addr.ip().to_string(), port: addr.port(), version: info.version.clone() };
     let told =
-        text_of(&NetworkMessage::PeerList(vec![peer])).map_err(BroadcastError::from).and_then(|message| {
+        to_message(&NetworkMessage::PeerList(vec![peer])).map_err(BroadcastError::from).and_then(|message| {
             let said = match but {
                 Some(conn) => node.broadcast_except(&message, conn),
                 None => node.broadcast(&message),
@@ -63,14 +63,14 @@ pub(super) fn announce(
         });
     if let Err(error) = told {
         // Nobody heard it, so it is not announced.
-        state.announced.lock().take_back(addr);
+        state.announced.lock().retract(addr);
         return Err(error);
     }
-    Ok(Announced::Told)
+    Ok(Announced::Sent)
 }
 
 /// Queues a message for a peer, and lets its health know how that went.
-pub(super) fn send_link(node: &NodeRef, peer: &Peer, message: Message) -> Result<(), SendError> {
+pub(super) fn enqueue(node: &NodeRef, peer: &Peer, message: Message) -> Result<(), SendError> {
     let sent = peer.connection().handle().send(message);
     let now = node.now();
     match &sent {
@@ -79,7 +79,7 @@ pub(super) fn send_link(node: &NodeRef, peer: &Peer, message: Message) -> Result
             peer.reward(now);
         }
         // Full may be our own burst or our own ceiling: only a peer that takes nothing is to blame.
-        Err(SendError::Full(_)) if peer.connection().handle().stalled_for(now) > TAKES_NOTHING => {
+        Err(SendError::Full(_)) if peer.connection().handle().stalled_for(now) > STALL_PENALTY_AFTER => {
             peer.penalize(Misbehavior::Unresponsive, now);
         }
         Ok(()) | Err(_) => {}
@@ -107,7 +107,7 @@ impl PeerManager {
     /// # Errors
     /// See [`BroadcastError`]; nobody got it then.
     pub fn broadcast(&self, message: &NetworkMessage) -> Result<(), BroadcastError> {
-        self.node().broadcast(&text_of(message)?)?;
+        self.node().broadcast(&to_message(message)?)?;
         Ok(())
     }
 
@@ -122,7 +122,7 @@ impl PeerManager {
         &self,
         message: &NetworkMessage,
     ) -> Result<BroadcastReceipt, BroadcastError> {
-        Ok(self.node().broadcast_with_receipt(&text_of(message)?)?)
+        Ok(self.node().broadcast_with_receipt(&to_message(message)?)?)
     }
 
     /// Sends a payment to every peer and waits until it is written to all that are still there, 2 s at the longest; to how many
@@ -138,7 +138,7 @@ impl PeerManager {
         let begun = Instant::now();
         let mut pause = Duration::from_micros(500);
         let waits = || receipt.statuses().any(|(_, _, status)| status == Receipt::Behind);
-        while waits() && begun.elapsed() < WRITTEN {
+        while waits() && begun.elapsed() < WRITE_TIMEOUT {
             tokio::time::sleep(pause).await;
             pause = (2 * pause).min(Duration::from_millis(20));
         }
@@ -151,7 +151,7 @@ impl PeerManager {
     /// # Errors
     /// See [`BroadcastError`].
     pub async fn broadcast_tip_update(&self, height: u64, hash: String) -> Result<(), BroadcastError> {
-        let text = text_of(&NetworkMessage::UpdateTip { height, hash })?;
+        let text = to_message(&NetworkMessage::UpdateTip { height, hash })?;
         self.node().set_state(Kind::UpdateTip.code(), &[], text.payload)?;
         Ok(())
     }
@@ -186,8 +186,8 @@ impl PeerManager {
     /// # Errors
     /// See [`BroadcastError`]; it then does not count as told.
     pub async fn broadcast_new_peer(&self, new_peer_info: &PeerInfo) -> Result<Announced, BroadcastError> {
-        let about = self.state().peer_at(self.node(), new_peer_info.address);
-        announce(self.state(), self.node(), new_peer_info, about.as_deref())
+        let about = self.state().peer_by_addr(self.node(), new_peer_info.address);
+        announce_peer(self.state(), self.node(), new_peer_info, about.as_deref())
     }
 
     /// Tells every peer that the state of an output has changed.
@@ -204,16 +204,16 @@ impl PeerManager {
 }
 
 /// A peer that took no byte for so long is to blame for its full queue.
-const TAKES_NOTHING: Duration = Duration::from_secs(1);
+const STALL_PENALTY_AFTER: Duration = Duration::from_secs(1);
 /// How long a payment may take to be written to all.
-const WRITTEN: Duration = Duration::from_secs(2);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// To one peer. A message taken by a connection is queued for it, not delivered.
 impl PeerManager {
     /// Queues a message for the peer at this IP address. Never waits. Failing to take it costs the peer health, taking it
     /// gives it some.
     ///
-    /// A question is not to be sent so, but [asked](PeerManager::ask): this network's answers carry no ids, so the answer to a question
+    /// A question is not to be sent so, but [asked](PeerManager::request): this network's answers carry no ids, so the answer to a question
     /// that was sent as a message reaches whoever asks the peer one of that kind meanwhile; where nobody does, it reaches
     /// [`ChainSource::on_message`](crate::timecoin::ChainSource::on_message).
     ///
@@ -224,10 +224,10 @@ impl PeerManager {
         peer_ip: IpAddr,
         message: NetworkMessage,
     ) -> Result<(), PeerSendError> {
-        let Some(peer) = self.state().peer_of(self.node(), peer_ip) else {
+        let Some(peer) = self.state().peer_by_ip(self.node(), peer_ip) else {
             return Err(PeerSendError::NotConnected(peer_ip, Box::new(message)));
         };
-        Ok(send_link(self.node(), &peer, text_of(&message)?)?)
+        Ok(enqueue(self.node(), &peer, to_message(&message)?)?)
     }
 
     /// Sends a message to the peer at this address: over its connection, or over one opened for this message alone, with
@@ -243,10 +243,10 @@ impl PeerManager {
         peer_addr: SocketAddr,
         message: NetworkMessage,
     ) -> Result<(), PeerSendError> {
-        if let Some(peer) = self.state().peer_at(self.node(), peer_addr) {
-            return Ok(send_link(self.node(), &peer, text_of(&message)?)?);
+        if let Some(peer) = self.state().peer_by_addr(self.node(), peer_addr) {
+            return Ok(enqueue(self.node(), &peer, to_message(&message)?)?);
         }
-        send_once(self.state(), peer_addr, message).await
+        send_one_shot(self.state(), peer_addr, message).await
     }
 
     /// Tells the peer at this IP address that the state of an output has changed; see [`PeerManager::send_message_to_peer`].
@@ -263,43 +263,44 @@ impl PeerManager {
             Ok(notification) => notification,
             Err(error) => return Err(TextError::Json(error).into()),
         };
-        let addr = self.last_known(peer_ip);
+        let addr = self.last_known_addr(peer_ip);
         self.send_message_to_peer(addr, NetworkMessage::UTXOStateNotification { notification }).await
     }
 }
 
 /// Opens a connection for one message. At most as many at a time as configured; more wait.
-pub(super) async fn send_once(
+pub(super) async fn send_one_shot(
     state: &Arc<State>,
     addr: SocketAddr,
     message: NetworkMessage,
 ) -> Result<(), PeerSendError> {
-    if state.quarantine.holds(&addr.ip()) {
+    if state.quarantine.contains(&addr.ip()) {
         return Err(PeerSendError::Quarantined(addr.ip(), Box::new(message)));
     }
-    one_shot(state, addr, None, async |connection| Ok(connection.send_message(message).await?)).await
+    with_one_shot(state, addr, None, async |connection| Ok(connection.send_message(message).await?)).await
 }
 
-/// Opens a connection for one piece of work. At most as many at a time as configured; more wait, not longer than [`PLACE`], and
+/// Opens a connection for one piece of work. At most as many at a time as configured; more wait, not longer than [`ONE_SHOT_SLOT_TIMEOUT`], and
 /// all end with the manager. The turn ends when the connection is over.
-pub(super) async fn one_shot<T, E: From<ConnectionError>>(
+pub(super) async fn with_one_shot<T, E: From<ConnectionError>>(
     state: &Arc<State>,
     addr: SocketAddr,
-    turn: Option<Turn>,
+    turn: Option<OneShotGuard>,
     work: impl AsyncFnOnce(&mut PeerConnection) -> Result<T, E>,
 ) -> Result<T, E> {
     let working = async {
-        let place = timeout(PLACE, state.one_shots.acquire()).await;
+        let place = timeout(ONE_SHOT_SLOT_TIMEOUT, state.one_shots.acquire()).await;
         // The semaphore is never closed.
-        let _place =
-            place.map_err(|_| ConnectionError::NoPlace(PLACE))?.map_err(|_| ConnectionError::Closed)?;
-        let dialled = state.maker.dial(addr).await;
-        note_one_shot(state, addr, &dialled);
+        let _place = place
+            .map_err(|_| ConnectionError::NoOneShotSlot(ONE_SHOT_SLOT_TIMEOUT))?
+            .map_err(|_| ConnectionError::Closed)?;
+        let dialled = state.connector.dial(addr).await;
+        record_one_shot_dial(state, addr, &dialled);
         let mut connection = dialled?;
         let done = work(&mut connection).await?;
         // What was asked for does not wait for the farewell.
         state.tasks.spawn(async move {
-            connection.finish().await;
+            connection.close_gracefully().await;
             drop(turn);
         });
         Ok(done)
@@ -312,13 +313,13 @@ pub(super) async fn one_shot<T, E: From<ConnectionError>>(
 }
 
 /// How long a connection for a single message waits until there are fewer of them.
-const PLACE: Duration = Duration::from_secs(30);
+const ONE_SHOT_SLOT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection for a single message tells as much of an address as any other.
-fn note_one_shot<T>(state: &State, addr: SocketAddr, dialled: &Result<T, ConnectionError>) {
+fn record_one_shot_dial<T>(state: &State, addr: SocketAddr, dialled: &Result<T, ConnectionError>) {
     match dialled {
         Ok(_) => drop(state.exchange.lock().record_success(addr.ip(), crate::address_book::WallTime::now())),
-        Err(ConnectionError::Connect(error)) => note_failed(state, addr, error),
+        Err(ConnectionError::Connect(error)) => record_dial_failure(state, addr, error),
         // Nobody was dialled.
         Err(_) => {}
     }

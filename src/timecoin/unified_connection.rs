@@ -8,7 +8,7 @@ use crate::base::Tick;
 use crate::node::{NodeRef, Peer, WeakNode};
 use crate::pool::{Misbehavior, PenaltyOutcome, SeenOutcome};
 
-use super::find::{info_of, ip_of};
+use super::peer_lookup::{peer_info, peer_ip_addr};
 use super::{NetworkType, PeerInfo};
 
 /// A view of one pooled connection: socket, info, liveness and health in one entry. Every call looks at the pool's own entry, with
@@ -33,12 +33,12 @@ impl UnifiedPeerConnection {
 
     /// What is known of the peer now.
     pub fn info(&self) -> PeerInfo {
-        info_of(&self.peer, self.network, self.now().unwrap_or(self.peer.last_seen()))
+        peer_info(&self.peer, self.network, self.now().unwrap_or(self.peer.last_seen()))
     }
 
     /// Its IP address: what the old network knows a peer by.
     pub fn ip(&self) -> IpAddr {
-        ip_of(&self.peer)
+        peer_ip_addr(&self.peer)
     }
 
     /// Something came from the peer. Its link says so of every frame; this is for what arrives by another way. `false` if it has

@@ -11,8 +11,8 @@ use crate::timecoin::exchange::seconds;
 use crate::timecoin::wire::{Block, Kind, NetworkMessage};
 
 use super::PeerManager;
-use super::ask::PeerAt;
 use super::error::{FetchError, PeerRequestError, SnapshotError};
+use super::request::ToPeerAddr;
 use super::snapshot::{Snapshot, balances_of};
 
 impl PeerManager {
@@ -22,7 +22,7 @@ impl PeerManager {
     /// See [`FetchError`].
     pub async fn request_block_by_height(
         &self,
-        peer_addr: impl PeerAt,
+        peer_addr: impl ToPeerAddr,
         height: u64,
     ) -> Result<Block, FetchError> {
         let blocks = self.request_blocks(peer_addr, height, height).await?;
@@ -35,7 +35,7 @@ impl PeerManager {
     /// See [`FetchError`].
     pub async fn get_block_from_peer(
         &self,
-        peer_addr: impl PeerAt,
+        peer_addr: impl ToPeerAddr,
         height: u64,
     ) -> Result<Block, FetchError> {
         self.request_block_by_height(peer_addr, height).await
@@ -48,7 +48,7 @@ impl PeerManager {
     /// See [`FetchError`].
     pub async fn request_blocks(
         &self,
-        peer_addr: impl PeerAt,
+        peer_addr: impl ToPeerAddr,
         from: u64,
         to: u64,
     ) -> Result<Vec<Block>, FetchError> {
@@ -56,18 +56,18 @@ impl PeerManager {
             return Err(FetchError::BadRange { from, to, most: MAX_BLOCKS });
         }
         let question = NetworkMessage::GetBlocks { start_height: from, end_height: to };
-        let blocks = match self.ask(&peer_addr, question, BLOCKS).await? {
+        let blocks = match self.request(&peer_addr, question, BLOCKS_TIMEOUT).await? {
             NetworkMessage::Blocks { blocks } => blocks,
-            other => return Err(Self::unexpected(Kind::GetBlocks, &other).into()),
+            other => return Err(Self::unexpected_reply(Kind::GetBlocks, &other).into()),
         };
         if blocks.len() as u64 > to - from + 1 {
-            self.blame(&peer_addr, Misbehavior::BadData);
+            self.penalize_addr(&peer_addr, Misbehavior::BadData);
             return Err(FetchError::TooMany { asked: to - from + 1, got: blocks.len() });
         }
         for (asked, block) in (from..=to).zip(&blocks) {
             let got = block.header.block_number;
             if got != asked {
-                self.blame(&peer_addr, Misbehavior::BadData);
+                self.penalize_addr(&peer_addr, Misbehavior::BadData);
                 return Err(FetchError::WrongHeight { asked, got });
             }
         }
@@ -78,18 +78,18 @@ impl PeerManager {
     /// fewer than asked for where the peer's chain ends.
     ///
     /// # Errors
-    /// See [`FetchError`]; more than [`ManagerConfig::sync_blocks`](super::ManagerConfig::sync_blocks) in one call are refused.
+    /// See [`FetchError`]; more than [`ManagerConfig::max_sync_blocks`](super::ManagerConfig::max_sync_blocks) in one call are refused.
     /// An error after some batches loses those: whoever wants to keep them calls [`PeerManager::request_blocks`] itself.
     ///
     /// # Cost
     /// Memory for all the blocks that are returned.
     pub async fn sync_recent_blocks(
         &self,
-        peer_addr: impl PeerAt,
+        peer_addr: impl ToPeerAddr,
         from_height: u64,
         to_height: u64,
     ) -> Result<Vec<Block>, FetchError> {
-        let most = self.state().config.sync_blocks;
+        let most = self.state().config.max_sync_blocks;
         if to_height < from_height || to_height - from_height >= most {
             return Err(FetchError::BadRange { from: from_height, to: to_height, most });
         }
@@ -117,7 +117,7 @@ impl PeerManager {
         peer_addr: SocketAddr,
         height: u64,
     ) -> Result<NetworkMessage, PeerRequestError> {
-        self.ask(peer_addr, NetworkMessage::StateSnapshotRequest { height }, SNAPSHOT).await
+        self.request(peer_addr, NetworkMessage::StateSnapshotRequest { height }, SNAPSHOT_TIMEOUT).await
     }
 
     /// As [`PeerManager::request_state_snapshot`], typed, and of that height or an error.
@@ -126,11 +126,11 @@ impl PeerManager {
     /// See [`SnapshotError`].
     pub async fn request_state(
         &self,
-        peer_addr: impl PeerAt,
+        peer_addr: impl ToPeerAddr,
         height: u64,
     ) -> Result<StateSnapshot, SnapshotError> {
         let question = NetworkMessage::StateSnapshotRequest { height };
-        let came = self.ask(&peer_addr, question, SNAPSHOT).await?;
+        let came = self.request(&peer_addr, question, SNAPSHOT_TIMEOUT).await?;
         let NetworkMessage::StateSnapshotResponse {
             height: got,
             utxo_merkle_root,
@@ -139,10 +139,10 @@ impl PeerManager {
             snapshot_size_bytes,
         } = came
         else {
-            return Err(Self::unexpected(Kind::StateSnapshotRequest, &came).into());
+            return Err(Self::unexpected_reply(Kind::StateSnapshotRequest, &came).into());
         };
         if got != height {
-            self.blame(&peer_addr, Misbehavior::BadData);
+            self.penalize_addr(&peer_addr, Misbehavior::BadData);
             return Err(SnapshotError::WrongHeight { asked: height, got });
         }
         Ok(StateSnapshot { height, utxo_merkle_root, state_data, compressed, snapshot_size_bytes })
@@ -155,10 +155,10 @@ impl PeerManager {
     ///
     /// # Errors
     /// See [`SnapshotError`].
-    pub async fn request_snapshot(&self, peer_addr: impl PeerAt) -> Result<Snapshot, SnapshotError> {
+    pub async fn request_snapshot(&self, peer_addr: impl ToPeerAddr) -> Result<Snapshot, SnapshotError> {
         let height = self.request_blockchain_info(&peer_addr).await?.ok_or(SnapshotError::NoChain)?;
         let state = self.request_state(&peer_addr, height).await?;
-        let most = self.state().config.snapshot_bytes;
+        let most = self.state().config.max_snapshot_bytes;
         let root = state.utxo_merkle_root.clone();
         // Unpacking takes long enough to hold up everybody else on this thread.
         let unpacked = tokio::task::spawn_blocking(move || balances_of(&state, most)).await;
@@ -167,23 +167,24 @@ impl PeerManager {
             // The runtime ends; nothing came of it.
             Err(_) => return Err(PeerRequestError::from(ConnectionError::Closed).into()),
             Ok(Err(fault)) => {
-                self.blame(&peer_addr, Misbehavior::BadData);
+                self.penalize_addr(&peer_addr, Misbehavior::BadData);
                 return Err(fault.into());
             }
         };
         // Not every node that has a chain tells its masternodes.
-        let masternodes = match self.ask(&peer_addr, NetworkMessage::GetMasternodeList, BLOCKS).await {
-            Ok(NetworkMessage::MasternodeList { masternodes }) => {
-                masternodes.into_iter().map(|masternode| masternode.node_id).collect()
-            }
-            Ok(_) | Err(_) => Vec::new(),
-        };
+        let masternodes =
+            match self.request(&peer_addr, NetworkMessage::GetMasternodeList, BLOCKS_TIMEOUT).await {
+                Ok(NetworkMessage::MasternodeList { masternodes }) => {
+                    masternodes.into_iter().map(|masternode| masternode.node_id).collect()
+                }
+                Ok(_) | Err(_) => Vec::new(),
+            };
         let timestamp = seconds(WallTime::now());
         Ok(Snapshot { height, state_hash: root, balances, masternodes, timestamp })
     }
 }
 
 /// How long blocks are waited for.
-const BLOCKS: Duration = Duration::from_secs(10);
+const BLOCKS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a snapshot is waited for.
-const SNAPSHOT: Duration = Duration::from_secs(300);
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(300);

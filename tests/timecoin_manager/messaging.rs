@@ -101,7 +101,7 @@ async fn a_connection_of_its_own_to_whoever_says_nothing_ends_in_time() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = silent.local_addr().unwrap();
     let mut config = config();
-    config.one_shot = Duration::from_millis(200);
+    config.one_shot_timeout = Duration::from_millis(200);
     let one = manager_with(config, chain("a")).await;
     let begun = tokio::time::Instant::now();
     let sent = one.send_message_to_peer(addr, NetworkMessage::Ping).await;
@@ -149,7 +149,7 @@ async fn a_new_peer_is_announced_to_the_others_once() {
     };
     until("the first hears of the second", || names(&heard_by_first, second.listen_addr()) == 1).await;
     let again = one.broadcast_new_peer(&info_of(&second)).await.unwrap();
-    assert_eq!(again, Announced::Recently);
+    assert_eq!(again, Announced::Recent);
     // What is said after all announcements arrives after them.
     one.broadcast_message(NetworkMessage::Transaction(payment(1))).await.unwrap();
     until("the marker", || !heard(&heard_by_first, Kind::Transaction).is_empty()).await;
@@ -161,11 +161,11 @@ async fn a_new_peer_is_announced_to_the_others_once() {
 async fn with_nobody_to_tell_a_peer_does_not_count_as_announced() {
     let one = manager(chain("a")).await;
     let stranger = PeerInfo::new("192.0.2.1:24100".parse().unwrap(), TESTNET);
-    assert_eq!(one.broadcast_new_peer(&stranger).await.unwrap(), Announced::Nobody);
+    assert_eq!(one.broadcast_new_peer(&stranger).await.unwrap(), Announced::NoPeers);
     let other = manager(chain("b")).await;
     connect(&one, &other).await;
-    assert_eq!(one.broadcast_new_peer(&stranger).await.unwrap(), Announced::Told);
-    assert_eq!(one.broadcast_new_peer(&stranger).await.unwrap(), Announced::Recently);
+    assert_eq!(one.broadcast_new_peer(&stranger).await.unwrap(), Announced::Sent);
+    assert_eq!(one.broadcast_new_peer(&stranger).await.unwrap(), Announced::Recent);
 }
 
 #[tokio::test]

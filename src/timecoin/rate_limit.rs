@@ -1,6 +1,6 @@
 //! How often a peer may ask, and how much it may send: the old network's limits, counted over a window that moves.
 //!
-//! [`Limiter`] is the policy alone and takes `now`; [`RateLimiter`] adds the lock and the clock, and has the old names.
+//! [`SlidingWindowLimiter`] is the policy alone and takes `now`; [`RateLimiter`] adds the lock and the clock, and has the old names.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -69,14 +69,14 @@ pub enum RateLimitError {
 
 /// What one address was let through within the window. Never longer than the limit on requests.
 #[derive(Clone, Debug, Default)]
-struct Passed {
+struct RequestHistory {
     /// Oldest first: when, and how many bytes.
     requests: VecDeque<(Tick, u64)>,
     bytes: u64,
 }
 
-impl Passed {
-    fn leave_behind(&mut self, window: Duration, now: Tick) {
+impl RequestHistory {
+    fn drop_older_than(&mut self, window: Duration, now: Tick) {
         while let Some((at, bytes)) = self.requests.front().copied() {
             if now.since(at) < window {
                 break;
@@ -89,17 +89,17 @@ impl Passed {
 
 /// The policy alone: no lock, no clock.
 #[derive(Clone, Debug)]
-pub struct Limiter {
+pub struct SlidingWindowLimiter {
     config: RateLimiterConfig,
-    passed: HashMap<IpAddr, Passed>,
-    /// By the latest request let through, so that the oldest is found without a walk.
-    latest: BTreeSet<(Tick, IpAddr)>,
+    histories: HashMap<IpAddr, RequestHistory>,
+    /// By the by_last_request request let through, so that the oldest is found without a walk.
+    by_last_request: BTreeSet<(Tick, IpAddr)>,
 }
 
-impl Limiter {
+impl SlidingWindowLimiter {
     /// A limiter that has seen nobody.
     pub fn new(config: RateLimiterConfig) -> Self {
-        Self { config, passed: HashMap::new(), latest: BTreeSet::new() }
+        Self { config, histories: HashMap::new(), by_last_request: BTreeSet::new() }
     }
 
     /// Lets a request of so many bytes through and counts it, or says why not.
@@ -111,17 +111,17 @@ impl Limiter {
     /// O(log n), amortised.
     pub fn check(&mut self, ip: IpAddr, bytes: u64, now: Tick) -> Result<(), RateLimitError> {
         let ip = canonical_ip(ip);
-        if bytes > ABSURD {
+        if bytes > MAX_REQUEST_BYTES {
             return Err(RateLimitError::ByteLimitExceeded { ip, bytes });
         }
         let window = self.config.window;
-        self.forget(window, now);
-        if let Some(passed) = self.passed.get_mut(&ip) {
-            passed.leave_behind(window, now);
+        self.remove_older_than(window, now);
+        if let Some(history) = self.histories.get_mut(&ip) {
+            history.drop_older_than(window, now);
         }
-        let (count, total, burst) = self.passed.get(&ip).map_or((0, 0, 0), |passed| {
-            let recent = passed.requests.iter().rev().take_while(|(at, _)| now.since(*at) < SECOND);
-            (passed.requests.len(), passed.bytes, recent.count())
+        let (count, total, burst) = self.histories.get(&ip).map_or((0, 0, 0), |history| {
+            let recent = history.requests.iter().rev().take_while(|(at, _)| now.since(*at) < BURST_WINDOW);
+            (history.requests.len(), history.bytes, recent.count())
         });
         if burst >= self.config.burst_size as usize {
             return Err(RateLimitError::BurstLimitExceeded { ip, limit: self.config.burst_size });
@@ -133,33 +133,33 @@ impl Limiter {
         if count >= self.config.max_requests as usize {
             return Err(RateLimitError::RateLimitExceeded { ip, limit: self.config.max_requests, window });
         }
-        self.count(ip, bytes, now);
+        self.record(ip, bytes, now);
         Ok(())
     }
 
     /// Requests let through within the window.
-    pub fn requests(&self, ip: IpAddr, now: Tick) -> u32 {
-        let passed = self.passed.get(&canonical_ip(ip));
-        let within = |passed: &Passed| {
-            passed.requests.iter().filter(|(at, _)| now.since(*at) < self.config.window).count()
+    pub fn request_count(&self, ip: IpAddr, now: Tick) -> u32 {
+        let history = self.histories.get(&canonical_ip(ip));
+        let in_window = |history: &RequestHistory| {
+            history.requests.iter().filter(|(at, _)| now.since(*at) < self.config.window).count()
         };
-        passed.map_or(0, within) as u32
+        history.map_or(0, in_window) as u32
     }
 
     /// Forgets an address. `false` if it was not remembered.
     pub fn reset(&mut self, ip: IpAddr) -> bool {
         let ip = canonical_ip(ip);
-        let Some(passed) = self.passed.remove(&ip) else { return false };
-        if let Some((at, _)) = passed.requests.back() {
-            self.latest.remove(&(*at, ip));
+        let Some(history) = self.histories.remove(&ip) else { return false };
+        if let Some((at, _)) = history.requests.back() {
+            self.by_last_request.remove(&(*at, ip));
         }
         true
     }
 
     /// Forgets addresses that were last let through at least `max_age` ago; how many that were. Cost: O(log n) each.
-    pub fn forget(&mut self, max_age: Duration, now: Tick) -> usize {
+    pub fn remove_older_than(&mut self, max_age: Duration, now: Tick) -> usize {
         let mut gone = 0;
-        while let Some((at, ip)) = self.latest.first().copied() {
+        while let Some((at, ip)) = self.by_last_request.first().copied() {
             if now.since(at) < max_age {
                 break;
             }
@@ -170,29 +170,29 @@ impl Limiter {
     }
 
     /// Addresses remembered.
-    pub fn remembered(&self) -> usize {
-        self.passed.len()
+    pub fn tracked(&self) -> usize {
+        self.histories.len()
     }
 
-    fn count(&mut self, ip: IpAddr, bytes: u64, now: Tick) {
-        let no_room = !self.passed.contains_key(&ip) && self.passed.len() >= self.config.max_ips.max(1);
-        if let (true, Some((_, oldest))) = (no_room, self.latest.first().copied()) {
+    fn record(&mut self, ip: IpAddr, bytes: u64, now: Tick) {
+        let no_room = !self.histories.contains_key(&ip) && self.histories.len() >= self.config.max_ips.max(1);
+        if let (true, Some((_, oldest))) = (no_room, self.by_last_request.first().copied()) {
             self.reset(oldest);
         }
-        let passed = self.passed.entry(ip).or_default();
-        if let Some((at, _)) = passed.requests.back() {
-            self.latest.remove(&(*at, ip));
+        let history = self.histories.entry(ip).or_default();
+        if let Some((at, _)) = history.requests.back() {
+            self.by_last_request.remove(&(*at, ip));
         }
-        passed.requests.push_back((now, bytes));
-        passed.bytes += bytes;
-        self.latest.insert((now, ip));
+        history.requests.push_back((now, bytes));
+        history.bytes += bytes;
+        self.by_last_request.insert((now, ip));
     }
 }
 
 /// A limiter to share. Every call is one short lock; `async` only where the old one was.
 #[derive(Debug)]
 pub struct RateLimiter {
-    state: Mutex<Limiter>,
+    state: Mutex<SlidingWindowLimiter>,
     clock: Clock,
 }
 
@@ -204,7 +204,7 @@ impl RateLimiter {
 
     /// A limiter.
     pub fn with_config(config: RateLimiterConfig) -> Self {
-        Self { state: Mutex::new(Limiter::new(config)), clock: Clock::new() }
+        Self { state: Mutex::new(SlidingWindowLimiter::new(config)), clock: Clock::new() }
     }
 
     /// Lets a request of so many bytes through and counts it, or says why not.
@@ -222,13 +222,13 @@ impl RateLimiter {
 
     /// Requests of an address let through within the window.
     pub async fn get_request_count(&self, ip: IpAddr) -> u32 {
-        self.state.lock().requests(ip, self.clock.now())
+        self.state.lock().request_count(ip, self.clock.now())
     }
 
     /// Forgets addresses that were last let through at least `max_age` ago; how many that were. Every check forgets those that
     /// are out of the window, so calling it frees memory sooner and changes nothing else.
     pub async fn cleanup_stale_entries(&self, max_age: Duration) -> usize {
-        self.state.lock().forget(max_age, self.clock.now())
+        self.state.lock().remove_older_than(max_age, self.clock.now())
     }
 }
 
@@ -238,9 +238,9 @@ impl Default for RateLimiter {
     }
 }
 
-const SECOND: Duration = Duration::from_secs(1);
+const BURST_WINDOW: Duration = Duration::from_secs(1);
 /// No single request is this large: the old network's cap on a message, a little under.
-const ABSURD: u64 = 10_000_000;
+const MAX_REQUEST_BYTES: u64 = 10_000_000;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
@@ -254,8 +254,8 @@ mod tests {
         Tick::from_millis(millis)
     }
 
-    fn limiter() -> Limiter {
-        Limiter::new(RateLimiterConfig::default())
+    fn limiter() -> SlidingWindowLimiter {
+        SlidingWindowLimiter::new(RateLimiterConfig::default())
     }
 
     #[test]
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(refused.to_string(), "Rate limit exceeded for 192.0.2.1: 100 requests per 60s");
         limiter.check(ip(1), 1, at(60_000)).unwrap();
         assert!(limiter.check(ip(1), 1, at(60_000)).is_err());
-        assert_eq!(limiter.requests(ip(1), at(60_000)), 100);
+        assert_eq!(limiter.request_count(ip(1), at(60_000)), 100);
     }
 
     #[test]
@@ -307,7 +307,7 @@ mod tests {
             limiter.check(ip(2), 10_000_001, at(0)),
             Err(RateLimitError::ByteLimitExceeded { bytes: 10_000_001, .. })
         ));
-        assert_eq!(limiter.requests(ip(2), at(0)), 0);
+        assert_eq!(limiter.request_count(ip(2), at(0)), 0);
     }
 
     #[test]
@@ -319,21 +319,21 @@ mod tests {
         for _ in 0..1_000 {
             assert!(limiter.check(ip(1), 1, at(500)).is_err());
         }
-        assert_eq!(limiter.requests(ip(1), at(500)), 20);
+        assert_eq!(limiter.request_count(ip(1), at(500)), 20);
         limiter.check(ip(1), 1, at(1_000)).unwrap();
     }
 
     #[test]
-    fn a_crowd_of_addresses_stays_within_the_bound() {
+    fn a_flood_of_addresses_stays_within_the_bound() {
         let config = RateLimiterConfig { max_ips: 50, ..RateLimiterConfig::default() };
-        let mut limiter = Limiter::new(config);
+        let mut limiter = SlidingWindowLimiter::new(config);
         for n in 0..10_000u32 {
             limiter.check(IpAddr::from(n.to_be_bytes()), 1, at(u64::from(n))).unwrap();
-            assert!(limiter.remembered() <= 50);
+            assert!(limiter.tracked() <= 50);
         }
         // The newest fifty are the ones that are remembered.
-        assert_eq!(limiter.requests(IpAddr::from(9_999u32.to_be_bytes()), at(10_000)), 1);
-        assert_eq!(limiter.requests(IpAddr::from(9_949u32.to_be_bytes()), at(10_000)), 0);
+        assert_eq!(limiter.request_count(IpAddr::from(9_999u32.to_be_bytes()), at(10_000)), 1);
+        assert_eq!(limiter.request_count(IpAddr::from(9_949u32.to_be_bytes()), at(10_000)), 0);
     }
 
     #[test]
@@ -341,11 +341,14 @@ mod tests {
         let mut limiter = limiter();
         limiter.check(ip(1), 1, at(0)).unwrap();
         limiter.check(ip(2), 1, at(5_000)).unwrap();
-        assert_eq!(limiter.forget(Duration::from_secs(6), at(6_000)), 1);
-        assert_eq!((limiter.requests(ip(1), at(6_000)), limiter.requests(ip(2), at(6_000))), (0, 1));
+        assert_eq!(limiter.remove_older_than(Duration::from_secs(6), at(6_000)), 1);
+        assert_eq!(
+            (limiter.request_count(ip(1), at(6_000)), limiter.request_count(ip(2), at(6_000))),
+            (0, 1)
+        );
         // Out of the window, the next check of anybody forgets it.
         limiter.check(ip(3), 1, at(65_000)).unwrap();
-        assert_eq!(limiter.remembered(), 1);
+        assert_eq!(limiter.tracked(), 1);
         assert!(limiter.reset(ip(3)) && !limiter.reset(ip(3)));
     }
 

@@ -7,13 +7,13 @@ use tokio::time::timeout;
 
 use crate::connection::RequestError;
 use crate::pool::Misbehavior;
-use crate::timecoin::find::is_old_dialler;
+use crate::timecoin::peer_lookup::is_legacy_inbound;
 use crate::timecoin::wire::{Block, Kind, NetworkMessage, PeerAddress, Transaction, WalletTransaction};
 
 use super::PeerManager;
-use super::ask::PeerAt;
+use super::broadcast::{enqueue, to_message};
 use super::error::{PeerRequestError, PingError, VoteError};
-use super::say::{send_link, text_of};
+use super::request::ToPeerAddr;
 
 /// Questions of a kind. Where the old method had a deadline of its own, so has this one.
 impl PeerManager {
@@ -25,10 +25,10 @@ impl PeerManager {
     /// # Cancel safety
     /// Dropping the future forgets the answer, nothing else.
     pub async fn send_ping(&self, peer_ip: IpAddr) -> Result<Duration, PingError> {
-        let Some(peer) = self.state().peer_of(self.node(), peer_ip) else {
+        let Some(peer) = self.state().peer_by_ip(self.node(), peer_ip) else {
             return Err(PingError::NotConnected(peer_ip));
         };
-        match timeout(PONG, peer.connection().handle().probe()).await {
+        match timeout(PONG_TIMEOUT, peer.connection().handle().probe()).await {
             Ok(Some(rtt)) => {
                 peer.reward(self.node().now());
                 Ok(rtt)
@@ -36,7 +36,7 @@ impl PeerManager {
             Ok(None) => Err(PingError::Closed),
             Err(_) => {
                 // An old node that dialled us takes a ping for the answer to its own, one in 30 s.
-                if !is_old_dialler(&peer) {
+                if !is_legacy_inbound(&peer) {
                     peer.penalize(Misbehavior::Unresponsive, self.node().now());
                 }
                 Err(PingError::Timeout)
@@ -60,18 +60,18 @@ impl PeerManager {
         if asked != Kind::ConsensusBlockVote {
             return Err(VoteError::NoVote(Box::new(message)));
         }
-        let Some(peer) = self.state().peer_of(self.node(), peer_ip) else {
+        let Some(peer) = self.state().peer_by_ip(self.node(), peer_ip) else {
             let addr = SocketAddr::new(peer_ip, self.network.port());
             return Err(PeerRequestError::NotConnected(addr).into());
         };
-        let acknowledged = self.ask_pooled(&peer, &message, VOTE).await;
+        let acknowledged = self.request_pooled(&peer, &message, VOTE_ACK_TIMEOUT).await;
         if let Err(
-            PeerRequestError::Mute { .. }
+            PeerRequestError::ReadPaused { .. }
             | PeerRequestError::Request(RequestError::ReplyOutstanding(_) | RequestError::TooMany(_)),
         ) = &acknowledged
         {
             // Where it cannot be queued either the error is the same.
-            let _ = send_link(self.node(), &peer, text_of(&message).map_err(PeerRequestError::from)?);
+            let _ = enqueue(self.node(), &peer, to_message(&message).map_err(PeerRequestError::from)?);
         }
         match acknowledged? {
             NetworkMessage::ConsensusVoteAck { block_hash, .. } if block_hash == expected_block_hash => {
@@ -81,7 +81,7 @@ impl PeerManager {
                 peer.penalize(Misbehavior::BadData, self.node().now());
                 Err(VoteError::WrongBlock { expected: expected_block_hash, got })
             }
-            other => Err(Self::unexpected(asked, &other).into()),
+            other => Err(Self::unexpected_reply(asked, &other).into()),
         }
     }
 
@@ -91,13 +91,13 @@ impl PeerManager {
     /// See [`PeerRequestError`].
     pub async fn request_genesis(
         &self,
-        peer_addr: impl PeerAt,
+        peer_addr: impl ToPeerAddr,
     ) -> Result<serde_json::Value, PeerRequestError> {
-        match self.ask(&peer_addr, NetworkMessage::GetGenesis, GENESIS).await? {
+        match self.request(&peer_addr, NetworkMessage::GetGenesis, GENESIS_TIMEOUT).await? {
             NetworkMessage::GenesisBlock(text) => serde_json::from_str(&text)
-                .inspect_err(|_| self.blame(&peer_addr, Misbehavior::BadData))
+                .inspect_err(|_| self.penalize_addr(&peer_addr, Misbehavior::BadData))
                 .map_err(Into::into),
-            other => Err(Self::unexpected(Kind::GetGenesis, &other)),
+            other => Err(Self::unexpected_reply(Kind::GetGenesis, &other)),
         }
     }
 
@@ -107,7 +107,7 @@ impl PeerManager {
     /// See [`PeerRequestError`].
     pub async fn get_genesis_from_peer(
         &self,
-        peer_addr: impl PeerAt,
+        peer_addr: impl ToPeerAddr,
     ) -> Result<serde_json::Value, PeerRequestError> {
         self.request_genesis(peer_addr).await
     }
@@ -116,10 +116,10 @@ impl PeerManager {
     ///
     /// # Errors
     /// See [`PeerRequestError`].
-    pub async fn request_genesis_block(&self, peer_addr: impl PeerAt) -> Result<Block, PeerRequestError> {
+    pub async fn request_genesis_block(&self, peer_addr: impl ToPeerAddr) -> Result<Block, PeerRequestError> {
         let block = self.request_genesis(&peer_addr).await?;
         serde_json::from_value(block)
-            .inspect_err(|_| self.blame(&peer_addr, Misbehavior::BadData))
+            .inspect_err(|_| self.penalize_addr(&peer_addr, Misbehavior::BadData))
             .map_err(Into::into)
     }
 
@@ -129,11 +129,11 @@ impl PeerManager {
     /// See [`PeerRequestError`].
     pub async fn request_mempool(
         &self,
-        peer_addr: impl PeerAt,
+        peer_addr: impl ToPeerAddr,
     ) -> Result<Vec<Transaction>, PeerRequestError> {
-        match self.ask(peer_addr, NetworkMessage::GetMempool, MEMPOOL).await? {
+        match self.request(peer_addr, NetworkMessage::GetMempool, MEMPOOL_TIMEOUT).await? {
             NetworkMessage::MempoolResponse(transactions) => Ok(transactions),
-            other => Err(Self::unexpected(Kind::GetMempool, &other)),
+            other => Err(Self::unexpected_reply(Kind::GetMempool, &other)),
         }
     }
 
@@ -143,7 +143,7 @@ impl PeerManager {
     /// See [`PeerRequestError`].
     pub async fn get_mempool_from_peer(
         &self,
-        peer_addr: impl PeerAt,
+        peer_addr: impl ToPeerAddr,
     ) -> Result<Vec<Transaction>, PeerRequestError> {
         self.request_mempool(peer_addr).await
     }
@@ -154,15 +154,15 @@ impl PeerManager {
     /// See [`PeerRequestError`].
     pub async fn request_finalized_transactions(
         &self,
-        peer_addr: impl PeerAt,
+        peer_addr: impl ToPeerAddr,
         since_timestamp: i64,
     ) -> Result<Vec<(Transaction, i64)>, PeerRequestError> {
         let question = NetworkMessage::RequestFinalizedTransactions { since_timestamp };
-        match self.ask(peer_addr, question, MEMPOOL).await? {
+        match self.request(peer_addr, question, MEMPOOL_TIMEOUT).await? {
             NetworkMessage::FinalizedTransactionsResponse { transactions, finalized_at } => {
                 Ok(transactions.into_iter().zip(finalized_at).collect())
             }
-            other => Err(Self::unexpected(Kind::RequestFinalizedTransactions, &other)),
+            other => Err(Self::unexpected_reply(Kind::RequestFinalizedTransactions, &other)),
         }
     }
 
@@ -172,11 +172,11 @@ impl PeerManager {
     /// See [`PeerRequestError`].
     pub async fn request_blockchain_info(
         &self,
-        peer_addr: impl PeerAt,
+        peer_addr: impl ToPeerAddr,
     ) -> Result<Option<u64>, PeerRequestError> {
-        match self.ask(peer_addr, NetworkMessage::GetBlockchainInfo, INFO).await? {
+        match self.request(peer_addr, NetworkMessage::GetBlockchainInfo, INFO_TIMEOUT).await? {
             NetworkMessage::BlockchainInfo { height, .. } => Ok(height),
-            other => Err(Self::unexpected(Kind::GetBlockchainInfo, &other)),
+            other => Err(Self::unexpected_reply(Kind::GetBlockchainInfo, &other)),
         }
     }
 
@@ -186,15 +186,15 @@ impl PeerManager {
     /// See [`PeerRequestError`].
     pub async fn request_peer_list(
         &self,
-        peer_addr: impl PeerAt,
+        peer_addr: impl ToPeerAddr,
     ) -> Result<Vec<PeerAddress>, PeerRequestError> {
-        match self.ask(&peer_addr, NetworkMessage::GetPeerList, PEER_LIST).await? {
+        match self.request(&peer_addr, NetworkMessage::GetPeerList, PEER_LIST_TIMEOUT).await? {
             NetworkMessage::PeerList(peers) => {
-                let from = peer_addr.addr(self.network.port())?.ip();
-                self.state().learn(&peers, from);
+                let from = peer_addr.to_peer_addr(self.network.port())?.ip();
+                self.state().learn_peers(&peers, from);
                 Ok(peers)
             }
-            other => Err(Self::unexpected(Kind::GetPeerList, &other)),
+            other => Err(Self::unexpected_reply(Kind::GetPeerList, &other)),
         }
     }
 
@@ -209,13 +209,13 @@ impl PeerManager {
     ) -> Result<Vec<WalletTransaction>, PeerRequestError> {
         let nobody = SocketAddr::new(self.state().public.ip(), self.network.port());
         let mut last = PeerRequestError::NotConnected(nobody);
-        for peer in self.by_promise().into_iter().take(TRIES) {
+        for peer in self.peers_by_preference().into_iter().take(MAX_WALLET_PEERS) {
             let question = NetworkMessage::RequestWalletTransactions { xpub: xpub.clone() };
-            match self.ask_peer(&peer, question, INFO).await {
+            match self.request_from_peer(&peer, question, INFO_TIMEOUT).await {
                 Ok(NetworkMessage::WalletTransactionsResponse { transactions, .. }) => {
                     return Ok(transactions);
                 }
-                Ok(other) => last = Self::unexpected(Kind::RequestWalletTransactions, &other),
+                Ok(other) => last = Self::unexpected_reply(Kind::RequestWalletTransactions, &other),
                 Err(error) => last = error,
             }
         }
@@ -224,11 +224,11 @@ impl PeerManager {
 }
 
 /// How long a list of peers is waited for.
-pub(super) const PEER_LIST: Duration = Duration::from_secs(15);
-const PONG: Duration = Duration::from_secs(10);
-const VOTE: Duration = Duration::from_secs(5);
-const GENESIS: Duration = Duration::from_secs(10);
-const MEMPOOL: Duration = Duration::from_secs(30);
-const INFO: Duration = Duration::from_secs(15);
+pub(super) const PEER_LIST_TIMEOUT: Duration = Duration::from_secs(15);
+const PONG_TIMEOUT: Duration = Duration::from_secs(10);
+const VOTE_ACK_TIMEOUT: Duration = Duration::from_secs(5);
+const GENESIS_TIMEOUT: Duration = Duration::from_secs(10);
+const MEMPOOL_TIMEOUT: Duration = Duration::from_secs(30);
+const INFO_TIMEOUT: Duration = Duration::from_secs(15);
 /// Peers asked the same at the most.
-const TRIES: usize = 3;
+const MAX_WALLET_PEERS: usize = 3;

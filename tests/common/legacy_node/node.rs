@@ -17,11 +17,11 @@ use super::record::{Record, Tally, What};
 use super::setup::{ConnectionSetup, Flavour};
 
 /// A running old node; dropped, it is gone with all its sockets.
-pub(crate) struct OldNode {
+pub(crate) struct LegacyNode {
     manager: Arc<Manager>,
 }
 
-impl OldNode {
+impl LegacyNode {
     /// Binds, if it is to listen, and starts all that runs by itself.
     pub(crate) async fn start(setup: ConnectionSetup) -> Self {
         let listener = match setup.listen {
@@ -158,7 +158,7 @@ impl OldNode {
     }
 }
 
-impl Drop for OldNode {
+impl Drop for LegacyNode {
     fn drop(&mut self) {
         drop(self.manager.end());
     }

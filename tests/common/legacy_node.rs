@@ -9,34 +9,34 @@
 //!  read only inside a request or a ping; sends wait for the mutex; a refusal is a closed socket and no word
 //! ```
 //!
-//! [`OldNode`] is the node; what it does is written into its [`Record`], in order. [`ConnectionSetup`] says how it behaves and
+//! [`LegacyNode`] is the node; what it does is written into its [`Record`], in order. [`ConnectionSetup`] says how it behaves and
 //! [`Times`] how fast: real durations for paused time over [`tokio::io::duplex`], scaled ones for sockets. [`Hand`] is a
 //! far end that the test moves itself.
 #![allow(dead_code, unused_imports)]
 
-#[path = "old_node/answers.rs"]
+#[path = "legacy_node/answers.rs"]
 mod answers;
-#[path = "old_node/connection.rs"]
+#[path = "legacy_node/connection.rs"]
 mod connection;
-#[path = "old_node/hand.rs"]
+#[path = "legacy_node/hand.rs"]
 mod hand;
-#[path = "old_node/handshake.rs"]
+#[path = "legacy_node/handshake.rs"]
 mod handshake;
-#[path = "old_node/manager.rs"]
+#[path = "legacy_node/manager.rs"]
 mod manager;
-#[path = "old_node/message.rs"]
+#[path = "legacy_node/message.rs"]
 mod message;
-#[path = "old_node/node.rs"]
+#[path = "legacy_node/node.rs"]
 mod node;
-#[path = "old_node/record.rs"]
+#[path = "legacy_node/record.rs"]
 mod record;
-#[path = "old_node/setup.rs"]
+#[path = "legacy_node/setup.rs"]
 mod setup;
 
 pub(crate) use hand::Hand;
 pub(crate) use handshake::{Handshake, Network};
 pub(crate) use message::{MAX_MESSAGE, Message, SAMPLES, sample};
-pub(crate) use node::OldNode;
+pub(crate) use node::LegacyNode;
 pub(crate) use record::{Entry, Fate, Record, Tally, What};
 pub(crate) use setup::{ConnectionSetup, Flavour, Times};
 

@@ -50,7 +50,7 @@ fn questions_wait_where_their_answers_look_and_nowhere_else() {
         let pair = PAIRS.iter().find(|(asks, _)| asks == kind);
         let place = reply_matcher.request_slot(kind.code());
         assert_eq!(place, pair.map(|(_, replies)| u32::from(replies[0].code())), "{kind}");
-        assert_eq!(kind.awaits(), place);
+        assert_eq!(kind.request_slot(), place);
         let fillers: Vec<Kind> = Kind::ALL
             .iter()
             .copied()
@@ -60,7 +60,7 @@ fn questions_wait_where_their_answers_look_and_nowhere_else() {
         want.sort_unstable();
         assert_eq!(fillers, want, "{kind}");
         // No message is both: an answer that asks back would wait for ever.
-        assert!(kind.awaits().is_none() || kind.fills().is_none(), "{kind}");
+        assert!(kind.request_slot().is_none() || kind.reply_slot().is_none(), "{kind}");
     }
     for code in [71, UNKNOWN] {
         assert_eq!((reply_matcher.request_slot(code), reply_matcher.reply_slot(code)), (None, None));
@@ -72,7 +72,7 @@ fn questions_wait_where_their_answers_look_and_nowhere_else() {
 fn a_reply_of_another_kind_answers_nothing() {
     for (asks, _) in PAIRS {
         for reply in Kind::ALL {
-            if reply.fills() != asks.awaits() {
+            if reply.reply_slot() != asks.request_slot() {
                 assert!(!answers(*asks, sample(*asks), *reply, sample(*reply)), "{asks} by {reply}");
             }
         }

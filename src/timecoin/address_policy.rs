@@ -12,67 +12,67 @@ use crate::node::{Identity, PeerCapabilities, PeerPolicy};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::Hello;
 
-use super::alone::Alone;
-use super::find::is_ours;
+use super::one_shot_lock::OneShotLocks;
+use super::peer_lookup::advertises_peerpool;
 use super::quarantine::PeerQuarantine;
 use super::wire::NetworkType;
 
-/// The old network's address rules, for a [`ProtocolConfig`](crate::node::ProtocolConfig) of the `timecoin` dialect.
+/// The old network's address policy, for a [`ProtocolConfig`](crate::node::ProtocolConfig) of the `timecoin` dialect.
 ///
-/// A peer's key is its IP address with port 0: ports are not told apart ([`AddressRules::key`]). An inbound peer is known by
+/// A peer's key is its IP address with port 0: ports are not told apart ([`AddressPolicy::key_of_ip`]). An inbound peer is known by
 /// the address its connection comes from. Where that is a loopback address, which proves nothing, it is known by the
 /// loopback address that it says it listens at, so that nodes on one machine can have an address each.
 #[derive(Clone, Debug)]
-pub struct AddressRules {
+pub struct AddressPolicy {
     public: SocketAddr,
     port: u16,
-    several: bool,
+    distinguish_ports: bool,
     /// In milliseconds; clones share it. Relaxed: a hint.
     ping_after: Arc<AtomicU64>,
     write_stall_timeout: Duration,
     /// Whose addresses the node does not dial of its own accord.
     quarantine: Option<Arc<PeerQuarantine>>,
     /// Nor theirs, for the time being.
-    asked: Option<Arc<Alone>>,
+    one_shot_locks: Option<Arc<OneShotLocks>>,
 }
 
-impl AddressRules {
-    /// The rules for a node that peers reach at `public`. Peers are pinged once they have been silent for 60 s (old ones ping
+impl AddressPolicy {
+    /// The policy for a node that peers reach at `public`. Peers are pinged once they have been silent for 60 s (old ones ping
     /// every 30 s, and take an unasked frame for the answer to theirs), and may take no byte for 300 s: an old node reads one
     /// frame in 30 s of what it has not asked for.
     pub fn new(network: NetworkType, public: SocketAddr) -> Self {
         Self {
             public: canonical(public),
             port: network.port(),
-            several: false,
-            ping_after: Arc::new(AtomicU64::new(USUAL.as_millis() as u64)),
+            distinguish_ports: false,
+            ping_after: Arc::new(AtomicU64::new(DEFAULT_PING_AFTER.as_millis() as u64)),
             write_stall_timeout: Duration::from_secs(300),
             quarantine: None,
-            asked: None,
+            one_shot_locks: None,
         }
     }
 
     /// Leaves in peace who is being asked something over a connection of its own.
-    pub(super) fn sparing(mut self, asked: Arc<Alone>) -> Self {
-        self.asked = Some(asked);
+    pub(super) fn with_one_shot_locks(mut self, one_shot_locks: Arc<OneShotLocks>) -> Self {
+        self.one_shot_locks = Some(one_shot_locks);
         self
     }
 
     /// Whom a question to this address is for: a key, or the address where those are told apart.
-    pub(super) fn asked_at(&self, addr: SocketAddr) -> PeerId {
+    pub(super) fn lock_key(&self, addr: SocketAddr) -> PeerId {
         self.key_at(addr).unwrap_or_else(|| PeerId::from_addr(addr))
     }
 
     /// Leaves alone who is in quarantine.
-    pub(super) fn shunning(mut self, quarantine: Arc<PeerQuarantine>) -> Self {
+    pub(super) fn with_quarantine(mut self, quarantine: Arc<PeerQuarantine>) -> Self {
         self.quarantine = Some(quarantine);
         self
     }
 
     /// Tells nodes apart by address and port: several may share one IP address. Not what old nodes do.
     #[must_use]
-    pub fn several_per_ip(mut self) -> Self {
-        self.several = true;
+    pub fn distinguish_ports(mut self) -> Self {
+        self.distinguish_ports = true;
         self
     }
 
@@ -86,8 +86,8 @@ impl AddressRules {
 
     /// Pings soon enough for an answer before a peer is stale, and no sooner than usual else. Acts on all clones, also those
     /// that a node has already.
-    pub(super) fn follow(&self, stale_after: Duration) {
-        self.ping_after.store(USUAL.min(stale_after / 4).as_millis() as u64, Ordering::Relaxed);
+    pub(super) fn ping_before_stale(&self, stale_after: Duration) {
+        self.ping_after.store(DEFAULT_PING_AFTER.min(stale_after / 4).as_millis() as u64, Ordering::Relaxed);
     }
 
     /// How long a peer may take no byte.
@@ -98,11 +98,11 @@ impl AddressRules {
     }
 
     /// The key of the peer at an IP address.
-    pub fn key(ip: IpAddr) -> PeerId {
+    pub fn key_of_ip(ip: IpAddr) -> PeerId {
         PeerId::from_addr(SocketAddr::new(ip, 0))
     }
 
-    fn address(&self, hello: &Hello, addr: SocketAddr, direction: Direction) -> SocketAddr {
+    fn identified_addr(&self, hello: &Hello, addr: SocketAddr, direction: Direction) -> SocketAddr {
         let Some(claimed) = hello.listen.filter(|_| direction == Direction::Inbound) else { return addr };
         let claimed = canonical(claimed);
         let proves_nothing = addr.ip().is_loopback() && claimed.ip().is_loopback();
@@ -115,7 +115,7 @@ impl AddressRules {
             IpAddr::V6(ip) => ip,
         };
         let mut bytes = ip.octets();
-        if self.several {
+        if self.distinguish_ports {
             // A mapped IPv4 address begins with zeroes, so the port takes nothing from it; of an IPv6 address the interface
             // part and half of the rest stay.
             bytes[..2].copy_from_slice(&addr.port().to_be_bytes());
@@ -124,23 +124,23 @@ impl AddressRules {
     }
 }
 
-impl PeerPolicy for AddressRules {
+impl PeerPolicy for AddressPolicy {
     fn instance(&self) -> Option<Nonce> {
         Some(self.instance_at(self.public))
     }
 
     fn identify(&self, hello: &Hello, addr: SocketAddr, direction: Direction) -> Identity {
-        let addr = self.address(hello, addr, direction);
-        let key = (!self.several).then(|| Self::key(addr.ip()));
+        let addr = self.identified_addr(hello, addr, direction);
+        let key = (!self.distinguish_ports).then(|| Self::key_of_ip(addr.ip()));
         Identity { key, instance: Some(self.instance_at(addr)) }
     }
 
     fn key_at(&self, addr: SocketAddr) -> Option<PeerId> {
-        (!self.several).then(|| Self::key(addr.ip()))
+        (!self.distinguish_ports).then(|| Self::key_of_ip(addr.ip()))
     }
 
     fn capabilities(&self, hello: &Hello, direction: Direction) -> PeerCapabilities {
-        let ours = is_ours(&hello.app);
+        let ours = advertises_peerpool(&hello.app);
         // An old node that dials for one question takes the first frame for its answer, and none of them knows a refusal.
         PeerCapabilities { rejections: ours, initial_state: ours || direction == Direction::Outbound }
     }
@@ -150,8 +150,8 @@ impl PeerPolicy for AddressRules {
     }
 
     fn may_dial(&self, addr: SocketAddr) -> bool {
-        !self.quarantine.as_ref().is_some_and(|quarantine| quarantine.holds(&addr.ip()))
-            && !self.asked.as_ref().is_some_and(|asked| asked.holds(&self.asked_at(addr)))
+        !self.quarantine.as_ref().is_some_and(|quarantine| quarantine.contains(&addr.ip()))
+            && !self.one_shot_locks.as_ref().is_some_and(|locks| locks.is_locked(&self.lock_key(addr)))
     }
 
     fn ping_after(&self) -> Duration {
@@ -164,7 +164,7 @@ impl PeerPolicy for AddressRules {
 }
 
 /// An old node pings every 30 s, which shows that it lives, and takes a ping that it did not expect for the answer to its own.
-const USUAL: Duration = Duration::from_secs(60);
+const DEFAULT_PING_AFTER: Duration = Duration::from_secs(60);
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
@@ -178,31 +178,31 @@ mod tests {
         Hello { nonce: None, listen: Some(at(listen)), ..Hello::new(1, 0, Nonce([0; 16])) }
     }
 
-    fn rules() -> AddressRules {
-        AddressRules::new(NetworkType::Testnet, at("192.0.2.9:24100"))
+    fn policy() -> AddressPolicy {
+        AddressPolicy::new(NetworkType::Testnet, at("192.0.2.9:24100"))
     }
 
-    fn key(rules: &AddressRules, listen: &str, from: &str, direction: Direction) -> Option<PeerId> {
-        rules.identify(&hello(listen), at(from), direction).key
+    fn key(policy: &AddressPolicy, listen: &str, from: &str, direction: Direction) -> Option<PeerId> {
+        policy.identify(&hello(listen), at(from), direction).key
     }
 
     #[test]
     fn a_peer_is_its_ip_whatever_the_port_and_whatever_it_claims() {
-        let rules = rules();
-        let known = Some(AddressRules::key(at("192.0.2.1:0").ip()));
-        assert_eq!(key(&rules, "198.51.100.1:24100", "192.0.2.1:50000", Direction::Inbound), known);
-        assert_eq!(key(&rules, "0.0.0.0:24100", "192.0.2.1:24100", Direction::Outbound), known);
-        assert_eq!(key(&rules, "0.0.0.0:1", "[::ffff:192.0.2.1]:7", Direction::Inbound), known);
-        assert_eq!(rules.key_at(at("192.0.2.1:24100")), known);
+        let policy = policy();
+        let known = Some(AddressPolicy::key_of_ip(at("192.0.2.1:0").ip()));
+        assert_eq!(key(&policy, "198.51.100.1:24100", "192.0.2.1:50000", Direction::Inbound), known);
+        assert_eq!(key(&policy, "0.0.0.0:24100", "192.0.2.1:24100", Direction::Outbound), known);
+        assert_eq!(key(&policy, "0.0.0.0:1", "[::ffff:192.0.2.1]:7", Direction::Inbound), known);
+        assert_eq!(policy.key_at(at("192.0.2.1:24100")), known);
     }
 
     #[test]
     fn on_loopback_a_claimed_loopback_address_counts() {
-        let rules = rules();
-        let of = |last| Some(AddressRules::key(IpAddr::from([127, 0, 0, last])));
-        assert_eq!(key(&rules, "127.0.0.3:24100", "127.0.0.1:50000", Direction::Inbound), of(3));
-        assert_eq!(key(&rules, "192.0.2.7:24100", "127.0.0.1:50000", Direction::Inbound), of(1));
-        assert_eq!(key(&rules, "127.0.0.3:24100", "127.0.0.2:24100", Direction::Outbound), of(2));
+        let policy = policy();
+        let of = |last| Some(AddressPolicy::key_of_ip(IpAddr::from([127, 0, 0, last])));
+        assert_eq!(key(&policy, "127.0.0.3:24100", "127.0.0.1:50000", Direction::Inbound), of(3));
+        assert_eq!(key(&policy, "192.0.2.7:24100", "127.0.0.1:50000", Direction::Inbound), of(1));
+        assert_eq!(key(&policy, "127.0.0.3:24100", "127.0.0.2:24100", Direction::Outbound), of(2));
     }
 
     #[test]
@@ -210,8 +210,8 @@ mod tests {
         let (a, b) = (at("127.0.0.2:24100"), at("127.0.0.3:24100"));
         for several in [false, true] {
             let of = |addr| {
-                let rules = AddressRules::new(NetworkType::Testnet, addr);
-                if several { rules.several_per_ip() } else { rules }
+                let policy = AddressPolicy::new(NetworkType::Testnet, addr);
+                if several { policy.distinguish_ports() } else { policy }
             };
             let (at_a, at_b) = (of(a), of(b));
             // A dials B: B sees an ephemeral port of the loopback address, and A's claim.
@@ -228,7 +228,7 @@ mod tests {
     fn several_on_one_ip_are_told_apart_by_port() {
         let of = |port| {
             let addr = SocketAddr::from(([127, 0, 0, 1], port));
-            AddressRules::new(NetworkType::Testnet, addr).several_per_ip().instance()
+            AddressPolicy::new(NetworkType::Testnet, addr).distinguish_ports().instance()
         };
         assert_ne!(of(1), of(2));
     }

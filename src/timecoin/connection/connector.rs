@@ -12,25 +12,25 @@ use tokio::time::timeout;
 use crate::address_book::WallTime;
 use crate::base::{Direction, canonical};
 use crate::node::{ConnectError, check_kin, read_greeting};
-use crate::timecoin::info::{info_of_hello, unix_seconds};
+use crate::timecoin::peer_info::{peer_info_from_hello, unix_seconds};
 use crate::timecoin::wire::TimeCoin;
 use crate::transport::{BoxStream, Transport};
 use crate::wire::{FirstFrame, Hello, Protocol};
 
-use super::{ConnectionError, Open, PeerConnection, State};
+use super::{ConnectionError, OpenStream, PeerConnection, State};
 
 /// How connections are made: with which transport, in which words.
 #[derive(Clone)]
-pub(in crate::timecoin) struct Maker {
+pub(in crate::timecoin) struct Connector {
     pub(in crate::timecoin) transport: Arc<dyn Transport>,
-    pub(in crate::timecoin) dialect: Arc<TimeCoin>,
+    pub(in crate::timecoin) protocol: Arc<TimeCoin>,
     /// What our handshake says.
     pub(in crate::timecoin) hello: Hello,
     /// How long connect and handshake may take, and a write.
-    pub(in crate::timecoin) within: Duration,
+    pub(in crate::timecoin) time_limit: Duration,
 }
 
-impl Maker {
+impl Connector {
     /// Dials, and exchanges handshakes.
     pub(in crate::timecoin) async fn dial(
         &self,
@@ -39,11 +39,11 @@ impl Maker {
         let addr = canonical(addr);
         let dialling = async {
             let mut stream = self.transport.dial(addr).await.map_err(ConnectError::from)?;
-            self.greet(&mut stream).await?;
-            let (hello, rest) = self.read(&mut stream).await?;
+            self.send_handshake(&mut stream).await?;
+            let (hello, rest) = self.receive_handshake(&mut stream).await?;
             Ok(self.connection(stream, Direction::Outbound, addr, hello, rest))
         };
-        timeout(self.within, dialling).await.unwrap_or(Err(ConnectError::Timeout.into()))
+        timeout(self.time_limit, dialling).await.unwrap_or(Err(ConnectError::Timeout.into()))
     }
 
     /// Exchanges handshakes on a stream that was accepted.
@@ -53,24 +53,24 @@ impl Maker {
         from: SocketAddr,
     ) -> Result<PeerConnection, ConnectionError> {
         let accepting = async {
-            let (hello, rest) = self.read(&mut stream).await?;
-            self.greet(&mut stream).await?;
+            let (hello, rest) = self.receive_handshake(&mut stream).await?;
+            self.send_handshake(&mut stream).await?;
             Ok(self.connection(stream, Direction::Inbound, canonical(from), hello, rest))
         };
-        timeout(self.within, accepting).await.unwrap_or(Err(ConnectError::Timeout.into()))
+        timeout(self.time_limit, accepting).await.unwrap_or(Err(ConnectError::Timeout.into()))
     }
 
-    async fn greet(&self, stream: &mut BoxStream) -> Result<(), ConnectionError> {
+    async fn send_handshake(&self, stream: &mut BoxStream) -> Result<(), ConnectionError> {
         let mut out = BytesMut::new();
-        self.dialect.encode_hello(&self.hello, &mut out)?;
+        self.protocol.encode_hello(&self.hello, &mut out)?;
         stream.write_all(&out).await.map_err(ConnectError::from)?;
         stream.flush().await.map_err(ConnectError::from)?;
         Ok(())
     }
 
-    async fn read(&self, stream: &mut BoxStream) -> Result<(Hello, Vec<u8>), ConnectionError> {
-        let decode = |bytes: &[u8]| self.dialect.decode_first_frame(bytes);
-        let (greeting, rest) = read_greeting(stream, self.dialect.limits().hello, decode, None).await?;
+    async fn receive_handshake(&self, stream: &mut BoxStream) -> Result<(Hello, Vec<u8>), ConnectionError> {
+        let decode = |bytes: &[u8]| self.protocol.decode_first_frame(bytes);
+        let (greeting, rest) = read_greeting(stream, self.protocol.limits().hello, decode, None).await?;
         let hello = match greeting {
             FirstFrame::Hello(hello) => hello,
             FirstFrame::Goodbye(goodbye) => return Err(ConnectError::Refused(goodbye).into()),
@@ -88,22 +88,22 @@ impl Maker {
         hello: Hello,
         rest: Vec<u8>,
     ) -> PeerConnection {
-        let network = self.dialect.network();
+        let network = self.protocol.network();
         let address = match (direction, hello.listen) {
-            // As the old network has it: what it says itself.
+            // As the old network has it: peek_frame it says itself.
             (Direction::Inbound, Some(listen)) => listen,
             _ => addr,
         };
-        let info = info_of_hello(network, address, &hello, unix_seconds(WallTime::now()));
-        let (unread, asked) = (VecDeque::new(), Vec::new());
-        let open = Open { stream, buffer: BytesMut::from(&rest[..]), unread, asked, hello };
+        let info = peer_info_from_hello(network, address, &hello, unix_seconds(WallTime::now()));
+        let (unread, requests) = (VecDeque::new(), Vec::new());
+        let open = OpenStream { stream, buffer: BytesMut::from(&rest[..]), unread, requests, hello };
         PeerConnection {
             state: State::Open(Box::new(open)),
             info,
             addr,
             direction,
-            dialect: Arc::clone(&self.dialect),
-            within: self.within,
+            protocol: Arc::clone(&self.protocol),
+            time_limit: self.time_limit,
         }
     }
 }

@@ -44,7 +44,7 @@ impl PeerInfo {
 }
 
 /// What a handshake says of a peer.
-pub(super) fn info_of_hello(
+pub(super) fn peer_info_from_hello(
     network: NetworkType,
     address: SocketAddr,
     hello: &Hello,
@@ -70,7 +70,7 @@ pub(super) fn unix_seconds(at: WallTime) -> u64 {
 }
 
 /// A round-trip time as the old records have it.
-pub(super) fn whole_millis(rtt: Duration) -> u32 {
+pub(super) fn millis_u32(rtt: Duration) -> u32 {
     u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX)
 }
 

@@ -1,10 +1,10 @@
 //! Which message a text is, without reading all of it.
 
-use super::kinds::{Kind, LONGEST_NAME};
+use super::kinds::{Kind, MAX_NAME_BYTES};
 use super::message::NetworkMessage;
 
 /// Longest name worth reading when it is written with escapes, of which each takes six bytes.
-const ESCAPED: usize = 6 * LONGEST_NAME;
+const MAX_ESCAPED_NAME_BYTES: usize = 6 * MAX_NAME_BYTES;
 
 /// What the text says it is. Only its start is looked at: `"Name"`, or `{"Name":`, with whitespace anywhere. `None` for
 /// what begins otherwise, and for names that are not ours.
@@ -12,8 +12,8 @@ const ESCAPED: usize = 6 * LONGEST_NAME;
 /// # Cost
 /// No allocation, but for a name written with escapes.
 #[inline]
-pub(super) fn kind_of(text: &[u8]) -> Option<Kind> {
-    let (name, rest, is_map) = first_name(text)?;
+pub(super) fn peek_kind(text: &[u8]) -> Option<Kind> {
+    let (name, rest, is_map) = leading_name(text)?;
     let kind = name.kind()?;
     let next = after_whitespace(rest).first();
     let goes_on = if is_map { next == Some(&b':') } else { next.is_none() };
@@ -22,7 +22,7 @@ pub(super) fn kind_of(text: &[u8]) -> Option<Kind> {
 
 /// Whether the text begins with one of our names, whatever follows.
 pub(super) fn has_known_name(text: &[u8]) -> bool {
-    first_name(text).is_some_and(|(name, ..)| name.kind().is_some())
+    leading_name(text).is_some_and(|(name, ..)| name.kind().is_some())
 }
 
 /// Whether the text, which begins as a ping's or a pong's, is one to the last byte.
@@ -51,14 +51,14 @@ impl Name<'_> {
 
 /// The name a text begins with, what follows it, and whether it stands in a map.
 #[inline]
-fn first_name(text: &[u8]) -> Option<(Name<'_>, &[u8], bool)> {
+fn leading_name(text: &[u8]) -> Option<(Name<'_>, &[u8], bool)> {
     let text = after_whitespace(text);
     let (text, is_map) = match text.strip_prefix(b"{") {
         Some(inside) => (after_whitespace(inside), true),
         None => (text, false),
     };
     let quoted = text.strip_prefix(b"\"")?;
-    let window = &quoted[..quoted.len().min(LONGEST_NAME + 1)];
+    let window = &quoted[..quoted.len().min(MAX_NAME_BYTES + 1)];
     match window.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
         Some(at) if quoted[at] == b'"' => Some((Name::Plain(&quoted[..at]), &quoted[at + 1..], is_map)),
         Some(_) => escaped_name(text, is_map),
@@ -69,7 +69,7 @@ fn first_name(text: &[u8]) -> Option<(Name<'_>, &[u8], bool)> {
 /// A name with escapes in it, read the long way.
 #[cold]
 fn escaped_name(text: &[u8], is_map: bool) -> Option<(Name<'_>, &[u8], bool)> {
-    let window = &text[..text.len().min(ESCAPED + 2)];
+    let window = &text[..text.len().min(MAX_ESCAPED_NAME_BYTES + 2)];
     let mut values = serde_json::Deserializer::from_slice(window).into_iter::<String>();
     let name = values.next()?.ok()?;
     let rest = text.get(values.byte_offset()..)?;

@@ -28,10 +28,10 @@ fn eager(seeds: &[u8]) -> NodeConfig {
 #[tokio::test(start_paused = true)]
 async fn an_address_under_way_is_not_dialled_in_a_loop() {
     let net = MemoryNet::new(1);
-    net.black_hole(ip(2), true);
+    net.set_black_hole(ip(2), true);
     let mut config = eager(&[2]);
     config.trusted = vec![at(3)];
-    net.black_hole(ip(3), true);
+    net.set_black_hole(ip(3), true);
     let a = start(&net, 1, config, Rec::new()).await;
     secs(8).await;
     let stats = a.stats();
@@ -194,7 +194,7 @@ async fn a_listen_address_in_a_black_hole_is_asked_one_at_a_time_and_takes_no_di
     let mut config = eager(&[]);
     config.runtime.max_concurrent_dials = 2;
     let a = start(&net, 1, config, Rec::new()).await;
-    net.black_hole(ip(9), true);
+    net.set_black_hole(ip(9), true);
     let mut silent = Vec::new();
     for nonce in 0..6 {
         let mut one = ByHand::dial(&net, 9, at(1)).await;
@@ -336,7 +336,7 @@ async fn a_claim_that_found_no_place_for_a_probe_is_probed_once_there_is_one() {
     let mut config = unhurried(quiet());
     config.runtime.max_concurrent_dials = 1;
     let a = start(&net, 1, config, Rec::new()).await;
-    net.black_hole(ip(9), true);
+    net.set_black_hole(ip(9), true);
     let mut liar = ByHand::dial(&net, 9, at(1)).await;
     let mut hello = hello(10);
     hello.listen = Some(at(9));
@@ -408,7 +408,7 @@ async fn nodes_that_are_told_one_address_each_reach_their_degree() {
 #[tokio::test(start_paused = true)]
 async fn a_dial_into_a_black_hole_ends_in_time_and_gives_its_slot_back() {
     let net = MemoryNet::new(1);
-    net.black_hole(ip(2), true);
+    net.set_black_hole(ip(2), true);
     let a = start(&net, 1, quiet(), Rec::new()).await;
     let begun = tokio::time::Instant::now();
     assert!(matches!(a.connect(at(2)).await, Err(ConnectError::Timeout)));

@@ -107,7 +107,7 @@ async fn an_inbound_that_loses_to_a_pending_dial_is_held_and_accepted_when_the_d
     let net = MemoryNet::new(1);
     let a = start(&net, 1, quiet(), Rec::new()).await;
     // Our dial to 10.0.0.2 hangs; meanwhile somebody with a larger nonce comes from there.
-    net.black_hole(ip(2), true);
+    net.set_black_hole(ip(2), true);
     let dialler = a.clone();
     let dial = tokio::spawn(async move { dialler.connect(at(2)).await });
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -533,7 +533,7 @@ enum Vain {
 async fn a_failed_dial_never_clears_a_session_that_arrived_meanwhile() {
     for (vain, same_key) in [(Vain::Fails, true), (Vain::Dropped, true), (Vain::Fails, false)] {
         let (net, rec) = (MemoryNet::new(1), Rec::new());
-        net.black_hole(ip(2), true);
+        net.set_black_hole(ip(2), true);
         let a = start(&net, 1, patient(), rec.clone()).await;
         let mut dial = Box::pin(a.connect(at(2)));
         let begun = std::future::poll_fn(|cx| std::task::Poll::Ready(dial.as_mut().poll(cx).is_pending()));

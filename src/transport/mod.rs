@@ -1,15 +1,26 @@
-//! Byte pipes: what dials and accepts. [`Tcp`] for the network, [`MemoryNet`] for tests.
+//! Byte streams: dial and listen over TCP ([`Tcp`]) or in memory ([`MemoryNet`], for tests).
 //!
-//! Nothing here knows frames, peers or deadlines. A dial has no timeout: whoever dials owns the deadline and drops the
-//! future, which closes what it had opened. Streams never lose or reorder bytes; connections end.
+//! A [`Transport`] dials addresses and binds [`Listener`]s; both yield a [`BoxStream`] of ordered bytes. The node hands
+//! these streams to its handshake and to the connection. Nothing here knows frames, peers or deadlines.
+//!
+//! ```text
+//!   Transport::dial(addr) ------------------> BoxStream
+//!   Transport::listen(addr) -> BoxListener -> BoxStream, remote address
+//! ```
+//!
+//! A dial has no timeout: the caller owns the deadline and drops the future, which closes the half-open socket.
 //!
 //! # Invariants
-//! **Addresses that leave this room are canonical** (11). Enforced by: [`Tcp`] and [`MemoryHost`] pass every accepted
-//! and every dialled address through [`canonical`](crate::base::canonical). Breaks if: a new listener hands out the
-//! address as the system reported it, and `::ffff:10.0.0.1` becomes a second peer.
+//! Invariant: `identity_is_canonical`
+//! - Statement: every address that leaves this module is canonical (no IPv4-mapped IPv6 address).
+//! - Enforced by: [`Tcp`] and [`MemoryHost`] pass accepted and dialled addresses through
+//!   [`canonical`](crate::base::canonical).
+//! - Breaks if: a new listener returns the address as the system reports it; `::ffff:10.0.0.1` becomes a second peer.
 //!
-//! **An accept loop cannot spin** (15). Enforced by: the TCP listener stays pending for a growing pause after an
-//! error that polling again would only repeat. Breaks if: a listener returns such an error from every poll.
+//! Invariant: `one_source_cannot_exhaust_accepts`
+//! - Statement: an accept loop cannot spin.
+//! - Enforced by: after an error that another poll would only repeat, the TCP listener stays pending for a growing pause.
+//! - Breaks if: a listener returns such an error from every poll.
 
 mod memory;
 mod tcp;
@@ -25,11 +36,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub use memory::{Latency, MemoryHost, MemoryNet, ReadRate};
 pub use tcp::{AcceptErrorKind, KeepAlive, Tcp, TcpConfig};
 
-/// A connected pair of byte pipes, one each way; whatever reads and writes is one.
+/// A connected, ordered, bidirectional byte stream.
 ///
-/// Cancel safety: a poll that returned `Pending` took and gave nothing.
+/// # Cancel safety
+/// A poll that returns `Pending` has moved no bytes.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// The address of our end, canonical; `None` where there is no such thing.
+    /// The canonical address of our end; `None` for a stream without addresses.
     fn local_addr(&self) -> Option<SocketAddr> {
         None
     }
@@ -49,47 +61,47 @@ impl Stream for BoxStream {
     }
 }
 
-/// A stream of whatever transport. Vectored writes pass through the box.
+/// A stream of any transport. Vectored writes pass through the box.
 pub type BoxStream = Box<dyn Stream>;
 
-/// A listener of whatever transport.
+/// A listener of any transport.
 pub type BoxListener = Box<dyn Listener>;
 
-/// A future of whatever making; boxing one costs one allocation, which dialling does not notice.
+/// A boxed future: one allocation per dial or listen.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What opens connections and waits for them.
+/// Opens connections and binds listeners.
 pub trait Transport: Send + Sync + 'static {
-    /// Opens a connection to `addr`, however long it takes: the caller sets the deadline.
+    /// Opens a connection to `addr`. There is no timeout: the caller sets the deadline.
     ///
     /// # Errors
-    /// As the system reports them: refused, unreachable, out of sockets.
+    /// The error of the system: refused, unreachable, out of descriptors.
     ///
     /// # Cancel safety
-    /// Dropping the future closes the half-open connection and leaves nothing behind. The far end may have accepted it
-    /// already and then reads an end or a reset.
+    /// Dropping the future closes the half-open connection and leaves nothing behind. If the remote end has accepted it
+    /// already, it reads an end of stream or a reset.
     fn dial(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>>;
 
-    /// Starts listening on `addr`; port 0 lets the system choose, see [`Listener::local_addr`].
+    /// Binds `addr` and listens. Port 0 lets the system choose; [`Listener::local_addr`] returns the port.
     ///
     /// # Errors
-    /// When the address is in use, not ours, or not permitted.
+    /// The address is in use, not local, or not permitted.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing bound.
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxListener>>;
 }
 
-/// A bound address that connections arrive at. Dropping it unbinds it.
+/// A bound address that accepts connections. Dropping it releases the address.
 pub trait Listener: Send + 'static {
-    /// The address that is bound, with the port that the system chose.
+    /// The bound address, with the port that the system chose.
     fn local_addr(&self) -> SocketAddr;
 
-    /// Takes the next connection and the canonical address that it came from.
+    /// Accepts the next connection. Returns its stream and its canonical remote address.
     ///
     /// # Errors
-    /// [`AcceptErrorKind::of`] tells their kind. An error does not end the listener and never asks the caller to wait:
-    /// poll again, the listener itself pauses.
+    /// [`AcceptErrorKind::of`] classifies the error. The listener stays usable, and the caller need not wait before the
+    /// next poll: the listener pauses by itself.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(BoxStream, SocketAddr)>>;
 }
 
@@ -97,10 +109,10 @@ impl dyn Listener {
     /// Waits for the next connection.
     ///
     /// # Errors
-    /// As [`Listener::poll_accept`].
+    /// The errors of [`Listener::poll_accept`].
     ///
     /// # Cancel safety
-    /// Safe: a connection is taken only by the poll that returns it.
+    /// Safe: a connection is accepted only by the poll that returns it.
     pub async fn accept(&mut self) -> io::Result<(BoxStream, SocketAddr)> {
         poll_fn(|cx| self.poll_accept(cx)).await
     }

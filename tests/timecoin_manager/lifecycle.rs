@@ -42,7 +42,7 @@ async fn dials_that_wait_keep_no_manager_alive() {
     let net = MemoryNet::new(21);
     let one = manager_in(&net, 1, config(), chain("a")).await;
     let dead: Vec<_> = (0..200u8).map(|last| std::net::IpAddr::from([10, 9, 9, last])).collect();
-    dead.iter().for_each(|ip| net.black_hole(*ip, true));
+    dead.iter().for_each(|ip| net.set_black_hole(*ip, true));
     let infos = dead.iter().map(|ip| PeerInfo::new((*ip, 24_100).into(), NetworkType::Testnet)).collect();
     let begun = tokio::time::Instant::now();
     one.connect_to_peers(infos).await;
@@ -111,7 +111,7 @@ async fn a_dead_connection_is_dialled_again_once_after_30_seconds() {
     assert_eq!(one.stats().dials, dials);
     // Once also where it is not there any more.
     one.remove_dead_connection(ip_of(&other)).await;
-    net.black_hole(ip_of(&other), true);
+    net.set_black_hole(ip_of(&other), true);
     tokio::time::sleep(Duration::from_secs(300)).await;
     assert_eq!((one.stats().dials, one.active_peer_count().await), (dials + 1, 0));
 }
@@ -271,7 +271,7 @@ async fn dials_that_fail_count_against_an_address_and_whoever_dials_us_earns_not
     let dialler = manager_in(&net, 2, config(), chain("b")).await;
     connect(&dialler, &one).await;
     let dead = in_memory(9);
-    net.black_hole(dead.ip(), true);
+    net.set_black_hole(dead.ip(), true);
     one.add_discovered_peer(dead.ip(), dead.port(), "v".into()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     let known = one.get_best_peers(10).await;
@@ -377,7 +377,7 @@ async fn wallets_that_cannot_be_reached_keep_nobody_waiting_and_are_forgotten_in
     one.subscribe_wallet("x", ip_of(&wallet)).await.unwrap();
     let dead: Vec<_> = (0..20u8).map(|last| IpAddr::from([10, 9, 9, last])).collect();
     for ip in &dead {
-        net.black_hole(*ip, true);
+        net.set_black_hole(*ip, true);
         one.subscribe_wallet("x", *ip).await.unwrap();
     }
     let notify = || one.notify_wallet_transaction(wallet_transaction(), &[]);
@@ -418,7 +418,7 @@ async fn our_own_want_of_places_is_no_wallets_failure() {
     // Together they take the place for longer than anybody waits for it.
     for last in 0..10 {
         let dead = IpAddr::from([10, 9, 9, last]);
-        net.black_hole(dead, true);
+        net.set_black_hole(dead, true);
         let one = one.clone();
         let at = SocketAddr::new(dead, TESTNET.port());
         others.spawn(async move { one.send_message_to_peer(at, NetworkMessage::Ping).await.is_err() });

@@ -1,4 +1,4 @@
-//! A host of the sim_net: its dials and its listeners.
+//! A simulated host: its dials and its listeners.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -7,40 +7,44 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::sim_net::{AcceptQueue, SimNet, SimState};
+use super::sim_net::{AcceptQueue, SimConnection, SimNet, SimState};
 use super::stream::MemoryStream;
 use crate::base::canonical;
 use crate::transport::{BoxFuture, BoxListener, BoxStream, Listener, Transport};
 
-/// A host of a [`MemoryNet`](super::MemoryNet). Clones are the same host.
+/// Connections per listener that may wait to be accepted. Further dials wait outside.
+const MAX_UNACCEPTED: usize = 1024;
+
+/// A host of a [`MemoryNet`](super::MemoryNet). Clones are handles to the same host.
 ///
-/// It binds its own IP address or the unspecified one, which means its own. Dials come from free_ephemeral_port ports, so that
-/// whoever accepts observes `ip:port`.
+/// It binds its own IP address; the unspecified address means the same. Each dial comes from an ephemeral port, so the
+/// acceptor sees `ip:port`.
 #[derive(Clone)]
 pub struct MemoryHost {
-    sim_net: Arc<SimNet>,
+    net: Arc<SimNet>,
     ip: IpAddr,
 }
 
 impl MemoryHost {
-    pub(super) const fn new(sim_net: Arc<SimNet>, ip: IpAddr) -> Self {
-        Self { sim_net, ip }
+    pub(super) const fn new(net: Arc<SimNet>, ip: IpAddr) -> Self {
+        Self { net, ip }
     }
 
-    /// The address of the host.
+    /// The IP address of the host.
     pub const fn ip(&self) -> IpAddr {
         self.ip
     }
 
+    /// One round trip: the request travels to the listener, and its answer travels back.
     async fn connect(&self, addr: SocketAddr) -> io::Result<BoxStream> {
         let to = canonical(addr);
         if to.port() == 0 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut dial = Dial::new(&self.sim_net);
-        dial.delay(self.ip, to.ip(), true).await;
+        let mut dial = Dial::new(&self.net);
+        dial.delay(self.ip, to.ip(), Packet::Request).await;
         let answer = dial.connect(self.ip, to).await;
-        dial.delay(to.ip(), self.ip, false).await;
+        dial.delay(to.ip(), self.ip, Packet::Answer).await;
         Ok(Box::new(answer?))
     }
 
@@ -49,7 +53,7 @@ impl MemoryHost {
         if ip != self.ip && !ip.is_unspecified() {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         }
-        let mut state = self.sim_net.lock();
+        let mut state = self.net.lock();
         let local = match addr.port() {
             0 => state.free_ephemeral_port(self.ip).ok_or(io::ErrorKind::AddrNotAvailable)?,
             port => SocketAddr::new(self.ip, port),
@@ -58,7 +62,7 @@ impl MemoryHost {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         state.listeners.insert(local, AcceptQueue::default());
-        Ok(Box::new(MemoryListener { sim_net: Arc::clone(&self.sim_net), local }))
+        Ok(Box::new(MemoryListener { net: Arc::clone(&self.net), local }))
     }
 }
 
@@ -78,29 +82,37 @@ impl Transport for MemoryHost {
     }
 }
 
-/// A dial under way. Dropping it takes its waker out of the sim_net.
-struct Dial<'w> {
-    sim_net: &'w Arc<SimNet>,
+/// A packet of the simulated TCP handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packet {
+    /// The first packet; black holes drop it.
+    Request,
+    Answer,
+}
+
+/// A dial in progress. Dropping it removes its waker from the network.
+struct Dial<'net> {
+    net: &'net Arc<SimNet>,
     number: u64,
     rng: fastrand::Rng,
 }
 
-impl<'w> Dial<'w> {
-    fn new(sim_net: &'w Arc<SimNet>) -> Self {
-        let mut state = sim_net.lock();
-        let number = state.number();
+impl<'net> Dial<'net> {
+    fn new(net: &'net Arc<SimNet>) -> Self {
+        let mut state = net.lock();
+        let number = state.next_number();
         let rng = state.rng(number);
-        Self { sim_net, number, rng }
+        Self { net, number, rng }
     }
 
-    /// Waits until `look` finds an answer in the sim_net; it is asked again after every change.
-    async fn until<T>(&self, mut look: impl FnMut(&mut SimState) -> Option<T>) -> T {
+    /// Waits until `check` returns a value. Every change of the network runs it again.
+    async fn wait_until<T>(&self, mut check: impl FnMut(&mut SimState) -> Option<T>) -> T {
         poll_fn(|cx| {
-            let mut state = self.sim_net.lock();
-            match look(&mut state) {
-                Some(answer) => Poll::Ready(answer),
+            let mut state = self.net.lock();
+            match check(&mut state) {
+                Some(value) => Poll::Ready(value),
                 None => {
-                    let old = state.diallers.insert(self.number, cx.waker().clone());
+                    let old = state.waiting_dials.insert(self.number, cx.waker().clone());
                     drop(state);
                     drop(old);
                     Poll::Pending
@@ -110,70 +122,69 @@ impl<'w> Dial<'w> {
         .await
     }
 
-    /// Lets one packet of the handshake delay, as soon as something passes, and again if the way closed meanwhile.
-    async fn delay(&mut self, from: IpAddr, to: IpAddr, opening: bool) {
-        let open = |state: &SimState| {
-            let swallowed = opening && state.black_holes.contains(&to);
-            !swallowed && !state.is_blocked(from, to)
+    /// Waits for the latency of one packet. Starts over if the direction was blocked in the meantime.
+    async fn delay(&mut self, from: IpAddr, to: IpAddr, packet: Packet) {
+        let is_open = |state: &SimState| {
+            let dropped = packet == Packet::Request && state.black_holes.contains(&to);
+            !dropped && !state.is_blocked(from, to)
         };
         loop {
-            let latency =
-                self.until(|state| if open(state) { Some(state.latency(from, to)) } else { None }).await;
-            let Some(time) = latency.draw(&mut self.rng) else { return };
-            tokio::time::sleep(time).await;
-            if open(&self.sim_net.lock()) {
+            let latency = self.wait_until(|state| is_open(state).then(|| state.latency(from, to))).await;
+            let Some(delay) = latency.draw(&mut self.rng) else { return };
+            tokio::time::sleep(delay).await;
+            if is_open(&self.net.lock()) {
                 return;
             }
         }
     }
 
-    /// Arrives at the listener, or waits for room in its backlog.
+    /// Enters the listener's accept queue, or waits for room in it.
     async fn connect(&self, ip: IpAddr, to: SocketAddr) -> io::Result<MemoryStream> {
-        let (stream, acceptor) = self
-            .until(|state| {
+        let (connection, acceptor) = self
+            .wait_until(|state| {
                 if state.refusing.contains(&to.ip()) {
                     return Some(Err(io::ErrorKind::ConnectionRefused));
                 }
                 match state.listeners.get(&to) {
                     None => return Some(Err(io::ErrorKind::ConnectionRefused)),
-                    Some(backlog) if backlog.waiting.len() >= MAX_UNACCEPTED => return None,
+                    Some(queue) if queue.pending.len() >= MAX_UNACCEPTED => return None,
                     Some(_) => {}
                 }
-                Some(self.establish(state, ip, to).ok_or(io::ErrorKind::AddrNotAvailable))
+                Some(self.enqueue(state, ip, to).ok_or(io::ErrorKind::AddrNotAvailable))
             })
             .await?;
         if let Some(waker) = acceptor {
             waker.wake();
         }
-        Ok(stream)
+        Ok(MemoryStream::dialler(connection))
     }
 
-    /// Connects and queues the far end; also returns who waits for it.
-    fn establish(
+    /// Makes the connection and queues it at the listener. Returns it with the waker of a waiting acceptor.
+    fn enqueue(
         &self,
         state: &mut SimState,
         ip: IpAddr,
         to: SocketAddr,
-    ) -> Option<(MemoryStream, Option<Waker>)> {
+    ) -> Option<(Arc<SimConnection>, Option<Waker>)> {
         let from = state.free_ephemeral_port(ip)?;
         state.ports_in_use.insert(from);
-        let (near, far) = self.sim_net.connect(state, from, to);
-        let backlog = state.listeners.entry(to).or_default();
-        backlog.waiting.push_back((far, from));
-        Some((near, backlog.acceptor.take()))
+        let connection = self.net.connect(state, from, to);
+        let queue = state.listeners.entry(to).or_default();
+        queue.pending.push_back(Arc::clone(&connection));
+        Some((connection, queue.acceptor.take()))
     }
 }
 
 impl Drop for Dial<'_> {
     fn drop(&mut self) {
-        let waker = self.sim_net.lock().diallers.remove(&self.number);
+        let waker = self.net.lock().waiting_dials.remove(&self.number);
         drop(waker);
     }
 }
 
-/// A listener of a host. Dropping it resets what nobody has accepted.
+/// A listener of a host. Dropping it resets the connections that were not accepted.
 struct MemoryListener {
-    sim_net: Arc<SimNet>,
+    net: Arc<SimNet>,
     local: SocketAddr,
 }
 
@@ -183,36 +194,34 @@ impl Listener for MemoryListener {
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(BoxStream, SocketAddr)>> {
-        let mut state = self.sim_net.lock();
-        let backlog = state.listeners.entry(self.local).or_default();
-        let Some((stream, from)) = backlog.waiting.pop_front() else {
-            let old = backlog.acceptor.replace(cx.waker().clone());
+        let mut state = self.net.lock();
+        let queue = state.listeners.entry(self.local).or_default();
+        let Some(connection) = queue.pending.pop_front() else {
+            let old = queue.acceptor.replace(cx.waker().clone());
             drop(state);
             drop(old);
             return Poll::Pending;
         };
-        // Whoever waits for room looks again; the others find nothing changed and wait on.
-        let full = backlog.waiting.len() + 1 >= MAX_UNACCEPTED;
-        let diallers = if full { std::mem::take(&mut state.diallers) } else { Default::default() };
+        // A full queue has room now. All waiting dials check again; those that wait for something else go on waiting.
+        let was_full = queue.pending.len() + 1 >= MAX_UNACCEPTED;
+        let dials = if was_full { std::mem::take(&mut state.waiting_dials) } else { Default::default() };
         drop(state);
-        diallers.into_values().for_each(Waker::wake);
-        Poll::Ready(Ok((Box::new(stream), from)))
+        dials.into_values().for_each(Waker::wake);
+        let from = connection.dialler;
+        Poll::Ready(Ok((Box::new(MemoryStream::acceptor(connection)), from)))
     }
 }
 
 impl Drop for MemoryListener {
     fn drop(&mut self) {
-        let mut state = self.sim_net.lock();
-        let backlog = state.listeners.remove(&self.local);
-        // Whoever waits for room in this backlog is refused now.
-        let diallers = std::mem::take(&mut state.diallers);
+        let mut state = self.net.lock();
+        let queue = state.listeners.remove(&self.local);
+        // Dials that wait for room in this queue are refused now.
+        let dials = std::mem::take(&mut state.waiting_dials);
         drop(state);
-        diallers.into_values().for_each(Waker::wake);
-        for (stream, _) in backlog.into_iter().flat_map(|backlog| backlog.waiting) {
-            stream.conn().reset().for_each(Waker::wake);
+        dials.into_values().for_each(Waker::wake);
+        for connection in queue.into_iter().flat_map(|queue| queue.pending) {
+            connection.reset().for_each(Waker::wake);
         }
     }
 }
-
-/// Connections that may wait to be accepted, per listener; further dials wait outside.
-const MAX_UNACCEPTED: usize = 1024;

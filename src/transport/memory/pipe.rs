@@ -1,4 +1,4 @@
-//! One direction of a connection: bytes in flight, each with the moment it arrives.
+//! One direction of a simulated connection: a bounded queue of bytes, each with its arrival time.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -9,24 +9,16 @@ use bytes::{Buf, BytesMut};
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
-use super::{Latency, ReadRate};
+use super::conditions::{LinkConditions, ReadRate};
 use crate::sync::Mutex;
 
-/// When something arrives; `None` is at once, and sorts before every moment.
+/// Stands in for an arrival time beyond the clock's range; longer than any test waits.
+const FAR_FUTURE: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// When something arrives. `None` means at once and sorts before every instant.
 type ArrivalTime = Option<Instant>;
 
-/// What the sim_net says about one direction.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LinkConditions {
-    pub(super) latency: Latency,
-    pub(super) rate: ReadRate,
-    /// Nothing passes.
-    pub(super) blocked: bool,
-    /// Nothing passes the other way, so the writer does not hear that the reader has gone.
-    pub(super) back_blocked: bool,
-}
-
-/// One direction, shared by its writer and its reader.
+/// One direction of a connection, shared by its writer and its reader.
 #[derive(Debug)]
 pub(super) struct Pipe(Mutex<PipeState>);
 
@@ -38,14 +30,14 @@ struct PipeState {
     /// Bytes in `in_flight`; at most `capacity`.
     in_flight_bytes: usize,
     capacity: usize,
-    /// When the last thing sent arrives: nothing sent later arrives earlier.
+    /// When the last write arrives. Later writes arrive no earlier.
     last_arrival: ArrivalTime,
-    /// The writer has ended; the reader sees it at that moment, after the in_flight.
+    /// The writer has ended the direction; the reader sees the end at that time, behind the bytes in flight.
     end: Option<ArrivalTime>,
-    /// The reader has gone; the writer learns it at that moment.
-    reader_closed_at: Option<ArrivalTime>,
+    /// The reader has closed; the writer learns it at that time.
+    reader_closed: Option<ArrivalTime>,
     reset: bool,
-    /// A capped reader takes nothing before this.
+    /// A rate-limited reader gets nothing before this time.
     next_read: ArrivalTime,
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -57,16 +49,16 @@ struct InFlight {
     bytes: BytesMut,
 }
 
-/// What became of a read or a write.
+/// The result of one read or write.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum IoStep {
-    /// So many bytes moved; zero for a reader is the end.
+pub(super) enum PipeStep {
+    /// This many bytes moved. For a reader, zero is the end of the stream.
     Moved(usize),
     /// The connection was reset.
     Reset,
-    /// Nobody reads any more, or the writer has ended itself.
+    /// The reader has closed, or the writer has ended the direction itself.
     Broken,
-    /// Nothing to do before this moment, or before the waker is called.
+    /// Try again at this time, or when the waker is called.
     Wait(ArrivalTime),
 }
 
@@ -80,7 +72,7 @@ impl Pipe {
             capacity,
             last_arrival: None,
             end: None,
-            reader_closed_at: None,
+            reader_closed: None,
             reset: false,
             next_read: None,
             reader: None,
@@ -88,13 +80,13 @@ impl Pipe {
         }))
     }
 
-    /// Takes what has arrived; registers the reader if it has to wait.
-    pub(super) fn read(&self, cx: &Context<'_>, buf: &mut ReadBuf<'_>) -> IoStep {
-        // Declared before the lock is taken: dropped after it was given back.
+    /// Reads what has arrived. Registers the reader's waker if nothing has.
+    pub(super) fn read(&self, cx: &Context<'_>, buf: &mut ReadBuf<'_>) -> PipeStep {
+        // Declared before the guard, so that a displaced waker is dropped after the lock is released.
         let mut waker = Some(cx.waker().clone());
         let mut state = self.0.lock();
-        let step = state.take(buf);
-        if matches!(step, IoStep::Wait(_)) {
+        let step = state.read(buf);
+        if matches!(step, PipeStep::Wait(_)) {
             std::mem::swap(&mut state.reader, &mut waker);
             return step;
         }
@@ -104,12 +96,13 @@ impl Pipe {
         step
     }
 
-    /// Sends what fits; registers the writer if nothing does.
-    pub(super) fn write(&self, cx: &Context<'_>, bufs: &[IoSlice<'_>]) -> IoStep {
+    /// Writes what fits. Registers the writer's waker if nothing does.
+    pub(super) fn write(&self, cx: &Context<'_>, bufs: &[IoSlice<'_>]) -> PipeStep {
+        // As in `read`.
         let mut waker = Some(cx.waker().clone());
         let mut state = self.0.lock();
-        let step = state.put(bufs);
-        if matches!(step, IoStep::Wait(_)) {
+        let step = state.write(bufs);
+        if matches!(step, PipeStep::Wait(_)) {
             std::mem::swap(&mut state.writer, &mut waker);
             return step;
         }
@@ -119,43 +112,43 @@ impl Pipe {
         step
     }
 
-    /// Ends the direction after what is in flight, and tells when the far end sees that.
+    /// Ends the direction behind the bytes in flight. Returns when the reader sees the end.
     pub(super) fn end(&self) -> ArrivalTime {
         let mut state = self.0.lock();
-        let arrives_at = match state.end {
-            Some(arrives_at) => arrives_at,
+        let arrival = match state.end {
+            Some(arrival) => arrival,
             None => {
-                let arrives_at = state.arrives_at();
-                state.end = Some(arrives_at);
-                arrives_at
+                let arrival = state.arrival_time();
+                state.end = Some(arrival);
+                arrival
             }
         };
         let reader = state.reader.take();
         drop(state);
         wake(reader);
-        arrives_at
+        arrival
     }
 
-    /// As [`Pipe::end`]; when news that is sent now arrives, where the end was sent before.
+    /// Ends the direction like [`Pipe::end`]. If it had ended before, returns when something sent now arrives.
     pub(super) fn end_again(&self) -> ArrivalTime {
-        let sent_before = {
+        let ended_before = {
             let mut state = self.0.lock();
-            state.end.is_some().then(|| state.arrives_at())
+            state.end.is_some().then(|| state.arrival_time())
         };
-        sent_before.unwrap_or_else(|| self.end())
+        ended_before.unwrap_or_else(|| self.end())
     }
 
-    /// The reader is gone; the writer learns it at `arrives_at`.
-    pub(super) fn close_reader(&self, arrives_at: ArrivalTime) {
+    /// Records that the reader has closed. The writer learns it at `arrival`.
+    pub(super) fn close_reader(&self, arrival: ArrivalTime) {
         let mut state = self.0.lock();
-        state.reader_closed_at = Some(arrives_at);
+        state.reader_closed = Some(arrival);
         let (reader, writer) = (state.reader.take(), state.writer.take());
         drop(state);
         drop(reader);
         wake(writer);
     }
 
-    /// Breaks the direction at once; what is in flight is gone. Returns whom to wake.
+    /// Breaks the direction at once and drops the bytes in flight. Returns the wakers to call.
     pub(super) fn reset(&self) -> [Option<Waker>; 2] {
         let mut state = self.0.lock();
         state.reset = true;
@@ -164,10 +157,10 @@ impl Pipe {
         [state.reader.take(), state.writer.take()]
     }
 
-    /// Takes new conditions. Returns whom to wake.
+    /// Replaces the conditions. Returns the wakers to call.
     pub(super) fn set_conditions(&self, conditions: LinkConditions) -> [Option<Waker>; 2] {
         let mut state = self.0.lock();
-        if state.conditions.rate != conditions.rate {
+        if state.conditions.read_rate != conditions.read_rate {
             state.next_read = None;
         }
         state.conditions = conditions;
@@ -175,67 +168,64 @@ impl Pipe {
     }
 }
 
-/// Later than any test waits, and no further than a clock counts.
-const FAR_FUTURE: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
-
 impl PipeState {
     /// When something sent now arrives.
-    fn arrives_at(&mut self) -> ArrivalTime {
+    fn arrival_time(&mut self) -> ArrivalTime {
         let delay = self.conditions.latency.draw(&mut self.rng);
         let now = Instant::now();
-        let after = |time: Duration| now.checked_add(time).unwrap_or(now + FAR_FUTURE);
+        let after = |delay: Duration| now.checked_add(delay).unwrap_or(now + FAR_FUTURE);
         self.last_arrival = delay.map(after).max(self.last_arrival);
         self.last_arrival
     }
 
-    fn take(&mut self, buf: &mut ReadBuf<'_>) -> IoStep {
+    fn read(&mut self, buf: &mut ReadBuf<'_>) -> PipeStep {
         if self.reset {
-            return IoStep::Reset;
+            return PipeStep::Reset;
         }
         if buf.remaining() == 0 {
-            return IoStep::Moved(0);
+            return PipeStep::Moved(0);
         }
-        if self.conditions.blocked || self.conditions.rate == ReadRate::Stopped {
-            return IoStep::Wait(None);
+        if self.conditions.blocked || self.conditions.read_rate == ReadRate::Stopped {
+            return PipeStep::Wait(None);
         }
         let Some(first) = self.in_flight.front() else {
             return match self.end {
-                Some(arrives_at) if arrived(arrives_at) => IoStep::Moved(0),
-                Some(arrives_at) => IoStep::Wait(arrives_at),
-                None => IoStep::Wait(None),
+                Some(arrival) if has_arrived(arrival) => PipeStep::Moved(0),
+                Some(arrival) => PipeStep::Wait(arrival),
+                None => PipeStep::Wait(None),
             };
         };
-        // A capped reader waits for the later of the two.
-        let arrives_at = first.arrives_at.max(self.next_read);
-        if !arrived(arrives_at) {
-            return IoStep::Wait(arrives_at);
+        // A rate-limited reader waits for the later of the two.
+        let ready_at = first.arrives_at.max(self.next_read);
+        if !has_arrived(ready_at) {
+            return PipeStep::Wait(ready_at);
         }
-        let most = match self.conditions.rate {
+        let max = match self.conditions.read_rate {
             ReadRate::PerSecond(rate) => usize::try_from((rate.get() / 20).max(1)).unwrap_or(usize::MAX),
             _ => usize::MAX,
         };
-        let moved = self.copy_arrived(buf, most);
-        if let ReadRate::PerSecond(rate) = self.conditions.rate {
+        let moved = self.copy_arrived(buf, max);
+        if let ReadRate::PerSecond(rate) = self.conditions.read_rate {
             let nanos = (moved as u128 * 1_000_000_000).div_ceil(u128::from(rate.get()));
             let pause = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
             self.next_read = Instant::now().checked_add(pause);
         }
-        IoStep::Moved(moved)
+        PipeStep::Moved(moved)
     }
 
-    /// Moves up to `most` arrived bytes into `buf`.
-    fn copy_arrived(&mut self, buf: &mut ReadBuf<'_>, most: usize) -> usize {
-        let room = buf.remaining().min(most);
+    /// Moves up to `max` arrived bytes into `buf`.
+    fn copy_arrived(&mut self, buf: &mut ReadBuf<'_>, max: usize) -> usize {
+        let room = buf.remaining().min(max);
         let mut moved = 0;
         while moved < room {
             let Some(front) = self.in_flight.front_mut() else { break };
-            if !arrived(front.arrives_at) {
+            if !has_arrived(front.arrives_at) {
                 break;
             }
-            let now = front.bytes.len().min(room - moved);
-            buf.put_slice(&front.bytes[..now]);
-            front.bytes.advance(now);
-            moved += now;
+            let count = front.bytes.len().min(room - moved);
+            buf.put_slice(&front.bytes[..count]);
+            front.bytes.advance(count);
+            moved += count;
             if front.bytes.is_empty() {
                 self.in_flight.pop_front();
             }
@@ -244,39 +234,39 @@ impl PipeState {
         moved
     }
 
-    fn put(&mut self, bufs: &[IoSlice<'_>]) -> IoStep {
+    fn write(&mut self, bufs: &[IoSlice<'_>]) -> PipeStep {
         if self.reset {
-            return IoStep::Reset;
+            return PipeStep::Reset;
         }
-        let heard = self.reader_closed_at.filter(|_| !self.conditions.back_blocked);
-        if self.end.is_some() || heard.is_some_and(arrived) {
-            return IoStep::Broken;
+        let reader_closed = self.reader_closed.filter(|_| !self.conditions.reverse_blocked);
+        if self.end.is_some() || reader_closed.is_some_and(has_arrived) {
+            return PipeStep::Broken;
         }
         if bufs.iter().all(|buf| buf.is_empty()) {
-            return IoStep::Moved(0);
+            return PipeStep::Moved(0);
         }
         let mut room = self.capacity - self.in_flight_bytes;
         if room == 0 {
-            return IoStep::Wait(heard.flatten());
+            return PipeStep::Wait(reader_closed.flatten());
         }
-        let arrives_at = self.arrives_at();
+        let arrives_at = self.arrival_time();
         if self.in_flight.back().is_none_or(|last| last.arrives_at != arrives_at) {
             self.in_flight.push_back(InFlight { arrives_at, bytes: BytesMut::new() });
         }
-        let Some(front) = self.in_flight.back_mut() else { return IoStep::Moved(0) };
+        let Some(last) = self.in_flight.back_mut() else { return PipeStep::Moved(0) };
         let before = room;
         for buf in bufs {
-            let fits = buf.len().min(room);
-            front.bytes.extend_from_slice(&buf[..fits]);
-            room -= fits;
+            let count = buf.len().min(room);
+            last.bytes.extend_from_slice(&buf[..count]);
+            room -= count;
         }
         self.in_flight_bytes += before - room;
-        IoStep::Moved(before - room)
+        PipeStep::Moved(before - room)
     }
 }
 
-fn arrived(arrives_at: ArrivalTime) -> bool {
-    arrives_at.is_none_or(|at| at <= Instant::now())
+fn has_arrived(arrival: ArrivalTime) -> bool {
+    arrival.is_none_or(|at| at <= Instant::now())
 }
 
 fn wake(waker: Option<Waker>) {

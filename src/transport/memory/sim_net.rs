@@ -1,50 +1,86 @@
-//! What all hosts share: who listens, who is connected, and the conditions between them.
+//! The state that all simulated hosts share: listeners, connections, ports, and the conditions between hosts.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 
-use super::pipe::{LinkConditions, Pipe};
-use super::stream::{MemoryStream, SimConnection};
-use super::{Latency, ReadRate};
+use super::conditions::{Latency, LinkConditions, ReadRate};
+use super::pipe::Pipe;
 use crate::sync::{Mutex, MutexGuard};
 
-/// The sim_net. Lock order: the sim_net, then a pipe; a stream is never dropped under either.
+/// The first ephemeral port of IANA's range, which ends at 65,535.
+const FIRST_EPHEMERAL_PORT: u16 = 49152;
+
+/// Bytes in flight per direction, unless a test sets another number.
+const DEFAULT_BUFFER_BYTES: usize = 64 * 1024;
+
+/// The simulated network.
+///
+/// Lock order: this state, then a pipe. Neither a stream nor a [`SimConnection`] is dropped under either lock.
 #[derive(Debug)]
 pub(super) struct SimNet {
     state: Mutex<SimState>,
 }
 
-/// Ordered maps throughout, so that walking them is the same in every run.
+/// The locked state. All maps are ordered, so that every run walks them in the same order.
 #[derive(Debug)]
 pub(super) struct SimState {
     seed: u64,
     pub(super) latency: Latency,
-    /// By direction; goes before `latency`.
+    /// By direction; overrides `latency`.
     pub(super) latency_between: BTreeMap<(IpAddr, IpAddr), Latency>,
-    /// Bytes in flight per direction of the next connection.
+    /// Bytes in flight per direction, for connections made from now on.
     pub(super) buffer: usize,
-    /// Directions that nothing passes.
+    /// Directions in which nothing passes.
     pub(super) blocked: BTreeSet<(IpAddr, IpAddr)>,
-    pub(super) rates: BTreeMap<IpAddr, ReadRate>,
+    pub(super) read_rates: BTreeMap<IpAddr, ReadRate>,
+    /// Hosts that refuse every dial.
     pub(super) refusing: BTreeSet<IpAddr>,
+    /// Hosts that never answer a dial.
     pub(super) black_holes: BTreeSet<IpAddr>,
     pub(super) listeners: BTreeMap<SocketAddr, AcceptQueue>,
-    /// Ports that are no listener's: of diallers and of pairs.
+    /// Ports of connection ends, as opposed to listeners.
     pub(super) ports_in_use: BTreeSet<SocketAddr>,
     next_port: BTreeMap<IpAddr, u16>,
-    conns: BTreeMap<u64, Weak<SimConnection>>,
-    next_number: u64,
-    /// Dials that wait for the conditions or for room in a backlog.
-    pub(super) diallers: BTreeMap<u64, Waker>,
+    connections: BTreeMap<u64, Weak<SimConnection>>,
+    last_number: u64,
+    /// Dials that wait for the conditions to change or for room in an accept queue.
+    pub(super) waiting_dials: BTreeMap<u64, Waker>,
 }
 
-/// What waits at a listener.
+/// The connections that a listener has not accepted yet.
 #[derive(Debug, Default)]
 pub(super) struct AcceptQueue {
-    pub(super) waiting: VecDeque<(MemoryStream, SocketAddr)>,
+    pub(super) pending: VecDeque<Arc<SimConnection>>,
     pub(super) acceptor: Option<Waker>,
+}
+
+/// A connection: two pipes and their addresses. It leaves the network when both ends are dropped.
+#[derive(Debug)]
+pub(super) struct SimConnection {
+    number: u64,
+    pub(super) dialler: SocketAddr,
+    pub(super) acceptor: SocketAddr,
+    /// From the dialler to the acceptor, and back.
+    pub(super) pipes: [Pipe; 2],
+    net: Weak<SimNet>,
+}
+
+impl SimConnection {
+    /// Resets both directions and returns the wakers to call.
+    pub(super) fn reset(&self) -> impl Iterator<Item = Waker> {
+        let [forward, backward] = [self.pipes[0].reset(), self.pipes[1].reset()];
+        forward.into_iter().chain(backward).flatten()
+    }
+}
+
+impl Drop for SimConnection {
+    fn drop(&mut self) {
+        if let Some(net) = self.net.upgrade() {
+            net.forget(self.number, [self.dialler, self.acceptor]);
+        }
+    }
 }
 
 impl SimNet {
@@ -54,17 +90,17 @@ impl SimNet {
                 seed,
                 latency: Latency::ZERO,
                 latency_between: BTreeMap::new(),
-                buffer: 64 * 1024,
+                buffer: DEFAULT_BUFFER_BYTES,
                 blocked: BTreeSet::new(),
-                rates: BTreeMap::new(),
+                read_rates: BTreeMap::new(),
                 refusing: BTreeSet::new(),
                 black_holes: BTreeSet::new(),
                 listeners: BTreeMap::new(),
                 ports_in_use: BTreeSet::new(),
                 next_port: BTreeMap::new(),
-                conns: BTreeMap::new(),
-                next_number: 0,
-                diallers: BTreeMap::new(),
+                connections: BTreeMap::new(),
+                last_number: 0,
+                waiting_dials: BTreeMap::new(),
             }),
         }
     }
@@ -73,16 +109,15 @@ impl SimNet {
         self.state.lock()
     }
 
-    /// Changes the sim_net and lets every connection and every waiting dial see it.
-    pub(super) fn change(&self, how: impl FnOnce(&mut SimState)) {
+    /// Changes the state, then updates every connection and wakes every waiting dial.
+    pub(super) fn change(&self, change: impl FnOnce(&mut SimState)) {
         let mut state = self.lock();
-        how(&mut state);
-        let conns = state.live();
-        let mut wakers: Vec<Waker> = std::mem::take(&mut state.diallers).into_values().collect();
-        for conn in &conns {
-            for (pipe, conditions) in
-                conn.pipes.iter().zip(state.conditions_between(conn.dialler, conn.acceptor))
-            {
+        change(&mut state);
+        let connections = state.live_connections();
+        let mut wakers: Vec<Waker> = std::mem::take(&mut state.waiting_dials).into_values().collect();
+        for connection in &connections {
+            let conditions = state.conditions_between(connection.dialler, connection.acceptor);
+            for (pipe, conditions) in connection.pipes.iter().zip(conditions) {
                 wakers.extend(pipe.set_conditions(conditions).into_iter().flatten());
             }
         }
@@ -90,42 +125,43 @@ impl SimNet {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Makes a connection; the caller has reserved the dialler's port. Nothing is dropped here, so the lock may be held.
+    /// Makes a connection. The caller has reserved the dialler's port. Drops nothing, so the lock may be held.
     pub(super) fn connect(
         self: &Arc<Self>,
         state: &mut SimState,
         dialler: SocketAddr,
         acceptor: SocketAddr,
-    ) -> (MemoryStream, MemoryStream) {
-        let number = state.number();
-        let [there, back] = state.conditions_between(dialler, acceptor);
+    ) -> Arc<SimConnection> {
+        let number = state.next_number();
+        let [forward, backward] = state.conditions_between(dialler, acceptor);
         let mut rng = state.rng(number);
         let pipe = |conditions, rng| Pipe::new(state.buffer, conditions, rng);
-        let pipes = [pipe(there, rng.fork()), pipe(back, rng.fork())];
-        let conn =
-            Arc::new(SimConnection { number, dialler, acceptor, pipes, sim_net: Arc::downgrade(self) });
-        state.conns.insert(number, Arc::downgrade(&conn));
-        MemoryStream::both_ends(conn)
+        let pipes = [pipe(forward, rng.fork()), pipe(backward, rng.fork())];
+        let connection =
+            Arc::new(SimConnection { number, dialler, acceptor, pipes, net: Arc::downgrade(self) });
+        state.connections.insert(number, Arc::downgrade(&connection));
+        connection
     }
 
-    /// Resets the connections that `which` picks by their ends.
-    pub(super) fn cut(&self, which: impl Fn(SocketAddr, SocketAddr) -> bool) -> usize {
-        let mut conns = self.lock().live();
-        conns.retain(|conn| which(conn.dialler, conn.acceptor));
-        conns.iter().flat_map(|conn| conn.reset()).for_each(Waker::wake);
-        conns.len()
+    /// Resets the connections that `filter` selects by their dialler and acceptor. Returns their number.
+    pub(super) fn cut(&self, filter: impl Fn(SocketAddr, SocketAddr) -> bool) -> usize {
+        let mut connections = self.lock().live_connections();
+        connections.retain(|connection| filter(connection.dialler, connection.acceptor));
+        connections.iter().flat_map(|connection| connection.reset()).for_each(Waker::wake);
+        connections.len()
     }
 
+    /// The dialler and the acceptor of every live connection.
     pub(super) fn connections(&self) -> Vec<(SocketAddr, SocketAddr)> {
-        // The connections are upgraded under the lock but dropped after it.
-        let conns = self.lock().live();
-        conns.iter().map(|conn| (conn.dialler, conn.acceptor)).collect()
+        // The connections are upgraded under the lock and dropped after it.
+        let connections = self.lock().live_connections();
+        connections.iter().map(|connection| (connection.dialler, connection.acceptor)).collect()
     }
 
-    /// A connection has lost both ends.
-    pub(super) fn forget(&self, number: u64, ends: [SocketAddr; 2]) {
+    /// Removes a connection that has lost both ends, and frees its ports.
+    fn forget(&self, number: u64, ends: [SocketAddr; 2]) {
         let mut state = self.lock();
-        state.conns.remove(&number);
+        state.connections.remove(&number);
         for end in ends {
             state.ports_in_use.remove(&end);
         }
@@ -133,13 +169,13 @@ impl SimNet {
 }
 
 impl SimState {
-    /// A number for a connection or a dial.
-    pub(super) fn number(&mut self) -> u64 {
-        self.next_number += 1;
-        self.next_number
+    /// The next number of a connection or a dial.
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
     }
 
-    /// The randomness of a connection or a dial.
+    /// The random generator of a connection or a dial.
     pub(super) fn rng(&self, number: u64) -> fastrand::Rng {
         fastrand::Rng::with_seed(self.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
@@ -152,7 +188,7 @@ impl SimState {
         self.blocked.contains(&(from, to))
     }
 
-    /// A free free_ephemeral_port port of a host; `None` when all 16,384 are in use.
+    /// A free ephemeral port of a host; `None` when all 16,384 are in use.
     pub(super) fn free_ephemeral_port(&mut self, ip: IpAddr) -> Option<SocketAddr> {
         let next = *self.next_port.entry(ip).or_insert(FIRST_EPHEMERAL_PORT);
         let free = (next..=u16::MAX)
@@ -166,20 +202,17 @@ impl SimState {
 
     /// The conditions from the dialler to the acceptor, and back.
     fn conditions_between(&self, dialler: SocketAddr, acceptor: SocketAddr) -> [LinkConditions; 2] {
-        let way = |from, to| LinkConditions {
+        let one_way = |from, to| LinkConditions {
             latency: self.latency(from, to),
-            rate: self.rates.get(&to).copied().unwrap_or_default(),
+            read_rate: self.read_rates.get(&to).copied().unwrap_or_default(),
             blocked: self.is_blocked(from, to),
-            back_blocked: self.is_blocked(to, from),
+            reverse_blocked: self.is_blocked(to, from),
         };
-        [way(dialler.ip(), acceptor.ip()), way(acceptor.ip(), dialler.ip())]
+        [one_way(dialler.ip(), acceptor.ip()), one_way(acceptor.ip(), dialler.ip())]
     }
 
-    /// The connections that somebody holds, oldest first. To be dropped after the lock is released.
-    fn live(&self) -> Vec<Arc<SimConnection>> {
-        self.conns.values().filter_map(Weak::upgrade).collect()
+    /// The connections with at least one open end, oldest first. Drop them after the lock is released.
+    fn live_connections(&self) -> Vec<Arc<SimConnection>> {
+        self.connections.values().filter_map(Weak::upgrade).collect()
     }
 }
-
-/// The first free_ephemeral_port port, as the internet's numbering authority has it.
-const FIRST_EPHEMERAL_PORT: u16 = 49152;

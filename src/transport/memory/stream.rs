@@ -1,70 +1,66 @@
-//! A connection of the sim_net and its two both_ends.
+//! The two ends of a simulated connection.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
 
-use super::pipe::{IoStep, Pipe};
-use super::sim_net::SimNet;
+use super::pipe::PipeStep;
+use super::sim_net::SimConnection;
+use crate::transport::Stream;
 
-/// A connection: both directions, and what the sim_net knows it by. It leaves the sim_net when both both_ends are dropped.
-#[derive(Debug)]
-pub(super) struct SimConnection {
-    pub(super) number: u64,
-    pub(super) dialler: SocketAddr,
-    pub(super) acceptor: SocketAddr,
-    /// From the dialler to the acceptor, and back.
-    pub(super) pipes: [Pipe; 2],
-    pub(super) sim_net: Weak<SimNet>,
-}
-
-impl SimConnection {
-    /// Resets both directions and returns whom to wake.
-    pub(super) fn reset(&self) -> impl Iterator<Item = Waker> {
-        let [there, back] = [self.pipes[0].reset(), self.pipes[1].reset()];
-        there.into_iter().chain(back).flatten()
-    }
-}
-
-impl Drop for SimConnection {
-    fn drop(&mut self) {
-        if let Some(sim_net) = self.sim_net.upgrade() {
-            sim_net.forget(self.number, [self.dialler, self.acceptor]);
-        }
-    }
-}
-
-/// One end of a connection. Dropping it both_ends its direction after what is in flight, and breaks the other one.
+/// One end of a connection. Dropping it ends its direction behind the bytes in flight, and breaks the other direction.
 #[derive(Debug)]
 pub(super) struct MemoryStream {
-    conn: Arc<SimConnection>,
-    /// The pipe that this end writes; it reads the other.
-    direction: usize,
+    connection: Arc<SimConnection>,
+    end: End,
     read_timer: LazyTimer,
     write_timer: LazyTimer,
 }
 
+/// Which end of a connection a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Dialler,
+    Acceptor,
+}
+
 impl MemoryStream {
-    /// The dialling and the accepting end.
-    pub(super) fn both_ends(conn: Arc<SimConnection>) -> (Self, Self) {
-        let end = |direction, conn| Self {
-            conn,
-            direction,
-            read_timer: LazyTimer::default(),
-            write_timer: LazyTimer::default(),
-        };
-        (end(0, Arc::clone(&conn)), end(1, conn))
+    /// The dialling end.
+    pub(super) fn dialler(connection: Arc<SimConnection>) -> Self {
+        Self::new(connection, End::Dialler)
     }
 
-    pub(super) fn conn(&self) -> &Arc<SimConnection> {
-        &self.conn
+    /// The accepting end.
+    pub(super) fn acceptor(connection: Arc<SimConnection>) -> Self {
+        Self::new(connection, End::Acceptor)
+    }
+
+    fn new(connection: Arc<SimConnection>, end: End) -> Self {
+        Self { connection, end, read_timer: LazyTimer::default(), write_timer: LazyTimer::default() }
+    }
+
+    /// Index of the pipe that this end writes; it reads the other one.
+    fn write_pipe(&self) -> usize {
+        match self.end {
+            End::Dialler => 0,
+            End::Acceptor => 1,
+        }
+    }
+}
+
+impl Stream for MemoryStream {
+    fn local_addr(&self) -> Option<SocketAddr> {
+        Some(match self.end {
+            End::Dialler => self.connection.dialler,
+            End::Acceptor => self.connection.acceptor,
+        })
     }
 }
 
@@ -73,15 +69,15 @@ impl AsyncRead for MemoryStream {
         let this = self.get_mut();
         let coop = ready!(coop::poll_proceed(cx));
         loop {
-            match this.conn.pipes[1 - this.direction].read(cx, buf) {
-                IoStep::Moved(_) => {
+            match this.connection.pipes[1 - this.write_pipe()].read(cx, buf) {
+                PipeStep::Moved(_) => {
                     coop.made_progress();
                     return Poll::Ready(Ok(()));
                 }
-                IoStep::Reset | IoStep::Broken => {
+                PipeStep::Reset | PipeStep::Broken => {
                     return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
                 }
-                IoStep::Wait(arrives_at) => ready!(this.read_timer.poll(cx, arrives_at)),
+                PipeStep::Wait(deadline) => ready!(this.read_timer.poll(cx, deadline)),
             }
         }
     }
@@ -100,14 +96,14 @@ impl AsyncWrite for MemoryStream {
         let this = self.get_mut();
         let coop = ready!(coop::poll_proceed(cx));
         loop {
-            match this.conn.pipes[this.direction].write(cx, bufs) {
-                IoStep::Moved(count) => {
+            match this.connection.pipes[this.write_pipe()].write(cx, bufs) {
+                PipeStep::Moved(count) => {
                     coop.made_progress();
                     return Poll::Ready(Ok(count));
                 }
-                IoStep::Reset => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-                IoStep::Broken => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-                IoStep::Wait(arrives_at) => ready!(this.write_timer.poll(cx, arrives_at)),
+                PipeStep::Reset => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                PipeStep::Broken => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                PipeStep::Wait(deadline) => ready!(this.write_timer.poll(cx, deadline)),
             }
         }
     }
@@ -121,37 +117,31 @@ impl AsyncWrite for MemoryStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.conn.pipes[self.direction].end();
+        self.connection.pipes[self.write_pipe()].end();
         Poll::Ready(Ok(()))
     }
 }
 
 impl Drop for MemoryStream {
     fn drop(&mut self) {
-        // The news that nobody reads travels with the end of what this side sent, or behind it.
-        let arrives_at = self.conn.pipes[self.direction].end_again();
-        self.conn.pipes[1 - self.direction].close_reader(arrives_at);
+        // The other end learns that this reader has closed together with the end of this direction, or after it.
+        let arrival = self.connection.pipes[self.write_pipe()].end_again();
+        self.connection.pipes[1 - self.write_pipe()].close_reader(arrival);
     }
 }
 
-/// A timer that is made when first needed and kept for the next wait.
+/// A timer that is allocated when first needed and reused by later waits.
 #[derive(Debug, Default)]
 struct LazyTimer(Option<Pin<Box<Sleep>>>);
 
 impl LazyTimer {
-    /// Waits for `arrives_at`; forever without one, as then a waker is registered.
-    fn poll(&mut self, cx: &mut Context<'_>, arrives_at: Option<Instant>) -> Poll<()> {
-        let Some(arrives_at) = arrives_at else { return Poll::Pending };
-        let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(arrives_at)));
-        if sleep.deadline() != arrives_at || sleep.is_elapsed() {
-            sleep.as_mut().reset(arrives_at);
+    /// Waits for `deadline`. Without one it stays pending: the pipe has registered the waker.
+    fn poll(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<()> {
+        let Some(deadline) = deadline else { return Poll::Pending };
+        let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() != deadline || sleep.is_elapsed() {
+            sleep.as_mut().reset(deadline);
         }
         sleep.as_mut().poll(cx)
-    }
-}
-
-impl super::super::Stream for MemoryStream {
-    fn local_addr(&self) -> Option<SocketAddr> {
-        Some(if self.direction == 0 { self.conn.dialler } else { self.conn.acceptor })
     }
 }

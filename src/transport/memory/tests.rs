@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests; clippy excuses the tests alone
 
 use std::io::{ErrorKind, IoSlice};
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::mpsc;
 use std::task::{Context, Wake, Waker};
@@ -25,7 +26,7 @@ async fn listen(net: &MemoryNet, host: IpAddr) -> (BoxListener, SocketAddr) {
     (listener, addr)
 }
 
-/// Writes until nothing more is taken, and returns how much was.
+/// Writes until the buffer is full. Returns the bytes written.
 async fn fill(stream: &mut BoxStream) -> usize {
     let mut sent = 0;
     while let Ok(count) = timeout(LONG, stream.write(&[7; 1000])).await {
@@ -35,7 +36,7 @@ async fn fill(stream: &mut BoxStream) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_written_is_read_in_order_both_ways() {
+async fn bytes_are_read_in_order_in_both_directions() {
     let net = MemoryNet::new(1);
     let (mut listener, addr) = listen(&net, ip(2)).await;
     let mut near = net.host(ip(1)).dial(addr).await.unwrap();
@@ -53,7 +54,7 @@ async fn what_is_written_is_read_in_order_both_ways() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn diallers_come_from_ports_of_their_own() {
+async fn each_dial_has_its_own_port() {
     let net = MemoryNet::new(1);
     let (mut listener, addr) = listen(&net, ip(2)).await;
     let dialler = net.host(ip(1));
@@ -66,7 +67,7 @@ async fn diallers_come_from_ports_of_their_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mapped_address_reaches_the_host_behind_it() {
+async fn a_mapped_address_reaches_the_ipv4_host() {
     let net = MemoryNet::new(1);
     let (_listener, addr) = listen(&net, ip(2)).await;
     let mapped = SocketAddr::new("::ffff:10.0.0.2".parse().unwrap(), addr.port());
@@ -109,7 +110,7 @@ async fn a_dial_takes_one_round_trip() {
     assert_eq!((error.kind(), start.elapsed()), (ErrorKind::ConnectionRefused, 80 * MS));
 }
 
-/// A run with many concurrent streams: when each byte arrived, and from where.
+/// Runs many concurrent streams. Returns when each byte arrived, and from where.
 async fn run(seed: u64) -> Vec<(u8, SocketAddr, Duration)> {
     let net = MemoryNet::new(seed);
     net.set_latency(Latency::from(MS..=200 * MS));
@@ -175,7 +176,7 @@ async fn a_reader_that_never_reads_stalls_the_writer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cut_resets_both_ends_and_wakes_whoever_waits() {
+async fn a_cut_resets_both_ends_and_wakes_waiting_tasks() {
     let net = MemoryNet::new(1);
     let (mut listener, addr) = listen(&net, ip(2)).await;
     let mut near = net.host(ip(1)).dial(addr).await.unwrap();
@@ -191,7 +192,7 @@ async fn a_cut_resets_both_ends_and_wakes_whoever_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cuts_reach_the_hosts_that_were_named_and_no_other() {
+async fn cuts_reach_only_the_given_hosts() {
     let net = MemoryNet::new(1);
     let _pairs = [(1, 2), (2, 1), (1, 3), (3, 4)].map(|(a, b)| net.pair(ip(a), ip(b)));
     assert_eq!(net.cut_between(ip(1), ip(2)), 2);
@@ -209,7 +210,7 @@ async fn a_partition_holds_bytes_until_it_heals() {
     net.partition(&[ip(1)], &[ip(2)]);
     near.write_all(b"cd").await.unwrap();
     assert!(timeout(LONG, far.read_u8()).await.is_err());
-    // Hosts in no group are not concerned.
+    // Hosts in neither group are not affected.
     other.write_all(b"x").await.unwrap();
     assert_eq!(third.read_u8().await.unwrap(), b'x');
     net.heal_between(&[ip(2)], &[ip(1)]);
@@ -243,7 +244,7 @@ async fn one_direction_can_be_blocked_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dials_hang_while_parted_and_succeed_after_healing() {
+async fn dials_hang_during_a_partition_and_succeed_after_it() {
     let net = MemoryNet::new(1);
     let (_listener, addr) = listen(&net, ip(2)).await;
     let host = net.host(ip(1));
@@ -269,16 +270,16 @@ async fn a_partition_during_the_handshake_stops_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn hosts_refuse_and_swallow_dials_when_told_to() {
+async fn hosts_refuse_or_drop_dials_on_request() {
     let net = MemoryNet::new(1);
     let (_listener, addr) = listen(&net, ip(2)).await;
     let host = net.host(ip(1));
-    net.refuse(ip(2), true);
+    net.set_refusing(ip(2), true);
     assert_eq!(host.dial(addr).await.err().unwrap().kind(), ErrorKind::ConnectionRefused);
-    net.refuse(ip(2), false);
-    net.black_hole(ip(2), true);
+    net.set_refusing(ip(2), false);
+    net.set_black_hole(ip(2), true);
     assert!(timeout(LONG, host.dial(addr)).await.is_err());
-    net.black_hole(ip(2), false);
+    net.set_black_hole(ip(2), false);
     host.dial(addr).await.unwrap();
 }
 
@@ -300,7 +301,7 @@ async fn a_slow_host_reads_at_its_rate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_closed_the_other_direction_goes_on() {
+async fn the_other_direction_of_a_half_closed_stream_goes_on() {
     let net = MemoryNet::new(1);
     net.set_latency(Latency::from(5 * MS));
     let (mut near, mut far) = net.pair(ip(1), ip(2));
@@ -315,7 +316,7 @@ async fn half_closed_the_other_direction_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_writer_learns_after_a_trip_that_the_reader_has_gone() {
+async fn a_writer_learns_after_one_latency_that_the_reader_has_closed() {
     let net = MemoryNet::new(1);
     net.set_buffer(NonZeroUsize::new(1_000).unwrap());
     net.set_latency(Latency::from(10 * MS));
@@ -328,7 +329,7 @@ async fn a_writer_learns_after_a_trip_that_the_reader_has_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drop_after_a_shutdown_is_learnt_after_a_trip_of_its_own() {
+async fn a_drop_after_a_shutdown_arrives_after_its_own_latency() {
     let net = MemoryNet::new(1);
     net.set_latency(Latency::from(10 * MS));
     let (mut near, mut far) = net.pair(ip(1), ip(2));
@@ -344,7 +345,7 @@ async fn a_drop_after_a_shutdown_is_learnt_after_a_trip_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_latency_beyond_every_clock_is_no_arrival() {
+async fn a_latency_beyond_the_clock_range_never_arrives() {
     let net = MemoryNet::new(1);
     net.set_latency(Latency::from(Duration::MAX));
     let (mut near, mut far) = net.pair(ip(1), ip(2));
@@ -353,26 +354,26 @@ async fn a_latency_beyond_every_clock_is_no_arrival() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_everything_leaves_nothing_in_the_world() {
+async fn dropping_everything_leaves_nothing_in_the_network() {
     let net = MemoryNet::new(1);
     let (mut listener, addr) = listen(&net, ip(2)).await;
     let near = net.host(ip(1)).dial(addr).await.unwrap();
     let (far, from) = listener.accept().await.unwrap();
-    assert!(net.sim_net.lock().ports_in_use.contains(&from));
+    assert!(net.net.lock().ports_in_use.contains(&from));
     drop(near);
     assert_eq!(net.connections().len(), 1, "the far end is still held");
     drop(far);
-    // A dial nobody waits for any more.
+    // A dial that is cancelled.
     net.partition(&[ip(1)], &[ip(2)]);
     assert!(timeout(LONG, net.host(ip(1)).dial(addr)).await.is_err());
-    let state = net.sim_net.lock();
-    assert!(state.ports_in_use.is_empty() && state.diallers.is_empty());
+    let state = net.net.lock();
+    assert!(state.ports_in_use.is_empty() && state.waiting_dials.is_empty());
     drop(state);
     assert_eq!(net.connections(), []);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listener_dropped_resets_what_nobody_accepted() {
+async fn dropping_a_listener_resets_unaccepted_connections() {
     let net = MemoryNet::new(1);
     let (listener, addr) = listen(&net, ip(2)).await;
     let mut near = net.host(ip(1)).dial(addr).await.unwrap();
@@ -428,7 +429,7 @@ async fn a_waiting_stream_does_not_spin() {
     assert_eq!(polls, 2);
 }
 
-/// Holds the other end, as the waker of a task does that owns both.
+/// A waker that holds the other end, like the waker of a task that owns both ends.
 struct Owner {
     _owns: std::sync::Mutex<Option<BoxStream>>,
 }
@@ -437,39 +438,39 @@ impl Wake for Owner {
     fn wake(self: Arc<Self>) {}
 }
 
-/// Polls a read that waits, with a waker that owns the stream if one is given.
-fn read_waits(near: &mut BoxStream, owns: Option<BoxStream>) {
+/// Polls a read that stays pending. Its waker owns `owns`.
+fn poll_pending_read(near: &mut BoxStream, owns: Option<BoxStream>) {
     let waker = Waker::from(Arc::new(Owner { _owns: owns.into() }));
     let mut byte = [0];
     let mut into = ReadBuf::new(&mut byte);
     assert!(Pin::new(near).poll_read(&mut Context::from_waker(&waker), &mut into).is_pending());
 }
 
-/// Runs it; one that waits for a lock which it holds itself never ends.
-fn ends(run: impl FnOnce() + Send + 'static) {
+/// Runs `run` and fails if it deadlocks on a lock that it holds itself.
+fn does_not_deadlock(run: impl FnOnce() + Send + 'static) {
     let (done, is_done) = mpsc::channel();
     let run = std::thread::spawn(move || {
         run();
         done.send(()).expect("awaited");
     });
-    assert!(is_done.recv_timeout(Duration::from_secs(60)).is_ok(), "it waits for a lock of its own");
+    assert!(is_done.recv_timeout(Duration::from_secs(60)).is_ok(), "deadlock");
     run.join().expect("no panic");
 }
 
 #[test]
-fn a_waker_that_another_displaces_is_dropped_under_no_lock() {
-    ends(|| {
+fn a_displaced_waker_is_dropped_under_no_lock() {
+    does_not_deadlock(|| {
         let (mut near, far) = MemoryNet::new(1).pair(ip(1), ip(2));
-        read_waits(&mut near, Some(far));
-        read_waits(&mut near, None);
+        poll_pending_read(&mut near, Some(far));
+        poll_pending_read(&mut near, None);
     });
 }
 
 #[test]
-fn the_waker_of_a_reader_that_goes_is_dropped_under_no_lock() {
-    ends(|| {
+fn the_waker_of_a_closed_reader_is_dropped_under_no_lock() {
+    does_not_deadlock(|| {
         let (mut near, far) = MemoryNet::new(1).pair(ip(1), ip(2));
-        read_waits(&mut near, Some(far));
+        poll_pending_read(&mut near, Some(far));
         drop(near);
     });
 }

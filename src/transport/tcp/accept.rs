@@ -1,4 +1,4 @@
-//! A listening socket: what it hands out, and what it does after errors.
+//! A listening TCP socket: accepts connections, applies their options, and pauses after errors.
 
 use std::future::Future;
 use std::io;
@@ -15,26 +15,43 @@ use super::TcpConfig;
 use crate::base::{Backoff, canonical};
 use crate::transport::{BoxStream, Listener};
 
-/// What kind of trouble an accept met.
+/// The pause after an accept error that polling again would only repeat.
+const ERROR_BACKOFF: Backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(1) };
+
+/// Broken connections skipped in one poll before other tasks get their turn.
+const MAX_SKIPPED_PER_POLL: u32 = 16;
+
+/// EMFILE, ENFILE, ENOMEM, ENOBUFS.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) const EXHAUSTION_ERRNOS: [i32; 4] = [24, 23, 12, 105];
+/// EMFILE, ENFILE, ENOMEM, ENOBUFS.
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
+pub(super) const EXHAUSTION_ERRNOS: [i32; 4] = [24, 23, 12, 55];
+/// WSAEMFILE, WSAENOBUFS.
+#[cfg(not(unix))]
+pub(super) const EXHAUSTION_ERRNOS: [i32; 2] = [10024, 10055];
+
+/// The kind of an error that [`Listener::poll_accept`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AcceptErrorKind {
-    /// It concerns the one connection that was being taken; the next one may be fine. The listener skips these itself.
+    /// The error concerns one incoming connection only. The listener skips such errors by itself.
     Connection,
     /// The process or the host has run out of descriptors or memory: raise the limit, or hold fewer connections.
     Exhausted,
-    /// Anything else.
+    /// Any other error.
     Other,
 }
 
 impl AcceptErrorKind {
-    /// The kind of an error that [`Listener::poll_accept`] returned.
+    /// Classifies an error by its `errno`, then by its [`io::ErrorKind`].
     pub fn of(error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         if error.raw_os_error().is_some_and(|code| EXHAUSTION_ERRNOS.contains(&code)) {
             return Self::Exhausted;
         }
         match error.kind() {
-            // A connection that died in the queue, or (Linux) whose pending network error accept reports.
+            // The connection died in the queue; on Linux, accept also reports its pending network error.
             Kind::ConnectionAborted | Kind::ConnectionReset | Kind::ConnectionRefused | Kind::TimedOut => {
                 Self::Connection
             }
@@ -46,34 +63,36 @@ impl AcceptErrorKind {
     }
 }
 
-/// A bound TCP socket, which pauses by itself after errors.
+/// A bound TCP socket that pauses by itself after errors.
 #[derive(Debug)]
 pub(super) struct TcpAcceptor {
     pub(super) inner: TcpListener,
     pub(super) local: SocketAddr,
     pub(super) config: TcpConfig,
-    /// Whether connections come with the options of the listening socket; `None` before the first one.
+    /// Whether accepted sockets inherit the listening socket's options; `None` before the first connection.
     pub(super) inherits: Option<bool>,
-    /// Errors in a row that ended in a pause.
+    /// Consecutive errors, each followed by a pause.
     pub(super) errors: u32,
-    /// Until it is over nothing is accepted.
+    /// Nothing is accepted until this has elapsed.
     pub(super) pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl TcpAcceptor {
-    /// Arms the pause that follows an error.
+    /// Starts the pause that follows an error.
     pub(super) fn start_pause(&mut self) {
         self.errors = self.errors.saturating_add(1);
         self.pause = Some(Box::pin(tokio::time::sleep(ERROR_BACKOFF.delay(self.errors, 0))));
     }
 
-    /// Sees to it that a connection that was just taken has its options. Where the first one was found to have those of the
-    /// listening socket, as on Linux, so have the others: six system calls less, a tenth of what accepting costs.
+    /// Makes sure that an accepted socket has the configured options.
+    ///
+    /// Where the first accepted socket has inherited them, as on Linux, later ones are not touched. This saves six
+    /// system calls per connection, a tenth of the cost of an accept.
     pub(super) fn configure(&mut self, stream: &TcpStream) -> io::Result<()> {
         let socket = SockRef::from(stream);
         let inherits = match self.inherits {
             Some(inherits) => inherits,
-            // What cannot be asked is set.
+            // If the options cannot be read, they are set on every connection.
             None => *self.inherits.insert(self.config.is_applied(&socket).unwrap_or(false)),
         };
         if inherits { Ok(()) } else { self.config.apply(&socket) }
@@ -92,7 +111,7 @@ impl Listener for TcpAcceptor {
         }
         for _ in 0..MAX_SKIPPED_PER_POLL {
             let error = match ready!(self.inner.poll_accept(cx)) {
-                // A socket that takes no options any more has been closed by its peer meanwhile.
+                // Setting options fails if the remote end has closed the connection in the meantime.
                 Ok((stream, from)) => match self.configure(&stream) {
                     Ok(()) => {
                         self.errors = 0;
@@ -107,24 +126,8 @@ impl Listener for TcpAcceptor {
                 return Poll::Ready(Err(error));
             }
         }
-        // Nothing but broken connections: let others run first.
+        // Only broken connections so far: let other tasks run first.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 }
-
-/// The pause after an error that polling again would only repeat.
-const ERROR_BACKOFF: Backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(1) };
-
-/// Broken connections skipped in one poll before other tasks get their turn.
-const MAX_SKIPPED_PER_POLL: u32 = 16;
-
-/// EMFILE, ENFILE, ENOMEM, ENOBUFS.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) const EXHAUSTION_ERRNOS: [i32; 4] = [24, 23, 12, 105];
-/// EMFILE, ENFILE, ENOMEM, ENOBUFS.
-#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
-pub(super) const EXHAUSTION_ERRNOS: [i32; 4] = [24, 23, 12, 55];
-/// WSAEMFILE, WSAENOBUFS.
-#[cfg(not(unix))]
-pub(super) const EXHAUSTION_ERRNOS: [i32; 2] = [10024, 10055];

@@ -1,8 +1,11 @@
-//! Real sockets on loopback.
+//! The TCP transport on real loopback sockets.
 #![allow(clippy::unwrap_used)] // helpers of tests; clippy excuses the tests alone
 
 use std::io::IoSlice;
+use std::net::Ipv4Addr;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
@@ -70,7 +73,7 @@ async fn every_option_reaches_the_socket() {
         #[cfg(target_os = "linux")]
         assert_eq!(socket.tcp_notsent_lowat().unwrap(), 16 * 1024);
     }
-    // Linux reports twice what was asked for.
+    // Linux reports twice the configured size.
     assert!((64..=128).contains(&(dialled.send_buffer_size().unwrap() / 1024)));
     assert!((32..=64).contains(&(dialled.recv_buffer_size().unwrap() / 1024)));
     let (_near, _far, from) = pair(&tcp, LOOPBACK).await;
@@ -78,7 +81,7 @@ async fn every_option_reaches_the_socket() {
 }
 
 #[tokio::test]
-async fn where_options_are_not_inherited_each_connection_is_given_them() {
+async fn options_that_are_not_inherited_are_set_on_each_connection() {
     let three = NonZeroU32::new(3).unwrap();
     let wanted = TcpConfig {
         keepalive: Some(KeepAlive { retries: three, ..KeepAlive::default() }),
@@ -91,7 +94,7 @@ async fn where_options_are_not_inherited_each_connection_is_given_them() {
         TcpConfig { notsent_lowat: None, ..wanted.clone() },
     ];
     for other in others {
-        // As if the listening socket kept its options to itself.
+        // Simulates a system where accepted sockets do not inherit options.
         let mut listener = Tcp::new(other).bind(LOOPBACK).unwrap();
         listener.config = wanted.clone();
         for _ in 0..2 {
@@ -119,7 +122,7 @@ async fn an_option_that_the_system_refuses_fails_the_listen() {
 async fn both_families_listen_on_one_port() {
     let tcp = Tcp::default();
     let Ok(six) = tcp.listen("[::1]:0".parse().unwrap()).await else { return };
-    // The port is ours on IPv6; somebody else may have it on IPv4, then another one is tried.
+    // The port is ours on IPv6; another process may have it on IPv4.
     let four = SocketAddr::new(LOOPBACK.ip(), six.local_addr().port());
     match tcp.listen(four).await {
         Ok(listener) => assert_eq!(listener.local_addr(), four),
@@ -139,7 +142,7 @@ async fn a_mapped_address_is_dialled_as_ipv4() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_refused() {
+async fn a_dial_without_a_listener_is_refused() {
     let tcp = Tcp::default();
     let listener = tcp.listen(LOOPBACK).await.unwrap();
     let addr = listener.local_addr();
@@ -157,7 +160,7 @@ async fn a_dropped_dial_closes_what_it_opened() {
         drop(first);
     }
     let (mut far, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
-    // An end or a reset, never silence.
+    // An end of stream or a reset, never silence.
     let heard = timeout(SOON, far.read(&mut [0; 1])).await.unwrap();
     assert!(matches!(heard, Ok(0) | Err(_)));
 }
@@ -182,7 +185,7 @@ async fn after_an_error_the_listener_pauses_longer_each_time() {
 }
 
 #[test]
-fn errors_are_told_apart_by_whom_they_concern() {
+fn accept_errors_are_classified() {
     let code = |code| AcceptErrorKind::of(&io::Error::from_raw_os_error(code));
     assert!(EXHAUSTION_ERRNOS.iter().all(|os| code(*os) == AcceptErrorKind::Exhausted));
     let kind = |kind: io::ErrorKind| AcceptErrorKind::of(&kind.into());

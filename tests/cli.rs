@@ -426,9 +426,9 @@ write_stall_timeout = \"1s\"
 stale_after = \"1s\"
 [tcp]
 send_buffer = \"64 KiB\"
-[book]
-backoff_base = \"200ms\"
-backoff_cap = \"500ms\"
+[book.backoff]
+base = \"200ms\"
+cap = \"500ms\"
 ";
 
 /// Patient with the silent, not with those who take no data.

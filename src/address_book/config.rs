@@ -25,6 +25,7 @@ pub struct AddressBookConfig {
     /// Waits after failures. Default: 1 s doubling up to 10 min, then jitter.
     pub backoff: Backoff,
     /// How long an address that turned out to be our own is not dialled. Default: 24 h; addresses change hands.
+    #[serde(with = "humantime_serde")]
     pub self_memory: Duration,
     /// Seed of the book's random choices. Default: `None`, from the operating system.
     pub seed: Option<u64>,

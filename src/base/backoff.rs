@@ -8,10 +8,13 @@ use std::time::Duration;
 /// applied before, they would all wait the same and come back together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Backoff {
     /// The wait after the first failure, before jitter.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub base: Duration,
     /// The longest wait, before jitter.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub cap: Duration,
 }
 

@@ -4,6 +4,8 @@
 //! Nothing here does I/O, spawns or reads a clock except [`Clock`], which a shell owns and asks for `now`.
 
 mod backoff;
+#[cfg(feature = "node")]
+pub(crate) mod config_serde;
 mod ids;
 mod net;
 mod tick;

@@ -1,5 +1,6 @@
 //! What a node is told at its start, and the part of it that may change while it runs.
 
+use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -9,23 +10,27 @@ use bytes::Bytes;
 
 use crate::broadcast::LagPolicy;
 use crate::connection::ConnectionConfig;
-use crate::pool::{HealthPolicy, Limits, LivenessPolicy, PoolConfig};
+use crate::pool::{HealthPolicy, Limits, LivenessPolicy, Misbehavior, PoolConfig};
 use crate::wire::{Native, WireLimits};
 
 use crate::node::runtime::seen_set::RelayConfig;
 
 /// Everything a node is told at its start. Sizes in bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct NodeConfig {
     /// The network: nodes of another one are refused. Default 0.
+    #[serde(with = "crate::base::config_serde::large_number")]
     pub network: u64,
     /// Name and version of the software, told in every hello; at most 128 bytes.
     pub agent: String,
     /// Hash of the first block. Where both ends have one, they must be equal.
+    #[serde(with = "crate::base::config_serde::hex_option", skip_serializing_if = "Option::is_none")]
     pub genesis: Option<[u8; 32]>,
     /// Application bits told in every hello; the highest bit is the protocol's own.
     pub features: u64,
     /// The application's own bytes in every hello, at most 1 KiB.
+    #[serde(with = "crate::base::config_serde::hex")]
     pub app: Bytes,
     /// Addresses to listen on; empty for a node that only dials. Port 0 takes any.
     pub listen: Vec<SocketAddr>,
@@ -43,10 +48,12 @@ pub struct NodeConfig {
     /// Caps of messages.
     pub wire: WireLimits,
     /// Ring of each of the three broadcast logs. Default 8 MiB: what a slow peer may fall behind. A message may take half of it.
+    #[serde(with = "crate::base::config_serde::byte_size")]
     pub log_ring_bytes: usize,
     /// Values of state: the most keys. Default 1,024.
     pub max_state_keys: usize,
     /// Values of state: the most bytes. Default 1 MiB.
+    #[serde(with = "crate::base::config_serde::byte_size")]
     pub max_state_bytes: usize,
     /// Events that a slow subscriber may fall behind before it gets a new snapshot. Default 1,024.
     pub event_backlog: usize,
@@ -59,7 +66,8 @@ pub struct NodeConfig {
 /// What may change while the node runs; a change acts on live connections too ([`NodeRef::reconfigure`]).
 ///
 /// [`NodeRef::reconfigure`]: super::NodeRef::reconfigure
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct RuntimeConfig {
     /// How many connections: globally, per address, per subnet, and the floor.
     pub limits: Limits,
@@ -73,23 +81,32 @@ pub struct RuntimeConfig {
     /// Dials at the same time. Default 16.
     pub max_concurrent_dials: usize,
     /// How long a dial with its handshake, or an accepted connection's handshake, may take. Default 10 s.
+    #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
     /// How often the maintenance looks. Default 250 ms.
+    #[serde(with = "humantime_serde")]
     pub maintenance_interval: Duration,
     /// How often a peer is pinged. Default 15 s; a dead socket is found after the stale time at the latest.
+    #[serde(with = "humantime_serde")]
     pub ping_interval: Duration,
     /// How long written bytes may make no progress before the peer is closed. Default 20 s.
+    #[serde(with = "humantime_serde")]
     pub write_stall_timeout: Duration,
     /// How long a session must last to count as stable: only then is the address' backoff reset. Default 60 s.
+    #[serde(with = "humantime_serde")]
     pub stable_after: Duration,
     /// How often a peer is asked for addresses. Default 30 s, and at once while the node knows too few.
+    #[serde(with = "humantime_serde")]
     pub discovery_interval: Duration,
     /// How often the book is written. Default 5 s.
+    #[serde(with = "humantime_serde")]
     pub flush_interval: Duration,
     /// The shortest life of a connection that another one with the same proven identity may replace. Default 10 s; keeps
     /// two clones of one key from replacing each other all the time.
+    #[serde(with = "humantime_serde")]
     pub min_replace_age: Duration,
     /// The memory ceiling: rings, state, inboxes, lanes, reassembly, remainders. Default 256 MiB.
+    #[serde(with = "crate::base::config_serde::byte_size")]
     pub memory_limit: usize,
     /// What happens to a peer that is too slow for urgent broadcasts. Default: it is disconnected.
     pub urgent_lag: LagPolicy,
@@ -206,6 +223,13 @@ impl Default for NodeConfig {
     }
 }
 
+impl Default for RuntimeConfig {
+    /// The runtime part of [`NodeConfig::recommended`].
+    fn default() -> Self {
+        NodeConfig::recommended().runtime
+    }
+}
+
 impl RuntimeConfig {
     /// Whether the configuration makes sense.
     ///
@@ -236,6 +260,10 @@ impl RuntimeConfig {
         if self.health.window < HealthPolicy::MIN_WINDOW {
             let why = format!("must be at least {:?}", HealthPolicy::MIN_WINDOW);
             return Err(ConfigError { field: "health.window", why });
+        }
+        let penalties = self.health.penalties;
+        for cause in Misbehavior::ALL {
+            within("health.penalties", penalties.get(cause), 0..=100)?;
         }
         // The pool would bring them into their bounds, and what is configured would not be what is in force.
         let Limits { max_inbound, max_outbound, max_pending_inbound, max_pending_outbound, .. } = self.limits;

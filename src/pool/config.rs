@@ -6,7 +6,8 @@ use super::health::Misbehavior;
 
 /// How a pool starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct PoolConfig {
     /// How many peers to lay the shards and roster cells out for; 0 takes it from the limits (default). More than
     /// that many still fit; they only make shards and cells larger.
@@ -54,7 +55,8 @@ impl PoolConfig {
 
 /// Who gets in, and how many stay. Live and pending connections count together, and always against all three scopes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Limits {
     /// Connections they dialled; at most [`Limits::MAX_LIVE`], 1,048,575 (default 256).
     pub max_inbound: u32,
@@ -102,10 +104,12 @@ impl Default for Limits {
 
 /// When a silent peer is stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct LivenessPolicy {
     /// A peer from which nothing came for longer than this is swept (default 90 s). Keep it at three ping intervals or
     /// more, or a lost ping costs a peer.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub stale_after: Duration,
 }
 
@@ -117,14 +121,17 @@ impl Default for LivenessPolicy {
 
 /// What misbehaviour costs and how it is forgiven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct HealthPolicy {
     /// A peer with more than this is healthy (default 30).
     pub healthy_above: u8,
     /// Within one window each cause counts once a peer (default 10 s; at least [`HealthPolicy::MIN_WINDOW`]). Changing it
     /// begins a new window; for a peer that failed just before, now and then, the one after that.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub window: Duration,
     /// One point comes back every so often (default 10 s). Kept to tenths of a second, at least one.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub recovery_step: Duration,
     /// Points a reward gives (default 5).
     pub reward: u8,
@@ -155,35 +162,74 @@ impl Default for HealthPolicy {
 
 /// Points, 0 to 100, that each cause costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
-pub struct Penalties([u8; Misbehavior::ALL.len()]);
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+pub struct Penalties {
+    /// Points for [`Misbehavior::Unresponsive`].
+    pub unresponsive: u8,
+    /// Points for [`Misbehavior::Timeout`].
+    pub timeout: u8,
+    /// Points for [`Misbehavior::Malformed`].
+    pub malformed: u8,
+    /// Points for [`Misbehavior::Protocol`].
+    pub protocol: u8,
+    /// Points for [`Misbehavior::Oversized`].
+    pub oversized: u8,
+    /// Points for [`Misbehavior::Flood`].
+    pub flood: u8,
+    /// Points for [`Misbehavior::BadData`].
+    pub bad_data: u8,
+    /// Points for [`Misbehavior::BadRequest`].
+    pub bad_request: u8,
+    /// Points for [`Misbehavior::Useless`].
+    pub useless: u8,
+    /// Points for [`Misbehavior::App`], by severity.
+    pub app: [u8; 4],
+}
 
 impl Penalties {
-    /// What this cause costs.
-    pub const fn get(&self, cause: Misbehavior) -> u8 {
-        self.0[cause.index()]
+    /// The points that this cause costs.
+    pub const fn get(mut self, cause: Misbehavior) -> u8 {
+        *self.get_mut(cause)
     }
 
-    /// The same with another price for one cause; above 100 is 100.
+    /// Returns a copy with other points for one cause. More than 100 count as 100.
     #[must_use]
     pub fn with(mut self, cause: Misbehavior, points: u8) -> Self {
-        self.0[cause.index()] = points.min(100);
+        *self.get_mut(cause) = points.min(100);
         self
+    }
+
+    const fn get_mut(&mut self, cause: Misbehavior) -> &mut u8 {
+        match cause {
+            Misbehavior::Unresponsive => &mut self.unresponsive,
+            Misbehavior::Timeout => &mut self.timeout,
+            Misbehavior::Malformed => &mut self.malformed,
+            Misbehavior::Protocol => &mut self.protocol,
+            Misbehavior::Oversized => &mut self.oversized,
+            Misbehavior::Flood => &mut self.flood,
+            Misbehavior::BadData => &mut self.bad_data,
+            Misbehavior::BadRequest => &mut self.bad_request,
+            Misbehavior::Useless => &mut self.useless,
+            Misbehavior::App(severity) => &mut self.app[if severity < 3 { severity as usize } else { 3 }],
+        }
     }
 }
 
 impl Default for Penalties {
     /// From 5 for what happens to honest peers to 40 for what only a broken or hostile one does.
     fn default() -> Self {
-        Self(Misbehavior::ALL.map(|cause| match cause {
-            Misbehavior::Useless => 5,
-            Misbehavior::Unresponsive | Misbehavior::Timeout | Misbehavior::BadRequest => 10,
-            Misbehavior::App(0) => 10,
-            Misbehavior::Flood | Misbehavior::App(1) => 20,
-            Misbehavior::BadData | Misbehavior::App(2) => 30,
-            Misbehavior::Malformed | Misbehavior::Protocol | Misbehavior::Oversized | Misbehavior::App(_) => {
-                40
-            }
-        }))
+        Self {
+            unresponsive: 10,
+            timeout: 10,
+            malformed: 40,
+            protocol: 40,
+            oversized: 40,
+            flood: 20,
+            bad_data: 30,
+            bad_request: 10,
+            useless: 5,
+            app: [10, 20, 30, 40],
+        }
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct PingArgs {
     #[arg(long, short = 'n', default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
     /// Time between two pings.
-    #[arg(long, default_value = "1s", value_parser = super::config_file::duration)]
+    #[arg(long, default_value = "1s", value_parser = super::config_file::parse_duration)]
     interval: Duration,
     /// Time limit of the handshake and of each ping.
     #[arg(long, default_value = "5s", value_parser = parse_timeout)]
@@ -48,7 +48,7 @@ pub(super) struct PingArgs {
 
 /// Parses a duration of at least a millisecond.
 fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let time = super::config_file::duration(text)?;
+    let time = super::config_file::parse_duration(text)?;
     if time < Duration::from_millis(1) { Err("must be at least a millisecond".into()) } else { Ok(time) }
 }
 

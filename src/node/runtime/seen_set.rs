@@ -5,6 +5,7 @@
 //! shard; digests are keyed and computed here, so that nobody can claim an id in advance. Breaks if: a caller relays
 //! without asking, or ids are taken from the wire.
 
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::hash::Hasher as _;
@@ -56,10 +57,12 @@ struct Arrival {
 }
 
 /// How long and how much the memory of relayed messages holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct RelayConfig {
     /// How long a message is remembered after it was first seen. Default 60 s. Must exceed the time a message needs to
     /// die out in the mesh.
+    #[serde(with = "humantime_serde")]
     pub retention: Duration,
     /// The most ids remembered. Default 262,144 (about 20 MiB). A full set refuses new ids before it forgets young ones.
     pub capacity: usize,

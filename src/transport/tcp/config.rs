@@ -17,15 +17,18 @@ pub struct TcpConfig {
     pub nodelay: bool,
     /// Probes silent connections, so that the system ends dead ones too. Default: after 60 s, every 15 s, 4 times. `None`
     /// turns probes off.
+    #[serde(with = "crate::base::config_serde::switchable")]
     pub keepalive: Option<KeepAlive>,
     /// Binds although connections of an earlier process linger (`SO_REUSEADDR`). Default: yes. Without it, a restarted
     /// node waits a minute for its port.
     pub reuse_addr: bool,
     /// Kernel send buffer per connection, in bytes. Default: `None`, the system tunes it. A fixed size bounds memory and
     /// caps throughput at one buffer per round trip.
+    #[serde(with = "crate::base::config_serde::byte_size")]
     pub send_buffer: Option<NonZeroUsize>,
     /// Kernel receive buffer per connection, in bytes. Default: `None`, as for the send buffer. With the native protocol
     /// it need not be small: the connection bounds the bulk bytes in flight, so votes do not wait behind a large block.
+    #[serde(with = "crate::base::config_serde::byte_size")]
     pub recv_buffer: Option<NonZeroUsize>,
     /// Unsent bytes above which a socket is not writable (`TCP_NOTSENT_LOWAT`). Default: 128 KiB. `None` leaves it to the
     /// system, which sets no bound. Ignored on systems without the option.
@@ -33,6 +36,7 @@ pub struct TcpConfig {
     /// Bytes above the mark stay in the connection, where urgent lanes overtake them, and not in a send buffer that grows
     /// to megabytes. Bytes in flight to the peer are not bounded, so throughput over long round trips does not suffer.
     /// Much smaller values cost wake-ups.
+    #[serde(with = "crate::base::config_serde::byte_size")]
     pub notsent_lowat: Option<NonZeroU32>,
     /// Connections that may wait to be accepted. Default: 1,024. The system may cap it.
     pub backlog: NonZeroU32,
@@ -99,8 +103,10 @@ impl Default for TcpConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct KeepAlive {
     /// Silence before the first probe, in whole seconds on most systems. Default: 60 s.
+    #[serde(with = "humantime_serde")]
     pub idle: Duration,
     /// Time between probes, in whole seconds on most systems. Default: 15 s.
+    #[serde(with = "humantime_serde")]
     pub interval: Duration,
     /// Unanswered probes before the connection is given up. Default: 4.
     pub retries: NonZeroU32,

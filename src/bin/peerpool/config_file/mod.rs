@@ -1,294 +1,251 @@
-//! The configuration file: every knob of a node, documented, with its default; and `peerpool config`, which prints it.
+//! The configuration file of a node, and `peerpool config`, which prints and checks it.
+//!
+//! ```text
+//! file --toml--> Settings (NodeConfig, TcpConfig, AddressBookConfig) --check--> node
+//! Settings --toml--> table --template::render--> documented file
+//! ```
+//!
+//! The configuration types of the library derive serde, so the file has their fields under their
+//! names: those of [`NodeConfig`] at the top level, those of the TCP transport in `[tcp]`, and those of
+//! the address book in `[book]`. An error names the file, the line and the setting.
 
-mod kinds;
-mod table;
+mod error;
+mod template;
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use toml::{Table, Value};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use toml::Table;
+use toml::de::{DeTable, Deserializer, ValueDeserializer};
 
 use peerpool::address_book::AddressBookConfig;
 use peerpool::node::NodeConfig;
-use peerpool::transport::{KeepAlive, TcpConfig};
+use peerpool::transport::TcpConfig;
 
-use super::output::{failure, try_print as print};
-pub(super) use kinds::duration;
-use table::{KNOBS, Knob};
+use super::output::{failure, try_print};
 
-/// Print every knob of a node as a commented TOML file with its defaults, ready for `peerpool node --config`.
+/// Print all settings of a node as a documented TOML file, ready for `peerpool node --config`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   peerpool config > node.toml                     start from the defaults
-  peerpool config --config node.toml              what a file amounts to, with everything it leaves out")]
+  peerpool config --config node.toml              check a file and print all its settings")]
 pub(super) struct ConfigArgs {
-    /// Print the settings of this file instead of the defaults; also checks it.
+    /// Check this file and print its settings instead of the defaults.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 /// Everything that the file sets.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Settings {
+    #[serde(flatten)]
     pub(super) node: NodeConfig,
     pub(super) tcp: TcpConfig,
     pub(super) book: AddressBookConfig,
-    keepalive: bool,
-    keepalive_times: KeepAlive,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        let tcp = TcpConfig::default();
-        Self {
-            node: NodeConfig::recommended(),
-            book: AddressBookConfig::default(),
-            keepalive: tcp.keepalive.is_some(),
-            keepalive_times: tcp.keepalive.unwrap_or_default(),
-            tcp,
-        }
-    }
 }
 
 impl Settings {
-    /// The settings of a file.
+    /// Reads and checks a file.
     ///
     /// # Errors
-    /// One line that names the file, the key and what is wrong.
+    /// A one-line message with the file, the line, the setting and what is wrong.
     pub(super) fn load(path: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Self::parse(&text).map_err(|why| format!("{}: {why}", path.display()))
+        Self::parse(&text).map_err(|message| format!("{}: {message}", path.display()))
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let table = text.parse::<Table>().map_err(|error| {
-            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            format!("line {line}: {}", error.message().replace('\n', " "))
-        })?;
-        let mut settings = Self::default();
-        settings.set_all("", &table)?;
-        settings.tcp.keepalive = settings.keepalive.then_some(settings.keepalive_times);
+        let mut document = DeTable::parse(text).map_err(|error| error::describe(text, "", &error))?;
+        let tcp = document.get_mut().remove("tcp").map(ValueDeserializer::from);
+        let book = document.get_mut().remove("book").map(ValueDeserializer::from);
+        let settings = Self {
+            tcp: read_section(text, "tcp", tcp)?,
+            book: read_section(text, "book", book)?,
+            node: read_section(text, "", Some(Deserializer::from(document)))?,
+        };
         settings.node.check().map_err(|error| error.to_string())?;
         Ok(settings)
     }
 
-    fn set_all(&mut self, section: &str, table: &Table) -> Result<(), String> {
-        for (key, value) in table {
-            let name = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
-            if let Some(knob) = knobs().find(|knob| knob.name == name) {
-                (knob.set)(self, value).map_err(|why| format!("{name}: {why}"))?;
-                continue;
-            }
-            match value {
-                Value::Table(below) if is_section(&name) => self.set_all(&name, below)?,
-                _ => return Err(unknown(&name)),
-            }
-        }
-        Ok(())
-    }
-
-    /// The settings as a commented file.
-    pub(super) fn to_toml(&self) -> String {
-        let mut out = String::from(HEAD);
-        for section in KNOBS {
-            if let Some((section, _)) = section.first().and_then(|knob| knob.name.rsplit_once('.')) {
-                // Writing to a string cannot fail.
-                let _ = write!(out, "\n[{section}]\n");
-            }
-            for knob in *section {
-                let key = knob.name.rsplit('.').next().unwrap_or(knob.name);
-                let _ = match (knob.get)(self) {
-                    Some(value) => writeln!(out, "\n# {}\n{key} = {value}", knob.doc),
-                    None => writeln!(out, "\n# {}\n# {key} = {}", knob.doc, knob.example),
-                };
-            }
-        }
-        out
+    /// The settings as a documented file.
+    ///
+    /// # Errors
+    /// A one-line message with a value that TOML cannot represent.
+    pub(super) fn to_toml(&self) -> Result<String, String> {
+        let table = Table::try_from(self).map_err(|error| error.to_string())?;
+        Ok(template::render(&table))
     }
 }
 
-fn knobs() -> impl Iterator<Item = &'static Knob> {
-    KNOBS.iter().flat_map(|section| section.iter())
+/// Reads the part of the file below `section`; the defaults if it is missing.
+fn read_section<'de, T, D>(text: &str, section: &str, deserializer: Option<D>) -> Result<T, String>
+where
+    T: DeserializeOwned + Default,
+    D: serde::Deserializer<'de, Error = toml::de::Error>,
+{
+    let Some(deserializer) = deserializer else { return Ok(T::default()) };
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let name = match (section, path.as_str()) {
+            ("", name) | (name, ".") => name.to_owned(),
+            (section, name) => format!("{section}.{name}"),
+        };
+        error::describe(text, &name, error.inner())
+    })
 }
 
-fn is_section(name: &str) -> bool {
-    knobs().any(|knob| knob.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+/// Parses a duration with a unit, like "250ms" or "1.5s".
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
-/// Names a key that there is not, and the one that was probably meant.
-fn unknown(name: &str) -> String {
-    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-    let distance = |knob: &&Knob| {
-        // A key in the wrong section is as near as a slip of the finger.
-        let moved = distance(&last(knob.name), &last(name)) + 1;
-        distance(knob.name, name).min(moved)
-    };
-    let near = knobs().min_by_key(distance).filter(|knob| distance(knob) <= name.len() / 3 + 1);
-    match near {
-        Some(knob) => format!("unknown key `{name}`; did you mean `{}`?", knob.name),
-        None => format!("unknown key `{name}`; `peerpool config` lists all keys"),
-    }
-}
-
-/// How many characters must be put in, taken out or changed (Levenshtein).
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (at, a) in one.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = at + 1;
-        for (column, b) in other.iter().enumerate() {
-            let changed = diagonal + usize::from(a != *b);
-            diagonal = row[column + 1];
-            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[other.len()]
-}
-
-/// Prints the configuration.
+/// Runs the subcommand.
 pub(super) fn run(args: &ConfigArgs) -> ExitCode {
     let settings = match &args.config {
-        Some(path) => match Settings::load(path) {
-            Ok(settings) => settings,
-            Err(why) => return failure(&why),
-        },
-        None => Settings::default(),
+        Some(path) => Settings::load(path),
+        None => Ok(Settings::default()),
     };
-    match print(settings.to_toml().trim_end()) {
+    let printed =
+        settings.and_then(|settings| settings.to_toml()).and_then(|text| try_print(text.trim_end()));
+    match printed {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => failure(&why),
+        Err(message) => failure(&message),
     }
 }
-
-const HEAD: &str = "\
-# Every knob of a peerpool node, with its default. What is left out keeps it; a key that does not exist is an error.
-# Durations carry their unit: \"250ms\", \"10s\", \"5min\", \"24h\". Sizes are bytes: 4096, \"64 KiB\", \"8 MiB\".
-# Counts are whole numbers. Knobs under [runtime] may change while a node runs.
-";
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_printed_parses_to_what_was_printed() {
-        let defaults = Settings::default().to_toml();
-        let parsed = Settings::parse(&defaults).unwrap();
-        assert_eq!(parsed.to_toml(), defaults);
-        assert_eq!(format!("{parsed:?}"), format!("{:?}", Settings::default()));
+    fn error(text: &str) -> String {
+        Settings::parse(text).unwrap_err()
     }
 
     #[test]
-    fn every_example_of_an_unset_knob_parses() {
-        let text: String = Settings::default()
-            .to_toml()
-            .lines()
-            .map(|line| match line.strip_prefix("# ") {
-                Some(rest) if rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) => rest,
-                _ => line,
-            })
-            .collect::<Vec<_>>()
-            .join("\n");
-        let parsed = Settings::parse(&text).unwrap();
-        assert!(parsed.node.genesis.is_some() && parsed.tcp.send_buffer.is_some());
-        assert!(!parsed.to_toml().contains("\n# genesis ="));
+    fn the_default_file_is_the_template_and_reads_back_equal() {
+        let defaults = Settings::default().to_toml().unwrap();
+        assert_eq!(defaults, include_str!("template.toml"));
+        assert_eq!(Settings::parse(&defaults), Ok(Settings::default()));
+        assert_eq!(Settings::parse(""), Ok(Settings::default()));
     }
 
     #[test]
-    fn names_are_unique_and_sections_hold_together() {
-        let mut names: Vec<_> = knobs().map(|knob| knob.name).collect();
-        let count = names.len();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), count);
-        for section in KNOBS {
-            let of = |knob: &Knob| knob.name.rsplit_once('.').map(|(section, _)| section);
-            assert!(section.iter().all(|knob| of(knob) == of(&section[0])));
+    fn other_settings_read_back_equal() {
+        let settings = Settings::parse(&template::with_examples()).unwrap();
+        assert!(settings.node.genesis.is_some() && settings.tcp.dial_from_v6.is_some());
+        let printed = settings.to_toml().unwrap();
+        assert!(!printed.contains("\n# genesis ="), "{printed}");
+        assert_eq!(Settings::parse(&printed), Ok(settings));
+
+        let mut settings = Settings::default();
+        settings.node.network = u64::MAX;
+        settings.node.app = vec![0, 255].into();
+        settings.node.seeds = vec!["[::1]:7".parse().unwrap()];
+        settings.node.runtime.stable_after = Duration::from_millis(61_001);
+        settings.node.runtime.memory_limit = (1 << 30) + 1;
+        settings.tcp.keepalive = None;
+        settings.tcp.notsent_lowat = None;
+        settings.book.seed = Some(9);
+        let printed = settings.to_toml().unwrap();
+        assert!(printed.contains("\nkeepalive = false\n") && printed.contains("\n# [tcp.keepalive]\n"));
+        assert_eq!(Settings::parse(&printed), Ok(settings));
+    }
+
+    #[test]
+    fn the_template_has_exactly_the_settings_of_the_types() {
+        let names = template::names();
+        let sections = names.iter().filter(|name| names.iter().any(|other| is_below(other, name)));
+        for section in sections.map(String::as_str).chain([""]) {
+            let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
+            let error = Settings::raw_error(&format!("{header}no_such_setting = 1\n"));
+            let (_, expected) = error.split_once("expected ").unwrap_or_else(|| panic!("{section}: {error}"));
+            let mut expected: Vec<_> = expected.split('`').skip(1).step_by(2).collect();
+            let prefix = if section.is_empty() { String::new() } else { format!("{section}.") };
+            let mut found: Vec<_> = names
+                .iter()
+                .filter_map(|name| name.strip_prefix(&prefix))
+                .filter(|name| !name.contains('.'))
+                // These are read apart from the fields of `NodeConfig`.
+                .filter(|name| !(section.is_empty() && ["tcp", "book"].contains(name)))
+                .collect();
+            expected.sort_unstable();
+            found.sort_unstable();
+            found.dedup();
+            assert_eq!(found, expected, "[{section}]");
         }
     }
 
-    #[test]
-    fn no_field_is_forgotten() {
-        // What `Debug` derives names every field; each that holds a value must be some knob's last word.
-        let text = format!("{:#?}", Settings::default());
-        let fields = text.lines().filter_map(|line| line.trim().split_once(": "));
-        let holds = |(_, value): &(&str, &str)| !value.ends_with('{') && !value.ends_with('(');
-        // Set by the dialect; the penalties are an array; the rest are parts of values that are shown whole.
-        let excused = ["window"];
-        for (field, _) in fields.filter(holds).filter(|(field, _)| !excused.contains(field)) {
-            let last = |knob: &Knob| knob.name.rsplit('.').next().is_some_and(|last| last.ends_with(field));
-            assert!(knobs().any(last), "no knob sets `{field}`");
-        }
+    fn is_below(name: &str, section: &str) -> bool {
+        name.strip_prefix(section).is_some_and(|rest| rest.starts_with('.'))
     }
 
-    /// Another value of the same kind.
-    fn another(value: &Value) -> Value {
-        match value {
-            Value::Integer(number) if *number == 100 => Value::Integer(99),
-            Value::Integer(number) => Value::Integer(number ^ 1),
-            Value::Boolean(yes) => Value::Boolean(!yes),
-            Value::Array(_) => Value::Array(vec![Value::String("127.0.0.1:1".into())]),
-            Value::String(text) => Value::String(match text.as_str() {
-                "skip" => "disconnect".into(),
-                "disconnect" => "skip".into(),
-                "" => "00ff".into(),
-                text => format!("1{text}"),
-            }),
-            other => panic!("no other value than {other}"),
-        }
-    }
-
-    #[test]
-    fn every_knob_turns_and_turns_nothing_else() {
-        let before = Settings::default();
-        let value = |text: &str| format!("x = {text}").parse::<Table>().unwrap()["x"].clone();
-        for knob in knobs() {
-            let mut after = before.clone();
-            let wanted = match (knob.get)(&before) {
-                Some(shown) => another(&value(&shown)),
-                None => value(knob.example),
-            };
-            (knob.set)(&mut after, &wanted).unwrap_or_else(|why| panic!("{}: {why}", knob.name));
-            for other in knobs() {
-                let turned = (other.get)(&before) != (other.get)(&after);
-                assert_eq!(turned, other.name == knob.name, "{} turns {}", knob.name, other.name);
+    impl Settings {
+        /// The message of serde itself.
+        fn raw_error(text: &str) -> String {
+            #[derive(Debug, Default, serde::Deserialize)]
+            #[serde(default)]
+            struct Sections {
+                tcp: TcpConfig,
+                book: AddressBookConfig,
             }
+            let whole = toml::from_str::<Sections>(text).map(drop);
+            whole.and_then(|()| toml::from_str::<NodeConfig>(text).map(drop)).unwrap_err().to_string()
         }
     }
 
     #[test]
-    fn a_wrong_key_is_named_with_the_one_that_was_meant() {
-        let error = |text| Settings::parse(text).unwrap_err();
+    fn an_unknown_setting_is_refused_and_the_likely_one_is_named() {
         assert_eq!(
-            error("[runtime]\nping_intervl = \"1s\""),
-            "unknown key `runtime.ping_intervl`; did you mean `runtime.ping_interval`?"
+            error("[runtime]\ntarget_peers = 1\nping_intervl = \"1s\""),
+            "line 3: unknown setting `runtime.ping_intervl`; did you mean `runtime.ping_interval`?"
         );
         assert_eq!(
             error("ping_interval = \"1s\""),
-            "unknown key `ping_interval`; did you mean `runtime.ping_interval`?"
+            "line 1: unknown setting `ping_interval`; did you mean `runtime.ping_interval`?"
         );
-        assert!(error("[hto]\nmaintenance_interval = \"1s\"").contains("`hto`"));
-        assert!(error("zebra_crossing_lights = 1").contains("`peerpool config` lists all keys"));
+        assert_eq!(
+            error("[tcp]\nno_delay = true"),
+            "line 2: unknown setting `tcp.no_delay`; did you mean `tcp.nodelay`?"
+        );
+        assert!(error("[book.backof]\nbase = \"1s\"").contains("did you mean `book.backoff`?"));
+        assert!(error("[tcp.keepalive]\nidel = \"1s\"").contains("did you mean `tcp.keepalive.idle`?"));
+        assert!(error("[rutnime]\nping_interval = \"1s\"").contains("`rutnime`; did you mean `runtime`?"));
+        assert!(error("zebra_crossing_lights = 1").contains("`peerpool config` lists all settings"));
     }
 
     #[test]
-    fn a_wrong_value_is_named_with_its_key() {
-        let error = |text| Settings::parse(text).unwrap_err();
-        assert!(
-            error("[runtime]\nmaintenance_interval = 5")
-                .starts_with("runtime.maintenance_interval: a duration")
-        );
-        assert!(error("network = \"x\"").starts_with("network: a whole number"));
-        assert!(error("[runtime]\nurgent_lag = \"wait\"").contains("\"skip\" or \"disconnect\""));
-        assert!(error("[relay]\npeer_share_percent = 300").contains("255 is the most"));
+    fn a_wrong_value_is_refused_with_its_line_and_its_setting() {
+        for (text, wanted) in [
+            ("[runtime]\nmaintenance_interval = 5", "line 2: runtime.maintenance_interval: "),
+            ("[runtime]\n\nping_interval = \"10 parsecs\"", "line 3: runtime.ping_interval: "),
+            ("log_ring_bytes = \"8 parsecs\"", "line 1: log_ring_bytes: "),
+            ("[tcp]\nsend_buffer = -1", "line 2: tcp.send_buffer: "),
+            ("[tcp.keepalive]\nretries = 0", "line 2: tcp.keepalive.retries: "),
+            ("[book]\nmax_bans = 0", "line 2: book.max_bans: "),
+            ("[runtime]\nurgent_lag = \"wait\"", "line 2: runtime.urgent_lag: "),
+            ("[relay]\npeer_share_percent = 300", "line 2: relay.peer_share_percent: "),
+            ("network = \"x\"", "line 1: network: "),
+            ("connection = 3", "line 1: connection: "),
+            ("listen = [\"127.0.0.1:1\", \"here\"]", "line 1: listen[1]: "),
+            ("network = 1\nagent =", "line 2: "),
+            ("network = 1\nnetwork = 2", "line 2: "),
+        ] {
+            let error = error(text);
+            assert!(error.starts_with(wanted) && !error.contains('\n'), "{text:?}: {error}");
+        }
+        assert!(error("[runtime]\nurgent_lag = \"wait\"").contains("`skip`"));
+        assert!(error("[runtime]\nping_interval = \"\"").contains("runtime.ping_interval"));
+    }
+
+    #[test]
+    fn contradicting_settings_are_refused() {
         assert!(error("[runtime]\nping_interval = \"1h\"").starts_with("stale_after"));
         assert!(error("[wire]\nchunk = \"1 MiB\"").starts_with("wire.chunk: must be from 1024 to 16384"));
         assert!(error("[runtime.limits]\nmax_inbound = 2000000").starts_with("limits.max_inbound: must be"));
-        assert!(error("network = 1\nring =").starts_with("line 2: "));
-        assert!(error("link = 3").contains("unknown key `link`"));
-        assert!(!error("[runtime]\nmaintenance_interval = \"\"").contains('\n'));
+        assert!(error("[runtime.health.penalties]\nflood = 101").contains("health.penalties"));
     }
 }

@@ -17,6 +17,9 @@ use super::peer_lookup::advertises_peerpool;
 use super::quarantine::PeerQuarantine;
 use super::wire::NetworkType;
 
+/// An old node pings every 30 s, which shows that it lives, and takes a ping that it did not expect for the answer to its own.
+const DEFAULT_PING_AFTER: Duration = Duration::from_secs(60);
+
 /// The old network's address policy, for a [`ProtocolConfig`](crate::node::ProtocolConfig) of the `timecoin` dialect.
 ///
 /// A peer's key is its IP address with port 0: ports are not told apart ([`AddressPolicy::key_of_ip`]). An inbound peer is known by
@@ -162,9 +165,6 @@ impl PeerPolicy for AddressPolicy {
         Some(self.write_stall_timeout)
     }
 }
-
-/// An old node pings every 30 s, which shows that it lives, and takes a ping that it did not expect for the answer to its own.
-const DEFAULT_PING_AFTER: Duration = Duration::from_secs(60);
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::base::{Tick, canonical};
 
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// Bounds of announcing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnnounceConfig {
@@ -100,8 +102,6 @@ impl Default for Announcements {
         Self::new(AnnounceConfig::default())
     }
 }
-
-const MINUTE: Duration = Duration::from_secs(60);
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {

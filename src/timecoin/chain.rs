@@ -15,6 +15,9 @@ use super::wire::{
     WalletTransaction,
 };
 
+/// Blocks in one answer at the most.
+pub const MAX_BLOCKS: u64 = 100;
+
 /// An answer: none, at once, or later.
 pub enum Reply<T> {
     /// No reply. A node of ours is told so, unless what it asked is broadcast too (votes, instant finality); an old one is told
@@ -286,6 +289,3 @@ pub trait ChainSource: Send + Sync + 'static {
 
 /// A node that has no chain and answers nothing but for its peers and the time.
 impl ChainSource for () {}
-
-/// Blocks in one answer at the most.
-pub const MAX_BLOCKS: u64 = 100;

@@ -28,6 +28,25 @@ pub use error::ConnectionError;
 pub(super) use request::OpenRequest;
 use request::{FrameRole, UnmatchedFrames};
 
+/// Bytes before a frame's text.
+const LENGTH_BYTES: usize = 4;
+/// Read at a time.
+const READ_BYTES: usize = 16 * 1024;
+/// With so much in hand a look whether the connection lives does not read more.
+const MAX_ALIVE_CHECK_BYTES: usize = 64 * 1024;
+/// Frames kept that nobody asked for.
+const MAX_UNREAD_FRAMES: usize = 64;
+/// How long a message is waited for.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the answer to a ping is waited for.
+const PONG_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a connection is pinged.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long the other end has for closing.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// What the other end may send meanwhile, in bytes.
+const MAX_LINGER_BYTES: usize = 1024 * 1024;
+
 /// A connection whose handshake is done.
 ///
 /// Reads are cancel-safe: dropping a future that reads loses nothing. A write that is dropped or times out halfway closes the
@@ -342,22 +361,3 @@ impl PeerConnection {
         }
     }
 }
-
-/// Bytes before a frame's text.
-const LENGTH_BYTES: usize = 4;
-/// Read at a time.
-const READ_BYTES: usize = 16 * 1024;
-/// With so much in hand a look whether the connection lives does not read more.
-const MAX_ALIVE_CHECK_BYTES: usize = 64 * 1024;
-/// Frames kept that nobody asked for.
-const MAX_UNREAD_FRAMES: usize = 64;
-/// How long a message is waited for.
-const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the answer to a ping is waited for.
-const PONG_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a connection is pinged.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// How long the other end has for closing.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-/// What the other end may send meanwhile, in bytes.
-const MAX_LINGER_BYTES: usize = 1024 * 1024;

@@ -11,7 +11,10 @@ use crate::base::canonical_ip;
 
 use super::NetworkType;
 use super::peer_info::{UNKNOWN_VERSION, unix_seconds};
-use super::ports::is_ephemeral;
+use super::wire::{is_ephemeral, truncated};
+
+const DAY_SECS: i64 = 86_400;
+const MAX_VERSION_BYTES: usize = 128;
 
 /// What is known about one IP address. Reads and writes as the old node's `peers.json` has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -218,13 +221,8 @@ pub(super) fn seconds(at: WallTime) -> i64 {
 
 /// A version told by a peer, cut where no honest one is as long: a copy, so that nothing of a longer one is kept.
 pub(super) fn truncated_version(version: &str) -> String {
-    let most = version.len().min(MAX_VERSION_BYTES);
-    let cut = (0..=most).rev().find(|at| version.is_char_boundary(*at)).unwrap_or(0);
-    version[..cut].to_owned()
+    truncated(version, MAX_VERSION_BYTES).to_owned()
 }
-
-const DAY_SECS: i64 = 86_400;
-const MAX_VERSION_BYTES: usize = 128;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {

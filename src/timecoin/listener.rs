@@ -14,6 +14,11 @@ use super::NetworkType;
 use super::connection::{ConnectionError, Connector, PeerConnection};
 use super::wire::{HandshakeMessage, Software, TimeCoin};
 
+/// Handshakes at the same time; more wait in the system's queue.
+const MAX_HANDSHAKES: usize = 256;
+/// How long connect and handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Accepts connections and exchanges handshakes. Handshakes run beside each other, each under a deadline, so one that says
 /// nothing delays nobody.
 ///
@@ -102,8 +107,3 @@ pub(super) fn our_hello(
         app: bytes::Bytes::new(),
     }
 }
-
-/// Handshakes at the same time; more wait in the system's queue.
-const MAX_HANDSHAKES: usize = 256;
-/// How long connect and handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

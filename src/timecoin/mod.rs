@@ -23,7 +23,6 @@ mod one_shot_lock;
 mod peer_info;
 mod peer_lookup;
 mod peers_json;
-mod ports;
 mod quarantine;
 mod rate_limit;
 mod unified_connection;
@@ -48,9 +47,8 @@ pub use manager::{
     ReconnectConfig, SeedConfig, SeedError, SeedProvider, Snapshot, SnapshotError, SnapshotFault, ToPeerAddr,
     VoteError,
 };
-pub use peer_info::UNKNOWN_VERSION;
+pub use peer_info::{PeerInfo, UNKNOWN_VERSION};
 pub use peers_json::{ImportError, Imported, import_peers_json, read_peers_json};
-pub use ports::{FIRST_EPHEMERAL_PORT, is_ephemeral};
 pub use quarantine::{
     PeerQuarantine, Quarantine, QuarantineConfig, QuarantineEntry, QuarantineReason, QuarantineSeverity,
     QuarantineStats, Quarantined,
@@ -58,6 +56,6 @@ pub use quarantine::{
 pub use rate_limit::{RateLimitError, RateLimiter, RateLimiterConfig, SlidingWindowLimiter};
 pub use unified_connection::UnifiedPeerConnection;
 pub use wallets::{SubscribeRefused, Subscribed, WalletConfig, WalletSubscriptions};
-pub use wire::{NetworkMessage, NetworkType, PeerInfo};
+pub use wire::{FIRST_EPHEMERAL_PORT, NetworkMessage, NetworkType, is_ephemeral};
 
 pub use crate::pool::PoolStats;

@@ -3,11 +3,46 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::address_book::WallTime;
 use crate::wire::Hello;
 
-use super::wire::PeerSoftware;
-use super::{NetworkType, PeerInfo};
+use super::wire::{NetworkType, PeerSoftware};
+
+/// What stands for a version nobody has told.
+pub const UNKNOWN_VERSION: &str = "unknown";
+
+/// What is known of a peer. Kept in files and handed to callers, never sent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// When it was last heard of.
+    pub last_seen: u64,
+    /// The software it runs, or `unknown`.
+    pub version: String,
+    /// Its network.
+    pub network: NetworkType,
+    /// When its software was committed.
+    #[serde(default)]
+    pub commit_date: Option<String>,
+    /// How many commits its software has.
+    #[serde(default)]
+    pub commit_count: Option<String>,
+    /// Where its rewards go.
+    #[serde(default)]
+    pub wallet_address: Option<String>,
+    /// How long it takes to answer, in milliseconds.
+    #[serde(default)]
+    pub latency_ms: Option<u32>,
+    /// Connections that came about.
+    #[serde(default)]
+    pub successful_connections: u32,
+    /// Connections that did not.
+    #[serde(default)]
+    pub failed_connections: u32,
+}
 
 impl PeerInfo {
     /// A peer of which only the address is known.
@@ -60,9 +95,6 @@ pub(super) fn peer_info_from_hello(
         ..PeerInfo::with_version(address, network, hello.agent.clone())
     }
 }
-
-/// What stands for a version nobody has told.
-pub const UNKNOWN_VERSION: &str = "unknown";
 
 /// Whole seconds since 1970.
 pub(super) fn unix_seconds(at: WallTime) -> u64 {

@@ -10,6 +10,11 @@ use crate::address_book::{Added, AddressBook, DialOutcome, Source, WallTime};
 use super::NetworkType;
 use super::exchange::PersistentPeerInfo;
 
+/// Largest file read, in bytes.
+const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
+/// Records taken at the most: those heard of last.
+const MAX_RECORDS: usize = 4_096;
+
 /// What came of an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Imported {
@@ -149,11 +154,6 @@ fn marker_path(path: &Path) -> PathBuf {
     name.push(".imported");
     name.into()
 }
-
-/// Largest file read, in bytes.
-const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
-/// Records taken at the most: those heard of last.
-const MAX_RECORDS: usize = 4_096;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {

@@ -15,6 +15,8 @@ use crate::sync::Mutex;
 use reason::backoff_duration;
 pub use reason::{QuarantineReason, QuarantineSeverity};
 
+const SECS_PER_DAY: u64 = 24 * 60 * 60;
+
 /// A peer that is kept out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuarantineEntry {
@@ -373,8 +375,6 @@ impl QuarantineStats {
         }
     }
 }
-
-const SECS_PER_DAY: u64 = 24 * 60 * 60;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests;

@@ -9,6 +9,10 @@ use std::time::Duration;
 use crate::base::{Clock, Tick, canonical_ip};
 use crate::sync::Mutex;
 
+const BURST_WINDOW: Duration = Duration::from_secs(1);
+/// No single request is this large: the old network's cap on a message, a little under.
+const MAX_REQUEST_BYTES: u64 = 10_000_000;
+
 /// What one address may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateLimiterConfig {
@@ -237,10 +241,6 @@ impl Default for RateLimiter {
         Self::new()
     }
 }
-
-const BURST_WINDOW: Duration = Duration::from_secs(1);
-/// No single request is this large: the old network's cap on a message, a little under.
-const MAX_REQUEST_BYTES: u64 = 10_000_000;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {

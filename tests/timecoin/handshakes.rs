@@ -100,7 +100,7 @@ fn wrong_magics_are_refused_on_their_first_wrong_byte() {
 #[test]
 fn another_network_or_version_is_read_so_that_it_can_be_refused_by_name() {
     let hello = hello_of(&framed(b"TIME", &with(r#""Testnet""#, r#""Mainnet""#)));
-    assert_eq!(NetworkType::from_id(hello.network), Ok(NetworkType::Mainnet));
+    assert_eq!(hello.network, NetworkType::Mainnet.id());
     let hello = hello_of(&framed(b"TIME", &with(r#""protocol_version":1"#, r#""protocol_version":2"#)));
     assert_eq!(hello.version, 2);
 }

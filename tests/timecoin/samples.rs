@@ -1,10 +1,11 @@
 //! What the network's own node writes is read, and written again byte for byte.
 
 use peerpool::base::Lane;
+use peerpool::timecoin::PeerInfo;
 use peerpool::timecoin::wire::{
-    Block, BlockHeader, ConflictInfo, HandshakeMessage, Kind, NetworkMessage, OutPoint, PeerInfo,
-    ProtocolVersion, TextError, Transaction, TxInput, TxOutput, UNKNOWN, UTXOState, UTXOStateNotification,
-    UtxoInput, UtxoOutput,
+    Block, BlockHeader, ConflictInfo, HandshakeMessage, Kind, NetworkMessage, OutPoint, ProtocolVersion,
+    TextError, Transaction, TxInput, TxOutput, UNKNOWN, UTXOState, UTXOStateNotification, UtxoInput,
+    UtxoOutput,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;

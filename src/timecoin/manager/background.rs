@@ -15,6 +15,11 @@ use super::seeds::load_seeds;
 use super::state::reconfigure;
 use super::{PeerManager, WeakManager};
 
+/// Peers asked for peers at once.
+const MAX_DISCOVERY_PEERS: usize = 64;
+/// Seconds after which a peer that was not heard of is forgotten.
+const FORGET_AFTER_SECS: i64 = 604_800;
+
 impl PeerManager {
     /// Lets silent peers go after 300 s, and pings those that have been silent for a minute every 30 s. It is what a manager does from its start; this
     /// sets it back to that after [`PeerManager::spawn_reaper_with`]. Starts no task: the node's own loop does it, until shutdown.
@@ -132,8 +137,3 @@ async fn discover(manager: &WeakManager) -> usize {
     }
     new
 }
-
-/// Peers asked for peers at once.
-const MAX_DISCOVERY_PEERS: usize = 64;
-/// Seconds after which a peer that was not heard of is forgotten.
-const FORGET_AFTER_SECS: i64 = 604_800;

@@ -23,6 +23,13 @@ use super::error::{BroadcastError, PeerSendError};
 use super::state::State;
 use super::{Announced, PeerManager};
 
+/// A peer that took no byte for so long is to blame for its full queue.
+const STALL_PENALTY_AFTER: Duration = Duration::from_secs(1);
+/// How long a payment may take to be written to all.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection for a single message waits until there are fewer of them.
+const ONE_SHOT_SLOT_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A message as the node carries it: its text, its kind, its lane.
 pub(super) fn to_message(message: &NetworkMessage) -> Result<Message, TextError> {
     let payload = message.to_bytes()?;
@@ -203,11 +210,6 @@ impl PeerManager {
     }
 }
 
-/// A peer that took no byte for so long is to blame for its full queue.
-const STALL_PENALTY_AFTER: Duration = Duration::from_secs(1);
-/// How long a payment may take to be written to all.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// To one peer. A message taken by a connection is queued for it, not delivered.
 impl PeerManager {
     /// Queues a message for the peer at this IP address. Never waits. Failing to take it costs the peer health, taking it
@@ -311,9 +313,6 @@ pub(super) async fn with_one_shot<T, E: From<ConnectionError>>(
         done = working => done,
     }
 }
-
-/// How long a connection for a single message waits until there are fewer of them.
-const ONE_SHOT_SLOT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection for a single message tells as much of an address as any other.
 fn record_one_shot_dial<T>(state: &State, addr: SocketAddr, dialled: &Result<T, ConnectionError>) {

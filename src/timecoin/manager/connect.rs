@@ -18,6 +18,13 @@ use super::PeerManager;
 use super::error::{AdoptError, PeerConnectError};
 use super::state::State;
 
+/// Dials of one batch at the same time.
+const MAX_CONCURRENT_DIALS: usize = 10;
+/// How long a batch is waited for.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Addresses that wait to be dialled again, at the most.
+const MAX_REDIALS: usize = 1_024;
+
 impl PeerManager {
     /// Listens for old peers at this address, or at the one that [`PeerManager::new`] was told. Returns the address with the port
     /// that the system chose.
@@ -233,10 +240,3 @@ async fn connect(
         }
     }
 }
-
-/// Dials of one batch at the same time.
-const MAX_CONCURRENT_DIALS: usize = 10;
-/// How long a batch is waited for.
-const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Addresses that wait to be dialled again, at the most.
-const MAX_REDIALS: usize = 1_024;

@@ -23,6 +23,13 @@ use super::responder::{follow_up, reply_to};
 use super::state::State;
 use super::truncate::truncated_to_frame;
 
+/// An old node's first question follows its handshake at once.
+const FIRST_REQUEST_WINDOW: Duration = Duration::from_millis(500);
+/// A list asked for later than this is no sign of a dial: then nothing is discarded.
+const FRESH_CONNECTION: Duration = Duration::from_secs(5);
+/// Its clock and ours.
+const CLOCK_SLACK: Duration = Duration::from_millis(200);
+
 /// The node's handler. Holds the state and no node.
 pub(super) struct ManagerHandler(pub(super) Arc<State>);
 
@@ -244,10 +251,3 @@ fn announce_connected(state: &Arc<State>, node: &NodeRef, peer: &Arc<Peer>) {
         tracing::debug!(%error, "a peer was not announced");
     }
 }
-
-/// An old node's first question follows its handshake at once.
-const FIRST_REQUEST_WINDOW: Duration = Duration::from_millis(500);
-/// A list asked for later than this is no sign of a dial: then nothing is discarded.
-const FRESH_CONNECTION: Duration = Duration::from_secs(5);
-/// Its clock and ours.
-const CLOCK_SLACK: Duration = Duration::from_millis(200);

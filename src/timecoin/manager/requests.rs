@@ -15,6 +15,16 @@ use super::broadcast::{enqueue, to_message};
 use super::error::{PeerRequestError, PingError, VoteError};
 use super::request::ToPeerAddr;
 
+/// How long a list of peers is waited for.
+pub(super) const PEER_LIST_TIMEOUT: Duration = Duration::from_secs(15);
+const PONG_TIMEOUT: Duration = Duration::from_secs(10);
+const VOTE_ACK_TIMEOUT: Duration = Duration::from_secs(5);
+const GENESIS_TIMEOUT: Duration = Duration::from_secs(10);
+const MEMPOOL_TIMEOUT: Duration = Duration::from_secs(30);
+const INFO_TIMEOUT: Duration = Duration::from_secs(15);
+/// Peers asked the same at the most.
+const MAX_WALLET_PEERS: usize = 3;
+
 /// Questions of a kind. Where the old method had a deadline of its own, so has this one.
 impl PeerManager {
     /// Pings the peer at this IP address and waits for its answer, 10 s at the longest; the round-trip time.
@@ -222,13 +232,3 @@ impl PeerManager {
         Err(last)
     }
 }
-
-/// How long a list of peers is waited for.
-pub(super) const PEER_LIST_TIMEOUT: Duration = Duration::from_secs(15);
-const PONG_TIMEOUT: Duration = Duration::from_secs(10);
-const VOTE_ACK_TIMEOUT: Duration = Duration::from_secs(5);
-const GENESIS_TIMEOUT: Duration = Duration::from_secs(10);
-const MEMPOOL_TIMEOUT: Duration = Duration::from_secs(30);
-const INFO_TIMEOUT: Duration = Duration::from_secs(15);
-/// Peers asked the same at the most.
-const MAX_WALLET_PEERS: usize = 3;

@@ -12,6 +12,11 @@ use crate::timecoin::wire::{NetworkMessage, OutPoint, PeerAddress, Transaction};
 
 use super::state::State;
 
+/// Peers in one list at the most.
+const MAX_LISTED_PEERS: usize = 1_000;
+/// A range that begins so far beyond the chain's end is not answered.
+const MAX_HEIGHT_AHEAD: u64 = 1_000;
+
 /// The answer to a question; `None` for no reply.
 pub(super) async fn reply_to(
     state: &Arc<State>,
@@ -219,8 +224,3 @@ fn subscribe(state: &State, from: &Sender, xpub: &str, now: Tick) {
         tracing::debug!(peer = %from.ip(), %why, "not subscribed");
     }
 }
-
-/// Peers in one list at the most.
-const MAX_LISTED_PEERS: usize = 1_000;
-/// A range that begins so far beyond the chain's end is not answered.
-const MAX_HEIGHT_AHEAD: u64 = 1_000;

@@ -16,7 +16,15 @@ use crate::transport::BoxFuture;
 
 use super::PeerManager;
 use super::error::SeedError;
+use super::request::ToPeerAddr;
 use super::state::State;
+
+/// Holds addresses of seeds, separated by commas.
+const SEEDS_VARIABLE: &str = "TIMECOIN_SEEDS";
+/// Addresses taken of one source.
+const MAX_ADDRS_PER_SOURCE: usize = 1_000;
+/// Names asked for at the most.
+const MAX_SEED_NAMES: usize = 64;
 
 /// Asks for a list of peers elsewhere, such as `/api/v1/nodes/peers/testnet` of a seed's HTTP interface. peerpool brings no
 /// HTTP client: whoever has one implements this in a few lines.
@@ -45,9 +53,10 @@ pub(super) async fn collect(state: &State) -> Vec<SocketAddr> {
         && let Ok(text) = std::env::var(SEEDS_VARIABLE)
     {
         for seed in text.split(',').map(str::trim).filter(|seed| !seed.is_empty()) {
-            match parse_addr(seed, network) {
-                Some(addr) => add(addr),
-                None => names.push(seed.to_owned()),
+            match seed.to_peer_addr(network.port()) {
+                Ok(addr) => add(addr),
+                // Not an address, so a host name.
+                Err(_) => names.push(seed.to_owned()),
             }
         }
     }
@@ -82,15 +91,6 @@ async fn query_provider(provider: Arc<dyn SeedProvider>, network: NetworkType) -
             None
         }
     }
-}
-
-/// An address with or without a port; `None` for a name.
-fn parse_addr(text: &str, network: NetworkType) -> Option<SocketAddr> {
-    if let Ok(addr) = text.parse::<SocketAddr>() {
-        return Some(addr);
-    }
-    let ip = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    ip.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, network.port()))
 }
 
 /// Asks the resolver for each name, beside each other.
@@ -154,20 +154,14 @@ impl PeerManager {
     }
 }
 
-/// Holds addresses of seeds, separated by commas.
-const SEEDS_VARIABLE: &str = "TIMECOIN_SEEDS";
-/// Addresses taken of one source.
-const MAX_ADDRS_PER_SOURCE: usize = 1_000;
-/// Names asked for at the most.
-const MAX_SEED_NAMES: usize = 64;
-
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
     use super::*;
 
     #[test]
     fn a_seed_is_an_address_with_or_without_a_port_or_a_name() {
-        let addr = |text| parse_addr(text, NetworkType::Testnet).map(|addr| addr.to_string());
+        let addr =
+            |text: &str| text.to_peer_addr(NetworkType::Testnet.port()).ok().map(|addr| addr.to_string());
         assert_eq!(addr("192.0.2.1").as_deref(), Some("192.0.2.1:24100"));
         assert_eq!(addr("192.0.2.1:5").as_deref(), Some("192.0.2.1:5"));
         assert_eq!(addr("2001:db8::1").as_deref(), Some("[2001:db8::1]:24100"));

@@ -25,6 +25,9 @@ use crate::timecoin::{
 
 use super::config::ManagerConfig;
 
+/// Addresses taken of one list.
+const MAX_LEARNT_ADDRS: usize = 1_000;
+
 /// What the manager, its handler and its tasks share.
 ///
 /// Invariant 35. Statement: dropping the last manager frees everything without a call. Enforced by: this holds no node; the
@@ -194,6 +197,3 @@ impl Drop for TaskGuard {
         self.tasks.running.send_modify(|running| *running -= 1);
     }
 }
-
-/// Addresses taken of one list.
-const MAX_LEARNT_ADDRS: usize = 1_000;

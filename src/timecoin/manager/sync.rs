@@ -15,6 +15,11 @@ use super::error::{FetchError, PeerRequestError, SnapshotError};
 use super::request::ToPeerAddr;
 use super::snapshot::{Snapshot, balances_of};
 
+/// How long blocks are waited for.
+const BLOCKS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a snapshot is waited for.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(300);
+
 impl PeerManager {
     /// Asks a peer for the block of a height, 10 s at the longest. It is of that height, or an error.
     ///
@@ -183,8 +188,3 @@ impl PeerManager {
         Ok(Snapshot { height, state_hash: root, balances, masternodes, timestamp })
     }
 }
-
-/// How long blocks are waited for.
-const BLOCKS_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a snapshot is waited for.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(300);

@@ -5,6 +5,9 @@ use crate::timecoin::wire::{Block, NetworkMessage, TextError, TimeCoin};
 
 use super::broadcast::to_message;
 
+/// What stands around the blocks, in bytes, and more.
+const ENVELOPE_BYTES: usize = 64;
+
 /// An answer as the node carries it. One with too many blocks for a frame is cut from its end, as if the chain had sent fewer at a
 /// time: whoever asks goes on from there. What is too long all the same is left as it is, to be refused.
 ///
@@ -42,6 +45,3 @@ fn leading_blocks(blocks: &[Block], max_bytes: usize) -> Result<Vec<Block>, Text
     }
     Ok(truncated_to_frame)
 }
-
-/// What stands around the blocks, in bytes, and more.
-const ENVELOPE_BYTES: usize = 64;

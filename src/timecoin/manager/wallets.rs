@@ -14,6 +14,9 @@ use super::broadcast::{enqueue, send_one_shot, to_message};
 use super::error::PeerSendError;
 use super::{Notified, PeerManager};
 
+/// Wallets that one call waits to reach at a time.
+const MAX_NOTICES_PER_CALL: usize = 64;
+
 /// Wallets.
 impl PeerManager {
     /// Subscribes the peer at this IP address to a wallet's transactions. It is told at its connection, or where it is known to
@@ -136,6 +139,3 @@ fn is_unreachable(error: &PeerSendError) -> bool {
         _ => false,
     }
 }
-
-/// Wallets that one call waits to reach at a time.
-const MAX_NOTICES_PER_CALL: usize = 64;

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+const SECS_PER_DAY: u64 = 24 * 60 * 60;
+/// No backoff goes beyond this.
+const MAX_BACKOFF: Duration = Duration::from_secs(30 * SECS_PER_DAY);
+
 /// How bad an offence is, and so how long it keeps its peer out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum QuarantineSeverity {
@@ -142,7 +146,3 @@ pub(super) fn backoff_duration(base: Duration, attempts: u32) -> Duration {
     let factor = 1u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
     base.saturating_mul(factor).min(MAX_BACKOFF)
 }
-
-const SECS_PER_DAY: u64 = 24 * 60 * 60;
-/// No backoff goes beyond this.
-const MAX_BACKOFF: Duration = Duration::from_secs(30 * SECS_PER_DAY);

@@ -11,6 +11,11 @@ use serde_json::ser::Formatter;
 use super::message::NetworkMessage;
 use super::peek;
 
+/// Longest text of a [`DecodeError`].
+const MAX_TEXT_BYTES: usize = 300;
+/// So much of the scratch buffer stays between messages.
+const MAX_SCRATCH_BYTES: usize = 64 * 1024;
+
 /// Why a message has no JSON text. The message is as it was.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -72,9 +77,6 @@ impl DecodeError {
         (self.cause.line(), self.cause.column())
     }
 }
-
-/// Longest text of a [`DecodeError`].
-const MAX_TEXT_BYTES: usize = 300;
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -157,9 +159,6 @@ pub(super) fn write_json<T: Serialize + ?Sized>(
 ) -> Result<(), serde_json::Error> {
     value.serialize(&mut serde_json::Serializer::with_formatter(out, CompactFormatter))
 }
-
-/// So much of the scratch buffer stays between messages.
-const MAX_SCRATCH_BYTES: usize = 64 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };

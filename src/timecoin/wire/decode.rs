@@ -10,6 +10,9 @@ use super::kinds::{Kind, UNKNOWN};
 use super::peek;
 use super::protocol::{LENGTH_BYTES, MAX_FRAME_BYTES, MAX_WHOLE_FRAME_BYTES};
 
+/// What the room for a long frame is rounded up to.
+const PAGE_BYTES: usize = 4096;
+
 /// The `timecoin` dialect's [`Decoder`]: 32 bytes while no long frame is coming in.
 #[derive(Debug, Default)]
 pub struct TimeCoinDecoder {
@@ -18,9 +21,6 @@ pub struct TimeCoinDecoder {
     /// What has yet to come of it, in bytes.
     missing: usize,
 }
-
-/// What the room for a long frame is rounded up to.
-const PAGE_BYTES: usize = 4096;
 
 impl Decoder for TimeCoinDecoder {
     #[inline]

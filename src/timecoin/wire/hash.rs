@@ -44,10 +44,11 @@ impl Transaction {
 }
 
 fn double_sha3(hash: Sha3_256) -> String {
-    use std::fmt::Write as _;
-    let digest = Sha3_256::digest(hash.finalize());
-    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex(&Sha3_256::digest(hash.finalize()))
+}
+
+/// Lower-case hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.filter_map(|digit| char::from_digit(u32::from(digit), 16)).collect()
 }

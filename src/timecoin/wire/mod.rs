@@ -24,6 +24,7 @@ mod decline;
 mod decode;
 mod handshake;
 mod hash;
+mod hello;
 mod kinds;
 mod message;
 mod network;
@@ -37,13 +38,15 @@ pub use codec::{DecodeError, DecodeFault, TextError};
 pub use decode::TimeCoinDecoder;
 pub(super) use decode::{FrameContent, peek_frame};
 pub use handshake::{HandshakeMessage, HandshakeMismatch};
+pub(super) use hello::truncated;
+pub use hello::{PeerSoftware, Software};
 pub use kinds::{Kind, UNKNOWN};
 pub use message::NetworkMessage;
-pub use network::{NetworkType, UnknownNetwork};
-pub use protocol::{PeerSoftware, Software, TimeCoin};
+pub use network::{FIRST_EPHEMERAL_PORT, NetworkType, is_ephemeral};
+pub use protocol::TimeCoin;
 pub use time::{BlockTime, BlockTimeError};
 pub use types::{
     Block, BlockData, BlockHeader, ConflictInfo, MasternodeCounts, MasternodeInfo, OutPoint, PeerAddress,
-    PeerInfo, ProtocolVersion, Transaction, TransactionMessage, TransactionValidation, TxInput, TxOutput,
-    UTXOState, UTXOStateNotification, UtxoInfo, UtxoInput, UtxoOutput, VDFProof, WalletTransaction,
+    ProtocolVersion, Transaction, TransactionMessage, TransactionValidation, TxInput, TxOutput, UTXOState,
+    UTXOStateNotification, UtxoInfo, UtxoInput, UtxoOutput, VDFProof, WalletTransaction,
 };

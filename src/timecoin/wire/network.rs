@@ -1,6 +1,14 @@
 //! The two networks.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
+
+use crate::base::canonical;
+
+/// First port of the ephemeral range (RFC 6335). A dialling socket borrows such a port for one
+/// connection, so no node listens on it.
+pub const FIRST_EPHEMERAL_PORT: u16 = 49_152;
 
 /// Which of the two networks a node belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -9,14 +17,6 @@ pub enum NetworkType {
     Mainnet,
     /// The network for trying things out.
     Testnet,
-}
-
-/// A number that stands for neither network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{id:#x} is no TIME Coin network")]
-pub struct UnknownNetwork {
-    /// The number.
-    pub id: u64,
 }
 
 impl NetworkType {
@@ -33,31 +33,12 @@ impl NetworkType {
         u32::from_be_bytes(self.magic()) as u64
     }
 
-    /// The network with this number.
-    ///
-    /// # Errors
-    /// Gives the number back when it is neither's.
-    pub const fn from_id(id: u64) -> Result<Self, UnknownNetwork> {
-        if id == Self::Mainnet.id() {
-            Ok(Self::Mainnet)
-        } else if id == Self::Testnet.id() {
-            Ok(Self::Testnet)
-        } else {
-            Err(UnknownNetwork { id })
-        }
-    }
-
     /// The TCP port that nodes of this network listen on for each other.
     pub const fn port(self) -> u16 {
         match self {
             Self::Mainnet => 24_000,
             Self::Testnet => 24_100,
         }
-    }
-
-    /// The TCP port of their HTTP interface.
-    pub const fn api_port(self) -> u16 {
-        self.port() + 1
     }
 
     /// The name in JSON.
@@ -67,10 +48,40 @@ impl NetworkType {
             Self::Testnet => "Testnet",
         }
     }
+
+    /// The port to remember for a peer seen at `port`: the network's standard port in place of an
+    /// ephemeral port or 0, any other port unchanged.
+    pub const fn stable_port(self, port: u16) -> u16 {
+        if port == 0 || is_ephemeral(port) { self.port() } else { port }
+    }
+
+    /// The canonical address to remember for a peer seen at `addr`; see [`NetworkType::stable_port`].
+    pub fn stable_addr(self, addr: SocketAddr) -> SocketAddr {
+        canonical(SocketAddr::new(addr.ip(), self.stable_port(addr.port())))
+    }
 }
 
 impl std::fmt::Display for NetworkType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// Whether a port is ephemeral, so that no node can be expected to listen on it.
+pub const fn is_ephemeral(port: u16) -> bool {
+    port >= FIRST_EPHEMERAL_PORT
+}
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ephemeral_ports_become_the_standard_port_and_49151_is_kept() {
+        assert_eq!(NetworkType::Mainnet.stable_port(49_152), 24_000);
+        assert_eq!(NetworkType::Testnet.stable_port(65_535), 24_100);
+        assert_eq!(NetworkType::Testnet.stable_port(0), 24_100);
+        assert_eq!(NetworkType::Mainnet.stable_port(49_151), 49_151);
+        assert_eq!(NetworkType::Mainnet.stable_port(24_100), 24_100);
     }
 }

@@ -1,25 +1,23 @@
 //! The framing and the handshake, as a dialect of links.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::Serialize;
 
-use crate::base::{Lane, canonical};
+use crate::base::Lane;
 use crate::wire::{
     Chunks, Control, EncodeError, Features, FirstFrame, Goodbye, HeaderBytes, Hello, MessageHeader, Protocol,
     ReplyMatcher, Status, WireError, WireLimits,
 };
 
-use super::codec::write_json;
 use super::decline;
 use super::decode::TimeCoinDecoder;
 use super::handshake::HandshakeMessage;
+use super::hello::{Software, hello_from};
 use super::kinds::Kind;
 use super::network::NetworkType;
-use super::reply_matcher;
+use super::reply_matcher::KindReplyMatcher;
 
 /// The kinds there are.
 const KINDS: u32 = Kind::ALL.len() as u32;
@@ -31,36 +29,6 @@ pub(super) const MAX_WHOLE_FRAME_BYTES: usize = 16 * 1024;
 pub(super) const LENGTH_BYTES: usize = 4;
 /// Bytes before a handshake's text: the magic and a length.
 const HANDSHAKE_HEADER_BYTES: usize = 8;
-
-/// What a handshake says of the software, beside what a [`Hello`] holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Software {
-    /// Its version; `None`: the hello's agent.
-    pub version: Option<String>,
-    /// When it was committed.
-    pub commit_date: Option<String>,
-    /// How many commits it has.
-    pub commit_count: Option<String>,
-    /// Where the node's rewards go.
-    pub wallet_address: Option<String>,
-    /// What it can do. Old nodes read none of them. Nodes of ours know each other by `peerpool`, which the default adds to what all
-    /// send: a node without it is taken for an old one, which is told of no refusal, and asked nothing on a connection that it
-    /// dialled.
-    pub capabilities: Vec<String>,
-}
-
-impl Default for Software {
-    fn default() -> Self {
-        Self {
-            version: None,
-            commit_date: None,
-            commit_count: None,
-            wallet_address: None,
-            capabilities: ["masternode", "sync", "peerpool"].map(str::to_owned).to_vec(),
-        }
-    }
-}
 
 /// The dialect of the TIME Coin network's nodes, by the name `timecoin`.
 ///
@@ -171,27 +139,6 @@ impl TimeCoin {
         }
         Ok(Some((size as u32).to_be_bytes()))
     }
-
-    fn handshake_from(&self, hello: &Hello) -> Result<HandshakeMessage, EncodeError> {
-        if hello.network != self.network.id() {
-            return Err(EncodeError::Unsupported { what: "network but its own" });
-        }
-        let Software { version, commit_date, commit_count, wallet_address, capabilities } =
-            self.software.clone();
-        let nowhere = ([0, 0, 0, 0], 0).into();
-        Ok(HandshakeMessage {
-            version: version.unwrap_or_else(|| hello.agent.clone()),
-            commit_date,
-            commit_count,
-            protocol_version: hello.version,
-            network: self.network,
-            listen_addr: hello.listen.map_or(nowhere, canonical),
-            timestamp: (self.clock)(),
-            capabilities,
-            wallet_address,
-            genesis_hash: hello.genesis.map(|hash| hex(&hash)),
-        })
-    }
 }
 
 impl Protocol for TimeCoin {
@@ -255,7 +202,7 @@ impl Protocol for TimeCoin {
     fn encode_hello(&self, hello: &Hello, out: &mut BytesMut) -> Result<(), EncodeError> {
         Hello::validate_agent(hello.agent.as_bytes()).map_err(EncodeError::Agent)?;
         let mut text = Vec::with_capacity(512);
-        self.handshake_from(hello)?.encode(&mut text);
+        self.software.handshake(self.network, hello, (self.clock)())?.encode(&mut text);
         let (size, cap) = (HANDSHAKE_HEADER_BYTES + text.len(), self.limits.hello);
         if size > cap {
             return Err(EncodeError::FirstFrameTooLarge { size, cap });
@@ -291,115 +238,6 @@ impl Protocol for TimeCoin {
             HandshakeMessage::decode(text).map_err(|_| WireError::Malformed { what: "handshake" })?;
         Ok(Some((FirstFrame::Hello(hello_from(handshake)), size)))
     }
-}
-
-/// KindReplyMatcher questions and answers by the table of kinds.
-#[derive(Debug)]
-struct KindReplyMatcher;
-
-impl ReplyMatcher for KindReplyMatcher {
-    fn request_slot(&self, kind: u16) -> Option<u32> {
-        Kind::from_code(kind)?.request_slot()
-    }
-
-    fn reply_slot(&self, kind: u16) -> Option<u32> {
-        Kind::from_code(kind)?.reply_slot()
-    }
-
-    fn is_reply_to(&self, kind: u16, asked: &[u8], reply_kind: u16, reply: &[u8]) -> bool {
-        let (Some(kind), Some(reply_kind)) = (Kind::from_code(kind), Kind::from_code(reply_kind)) else {
-            return false;
-        };
-        reply_matcher::is_reply_to(kind, asked, reply_kind, reply)
-    }
-
-    fn are_distinguishable(&self, kind: u16, asked: &[u8], other_kind: u16, other: &[u8]) -> bool {
-        kind == other_kind
-            && Kind::from_code(kind)
-                .is_some_and(|kind| reply_matcher::are_distinguishable(kind, asked, other))
-    }
-}
-
-/// What a received handshake said of its sender's software, beside its version: a [`Hello`]'s application bytes, as JSON.
-/// Each text is cut to [`PeerSoftware::MAX_TEXT`] bytes; what was no text at all did not get here.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
-pub struct PeerSoftware {
-    /// When it was committed.
-    pub commit_date: Option<String>,
-    /// How many commits it has.
-    pub commit_count: Option<String>,
-    /// Where the peer's rewards go.
-    pub wallet_address: Option<String>,
-    /// What it can do; the first 16.
-    pub capabilities: Vec<String>,
-}
-
-impl PeerSoftware {
-    /// Longest text, in bytes.
-    pub const MAX_TEXT: usize = 256;
-
-    /// Out of a hello's application bytes; `None` where those are something else, as another dialect's may be.
-    pub fn of(app: &[u8]) -> Option<Self> {
-        serde_json::from_slice(app).ok()
-    }
-}
-
-fn hello_from(handshake: HandshakeMessage) -> Hello {
-    let short = |text: String| sanitized(&text, PeerSoftware::MAX_TEXT).into_owned();
-    let software = PeerSoftware {
-        commit_date: handshake.commit_date.map(short),
-        commit_count: handshake.commit_count.map(short),
-        wallet_address: handshake.wallet_address.map(short),
-        capabilities: handshake.capabilities.into_iter().map(short).collect(),
-    };
-    let mut app = Vec::new();
-    // Texts only: writing them to memory cannot fail.
-    let _ = write_json(&software, &mut app);
-    let listen = canonical(handshake.listen_addr);
-    let nowhere = listen.ip().is_unspecified() && listen.port() == 0;
-    Hello {
-        version: handshake.protocol_version,
-        network: handshake.network.id(),
-        nonce: None,
-        features: 0,
-        listen: (!nowhere).then_some(listen),
-        agent: sanitized(&handshake.version, Hello::MAX_AGENT).into_owned(),
-        genesis: handshake.genesis_hash.map(|text| unhex(&text).unwrap_or(INVALID_GENESIS)),
-        app: Bytes::from(app),
-    }
-}
-
-/// Stands for a genesis that is no hash, so that it differs from every one.
-const INVALID_GENESIS: [u8; 32] = [0xff; 32];
-
-/// The text cut to so many bytes, with spaces in place of control characters.
-fn sanitized(text: &str, most: usize) -> Cow<'_, str> {
-    let mut end = text.len().min(most);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let text = &text[..end];
-    if text.chars().any(char::is_control) {
-        // A control character takes one byte or two, the space one: it stays short enough.
-        return text.replace(char::is_control, " ").into();
-    }
-    text.into()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let text: &[u8; 64] = text.as_bytes().try_into().ok()?;
-    let digit = |at: usize| char::from(text[at]).to_digit(16);
-    let mut hash = [0; 32];
-    for (at, byte) in hash.iter_mut().enumerate() {
-        *byte = (digit(2 * at)? << 4 | digit(2 * at + 1)?) as u8;
-    }
-    Some(hash)
 }
 
 fn unix_seconds() -> u64 {

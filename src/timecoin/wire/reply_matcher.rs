@@ -10,10 +10,38 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 use serde::de::{self, IgnoredAny, MapAccess, SeqAccess};
 
+use crate::wire::ReplyMatcher;
+
 use super::kinds::Kind;
 
+/// KindReplyMatcher questions and answers by the table of kinds.
+#[derive(Debug)]
+pub(super) struct KindReplyMatcher;
+
+impl ReplyMatcher for KindReplyMatcher {
+    fn request_slot(&self, kind: u16) -> Option<u32> {
+        Kind::from_code(kind)?.request_slot()
+    }
+
+    fn reply_slot(&self, kind: u16) -> Option<u32> {
+        Kind::from_code(kind)?.reply_slot()
+    }
+
+    fn is_reply_to(&self, kind: u16, asked: &[u8], reply_kind: u16, reply: &[u8]) -> bool {
+        let (Some(kind), Some(reply_kind)) = (Kind::from_code(kind), Kind::from_code(reply_kind)) else {
+            return false;
+        };
+        is_reply_to(kind, asked, reply_kind, reply)
+    }
+
+    fn are_distinguishable(&self, kind: u16, asked: &[u8], other_kind: u16, other: &[u8]) -> bool {
+        kind == other_kind
+            && Kind::from_code(kind).is_some_and(|kind| are_distinguishable(kind, asked, other))
+    }
+}
+
 /// Whether `reply`, of kind `reply_kind`, can be the answer to `asked`. Both are JSON texts.
-pub(super) fn is_reply_to(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> bool {
+fn is_reply_to(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> bool {
     if kind.request_slot().is_none() || kind.request_slot() != reply_kind.reply_slot() {
         return false;
     }
@@ -22,7 +50,7 @@ pub(super) fn is_reply_to(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u
 
 /// Whether each of two questions of a kind names what its answer repeats, and not the same. Only of kinds whose answers may be missing
 /// without a word ([`decline`](super::decline)): for those it is the only way to go on.
-pub(super) fn are_distinguishable(kind: Kind, asked: &[u8], other: &[u8]) -> bool {
+fn are_distinguishable(kind: Kind, asked: &[u8], other: &[u8]) -> bool {
     let differ = match kind {
         Kind::InstantFinalityRequest => txid_of(asked).zip(txid_of(other)).map(|(one, other)| one != other),
         Kind::ConsensusBlockVote => hash_of(asked).zip(hash_of(other)).map(|(one, other)| one != other),

@@ -3,12 +3,9 @@
 //! Hashes, ids and signatures are hexadecimal text, addresses are the network's own text, amounts are in its smallest unit
 //! and times in seconds since 1970, unless a field says otherwise. None of this is checked here: it is the caller's to judge.
 
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize};
 
 use super::codec::byte_array;
-use super::network::NetworkType;
 use super::time::BlockTime;
 
 /// An output of a transaction, named.
@@ -320,37 +317,6 @@ pub struct ConflictInfo {
     pub existing_timestamp: i64,
     /// How many have acknowledged it.
     pub existing_locks: u32,
-}
-
-/// What is known of a peer. Kept in files and handed to callers, never sent.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct PeerInfo {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// When it was last heard of.
-    pub last_seen: u64,
-    /// The software it runs, or `unknown`.
-    pub version: String,
-    /// Its network.
-    pub network: NetworkType,
-    /// When its software was committed.
-    #[serde(default)]
-    pub commit_date: Option<String>,
-    /// How many commits its software has.
-    #[serde(default)]
-    pub commit_count: Option<String>,
-    /// Where its rewards go.
-    #[serde(default)]
-    pub wallet_address: Option<String>,
-    /// How long it takes to answer, in milliseconds.
-    #[serde(default)]
-    pub latency_ms: Option<u32>,
-    /// Connections that came about.
-    #[serde(default)]
-    pub successful_connections: u32,
-    /// Connections that did not.
-    #[serde(default)]
-    pub failed_connections: u32,
 }
 
 /// A software and the protocol it speaks. Never sent.

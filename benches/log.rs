@@ -12,21 +12,29 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use peerpool::base::ConnId;
-use peerpool::broadcast::{Batch, Cursor, Fill, Log, LogChunk, LogConfig, Parked, Parker, WakeSet};
+use peerpool::broadcast::{
+    Batch, Cursor, CursorView, Fill, LOGS_PER_SET, Log, LogChunk, LogConfig, LogPositions, LogSet, Parked,
+    Parker, ResumePoint, WakeSet,
+};
+
+#[path = "../src/broadcast/test_reader.rs"]
+mod test_reader;
+
+use test_reader::{Reader, TestLog};
 
 const MESSAGE: [u8; 100] = [7; 100];
 
-fn log() -> (Arc<WakeSet>, Arc<Log>) {
+fn log() -> (Arc<WakeSet>, TestLog) {
     let hub = WakeSet::new();
-    (Arc::clone(&hub), Log::new(LogConfig::recommended(), hub))
+    (Arc::clone(&hub), TestLog::new(LogConfig::recommended(), &hub))
 }
 
-fn cursors(log: &Arc<Log>, count: u64) -> Vec<(Cursor, Batch)> {
+fn cursors(log: &TestLog, count: u64) -> Vec<(Reader, Batch)> {
     (1..=count).map(|n| (log.join(ConnId::new(n).unwrap()), Batch::new())).collect()
 }
 
 /// Writes everything to nowhere, with slices made as for a socket; returns the bytes and the calls.
-fn drain(cursor: &mut Cursor, batch: &mut Batch) -> (usize, usize) {
+fn drain(cursor: &mut Reader, batch: &mut Batch) -> (usize, usize) {
     let (mut bytes, mut calls) = (0, 0);
     loop {
         match cursor.fill(512 << 10, batch) {
@@ -109,7 +117,7 @@ fn append_drained(count: u64, appends: u32) -> f64 {
 /// Nanoseconds a link takes to park, be woken by a paced append, take the message and publish.
 fn wake_round(count: u64, rounds: u32) -> f64 {
     let (hub, log) = log();
-    let mut links: Vec<((Cursor, Batch), Parker)> =
+    let mut links: Vec<((Reader, Batch), Parker)> =
         cursors(&log, count).into_iter().map(|cursor| (cursor, hub.parker())).collect();
     let start = Instant::now();
     for _ in 0..rounds {
@@ -136,7 +144,7 @@ fn append_large(appends: u32) -> f64 {
 
 /// Nanoseconds an append of 100 B takes in a log that fits the processor's cache.
 fn append_cached(appends: u32) -> f64 {
-    let log = Log::new(LogConfig { ring_bytes: 512 << 10, ..LogConfig::recommended() }, WakeSet::new());
+    let log = TestLog::new(LogConfig { ring_bytes: 512 << 10, ..LogConfig::recommended() }, &WakeSet::new());
     let start = Instant::now();
     for _ in 0..appends {
         log.append(&MESSAGE, None).unwrap();

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use peerpool::base::{Direction, Lane, Nonce, PeerId, Tick};
-use peerpool::broadcast::{Log, LogConfig, WakeSet};
+use peerpool::broadcast::{LOGS_PER_SET, LogConfig, LogSet, WakeSet};
 use peerpool::node::{Context, Event, Handled, Handler, Message, Node, NodeConfig};
 use peerpool::pool::{Pool, PoolConfig, SeenOutcome};
 use peerpool::wire::{FirstFrame, Hello, MessageHeader, Native, Protocol};
@@ -180,7 +180,8 @@ fn the_steady_state_allocates_nothing_per_peer_or_frame() {
 
 fn a_full_ring_writes_its_blocks_again() {
     let config = LogConfig { ring_bytes: 1 << 20, block_bytes: 64 << 10, ..LogConfig::recommended() };
-    let log = Log::new(config, WakeSet::new());
+    let logs = LogSet::new([config; LOGS_PER_SET], &WakeSet::new());
+    let log = &logs.logs()[0];
     let message = [7; BODY];
     let append = |bytes: usize| (0..bytes / BODY).for_each(|_| _ = log.append(&message, None).unwrap());
     append(2 << 20);

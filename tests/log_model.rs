@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use log_model::test_reader::{Reader, TestLog};
 use peerpool::base::{Clock, ConnId};
-use peerpool::broadcast::{Batch, Cursor, Fill, LagPolicy, Log, LogConfig, Parked, WakeSet};
+use peerpool::broadcast::{Batch, Fill, LagPolicy, LogConfig, Parked, WakeSet};
 use proptest::prelude::*;
 
 proptest! {
@@ -39,7 +40,7 @@ fn stress(lag: LagPolicy) {
     let hub = WakeSet::new();
     let config =
         LogConfig { ring_bytes: 256 << 10, block_bytes: 8 << 10, lag, stall: Duration::from_secs(60) };
-    let log = Log::new(config, Arc::clone(&hub));
+    let log = TestLog::new(config, &hub);
     let clock = Clock::new();
     // Under Disconnect producers wait for room, so nobody may lag; under Skip they do not.
     let waits = lag == LagPolicy::Disconnect;
@@ -87,7 +88,7 @@ fn stress(lag: LagPolicy) {
 }
 
 /// Reads until every message is accounted for.
-fn read_all(hub: &Arc<WakeSet>, mut cursor: Cursor) -> (u64, u64) {
+fn read_all(hub: &Arc<WakeSet>, mut cursor: Reader) -> (u64, u64) {
     let (parker, mut batch, mut line) = (hub.parker(), Batch::new(), Vec::new());
     let (mut written, mut skipped, mut next) = (0, 0, [0u64; PRODUCERS as usize]);
     let mut round = 0usize;

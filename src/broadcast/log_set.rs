@@ -1,30 +1,35 @@
-//! The logs of one dialect, a class each, that the same links serve.
+//! The logs of one protocol, one a lane, and the positions of one connection in them.
+//!
+//! All connections of a protocol join all of its logs at once. What a connection keeps about them is one allocation,
+//! and while it sleeps one number a log decides whether it has something to read.
 
 use std::sync::Arc;
 
-use super::cursor::{LogCursor, LogMember};
+use super::cursor::Cursor;
 use super::fast_path::TailCopy;
-use super::receipt::CursorStates;
+use super::log::Log;
+use super::receipt::{CursorState, CursorStates, CursorView, ResumePoint};
 use super::segment::Position;
-use super::{Log, LogConfig, ResumePoint, WakeSet};
+use super::types::LogConfig;
+use super::wake_set::WakeSet;
 use crate::base::ConnId;
 
-/// Logs of a log_set: urgent, normal, bulk.
+/// Logs in a set: urgent, normal, bulk.
 pub const LOGS_PER_SET: usize = 3;
 
-/// Logs that links join together: what others may know of a link's cursors is then in one place.
+/// The logs of one protocol, which all of its connections join together.
 #[derive(Debug)]
 pub struct LogSet {
     logs: Arc<[Arc<Log>; LOGS_PER_SET]>,
 }
 
 impl LogSet {
-    /// Empty logs whose links sleep in `wake_set`.
+    /// Empty logs that wake the connections of `wake_set`.
     pub fn new(configs: [LogConfig; LOGS_PER_SET], wake_set: &Arc<WakeSet>) -> Self {
-        let mut place = 0;
+        let mut index = 0;
         let logs = configs.map(|config| {
-            place += 1;
-            Log::at_place(config, Arc::clone(wake_set), place - 1)
+            index += 1;
+            Log::new(config, Arc::clone(wake_set), index - 1)
         });
         Self { logs: Arc::new(logs) }
     }
@@ -34,85 +39,136 @@ impl LogSet {
         &self.logs
     }
 
-    /// A link's places as of [`Log::join`], or, where it replaces another, of [`Log::join_at`].
+    /// The positions of a new connection: the end of each log. A connection that replaces another begins at `from`,
+    /// with the first message that the other has not written whole, and skips frames that came from either.
+    ///
+    /// Call it before the peer's key goes live. If the ring no longer holds the message at `from`, the first
+    /// [`Cursor::fill`] follows the lag policy.
     ///
     /// # Cost
-    /// As those, and one allocation.
+    /// One allocation; two short locks a log, and a binary search a log for a replacement.
     pub fn join(&self, conn: ConnId, from: Option<[ResumePoint; LOGS_PER_SET]>) -> LogPositions {
-        let places: [(Position, Option<ConnId>); LOGS_PER_SET] = std::array::from_fn(|at| match &from {
-            Some(from) => (self.logs[at].find(from[at].seq), Some(from[at].conn)),
-            None => (self.logs[at].end_position(), None),
+        let starts: [(Position, Option<ConnId>); LOGS_PER_SET] = std::array::from_fn(|index| match &from {
+            Some(from) => (self.logs[index].position_of(from[index].seq), Some(from[index].conn)),
+            None => (self.logs[index].end_position(), None),
         });
-        let views = CursorStates::new(conn, places);
-        let seats = std::array::from_fn(|at| self.logs[at].gate.join(Arc::clone(&views)));
-        LogPositions { logs: Arc::clone(&self.logs), views, pos: places.map(|(mark, _)| mark.pos), seats }
+        let states = CursorStates::new(conn, starts);
+        let members = std::array::from_fn(|index| self.logs[index].join(Arc::clone(&states)));
+        LogPositions { logs: Arc::clone(&self.logs), states, pos: starts.map(|(at, _)| at.pos), members }
     }
 }
 
-/// One link's places in the logs of a log_set. What is kept of them while the link sleeps: everything before them is written and
+/// The positions of one connection in the logs of a set while it sleeps: everything before them is written and
 /// published. Dropping it leaves the logs.
 #[derive(Debug)]
 pub struct LogPositions {
     logs: Arc<[Arc<Log>; LOGS_PER_SET]>,
-    views: Arc<CursorStates>,
-    /// Bytes behind it in each log, while it sleeps: what its views say too, but beside each other and with nothing else in
-    /// between, so that a link that wakes finds with one look which have news.
+    states: Arc<CursorStates>,
+    /// Bytes before the position in each log. The states hold the same numbers; here they lie beside each other, so
+    /// that one cache line shows a connection that wakes which logs have something to read.
     pos: [u64; LOGS_PER_SET],
-    /// Where its entry is among those that producers may wait for, in each.
-    seats: [u32; LOGS_PER_SET],
+    /// The connection's index among the members of each log, for back-pressure.
+    members: [u32; LOGS_PER_SET],
 }
 
 impl LogPositions {
-    /// Of the log of this place.
-    pub(crate) fn member(&self, at: usize) -> LogMember<'_> {
-        LogMember { log: &self.logs[at], views: &self.views, seat: self.seats[at] }
+    /// The connection as a member of one log.
+    pub fn member(&self, index: usize) -> LogMember<'_> {
+        LogMember { log: &self.logs[index], states: &self.states, member: self.members[index] }
     }
 
+    /// What the connection shares about all of its cursors.
     pub(crate) const fn states(&self) -> &Arc<CursorStates> {
-        &self.views
+        &self.states
     }
 
-    /// Which logs have something behind it.
-    pub(crate) fn unread(&self) -> [bool; LOGS_PER_SET] {
-        std::array::from_fn(|at| self.logs[at].end_pos() != self.pos[at])
+    /// What others may know of the cursor in one log.
+    pub fn view(&self, index: usize) -> CursorView {
+        self.states.view(index)
     }
 
-    /// Copies what is behind, if that is a few small messages, none of them this peer's own.
+    /// Where a successor of this connection begins in each log. Exact once this connection has stopped; before that,
+    /// the successor may write messages again that this one still writes.
+    pub fn resume_points(&self) -> [ResumePoint; LOGS_PER_SET] {
+        self.states.resume_points()
+    }
+
+    /// Which logs have something to read.
+    ///
+    /// # Cost
+    /// One load a log.
+    pub fn unread(&self) -> [bool; LOGS_PER_SET] {
+        std::array::from_fn(|index| self.logs[index].end_pos() != self.pos[index])
+    }
+
+    /// Copies what one log has to read, if that is a few small messages, none of them from this peer.
     ///
     /// # Cost
     /// The log's short lock, and a copy of at most 4 KiB.
-    pub(crate) fn copy_tail(&self, at: usize, into: &mut TailCopy) -> bool {
-        let member = self.member(at);
-        member.log.copy_tail(self.pos[at], member, into)
+    pub(crate) fn copy_tail(&self, index: usize, into: &mut TailCopy) -> bool {
+        let member = self.member(index);
+        member.log.copy_tail(self.pos[index], member, into)
     }
 
-    /// What was copied is written: it is behind that.
-    pub(crate) fn mark_written(&mut self, at: usize, glance: &TailCopy) {
-        let end = glance.end();
-        self.pos[at] = end.pos;
-        self.member(at).publish(end.pos, end.seq);
+    /// Moves behind what was copied, because all of it is written.
+    pub(crate) fn mark_written(&mut self, index: usize, copy: &TailCopy) {
+        let end = copy.end();
+        self.pos[index] = end.pos;
+        self.member(index).publish(end.pos, end.seq);
     }
 
-    /// Where a stride begins.
-    pub(crate) fn cursor(&self, at: usize) -> LogCursor {
-        let seq = self.member(at).view().written();
-        LogCursor::from(Position {
-            number: Position::ANYWHERE,
+    /// A cursor that begins at the position in one log.
+    pub fn cursor(&self, index: usize) -> Cursor {
+        let seq = self.member(index).state().written();
+        Cursor::from(Position {
+            segment: Position::UNKNOWN_SEGMENT,
             offset: 0,
-            pos: self.pos[at],
+            pos: self.pos[index],
             seq,
-            open: false,
+            mid_message: false,
         })
     }
 
-    /// Takes a stride's end as the new place; `false` where the stride is not to be given up yet.
-    pub(crate) fn save(&mut self, at: usize, stride: &LogCursor) -> bool {
-        stride.resting_pos().map(|pos| self.pos[at] = pos).is_some()
+    /// Takes over the position of a cursor. Returns `false`, and changes nothing, while the cursor is still needed.
+    pub fn save(&mut self, index: usize, cursor: &Cursor) -> bool {
+        cursor.resting_pos().map(|pos| self.pos[index] = pos).is_some()
     }
 }
 
 impl Drop for LogPositions {
     fn drop(&mut self) {
-        (0..LOGS_PER_SET).for_each(|at| self.member(at).leave());
+        (0..LOGS_PER_SET).for_each(|index| self.member(index).leave());
+    }
+}
+
+/// One connection as a member of one log: the log, and what the connection shares about its cursor there.
+#[derive(Clone, Copy, Debug)]
+pub struct LogMember<'a> {
+    pub(super) log: &'a Log,
+    pub(super) states: &'a CursorStates,
+    member: u32,
+}
+
+impl LogMember<'_> {
+    pub(super) fn state(&self) -> &CursorState {
+        self.states.of_log(self.log.index())
+    }
+
+    /// Whether frames that came over this connection came from the peer itself: over its connection, or over the one
+    /// that was replaced.
+    pub(super) fn is_own(&self, conn: ConnId) -> bool {
+        conn == self.states.conn() || self.state().predecessor() == Some(conn)
+    }
+
+    /// Publishes how much is written, and moves a wait for room on if it waits for this connection.
+    pub(super) fn publish(&self, pos: u64, seq: u64) {
+        if self.state().publish(pos, seq) {
+            self.log.member_progressed(self.member);
+        }
+    }
+
+    fn leave(&self) {
+        self.state().set_left();
+        self.log.leave(self.member);
     }
 }

@@ -10,9 +10,12 @@ use bytes::Bytes;
 use loom::future::block_on;
 use loom::thread;
 
+use super::test_reader::{Reader, TestLog};
 use super::*;
+use crate::base::Tick;
 use crate::broadcast::state::{StateConfig, StateKey, StateTable};
 use crate::sync::TaskWaker;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 fn model(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
@@ -24,14 +27,14 @@ fn conn(n: u64) -> ConnId {
     ConnId::new(n).expect("not zero")
 }
 
-fn log(lag: LagPolicy) -> (Arc<WakeSet>, Arc<Log>) {
+fn log(lag: LagPolicy) -> (Arc<WakeSet>, TestLog) {
     let wake_set = WakeSet::new();
     let config = LogConfig { ring_bytes: 8 << 10, block_bytes: 1 << 10, lag, ..LogConfig::test() };
-    (Arc::clone(&wake_set), Log::new(config, wake_set))
+    (Arc::clone(&wake_set), TestLog::new(config, &wake_set))
 }
 
 /// Everything that is there to take now, written.
-fn take(cursor: &mut Cursor) -> Vec<u8> {
+fn take(cursor: &mut Reader) -> Vec<u8> {
     let (mut line, mut batch) = (Vec::new(), Batch::new());
     while cursor.fill(1 << 20, &mut batch) == Fill::Ready {
         let mut slices = std::array::from_fn::<_, 4, _>(|_| IoSlice::new(&[]));
@@ -73,7 +76,7 @@ fn links_that_seal_and_copy_see_every_append_once_in_order() {
 }
 
 /// Sleeps until `want` bytes have come.
-fn read_until(wake_set: &Arc<WakeSet>, cursor: &mut Cursor, want: usize) {
+fn read_until(wake_set: &Arc<WakeSet>, cursor: &mut Reader, want: usize) {
     let parker = wake_set.parker();
     let mut got = 0;
     block_on(poll_fn(|cx| {

@@ -1,98 +1,104 @@
-//! What others may know of a cursor: where it began, what it has written, what it skipped.
+//! What became of one message at one connection, and the shared state of cursors that the answer comes from.
+//!
+//! A connection publishes how far it has written in a few atomics, which outlive the connection. Receipts, back-pressure
+//! and a successor of the connection read them; only the connection's own task writes them.
 
 use std::sync::Arc;
 
+use super::log_set::LOGS_PER_SET;
 use super::segment::Position;
-use super::{Appended, LOGS_PER_SET};
+use super::types::Appended;
 use crate::base::ConnId;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::sync::{Mutex, OnceLock};
 
-/// Most gaps a view remembers; of what is older than a forgotten one it says [`Receipt::Expired`].
+/// Most gaps that are remembered for one cursor. A message before the oldest of them is [`Receipt::Expired`].
 const MAX_GAPS: usize = 32;
 
-/// What became of one message at one link.
+/// What became of one message at one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Receipt {
-    /// Its last byte was handed_over to the stream (over TLS: flushed). Not that the application at the far end has it.
+    /// Its last byte was handed to the stream (over TLS: flushed). The peer's application may not have it yet.
     Written,
-    /// The link lagged and went past it.
+    /// The connection lagged and skipped it.
     Skipped,
-    /// The message came from this very peer.
+    /// The message came from this peer.
     Origin,
     /// Not written yet.
     Behind,
-    /// The link ended before it was written whole.
+    /// The connection ended before the whole message was written.
     LeftBefore,
-    /// The link ended after it was written.
+    /// The connection ended after the message was written.
     LeftAfter,
-    /// So many gaps ago that it is no longer known.
+    /// The connection has skipped messages so often since then that the answer is forgotten.
     Expired,
-    /// The link joined later.
+    /// The connection joined after the append.
     NotJoined,
 }
 
-/// Where the successor of a link begins: see [`Log::join_at`](super::Log::join_at).
+/// Where the successor of a connection begins in one log: see [`LogSet::join`](super::LogSet::join).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResumePoint {
     pub(super) seq: u64,
     pub(super) conn: ConnId,
 }
 
-/// The shared part of a cursor. It outlives the cursor, so that a receipt can still be asked for. Clones are the same.
+/// A read-only view of one cursor. It outlives the connection, so that receipts stay available. Clones share it.
 #[derive(Clone, Debug)]
 pub struct CursorView {
-    all: Arc<CursorStates>,
-    at: usize,
+    states: Arc<CursorStates>,
+    index: usize,
 }
 
-/// The shared parts of the cursors that one link has in a [log_set](super::LogSet) of logs, in one allocation.
+/// The shared states of one connection's cursors in the logs of a [set](super::LogSet), in one allocation.
 #[derive(Debug)]
 pub(crate) struct CursorStates {
     conn: ConnId,
-    each: [CursorState; LOGS_PER_SET],
+    by_log: [CursorState; LOGS_PER_SET],
 }
 
-/// The shared part of one cursor. The link that owns the cursor is the only writer.
+/// The shared state of one cursor. The connection that owns the cursor is the only writer.
 #[derive(Debug)]
 pub(super) struct CursorState {
-    /// The first message this link is answerable for.
+    /// The first message that this connection has to write.
     start: u64,
-    /// Every message before this one was written, skipped, or the peer's own. Authority for receipts; release pairs with
-    /// the acquire in `status_of`.
+    /// Every message before this one was written, skipped, or came from the peer. Authority for receipts; its release
+    /// pairs with the acquire in `status_of`.
     written: AtomicU64,
-    /// Bytes of the log that this link has behind it. Hint for back-pressure; release pairs with `position`'s acquire.
+    /// Bytes of the log before the position. Hint for back-pressure; its release pairs with the acquire of `position`.
     pos: AtomicU64,
-    /// Whether producers wait for this very link. Pairs with `pos` through two sequentially consistent fences:
-    /// `publish` here, `watch` there.
+    /// Whether producers wait for this connection. Ordered against `pos` by two sequentially consistent fences:
+    /// `publish` on this side, `watch` on the other.
     watched: AtomicBool,
-    /// Whether the link, since it last wrote anything of this log, found its stream full. Hint for back-pressure.
+    /// Whether the stream was full at the end of the last write of this log. Hint for back-pressure.
     blocked: AtomicBool,
     left: AtomicBool,
-    /// What most links never need. Set at the latest before a gap is published as behind.
+    /// What most connections never need. Set before the first gap is published as written.
     rare: OnceLock<Box<RareState>>,
 }
 
 #[derive(Debug, Default)]
 struct RareState {
-    /// The link that this one replaced, whose frames came from the same peer.
-    also: Option<ConnId>,
+    /// The connection that this one replaced. Its frames came from the same peer.
+    predecessor: Option<ConnId>,
     skipped: AtomicU64,
     gaps: Mutex<Gaps>,
 }
 
 #[derive(Debug, Default)]
 struct Gaps {
-    /// Half-open ranges, oldest first.
+    /// Half-open ranges of message numbers, oldest first.
     ranges: Vec<(u64, u64)>,
-    /// Gaps before this message were forgotten.
+    /// Gaps before this message are forgotten.
     known_from: u64,
 }
 
 impl CursorStates {
-    /// Of a link that begins at these places, each the successor of what is beside it, if it is one.
-    pub(super) fn new(conn: ConnId, places: [(Position, Option<ConnId>); LOGS_PER_SET]) -> Arc<Self> {
-        Arc::new(Self { conn, each: places.map(|(at, also)| CursorState::new(also, at.seq, at.pos)) })
+    /// For a connection that begins at these positions, each with the connection it replaces there.
+    pub(super) fn new(conn: ConnId, starts: [(Position, Option<ConnId>); LOGS_PER_SET]) -> Arc<Self> {
+        let by_log = starts.map(|(at, predecessor)| CursorState::new(predecessor, at.seq, at.pos));
+        Arc::new(Self { conn, by_log })
     }
 
     /// The connection.
@@ -100,66 +106,66 @@ impl CursorStates {
         self.conn
     }
 
-    /// What others may know of the cursor in the log of this place.
-    pub(crate) fn view(self: &Arc<Self>, at: usize) -> CursorView {
-        CursorView { all: Arc::clone(self), at }
+    /// What others may know of the cursor in one log.
+    pub(crate) fn view(self: &Arc<Self>, index: usize) -> CursorView {
+        CursorView { states: Arc::clone(self), index }
     }
 
-    /// Where a successor begins in each log.
+    /// Where a successor begins in each log: see [`LogPositions::resume_points`](super::LogPositions::resume_points).
     pub(crate) fn resume_points(&self) -> [ResumePoint; LOGS_PER_SET] {
-        self.each.each_ref().map(|view| view.resume(self.conn))
+        self.by_log.each_ref().map(|state| ResumePoint { seq: state.written(), conn: self.conn })
     }
 
-    pub(super) fn at(&self, at: usize) -> &CursorState {
-        &self.each[at]
+    pub(super) fn of_log(&self, index: usize) -> &CursorState {
+        &self.by_log[index]
     }
 }
 
 impl CursorView {
-    fn view(&self) -> &CursorState {
-        self.all.at(self.at)
+    fn state(&self) -> &CursorState {
+        self.states.of_log(self.index)
     }
 
     /// The connection.
     pub fn conn(&self) -> ConnId {
-        self.all.conn
+        self.states.conn
     }
 
-    /// The first message this link is answerable for.
+    /// The first message that this connection has to write.
     pub fn start(&self) -> u64 {
-        self.view().start
+        self.state().start
     }
 
-    /// Messages this link went past because it lagged.
+    /// Messages that this connection skipped because it lagged.
     pub fn skipped(&self) -> u64 {
-        self.view().skipped()
+        self.state().skipped()
     }
 
-    /// Every message before this one was written, skipped, or the peer's own.
+    /// Every message before this one was written, skipped, or came from the peer.
     pub fn written(&self) -> u64 {
-        self.view().written()
+        self.state().written()
     }
 
     /// What became of a message.
     ///
     /// # Cost
-    /// Two atomic loads; for a link that ever lagged also its short lock.
+    /// Two atomic loads; a short lock for a connection that has ever lagged.
     pub fn status_of(&self, message: &Appended) -> Receipt {
-        self.view().status_of(self.all.conn, message)
+        self.state().status_of(self.states.conn, message)
     }
 
-    /// Where a successor of this link begins: with the first message that was not written whole. Exact once this link
-    /// has stopped; before that, the successor may write again what this one still writes.
-    pub fn resume(&self) -> ResumePoint {
-        self.view().resume(self.all.conn)
+    /// Where a successor of this connection begins: see [`LogPositions::resume_points`](super::LogPositions::resume_points).
+    pub fn resume_point(&self) -> ResumePoint {
+        self.states.resume_points()[self.index]
     }
 }
 
 impl CursorState {
-    fn new(also: Option<ConnId>, start: u64, pos: u64) -> Self {
-        let rare = also.map_or_else(OnceLock::new, |_| {
-            OnceLock::from(Box::new(RareState { also, ..RareState::default() }))
-        });
+    fn new(predecessor: Option<ConnId>, start: u64, pos: u64) -> Self {
+        let rare = match predecessor {
+            None => OnceLock::new(),
+            Some(_) => OnceLock::from(Box::new(RareState { predecessor, ..RareState::default() })),
+        };
         Self {
             start,
             written: AtomicU64::new(start),
@@ -172,8 +178,8 @@ impl CursorState {
     }
 
     /// The connection that this one replaced.
-    pub(super) fn also(&self) -> Option<ConnId> {
-        self.rare.get()?.also
+    pub(super) fn predecessor(&self) -> Option<ConnId> {
+        self.rare.get()?.predecessor
     }
 
     pub(super) fn skipped(&self) -> u64 {
@@ -189,16 +195,18 @@ impl CursorState {
         if seq < self.start {
             return Receipt::NotJoined;
         }
-        if message.origin.is_some() && (message.origin == Some(conn) || message.origin == self.also()) {
+        if message.origin.is_some()
+            && (message.origin == Some(conn) || message.origin == self.predecessor())
+        {
             return Receipt::Origin;
         }
-        // `left` first: once it is set, `written` does not move any more.
+        // `left` first: once it is set, `written` no longer moves.
         let left = self.left.load(Ordering::Acquire);
         let written = self.written.load(Ordering::Acquire);
         if seq >= written {
             return if left { Receipt::LeftBefore } else { Receipt::Behind };
         }
-        // The acquire of `written` saw a store that came after the gap was counted and noted.
+        // The acquire of `written` saw a store that came after the gap was counted and recorded.
         if let Some(rare) = self.rare.get()
             && rare.skipped.load(Ordering::Relaxed) > 0
         {
@@ -214,36 +222,32 @@ impl CursorState {
         if left { Receipt::LeftAfter } else { Receipt::Written }
     }
 
-    fn resume(&self, conn: ConnId) -> ResumePoint {
-        ResumePoint { seq: self.written(), conn }
-    }
-
-    /// Bytes of the log behind this link.
+    /// Bytes of the log before the position.
     pub(super) fn position(&self) -> u64 {
         self.pos.load(Ordering::Acquire)
     }
 
-    /// Says how far the link has come. Returns whether somebody waits for just that.
+    /// Publishes how much is written. Returns whether producers wait for this connection.
     pub(super) fn publish(&self, pos: u64, seq: u64) -> bool {
         self.written.store(seq, Ordering::Release);
         self.blocked.store(false, Ordering::Relaxed);
         self.pos.store(pos, Ordering::Release);
-        // Pairs with the fence in `watch`: either this link sees that it is watched, or the watcher sees where it is.
+        // Pairs with the fence in `watch`: this side sees the watch, or the watching side sees the position.
         fence(Ordering::SeqCst);
         self.watched.load(Ordering::Relaxed)
     }
 
-    /// Says that the stream is full, after what was written was published.
+    /// Records that the stream is full, after what was written is published.
     pub(super) fn set_blocked(&self) {
         self.blocked.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it is the far end that keeps this link from writing, not that its task has not had its turn.
+    /// Whether the peer keeps this connection from writing. If not, its task has not had its turn.
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Relaxed)
     }
 
-    /// Begins to wait for this link, and returns where it is.
+    /// Begins to wait for this connection, and returns its position.
     pub(super) fn watch(&self) -> u64 {
         self.watched.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
@@ -254,7 +258,7 @@ impl CursorState {
         self.watched.store(false, Ordering::Relaxed);
     }
 
-    /// Notes that the messages from `from` up to `to` were passed by. Before they are published as behind.
+    /// Records that the messages from `from` up to `to` are skipped. Call it before they are published as written.
     pub(super) fn record_gap(&self, from: u64, to: u64) {
         let rare = self.rare.get_or_init(Box::default);
         let mut gaps = rare.gaps.lock();
@@ -271,7 +275,7 @@ impl CursorState {
         rare.skipped.fetch_add(to - from, Ordering::Relaxed);
     }
 
-    pub(super) fn leave(&self) {
+    pub(super) fn set_left(&self) {
         self.left.store(true, Ordering::Release);
     }
 }

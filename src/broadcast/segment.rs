@@ -1,42 +1,45 @@
-//! Sealed stretches of the log: shared bytes, and an index of where messages and chunks end and whose they are.
+//! Sealed segments of the log: shared bytes, with an index of where messages and chunks end and where they came from.
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::fast_path;
+use super::fast_path::{MAX_COPIED_MESSAGES, MessageEnds};
 use crate::base::ConnId;
 use crate::sync::OnceLock;
 
-/// What a message costs beside its bytes: four bytes in a vector that doubles.
+/// Bytes that a message costs beside its content: four bytes in a vector that doubles.
 pub(super) const MESSAGE_OVERHEAD: usize = 8;
-/// What a stretch of one origin costs: 16 bytes in a vector that doubles, and again in the sorted copy.
+/// Bytes that a range of one origin costs: 16 bytes in a vector that doubles, and again in the sorted copy.
 pub(super) const ORIGIN_OVERHEAD: usize = 48;
-/// What a segment costs beside all that.
+/// Bytes that a segment costs beside its content and index.
 pub(super) const SEGMENT_OVERHEAD: usize = 256;
-/// What a piece of a large message costs beside its bytes.
+/// Bytes that a piece of a large message costs beside its content.
 pub(super) const PIECE_OVERHEAD: usize = 2 * size_of::<Bytes>();
+/// Origin ranges up to which a walk over all of them is as fast as a sorted copy.
+const MAX_UNSORTED_ORIGINS: usize = 8;
 
-/// A place in the log. Always a chunk boundary, except for a cursor that was is_mid_chunk inside a chunk too large to copy.
+/// A position in the log. Always a chunk boundary, except for a cursor inside a chunk that was too large to copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Position {
-    /// Segment that holds the next byte, or the one just finished.
-    pub(super) number: u64,
+    /// Number of the segment that holds the next byte, or of the one that was just finished.
+    pub(super) segment: u64,
     /// Offset in that segment.
     pub(super) offset: u32,
-    /// Bytes appended before this place since the log began. This decides what is lost; the number only finds it.
+    /// Bytes appended before this position since the log began. It alone decides what is lost; the segment number only
+    /// finds the bytes.
     pub(super) pos: u64,
-    /// The first message that does not lie wholly before this place.
+    /// The first message that does not lie wholly before this position.
     pub(super) seq: u64,
-    /// Inside a chunked message, between two of its chunks.
-    pub(super) open: bool,
+    /// Between two chunks of one message.
+    pub(super) mid_message: bool,
 }
 
 impl Position {
-    /// The number of a place whose segment is to be looked for by `pos`.
-    pub(super) const ANYWHERE: u64 = u64::MAX;
+    /// Segment number of a position whose segment has to be looked up by `pos`.
+    pub(super) const UNKNOWN_SEGMENT: u64 = u64::MAX;
 }
 
-/// Frames of one origin, next to each other; offsets within the index.
+/// Consecutive frames of one origin. Offsets are relative to the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct OriginRange {
     conn: ConnId,
@@ -46,43 +49,52 @@ pub(super) struct OriginRange {
 
 /// Where the chunks of a stretch of the log end. Offsets are relative to its start.
 #[derive(Debug)]
-pub(super) struct Index {
-    pub(super) number: u64,
-    /// Where this stretch begins within the numbered segment: zero except for a snapshot of the open tail.
+pub(super) struct ChunkIndex {
+    /// Number of the segment.
+    pub(super) segment: u64,
+    /// Offset of this stretch in the segment: zero, except for a copy of the end of the open tail.
     pub(super) base: u32,
-    /// Position in the log of its first byte.
-    pub(super) start: u64,
-    /// Number of its first message.
-    pub(super) seq: u64,
-    /// One message in several chunks, rather than one message a chunk.
-    chunked: bool,
-    ends: Vec<u32>,
+    /// Position of the first byte in the log.
+    pub(super) start_pos: u64,
+    /// Number of the first message.
+    pub(super) first_seq: u64,
+    /// One message in several chunks. Otherwise each message is one chunk.
+    is_chunked: bool,
+    chunk_ends: Vec<u32>,
     origins: Vec<OriginRange>,
 }
 
-impl Index {
-    /// An empty stretch that begins here.
-    pub(super) const fn new(number: u64, start: u64, seq: u64) -> Self {
-        Self { number, base: 0, start, seq, chunked: false, ends: Vec::new(), origins: Vec::new() }
+impl ChunkIndex {
+    /// An empty stretch.
+    pub(super) const fn new(segment: u64, start_pos: u64, first_seq: u64) -> Self {
+        Self {
+            segment,
+            base: 0,
+            start_pos,
+            first_seq,
+            is_chunked: false,
+            chunk_ends: Vec::new(),
+            origins: Vec::new(),
+        }
     }
 
-    /// The stretch of one message in chunks that end there.
+    /// The stretch of one message in several chunks.
     pub(super) fn of_chunks(
-        number: u64,
-        start: u64,
+        segment: u64,
+        start_pos: u64,
         seq: u64,
-        ends: Vec<u32>,
+        chunk_ends: Vec<u32>,
         origin: Option<ConnId>,
     ) -> Self {
-        let to = ends.last().copied().unwrap_or(0);
+        let to = chunk_ends.last().copied().unwrap_or(0);
         let origins = origin.map(|conn| OriginRange { conn, from: 0, to }).into_iter().collect();
-        Self { number, base: 0, start, seq, chunked: true, ends, origins }
+        Self { segment, base: 0, start_pos, first_seq: seq, is_chunked: true, chunk_ends, origins }
     }
 
-    /// Adds a message that ends at `end`. Returns what that costs beside its bytes.
+    /// Adds a message that ends at `end`. Returns the bytes it costs beside its content.
     pub(super) fn push(&mut self, end: u32, origin: Option<ConnId>) -> usize {
         let from = self.len();
-        self.ends.push(end);
+        self.chunk_ends.push(end);
         let Some(conn) = origin else { return MESSAGE_OVERHEAD };
         match self.origins.last_mut() {
             Some(last) if last.conn == conn && last.to == from => {
@@ -98,120 +110,119 @@ impl Index {
 
     /// Bytes in this stretch.
     pub(super) fn len(&self) -> u32 {
-        self.ends.last().copied().unwrap_or(0)
+        self.chunk_ends.last().copied().unwrap_or(0)
     }
 
     /// Messages in this stretch.
     pub(super) fn messages(&self) -> u64 {
-        if self.chunked { 1 } else { self.ends.len() as u64 }
+        if self.is_chunked { 1 } else { self.chunk_ends.len() as u64 }
     }
 
-    /// What the index costs in memory, at most.
-    pub(super) fn cost(&self) -> usize {
-        self.ends.len() * MESSAGE_OVERHEAD + self.origins.len() * ORIGIN_OVERHEAD
+    /// Bytes of memory that the index takes, at most.
+    pub(super) fn memory(&self) -> usize {
+        self.chunk_ends.len() * MESSAGE_OVERHEAD + self.origins.len() * ORIGIN_OVERHEAD
     }
 
-    /// How many chunks end at or before `offset`.
-    fn chunks_until(&self, offset: u32) -> usize {
-        self.ends.partition_point(|&end| end <= offset)
+    /// Number of chunks that end at or before `offset`.
+    fn chunks_before(&self, offset: u32) -> usize {
+        self.chunk_ends.partition_point(|&end| end <= offset)
     }
 
-    /// Whether a chunk begins or the stretch ends there.
+    /// Whether a chunk begins or the stretch ends at `offset`.
     pub(super) fn is_boundary(&self, offset: u32) -> bool {
-        offset == 0 || self.ends.binary_search(&offset).is_ok()
+        offset == 0 || self.chunk_ends.binary_search(&offset).is_ok()
     }
 
     /// The end of the chunk that holds the byte at `offset`.
     pub(super) fn chunk_end(&self, offset: u32) -> u32 {
-        self.ends.get(self.chunks_until(offset)).copied().unwrap_or_else(|| self.len())
+        self.chunk_ends.get(self.chunks_before(offset)).copied().unwrap_or_else(|| self.len())
     }
 
     /// The last boundary within `max` bytes of `from`, or the end of the chunk at `from` if that is longer.
     pub(super) fn boundary_within(&self, from: u32, max: usize) -> u32 {
         let limit = u32::try_from(max).map_or(u32::MAX, |max| from.saturating_add(max));
-        match self.chunks_until(limit).checked_sub(1).map(|at| self.ends[at]) {
+        match self.chunks_before(limit).checked_sub(1).map(|at| self.chunk_ends[at]) {
             Some(end) if end > from => end,
             _ => self.chunk_end(from),
         }
     }
 
-    /// The place at `offset`.
+    /// The position at `offset`.
     pub(super) fn position_at(&self, offset: u32) -> Position {
-        let done =
-            if self.chunked { u64::from(offset == self.len()) } else { self.chunks_until(offset) as u64 };
+        let done = if self.is_chunked {
+            u64::from(offset == self.len())
+        } else {
+            self.chunks_before(offset) as u64
+        };
         Position {
-            number: self.number,
+            segment: self.segment,
             offset: self.base + offset,
-            pos: self.start + u64::from(offset),
-            seq: self.seq + done,
-            open: self.chunked && offset != 0 && done == 0,
+            pos: self.start_pos + u64::from(offset),
+            seq: self.first_seq + done,
+            mid_message: self.is_chunked && offset != 0 && done == 0,
         }
     }
 
     /// Where message `seq` begins; it must be one of this stretch.
-    pub(super) fn begin_of(&self, seq: u64) -> u32 {
-        match usize::try_from(seq.saturating_sub(self.seq)) {
-            Ok(at @ 1..) if !self.chunked => self.ends.get(at - 1).copied().unwrap_or_else(|| self.len()),
+    pub(super) fn message_start(&self, seq: u64) -> u32 {
+        match usize::try_from(seq.saturating_sub(self.first_seq)) {
+            Ok(at @ 1..) if !self.is_chunked => {
+                self.chunk_ends.get(at - 1).copied().unwrap_or_else(|| self.len())
+            }
             _ => 0,
         }
     }
 
-    /// Fills `copy` with what lies from `from`, a message boundary, to the end.
-    pub(super) fn copy_from(&self, from: u32, copy: &mut Self) {
-        let skipped = self.chunks_until(from);
-        (copy.number, copy.base, copy.chunked) = (self.number, self.base + from, false);
-        (copy.start, copy.seq) = (self.start + u64::from(from), self.seq + skipped as u64);
-        copy.ends.clear();
-        copy.ends.extend(self.ends[skipped..].iter().map(|end| end - from));
+    /// Fills `copy` with the part of this index from `from`, a message boundary, to the end.
+    pub(super) fn copy_end_to(&self, from: u32, copy: &mut Self) {
+        let before = self.chunks_before(from);
+        (copy.segment, copy.base, copy.is_chunked) = (self.segment, self.base + from, false);
+        (copy.start_pos, copy.first_seq) =
+            (self.start_pos + u64::from(from), self.first_seq + before as u64);
+        copy.chunk_ends.clear();
+        copy.chunk_ends.extend(self.chunk_ends[before..].iter().map(|end| end - from));
         copy.origins.clear();
-        let later = self.origins.partition_point(|own| own.to <= from);
-        copy.origins.extend(self.origins[later..].iter().map(|own| OriginRange {
-            conn: own.conn,
-            from: own.from.saturating_sub(from),
-            to: own.to - from,
+        let later = self.origins.partition_point(|range| range.to <= from);
+        copy.origins.extend(self.origins[later..].iter().map(|range| OriginRange {
+            conn: range.conn,
+            from: range.from.saturating_sub(from),
+            to: range.to - from,
         }));
     }
 
-    /// Where the messages behind a boundary end, from there; `false` if they are too many, or one of them is one's own.
-    pub(super) fn few_behind(
+    /// Takes the ends of the messages behind a boundary, relative to it. Returns `false` if there are more than
+    /// [`MAX_COPIED_MESSAGES`], or if `is_own` is true for the origin of one.
+    pub(super) fn few_after(
         &self,
         offset: u32,
         is_own: impl Fn(ConnId) -> bool,
-        ends: &mut fast_path::MessageEnds,
+        ends: &mut MessageEnds,
     ) -> bool {
-        let looked = self.ends.len().saturating_sub(fast_path::MAX_COPIED_MESSAGES + 1);
-        let few = &self.ends[looked..];
+        let skipped = self.chunk_ends.len().saturating_sub(MAX_COPIED_MESSAGES + 1);
+        let few = &self.chunk_ends[skipped..];
         let first = few.iter().rposition(|end| *end <= offset).map_or(0, |at| at + 1);
         let few = &few[first..];
-        let mut later = self.origins.iter().rev().take_while(|origin| origin.to > offset);
-        if few.len() > fast_path::MAX_COPIED_MESSAGES || later.any(|origin| is_own(origin.conn)) {
+        let mut later = self.origins.iter().rev().take_while(|range| range.to > offset);
+        if few.len() > MAX_COPIED_MESSAGES || later.any(|range| is_own(range.conn)) {
             return false;
         }
         ends.set(few, offset);
         true
     }
 
-    /// Takes what was gathered and begins the next stretch behind it.
+    /// Returns this stretch, and begins the next one behind it.
     pub(super) fn cut(&mut self) -> Self {
-        let next = Self::new(self.number + 1, self.start + u64::from(self.len()), self.seq + self.messages());
+        let next = Self::new(
+            self.segment + 1,
+            self.start_pos + u64::from(self.len()),
+            self.first_seq + self.messages(),
+        );
         std::mem::replace(self, next)
     }
 
-    /// The frames of `conn` between two offsets, in order.
-    fn own_in<'a>(
-        own: &'a [OriginRange],
-        conn: ConnId,
-        from: u32,
-        to: u32,
-    ) -> impl Iterator<Item = (u32, u32)> + 'a {
-        own.iter()
-            .filter(move |own| own.conn == conn && own.to > from && own.from < to)
-            .map(move |own| (own.from.max(from), own.to.min(to)))
-    }
-
-    /// Calls `keep` for each part of `from..to` that is not one of `conn`'s own frames. `sorted` is the origins of this
-    /// very index, by connection, if somebody has sorted them.
-    pub(super) fn without(
+    /// Calls `keep` for each part of `from..to` that did not come from `conn`. `sorted` is the origins of this index
+    /// sorted by connection, if they were sorted.
+    pub(super) fn ranges_except(
         &self,
         conn: ConnId,
         (from, to): (u32, u32),
@@ -220,18 +231,22 @@ impl Index {
     ) {
         let origins = match sorted {
             Some(sorted) => {
-                let first = sorted.partition_point(|own| own.conn < conn);
-                let len = sorted[first..].partition_point(|own| own.conn == conn);
+                let first = sorted.partition_point(|range| range.conn < conn);
+                let len = sorted[first..].partition_point(|range| range.conn == conn);
                 &sorted[first..first + len]
             }
             None => &self.origins,
         };
         let mut at = from;
-        for (own_from, own_to) in Self::own_in(origins, conn, from, to) {
+        for range in origins {
+            if range.conn != conn || range.to <= from || range.from >= to {
+                continue;
+            }
+            let own_from = range.from.max(from);
             if own_from > at {
                 keep(at, own_from);
             }
-            at = own_to;
+            at = range.to.min(to);
         }
         if at < to {
             keep(at, to);
@@ -239,64 +254,64 @@ impl Index {
     }
 }
 
-/// A sealed stretch: nothing in it changes any more, and every link shares it.
+/// A sealed stretch of the log, shared by all connections. Its bytes and its index never change.
 #[derive(Debug)]
 pub(super) struct Segment {
-    pub(super) index: Index,
+    pub(super) index: ChunkIndex,
     body: Body,
-    /// The origins by connection, sorted by the first link that asks, outside the log's lock.
-    sorted: OnceLock<Box<[OriginRange]>>,
+    /// The origins by connection, sorted by the first connection that needs them, outside the log's lock.
+    sorted_origins: OnceLock<Box<[OriginRange]>>,
 }
 
 #[derive(Debug)]
 enum Body {
-    /// Small messages, one after the other in one stretch of memory.
-    Plain(Bytes),
-    /// One large message whose payload was not copied: pieces, and where each ends.
+    /// Small messages, one after the other.
+    Contiguous(Bytes),
+    /// One large message that was not copied: its pieces, and where each of them ends.
     Pieces { pieces: Vec<Bytes>, ends: Vec<u32> },
 }
 
 impl Segment {
-    pub(super) const fn plain(index: Index, bytes: Bytes) -> Self {
-        Self { index, body: Body::Plain(bytes), sorted: OnceLock::new() }
+    pub(super) const fn contiguous(index: ChunkIndex, bytes: Bytes) -> Self {
+        Self { index, body: Body::Contiguous(bytes), sorted_origins: OnceLock::new() }
     }
 
-    pub(super) const fn pieces(index: Index, pieces: Vec<Bytes>, ends: Vec<u32>) -> Self {
-        Self { index, body: Body::Pieces { pieces, ends }, sorted: OnceLock::new() }
+    pub(super) const fn pieces(index: ChunkIndex, pieces: Vec<Bytes>, ends: Vec<u32>) -> Self {
+        Self { index, body: Body::Pieces { pieces, ends }, sorted_origins: OnceLock::new() }
     }
 
-    /// Whether it refers to memory that is not the log's own.
+    /// Whether it refers to memory that the log did not allocate.
     pub(super) const fn is_borrowed(&self) -> bool {
         matches!(self.body, Body::Pieces { .. })
     }
 
-    /// What the segment is charged for, without the block that plain bytes live in.
-    pub(super) fn cost(&self) -> usize {
+    /// Bytes of memory that the segment takes, without the block that contiguous bytes are in.
+    pub(super) fn memory(&self) -> usize {
         let body = match &self.body {
-            Body::Plain(_) => 0,
+            Body::Contiguous(_) => 0,
             Body::Pieces { pieces, .. } => self.index.len() as usize + pieces.len() * PIECE_OVERHEAD,
         };
-        SEGMENT_OVERHEAD + self.index.cost() + body
+        SEGMENT_OVERHEAD + self.index.memory() + body
     }
 
-    /// The origins by connection, or `None` where a walk over the few there are is as good.
-    fn sorted(&self) -> Option<&[OriginRange]> {
-        if self.index.origins.len() <= 8 {
+    /// The origins by connection, or `None` where sorting them does not pay.
+    fn sorted_origins(&self) -> Option<&[OriginRange]> {
+        if self.index.origins.len() <= MAX_UNSORTED_ORIGINS {
             return None;
         }
-        Some(self.sorted.get_or_init(|| {
-            let mut own = self.index.origins.clone();
-            own.sort_unstable();
-            own.into_boxed_slice()
+        Some(self.sorted_origins.get_or_init(|| {
+            let mut origins = self.index.origins.clone();
+            origins.sort_unstable();
+            origins.into_boxed_slice()
         }))
     }
 
-    /// Calls `keep` for each part of `from..to` that is not one of `conn`'s own frames.
-    pub(super) fn without(&self, conn: ConnId, range: (u32, u32), keep: impl FnMut(u32, u32)) {
-        self.index.without(conn, range, self.sorted(), keep);
+    /// Calls `keep` for each part of `from..to` that did not come from `conn`.
+    pub(super) fn ranges_except(&self, conn: ConnId, range: (u32, u32), keep: impl FnMut(u32, u32)) {
+        self.index.ranges_except(conn, range, self.sorted_origins(), keep);
     }
 
-    /// The bytes between two offsets, in as many slices as they lie in.
+    /// The bytes between two offsets, in slices.
     pub(super) fn slices(&self, from: u32, to: u32) -> SmallVec<[&[u8]; 4]> {
         let mut out = SmallVec::new();
         self.each_slice(from, to, |slice| {
@@ -306,10 +321,10 @@ impl Segment {
         out
     }
 
-    /// Calls `take` for each slice between two offsets until it says no.
+    /// Calls `take` for each slice between two offsets until it returns `false`.
     pub(super) fn each_slice<'a>(&'a self, from: u32, to: u32, mut take: impl FnMut(&'a [u8]) -> bool) {
         match &self.body {
-            Body::Plain(bytes) => {
+            Body::Contiguous(bytes) => {
                 take(&bytes[from as usize..to as usize]);
             }
             Body::Pieces { pieces, ends } => {

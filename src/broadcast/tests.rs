@@ -2,10 +2,13 @@ use std::io::IoSlice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::test_reader::{Reader, TestLog};
 use super::*;
+use crate::base::Tick;
 
 struct Count(AtomicUsize);
 
@@ -24,8 +27,8 @@ fn conn(n: u64) -> ConnId {
     ConnId::new(n).expect("not zero")
 }
 
-fn log(lag: LagPolicy) -> Arc<Log> {
-    Log::new(LogConfig { lag, ..LogConfig::test() }, WakeSet::new())
+fn log(lag: LagPolicy) -> TestLog {
+    TestLog::new(LogConfig { lag, ..LogConfig::test() }, &WakeSet::new())
 }
 
 fn line_of(batch: &Batch) -> Vec<u8> {
@@ -35,7 +38,7 @@ fn line_of(batch: &Batch) -> Vec<u8> {
 }
 
 /// Everything that is there to take now, written.
-fn take(cursor: &mut Cursor) -> Vec<u8> {
+fn take(cursor: &mut Reader) -> Vec<u8> {
     let (mut line, mut batch) = (Vec::new(), Batch::new());
     while cursor.fill(1 << 20, &mut batch) == Fill::Ready {
         let part = line_of(&batch);
@@ -74,17 +77,17 @@ fn a_small_rest_of_the_tail_is_copied_and_a_large_one_is_shared() {
     let mut batch = Batch::new();
     log.append(b"little", None).unwrap();
     assert_eq!(cursor.fill(1 << 20, &mut batch), Fill::Ready);
-    assert_eq!(log.ring.lock().segments(), 0, "nothing was sealed for six bytes");
+    assert_eq!(log.segments(), 0, "nothing was sealed for six bytes");
     cursor.advance(&mut batch, 6);
     log.append(&[7; 5000], None).unwrap();
     assert_eq!(cursor.fill(1 << 20, &mut batch), Fill::Ready);
-    assert_eq!(log.ring.lock().segments(), 2, "the rolled block and the sealed tail");
+    assert_eq!(log.segments(), 2, "the rolled block and the sealed tail");
     assert_eq!(line_of(&batch), [7; 5000]);
 }
 
 #[test]
 fn a_link_that_has_as_much_to_write_leaves_the_tail_to_grow() {
-    let log = Log::new(LogConfig::recommended(), WakeSet::new());
+    let log = TestLog::new(LogConfig::recommended(), &WakeSet::new());
     let mut early = log.join(conn(1));
     let mut late = log.join(conn(2));
     let message = [1; 10_000];
@@ -93,7 +96,7 @@ fn a_link_that_has_as_much_to_write_leaves_the_tail_to_grow() {
     log.append(&message, None).unwrap();
     let mut batch = Batch::new();
     assert_eq!(late.fill(1 << 20, &mut batch), Fill::Ready);
-    assert_eq!((batch.len(), log.ring.lock().segments()), (10_000, 1));
+    assert_eq!((batch.len(), log.segments()), (10_000, 1));
     late.advance(&mut batch, 10_000);
     assert!(late.has_unread(), "it comes back before it parks");
     assert_eq!(take(&mut late).len(), 10_000);
@@ -211,7 +214,7 @@ fn disconnect_ends_a_lagging_link_and_the_policy_is_hot() {
 
 #[test]
 fn many_origins_are_each_written_around_by_the_one_link_concerned() {
-    let log = Log::new(LogConfig::recommended(), WakeSet::new());
+    let log = TestLog::new(LogConfig::recommended(), &WakeSet::new());
     let mut links: Vec<_> = (1..=20).map(|n| log.join(conn(n))).collect();
     for n in 0..2000u64 {
         let origin = (!n.is_multiple_of(3)).then(|| conn(n % 20 + 1));
@@ -236,20 +239,21 @@ fn a_winner_sends_the_losers_unfinished_message_again_from_its_start() {
     assert_eq!(loser.fill(1 << 20, &mut batch), Fill::Ready);
     loser.advance(&mut batch, 5 + 14 + 3);
     loser.publish();
-    let mut winner = log.join_at(conn(2), loser.view().resume());
+    let mut winner = log.join_at(conn(2), loser.positions.resume_points());
     drop(loser);
     assert_eq!(take(&mut winner).len(), 3 * 14, "from its start, without what the peer itself had sent");
     // One that stood where the ring has gone past is told so.
-    let gone = winner.view().resume();
+    let gone = winner.positions.resume_points();
     flood(&log, 40, 3000);
     assert_eq!(log.join_at(conn(3), gone).fill(1, &mut Batch::new()), Fill::Overrun);
 }
 
 #[test]
 fn an_append_wakes_a_parked_link_once_and_a_link_with_news_does_not_park() {
-    let log = log(LagPolicy::Skip);
+    let wake_set = WakeSet::new();
+    let log = TestLog::new(LogConfig::test(), &wake_set);
     let mut cursor = log.join(conn(1));
-    let parker = log.wake_set.parker();
+    let parker = wake_set.parker();
     let (count, waker) = counting();
     assert_eq!(parker.park(&waker, || !cursor.has_unread()), Parked::Yes);
     log.append(b"x", None).unwrap();
@@ -263,7 +267,7 @@ fn an_append_wakes_a_parked_link_once_and_a_link_with_news_does_not_park() {
 #[test]
 fn an_append_wakes_few_itself_and_leaves_the_rest_to_the_waker_task() {
     let wake_set = WakeSet::new();
-    let log = Log::new(LogConfig::test(), Arc::clone(&wake_set));
+    let log = TestLog::new(LogConfig::test(), &wake_set);
     let parkers: Vec<_> = (0..1000).map(|_| wake_set.parker()).collect();
     let (count, waker) = counting();
     let mut waker_task = wake_set.waker_task().unwrap();
@@ -363,9 +367,9 @@ fn links_that_stand_still_are_all_given_up_after_one_stall_time_until_they_move(
 
 #[test]
 fn a_stall_time_without_end_is_only_a_long_one() {
-    let log = Log::new(
+    let log = TestLog::new(
         LogConfig { lag: LagPolicy::Skip, stall: Duration::MAX, ..LogConfig::test() },
-        WakeSet::new(),
+        &WakeSet::new(),
     );
     let mut cursor = log.join(conn(1));
     crowd(&log);
@@ -396,7 +400,7 @@ fn a_slow_link_that_moves_is_waited_for_however_long_it_takes() {
 }
 
 /// Writes at most so many bytes of what is there.
-fn take_some(cursor: &mut Cursor, most: usize) {
+fn take_some(cursor: &mut Reader, most: usize) {
     let mut batch = Batch::new();
     assert_eq!(cursor.fill(most, &mut batch), Fill::Ready);
     let len = batch.len();
@@ -460,7 +464,7 @@ fn a_successor_that_begins_far_behind_is_waited_for() {
     let mut fast = log.join(conn(2));
     crowd(&log);
     take(&mut fast);
-    let from = loser.view().resume();
+    let from = loser.positions.resume_points();
     drop(loser);
     let mut waiter = log.room_wait();
     assert!(poll(&mut waiter, Waker::noop(), 0).is_ready());

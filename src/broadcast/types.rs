@@ -1,4 +1,4 @@
-//! What is said to a log and what it says: set-up, results, counters.
+//! Configuration, results and counters of a log.
 
 use std::time::Duration;
 
@@ -6,35 +6,41 @@ use bytes::Bytes;
 
 use crate::base::ConnId;
 
-/// What happens to a link whose next message has left the ring.
+/// Smallest ring.
+const MIN_RING_BYTES: usize = 8 << 10;
+/// Largest ring: offsets within a segment are 32 bits wide.
+const MAX_RING_BYTES: usize = u32::MAX as usize;
+
+/// What happens to a connection whose next message has left the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum LagPolicy {
-    /// It is told to end: nothing of this class may be missed.
+    /// It is closed: no message of this lane may be missed.
     Disconnect,
-    /// It goes on behind the newest message, and the gap is counted.
+    /// It continues behind the newest message, and the skipped messages are counted.
     Skip,
 }
 
-/// How a log is set up.
+/// Configuration of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogConfig {
-    /// Bytes of memory the log may hold, indexes and referenced payloads included. Default 16 MiB. A message may take
-    /// half of it; producers that wait are stopped when the slowest link is a quarter of it behind. Hot.
+    /// Bytes of memory that the log may hold, indexes and referenced payloads included. Default 16 MiB. A message may
+    /// take half of it. Producers that wait for room are stopped when the slowest connection is a quarter of it behind.
+    /// Can change at run time.
     pub ring_bytes: usize,
-    /// Size of a block of memory that messages are gathered in, hence of the largest sealed segment. Default 256 KiB; an
-    /// eighth of the ring at most.
+    /// Bytes of a block of memory that messages are copied into, and so of the largest segment of small messages.
+    /// Default 256 KiB; an eighth of the ring at most.
     pub block_bytes: usize,
-    /// How long a link may stand still before producers stop waiting for it, a year at the most. Default 1 s. The other
-    /// times of back-pressure are parts and multiples of it: see [`RoomWait`](super::RoomWait).
+    /// How long a connection may stand still before producers stop waiting for it, a year at most. Default 1 s. The
+    /// other times of back-pressure are parts and multiples of it: see [`RoomWait`](super::RoomWait).
     pub stall: Duration,
-    /// What happens to a link that falls behind the ring. Default [`LagPolicy::Skip`]. Hot.
+    /// What happens to a connection that falls behind the ring. Default [`LagPolicy::Skip`]. Can change at run time.
     pub lag: LagPolicy,
 }
 
 impl LogConfig {
-    /// What a node starts with.
+    /// The defaults of a node.
     pub const fn recommended() -> Self {
         Self {
             ring_bytes: 16 << 20,
@@ -44,7 +50,7 @@ impl LogConfig {
         }
     }
 
-    /// Small enough that tests reach every limit.
+    /// Small enough for tests to reach every limit.
     pub const fn test() -> Self {
         Self { ring_bytes: 64 << 10, block_bytes: 4 << 10, ..Self::recommended() }
     }
@@ -56,27 +62,29 @@ impl Default for LogConfig {
     }
 }
 
-/// Where an append put its message. [`CursorView::status_of`](super::CursorView::status_of) says what became of it at a link.
+/// Where an append put its message. [`CursorView::status_of`](super::CursorView::status_of) tells what became of the
+/// message at one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Appended {
     /// Number of the message in this log, from zero.
     pub seq: u64,
-    /// The link that it came from and is not written to.
+    /// The connection that the message came from. It is not written there.
     pub origin: Option<ConnId>,
 }
 
-/// Why a message was not appended. Nothing was changed.
+/// Why a message was not appended. The log is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum AppendError {
-    /// There were no bytes.
-    #[error("a message of no bytes")]
+    /// The message has no bytes.
+    #[error("the message is empty")]
     Empty,
-    /// More than half of the ring. Raise `ring_bytes`, or send it to each peer by itself.
-    #[error("a message of {len} bytes for a log that takes at most {limit}")]
+    /// The message is larger than half of the ring. Raise `ring_bytes`, or send it to each peer separately.
+    #[error("the message has {len} bytes, more than the {limit} that this log takes")]
     TooLarge {
-        /// Its length.
+        /// Bytes of the message.
         len: usize,
-        /// The most that this log takes.
+        /// Bytes of the largest message that this log takes.
         limit: usize,
     },
 }
@@ -89,19 +97,19 @@ pub struct LogChunk {
 }
 
 impl LogChunk {
-    /// A chunk. The header is copied, the body is not.
+    /// A chunk. Copies the header but not the body.
     pub fn new(head: &[u8], body: Bytes) -> Self {
         Self { head: Bytes::copy_from_slice(head), body }
     }
 }
 
-/// Counters of a log. `evicted` and `skipped` rising together mean that links do not keep up with what is broadcast.
+/// Counters of a log. If `evicted` and `skipped` rise together, connections do not keep up with the broadcasts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct LogStats {
     /// Bytes of memory held.
     pub bytes: usize,
-    /// Bytes of memory it may hold.
+    /// Bytes of memory that may be held.
     pub ring_bytes: usize,
     /// Messages ever appended.
     pub messages: u64,
@@ -109,31 +117,28 @@ pub struct LogStats {
     pub appended_bytes: u64,
     /// Messages that have left the ring.
     pub evicted: u64,
-    /// Messages that links passed by because they lagged, summed over the links.
+    /// Messages that connections skipped because they lagged, summed over the connections.
     pub skipped: u64,
-    /// Cursors alive.
+    /// Connections that have a position in the log.
     pub cursors: usize,
 }
 
-pub(super) const fn limit_of(ring_bytes: usize) -> usize {
-    // Offsets within a segment are 32 bits wide, and a message takes half of the ring at most.
-    let most = u32::MAX as usize;
+/// The bytes that a ring may hold, within the bounds.
+pub(super) const fn clamp_ring_bytes(ring_bytes: usize) -> usize {
     if ring_bytes < MIN_RING_BYTES {
         MIN_RING_BYTES
-    } else if ring_bytes > most {
-        most
+    } else if ring_bytes > MAX_RING_BYTES {
+        MAX_RING_BYTES
     } else {
         ring_bytes
     }
 }
 
-pub(super) const fn check_len(len: usize, limit: usize) -> Result<(), AppendError> {
+/// Refuses an empty message and one larger than half of the ring.
+pub(super) const fn check_len(len: usize, ring_bytes: usize) -> Result<(), AppendError> {
     match len {
         0 => Err(AppendError::Empty),
-        len if len > limit / 2 => Err(AppendError::TooLarge { len, limit: limit / 2 }),
+        len if len > ring_bytes / 2 => Err(AppendError::TooLarge { len, limit: ring_bytes / 2 }),
         _ => Ok(()),
     }
 }
-
-/// Smallest ring.
-const MIN_RING_BYTES: usize = 8 << 10;

@@ -1,10 +1,12 @@
-//! The list of list: many put themselves on it, and whoever has news takes some off.
+//! The list of sleeping connections: many add themselves, and a producer takes some off.
 //!
-//! It is a ring buffer under one short lock, not a lock-free queue: such a queue lives in blocks, and so asks for memory
-//! again and again as list come and go. This one has a place for every link from the time the link joins, so that
-//! falling asleep asks for none. What that costs: two links that fall asleep at once wait for each other for as long as
-//! a push takes, some 20 ns beside the system call each of them comes from; and where the system stops a thread inside, the
-//! others wait in the kernel until it goes on. Nothing is dropped or woken under the lock.
+//! It is a ring buffer under one short lock, not a lock-free queue. Such a queue lives in blocks, and allocates again and
+//! again as sleepers come and go. This list reserves an entry for each connection when the connection joins, so going to
+//! sleep allocates nothing.
+//!
+//! The price: two connections that go to sleep at once wait for each other for as long as a push takes, some 20 ns beside
+//! the system call that each of them comes from. If the system stops a thread inside, the others wait in the kernel until
+//! it continues. Nothing is dropped or woken under the lock.
 
 use std::collections::VecDeque;
 
@@ -14,16 +16,18 @@ use smallvec::SmallVec;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
-/// Entries that are taken under one lock.
+/// Most entries that are taken under one lock.
 pub(super) const MAX_TAKEN: usize = 16;
+/// Reserved entries whose memory is never given back.
+const MIN_RESERVED: usize = 64;
 
-/// What was taken at once.
+/// The entries that were taken under one lock.
 pub(super) type Taken<T> = SmallVec<[T; MAX_TAKEN]>;
 
-/// A list of list, in the order in which they fell asleep.
+/// A list of sleepers, in the order in which they went to sleep.
 #[derive(Debug)]
 pub(super) struct WakeList<T> {
-    /// The length of the list, for whoever only asks whether it is empty. Written under the lock.
+    /// The length of the list, to be read without the lock. Written under the lock.
     len: CachePadded<AtomicUsize>,
     list: CachePadded<Mutex<List<T>>>,
 }
@@ -31,86 +35,83 @@ pub(super) struct WakeList<T> {
 #[derive(Debug)]
 struct List<T> {
     entries: VecDeque<T>,
-    /// How many may want to be on the list at a time.
-    places: usize,
+    /// How many entries may be on the list at once.
+    reserved: usize,
 }
 
 impl<T> WakeList<T> {
     pub(super) fn new() -> Self {
-        let list = List { entries: VecDeque::new(), places: 0 };
+        let list = List { entries: VecDeque::new(), reserved: 0 };
         Self { len: CachePadded::new(AtomicUsize::new(0)), list: CachePadded::new(Mutex::new(list)) }
     }
 
-    /// How many are on the list. A relaxed load: who needs to see a push brings the fences.
+    /// Entries on the list. A relaxed load: a caller that needs to see a push brings the fences.
     pub(super) fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)
     }
 
-    /// Makes a place for one more.
+    /// Reserves memory for one more entry.
     ///
     /// # Cost
     /// One short lock; amortised O(1): the list grows by an eighth.
     pub(super) fn reserve(&self) {
         let mut list = self.list.lock();
-        list.places += 1;
-        if list.places > list.entries.capacity() {
-            // By an eighth: most of what is doubled would be in vain.
-            let room = list.places + (list.places / 8).max(MIN_RESERVED);
-            let missing = room.saturating_sub(list.entries.len());
+        list.reserved += 1;
+        if list.reserved > list.entries.capacity() {
+            // By an eighth: doubling would waste most of what it adds.
+            let capacity = list.reserved + (list.reserved / 8).max(MIN_RESERVED);
+            let missing = capacity.saturating_sub(list.entries.len());
             list.entries.reserve_exact(missing);
         }
     }
 
-    /// Takes back a place. Memory that has become far too large is given back.
+    /// Takes back one reservation. Frees memory if far too much is reserved.
     ///
     /// # Cost
-    /// One short lock; amortised O(1): it shrinks by half at least.
+    /// One short lock; amortised O(1): the list shrinks by half at least.
     pub(super) fn unreserve(&self) {
         let mut list = self.list.lock();
-        list.places = list.places.saturating_sub(1);
-        let enough = 2 * list.places.max(MIN_RESERVED);
+        list.reserved = list.reserved.saturating_sub(1);
+        let enough = 2 * list.reserved.max(MIN_RESERVED);
         if list.entries.capacity() > 2 * enough {
             list.entries.shrink_to(enough);
         }
     }
 
-    /// Puts an entry at the end.
+    /// Adds an entry at the end.
     ///
     /// # Cost
-    /// One short lock; no allocation unless more are on the list than there are places.
+    /// One short lock; allocates only if the list has more entries than are reserved.
     pub(super) fn push(&self, entry: T) {
         let mut list = self.list.lock();
         list.entries.push_back(entry);
         self.len.store(list.entries.len(), Ordering::Relaxed);
     }
 
-    /// Takes up to `most` of the oldest entries, and no more than a handful.
+    /// Takes up to `max` of the oldest entries, [`MAX_TAKEN`] at most.
     ///
     /// # Cost
     /// One short lock; no allocation.
-    pub(super) fn take(&self, most: usize) -> Taken<T> {
+    pub(super) fn take(&self, max: usize) -> Taken<T> {
         let mut list = self.list.lock();
-        let count = most.min(MAX_TAKEN).min(list.entries.len());
+        let count = max.min(MAX_TAKEN).min(list.entries.len());
         let taken = list.entries.drain(..count).collect();
         self.len.store(list.entries.len(), Ordering::Relaxed);
         taken
     }
 
     #[cfg(all(test, not(peerpool_loom)))]
-    pub(super) fn capacity(&self) -> usize {
+    fn capacity(&self) -> usize {
         self.list.lock().entries.capacity()
     }
 }
-
-/// Places whose memory is never given back.
-const MIN_RESERVED: usize = 64;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
     use super::*;
 
     #[test]
-    fn entries_come_out_in_order_by_the_handful() {
+    fn entries_are_taken_in_order_and_at_most_sixteen_at_once() {
         let list = WakeList::new();
         (0..40).for_each(|n| list.push(n));
         assert_eq!(list.len(), 40);
@@ -122,13 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn a_list_with_a_place_for_everybody_keeps_its_memory_however_often_they_come_and_go() {
+    fn a_list_with_reserved_entries_never_reallocates_as_entries_come_and_go() {
         let list = WakeList::new();
         (0..1000).for_each(|_| list.reserve());
         let capacity = list.capacity();
         for round in 0..100 {
             (0..1000).for_each(|n| list.push(n));
-            // Some stay, so that the ring turns.
+            // Some stay, so that the ring buffer turns.
             while list.len() > round % 3 {
                 assert!(!list.take(7).is_empty());
             }
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_crowd_has_left_its_memory_is_given_back() {
+    fn memory_is_freed_after_many_connections_have_left() {
         let list = WakeList::new();
         for _ in 0..19_000 {
             list.reserve();

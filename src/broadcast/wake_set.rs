@@ -1,13 +1,18 @@
-//! Where links sleep: one place for everything that may have something for them.
+//! Where connections sleep: one wake set for everything that may have something for them to write.
+//!
+//! A connection parks once for all logs and the state table that share its wake set. Whatever adds something, a
+//! *source*, calls [`WakeSet::notify`] after it has published. The producer wakes the first few connections itself and
+//! hands the rest to the waker task, so that an append costs the same for any number of connections.
+//!
+//! The list of sleepers is behind one short lock: see the module `wake_list`. A producer reads its length first, and
+//! takes no lock if no connection sleeps.
 //!
 //! # Invariants
-//! 40. *Statement*: the last append before silence reaches every link. *Enforced by*: both sides write their own word, pass
-//!     a sequentially consistent fence and read the other's: the producer its end and then the count of list, the
-//!     link its seat on the list and then every end. *Breaks if*: a source tells the wake_set before its end is visible, or a
-//!     link's `idle` leaves a source out.
-//!
-//! The list of list is behind one short lock; what that costs stands in the module `list`. A producer asks for its
-//! length first, and takes no lock where nobody sleeps.
+//! `no_lost_wakeup`
+//! - *Statement*: the last append before silence reaches every connection.
+//! - *Enforced by*: both sides write their own word, pass a sequentially consistent fence and read the other's word. The
+//!   producer writes its end and reads the number of sleepers; the connection enters the list and reads every end.
+//! - *Breaks if*: a source calls `notify` before its end is visible, or the `idle` of a connection leaves a source out.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,62 +25,62 @@ use super::wake_list::{MAX_TAKEN, WakeList};
 use crate::sync::TaskWaker;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
 
-/// How many links a producer wakes itself before it hands the rest on. None in models, which have few links.
+/// Connections that a producer wakes itself before it hands the rest to the waker task. None in models, which have few
+/// connections.
 const MAX_DIRECT_WAKES: usize = if cfg!(peerpool_loom) { 0 } else { MAX_TAKEN };
-/// How many links the waker task wakes before it lets others run.
+/// Connections that the waker task wakes before it lets other tasks run.
 const MAX_WAKES_PER_POLL: usize = 64;
-/// How many seats of links that are gone the list may hold before they are shaken out.
+/// Entries of ended connections on the list before they are taken off.
 const MAX_DEAD_ENTRIES: usize = 256;
 
-/// The seat is on the list.
+/// State of a parked waker: its entry is on the list.
 const LISTED: u8 = 1;
-/// Its link sleeps.
+/// State of a parked waker: its task sleeps.
 const ASLEEP: u8 = 2;
 
-/// Where the links of a node sleep, whatever it is they wait for: a link parks once for all logs and the state table
-/// that were made with this wake_set.
+/// Where the connections of a node sleep. Logs and state tables that were made with the same wake set wake the same
+/// connections.
 #[derive(Debug)]
 pub struct WakeSet {
     list: WakeList<Arc<ParkedWaker>>,
-    /// Seats on the list, about, whose link is gone.
-    gone: AtomicUsize,
-    /// A producer left the rest to the waker task, which has not begun yet: whoever is on the list will be woken.
+    /// Entries on the list whose connection has ended. Approximate.
+    dead_entries: AtomicUsize,
+    /// The rest is handed to the waker task, which has not begun yet: every connection on the list will be woken.
     handed_over: CachePadded<AtomicBool>,
-    /// There is a waker task.
     has_waker_task: AtomicBool,
     task: TaskWaker,
 }
 
-/// Where one task sleeps, and how it is woken.
+/// The waker of one task, and whether the task sleeps.
 #[derive(Debug)]
 pub(crate) struct ParkedWaker {
     state: AtomicU8,
     task: TaskWaker,
 }
 
-/// What became of an attempt to sleep.
+/// The outcome of an attempt to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Parked {
     /// The task will be woken.
     Yes,
-    /// Something came meanwhile: go round again.
+    /// Something came meanwhile: check all sources again.
     No,
 }
 
-/// A link's place to sleep.
+/// A connection's means to sleep in a wake set.
 #[derive(Debug)]
 pub struct Parker {
     wake_set: Arc<WakeSet>,
-    seat: Arc<ParkedWaker>,
+    parked: Arc<ParkedWaker>,
 }
 
-/// The waker task: a future that never ends and wakes those whom producers left to it. Dropping it leaves nobody asleep:
-/// producers then wake everybody themselves.
+/// The waker task: a future that never ends and wakes the connections that producers handed over. Once it is dropped,
+/// producers wake all connections themselves.
 #[derive(Debug)]
 pub struct WakerTask {
     wake_set: Arc<WakeSet>,
-    /// How many of the round are still to be woken.
+    /// Entries of the present round still to wake.
     left: usize,
 }
 
@@ -84,7 +89,7 @@ impl ParkedWaker {
         Arc::new(Self { state: AtomicU8::new(0), task: TaskWaker::new() })
     }
 
-    /// The task that sleeps here, or is at work.
+    /// The task that sleeps here, or runs.
     pub(crate) const fn task(&self) -> &TaskWaker {
         &self.task
     }
@@ -97,39 +102,40 @@ impl ParkedWaker {
 }
 
 impl WakeSet {
-    /// A wake_set where nobody sleeps.
+    /// A wake set in which no connection sleeps.
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             list: WakeList::new(),
-            gone: AtomicUsize::new(0),
+            dead_entries: AtomicUsize::new(0),
             handed_over: CachePadded::new(AtomicBool::new(false)),
             has_waker_task: AtomicBool::new(false),
             task: TaskWaker::new(),
         })
     }
 
-    /// A place to sleep for one link.
+    /// The means for one connection to sleep here.
     ///
     /// # Cost
     /// One short lock and an allocation.
     pub fn parker(self: &Arc<Self>) -> Parker {
         self.list.reserve();
-        Parker { wake_set: Arc::clone(self), seat: ParkedWaker::new() }
+        Parker { wake_set: Arc::clone(self), parked: ParkedWaker::new() }
     }
 
-    /// The waker task's future, to be spawned once; `None` while there is one.
+    /// The future of the waker task, to be spawned once; `None` while there is one.
     pub fn waker_task(self: &Arc<Self>) -> Option<WakerTask> {
         let before = self.has_waker_task.swap(true, Ordering::AcqRel);
         (!before).then(|| WakerTask { wake_set: Arc::clone(self), left: 0 })
     }
 
-    /// Wakes links, because a source has something new. Its word must have been written before, and no lock be held.
+    /// Wakes connections because a source has something new. The source must have published before, and the caller must
+    /// hold no lock.
     ///
     /// # Cost
-    /// A fence and a load if nobody sleeps; otherwise at most 32 wakes, or all where there is no waker task, and a short
+    /// A fence and a load if no connection sleeps. Otherwise at most 32 wakes, or all without a waker task, and a short
     /// lock for each 16. No allocation.
     pub(crate) fn notify(&self) {
-        // Pairs with the fence in `park`: either this sees the sleeper, or the sleeper sees the source's word.
+        // Pairs with the fence in `park`: this side sees the sleeper, or the sleeper sees the source's word.
         fence(Ordering::SeqCst);
         if self.list.len() > 0 {
             self.wake_some();
@@ -143,7 +149,7 @@ impl WakeSet {
 
     #[cold]
     fn wake_some(&self) {
-        // Pairs with the exchange and the fence in `WakerTask::poll`: its round begins after this word was written.
+        // Pairs with the swap and the fence in `WakerTask::poll`: its round begins after this word was written.
         if self.handed_over.load(Ordering::Relaxed) {
             return;
         }
@@ -156,58 +162,58 @@ impl WakeSet {
         if !self.handed_over.swap(true, Ordering::AcqRel) {
             self.task.wake();
         }
-        // Pairs with the fence in `WakerTask::drop`: either it sees what was handed_over to it, or this sees that it is gone.
+        // Pairs with the fence in `WakerTask::drop`: the drop sees what was handed over, or this side sees the drop.
         fence(Ordering::SeqCst);
         if !self.has_waker_task.load(Ordering::Relaxed) && self.handed_over.swap(false, Ordering::AcqRel) {
             self.wake_up_to(self.list.len());
         }
     }
 
-    /// Wakes at most so many: the number at entry bounds a round, so that a link that sleeps again meanwhile is not
-    /// woken in a loop. Returns how many seats it took.
-    fn wake_up_to(&self, most: usize) -> usize {
+    /// Wakes at most `max` connections. The caller passes the length at its start, so that a connection that sleeps
+    /// again meanwhile is not woken in a loop. Returns the number of entries taken.
+    fn wake_up_to(&self, max: usize) -> usize {
         let mut woken = 0;
-        while woken < most {
-            let handful = self.list.take(most - woken);
-            if handful.is_empty() {
+        while woken < max {
+            let taken = self.list.take(max - woken);
+            if taken.is_empty() {
                 break;
             }
-            woken += handful.len();
-            handful.into_iter().for_each(|seat| seat.wake());
+            woken += taken.len();
+            taken.into_iter().for_each(|parked| parked.wake());
         }
         woken
     }
 }
 
 impl Parker {
-    /// Where its task is found.
+    /// The waker that a sleeping task is woken through.
     pub(crate) const fn parked_waker(&self) -> &Arc<ParkedWaker> {
-        &self.seat
+        &self.parked
     }
 
-    /// Puts the task to sleep unless there is something to do. `idle` says whether no source has news; it must ask every
-    /// source of this wake_set that the link serves, after everything that came before was taken.
+    /// Puts the task to sleep unless there is something to do. `idle` tells whether no source has news. It must check
+    /// every source of this wake set that the connection serves, after the connection took everything before.
     ///
     /// # Cost
-    /// At most one push to the list, under a short lock and into memory that is there; a fence, and what `idle` costs.
+    /// At most one push to the list, under a short lock and into reserved memory; a fence, and what `idle` costs.
     pub fn park(&self, waker: &Waker, idle: impl FnOnce() -> bool) -> Parked {
-        self.seat.task.register(waker);
+        self.parked.task.register(waker);
         self.park_registered(idle)
     }
 
-    /// As [`Parker::park`], of a task that has registered with the seat since it was last polled: whoever has taken that
-    /// waker since has woken the task, which will be polled again.
+    /// As [`Parker::park`], for a task that has registered its waker since it was last polled. If that waker was taken
+    /// since, the task is woken and will be polled again.
     pub(crate) fn park_registered(&self, idle: impl FnOnce() -> bool) -> Parked {
-        // A seat still on the list is found there: no second push.
-        if self.seat.state.fetch_or(LISTED | ASLEEP, Ordering::AcqRel) & LISTED == 0 {
-            self.wake_set.list.push(Arc::clone(&self.seat));
+        // An entry that is still on the list is found there: no second push.
+        if self.parked.state.fetch_or(LISTED | ASLEEP, Ordering::AcqRel) & LISTED == 0 {
+            self.wake_set.list.push(Arc::clone(&self.parked));
         }
         // Pairs with the fence in `WakeSet::notify`.
         fence(Ordering::SeqCst);
         if idle() {
             return Parked::Yes;
         }
-        self.seat.state.fetch_and(!ASLEEP, Ordering::AcqRel);
+        self.parked.state.fetch_and(!ASLEEP, Ordering::AcqRel);
         Parked::No
     }
 }
@@ -216,14 +222,14 @@ impl Drop for Parker {
     fn drop(&mut self) {
         let wake_set = &self.wake_set;
         wake_set.list.unreserve();
-        if self.seat.state.fetch_and(!ASLEEP, Ordering::AcqRel) & LISTED == 0 {
+        if self.parked.state.fetch_and(!ASLEEP, Ordering::AcqRel) & LISTED == 0 {
             return;
         }
-        // With nothing appended for days, links that come and go would fill the list.
-        let gone = wake_set.gone.fetch_add(1, Ordering::Relaxed) + 1;
+        // Without appends for days, connections that come and go would fill the list.
+        let dead = wake_set.dead_entries.fetch_add(1, Ordering::Relaxed) + 1;
         let listed = wake_set.list.len();
-        if gone >= MAX_DEAD_ENTRIES && gone >= listed / 2 {
-            wake_set.gone.store(0, Ordering::Relaxed);
+        if dead >= MAX_DEAD_ENTRIES && dead >= listed / 2 {
+            wake_set.dead_entries.store(0, Ordering::Relaxed);
             wake_set.wake_up_to(listed);
         }
     }
@@ -239,8 +245,8 @@ impl Future for WakerTask {
             if !wake_set.handed_over.swap(false, Ordering::AcqRel) {
                 return Poll::Pending;
             }
-            // Pairs with the fence in `notify`: whoever was told that this round will come has its word visible to all
-            // that the round wakes.
+            // Pairs with the fence in `notify`: a producer that relied on this round has its word visible to all
+            // connections that the round wakes.
             fence(Ordering::SeqCst);
             self.left = wake_set.list.len();
         }

@@ -38,7 +38,7 @@ use super::close_reason::CloseReason;
 use super::handle::{Connection, ResumePoints};
 use super::handler::ConnectionHandler;
 use crate::broadcast::state::StateCursor;
-use crate::broadcast::{Batch, LogCursor, LogPositions};
+use crate::broadcast::{Batch, Cursor, LogPositions};
 
 use bulk_window::BulkWindow;
 
@@ -75,7 +75,7 @@ struct WriteState {
 /// Where the bytes of one lane come from.
 #[derive(Default)]
 struct LaneWriter {
-    stride: LogCursor,
+    stride: Cursor,
     batch: Batch,
     /// A message of the queue whose first chunks are in a round or on the line already.
     open: Option<Box<Chunks>>,
@@ -364,7 +364,7 @@ impl<D: Protocol> Writer<D> {
 
     /// Where the cursors stand now.
     pub(super) fn positions(&self) -> ResumePoints {
-        self.positions.states().resume_points()
+        self.positions.resume_points()
     }
 }
 

@@ -3,14 +3,18 @@
 //! Shared by the property test and the fuzz target: any bytes are a valid run.
 
 use std::io::IoSlice;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use peerpool::base::ConnId;
 use peerpool::broadcast::{
-    Appended, Batch, Cursor, CursorView, Fill, LagPolicy, Log, LogChunk, LogConfig, MAX_PARTIAL_CHUNK,
-    Receipt, WakeSet,
+    Appended, Batch, Cursor, CursorView, Fill, LOGS_PER_SET, LagPolicy, Log, LogChunk, LogConfig,
+    LogPositions, LogSet, MAX_PARTIAL_CHUNK, Receipt, ResumePoint, WakeSet,
 };
+
+#[path = "../../src/broadcast/test_reader.rs"]
+pub(crate) mod test_reader;
+
+use test_reader::{Reader, TestLog};
 
 /// Bytes as decisions; zero for ever once they have run out.
 struct Choices<'a>(&'a [u8]);
@@ -47,7 +51,7 @@ fn bytes_of(seq: u64, from: usize, to: usize) -> Vec<u8> {
 
 /// A cursor, and what it ought to do.
 struct Connection {
-    cursor: Cursor,
+    cursor: Reader,
     batch: Batch,
     conns: Vec<ConnId>,
     start: u64,
@@ -69,7 +73,7 @@ struct Gone {
 }
 
 struct World {
-    log: Arc<Log>,
+    log: TestLog,
     messages: Vec<Message>,
     links: Vec<Connection>,
     left: Vec<Gone>,
@@ -84,7 +88,7 @@ pub(crate) fn run(data: &[u8]) {
     let block_bytes = 512 + choices.below(8 * 1024);
     let config = LogConfig { ring_bytes, block_bytes, ..LogConfig::test() };
     let mut world = World {
-        log: Log::new(config, WakeSet::new()),
+        log: TestLog::new(config, &WakeSet::new()),
         messages: Vec::new(),
         links: Vec::new(),
         left: Vec::new(),
@@ -201,7 +205,7 @@ impl World {
         loser.cursor.publish();
         loser.published = loser.seq;
         let conns = vec![conn, loser.conns[0]];
-        let cursor = self.log.join_at(conn, loser.cursor.view().resume());
+        let cursor = self.log.join_at(conn, loser.cursor.positions.resume_points());
         // Whether the loser's own frames count as behind it is all one.
         let seq = cursor.view().start();
         assert!(
@@ -330,7 +334,7 @@ fn check_receipt(
 }
 
 impl Connection {
-    fn new(cursor: Cursor, conns: Vec<ConnId>, seq: u64) -> Self {
+    fn new(cursor: Reader, conns: Vec<ConnId>, seq: u64) -> Self {
         Self {
             cursor,
             batch: Batch::new(),

@@ -248,7 +248,7 @@ async fn what_came_over_the_connection_that_a_link_replaces_is_not_written_back_
     let before = side.start(Tight::default(), Ear::new());
     settle().await;
     let positions = Lane::ALL.into_iter().filter_map(|lane| before.connection.cursor_view(lane));
-    let positions: Vec<_> = positions.map(|view| view.resume()).collect();
+    let positions: Vec<_> = positions.map(|view| view.resume_point()).collect();
     let id = ConnId::new(99).unwrap();
     let prepared = ConnectionBuilder::new(ConnectionSetup {
         id,

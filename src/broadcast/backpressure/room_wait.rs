@@ -1,4 +1,4 @@
-//! Whoever waits until links leave room in a log.
+//! [`RoomWait`]: a producer that waits until connections leave room in a log.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -8,23 +8,27 @@ use crate::broadcast::Log;
 #[cfg(doc)]
 use crate::broadcast::{LagPolicy, LogConfig};
 
-/// Waits until the slowest link that is not lagging leaves room: is at most a quarter of the ring behind. With no links
-/// there is always room, and who stands still for [`LogConfig::stall`] is not waited for until it moves. Nor is a link
-/// that has skipped, or that is in the way at every [`Log::tick`] for twice that time while more than half of the links have
-/// nothing left to write: not before it has kept up for ten times that time.
+/// Waits until the slowest connection that is waited for leaves room: is at most a quarter of the ring behind. Without
+/// connections there is always room.
 ///
-/// Under [`LagPolicy::Skip`], where not being waited for costs a link messages but not its connection, a link that takes less than
-/// half as much as the others is found out sooner: once two thirds of all links, and eight at least, have idled for it
-/// for a tenth of the stall time while its stream was full. It is waited for again when it has kept up for one stall time, twice as long each further
-/// time, up to ten; when it has skipped meanwhile, for ten.
+/// Some connections are not waited for. With the default stall time of 1 s ([`LogConfig::stall`]):
+/// - One that stands still for 1 s, until it moves.
+/// - One that keeps most others idle and takes less than half as much as they do. Under [`LagPolicy::Skip`], where
+///   this costs it messages but not its connection, 80 ms are enough if its stream is full, and at least eight
+///   connections and two thirds of all are idle. Otherwise it takes 2 s with more than half of the others idle. It is
+///   waited for again when it has kept up for 1 s, for twice as long each further time, up to 10 s.
+/// - One that has skipped messages, until it has kept up for 10 s.
 ///
 /// Dropping it leaves nothing behind.
 ///
 /// # Invariants
-/// 21. *Statement*: a wait for room ends as soon as nobody who is waited for is in the way, and no waiter depends on another.
-///     *Enforced by*: whatever takes a link out of the way, its progress, its leaving, a look at the clock, goes on to the next
-///     one under the gate's lock, and where there is none all waiters are woken together; each takes its waker out when it is
-///     dropped. *Breaks if*: nobody brings the clock, or a link moves on without asking whether it is watched.
+/// `waits_are_inside_the_timeout`
+/// - *Statement*: a wait for room ends as soon as no connection that is waited for is in the way, and no producer that
+///   waits depends on another.
+/// - *Enforced by*: whatever takes a connection out of the way (its progress, its end, a check of the time) moves the
+///   search on under one lock. If no other connection is in the way, all producers are woken together. A producer that
+///   gives up removes its waker.
+/// - *Breaks if*: nothing calls with the time, or a connection moves without checking whether it is watched.
 #[derive(Debug)]
 pub struct RoomWait {
     log: Arc<Log>,
@@ -36,20 +40,19 @@ impl RoomWait {
         Self { log, id: None }
     }
 
-    /// Ready when there is room. While it is pending, somebody must bring the clock at [`Log::stall_deadline`]: poll again
-    /// with a later `now`, or call [`Log::tick`]; every [`Log::check_interval`], if those that most others idle for are to be found
-    /// out soon.
+    /// Ready when there is room. While it is pending, something must call with a later time at
+    /// [`Log::stall_deadline`]: this method or [`Log::tick`]. Every [`Log::check_interval`] finds slow connections soon.
     ///
     /// # Cost
-    /// Two loads if there is room. Otherwise one walk over the links for at least an eighth of the ring.
+    /// Two loads if there is room. Otherwise one walk over the connections for at least an eighth of the ring.
     pub fn poll(&mut self, cx: &mut Context<'_>, now: Tick) -> Poll<()> {
-        let span = self.log.span();
-        if self.log.gate.has_room(span.end, span.window) {
+        let backpressure = self.log.backpressure();
+        if backpressure.has_room(&self.log.snapshot()) {
             self.forget();
             return Poll::Ready(());
         }
-        let id = *self.id.get_or_insert_with(|| self.log.gate.new_waiter());
-        let polled = self.log.gate.poll(id, &self.log.judged(), now, cx);
+        let id = *self.id.get_or_insert_with(|| backpressure.new_waiter());
+        let polled = backpressure.poll(id, &self.log.snapshot_with_policy(), now, cx);
         if polled.is_ready() {
             self.id = None;
         }
@@ -58,7 +61,7 @@ impl RoomWait {
 
     fn forget(&mut self) {
         if let Some(id) = self.id.take() {
-            self.log.gate.forget(id);
+            self.log.backpressure().forget_waiter(id);
         }
     }
 }

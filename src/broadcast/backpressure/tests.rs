@@ -5,14 +5,15 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use crate::base::{ConnId, Tick};
-use crate::broadcast::{Batch, Cursor, Fill, LagPolicy, Log, LogConfig, RoomWait, WakeSet};
+use crate::broadcast::test_reader::{self, TestLog};
+use crate::broadcast::{Batch, Fill, LagPolicy, Log, LogConfig, RoomWait, WakeSet};
 
 /// Milliseconds between two looks, at the default stall time of a second.
 const LOOK: u64 = 20;
 const SIZE: usize = 100;
 
 struct Reader {
-    cursor: Cursor,
+    cursor: test_reader::Reader,
     batch: Batch,
     /// Messages it went past.
     missed: u64,
@@ -51,7 +52,7 @@ impl Reader {
 
 /// A log, its links, and a producer that waits as [`NodeRef::ready`](crate::node::NodeRef::ready) does.
 struct World {
-    log: Arc<Log>,
+    log: TestLog,
     links: Vec<Reader>,
     waiter: RoomWait,
     now: u64,
@@ -60,7 +61,7 @@ struct World {
 
 impl World {
     fn new(links: u64, lag: LagPolicy) -> Self {
-        let log = Log::new(LogConfig { lag, ..LogConfig::test() }, WakeSet::new());
+        let log = TestLog::new(LogConfig { lag, ..LogConfig::test() }, &WakeSet::new());
         let join = |n| {
             let cursor = log.join(ConnId::new(n).expect("not zero"));
             Reader { cursor, batch: Batch::new(), missed: 0 }

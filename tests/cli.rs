@@ -15,9 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use peerpool::base::Nonce;
-use peerpool::node::{Message, Node, NodeConfig};
 use peerpool::wire::{Hello, Native, Protocol};
+use peerpool::{Message, Node, NodeConfig, Nonce};
 
 const WAIT: Duration = Duration::from_secs(20);
 

@@ -10,14 +10,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use peerpool::address_book::AddressBook;
-use peerpool::base::PeerId;
-use peerpool::node::{
-    Context, Event, Handled, Handler, Node, NodeEvent, RelayOutcome, Request, Responder, Subscription,
-    SubscriptionItem,
-};
 use peerpool::timecoin::PeerManager;
 use peerpool::transport::Tcp;
 use peerpool::wire::Status;
+use peerpool::{
+    Context, Event, Handled, Handler, Node, NodeEvent, PeerId, RelayOutcome, Request, Responder,
+    Subscription, SubscriptionItem,
+};
 
 use super::config_file::Settings;
 use super::open_files;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use peerpool::node::{ConnectError, Node, NodeConfig, Peer};
 use peerpool::wire::GoodbyeReason;
+use peerpool::{ConnectError, Node, NodeConfig, Peer};
 
 use super::output::{failure, print};
 use super::signals::ShutdownSignals;

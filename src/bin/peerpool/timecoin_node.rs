@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use peerpool::address_book::AddressBook;
-use peerpool::node::{Message, NodeConfig, RelayOutcome, RuntimeConfig, StartError, WeakNode};
 use peerpool::timecoin::wire::Kind;
 use peerpool::timecoin::{
     ChainSource, Incoming, ManagerConfig, NetworkMessage, NetworkType, PeerManager, Reply, Sender,
 };
 use peerpool::transport::Tcp;
+use peerpool::{Message, NodeConfig, RelayOutcome, RuntimeConfig, StartError, WeakNode};
 
 use super::config_file::Settings;
 

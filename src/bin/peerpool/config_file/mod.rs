@@ -21,8 +21,8 @@ use serde::de::DeserializeOwned;
 use toml::Table;
 use toml::de::{DeTable, Deserializer, ValueDeserializer};
 
+use peerpool::NodeConfig;
 use peerpool::address_book::AddressBookConfig;
-use peerpool::node::NodeConfig;
 use peerpool::transport::TcpConfig;
 
 use super::output::{failure, try_print};

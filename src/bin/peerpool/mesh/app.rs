@@ -6,9 +6,10 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use peerpool::address_book::{DialOutcome, Source, WallTime};
-use peerpool::base::{ConnId, Lane};
-use peerpool::node::{Context, Event, Handled, Handler, Message, NodeRef, RelayOutcome, Request, Responder};
 use peerpool::wire::Status;
+use peerpool::{
+    ConnId, Context, Event, Handled, Handler, Lane, Message, NodeRef, RelayOutcome, Request, Responder,
+};
 
 use super::clock::{Epoch, Micros};
 use super::codec::{Codec, Decoded, encode_peer_list};

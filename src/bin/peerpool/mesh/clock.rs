@@ -5,8 +5,7 @@
 
 use std::time::Instant;
 
-use peerpool::base::Tick;
-use peerpool::node::NodeRef;
+use peerpool::{NodeRef, Tick};
 
 /// Microseconds since the mesh started.
 pub(super) type Micros = u64;

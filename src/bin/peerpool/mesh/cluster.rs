@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use peerpool::node::{NodeConfig, StartError};
 use peerpool::timecoin::wire::NetworkType;
+use peerpool::{NodeConfig, StartError};
 
 use super::clock::{Epoch, Micros};
 use super::codec::Codec;
@@ -272,7 +272,7 @@ fn node_config(args: &MeshArgs) -> NodeConfig {
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
     use super::*;
-    use peerpool::node::RuntimeConfig;
+    use peerpool::RuntimeConfig;
 
     #[test]
     fn a_node_may_dial_as_many_peers_as_it_wants() {

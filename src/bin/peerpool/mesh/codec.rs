@@ -7,9 +7,8 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use peerpool::base::Lane;
-use peerpool::node::Message;
 use peerpool::timecoin::wire::{Kind, NetworkMessage, PeerAddress, TransactionMessage};
+use peerpool::{Lane, Message};
 
 use super::clock::Micros;
 use super::graph::Incarnation;

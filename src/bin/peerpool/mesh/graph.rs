@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use peerpool::base::ConnId;
+use peerpool::ConnId;
 
 use super::clock::Micros;
 

@@ -116,7 +116,7 @@ pub(super) fn reconcile(
 mod tests {
     use super::super::graph::EndId;
     use super::*;
-    use peerpool::base::ConnId;
+    use peerpool::ConnId;
 
     const SECOND: Micros = 1_000_000;
 

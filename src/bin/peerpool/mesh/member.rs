@@ -9,15 +9,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use peerpool::address_book::{Source, WallTime};
-use peerpool::base::{ConnId, Tick};
-use peerpool::node::{
-    Message, Node, NodeConfig, NodeEvent, NodeRef, Peer, ProtocolConfig, ShutdownReport, StartError,
-    Subscription, SubscriptionItem, WeakNode,
-};
 use peerpool::pool::DisconnectReason;
 use peerpool::timecoin::AddressPolicy;
 use peerpool::timecoin::wire::{NetworkType, Software, TimeCoin};
 use peerpool::transport::Tcp;
+use peerpool::{
+    ConnId, Message, Node, NodeConfig, NodeEvent, NodeRef, Peer, ProtocolConfig, ShutdownReport, StartError,
+    Subscription, SubscriptionItem, Tick, WeakNode,
+};
 
 use super::app::MeshApp;
 use super::clock::{Epoch, Micros, NodeClock};

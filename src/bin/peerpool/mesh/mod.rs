@@ -36,8 +36,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use peerpool::address_book::{AddressBook, AddressBookConfig};
-use peerpool::base::Backoff;
-use peerpool::node::ShutdownReport;
+use peerpool::{Backoff, ShutdownReport};
 
 use super::open_files;
 use super::output::failure;

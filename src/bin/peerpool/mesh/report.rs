@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use peerpool::node::ShutdownReport;
+use peerpool::ShutdownReport;
 
 use super::app::Received;
 use super::chaos::FaultCounts;

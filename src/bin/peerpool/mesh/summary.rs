@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 use serde_json::Value;
 
-use peerpool::node::ShutdownReport;
+use peerpool::ShutdownReport;
 use peerpool::pool::PoolStats;
 
 use super::super::output::{eprint, failure, try_print};

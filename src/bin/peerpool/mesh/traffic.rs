@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use peerpool::node::{PeerRequestError, RelayOutcome, RequestAnyOptions, RequestError};
+use peerpool::{PeerRequestError, RelayOutcome, RequestAnyOptions, RequestError};
 
 use super::cluster::Cluster;
 use super::codec::MessageClass;

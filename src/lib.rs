@@ -1,34 +1,52 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
-//! One sharded pool of unified peer connections, and the engine that runs them.
+//! A sharded pool of peer connections, and the peer-to-peer engine that runs them.
 //!
-//! A high-throughput peer-to-peer node holds hundreds of connections and touches all of them all the time. peerpool keeps
-//! each as *one* entry (socket, peer info, liveness, health) in a sharded map; marking a peer seen is an atomic on the entry
-//! its link already holds, and a broadcast is one append to a log that all links read from. Neither takes a global lock.
+//! A high-throughput peer-to-peer node holds hundreds of connections and touches all of them all the time.
+//! peerpool keeps each connection as *one* entry (socket, peer info, liveness, health) in a sharded map.
+//! Marking a peer seen is an atomic on the entry that its connection already holds, and a broadcast is one
+//! append to a log that all connections read from. Neither takes a global lock.
 //!
 //! ```text
-//!                    +----------------------------- node ------------------------------+
-//!   your code        |  broadcast --encode once--> log (one per lane) --cursor a link--+--> vectored writes
-//!   (Handler) <------+-- event, request <-- inbox <-- decoder <-- read buffer <--------+--- socket
-//!        |           |                                   | seen: one atomic            |
-//!        +-- verbs --+--> pool: key -> Peer {connection, info, vitals, health}         |
-//!                    |      ^ one reaper walks its cells; admission is one packed word |
-//!                    +-----------------------------------------------------------------+
+//!                 +------------------------------ node -------------------------------+
+//!  your code      |  broadcast --encode once--> log (one per lane) --cursor each--+   |
+//!  (Handler) <----+-- event, request <-- inbox <-- reader <-- socket              |   |
+//!      |          |                                  | seen: one atomic     vectored  |
+//!      |          |                                  v                       writes   |
+//!      +-- API ---+--> pool: key -> Peer {connection, info, liveness, health}     |   |
+//!                 |      ^ one reaper; admission is one packed word    socket <---+   |
+//!                 +-------------------------------------------------------------------+
 //! ```
 //!
-//! | module | what it is | feature |
-//! |---|---|---|
-//! | [`base`] | ids, ticks, backoff, addresses, and the one door to everything that synchronises | - |
-//! | [`pool`] | who is connected: no I/O, no clock, no runtime | - |
-//! | [`wire`] | bytes and their meaning: frames, hello, control | `node` |
-//! | [`transport`] | byte pipes: TCP, and a world in memory for tests | `node` |
-//! | [`address_book`] | the addresses we know | `node`, its file `redb` |
-//! | [`connection`] | reads and writes one connection; the broadcast log | `node` |
-//! | [`node`] | many links, one pool: the engine | `node` |
-//! | `timecoin` | the TIME Coin network: its dialect, its messages, its `PeerManager` | `timecoin` |
+//! # Concepts
 //!
-//! Imports point down this table only. With `default-features = false` the pool remains, without tokio, for a program that
-//! brings its own transport.
+//! - A **node** ([`Node`]) listens, dials, and keeps its peers. Dropping its last handle, or
+//!   [`shutdown`](NodeRef::shutdown), ends every task of it.
+//! - A **peer** ([`Peer`]) is one remote node that is connected now. Its [`PeerId`] is a proven key where the
+//!   transport proves one, and an address otherwise.
+//! - A **message** ([`Message`]) is a kind (a number of yours), a payload, and a [`Lane`]. Lanes are sent in
+//!   the order urgent, normal, bulk; a waiting lower lane gets one chunk in sixteen.
+//! - A **handler** ([`Handler`]) receives events and requests. [`Typed`] adds serde types.
+//! - **Broadcast, relay, state, request** are the four ways to send. A broadcast goes to every live peer; a
+//!   relay is a broadcast that each node passes on once; state is the newest value of a key, which peers that
+//!   connect later receive too; a request is answered by one peer.
+//! - A **slow peer** costs itself: the [`LagPolicy`] of the lane says whether it misses messages or is
+//!   disconnected.
+//!
+//! # Modules
+//!
+//! | module | what it holds | feature |
+//! |---|---|---|
+//! | the root | the engine's types: [`Node`], [`NodeConfig`], [`Handler`], [`Message`], errors | `node` |
+//! | [`pool`] | who is connected: no I/O, no clock, no runtime; usable alone | - |
+//! | [`wire`] | messages as bytes; the [`wire::Protocol`] trait for a protocol of your own | `node` |
+//! | [`transport`] | byte streams: TCP, and a simulated network in memory for tests | `node` |
+//! | [`address_book`] | known addresses, their outcomes, bans | `node`; in a file with `redb` |
+//! | `timecoin` | the TIME Coin network: its protocol, its messages, its `PeerManager` | `timecoin` |
+//!
+//! With `default-features = false` the pool remains, without tokio, for a program with its own transport.
+//! The feature `serde` adds serde to configuration and statistics, `cli` builds the `peerpool` command, and
+//! `unstable` makes internal modules public for benches and tests, without any promise.
 #![cfg_attr(feature = "node", doc = "\n")]
 #![cfg_attr(feature = "node", doc = include_str!("node/example.md"))]
 #![cfg_attr(not(feature = "node"), doc = "\n(The links above need the feature `node`.)\n")]

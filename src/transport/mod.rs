@@ -1,25 +1,29 @@
 //! Byte streams: dial and listen over TCP ([`Tcp`]) or in memory ([`MemoryNet`], for tests).
 //!
-//! A [`Transport`] dials addresses and binds [`Listener`]s; both yield a [`BoxStream`] of ordered bytes. The node hands
-//! these streams to its handshake and to the connection. Nothing here knows frames, peers or deadlines.
+//! A [`Transport`] dials addresses and binds [`Listener`]s; both yield a [`BoxStream`] of ordered
+//! bytes. The node hands these streams to its handshake and to the connection. Nothing here knows
+//! frames, peers or deadlines.
 //!
 //! ```text
 //!   Transport::dial(addr) ------------------> BoxStream
 //!   Transport::listen(addr) -> BoxListener -> BoxStream, remote address
 //! ```
 //!
-//! A dial has no timeout: the caller owns the deadline and drops the future, which closes the half-open socket.
+//! A dial has no timeout: the caller owns the deadline and drops the future, which closes the
+//! half-open socket.
 //!
 //! # Invariants
 //! Invariant: `identity_is_canonical`
 //! - Statement: every address that leaves this module is canonical (no IPv4-mapped IPv6 address).
 //! - Enforced by: [`Tcp`] and [`MemoryHost`] pass accepted and dialled addresses through
 //!   [`canonical`](crate::base::canonical).
-//! - Breaks if: a new listener returns the address as the system reports it; `::ffff:10.0.0.1` becomes a second peer.
+//! - Breaks if: a new listener returns the address as the system reports it; `::ffff:10.0.0.1`
+//!   becomes a second peer.
 //!
 //! Invariant: `one_source_cannot_exhaust_accepts`
 //! - Statement: an accept loop cannot spin.
-//! - Enforced by: after an error that another poll would only repeat, the TCP listener stays pending for a growing pause.
+//! - Enforced by: after an error that another poll would only repeat, the TCP listener stays
+//!   pending for a growing pause.
 //! - Breaks if: a listener returns such an error from every poll.
 
 mod memory;
@@ -78,11 +82,12 @@ pub trait Transport: Send + Sync + 'static {
     /// The error of the system: refused, unreachable, out of descriptors.
     ///
     /// # Cancel safety
-    /// Dropping the future closes the half-open connection and leaves nothing behind. If the remote end has accepted it
-    /// already, it reads an end of stream or a reset.
+    /// Dropping the future closes the half-open connection and leaves nothing behind. If the remote
+    /// end has accepted it already, it reads an end of stream or a reset.
     fn dial(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxStream>>;
 
-    /// Binds `addr` and listens. Port 0 lets the system choose; [`Listener::local_addr`] returns the port.
+    /// Binds `addr` and listens. Port 0 lets the system choose; [`Listener::local_addr`] returns
+    /// the port.
     ///
     /// # Errors
     /// The address is in use, not local, or not permitted.
@@ -100,8 +105,8 @@ pub trait Listener: Send + 'static {
     /// Accepts the next connection. Returns its stream and its canonical remote address.
     ///
     /// # Errors
-    /// [`AcceptErrorKind::of`] classifies the error. The listener stays usable, and the caller need not wait before the
-    /// next poll: the listener pauses by itself.
+    /// [`AcceptErrorKind::of`] classifies the error. The listener stays usable, and the caller need
+    /// not wait before the next poll: the listener pauses by itself.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(BoxStream, SocketAddr)>>;
 }
 

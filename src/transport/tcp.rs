@@ -1,6 +1,7 @@
 //! TCP on tokio, with the socket options of a peer-to-peer node.
 //!
-//! The streams are tokio's own `TcpStream`s without a wrapper, so a vectored write is one system call.
+//! The streams are tokio's own `TcpStream`s without a wrapper, so a vectored write is one system
+//! call.
 
 mod accept;
 mod config;
@@ -63,7 +64,8 @@ impl Tcp {
             SocketAddr::V6(_) => self.config.dial_from_v6.map(IpAddr::V6),
         };
         if let Some(ip) = source {
-            // Binding picks the port before the destination is known. With reusable ports one port serves many destinations.
+            // Binding picks the port before the destination is known. With reusable ports one port
+            // serves many destinations.
             #[cfg(not(windows))]
             socket.set_reuse_address(self.config.reuse_addr)?;
             socket.bind(&SocketAddr::new(ip, 0).into())?;
@@ -82,7 +84,8 @@ impl Tcp {
         // On Windows the same option would let another process steal the port.
         #[cfg(not(windows))]
         socket.set_reuse_address(self.config.reuse_addr)?;
-        // Accepted sockets may inherit the options, and a bad option fails here rather than at the first accept.
+        // Accepted sockets may inherit the options, and a bad option fails here rather than at the
+        // first accept.
         self.config.apply(&SockRef::from(&socket))?;
         socket.bind(&addr.into())?;
         socket.listen(i32::try_from(self.config.backlog.get()).unwrap_or(i32::MAX))?;

@@ -62,6 +62,7 @@ pub(super) struct LinkConditions {
     pub(super) read_rate: ReadRate,
     /// Nothing passes in this direction.
     pub(super) blocked: bool,
-    /// Nothing passes in the opposite direction, so the writer does not learn that the reader has closed.
+    /// Nothing passes in the opposite direction, so the writer does not learn that the reader has
+    /// closed.
     pub(super) reverse_blocked: bool,
 }

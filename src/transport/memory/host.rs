@@ -17,8 +17,8 @@ const MAX_UNACCEPTED: usize = 1024;
 
 /// A host of a [`MemoryNet`](super::MemoryNet). Clones are handles to the same host.
 ///
-/// It binds its own IP address; the unspecified address means the same. Each dial comes from an ephemeral port, so the
-/// acceptor sees `ip:port`.
+/// It binds its own IP address; the unspecified address means the same. Each dial comes from an
+/// ephemeral port, so the acceptor sees `ip:port`.
 #[derive(Clone)]
 pub struct MemoryHost {
     net: Arc<SimNet>,
@@ -122,7 +122,8 @@ impl<'net> Dial<'net> {
         .await
     }
 
-    /// Waits for the latency of one packet. Starts over if the direction was blocked in the meantime.
+    /// Waits for the latency of one packet. Starts over if the direction was blocked in the
+    /// meantime.
     async fn delay(&mut self, from: IpAddr, to: IpAddr, packet: Packet) {
         let is_open = |state: &SimState| {
             let dropped = packet == Packet::Request && state.black_holes.contains(&to);
@@ -159,7 +160,8 @@ impl<'net> Dial<'net> {
         Ok(MemoryStream::dialler(connection))
     }
 
-    /// Makes the connection and queues it at the listener. Returns it with the waker of a waiting acceptor.
+    /// Makes the connection and queues it at the listener. Returns it with the waker of a waiting
+    /// acceptor.
     fn enqueue(
         &self,
         state: &mut SimState,
@@ -202,7 +204,8 @@ impl Listener for MemoryListener {
             drop(old);
             return Poll::Pending;
         };
-        // A full queue has room now. All waiting dials check again; those that wait for something else go on waiting.
+        // A full queue has room now. All waiting dials check again; those that wait for something
+        // else go on waiting.
         let was_full = queue.pending.len() + 1 >= MAX_UNACCEPTED;
         let dials = if was_full { std::mem::take(&mut state.waiting_dials) } else { Default::default() };
         drop(state);

@@ -1,9 +1,10 @@
-//! A simulated network in memory, for tests: hosts by IP address, seeded latency, partitions, resets, slow readers.
+//! A simulated network in memory, for tests: hosts by IP address, seeded latency, partitions,
+//! resets, slow readers.
 //!
-//! Streams behave like TCP: bytes arrive in order and are never lost, a full buffer stalls the writer, and one direction
-//! can end before the other. Connections are refused, hang, stall and are reset as a test asks. Time is tokio's, so a
-//! test of hours runs in milliseconds under a paused clock. There is no task and no polling: every wait has a timer or a
-//! waker.
+//! Streams behave like TCP: bytes arrive in order and are never lost, a full buffer stalls the
+//! writer, and one direction can end before the other. Connections are refused, hang, stall and are
+//! reset as a test asks. Time is tokio's, so a test of hours runs in milliseconds under a paused
+//! clock. There is no task and no polling: every wait has a timer or a waker.
 //!
 //! ```text
 //!   MemoryNet: what a test controls          MemoryHost: the Transport of one simulated host
@@ -12,20 +13,22 @@
 //!   SimNet: listeners, ports, conditions --> SimConnection: two Pipes <-- MemoryStream: one end
 //! ```
 //!
-//! Two runs with the same seed and the same schedule (a current-thread runtime, paused time) see the same latencies and
-//! ports. Tokio rounds latencies up to its millisecond.
+//! Two runs with the same seed and the same schedule (a current-thread runtime, paused time) see
+//! the same latencies and ports. Tokio rounds latencies up to its millisecond.
 //!
 //! # Invariants
 //! Invariant: `dead_socket_is_found`
-//! - Statement: a host behind a blocked direction sends nothing, not even the end of a stream, so only the timeouts of
-//!   the code under test find it.
-//! - Enforced by: a blocked direction holds back bytes, ends, and the news that a reader has closed.
+//! - Statement: a host behind a blocked direction sends nothing, not even the end of a stream, so
+//!   only the timeouts of the code under test find it.
+//! - Enforced by: a blocked direction holds back bytes, ends, and the news that a reader has
+//!   closed.
 //! - Breaks if: dropping a stream reaches the remote end across a partition.
 //!
 //! Invariants: `no_lock_across_await_or_callback`, `no_user_destructor_under_a_lock`
 //! - Statement: no waker and no destructor runs under a lock.
 //! - Enforced by: wakers, streams and connections are moved out of the critical section first.
-//! - Breaks if: a connection is dropped while the network is locked; its `Drop` takes the same lock.
+//! - Breaks if: a connection is dropped while the network is locked; its `Drop` takes the same
+//!   lock.
 
 mod conditions;
 mod host;
@@ -58,12 +61,14 @@ impl MemoryNet {
         Self { net: Arc::new(SimNet::new(seed)) }
     }
 
-    /// The host with this address, which dials from it and listens on it. Every call returns the same host.
+    /// The host with this address, which dials from it and listens on it. Every call returns the
+    /// same host.
     pub fn host(&self, ip: IpAddr) -> MemoryHost {
         MemoryHost::new(Arc::clone(&self.net), canonical_ip(ip))
     }
 
-    /// A connection between two hosts without a listener. Returns the dialling end and the accepting end.
+    /// A connection between two hosts without a listener. Returns the dialling end and the
+    /// accepting end.
     ///
     /// # Panics
     /// If one of the hosts has no free ephemeral port (16,384 in use).
@@ -81,7 +86,8 @@ impl MemoryNet {
         (Box::new(dialler), Box::new(MemoryStream::acceptor(connection)))
     }
 
-    /// Sets the latency of every direction without one of its own. Applies to later writes, on existing connections too.
+    /// Sets the latency of every direction without one of its own. Applies to later writes, on
+    /// existing connections too.
     pub fn set_latency(&self, latency: Latency) {
         self.net.change(|state| state.latency = latency);
     }
@@ -99,13 +105,15 @@ impl MemoryNet {
         self.net.change(|state| state.buffer = bytes.get());
     }
 
-    /// Separates every host of one group from every host of the other. Bytes in flight are held, connections stall
-    /// without an end, and dials hang, until [`heal`](Self::heal). Hosts in neither group reach all others.
+    /// Separates every host of one group from every host of the other. Bytes in flight are held,
+    /// connections stall without an end, and dials hang, until [`heal`](Self::heal). Hosts in
+    /// neither group reach all others.
     pub fn partition(&self, one: &[IpAddr], other: &[IpAddr]) {
         self.net.change(|state| state.blocked.extend(directions(one, other)));
     }
 
-    /// Blocks one direction between two hosts. Dials hang in both directions, as a handshake needs both.
+    /// Blocks one direction between two hosts. Dials hang in both directions, as a handshake needs
+    /// both.
     pub fn block(&self, from: IpAddr, to: IpAddr) {
         self.net.change(|state| state.blocked.extend([(canonical_ip(from), canonical_ip(to))]));
     }
@@ -131,13 +139,14 @@ impl MemoryNet {
         self.net.change(|state| set_member(&mut state.refusing, canonical_ip(ip), refusing));
     }
 
-    /// Sets whether dials to this host hang, as behind a firewall that drops packets. Existing connections go on.
+    /// Sets whether dials to this host hang, as behind a firewall that drops packets. Existing
+    /// connections go on.
     pub fn set_black_hole(&self, ip: IpAddr, black_hole: bool) {
         self.net.change(|state| set_member(&mut state.black_holes, canonical_ip(ip), black_hole));
     }
 
-    /// Resets one connection, given by its two ends in either order: both ends get `ConnectionReset`. Returns whether it
-    /// existed.
+    /// Resets one connection, given by its two ends in either order: both ends get
+    /// `ConnectionReset`. Returns whether it existed.
     pub fn cut(&self, one: SocketAddr, other: SocketAddr) -> bool {
         let (one, other) = (canonical(one), canonical(other));
         self.net.cut(|a, b| (a, b) == (one, other) || (a, b) == (other, one)) > 0
@@ -163,9 +172,11 @@ impl MemoryNet {
         self.net.cut(|_, _| true)
     }
 
-    /// The dialler and the acceptor of every connection with at least one end not dropped, oldest first.
+    /// The dialler and the acceptor of every connection with at least one end not dropped, oldest
+    /// first.
     ///
-    /// Reset connections stay listed until both ends are dropped, so an empty result means that nothing leaked.
+    /// Reset connections stay listed until both ends are dropped, so an empty result means that
+    /// nothing leaked.
     pub fn connections(&self) -> Vec<(SocketAddr, SocketAddr)> {
         self.net.connections()
     }

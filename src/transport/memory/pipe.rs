@@ -32,7 +32,8 @@ struct PipeState {
     capacity: usize,
     /// When the last write arrives. Later writes arrive no earlier.
     last_arrival: ArrivalTime,
-    /// The writer has ended the direction; the reader sees the end at that time, behind the bytes in flight.
+    /// The writer has ended the direction; the reader sees the end at that time, behind the bytes
+    /// in flight.
     end: Option<ArrivalTime>,
     /// The reader has closed; the writer learns it at that time.
     reader_closed: Option<ArrivalTime>,
@@ -82,7 +83,8 @@ impl Pipe {
 
     /// Reads what has arrived. Registers the reader's waker if nothing has.
     pub(super) fn read(&self, cx: &Context<'_>, buf: &mut ReadBuf<'_>) -> PipeStep {
-        // Declared before the guard, so that a displaced waker is dropped after the lock is released.
+        // Declared before the guard, so that a displaced waker is dropped after the lock is
+        // released.
         let mut waker = Some(cx.waker().clone());
         let mut state = self.0.lock();
         let step = state.read(buf);
@@ -129,7 +131,8 @@ impl Pipe {
         arrival
     }
 
-    /// Ends the direction like [`Pipe::end`]. If it had ended before, returns when something sent now arrives.
+    /// Ends the direction like [`Pipe::end`]. If it had ended before, returns when something sent
+    /// now arrives.
     pub(super) fn end_again(&self) -> ArrivalTime {
         let ended_before = {
             let mut state = self.0.lock();

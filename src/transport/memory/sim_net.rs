@@ -1,4 +1,5 @@
-//! The state that all simulated hosts share: listeners, connections, ports, and the conditions between hosts.
+//! The state that all simulated hosts share: listeners, connections, ports, and the conditions
+//! between hosts.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +18,8 @@ const DEFAULT_BUFFER_BYTES: usize = 64 * 1024;
 
 /// The simulated network.
 ///
-/// Lock order: this state, then a pipe. Neither a stream nor a [`SimConnection`] is dropped under either lock.
+/// Lock order: this state, then a pipe. Neither a stream nor a [`SimConnection`] is dropped under
+/// either lock.
 #[derive(Debug)]
 pub(super) struct SimNet {
     state: Mutex<SimState>,
@@ -125,7 +127,8 @@ impl SimNet {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Makes a connection. The caller has reserved the dialler's port. Drops nothing, so the lock may be held.
+    /// Makes a connection. The caller has reserved the dialler's port. Drops nothing, so the lock
+    /// may be held.
     pub(super) fn connect(
         self: &Arc<Self>,
         state: &mut SimState,
@@ -143,7 +146,8 @@ impl SimNet {
         connection
     }
 
-    /// Resets the connections that `filter` selects by their dialler and acceptor. Returns their number.
+    /// Resets the connections that `filter` selects by their dialler and acceptor. Returns their
+    /// number.
     pub(super) fn cut(&self, filter: impl Fn(SocketAddr, SocketAddr) -> bool) -> usize {
         let mut connections = self.lock().live_connections();
         connections.retain(|connection| filter(connection.dialler, connection.acceptor));
@@ -211,7 +215,8 @@ impl SimState {
         [one_way(dialler.ip(), acceptor.ip()), one_way(acceptor.ip(), dialler.ip())]
     }
 
-    /// The connections with at least one open end, oldest first. Drop them after the lock is released.
+    /// The connections with at least one open end, oldest first. Drop them after the lock is
+    /// released.
     fn live_connections(&self) -> Vec<Arc<SimConnection>> {
         self.connections.values().filter_map(Weak::upgrade).collect()
     }

@@ -15,7 +15,8 @@ use super::pipe::PipeStep;
 use super::sim_net::SimConnection;
 use crate::transport::Stream;
 
-/// One end of a connection. Dropping it ends its direction behind the bytes in flight, and breaks the other direction.
+/// One end of a connection. Dropping it ends its direction behind the bytes in flight, and breaks
+/// the other direction.
 #[derive(Debug)]
 pub(super) struct MemoryStream {
     connection: Arc<SimConnection>,
@@ -124,7 +125,8 @@ impl AsyncWrite for MemoryStream {
 
 impl Drop for MemoryStream {
     fn drop(&mut self) {
-        // The other end learns that this reader has closed together with the end of this direction, or after it.
+        // The other end learns that this reader has closed together with the end of this direction,
+        // or after it.
         let arrival = self.connection.pipes[self.write_pipe()].end_again();
         self.connection.pipes[1 - self.write_pipe()].close_reader(arrival);
     }

@@ -37,7 +37,8 @@ pub(super) const EXHAUSTION_ERRNOS: [i32; 2] = [10024, 10055];
 pub enum AcceptErrorKind {
     /// The error concerns one incoming connection only. The listener skips such errors by itself.
     Connection,
-    /// The process or the host has run out of descriptors or memory: raise the limit, or hold fewer connections.
+    /// The process or the host has run out of descriptors or memory: raise the limit, or hold fewer
+    /// connections.
     Exhausted,
     /// Any other error.
     Other,
@@ -51,7 +52,8 @@ impl AcceptErrorKind {
             return Self::Exhausted;
         }
         match error.kind() {
-            // The connection died in the queue; on Linux, accept also reports its pending network error.
+            // The connection died in the queue; on Linux, accept also reports its pending network
+            // error.
             Kind::ConnectionAborted | Kind::ConnectionReset | Kind::ConnectionRefused | Kind::TimedOut => {
                 Self::Connection
             }
@@ -69,7 +71,8 @@ pub(super) struct TcpAcceptor {
     pub(super) inner: TcpListener,
     pub(super) local: SocketAddr,
     pub(super) config: TcpConfig,
-    /// Whether accepted sockets inherit the listening socket's options; `None` before the first connection.
+    /// Whether accepted sockets inherit the listening socket's options; `None` before the first
+    /// connection.
     pub(super) inherits: Option<bool>,
     /// Consecutive errors, each followed by a pause.
     pub(super) errors: u32,
@@ -86,8 +89,8 @@ impl TcpAcceptor {
 
     /// Makes sure that an accepted socket has the configured options.
     ///
-    /// Where the first accepted socket has inherited them, as on Linux, later ones are not touched. This saves six
-    /// system calls per connection, a tenth of the cost of an accept.
+    /// Where the first accepted socket has inherited them, as on Linux, later ones are not touched.
+    /// This saves six system calls per connection, a tenth of the cost of an accept.
     pub(super) fn configure(&mut self, stream: &TcpStream) -> io::Result<()> {
         let socket = SockRef::from(stream);
         let inherits = match self.inherits {
@@ -111,7 +114,8 @@ impl Listener for TcpAcceptor {
         }
         for _ in 0..MAX_SKIPPED_PER_POLL {
             let error = match ready!(self.inner.poll_accept(cx)) {
-                // Setting options fails if the remote end has closed the connection in the meantime.
+                // Setting options fails if the remote end has closed the connection in the
+                // meantime.
                 Ok((stream, from)) => match self.configure(&stream) {
                     Ok(()) => {
                         self.errors = 0;

@@ -12,30 +12,31 @@ use socket2::{SockRef, TcpKeepalive};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TcpConfig {
-    /// Sends small segments at once (`TCP_NODELAY`). Default: yes. The connection batches by itself, so waiting only adds
-    /// latency.
+    /// Sends small segments at once (`TCP_NODELAY`). Default: yes. The connection batches by
+    /// itself, so waiting only adds latency.
     pub nodelay: bool,
-    /// Probes silent connections, so that the system ends dead ones too. Default: after 60 s, every 15 s, 4 times. `None`
-    /// turns probes off.
+    /// Probes silent connections, so that the system ends dead ones too. Default: after 60 s, every
+    /// 15 s, 4 times. `None` turns probes off.
     #[serde(with = "crate::base::config_serde::switchable")]
     pub keepalive: Option<KeepAlive>,
-    /// Binds although connections of an earlier process linger (`SO_REUSEADDR`). Default: yes. Without it, a restarted
-    /// node waits a minute for its port.
+    /// Binds although connections of an earlier process linger (`SO_REUSEADDR`). Default: yes.
+    /// Without it, a restarted node waits a minute for its port.
     pub reuse_addr: bool,
-    /// Kernel send buffer per connection, in bytes. Default: `None`, the system tunes it. A fixed size bounds memory and
-    /// caps throughput at one buffer per round trip.
+    /// Kernel send buffer per connection, in bytes. Default: `None`, the system tunes it. A fixed
+    /// size bounds memory and caps throughput at one buffer per round trip.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub send_buffer: Option<NonZeroUsize>,
-    /// Kernel receive buffer per connection, in bytes. Default: `None`, as for the send buffer. With the native protocol
-    /// it need not be small: the connection bounds the bulk bytes in flight, so votes do not wait behind a large block.
+    /// Kernel receive buffer per connection, in bytes. Default: `None`, as for the send buffer.
+    /// With the native protocol it need not be small: the connection bounds the bulk bytes in
+    /// flight, so votes do not wait behind a large block.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub recv_buffer: Option<NonZeroUsize>,
-    /// Unsent bytes above which a socket is not writable (`TCP_NOTSENT_LOWAT`). Default: 128 KiB. `None` leaves it to the
-    /// system, which sets no bound. Ignored on systems without the option.
+    /// Unsent bytes above which a socket is not writable (`TCP_NOTSENT_LOWAT`). Default: 128 KiB.
+    /// `None` leaves it to the system, which sets no bound. Ignored on systems without the option.
     ///
-    /// Bytes above the mark stay in the connection, where urgent lanes overtake them, and not in a send buffer that grows
-    /// to megabytes. Bytes in flight to the peer are not bounded, so throughput over long round trips does not suffer.
-    /// Much smaller values cost wake-ups.
+    /// Bytes above the mark stay in the connection, where urgent lanes overtake them, and not in a
+    /// send buffer that grows to megabytes. Bytes in flight to the peer are not bounded, so
+    /// throughput over long round trips does not suffer. Much smaller values cost wake-ups.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub notsent_lowat: Option<NonZeroU32>,
     /// Connections that may wait to be accepted. Default: 1,024. The system may cap it.
@@ -60,7 +61,8 @@ impl TcpConfig {
         Ok(())
     }
 
-    /// Whether a socket has the options that [`TcpConfig::apply`] sets; `false` on systems where they are not read.
+    /// Whether a socket has the options that [`TcpConfig::apply`] sets; `false` on systems where
+    /// they are not read.
     pub(super) fn is_applied(&self, socket: &SockRef<'_>) -> io::Result<bool> {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         {
@@ -98,7 +100,8 @@ impl Default for TcpConfig {
     }
 }
 
-/// When the system probes a silent connection. It ends a connection that stays silent for `idle + interval * retries`.
+/// When the system probes a silent connection. It ends a connection that stays silent for `idle +
+/// interval * retries`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeepAlive {

@@ -560,7 +560,7 @@ fn hostile_clients_cost_a_node_their_own_connections_only() {
     let silent = say(node.addr, b"");
     // A frame whose header claims 16 MiB, behind a hello in good order.
     let oversize = say(node.addr, &[&hello()[..], &[0xff, 0xff, 0xff, 0x01]].concat());
-    node.logs(&["inbound refused", &name(&garbage), "does not begin with this dialect's magic"]);
+    node.logs(&["inbound refused", &name(&garbage), "does not begin with this protocol's magic"]);
     node.logs(&["inbound refused", &name(&oversize_hello), "a greeting of 65542 bytes"]);
     node.logs(&["peer down", &name(&oversize), "a frame of 16777215 bytes"]);
     node.logs(&["inbound refused", &name(&half_open), "the handshake took too long"]);

@@ -191,9 +191,9 @@ impl NodeConfig {
             return wrong("log_ring_bytes", "at least 64 KiB are needed".into());
         }
         within("event_backlog", self.event_backlog, 1..=MOST_EVENTS)?;
-        within("wire.chunk", self.wire.chunk, Native::CHUNK)?;
-        within("wire.hello", self.wire.hello, Native::HELLO)?;
-        within("wire.peers", self.wire.peers, Native::PEERS)?;
+        within("wire.chunk", self.wire.chunk, Native::CHUNK_RANGE)?;
+        within("wire.hello", self.wire.hello, Native::HELLO_RANGE)?;
+        within("wire.peers", self.wire.peers, Native::PEERS_RANGE)?;
         within("relay.peer_share_percent", self.relay.peer_share_percent, 0..=100)?;
         self.runtime.check()?;
         self.check_memory(&self.runtime, 1)
@@ -318,9 +318,9 @@ mod tests {
     fn what_is_configured_is_in_force_or_refused() {
         type Set = fn(&mut NodeConfig, usize);
         let cases: [(&str, Set, RangeInclusive<usize>); 8] = [
-            ("wire.chunk", |config, to| config.wire.chunk = to, Native::CHUNK),
-            ("wire.hello", |config, to| config.wire.hello = to, Native::HELLO),
-            ("wire.peers", |config, to| config.wire.peers = to, Native::PEERS),
+            ("wire.chunk", |config, to| config.wire.chunk = to, Native::CHUNK_RANGE),
+            ("wire.hello", |config, to| config.wire.hello = to, Native::HELLO_RANGE),
+            ("wire.peers", |config, to| config.wire.peers = to, Native::PEERS_RANGE),
             ("limits.max_inbound", |config, to| config.runtime.limits.max_inbound = to as u32, 0..=1_048_575),
             (
                 "limits.max_outbound",

@@ -1,8 +1,9 @@
 //! Splits one message into frames that share its payload.
 //!
-//! A [`Chunk`] is one frame: its header bytes, held inline, and a slice of the message's payload. [`Chunks`] yields the
-//! frames of one message in order. The connection writes header and payload with one vectored write, so the payload is
-//! never copied (invariant `encode_once_share_the_bytes`).
+//! A [`Chunk`] is one frame: its header bytes, held inline, and a slice of the message's payload.
+//! [`Chunks`] yields the frames of one message in order. The connection writes header and payload
+//! with one vectored write, so the payload is never copied (invariant
+//! `encode_once_share_the_bytes`).
 
 use std::ops::{Deref, DerefMut};
 
@@ -75,11 +76,12 @@ pub struct ChunkTemplate {
     pub max_payload: usize,
 }
 
-/// Fills the placeholders of a [`ChunkTemplate::header`]. Arguments: the header, the payload's length in bytes, and
-/// whether the chunk is the last one.
+/// Fills the placeholders of a [`ChunkTemplate::header`]. Arguments: the header, the payload's
+/// length in bytes, and whether the chunk is the last one.
 pub type CompleteHeader = fn(HeaderBytes, usize, bool) -> HeaderBytes;
 
-/// The chunks of one message, in order: at least one, and exactly the last one has [`Chunk::last`] set.
+/// The chunks of one message, in order: at least one, and exactly the last one has [`Chunk::last`]
+/// set.
 ///
 /// # Cost
 /// One reference count per chunk; no copy, no allocation.
@@ -123,7 +125,8 @@ impl Iterator for Chunks {
         let ChunkTemplate { header, max_payload } = std::mem::replace(&mut self.next, self.rest);
         let last = payload.len() <= max_payload;
         if !last {
-            // `max(1)`: an empty chunk would leave the payload as it is, and the iterator would never end.
+            // `max(1)`: an empty chunk would leave the payload as it is, and the iterator would
+            // never end.
             let rest = payload.split_off(max_payload.max(1));
             self.payload = Some(rest);
         }

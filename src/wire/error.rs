@@ -1,46 +1,47 @@
-//! Why bytes were refused, and why a message could not be put into bytes.
+//! Errors of decoding and of encoding.
 
 use crate::base::Lane;
 
 use super::message::FrameKind;
 
-/// Why received bytes were refused. After one of these the connection is out of step and can only be closed.
+/// Why received bytes were refused. The connection is then out of sync and can only be closed.
 ///
-/// All of them are the peer's doing (or a broken pipe in between that no checksum caught); none is caused by load.
+/// The cause is always the peer, or corruption on the way that no checksum caught; never load.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// A header announces more than one frame may carry. Usual cause: the peer speaks another protocol.
+    /// A header announces more bytes than one frame may have. Usual cause: the peer speaks another
+    /// protocol.
     #[error("a frame of {size} bytes, at most {cap} are allowed")]
     FrameTooLarge {
-        /// What the header announces, in bytes.
+        /// The announced length, in bytes.
         size: usize,
-        /// The cap it broke.
+        /// The limit, in bytes.
         cap: usize,
     },
-    /// A frame is too short for the fields its kind begins with.
+    /// A frame is too short for the fields of its kind.
     #[error("a {kind} frame of {size} bytes, at least {need} are needed")]
     FrameTooShort {
-        /// The kind the header names.
+        /// The kind in the header.
         kind: FrameKind,
-        /// What the header announces, in bytes.
+        /// The announced length, in bytes.
         size: usize,
-        /// What the fields take.
+        /// The length of the fields, in bytes.
         need: usize,
     },
-    /// A bit that must be zero was set. Usual cause: the peer speaks a later version without having agreed on it.
+    /// A reserved bit is set. Usual cause: the peer uses a later version without negotiating it.
     #[error("reserved bits set in header byte {byte:#04x}")]
     ReservedBits {
         /// The header's last byte.
         byte: u8,
     },
-    /// The header names a frame kind that does not exist.
+    /// The header has an unknown frame kind.
     #[error("unknown frame kind {code}")]
     UnknownKind {
-        /// The kind's number.
+        /// The number of the kind.
         code: u8,
     },
-    /// A control frame came on a lane of the application.
+    /// A control frame came on another lane than the control lane.
     #[error("a control frame on the {lane:?} lane")]
     ControlOffLane {
         /// The lane it came on.
@@ -49,98 +50,99 @@ pub enum WireError {
     /// An event, request or response came on the control lane.
     #[error("a {kind} frame on the control lane")]
     ControlLaneReserved {
-        /// What came.
+        /// The kind that came.
         kind: FrameKind,
     },
-    /// A kind that fits one frame by definition (control, cancel) came as a chunk of several.
+    /// A control or cancel frame, which is never chunked, came as one chunk of several.
     #[error("a {kind} frame cannot be chunked")]
     NotChunkable {
-        /// What came.
+        /// The kind that came.
         kind: FrameKind,
     },
-    /// A chunk that is not the last one carries so little that chunks would not be bounded by bytes.
+    /// A chunk with more to come is too small: the number of chunks would not be bounded by bytes.
     #[error("a chunk of {size} bytes with more to come, at least {min} are needed")]
     ChunkTooSmall {
-        /// What it carries, in bytes.
+        /// Its length, in bytes.
         size: usize,
-        /// What it must carry.
+        /// The least length, in bytes.
         min: usize,
     },
-    /// A continuation came on a lane where no message is open.
+    /// A continuation came on a lane without a partial message.
     #[error("a continuation on the {lane:?} lane, where no message is open")]
     NothingToContinue {
         /// The lane.
         lane: Lane,
     },
-    /// A new message came on a lane whose open message is not finished. Usual cause: a sender that skipped without `abort`.
+    /// A new message came on a lane whose partial message is not finished. Usual cause: the sender
+    /// skipped without `abort`.
     #[error("a new {got} on the {lane:?} lane, where a {open} is open")]
     Interrupted {
         /// The lane.
         lane: Lane,
-        /// The kind of the open message.
+        /// The kind of the partial message.
         open: FrameKind,
         /// The kind that came.
         got: FrameKind,
     },
-    /// A continuation is of another kind than the open message.
+    /// A continuation has another kind than the partial message.
     #[error("a {got} continues the {open} that is open on the {lane:?} lane")]
     WrongContinuation {
         /// The lane.
         lane: Lane,
-        /// The kind of the open message.
+        /// The kind of the partial message.
         open: FrameKind,
         /// The kind that came.
         got: FrameKind,
     },
-    /// A continuation carries another id than the open message.
+    /// A continuation has another id than the partial message.
     #[error("id {got} continues the message with id {open} on the {lane:?} lane")]
     WrongId {
         /// The lane.
         lane: Lane,
-        /// The id of the open message.
+        /// The id of the partial message.
         open: u32,
         /// The id that came.
         got: u32,
     },
-    /// The chunks of a message exceed the cap of its lane, the chunk just announced included.
+    /// The chunks of a message exceed the limit of its lane, the announced chunk included.
     #[error("a message of at least {size} bytes on the {lane:?} lane, at most {cap} are allowed")]
     MessageTooLarge {
         /// The lane.
         lane: Lane,
-        /// What has come and what was announced, in bytes.
+        /// Received and announced payload, in bytes.
         size: usize,
-        /// The lane's cap.
+        /// The limit of the lane, in bytes.
         cap: usize,
     },
-    /// A cancel carries a payload.
+    /// A cancel has a payload.
     #[error("a cancel with {size} bytes of payload")]
     CancelPayload {
-        /// Bytes after its id.
+        /// Bytes behind its id.
         size: usize,
     },
-    /// A control frame of a kind that does not exist.
+    /// A control frame has an unknown number.
     #[error("unknown control message {code}")]
     UnknownControl {
         /// Its number.
         code: u8,
     },
-    /// A control frame whose length does not fit its fields.
+    /// The length of a control frame does not match its fields.
     #[error("a {control} of {size} bytes, {need} are needed")]
     ControlLength {
         /// Which control message.
         control: &'static str,
-        /// Bytes that it has after its number.
+        /// Bytes behind its number.
         size: usize,
-        /// Bytes that its fields take, as far as they could be told.
+        /// Bytes of its fields, as far as they are known.
         need: usize,
     },
-    /// An abort names a lane that does not exist, or the control lane, which never has an open message.
+    /// An abort names an unknown lane, or the control lane, which never has a partial message.
     #[error("an abort of lane {code}")]
     BadLane {
-        /// The lane's number.
+        /// The number of the lane.
         code: u8,
     },
-    /// An abort names a lane where no message is open.
+    /// An abort names a lane without a partial message.
     #[error("an abort of the {lane:?} lane, where no message is open")]
     NothingToAbort {
         /// The lane.
@@ -149,157 +151,161 @@ pub enum WireError {
     /// A `peers` message lists more addresses than allowed.
     #[error("a list of {count} peers, at most {cap} are allowed")]
     TooManyPeers {
-        /// What it announces.
+        /// The announced number of addresses.
         count: usize,
-        /// The cap.
+        /// The limit.
         cap: usize,
     },
-    /// An address of a family that does not exist.
+    /// An address has an unknown family.
     #[error("unknown address family {code}")]
     AddressFamily {
-        /// The family's number.
+        /// The number of the family.
         code: u8,
     },
-    /// The greeting does not begin with the dialect's magic. Usual cause: the peer speaks another protocol, or is of
-    /// another network where the magic tells them apart. Found on the first wrong byte.
-    #[error("the greeting does not begin with this dialect's magic")]
+    /// The first frame does not begin with the protocol's magic. Found on the first wrong byte.
+    /// Usual cause: the peer speaks another protocol, or belongs to another network with its own
+    /// magic.
+    #[error("the first frame does not begin with this protocol's magic")]
     BadMagic,
-    /// The greeting is neither a hello nor a goodbye.
-    #[error("unknown greeting {code}")]
+    /// The first frame is neither a hello nor a goodbye.
+    #[error("unknown first frame {code}")]
     UnknownFirstFrame {
         /// Its number.
         code: u8,
     },
-    /// The greeting announces more than the cap.
-    #[error("a greeting of {size} bytes, at most {cap} are allowed")]
+    /// The first frame announces more bytes than allowed.
+    #[error("a first frame of {size} bytes, at most {cap} are allowed")]
     FirstFrameTooLarge {
-        /// What it announces, its head included.
+        /// The announced length, its header included, in bytes.
         size: usize,
-        /// The cap.
+        /// The limit, in bytes.
         cap: usize,
     },
-    /// The greeting ends inside a field.
-    #[error("the greeting ends inside its {field}")]
+    /// The first frame ends inside a field.
+    #[error("the first frame ends inside its {field}")]
     FirstFrameTruncated {
         /// The field.
         field: &'static str,
     },
-    /// The greeting goes on after its last field, in a version that has no more fields.
-    #[error("{count} bytes after the greeting's last field")]
+    /// The first frame continues behind its last field, in a version without more fields.
+    #[error("{count} bytes after the first frame's last field")]
     FirstFrameTrailingBytes {
-        /// How many bytes.
+        /// The number of bytes.
         count: usize,
     },
-    /// An optional field of the greeting is marked with something other than 0 (absent) or its one mark.
-    #[error("mark {code} on the greeting's {field}")]
+    /// The presence tag of an optional field is neither 0 (absent) nor the one tag of the field.
+    #[error("presence tag {code} on the first frame's {field}")]
     BadOptionTag {
         /// The field.
         field: &'static str,
-        /// The mark.
+        /// The tag.
         code: u8,
     },
-    /// The greeting's agent is no presentable text.
-    #[error("the greeting's agent is refused: {0}")]
-    Agent(AgentError),
-    /// The greeting's application bytes exceed the cap.
-    #[error("{size} application bytes in the greeting, at most {cap} are allowed")]
+    /// The agent is not acceptable text.
+    #[error("the agent in the first frame is refused: {0}")]
+    Agent(#[source] AgentError),
+    /// The application bytes exceed the limit.
+    #[error("{size} application bytes in the first frame, at most {cap} are allowed")]
     AppTooLarge {
-        /// What it announces.
+        /// The announced bytes.
         size: usize,
-        /// The cap.
+        /// The limit, in bytes.
         cap: usize,
     },
-    /// A frame or greeting of a dialect with a grammar of its own does not parse.
+    /// A frame does not parse, in a protocol with its own grammar.
     #[error("malformed {what}")]
     Malformed {
-        /// What did not parse.
+        /// The kind of frame.
         what: &'static str,
     },
 }
 
-/// Why an agent text is refused, sent or received.
+/// Why an agent text is refused, in either direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum AgentError {
     /// Longer than [`Hello::MAX_AGENT`](super::Hello::MAX_AGENT) bytes.
     #[error("{size} bytes, at most 128 are allowed")]
     TooLong {
-        /// Its bytes.
+        /// Its length, in bytes.
         size: usize,
     },
     /// Not UTF-8.
     #[error("not UTF-8")]
     NotUtf8,
-    /// A control character: it would reach logs and terminals.
+    /// Contains a control character, which would reach logs and terminals.
     #[error("a control character")]
     ControlCharacter,
 }
 
-/// Why a message could not be put into bytes. The output buffer is then as it was before the call.
+/// Why a message was not encoded. The output buffer is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeError {
-    /// The message exceeds the cap of its lane. Cure: send less, or on a lane for large transfers.
+    /// The payload exceeds the limit of its lane. Remedy: send less, or use a lane for larger
+    /// messages.
     #[error("a message of {size} bytes on the {lane:?} lane, at most {cap} are allowed")]
     TooLarge {
         /// The lane.
         lane: Lane,
         /// The payload, in bytes.
         size: usize,
-        /// The lane's cap.
+        /// The limit of the lane, in bytes.
         cap: usize,
     },
-    /// An event, request or response was to go on the control lane, which is the protocol's own.
+    /// An event, request or response on the control lane, which belongs to the protocol.
     #[error("a {kind} cannot go on the control lane")]
     ControlLaneReserved {
-        /// What was to go there.
+        /// The kind of the message.
         kind: FrameKind,
     },
-    /// A cancel was given a payload; it has none.
+    /// A payload for a cancel, which has none.
     #[error("a cancel with {size} bytes of payload")]
     CancelPayload {
         /// The payload, in bytes.
         size: usize,
     },
-    /// The dialect has no such thing; see [`Protocol::features`](super::Protocol::features).
-    #[error("this dialect has no {what}")]
+    /// The protocol cannot express the message; see
+    /// [`Protocol::features`](super::Protocol::features).
+    #[error("this protocol has no {what}")]
     Unsupported {
-        /// What it has not.
+        /// The missing feature.
         what: &'static str,
     },
     /// A `peers` message lists more addresses than allowed.
     #[error("a list of {count} peers, at most {cap} are allowed")]
     TooManyPeers {
-        /// The addresses given.
+        /// The number of addresses.
         count: usize,
-        /// The cap.
+        /// The limit.
         cap: usize,
     },
-    /// An abort of the control lane, which never has an open message.
+    /// An abort of the control lane, which never has a partial message.
     #[error("the control lane has nothing to abort")]
     BadLane,
-    /// A field that the dialect needs is absent from the hello.
+    /// The hello lacks a field that the protocol needs.
     #[error("the hello lacks its {field}")]
     Missing {
         /// The field.
         field: &'static str,
     },
-    /// The hello's agent is no presentable text.
-    #[error("the hello's agent is refused: {0}")]
-    Agent(AgentError),
-    /// The hello's application bytes exceed the cap.
+    /// The agent of the hello is not acceptable text.
+    #[error("the agent of the hello is refused: {0}")]
+    Agent(#[source] AgentError),
+    /// The application bytes of the hello exceed the limit.
     #[error("{size} application bytes in the hello, at most {cap} are allowed")]
     AppTooLarge {
-        /// The bytes given.
+        /// The number of bytes.
         size: usize,
-        /// The cap.
+        /// The limit, in bytes.
         cap: usize,
     },
-    /// The greeting as a whole exceeds the cap.
-    #[error("a greeting of {size} bytes, at most {cap} are allowed")]
+    /// The first frame exceeds the limit.
+    #[error("a first frame of {size} bytes, at most {cap} are allowed")]
     FirstFrameTooLarge {
-        /// Its bytes.
+        /// Its length, in bytes.
         size: usize,
-        /// The cap.
+        /// The limit, in bytes.
         cap: usize,
     },
 }

@@ -1,40 +1,46 @@
-//! What a dialect accepts at most.
+//! Size limits of a protocol.
 
-use crate::base::Lane;
 use serde::{Deserialize, Serialize};
 
-/// The caps of a dialect, all in bytes unless said otherwise. They hold both ways: what a peer with the same limits would
-/// refuse is not sent.
+use crate::base::Lane;
+
+/// Size limits of a protocol, in bytes unless stated otherwise.
+///
+/// They hold in both directions: the encoder refuses what a peer with the same limits would refuse.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WireLimits {
-    /// Largest message on [`Lane::Urgent`], counted as payload without frame heads. Default 256 KiB. A message that takes
-    /// long to send delays every vote behind it, so this one is meant to be small.
+    /// Largest payload on [`Lane::Urgent`]. Default: 256 KiB. Keep it small: a message that takes
+    /// long to send delays every vote behind it.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub urgent: usize,
-    /// Largest message on [`Lane::Normal`]. Default 4 MiB.
+    /// Largest payload on [`Lane::Normal`]. Default: 4 MiB.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub normal: usize,
-    /// Largest message on [`Lane::Bulk`]. Default 32 MiB. A link's reassembly holds at most the sum of the three.
+    /// Largest payload on [`Lane::Bulk`]. Default: 32 MiB. The reassembly of a connection holds at
+    /// most the sum of the three.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub bulk: usize,
-    /// Largest greeting, all its bytes counted. Default and, in the native dialect, maximum: 4 KiB; minimum 2 KiB.
+    /// Largest first frame, all its bytes counted. Default: 4 KiB. The native protocol takes 2 to 4
+    /// KiB.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub hello: usize,
-    /// Largest payload of one chunk we send. Default and, in the native dialect, maximum: 16 KiB; minimum 1 KiB. A more
-    /// urgent lane waits for at most one such chunk.
+    /// Largest payload of a chunk that we send. Default: 16 KiB. The native protocol takes 1 to 16
+    /// KiB. A more urgent lane waits for at most one such chunk.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub chunk: usize,
-    /// What a reader must be able to hold in one piece: a step that sees so many bytes is never
-    /// [`DecodeStep::NeedMore`](super::DecodeStep::NeedMore). A dialect sets it itself; what is configured here is overwritten.
+    /// Bytes that a reader must be able to hold in one piece: a step with this many bytes is never
+    /// [`DecodeStep::NeedMore`](super::DecodeStep::NeedMore). The protocol sets it and ignores a
+    /// configured value.
     #[serde(skip)]
     pub window: usize,
-    /// Most addresses in one `peers` message. Default 256; in the native dialect at most 800.
+    /// Most addresses in one `peers` message. Default: 256. The native protocol takes at most 800.
     pub peers: usize,
 }
 
 impl WireLimits {
-    /// The cap of a message on this lane; zero on [`Lane::Control`], which carries no application message.
+    /// Largest payload on this lane; zero on [`Lane::Control`], which carries no application
+    /// message.
     pub const fn message(&self, lane: Lane) -> usize {
         match lane {
             Lane::Control => 0,
@@ -44,7 +50,8 @@ impl WireLimits {
         }
     }
 
-    /// What one decoder's reassembly can hold at most: one open message a lane.
+    /// Most bytes that the reassembly of one connection can hold: one partly received message per
+    /// lane.
     pub const fn reassembly(&self) -> usize {
         self.urgent.saturating_add(self.normal).saturating_add(self.bulk)
     }

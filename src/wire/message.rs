@@ -1,4 +1,4 @@
-//! What is said on a link, whatever the dialect that says it.
+//! The messages of a connection, independent of the protocol that encodes them.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,29 +10,29 @@ use crate::base::{Lane, Nonce};
 
 use super::error::AgentError;
 
-/// What a message of the application is, apart from its payload.
+/// The header of an application message: its kind and its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MessageHeader {
-    /// Something the peer is told, without an answer.
+    /// A one-way message.
     Event {
-        /// The application's kind of message.
+        /// The message type, defined by the application.
         kind: u16,
     },
-    /// Something the peer is asked.
+    /// A message that asks for a response.
     Request {
-        /// Chosen by the asking side, unique among its requests that await an answer on this connection.
+        /// Chosen by the requester; unique among its pending requests on this connection.
         id: u32,
-        /// The application's kind of message.
+        /// The message type, defined by the application.
         kind: u16,
     },
-    /// The answer to a request.
+    /// The response to a request.
     Response {
         /// The request's id.
         id: u32,
-        /// How the request fared.
+        /// The result of the request.
         status: Status,
     },
-    /// The asking side no longer wants the answer. Has no payload.
+    /// The requester no longer wants the response. Has no payload.
     Cancel {
         /// The request's id.
         id: u32,
@@ -40,7 +40,7 @@ pub enum MessageHeader {
 }
 
 impl MessageHeader {
-    /// The kind of frame that carries it.
+    /// The kind of frame that carries the message.
     pub const fn frame_kind(&self) -> FrameKind {
         match self {
             Self::Event { .. } => FrameKind::Event,
@@ -50,7 +50,7 @@ impl MessageHeader {
         }
     }
 
-    /// The id that ties request, response and cancel together; an event has none.
+    /// The id that ties request, response and cancel together; `None` for an event.
     pub const fn id(&self) -> Option<u32> {
         match *self {
             Self::Event { .. } => None,
@@ -59,7 +59,7 @@ impl MessageHeader {
     }
 }
 
-/// The five kinds of frames.
+/// The kinds of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FrameKind {
     /// See [`MessageHeader::Event`].
@@ -86,30 +86,30 @@ impl fmt::Display for FrameKind {
     }
 }
 
-/// How a request fared: one byte on the line.
+/// The result of a request: one byte on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Status {
-    /// Answered; the payload is the answer.
+    /// The payload is the answer.
     Ok,
     /// The handler ended without an answer.
     NoReply,
-    /// The handler does not answer this peer, or not this question.
+    /// The handler does not answer this peer or this request.
     Refused,
-    /// Too many requests are being handled; a later one may be answered.
+    /// Too many requests are in progress. A later request may succeed.
     Busy,
     /// The handler failed; the payload may say why.
     Failed,
     /// The request's kind has no handler.
     UnknownKind,
-    /// The answer exceeds the cap of its lane.
+    /// The answer exceeds the limit of its lane.
     TooLarge,
-    /// A code without a name here: a later version's, or (from 128 up) the application's own.
+    /// A code without a name in this version. Codes from 128 up belong to the application.
     Other(u8),
 }
 
 impl Status {
-    /// The byte on the line.
+    /// The byte on the wire.
     pub const fn code(self) -> u8 {
         match self {
             Self::Ok => 0,
@@ -123,7 +123,7 @@ impl Status {
         }
     }
 
-    /// The status with this byte; [`Status::Other`] for one without a name.
+    /// The status of a byte; [`Status::Other`] for a byte without a name.
     pub const fn from_code(code: u8) -> Self {
         match code {
             0 => Self::Ok,
@@ -138,32 +138,33 @@ impl Status {
     }
 }
 
-/// The protocol's own messages; none of them reaches the application.
+/// A message of the protocol itself, which does not reach the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// Are you there? To be answered by a pong with the same token, at once.
+    /// Asks for an immediate pong with the same token.
     Ping {
-        /// What the pong repeats; zero where the dialect's pings have none.
+        /// Repeated by the pong. Zero in a protocol without ping tokens.
         token: u64,
     },
-    /// The answer to a ping.
+    /// Answers a ping.
     Pong {
-        /// The ping's token; zero where the dialect's pings have none.
+        /// The token of the ping. Zero in a protocol without ping tokens.
         token: u64,
     },
     /// The sender closes the connection after this.
     Goodbye(Goodbye),
-    /// The rest of the open message on this lane will not come. The decoder has already dropped what had come.
+    /// The rest of the partial message on this lane will not come. The decoder has dropped its
+    /// received part.
     Abort {
         /// The lane; never [`Lane::Control`].
         lane: Lane,
     },
-    /// Which peers do you know?
+    /// Asks for addresses of other peers.
     GetPeers {
-        /// Most addresses wanted.
+        /// Most addresses to return.
         max: u16,
     },
-    /// Addresses that the sender knows; canonical.
+    /// Addresses known to the sender, canonical.
     Peers(Vec<SocketAddr>),
 }
 
@@ -172,66 +173,66 @@ pub enum Control {
 pub struct Goodbye {
     /// Why.
     pub reason: GoodbyeReason,
-    /// Not before so long; `None` leaves it to the peer's own backoff. On the line in whole milliseconds, rounded up, at
-    /// most 49 days.
+    /// The peer should not reconnect earlier. `None`: its own backoff decides. On the wire in whole
+    /// milliseconds, rounded up, at most 49 days.
     pub retry_after: Option<Duration>,
 }
 
 impl Goodbye {
-    /// A goodbye that leaves the time of return to the peer.
+    /// A goodbye without a retry time.
     pub const fn new(reason: GoodbyeReason) -> Self {
         Self { reason, retry_after: None }
     }
 
-    /// The same goodbye with a time before which the peer need not come back.
+    /// Sets how long the peer should wait before it reconnects.
     #[must_use]
     pub const fn retry_after(self, wait: Duration) -> Self {
         Self { retry_after: Some(wait), ..self }
     }
 }
 
-/// Why a connection is refused or ended: two bytes on the line.
+/// Why a connection is refused or ended: two bytes on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GoodbyeReason {
-    /// No reason given: the application closed the connection.
+    /// The application closed the connection without a reason.
     Closed,
     /// The node shuts down.
     Shutdown,
-    /// No slot is free: globally, for the address or for its subnet.
+    /// No slot is free: in total, for the address, or for its subnet.
     Full,
     /// The address or the peer is banned.
     Banned,
-    /// Another network.
+    /// The peer belongs to another network.
     WrongNetwork,
-    /// A version of the dialect that is not spoken.
+    /// The protocol version is not supported.
     WrongVersion,
-    /// Another genesis.
+    /// The peer has another genesis block.
     WrongGenesis,
-    /// The nonce is our own: you dialled yourself.
+    /// The nonce is our own: the node has dialled itself.
     SelfDial,
-    /// Another connection of the same two nodes survives.
+    /// Another connection between the same two nodes is kept.
     Duplicate,
-    /// A newer connection of the same peer took this one's place.
+    /// A newer connection of the same peer replaces this one.
     Replaced,
-    /// What came broke the protocol.
+    /// The peer violated the protocol.
     Protocol,
-    /// Nothing came for too long.
+    /// The peer was silent for too long.
     Stale,
     /// The peer reads too slowly.
     TooSlow,
     /// The node is overloaded.
     Overloaded,
-    /// The application's verdict on the hello.
+    /// The application rejects the hello.
     Rejected,
     /// The handshake took too long.
     Timeout,
-    /// A code without a name here.
+    /// A code without a name in this version.
     Other(u16),
 }
 
 impl GoodbyeReason {
-    /// The number on the line.
+    /// The number on the wire.
     pub const fn code(self) -> u16 {
         match self {
             Self::Closed => 0,
@@ -254,7 +255,7 @@ impl GoodbyeReason {
         }
     }
 
-    /// The reason with this number; [`GoodbyeReason::Other`] for one without a name.
+    /// The reason of a number; [`GoodbyeReason::Other`] for a number without a name.
     pub const fn from_code(code: u16) -> Self {
         match code {
             0 => Self::Closed,
@@ -278,36 +279,39 @@ impl GoodbyeReason {
     }
 }
 
-/// The first thing each side says. The dialler speaks first; the acceptor's hello is its acceptance.
+/// Introduces a node to its peer. The dialler sends its hello first; the acceptor's hello accepts
+/// the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// Version of the dialect that the sender speaks; see [`Protocol::version`](super::Protocol::version). Another one
-    /// than ours still decodes, so that it can be refused with a reason.
+    /// The sender's protocol version; see [`Protocol::version`](super::Protocol::version). Other
+    /// versions than ours decode too, so that they can be refused with a reason.
     pub version: u32,
-    /// The network: nodes of different ones do not stay connected.
+    /// The network. Nodes of different networks do not stay connected.
     pub network: u64,
-    /// The sender's instance nonce; `None` only where the dialect has none, and then neither self-dials nor collisions
-    /// can be told by it.
+    /// The nonce of the sender's process. `None` only in a protocol without nonces, which then
+    /// detects neither self-dials nor collisions by nonce.
     pub nonce: Option<Nonce>,
-    /// What the sender can do, as bits of the application; unknown ones are ignored.
+    /// Feature bits, defined by the application. Unknown bits are ignored.
     pub features: u64,
-    /// Where the sender says it listens; canonical when decoded, not verified.
+    /// The listen address that the sender claims. Canonical when decoded; not verified.
     pub listen: Option<SocketAddr>,
-    /// Name and version of the sender's software: at most [`Hello::MAX_AGENT`] bytes, no control characters.
+    /// Name and version of the sender's software: at most [`Hello::MAX_AGENT`] bytes, no control
+    /// characters.
     pub agent: String,
-    /// Hash of the first block, where the application has one; with one on both sides they must be equal.
+    /// Hash of the genesis block, if the application has one. If both sides send one, they must be
+    /// equal.
     pub genesis: Option<[u8; 32]>,
-    /// The application's own bytes, at most [`Hello::MAX_APP`].
+    /// Bytes of the application, at most [`Hello::MAX_APP`].
     pub app: Bytes,
 }
 
 impl Hello {
-    /// Longest agent, in bytes of UTF-8.
+    /// Longest agent, in bytes.
     pub const MAX_AGENT: usize = 128;
-    /// Most bytes of the application's own in the native dialect.
+    /// Most application bytes in the native protocol.
     pub const MAX_APP: usize = 1024;
 
-    /// A hello that says the least: who speaks, in which network.
+    /// A hello with the mandatory fields only.
     pub fn new(version: u32, network: u64, nonce: Nonce) -> Self {
         Self {
             version,
@@ -321,10 +325,10 @@ impl Hello {
         }
     }
 
-    /// Whether this may stand as an agent, in any dialect.
+    /// Checks an agent text: length, UTF-8, no control characters. Every protocol applies it.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// [`AgentError`] says which check failed.
     pub fn validate_agent(agent: &[u8]) -> Result<&str, AgentError> {
         if agent.len() > Self::MAX_AGENT {
             return Err(AgentError::TooLong { size: agent.len() });
@@ -337,11 +341,11 @@ impl Hello {
     }
 }
 
-/// How a connection begins: the acceptor answers with either, the dialler begins with a hello.
+/// The first frame of each side. The dialler sends a hello; the acceptor answers with either.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FirstFrame {
-    /// "This is who I am"; from the acceptor also "I accept you".
+    /// Introduces the sender. From the acceptor it also accepts the connection.
     Hello(Hello),
-    /// "I do not accept you".
+    /// Refuses the connection.
     Goodbye(Goodbye),
 }

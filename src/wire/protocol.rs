@@ -1,4 +1,5 @@
-//! The faces of a dialect: how messages become bytes and bytes become messages.
+//! The traits of a protocol: [`Protocol`] encodes, [`Decoder`] decodes, [`ReplyMatcher`] pairs
+//! replies without ids.
 
 use std::fmt::Debug;
 use std::ops::Deref;
@@ -10,36 +11,38 @@ use crate::base::Lane;
 
 use super::chunk::Chunks;
 use super::error::{EncodeError, WireError};
+use super::features::Features;
 use super::limits::WireLimits;
 use super::message::{Control, FirstFrame, Goodbye, Hello, MessageHeader};
 
-/// Framing and handshake spoken on a link. One value serves all links; what belongs to one link is its [`Decoder`].
+/// Framing and handshake of a connection.
 ///
-/// Every encoding method appends to `out`, and leaves it as it was when it fails.
+/// One value serves all connections; the state of one connection is its [`Decoder`]. Every encoding
+/// method appends to `out` and leaves `out` unchanged when it fails.
 pub trait Protocol: Send + Sync + 'static {
-    /// What one link keeps between reads.
+    /// The decoding state of one connection.
     type Decoder: Decoder;
 
     /// The name in logs, stats and configuration.
     fn name(&self) -> &'static str;
 
-    /// What goes into [`Hello::version`].
+    /// The version to put into [`Hello::version`].
     fn version(&self) -> u32;
 
-    /// What this dialect can say at all.
+    /// What this protocol can express.
     fn features(&self) -> Features;
 
-    /// The caps: per lane, of the greeting, of a chunk; and the window a reader needs.
+    /// The size limits of messages, first frames and chunks, and the window that a reader needs.
     fn limits(&self) -> &WireLimits;
 
-    /// A decoder for a new connection, to be fed what follows the greeting.
+    /// A decoder for a new connection. Its input starts behind the first frame.
     fn decoder(&self) -> Self::Decoder;
 
     /// Appends a whole message, in as many chunks as it takes.
     ///
     /// # Errors
-    /// [`EncodeError::TooLarge`], [`EncodeError::ControlLaneReserved`], [`EncodeError::CancelPayload`],
-    /// [`EncodeError::Unsupported`].
+    /// [`EncodeError::TooLarge`], [`EncodeError::ControlLaneReserved`],
+    /// [`EncodeError::CancelPayload`], [`EncodeError::Unsupported`].
     ///
     /// # Cost
     /// One reservation and one copy of the payload.
@@ -51,123 +54,133 @@ pub trait Protocol: Send + Sync + 'static {
         out: &mut BytesMut,
     ) -> Result<(), EncodeError>;
 
-    /// The same bytes as [`Protocol::encode`] makes, as chunks that share the payload.
+    /// The bytes of [`Protocol::encode`] as chunks that share the payload.
     ///
     /// # Errors
     /// Those of [`Protocol::encode`].
     ///
     /// # Cost
-    /// One reference count a chunk; no copy, no allocation.
+    /// One reference count per chunk; no copy, no allocation.
     fn chunks(&self, lane: Lane, header: MessageHeader, payload: Bytes) -> Result<Chunks, EncodeError>;
 
-    /// Appends a control message; `false`, and nothing appended, if this dialect has no such thing.
+    /// Appends a control message. Returns `false`, and appends nothing, if this protocol has no
+    /// such message.
     ///
     /// # Errors
     /// [`EncodeError::TooManyPeers`], [`EncodeError::BadLane`].
     fn encode_control(&self, control: &Control, out: &mut BytesMut) -> Result<bool, EncodeError>;
 
-    /// Appends the greeting that opens a connection, or accepts one.
+    /// Appends the hello that opens or accepts a connection.
     ///
     /// # Errors
     /// [`EncodeError::Missing`], [`EncodeError::Agent`], [`EncodeError::AppTooLarge`],
     /// [`EncodeError::FirstFrameTooLarge`].
     fn encode_hello(&self, hello: &Hello, out: &mut BytesMut) -> Result<(), EncodeError>;
 
-    /// Appends the greeting that refuses a connection; `false`, and nothing appended, if this dialect refuses by closing.
+    /// Appends the goodbye that refuses a connection. Returns `false`, and appends nothing, if this
+    /// protocol refuses by closing.
     ///
     /// # Errors
     /// [`EncodeError::FirstFrameTooLarge`].
     fn encode_goodbye(&self, goodbye: &Goodbye, out: &mut BytesMut) -> Result<bool, EncodeError>;
 
-    /// How answers find their requests where the line carries no ids; `None`, the default: by id.
+    /// Decodes the first frame at the start of `buf`. Returns it with the number of bytes used, or
+    /// `None` if more bytes are needed. With [`WireLimits::hello`] bytes it never returns `None`.
+    ///
+    /// # Errors
+    /// A typed error, as early as the bytes allow: a wrong magic on its first wrong byte, a length
+    /// above the limit before the bytes that it announces.
+    fn decode_first_frame(&self, buf: &[u8]) -> Result<Option<(FirstFrame, usize)>, WireError>;
+
+    /// How replies find their requests if frames carry no ids. Default: `None`, by id.
     fn reply_matcher(&self) -> Option<Arc<dyn ReplyMatcher>> {
         None
     }
-
-    /// Reads the greeting at the start of `buf`, and how many bytes it took; `None` while it is incomplete and nothing is
-    /// wrong with it so far. With [`WireLimits::hello`] bytes in hand it is never `None`.
-    ///
-    /// # Errors
-    /// A typed refusal, as early as the bytes allow: a wrong magic on its first wrong byte, a length over the cap before
-    /// anything it announces.
-    fn decode_first_frame(&self, buf: &[u8]) -> Result<Option<(FirstFrame, usize)>, WireError>;
 }
 
-/// Pairs requests and answers by what they are, for a dialect whose messages carry no ids.
+/// Pairs requests and replies by kind and content, for a protocol whose frames carry no ids.
 ///
-/// Each request waits in a *place*, one at a time; the decoder gives a received request its place as its id, and hands
-/// answers over as events, and that there is none as a response whose id is the place.
+/// Requests wait in numbered *reply slots*, one at a time per slot. The decoder reports:
+/// - a received request with its slot number as id;
+/// - a received reply as an event;
+/// - an answer that says "nothing found" as a response whose id is the slot number.
 pub trait ReplyMatcher: Debug + Send + Sync + 'static {
-    /// The place in which a request of this kind waits for its answer; `None` for a kind that asks nothing.
+    /// The slot in which a request of this kind waits; `None` for a kind that is not a request.
     fn request_slot(&self, kind: u16) -> Option<u32>;
 
-    /// The place that a message of this kind may answer; `None` for one that answers nothing.
+    /// The slot that a message of this kind may fill; `None` for a kind that is not a reply.
     fn reply_slot(&self, kind: u16) -> Option<u32>;
 
-    /// Whether this can be the answer to what was asked: the fields that must agree do.
-    fn is_reply_to(&self, kind: u16, asked: &[u8], reply_kind: u16, reply: &[u8]) -> bool;
+    /// Whether `reply` can be the reply to `request`: the fields that must agree do.
+    fn is_reply_to(&self, kind: u16, request: &[u8], reply_kind: u16, reply: &[u8]) -> bool;
 
-    /// Whether no answer to one of two requests of a place can be taken for the other's, so that one may be sent although the
-    /// other, given up, may still be answered. Default: no.
-    fn are_distinguishable(&self, _kind: u16, _asked: &[u8], _other_kind: u16, _other: &[u8]) -> bool {
+    /// Whether no message can be a reply to both of two requests of one slot. Default: `false`.
+    ///
+    /// If so, one may be sent although the peer may still reply to the other, which has been given
+    /// up.
+    fn are_distinguishable(&self, _kind: u16, _request: &[u8], _other_kind: u16, _other: &[u8]) -> bool {
         false
     }
 }
 
-/// What one link keeps between reads: the messages that have begun and not ended.
+/// The decoding state of one connection: the messages that are partly received.
 pub trait Decoder: Send + 'static {
-    /// Takes one step over `buf`: all that has been received and not yet used, oldest byte first. The caller drops the
-    /// bytes that the step says it used and calls again, until [`DecodeStep::NeedMore`].
+    /// Decodes one step from `buf`, the received and unused bytes, oldest first.
+    ///
+    /// The caller drops the bytes that the step used and calls again, until
+    /// [`DecodeStep::NeedMore`].
     ///
     /// # Errors
-    /// A typed refusal; the connection can then only be closed. Never panics, whatever the bytes.
+    /// A typed error; the connection can then only be closed. No input panics.
     ///
     /// # Cost
-    /// A message in one frame costs no allocation and no copy; chunks are copied once into the reassembly.
+    /// A message in one frame takes no allocation and no copy. Chunks are copied once, into the
+    /// reassembly buffer.
     fn step<'b>(&mut self, buf: &'b [u8]) -> Result<DecodeStep<'b>, WireError>;
 
-    /// Bytes of memory held for messages that have begun and not ended: at most [`WireLimits::reassembly`]. Zero when
-    /// none is open.
+    /// Bytes of memory held for partly received messages: at most [`WireLimits::reassembly`], and
+    /// zero without any.
     fn buffered(&self) -> usize;
 }
 
-/// What a [`Decoder::step`] found. `used` is never zero.
+/// The result of a [`Decoder::step`]. `used` is the number of bytes to drop from the front of the
+/// buffer; it is never zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DecodeStep<'b> {
-    /// Nothing can be taken before more bytes come; nothing was used.
+    /// More bytes are needed; nothing was used.
     NeedMore,
-    /// A part of a frame was taken in. No frame is complete, so this is no sign of life yet.
+    /// A part of a frame. No frame is complete, so this does not count as a sign of life.
     PartialFrame {
-        /// Bytes to drop from the front of the buffer.
+        /// Bytes to drop.
         used: usize,
     },
-    /// A complete frame, whose message is not complete.
+    /// A complete frame of a message that is not complete.
     Chunk {
-        /// Bytes to drop from the front of the buffer.
+        /// Bytes to drop.
         used: usize,
     },
     /// A complete message of the application.
     Message {
-        /// Bytes to drop from the front of the buffer, once the payload is done with.
+        /// Bytes to drop, once the payload is no longer needed.
         used: usize,
         /// The lane it came on.
         lane: Lane,
-        /// What it is.
+        /// What kind of message it is.
         header: MessageHeader,
-        /// What it carries.
+        /// The application's bytes.
         payload: Payload<'b>,
     },
     /// A complete message of the protocol itself.
     Control {
-        /// Bytes to drop from the front of the buffer.
+        /// Bytes to drop.
         used: usize,
-        /// What it says.
+        /// The message.
         control: Control,
     },
 }
 
 impl DecodeStep<'_> {
-    /// Bytes to drop from the front of the buffer; zero for [`DecodeStep::NeedMore`] only.
+    /// Bytes to drop from the front of the buffer; zero only for [`DecodeStep::NeedMore`].
     pub const fn used(&self) -> usize {
         match *self {
             Self::NeedMore => 0,
@@ -179,18 +192,20 @@ impl DecodeStep<'_> {
     }
 }
 
-/// The payload of a received message: in the read buffer still, or reassembled.
+/// The payload of a received message, in the read buffer or reassembled.
 #[derive(Clone, Debug)]
 pub enum Payload<'b> {
-    /// A message that came in one frame, where it was read. Keeping it means copying it.
+    /// The payload of a single frame, inside the read buffer. Keeping it means copying it.
     Borrowed(&'b [u8]),
-    /// A message put together from several frames or reads.
+    /// A payload assembled from several frames or reads.
     Owned(Bytes),
 }
 
 impl Payload<'_> {
-    /// The payload as bytes of their own. Cost: copies a borrowed one, so that it does not pin the read buffer; an owned one
-    /// is handed out.
+    /// The payload as bytes that do not pin the read buffer.
+    ///
+    /// # Cost
+    /// Copies a borrowed payload; an owned one is returned as it is.
     pub fn into_bytes(self) -> Bytes {
         match self {
             Self::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
@@ -223,73 +238,3 @@ impl PartialEq for Payload<'_> {
 }
 
 impl Eq for Payload<'_> {}
-
-/// What a dialect can say at all. What it cannot say is refused by its encoder, or ([`Protocol::encode_control`]) left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Features {
-    /// Events and requests of the kinds below this. [`Features::ALL_KINDS`] where every kind can be said.
-    pub kinds: u32,
-    /// Requests, responses and cancels with ids.
-    pub requests: bool,
-    /// Lanes are told apart on the line. Without them everything arrives on [`Lane::Normal`].
-    pub lanes: bool,
-    /// Large messages go in chunks, so other lanes come between, and [`Control::Abort`] ends one. Without, a message is
-    /// one frame, however large.
-    pub chunks: bool,
-    /// Pongs repeat the ping's token. Without, tokens arrive as zero and a pong answers the oldest ping; and nothing bounds the bulk
-    /// that is under way, since that is followed by pings of its own (tokens with the highest bit).
-    pub ping_tokens: bool,
-    /// [`Control::Goodbye`], and a goodbye in place of a hello.
-    pub goodbye: bool,
-    /// [`Control::GetPeers`] and [`Control::Peers`].
-    pub peers: bool,
-    /// Hellos carry a nonce.
-    pub nonce: bool,
-}
-
-impl Features {
-    /// Every kind there is.
-    pub const ALL_KINDS: u32 = 1 << 16;
-    /// All of them.
-    pub const ALL: Self = Self {
-        kinds: Self::ALL_KINDS,
-        requests: true,
-        lanes: true,
-        chunks: true,
-        ping_tokens: true,
-        goodbye: true,
-        peers: true,
-        nonce: true,
-    };
-    /// None of them: events of every kind and pings only.
-    pub const NONE: Self = Self {
-        kinds: Self::ALL_KINDS,
-        requests: false,
-        lanes: false,
-        chunks: false,
-        ping_tokens: false,
-        goodbye: false,
-        peers: false,
-        nonce: false,
-    };
-
-    /// Whether what such a header begins can be said, on a lane that it may take.
-    ///
-    /// # Errors
-    /// [`EncodeError::Unsupported`], as [`Protocol::encode`] would say it.
-    pub const fn check(&self, header: &MessageHeader) -> Result<(), EncodeError> {
-        match *header {
-            MessageHeader::Request { .. } | MessageHeader::Response { .. } | MessageHeader::Cancel { .. }
-                if !self.requests =>
-            {
-                Err(EncodeError::Unsupported { what: "request" })
-            }
-            MessageHeader::Event { kind } | MessageHeader::Request { kind, .. }
-                if kind as u32 >= self.kinds =>
-            {
-                Err(EncodeError::Unsupported { what: "message of this kind" })
-            }
-            _ => Ok(()),
-        }
-    }
-}

@@ -1,7 +1,7 @@
-//! Memory that messages were put together in, for the next ones.
+//! Reuses the memory of reassembled messages for later ones.
 //!
-//! An allocator gives the memory of a freed message of tens of kilobytes back to the system, and the next one pays for each of
-//! its pages again: that costs more than copying the bytes does.
+//! An allocator returns the memory of a freed message of tens of kilobytes to the system. The next
+//! message then pays for each page again, which costs more than copying the bytes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,20 @@ use bytes::Bytes;
 
 use crate::sync::Mutex;
 
-/// Buffers that nobody uses: at most [`BUFFERS`] of at most [`LARGEST`] bytes, and one of at most [`LONGEST`].
+use super::reassembly::MAX_SHORT_BYTES;
+
+/// Most pooled buffers: as many as the answers that are handed out together.
+const MAX_BUFFERS: usize = 64;
+/// Smallest pooled buffer: two of the largest chunks. No chunked message fits less for long.
+const MIN_BUFFER_BYTES: usize = 32 * 1024;
+/// Largest of the [`MAX_BUFFERS`] buffers. Together they hold at most 8 MiB, and 4 MiB if messages
+/// have 64 KiB.
+const MAX_BUFFER_BYTES: usize = MAX_SHORT_BYTES;
+/// Largest long buffer: a 10 MB block that has grown by halves of a limit of 32 MiB.
+const MAX_LONG_BUFFER_BYTES: usize = 16 << 20;
+
+/// Unused buffers: at most [`MAX_BUFFERS`] of at most [`MAX_BUFFER_BYTES`], and one of at most
+/// [`MAX_LONG_BUFFER_BYTES`].
 #[derive(Default)]
 pub(super) struct BufferPool {
     buffers: Mutex<Vec<Vec<u8>>>,
@@ -18,31 +31,33 @@ pub(super) struct BufferPool {
 }
 
 impl BufferPool {
-    /// The smallest empty buffer with room for at least `least` and at most `most` bytes.
-    pub(super) fn take(&self, least: usize, most: usize) -> Option<Vec<u8>> {
-        if least > LARGEST {
+    /// The smallest empty buffer with a capacity of `min` to `max` bytes.
+    pub(super) fn take(&self, min: usize, max: usize) -> Option<Vec<u8>> {
+        if min > MAX_BUFFER_BYTES {
             return None;
         }
         let mut buffers = self.buffers.lock();
-        let fitting = buffers.iter().enumerate().filter(|(_, one)| (least..=most).contains(&one.capacity()));
-        let at = fitting.min_by_key(|(_, one)| one.capacity())?.0;
-        Some(buffers.swap_remove(at))
+        let fitting =
+            buffers.iter().enumerate().filter(|(_, buffer)| (min..=max).contains(&buffer.capacity()));
+        let index = fitting.min_by_key(|(_, buffer)| buffer.capacity())?.0;
+        Some(buffers.swap_remove(index))
     }
 
-    /// The long buffer, if it has room for at least `least` and at most `most` bytes.
-    pub(super) fn take_long(&self, least: usize, most: usize) -> Option<Vec<u8>> {
+    /// The long buffer, if its capacity is `min` to `max` bytes.
+    pub(super) fn take_long(&self, min: usize, max: usize) -> Option<Vec<u8>> {
         let mut long = self.long.lock();
-        (least..=most).contains(&long.capacity()).then(|| std::mem::take(&mut *long))
+        (min..=max).contains(&long.capacity()).then(|| std::mem::take(&mut *long))
     }
 
-    /// Keeps a buffer that is no longer used, if it is worth it and there is a place.
-    pub(super) fn put(&self, mut buffer: Vec<u8>) {
-        if !is_worth(&buffer) {
+    /// Returns an unused buffer to the pool. Frees it if its size is out of range or the pool is
+    /// full.
+    pub(super) fn recycle(&self, mut buffer: Vec<u8>) {
+        if !is_poolable(&buffer) {
             return;
         }
         buffer.clear();
-        if buffer.capacity() > LARGEST {
-            // The larger one stays. The lock is not held while the allocator works.
+        if buffer.capacity() > MAX_BUFFER_BYTES {
+            // The larger of the two stays. The lock is released before the other one is freed.
             let mut long = self.long.lock();
             if long.capacity() < buffer.capacity() {
                 std::mem::swap(&mut *long, &mut buffer);
@@ -51,19 +66,19 @@ impl BufferPool {
             return;
         }
         let mut buffers = self.buffers.lock();
-        if buffers.len() < BUFFERS {
+        if buffers.len() < MAX_BUFFERS {
             buffers.push(buffer);
             return;
         }
-        // The lock is not held while the allocator works.
+        // The lock is released before the buffer is freed.
         drop(buffers);
         drop(buffer);
     }
 
-    /// A complete message, whose memory comes back here when nobody keeps it any more.
+    /// A complete message. Its memory returns to the pool when the last clone is dropped.
     pub(super) fn share(self: &Arc<Self>, bytes: Vec<u8>) -> Bytes {
-        if is_worth(&bytes) {
-            Bytes::from_owner(PooledBuffer { bytes, home: Arc::clone(self) })
+        if is_poolable(&bytes) {
+            Bytes::from_owner(PooledBuffer { bytes, pool: Arc::clone(self) })
         } else {
             Bytes::from(bytes)
         }
@@ -76,13 +91,14 @@ impl fmt::Debug for BufferPool {
     }
 }
 
-fn is_worth(buffer: &Vec<u8>) -> bool {
-    (SMALLEST..=LONGEST).contains(&buffer.capacity())
+fn is_poolable(buffer: &Vec<u8>) -> bool {
+    (MIN_BUFFER_BYTES..=MAX_LONG_BUFFER_BYTES).contains(&buffer.capacity())
 }
 
+/// A message's memory. Dropping it returns the memory to the pool.
 struct PooledBuffer {
     bytes: Vec<u8>,
-    home: Arc<BufferPool>,
+    pool: Arc<BufferPool>,
 }
 
 impl AsRef<[u8]> for PooledBuffer {
@@ -93,51 +109,42 @@ impl AsRef<[u8]> for PooledBuffer {
 
 impl Drop for PooledBuffer {
     fn drop(&mut self) {
-        self.home.put(std::mem::take(&mut self.bytes));
+        self.pool.recycle(std::mem::take(&mut self.bytes));
     }
 }
-
-/// As many as answers are handed out together.
-const BUFFERS: usize = 64;
-/// Two of the largest chunks: a smaller one holds no message in chunks for long.
-const SMALLEST: usize = 32 * 1024;
-/// So all together hold at most 8 MiB, and 4 MiB where messages are of 64 KiB.
-const LARGEST: usize = super::reassembly::SHORT;
-/// A block of 10 MB that has grown by halves of a cap of 32 MiB.
-const LONGEST: usize = 16 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_memory_of_a_dropped_message_serves_the_next_that_it_fits() {
-        let spares = Arc::new(BufferPool::default());
-        let message = spares.share(vec![1; 64 * 1024]);
-        let (place, kept) = (message.as_ptr(), message.slice(5..10));
+    fn the_memory_of_a_dropped_message_serves_the_next_one_that_fits() {
+        let pool = Arc::new(BufferPool::default());
+        let message = pool.share(vec![1; 64 * 1024]);
+        let (address, slice) = (message.as_ptr(), message.slice(5..10));
         drop(message);
-        assert!(spares.take(1, usize::MAX).is_none(), "somebody still keeps a part");
-        drop(kept);
-        assert!(spares.take(64 * 1024 + 1, usize::MAX).is_none(), "too small");
-        assert!(spares.take(1, 64 * 1024 - 1).is_none(), "too large");
-        let again = spares.take(40_000, 80_000).expect("it fits");
-        assert_eq!((again.as_ptr(), again.len()), (place, 0));
-        assert!(spares.take(40_000, 80_000).is_none(), "there was one");
+        assert!(pool.take(1, usize::MAX).is_none(), "a slice is still alive");
+        drop(slice);
+        assert!(pool.take(64 * 1024 + 1, usize::MAX).is_none(), "too small");
+        assert!(pool.take(1, 64 * 1024 - 1).is_none(), "too large");
+        let again = pool.take(40_000, 80_000).expect("it fits");
+        assert_eq!((again.as_ptr(), again.len()), (address, 0));
+        assert!(pool.take(40_000, 80_000).is_none(), "there was one");
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
-        let spares = BufferPool::default();
-        spares.put(Vec::with_capacity(LONGEST + 1));
-        spares.put(Vec::with_capacity(SMALLEST - 1));
-        assert!(spares.take(0, usize::MAX).is_none() && spares.take_long(1, usize::MAX).is_none());
+    fn the_pool_is_bounded() {
+        let pool = BufferPool::default();
+        pool.recycle(Vec::with_capacity(MAX_LONG_BUFFER_BYTES + 1));
+        pool.recycle(Vec::with_capacity(MIN_BUFFER_BYTES - 1));
+        assert!(pool.take(0, usize::MAX).is_none() && pool.take_long(1, usize::MAX).is_none());
         for room in [1 << 20, 8 << 20, 4 << 20] {
-            spares.put(Vec::with_capacity(room));
+            pool.recycle(Vec::with_capacity(room));
         }
-        assert!(spares.take_long(1, (8 << 20) - 1).is_none(), "too large");
-        assert_eq!(spares.take_long(1, usize::MAX).map(|long| long.capacity()), Some(8 << 20));
-        assert!(spares.take_long(1, usize::MAX).is_none(), "one is kept");
-        (0..2 * BUFFERS).for_each(|_| spares.put(Vec::with_capacity(SMALLEST)));
-        assert_eq!(spares.buffers.lock().len(), BUFFERS);
+        assert!(pool.take_long(1, (8 << 20) - 1).is_none(), "too large");
+        assert_eq!(pool.take_long(1, usize::MAX).map(|long| long.capacity()), Some(8 << 20));
+        assert!(pool.take_long(1, usize::MAX).is_none(), "one is kept");
+        (0..2 * MAX_BUFFERS).for_each(|_| pool.recycle(Vec::with_capacity(MIN_BUFFER_BYTES)));
+        assert_eq!(pool.buffers.lock().len(), MAX_BUFFERS);
     }
 }

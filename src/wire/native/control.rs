@@ -1,4 +1,4 @@
-//! Control messages: one number, then fields of a fixed or proven length.
+//! Control messages: a number, then fields of fixed or proven length.
 
 use bytes::{BufMut, BytesMut};
 
@@ -9,7 +9,7 @@ use crate::wire::message::{Control, FrameKind};
 use super::fields::{self, AddrError, FieldReader, Truncated};
 use super::header;
 
-/// Most peers in a list that a frame holds, whatever their addresses.
+/// Most addresses in one `peers` frame, whatever their families.
 pub(super) const MAX_PEERS: usize = 800;
 
 const PING: u8 = 1;
@@ -19,12 +19,12 @@ const ABORT: u8 = 4;
 const GET_PEERS: u8 = 5;
 const PEERS: u8 = 6;
 
-// The number, the count and the largest list fit one frame.
-const _: () = assert!(1 + 2 + MAX_PEERS * fields::V6 <= header::MAX_CHUNK);
+// The number, the count and the longest list fit one frame.
+const _: () = assert!(1 + 2 + MAX_PEERS * fields::IPV6_LEN <= header::MAX_CHUNK);
 
 /// Appends a control frame.
 pub(super) fn encode(control: &Control, max_peers: usize, out: &mut BytesMut) -> Result<(), EncodeError> {
-    let len = length(control, max_peers)?;
+    let len = fields_len(control, max_peers)?;
     out.reserve(header::SIZE + 1 + len);
     out.put_u32_le(header::pack(1 + len, header::flags(FrameKind::Control, Lane::Control)));
     match control {
@@ -57,11 +57,11 @@ pub(super) fn encode(control: &Control, max_peers: usize, out: &mut BytesMut) ->
     Ok(())
 }
 
-/// Bytes of a control message's fields, if it may be sent.
-fn length(control: &Control, max_peers: usize) -> Result<usize, EncodeError> {
+/// Bytes of a control message's fields. Fails if the message must not be sent.
+fn fields_len(control: &Control, max_peers: usize) -> Result<usize, EncodeError> {
     match control {
         Control::Ping { .. } | Control::Pong { .. } => Ok(8),
-        Control::Goodbye(_) => Ok(fields::GOODBYE),
+        Control::Goodbye(_) => Ok(fields::GOODBYE_LEN),
         Control::Abort { lane: Lane::Control } => Err(EncodeError::BadLane),
         Control::Abort { .. } => Ok(1),
         Control::GetPeers { .. } => Ok(2),
@@ -72,7 +72,7 @@ fn length(control: &Control, max_peers: usize) -> Result<usize, EncodeError> {
     }
 }
 
-/// Reads the control message that a frame consists of.
+/// Decodes a control frame, without its header.
 pub(super) fn decode(frame: &[u8], max_peers: usize) -> Result<Control, WireError> {
     let mut fields = FieldReader::new(frame);
     let Ok(code) = fields.u8() else {
@@ -87,42 +87,43 @@ pub(super) fn decode(frame: &[u8], max_peers: usize) -> Result<Control, WireErro
         PEERS => "peers",
         code => return Err(WireError::UnknownControl { code }),
     };
-    // The number itself counts in neither size nor need.
-    let wrong =
+    // The number counts neither in `size` nor in `need`.
+    let bad_length =
         |need: usize| WireError::ControlLength { control: name, size: frame.len() - 1, need: need - 1 };
-    let cut = |Truncated { need }| wrong(need);
+    let truncated = |Truncated { need }| bad_length(need);
     let control = match code {
-        PING => Control::Ping { token: fields.u64().map_err(cut)? },
-        PONG => Control::Pong { token: fields.u64().map_err(cut)? },
-        GOODBYE => Control::Goodbye(fields.goodbye().map_err(cut)?),
-        ABORT => match fields.u8().map_err(cut)? {
+        PING => Control::Ping { token: fields.u64().map_err(truncated)? },
+        PONG => Control::Pong { token: fields.u64().map_err(truncated)? },
+        GOODBYE => Control::Goodbye(fields.goodbye().map_err(truncated)?),
+        ABORT => match fields.u8().map_err(truncated)? {
             code @ (0 | 4..) => return Err(WireError::BadLane { code }),
             1 => Control::Abort { lane: Lane::Urgent },
             2 => Control::Abort { lane: Lane::Normal },
             3 => Control::Abort { lane: Lane::Bulk },
         },
-        GET_PEERS => Control::GetPeers { max: fields.u16().map_err(cut)? },
+        GET_PEERS => Control::GetPeers { max: fields.u16().map_err(truncated)? },
         _ => {
-            let count = usize::from(fields.u16().map_err(cut)?);
+            let count = usize::from(fields.u16().map_err(truncated)?);
             if count > max_peers {
                 return Err(WireError::TooManyPeers { count, cap: max_peers });
             }
-            // Each address takes at least so many bytes: with them in hand the list is no larger than what came.
-            if fields.left() < count * fields::V4 {
-                return Err(wrong(fields.taken() + count * fields::V4));
+            // Every address takes at least this many bytes. Once they are here, the list is no
+            // larger than what came.
+            if fields.remaining() < count * fields::IPV4_LEN {
+                return Err(bad_length(fields.position() + count * fields::IPV4_LEN));
             }
             let mut peers = Vec::with_capacity(count);
             for _ in 0..count {
-                peers.push(fields.addr().map_err(|fault| match fault {
-                    AddrError::Truncated(at) => cut(at),
+                peers.push(fields.addr().map_err(|error| match error {
+                    AddrError::Truncated(error) => truncated(error),
                     AddrError::Family(code) => WireError::AddressFamily { code },
                 })?);
             }
             Control::Peers(peers)
         }
     };
-    if fields.left() != 0 {
-        return Err(wrong(fields.taken()));
+    if fields.remaining() != 0 {
+        return Err(bad_length(fields.position()));
     }
     Ok(control)
 }

@@ -1,8 +1,9 @@
 //! Bytes into messages: parses frames and reassembles chunked messages, at most one per lane.
 //!
-//! A whole event, the commonest frame, takes a short path at the top of [`Decoder::step`]. Every other frame goes through
-//! `decode_frame`: parse the header, check it against the lane's partial message, wait for the whole frame, then return
-//! the message or append the chunk. Every check runs before the bytes that a header announces have arrived.
+//! A whole event, the commonest frame, takes a short path at the top of [`Decoder::step`]. Every
+//! other frame goes through `decode_frame`: parse the header, check it against the lane's partial
+//! message, wait for the whole frame, then return the message or append the chunk. Every check runs
+//! before the bytes that a header announces have arrived.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use super::reassembly::Reassembly;
 
 /// The native protocol's [`Decoder`]. Takes 24 bytes while no chunked message is in progress.
 pub struct NativeDecoder {
-    /// By lane; the control lane's entry stays empty. `None` until the first chunked message, and so on most connections.
+    /// By lane; the control lane's entry stays empty. `None` until the first chunked message, and
+    /// so on most connections.
     partial: Option<Box<[Option<Box<PartialMessage>>; 4]>>,
     shared: Arc<DecoderShared>,
     /// Bytes of memory held by all partial messages.
@@ -64,7 +66,8 @@ impl NativeDecoder {
         self.partial.as_mut()?[lane.index()].take()
     }
 
-    /// Decodes a frame of any kind. `word` is its header, `rest` what has arrived behind the header.
+    /// Decodes a frame of any kind. `word` is its header, `rest` what has arrived behind the
+    /// header.
     fn decode_frame<'b>(&mut self, word: u32, rest: &'b [u8]) -> Result<DecodeStep<'b>, WireError> {
         let frame_header = FrameHeader::parse(word)?;
         self.check_sequence(&frame_header)?;
@@ -111,7 +114,8 @@ impl NativeDecoder {
         Ok(self.append(used, &frame_header, partial, payload))
     }
 
-    /// Checks that the frame may come now: a partial message is continued before anything else comes on its lane.
+    /// Checks that the frame may come now: a partial message is continued before anything else
+    /// comes on its lane.
     fn check_sequence(&self, frame: &FrameHeader) -> Result<(), WireError> {
         let FrameHeader { kind: got, lane, continues, .. } = *frame;
         match (self.partial(lane), continues) {
@@ -180,8 +184,9 @@ impl Decoder for NativeDecoder {
         };
         let word = u32::from_le_bytes(*word);
         let (len, flags) = header::unpack(word);
-        // Fast path: a whole event (kind and chunk bits all zero) on a lane without a partial message. A frame that fails
-        // any of these checks takes the general path, which reports what is wrong with it.
+        // Fast path: a whole event (kind and chunk bits all zero) on a lane without a partial
+        // message. A frame that fails any of these checks takes the general path, which reports
+        // what is wrong with it.
         if flags & !header::LANE_BITS == 0 && len <= header::MAX_CHUNK {
             let lane = header::lane_from_flags(flags);
             let fits = lane != Lane::Control

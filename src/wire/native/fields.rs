@@ -1,4 +1,4 @@
-//! Numbers and addresses, little endian, out of a slice and into a buffer.
+//! Little-endian numbers, addresses and goodbyes: read from a slice, appended to a buffer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -8,63 +8,65 @@ use bytes::{BufMut, BytesMut};
 use crate::base::canonical;
 use crate::wire::message::{Goodbye, GoodbyeReason};
 
-/// Bytes of an IPv4 address and of an IPv6 address, family and port included.
-pub(super) const V4: usize = 7;
-pub(super) const V6: usize = 19;
-/// Bytes of a goodbye's fields.
-pub(super) const GOODBYE: usize = 6;
+/// Bytes of an encoded IPv4 address, family and port included.
+pub(super) const IPV4_LEN: usize = 7;
+/// Bytes of an encoded IPv6 address, family and port included.
+pub(super) const IPV6_LEN: usize = 19;
+/// Bytes of an encoded goodbye.
+pub(super) const GOODBYE_LEN: usize = 6;
 
 const FAMILY_NONE: u8 = 0;
 const FAMILY_V4: u8 = 4;
 const FAMILY_V6: u8 = 6;
-/// The wait that stands for "none given".
+/// The encoding of a goodbye without a retry time.
 const NO_RETRY: u32 = u32::MAX;
 
-/// Takes fields off the front of a slice.
+/// Reads fields from the front of a slice.
 pub(super) struct FieldReader<'b> {
-    all: &'b [u8],
-    at: usize,
+    bytes: &'b [u8],
+    position: usize,
 }
 
-/// The bytes end inside a field, which would have reached to `need` bytes from their start.
+/// The bytes end inside a field. The field ends at byte `need` of the slice.
 #[derive(Debug)]
 pub(super) struct Truncated {
     pub(super) need: usize,
 }
 
-/// Why an address could not be taken.
+/// Why an address was not decoded.
 #[derive(Debug)]
 pub(super) enum AddrError {
     Truncated(Truncated),
+    /// An unknown address family.
     Family(u8),
 }
 
 impl<'b> FieldReader<'b> {
-    pub(super) fn new(all: &'b [u8]) -> Self {
-        Self { all, at: 0 }
+    pub(super) fn new(bytes: &'b [u8]) -> Self {
+        Self { bytes, position: 0 }
     }
 
-    /// Bytes taken so far.
-    pub(super) fn taken(&self) -> usize {
-        self.at
+    /// Bytes read so far.
+    pub(super) fn position(&self) -> usize {
+        self.position
     }
 
-    /// Bytes left.
-    pub(super) fn left(&self) -> usize {
-        self.all.len() - self.at
+    /// Bytes not read yet.
+    pub(super) fn remaining(&self) -> usize {
+        self.bytes.len() - self.position
     }
 
     pub(super) fn bytes(&mut self, count: usize) -> Result<&'b [u8], Truncated> {
-        let need = self.at.saturating_add(count);
-        let bytes = self.all.get(self.at..need).ok_or(Truncated { need })?;
-        self.at = need;
+        let need = self.position.saturating_add(count);
+        let bytes = self.bytes.get(self.position..need).ok_or(Truncated { need })?;
+        self.position = need;
         Ok(bytes)
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Truncated> {
-        let need = self.at + N;
-        let bytes = self.all[self.at..].first_chunk::<N>().ok_or(Truncated { need })?;
-        self.at = need;
+        let need = self.position + N;
+        let bytes = self.bytes[self.position..].first_chunk::<N>().ok_or(Truncated { need })?;
+        self.position = need;
         Ok(*bytes)
     }
 
@@ -84,8 +86,8 @@ impl<'b> FieldReader<'b> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// An address or the mark of none; canonical.
-    pub(super) fn maybe_addr(&mut self) -> Result<Option<SocketAddr>, AddrError> {
+    /// A canonical address, or `None` for the family that means "no address".
+    pub(super) fn optional_addr(&mut self) -> Result<Option<SocketAddr>, AddrError> {
         let ip = match self.u8().map_err(AddrError::Truncated)? {
             FAMILY_NONE => return Ok(None),
             FAMILY_V4 => IpAddr::V4(Ipv4Addr::from(self.array::<4>().map_err(AddrError::Truncated)?)),
@@ -96,9 +98,9 @@ impl<'b> FieldReader<'b> {
         Ok(Some(canonical(SocketAddr::new(ip, port))))
     }
 
-    /// An address; canonical.
+    /// A canonical address.
     pub(super) fn addr(&mut self) -> Result<SocketAddr, AddrError> {
-        self.maybe_addr()?.ok_or(AddrError::Family(FAMILY_NONE))
+        self.optional_addr()?.ok_or(AddrError::Family(FAMILY_NONE))
     }
 
     pub(super) fn goodbye(&mut self) -> Result<Goodbye, Truncated> {
@@ -111,10 +113,11 @@ impl<'b> FieldReader<'b> {
 
 /// Bytes that [`put_addr`] appends for this address.
 pub(super) fn addr_len(addr: SocketAddr) -> usize {
-    if canonical(addr).is_ipv4() { V4 } else { V6 }
+    if canonical(addr).is_ipv4() { IPV4_LEN } else { IPV6_LEN }
 }
 
-/// Appends an address, canonical; an IPv6 scope means nothing to another host and stays here.
+/// Appends a canonical address. The scope of an IPv6 address has no meaning on another host and is
+/// left out.
 pub(super) fn put_addr(addr: SocketAddr, out: &mut BytesMut) {
     let addr = canonical(addr);
     match addr.ip() {
@@ -130,15 +133,16 @@ pub(super) fn put_addr(addr: SocketAddr, out: &mut BytesMut) {
     out.put_u16_le(addr.port());
 }
 
-/// Appends an address or the mark of none.
-pub(super) fn put_maybe_addr(addr: Option<SocketAddr>, out: &mut BytesMut) {
+/// Appends an address, or the family that means "no address".
+pub(super) fn put_optional_addr(addr: Option<SocketAddr>, out: &mut BytesMut) {
     match addr {
         Some(addr) => put_addr(addr, out),
         None => out.put_u8(FAMILY_NONE),
     }
 }
 
-/// Appends a goodbye's fields; the wait in whole milliseconds, rounded up so that nobody comes back too early.
+/// Appends a goodbye. The retry time is rounded up to whole milliseconds, so that the peer does not
+/// return too early.
 pub(super) fn put_goodbye(goodbye: &Goodbye, out: &mut BytesMut) {
     out.put_u16_le(goodbye.reason.code());
     out.put_u32_le(match goodbye.retry_after {

@@ -1,30 +1,33 @@
 //! The native protocol: small chunks, four lanes, ids.
 //!
 //! ```text
-//! frame     = header (4 bytes) fields payload
-//! header    = length of all that follows (24 bits, at most 16 KiB), flags (8 bits); little endian
-//! flags     = kind (bits 0..3), lane (bits 3..5), more (bit 5), continues (bit 6), zero (bit 7)
-//! event     = kind (2)            and payload;  a continuation: payload
-//! request   = id (4) kind (2)     and payload;  a continuation: id (4) payload
-//! response  = id (4) status (1)   and payload;  a continuation: id (4) payload
-//! cancel    = id (4)
-//! control   = number (1) fields
-//! greeting  = magic (4) number (1) length of the rest (2) fields
+//! frame       = header (4 bytes) fields payload
+//! header      = length of all that follows (24 bits, at most 16 KiB), flags (8 bits)
+//! flags       = kind (bits 0..3), lane (bits 3..5), more (bit 5), continues (bit 6), zero (bit 7)
+//! event       = kind (2)            and payload;  a continuation: payload
+//! request     = id (4) kind (2)     and payload;  a continuation: id (4) payload
+//! response    = id (4) status (1)   and payload;  a continuation: id (4) payload
+//! cancel      = id (4)
+//! control     = number (1) fields
+//! first frame = magic (4) number (1) length of the rest (2) fields
 //! ```
 //!
-//! All numbers are little endian. *More* says that another chunk of the same message follows on the lane, *continues*
-//! that one came before; a chunk with more to come carries at least 1 KiB, which bounds the chunks of a message by its
-//! bytes. Control frames go on the control lane, cancels on any, everything else on the other three.
+//! - All numbers are little endian.
+//! - *more*: another chunk of the same message follows on the lane. Such a chunk has at least 1
+//!   KiB, so the size of a message bounds the number of its chunks.
+//! - *continues*: an earlier chunk of the same message came before.
+//! - Control frames go on the control lane, cancels on any lane, all other frames on the other
+//!   three lanes.
 //!
-//! The bytes are frozen by `tests/golden/`.
+//! `tests/golden/` freezes the bytes.
 
 mod buffer_pool;
 mod control;
 mod decode;
 mod encode;
 mod fields;
+mod first_frame;
 mod header;
-mod hello;
 mod reassembly;
 
 pub use decode::NativeDecoder;
@@ -38,11 +41,12 @@ use crate::base::Lane;
 
 use super::chunk::Chunks;
 use super::error::{EncodeError, WireError};
+use super::features::Features;
 use super::limits::WireLimits;
 use super::message::{Control, FirstFrame, Goodbye, Hello, MessageHeader};
-use super::protocol::{Features, Protocol};
+use super::protocol::Protocol;
 
-/// The protocol that peerpool nodes speak among themselves. See [`wire`](super) for what it promises.
+/// The protocol between peerpool nodes. [`wire`](super) lists its invariants.
 #[derive(Clone, Debug)]
 pub struct Native {
     limits: WireLimits,
@@ -50,26 +54,27 @@ pub struct Native {
 }
 
 impl Native {
-    /// The version that this code speaks.
+    /// The supported version.
     pub const VERSION: u32 = 1;
-    /// How each greeting begins. The first byte begins no text and no TLS record.
+    /// The first bytes of every first frame. No text and no TLS record begins with the first byte.
     pub const MAGIC: [u8; 4] = [0x9d, b'P', b'P', b'L'];
 
-    /// What [`WireLimits::chunk`] may be: 1 to 16 KiB.
-    pub const CHUNK: RangeInclusive<usize> = header::MIN_CHUNK..=header::MAX_CHUNK;
-    /// What [`WireLimits::hello`] may be: 2 to 4 KiB.
-    pub const HELLO: RangeInclusive<usize> = hello::MIN_CAP..=hello::MAX_CAP;
-    /// What [`WireLimits::peers`] may be: up to 800, which is what fits one frame.
-    pub const PEERS: RangeInclusive<usize> = 0..=control::MAX_PEERS;
+    /// The range of [`WireLimits::chunk`]: 1 to 16 KiB.
+    pub const CHUNK_RANGE: RangeInclusive<usize> = header::MIN_CHUNK..=header::MAX_CHUNK;
+    /// The range of [`WireLimits::hello`]: 2 to 4 KiB.
+    pub const HELLO_RANGE: RangeInclusive<usize> = first_frame::MIN_LIMIT..=first_frame::MAX_LIMIT;
+    /// The range of [`WireLimits::peers`]: up to 800, the most that fit one frame.
+    pub const PEERS_RANGE: RangeInclusive<usize> = 0..=control::MAX_PEERS;
 
-    /// The protocol with these limits, each brought into its bounds: [`Native::CHUNK`], [`Native::HELLO`],
-    /// [`Native::PEERS`]; `window` is what the protocol needs.
+    /// The protocol with these limits. Values outside [`Native::CHUNK_RANGE`],
+    /// [`Native::HELLO_RANGE`] and [`Native::PEERS_RANGE`] are clamped; `window` is set to what the
+    /// protocol needs.
     pub fn new(limits: WireLimits) -> Self {
-        let into = |bounds: RangeInclusive<usize>, limit: usize| limit.clamp(*bounds.start(), *bounds.end());
+        let clamp = |range: RangeInclusive<usize>, limit: usize| limit.clamp(*range.start(), *range.end());
         let limits = WireLimits {
-            chunk: into(Self::CHUNK, limits.chunk),
-            hello: into(Self::HELLO, limits.hello),
-            peers: into(Self::PEERS, limits.peers),
+            chunk: clamp(Self::CHUNK_RANGE, limits.chunk),
+            hello: clamp(Self::HELLO_RANGE, limits.hello),
+            peers: clamp(Self::PEERS_RANGE, limits.peers),
             window: header::SIZE + header::MAX_CHUNK,
             ..limits
         };
@@ -132,15 +137,15 @@ impl Protocol for Native {
     }
 
     fn encode_hello(&self, hello: &Hello, out: &mut BytesMut) -> Result<(), EncodeError> {
-        hello::encode_hello(hello, out)
+        first_frame::encode_hello(hello, out)
     }
 
     fn encode_goodbye(&self, goodbye: &Goodbye, out: &mut BytesMut) -> Result<bool, EncodeError> {
-        hello::encode_goodbye(goodbye, out);
+        first_frame::encode_goodbye(goodbye, out);
         Ok(true)
     }
 
     fn decode_first_frame(&self, buf: &[u8]) -> Result<Option<(FirstFrame, usize)>, WireError> {
-        hello::decode(buf, self.limits.hello)
+        first_frame::decode(buf, self.limits.hello)
     }
 }

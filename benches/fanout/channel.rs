@@ -1,8 +1,8 @@
 //! A bounded channel and a writer task per peer; the message is encoded once and shared.
 //!
-//! *Batched* takes all that waits in the channel at once, copies small messages together and writes up to 128 KiB by one
-//! call; large ones are written from where they are, up to 64 by one vectored call. *Plain* is what one meets in most
-//! nodes: one message, one write.
+//! *Batched* takes all that waits in the channel, copies small messages together and writes up to 128 KiB by one call.
+//! It writes large messages from where they are, up to 64 by one vectored call. *Plain* is what most nodes do: one
+//! message, one write.
 
 use std::io::{self, IoSlice};
 use std::net::TcpStream;
@@ -15,21 +15,30 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::contender::{Contender, Goal, Produced, window};
-use crate::native;
-use crate::receivers::{Group, Receivers};
+use crate::common::contest::{Contender, Contest, Goal, Produced, window};
+use crate::common::native;
+use crate::common::receivers::Group;
 
-/// Messages below this are copied together.
-const SMALL: usize = 4 * 1024;
+/// Messages below this size are copied together.
+const COPIED_BELOW_BYTES: usize = 4 * 1024;
 /// The most that is copied together.
-const BATCH: usize = 128 * 1024;
+const MAX_BATCH_BYTES: usize = 128 * 1024;
 /// Large messages in one call.
-const SLICES: usize = 64;
+const MAX_SLICES: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
     Batched,
     Plain,
+}
+
+impl Style {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Batched => "channel, batched",
+            Self::Plain => "channel, plain",
+        }
+    }
 }
 
 pub(crate) struct Channels {
@@ -40,8 +49,9 @@ pub(crate) struct Channels {
 }
 
 impl Channels {
-    pub(crate) fn new(runtime: &Arc<Runtime>, receivers: &mut Receivers, peers: usize, style: Style) -> Self {
-        let (sockets, group) = receivers.sockets(peers);
+    pub(crate) fn new(contest: &mut Contest, style: Style) -> Self {
+        let (sockets, group) = contest.receivers.sockets(contest.peers, contest.mode);
+        let runtime = &contest.runtime;
         let _inside = runtime.enter();
         let senders = sockets.into_iter().map(|socket| {
             // Plain writes one at a time, however many wait.
@@ -70,22 +80,22 @@ async fn plain(socket: TcpStream, mut messages: Receiver<Bytes>) -> io::Result<(
 
 async fn batched(socket: TcpStream, mut messages: Receiver<Bytes>) -> io::Result<()> {
     let mut stream = tokio::net::TcpStream::from_std(socket)?;
-    let (mut batch, mut buffer) = (Vec::new(), Vec::with_capacity(BATCH));
+    let (mut batch, mut buffer) = (Vec::new(), Vec::with_capacity(MAX_BATCH_BYTES));
     while messages.recv_many(&mut batch, 1024).await > 0 {
         let mut rest = &batch[..];
         while let Some(first) = rest.first() {
-            if first.len() < SMALL {
+            if first.len() < COPIED_BELOW_BYTES {
                 buffer.clear();
                 while let Some(message) = rest.first()
-                    && message.len() < SMALL
-                    && buffer.len() + message.len() <= BATCH
+                    && message.len() < COPIED_BELOW_BYTES
+                    && buffer.len() + message.len() <= MAX_BATCH_BYTES
                 {
                     buffer.extend_from_slice(message);
                     rest = &rest[1..];
                 }
                 stream.write_all(&buffer).await?;
             } else {
-                let many = rest.len().min(SLICES);
+                let many = rest.len().min(MAX_SLICES);
                 write_all_vectored(&mut stream, &rest[..many]).await?;
                 rest = &rest[many..];
             }
@@ -107,10 +117,11 @@ async fn write_all_vectored(stream: &mut tokio::net::TcpStream, messages: &[Byte
 
 impl Contender for Channels {
     fn name(&self) -> &'static str {
-        match self.style {
-            Style::Batched => "channel, batched",
-            Style::Plain => "channel, plain",
-        }
+        self.style.name()
+    }
+
+    fn wire_len(&self, size: usize) -> usize {
+        native::frame(size).len()
     }
 
     fn produce(&mut self, _: usize, size: usize, goal: Goal) -> Produced {

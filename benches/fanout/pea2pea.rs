@@ -1,9 +1,9 @@
-//! pea2pea: `unicast_fast` to every address, which is what it recommends in place of its deprecated `broadcast` (and less
-//! work: the addresses are collected once). The message is encoded once, the codec copies it.
+//! pea2pea: `unicast_fast` to every address, which it recommends in place of its deprecated `broadcast`. It is less work, too:
+//! the addresses are collected once. The message is encoded once, the codec copies it.
 //!
-//! pea2pea drops what a full queue does not take, so the producer goes by bursts of half a queue and, before the next but
-//! one, waits until the burst's last message was flushed to every peer, as `unicast` tells. Queues of 1,024 messages and
-//! buffers of 256 KiB, which are the points where it writes.
+//! pea2pea drops what a full queue does not take. So the producer sends bursts of half a queue. Before the next burst but one it
+//! waits until the burst's last message was flushed to every peer, which `unicast` reports. Queues hold 1,024 messages,
+//! and buffers 256 KiB: pea2pea writes when one is full.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,9 +16,9 @@ use pea2pea::{Config, ConnectionSide, Node, Pea2Pea};
 use tokio::runtime::Runtime;
 use tokio_util::codec::Encoder;
 
-use crate::contender::{Contender, Goal, Produced, window};
-use crate::native;
-use crate::receivers::{Greets, Group, Receivers};
+use crate::common::contest::{Contender, Contest, Goal, Produced, window};
+use crate::common::native;
+use crate::common::receivers::{Group, Opening};
 
 #[derive(Clone)]
 struct Pea2PeaNode {
@@ -61,7 +61,8 @@ pub(crate) struct Pea2PeaContender {
 }
 
 impl Pea2PeaContender {
-    pub(crate) fn new(runtime: &Arc<Runtime>, receivers: &mut Receivers, peers: usize) -> Self {
+    pub(crate) fn new(contest: &mut Contest) -> Self {
+        let (runtime, peers) = (Arc::clone(&contest.runtime), contest.peers);
         let config = Config {
             listener_addr: Some(([127, 0, 0, 1], 0).into()),
             listener_backlog: 4096,
@@ -75,20 +76,24 @@ impl Pea2PeaContender {
             node.enable_writing().await;
             node.node().toggle_listener().await.expect("a port").expect("an address")
         });
-        let group = receivers.dial(addr, peers, Greets::Nothing);
+        let group = contest.receivers.dial(addr, peers, Opening::Silent, contest.mode);
         let since = Instant::now();
         while node.node().num_connected() < peers {
             assert!(since.elapsed() < Duration::from_secs(10), "not all peers are connected");
             std::thread::sleep(Duration::from_millis(1));
         }
         let addrs = Arc::new(node.node().connected_addrs());
-        Self { runtime: Arc::clone(runtime), node, addrs, group }
+        Self { runtime, node, addrs, group }
     }
 }
 
 impl Contender for Pea2PeaContender {
     fn name(&self) -> &'static str {
         "pea2pea"
+    }
+
+    fn wire_len(&self, size: usize) -> usize {
+        native::frame(size).len()
     }
 
     fn produce(&mut self, _: usize, size: usize, goal: Goal) -> Produced {
@@ -98,10 +103,10 @@ impl Contender for Pea2PeaContender {
             let frame = native::frame(size);
             let burst = window(size) / 2;
             let mut countdown = goal.start(size);
-            let mut flushed = Vec::new();
+            let mut unflushed = Vec::new();
             let mut more = true;
             while more {
-                let mut told = Vec::with_capacity(addrs.len());
+                let mut last_of_each = Vec::with_capacity(addrs.len());
                 for at in 1..=burst {
                     more = countdown.next();
                     if !more {
@@ -111,15 +116,15 @@ impl Contender for Pea2PeaContender {
                         if at < burst {
                             node.unicast_fast(*addr, frame.clone()).expect("room");
                         } else {
-                            told.push(node.unicast(*addr, frame.clone()).expect("room"));
+                            last_of_each.push(node.unicast(*addr, frame.clone()).expect("room"));
                         }
                     }
                 }
-                for last in std::mem::replace(&mut flushed, told) {
+                for last in std::mem::replace(&mut unflushed, last_of_each) {
                     last.await.expect("the writer lives").expect("written");
                 }
             }
-            for last in flushed {
+            for last in unflushed {
                 last.await.expect("the writer lives").expect("written");
             }
             countdown.done()

@@ -1,5 +1,5 @@
-//! The design that peerpool replaces: a map of locked connections; a broadcast spawns a task per peer, each of which
-//! encodes the message as JSON, locks the connection and writes.
+//! The design that peerpool replaces: a map of locked connections. A broadcast spawns a task per peer, each of which encodes
+//! the message as JSON, locks the connection and writes.
 //!
 //! A few broadcasts are under way at the same time; otherwise tasks would pile up without a bound.
 
@@ -14,12 +14,12 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::{Mutex, RwLock, Semaphore};
 
-use crate::contender::{Contender, Goal, Produced};
-use crate::native;
-use crate::receivers::{Group, Receivers};
+use crate::common::contest::{Contender, Contest, Goal, Produced};
+use crate::common::native;
+use crate::common::receivers::Group;
 
 /// Broadcasts under way at the same time.
-const AT_ONCE: usize = 4;
+const MAX_BROADCASTS: usize = 4;
 
 type Connections = Arc<RwLock<HashMap<SocketAddr, Arc<Mutex<TcpStream>>>>>;
 
@@ -45,22 +45,23 @@ impl Message {
 pub(crate) struct Spawning {
     runtime: Arc<Runtime>,
     connections: Connections,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     peers: usize,
     group: Group,
 }
 
 impl Spawning {
-    pub(crate) fn new(runtime: &Arc<Runtime>, receivers: &mut Receivers, peers: usize) -> Self {
-        let (sockets, group) = receivers.sockets(peers);
+    pub(crate) fn new(contest: &mut Contest) -> Self {
+        let (runtime, peers) = (&contest.runtime, contest.peers);
+        let (sockets, group) = contest.receivers.sockets(peers, contest.mode);
         let _inside = runtime.enter();
         let connections = sockets.into_iter().map(|socket| {
             let addr = socket.peer_addr().expect("an address");
             (addr, Arc::new(Mutex::new(TcpStream::from_std(socket).expect("a socket"))))
         });
         let connections = Arc::new(RwLock::new(connections.collect()));
-        let places = Arc::new(Semaphore::new(AT_ONCE * peers));
-        Self { runtime: Arc::clone(runtime), connections, places, peers, group }
+        let permits = Arc::new(Semaphore::new(MAX_BROADCASTS * peers));
+        Self { runtime: Arc::clone(runtime), connections, permits, peers, group }
     }
 }
 
@@ -75,19 +76,19 @@ impl Contender for Spawning {
 
     fn produce(&mut self, _: usize, size: usize, goal: Goal) -> Produced {
         let since = Instant::now();
-        let (connections, places) = (Arc::clone(&self.connections), Arc::clone(&self.places));
+        let (connections, permits) = (Arc::clone(&self.connections), Arc::clone(&self.permits));
         let producer = self.runtime.spawn(async move {
             let message = Message::new(size);
             let mut countdown = goal.start(64 * 1024);
             while countdown.next() {
                 for connection in connections.read().await.values() {
-                    let place = Arc::clone(&places).acquire_owned().await.expect("open");
+                    let permit = Arc::clone(&permits).acquire_owned().await.expect("open");
                     let (message, connection) = (Arc::clone(&message), Arc::clone(connection));
                     tokio::spawn(async move {
                         let encoded = message.encode();
                         let written = connection.lock().await.write_all(&encoded).await;
                         written.expect("the receiver lives");
-                        drop(place);
+                        drop(permit);
                     });
                 }
             }

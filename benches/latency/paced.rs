@@ -3,162 +3,190 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use peerpool::node::{Message, Node};
 use tokio::runtime::Runtime;
 
-use crate::numbers::{clock, cpu, median, percentile};
-use crate::parent::{self, ChildProcess};
-use crate::{Options, native};
+use crate::Options;
+use crate::child::patient_config;
+use crate::common::args::Args;
+use crate::common::native;
+use crate::common::node::{runtime, start};
+use crate::common::receivers::{Group, ReadMode, Receivers};
+use crate::common::recorder::Recorder;
+use crate::common::results::case;
+use crate::common::rounds::interleave;
+use crate::common::stats::{each, median, percentile, ratio};
+use crate::common::system::{clock, cpu};
+use crate::common::table;
 
-/// Time between two broadcasts; a later one waits until the one before has arrived everywhere.
+/// Time between two broadcasts. A broadcast waits until the one before has arrived everywhere.
 const PERIOD: Duration = Duration::from_millis(5);
-/// Bytes of a message.
-const SIZE: usize = 100;
+/// After a broadcast this process does nothing else for so long.
+const QUIET: Duration = Duration::from_millis(2);
+/// Bytes of a payload.
+const PAYLOAD_BYTES: usize = 100;
+
+/// Who sends, and from where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// One thread writes to each of as many plain sockets.
+    LoopOfWrites,
+    /// A task of the node's runtime calls `broadcast`.
+    Task,
+    /// A thread outside of the node's runtime calls `broadcast`.
+    Thread,
+}
+
+impl Caller {
+    pub(crate) const ALL: [Self; 3] = [Self::LoopOfWrites, Self::Task, Self::Thread];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::LoopOfWrites => "loop of writes",
+            Self::Task => "peerpool",
+            Self::Thread => "peerpool, outside",
+        }
+    }
+}
 
 /// A node and a set of plain sockets, each with as many receivers.
 pub(crate) struct Pair {
     runtime: Arc<Runtime>,
-    far: ChildProcess,
-    peers: usize,
+    receivers: Receivers,
     node: Node,
-    node_group: (u64, u64),
+    node_group: Group,
     sockets: Vec<TcpStream>,
-    socket_group: (u64, u64),
+    socket_group: Group,
 }
 
 /// What a slice came to.
 #[derive(Debug, Default)]
 pub(crate) struct Slice {
     /// Nanoseconds from the call to each receipt.
-    pub(crate) samples: Vec<u64>,
+    pub(crate) latencies: Vec<u64>,
     /// CPU time of this process.
     cpu: Duration,
-    broadcasts: usize,
 }
 
 impl Pair {
     pub(crate) fn new(peers: usize, workers: usize) -> Self {
-        let runtime = Arc::new(parent::runtime(workers));
-        let mut far = ChildProcess::start();
-        let how = format!("stamps:{}", native::frame(SIZE).len());
-        let node = parent::start(&runtime, Node::builder().config(parent::quiet()));
-        let node_group = (far.join(&node, peers, &how), 0);
-        let (sockets, socket_group) = far.sockets(peers, &how);
-        Self { runtime, far, peers, node, node_group, sockets, socket_group: (socket_group, 0) }
+        let runtime = Arc::new(runtime(workers));
+        let mut receivers = Receivers::start();
+        let mode = ReadMode::Stamps(native::frame(PAYLOAD_BYTES).len());
+        let node = start(&runtime, Node::builder().config(patient_config()));
+        let node_group = receivers.join(&node, peers, mode);
+        let (sockets, socket_group) = receivers.sockets(peers, mode);
+        Self { runtime, receivers, node, node_group, sockets, socket_group }
     }
 
-    fn bytes(&self) -> u64 {
-        (self.peers * native::frame(SIZE).len()) as u64
-    }
-
-    /// Broadcasts through the node, from a task of its runtime.
-    pub(crate) fn broadcasts(&mut self, count: usize) -> Slice {
+    /// Sends `count` messages to all peers.
+    pub(crate) fn slice(&mut self, caller: Caller, count: usize) -> Slice {
         let (mut slice, mut next) = (Slice::default(), Instant::now());
+        let bytes = (self.sockets.len() * native::frame(PAYLOAD_BYTES).len()) as u64;
         for _ in 0..count {
-            let node = self.node.clone();
-            let at = tokio::time::Instant::from_std(next);
-            let spent = self.runtime.spawn(async move {
-                tokio::time::sleep_until(at).await;
-                let before = cpu();
-                let message = Message::new(native::KIND, stamped());
-                node.broadcast(&message).expect("a legal message");
-                before
-            });
-            // Nothing of this process runs meanwhile but the broadcast, as in the other measure.
-            std::thread::sleep((next + PERIOD * 2 / 5).saturating_duration_since(Instant::now()));
-            let before = self.runtime.block_on(spent).expect("the producer");
-            self.node_group.1 += self.bytes();
+            let before = match caller {
+                Caller::LoopOfWrites => self.write_to_each(next),
+                Caller::Task => self.broadcast_from_task(next),
+                Caller::Thread => self.broadcast_from_thread(next),
+            };
             next = (next + PERIOD).max(Instant::now() + PERIOD / 10);
-            self.far.wait(self.node_group.0, self.node_group.1);
+            let group = if caller == Caller::LoopOfWrites { &mut self.socket_group } else { &mut self.node_group };
+            self.receivers.settle_all(group, bytes);
             slice.cpu += cpu() - before;
         }
-        slice.broadcasts = count;
-        slice.samples = self.far.samples(self.node_group.0);
+        let group = if caller == Caller::LoopOfWrites { &self.socket_group } else { &self.node_group };
+        slice.latencies = self.receivers.latencies(group);
+        assert_eq!(slice.latencies.len(), count * self.sockets.len());
         slice
     }
 
-    /// The same by a plain loop of writes.
-    pub(crate) fn writes(&mut self, count: usize) -> Slice {
-        let (mut slice, mut next) = (Slice::default(), Instant::now());
-        let frame = native::frame(SIZE);
-        let head = frame.len() - SIZE;
-        for _ in 0..count {
-            std::thread::sleep(next.saturating_duration_since(Instant::now()));
-            let before = cpu();
-            let payload = stamped();
-            let mut message = BytesMut::from(&frame[..head]);
-            message.extend_from_slice(&payload);
-            for socket in &mut self.sockets {
-                // So few bytes always fit an idle socket.
-                let wrote = socket.write(&message).expect("a socket");
-                assert_eq!(wrote, message.len());
-            }
-            self.socket_group.1 += self.bytes();
-            std::thread::sleep((next + PERIOD * 2 / 5).saturating_duration_since(Instant::now()));
-            next = (next + PERIOD).max(Instant::now() + PERIOD / 10);
-            self.far.wait(self.socket_group.0, self.socket_group.1);
-            slice.cpu += cpu() - before;
-        }
-        slice.broadcasts = count;
-        slice.samples = self.far.samples(self.socket_group.0);
-        slice
+    /// Broadcasts at `at`; the CPU time before. Nothing else of this process runs meanwhile.
+    fn broadcast_from_task(&self, at: Instant) -> Duration {
+        let node = self.node.clone();
+        let task = self.runtime.spawn(async move {
+            tokio::time::sleep_until(tokio::time::Instant::from_std(at)).await;
+            broadcast(&node)
+        });
+        thread::sleep((at + QUIET).saturating_duration_since(Instant::now()));
+        self.runtime.block_on(task).expect("the producer")
     }
+
+    fn broadcast_from_thread(&self, at: Instant) -> Duration {
+        thread::sleep(at.saturating_duration_since(Instant::now()));
+        let before = broadcast(&self.node);
+        thread::sleep((at + QUIET).saturating_duration_since(Instant::now()));
+        before
+    }
+
+    fn write_to_each(&mut self, at: Instant) -> Duration {
+        let frame = native::frame(PAYLOAD_BYTES);
+        thread::sleep(at.saturating_duration_since(Instant::now()));
+        let before = cpu();
+        let payload = stamped();
+        let mut message = BytesMut::from(&frame[..frame.len() - PAYLOAD_BYTES]);
+        message.extend_from_slice(&payload);
+        for socket in &mut self.sockets {
+            // So few bytes always fit an idle socket.
+            let written = socket.write(&message).expect("a socket");
+            assert_eq!(written, message.len());
+        }
+        thread::sleep((at + QUIET).saturating_duration_since(Instant::now()));
+        before
+    }
+}
+
+/// Broadcasts; the CPU time before.
+fn broadcast(node: &Node) -> Duration {
+    let before = cpu();
+    let message = Message::new(native::KIND, stamped());
+    node.broadcast(&message).expect("a legal message");
+    before
 }
 
 /// A payload that ends with the present time.
 fn stamped() -> Bytes {
-    let mut payload = BytesMut::zeroed(SIZE);
-    let at = SIZE - 8;
-    payload[at..].copy_from_slice(&clock().to_le_bytes());
+    let mut payload = BytesMut::zeroed(PAYLOAD_BYTES);
+    payload[PAYLOAD_BYTES - 8..].copy_from_slice(&clock().to_le_bytes());
     payload.freeze()
 }
 
-pub(crate) fn run(options: &Options) {
-    println!(
-        "\nOne paced message to N idle peers: microseconds from the call to receipt (medians of rounds)\n"
-    );
-    println!(
-        "| peers | plain loop p50 | p99 | peerpool p50 | p99 | ratio p50 | ratio p99 | CPU us a broadcast: loop | peerpool |"
-    );
-    println!("|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+/// The figures of a slice and their names.
+const METRICS: [&str; 3] = ["latency_p50_us", "latency_p99_us", "cpu_us_per_broadcast"];
+
+pub(crate) fn run(args: &Args, options: &Options) {
+    let mut recorder = Recorder::new("paced", options.rounds);
+    println!("\nOne paced message to N idle peers: microseconds from the call to receipt, medians of rounds\n");
+    table::header(&["peers, caller", "p50", "p99", "CPU a broadcast", "p50 of the loop's", "p99", "CPU"]);
     for &peers in &options.peers {
         let mut pair = Pair::new(peers, options.workers);
         let count = (options.slice.as_nanos() / PERIOD.as_nanos()).max(1) as usize;
-        pair.broadcasts(count / 4);
-        pair.writes(count / 4);
-        let mut rounds = Vec::new();
-        for round in 0..options.rounds {
-            // Neighbours change as well as places.
-            let (mut plain, mut ours) = if round % 2 == 0 {
-                let plain = pair.writes(count);
-                (plain, pair.broadcasts(count))
-            } else {
-                let ours = pair.broadcasts(count);
-                (pair.writes(count), ours)
-            };
-            let of = |slice: &mut Slice| {
-                assert_eq!(slice.samples.len(), slice.broadcasts * peers);
-                let cpu = slice.cpu.as_secs_f64() * 1e6 / slice.broadcasts as f64;
-                [percentile(&mut slice.samples, 0.5) / 1e3, percentile(&mut slice.samples, 0.99) / 1e3, cpu]
-            };
-            rounds.push((of(&mut plain), of(&mut ours)));
+        Caller::ALL.iter().for_each(|caller| drop(pair.slice(*caller, count / 4)));
+        let rounds = interleave(Caller::ALL.len(), options.rounds, |at, _| {
+            let mut slice = pair.slice(Caller::ALL[at], count);
+            let [p50, p99] = [0.5, 0.99].map(|share| percentile(&mut slice.latencies, share) / 1e3);
+            [p50, p99, slice.cpu.as_secs_f64() * 1e6 / count as f64]
+        });
+        let case = case(&[("peers", &peers)]);
+        for (caller, slices) in Caller::ALL.iter().zip(&rounds) {
+            let mut row = vec![format!("{peers}, {}", caller.name())];
+            let mut ratios = Vec::new();
+            for (at, metric) in METRICS.iter().enumerate() {
+                let (values, base) = (each(slices, |slice| slice[at]), each(&rounds[0], |slice| slice[at]));
+                recorder.add(&case, caller.name(), metric, &values);
+                row.push(format!("{:.0}", median(values.iter().copied())));
+                ratios.push(format!("{:.2}", ratio(&values, &base)));
+                if *caller != Caller::LoopOfWrites {
+                    let loop_of_writes = (Caller::LoopOfWrites.name(), &base[..]);
+                    recorder.add_ratio(&case, (caller.name(), &values), loop_of_writes, metric);
+                }
+            }
+            row.extend(ratios);
+            table::row(row);
         }
-        let plain = |at: usize| median(rounds.iter().map(|(plain, _)| plain[at]));
-        let ours = |at: usize| median(rounds.iter().map(|(_, ours)| ours[at]));
-        let ratio = |at: usize| median(rounds.iter().map(|(plain, ours)| ours[at] / plain[at]));
-        println!(
-            "| {peers} | {:.0} | {:.0} | {:.0} | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} |",
-            plain(0),
-            plain(1),
-            ours(0),
-            ours(1),
-            ratio(0),
-            ratio(1),
-            plain(2),
-            ours(2)
-        );
     }
+    recorder.finish(args);
 }

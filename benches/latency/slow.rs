@@ -1,4 +1,4 @@
-//! What the others get while some peers read slowly or not at all, and what memory that takes.
+//! What the other peers get while some read slowly or not at all, and how much memory that takes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,21 +7,70 @@ use peerpool::base::Lane;
 use peerpool::node::{Message, Node};
 use tokio::runtime::Runtime;
 
-use crate::numbers::{forget_peak, median, peak};
-use crate::parent::{self, ChildProcess};
-use crate::{Options, native};
+use crate::Options;
+use crate::child::patient_config;
+use crate::common::args::Args;
+use crate::common::native;
+use crate::common::node::{runtime, start};
+use crate::common::receivers::{Group, ReadMode, Receivers};
+use crate::common::recorder::Recorder;
+use crate::common::results::case;
+use crate::common::rounds::{interleave, turns};
+use crate::common::stats::{each, median, ratio};
+use crate::common::system::{peak_resident, reset_peak_resident};
+use crate::common::table;
 
-/// Bytes of a message.
-const SIZE: usize = 1024;
+/// Bytes of a payload.
+const PAYLOAD_BYTES: usize = 1024;
+/// Peers that read at 1 % of the rate of the others.
+const SLOW_PEERS: usize = 16;
+
+/// The four nodes: with and without peers that do not keep up. Only the peers that keep up are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peers {
+    /// 63, and no others.
+    Alone63,
+    /// 63, and one that does not read.
+    OneNotReading,
+    /// 48, and no others.
+    Alone48,
+    /// 48, and 16 that read at 1 %.
+    SixteenSlow,
+}
+
+impl Peers {
+    pub(crate) const ALL: [Self; 4] = [Self::Alone63, Self::OneNotReading, Self::Alone48, Self::SixteenSlow];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Alone63 => "63 alone",
+            Self::OneNotReading => "63 and 1 not reading",
+            Self::Alone48 => "48 alone",
+            Self::SixteenSlow => "48 and 16 at 1 %",
+        }
+    }
+
+    fn count(self) -> usize {
+        match self {
+            Self::Alone63 | Self::OneNotReading => 63,
+            Self::Alone48 | Self::SixteenSlow => 48,
+        }
+    }
+
+    /// The node with as many peers, all of which keep up.
+    fn without_slow(self) -> Self {
+        match self {
+            Self::Alone63 | Self::OneNotReading => Self::Alone63,
+            Self::Alone48 | Self::SixteenSlow => Self::Alone48,
+        }
+    }
+}
 
 /// A node with receivers that read, and perhaps some that do not keep up.
-pub(crate) struct Receivers {
-    runtime: Arc<Runtime>,
-    pub(crate) node: Node,
-    /// The group of those that read.
-    others: u64,
-    count: usize,
-    seen: u64,
+struct Sender {
+    node: Node,
+    /// The receivers that keep up.
+    group: Group,
 }
 
 /// What a slice came to.
@@ -29,167 +78,170 @@ pub(crate) struct Receivers {
 pub(crate) struct Slice {
     /// Messages a second that each of the others got.
     pub(crate) rate: f64,
-    /// Bytes that the node's own stats say it holds, at most of what they said at every 1,024th message.
+    /// The most bytes that the node's stats reported, read at every 1,024th message.
     held: u64,
-    /// Resident bytes of the process, at most while the node sent.
+    /// The most resident bytes of the process while the node sent.
     resident: u64,
 }
 
-impl Receivers {
-    pub(crate) fn new(runtime: &Arc<Runtime>, far: &mut ChildProcess, others: usize) -> Self {
-        let node = parent::start(runtime, Node::builder().config(parent::quiet()));
-        let group = far.join(&node, others, "count");
-        Self { runtime: Arc::clone(runtime), node, others: group, count: others, seen: 0 }
+/// The four nodes in one process.
+pub(crate) struct Trial {
+    runtime: Arc<Runtime>,
+    receivers: Receivers,
+    senders: Vec<Sender>,
+    /// Bytes a second that a slow reader takes.
+    slow_rate: usize,
+}
+
+impl Trial {
+    /// With readers at 1 % of what one of the nodes delivers in a moment.
+    pub(crate) fn new(workers: usize) -> Self {
+        let mut trial = Self::fresh(workers, None);
+        let full = trial.slice(Peers::Alone48 as usize, Duration::from_millis(300)).rate;
+        trial.slow_rate = (full * native::frame(PAYLOAD_BYTES).len() as f64 / 100.0) as usize;
+        trial.add_slow_readers();
+        trial
     }
 
-    /// Broadcasts as quickly as `ready` allows.
-    pub(crate) fn slice(&mut self, far: &mut ChildProcess, long: Duration) -> Slice {
-        forget_peak();
+    /// Nothing has been sent yet. Without a rate there are no slow readers yet.
+    fn fresh(workers: usize, slow_rate: Option<usize>) -> Self {
+        let runtime = Arc::new(runtime(workers));
+        let mut receivers = Receivers::start();
+        let mut sender = |peers: Peers| {
+            let node = start(&runtime, Node::builder().config(patient_config()));
+            let group = receivers.join(&node, peers.count(), ReadMode::Discard);
+            Sender { node, group }
+        };
+        let senders: Vec<Sender> = Peers::ALL.into_iter().map(&mut sender).collect();
+        receivers.join(&senders[Peers::OneNotReading as usize].node, 1, ReadMode::Never);
+        let mut trial = Self { runtime, receivers, senders, slow_rate: slow_rate.unwrap_or(0) };
+        if slow_rate.is_some() {
+            trial.add_slow_readers();
+        }
+        trial
+    }
+
+    fn add_slow_readers(&mut self) {
+        let node = &self.senders[Peers::SixteenSlow as usize].node;
+        self.receivers.join(node, SLOW_PEERS, ReadMode::Slow(self.slow_rate));
+    }
+
+    /// Broadcasts from one node, as quickly as `ready` allows.
+    pub(crate) fn slice(&mut self, at: usize, long: Duration) -> Slice {
+        let sender = &mut self.senders[at];
+        reset_peak_resident();
         let since = Instant::now();
-        let node = self.node.clone();
-        let producer = self.runtime.spawn(async move {
-            let message = Message::new(native::KIND, native::payload(SIZE));
-            let (mut sent, mut held) = (0u64, 0);
-            // A wait that a slow peer prolongs must not prolong the slice.
-            let _ = tokio::time::timeout(long, async {
-                loop {
-                    node.ready(Lane::Normal).await;
-                    node.broadcast(&message).expect("a legal message");
-                    sent += 1;
-                    if sent.is_multiple_of(1024) {
-                        let memory = node.stats().memory;
-                        held = held.max(memory.connections + memory.logs);
-                        assert!(held <= memory.limit, "{held} bytes held, {} allowed", memory.limit);
-                    }
-                    if sent.is_multiple_of(64) {
-                        tokio::task::consume_budget().await;
-                    }
-                    if since.elapsed() >= long {
-                        return;
-                    }
-                }
-            })
-            .await;
-            (sent, held)
-        });
+        let producer = self.runtime.spawn(produce(sender.node.clone(), long));
         let (sent, held) = self.runtime.block_on(producer).expect("the producer");
-        let early = far.received(self.others) - self.seen;
+        let early = self.receivers.received(&sender.group);
         let window = since.elapsed();
-        let resident = peak();
-        let wire = native::frame(SIZE).len() as u64;
-        self.seen += sent * wire * self.count as u64;
-        // All of it must arrive at those that keep up.
-        far.wait(self.others, self.seen);
-        let rate = early as f64 / (wire * self.count as u64) as f64 / window.as_secs_f64();
+        let resident = peak_resident();
+        let (wire, peers) = (native::frame(PAYLOAD_BYTES).len() as u64, sender.group.peers);
+        // All of it must arrive at the peers that keep up.
+        self.receivers.settle_all(&mut sender.group, sent * wire * peers);
+        let rate = early as f64 / (wire * peers) as f64 / window.as_secs_f64();
         Slice { rate, held, resident }
     }
 }
 
-/// Four nodes: with and without those that do not keep up.
-pub(crate) struct Contenders {
-    pub(crate) far: ChildProcess,
-    pub(crate) nodes: Vec<Receivers>,
-    pub(crate) slow_rate: usize,
-}
-
-impl Contenders {
-    /// With readers at 1 % of what one of the nodes gets in a moment.
-    pub(crate) fn new(workers: usize) -> Self {
-        let mut contenders = Self::fresh(workers, None);
-        let full = contenders.slice(2, Duration::from_millis(300)).rate;
-        contenders.slow_rate = (full * native::frame(SIZE).len() as f64 / 100.0) as usize;
-        contenders.far.join(&contenders.nodes[3].node, 16, &format!("slow:{}", contenders.slow_rate));
-        contenders
-    }
-
-    /// Nobody has been sent anything yet.
-    fn fresh(workers: usize, slow_rate: Option<usize>) -> Self {
-        let runtime = Arc::new(parent::runtime(workers));
-        let mut far = ChildProcess::start();
-        let nodes: Vec<Receivers> =
-            [63, 63, 48, 48].into_iter().map(|others| Receivers::new(&runtime, &mut far, others)).collect();
-        far.join(&nodes[1].node, 1, "never");
-        if let Some(rate) = slow_rate {
-            far.join(&nodes[3].node, 16, &format!("slow:{rate}"));
+/// Broadcasts for so long; how many messages, and the most memory that the node's stats reported.
+async fn produce(node: Node, long: Duration) -> (u64, u64) {
+    let since = Instant::now();
+    let message = Message::new(native::KIND, native::payload(PAYLOAD_BYTES));
+    let (mut sent, mut held) = (0u64, 0);
+    // A wait that a slow peer prolongs must not prolong the slice.
+    let _ = tokio::time::timeout(long, async {
+        while since.elapsed() < long {
+            node.ready(Lane::Normal).await;
+            node.broadcast(&message).expect("a legal message");
+            sent += 1;
+            if sent.is_multiple_of(1024) {
+                let memory = node.stats().memory;
+                held = held.max(memory.connections + memory.logs);
+                assert!(held <= memory.limit, "{held} bytes held, {} allowed", memory.limit);
+            }
+            if sent.is_multiple_of(64) {
+                tokio::task::consume_budget().await;
+            }
         }
-        Self { far, nodes, slow_rate: slow_rate.unwrap_or(0) }
-    }
-
-    pub(crate) fn slice(&mut self, at: usize, long: Duration) -> Slice {
-        self.nodes[at].slice(&mut self.far, long)
-    }
+    })
+    .await;
+    (sent, held)
 }
 
-/// What the first second of a node with slow readers gives the others, over that of a node without, each from its first
-/// message: with one that does not read, and with sixteen at 1 %.
-fn first_seconds(options: &Options, slow_rate: usize) -> [Vec<f64>; 2] {
-    let mut ratios: [Vec<f64>; 2] = Default::default();
+/// What the first second of each node delivers, from its first message, by round.
+fn first_seconds(options: &Options, slow_rate: usize) -> Vec<Vec<f64>> {
+    let mut rates = vec![Vec::new(); Peers::ALL.len()];
     for round in 0..options.rounds {
-        let mut contenders = Contenders::fresh(options.workers, Some(slow_rate));
-        let mut rates = [0.0; 4];
-        for turn in 0..4 {
-            let at = (turn + round) % 4;
-            rates[at] = contenders.slice(at, Duration::from_secs(1)).rate;
+        let mut trial = Trial::fresh(options.workers, Some(slow_rate));
+        for at in turns(Peers::ALL.len(), round) {
+            rates[at].push(trial.slice(at, Duration::from_secs(1)).rate);
         }
-        ratios[0].push(rates[1] / rates[0]);
-        ratios[1].push(rates[3] / rates[2]);
     }
-    ratios
+    rates
 }
 
-pub(crate) fn run(options: &Options) {
-    println!("\nSlow readers: what the others get of {SIZE}-byte broadcasts\n");
-    let mut contenders = Contenders::new(options.workers);
-    let limit = contenders.nodes[0].node.stats().memory.limit;
-    // Until it has been found out who does not keep up, the others wait: measured apart, and not counted below.
-    let seconds: Vec<Vec<f64>> = [1, 3]
-        .map(|at| (0..20).map(|_| contenders.slice(at, Duration::from_millis(100)).rate / 1e3).collect())
-        .into();
-    let first = first_seconds(options, contenders.slow_rate);
-    contenders.slice(0, options.slice);
-    contenders.slice(2, options.slice);
-    let mut slices: [Vec<Slice>; 4] = Default::default();
-    for round in 0..options.rounds {
-        for turn in 0..4 {
-            let at = (turn + round) % 4;
-            slices[at].push(contenders.slice(at, options.slice));
-        }
+pub(crate) fn run(args: &Args, options: &Options) {
+    let mut recorder = Recorder::new("slow_readers", options.rounds);
+    println!("\nSlow readers: what the other peers get of {PAYLOAD_BYTES}-byte broadcasts\n");
+    let mut trial = Trial::new(options.workers);
+    let limit = trial.senders[0].node.stats().memory.limit;
+    // Until the slow peers are detected the others wait: measured apart, and not counted below.
+    let tenths = [Peers::OneNotReading, Peers::SixteenSlow].map(|peers| {
+        let tenth = |_| trial.slice(peers as usize, Duration::from_millis(100)).rate / 1e3;
+        (peers, (0..20).map(tenth).collect::<Vec<f64>>())
+    });
+    let first = first_seconds(options, trial.slow_rate);
+    for alone in [Peers::Alone63, Peers::Alone48] {
+        trial.slice(alone as usize, options.slice);
     }
-    println!(
-        "| | thousand messages/s to each other peer | of those without | from the first message: first second, of those without (least) | MB held by stats, most | MB resident in the process, peak |"
-    );
-    println!("|---|--:|--:|--:|--:|--:|");
-    let slow = format!("48 of 64, 16 at 1 % ({} KB/s)", contenders.slow_rate / 1000);
-    for (at, name) in ["63 alone", "63 of 64, 1 not reading", "48 alone", &slow].into_iter().enumerate() {
-        let rate = median(slices[at].iter().map(|slice| slice.rate));
-        let base = &slices[at / 2 * 2];
-        let ratio = median(slices[at].iter().zip(base).map(|(one, base)| one.rate / base.rate));
-        let begun = if at % 2 == 1 {
-            let ratios = &first[at / 2];
-            let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-            format!("{:.3} ({least:.3})", median(ratios.iter().copied()))
-        } else {
-            String::new()
-        };
-        let held = slices[at].iter().map(|slice| slice.held).max().unwrap_or(0);
-        let most = slices[at].iter().map(|slice| slice.resident).max().unwrap_or(0);
-        println!(
-            "| {name} | {:.1} | {ratio:.3} | {begun} | {:.1} | {:.1} |",
-            rate / 1e3,
-            held as f64 / 1e6,
-            most as f64 / 1e6
-        );
+    let slices = interleave(Peers::ALL.len(), options.rounds, |at, _| trial.slice(at, options.slice));
+    table::header(&[
+        "",
+        "thousand messages/s to each other peer",
+        "of those without",
+        "first second, of those without (least)",
+        "MB held by stats, most",
+        "MB resident in the process, peak",
+    ]);
+    for peers in Peers::ALL {
+        let (at, base) = (peers as usize, peers.without_slow());
+        let rates = each(&slices[at], |slice| slice.rate);
+        let without = each(&slices[base as usize], |slice| slice.rate);
+        let held = each(&slices[at], |slice| slice.held as f64);
+        let resident = each(&slices[at], |slice| slice.resident as f64);
+        let case = case(&[("peers", &peers.name())]);
+        recorder.add(&case, "peerpool", "messages_per_second", &rates);
+        recorder.add(&case, "peerpool", "held_bytes", &held);
+        recorder.add(&case, "peerpool", "resident_bytes", &resident);
+        let mut first_text = String::new();
+        if peers != base {
+            let metric = "messages_per_second";
+            recorder.add_ratio(&case, ("peerpool", &rates), (base.name(), &without), metric);
+            let (slow, alone) = (&first[at], &first[base as usize]);
+            let metric = "messages_in_first_second";
+            recorder.add_ratio(&case, ("peerpool", slow), (base.name(), alone), metric);
+            let least = slow.iter().zip(alone).map(|(slow, alone)| slow / alone).fold(f64::INFINITY, f64::min);
+            first_text = format!("{:.3} ({least:.3})", ratio(slow, alone));
+        }
+        let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
+        table::row([
+            peers.name().to_owned(),
+            format!("{:.1}", median(rates.iter().copied()) / 1e3),
+            format!("{:.3}", ratio(&rates, &without)),
+            first_text,
+            format!("{:.1}", most(&held) / 1e6),
+            format!("{:.1}", most(&resident) / 1e6),
+        ]);
         // Four nodes live in this process.
-        assert!(most <= limit, "{most} bytes resident, {limit} allowed to one node");
+        assert!(most(&resident) <= limit as f64, "resident above the {limit} bytes that one node is allowed");
     }
-    for (rates, name) in seconds.iter().zip(["1 not reading", "16 at 1 %"]) {
+    println!("\nslow readers take {} KB/s", trial.slow_rate / 1000);
+    for (peers, rates) in &tenths {
         let shown: Vec<String> = rates.iter().map(|rate| format!("{rate:.0}")).collect();
-        println!("\nfirst 2 s with {name}, thousand messages/s by tenths: {}", shown.join(", "));
+        println!("first 2 s with {}, thousand messages/s by tenths: {}", peers.name(), shown.join(", "));
     }
-    let missed: Vec<u64> =
-        contenders.nodes.iter().map(|receivers| receivers.node.stats().missed_broadcasts).collect();
-    println!(
-        "\nbroadcasts missed by slow peers, by node: {missed:?}; ceiling {} MB a node",
-        limit / 1_000_000
-    );
+    let missed: Vec<u64> = trial.senders.iter().map(|sender| sender.node.stats().missed_broadcasts).collect();
+    println!("broadcasts missed by slow peers, by node: {missed:?}; ceiling {} MB a node", limit / 1_000_000);
+    recorder.finish(args);
 }

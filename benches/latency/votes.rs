@@ -1,7 +1,7 @@
-//! A vote past bulk: one urgent message a millisecond to a peer, on an idle link and while 10 MB blocks stream to it.
+//! A vote past bulk: one urgent message a millisecond to a peer, on an idle connection and while 10 MB blocks stream to it.
 //!
-//! Each process keeps to a processor of its own, as if they were two hosts: otherwise the scheduler now and then puts the
-//! reader behind the writer, and what is measured is its time slice.
+//! Each process keeps to a processor of its own, as if they were two hosts. Otherwise the scheduler now and then puts the
+//! reader behind the writer, and the measured latency is its time slice.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,20 +12,27 @@ use peerpool::base::Lane;
 use peerpool::node::{Message, Node, Peer};
 use tokio::runtime::Runtime;
 
-use crate::numbers::{clock, median, percentile, pin};
-use crate::parent::{self, ChildProcess};
-use crate::{Options, Sockets, child, native};
+use crate::child::{patient_config, transport};
+use crate::common::args::Args;
+use crate::common::native::KIND;
+use crate::common::node::{runtime, start};
+use crate::common::receivers::{Group, ReadMode, Receivers};
+use crate::common::recorder::Recorder;
+use crate::common::results::case;
+use crate::common::rounds::interleave;
+use crate::common::stats::{each, median, percentile, ratio};
+use crate::common::system::{clock, pin};
+use crate::common::table;
+use crate::{Options, Sockets};
 
-/// Bytes of a block.
-const BLOCK: usize = 10_000_000;
-/// Bytes of a vote.
-const VOTE: usize = 100;
+const BLOCK_BYTES: usize = 10_000_000;
+const VOTE_BYTES: usize = 100;
 /// Time between votes.
 const PERIOD: Duration = Duration::from_millis(1);
 /// Blocks that wait to be sent.
-const QUEUED: usize = 4;
-/// What a block is called.
-const BLOCKS: u16 = native::KIND + 1;
+const QUEUED_BLOCKS: usize = 4;
+/// The kind of a block.
+const BLOCK_KIND: u16 = KIND + 1;
 
 /// How blocks are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,99 +42,115 @@ pub(crate) enum Bulk {
     Send,
 }
 
+impl Bulk {
+    pub(crate) const ALL: [Self; 3] = [Self::None, Self::Broadcast, Self::Send];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::None => "idle connection",
+            Self::Broadcast => "blocks broadcast",
+            Self::Send => "blocks sent",
+        }
+    }
+}
+
 /// Who reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CloseReason {
+pub(crate) enum FarEnd {
     /// A thread that takes frames apart and puts no message together.
-    Raw,
+    Reader,
     /// A node with a handler.
     Node,
 }
 
+impl FarEnd {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Reader => "reader",
+            Self::Node => "node",
+        }
+    }
+}
+
 /// A node and a far end, in two processes.
-pub(crate) struct Connection {
+pub(crate) struct Scene {
     runtime: Runtime,
-    far: ChildProcess,
+    receivers: Receivers,
     node: Node,
     peer: Arc<Peer>,
-    votes: u64,
-    blocks: u64,
-    sent: u64,
+    votes: Group,
+    blocks: Group,
     /// Bytes of a block as the far end counts them.
-    block: u64,
+    block_bytes: u64,
 }
 
 /// What a slice came to.
 #[derive(Debug, Default)]
 pub(crate) struct Slice {
     /// Nanoseconds from the call to the far handler.
-    pub(crate) samples: Vec<u64>,
+    pub(crate) latencies: Vec<u64>,
     /// Bytes of blocks a second.
     rate: f64,
 }
 
-impl Connection {
-    pub(crate) fn new(workers: usize, sockets: Sockets, end: CloseReason, pinned: bool) -> Self {
+impl Scene {
+    pub(crate) fn new(workers: usize, sockets: Sockets, end: FarEnd, pinned: bool) -> Self {
         pin(pinned.then_some(0));
-        let runtime = parent::runtime(workers);
-        let mut far = ChildProcess::start_on(pinned.then_some(1));
-        let word = |size: Option<usize>| size.map_or("-".to_owned(), |size| size.to_string());
-        let (lowat, send) = (word(sockets.lowat.map(|size| size as usize)), word(sockets.send_buffer));
-        let mut config = parent::quiet();
+        let runtime = runtime(workers);
+        let mut receivers = Receivers::start_on(pinned.then_some(1));
+        let mut config = patient_config();
         // A message may take half of the ring.
         config.log_ring_bytes = 32 << 20;
-        config.connection.outbox_bytes = (QUEUED + 1) * BLOCK;
-        let node =
-            parent::start(&runtime, Node::builder().config(config).transport(child::transport(sockets)));
-        let (peer, votes, blocks, block) = match end {
-            CloseReason::Raw => {
-                let group = far.join(&node, 1, "frames");
+        config.connection.outbox_bytes = (QUEUED_BLOCKS + 1) * BLOCK_BYTES;
+        let node = start(&runtime, Node::builder().config(config).transport(transport(sockets)));
+        let (peer, votes, blocks, block_bytes) = match end {
+            FarEnd::Reader => {
+                let group = receivers.join(&node, 1, ReadMode::Frames);
+                let votes = Receivers::group(group.id, 1);
                 // The first chunk begins with the message's kind.
-                (node.roster().iter().next().cloned(), group, group, BLOCK as u64 + 2)
+                (node.roster().iter().next().cloned(), votes, group, BLOCK_BYTES as u64 + 2)
             }
-            CloseReason::Node => {
-                let told = far.ask(&format!("node {lowat} {send} {}", word(sockets.recv_buffer)));
-                let addr = ([127, 0, 0, 1], told[0] as u16).into();
-                (runtime.block_on(node.connect(addr)).ok(), told[1], told[2], BLOCK as u64)
+            FarEnd::Node => {
+                let word = |size: Option<usize>| size.map_or("-".to_owned(), |size| size.to_string());
+                let lowat = word(sockets.lowat.map(|size| size as usize));
+                let (send, recv) = (word(sockets.send_buffer), word(sockets.recv_buffer));
+                let answer = receivers.ask(&format!("node {lowat} {send} {recv}"));
+                let addr = ([127, 0, 0, 1], answer[0] as u16).into();
+                let [votes, blocks] = [1, 2].map(|at| Receivers::group(answer[at] as usize, 1));
+                (runtime.block_on(node.connect(addr)).ok(), votes, blocks, BLOCK_BYTES as u64)
             }
         };
-        Self { runtime, far, node, peer: peer.expect("a peer"), votes, blocks, sent: 0, block }
+        Self { runtime, receivers, node, peer: peer.expect("a peer"), votes, blocks, block_bytes }
     }
 
     /// Sends votes for so long, blocks beside them.
     pub(crate) fn slice(&mut self, bulk: Bulk, long: Duration) -> Slice {
         let stop = Arc::new(AtomicBool::new(false));
-        let streaming = {
-            let (node, peer, stop) = (self.node.clone(), Arc::clone(&self.peer), Arc::clone(&stop));
-            self.runtime.spawn(stream(node, peer, bulk, stop))
-        };
+        let (node, peer) = (self.node.clone(), Arc::clone(&self.peer));
+        let streaming = self.runtime.spawn(stream_blocks(node, peer, bulk, Arc::clone(&stop)));
         // The stream is under way before the first vote.
         std::thread::sleep(Duration::from_millis(50));
-        self.far.samples(self.votes);
-        let before = (self.far.received(self.blocks), Instant::now());
-        let voting = {
-            let (node, peer) = (self.node.clone(), Arc::clone(&self.peer));
-            self.runtime.spawn(vote(node, peer, long))
-        };
+        self.receivers.latencies(&self.votes);
+        let (before, since) = (self.receivers.received(&self.blocks), Instant::now());
+        let voting = self.runtime.spawn(vote(self.node.clone(), Arc::clone(&self.peer), long));
         let sent = self.runtime.block_on(voting).expect("votes");
-        let rate = (self.far.received(self.blocks) - before.0) as f64 / before.1.elapsed().as_secs_f64();
+        let rate = (self.receivers.received(&self.blocks) - before) as f64 / since.elapsed().as_secs_f64();
         stop.store(true, Ordering::Release);
         let blocks = self.runtime.block_on(streaming).expect("blocks");
-        self.sent += blocks * self.block;
-        self.far.wait(self.blocks, self.sent);
+        self.receivers.settle_all(&mut self.blocks, blocks * self.block_bytes);
         let since = Instant::now();
-        while self.far.ask(&format!("noted {}", self.votes))[0] < sent as u64 {
+        while self.receivers.latency_count(&self.votes) < sent {
             assert!(since.elapsed() < Duration::from_secs(10), "votes were lost");
         }
-        let samples = self.far.samples(self.votes);
-        assert_eq!(samples.len(), sent, "votes came twice");
-        Slice { samples, rate }
+        let latencies = self.receivers.latencies(&self.votes);
+        assert_eq!(latencies.len(), sent, "votes came twice");
+        Slice { latencies, rate }
     }
 }
 
 /// Sends blocks as quickly as they go; how many.
-async fn stream(node: Node, peer: Arc<Peer>, bulk: Bulk, stop: Arc<AtomicBool>) -> u64 {
-    let block = Message::new(BLOCKS, Bytes::from(vec![7u8; BLOCK])).bulk();
+async fn stream_blocks(node: Node, peer: Arc<Peer>, bulk: Bulk, stop: Arc<AtomicBool>) -> u64 {
+    let block = Message::new(BLOCK_KIND, Bytes::from(vec![7u8; BLOCK_BYTES])).bulk();
     let mut blocks = 0;
     while bulk != Bulk::None && !stop.load(Ordering::Acquire) {
         match bulk {
@@ -136,8 +159,8 @@ async fn stream(node: Node, peer: Arc<Peer>, bulk: Bulk, stop: Arc<AtomicBool>) 
                 node.broadcast(&block).expect("a legal message");
             }
             _ => {
-                // Some always wait; looking more often would take the processor away from the writer.
-                while peer.connection().handle().pending_counts().queued_messages >= QUEUED {
+                // Some always wait. To look more often would take the processor away from the writer.
+                while peer.connection().handle().pending_counts().queued_messages >= QUEUED_BLOCKS {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 node.send(peer.key(), block.clone()).expect("room");
@@ -155,95 +178,83 @@ async fn vote(node: Node, peer: Arc<Peer>, long: Duration) -> usize {
     let (since, mut sent) = (Instant::now(), 0);
     while since.elapsed() < long {
         ticks.tick().await;
-        let mut payload = vec![0; VOTE];
-        payload[VOTE - 8..].copy_from_slice(&clock().to_le_bytes());
-        node.send(peer.key(), Message::new(native::KIND, payload).urgent()).expect("room");
+        let mut payload = vec![0; VOTE_BYTES];
+        payload[VOTE_BYTES - 8..].copy_from_slice(&clock().to_le_bytes());
+        node.send(peer.key(), Message::new(KIND, payload).urgent()).expect("room");
         sent += 1;
     }
     sent
 }
 
-pub(crate) fn run(options: &Options) {
-    if !options.sweep.is_empty() {
+pub(crate) fn run(args: &Args, options: &Options) {
+    if options.sweep.is_empty() {
+        let mut recorder = Recorder::new("votes", options.rounds);
+        options.ends.iter().for_each(|end| measure(&mut recorder, options, *end));
+        recorder.finish(args);
+    } else {
         options.ends.iter().for_each(|end| sweep(options, *end));
-        return pin(None);
     }
-    options.ends.iter().for_each(|end| table(options, *end));
     pin(None);
 }
 
-fn table(options: &Options, end: CloseReason) {
-    println!(
-        "\nVotes past 10 MB blocks to the same peer: microseconds from the call to the far handler; far end: {end:?}\n"
-    );
-    println!("sockets: {:?}\n", child::transport(options.sockets).config());
-    let mut link = Connection::new(options.workers, options.sockets, end, options.pin);
-    let ways = [Bulk::None, Bulk::Broadcast, Bulk::Send];
-    let _ = ways.map(|bulk| link.slice(bulk, options.slice / 4));
-    let mut slices: [Vec<Slice>; 3] = Default::default();
-    for round in 0..options.rounds {
-        for turn in 0..3 {
-            let at = (turn + round) % 3;
-            slices[at].push(link.slice(ways[at], options.slice));
+fn measure(recorder: &mut Recorder, options: &Options, end: FarEnd) {
+    println!("\nVotes past 10 MB blocks to the same peer: microseconds from the call to the far handler; far end: {end:?}");
+    println!("sockets: {:?}\n", transport(options.sockets).config());
+    let mut scene = Scene::new(options.workers, options.sockets, end, options.pin);
+    Bulk::ALL.iter().for_each(|bulk| drop(scene.slice(*bulk, options.slice / 4)));
+    let mut slices =
+        interleave(Bulk::ALL.len(), options.rounds, |at, _| scene.slice(Bulk::ALL[at], options.slice));
+    let mut percentiles = |share: f64| -> Vec<Vec<f64>> {
+        let figure = |slice: &mut Slice| percentile(&mut slice.latencies, share) / 1e3;
+        slices.iter_mut().map(|slices| slices.iter_mut().map(figure).collect()).collect()
+    };
+    let (p50, p99) = (percentiles(0.5), percentiles(0.99));
+    table::header(&["", "p50", "p99", "p99, most", "p99 of the idle one's", "MB/s of blocks", "sent of due"]);
+    for (at, bulk) in Bulk::ALL.into_iter().enumerate() {
+        let rates = each(&slices[at], |slice| slice.rate);
+        // A sender that gets no processor sends late and leaves out what is due meanwhile. The latencies do not show that.
+        let due = options.slice.as_secs_f64() / PERIOD.as_secs_f64();
+        let sent = each(&slices[at], |slice| slice.latencies.len() as f64 / due);
+        let case = case(&[("far_end", &end.name())]);
+        recorder.add(&case, bulk.name(), "latency_p50_us", &p50[at]);
+        recorder.add(&case, bulk.name(), "latency_p99_us", &p99[at]);
+        recorder.add(&case, bulk.name(), "sent_of_due", &sent);
+        if bulk != Bulk::None {
+            recorder.add(&case, bulk.name(), "block_bytes_per_second", &rates);
+            let idle = (Bulk::None.name(), &p99[0][..]);
+            recorder.add_ratio(&case, (bulk.name(), &p99[at]), idle, "latency_p99_us");
         }
-    }
-    let p99s: Vec<Vec<f64>> = slices
-        .iter_mut()
-        .map(|slices| slices.iter_mut().map(|slice| percentile(&mut slice.samples, 0.99) / 1e3).collect())
-        .collect();
-    println!(
-        "| | p50 | p99 (rounds' median) | p99 (all votes) | ratio p99 (rounds' median) | ratio p99 (all) | MB/s of blocks | sent of due |"
-    );
-    println!("|---|--:|--:|--:|--:|--:|--:|--:|");
-    let mut idle = f64::NAN;
-    for (at, name) in ["idle link", "blocks broadcast", "blocks sent"].into_iter().enumerate() {
-        let mut all: Vec<u64> = slices[at].iter().flat_map(|slice| slice.samples.iter().copied()).collect();
-        let (p50, p99) = (percentile(&mut all, 0.5) / 1e3, percentile(&mut all, 0.99) / 1e3);
-        if at == 0 {
-            idle = p99;
-        }
-        let rounds = median(p99s[at].iter().zip(&p99s[0]).map(|(one, idle)| one / idle));
-        let rate = median(slices[at].iter().map(|slice| slice.rate)) / 1e6;
-        let middle = median(p99s[at].iter().copied());
-        // A voter that gets no processor sends late, and leaves out what is due meanwhile: that is not in the latencies.
-        let due = slices[at].len() as f64 * options.slice.as_secs_f64() / PERIOD.as_secs_f64();
-        println!(
-            "| {name} | {p50:.0} | {middle:.0} | {p99:.0} | {rounds:.2} | {:.2} | {rate:.0} | {:.3} |",
-            p99 / idle,
-            all.len() as f64 / due
-        );
+        table::row([
+            bulk.name().to_owned(),
+            format!("{:.0}", median(p50[at].iter().copied())),
+            format!("{:.0}", median(p99[at].iter().copied())),
+            format!("{:.0}", p99[at].iter().copied().fold(0.0, f64::max)),
+            format!("{:.2}", ratio(&p99[at], &p99[0])),
+            format!("{:.0}", median(rates) / 1e6),
+            format!("{:.3}", median(sent)),
+        ]);
     }
 }
 
-/// Bytes unsent in the kernel, several bounds beside each other.
-fn sweep(options: &Options, end: CloseReason) {
+/// Several values of `TCP_NOTSENT_LOWAT` beside each other.
+fn sweep(options: &Options, end: FarEnd) {
     println!("\nVotes past broadcast blocks by TCP_NOTSENT_LOWAT (0: none); far end: {end:?}\n");
-    let mut links: Vec<Connection> = options
-        .sweep
-        .iter()
-        .map(|lowat| {
-            let sockets = Sockets { lowat: Some(*lowat as u32), ..options.sockets };
-            Connection::new(options.workers, sockets, end, options.pin)
-        })
-        .collect();
-    let mut rounds: Vec<Vec<[f64; 5]>> = vec![Vec::new(); links.len()];
-    let count = links.len();
-    for round in 0..=options.rounds {
-        for turn in 0..count {
-            let at = (turn + round) % count;
-            let mut idle = links[at].slice(Bulk::None, options.slice);
-            let mut full = links[at].slice(Bulk::Broadcast, options.slice);
-            if round > 0 {
-                let idle = percentile(&mut idle.samples, 0.99) / 1e3;
-                let [p50, p99] = [0.5, 0.99].map(|share| percentile(&mut full.samples, share) / 1e3);
-                rounds[at].push([idle, p50, p99, p99 / idle, full.rate / 1e6]);
-            }
-        }
-    }
-    println!("| bytes | idle p99 | p50 | p99 | ratio p99 | MB/s of blocks |");
-    println!("|--:|--:|--:|--:|--:|--:|");
+    let scene = |lowat: &usize| {
+        let sockets = Sockets { lowat: Some(*lowat as u32), ..options.sockets };
+        Scene::new(options.workers, sockets, end, options.pin)
+    };
+    let mut scenes: Vec<Scene> = options.sweep.iter().map(scene).collect();
+    // The first round warms up.
+    let rounds = interleave(scenes.len(), options.rounds + 1, |at, _| {
+        let mut idle = scenes[at].slice(Bulk::None, options.slice);
+        let mut full = scenes[at].slice(Bulk::Broadcast, options.slice);
+        let idle = percentile(&mut idle.latencies, 0.99) / 1e3;
+        let [p50, p99] = [0.5, 0.99].map(|share| percentile(&mut full.latencies, share) / 1e3);
+        [idle, p50, p99, p99 / idle, full.rate / 1e6]
+    });
+    table::header(&["bytes", "idle p99", "p50", "p99", "ratio p99", "MB/s of blocks"]);
     for (lowat, rounds) in options.sweep.iter().zip(&rounds) {
-        let of = |at: usize| median(rounds.iter().map(|round| round[at]));
-        println!("| {lowat} | {:.0} | {:.0} | {:.0} | {:.2} | {:.0} |", of(0), of(1), of(2), of(3), of(4));
+        let figures: Vec<f64> = (0..5).map(|at| median(rounds[1..].iter().map(|round| round[at]))).collect();
+        table::numbers(&lowat.to_string(), &figures, 2);
     }
 }

@@ -1,10 +1,10 @@
-//! What is broadcast: the three messages whose rates were measured of the old implementation.
+//! The messages that are broadcast: the three whose rates were measured with the legacy implementation.
 //!
-//! Typed as the old crate had them, and apart from peerpool's own types: the JSON of both must be the same.
+//! The types are those of the legacy crate, not peerpool's own. The JSON of both must be the same.
 
 use serde::Serialize;
 
-/// A message of the old network.
+/// A message of the legacy network.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) enum Message {
     UpdateTip { height: u64, hash: String },
@@ -24,30 +24,30 @@ pub(crate) struct Payment {
     pub(crate) nonce: u64,
 }
 
-/// Which message.
+/// The kinds of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sort {
+pub(crate) enum Kind {
     Tip,
     Transaction,
     Proposal,
 }
 
-/// Sizes of their frames on the line; the proposal's is what 1 KiB as numbers come to.
-pub(crate) const TIP: usize = 104;
-pub(crate) const TRANSACTION: usize = 347;
+/// Sizes of two of the frames. The third is computed: 1 KiB as JSON numbers.
+pub(crate) const TIP_BYTES: usize = 104;
+pub(crate) const TRANSACTION_BYTES: usize = 347;
 
-/// Heights go round from here to five nines, so that all frames are of one size.
-const FIRST: u64 = 10_000;
-const ROUND: u64 = 90_000;
+/// Heights run from here to 99,999 and start again, so that all frames have one size.
+const FIRST_HEIGHT: u64 = 10_000;
+const HEIGHTS: u64 = 90_000;
 
-impl Sort {
+impl Kind {
     pub(crate) const ALL: [Self; 3] = [Self::Tip, Self::Transaction, Self::Proposal];
 
     /// By the size of the frame.
     pub(crate) fn of(size: usize) -> Self {
         match size {
-            TIP => Self::Tip,
-            TRANSACTION => Self::Transaction,
+            TIP_BYTES => Self::Tip,
+            TRANSACTION_BYTES => Self::Transaction,
             _ => Self::Proposal,
         }
     }
@@ -55,8 +55,8 @@ impl Sort {
     /// The size of the frame.
     pub(crate) fn size(self) -> usize {
         match self {
-            Self::Tip => TIP,
-            Self::Transaction => TRANSACTION,
+            Self::Tip => TIP_BYTES,
+            Self::Transaction => TRANSACTION_BYTES,
             Self::Proposal => serde_json::to_vec(&self.message(0)).expect("a message").len() + 4,
         }
     }
@@ -72,7 +72,7 @@ impl Sort {
     /// The `number`th message.
     pub(crate) fn message(self, number: u64) -> Message {
         match self {
-            // Five digits of height, and as many fewer of hash.
+            // Five digits of height; the hash is shorter by as many.
             Self::Tip => Message::UpdateTip { height: height(number), hash: "cd".repeat(30) },
             Self::Transaction => Message::Transaction(Payment {
                 txid: "a3857d97ebe698c62d32404d4532eb7e796933160ef2030005c6d08dc49b6c0c".to_owned(),
@@ -91,5 +91,5 @@ impl Sort {
 
 /// The height of the `number`th tip.
 pub(crate) fn height(number: u64) -> u64 {
-    FIRST + number % ROUND
+    FIRST_HEIGHT + number % HEIGHTS
 }

@@ -1,20 +1,22 @@
-//! What the modules shared with the fan-out bench put on the line here: frames and handshakes of the old network.
-//!
-//! A message is chosen by the size that its frame has: see [`Sort`].
+//! Frames and handshakes of the legacy network. A message is chosen by the size of its frame: see [`Kind`].
 
 use bytes::Bytes;
 
-use crate::messages::Sort;
+use crate::common::native::WireFormat;
+use crate::messages::Kind;
+
+/// The TIME Coin protocol.
+pub(crate) const TIMECOIN: WireFormat = WireFormat { frame, hello, answer_len };
 
 /// A frame.
-pub(crate) fn frame(size: usize) -> Bytes {
-    let json = serde_json::to_vec(&Sort::of(size).message(0)).expect("a message");
+fn frame(size: usize) -> Bytes {
+    let json = serde_json::to_vec(&Kind::of(size).message(0)).expect("a message");
     let length = u32::try_from(json.len()).expect("a short message");
     [&length.to_be_bytes()[..], &json].concat().into()
 }
 
-/// The handshake of a receiver; the number makes the address that it advertises.
-pub(crate) fn hello(number: u64) -> Vec<u8> {
+/// The handshake of a receiver. The number becomes the address that it advertises.
+fn hello(number: u64) -> Vec<u8> {
     let [.., high, low] = number.to_be_bytes();
     let json = format!(
         concat!(
@@ -28,8 +30,8 @@ pub(crate) fn hello(number: u64) -> Vec<u8> {
     [b"TIME", &length.to_be_bytes()[..], json.as_bytes()].concat()
 }
 
-/// How many bytes of `buf` are the answer to a handshake, once it is whole.
-pub(crate) fn answer(buf: &[u8]) -> Option<usize> {
+/// The length of the answer to a handshake, once all of it is there.
+fn answer_len(buf: &[u8]) -> Option<usize> {
     let length: [u8; 4] = buf.get(4..8)?.try_into().ok()?;
     assert_eq!(buf[..4], *b"TIME", "no handshake");
     let whole = 8 + u32::from_be_bytes(length) as usize;

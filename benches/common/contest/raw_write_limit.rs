@@ -1,8 +1,8 @@
-//! The practical limit: threads that do nothing but write buffers of ready-made messages to the same kind of sockets.
+//! The practical limit: threads that only write buffers of ready-made messages to the same kind of sockets.
 //!
-//! No runtime, no queue, no producer. Each thread owns a share of the sockets, goes round those that are writable, one
-//! call each, and sleeps in epoll when none is. The best of one and two threads and of three buffer sizes counts, so the
-//! limit is not hurt by a choice.
+//! No runtime, no queue, no producer. Each thread owns a share of the sockets, goes round those that are writable, one call
+//! each, and sleeps in epoll when none is. The best of one and two threads and of four call sizes counts; the largest
+//! is what a peerpool connection writes at most by one call.
 
 use std::io::{self, Write};
 use std::thread;
@@ -11,22 +11,27 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::contender::{Contender, Goal, Produced};
-use crate::native;
-use crate::receivers::{Group, Receivers};
+use super::{Contender, Goal, Produced};
+use crate::common::native::WireFormat;
+use crate::common::receivers::{Group, ReadMode, Receivers};
+
+/// The name of the limit in tables and results.
+pub(crate) const RAW_WRITE_LIMIT: &str = "raw_write_limit";
 
 const THREADS: [usize; 2] = [1, 2];
-const BUFFERS: [usize; 3] = [64, 128, 256];
+/// Bytes of one call at most.
+const CALL_KIB: [usize; 4] = [64, 128, 256, 512];
 
 pub(crate) struct RawWriteLimit {
     sockets: Vec<TcpStream>,
     group: Group,
+    format: WireFormat,
 }
 
 impl RawWriteLimit {
-    pub(crate) fn new(receivers: &mut Receivers, peers: usize) -> Self {
-        let (sockets, group) = receivers.sockets(peers);
-        Self { sockets: sockets.into_iter().map(TcpStream::from_std).collect(), group }
+    pub(crate) fn new(receivers: &mut Receivers, peers: usize, mode: ReadMode, format: WireFormat) -> Self {
+        let (sockets, group) = receivers.sockets(peers, mode);
+        Self { sockets: sockets.into_iter().map(TcpStream::from_std).collect(), group, format }
     }
 }
 
@@ -49,16 +54,16 @@ impl<'a> Share<'a> {
         Self { poll, sockets, buffer, left }
     }
 
-    /// Writes until the time is over or each socket has got its share; how many bytes.
+    /// Writes until the time is over or each socket has got its bytes; how many bytes.
     fn write(&mut self, until: Option<Instant>) -> u64 {
         let mut events = Events::with_capacity(1024);
-        let mut places = vec![0; self.sockets.len()];
+        let mut offsets = vec![0; self.sockets.len()];
         let mut ready: Vec<usize> = Vec::new();
         let mut written = 0;
         let mut busy = self.sockets.len();
         while busy > 0 {
-            let patience = if ready.is_empty() { Duration::from_millis(100) } else { Duration::ZERO };
-            match self.poll.poll(&mut events, Some(patience)) {
+            let timeout = if ready.is_empty() { Duration::from_millis(100) } else { Duration::ZERO };
+            match self.poll.poll(&mut events, Some(timeout)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => panic!("{error}"),
                 _ => {}
             }
@@ -70,8 +75,8 @@ impl<'a> Share<'a> {
                 if until.is_some_and(|until| Instant::now() >= until) {
                     return written;
                 }
-                let (place, left) = (&mut places[at], &mut self.left[at]);
-                let piece = &self.buffer[*place..];
+                let (offset, left) = (&mut offsets[at], &mut self.left[at]);
+                let piece = &self.buffer[*offset..];
                 let piece = &piece[..piece.len().min(usize::try_from(*left).unwrap_or(usize::MAX))];
                 if piece.is_empty() {
                     continue;
@@ -80,7 +85,7 @@ impl<'a> Share<'a> {
                     Ok(count) => {
                         written += count as u64;
                         *left -= count as u64;
-                        *place = (*place + count) % self.buffer.len();
+                        *offset = (*offset + count) % self.buffer.len();
                         busy -= usize::from(*left == 0);
                         if count == piece.len() {
                             ready.push(at);
@@ -105,18 +110,22 @@ impl Drop for Share<'_> {
 
 impl Contender for RawWriteLimit {
     fn name(&self) -> &'static str {
-        "raw_write_limit"
+        RAW_WRITE_LIMIT
+    }
+
+    fn wire_len(&self, size: usize) -> usize {
+        (self.format.frame)(size).len()
     }
 
     fn variants(&self) -> Vec<String> {
         let name = |threads| move |size| format!("{threads} thr, {size} KiB");
-        THREADS.iter().flat_map(|threads| BUFFERS.iter().map(name(threads))).collect()
+        THREADS.iter().flat_map(|threads| CALL_KIB.iter().map(name(threads))).collect()
     }
 
     fn produce(&mut self, variant: usize, size: usize, goal: Goal) -> Produced {
-        let threads = THREADS[variant / BUFFERS.len()];
-        let frame = native::frame(size);
-        let buffer = frame.repeat((BUFFERS[variant % BUFFERS.len()] * 1024 / frame.len()).max(1));
+        let threads = THREADS[variant / CALL_KIB.len()];
+        let frame = (self.format.frame)(size);
+        let buffer = frame.repeat((CALL_KIB[variant % CALL_KIB.len()] * 1024 / frame.len()).max(1));
         let each = match goal {
             Goal::Messages(most) => most * frame.len() as u64,
             Goal::Time(_) => u64::MAX,

@@ -1,15 +1,28 @@
-//! What the broadcast log costs in memory alone, without sockets.
+//! What the broadcast log costs in memory, without sockets.
 //!
-//! `cargo bench --bench log` runs criterion; `cargo bench --bench log -- --table` prints medians over interleaved rounds,
-//! which is what to compare on a machine that others use.
+//! ```text
+//! cargo bench --bench log                   criterion
+//! cargo bench --bench log -- --ratios       medians over interleaved rounds; also --rounds 9
+//! ```
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+#[allow(dead_code, reason = "each bench uses a part of it")]
+#[path = "common/mod.rs"]
+mod common;
 
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use common::args::Args;
+use common::recorder::Recorder;
+use common::results::case;
+use common::rounds::interleave;
+use common::stats::median;
+use common::table;
 use criterion::{Criterion, Throughput};
 use peerpool::base::ConnId;
 use peerpool::broadcast::{
@@ -23,6 +36,8 @@ mod test_reader;
 use test_reader::{Reader, TestLog};
 
 const MESSAGE: [u8; 100] = [7; 100];
+/// The most that one round of a connection takes.
+const ROUND_BYTES: usize = 512 << 10;
 
 fn log() -> (Arc<WakeSet>, TestLog) {
     let hub = WakeSet::new();
@@ -33,11 +48,11 @@ fn cursors(log: &TestLog, count: u64) -> Vec<(Reader, Batch)> {
     (1..=count).map(|n| (log.join(ConnId::new(n).unwrap()), Batch::new())).collect()
 }
 
-/// Writes everything to nowhere, with slices made as for a socket; returns the bytes and the calls.
+/// Takes everything that a cursor has not read, in slices as for a socket; returns the bytes and the rounds.
 fn drain(cursor: &mut Reader, batch: &mut Batch) -> (usize, usize) {
     let (mut bytes, mut calls) = (0, 0);
     loop {
-        match cursor.fill(512 << 10, batch) {
+        match cursor.fill(ROUND_BYTES, batch) {
             Fill::Ready => {
                 let mut slices = [IoSlice::new(&[]); 96];
                 let used = batch.slices(&mut slices);
@@ -55,7 +70,7 @@ fn drain(cursor: &mut Reader, batch: &mut Batch) -> (usize, usize) {
     }
 }
 
-/// Nanoseconds an append of 100 B takes with that many cursors that do nothing.
+/// Nanoseconds of an append of 100 B, beside `count` cursors that do nothing.
 fn append_idle(count: u64, appends: u32) -> f64 {
     let (_hub, log) = log();
     let _cursors = cursors(&log, count);
@@ -66,7 +81,7 @@ fn append_idle(count: u64, appends: u32) -> f64 {
     start.elapsed().as_nanos() as f64 / f64::from(appends)
 }
 
-/// Nanoseconds a delivery takes when cursors drain in turns of `burst` appends, and the bytes a call hands over.
+/// Nanoseconds of a delivery when all cursors drain after every `burst` appends, and the bytes of one round.
 fn deliver(count: u64, burst: u32, rounds: u32) -> (f64, f64) {
     let (_hub, log) = log();
     let mut cursors = cursors(&log, count);
@@ -85,17 +100,17 @@ fn deliver(count: u64, burst: u32, rounds: u32) -> (f64, f64) {
     (start.elapsed().as_nanos() as f64 / deliveries, bytes as f64 / calls as f64)
 }
 
-/// Nanoseconds an append takes while a second thread drains that many cursors without a pause.
+/// Nanoseconds of an append while a second thread drains `count` cursors without a pause.
 fn append_drained(count: u64, appends: u32) -> f64 {
     let (_hub, log) = log();
     let mut cursors = cursors(&log, count);
-    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let done = Arc::new(AtomicBool::new(false));
     let drainer = {
         let done = Arc::clone(&done);
         std::thread::spawn(move || {
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            while !done.load(Ordering::Relaxed) {
                 for (cursor, batch) in &mut cursors {
-                    if let Fill::Ready = cursor.fill(512 << 10, batch) {
+                    if let Fill::Ready = cursor.fill(ROUND_BYTES, batch) {
                         let n = batch.len();
                         cursor.advance(batch, n);
                         cursor.publish();
@@ -109,19 +124,19 @@ fn append_drained(count: u64, appends: u32) -> f64 {
         log.append(&MESSAGE, None).unwrap();
     }
     let took = start.elapsed().as_nanos() as f64 / f64::from(appends);
-    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    done.store(true, Ordering::Relaxed);
     drainer.join().unwrap();
     took
 }
 
-/// Nanoseconds a link takes to park, be woken by a paced append, take the message and publish.
+/// Nanoseconds in which a connection parks, is woken by an append, takes the message and publishes.
 fn wake_round(count: u64, rounds: u32) -> f64 {
     let (hub, log) = log();
-    let mut links: Vec<((Reader, Batch), Parker)> =
+    let mut connections: Vec<((Reader, Batch), Parker)> =
         cursors(&log, count).into_iter().map(|cursor| (cursor, hub.parker())).collect();
     let start = Instant::now();
     for _ in 0..rounds {
-        for ((cursor, batch), parker) in &mut links {
+        for ((cursor, batch), parker) in &mut connections {
             drain(cursor, batch);
             assert_eq!(parker.park(Waker::noop(), || !cursor.has_unread()), Parked::Yes);
         }
@@ -130,7 +145,7 @@ fn wake_round(count: u64, rounds: u32) -> f64 {
     start.elapsed().as_nanos() as f64 / (f64::from(rounds) * count as f64)
 }
 
-/// Nanoseconds an append of 64 KiB in four chunks takes.
+/// Nanoseconds of an append of 64 KiB in four chunks.
 fn append_large(appends: u32) -> f64 {
     let (_hub, log) = log();
     let body = Bytes::from(vec![1; 64 << 10]);
@@ -142,9 +157,10 @@ fn append_large(appends: u32) -> f64 {
     start.elapsed().as_nanos() as f64 / f64::from(appends)
 }
 
-/// Nanoseconds an append of 100 B takes in a log that fits the processor's cache.
+/// Nanoseconds of an append of 100 B to a log that fits the processor's cache.
 fn append_cached(appends: u32) -> f64 {
-    let log = TestLog::new(LogConfig { ring_bytes: 512 << 10, ..LogConfig::recommended() }, &WakeSet::new());
+    let log =
+        TestLog::new(LogConfig { ring_bytes: ROUND_BYTES, ..LogConfig::recommended() }, &WakeSet::new());
     let start = Instant::now();
     for _ in 0..appends {
         log.append(&MESSAGE, None).unwrap();
@@ -152,18 +168,18 @@ fn append_cached(appends: u32) -> f64 {
     start.elapsed().as_nanos() as f64 / f64::from(appends)
 }
 
-/// Nanoseconds a lock that nobody contends and a fence take: the floor under any append.
+/// Nanoseconds of an uncontended lock and a fence: the least that any append can take.
 fn lock_and_fence(rounds: u32) -> f64 {
     let lock = std::sync::Mutex::new(0u64);
     let start = Instant::now();
     for _ in 0..rounds {
         *lock.lock().unwrap() += 1;
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        fence(Ordering::SeqCst);
     }
     start.elapsed().as_nanos() as f64 / f64::from(rounds)
 }
 
-/// What there is without a log: the bytes copied to a buffer, nothing shared.
+/// Nanoseconds of a copy to a buffer that nobody shares: what there is without a log.
 fn copy_alone(appends: u32) -> f64 {
     let mut buf = Vec::with_capacity(256 << 10);
     let start = Instant::now();
@@ -177,38 +193,37 @@ fn copy_alone(appends: u32) -> f64 {
     start.elapsed().as_nanos() as f64 / f64::from(appends)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
+/// A figure: its name, its metric, and how it is measured.
+type Row<'a> = (&'a str, &'a str, &'a dyn Fn() -> f64);
 
-fn table() {
-    let rows: [(&str, &dyn Fn() -> f64); 15] = [
-        ("copy of 100 B alone, ns", &|| copy_alone(1_000_000)),
-        ("a lock and a fence alone, ns", &|| lock_and_fence(1_000_000)),
-        ("append 100 B, no cursor, ring of 512 KiB, ns", &|| append_cached(300_000)),
-        ("append 100 B, no cursor, ns", &|| append_idle(0, 300_000)),
-        ("append 100 B, 64 idle, ns", &|| append_idle(64, 300_000)),
-        ("append 100 B, 1,024 idle, ns", &|| append_idle(1024, 300_000)),
-        ("append 100 B, 64 drained by another thread, ns", &|| append_drained(64, 300_000)),
-        ("append 100 B, 1,024 drained by another thread, ns", &|| append_drained(1024, 300_000)),
-        ("append 64 KiB in chunks, ns", &|| append_large(50_000)),
-        ("delivery 100 B, 8 cursors, bursts of 2,000, ns", &|| deliver(8, 2000, 100).0),
-        ("delivery 100 B, 64 cursors, bursts of 2,000, ns", &|| deliver(64, 2000, 50).0),
-        ("delivery 100 B, 64 cursors, bursts of 2,000, B a call", &|| deliver(64, 2000, 50).1),
-        ("delivery 100 B, 1,024 cursors, bursts of 200, ns", &|| deliver(1024, 200, 20).0),
-        ("paced: fill, publish, park, wake; 64 links, ns a link", &|| wake_round(64, 2000)),
-        ("paced: fill, publish, park, wake; 1,024 links, ns a link", &|| wake_round(1024, 100)),
+fn tables(args: &Args) {
+    const NS: &str = "ns";
+    let rows: [Row<'_>; 15] = [
+        ("copy of 100 B alone", NS, &|| copy_alone(1_000_000)),
+        ("a lock and a fence alone", NS, &|| lock_and_fence(1_000_000)),
+        ("append 100 B, no cursor, ring of 512 KiB", NS, &|| append_cached(300_000)),
+        ("append 100 B, no cursor", NS, &|| append_idle(0, 300_000)),
+        ("append 100 B, 64 idle", NS, &|| append_idle(64, 300_000)),
+        ("append 100 B, 1024 idle", NS, &|| append_idle(1024, 300_000)),
+        ("append 100 B, 64 drained by another thread", NS, &|| append_drained(64, 300_000)),
+        ("append 100 B, 1024 drained by another thread", NS, &|| append_drained(1024, 300_000)),
+        ("append 64 KiB in chunks", NS, &|| append_large(50_000)),
+        ("delivery 100 B, 8 cursors, bursts of 2000", NS, &|| deliver(8, 2000, 100).0),
+        ("delivery 100 B, 64 cursors, bursts of 2000", NS, &|| deliver(64, 2000, 50).0),
+        ("delivery 100 B, 64 cursors, bursts of 2000", "bytes_per_round", &|| deliver(64, 2000, 50).1),
+        ("delivery 100 B, 1024 cursors, bursts of 200", NS, &|| deliver(1024, 200, 20).0),
+        ("fill, publish, park, wake; 64 connections, each", NS, &|| wake_round(64, 2000)),
+        ("fill, publish, park, wake; 1024 connections, each", NS, &|| wake_round(1024, 100)),
     ];
-    let mut seen = vec![Vec::new(); rows.len()];
-    for _ in 0..9 {
-        for (row, seen) in rows.iter().zip(&mut seen) {
-            seen.push(row.1());
-        }
+    let rounds = args.number("--rounds", 9).max(1);
+    let mut recorder = Recorder::new("log", rounds);
+    let figures = interleave(rows.len(), rounds, |at, _| rows[at].2());
+    table::header(&["", "median", "unit"]);
+    for ((name, metric, _), values) in rows.iter().zip(figures) {
+        recorder.add(&case(&[("what", name)]), "peerpool", metric, &values);
+        table::row([(*name).to_owned(), format!("{:.2}", median(values)), (*metric).to_owned()]);
     }
-    for ((name, _), seen) in rows.iter().zip(seen) {
-        println!("{:>10.2}  {name}", median(seen));
-    }
+    recorder.finish(args);
 }
 
 fn criterion() {
@@ -240,5 +255,11 @@ fn criterion() {
 }
 
 fn main() {
-    if std::env::args().any(|arg| arg == "--table") { table() } else { criterion() }
+    let args = Args::parse();
+    if args.wants_tables() {
+        args.check(&["--rounds"], &[]);
+        tables(&args);
+    } else {
+        criterion();
+    }
 }

@@ -1,35 +1,46 @@
-//! A regression guard that no noise disturbs: instructions counted by callgrind, compared with the bounds in `bounds.txt`.
+//! A regression guard without noise: instructions counted by callgrind, compared with the bounds in `bounds.txt`.
 //!
 //! ```text
 //! cargo bench --bench guard                     counts and compares; without valgrind it says so and passes
 //! cargo bench --bench guard -- broadcast        only what is so named
+//! cargo bench --bench guard -- --json benches/results
 //! ```
 //!
-//! Each count is the difference of two runs, one with twice the work of the other, so that starting and ending cancel out.
-//! The streams are scripted: no system call is made for them, and their share of a count is a few instructions. Bounds are
-//! about a tenth above what was counted; one that has become too loose is named, too. Raise one only with a reason.
+//! Each count is the difference of two runs, one with twice the work of the other, so that start and end cancel out. The
+//! streams are scripted: they make no system call, and their share of a count is a few instructions. Bounds are about a
+//! tenth above the counts; the output names a bound that has become too loose. Raise a bound only for a stated reason.
 #![allow(clippy::print_stdout)]
 
+#[allow(dead_code, reason = "each bench uses a part of it")]
+#[path = "../common/mod.rs"]
+mod common;
 mod scripted;
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
 
 use bytes::BytesMut;
-use peerpool::base::{Direction, Lane, PeerId, Tick};
-use peerpool::node::{Context, Event, Handled, Handler, Message, Node, NodeConfig};
+use common::args::Args;
+use common::native::{KIND, append_frame};
+use common::node::{NEVER, quiet_config};
+use common::recorder::Recorder;
+use common::results::case;
+use peerpool::base::{Direction, PeerId, Tick};
+use peerpool::node::{Context, Event, Handled, Handler, Message, Node};
 use peerpool::pool::{Pool, PoolConfig};
-use peerpool::wire::{MessageHeader, Native, Protocol};
 use scripted::Script;
 
-/// The argument that makes the bench do some work: what, and how much.
+/// The argument that has a process do some work. The name of the work and the number of units follow.
 const FLAG: &str = "--work";
 const PEERS: u64 = 64;
+/// Runs at most, of which the least counts: hashers are seeded at random, and with some seeds a few keys collide.
+const MAX_RUNS: usize = 3;
+/// A bound is too loose when the count is below this share of it.
+const LOOSE_BELOW: f64 = 0.85;
 
-/// Name, units of work in the smaller run, and units that one is counted as.
+/// Work that is counted: its name, the units of the smaller run, and the deliveries of one unit.
 const COUNTED: [(&str, u64, u64); 7] = [
     ("broadcast one, a delivery", 200, PEERS),
     ("broadcast many, a delivery", 2_000, PEERS),
@@ -41,13 +52,13 @@ const COUNTED: [(&str, u64, u64); 7] = [
 ];
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.first().is_some_and(|arg| arg == FLAG) {
-        work(&args[1], args[2].parse().expect("a number"));
+    let args = Args::parse();
+    if let Some(work_args) = args.after_child_flag(FLAG) {
+        work(&work_args[0], work_args[1].parse().expect("a number"));
         return ExitCode::SUCCESS;
     }
-    // `cargo test --benches` runs each bench once: there is nothing to count then.
-    if !args.iter().any(|arg| arg == "--bench") {
+    // As a test each work runs once: there is nothing to count then.
+    if !args.is_bench() {
         COUNTED.iter().for_each(|(name, _, _)| work(name, 10));
         return ExitCode::SUCCESS;
     }
@@ -57,16 +68,14 @@ fn main() -> ExitCode {
         println!("SKIPPED: instructions are counted by valgrind, which is not installed");
         return ExitCode::SUCCESS;
     }
-    let bounds = bounds();
-    let mut over = 0;
+    let (bounds, mut recorder, mut over) = (bounds(), Recorder::new("guard", MAX_RUNS), 0);
     for (name, units, each) in COUNTED {
-        if args.iter().any(|arg| !arg.starts_with("--") && !name.contains(arg.as_str())) {
+        if args.words().any(|word| !name.contains(word)) {
             continue;
         }
         let bound = bounds.get(name).copied().unwrap_or(0.0);
         let mut count = f64::INFINITY;
-        // Each run has hashers of its own, and with some of them a few keys lie badly: that is not so three times.
-        for _ in 0..3 {
+        for _ in 0..MAX_RUNS {
             let once = (instructions(name, 2 * units) - instructions(name, units)) / (units * each) as f64;
             count = count.min(once);
             if count <= bound {
@@ -75,12 +84,15 @@ fn main() -> ExitCode {
         }
         let verdict = match count / bound {
             share if share > 1.0 => "OVER ITS BOUND",
-            share if share < 0.85 => "ok; its bound is too loose by now",
+            share if share < LOOSE_BELOW => "ok; its bound is too loose by now",
             _ => "ok",
         };
         over += u32::from(count > bound);
         println!("{name:<28} {count:>8.0} instructions, at most {bound:>6.0}: {verdict}");
+        let case = case(&[("what", &name), ("bound", &bound)]);
+        recorder.add(&case, "peerpool", "instructions", &[count.round()]);
     }
+    recorder.finish(&args);
     if over == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -92,7 +104,7 @@ fn bounds() -> BTreeMap<&'static str, f64> {
     include_str!("bounds.txt").lines().filter(|text| !text.starts_with('#')).map(line).collect()
 }
 
-/// Instructions of a run of its own.
+/// Instructions of a process that does this work.
 fn instructions(name: &str, units: u64) -> f64 {
     let exe = std::env::current_exe().expect("this very program");
     let output = Command::new("valgrind")
@@ -101,10 +113,10 @@ fn instructions(name: &str, units: u64) -> f64 {
         .args([FLAG, name, &units.to_string()])
         .output()
         .expect("valgrind");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    let count = said.lines().find_map(|line| line.split("Collected :").nth(1)?.trim().parse().ok());
-    count.unwrap_or_else(|| panic!("no count in {said}"))
+    let report = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{report}");
+    let count = report.lines().find_map(|line| line.split("Collected :").nth(1)?.trim().parse().ok());
+    count.unwrap_or_else(|| panic!("no count in {report}"))
 }
 
 fn work(name: &str, units: u64) {
@@ -120,12 +132,12 @@ fn work(name: &str, units: u64) {
     }
 }
 
-/// Takes what comes, and relays it where it is told to.
-struct Taking {
+/// Reads every event and, if asked to, relays it.
+struct ReadingHandler {
     relays: bool,
 }
 
-impl Handler for Taking {
+impl Handler for ReadingHandler {
     fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
         if self.relays {
             let message = Message::new(event.kind, event.payload.into_bytes());
@@ -141,13 +153,10 @@ impl Handler for Taking {
 fn in_node<F: Future<Output = ()>>(relays: bool, run: impl FnOnce(Node) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let mut config = NodeConfig::local();
-        let hour = Duration::from_secs(3600);
-        config.runtime.limits = PoolConfig::test().limits;
-        config.runtime.target_peers = 0;
-        (config.runtime.maintenance_interval, config.runtime.ping_interval) = (hour, hour);
-        config.runtime.liveness.stale_after = 3 * hour;
-        run(Node::builder().config(config).handler(Taking { relays }).start().await.expect("a node")).await;
+        let mut config = quiet_config();
+        config.runtime.maintenance_interval = NEVER;
+        run(Node::builder().config(config).handler(ReadingHandler { relays }).start().await.expect("a node"))
+            .await;
     });
 }
 
@@ -158,7 +167,7 @@ async fn join(node: &Node, number: u8) -> Script {
     while script.written() == 0 {
         tokio::task::yield_now().await;
     }
-    script.greeting = script.written();
+    script.hello_bytes = script.written();
     script
 }
 
@@ -168,15 +177,15 @@ fn broadcasts(messages: u64, burst: u64) {
         for number in 0..PEERS as u8 {
             scripts.push(join(&node, number).await);
         }
-        let message = Message::new(7, vec![b'x'; 100]);
+        let message = Message::new(KIND, vec![b'x'; 100]);
         let mut wanted = 0;
-        // One round more, to warm up.
+        // One round more than counted, to warm up.
         for _ in 0..=messages / burst {
             for _ in 0..burst {
                 node.broadcast(&message).expect("a legal message");
             }
             wanted += burst * 106;
-            let behind = |script: &Script| script.written() < wanted + script.greeting;
+            let behind = |script: &Script| script.written() < wanted + script.hello_bytes;
             while scripts.iter().any(behind) {
                 tokio::task::yield_now().await;
             }
@@ -189,12 +198,11 @@ fn receives(frames: u64, relays: bool) {
         let script = join(&node, 1).await;
         let mut bytes = BytesMut::new();
         for _ in 0..100 {
-            let head = MessageHeader::Event { kind: 7 };
-            Native::default().encode(Lane::Normal, &head, &[b'x'; 200], &mut bytes).expect("a legal message");
+            append_frame(&[b'x'; 200], &mut bytes);
         }
         for _ in 0..=frames / 100 {
-            script.say(&bytes);
-            while !script.is_heard() {
+            script.send(&bytes);
+            while !script.is_read() {
                 tokio::task::yield_now().await;
             }
         }

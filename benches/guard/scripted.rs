@@ -1,4 +1,4 @@
-//! A stream that makes no system call: it reads what it is told to and counts what is written.
+//! A stream that makes no system call: it reads what its script sends and counts what is written.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,48 +13,48 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 #[derive(Debug, Default)]
 struct State {
-    says: BytesMut,
+    unread: BytesMut,
     written: u64,
     reader: Option<Waker>,
 }
 
-/// The far end, as the guard sees it.
+/// The remote end, which the guard controls.
 #[derive(Debug)]
 pub(crate) struct Script {
     state: Arc<Mutex<State>>,
-    /// Bytes that were written before anything else.
-    pub(crate) greeting: u64,
+    /// Bytes that the node wrote as its hello.
+    pub(crate) hello_bytes: u64,
 }
 
-/// The near end.
+/// The local end, which the node reads and writes.
 #[derive(Debug)]
-pub(crate) struct Scripted(Arc<Mutex<State>>);
+pub(crate) struct ScriptedStream(Arc<Mutex<State>>);
 
 impl Script {
-    /// A far end that begins with a hello.
-    pub(crate) fn new(number: u8) -> (Self, Scripted) {
-        let mut says = BytesMut::new();
+    /// A remote end that begins with a hello.
+    pub(crate) fn new(number: u8) -> (Self, ScriptedStream) {
+        let mut unread = BytesMut::new();
         let hello = Hello::new(Native::VERSION, 0, Nonce([number.wrapping_add(1); 16]));
-        Native::default().encode_hello(&hello, &mut says).expect("a legal hello");
-        let state = Arc::new(Mutex::new(State { says, ..State::default() }));
-        (Self { state: Arc::clone(&state), greeting: 0 }, Scripted(state))
+        Native::default().encode_hello(&hello, &mut unread).expect("a legal hello");
+        let state = Arc::new(Mutex::new(State { unread, ..State::default() }));
+        (Self { state: Arc::clone(&state), hello_bytes: 0 }, ScriptedStream(state))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic")
     }
 
-    pub(crate) fn say(&self, bytes: &[u8]) {
+    pub(crate) fn send(&self, bytes: &[u8]) {
         let mut state = self.state();
-        state.says.extend_from_slice(bytes);
+        state.unread.extend_from_slice(bytes);
         let reader = state.reader.take();
         drop(state);
         reader.into_iter().for_each(Waker::wake);
     }
 
-    /// Whether all that was said was read.
-    pub(crate) fn is_heard(&self) -> bool {
-        self.state().says.is_empty()
+    /// Whether the node has read everything.
+    pub(crate) fn is_read(&self) -> bool {
+        self.state().unread.is_empty()
     }
 
     pub(crate) fn written(&self) -> u64 {
@@ -62,29 +62,29 @@ impl Script {
     }
 }
 
-impl Scripted {
+impl ScriptedStream {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("no panic")
     }
 }
 
-impl Stream for Scripted {}
+impl Stream for ScriptedStream {}
 
-impl AsyncRead for Scripted {
+impl AsyncRead for ScriptedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut state = self.state();
-        if state.says.is_empty() {
+        if state.unread.is_empty() {
             state.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let count = into.remaining().min(state.says.len());
-        into.put_slice(&state.says[..count]);
-        state.says.advance(count);
+        let count = into.remaining().min(state.unread.len());
+        into.put_slice(&state.unread[..count]);
+        state.unread.advance(count);
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Scripted {
+impl AsyncWrite for ScriptedStream {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.state().written += bytes.len() as u64;
         Poll::Ready(Ok(bytes.len()))

@@ -1,146 +1,123 @@
-//! Many connections to one process, nearly all of them idle: what each costs in memory, how fast they are taken in, and
-//! what they cost while they say nothing.
+//! Many connections to one process, nearly all of them idle: the memory of each, how fast they are accepted, and the CPU time
+//! that they cost while they are silent.
 //!
 //! ```text
 //! cargo bench --bench idle -- --ratios                     19,000 connections, the tables
 //! cargo bench --bench idle -- --ratios --peers 4000 --rounds 5
-//! cargo bench --bench idle                                 criterion: the time to take in 1,000 connections
+//! cargo bench --bench idle                                 criterion: the time to accept 1,000 connections
 //! ```
 //!
 //! The bench starts a server process for each contender, one after the other, and a client process that dials it from
-//! addresses 127.0.0.x and answers pings. A server counts every byte that its allocator hands out; its resident memory and
-//! its CPU time are the system's word. What the kernel holds for a socket is in neither.
+//! addresses 127.0.0.x and answers pings. A server counts every byte that its allocator hands out. Its resident memory and
+//! its CPU time are as the system reports them. What the kernel holds for a socket is in neither.
 #![allow(clippy::print_stdout)]
 
 mod clients;
+#[allow(dead_code, reason = "each bench uses a part of it")]
+#[path = "../common/mod.rs"]
+mod common;
 mod servers;
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
+use common::args::Args;
+use common::child_process::ChildProcess;
+use common::recorder::Recorder;
+use common::results::case;
+use common::rounds::interleave;
+use common::stats::{each, median, ratio};
+use common::{system, table};
 use criterion::{BenchmarkId, Criterion};
 use servers::KINDS;
 
-/// Who counts what the servers allocate.
+/// Counts what the servers allocate.
 #[global_allocator]
 static ALLOCATOR: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;
 
-/// A process that is told lines and answers each with one of numbers.
-struct Helper {
-    child: Child,
-    tell: Option<ChildStdin>,
-    hear: BufReader<ChildStdout>,
-}
+/// Connections that send while the others are idle.
+const ACTIVE: usize = 100;
+/// Measurements of CPU time in each situation.
+const CPU_ROUNDS: usize = 3;
 
-impl Helper {
-    fn start(args: &[&str]) -> Self {
-        let exe = std::env::current_exe().expect("this very program");
-        let mut child = Command::new(exe)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("another process");
-        let tell = child.stdin.take();
-        let hear = BufReader::new(child.stdout.take().expect("a pipe"));
-        Self { child, tell, hear }
-    }
-
-    fn hear(&mut self) -> String {
-        let mut line = String::new();
-        self.hear.read_line(&mut line).expect("the process lives");
-        line.trim().to_owned()
-    }
-
-    fn ask(&mut self, line: &str) -> Vec<f64> {
-        let tell = self.tell.as_mut().expect("a pipe");
-        writeln!(tell, "{line}").and_then(|()| tell.flush()).expect("the process lives");
-        self.hear().split_whitespace().map(|word| word.parse().expect("a number")).collect()
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        // It ends with its standard input.
-        self.tell = None;
-        let _ = self.child.wait();
-    }
-}
-
-/// What a server process says of itself.
+/// What a server process reports of itself.
 #[derive(Clone, Copy, Debug)]
-struct Stats {
+struct ServerStats {
     live: f64,
     allocated: f64,
     resident: f64,
     cpu: f64,
 }
 
+/// A server with connections.
 struct Scene {
     // The clients go first, so that their ends close before the server's.
-    clients: Helper,
-    server: Helper,
-    before: Stats,
-    took: f64,
-    took_in: usize,
+    clients: ChildProcess,
+    server: ChildProcess,
+    before: ServerStats,
+    /// Seconds until all connections were accepted.
+    accepted_in: f64,
+    peers: usize,
+}
+
+fn stats(server: &mut ChildProcess) -> ServerStats {
+    let [live, allocated, resident, cpu] = server.ask("stats")[..] else { panic!("four numbers") };
+    ServerStats { live, allocated, resident, cpu }
 }
 
 impl Scene {
-    fn stats(server: &mut Helper) -> Stats {
-        let [live, allocated, resident, cpu] = server.ask("stats")[..] else { panic!("four numbers") };
-        Stats { live, allocated, resident, cpu }
-    }
-
-    /// A server with so many connections.
     fn new(kind: &str, pings: bool, peers: usize) -> Self {
-        let mut server = Helper::start(&[servers::FLAG, kind, if pings { "pings" } else { "quiet" }]);
-        let addr = server.hear();
-        let mut clients = Helper::start(&[clients::FLAG, &addr]);
-        let before = Self::stats(&mut server);
-        let took = clients.ask(&format!("dial {peers}"))[0];
-        while Self::stats(&mut server).live < peers as f64 {
-            std::thread::sleep(Duration::from_millis(5));
+        let mut server = ChildProcess::start(&[servers::FLAG, kind, if pings { "pings" } else { "quiet" }]);
+        let addr = server.read_line();
+        let mut clients = ChildProcess::start(&[clients::FLAG, &addr]);
+        let before = stats(&mut server);
+        let accepted_in = clients.ask(&format!("dial {peers}"))[0];
+        while stats(&mut server).live < peers as f64 {
+            thread::sleep(Duration::from_millis(5));
         }
-        Self { clients, server, before, took, took_in: peers }
+        Self { clients, server, before, accepted_in, peers }
     }
 
-    /// Every connection has brought a message, and of peerpool's each was sent one and a ping and has answered.
-    fn say(&mut self) -> Stats {
-        let all = self.took_in;
-        self.server.ask("say");
-        self.clients.ask(&format!("talk {all} 0.001"));
-        std::thread::sleep(Duration::from_millis(500));
-        Self::stats(&mut self.server)
+    fn stats(&mut self) -> ServerStats {
+        stats(&mut self.server)
+    }
+
+    /// Uses every connection once: it brings a message; peerpool sends it a message and a ping, which it answers.
+    fn use_all(&mut self) -> ServerStats {
+        self.server.ask::<f64>("broadcast");
+        self.clients.ask::<f64>(&format!("talk {} 0.001", self.peers));
+        thread::sleep(Duration::from_millis(500));
+        self.stats()
     }
 
     /// CPU milliseconds a second while some of the connections send 100 messages a second each.
-    fn talk(&mut self, active: usize, seconds: f64) -> f64 {
-        let before = Self::stats(&mut self.server);
-        self.clients.ask(&format!("talk {active} {seconds}"));
-        let after = Self::stats(&mut self.server);
-        (after.cpu - before.cpu) * 1e3 / seconds
+    fn cpu_while_talking(&mut self, active: usize, seconds: f64) -> f64 {
+        let before = self.stats();
+        self.clients.ask::<f64>(&format!("talk {active} {seconds}"));
+        (self.stats().cpu - before.cpu) * 1e3 / seconds
     }
 }
 
 fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
-    match args.first().map(String::as_str) {
-        Some(servers::FLAG) => return servers::main(&args[1], args[2] == "pings"),
-        Some(clients::FLAG) => return clients::main(&args[1]),
-        _ => {}
+    let args = Args::parse();
+    system::allow_open_files(0);
+    if let Some(args) = args.after_child_flag(servers::FLAG) {
+        return servers::main(&args[0], args[1] == "pings");
     }
-    if args.iter().any(|arg| arg == "--ratios") {
-        return ratios(&args, files);
+    if let Some(args) = args.after_child_flag(clients::FLAG) {
+        return clients::main(&args[0]);
+    }
+    if args.wants_tables() {
+        args.check(&["--peers", "--rounds", "--only", "--seconds"], &[]);
+        return tables(&args);
     }
     let mut criterion = Criterion::default().configure_from_args();
-    let mut group = criterion.benchmark_group("idle/take in 1,000 connections");
+    let mut group = criterion.benchmark_group("idle/accept 1,000 connections");
     group.sample_size(10).warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_secs(2));
     for kind in KINDS {
         group.bench_function(BenchmarkId::from_parameter(kind), |bencher| {
             bencher.iter_custom(|times| {
-                (0..times).map(|_| Duration::from_secs_f64(Scene::new(kind, false, 1_000).took)).sum()
+                (0..times).map(|_| Duration::from_secs_f64(Scene::new(kind, false, 1_000).accepted_in)).sum()
             });
         });
     }
@@ -148,77 +125,97 @@ fn main() {
     criterion.final_summary();
 }
 
-fn ratios(args: &[String], files: u64) {
-    let number = |flag: &str| {
-        let at = args.iter().position(|arg| arg == flag)?;
-        args.get(at + 1).and_then(|value| value.parse::<usize>().ok())
-    };
-    let peers = number("--peers").unwrap_or(19_000);
-    let rounds = number("--rounds").unwrap_or(3).max(1);
-    assert!(
-        files == 0 || files > peers as u64 + 100,
-        "{files} files may be open, {peers} are needed and some"
-    );
-    let only = args.iter().position(|arg| arg == "--only").and_then(|at| args.get(at + 1));
-    let kinds: Vec<&str> =
-        KINDS.into_iter().filter(|kind| only.is_none_or(|only| only.contains(kind))).collect();
+fn tables(args: &Args) {
+    let peers = args.number("--peers", 19_000);
+    system::allow_open_files(peers as u64 + 100);
+    let rounds = args.number("--rounds", 3).max(1);
+    let mut recorder = Recorder::new("idle", rounds);
+    connections(args, &mut recorder, peers, rounds);
+    cpu_time(&mut recorder, peers, args.number("--seconds", 4) as f64);
+    recorder.finish(args);
+}
+
+/// The figures of a scene and their names: accepted a second, then CPU time and bytes a connection.
+const METRICS: [&str; 5] = [
+    "accepted_per_second",
+    "server_cpu_us_per_connection",
+    "allocated_bytes_per_connection",
+    "resident_bytes_per_connection",
+    "allocated_bytes_once_used",
+];
+
+fn measure(kind: &str, peers: usize) -> [f64; 5] {
+    let mut scene = Scene::new(kind, false, peers);
+    // Memory that is freed and not given back counts as resident; what is still on its way does not.
+    thread::sleep(Duration::from_millis(300));
+    let (before, after) = (scene.before, scene.stats());
+    let used = scene.use_all();
+    let each = |part: f64| part / peers as f64;
+    [
+        peers as f64 / scene.accepted_in,
+        each((after.cpu - before.cpu) * 1e6),
+        each(after.allocated - before.allocated),
+        each(after.resident - before.resident),
+        each(used.allocated - before.allocated),
+    ]
+}
+
+fn connections(args: &Args, recorder: &mut Recorder, peers: usize, rounds: usize) {
+    let kinds: Vec<&str> = KINDS.into_iter().filter(|kind| args.selects(kind)).collect();
     println!(
-        "{peers} connections, median of {rounds} interleaved rounds; bytes a connection, kernel apart\n"
+        "{peers} connections, medians of {rounds} interleaved rounds; bytes a connection, without the kernel's\n"
     );
-    println!(
-        "| | accepted/s | of tokio's | server CPU us each | allocated | resident | allocated, once all have talked |"
-    );
-    println!("|---|--:|--:|--:|--:|--:|--:|");
-    let mut rates = vec![Vec::new(); kinds.len()];
-    let mut costs = vec![Vec::new(); kinds.len()];
-    for round in 0..rounds {
-        for turn in 0..kinds.len() {
-            let at = (turn + round) % kinds.len();
-            let mut scene = Scene::new(kinds[at], false, peers);
-            // What is freed and not given back counts as resident; what is still on its way does not.
-            std::thread::sleep(Duration::from_millis(300));
-            let (before, after) = (scene.before, Scene::stats(&mut scene.server));
-            let said = scene.say();
-            let each = |part: f64| part / peers as f64;
-            rates[at].push(peers as f64 / scene.took);
-            costs[at].push([
-                each((after.cpu - before.cpu) * 1e6),
-                each(after.allocated - before.allocated),
-                each(after.resident - before.resident),
-                each(said.allocated - before.allocated),
-            ]);
+    table::header(&[
+        "",
+        "accepted/s",
+        "of tokio's",
+        "server CPU us each",
+        "allocated",
+        "resident",
+        "allocated, once all were used",
+    ]);
+    let figures = interleave(kinds.len(), rounds, |at, _| measure(kinds[at], peers));
+    let case = case(&[("connections", &peers)]);
+    for (kind, rounds) in kinds.iter().zip(&figures) {
+        let values: Vec<Vec<f64>> = (0..METRICS.len()).map(|at| each(rounds, |round| round[at])).collect();
+        for (metric, values) in METRICS.iter().zip(&values) {
+            recorder.add(&case, kind, metric, values);
         }
-    }
-    for (at, kind) in kinds.iter().enumerate() {
-        let ratio = median(rates[at].iter().zip(&rates[0]).map(|(one, first)| one / first));
-        let [cpu, allocated, resident, said] =
-            [0, 1, 2, 3].map(|part| median(costs[at].iter().map(|cost: &[f64; 4]| cost[part])));
-        let rate = median(rates[at].iter().copied());
-        println!(
-            "| {kind} | {rate:.0} | {ratio:.2} | {cpu:.1} | {allocated:.0} | {resident:.0} | {said:.0} |"
-        );
-    }
-    let seconds = number("--seconds").unwrap_or(4) as f64;
-    println!(
-        "\nCPU of the server, milliseconds a second, 100 connections sending 100 messages a second each\n"
-    );
-    println!("| peerpool | only those 100 | beside {} idle ones | nobody sends |", peers - 100);
-    println!("|---|--:|--:|--:|");
-    for (name, pings) in [("without pings", false), ("pings every 15 s", true)] {
-        let (mut few, mut many) = (Scene::new("peerpool", pings, 100), Scene::new("peerpool", pings, peers));
-        let (mut alone, mut beside, mut silent) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..3 {
-            alone.push(few.talk(100, seconds));
-            beside.push(many.talk(100, seconds));
-            silent.push(many.talk(0, seconds));
+        let base = each(&figures[0], |round| round[0]);
+        if *kind != kinds[0] {
+            recorder.add_ratio(&case, (kind, &values[0]), (kinds[0], &base), METRICS[0]);
         }
-        let [alone, beside, silent] = [alone, beside, silent].map(|all| median(all.into_iter()));
-        println!("| {name} | {alone:.0} | {beside:.0} | {silent:.0} |");
+        let medians: Vec<f64> = values.iter().map(|values| median(values.iter().copied())).collect();
+        let mut row = vec![
+            (*kind).to_owned(),
+            format!("{:.0}", medians[0]),
+            format!("{:.2}", ratio(&values[0], &base)),
+        ];
+        row.extend(medians[1..].iter().map(|median| format!("{median:.0}")));
+        table::row(row);
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+fn cpu_time(recorder: &mut Recorder, peers: usize, seconds: f64) {
+    println!(
+        "\nCPU of the server, milliseconds a second, {ACTIVE} connections sending 100 messages a second each\n"
+    );
+    let idle = peers - ACTIVE;
+    table::header(&["peerpool", "only those", &format!("beside {idle} idle ones"), "nobody sends"]);
+    for (name, pings) in [("without pings", false), ("pings every 15 s", true)] {
+        let (mut few, mut many) =
+            (Scene::new("peerpool", pings, ACTIVE), Scene::new("peerpool", pings, peers));
+        let mut figures: [Vec<f64>; 3] = Default::default();
+        for _ in 0..CPU_ROUNDS {
+            figures[0].push(few.cpu_while_talking(ACTIVE, seconds));
+            figures[1].push(many.cpu_while_talking(ACTIVE, seconds));
+            figures[2].push(many.cpu_while_talking(0, seconds));
+        }
+        let situations = [(ACTIVE, 0), (ACTIVE, idle), (0, peers)];
+        for ((active, idle), values) in situations.iter().zip(&figures) {
+            let case = case(&[("active", active), ("idle", idle), ("pings", &name)]);
+            recorder.add(&case, "peerpool", "cpu_ms_per_second", values);
+        }
+        table::numbers(name, &figures.map(median), 0);
+    }
 }

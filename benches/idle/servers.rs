@@ -1,99 +1,89 @@
-//! The servers: peerpool, a loop by hand, pea2pea. Each takes connections that begin with a hello and answers with one.
+//! The servers: peerpool, a tokio loop, pea2pea. Each accepts connections that begin with a hello and answers with one.
+//!
+//! A server prints its address. It answers `stats` and `broadcast` with its live connections, the bytes that are
+//! allocated, its resident bytes, and its CPU seconds.
 
-use std::io::{self, BufRead};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use pea2pea::protocols::{Handshake, Reading, Writing};
 use pea2pea::{Config, Connection, ConnectionSide, Pea2Pea};
-use peerpool::base::Nonce;
-use peerpool::node::{Message, Node, NodeConfig};
+use peerpool::node::{Message, Node, NodeConfig, NodeRef};
 use peerpool::pool::PoolConfig;
-use peerpool::wire::{Hello, Native, Protocol};
-use rustix::time::{ClockId, clock_gettime};
+use peerpool::wire::{Native, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::codec::BytesCodec;
 
 use crate::ALLOCATOR;
+use crate::common::child_process::answer_lines;
+use crate::common::native::hello_of_agent;
+use crate::common::node::{NEVER, runtime};
+use crate::common::system::{cpu, resident};
 
-/// The argument that makes the bench a server.
+/// The argument that starts a server. Its kind follows, and whether it pings.
 pub(crate) const FLAG: &str = "--server";
 pub(crate) const KINDS: [&str; 3] = ["tokio, a task each", "peerpool", "pea2pea"];
 
 pub(crate) fn main(kind: &str, pings: bool) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.expect("a runtime");
-    let Served { addr, live, say } = runtime.block_on(async {
+    let runtime = runtime(2);
+    let Server { addr, live, broadcast } = runtime.block_on(async {
         match kind {
-            "peerpool" => node(pings).await,
+            "peerpool" => peerpool_node(pings).await,
             "pea2pea" => pea2pea_node().await,
             _ => tokio_loop().await,
         }
     });
     println!("{addr}");
-    for line in io::stdin().lock().lines() {
-        if line.expect("the bench speaks") == "say" {
-            say();
+    answer_lines(|words| {
+        if words == ["broadcast"] {
+            broadcast();
         }
         let counted = ALLOCATOR.stats();
         let allocated = counted.bytes_allocated - counted.bytes_deallocated;
-        let cpu = clock_gettime(ClockId::ProcessCPUTime);
-        let cpu = Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32).as_secs_f64();
-        println!("{} {allocated} {} {cpu}", live(), resident());
-    }
-    // Thousands of goodbyes are no part of this.
+        format!("{} {allocated} {} {}", live(), resident(), cpu().as_secs_f64())
+    });
+    // Thousands of goodbyes are not part of the bench.
     std::process::exit(0);
 }
 
-/// Bytes of memory that this process occupies.
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib =
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().split(' ').next()?.parse().ok());
-    kib.map_or(0, |kib: usize| kib * 1024)
-}
-
-struct Served {
+struct Server {
     addr: SocketAddr,
     live: Box<dyn Fn() -> usize>,
-    /// Sends every peer a message and a ping, if it can.
-    say: Box<dyn Fn()>,
+    /// Sends every peer a message and a ping, if the server can.
+    broadcast: Box<dyn Fn()>,
 }
 
-async fn node(pings: bool) -> Served {
+async fn peerpool_node(pings: bool) -> Server {
     let mut config = NodeConfig::recommended();
     config.listen.push(([127, 0, 0, 1], 0).into());
     config.runtime.limits = PoolConfig::test().limits;
     config.runtime.limits.max_inbound = 100_000;
     config.runtime.target_peers = 0;
     if !pings {
-        config.runtime.ping_interval = Duration::from_secs(3600);
-        config.runtime.liveness.stale_after = Duration::from_secs(3 * 3600);
+        config.runtime.ping_interval = NEVER;
+        config.runtime.liveness.stale_after = 3 * NEVER;
     }
     let node = Node::builder().config(config).start().await.expect("a node");
-    let (addr, talking) = (node.local_addrs()[0], peerpool::node::NodeRef::clone(&node));
-    let say = move || {
-        talking.broadcast(&Message::new(1, vec![7; 100])).expect("a legal message");
-        talking.roster().iter().for_each(|peer| peer.connection().handle().ping());
+    let (addr, handle) = (node.local_addrs()[0], NodeRef::clone(&node));
+    let broadcast = move || {
+        handle.broadcast(&Message::new(1, vec![7; 100])).expect("a legal message");
+        handle.roster().iter().for_each(|peer| peer.connection().handle().ping());
     };
-    Served { addr, live: Box::new(move || node.shutdown_report().peers as usize), say: Box::new(say) }
+    let live = move || node.shutdown_report().peers as usize;
+    Server { addr, live: Box::new(live), broadcast: Box::new(broadcast) }
 }
 
-/// Our side's hello, as the node's.
+/// The hello of the other servers, as long as the node's.
 fn hello() -> Bytes {
-    let mut out = BytesMut::new();
-    let mut hello = Hello::new(Native::VERSION, 0, Nonce([9; 16]));
-    hello.agent = concat!("peerpool/", env!("CARGO_PKG_VERSION")).into();
-    Native::default().encode_hello(&hello, &mut out).expect("a legal hello");
-    out.freeze()
+    hello_of_agent(9, concat!("peerpool/", env!("CARGO_PKG_VERSION"))).into()
 }
 
-/// Reads the dialler's hello and answers.
-async fn greet(stream: &mut TcpStream, hello: &[u8]) -> io::Result<()> {
+/// Reads the dialling end's hello and answers.
+async fn exchange_hello(stream: &mut TcpStream, hello: &[u8]) -> io::Result<()> {
     let mut buffer = BytesMut::with_capacity(256);
     while Native::default().decode_first_frame(&buffer).map_err(io::Error::other)?.is_none() {
         if stream.read_buf(&mut buffer).await? == 0 {
@@ -103,10 +93,10 @@ async fn greet(stream: &mut TcpStream, hello: &[u8]) -> io::Result<()> {
     stream.write_all(hello).await
 }
 
-async fn tokio_loop() -> Served {
+async fn tokio_loop() -> Server {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
-    // Inherited by what it accepts, which saves a call each.
+    // Accepted sockets inherit it, which saves a call each.
     socket.set_nodelay(true).expect("a socket option");
     let listener: TcpListener = socket.listen(1024).expect("a port");
     let addr = listener.local_addr().expect("an address");
@@ -117,9 +107,9 @@ async fn tokio_loop() -> Served {
         while let Ok((mut stream, _)) = listener.accept().await {
             let (hello, live) = (hello.clone(), Arc::clone(&live));
             tokio::spawn(async move {
-                greet(&mut stream, &hello).await?;
+                exchange_hello(&mut stream, &hello).await?;
                 live.fetch_add(1, Ordering::Relaxed);
-                // Idle it holds no buffer either.
+                // While idle it holds no buffer, as the node.
                 loop {
                     stream.readable().await?;
                     match stream.try_read(&mut [0; 4096]) {
@@ -131,7 +121,7 @@ async fn tokio_loop() -> Served {
             });
         }
     });
-    Served { addr, live: Box::new(move || counted.load(Ordering::Relaxed)), say: Box::new(|| {}) }
+    Server { addr, live: Box::new(move || counted.load(Ordering::Relaxed)), broadcast: Box::new(|| {}) }
 }
 
 #[derive(Clone)]
@@ -150,7 +140,7 @@ impl Handshake for Pea2PeaNode {
     async fn perform_handshake(&self, mut conn: Connection) -> io::Result<Connection> {
         let stream = self.borrow_stream(&mut conn);
         stream.set_nodelay(true)?;
-        greet(stream, &self.hello).await?;
+        exchange_hello(stream, &self.hello).await?;
         Ok(conn)
     }
 }
@@ -179,7 +169,7 @@ impl Writing for Pea2PeaNode {
     }
 }
 
-async fn pea2pea_node() -> Served {
+async fn pea2pea_node() -> Server {
     let config = Config {
         listener_addr: Some(([127, 0, 0, 1], 0).into()),
         listener_backlog: 1024,
@@ -193,5 +183,5 @@ async fn pea2pea_node() -> Served {
     node.enable_reading().await;
     node.enable_writing().await;
     let addr = node.node().toggle_listener().await.expect("a port").expect("an address");
-    Served { addr, live: Box::new(move || node.node().num_connected()), say: Box::new(|| {}) }
+    Server { addr, live: Box::new(move || node.node().num_connected()), broadcast: Box::new(|| {}) }
 }

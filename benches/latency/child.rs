@@ -22,8 +22,11 @@ pub(crate) fn main(args: &[String]) {
     let mut nodes = Vec::new();
     answer_lines(|words| match *words {
         ["node", lowat, send, recv] => {
-            let sockets =
-                Sockets { lowat: lowat.parse().ok(), send_buffer: send.parse().ok(), recv_buffer: recv.parse().ok() };
+            let sockets = Sockets {
+                lowat: lowat.parse().ok(),
+                send_buffer: send.parse().ok(),
+                recv_buffer: recv.parse().ok(),
+            };
             let (runtime, node, answer) = far_node(sockets, &mut receivers);
             nodes.push((runtime, node));
             answer

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion};
 
+use crate::Sockets;
 use crate::common::stats::percentile;
 use crate::paced::{Caller, Pair};
 use crate::slow::{Peers, Trial};
 use crate::votes::{Bulk, FarEnd, Scene};
-use crate::Sockets;
 
 pub(crate) fn run() {
     let mut criterion = Criterion::default().configure_from_args();

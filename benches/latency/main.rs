@@ -71,7 +71,16 @@ fn main() {
         return criterion_run::run();
     }
     let with_value = [
-        "--peers", "--rounds", "--slice-ms", "--only", "--workers", "--lowat", "--sndbuf", "--rcvbuf", "--end", "--sweep",
+        "--peers",
+        "--rounds",
+        "--slice-ms",
+        "--only",
+        "--workers",
+        "--lowat",
+        "--sndbuf",
+        "--rcvbuf",
+        "--end",
+        "--sweep",
     ];
     args.check(&with_value, &["--no-pin"]);
     let options = options(&args);

@@ -94,7 +94,8 @@ impl Pair {
                 Caller::Thread => self.broadcast_from_thread(next),
             };
             next = (next + PERIOD).max(Instant::now() + PERIOD / 10);
-            let group = if caller == Caller::LoopOfWrites { &mut self.socket_group } else { &mut self.node_group };
+            let group =
+                if caller == Caller::LoopOfWrites { &mut self.socket_group } else { &mut self.node_group };
             self.receivers.settle_all(group, bytes);
             slice.cpu += cpu() - before;
         }
@@ -159,7 +160,9 @@ const METRICS: [&str; 3] = ["latency_p50_us", "latency_p99_us", "cpu_us_per_broa
 
 pub(crate) fn run(args: &Args, options: &Options) {
     let mut recorder = Recorder::new("paced", options.rounds);
-    println!("\nOne paced message to N idle peers: microseconds from the call to receipt, medians of rounds\n");
+    println!(
+        "\nOne paced message to N idle peers: microseconds from the call to receipt, medians of rounds\n"
+    );
     table::header(&["peers, caller", "p50", "p99", "CPU a broadcast", "p50 of the loop's", "p99", "CPU"]);
     for &peers in &options.peers {
         let mut pair = Pair::new(peers, options.workers);

@@ -221,7 +221,8 @@ pub(crate) fn run(args: &Args, options: &Options) {
             let (slow, alone) = (&first[at], &first[base as usize]);
             let metric = "messages_in_first_second";
             recorder.add_ratio(&case, ("peerpool", slow), (base.name(), alone), metric);
-            let least = slow.iter().zip(alone).map(|(slow, alone)| slow / alone).fold(f64::INFINITY, f64::min);
+            let least =
+                slow.iter().zip(alone).map(|(slow, alone)| slow / alone).fold(f64::INFINITY, f64::min);
             first_text = format!("{:.3} ({least:.3})", ratio(slow, alone));
         }
         let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);

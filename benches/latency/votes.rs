@@ -198,7 +198,9 @@ pub(crate) fn run(args: &Args, options: &Options) {
 }
 
 fn measure(recorder: &mut Recorder, options: &Options, end: FarEnd) {
-    println!("\nVotes past 10 MB blocks to the same peer: microseconds from the call to the far handler; far end: {end:?}");
+    println!(
+        "\nVotes past 10 MB blocks to the same peer: microseconds from the call to the far handler; far end: {end:?}"
+    );
     println!("sockets: {:?}\n", transport(options.sockets).config());
     let mut scene = Scene::new(options.workers, options.sockets, end, options.pin);
     Bulk::ALL.iter().for_each(|bulk| drop(scene.slice(*bulk, options.slice / 4)));

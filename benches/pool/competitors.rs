@@ -1,8 +1,8 @@
-//! What a node would use instead of the pool, each as well written as it can be, behind one face.
+//! What a node would use instead of the pool, each as well written as it can be, behind one trait.
 //!
-//! All have the same keys, visited in a shuffled order, and the pool's fast hasher; but the maps behind tokio's locks have the
-//! standard one, as nodes write them, and one of them is there with both. The tokio locks are taken inside a
-//! runtime, as a node would, so no blocking bridge is measured.
+//! All have the same keys, visited in a shuffled order, and the pool's fast hasher. The maps behind tokio's locks have the
+//! standard hasher, as nodes write them; one of them is there with both. The tokio locks are taken inside a runtime, as in a
+//! node, so no blocking bridge is measured.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -15,43 +15,78 @@ use peerpool::base::{Direction, PeerId, Tick};
 use peerpool::pool::{DisconnectReason, Peer, Pool, PoolConfig};
 use tokio::sync::RwLock;
 
+use crate::maps::{Papaya, ParkingLot, SccIndex};
+
 pub(crate) type TestPool = Pool<PeerId, ()>;
 pub(crate) type Fast = foldhash::fast::RandomState;
 type Slow = std::hash::RandomState;
 
-/// How a run marks peers as seen.
+/// Marks between one removal and one insertion, with churn.
+const CHURN_EVERY: usize = 256;
+/// Peers of each thread that are removed and inserted.
+const CHURN_PEERS: usize = 64;
+
+/// How one thread marks peers as seen.
 #[derive(Clone, Copy)]
 pub(crate) struct Plan<'a> {
     /// Visited in this order, again and again.
     pub(crate) keys: &'a [PeerId],
-    /// Come and go, one leaving and one joining every [`CHURN_EVERY`] marks; empty: no churn.
-    pub(crate) guests: &'a [PeerId],
+    /// One of these is removed and inserted every [`CHURN_EVERY`] marks; empty without churn.
+    pub(crate) churn: &'a [PeerId],
     /// Where this thread's share of all peers begins.
     pub(crate) share: usize,
     pub(crate) marks: usize,
-    /// The first tick; it moves on by one a mark, so that every mark has something to write.
+    /// The first tick. It advances by one a mark, so that every mark has something to write.
     pub(crate) from: u64,
 }
 
-/// How many marks to one departure and one arrival.
-pub(crate) const CHURN_EVERY: usize = 256;
-
 impl Plan<'_> {
-    /// The key, the tick and, if it is time for it, the guest of each mark.
+    /// The key, the tick and, when churn is due, the peer to remove and insert of each mark.
     pub(crate) fn steps(&self) -> impl Iterator<Item = (&PeerId, Tick, Option<&PeerId>)> {
-        let mut guests = self.guests.iter().cycle();
-        // No division in here: at these speeds it would be half of what is measured.
+        let mut churn = self.churn.iter().cycle();
+        // No division per mark: it would be half of what is measured.
         self.keys.iter().cycle().take(self.marks).enumerate().map(move |(n, key)| {
-            let guest = if n % CHURN_EVERY == 0 { guests.next() } else { None };
-            (key, Tick::from_millis(self.from + n as u64), guest)
+            let churned = if n % CHURN_EVERY == 0 { churn.next() } else { None };
+            (key, Tick::from_millis(self.from + n as u64), churned)
         })
     }
 }
 
+/// A way to keep peers and mark them as seen.
 pub(crate) trait Competitor: Sync {
     fn name(&self) -> &'static str;
+    /// Inserts these peers.
     fn fill(&self, keys: &[PeerId]);
     fn mark(&self, plan: Plan<'_>);
+}
+
+/// The names that results refer to.
+pub(crate) const BY_KEY: &str = "pool, by key";
+pub(crate) const BY_HANDLE: &str = "pool, by handle";
+
+/// All competitors with as many peers, the pool by key first; and the order in which peers are visited.
+pub(crate) fn all(peers: usize) -> (Vec<Box<dyn Competitor>>, Vec<PeerId>) {
+    let keys = keys(peers, 0x5EED);
+    let pool = new_pool(peers);
+    let mut handles: Vec<_> = keys.iter().map(|key| insert(&pool, *key, Tick::ZERO)).collect();
+    shuffle(&mut handles, 0xF00D);
+    let mut order = keys.clone();
+    shuffle(&mut order, 0xBEEF);
+    let all: Vec<Box<dyn Competitor>> = vec![
+        Box::new(ByKey(Arc::clone(&pool))),
+        Box::new(ByHandle { pool: ByKey(pool), peers: handles }),
+        Box::<SharedDashMap>::default(),
+        Box::<BareDashMap>::default(),
+        Box::<Papaya>::default(),
+        Box::<SccIndex>::default(),
+        Box::<ParkingLot>::default(),
+        Box::new(LockedMap::plain()),
+        Box::new(LockedMap::fast()),
+        Box::<Cascade>::default(),
+    ];
+    // The first two are the same pool, which is filled.
+    all.iter().skip(2).for_each(|competitor| competitor.fill(&keys));
+    (all, order)
 }
 
 pub(crate) fn addr_of(key: &PeerId) -> SocketAddr {
@@ -68,19 +103,20 @@ pub(crate) fn new_pool(peers: usize) -> Arc<TestPool> {
     Pool::new(config)
 }
 
-pub(crate) fn join(pool: &TestPool, key: PeerId, now: Tick) -> Arc<Peer<PeerId, ()>> {
+pub(crate) fn insert(pool: &TestPool, key: PeerId, now: Tick) -> Arc<Peer<PeerId, ()>> {
     match pool.insert(key, addr_of(&key), Direction::Inbound, (), (), now) {
         Ok(peer) => peer,
         Err(error) => panic!("{error:?}"),
     }
 }
 
-/// Makes a sweep of the pool judge everybody, and depart nobody, however often it comes: in each cell one peer was last heard
-/// at this tick or before, but is paused by us, and all others were heard just now. Returns the time for that sweep.
-pub(crate) fn judge_all(pool: &TestPool, from: Tick) -> Tick {
+/// Prepares the pool so that a sweep at the returned tick examines every peer and removes none, however often it runs.
+///
+/// In each shard one peer was last seen at `from` or before, but is paused. All others were seen at the returned tick.
+pub(crate) fn examine_all(pool: &TestPool, from: Tick) -> Tick {
     let late = Tick::from_millis(from.as_millis() + 10).after(pool.liveness_policy().stale_after);
-    for cell in 0..pool.roster_shard_count() {
-        pool.roster_shard(cell).iter().take(1).for_each(|peer| peer.pause());
+    for shard in 0..pool.roster_shard_count() {
+        pool.roster_shard(shard).iter().take(1).for_each(|peer| peer.pause());
     }
     for peer in pool.roster().iter().filter(|peer| !peer.is_paused()) {
         let _ = peer.seen(late);
@@ -92,28 +128,28 @@ pub(crate) struct ByKey(pub(crate) Arc<TestPool>);
 
 impl Competitor for ByKey {
     fn name(&self) -> &'static str {
-        "pool, by key"
+        BY_KEY
     }
 
     fn fill(&self, keys: &[PeerId]) {
         for key in keys {
-            join(&self.0, *key, Tick::ZERO);
+            insert(&self.0, *key, Tick::ZERO);
         }
     }
 
     fn mark(&self, plan: Plan<'_>) {
-        for (key, now, guest) in plan.steps() {
+        for (key, now, churned) in plan.steps() {
             black_box(self.0.seen(key, now));
-            if let Some(guest) = guest {
-                self.0.remove_current(guest, DisconnectReason::Closed);
-                join(&self.0, *guest, now);
+            if let Some(churned) = churned {
+                self.0.remove_current(churned, DisconnectReason::Closed);
+                insert(&self.0, *churned, now);
             }
         }
     }
 }
 
-/// A map and one atomic in it, and nothing else: nobody can hold a peer, there is no phase, no health, no index, no
-/// count. The floor of what a map costs.
+/// A map of one atomic each and nothing else: no handles, no phase, no health, no index, no count. The least that a map
+/// can cost.
 #[derive(Default)]
 pub(crate) struct BareDashMap(dashmap::DashMap<PeerId, AtomicU64, Fast>);
 
@@ -129,19 +165,19 @@ impl Competitor for BareDashMap {
     }
 
     fn mark(&self, plan: Plan<'_>) {
-        for (key, now, guest) in plan.steps() {
+        for (key, now, churned) in plan.steps() {
             if let Some(seen) = self.0.get(key) {
                 seen.store(now.as_millis(), Ordering::Relaxed);
             }
-            if let Some(guest) = guest {
-                self.0.remove(guest);
-                self.0.insert(*guest, AtomicU64::new(now.as_millis()));
+            if let Some(churned) = churned {
+                self.0.remove(churned);
+                self.0.insert(*churned, AtomicU64::new(now.as_millis()));
             }
         }
     }
 }
 
-/// What the pool keeps of a connection, as plain fields.
+/// The fields that the pool keeps of a connection, without atomics.
 #[derive(Clone)]
 pub(crate) struct Unified {
     id: u64,
@@ -175,8 +211,8 @@ impl Unified {
         self.last_seen = now.as_millis();
     }
 
-    /// So that no field is optimised away.
-    pub(crate) fn look(&self) -> impl Sized {
+    /// Reads every field, so that none is optimised away.
+    pub(crate) fn read(&self) -> impl Sized {
         (
             self.id,
             self.addr,
@@ -190,7 +226,7 @@ impl Unified {
     }
 }
 
-/// A map of entries that can be held, as the pool's can: get and store.
+/// A map of entries that have handles, as the pool's do: get and store.
 #[derive(Default)]
 pub(crate) struct SharedDashMap(dashmap::DashMap<PeerId, Arc<(AtomicU64, Unified)>, Fast>);
 
@@ -206,13 +242,13 @@ impl Competitor for SharedDashMap {
     }
 
     fn mark(&self, plan: Plan<'_>) {
-        for (key, now, guest) in plan.steps() {
+        for (key, now, churned) in plan.steps() {
             if let Some(entry) = self.0.get(key) {
                 entry.0.store(now.as_millis(), Ordering::Relaxed);
             }
-            if let Some(guest) = guest {
-                black_box(self.0.remove(guest).map(|(_, entry)| drop(entry.1.look())));
-                self.0.insert(*guest, Arc::new((AtomicU64::new(now.as_millis()), Unified::new(guest))));
+            if let Some(churned) = churned {
+                black_box(self.0.remove(churned).map(|(_, entry)| drop(entry.1.read())));
+                self.0.insert(*churned, Arc::new((AtomicU64::new(now.as_millis()), Unified::new(churned))));
             }
         }
     }
@@ -233,7 +269,7 @@ impl LockedMap<Slow> {
 
 impl LockedMap<Fast> {
     pub(crate) fn fast() -> Self {
-        Self { name: "  the same, our hasher", ..Self::default() }
+        Self { name: "tokio RwLock<HashMap>, our hasher", ..Self::default() }
     }
 }
 
@@ -251,14 +287,14 @@ impl<S: BuildHasher + Send + Sync> Competitor for LockedMap<S> {
 
     fn mark(&self, plan: Plan<'_>) {
         in_runtime(async {
-            for (key, now, guest) in plan.steps() {
+            for (key, now, churned) in plan.steps() {
                 if let Some(entry) = self.map.write().await.get_mut(key) {
                     entry.mark(now);
                 }
-                if let Some(guest) = guest {
-                    let left = self.map.write().await.remove(guest);
-                    black_box(left.map(|entry| drop(entry.look())));
-                    self.map.write().await.insert(*guest, Unified::new(guest));
+                if let Some(churned) = churned {
+                    let left = self.map.write().await.remove(churned);
+                    black_box(left.map(|entry| drop(entry.read())));
+                    self.map.write().await.insert(*churned, Unified::new(churned));
                 }
             }
         });
@@ -290,7 +326,7 @@ impl Competitor for Cascade {
 
     fn mark(&self, plan: Plan<'_>) {
         in_runtime(async {
-            for (key, now, guest) in plan.steps() {
+            for (key, now, churned) in plan.steps() {
                 if self.connections.read().await.contains_key(key) {
                     if let Some(seen) = self.last_seen.write().await.get_mut(key) {
                         *seen = now.as_millis();
@@ -299,20 +335,20 @@ impl Competitor for Cascade {
                         info.mark(now);
                     }
                 }
-                if let Some(guest) = guest {
-                    self.connections.write().await.remove(guest);
-                    self.infos.write().await.remove(guest);
-                    self.last_seen.write().await.remove(guest);
-                    self.connections.write().await.insert(*guest, 0);
-                    self.infos.write().await.insert(*guest, Unified::new(guest));
-                    self.last_seen.write().await.insert(*guest, now.as_millis());
+                if let Some(churned) = churned {
+                    self.connections.write().await.remove(churned);
+                    self.infos.write().await.remove(churned);
+                    self.last_seen.write().await.remove(churned);
+                    self.connections.write().await.insert(*churned, 0);
+                    self.infos.write().await.insert(*churned, Unified::new(churned));
+                    self.last_seen.write().await.insert(*churned, now.as_millis());
                 }
             }
         });
     }
 }
 
-/// Not a competitor but the other half of the pool: whoever holds the peer needs no map.
+/// The pool again: the holder of a peer's handle needs no map.
 pub(crate) struct ByHandle {
     pub(crate) pool: ByKey,
     pub(crate) peers: Vec<Arc<Peer<PeerId, ()>>>,
@@ -320,26 +356,26 @@ pub(crate) struct ByHandle {
 
 impl Competitor for ByHandle {
     fn name(&self) -> &'static str {
-        "pool, holding the peer"
+        BY_HANDLE
     }
 
     fn fill(&self, _keys: &[PeerId]) {}
 
     fn mark(&self, plan: Plan<'_>) {
-        // Each thread has its share of the peers, as each link has its one; of the keys only the number counts.
+        // Each thread has a share of the peers, as each connection has one. Of the keys only the number counts.
         let share = &self.peers[plan.share..][..plan.keys.len()];
-        for (peer, (_, now, guest)) in share.iter().cycle().zip(plan.steps()) {
+        for (peer, (_, now, churned)) in share.iter().cycle().zip(plan.steps()) {
             let _ = black_box(peer.seen(now));
-            if let Some(guest) = guest {
-                self.pool.0.remove_current(guest, DisconnectReason::Closed);
-                join(&self.pool.0, *guest, now);
+            if let Some(churned) = churned {
+                self.pool.0.remove_current(churned, DisconnectReason::Closed);
+                insert(&self.pool.0, *churned, now);
             }
         }
     }
 }
 
 thread_local! {
-    /// Made once a thread: what is measured is the locks, not the making of runtimes.
+    /// One a thread: the locks are measured, not the creation of runtimes.
     static RUNTIME: Option<tokio::runtime::Runtime> = tokio::runtime::Builder::new_current_thread().build().ok();
 }
 
@@ -355,20 +391,6 @@ fn in_runtime(run: impl Future<Output = ()>) {
     });
 }
 
-/// A core to each thread: on the same one they would take turns, and none would ever wait for another's lock.
-pub(crate) fn pin(thread: usize) {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::thread::{CpuSet, sched_setaffinity};
-        let mut cores = CpuSet::new();
-        cores.set(thread % std::thread::available_parallelism().map_or(1, usize::from));
-        // Where it may not be, the figures are those of whatever the scheduler does.
-        let _ = sched_setaffinity(None, &cores);
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = thread;
-}
-
 /// Distinct addresses in a random order.
 pub(crate) fn keys(count: usize, seed: u64) -> Vec<PeerId> {
     let key = |n: usize| PeerId::from(SocketAddr::from((((0x0A00_0000 + n) as u32).to_be_bytes(), 7_000)));
@@ -377,10 +399,10 @@ pub(crate) fn keys(count: usize, seed: u64) -> Vec<PeerId> {
     keys
 }
 
-/// Addresses that [`keys`] does not give.
-pub(crate) fn guests(thread: usize) -> Vec<PeerId> {
+/// Peers for churn, none of them among [`keys`].
+pub(crate) fn churn_keys(thread: usize) -> Vec<PeerId> {
     let key = |n: usize| PeerId::from(SocketAddr::from(([172, 16, thread as u8, n as u8], 7_000)));
-    (0..64).map(key).collect()
+    (0..CHURN_PEERS).map(key).collect()
 }
 
 pub(crate) fn shuffle<T>(items: &mut [T], seed: u64) {

@@ -25,21 +25,21 @@ impl Competitor for Papaya {
     }
 
     fn mark(&self, plan: Plan<'_>) {
-        for (key, now, guest) in plan.steps() {
-            // A guard for each mark: whoever marks a peer comes from a socket, not from a loop.
+        for (key, now, churned) in plan.steps() {
+            // A guard for each mark: a node marks a peer when a frame arrives, not in a loop.
             let map = self.0.pin();
             if let Some(entry) = map.get(key) {
                 entry.0.store(now.as_millis(), Ordering::Relaxed);
             }
-            if let Some(guest) = guest {
-                black_box(map.remove(guest).map(|entry| drop(entry.1.look())));
-                map.insert(*guest, (AtomicU64::new(now.as_millis()), Unified::new(guest)));
+            if let Some(churned) = churned {
+                black_box(map.remove(churned).map(|entry| drop(entry.1.read())));
+                map.insert(*churned, (AtomicU64::new(now.as_millis()), Unified::new(churned)));
             }
         }
     }
 }
 
-/// scc's index for reading: entries that can be peeked at without a lock.
+/// scc's index for reading: entries are read without a lock.
 #[derive(Default)]
 pub(crate) struct SccIndex(scc::HashIndex<PeerId, Arc<(AtomicU64, Unified)>, Fast>);
 
@@ -56,18 +56,18 @@ impl Competitor for SccIndex {
     }
 
     fn mark(&self, plan: Plan<'_>) {
-        for (key, now, guest) in plan.steps() {
+        for (key, now, churned) in plan.steps() {
             self.0.peek_with(key, |_, entry| entry.0.store(now.as_millis(), Ordering::Relaxed));
-            if let Some(guest) = guest {
-                self.0.remove_sync(guest);
-                let entry = Arc::new((AtomicU64::new(now.as_millis()), Unified::new(guest)));
-                let _ = self.0.insert_sync(*guest, entry);
+            if let Some(churned) = churned {
+                self.0.remove_sync(churned);
+                let entry = Arc::new((AtomicU64::new(now.as_millis()), Unified::new(churned)));
+                let _ = self.0.insert_sync(*churned, entry);
             }
         }
     }
 }
 
-/// One map of unified entries behind parking_lot's lock: written to mark, as the tokio ones.
+/// One map of unified entries behind parking_lot's lock. A mark takes the write lock, as with the tokio maps.
 #[derive(Default)]
 pub(crate) struct ParkingLot(parking_lot::RwLock<HashMap<PeerId, Unified, Fast>>);
 
@@ -84,14 +84,14 @@ impl Competitor for ParkingLot {
     }
 
     fn mark(&self, plan: Plan<'_>) {
-        for (key, now, guest) in plan.steps() {
+        for (key, now, churned) in plan.steps() {
             if let Some(entry) = self.0.write().get_mut(key) {
                 entry.mark(now);
             }
-            if let Some(guest) = guest {
-                let left = self.0.write().remove(guest);
-                black_box(left.map(|entry| drop(entry.look())));
-                self.0.write().insert(*guest, Unified::new(guest));
+            if let Some(churned) = churned {
+                let left = self.0.write().remove(churned);
+                black_box(left.map(|entry| drop(entry.read())));
+                self.0.write().insert(*churned, Unified::new(churned));
             }
         }
     }

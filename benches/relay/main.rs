@@ -1,34 +1,45 @@
-//! Relay: a message of 200 bytes comes from 8 of 64 peers, and goes once to everybody but whoever brought it first.
+//! Relay: a message of 200 bytes comes from 8 of 64 peers. It goes once to every peer except the one that sent it first.
 //!
 //! ```text
-//! cargo bench --bench relay                        criterion: time a received frame
+//! cargo bench --bench relay                        criterion: time of a received frame
 //! cargo bench --bench relay -- --ratios            frames a second; also --rounds 9 --slice-ms 500
 //! ```
 //!
-//! The 64 peers live in a second process that the bench starts itself; it writes the same messages to 8 sockets and takes
-//! (counts, does not copy) what comes on all 64. A round is over when every frame was handled and every delivery that was not missed arrived; what
-//! is counted is received frames, duplicates included, over the whole round, deliveries of the 64 on the same cores. The
-//! bringers write as fast as they can, in every other round no faster than all 64 take what is relayed.
+//! The 64 peers live in a second process. It writes the same messages to 8 sockets and counts, without copying, what comes on
+//! all 64. A round is over when every frame was handled and every delivery that was not missed arrived. The figures are
+//! received frames, duplicates included, over the whole round; both processes share the cores. The senders
+//! write as fast as they can, in every second round no faster than all 64 peers read what is relayed.
 #![allow(clippy::print_stdout)]
 
-mod receivers;
+mod child;
+#[allow(dead_code, reason = "each bench uses a part of it")]
+#[path = "../common/mod.rs"]
+mod common;
 
 use std::time::{Duration, Instant};
 
+use common::args::Args;
+use common::child_process::ChildProcess;
+use common::node::{quiet_listener, runtime, start, wait_for_peers};
+use common::recorder::Recorder;
+use common::results::case;
+use common::rounds::interleave;
+use common::stats::{each, median};
+use common::{system, table};
 use criterion::{Criterion, Throughput};
-use peerpool::node::{Context, Event, Handled, Handler, Message, Node, NodeConfig, RelayConfig};
-use peerpool::pool::PoolConfig;
-use receivers::Receivers;
+use peerpool::node::{Context, Event, Handled, Handler, Message, Node, RelayConfig};
 use tokio::runtime::Runtime;
 
 pub(crate) const PEERS: u64 = 64;
-/// Peers that bring each message.
+/// Peers that send each message.
 pub(crate) const SENDERS: u64 = 8;
-pub(crate) const BODY: usize = 200;
+pub(crate) const PAYLOAD_BYTES: usize = 200;
+/// How the senders write: a name, and the command of the second process.
+const WAYS: [(&str, &str); 2] = [("full speed", "send-for"), ("all keep up", "keep-up-for")];
 
-struct Relaying;
+struct RelayHandler;
 
-impl Handler for Relaying {
+impl Handler for RelayHandler {
     fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
         let message = Message::new(event.kind, event.payload.into_bytes());
         let _ = cx.node().relay(&message, Some(cx.peer().id()));
@@ -39,7 +50,7 @@ impl Handler for Relaying {
 struct Scene {
     _runtime: Runtime,
     node: Node,
-    receivers: Receivers,
+    peers: ChildProcess,
 }
 
 /// What one round came to.
@@ -51,32 +62,43 @@ struct Round {
     cpu: Duration,
 }
 
-impl Scene {
-    fn new() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        let runtime = runtime.expect("a runtime");
-        let mut config = NodeConfig::local();
-        config.listen.push(([127, 0, 0, 1], 0).into());
-        config.runtime.limits = PoolConfig::test().limits;
-        config.runtime.target_peers = 0;
-        config.runtime.ping_interval = Duration::from_secs(3600);
-        config.runtime.liveness.stale_after = Duration::from_secs(3 * 3600);
-        // Exact for a second at this rate; the default is made for a thousandth of it.
-        config.relay =
-            RelayConfig { retention: Duration::from_secs(1), capacity: 1 << 21, peer_share_percent: 100 };
-        let node = runtime.block_on(Node::builder().config(config).handler(Relaying).start());
-        let node = node.expect("a node");
-        let receivers = Receivers::start(node.local_addrs()[0]);
-        while (node.roster().iter().count() as u64) < PEERS {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Self { _runtime: runtime, node, receivers }
+impl Round {
+    fn frames_per_second(&self) -> f64 {
+        self.frames as f64 / self.took.as_secs_f64()
     }
 
-    fn round(&mut self, goal: &str) -> Round {
+    fn deliveries_per_second(&self) -> f64 {
+        self.deliveries as f64 / self.took.as_secs_f64()
+    }
+
+    fn missed_share(&self) -> f64 {
+        let all = self.frames / SENDERS * (PEERS - 1);
+        (all - self.deliveries) as f64 / all as f64
+    }
+
+    /// CPU time of the node for a frame and its deliveries.
+    fn cpu_ns_per_frame(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e9 / self.frames as f64
+    }
+}
+
+impl Scene {
+    fn new() -> Self {
+        let runtime = runtime(2);
+        let mut config = quiet_listener();
+        // Exact for a second at this rate. The default is made for a thousandth of it.
+        config.relay =
+            RelayConfig { retention: Duration::from_secs(1), capacity: 1 << 21, peer_share_percent: 100 };
+        let node = start(&runtime, Node::builder().config(config).handler(RelayHandler));
+        let peers = ChildProcess::start(&[child::FLAG, &node.local_addrs()[0].to_string()]);
+        wait_for_peers(&node, PEERS as usize);
+        Self { _runtime: runtime, node, peers }
+    }
+
+    fn round(&mut self, command: &str) -> Round {
         let before = self.node.stats();
-        let (cpu, begun) = (receivers::cpu(), Instant::now());
-        let unique = self.receivers.ask(goal)[0];
+        let (cpu, begun) = (system::cpu(), Instant::now());
+        let unique = self.peers.ask::<u64>(command)[0];
         let frames = unique * SENDERS;
         let mut now = self.node.stats();
         while now.events - before.events < frames {
@@ -84,32 +106,29 @@ impl Scene {
             std::thread::sleep(Duration::from_micros(200));
             now = self.node.stats();
         }
-        // Who missed something finds out when it next writes, and counts its own messages among what it missed: where anything
-        // was missed, the round is over when nothing more comes.
+        // A peer that missed something learns of it when it next writes, and counts its own messages among the missed ones.
+        // Where anything was missed, the round is over when nothing more comes.
         let all = unique * (PEERS - 1);
-        let [deliveries, idle] = self.receivers.ask(&format!("wait {all}"))[..] else {
-            panic!("two numbers")
-        };
+        let [deliveries, idle] = self.peers.ask(&format!("wait {all}"))[..] else { panic!("two numbers") };
         let took = begun.elapsed().saturating_sub(Duration::from_micros(idle));
         now = self.node.stats();
         let missed = now.missed_broadcasts - before.missed_broadcasts;
         assert_eq!(now.relayed - before.relayed, unique, "each message is relayed once");
         assert_eq!(now.duplicates - before.duplicates, unique * (SENDERS - 1));
-        assert!(
-            deliveries <= all && (missed > 0 || deliveries == all),
-            "every delivery arrives, and none twice"
-        );
-        Round { frames, took, deliveries, cpu: receivers::cpu() - cpu }
+        let as_expected = deliveries <= all && (missed > 0 || deliveries == all);
+        assert!(as_expected, "every delivery arrives, and none twice");
+        Round { frames, took, deliveries, cpu: system::cpu() - cpu }
     }
 }
 
 fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.first().is_some_and(|arg| arg == receivers::FLAG) {
-        return receivers::main(&args[1]);
+    let args = Args::parse();
+    if let Some(args) = args.after_child_flag(child::FLAG) {
+        return child::main(&args[0]);
     }
-    if args.iter().any(|arg| arg == "--ratios") {
-        return ratios(&args);
+    if args.wants_tables() {
+        args.check(&["--rounds", "--slice-ms"], &[]);
+        return tables(&args);
     }
     let mut criterion = Criterion::default().configure_from_args();
     let mut scene = Scene::new();
@@ -125,41 +144,30 @@ fn main() {
     criterion.final_summary();
 }
 
-fn ratios(args: &[String]) {
-    let number = |flag: &str, otherwise: u64| {
-        let at = args.iter().position(|arg| arg == flag);
-        at.and_then(|at| args.get(at + 1)?.parse().ok()).unwrap_or(otherwise)
-    };
-    let (rounds, slice) = (number("--rounds", 9).max(1), number("--slice-ms", 500));
+fn tables(args: &Args) {
+    let (rounds, slice) = (args.number("--rounds", 9).max(1), args.number("--slice-ms", 500u64));
+    let mut recorder = Recorder::new("relay", rounds);
     let mut scene = Scene::new();
-    let ways = ["send-for", "keep-up-for"];
-    ways.iter().for_each(|way| _ = scene.round(&format!("{way} {slice}")));
-    let mut done = [Vec::new(), Vec::new()];
-    for _ in 0..rounds {
-        for (way, done) in ways.iter().zip(&mut done) {
-            done.push(scene.round(&format!("{way} {slice}")));
+    WAYS.iter().for_each(|(_, command)| drop(scene.round(&format!("{command} {slice}"))));
+    let done = interleave(WAYS.len(), rounds, |at, _| scene.round(&format!("{} {slice}", WAYS[at].1)));
+    println!(
+        "{rounds} rounds of {slice} ms; {PAYLOAD_BYTES} bytes, {PEERS} peers, each message from {SENDERS}\n"
+    );
+    table::header(&["", "full speed: median", "least", "most", "all keep up: median", "least", "most"]);
+    let mut row = |metric: &str, decimals: usize, figure: fn(&Round) -> f64| {
+        let mut cells = Vec::new();
+        for ((name, _), rounds) in WAYS.iter().zip(&done) {
+            let values = each(rounds, figure);
+            recorder.add(&case(&[("senders", name)]), "peerpool", metric, &values);
+            let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            cells.extend([median(values), least, most]);
         }
-    }
-    println!("{rounds} rounds of {slice} ms; {BODY} bytes, {PEERS} peers, each message from {SENDERS}\n");
-    println!("| | as fast as they can | worst | no faster than all take it | worst |\n|---|--:|--:|--:|--:|");
-    let row = |name: &str, more_is_better: bool, of: &dyn Fn(&Round) -> f64| {
-        let cells = done.iter().map(|rounds| {
-            let mut all: Vec<f64> = rounds.iter().map(of).collect();
-            all.sort_by(f64::total_cmp);
-            let worst = if more_is_better { all[0] } else { all[all.len() - 1] };
-            format!("{:.0} | {worst:.0}", all[all.len() / 2])
-        });
-        println!("| {name} | {} |", cells.collect::<Vec<_>>().join(" | "));
+        table::numbers(metric, &cells, decimals);
     };
-    row("frames received a second", true, &|round| round.frames as f64 / round.took.as_secs_f64());
-    row("deliveries that arrived, a second", true, &|round| {
-        round.deliveries as f64 / round.took.as_secs_f64()
-    });
-    row("deliveries missed, of a million", false, &|round| {
-        let all = round.frames / SENDERS * (PEERS - 1);
-        (all - round.deliveries) as f64 * 1e6 / all as f64
-    });
-    row("CPU of the node, ns a frame with its deliveries", false, &|round| {
-        round.cpu.as_secs_f64() * 1e9 / round.frames as f64
-    });
+    row("frames_per_second", 0, Round::frames_per_second);
+    row("deliveries_per_second", 0, Round::deliveries_per_second);
+    row("missed_share", 4, Round::missed_share);
+    row("cpu_ns_per_frame", 0, Round::cpu_ns_per_frame);
+    recorder.finish(args);
 }

@@ -1,5 +1,4 @@
-//! peerpool itself: one task with a pipeline, and as many tasks as requests are to be in flight, each of which calls `request` in a
-//! loop.
+//! peerpool itself: one task with a pipeline, and as many tasks as requests in flight, each of which calls `request` in a loop.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,16 +8,19 @@ use peerpool::node::{Message, Node};
 use tokio::runtime::Runtime;
 
 use crate::baseline::{in_tasks, request};
-use crate::{ANSWERS, Contender, Goal, child};
+use crate::common::native::KIND;
+use crate::{ANSWER_BYTES, Contender, Goal, child};
 
-/// One connection, asked either way.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One connection, used either way.
 #[derive(Clone)]
-pub(crate) struct Asked {
+pub(crate) struct Client {
     node: Node,
     peer: PeerId,
 }
 
-impl Asked {
+impl Client {
     pub(crate) fn new(runtime: &Runtime, addr: SocketAddr) -> Self {
         runtime.block_on(async {
             let node = Node::builder().config(child::config()).start().await.expect("a node");
@@ -28,36 +30,34 @@ impl Asked {
     }
 }
 
-const WITHIN: Duration = Duration::from_secs(10);
+/// One task that does it all: the next request follows each answer.
+pub(crate) struct Pipeline(pub(crate) Client);
 
-/// One task that does it all: each answer is followed by the next request.
-pub(crate) struct Pipelined(pub(crate) Asked);
-
-impl Contender for Pipelined {
+impl Contender for Pipeline {
     fn name(&self) -> &'static str {
         "peerpool"
     }
 
-    fn ask(&mut self, runtime: &Runtime, answer: usize, depth: usize, goal: Goal) -> u64 {
-        let mut line = self.0.node.pipeline(&self.0.peer, WITHIN).expect("connected");
+    fn run(&mut self, runtime: &Runtime, answer: usize, depth: usize, goal: Goal) -> u64 {
+        let mut pipeline = self.0.node.pipeline(&self.0.peer, TIMEOUT).expect("connected");
         let work = runtime.spawn(async move {
             let request = request(answer);
-            let (mut asked, mut done) = (0, 0);
-            while asked < depth as u64 {
-                line.request(Message::new(1, request.clone())).expect("there is room");
-                asked += 1;
+            let (mut sent, mut done) = (0, 0);
+            while sent < depth as u64 {
+                pipeline.request(Message::new(KIND, request.clone())).expect("there is room");
+                sent += 1;
             }
             let mut over = false;
-            while let Some((_, response)) = line.next().await {
-                assert_eq!(response.expect("an answer").len(), ANSWERS[answer]);
-                // As often as the competitors looks at the clock, or more.
+            while let Some((_, response)) = pipeline.next().await {
+                assert_eq!(response.expect("an answer").len(), ANSWER_BYTES[answer]);
+                // At least as often as the ping-pong reads the clock.
                 if done % depth as u64 == 0 {
-                    over |= goal.reached(asked);
+                    over |= goal.is_reached(sent);
                 }
                 done += 1;
                 if !over {
-                    line.request(Message::new(1, request.clone())).expect("there is room");
-                    asked += 1;
+                    pipeline.request(Message::new(KIND, request.clone())).expect("there is room");
+                    sent += 1;
                 }
             }
             done
@@ -67,21 +67,21 @@ impl Contender for Pipelined {
 }
 
 /// A task per request in flight.
-pub(crate) struct Tasks(pub(crate) Asked);
+pub(crate) struct Tasks(pub(crate) Client);
 
 impl Contender for Tasks {
     fn name(&self) -> &'static str {
         "peerpool, tasks"
     }
 
-    fn ask(&mut self, runtime: &Runtime, answer: usize, depth: usize, goal: Goal) -> u64 {
-        let Asked { node, peer } = self.0.clone();
+    fn run(&mut self, runtime: &Runtime, answer: usize, depth: usize, goal: Goal) -> u64 {
+        let Client { node, peer } = self.0.clone();
         let request = request(answer);
         in_tasks(runtime, depth, goal, move || {
-            let (node, message) = (node.clone(), Message::new(1, request.clone()));
+            let (node, message) = (node.clone(), Message::new(KIND, request.clone()));
             async move {
-                let response = node.request(&peer, message, WITHIN).await.expect("an answer");
-                assert_eq!(response.len(), ANSWERS[answer]);
+                let response = node.request(&peer, message, TIMEOUT).await.expect("an answer");
+                assert_eq!(response.len(), ANSWER_BYTES[answer]);
             }
         })
     }

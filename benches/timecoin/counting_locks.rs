@@ -1,4 +1,4 @@
-//! Locks and keys that count what is done with them, where a run asks for it and at no cost where it does not.
+//! Locks and keys that count their use in runs that ask for it, and cost nothing in the others.
 
 use std::cell::Cell;
 use std::fmt::Debug;
@@ -12,14 +12,14 @@ thread_local! {
     static COUNTS: Cell<Counts> = const { Cell::new(Counts { map_locks: 0, connection_locks: 0, look_ups: 0 }) };
 }
 
-/// What one thread did.
+/// What one thread has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Locks of maps that were taken, to read or to write.
+    /// Locks of maps that were taken, for reading or writing.
     pub(crate) map_locks: u64,
     /// Mutexes of connections that were taken.
     pub(crate) connection_locks: u64,
-    /// Keys that were hashed: one for each access of a map, whatever the map.
+    /// Keys that were hashed: one for each access to any map.
     pub(crate) look_ups: u64,
 }
 
@@ -52,18 +52,18 @@ impl Key for IpAddr {
     }
 }
 
-/// The key of a run that counts.
+/// The key of runs that count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Counted(IpAddr);
+pub(crate) struct CountedKey(IpAddr);
 
-impl Hash for Counted {
+impl Hash for CountedKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         count(|counts| counts.look_ups += 1);
         self.0.hash(state);
     }
 }
 
-impl Key for Counted {
+impl Key for CountedKey {
     const COUNTED: bool = true;
 
     fn of(ip: IpAddr) -> Self {

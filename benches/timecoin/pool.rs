@@ -1,4 +1,4 @@
-//! peerpool's side of the claims: the pool with the old key and the old info.
+//! peerpool in the comparison of structures: the pool with the legacy key and the legacy info.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,18 +20,18 @@ impl ConnectionHandle for Nothing {
     fn close(&self, _reason: DisconnectReason) {}
 }
 
-pub(crate) struct Ours<K: Key>(Arc<Pool<K, Nothing>>);
+pub(crate) struct PoolStructure<K: Key>(Arc<Pool<K, Nothing>>);
 
-impl<K: Key> Ours<K> {
+impl<K: Key> PoolStructure<K> {
     pub(crate) fn filled(infos: Vec<(IpAddr, PeerInfo)>) -> Self {
         let mut config = PoolConfig::test();
         config.expected_peers = infos.len();
-        config.liveness.stale_after = crate::STALE;
-        let ours = Self(Pool::new(config));
+        config.liveness.stale_after = crate::STALE_AFTER;
+        let structure = Self(Pool::new(config));
         for (ip, info) in infos {
-            ours.insert(ip, info, 0);
+            structure.insert(ip, info, 0);
         }
-        ours
+        structure
     }
 
     fn insert(&self, ip: IpAddr, info: PeerInfo, millis: u64) {
@@ -50,21 +50,21 @@ impl<K: Key> Ours<K> {
         self.0.seen(key, Tick::from_millis(millis))
     }
 
-    /// Holding the peer.
+    /// By handle.
     pub(crate) fn mark(peer: &Peer<K, Nothing>, millis: u64) -> bool {
         peer.seen(Tick::from_millis(millis)) == SeenOutcome::Alive
     }
 }
 
-impl Ours<IpAddr> {
-    /// Has all peers go and come back in this order, some at a time, each into memory that another one left: a walk in the order of
-    /// arrival shall not be one in the order of addresses.
+impl PoolStructure<IpAddr> {
+    /// Removes and inserts all peers in this order, some at a time, so that a walk in the order of arrival is not one in the
+    /// order of addresses.
     pub(crate) fn scatter(&self, order: &[IpAddr]) {
         for some in order.chunks(order.len().div_ceil(8).max(1)) {
             for ip in some {
                 assert!(self.0.remove_current(ip, DisconnectReason::Closed).is_some());
             }
-            // The published lists hold those that went.
+            // The published lists hold the removed peers.
             drop(self.0.roster());
             for ip in some {
                 self.insert(*ip, PeerInfo::new(*ip), 0);
@@ -72,7 +72,7 @@ impl Ours<IpAddr> {
         }
     }
 
-    /// How long the sweep took that removes exactly those who are late; they come back afterwards.
+    /// How long the sweep takes that removes exactly the late peers. They are inserted again afterwards.
     pub(crate) fn swept(&self, (heard, late): (&[IpAddr], &[IpAddr]), [seen, now]: [u64; 2]) -> Duration {
         for key in heard {
             assert!(self.seen(key, seen));

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Line, PeerInfo, Shared, Structure};
+use super::{PeerInfo, Shared, Sink, Structure};
 use crate::counting_locks::{ConnectionLock, Key, MapLock};
 
 pub(crate) struct Cascade<K, C> {
     connections: MapLock<HashMap<K, Shared<C, K>>, K>,
     peers: MapLock<HashMap<K, PeerInfo>, K>,
     last_seen: MapLock<HashMap<K, Instant>, K>,
-    /// What the seconds of an info count from.
+    /// The seconds of an info count from here.
     since: Instant,
 }
 
@@ -26,11 +26,11 @@ impl<K: Key, C> Default for Cascade<K, C> {
     }
 }
 
-impl<K: Key, C: Line> Structure<K, C> for Cascade<K, C> {
+impl<K: Key, C: Sink> Structure<K, C> for Cascade<K, C> {
     const NAME: &'static str = "cascade";
 
-    async fn insert(&self, key: K, info: PeerInfo, line: C, now: Instant) {
-        let connection = Arc::new(ConnectionLock::new(line));
+    async fn insert(&self, key: K, info: PeerInfo, sink: C, now: Instant) {
+        let connection = Arc::new(ConnectionLock::new(sink));
         self.connections.write().await.insert(key, connection);
         self.peers.write().await.insert(key, info);
         self.last_seen.write().await.insert(key, now);

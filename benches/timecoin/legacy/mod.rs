@@ -1,8 +1,8 @@
-//! The two structures that the TIME Coin node had, re-created from their description.
+//! The two structures of the legacy TIME Coin node, written again from their description.
 //!
-//! Both hold each connection behind `Arc<tokio::Mutex<_>>`, both are keyed by IP address with the standard hasher, both
-//! encode JSON for each peer and both mark a peer as seen after each send that went well. What is not theirs is left out on both
-//! sides: no clock is read (`now` is given), nothing is logged.
+//! Both hold each connection behind `Arc<tokio::Mutex<_>>`, have keys by IP address and the standard hasher, encode JSON for each
+//! peer, and mark a peer as seen after each successful send. What does not belong to them is left out on both sides: no
+//! clock is read (`now` is given), nothing is logged.
 
 mod cascade;
 mod unified;
@@ -21,12 +21,12 @@ pub(crate) use unified::Unified;
 
 use crate::counting_locks::{ConnectionLock, Key};
 
-/// A write that takes longer than this has failed.
-const SEND: Duration = Duration::from_secs(5);
+/// A write that takes longer than this fails.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the old node kept of a peer.
+/// What the legacy node kept of a peer.
 #[derive(Clone, Debug)]
-#[allow(dead_code, reason = "what counts is that it is kept")]
+#[allow(dead_code, reason = "only their memory counts")]
 pub(crate) struct PeerInfo {
     pub(crate) address: SocketAddr,
     pub(crate) last_seen: u64,
@@ -57,13 +57,13 @@ impl PeerInfo {
     }
 }
 
-/// What a message is written to.
-pub(crate) trait Line: Send + 'static {
+/// Something to which a message is written.
+pub(crate) trait Sink: Send + 'static {
     fn write(&mut self, json: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
 }
 
-/// A length, then the JSON: two writes, as the old node does.
-impl Line for TcpStream {
+/// A length, then the JSON: two writes, as in the legacy node.
+impl Sink for TcpStream {
     async fn write(&mut self, json: &[u8]) -> io::Result<()> {
         let length = u32::try_from(json.len()).map_err(io::Error::other)?;
         self.write_all(&length.to_be_bytes()).await?;
@@ -71,8 +71,8 @@ impl Line for TcpStream {
     }
 }
 
-/// Takes everything: for what a send costs beside the write.
-impl Line for () {
+/// Accepts everything, to measure what a send costs beside the write.
+impl Sink for () {
     async fn write(&mut self, _json: &[u8]) -> io::Result<()> {
         Ok(())
     }
@@ -83,11 +83,11 @@ pub(crate) type Shared<C, K> = Arc<ConnectionLock<C, K>>;
 
 /// One of the two structures.
 #[allow(dead_code, reason = "one of the two benches does not broadcast")]
-pub(crate) trait Structure<K: Key, C: Line>: Default + Send + Sync + 'static {
+pub(crate) trait Structure<K: Key, C: Sink>: Default + Send + Sync + 'static {
     const NAME: &'static str;
 
-    /// Pools a connection.
-    fn insert(&self, key: K, info: PeerInfo, line: C, now: Instant) -> impl Future<Output = ()> + Send;
+    /// Adds a connection.
+    fn insert(&self, key: K, info: PeerInfo, sink: C, now: Instant) -> impl Future<Output = ()> + Send;
 
     fn remove(&self, key: &K) -> impl Future<Output = bool> + Send;
 
@@ -99,7 +99,7 @@ pub(crate) trait Structure<K: Key, C: Line>: Default + Send + Sync + 'static {
 
     fn keys(&self) -> impl Future<Output = Vec<K>> + Send;
 
-    /// Removes who was not seen for `stale`; how many.
+    /// Removes peers that were not seen for `stale`; how many.
     fn sweep(&self, now: Instant, stale: Duration) -> impl Future<Output = usize> + Send;
 
     /// Encodes for this peer, writes holding its connection, marks it as seen.
@@ -107,9 +107,9 @@ pub(crate) trait Structure<K: Key, C: Line>: Default + Send + Sync + 'static {
         async move {
             let Some(connection) = self.connection(key).await else { return false };
             let sent = {
-                let mut line = connection.lock().await;
+                let mut sink = connection.lock().await;
                 match serde_json::to_vec(message) {
-                    Ok(json) => matches!(timeout(SEND, line.write(&json)).await, Ok(Ok(()))),
+                    Ok(json) => matches!(timeout(SEND_TIMEOUT, sink.write(&json)).await, Ok(Ok(()))),
                     Err(_) => false,
                 }
             };

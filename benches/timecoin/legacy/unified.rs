@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Line, PeerInfo, Shared, Structure};
+use super::{PeerInfo, Shared, Sink, Structure};
 use crate::counting_locks::{ConnectionLock, Key, MapLock};
 
 /// Connection, info and liveness in one entry.
@@ -24,18 +24,18 @@ impl<K: Key, C> Default for Unified<K, C> {
     }
 }
 
-impl<K: Key, C: Line> Structure<K, C> for Unified<K, C> {
+impl<K: Key, C: Sink> Structure<K, C> for Unified<K, C> {
     const NAME: &'static str = "unified map";
 
-    async fn insert(&self, key: K, info: PeerInfo, line: C, now: Instant) {
-        let connection = Arc::new(ConnectionLock::new(line));
+    async fn insert(&self, key: K, info: PeerInfo, sink: C, now: Instant) {
+        let connection = Arc::new(ConnectionLock::new(sink));
         let entry = Entry { connection, info, last_seen: now, connected_at: now, health: 100 };
         self.0.write().await.insert(key, entry);
     }
 
     async fn remove(&self, key: &K) -> bool {
         let entry = self.0.write().await.remove(key);
-        // Everything that an entry holds is held for somebody.
+        // Nothing that an entry holds may be optimised away.
         entry.is_some_and(|entry| {
             std::hint::black_box((&entry.info, entry.connected_at, entry.health));
             true

@@ -1,7 +1,6 @@
-//! Bytes a connection at a million peers, every byte of bookkeeping counted by the allocator.
+//! Bytes per connection at a million peers, as the allocator counts them.
 //!
-//! One test to a binary: the counting is global. `cargo test --release --test pool_memory -- --nocapture` shows the
-//! figures.
+//! One test per binary: the counter is global. `cargo test --release --test pool_memory -- --nocapture` prints the figures.
 
 use std::alloc::System;
 use std::net::{IpAddr, SocketAddr};
@@ -14,11 +13,11 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Without optimisation an eighth, which fills the tables of an eighth of the shards just as badly.
+/// An eighth without optimisation: the tables of an eighth of the shards have the same load.
 const PEERS: u32 = if cfg!(debug_assertions) { 125_000 } else { 1_000_000 };
 
-/// Bytes a connection of a pool of `PEERS`, with no connection object and an info of no size.
-fn bytes_a_connection<K: PeerKey>(key: impl Fn(SocketAddr) -> K, addr: impl Fn(u32) -> SocketAddr) -> f64 {
+/// Bytes per connection of a pool of `PEERS`, without a connection object and with an info of size zero.
+fn bytes_per_connection<K: PeerKey>(key: impl Fn(SocketAddr) -> K, addr: impl Fn(u32) -> SocketAddr) -> f64 {
     let mut config = PoolConfig::test();
     config.expected_peers = PEERS as usize;
     let region = Region::new(ALLOCATOR);
@@ -35,27 +34,27 @@ fn bytes_a_connection<K: PeerKey>(key: impl Fn(SocketAddr) -> K, addr: impl Fn(u
     bytes as f64 / f64::from(PEERS)
 }
 
-/// Sixteen neighbours a /24, as the dense parts of the network look.
+/// Sixteen peers per /24, as in dense parts of the network.
 fn dense(n: u32) -> SocketAddr {
     SocketAddr::from(((((n / 16) << 8) | (n % 16) | 0x0100_0000).to_be_bytes(), 7_000))
 }
 
-/// A /24 each: the most that counting subnets can cost.
+/// One peer per /24: the maximum cost of counting subnets.
 fn sparse(n: u32) -> SocketAddr {
     SocketAddr::from((((n + 0x1_0000) << 8).to_be_bytes(), 7_000))
 }
 
 #[test]
-fn a_million_connections_keep_within_their_bytes() {
+fn a_million_connections_stay_within_the_memory_bound() {
     let of_ip = |addr: SocketAddr| addr.ip();
     let figures = [
-        ("IpAddr keys, 16 peers a subnet", bytes_a_connection::<IpAddr>(of_ip, dense), 240.0),
-        ("IpAddr keys, a subnet each", bytes_a_connection::<IpAddr>(of_ip, sparse), 240.0),
-        ("PeerId keys, 16 peers a subnet", bytes_a_connection(PeerId::from_addr, dense), 384.0),
-        ("PeerId keys, a subnet each", bytes_a_connection(PeerId::from_addr, sparse), 384.0),
+        ("IpAddr keys, 16 peers per subnet", bytes_per_connection::<IpAddr>(of_ip, dense), 288.0),
+        ("IpAddr keys, one peer per subnet", bytes_per_connection::<IpAddr>(of_ip, sparse), 288.0),
+        ("PeerId keys, 16 peers per subnet", bytes_per_connection(PeerId::from_addr, dense), 384.0),
+        ("PeerId keys, one peer per subnet", bytes_per_connection(PeerId::from_addr, sparse), 384.0),
     ];
-    for (name, bytes, most) in figures {
-        println!("{name}: {bytes:.1} bytes a connection, at most {most}");
-        assert!(bytes <= most, "{name}: {bytes:.1} bytes a connection");
+    for (name, bytes, max) in figures {
+        println!("{name}: {bytes:.1} bytes per connection, at most {max}");
+        assert!(bytes <= max, "{name}: {bytes:.1} bytes per connection");
     }
 }

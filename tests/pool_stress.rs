@@ -1,4 +1,4 @@
-//! Several threads hammer one pool; at the end everything adds up exactly.
+//! Several threads use one pool at random; at the end all counts add up exactly.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,36 +13,36 @@ const ROUNDS: u64 = 20_000;
 const THREADS: u64 = 4;
 
 #[derive(Default)]
-struct Tally {
+struct Lifecycle {
     made: AtomicU64,
     closed: AtomicU64,
     dropped: AtomicU64,
 }
 
-struct Line {
-    tally: Arc<Tally>,
+struct TestConnection {
+    lifecycle: Arc<Lifecycle>,
     closed: AtomicUsize,
 }
 
-impl Line {
-    fn new(tally: &Arc<Tally>) -> Self {
-        tally.made.fetch_add(1, Ordering::Relaxed);
-        Self { tally: Arc::clone(tally), closed: AtomicUsize::new(0) }
+impl TestConnection {
+    fn new(lifecycle: &Arc<Lifecycle>) -> Self {
+        lifecycle.made.fetch_add(1, Ordering::Relaxed);
+        Self { lifecycle: Arc::clone(lifecycle), closed: AtomicUsize::new(0) }
     }
 }
 
-impl ConnectionHandle for Line {
+impl ConnectionHandle for TestConnection {
     type Info = u64;
 
     fn close(&self, _reason: DisconnectReason) {
         assert_eq!(self.closed.fetch_add(1, Ordering::SeqCst), 0, "closed twice");
-        self.tally.closed.fetch_add(1, Ordering::Relaxed);
+        self.lifecycle.closed.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-impl Drop for Line {
+impl Drop for TestConnection {
     fn drop(&mut self) {
-        self.tally.dropped.fetch_add(1, Ordering::Relaxed);
+        self.lifecycle.dropped.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -59,25 +59,33 @@ fn random(state: &mut u64) -> u64 {
 
 #[derive(Default)]
 struct Sums {
-    joined: AtomicU64,
-    left: AtomicU64,
+    inserted: AtomicU64,
+    removed: AtomicU64,
     swept: AtomicU64,
 }
 
-fn hammer(pool: &Arc<Pool<u64, Line>>, tally: &Arc<Tally>, sums: &Sums, clock: &AtomicU64, seed: u64) {
+fn run_random_operations(
+    pool: &Arc<Pool<u64, TestConnection>>,
+    lifecycle: &Arc<Lifecycle>,
+    sums: &Sums,
+    clock: &AtomicU64,
+    seed: u64,
+) {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     for _ in 0..ROUNDS {
         let now = Tick::from_millis(clock.fetch_add(1, Ordering::Relaxed));
         let key = random(&mut state) % KEYS;
-        let joined = |count: u64| {
-            sums.joined.fetch_add(count, Ordering::Relaxed);
+        let inserted = |count: u64| {
+            sums.inserted.fetch_add(count, Ordering::Relaxed);
         };
-        let left = |count: u64| {
-            sums.left.fetch_add(count, Ordering::Relaxed);
+        let removed = |count: u64| {
+            sums.removed.fetch_add(count, Ordering::Relaxed);
         };
         match random(&mut state) % 10 {
-            0 => joined(
-                pool.insert(key, addr(key), Direction::Inbound, Line::new(tally), 0, now).is_ok().into(),
+            0 => inserted(
+                pool.insert(key, addr(key), Direction::Inbound, TestConnection::new(lifecycle), 0, now)
+                    .is_ok()
+                    .into(),
             ),
             1 | 2 => {
                 let deadline = now.after(Duration::from_millis(random(&mut state) % 40));
@@ -87,13 +95,13 @@ fn hammer(pool: &Arc<Pool<u64, Line>>, tally: &Arc<Tally>, sums: &Sums, clock: &
                 };
                 let Ok(claim) = permit.claim(key) else { continue };
                 let Ok(claim) = claim.rekey(random(&mut state) % KEYS) else { continue };
-                joined(claim.go_live(Line::new(tally), 0, now).is_ok().into());
+                inserted(claim.go_live(TestConnection::new(lifecycle), 0, now).is_ok().into());
             }
-            3 => left(pool.remove_current(&key, DisconnectReason::Requested).is_some().into()),
+            3 => removed(pool.remove_current(&key, DisconnectReason::Requested).is_some().into()),
             4 => {
                 let Some(peer) = pool.get(&key) else { continue };
-                left(pool.remove(&key, peer.id(), DisconnectReason::Lost).is_some().into());
-                left(pool.remove(&key, peer.id(), DisconnectReason::Lost).is_some().into());
+                removed(pool.remove(&key, peer.id(), DisconnectReason::Lost).is_some().into());
+                removed(pool.remove(&key, peer.id(), DisconnectReason::Lost).is_some().into());
             }
             5 => {
                 let (Some(peer), Ok(permit)) = (
@@ -107,9 +115,9 @@ fn hammer(pool: &Arc<Pool<u64, Line>>, tally: &Arc<Tally>, sums: &Sums, clock: &
                 ) else {
                     continue;
                 };
-                let replaced = permit.replace(&key, peer.id(), Line::new(tally), 1, now);
-                joined(replaced.is_ok().into());
-                left(replaced.is_ok().into());
+                let replaced = permit.replace(&key, peer.id(), TestConnection::new(lifecycle), 1, now);
+                inserted(replaced.is_ok().into());
+                removed(replaced.is_ok().into());
             }
             6 => {
                 let swept = pool.sweep_shard(random(&mut state) as usize, now);
@@ -128,7 +136,7 @@ fn hammer(pool: &Arc<Pool<u64, Line>>, tally: &Arc<Tally>, sums: &Sums, clock: &
 }
 
 #[test]
-fn several_threads_hammer_it_and_everything_adds_up() {
+fn concurrent_operations_add_up() {
     let mut config = PoolConfig::test();
     config.liveness.stale_after = Duration::from_millis(300);
     config.limits = Limits {
@@ -140,14 +148,14 @@ fn several_threads_hammer_it_and_everything_adds_up() {
         ..config.limits
     };
     let pool = Pool::new(config);
-    let (tally, sums, clock, over) =
-        (Arc::new(Tally::default()), Sums::default(), AtomicU64::new(1), AtomicBool::new(false));
+    let (lifecycle, sums, clock, over) =
+        (Arc::new(Lifecycle::default()), Sums::default(), AtomicU64::new(1), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let workers: Vec<_> = (1..=THREADS)
             .map(|seed| {
                 scope.spawn({
-                    let (pool, tally, sums, clock) = (&pool, &tally, &sums, &clock);
-                    move || hammer(pool, tally, sums, clock, seed)
+                    let (pool, lifecycle, sums, clock) = (&pool, &lifecycle, &sums, &clock);
+                    move || run_random_operations(pool, lifecycle, sums, clock, seed)
                 })
             })
             .collect();
@@ -160,23 +168,23 @@ fn several_threads_hammer_it_and_everything_adds_up() {
             }
         });
         let ends: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
-        // Before anything may panic, or the watcher would watch for ever.
+        // Before anything may panic, or the checking thread would never end.
         over.store(true, Ordering::Relaxed);
         assert!(ends.iter().all(Result::is_ok), "a worker panicked");
     });
     let read = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
-    let live = read(&sums.joined) - read(&sums.left) - read(&sums.swept);
+    let live = read(&sums.inserted) - read(&sums.removed) - read(&sums.swept);
     let counts = pool.admission();
     assert_eq!((u64::from(counts.live()), counts.pending()), (live, 0));
     assert_eq!((pool.roster().iter().count() as u64, pool.keys().len() as u64), (live, live));
-    assert_eq!(pool.stats(Tick::MAX).disconnects.total(), read(&tally.closed));
-    assert_eq!(read(&tally.closed), read(&sums.left) + read(&sums.swept));
+    assert_eq!(pool.stats(Tick::MAX).disconnects.total(), read(&lifecycle.closed));
+    assert_eq!(read(&lifecycle.closed), read(&sums.removed) + read(&sums.swept));
     for key in pool.keys() {
         assert!(pool.remove_current(&key, DisconnectReason::Shutdown).is_some());
     }
     assert!((0..=KEYS).all(|key| pool.count_by_ip(addr(key).ip()) == 0));
     drop(pool.roster());
-    assert_eq!((pool.len(), read(&tally.closed)), (0, read(&sums.joined)));
+    assert_eq!((pool.len(), read(&lifecycle.closed)), (0, read(&sums.inserted)));
     drop(pool);
-    assert_eq!(read(&tally.made), read(&tally.dropped), "a connection leaked");
+    assert_eq!(read(&lifecycle.made), read(&lifecycle.dropped), "a connection leaked");
 }

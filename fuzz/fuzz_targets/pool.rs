@@ -1,4 +1,4 @@
-//! Operation sequences on the pool against a plain `HashMap`: the driver is the tests' own.
+//! Operation sequences on the pool, compared with a plain `HashMap` by the tests' driver.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,332 +1,364 @@
-//! Connections counted and listed by address: per IP (an index into the peers) and per subnet (counts only).
+//! Connections by address: the live peers of each IP address, and a count per subnet.
 //!
-//! **Statement** (14, 15): an address is counted from admission to departure, entries vanish at zero, and an address
-//! over its limit is refused before it touches the global word. **Enforced by**: one lock a shard, never two at once;
-//! a peer's pending count turns into its place in the list in one step. **Statement** (3): the index is derived from
-//! the map and tagged with the connection instance (it holds the very `Arc`). **Breaks if** a peer is listed after its
-//! departure: [`Addresses::list`] checks the phase under the lock that [`Addresses::unlist`] takes after the phase
-//! changed, so exactly one of the two gives the count back.
+//! ```text
+//!   admit   -> reserve: IP pending + 1, subnets + 1     release: both - 1
+//!   live    -> list:    IP pending - 1, peer listed     (one step)
+//!   removed -> unlist:  peer unlisted,  subnets - 1
+//! ```
 //!
-//! Memory: an IP with one live connection costs one pointer in a table (about 19 bytes), a subnet 12 bytes in a table
-//! (about 27); IPv6 addresses count in two subnets. Only IPs with handshakes under way or several connections cost a
-//! record of their own.
+//! Invariant: `counters_never_wrap_or_drift`, `one_source_cannot_exhaust_accepts`
+//! - Statement: an address counts from admission to disconnect, an entry vanishes at zero, and an address over its limit
+//!   is refused before the global word changes.
+//! - Enforced by: one lock per shard, never two at once. A pending count becomes a listed peer in one step.
+//! - Breaks if: a count changes without the shard's lock.
+//!
+//! Invariant: `one_authority_for_connected`
+//! - Statement: the index is derived from the map, and each item belongs to one connection: it holds that very `Arc`.
+//! - Enforced by: [`AddressIndex::list`] checks the peer's phase under the lock that [`AddressIndex::unlist`] takes after
+//!   the phase changed, so exactly one of the two gives the subnets' counts back.
+//! - Breaks if: a peer is listed after its disconnect.
+//!
+//! Memory at a load of one half: an IP address with one live connection takes one pointer in a table (about 19 bytes), an
+//! IPv4 subnet 8 bytes (about 19), an IPv6 subnet 12 bytes (about 27). IPv6 addresses count in two subnets. Only addresses
+//! with pending or several connections take a record of their own.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
-use std::hash::BuildHasher;
-use std::net::IpAddr;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
-use hashbrown::HashTable;
 
-use crate::base::Subnet;
+use crate::base::{ConnId, Subnet};
 use crate::sync::{HashState, Mutex};
 
 use super::{AdmitError, ConnectionHandle, Limits, Peer, PeerKey, SlotClass};
 
-pub(super) struct Addresses<K: PeerKey, C: ConnectionHandle> {
-    ips: Box<[Shard<Ips<K, C>>]>,
-    nets: Box<[Shard<HashTable<Net>>]>,
+/// Which peers each address has, and how many connections each subnet.
+pub(super) struct AddressIndex<K: PeerKey, C: ConnectionHandle> {
+    ips: Box<[Shard<IpShard<K, C>>]>,
+    subnets: Box<[Shard<SubnetShard>]>,
+    /// Selects the shard. The tables have hashers of their own.
     hasher: HashState,
 }
 
 type Shard<T> = CachePadded<Mutex<T>>;
-type Peers<K, C> = HashTable<Arc<Peer<K, C>>>;
 
-/// The addresses of one shard.
-struct Ips<K: PeerKey, C: ConnectionHandle> {
-    /// Admitted, not live yet. No zeros.
-    pending: HashMap<IpAddr, u32, HashState>,
-    /// The live peer of each IP that has one, by IP.
-    single: Peers<K, C>,
-    /// The live peers of each IP that has several, by connection id.
-    several: HashMap<IpAddr, Peers<K, C>, HashState>,
+/// The connections of one shard's IP addresses. IPv4 addresses are keys in their IPv4-mapped form.
+struct IpShard<K: PeerKey, C: ConnectionHandle> {
+    /// Admitted connections that are not live. No zeros.
+    pending: HashMap<Ipv6Addr, u32, HashState>,
+    /// The live peer of each address that has one.
+    single: HashSet<ByIp<K, C>, HashState>,
+    /// The live peers of each address that has several.
+    several: HashMap<Ipv6Addr, Siblings<K, C>, HashState>,
 }
 
-/// One subnet: 64 bits of address, then kind (2 bits) and count (30 bits). Packed to three words of 32.
-#[derive(Clone, Copy)]
-struct Net {
-    bits: [u32; 2],
-    counted: u32,
+type Siblings<K, C> = HashMap<ConnId, Arc<Peer<K, C>>, HashState>;
+
+/// A peer that is hashed and compared by its IP address.
+struct ByIp<K: PeerKey, C: ConnectionHandle>(Arc<Peer<K, C>>);
+
+/// How many connections each of one shard's subnets has. No zeros.
+#[derive(Default)]
+struct SubnetShard {
+    v4_slash24: HashMap<[u8; 3], u32, HashState>,
+    v6_slash64: HashMap<[u32; 2], u32, HashState>,
+    v6_slash48: HashMap<[u32; 2], u32, HashState>,
 }
 
-impl<K: PeerKey, C: ConnectionHandle> Addresses<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> AddressIndex<K, C> {
+    /// An empty index. `shards` is a power of two.
     pub(super) fn with_shards(shards: usize) -> Self {
         Self {
-            ips: (0..shards).map(|_| CachePadded::new(Mutex::new(Ips::new()))).collect(),
-            nets: (0..shards).map(|_| CachePadded::new(Mutex::new(HashTable::new()))).collect(),
+            ips: (0..shards).map(|_| CachePadded::new(Mutex::new(IpShard::new()))).collect(),
+            subnets: (0..shards).map(|_| CachePadded::new(Mutex::default())).collect(),
             hasher: HashState::default(),
         }
     }
 
-    /// Counts one pending connection. Reserved slots are counted and never refused here.
+    /// Counts one pending connection. [`SlotClass::Reserved`] is counted and never refused here.
     pub(super) fn reserve(&self, ip: IpAddr, slot: SlotClass, limits: &Limits) -> Result<(), AdmitError> {
         let limited = slot == SlotClass::Ordinary;
         {
-            let hash = self.hasher.hash_one(ip);
-            let mut ips = self.ips_of(hash).lock();
-            if limited && ips.count(ip, hash) >= limits.max_per_ip as usize {
+            let key = mapped(ip);
+            let mut shard = self.ip_shard(&key).lock();
+            if limited && shard.count(&key) >= limits.max_per_ip as usize {
                 return Err(AdmitError::PerIp);
             }
-            *ips.pending.entry(ip).or_insert(0) += 1;
+            *shard.pending.entry(key).or_insert(0) += 1;
         }
-        for (done, net) in Subnet::of(ip).enumerate() {
-            if !self.count_net(net, if limited { limit_of(net, limits) } else { u32::MAX }) {
-                Subnet::of(ip).take(done).for_each(|net| self.uncount_net(net));
-                self.end_pending(ip);
+        for (done, subnet) in Subnet::of(ip).enumerate() {
+            let max = if limited { subnet_limit(subnet, limits) } else { u32::MAX };
+            if !self.subnet_shard(subnet).lock().add(subnet, max) {
+                Subnet::of(ip).take(done).for_each(|subnet| self.release_subnet(subnet));
+                self.release_pending(ip);
                 return Err(AdmitError::PerSubnet);
             }
         }
         Ok(())
     }
 
-    /// Gives back what [`Addresses::reserve`] counted.
+    /// Gives back what [`AddressIndex::reserve`] counted.
     pub(super) fn release(&self, ip: IpAddr) {
-        Subnet::of(ip).for_each(|net| self.uncount_net(net));
-        self.end_pending(ip);
+        Subnet::of(ip).for_each(|subnet| self.release_subnet(subnet));
+        self.release_pending(ip);
     }
 
-    /// Turns one pending count into the peer's place in the list. If it departed meanwhile, gives the count back.
+    /// Replaces one pending count by the peer. If the peer disconnected meanwhile, gives the counts back instead.
     pub(super) fn list(&self, peer: &Arc<Peer<K, C>>) {
-        let ip = peer.ip();
-        let hash = self.hasher.hash_one(ip);
-        let entry = Arc::clone(peer);
-        let late = {
-            let mut ips = self.ips_of(hash).lock();
-            ips.end_pending(ip);
+        let key = *peer.mapped_ip();
+        let listed = Arc::clone(peer);
+        let rejected = {
+            let mut shard = self.ip_shard(&key).lock();
+            shard.release_pending(&key);
             if peer.is_live() {
-                ips.add(ip, hash, entry, &self.hasher);
+                shard.add(listed);
                 None
             } else {
-                Some(entry)
+                Some(listed)
             }
         };
-        if late.is_some() {
-            Subnet::of(ip).for_each(|net| self.uncount_net(net));
+        if rejected.is_some() {
+            Subnet::of(peer.ip()).for_each(|subnet| self.release_subnet(subnet));
         }
     }
 
-    /// Takes a departed peer from the list and the counts, if it is there; if not yet, [`Addresses::list`] will not
-    /// put it there.
+    /// Removes a disconnected peer and its counts, if it is listed. If it is not, [`AddressIndex::list`] will not list it.
     pub(super) fn unlist(&self, peer: &Arc<Peer<K, C>>) {
-        let ip = peer.ip();
-        let hash = self.hasher.hash_one(ip);
-        let taken = self.ips_of(hash).lock().take(ip, hash, peer, &self.hasher);
-        if taken.is_some() {
-            Subnet::of(ip).for_each(|net| self.uncount_net(net));
+        let removed = self.ip_shard(peer.mapped_ip()).lock().remove(peer);
+        if removed.is_some() {
+            Subnet::of(peer.ip()).for_each(|subnet| self.release_subnet(subnet));
         }
     }
 
-    /// The peers of an IP. `look` runs under the shard's lock.
-    pub(super) fn each(&self, ip: IpAddr, mut look: impl FnMut(&Arc<Peer<K, C>>)) {
-        let hash = self.hasher.hash_one(ip);
-        let ips = self.ips_of(hash).lock();
-        match ips.several.get(&ip) {
-            Some(several) => several.iter().for_each(look),
-            None => {
-                if let Some(peer) = ips.single.find(hash, |peer| peer.ip() == ip) {
-                    look(peer);
-                }
-            }
+    /// The listed peers of an IP address; some may have disconnected this moment.
+    pub(super) fn peers(&self, ip: IpAddr) -> Vec<Arc<Peer<K, C>>> {
+        let key = mapped(ip);
+        let shard = self.ip_shard(&key).lock();
+        match shard.several.get(&key) {
+            Some(siblings) => siblings.values().cloned().collect(),
+            None => shard.single.get(&key).map(|listed| Arc::clone(&listed.0)).into_iter().collect(),
         }
     }
 
-    /// The peers of every IP that lists more than this; some may have departed this moment. Cost: a lock a shard; not for every
-    /// day.
-    pub(super) fn crowded_ips(&self, max: usize) -> Vec<Vec<Arc<Peer<K, C>>>> {
-        let mut crowded = Vec::new();
-        for ips in &self.ips {
-            let ips = ips.lock();
-            if max == 0 {
-                crowded.extend(ips.single.iter().map(|peer| vec![Arc::clone(peer)]));
-            }
-            let several = ips.several.values().filter(|peers| peers.len() > max);
-            crowded.extend(several.map(|peers| peers.iter().cloned().collect()));
-        }
-        crowded
-    }
-
-    /// Every subnet that counts more than its limit, pending connections included. Cost: a lock a shard.
-    pub(super) fn crowded_nets(&self, limits: &Limits) -> HashSet<Subnet> {
-        let mut crowded = HashSet::new();
-        for nets in &self.nets {
-            let nets = nets.lock();
-            let over = nets.iter().filter(|net| net.count() > limit_of(net.subnet(), limits));
-            crowded.extend(over.map(Net::subnet));
-        }
-        crowded
-    }
-
-    /// How many connections, pending and live, an IP has.
+    /// Number of connections of an IP address, pending ones included.
     pub(super) fn count(&self, ip: IpAddr) -> usize {
-        let hash = self.hasher.hash_one(ip);
-        self.ips_of(hash).lock().count(ip, hash)
+        let key = mapped(ip);
+        self.ip_shard(&key).lock().count(&key)
     }
 
-    /// How many entries there are in all tables: IPs with pending, IPs with live, subnets.
+    /// The listed peers of each IP address that has more than `max`; some may have disconnected this moment.
+    ///
+    /// # Cost
+    /// A lock and a walk per shard.
+    pub(super) fn ips_over(&self, max: usize) -> Vec<Vec<Arc<Peer<K, C>>>> {
+        let mut over = Vec::new();
+        for shard in &self.ips {
+            let shard = shard.lock();
+            if max == 0 {
+                over.extend(shard.single.iter().map(|listed| vec![Arc::clone(&listed.0)]));
+            }
+            let several = shard.several.values().filter(|siblings| siblings.len() > max);
+            over.extend(several.map(|siblings| siblings.values().cloned().collect()));
+        }
+        over
+    }
+
+    /// Every subnet that has more connections than its limit, pending ones included.
+    ///
+    /// # Cost
+    /// A lock and a walk per shard.
+    pub(super) fn subnets_over(&self, limits: &Limits) -> HashSet<Subnet> {
+        let mut over = HashSet::new();
+        for shard in &self.subnets {
+            let shard = shard.lock();
+            let counts = shard.iter().filter(|(subnet, count)| *count > subnet_limit(*subnet, limits));
+            over.extend(counts.map(|(subnet, _)| subnet));
+        }
+        over
+    }
+
+    /// Shrinks every table to its content.
+    pub(super) fn shrink_to_fit(&self) {
+        for shard in &self.ips {
+            let mut shard = shard.lock();
+            shard.pending.shrink_to_fit();
+            shard.single.shrink_to_fit();
+            shard.several.shrink_to_fit();
+        }
+        for shard in &self.subnets {
+            let mut shard = shard.lock();
+            shard.v4_slash24.shrink_to_fit();
+            shard.v6_slash64.shrink_to_fit();
+            shard.v6_slash48.shrink_to_fit();
+        }
+    }
+
+    /// Number of entries in all tables: addresses with pending connections, addresses with live ones, subnets.
     #[cfg(test)]
     pub(super) fn entries(&self) -> usize {
-        let ips = self.ips.iter().map(|ips| {
-            let ips = ips.lock();
-            ips.pending.len() + ips.single.len() + ips.several.len()
+        let ips = self.ips.iter().map(|shard| {
+            let shard = shard.lock();
+            shard.pending.len() + shard.single.len() + shard.several.len()
         });
-        ips.sum::<usize>() + self.nets.iter().map(|nets| nets.lock().len()).sum::<usize>()
+        ips.sum::<usize>() + self.subnets.iter().map(|shard| shard.lock().iter().count()).sum::<usize>()
     }
 
-    fn end_pending(&self, ip: IpAddr) {
-        self.ips_of(self.hasher.hash_one(ip)).lock().end_pending(ip);
+    fn release_pending(&self, ip: IpAddr) {
+        let key = mapped(ip);
+        self.ip_shard(&key).lock().release_pending(&key);
     }
 
-    fn count_net(&self, subnet: Subnet, max: u32) -> bool {
-        let net = Net::new(subnet);
-        let hash = self.hasher.hash_one(net.identity());
-        let mut nets = self.nets[self.shard(hash)].lock();
-        match nets.entry(hash, |other| other.is(&net), |other| self.hasher.hash_one(other.identity())) {
-            hashbrown::hash_table::Entry::Occupied(mut entry) => {
-                if entry.get().count() >= max {
-                    return false;
-                }
-                entry.get_mut().counted += 1;
-            }
-            hashbrown::hash_table::Entry::Vacant(entry) => {
-                if max == 0 {
-                    return false;
-                }
-                entry.insert(Net { counted: net.counted + 1, ..net });
-            }
-        }
-        true
+    fn release_subnet(&self, subnet: Subnet) {
+        self.subnet_shard(subnet).lock().remove(subnet);
     }
 
-    fn uncount_net(&self, subnet: Subnet) {
-        let net = Net::new(subnet);
-        let hash = self.hasher.hash_one(net.identity());
-        let mut nets = self.nets[self.shard(hash)].lock();
-        match nets.find_entry(hash, |other| other.is(&net)) {
-            Ok(mut entry) if entry.get().count() > 1 => entry.get_mut().counted -= 1,
-            Ok(entry) => drop(entry.remove()),
-            Err(_) => debug_assert!(false, "a subnet was released twice"),
-        }
+    fn ip_shard(&self, key: &Ipv6Addr) -> &Mutex<IpShard<K, C>> {
+        &self.ips[self.hasher.hash_one(key) as usize & (self.ips.len() - 1)]
     }
 
-    fn ips_of(&self, hash: u64) -> &Mutex<Ips<K, C>> {
-        &self.ips[self.shard(hash)]
-    }
-
-    /// From the middle bits: the tables use the low and the top ones.
-    fn shard(&self, hash: u64) -> usize {
-        (hash >> 24) as usize & (self.ips.len() - 1)
+    fn subnet_shard(&self, subnet: Subnet) -> &Mutex<SubnetShard> {
+        &self.subnets[self.hasher.hash_one(subnet) as usize & (self.subnets.len() - 1)]
     }
 }
 
-impl<K: PeerKey, C: ConnectionHandle> Ips<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> IpShard<K, C> {
     fn new() -> Self {
-        Self {
-            pending: HashMap::with_hasher(HashState::default()),
-            single: HashTable::new(),
-            several: HashMap::with_hasher(HashState::default()),
-        }
+        Self { pending: HashMap::default(), single: HashSet::default(), several: HashMap::default() }
     }
 
-    fn count(&self, ip: IpAddr, hash: u64) -> usize {
-        let pending = self.pending.get(&ip).map_or(0, |count| *count as usize);
-        let live = match self.several.get(&ip) {
-            Some(several) => several.len(),
-            None => usize::from(self.single.find(hash, |peer| peer.ip() == ip).is_some()),
+    fn count(&self, key: &Ipv6Addr) -> usize {
+        let pending = self.pending.get(key).map_or(0, |count| *count as usize);
+        let live = match self.several.get(key) {
+            Some(siblings) => siblings.len(),
+            None => usize::from(self.single.contains(key)),
         };
         pending + live
     }
 
-    fn end_pending(&mut self, ip: IpAddr) {
-        match self.pending.get_mut(&ip) {
-            Some(count) if *count > 1 => *count -= 1,
-            Some(_) => drop(self.pending.remove(&ip)),
-            None => debug_assert!(false, "an address was released twice"),
+    fn release_pending(&mut self, key: &Ipv6Addr) {
+        subtract_one(&mut self.pending, key);
+    }
+
+    fn add(&mut self, peer: Arc<Peer<K, C>>) {
+        let key = *peer.mapped_ip();
+        if let Some(siblings) = self.several.get_mut(&key) {
+            siblings.insert(peer.id(), peer);
+        } else if let Some(ByIp(first)) = self.single.take(&key) {
+            self.several.insert(key, [first, peer].map(|peer| (peer.id(), peer)).into_iter().collect());
+        } else {
+            self.single.insert(ByIp(peer));
         }
     }
 
-    fn add(&mut self, ip: IpAddr, hash: u64, peer: Arc<Peer<K, C>>, hasher: &HashState) {
-        let by_id = |peer: &Arc<Peer<K, C>>| hasher.hash_one(peer.id());
-        if let Some(several) = self.several.get_mut(&ip) {
-            several.insert_unique(by_id(&peer), peer, by_id);
-            return;
-        }
-        match self.single.find_entry(hash, |other| other.ip() == ip) {
-            Ok(entry) => {
-                let (first, _) = entry.remove();
-                let mut several = HashTable::with_capacity(2);
-                several.insert_unique(by_id(&first), first, by_id);
-                several.insert_unique(by_id(&peer), peer, by_id);
-                self.several.insert(ip, several);
-            }
-            Err(_) => {
-                self.single.insert_unique(hash, peer, |other| hasher.hash_one(other.ip()));
-            }
-        }
-    }
-
-    /// Takes this very peer out, if it is listed.
-    fn take(
-        &mut self,
-        ip: IpAddr,
-        hash: u64,
-        peer: &Arc<Peer<K, C>>,
-        hasher: &HashState,
-    ) -> Option<Arc<Peer<K, C>>> {
-        let same = |other: &Arc<Peer<K, C>>| Arc::ptr_eq(other, peer);
-        let Some(several) = self.several.get_mut(&ip) else {
-            return self.single.find_entry(hash, same).ok().map(|entry| entry.remove().0);
+    /// Removes this very peer, if it is listed.
+    fn remove(&mut self, peer: &Arc<Peer<K, C>>) -> Option<Arc<Peer<K, C>>> {
+        let key = *peer.mapped_ip();
+        let Some(siblings) = self.several.get_mut(&key) else {
+            let listed = self.single.get(&key)?;
+            return if Arc::ptr_eq(&listed.0, peer) {
+                self.single.take(&key).map(|ByIp(peer)| peer)
+            } else {
+                None
+            };
         };
-        let taken = several.find_entry(hasher.hash_one(peer.id()), same).ok().map(|entry| entry.remove().0);
-        if several.len() <= 1 {
-            for last in self.several.remove(&ip).into_iter().flatten() {
-                self.single.insert_unique(hash, last, |other| hasher.hash_one(other.ip()));
-            }
-        } else if several.capacity() > several.len() * 4 + 16 {
-            several.shrink_to(several.len() * 2, |other| hasher.hash_one(other.id()));
+        let removed = siblings.remove(&peer.id());
+        if siblings.len() <= 1 {
+            self.single.extend(self.several.remove(&key).into_iter().flatten().map(|(_, last)| ByIp(last)));
+        } else if siblings.capacity() > siblings.len() * 4 + 16 {
+            siblings.shrink_to(siblings.len() * 2);
         }
-        taken
+        removed
     }
 }
 
-impl Net {
-    fn new(subnet: Subnet) -> Self {
-        let (kind, bits) = match subnet {
-            Subnet::V4Slash24([a, b, c]) => (1, u64::from(u32::from_be_bytes([0, a, b, c]))),
-            Subnet::V6Slash64(bits) => (2, bits),
-            Subnet::V6Slash48(bits) => (3, bits),
-        };
-        Self { bits: [(bits >> 32) as u32, bits as u32], counted: kind << KIND }
+impl<K: PeerKey, C: ConnectionHandle> Borrow<Ipv6Addr> for ByIp<K, C> {
+    fn borrow(&self) -> &Ipv6Addr {
+        self.0.mapped_ip()
     }
+}
 
-    fn subnet(&self) -> Subnet {
-        let bits = u64::from(self.bits[0]) << 32 | u64::from(self.bits[1]);
-        match self.counted >> KIND {
-            1 => Subnet::V4Slash24([(bits >> 16) as u8, (bits >> 8) as u8, bits as u8]),
-            2 => Subnet::V6Slash64(bits),
-            _ => Subnet::V6Slash48(bits),
+impl<K: PeerKey, C: ConnectionHandle> Hash for ByIp<K, C> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.mapped_ip().hash(state);
+    }
+}
+
+impl<K: PeerKey, C: ConnectionHandle> PartialEq for ByIp<K, C> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.mapped_ip() == other.0.mapped_ip()
+    }
+}
+
+impl<K: PeerKey, C: ConnectionHandle> Eq for ByIp<K, C> {}
+
+impl SubnetShard {
+    /// Counts one more connection, unless the subnet has `max` already.
+    fn add(&mut self, subnet: Subnet, max: u32) -> bool {
+        match subnet {
+            Subnet::V4Slash24(bits) => add_one(&mut self.v4_slash24, bits, max),
+            Subnet::V6Slash64(bits) => add_one(&mut self.v6_slash64, halves(bits), max),
+            Subnet::V6Slash48(bits) => add_one(&mut self.v6_slash48, halves(bits), max),
         }
     }
 
-    fn identity(&self) -> ([u32; 2], u32) {
-        (self.bits, self.counted >> KIND)
+    fn remove(&mut self, subnet: Subnet) {
+        match subnet {
+            Subnet::V4Slash24(bits) => subtract_one(&mut self.v4_slash24, &bits),
+            Subnet::V6Slash64(bits) => subtract_one(&mut self.v6_slash64, &halves(bits)),
+            Subnet::V6Slash48(bits) => subtract_one(&mut self.v6_slash48, &halves(bits)),
+        }
     }
 
-    fn is(&self, other: &Self) -> bool {
-        self.identity() == other.identity()
-    }
-
-    fn count(&self) -> u32 {
-        self.counted & ((1 << KIND) - 1)
+    fn iter(&self) -> impl Iterator<Item = (Subnet, u32)> {
+        let v4 = self.v4_slash24.iter().map(|(bits, count)| (Subnet::V4Slash24(*bits), *count));
+        let v6 = self.v6_slash64.iter().map(|(bits, count)| (Subnet::V6Slash64(joined(*bits)), *count));
+        let site = self.v6_slash48.iter().map(|(bits, count)| (Subnet::V6Slash48(joined(*bits)), *count));
+        v4.chain(v6).chain(site)
     }
 }
 
 /// How many connections a subnet may have.
-pub(super) fn limit_of(net: Subnet, limits: &Limits) -> u32 {
-    match net {
+pub(super) fn subnet_limit(subnet: Subnet, limits: &Limits) -> u32 {
+    match subnet {
         Subnet::V4Slash24(_) | Subnet::V6Slash64(_) => limits.max_per_subnet,
         Subnet::V6Slash48(_) => limits.max_per_site,
     }
 }
 
-const KIND: u32 = 30;
+/// The key of an address in the tables.
+fn mapped(ip: IpAddr) -> Ipv6Addr {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    }
+}
+
+/// As two words, so that an entry of a table is 12 bytes without padding.
+fn halves(bits: u64) -> [u32; 2] {
+    [(bits >> 32) as u32, bits as u32]
+}
+
+fn joined([high, low]: [u32; 2]) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
+}
+
+fn add_one<T: Eq + Hash>(counts: &mut HashMap<T, u32, HashState>, key: T, max: u32) -> bool {
+    if max == 0 {
+        return false;
+    }
+    let count = counts.entry(key).or_insert(0);
+    let below = *count < max;
+    *count += u32::from(below);
+    below
+}
+
+fn subtract_one<T: Eq + Hash>(counts: &mut HashMap<T, u32, HashState>, key: &T) {
+    match counts.get_mut(key) {
+        Some(count) if *count > 1 => *count -= 1,
+        Some(_) => drop(counts.remove(key)),
+        None => debug_assert!(false, "an address or subnet was released twice"),
+    }
+}

@@ -1,38 +1,47 @@
-//! The packed admission word: closed, live and pending, each way.
+//! Admission: one packed word counts live and pending connections per direction, and holds the closed flag.
 //!
-//! **Statement** (13, 14, 34, 36): live and pending are one count, taken before any await; it neither wraps nor
-//! drifts; after closing nothing goes live; stats read the same word that gates. **Enforced by**: one `AtomicU64`;
-//! every change is one exchange that checks what it needs in the same word. **Breaks if** a field may outgrow its
-//! bits (limits are clamped to them) or anything is counted elsewhere.
+//! Invariant: `pending_and_live_are_counted_together`, `counters_never_wrap_or_drift`, `nothing_enters_after_shutdown`,
+//! `stats_come_from_the_deciding_words`
+//! - Statement: a slot is reserved before the caller awaits anything, and pending and live slots count together. No field
+//!   wraps or drifts. After closing, nothing goes live. Statistics read the same word that decides.
+//! - Enforced by: one `AtomicU64`. Every change is one exchange that checks its conditions in the same word.
+//! - Breaks if: a field can outgrow its bits (limits are clamped to them), or a count is kept elsewhere.
 
 use crate::base::Direction;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 use super::{AdmitError, Limits, SlotClass};
 
-/// One reading of the admission word: who is in, at one instant.
+const LIVE_IN: Field = Field { shift: 0, bits: 20 };
+const LIVE_OUT: Field = Field { shift: 20, bits: 20 };
+const PENDING_IN: Field = Field { shift: 40, bits: 12 };
+const PENDING_OUT: Field = Field { shift: 52, bits: 11 };
+const CLOSED: u64 = 1 << 63;
+const _: () = assert!(LIVE_IN.max() == LIVE_OUT.max());
+
+/// One reading of the admission word: the connections at one instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct AdmissionCounts {
-    /// Live connections they dialled.
+    /// Live connections that the remote side dialled.
     pub live_inbound: u32,
-    /// Live connections we dialled.
+    /// Live connections that this node dialled.
     pub live_outbound: u32,
-    /// Permits for connections they dialled that are not live yet.
+    /// Permits of inbound connections that are not live yet.
     pub pending_inbound: u32,
-    /// Permits for connections we dialled that are not live yet.
+    /// Permits of outbound connections that are not live yet.
     pub pending_outbound: u32,
-    /// Whether the pool is closed: nothing goes live any more.
+    /// Whether the pool is closed: no connection goes live any more.
     pub closed: bool,
 }
 
 impl AdmissionCounts {
-    /// Live connections both ways.
+    /// Live connections of both directions.
     pub fn live(&self) -> u32 {
         self.live_inbound + self.live_outbound
     }
 
-    /// Permits that are not live yet, both ways.
+    /// Permits that are not live yet, of both directions.
     pub fn pending(&self) -> u32 {
         self.pending_inbound + self.pending_outbound
     }
@@ -50,14 +59,14 @@ impl AdmissionCounts {
 
 /// Bits 0..20: live in. 20..40: live out. 40..52: pending in. 52..63: pending out. 63: closed.
 ///
-/// The authority for how many there are. Exchanges are `AcqRel` and the closing one too: whoever finds the gate shut
-/// sees what was done before it was shut.
+/// The authority for the number of connections. All exchanges are `AcqRel`, the closing one too: a thread that finds the
+/// pool closed sees what happened before it was closed.
 #[derive(Debug)]
 pub(super) struct Admission(AtomicU64);
 
-/// The pool is closed.
+/// Error: the pool is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shut;
+pub(super) struct PoolClosed;
 
 impl Admission {
     pub(super) fn new() -> Self {
@@ -73,7 +82,7 @@ impl Admission {
         u64::from(AdmissionCounts::of(self.0.load(Ordering::Relaxed)).live())
     }
 
-    /// Takes one pending slot.
+    /// Reserves one pending slot.
     pub(super) fn reserve(
         &self,
         direction: Direction,
@@ -106,43 +115,43 @@ impl Admission {
         })
     }
 
-    /// Turns one pending slot into a live one; the gate of the shutdown.
-    pub(super) fn go_live(&self, direction: Direction) -> Result<(), Shut> {
+    /// Turns one pending slot into a live one. Fails once the pool is closed.
+    pub(super) fn go_live(&self, direction: Direction) -> Result<(), PoolClosed> {
         let (live, pending) = fields(direction);
         self.exchange(|word| {
             if word & CLOSED != 0 {
-                return Err(Shut);
+                return Err(PoolClosed);
             }
-            Ok(less(word, pending) + live.one())
+            Ok(decrement(word, pending) + live.one())
         })
     }
 
-    /// Turns one pending slot into a live one and gives a live one back, in one step.
-    pub(super) fn supersede(&self, new: Direction, old: Direction) -> Result<(), Shut> {
+    /// Turns one pending slot into a live one and releases a live one, in one step.
+    pub(super) fn supersede(&self, new: Direction, old: Direction) -> Result<(), PoolClosed> {
         let (live, pending) = fields(new);
         self.exchange(|word| {
             if word & CLOSED != 0 {
-                return Err(Shut);
+                return Err(PoolClosed);
             }
-            Ok(less(less(word, pending), fields(old).0) + live.one())
+            Ok(decrement(decrement(word, pending), fields(old).0) + live.one())
         })
     }
 
     pub(super) fn release_pending(&self, direction: Direction) {
-        let _ = self.exchange(|word| Ok::<_, Shut>(less(word, fields(direction).1)));
+        let _ = self.exchange(|word| Ok::<_, PoolClosed>(decrement(word, fields(direction).1)));
     }
 
     pub(super) fn release_live(&self, direction: Direction) {
-        let _ = self.exchange(|word| Ok::<_, Shut>(less(word, fields(direction).0)));
+        let _ = self.exchange(|word| Ok::<_, PoolClosed>(decrement(word, fields(direction).0)));
     }
 
-    /// Gives a live slot back only if at least `floor` live ones remain.
+    /// Releases a live slot only if at least `floor` live ones remain.
     pub(super) fn release_live_above(&self, direction: Direction, floor: u32) -> bool {
         let released = self.exchange(|word| {
             if AdmissionCounts::of(word).live() <= floor {
                 return Err(());
             }
-            Ok(less(word, fields(direction).0))
+            Ok(decrement(word, fields(direction).0))
         });
         released.is_ok()
     }
@@ -192,28 +201,21 @@ const fn field(word: u64, field: Field) -> u32 {
     (word >> field.shift) as u32 & field.max()
 }
 
-/// One less in this field. Tokens are released once, so it is never zero; if it were, it would stay zero rather than
-/// borrow from its neighbour.
-fn less(word: u64, of: Field) -> u64 {
-    debug_assert!(field(word, of) > 0, "a slot was released twice");
-    if field(word, of) > 0 { word - of.one() } else { word }
+/// The word with one less in this field. Tokens are released once, so the field is not zero; if it were, it would stay
+/// zero rather than borrow from its neighbour.
+fn decrement(word: u64, part: Field) -> u64 {
+    debug_assert!(field(word, part) > 0, "a slot was released twice");
+    if field(word, part) > 0 { word - part.one() } else { word }
 }
 
 impl Limits {
-    /// What [`Limits::max_inbound`] and [`Limits::max_outbound`] may be at most; more counts as this.
+    /// Upper bound of [`Limits::max_inbound`] and [`Limits::max_outbound`]; a larger number counts as this.
     pub const MAX_LIVE: u32 = LIVE_IN.max();
-    /// The same of [`Limits::max_pending_inbound`].
+    /// Upper bound of [`Limits::max_pending_inbound`]; a larger number counts as this.
     pub const MAX_PENDING_INBOUND: u32 = PENDING_IN.max();
-    /// The same of [`Limits::max_pending_outbound`].
+    /// Upper bound of [`Limits::max_pending_outbound`]; a larger number counts as this.
     pub const MAX_PENDING_OUTBOUND: u32 = PENDING_OUT.max();
 }
-
-const _: () = assert!(LIVE_IN.max() == LIVE_OUT.max());
-const LIVE_IN: Field = Field { shift: 0, bits: 20 };
-const LIVE_OUT: Field = Field { shift: 20, bits: 20 };
-const PENDING_IN: Field = Field { shift: 40, bits: 12 };
-const PENDING_OUT: Field = Field { shift: 52, bits: 11 };
-const CLOSED: u64 = 1 << 63;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
@@ -260,15 +262,15 @@ mod tests {
     }
 
     #[test]
-    fn nothing_passes_a_closed_gate_and_what_is_in_can_leave() {
+    fn a_closed_pool_admits_nothing_and_releases_slots() {
         let (word, limits) = (Admission::new(), limits());
         for _ in 0..2 {
             assert_eq!(word.reserve(Direction::Inbound, SlotClass::Ordinary, &limits), Ok(()));
         }
         assert_eq!(word.go_live(Direction::Inbound), Ok(()));
         word.close();
-        assert_eq!(word.go_live(Direction::Inbound), Err(Shut));
-        assert_eq!(word.supersede(Direction::Inbound, Direction::Inbound), Err(Shut));
+        assert_eq!(word.go_live(Direction::Inbound), Err(PoolClosed));
+        assert_eq!(word.supersede(Direction::Inbound, Direction::Inbound), Err(PoolClosed));
         assert_eq!(word.reserve(Direction::Outbound, SlotClass::Reserved, &limits), Err(AdmitError::Closed));
         word.release_pending(Direction::Inbound);
         word.release_live(Direction::Inbound);
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn the_floor_holds() {
+    fn live_slots_are_not_released_below_the_floor() {
         let (word, limits) = (Admission::new(), limits());
         for _ in 0..2 {
             assert_eq!(word.reserve(Direction::Outbound, SlotClass::Ordinary, &limits), Ok(()));

@@ -1,22 +1,22 @@
-//! What the pool is told: limits, liveness, health. All of it can be changed while peers are connected.
+//! Configuration of the pool: limits, liveness and health. All of it can change while peers are connected.
 
 use std::time::Duration;
 
 use super::health::Misbehavior;
 
-/// How a pool starts.
+/// Initial configuration of a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct PoolConfig {
-    /// How many peers to lay the shards and roster cells out for; 0 takes it from the limits (default). More than
-    /// that many still fit; they only make shards and cells larger.
+    /// Expected number of peers, which sets the number of shards. 0 takes it from the limits (default). More peers fit;
+    /// they only make the shards larger.
     pub expected_peers: usize,
-    /// Who gets in.
+    /// Limits of connections.
     pub limits: Limits,
     /// When a silent peer is stale.
     pub liveness: LivenessPolicy,
-    /// What misbehaviour costs.
+    /// Prices of misbehaviour.
     pub health: HealthPolicy,
 }
 
@@ -26,7 +26,7 @@ impl PoolConfig {
         Self::default()
     }
 
-    /// For many nodes behind one address: no limit per address or subnet.
+    /// For many nodes on one address: no limit per address or subnet.
     pub fn local() -> Self {
         let limits = Limits {
             max_per_ip: u32::MAX,
@@ -37,7 +37,7 @@ impl PoolConfig {
         Self { limits, ..Self::default() }
     }
 
-    /// For tests and benches: as [`PoolConfig::local`], with room for a million each way and no reserved slots.
+    /// For tests and benches: as [`PoolConfig::local`], with a million slots per direction and no reserved slots.
     pub fn test() -> Self {
         let mut config = Self::local();
         config.limits.max_inbound = 1_000_000;
@@ -47,25 +47,26 @@ impl PoolConfig {
         config
     }
 
-    pub(super) fn layout_for(&self) -> usize {
+    /// The number of peers to lay the shards out for.
+    pub(super) fn expected_or_limit(&self) -> usize {
         let limit = self.limits.max_inbound as usize + self.limits.max_outbound as usize;
         if self.expected_peers > 0 { self.expected_peers } else { limit.min(1 << 21) }
     }
 }
 
-/// Who gets in, and how many stay. Live and pending connections count together, and always against all three scopes.
+/// Limits of connections. Live and pending connections count together, by address, by subnet and globally.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Limits {
-    /// Connections they dialled; at most [`Limits::MAX_LIVE`], 1,048,575 (default 256).
+    /// Inbound connections; at most [`Limits::MAX_LIVE`], 1,048,575 (default 256).
     pub max_inbound: u32,
-    /// Connections we dialled; at most [`Limits::MAX_LIVE`] (default 64).
+    /// Outbound connections; at most [`Limits::MAX_LIVE`] (default 64).
     pub max_outbound: u32,
-    /// Inbound handshakes under way at once; at most [`Limits::MAX_PENDING_INBOUND`], 4,095 (default 256). Bounds what strangers
-    /// can make us hold.
+    /// Concurrent inbound handshakes; at most [`Limits::MAX_PENDING_INBOUND`], 4,095 (default 256). Bounds what unknown
+    /// hosts can make this node hold.
     pub max_pending_inbound: u32,
-    /// Outbound handshakes under way at once; at most [`Limits::MAX_PENDING_OUTBOUND`], 2,047 (default 64).
+    /// Concurrent outbound handshakes; at most [`Limits::MAX_PENDING_OUTBOUND`], 2,047 (default 64).
     pub max_pending_outbound: u32,
     /// Connections of one IP address (default 8).
     pub max_per_ip: u32,
@@ -73,14 +74,14 @@ pub struct Limits {
     pub max_per_subnet: u32,
     /// Connections of one /48 of IPv6 (default 64).
     pub max_per_site: u32,
-    /// The last so many inbound slots are given to [`SlotClass::Reserved`](super::SlotClass::Reserved) only (default 8).
+    /// Inbound slots kept for [`SlotClass::Reserved`](super::SlotClass::Reserved) (default 8).
     pub reserved_inbound: u32,
-    /// The last so many outbound slots are given to [`SlotClass::Reserved`](super::SlotClass::Reserved) only (default 0).
+    /// Outbound slots kept for [`SlotClass::Reserved`](super::SlotClass::Reserved) (default 0).
     pub reserved_outbound: u32,
-    /// Nobody is evicted if fewer live peers than this would remain (default 8).
+    /// Evictions leave at least this many live peers (default 8).
     pub floor: u32,
-    /// How many peers one [`trim`](super::Pool::trim) departs at most, after limits were lowered (default 64). Larger
-    /// drains faster; smaller spreads the reconnects that follow.
+    /// Peers that one [`trim`](super::Pool::trim) removes at most, after limits were lowered (default 64). A larger number
+    /// drains faster; a smaller one spreads the reconnects that follow.
     pub trim_step: u32,
 }
 
@@ -107,8 +108,8 @@ impl Default for Limits {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct LivenessPolicy {
-    /// A peer from which nothing came for longer than this is swept (default 90 s). Keep it at three ping intervals or
-    /// more, or a lost ping costs a peer.
+    /// The sweep removes a peer that was silent for longer than this (default 90 s). Keep it at three ping intervals or
+    /// more, so that one lost ping does not remove a peer.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub stale_after: Duration,
 }
@@ -119,31 +120,31 @@ impl Default for LivenessPolicy {
     }
 }
 
-/// What misbehaviour costs and how it is forgiven.
+/// Prices of misbehaviour, and recovery from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct HealthPolicy {
-    /// A peer with more than this is healthy (default 30).
+    /// A peer is healthy if its health is above this (default 30).
     pub healthy_above: u8,
-    /// Within one window each cause counts once a peer (default 10 s; at least [`HealthPolicy::MIN_WINDOW`]). Changing it
-    /// begins a new window; for a peer that failed just before, now and then, the one after that.
+    /// Within one window each cause counts once per peer (default 10 s; at least [`HealthPolicy::MIN_WINDOW`]). A change
+    /// starts a new window; for a peer that failed just before, sometimes the one after that.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub window: Duration,
-    /// One point comes back every so often (default 10 s). Kept to tenths of a second, at least one.
+    /// Time in which one point recovers (default 10 s), in whole tenths of a second, at least one.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub recovery_step: Duration,
-    /// Points a reward gives (default 5).
+    /// Points of one reward (default 5).
     pub reward: u8,
-    /// Points each cause costs.
+    /// Points that each cause costs.
     pub penalties: Penalties,
-    /// "More than half of the live peers failed, so the fault is ours" is believed only of at least this many failing
-    /// peers (default 3): of one or two nobody can tell.
+    /// A mass failure (more than half of the live peers fail in one window) needs at least this many failing peers (default
+    /// 3): one or two are no evidence.
     pub mass_failure_quorum: u32,
 }
 
 impl HealthPolicy {
-    /// The least that [`HealthPolicy::window`] may be; less counts as this.
+    /// Lower bound of [`HealthPolicy::window`]; a shorter one counts as this.
     pub const MIN_WINDOW: Duration = Duration::from_millis(10);
 }
 
@@ -217,7 +218,7 @@ impl Penalties {
 }
 
 impl Default for Penalties {
-    /// From 5 for what happens to honest peers to 40 for what only a broken or hostile one does.
+    /// From 5 for faults that happen to honest peers to 40 for faults of broken or hostile ones.
     fn default() -> Self {
         Self {
             unresponsive: 10,

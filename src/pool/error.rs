@@ -1,4 +1,4 @@
-//! Why something was refused. The rejected values come back.
+//! Errors of the pool. Rejected values come back inside the error.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,45 +7,46 @@ use crate::base::{ConnId, Direction};
 
 use super::{Claim, ClaimWatch, ConnectionHandle, Peer, PeerKey, Permit};
 
-/// Why nobody else is let in. In the order in which it is asked: address, subnet, then global.
+/// Why a connection was not admitted, in the order of the checks: address, subnet, then global.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdmitError {
-    /// Raise `max_per_ip`, or let the address wait.
-    #[error("this address has as many connections as one may have")]
+    /// The address has `max_per_ip` connections.
+    #[error("the IP address has reached its connection limit")]
     PerIp,
-    /// Raise `max_per_subnet` or `max_per_site`, or look for peers elsewhere.
-    #[error("this subnet has as many connections as one may have")]
+    /// A subnet of the address has `max_per_subnet` or `max_per_site` connections.
+    #[error("the subnet has reached its connection limit")]
     PerSubnet,
-    /// Raise `max_inbound` or `max_outbound`, evict somebody, or ask for a reserved slot.
-    #[error("all {} slots are taken", way(.0))]
+    /// `max_inbound` or `max_outbound` is reached. The caller may evict a peer or request a reserved slot.
+    #[error("all {} slots are taken", direction_name(.0))]
     Full(Direction),
-    /// Handshakes come faster than they end; a rising rate is a flood or an overloaded machine.
-    #[error("too many {} handshakes are under way", way(.0))]
+    /// `max_pending_inbound` or `max_pending_outbound` is reached. Handshakes start faster than they end: a flood, or an
+    /// overloaded machine.
+    #[error("too many {} handshakes are in progress", direction_name(.0))]
     TooManyPending(Direction),
-    /// The pool was closed.
+    /// The pool is closed.
     #[error("the pool is closed")]
     Closed,
 }
 
-fn way(direction: &Direction) -> &'static str {
+fn direction_name(direction: &Direction) -> &'static str {
     match direction {
         Direction::Inbound => "inbound",
         Direction::Outbound => "outbound",
     }
 }
 
-/// Who has the key.
+/// The connection that holds a key.
 pub enum ClaimHolder<K: PeerKey, C: ConnectionHandle> {
     /// A live peer.
     Live(Arc<Peer<K, C>>),
-    /// Another connection that is being set up.
+    /// A connection that is set up.
     Claimed {
         /// Its id.
         id: ConnId,
         /// Its direction.
         direction: Direction,
-        /// Tells what becomes of it.
+        /// Resolves when its claim ends.
         watch: ClaimWatch<K>,
     },
 }
@@ -65,88 +66,92 @@ impl<K: PeerKey, C: ConnectionHandle> fmt::Debug for ClaimHolder<K, C> {
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ClaimFailure<K: PeerKey, C: ConnectionHandle> {
-    /// The permit's deadline passed and the sweep revoked it.
+    /// The permit's deadline passed, and the sweep revoked it.
     #[error("the permit was revoked")]
     Revoked,
-    /// Somebody has it.
+    /// Another connection holds the key.
     #[error("the key is held: {0:?}")]
     Held(ClaimHolder<K, C>),
 }
 
-/// A key that could not be claimed; permit and key come back.
+/// A key could not be claimed. Permit and key come back.
 #[derive(thiserror::Error)]
-#[error("cannot claim {key:?}: {cause}")]
+#[error("cannot claim key {key:?}")]
 pub struct ClaimError<K: PeerKey, C: ConnectionHandle> {
     /// The permit, unchanged.
     pub permit: Permit<K, C>,
     /// The key.
     pub key: K,
     /// The cause.
+    #[source]
     pub cause: ClaimFailure<K, C>,
 }
 
-/// A key that could not be claimed in place of another; the claim on the old one comes back.
+/// A key could not be claimed in place of another. The claim on the old key comes back.
 #[derive(thiserror::Error)]
-#[error("cannot claim {key:?} instead: {cause}")]
+#[error("cannot change the claim to key {key:?}")]
 pub struct RekeyError<K: PeerKey, C: ConnectionHandle> {
     /// The claim, unchanged.
     pub claim: Claim<K, C>,
-    /// The key that was wanted.
+    /// The requested key.
     pub key: K,
     /// The cause.
+    #[source]
     pub cause: ClaimFailure<K, C>,
 }
 
-/// Why a claim could not go live.
+/// Why a claim did not go live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitFailure {
-    /// The deadline passed and the sweep revoked it: the handshake took too long.
+    /// The deadline passed, and the sweep revoked the claim: the handshake took too long.
     #[error("the claim was revoked")]
     Revoked,
-    /// The pool was closed.
+    /// The pool is closed.
     #[error("the pool is closed")]
     Closed,
 }
 
-/// A connection that could not go live; it comes back, its claim and permit are released.
+/// A connection did not go live. It comes back; its claim and permit are released.
 #[derive(thiserror::Error)]
-#[error("cannot go live: {cause}")]
+#[error("the connection cannot go live")]
 pub struct CommitError<C: ConnectionHandle> {
-    /// The connection, not closed.
+    /// The connection, still open.
     pub conn: C,
     /// Its info.
     pub info: C::Info,
     /// The cause.
+    #[source]
     pub cause: CommitFailure,
 }
 
-/// Why a connection could not take a live one's place.
+/// Why a live connection was not replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplaceFailure {
-    /// The connection to replace is not the live one of that key any more.
+    /// The connection to replace is not the live one of the key.
     #[error("the connection to replace is gone")]
     NotFound,
-    /// The permit's deadline passed and the sweep revoked it.
+    /// The permit's deadline passed, and the sweep revoked it.
     #[error("the permit was revoked")]
     Revoked,
-    /// The pool was closed.
+    /// The pool is closed.
     #[error("the pool is closed")]
     Closed,
 }
 
-/// A connection that could not take a live one's place; everything comes back.
+/// A live connection was not replaced. Everything comes back.
 #[derive(thiserror::Error)]
-#[error("cannot replace: {cause}")]
+#[error("cannot replace the connection")]
 pub struct ReplaceError<K: PeerKey, C: ConnectionHandle> {
     /// The permit, unchanged.
     pub permit: Permit<K, C>,
-    /// The connection, not closed.
+    /// The connection, still open.
     pub conn: C,
     /// Its info.
     pub info: C::Info,
     /// The cause.
+    #[source]
     pub cause: ReplaceFailure,
 }
 
@@ -154,27 +159,28 @@ pub struct ReplaceError<K: PeerKey, C: ConnectionHandle> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InsertFailure {
-    /// No slot.
+    /// No slot is free.
     #[error(transparent)]
     Admit(#[from] AdmitError),
-    /// This connection has the key, live or being set up.
+    /// This connection holds the key, live or in setup.
     #[error("the key is held by connection {0}")]
     KeyHeld(ConnId),
 }
 
-/// A connection that was not inserted; it comes back.
+/// A connection was not inserted. It comes back.
 #[derive(thiserror::Error)]
-#[error("cannot insert: {cause}")]
+#[error("cannot insert the connection")]
 pub struct InsertError<C: ConnectionHandle> {
-    /// The connection, not closed.
+    /// The connection, still open.
     pub conn: C,
     /// Its info.
     pub info: C::Info,
     /// The cause.
+    #[source]
     pub cause: InsertFailure,
 }
 
-// By hand: deriving would ask the user's connection for `Debug`.
+// A derive would require `Debug` of the user's connection.
 impl<K: PeerKey, C: ConnectionHandle> fmt::Debug for ClaimFailure<K, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,63 +1,65 @@
-//! What the pool is generic over: the key of a peer, and what a connection is.
+//! What the pool is generic over: the key of a peer, and the handle of a connection.
 
 use std::fmt;
 use std::hash::Hash;
 
-/// What makes two connections "the same peer".
+/// The identity that makes two connections the same peer.
 ///
-/// Implemented for everything that fits. Its `Hash` and `Eq` are the only user code that runs under a shard lock, so
-/// they must not touch the pool; its `Drop` never does.
+/// Implemented for every type that satisfies the bounds. Its `Hash` and `Eq` are the only user code that runs under a
+/// shard's lock, so they must not use the pool. Its `Drop` never runs under a lock.
 pub trait PeerKey: Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static {}
 
 impl<K: Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static> PeerKey for K {}
 
-/// The user's side of a connection: a socket, a channel to the task that owns it, anything that can be told to close.
+/// The user's handle of a connection: a socket, a channel to the task that owns it, anything that can be closed.
 pub trait ConnectionHandle: Send + Sync + 'static {
-    /// What is known about the peer (version, height, services); it may change while the peer is connected.
+    /// Facts about the peer (version, height, services). They may change while the peer is connected.
     type Info: Send + Sync + 'static;
 
-    /// Tells the connection to end. Called exactly once for a connection that went live, by whoever departs it, after
-    /// the peer has left every look-up and count; never under a lock, so it may call the pool again.
+    /// Ends the connection.
     ///
-    /// It should not wait: set a flag, shut a socket down, wake the owner.
+    /// The pool calls it exactly once for a connection that went live, from the thread that removes the peer, after the
+    /// peer has left every look-up and count. No lock is held, so it may call the pool.
+    ///
+    /// It should not block: set a flag, shut down a socket, wake the owner.
     fn close(&self, reason: DisconnectReason);
 }
 
-/// A connection that is nothing: for counting peers, and for tests.
+/// A handle without a connection, for counting peers and for tests.
 impl ConnectionHandle for () {
     type Info = ();
 
     fn close(&self, _reason: DisconnectReason) {}
 }
 
-/// Why a peer left.
+/// Why a peer disconnected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 #[repr(u8)]
 pub enum DisconnectReason {
-    /// The far end closed in good order.
+    /// The remote side closed the connection in an orderly way.
     Closed,
-    /// The line broke: reset, write deadline, end of stream inside a frame.
+    /// The connection broke: reset, write deadline, end of stream inside a frame.
     Lost,
-    /// Nothing was received for too long; the sweep took it.
+    /// The sweep removed the peer because nothing arrived for too long.
     Stale,
-    /// A newer connection of the same peer took its place.
+    /// A newer connection of the same peer replaced it.
     Replaced,
-    /// It lost to another connection between the same two nodes; no failure.
+    /// It lost the tie-break against another connection between the same two nodes. No failure.
     Collision,
     /// The peer is banned.
     Banned,
-    /// The peer broke the protocol.
+    /// The peer violated the protocol.
     Protocol,
-    /// We could not serve it any longer: it lagged, or a queue of ours was full.
+    /// This node could not keep up with the peer: it lagged, or one of this node's queues was full.
     Overloaded,
-    /// A limit was lowered below what was connected.
+    /// A limit was lowered below the number of connections.
     OverLimit,
     /// This node is shutting down.
     Shutdown,
-    /// Somebody here asked for it.
+    /// The application requested it.
     Requested,
 }
 
@@ -82,7 +84,7 @@ impl DisconnectReason {
         self as usize
     }
 
-    /// The name, as logs and metrics show it.
+    /// The name in logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Closed => "closed",

@@ -1,15 +1,24 @@
-//! Getting in: admit, claim, go live, replace; and insert, which does it all in one step.
+//! Insertion: reserve a slot, claim a key, go live, or replace a live connection; and `insert`, which does it in one step.
+//!
+//! ```text
+//!   admit      reserve address, subnets, global word     -> Permit
+//!   claim      map: free -> Claimed                      -> Claim
+//!   go_live    map: Claimed -> Live, admission gate      -> Arc<Peer>
+//!   replace    map: Live(old) -> Live(new), the gate     -> Replaced
+//!   insert     reserve, then map: free -> Live
+//! ```
+//!
+//! Each arrow into the map is one critical section of one shard. The indexes (addresses, roster) follow after it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::base::{ConnId, Direction, Tick, canonical};
-use crate::sync::PutOutcome;
 
-use super::claim_watch::ClaimCell;
+use super::claim_watch::ClaimRecord;
 use super::peer::Origin;
 use super::pending::PendingHandshake;
-use super::permit::Held;
+use super::permit::SlotGuard;
 use super::pool::PoolEntry;
 use super::{
     AdmitError, ClaimFailure, ClaimHolder, ClaimWatch, CommitError, CommitFailure, ConnectionHandle,
@@ -18,14 +27,15 @@ use super::{
 };
 
 impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
-    /// Takes a slot for a connection from or to this address, before anything is awaited (10, 13). From the tick
-    /// `deadline` on the sweep revokes it.
+    /// Reserves a slot for a connection from or to this address, before the caller awaits anything. From the tick
+    /// `deadline` on, the sweep revokes it.
     ///
     /// # Errors
-    /// The first limit that refuses, in the order address, subnet, global: one address' refusals starve nobody (15).
+    /// The first limit that refuses, in the order address, subnet, global. Refusals by address take no global slot.
     ///
     /// # Cost
-    /// A short lock each of the address, its subnets and the ticket list; one exchange of the admission word.
+    /// A short lock each of the address, its subnets and the list of pending handshakes; one exchange of the admission
+    /// word; one allocation.
     pub fn admit(
         self: &Arc<Self>,
         addr: SocketAddr,
@@ -33,22 +43,22 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         slot: SlotClass,
         deadline: Tick,
     ) -> Result<Permit<K, C>, AdmitError> {
-        let addr = canonical(addr);
-        // Before the limits are read: see `recrowd`.
-        let id = self.next_id();
-        self.reserve(addr, direction, slot)?;
-        let ticket = Arc::new(PendingHandshake::new(id, addr, direction, slot, deadline));
-        self.tickets_of(ticket.origin.id).lock().insert(ticket.origin.id, Arc::clone(&ticket));
-        Ok(Permit { held: Held { pool: Arc::clone(self), ticket } })
+        // The id is drawn before the limits are read: see `mark_if_admitted_by_older_limits`.
+        let origin = Origin { id: self.next_id(), addr: canonical(addr), direction, slot };
+        self.reserve(&origin)?;
+        let id = origin.id;
+        let pending = Arc::new(PendingHandshake::new(origin, deadline));
+        self.pending_shard_of(id).lock().insert(id, Arc::clone(&pending));
+        Ok(Permit { guard: SlotGuard { pool: Arc::clone(self), pending } })
     }
 
-    /// Inserts a connection with its info in one step: an ordinary slot, the key, and live.
+    /// Inserts a connection in one step: an ordinary slot, the key, and live.
     ///
     /// # Errors
-    /// No slot, or the key is held; connection and info come back.
+    /// No slot is free, or the key is held. Connection and info come back.
     ///
     /// # Cost
-    /// Two allocations, one shard's write lock, and a short lock each of the address, its subnets and the roster cell.
+    /// Two allocations, one shard's write lock, and a short lock each of the address, its subnets and the roster shard.
     pub fn insert(
         &self,
         key: K,
@@ -58,28 +68,29 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         info: C::Info,
         now: Tick,
     ) -> Result<Arc<Peer<K, C>>, InsertError<C>> {
-        let addr = canonical(addr);
-        // Before the limits are read: see `recrowd`.
-        let origin = Origin { id: self.next_id(), addr, direction, slot: SlotClass::Ordinary };
-        if let Err(cause) = self.reserve(addr, direction, SlotClass::Ordinary) {
+        // The id is drawn before the limits are read: see `mark_if_admitted_by_older_limits`.
+        let slot = SlotClass::Ordinary;
+        let origin = Origin { id: self.next_id(), addr: canonical(addr), direction, slot };
+        if let Err(cause) = self.reserve(&origin) {
             return Err(InsertError { conn, info, cause: cause.into() });
         }
-        let peer = Arc::new(Peer::new(key, &origin, conn, info, now, Arc::clone(&self.shared)));
-        let put = self.put_slot(self.live(&peer), |held| {
-            match held {
-                // The gate of the shutdown, inside the critical step (34).
+        let peer = Arc::new(Peer::new(key.clone(), &origin, conn, info, now, Arc::clone(&self.shared)));
+        let inserted = self.put_if(
+            key,
+            || PoolEntry::Live(Arc::clone(&peer)),
+            |present| match present {
+                // The shutdown's gate, inside the critical section.
                 None => self.shared.admission.go_live(direction).map_err(|_| AdmitError::Closed.into()),
-                Some(PoolEntry::Live(_, other)) => Err(InsertFailure::KeyHeld(other.id())),
-                Some(PoolEntry::Claimed(_, other)) => Err(InsertFailure::KeyHeld(other.id)),
-            }
-        });
-        match put {
-            PutOutcome::Put { .. } => {
-                self.announce(&peer);
+                Some(PoolEntry::Live(other)) => Err(InsertFailure::KeyHeld(other.id())),
+                Some(PoolEntry::Claimed(claim)) => Err(InsertFailure::KeyHeld(claim.id)),
+            },
+        );
+        match inserted {
+            Ok(_) => {
+                self.index(&peer);
                 Ok(peer)
             }
-            PutOutcome::Rejected { cause, entry } => {
-                drop(entry);
+            Err(cause) => {
                 self.unreserve(&origin);
                 let (conn, info) = peer.dismantle();
                 Err(InsertError { conn, info, cause })
@@ -87,147 +98,155 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         }
     }
 
-    /// Claims a key for a ticket, in one step of the map.
+    /// Claims a key for a pending handshake, in one step of the map.
     ///
-    /// Against a revocation at the same time: the claim is on the ticket's list before the map is touched, and the
-    /// ticket is asked under the shard lock. A revocation first ends the ticket, then takes the list, then removes
-    /// under the shard lock; so it either finds our entry, or we find the ticket ended.
+    /// A revocation may run at the same time. The claim is in the handshake's list before the map changes, and the
+    /// handshake's state is read under the shard's lock. A revocation first ends the handshake, then takes the list,
+    /// then removes the entries under the shard's lock. So either it finds this entry, or this finds the handshake ended.
     pub(super) fn claim_key(
         &self,
-        ticket: &Arc<PendingHandshake<K>>,
+        pending: &Arc<PendingHandshake<K>>,
         key: K,
-    ) -> Result<Arc<ClaimCell<K>>, ClaimFailure<K, C>> {
-        let cell = Arc::new(ClaimCell::new(key, ticket.origin.id, ticket.origin.direction));
-        ticket.add_claim(Arc::clone(&cell));
-        let put = self.put_slot(self.claimed(&cell), |held| match held {
-            None if ticket.is_held() => Ok(()),
-            None => Err(ClaimFailure::Revoked),
-            Some(PoolEntry::Live(_, peer)) => Err(ClaimFailure::Held(ClaimHolder::Live(Arc::clone(peer)))),
-            Some(PoolEntry::Claimed(_, other)) => Err(ClaimFailure::Held(ClaimHolder::Claimed {
-                id: other.id,
-                direction: other.direction,
-                watch: ClaimWatch::new(other),
-            })),
-        });
-        match put {
-            PutOutcome::Put { .. } => Ok(cell),
-            PutOutcome::Rejected { cause, .. } => {
-                drop(ticket.remove_claim(&cell));
+    ) -> Result<Arc<ClaimRecord<K>>, ClaimFailure<K, C>> {
+        let claim = Arc::new(ClaimRecord::new(key.clone(), pending.origin.id, pending.origin.direction));
+        pending.add_claim(Arc::clone(&claim));
+        let claimed = self.put_if(
+            key,
+            || PoolEntry::Claimed(Arc::clone(&claim)),
+            |present| match present {
+                None if pending.is_held() => Ok(()),
+                None => Err(ClaimFailure::Revoked),
+                Some(PoolEntry::Live(peer)) => Err(ClaimFailure::Held(ClaimHolder::Live(Arc::clone(peer)))),
+                Some(PoolEntry::Claimed(other)) => Err(ClaimFailure::Held(ClaimHolder::Claimed {
+                    id: other.id,
+                    direction: other.direction,
+                    watch: ClaimWatch::new(other),
+                })),
+            },
+        );
+        match claimed {
+            Ok(_) => Ok(claim),
+            Err(cause) => {
+                drop(pending.remove_claim(&claim));
                 Err(cause)
             }
         }
     }
 
-    /// Gives one claimed key back; the ticket stays.
-    pub(super) fn release_claim(&self, ticket: &PendingHandshake<K>, cell: &Arc<ClaimCell<K>>) {
-        drop(ticket.remove_claim(cell));
-        self.free_key(cell);
+    /// Releases one claimed key. The pending handshake keeps its slot.
+    pub(super) fn release_claim(&self, pending: &PendingHandshake<K>, claim: &Arc<ClaimRecord<K>>) {
+        drop(pending.remove_claim(claim));
+        self.free_key(claim);
     }
 
     /// Makes a claim live.
     pub(super) fn commit(
         &self,
-        ticket: &Arc<PendingHandshake<K>>,
-        cell: &Arc<ClaimCell<K>>,
+        pending: &Arc<PendingHandshake<K>>,
+        claim: &Arc<ClaimRecord<K>>,
         conn: C,
         info: C::Info,
         now: Tick,
     ) -> Result<Arc<Peer<K, C>>, CommitError<C>> {
-        let cause = CommitFailure::Revoked;
-        if !ticket.begin_commit() {
-            return Err(CommitError { conn, info, cause });
+        if !pending.begin_commit() {
+            return Err(CommitError { conn, info, cause: CommitFailure::Revoked });
         }
-        // From here the sweep leaves the ticket alone, so the entry stays ours.
-        let origin = &ticket.origin;
-        let peer = Arc::new(Peer::new(cell.key.clone(), origin, conn, info, now, Arc::clone(&self.shared)));
-        let put = self.put_slot(self.live(&peer), |held| {
-            match held {
-                Some(PoolEntry::Claimed(_, held)) if Arc::ptr_eq(held, cell) => {
-                    // The gate of the shutdown, inside the critical step (34).
+        // From here on the sweep does not revoke the handshake, so the entry stays ours.
+        let (key, origin) = (claim.key.clone(), &pending.origin);
+        let peer = Arc::new(Peer::new(key.clone(), origin, conn, info, now, Arc::clone(&self.shared)));
+        let inserted = self.put_if(
+            key,
+            || PoolEntry::Live(Arc::clone(&peer)),
+            |present| match present {
+                Some(PoolEntry::Claimed(present)) if Arc::ptr_eq(present, claim) => {
+                    // The shutdown's gate, inside the critical section.
                     self.shared.admission.go_live(origin.direction).map_err(|_| CommitFailure::Closed)
                 }
                 _ => Err(CommitFailure::Revoked),
-            }
-        });
-        match put {
-            PutOutcome::Put { displaced, .. } => {
+            },
+        );
+        match inserted {
+            Ok(displaced) => {
                 drop(displaced);
-                self.retire(ticket);
-                self.announce(&peer);
-                cell.went_live();
+                self.retire(pending);
+                self.index(&peer);
+                claim.resolve_live();
                 Ok(peer)
             }
-            PutOutcome::Rejected { cause, entry } => {
-                drop(entry);
-                ticket.abort_commit();
+            Err(cause) => {
+                pending.abort_commit();
                 let (conn, info) = peer.dismantle();
                 Err(CommitError { conn, info, cause })
             }
         }
     }
 
-    /// Puts a connection in the place of a live one.
+    /// Replaces a live connection by another one of the same key.
     pub(super) fn replace(
         &self,
-        ticket: &Arc<PendingHandshake<K>>,
+        pending: &Arc<PendingHandshake<K>>,
         key: &K,
         old: ConnId,
         conn: C,
         info: C::Info,
         now: Tick,
     ) -> Result<Replaced<K, C>, (C, C::Info, ReplaceFailure)> {
-        if !ticket.begin_commit() {
+        if !pending.begin_commit() {
             return Err((conn, info, ReplaceFailure::Revoked));
         }
-        let origin = &ticket.origin;
+        let origin = &pending.origin;
         let new = Arc::new(Peer::new(key.clone(), origin, conn, info, now, Arc::clone(&self.shared)));
-        let put = self.put_slot(self.live(&new), |held| {
-            match held {
-                Some(PoolEntry::Live(_, peer)) if peer.id() == old => {
+        let inserted = self.put_if(
+            key.clone(),
+            || PoolEntry::Live(Arc::clone(&new)),
+            |present| match present {
+                Some(PoolEntry::Live(peer)) if peer.id() == old => {
                     let gate = self.shared.admission.supersede(origin.direction, peer.direction());
                     gate.map_err(|_| ReplaceFailure::Closed)?;
-                    // Cannot fail: a live entry holds a live peer.
-                    Ok(peer.mark_departed(DisconnectReason::Replaced))
+                    // Cannot fail: the peer of a live entry is live.
+                    peer.mark_disconnected(DisconnectReason::Replaced);
+                    Ok(())
                 }
                 _ => Err(ReplaceFailure::NotFound),
-            }
-        });
-        match put {
-            PutOutcome::Put { displaced: Some(PoolEntry::Live(_, old)), .. } => {
-                self.retire(ticket);
-                self.announce(&new);
-                self.finish(&old, DisconnectReason::Replaced);
+            },
+        );
+        match inserted {
+            Ok(Some(PoolEntry::Live(old))) => {
+                self.retire(pending);
+                self.index(&new);
+                self.finish_removal(&old, DisconnectReason::Replaced);
                 Ok(Replaced { new, old })
             }
-            PutOutcome::Put { .. } => unreachable!("only a live entry is replaced"),
-            PutOutcome::Rejected { cause, entry } => {
-                drop(entry);
-                ticket.abort_commit();
+            Ok(_) => unreachable!("only a live entry is replaced"),
+            Err(cause) => {
+                pending.abort_commit();
                 let (conn, info) = new.dismantle();
                 Err((conn, info, cause))
             }
         }
     }
 
-    /// Releases a ticket and all it holds, unless somebody has or it went live. True for exactly one caller.
-    pub(super) fn release(&self, ticket: &Arc<PendingHandshake<K>>) -> bool {
-        if !ticket.finish() {
+    /// Releases a pending handshake with its slot and claims, unless it was released or went live. True for exactly one
+    /// caller.
+    pub(super) fn release(&self, pending: &Arc<PendingHandshake<K>>) -> bool {
+        if !pending.begin_release() {
             return false;
         }
-        let claims = self.retire(ticket);
-        self.unreserve(&ticket.origin);
-        claims.iter().for_each(|cell| self.free_key(cell));
+        let claims = self.retire(pending);
+        self.unreserve(&pending.origin);
+        claims.iter().for_each(|claim| self.free_key(claim));
         true
     }
 
     /// Counts a pending connection: address, subnets, then the global word.
-    fn reserve(&self, addr: SocketAddr, direction: Direction, slot: SlotClass) -> Result<(), AdmitError> {
+    fn reserve(&self, origin: &Origin) -> Result<(), AdmitError> {
+        let Origin { addr, direction, slot, .. } = *origin;
         let limits = self.limits.load();
         let reserved = self.addresses.reserve(addr.ip(), slot, &limits).and_then(|()| {
             let reserved = self.shared.admission.reserve(direction, slot, &limits);
             reserved.inspect_err(|_| self.addresses.release(addr.ip()))
         });
-        reserved.inspect_err(|cause| self.counters.refused(*cause))
+        reserved.inspect_err(|cause| self.counters.count_refusal(*cause))
     }
 
     fn unreserve(&self, origin: &Origin) {
@@ -235,26 +254,28 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         self.addresses.release(origin.addr.ip());
     }
 
-    /// The ticket is over: nobody needs to find it any more. Returns the claims it had.
-    fn retire(&self, ticket: &PendingHandshake<K>) -> Vec<Arc<ClaimCell<K>>> {
-        let id = ticket.origin.id;
-        let listed = self.tickets_of(id).lock().remove(&id);
+    /// Removes a pending handshake from the sweep's list. Returns the claims it had.
+    fn retire(&self, pending: &PendingHandshake<K>) -> Vec<Arc<ClaimRecord<K>>> {
+        let id = pending.origin.id;
+        let listed = self.pending_shard_of(id).lock().remove(&id);
         drop(listed);
-        ticket.take_claims()
+        pending.take_claims()
     }
 
-    /// Removes this very claim from the map and tells who waits for it.
-    fn free_key(&self, cell: &Arc<ClaimCell<K>>) {
-        let is_meant =
-            |held: &PoolEntry<K, C>| matches!(held, PoolEntry::Claimed(_, held) if Arc::ptr_eq(held, cell));
-        drop(self.remove_slot(&cell.key, is_meant));
-        cell.released();
+    /// Removes this very claim from the map and wakes its watchers.
+    fn free_key(&self, claim: &Arc<ClaimRecord<K>>) {
+        let removed = self.entries.remove_if(
+            &claim.key,
+            |entry| matches!(entry, PoolEntry::Claimed(present) if Arc::ptr_eq(present, claim)),
+        );
+        drop(removed);
+        claim.resolve_released();
     }
 
-    /// A peer is live in the map: let the indexes know. Each copes with its having departed already.
-    fn announce(&self, peer: &Arc<Peer<K, C>>) {
+    /// Adds a live peer to the indexes. Each handles a peer that disconnected meanwhile.
+    fn index(&self, peer: &Arc<Peer<K, C>>) {
         self.addresses.list(peer);
-        self.cell_of(peer.key()).join(peer);
-        self.recrowd(peer.id());
+        self.roster_shard_of(peer.id()).add(peer);
+        self.mark_if_admitted_by_older_limits(peer.id());
     }
 }

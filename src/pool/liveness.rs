@@ -1,74 +1,86 @@
-//! Last seen and phase of a peer, in one word.
+//! Last-seen tick, phase and pause flag of a peer, in one atomic word.
 //!
-//! **Statement** (29): the reaper decides and removes in one conditional step; a late frame wins. **Enforced by**:
-//! [`Liveness::depart_if`] exchanges the very word that was judged; a frame that came in between has changed it.
-//! **Breaks if** anything is judged from another word than the one exchanged.
+//! Invariant: `late_frame_beats_reaper`
+//! - Statement: the reaper decides and removes in one conditional step, and a late frame wins.
+//! - Enforced by: [`Liveness::disconnect_if`] exchanges the very word that was judged. A frame that arrived in between
+//!   has changed it.
+//! - Breaks if: the judged word and the exchanged word differ.
 //!
-//! **Statement** (28): last-seen never moves back. **Enforced by** [`Liveness::seen`], which only ever raises the tick.
+//! Invariant: `complete_frame_refreshes_last_seen`
+//! - Statement: last-seen never moves back.
+//! - Enforced by: [`Liveness::seen`] only raises the tick.
+//! - Breaks if: a store replaces the compare-exchange.
 
 use crate::base::Tick;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 use super::DisconnectReason;
 
-/// Whether a frame still counted.
+const TICK_SHIFT: u32 = 16;
+const REASON_SHIFT: u32 = 8;
+const DISCONNECTED: u64 = 1;
+const PAUSED: u64 = 2;
+/// All bits below the tick.
+const FLAGS_MASK: u64 = (1 << TICK_SHIFT) - 1;
+
+/// Result of [`Peer::seen`](super::Peer::seen).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "a departed peer's connection should be dropped"]
+#[must_use = "the connection of a disconnected peer should be dropped"]
 pub enum SeenOutcome {
-    /// The peer is live and its last-seen is now at least this tick.
+    /// The peer is live, and its last-seen is now at least this tick.
     Alive,
-    /// The peer departed before this frame was counted.
+    /// The peer disconnected before this frame was counted.
     Disconnected,
 }
 
-/// Where a peer is in its life. It goes one way only.
+/// Phase of a peer's life. It changes once, from live to disconnected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Connected.
     Live,
-    /// Left, for this reason.
+    /// Disconnected, for this reason.
     Disconnected(DisconnectReason),
 }
 
-/// Bits 16..64: last-seen tick. Bits 8..16: reason. Bit 1: paused by us. Bit 0: departed.
+/// Bits 16..64: last-seen tick. Bits 8..16: reason. Bit 1: paused by this node. Bit 0: disconnected.
 ///
-/// This word is the authority for both. Nothing else is published through it (the map's shard lock does that), so
-/// `seen` may be relaxed: what it races with is decided by the word's own modification order.
+/// The word is the authority for all four. Nothing else is published through it (the map shard's lock does that), so
+/// `seen` may be relaxed: the word's own modification order decides its races.
 #[derive(Debug)]
 pub(super) struct Liveness(AtomicU64);
 
 /// One reading of [`Liveness`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reading(u64);
+pub(super) struct LivenessReading(u64);
 
 impl Liveness {
     pub(super) fn new(now: Tick) -> Self {
-        Self(AtomicU64::new(now.as_millis() << TICK))
+        Self(AtomicU64::new(now.as_millis() << TICK_SHIFT))
     }
 
-    /// A relaxed reading: a hint, until an exchange on it succeeds.
-    pub(super) fn read(&self) -> Reading {
-        Reading(self.0.load(Ordering::Relaxed))
+    /// A relaxed reading: a hint until an exchange on it succeeds.
+    pub(super) fn read(&self) -> LivenessReading {
+        LivenessReading(self.0.load(Ordering::Relaxed))
     }
 
-    /// A reading that also sees what the departing thread did before it departed the peer.
-    pub(super) fn read_phase(&self) -> Reading {
-        // Acquire: pairs with the release in `depart` and `depart_if`.
-        Reading(self.0.load(Ordering::Acquire))
+    /// A reading that also sees what the disconnecting thread did before.
+    pub(super) fn read_phase(&self) -> LivenessReading {
+        // Acquire: pairs with the release in `disconnect` and `disconnect_if`.
+        LivenessReading(self.0.load(Ordering::Acquire))
     }
 
     #[inline]
     pub(super) fn seen(&self, now: Tick) -> SeenOutcome {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
-            if word & DEPARTED != 0 {
+            if word & DISCONNECTED != 0 {
                 return SeenOutcome::Disconnected;
             }
-            if word >> TICK >= now.as_millis() {
+            if word >> TICK_SHIFT >= now.as_millis() {
                 return SeenOutcome::Alive;
             }
-            let later = now.as_millis() << TICK | word & FLAGS;
-            // Relaxed: races with `depart_if` are decided by this word alone.
+            let later = now.as_millis() << TICK_SHIFT | word & FLAGS_MASK;
+            // Relaxed: races with `disconnect_if` are decided by this word alone.
             match self.0.compare_exchange_weak(word, later, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return SeenOutcome::Alive,
                 Err(other) => word = other,
@@ -76,13 +88,13 @@ impl Liveness {
         }
     }
 
-    /// Departs a live peer whatever else its word says; false if it had departed.
-    pub(super) fn depart(&self, reason: DisconnectReason) -> bool {
+    /// Disconnects a live peer, whatever else its word contains. False if it was disconnected already.
+    pub(super) fn disconnect(&self, reason: DisconnectReason) -> bool {
         let mut word = self.0.load(Ordering::Relaxed);
-        while word & DEPARTED == 0 {
+        while word & DISCONNECTED == 0 {
             // Release: pairs with the acquire in `read_phase`.
-            let departed = departed(word, reason);
-            match self.0.compare_exchange_weak(word, departed, Ordering::Release, Ordering::Relaxed) {
+            let after = disconnected(word, reason);
+            match self.0.compare_exchange_weak(word, after, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(other) => word = other,
             }
@@ -90,14 +102,12 @@ impl Liveness {
         false
     }
 
-    /// Departs a live peer only if its word is still the one that was judged.
-    pub(super) fn depart_if(&self, judged: Reading, reason: DisconnectReason) -> bool {
+    /// Disconnects a live peer only if its word is still the one that was judged.
+    pub(super) fn disconnect_if(&self, judged: LivenessReading, reason: DisconnectReason) -> bool {
+        let after = disconnected(judged.0, reason);
         // Release: pairs with the acquire in `read_phase`.
         judged.is_live()
-            && self
-                .0
-                .compare_exchange(judged.0, departed(judged.0, reason), Ordering::Release, Ordering::Relaxed)
-                .is_ok()
+            && self.0.compare_exchange(judged.0, after, Ordering::Release, Ordering::Relaxed).is_ok()
     }
 
     pub(super) fn pause(&self) {
@@ -105,12 +115,12 @@ impl Liveness {
         self.0.fetch_or(PAUSED, Ordering::Relaxed);
     }
 
-    /// Ends the pause and counts as seen in the same step: for the time of the pause the peer is not to blame.
+    /// Ends the pause and marks the peer as seen in the same step: silence during the pause does not count.
     pub(super) fn resume(&self, now: Tick) {
         let mut word = self.0.load(Ordering::Relaxed);
-        while word & DEPARTED == 0 {
-            let tick = (word >> TICK).max(now.as_millis());
-            let resumed = tick << TICK | word & FLAGS & !PAUSED;
+        while word & DISCONNECTED == 0 {
+            let tick = (word >> TICK_SHIFT).max(now.as_millis());
+            let resumed = tick << TICK_SHIFT | word & FLAGS_MASK & !PAUSED;
             match self.0.compare_exchange_weak(word, resumed, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(other) => word = other,
@@ -119,13 +129,13 @@ impl Liveness {
     }
 }
 
-impl Reading {
+impl LivenessReading {
     pub(super) fn last_seen(self) -> Tick {
-        Tick::from_millis(self.0 >> TICK)
+        Tick::from_millis(self.0 >> TICK_SHIFT)
     }
 
     pub(super) fn is_live(self) -> bool {
-        self.0 & DEPARTED == 0
+        self.0 & DISCONNECTED == 0
     }
 
     pub(super) fn is_paused(self) -> bool {
@@ -136,77 +146,71 @@ impl Reading {
         if self.is_live() {
             return Phase::Live;
         }
-        let index = (self.0 >> REASON & 0xFF) as usize;
+        let index = (self.0 >> REASON_SHIFT & 0xFF) as usize;
         Phase::Disconnected(DisconnectReason::ALL.get(index).copied().unwrap_or(DisconnectReason::Closed))
     }
 }
 
-fn departed(word: u64, reason: DisconnectReason) -> u64 {
-    word & !(0xFF << REASON) | (reason.index() as u64) << REASON | DEPARTED
+fn disconnected(word: u64, reason: DisconnectReason) -> u64 {
+    word & !(0xFF << REASON_SHIFT) | (reason.index() as u64) << REASON_SHIFT | DISCONNECTED
 }
-
-const TICK: u32 = 16;
-const REASON: u32 = 8;
-const DEPARTED: u64 = 1;
-const PAUSED: u64 = 2;
-const FLAGS: u64 = (1 << TICK) - 1;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
     use super::*;
 
-    fn tick(ms: u64) -> Tick {
-        Tick::from_millis(ms)
+    fn tick(millis: u64) -> Tick {
+        Tick::from_millis(millis)
     }
 
     #[test]
     fn last_seen_never_moves_back() {
-        let vitals = Liveness::new(tick(10));
-        assert_eq!(vitals.seen(tick(20)), SeenOutcome::Alive);
-        assert_eq!(vitals.seen(tick(15)), SeenOutcome::Alive);
-        assert_eq!(vitals.read().last_seen(), tick(20));
-        assert_eq!(vitals.seen(Tick::MAX), SeenOutcome::Alive);
-        assert_eq!(vitals.read().last_seen(), Tick::MAX);
-        assert!(vitals.read().is_live());
+        let liveness = Liveness::new(tick(10));
+        assert_eq!(liveness.seen(tick(20)), SeenOutcome::Alive);
+        assert_eq!(liveness.seen(tick(15)), SeenOutcome::Alive);
+        assert_eq!(liveness.read().last_seen(), tick(20));
+        assert_eq!(liveness.seen(Tick::MAX), SeenOutcome::Alive);
+        assert_eq!(liveness.read().last_seen(), Tick::MAX);
+        assert!(liveness.read().is_live());
     }
 
     #[test]
-    fn a_departure_is_final_and_keeps_its_first_reason() {
-        let vitals = Liveness::new(tick(1));
+    fn a_disconnect_is_final_and_keeps_its_first_reason() {
+        let liveness = Liveness::new(tick(1));
         for reason in DisconnectReason::ALL {
             let fresh = Liveness::new(tick(7));
-            assert!(fresh.depart(reason));
+            assert!(fresh.disconnect(reason));
             assert_eq!(fresh.read().phase(), Phase::Disconnected(reason));
             assert_eq!(fresh.read().last_seen(), tick(7));
         }
-        assert!(vitals.depart(DisconnectReason::Lost));
-        assert!(!vitals.depart(DisconnectReason::Banned));
-        assert_eq!(vitals.seen(tick(5)), SeenOutcome::Disconnected);
-        vitals.resume(tick(9));
-        assert_eq!(vitals.read().phase(), Phase::Disconnected(DisconnectReason::Lost));
+        assert!(liveness.disconnect(DisconnectReason::Lost));
+        assert!(!liveness.disconnect(DisconnectReason::Banned));
+        assert_eq!(liveness.seen(tick(5)), SeenOutcome::Disconnected);
+        liveness.resume(tick(9));
+        assert_eq!(liveness.read().phase(), Phase::Disconnected(DisconnectReason::Lost));
     }
 
     #[test]
-    fn a_judgement_fails_once_the_word_moved() {
-        let vitals = Liveness::new(tick(1));
-        let judged = vitals.read();
-        assert_eq!(vitals.seen(tick(2)), SeenOutcome::Alive);
-        assert!(!vitals.depart_if(judged, DisconnectReason::Stale));
-        let judged = vitals.read();
-        vitals.pause();
-        assert!(!vitals.depart_if(judged, DisconnectReason::Stale));
-        assert!(vitals.depart_if(vitals.read(), DisconnectReason::Stale));
-        assert!(!vitals.depart_if(vitals.read(), DisconnectReason::Stale));
+    fn a_judgement_fails_once_the_word_changed() {
+        let liveness = Liveness::new(tick(1));
+        let judged = liveness.read();
+        assert_eq!(liveness.seen(tick(2)), SeenOutcome::Alive);
+        assert!(!liveness.disconnect_if(judged, DisconnectReason::Stale));
+        let judged = liveness.read();
+        liveness.pause();
+        assert!(!liveness.disconnect_if(judged, DisconnectReason::Stale));
+        assert!(liveness.disconnect_if(liveness.read(), DisconnectReason::Stale));
+        assert!(!liveness.disconnect_if(liveness.read(), DisconnectReason::Stale));
     }
 
     #[test]
-    fn a_resumed_peer_starts_afresh() {
-        let vitals = Liveness::new(tick(1));
-        vitals.pause();
-        assert_eq!(vitals.seen(tick(3)), SeenOutcome::Alive);
-        assert!(vitals.read().is_paused());
-        vitals.resume(tick(100));
-        assert!(!vitals.read().is_paused());
-        assert_eq!(vitals.read().last_seen(), tick(100));
+    fn resume_clears_the_pause_and_raises_last_seen() {
+        let liveness = Liveness::new(tick(1));
+        liveness.pause();
+        assert_eq!(liveness.seen(tick(3)), SeenOutcome::Alive);
+        assert!(liveness.read().is_paused());
+        liveness.resume(tick(100));
+        assert!(!liveness.read().is_paused());
+        assert_eq!(liveness.read().last_seen(), tick(100));
     }
 }

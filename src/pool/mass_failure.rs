@@ -1,81 +1,93 @@
-//! The windows in which the fault was ours: more than half of the peers failed.
+//! Mass failures: windows in which more than half of the peers failed, so that the fault is this node's own.
 //!
-//! **Statement** (32): one host that connects, fails and leaves, as often as it likes, makes no storm. **Enforced by**
-//! counting on both sides whoever was connected in the window: who failed and left is one of those that were there, and
-//! one that had also come within the window is forgotten when it leaves. **Breaks if** a peer that has failed leaves
-//! without [`MassFailure::left`].
+//! Invariant: `own_stall_is_not_a_peers_silence`
+//! - Statement: in a window in which more than half of the peers fail, no peer is penalised. One host that connects, fails
+//!   and leaves again and again causes no such window.
+//! - Enforced by: both sides of the comparison count the peers that were connected in the window. A peer that failed and
+//!   left stays counted on both sides; one that also connected within the window is forgotten when it leaves.
+//! - Breaks if: a peer that has failed leaves without [`MassFailure::peer_left`].
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts the peers that failed in the present window, and remembers the windows in which they were too many.
+/// Bits of a [`WindowCounter`] that hold its count.
+const COUNT_BITS: u32 = 24;
+const MAX_COUNT: u64 = (1 << COUNT_BITS) - 1;
+/// Mass-failure windows that are remembered.
+#[cfg(not(peerpool_loom))]
+const REMEMBERED_WINDOWS: usize = 32;
+#[cfg(peerpool_loom)]
+const REMEMBERED_WINDOWS: usize = 2;
+
+/// Counts the peers that fail in the present window, and remembers the windows of mass failure.
 #[derive(Debug)]
 pub(super) struct MassFailure {
-    /// Peers that failed in the window, those that left since included.
-    failing: Tally,
-    /// Of those the ones that left.
-    gone: Tally,
-    /// Number + 1 of a window that was a storm, at its number modulo the length. Older ones are forgotten, when what
-    /// they took has mostly recovered by itself.
-    stormy: [AtomicU64; REMEMBERED],
+    /// Peers that failed in the window, including those that left since.
+    failing: WindowCounter,
+    /// The ones among them that left.
+    left: WindowCounter,
+    /// Number + 1 of a mass-failure window, at its number modulo the length. Older windows are forgotten; by then most of
+    /// the health they took has recovered by itself.
+    windows: [AtomicU64; REMEMBERED_WINDOWS],
 }
 
 impl MassFailure {
     pub(super) fn new() -> Self {
-        let stormy = std::array::from_fn(|_| AtomicU64::new(0));
-        Self { failing: Tally::new(), gone: Tally::new(), stormy }
+        let windows = std::array::from_fn(|_| AtomicU64::new(0));
+        Self { failing: WindowCounter::new(), left: WindowCounter::new(), windows }
     }
 
+    /// Whether this window is one of mass failure.
     pub(super) fn contains(&self, window: u64) -> bool {
-        // Relaxed: the number says it all; a reader that misses a storm just declared reads it the next time.
-        self.stormy[window as usize % REMEMBERED].load(Ordering::Relaxed) == window + 1
+        // Relaxed: the number is the whole message. A reader that misses a window declared just now sees it next time.
+        self.windows[window as usize % REMEMBERED_WINDOWS].load(Ordering::Relaxed) == window + 1
     }
 
-    /// Counts one more failing peer, one of so many live ones; says whether that makes the window a storm.
+    /// Counts one more failing peer among `live` live ones. Returns whether this makes the window one of mass failure.
     pub(super) fn count(&self, window: u64, live: u64, quorum: u32) -> bool {
-        // A window that is already over: too late to tell.
+        // A window that is over is not judged any more.
         let Some(failing) = self.failing.raise(window) else { return false };
-        let peers = live.saturating_add(self.gone.get(window));
-        let storm = failing >= u64::from(quorum) && failing * 2 > peers;
-        if storm {
-            self.stormy[window as usize % REMEMBERED].store(window + 1, Ordering::Relaxed);
+        let peers = live.saturating_add(self.left.get(window));
+        let is_mass_failure = failing >= u64::from(quorum) && failing * 2 > peers;
+        if is_mass_failure {
+            self.windows[window as usize % REMEMBERED_WINDOWS].store(window + 1, Ordering::Relaxed);
         }
-        storm
+        is_mass_failure
     }
 
-    /// A peer that failed in this window has departed; `fresh`: it had come in this window, too.
-    pub(super) fn left(&self, window: u64, fresh: bool) {
-        if fresh {
+    /// A peer that failed in this window disconnected. `connected_in_window`: it also connected in this window.
+    pub(super) fn peer_left(&self, window: u64, connected_in_window: bool) {
+        if connected_in_window {
             self.failing.lower(window);
         } else if self.failing.is_of(window) {
-            // Asked, because a word from before the windows changed may name one that is yet to come.
-            let _ = self.gone.raise(window);
+            // The check matters: a health word from before a change of the window's length may name a future window.
+            let _ = self.left.raise(window);
         }
     }
 }
 
-/// A number that belongs to one window, and is zero at the beginning of each.
+/// A count that belongs to one window and starts at zero in each.
 ///
-/// Bits 0..24: the number. Bits 24..64: the window's. The word says it all, so all accesses are relaxed.
+/// Bits 0..24: the count. Bits 24..64: the window's number. The word is the whole state, so all accesses are relaxed.
 #[derive(Debug)]
-struct Tally(AtomicU64);
+struct WindowCounter(AtomicU64);
 
-impl Tally {
+impl WindowCounter {
     fn new() -> Self {
         Self(AtomicU64::new(0))
     }
 
-    /// One more; the number then. `None` if the window is over.
+    /// Adds one and returns the new count. `None` if the window is over.
     fn raise(&self, window: u64) -> Option<u64> {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
-            let count = match (word >> BITS).cmp(&number(window)) {
+            let count = match (word >> COUNT_BITS).cmp(&truncated(window)) {
                 Less => 1,
-                Equal => (word & MOST).min(MOST - 1) + 1,
+                Equal => (word & MAX_COUNT).min(MAX_COUNT - 1) + 1,
                 Greater => return None,
             };
-            let new = number(window) << BITS | count;
+            let new = truncated(window) << COUNT_BITS | count;
             match self.0.compare_exchange_weak(word, new, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Some(count),
                 Err(other) => word = other,
@@ -83,11 +95,11 @@ impl Tally {
         }
     }
 
-    /// One less, if it is this window's. What is to be raised a moment later by another thread may stay one too high: once
-    /// a window at the most, since the next is taken from that.
+    /// Subtracts one if the count belongs to this window. If another thread raises the count a moment later, it may stay
+    /// one too high, once per window.
     fn lower(&self, window: u64) {
         let mut word = self.0.load(Ordering::Relaxed);
-        while word >> BITS == number(window) && word & MOST > 0 {
+        while word >> COUNT_BITS == truncated(window) && word & MAX_COUNT > 0 {
             match self.0.compare_exchange_weak(word, word - 1, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(other) => word = other,
@@ -96,49 +108,46 @@ impl Tally {
     }
 
     fn is_of(&self, window: u64) -> bool {
-        self.0.load(Ordering::Relaxed) >> BITS == number(window)
+        self.0.load(Ordering::Relaxed) >> COUNT_BITS == truncated(window)
     }
 
     fn get(&self, window: u64) -> u64 {
         let word = self.0.load(Ordering::Relaxed);
-        if word >> BITS == number(window) { word & MOST } else { 0 }
+        if word >> COUNT_BITS == truncated(window) { word & MAX_COUNT } else { 0 }
     }
 }
 
-fn number(window: u64) -> u64 {
-    window & (u64::MAX >> BITS)
+/// A window's number in the bits that a counter has for it.
+fn truncated(window: u64) -> u64 {
+    window & (u64::MAX >> COUNT_BITS)
 }
-
-const BITS: u32 = 24;
-const MOST: u64 = (1 << BITS) - 1;
-#[cfg(not(peerpool_loom))]
-const REMEMBERED: usize = 32;
-#[cfg(peerpool_loom)]
-const REMEMBERED: usize = 2;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_tally_is_zero_in_each_new_window_and_no_late_change_touches_it() {
-        let tally = Tally::new();
-        assert_eq!((tally.get(0), tally.raise(0), tally.raise(0)), (0, Some(1), Some(2)));
-        assert_eq!((tally.raise(7), tally.raise(6), tally.get(6), tally.get(7)), (Some(1), None, 0, 1));
-        tally.lower(6);
-        tally.lower(8);
-        assert_eq!(tally.get(7), 1);
-        (0..3).for_each(|_| tally.lower(7));
-        assert_eq!((tally.get(7), tally.raise(7)), (0, Some(1)));
+    fn a_counter_restarts_in_each_window_and_ignores_past_ones() {
+        let counter = WindowCounter::new();
+        assert_eq!((counter.get(0), counter.raise(0), counter.raise(0)), (0, Some(1), Some(2)));
+        assert_eq!(
+            (counter.raise(7), counter.raise(6), counter.get(6), counter.get(7)),
+            (Some(1), None, 0, 1)
+        );
+        counter.lower(6);
+        counter.lower(8);
+        assert_eq!(counter.get(7), 1);
+        (0..3).for_each(|_| counter.lower(7));
+        assert_eq!((counter.get(7), counter.raise(7)), (0, Some(1)));
     }
 
     #[test]
-    fn who_leaves_with_a_failure_of_a_window_to_come_is_not_counted_in_it() {
-        let storms = MassFailure::new();
-        storms.left(500, false);
-        assert!(!storms.count(3, 5, 3) && !storms.count(3, 5, 3));
-        storms.left(3, false);
-        assert!(!storms.count(3, 5, 3), "three of six");
-        assert!(storms.count(3, 5, 3), "four of six");
+    fn a_failure_dated_in_a_future_window_is_not_counted() {
+        let failures = MassFailure::new();
+        failures.peer_left(500, false);
+        assert!(!failures.count(3, 5, 3) && !failures.count(3, 5, 3));
+        failures.peer_left(3, false);
+        assert!(!failures.count(3, 5, 3), "three of six");
+        assert!(failures.count(3, 5, 3), "four of six");
     }
 }

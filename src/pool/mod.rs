@@ -1,39 +1,54 @@
-//! Who is connected: one sharded, concurrent pool of unified peer connections.
+//! One sharded, concurrent pool of unified peer connections.
 //!
-//! No I/O, no async, no timer, no clock of its own: everything that depends on time takes `now`. The pool is generic
-//! over the key ([`PeerKey`]) and over what a connection is ([`ConnectionHandle`]), so a program with its own transport can
-//! use it alone (`default-features = false`); `examples/pool_alone.rs` is one.
+//! The pool has no I/O, no async, no timer and no clock: every function that depends on time takes `now`. It is generic
+//! over the key ([`PeerKey`]) and the connection ([`ConnectionHandle`]), so a program with its own transport can use it
+//! alone (`default-features = false`); `examples/pool_alone.rs` is one.
 //!
 //! ```text
-//!   admit(addr) ──> Permit ──claim(key)──> Claim ──go_live(conn)──> Arc<Peer> ──remove(key, id)──> closed
-//!     per IP,         │ dropped, or the        │  same                 │ seen, penalize, reward: atomics only
-//!     subnet,         v deadline passed        v                       v
-//!     then global    all given back, once     all given back, once    roster cells, by_ip, stats, sweep
+//!   admit(addr) -> Permit -claim(key)-> Claim -go_live(conn)-> Arc<Peer> -remove(key, id)-> closed
+//!     address,       | dropped, or the     | same                 | seen, penalize, reward: atomics only
+//!     subnet,        v deadline passed     v                      v
+//!     then global   all released, once    all released, once     roster shards, address index, stats, sweep
 //! ```
 //!
+//! One map, `ShardMap<K, PoolEntry>` over `DashMap`, is the authority for which keys are claimed and which peers are live.
+//! The holder of an `Arc<Peer>` needs no map.
+//!
 //! # Invariants
-//! **Statement** (1, 3, 4): the map of slots is the one authority; an entry is *claimed* or *live*; every change of it
-//! is one entry operation conditional on the connection instance, so tearing down connection G never touches G + 1.
-//! **Enforced by**: every removal compares the connection id (or the very claim) under the shard lock; a peer's phase
-//! changes under that lock, so a live entry holds a live peer. **Breaks if** a look-up's answer is used to remove.
+//! `one_authority_for_connected`, `claiming_a_key_is_one_step`, `teardown_removes_only_its_own_entry`
+//! - Statement: an entry of the map is *claimed* or *live*. Every change of it is one operation that is conditional on the
+//!   connection, so tearing down one connection never affects the next one of the same peer.
+//! - Enforced by: every removal compares the connection id (or the very claim) under the shard's lock. A peer's phase
+//!   changes under that lock, so the peer of a live entry is live.
+//! - Breaks if: the answer of a look-up decides a removal.
 //!
-//! **Statement** (5, 6): exactly one caller wins a departure; the peer leaves look-ups before anything else happens;
-//! its connection is closed once. **Enforced by**: `Pool::take` exchanges the phase inside the removal.
+//! `peer_leaves_lookups_before_teardown`, `disconnect_runs_exactly_once`
+//! - Statement: exactly one caller wins a removal. The peer leaves look-ups first, and its connection is closed once.
+//! - Enforced by: `Pool::remove_if` exchanges the phase inside the removal of the entry.
+//! - Breaks if: `close` is called anywhere else than in `Pool::finish_removal`.
 //!
-//! **Statement** (16, 39): no guard leaves, and no user destructor, `close` or callback runs under a lock; only the
-//! key's `Hash` and `Eq` do. **Enforced by** values being returned out of every critical section; a test's connection
-//! re-enters the pool from its `Drop`. Lock order needs no rule: no two locks are ever held together, except that a
-//! rebuild of a roster cell takes that cell's short list lock.
+//! `no_lock_across_await_or_callback`, `no_user_destructor_under_a_lock`
+//! - Statement: no guard leaves the pool, and no user destructor, `close` or callback runs under a lock. The key's `Hash`
+//!   and `Eq` are the only exceptions.
+//! - Enforced by: every critical section returns the values that it displaces; a test's connection re-enters the pool from
+//!   its `Drop`. No lock order is needed: no two locks are held together, except that the rebuild of a roster shard takes
+//!   that shard's short list lock.
+//! - Breaks if: a closure that runs under a lock drops an `Arc<Peer>`.
 //!
-//! **Statement** (34): after [`Pool::close`] nothing enters the map. **Enforced by** the gate, one exchange of the
-//! admission word, inside the critical step that goes live: whoever passed it before is found by every look-up that
-//! begins after. **Breaks if** the gate is asked before the shard is locked.
+//! `nothing_enters_after_shutdown`
+//! - Statement: after [`Pool::close`] nothing enters the map.
+//! - Enforced by: an exchange of the admission word inside the critical section that goes live. Every connection that
+//!   passed it before is found by each look-up that begins later.
+//! - Breaks if: the word is checked before the shard is locked.
 //!
-//! **Statement** (37): evicting never leaves fewer than the floor. **Enforced by** one exchange of the admission word.
+//! `never_below_the_floor`
+//! - Statement: an eviction never leaves fewer live peers than the floor.
+//! - Enforced by: one exchange of the admission word.
+//! - Breaks if: the floor is compared with a separate reading.
 //!
-//! # Not promised
-//! Insert and remove are short-locked a shard, not lock-free; what each peer does by itself is lock-free; no lock is
-//! global. Stats are one walk: what joins or leaves meanwhile may be counted or not.
+//! # Not guaranteed
+//! Insert and remove take a shard's short lock; they are not lock-free. Operations on a peer are lock-free. No lock is
+//! global. Statistics are one walk: a peer that connects or disconnects meanwhile may be counted or not.
 
 mod address_index;
 mod admission;
@@ -58,6 +73,7 @@ mod stats;
 mod sweep;
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests;
+mod trim;
 
 pub use self::pool::Pool;
 pub use admission::AdmissionCounts;

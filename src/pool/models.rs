@@ -1,6 +1,6 @@
 //! Loom models of the shipped pool: every interleaving of a few threads, up to three preemptions.
 //!
-//! `RUSTFLAGS="--cfg peerpool_loom" CARGO_TARGET_DIR=target/loom cargo test --release --lib --no-default-features models`
+//! `RUSTFLAGS="--cfg peerpool_loom" CARGO_TARGET_DIR=target/loom cargo test --release --lib --features node models`
 #![expect(clippy::unwrap_used, reason = "helpers of models fail the model")]
 
 use std::net::SocketAddr;
@@ -13,17 +13,17 @@ use loom::thread;
 use super::*;
 use crate::base::{Direction, Tick};
 
-/// Counts how often it was closed. Not one of loom's atomics: it only checks.
+/// Counts how often it was closed. A plain atomic: it only checks, and loom need not explore it.
 #[derive(Clone, Default)]
-struct Line(Arc<AtomicUsize>);
+struct TestConnection(Arc<AtomicUsize>);
 
-impl Line {
+impl TestConnection {
     fn closed(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
 }
 
-impl ConnectionHandle for Line {
+impl ConnectionHandle for TestConnection {
     type Info = ();
 
     fn close(&self, _reason: DisconnectReason) {
@@ -31,8 +31,8 @@ impl ConnectionHandle for Line {
     }
 }
 
-type TestPool = Pool<u8, Line>;
-type TestPeer = Arc<Peer<u8, Line>>;
+type TestPool = Pool<u8, TestConnection>;
+type TestPeer = Arc<Peer<u8, TestConnection>>;
 
 fn model(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
@@ -55,16 +55,16 @@ fn addr() -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1], 1))
 }
 
-fn permit(pool: &Arc<TestPool>) -> Permit<u8, Line> {
+fn permit(pool: &Arc<TestPool>) -> Permit<u8, TestConnection> {
     pool.admit(addr(), Direction::Inbound, SlotClass::Ordinary, at(100)).unwrap()
 }
 
-fn insert(pool: &TestPool, key: u8, line: &Line) -> Result<TestPeer, InsertError<Line>> {
-    pool.insert(key, addr(), Direction::Inbound, line.clone(), (), at(1))
+fn insert(pool: &TestPool, key: u8, conn: &TestConnection) -> Result<TestPeer, InsertError<TestConnection>> {
+    pool.insert(key, addr(), Direction::Inbound, conn.clone(), (), at(1))
 }
 
-/// Everything that counts agrees on who is live, and nothing is pending.
-fn settled(pool: &TestPool, live: &[&TestPeer]) {
+/// All counts and indexes agree on the live peers, and nothing is pending.
+fn assert_live(pool: &TestPool, live: &[&TestPeer]) {
     let counts = pool.admission();
     assert_eq!((counts.live() as usize, counts.pending()), (live.len(), 0));
     assert_eq!(pool.count_by_ip(addr().ip()), live.len());
@@ -80,10 +80,10 @@ fn settled(pool: &TestPool, live: &[&TestPeer]) {
 }
 
 #[test]
-fn a_late_frame_beats_the_reaper_or_is_told() {
+fn a_late_frame_beats_the_reaper_or_finds_the_peer_disconnected() {
     model(3, || {
-        let (pool, line) = (pool(), Line::default());
-        let peer = insert(&pool, 1, &line).unwrap();
+        let (pool, conn) = (pool(), TestConnection::default());
+        let peer = insert(&pool, 1, &conn).unwrap();
         let reader = {
             let peer = Arc::clone(&peer);
             thread::spawn(move || peer.seen(at(20)))
@@ -93,13 +93,13 @@ fn a_late_frame_beats_the_reaper_or_is_told() {
         match swept.removed.len() {
             0 => {
                 assert_eq!(outcome, SeenOutcome::Alive);
-                settled(&pool, &[&peer]);
-                assert_eq!(line.closed(), 0);
+                assert_live(&pool, &[&peer]);
+                assert_eq!(conn.closed(), 0);
             }
             _ => {
                 assert_eq!(outcome, SeenOutcome::Disconnected);
-                settled(&pool, &[]);
-                assert_eq!(line.closed(), 1);
+                assert_live(&pool, &[]);
+                assert_eq!(conn.closed(), 1);
             }
         }
     });
@@ -114,34 +114,37 @@ fn of_two_claims_for_one_key_one_wins() {
         let ours = second.claim(1).ok();
         let theirs = other.join().unwrap();
         assert!(ours.is_some() ^ theirs.is_some(), "ours {ours:?}, theirs {theirs:?}");
-        let peer = ours.or(theirs).map(|claim| claim.go_live(Line::default(), (), at(1)).unwrap()).unwrap();
-        settled(&pool, &[&peer]);
+        let peer = ours
+            .or(theirs)
+            .map(|claim| claim.go_live(TestConnection::default(), (), at(1)).unwrap())
+            .unwrap();
+        assert_live(&pool, &[&peer]);
     });
 }
 
 #[test]
 fn a_revocation_and_a_commit_exclude_each_other() {
     model(3, || {
-        let (pool, line) = (pool(), Line::default());
+        let (pool, conn) = (pool(), TestConnection::default());
         let claim = permit(&pool).claim(1).unwrap();
         let reaper = {
             let pool = Arc::clone(&pool);
             thread::spawn(move || pool.sweep_shard(0, at(100)).revoked.len())
         };
-        let live = claim.go_live(line.clone(), (), at(100));
+        let live = claim.go_live(conn.clone(), (), at(100));
         let revoked = reaper.join().unwrap();
         match live {
             Ok(peer) => {
                 assert_eq!(revoked, 0);
-                settled(&pool, &[&peer]);
+                assert_live(&pool, &[&peer]);
             }
             Err(error) => {
                 assert_eq!((revoked, error.cause), (1, CommitFailure::Revoked));
-                settled(&pool, &[]);
+                assert_live(&pool, &[]);
                 assert!(!pool.contains(&1) && permit(&pool).claim(1).is_ok(), "the key is free");
             }
         }
-        assert_eq!(line.closed(), 0);
+        assert_eq!(conn.closed(), 0);
     });
 }
 
@@ -156,55 +159,55 @@ fn a_revocation_frees_a_key_that_is_just_being_claimed() {
         };
         let claim = permit.claim(1);
         assert_eq!(reaper.join().unwrap(), 1);
-        // The handshake hangs and holds its token: slot and key are free all the same.
-        settled(&pool, &[]);
-        let peer = insert(&pool, 1, &Line::default()).unwrap();
+        // The handshake hangs and holds its token; slot and key are free nevertheless.
+        assert_live(&pool, &[]);
+        let peer = insert(&pool, 1, &TestConnection::default()).unwrap();
         drop(claim);
-        settled(&pool, &[&peer]);
+        assert_live(&pool, &[&peer]);
     });
 }
 
 #[test]
-fn tearing_down_g_leaves_g_plus_one_alone() {
+fn tearing_down_a_connection_spares_its_successor() {
     model(2, || {
-        let (pool, old, new) = (pool(), Line::default(), Line::default());
+        let (pool, old, new) = (pool(), TestConnection::default(), TestConnection::default());
         let first = insert(&pool, 1, &old).unwrap();
-        let undertaker = {
+        let remover = {
             let (pool, id) = (Arc::clone(&pool), first.id());
             thread::spawn(move || pool.remove(&1, id, DisconnectReason::Lost).is_some())
         };
-        // Two who want G gone, and one of them brings G + 1.
+        // Two threads remove the first connection, and one of them inserts the second.
         let ours = pool.remove(&1, first.id(), DisconnectReason::Requested).is_some();
         let second = insert(&pool, 1, &new).unwrap();
-        let theirs = undertaker.join().unwrap();
-        assert!(ours ^ theirs, "exactly one departs G");
-        settled(&pool, &[&second]);
+        let theirs = remover.join().unwrap();
+        assert!(ours ^ theirs, "exactly one thread removes the first connection");
+        assert_live(&pool, &[&second]);
         assert_eq!((old.closed(), new.closed()), (1, 0));
         assert!(pool.remove(&1, first.id(), DisconnectReason::Lost).is_none());
     });
 }
 
 #[test]
-fn a_replacement_and_a_departure_agree_on_the_old_one() {
+fn a_replacement_and_a_removal_agree_on_the_old_connection() {
     model(2, || {
-        let (pool, old, new) = (pool(), Line::default(), Line::default());
+        let (pool, old, new) = (pool(), TestConnection::default(), TestConnection::default());
         let first = insert(&pool, 1, &old).unwrap();
         let permit = permit(&pool);
-        let undertaker = {
+        let remover = {
             let (pool, id) = (Arc::clone(&pool), first.id());
             thread::spawn(move || pool.remove(&1, id, DisconnectReason::Lost).is_some())
         };
         let replaced = permit.replace(&1, first.id(), new.clone(), (), at(2));
-        let departed = undertaker.join().unwrap();
+        let removed = remover.join().unwrap();
         match replaced {
             Ok(both) => {
-                assert!(!departed);
-                settled(&pool, &[&both.new]);
+                assert!(!removed);
+                assert_live(&pool, &[&both.new]);
             }
             Err(error) => {
-                assert!(departed && error.cause == ReplaceFailure::NotFound);
+                assert!(removed && error.cause == ReplaceFailure::NotFound);
                 drop(error);
-                settled(&pool, &[]);
+                assert_live(&pool, &[]);
             }
         }
         assert_eq!((old.closed(), new.closed()), (1, 0));
@@ -212,34 +215,34 @@ fn a_replacement_and_a_departure_agree_on_the_old_one() {
 }
 
 #[test]
-fn a_peer_that_departs_while_it_is_announced_leaves_nothing() {
+fn a_peer_removed_while_it_is_indexed_leaves_nothing() {
     model(3, || {
-        let (pool, line) = (pool(), Line::default());
+        let (pool, conn) = (pool(), TestConnection::default());
         let remover = {
             let pool = Arc::clone(&pool);
             thread::spawn(move || pool.remove_current(&1, DisconnectReason::Requested).is_some())
         };
-        let peer = insert(&pool, 1, &line).unwrap();
+        let peer = insert(&pool, 1, &conn).unwrap();
         if remover.join().unwrap() {
-            settled(&pool, &[]);
+            assert_live(&pool, &[]);
         } else {
-            settled(&pool, &[&peer]);
+            assert_live(&pool, &[&peer]);
         }
     });
 }
 
 #[test]
-fn a_roster_contains_whose_insert_returned() {
+fn a_roster_contains_peers_whose_insert_returned() {
     model(3, || {
         let pool = pool();
         let other = {
             let pool = Arc::clone(&pool);
             thread::spawn(move || {
-                let peer = insert(&pool, 1, &Line::default()).unwrap();
+                let peer = insert(&pool, 1, &TestConnection::default()).unwrap();
                 assert!(pool.roster().iter().any(|found| Arc::ptr_eq(found, &peer)));
             })
         };
-        let peer = insert(&pool, 2, &Line::default()).unwrap();
+        let peer = insert(&pool, 2, &TestConnection::default()).unwrap();
         assert!(pool.roster().iter().any(|found| Arc::ptr_eq(found, &peer)));
         other.join().unwrap();
         assert_eq!(pool.roster().iter().count(), 2);
@@ -247,15 +250,15 @@ fn a_roster_contains_whose_insert_returned() {
 }
 
 #[test]
-fn a_peer_that_joins_beside_a_sweep_is_judged_by_the_next() {
+fn a_peer_inserted_beside_a_sweep_is_judged_by_the_next() {
     model(3, || {
         let pool = pool();
-        insert(&pool, 1, &Line::default()).unwrap();
-        // Published: from here the sweep may believe that its list is the newest.
+        insert(&pool, 1, &TestConnection::default()).unwrap();
+        // Publishes a list: from here on the sweep may take it for the newest.
         drop(pool.roster());
         let other = {
             let pool = Arc::clone(&pool);
-            thread::spawn(move || drop(insert(&pool, 2, &Line::default()).unwrap()))
+            thread::spawn(move || drop(insert(&pool, 2, &TestConnection::default()).unwrap()))
         };
         let first = pool.sweep_shard(0, at(20)).removed.len();
         other.join().unwrap();
@@ -264,7 +267,7 @@ fn a_peer_that_joins_beside_a_sweep_is_judged_by_the_next() {
 }
 
 #[test]
-fn nothing_enters_once_close_has_returned() {
+fn nothing_goes_live_after_close_returned() {
     model(3, || {
         let pool = pool();
         let claim = permit(&pool).claim(1).unwrap();
@@ -275,21 +278,21 @@ fn nothing_enters_once_close_has_returned() {
                 pool.contains(&1)
             })
         };
-        let live = claim.go_live(Line::default(), (), at(1));
+        let live = claim.go_live(TestConnection::default(), (), at(1));
         let there = closer.join().unwrap();
         assert_eq!(live.is_ok(), pool.contains(&1));
-        assert_eq!(there, live.is_ok(), "it entered after close had returned");
+        assert_eq!(there, live.is_ok(), "it went live after close had returned");
         assert_eq!((pool.len(), pool.admission().pending()), (usize::from(live.is_ok()), 0));
     });
 }
 
 #[test]
-fn evictions_at_once_keep_the_floor() {
+fn concurrent_evictions_keep_the_floor() {
     model(3, || {
         let pool = pool();
         pool.set_limits(Limits { floor: 1, ..(*pool.limits()).clone() });
-        let first = insert(&pool, 1, &Line::default()).unwrap();
-        let second = insert(&pool, 2, &Line::default()).unwrap();
+        let first = insert(&pool, 1, &TestConnection::default()).unwrap();
+        let second = insert(&pool, 2, &TestConnection::default()).unwrap();
         let other = {
             let (pool, id) = (Arc::clone(&pool), first.id());
             thread::spawn(move || {
@@ -302,8 +305,8 @@ fn evictions_at_once_keep_the_floor() {
     });
 }
 
-/// Each limit that may be lowered to one peer.
-fn lowered() -> [Limits; 3] {
+/// Each limit, lowered to one peer.
+fn lowered_limits() -> [Limits; 3] {
     let limits = Limits { floor: 0, ..PoolConfig::test().limits };
     [
         Limits { max_per_ip: 1, ..limits.clone() },
@@ -312,8 +315,8 @@ fn lowered() -> [Limits; 3] {
     ]
 }
 
-/// Lowers a limit, and trims as a maintenance loop may meanwhile.
-fn lower(pool: &Arc<TestPool>, limits: &Limits) -> thread::JoinHandle<()> {
+/// Lowers a limit and trims once, in another thread.
+fn lower_and_trim(pool: &Arc<TestPool>, limits: &Limits) -> thread::JoinHandle<()> {
     let (pool, limits) = (Arc::clone(pool), limits.clone());
     thread::spawn(move || {
         pool.set_limits(limits);
@@ -321,80 +324,84 @@ fn lower(pool: &Arc<TestPool>, limits: &Limits) -> thread::JoinHandle<()> {
     })
 }
 
-/// What the trims to come make of it.
-fn trimmed(pool: &TestPool) {
+/// Trims until nothing is left to trim, and checks the result.
+fn assert_trimmed(pool: &TestPool) {
     while !pool.trim(at(1)).is_empty() {}
-    assert_eq!(pool.len(), 1, "somebody whom the old limits let in is beyond the new ones");
-    assert_eq!(pool.crowded.load(crate::sync::atomic::Ordering::Relaxed), 0, "trims find nothing more");
+    assert_eq!(pool.len(), 1, "a peer admitted by the old limits is beyond the new ones");
+    assert_eq!(
+        pool.over_limit_mark.load(crate::sync::atomic::Ordering::Relaxed),
+        0,
+        "a later trim would look again"
+    );
 }
 
 #[test]
-fn a_trim_beside_a_claim_that_goes_live_leaves_nobody_beyond_the_limit() {
-    for limits in lowered() {
+fn a_trim_beside_a_commit_keeps_the_limit() {
+    for limits in lowered_limits() {
         model(3, move || {
             let pool = pool();
-            insert(&pool, 1, &Line::default()).unwrap();
+            insert(&pool, 1, &TestConnection::default()).unwrap();
             let claim = permit(&pool).claim(2).unwrap();
-            let other = lower(&pool, &limits);
-            claim.go_live(Line::default(), (), at(1)).unwrap();
+            let other = lower_and_trim(&pool, &limits);
+            claim.go_live(TestConnection::default(), (), at(1)).unwrap();
             other.join().unwrap();
-            trimmed(&pool);
+            assert_trimmed(&pool);
         });
     }
 }
 
 #[test]
-fn a_trim_beside_a_replacement_leaves_nobody_beyond_the_limit() {
-    for limits in lowered() {
+fn a_trim_beside_a_replacement_keeps_the_limit() {
+    for limits in lowered_limits() {
         model(2, move || {
             let pool = pool();
-            let first = insert(&pool, 1, &Line::default()).unwrap();
-            insert(&pool, 2, &Line::default()).unwrap();
+            let first = insert(&pool, 1, &TestConnection::default()).unwrap();
+            insert(&pool, 2, &TestConnection::default()).unwrap();
             let permit = permit(&pool);
-            let other = lower(&pool, &limits);
-            let _ = permit.replace(&1, first.id(), Line::default(), (), at(1));
+            let other = lower_and_trim(&pool, &limits);
+            let _ = permit.replace(&1, first.id(), TestConnection::default(), (), at(1));
             other.join().unwrap();
-            trimmed(&pool);
+            assert_trimmed(&pool);
         });
     }
 }
 
 #[test]
-fn a_trim_beside_an_admission_leaves_nobody_beyond_the_limit() {
-    for limits in lowered() {
+fn a_trim_beside_an_admission_keeps_the_limit() {
+    for limits in lowered_limits() {
         model(3, move || {
             let pool = pool();
-            insert(&pool, 1, &Line::default()).unwrap();
-            let other = lower(&pool, &limits);
+            insert(&pool, 1, &TestConnection::default()).unwrap();
+            let other = lower_and_trim(&pool, &limits);
             let permit = pool.admit(addr(), Direction::Inbound, SlotClass::Ordinary, at(100));
             if let Ok(permit) = permit {
-                permit.claim(2).unwrap().go_live(Line::default(), (), at(1)).unwrap();
+                permit.claim(2).unwrap().go_live(TestConnection::default(), (), at(1)).unwrap();
             }
             other.join().unwrap();
-            trimmed(&pool);
+            assert_trimmed(&pool);
         });
     }
 }
 
 #[test]
-fn a_trim_beside_an_insert_leaves_nobody_beyond_the_limit() {
-    for limits in lowered() {
+fn a_trim_beside_an_insert_keeps_the_limit() {
+    for limits in lowered_limits() {
         model(3, move || {
             let pool = pool();
-            insert(&pool, 1, &Line::default()).unwrap();
-            let other = lower(&pool, &limits);
-            let _ = insert(&pool, 2, &Line::default());
+            insert(&pool, 1, &TestConnection::default()).unwrap();
+            let other = lower_and_trim(&pool, &limits);
+            let _ = insert(&pool, 2, &TestConnection::default());
             other.join().unwrap();
-            trimmed(&pool);
+            assert_trimmed(&pool);
         });
     }
 }
 
 #[test]
-fn penalties_at_once_count_each_cause_once() {
+fn concurrent_penalties_count_each_cause_once() {
     model(3, || {
         let pool = pool();
-        let peer = insert(&pool, 1, &Line::default()).unwrap();
+        let peer = insert(&pool, 1, &TestConnection::default()).unwrap();
         let other = {
             let peer = Arc::clone(&peer);
             thread::spawn(move || {
@@ -410,11 +417,11 @@ fn penalties_at_once_count_each_cause_once() {
 }
 
 #[test]
-fn a_storm_penalises_nobody_whoever_declares_it() {
+fn a_mass_failure_penalises_no_peer() {
     model(3, || {
         let pool = pool();
-        let first = insert(&pool, 1, &Line::default()).unwrap();
-        let second = insert(&pool, 2, &Line::default()).unwrap();
+        let first = insert(&pool, 1, &TestConnection::default()).unwrap();
+        let second = insert(&pool, 2, &TestConnection::default()).unwrap();
         let other = {
             let peer = Arc::clone(&first);
             thread::spawn(move || peer.penalize(Misbehavior::Timeout, at(1)))
@@ -427,7 +434,7 @@ fn a_storm_penalises_nobody_whoever_declares_it() {
 }
 
 #[test]
-fn a_watch_always_learns_what_became_of_the_claim() {
+fn a_watch_always_resolves() {
     model(3, || {
         let pool = pool();
         let claim = permit(&pool).claim(1).unwrap();
@@ -437,7 +444,7 @@ fn a_watch_always_learns_what_became_of_the_claim() {
             panic!("the key is claimed");
         };
         let waiter = thread::spawn(move || loom::future::block_on(watch));
-        let peer = claim.go_live(Line::default(), (), at(1)).unwrap();
+        let peer = claim.go_live(TestConnection::default(), (), at(1)).unwrap();
         assert_eq!(waiter.join().unwrap(), ClaimOutcome::Live(id));
         assert_eq!(peer.id(), id);
     });

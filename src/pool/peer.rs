@@ -1,4 +1,4 @@
-//! One peer: who it is, its connection, and its vitals.
+//! One peer: identity, connection, info, liveness, health and counters in one allocation.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -10,43 +10,49 @@ use crate::sync::SwapCell;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::admission::Admission;
-use super::health::{Health, Rules};
-use super::liveness::{Liveness, Reading};
+use super::health::{Health, HealthRules};
+use super::liveness::{Liveness, LivenessReading};
 use super::{
     ConnectionHandle, DisconnectReason, Misbehavior, PeerKey, PenaltyOutcome, Phase, SeenOutcome, SlotClass,
 };
 
-/// What all peers of a pool share. It knows no peer, so there is no cycle of references.
+const FLAG_INBOUND: u8 = 1;
+const FLAG_RESERVED: u8 = 2;
+
+/// State that all peers of a pool share. It holds no peer, so there is no cycle of references.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct PeerShared {
     pub(super) admission: Admission,
-    pub(super) rules: SwapCell<Rules>,
+    pub(super) health_rules: SwapCell<HealthRules>,
 }
 
-/// ByteCounts moved on one connection, as its owner counted them.
+/// Bytes moved on one connection, as its owner counted them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ByteCounts {
-    /// Received from the peer.
+    /// Bytes received from the peer.
     pub received: u64,
-    /// Sent to the peer.
+    /// Bytes sent to the peer.
     pub sent: u64,
 }
 
 /// A peer that is, or was, live in a [`Pool`](super::Pool): socket, info, liveness and health in one entry.
 ///
-/// Whoever holds the `Arc<Peer>` works on it with atomics only, without the pool. Holding it does not keep the peer
-/// connected: [`Peer::phase`] tells. Laid out by hand: reference counts, vitals and key, which a look-up touches, come
-/// first and together; nothing is padded.
+/// The holder of an `Arc<Peer>` works on it with atomics only, without the pool. Holding a peer does not keep it
+/// connected; [`Peer::phase`] says whether it is.
+///
+/// The layout is fixed by hand: the reference counts and the liveness word, which a look-up touches, are adjacent, and
+/// there is no padding.
 #[repr(C)]
 pub struct Peer<K: PeerKey, C: ConnectionHandle> {
-    vitals: Liveness,
+    liveness: Liveness,
     key: K,
-    ip: [u8; 16],
+    /// IPv4 addresses in their IPv4-mapped form.
+    ip: Ipv6Addr,
     flags: u8,
     port: u16,
-    scope: u32,
-    /// Smoothed round-trip time in microseconds; zero: none yet. A hint.
-    rtt: AtomicU32,
+    scope_id: u32,
+    /// Smoothed round-trip time in microseconds. Zero: not measured. A hint.
+    rtt_micros: AtomicU32,
     health: Health,
     id: ConnId,
     connected_at: Tick,
@@ -54,11 +60,11 @@ pub struct Peer<K: PeerKey, C: ConnectionHandle> {
     received: AtomicU64,
     sent: AtomicU64,
     info: SwapCell<C::Info>,
-    shared: Arc<Shared>,
+    shared: Arc<PeerShared>,
     conn: C,
 }
 
-/// What a peer is made from, before it has a connection.
+/// The facts about a connection that are known before it is live.
 pub(super) struct Origin {
     pub(super) id: ConnId,
     /// Canonical.
@@ -68,23 +74,30 @@ pub(super) struct Origin {
 }
 
 impl<K: PeerKey, C: ConnectionHandle> Peer<K, C> {
-    pub(super) fn new(key: K, from: &Origin, conn: C, info: C::Info, now: Tick, shared: Arc<Shared>) -> Self {
-        let (ip, scope) = match from.addr {
+    pub(super) fn new(
+        key: K,
+        origin: &Origin,
+        conn: C,
+        info: C::Info,
+        now: Tick,
+        shared: Arc<PeerShared>,
+    ) -> Self {
+        let (ip, scope_id) = match origin.addr {
             SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), 0),
             SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
         };
-        let inbound = if from.direction == Direction::Inbound { INBOUND } else { 0 };
-        let reserved = if from.slot == SlotClass::Reserved { RESERVED } else { 0 };
+        let inbound = if origin.direction == Direction::Inbound { FLAG_INBOUND } else { 0 };
+        let reserved = if origin.slot == SlotClass::Reserved { FLAG_RESERVED } else { 0 };
         Self {
-            vitals: Liveness::new(now),
+            liveness: Liveness::new(now),
             key,
-            ip: ip.octets(),
+            ip,
             flags: inbound | reserved,
-            port: from.addr.port(),
-            scope,
-            rtt: AtomicU32::new(0),
+            port: origin.addr.port(),
+            scope_id,
+            rtt_micros: AtomicU32::new(0),
             health: Health::new(now),
-            id: from.id,
+            id: origin.id,
             connected_at: now,
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -94,7 +107,7 @@ impl<K: PeerKey, C: ConnectionHandle> Peer<K, C> {
         }
     }
 
-    /// The key under which it is in the pool.
+    /// The peer's key in the pool.
     pub fn key(&self) -> &K {
         &self.key
     }
@@ -104,95 +117,98 @@ impl<K: PeerKey, C: ConnectionHandle> Peer<K, C> {
         self.id
     }
 
-    /// The far end's address, canonical: as dialled, or as observed.
+    /// The remote address, canonical: as dialled (outbound) or as observed (inbound).
     pub fn addr(&self) -> SocketAddr {
         match self.ip() {
             IpAddr::V4(ip) => SocketAddr::from((ip, self.port)),
-            IpAddr::V6(ip) => SocketAddrV6::new(ip, self.port, 0, self.scope).into(),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, self.port, 0, self.scope_id).into(),
         }
     }
 
-    /// The far end's IP address, canonical.
+    /// The remote IP address, canonical.
     pub fn ip(&self) -> IpAddr {
-        IpAddr::V6(Ipv6Addr::from(self.ip)).to_canonical()
+        IpAddr::V6(self.ip).to_canonical()
     }
 
-    /// Who opened the connection.
+    /// The remote IP address, IPv4 in its IPv4-mapped form: the key of the address index.
+    pub(super) fn mapped_ip(&self) -> &Ipv6Addr {
+        &self.ip
+    }
+
+    /// The side that opened the connection.
     pub fn direction(&self) -> Direction {
-        if self.flags & INBOUND != 0 { Direction::Inbound } else { Direction::Outbound }
+        if self.flags & FLAG_INBOUND != 0 { Direction::Inbound } else { Direction::Outbound }
     }
 
-    /// The kind of slot it was admitted to.
+    /// The class of slot that it was admitted to.
     pub fn slot_class(&self) -> SlotClass {
-        if self.flags & RESERVED != 0 { SlotClass::Reserved } else { SlotClass::Ordinary }
+        if self.flags & FLAG_RESERVED != 0 { SlotClass::Reserved } else { SlotClass::Ordinary }
     }
 
-    /// The user's side of it.
+    /// The user's handle of the connection.
     pub fn connection(&self) -> &C {
         &self.conn
     }
 
-    /// What is known about the peer now. Cost: one reference count; readers never wait for a writer.
+    /// The current info. Readers never wait for a writer.
+    ///
+    /// # Cost
+    /// One reference count.
     pub fn info(&self) -> Arc<C::Info> {
         self.info.load()
     }
 
-    /// Looks at what is known about the peer now, without a reference count.
-    pub fn read_info<R>(&self, look: impl FnOnce(&C::Info) -> R) -> R {
-        self.info.read(look)
+    /// Passes the current info to `inspect`, without a reference count.
+    pub fn read_info<R>(&self, inspect: impl FnOnce(&C::Info) -> R) -> R {
+        self.info.read(inspect)
     }
 
-    /// Replaces what is known about the peer and returns what was.
-    pub fn set_info(&self, info: Arc<C::Info>) -> Arc<C::Info> {
-        self.info.swap(info)
-    }
-
-    /// Changes what is known about the peer. `change` may be called again if somebody else changed it meanwhile, so no
-    /// change is lost; no lock is held.
+    /// Replaces the info by `change` of it. No change of another thread is lost: `change` is called again if the info
+    /// changed meanwhile. No lock is held.
     pub fn update_info(&self, change: impl FnMut(&C::Info) -> C::Info) {
         self.info.update(change);
     }
 
-    /// A complete frame came: the peer is alive. Last-seen never moves back.
+    /// Records that a complete frame arrived. Last-seen never moves back.
     ///
     /// # Cost
-    /// A load and, only when the tick moved forward, one compare-exchange.
+    /// A load and, only if the tick moved forward, one compare-exchange.
     #[inline]
     pub fn seen(&self, now: Tick) -> SeenOutcome {
-        self.vitals.seen(now)
+        self.liveness.seen(now)
     }
 
-    /// When the last frame came, or when it went live.
+    /// When the last frame arrived, or when the peer went live.
     pub fn last_seen(&self) -> Tick {
-        self.vitals.read().last_seen()
+        self.liveness.read().last_seen()
     }
 
-    /// Whether nothing came for longer than this.
+    /// Whether nothing arrived for longer than `after`.
     pub fn is_stale(&self, after: Duration, now: Tick) -> bool {
         now.since(self.last_seen()) > after
     }
 
-    /// How long it has been connected.
+    /// How long the peer has been connected.
     pub fn uptime(&self, now: Tick) -> Duration {
         now.since(self.connected_at)
     }
 
-    /// When it went live.
+    /// When the peer went live.
     pub fn connected_at(&self) -> Tick {
         self.connected_at
     }
 
-    /// Where it is in its life.
+    /// Whether the peer is live, or why it disconnected.
     pub fn phase(&self) -> Phase {
-        self.vitals.read_phase().phase()
+        self.liveness.read_phase().phase()
     }
 
-    /// Whether it has not departed.
+    /// Whether the peer is live.
     pub fn is_live(&self) -> bool {
-        self.vitals.read_phase().is_live()
+        self.liveness.read_phase().is_live()
     }
 
-    /// Why it departed, if it has.
+    /// Why the peer disconnected. `None` while it is live.
     pub fn disconnect_reason(&self) -> Option<DisconnectReason> {
         match self.phase() {
             Phase::Live => None,
@@ -200,54 +216,55 @@ impl<K: PeerKey, C: ConnectionHandle> Peer<K, C> {
         }
     }
 
-    /// We stopped reading from it: the sweep does not judge it until [`Peer::resume`] (38).
+    /// Marks that this node stopped reading from the peer. The sweep does not judge the peer until [`Peer::resume`].
     pub fn pause(&self) {
-        self.vitals.pause();
+        self.liveness.pause();
     }
 
-    /// We read from it again. Counts as seen: for the time of the pause the peer is not to blame.
+    /// Ends [`Peer::pause`] and marks the peer as seen: its silence during the pause does not count.
     pub fn resume(&self, now: Tick) {
-        self.vitals.resume(now);
+        self.liveness.resume(now);
     }
 
-    /// Whether it is paused by us.
+    /// Whether this node paused the peer.
     pub fn is_paused(&self) -> bool {
-        self.vitals.read().is_paused()
+        self.liveness.read().is_paused()
     }
 
-    /// Health now, 0 to 100, recovery included.
+    /// The current health, 0 to 100, recovery included.
     pub fn health(&self, now: Tick) -> u8 {
-        self.shared.rules.read(|rules| self.health_by(rules, now))
+        self.shared.health_rules.read(|rules| self.health_by(rules, now))
     }
 
-    /// Whether its health is above the threshold (30 unless configured otherwise).
+    /// Whether the health is above the threshold (default 30).
     pub fn is_healthy(&self, now: Tick) -> bool {
-        self.shared.rules.read(|rules| self.health_by(rules, now) > rules.policy.healthy_above)
+        self.shared.health_rules.read(|rules| self.health_by(rules, now) > rules.policy.healthy_above)
     }
 
-    /// Counts a fault: once a cause and window, and not at all when more than half of the live peers fail in the
-    /// same window.
+    /// Subtracts the price of a fault from the health.
+    ///
+    /// Each cause counts once per window, and not at all if more than half of the live peers fail in the same window.
     pub fn penalize(&self, cause: Misbehavior, now: Tick) -> PenaltyOutcome {
-        self.shared.rules.read(|rules| self.penalize_by(rules, cause, now))
+        self.shared.health_rules.read(|rules| self.penalize_by(rules, cause, now))
     }
 
-    /// Gives points for something useful; returns its health.
+    /// Adds the policy's reward to the health. Returns the new health.
     pub fn reward(&self, now: Tick) -> u8 {
-        self.shared.rules.read(|rules| self.health.reward(now, rules))
+        self.shared.health_rules.read(|rules| self.health.reward(now, rules))
     }
 
-    /// Takes one measured round-trip time into the average (7/8 old, 1/8 new). Up to 71 minutes.
+    /// Adds one measured round-trip time, at most 71 minutes, to the average (7/8 old, 1/8 new).
     pub fn set_rtt(&self, sample: Duration) {
         let sample = sample.as_micros().clamp(1, u128::from(u32::MAX)) as u64;
-        let average = u64::from(self.rtt.load(Ordering::Relaxed));
+        let average = u64::from(self.rtt_micros.load(Ordering::Relaxed));
         let average = if average == 0 { sample } else { (average * 7 + sample).div_ceil(8) };
-        // Relaxed and not exchanged: of two samples at once either may win.
-        self.rtt.store(average as u32, Ordering::Relaxed);
+        // Relaxed, and a store: of two concurrent samples either may win.
+        self.rtt_micros.store(average as u32, Ordering::Relaxed);
     }
 
-    /// The smoothed round-trip time, once one was measured.
+    /// The smoothed round-trip time. `None` before the first sample.
     pub fn rtt(&self) -> Option<Duration> {
-        match self.rtt.load(Ordering::Relaxed) {
+        match self.rtt_micros.load(Ordering::Relaxed) {
             0 => None,
             micros => Some(Duration::from_micros(u64::from(micros))),
         }
@@ -263,7 +280,7 @@ impl<K: PeerKey, C: ConnectionHandle> Peer<K, C> {
         self.sent.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// ByteCounts counted so far.
+    /// The bytes counted so far.
     pub fn bytes(&self) -> ByteCounts {
         ByteCounts {
             received: self.received.load(Ordering::Relaxed),
@@ -271,37 +288,39 @@ impl<K: PeerKey, C: ConnectionHandle> Peer<K, C> {
         }
     }
 
-    pub(super) fn health_by(&self, rules: &Rules, now: Tick) -> u8 {
+    pub(super) fn health_by(&self, rules: &HealthRules, now: Tick) -> u8 {
         self.health.value(now, rules)
     }
 
-    pub(super) fn penalize_by(&self, rules: &Rules, cause: Misbehavior, now: Tick) -> PenaltyOutcome {
-        // Of one that has left nobody can tell whether the others fail.
-        let live = || self.is_live().then(|| self.shared.admission.live());
-        self.health.penalize(cause, now, rules, live)
+    pub(super) fn penalize_by(&self, rules: &HealthRules, cause: Misbehavior, now: Tick) -> PenaltyOutcome {
+        // A fault of a disconnected peer says nothing about the live ones.
+        let live_peers = || self.is_live().then(|| self.shared.admission.live());
+        self.health.penalize(cause, now, rules, live_peers)
     }
 
-    pub(super) fn reading(&self) -> Reading {
-        self.vitals.read()
+    pub(super) fn liveness_reading(&self) -> LivenessReading {
+        self.liveness.read()
     }
 
-    pub(super) fn mark_departed(&self, reason: DisconnectReason) -> bool {
-        self.vitals.depart(reason)
+    /// Marks a live peer disconnected. False if it was already.
+    pub(super) fn mark_disconnected(&self, reason: DisconnectReason) -> bool {
+        self.liveness.disconnect(reason)
     }
 
-    pub(super) fn mark_departed_if(&self, judged: Reading, reason: DisconnectReason) -> bool {
-        self.vitals.depart_if(judged, reason)
+    /// Marks the peer disconnected if its liveness word is still the one that was judged.
+    pub(super) fn mark_disconnected_if(&self, judged: LivenessReading, reason: DisconnectReason) -> bool {
+        self.liveness.disconnect_if(judged, reason)
     }
 
-    /// It was marked departed: a storm is a matter of those who were there.
+    /// Removes a disconnected peer's failure from the mass-failure count, which compares peers that were connected.
     pub(super) fn forget_failure(&self) {
-        // Most never failed, and need not ask for the rules.
+        // Most peers never failed and skip the rules.
         if self.health.has_failed() {
-            self.shared.rules.read(|rules| self.health.depart(self.connected_at, rules));
+            self.shared.health_rules.read(|rules| self.health.forget_failure(self.connected_at, rules));
         }
     }
 
-    /// Takes connection and info out of a peer that never became visible to anybody.
+    /// Takes connection and info out of a peer that never became visible.
     pub(super) fn dismantle(self: Arc<Self>) -> (C, C::Info) {
         let Self { conn, info, .. } = sole_owner(self);
         (conn, sole_owner(info.into_inner()))
@@ -320,13 +339,10 @@ impl<K: PeerKey, C: ConnectionHandle> fmt::Debug for Peer<K, C> {
     }
 }
 
-/// What the only `Arc` of something holds.
+/// The value of the only `Arc` to it.
 fn sole_owner<T>(value: Arc<T>) -> T {
     match Arc::into_inner(value) {
         Some(value) => value,
-        None => unreachable!("what the map rejected was shown to nobody"),
+        None => unreachable!("a rejected peer was never shared"),
     }
 }
-
-const INBOUND: u8 = 1;
-const RESERVED: u8 = 2;

@@ -1,7 +1,7 @@
-//! Permits and claims: what a connection holds while it is set up.
+//! Permits and claims: RAII tokens of a connection that is set up.
 //!
-//! Permit (by address) -> claim (by key) -> live: ownership moves and never forks. Dropping any of them gives
-//! everything back (12); so does the sweep once the deadline has passed, whatever the handshake does (10).
+//! Permit (by address) -> claim (by key) -> live: ownership moves and never forks. Dropping a token releases everything
+//! it holds. At the deadline the sweep releases it too, whatever the handshake does.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,89 +9,81 @@ use std::sync::Arc;
 
 use crate::base::{ConnId, Direction, Tick};
 
-use super::claim_watch::ClaimCell;
+use super::claim_watch::ClaimRecord;
 use super::pending::PendingHandshake;
 use super::{ClaimError, CommitError, ConnectionHandle, Peer, PeerKey, Pool, RekeyError, ReplaceError};
 
-/// Which part of the room a connection asks for.
+/// The class of slot that a connection asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SlotClass {
-    /// Up to the limit less what is reserved, and within the limits of its address and subnet.
+    /// Bounded by the limit less the reserved slots, and by the limits of its address and subnets.
     #[default]
     Ordinary,
-    /// For peers this node was told to trust: the last slots too; counted by address and subnet but not refused there;
-    /// not departed when limits are lowered.
+    /// For peers that the operator trusts. It may take the reserved slots, address and subnet limits count it but do not
+    /// refuse it, and lowered limits do not remove it.
     Reserved,
 }
 
-/// What a token releases when it is dropped.
-pub(super) struct Held<K: PeerKey, C: ConnectionHandle> {
+/// Releases a pending handshake on drop.
+pub(super) struct SlotGuard<K: PeerKey, C: ConnectionHandle> {
     pub(super) pool: Arc<Pool<K, C>>,
-    pub(super) ticket: Arc<PendingHandshake<K>>,
+    pub(super) pending: Arc<PendingHandshake<K>>,
 }
 
-impl<K: PeerKey, C: ConnectionHandle> Drop for Held<K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Drop for SlotGuard<K, C> {
     fn drop(&mut self) {
-        self.pool.release(&self.ticket);
+        self.pool.release(&self.pending);
     }
 }
 
-/// A slot for one connection, by address. Dropping it gives the slot back.
-#[must_use = "dropping a permit gives its slot back"]
+/// A slot for one connection, reserved by address. Dropping it releases the slot.
+#[must_use = "dropping a permit releases its slot"]
 pub struct Permit<K: PeerKey, C: ConnectionHandle> {
-    pub(super) held: Held<K, C>,
+    pub(super) guard: SlotGuard<K, C>,
 }
 
 impl<K: PeerKey, C: ConnectionHandle> Permit<K, C> {
-    /// The id the connection will have.
+    /// The id that the connection will have.
     pub fn id(&self) -> ConnId {
-        self.held.ticket.origin.id
+        self.guard.pending.origin.id
     }
 
-    /// The canonical address it was admitted with.
+    /// The address it was admitted with, canonical.
     pub fn addr(&self) -> SocketAddr {
-        self.held.ticket.origin.addr
+        self.guard.pending.origin.addr
     }
 
-    /// Who opened the connection.
+    /// The side that opened the connection.
     pub fn direction(&self) -> Direction {
-        self.held.ticket.origin.direction
-    }
-
-    /// Which slot it has.
-    pub fn slot_class(&self) -> SlotClass {
-        self.held.ticket.origin.slot
-    }
-
-    /// From this tick on the sweep revokes it.
-    pub fn deadline(&self) -> Tick {
-        self.held.ticket.deadline
+        self.guard.pending.origin.direction
     }
 
     /// Whether the sweep has revoked it.
     pub fn is_revoked(&self) -> bool {
-        !self.held.ticket.is_held()
+        !self.guard.pending.is_held()
     }
 
-    /// Takes a key for this connection, in one step of the map (4).
+    /// Claims a key for this connection, in one step of the map.
     ///
     /// # Errors
-    /// The permit was revoked, or somebody has the key; permit and key come back.
+    /// The permit was revoked, or another connection holds the key. Permit and key come back.
     ///
     /// # Cost
     /// One shard's write lock, one allocation.
     pub fn claim(self, key: K) -> Result<Claim<K, C>, ClaimError<K, C>> {
-        match self.held.pool.claim_key(&self.held.ticket, key.clone()) {
-            Ok(cell) => Ok(Claim { held: self.held, cell }),
+        match self.guard.pool.claim_key(&self.guard.pending, key.clone()) {
+            Ok(record) => Ok(Claim { guard: self.guard, record }),
             Err(cause) => Err(ClaimError { permit: self, key, cause }),
         }
     }
 
-    /// Takes the place of a live connection, if it is still the live one of `key`: one step of the map, in which the
-    /// old peer departs as [`Replaced`](super::DisconnectReason::Replaced). Its connection is closed before this returns.
+    /// Replaces the live connection `old` of `key`, in one step of the map.
+    ///
+    /// The old peer disconnects as [`Replaced`](super::DisconnectReason::Replaced), and its connection is closed before
+    /// this returns.
     ///
     /// # Errors
-    /// The old one is gone, the permit was revoked, or the pool is closed; everything comes back.
+    /// `old` is not the live connection of the key, the permit was revoked, or the pool is closed. Everything comes back.
     pub fn replace(
         self,
         key: &K,
@@ -100,91 +92,86 @@ impl<K: PeerKey, C: ConnectionHandle> Permit<K, C> {
         info: C::Info,
         now: Tick,
     ) -> Result<Replaced<K, C>, ReplaceError<K, C>> {
-        match self.held.pool.replace(&self.held.ticket, key, old, conn, info, now) {
+        match self.guard.pool.replace(&self.guard.pending, key, old, conn, info, now) {
             Ok(replaced) => Ok(replaced),
             Err((conn, info, cause)) => Err(ReplaceError { permit: self, conn, info, cause }),
         }
     }
 }
 
-/// A key for one connection that is being set up. Dropping it gives key and slot back.
-#[must_use = "dropping a claim gives its key and slot back"]
+/// A key for one connection that is set up. Dropping it releases key and slot.
+#[must_use = "dropping a claim releases its key and slot"]
 pub struct Claim<K: PeerKey, C: ConnectionHandle> {
-    held: Held<K, C>,
-    cell: Arc<ClaimCell<K>>,
+    guard: SlotGuard<K, C>,
+    record: Arc<ClaimRecord<K>>,
 }
 
 impl<K: PeerKey, C: ConnectionHandle> Claim<K, C> {
-    /// The key.
+    /// The claimed key.
     pub fn key(&self) -> &K {
-        &self.cell.key
+        &self.record.key
     }
 
-    /// The id the connection will have.
+    /// The id that the connection will have.
     pub fn id(&self) -> ConnId {
-        self.cell.id
+        self.record.id
     }
 
-    /// The canonical address it was admitted with.
+    /// The address it was admitted with, canonical.
     pub fn addr(&self) -> SocketAddr {
-        self.held.ticket.origin.addr
+        self.guard.pending.origin.addr
     }
 
-    /// Who opened the connection.
+    /// The side that opened the connection.
     pub fn direction(&self) -> Direction {
-        self.cell.direction
-    }
-
-    /// From this tick on the sweep revokes it.
-    pub fn deadline(&self) -> Tick {
-        self.held.ticket.deadline
+        self.record.direction
     }
 
     /// Whether the sweep has revoked it.
     pub fn is_revoked(&self) -> bool {
-        !self.held.ticket.is_held()
+        !self.guard.pending.is_held()
     }
 
-    /// Claims another key and then releases this one; never both shards locked. The same key is no change.
+    /// Claims another key, then releases this one. The two shards are never locked together. The same key is no change.
     ///
     /// # Errors
-    /// The claim was revoked, or somebody has the new key; the claim on the old one comes back.
+    /// The claim was revoked, or another connection holds the new key. The claim on the old key comes back.
     pub fn rekey(self, key: K) -> Result<Self, RekeyError<K, C>> {
-        if key == self.cell.key {
+        if key == self.record.key {
             return Ok(self);
         }
-        match self.held.pool.claim_key(&self.held.ticket, key.clone()) {
-            Ok(cell) => {
-                self.held.pool.release_claim(&self.held.ticket, &self.cell);
-                Ok(Self { cell, ..self })
+        match self.guard.pool.claim_key(&self.guard.pending, key.clone()) {
+            Ok(record) => {
+                self.guard.pool.release_claim(&self.guard.pending, &self.record);
+                Ok(Self { record, ..self })
             }
             Err(cause) => Err(RekeyError { claim: self, key, cause }),
         }
     }
 
-    /// Gives the key back and keeps the slot.
+    /// Releases the key and keeps the slot.
     pub fn release_key(self) -> Permit<K, C> {
-        self.held.pool.release_claim(&self.held.ticket, &self.cell);
-        Permit { held: self.held }
+        self.guard.pool.release_claim(&self.guard.pending, &self.record);
+        Permit { guard: self.guard }
     }
 
     /// Makes the connection live under the claimed key.
     ///
     /// # Errors
-    /// The claim was revoked or the pool is closed; the connection comes back, not closed, and the claim is released.
+    /// The claim was revoked, or the pool is closed. The connection comes back open, and the claim is released.
     ///
     /// # Cost
-    /// Two allocations, one shard's write lock, and a short lock each of the address and the roster cell.
+    /// Two allocations, one shard's write lock, and a short lock each of the address and the roster shard.
     pub fn go_live(self, conn: C, info: C::Info, now: Tick) -> Result<Arc<Peer<K, C>>, CommitError<C>> {
-        self.held.pool.commit(&self.held.ticket, &self.cell, conn, info, now)
+        self.guard.pool.commit(&self.guard.pending, &self.record, conn, info, now)
     }
 }
 
-/// Both sides of a replacement.
+/// Both peers of a replacement.
 pub struct Replaced<K: PeerKey, C: ConnectionHandle> {
-    /// Live now.
+    /// The live peer.
     pub new: Arc<Peer<K, C>>,
-    /// Departed and closed.
+    /// The disconnected peer. Its connection is closed.
     pub old: Arc<Peer<K, C>>,
 }
 

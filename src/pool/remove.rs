@@ -1,4 +1,9 @@
-//! Leaving: exactly one caller wins, the peer is gone from look-ups first, and its connection is closed last.
+//! Removal: exactly one caller wins, look-ups stop finding the peer first, and its connection is closed last.
+//!
+//! ```text
+//!   under the shard's lock: check the connection id, mark the peer disconnected, release its live slot, take the entry
+//!   after the lock:         address index, roster, counters, then ConnectionHandle::close
+//! ```
 
 use std::sync::Arc;
 
@@ -7,17 +12,18 @@ use crate::base::ConnId;
 use super::pool::PoolEntry;
 use super::{ConnectionHandle, DisconnectReason, Peer, PeerKey, Pool};
 
-/// What became of an eviction.
+/// Result of [`Pool::evict`].
+#[must_use = "the eviction may have been refused"]
 pub enum EvictOutcome<K: PeerKey, C: ConnectionHandle> {
-    /// It departed.
+    /// The peer was removed and its connection closed.
     Evicted(Arc<Peer<K, C>>),
-    /// It stays: fewer live peers than the floor would remain (37).
+    /// The peer stays: its removal would leave fewer live peers than the floor.
     AtFloor,
-    /// This connection is not the live one of that key.
+    /// This connection is not the live one of the key.
     NotFound,
 }
 
-// By hand: deriving would ask the user's connection for `Debug`.
+// A derive would require `Debug` of the user's connection.
 impl<K: PeerKey, C: ConnectionHandle> std::fmt::Debug for EvictOutcome<K, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -29,76 +35,79 @@ impl<K: PeerKey, C: ConnectionHandle> std::fmt::Debug for EvictOutcome<K, C> {
 }
 
 impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
-    /// Departs this connection of this peer and closes it. `Some` for exactly one caller; `None` if it was not, or is
-    /// no longer, the live one: then nothing is touched (1).
+    /// Removes this connection of this peer and closes it.
+    ///
+    /// `Some` for exactly one caller. `None` if it is not the live connection of the key, or not any more; then nothing
+    /// changes.
     ///
     /// # Cost
     /// One shard's write lock, and a short lock each of the address and its subnets.
     pub fn remove(&self, key: &K, id: ConnId, reason: DisconnectReason) -> Option<Arc<Peer<K, C>>> {
-        self.take(key, reason, |peer| peer.id() == id && self.leave(peer, reason))
+        self.remove_if(key, reason, |peer| peer.id() == id && self.release_slot(peer, reason))
     }
 
-    /// Departs whoever is live under this key, and closes the connection.
+    /// Removes the live connection of this key, whichever it is, and closes it.
     pub fn remove_current(&self, key: &K, reason: DisconnectReason) -> Option<Arc<Peer<K, C>>> {
-        self.take(key, reason, |peer| self.leave(peer, reason))
+        self.remove_if(key, reason, |peer| self.release_slot(peer, reason))
     }
 
-    /// Departs a peer that we could keep (a ban, making room): not if that would leave fewer live peers than the
-    /// floor. However many evict at once, the floor holds.
+    /// Removes a peer by choice (a ban, or to make room), but only if at least the configured floor of live peers
+    /// remains. Concurrent evictions keep the floor too.
     pub fn evict(&self, key: &K, id: ConnId, reason: DisconnectReason) -> EvictOutcome<K, C> {
         let floor = self.limits.read(|limits| limits.floor);
         let mut at_floor = false;
-        let taken = self.take(key, reason, |peer| {
+        let removed = self.remove_if(key, reason, |peer| {
             if peer.id() != id {
                 return false;
             }
             at_floor = !self.shared.admission.release_live_above(peer.direction(), floor);
-            // Under the shard lock a live entry holds a live peer: the mark cannot fail.
-            !at_floor && peer.mark_departed(reason)
+            // The mark cannot fail: under the shard's lock the peer of a live entry is live.
+            !at_floor && peer.mark_disconnected(reason)
         });
-        match taken {
+        match removed {
             Some(peer) => EvictOutcome::Evicted(peer),
             None if at_floor => EvictOutcome::AtFloor,
             None => EvictOutcome::NotFound,
         }
     }
 
-    /// Removes a live entry if `claim`, run under the shard lock, marked its peer departed and released its slot.
-    pub(super) fn take(
+    /// Removes a live entry if `release` returns true. `release` runs under the shard's lock: it marks the peer
+    /// disconnected and releases its slot.
+    pub(super) fn remove_if(
         &self,
         key: &K,
         reason: DisconnectReason,
-        claim: impl FnOnce(&Peer<K, C>) -> bool,
+        release: impl FnOnce(&Peer<K, C>) -> bool,
     ) -> Option<Arc<Peer<K, C>>> {
-        let taken = self.remove_slot(key, |held| match held {
-            PoolEntry::Live(_, peer) => claim(peer),
-            PoolEntry::Claimed(..) => false,
+        let removed = self.entries.remove_if(key, |entry| match entry {
+            PoolEntry::Live(peer) => release(peer),
+            PoolEntry::Claimed(_) => false,
         });
-        match taken {
-            Some(PoolEntry::Live(_, peer)) => {
-                self.finish(&peer, reason);
+        match removed {
+            Some(PoolEntry::Live(peer)) => {
+                self.finish_removal(&peer, reason);
                 Some(peer)
             }
-            Some(PoolEntry::Claimed(..)) | None => None,
+            Some(PoolEntry::Claimed(_)) | None => None,
         }
     }
 
-    /// Under the shard lock: marks the peer departed and gives its live slot back.
-    fn leave(&self, peer: &Peer<K, C>, reason: DisconnectReason) -> bool {
-        let won = peer.mark_departed(reason);
+    /// Under the shard's lock: marks the peer disconnected and releases its live slot.
+    fn release_slot(&self, peer: &Peer<K, C>, reason: DisconnectReason) -> bool {
+        let won = peer.mark_disconnected(reason);
         if won {
             self.shared.admission.release_live(peer.direction());
         }
         won
     }
 
-    /// The rest of a departure, by its one winner: indexes first, the user's `close` last, so that a panic in it leaves
-    /// nothing behind (6).
-    pub(super) fn finish(&self, peer: &Arc<Peer<K, C>>, reason: DisconnectReason) {
+    /// The rest of a removal, called by its one winner after the lock: indexes first, the user's `close` last, so that a
+    /// panic in `close` leaves nothing behind.
+    pub(super) fn finish_removal(&self, peer: &Arc<Peer<K, C>>, reason: DisconnectReason) {
         self.addresses.unlist(peer);
-        self.cell_of(peer.key()).changed();
+        self.roster_shard_of(peer.id()).mark_changed();
         peer.forget_failure();
-        self.counters.departed(reason);
+        self.counters.count_disconnect(reason);
         peer.connection().close(reason);
     }
 }

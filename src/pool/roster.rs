@@ -1,11 +1,16 @@
-//! The published lists of live peers, in cells.
+//! The published lists of live peers, in shards.
 //!
-//! **Statement**: a peer whose insert returned before a roster was asked for is in it. **Enforced by**: joining pushes
-//! the peer and then raises the cell's generation, before the insert returns; a reader that finds the published list
-//! of an older generation rebuilds it, reading the generation *before* it takes what was added. **Breaks if** the
-//! generation is read after.
+//! ```text
+//!   insert -> added list, then generation + 1      remove -> generation + 1
+//!   reader -> published list of the present generation? yes: share it; no: rebuild it from (old list - disconnected) + added
+//! ```
 //!
-//! A cell keeps one pointer a peer: a rebuild is the old list without the departed, plus what was added.
+//! A shard keeps one pointer per peer. A peer belongs to the shard of its connection id.
+//!
+//! Guarantee: a peer whose insert returned before a roster was requested is in the roster.
+//! - Enforced by: an insert adds the peer and then raises the shard's generation, before it returns. A reader that finds a
+//!   published list of an older generation rebuilds it, and reads the generation before it takes the added peers.
+//! - Breaks if: the generation is read after the added peers are taken.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,17 +21,24 @@ use crate::sync::{Mutex, SwapCell};
 
 use super::{ConnectionHandle, Peer, PeerKey};
 
-/// One cell of the roster.
+/// The last-seen bound of a shard without peers, in milliseconds.
+const NO_PEERS: u64 = u64::MAX;
+/// Random draws before a choice walks over all peers: if a quarter fits, one choice in a hundred walks.
+const MAX_DRAWS: usize = 16;
+/// Fewer added peers wait for the next reader; more may trigger a rebuild.
+const MIN_ADDED_FOR_REBUILD: usize = 64;
+
+/// One shard of the roster.
 pub(super) struct RosterShard<K: PeerKey, C: ConnectionHandle> {
-    /// Raised after each change. A published list of an older generation is out of date.
+    /// Raised after each change. A published list of an older generation is outdated.
     generation: AtomicU64,
-    /// Joined since the last rebuild. Short-locked.
+    /// Peers that went live since the last rebuild. Short-locked.
     added: Mutex<Vec<Arc<Peer<K, C>>>>,
     published: SwapCell<Published<K, C>>,
-    /// Not later than any live peer of the cell was last seen, in milliseconds; so the cell need not be judged before
-    /// that much time has passed. A bound: sweeps raise it, joins lower it.
-    oldest: AtomicU64,
-    /// Held by whoever rebuilds; the others who want the list wait for it. No peer is dropped under it.
+    /// A lower bound of the last-seen ticks of the shard's live peers, in milliseconds: the shard need not be judged
+    /// before that bound is old enough. Sweeps raise it, inserts lower it.
+    oldest_seen_millis: AtomicU64,
+    /// Held during a rebuild; other readers of the list wait for it. No peer is dropped under it.
     rebuilding: Mutex<()>,
 }
 
@@ -35,13 +47,19 @@ struct Published<K: PeerKey, C: ConnectionHandle> {
     peers: Box<[Arc<Peer<K, C>>]>,
 }
 
+/// What a rebuild takes out of a shard: it may hold the last references to peers, so it is dropped after the lock.
+struct Retired<K: PeerKey, C: ConnectionHandle> {
+    _lists: [Arc<Published<K, C>>; 2],
+    _added: Vec<Arc<Peer<K, C>>>,
+}
+
 impl<K: PeerKey, C: ConnectionHandle> RosterShard<K, C> {
     pub(super) fn new() -> Self {
         Self {
             generation: AtomicU64::new(0),
             added: Mutex::new(Vec::new()),
             published: SwapCell::new(Arc::new(Published { generation: 0, peers: Box::default() })),
-            oldest: AtomicU64::new(NOBODY),
+            oldest_seen_millis: AtomicU64::new(NO_PEERS),
             rebuilding: Mutex::new(()),
         }
     }
@@ -49,80 +67,77 @@ impl<K: PeerKey, C: ConnectionHandle> RosterShard<K, C> {
     /// Adds a live peer.
     ///
     /// # Cost
-    /// Amortised O(1): a rebuild only when as many were added as the list is long, so that a pool whose roster nobody
-    /// reads keeps no more departed peers than live ones.
-    pub(super) fn join(&self, peer: &Arc<Peer<K, C>>) {
-        let (peer, joined) = (Arc::clone(peer), peer.connected_at());
-        let waiting = {
+    /// Amortised O(1). It rebuilds the list only when as many peers were added as the list is long, so that a pool whose
+    /// roster nobody reads holds no more disconnected peers than live ones.
+    pub(super) fn add(&self, peer: &Arc<Peer<K, C>>) {
+        let (peer, connected_at) = (Arc::clone(peer), peer.connected_at());
+        let added = {
             let mut added = self.added.lock();
             added.push(peer);
             added.len()
         };
-        self.changed();
-        // After raising the generation: see `judge`. Relaxed: the generation orders it.
-        self.oldest.fetch_min(joined.as_millis(), Ordering::Relaxed);
-        if waiting >= MANY && waiting >= self.published.read(|list| list.peers.len()) {
-            drop(self.fresh());
+        self.mark_changed();
+        // After the generation is raised: see `begin_judgement`. Relaxed: the generation orders it.
+        self.oldest_seen_millis.fetch_min(connected_at.as_millis(), Ordering::Relaxed);
+        if added >= MIN_ADDED_FOR_REBUILD && added >= self.published.read(|list| list.peers.len()) {
+            drop(self.current());
         }
     }
 
-    /// A peer of this cell departed.
-    pub(super) fn changed(&self) {
-        // Release: pairs with the acquire in `is_fresh` and `rebuild`. Acquire: pairs with the release in `judge`.
+    /// Marks the published list as outdated: a peer was added or disconnected.
+    pub(super) fn mark_changed(&self) {
+        // Release: pairs with the acquire in `is_current` and `rebuild`. Acquire: pairs with the release in
+        // `synchronize`.
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Of a join and what comes after this, either the join raised the generation first, and the next list contains it; or
-    /// whoever joins sees what was done before this.
-    pub(super) fn meet(&self) {
-        // AcqRel, adding nothing: pairs with the raise in `changed`.
+    /// Orders this call against a concurrent `add`. Either the add raised the generation first, and the next list contains
+    /// its peer; or the adding thread sees what this thread did before this call.
+    pub(super) fn synchronize(&self) {
+        // AcqRel, adding nothing: pairs with the exchange in `mark_changed`.
         self.generation.fetch_add(0, Ordering::AcqRel);
     }
 
-    /// The peers to judge, if some may be silent for longer than this. Last-seen only rises, so *no* stays true until a
-    /// judgement or until somebody joins.
-    pub(super) fn judge(&self, stale_after: Duration, now: Tick) -> Option<Judgement<'_, K, C>> {
-        let oldest = self.oldest.load(Ordering::Relaxed);
-        if oldest == NOBODY || now.since(Tick::from_millis(oldest)) <= stale_after {
+    /// The peers to judge, if one may be silent for longer than `stale_after`. Last-seen only rises, so `None` stays
+    /// correct until a judgement or an add.
+    pub(super) fn begin_judgement(&self, stale_after: Duration, now: Tick) -> Option<Judgement<'_, K, C>> {
+        let oldest = self.oldest_seen_millis.load(Ordering::Relaxed);
+        if oldest == NO_PEERS || now.since(Tick::from_millis(oldest)) <= stale_after {
             return None;
         }
-        self.oldest.store(NOBODY, Ordering::Relaxed);
-        // Who joins and is not in the list below lowers the bound after it was reset.
-        self.meet();
-        Some(Judgement { cell: self, view: self.fresh(), oldest: Tick::MAX })
+        self.oldest_seen_millis.store(NO_PEERS, Ordering::Relaxed);
+        // A peer that is added and not in the list below lowers the bound after this reset.
+        self.synchronize();
+        Some(Judgement { shard: self, view: self.current(), oldest_seen: Tick::MAX })
     }
 
-    /// The list of at least the present generation.
-    pub(super) fn fresh(&self) -> RosterShardView<K, C> {
+    /// A list of at least the present generation.
+    pub(super) fn current(&self) -> RosterShardView<K, C> {
         let list = self.published.load();
-        if self.is_fresh(&list) {
+        if self.is_current(&list) {
             return RosterShardView { list };
         }
-        // Declared before the guard, so dropped after it: what the old list alone held is dropped outside the lock.
-        let _stale = list;
-        let _replaced;
+        // Declared before the guard and so dropped after it: peers that only these hold are dropped outside the lock.
+        let _outdated = list;
+        let _retired;
         let _guard = self.rebuilding.lock();
         let list = self.published.load();
-        if self.is_fresh(&list) {
+        if self.is_current(&list) {
             return RosterShardView { list };
         }
-        let (list, replaced) = self.rebuild(list);
-        _replaced = replaced;
+        let (list, retired) = self.rebuild(list);
+        _retired = retired;
         RosterShardView { list }
     }
 
-    fn is_fresh(&self, list: &Published<K, C>) -> bool {
-        // Acquire: pairs with the release in `changed`; what was pushed before is seen by a rebuild.
+    fn is_current(&self, list: &Published<K, C>) -> bool {
+        // Acquire: pairs with the release in `mark_changed`. A rebuild sees the peers added before.
         list.generation == self.generation.load(Ordering::Acquire)
     }
 
-    /// Under `rebuilding`. Returns the new list and everything that may hold the last reference to a peer.
-    #[expect(clippy::type_complexity, reason = "what leaves the lock, and nothing else uses it")]
-    fn rebuild(
-        &self,
-        old: Arc<Published<K, C>>,
-    ) -> (Arc<Published<K, C>>, (Arc<Published<K, C>>, Vec<Arc<Peer<K, C>>>, Arc<Published<K, C>>)) {
-        // Before taking what was added. Acquire: pairs with the release in `changed`.
+    /// Builds and publishes a new list. Runs under `rebuilding`.
+    fn rebuild(&self, old: Arc<Published<K, C>>) -> (Arc<Published<K, C>>, Retired<K, C>) {
+        // Before the added peers are taken. Acquire: pairs with the release in `mark_changed`.
         let generation = self.generation.load(Ordering::Acquire);
         let added = std::mem::take(&mut *self.added.lock());
         let live = |peer: &&Arc<Peer<K, C>>| peer.is_live();
@@ -130,100 +145,97 @@ impl<K: PeerKey, C: ConnectionHandle> RosterShard<K, C> {
         peers.extend(old.peers.iter().chain(&added).filter(live).cloned());
         let list = Arc::new(Published { generation, peers: peers.into_boxed_slice() });
         let replaced = self.published.swap(Arc::clone(&list));
-        (list, (old, added, replaced))
+        (list, Retired { _lists: [old, replaced], _added: added })
     }
 }
 
-/// The peers of one cell at one moment. Holds them; take it, use it, drop it.
+/// The peers of one roster shard at one moment. It keeps them alive: use it and drop it.
 pub struct RosterShardView<K: PeerKey, C: ConnectionHandle> {
     list: Arc<Published<K, C>>,
 }
 
 impl<K: PeerKey, C: ConnectionHandle> RosterShardView<K, C> {
-    /// The peers that are live when they are reached.
+    /// The peers that are live when the iterator reaches them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Peer<K, C>>> {
         self.list.peers.iter().filter(|peer| peer.is_live())
     }
 
-    /// The peers that were live when the list was made; some may have departed.
+    /// The peers that were live when the list was made. Some may have disconnected.
     pub fn all(&self) -> &[Arc<Peer<K, C>>] {
         &self.list.peers
     }
 }
 
-/// A sweep of one cell under way. When it ends the cell knows how old the oldest last-seen is.
+/// A sweep of one shard in progress. Its end stores the new last-seen bound.
 pub(super) struct Judgement<'a, K: PeerKey, C: ConnectionHandle> {
-    cell: &'a RosterShard<K, C>,
+    shard: &'a RosterShard<K, C>,
     pub(super) view: RosterShardView<K, C>,
-    /// Not later than any of those who stay was last seen.
-    pub(super) oldest: Tick,
+    /// A lower bound of the last-seen ticks of the peers that stay.
+    pub(super) oldest_seen: Tick,
 }
 
 impl<K: PeerKey, C: ConnectionHandle> Drop for Judgement<'_, K, C> {
     fn drop(&mut self) {
-        // A user's `close` that panics ends the judgement early: who was not reached is judged the next time.
-        let oldest = if std::thread::panicking() { Tick::ZERO } else { self.oldest };
-        self.cell.oldest.fetch_min(oldest.as_millis(), Ordering::Relaxed);
+        // A panic in the user's `close` ends the judgement early. The next one judges the peers that were not reached.
+        let oldest_seen = if std::thread::panicking() { Tick::ZERO } else { self.oldest_seen };
+        self.shard.oldest_seen_millis.fetch_min(oldest_seen.as_millis(), Ordering::Relaxed);
     }
 }
 
-/// Everybody who was live when it was asked for. Holds them; take it, use it, drop it.
+/// All peers that were live when the roster was requested. It keeps them alive: use it and drop it.
 pub struct Roster<K: PeerKey, C: ConnectionHandle> {
-    pub(super) cells: Vec<RosterShardView<K, C>>,
+    pub(super) shards: Vec<RosterShardView<K, C>>,
 }
 
 impl<K: PeerKey, C: ConnectionHandle> Roster<K, C> {
-    /// The peers that are live when they are reached.
+    /// The peers that are live when the iterator reaches them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Peer<K, C>>> {
-        self.cells.iter().flat_map(RosterShardView::iter)
+        self.shards.iter().flat_map(RosterShardView::iter)
     }
 
-    /// Some peer that fits, each as likely as the next; `None` if nobody does. `random` returns a number below the one it is
-    /// given, each as likely as the next. Departed peers are asked about as well: [`Peer::is_live`] is for `fits` to ask.
+    /// A uniformly random peer among those for which `fits` returns true; `None` if there is none.
+    ///
+    /// `random(n)` returns a uniformly random number below `n`. `fits` is called with disconnected peers too; it may
+    /// check [`Peer::is_live`].
     ///
     /// # Cost
-    /// A few looks, each a step a cell; a walk over everybody only where few fit.
+    /// Up to 16 draws of one step per shard. A walk over all peers only if few fit.
     pub fn choose(
         &self,
         mut random: impl FnMut(usize) -> usize,
         fits: impl Fn(&Peer<K, C>) -> bool,
     ) -> Option<&Arc<Peer<K, C>>> {
-        let all = self.len();
-        if all == 0 {
+        let len = self.len();
+        if len == 0 {
             return None;
         }
-        // Who does not fit is drawn again, which leaves the others as likely as each other.
-        let drawn = (0..LOOKS).find_map(|_| self.at(random(all)).filter(|peer| fits(peer)));
+        // A peer that does not fit is drawn again, which leaves the others equally likely.
+        let drawn = (0..MAX_DRAWS).find_map(|_| self.at(random(len)).filter(|peer| fits(peer)));
         drawn.or_else(|| {
-            let lists = self.cells.iter().flat_map(RosterShardView::all);
+            let lists = self.shards.iter().flat_map(RosterShardView::all);
             let fitting: Vec<_> = lists.filter(|peer| fits(peer)).collect();
             if fitting.is_empty() { None } else { fitting.get(random(fitting.len())).copied() }
         })
     }
 
-    /// The peer at this place of the lists, counted through.
-    fn at(&self, place: usize) -> Option<&Arc<Peer<K, C>>> {
-        let mut left = place;
-        for cell in &self.cells {
-            match cell.all().get(left) {
+    /// The peer at this index of the concatenated lists.
+    fn at(&self, index: usize) -> Option<&Arc<Peer<K, C>>> {
+        let mut rest = index;
+        for shard in &self.shards {
+            match shard.all().get(rest) {
                 Some(peer) => return Some(peer),
-                None => left -= cell.all().len(),
+                None => rest -= shard.all().len(),
             }
         }
         None
     }
 
-    /// The cells it is made of.
-    pub fn cells(&self) -> &[RosterShardView<K, C>] {
-        &self.cells
-    }
-
-    /// How many were live when the lists were made.
+    /// Number of peers that were live when the lists were made.
     pub fn len(&self) -> usize {
-        self.cells.iter().map(|cell| cell.list.peers.len()).sum()
+        self.shards.iter().map(|shard| shard.list.peers.len()).sum()
     }
 
-    /// Whether nobody was.
+    /// Whether no peer was live when the lists were made.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -241,13 +253,6 @@ impl<K: PeerKey, C: ConnectionHandle> std::fmt::Debug for Roster<K, C> {
     }
 }
 
-/// The bound of a cell without peers.
-const NOBODY: u64 = u64::MAX;
-/// Peers looked at before everybody is: where a quarter fits, one draw of a hundred comes to that.
-const LOOKS: usize = 16;
-/// Fewer added peers than this wait for the next reader.
-const MANY: usize = 64;
-
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
     use std::net::SocketAddr;
@@ -257,9 +262,9 @@ mod tests {
     use crate::pool::{DisconnectReason, Pool, PoolConfig};
 
     #[test]
-    fn whoever_fits_is_drawn_as_often_as_the_others_and_nobody_else_is() {
+    fn choose_is_uniform_over_the_fitting_peers() {
         let pool: Arc<Pool<u32, ()>> = Pool::new(PoolConfig::test());
-        assert!(pool.roster().choose(|_| unreachable!("of nobody"), |_| true).is_none());
+        assert!(pool.roster().choose(|_| unreachable!("the roster is empty"), |_| true).is_none());
         for key in 0..1_000_u32 {
             let addr = SocketAddr::from((key.to_be_bytes(), 7_000));
             pool.insert(key, addr, Direction::Inbound, (), (), Tick::ZERO).unwrap();
@@ -272,15 +277,15 @@ mod tests {
             state ^= state << 17;
             (state % below as u64) as usize
         };
-        // So many that looking finds one, so few that mostly a walk does, and one alone.
+        // Draws find one; mostly the walk finds one; only one fits.
         for every in [4, 100, 1_000] {
-            let mut drawn = vec![0; 1_000];
+            let mut chosen = vec![0; 1_000];
             let fitting = 1_000 / every;
             for _ in 0..fitting * 200 {
                 let peer = roster.choose(&mut random, |peer| peer.key() % every == every / 2).unwrap();
-                drawn[*peer.key() as usize] += 1;
+                chosen[*peer.key() as usize] += 1;
             }
-            for (key, times) in (0..).zip(drawn) {
+            for (key, times) in (0..).zip(chosen) {
                 let fits = key % every == every / 2;
                 assert!(
                     if fits { (120..300).contains(&times) } else { times == 0 },

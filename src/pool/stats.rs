@@ -1,99 +1,99 @@
-//! What an operator asks first.
+//! Counters and the statistics that an operator reads.
 
 use std::time::Duration;
 
 use crate::base::Tick;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-use super::sweep::AT_ONCE;
+use super::sweep::PREFETCH_PEERS;
 use super::{AdmitError, ConnectionHandle, DisconnectReason, PeerKey, Pool};
 
-/// A look at the pool.
+/// A snapshot of the pool.
 ///
-/// The first and the in/out/pending numbers are one reading of the admission word. Everything that asks each peer
-/// comes from one walk over the roster, with its own count (`walked_connections`); the two are a moment apart, so
-/// they are never added to or subtracted from each other.
+/// `total_connections` and the inbound, outbound and pending numbers are one reading of the admission word. The numbers
+/// of the walk come from one walk over the roster and have a count of their own, `walked_connections`. The two are a
+/// moment apart, so they are never added or subtracted.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PoolStats {
     /// Live connections.
     pub total_connections: usize,
-    /// Of the walked: health above the threshold.
+    /// Walk: peers with health above the threshold.
     pub healthy_connections: usize,
-    /// Of the walked: silent for longer than the policy allows and not paused by us. Should be near zero; what is
-    /// there longer than one sweep round is a sweep that does not run.
+    /// Walk: peers silent for longer than the policy allows and not paused by this node. Near zero in a healthy pool; a
+    /// number that outlasts a sweep round means that the sweep does not run.
     pub stale_connections: usize,
-    /// Mean health of the walked, 0 to 100; 0 if there is nobody.
+    /// Walk: mean health, 0 to 100; 0 without peers.
     pub avg_health_score: f64,
-    /// Uptime of the longest connected of the walked, in seconds.
+    /// Walk: uptime of the longest connected peer, in seconds.
     pub oldest_connection_secs: u64,
-    /// Live connections they dialled.
+    /// Live connections that the remote side dialled.
     pub inbound: usize,
-    /// Live connections we dialled.
+    /// Live connections that this node dialled.
     pub outbound: usize,
-    /// Inbound handshakes under way. Rising: a flood, or handshakes that hang.
+    /// Inbound handshakes in progress. A rising number means a flood, or handshakes that hang.
     pub pending_inbound: usize,
-    /// Outbound dials under way.
+    /// Outbound dials in progress.
     pub pending_outbound: usize,
     /// Whether the pool is closed.
     pub closed: bool,
-    /// How many peers the walk met.
+    /// Number of peers that the walk read.
     pub walked_connections: usize,
-    /// Of the walked: paused by us. Rising: handlers are too slow.
+    /// Walk: peers paused by this node. A rising number means that handlers are too slow.
     pub paused_connections: usize,
-    /// Of the walked: mean smoothed round-trip time in milliseconds of those that have one; 0 if none has.
+    /// Walk: mean smoothed round-trip time in milliseconds, over peers that have one; 0 if none has.
     pub avg_rtt_ms: f64,
-    /// Of the walked: bytes received.
+    /// Walk: bytes received.
     pub bytes_received: u64,
-    /// Of the walked: bytes sent.
+    /// Walk: bytes sent.
     pub bytes_sent: u64,
-    /// Permits and claims revoked at their deadline, since the start. Rising: handshakes hang.
+    /// Permits and claims revoked at their deadline, since the start. A rising number means that handshakes hang.
     pub revoked: u64,
-    /// RefusalCounts since the start.
+    /// Refused admissions, since the start.
     pub refused: RefusalCounts,
-    /// DisconnectCounts since the start.
+    /// Disconnects by reason, since the start.
     pub disconnects: DisconnectCounts,
 }
 
-/// Who was refused a slot, since the start.
+/// Refused admissions by limit, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RefusalCounts {
-    /// By the limit of one address. Rising: one abusive or very popular address.
+    /// By the limit of one address. A rising number means one abusive or very popular address.
     pub per_ip: u64,
     /// By the limit of a subnet.
     pub per_subnet: u64,
-    /// Because all slots were taken. Rising: raise the limits, or be content.
+    /// By the limit of live connections. A rising number: raise the limits, or accept it.
     pub full: u64,
-    /// Because too many handshakes were under way.
+    /// By the limit of handshakes in progress.
     pub too_many_pending: u64,
     /// Because the pool was closed.
     pub closed: u64,
 }
 
-/// DisconnectCounts by reason, since the start.
+/// Disconnects by reason, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DisconnectCounts([u64; DisconnectReason::ALL.len()]);
 
 impl DisconnectCounts {
-    /// How many left for this reason.
+    /// Disconnects for this reason.
     pub fn of(&self, reason: DisconnectReason) -> u64 {
         self.0[reason.index()]
     }
 
-    /// How many left.
+    /// Disconnects for any reason.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// Every reason and how many left for it.
+    /// Every reason and its count.
     pub fn iter(&self) -> impl Iterator<Item = (DisconnectReason, u64)> {
         DisconnectReason::ALL.into_iter().zip(self.0)
     }
 }
 
-/// Counters; hints, relaxed.
+/// Counters of the pool; relaxed hints.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     per_ip: AtomicU64,
@@ -102,12 +102,12 @@ pub(super) struct Counters {
     too_many_pending: AtomicU64,
     closed: AtomicU64,
     revoked: AtomicU64,
-    departed: [AtomicU64; DisconnectReason::ALL.len()],
+    disconnects: [AtomicU64; DisconnectReason::ALL.len()],
 }
 
 impl Counters {
-    pub(super) fn refused(&self, why: AdmitError) {
-        let counter = match why {
+    pub(super) fn count_refusal(&self, cause: AdmitError) {
+        let counter = match cause {
             AdmitError::PerIp => &self.per_ip,
             AdmitError::PerSubnet => &self.per_subnet,
             AdmitError::Full(_) => &self.full,
@@ -117,12 +117,12 @@ impl Counters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn revoked(&self) {
+    pub(super) fn count_revocation(&self) {
         self.revoked.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn departed(&self, reason: DisconnectReason) {
-        self.departed[reason.index()].fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count_disconnect(&self, reason: DisconnectReason) {
+        self.disconnects[reason.index()].fetch_add(1, Ordering::Relaxed);
     }
 
     fn refusals(&self) -> RefusalCounts {
@@ -136,17 +136,20 @@ impl Counters {
         }
     }
 
-    fn departures(&self) -> DisconnectCounts {
-        DisconnectCounts(std::array::from_fn(|index| self.departed[index].load(Ordering::Relaxed)))
+    fn disconnects(&self) -> DisconnectCounts {
+        DisconnectCounts(std::array::from_fn(|index| self.disconnects[index].load(Ordering::Relaxed)))
     }
 }
 
 impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
-    /// Everything an operator asks first. Cost: one walk over the roster, a few loads a peer; no lock of the map.
+    /// A snapshot of the pool's statistics.
+    ///
+    /// # Cost
+    /// One walk over the roster with a few loads per peer. No lock of the map.
     pub fn stats(&self, now: Tick) -> PoolStats {
         let counts = self.admission();
         let stale_after = self.liveness_policy().stale_after;
-        let rules = self.shared.rules.load();
+        let rules = self.shared.health_rules.load();
         let mut stats = PoolStats {
             total_connections: counts.live() as usize,
             inbound: counts.live_inbound as usize,
@@ -156,24 +159,28 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
             closed: counts.closed,
             revoked: self.counters.revoked.load(Ordering::Relaxed),
             refused: self.counters.refusals(),
-            disconnects: self.counters.departures(),
+            disconnects: self.counters.disconnects(),
             ..PoolStats::default()
         };
         let (mut health_sum, mut oldest, mut rtt_sum, mut with_rtt) =
             (0u64, Duration::ZERO, Duration::ZERO, 0u32);
         for index in 0..self.roster_shard_count() {
             let view = self.roster_shard(index);
-            let mut read = Vec::with_capacity(AT_ONCE);
-            for some in view.all().chunks(AT_ONCE) {
-                // As in a sweep: what comes from memory is asked of some together, before anything is done with it.
-                read.extend(some.iter().map(|peer| (peer, peer.reading(), peer.bytes(), peer.rtt())));
-                for (peer, vitals, bytes, rtt) in read.drain(..).filter(|(_, vitals, ..)| vitals.is_live()) {
+            let mut batch = Vec::with_capacity(PREFETCH_PEERS);
+            for peers in view.all().chunks(PREFETCH_PEERS) {
+                // As in a sweep: a batch's words are loaded before the first is used, so that cache misses overlap.
+                batch.extend(
+                    peers.iter().map(|peer| (peer, peer.liveness_reading(), peer.bytes(), peer.rtt())),
+                );
+                for (peer, reading, bytes, rtt) in
+                    batch.drain(..).filter(|(_, reading, ..)| reading.is_live())
+                {
                     let health = peer.health_by(&rules, now);
-                    let stale = now.since(vitals.last_seen()) > stale_after;
+                    let stale = now.since(reading.last_seen()) > stale_after;
                     stats.walked_connections += 1;
                     stats.healthy_connections += usize::from(health > rules.policy.healthy_above);
-                    stats.stale_connections += usize::from(stale && !vitals.is_paused());
-                    stats.paused_connections += usize::from(vitals.is_paused());
+                    stats.stale_connections += usize::from(stale && !reading.is_paused());
+                    stats.paused_connections += usize::from(reading.is_paused());
                     stats.bytes_received = stats.bytes_received.saturating_add(bytes.received);
                     stats.bytes_sent = stats.bytes_sent.saturating_add(bytes.sent);
                     health_sum += u64::from(health);

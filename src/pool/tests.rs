@@ -1,4 +1,4 @@
-//! The pool as a whole, claim by claim.
+//! Tests of the pool as a whole.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::future::Future;
@@ -13,11 +13,11 @@ use super::*;
 use crate::base::{ConnId, Direction, Tick};
 
 #[derive(Default)]
-struct Line {
+struct TestConnection {
     closed: Mutex<Vec<DisconnectReason>>,
 }
 
-impl ConnectionHandle for Arc<Line> {
+impl ConnectionHandle for Arc<TestConnection> {
     type Info = u32;
 
     fn close(&self, reason: DisconnectReason) {
@@ -25,7 +25,7 @@ impl ConnectionHandle for Arc<Line> {
     }
 }
 
-type TestPool = Pool<u32, Arc<Line>>;
+type TestPool = Pool<u32, Arc<TestConnection>>;
 
 fn at(secs: u64) -> Tick {
     Tick::from_millis(secs * 1_000)
@@ -46,28 +46,27 @@ fn pool() -> Arc<TestPool> {
     pool_with(|_| ())
 }
 
-fn insert(pool: &TestPool, key: u32, secs: u64) -> Arc<Peer<u32, Arc<Line>>> {
+fn insert(pool: &TestPool, key: u32, secs: u64) -> Arc<Peer<u32, Arc<TestConnection>>> {
     pool.insert(key, addr(key), Direction::Inbound, Arc::default(), key, at(secs)).unwrap()
 }
 
-fn permit(pool: &Arc<TestPool>, key: u32) -> Permit<u32, Arc<Line>> {
+fn permit(pool: &Arc<TestPool>, key: u32) -> Permit<u32, Arc<TestConnection>> {
     pool.admit(addr(key), Direction::Outbound, SlotClass::Ordinary, at(10)).unwrap()
 }
 
 fn is_empty(pool: &TestPool) {
     let counts = pool.admission();
     assert_eq!((counts.live(), counts.pending(), pool.addresses.entries()), (0, 0, 0));
-    assert!(pool.tickets.iter().all(|tickets| tickets.lock().is_empty()));
+    assert!(pool.pending.iter().all(|pending| pending.lock().is_empty()));
     assert_eq!(pool.roster().iter().count(), 0);
 }
 
 #[test]
-fn the_operations_of_the_old_system_have_their_place() {
+fn look_ups_marks_and_removal_by_key() {
     let pool = pool();
     let peer = insert(&pool, 1, 5);
     assert_eq!((*peer.key(), peer.addr(), peer.direction()), (1, addr(1), Direction::Inbound));
     assert!(pool.seen(&1, at(8)) && !pool.seen(&2, at(8)));
-    assert_eq!(pool.seen_by_ip(addr(1).ip(), at(9)), 1);
     assert_eq!(peer.seen(at(11)), SeenOutcome::Alive);
     assert_eq!((peer.last_seen(), peer.connected_at()), (at(11), at(5)));
     assert_eq!(peer.uptime(at(15)), Duration::from_secs(10));
@@ -76,15 +75,15 @@ fn the_operations_of_the_old_system_have_their_place() {
         pool.penalize(&1, Misbehavior::Protocol, at(15)),
         Some(PenaltyOutcome::Counted { health: 60 })
     );
-    assert!(pool.is_healthy(&1, at(15)) && !pool.is_healthy(&2, at(15)));
+    assert!(peer.is_healthy(at(15)));
     assert_eq!(pool.penalize(&1, Misbehavior::BadData, at(15)), Some(PenaltyOutcome::Counted { health: 30 }));
-    assert!(!pool.is_healthy(&1, at(15)));
+    assert!(!peer.is_healthy(at(15)));
     assert_eq!((pool.reward(&1, at(15)), pool.reward(&2, at(15))), (Some(35), None));
     assert!(peer.is_healthy(at(15)));
     insert(&pool, 2, 6);
     let mut keys = pool.keys();
     keys.sort_unstable();
-    assert_eq!((keys, pool.len(), pool.addrs().len()), (vec![1, 2], 2, 2));
+    assert_eq!((keys, pool.len()), (vec![1, 2], 2));
     assert_eq!(pool.remove_current(&1, DisconnectReason::Requested).map(|peer| peer.id()), Some(peer.id()));
     assert_eq!(peer.connection().closed.lock().unwrap().as_slice(), [DisconnectReason::Requested]);
     assert_eq!(peer.disconnect_reason(), Some(DisconnectReason::Requested));
@@ -94,7 +93,7 @@ fn the_operations_of_the_old_system_have_their_place() {
 }
 
 #[test]
-fn info_changes_while_connected_and_no_change_is_lost() {
+fn concurrent_info_updates_are_not_lost() {
     let pool = pool();
     let peer = insert(&pool, 0, 1);
     std::thread::scope(|scope| {
@@ -102,23 +101,24 @@ fn info_changes_while_connected_and_no_change_is_lost() {
             scope.spawn(|| (0..1_000).for_each(|_| peer.update_info(|info| info + 1)));
         }
     });
-    assert_eq!((*peer.info(), *peer.set_info(Arc::new(9)), peer.read_info(|info| *info)), (4_000, 4_000, 9));
+    peer.update_info(|info| info + 5);
+    assert_eq!((*peer.info(), peer.read_info(|info| *info)), (4_005, 4_005));
 }
 
 #[test]
-fn a_taken_key_gives_connection_and_slot_back() {
+fn insert_under_a_held_key_returns_connection_and_slot() {
     let pool = pool();
     let peer = insert(&pool, 1, 1);
-    let line = Arc::new(Line::default());
-    let error = pool.insert(1, addr(9), Direction::Inbound, Arc::clone(&line), 77, at(2)).unwrap_err();
-    assert!(Arc::ptr_eq(&error.conn, &line) && error.info == 77);
+    let conn = Arc::new(TestConnection::default());
+    let error = pool.insert(1, addr(9), Direction::Inbound, Arc::clone(&conn), 77, at(2)).unwrap_err();
+    assert!(Arc::ptr_eq(&error.conn, &conn) && error.info == 77);
     assert_eq!(error.cause, InsertFailure::KeyHeld(peer.id()));
-    assert!(line.closed.lock().unwrap().is_empty());
+    assert!(conn.closed.lock().unwrap().is_empty());
     assert_eq!((pool.len(), pool.count_by_ip(addr(9).ip())), (1, 0));
 }
 
 #[test]
-fn dropping_any_token_gives_everything_back() {
+fn dropping_any_token_releases_everything() {
     let pool = pool();
     drop(permit(&pool, 1));
     is_empty(&pool);
@@ -141,7 +141,7 @@ fn dropping_any_token_gives_everything_back() {
 }
 
 #[test]
-fn a_panic_in_a_handshake_gives_everything_back() {
+fn a_panic_in_a_handshake_releases_everything() {
     let pool = pool();
     let claim = permit(&pool, 1).claim(1).unwrap();
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
@@ -153,7 +153,7 @@ fn a_panic_in_a_handshake_gives_everything_back() {
 }
 
 #[test]
-fn the_sweep_revokes_at_the_deadline_whatever_the_handshake_does() {
+fn the_sweep_revokes_at_the_deadline() {
     let pool = pool();
     let claim = permit(&pool, 1).claim(1).unwrap();
     assert!(pool.sweep(Tick::from_millis(9_999)).revoked.is_empty());
@@ -173,7 +173,7 @@ fn the_sweep_revokes_at_the_deadline_whatever_the_handshake_does() {
 }
 
 #[test]
-fn only_the_meant_connection_departs() {
+fn removal_by_id_spares_other_connections() {
     let pool = pool();
     let first = insert(&pool, 1, 1);
     assert!(pool.remove(&1, first.id(), DisconnectReason::Lost).is_some());
@@ -185,7 +185,7 @@ fn only_the_meant_connection_departs() {
 }
 
 #[test]
-fn a_replacement_swaps_in_one_step_and_gives_everything_back_when_too_late() {
+fn a_replacement_is_one_step_and_returns_everything_when_too_late() {
     let pool = pool();
     let old = insert(&pool, 1, 1);
     let swapped = permit(&pool, 8).replace(&1, old.id(), Arc::default(), 8, at(3)).unwrap();
@@ -202,7 +202,7 @@ fn a_replacement_swaps_in_one_step_and_gives_everything_back_when_too_late() {
 }
 
 #[test]
-fn limits_refuse_in_order_and_reserved_slots_pass_the_first_two() {
+fn limits_refuse_in_order_and_reserved_slots_skip_address_limits() {
     let pool = pool_with(|config| {
         config.limits = Limits {
             max_inbound: 5,
@@ -228,7 +228,7 @@ fn limits_refuse_in_order_and_reserved_slots_pass_the_first_two() {
 }
 
 #[test]
-fn ipv6_counts_in_two_subnets_and_both_are_given_back() {
+fn ipv6_counts_in_two_subnets_and_releases_both() {
     let pool = pool_with(|config| {
         config.limits.max_per_subnet = 2;
         config.limits.max_per_site = 3;
@@ -246,13 +246,13 @@ fn ipv6_counts_in_two_subnets_and_both_are_given_back() {
 }
 
 #[test]
-fn a_look_up_by_ip_finds_all_connections_of_it() {
+fn look_up_by_ip_finds_all_connections() {
     let pool = pool();
     let from = |port: u16| SocketAddr::new(addr(1).ip(), port);
     for port in 1..=40u16 {
         pool.insert(u32::from(port), from(port), Direction::Inbound, Arc::default(), 0, at(1)).unwrap();
     }
-    assert_eq!((pool.by_ip(addr(1).ip()).len(), pool.seen_by_ip(addr(1).ip(), at(2))), (40, 40));
+    assert_eq!(pool.by_ip(addr(1).ip()).len(), 40);
     for port in 1..=40u32 {
         pool.remove_current(&port, DisconnectReason::Closed).unwrap();
         assert_eq!(pool.by_ip(addr(1).ip()).len(), 40 - port as usize);
@@ -261,7 +261,7 @@ fn a_look_up_by_ip_finds_all_connections_of_it() {
 }
 
 #[test]
-fn a_paused_peer_is_not_judged_and_a_resumed_one_starts_afresh() {
+fn a_paused_peer_is_not_judged() {
     let pool = pool();
     let (paused, silent) = (insert(&pool, 1, 1), insert(&pool, 2, 1));
     paused.pause();
@@ -274,7 +274,7 @@ fn a_paused_peer_is_not_judged_and_a_resumed_one_starts_afresh() {
 }
 
 #[test]
-fn a_closed_pool_lets_nobody_in_and_everybody_out() {
+fn a_closed_pool_admits_no_connection_and_removes_peers() {
     let pool = pool();
     let peer = insert(&pool, 1, 1);
     let claim = permit(&pool, 2).claim(2).unwrap();
@@ -297,14 +297,14 @@ fn permit_error(pool: &Arc<TestPool>) -> AdmitError {
 }
 
 #[test]
-fn lowered_limits_depart_the_least_healthy_then_the_newest_a_few_at_a_time() {
+fn lowered_limits_remove_the_least_healthy_then_the_newest_in_steps() {
     let pool = pool_with(|config| config.limits.trim_step = 2);
     let peers: Vec<_> = (0..10).map(|n| insert(&pool, n * 0x100, u64::from(n))).collect();
     let _ = peers[0].penalize(Misbehavior::Protocol, at(10));
     assert!(pool.trim(at(10)).is_empty());
     pool.set_limits(Limits { max_inbound: 6, floor: 7, trim_step: 2, ..(*pool.limits()).clone() });
-    let departed: Vec<_> = pool.sweep(at(10)).removed.iter().map(|peer| peer.connected_at()).collect();
-    assert_eq!(departed, [at(0), at(9)]);
+    let removed: Vec<_> = pool.sweep(at(10)).removed.iter().map(|peer| peer.connected_at()).collect();
+    assert_eq!(removed, [at(0), at(9)]);
     assert_eq!(pool.sweep(at(10)).removed.len(), 1, "the floor is above the limit");
     assert_eq!(pool.len(), 7);
     assert!(matches!(
@@ -325,7 +325,7 @@ fn lowered_limits_depart_the_least_healthy_then_the_newest_a_few_at_a_time() {
 }
 
 #[test]
-fn lowered_address_limits_reach_live_connections_but_not_reserved_ones() {
+fn lowered_address_limits_spare_reserved_slots() {
     let pool = pool();
     let from = |n: u16| SocketAddr::new(addr(u32::from(n) / 4).ip(), n);
     for n in 0..16u16 {
@@ -342,15 +342,15 @@ fn lowered_address_limits_reach_live_connections_but_not_reserved_ones() {
     assert_eq!(pool.count_by_ip(addr(4).ip()), 4);
 }
 
-/// Re-enters the pool from `close` and from `Drop`.
-struct Meddler {
-    pool: Weak<Pool<u32, Meddler>>,
+/// A connection that calls the pool from `close` and from `Drop`.
+struct ReentrantConnection {
+    pool: Weak<Pool<u32, ReentrantConnection>>,
     key: u32,
     dropped: Arc<AtomicUsize>,
 }
 
-impl Meddler {
-    fn meddle(&self) {
+impl ReentrantConnection {
+    fn reenter(&self) {
         let Some(pool) = self.pool.upgrade() else { return };
         let _ = (pool.get(&self.key), pool.seen(&self.key, at(3)), pool.stats(at(3)));
         let _ = (pool.by_ip(addr(self.key).ip()), pool.roster().iter().count(), pool.sweep(at(3)));
@@ -358,28 +358,29 @@ impl Meddler {
     }
 }
 
-impl ConnectionHandle for Meddler {
+impl ConnectionHandle for ReentrantConnection {
     type Info = ();
 
     fn close(&self, _reason: DisconnectReason) {
-        self.meddle();
+        self.reenter();
     }
 }
 
-impl Drop for Meddler {
+impl Drop for ReentrantConnection {
     fn drop(&mut self) {
-        self.meddle();
+        self.reenter();
         self.dropped.fetch_add(1, Ordering::SeqCst);
     }
 }
 
 #[test]
 fn close_and_drop_of_a_connection_may_re_enter_the_pool() {
-    let pool: Arc<Pool<u32, Meddler>> = Pool::new(PoolConfig::test());
+    let pool: Arc<Pool<u32, ReentrantConnection>> = Pool::new(PoolConfig::test());
     let dropped = Arc::new(AtomicUsize::new(0));
-    let meddler = |key| Meddler { pool: Arc::downgrade(&pool), key, dropped: Arc::clone(&dropped) };
+    let connection =
+        |key| ReentrantConnection { pool: Arc::downgrade(&pool), key, dropped: Arc::clone(&dropped) };
     let insert =
-        |key: u32| pool.insert(key, addr(key), Direction::Inbound, meddler(key), (), at(1)).map(drop);
+        |key: u32| pool.insert(key, addr(key), Direction::Inbound, connection(key), (), at(1)).map(drop);
     for key in 0..300 {
         insert(key).unwrap();
         drop(insert(key).unwrap_err());
@@ -389,37 +390,37 @@ fn close_and_drop_of_a_connection_may_re_enter_the_pool() {
     }
     let permit = pool.admit(addr(1), Direction::Inbound, SlotClass::Ordinary, at(9)).unwrap();
     let old = pool.get(&150).unwrap().id();
-    drop(permit.replace(&150, old, meddler(150), (), at(2)).unwrap());
+    drop(permit.replace(&150, old, connection(150), (), at(2)).unwrap());
     drop(pool.sweep(at(500)));
     assert_eq!(pool.len(), 0);
     assert_eq!(pool.roster().len(), 0);
-    assert_eq!(dropped.load(Ordering::SeqCst), 601, "a departed peer is pinned");
+    assert_eq!(dropped.load(Ordering::SeqCst), 601, "a disconnected peer is kept alive");
 }
 
 #[test]
-fn a_pool_whose_roster_nobody_reads_pins_few_departed_peers() {
-    let pool: Arc<Pool<u32, Meddler>> = Pool::new(PoolConfig::test());
+fn an_unread_roster_holds_few_disconnected_peers() {
+    let pool: Arc<Pool<u32, ReentrantConnection>> = Pool::new(PoolConfig::test());
     let dropped = Arc::new(AtomicUsize::new(0));
     for n in 0..20_000u32 {
-        let conn = Meddler { pool: Weak::new(), key: n, dropped: Arc::clone(&dropped) };
+        let conn = ReentrantConnection { pool: Weak::new(), key: n, dropped: Arc::clone(&dropped) };
         pool.insert(n, addr(n), Direction::Inbound, conn, (), at(1)).unwrap();
         pool.remove_current(&n, DisconnectReason::Closed).unwrap();
     }
     let pinned = 20_000 - dropped.load(Ordering::SeqCst);
-    assert!(pinned <= 64 * pool.roster_shard_count(), "{pinned} departed peers are pinned");
+    assert!(pinned <= 64 * pool.roster_shard_count(), "{pinned} disconnected peers are kept alive");
 }
 
 #[test]
 fn a_panic_in_close_leaves_nothing_behind() {
-    struct Bomb;
-    impl ConnectionHandle for Bomb {
+    struct PanicOnClose;
+    impl ConnectionHandle for PanicOnClose {
         type Info = ();
         fn close(&self, _reason: DisconnectReason) {
             std::panic::resume_unwind(Box::new("close panics"));
         }
     }
-    let pool: Arc<Pool<u32, Bomb>> = Pool::new(PoolConfig::test());
-    pool.insert(1, addr(1), Direction::Inbound, Bomb, (), at(1)).unwrap();
+    let pool: Arc<Pool<u32, PanicOnClose>> = Pool::new(PoolConfig::test());
+    pool.insert(1, addr(1), Direction::Inbound, PanicOnClose, (), at(1)).unwrap();
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         pool.remove_current(&1, DisconnectReason::Lost)
     }));
@@ -428,9 +429,9 @@ fn a_panic_in_close_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_sweep_that_close_cut_short_is_made_up_for() {
-    struct Bomb(u32);
-    impl ConnectionHandle for Bomb {
+fn the_next_sweep_completes_one_that_panicked() {
+    struct PanicOnClose(u32);
+    impl ConnectionHandle for PanicOnClose {
         type Info = ();
         fn close(&self, _reason: DisconnectReason) {
             if self.0 == 0 {
@@ -438,9 +439,9 @@ fn a_sweep_that_close_cut_short_is_made_up_for() {
             }
         }
     }
-    let pool: Arc<Pool<u32, Bomb>> = Pool::new(PoolConfig::test());
+    let pool: Arc<Pool<u32, PanicOnClose>> = Pool::new(PoolConfig::test());
     for key in 0..200 {
-        pool.insert(key, addr(key), Direction::Inbound, Bomb(key), (), at(1)).unwrap();
+        pool.insert(key, addr(key), Direction::Inbound, PanicOnClose(key), (), at(1)).unwrap();
     }
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.sweep(at(500))));
     assert!(panicked.is_err());
@@ -449,7 +450,7 @@ fn a_sweep_that_close_cut_short_is_made_up_for() {
 }
 
 #[test]
-fn a_shorter_patience_judges_whom_the_last_sweep_spared() {
+fn a_shorter_timeout_applies_to_peers_that_the_last_sweep_spared() {
     let pool = pool();
     insert(&pool, 1, 1);
     assert!(pool.sweep(at(60)).removed.is_empty());
@@ -458,16 +459,16 @@ fn a_shorter_patience_judges_whom_the_last_sweep_spared() {
 }
 
 #[derive(Default)]
-struct Bell(AtomicUsize);
+struct CountingWaker(AtomicUsize);
 
-impl Wake for Bell {
+impl Wake for CountingWaker {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
 
 #[test]
-fn every_watcher_of_a_claim_is_woken() {
+fn every_watch_of_a_claim_is_woken() {
     let pool = pool();
     let claim = permit(&pool, 1).claim(1).unwrap();
     let watch = || {
@@ -477,8 +478,8 @@ fn every_watcher_of_a_claim_is_woken() {
         };
         watch
     };
-    let bell = Arc::new(Bell::default());
-    let waker = Waker::from(Arc::clone(&bell));
+    let wakes = Arc::new(CountingWaker::default());
+    let waker = Waker::from(Arc::clone(&wakes));
     let mut context = Context::from_waker(&waker);
     let (mut first, mut second) = (pin!(watch()), pin!(watch()));
     {
@@ -490,13 +491,13 @@ fn every_watcher_of_a_claim_is_woken() {
         assert_eq!(second.as_mut().poll(&mut context), Poll::Pending);
     }
     drop(claim);
-    assert_eq!(bell.0.load(Ordering::SeqCst), 2, "the dropped watch left its waker behind");
+    assert_eq!(wakes.0.load(Ordering::SeqCst), 2, "the dropped watch left its waker behind");
     assert_eq!(first.as_mut().poll(&mut context), Poll::Ready(ClaimOutcome::Released));
     assert_eq!(second.now(), Some(ClaimOutcome::Released));
 }
 
 #[test]
-fn stats_say_what_an_operator_asks() {
+fn stats_add_up() {
     let pool = pool();
     let (first, _second) = (insert(&pool, 1, 10), insert(&pool, 2, 40));
     permit(&pool, 3).claim(3).unwrap().go_live(Arc::default(), 0, at(50)).unwrap();
@@ -521,14 +522,14 @@ fn stats_say_what_an_operator_asks() {
 
 #[test]
 #[cfg(feature = "serde")]
-fn stats_serialise_with_the_first_questions_first() {
+fn stats_serialize_the_main_numbers_first() {
     let text = serde_json::to_string(&pool().stats(at(1))).unwrap();
     let first = r#"{"total_connections":0,"healthy_connections":0,"stale_connections":0,"avg_health_score":0.0,"oldest_connection_secs":0,"#;
     assert!(text.starts_with(first), "{text}");
 }
 
 #[test]
-fn a_peer_takes_few_bytes() {
+fn peers_and_entries_are_small() {
     type Mine<K> = Peer<K, ()>;
     assert!(size_of::<Mine<IpAddr>>() <= 112, "{}", size_of::<Mine<IpAddr>>());
     assert!(size_of::<Mine<crate::base::PeerId>>() <= 128, "{}", size_of::<Mine<crate::base::PeerId>>());
@@ -536,7 +537,7 @@ fn a_peer_takes_few_bytes() {
 }
 
 #[test]
-fn a_trim_counts_who_left_a_subnet_for_the_one_around_it_too() {
+fn a_trim_of_a_subnet_counts_for_the_enclosing_subnet() {
     let pool = pool();
     for n in 0..20u16 {
         let addr = SocketAddr::from(([0x2001, 0xdb8, 1, 1, 0, 0, 0, n + 1], 7_000));
@@ -549,7 +550,7 @@ fn a_trim_counts_who_left_a_subnet_for_the_one_around_it_too() {
 }
 
 #[test]
-fn a_trim_that_finds_too_many_of_those_who_stay_is_the_last() {
+fn a_trim_that_finds_only_reserved_peers_is_the_last() {
     let pool = pool();
     for n in 0..3 {
         let addr = SocketAddr::from(([20, 0, 0, 7], 7_000 + n));
@@ -558,17 +559,17 @@ fn a_trim_that_finds_too_many_of_those_who_stay_is_the_last() {
     }
     pool.set_limits(Limits { max_per_ip: 1, max_inbound: 1, trim_step: 1, ..(*pool.limits()).clone() });
     assert_eq!((pool.trim(at(2)).len(), pool.len()), (0, 3));
-    assert_eq!(pool.crowded.load(crate::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(pool.over_limit_mark.load(crate::sync::atomic::Ordering::Relaxed), 0);
 }
 
 #[test]
-fn handshakes_under_way_cost_nobody_in_their_subnet_its_place() {
+fn pending_handshakes_are_no_surplus_of_their_subnet() {
     let pool = pool();
     (0..4).for_each(|n| drop(insert(&pool, n, 1)));
     let pending: Vec<_> = (4..14).map(|n| permit(&pool, n)).collect();
     pool.set_limits(Limits { max_per_subnet: 4, ..(*pool.limits()).clone() });
     assert!(pool.trim(at(2)).is_empty());
-    // Those that go live all the same are too many then.
+    // Once they go live they are surplus.
     for (key, permit) in (4..).zip(pending) {
         permit.claim(key).unwrap().go_live(Arc::default(), 0, at(3)).unwrap();
     }
@@ -576,36 +577,36 @@ fn handshakes_under_way_cost_nobody_in_their_subnet_its_place() {
 }
 
 #[test]
-fn storms_are_seen_after_the_windows_have_become_longer() {
+fn mass_failures_are_found_after_the_window_was_lengthened() {
     let pool = pool();
     let peers: Vec<_> = (0..10).map(|n| insert(&pool, n * 0x100, 0)).collect();
     let hour = 3_600;
-    let storms = |from: u64| {
-        let fail = |peer: &Arc<Peer<u32, Arc<Line>>>| peer.penalize(Misbehavior::Timeout, at(from));
+    let mass_failures = |from: u64| {
+        let fail = |peer: &Arc<Peer<u32, Arc<TestConnection>>>| peer.penalize(Misbehavior::Timeout, at(from));
         peers.iter().map(fail).filter(|outcome| *outcome == PenaltyOutcome::OurFault).count()
     };
-    assert!(storms(hour) > 0);
+    assert!(mass_failures(hour) > 0);
     let window = pool.health_policy().window;
     pool.set_health_policy(HealthPolicy { window: window * 6, ..pool.health_policy() });
-    assert!(storms(hour + 600) > 0);
+    assert!(mass_failures(hour + 600) > 0);
 }
 
 #[test]
-fn a_penalty_by_the_rules_of_before_hides_no_storm() {
+fn a_penalty_by_older_rules_hides_no_mass_failure() {
     let pool = pool();
     let peers: Vec<_> = (0..10).map(|n| insert(&pool, n * 0x100, 0)).collect();
-    let before = pool.shared.rules.load();
+    let before = pool.shared.health_rules.load();
     let window = pool.health_policy().window;
     pool.set_health_policy(HealthPolicy { window: window * 6, ..pool.health_policy() });
-    // Its number is one that the longer windows reach in six hours.
+    // The longer windows reach this number in six hours.
     let late = peers[0].penalize_by(&before, Misbehavior::Flood, at(3_600));
     assert_eq!(late, PenaltyOutcome::Counted { health: 80 });
-    let fail = |peer: &Arc<Peer<u32, Arc<Line>>>| peer.penalize(Misbehavior::Timeout, at(3_700));
+    let fail = |peer: &Arc<Peer<u32, Arc<TestConnection>>>| peer.penalize(Misbehavior::Timeout, at(3_700));
     assert!(peers.iter().map(fail).any(|outcome| outcome == PenaltyOutcome::OurFault));
 }
 
 #[test]
-fn one_host_that_comes_fails_and_leaves_again_and_again_pardons_nobody() {
+fn one_host_that_reconnects_and_fails_causes_no_mass_failure() {
     let pool = pool();
     (0..8).for_each(|n| drop(insert(&pool, n * 0x100, 0)));
     for n in 100..150 {
@@ -614,7 +615,7 @@ fn one_host_that_comes_fails_and_leaves_again_and_again_pardons_nobody() {
         pool.remove_current(&n, DisconnectReason::Closed).unwrap();
         assert_eq!(bad.penalize(Misbehavior::Protocol, at(3_600)), PenaltyOutcome::Counted { health: 20 });
     }
-    // Nor do the penalties of many that left before they failed.
+    // Penalties of peers that left before they failed do not count either.
     let left: Vec<_> = (100..150).map(|n| insert(&pool, n, 3_600)).collect();
     left.iter().for_each(|peer| drop(pool.remove_current(peer.key(), DisconnectReason::Closed)));
     let late = left.iter().map(|peer| peer.penalize(Misbehavior::Timeout, at(3_605)));
@@ -622,7 +623,7 @@ fn one_host_that_comes_fails_and_leaves_again_and_again_pardons_nobody() {
 }
 
 #[test]
-fn a_storm_is_seen_though_everybody_leaves_who_fails() {
+fn a_mass_failure_is_found_although_the_failing_peers_leave() {
     let pool = pool();
     let peers: Vec<_> = (0..10).map(|n| insert(&pool, n * 0x100, 0)).collect();
     let outcomes = peers.iter().map(|peer| {

@@ -1,7 +1,11 @@
-//! What the door hands out under `--cfg peerpool_loom`: the faces of `real`, made of loom's parts.
+//! The facade's types under `--cfg peerpool_loom`: the interfaces of `std_impl`, built from loom's parts.
 
 use std::sync::Arc;
 use std::task::Waker;
+
+pub use loom::sync::MutexGuard;
+/// The standard type: an initialiser must be pure, so loom has nothing to explore in it.
+pub use std::sync::OnceLock;
 
 /// Atomic integers and fences, as loom explores them.
 pub mod atomic {
@@ -10,22 +14,17 @@ pub mod atomic {
     };
 }
 
-pub use loom::sync::MutexGuard;
-use loom::sync::{RwLockReadGuard, RwLockWriteGuard};
-/// Not a twin: an initialiser must be pure, so there is nothing for loom to explore inside it.
-pub use std::sync::OnceLock;
-
-/// A short-held lock.
+/// A mutex for short critical sections.
 #[derive(Debug)]
 pub struct Mutex<T>(loom::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
-    /// A lock around `value`.
+    /// A mutex around `value`.
     pub fn new(value: T) -> Self {
         Self(loom::sync::Mutex::new(value))
     }
 
-    /// Waits for the lock.
+    /// Blocks until the lock is acquired.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -37,28 +36,7 @@ impl<T: Default> Default for Mutex<T> {
     }
 }
 
-/// A short-held lock that any number may read under at once.
-#[derive(Debug)]
-pub struct RwLock<T>(loom::sync::RwLock<T>);
-
-impl<T> RwLock<T> {
-    /// A lock around `value`.
-    pub fn new(value: T) -> Self {
-        Self(loom::sync::RwLock::new(value))
-    }
-
-    /// Waits for a share in the lock.
-    pub fn read(&self) -> RwLockReadGuard<'_, T> {
-        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Waits for the whole lock.
-    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
-        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-/// A cell that readers read while writers replace what is in it.
+/// A shared value that readers load while writers replace it.
 #[derive(Debug)]
 pub struct SwapCell<T>(Mutex<Arc<T>>);
 
@@ -68,58 +46,58 @@ impl<T> SwapCell<T> {
         Self(Mutex::new(value))
     }
 
-    /// What the cell holds.
+    /// The current value.
     pub fn load(&self) -> Arc<T> {
         Arc::clone(&self.0.lock())
     }
 
-    /// Looks at what the cell holds.
-    pub fn read<R>(&self, look: impl FnOnce(&T) -> R) -> R {
-        look(&self.load())
+    /// Passes the current value to `inspect`.
+    pub fn read<R>(&self, inspect: impl FnOnce(&T) -> R) -> R {
+        inspect(&self.load())
     }
 
-    /// Replaces what the cell holds and returns what it held.
+    /// Replaces the value and returns the previous one.
     pub fn swap(&self, value: Arc<T>) -> Arc<T> {
         std::mem::replace(&mut *self.0.lock(), value)
     }
 
-    /// Replaces what the cell holds by what `change` makes of it, again and again until nobody replaced it meanwhile.
+    /// Replaces the value by `change` of it. Calls `change` again if another thread replaced the value meanwhile.
     pub fn update(&self, mut change: impl FnMut(&T) -> T) {
         loop {
             let before = self.load();
             let after = Arc::new(change(&before));
-            let mut held = self.0.lock();
-            if Arc::ptr_eq(&held, &before) {
-                let old = std::mem::replace(&mut *held, after);
-                drop(held);
-                drop(old);
+            let mut current = self.0.lock();
+            if Arc::ptr_eq(&current, &before) {
+                let replaced = std::mem::replace(&mut *current, after);
+                drop(current);
+                drop(replaced);
                 return;
             }
         }
     }
 
-    /// Takes out what the cell holds.
+    /// Takes the value out of the cell.
     pub fn into_inner(self) -> Arc<T> {
         self.load()
     }
 }
 
-/// A place for one task's waker.
+/// Storage for one task's waker.
 #[derive(Debug)]
 pub struct TaskWaker(loom::future::AtomicWaker);
 
 impl TaskWaker {
-    /// An empty place.
+    /// Storage without a waker.
     pub fn new() -> Self {
         Self(loom::future::AtomicWaker::new())
     }
 
-    /// Registers the task to wake; the last one registered wins.
+    /// Stores the task's waker in place of the previous one.
     pub fn register(&self, waker: &Waker) {
         self.0.register_by_ref(waker);
     }
 
-    /// Wakes the registered task, if there is one, and forgets it.
+    /// Removes the stored waker, if any, and wakes its task.
     pub fn wake(&self) {
         self.0.wake();
     }

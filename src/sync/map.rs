@@ -1,28 +1,43 @@
-//! The sharded map: one short-locked hash table a shard, and no guard that ever leaves.
+//! A sharded hash map: `dashmap::DashMap` in a normal build, two mutex-guarded lists under loom.
+//!
+//! The facade exists for two reasons:
+//! - Models of the pool run on loom's locks without a second implementation of the pool.
+//! - No guard leaves the map. Every operation is one critical section on one shard, and every value that leaves the map
+//!   is returned to the caller, who drops it after the lock is released.
+//!
+//! Invariant: `no_user_destructor_under_a_lock`
+//! - Statement: no key and no value is dropped while a shard is locked.
+//! - Enforced by: every operation moves what it takes out of the table into its return value, or into a local that
+//!   outlives the guard.
+//! - Breaks if: an operation uses `dashmap`'s `OccupiedEntry::remove`, which drops the stored key under the lock.
 
 use std::hash::Hash;
 
-/// What to do with an entry that [`ShardMap::update`] looked at.
+/// The seeded hasher of every table. The seed is random per table, so that no peer can choose colliding keys.
+#[cfg(not(peerpool_loom))]
+pub type HashState = foldhash::fast::RandomState;
+/// A fixed hasher: loom replays executions and needs the same shard each time.
+#[cfg(peerpool_loom)]
+pub type HashState = foldhash::fast::FixedState;
+
+/// What [`ShardMap::update`] does with the entry that its closure inspected.
 #[derive(Debug)]
 pub enum Change<V> {
-    /// Leave it as it is (a missing one stays missing).
+    /// Leaves the entry as it is. A missing entry stays missing.
     Keep,
-    /// Put this value there.
+    /// Inserts this value, or replaces the present one.
     Put(V),
-    /// Take it out.
+    /// Removes the entry.
     Remove,
 }
 
-#[cfg(not(peerpool_loom))]
-type Shards<K, V> = dashmap::DashMap<K, V, foldhash::fast::RandomState>;
-
-/// A concurrent hash map whose every operation is one critical section on one shard.
+/// A concurrent hash map in which every operation is one critical section on one shard.
 ///
-/// Closures run under the shard's lock: they must be short, must not call user code and must not touch the map again.
-/// Values that leave are returned, so that they are dropped after the lock is released.
+/// Closures run under the shard's lock. They must be short, must not call user code, and must not use the map again.
+/// The key's `Hash` and `Eq` are the only user code that runs under the lock.
 #[cfg(not(peerpool_loom))]
 pub struct ShardMap<K, V> {
-    shards: Shards<K, V>,
+    shards: dashmap::DashMap<K, V, HashState>,
 }
 
 #[cfg(not(peerpool_loom))]
@@ -30,22 +45,32 @@ impl<K: Eq + Hash, V> ShardMap<K, V> {
     /// An empty map with this many shards, rounded up to a power of two and at least two.
     pub fn with_shards(shards: usize) -> Self {
         let shards = shards.next_power_of_two().max(2);
-        Self { shards: Shards::with_hasher_and_shard_amount(foldhash::fast::RandomState::default(), shards) }
+        Self { shards: dashmap::DashMap::with_hasher_and_shard_amount(HashState::default(), shards) }
     }
 
-    /// Looks at an entry. Cost: one shard's read lock.
-    pub fn read<R>(&self, key: &K, look: impl FnOnce(&V) -> R) -> Option<R> {
-        self.shards.get(key).map(|entry| look(entry.value()))
+    /// Passes an entry to `inspect`. `None` if the key is missing.
+    ///
+    /// # Cost
+    /// One hash, one shard's read lock.
+    #[inline]
+    pub fn read<R>(&self, key: &K, inspect: impl FnOnce(&V) -> R) -> Option<R> {
+        self.shards.get(key).map(|entry| inspect(entry.value()))
     }
 
-    /// Looks at an entry, or at its absence, and decides what becomes of it, in one step.
-    /// Returns what the closure returned and the value that was displaced. Cost: one shard's write lock.
+    /// Inspects an entry or its absence and changes it in one step. Returns the closure's result and the displaced
+    /// value.
+    ///
+    /// # Cost
+    /// One hash, one shard's write lock. An insert may grow the shard's table and hash all its keys again.
     pub fn update<R>(&self, key: K, decide: impl FnOnce(Option<&mut V>) -> (Change<V>, R)) -> (R, Option<V>) {
         match self.shards.entry(key) {
             dashmap::Entry::Occupied(mut entry) => match decide(Some(entry.get_mut())) {
                 (Change::Keep, result) => (result, None),
                 (Change::Put(value), result) => (result, Some(entry.insert(value))),
-                (Change::Remove, result) => (result, Some(entry.remove())),
+                (Change::Remove, result) => {
+                    let (_key, value) = entry.remove_entry();
+                    (result, Some(value))
+                }
             },
             dashmap::Entry::Vacant(entry) => match decide(None) {
                 (Change::Put(value), result) => {
@@ -57,28 +82,37 @@ impl<K: Eq + Hash, V> ShardMap<K, V> {
         }
     }
 
-    /// Takes an entry out if it is the one that was meant. Cost: one shard's write lock.
-    pub fn remove_if(&self, key: &K, is_meant: impl FnOnce(&V) -> bool) -> Option<V> {
-        self.shards.remove_if(key, |_, value| is_meant(value)).map(|(_, value)| value)
+    /// Removes an entry if `matches` returns true for it. Returns the removed value.
+    ///
+    /// # Cost
+    /// One hash, one shard's write lock.
+    pub fn remove_if(&self, key: &K, matches: impl FnOnce(&V) -> bool) -> Option<V> {
+        self.shards.remove_if(key, |_, value| matches(value)).map(|(_key, value)| value)
     }
 
-    /// The number of entries, counted shard by shard. Cost: a read lock a shard.
+    /// Number of entries, counted shard by shard.
+    ///
+    /// # Cost
+    /// One read lock per shard.
     pub fn len(&self) -> usize {
         self.shards.len()
     }
 
-    /// Whether there is no entry.
+    /// Whether the map has no entry.
     pub fn is_empty(&self) -> bool {
         self.shards.is_empty()
     }
 
-    /// Gives back the memory of tables that have become far too large. Cost: each shard's write lock in turn.
-    pub fn shrink(&self) {
+    /// Shrinks every shard's table to its number of entries.
+    ///
+    /// # Cost
+    /// Each shard's write lock in turn. All keys of a shard are hashed again under its lock.
+    pub fn shrink_to_fit(&self) {
         self.shards.shrink_to_fit();
     }
 }
 
-/// The loom twin: two shards, so that models see both "same shard" and "another shard".
+/// The loom implementation: two shards, so that models see both "same shard" and "another shard".
 #[cfg(peerpool_loom)]
 pub struct ShardMap<K, V> {
     shards: [super::Mutex<Vec<(K, V)>>; 2],
@@ -86,24 +120,23 @@ pub struct ShardMap<K, V> {
 
 #[cfg(peerpool_loom)]
 impl<K: Eq + Hash, V> ShardMap<K, V> {
-    /// An empty map; always two shards.
+    /// An empty map. Always two shards.
     pub fn with_shards(_shards: usize) -> Self {
         Self { shards: [super::Mutex::new(Vec::new()), super::Mutex::new(Vec::new())] }
     }
 
     fn shard(&self, key: &K) -> &super::Mutex<Vec<(K, V)>> {
-        // A fixed hasher: loom replays executions and needs the same shard each time.
-        let hash = std::hash::BuildHasher::hash_one(&foldhash::fast::FixedState::with_seed(0), key);
+        let hash = std::hash::BuildHasher::hash_one(&HashState::with_seed(0), key);
         &self.shards[(hash & 1) as usize]
     }
 
-    /// Looks at an entry.
-    pub fn read<R>(&self, key: &K, look: impl FnOnce(&V) -> R) -> Option<R> {
+    /// Passes an entry to `inspect`.
+    pub fn read<R>(&self, key: &K, inspect: impl FnOnce(&V) -> R) -> Option<R> {
         let shard = self.shard(key).lock();
-        shard.iter().find(|(k, _)| k == key).map(|(_, value)| look(value))
+        shard.iter().find(|(k, _)| k == key).map(|(_, value)| inspect(value))
     }
 
-    /// Looks at an entry, or at its absence, and decides what becomes of it, in one step.
+    /// Inspects an entry or its absence and changes it in one step.
     pub fn update<R>(&self, key: K, decide: impl FnOnce(Option<&mut V>) -> (Change<V>, R)) -> (R, Option<V>) {
         let mut shard = self.shard(&key).lock();
         match shard.iter().position(|(k, _)| *k == key) {
@@ -122,25 +155,25 @@ impl<K: Eq + Hash, V> ShardMap<K, V> {
         }
     }
 
-    /// Takes an entry out if it is the one that was meant.
-    pub fn remove_if(&self, key: &K, is_meant: impl FnOnce(&V) -> bool) -> Option<V> {
+    /// Removes an entry if `matches` returns true for it.
+    pub fn remove_if(&self, key: &K, matches: impl FnOnce(&V) -> bool) -> Option<V> {
         let mut shard = self.shard(key).lock();
         let at = shard.iter().position(|(k, _)| k == key)?;
-        is_meant(&shard[at].1).then(|| shard.swap_remove(at).1)
+        matches(&shard[at].1).then(|| shard.swap_remove(at).1)
     }
 
-    /// The number of entries.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
-    /// Whether there is no entry.
+    /// Whether the map has no entry.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Gives nothing back: models are small.
-    pub fn shrink(&self) {}
+    /// Does nothing: the maps of models are small.
+    pub fn shrink_to_fit(&self) {}
 }
 
 impl<K, V> std::fmt::Debug for ShardMap<K, V> {
@@ -151,10 +184,12 @@ impl<K, V> std::fmt::Debug for ShardMap<K, V> {
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
-    fn an_update_is_one_step_and_hands_the_displaced_value_out() {
+    fn update_is_one_step_and_returns_the_displaced_value() {
         let map = ShardMap::with_shards(4);
         assert_eq!(map.update(1, |old: Option<&mut &str>| (Change::Put("a"), old.is_none())), (true, None));
         assert_eq!(map.update(1, |_| (Change::Put("b"), ())), ((), Some("a")));
@@ -164,5 +199,45 @@ mod tests {
         assert_eq!(map.update(1, |_| (Change::Remove, ())), ((), Some("b")));
         assert_eq!(map.update(1, |_| (Change::Remove, ())), ((), None));
         assert!(map.is_empty());
+    }
+
+    /// A key whose destructor uses the map: it deadlocks if it runs under the shard's lock.
+    #[derive(Clone)]
+    struct ReentrantKey(u8, std::sync::Weak<ShardMap<ReentrantKey, u8>>);
+
+    impl PartialEq for ReentrantKey {
+        fn eq(&self, other: &Self) -> bool {
+            self.0 == other.0
+        }
+    }
+
+    impl Eq for ReentrantKey {}
+
+    impl Hash for ReentrantKey {
+        fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+            self.0.hash(state);
+        }
+    }
+
+    impl Drop for ReentrantKey {
+        fn drop(&mut self) {
+            if let Some(map) = self.1.upgrade() {
+                map.len();
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_dropped_outside_the_lock() {
+        let map = Arc::new(ShardMap::with_shards(2));
+        let key = || ReentrantKey(1, Arc::downgrade(&map));
+        for value in 0..3 {
+            map.update(key(), |_| (Change::Put(value), ()));
+            map.update(key(), |_| (Change::Keep, ()));
+        }
+        map.update(key(), |_| (Change::Remove, ()));
+        map.update(key(), |_| (Change::Remove, ()));
+        map.update(key(), |_| (Change::Put(3), ()));
+        assert_eq!(map.remove_if(&key(), |_| true), Some(3));
     }
 }

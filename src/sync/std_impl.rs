@@ -1,7 +1,9 @@
-//! What the door hands out in a normal build.
+//! The facade's types in a normal build.
 
 use std::sync::Arc;
 use std::task::Waker;
+
+pub use std::sync::{MutexGuard, OnceLock};
 
 /// Atomic integers and fences.
 pub mod atomic {
@@ -10,48 +12,26 @@ pub mod atomic {
     };
 }
 
-pub use std::sync::{MutexGuard, OnceLock};
-use std::sync::{RwLockReadGuard, RwLockWriteGuard};
-
-/// A short-held lock. A panic while it is held does not poison it: every critical section of this crate leaves its data
-/// whole at each step.
+/// A mutex for short critical sections.
+///
+/// A panic under the lock does not poison it: every critical section of this crate leaves its data consistent at each
+/// step.
 #[derive(Debug, Default)]
 pub struct Mutex<T>(std::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
-    /// A lock around `value`.
+    /// A mutex around `value`.
     pub const fn new(value: T) -> Self {
         Self(std::sync::Mutex::new(value))
     }
 
-    /// Waits for the lock.
+    /// Blocks until the lock is acquired.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
-/// A short-held lock that any number may read under at once. As [`Mutex`], it is never poisoned.
-#[derive(Debug, Default)]
-pub struct RwLock<T>(std::sync::RwLock<T>);
-
-impl<T> RwLock<T> {
-    /// A lock around `value`.
-    pub const fn new(value: T) -> Self {
-        Self(std::sync::RwLock::new(value))
-    }
-
-    /// Waits for a share in the lock.
-    pub fn read(&self) -> RwLockReadGuard<'_, T> {
-        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Waits for the whole lock.
-    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
-        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-/// A cell that readers read without waiting while writers replace what is in it.
+/// A shared value that readers load without waiting while writers replace it.
 #[derive(Debug)]
 pub struct SwapCell<T>(arc_swap::ArcSwap<T>);
 
@@ -61,48 +41,48 @@ impl<T> SwapCell<T> {
         Self(arc_swap::ArcSwap::new(value))
     }
 
-    /// What the cell holds. Cost: one reference count.
+    /// The current value. Cost: one reference count.
     pub fn load(&self) -> Arc<T> {
         self.0.load_full()
     }
 
-    /// Looks at what the cell holds, without a reference count.
-    pub fn read<R>(&self, look: impl FnOnce(&T) -> R) -> R {
-        look(&self.0.load())
+    /// Passes the current value to `inspect`, without a reference count.
+    pub fn read<R>(&self, inspect: impl FnOnce(&T) -> R) -> R {
+        inspect(&self.0.load())
     }
 
-    /// Replaces what the cell holds and returns what it held.
+    /// Replaces the value and returns the previous one.
     pub fn swap(&self, value: Arc<T>) -> Arc<T> {
         self.0.swap(value)
     }
 
-    /// Replaces what the cell holds by what `change` makes of it, again and again until nobody replaced it meanwhile.
+    /// Replaces the value by `change` of it. Calls `change` again if another thread replaced the value meanwhile.
     pub fn update(&self, mut change: impl FnMut(&T) -> T) {
         self.0.rcu(|value| change(value));
     }
 
-    /// Takes out what the cell holds.
+    /// Takes the value out of the cell.
     pub fn into_inner(self) -> Arc<T> {
         self.0.into_inner()
     }
 }
 
-/// A place for one task's waker.
+/// Storage for one task's waker.
 #[derive(Debug, Default)]
 pub struct TaskWaker(atomic_waker::AtomicWaker);
 
 impl TaskWaker {
-    /// An empty place.
+    /// Storage without a waker.
     pub const fn new() -> Self {
         Self(atomic_waker::AtomicWaker::new())
     }
 
-    /// Registers the task to wake; the last one registered wins.
+    /// Stores the task's waker in place of the previous one.
     pub fn register(&self, waker: &Waker) {
         self.0.register(waker);
     }
 
-    /// Wakes the registered task, if there is one, and forgets it.
+    /// Removes the stored waker, if any, and wakes its task.
     pub fn wake(&self) {
         self.0.wake();
     }

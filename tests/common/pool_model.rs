@@ -1,6 +1,6 @@
-//! Drives a pool and a plain `HashMap` through the same operations and compares them after each.
+//! Runs the same operations on a pool and on a model, a plain `HashMap`, and compares them after each one.
 //!
-//! Shared by the property test and a fuzz target: include it with `#[path]`. [`Op::read`] makes operations of bytes.
+//! The property test and a fuzz target include this file with `#[path]`. [`Op::read`] decodes operations from bytes.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,25 +11,25 @@ use std::time::Duration;
 use peerpool::base::{ConnId, Direction, Tick};
 use peerpool::pool::{
     AdmitError, Claim, ConnectionHandle, DisconnectReason, EvictOutcome, InsertFailure, Limits, Misbehavior,
-    PenaltyOutcome, Permit, Pool, PoolConfig, ReplaceFailure, SlotClass,
+    PenaltyOutcome, Permit, Pool, PoolConfig, ReplaceFailure, SeenOutcome, SlotClass,
 };
 
-/// One operation. Small numbers, so that operations meet.
+/// One operation. Its numbers are small, so that operations hit the same peers.
 #[derive(Clone, Copy, Debug)]
 #[rustfmt::skip]
 pub(crate) enum Op {
     Insert { key: u8, host: u8, outbound: bool },
-    Admit { host: u8, outbound: bool, reserved: bool, patience: u8 },
+    Admit { host: u8, outbound: bool, reserved: bool, deadline_secs: u8 },
     Claim { permit: u8, key: u8 },
     Rekey { claim: u8, key: u8 },
-    Unclaim { claim: u8 },
+    ReleaseKey { claim: u8 },
     GoLive { claim: u8 },
     Replace { permit: u8, key: u8, stale_id: bool },
     DropPermit { permit: u8 },
     DropClaim { claim: u8 },
-    Depart { key: u8, stale_id: bool },
+    Remove { key: u8, stale_id: bool },
     Evict { key: u8 },
-    Remove { key: u8 },
+    RemoveCurrent { key: u8 },
     Seen { key: u8, by_ip: bool },
     Penalize { key: u8, cause: u8 },
     Reward { key: u8 },
@@ -41,23 +41,23 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    /// The operation that these four bytes mean; every four bytes mean one.
+    /// Decodes an operation; every four bytes are one.
     pub(crate) fn read(bytes: [u8; 4]) -> Self {
         let [op, a, b, c] = bytes;
         let (key, host, flag) = (a % 6, b % 8, c & 1 == 1);
         match op % 40 {
             0..=4 => Self::Insert { key, host, outbound: flag },
-            5..=8 => Self::Admit { host, outbound: flag, reserved: c & 6 == 6, patience: a },
+            5..=8 => Self::Admit { host, outbound: flag, reserved: c & 6 == 6, deadline_secs: a },
             9..=12 => Self::Claim { permit: b, key },
             13 => Self::Rekey { claim: b, key },
-            14 => Self::Unclaim { claim: b },
+            14 => Self::ReleaseKey { claim: b },
             15..=17 => Self::GoLive { claim: b },
             18..=19 => Self::Replace { permit: b, key, stale_id: c % 4 == 0 },
             20 => Self::DropPermit { permit: b },
             21 => Self::DropClaim { claim: b },
-            22..=23 => Self::Depart { key, stale_id: flag },
+            22..=23 => Self::Remove { key, stale_id: flag },
             24 => Self::Evict { key },
-            25 => Self::Remove { key },
+            25 => Self::RemoveCurrent { key },
             26..=28 => Self::Seen { key, by_ip: flag },
             29..=31 => Self::Penalize { key, cause: b },
             32 => Self::Reward { key },
@@ -65,27 +65,27 @@ impl Op {
             34..=35 => Self::Wait { secs: a % 16 },
             36..=37 => Self::Sweep,
             38 => Self::Limit { max: a % 12, per_ip: b % 4 + 1, per_subnet: c % 6 + 1 },
-            // Rare, because it ends most of the fun.
+            // Rare, because most operations fail afterwards.
             _ if a < 16 => Self::Close,
             _ => Self::Sweep,
         }
     }
 }
 
-/// Runs the operations; panics where the pool and the model part.
+/// Runs the operations. Panics where the pool and the model differ.
 pub(crate) fn run(ops: impl IntoIterator<Item = Op>) {
-    let mut world = World::new();
+    let mut model = Model::new();
     for op in ops {
-        world.step(op);
-        world.compare();
+        model.step(op);
+        model.compare();
     }
-    world.end();
+    model.end();
 }
 
 #[derive(Clone, Default)]
-struct Line(Arc<AtomicUsize>);
+struct TestConnection(Arc<AtomicUsize>);
 
-impl ConnectionHandle for Line {
+impl ConnectionHandle for TestConnection {
     type Info = u8;
 
     fn close(&self, _reason: DisconnectReason) {
@@ -93,8 +93,8 @@ impl ConnectionHandle for Line {
     }
 }
 
-/// What the model knows of a live peer.
-struct Known {
+/// A live peer of the model.
+struct ModelPeer {
     id: ConnId,
     host: u8,
     outbound: bool,
@@ -106,10 +106,10 @@ struct Known {
     stamp: u64,
     window: u64,
     causes: u64,
-    line: Line,
+    conn: TestConnection,
 }
 
-/// What the model knows of a connection that is being set up.
+/// A connection of the model that is set up.
 struct Pending {
     token: Token,
     host: u8,
@@ -120,21 +120,21 @@ struct Pending {
 }
 
 enum Token {
-    Permit(Permit<u8, Line>),
-    Claim(Claim<u8, Line>, u8),
+    Permit(Permit<u8, TestConnection>),
+    Claim(Claim<u8, TestConnection>, u8),
 }
 
-struct World {
-    pool: Arc<Pool<u8, Line>>,
-    live: HashMap<u8, Known>,
+struct Model {
+    pool: Arc<Pool<u8, TestConnection>>,
+    live: HashMap<u8, ModelPeer>,
     pending: Vec<Pending>,
     limits: Limits,
     now: u64,
     closed: bool,
-    departed: Vec<Line>,
+    removed: Vec<TestConnection>,
 }
 
-impl World {
+impl Model {
     fn new() -> Self {
         let mut config = PoolConfig::test();
         config.expected_peers = 16;
@@ -150,7 +150,7 @@ impl World {
             ..Limits::default()
         };
         config.liveness.stale_after = Duration::from_secs(30);
-        // One pool-wide storm would make every health depend on all others: a test of its own covers it.
+        // A mass failure would make every health depend on all others; another test covers it.
         config.health.mass_failure_quorum = u32::MAX;
         let limits = config.limits.clone();
         let pool = Pool::new(config);
@@ -161,7 +161,7 @@ impl World {
             limits,
             now: 100,
             closed: false,
-            departed: Vec::new(),
+            removed: Vec::new(),
         }
     }
 
@@ -172,22 +172,22 @@ impl World {
     fn step(&mut self, op: Op) {
         match op {
             Op::Insert { key, host, outbound } => self.insert(key, host, outbound),
-            Op::Admit { host, outbound, reserved, patience } => {
-                self.admit(host, outbound, reserved, patience)
+            Op::Admit { host, outbound, reserved, deadline_secs } => {
+                self.admit(host, outbound, reserved, deadline_secs)
             }
             Op::Claim { permit, key } => self.claim(permit, key),
             Op::Rekey { claim, key } => self.rekey(claim, key),
-            Op::Unclaim { claim } => self.release_key(claim),
+            Op::ReleaseKey { claim } => self.release_key(claim),
             Op::GoLive { claim } => self.go_live(claim),
             Op::Replace { permit, key, stale_id } => self.replace(permit, key, stale_id),
-            Op::DropPermit { permit } => drop(self.pick(permit, false)),
-            Op::DropClaim { claim } => drop(self.pick(claim, true)),
-            Op::Depart { key, stale_id } => self.remove(key, stale_id),
+            Op::DropPermit { permit } => drop(self.take_pending(permit, false)),
+            Op::DropClaim { claim } => drop(self.take_pending(claim, true)),
+            Op::Remove { key, stale_id } => self.remove(key, stale_id),
             Op::Evict { key } => self.evict(key),
-            Op::Remove { key } => {
+            Op::RemoveCurrent { key } => {
                 let removed =
                     self.pool.remove_current(&key, DisconnectReason::Requested).map(|peer| peer.id());
-                assert_eq!(removed, self.forget(key));
+                assert_eq!(removed, self.remove_live(key));
             }
             Op::Seen { key, by_ip } => self.seen(key, by_ip),
             Op::Penalize { key, cause } => self.penalize(key, cause),
@@ -208,14 +208,15 @@ impl World {
         }
     }
 
-    /// Whether the model would admit, and why not.
+    /// Whether the model admits a connection, or why not.
     fn admits(&self, host: u8, outbound: bool, reserved: bool) -> Result<(), AdmitError> {
-        let holders = || {
+        let connections = || {
             let live = self.live.values().map(|known| (known.host, known.outbound));
-            live.chain(self.waiting().map(|pending| (pending.host, pending.outbound)))
+            live.chain(self.unrevoked().map(|pending| (pending.host, pending.outbound)))
         };
-        let count =
-            |is: &dyn Fn(u8, bool) -> bool| holders().filter(|(host, out)| is(*host, *out)).count() as u32;
+        let count = |is: &dyn Fn(u8, bool) -> bool| {
+            connections().filter(|(host, out)| is(*host, *out)).count() as u32
+        };
         let direction = direction(outbound);
         let (max, kept, max_pending) = if outbound {
             (self.limits.max_outbound, self.limits.reserved_outbound, self.limits.max_pending_outbound)
@@ -235,46 +236,54 @@ impl World {
         if count(&|_, out| out == outbound) >= room {
             return Err(AdmitError::Full(direction));
         }
-        if self.waiting().filter(|pending| pending.outbound == outbound).count() as u32 >= max_pending {
+        if self.unrevoked().filter(|pending| pending.outbound == outbound).count() as u32 >= max_pending {
             return Err(AdmitError::TooManyPending(direction));
         }
         Ok(())
     }
 
     /// Pending and not revoked.
-    fn waiting(&self) -> impl Iterator<Item = &Pending> {
+    fn unrevoked(&self) -> impl Iterator<Item = &Pending> {
         self.pending.iter().filter(|pending| !pending.revoked)
     }
 
     fn claimed(&self, key: u8) -> Option<ConnId> {
-        self.waiting().find_map(|pending| match &pending.token {
+        self.unrevoked().find_map(|pending| match &pending.token {
             Token::Claim(claim, claimed) if *claimed == key => Some(claim.id()),
             _ => None,
         })
     }
 
-    fn holder(&self, key: u8) -> Option<ConnId> {
+    fn key_owner(&self, key: u8) -> Option<ConnId> {
         self.live.get(&key).map(|known| known.id).or_else(|| self.claimed(key))
     }
 
     fn insert(&mut self, key: u8, host: u8, outbound: bool) {
-        let expected = match (self.admits(host, outbound, false), self.holder(key)) {
+        let expected = match (self.admits(host, outbound, false), self.key_owner(key)) {
             (Err(why), _) => Err(InsertFailure::Admit(why)),
             (Ok(()), Some(id)) => Err(InsertFailure::KeyHeld(id)),
             (Ok(()), None) => Ok(()),
         };
-        let line = Line::default();
+        let conn = TestConnection::default();
         let inserted =
-            self.pool.insert(key, addr(host), direction(outbound), line.clone(), host, self.tick());
+            self.pool.insert(key, addr(host), direction(outbound), conn.clone(), host, self.tick());
         assert_eq!(inserted.as_ref().map(drop).map_err(|error| error.cause), expected);
         if let Ok(peer) = inserted {
-            self.learn(key, peer.id(), host, outbound, false, line);
+            self.add_live(key, peer.id(), host, outbound, false, conn);
         }
     }
 
-    fn learn(&mut self, key: u8, id: ConnId, host: u8, outbound: bool, reserved: bool, line: Line) {
+    fn add_live(
+        &mut self,
+        key: u8,
+        id: ConnId,
+        host: u8,
+        outbound: bool,
+        reserved: bool,
+        conn: TestConnection,
+    ) {
         let (now, stamp) = (self.now, self.now * 10);
-        let known = Known {
+        let known = ModelPeer {
             id,
             host,
             outbound,
@@ -286,22 +295,22 @@ impl World {
             stamp,
             window: 0,
             causes: 0,
-            line,
+            conn,
         };
         assert!(self.live.insert(key, known).is_none());
     }
 
-    fn forget(&mut self, key: u8) -> Option<ConnId> {
+    fn remove_live(&mut self, key: u8) -> Option<ConnId> {
         let known = self.live.remove(&key)?;
-        assert_eq!(known.line.0.load(Ordering::SeqCst), 1, "closed once, before the departure returned");
-        self.departed.push(known.line);
+        assert_eq!(known.conn.0.load(Ordering::SeqCst), 1, "closed once, before the removal returned");
+        self.removed.push(known.conn);
         Some(known.id)
     }
 
-    fn admit(&mut self, host: u8, outbound: bool, reserved: bool, patience: u8) {
+    fn admit(&mut self, host: u8, outbound: bool, reserved: bool, deadline_secs: u8) {
         let expected = self.admits(host, outbound, reserved);
         let slot = if reserved { SlotClass::Reserved } else { SlotClass::Ordinary };
-        let deadline = self.now + u64::from(patience % 32);
+        let deadline = self.now + u64::from(deadline_secs % 32);
         let admitted =
             self.pool.admit(addr(host), direction(outbound), slot, Tick::from_millis(deadline * 1_000));
         assert_eq!(admitted.as_ref().map(drop).map_err(|why| *why), expected);
@@ -312,7 +321,7 @@ impl World {
     }
 
     /// Takes a pending permit or claim out.
-    fn pick(&mut self, index: u8, claimed: bool) -> Option<Pending> {
+    fn take_pending(&mut self, index: u8, claimed: bool) -> Option<Pending> {
         let is = |pending: &Pending| matches!(pending.token, Token::Claim(..)) == claimed;
         let places: Vec<usize> = (0..self.pending.len()).filter(|at| is(&self.pending[*at])).collect();
         let place = *places.get(usize::from(index) % places.len().max(1))?;
@@ -320,8 +329,8 @@ impl World {
     }
 
     fn claim(&mut self, permit: u8, key: u8) {
-        let Some(mut pending) = self.pick(permit, false) else { return };
-        let free = self.holder(key).is_none();
+        let Some(mut pending) = self.take_pending(permit, false) else { return };
+        let free = self.key_owner(key).is_none();
         let Token::Permit(token) = pending.token else { unreachable!() };
         pending.token = match token.claim(key) {
             Ok(claim) => {
@@ -337,9 +346,9 @@ impl World {
     }
 
     fn rekey(&mut self, claim: u8, key: u8) {
-        let Some(mut pending) = self.pick(claim, true) else { return };
+        let Some(mut pending) = self.take_pending(claim, true) else { return };
         let Token::Claim(token, old) = pending.token else { unreachable!() };
-        let free = key == old || self.holder(key).is_none() && !pending.revoked;
+        let free = key == old || self.key_owner(key).is_none() && !pending.revoked;
         pending.token = match token.rekey(key) {
             Ok(claim) => {
                 assert!(free);
@@ -354,26 +363,26 @@ impl World {
     }
 
     fn release_key(&mut self, claim: u8) {
-        let Some(mut pending) = self.pick(claim, true) else { return };
+        let Some(mut pending) = self.take_pending(claim, true) else { return };
         let Token::Claim(token, _) = pending.token else { unreachable!() };
         pending.token = Token::Permit(token.release_key());
         self.pending.push(pending);
     }
 
     fn go_live(&mut self, claim: u8) {
-        let Some(pending) = self.pick(claim, true) else { return };
+        let Some(pending) = self.take_pending(claim, true) else { return };
         let Token::Claim(token, key) = pending.token else { unreachable!() };
-        let line = Line::default();
-        let live = token.go_live(line.clone(), pending.host, self.tick());
+        let conn = TestConnection::default();
+        let live = token.go_live(conn.clone(), pending.host, self.tick());
         assert_eq!(live.is_ok(), !pending.revoked && !self.closed);
         match live {
-            Ok(peer) => self.learn(key, peer.id(), pending.host, pending.outbound, pending.reserved, line),
-            Err(_) => assert_eq!(line.0.load(Ordering::SeqCst), 0, "a refused connection is not closed"),
+            Ok(peer) => self.add_live(key, peer.id(), pending.host, pending.outbound, pending.reserved, conn),
+            Err(_) => assert_eq!(conn.0.load(Ordering::SeqCst), 0, "a refused connection is not closed"),
         }
     }
 
     fn replace(&mut self, permit: u8, key: u8, stale_id: bool) {
-        let Some(mut pending) = self.pick(permit, false) else { return };
+        let Some(mut pending) = self.take_pending(permit, false) else { return };
         let Token::Permit(token) = pending.token else { unreachable!() };
         let old = self.live.get(&key).map(|known| known.id).filter(|_| !stale_id);
         let asked = old.unwrap_or(token.id());
@@ -383,11 +392,11 @@ impl World {
             Some(_) if self.closed => Err(ReplaceFailure::Closed),
             Some(_) => Ok(()),
         };
-        let line = Line::default();
-        match token.replace(&key, asked, line.clone(), pending.host, self.tick()) {
+        let conn = TestConnection::default();
+        match token.replace(&key, asked, conn.clone(), pending.host, self.tick()) {
             Ok(both) => {
-                assert_eq!((expected, self.forget(key)), (Ok(()), Some(both.old.id())));
-                self.learn(key, both.new.id(), pending.host, pending.outbound, pending.reserved, line);
+                assert_eq!((expected, self.remove_live(key)), (Ok(()), Some(both.old.id())));
+                self.add_live(key, both.new.id(), pending.host, pending.outbound, pending.reserved, conn);
             }
             Err(error) => {
                 assert_eq!(expected, Err(error.cause));
@@ -400,10 +409,10 @@ impl World {
     fn remove(&mut self, key: u8, stale_id: bool) {
         let meant = self.live.get(&key).map(|known| known.id).filter(|_| !stale_id);
         let asked = meant.or(ConnId::new(u64::MAX)).expect("not zero");
-        let departed = self.pool.remove(&key, asked, DisconnectReason::Lost).map(|peer| peer.id());
-        assert_eq!(departed, meant);
+        let removed = self.pool.remove(&key, asked, DisconnectReason::Lost).map(|peer| peer.id());
+        assert_eq!(removed, meant);
         if meant.is_some() {
-            self.forget(key);
+            self.remove_live(key);
         }
     }
 
@@ -417,7 +426,7 @@ impl World {
         match evicted {
             EvictOutcome::Evicted(peer) => {
                 assert!(self.live.len() > self.limits.floor as usize);
-                assert_eq!(Some(peer.id()), self.forget(key));
+                assert_eq!(Some(peer.id()), self.remove_live(key));
             }
             EvictOutcome::AtFloor => {
                 assert!(asked.is_some() && self.live.len() <= self.limits.floor as usize)
@@ -432,7 +441,11 @@ impl World {
             Some(host) if by_ip => {
                 let same = self.live.values_mut().filter(|known| ip(known.host) == ip(host));
                 let marked = same.map(|known| known.seen = self.now).count();
-                assert_eq!(self.pool.seen_by_ip(ip(host), self.tick()), marked);
+                let peers = self.pool.by_ip(ip(host));
+                assert_eq!(peers.len(), marked);
+                for peer in peers {
+                    assert_eq!(peer.seen(self.tick()), SeenOutcome::Alive);
+                }
             }
             _ => {
                 assert_eq!(self.pool.seen(&key, self.tick()), host.is_some());
@@ -492,36 +505,36 @@ impl World {
                 Token::Claim(claim, _) => claim.id(),
             });
         }
-        let mut told = swept.revoked;
-        told.sort_unstable();
+        let mut reported = swept.revoked;
+        reported.sort_unstable();
         revoked.sort_unstable();
-        assert_eq!(told, revoked);
+        assert_eq!(reported, revoked);
         let now = self.now;
-        let stale = |known: &Known| !known.paused && now - known.seen > 30;
+        let stale = |known: &ModelPeer| !known.paused && now - known.seen > 30;
         let mut expected: Vec<u8> =
             self.live.iter().filter(|(_, known)| stale(known)).map(|(key, _)| *key).collect();
-        let (dead, trimmed): (Vec<_>, Vec<_>) =
+        let (stale_peers, trimmed): (Vec<_>, Vec<_>) =
             swept.removed.iter().partition(|peer| peer.disconnect_reason() == Some(DisconnectReason::Stale));
-        let mut dead: Vec<u8> = dead.iter().map(|peer| *peer.key()).collect();
-        dead.sort_unstable();
+        let mut stale_keys: Vec<u8> = stale_peers.iter().map(|peer| *peer.key()).collect();
+        stale_keys.sort_unstable();
         expected.sort_unstable();
-        assert_eq!(dead, expected);
-        dead.iter().for_each(|key| assert!(self.forget(*key).is_some()));
+        assert_eq!(stale_keys, expected);
+        stale_keys.iter().for_each(|key| assert!(self.remove_live(*key).is_some()));
         for peer in trimmed {
             assert_eq!(peer.disconnect_reason(), Some(DisconnectReason::OverLimit));
             assert!(self.live.len() > self.limits.floor as usize, "trimmed below the floor");
             assert!(!self.live[peer.key()].reserved, "a reserved slot was trimmed");
-            self.forget(*peer.key());
+            self.remove_live(*peer.key());
         }
         self.within_limits();
     }
 
-    /// After a sweep nobody whom a trim may depart is beyond the limits.
+    /// After a sweep no peer that a trim may remove is beyond the limits.
     fn within_limits(&self) {
         if self.live.len() <= self.limits.floor as usize {
             return;
         }
-        let within = |is: &dyn Fn(&Known) -> bool, max: u32| {
+        let within = |is: &dyn Fn(&ModelPeer) -> bool, max: u32| {
             let count = self.live.values().filter(|known| is(known) && !known.reserved).count();
             assert!(count <= max as usize, "{count} ordinary peers are live, the limit is {max}");
         };
@@ -536,7 +549,7 @@ impl World {
         let counts = self.pool.admission();
         let of = |outbound: bool| {
             let live = self.live.values().filter(|known| known.outbound == outbound).count() as u32;
-            (live, self.waiting().filter(|pending| pending.outbound == outbound).count() as u32)
+            (live, self.unrevoked().filter(|pending| pending.outbound == outbound).count() as u32)
         };
         assert_eq!((counts.live_inbound, counts.pending_inbound), of(false));
         assert_eq!((counts.live_outbound, counts.pending_outbound), of(true));
@@ -557,7 +570,7 @@ impl World {
         }
         for host in 0..8 {
             let live = self.live.values().filter(|known| ip(known.host) == ip(host)).count();
-            let pending = self.waiting().filter(|pending| ip(pending.host) == ip(host)).count();
+            let pending = self.unrevoked().filter(|pending| ip(pending.host) == ip(host)).count();
             assert_eq!(
                 (self.pool.by_ip(ip(host)).len(), self.pool.count_by_ip(ip(host))),
                 (live, live + pending)
@@ -567,23 +580,23 @@ impl World {
         assert_eq!((stats.total_connections, stats.walked_connections), (self.live.len(), self.live.len()));
     }
 
-    /// Everything given back: nothing is left anywhere.
+    /// Releases everything; nothing may remain.
     fn end(mut self) {
         self.pending.clear();
         for key in 0..6 {
             assert_eq!(
                 self.pool.remove_current(&key, DisconnectReason::Shutdown).map(|peer| peer.id()),
-                self.forget(key)
+                self.remove_live(key)
             );
         }
         self.compare();
-        assert!(self.departed.iter().all(|line| line.0.load(Ordering::SeqCst) == 1), "closed exactly once");
-        assert_eq!(self.pool.stats(self.tick()).disconnects.total(), self.departed.len() as u64);
+        assert!(self.removed.iter().all(|conn| conn.0.load(Ordering::SeqCst) == 1), "closed exactly once");
+        assert_eq!(self.pool.stats(self.tick()).disconnects.total(), self.removed.len() as u64);
     }
 }
 
-impl Known {
-    /// One point a 10 s step, as the documentation says it.
+impl ModelPeer {
+    /// One point per step of 10 s, as documented.
     fn recovered(&self, now: u64) -> (u64, u64) {
         let steps = (now * 10 - self.stamp) / 100;
         let health = (self.health + steps).min(100);

@@ -1,7 +1,8 @@
-//! Whom a connection of the old network belongs to, and what its nodes bear.
+//! Identifies the peers of this network, and states what they support.
 //!
-//! Its handshake has no nonce, so the address is the identity: of two connections between the same two addresses the one
-//! dialled by the smaller address survives, which is the old nodes' rule too ("our IP < theirs: the new one is dropped").
+//! The handshake has no nonce, so the address is the identity. Of two connections between the same
+//! two addresses, the one dialled by the smaller address survives. Legacy nodes apply the same
+//! rule.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,32 +18,37 @@ use super::peer_lookup::advertises_peerpool;
 use super::quarantine::PeerQuarantine;
 use super::wire::NetworkType;
 
-/// An old node pings every 30 s, which shows that it lives, and takes a ping that it did not expect for the answer to its own.
+/// Legacy nodes ping every 30 s, which shows that they live. They also take a ping that they did
+/// not expect for the reply to their own, so they are pinged late.
 const DEFAULT_PING_AFTER: Duration = Duration::from_secs(60);
 
-/// The old network's address policy, for a [`ProtocolConfig`](crate::node::ProtocolConfig) of the `timecoin` dialect.
+/// The [`PeerPolicy`] of this network, for a [`ProtocolConfig`](crate::node::ProtocolConfig) of
+/// [`TimeCoin`](super::wire::TimeCoin).
 ///
-/// A peer's key is its IP address with port 0: ports are not told apart ([`AddressPolicy::key_of_ip`]). An inbound peer is known by
-/// the address its connection comes from. Where that is a loopback address, which proves nothing, it is known by the
-/// loopback address that it says it listens at, so that nodes on one machine can have an address each.
+/// A peer's key is its IP address with port 0, so ports are not distinguished
+/// ([`AddressPolicy::key_of_ip`]). An inbound peer is identified by the address that its connection
+/// comes from. A loopback address proves nothing: then the peer is identified by the loopback
+/// address that it announces, so that nodes on one machine can have an address each.
 #[derive(Clone, Debug)]
 pub struct AddressPolicy {
     public: SocketAddr,
     port: u16,
     distinguish_ports: bool,
-    /// In milliseconds; clones share it. Relaxed: a hint.
+    /// In milliseconds, shared by clones. Relaxed: a hint.
     ping_after: Arc<AtomicU64>,
     write_stall_timeout: Duration,
-    /// Whose addresses the node does not dial of its own accord.
+    /// The node does not dial quarantined addresses by itself.
     quarantine: Option<Arc<PeerQuarantine>>,
-    /// Nor theirs, for the time being.
+    /// Nor addresses that are being asked over a one-shot connection.
     one_shot_locks: Option<Arc<OneShotLocks>>,
 }
 
 impl AddressPolicy {
-    /// The policy for a node that peers reach at `public`. Peers are pinged once they have been silent for 60 s (old ones ping
-    /// every 30 s, and take an unasked frame for the answer to theirs), and may take no byte for 300 s: an old node reads one
-    /// frame in 30 s of what it has not asked for.
+    /// The policy of a node that peers reach at `public`.
+    ///
+    /// - Peers are pinged after 60 s of silence: legacy nodes ping every 30 s, and take an
+    ///   unexpected frame for the reply to their own ping.
+    /// - A peer may accept no byte for 300 s: a legacy node reads one unrequested frame in 30 s.
     pub fn new(network: NetworkType, public: SocketAddr) -> Self {
         Self {
             public: canonical(public),
@@ -55,31 +61,33 @@ impl AddressPolicy {
         }
     }
 
-    /// Leaves in peace who is being asked something over a connection of its own.
+    /// Excludes addresses from dialling that are being asked over a one-shot connection.
     pub(super) fn with_one_shot_locks(mut self, one_shot_locks: Arc<OneShotLocks>) -> Self {
         self.one_shot_locks = Some(one_shot_locks);
         self
     }
 
-    /// Whom a question to this address is for: a key, or the address where those are told apart.
+    /// The one-shot lock of an address: the peer's key, or the address where ports are
+    /// distinguished.
     pub(super) fn lock_key(&self, addr: SocketAddr) -> PeerId {
         self.key_at(addr).unwrap_or_else(|| PeerId::from_addr(addr))
     }
 
-    /// Leaves alone who is in quarantine.
+    /// Excludes quarantined addresses from dialling.
     pub(super) fn with_quarantine(mut self, quarantine: Arc<PeerQuarantine>) -> Self {
         self.quarantine = Some(quarantine);
         self
     }
 
-    /// Tells nodes apart by address and port: several may share one IP address. Not what old nodes do.
+    /// Identifies nodes by address and port, so that several can share an IP address. Legacy nodes
+    /// do not support this.
     #[must_use]
     pub fn distinguish_ports(mut self) -> Self {
         self.distinguish_ports = true;
         self
     }
 
-    /// How long a peer must be silent before it is pinged.
+    /// Sets how long a peer must be silent before it is pinged.
     #[must_use]
     pub fn ping_after(self, silence: Duration) -> Self {
         let millis = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
@@ -87,13 +95,13 @@ impl AddressPolicy {
         self
     }
 
-    /// Pings soon enough for an answer before a peer is stale, and no sooner than usual else. Acts on all clones, also those
-    /// that a node has already.
+    /// Shortens the silence before a ping so that a reply can arrive before the peer is stale.
+    /// Never longer than the default. Applies to all clones, including those in a running node.
     pub(super) fn ping_before_stale(&self, stale_after: Duration) {
         self.ping_after.store(DEFAULT_PING_AFTER.min(stale_after / 4).as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// How long a peer may take no byte.
+    /// Sets how long a peer may accept no byte.
     #[must_use]
     pub fn write_stall_timeout(mut self, stall: Duration) -> Self {
         self.write_stall_timeout = stall;
@@ -119,8 +127,8 @@ impl AddressPolicy {
         };
         let mut bytes = ip.octets();
         if self.distinguish_ports {
-            // A mapped IPv4 address begins with zeroes, so the port takes nothing from it; of an IPv6 address the interface
-            // part and half of the rest stay.
+            // A mapped IPv4 address begins with zeros, so the port replaces nothing. Of an IPv6
+            // address the interface identifier and the rest of the prefix stay.
             bytes[..2].copy_from_slice(&addr.port().to_be_bytes());
         }
         Nonce(bytes)
@@ -144,7 +152,8 @@ impl PeerPolicy for AddressPolicy {
 
     fn capabilities(&self, hello: &Hello, direction: Direction) -> PeerCapabilities {
         let ours = advertises_peerpool(&hello.app);
-        // An old node that dials for one question takes the first frame for its answer, and none of them knows a refusal.
+        // A legacy node that dials for one request takes the first frame for its reply, and no
+        // legacy node understands a refusal.
         PeerCapabilities { rejections: ours, initial_state: ours || direction == Direction::Outbound }
     }
 
@@ -214,7 +223,8 @@ mod tests {
                 if several { policy.distinguish_ports() } else { policy }
             };
             let (at_a, at_b) = (of(a), of(b));
-            // A dials B: B sees an ephemeral port of the loopback address, and A's claim.
+            // A dials B: B observes an ephemeral port of the loopback address, and A's announced
+            // address.
             let seen_by_b =
                 at_b.identify(&hello("127.0.0.2:24100"), at("127.0.0.1:50000"), Direction::Inbound);
             let seen_by_a = at_a.identify(&hello("127.0.0.3:24100"), b, Direction::Outbound);

@@ -1,4 +1,7 @@
-//! When a new peer is worth telling everybody about: each address once in 300 s, 60 addresses a minute.
+//! Rate limit for announcing new peers to the others.
+//!
+//! An address is announced at most once in 300 s, and at most 60 addresses a minute. Pure: every
+//! call takes `now`.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -8,12 +11,12 @@ use crate::base::{Tick, canonical};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Bounds of announcing.
+/// Limits for announcements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnnounceConfig {
-    /// How long an address that was announced is not announced again. Default 300 s.
+    /// Minimum time between two announcements of one address. Default 300 s.
     pub min_interval: Duration,
-    /// Announcements a minute at the most. Default 60.
+    /// Maximum number of announcements a minute. Default 60.
     pub max_per_minute: usize,
 }
 
@@ -23,37 +26,37 @@ impl Default for AnnounceConfig {
     }
 }
 
-/// Whether an address is to be announced now.
+/// Whether to announce an address now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnnounceDecision {
-    /// Yes. It counts from now on, unless it is [taken back](Announcements::retract).
+    /// Announce it. It counts against the limits unless it is [retracted](Announcements::retract).
     Announce,
-    /// It was, a short while ago.
+    /// It was announced less than [`AnnounceConfig::min_interval`] ago.
     Recent,
-    /// Too many others were within the minute. It does not count as announced.
+    /// The limit per minute is reached. The address does not count as announced.
     RateLimited,
 }
 
-/// What was announced lately: never more than the limit a minute allows within the min_interval time.
+/// The recent announcements. Bounded by the limit per minute and the minimum interval.
 #[derive(Clone, Debug)]
 pub struct Announcements {
     config: AnnounceConfig,
-    /// Those that one of the two bounds still looks at, oldest first.
+    /// Announcements that a limit still needs, oldest first.
     order: VecDeque<(Tick, SocketAddr)>,
-    /// When each of them was announced last.
+    /// The latest announcement of each address in `order`.
     known: HashMap<SocketAddr, Tick>,
 }
 
 impl Announcements {
-    /// Nothing was announced so far.
+    /// An empty history.
     pub fn new(config: AnnounceConfig) -> Self {
         Self { config, order: VecDeque::new(), known: HashMap::new() }
     }
 
-    /// Whether to announce an address now; a yes is remembered.
+    /// Whether to announce an address now. [`AnnounceDecision::Announce`] is recorded.
     ///
     /// # Cost
-    /// O(1) amortised, and a look at those of the last minute.
+    /// O(1) amortised, plus a scan of the announcements of the last minute.
     pub fn try_announce(&mut self, addr: SocketAddr, now: Tick) -> AnnounceDecision {
         let addr = canonical(addr);
         self.remove_expired(now);
@@ -69,7 +72,8 @@ impl Announcements {
         AnnounceDecision::Announce
     }
 
-    /// Nobody was told after all: the next one who asks gets a yes again. `false` if there was none.
+    /// Undoes the last announcement of an address, for one that reached no peer. Returns `false` if
+    /// there was none.
     pub fn retract(&mut self, addr: SocketAddr) -> bool {
         let addr = canonical(addr);
         let Some(at) = self.known.remove(&addr) else { return false };
@@ -77,7 +81,7 @@ impl Announcements {
         true
     }
 
-    /// How many are remembered.
+    /// Number of recorded announcements.
     pub fn tracked(&self) -> usize {
         self.order.len()
     }
@@ -89,7 +93,7 @@ impl Announcements {
                 break;
             }
             self.order.pop_front();
-            // Announced again since, it has a later entry.
+            // A later announcement of the address has its own entry.
             if self.known.get(&addr) == Some(&at) {
                 self.known.remove(&addr);
             }

@@ -1,4 +1,8 @@
-//! The caller's side: chain data stays the caller's, and a node answers with what this trait gives.
+//! The application's side of the network.
+//!
+//! The application implements [`ChainSource`]. The manager calls it to answer requests, and passes
+//! on every message that it does not handle itself. Chain data never leaves the application's
+//! ownership.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -15,27 +19,28 @@ use super::wire::{
     WalletTransaction,
 };
 
-/// Blocks in one answer at the most.
+/// Maximum number of blocks in one reply.
 pub const MAX_BLOCKS: u64 = 100;
 
-/// An answer: none, at once, or later.
+/// A reply: none, immediate, or later.
 pub enum Reply<T> {
-    /// No reply. A node of ours is told so, unless what it asked is broadcast too (votes, instant finality); an old one is told
-    /// nothing, as its network refuses by silence.
+    /// No reply. A peerpool node receives a refusal, except for messages that are also broadcast
+    /// (votes, instant finality). A legacy node receives nothing: its network refuses by silence.
     None,
-    /// This one.
+    /// This reply.
     Now(T),
-    /// What this future comes to. It runs in the task of the link that asked, beside other requests.
+    /// The output of this future. It runs in the task of the requesting connection, concurrently
+    /// with other requests.
     Later(Pin<Box<dyn Future<Output = Option<T>> + Send>>),
 }
 
 impl<T> Reply<T> {
-    /// What this future comes to.
+    /// A reply that is the output of this future.
     pub fn later(future: impl Future<Output = Option<T>> + Send + 'static) -> Self {
         Self::Later(Box::pin(future))
     }
 
-    /// The answer, waited for.
+    /// Waits for the reply.
     pub async fn get(self) -> Option<T> {
         match self {
             Self::None => None,
@@ -61,7 +66,7 @@ impl<T> std::fmt::Debug for Reply<T> {
     }
 }
 
-/// Who sent something.
+/// The peer that sent a message.
 #[derive(Clone, Debug)]
 pub struct Sender {
     peer: Arc<Peer>,
@@ -73,155 +78,164 @@ impl Sender {
         Self { peer, addr }
     }
 
-    /// Its IP address: what the old network knows a peer by.
+    /// Its IP address, which identifies a peer in this network.
     pub fn ip(&self) -> IpAddr {
         self.addr.ip()
     }
 
-    /// Where it listens, as far as we know.
+    /// The address it listens on, as far as known.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The pool's entry: health, round-trip time, bytes, and whether it is still there.
+    /// The pool entry: health, round-trip time, traffic counters, and whether the peer is still
+    /// connected.
     pub fn peer(&self) -> &Arc<Peer> {
         &self.peer
     }
 }
 
-/// A message that nobody else deals with.
+/// A message that the manager does not handle itself.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "nearly all are messages; a box would cost each an allocation")]
 pub enum Incoming {
-    /// A message: one that is no question of the kinds below, one that answers nothing, or a question that had no answer.
+    /// A message that is not answered by a more specific method of [`ChainSource`]: an event, an
+    /// unmatched reply, or a request that got no reply.
     Message(NetworkMessage),
-    /// A frame that was read whole and is no message: a variant we do not know, or not JSON at all.
+    /// A complete frame that is not a message: an unknown variant, or not JSON.
     Unreadable(Bytes),
 }
 
-/// Where a chain ends.
+/// The last block of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainTip {
-    /// The height of its last block; `None` without a first one.
+    /// The height of the last block; `None` for a chain without a genesis block.
     pub height: Option<u64>,
-    /// The hash of its last block; `"no_genesis"` without a first one, in the old network's words.
+    /// The hash of the last block; `"no_genesis"` for a chain without one, as legacy nodes expect.
     pub hash: String,
 }
 
 impl ChainTip {
-    /// A chain without a first block.
+    /// The tip of a chain without a genesis block.
     pub fn none() -> Self {
         Self { height: None, hash: "no_genesis".into() }
     }
 }
 
-/// A wallet's transactions.
+/// The transactions of a wallet.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WalletHistory {
     /// The transactions.
     pub transactions: Vec<WalletTransaction>,
-    /// Complete up to this height.
+    /// The height up to which the list is complete.
     pub last_synced_height: u64,
 }
 
 /// All unspent outputs after a block.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateSnapshot {
-    /// After this block.
+    /// The height of that block.
     pub height: u64,
-    /// What the outputs hash to.
+    /// The Merkle root of the outputs.
     pub utxo_merkle_root: String,
     /// The outputs, in the application's own format.
     pub state_data: Vec<u8>,
-    /// Whether they are packed with gzip.
+    /// Whether `state_data` is compressed with gzip.
     pub compressed: bool,
-    /// Their size unpacked, in bytes.
+    /// The uncompressed size, in bytes.
     pub snapshot_size_bytes: u64,
 }
 
-/// The receipt for a vote.
+/// The acknowledgement of a vote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VoteAck {
     /// The block that was voted on.
     pub block_hash: String,
-    /// Who voted.
+    /// The voter.
     pub voter: String,
 }
 
-/// What a node says to a transaction that it is asked about.
+/// A node's decision about a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finality {
-    /// It approves.
+    /// The node approves the transaction.
     Approved {
-        /// Who does.
+        /// The deciding node.
         approver: String,
     },
-    /// It does not.
+    /// The node rejects the transaction.
     Rejected {
-        /// Who does not.
+        /// The deciding node.
         rejector: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
-/// What a node knows of its chain, and what it makes of what arrives. Every method has a default that gives no reply, so an
-/// implementation names what it has and leaves out the rest.
+/// What a node knows of its chain, and how it handles incoming messages.
 ///
-/// All calls are made from the task of the link concerned and must not block; what takes time is an [`Reply::later`].
-/// A panic costs that one link.
+/// Every method has a default that gives no reply, so an implementation names only what it has.
 ///
-/// The bounds of the network are kept by whoever calls: ranges of blocks have at most [`MAX_BLOCKS`].
+/// Calls are made from the connection's task and must not block; slow work belongs into a
+/// [`Reply::later`]. A panic ends that one connection.
+///
+/// The manager enforces the network's limits before it calls: a range of blocks has at most
+/// [`MAX_BLOCKS`].
 pub trait ChainSource: Send + Sync + 'static {
-    /// Where the chain ends. Answers `GetBlockchainHeight`, `GetBlockchainInfo` and `HeightRequest`.
+    /// The last block of the chain. Answers `GetBlockchainHeight`, `GetBlockchainInfo` and
+    /// `HeightRequest`.
     fn tip(&self) -> Reply<ChainTip> {
         Reply::None
     }
 
-    /// The blocks of these heights, in ascending order, as far as they are there. Answers `GetBlocks`, `BlockRequest` and
-    /// `ChainRequest`.
+    /// The known blocks of these heights, in ascending order. Answers `GetBlocks`, `BlockRequest`
+    /// and `ChainRequest`.
     fn blocks(&self, heights: RangeInclusive<u64>) -> Reply<Vec<Block>> {
         let _ = heights;
         Reply::None
     }
 
-    /// The first block. Answers `GetGenesis`. Default: the block of height 0.
+    /// The genesis block. Answers `GetGenesis`. Default: the block of height 0.
     fn genesis(&self) -> Reply<Block> {
         let blocks = self.blocks(0..=0);
         Reply::later(async { blocks.get().await?.into_iter().next() })
     }
 
-    /// Transactions that wait for a block. Answers `GetMempool` and `MempoolQuery`.
+    /// The transactions in the mempool. Answers `GetMempool` and `MempoolQuery`.
     fn mempool(&self) -> Reply<Vec<Transaction>> {
         Reply::None
     }
 
-    /// Those of these transactions that are known. Answers `RequestMissingTransactions`.
+    /// The known transactions among these. Answers `RequestMissingTransactions`.
     fn transactions(&self, txids: Vec<String>) -> Reply<Vec<Transaction>> {
         let _ = txids;
         Reply::None
     }
 
-    /// Transactions finalized after this time, and when, in seconds. Answers `RequestFinalizedTransactions`.
+    /// Transactions finalized after `since`, each with its finalization time. Both in seconds since
+    /// 1970. Answers `RequestFinalizedTransactions`.
     fn finalized(&self, since: i64) -> Reply<Vec<(Transaction, i64)>> {
         let _ = since;
         Reply::None
     }
 
-    /// A wallet's transactions. Answers `RequestWalletTransactions`; whoever asks is subscribed to the wallet too.
+    /// The transactions of a wallet. Answers `RequestWalletTransactions`; a reply also subscribes
+    /// the requester to the wallet.
     fn wallet_history(&self, xpub: &str) -> Reply<WalletHistory> {
         let _ = xpub;
         Reply::None
     }
 
-    /// A wallet's unspent outputs. Told after `RegisterXpub`, where there are any.
+    /// The unspent outputs of a wallet. If there are any, they are sent after the reply to
+    /// `RegisterXpub`.
     fn wallet_utxos(&self, xpub: &str) -> Reply<Vec<UtxoInfo>> {
         let _ = xpub;
         Reply::None
     }
 
-    /// Whether a transaction that touches these addresses concerns this wallet. Default yes: only the application can derive
-    /// addresses from a key. Must not block: it is asked for every wallet somebody subscribed to.
+    /// Whether a transaction that touches these addresses concerns this wallet. Default: yes,
+    /// because only the application can derive addresses from a key. Must not block: it is called
+    /// once for each subscribed wallet.
     fn concerns(&self, xpub: &str, addresses: &[String]) -> bool {
         let _ = (xpub, addresses);
         true
@@ -233,59 +247,59 @@ pub trait ChainSource: Send + Sync + 'static {
         Reply::None
     }
 
-    /// The masternodes. Answers `GetMasternodeList`.
+    /// The known masternodes. Answers `GetMasternodeList`.
     fn masternodes(&self) -> Reply<Vec<MasternodeInfo>> {
         Reply::None
     }
 
-    /// What the list of masternodes hashes to. Answers `GetMasternodeHash`.
+    /// The hash of the masternode list. Answers `GetMasternodeHash`.
     fn masternode_hash(&self) -> Reply<String> {
         Reply::None
     }
 
-    /// The states of those of these outputs that are known. Answers `UTXOStateQuery`.
+    /// The states of the known outputs among these. Answers `UTXOStateQuery`.
     fn utxo_states(&self, outpoints: Vec<OutPoint>) -> Reply<Vec<(OutPoint, UTXOState)>> {
         let _ = outpoints;
         Reply::None
     }
 
-    /// A vote on a block arrived, as JSON text; an answer acknowledges it. Without one the vote goes on to
-    /// [`ChainSource::on_message`].
+    /// Handles a vote on a block, given as JSON text. The reply acknowledges the vote; without one
+    /// the vote is passed to [`ChainSource::on_message`].
     fn block_vote(&self, from: &Sender, vote: &str) -> Reply<VoteAck> {
         let _ = (from, vote);
         Reply::None
     }
 
-    /// Somebody asks whether this node approves of a transaction. Answers `InstantFinalityRequest`.
+    /// Decides about a transaction. Answers `InstantFinalityRequest`.
     fn finality(&self, from: &Sender, transaction: Transaction) -> Reply<Finality> {
         let _ = (from, transaction);
         Reply::None
     }
 
-    /// Everything else that arrives: events, answers that nobody waits for, questions without an answer above. What this
-    /// gives is sent back, as the answer if it was a question.
+    /// Handles every other message: events, unmatched replies, and requests without a reply from a
+    /// method above. The returned message is sent back, as the reply if the message was a request.
     fn on_message(&self, from: &Sender, message: Incoming) -> Reply<NetworkMessage> {
         let _ = (from, message);
         Reply::None
     }
 
-    /// Whether [`ChainSource::on_message`] wants messages of this kind. Those it does not want are not parsed, which saves the
-    /// time of it. Default: all.
+    /// Whether [`ChainSource::on_message`] wants messages of this kind. Unwanted messages are not
+    /// parsed, which saves CPU time. Default: all.
     fn wants(&self, kind: Kind) -> bool {
         let _ = kind;
         true
     }
 
-    /// A peer is live.
+    /// A peer has connected.
     fn connected(&self, peer: &Sender) {
         let _ = peer;
     }
 
-    /// A peer is gone.
+    /// A peer has disconnected.
     fn disconnected(&self, peer: &Sender) {
         let _ = peer;
     }
 }
 
-/// A node that has no chain and answers nothing but for its peers and the time.
+/// A node without a chain. It answers requests for peers and the time only.
 impl ChainSource for () {}

@@ -1,5 +1,12 @@
-//! One connection of the old network outside of the pool: for a single message, or for a program that dials and accepts by itself
-//! and [hands connections over](super::PeerManager::add_connected_peer_with_connection) when they are ready.
+//! A connection of this network that is not in the pool.
+//!
+//! Used for single messages, and by programs that dial and accept themselves and then [hand the
+//! connection over](super::PeerManager::add_connected_peer_with_connection). The holder reads the
+//! connection: nothing is received unless a method here is awaited.
+//!
+//! Flow: `Connector` dials or accepts and exchanges handshakes; `send_message` writes a frame;
+//! `next_frame` reads one; `classify` decides whether it is a ping, a reply to an open request, or
+//! something else.
 
 mod connector;
 mod error;
@@ -28,29 +35,30 @@ pub use error::ConnectionError;
 pub(super) use request::OpenRequest;
 use request::{FrameRole, UnmatchedFrames};
 
-/// Bytes before a frame's text.
+/// Length prefix of a frame, in bytes.
 const LENGTH_BYTES: usize = 4;
-/// Read at a time.
+/// Minimum room in the buffer for each read, in bytes.
 const READ_BYTES: usize = 16 * 1024;
-/// With so much in hand a look whether the connection lives does not read more.
+/// With more unread bytes than this, `is_alive` does not read further.
 const MAX_ALIVE_CHECK_BYTES: usize = 64 * 1024;
-/// Frames kept that nobody asked for.
+/// Maximum number of frames kept that no request waited for.
 const MAX_UNREAD_FRAMES: usize = 64;
-/// How long a message is waited for.
+/// Default time limit for receiving a message.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the answer to a ping is waited for.
+/// Time limit for the reply to a ping.
 const PONG_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a connection is pinged.
+/// Interval of the pings of `keep_alive`.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// How long the other end has for closing.
+/// How long `close_gracefully` waits for the far end to close.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-/// What the other end may send meanwhile, in bytes.
+/// Maximum number of bytes that `close_gracefully` reads and discards.
 const MAX_LINGER_BYTES: usize = 1024 * 1024;
 
-/// A connection whose handshake is done.
+/// A connection whose handshake is complete.
 ///
-/// Reads are cancel-safe: dropping a future that reads loses nothing. A write that is dropped or times out halfway closes the
-/// connection, since the far end could not tell where the next frame begins.
+/// Reads are cancel-safe: dropping a reading future loses nothing. A write that is dropped or times
+/// out halfway closes the connection, because the far end could not find the start of the next
+/// frame.
 #[derive(Debug)]
 pub struct PeerConnection {
     state: State,
@@ -63,7 +71,7 @@ pub struct PeerConnection {
 
 enum State {
     Open(Box<OpenStream>),
-    /// The node has it now.
+    /// Handed over to the node; requests and messages go through the pool entry.
     Pooled(Arc<Peer>),
     Closed,
 }
@@ -80,34 +88,36 @@ impl std::fmt::Debug for State {
 
 struct OpenStream {
     stream: BoxStream,
-    /// Read and not yet taken: the next frames, the last one perhaps incomplete.
+    /// Bytes that were read and not consumed: the next frames, of which the last may be incomplete.
     buffer: BytesMut,
-    /// Frames that a question did not wait for.
+    /// Complete frames that no request waited for.
     unread: VecDeque<Bytes>,
-    /// Questions whose answers may still come, one a place at the most.
+    /// Requests that may still be answered, at most one for each reply slot unless their replies
+    /// are distinguishable.
     requests: Vec<OpenRequest>,
     hello: Hello,
 }
 
-/// What a connection is handed over with.
+/// The parts of a connection that is handed over to the node.
 pub(super) struct ConnectionParts {
     pub(super) stream: BoxStream,
     pub(super) hello: Hello,
     pub(super) rest: Vec<u8>,
-    /// What may still be answered.
+    /// Requests that may still be answered.
     pub(super) open_requests: Vec<OpenRequest>,
     pub(super) direction: Direction,
     pub(super) addr: SocketAddr,
 }
 
 impl PeerConnection {
-    /// Dials a peer over TCP and exchanges handshakes; ours says that we listen at `listen`. Takes 5 s at the longest.
+    /// Dials a peer over TCP and exchanges handshakes. Our handshake announces `listen`. Time
+    /// limit: 5 s.
     ///
     /// # Errors
     /// [`ConnectionError::Connect`].
     ///
     /// # Cancel safety
-    /// Dropping the future closes peek_frame was opened.
+    /// Dropping the future closes the socket.
     pub async fn connect(
         peer: &PeerInfo,
         network: NetworkType,
@@ -122,20 +132,21 @@ impl PeerConnection {
         self.info.clone()
     }
 
-    /// The far end's address: as dialled, or as observed.
+    /// The remote address: the one dialled, or the one observed.
     ///
     /// # Errors
-    /// None any more; the old signature is kept.
+    /// None; the legacy signature is kept.
     pub fn peer_addr(&self) -> std::io::Result<SocketAddr> {
         Ok(self.addr)
     }
 
-    /// Who opened it.
+    /// Which end dialled.
     pub fn direction(&self) -> Direction {
         self.direction
     }
 
-    /// Whether the connection is still there, as far as our end knows: one that the other end has closed is not.
+    /// Whether the connection is open, as far as this end knows. A connection that the far end has
+    /// closed is not.
     pub async fn is_alive(&mut self) -> bool {
         let State::Open(open) = &mut self.state else {
             return matches!(&self.state, State::Pooled(peer) if peer.is_live());
@@ -143,7 +154,7 @@ impl PeerConnection {
         if open.buffer.len() > MAX_ALIVE_CHECK_BYTES {
             return true;
         }
-        // What is there already is read, nothing is waited for.
+        // A zero timeout reads what the socket already holds and waits for nothing.
         match timeout(Duration::ZERO, open.stream.read_buf(&mut open.buffer)).await {
             Err(_) => true,
             Ok(Ok(count)) if count > 0 => true,
@@ -154,13 +165,13 @@ impl PeerConnection {
         }
     }
 
-    /// Sends a message; 5 s at the longest.
+    /// Sends a message. Time limit: 5 s.
     ///
     /// # Errors
     /// See [`ConnectionError`].
     ///
     /// # Cancel safety
-    /// Dropping the future before it is done closes the connection.
+    /// Dropping the future before it completes closes the connection.
     pub async fn send_message(&mut self, message: NetworkMessage) -> Result<(), ConnectionError> {
         let text = message.to_bytes()?;
         let kind = message.kind();
@@ -174,7 +185,7 @@ impl PeerConnection {
         }
         let mut frame = BytesMut::new();
         self.protocol.encode(Lane::Normal, &MessageHeader::Event { kind: kind.code() }, &text, &mut frame)?;
-        // Taken out while it is written: if this future is dropped halfway, so is the stream.
+        // Moved out while it is written: a future that is dropped halfway drops the stream.
         let State::Open(mut open) = std::mem::replace(&mut self.state, State::Closed) else {
             return Err(ConnectionError::Closed);
         };
@@ -190,11 +201,11 @@ impl PeerConnection {
         Ok(())
     }
 
-    /// Receives the next message; 60 s at the longest.
+    /// Receives the next message. Time limit: 60 s.
     ///
     /// # Errors
-    /// See [`ConnectionError`]. After [`ConnectionError::ReadTimeout`] and [`ConnectionError::Unreadable`] the connection is as
-    /// good as before.
+    /// See [`ConnectionError`]. After [`ConnectionError::ReadTimeout`] and
+    /// [`ConnectionError::Unreadable`] the connection can still be used.
     ///
     /// # Cancel safety
     /// Safe.
@@ -202,7 +213,7 @@ impl PeerConnection {
         self.receive_within(RECEIVE_TIMEOUT).await
     }
 
-    /// As [`PeerConnection::receive_message`], with a deadline of one's own.
+    /// [`PeerConnection::receive_message`] with another time limit.
     ///
     /// # Errors
     /// See [`PeerConnection::receive_message`].
@@ -229,14 +240,14 @@ impl PeerConnection {
         }
     }
 
-    /// Pings the peer and waits for its answer, 10 s at the longest; how long it took. What else comes is kept for
-    /// [`PeerConnection::receive_message`].
+    /// Pings the peer, waits at most 10 s for the pong and returns the round-trip time. Other
+    /// frames are kept for [`PeerConnection::receive_message`].
     ///
     /// # Errors
     /// See [`ConnectionError`].
     ///
     /// # Cancel safety
-    /// As [`PeerConnection::request_response`].
+    /// As for [`PeerConnection::request_response`].
     pub async fn ping(&mut self) -> Result<Duration, ConnectionError> {
         if let State::Pooled(peer) = &self.state {
             let probe = timeout(PONG_TIMEOUT, peer.connection().handle().probe()).await;
@@ -256,7 +267,7 @@ impl PeerConnection {
         }
     }
 
-    /// Pings the peer every 30 s until that fails once, and says how.
+    /// Pings the peer every 30 s until a ping fails, and returns the error.
     pub async fn keep_alive(mut self) -> ConnectionError {
         loop {
             tokio::time::sleep(KEEP_ALIVE_INTERVAL).await;
@@ -266,14 +277,15 @@ impl PeerConnection {
         }
     }
 
-    /// Closes the connection so that peek_frame was sent arrives: says that nothing more comes, and waits a moment for the other end.
+    /// Closes the connection so that everything sent arrives: shuts down the write half and waits
+    /// briefly for the far end.
     pub(super) async fn close_gracefully(mut self) {
         let State::Open(open) = &mut self.state else { return };
         let parting = async {
             if open.stream.shutdown().await.is_err() {
                 return;
             }
-            // What is unread when a socket closes turns the close into a reset, which may overtake the message.
+            // Closing a socket with unread data sends a reset, which may overtake the message.
             let mut scrap = [0u8; 1024];
             let mut left = MAX_LINGER_BYTES;
             while left > 0 {
@@ -283,7 +295,7 @@ impl PeerConnection {
                 }
             }
         };
-        // However it ends, the connection is over.
+        // Whatever the outcome, the connection is closed.
         let _ = timeout(LINGER_TIMEOUT, parting).await;
     }
 
@@ -308,7 +320,7 @@ impl PeerConnection {
         })
     }
 
-    /// Says which peer it has become.
+    /// Sets the pool entry that the connection has become.
     pub(super) fn set_pooled(&mut self, peer: Arc<Peer>) {
         self.state = State::Pooled(peer);
     }
@@ -326,7 +338,8 @@ impl PeerConnection {
         Ok(())
     }
 
-    /// The text of the next frame. Memory grows with peek_frame comes, not with peek_frame is announced.
+    /// Reads the next frame and returns its text. Memory grows with the received bytes, not with
+    /// the announced length.
     async fn next_frame(&mut self) -> Result<Bytes, ConnectionError> {
         let cap = self.protocol.limits().normal;
         loop {

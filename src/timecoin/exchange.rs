@@ -1,4 +1,7 @@
-//! The old network's records of peers: who was reachable, how well, and in which order they are worth a dial.
+//! Records of peers: reachability, latency, and the order in which to dial them.
+//!
+//! Addresses to dial come from the address book; this remembers how well each peer did. Pure and
+//! bounded.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -16,22 +19,22 @@ use super::wire::{is_ephemeral, truncated};
 const DAY_SECS: i64 = 86_400;
 const MAX_VERSION_BYTES: usize = 128;
 
-/// What is known about one IP address. Reads and writes as the old node's `peers.json` has it.
+/// What is known of one IP address. Serialises like an entry of a legacy node's `peers.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PersistentPeerInfo {
-    /// The address.
+    /// The address, canonical.
     pub address: IpAddr,
-    /// Where it listens.
+    /// The port it listens on.
     pub port: u16,
     /// When it was last heard of, in seconds since 1970.
     pub last_seen: i64,
-    /// Smoothed round-trip time in milliseconds, once measured.
+    /// Smoothed round-trip time in milliseconds; `None` until measured.
     pub latency_ms: Option<u32>,
-    /// Its software, as it says.
+    /// The software version that it announced.
     pub version: String,
-    /// Connections that succeeded.
+    /// Number of successful connections.
     pub successful_connections: u32,
-    /// Connections that failed.
+    /// Number of failed connections.
     pub failed_connections: u32,
 }
 
@@ -49,28 +52,29 @@ impl PersistentPeerInfo {
         }
     }
 
-    /// The share of connections that succeeded, 0.0 to 1.0; 0.5 for one that was never tried.
+    /// The share of connections that succeeded, 0.0 to 1.0; 0.5 if none was tried.
     pub fn reliability_score(&self) -> f32 {
         let (ok, failed) = (self.successful_connections as f32, self.failed_connections as f32);
         if ok + failed > 0.0 { ok / (ok + failed) } else { 0.5 }
     }
 
-    /// Where it can be dialled.
+    /// The address to dial.
     pub fn addr(&self) -> SocketAddr {
         SocketAddr::new(self.address, self.port)
     }
 
-    /// Where it can be dialled, as text; an IPv6 address in brackets.
+    /// The address to dial, as text; IPv6 in brackets.
     pub fn full_address(&self) -> String {
         self.addr().to_string()
     }
 
-    /// Whether it counts among the best: heard of within a day, and not mostly failing.
+    /// Whether to dial it at all: heard of within a day, and at least 3 of 10 connections
+    /// succeeded.
     fn is_dial_candidate(&self, now: WallTime) -> bool {
         seconds(now).saturating_sub(self.last_seen) <= DAY_SECS && self.reliability_score() >= 0.3
     }
 
-    /// Quicker first, unknown last; of equally quick ones the more reliable first.
+    /// Lowest latency first, unknown latency last; then by reliability, then by the latest contact.
     fn by_preference(&self, other: &Self) -> Ordering {
         let latency = |record: &Self| record.latency_ms.unwrap_or(u32::MAX);
         latency(self)
@@ -81,7 +85,8 @@ impl PersistentPeerInfo {
     }
 }
 
-/// The records, one an IP address, bounded. No I/O, no clock: addresses to dial are the book's, this remembers how well they did.
+/// The records, at most one for each IP address and at most `max_records` in total. No I/O, no
+/// clock.
 #[derive(Clone, Debug)]
 pub struct PeerExchange {
     network: NetworkType,
@@ -90,18 +95,20 @@ pub struct PeerExchange {
 }
 
 impl PeerExchange {
-    /// No records; at most 10,000 will be kept.
+    /// No records; the limit is 10,000.
     pub fn new(network: NetworkType) -> Self {
         Self::bounded(network, 10_000)
     }
 
-    /// No records; at most `max` will be kept. When full, the one heard of longest ago goes.
+    /// No records; the limit is `max_records`. When full, the peers heard of longest ago are
+    /// removed.
     pub fn bounded(network: NetworkType, max_records: usize) -> Self {
         Self { network, max_records: max_records.max(1), records: HashMap::new() }
     }
 
-    /// Heard of a peer. A borrowed port becomes the standard one. Of a known IP address the time and the version are taken over;
-    /// the port only where the known one is borrowed and this one is not. `true` if it was new.
+    /// Adds a peer or updates it, and returns whether it was new. An ephemeral port becomes the
+    /// standard one. For a known IP address, time and version are updated; its port only if it is
+    /// ephemeral.
     pub fn add_peer(&mut self, addr: SocketAddr, version: String, now: WallTime) -> bool {
         let addr = self.network.stable_addr(addr);
         if let Some(known) = self.records.get_mut(&addr.ip()) {
@@ -120,7 +127,7 @@ impl PeerExchange {
         true
     }
 
-    /// Takes over a record as it is, but for a borrowed port. One that is known already keeps what is newer.
+    /// Adds a saved record, with an ephemeral port replaced. A known record that is newer stays.
     pub fn restore(&mut self, mut record: PersistentPeerInfo) {
         record.address = canonical_ip(record.address);
         record.port = self.network.stable_port(record.port);
@@ -135,7 +142,7 @@ impl PeerExchange {
         }
     }
 
-    /// Takes over what the book knows of an address, where nothing better is known.
+    /// Adds what the address book knows of an address, unless a newer record exists.
     pub fn restore_from_book(&mut self, known: &Address) {
         let Some(last) = known.last_success else { return };
         self.restore(PersistentPeerInfo {
@@ -149,12 +156,12 @@ impl PeerExchange {
         });
     }
 
-    /// Notes a measured round-trip time. `false` if the address is not known.
+    /// Records a measured round-trip time in milliseconds. Returns `false` for an unknown address.
     pub fn update_latency(&mut self, ip: IpAddr, latency: u32) -> bool {
         self.edit(ip, |record| record.latency_ms = Some(latency))
     }
 
-    /// A connection succeeded. `false` if the address is not known.
+    /// Records a successful connection. Returns `false` for an unknown address.
     pub fn record_success(&mut self, ip: IpAddr, now: WallTime) -> bool {
         self.edit(ip, |record| {
             record.successful_connections = record.successful_connections.saturating_add(1);
@@ -162,18 +169,20 @@ impl PeerExchange {
         })
     }
 
-    /// A connection failed. `false` if the address is not known.
+    /// Records a failed connection. Returns `false` for an unknown address.
     pub fn record_failure(&mut self, ip: IpAddr) -> bool {
         self.edit(ip, |record| record.failed_connections = record.failed_connections.saturating_add(1))
     }
 
-    /// What is known about an address.
+    /// The record of an address.
     pub fn get(&self, ip: IpAddr) -> Option<&PersistentPeerInfo> {
         self.records.get(&canonical_ip(ip))
     }
 
-    /// Up to `count` peers that are worth a dial: heard of within a day and succeeding in at least 3 of 10 connections, the
-    /// quickest first, those of unknown latency last, of equals the more reliable first.
+    /// Up to `count` peers to dial, best first.
+    ///
+    /// Only peers heard of within a day whose connections succeeded at least 3 times in 10. Order:
+    /// latency (unknown last), then reliability.
     ///
     /// # Cost
     /// O(n log n).
@@ -183,12 +192,12 @@ impl PeerExchange {
         best.into_iter().take(count).cloned().collect()
     }
 
-    /// How many addresses are known.
+    /// Number of records.
     pub fn peer_count(&self) -> usize {
         self.records.len()
     }
 
-    /// Forgets those heard of longer ago than so many seconds; how many that were. Cost: O(n).
+    /// Removes records older than `max_age_seconds` and returns how many. Cost: O(n).
     pub fn cleanup_stale_peers(&mut self, max_age_seconds: i64, now: WallTime) -> usize {
         let before = self.records.len();
         self.records.retain(|_, record| seconds(now).saturating_sub(record.last_seen) <= max_age_seconds);
@@ -203,7 +212,7 @@ impl PeerExchange {
         if self.records.len() < self.max_records {
             return;
         }
-        // A tenth at once, so that a flood of addresses does not cost a walk each.
+        // Removes a tenth at a time, so that a flood of addresses does not cost one scan each.
         let mut by_age: Vec<_> =
             self.records.values().map(|record| (record.last_seen, record.address)).collect();
         let goes = (self.max_records / 10).max(1).min(by_age.len());
@@ -214,12 +223,12 @@ impl PeerExchange {
     }
 }
 
-/// Seconds since 1970, as the old records have them.
+/// Seconds since 1970, as the records store them.
 pub(super) fn seconds(at: WallTime) -> i64 {
     i64::try_from(unix_seconds(at)).unwrap_or(i64::MAX)
 }
 
-/// A version told by a peer, cut where no honest one is as long: a copy, so that nothing of a longer one is kept.
+/// A copy of a peer's version, cut to [`MAX_VERSION_BYTES`]. The copy releases the longer original.
 pub(super) fn truncated_version(version: &str) -> String {
     truncated(version, MAX_VERSION_BYTES).to_owned()
 }
@@ -270,7 +279,7 @@ mod tests {
             record(3, Some(20), 1, 1),
             record(4, None, 0, 0),
             record(5, Some(20), 9, 0),
-            // Mostly failing, however quick.
+            // Fails mostly, so its latency does not matter.
             record(6, Some(1), 1, 9),
         ] {
             exchange.restore(record);

@@ -1,4 +1,4 @@
-//! Accepting connections of the old network outside of a node.
+//! Accepts connections of this network outside of a node.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,15 +14,17 @@ use super::NetworkType;
 use super::connection::{ConnectionError, Connector, PeerConnection};
 use super::wire::{HandshakeMessage, Software, TimeCoin};
 
-/// Handshakes at the same time; more wait in the system's queue.
+/// Maximum number of concurrent handshakes; further connections wait in the system's queue.
 const MAX_HANDSHAKES: usize = 256;
-/// How long connect and handshake may take.
+/// Time limit for dialling and handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Accepts connections and exchanges handshakes. Handshakes run beside each other, each under a deadline, so one that says
-/// nothing delays nobody.
+/// Accepts connections and exchanges handshakes.
 ///
-/// A [`PeerManager`](super::PeerManager) that [listens](super::PeerManager::listen) itself needs none.
+/// Handshakes run concurrently, each with a time limit, so a silent client delays nobody.
+///
+/// A [`PeerManager`](super::PeerManager) that [listens](super::PeerManager::listen) itself needs
+/// none.
 pub struct PeerListener {
     listener: BoxListener,
     connector: Arc<Connector>,
@@ -30,7 +32,8 @@ pub struct PeerListener {
 }
 
 impl PeerListener {
-    /// Listens on an address over TCP; port 0 takes any. Our handshakes say that we listen at `public`.
+    /// Listens on an address over TCP; port 0 lets the system choose. Our handshakes announce
+    /// `public`.
     ///
     /// # Errors
     /// [`ConnectionError::Io`].
@@ -45,24 +48,25 @@ impl PeerListener {
         Ok(Self { listener, connector, handshakes: JoinSet::new() })
     }
 
-    /// The address listened on, with the port that the system chose.
+    /// The bound address, with the port that the system chose.
     pub fn local_addr(&self) -> SocketAddr {
         self.listener.local_addr()
     }
 
-    /// The next connection whose handshake is done, or has failed.
+    /// The next connection whose handshake has completed or failed.
     ///
     /// # Errors
-    /// What was wrong with one connection, or with accepting; the listener goes on.
+    /// The failure of one connection, or of accepting. The listener stays usable.
     ///
     /// # Cancel safety
-    /// Safe: handshakes go on, and the next call returns what became of them.
+    /// Safe: handshakes continue, and the next call returns their results.
     pub async fn accept(&mut self) -> Result<PeerConnection, ConnectionError> {
         loop {
             tokio::select! {
                 Some(done) = self.handshakes.join_next() => match done {
                     Ok(result) => return result,
-                    // Cancelled with the runtime, or a panic: the connection is gone either way.
+                    // The runtime was shut down or the task panicked: the connection is lost in
+                    // both cases.
                     Err(_) => return Err(ConnectionError::Closed),
                 },
                 accepted = self.listener.accept(), if self.handshakes.len() < MAX_HANDSHAKES => {
@@ -81,7 +85,7 @@ impl std::fmt::Debug for PeerListener {
     }
 }
 
-/// Connections over TCP as a program without a manager makes them.
+/// The connector of a program without a manager: TCP and default software.
 pub(super) fn connector(network: NetworkType, listen: SocketAddr, genesis: Option<[u8; 32]>) -> Connector {
     let transport: Arc<dyn Transport> = Arc::new(Tcp::default());
     let protocol = Arc::new(TimeCoin::new(network, Software::default()));
@@ -89,7 +93,7 @@ pub(super) fn connector(network: NetworkType, listen: SocketAddr, genesis: Optio
     Connector { transport, protocol, hello, time_limit: HANDSHAKE_TIMEOUT }
 }
 
-/// What our handshake says.
+/// The hello that our handshakes are made of.
 pub(super) fn our_hello(
     network: NetworkType,
     listen: SocketAddr,

@@ -1,16 +1,21 @@
-//! The TIME Coin network: what its nodes say to each other, and the API that they are written against, on top of
-//! [`node`](crate::node).
+//! The TIME Coin network: its wire protocol and its peer API, on top of [`node`](crate::node).
 //!
-//! | part | what it is |
+//! A full node, wallet or masternode of the existing network replaces its network layer by this
+//! module. The bytes on the wire and the method names stay; connections, broadcasts and requests
+//! run on the shared engine.
+//!
+//! | part | purpose |
 //! |---|---|
-//! | [`wire`] | messages, handshake and framing: JSON with a length before it |
-//! | [`AddressPolicy`] | whom a connection belongs to: one a peer, by its IP address |
-//! | [`PeerManager`] | connections, questions, broadcasts, by their old names |
-//! | [`ChainSource`] | the caller's side: what a node answers, and what becomes of the rest |
-//! | [`UnifiedPeerConnection`], [`PeerConnection`], [`PeerListener`] | a pooled connection, one outside of the pool, and accepting such |
-//! | [`PeerQuarantine`], [`RateLimiter`], [`PeerExchange`], [`Announcements`], [`WalletSubscriptions`] | the network's policies, pure and bounded |
+//! | [`wire`] | messages, handshake and framing: length-prefixed JSON |
+//! | [`AddressPolicy`] | identifies peers: one connection per IP address |
+//! | [`PeerManager`] | connections, requests and broadcasts, with the method names of the legacy crate |
+//! | [`ChainSource`] | implemented by the application: replies to requests, receives everything else |
+//! | [`UnifiedPeerConnection`] | view of a pooled connection |
+//! | [`PeerConnection`], [`PeerListener`] | a connection outside of the pool, and a listener for such connections |
+//! | [`PeerQuarantine`], [`RateLimiter`], [`PeerExchange`], [`Announcements`], [`WalletSubscriptions`] | the network's policies: pure, bounded, no I/O |
 //!
-//! For a program that comes from the old network layer, `docs/MIGRATION.md` goes through it method by method.
+//! A *legacy node* is a node of the existing network that does not run this crate.
+//! `docs/MIGRATION.md` lists every method of the legacy crate and what changed.
 
 mod address_policy;
 mod announce;

@@ -1,4 +1,4 @@
-//! Addresses that are being asked over a connection of the question's own: one question at a time each.
+//! One lock for each address that is asked over a one-shot connection.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,16 +10,20 @@ use crate::sync::Mutex;
 
 type Lock = Arc<tokio::sync::Mutex<()>>;
 
-/// Who is being asked.
+/// The addresses that are being asked over one-shot connections.
 ///
-/// Invariant 26. Statement: of questions that are asked at the same time over connections of their own, each has its own answer.
-/// Enforced by: an old node keeps one connection an address and answers on the newest, so there is one question at a time an address,
-/// until its connection is over, and no dial of the node's own meanwhile. Breaks if: a connection for a question is opened without a
-/// [`OneShotGuard`].
+/// Invariant: `responses_match_id_and_connection`
+///
+/// - Statement: of two requests sent at the same time over one-shot connections, each gets its own
+///   reply.
+/// - Enforced by: a legacy node keeps one connection for each address and replies on the newest. So
+///   one request at a time runs for an address, until its connection is closed, and the node does
+///   not dial that address meanwhile.
+/// - Breaks if: a one-shot connection for a request is opened without a [`OneShotGuard`].
 #[derive(Debug, Default)]
 pub(super) struct OneShotLocks(Mutex<HashMap<PeerId, Lock>>);
 
-/// The turn of one question; over when dropped.
+/// Exclusive use of one address; released when dropped.
 #[derive(Debug)]
 pub(super) struct OneShotGuard {
     locks: Arc<OneShotLocks>,
@@ -28,19 +32,19 @@ pub(super) struct OneShotGuard {
 }
 
 impl OneShotLocks {
-    /// Waits until nobody else asks there.
+    /// Waits until no other request to this address runs.
     ///
     /// # Cancel safety
-    /// Dropping the future gives the turn up.
+    /// Dropping the future leaves the queue.
     pub(super) async fn lock(self: &Arc<Self>, peer: PeerId) -> OneShotGuard {
         let lock = Arc::clone(self.0.lock().entry(peer).or_default());
-        // Made first, so that whoever gives up while it waits leaves nothing behind.
+        // Constructed before the wait, so that a dropped future removes its entry too.
         let mut turn = OneShotGuard { locks: Arc::clone(self), peer, guard: None };
         turn.guard = Some(lock.lock_owned().await);
         turn
     }
 
-    /// Whether somebody is being asked there.
+    /// Whether a request to this address runs or waits.
     pub(super) fn is_locked(&self, peer: &PeerId) -> bool {
         self.0.lock().contains_key(peer)
     }
@@ -50,7 +54,7 @@ impl Drop for OneShotGuard {
     fn drop(&mut self) {
         drop(self.guard.take());
         let mut all = self.locks.0.lock();
-        // The table's own reference is the last one: nobody asks there, and nobody waits to.
+        // The map holds the last reference: no request runs or waits.
         if all.get(&self.peer).is_some_and(|lock| Arc::strong_count(lock) == 1) {
             all.remove(&self.peer);
         }

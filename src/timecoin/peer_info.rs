@@ -1,4 +1,4 @@
-//! What callers of the old manager know of a peer.
+//! What callers of [`PeerManager`](super::PeerManager) know of a peer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,36 +10,36 @@ use crate::wire::Hello;
 
 use super::wire::{NetworkType, PeerSoftware};
 
-/// What stands for a version nobody has told.
+/// The version of a peer that has not announced one.
 pub const UNKNOWN_VERSION: &str = "unknown";
 
-/// What is known of a peer. Kept in files and handed to callers, never sent.
+/// What is known of a peer. Kept in files and returned to callers, never sent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PeerInfo {
-    /// Where it listens.
+    /// The address it listens on.
     pub address: SocketAddr,
-    /// When it was last heard of.
+    /// When it was last heard of, in seconds since 1970.
     pub last_seen: u64,
-    /// The software it runs, or `unknown`.
+    /// The software version that it announced, or `unknown`.
     pub version: String,
     /// Its network.
     pub network: NetworkType,
-    /// When its software was committed.
+    /// The commit date of its software.
     #[serde(default)]
     pub commit_date: Option<String>,
-    /// How many commits its software has.
+    /// The commit count of its software.
     #[serde(default)]
     pub commit_count: Option<String>,
-    /// Where its rewards go.
+    /// The address that receives its rewards.
     #[serde(default)]
     pub wallet_address: Option<String>,
-    /// How long it takes to answer, in milliseconds.
+    /// Round-trip time, in milliseconds.
     #[serde(default)]
     pub latency_ms: Option<u32>,
-    /// Connections that came about.
+    /// Number of successful connections.
     #[serde(default)]
     pub successful_connections: u32,
-    /// Connections that did not.
+    /// Number of failed connections.
     #[serde(default)]
     pub failed_connections: u32,
 }
@@ -66,13 +66,13 @@ impl PeerInfo {
         }
     }
 
-    /// The share of connections that succeeded; 0.0 if there was none.
+    /// The share of connections that succeeded; 0.0 if there were none.
     pub fn success_rate(&self) -> f64 {
         let (ok, failed) = (f64::from(self.successful_connections), f64::from(self.failed_connections));
         if ok + failed > 0.0 { ok / (ok + failed) } else { 0.0 }
     }
 
-    /// Whether nothing came from it for longer than so many seconds.
+    /// Whether the peer has been silent for more than `stale_threshold_secs` seconds.
     pub fn is_stale(&self, stale_threshold_secs: u64) -> bool {
         unix_seconds(WallTime::now()).saturating_sub(self.last_seen) > stale_threshold_secs
     }
@@ -101,7 +101,7 @@ pub(super) fn unix_seconds(at: WallTime) -> u64 {
     at.as_millis() / 1000
 }
 
-/// A round-trip time as the old records have it.
+/// A round-trip time in whole milliseconds, as the records store it.
 pub(super) fn millis_u32(rtt: Duration) -> u32 {
     u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX)
 }

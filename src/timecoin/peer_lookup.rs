@@ -1,4 +1,5 @@
-//! Who a pooled peer is, in the old network's terms: an IP address and the port it listens on.
+//! Looking up pooled peers, and reading their identity, in this network's terms: an IP address and
+//! a listening port.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,12 +13,13 @@ use super::peer_info::{millis_u32, unix_seconds};
 use super::wire::PeerSoftware;
 use super::{NetworkType, PeerInfo};
 
-/// The dialect's name.
+/// The protocol's name.
 pub(super) const PROTOCOL_NAME: &str = "timecoin";
-/// Among its capabilities, what tells a node of ours from an old one.
+/// The capability that distinguishes a peerpool node from a legacy node.
 const PEERPOOL_CAPABILITY: &str = "peerpool";
 
-/// Where a peer can be dialled, as far as we know: the address dialled, or the port it claims at the IP address it is known by.
+/// The address to dial a peer at, as far as known: the one dialled, or the port it announces at its
+/// identified IP address.
 pub(super) fn dial_addr(peer: &Peer, network: NetworkType) -> SocketAddr {
     if peer.direction() == Direction::Outbound {
         return peer.addr();
@@ -30,7 +32,7 @@ pub(super) fn dial_addr(peer: &Peer, network: NetworkType) -> SocketAddr {
     SocketAddr::new(peer_ip_addr(peer), port)
 }
 
-/// What callers of the old manager know of a peer.
+/// What [`PeerInfo`] says of a pooled peer.
 pub(super) fn peer_info(peer: &Peer, network: NetworkType, now: Tick) -> PeerInfo {
     let info = peer.info();
     let software = PeerSoftware::of(&info.app).unwrap_or_default();
@@ -45,25 +47,26 @@ pub(super) fn peer_info(peer: &Peer, network: NetworkType, now: Tick) -> PeerInf
     }
 }
 
-/// Whether this is a node of the old kind that has dialled us: it reads nothing but the answers to its own questions and pings.
+/// Whether a legacy node dialled us. It then reads only replies to its own requests and pings.
 pub(super) fn is_legacy_inbound(peer: &Peer) -> bool {
     peer.direction() == Direction::Inbound
         && peer.connection().protocol() == PROTOCOL_NAME
         && !runs_peerpool(peer)
 }
 
-/// Whether this is a node of ours, whatever it speaks.
+/// Whether this is a peerpool node, in any protocol.
 pub(super) fn runs_peerpool(peer: &Peer) -> bool {
     peer.read_info(|info| advertises_peerpool(&info.app))
 }
 
-/// Whether a hello's application bytes are those of a node of ours.
+/// Whether a hello's application bytes are those of a peerpool node.
 pub(super) fn advertises_peerpool(app: &[u8]) -> bool {
     PeerSoftware::of(app)
         .is_some_and(|software| software.capabilities.iter().any(|c| c == PEERPOOL_CAPABILITY))
 }
 
-/// The live peer at an address: by its IP address, or, where several nodes share one, by the port it listens on too.
+/// The live peer at an address: by IP address, or also by listening port where several nodes share
+/// one IP address.
 pub(super) fn peer_by_addr(node: &NodeRef, policy: &AddressPolicy, addr: SocketAddr) -> Option<Arc<Peer>> {
     let addr = canonical(addr);
     let key = policy.key_at(addr);
@@ -73,22 +76,22 @@ pub(super) fn peer_by_addr(node: &NodeRef, policy: &AddressPolicy, addr: SocketA
     let others = node.peers_at(addr.ip());
     let listens = |peer: &Peer| peer.addr() == addr || peer.read_info(|info| info.listen == Some(addr));
     let exact = others.iter().find(|peer| listens(peer)).cloned();
-    // Without a port of its own in this network, whoever speaks another dialect there will do.
+    // A peer that speaks another protocol at this IP address has no port in this network.
     exact.or_else(|| key.and_then(|_| known_by_ip(others, addr.ip())))
 }
 
-/// The live peer at an IP address, any one of several.
+/// A live peer at an IP address.
 pub(super) fn peer_by_ip(node: &NodeRef, ip: IpAddr) -> Option<Arc<Peer>> {
     let ip = canonical_ip(ip);
     node.peer(&AddressPolicy::key_of_ip(ip)).or_else(|| known_by_ip(node.peers_at(ip), ip))
 }
 
-/// Observed at one address, peers may be known by others.
+/// Peers observed at one IP address may be identified by others.
 fn known_by_ip(peers: Vec<Arc<Peer>>, ip: IpAddr) -> Option<Arc<Peer>> {
     peers.into_iter().find(|peer| peer_ip_addr(peer) == ip)
 }
 
-/// The IP address that a peer is known by.
+/// The IP address that identifies a peer.
 pub(super) fn peer_ip_addr(peer: &Peer) -> IpAddr {
     match peer.key() {
         PeerId::Addr(addr) => addr.ip(),

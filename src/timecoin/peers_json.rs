@@ -1,4 +1,4 @@
-//! The old node's `peers.json`, taken into the book once.
+//! One-time import of a legacy node's `peers.json` into the address book.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,27 +10,27 @@ use crate::address_book::{Added, AddressBook, DialOutcome, Source, WallTime};
 use super::NetworkType;
 use super::exchange::PersistentPeerInfo;
 
-/// Largest file read, in bytes.
+/// Largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
-/// Records taken at the most: those heard of last.
+/// Maximum number of records taken, latest first.
 const MAX_RECORDS: usize = 4_096;
 
-/// What came of an import.
+/// Result of an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Imported {
-    /// The records that were read, best known first, ports made lasting.
+    /// The records that were read, the latest first, with ephemeral ports replaced.
     pub records: Vec<PersistentPeerInfo>,
-    /// Addresses new to the book.
+    /// Number of addresses new to the book.
     pub added: usize,
-    /// Addresses that the book had.
+    /// Number of addresses that the book already had.
     pub known: usize,
-    /// Addresses that the book did not take.
+    /// Number of addresses that the book refused.
     pub refused: usize,
-    /// Entries that are no record, or that were over the bound.
+    /// Number of entries that are not records, or that exceed the limit.
     pub skipped: usize,
 }
 
-/// Why a `peers.json` was not imported. Nothing was changed.
+/// Why a `peers.json` was not imported. Except for [`ImportError::Marker`], nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// The file cannot be read.
@@ -38,42 +38,43 @@ pub enum ImportError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The I/O error.
         cause: io::Error,
     },
-    /// The file is larger than any list of peers.
+    /// The file exceeds the size limit.
     #[error("{} has more than {cap} bytes", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// The largest that is read, in bytes.
+        /// The limit, in bytes.
         cap: u64,
     },
-    /// The file is no JSON object.
+    /// The file is not a JSON object.
     #[error("{} is not a list of peers: {cause}", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The parse error.
         cause: serde_json::Error,
     },
-    /// The peers are in the book; that they are could not be noted, so the next start imports them again.
+    /// The peers were imported, but the marker file could not be written, so the next start imports
+    /// them again.
     #[error("imported, but cannot marker it in {}: {cause}", path.display())]
     Marker {
-        /// The file that says so.
+        /// The marker file.
         path: PathBuf,
-        /// What the system says.
+        /// The I/O error.
         cause: io::Error,
     },
 }
 
-/// Reads an old `peers.json`: an object with one record an IP address.
+/// Reads a legacy `peers.json`: an object with one record for each IP address.
 ///
 /// # Errors
-/// See [`ImportError`]. A single entry that is no record is skipped and counted.
+/// See [`ImportError`]. A single invalid entry is skipped and counted.
 ///
 /// # Cost
-/// Blocks for the file, which has at most 16 MiB.
+/// Blocks on file I/O; reads at most 16 MiB.
 pub fn read_peers_json(path: &Path, network: NetworkType) -> Result<Imported, ImportError> {
     let read = |cause| ImportError::Read { path: path.into(), cause };
     let mut text = Vec::new();
@@ -86,7 +87,8 @@ pub fn read_peers_json(path: &Path, network: NetworkType) -> Result<Imported, Im
         serde_json::from_slice(&text).map_err(|cause| ImportError::Parse { path: path.into(), cause })?;
     let mut imported = Imported::default();
     for (key, entry) in entries {
-        // The key is the address again; where the two differ the file was edited by hand, and the record counts.
+        // The key repeats the address. If the two differ, the file was edited by hand and the
+        // record wins.
         let record = serde_json::from_value::<PersistentPeerInfo>(entry);
         match (record, key.parse::<IpAddr>()) {
             (Ok(mut record), Ok(_)) => {
@@ -102,16 +104,17 @@ pub fn read_peers_json(path: &Path, network: NetworkType) -> Result<Imported, Im
     Ok(imported)
 }
 
-/// Takes the peers of an old `peers.json` into the book, once: a file `<path>.imported` beside it says that it was done. `None` if
-/// it was, or if there is no such file. A book in memory starts empty each time, so for one the marker is neither asked nor written.
+/// Imports a legacy `peers.json` into the address book, once.
 ///
-/// The old file is left as it is.
+/// A marker file `<path>.imported` records that it was done. Returns `None` if the marker exists,
+/// or if there is no such file. A book in memory starts empty each time, so the marker is neither
+/// read nor written for it. The `peers.json` itself is not changed.
 ///
 /// # Errors
 /// See [`ImportError`].
 ///
 /// # Cost
-/// Blocks for the file; see [`read_peers_json`].
+/// Blocks on file I/O; see [`read_peers_json`].
 pub fn import_peers_json(
     path: &Path,
     network: NetworkType,
@@ -124,7 +127,7 @@ pub fn import_peers_json(
     }
     let mut imported = read_peers_json(path, network)?;
     for record in &imported.records {
-        // The operator's own list, not a peer's word: no quota.
+        // The list is the operator's, so no per-source quota applies.
         match book.add(record.addr(), Source::Operator, now) {
             Ok(Added::New) => {
                 imported.added += 1;
@@ -140,7 +143,7 @@ pub fn import_peers_json(
         }
     }
     if book.has_file() {
-        // Noted only once the book has it: a crash in between imports again.
+        // Written after the flush: a crash in between imports again.
         let flushed = book.flush().map_err(std::io::Error::other);
         flushed.map_err(|cause| ImportError::Marker { path: marker.clone(), cause })?;
         File::create(&marker).map_err(|cause| ImportError::Marker { path: marker, cause })?;
@@ -148,7 +151,7 @@ pub fn import_peers_json(
     Ok(Some(imported))
 }
 
-/// The file that says that this one was imported.
+/// The path of the marker file.
 fn marker_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".imported");
@@ -181,7 +184,8 @@ mod tests {
         let now = WallTime::from_millis(1_795_349_100_000);
         let imported = import_peers_json(&path, NetworkType::Testnet, &book, now).unwrap().unwrap();
         assert_eq!((imported.added, imported.known, imported.refused, imported.skipped), (2, 0, 1, 1));
-        // The borrowed port became the standard one; the one that once connected may be told to others.
+        // The ephemeral port became the standard one. Only the peer that once connected may be told
+        // to others.
         assert!(book.get(&"127.0.0.3:24100".parse().unwrap()).unwrap().last_success.is_none());
         let proven = book.get(&"127.0.0.2:24100".parse().unwrap()).unwrap();
         assert_eq!(proven.last_success.map(WallTime::as_millis), Some(1_795_349_079_000));
@@ -221,7 +225,7 @@ mod tests {
     fn a_file_over_the_bound_is_refused_before_it_is_parsed() {
         let (_folder, path) = saved(b"");
         let file = File::options().write(true).open(&path).unwrap();
-        // A hole: it takes no room on the disk.
+        // A sparse file: it takes no room on the disk.
         file.set_len(MAX_FILE_BYTES + 1).unwrap();
         assert!(matches!(
             read_peers_json(&path, NetworkType::Testnet),

@@ -1,6 +1,7 @@
-//! Who is kept out for how long, and why: the old network's table, with an end that is honoured everywhere.
+//! Quarantine: which peers are kept out, for how long and why.
 //!
-//! [`Quarantine`] is the policy alone and takes `now`; [`PeerQuarantine`] adds the lock and the clock, and has the old names.
+//! [`Quarantine`] is the policy alone and takes `now`. [`PeerQuarantine`] adds a lock and a clock,
+//! and has the method names of the legacy crate.
 
 mod reason;
 
@@ -17,32 +18,34 @@ pub use reason::{QuarantineReason, QuarantineSeverity};
 
 const SECS_PER_DAY: u64 = 24 * 60 * 60;
 
-/// A peer that is kept out.
+/// A quarantined peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuarantineEntry {
     /// Its address, canonical.
     pub peer_ip: IpAddr,
     /// The latest reason.
     pub reason: QuarantineReason,
-    /// Since when, on the owner's clock.
+    /// When the quarantine began, on the owner's clock.
     pub quarantined_at: Tick,
-    /// Offences so far, of all kinds, as long as they are remembered.
+    /// Number of offences of all kinds that are still remembered.
     pub attempts: u32,
-    /// Until when, on the owner's clock.
+    /// When the quarantine ends, on the owner's clock.
     pub expires_at: Tick,
 }
 
-/// Bounds and durations of a quarantine.
+/// Limits and durations of a quarantine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuarantineConfig {
-    /// Addresses remembered at the most. Default 10,000. When full, one whose time is over goes first; if there is none, a new
-    /// one is not taken: nobody gets out early because others misbehave.
+    /// Maximum number of addresses remembered. Default 10,000. When full, an expired entry is
+    /// replaced. Without one the new address is not taken: no quarantine ends early because of
+    /// other offenders.
     pub max_quarantine_size: usize,
-    /// How long a first offence lasts where severity does not decide. Default one hour.
+    /// Duration for a first offence if severity does not decide. Default one hour.
     pub default_duration: Duration,
-    /// Whether severity decides. Default yes.
+    /// Whether the severity of the reason decides the duration. Default `true`.
     pub use_severity_based_durations: bool,
-    /// How long an address whose time is over is remembered, so that the next offence costs more. Default one day.
+    /// How long an expired address is remembered, so that its next offence lasts longer. Default
+    /// one day.
     pub memory: Duration,
 }
 
@@ -57,41 +60,41 @@ impl Default for QuarantineConfig {
     }
 }
 
-/// What became of an offence.
+/// The result of recording an offence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quarantined {
-    /// The peer is kept out.
+    /// The peer is quarantined until then.
     Until(Tick),
-    /// The peer is vouched for.
+    /// The peer is on the whitelist.
     Whitelisted,
     /// There is no room. Cure: raise `max_quarantine_size`.
     Full,
 }
 
-/// Who is kept out now, by reason.
+/// Number of quarantined peers by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QuarantineStats {
-    /// All.
+    /// All of them.
     pub total_quarantined: usize,
-    /// For another genesis.
+    /// Because of a different genesis block.
     pub genesis_mismatch: usize,
-    /// For a fork.
+    /// Because of a fork.
     pub fork_detected: usize,
-    /// For a height that cannot be.
+    /// Because of an impossible height.
     pub suspicious_height: usize,
-    /// For breaking consensus.
+    /// Because of a consensus violation.
     pub consensus_violation: usize,
-    /// For an invalid block.
+    /// Because of an invalid block.
     pub invalid_block: usize,
-    /// For an invalid transaction.
+    /// Because of an invalid transaction.
     pub invalid_transaction: usize,
-    /// For another protocol version.
+    /// Because of a different protocol version.
     pub protocol_mismatch: usize,
-    /// For failing connections.
+    /// Because of failing connections.
     pub connection_failures: usize,
-    /// For asking too often.
+    /// Because of too many requests.
     pub rate_limit_exceeded: usize,
-    /// For not answering.
+    /// Because of missing replies.
     pub excessive_timeouts: usize,
 }
 
@@ -100,7 +103,7 @@ pub struct QuarantineStats {
 pub struct Quarantine {
     config: QuarantineConfig,
     entries: HashMap<IpAddr, QuarantineEntry>,
-    /// By end, so that what is over is found without a walk.
+    /// Ordered by expiry, so that expired entries are found without a scan.
     by_expiry: BTreeSet<(Tick, IpAddr)>,
     whitelist: HashSet<IpAddr>,
 }
@@ -111,7 +114,7 @@ impl Quarantine {
         Self { config, entries: HashMap::new(), by_expiry: BTreeSet::new(), whitelist: HashSet::new() }
     }
 
-    /// Notes an offence.
+    /// Records an offence.
     pub fn insert(&mut self, ip: IpAddr, reason: QuarantineReason, now: Tick) -> Quarantined {
         let ip = canonical_ip(ip);
         if self.whitelist.contains(&ip) {
@@ -137,64 +140,67 @@ impl Quarantine {
         Quarantined::Until(expires_at)
     }
 
-    /// The entry of a peer that is kept out now.
+    /// The entry of a peer that is quarantined at `now`.
     pub fn get(&self, ip: &IpAddr, now: Tick) -> Option<&QuarantineEntry> {
         self.entries.get(&canonical_ip(*ip)).filter(|entry| entry.expires_at > now)
     }
 
-    /// Whether a peer is kept out now.
+    /// Whether a peer is quarantined at `now`.
     pub fn contains(&self, ip: &IpAddr, now: Tick) -> bool {
         self.get(ip, now).is_some()
     }
 
-    /// Whether a peer has no say in consensus now.
+    /// Whether a peer is excluded from consensus at `now`.
     pub fn excludes_from_consensus(&self, ip: &IpAddr, now: Tick) -> bool {
         self.get(ip, now).is_some_and(|entry| entry.reason.excludes_from_consensus())
     }
 
-    /// Lets a peer go and forgets its offences. `false` if it was not kept out.
+    /// Ends a peer's quarantine and forgets its offences. Returns `false` if it was not
+    /// quarantined.
     pub fn release(&mut self, ip: &IpAddr, now: Tick) -> bool {
         self.remove(&canonical_ip(*ip)).is_some_and(|entry| entry.expires_at > now)
     }
 
-    /// Vouches for a peer, and lets it go.
+    /// Adds a peer to the whitelist and ends its quarantine.
     pub fn whitelist(&mut self, ip: IpAddr) {
         let ip = canonical_ip(ip);
         self.remove(&ip);
         self.whitelist.insert(ip);
     }
 
-    /// No longer vouches for a peer. `false` if nobody did.
+    /// Removes a peer from the whitelist. Returns `false` if it was not on it.
     pub fn unwhitelist(&mut self, ip: &IpAddr) -> bool {
         self.whitelist.remove(&canonical_ip(*ip))
     }
 
-    /// Whether a peer is vouched for.
+    /// Whether a peer is on the whitelist.
     pub fn is_whitelisted(&self, ip: &IpAddr) -> bool {
         self.whitelist.contains(&canonical_ip(*ip))
     }
 
-    /// Lets everybody go and forgets all offences.
+    /// Ends all quarantines and forgets all offences.
     pub fn clear(&mut self) {
         self.entries.clear();
         self.by_expiry.clear();
     }
 
-    /// Who is kept out now. Cost: O(n).
+    /// The peers quarantined at `now`. Cost: O(n).
     pub fn active(&self, now: Tick) -> impl Iterator<Item = &QuarantineEntry> {
         self.entries.values().filter(move |entry| entry.expires_at > now)
     }
 
-    /// Addresses remembered, those whose time is over included.
+    /// Number of addresses remembered, expired ones included.
     pub fn tracked(&self) -> usize {
         self.entries.len()
     }
 
-    /// Forgets those whose time was over longer ago than they are remembered; how many that were. Cost: O(log n) each.
+    /// Forgets the addresses that expired at least [`QuarantineConfig::memory`] ago and returns how
+    /// many. Cost: O(log n) each.
     pub fn remove_expired(&mut self, now: Tick) -> usize {
         let mut gone = 0;
         while let Some((end, ip)) = self.by_expiry.first().copied() {
-            // The same instant counts as over, so that `memory` zero remembers nobody.
+            // An entry that ends at `now` counts as expired, so a `memory` of zero remembers
+            // nothing.
             if end > now || now.since(end) < self.config.memory {
                 break;
             }
@@ -221,7 +227,8 @@ impl Quarantine {
     }
 }
 
-/// A quarantine to share. Every call is one short lock; `async` only where the old one was.
+/// A quarantine to share. Every call takes one short lock. Methods are `async` only where the
+/// legacy ones were.
 #[derive(Debug)]
 pub struct PeerQuarantine {
     state: Mutex<Quarantine>,
@@ -229,7 +236,7 @@ pub struct PeerQuarantine {
 }
 
 impl PeerQuarantine {
-    /// An empty quarantine with the defaults.
+    /// An empty quarantine with the default configuration.
     pub fn new() -> Self {
         Self::with_config(QuarantineConfig::default())
     }
@@ -239,13 +246,13 @@ impl PeerQuarantine {
         Self { state: Mutex::new(Quarantine::new(config)), clock: Clock::new() }
     }
 
-    /// An empty quarantine in which every first offence lasts this long.
+    /// An empty quarantine in which every first offence lasts `duration`.
     pub fn with_duration(duration: Duration) -> Self {
         let config = QuarantineConfig { default_duration: duration, ..QuarantineConfig::default() };
         Self::with_config(QuarantineConfig { use_severity_based_durations: false, ..config })
     }
 
-    /// Notes an offence.
+    /// Records an offence.
     pub async fn quarantine_peer(&self, peer_ip: IpAddr, reason: QuarantineReason) -> Quarantined {
         let became = self.state.lock().insert(peer_ip, reason.clone(), self.clock.now());
         match became {
@@ -258,67 +265,69 @@ impl PeerQuarantine {
         became
     }
 
-    /// Whether a peer is kept out now.
+    /// Whether a peer is quarantined now.
     pub async fn is_quarantined(&self, peer_ip: &IpAddr) -> bool {
         self.contains(peer_ip)
     }
 
-    /// [`PeerQuarantine::is_quarantined`] for whoever cannot wait: a handshake's verdict.
+    /// [`PeerQuarantine::is_quarantined`] for synchronous callers, such as the check of a
+    /// handshake.
     pub fn contains(&self, peer_ip: &IpAddr) -> bool {
         self.state.lock().contains(peer_ip, self.clock.now())
     }
 
-    /// Whether a peer has no say in consensus now.
+    /// Whether a peer is excluded from consensus now.
     pub async fn should_exclude_from_consensus(&self, peer_ip: &IpAddr) -> bool {
         self.state.lock().excludes_from_consensus(peer_ip, self.clock.now())
     }
 
-    /// Why a peer is kept out, if it is now.
+    /// The reason of a peer's current quarantine.
     pub async fn get_reason(&self, peer_ip: &IpAddr) -> Option<QuarantineReason> {
         self.get_entry(peer_ip).await.map(|entry| entry.reason)
     }
 
-    /// The entry of a peer that is kept out now.
+    /// The entry of a peer that is quarantined now.
     pub async fn get_entry(&self, peer_ip: &IpAddr) -> Option<QuarantineEntry> {
         self.state.lock().get(peer_ip, self.clock.now()).cloned()
     }
 
-    /// Lets a peer go and forgets its offences. `false` if it was not kept out.
+    /// Ends a peer's quarantine and forgets its offences. Returns `false` if it was not
+    /// quarantined.
     pub async fn release_peer(&self, peer_ip: &IpAddr) -> bool {
         self.state.lock().release(peer_ip, self.clock.now())
     }
 
-    /// Vouches for a peer, and lets it go.
+    /// Adds a peer to the whitelist and ends its quarantine.
     pub async fn add_to_whitelist(&self, peer_ip: IpAddr) {
         self.state.lock().whitelist(peer_ip);
     }
 
-    /// No longer vouches for a peer. `false` if nobody did.
+    /// Removes a peer from the whitelist. Returns `false` if it was not on it.
     pub async fn remove_from_whitelist(&self, peer_ip: &IpAddr) -> bool {
         self.state.lock().unwhitelist(peer_ip)
     }
 
-    /// Whether a peer is vouched for.
+    /// Whether a peer is on the whitelist.
     pub async fn is_whitelisted(&self, peer_ip: &IpAddr) -> bool {
         self.state.lock().is_whitelisted(peer_ip)
     }
 
-    /// Lets everybody go and forgets all offences.
+    /// Ends all quarantines and forgets all offences.
     pub async fn clear_all(&self) {
         self.state.lock().clear();
     }
 
-    /// Who is kept out now. Cost: O(n).
+    /// The peers that are quarantined now. Cost: O(n).
     pub async fn get_quarantined_peers(&self) -> Vec<QuarantineEntry> {
         self.state.lock().active(self.clock.now()).cloned().collect()
     }
 
-    /// How many are kept out now. Cost: O(n).
+    /// Number of peers that are quarantined now. Cost: O(n).
     pub async fn count(&self) -> usize {
         self.state.lock().active(self.clock.now()).count()
     }
 
-    /// Who is kept out now, by reason. Cost: O(n).
+    /// Number of peers that are quarantined now, by reason. Cost: O(n).
     pub async fn get_stats(&self) -> QuarantineStats {
         let state = self.state.lock();
         let mut stats = QuarantineStats::default();
@@ -329,13 +338,14 @@ impl PeerQuarantine {
         stats
     }
 
-    /// Forgets those whose time was over longer ago than they are remembered; how many that were. Every new offence does so
-    /// too, so calling it frees memory sooner and changes nothing else.
+    /// Forgets the addresses that expired at least [`QuarantineConfig::memory`] ago and returns how
+    /// many. Every new offence does the same, so calling this only frees memory sooner.
     pub async fn cleanup_expired(&self) -> usize {
         self.state.lock().remove_expired(self.clock.now())
     }
 
-    /// [`PeerQuarantine::cleanup_expired`] every 300 s, in a task that by_expiry with the last other owner.
+    /// Runs [`PeerQuarantine::cleanup_expired`] every 300 s, in a task that ends when the last
+    /// other owner is dropped.
     ///
     /// # Panics
     /// Outside of a tokio runtime.

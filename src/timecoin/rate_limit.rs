@@ -1,6 +1,7 @@
-//! How often a peer may ask, and how much it may send: the old network's limits, counted over a window that moves.
+//! Limits on requests and bytes for each IP address, over a sliding window.
 //!
-//! [`SlidingWindowLimiter`] is the policy alone and takes `now`; [`RateLimiter`] adds the lock and the clock, and has the old names.
+//! [`SlidingWindowLimiter`] is the policy alone and takes `now`. [`RateLimiter`] adds a lock and a
+//! clock, and has the method names of the legacy crate.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -10,21 +11,22 @@ use crate::base::{Clock, Tick, canonical_ip};
 use crate::sync::Mutex;
 
 const BURST_WINDOW: Duration = Duration::from_secs(1);
-/// No single request is this large: the old network's cap on a message, a little under.
+/// Largest single request, in bytes; slightly below the network's limit for a message.
 const MAX_REQUEST_BYTES: u64 = 10_000_000;
 
-/// What one address may do.
+/// Limits for one IP address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateLimiterConfig {
-    /// Requests within the window at the most. Default 100.
+    /// Maximum number of requests within the window. Default 100.
     pub max_requests: u32,
-    /// The window. Default 60 s.
+    /// Length of the window. Default 60 s.
     pub window: Duration,
-    /// Requests within a second at the most. Default 20.
+    /// Maximum number of requests within one second. Default 20.
     pub burst_size: u32,
-    /// Bytes within the window at the most. Default 1,000,000.
+    /// Maximum number of bytes within the window. Default 1,000,000.
     pub max_bytes: u64,
-    /// Addresses remembered at the most. Default 10,000. When full, the one that was let through longest ago goes.
+    /// Maximum number of addresses remembered. Default 10,000. When full, the one whose last
+    /// admitted request is oldest is forgotten.
     pub max_ips: usize,
 }
 
@@ -40,41 +42,41 @@ impl Default for RateLimiterConfig {
     }
 }
 
-/// Why a request is refused. A refused one does not count.
+/// Why a request is refused. A refused request does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RateLimitError {
-    /// Too many within the window.
+    /// Too many requests within the window.
     #[error("Rate limit exceeded for {ip}: {limit} requests per {window:?}")]
     RateLimitExceeded {
-        /// Whose.
+        /// The requester.
         ip: IpAddr,
         /// The limit.
         limit: u32,
         /// The window.
         window: Duration,
     },
-    /// Too many within a second.
+    /// Too many requests within one second.
     #[error("Burst limit exceeded for {ip}: {limit} requests per second")]
     BurstLimitExceeded {
-        /// Whose.
+        /// The requester.
         ip: IpAddr,
         /// The limit.
         limit: u32,
     },
-    /// Too many bytes within the window, or absurdly many at once.
+    /// Too many bytes within the window, or in a single request.
     #[error("Byte limit exceeded for {ip}: {bytes} bytes per minute (max 1MB)")]
     ByteLimitExceeded {
-        /// Whose.
+        /// The requester.
         ip: IpAddr,
-        /// What it would have been.
+        /// The number of bytes with this request.
         bytes: u64,
     },
 }
 
-/// What one address was let through within the window. Never longer than the limit on requests.
+/// The requests of one address admitted within the window. Never longer than the limit on requests.
 #[derive(Clone, Debug, Default)]
 struct RequestHistory {
-    /// Oldest first: when, and how many bytes.
+    /// Oldest first: time and size in bytes.
     requests: VecDeque<(Tick, u64)>,
     bytes: u64,
 }
@@ -96,20 +98,21 @@ impl RequestHistory {
 pub struct SlidingWindowLimiter {
     config: RateLimiterConfig,
     histories: HashMap<IpAddr, RequestHistory>,
-    /// By the by_last_request request let through, so that the oldest is found without a walk.
+    /// Ordered by the latest admitted request, so that the oldest is found without a scan.
     by_last_request: BTreeSet<(Tick, IpAddr)>,
 }
 
 impl SlidingWindowLimiter {
-    /// A limiter that has seen nobody.
+    /// A limiter without history.
     pub fn new(config: RateLimiterConfig) -> Self {
         Self { config, histories: HashMap::new(), by_last_request: BTreeSet::new() }
     }
 
-    /// Lets a request of so many bytes through and counts it, or says why not.
+    /// Admits a request of `bytes` bytes and counts it, or refuses it.
     ///
     /// # Errors
-    /// See [`RateLimitError`]. The order of the checks: one absurd size, the burst, the bytes, the requests.
+    /// See [`RateLimitError`]. Checked in this order: the size of the request, the burst, the
+    /// bytes, the requests.
     ///
     /// # Cost
     /// O(log n), amortised.
@@ -141,7 +144,7 @@ impl SlidingWindowLimiter {
         Ok(())
     }
 
-    /// Requests let through within the window.
+    /// Number of requests admitted within the window.
     pub fn request_count(&self, ip: IpAddr, now: Tick) -> u32 {
         let history = self.histories.get(&canonical_ip(ip));
         let in_window = |history: &RequestHistory| {
@@ -150,7 +153,7 @@ impl SlidingWindowLimiter {
         history.map_or(0, in_window) as u32
     }
 
-    /// Forgets an address. `false` if it was not remembered.
+    /// Forgets an address. Returns `false` if it was not remembered.
     pub fn reset(&mut self, ip: IpAddr) -> bool {
         let ip = canonical_ip(ip);
         let Some(history) = self.histories.remove(&ip) else { return false };
@@ -160,7 +163,8 @@ impl SlidingWindowLimiter {
         true
     }
 
-    /// Forgets addresses that were last let through at least `max_age` ago; how many that were. Cost: O(log n) each.
+    /// Forgets addresses whose last admitted request is at least `max_age` old, and returns how
+    /// many. Cost: O(log n) each.
     pub fn remove_older_than(&mut self, max_age: Duration, now: Tick) -> usize {
         let mut gone = 0;
         while let Some((at, ip)) = self.by_last_request.first().copied() {
@@ -173,7 +177,7 @@ impl SlidingWindowLimiter {
         gone
     }
 
-    /// Addresses remembered.
+    /// Number of addresses remembered.
     pub fn tracked(&self) -> usize {
         self.histories.len()
     }
@@ -193,7 +197,8 @@ impl SlidingWindowLimiter {
     }
 }
 
-/// A limiter to share. Every call is one short lock; `async` only where the old one was.
+/// A limiter to share. Every call takes one short lock. Methods are `async` only where the legacy
+/// ones were.
 #[derive(Debug)]
 pub struct RateLimiter {
     state: Mutex<SlidingWindowLimiter>,
@@ -201,7 +206,7 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// A limiter with the defaults.
+    /// A limiter with the default limits.
     pub fn new() -> Self {
         Self::with_config(RateLimiterConfig::default())
     }
@@ -211,7 +216,7 @@ impl RateLimiter {
         Self { state: Mutex::new(SlidingWindowLimiter::new(config)), clock: Clock::new() }
     }
 
-    /// Lets a request of so many bytes through and counts it, or says why not.
+    /// Admits a request of `bytes` bytes and counts it, or refuses it.
     ///
     /// # Errors
     /// See [`RateLimitError`].
@@ -219,18 +224,19 @@ impl RateLimiter {
         self.state.lock().check(ip, bytes, self.clock.now())
     }
 
-    /// Forgets what an address did. `false` if nothing was remembered.
+    /// Forgets the requests of an address. Returns `false` if there were none.
     pub async fn reset(&self, ip: IpAddr) -> bool {
         self.state.lock().reset(ip)
     }
 
-    /// Requests of an address let through within the window.
+    /// Number of requests of an address admitted within the window.
     pub async fn get_request_count(&self, ip: IpAddr) -> u32 {
         self.state.lock().request_count(ip, self.clock.now())
     }
 
-    /// Forgets addresses that were last let through at least `max_age` ago; how many that were. Every check forgets those that
-    /// are out of the window, so calling it frees memory sooner and changes nothing else.
+    /// Forgets addresses whose last admitted request is at least `max_age` old, and returns how
+    /// many. Every check forgets addresses outside of the window, so calling this only frees memory
+    /// sooner.
     pub async fn cleanup_stale_entries(&self, max_age: Duration) -> usize {
         self.state.lock().remove_older_than(max_age, self.clock.now())
     }
@@ -286,7 +292,7 @@ mod tests {
     #[test]
     fn whoever_stays_under_the_rate_is_never_refused() {
         let mut limiter = limiter();
-        // One request per five seconds for a day: the old counters refused from the hundredth on.
+        // One request in five seconds for a day: fixed counters would refuse from the hundredth on.
         for n in 0..17_280 {
             limiter.check(ip(1), 9_000, at(n * 5_000)).unwrap();
         }
@@ -331,7 +337,7 @@ mod tests {
             limiter.check(IpAddr::from(n.to_be_bytes()), 1, at(u64::from(n))).unwrap();
             assert!(limiter.tracked() <= 50);
         }
-        // The newest fifty are the ones that are remembered.
+        // The newest fifty are remembered.
         assert_eq!(limiter.request_count(IpAddr::from(9_999u32.to_be_bytes()), at(10_000)), 1);
         assert_eq!(limiter.request_count(IpAddr::from(9_949u32.to_be_bytes()), at(10_000)), 0);
     }
@@ -346,7 +352,7 @@ mod tests {
             (limiter.request_count(ip(1), at(6_000)), limiter.request_count(ip(2), at(6_000))),
             (0, 1)
         );
-        // Out of the window, the next check of anybody forgets it.
+        // An address outside of the window is forgotten by the next check of any address.
         limiter.check(ip(3), 1, at(65_000)).unwrap();
         assert_eq!(limiter.tracked(), 1);
         assert!(limiter.reset(ip(3)) && !limiter.reset(ip(3)));

@@ -1,4 +1,4 @@
-//! A pooled connection as the old entry type shows it.
+//! A view of a pooled connection with the method names of the legacy crate.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,8 +11,10 @@ use crate::pool::{Misbehavior, PenaltyOutcome, SeenOutcome};
 use super::peer_lookup::{peer_info, peer_ip_addr};
 use super::{NetworkType, PeerInfo};
 
-/// A view of one pooled connection: socket, info, liveness and health in one entry. Every call looks at the pool's own entry, with
-/// atomics only; nothing here is a copy. Holding it does not keep the peer connected.
+/// A view of one pooled connection: socket, info, liveness and health in one entry.
+///
+/// Every call reads the pool's own entry with atomics; nothing is copied. Holding a view does not
+/// keep the peer connected.
 #[derive(Clone, Debug)]
 pub struct UnifiedPeerConnection {
     peer: Arc<Peer>,
@@ -26,7 +28,7 @@ impl UnifiedPeerConnection {
         Self { peer, node: node.downgrade(), network }
     }
 
-    /// The pool's entry.
+    /// The pool entry.
     pub fn peer(&self) -> &Arc<Peer> {
         &self.peer
     }
@@ -36,29 +38,33 @@ impl UnifiedPeerConnection {
         peer_info(&self.peer, self.network, self.now().unwrap_or(self.peer.last_seen()))
     }
 
-    /// Its IP address: what the old network knows a peer by.
+    /// Its IP address, which identifies a peer in this network.
     pub fn ip(&self) -> IpAddr {
         peer_ip_addr(&self.peer)
     }
 
-    /// Something came from the peer. Its link says so of every frame; this is for what arrives by another way. `false` if it has
-    /// left.
+    /// Marks the peer as seen. The connection does so for every frame; this is for contact by other
+    /// means. Returns `false` if the peer has left.
     ///
     /// # Cost
-    /// A load and, only when the clock's tick moved forward, one compare-exchange.
+    /// One load, and one compare-exchange if the clock's tick has moved.
     pub fn mark_seen(&self) -> bool {
         self.now().is_some_and(|now| self.peer.seen(now) == SeenOutcome::Alive)
     }
 
-    /// Whether nothing came for longer than this. Of a node that has ended all peers are stale.
+    /// Whether the peer has been silent for more than `stale_after`. All peers of an ended node are
+    /// stale.
     pub fn is_stale(&self, stale_after: Duration) -> bool {
         self.now().is_none_or(|now| self.peer.is_stale(stale_after, now))
     }
 
-    /// Takes health for something that only the application knows is wrong, graded by how much it would have cost: up to 10 points
-    /// a mild fault, up to 20 an annoying one, up to 30 a bad one, more a hostile one. The prices are
-    /// [`HealthPolicy::penalties`](crate::pool::HealthPolicy::penalties) of [`Misbehavior::App`], levels 0 to 3; each counts
-    /// once a window, and not at all where most peers fail at once. `None` if the node has ended.
+    /// Takes health for a fault that only the application can detect. Returns `None` if the node
+    /// has ended.
+    ///
+    /// `amount` chooses a grade: up to 10 mild ([`Misbehavior::App0`]), up to 20 annoying, up to 30
+    /// bad, more hostile ([`Misbehavior::App3`]). The penalties are
+    /// [`HealthPolicy::penalties`](crate::pool::HealthPolicy::penalties). Each grade counts once in
+    /// a window, and not at all while most peers fail at once.
     pub fn penalize_health(&self, amount: u8) -> Option<PenaltyOutcome> {
         let cause = match amount {
             0..=10 => Misbehavior::App(0),
@@ -69,8 +75,8 @@ impl UnifiedPeerConnection {
         self.now().map(|now| self.peer.penalize(cause, now))
     }
 
-    /// Gives health for something useful: the policy's reward (5 points), as often as it takes to reach `amount`; what is not a
-    /// multiple is rounded up. Returns the health then.
+    /// Gives health for something useful and returns the new health. The reward of the policy (5
+    /// points) is given as often as it takes to reach `amount`, rounded up.
     pub fn reward_health(&self, amount: u8) -> u8 {
         let Some((now, node)) = self.now().zip(self.node.upgrade()) else { return 0 };
         let step = node.runtime_config().health.reward.max(1);
@@ -85,17 +91,17 @@ impl UnifiedPeerConnection {
         self.now().map_or(0, |now| self.peer.health(now))
     }
 
-    /// Whether its health is above 30, unless configured otherwise, and it is still connected.
+    /// Whether the peer is connected and its health is above the policy's limit (30 by default).
     pub fn is_healthy(&self) -> bool {
         self.peer.is_live() && self.now().is_some_and(|now| self.peer.is_healthy(now))
     }
 
-    /// How long it has been connected.
+    /// How long the peer has been connected.
     pub fn uptime(&self) -> Duration {
         self.now().map_or(Duration::ZERO, |now| self.peer.uptime(now))
     }
 
-    /// Whether it is still connected.
+    /// Whether the peer is connected.
     pub fn is_connected(&self) -> bool {
         self.peer.is_live()
     }

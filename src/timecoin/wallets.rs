@@ -1,5 +1,7 @@
-//! Which peers want to hear of which wallet: extended public keys and the addresses they were registered from. Pure: what depends
-//! on time takes `now`.
+//! Subscriptions of peers to wallets: extended public keys, and the addresses they were registered
+//! from.
+//!
+//! Pure and bounded: calls that depend on time take `now`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -7,20 +9,20 @@ use std::time::Duration;
 
 use crate::base::{Backoff, Tick, canonical, canonical_ip};
 
-/// Bounds of the subscriptions.
+/// Limits of the subscriptions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalletConfig {
-    /// Longest key taken, in bytes. Default 256; a real one has 111.
+    /// Longest key, in bytes. Default 256; a real one has 111.
     pub max_key_bytes: usize,
-    /// Subscriptions of one address at the most. Default 64.
+    /// Maximum number of subscriptions of one IP address. Default 64.
     pub max_per_peer: usize,
-    /// Subscriptions at the most. Default 10,000.
+    /// Maximum number of subscriptions. Default 10,000.
     pub max_total: usize,
-    /// How long a subscriber that could not be reached is not dialled again: doubles with each failure. Default one minute, one hour
-    /// at the most. Over a connection of its own it is told whatever it says here.
+    /// How long an unreachable subscriber is not dialled again. Default one minute, doubled with
+    /// each failure up to one hour. A connected subscriber is notified regardless.
     pub retry_backoff: Backoff,
-    /// A subscriber that nobody reached for so long, and that did not subscribe again, has no subscriptions any more when it fails
-    /// again. Default one day.
+    /// A subscriber that was not reached for this long and did not subscribe again loses its
+    /// subscriptions at its next failure. Default one day.
     pub expire_after: Duration,
 }
 
@@ -39,40 +41,41 @@ impl Default for WalletConfig {
 /// Whether a subscription was new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subscribed {
-    /// It is there now.
+    /// The subscription was added.
     New,
-    /// It was there already; its address is the one just told.
+    /// The subscription existed; its address was updated.
     Known,
 }
 
-/// Why a subscription was not taken.
+/// Why a subscription was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubscribeRefused {
-    /// No key is empty.
+    /// The key is empty.
     #[error("an empty key")]
     Empty,
-    /// No key is as long.
+    /// The key is too long.
     #[error("a key of {size} bytes, at most {cap} are taken")]
     TooLong {
-        /// Its length in bytes.
+        /// Its length, in bytes.
         size: usize,
-        /// The longest taken.
+        /// The limit, in bytes.
         cap: usize,
     },
-    /// The peer has as many as one may have.
+    /// The peer has the maximum number of subscriptions.
     #[error("the peer has {0} subscriptions already")]
     PeerFull(usize),
-    /// All peers together have as many as there may be.
+    /// All peers together have the maximum number of subscriptions.
     #[error("there are {0} subscriptions already")]
     Full(usize),
 }
 
-/// Who wants to hear of which key. One subscription is a key and an IP address; each IP address is reached at the address it told last.
+/// The subscriptions. Each is a key and an IP address. An IP address is reached at the socket
+/// address that it registered last.
 #[derive(Clone, Debug, Default)]
 pub struct WalletSubscriptions {
     config: WalletConfig,
     by_key: HashMap<String, BTreeSet<IpAddr>>,
-    /// Its keys are derived from `by_key`.
+    /// Its key sets are derived from `by_key`.
     by_peer: HashMap<IpAddr, Subscriber>,
     total: usize,
 }
@@ -81,11 +84,11 @@ pub struct WalletSubscriptions {
 struct Subscriber {
     addr: SocketAddr,
     keys: BTreeSet<String>,
-    /// When it subscribed or was reached last.
+    /// When it last subscribed or was reached.
     last_reached: Tick,
-    /// Since then it could not be reached so often,
+    /// Number of failures since then.
     failures: u32,
-    /// and is not dialled before.
+    /// It is not dialled before this time.
     retry_at: Tick,
 }
 
@@ -102,12 +105,12 @@ impl Subscriber {
 }
 
 impl WalletSubscriptions {
-    /// Nobody is subscribed.
+    /// No subscriptions.
     pub fn new(config: WalletConfig) -> Self {
         Self { config, ..Self::default() }
     }
 
-    /// Subscribes the peer that is reached at `at` to a key.
+    /// Subscribes the peer that listens at `at` to a key.
     ///
     /// # Errors
     /// See [`SubscribeRefused`].
@@ -145,7 +148,7 @@ impl WalletSubscriptions {
         Ok(Subscribed::New)
     }
 
-    /// Ends all subscriptions of a peer; how many that were.
+    /// Ends all subscriptions of a peer and returns how many there were.
     pub fn unsubscribe(&mut self, ip: IpAddr) -> usize {
         let ip = canonical_ip(ip);
         let Some(peer) = self.by_peer.remove(&ip) else { return 0 };
@@ -161,36 +164,36 @@ impl WalletSubscriptions {
         peer.keys.len()
     }
 
-    /// Where the peers are reached that are subscribed to any key that `concerns` says yes to; each once.
+    /// The addresses of the peers subscribed to any key for which `concerns` is true, each once.
     ///
     /// # Cost
-    /// O(n); `concerns` is asked once a key.
+    /// O(n); `concerns` is called once for each key.
     pub fn interested_addrs(&self, concerns: impl Fn(&str) -> bool) -> Vec<SocketAddr> {
         let concerned = self.by_key.iter().filter(|(key, _)| concerns(key));
         let peers: BTreeSet<IpAddr> = concerned.flat_map(|(_, peers)| peers.iter().copied()).collect();
         peers.iter().filter_map(|ip| self.by_peer.get(ip)).map(|peer| peer.addr).collect()
     }
 
-    /// A subscriber was reached.
+    /// Records that a subscriber was reached.
     pub fn record_reached(&mut self, ip: IpAddr, now: Tick) {
         if let Some(peer) = self.by_peer.get_mut(&canonical_ip(ip)) {
             peer.mark_reached(now);
         }
     }
 
-    /// Whether a subscriber is not dialled for now, because it could not be reached.
+    /// Whether an unreachable subscriber is not dialled for now.
     pub fn is_backing_off(&self, ip: IpAddr, now: Tick) -> bool {
         self.by_peer.get(&canonical_ip(ip)).is_some_and(|peer| peer.retry_at > now)
     }
 
-    /// A subscriber could not be reached. How many subscriptions ended with it: all of its own, if nobody has reached it for
-    /// [`WalletConfig::expire_after`].
+    /// Records that a subscriber could not be reached. After [`WalletConfig::expire_after`] without
+    /// contact all its subscriptions end; returns how many.
     pub fn record_failure(&mut self, ip: IpAddr, now: Tick) -> usize {
         let Some(peer) = self.by_peer.get_mut(&canonical_ip(ip)) else { return 0 };
         if now.since(peer.last_reached) >= self.config.expire_after {
             return self.unsubscribe(ip);
         }
-        // Attempts that were under way together are one.
+        // Concurrent attempts count as one failure.
         if peer.retry_at <= now {
             peer.failures = peer.failures.saturating_add(1);
             peer.retry_at = now.after(self.config.retry_backoff.delay(peer.failures, 0));
@@ -198,17 +201,17 @@ impl WalletSubscriptions {
         0
     }
 
-    /// The keys somebody is subscribed to. Cost: O(n), a copy.
+    /// The keys with subscriptions. Cost: O(n), copied.
     pub fn keys(&self) -> Vec<String> {
         self.by_key.keys().cloned().collect()
     }
 
-    /// How many subscriptions there are.
+    /// Number of subscriptions.
     pub fn len(&self) -> usize {
         self.total
     }
 
-    /// Whether there is none.
+    /// Whether there are no subscriptions.
     pub fn is_empty(&self) -> bool {
         self.total == 0
     }

@@ -1,4 +1,4 @@
-//! From a stream to a connection: dialling and handshakes.
+//! Opens connections: dialling and handshakes.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -19,19 +19,19 @@ use crate::wire::{FirstFrame, Hello, Protocol};
 
 use super::{ConnectionError, OpenStream, PeerConnection, State};
 
-/// How connections are made: with which transport, in which words.
+/// Opens connections over one transport with one handshake.
 #[derive(Clone)]
 pub(in crate::timecoin) struct Connector {
     pub(in crate::timecoin) transport: Arc<dyn Transport>,
     pub(in crate::timecoin) protocol: Arc<TimeCoin>,
-    /// What our handshake says.
+    /// What our handshake announces.
     pub(in crate::timecoin) hello: Hello,
-    /// How long connect and handshake may take, and a write.
+    /// Time limit for dialling plus handshake, and for each write.
     pub(in crate::timecoin) time_limit: Duration,
 }
 
 impl Connector {
-    /// Dials, and exchanges handshakes.
+    /// Dials and exchanges handshakes.
     pub(in crate::timecoin) async fn dial(
         &self,
         addr: SocketAddr,
@@ -46,7 +46,7 @@ impl Connector {
         timeout(self.time_limit, dialling).await.unwrap_or(Err(ConnectError::Timeout.into()))
     }
 
-    /// Exchanges handshakes on a stream that was accepted.
+    /// Exchanges handshakes on an accepted stream.
     pub(in crate::timecoin) async fn accept(
         &self,
         mut stream: BoxStream,
@@ -90,7 +90,7 @@ impl Connector {
     ) -> PeerConnection {
         let network = self.protocol.network();
         let address = match (direction, hello.listen) {
-            // As the old network has it: peek_frame it says itself.
+            // Legacy nodes identify an inbound peer by the address that it announces.
             (Direction::Inbound, Some(listen)) => listen,
             _ => addr,
         };

@@ -1,4 +1,4 @@
-//! Why something on a connection failed.
+//! Errors of a connection outside of the pool.
 
 use std::time::Duration;
 
@@ -7,69 +7,69 @@ use crate::node::ConnectError;
 use crate::timecoin::wire::{DecodeError, Kind, TextError};
 use crate::wire::{EncodeError, Status, WireError};
 
-/// Why something on a connection failed.
+/// Why an operation on a connection failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
-    /// The connection was not opened, or its handshake failed; see [`ConnectError`].
+    /// Dialling or the handshake failed; see [`ConnectError`].
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// As many connections for single messages are open as may be, and were all the time.
+    /// All one-shot connections were in use for the whole time.
     #[error("no connection for this message alone could be opened time_limit {0:?}: too many are")]
     NoOneShotSlot(Duration),
-    /// The connection broke. It is closed.
+    /// An I/O error. The connection is closed.
     #[error("the connection broke: {0}")]
     Io(#[from] std::io::Error),
-    /// The other end closed the connection.
+    /// The far end closed the connection.
     #[error("closed by the other end")]
     Eof,
-    /// Writing took too long. A frame may be sent halfway, so the connection is closed.
+    /// A write exceeded its time limit. The frame may be sent in part, so the connection is closed.
     #[error("writing took longer than {0:?}")]
     WriteTimeout(Duration),
-    /// Nothing came in time. The connection can still be used, and a frame that has begun to arrive is not lost; where it was the
-    /// answer to a question, that may still come.
+    /// Nothing arrived in time. The connection can still be used, and a frame in progress is not
+    /// lost. The reply to a request may still arrive.
     #[error("nothing came time_limit {0:?}")]
     ReadTimeout(Duration),
-    /// A frame announced more than a frame may have. The connection is closed.
+    /// A frame announced more bytes than allowed. The connection is closed.
     #[error("a frame of {size} bytes, at most {cap} are allowed")]
     TooLarge {
-        /// What it announced, in bytes.
+        /// The announced size, in bytes.
         size: usize,
-        /// The cap, in bytes.
+        /// The limit, in bytes.
         cap: usize,
     },
-    /// A frame was read that is no message. The connection can still be used.
+    /// A frame is not a message. The connection can still be used.
     #[error("no message: {0}")]
     Unreadable(#[from] DecodeError),
-    /// The message has no text.
+    /// The message has no JSON text.
     #[error(transparent)]
     Text(#[from] TextError),
     /// The message is larger than a frame may be.
     #[error(transparent)]
     Encode(#[from] EncodeError),
-    /// This kind of message asks nothing.
+    /// Messages of this kind are not requests.
     #[error("{0} is no question")]
     NotARequest(Kind),
-    /// The answer to an earlier question, which would be taken for this one's, was still to come and did not. This one was not sent.
-    /// The connection can still be used.
+    /// An earlier request is unanswered, and its reply could be mistaken for this one's. This
+    /// request was not sent. The connection can still be used.
     #[error("{0} was not asked: an earlier question is still unanswered")]
     ReplyOutstanding(Kind),
-    /// The peer, a node of ours, says that the question has no answer, and why. The connection can still be used.
+    /// A peerpool node refused the request. The connection can still be used.
     #[error("declined: {0:?}")]
     Declined(Status),
-    /// More frames came that were not asked for than are kept. The connection is closed.
+    /// More unrequested frames arrived than are kept. The connection is closed.
     #[error("too many unasked messages")]
     Flooded,
     /// The connection is closed.
     #[error("the connection is closed")]
     Closed,
-    /// The connection is in the pool, whose node reads it.
+    /// The connection was handed over to a node, which reads it.
     #[error("the connection was handed over")]
     HandedOver,
-    /// It is in the pool, which did not take the message.
+    /// The pool did not accept the message.
     #[error(transparent)]
     Send(#[from] SendError),
-    /// It is in the pool, and the question has no answer.
+    /// A request through the pool failed.
     #[error(transparent)]
     Request(#[from] RequestError),
 }

@@ -1,4 +1,4 @@
-//! Asking over one connection that its holder reads.
+//! Requests over a connection that its holder reads.
 
 use std::time::Duration;
 
@@ -12,46 +12,52 @@ use crate::wire::{Control, MessageHeader, Protocol, Status};
 
 use super::{ConnectionError, PeerConnection, State};
 
-/// A question that was sent and whose answer may still come.
+/// A request that was sent and may still be answered.
 #[derive(Clone, Debug)]
 pub(in crate::timecoin) struct OpenRequest {
     pub(in crate::timecoin) kind: Kind,
     pub(in crate::timecoin) payload: Bytes,
 }
 
-/// What a frame is to whoever reads by hand.
+/// The role of a frame on a connection that its holder reads.
 pub(super) enum FrameRole {
     Ping,
     Pong,
-    /// The answer to the question that was open in this slot.
+    /// The reply to the open request of this slot.
     Reply(u32),
-    /// No message: that a question in this slot has no answer.
+    /// A refusal of the request of this slot; not a message.
     Declined(u32, Status),
     Other,
 }
 
-/// What becomes of the frames that a question does not wait for.
+/// What to do with frames that a request does not wait for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum UnmatchedFrames {
     Keep,
     Drop,
 }
 
-/// Invariant 26. Statement: an answer is returned only for the question that it answers. Enforced by: a question is open from the
-/// moment it is sent until its answer is read, whoever reads it, and whether or not anybody still waits for it; none is sent in a
-/// slot while another is open there whose answer could be taken for its own; a connection is handed over with those that are open,
-/// and without peek_frame was kept that could be taken for their answers. Breaks if: a frame is read and not sorted.
+/// Requests and replies.
+///
+/// Invariant: `responses_match_id_and_connection`
+///
+/// - Statement: a reply is returned only for the request that it answers.
+/// - Enforced by: a request is open from sending until its reply is read, whether or not a caller
+///   still waits. No request is sent while another of its slot is open whose reply could be
+///   mistaken for its own. A handed-over connection takes its open requests along, and leaves out
+///   unread frames that could be mistaken for their replies.
+/// - Breaks if: a frame is read and not classified.
 impl PeerConnection {
-    /// Sends a question and receives its answer, `time_limit` at the longest. Pings are answered meanwhile; peek_frame else comes is kept for
-    /// [`PeerConnection::receive_message`]. Where the answer to an earlier question is still to come, which would be taken for
-    /// this one's, that is waited for first.
+    /// Sends a request and waits for its reply, at most `time_limit`. Pings are answered meanwhile;
+    /// other frames are kept for [`PeerConnection::receive_message`]. If an earlier request is open
+    /// whose reply could be mistaken for this one's, its reply is awaited first.
     ///
     /// # Errors
     /// See [`ConnectionError`].
     ///
     /// # Cancel safety
-    /// Dropping the future while it waits loses nothing but the answer's slot: the answer is then received as any message. While
-    /// it writes, it closes the connection.
+    /// Dropping the future while it waits loses only the match: the reply is then received as any
+    /// message. Dropping it while it writes closes the connection.
     pub async fn request_response(
         &mut self,
         message: NetworkMessage,
@@ -60,8 +66,8 @@ impl PeerConnection {
         self.send_request(message, time_limit, UnmatchedFrames::Keep).await
     }
 
-    /// As [`PeerConnection::request_response`], for a connection that nobody reads afterwards: peek_frame else comes is dropped, however
-    /// much that is.
+    /// [`PeerConnection::request_response`] for a connection that is not read afterwards: all other
+    /// frames are dropped.
     pub(in crate::timecoin) async fn request_exclusive(
         &mut self,
         message: NetworkMessage,
@@ -110,12 +116,13 @@ impl PeerConnection {
         }
     }
 
-    /// Whether the answer to a question that is open could be taken for this one's.
+    /// Whether the reply to an open request could be mistaken for the reply to this one.
     fn conflicts_with_open(&mut self, slot: u32, kind: Kind, payload: &[u8]) -> bool {
         let (State::Open(open), Some(matcher)) = (&mut self.state, self.protocol.reply_matcher()) else {
             return false;
         };
-        // What cannot be mistaken is received as any message.
+        // A request whose replies are distinguishable needs no slot: its reply is received as any
+        // message.
         open.requests.retain(|open| {
             open.kind.request_slot() != Some(slot)
                 || !matcher.are_distinguishable(open.kind.code(), &open.payload, kind.code(), payload)
@@ -123,8 +130,8 @@ impl PeerConnection {
         open.requests.iter().any(|open| open.kind.request_slot() == Some(slot))
     }
 
-    /// What was kept was read before the questions that are open were asked, and would be taken for their answers by whoever reads it
-    /// again.
+    /// Drops kept frames that the reader of a handed-over connection would mistake for replies:
+    /// they were read before the open requests were sent.
     pub(super) fn drop_stale_replies(&mut self) {
         let (State::Open(open), Some(matcher)) = (&mut self.state, self.protocol.reply_matcher()) else {
             return;
@@ -139,7 +146,7 @@ impl PeerConnection {
         });
     }
 
-    /// What a frame that was just read is. The question that it answers is open no more.
+    /// The role of a frame that was just read. A request that it answers is no longer open.
     pub(super) fn classify(&mut self, frame: &[u8]) -> FrameRole {
         match peek_frame(frame) {
             FrameContent::Control(Control::Ping { .. }) => FrameRole::Ping,
@@ -162,7 +169,7 @@ impl PeerConnection {
         }
     }
 
-    /// The question in this slot is open no more, if it is the right one.
+    /// Closes the open request of this slot if `matches` accepts it.
     fn close_request(&mut self, slot: u32, matches: impl Fn(&OpenRequest) -> bool) -> bool {
         let State::Open(open) = &mut self.state else { return false };
         let at =
@@ -170,7 +177,7 @@ impl PeerConnection {
         at.map(|at| open.requests.swap_remove(at)).is_some()
     }
 
-    /// Deals with a frame that is not peek_frame is waited for.
+    /// Handles a frame that is not the awaited one.
     pub(super) async fn handle_unmatched(
         &mut self,
         sorted: FrameRole,

@@ -1,12 +1,12 @@
-//! What a peer did, how bad that is, and how long it costs.
+//! Reasons for a quarantine, their severity, and the resulting duration.
 
 use std::time::Duration;
 
 const SECS_PER_DAY: u64 = 24 * 60 * 60;
-/// No backoff goes beyond this.
+/// Longest duration that doubling can reach.
 const MAX_BACKOFF: Duration = Duration::from_secs(30 * SECS_PER_DAY);
 
-/// How bad an offence is, and so how long it keeps its peer out.
+/// The severity of an offence. It decides the duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum QuarantineSeverity {
     /// 5 minutes at first. The peer still counts in consensus.
@@ -15,12 +15,12 @@ pub enum QuarantineSeverity {
     Moderate,
     /// 7 days at first.
     Severe,
-    /// A year, every time.
+    /// One year, every time.
     Permanent,
 }
 
 impl QuarantineSeverity {
-    /// How long the first offence keeps a peer out.
+    /// Duration for a first offence.
     pub const fn base_duration(self) -> Duration {
         Duration::from_secs(match self {
             Self::Minor => 5 * 60,
@@ -30,8 +30,8 @@ impl QuarantineSeverity {
         })
     }
 
-    /// How long the `attempts`-th offence keeps a peer out: twice as long each time, at most 30 days; a permanent one always
-    /// its year.
+    /// Duration for the `attempts`-th offence: doubled each time, at most 30 days. A permanent one
+    /// always lasts one year.
     pub fn duration_with_backoff(self, attempts: u32) -> Duration {
         match self {
             Self::Permanent => self.base_duration(),
@@ -40,87 +40,87 @@ impl QuarantineSeverity {
     }
 }
 
-/// Why a peer is kept out. The numbers and texts are for whoever reads them; they decide nothing.
+/// Why a peer is quarantined. The numbers and texts are informative; they decide nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuarantineReason {
-    /// It is on another chain.
+    /// The peer is on another chain.
     #[error("genesis mismatch: ours is {our_genesis}, theirs {their_genesis}")]
     GenesisMismatch {
-        /// Ours.
+        /// Our genesis hash.
         our_genesis: String,
-        /// Theirs.
+        /// The peer's genesis hash.
         their_genesis: String,
     },
-    /// It is on a fork.
+    /// The peer is on a fork.
     #[error("fork at height {height}: ours is {our_hash}, theirs {their_hash}")]
     ForkDetected {
-        /// Where the chains part.
+        /// The height at which the chains differ.
         height: u64,
-        /// Our block there.
+        /// Our block hash at this height.
         our_hash: String,
-        /// Their block there.
+        /// The peer's block hash at this height.
         their_hash: String,
     },
-    /// It claims a height that cannot be.
+    /// The peer announces an impossible height.
     #[error("suspicious height {their_height}, at most {max_expected} was expected")]
     SuspiciousHeight {
-        /// Theirs.
+        /// The announced height.
         their_height: u64,
-        /// The highest that could be.
+        /// The highest plausible height.
         max_expected: u64,
     },
-    /// It broke the rules of consensus.
+    /// The peer violated the consensus rules.
     #[error("consensus violation: {reason}")]
     ConsensusViolation {
-        /// How.
+        /// Description of the violation.
         reason: String,
     },
-    /// It sent a block that is not valid.
+    /// The peer sent an invalid block.
     #[error("invalid block {height}: {reason}")]
     InvalidBlock {
         /// The block's height.
         height: u64,
-        /// What is wrong with it.
+        /// Why it is invalid.
         reason: String,
     },
-    /// It speaks another version.
+    /// The peer uses another protocol version.
     #[error("protocol mismatch: ours is {our_version}, theirs {their_version}")]
     ProtocolMismatch {
-        /// Ours.
+        /// Our version.
         our_version: u32,
-        /// Theirs.
+        /// The peer's version.
         their_version: u32,
     },
-    /// It sent a transaction that is not valid.
+    /// The peer sent an invalid transaction.
     #[error("invalid transaction {txid}: {reason}")]
     InvalidTransaction {
-        /// The transaction.
+        /// The transaction id.
         txid: String,
-        /// What is wrong with it.
+        /// Why it is invalid.
         reason: String,
     },
-    /// Connections to it fail.
+    /// Connections to the peer fail.
     #[error("{count} connection failures")]
     ConnectionFailures {
-        /// How many did.
+        /// Number of failures.
         count: u32,
     },
-    /// It asks too often.
+    /// The peer sends too many requests.
     #[error("rate limit exceeded: {requests_per_second} requests a second")]
     RateLimitExceeded {
-        /// How often.
+        /// The observed rate.
         requests_per_second: u32,
     },
-    /// It does not answer.
+    /// The peer does not reply.
     #[error("{count} timeouts")]
     ExcessiveTimeouts {
-        /// How often not.
+        /// Number of missing replies.
         count: u32,
     },
 }
 
 impl QuarantineReason {
-    /// How bad it is.
+    /// The severity of the offence.
     pub const fn severity(&self) -> QuarantineSeverity {
         match self {
             Self::GenesisMismatch { .. } => QuarantineSeverity::Permanent,
@@ -135,13 +135,13 @@ impl QuarantineReason {
         }
     }
 
-    /// Whether whoever did this has no say in consensus while it is kept out.
+    /// Whether the peer is excluded from consensus during the quarantine.
     pub fn excludes_from_consensus(&self) -> bool {
         self.severity() > QuarantineSeverity::Minor
     }
 }
 
-/// `base` backoff_duration with each attempt after the first, at most 30 days.
+/// `base`, doubled for each attempt after the first, at most [`MAX_BACKOFF`].
 pub(super) fn backoff_duration(base: Duration, attempts: u32) -> Duration {
     let factor = 1u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
     base.saturating_mul(factor).min(MAX_BACKOFF)

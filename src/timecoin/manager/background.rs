@@ -1,4 +1,7 @@
-//! What goes on without being asked: the node's one maintenance loop does nearly all of it and is only configured here.
+//! Background work: keep-alive, reaping and discovery.
+//!
+//! The node's maintenance loop does most of it and is only configured here. One task of the manager
+//! runs discovery, another records failed dials.
 
 use std::time::Duration;
 
@@ -15,32 +18,34 @@ use super::seeds::load_seeds;
 use super::state::reconfigure;
 use super::{PeerManager, WeakManager};
 
-/// Peers asked for peers at once.
+/// Maximum number of peers asked for peers at once.
 const MAX_DISCOVERY_PEERS: usize = 64;
-/// Seconds after which a peer that was not heard of is forgotten.
+/// Age in seconds at which the record of a silent peer is removed: a week.
 const FORGET_AFTER_SECS: i64 = 604_800;
 
 impl PeerManager {
-    /// Lets silent peers go after 300 s, and pings those that have been silent for a minute every 30 s. It is what a manager does from its start; this
-    /// sets it back to that after [`PeerManager::spawn_reaper_with`]. Starts no task: the node's own loop does it, until shutdown.
+    /// Reaps peers after 300 s of silence, and pings those silent for a minute every 30 s. This is
+    /// the default; the call restores it after [`PeerManager::spawn_reaper_with`]. Starts no task:
+    /// the node's loop does the work, until shutdown.
     pub fn spawn_reaper(&self) {
         self.spawn_reaper_with(ReaperConfig::default());
     }
 
-    /// As [`PeerManager::spawn_reaper`], with times of one's own, which act on live connections too.
+    /// [`PeerManager::spawn_reaper`] with other times, which apply to live connections too.
     pub fn spawn_reaper_with(&self, reaper: ReaperConfig) {
         self.state().policy.ping_before_stale(reaper.stale_after);
         reconfigure(self.node(), |runtime| reaper.apply(runtime));
     }
 
-    /// Looks for peers: with fewer than 8 known addresses are dialled and peers asked for more, with fewer than 5 the seeds are asked
-    /// too, every 30 s. It is what a manager does from its start; this sets it back to that. One task at the most runs for it,
-    /// however often this is called, until shutdown; dialling is done by the node's own loop.
+    /// Looks for peers every 30 s. With fewer than 8 live peers, known addresses are dialled and
+    /// peers are asked for more; with fewer than 5 the seeds are asked too. This is the default;
+    /// the call restores it. At most one task runs, however often this is called; the node's loop
+    /// dials.
     pub fn spawn_reconnection_task(&self) {
         self.spawn_reconnection_task_with(ReconnectConfig::default());
     }
 
-    /// As [`PeerManager::spawn_reconnection_task`], with numbers and times of one's own.
+    /// [`PeerManager::spawn_reconnection_task`] with other numbers and times.
     pub fn spawn_reconnection_task_with(&self, reconnect: ReconnectConfig) {
         reconfigure(self.node(), |runtime| runtime.target_peers = reconnect.target_peers);
         self.state().reconnect.send_if_modified(|before| {
@@ -50,19 +55,20 @@ impl PeerManager {
         });
     }
 
-    /// Pings peers that have been silent for a minute this often, and takes their answers as signs of life. Those that speak by
-    /// themselves need none. What a ping takes is [`PeerManager::send_ping`]'s to tell.
+    /// Sets how often silent peers are pinged. A peer counts as silent after a minute without a
+    /// frame. [`PeerManager::send_ping`] returns round-trip times.
     pub fn keep_alive(&self, every: Duration) {
         reconfigure(self.node(), |runtime| runtime.ping_interval = every);
     }
 
-    /// Asks every peer that answers questions for the peers it knows, beside each other, 15 s at the longest; how many of what they
-    /// told was new. Old nodes that dialled us read no questions and are left out.
+    /// Asks all peers that take requests for the peers they know, concurrently and for at most 15
+    /// s. Returns how many of the addresses were new. Legacy nodes that dialled us take no requests
+    /// and are not asked.
     pub async fn discover_peers_from_masternodes(&self) -> usize {
         discover(&self.downgrade()).await
     }
 
-    /// The task that looks for peers, and the one that notes which dials failed.
+    /// Starts the discovery task and the one that records failed dials.
     pub(super) fn start_background(&self) {
         let manager = self.downgrade();
         let changes = self.state().reconnect.subscribe();
@@ -71,7 +77,7 @@ impl PeerManager {
     }
 }
 
-/// Notes which of the node's own dials failed, as long as the manager lives.
+/// Records which of the node's own dials failed, until the manager ends.
 async fn record_failed_dials(manager: WeakManager, mut events: Subscription) {
     loop {
         if let SubscriptionItem::Event(NodeEvent::DialFailed { addr, cause }) = events.next().await {
@@ -81,7 +87,7 @@ async fn record_failed_dials(manager: WeakManager, mut events: Subscription) {
     }
 }
 
-/// Looks for peers as long as the manager lives. Holds it weakly, and only while it looks.
+/// Runs discovery until the manager ends. Holds the manager weakly except during a step.
 async fn run_discovery(manager: WeakManager, mut changes: watch::Receiver<ReconnectConfig>) {
     loop {
         let reconnect = changes.borrow_and_update().clone();
@@ -122,7 +128,7 @@ async fn discover_once(manager: &WeakManager, reconnect: &ReconnectConfig) {
     drop(state);
 }
 
-/// Asks the peers for peers.
+/// Asks the peers for the peers they know.
 async fn discover(manager: &WeakManager) -> usize {
     let mut asked = tokio::task::JoinSet::new();
     {

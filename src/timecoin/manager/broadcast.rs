@@ -1,4 +1,4 @@
-//! Saying something to everybody, and to one peer.
+//! Sending messages: to all peers, and to one peer.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -23,22 +23,22 @@ use super::error::{BroadcastError, PeerSendError};
 use super::state::State;
 use super::{Announced, PeerManager};
 
-/// A peer that took no byte for so long is to blame for its full queue.
+/// A peer that accepted no byte for longer than this is penalised for a full queue.
 const STALL_PENALTY_AFTER: Duration = Duration::from_secs(1);
-/// How long a payment may take to be written to all.
+/// How long `broadcast_transaction` waits until the payment is written to all peers.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a connection for a single message waits until there are fewer of them.
+/// How long a one-shot connection waits for a free slot.
 const ONE_SHOT_SLOT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A message as the node carries it: its text, its kind, its lane.
+/// The message as the node carries it: JSON text, kind and lane.
 pub(super) fn to_message(message: &NetworkMessage) -> Result<Message, TextError> {
     let payload = message.to_bytes()?;
     let kind = message.kind();
     Ok(Message { lane: kind.lane_for(payload.len()), kind: kind.code(), payload })
 }
 
-/// Tells everybody but the connection it is about of a new peer, unless that was done lately, or it could not be dialled in
-/// this network's dialect.
+/// Announces a new peer to all others. Does nothing if that was done lately, or if the peer could
+/// not be dialled in this network's protocol.
 pub(super) fn announce_peer(
     state: &State,
     node: &NodeRef,
@@ -69,23 +69,24 @@ pub(super) fn announce_peer(
             Ok(said.map(drop)?)
         });
     if let Err(error) = told {
-        // Nobody heard it, so it is not announced.
+        // It reached no peer, so it does not count.
         state.announced.lock().retract(addr);
         return Err(error);
     }
     Ok(Announced::Sent)
 }
 
-/// Queues a message for a peer, and lets its health know how that went.
+/// Queues a message for a peer and updates the peer's health.
 pub(super) fn enqueue(node: &NodeRef, peer: &Peer, message: Message) -> Result<(), SendError> {
     let sent = peer.connection().handle().send(message);
     let now = node.now();
     match &sent {
-        // Taken by the queue is a merit of the peer only while it takes from the queue too.
+        // Accepting a message is rewarded only while the peer also drains its queue.
         Ok(()) if peer.connection().handle().stalled_for(now).is_zero() => {
             peer.reward(now);
         }
-        // Full may be our own burst or our own ceiling: only a peer that takes nothing is to blame.
+        // A full queue may be due to our own burst or memory limit. Only a peer that accepts
+        // nothing is penalised.
         Err(SendError::Full(_)) if peer.connection().handle().stalled_for(now) > STALL_PENALTY_AFTER => {
             peer.penalize(Misbehavior::Unresponsive, now);
         }
@@ -94,34 +95,34 @@ pub(super) fn enqueue(node: &NodeRef, peer: &Peer, message: Message) -> Result<(
     sent
 }
 
-/// To everybody. A broadcast is encoded once, never waits, and never fails because of a peer; peers in both dialects get it,
-/// in the order of the calls, unless they leave or lag first. What became of it for each, a receipt says:
-/// [`PeerManager::broadcast_with_receipt`].
+/// Broadcasts. A message is encoded once and never waits for a peer, and no peer can make it fail.
+/// Peers of all protocols receive it in call order, unless they disconnect or lag first.
+/// [`PeerManager::broadcast_with_receipt`] reports the outcome for each peer.
 impl PeerManager {
     /// Sends a message to every peer.
     ///
     /// # Errors
-    /// See [`BroadcastError`]; nobody got it then.
+    /// See [`BroadcastError`]; no peer received the message.
     ///
     /// # Cost
-    /// One encoding to JSON, one short lock; independent of the number of peers.
+    /// One encoding to JSON and one short lock, independent of the number of peers.
     pub async fn broadcast_message(&self, message: NetworkMessage) -> Result<(), BroadcastError> {
         self.broadcast(&message)
     }
 
-    /// As [`PeerManager::broadcast_message`], for whoever cannot await.
+    /// [`PeerManager::broadcast_message`] for synchronous callers.
     ///
     /// # Errors
-    /// See [`BroadcastError`]; nobody got it then.
+    /// See [`BroadcastError`]; no peer received the message.
     pub fn broadcast(&self, message: &NetworkMessage) -> Result<(), BroadcastError> {
         self.node().broadcast(&to_message(message)?)?;
         Ok(())
     }
 
-    /// As [`PeerManager::broadcast`], keeping who was there, so that one can ask later what became of it.
+    /// [`PeerManager::broadcast`] with a receipt that reports the outcome for each peer.
     ///
     /// # Errors
-    /// See [`BroadcastError`]; nobody got it then.
+    /// See [`BroadcastError`]; no peer received the message.
     ///
     /// # Cost
     /// A walk over the peers.
@@ -132,14 +133,15 @@ impl PeerManager {
         Ok(self.node().broadcast_with_receipt(&to_message(message)?)?)
     }
 
-    /// Sends a payment to every peer and waits until it is written to all that are still there, 2 s at the longest; to how many
-    /// it was. Written means handed to the connection.
+    /// Sends a payment to every peer and waits, for at most 2 s, until it is written to all that
+    /// are still connected. Returns how many it was written to. Written means accepted by the
+    /// connection's stream.
     ///
     /// # Errors
     /// See [`BroadcastError`].
     ///
     /// # Cancel safety
-    /// The payment is on its way once the future was first polled.
+    /// Once polled, the payment is queued; dropping the future does not undo that.
     pub async fn broadcast_transaction(&self, tx: TransactionMessage) -> Result<usize, BroadcastError> {
         let receipt = self.broadcast_with_receipt(&NetworkMessage::Transaction(tx))?;
         let begun = Instant::now();
@@ -152,8 +154,8 @@ impl PeerManager {
         Ok(receipt.written())
     }
 
-    /// Tells every peer where our chain ends. Each gets the newest tip, not those between; a peer that comes later is told the
-    /// newest at once.
+    /// Sends our chain tip to every peer. Intermediate tips are skipped: each peer gets the newest,
+    /// and a new peer gets it when it connects.
     ///
     /// # Errors
     /// See [`BroadcastError`].
@@ -163,7 +165,7 @@ impl PeerManager {
         Ok(())
     }
 
-    /// Sends a proposed block, as JSON of the application's own, to every peer.
+    /// Sends a proposed block, as the application's JSON, to every peer.
     ///
     /// # Errors
     /// See [`BroadcastError`].
@@ -171,8 +173,8 @@ impl PeerManager {
         self.broadcast(&NetworkMessage::ConsensusBlockProposal(proposal.to_string()))
     }
 
-    /// Sends a vote on a block, as JSON of the application's own, to every peer. To know that it arrived, ask each with
-    /// [`PeerManager::send_vote_with_ack`].
+    /// Sends a vote on a block, as the application's JSON, to every peer. For an acknowledgement
+    /// use [`PeerManager::send_vote_with_ack`] with each peer.
     ///
     /// # Errors
     /// See [`BroadcastError`].
@@ -180,7 +182,7 @@ impl PeerManager {
         self.broadcast(&NetworkMessage::ConsensusBlockVote(vote.to_string()))
     }
 
-    /// The same as [`PeerManager::broadcast_block_vote`].
+    /// An alias of [`PeerManager::broadcast_block_vote`].
     ///
     /// # Errors
     /// See [`BroadcastError`].
@@ -188,10 +190,11 @@ impl PeerManager {
         self.broadcast_block_vote(vote).await
     }
 
-    /// Tells every other peer of a new one: each address once in 300 s, 60 addresses a minute.
+    /// Announces a new peer to all others: each address once in 300 s, at most 60 addresses a
+    /// minute.
     ///
     /// # Errors
-    /// See [`BroadcastError`]; it then does not count as told.
+    /// See [`BroadcastError`]; the peer does not count as announced.
     pub async fn broadcast_new_peer(&self, new_peer_info: &PeerInfo) -> Result<Announced, BroadcastError> {
         let about = self.state().peer_by_addr(self.node(), new_peer_info.address);
         announce_peer(self.state(), self.node(), new_peer_info, about.as_deref())
@@ -210,14 +213,14 @@ impl PeerManager {
     }
 }
 
-/// To one peer. A message taken by a connection is queued for it, not delivered.
+/// Messages to one peer. An accepted message is queued, not delivered.
 impl PeerManager {
-    /// Queues a message for the peer at this IP address. Never waits. Failing to take it costs the peer health, taking it
-    /// gives it some.
+    /// Queues a message for the peer at this IP address; never waits. Acceptance gives the peer
+    /// health; not draining its queue costs it health.
     ///
-    /// A question is not to be sent so, but [asked](PeerManager::request): this network's answers carry no ids, so the answer to a question
-    /// that was sent as a message reaches whoever asks the peer one of that kind meanwhile; where nobody does, it reaches
-    /// [`ChainSource::on_message`](crate::timecoin::ChainSource::on_message).
+    /// Do not send a request this way; use [`PeerManager::request`]. Replies carry no ids in this
+    /// network. The reply to a request sent as a message goes to a concurrent request of the same
+    /// kind, or else to [`ChainSource::on_message`](crate::timecoin::ChainSource::on_message).
     ///
     /// # Errors
     /// See [`PeerSendError`].
@@ -232,8 +235,9 @@ impl PeerManager {
         Ok(enqueue(self.node(), &peer, to_message(&message)?)?)
     }
 
-    /// Sends a message to the peer at this address: over its connection, or over one opened for this message alone, with
-    /// deadlines, where there is none. A question is not to be sent so; see [`PeerManager::send_to_peer_tcp`].
+    /// Sends a message to the peer at this address: over its connection, or over a one-shot
+    /// connection with time limits. Do not send a request this way; see
+    /// [`PeerManager::send_to_peer_tcp`].
     ///
     /// # Errors
     /// See [`PeerSendError`].
@@ -251,8 +255,9 @@ impl PeerManager {
         send_one_shot(self.state(), peer_addr, message).await
     }
 
-    /// Tells the peer at this IP address that the state of an output has changed; see [`PeerManager::send_message_to_peer`].
-    /// Where it is not connected, it is dialled where it was last known to listen.
+    /// Tells the peer at this IP address that the state of an output has changed; see
+    /// [`PeerManager::send_message_to_peer`]. A peer that is not connected is dialled at its last
+    /// known listening address.
     ///
     /// # Errors
     /// See [`PeerSendError`].
@@ -270,7 +275,7 @@ impl PeerManager {
     }
 }
 
-/// Opens a connection for one message. At most as many at a time as configured; more wait.
+/// Sends one message over a one-shot connection.
 pub(super) async fn send_one_shot(
     state: &Arc<State>,
     addr: SocketAddr,
@@ -282,8 +287,9 @@ pub(super) async fn send_one_shot(
     with_one_shot(state, addr, None, async |connection| Ok(connection.send_message(message).await?)).await
 }
 
-/// Opens a connection for one piece of work. At most as many at a time as configured; more wait, not longer than [`ONE_SHOT_SLOT_TIMEOUT`], and
-/// all end with the manager. The turn ends when the connection is over.
+/// Runs `work` over a one-shot connection. The number of such connections is limited; a call waits
+/// at most [`ONE_SHOT_SLOT_TIMEOUT`] for a slot. All end with the manager. The guard is released
+/// when the connection is closed.
 pub(super) async fn with_one_shot<T, E: From<ConnectionError>>(
     state: &Arc<State>,
     addr: SocketAddr,
@@ -300,7 +306,7 @@ pub(super) async fn with_one_shot<T, E: From<ConnectionError>>(
         record_one_shot_dial(state, addr, &dialled);
         let mut connection = dialled?;
         let done = work(&mut connection).await?;
-        // What was asked for does not wait for the farewell.
+        // The caller gets the result without waiting for the close.
         state.tasks.spawn(async move {
             connection.close_gracefully().await;
             drop(turn);
@@ -314,12 +320,12 @@ pub(super) async fn with_one_shot<T, E: From<ConnectionError>>(
     }
 }
 
-/// A connection for a single message tells as much of an address as any other.
+/// Records the outcome of a one-shot dial like that of any other dial.
 fn record_one_shot_dial<T>(state: &State, addr: SocketAddr, dialled: &Result<T, ConnectionError>) {
     match dialled {
         Ok(_) => drop(state.exchange.lock().record_success(addr.ip(), crate::address_book::WallTime::now())),
         Err(ConnectionError::Connect(error)) => record_dial_failure(state, addr, error),
-        // Nobody was dialled.
+        // Nothing was dialled.
         Err(_) => {}
     }
 }

@@ -1,4 +1,4 @@
-//! Starting a manager.
+//! Builds and starts a [`PeerManager`].
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ use super::handler::ManagerHandler;
 use super::state::{State, Tasks};
 use super::{Inner, PeerManager};
 
-/// Describes a manager; [`PeerManagerBuilder::build`] or [`PeerManagerBuilder::start`] starts it.
+/// Settings of a manager; [`PeerManagerBuilder::build`] or [`PeerManagerBuilder::start`] starts it.
 pub struct PeerManagerBuilder {
     network: NetworkType,
     listen: SocketAddr,
@@ -39,7 +39,7 @@ pub struct PeerManagerBuilder {
     transport: Arc<dyn Transport>,
     book: Option<Arc<AddressBook>>,
     native: Option<SocketAddr>,
-    /// What an old file told already.
+    /// Records imported from a `peers.json`.
     imported: Vec<PersistentPeerInfo>,
 }
 
@@ -58,21 +58,21 @@ impl PeerManagerBuilder {
         }
     }
 
-    /// The whole configuration. Default: [`ManagerConfig::new`].
+    /// The configuration. Default: [`ManagerConfig::new`].
     #[must_use]
     pub fn config(mut self, config: ManagerConfig) -> Self {
         self.config = config;
         self
     }
 
-    /// What the node knows of its chain. Default: nothing.
+    /// The application's chain. Default: none.
     #[must_use]
     pub fn chain(mut self, chain: Arc<dyn ChainSource>) -> Self {
         self.chain = chain;
         self
     }
 
-    /// What dials and listens. Default: TCP.
+    /// The transport to dial and listen with. Default: TCP.
     #[must_use]
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Arc::new(transport);
@@ -86,8 +86,9 @@ impl PeerManagerBuilder {
         self
     }
 
-    /// Speaks the native dialect too, and listens for it at this address when started: one pool and one API over old peers and
-    /// new ones. Addresses of which nothing is known are still dialled as old ones; new ones are dialled with
+    /// Also speaks the native protocol, and listens for it at `addr` when started: one pool and one
+    /// API over legacy nodes and peerpool nodes. Addresses of unknown protocol are dialled in this
+    /// network's; native peers are dialled with
     /// [`NodeRef::connect_in`](crate::node::NodeRef::connect_in).
     #[must_use]
     pub fn native(mut self, addr: SocketAddr) -> Self {
@@ -95,8 +96,8 @@ impl PeerManagerBuilder {
         self
     }
 
-    /// Starts the manager without waiting for anything: it listens nowhere yet. An old `peers.json` that cannot be read is logged
-    /// and left; see [`PeerManagerBuilder::import`].
+    /// Starts the manager without listening and without waiting. A `peers.json` that cannot be read
+    /// is logged and skipped; see [`PeerManagerBuilder::import`].
     ///
     /// # Errors
     /// See [`StartError`].
@@ -150,7 +151,8 @@ impl PeerManagerBuilder {
         let legacy = ProtocolConfig::new(protocol)
             .advertise(public)
             .policy(policy)
-            // An old node that dialled us may read nothing for long: it misses messages, and is not thrown out for it.
+            // A legacy node that dialled us may not read for long. It skips messages and stays
+            // connected.
             .lag([LagPolicy::Skip; 3]);
         let mut node = Node::builder()
             .config(state.config.node.clone())
@@ -171,11 +173,11 @@ impl PeerManagerBuilder {
         Ok(manager)
     }
 
-    /// Starts the manager and listens: at the address it was given for old peers, and for new ones where
-    /// [`PeerManagerBuilder::native`] says so.
+    /// Starts the manager and listens: at its listen address for this network's protocol, and at
+    /// the address given to [`PeerManagerBuilder::native`] for the native one.
     ///
     /// # Errors
-    /// See [`StartError`]; nothing stays bound or running then.
+    /// See [`StartError`]; nothing stays bound or running.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing bound and nothing running.
@@ -189,8 +191,9 @@ impl PeerManagerBuilder {
         Ok(manager)
     }
 
-    /// Takes an old `peers.json`, if the configuration names one, into the book, once; see [`import_peers_json`]. Starting does so
-    /// too; this is for whoever wants to see what is wrong with the file.
+    /// Imports the configured `peers.json` into the address book, once, and returns the number of
+    /// new addresses; see [`import_peers_json`]. Starting does so too; this method reports what is
+    /// wrong with the file.
     ///
     /// # Errors
     /// See [`ImportError`].
@@ -205,7 +208,7 @@ impl PeerManagerBuilder {
     }
 }
 
-/// What was known before: the old file's records, then the book's addresses.
+/// Restores known peers: the imported records, then the addresses in the book.
 fn restore_known_peers(state: &State, imported: Vec<PersistentPeerInfo>) {
     imported.into_iter().for_each(|record| state.exchange.lock().restore(record));
     if let Some(path) = &state.config.peers_json {
@@ -225,7 +228,7 @@ fn restore_known_peers(state: &State, imported: Vec<PersistentPeerInfo>) {
     }
 }
 
-/// One transport for the node and for connections of single messages.
+/// A transport shared by the node and the one-shot connections.
 struct SharedTransport(Arc<dyn Transport>);
 
 impl Transport for SharedTransport {

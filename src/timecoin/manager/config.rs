@@ -1,4 +1,4 @@
-//! What a manager is told at its start.
+//! Configuration of a [`PeerManager`](super::PeerManager).
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,59 +12,61 @@ use crate::timecoin::{AnnounceConfig, NetworkType, QuarantineConfig, RateLimiter
 
 use super::seeds::SeedProvider;
 
-/// Everything a manager is told at its start. [`ManagerConfig::new`] has the old network's values.
+/// Configuration of a manager. [`ManagerConfig::new`] has the network's default values.
 #[derive(Clone, Debug)]
 pub struct ManagerConfig {
-    /// What the handshake says of our software. The version is [`NodeConfig::agent`] unless one is set here; the wallet is that
-    /// of the variable `MASTERNODE_WALLET`, if it is set.
+    /// Our software, as announced in the handshake. The version is [`NodeConfig::agent`] unless set
+    /// here. The wallet defaults to the environment variable `MASTERNODE_WALLET`.
     pub software: Software,
-    /// Several nodes share an IP address, told apart by port: for tests and meshes on one host. Default no.
+    /// Whether several nodes share an IP address and are distinguished by port: for tests and
+    /// meshes on one host. Default `false`.
     pub shared_host: bool,
-    /// The node underneath: limits, rings, memory, genesis, agent. Network and addresses are the manager's. Default: as
-    /// [`NodeConfig::recommended`], but for handshakes, which take 5 s at the longest, and rings of 20 MiB, so that the longest
-    /// message of this network fits.
+    /// The underlying node: limits, rings, memory, genesis, agent. Network and addresses are set by
+    /// the manager. Default: [`NodeConfig::recommended`], except for handshakes (5 s) and rings (20
+    /// MiB, so that this network's longest message fits).
     pub node: NodeConfig,
-    /// When silent peers are reaped, and how often one is pinged.
+    /// When silent peers are pinged and reaped.
     pub reaper: ReaperConfig,
     /// When more peers are looked for.
     pub reconnect: ReconnectConfig,
     /// Where the first addresses come from.
     pub seeds: SeedConfig,
-    /// How long a connection for a single message may take, its handshake included, and how long a write. Default 5 s.
+    /// Time limit for dial and handshake of a one-shot connection, and for each write. Default 5 s.
     pub one_shot_timeout: Duration,
-    /// Connections for single messages at the same time, half of them at the most to tell wallets of transactions. Default 10; more
-    /// wait, 30 s at the longest. With 0 questions are asked over the connections
-    /// that there are, and messages still get one of their own.
+    /// Maximum number of one-shot connections, of which at most half notify wallets. Default 10.
+    /// More wait for a slot, at most 30 s. With 0, requests use existing connections only; messages
+    /// still get a one-shot connection.
     pub max_one_shots: usize,
-    /// How long an old node that has dialled us reads nothing. Default 15 s.
+    /// How long a legacy node that has dialled us reads nothing. Default 15 s.
     pub legacy_read_pause: Duration,
-    /// Whether questions of peers count against [`ManagerConfig::rate_limit`] and are not answered above it. Default no, as of old:
-    /// the application asks [`check_rate_limit`](super::PeerManager::check_rate_limit) itself.
+    /// Whether requests beyond [`ManagerConfig::rate_limit`] go unanswered. Default `false`, as in
+    /// the legacy crate: the application calls
+    /// [`check_rate_limit`](super::PeerManager::check_rate_limit).
     pub enforce_rate_limit: bool,
-    /// How often a peer may ask.
+    /// Limits on a peer's requests.
     pub rate_limit: RateLimiterConfig,
-    /// How long offenders are kept out.
+    /// Limits and durations of the quarantine.
     pub quarantine: QuarantineConfig,
-    /// How often new peers are announced.
+    /// Limits on announcing new peers.
     pub announce: AnnounceConfig,
-    /// How many wallets may be subscribed to.
+    /// Limits on wallet subscriptions.
     pub wallets: WalletConfig,
-    /// Blocks that one call of [`sync_recent_blocks`](super::PeerManager::sync_recent_blocks) fetches at the most. Default
-    /// 10,000.
+    /// Maximum number of blocks that one call of
+    /// [`sync_recent_blocks`](super::PeerManager::sync_recent_blocks) downloads. Default 10,000.
     pub max_sync_blocks: u64,
-    /// Bytes that a snapshot may have unpacked. Default 64 MiB.
+    /// Maximum uncompressed size of a snapshot, in bytes. Default 64 MiB.
     pub max_snapshot_bytes: usize,
-    /// An old `peers.json` to take into the book. Default none.
+    /// A legacy `peers.json` to import into the address book. Default none.
     pub peers_json: Option<PathBuf>,
 }
 
-/// When silent peers are reaped.
+/// When silent peers are pinged and reaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReaperConfig {
-    /// A peer from which nothing came for longer than this is let go. Default 300 s.
+    /// Silence after which a peer is disconnected. Default 300 s.
     pub stale_after: Duration,
-    /// How often a peer is pinged that has been silent for a minute, or for a quarter of `stale_after` where that is less.
-    /// Default 30 s.
+    /// Interval of the pings to a silent peer. A peer counts as silent after a minute, or after a
+    /// quarter of `stale_after` if that is less. Default 30 s.
     pub ping_every: Duration,
 }
 
@@ -84,16 +86,18 @@ impl ReaperConfig {
 /// When more peers are looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReconnectConfig {
-    /// With fewer live peers than this, known addresses are dialled and peers asked for more. Default 8; 0 never.
+    /// With fewer live peers than this, known addresses are dialled and peers are asked for more.
+    /// Default 8; 0 never.
     pub target_peers: usize,
-    /// With fewer live peers than this, the seeds are asked again too. Default 5; 0 never.
+    /// With fewer live peers than this, the seeds are asked too. Default 5; 0 never.
     pub seed_below: usize,
-    /// How often that is looked at; a lost peer is replaced at once by a known address. Default 30 s.
+    /// Interval of the check. A lost peer is replaced by a known address at once. Default 30 s.
     pub interval: Duration,
-    /// When first. Default 10 s after the start.
+    /// Delay before the first check. Default 10 s.
     pub initial_delay: Duration,
-    /// How long after [`remove_dead_connection`](super::PeerManager::remove_dead_connection) the peer is dialled again, once.
-    /// Default 30 s.
+    /// Delay before the peer of a
+    /// [`remove_dead_connection`](super::PeerManager::remove_dead_connection) is dialled again,
+    /// once. Default 30 s.
     pub redial_delay: Duration,
 }
 
@@ -112,21 +116,22 @@ impl Default for ReconnectConfig {
 /// Where the first addresses come from.
 #[derive(Clone)]
 pub struct SeedConfig {
-    /// Addresses. Default none.
+    /// Fixed addresses. Default none.
     pub addresses: Vec<SocketAddr>,
-    /// Whether the variable `TIMECOIN_SEEDS` is read each time: addresses or host names, with or without a port, separated
-    /// by commas. Default yes.
+    /// Whether to read the environment variable `TIMECOIN_SEEDS` each time: addresses or host
+    /// names, with or without a port, separated by commas. Default `true`.
     pub environment: bool,
-    /// Host names whose addresses are seeds. Default: those of the main network; the test network has none.
+    /// Host names whose addresses are seeds. Default: those of the main network; the test network
+    /// has none.
     pub dns: Vec<String>,
-    /// Asks for a list elsewhere, such as over HTTP: peerpool brings no HTTP client of its own. Default none.
+    /// Another source of addresses, such as an HTTP client; this crate has none. Default none.
     pub provider: Option<Arc<dyn SeedProvider>>,
-    /// How long asking all of them may take. Default 10 s.
+    /// Time limit for all sources together. Default 10 s.
     pub timeout: Duration,
 }
 
 impl SeedConfig {
-    /// The old network's sources.
+    /// The network's default sources.
     pub fn new(network: NetworkType) -> Self {
         let dns = match network {
             NetworkType::Mainnet => vec!["dnsseed.time-coin.io".into(), "seed.time-coin.io".into()],
@@ -154,12 +159,12 @@ impl fmt::Debug for SeedConfig {
 }
 
 impl ManagerConfig {
-    /// The old network's values.
+    /// The network's default values.
     pub fn new(network: NetworkType) -> Self {
         let mut node = NodeConfig::recommended();
-        // Connect and handshake take 5 s in this network.
+        // The network's time limit for dial and handshake.
         node.runtime.handshake_timeout = Duration::from_secs(5);
-        // A log takes messages up to half of its ring.
+        // A log accepts messages of up to half its ring.
         node.log_ring_bytes = node.log_ring_bytes.max(2 * (TimeCoin::MAX_MESSAGE + 4));
         let wallet_address = std::env::var("MASTERNODE_WALLET").ok();
         let software = Software { wallet_address, ..Software::default() };
@@ -184,7 +189,7 @@ impl ManagerConfig {
         }
     }
 
-    /// For several nodes on one host: no limits per address, smaller rings, and nobody is looked for.
+    /// For several nodes on one host: no limits per address, smaller rings, no discovery.
     pub fn local(network: NetworkType) -> Self {
         let mut config = Self::new(network);
         let local = NodeConfig::local();

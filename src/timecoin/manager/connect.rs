@@ -1,4 +1,4 @@
-//! Connections: made, taken over, ended.
+//! Connecting, adopting and disconnecting peers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,16 +18,16 @@ use super::PeerManager;
 use super::error::{AdoptError, PeerConnectError};
 use super::state::State;
 
-/// Dials of one batch at the same time.
+/// Maximum number of concurrent dials of one `connect_to_peers` call.
 const MAX_CONCURRENT_DIALS: usize = 10;
-/// How long a batch is waited for.
+/// How long `connect_to_peers` waits for its dials.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Addresses that wait to be dialled again, at the most.
+/// Maximum number of addresses that wait to be dialled again.
 const MAX_REDIALS: usize = 1_024;
 
 impl PeerManager {
-    /// Listens for old peers at this address, or at the one that [`PeerManager::new`] was told. Returns the address with the port
-    /// that the system chose.
+    /// Listens for this network's protocol at `addr`, or at the address given to
+    /// [`PeerManager::new`]. Returns the address with the port that the system chose.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -38,26 +38,27 @@ impl PeerManager {
         self.node().listen(PROTOCOL_NAME, addr.unwrap_or(self.listen_addr())).await
     }
 
-    /// Connects to a peer, 5 s at the longest, in the dialect that its address was learnt in, else in this network's. Our own
-    /// address, and one that is connected already, are in order as they are.
+    /// Connects to a peer within 5 s, in the protocol that its address was learnt in, or else in
+    /// this network's. Does nothing for our own address and for a connected peer.
     ///
     /// # Errors
     /// See [`PeerConnectError`].
     ///
     /// # Cancel safety
-    /// Dropping the future closes what was opened and gives everything back.
+    /// Dropping the future closes the socket and releases every reservation.
     pub async fn connect_to_peer(&self, peer: PeerInfo) -> Result<(), PeerConnectError> {
         connect(self.state(), self.node(), self.listen_addr(), peer).await
     }
 
-    /// Connects to these peers, at most 10 at a time, and waits at most 10 s for all of them; those that take longer go on.
-    /// How it went is in the log, in the book, and in [`PeerManager::get_connected_peers`].
+    /// Connects to these peers, at most 10 at a time, and waits at most 10 s for all of them;
+    /// slower dials continue. The outcome is in the log, in the address book, and in
+    /// [`PeerManager::get_connected_peers`].
     pub async fn connect_to_peers(&self, peer_list: Vec<PeerInfo>) {
         let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONCURRENT_DIALS));
         let (done, mut all_done) = tokio::sync::mpsc::channel::<()>(1);
         for peer in peer_list {
             let (places, done, address) = (Arc::clone(&places), done.clone(), peer.address);
-            // A dial does not keep the manager alive: its last clone ends all of them.
+            // A dial holds the manager weakly: dropping the last clone ends it.
             let (state, node, listen) = (self.state_arc(), self.node().downgrade(), self.listen_addr());
             self.state().tasks.spawn(async move {
                 let _done = done;
@@ -69,18 +70,19 @@ impl PeerManager {
             });
         }
         drop(done);
-        // Ends with the last task, or leaves the others going.
+        // Returns when the last dial has ended, or after the time limit.
         let _ = tokio::time::timeout(BATCH_TIMEOUT, all_done.recv()).await;
     }
 
-    /// Remembers a peer to be dialled when one is needed: there is no connection to add here. For one that is made, see
+    /// Remembers a peer to be dialled when one is needed. To add an existing connection, use
     /// [`PeerManager::add_connected_peer_with_connection`].
     pub async fn add_connected_peer(&self, peer: PeerInfo) {
         self.state().remember_peer(peer.address, peer.version, Source::Seed);
     }
 
-    /// Makes a connection that was made elsewhere the manager's. Whose it is, is what the handshake and the socket say; `peer` is
-    /// only remembered. One that another connection to the same peer makes needless is closed, which is no error.
+    /// Adopts a connection that was made elsewhere. The socket and the handshake identify its peer;
+    /// `peer` is only remembered. If another connection to the same peer is kept instead, this one
+    /// is closed without an error.
     ///
     /// # Errors
     /// See [`AdoptError`].
@@ -92,8 +94,8 @@ impl PeerManager {
         self.adopt(peer, &mut conn).await
     }
 
-    /// As [`PeerManager::add_connected_peer_with_connection`]; who else holds the connection can go on sending and asking with it,
-    /// through the pool.
+    /// [`PeerManager::add_connected_peer_with_connection`] for a shared connection. Other holders
+    /// can go on sending and requesting through it.
     ///
     /// # Errors
     /// See [`AdoptError`].
@@ -131,18 +133,18 @@ impl PeerManager {
         }
     }
 
-    /// Ends the connection to the peer at this IP address. `false` if there is none.
+    /// Disconnects the peer at this IP address. Returns `false` if there is none.
     pub async fn remove_connected_peer(&self, addr: &IpAddr) -> bool {
         self.disconnect(*addr)
     }
 
-    /// The same as [`PeerManager::remove_connected_peer`].
+    /// An alias of [`PeerManager::remove_connected_peer`].
     pub async fn remove_peer_connection(&self, peer_ip: IpAddr) -> bool {
         self.disconnect(peer_ip)
     }
 
-    /// Ends the connection to the peer at this IP address and dials it again, once, after 30 s, where it was known to listen.
-    /// `false` if there is none; it is dialled again all the same.
+    /// Disconnects the peer at this IP address, and dials its last known listening address once
+    /// after 30 s. Returns `false` if there was no peer; the address is dialled all the same.
     pub async fn remove_dead_connection(&self, peer_ip: IpAddr) -> bool {
         let state = self.state();
         let addr = self.last_known_addr(peer_ip);
@@ -166,11 +168,11 @@ impl PeerManager {
         was
     }
 
-    /// Keeps a peer out, and ends its connections. The old network had no caller for this; whoever finds a peer misbehaving is one.
+    /// Quarantines a peer and ends its connections.
     pub async fn quarantine_peer(&self, peer_ip: IpAddr, reason: QuarantineReason) -> Quarantined {
         let became = self.state().quarantine.quarantine_peer(peer_ip, reason).await;
         if matches!(became, Quarantined::Until(_)) {
-            // All that it has; one in its handshake meanwhile finds the quarantine when it is live.
+            // All its live connections. One in its handshake is checked again when it goes live.
             self.disconnect(peer_ip);
             let others = self
                 .node()
@@ -184,8 +186,8 @@ impl PeerManager {
         became
     }
 
-    /// Something came from the peer at this IP address. Every frame that arrives says so by itself; this is for what comes by
-    /// another way. `false` if it is not connected.
+    /// Marks the peer at this IP address as seen. Every received frame does so; this is for contact
+    /// by other means. Returns `false` if the peer is not connected.
     ///
     /// # Cost
     /// One shard's read lock, and an atomic on the entry.
@@ -199,19 +201,19 @@ impl PeerManager {
     }
 }
 
-/// Whether a peer is in quarantine.
+/// Whether a peer is quarantined.
 pub(super) fn is_quarantined_peer(state: &State, peer: &Peer) -> bool {
     state.quarantine.contains(&peer_ip_addr(peer))
 }
 
-/// A dial that failed counts against the address, unless it was our own want of room, or our end.
+/// Records a failed dial, unless the failure was caused by our own limits or shutdown.
 pub(super) fn record_dial_failure(state: &State, addr: SocketAddr, error: &ConnectError) {
     if error.is_address_fault() {
         state.exchange.lock().record_failure(addr.ip());
     }
 }
 
-/// Connects to a peer. Holds the node without keeping it running.
+/// Connects to a peer. Holds the node weakly while it waits.
 async fn connect(
     state: &State,
     node: &NodeRef,
@@ -229,10 +231,10 @@ async fn connect(
         return Ok(());
     }
     state.exchange.lock().add_peer(addr, peer.version, WallTime::now());
-    // In the dialect that the address was learnt in: it may be a native peer's. UnmatchedFrames are dialled in this network's.
+    // The node picks the protocol that the address was learnt in, which may be the native one.
     match node.connect(addr).await {
         Ok(_) => Ok(()),
-        // Somebody else was quicker, or it is us: what was wanted is so.
+        // The peer is connected already, or it is this node: nothing is left to do.
         Err(error) if error.is_collision() || matches!(error, ConnectError::SelfDial) => Ok(()),
         Err(error) => {
             record_dial_failure(state, addr, &error);

@@ -1,4 +1,4 @@
-//! Why something a manager was asked for did not happen: one enum per kind of operation.
+//! Errors of [`PeerManager`](super::PeerManager), one enum for each kind of operation.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -11,46 +11,47 @@ use crate::wire::EncodeError;
 
 use super::snapshot::SnapshotFault;
 
-/// Text that names no peer.
+/// A text that is not an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is no address; an IP address is needed, with or without a port")]
 pub struct BadAddress {
-    /// What was given.
+    /// The text, cut to 64 characters.
     pub text: String,
 }
 
-/// Why a peer is not connected.
+/// Why a peer was not connected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerConnectError {
-    /// It is in quarantine. Cure: wait, or [release](crate::timecoin::PeerQuarantine::release_peer) it.
+    /// The peer is quarantined. Cure: wait, or
+    /// [release](crate::timecoin::PeerQuarantine::release_peer) it.
     #[error("{0} is in quarantine")]
     Quarantined(IpAddr),
-    /// It did not become a peer; see [`ConnectError`].
+    /// The connection failed; see [`ConnectError`].
     #[error(transparent)]
     Connect(#[from] ConnectError),
 }
 
-/// Why a connection made elsewhere was not taken over. The connection is closed then.
+/// Why a connection was not adopted. The connection is closed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdoptError {
-    /// The connection was closed, or handed over before.
+    /// The connection is closed, or was handed over before.
     #[error("the connection is not open any more")]
     NotOpen,
-    /// The peer is in quarantine.
+    /// The peer is quarantined.
     #[error("{0} is in quarantine")]
     Quarantined(IpAddr),
-    /// It did not become a peer; see [`ConnectError`].
+    /// The peer did not go live; see [`ConnectError`].
     #[error(transparent)]
     Connect(#[from] ConnectError),
 }
 
-/// Why there is nobody to begin with.
+/// Why no seeds were found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SeedError {
-    /// No source named an address. Why those that could not be asked failed is in the log.
+    /// No source named an address. The log has the failures of the sources.
     #[error("no seed address found; configure seeds, TIMECOIN_SEEDS or a seed provider")]
     NoneFound,
 }
@@ -59,19 +60,19 @@ pub enum SeedError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerSendError {
-    /// It has no text; see [`TextError`].
+    /// The message has no JSON text; see [`TextError`].
     #[error(transparent)]
     Text(#[from] TextError),
-    /// There is no connection to this address. The message comes back.
+    /// No connection to this address. Returns the message.
     #[error("not connected to {0}")]
     NotConnected(IpAddr, Box<NetworkMessage>),
-    /// The address is in quarantine. The message comes back.
+    /// The address is quarantined. Returns the message.
     #[error("{0} is in quarantine")]
     Quarantined(IpAddr, Box<NetworkMessage>),
-    /// The connection did not take it. It comes back as text.
+    /// The connection's queue did not accept the message, which is returned as text.
     #[error(transparent)]
     Queue(#[from] SendError),
-    /// There was no connection, and a connection for this one message failed.
+    /// A one-shot connection for the message failed.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
 }
@@ -80,70 +81,71 @@ pub enum PeerSendError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BroadcastError {
-    /// It has no text; see [`TextError`].
+    /// The message has no JSON text; see [`TextError`].
     #[error(transparent)]
     Text(#[from] TextError),
-    /// It is larger than a message may be.
+    /// The message is too large.
     #[error(transparent)]
     Encode(#[from] EncodeError),
-    /// The newest value of a state was not taken; it comes back.
+    /// The newest value of a state was refused and is returned.
     #[error(transparent)]
     State(#[from] StateError),
-    /// Its contents have no JSON text.
+    /// The contents have no JSON text.
     #[error("no JSON text: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// Why a question has no answer.
+/// Why a request got no reply.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerRequestError {
-    /// No address; see [`BadAddress`].
+    /// Not an address; see [`BadAddress`].
     #[error(transparent)]
     Address(#[from] BadAddress),
-    /// The question has no text; see [`TextError`].
+    /// The request has no JSON text; see [`TextError`].
     #[error(transparent)]
     Text(#[from] TextError),
-    /// This kind of message asks nothing.
+    /// Messages of this kind are not requests.
     #[error("{0} is no question")]
     NotARequest(Kind),
-    /// There is no connection to this address, and none was wanted for this question alone.
+    /// No connection to this address, and one-shot connections are disabled.
     #[error("not connected to {0}")]
     NotConnected(SocketAddr),
-    /// The address is in quarantine.
+    /// The address is quarantined.
     #[error("{0} is in quarantine")]
     Quarantined(IpAddr),
-    /// The peer has just dialled us and, being an old node, reads nothing at first; the question's own time would have ended
-    /// before, and it could not be dialled for the question. It was not sent.
+    /// The peer is a legacy node that has just dialled us and reads nothing yet. The request's time
+    /// limit ends earlier, and the peer could not be dialled for it. The request was not sent.
     #[error("the peer reads nothing for the next {left:?}")]
     ReadPaused {
-        /// How long it goes on.
+        /// How long the pause lasts.
         left: Duration,
     },
     /// See [`RequestError`].
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// A connection for this one question failed.
+    /// A one-shot connection for the request failed.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    /// The answer is no message. The peer's health has suffered.
+    /// The reply is not a message. The peer lost health.
     #[error("an unreadable answer: {0}")]
     Unreadable(#[from] DecodeError),
-    /// The answer's text is not what this kind of message holds. The peer's health has suffered.
+    /// The text inside the reply is invalid. The peer lost health.
     #[error("an answer that cannot be read: {0}")]
     BadContents(#[from] serde_json::Error),
-    /// What came answers another question. The peer's health has suffered.
+    /// The reply answers another request. The peer lost health.
     #[error("{asked} was answered by {got}")]
     WrongAnswer {
-        /// What was asked.
+        /// The kind of the request.
         asked: Kind,
-        /// What came.
+        /// The kind of the reply.
         got: Kind,
     },
 }
 
 impl PeerRequestError {
-    /// Whether the question may be asked again at once in another way: the connection is gone or cannot take it now.
+    /// Whether a one-shot connection may succeed: the connection is gone, or cannot take the
+    /// request now.
     pub(super) fn allows_one_shot_retry(&self) -> bool {
         matches!(
             self,
@@ -157,63 +159,63 @@ impl PeerRequestError {
     }
 }
 
-/// Why there are no blocks.
+/// Why no blocks were received.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
-    /// The question has no answer.
+    /// The request failed.
     #[error(transparent)]
     Request(#[from] PeerRequestError),
     /// The peer does not have this block.
     #[error("the peer has no block {0}")]
     NoSuchBlock(u64),
-    /// The peer sent other blocks than those asked for. Its health has suffered.
+    /// The peer sent blocks of other heights. It lost health.
     #[error("block {asked} was asked for, block {got} came")]
     WrongHeight {
-        /// The height asked for.
+        /// The requested height.
         asked: u64,
-        /// The height that came.
+        /// The received height.
         got: u64,
     },
-    /// The peer sent more blocks than were asked for. Its health has suffered.
+    /// The peer sent more blocks than requested. It lost health.
     #[error("{asked} blocks were asked for, {got} came")]
     TooMany {
-        /// How many were asked for.
+        /// Number of requested blocks.
         asked: u64,
-        /// How many came.
+        /// Number of received blocks.
         got: usize,
     },
-    /// The last height is below the first, or there are too many between.
+    /// The range is empty or too long.
     #[error("blocks {from} to {to}: at least one and at most {most} can be asked for")]
     BadRange {
-        /// The first height asked for.
+        /// The first requested height.
         from: u64,
-        /// The last height asked for.
+        /// The last requested height.
         to: u64,
-        /// How many at the most.
+        /// The maximum number of blocks.
         most: u64,
     },
 }
 
-/// Why there is no snapshot.
+/// Why no snapshot was received.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
-    /// The question has no answer.
+    /// The request failed.
     #[error(transparent)]
     Request(#[from] PeerRequestError),
-    /// The peer's chain has no first block.
+    /// The peer's chain has no genesis block.
     #[error("the peer has no chain")]
     NoChain,
-    /// The snapshot is of another height than asked for. The peer's health has suffered.
+    /// The snapshot is of another height. The peer lost health.
     #[error("a snapshot of height {asked} was asked for, one of {got} came")]
     WrongHeight {
-        /// The height asked for.
+        /// The requested height.
         asked: u64,
-        /// The height that came.
+        /// The received height.
         got: u64,
     },
-    /// The outputs cannot be read. The peer's health has suffered.
+    /// The outputs cannot be decoded. The peer lost health.
     #[error("the snapshot cannot be read: {0}")]
     Unreadable(#[from] SnapshotFault),
 }
@@ -222,30 +224,30 @@ pub enum SnapshotError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VoteError {
-    /// Only a vote on a block is acknowledged in this network. The message comes back.
+    /// Not a vote on a block; only those are acknowledged. Returns the message.
     #[error("{} is not acknowledged", .0.kind())]
     NoVote(Box<NetworkMessage>),
-    /// There is no acknowledgement.
+    /// No acknowledgement arrived.
     #[error(transparent)]
     Request(#[from] PeerRequestError),
-    /// Another block was acknowledged.
+    /// The acknowledgement is for another block.
     #[error("a vote on {expected} was acknowledged as one on {got}")]
     WrongBlock {
-        /// The block voted on.
+        /// The block that was voted on.
         expected: String,
-        /// The block acknowledged.
+        /// The acknowledged block.
         got: String,
     },
 }
 
-/// Why a ping has no answer.
+/// Why a ping got no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PingError {
-    /// There is no connection to this address.
+    /// No connection to this address.
     #[error("not connected to {0}")]
     NotConnected(IpAddr),
-    /// No answer in time. The peer's health has suffered.
+    /// No reply in time. The peer lost health.
     #[error("no answer to a ping in time")]
     Timeout,
     /// The connection ended first.

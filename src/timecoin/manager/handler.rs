@@ -1,4 +1,8 @@
-//! What arrives: answered by the manager or by the chain, and the rest handed to the chain's hook.
+//! The node's handler: dispatches incoming messages.
+//!
+//! Requests go to `responder`, which asks the application's
+//! [`ChainSource`](crate::timecoin::ChainSource). Peer lists are learnt. Everything else goes to
+//! `ChainSource::on_message`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -23,14 +27,15 @@ use super::responder::{follow_up, reply_to};
 use super::state::State;
 use super::truncate::truncated_to_frame;
 
-/// An old node's first question follows its handshake at once.
+/// A legacy node's first request follows its handshake at once.
 const FIRST_REQUEST_WINDOW: Duration = Duration::from_millis(500);
-/// A list asked for later than this is no sign of a dial: then nothing is discarded.
+/// A peer list requested later than this is not the one that follows a dial, so reading does not
+/// pause.
 const FRESH_CONNECTION: Duration = Duration::from_secs(5);
-/// Its clock and ours.
+/// Allowed difference between the peer's clock and ours.
 const CLOCK_SLACK: Duration = Duration::from_millis(200);
 
-/// The node's handler. Holds the state and no node.
+/// The node's handler. Holds the manager's state but no node.
 pub(super) struct ManagerHandler(pub(super) Arc<State>);
 
 impl Handler for ManagerHandler {
@@ -46,7 +51,7 @@ impl Handler for ManagerHandler {
             Err(_) => return self.malformed(cx, event.payload.into_bytes()),
         };
         if kind.request_slot().is_some() {
-            // A question told to everybody, such as a vote: answered beside, by a message of its own.
+            // A request that was broadcast, such as a vote. The reply is a message of its own.
             return self.handle_request(cx, message, None);
         }
         self.handle_event(cx, message)
@@ -56,7 +61,7 @@ impl Handler for ManagerHandler {
         let decoded = Kind::from_code(request.kind).map(|_| NetworkMessage::decode(&request.payload));
         let Some(Ok(message)) = decoded else {
             let payload = request.payload.into_bytes();
-            // Whether the peer still waits for the refusal does not matter.
+            // Nothing to do if the peer no longer waits for the refusal.
             let _ = responder.decline(Status::Failed, "not a message");
             return if decoded.is_some() {
                 self.malformed(cx, payload)
@@ -68,7 +73,7 @@ impl Handler for ManagerHandler {
     }
 
     fn accept_peer(&self, hello: &Hello, from: SocketAddr) -> PeerDecision {
-        // On loopback all are observed at one address, and known by the one they claim.
+        // On loopback all peers share one observed address and are identified by the announced one.
         let claimed =
             hello.listen.map(|listen| listen.ip()).filter(|ip| ip.is_loopback() && from.ip().is_loopback());
         let quarantined = |ip: &IpAddr| self.0.quarantine.contains(ip);
@@ -81,31 +86,31 @@ impl Handler for ManagerHandler {
 
     fn connected(&self, cx: Context<'_>) {
         let (state, node, peer) = (&self.0, cx.node(), cx.peer());
-        // It may have been put into quarantine while it was in its handshake.
+        // The peer may have been quarantined during its handshake.
         let kept_out = is_quarantined_peer(state, peer);
         if kept_out {
             node.disconnect(peer.key());
         }
-        // Where a peer of another dialect listens is of no use to old nodes.
+        // Legacy nodes cannot dial the listening address of a peer of another protocol.
         if peer.connection().protocol() == PROTOCOL_NAME {
             let (addr, now) = (dial_addr(peer, state.network), WallTime::now());
             let version = peer.read_info(|info| info.agent.to_string());
             let mut exchange = state.exchange.lock();
             exchange.add_peer(addr, version, now);
-            // That it can dial us says nothing about dialling it.
+            // An inbound connection does not prove that the peer can be dialled.
             if peer.direction() == Direction::Outbound {
                 exchange.record_success(addr.ip(), now);
             }
         }
         if is_legacy_inbound(peer) {
-            // Its first question comes at once, and from then on it reads nothing but the answer.
+            // Its first request comes at once; from then on it reads nothing but the reply.
             let until = node.now().after(FIRST_REQUEST_WINDOW.min(state.config.legacy_read_pause));
             state.read_paused_until.lock().insert(peer.id(), until);
         }
         if peer.direction() == Direction::Outbound && !kept_out {
             let asking = request_peers_from(Arc::clone(state), node.downgrade(), Arc::clone(peer));
             state.tasks.spawn(async move {
-                // How many were new is in the log.
+                // The number of new addresses is in the log.
                 let _ = asking.await;
             });
         }
@@ -127,7 +132,7 @@ impl Handler for ManagerHandler {
 }
 
 impl ManagerHandler {
-    /// Whether anybody looks at a message of this kind that answers nothing.
+    /// Whether a message of this kind, which is not a reply to our request, is used at all.
     fn is_wanted(&self, kind: Kind) -> bool {
         kind == Kind::PeerList || kind.request_slot().is_some() || self.0.chain.wants(kind)
     }
@@ -159,7 +164,7 @@ impl ManagerHandler {
                 if let Err(limit) = state.limiter.check_rate_limit(from.ip(), size).await {
                     tracing::debug!(peer = %from.ip(), %limit, "not answered");
                     peer.penalize(Misbehavior::Flood, node.now());
-                    // Told where the dialect has a word for it.
+                    // Refused where the protocol can express it.
                     let _ = responder.map(|responder| responder.decline(Status::Busy, ""));
                     return;
                 }
@@ -211,7 +216,8 @@ impl ManagerHandler {
     }
 }
 
-/// An old node that has just dialled asks for peers first and reads nothing but the answer for 15 s: questions wait until then.
+/// Extends the pause of a legacy node that has just dialled: it requests peers first and reads
+/// nothing but the reply for 15 s. Requests wait until then.
 fn extend_read_pause(state: &State, node: &NodeRef, peer: &Peer) {
     let now = node.now();
     if let Some(until) = state.read_paused_until.lock().get_mut(&peer.id())
@@ -244,7 +250,7 @@ fn send_reply(peer: &Arc<Peer>, reply: &NetworkMessage, responder: Option<Respon
     }
 }
 
-/// Tells everybody else of a new peer.
+/// Announces a newly connected peer to all others.
 fn announce_connected(state: &Arc<State>, node: &NodeRef, peer: &Arc<Peer>) {
     let info = peer_info(peer, state.network, node.now());
     if let Err(error) = super::broadcast::announce_peer(state, node, &info, Some(peer)) {

@@ -1,4 +1,11 @@
-//! The manager: the API that TIME Coin's node, wallet, CLI and masternode are written against, on top of a [`Node`].
+//! [`PeerManager`]: the API that the network's node, wallet, CLI and masternode are written
+//! against.
+//!
+//! The methods and their names are those of the legacy crate; the work is done by a [`Node`].
+//! Incoming messages take this path: the node calls `handler`, which passes requests to `responder`
+//! and everything else to the application's [`ChainSource`](super::ChainSource). Outgoing messages
+//! are in `broadcast`, requests in `request` (the transport) and `requests` (one method for each
+//! kind), block and state download in `sync`.
 //!
 //! [`Node`]: crate::node::Node
 
@@ -42,7 +49,9 @@ pub use snapshot::{Snapshot, SnapshotFault};
 
 use state::State;
 
-/// The peers of one node. Clone it freely: all clones are one manager, which ends with the last of them, or with
+/// The peers of one node.
+///
+/// Clones share one manager. It ends when the last clone is dropped, or with
 /// [`PeerManager::shutdown`].
 ///
 /// ```no_run
@@ -51,7 +60,7 @@ use state::State;
 ///
 /// use peerpool::timecoin::{ChainSource, NetworkType, PeerInfo, PeerManager};
 ///
-/// struct Chain; // names what it has; the defaults give no reply
+/// struct Chain; // the defaults give no reply
 /// impl ChainSource for Chain {}
 ///
 /// let addr = "203.0.113.7:24100".parse()?;
@@ -63,8 +72,9 @@ use state::State;
 /// # Ok(()) }
 /// ```
 ///
-/// Methods have their old names. Those that were `async` still are, although most never wait; what waits has a deadline. Chain data
-/// is the caller's: see [`ChainSource`](super::ChainSource).
+/// Methods keep the names of the legacy crate, and stay `async` where they were. Most never wait;
+/// those that do have a time limit. Chain data belongs to the application: see
+/// [`ChainSource`](super::ChainSource).
 #[derive(Clone)]
 pub struct PeerManager {
     /// The network.
@@ -84,7 +94,7 @@ impl Drop for Inner {
     }
 }
 
-/// A manager that this does not keep alive.
+/// A weak reference to a manager.
 #[derive(Clone)]
 pub(super) struct WeakManager {
     network: NetworkType,
@@ -97,27 +107,27 @@ impl WeakManager {
     }
 }
 
-/// What became of announcing a new peer.
+/// Result of announcing a new peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announced {
-    /// The other peers are told.
+    /// The announcement was queued for the other peers.
     Sent,
-    /// It was announced a short while ago.
+    /// The peer was announced a short while ago.
     Recent,
-    /// Too many others were within the minute. It may be announced later.
+    /// The limit per minute is reached. The peer may be announced later.
     RateLimited,
-    /// There is nobody to tell. It may be announced later.
+    /// No other peer is connected. The peer may be announced later.
     NoPeers,
-    /// It is connected in another dialect than this network's, in which nobody told could dial it.
+    /// The peer is connected in another protocol, so the others could not dial it.
     NotDialable,
 }
 
-/// How many were told of a wallet's transaction.
+/// Number of subscribers that a wallet notification reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Notified {
-    /// So many took the message.
+    /// Subscribers whose connection accepted the message.
     pub sent: usize,
-    /// So many could not be reached.
+    /// Subscribers that could not be reached.
     pub failed: usize,
 }
 
@@ -132,12 +142,14 @@ impl Notified {
 }
 
 impl PeerManager {
-    /// A manager with the old network's values that others reach at `public_addr`: it dials, keeps alive, reaps and looks for
-    /// peers at once, and listens when [`PeerManager::listen`] is called, or takes over what a
-    /// [`PeerListener`](super::PeerListener) accepted. For everything that can be set see [`PeerManager::builder`].
+    /// Starts a manager with the network's default settings that others reach at `public_addr`. It
+    /// dials, keeps alive, reaps and looks for peers at once. It listens when
+    /// [`PeerManager::listen`] is called, or takes connections from a
+    /// [`PeerListener`](super::PeerListener). For other settings see [`PeerManager::builder`].
     ///
     /// # Panics
-    /// Outside of a tokio runtime, and where the system has no random numbers; [`PeerManagerBuilder::build`] says so instead.
+    /// Outside of a tokio runtime, and if the system has no random numbers.
+    /// [`PeerManagerBuilder::build`] returns these errors instead.
     pub fn new(network: NetworkType, listen_addr: SocketAddr, public_addr: SocketAddr) -> Self {
         match Self::builder(network, listen_addr, public_addr).build() {
             Ok(manager) => manager,
@@ -145,7 +157,7 @@ impl PeerManager {
         }
     }
 
-    /// Begins to describe a manager.
+    /// A builder for a manager.
     pub fn builder(
         network: NetworkType,
         listen_addr: SocketAddr,
@@ -154,18 +166,18 @@ impl PeerManager {
         PeerManagerBuilder::new(network, listen_addr, public_addr)
     }
 
-    /// The node underneath: rosters, receipts, relaying, subscriptions to who comes and goes.
+    /// The underlying node: rosters, receipts, relaying, events.
     pub fn node(&self) -> &Node {
         &self.inner.node
     }
 
-    /// The address it listens at when [`PeerManager::listen`] is told none.
+    /// The address that [`PeerManager::listen`] uses by default.
     pub fn listen_addr(&self) -> SocketAddr {
         self.inner.listen
     }
 
-    /// Ends everything: nothing goes live any more, what waits is sent, every task ends; all within `deadline`. Returns what was
-    /// still there at its end.
+    /// Ends the manager within `deadline`: no peer goes live any more, queued messages are sent,
+    /// every task ends. Returns what was left at the deadline.
     ///
     /// # Cancel safety
     /// Dropping the future does not stop the shutdown.

@@ -1,4 +1,4 @@
-//! What can be asked of the manager itself.
+//! Read access: this node, its live peers, and its known peers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,19 +18,20 @@ use super::error::{BadAddress, PeerRequestError};
 use super::request::ToPeerAddr;
 use super::responder::{chain_reply, peer_list};
 
-/// Ourselves.
+/// This node.
 impl PeerManager {
     /// The IP address that others reach us at, as text.
     pub async fn get_public_ip(&self) -> String {
         self.state().public.ip().to_string()
     }
 
-    /// What other nodes know us by: the IP address. Always there; the old signature is kept.
+    /// The identity of this node in the network: its IP address. Always `Some`; the legacy
+    /// signature is kept.
     pub async fn get_node_id(&self) -> Option<String> {
         Some(self.get_public_ip().await)
     }
 
-    /// Lets a request through and counts it, or says why not; see [`RateLimiter`].
+    /// Admits and counts a request, or refuses it; see [`RateLimiter`].
     ///
     /// # Errors
     /// See [`RateLimitError`].
@@ -43,12 +44,12 @@ impl PeerManager {
         Arc::clone(&self.state().limiter)
     }
 
-    /// The quarantine. Those in it are neither dialled nor let in.
+    /// The quarantine. Quarantined peers are neither dialled nor accepted.
     pub fn quarantine(&self) -> Arc<PeerQuarantine> {
         Arc::clone(&self.state().quarantine)
     }
 
-    /// The pool's numbers: total, healthy, stale, mean health, oldest uptime, and more.
+    /// The pool's statistics: total, healthy, stale, mean health, longest uptime, and more.
     ///
     /// # Cost
     /// One walk over the roster.
@@ -56,7 +57,7 @@ impl PeerManager {
         self.node().stats().pool
     }
 
-    /// The node's numbers, the pool's among them.
+    /// The node's statistics, which include the pool's.
     ///
     /// # Cost
     /// One walk over the roster.
@@ -65,54 +66,54 @@ impl PeerManager {
     }
 }
 
-/// Peers that are connected.
+/// Live peers.
 impl PeerManager {
-    /// What is known of each. Cost: a walk over the roster, a copy each.
+    /// What is known of each live peer. Cost: a walk over the roster, one copy each.
     pub async fn get_connected_peers(&self) -> Vec<PeerInfo> {
         self.live_peers().iter().map(|peer| self.info_of(peer)).collect()
     }
 
-    /// The same as [`PeerManager::get_connected_peers`].
+    /// An alias of [`PeerManager::get_connected_peers`].
     pub async fn get_peers(&self) -> Vec<PeerInfo> {
         self.get_connected_peers().await
     }
 
-    /// Their IP addresses, as text; each once.
+    /// The distinct IP addresses of the live peers, as text.
     pub async fn get_peer_ips(&self) -> Vec<String> {
         let ips: std::collections::BTreeSet<IpAddr> =
             self.live_peers().iter().map(|peer| peer_ip_addr(peer)).collect();
         ips.into_iter().map(|ip| ip.to_string()).collect()
     }
 
-    /// How many there are. Cost: one load.
+    /// Number of live peers. Cost: one load.
     pub async fn active_peer_count(&self) -> usize {
         self.node().peer_count()
     }
 
-    /// The same as [`PeerManager::active_peer_count`].
+    /// An alias of [`PeerManager::active_peer_count`].
     pub async fn peer_count(&self) -> usize {
         self.active_peer_count().await
     }
 
-    /// The pool's entry for the peer at this IP address.
+    /// The pool entry of the peer at this IP address.
     pub fn connection(&self, peer_ip: IpAddr) -> Option<UnifiedPeerConnection> {
         let peer = self.state().peer_by_ip(self.node(), peer_ip)?;
         Some(UnifiedPeerConnection::from_arc(peer, self.node(), self.network))
     }
 
-    /// The pool's entries. Cost: a walk over the roster.
+    /// The pool entries of all live peers. Cost: a walk over the roster.
     pub fn connections(&self) -> Vec<UnifiedPeerConnection> {
         let unified = |peer| UnifiedPeerConnection::from_arc(peer, self.node(), self.network);
         self.live_peers().into_iter().map(unified).collect()
     }
 
-    /// The list of peers as it is told to whoever asks; without anybody asking, all of them.
+    /// The peer list as sent in a reply, without excluding a requester.
     pub async fn handle_get_peer_list(&self) -> NetworkMessage {
         peer_list(self.state(), self.node(), None)
     }
 
-    /// What a chain answers to a message about outputs, or to any other question, from the peer at this IP address; `None` for
-    /// no reply.
+    /// The reply of a [`ChainSource`] to a request from the peer at this IP address; `None` for no
+    /// reply.
     ///
     /// # Errors
     /// [`PeerRequestError::NotConnected`].
@@ -133,14 +134,15 @@ impl PeerManager {
         self.node().roster().iter().filter(|peer| peer.is_live()).cloned().collect()
     }
 
-    /// Those that answer questions on their connection, the quickest first, healthy ones before others. Cost: O(n log n).
+    /// Live peers that take requests on their connection, in order of preference. Cost: O(n log n).
     pub(super) fn peers_taking_requests(&self) -> Vec<Arc<Peer>> {
         let mut peers = self.peers_by_preference();
         peers.retain(|peer| !is_legacy_inbound(peer));
         peers
     }
 
-    /// All, those first that are likely to answer a question, and soon. Cost: O(n log n).
+    /// Live peers in order of preference: those that take requests, then healthy ones, then the
+    /// lowest round-trip time. Cost: O(n log n).
     pub(super) fn peers_by_preference(&self) -> Vec<Arc<Peer>> {
         let now = self.node().now();
         let mut peers = self.live_peers();
@@ -160,9 +162,10 @@ impl PeerManager {
     }
 }
 
-/// Peers that are known.
+/// Known peers.
 impl PeerManager {
-    /// Remembers a peer to be dialled when one is needed. A borrowed port becomes the standard one.
+    /// Remembers a peer to be dialled when one is needed. An ephemeral port becomes the standard
+    /// one.
     ///
     /// # Errors
     /// [`BadAddress`].
@@ -177,7 +180,7 @@ impl PeerManager {
         Ok(())
     }
 
-    /// Up to so many peers that are worth a dial, the quickest first; see [`PeerExchange::get_best_peers`].
+    /// Up to `count` peers to dial, best first; see [`PeerExchange::get_best_peers`].
     ///
     /// [`PeerExchange::get_best_peers`]: crate::timecoin::PeerExchange::get_best_peers
     pub async fn get_best_peers(&self, count: usize) -> Vec<PersistentPeerInfo> {
@@ -191,24 +194,25 @@ impl PeerManager {
         exchange.get_best_peers(count, WallTime::now())
     }
 
-    /// Notes that a connection to this address succeeded. `false` if it is not known.
+    /// Records a successful connection to an address. Returns `false` for an unknown address.
     pub async fn record_peer_success(&self, address: impl ToPeerAddr) -> bool {
         let addr = address.to_peer_addr(self.network.port());
         addr.is_ok_and(|addr| self.state().exchange.lock().record_success(addr.ip(), WallTime::now()))
     }
 
-    /// Notes that a connection to this address failed. `false` if it is not known.
+    /// Records a failed connection to an address. Returns `false` for an unknown address.
     pub async fn record_peer_failure(&self, address: impl ToPeerAddr) -> bool {
         let addr = address.to_peer_addr(self.network.port());
         addr.is_ok_and(|addr| self.state().exchange.lock().record_failure(addr.ip()))
     }
 
-    /// How many peers are known, connected or not.
+    /// Number of known peers, connected or not.
     pub async fn known_peer_count(&self) -> usize {
         self.state().exchange.lock().peer_count()
     }
 
-    /// Where the peer at this IP address listens: as its connection says, as it was known before, or at the standard port.
+    /// The listening address of the peer at this IP address: of its connection, or last known, or
+    /// at the standard port.
     pub(super) fn last_known_addr(&self, ip: IpAddr) -> SocketAddr {
         if let Some(peer) = self.state().peer_by_ip(self.node(), ip) {
             return dial_addr(&peer, self.network);

@@ -1,4 +1,4 @@
-//! Asking one peer, over its connection or over one opened for the question.
+//! Sending a request to one peer, over its connection or over a one-shot connection.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use super::error::{BadAddress, PeerRequestError};
 use super::requests::PEER_LIST_TIMEOUT;
 use super::state::State;
 
-/// What names a peer: a socket address, an IP address (its port is then the standard one), or either as text, IPv6 with a port in
-/// brackets.
+/// A value that names a peer: a socket address, an IP address (with the standard port), or either
+/// as text. IPv6 with a port stands in brackets.
 pub trait ToPeerAddr {
-    /// The address, with `port` where there is none.
+    /// The address, with `port` if the value has none.
     ///
     /// # Errors
     /// [`BadAddress`].
@@ -70,7 +70,7 @@ fn truncated(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
-/// Asks over a peer's connection. Its health is the caller's affair.
+/// Sends a request over a peer's connection. The caller updates the peer's health.
 pub(super) async fn request_over(
     peer: &Peer,
     question: &NetworkMessage,
@@ -80,11 +80,11 @@ pub(super) async fn request_over(
     Ok(NetworkMessage::decode(&answer)?)
 }
 
-/// Asks a peer whom it knows, and learns it; how many were new.
+/// Asks a peer for its peers and remembers them. Returns how many were new.
 pub(super) async fn request_peers_from(state: Arc<State>, node: WeakNode, peer: Arc<Peer>) -> usize {
     let asked = request_over(&peer, &NetworkMessage::GetPeerList, PEER_LIST_TIMEOUT).await;
     let Ok(NetworkMessage::PeerList(peers)) = asked else {
-        // Not answering this is no fault: an old node that was dialled may have nobody who reads.
+        // No fault: on a legacy node that was dialled, possibly nothing reads.
         tracing::debug!(peer = %peer.key(), "told of no peers");
         return 0;
     };
@@ -97,17 +97,22 @@ pub(super) async fn request_peers_from(state: Arc<State>, node: WeakNode, peer: 
     new
 }
 
-/// Questions.
+/// Requests of any kind.
 impl PeerManager {
-    /// Sends a question and waits for its answer, so many seconds at the longest. Over the peer's connection; where there is none,
-    /// or it cannot take the question now, or an old node dialled it and so reads no question there, over one opened for this
-    /// question alone, with deadlines. `None` never comes: no answer is an error.
+    /// Sends a request and waits for its reply, at most `timeout_secs` seconds. Never returns
+    /// `Ok(None)`: a missing reply is an error.
+    ///
+    /// The request goes over the peer's connection. It goes over a one-shot connection if
+    ///
+    /// - there is no connection,
+    /// - the connection cannot take the request now, or
+    /// - a legacy node dialled us and so takes no requests on the connection.
     ///
     /// # Errors
     /// See [`PeerRequestError`].
     ///
     /// # Cancel safety
-    /// Dropping the future gives the question up; a late answer reaches [`ChainSource::on_message`].
+    /// Dropping the future abandons the request; a late reply reaches [`ChainSource::on_message`].
     ///
     /// [`ChainSource::on_message`]: crate::timecoin::ChainSource::on_message
     pub async fn send_message_to_peer_with_response(
@@ -119,13 +124,14 @@ impl PeerManager {
         self.request(peer_addr, message, Duration::from_secs(timeout_secs)).await.map(Some)
     }
 
-    /// As [`PeerManager::send_message_to_peer_with_response`], with an address in any form and a duration.
+    /// [`PeerManager::send_message_to_peer_with_response`] with an address in any form and a
+    /// [`Duration`].
     ///
     /// # Errors
     /// See [`PeerRequestError`].
     ///
     /// # Cancel safety
-    /// As [`PeerManager::send_message_to_peer_with_response`].
+    /// As for [`PeerManager::send_message_to_peer_with_response`].
     pub async fn request(
         &self,
         peer_addr: impl ToPeerAddr,
@@ -144,16 +150,17 @@ impl PeerManager {
         }
     }
 
-    /// Whether a connection may be opened for one question.
+    /// Whether requests may use one-shot connections.
     fn allows_one_shots(&self) -> bool {
         self.state().config.max_one_shots > 0
     }
 
-    /// Asks a peer: over its connection, or over one of the question's own.
+    /// Sends a request over the peer's connection, or over a one-shot connection.
     ///
-    /// An old node keeps one connection an address. One whose address is smaller than ours drops a second one; for any other the second
-    /// one takes the first one's place, which ends, and so does the second once it has served. So a second one is opened only where the
-    /// first is of no use: where it cannot take the question now, or where the peer dialled it, and then reads no questions there.
+    /// A legacy node keeps one connection for each address. If its address is smaller than ours, it
+    /// drops the second connection. Otherwise the second replaces the first, and ends after the
+    /// request. So a one-shot connection is opened only where the first is of no use: it cannot
+    /// take the request now, or the peer dialled it and takes no requests there.
     pub(super) async fn request_from_peer(
         &self,
         peer: &Arc<Peer>,
@@ -163,12 +170,14 @@ impl PeerManager {
         let asked = question.kind();
         let begun = Instant::now();
         let left = || within.saturating_sub(begun.elapsed());
-        // Not where it was asked for: that may be an IP address alone, or the port that it dialled us from.
+        // The listening address, not the requested one: that may lack a port, or name an ephemeral
+        // one.
         let listens = dial_addr(peer, self.network);
         let unread = self.allows_one_shots() && is_legacy_inbound(peer);
         if unread {
             match self.request_one_shot(listens, question.clone(), left()).await {
-                // Nobody can be dialled there: what it may read of its own accord is all that is left.
+                // The peer cannot be dialled. The remaining way is its own connection, which it may
+                // read.
                 Err(PeerRequestError::Connection(ConnectionError::Connect(error))) => {
                     tracing::debug!(%listens, %asked, %error, "asked over the peer's connection after all");
                 }
@@ -176,7 +185,8 @@ impl PeerManager {
             }
         }
         match self.request_pooled(peer, &question, left()).await {
-            // Another dialect's peers have ids, and no need for it; a node of ours refuses a second connection.
+            // Peers of other protocols use request ids and need no second connection; a peerpool
+            // node refuses one.
             Err(error)
                 if self.allows_one_shots()
                     && !unread
@@ -191,7 +201,7 @@ impl PeerManager {
         }
     }
 
-    /// Asks over the peer's connection, waits while it is mute, and lets its health know how it went.
+    /// Sends a request over the peer's connection, after its read pause, and updates its health.
     pub(super) async fn request_pooled(
         &self,
         peer: &Arc<Peer>,
@@ -203,7 +213,7 @@ impl PeerManager {
             if pause >= within.saturating_sub(begun.elapsed()) {
                 return Err(PeerRequestError::ReadPaused { left: pause });
             }
-            // It may turn out to be longer meanwhile.
+            // The pause may have been extended meanwhile.
             tokio::time::sleep(pause).await;
         }
         let answer = request_over(peer, question, within.saturating_sub(begun.elapsed())).await;
@@ -212,7 +222,7 @@ impl PeerManager {
             Ok(answer) => {
                 return self.check_reply_kind(question.kind(), answer, Some(peer)).map(|()| answer.clone());
             }
-            // An old node that dialled us reads next to nothing: that it does not answer is no fault of its.
+            // A legacy node that dialled us hardly reads, so a timeout is not its fault.
             Err(PeerRequestError::Request(RequestError::Timeout)) if !is_legacy_inbound(peer) => {
                 peer.penalize(Misbehavior::Timeout, now);
             }
@@ -222,7 +232,7 @@ impl PeerManager {
         answer
     }
 
-    /// Opens a connection for one question.
+    /// Sends a request over a one-shot connection.
     async fn request_one_shot(
         &self,
         addr: SocketAddr,
@@ -249,7 +259,7 @@ impl PeerManager {
         Ok(answer)
     }
 
-    /// Whether this kind of message answers that kind of question; health follows.
+    /// Checks that the reply is of the right kind, and updates the peer's health.
     fn check_reply_kind(
         &self,
         asked: Kind,
@@ -265,7 +275,7 @@ impl PeerManager {
         Err(PeerRequestError::WrongAnswer { asked, got })
     }
 
-    /// What came was not what this kind of answer holds: health follows, where the peer is pooled.
+    /// Penalises the peer at this address, if it is connected, for the contents of a reply.
     pub(super) fn penalize_addr(&self, peer_addr: &impl ToPeerAddr, cause: Misbehavior) {
         if let Ok(addr) = peer_addr.to_peer_addr(self.network.port())
             && let Some(peer) = self.state().peer_by_addr(self.node(), addr)
@@ -274,7 +284,7 @@ impl PeerManager {
         }
     }
 
-    /// An answer of another variant than the one wanted, although it answers the question: two answers share a place.
+    /// The error for a reply of another variant in the same slot.
     pub(super) fn unexpected_reply(asked: Kind, got: &NetworkMessage) -> PeerRequestError {
         PeerRequestError::WrongAnswer { asked, got: got.kind() }
     }

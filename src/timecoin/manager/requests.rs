@@ -1,4 +1,4 @@
-//! One method a question.
+//! Requests by kind: one method for each, with the time limit of the legacy crate.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -15,25 +15,26 @@ use super::broadcast::{enqueue, to_message};
 use super::error::{PeerRequestError, PingError, VoteError};
 use super::request::ToPeerAddr;
 
-/// How long a list of peers is waited for.
+/// Time limit for a peer list.
 pub(super) const PEER_LIST_TIMEOUT: Duration = Duration::from_secs(15);
 const PONG_TIMEOUT: Duration = Duration::from_secs(10);
 const VOTE_ACK_TIMEOUT: Duration = Duration::from_secs(5);
 const GENESIS_TIMEOUT: Duration = Duration::from_secs(10);
 const MEMPOOL_TIMEOUT: Duration = Duration::from_secs(30);
 const INFO_TIMEOUT: Duration = Duration::from_secs(15);
-/// Peers asked the same at the most.
+/// Maximum number of peers asked for a wallet's transactions.
 const MAX_WALLET_PEERS: usize = 3;
 
-/// Questions of a kind. Where the old method had a deadline of its own, so has this one.
+/// Requests by kind.
 impl PeerManager {
-    /// Pings the peer at this IP address and waits for its answer, 10 s at the longest; the round-trip time.
+    /// Pings the peer at this IP address and waits at most 10 s for the pong. Returns the
+    /// round-trip time.
     ///
     /// # Errors
     /// See [`PingError`].
     ///
     /// # Cancel safety
-    /// Dropping the future forgets the answer, nothing else.
+    /// Dropping the future discards the pong, nothing else.
     pub async fn send_ping(&self, peer_ip: IpAddr) -> Result<Duration, PingError> {
         let Some(peer) = self.state().peer_by_ip(self.node(), peer_ip) else {
             return Err(PingError::NotConnected(peer_ip));
@@ -45,7 +46,7 @@ impl PeerManager {
             }
             Ok(None) => Err(PingError::Closed),
             Err(_) => {
-                // An old node that dialled us takes a ping for the answer to its own, one in 30 s.
+                // A legacy node that dialled us takes a ping for the reply to its own, one in 30 s.
                 if !is_legacy_inbound(&peer) {
                     peer.penalize(Misbehavior::Unresponsive, self.node().now());
                 }
@@ -54,9 +55,10 @@ impl PeerManager {
         }
     }
 
-    /// Sends a vote on a block to the peer at this IP address and waits until it says that the vote on this block arrived, 5 s at
-    /// the longest. A vote whose acknowledgement cannot be awaited, because the peer still owes the last one or reads nothing yet, is
-    /// sent all the same, and the error says so.
+    /// Sends a vote on a block to the peer at this IP address and waits, at most 5 s, for the
+    /// acknowledgement of this block. If no acknowledgement can be awaited, because the last one is
+    /// outstanding or the peer's reading is paused, the vote is sent all the same and the error
+    /// says so.
     ///
     /// # Errors
     /// See [`VoteError`].
@@ -80,7 +82,7 @@ impl PeerManager {
             | PeerRequestError::Request(RequestError::ReplyOutstanding(_) | RequestError::TooMany(_)),
         ) = &acknowledged
         {
-            // Where it cannot be queued either the error is the same.
+            // If it cannot be queued either, the error stays the same.
             let _ = enqueue(self.node(), &peer, to_message(&message).map_err(PeerRequestError::from)?);
         }
         match acknowledged? {
@@ -95,7 +97,7 @@ impl PeerManager {
         }
     }
 
-    /// Asks a peer for the first block, 10 s at the longest; as JSON.
+    /// Requests the genesis block as JSON. Time limit: 10 s.
     ///
     /// # Errors
     /// See [`PeerRequestError`].
@@ -111,7 +113,7 @@ impl PeerManager {
         }
     }
 
-    /// The same as [`PeerManager::request_genesis`].
+    /// An alias of [`PeerManager::request_genesis`].
     ///
     /// # Errors
     /// See [`PeerRequestError`].
@@ -122,7 +124,7 @@ impl PeerManager {
         self.request_genesis(peer_addr).await
     }
 
-    /// As [`PeerManager::request_genesis`], typed.
+    /// [`PeerManager::request_genesis`], typed.
     ///
     /// # Errors
     /// See [`PeerRequestError`].
@@ -133,7 +135,7 @@ impl PeerManager {
             .map_err(Into::into)
     }
 
-    /// Asks a peer for its mempool, 30 s at the longest.
+    /// Requests the mempool. Time limit: 30 s.
     ///
     /// # Errors
     /// See [`PeerRequestError`].
@@ -147,7 +149,7 @@ impl PeerManager {
         }
     }
 
-    /// The same as [`PeerManager::request_mempool`].
+    /// An alias of [`PeerManager::request_mempool`].
     ///
     /// # Errors
     /// See [`PeerRequestError`].
@@ -158,7 +160,8 @@ impl PeerManager {
         self.request_mempool(peer_addr).await
     }
 
-    /// Asks a peer for the transactions finalized since a time, in seconds, and when each was; 30 s at the longest.
+    /// Requests the transactions finalized since a time, each with its finalization time. Times are
+    /// in seconds since 1970. Time limit: 30 s.
     ///
     /// # Errors
     /// See [`PeerRequestError`].
@@ -176,7 +179,7 @@ impl PeerManager {
         }
     }
 
-    /// Asks a peer how high its chain is, 15 s at the longest; `None` if it has no first block.
+    /// Requests the height of the peer's chain; `None` without a genesis block. Time limit: 15 s.
     ///
     /// # Errors
     /// See [`PeerRequestError`].
@@ -190,7 +193,7 @@ impl PeerManager {
         }
     }
 
-    /// Asks a peer for the peers it knows, 15 s at the longest, and remembers them.
+    /// Requests the peers that a peer knows, and remembers them. Time limit: 15 s.
     ///
     /// # Errors
     /// See [`PeerRequestError`].
@@ -208,11 +211,11 @@ impl PeerManager {
         }
     }
 
-    /// Asks the peers, one after another, for a wallet's transactions, until one answers; 15 s at the longest each, three peers
-    /// at the most. Those that answered quickly before are asked first.
+    /// Requests a wallet's transactions from one peer after another until one replies: at most
+    /// three peers, 15 s each, quick ones first.
     ///
     /// # Errors
-    /// The last peer's [`PeerRequestError`].
+    /// The [`PeerRequestError`] of the last peer.
     pub async fn request_wallet_transactions(
         &self,
         xpub: String,

@@ -1,4 +1,5 @@
-//! Answers to what peers ask: by the manager where it knows, by the chain else.
+//! Replies to requests: from the manager if it knows the answer, otherwise from the
+//! [`ChainSource`].
 
 use std::sync::Arc;
 
@@ -12,12 +13,12 @@ use crate::timecoin::wire::{NetworkMessage, OutPoint, PeerAddress, Transaction};
 
 use super::state::State;
 
-/// Peers in one list at the most.
+/// Maximum number of peers in one list.
 const MAX_LISTED_PEERS: usize = 1_000;
-/// A range that begins so far beyond the chain's end is not answered.
+/// A block range that begins further beyond the chain's tip than this gets no reply.
 const MAX_HEIGHT_AHEAD: u64 = 1_000;
 
-/// The answer to a question; `None` for no reply.
+/// The reply to a request; `None` for no reply.
 pub(super) async fn reply_to(
     state: &Arc<State>,
     node: &NodeRef,
@@ -46,7 +47,7 @@ pub(super) async fn reply_to(
     }
 }
 
-/// The answer of a chain alone, for questions that concern neither peers nor subscriptions.
+/// The reply of a chain alone, to requests that concern neither peers nor subscriptions.
 pub(super) async fn chain_reply(
     chain: &dyn ChainSource,
     from: &Sender,
@@ -125,7 +126,8 @@ async fn unhandled(
     chain.on_message(from, Incoming::Message(message)).get().await
 }
 
-/// Ranges are cut to what one answer may have; a range far beyond the chain's end is not answered, as of old.
+/// Ranges are cut to the maximum of one reply. A range far beyond the tip gets no reply, as from
+/// legacy nodes.
 async fn blocks_reply(chain: &dyn ChainSource, message: &NetworkMessage) -> Option<NetworkMessage> {
     use NetworkMessage as M;
     match *message {
@@ -186,7 +188,7 @@ async fn finality_reply(
     })
 }
 
-/// The peers that others can dial, in this network's dialect; not whoever asks, and nobody who was only heard from and cannot be dialled.
+/// The peers that others can dial in this network's protocol, without the requester.
 pub(super) fn peer_list(state: &State, node: &NodeRef, asker: Option<&Sender>) -> NetworkMessage {
     let roster = node.roster();
     let others = roster.iter().filter(|peer| peer.is_live() && peer.connection().protocol() == PROTOCOL_NAME);
@@ -209,8 +211,8 @@ fn register_xpub(state: &State, from: &Sender, xpub: &str, now: Tick) -> Network
     }
 }
 
-/// What a wallet can spend, told behind the answer to its registration. Not to an old node that dialled us: it takes a frame that it
-/// did not ask for as the answer to its next ping.
+/// What follows the reply to a registration: the wallet's unspent outputs. Not sent to a legacy
+/// node that dialled us, which takes an unexpected frame for the reply to its next ping.
 pub(super) async fn follow_up(state: &State, from: &Sender, xpub: String) -> Option<NetworkMessage> {
     if is_legacy_inbound(from.peer()) {
         return None;

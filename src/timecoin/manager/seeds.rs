@@ -1,4 +1,4 @@
-//! Where the first addresses come from: the configuration, the environment, DNS, and whatever the caller provides.
+//! Seed addresses: from the configuration, the environment, DNS and the application's provider.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -19,24 +19,25 @@ use super::error::SeedError;
 use super::request::ToPeerAddr;
 use super::state::State;
 
-/// Holds addresses of seeds, separated by commas.
+/// The environment variable with seed addresses, separated by commas.
 const SEEDS_VARIABLE: &str = "TIMECOIN_SEEDS";
-/// Addresses taken of one source.
+/// Maximum number of addresses taken from one source.
 const MAX_ADDRS_PER_SOURCE: usize = 1_000;
-/// Names asked for at the most.
+/// Maximum number of host names resolved.
 const MAX_SEED_NAMES: usize = 64;
 
-/// Asks for a list of peers elsewhere, such as `/api/v1/nodes/peers/testnet` of a seed's HTTP interface. peerpool brings no
-/// HTTP client: whoever has one implements this in a few lines.
+/// A source of peer addresses, such as `/api/v1/nodes/peers/testnet` of a seed's HTTP interface.
+/// This crate has no HTTP client; an application that has one implements this trait in a few lines.
 pub trait SeedProvider: Send + Sync + 'static {
-    /// The addresses. It has [`SeedConfig::timeout`](super::SeedConfig::timeout) for it; the future is dropped after that.
+    /// The addresses. Time limit: [`SeedConfig::timeout`](super::SeedConfig::timeout); the future
+    /// is dropped after that.
     fn seeds(
         &self,
         network: NetworkType,
     ) -> BoxFuture<'_, Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>>>;
 }
 
-/// All addresses that the configured sources name, one an IP address, our own left out.
+/// The addresses of all sources, one for each IP address, without our own.
 pub(super) async fn collect(state: &State) -> Vec<SocketAddr> {
     let config = &state.config.seeds;
     let network = state.network;
@@ -60,7 +61,7 @@ pub(super) async fn collect(state: &State) -> Vec<SocketAddr> {
             }
         }
     }
-    // One that does not answer takes no time from the others.
+    // Concurrently, so that a slow source takes no time from the others.
     let named = resolve(&names, network, config.timeout);
     let listed = async {
         let provider = config.provider.clone()?;
@@ -75,8 +76,8 @@ pub(super) async fn collect(state: &State) -> Vec<SocketAddr> {
     found.into_values().collect()
 }
 
-/// What a provider lists. It runs in a task of its own, which ends with this future: a panic in it is its failure, and ends nothing of
-/// ours.
+/// Queries a provider. It runs in a task of its own that ends with this future, so a panic in it
+/// counts as its failure.
 async fn query_provider(provider: Arc<dyn SeedProvider>, network: NetworkType) -> Option<Vec<SocketAddr>> {
     let mut asking = tokio::task::JoinSet::new();
     asking.spawn(async move { provider.seeds(network).await.map_err(|error| error.to_string()) });
@@ -93,7 +94,7 @@ async fn query_provider(provider: Arc<dyn SeedProvider>, network: NetworkType) -
     }
 }
 
-/// Asks the resolver for each name, beside each other.
+/// Resolves host names concurrently.
 async fn resolve(names: &[String], network: NetworkType, within: Duration) -> Vec<SocketAddr> {
     let mut asked = tokio::task::JoinSet::new();
     for name in names.iter().take(MAX_SEED_NAMES) {
@@ -118,7 +119,8 @@ async fn resolve(names: &[String], network: NetworkType, within: Duration) -> Ve
     asked.join_all().await.into_iter().flatten().collect()
 }
 
-/// Takes the addresses of all sources into the book, from which the node dials. How many there were.
+/// Adds the addresses of all sources to the address book, from which the node dials. Returns how
+/// many there were.
 pub(super) async fn load_seeds(state: &State) -> usize {
     let found = collect(state).await;
     remember_seeds(state, &found);
@@ -130,18 +132,19 @@ fn remember_seeds(state: &State, seeds: &[SocketAddr]) {
     for addr in seeds {
         let lasting = state.network.stable_addr(*addr);
         state.exchange.lock().add_peer(lasting, crate::timecoin::UNKNOWN_VERSION.into(), now);
-        // Whoever names a seed knows its port, however high it is. A full or picky book is no reason to do anything else.
+        // The source of a seed knows its port, so an ephemeral one is kept in the book. An address
+        // that the book refuses is skipped.
         let _ = state.book.add(*addr, Source::Seed, now);
     }
 }
 
 impl PeerManager {
-    /// Asks the configured sources for addresses (the list in the configuration, the variable `TIMECOIN_SEEDS`, DNS, the
+    /// Collects addresses from the configured sources (the list, `TIMECOIN_SEEDS`, DNS, the
     /// provider) and connects to them as [`PeerManager::connect_to_peers`] does.
     ///
     /// # Errors
-    /// [`SeedError::NoneFound`] if no source named an address. That none of them could be connected to is no error: they are
-    /// remembered and tried again.
+    /// [`SeedError::NoneFound`] if no source named an address. Failed connections are not an error:
+    /// the addresses are remembered and dialled again.
     pub async fn connect_to_seed_nodes(&self) -> Result<(), SeedError> {
         let found = collect(self.state()).await;
         if found.is_empty() {

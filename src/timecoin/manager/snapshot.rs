@@ -1,50 +1,51 @@
-//! What is in a snapshot: unspent outputs, packed by bincode and perhaps by gzip, summed by address.
+//! Decoding a state snapshot: unspent outputs in bincode, optionally compressed with gzip, summed
+//! by address.
 
 use std::collections::HashMap;
 use std::io::Read;
 
 use crate::timecoin::chain::StateSnapshot;
 
-/// The state at the end of a chain.
+/// The state at a chain's tip.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// The height of the last block.
     pub height: u64,
-    /// What the outputs hash to, as the peer says.
+    /// The hash of the outputs, as the peer states it.
     pub state_hash: String,
-    /// What each address can spend.
+    /// The unspent amount of each address.
     pub balances: HashMap<String, u64>,
-    /// The masternodes that the peer told of, by id.
+    /// The ids of the masternodes that the peer knows.
     pub masternodes: Vec<String>,
-    /// When it was fetched, in seconds since 1970.
+    /// When it was downloaded, in seconds since 1970.
     pub timestamp: i64,
 }
 
-/// What is wrong with a snapshot.
+/// Why a snapshot cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotFault {
-    /// It is said to be packed and cannot be unpacked.
+    /// Declared as compressed, but not valid gzip.
     #[error("not gzip")]
     Gzip,
-    /// Unpacked it is larger than allowed.
+    /// The uncompressed size exceeds the limit.
     #[error("more than {0} bytes unpacked")]
     TooLarge(usize),
-    /// It ends within an output.
+    /// The data ends within an output.
     #[error("it ends early")]
     Short,
-    /// A text in it is no text.
+    /// A string is not UTF-8.
     #[error("a text that is not UTF-8")]
     Text,
-    /// What one address can spend exceeds what can be counted.
+    /// The sum of an address overflows.
     #[error("amounts overflow")]
     Overflow,
-    /// Something follows the last output.
+    /// Bytes follow the last output.
     #[error("{0} bytes too many")]
     TrailingBytes(usize),
 }
 
-/// Sums the outputs of a snapshot by address; `most` bytes unpacked at the most.
+/// Sums the outputs of a snapshot by address. `most` limits the uncompressed size, in bytes.
 pub(super) fn balances_of(
     snapshot: &StateSnapshot,
     most: usize,
@@ -58,7 +59,7 @@ pub(super) fn balances_of(
     }
     let mut unpacked = Vec::new();
     let packed = flate2::read::GzDecoder::new(&snapshot.state_data[..]);
-    // One more than allowed tells that there is more; the sender's own word on its size counts for nothing.
+    // One byte more than allowed reveals an excess. The size stated by the sender is not used.
     let read = packed.take((most as u64).saturating_add(1)).read_to_end(&mut unpacked);
     read.map_err(|_| SnapshotFault::Gzip)?;
     if unpacked.len() > most {
@@ -73,7 +74,7 @@ pub fn fuzz_balances(snapshot: &StateSnapshot, most: usize) -> Result<HashMap<St
     balances_of(snapshot, most)
 }
 
-/// Reads bincode 1.3 of a map from output point to output, and the total supply behind it.
+/// Decodes bincode 1.3 of a map from output point to output, followed by the total supply.
 fn balances(bytes: &[u8]) -> Result<HashMap<String, u64>, SnapshotFault> {
     let mut reader = ByteReader(bytes);
     let count = reader.u64()?;
@@ -165,7 +166,7 @@ mod tests {
         }
         assert_eq!(balances(&[&bytes[..], &[0]].concat()), Err(SnapshotFault::TrailingBytes(1)));
         assert_eq!(balances(&outputs(&[("a", u64::MAX), ("a", 1)])), Err(SnapshotFault::Overflow));
-        // A count that nothing follows allocates nothing.
+        // A count without data allocates nothing.
         assert_eq!(balances(&u64::MAX.to_le_bytes()), Err(SnapshotFault::Short));
         let plain = StateSnapshot { compressed: true, state_data: bytes, ..StateSnapshot::default() };
         assert_eq!(balances_of(&plain, 1_000), Err(SnapshotFault::Gzip));

@@ -1,4 +1,4 @@
-//! What the manager, its handler and its tasks share. Holds no node, so that nothing here keeps one alive.
+//! State shared by the manager, its handler and its tasks. Holds no node, so it keeps none alive.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -25,14 +25,17 @@ use crate::timecoin::{
 
 use super::config::ManagerConfig;
 
-/// Addresses taken of one list.
+/// Maximum number of addresses learnt from one list.
 const MAX_LEARNT_ADDRS: usize = 1_000;
 
-/// What the manager, its handler and its tasks share.
+/// State shared by the manager, its handler and its tasks.
 ///
-/// Invariant 35. Statement: dropping the last manager frees everything without a call. Enforced by: this holds no node; the
-/// handler holds this; a task that outlives a call holds a weak node and ends with [`Tasks::stopped`]. Breaks if: a node is
-/// kept here.
+/// Invariant: `no_reference_cycles`
+///
+/// - Statement: dropping the last manager frees everything without a call.
+/// - Enforced by: this holds no node; the handler holds this; a task that outlives a call holds a
+///   weak node and ends with [`Tasks::stopped`].
+/// - Breaks if: a node is stored here.
 pub(super) struct State {
     pub(super) network: NetworkType,
     pub(super) public: SocketAddr,
@@ -45,18 +48,19 @@ pub(super) struct State {
     pub(super) exchange: Mutex<PeerExchange>,
     pub(super) announced: Mutex<Announcements>,
     pub(super) wallets: Mutex<WalletSubscriptions>,
-    /// Old nodes that dialled us and read nothing until then. Derived from the pool, tagged with the connection.
+    /// Legacy nodes that dialled us and read nothing before that time. Derived from the pool,
+    /// tagged with the connection.
     pub(super) read_paused_until: Mutex<HashMap<ConnId, Tick>>,
-    /// Addresses that are dialled again in a while.
+    /// Addresses that wait to be dialled again.
     pub(super) redials: Mutex<std::collections::HashSet<IpAddr>>,
-    /// Makes connections for single messages, so many at a time.
+    /// Opens one-shot connections; `one_shots` limits their number.
     pub(super) connector: Connector,
     pub(super) one_shots: Semaphore,
-    /// Who is being asked over one.
+    /// The addresses being asked over one-shot connections.
     pub(super) one_shot_locks: Arc<OneShotLocks>,
-    /// Wallets are told of transactions over so many of them: they cannot keep everything else waiting.
+    /// Limits the one-shot connections that notify wallets, so that they leave room for others.
     pub(super) notices: Semaphore,
-    /// How the background task looks for peers; changed by the `spawn_` methods.
+    /// The settings of the discovery task; changed by the `spawn_` methods.
     pub(super) reconnect: watch::Sender<super::ReconnectConfig>,
     pub(super) tasks: Arc<Tasks>,
 }
@@ -74,12 +78,12 @@ impl State {
         peer_by_ip(node, ip)
     }
 
-    /// Whether this is where others reach us.
+    /// Whether others reach us at this address.
     pub(super) fn is_own_addr(&self, addr: SocketAddr) -> bool {
         if self.config.shared_host { addr == self.public } else { addr.ip() == self.public.ip() }
     }
 
-    /// Takes addresses that a peer told. How many were new.
+    /// Adds addresses that a peer sent, and returns how many were new.
     pub(super) fn learn_peers(&self, peers: &[PeerAddress], from: IpAddr) -> usize {
         let now = WallTime::now();
         let mut new = 0;
@@ -89,7 +93,7 @@ impl State {
             if self.is_own_addr(addr) {
                 continue;
             }
-            // What the book does not take is not remembered here either.
+            // An address that the book refuses is not recorded here either.
             match self.book.add(addr, Source::Peer(from), now) {
                 Ok(crate::address_book::Added::New) => new += 1,
                 Ok(crate::address_book::Added::Known) => {}
@@ -100,16 +104,16 @@ impl State {
         new
     }
 
-    /// A peer that is connected, or was found by the application.
+    /// Remembers a peer that is connected or was found by the application.
     pub(super) fn remember_peer(&self, addr: SocketAddr, version: String, source: Source) {
         let now = WallTime::now();
         let addr = self.network.stable_addr(addr);
         self.exchange.lock().add_peer(addr, version, now);
-        // A full or picky book is no reason to do anything else.
+        // An address that the book refuses is skipped.
         let _ = self.book.add(addr, source, now);
     }
 
-    /// How long an old node that has dialled us goes on reading nothing.
+    /// How long a legacy node that dialled us still reads nothing.
     pub(super) fn read_pause_left(&self, peer: &Peer, now: Tick) -> Option<Duration> {
         let until = self.read_paused_until.lock().get(&peer.id()).copied()?;
         let left = until.since(now);
@@ -117,13 +121,13 @@ impl State {
     }
 }
 
-/// Changes what of the node's configuration may change; again, where another change came between.
+/// Changes the node's runtime configuration; retried if another change came between.
 pub(super) fn reconfigure(node: &NodeRef, change: impl Fn(&mut RuntimeConfig)) {
     loop {
         let before = node.runtime_config();
         let mut runtime = RuntimeConfig::clone(&before);
         change(&mut runtime);
-        // Stale peers are told by their silence over two pings.
+        // A peer can only be judged stale after two unanswered pings.
         runtime.liveness.stale_after =
             runtime.liveness.stale_after.max(runtime.ping_interval.saturating_mul(2));
         match node.reconfigure_from(&before, runtime) {
@@ -134,7 +138,7 @@ pub(super) fn reconfigure(node: &NodeRef, change: impl Fn(&mut RuntimeConfig)) {
     }
 }
 
-/// The manager's own tasks, all ended by its shutdown or with its last clone.
+/// The manager's own tasks. All end with its shutdown or its last clone.
 pub(super) struct Tasks {
     stop: watch::Sender<bool>,
     running: watch::Sender<usize>,
@@ -145,7 +149,7 @@ impl Tasks {
         Arc::new(Self { stop: watch::Sender::new(false), running: watch::Sender::new(0) })
     }
 
-    /// Runs a task until it is done or the manager ends.
+    /// Runs a task until it completes or the manager ends.
     pub(super) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let running = TaskGuard::begin(self);
         let mut stop = self.stop.subscribe();
@@ -171,11 +175,11 @@ impl Tasks {
         self.stop.send_replace(true);
     }
 
-    /// Waits until no task runs; how many still do at the end.
+    /// Waits until no task runs. Returns how many still run after `within`.
     pub(super) async fn idle(&self, within: Duration) -> usize {
         let mut running = self.running.subscribe();
         let idle = running.wait_for(|running| *running == 0);
-        // Whether it timed out is what the count says.
+        // The count tells whether it timed out.
         let _ = tokio::time::timeout(within, idle).await;
         *self.running.borrow()
     }

@@ -1,4 +1,4 @@
-//! Blocks and states from one peer.
+//! Downloading blocks and state from one peer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use super::error::{FetchError, PeerRequestError, SnapshotError};
 use super::request::ToPeerAddr;
 use super::snapshot::{Snapshot, balances_of};
 
-/// How long blocks are waited for.
+/// Time limit for a batch of blocks.
 const BLOCKS_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a snapshot is waited for.
+/// Time limit for a snapshot.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl PeerManager {
-    /// Asks a peer for the block of a height, 10 s at the longest. It is of that height, or an error.
+    /// Requests the block of a height. Time limit: 10 s. The returned block has that height.
     ///
     /// # Errors
     /// See [`FetchError`].
@@ -34,7 +34,7 @@ impl PeerManager {
         blocks.into_iter().next().ok_or(FetchError::NoSuchBlock(height))
     }
 
-    /// The same as [`PeerManager::request_block_by_height`].
+    /// An alias of [`PeerManager::request_block_by_height`].
     ///
     /// # Errors
     /// See [`FetchError`].
@@ -46,8 +46,9 @@ impl PeerManager {
         self.request_block_by_height(peer_addr, height).await
     }
 
-    /// Asks a peer for blocks, 10 s at the longest, in one message: at most 100. They are consecutive from `from` on; fewer than
-    /// asked for where the peer's chain ends, or where it sends fewer at a time.
+    /// Requests at most 100 blocks in one message. Time limit: 10 s. The returned blocks are
+    /// consecutive from `from` on. There are fewer than requested if the peer's chain ends, or if
+    /// it sends fewer at a time.
     ///
     /// # Errors
     /// See [`FetchError`].
@@ -79,15 +80,17 @@ impl PeerManager {
         Ok(blocks)
     }
 
-    /// Fetches blocks from a peer in batches of at most 100, one batch at a time. They are consecutive from `from_height` on, and
-    /// fewer than asked for where the peer's chain ends.
+    /// Downloads blocks in batches of at most 100, one batch at a time. They are consecutive from
+    /// `from_height` on, and fewer than requested if the peer's chain ends.
     ///
     /// # Errors
-    /// See [`FetchError`]; more than [`ManagerConfig::max_sync_blocks`](super::ManagerConfig::max_sync_blocks) in one call are refused.
-    /// An error after some batches loses those: whoever wants to keep them calls [`PeerManager::request_blocks`] itself.
+    /// See [`FetchError`]. A range longer than
+    /// [`ManagerConfig::max_sync_blocks`](super::ManagerConfig::max_sync_blocks) is refused. An
+    /// error discards the batches received so far; to keep them, call
+    /// [`PeerManager::request_blocks`].
     ///
     /// # Cost
-    /// Memory for all the blocks that are returned.
+    /// Memory for all returned blocks.
     pub async fn sync_recent_blocks(
         &self,
         peer_addr: impl ToPeerAddr,
@@ -106,14 +109,15 @@ impl PeerManager {
             let came = batch.len() as u64;
             all.extend(batch);
             match next.checked_add(came) {
-                // None came: its chain ends here.
+                // An empty batch: the peer's chain ends here.
                 Some(then) if came > 0 && then <= to_height => next = then,
                 _ => return Ok(all),
             }
         }
     }
 
-    /// Asks a peer for all unspent outputs after a block, 300 s at the longest; the message as it came.
+    /// Requests all unspent outputs after a block, and returns the message as received. Time limit:
+    /// 300 s.
     ///
     /// # Errors
     /// See [`PeerRequestError`].
@@ -125,7 +129,7 @@ impl PeerManager {
         self.request(peer_addr, NetworkMessage::StateSnapshotRequest { height }, SNAPSHOT_TIMEOUT).await
     }
 
-    /// As [`PeerManager::request_state_snapshot`], typed, and of that height or an error.
+    /// [`PeerManager::request_state_snapshot`], typed. The returned state has that height.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -153,10 +157,10 @@ impl PeerManager {
         Ok(StateSnapshot { height, utxo_merkle_root, state_data, compressed, snapshot_size_bytes })
     }
 
-    /// Asks a peer for the state at the end of its chain: how high that is, then all unspent outputs there, summed by address, and
-    /// the masternodes it knows, where it says so.
+    /// Downloads the state at the peer's tip: its height, all unspent outputs summed by address,
+    /// and the masternodes it knows, if it sends them.
     ///
-    /// The hash is what the peer says: this network has no rule by which it could be computed again here.
+    /// The hash is the peer's statement: this network has no rule by which it could be verified.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -165,18 +169,18 @@ impl PeerManager {
         let state = self.request_state(&peer_addr, height).await?;
         let most = self.state().config.max_snapshot_bytes;
         let root = state.utxo_merkle_root.clone();
-        // Unpacking takes long enough to hold up everybody else on this thread.
+        // Decompression takes long enough to block the other tasks of a thread.
         let unpacked = tokio::task::spawn_blocking(move || balances_of(&state, most)).await;
         let balances = match unpacked {
             Ok(Ok(balances)) => balances,
-            // The runtime ends; nothing came of it.
+            // The runtime shuts down.
             Err(_) => return Err(PeerRequestError::from(ConnectionError::Closed).into()),
             Ok(Err(fault)) => {
                 self.penalize_addr(&peer_addr, Misbehavior::BadData);
                 return Err(fault.into());
             }
         };
-        // Not every node that has a chain tells its masternodes.
+        // Not every node with a chain sends its masternodes.
         let masternodes =
             match self.request(&peer_addr, NetworkMessage::GetMasternodeList, BLOCKS_TIMEOUT).await {
                 Ok(NetworkMessage::MasternodeList { masternodes }) => {

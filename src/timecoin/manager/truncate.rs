@@ -1,18 +1,19 @@
-//! Answers that are longer than a frame may be, cut to fit.
+//! Cuts replies that are longer than a frame may be.
 
 use crate::connection::Message;
 use crate::timecoin::wire::{Block, NetworkMessage, TextError, TimeCoin};
 
 use super::broadcast::to_message;
 
-/// What stands around the blocks, in bytes, and more.
+/// Upper bound for the JSON around the blocks, in bytes.
 const ENVELOPE_BYTES: usize = 64;
 
-/// An answer as the node carries it. One with too many blocks for a frame is cut from its end, as if the chain had sent fewer at a
-/// time: whoever asks goes on from there. What is too long all the same is left as it is, to be refused.
+/// A reply as the node carries it. If it has too many blocks for a frame, its last blocks are
+/// dropped, as if the chain had sent fewer at a time; the requester continues from there. Any other
+/// oversized reply is returned as it is, and refused later.
 ///
 /// # Cost
-/// One encoding to JSON; two more where it is cut.
+/// One encoding to JSON; two more if it is cut.
 pub(super) fn truncated_to_frame(answer: &NetworkMessage) -> Result<Message, TextError> {
     let whole = to_message(answer)?;
     let max_bytes = TimeCoin::MAX_MESSAGE;
@@ -31,7 +32,7 @@ pub(super) fn truncated_to_frame(answer: &NetworkMessage) -> Result<Message, Tex
     to_message(&cut)
 }
 
-/// As many of the first blocks as fit, one at least.
+/// The first blocks that fit, at least one.
 fn leading_blocks(blocks: &[Block], max_bytes: usize) -> Result<Vec<Block>, TextError> {
     let mut room = max_bytes.saturating_sub(ENVELOPE_BYTES);
     let mut truncated_to_frame = Vec::new();

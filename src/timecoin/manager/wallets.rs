@@ -1,4 +1,4 @@
-//! Telling wallets of their transactions.
+//! Notifying wallets of their transactions.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -14,13 +14,13 @@ use super::broadcast::{enqueue, send_one_shot, to_message};
 use super::error::PeerSendError;
 use super::{Notified, PeerManager};
 
-/// Wallets that one call waits to reach at a time.
+/// Maximum number of concurrent notifications of one call.
 const MAX_NOTICES_PER_CALL: usize = 64;
 
 /// Wallets.
 impl PeerManager {
-    /// Subscribes the peer at this IP address to a wallet's transactions. It is told at its connection, or where it is known to
-    /// listen.
+    /// Subscribes the peer at this IP address to a wallet's transactions. It is notified over its
+    /// connection, or at its known listening address.
     ///
     /// # Errors
     /// See [`SubscribeRefused`].
@@ -33,27 +33,31 @@ impl PeerManager {
         self.state().wallets.lock().subscribe(xpub, addr, self.node().now())
     }
 
-    /// Ends all subscriptions of the peer at this IP address; how many there were.
+    /// Ends all subscriptions of the peer at this IP address and returns how many there were.
     pub async fn unsubscribe_wallet(&self, peer_ip: IpAddr) -> usize {
         self.state().wallets.lock().unsubscribe(peer_ip)
     }
 
-    /// Tells those who are subscribed to a wallet that these addresses belong to of its new transaction: over their connections, or
-    /// over one opened for this message where they are known to listen, 5 s each at the longest; all such calls together use half of
-    /// [`max_one_shots`](super::ManagerConfig::max_one_shots). Who could not be reached so counts as failed for a while without being
-    /// dialled, and is forgotten after a day ([`WalletConfig`](crate::timecoin::WalletConfig)). Without addresses everybody subscribed
-    /// is told. Which addresses belong to a wallet the chain says
-    /// ([`ChainSource::concerns`](crate::timecoin::ChainSource::concerns)); by default all do.
+    /// Notifies the subscribers of the wallets that own these addresses of a transaction. Without
+    /// addresses, all subscribers are notified.
+    ///
+    /// A subscriber is notified over its connection, or over a one-shot connection within 5 s. All
+    /// concurrent calls use at most half of [`max_one_shots`](super::ManagerConfig::max_one_shots).
+    /// An unreachable subscriber is not dialled again for a while and counts as failed; after a day
+    /// it is removed ([`WalletConfig`](crate::timecoin::WalletConfig)).
+    ///
+    /// [`ChainSource::concerns`](crate::timecoin::ChainSource::concerns) decides which addresses
+    /// belong to a wallet; by default all do.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves those untold who were not told yet.
+    /// Dropping the future leaves the remaining subscribers without the notification.
     pub async fn notify_wallet_transaction(
         &self,
         transaction: WalletTransaction,
         addresses: &[String],
     ) -> Notified {
         let state = self.state();
-        // Asked outside of the lock: it is the application's code.
+        // Called without the lock: it is application code.
         let keys = state.wallets.lock().keys();
         let concerned: HashSet<String> = keys
             .into_iter()
@@ -79,7 +83,7 @@ impl PeerManager {
         notified
     }
 
-    /// Opens a connection to each of these wallets, some at a time.
+    /// Notifies subscribers without a connection, some at a time.
     async fn notify_unconnected(
         &self,
         addrs: Vec<SocketAddr>,
@@ -90,7 +94,7 @@ impl PeerManager {
         let mut telling = JoinSet::new();
         let mut addrs = addrs.into_iter();
         loop {
-            // One that failed since this call began, in another one, is not dialled again.
+            // One that failed in a concurrent call meanwhile is not dialled again.
             let next = (telling.len() < MAX_NOTICES_PER_CALL).then(|| addrs.next()).flatten();
             if let Some(addr) = next {
                 if state.wallets.lock().is_backing_off(addr.ip(), self.node().now()) {
@@ -122,7 +126,7 @@ impl PeerManager {
         match sent {
             Ok(()) => wallets.record_reached(addr.ip(), now),
             Err(error) => {
-                // Our own want of places is not its failure.
+                // A lack of slots on our side is not the subscriber's failure.
                 let ended = if is_unreachable(&error) { wallets.record_failure(addr.ip(), now) } else { 0 };
                 tracing::debug!(%addr, %error, ended, "a wallet was not notified");
             }

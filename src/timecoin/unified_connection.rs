@@ -61,8 +61,8 @@ impl UnifiedPeerConnection {
     /// Takes health for a fault that only the application can detect. Returns `None` if the node
     /// has ended.
     ///
-    /// `amount` chooses a grade: up to 10 mild ([`Misbehavior::App0`]), up to 20 annoying, up to 30
-    /// bad, more hostile ([`Misbehavior::App3`]). The penalties are
+    /// `amount` chooses a grade: up to 10 mild (`Misbehavior::App(0)`), up to 20 annoying, up to 30
+    /// bad, more hostile (`Misbehavior::App(3)`). The penalties are
     /// [`HealthPolicy::penalties`](crate::pool::HealthPolicy::penalties). Each grade counts once in
     /// a window, and not at all while most peers fail at once.
     pub fn penalize_health(&self, amount: u8) -> Option<PenaltyOutcome> {

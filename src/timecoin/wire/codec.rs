@@ -1,4 +1,4 @@
-//! Messages to JSON text and back.
+//! Encoding messages as JSON text, and decoding them.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -11,48 +11,48 @@ use serde_json::ser::Formatter;
 use super::message::NetworkMessage;
 use super::peek;
 
-/// Longest text of a [`DecodeError`].
+/// Longest text of a [`DecodeError`], in bytes.
 const MAX_TEXT_BYTES: usize = 300;
-/// So much of the scratch buffer stays between messages.
+/// Capacity of the scratch buffer that is kept between messages, in bytes.
 const MAX_SCRATCH_BYTES: usize = 64 * 1024;
 
-/// Why a message has no JSON text. The message is as it was.
+/// Why a message has no JSON text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {
-    /// A number is infinite or not a number. The network's older nodes write `null` for it, which no node can read.
+    /// A number is infinite or NaN. Older nodes write `null` for it, which no node can read.
     #[error("{field} is {value}, which JSON cannot say")]
     NotFinite {
-        /// The field.
+        /// The name of the field.
         field: &'static str,
-        /// What it holds.
+        /// Its value.
         value: f64,
     },
-    /// The serializer's own refusal; no message of today's has one.
+    /// The serializer refused the message; none of today's messages causes this.
     #[error("the message cannot be written: {0}")]
     Json(#[source] serde_json::Error),
 }
 
-/// Why bytes are no message.
+/// Why bytes are not a message.
 ///
-/// Its text is cut to about 300 bytes and holds no control characters: what it quotes is the peer's.
+/// Its text quotes the peer, so it is cut to about 300 bytes and holds no control characters.
 #[derive(Debug)]
 pub struct DecodeError {
     fault: DecodeFault,
     cause: serde_json::Error,
 }
 
-/// What kind of thing was wrong.
+/// The category of a decoding error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DecodeFault {
-    /// The text ends before its value does; so does an empty one.
+    /// The text ends early, or is empty.
     Eof,
-    /// It is not JSON.
+    /// The text is not JSON.
     Syntax,
-    /// A message of a name that is not ours; a later version's perhaps.
+    /// The message name is unknown; possibly a later version's.
     UnknownMessage,
-    /// JSON, but a field is missing, there double_sha3, or of the wrong type.
+    /// Valid JSON, but a field is missing, duplicated, or of the wrong type.
     Data,
 }
 
@@ -67,12 +67,12 @@ impl DecodeError {
         Self { fault, cause }
     }
 
-    /// What kind of thing was wrong.
+    /// The category.
     pub const fn fault(&self) -> DecodeFault {
         self.fault
     }
 
-    /// Where: the line, from 1, and the column in bytes, from 1; zeros where that makes no sense.
+    /// The line and the byte column of the error, both from 1; zeros if there is no position.
     pub fn position(&self) -> (usize, usize) {
         (self.cause.line(), self.cause.column())
     }
@@ -94,13 +94,15 @@ impl fmt::Display for DecodeError {
 impl std::error::Error for DecodeError {}
 
 impl NetworkMessage {
-    /// Appends the JSON text: the frame of the `timecoin` dialect without its length, the payload of any other.
+    /// Appends the JSON text. It is the frame of the `timecoin` protocol without its length, and
+    /// the payload in any other protocol.
     ///
     /// # Errors
-    /// [`TextError`]; `out` is then as it was.
+    /// [`TextError`]; `out` is unchanged.
     ///
     /// # Cost
-    /// One pass, no allocation beyond what `out` needs to grow; bytes go as decimal byte_array from a table.
+    /// One pass, no allocation except to grow `out`. Byte arrays are written as decimal numbers
+    /// from a table.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), TextError> {
         if let Some((field, value)) = self.non_finite_field() {
             return Err(TextError::NotFinite { field, value });
@@ -118,7 +120,8 @@ impl NetworkMessage {
     /// [`TextError`].
     ///
     /// # Cost
-    /// [`NetworkMessage::encode`] into a buffer of the thread's, and one allocation of the text's size.
+    /// [`NetworkMessage::encode`] into a thread-local buffer, and one allocation of the text's
+    /// size.
     pub fn to_bytes(&self) -> Result<Bytes, TextError> {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.clear();
@@ -132,18 +135,20 @@ impl NetworkMessage {
         })
     }
 
-    /// The message with this JSON text. Whitespace around it is allowed, and so is whatever serde reads as the same:
-    /// struct variants as arrays, unit variants as maps to null, fields in any order, unknown fields.
+    /// Decodes a JSON text. Surrounding whitespace is allowed, and so is everything that serde
+    /// reads as equal: struct variants as arrays, unit variants as maps to null, fields in any
+    /// order, unknown fields.
     ///
     /// # Errors
-    /// [`DecodeError`]. Never panics, whatever the bytes.
+    /// [`DecodeError`]. Never panics.
     ///
     /// # Cost
-    /// One pass; memory in proportion to the text, at worst about 16 times its size (a list of empty strings).
+    /// One pass. Memory is proportional to the text: at worst about 16 times its size, for a list
+    /// of empty strings.
     pub fn decode(text: &[u8]) -> Result<Self, DecodeError> {
         serde_json::from_slice(text).map_err(|cause| {
             let mut error = DecodeError::new(cause);
-            // The name is the first thing read: where it is ours, the fault is in what follows.
+            // The name is read first: if it is known, the error is in what follows.
             if error.fault == DecodeFault::Data && !peek::has_known_name(text) {
                 error.fault = DecodeFault::UnknownMessage;
             }
@@ -152,7 +157,7 @@ impl NetworkMessage {
     }
 }
 
-/// Writes any of this network's values as JSON text, the way [`NetworkMessage::encode`] does.
+/// Writes any of the network's values as JSON text, as [`NetworkMessage::encode`] does.
 pub(super) fn write_json<T: Serialize + ?Sized>(
     value: &T,
     out: &mut Vec<u8>,
@@ -164,16 +169,16 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bytes as a list of byte_array, for `serialize_with`.
+/// Writes bytes as an array of numbers; for `serialize_with`.
 pub(super) fn byte_array<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    // JSON writes bytes as byte_array; the formatter below writes them from a table.
+    // Serde's default for JSON, written from a table by the formatter below.
     serializer.serialize_bytes(bytes)
 }
 
-/// JSON without whitespace, quick about bytes.
+/// Compact JSON with a fast path for byte arrays.
 struct CompactFormatter;
 
-/// Each byte in decimal with a comma behind it, and how long that is.
+/// Each byte in decimal with a trailing comma, and the length of that text.
 const DECIMALS: [([u8; 4], u8); 256] = {
     let mut table = [([0; 4], 0); 256];
     let mut byte = 0;
@@ -202,7 +207,7 @@ impl Formatter for CompactFormatter {
                 text[at..at + 4].copy_from_slice(decimal);
                 at += usize::from(*len);
             }
-            // The last number has no comma behind it.
+            // The last number has no trailing comma.
             let end = if stretches.peek().is_some() { at } else { at - 1 };
             writer.write_all(&text[..end])?;
         }

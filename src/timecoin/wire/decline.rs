@@ -1,9 +1,11 @@
-//! That a question has no answer: `{"Declined":{"answer":"Blocks","status":3}}`.
+//! The refusal of a request: `{"Declined":{"answer":"Blocks","status":3}}`.
 //!
-//! The network itself refuses by silence, which leaves who asked waiting, and the question's place closed for the next one. Nodes of
-//! ours, told by a capability in their handshakes, say it to each other; to an old node it would be a message it does not know.
-//! What is broadcast as well as asked, votes and requests for instant finality, is left unanswered in silence all the same: a refusal
-//! for each that nobody waits for would be most of the traffic.
+//! Legacy nodes refuse by silence. The requester waits until its time limit, and the reply slot
+//! stays occupied. Peerpool nodes recognise each other by a capability in the handshake and send
+//! refusals to each other. A legacy node would not understand one.
+//!
+//! Requests that are also broadcast (votes, instant finality) are never refused: refusals that
+//! nothing waits for would be most of the traffic.
 
 use serde::Deserialize;
 
@@ -11,18 +13,18 @@ use crate::wire::Status;
 
 use super::kinds::Kind;
 
-/// What the text begins with, to the letter; nobody else writes it.
+/// The exact prefix of a refusal. No other message has it.
 const PREFIX: &[u8] = b"{\"Declined\":";
-/// No longer text is looked at.
+/// Longest text that is parsed, in bytes.
 const MAX_TEXT_BYTES: usize = 128;
 
-/// The text for the question in this place; `None` where there is no such place.
+/// The text that refuses the request of a slot; `None` if it cannot be refused.
 pub(super) fn text(place: u32, status: Status) -> Option<String> {
     let answer = Kind::from_code(u16::try_from(place).ok()?).filter(|answer| is_declinable(*answer))?;
     Some(format!(r#"{{"Declined":{{"answer":"{}","status":{}}}}}"#, answer.name(), status.code()))
 }
 
-/// The place and the status, if that is what the text says.
+/// The slot and the status, if the text is a refusal.
 pub(super) fn read(text: &[u8]) -> Option<(u32, Status)> {
     if text.len() > MAX_TEXT_BYTES || !text.starts_with(PREFIX) {
         return None;
@@ -32,7 +34,7 @@ pub(super) fn read(text: &[u8]) -> Option<(u32, Status)> {
     (status != Status::Ok.code()).then_some((place, Status::from_code(status)))
 }
 
-/// Whether a missing answer of this kind is told.
+/// Whether a missing reply of this kind is reported.
 fn is_declinable(answer: Kind) -> bool {
     answer.reply_slot() == Some(u32::from(answer.code()))
         && !matches!(answer, Kind::ConsensusVoteAck | Kind::TransactionApproved)

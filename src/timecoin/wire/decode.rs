@@ -1,4 +1,4 @@
-//! Frames into messages.
+//! Decoding frames into messages.
 
 use bytes::Bytes;
 
@@ -10,15 +10,16 @@ use super::kinds::{Kind, UNKNOWN};
 use super::peek;
 use super::protocol::{LENGTH_BYTES, MAX_FRAME_BYTES, MAX_WHOLE_FRAME_BYTES};
 
-/// What the room for a long frame is rounded up to.
+/// Rounding of the buffer for a long frame, in bytes.
 const PAGE_BYTES: usize = 4096;
 
-/// The `timecoin` dialect's [`Decoder`]: 32 bytes while no long frame is coming in.
+/// The [`Decoder`] of the `timecoin` protocol. It takes 32 bytes while no long frame is in
+/// progress.
 #[derive(Debug, Default)]
 pub struct TimeCoinDecoder {
-    /// What has come of a frame that is taken in piecemeal.
+    /// The part of a long frame that has arrived.
     text: Vec<u8>,
-    /// What has yet to come of it, in bytes.
+    /// Number of bytes still missing.
     missing: usize,
 }
 
@@ -50,14 +51,14 @@ impl Decoder for TimeCoinDecoder {
 }
 
 impl TimeCoinDecoder {
-    /// Adds a piece of a long frame, which stays open or is complete. `head` bytes before it were used too.
+    /// Adds a part of a long frame; `head` bytes before it were consumed too.
     #[cold]
     fn append(&mut self, head: usize, piece: &[u8]) -> DecodeStep<'static> {
         let used = head + piece.len();
         let need = self.text.len() + piece.len();
         self.missing -= piece.len();
         if need > self.text.capacity() {
-            // Room for as much again pays for each byte about once; never more than the frame takes.
+            // Doubling copies each byte about once; the capacity never exceeds the frame.
             let room = need.saturating_mul(2).next_multiple_of(PAGE_BYTES).min(need + self.missing);
             self.text.reserve_exact(room - self.text.len());
         }
@@ -70,13 +71,13 @@ impl TimeCoinDecoder {
     }
 }
 
-/// What a frame holds.
+/// The content of a frame.
 pub(in crate::timecoin) enum FrameContent {
     Control(Control),
     Message(MessageHeader),
 }
 
-/// What a frame with this text holds, as far as its beginning tells.
+/// The content of a frame with this text, as far as its beginning shows.
 #[inline]
 pub(in crate::timecoin) fn peek_frame(text: &[u8]) -> FrameContent {
     match peek::peek_kind(text) {

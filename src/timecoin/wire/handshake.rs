@@ -1,4 +1,4 @@
-//! The JSON of a handshake.
+//! The JSON text of a handshake.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,89 +9,90 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::codec::{DecodeError, write_json};
 use super::network::NetworkType;
 
-/// What each side says first, after the magic and a length.
+/// The first message in each direction, after the magic and a length.
 ///
-/// All fields are written, absent ones as null; those that may be absent may be missing when read.
+/// All fields are written, absent ones as null. Optional fields may be missing when read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandshakeMessage {
-    /// The sender's software.
+    /// The software version.
     pub version: String,
-    /// When it was committed.
+    /// The date of the commit it was built from.
     #[serde(default)]
     pub commit_date: Option<String>,
-    /// How many commits it has; text, since a number is refused by the network's other nodes.
+    /// The number of commits it was built from. Text: legacy nodes refuse a number.
     #[serde(default)]
     pub commit_count: Option<String>,
-    /// The protocol it speaks: [`HandshakeMessage::PROTOCOL_VERSION`].
+    /// The protocol version: [`HandshakeMessage::PROTOCOL_VERSION`].
     pub protocol_version: u32,
-    /// Its network.
+    /// The sender's network.
     pub network: NetworkType,
-    /// Where it listens, it says.
+    /// The address that the sender says it listens on.
     pub listen_addr: SocketAddr,
-    /// Its time, in seconds. Nobody checks it.
+    /// The sender's time, in seconds. Not checked.
     pub timestamp: u64,
-    /// What it can do. Of what is read the first [`HandshakeMessage::MAX_CAPABILITIES`] are kept.
+    /// The sender's capabilities. When read, the first [`HandshakeMessage::MAX_CAPABILITIES`] are
+    /// kept.
     #[serde(deserialize_with = "first_capabilities")]
     pub capabilities: Vec<String>,
-    /// Where its rewards go.
+    /// The address that receives its rewards.
     #[serde(default)]
     pub wallet_address: Option<String>,
-    /// Its first block, where it knows one.
+    /// The hash of its genesis block, if known.
     #[serde(default)]
     pub genesis_hash: Option<String>,
 }
 
-/// Why the sender of a handshake does not belong here. The text is what the network's nodes have always logged.
+/// Why a handshake does not fit this node. The texts are those that legacy nodes log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeMismatch {
-    /// It is of the other network.
+    /// The sender belongs to the other network.
     #[error("Network mismatch: expected {expected}, got {got}")]
     Network {
-        /// Ours.
+        /// Our network.
         expected: NetworkType,
-        /// Theirs.
+        /// The sender's network.
         got: NetworkType,
     },
-    /// It speaks another protocol.
+    /// The sender uses another protocol version.
     #[error("Protocol version mismatch: expected {expected}, got {got}")]
     Version {
-        /// Ours.
+        /// Our version.
         expected: u32,
-        /// Theirs.
+        /// The sender's version.
         got: u32,
     },
 }
 
 impl HandshakeMessage {
-    /// The protocol of these messages.
+    /// The protocol version of these messages.
     pub const PROTOCOL_VERSION: u32 = 1;
-    /// Longest JSON, in bytes.
+    /// Longest JSON text, in bytes.
     pub const MAX_SIZE: usize = 1024 * 1024;
-    /// Most capabilities that are kept of a peer's.
+    /// Maximum number of a peer's capabilities that are kept.
     pub const MAX_CAPABILITIES: usize = 16;
 
-    /// The handshake with this JSON text.
+    /// Decodes a handshake.
     ///
     /// # Errors
     /// [`DecodeError`].
     ///
     /// # Cost
-    /// Memory of the text's size at most.
+    /// Memory of at most the text's size.
     pub fn decode(text: &[u8]) -> Result<Self, DecodeError> {
         serde_json::from_slice(text).map_err(DecodeError::new)
     }
 
     /// Appends the JSON text.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        // Text and byte_array only: writing them to memory cannot fail.
+        // Strings and numbers only: writing them to memory cannot fail.
         let _ = write_json(self, out);
     }
 
-    /// Whether the sender belongs to this network and speaks our protocol.
+    /// Checks network and protocol version.
     ///
     /// # Errors
-    /// What is different; the network is looked at first.
+    /// The first difference; the network is checked first.
     pub fn validate(&self, expected: NetworkType) -> Result<(), HandshakeMismatch> {
         if self.network != expected {
             return Err(HandshakeMismatch::Network { expected, got: self.network });
@@ -104,7 +105,8 @@ impl HandshakeMessage {
     }
 }
 
-/// The first few of a list of texts; the others are only looked at, since a short text takes more memory than it has bytes.
+/// Reads the first capabilities. The others are skipped, because a short string takes more memory
+/// than it has bytes.
 fn first_capabilities<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct FirstCapabilities;
     impl<'de> de::Visitor<'de> for FirstCapabilities {
@@ -129,7 +131,7 @@ fn first_capabilities<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
     deserializer.deserialize_seq(FirstCapabilities)
 }
 
-/// A text that is not kept.
+/// A string that is not kept.
 struct IgnoredText;
 
 impl<'de> Deserialize<'de> for IgnoredText {

@@ -1,11 +1,12 @@
-//! What blocks and transactions hash to: SHA3-256 double_sha3.
+//! Hashes of blocks and transactions: SHA3-256 applied twice.
 
 use sha3::{Digest, Sha3_256};
 
 use super::types::{BlockHeader, Transaction};
 
 impl BlockHeader {
-    /// The block's hash, in hexadecimal, as its fields give it. Covers number, time, previous hash, merkle root and maker.
+    /// The block's hash in hexadecimal, computed from number, time, previous hash, Merkle root and
+    /// validator.
     pub fn computed_hash(&self) -> String {
         let mut hash = Sha3_256::new();
         hash.update(self.block_number.to_le_bytes());
@@ -18,11 +19,11 @@ impl BlockHeader {
 }
 
 impl Transaction {
-    /// The transaction's id, in hexadecimal, as its fields give it. Does not cover signatures. A block's first transaction
-    /// has a name in place of it.
+    /// The transaction's id in hexadecimal, computed from all fields except signatures. The id of a
+    /// block's first transaction is a name instead.
     pub fn computed_txid(&self) -> String {
         let mut hash = Sha3_256::new();
-        // The format counts in four bytes; a list that needs more does not fit a frame.
+        // The format has four bytes for a count; a longer list does not fit a frame.
         let count = |items: usize| (items as u32).to_le_bytes();
         hash.update(self.version.to_le_bytes());
         hash.update(count(self.inputs.len()));

@@ -1,12 +1,16 @@
-//! The table of messages: name, number, lane, and which of them are questions and answers.
+//! The table of messages: name, number, lane, and which message answers which.
 //!
-//! # What answers what
-//! The line carries no ids, so a question waits in a *place*, and an answer is found by the place it fills. The place is the
-//! number of the answer's kind, of the first one where there are two. Questions that are answered alike share a place.
+//! # Reply slots
+//! The wire carries no request ids. A request therefore waits in a *reply slot*, and a reply is
+//! matched by the slot it fills. The slot is the number of the reply's kind; if a request has two
+//! kinds of reply, the number of the first. Requests with the same kind of reply share a slot.
 //!
-//! Three reply_matcher are left apart on purpose, since both halves are broadcasts whose consumers must see every one of them:
-//! `RequestBlockProposal` with `ConsensusBlockProposal`, `UtxoLockBroadcast` with `UtxoLockAcknowledge`, and `Transaction`
-//! with `ValidationResponse`.
+//! Three pairs are not matched on purpose, because both halves are broadcasts and every one must be
+//! delivered:
+//!
+//! - `RequestBlockProposal` and `ConsensusBlockProposal`
+//! - `UtxoLockBroadcast` and `UtxoLockAcknowledge`
+//! - `Transaction` and `ValidationResponse`
 
 use std::fmt;
 
@@ -14,14 +18,14 @@ use crate::base::Lane;
 
 use super::message::NetworkMessage;
 
-/// What a decoder calls a frame that holds no message it knows by name; its payload is the frame's text.
+/// The kind of a frame whose message name is unknown; its payload is the frame's text.
 pub const UNKNOWN: u16 = u16::MAX;
 
-/// Makes [`Kind`] and its tables out of lines `Variant, lane[, asks Reply][, fills Reply];`.
+/// Generates [`Kind`] and its tables from lines `Variant, lane[, asks Reply][, fills Reply];`.
 macro_rules! kinds {
     ($($name:ident, $lane:ident $(, asks $asks:ident)? $(, fills $fills:ident)?;)*) => {
-        /// Which message: a variant of [`NetworkMessage`] without its content. Its number is its place among the variants,
-        /// and the kind of the node's messages that carry it.
+        /// The kind of a message: a variant of [`NetworkMessage`] without its content. Its number
+        /// is the position of the variant, and the kind of the node's messages that carry it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u16)]
         #[non_exhaustive]
@@ -30,7 +34,7 @@ macro_rules! kinds {
         }
 
         impl Kind {
-            /// All of them, by number.
+            /// All kinds, by number.
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
 
             /// The kind of a message.
@@ -41,7 +45,7 @@ macro_rules! kinds {
             }
         }
 
-        /// What the table says, by number.
+        /// The rows of the table, by number.
         static ROWS: [Row; Kind::ALL.len()] = [$(Row {
             name: stringify!($name),
             lane: Lane::$lane,
@@ -53,7 +57,7 @@ macro_rules! kinds {
     (@kind $kind:ident) => { Some(Kind::$kind) };
 }
 
-/// What the table says of a kind.
+/// One row of the table.
 #[derive(Clone, Copy)]
 struct Row {
     name: &'static str,
@@ -137,13 +141,13 @@ kinds! {
 }
 
 impl Kind {
-    /// Longest text of a message that still travels on [`Lane::Urgent`], in bytes: what is longer would delay the votes
-    /// behind it.
+    /// Longest text of a message that travels on [`Lane::Urgent`], in bytes. A longer one would
+    /// delay the votes behind it.
     pub const URGENT_SIZE: usize = 64 * 1024;
-    /// Longest text of a message that still travels on [`Lane::Normal`], in bytes.
+    /// Longest text of a message that travels on [`Lane::Normal`], in bytes.
     pub const NORMAL_SIZE: usize = 1024 * 1024;
 
-    /// The kind with this number; `None` for [`UNKNOWN`] and every other number that is no variant's.
+    /// The kind with this number; `None` for [`UNKNOWN`] and other numbers without a variant.
     pub fn from_code(code: u16) -> Option<Self> {
         Self::ALL.get(usize::from(code)).copied()
     }
@@ -157,19 +161,20 @@ impl Kind {
         self as u16
     }
 
-    /// The variant's name, as it stands in JSON.
+    /// The name of the variant, as in JSON.
     pub const fn name(self) -> &'static str {
         self.row().name
     }
 
-    /// The lane for a message of this kind of usual size: urgent for votes, proposals and acknowledgements, bulk for blocks,
-    /// chains and snapshots.
+    /// The lane for a message of usual size: urgent for votes, proposals and acknowledgements; bulk
+    /// for blocks, chains and snapshots; normal for the others.
     pub const fn lane(self) -> Lane {
         self.row().lane
     }
 
-    /// The lane for a message of this kind whose text has this many bytes: its own, or a less urgent one if it is long.
-    /// Every lane of the native dialect with default limits takes what this puts on it, up to 10 MiB.
+    /// The lane for a message whose text has `size` bytes: its own, or a less urgent one if the
+    /// text is long. With default limits, the lanes of the native protocol accept every such
+    /// message of up to 10 MiB.
     pub const fn lane_for(self, size: usize) -> Lane {
         match self.lane() {
             _ if size > Self::NORMAL_SIZE => Lane::Bulk,
@@ -178,17 +183,17 @@ impl Kind {
         }
     }
 
-    /// The kind of the usual answer, if this one asks.
+    /// The usual kind of reply, if this kind is a request.
     pub const fn reply_kind(self) -> Option<Self> {
         self.row().asks
     }
 
-    /// The place in which a question of this kind waits.
+    /// The reply slot in which a request of this kind waits.
     pub const fn request_slot(self) -> Option<u32> {
         place(self.row().asks)
     }
 
-    /// The place that a message of this kind may answer.
+    /// The reply slot that a message of this kind fills.
     pub const fn reply_slot(self) -> Option<u32> {
         place(self.row().fills)
     }
@@ -196,7 +201,7 @@ impl Kind {
     /// The kind with this name.
     ///
     /// # Cost
-    /// A few comparisons: only names of the same length are looked at.
+    /// A few comparisons: only names of the same length are compared.
     pub fn from_name(name: &[u8]) -> Option<Self> {
         let from = usize::from(*BY_LENGTH.starts.get(name.len())?);
         let to = usize::from(*BY_LENGTH.starts.get(name.len() + 1)?);
@@ -219,13 +224,13 @@ impl fmt::Display for Kind {
 }
 
 impl NetworkMessage {
-    /// Which message it is.
+    /// The kind of the message.
     pub const fn kind(&self) -> Kind {
         Kind::of(self)
     }
 }
 
-/// Longest name of a kind, in bytes.
+/// Length of the longest name, in bytes.
 pub(super) const MAX_NAME_BYTES: usize = {
     let (mut longest, mut at) = (0, 0);
     while at < Kind::ALL.len() {
@@ -238,7 +243,8 @@ pub(super) const MAX_NAME_BYTES: usize = {
     longest
 };
 
-/// The kinds by the length of their names: those of length `n` are `order[starts[n]..starts[n + 1]]`.
+/// The kinds ordered by the length of their names: those of length `n` are
+/// `order[starts[n]..starts[n + 1]]`.
 struct ByLength {
     starts: [u8; MAX_NAME_BYTES + 2],
     order: [Kind; Kind::ALL.len()],

@@ -1,4 +1,4 @@
-//! The 71 messages.
+//! The 71 messages of the network.
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -8,43 +8,43 @@ use super::types::{
     UtxoInfo, WalletTransaction,
 };
 
-/// A message of the network. The variants stand in the order of [`Kind`](super::Kind).
+/// A message of the network. The variants are in the order of [`Kind`](super::Kind).
 ///
-/// Heights are block byte_array; what is said of ids, amounts and times in the structures holds here too.
+/// Heights are block numbers. Ids, amounts and times are as described in `types.rs`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum NetworkMessage {
-    /// Are you there?
+    /// Checks that the peer is alive.
     Ping,
-    /// I am: the answer to a ping.
+    /// The reply to a ping.
     Pong,
-    /// What time is it?
+    /// Requests the peer's time.
     TimeRequest {
-        /// The asker's time, in milliseconds.
+        /// The requester's time, in milliseconds.
         request_time_ms: i64,
     },
-    /// The time.
+    /// The time of a peer.
     TimeResponse {
-        /// What the request said.
+        /// The time in the request.
         request_time_ms: i64,
-        /// The answerer's time, in milliseconds.
+        /// The responder's time, in milliseconds.
         peer_time_ms: i64,
     },
     /// A payment.
     Transaction(TransactionMessage),
-    /// A verdict on a payment.
+    /// A node's decision about a payment.
     ValidationResponse(TransactionValidation),
     /// A proposed block as bytes.
     BlockProposal(#[serde(serialize_with = "byte_array")] Vec<u8>),
-    /// How high is your chain?
+    /// Requests the height of the chain.
     GetBlockchainHeight,
-    /// So high.
+    /// The height of a chain.
     BlockchainHeight(u64),
-    /// Give me the blocks of these heights.
+    /// Requests the blocks of a range of heights.
     GetBlocks {
-        /// The first.
+        /// The first height.
         start_height: u64,
-        /// The last.
+        /// The last height, inclusive.
         end_height: u64,
     },
     /// Blocks as bytes.
@@ -54,350 +54,353 @@ pub enum NetworkMessage {
         /// In ascending order.
         blocks: Vec<Block>,
     },
-    /// I am behind.
+    /// Tells that a node is behind.
     CatchUpRequest {
-        /// Who.
+        /// The node that is behind.
         requester: String,
-        /// At this height.
+        /// Its height.
         current_height: u64,
-        /// And should be at this one.
+        /// The height it should have.
         expected_height: u64,
     },
-    /// I have heard that you are behind.
+    /// Acknowledges a [`NetworkMessage::CatchUpRequest`].
     CatchUpAcknowledge {
-        /// Who has.
+        /// The acknowledging node.
         responder: String,
     },
     /// A new transaction.
     TransactionBroadcast(Transaction),
-    /// A transaction that the vote went for.
+    /// A transaction that was finalized by vote.
     FinalizedTransactionBroadcast(Transaction),
-    /// Do you approve of this transaction?
+    /// Requests a node's decision about a transaction.
     InstantFinalityRequest(Transaction),
     /// A vote on a transaction.
     InstantFinalityVote {
         /// The transaction.
         txid: String,
-        /// Whose vote.
+        /// The voter.
         voter: String,
-        /// For it?
+        /// Whether the voter approves.
         approve: bool,
         /// When it was cast.
         timestamp: u64,
     },
     /// A transaction for the mempool.
     MempoolAdd(Transaction),
-    /// What is in your mempool?
+    /// Requests the content of the mempool.
     MempoolQuery,
-    /// A mempool's content.
+    /// The content of a mempool.
     MempoolResponse(Vec<Transaction>),
     /// A proposed block as JSON text; its fields are the application's.
     ConsensusBlockProposal(String),
     /// A vote on a block as JSON text; its fields are the application's.
     ConsensusBlockVote(String),
-    /// A vote on a block has arrived.
+    /// Acknowledges a vote on a block.
     ConsensusVoteAck {
-        /// The block voted on.
+        /// The block that was voted on.
         block_hash: String,
-        /// Who voted.
+        /// The voter.
         voter: String,
-        /// When it arrived.
+        /// When the vote arrived.
         received_at: u64,
     },
-    /// Give me these transactions of a proposed block.
+    /// Requests transactions of a proposed block.
     RequestMissingTransactions {
-        /// Which.
+        /// The transaction ids.
         txids: Vec<String>,
-        /// Who asks.
+        /// The requester.
         requester: String,
         /// The block's height.
         block_height: u64,
     },
     /// Transactions of a proposed block.
     MissingTransactionsResponse {
-        /// Those that are known.
+        /// The known ones.
         transactions: Vec<Transaction>,
         /// The block's height.
         block_height: u64,
     },
-    /// A transaction is refused.
+    /// Tells that a transaction was rejected.
     TransactionRejection {
-        /// Which.
+        /// The transaction.
         txid: String,
-        /// Why, such as `double_spend`.
+        /// The reason, such as `double_spend`.
         reason: String,
-        /// Whose.
+        /// The owner's wallet.
         wallet_address: String,
     },
-    /// The leader of this height should propose a block.
+    /// Asks the leader of a height to propose a block.
     RequestBlockProposal {
         /// The height.
         block_height: u64,
         /// The leader.
         leader_ip: String,
-        /// Who asks.
+        /// The requester.
         requester_ip: String,
     },
-    /// My chain ends here.
+    /// The sender's chain tip.
     UpdateTip {
         /// Its height.
         height: u64,
-        /// Its last block.
+        /// The hash of its last block.
         hash: String,
     },
-    /// Tell me about this wallet from now on.
+    /// Requests notifications about a wallet.
     RegisterXpub {
-        /// The wallet's public key.
+        /// The wallet's extended public key.
         xpub: String,
     },
-    /// Whether a wallet will be told about.
+    /// Whether the wallet was registered.
     XpubRegistered {
-        /// It will.
+        /// Whether it was.
         success: bool,
-        /// More, in words.
+        /// A description.
         message: String,
     },
     /// A wallet's unspent outputs.
     UtxoUpdate {
-        /// The wallet's public key.
+        /// The wallet's extended public key.
         xpub: String,
-        /// What it can spend.
+        /// The outputs.
         utxos: Vec<UtxoInfo>,
     },
-    /// Which transactions has this wallet?
+    /// Requests the transactions of a wallet.
     RequestWalletTransactions {
-        /// The wallet's public key.
+        /// The wallet's extended public key.
         xpub: String,
     },
-    /// A wallet's transactions.
+    /// The transactions of a wallet.
     WalletTransactionsResponse {
         /// The transactions.
         transactions: Vec<WalletTransaction>,
-        /// Complete up to this height.
+        /// The height up to which the list is complete.
         last_synced_height: u64,
     },
-    /// Which peers do you know?
+    /// Requests the peers that a node knows.
     GetPeerList,
-    /// A wallet has a new transaction.
+    /// Tells a wallet of a new transaction.
     NewTransactionNotification {
         /// The transaction.
         transaction: WalletTransaction,
     },
-    /// What is your first block?
+    /// Requests the genesis block.
     GetGenesis,
-    /// The first block as JSON text.
+    /// The genesis block as JSON text.
     GenesisBlock(String),
-    /// What is in your mempool? Answered as [`NetworkMessage::MempoolQuery`] is.
+    /// Requests the content of the mempool, like [`NetworkMessage::MempoolQuery`].
     GetMempool,
-    /// How high is your chain, and what is its end?
+    /// Requests height and tip of the chain.
     GetBlockchainInfo,
-    /// A chain's height and end.
+    /// Height and tip of a chain.
     BlockchainInfo {
-        /// Its height; none before there is a first block.
+        /// Its height; `None` without a genesis block.
         height: Option<u64>,
-        /// Its last block.
+        /// The hash of its last block.
         best_block_hash: String,
     },
-    /// How high is your chain?
+    /// Requests height and tip of a chain that has a genesis block.
     HeightRequest,
-    /// A chain's height and end.
+    /// Height and tip of a chain.
     HeightResponse {
         /// Its height.
         height: u64,
-        /// Its last block.
+        /// The hash of its last block.
         best_block_hash: String,
     },
-    /// Give me this block.
+    /// Requests one block.
     BlockRequest {
         /// Its height.
         height: u64,
     },
-    /// A block.
+    /// One block.
     BlockResponse {
-        /// The block; none when it is not known.
+        /// The block; `None` if it is not known.
         block: Option<Block>,
     },
-    /// Give me the chain.
+    /// Requests a part of the chain.
     ChainRequest {
-        /// From this height on.
+        /// The first height.
         from_height: u64,
     },
-    /// A stretch of the chain.
+    /// A part of the chain.
     ChainResponse {
         /// In ascending order.
         blocks: Vec<Block>,
-        /// Whether it reaches the chain's end.
+        /// Whether it reaches the chain's tip.
         complete: bool,
     },
-    /// Give me what is unspent.
+    /// Requests all unspent outputs after a block.
     StateSnapshotRequest {
-        /// After this block.
+        /// The block's height.
         height: u64,
     },
-    /// What is unspent.
+    /// All unspent outputs after a block.
     StateSnapshotResponse {
-        /// After this block.
+        /// The block's height.
         height: u64,
-        /// What it hashes to.
+        /// The Merkle root of the outputs.
         utxo_merkle_root: String,
-        /// The outputs; their format is the application's.
+        /// The outputs, in the application's format.
         #[serde(serialize_with = "byte_array")]
         state_data: Vec<u8>,
-        /// Whether they are packed with gzip.
+        /// Whether they are compressed with gzip.
         compressed: bool,
-        /// Their size unpacked, in bytes. Says the sender: unpack with a limit of your own.
+        /// Their uncompressed size in bytes, as stated by the sender. Decompress with a limit of
+        /// your own.
         snapshot_size_bytes: u64,
     },
     /// Peers that the sender knows.
     PeerList(Vec<PeerAddress>),
     /// A proposed transaction as JSON text; its fields are the application's.
     ConsensusTxProposal(String),
-    /// Which transactions were finalized?
+    /// Requests the transactions finalized since a time.
     RequestFinalizedTransactions {
-        /// After this time.
+        /// The time.
         since_timestamp: i64,
     },
     /// Finalized transactions.
     FinalizedTransactionsResponse {
-        /// Which.
+        /// The transactions.
         transactions: Vec<Transaction>,
-        /// When, in the same order.
+        /// Their finalization times, in the same order.
         finalized_at: Vec<i64>,
     },
     /// A vote on a transaction as JSON text; its fields are the application's.
     ConsensusTxVote(String),
-    /// A node approves of a transaction.
+    /// A node approves a transaction.
     TransactionApproved {
         /// The transaction.
         txid: String,
-        /// Who does.
+        /// The node.
         approver: String,
-        /// When.
+        /// When it decided.
         timestamp: i64,
     },
-    /// A node does not approve of a transaction.
+    /// A node rejects a transaction.
     TransactionRejected {
         /// The transaction.
         txid: String,
-        /// Who does not.
+        /// The node.
         rejector: String,
-        /// Why.
+        /// The reason.
         reason: String,
-        /// When.
+        /// When it decided.
         timestamp: i64,
     },
-    /// The vote went against a transaction.
+    /// A vote rejected a transaction.
     TransactionRejectedByNetwork {
         /// The transaction.
         txid: String,
-        /// Who was against it.
+        /// The rejecting nodes.
         rejections: Vec<String>,
-        /// Why, in the same order.
+        /// Their reasons, in the same order.
         reasons: Vec<String>,
-        /// When.
+        /// When it was rejected.
         timestamp: i64,
     },
-    /// In what state are these outputs?
+    /// Requests the states of outputs.
     UTXOStateQuery {
         /// Each an [`OutPoint`](super::OutPoint) as JSON text.
         outpoints: Vec<String>,
     },
-    /// States of outputs.
+    /// The states of outputs.
     UTXOStateResponse {
-        /// A list of reply_matcher, [`OutPoint`](super::OutPoint) and [`UTXOState`](super::UTXOState), as JSON text.
+        /// A list of pairs of [`OutPoint`](super::OutPoint) and [`UTXOState`](super::UTXOState), as
+        /// JSON text.
         states: String,
     },
-    /// An output's state has changed.
+    /// Tells that the state of an output changed.
     UTXOStateNotification {
-        /// An [`UTXOStateNotification`](super::UTXOStateNotification) as JSON text.
+        /// A [`UTXOStateNotification`](super::UTXOStateNotification) as JSON text.
         notification: String,
     },
-    /// Tell me when these change.
+    /// Subscribes to state changes.
     UTXOSubscribe {
-        /// Each an [`OutPoint`](super::OutPoint) as JSON text.
+        /// The outputs, each an [`OutPoint`](super::OutPoint) as JSON text.
         outpoints: Vec<String>,
-        /// And all outputs of these.
+        /// Addresses, for all of their outputs.
         addresses: Vec<String>,
-        /// Under which name to end it.
+        /// The id of the subscription.
         subscriber_id: String,
     },
-    /// Tell me no more.
+    /// Ends a subscription.
     UTXOUnsubscribe {
-        /// The subscription's name.
+        /// The id of the subscription.
         subscriber_id: String,
     },
-    /// A transaction claims outputs.
+    /// A transaction locks outputs.
     UtxoLockBroadcast {
         /// The transaction.
         txid: String,
-        /// Each an [`UtxoInput`](super::UtxoInput) as JSON text.
+        /// Each a [`UtxoInput`](super::UtxoInput) as JSON text.
         inputs: Vec<String>,
-        /// Each an [`UtxoOutput`](super::UtxoOutput) as JSON text.
+        /// Each a [`UtxoOutput`](super::UtxoOutput) as JSON text.
         outputs: Vec<String>,
         /// When, in milliseconds.
         timestamp: i64,
-        /// Who says so.
+        /// The proposing node.
         proposer: String,
-        /// Their signature.
+        /// Its signature.
         signature: String,
     },
-    /// One masternode's answer to such a claim.
+    /// A masternode's reply to a lock.
     UtxoLockAcknowledge {
         /// The transaction.
         txid: String,
-        /// Which masternode.
+        /// The masternode.
         masternode: String,
-        /// Its tier's name.
+        /// The name of its tier.
         tier: String,
-        /// Whether it agrees.
+        /// Whether it accepts the lock.
         success: bool,
-        /// If not: a [`ConflictInfo`](super::ConflictInfo) as JSON text.
+        /// The conflict if it does not: a [`ConflictInfo`](super::ConflictInfo) as JSON text.
         conflict: Option<String>,
         /// When, in milliseconds.
         timestamp: i64,
     },
-    /// How such a claim ended.
+    /// The outcome of a lock.
     UtxoCommit {
         /// The transaction.
         txid: String,
         /// `Approved` or `Rejected`.
         status: String,
-        /// How many have agreed.
+        /// Number of acknowledgements.
         ack_count: u32,
-        /// What they weigh. Not a number cannot be written: the network has no form for it that its nodes can read.
+        /// Their weight. Must be finite: the network has no form for other values that its nodes
+        /// can read.
         #[serde(serialize_with = "finite")]
         total_weight: f64,
         /// When, in milliseconds.
         timestamp: i64,
-        /// Why it was rejected.
+        /// The reason of a rejection.
         reason: Option<String>,
     },
-    /// Which of two claims holds.
+    /// Decides between two conflicting locks.
     UtxoConflictResolution {
-        /// The one that does.
+        /// The transaction that keeps its lock.
         winner_txid: String,
-        /// The one that does not.
+        /// The transaction that loses its lock.
         loser_txid: String,
-        /// By which rule.
+        /// The rule applied.
         resolution_rule: String,
         /// When, in milliseconds.
         timestamp: i64,
     },
-    /// Which masternodes do you know?
+    /// Requests the known masternodes.
     GetMasternodeList,
     /// Masternodes that the sender knows.
     MasternodeList {
         /// The masternodes.
         masternodes: Vec<MasternodeInfo>,
     },
-    /// A masternode is there.
+    /// Announces a masternode.
     MasternodeAnnouncement {
-        /// Which.
+        /// The masternode.
         masternode: MasternodeInfo,
     },
-    /// What does your list of masternodes hash to?
+    /// Requests the hash of the masternode list.
     GetMasternodeHash,
-    /// What a list of masternodes hashes to.
+    /// The hash of a masternode list.
     MasternodeHash {
         /// The hash.
         hash: String,
@@ -405,7 +408,7 @@ pub enum NetworkMessage {
 }
 
 impl NetworkMessage {
-    /// The field that JSON has no number for, if there is one.
+    /// The first field whose value JSON cannot represent, with the value.
     pub(super) fn non_finite_field(&self) -> Option<(&'static str, f64)> {
         match self {
             Self::UtxoCommit { total_weight, .. } if !total_weight.is_finite() => {
@@ -416,7 +419,8 @@ impl NetworkMessage {
     }
 }
 
-/// JSON has no way to write what is not finite; `null`, in its place, is refused by every reader.
+/// Refuses values that are not finite. JSON cannot represent them, and readers refuse `null` in
+/// their place.
 fn finite<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     if !value.is_finite() {
         return Err(serde::ser::Error::custom(format_args!(

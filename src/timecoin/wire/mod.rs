@@ -1,23 +1,24 @@
-//! What TIME Coin nodes put on the line. No I/O and no task; the only clock is the one the handshake's timestamp is read from.
+//! The wire format of the TIME Coin network: messages, framing and handshake. No I/O and no tasks;
+//! the only clock is the source of the handshake's timestamp.
 //!
 //! ```text
 //! handshake = magic (4 bytes) length (4 bytes, big endian) JSON      dialler first, the acceptor's is its acceptance
 //! frame     = length (4 bytes, big endian) JSON of a NetworkMessage
 //! ```
 //!
-//! A [`NetworkMessage`] is the typed form, its JSON text the payload of a node's message, and its place among the variants
-//! ([`Kind`]) the message's kind. The text is compact, with the fields in declared order, and is the same whichever dialect
-//! carries it.
+//! A [`NetworkMessage`] is the typed form, its JSON text is the payload of a node's message, and
+//! its position among the variants ([`Kind`]) is the message's kind. The text is compact, with the
+//! fields in declared order, and is the same in every protocol that carries it.
 //!
-//! # Invariants
-//! - **Nothing is allocated because a peer announced it.** *Enforced by*: a frame's buffer grows with the bytes that came;
-//!   JSON announces no lengths, and parsed values grow with the text that stands for them. *Breaks if* a buffer is reserved
-//!   from a length field.
-//! - **A frame that was read whole leaves the stream in step**, whatever it holds: what is no message of ours is delivered
-//!   as [`UNKNOWN`] with its bytes. *Breaks if* a parse error ends the decoder.
+//! # Guarantees
+//! - An announced length allocates nothing: a frame's buffer grows with the received bytes, JSON
+//!   has no lengths, and parsed values grow with their text.
+//! - A complete frame keeps the stream in step, whatever it contains: what is not a known message
+//!   is delivered as [`UNKNOWN`] with its bytes.
 //!
-//! # Not promised
-//! A typed parse may take a multiple of the text's size: an empty string takes 3 bytes of JSON and 24 of memory.
+//! # Not guaranteed
+//! A typed parse may take a multiple of the text's size: an empty string takes 3 bytes of JSON and
+//! 24 bytes of memory.
 
 mod codec;
 mod decline;

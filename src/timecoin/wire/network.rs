@@ -1,4 +1,4 @@
-//! The two networks.
+//! The two networks, and their ports.
 
 use std::net::SocketAddr;
 
@@ -10,17 +10,17 @@ use crate::base::canonical;
 /// connection, so no node listens on it.
 pub const FIRST_EPHEMERAL_PORT: u16 = 49_152;
 
-/// Which of the two networks a node belongs to.
+/// One of the two networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum NetworkType {
-    /// The network that counts.
+    /// The main network.
     Mainnet,
-    /// The network for trying things out.
+    /// The test network.
     Testnet,
 }
 
 impl NetworkType {
-    /// The four bytes a handshake begins with.
+    /// The first four bytes of a handshake.
     pub const fn magic(self) -> [u8; 4] {
         match self {
             Self::Mainnet => [0xc0, 0x1d, 0x7e, 0x4d],
@@ -28,12 +28,12 @@ impl NetworkType {
         }
     }
 
-    /// The network's number in a [`Hello`](crate::wire::Hello): its magic, read big endian.
+    /// The network's number in a [`Hello`](crate::wire::Hello): its magic, read in big endian.
     pub const fn id(self) -> u64 {
         u32::from_be_bytes(self.magic()) as u64
     }
 
-    /// The TCP port that nodes of this network listen on for each other.
+    /// The standard TCP port of the network's nodes.
     pub const fn port(self) -> u16 {
         match self {
             Self::Mainnet => 24_000,

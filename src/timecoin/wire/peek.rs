@@ -1,16 +1,16 @@
-//! Which message a text is, without reading all of it.
+//! Finds the kind of a message without parsing all of its text.
 
 use super::kinds::{Kind, MAX_NAME_BYTES};
 use super::message::NetworkMessage;
 
-/// Longest name worth reading when it is written with escapes, of which each takes six bytes.
+/// Longest escaped name that is read; an escape takes six bytes.
 const MAX_ESCAPED_NAME_BYTES: usize = 6 * MAX_NAME_BYTES;
 
-/// What the text says it is. Only its start is looked at: `"Name"`, or `{"Name":`, with whitespace anywhere. `None` for
-/// what begins otherwise, and for names that are not ours.
+/// The kind of a message, from the start of its text: `"Name"` or `{"Name":`, with whitespace
+/// anywhere. `None` for other texts and for unknown names.
 ///
 /// # Cost
-/// No allocation, but for a name written with escapes.
+/// No allocation, except for a name with escapes.
 #[inline]
 pub(super) fn peek_kind(text: &[u8]) -> Option<Kind> {
     let (name, rest, is_map) = leading_name(text)?;
@@ -20,14 +20,14 @@ pub(super) fn peek_kind(text: &[u8]) -> Option<Kind> {
     goes_on.then_some(kind)
 }
 
-/// Whether the text begins with one of our names, whatever follows.
+/// Whether the text begins with a known name, whatever follows.
 pub(super) fn has_known_name(text: &[u8]) -> bool {
     leading_name(text).is_some_and(|(name, ..)| name.kind().is_some())
 }
 
-/// Whether the text, which begins as a ping's or a pong's, is one to the last byte.
+/// Whether a text that begins like a ping or a pong is one completely.
 pub(super) fn is_whole(kind: Kind, text: &[u8]) -> bool {
-    // What everyone writes.
+    // The usual form.
     if text.len() == 6 {
         return true;
     }
@@ -49,7 +49,7 @@ impl Name<'_> {
     }
 }
 
-/// The name a text begins with, what follows it, and whether it stands in a map.
+/// The leading name, what follows it, and whether it is a key of a map.
 #[inline]
 fn leading_name(text: &[u8]) -> Option<(Name<'_>, &[u8], bool)> {
     let text = after_whitespace(text);
@@ -66,7 +66,7 @@ fn leading_name(text: &[u8]) -> Option<(Name<'_>, &[u8], bool)> {
     }
 }
 
-/// A name with escapes in it, read the long way.
+/// Reads a name with escapes.
 #[cold]
 fn escaped_name(text: &[u8], is_map: bool) -> Option<(Name<'_>, &[u8], bool)> {
     let window = &text[..text.len().min(MAX_ESCAPED_NAME_BYTES + 2)];

@@ -1,4 +1,4 @@
-//! The framing and the handshake, as a dialect of links.
+//! The network's [`Protocol`]: framing and handshake.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -19,40 +19,43 @@ use super::kinds::Kind;
 use super::network::NetworkType;
 use super::reply_matcher::KindReplyMatcher;
 
-/// The kinds there are.
+/// Number of message kinds.
 const KINDS: u32 = Kind::ALL.len() as u32;
 /// Longest text of a frame, in bytes.
 pub(super) const MAX_FRAME_BYTES: usize = 10 * 1024 * 1024;
-/// Longest text of a frame that is taken in one piece.
+/// Longest text of a frame that is taken from the read buffer in one piece, in bytes.
 pub(super) const MAX_WHOLE_FRAME_BYTES: usize = 16 * 1024;
-/// Bytes before a frame's text.
+/// Length prefix of a frame, in bytes.
 pub(super) const LENGTH_BYTES: usize = 4;
-/// Bytes before a handshake's text: the magic and a length.
+/// Magic and length before a handshake's text, in bytes.
 const HANDSHAKE_HEADER_BYTES: usize = 8;
 
-/// The dialect of the TIME Coin network's nodes, by the name `timecoin`.
+/// The protocol of the TIME Coin network, named `timecoin`.
 ///
-/// A message's payload is the whole JSON text of a [`NetworkMessage`](super::NetworkMessage), its kind the place of the
-/// variant ([`Kind`]); the kind itself is not sent.
+/// A message's payload is the JSON text of a [`NetworkMessage`](super::NetworkMessage). Its kind is
+/// the position of the variant ([`Kind`]) and is not sent separately.
 ///
-/// # What is received
-/// - A message that asks something is a [`MessageHeader::Request`] whose id is its place, all others are [`MessageHeader::Event`]s, answers
-///   included: [`Protocol::reply_matcher`] finds what they answer.
-/// - Pings and pongs are control messages. Everything comes on [`Lane::Normal`].
-/// - That there is no answer is a [`MessageHeader::Response`] whose id is the place.
-/// - A frame that begins with no name of ours is an event of the kind [`UNKNOWN`](super::UNKNOWN). Whether the rest of a
-///   frame is as it should be, only the typed parse tells.
+/// # Received
+/// - A request is a [`MessageHeader::Request`] whose id is its reply slot. All other messages,
+///   replies included, are [`MessageHeader::Event`]s; [`Protocol::reply_matcher`] finds the request
+///   that a reply answers.
+/// - Pings and pongs are control messages. Everything arrives on [`Lane::Normal`].
+/// - A refusal is a [`MessageHeader::Response`] whose id is the slot.
+/// - A frame with an unknown name is an event of the kind [`UNKNOWN`](super::UNKNOWN). Only the
+///   typed parse validates the rest of a frame.
 ///
-/// # What is sent
-/// - Answers with [`Status::Ok`], as frames. Other answers are a frame that only nodes of ours know, without their payload, and
-///   without any where the id is no place; what is sent to old nodes says nothing of them ([`PeerCapabilities`](crate::node::PeerCapabilities)), for
-///   their network refuses by silence. Cancels are no bytes at all.
-/// - In a handshake no nonce, no features and no application bytes; without an address to listen on, `0.0.0.0:0`.
+/// # Sent
+/// - A reply with [`Status::Ok`] is a frame. A refusal is a frame that only peerpool nodes
+///   understand; its payload is not sent. It is empty if the id is not a slot. Legacy nodes get no
+///   refusals ([`PeerCapabilities`](crate::node::PeerCapabilities)). A cancel has no bytes.
+/// - A handshake has no nonce, no features and no application bytes; without a listening address it
+///   has `0.0.0.0:0`.
 ///
 /// # Handshakes
-/// The network in a [`Hello`] is [`NetworkType::id`]. A received one's agent is the software's version, cut to
-/// [`Hello::MAX_AGENT`] bytes and without control characters; a genesis that is no hash becomes one that equals none; its
-/// application bytes are [`PeerSoftware`] as JSON.
+/// The network in a [`Hello`] is [`NetworkType::id`]. Of a received handshake, the agent is the
+/// software version, cut to [`Hello::MAX_AGENT`] bytes and without control characters. A genesis
+/// that is not a hash becomes one that equals no hash. The application bytes are a
+/// [`PeerSoftware`](super::PeerSoftware) as JSON.
 #[derive(Clone, Debug)]
 pub struct TimeCoin {
     network: NetworkType,
@@ -66,7 +69,7 @@ impl TimeCoin {
     /// Longest text of a message, in bytes.
     pub const MAX_MESSAGE: usize = MAX_FRAME_BYTES;
 
-    /// The dialect on this network.
+    /// The protocol on `network`.
     pub fn new(network: NetworkType, software: Software) -> Self {
         let limits = WireLimits {
             urgent: MAX_FRAME_BYTES,
@@ -80,28 +83,28 @@ impl TimeCoin {
         Self { network, software, clock: unix_seconds, limits, reply_matcher: Arc::new(KindReplyMatcher) }
     }
 
-    /// The dialect on the network that counts.
+    /// The protocol on the main network.
     pub fn mainnet(software: Software) -> Self {
         Self::new(NetworkType::Mainnet, software)
     }
 
-    /// The dialect on the test network.
+    /// The protocol on the test network.
     pub fn testnet(software: Software) -> Self {
         Self::new(NetworkType::Testnet, software)
     }
 
-    /// Where handshakes get their timestamp from, in seconds since 1970. Default: the system's clock.
+    /// Sets the source of handshake timestamps, in seconds since 1970. Default: the system clock.
     #[must_use]
     pub fn clock(self, clock: fn() -> u64) -> Self {
         Self { clock, ..self }
     }
 
-    /// Its network.
+    /// The network.
     pub const fn network(&self) -> NetworkType {
         self.network
     }
 
-    /// What goes out in place of the payload where a question has no answer; nothing where there is no such question.
+    /// The bytes of a refusal, empty if it cannot be expressed; `None` for any other message.
     #[inline]
     fn refusal(head: &MessageHeader) -> Option<Bytes> {
         match *head {
@@ -112,7 +115,7 @@ impl TimeCoin {
         }
     }
 
-    /// Whether this may be sent; `None` for what is sent as silence.
+    /// The length prefix of a message that may be sent; `None` for one that has no bytes.
     #[inline]
     fn frame_head(
         &self,
@@ -214,7 +217,7 @@ impl Protocol for TimeCoin {
         Ok(())
     }
 
-    /// This network refuses by closing.
+    /// This network refuses a connection by closing it.
     fn encode_goodbye(&self, _: &Goodbye, _: &mut BytesMut) -> Result<bool, EncodeError> {
         Ok(false)
     }

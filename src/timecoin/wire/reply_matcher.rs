@@ -1,7 +1,7 @@
-//! Whether a reply answers what was asked: the fields that both name must agree.
+//! Matches replies to requests: the fields that both contain must agree.
 //!
-//! A field that cannot be read disagrees with nothing: the reply then goes to whoever asked, and its typed parse says what is
-//! wrong with it. Only the fields that matter are parsed, the rest is skipped.
+//! A field that cannot be read contradicts nothing: the reply is delivered to the requester, whose
+//! typed parse reports the error. Only the fields that matter are parsed.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::wire::ReplyMatcher;
 
 use super::kinds::Kind;
 
-/// KindReplyMatcher questions and answers by the table of kinds.
+/// Matches requests and replies by the table of kinds and by their common fields.
 #[derive(Debug)]
 pub(super) struct KindReplyMatcher;
 
@@ -40,7 +40,7 @@ impl ReplyMatcher for KindReplyMatcher {
     }
 }
 
-/// Whether `reply`, of kind `reply_kind`, can be the answer to `asked`. Both are JSON texts.
+/// Whether `reply` can be the reply to `asked`. Both are JSON texts.
 fn is_reply_to(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> bool {
     if kind.request_slot().is_none() || kind.request_slot() != reply_kind.reply_slot() {
         return false;
@@ -48,8 +48,9 @@ fn is_reply_to(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> bool
     disagrees(kind, asked, reply_kind, reply) != Some(true)
 }
 
-/// Whether each of two questions of a kind names what its answer repeats, and not the same. Only of kinds whose answers may be missing
-/// without a word ([`decline`](super::decline)): for those it is the only way to go on.
+/// Whether the replies to two requests of a kind can be distinguished, because both requests name a
+/// different value that the reply repeats. Only for kinds whose replies may be missing without a
+/// refusal ([`decline`](super::decline)): otherwise a second request could never be sent.
 fn are_distinguishable(kind: Kind, asked: &[u8], other: &[u8]) -> bool {
     let differ = match kind {
         Kind::InstantFinalityRequest => txid_of(asked).zip(txid_of(other)).map(|(one, other)| one != other),
@@ -63,13 +64,13 @@ fn txid_of(text: &[u8]) -> Option<String> {
     body::<TxidField<'_>>(text).map(|field| field.txid.into_owned())
 }
 
-/// The hash of the block that a vote is on.
+/// The hash of the block that a vote is about.
 fn hash_of(vote: &[u8]) -> Option<String> {
     let vote: Cow<'_, str> = body::<JsonText<'_>>(vote)?.0;
     serde_json::from_str(&vote).ok().map(|field: HashField<'_>| field.block_hash.into_owned())
 }
 
-/// Whether a field that both name is different; `None` where no such field could be read.
+/// Whether a common field differs; `None` if no such field could be read.
 fn disagrees(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> Option<bool> {
     Some(match kind {
         Kind::TimeRequest => {
@@ -96,13 +97,13 @@ fn disagrees(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> Option
             body::<HeightField>(asked)?.height != body::<HeightField>(reply)?.height
         }
         Kind::UTXOStateQuery => states_differ(&body(asked)?, &body(reply)?)?,
-        // The others' answers repeat nothing of the question. Finalized transactions do name times, but whether a node
-        // selects by those or by others is its own affair.
+        // The other replies repeat no field of their request. Finalized transactions contain times,
+        // but nodes differ in the times they select by.
         _ => return None,
     })
 }
 
-/// Whether transactions came for another block, or some that were not asked for.
+/// Whether the reply is for another block, or has transactions that were not requested.
 fn missing_differ(asked: &MissingAsked<'_>, reply: &MissingReply<'_>) -> bool {
     let mut wanted: Vec<&str> = asked.txids.iter().map(|JsonText(txid)| &**txid).collect();
     wanted.sort_unstable();
@@ -110,7 +111,8 @@ fn missing_differ(asked: &MissingAsked<'_>, reply: &MissingReply<'_>) -> bool {
     asked.block_height != reply.block_height || !reply.transactions.iter().all(|found| is_wanted(&found.txid))
 }
 
-/// Whether states came of outputs that were not asked for; `None` if what came is no list of states.
+/// Whether the reply has states of outputs that were not requested; `None` if it is not a list of
+/// states.
 fn states_differ(asked: &StatesAsked<'_>, reply: &StatesReply<'_>) -> Option<bool> {
     let found: Vec<(OutPointFields<'_>, IgnoredAny)> = serde_json::from_str(&reply.states).ok()?;
     let wanted =
@@ -206,11 +208,11 @@ struct OutPointFields<'a> {
     vout: u32,
 }
 
-/// A text, borrowed where it has no escapes. Serde borrows those in a field of their own only.
+/// A string, borrowed if it has no escapes. Serde borrows a `Cow` only in a field of its own.
 #[derive(Deserialize)]
 struct JsonText<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The first of a list, if there is one; the others are skipped.
+/// The first element of a list, if any; the others are skipped.
 struct FirstElement<T>(Option<T>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for FirstElement<T> {

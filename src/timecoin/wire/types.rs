@@ -1,34 +1,35 @@
-//! The structures inside messages. Fields stand in the order in which they are written.
+//! The structures inside messages. Fields are in the order in which they are written.
 //!
-//! Hashes, ids and signatures are hexadecimal text, addresses are the network's own text, amounts are in its smallest unit
-//! and times in seconds since 1970, unless a field says otherwise. None of this is checked here: it is the caller's to judge.
+//! Unless a field says otherwise: hashes, ids and signatures are hexadecimal text; addresses are
+//! the network's own text; amounts are in its smallest unit; times are in seconds since 1970.
+//! Nothing is validated here; that is up to the application.
 
 use serde::{Deserialize, Serialize};
 
 use super::codec::byte_array;
 use super::time::BlockTime;
 
-/// An output of a transaction, named.
+/// Names an output of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct OutPoint {
     /// The transaction.
     pub txid: String,
-    /// Which of its outputs.
+    /// The index of the output.
     pub vout: u32,
 }
 
-/// What a transaction spends.
+/// An output that a transaction spends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TxInput {
-    /// The output that is spent.
+    /// The output.
     pub previous_output: OutPoint,
-    /// The spender's key.
+    /// The spender's public key.
     #[serde(serialize_with = "byte_array")]
     pub public_key: Vec<u8>,
     /// The spender's signature.
     #[serde(serialize_with = "byte_array")]
     pub signature: Vec<u8>,
-    /// The input's sequence number; all ones when absent.
+    /// The input's sequence number; all ones if absent.
     #[serde(default = "last_sequence")]
     pub sequence: u32,
 }
@@ -37,107 +38,107 @@ const fn last_sequence() -> u32 {
     u32::MAX
 }
 
-/// What a transaction pays.
+/// An output that a transaction creates.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TxOutput {
-    /// How much.
+    /// The amount.
     pub amount: u64,
-    /// To whom.
+    /// The receiver.
     pub address: String,
 }
 
-/// A transaction of the chain.
+/// A transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Transaction {
     /// Its id; see [`Transaction::computed_txid`].
     pub txid: String,
-    /// Its format.
+    /// Its format version.
     pub version: u32,
-    /// What it spends; nothing in a block's first transaction.
+    /// The outputs it spends; none in a block's first transaction.
     pub inputs: Vec<TxInput>,
-    /// What it pays.
+    /// The outputs it creates.
     pub outputs: Vec<TxOutput>,
-    /// Not valid before this height or time.
+    /// The height or time before which it is not valid.
     pub lock_time: u32,
-    /// When it was made.
+    /// When it was created.
     pub timestamp: i64,
 }
 
-/// Masternodes by tier, at the time of a block.
+/// Number of masternodes by tier, at the time of a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MasternodeCounts {
     /// Without collateral.
     pub free: u64,
-    /// The first tier with collateral.
+    /// The lowest tier with collateral.
     pub bronze: u64,
-    /// The second.
+    /// The middle tier.
     pub silver: u64,
-    /// The third.
+    /// The highest tier.
     pub gold: u64,
 }
 
-/// A proof that time has passed.
+/// A proof of elapsed time from a verifiable delay function.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct VDFProof {
-    /// The delay function's result.
+    /// The output of the function.
     pub output: String,
-    /// How often it was applied.
+    /// Number of iterations.
     pub iterations: u64,
-    /// Results in between.
+    /// Intermediate outputs.
     pub checkpoints: Vec<String>,
 }
 
-/// What a block's hash covers, and more.
+/// The header of a block.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BlockHeader {
-    /// Its height.
+    /// The block's height.
     pub block_number: u64,
-    /// When it was made.
+    /// When it was created.
     pub timestamp: BlockTime,
-    /// The block before it.
+    /// The hash of the previous block.
     pub previous_hash: String,
-    /// What its transactions hash to.
+    /// The Merkle root of its transactions.
     pub merkle_root: String,
-    /// The maker's signature.
+    /// The validator's signature.
     pub validator_signature: String,
-    /// The maker.
+    /// The validator.
     pub validator_address: String,
-    /// The masternodes of that time; zeros when absent.
+    /// The masternodes at that time; zeros if absent.
     #[serde(default)]
     pub masternode_counts: MasternodeCounts,
-    /// That time has passed since the block before it; written as null when there is none.
+    /// Proof that time has elapsed since the previous block; written as null if there is none.
     #[serde(default)]
     pub proof_of_time: Option<VDFProof>,
-    /// Empty when absent.
+    /// Empty if absent.
     #[serde(default)]
     pub checkpoints: Vec<String>,
 }
 
-/// A block of the chain.
+/// A block.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Block {
-    /// What its hash covers, and more.
+    /// Its header.
     pub header: BlockHeader,
-    /// Its transactions, the one that creates the reward first.
+    /// Its transactions; the first creates the reward.
     pub transactions: Vec<Transaction>,
     /// Its hash; see [`BlockHeader::computed_hash`].
     pub hash: String,
 }
 
-/// A payment between two addresses, as told to peers.
+/// A payment between two addresses, as sent to peers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TransactionMessage {
     /// Its id.
     pub txid: String,
-    /// Who pays.
+    /// The payer.
     pub from: String,
-    /// Who is paid.
+    /// The payee.
     pub to: String,
-    /// How much.
+    /// The amount.
     pub amount: u64,
-    /// What the network gets for it.
+    /// The network's fee.
     pub fee: u64,
-    /// When it was made.
+    /// When it was created.
     pub timestamp: i64,
     /// The payer's signature.
     pub signature: String,
@@ -145,73 +146,73 @@ pub struct TransactionMessage {
     pub nonce: u64,
 }
 
-/// One node's verdict on a transaction.
+/// A node's decision about a transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TransactionValidation {
     /// The transaction.
     pub txid: String,
-    /// Whose verdict.
+    /// The deciding node.
     pub validator: String,
-    /// The verdict.
+    /// Whether it approves.
     pub approved: bool,
-    /// When it was given.
+    /// When it decided.
     pub timestamp: u64,
 }
 
 /// A block as bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BlockData {
-    /// The bytes; their format is the application's.
+    /// The bytes, in the application's format.
     #[serde(serialize_with = "byte_array")]
     pub block: Vec<u8>,
     /// The block's height.
     pub height: u64,
 }
 
-/// A transaction as a wallet sees it.
+/// A transaction as shown to a wallet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WalletTransaction {
     /// Its id.
     pub tx_hash: String,
-    /// Who paid.
+    /// The payer.
     pub from_address: String,
-    /// Who was paid.
+    /// The payee.
     pub to_address: String,
-    /// How much.
+    /// The amount.
     pub amount: u64,
-    /// When.
+    /// When it was created.
     pub timestamp: u64,
-    /// The block it is in.
+    /// The height of its block.
     pub block_height: u64,
-    /// Blocks since then, that one included.
+    /// Number of blocks since then, its own included.
     pub confirmations: u32,
 }
 
-/// An unspent output as a wallet sees it.
+/// An unspent output as shown to a wallet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct UtxoInfo {
     /// The transaction.
     pub txid: String,
-    /// Which of its outputs.
+    /// The index of the output.
     pub vout: u32,
-    /// Whose.
+    /// Its owner.
     pub address: String,
-    /// How much.
+    /// The amount.
     pub amount: u64,
-    /// The block it is in; none while it is in none.
+    /// The height of its block; `None` while unconfirmed.
     pub block_height: Option<u64>,
-    /// Blocks since then, that one included.
+    /// Number of blocks since then, its own included.
     pub confirmations: u64,
 }
 
-/// A peer's address, as told to others.
+/// A peer's address, as sent to others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PeerAddress {
-    /// The IP address. JsonText: others have put host names here.
+    /// The IP address as text: some nodes send host names here.
     pub ip: String,
     /// The port.
     pub port: u16,
-    /// The software it runs.
+    /// The software version.
     pub version: String,
 }
 
@@ -220,112 +221,112 @@ pub struct PeerAddress {
 pub struct MasternodeInfo {
     /// Its IP address.
     pub node_id: String,
-    /// Where its rewards go.
+    /// The address that receives its rewards.
     pub wallet_address: String,
-    /// Its tier's name.
+    /// The name of its tier.
     pub tier: String,
-    /// Whether it takes part.
+    /// Whether it is active.
     pub is_active: bool,
-    /// Since when.
+    /// When it was registered.
     pub registered_at: i64,
 }
 
-/// How far an output is from being spent for good.
+/// The state of an output.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum UTXOState {
-    /// Can be spent.
+    /// Not spent.
     Unspent,
-    /// A transaction has claimed it.
+    /// Locked by a transaction.
     Locked {
         /// The transaction.
         txid: String,
-        /// When.
+        /// When it was locked.
         locked_at: i64,
     },
-    /// The transaction is being voted on.
+    /// Spent by a transaction that is being voted on.
     SpentPending {
         /// The transaction.
         txid: String,
-        /// Votes for it so far.
+        /// Votes so far.
         votes: u64,
-        /// Of so many.
+        /// Number of voting nodes.
         total_nodes: u64,
         /// When it was spent.
         spent_at: i64,
     },
-    /// The vote went for the transaction.
+    /// Spent by a transaction that was approved.
     SpentFinalized {
         /// The transaction.
         txid: String,
-        /// When.
+        /// When it was approved.
         finalized_at: i64,
-        /// Votes for it.
+        /// Number of approving votes.
         votes: u64,
     },
-    /// The transaction is in a block.
+    /// Spent by a transaction in a block.
     Confirmed {
         /// The transaction.
         txid: String,
-        /// The block's height.
+        /// The height of the block.
         block_height: u64,
-        /// When.
+        /// When it was confirmed.
         confirmed_at: i64,
     },
 }
 
-/// That an output's state has changed. Travels as text inside a message of the same name.
+/// A change of an output's state. Sent as text inside a message of the same name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct UTXOStateNotification {
     /// The output.
     pub outpoint: OutPoint,
-    /// What it was.
+    /// The previous state.
     pub old_state: UTXOState,
-    /// What it is.
+    /// The new state.
     pub new_state: UTXOState,
     /// When it changed.
     pub timestamp: i64,
-    /// Who changed it.
+    /// The node that changed it.
     pub originator: String,
 }
 
-/// An output that a lock claims. Travels as text inside a lock.
+/// An output that a lock covers. Sent as text inside a lock.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct UtxoInput {
     /// The transaction.
     pub txid: String,
-    /// Which of its outputs.
+    /// The index of the output.
     pub vout: u32,
-    /// How much it is worth.
+    /// Its amount.
     pub amount: u64,
 }
 
-/// What a lock's transaction pays. Travels as text inside a lock.
+/// An output that the locking transaction creates. Sent as text inside a lock.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct UtxoOutput {
-    /// To whom.
+    /// The receiver.
     pub address: String,
-    /// How much.
+    /// The amount.
     pub amount: u64,
 }
 
-/// Why a lock was refused: another came first. Travels as text inside the refusal.
+/// The lock that conflicts with a refused one. Sent as text inside the refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ConflictInfo {
-    /// The transaction that holds the output.
+    /// The transaction that holds the lock.
     pub existing_txid: String,
-    /// Since when, in milliseconds.
+    /// When it was locked, in milliseconds.
     pub existing_timestamp: i64,
-    /// How many have acknowledged it.
+    /// Number of acknowledgements.
     pub existing_locks: u32,
 }
 
-/// A software and the protocol it speaks. Never sent.
+/// A software version and its protocol version. Never sent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProtocolVersion {
-    /// The software's version.
+    /// The software version.
     pub software_version: String,
-    /// When it was committed.
+    /// The date of the commit it was built from.
     pub commit_date: String,
-    /// The protocol.
+    /// The protocol version.
     pub protocol_version: u32,
 }

@@ -1,14 +1,14 @@
-//! What most connections never need.
+//! A lazily allocated, mutex-guarded box.
 
 use std::ops::{Deref, DerefMut};
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// Something under a lock that is made when it is first needed, and then stays until it is taken out.
+/// A value behind a lock that is allocated on first use and stays until it is taken out.
 #[derive(Debug)]
 pub(super) struct LazyBox<T>(Mutex<Option<Box<T>>>);
 
-/// The lock of a [`LazyBox`] that is there.
+/// The lock of a [`LazyBox`] whose value is allocated.
 pub(super) struct LazyGuard<'a, T>(MutexGuard<'a, Option<Box<T>>>);
 
 impl<T> LazyBox<T> {
@@ -16,7 +16,7 @@ impl<T> LazyBox<T> {
         Self(Mutex::new(None))
     }
 
-    /// Waits for the lock, and makes it if it is not there.
+    /// Locks, and allocates the value if it is not there.
     pub(super) fn lock_or(&self, make: impl FnOnce() -> T) -> LazyGuard<'_, T> {
         let mut guard = self.0.lock();
         if guard.is_none() {
@@ -25,17 +25,17 @@ impl<T> LazyBox<T> {
         LazyGuard(guard)
     }
 
-    /// Waits for the lock and looks at it, if it is there.
-    pub(super) fn look<R>(&self, look: impl FnOnce(&mut T) -> R) -> Option<R> {
-        self.0.lock().as_deref_mut().map(look)
+    /// Locks and runs `f` on the value, if it is allocated.
+    pub(super) fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> Option<R> {
+        self.0.lock().as_deref_mut().map(f)
     }
 
-    /// Takes it out if it holds nothing any more.
-    pub(super) fn take_if(&self, is_idle: impl FnOnce(&mut T) -> bool) -> Option<Box<T>> {
-        self.0.lock().take_if(|value| is_idle(value))
+    /// Takes the value out if `condition` holds.
+    pub(super) fn take_if(&self, condition: impl FnOnce(&mut T) -> bool) -> Option<Box<T>> {
+        self.0.lock().take_if(|value| condition(value))
     }
 
-    /// Takes it out.
+    /// Takes the value out.
     pub(super) fn take(&self) -> Option<Box<T>> {
         self.0.lock().take()
     }
@@ -53,7 +53,7 @@ impl<T> Deref for LazyGuard<'_, T> {
     fn deref(&self) -> &T {
         match self.0.as_deref() {
             Some(value) => value,
-            None => unreachable!("it was made with the guard"),
+            None => unreachable!("the guard allocated it"),
         }
     }
 }
@@ -62,7 +62,7 @@ impl<T> DerefMut for LazyGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         match self.0.as_deref_mut() {
             Some(value) => value,
-            None => unreachable!("it was made with the guard"),
+            None => unreachable!("the guard allocated it"),
         }
     }
 }

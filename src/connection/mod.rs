@@ -17,6 +17,7 @@
 //! at the far end: accepted means queued, written means handed to the stream.
 
 mod budget;
+mod builder;
 mod close;
 mod close_reason;
 mod config;
@@ -28,14 +29,17 @@ mod message;
 mod ping;
 mod read;
 mod request;
+mod shared;
 mod wake_flag;
 mod write;
 
 pub use budget::{MemoryBudget, MemoryReservation};
+pub use builder::{ConnectionBuilder, ConnectionSetup, InitialIo};
 pub use close_reason::CloseReason;
 pub use config::ConnectionConfig;
-pub use driver::{ConnectionBuilder, ConnectionDriver, ConnectionSetup, InitialIo};
-pub use handle::{Connection, ConnectionShared, PendingCounts, ResumePoints};
+pub use driver::ConnectionDriver;
+pub use handle::{Connection, PendingCounts, ResumePoints};
 pub use handler::ConnectionHandler;
 pub use message::{Event, Handled, Message, Request, RequestError, Response, SendError};
 pub use request::{RequestPipeline, RespondError, Responder};
+pub use shared::ConnectionShared;

@@ -1,8 +1,20 @@
-//! The reading side: bytes into messages, without a buffer of its own while nothing comes.
+//! The reading half: bytes become messages, without a buffer of its own while nothing arrives.
+//!
+//! ```text
+//!  stream --thread's buffer--> decoder --> dispatch --> inbox --> handler
+//!                                             |--> responses: the waiting request, at once
+//!                                             |--> pongs and address lists: the connection, at once
+//!                                             +--> replies to control: the control queue, which the writer drains
+//! ```
+//!
+//! The reader writes nothing. What it wants to be sent it appends to the [`ControlQueue`]; acknowledgements of bulk it
+//! leaves in [`BulkAcks`]; after many requests it returns [`ReadOutcome::Requests`] in the middle of a pass, so that
+//! the driver writes the first responses while the rest is decoded.
 
+mod buffer;
+mod dispatch;
 mod inbox;
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,388 +22,274 @@ use std::task::{Context, Poll};
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
-use crate::base::Lane;
 use crate::transport::Stream;
-use crate::wire::{Control, DecodeStep, Decoder, MessageHeader, Payload, Protocol};
-
-pub(super) use inbox::{Inbox, Panicked};
+use crate::wire::{DecodeStep, Decoder, MessageHeader, Protocol};
 
 use super::budget::MemoryReservation;
 use super::close_reason::CloseReason;
-use super::handle::{Connection, ConnectionShared};
+use super::handle::Connection;
 use super::handler::ConnectionHandler;
-use super::write::{Gather, Writer};
+use super::shared::ConnectionShared;
+use super::write::{BulkAcks, ControlQueue};
 
-/// Reads, decodes, and hands over.
+use buffer::{READ_BUFFER_BYTES, ReadBuffer};
+pub(super) use inbox::{Inbox, Panicked};
+
+/// Requests, or responses, that are decoded before the other end gets something to do. So many that one write costs
+/// each of them little; so few that neither end stands still meanwhile.
+const MAX_BATCH: usize = 64;
+/// Reads in one pass before other tasks get their turn.
+const MAX_READS_PER_PASS: usize = 4;
+
+/// Reads, decodes and dispatches.
 ///
-/// Invariant 18. Statement: no byte is lost whenever a poll ends. Enforced by: what was read and not yet decoded is put
-/// back into `kept` on every way out of [`Reader::poll`]. Breaks if: an early return skips it.
+/// Invariant: `frame_reads_are_cancel_safe`
+/// Statement: no byte is lost whenever a poll ends.
+/// Enforced by: every pass ends in [`Reader::end_pass`], which keeps what was read and not decoded.
+/// Breaks if: the driver drops a [`ReadPass`] and goes on with the connection.
 pub(super) struct Reader<D: Protocol> {
     decoder: D::Decoder,
-    /// There while there is something to keep.
-    kept: Option<Box<Unparsed>>,
-    peers_told: Option<Box<Instant>>,
-    paused: bool,
-    peers_asked: bool,
-    /// It stopped although the stream had more.
-    pub(super) stopped: bool,
-    /// Those whom answers that were read wake have had their turn.
-    pub(super) heard: bool,
+    /// Present while there is something to keep.
+    unparsed: Option<Box<Unparsed>>,
+    /// When the peer last got a list of addresses.
+    peers_sent_at: Option<Box<Instant>>,
+    is_paused: bool,
+    expects_peers: bool,
 }
 
-/// What is kept between two polls.
+/// What is kept between two passes.
 struct Unparsed {
-    /// ReadOutcome, not yet decoded: less than a frame, or what was in hand when reading paused.
-    rest: Vec<u8>,
-    /// Covers `rest` and the decoder's reassembly.
-    held: MemoryReservation,
+    /// Read and not decoded: less than a frame, or what was in the buffer when reading paused.
+    bytes: Vec<u8>,
+    /// Covers `bytes` and the decoder's reassembly.
+    reservation: MemoryReservation,
 }
 
-/// Whom decoded messages go to.
-pub(super) struct ReadContext<'a, D: Protocol, H: ConnectionHandler> {
-    pub(super) handler: &'a H,
+/// What decoded messages are given to.
+pub(super) struct ReadContext<'a, D, H> {
+    pub(super) protocol: &'a D,
     pub(super) connection: &'a Arc<Connection>,
+    pub(super) handler: &'a H,
     pub(super) inbox: &'a mut Inbox,
-    pub(super) writer: &'a mut Writer<D>,
+    pub(super) control: &'a mut ControlQueue,
+    pub(super) acks: &'a mut BulkAcks,
+}
+
+/// One pass over the stream: the thread's buffer, and which of its bytes are not decoded.
+pub(super) struct ReadPass {
+    buffer: ReadBuffer,
+    start: usize,
+    end: usize,
+    reads: usize,
+}
+
+/// Why a pass stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadOutcome {
+    /// There is nothing more, or reading waits for the inbox.
+    Drained,
+    /// There may be more; the task has used up its turn.
+    TurnUsed,
+    /// Many requests were decoded. Their responses can be written before the pass goes on.
+    Requests,
+    /// Many responses were decoded. The tasks that wait for them may send more requests first.
+    Responses,
+}
+
+/// Why decoding stopped.
+enum StopReason {
+    /// The rest is less than a frame.
+    NeedsBytes,
+    InboxFull,
+    Requests,
+    Responses,
 }
 
 impl<D: Protocol> Reader<D> {
-    pub(super) fn new(protocol: &D, shared: &ConnectionShared, rest: Vec<u8>) -> Self {
-        let kept = (!rest.is_empty()).then(|| {
-            let mut held = MemoryReservation::empty(&shared.budget);
-            held.resize(rest.len());
-            Box::new(Unparsed { rest, held })
+    /// A reader for a stream of which `already_read` was read before.
+    pub(super) fn new(protocol: &D, shared: &ConnectionShared, already_read: Vec<u8>) -> Self {
+        let unparsed = (!already_read.is_empty()).then(|| {
+            let mut reservation = MemoryReservation::empty(&shared.budget);
+            reservation.resize(already_read.len());
+            Box::new(Unparsed { bytes: already_read, reservation })
         });
         Self {
             decoder: protocol.decoder(),
-            kept,
-            peers_told: None,
-            paused: false,
-            peers_asked: false,
-            stopped: false,
-            heard: false,
+            unparsed,
+            peers_sent_at: None,
+            is_paused: false,
+            expects_peers: false,
         }
     }
 
     /// Whether reading waits for the inbox, not for the stream.
     pub(super) const fn is_paused(&self) -> bool {
-        self.paused
-    }
-
-    /// Reads until nothing more is there, the inbox is full or the task has had its share.
-    pub(super) fn poll<S: Stream, H: ConnectionHandler>(
-        &mut self,
-        stream: &mut S,
-        cx: &mut Context<'_>,
-        sinks: &mut ReadContext<'_, D, H>,
-    ) -> Result<ReadOutcome, CloseReason> {
-        if self.paused {
-            if !sinks.inbox.has_room(&sinks.connection.shared.config) {
-                return Ok(ReadOutcome::All);
-            }
-            self.paused = false;
-            sinks.handler.on_read_paused(false);
-        }
-        let mut buffer = Borrowed::take();
-        let rest = self.kept.as_mut().map_or_else(Vec::new, |kept| std::mem::take(&mut kept.rest));
-        let filled = buffer.load(&rest, sinks.connection.shared.limits.window);
-        drop(rest);
-        let (result, left) = self.fill(stream, cx, sinks, &mut buffer.bytes, filled);
-        let kept = self.keep(&buffer.bytes[..left], sinks.connection);
-        // Why the connection ends is told, not that there was no room for what came behind that.
-        let read = result?;
-        kept.map(|()| read)
-    }
-
-    /// Returns what came of it, and how many bytes at the buffer's front are not decoded.
-    fn fill<S: Stream, H: ConnectionHandler>(
-        &mut self,
-        stream: &mut S,
-        cx: &mut Context<'_>,
-        sinks: &mut ReadContext<'_, D, H>,
-        buffer: &mut [u8],
-        mut filled: usize,
-    ) -> (Result<ReadOutcome, CloseReason>, usize) {
-        for turn in 0..=READS {
-            let (used, outcome) = self.decode_all(&buffer[..filled], stream, cx, sinks);
-            buffer.copy_within(used..filled, 0);
-            filled -= used;
-            match outcome {
-                Ok(StopReason::Bytes) if turn < READS => {}
-                Ok(StopReason::Bytes) => break,
-                Ok(StopReason::Full) => return (Ok(ReadOutcome::All), filled),
-                Ok(StopReason::Answers | StopReason::Requests) => return (Ok(ReadOutcome::Answers), filled),
-                Err(end) => return (Err(end), filled),
-            }
-            let shared = &sinks.connection.shared;
-            // Near the ceiling no more than a frame is read at a time: what is in hand when the inbox fills up has to be kept.
-            let frame = filled.saturating_add(shared.limits.window);
-            // And never beyond a buffer's usual length: a pause after each read must not keep more and more.
-            let most = if shared.budget.free() < READ_BUFFER { frame } else { frame.max(READ_BUFFER) };
-            let end = most.min(buffer.len());
-            let mut into = ReadBuf::new(&mut buffer[filled..end]);
-            match Pin::new(&mut *stream).poll_read(cx, &mut into) {
-                Poll::Pending => return (Ok(ReadOutcome::All), filled),
-                Poll::Ready(Err(error)) => return (Err(CloseReason::Io(error)), filled),
-                Poll::Ready(Ok(())) => {
-                    let count = into.filled().len();
-                    if count == 0 {
-                        return (Err(CloseReason::Eof), filled);
-                    }
-                    sinks.handler.on_traffic(count, 0);
-                    filled += count;
-                }
-            }
-        }
-        (Ok(ReadOutcome::More), filled)
-    }
-
-    /// Decodes what is there, and lets what many requests have led to go out meanwhile: so both ends work at the same time.
-    fn decode_all<S: Stream, H: ConnectionHandler>(
-        &mut self,
-        bytes: &[u8],
-        stream: &mut S,
-        cx: &mut Context<'_>,
-        sinks: &mut ReadContext<'_, D, H>,
-    ) -> (usize, Result<StopReason, CloseReason>) {
-        let mut at = 0;
-        loop {
-            let (used, outcome) = self.decode(&bytes[at..], sinks);
-            at += used;
-            if !matches!(outcome, Ok(StopReason::Requests)) {
-                return (at, outcome);
-            }
-            if let Err(end) = sinks.writer.poll(stream, cx, sinks.connection, sinks.handler, Gather::All) {
-                return (at, Err(end));
-            }
-        }
-    }
-
-    /// Decodes what is there, or a part; how much was used, and why it stopped.
-    fn decode<H: ConnectionHandler>(
-        &mut self,
-        bytes: &[u8],
-        sinks: &mut ReadContext<'_, D, H>,
-    ) -> (usize, Result<StopReason, CloseReason>) {
-        let mut at = 0;
-        let mut frames = 0usize;
-        let (mut requests, mut answers) = (0, 0);
-        let outcome = loop {
-            let step = match self.decoder.step(&bytes[at..]) {
-                Ok(step) => step,
-                Err(error) => break Err(CloseReason::Wire(error)),
-            };
-            at += step.used();
-            let taken = match step {
-                DecodeStep::NeedMore => break Ok(StopReason::Bytes),
-                DecodeStep::PartialFrame { .. } => continue,
-                DecodeStep::Chunk { .. } => Ok(()),
-                DecodeStep::Control { control, .. } => self.control(control, sinks),
-                DecodeStep::Message { lane, header, payload, .. } => {
-                    requests += usize::from(matches!(header, MessageHeader::Request { .. }));
-                    answers += usize::from(matches!(header, MessageHeader::Response { .. }));
-                    // What covers the memory that it was put together in goes on with it.
-                    let cover = self.kept.as_mut().map(|kept| &mut kept.held);
-                    take(lane, header, (payload, cover), sinks)
-                }
-            };
-            frames += 1;
-            if let Err(end) = taken {
-                break Err(end);
-            }
-            if sinks.inbox.is_full(&sinks.connection.shared.config) {
-                self.paused = true;
-                break Ok(StopReason::Full);
-            }
-            if requests == CLUMP {
-                break Ok(StopReason::Requests);
-            }
-            if answers == CLUMP {
-                break Ok(StopReason::Answers);
-            }
-        };
-        if frames > 0 && !sinks.handler.on_frame(sinks.handler.now()) {
-            return (at, Err(CloseReason::Reaped));
-        }
-        if self.paused {
-            sinks.handler.on_read_paused(true);
-        }
-        (at, outcome)
-    }
-
-    fn control<H: ConnectionHandler>(
-        &mut self,
-        control: Control,
-        sinks: &mut ReadContext<'_, D, H>,
-    ) -> Result<(), CloseReason> {
-        let tokens = sinks.connection.shared.features.ping_tokens;
-        match control {
-            Control::Ping { token } => sinks.writer.control(&Control::Pong { token })?,
-            Control::Pong { token } if tokens && sinks.writer.answered(token, sinks.connection) => {}
-            Control::Pong { token } => {
-                if let Some(rtt) = sinks.connection.pong(token, tokens) {
-                    sinks.handler.on_rtt(rtt);
-                    if !sinks.inbox.has_numbers() {
-                        sinks.connection.forget();
-                    }
-                }
-            }
-            Control::Goodbye(goodbye) => {
-                sinks.handler.on_goodbye(goodbye);
-                return Err(CloseReason::Goodbye(goodbye));
-            }
-            // The decoder has dropped the message.
-            Control::Abort { .. } => {}
-            Control::GetPeers { max } => {
-                let interval = sinks.connection.shared.config.peers_interval;
-                if self.peers_told.as_ref().is_none_or(|told| told.elapsed() >= interval) {
-                    self.peers_told = Some(Box::new(Instant::now()));
-                    let most = usize::from(max).min(sinks.connection.shared.limits.peers);
-                    let mut peers = sinks.handler.on_get_peers(most);
-                    peers.truncate(most);
-                    sinks.writer.control(&Control::Peers(peers))?;
-                }
-            }
-            // Nobody is told what was not asked for: an unasked list is a flood's beginning.
-            Control::Peers(peers) => {
-                if std::mem::take(&mut self.peers_asked) {
-                    sinks.handler.on_peers(peers);
-                }
-            }
-        }
-        Ok(())
+        self.is_paused
     }
 
     /// From now on one list of addresses is welcome.
     pub(super) fn expect_peers(&mut self) {
-        self.peers_asked = true;
+        self.expects_peers = true;
     }
 
-    /// What was read is here already, so it is kept and counted even if the ceiling refuses: the rest of a frame, or what was in
-    /// hand when reading stopped before its end. But a message that the node has no memory to put together ends the connection.
-    fn keep(&mut self, rest: &[u8], connection: &Connection) -> Result<(), CloseReason> {
-        let buffered = self.decoder.buffered();
-        let held = rest.len() + buffered;
+    /// Begins a pass, unless reading waits for the inbox. The pass must be given to [`Self::end_pass`].
+    pub(super) fn begin_pass<H: ConnectionHandler>(
+        &mut self,
+        connection: &Connection,
+        inbox: &Inbox,
+        handler: &H,
+    ) -> Option<ReadPass> {
+        if self.is_paused {
+            if !inbox.has_room(&connection.shared.config) {
+                return None;
+            }
+            self.is_paused = false;
+            handler.on_read_paused(false);
+        }
+        let unparsed = self.unparsed.as_mut().map_or_else(Vec::new, |kept| std::mem::take(&mut kept.bytes));
+        let buffer = ReadBuffer::with(&unparsed, connection.shared.limits.window);
+        Some(ReadPass { buffer, start: 0, end: unparsed.len(), reads: 0 })
+    }
+
+    /// Reads and dispatches until nothing more is there, the inbox is full or the turn is used up. After
+    /// [`ReadOutcome::Requests`] the pass goes on with another call.
+    pub(super) fn read<S: Stream, H: ConnectionHandler>(
+        &mut self,
+        pass: &mut ReadPass,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        context: &mut ReadContext<'_, D, H>,
+    ) -> Result<ReadOutcome, CloseReason> {
+        loop {
+            match self.decode(pass, context)? {
+                StopReason::NeedsBytes if pass.reads == MAX_READS_PER_PASS => {
+                    return Ok(ReadOutcome::TurnUsed);
+                }
+                StopReason::NeedsBytes => {}
+                StopReason::InboxFull => return Ok(ReadOutcome::Drained),
+                StopReason::Requests => return Ok(ReadOutcome::Requests),
+                StopReason::Responses => return Ok(ReadOutcome::Responses),
+            }
+            match pass.poll_read(stream, cx, &context.connection.shared) {
+                Poll::Pending => return Ok(ReadOutcome::Drained),
+                Poll::Ready(count) => context.handler.on_traffic(count?, 0),
+            }
+        }
+    }
+
+    /// Decodes and dispatches what is in the buffer, or a part of it.
+    fn decode<H: ConnectionHandler>(
+        &mut self,
+        pass: &mut ReadPass,
+        context: &mut ReadContext<'_, D, H>,
+    ) -> Result<StopReason, CloseReason> {
+        let mut frames = 0usize;
+        let (mut requests, mut responses) = (0, 0);
+        let stopped = loop {
+            let step = match self.decoder.step(&pass.buffer.bytes[pass.start..pass.end]) {
+                Ok(step) => step,
+                Err(error) => break Err(CloseReason::Wire(error)),
+            };
+            pass.start += step.used();
+            let dispatched = match step {
+                DecodeStep::NeedMore => break Ok(StopReason::NeedsBytes),
+                DecodeStep::PartialFrame { .. } => continue,
+                DecodeStep::Chunk { .. } => Ok(()),
+                DecodeStep::Control { control, .. } => self.dispatch_control(control, context),
+                DecodeStep::Message { lane, header, payload, .. } => {
+                    requests += usize::from(matches!(header, MessageHeader::Request { .. }));
+                    responses += usize::from(matches!(header, MessageHeader::Response { .. }));
+                    // What covers the memory that the message was reassembled in moves on with it.
+                    let cover = self.unparsed.as_mut().map(|kept| &mut kept.reservation);
+                    dispatch::dispatch_message(lane, header, payload, cover, context)
+                }
+            };
+            frames += 1;
+            if let Err(reason) = dispatched {
+                break Err(reason);
+            }
+            if context.inbox.is_full(&context.connection.shared.config) {
+                self.is_paused = true;
+                break Ok(StopReason::InboxFull);
+            }
+            if requests == MAX_BATCH {
+                break Ok(StopReason::Requests);
+            }
+            if responses == MAX_BATCH {
+                break Ok(StopReason::Responses);
+            }
+        };
+        if frames > 0 && !context.handler.on_frame(context.handler.now()) {
+            return Err(CloseReason::Reaped);
+        }
+        if self.is_paused {
+            context.handler.on_read_paused(true);
+        }
+        stopped
+    }
+
+    /// Ends a pass: keeps what is not decoded. It is in memory already, so it is kept and counted even if the ceiling
+    /// refuses: the rest of a frame, or the rest of the buffer when reading stopped before its end.
+    ///
+    /// # Errors
+    /// [`CloseReason::Ceiling`] if there is no memory to reassemble a message of many frames.
+    pub(super) fn end_pass(&mut self, pass: ReadPass, connection: &Connection) -> Result<(), CloseReason> {
+        let rest = &pass.buffer.bytes[pass.start..pass.end];
+        let reassembled = self.decoder.buffered();
+        let held = rest.len() + reassembled;
         if held == 0 {
-            self.kept = None;
+            self.unparsed = None;
             return Ok(());
         }
-        let kept = self.kept.get_or_insert_with(|| {
-            Box::new(Unparsed { rest: Vec::new(), held: MemoryReservation::empty(&connection.shared.budget) })
+        let unparsed = self.unparsed.get_or_insert_with(|| {
+            let reservation = MemoryReservation::empty(&connection.shared.budget);
+            Box::new(Unparsed { bytes: Vec::new(), reservation })
         });
-        kept.rest = rest.to_vec();
-        if kept.held.resize(held) {
+        unparsed.bytes = rest.to_vec();
+        if unparsed.reservation.resize(held) {
             return Ok(());
         }
-        // Of a pause's rest, which is many frames, the one that goes on with the message counts here.
+        // The rest after a pause is many frames. Only the one that continues the message counts here.
         let window = connection.shared.limits.window;
-        let message = if buffered > 0 { buffered + rest.len().min(window) } else { 0 };
-        if message > 2 * window && !kept.held.resize(buffered) {
+        let message = if reassembled > 0 { reassembled + rest.len().min(window) } else { 0 };
+        if message > 2 * window && !unparsed.reservation.resize(reassembled) {
             return Err(CloseReason::Ceiling);
         }
-        kept.held.overdraw(held);
+        unparsed.reservation.overdraw(held);
         Ok(())
     }
 }
 
-fn take<D: Protocol, H: ConnectionHandler>(
-    lane: Lane,
-    head: MessageHeader,
-    (payload, cover): (Payload<'_>, Option<&mut MemoryReservation>),
-    sinks: &mut ReadContext<'_, D, H>,
-) -> Result<(), CloseReason> {
-    match head {
-        MessageHeader::Event { kind } => match sinks.connection.answered_in_place(kind, payload) {
-            Some(payload) => sinks.inbox.event(sinks.handler, sinks.connection, (lane, kind, payload), cover),
-            None => Ok(()),
-        },
-        MessageHeader::Request { id, kind } => {
-            if sinks.connection.is_flooded() {
-                return Err(CloseReason::Flood);
+impl ReadPass {
+    /// Reads once. Returns the number of bytes; the end of the stream is an error.
+    fn poll_read<S: Stream>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        shared: &ConnectionShared,
+    ) -> Poll<Result<usize, CloseReason>> {
+        let buffer = &mut self.buffer.bytes;
+        buffer.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        // Near the ceiling no more than a frame is read at a time: what is in the buffer when the inbox fills up has to
+        // be kept. A read never goes beyond a buffer's usual length, so that pauses do not keep more and more.
+        let one_frame = self.end.saturating_add(shared.limits.window);
+        let is_near_ceiling = shared.budget.free() < READ_BUFFER_BYTES;
+        let limit = if is_near_ceiling { one_frame } else { one_frame.max(READ_BUFFER_BYTES) };
+        let limit = limit.min(buffer.len());
+        let mut into = ReadBuf::new(&mut buffer[self.end..limit]);
+        match Pin::new(stream).poll_read(cx, &mut into) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(CloseReason::Io(error))),
+            Poll::Ready(Ok(())) => {
+                let count = into.filled().len();
+                if count == 0 {
+                    return Poll::Ready(Err(CloseReason::Eof));
+                }
+                self.end += count;
+                self.reads += 1;
+                Poll::Ready(Ok(count))
             }
-            sinks.inbox.request(sinks.handler, sinks.connection, id, (lane, kind, payload), cover)
-        }
-        MessageHeader::Response { id, status } => {
-            // A late or foreign one reaches nobody.
-            sinks.connection.answered(id, status, payload.into_bytes());
-            Ok(())
-        }
-        MessageHeader::Cancel { id } => {
-            sinks.inbox.cancel(sinks.connection, id);
-            Ok(())
         }
     }
 }
-
-/// What a poll of the reader came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReadOutcome {
-    /// There is nothing more, or reading waits for the inbox.
-    All,
-    /// There may be more.
-    More,
-    /// There may be more. Those whose answers came may ask again first.
-    Answers,
-}
-
-/// Why decoding stopped.
-enum StopReason {
-    /// What is left is less than a frame.
-    Bytes,
-    /// The inbox is full.
-    Full,
-    /// So many requests that answers may wait to be written.
-    Requests,
-    /// So many answers that those who wait for them should have their turn.
-    Answers,
-}
-
-/// The thread's read buffer, borrowed for one poll. A nested borrow gets a buffer of its own.
-struct Borrowed {
-    bytes: Vec<u8>,
-}
-
-impl Borrowed {
-    fn take() -> Self {
-        let mut bytes = BUFFER.take();
-        if bytes.is_empty() {
-            bytes = vec![0; READ_BUFFER];
-        }
-        Self { bytes }
-    }
-
-    /// Puts the bytes kept from last time in front, with room for a read behind them, or behind the longest piece that the
-    /// decoder leaves: a read into no room at all would look like the end.
-    fn load(&mut self, rest: &[u8], window: usize) -> usize {
-        let least = rest.len().max(window).saturating_add(READ_BUFFER / 2);
-        if least > self.bytes.len() {
-            self.bytes.resize(least, 0);
-        }
-        self.bytes[..rest.len()].copy_from_slice(rest);
-        rest.len()
-    }
-}
-
-impl Drop for Borrowed {
-    fn drop(&mut self) {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.truncate(READ_BUFFER);
-        bytes.shrink_to(READ_BUFFER);
-        // A thread that is ending has no place for it any more.
-        let _ = BUFFER.try_with(|slot| slot.set(bytes));
-    }
-}
-
-thread_local! {
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-/// Fits half a batch of the sender; a larger one falls out of the second-level cache.
-const READ_BUFFER: usize = 128 * 1024;
-
-/// Requests, or answers, that are dealt with before the other end is given something to do: enough that a write costs each of them
-/// little, few enough that neither end stands still meanwhile.
-const CLUMP: usize = 64;
-
-/// Reads in one poll before other tasks get their turn.
-const READS: usize = 4;

@@ -1,9 +1,15 @@
-//! Asking a peer, and answering one.
+//! Requests in both directions.
+//!
+//! ```text
+//!  request() / RequestPipeline --> OutboundRequests --by id--------> response
+//!                                         +--by slot (PendingByKind), in a protocol without ids
+//!  request of the peer --> InboundRequests --> handler --> Responder --> response
+//! ```
 
 mod inbound_requests;
 mod outbound_requests;
 mod pending_by_kind;
-pub(super) mod pipeline;
+mod pipeline;
 mod responder;
 
 use std::time::Duration;
@@ -14,91 +20,93 @@ use tokio::time::{Instant, timeout};
 use crate::base::Lane;
 use crate::wire::{EncodeError, MessageHeader, Status};
 
-pub(super) use inbound_requests::{Answering, Begun};
-pub(super) use outbound_requests::{NoPlace, Waiters};
-pub use pipeline::RequestPipeline;
-pub use responder::{RespondError, Responder};
-
 use super::handle::Connection;
 use super::message::{Message, RequestError, Response, SendError};
 
-/// Where the answer to a request arrives.
-pub(super) type Answer = oneshot::Receiver<Answered>;
+pub(super) use inbound_requests::{Admission, InboundRequests};
+use outbound_requests::RegisterError;
+pub(super) use outbound_requests::OutboundRequests;
+pub use pipeline::RequestPipeline;
+pub use responder::{RespondError, Responder};
 
-/// An answer, or that there is none and why.
-pub(super) type Answered = Result<Response, RequestDeclined>;
+/// A response, or that there is none and why.
+type RequestResult = Result<Response, RequestDeclined>;
 
-/// Why a peer did not answer.
+/// Where the response to a request arrives. Fails if the connection ends first.
+type ResponseReceiver = oneshot::Receiver<RequestResult>;
+
+/// Why a peer did not respond.
 #[derive(Debug)]
-pub(super) struct RequestDeclined {
-    pub(super) status: Status,
-    pub(super) detail: Response,
+struct RequestDeclined {
+    status: Status,
+    detail: Response,
 }
 
 impl Connection {
-    /// Sends a request and waits for its answer, `within` at the longest. In a protocol without ids one request at a time waits
-    /// for each kind of answer; another one waits for its turn first.
+    /// Sends a request and waits for its response, `within` at the longest. In a protocol without ids one request at a
+    /// time waits for each kind of response; others wait for their turn first.
     ///
     /// # Errors
     /// See [`RequestError`].
     ///
-    /// # Invariants
-    /// 20. *Statement*: a request that is dropped at any of its awaits leaves no waiter, and passes on a turn that it was told of.
-    ///     *Enforced by*: two guards. *Breaks if*: an await comes between taking a place and making its guard.
-    ///
     /// # Cancel safety
-    /// Dropping the future leaves nothing behind: a request that was not sent is taken back, one that was is cancelled at
-    /// the peer, and a late answer reaches nobody.
+    /// Dropping the future leaves nothing behind. A request that was not sent is taken back, one that was is cancelled
+    /// at the peer, and a late response is dropped.
+    ///
+    /// Invariant: `dropped_futures_leave_nothing_behind`
+    /// Statement: a request that is dropped at any of its awaits leaves no entry, and passes on a turn it was given.
+    /// Enforced by: two guards.
+    /// Breaks if: an await comes between taking a slot and making its guard.
     pub async fn request(&self, message: Message, within: Duration) -> Result<Response, RequestError> {
         let (lane, kind) = (message.lane, message.kind);
         let mut left = within;
         let mut turn: Option<TurnGuard<'_>> = None;
-        let (id, answer) = loop {
-            let (place, called) = match self.add_waiter(kind, &message.payload, turn.is_some()) {
-                Ok(waiter) => {
+        let (id, response) = loop {
+            let (slot, receiver) = match self.register_request(kind, &message.payload, turn.is_some()) {
+                Ok(registered) => {
                     if let Some(turn) = &mut turn {
-                        turn.told = false;
+                        turn.has_turn = false;
                     }
-                    break waiter;
+                    break registered;
                 }
-                Err(NoPlace::Taken { place, turn }) => (place, turn),
-                Err(NoPlace::Closed) => return Err(SendError::Closed(message).into()),
-                Err(NoPlace::TooMany) => return Err(RequestError::TooMany(message)),
-                Err(NoPlace::LazyBox) if self.may_follow(kind, &message.payload) => continue,
-                Err(NoPlace::LazyBox) => return Err(RequestError::ReplyOutstanding(message)),
-                Err(NoPlace::NoQuestion) => {
+                Err(RegisterError::SlotTaken { slot, turn }) => (slot, turn),
+                Err(RegisterError::Closed) => return Err(SendError::Closed(message).into()),
+                Err(RegisterError::TooMany) => return Err(RequestError::TooMany(message)),
+                Err(RegisterError::ReplyOutstanding) if self.can_reuse_slot(kind, &message.payload) => continue,
+                Err(RegisterError::ReplyOutstanding) => return Err(RequestError::ReplyOutstanding(message)),
+                Err(RegisterError::Unsupported) => {
                     let cause = EncodeError::Unsupported { what: "request of this kind" };
                     return Err(SendError::Refused { message, cause }.into());
                 }
             };
-            let mut waits = TurnGuard { connection: self, place, called, told: false };
+            let mut waiting = TurnGuard { connection: self, slot, receiver, has_turn: false };
             let begun = Instant::now();
-            match timeout(left, &mut waits.called).await {
+            match timeout(left, &mut waiting.receiver).await {
                 Err(_) => return Err(RequestError::TooMany(message)),
                 Ok(Ok(())) => {
-                    waits.told = true;
-                    turn = Some(waits);
+                    waiting.has_turn = true;
+                    turn = Some(waiting);
                 }
-                // No turn will come: the next look says why.
+                // No turn will come: the next attempt says why.
                 Ok(Err(_)) => {}
             }
             left = left.saturating_sub(begun.elapsed());
         };
-        let mut waiting = WaiterGuard { connection: self, lane, id, open: true };
-        if let Err(error) = self.submit(MessageHeader::Request { id, kind }, message) {
-            waiting.open = false;
-            self.unask(id);
+        let mut registered = RequestGuard { connection: self, lane, id, is_open: true };
+        if let Err(error) = self.send_as(MessageHeader::Request { id, kind }, message) {
+            registered.is_open = false;
+            self.unregister(id);
             return Err(error.into());
         }
-        let answer = await_answer(answer, left).await;
-        // Whoever answered took the waiter out of the table.
-        waiting.open = !matches!(answer, Ok(_) | Err(RequestError::Declined { .. }));
-        answer
+        let result = await_response(response, left).await;
+        // A response has removed the entry already.
+        registered.is_open = !matches!(result, Ok(_) | Err(RequestError::Declined { .. }));
+        result
     }
 }
 
-async fn await_answer(answer: Answer, within: Duration) -> Result<Response, RequestError> {
-    match timeout(within, answer).await {
+async fn await_response(response: ResponseReceiver, within: Duration) -> Result<Response, RequestError> {
+    match timeout(within, response).await {
         Err(_) => Err(RequestError::Timeout),
         Ok(Err(_)) => Err(RequestError::Closed),
         Ok(Ok(Ok(response))) => Ok(response),
@@ -112,36 +120,36 @@ impl From<RequestDeclined> for RequestError {
     }
 }
 
-/// Passes its turn on if it was told that it has come, and does not take it.
+/// A request in the queue of a slot. Dropping it passes on a turn that it was given and did not use.
 struct TurnGuard<'a> {
     connection: &'a Connection,
-    place: u32,
-    called: oneshot::Receiver<()>,
-    told: bool,
+    slot: u32,
+    receiver: oneshot::Receiver<()>,
+    has_turn: bool,
 }
 
 impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {
-        // From here on whoever calls finds nobody, and calls the next one.
-        self.called.close();
-        if self.told || self.called.try_recv().is_ok() {
-            self.connection.pass_on(self.place);
+        // From here on a turn that is sent here fails, and goes to the next request.
+        self.receiver.close();
+        if self.has_turn || self.receiver.try_recv().is_ok() {
+            self.connection.pass_turn(self.slot);
         }
     }
 }
 
-/// Removes its own waiter, whatever way the request ends; one that was answered is gone already.
-struct WaiterGuard<'a> {
+/// A registered request. Dropping it removes the entry, unless a response has.
+struct RequestGuard<'a> {
     connection: &'a Connection,
     lane: Lane,
     id: u32,
-    open: bool,
+    is_open: bool,
 }
 
-impl Drop for WaiterGuard<'_> {
+impl Drop for RequestGuard<'_> {
     fn drop(&mut self) {
-        if self.open {
-            self.connection.give_up(self.lane, self.id);
+        if self.is_open {
+            self.connection.abandon_request(self.lane, self.id);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How others call a connection's task, and how it rests without missing a call.
+//! How others wake a connection's task, and how the task goes idle without missing a wake-up.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,59 +7,69 @@ use std::task::Waker;
 use crate::broadcast::ParkedWaker;
 use crate::sync::atomic::{AtomicU8, Ordering};
 
-/// WakeFlag to one task. A call while the task is at work costs no wake-up: it looks again before it rests.
+/// The task runs, or is about to be polled.
+const RUNNING: u8 = 1;
+/// Somebody notified since the task last began.
+const NOTIFIED: u8 = 2;
+/// The stream notified since.
+const IO: u8 = 4;
+
+/// Notifies one task. While the task runs a notification costs no wake-up: the task looks again before it goes idle.
 ///
-/// Invariant 40. Statement: what was done before a call is seen by a look of the task after it. Enforced by: one word. A
-/// call marks it and wakes a task that rests; the task takes the marks before it looks, and rests by an exchange that
-/// fails if a mark came meanwhile. Breaks if: the task looks before it takes the marks, or rests without asking the word.
+/// Invariant: `no_lost_wakeup`
+/// Statement: what was done before a notification is seen by a pass of the task after it.
+/// Enforced by: one word. A notification marks it, and wakes a task that is idle. The task takes the marks before it
+/// looks, and goes idle by a compare-exchange that fails if a mark was set meanwhile.
+/// Breaks if: the task looks before it takes the marks, or goes idle without asking the word.
 pub(super) struct WakeFlag {
     word: AtomicU8,
-    /// Knows the task; it sleeps there as well.
-    seat: Arc<ParkedWaker>,
+    /// Holds the task's waker; the task parks there as well.
+    task: Arc<ParkedWaker>,
 }
 
 impl WakeFlag {
     /// For a task whose stream has not been read yet.
-    pub(super) fn new(seat: Arc<ParkedWaker>) -> Self {
-        Self { word: AtomicU8::new(STREAM), seat }
+    pub(super) fn new(task: Arc<ParkedWaker>) -> Self {
+        Self { word: AtomicU8::new(IO), task }
     }
 
-    /// There is something for the task. Cost: one atomic, and a wake-up if the task rests and nobody has called yet.
-    pub(super) fn call(&self) {
-        self.mark(NEWS);
+    /// There is something for the task. Cost: one atomic, and a wake-up if the task is idle and this is the first
+    /// notification.
+    pub(super) fn notify(&self) {
+        self.mark(NOTIFIED);
     }
 
     /// The stream may have something to read, or room to write.
-    pub(super) fn stream(&self) {
-        self.mark(NEWS | STREAM);
+    pub(super) fn notify_io(&self) {
+        self.mark(NOTIFIED | IO);
     }
 
     fn mark(&self, marks: u8) {
-        // Release: what was done before is seen by the task. Pairs with the Acquire in `attend`. Acquire: a task that is
-        // seen to rest has left its waker. Pairs with the Release in `rest`.
-        if self.word.fetch_or(marks, Ordering::AcqRel) & (BUSY | NEWS) == 0 {
-            self.seat.task().wake();
+        // Release: the task sees what was done before. Pairs with the Acquire in `begin`. Acquire: a task that is seen
+        // to be idle has left its waker. Pairs with the Release in `try_idle`.
+        if self.word.fetch_or(marks, Ordering::AcqRel) & (RUNNING | NOTIFIED) == 0 {
+            self.task.task().wake();
         }
     }
 
-    /// Whom to wake from now on.
+    /// Sets the waker for later notifications.
     pub(super) fn register(&self, task: &Waker) {
-        self.seat.task().register(task);
+        self.task.task().register(task);
     }
 
-    /// The task is about to look: calls that come from here on make it look again. Whether the stream called.
-    pub(super) fn attend(&self) -> bool {
-        self.word.swap(BUSY, Ordering::AcqRel) & STREAM != 0
+    /// The task begins a pass: later notifications make it look again. Returns whether the stream notified.
+    pub(super) fn begin(&self) -> bool {
+        self.word.swap(RUNNING, Ordering::AcqRel) & IO != 0
     }
 
-    /// The task is about to rest; `false` if it must look again, because somebody called. One that does not rest need not
-    /// ask, as long as it will be polled again.
-    pub(super) fn rest(&self) -> bool {
-        self.word.compare_exchange(BUSY, 0, Ordering::Release, Ordering::Relaxed).is_ok()
+    /// The task wants to go idle; `false` if it was notified and must look again. A task that will be polled again
+    /// anyway need not ask.
+    pub(super) fn try_idle(&self) -> bool {
+        self.word.compare_exchange(RUNNING, 0, Ordering::Release, Ordering::Relaxed).is_ok()
     }
 
-    /// The task takes calls no longer as a sign to look again, but as wake-ups.
-    pub(super) fn doze(&self) {
+    /// From now on every notification is a wake-up, also while the task runs.
+    pub(super) fn detach(&self) {
         self.word.swap(0, Ordering::AcqRel);
     }
 }
@@ -69,13 +79,6 @@ impl fmt::Debug for WakeFlag {
         f.debug_struct("WakeFlag").field("word", &self.word.load(Ordering::Relaxed)).finish_non_exhaustive()
     }
 }
-
-/// The task is at work, or is about to be polled.
-const BUSY: u8 = 1;
-/// Somebody called since the task last took the marks.
-const NEWS: u8 = 2;
-/// The stream called since.
-const STREAM: u8 = 4;
 
 #[cfg(all(test, peerpool_loom))]
 mod models {
@@ -89,45 +92,45 @@ mod models {
     use crate::sync::atomic::AtomicUsize;
 
     #[test]
-    fn a_task_that_rests_has_seen_what_was_done_before_every_call() {
+    fn an_idle_task_has_seen_what_was_done_before_every_notification() {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(3);
         builder.check(|| {
             let shared =
                 Arc::new((WakeFlag::new(ParkedWaker::new()), AtomicUsize::new(0), AtomicUsize::new(0)));
-            let callers: [_; 2] = std::array::from_fn(|number| {
+            let notifiers: [_; 2] = std::array::from_fn(|number| {
                 let shared = Arc::clone(&shared);
                 thread::spawn(move || {
-                    let (calls, queued, read) = &*shared;
+                    let (wake, queued, read) = &*shared;
                     if number == 0 {
                         queued.fetch_add(1, Ordering::Relaxed);
-                        calls.call();
+                        wake.notify();
                     } else {
                         read.fetch_add(1, Ordering::Relaxed);
-                        calls.stream();
+                        wake.notify_io();
                     }
                 })
             });
-            let (calls, queued, read) = &*shared;
-            let (mut taken, mut heard) = (0, 0);
-            // A lost call is a deadlock, which loom reports.
+            let (wake, queued, read) = &*shared;
+            let (mut seen_queued, mut seen_read) = (0, 0);
+            // A lost wake-up is a deadlock, which loom reports.
             block_on(poll_fn(|cx| {
-                calls.register(cx.waker());
+                wake.register(cx.waker());
                 loop {
-                    if calls.attend() {
-                        heard = read.load(Ordering::Relaxed);
+                    if wake.begin() {
+                        seen_read = read.load(Ordering::Relaxed);
                     }
-                    taken = queued.load(Ordering::Relaxed);
-                    if (taken, heard) == (1, 1) {
+                    seen_queued = queued.load(Ordering::Relaxed);
+                    if (seen_queued, seen_read) == (1, 1) {
                         return Poll::Ready(());
                     }
-                    if calls.rest() {
+                    if wake.try_idle() {
                         return Poll::Pending;
                     }
                 }
             }));
-            for caller in callers {
-                caller.join().expect("no panic");
+            for notifier in notifiers {
+                notifier.join().expect("no panic");
             }
         });
     }

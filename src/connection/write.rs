@@ -1,380 +1,325 @@
-//! The writing side: four lanes, each fed by a log, the state table and a queue, into one vectored write at a time.
+//! The writing half: four lanes, each fed by a log, the latest-value state and a queue.
 //!
-//! A *round* is what is gathered for one write: control first, then urgent, normal, bulk. A more urgent lane may fill the
-//! whole round; a lower lane that waits still gets a sixteenth of each, a chunk at least.
+//! ```text
+//!  control queue ----------------------+
+//!  log cursor (one a lane) ------------+--> round --one vectored write--> stream
+//!  state cursor (urgent lane) ---------+
+//!  outbox (one queue a lane) ----------+
+//! ```
 //!
-//! Invariant 42. Statement: per lane at most one message is open on the line, and two are never glued together. Enforced
-//! by: within a round a lane's own messages stand before its share of the log, and while the log's cursor is inside a
-//! chunked message the lane takes from the log only; chunks are written whole before anything else, also one whose rest
-//! had to be let go of while the stream was full ([`WriteState::mend`]). Breaks if: a source of a lane is filled without asking
-//! [`Cursor::in_message`] or [`LaneWriter::open`].
+//! A *round* is what [`schedule`] gathers for one write, in the order control, urgent, normal, bulk. A more urgent
+//! lane may fill the whole round; a lower lane with waiting data still gets a sixteenth of each, one chunk at least.
+//! A connection that sleeps holds no [`WriteState`]. A few small messages of one log take the [`fast_path`], which
+//! needs none.
 //!
-//! Invariant 17. Statement: a peer that takes nothing costs nobody but itself, and is not kept for ever. Enforced by: only the
-//! connection's own task writes to its stream, without waiting and with no lock held; since when it takes nothing is one word of the
-//! connection, and past the write stall the maintenance departs the peer. Breaks if: a caller's thread writes to a stream, or
-//! progress is noted while something waits and nothing was taken.
+//! Invariant: `skips_end_on_message_boundaries`
+//! Statement: on each lane at most one message is incomplete on the stream, and two messages never interleave.
+//! Enforced by: a lane's queue goes before its log within a round; while the log's cursor is inside a chunked message,
+//! the lane takes from the log only; the rest of a chunk is written before anything else, also a rest that was dropped
+//! while the stream was full ([`WriteState::resume_partial`]).
+//! Breaks if: a lane is filled without asking `Cursor::is_mid_message` and [`LaneWriter::partial_message`].
+//!
+//! Invariant: `no_socket_write_under_a_shared_lock`
+//! Statement: a peer that does not read delays only its own connection, and is not kept for ever.
+//! Enforced by: only the connection's task writes to its stream, without waiting and without a lock. One word of the
+//! connection records since when nothing was taken; past the write stall the maintenance removes the peer.
+//! Breaks if: a caller's thread writes to a stream, or progress is recorded while data waits and nothing was taken.
 
 mod buffer_cache;
 mod bulk_window;
+mod control_queue;
 mod fast_path;
 pub(super) mod outbox;
 mod schedule;
 mod write_state;
 
-use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
-use tokio::time::Instant;
-
 use crate::base::Lane;
+use crate::broadcast::LogPositions;
+use crate::broadcast::state::StateCursor;
 use crate::transport::Stream;
-use crate::wire::{Chunks, Control, Protocol};
+use crate::wire::Protocol;
 
-use super::budget::MemoryReservation;
 use super::close_reason::CloseReason;
 use super::handle::{Connection, ResumePoints};
 use super::handler::ConnectionHandler;
-use crate::broadcast::state::StateCursor;
-use crate::broadcast::{Batch, Cursor, LogPositions};
 
-use bulk_window::BulkWindow;
+pub(super) use bulk_window::BulkAcks;
+pub(super) use control_queue::ControlQueue;
+use write_state::WriteState;
 
-/// Gathers and writes.
-pub(super) struct Writer<D: Protocol> {
-    protocol: Arc<D>,
-    positions: LogPositions,
-    state: StateCursor,
-    /// There while something is to be written, or half written.
-    busy: Option<Box<WriteState>>,
-}
-
-/// What only a writer that writes needs; a connection that sleeps has none. See [`buffer_cache`].
-#[derive(Default)]
-struct WriteState {
-    lanes: [LaneWriter; 3],
-    /// Control messages that wait for the next round.
-    control: BytesMut,
-    /// The present round, in order; empty between rounds.
-    round: VecDeque<Piece>,
-    /// Bytes of the round that are our own copies.
-    own: usize,
-    /// Covers `own`, and each large message of a queue until its last byte is written: a slice pins the whole. None where there
-    /// was nothing to cover yet.
-    held: Option<MemoryReservation>,
-    /// Something was written since the stream was last flushed.
-    unflushed: bool,
-    /// Bytes written since the writer last slept.
-    written: u64,
-    /// Bulk that the peer has not taken yet.
-    flight: BulkWindow,
-}
-
-/// Where the bytes of one lane come from.
-#[derive(Default)]
-struct LaneWriter {
-    stride: Cursor,
-    batch: Batch,
-    /// A message of the queue whose first chunks are in a round or on the line already.
-    open: Option<Box<Chunks>>,
-    /// Bytes of the queue's large messages that the round refers to, `open` included.
-    pinned: usize,
-    /// Bytes of `open`, whole.
-    opened: usize,
-    /// A large message of the queue has ended, or the log was passed over because the stream was full: now it is the log's
-    /// turn, if it has something.
-    logs_turn: bool,
-    /// [`WriteState::written`] when the log last wrote or had nothing to write.
-    served: u64,
-}
-
-enum Piece {
-    Bytes(Bytes),
-    /// Out of the bulk lane's queue.
-    Bulk(Bytes),
-    /// All that is in this lane's batch.
-    Log(usize),
-}
-
-/// What a writer may begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Gather {
-    /// Nothing: what has begun is finished.
-    None,
-    /// Whatever waits.
-    All,
-    /// Whatever waits, and nobody hears what the peer has taken, because reading waits for our own inbox: nothing bounds the bulk
-    /// under way, so that a handler may wait for it to be sent.
-    Deaf,
-}
-
-/// What a writer that sleeps finds to write.
-enum News {
-    None,
-    /// Something in the log of this lane, which is not the bulk lane, and nothing else.
-    Only(usize),
-    Some,
-}
-
-/// What a poll of the writer came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Written {
-    /// Nothing is left to write.
-    All,
-    /// The stream takes no more now and will wake the task.
-    Blocked,
-    /// What is left is bulk, and enough of it is under way: the peer's answer will come by the stream.
-    Held,
-    /// The task has had its share.
-    More,
-}
-
-impl<D: Protocol> Writer<D> {
-    pub(super) fn new(protocol: Arc<D>, positions: LogPositions, state: StateCursor) -> Self {
-        Self { protocol, positions, state, busy: None }
-    }
-
-    /// What goes out before anything else.
-    pub(super) fn greet(&mut self, greeting: &[u8]) {
-        let mut busy = self.wake();
-        busy.control.extend_from_slice(greeting);
-        self.busy = Some(busy);
-    }
-
-    /// Queues a control message for the next round.
-    pub(super) fn control(&mut self, control: &Control) -> Result<(), CloseReason> {
-        let mut busy = self.wake();
-        let queued = self.say(&mut busy, control);
-        self.busy = Some(busy);
-        queued
-    }
-
-    fn say(&self, busy: &mut WriteState, control: &Control) -> Result<(), CloseReason> {
-        if busy.control.len() > MAX_CONTROL {
-            return Err(CloseReason::Flood);
-        }
-        // What the protocol has no word for is left out.
-        let _ = self.protocol.encode_control(control, &mut busy.control);
-        Ok(())
-    }
-
-    /// Whether a log or the state table has something that was not taken yet and may go.
-    pub(super) fn has_news(&self) -> bool {
-        match &self.busy {
-            None => self.state.has_unread() || self.positions.unread().contains(&true),
-            Some(busy) => self.state.has_unread() || self.has_more(busy),
-        }
-    }
-
-    fn has_more(&self, busy: &WriteState) -> bool {
-        let held = busy.flight.holds();
-        let mut lanes = busy.lanes.iter().enumerate().filter(|(at, _)| *at != BULK || !held);
-        lanes.any(|(at, lane)| lane.stride.has_unread(self.positions.member(at)) || !lane.batch.is_empty())
-    }
-
-    /// What a writer that sleeps finds.
-    fn news(&self) -> News {
-        match (self.positions.unread(), self.state.has_unread()) {
-            ([false, false, false], false) => News::None,
-            ([true, false, false], false) => News::Only(URGENT),
-            ([false, true, false], false) => News::Only(NORMAL),
-            _ => News::Some,
-        }
-    }
-
-    /// Writes until everything is written, the stream is full or the task has had its share. `gather` says what
-    /// may be begun.
-    pub(super) fn poll<S: Stream, H: ConnectionHandler>(
-        &mut self,
-        stream: &mut S,
-        cx: &mut Context<'_>,
-        connection: &Connection,
-        handler: &H,
-        gather: Gather,
-    ) -> Result<Written, CloseReason> {
-        if self.busy.is_none() && !connection.has_orders() {
-            match self.news() {
-                News::None => return Ok(Written::All),
-                News::Only(at)
-                    if gather != Gather::None && self.glance(at, stream, cx, connection, handler)? =>
-                {
-                    return Ok(Written::All);
-                }
-                News::Only(_) | News::Some => {}
-            }
-        }
-        let mut busy = self.wake();
-        let written = self.poll_awake(&mut busy, stream, cx, connection, handler, gather);
-        let rests = matches!(written, Ok(Written::All)) && self.follow(&busy);
-        if rests {
-            buffer_cache::put(busy);
-        } else {
-            self.busy = Some(busy);
-        }
-        written
-    }
-
-    fn poll_awake<S: Stream, H: ConnectionHandler>(
-        &mut self,
-        busy: &mut WriteState,
-        stream: &mut S,
-        cx: &mut Context<'_>,
-        connection: &Connection,
-        handler: &H,
-        gather: Gather,
-    ) -> Result<Written, CloseReason> {
-        let written = self.poll_rounds(busy, stream, cx, connection, handler, gather);
-        // Also where the stream is full: a slow peer that always has more to come makes progress too, and producers wait
-        // for it only while that is seen. Also where it has failed: what it took before was written, if it is out.
-        if busy.unflushed {
-            match Pin::new(&mut *stream).poll_flush(cx) {
-                Poll::Ready(Ok(())) => {
-                    busy.unflushed = false;
-                    // What hung in the flush is written, and nothing else waits for the stream or the peer: the connection may
-                    // sleep from here, and nobody would end the stall then.
-                    if matches!(written, Ok(Written::All | Written::More)) && !busy.flight.holds() {
-                        connection.write_progress(None);
-                    }
-                }
-                Poll::Ready(Err(error)) => return Err(written.err().unwrap_or(CloseReason::Io(error))),
-                Poll::Pending => {
-                    written?;
-                    connection.write_waits(handler.now());
-                    self.block(busy);
-                    return Ok(Written::Blocked);
-                }
-            }
-        }
-        self.publish(busy);
-        let written = written?;
-        if matches!(written, Written::Blocked | Written::Held) {
-            self.block(busy);
-        }
-        Ok(written)
-    }
-
-    fn block(&self, busy: &WriteState) {
-        busy.lanes
-            .iter()
-            .enumerate()
-            .for_each(|(at, lane)| lane.stride.mark_blocked(self.positions.member(at)));
-    }
-
-    fn publish(&self, busy: &mut WriteState) {
-        busy.lanes.iter_mut().enumerate().for_each(|(at, lane)| lane.stride.publish(self.positions.member(at)));
-    }
-
-    /// What it writes with: what it has, or the thread's.
-    fn wake(&mut self) -> Box<WriteState> {
-        self.busy.take().unwrap_or_else(|| {
-            let mut busy = buffer_cache::take();
-            for (at, lane) in busy.lanes.iter_mut().enumerate() {
-                lane.stride = self.positions.cursor(at);
-            }
-            busy
-        })
-    }
-
-    /// Whether nothing is left to write, nothing half written: then the positions is where the strides were.
-    fn follow(&mut self, busy: &WriteState) -> bool {
-        let WriteState { lanes, control, round, held, unflushed, flight, .. } = busy;
-        let covers = held.as_ref().is_some_and(|held| held.bytes() > 0);
-        if *unflushed || covers || !control.is_empty() || !round.is_empty() || flight.is_awaited() {
-            return false;
-        }
-        let mut lanes = lanes.iter().enumerate();
-        lanes.all(|(at, lane)| {
-            lane.open.is_none() && lane.batch.is_empty() && self.positions.save(at, &lane.stride)
-        })
-    }
-
-    fn poll_rounds<S: Stream, H: ConnectionHandler>(
-        &mut self,
-        busy: &mut WriteState,
-        stream: &mut S,
-        cx: &mut Context<'_>,
-        connection: &Connection,
-        handler: &H,
-        gather: Gather,
-    ) -> Result<Written, CloseReason> {
-        busy.mend(&self.positions)?;
-        let (before, turn) = (busy.written, connection.shared.config.write_batch_bytes as u64 / 4);
-        for _ in 0..ROUNDS {
-            if busy.round.is_empty() {
-                self.gather(busy, connection, handler, gather)?;
-                if busy.round.is_empty() {
-                    if gather == Gather::All && self.holds_back(busy, connection) {
-                        connection.write_waits(handler.now());
-                        return Ok(Written::Held);
-                    }
-                    // What hangs in a flush is not written yet.
-                    if !busy.unflushed {
-                        connection.write_progress(None);
-                    }
-                    return Ok(Written::All);
-                }
-            }
-            while !busy.round.is_empty() {
-                match busy.write_once(stream, cx, connection) {
-                    Poll::Ready(Ok(count)) => {
-                        handler.on_traffic(0, count);
-                        // Where bulk waits for the peer's process, what its kernel takes is no progress: only an answer is.
-                        if !busy.flight.holds() {
-                            connection.write_progress(None);
-                        }
-                    }
-                    Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
-                    Poll::Pending => {
-                        connection.write_waits(handler.now());
-                        busy.release(connection);
-                        return Ok(Written::Blocked);
-                    }
-                }
-            }
-            if busy.written - before >= turn {
-                break;
-            }
-        }
-        Ok(Written::More)
-    }
-
-    /// Whether there is bulk that must wait until the peer has taken more.
-    fn holds_back(&self, busy: &WriteState, connection: &Connection) -> bool {
-        let lane = &busy.lanes[BULK];
-        busy.flight.room() == 0
-            && (lane.open.is_some()
-                || lane.stride.has_unread(self.positions.member(BULK))
-                || connection.has_outgoing(LANES[BULK]))
-    }
-
-    /// The peer has answered a mark in our bulk; `false` if the token is not one of those.
-    pub(super) fn answered(&mut self, token: u64, connection: &Connection) -> bool {
-        if !BulkWindow::is_mark(token) {
-            return false;
-        }
-        if let Some(busy) = &mut self.busy
-            && busy.flight.answered(token, Instant::now())
-        {
-            connection.write_progress(None);
-        }
-        true
-    }
-
-    /// Where the cursors stand now.
-    pub(super) fn positions(&self) -> ResumePoints {
-        self.positions.resume_points()
-    }
-}
-
-/// The lanes, by their place in the arrays.
+/// The lanes of the application, by their index in the arrays of this module.
 const LANES: [Lane; 3] = [Lane::Urgent, Lane::Normal, Lane::Bulk];
 const URGENT: usize = 0;
 const NORMAL: usize = 1;
 const BULK: usize = 2;
-/// Rounds in one poll before other tasks get their turn, unless a quarter of the largest was written before. The connections of a broadcast
-/// write the same bytes one after the other: what one has written is still in the cache for the next, if it was not too much.
-const ROUNDS: usize = 2;
-/// Control bytes that may wait. A peer that makes us answer more than it reads is flooding.
-const MAX_CONTROL: usize = 32 * 1024;
+/// Rounds in one poll before other tasks get their turn, unless a quarter of `write_batch_bytes` was written before.
+/// The connections of a broadcast write the same bytes one after the other: after a short turn those bytes are still
+/// in the cache for the next connection.
+const MAX_ROUNDS_PER_POLL: usize = 2;
+
+/// Gathers and writes.
+pub(super) struct Writer {
+    positions: LogPositions,
+    latest_state: StateCursor,
+    /// Present while something is to be written or is half written.
+    active: Option<Box<WriteState>>,
+}
+
+/// What the writer works with for one poll.
+pub(super) struct WriteContext<'a, D, H> {
+    pub(super) protocol: &'a D,
+    pub(super) connection: &'a Connection,
+    pub(super) handler: &'a H,
+    pub(super) control: &'a mut ControlQueue,
+}
+
+/// What a writer may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WriteMode {
+    /// Nothing: control messages and data that has begun are finished.
+    FinishOnly,
+    /// Everything that waits.
+    All,
+    /// Everything that waits, and bulk without a window. Reading is paused for our own inbox, so acknowledgements are
+    /// not read; a handler may be waiting for bulk to be sent.
+    IgnoreBulkWindow,
+}
+
+/// What a sleeping writer finds to write.
+enum Pending {
+    Nothing,
+    /// Messages in the log of this lane, which is not bulk, and nothing else.
+    OneLog(usize),
+    Several,
+}
+
+/// The result of one poll of the writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WriteOutcome {
+    /// Nothing is left to write.
+    Drained,
+    /// The stream is full and will wake the task.
+    Blocked,
+    /// The rest is bulk, and its window is full. The peer's acknowledgement wakes the task through the stream.
+    WindowFull,
+    /// There is more; the task has used up its turn.
+    TurnUsed,
+}
+
+impl Writer {
+    pub(super) fn new(positions: LogPositions, latest_state: StateCursor) -> Self {
+        Self { positions, latest_state, active: None }
+    }
+
+    /// Whether a log or the state has something unread that may be written now.
+    pub(super) fn has_unread(&self) -> bool {
+        self.latest_state.has_unread()
+            || match &self.active {
+                None => self.positions.unread().contains(&true),
+                Some(active) => self.has_unread_log(active),
+            }
+    }
+
+    fn has_unread_log(&self, active: &WriteState) -> bool {
+        let window_full = active.bulk_window.is_full();
+        let mut lanes = active.lanes.iter().enumerate().filter(|(index, _)| *index != BULK || !window_full);
+        lanes.any(|(index, lane)| {
+            lane.cursor.has_unread(self.positions.member(index)) || !lane.batch.is_empty()
+        })
+    }
+
+    fn pending(&self) -> Pending {
+        match (self.positions.unread(), self.latest_state.has_unread()) {
+            ([false, false, false], false) => Pending::Nothing,
+            ([true, false, false], false) => Pending::OneLog(URGENT),
+            ([false, true, false], false) => Pending::OneLog(NORMAL),
+            _ => Pending::Several,
+        }
+    }
+
+    /// Writes until nothing is left, the stream is full or the turn is used up.
+    pub(super) fn poll<D: Protocol, S: Stream, H: ConnectionHandler>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        context: &mut WriteContext<'_, D, H>,
+        mode: WriteMode,
+    ) -> Result<WriteOutcome, CloseReason> {
+        if self.active.is_none() && context.control.is_empty() && !context.connection.has_direct_output() {
+            match self.pending() {
+                Pending::Nothing => return Ok(WriteOutcome::Drained),
+                Pending::OneLog(lane)
+                    if mode != WriteMode::FinishOnly && self.write_tail(lane, stream, cx, context)? =>
+                {
+                    return Ok(WriteOutcome::Drained);
+                }
+                Pending::OneLog(_) | Pending::Several => {}
+            }
+        }
+        let mut active = self.activate();
+        let outcome = self.poll_active(&mut active, stream, cx, context, mode);
+        if matches!(outcome, Ok(WriteOutcome::Drained)) && self.save_positions(&active) {
+            buffer_cache::put(active);
+        } else {
+            self.active = Some(active);
+        }
+        outcome
+    }
+
+    fn poll_active<D: Protocol, S: Stream, H: ConnectionHandler>(
+        &mut self,
+        active: &mut WriteState,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        context: &mut WriteContext<'_, D, H>,
+        mode: WriteMode,
+    ) -> Result<WriteOutcome, CloseReason> {
+        let outcome = self.write_rounds(active, stream, cx, context, mode);
+        // A full stream is flushed too: a slow peer that always has more to come makes progress, and producers wait for
+        // it only while that progress is seen. So is a failed one: what it took before counts as written if it is out.
+        if active.needs_flush {
+            match Pin::new(&mut *stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    active.needs_flush = false;
+                    // Nothing else waits for the stream or the peer. The connection may sleep from here, and then
+                    // nothing would end the stall.
+                    if matches!(outcome, Ok(WriteOutcome::Drained | WriteOutcome::TurnUsed))
+                        && !active.bulk_window.is_full()
+                    {
+                        context.connection.write_progressed();
+                    }
+                }
+                Poll::Ready(Err(error)) => return Err(outcome.err().unwrap_or(CloseReason::Io(error))),
+                Poll::Pending => {
+                    outcome?;
+                    context.connection.write_blocked(context.handler.now());
+                    self.mark_blocked(active);
+                    return Ok(WriteOutcome::Blocked);
+                }
+            }
+        }
+        self.publish(active);
+        let outcome = outcome?;
+        if matches!(outcome, WriteOutcome::Blocked | WriteOutcome::WindowFull) {
+            self.mark_blocked(active);
+        }
+        Ok(outcome)
+    }
+
+    fn write_rounds<D: Protocol, S: Stream, H: ConnectionHandler>(
+        &mut self,
+        active: &mut WriteState,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        context: &mut WriteContext<'_, D, H>,
+        mode: WriteMode,
+    ) -> Result<WriteOutcome, CloseReason> {
+        let connection = context.connection;
+        active.resume_partial(&self.positions)?;
+        let written_before = active.written_bytes;
+        let turn_bytes = connection.shared.config.write_batch_bytes as u64 / 4;
+        for _ in 0..MAX_ROUNDS_PER_POLL {
+            if active.round.is_empty() {
+                self.gather(active, context, mode)?;
+                if active.round.is_empty() {
+                    if mode == WriteMode::All && self.is_held_back(active, connection) {
+                        connection.write_blocked(context.handler.now());
+                        return Ok(WriteOutcome::WindowFull);
+                    }
+                    // Bytes that wait in a flush are not written yet.
+                    if !active.needs_flush {
+                        connection.write_progressed();
+                    }
+                    return Ok(WriteOutcome::Drained);
+                }
+            }
+            while !active.round.is_empty() {
+                match active.write_once(stream, cx, connection) {
+                    Poll::Ready(Ok(count)) => {
+                        context.handler.on_traffic(0, count);
+                        // Where bulk waits for the peer's process, bytes that its kernel takes are no progress: only
+                        // an acknowledgement is.
+                        if !active.bulk_window.is_full() {
+                            connection.write_progressed();
+                        }
+                    }
+                    Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
+                    Poll::Pending => {
+                        connection.write_blocked(context.handler.now());
+                        active.release(connection);
+                        return Ok(WriteOutcome::Blocked);
+                    }
+                }
+            }
+            if active.written_bytes - written_before >= turn_bytes {
+                break;
+            }
+        }
+        Ok(WriteOutcome::TurnUsed)
+    }
+
+    /// Whether there is bulk that waits for the peer to acknowledge more.
+    fn is_held_back(&self, active: &WriteState, connection: &Connection) -> bool {
+        let lane = &active.lanes[BULK];
+        active.bulk_window.room() == 0
+            && (lane.partial_message.is_some()
+                || lane.cursor.has_unread(self.positions.member(BULK))
+                || connection.has_outgoing(LANES[BULK]))
+    }
+
+    fn mark_blocked(&self, active: &WriteState) {
+        for (index, lane) in active.lanes.iter().enumerate() {
+            lane.cursor.mark_blocked(self.positions.member(index));
+        }
+    }
+
+    fn publish(&self, active: &mut WriteState) {
+        for (index, lane) in active.lanes.iter_mut().enumerate() {
+            lane.cursor.publish(self.positions.member(index));
+        }
+    }
+
+    /// The state to write with: its own, or one from the thread's cache.
+    fn activate(&mut self) -> Box<WriteState> {
+        self.active.take().unwrap_or_else(|| {
+            let mut active = buffer_cache::take();
+            for (index, lane) in active.lanes.iter_mut().enumerate() {
+                lane.cursor = self.positions.cursor(index);
+            }
+            active
+        })
+    }
+
+    /// Saves where the cursors stand. `false` if something is unwritten or half written, so that `active` is still
+    /// needed.
+    fn save_positions(&mut self, active: &WriteState) -> bool {
+        let WriteState { lanes, round, reservation, needs_flush, bulk_window, .. } = active;
+        let holds_memory = reservation.as_ref().is_some_and(|held| held.bytes() > 0);
+        if *needs_flush || holds_memory || !round.is_empty() || bulk_window.awaits_ack() {
+            return false;
+        }
+        lanes.iter().enumerate().all(|(index, lane)| {
+            lane.partial_message.is_none()
+                && lane.batch.is_empty()
+                && self.positions.save(index, &lane.cursor)
+        })
+    }
+
+    /// Takes the acknowledgements that the reader found. One that tells something new is progress.
+    pub(super) fn acknowledge(&mut self, acks: &BulkAcks, connection: &Connection) {
+        let Some(active) = &mut self.active else { return };
+        for ack in acks.iter() {
+            if active.bulk_window.acknowledge(ack) {
+                connection.write_progressed();
+            }
+        }
+    }
+
+    /// Where the cursors stand now.
+    pub(super) fn resume_points(&self) -> ResumePoints {
+        self.positions.resume_points()
+    }
+}

@@ -421,10 +421,10 @@ async fn a_pipeline_hands_out_answers_as_they_come_each_with_its_number() {
     let (near, far) = pipe(64 * 1024);
     let running = side.start(near, Ear::new());
     let mut far = side.by_hand(far);
-    let mut line = running.connection.pipeline(WAIT);
-    assert!(line.next().await.is_none(), "nothing was asked");
-    let numbers = [0, 1, 2].map(|kind| line.ask(Message::new(kind, "")).unwrap());
-    assert_eq!((numbers, line.in_flight()), ([0, 1, 2], 3));
+    let mut pipeline = running.connection.pipeline(WAIT);
+    assert!(pipeline.next().await.is_none(), "nothing was asked");
+    let numbers = [0, 1, 2].map(|kind| pipeline.send(Message::new(kind, "")).unwrap());
+    assert_eq!((numbers, pipeline.in_flight()), ([0, 1, 2], 3));
     let mut ids = Vec::new();
     for _ in 0..3 {
         ids.push(request_of(far.message().await));
@@ -434,16 +434,16 @@ async fn a_pipeline_hands_out_answers_as_they_come_each_with_its_number() {
     };
     far.send(&answer(2, Status::Ok, b"two")).await;
     far.send(&answer(0, Status::Refused, b"none")).await;
-    assert!(matches!(line.next().await, Some((2, Ok(words))) if words == "two"));
+    assert!(matches!(pipeline.next().await, Some((2, Ok(words))) if words == "two"));
     assert!(matches!(
-        line.next().await,
+        pipeline.next().await,
         Some((0, Err(RequestError::Declined { status: Status::Refused, detail }))) if detail == "none"
     ));
     // A number is not used again, whatever place is.
-    assert_eq!((line.ask(Message::new(3, "")).unwrap(), line.in_flight()), (3, 2));
+    assert_eq!((pipeline.send(Message::new(3, "")).unwrap(), pipeline.in_flight()), (3, 2));
     far.send(&answer(1, Status::Ok, b"one")).await;
-    assert!(matches!(line.next().await, Some((1, Ok(words))) if words == "one"));
-    assert_eq!((line.in_flight(), running.connection.pending_counts().outbound_requests), (1, 1));
+    assert!(matches!(pipeline.next().await, Some((1, Ok(words))) if words == "one"));
+    assert_eq!((pipeline.in_flight(), running.connection.pending_counts().outbound_requests), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -453,14 +453,14 @@ async fn a_late_answer_costs_a_pipeline_that_one_request() {
     let running = side.start(near, Ear::new());
     let mut far = side.by_hand(far);
     let within = Duration::from_secs(32);
-    let mut line = running.connection.pipeline(within);
-    line.ask(Message::new(1, "")).unwrap();
+    let mut pipeline = running.connection.pipeline(within);
+    pipeline.send(Message::new(1, "")).unwrap();
     let begun = tokio::time::Instant::now();
-    let half = tokio::time::timeout(within / 2, line.next()).await;
+    let half = tokio::time::timeout(within / 2, pipeline.next()).await;
     assert!(half.is_err(), "nobody answers");
-    line.ask(Message::new(2, "")).unwrap();
+    pipeline.send(Message::new(2, "")).unwrap();
     let (first, second) = (request_of(far.message().await), request_of(far.message().await));
-    assert!(matches!(line.next().await, Some((0, Err(RequestError::Timeout)))));
+    assert!(matches!(pipeline.next().await, Some((0, Err(RequestError::Timeout)))));
     let took = begun.elapsed();
     assert!(took >= within && took <= within + Duration::from_millis(1_100), "{took:?}");
     // The peer is told, and what comes after all reaches nobody.
@@ -471,8 +471,8 @@ async fn a_late_answer_costs_a_pipeline_that_one_request() {
         far.send(&side.encode(Lane::Normal, &MessageHeader::Response { id, status: Status::Ok }, words))
             .await;
     }
-    assert!(matches!(line.next().await, Some((1, Ok(words))) if words == "good"));
-    assert!(line.next().await.is_none());
+    assert!(matches!(pipeline.next().await, Some((1, Ok(words))) if words == "good"));
+    assert!(pipeline.next().await.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -482,17 +482,17 @@ async fn a_pipeline_gives_up_what_nobody_answers_also_while_other_answers_keep_c
     let running = side.start(near, Ear::new());
     let mut far = side.by_hand(far);
     let within = Duration::from_secs(1);
-    let mut line = running.connection.pipeline(within);
-    line.ask(Message::new(0, "never answered")).unwrap();
+    let mut pipeline = running.connection.pipeline(within);
+    pipeline.send(Message::new(0, "never answered")).unwrap();
     let silent = request_of(far.message().await);
     let begun = tokio::time::Instant::now();
     let mut answered = 0;
     let took = loop {
-        line.ask(Message::new(1, "")).unwrap();
+        pipeline.send(Message::new(1, "")).unwrap();
         let id = request_of(far.message().await);
         far.send(&side.encode(Lane::Normal, &MessageHeader::Response { id, status: Status::Ok }, b"")).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
-        match line.next().await {
+        match pipeline.next().await {
             Some((0, Err(RequestError::Timeout))) => break begun.elapsed(),
             Some((_, Ok(_))) => answered += 1,
             other => panic!("{other:?}"),
@@ -501,8 +501,8 @@ async fn a_pipeline_gives_up_what_nobody_answers_also_while_other_answers_keep_c
     };
     assert!(took >= within && took <= within + Duration::from_millis(300), "{took:?}");
     // What was answered in time is handed out all the same.
-    while line.in_flight() > 0 {
-        assert!(matches!(line.next().await, Some((_, Ok(_)))));
+    while pipeline.in_flight() > 0 {
+        assert!(matches!(pipeline.next().await, Some((_, Ok(_)))));
         answered += 1;
     }
     assert!(answered >= 9, "{answered}");
@@ -520,14 +520,14 @@ async fn a_dropped_pipeline_takes_back_what_was_not_sent_and_cancels_what_was() 
     let (near, far) = pipe(1024);
     let running = side.start(near, Ear::new());
     let mut far = side.by_hand(far);
-    let mut line = running.connection.pipeline(WAIT);
-    line.ask(Message::new(1, "")).unwrap();
+    let mut pipeline = running.connection.pipeline(WAIT);
+    pipeline.send(Message::new(1, "")).unwrap();
     let sent = request_of(far.message().await);
     running.connection.send(Message::new(9, vec![0; 10_000])).unwrap();
     settle().await;
-    line.ask(Message::new(2, "")).unwrap();
+    pipeline.send(Message::new(2, "")).unwrap();
     settle().await;
-    drop(line);
+    drop(pipeline);
     assert_eq!(running.connection.pending_counts().outbound_requests, 0);
     assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Event { kind: 9 }, _))));
     assert!(
@@ -542,20 +542,20 @@ async fn a_closing_link_fails_all_of_a_pipeline_and_a_full_one_hands_the_message
     let side = Side::with(Native::default(), Plan { connection, ..Plan::default() });
     let (near, _far) = pipe(64 * 1024);
     let running = side.start(near, Ear::new());
-    let mut line = running.connection.pipeline(WAIT);
-    line.ask(Message::new(1, "")).unwrap();
-    line.ask(Message::new(2, "")).unwrap();
-    let full = line.ask(Message::new(3, "third"));
+    let mut pipeline = running.connection.pipeline(WAIT);
+    pipeline.send(Message::new(1, "")).unwrap();
+    pipeline.send(Message::new(2, "")).unwrap();
+    let full = pipeline.send(Message::new(3, "third"));
     assert!(matches!(full, Err(RequestError::TooMany(back)) if back.payload == "third"));
     running.connection.close(DisconnectReason::Closed, None);
     let mut failed = Vec::new();
-    while let Some((number, answer)) = line.next().await {
+    while let Some((number, answer)) = pipeline.next().await {
         assert!(matches!(answer, Err(RequestError::Closed)));
         failed.push(number);
     }
     failed.sort_unstable();
     assert_eq!(failed, [0, 1]);
-    let closed = line.ask(Message::new(4, "fourth"));
+    let closed = pipeline.send(Message::new(4, "fourth"));
     assert!(
         matches!(closed, Err(RequestError::NotSent(peerpool::connection::SendError::Closed(back))) if back.payload == "fourth")
     );

@@ -1,8 +1,10 @@
 //! Received messages on their way through the handler: events one at a time in arrival order, requests beside them.
 //!
-//! Invariant 38. Statement: the reader never stops for a handler while the inbox has room. Enforced by: a message that
-//! finds the handler busy is queued here, and only a full queue makes [`Inbox::is_full`] true, which alone pauses
-//! reading. Breaks if: the reader awaits a handler's future.
+//! Invariant: `reader_never_waits_for_a_handler`
+//! Statement: the reader does not stop for a handler while the inbox has room.
+//! Enforced by: a message that arrives while the handler is busy is queued here. Only a full queue makes
+//! [`Inbox::is_full`] true, and nothing else pauses reading.
+//! Breaks if: the reader awaits a handler's future.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -15,185 +17,196 @@ use std::task::{Context, Poll, Wake, Waker};
 use bytes::Bytes;
 
 use crate::base::Lane;
-use crate::sync::TaskWaker;
-use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::wire::Payload;
-
 use crate::connection::budget::MemoryReservation;
 use crate::connection::close_reason::CloseReason;
 use crate::connection::config::ConnectionConfig;
 use crate::connection::handle::Connection;
 use crate::connection::handler::ConnectionHandler;
 use crate::connection::message::{Event, Handled, Request};
-use crate::connection::request::Begun;
-use crate::connection::request::Responder;
+use crate::connection::request::{Admission, Responder};
+use crate::sync::TaskWaker;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::wire::Payload;
+
+thread_local! {
+    /// The memory of the connection of this thread whose inbox became idle last.
+    static CACHE: Cell<Option<Box<InboxState>>> = const { Cell::new(None) };
+}
 
 /// A handler panicked.
 #[derive(Debug)]
 pub(in crate::connection) struct Panicked;
 
-type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
+type HandlerFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-struct Queued {
+/// The bounded inbox of one connection, and the handlers that run on its messages. An idle inbox holds no memory.
+#[derive(Default)]
+pub(in crate::connection) struct Inbox(Option<Box<InboxState>>);
+
+#[derive(Default)]
+struct InboxState {
+    events: VecDeque<QueuedMessage>,
+    /// By the peer's request id.
+    requests: VecDeque<(u32, QueuedMessage)>,
+    /// Payload bytes of both queues.
+    bytes: usize,
+    /// Covers `bytes`. `None` before the first message had to wait.
+    reservation: Option<MemoryReservation>,
+    event_future: Option<HandlerFuture>,
+    /// By the number of the request; see [`Admission::Accepted`].
+    request_futures: Vec<(u32, HandlerFuture)>,
+    waker: Option<Arc<HandlerWaker>>,
+}
+
+struct QueuedMessage {
     lane: Lane,
     kind: u16,
     payload: Bytes,
 }
 
-/// The bounded inbox of one connection, and the handlers that are at work on it. One in which nothing waits holds nothing.
-#[derive(Default)]
-pub(in crate::connection) struct Inbox(Option<Box<Work>>);
-
-/// What waits, and who is at work.
-#[derive(Default)]
-struct Work {
-    events: VecDeque<Queued>,
-    requests: VecDeque<(u32, Queued)>,
-    bytes: usize,
-    /// Covers `bytes`. None where nothing had to wait yet.
-    held: Option<MemoryReservation>,
-    event: Option<Rest>,
-    /// By the request's number.
-    answers: Vec<(u32, Rest)>,
-    alarm: Option<Arc<Alarm>>,
+/// A request that was admitted.
+#[derive(Clone, Copy)]
+struct AdmittedRequest {
+    /// The peer's id. The peer may use it again.
+    id: u32,
+    /// Our number, which is unique while a handler runs.
+    number: u32,
 }
 
-/// Tells a wake-up of a handler's future from one of the socket, so that idle futures are not polled for every frame.
+/// Distinguishes a wake-up of a handler's future from one of the socket, so that idle futures are not polled for every
+/// frame.
 #[derive(Default)]
-struct Alarm {
-    rung: AtomicBool,
+struct HandlerWaker {
+    is_woken: AtomicBool,
     task: TaskWaker,
 }
 
-impl Wake for Alarm {
+impl Wake for HandlerWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Release: what the waker did is seen by the poll. Pairs with the Acquire swap in `Inbox::poll`.
-        self.rung.store(true, Ordering::Release);
+        // Release: the poll sees what was done before the wake-up. Pairs with the Acquire swap in `poll_handlers`.
+        self.is_woken.store(true, Ordering::Release);
         self.task.wake();
     }
 }
 
 impl Inbox {
-    /// Hands an event over at once if nothing is before it, and queues it otherwise. `cover` counts the memory of a payload
-    /// that was put together.
-    pub(in crate::connection) fn event<H: ConnectionHandler>(
+    /// Gives an event to the handler at once if nothing is before it, and queues it otherwise. `cover` counts the
+    /// memory of a payload that was reassembled.
+    pub(in crate::connection) fn push_event<H: ConnectionHandler>(
         &mut self,
         handler: &H,
         connection: &Connection,
-        (lane, kind, payload): (Lane, u16, Payload<'_>),
+        event: Event<'_>,
         cover: Option<&mut MemoryReservation>,
     ) -> Result<(), CloseReason> {
-        if let Some(work) = &mut self.0
-            && (work.event.is_some() || !work.events.is_empty())
+        if let Some(state) = &mut self.0
+            && (state.event_future.is_some() || !state.events.is_empty())
         {
-            let payload = work.keep(payload, connection, cover)?;
-            work.events.push_back(Queued { lane, kind, payload });
+            let Event { lane, kind, payload } = event;
+            let payload = state.keep(payload, connection, cover)?;
+            state.events.push_back(QueuedMessage { lane, kind, payload });
             return Ok(());
         }
-        Ok(self.start_event(handler, Event { lane, kind, payload })?)
+        Ok(self.start_event(handler, event)?)
     }
 
     fn start_event<H: ConnectionHandler>(&mut self, handler: &H, event: Event<'_>) -> Result<(), Panicked> {
-        match guarded(|| handler.on_event(event))? {
+        match catch_panic(|| handler.on_event(event))? {
             Handled::Done => {}
-            Handled::Later(rest) => {
-                let work = self.work();
-                work.event = Some(rest);
-                work.ring();
+            Handled::Later(future) => {
+                let state = self.state();
+                state.event_future = Some(future);
+                state.wake_handlers();
             }
         }
         Ok(())
     }
 
-    /// Hands a request over at once if fewer than the bound are being handled (unanswered ones, and those that go on after they
-    /// answered), and queues it otherwise. In a protocol without ids its id is its place: requests of one place are answered in
-    /// their order, so one at a time.
-    pub(in crate::connection) fn request<H: ConnectionHandler>(
+    /// Gives a request to the handler at once if fewer than the bound are being handled, and queues it otherwise.
+    /// Handlers that go on after they responded count too. In a protocol without ids the id is the request's slot:
+    /// requests of one slot are answered in their order, so one at a time.
+    pub(in crate::connection) fn push_request<H: ConnectionHandler>(
         &mut self,
         handler: &H,
         connection: &Arc<Connection>,
         id: u32,
-        (lane, kind, payload): (Lane, u16, Payload<'_>),
+        request: Request<'_>,
         cover: Option<&mut MemoryReservation>,
     ) -> Result<(), CloseReason> {
-        let most = connection.shared.requests();
-        let (waits, first, at_work) = self.0.as_ref().map_or((false, true, 0), |work| {
-            let waits = work.requests.iter().any(|(before, _)| *before == id);
-            let first = !waits && work.requests.iter().all(|(before, _)| connection.is_answering(*before));
-            (waits, first, work.answers.len())
+        let max = connection.shared.max_inbound_requests();
+        let (is_queued, is_next, running) = self.0.as_ref().map_or((false, true, 0), |state| {
+            let is_queued = state.requests.iter().any(|(queued, _)| *queued == id);
+            let all_blocked = || state.requests.iter().all(|(queued, _)| connection.is_handling(*queued));
+            (is_queued, !is_queued && all_blocked(), state.request_futures.len())
         });
-        let begun = match first && at_work < most {
-            true => connection.begin_answer(id, most),
-            false if waits || connection.is_answering(id) => Begun::Twice,
-            false => Begun::TooMany,
+        let admission = match is_next && running < max {
+            true => connection.admit_request(id, max),
+            false if is_queued || connection.is_handling(id) => Admission::DuplicateId,
+            false => Admission::TooMany,
         };
-        match begun {
-            Begun::Now(number) => {
-                return Ok(self.start_request(
-                    handler,
-                    connection,
-                    (id, number),
-                    Request { lane, kind, payload },
-                )?);
+        match admission {
+            Admission::Accepted(number) => {
+                let admitted = AdmittedRequest { id, number };
+                return Ok(self.start_request(handler, connection, admitted, request)?);
             }
-            // Where its id is its place it is another one, which waits for its turn.
-            Begun::Twice if connection.shared.reply_matcher.is_none() => {
+            // Where the id is a slot, this is another request, which waits for its turn.
+            Admission::DuplicateId if connection.shared.reply_matcher.is_none() => {
                 return Err(CloseReason::RequestTwice(id));
             }
-            Begun::Twice | Begun::TooMany => {}
+            Admission::DuplicateId | Admission::TooMany => {}
         }
-        let work = self.work();
-        let payload = work.keep(payload, connection, cover)?;
-        work.requests.push_back((id, Queued { lane, kind, payload }));
+        let Request { lane, kind, payload } = request;
+        let state = self.state();
+        let payload = state.keep(payload, connection, cover)?;
+        state.requests.push_back((id, QueuedMessage { lane, kind, payload }));
         Ok(())
     }
 
-    /// Starts one that [`Connection::begin_answer`] let begin.
     fn start_request<H: ConnectionHandler>(
         &mut self,
         handler: &H,
         connection: &Arc<Connection>,
-        (id, number): (u32, u32),
+        AdmittedRequest { id, number }: AdmittedRequest,
         request: Request<'_>,
     ) -> Result<(), Panicked> {
         let responder = Responder::new(Arc::clone(connection), id, number, request.lane);
-        match guarded(|| handler.on_request(request, responder))? {
+        match catch_panic(|| handler.on_request(request, responder))? {
             Handled::Done => {}
-            Handled::Later(rest) => {
-                let work = self.work();
-                work.answers.push((number, rest));
-                work.ring();
+            Handled::Later(future) => {
+                let state = self.state();
+                state.request_futures.push((number, future));
+                state.wake_handlers();
             }
         }
         Ok(())
     }
 
-    /// The peer no longer wants this answer.
+    /// The peer no longer wants this response.
     pub(in crate::connection) fn cancel(&mut self, connection: &Connection, request: u32) {
-        if let Some(work) = &mut self.0
-            && let Some(at) = work.requests.iter().position(|(id, _)| *id == request)
-            && let Some((_, queued)) = work.requests.remove(at)
+        if let Some(state) = &mut self.0
+            && let Some(at) = state.requests.iter().position(|(id, _)| *id == request)
+            && let Some((_, queued)) = state.requests.remove(at)
         {
-            work.give_back(queued.payload.len());
+            state.release(queued.payload.len());
         }
-        if let Some(cancelled) = connection.cancel_answer(request)
-            && let Some(work) = &mut self.0
+        if let Some(cancelled) = connection.cancel_inbound(request)
+            && let Some(state) = &mut self.0
         {
-            // One that had answered is not stopped in what it does afterwards: the cancel crossed its answer.
-            work.answers.retain(|(number, _)| *number != cancelled);
+            // A handler that has responded is not stopped in what it does afterwards: the cancel crossed its response.
+            state.request_futures.retain(|(number, _)| *number != cancelled);
         }
     }
 
-    /// Whether a handler of a request is at work, answered or not: it is known by the request's number.
-    pub(in crate::connection) fn has_numbers(&self) -> bool {
-        self.0.as_ref().is_some_and(|work| !work.answers.is_empty())
+    /// Whether a request's future runs, responded or not. It is identified by the request's number.
+    pub(in crate::connection) fn runs_requests(&self) -> bool {
+        self.0.as_ref().is_some_and(|state| !state.request_futures.is_empty())
     }
 
-    /// Polls the handlers that asked for it and starts what can start. `true` if anything moved.
+    /// Polls the futures that were woken and starts what can start. `true` if anything moved.
     pub(in crate::connection) fn poll<H: ConnectionHandler>(
         &mut self,
         handler: &H,
@@ -203,127 +216,131 @@ impl Inbox {
         if self.0.is_none() {
             return Ok(false);
         }
-        let mut moved = self.work().poll_handlers(cx)?;
-        while let Some(Queued { lane, kind, payload }) = self.work().next_event() {
+        let mut moved = self.state().poll_handlers(cx)?;
+        while let Some(QueuedMessage { lane, kind, payload }) = self.state().next_event() {
             self.start_event(handler, Event { lane, kind, payload: Payload::Owned(payload) })?;
             moved = true;
         }
-        while let Some((begun, Queued { lane, kind, payload })) = self.work().next_request(connection) {
-            self.start_request(
-                handler,
-                connection,
-                begun,
-                Request { lane, kind, payload: Payload::Owned(payload) },
-            )?;
+        while let Some((admitted, queued)) = self.state().next_request(connection) {
+            let QueuedMessage { lane, kind, payload } = queued;
+            let request = Request { lane, kind, payload: Payload::Owned(payload) };
+            self.start_request(handler, connection, admitted, request)?;
             moved = true;
         }
         if moved {
-            // What has just started wants its first poll.
-            moved |= self.work().poll_handlers(cx)?;
+            // Futures that have just started need their first poll.
+            moved |= self.state().poll_handlers(cx)?;
         }
-        self.rest();
+        self.release_if_idle();
         Ok(moved)
     }
 
     /// Whether reading must pause.
     pub(in crate::connection) fn is_full(&self, config: &ConnectionConfig) -> bool {
-        self.0.as_ref().is_some_and(|work| {
-            work.events.len() + work.requests.len() >= config.inbox_messages
-                || work.bytes >= config.inbox_bytes
-                || work.bytes > work.covered()
+        self.0.as_ref().is_some_and(|state| {
+            state.queued() >= config.inbox_messages
+                || state.bytes >= config.inbox_bytes
+                || state.bytes > state.reserved()
         })
     }
 
-    /// Whether there is room enough again to go on reading: half of the bounds, so that it does not stop at once.
+    /// Whether there is enough room to resume reading: half of the bounds, so that it does not pause again at once.
     pub(in crate::connection) fn has_room(&self, config: &ConnectionConfig) -> bool {
-        self.0.as_ref().is_none_or(|work| {
-            work.events.len() + work.requests.len() <= config.inbox_messages / 2
-                && work.bytes <= config.inbox_bytes / 2
-                && work.bytes <= work.covered()
+        self.0.as_ref().is_none_or(|state| {
+            state.queued() <= config.inbox_messages / 2
+                && state.bytes <= config.inbox_bytes / 2
+                && state.bytes <= state.reserved()
         })
     }
 
-    fn work(&mut self) -> &mut Work {
-        self.0.get_or_insert_with(|| SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default())
+    fn state(&mut self) -> &mut InboxState {
+        self.0.get_or_insert_with(|| CACHE.try_with(Cell::take).ok().flatten().unwrap_or_default())
     }
 
-    /// Where nothing waits any more and nobody is at work, the memory goes back to the thread, for the next connection.
-    fn rest(&mut self) {
-        let Some(mut work) = self.0.take_if(|work| work.is_idle()) else { return };
-        (work.held, work.alarm) = (None, None);
-        // A thread that is ending has no place for it any more.
-        let _ = SPARE.try_with(|spare| spare.set(Some(work)));
+    /// Gives the memory of an idle inbox to the thread's cache.
+    fn release_if_idle(&mut self) {
+        let Some(mut state) = self.0.take_if(|state| state.is_idle()) else { return };
+        (state.reservation, state.waker) = (None, None);
+        // A thread that is ending has no cache any more.
+        let _ = CACHE.try_with(|cache| cache.set(Some(state)));
     }
 }
 
-impl Work {
-    fn next_event(&mut self) -> Option<Queued> {
-        if self.event.is_some() {
+impl InboxState {
+    fn queued(&self) -> usize {
+        self.events.len() + self.requests.len()
+    }
+
+    fn next_event(&mut self) -> Option<QueuedMessage> {
+        if self.event_future.is_some() {
             return None;
         }
         let queued = self.events.pop_front()?;
-        self.give_back(queued.payload.len());
+        self.release(queued.payload.len());
         Some(queued)
     }
 
-    /// One that [`Connection::begin_answer`] let begin.
-    fn next_request(&mut self, connection: &Connection) -> Option<((u32, u32), Queued)> {
-        let most = connection.shared.requests();
-        if self.answers.len() >= most {
+    fn next_request(&mut self, connection: &Connection) -> Option<(AdmittedRequest, QueuedMessage)> {
+        let max = connection.shared.max_inbound_requests();
+        if self.request_futures.len() >= max {
             return None;
         }
-        let at = self.requests.iter().position(|(id, _)| !connection.is_answering(*id))?;
-        let Begun::Now(number) = connection.begin_answer(self.requests[at].0, most) else { return None };
+        let at = self.requests.iter().position(|(id, _)| !connection.is_handling(*id))?;
+        let Admission::Accepted(number) = connection.admit_request(self.requests[at].0, max) else {
+            return None;
+        };
         let (id, queued) = self.requests.remove(at)?;
-        self.give_back(queued.payload.len());
-        Some(((id, number), queued))
+        self.release(queued.payload.len());
+        Some((AdmittedRequest { id, number }, queued))
     }
 
     fn poll_handlers(&mut self, cx: &mut Context<'_>) -> Result<bool, Panicked> {
-        let Some(alarm) = &self.alarm else { return Ok(false) };
-        alarm.task.register(cx.waker());
-        // Acquire: pairs with the Release store of `Alarm::wake_by_ref`.
-        if !alarm.rung.swap(false, Ordering::Acquire) {
+        let Some(waker) = &self.waker else { return Ok(false) };
+        waker.task.register(cx.waker());
+        // Acquire: pairs with the Release store of `HandlerWaker::wake_by_ref`.
+        if !waker.is_woken.swap(false, Ordering::Acquire) {
             return Ok(false);
         }
-        let waker = Waker::from(Arc::clone(alarm));
-        let mut inner = Context::from_waker(&waker);
+        let waker = Waker::from(Arc::clone(waker));
+        let mut handler_cx = Context::from_waker(&waker);
         let mut moved = false;
-        if let Some(rest) = &mut self.event
-            && guarded(|| rest.as_mut().poll(&mut inner))?.is_ready()
+        if let Some(future) = &mut self.event_future
+            && catch_panic(|| future.as_mut().poll(&mut handler_cx))?.is_ready()
         {
-            self.event = None;
+            self.event_future = None;
             moved = true;
         }
-        let before = self.answers.len();
+        let before = self.request_futures.len();
         let mut at = 0;
-        while let Some((_, rest)) = self.answers.get_mut(at) {
-            match guarded(|| rest.as_mut().poll(&mut inner))? {
-                Poll::Ready(()) => drop(self.answers.swap_remove(at)),
+        while let Some((_, future)) = self.request_futures.get_mut(at) {
+            match catch_panic(|| future.as_mut().poll(&mut handler_cx))? {
+                Poll::Ready(()) => drop(self.request_futures.swap_remove(at)),
                 Poll::Pending => at += 1,
             }
         }
-        moved |= self.answers.len() != before;
-        if self.event.is_none() && self.answers.is_empty() {
-            self.alarm = None;
+        moved |= self.request_futures.len() != before;
+        if self.event_future.is_none() && self.request_futures.is_empty() {
+            self.waker = None;
         }
         Ok(moved)
     }
 
-    fn ring(&mut self) {
-        self.alarm.get_or_insert_default().rung.store(true, Ordering::Release);
+    /// Makes the next [`Self::poll_handlers`] poll all futures.
+    fn wake_handlers(&mut self) {
+        self.waker.get_or_insert_default().is_woken.store(true, Ordering::Release);
     }
 
-    fn covered(&self) -> usize {
-        self.held.as_ref().map_or(0, MemoryReservation::bytes)
+    fn reserved(&self) -> usize {
+        self.reservation.as_ref().map_or(0, MemoryReservation::bytes)
     }
 
     fn is_idle(&self) -> bool {
-        self.events.is_empty() && self.requests.is_empty() && self.event.is_none() && self.answers.is_empty()
+        self.queued() == 0 && self.event_future.is_none() && self.request_futures.is_empty()
     }
 
-    /// A message that waits is copied out of the read buffer. Where the ceiling does not cover it, it is kept all the same
-    /// (it is here already, at most one) and the inbox counts as full; but not one of many frames, which is more than a pause costs.
+    /// Copies the payload of a message that waits out of the read buffer. Where the ceiling does not cover it, it is
+    /// kept all the same (it is in memory already, and it is one at most) and the inbox counts as full. A message of
+    /// many frames is refused then: it is more than a pause costs.
     fn keep(
         &mut self,
         payload: Payload<'_>,
@@ -331,36 +348,32 @@ impl Work {
         cover: Option<&mut MemoryReservation>,
     ) -> Result<Bytes, CloseReason> {
         self.bytes += payload.len();
-        let held = self.held.get_or_insert_with(|| MemoryReservation::empty(&connection.shared.budget));
-        // So that it is neither counted twice nor not at all.
+        let reservation =
+            self.reservation.get_or_insert_with(|| MemoryReservation::empty(&connection.shared.budget));
+        // So that the payload is counted exactly once.
         if let (Payload::Owned(bytes), Some(cover)) = (&payload, cover) {
-            cover.give(bytes.len(), held);
+            cover.give(bytes.len(), reservation);
         }
-        if !held.resize(self.bytes) && self.bytes - held.bytes() > 2 * connection.shared.limits.window {
+        let max_uncovered = 2 * connection.shared.limits.window;
+        if !reservation.resize(self.bytes) && self.bytes - reservation.bytes() > max_uncovered {
             return Err(CloseReason::Ceiling);
         }
         Ok(payload.into_bytes())
     }
 
-    fn give_back(&mut self, bytes: usize) {
+    fn release(&mut self, bytes: usize) {
         self.bytes -= bytes;
-        if let Some(held) = &mut self.held {
-            held.resize(self.bytes);
+        if let Some(reservation) = &mut self.reservation {
+            reservation.resize(self.bytes);
         }
-        if self.events.is_empty() && self.requests.is_empty() {
+        if self.queued() == 0 {
             self.events = VecDeque::new();
             self.requests = VecDeque::new();
         }
     }
 }
 
-thread_local! {
-    /// Of whichever connection of this thread came to rest last.
-    static SPARE: Cell<Option<Box<Work>>> = const { Cell::new(None) };
-}
-
-/// Runs code that is not ours.
-fn guarded<R>(run: impl FnOnce() -> R) -> Result<R, Panicked> {
-    // The connection ends after a panic: nothing that was left in between is used again.
+/// Runs the application's code. The connection ends after a panic, so nothing that the panic left half done is used.
+fn catch_panic<R>(run: impl FnOnce() -> R) -> Result<R, Panicked> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|_| Panicked)
 }

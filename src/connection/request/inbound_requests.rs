@@ -1,106 +1,118 @@
-//! Requests of the peer that are being handled.
+//! The peer's requests that are being handled.
 
 use smallvec::SmallVec;
 
 use crate::connection::handle::Connection;
 
-/// Requests of the peer that are being handled and not answered yet.
+/// The peer's requests that are being handled and not answered yet.
 ///
-/// Invariant 26. Statement: an answer goes to the request it answers, and a peer has no more requests in our hands than the bound,
-/// whatever it cancels. Enforced by: each has a number of its own, since the peer may use an id again once it has cancelled; one that
-/// was cancelled counts until its responder is gone. Breaks if: a cancel frees the place, or the numbers start over while a handler
-/// is known by one.
+/// Invariant: `responses_match_id_and_connection`
+/// Statement: a response goes to the request it answers, and a peer has no more requests in our hands than the bound,
+/// whatever it cancels.
+/// Enforced by: each request has a number of its own, because the peer may use an id again once it has cancelled it. A
+/// cancelled request counts until its responder is gone.
+/// Breaks if: a cancel frees the entry, or the numbers start over while a handler is identified by one.
 #[derive(Debug, Default)]
-pub(in crate::connection) struct Answering {
-    pub(in crate::connection) all: SmallVec<[Entry; 4]>,
-    /// The number of the last one. Starts over with [`Connection::forget`] only.
-    last: u32,
+pub(in crate::connection) struct InboundRequests {
+    entries: SmallVec<[InboundRequest; 4]>,
+    /// The number of the last request. Starts over only with [`Connection::drop_idle_state`].
+    last_number: u32,
 }
 
-/// One that is being handled.
 #[derive(Debug)]
-pub(in crate::connection) struct Entry {
+struct InboundRequest {
     id: u32,
     number: u32,
-    cancelled: bool,
+    is_cancelled: bool,
 }
 
-/// What became of a request of the peer that wanted to be handled.
+/// Whether a request of the peer may be handled now.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::connection) enum Begun {
+pub(in crate::connection) enum Admission {
     /// It counts as being handled, under this number.
-    Now(u32),
-    /// Another one of its id is being handled.
-    Twice,
-    /// As many as may be are being handled.
+    Accepted(u32),
+    /// Another request with its id is being handled.
+    DuplicateId,
+    /// The bound is reached.
     TooMany,
 }
 
-/// Requests of the peer.
-impl Connection {
-    /// Notes a request that is about to be handled, unless `most` are already, or one of its id is.
-    pub(in crate::connection) fn begin_answer(&self, id: u32, most: usize) -> Begun {
-        let mut rare = self.rare.lock();
-        let answering = &mut rare.answering;
-        if answering.all.iter().any(|one| one.is(id)) {
-            return Begun::Twice;
+impl InboundRequests {
+    pub(in crate::connection) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(in crate::connection) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn has_id(&self, id: u32) -> bool {
+        self.entries.iter().any(|entry| entry.is_active(id))
+    }
+
+    fn admit(&mut self, id: u32, max: usize) -> Admission {
+        if self.has_id(id) {
+            return Admission::DuplicateId;
         }
-        if answering.all.len() >= most {
-            return Begun::TooMany;
+        if self.entries.len() >= max {
+            return Admission::TooMany;
         }
-        answering.last = answering.last.wrapping_add(1);
-        let number = answering.last;
-        answering.all.push(Entry { id, number, cancelled: false });
-        Begun::Now(number)
+        self.last_number = self.last_number.wrapping_add(1);
+        let number = self.last_number;
+        self.entries.push(InboundRequest { id, number, is_cancelled: false });
+        Admission::Accepted(number)
     }
 
-    /// Its responder answers, or goes. `true` if the peer still wants the answer. Called once.
-    pub(in crate::connection) fn end_answer(&self, number: u32) -> bool {
-        let wanted = {
-            let mut rare = self.rare.lock();
-            let answering = &mut rare.answering;
-            let Some(at) = answering.all.iter().position(|one| one.number == number) else { return false };
-            let wanted = !answering.all.swap_remove(at).cancelled;
-            if answering.all.is_empty() && answering.all.spilled() {
-                // An idle connection holds no buffers.
-                answering.all = SmallVec::new();
-            }
-            wanted
-        };
-        if !wanted {
-            // Nothing is queued for it that would tell the task of the place.
-            self.calls.call();
+    /// Removes a request. `true` if the peer still wants its response.
+    fn remove(&mut self, number: u32) -> Option<bool> {
+        let at = self.entries.iter().position(|entry| entry.number == number)?;
+        let is_wanted = !self.entries.swap_remove(at).is_cancelled;
+        if self.entries.is_empty() && self.entries.spilled() {
+            // An idle connection holds no buffers.
+            self.entries = SmallVec::new();
         }
-        wanted
-    }
-
-    /// The peer no longer wants this answer; the number of the request, if it is being handled.
-    pub(in crate::connection) fn cancel_answer(&self, id: u32) -> Option<u32> {
-        let mut rare = self.rare.lock();
-        let one = rare.answering.all.iter_mut().find(|one| one.is(id))?;
-        one.cancelled = true;
-        Some(one.number)
-    }
-
-    /// Whether the peer waits for an answer to a request of this id.
-    pub(in crate::connection) fn is_answering(&self, id: u32) -> bool {
-        self.rare.look(|rare| rare.answering.all.iter().any(|one| one.is(id))) == Some(true)
-    }
-
-    /// Whether the peer still waits for the answer to the request of this number.
-    pub(in crate::connection) fn is_wanted(&self, number: u32) -> bool {
-        let wanted = |one: &Entry| one.number == number && !one.cancelled;
-        self.rare.look(|rare| rare.answering.all.iter().any(wanted)) == Some(true)
-    }
-
-    /// Tells the task that a request ended for which nothing was queued.
-    pub(in crate::connection) fn answered_silently(&self) {
-        self.calls.call();
+        Some(is_wanted)
     }
 }
 
-impl Entry {
-    fn is(&self, id: u32) -> bool {
-        self.id == id && !self.cancelled
+impl InboundRequest {
+    fn is_active(&self, id: u32) -> bool {
+        self.id == id && !self.is_cancelled
+    }
+}
+
+impl Connection {
+    /// Counts a request as being handled, unless `max` are already, or one with its id is.
+    pub(in crate::connection) fn admit_request(&self, id: u32, max: usize) -> Admission {
+        self.rare.lock().inbound.admit(id, max)
+    }
+
+    /// The request's responder responds or is dropped; called once. `true` if the peer still wants the response.
+    pub(in crate::connection) fn finish_request(&self, number: u32) -> bool {
+        let Some(is_wanted) = self.rare.lock().inbound.remove(number) else { return false };
+        if !is_wanted {
+            // Nothing is queued for it that would tell the task of the free entry.
+            self.wake.notify();
+        }
+        is_wanted
+    }
+
+    /// The peer no longer wants this response. Returns the request's number if it is being handled.
+    pub(in crate::connection) fn cancel_inbound(&self, id: u32) -> Option<u32> {
+        let mut rare = self.rare.lock();
+        let entry = rare.inbound.entries.iter_mut().find(|entry| entry.is_active(id))?;
+        entry.is_cancelled = true;
+        Some(entry.number)
+    }
+
+    /// Whether a request with this id is being handled and not cancelled.
+    pub(in crate::connection) fn is_handling(&self, id: u32) -> bool {
+        self.rare.with(|rare| rare.inbound.has_id(id)) == Some(true)
+    }
+
+    /// Whether the peer still waits for the response to the request with this number.
+    pub(in crate::connection) fn is_response_wanted(&self, number: u32) -> bool {
+        let is_wanted = |entry: &InboundRequest| entry.number == number && !entry.is_cancelled;
+        self.rare.with(|rare| rare.inbound.entries.iter().any(is_wanted)) == Some(true)
     }
 }

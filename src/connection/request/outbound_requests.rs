@@ -1,4 +1,4 @@
-//! Requests of ours that await an answer.
+//! Our requests that await a response.
 
 use std::collections::HashMap;
 
@@ -6,202 +6,188 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::base::Lane;
+use crate::connection::handle::Connection;
 use crate::connection::message::Response;
-use crate::connection::request::pipeline::Ticket;
-use crate::connection::write::outbox::Outgoing;
-use crate::sync::atomic::Ordering;
+use crate::connection::write::outbox::{Outgoing, QueueBound};
 use crate::wire::{MessageHeader, Status};
 
-use super::pending_by_kind::{Queue, ReplySlot};
-use super::{Answer, Answered, RequestDeclined};
-use crate::connection::handle::Connection;
+use super::pending_by_kind::{PendingByKind, TurnQueue};
+use super::pipeline::PipelineEntry;
+use super::{RequestDeclined, RequestResult, ResponseReceiver};
 
-/// Who awaits an answer.
+/// Entries that an empty table keeps room for.
+const MAX_IDLE_CAPACITY: usize = 32;
+
+/// Our requests that await a response.
+#[derive(Debug, Default)]
+pub(in crate::connection) struct OutboundRequests {
+    last_id: u32,
+    by_id: HashMap<u32, Waiter, foldhash::fast::RandomState>,
+    /// Entries of `by_id` that belong to a pipeline.
+    pipelined: usize,
+    /// Requests of a protocol without ids.
+    pub(super) by_kind: PendingByKind,
+}
+
+/// Who waits for a response.
 #[derive(Debug)]
-pub(in crate::connection) enum Waiter {
-    /// One request's future.
-    One(oneshot::Sender<Answered>),
-    /// One of a pipeline's.
-    Ticket(Ticket),
+enum Waiter {
+    /// The future of one request.
+    Single(oneshot::Sender<RequestResult>),
+    /// A request of a pipeline.
+    Pipelined(PipelineEntry),
+}
+
+/// Why a request was not registered.
+#[derive(Debug)]
+pub(super) enum RegisterError {
+    /// The connection is closed.
+    Closed,
+    /// The bound on waiting requests is reached.
+    TooMany,
+    /// The protocol has no such request.
+    Unsupported,
+    /// The response to an abandoned request would be taken for this one's.
+    ReplyOutstanding,
+    /// Another request waits in the slot. `turn` resolves when it is this one's turn; a caller that gives up calls
+    /// [`Connection::pass_turn`].
+    SlotTaken { slot: u32, turn: oneshot::Receiver<()> },
 }
 
 impl Waiter {
-    /// `false` if whoever asked has gone this very moment.
-    fn answer(self, answer: Answered) -> bool {
+    fn complete(self, result: RequestResult) {
         match self {
-            Self::One(sender) => sender.send(answer).is_ok(),
-            Self::Ticket(ticket) => {
-                ticket.answer(answer);
-                true
-            }
+            // The requester may have gone at this very moment.
+            Self::Single(sender) => drop(sender.send(result)),
+            Self::Pipelined(entry) => entry.complete(result),
         }
     }
 }
 
-#[derive(Debug, Default)]
-pub(in crate::connection) struct Waiters {
-    next: u32,
-    /// By id.
-    pub(super) table: HashMap<u32, Waiter, foldhash::fast::RandomState>,
-    /// Those in the table that are a pipeline's.
-    tickets: usize,
-    /// By place, where the protocol has no ids. A handful at the most.
-    pub(super) places: Vec<(u32, ReplySlot)>,
-}
-
-/// Why a request got no place to wait in.
-#[derive(Debug)]
-pub(in crate::connection) enum NoPlace {
-    /// The connection is closed.
-    Closed,
-    /// As many requests as may wait do.
-    TooMany,
-    /// The protocol knows no answer to this kind.
-    NoQuestion,
-    /// An answer that was given up would be taken for this one's.
-    LazyBox,
-    /// Another request waits there. Resolves when it is this one's turn; whoever no longer wants it calls
-    /// [`Connection::pass_on`].
-    Taken { place: u32, turn: oneshot::Receiver<()> },
-}
-
-impl Waiters {
+impl OutboundRequests {
     pub(in crate::connection) fn len(&self) -> usize {
-        self.table.len() + self.places.len()
+        self.by_id.len() + self.by_kind.len()
     }
 
     /// Requests that a task of its own awaits, each.
-    pub(in crate::connection) fn alone(&self) -> usize {
-        self.len() - self.tickets
+    pub(in crate::connection) fn single_requests(&self) -> usize {
+        self.len() - self.pipelined
     }
 
-    /// A place in the table, and its number.
     fn insert(&mut self, waiter: Waiter) -> u32 {
         let id = self.next_id();
-        self.tickets += usize::from(matches!(waiter, Waiter::Ticket(_)));
-        self.table.insert(id, waiter);
+        self.pipelined += usize::from(matches!(waiter, Waiter::Pipelined(_)));
+        self.by_id.insert(id, waiter);
         id
     }
 
     fn remove(&mut self, id: u32) -> Option<Waiter> {
-        let waiter = self.table.remove(&id)?;
-        self.tickets -= usize::from(matches!(waiter, Waiter::Ticket(_)));
-        if self.table.is_empty() && self.table.capacity() > KEPT {
+        let waiter = self.by_id.remove(&id)?;
+        self.pipelined -= usize::from(matches!(waiter, Waiter::Pipelined(_)));
+        if self.by_id.is_empty() && self.by_id.capacity() > MAX_IDLE_CAPACITY {
             // An idle connection holds no buffers.
-            self.table = HashMap::default();
+            self.by_id = HashMap::default();
         }
         Some(waiter)
     }
 
-    /// The table is far smaller than the number space, so a free number is near.
+    /// An id that no waiting request has. The table is far smaller than the id space, so one is near.
     pub(super) fn next_id(&mut self) -> u32 {
         loop {
-            self.next = self.next.wrapping_add(1);
-            let next = self.next;
-            if !self.table.contains_key(&next) && self.place_of(next).is_none() {
-                return next;
+            self.last_id = self.last_id.wrapping_add(1);
+            let id = self.last_id;
+            if !self.by_id.contains_key(&id) && self.by_kind.position_of_id(id).is_none() {
+                return id;
             }
         }
     }
 }
 
-/// Requests of ours.
 impl Connection {
-    /// A waiter for the answer to a request, and the request's number. `its_turn` where the request was told so.
-    pub(in crate::connection) fn add_waiter(
+    /// Registers a request and returns its id. `has_turn` if the request was given its slot's turn.
+    pub(super) fn register_request(
         &self,
         kind: u16,
         payload: &Bytes,
-        its_turn: bool,
-    ) -> Result<(u32, Answer), NoPlace> {
-        let most = self.shared.config.max_outbound_requests;
-        // Dropped after the lock is given back: who has gone left a waker in there.
-        let mut gone = Queue::new();
-        let mut waiters = self.waiters.lock();
+        has_turn: bool,
+    ) -> Result<(u32, ResponseReceiver), RegisterError> {
+        let max = self.shared.config.max_outbound_requests;
+        // Dropped after the lock is released: an abandoned entry holds a waker.
+        let mut abandoned = TurnQueue::new();
+        let mut outbound = self.outbound.lock();
         if !self.is_open() {
-            return Err(NoPlace::Closed);
+            return Err(RegisterError::Closed);
         }
-        if waiters.len() >= most && !its_turn {
-            return Err(NoPlace::TooMany);
+        if outbound.len() >= max && !has_turn {
+            return Err(RegisterError::TooMany);
         }
-        if let Some(reply_matcher) = &self.shared.reply_matcher {
-            let place = reply_matcher.request_slot(kind).ok_or(NoPlace::NoQuestion)?;
-            return waiters.take_place(place, (kind, payload), its_turn, most, &mut gone);
+        if let Some(matcher) = &self.shared.reply_matcher {
+            let slot = matcher.request_slot(kind).ok_or(RegisterError::Unsupported)?;
+            if let Some(turn) = outbound.by_kind.wait_for_turn(slot, has_turn, max, &mut abandoned)? {
+                return Err(RegisterError::SlotTaken { slot, turn });
+            }
+            let id = outbound.next_id();
+            return Ok((id, outbound.by_kind.occupy(slot, id, kind, payload)));
         }
         let (sender, receiver) = oneshot::channel();
-        Ok((waiters.insert(Waiter::One(sender)), receiver))
+        Ok((outbound.insert(Waiter::Single(sender)), receiver))
     }
 
-    /// A place for one request of a pipeline in the table, and the request's number. Not in a protocol without ids.
-    pub(in crate::connection) fn add_ticket(&self, ticket: Ticket) -> Result<u32, NoPlace> {
+    /// Registers a request of a pipeline and returns its id. Not in a protocol without ids.
+    pub(super) fn register_pipelined(&self, entry: PipelineEntry) -> Result<u32, RegisterError> {
         if self.shared.reply_matcher.is_some() {
-            return Err(NoPlace::NoQuestion);
+            return Err(RegisterError::Unsupported);
         }
-        let mut waiters = self.waiters.lock();
+        let mut outbound = self.outbound.lock();
         if !self.is_open() {
-            return Err(NoPlace::Closed);
+            return Err(RegisterError::Closed);
         }
-        if waiters.len() >= self.shared.config.max_outbound_requests {
-            return Err(NoPlace::TooMany);
+        if outbound.len() >= self.shared.config.max_outbound_requests {
+            return Err(RegisterError::TooMany);
         }
-        Ok(waiters.insert(Waiter::Ticket(ticket.arm())))
+        Ok(outbound.insert(Waiter::Pipelined(entry.arm())))
     }
 
-    /// An answer arrived. `false` if nobody waits for it: late, or never asked.
-    pub(in crate::connection) fn answered(&self, id: u32, status: Status, payload: Response) -> bool {
+    /// A response arrived. A late one, or one that was never asked for, is dropped.
+    pub(in crate::connection) fn complete_request(&self, id: u32, status: Status, payload: Response) {
         if self.shared.reply_matcher.is_some() {
-            return self.declined_in_place(id, RequestDeclined { status, detail: payload });
+            return self.decline_in_slot(id, RequestDeclined { status, detail: payload });
         }
-        let waiter = self.waiters.look(|waiters| waiters.remove(id)).flatten();
-        let Some(waiter) = waiter else { return false };
-        waiter.answer(if status == Status::Ok {
+        let waiter = self.outbound.with(|outbound| outbound.remove(id)).flatten();
+        let Some(waiter) = waiter else { return };
+        waiter.complete(if status == Status::Ok {
             Ok(payload)
         } else {
             Err(RequestDeclined { status, detail: payload })
-        })
+        });
     }
 
-    /// Nobody waits for this answer any more: the request is taken back if it was not sent. Where it was, the peer is told by a
-    /// cancel; in a protocol without ids its place stays closed until the answer came.
-    pub(in crate::connection) fn give_up(&self, lane: Lane, id: u32) {
+    /// Nobody waits for this response any more. A request that was not sent is taken back. For one that was sent, the
+    /// peer gets a cancel; in a protocol without ids its slot stays closed until the response came.
+    pub(super) fn abandon_request(&self, lane: Lane, id: u32) {
         if self.shared.reply_matcher.is_some() {
-            return self.give_up_place(lane, id);
+            return self.abandon_slot(lane, id);
         }
-        let waiter = self.waiters.look(|waiters| waiters.remove(id)).flatten();
+        let waiter = self.outbound.with(|outbound| outbound.remove(id)).flatten();
         if waiter.is_none() {
             return;
         }
-        let retracted = self.retract(lane, id);
-        if retracted.is_none() {
-            let cancel = Outgoing { head: MessageHeader::Cancel { id }, payload: Response::new() };
+        if self.retract(lane, id).is_none() {
+            let cancel = Outgoing { header: MessageHeader::Cancel { id }, payload: Response::new() };
             // A closed connection needs no cancel.
-            let _ = self.queue(lane, cancel, true);
+            let _ = self.enqueue(lane, cancel, QueueBound::Extended);
         }
     }
 
-    pub(super) fn retract(&self, lane: Lane, id: u32) -> Option<Outgoing> {
-        let retracted = self.outbox.look(|outbox| {
-            let retracted = outbox.retract(lane, id);
-            if outbox.is_empty(lane) {
-                self.queued.fetch_and(!(1 << lane.index()), Ordering::Relaxed);
-            }
-            retracted
-        });
-        retracted.flatten()
-    }
-
-    /// The request was not even queued, so nothing can come of it.
-    pub(in crate::connection) fn unask(&self, id: u32) {
-        let waiter = self.waiters.look(|waiters| waiters.remove(id)).flatten();
-        if let Some(Waiter::Ticket(ticket)) = waiter {
-            return ticket.disarm();
+    /// Removes a request that was not even queued.
+    pub(super) fn unregister(&self, id: u32) {
+        let waiter = self.outbound.with(|outbound| outbound.remove(id)).flatten();
+        if let Some(Waiter::Pipelined(entry)) = waiter {
+            return entry.disarm();
         }
-        self.free_unsent(id);
+        self.free_unsent_slot(id);
     }
 }
-
-/// Entries that an empty table keeps room for.
-const KEPT: usize = 32;
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
@@ -209,10 +195,11 @@ mod tests {
 
     #[test]
     fn a_table_that_was_full_once_gives_its_memory_back() {
-        let mut waiters = Waiters::default();
-        let ids: Vec<u32> = (0..1_000).map(|_| waiters.insert(Waiter::One(oneshot::channel().0))).collect();
-        assert!(waiters.table.capacity() >= 1_000);
-        assert!(ids.into_iter().all(|id| waiters.remove(id).is_some()));
-        assert!(waiters.table.capacity() <= KEPT);
+        let mut outbound = OutboundRequests::default();
+        let ids: Vec<u32> =
+            (0..1_000).map(|_| outbound.insert(Waiter::Single(oneshot::channel().0))).collect();
+        assert!(outbound.by_id.capacity() >= 1_000);
+        assert!(ids.into_iter().all(|id| outbound.remove(id).is_some()));
+        assert!(outbound.by_id.capacity() <= MAX_IDLE_CAPACITY);
     }
 }

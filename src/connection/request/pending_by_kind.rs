@@ -1,4 +1,4 @@
-//! Requests of ours in a protocol without ids: one at a time awaits its answer in each place.
+//! Our requests in a protocol without ids: in each reply slot one request at a time awaits its response.
 
 use std::collections::VecDeque;
 
@@ -6,228 +6,261 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::base::Lane;
+use crate::connection::handle::Connection;
 use crate::wire::Payload;
 
-use super::outbound_requests::{NoPlace, Waiters};
-use super::{Answer, Answered, RequestDeclined};
-use crate::connection::handle::Connection;
+use super::outbound_requests::RegisterError;
+use super::{RequestDeclined, RequestResult, ResponseReceiver};
 
-/// A place in which one request at a time awaits its answer.
+/// The reply slots of one connection that are in use: a handful at most.
 ///
-/// Invariant 26. Statement: where the line carries no ids, an answer reaches only the request it answers. Enforced by: a
-/// request that was sent and given up leaves its place [`ReplySlot::LazyBox`], and nothing is asked there until its answer came, the peer
-/// said that there is none, or the connection ended, but for what no answer of its can be taken for
-/// ([`ReplyMatcher::are_distinguishable`](crate::wire::ReplyMatcher::are_distinguishable)). What was followed so is forgotten: who asks the very same again after
-/// that may be given the answer of before. Breaks if: a place is freed by a timeout.
+/// Invariant: `responses_match_id_and_connection`
+/// Statement: where the protocol carries no ids, a response reaches only the request it answers.
+/// Enforced by: a request that was sent and abandoned leaves its slot [`ReplySlot::Abandoned`]. Nothing is requested
+/// there until its response came, the peer declined, or the connection ended; except a request that no response to the
+/// abandoned one can be taken for
+/// ([`ReplyMatcher::are_distinguishable`](crate::wire::ReplyMatcher::are_distinguishable)). The abandoned request is
+/// forgotten then, and a request equal to it may get its response.
+/// Breaks if: a timeout frees a slot.
 ///
-/// Not promised for a request that the application sends or broadcasts as a message: that takes no place, so its answer reaches
-/// whoever has asked in that place.
-#[derive(Debug)]
-pub(super) enum ReplySlot {
-    /// A request awaits its answer; others wait for the place.
-    Asked { asked: Asked, waiter: oneshot::Sender<Answered>, queue: Queue },
-    /// Whoever was first in the queue has been told to take it; nobody else may.
-    Open { queue: Queue },
-    /// Nobody waits any more, but the answer may still come.
-    LazyBox(Asked),
+/// Not promised for a request that the application sends or broadcasts as a message: that takes no slot, so its
+/// response reaches the request that waits in the slot.
+#[derive(Debug, Default)]
+pub(super) struct PendingByKind {
+    /// By slot number.
+    slots: Vec<(u32, ReplySlot)>,
 }
 
-pub(super) type Queue = VecDeque<oneshot::Sender<()>>;
-
-/// What was asked, to tell its answer from others.
 #[derive(Debug)]
-pub(super) struct Asked {
-    /// The request's own number: places are used again, numbers are not.
+enum ReplySlot {
+    /// A request awaits its response; others wait for the slot.
+    Waiting { request: SentRequest, sender: oneshot::Sender<RequestResult>, queue: TurnQueue },
+    /// The first request of the queue was given the slot and has not taken it yet.
+    Reserved { queue: TurnQueue },
+    /// Nobody waits any more, but the response may still come.
+    Abandoned(SentRequest),
+}
+
+/// Requests that wait for their turn in a slot.
+pub(super) type TurnQueue = VecDeque<oneshot::Sender<()>>;
+
+/// A request, to tell its response from others.
+#[derive(Clone, Debug)]
+struct SentRequest {
+    /// Unique, while slots are used again.
     id: u32,
     kind: u16,
     payload: Bytes,
 }
 
+/// A slot that a request has left, and who is next there.
+struct FreedSlot {
+    number: u32,
+    left: ReplySlot,
+    next: Option<oneshot::Sender<()>>,
+}
+
 impl ReplySlot {
-    pub(super) fn asked(&self) -> Option<&Asked> {
+    fn request(&self) -> Option<&SentRequest> {
         match self {
-            Self::Asked { asked, .. } | Self::LazyBox(asked) => Some(asked),
-            Self::Open { .. } => None,
+            Self::Waiting { request, .. } | Self::Abandoned(request) => Some(request),
+            Self::Reserved { .. } => None,
         }
     }
 }
 
-impl Waiters {
-    pub(super) fn place(&self, place: u32) -> Option<usize> {
-        self.places.iter().position(|(of, _)| *of == place)
+impl PendingByKind {
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
     }
 
-    pub(super) fn place_of(&self, id: u32) -> Option<usize> {
-        self.places.iter().position(|(_, place)| place.asked().is_some_and(|asked| asked.id == id))
+    fn position(&self, slot: u32) -> Option<usize> {
+        self.slots.iter().position(|(number, _)| *number == slot)
     }
 
-    /// Takes a place's request out; who is next there, to be told outside the lock.
-    pub(super) fn free(&mut self, at: usize) -> (u32, ReplySlot, Option<oneshot::Sender<()>>) {
-        let (number, mut place) = self.places.swap_remove(at);
+    pub(super) fn position_of_id(&self, id: u32) -> Option<usize> {
+        self.slots.iter().position(|(_, slot)| slot.request().is_some_and(|request| request.id == id))
+    }
+
+    fn get(&self, slot: u32) -> Option<&ReplySlot> {
+        self.position(slot).map(|at| &self.slots[at].1)
+    }
+
+    /// `None` if the request may occupy the slot now. Otherwise a receiver that resolves when it is its turn. Entries
+    /// that were dropped move to `abandoned`.
+    pub(super) fn wait_for_turn(
+        &mut self,
+        slot: u32,
+        has_turn: bool,
+        max_queue: usize,
+        abandoned: &mut TurnQueue,
+    ) -> Result<Option<oneshot::Receiver<()>>, RegisterError> {
+        let at = self.position(slot);
+        match at.map(|at| &mut self.slots[at].1) {
+            Some(ReplySlot::Abandoned(_)) => Err(RegisterError::ReplyOutstanding),
+            Some(ReplySlot::Reserved { .. }) if has_turn => Ok(None),
+            Some(ReplySlot::Waiting { queue, .. } | ReplySlot::Reserved { queue }) => {
+                if queue.iter().any(oneshot::Sender::is_closed) {
+                    (*abandoned, *queue) = queue.drain(..).partition(oneshot::Sender::is_closed);
+                }
+                if queue.len() >= max_queue {
+                    return Err(RegisterError::TooMany);
+                }
+                let (sender, turn) = oneshot::channel();
+                queue.push_back(sender);
+                Ok(Some(turn))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Puts a request into a slot that is free, or was reserved for it.
+    pub(super) fn occupy(&mut self, slot: u32, id: u32, kind: u16, payload: &Bytes) -> ResponseReceiver {
+        let queue = match self.position(slot).map(|at| self.slots.swap_remove(at).1) {
+            Some(ReplySlot::Reserved { queue }) => queue,
+            _ => TurnQueue::new(),
+        };
+        let request = SentRequest { id, kind, payload: payload.clone() };
+        let (sender, receiver) = oneshot::channel();
+        self.slots.push((slot, ReplySlot::Waiting { request, sender, queue }));
+        receiver
+    }
+
+    /// Takes a request out of its slot. If others wait, the slot is reserved for the next, which must be told outside
+    /// the lock.
+    fn free(&mut self, at: usize) -> FreedSlot {
+        let (number, mut left) = self.slots.swap_remove(at);
         let mut next = None;
-        if let ReplySlot::Asked { queue, .. } | ReplySlot::Open { queue } = &mut place {
+        if let ReplySlot::Waiting { queue, .. } | ReplySlot::Reserved { queue } = &mut left {
             next = queue.pop_front();
             if next.is_some() {
-                self.places.push((number, ReplySlot::Open { queue: std::mem::take(queue) }));
+                let queue = std::mem::take(queue);
+                self.slots.push((number, ReplySlot::Reserved { queue }));
             }
         }
-        if self.places.is_empty() {
+        if self.slots.is_empty() {
             // An idle connection holds no buffers.
-            self.places = Vec::new();
+            self.slots = Vec::new();
         }
-        (number, place, next)
-    }
-
-    /// The place for a request: taken now, or its turn awaited.
-    pub(super) fn take_place(
-        &mut self,
-        place: u32,
-        asked: (u16, &Bytes),
-        its_turn: bool,
-        queue_max: usize,
-        gone: &mut Queue,
-    ) -> Result<(u32, Answer), NoPlace> {
-        let at = self.place(place);
-        match at.map(|at| &mut self.places[at].1) {
-            Some(ReplySlot::LazyBox(_)) => return Err(NoPlace::LazyBox),
-            Some(ReplySlot::Open { .. }) if its_turn => {}
-            Some(ReplySlot::Asked { queue, .. } | ReplySlot::Open { queue }) => {
-                if queue.iter().any(oneshot::Sender::is_closed) {
-                    (*gone, *queue) = queue.drain(..).partition(oneshot::Sender::is_closed);
-                }
-                if queue.len() >= queue_max {
-                    return Err(NoPlace::TooMany);
-                }
-                let (next, turn) = oneshot::channel();
-                queue.push_back(next);
-                return Err(NoPlace::Taken { place, turn });
-            }
-            None => {}
-        }
-        let queue = match at.map(|at| self.places.swap_remove(at).1) {
-            Some(ReplySlot::Open { queue }) => queue,
-            _ => Queue::new(),
-        };
-        let (kind, payload) = asked;
-        let id = self.next_id();
-        let asked = Asked { id, kind, payload: payload.clone() };
-        let (waiter, receiver) = oneshot::channel();
-        self.places.push((place, ReplySlot::Asked { asked, waiter, queue }));
-        Ok((id, receiver))
+        FreedSlot { number, left, next }
     }
 }
 
-/// Requests of ours.
 impl Connection {
-    /// These requests, kind and payload, were sent on this stream before it was the connection's, and may still be answered: their places
-    /// are as if they had been given up here. Nothing in a protocol with ids.
+    /// These requests, each a kind and a payload, were sent on this stream before the connection took it over, and may
+    /// still be answered. Their slots are as if the requests had been sent and abandoned here. Does nothing in a
+    /// protocol with ids.
     pub(crate) fn expect_replies(&self, requests: &[(u16, Bytes)]) {
-        let Some(reply_matcher) = self.shared.reply_matcher.as_ref().filter(|_| !requests.is_empty()) else {
+        let Some(matcher) = self.shared.reply_matcher.as_ref().filter(|_| !requests.is_empty()) else {
             return;
         };
-        let mut waiters = self.waiters.lock();
+        let mut outbound = self.outbound.lock();
         for (kind, payload) in requests {
-            let Some(place) = reply_matcher.request_slot(*kind) else { continue };
-            if waiters.place(place).is_none() {
-                let asked = Asked { id: waiters.next_id(), kind: *kind, payload: payload.clone() };
-                waiters.places.push((place, ReplySlot::LazyBox(asked)));
+            let Some(slot) = matcher.request_slot(*kind) else { continue };
+            if outbound.by_kind.position(slot).is_none() {
+                let id = outbound.next_id();
+                let request = SentRequest { id, kind: *kind, payload: payload.clone() };
+                outbound.by_kind.slots.push((slot, ReplySlot::Abandoned(request)));
             }
         }
     }
 
-    /// A request finds its place closed by one that was given up. Whether it may look again: no answer can be taken for the wrong
-    /// one's, so that the place is free now, or it changed meanwhile.
-    pub(in crate::connection) fn may_follow(&self, kind: u16, payload: &[u8]) -> bool {
-        let Some(reply_matcher) = &self.shared.reply_matcher else { return false };
-        let Some(place) = reply_matcher.request_slot(kind) else { return false };
-        let (id, late_kind, late) = {
-            let waiters = self.waiters.lock();
-            let Some(ReplySlot::LazyBox(late)) = waiters.place(place).map(|at| &waiters.places[at].1) else {
-                return true;
-            };
-            (late.id, late.kind, late.payload.clone())
+    /// A request finds its slot closed by an abandoned one. `true` if it may try again: the two responses can be told
+    /// apart, so that the slot is free now, or the slot changed meanwhile.
+    pub(super) fn can_reuse_slot(&self, kind: u16, payload: &[u8]) -> bool {
+        let Some(matcher) = &self.shared.reply_matcher else { return false };
+        let Some(slot) = matcher.request_slot(kind) else { return false };
+        let abandoned = {
+            let outbound = self.outbound.lock();
+            let Some(ReplySlot::Abandoned(abandoned)) = outbound.by_kind.get(slot) else { return true };
+            abandoned.clone()
         };
         // No parser runs under the lock.
-        if !reply_matcher.are_distinguishable(late_kind, &late, kind, payload) {
+        if !matcher.are_distinguishable(abandoned.kind, &abandoned.payload, kind, payload) {
             return false;
         }
-        let mut waiters = self.waiters.lock();
-        // Nobody waits for its turn at a place that is closed.
-        let freed = waiters.place_of(id).map(|at| waiters.free(at));
-        drop(waiters);
+        let mut outbound = self.outbound.lock();
+        // Nobody waits for a turn in a closed slot.
+        let freed = outbound.by_kind.position_of_id(abandoned.id).map(|at| outbound.by_kind.free(at));
+        drop(outbound);
         drop(freed);
         true
     }
 
-    /// A message arrived that may be an answer, in a protocol without ids. Hands it back if it answers nothing that anybody
-    /// waits for; one that answers what was given up frees its place.
-    pub(crate) fn answered_in_place<'p>(&self, kind: u16, payload: Payload<'p>) -> Option<Payload<'p>> {
-        let Some(reply_matcher) = &self.shared.reply_matcher else { return Some(payload) };
-        let Some(place) = reply_matcher.reply_slot(kind) else { return Some(payload) };
-        let (id, asked_kind, asked) = {
-            let waiters = self.waiters.lock();
-            let open = waiters.place(place).and_then(|at| waiters.places[at].1.asked());
-            let Some(Asked { id, kind, payload: asked }) = open else { return Some(payload) };
-            (*id, *kind, asked.clone())
+    /// A message arrived that may be a response, in a protocol without ids. Hands it back if no request waits for it.
+    /// A response to an abandoned request is handed back too, and frees its slot.
+    pub(in crate::connection) fn match_reply<'p>(
+        &self,
+        kind: u16,
+        payload: Payload<'p>,
+    ) -> Option<Payload<'p>> {
+        let Some(matcher) = &self.shared.reply_matcher else { return Some(payload) };
+        let Some(slot) = matcher.reply_slot(kind) else { return Some(payload) };
+        let request = {
+            let outbound = self.outbound.lock();
+            let Some(request) = outbound.by_kind.get(slot).and_then(ReplySlot::request) else {
+                return Some(payload);
+            };
+            request.clone()
         };
-        // No parser runs under the lock; the request may be given up meanwhile, or answered.
-        if !reply_matcher.is_reply_to(asked_kind, &asked, kind, &payload) {
+        // No parser runs under the lock; meanwhile the request may be abandoned, or answered.
+        if !matcher.is_reply_to(request.kind, &request.payload, kind, &payload) {
             return Some(payload);
         }
-        let (number, freed, next) = {
-            let mut waiters = self.waiters.lock();
-            let Some(at) = waiters.place_of(id) else { return Some(payload) };
-            waiters.free(at)
+        let FreedSlot { number, left, next } = {
+            let mut outbound = self.outbound.lock();
+            let Some(at) = outbound.by_kind.position_of_id(request.id) else { return Some(payload) };
+            outbound.by_kind.free(at)
         };
-        let unanswered = match freed {
-            ReplySlot::Asked { waiter, .. } => {
-                let unwanted = waiter.send(Ok(payload.into_bytes())).err();
-                // Whoever asked has gone this very moment; its answer answers nothing any more.
+        let unmatched = match left {
+            ReplySlot::Waiting { sender, .. } => {
+                // If the requester has gone at this very moment, the response answers nothing any more.
+                let unwanted = sender.send(Ok(payload.into_bytes())).err();
                 unwanted.and_then(Result::ok).map(Payload::Owned)
             }
-            ReplySlot::Open { .. } | ReplySlot::LazyBox(_) => Some(payload),
+            ReplySlot::Reserved { .. } | ReplySlot::Abandoned(_) => Some(payload),
         };
-        self.call(number, next);
-        unanswered
+        self.give_turn(number, next);
+        unmatched
     }
 
-    /// The request at a place has no answer: whoever asked hears it, and if that was given up the place is free again.
-    pub(super) fn declined_in_place(&self, place: u32, declined: RequestDeclined) -> bool {
-        let (number, freed, next) = {
-            let mut waiters = self.waiters.lock();
-            let Some(at) = waiters.place(place) else { return false };
-            if waiters.places[at].1.asked().is_none() {
-                return false;
+    /// The peer declined the request in a slot. The requester is told; if the request was abandoned, the slot is free
+    /// again.
+    pub(super) fn decline_in_slot(&self, slot: u32, declined: RequestDeclined) {
+        let FreedSlot { number, left, next } = {
+            let mut outbound = self.outbound.lock();
+            let Some(at) = outbound.by_kind.position(slot) else { return };
+            if outbound.by_kind.slots[at].1.request().is_none() {
+                return;
             }
-            waiters.free(at)
+            outbound.by_kind.free(at)
         };
-        let heard = match freed {
-            ReplySlot::Asked { waiter, .. } => waiter.send(Err(declined)).is_ok(),
-            ReplySlot::Open { .. } | ReplySlot::LazyBox(_) => false,
-        };
-        self.call(number, next);
-        heard
+        if let ReplySlot::Waiting { sender, .. } = left {
+            // The requester may have gone at this very moment.
+            let _ = sender.send(Err(declined));
+        }
+        self.give_turn(number, next);
     }
 
-    /// Tells whoever is next at a place that it is its turn.
-    fn call(&self, place: u32, next: Option<oneshot::Sender<()>>) {
-        // One that has gone is no reason to let the others wait.
+    /// Tells the next request of a slot that it is its turn.
+    fn give_turn(&self, slot: u32, next: Option<oneshot::Sender<()>>) {
+        // A request that has gone must not make the others wait.
         if next.is_some_and(|next| next.send(()).is_err()) {
-            self.pass_on(place);
+            self.pass_turn(slot);
         }
     }
 
-    /// Somebody no longer waits for its turn at this place: if it was its turn, it is the next one's.
-    pub(in crate::connection) fn pass_on(&self, place: u32) {
+    /// A request no longer waits for its turn in this slot. If it was its turn, it is the next one's.
+    pub(super) fn pass_turn(&self, slot: u32) {
         loop {
             let next = {
-                let mut waiters = self.waiters.lock();
-                let open = waiters.place(place);
-                let Some(at) = open.filter(|at| matches!(waiters.places[*at].1, ReplySlot::Open { .. }))
-                else {
+                let mut outbound = self.outbound.lock();
+                let by_kind = &mut outbound.by_kind;
+                let Some(at) = by_kind.position(slot) else { return };
+                if !matches!(by_kind.slots[at].1, ReplySlot::Reserved { .. }) {
                     return;
-                };
-                waiters.free(at).2
+                }
+                by_kind.free(at).next
             };
             let Some(next) = next else { return };
             if next.send(()).is_ok() {
@@ -236,39 +269,39 @@ impl Connection {
         }
     }
 
-    /// Nobody waits for the answer of this request any more. A request that was never sent frees its place; else the place stays
-    /// closed until the answer came.
-    pub(super) fn give_up_place(&self, lane: Lane, id: u32) {
-        // Before anybody can see the place closed: one that is taken back closes none.
+    /// Nobody waits for the response to this request any more. A request that was never sent frees its slot; otherwise
+    /// the slot stays closed until the response came.
+    pub(super) fn abandon_slot(&self, lane: Lane, id: u32) {
+        // First, before the slot is seen closed: a request that is taken back closes none.
         if self.retract(lane, id).is_some() {
-            return self.free_unsent(id);
+            return self.free_unsent_slot(id);
         }
-        let gone = {
-            let mut waiters = self.waiters.lock();
-            // Answered: the place is free, or another request's.
-            let Some(at) = waiters.place_of(id) else { return };
-            let (number, place) = waiters.places.swap_remove(at);
-            let (late, gone) = match place {
-                ReplySlot::Asked { asked, waiter, queue } => {
-                    (ReplySlot::LazyBox(asked), Some((waiter, queue)))
+        let dropped = {
+            let mut outbound = self.outbound.lock();
+            // Without an entry it was answered: the slot is free, or another request's.
+            let Some(at) = outbound.by_kind.position_of_id(id) else { return };
+            let (number, slot) = outbound.by_kind.slots.swap_remove(at);
+            let (slot, dropped) = match slot {
+                ReplySlot::Waiting { request, sender, queue } => {
+                    (ReplySlot::Abandoned(request), Some((sender, queue)))
                 }
                 other => (other, None),
             };
-            waiters.places.push((number, late));
-            gone
+            outbound.by_kind.slots.push((number, slot));
+            dropped
         };
-        // Outside the lock: those in the queue are told that no turn of theirs will come.
-        drop(gone);
+        // Outside the lock: requests in the queue learn that no turn will come.
+        drop(dropped);
     }
 
-    /// Frees the place of a request that was never sent, for those who wait for it.
-    pub(super) fn free_unsent(&self, id: u32) {
-        let (number, place, next) = {
-            let mut waiters = self.waiters.lock();
-            let Some(at) = waiters.place_of(id) else { return };
-            waiters.free(at)
+    /// Frees the slot of a request that was never sent.
+    pub(super) fn free_unsent_slot(&self, id: u32) {
+        let FreedSlot { number, left, next } = {
+            let mut outbound = self.outbound.lock();
+            let Some(at) = outbound.by_kind.position_of_id(id) else { return };
+            outbound.by_kind.free(at)
         };
-        drop(place);
-        self.call(number, next);
+        drop(left);
+        self.give_turn(number, next);
     }
 }

@@ -1,4 +1,4 @@
-//! Many requests in flight to one peer, asked and awaited by one task.
+//! Many requests in flight to one peer, sent and awaited by one task.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,61 +10,67 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use crate::base::{MAX_WAIT, Lane};
+use crate::base::{Lane, MAX_WAIT};
+use crate::connection::handle::Connection;
+use crate::connection::message::{Message, RequestError, Response, SendError};
 use crate::sync::{Mutex, TaskWaker};
 use crate::wire::{EncodeError, MessageHeader};
 
-use super::{Answered, NoPlace};
+use super::RequestResult;
+use super::outbound_requests::RegisterError;
 
-use crate::connection::handle::Connection;
-use crate::connection::message::{Message, RequestError, Response, SendError};
+/// Groups that the timeout is divided into. A request's deadline is that of the last request of its group.
+const GROUPS_PER_TIMEOUT: u32 = 32;
 
-/// Requests to one peer that one task keeps in flight: it asks on without waiting, and takes answers as they come.
+/// Keeps many requests to one peer in flight from one task, which sends without waiting and takes responses as they
+/// arrive.
 ///
-/// [`Connection::request`] gives every request a future, a channel and a timer of its own; here they share one of each, and
-/// answers that came together are taken together. So it costs about half where many small ones are in flight, as in fetching a range of blocks.
+/// [`Connection::request`] gives every request a future, a channel and a timer of its own. Here they share one of each,
+/// and responses that arrived together are taken together. That costs about half where many small requests are in
+/// flight, as in fetching a range of blocks.
 ///
 /// # Cancel safety
 /// Dropping it takes back what was not sent, and cancels at the peer what was.
 pub struct RequestPipeline {
     connection: Arc<Connection>,
     within: Duration,
-    arrived: Arc<Arrived>,
-    /// Answers taken from `arrived` and not handed out yet.
+    arrivals: Arc<Arrivals>,
+    /// Taken from `arrivals` and not returned yet.
     taken: VecDeque<Arrival>,
-    /// When they were: what had arrived by then was among them.
-    looked: Instant,
-    /// Requests in flight, each in the slot that its waiter names.
-    open: Vec<Option<Open>>,
-    free: Vec<u32>,
+    /// When they were taken. What had arrived by then is among them.
+    taken_at: Instant,
+    /// Requests in flight, each in the slot that its entry names.
+    in_flight: Vec<Option<InFlight>>,
+    free_slots: Vec<u32>,
     /// The number of the next request.
-    next: u64,
-    /// Groups of requests and when they have waited for long enough: all numbers below, since when. Oldest first.
-    runs: VecDeque<Run>,
+    next_number: u64,
+    /// Groups of requests with their deadlines, oldest first.
+    groups: VecDeque<Group>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// A request in flight.
 #[derive(Clone, Copy)]
-struct Open {
+struct InFlight {
     number: u64,
     id: u32,
     lane: Lane,
 }
 
-struct Run {
-    /// Requests below this number.
+/// Requests that time out together.
+struct Group {
+    /// The requests with numbers below this one.
     before: u64,
-    /// Until then others may join.
-    until: Instant,
+    /// Until then other requests may join.
+    open_until: Instant,
     deadline: Instant,
 }
 
-/// What came for a pipeline, on its way from the connection's task.
+/// Responses on their way from the connection's task to a pipeline.
 #[derive(Debug)]
-struct Arrived {
-    answers: Mutex<VecDeque<Arrival>>,
-    /// Woken when the first of several answers comes: whoever takes one takes all.
+struct Arrivals {
+    queue: Mutex<VecDeque<Arrival>>,
+    /// Woken when the first of several responses arrives: a task that takes one takes all.
     task: TaskWaker,
 }
 
@@ -73,234 +79,238 @@ struct Arrival {
     slot: u32,
     number: u64,
     /// `None` if the connection ended first.
-    answer: Option<Answered>,
+    result: Option<RequestResult>,
 }
 
-/// The waiter of one request of a pipeline. Dropping it tells that no answer will come.
-pub(in crate::connection) struct Ticket {
-    arrived: Arc<Arrived>,
+/// The entry of one request of a pipeline in the request table. Dropping an armed entry reports that no response will
+/// come.
+pub(super) struct PipelineEntry {
+    arrivals: Arc<Arrivals>,
     slot: u32,
     number: u64,
-    /// It is in the table: its end is told.
-    armed: bool,
+    /// It is in the table: its end is reported.
+    is_armed: bool,
 }
 
-impl Ticket {
-    /// Hands the answer over. Cost: one short lock; a wake for the first of several.
-    pub(in crate::connection) fn answer(mut self, answer: Answered) {
-        self.armed = false;
-        self.arrive(Some(answer));
+impl PipelineEntry {
+    /// Hands the response over. Cost: one short lock; a wake-up for the first of several.
+    pub(super) fn complete(mut self, result: RequestResult) {
+        self.is_armed = false;
+        self.report(Some(result));
     }
 
     /// In the table from here on.
-    pub(in crate::connection) fn arm(mut self) -> Self {
-        self.armed = true;
+    pub(super) fn arm(mut self) -> Self {
+        self.is_armed = true;
         self
     }
 
     /// Out of the table before the request was sent.
-    pub(in crate::connection) fn disarm(mut self) {
-        self.armed = false;
+    pub(super) fn disarm(mut self) {
+        self.is_armed = false;
     }
 
-    fn arrive(&self, answer: Option<Answered>) {
-        let first = {
-            let mut answers = self.arrived.answers.lock();
-            answers.push_back(Arrival { slot: self.slot, number: self.number, answer });
-            answers.len() == 1
+    fn report(&self, result: Option<RequestResult>) {
+        let is_first = {
+            let mut queue = self.arrivals.queue.lock();
+            queue.push_back(Arrival { slot: self.slot, number: self.number, result });
+            queue.len() == 1
         };
-        if first {
-            self.arrived.task.wake();
+        if is_first {
+            self.arrivals.task.wake();
         }
     }
 }
 
-impl Drop for Ticket {
+impl Drop for PipelineEntry {
     fn drop(&mut self) {
-        if self.armed {
-            self.arrive(None);
+        if self.is_armed {
+            self.report(None);
         }
     }
 }
 
-impl fmt::Debug for Ticket {
+impl fmt::Debug for PipelineEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket").field("number", &self.number).finish_non_exhaustive()
+        f.debug_struct("PipelineEntry").field("number", &self.number).finish_non_exhaustive()
     }
 }
 
 impl Connection {
-    /// Begins to ask this peer for many things at a time, each to be answered `within` a time.
+    /// Creates a pipeline of requests to this peer, each to be answered `within` that time.
     pub fn pipeline(self: &Arc<Self>, within: Duration) -> RequestPipeline {
         RequestPipeline {
             connection: Arc::clone(self),
             within,
-            arrived: Arc::new(Arrived { answers: Mutex::new(VecDeque::new()), task: TaskWaker::new() }),
+            arrivals: Arc::new(Arrivals { queue: Mutex::new(VecDeque::new()), task: TaskWaker::new() }),
             taken: VecDeque::new(),
-            looked: Instant::now(),
-            open: Vec::new(),
-            free: Vec::new(),
-            next: 0,
-            runs: VecDeque::new(),
+            taken_at: Instant::now(),
+            in_flight: Vec::new(),
+            free_slots: Vec::new(),
+            next_number: 0,
+            groups: VecDeque::new(),
             timer: None,
         }
     }
 }
 
 impl RequestPipeline {
-    /// Sends one more request, without waiting, and returns its number: they count from zero in the order of asking.
+    /// Sends one more request, without waiting, and returns its number. Numbers count from zero in sending order.
     ///
     /// # Errors
-    /// See [`RequestError`]; the message comes back. [`RequestError::TooMany`] where
-    /// [`ConnectionConfig::max_outbound_requests`](crate::connection::ConnectionConfig::max_outbound_requests) of all who ask this peer are in flight, [`SendError::Full`] where its queue
-    /// is full: cure both by [`RequestPipeline::next`]. A protocol without ids is asked by [`Connection::request`] alone.
+    /// See [`RequestError`]; it contains the message.
+    /// - [`RequestError::TooMany`] if
+    ///   [`ConnectionConfig::max_outbound_requests`](crate::connection::ConnectionConfig::max_outbound_requests) of all
+    ///   callers are in flight to this peer. [`RequestPipeline::next`] frees one.
+    /// - [`SendError::Full`] if the peer's queue is full; the same helps.
+    /// - [`SendError::Refused`] in a protocol without ids, which only [`Connection::request`] supports.
     ///
     /// # Cost
     /// Two short locks, no copy of the payload; neither clock nor timer.
-    pub fn ask(&mut self, message: Message) -> Result<u64, RequestError> {
-        let (lane, kind, number) = (message.lane, message.kind, self.next);
-        let slot = self.free.last().copied().unwrap_or(self.open.len() as u32);
-        let ticket = Ticket { arrived: Arc::clone(&self.arrived), slot, number, armed: false };
-        let id = match self.connection.add_ticket(ticket) {
+    pub fn send(&mut self, message: Message) -> Result<u64, RequestError> {
+        let (lane, kind, number) = (message.lane, message.kind, self.next_number);
+        let slot = self.free_slots.last().copied().unwrap_or(self.in_flight.len() as u32);
+        let entry = PipelineEntry { arrivals: Arc::clone(&self.arrivals), slot, number, is_armed: false };
+        let id = match self.connection.register_pipelined(entry) {
             Ok(id) => id,
-            Err(NoPlace::Closed) => return Err(SendError::Closed(message).into()),
-            Err(NoPlace::TooMany) => return Err(RequestError::TooMany(message)),
+            Err(RegisterError::Closed) => return Err(SendError::Closed(message).into()),
+            Err(RegisterError::TooMany) => return Err(RequestError::TooMany(message)),
             Err(_) => {
                 let cause = EncodeError::Unsupported { what: "pipelined request" };
                 return Err(SendError::Refused { message, cause }.into());
             }
         };
-        if let Err(error) = self.connection.submit(MessageHeader::Request { id, kind }, message) {
-            self.connection.unask(id);
+        if let Err(error) = self.connection.send_as(MessageHeader::Request { id, kind }, message) {
+            self.connection.unregister(id);
             return Err(error.into());
         }
-        let open = Some(Open { number, id, lane });
-        match self.free.pop() {
-            Some(slot) => self.open[slot as usize] = open,
-            None => self.open.push(open),
+        let request = Some(InFlight { number, id, lane });
+        match self.free_slots.pop() {
+            Some(slot) => self.in_flight[slot as usize] = request,
+            None => self.in_flight.push(request),
         }
-        self.next += 1;
+        self.next_number += 1;
         Ok(number)
     }
 
-    /// Requests that were asked and whose answers [`RequestPipeline::next`] has not returned yet.
+    /// Requests that were sent and whose results [`RequestPipeline::next`] has not returned yet.
     pub fn in_flight(&self) -> usize {
-        self.open.len() - self.free.len()
+        self.in_flight.len() - self.free_slots.len()
     }
 
-    /// The next answer to arrive, whichever request's, with that request's number; `None` when nothing is in flight.
+    /// The next result to arrive, of any request, with the request's number; `None` when nothing is in flight.
     ///
-    /// The time that a request has is measured from the first call of this after it was asked that finds no answer in hand, and is
-    /// at most a 32nd longer than what was asked for. That it is over is told when those in hand have been handed out.
+    /// A request's time is measured from the first call of this after it was sent that finds no response taken already,
+    /// and is at most a 32nd longer than the timeout. Timeouts are reported after the responses that were taken.
     ///
     /// # Errors
-    /// [`RequestError::Timeout`], [`RequestError::Closed`], [`RequestError::Declined`], for that one request.
+    /// [`RequestError::Timeout`], [`RequestError::Closed`] or [`RequestError::Declined`], for that one request.
     ///
     /// # Cancel safety
-    /// Safe: an answer that was not returned is returned by the next call.
+    /// Safe: a result that was not returned is returned by the next call.
     ///
     /// # Cost
-    /// Answers that came together cost one lock, one wake and one reading of the clock together.
+    /// Responses that arrived together cost one lock, one wake-up and one reading of the clock together.
     pub async fn next(&mut self) -> Option<(u64, Result<Response, RequestError>)> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// As [`RequestPipeline::next`], for those who poll.
+    /// As [`RequestPipeline::next`], for callers that poll.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(u64, Result<Response, RequestError>)>> {
         loop {
-            while let Some(Arrival { slot, number, answer }) = self.taken.pop_front() {
-                if self.close(slot, number).is_some() {
-                    let answer = match answer {
+            while let Some(Arrival { slot, number, result }) = self.taken.pop_front() {
+                if self.release(slot, number).is_some() {
+                    let result = match result {
                         Some(Ok(response)) => Ok(response),
                         Some(Err(declined)) => Err(declined.into()),
                         None => Err(RequestError::Closed),
                     };
-                    return Poll::Ready(Some((number, answer)));
+                    return Poll::Ready(Some((number, result)));
                 }
             }
             if self.in_flight() == 0 {
-                self.runs.clear();
+                self.groups.clear();
                 return Poll::Ready(None);
             }
-            // Also where there are always more answers.
-            if let Some(late) = self.expire() {
-                return Poll::Ready(Some((late, Err(RequestError::Timeout))));
+            // Also where responses keep arriving.
+            if let Some(expired) = self.expire() {
+                return Poll::Ready(Some((expired, Err(RequestError::Timeout))));
             }
-            // Answers may come faster than they are used: others on this thread have their turn too.
-            let turn = ready!(tokio::task::coop::poll_proceed(cx));
-            self.arrived.task.register(cx.waker());
-            self.looked = Instant::now();
-            std::mem::swap(&mut *self.arrived.answers.lock(), &mut self.taken);
-            self.stamp();
+            // Responses may arrive faster than they are used: other tasks of this thread get their turn too.
+            let budget = ready!(tokio::task::coop::poll_proceed(cx));
+            self.arrivals.task.register(cx.waker());
+            self.taken_at = Instant::now();
+            std::mem::swap(&mut *self.arrivals.queue.lock(), &mut self.taken);
+            self.group_new_requests();
             if self.taken.is_empty() && self.overdue().is_none() {
                 ready!(self.poll_deadline(cx));
             }
-            turn.made_progress();
+            budget.made_progress();
         }
     }
 
-    /// Ready when it is time to look again.
+    /// Ready when a group may be overdue.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(deadline) = self.runs.front().map(|run| run.deadline) else { return Poll::Pending };
+        let Some(deadline) = self.groups.front().map(|group| group.deadline) else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        // A timer that is too early only makes one look in vain; moving it for each group would cost more.
+        // A timer that is too early costs one look in vain; moving it for each group would cost more.
         ready!(timer.as_mut().poll(cx));
         timer.as_mut().reset(deadline);
         Poll::Ready(())
     }
 
-    /// Requests below this number had waited for long enough when answers were last taken.
+    /// Requests below this number were overdue when responses were last taken.
     fn overdue(&self) -> Option<u64> {
-        let run = self.runs.front()?;
-        (run.deadline <= self.looked).then_some(run.before)
+        let group = self.groups.front()?;
+        (group.deadline <= self.taken_at).then_some(group.before)
     }
 
-    /// Gives up a request that had waited for long enough when answers were last taken, and has none among those; its number.
+    /// Abandons one request that was overdue when responses were last taken and has none among them. Returns its
+    /// number.
     fn expire(&mut self) -> Option<u64> {
         while let Some(before) = self.overdue() {
-            let late = self.open.iter().enumerate().find_map(|(slot, open)| {
-                let open = open.filter(|open| open.number < before)?;
-                Some((slot as u32, open))
+            let expired = self.in_flight.iter().enumerate().find_map(|(slot, request)| {
+                let request = request.filter(|request| request.number < before)?;
+                Some((slot as u32, request))
             });
-            if let Some((slot, open)) = late {
-                self.close(slot, open.number);
-                self.connection.give_up(open.lane, open.id);
-                return Some(open.number);
+            if let Some((slot, request)) = expired {
+                self.release(slot, request.number);
+                self.connection.abandon_request(request.lane, request.id);
+                return Some(request.number);
             }
-            self.runs.pop_front();
+            self.groups.pop_front();
         }
         None
     }
 
-    /// Gives what was asked since the last call its deadline.
-    fn stamp(&mut self) {
-        let (next, now) = (self.next, self.looked);
-        match self.runs.back_mut() {
-            Some(run) if run.before == next => {}
-            Some(run) if now < run.until => run.before = next,
+    /// Gives the requests that were sent since the last call their deadline.
+    fn group_new_requests(&mut self) {
+        let (next, now) = (self.next_number, self.taken_at);
+        match self.groups.back_mut() {
+            Some(group) if group.before == next => {}
+            Some(group) if now < group.open_until => group.before = next,
             _ => {
-                let slack = self.within / RUNS;
                 let far = now + MAX_WAIT;
-                let until = now.checked_add(slack).unwrap_or(far);
-                let deadline = until.checked_add(self.within).unwrap_or(far);
-                self.runs.push_back(Run { before: next, until, deadline });
+                let open_until = now.checked_add(self.within / GROUPS_PER_TIMEOUT).unwrap_or(far);
+                let deadline = open_until.checked_add(self.within).unwrap_or(far);
+                self.groups.push_back(Group { before: next, open_until, deadline });
             }
         }
     }
 
-    /// Frees the slot of a request, if it is still this one's.
-    fn close(&mut self, slot: u32, number: u64) -> Option<Open> {
-        let place = self.open.get_mut(slot as usize)?;
-        let open = place.take_if(|open| open.number == number)?;
-        self.free.push(slot);
-        Some(open)
+    /// Frees a slot, if the request with this number still has it.
+    fn release(&mut self, slot: u32, number: u64) -> Option<InFlight> {
+        let place = self.in_flight.get_mut(slot as usize)?;
+        let request = place.take_if(|request| request.number == number)?;
+        self.free_slots.push(slot);
+        Some(request)
     }
 }
 
 impl Drop for RequestPipeline {
     fn drop(&mut self) {
-        for open in self.open.drain(..).flatten() {
-            self.connection.give_up(open.lane, open.id);
+        for request in self.in_flight.drain(..).flatten() {
+            self.connection.abandon_request(request.lane, request.id);
         }
     }
 }
@@ -310,6 +320,3 @@ impl fmt::Debug for RequestPipeline {
         f.debug_struct("RequestPipeline").field("in_flight", &self.in_flight()).finish_non_exhaustive()
     }
 }
-
-/// Groups that a time is divided into: the deadline of a request is that of its group's last.
-const RUNS: u32 = 32;

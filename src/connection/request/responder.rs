@@ -6,46 +6,47 @@ use bytes::Bytes;
 
 use crate::base::Lane;
 use crate::connection::handle::Connection;
-use crate::connection::write::outbox::{Outgoing, Rejected};
+use crate::connection::write::outbox::{Outgoing, QueueBound, Rejected};
 use crate::wire::{MessageHeader, Status};
 
-/// The one chance to answer a request. Dropping it answers "no reply".
+/// The one chance to answer a request. Dropping it sends [`Status::NoReply`].
 #[derive(Debug)]
-#[must_use = "dropping a responder answers that there is no reply"]
+#[must_use = "dropping a responder tells the peer that there is no response"]
 pub struct Responder {
     connection: Arc<Connection>,
+    /// The peer's id, which it may use again.
     id: u32,
-    /// The request's own: ids are the peer's to use again.
+    /// Our number of the request.
     number: u32,
     lane: Lane,
-    open: bool,
+    is_open: bool,
 }
 
 impl Responder {
     pub(in crate::connection) fn new(connection: Arc<Connection>, id: u32, number: u32, lane: Lane) -> Self {
-        Self { connection, id, number, lane, open: true }
+        Self { connection, id, number, lane, is_open: true }
     }
 
-    /// Takes another lane for the answer than the request came on: bulk for a large one.
+    /// Sends the response on another lane than the request's: bulk for a large one.
     pub fn on(mut self, lane: Lane) -> Self {
         self.lane = if lane == Lane::Control { Lane::Normal } else { lane };
         self
     }
 
-    /// Whether the peer still wants an answer: it has not cancelled, and the connection is open.
+    /// Whether the peer still wants a response: it has not cancelled, and the connection is open.
     pub fn is_wanted(&self) -> bool {
-        self.connection.is_open() && self.connection.is_wanted(self.number)
+        self.connection.is_open() && self.connection.is_response_wanted(self.number)
     }
 
-    /// Answers. Never waits.
+    /// Sends the response. Never waits.
     ///
     /// # Errors
-    /// The answer comes back if the lane is full (the peer is told "busy" then) or nobody wants it any more.
+    /// See [`RespondError`]; the response comes back. Where the lane is full the peer gets [`Status::Busy`].
     pub fn respond(self, response: impl Into<Bytes>) -> Result<(), RespondError> {
         self.finish(Status::Ok, response.into())
     }
 
-    /// Answers that there is no answer, and why.
+    /// Tells the peer that there is no response, and why.
     ///
     /// # Errors
     /// As for [`Responder::respond`].
@@ -54,58 +55,61 @@ impl Responder {
     }
 
     fn finish(mut self, status: Status, payload: Bytes) -> Result<(), RespondError> {
-        self.open = false;
-        if !self.connection.end_answer(self.number) {
+        self.is_open = false;
+        if !self.connection.finish_request(self.number) {
             return Err(RespondError::Unwanted(payload));
         }
-        if status != Status::Ok && self.connection.is_silent() {
-            self.connection.answered_silently();
+        if status != Status::Ok && self.connection.suppresses_declines() {
+            self.connection.wake.notify();
             return Ok(());
         }
-        let head = MessageHeader::Response { id: self.id, status };
-        let unbounded = payload.is_empty();
-        match self.connection.queue(self.lane, Outgoing { head, payload }, unbounded) {
+        let header = MessageHeader::Response { id: self.id, status };
+        let bound = if payload.is_empty() { QueueBound::Extended } else { QueueBound::Normal };
+        match self.connection.enqueue(self.lane, Outgoing { header, payload }, bound) {
             Ok(()) => Ok(()),
             Err((Rejected::Closed, out)) => Err(RespondError::Unwanted(out.payload)),
             Err((Rejected::Full, out)) => {
-                self.say(Status::Busy);
+                self.send_status(Status::Busy);
                 Err(RespondError::Full(out.payload))
             }
             Err((Rejected::Refused(_), out)) => {
-                self.say(Status::TooLarge);
+                self.send_status(Status::TooLarge);
                 Err(RespondError::TooLarge(out.payload))
             }
         }
     }
 
-    fn say(&self, status: Status) {
-        if self.connection.is_silent() {
-            return self.connection.answered_silently();
+    fn send_status(&self, status: Status) {
+        if self.connection.suppresses_declines() {
+            // Nothing is queued that would tell the task of the free entry.
+            return self.connection.wake.notify();
         }
-        let head = MessageHeader::Response { id: self.id, status };
+        let header = MessageHeader::Response { id: self.id, status };
         // A closed connection has failed the request at the peer already.
-        let _ = self.connection.queue(self.lane, Outgoing { head, payload: Bytes::new() }, true);
+        let outgoing = Outgoing { header, payload: Bytes::new() };
+        let _ = self.connection.enqueue(self.lane, outgoing, QueueBound::Extended);
     }
 }
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        if self.open && self.connection.end_answer(self.number) {
-            self.say(Status::NoReply);
+        if self.is_open && self.connection.finish_request(self.number) {
+            self.send_status(Status::NoReply);
         }
     }
 }
 
-/// Why an answer was not sent. It comes back.
+/// Why a response was not sent. It contains the response.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RespondError {
-    /// The peer reads too slowly: the lane is full. It was told that we are busy.
+    /// The peer reads too slowly: the lane is full. The peer was told that we are busy.
     #[error("the peer's lane is full")]
     Full(Bytes),
     /// It exceeds the cap of its lane. The peer was told so.
-    #[error("the answer exceeds the cap of its lane")]
+    #[error("the response exceeds the cap of its lane")]
     TooLarge(Bytes),
     /// The request was cancelled, or the connection ended.
-    #[error("nobody waits for this answer")]
+    #[error("the peer no longer waits for this response")]
     Unwanted(Bytes),
 }

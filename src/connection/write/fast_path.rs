@@ -1,7 +1,7 @@
-//! The short way of the commonest turn: a connection that slept is woken by a few small messages of one log, and has nothing else to
-//! send. They are copied and written, and nothing that a round needs is set up.
+//! The short path of the most common turn: a sleeping connection is woken by a few small messages of one log and has
+//! nothing else to send. They are copied and written; no round is set up.
 //!
-//! Whatever is not that simple is left to the long way: [`Writer::poll_awake`]. So is the rest where the stream takes a part.
+//! Every other case is left to `Writer::poll_active`. So is the rest where the stream takes only a part.
 
 use std::cell::Cell;
 use std::io;
@@ -10,74 +10,72 @@ use std::task::{Context, Poll};
 
 use crate::broadcast::TailCopy;
 use crate::connection::close_reason::CloseReason;
-use crate::connection::handle::Connection;
 use crate::connection::handler::ConnectionHandler;
 use crate::transport::Stream;
-use crate::wire::Protocol;
 
-use super::{Piece, Writer};
+use super::write_state::RoundPiece;
+use super::{WriteContext, Writer};
 
-impl<D: Protocol> Writer<D> {
-    /// Writes what the log of this lane has, if it is little; the writer must be asleep. Whether that was all.
-    pub(super) fn glance<S: Stream, H: ConnectionHandler>(
+thread_local! {
+    static CACHE: Cell<Option<Box<TailCopy>>> = const { Cell::new(None) };
+}
+
+impl Writer {
+    /// Writes the unread messages of this lane's log, if they are few and small. The writer must be asleep. Returns
+    /// whether nothing is left.
+    pub(super) fn write_tail<D, S: Stream, H: ConnectionHandler>(
         &mut self,
-        at: usize,
+        lane: usize,
         stream: &mut S,
         cx: &mut Context<'_>,
-        connection: &Connection,
-        handler: &H,
+        context: &WriteContext<'_, D, H>,
     ) -> Result<bool, CloseReason> {
-        // What the stream runs is not ours: the thread's is taken, not borrowed.
-        let mut glance = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
-        let mut written = Ok(false);
-        if self.positions.copy_tail(at, &mut glance) {
-            written = self.write_glance(at, &glance, stream, cx, connection, handler);
+        // The stream's code may come back here, so the thread's copy is taken, not borrowed.
+        let mut tail = CACHE.try_with(Cell::take).ok().flatten().unwrap_or_default();
+        let mut drained = Ok(false);
+        if self.positions.copy_tail(lane, &mut tail) {
+            drained = self.write_copy(lane, &tail, stream, cx, context);
         }
-        let _ = SPARE.try_with(|spare| spare.set(Some(glance)));
-        written
+        let _ = CACHE.try_with(|cache| cache.set(Some(tail)));
+        drained
     }
 
-    fn write_glance<S: Stream, H: ConnectionHandler>(
+    fn write_copy<D, S: Stream, H: ConnectionHandler>(
         &mut self,
-        at: usize,
-        glance: &TailCopy,
+        lane: usize,
+        tail: &TailCopy,
         stream: &mut S,
         cx: &mut Context<'_>,
-        connection: &Connection,
-        handler: &H,
+        context: &WriteContext<'_, D, H>,
     ) -> Result<bool, CloseReason> {
-        let len = glance.bytes().len();
-        let count = match Pin::new(&mut *stream).poll_write(cx, glance.bytes()) {
+        let len = tail.bytes().len();
+        let count = match Pin::new(&mut *stream).poll_write(cx, tail.bytes()) {
             Poll::Ready(Ok(0)) => return Err(CloseReason::Io(io::ErrorKind::WriteZero.into())),
             Poll::Ready(Ok(count)) => count.min(len),
             Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
             Poll::Pending => return Ok(false),
         };
-        handler.on_traffic(0, count);
-        connection.write_progress(None);
+        context.handler.on_traffic(0, count);
+        context.connection.write_progressed();
         if count == len {
             match Pin::new(stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
-                    self.positions.mark_written(at, glance);
+                    self.positions.mark_written(lane, tail);
                     return Ok(true);
                 }
                 Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
                 Poll::Pending => {}
             }
         }
-        let mut busy = self.wake();
-        let lane = &mut busy.lanes[at];
-        lane.stride.continue_copy(glance, count, &mut lane.batch);
-        (busy.unflushed, busy.written) = (true, count as u64);
-        lane.served = busy.written;
-        if !lane.batch.is_empty() {
-            busy.round.push_back(Piece::Log(at));
+        let mut active = self.activate();
+        (active.needs_flush, active.written_bytes) = (true, count as u64);
+        let writer = &mut active.lanes[lane];
+        writer.cursor.continue_copy(tail, count, &mut writer.batch);
+        writer.log_served_at = count as u64;
+        if !writer.batch.is_empty() {
+            active.round.push_back(RoundPiece::Log(lane));
         }
-        self.busy = Some(busy);
+        self.active = Some(active);
         Ok(false)
     }
-}
-
-thread_local! {
-    static SPARE: Cell<Option<Box<TailCopy>>> = const { Cell::new(None) };
 }

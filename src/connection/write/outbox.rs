@@ -1,4 +1,4 @@
-//! What waits to be sent to one peer alone: a bounded queue a lane.
+//! Messages that wait to be sent to one peer: a bounded queue for each lane.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,25 +7,42 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::base::Lane;
-use crate::wire::{EncodeError, MessageHeader};
-
 use crate::connection::budget::{MemoryBudget, MemoryReservation};
 use crate::connection::config::ConnectionConfig;
+use crate::wire::{EncodeError, MessageHeader};
+
+/// Messages that are taken under one lock; they fit the stack.
+const MAX_TAKEN: usize = 16;
+/// Bytes that a queued message costs beside its payload.
+const MESSAGE_OVERHEAD: usize = std::mem::size_of::<Outgoing>();
 
 /// One message that waits to be sent.
 #[derive(Debug)]
 pub(in crate::connection) struct Outgoing {
-    pub(in crate::connection) head: MessageHeader,
+    pub(in crate::connection) header: MessageHeader,
     pub(in crate::connection) payload: Bytes,
 }
+
+/// Messages taken out of a lane together.
+pub(in crate::connection) type TakenMessages = SmallVec<[Outgoing; MAX_TAKEN]>;
 
 /// The queues of a connection, one for each lane of the application.
 #[derive(Debug)]
 pub(in crate::connection) struct Outbox {
     lanes: [VecDeque<Outgoing>; 3],
     bytes: [usize; 3],
-    held: MemoryReservation,
-    flooded: bool,
+    reservation: MemoryReservation,
+    is_flooded: bool,
+}
+
+/// Which bound a message is held to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::connection) enum QueueBound {
+    /// The configured number of messages and bytes, and the memory ceiling.
+    Normal,
+    /// For responses and cancels without a payload: the normal bound plus twice the requests that an honest peer may
+    /// have in flight. A peer that exceeds it sends requests and does not read; see [`Outbox::is_flooded`].
+    Extended,
 }
 
 /// Why a message was not queued.
@@ -41,125 +58,119 @@ impl Outbox {
         Self {
             lanes: Default::default(),
             bytes: [0; 3],
-            held: MemoryReservation::empty(budget),
-            flooded: false,
+            reservation: MemoryReservation::empty(budget),
+            is_flooded: false,
         }
     }
 
-    /// Queues a message. Answers without a payload (`unbounded`) fit beyond the bounds, up to as many again as an honest
-    /// peer may await; one that asks on without reading them is flooding, see [`Outbox::is_flooded`].
+    /// Queues a message, or hands it back.
     pub(in crate::connection) fn push(
         &mut self,
         lane: Lane,
         outgoing: Outgoing,
         config: &ConnectionConfig,
-        unbounded: bool,
+        bound: QueueBound,
     ) -> Result<(), (Rejected, Outgoing)> {
-        let at = slot(lane);
-        let cost = outgoing.payload.len() + OVERHEAD;
-        let fits = self.lanes[at].len() < config.outbox_messages
-            && (self.bytes[at] == 0 || self.bytes[at] + cost <= config.outbox_bytes);
-        if unbounded
-            && self.lanes[at].len()
-                >= config.outbox_messages.saturating_add(config.max_outbound_requests.saturating_mul(2))
-        {
-            self.flooded = true;
-            return Err((Rejected::Full, outgoing));
+        let index = index_of(lane);
+        let cost = outgoing.payload.len() + MESSAGE_OVERHEAD;
+        let (queued, reserved) = (self.lanes[index].len(), self.reservation.bytes() + cost);
+        match bound {
+            QueueBound::Normal => {
+                let fits = queued < config.outbox_messages
+                    && (self.bytes[index] == 0 || self.bytes[index] + cost <= config.outbox_bytes);
+                if !fits || !self.reservation.resize(reserved) {
+                    return Err((Rejected::Full, outgoing));
+                }
+            }
+            QueueBound::Extended => {
+                let extra = config.max_outbound_requests.saturating_mul(2);
+                if queued >= config.outbox_messages.saturating_add(extra) {
+                    self.is_flooded = true;
+                    return Err((Rejected::Full, outgoing));
+                }
+                // Where the ceiling refuses, the header goes uncounted. Later releases never exceed what is reserved.
+                self.reservation.resize(reserved);
+            }
         }
-        if !(unbounded || fits && self.held.resize(self.held.bytes() + cost)) {
-            return Err((Rejected::Full, outgoing));
-        }
-        if unbounded {
-            // Where the ceiling refuses, the head goes uncounted; giving back never gives more than is held.
-            self.held.resize(self.held.bytes() + cost);
-        }
-        self.bytes[at] += cost;
-        self.lanes[at].push_back(outgoing);
+        self.bytes[index] += cost;
+        self.lanes[index].push_back(outgoing);
         Ok(())
     }
 
-    /// Hands out the oldest messages of a lane, at most [`TAKEN_MAX`]: until `most` bytes are there, or one that is not smaller
-    /// than `small`. What covers them goes to `cover`, until they are written.
+    /// Hands out the oldest messages of a lane, at most [`MAX_TAKEN`]: until `max_bytes` are reached, or up to and with
+    /// the first of at least `small_bytes`. What covers them moves to `reservation` until they are written.
     pub(in crate::connection) fn take(
         &mut self,
         lane: Lane,
-        most: usize,
-        small: usize,
-        cover: &mut MemoryReservation,
-    ) -> Taken {
-        let at = slot(lane);
-        let mut taken = Taken::new();
+        max_bytes: usize,
+        small_bytes: usize,
+        reservation: &mut MemoryReservation,
+    ) -> TakenMessages {
+        let index = index_of(lane);
+        let mut taken = TakenMessages::new();
         let mut bytes = 0;
-        while taken.len() < TAKEN_MAX
-            && bytes < most
-            && let Some(outgoing) = self.lanes[at].pop_front()
+        while taken.len() < MAX_TAKEN
+            && bytes < max_bytes
+            && let Some(outgoing) = self.lanes[index].pop_front()
         {
-            let cost = outgoing.payload.len() + OVERHEAD;
-            self.held.give(cost, cover);
-            self.bytes[at] = self.bytes[at].saturating_sub(cost);
+            let cost = outgoing.payload.len() + MESSAGE_OVERHEAD;
+            self.reservation.give(cost, reservation);
+            self.bytes[index] = self.bytes[index].saturating_sub(cost);
             bytes += outgoing.payload.len();
-            let last = outgoing.payload.len() >= small;
+            let is_large = outgoing.payload.len() >= small_bytes;
             taken.push(outgoing);
-            if last {
+            if is_large {
                 break;
             }
         }
-        self.settle(at);
+        self.shrink(index);
         taken
     }
 
-    /// Takes a request back that has not begun to be sent.
+    /// Takes back a request that has not begun to be sent.
     pub(in crate::connection) fn retract(&mut self, lane: Lane, request: u32) -> Option<Outgoing> {
-        let at = slot(lane);
-        let place = self.lanes[at]
+        let index = index_of(lane);
+        let position = self.lanes[index]
             .iter()
-            .position(|out| matches!(out.head, MessageHeader::Request { id, .. } if id == request))?;
-        let outgoing = self.lanes[at].remove(place)?;
-        self.bytes[at] = self.bytes[at].saturating_sub(outgoing.payload.len() + OVERHEAD);
-        self.settle(at);
+            .position(|out| matches!(out.header, MessageHeader::Request { id, .. } if id == request))?;
+        let outgoing = self.lanes[index].remove(position)?;
+        self.bytes[index] = self.bytes[index].saturating_sub(outgoing.payload.len() + MESSAGE_OVERHEAD);
+        self.shrink(index);
         Some(outgoing)
     }
 
     pub(in crate::connection) fn is_empty(&self, lane: Lane) -> bool {
-        self.lanes[slot(lane)].is_empty()
+        self.lanes[index_of(lane)].is_empty()
     }
 
-    /// Whether answers had to be dropped because the peer asks and does not read.
+    /// Whether a response without a payload had to be dropped: the peer sends requests and does not read.
     pub(in crate::connection) fn is_flooded(&self) -> bool {
-        self.flooded
+        self.is_flooded
     }
 
-    /// Messages and bytes that wait, over all lanes.
-    pub(in crate::connection) fn waiting(&self) -> (usize, usize) {
+    /// Queued messages and bytes of all lanes.
+    pub(in crate::connection) fn totals(&self) -> (usize, usize) {
         (self.lanes.iter().map(VecDeque::len).sum(), self.bytes.iter().sum())
     }
 
-    /// Hands out what waited, to be dropped outside the lock.
+    /// Hands out everything, to be dropped outside the lock.
     pub(in crate::connection) fn clear(&mut self) -> [VecDeque<Outgoing>; 3] {
         self.bytes = [0; 3];
-        self.held.resize(0);
+        self.reservation.resize(0);
         std::mem::take(&mut self.lanes)
     }
 
-    /// Something has left this lane.
-    fn settle(&mut self, at: usize) {
-        let rest: usize = self.bytes.iter().sum();
-        self.held.resize(rest.min(self.held.bytes()));
-        if self.lanes[at].is_empty() {
+    /// Gives memory back after something has left this lane.
+    fn shrink(&mut self, index: usize) {
+        let queued: usize = self.bytes.iter().sum();
+        self.reservation.resize(queued.min(self.reservation.bytes()));
+        if self.lanes[index].is_empty() {
             // An idle connection holds no buffers.
-            self.lanes[at] = VecDeque::new();
+            self.lanes[index] = VecDeque::new();
         }
     }
 }
 
-fn slot(lane: Lane) -> usize {
+fn index_of(lane: Lane) -> usize {
     lane.index().saturating_sub(1)
 }
-
-/// Messages taken out of a lane together.
-pub(in crate::connection) type Taken = SmallVec<[Outgoing; TAKEN_MAX]>;
-
-/// So many share one lock, and fit the stack.
-const TAKEN_MAX: usize = 16;
-/// What a queued message costs beside its payload.
-const OVERHEAD: usize = std::mem::size_of::<Outgoing>();

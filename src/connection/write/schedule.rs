@@ -1,161 +1,193 @@
-//! Gathering a round: which lane gives how much, and in what order.
+//! Gathering a round: how many bytes each lane gives, and in what order.
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::broadcast::Fill;
 use crate::connection::close_reason::CloseReason;
-use crate::connection::handle::Connection;
 use crate::connection::handler::ConnectionHandler;
 use crate::connection::write::outbox::Outgoing;
 use crate::wire::{Control, Protocol};
 
-use super::{BULK, Gather, LANES, LaneWriter, Piece, URGENT, WriteState, Writer};
+use super::write_state::{LaneWriter, RoundPiece, WriteState};
+use super::{BULK, LANES, URGENT, WriteContext, WriteMode, Writer};
 
-impl<D: Protocol> Writer<D> {
-    pub(super) fn gather<H: ConnectionHandler>(
+/// A lower lane with waiting data gets one part in this many of a full round's bytes.
+const LOWER_LANE_DIVISOR: usize = 16;
+/// The least that a lane gets: one chunk.
+const MIN_LANE_BYTES: usize = 16 * 1024;
+/// Messages below this many bytes are copied together; larger ones are written from where they are.
+const SMALL_MESSAGE_BYTES: usize = 2 * 1024;
+
+/// What waits beside the logs when a round begins. Later arrivals are for the next round.
+#[derive(Clone, Copy)]
+struct Waiting {
+    /// In the queue of each lane, a message that has begun included.
+    queue: [bool; 3],
+    state: bool,
+}
+
+impl Writer {
+    /// Fills the round, which must be empty.
+    pub(super) fn gather<D: Protocol, H: ConnectionHandler>(
         &mut self,
-        busy: &mut WriteState,
-        connection: &Connection,
-        handler: &H,
-        gather: Gather,
+        active: &mut WriteState,
+        context: &mut WriteContext<'_, D, H>,
+        mode: WriteMode,
     ) -> Result<(), CloseReason> {
-        if let Some(token) = connection.take_ping() {
-            self.say(busy, &Control::Ping { token })?;
-        }
-        busy.flight.bound(connection.shared.features.ping_tokens && gather != Gather::Deaf);
-        if let Some(token) = busy.flight.mark(Instant::now) {
-            self.say(busy, &Control::Ping { token })?;
-        }
-        if !busy.control.is_empty() {
-            let control = busy.control.split().freeze();
-            busy.control = BytesMut::new();
-            busy.put(URGENT, control);
-        }
-        if gather == Gather::None {
+        let connection = context.connection;
+        self.gather_control(active, context, mode)?;
+        if mode == WriteMode::FinishOnly {
             return Ok(());
         }
-        let bulk = busy.flight.round();
-        let waits = Waits {
-            queue: std::array::from_fn(|at| {
-                busy.lanes[at].open.is_some() || connection.has_outgoing(LANES[at])
+        let bulk_bytes = active.bulk_window.round_bytes();
+        let waiting = Waiting {
+            queue: std::array::from_fn(|lane| {
+                active.lanes[lane].partial_message.is_some() || connection.has_outgoing(LANES[lane])
             }),
-            state: self.state.has_unread(),
+            state: self.latest_state.has_unread(),
         };
-        // What does not come of a log stays in the round when the stream is full, and what comes later waits for it.
-        let stays = waits.state || (0..LANES.len()).any(|at| waits.queue[at] && (at != BULK || bulk > 0));
-        let mut room = connection.shared.config.write_batch_bytes / if stays { 2 } else { 1 };
-        let share = (room / CHUNKS).max(CHUNK);
-        room = room.saturating_sub(busy.own);
-        let early = self.gather_starving(busy, handler, share, bulk == 0)?;
-        room = room.saturating_sub(share * early.iter().filter(|early| **early).count());
-        for at in (0..busy.lanes.len()).filter(|at| !early[*at]) {
-            if at == BULK && bulk == 0 {
+        // What does not come from a log stays in the round while the stream is full, and later messages wait for it.
+        let is_sticky =
+            waiting.state || (0..LANES.len()).any(|lane| waiting.queue[lane] && (lane != BULK || bulk_bytes > 0));
+        let mut room = connection.shared.config.write_batch_bytes / if is_sticky { 2 } else { 1 };
+        let lane_share = (room / LOWER_LANE_DIVISOR).max(MIN_LANE_BYTES);
+        room = room.saturating_sub(active.copied_bytes);
+        let served = self.gather_starving(active, context, lane_share, bulk_bytes == 0)?;
+        room = room.saturating_sub(lane_share * served.iter().filter(|served| **served).count());
+        for lane in (0..active.lanes.len()).filter(|lane| !served[*lane]) {
+            if lane == BULK && bulk_bytes == 0 {
                 continue;
             }
-            let most = room.max(share);
-            let most = if at == BULK { most.min(bulk).max(CHUNK) } else { most };
-            let taken = self.gather_lane(busy, at, most, waits, connection, handler)?;
+            let max = room.max(lane_share);
+            let max = if lane == BULK { max.min(bulk_bytes).max(MIN_LANE_BYTES) } else { max };
+            let taken = self.gather_lane(active, lane, max, waiting, context)?;
             room = room.saturating_sub(taken);
-            if at == BULK && (1..bulk).contains(&taken) {
-                busy.flight.ran_out(taken);
+            if lane == BULK && (1..bulk_bytes).contains(&taken) {
+                active.bulk_window.ran_out(taken);
             }
         }
-        busy.cover(connection);
+        active.reserve_round(connection);
         Ok(())
     }
 
-    /// Fills one lane's share of a round; how many bytes it took.
-    fn gather_lane<H: ConnectionHandler>(
+    /// Takes the control messages that wait, a due ping, and a due mark behind bulk.
+    fn gather_control<D: Protocol, H>(
+        &self,
+        active: &mut WriteState,
+        context: &mut WriteContext<'_, D, H>,
+        mode: WriteMode,
+    ) -> Result<(), CloseReason> {
+        let WriteContext { protocol, connection, control, .. } = context;
+        if let Some(token) = connection.take_ping() {
+            control.push(*protocol, &Control::Ping { token })?;
+        }
+        let acknowledges = connection.shared.features.ping_tokens && mode != WriteMode::IgnoreBulkWindow;
+        active.bulk_window.set_limited(acknowledges);
+        if let Some(token) = active.bulk_window.next_mark(Instant::now) {
+            control.push(*protocol, &Control::Ping { token })?;
+        }
+        if !control.is_empty() {
+            active.push_copied(URGENT, control.take());
+        }
+        Ok(())
+    }
+
+    /// Fills one lane's share of a round. Returns how many bytes it took.
+    fn gather_lane<D: Protocol, H: ConnectionHandler>(
         &mut self,
-        busy: &mut WriteState,
-        at: usize,
+        active: &mut WriteState,
+        lane: usize,
         room: usize,
-        waits: Waits,
-        connection: &Connection,
-        handler: &H,
+        waiting: Waiting,
+        context: &WriteContext<'_, D, H>,
     ) -> Result<usize, CloseReason> {
-        let (queue_waits, state_waits) = (waits.queue[at], waits.state && at == URGENT);
+        let (queue_waits, state_waits) = (waiting.queue[lane], waiting.state && lane == URGENT);
         let others_wait = queue_waits || state_waits;
         let mut taken = 0;
-        if others_wait && !busy.lanes[at].stride.is_mid_message() {
-            // Where both wait, each gets half.
-            let log_waits = busy.lanes[at].stride.has_unread(self.positions.member(at));
+        if others_wait && !active.lanes[lane].cursor.is_mid_message() {
+            // The log and the others get half each, if both wait.
+            let log_waits = active.lanes[lane].cursor.has_unread(self.positions.member(lane));
             let share = if log_waits { (room / 2).max(1) } else { room };
-            if state_waits && busy.lanes[at].open.is_none() {
-                // State that is set all the time leaves the queue its half.
-                taken += self.gather_state(busy, if queue_waits { (share / 2).max(1) } else { share });
+            if state_waits && active.lanes[lane].partial_message.is_none() {
+                // State that changes all the time leaves the queue its half.
+                taken += self.gather_state(active, if queue_waits { (share / 2).max(1) } else { share });
             }
-            // Whatever turn it is, a message that has begun ends first.
-            let logs_turn = log_waits && busy.lanes[at].logs_turn && busy.lanes[at].open.is_none();
-            if queue_waits && !logs_turn {
-                // One at least, however large the last value of state was.
-                taken += self.gather_queue(busy, at, share.saturating_sub(taken).max(1), connection)?;
+            // A message that has begun ends first, even if it is the log's turn.
+            let writer = &active.lanes[lane];
+            let log_first = log_waits && writer.log_goes_first && writer.partial_message.is_none();
+            if queue_waits && !log_first {
+                // At least one message, however large the last value of state was.
+                taken += self.gather_queue(active, lane, share.saturating_sub(taken).max(1), context)?;
             }
         }
-        if busy.lanes[at].open.is_none() && taken < room {
-            // While others wait for the log's message to end, take no more of the log than its next chunk.
-            let most = if others_wait && busy.lanes[at].stride.is_mid_message() { 1 } else { room - taken };
-            taken += self.gather_log(busy, at, most, handler)?;
+        if active.lanes[lane].partial_message.is_none() && taken < room {
+            // While others wait for the log's message to end, only its next chunk is taken.
+            let mid_message = active.lanes[lane].cursor.is_mid_message();
+            let max = if others_wait && mid_message { 1 } else { room - taken };
+            taken += self.gather_log(active, lane, max, context)?;
         }
-        // It was the log's turn, and all that it had was skipped or the peer's own.
-        if taken == 0 && queue_waits && !busy.lanes[at].stride.is_mid_message() {
-            taken += self.gather_queue(busy, at, room, connection)?;
+        // It was the log's turn, and all that it had was skipped or came from the peer itself.
+        if taken == 0 && queue_waits && !active.lanes[lane].cursor.is_mid_message() {
+            taken += self.gather_queue(active, lane, room, context)?;
         }
         Ok(taken)
     }
 
-    /// What is gathered of a log behind other pieces is let go of when the stream is full before it begins. A lane that was
-    /// passed over like this for fifteen shares goes first with one; which lanes did.
-    fn gather_starving<H: ConnectionHandler>(
+    /// Serves starving logs first. What was gathered from a log behind other pieces is released when the stream is
+    /// full before it begins. A lane that was passed over like this for fifteen shares goes first with one share.
+    /// Returns which lanes did.
+    fn gather_starving<D: Protocol, H: ConnectionHandler>(
         &mut self,
-        busy: &mut WriteState,
-        handler: &H,
-        share: usize,
-        no_bulk: bool,
+        active: &mut WriteState,
+        context: &WriteContext<'_, D, H>,
+        lane_share: usize,
+        skip_bulk: bool,
     ) -> Result<[bool; 3], CloseReason> {
-        let (mut early, written) = ([false; 3], busy.written);
-        for (at, early) in early.iter_mut().enumerate() {
-            let lane = &mut busy.lanes[at];
-            if !lane.stride.has_unread(self.positions.member(at)) {
-                (lane.served, lane.logs_turn) = (written, false);
-            } else if at == BULK && no_bulk {
+        let written = active.written_bytes;
+        let starving_after = ((LOWER_LANE_DIVISOR - 1) * lane_share) as u64;
+        let mut served = [false; 3];
+        for (lane, served) in served.iter_mut().enumerate() {
+            let writer = &mut active.lanes[lane];
+            if !writer.cursor.has_unread(self.positions.member(lane)) {
+                (writer.log_served_at, writer.log_goes_first) = (written, false);
+            } else if lane == BULK && skip_bulk {
                 continue;
-            } else if lane.open.is_none() && written - lane.served >= ((CHUNKS - 1) * share) as u64 {
-                *early = self.gather_log(busy, at, share, handler)? > 0;
+            } else if writer.partial_message.is_none() && written - writer.log_served_at >= starving_after {
+                *served = self.gather_log(active, lane, lane_share, context)? > 0;
             }
         }
-        Ok(early)
+        Ok(served)
     }
 
-    fn gather_log<H: ConnectionHandler>(
+    fn gather_log<D: Protocol, H: ConnectionHandler>(
         &mut self,
-        busy: &mut WriteState,
-        at: usize,
-        most: usize,
-        handler: &H,
+        active: &mut WriteState,
+        index: usize,
+        max: usize,
+        context: &WriteContext<'_, D, H>,
     ) -> Result<usize, CloseReason> {
-        // Twice at the most: after a gap the cursor stands at the end, and something may have come since.
+        let (lane, member) = (LANES[index], self.positions.member(index));
+        // At most twice: after a skip the cursor stands at the end, and something may have been appended since.
         for _ in 0..2 {
-            let LaneWriter { stride, batch, .. } = &mut busy.lanes[at];
-            let (lane, foothold) = (LANES[at], self.positions.member(at));
-            if batch.is_empty() && !stride.has_unread(foothold) {
+            let LaneWriter { cursor, batch, .. } = &mut active.lanes[index];
+            if batch.is_empty() && !cursor.has_unread(member) {
                 return Ok(0);
             }
-            match stride.fill(foothold, most, batch) {
+            match cursor.fill(member, max, batch) {
                 Fill::Ready => {
                     let taken = batch.len();
-                    busy.round.push_back(Piece::Log(at));
+                    active.round.push_back(RoundPiece::Log(index));
                     return Ok(taken);
                 }
                 Fill::CaughtUp => return Ok(0),
                 Fill::Skipped { messages, aborted } => {
-                    handler.on_lagged(lane, messages);
+                    context.handler.on_lagged(lane, messages);
                     if aborted {
                         let mut abort = BytesMut::new();
-                        // A protocol without chunks has no open messages to abort.
-                        let _ = self.protocol.encode_control(&Control::Abort { lane }, &mut abort);
-                        busy.put(at, abort.freeze());
+                        // A protocol without chunks has no incomplete messages to abort.
+                        let _ = context.protocol.encode_control(&Control::Abort { lane }, &mut abort);
+                        active.push_copied(index, abort.freeze());
                     }
                 }
                 Fill::Overrun => return Err(CloseReason::TooSlow(lane)),
@@ -164,105 +196,77 @@ impl<D: Protocol> Writer<D> {
         Ok(0)
     }
 
-    fn gather_state(&mut self, busy: &mut WriteState, share: usize) -> usize {
+    fn gather_state(&mut self, active: &mut WriteState, share: usize) -> usize {
         let mut taken = 0;
         while taken < share
-            && let Some(entry) = self.state.take_next()
+            && let Some(entry) = self.latest_state.take_next()
         {
             taken += entry.encoded.len();
-            busy.put(URGENT, entry.encoded);
+            active.push_copied(URGENT, entry.encoded);
         }
         taken
     }
 
-    fn gather_queue(
+    fn gather_queue<D: Protocol, H>(
         &mut self,
-        busy: &mut WriteState,
-        at: usize,
+        active: &mut WriteState,
+        index: usize,
         share: usize,
-        connection: &Connection,
+        context: &WriteContext<'_, D, H>,
     ) -> Result<usize, CloseReason> {
-        let lane = LANES[at];
+        let (lane, connection, protocol) = (LANES[index], context.connection, context.protocol);
         let mut taken = 0;
         let mut small = BytesMut::new();
         while taken < share {
-            if let Some(chunks) = &mut busy.lanes[at].open {
+            if let Some(chunks) = &mut active.lanes[index].partial_message {
                 match chunks.next() {
                     Some(chunk) => {
                         taken += chunk.wire_len();
-                        busy.put(at, Bytes::copy_from_slice(&chunk.header));
+                        active.push_copied(index, Bytes::copy_from_slice(&chunk.header));
                         // Covered as a part of its message.
-                        busy.refer(at, chunk.payload);
+                        active.push_referenced(index, chunk.payload);
                     }
                     None => {
-                        busy.end_open(at);
-                        // By message: after a large one it is the others' turn.
-                        if busy.lanes[at].stride.has_unread(self.positions.member(at))
-                            || (at == URGENT && self.state.has_unread())
-                        {
+                        active.end_partial_message(index);
+                        if self.has_other_source(active, index) {
                             break;
                         }
                     }
                 }
                 continue;
             }
-            let waiting = connection.take_outgoing(lane, share - taken, SMALL, busy.held(connection));
-            if waiting.is_empty() {
+            let room = share - taken;
+            let outgoing =
+                connection.take_outgoing(lane, room, SMALL_MESSAGE_BYTES, active.reservation(connection));
+            if outgoing.is_empty() {
                 break;
             }
-            for Outgoing { head, payload } in waiting {
-                if payload.len() < SMALL {
+            for Outgoing { header, payload } in outgoing {
+                if payload.len() < SMALL_MESSAGE_BYTES {
                     let before = small.len();
-                    // What cannot be said was refused when it was to be queued.
-                    let _ = self.protocol.encode(lane, &head, &payload, &mut small);
+                    // What the protocol cannot encode was refused when it was to be queued.
+                    let _ = protocol.encode(lane, &header, &payload, &mut small);
                     taken += small.len() - before;
                 } else {
-                    // The last one taken.
-                    busy.put(at, small.split().freeze());
-                    busy.lanes[at].opened = payload.len();
-                    busy.lanes[at].pinned += payload.len();
-                    busy.lanes[at].open = self.protocol.chunks(lane, head, payload).ok().map(Box::new);
+                    // A large message is always the last one taken.
+                    active.push_copied(index, small.split().freeze());
+                    let writer = &mut active.lanes[index];
+                    writer.partial_message_bytes = payload.len();
+                    writer.referenced_bytes += payload.len();
+                    writer.partial_message = protocol.chunks(lane, header, payload).ok().map(Box::new);
                 }
             }
         }
-        busy.put(at, small.freeze());
-        if busy.lanes[at].open.as_ref().is_some_and(|chunks| chunks.len() == 0) {
-            busy.end_open(at);
+        active.push_copied(index, small.freeze());
+        if active.lanes[index].partial_message.as_ref().is_some_and(|chunks| chunks.len() == 0) {
+            active.end_partial_message(index);
         }
         Ok(taken)
     }
-}
 
-impl WriteState {
-    fn end_open(&mut self, at: usize) {
-        self.lanes[at].open = None;
-        self.lanes[at].logs_turn = true;
-    }
-
-    /// Own bytes of a lane, or of control where it does not matter which.
-    fn put(&mut self, at: usize, bytes: Bytes) {
-        self.own += bytes.len();
-        self.refer(at, bytes);
-    }
-
-    fn refer(&mut self, at: usize, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.round.push_back(if at == BULK { Piece::Bulk(bytes) } else { Piece::Bytes(bytes) });
-        }
+    /// Whether the lane has anything but its queue to send. After a large message of the queue that goes first.
+    fn has_other_source(&self, active: &WriteState, lane: usize) -> bool {
+        active.lanes[lane].cursor.has_unread(self.positions.member(lane))
+            || (lane == URGENT && self.latest_state.has_unread())
     }
 }
-
-/// What there is beside the logs when a round begins; what comes later is for the next.
-#[derive(Clone, Copy)]
-struct Waits {
-    /// In the queue of each lane, or begun.
-    queue: [bool; 3],
-    state: bool,
-}
-
-/// A lower lane that waits gets one in so many of the bytes of a full round.
-const CHUNKS: usize = 16;
-/// And no less than a chunk.
-const CHUNK: usize = 16 * 1024;
-/// Messages below this are copied together, larger ones are written from where they are.
-const SMALL: usize = 2 * 1024;

@@ -51,12 +51,12 @@ impl RequestPipeline {
         &self.peer
     }
 
-    /// Sends one more request, without waiting; see [`connection::RequestPipeline::ask`].
+    /// Sends one more request, without waiting; see [`connection::RequestPipeline::send`].
     ///
     /// # Errors
     /// See [`RequestError`]; the message comes back.
     pub fn request(&mut self, message: Message) -> Result<u64, RequestError> {
-        self.requests.ask(message)
+        self.requests.send(message)
     }
 
     /// Requests that were asked and whose answers [`RequestPipeline::next`] has not returned yet.

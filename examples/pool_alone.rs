@@ -1,8 +1,9 @@
-//! The pool alone: a program with its own transport (threads and blocking sockets, no async runtime).
+//! The pool without the engine: a program with its own transport (threads and blocking sockets, no
+//! async runtime).
 //!
-//! A small server greets each client, echoes its lines, and marks it alive with every line; one thread sweeps whoever
-//! falls silent. `cargo run --example pool_alone --no-default-features`
-#![expect(clippy::print_stdout, reason = "an example talks to whoever runs it")]
+//! A small server reads each client's name, echoes its lines, and marks it as seen with every line.
+//! The main thread sweeps silent clients. `cargo run --example pool_alone --no-default-features`
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -15,7 +16,7 @@ use peerpool::pool::{
     ConnectionHandle, DisconnectReason, LivenessPolicy, Misbehavior, Pool, PoolConfig, SeenOutcome, SlotClass,
 };
 
-/// What a connection is here: a socket that can be shut down from any thread.
+/// The connection handle: a socket that can be shut down from any thread.
 struct Socket(TcpStream);
 
 impl ConnectionHandle for Socket {
@@ -23,14 +24,14 @@ impl ConnectionHandle for Socket {
 
     fn close(&self, reason: DisconnectReason) {
         if let Ok(addr) = self.0.peer_addr() {
-            println!("server: {addr} leaves: {reason}");
+            println!("server: {addr} disconnected: {reason}");
         }
-        // Wakes the thread that blocks in a read; an error means that it is gone already.
+        // Wakes the thread that blocks in a read. An error means that the socket is closed already.
         let _ = self.0.shutdown(Shutdown::Both);
     }
 }
 
-/// What is known about a client.
+/// Facts about a client.
 struct Client {
     name: String,
     lines: u64,
@@ -38,21 +39,21 @@ struct Client {
 
 type Clients = Pool<SocketAddr, Socket>;
 
-/// One connection: admitted by address, greeted, live under its key, then read until it ends.
+/// Serves one connection: admit by address, read the name, go live under the key, then read until
+/// it ends.
 fn serve(clients: &Arc<Clients>, clock: Clock, stream: TcpStream, addr: SocketAddr) -> io::Result<()> {
     let deadline = clock.now().after(Duration::from_secs(1));
     let permit =
         clients.admit(addr, Direction::Inbound, SlotClass::Ordinary, deadline).map_err(io::Error::other)?;
-    let claim = permit.claim(addr).map_err(|error| io::Error::other(error.to_string()))?;
+    let claim = permit.claim(addr).map_err(|error| io::Error::other(error.cause.to_string()))?;
 
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut name = String::new();
     reader.read_line(&mut name)?;
     let info = Client { name: name.trim().to_owned(), lines: 0 };
-    let peer = claim
-        .go_live(Socket(stream), info, clock.now())
-        .map_err(|error| io::Error::other(error.to_string()))?;
+    let peer =
+        claim.go_live(Socket(stream), info, clock.now()).map_err(|error| io::Error::other(error.cause))?;
 
     let mut line = String::new();
     while reader.read_line(&mut line)? > 0 {
@@ -115,11 +116,11 @@ fn main() -> io::Result<()> {
         move || accept(&clients, clock, &listener)
     });
 
-    let talkers: Vec<_> =
+    let clients_running: Vec<_> =
         (0..4).map(|n| thread::spawn(move || client(server, &format!("client {n}"), 25))).collect();
     let mut streams = Vec::new();
-    for talker in talkers {
-        streams.push(talker.join().map_err(|_| io::Error::other("a client panicked"))??);
+    for running in clients_running {
+        streams.push(running.join().map_err(|_| io::Error::other("a client panicked"))??);
     }
     for peer in clients.roster().iter() {
         let (info, bytes) = (peer.info(), peer.bytes());
@@ -127,17 +128,17 @@ fn main() -> io::Result<()> {
     }
     println!("{} of 127.0.0.1, stats {:#?}", clients.by_ip(server.ip()).len(), clients.stats(clock.now()));
 
-    // One client hangs up; the others fall silent and the sweep finds them.
+    // One client hangs up. The others fall silent, and the sweep removes them.
     drop(streams.pop());
     while !clients.is_empty() {
         clients.sweep(clock.now());
         thread::sleep(Duration::from_millis(50));
     }
-    let departed = clients.stats(clock.now()).disconnects;
+    let disconnects = clients.stats(clock.now()).disconnects;
     println!(
         "closed {}, stale {}",
-        departed.of(DisconnectReason::Closed),
-        departed.of(DisconnectReason::Stale)
+        disconnects.of(DisconnectReason::Closed),
+        disconnects.of(DisconnectReason::Stale)
     );
 
     clients.close();

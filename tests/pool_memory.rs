@@ -1,6 +1,7 @@
 //! Bytes per connection at a million peers, as the allocator counts them.
 //!
-//! One test per binary: the counter is global. `cargo test --release --test pool_memory -- --nocapture` prints the figures.
+//! One test per binary: the counter is global.
+//! `cargo test --release --test pool_memory -- --nocapture` prints the figures.
 
 use std::alloc::System;
 use std::net::{IpAddr, SocketAddr};
@@ -16,7 +17,8 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// An eighth without optimisation: the tables of an eighth of the shards have the same load.
 const PEERS: u32 = if cfg!(debug_assertions) { 125_000 } else { 1_000_000 };
 
-/// Bytes per connection of a pool of `PEERS`, without a connection object and with an info of size zero.
+/// Bytes per connection of a pool of `PEERS`, without a connection object and with an info of size
+/// zero.
 fn bytes_per_connection<K: PeerKey>(key: impl Fn(SocketAddr) -> K, addr: impl Fn(u32) -> SocketAddr) -> f64 {
     let mut config = PoolConfig::test();
     config.expected_peers = PEERS as usize;

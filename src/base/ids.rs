@@ -1,4 +1,4 @@
-//! Identities: of a connection instance, of a peer, of a process; and the two small enums everybody speaks.
+//! Identities of a connection, a peer and a process; direction and lane.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -7,16 +7,16 @@ use std::num::NonZeroU64;
 
 use super::canonical;
 
-/// Unique number of one connection instance within a pool; never reused.
+/// Number of one connection instance within a pool. It is never reused.
 ///
-/// Every index and every removal is tagged with it, so that tearing down an old connection cannot touch the new one
-/// of the same peer.
+/// Every index and every removal names it, so that the teardown of an old connection cannot affect
+/// a newer one of the same peer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ConnId(NonZeroU64);
 
 impl ConnId {
-    /// The id with this number; `None` for zero, which no connection has.
+    /// The id with this number; `None` for zero, which is no id.
     pub const fn new(number: u64) -> Option<Self> {
         match NonZeroU64::new(number) {
             Some(n) => Some(Self(n)),
@@ -24,7 +24,7 @@ impl ConnId {
         }
     }
 
-    /// The number itself.
+    /// The number.
     pub const fn get(self) -> u64 {
         self.0.get()
     }
@@ -42,25 +42,26 @@ impl fmt::Display for ConnId {
     }
 }
 
-/// Who opened a connection.
+/// The side that opened a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum Direction {
-    /// They dialled us.
+    /// The remote side dialled this node.
     Inbound,
-    /// We dialled them.
+    /// This node dialled the remote side.
     Outbound,
 }
 
 /// Order class of outbound data, most urgent first.
 ///
-/// A waiting lower lane gets a sixteenth of the bytes, a chunk at a time at least, so that none starves.
+/// A waiting lower lane gets a sixteenth of the bytes, at least one chunk at a time, so that no
+/// lane starves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum Lane {
-    /// Pings, goodbyes, aborts: the protocol's own; never the application's.
+    /// Frames of the protocol itself: pings, goodbyes, aborts. Not for the application.
     Control,
     /// Votes and proposals.
     Urgent,
@@ -91,7 +92,8 @@ impl Lane {
     }
 }
 
-/// Random per process, carried in every hello: tells a self-dial and decides between two simultaneous connections.
+/// Random number of a process, sent in every hello. It detects self-dials and decides between two
+/// simultaneous connections.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Nonce(pub [u8; 16]);
@@ -105,26 +107,26 @@ impl fmt::Debug for Nonce {
     }
 }
 
-/// What makes two connections "the same peer".
+/// Identity of a peer: two connections with the same id belong to the same peer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum PeerId {
     /// The public key that the transport proved.
     Key([u8; 32]),
-    /// Without a proven identity: the dialled address, or the observed one of an inbound connection; always canonical,
-    /// build it with [`PeerId::from_addr`].
+    /// Without a proven identity: the dialled address, or the observed address of an inbound
+    /// connection. Always canonical: build it with [`PeerId::from_addr`].
     Addr(SocketAddr),
 }
 
 impl PeerId {
-    /// The identity of an address that proves none; IPv4-mapped IPv6 becomes IPv4.
+    /// The id of a peer without a proven identity; IPv4-mapped IPv6 becomes IPv4.
     pub fn from_addr(addr: SocketAddr) -> Self {
         Self::Addr(canonical(addr))
     }
 }
 
-/// By hand, in as few words as there are: derived, an address is hashed in six pieces, and whether the compiler keeps the hasher in
-/// registers meanwhile decides a look-up's time.
+/// Written by hand: a derive hashes an address in six pieces, which slows down look-ups unless the
+/// compiler keeps the hasher in registers. This hashes it in one or two.
 impl Hash for PeerId {
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -171,11 +173,11 @@ mod tests {
     use std::hash::BuildHasher;
 
     #[test]
-    fn what_is_equal_hashes_alike_and_what_tells_peers_apart_is_hashed() {
+    fn equal_ids_hash_alike_and_every_field_is_hashed() {
         let state = std::hash::RandomState::new();
         let hash = |text: &str| state.hash_one(PeerId::from_addr(text.parse().unwrap()));
         assert_eq!(hash("[::ffff:192.0.2.1]:7"), hash("192.0.2.1:7"));
-        let apart = [
+        let distinct = [
             "192.0.2.1:7",
             "192.0.2.1:8",
             "192.0.2.2:7",
@@ -184,10 +186,10 @@ mod tests {
             "[fe80::1]:8",
             "[fe80::2]:7",
         ];
-        let mut hashes: Vec<u64> = apart.into_iter().map(hash).collect();
+        let mut hashes: Vec<u64> = distinct.into_iter().map(hash).collect();
         hashes.extend([0, 1].map(|byte| state.hash_one(PeerId::Key([byte; 32]))));
         hashes.sort_unstable();
         hashes.dedup();
-        assert_eq!(hashes.len(), apart.len() + 2);
+        assert_eq!(hashes.len(), distinct.len() + 2);
     }
 }

@@ -1,7 +1,17 @@
-//! Words everyone shares: identities, ticks, lanes, backoff, addresses, and the one door to everything that
-//! synchronises ([`sync`]).
+//! Shared vocabulary types: identities, directions, lanes, ticks, backoff, addresses and subnets.
 //!
-//! Nothing here does I/O, spawns or reads a clock except [`Clock`], which a shell owns and asks for `now`.
+//! Every other module imports this one, and it imports none of them. Nothing here does I/O, spawns
+//! a task or reads a clock, except [`Clock`], which its owner asks for `now`.
+//!
+//! | type | purpose |
+//! |---|---|
+//! | [`ConnId`] | one connection instance; never reused |
+//! | [`PeerId`] | the identity that makes two connections the same peer |
+//! | [`Nonce`] | one process; detects self-dials and breaks ties |
+//! | [`Direction`], [`Lane`] | which side dialled; order class of outbound data |
+//! | [`Tick`], [`Clock`] | milliseconds of a monotonic clock, passed as `now` |
+//! | [`Backoff`] | exponential delay with jitter |
+//! | [`Subnet`], [`canonical`] | address forms that limits and look-ups compare |
 
 mod backoff;
 #[cfg(feature = "node")]

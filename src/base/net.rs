@@ -1,15 +1,17 @@
-//! Addresses in one form: canonical socket addresses, and the subnets that admission counts.
+//! Canonical addresses, and the subnets that admission limits.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The one form of an IP address that the crate compares: IPv4-mapped IPv6 (`::ffff:a.b.c.d`) becomes IPv4.
+/// The canonical form of an IP address: IPv4-mapped IPv6 (`::ffff:a.b.c.d`) becomes IPv4. The crate
+/// compares only this form.
 pub fn canonical_ip(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
 }
 
-/// The one form of a socket address that the crate compares: a canonical IP, no IPv6 flow label.
+/// The canonical form of a socket address: a canonical IP address and no IPv6 flow label. The crate
+/// compares only this form.
 ///
-/// The scope id stays: link-local addresses mean nothing without it.
+/// The scope id stays, because a link-local address is ambiguous without it.
 pub fn canonical(addr: SocketAddr) -> SocketAddr {
     match (canonical_ip(addr.ip()), addr) {
         (IpAddr::V4(ip), _) => SocketAddr::from((ip, addr.port())),
@@ -25,14 +27,14 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
 pub enum Subnet {
     /// The first 24 bits of an IPv4 address.
     V4Slash24([u8; 3]),
-    /// The first 64 bits of an IPv6 address: what one site's host commonly owns.
+    /// The first 64 bits of an IPv6 address: the range that one host commonly controls.
     V6Slash64(u64),
-    /// The first 48 bits of an IPv6 address: what one site commonly owns.
+    /// The first 48 bits of an IPv6 address: the range that one site commonly controls.
     V6Slash48(u64),
 }
 
 impl Subnet {
-    /// The subnets that an address counts in: one for IPv4, two for IPv6 (the smaller one first).
+    /// The subnets of an address: one for IPv4, two for IPv6 (the smaller one first).
     pub fn of(ip: IpAddr) -> impl Iterator<Item = Self> + Clone {
         let (first, second) = match canonical_ip(ip) {
             IpAddr::V4(v4) => {
@@ -62,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mapped_address_and_its_ipv4_form_are_one() {
+    fn a_mapped_address_equals_its_ipv4_form() {
         let mapped: SocketAddr = "[::ffff:10.1.2.3]:77".parse().unwrap();
         let plain: SocketAddr = "10.1.2.3:77".parse().unwrap();
         assert_eq!(canonical(mapped), plain);
@@ -70,14 +72,14 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_label_does_not_make_another_peer() {
+    fn the_flow_label_is_dropped_and_the_scope_id_kept() {
         let labelled = SocketAddr::V6(std::net::SocketAddrV6::new(Ipv6Addr::LOCALHOST, 1, 99, 3));
         let SocketAddr::V6(v6) = canonical(labelled) else { panic!("stays IPv6") };
         assert_eq!((v6.flowinfo(), v6.scope_id()), (0, 3));
     }
 
     #[test]
-    fn ipv4_counts_in_one_subnet_and_ipv6_in_two() {
+    fn ipv4_has_one_subnet_and_ipv6_two() {
         let v4: Vec<_> = Subnet::of("192.0.2.200".parse().unwrap()).collect();
         assert_eq!(v4, [Subnet::V4Slash24([192, 0, 2])]);
         assert_eq!(v4[0].network(), "192.0.2.0".parse::<IpAddr>().unwrap());

@@ -1,24 +1,25 @@
-//! Time as the crate counts it: whole milliseconds on a monotonic clock that somebody else reads.
+//! Time: whole milliseconds of a monotonic clock.
 
 use std::time::{Duration, Instant};
 
-/// A year: for whoever waits longer than a clock can count.
+/// One year: the cap of waits that would overflow a clock.
 #[cfg(feature = "node")]
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Milliseconds since the start of a [`Clock`]. Every function that depends on time takes one as `now`.
+/// Milliseconds since the start of a [`Clock`]. Every function that depends on time takes a tick as
+/// `now`.
 ///
-/// Subtraction saturates, so a reading that is a little older than another never wraps into the far future.
+/// Subtraction saturates, so a reading slightly older than another never wraps into the far future.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tick(u64);
 
 impl Tick {
     /// The start of the clock.
     pub const ZERO: Self = Self(0);
-    /// Later than every reading: a deadline that never comes.
+    /// Later than every clock reading: a deadline that never passes.
     pub const MAX: Self = Self((1 << 48) - 1);
 
-    /// The tick this many milliseconds after the start, at most [`Tick::MAX`] (8,900 years).
+    /// The tick `millis` milliseconds after the start, at most [`Tick::MAX`] (8,900 years).
     pub const fn from_millis(millis: u64) -> Self {
         if millis > Self::MAX.0 { Self::MAX } else { Self(millis) }
     }
@@ -28,7 +29,7 @@ impl Tick {
         self.0
     }
 
-    /// How long ago `earlier` was; zero if it was not.
+    /// Time from `earlier` to this tick; zero if `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -41,7 +42,8 @@ impl Tick {
     }
 }
 
-/// A monotonic clock that starts at zero when it is made. The pool has none: its owner keeps one and passes `now`.
+/// A monotonic clock that starts at zero. The pool has no clock: its owner keeps one and passes
+/// `now`.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
@@ -53,12 +55,15 @@ impl Clock {
         Self { start: Instant::now() }
     }
 
-    /// The present tick. Cost: one reading of the system's monotonic clock (about 25 ns).
+    /// The current tick.
+    ///
+    /// # Cost
+    /// One reading of the system's monotonic clock, about 25 ns.
     pub fn now(&self) -> Tick {
         self.at(Instant::now())
     }
 
-    /// The tick of an instant; [`Tick::ZERO`] for one before the start.
+    /// The tick of an instant; [`Tick::ZERO`] for instants before the start.
     pub fn at(&self, instant: Instant) -> Tick {
         Tick::from_millis(instant.saturating_duration_since(self.start).as_millis() as u64)
     }
@@ -75,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn subtraction_saturates_and_addition_stops_at_the_end() {
+    fn subtraction_and_addition_saturate() {
         let early = Tick::from_millis(5);
         let late = Tick::from_millis(9);
         assert_eq!(late.since(early), Duration::from_millis(4));
@@ -85,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instant_before_the_start_is_the_start() {
+    fn instants_before_the_start_are_zero() {
         let before = Instant::now();
         let clock = Clock::new();
         assert_eq!(clock.at(before), Tick::ZERO);

@@ -7,20 +7,24 @@
 //! ```
 //!
 //! Invariant: `counters_never_wrap_or_drift`, `one_source_cannot_exhaust_accepts`
-//! - Statement: an address counts from admission to disconnect, an entry vanishes at zero, and an address over its limit
-//!   is refused before the global word changes.
-//! - Enforced by: one lock per shard, never two at once. A pending count becomes a listed peer in one step.
+//! - Statement: an address counts from admission to disconnect, an entry vanishes at zero, and an
+//!   address over its limit is refused before the global word changes.
+//! - Enforced by: one lock per shard, never two at once. A pending count becomes a listed peer in
+//!   one step.
 //! - Breaks if: a count changes without the shard's lock.
 //!
 //! Invariant: `one_authority_for_connected`
-//! - Statement: the index is derived from the map, and each item belongs to one connection: it holds that very `Arc`.
-//! - Enforced by: [`AddressIndex::list`] checks the peer's phase under the lock that [`AddressIndex::unlist`] takes after
-//!   the phase changed, so exactly one of the two gives the subnets' counts back.
+//! - Statement: the index is derived from the map, and each item belongs to one connection: it
+//!   holds that very `Arc`.
+//! - Enforced by: [`AddressIndex::list`] checks the peer's phase under the lock that
+//!   [`AddressIndex::unlist`] takes after the phase changed, so exactly one of the two gives the
+//!   subnets' counts back.
 //! - Breaks if: a peer is listed after its disconnect.
 //!
-//! Memory at a load of one half: an IP address with one live connection takes one pointer in a table (about 19 bytes), an
-//! IPv4 subnet 8 bytes (about 19), an IPv6 subnet 12 bytes (about 27). IPv6 addresses count in two subnets. Only addresses
-//! with pending or several connections take a record of their own.
+//! Memory at a load of one half: an IP address with one live connection takes one pointer in a
+//! table (about 19 bytes), an IPv4 subnet 8 bytes (about 19), an IPv6 subnet 12 bytes (about 27).
+//! IPv6 addresses count in two subnets. Only addresses with pending or several connections take a
+//! record of their own.
 
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
@@ -106,7 +110,8 @@ impl<K: PeerKey, C: ConnectionHandle> AddressIndex<K, C> {
         self.release_pending(ip);
     }
 
-    /// Replaces one pending count by the peer. If the peer disconnected meanwhile, gives the counts back instead.
+    /// Replaces one pending count by the peer. If the peer disconnected meanwhile, gives the counts
+    /// back instead.
     pub(super) fn list(&self, peer: &Arc<Peer<K, C>>) {
         let key = *peer.mapped_ip();
         let listed = Arc::clone(peer);
@@ -125,7 +130,8 @@ impl<K: PeerKey, C: ConnectionHandle> AddressIndex<K, C> {
         }
     }
 
-    /// Removes a disconnected peer and its counts, if it is listed. If it is not, [`AddressIndex::list`] will not list it.
+    /// Removes a disconnected peer and its counts, if it is listed. If it is not,
+    /// [`AddressIndex::list`] will not list it.
     pub(super) fn unlist(&self, peer: &Arc<Peer<K, C>>) {
         let removed = self.ip_shard(peer.mapped_ip()).lock().remove(peer);
         if removed.is_some() {
@@ -149,7 +155,8 @@ impl<K: PeerKey, C: ConnectionHandle> AddressIndex<K, C> {
         self.ip_shard(&key).lock().count(&key)
     }
 
-    /// The listed peers of each IP address that has more than `max`; some may have disconnected this moment.
+    /// The listed peers of each IP address that has more than `max`; some may have disconnected
+    /// this moment.
     ///
     /// # Cost
     /// A lock and a walk per shard.
@@ -196,7 +203,8 @@ impl<K: PeerKey, C: ConnectionHandle> AddressIndex<K, C> {
         }
     }
 
-    /// Number of entries in all tables: addresses with pending connections, addresses with live ones, subnets.
+    /// Number of entries in all tables: addresses with pending connections, addresses with live
+    /// ones, subnets.
     #[cfg(test)]
     pub(super) fn entries(&self) -> usize {
         let ips = self.ips.iter().map(|shard| {

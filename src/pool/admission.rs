@@ -1,11 +1,15 @@
-//! Admission: one packed word counts live and pending connections per direction, and holds the closed flag.
+//! Admission: one packed word counts live and pending connections per direction, and holds the
+//! closed flag.
 //!
-//! Invariant: `pending_and_live_are_counted_together`, `counters_never_wrap_or_drift`, `nothing_enters_after_shutdown`,
-//! `stats_come_from_the_deciding_words`
-//! - Statement: a slot is reserved before the caller awaits anything, and pending and live slots count together. No field
-//!   wraps or drifts. After closing, nothing goes live. Statistics read the same word that decides.
-//! - Enforced by: one `AtomicU64`. Every change is one exchange that checks its conditions in the same word.
-//! - Breaks if: a field can outgrow its bits (limits are clamped to them), or a count is kept elsewhere.
+//! Invariant: `pending_and_live_are_counted_together`, `counters_never_wrap_or_drift`,
+//! `nothing_enters_after_shutdown`, `stats_come_from_the_deciding_words`
+//! - Statement: a slot is reserved before the caller awaits anything, and pending and live slots
+//!   count together. No field wraps or drifts. After closing, nothing goes live. Statistics read
+//!   the same word that decides.
+//! - Enforced by: one `AtomicU64`. Every change is one exchange that checks its conditions in the
+//!   same word.
+//! - Breaks if: a field can outgrow its bits (limits are clamped to them), or a count is kept
+//!   elsewhere.
 
 use crate::base::Direction;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -59,8 +63,8 @@ impl AdmissionCounts {
 
 /// Bits 0..20: live in. 20..40: live out. 40..52: pending in. 52..63: pending out. 63: closed.
 ///
-/// The authority for the number of connections. All exchanges are `AcqRel`, the closing one too: a thread that finds the
-/// pool closed sees what happened before it was closed.
+/// The authority for the number of connections. All exchanges are `AcqRel`, the closing one too: a
+/// thread that finds the pool closed sees what happened before it was closed.
 #[derive(Debug)]
 pub(super) struct Admission(AtomicU64);
 
@@ -201,15 +205,16 @@ const fn field(word: u64, field: Field) -> u32 {
     (word >> field.shift) as u32 & field.max()
 }
 
-/// The word with one less in this field. Tokens are released once, so the field is not zero; if it were, it would stay
-/// zero rather than borrow from its neighbour.
+/// The word with one less in this field. Tokens are released once, so the field is not zero; if it
+/// were, it would stay zero rather than borrow from its neighbour.
 fn decrement(word: u64, part: Field) -> u64 {
     debug_assert!(field(word, part) > 0, "a slot was released twice");
     if field(word, part) > 0 { word - part.one() } else { word }
 }
 
 impl Limits {
-    /// Upper bound of [`Limits::max_inbound`] and [`Limits::max_outbound`]; a larger number counts as this.
+    /// Upper bound of [`Limits::max_inbound`] and [`Limits::max_outbound`]; a larger number counts
+    /// as this.
     pub const MAX_LIVE: u32 = LIVE_IN.max();
     /// Upper bound of [`Limits::max_pending_inbound`]; a larger number counts as this.
     pub const MAX_PENDING_INBOUND: u32 = PENDING_IN.max();

@@ -48,8 +48,8 @@ impl<K> ClaimRecord<K> {
     }
 
     fn resolve(&self, state: u8) {
-        // Release: pairs with the acquire in `outcome`. A watcher that registered before the list is taken is woken; one
-        // that registers later reads the outcome under the same lock.
+        // Release: pairs with the acquire in `outcome`. A watcher that registered before the list
+        // is taken is woken; one that registers later reads the outcome under the same lock.
         self.state.store(state, Ordering::Release);
         let waiting = std::mem::take(&mut *self.waiting.lock());
         waiting.into_iter().flatten().for_each(Waker::wake);

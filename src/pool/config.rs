@@ -1,4 +1,5 @@
-//! Configuration of the pool: limits, liveness and health. All of it can change while peers are connected.
+//! Configuration of the pool: limits, liveness and health. All of it can change while peers are
+//! connected.
 
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use super::health::Misbehavior;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct PoolConfig {
-    /// Expected number of peers, which sets the number of shards. 0 takes it from the limits (default). More peers fit;
-    /// they only make the shards larger.
+    /// Expected number of peers, which sets the number of shards. 0 takes it from the limits
+    /// (default). More peers fit; they only make the shards larger.
     pub expected_peers: usize,
     /// Limits of connections.
     pub limits: Limits,
@@ -37,7 +38,8 @@ impl PoolConfig {
         Self { limits, ..Self::default() }
     }
 
-    /// For tests and benches: as [`PoolConfig::local`], with a million slots per direction and no reserved slots.
+    /// For tests and benches: as [`PoolConfig::local`], with a million slots per direction and no
+    /// reserved slots.
     pub fn test() -> Self {
         let mut config = Self::local();
         config.limits.max_inbound = 1_000_000;
@@ -54,7 +56,8 @@ impl PoolConfig {
     }
 }
 
-/// Limits of connections. Live and pending connections count together, by address, by subnet and globally.
+/// Limits of connections. Live and pending connections count together, by address, by subnet and
+/// globally.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
@@ -63,10 +66,11 @@ pub struct Limits {
     pub max_inbound: u32,
     /// Outbound connections; at most [`Limits::MAX_LIVE`] (default 64).
     pub max_outbound: u32,
-    /// Concurrent inbound handshakes; at most [`Limits::MAX_PENDING_INBOUND`], 4,095 (default 256). Bounds what unknown
-    /// hosts can make this node hold.
+    /// Concurrent inbound handshakes; at most [`Limits::MAX_PENDING_INBOUND`], 4,095 (default 256).
+    /// Bounds what unknown hosts can make this node hold.
     pub max_pending_inbound: u32,
-    /// Concurrent outbound handshakes; at most [`Limits::MAX_PENDING_OUTBOUND`], 2,047 (default 64).
+    /// Concurrent outbound handshakes; at most [`Limits::MAX_PENDING_OUTBOUND`], 2,047 (default
+    /// 64).
     pub max_pending_outbound: u32,
     /// Connections of one IP address (default 8).
     pub max_per_ip: u32,
@@ -80,8 +84,9 @@ pub struct Limits {
     pub reserved_outbound: u32,
     /// Evictions leave at least this many live peers (default 8).
     pub floor: u32,
-    /// Peers that one [`trim`](super::Pool::trim) removes at most, after limits were lowered (default 64). A larger number
-    /// drains faster; a smaller one spreads the reconnects that follow.
+    /// Peers that one [`trim`](super::Pool::trim) removes at most, after limits were lowered
+    /// (default 64). A larger number drains faster; a smaller one spreads the reconnects that
+    /// follow.
     pub trim_step: u32,
 }
 
@@ -108,8 +113,8 @@ impl Default for Limits {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct LivenessPolicy {
-    /// The sweep removes a peer that was silent for longer than this (default 90 s). Keep it at three ping intervals or
-    /// more, so that one lost ping does not remove a peer.
+    /// The sweep removes a peer that was silent for longer than this (default 90 s). Keep it at
+    /// three ping intervals or more, so that one lost ping does not remove a peer.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub stale_after: Duration,
 }
@@ -127,8 +132,9 @@ impl Default for LivenessPolicy {
 pub struct HealthPolicy {
     /// A peer is healthy if its health is above this (default 30).
     pub healthy_above: u8,
-    /// Within one window each cause counts once per peer (default 10 s; at least [`HealthPolicy::MIN_WINDOW`]). A change
-    /// starts a new window; for a peer that failed just before, sometimes the one after that.
+    /// Within one window each cause counts once per peer (default 10 s; at least
+    /// [`HealthPolicy::MIN_WINDOW`]). A change starts a new window; for a peer that failed just
+    /// before, sometimes the one after that.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub window: Duration,
     /// Time in which one point recovers (default 10 s), in whole tenths of a second, at least one.
@@ -138,8 +144,8 @@ pub struct HealthPolicy {
     pub reward: u8,
     /// Points that each cause costs.
     pub penalties: Penalties,
-    /// A mass failure (more than half of the live peers fail in one window) needs at least this many failing peers (default
-    /// 3): one or two are no evidence.
+    /// A mass failure (more than half of the live peers fail in one window) needs at least this
+    /// many failing peers (default 3): one or two are no evidence.
     pub mass_failure_quorum: u32,
 }
 

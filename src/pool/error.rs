@@ -17,11 +17,12 @@ pub enum AdmitError {
     /// A subnet of the address has `max_per_subnet` or `max_per_site` connections.
     #[error("the subnet has reached its connection limit")]
     PerSubnet,
-    /// `max_inbound` or `max_outbound` is reached. The caller may evict a peer or request a reserved slot.
+    /// `max_inbound` or `max_outbound` is reached. The caller may evict a peer or request a
+    /// reserved slot.
     #[error("all {} slots are taken", direction_name(.0))]
     Full(Direction),
-    /// `max_pending_inbound` or `max_pending_outbound` is reached. Handshakes start faster than they end: a flood, or an
-    /// overloaded machine.
+    /// `max_pending_inbound` or `max_pending_outbound` is reached. Handshakes start faster than
+    /// they end: a flood, or an overloaded machine.
     #[error("too many {} handshakes are in progress", direction_name(.0))]
     TooManyPending(Direction),
     /// The pool is closed.

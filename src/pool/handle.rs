@@ -5,21 +5,25 @@ use std::hash::Hash;
 
 /// The identity that makes two connections the same peer.
 ///
-/// Implemented for every type that satisfies the bounds. Its `Hash` and `Eq` are the only user code that runs under a
-/// shard's lock, so they must not use the pool. Its `Drop` never runs under a lock.
+/// Implemented for every type that satisfies the bounds. Its `Hash` and `Eq` are the only user code
+/// that runs under a shard's lock, so they must not use the pool. Its `Drop` never runs under a
+/// lock.
 pub trait PeerKey: Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static {}
 
 impl<K: Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static> PeerKey for K {}
 
-/// The user's handle of a connection: a socket, a channel to the task that owns it, anything that can be closed.
+/// The user's handle of a connection: a socket, a channel to the task that owns it, anything that
+/// can be closed.
 pub trait ConnectionHandle: Send + Sync + 'static {
-    /// Facts about the peer (version, height, services). They may change while the peer is connected.
+    /// Facts about the peer (version, height, services). They may change while the peer is
+    /// connected.
     type Info: Send + Sync + 'static;
 
     /// Ends the connection.
     ///
-    /// The pool calls it exactly once for a connection that went live, from the thread that removes the peer, after the
-    /// peer has left every look-up and count. No lock is held, so it may call the pool.
+    /// The pool calls it exactly once for a connection that went live, from the thread that removes
+    /// the peer, after the peer has left every look-up and count. No lock is held, so it may call
+    /// the pool.
     ///
     /// It should not block: set a flag, shut down a socket, wake the owner.
     fn close(&self, reason: DisconnectReason);

@@ -6,12 +6,14 @@
 //! ```
 //!
 //! Invariant: `penalties_are_limited_per_cause`
-//! - Statement: penalties have typed causes, and each cause counts once per window. A failure of this node (more than half
-//!   of the live peers fail within one window) penalises no peer.
-//! - Enforced by: the bitmap of causes is in the same word as the value and exchanged with it. [`MassFailure`] remembers
-//!   the windows of mass failure; whoever reads a word next adds back what it lost in such a window, so no walk over the
-//!   peers is needed. The word holds that amount.
-//! - Breaks if: points are subtracted without their bit, or the bits of a window outlive the stamp that dates them.
+//! - Statement: penalties have typed causes, and each cause counts once per window. A failure of
+//!   this node (more than half of the live peers fail within one window) penalises no peer.
+//! - Enforced by: the bitmap of causes is in the same word as the value and exchanged with it.
+//!   [`MassFailure`] remembers the windows of mass failure; whoever reads a word next adds back
+//!   what it lost in such a window, so no walk over the peers is needed. The word holds that
+//!   amount.
+//! - Breaks if: points are subtracted without their bit, or the bits of a window outlive the stamp
+//!   that dates them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,8 +63,8 @@ pub enum Misbehavior {
     BadRequest,
     /// The peer never has what is requested.
     Useless,
-    /// A fault that only the application can judge, by severity: 0 mild, 1 annoying, 2 bad, 3 hostile. A larger number
-    /// counts as 3.
+    /// A fault that only the application can assess, by severity: 0 mild, 1 annoying, 2 bad, 3
+    /// hostile. A larger number counts as 3.
     App(u8),
 }
 
@@ -119,7 +121,8 @@ pub enum PenaltyOutcome {
     },
     /// The cause has already counted in this window.
     AlreadyCounted,
-    /// More than half of the live peers failed in this window: the fault is this node's own, and no peer is penalised.
+    /// More than half of the live peers failed in this window: the fault is this node's own, and no
+    /// peer is penalised.
     OurFault,
 }
 
@@ -130,8 +133,8 @@ pub(super) struct HealthRules {
     window_millis: u64,
     /// Stamps per recovered point.
     recovery_stamps: u64,
-    /// Belongs to windows of this length. After a change of the length windows have other numbers; a thread that still
-    /// uses the older rules counts in the older memory.
+    /// Belongs to windows of this length. After a change of the length windows have other numbers;
+    /// a thread that still uses the older rules counts in the older memory.
     mass_failures: Arc<MassFailure>,
 }
 
@@ -159,36 +162,39 @@ impl HealthRules {
         now.as_millis() / self.window_millis
     }
 
-    /// The window in which the causes of a word with this stamp were counted. `None` without causes.
+    /// The window in which the causes of a word with this stamp were counted. `None` without
+    /// causes.
     fn window_of(&self, word: u64, stamp: u64) -> Option<u64> {
         if word >> CAUSES_SHIFT & CAUSES_MASK == 0 {
             return None;
         }
-        // The causes were counted at or after the stamp and fewer than 32 windows later (see `oldest_stamp`), so stamp
-        // and low bits give the window.
+        // The causes were counted at or after the stamp and fewer than 32 windows later (see
+        // `oldest_stamp`), so stamp and low bits give the window.
         let at_stamp = self.window_at(Tick::from_millis(stamp * STAMP_UNIT_MILLIS));
         Some(at_stamp + ((word >> WINDOW_SHIFT).wrapping_sub(at_stamp) & WINDOW_MASK))
     }
 
-    /// Whether `window` is so little later than `read`, the window of a clock reading, that the reading may be old.
+    /// Whether `window` is so little later than `read`, the window of a clock reading, that the
+    /// reading may be old.
     fn is_just_after(&self, window: u64, read: u64) -> bool {
         let slack = (STAMP_UNIT_MILLIS / self.window_millis).max(1);
         window.checked_sub(read).is_some_and(|later| (1..=slack).contains(&later))
     }
 
-    /// The oldest stamp that still dates causes counted now: 16 windows and a rest, which together are less than 32 of the
-    /// shortest windows.
+    /// The oldest stamp that still dates causes counted now: 16 windows and a rest, which together
+    /// are less than 32 of the shortest windows.
     fn oldest_stamp(&self, now: Tick) -> u64 {
         let lag = MAX_STAMP_LAG_WINDOWS * self.window_millis / STAMP_UNIT_MILLIS;
         (now.as_millis() / STAMP_UNIT_MILLIS).saturating_sub(lag)
     }
 }
 
-/// Bits 0..7: value at the stamp. Bits 7..14: points taken in the window. Bits 14..27: causes counted in it. Bits 27..32:
-/// low bits of the window's number. Bits 32..64: low bits of the stamp, in tenths of a second; the clock supplies the
-/// rest.
+/// Bits 0..7: value at the stamp. Bits 7..14: points taken in the window. Bits 14..27: causes
+/// counted in it. Bits 27..32: low bits of the window's number. Bits 32..64: low bits of the stamp,
+/// in tenths of a second; the clock supplies the rest.
 ///
-/// The word is the authority for the peer's health and holds the whole state, so all accesses are relaxed.
+/// The word is the authority for the peer's health and holds the whole state, so all accesses are
+/// relaxed.
 #[derive(Debug)]
 pub(super) struct Health(AtomicU64);
 
@@ -230,8 +236,8 @@ impl Health {
 
     /// Subtracts the price of `cause`, once per window.
     ///
-    /// `live_peers` is called when the number of live peers matters. It returns `None` if this peer is not live: then its
-    /// failure says nothing about the others.
+    /// `live_peers` is called when the number of live peers matters. It returns `None` if this peer
+    /// is not live: then its failure says nothing about the others.
     pub(super) fn penalize(
         &self,
         cause: Misbehavior,
@@ -252,7 +258,8 @@ impl Health {
             let points = u64::from(rules.policy.penalties.get(cause)).min(current.value);
             let new = Unpacked {
                 value: current.value - points,
-                // With a slow recovery this drops a fraction of the next point: less than the penalty takes.
+                // With a slow recovery this drops a fraction of the next point: less than the
+                // penalty takes.
                 stamp: current.stamp.max(rules.oldest_stamp(now)),
                 causes: current.causes | cause.bit(),
                 taken: (current.taken + points).min(MAX_HEALTH),
@@ -277,8 +284,8 @@ impl Health {
         self.0.load(Ordering::Relaxed) >> CAUSES_SHIFT & CAUSES_MASK != 0
     }
 
-    /// The peer, connected at `connected_at`, disconnected. If it failed in the present window, the mass-failure count
-    /// treats it as a peer that left.
+    /// The peer, connected at `connected_at`, disconnected. If it failed in the present window, the
+    /// mass-failure count treats it as a peer that left.
     pub(super) fn forget_failure(&self, connected_at: Tick, rules: &HealthRules) {
         let word = self.0.load(Ordering::Relaxed);
         // The first stamp dates from that moment, and stamps never move back.
@@ -293,10 +300,12 @@ impl Unpacked {
     fn new(word: u64, now: Tick, rules: &HealthRules) -> Self {
         let (mut value, mut taken, mut causes) =
             (word & POINTS_MASK, word >> TAKEN_SHIFT & POINTS_MASK, word >> CAUSES_SHIFT & CAUSES_MASK);
-        // Up to twelve years ago, or in the future for a clock that was read before the last update.
+        // Up to twelve years ago, or in the future for a clock that was read before the last
+        // update.
         let earliest = (now.as_millis() / STAMP_UNIT_MILLIS).saturating_sub(TWELVE_YEARS_IN_STAMPS);
         let stamp = stamp_after(word, earliest);
-        // A `now` older than the stamp recovers nothing, moves nothing back and counts in the stamp's window.
+        // A `now` older than the stamp recovers nothing, moves nothing back and counts in the
+        // stamp's window.
         let now = now.max(Tick::from_millis(stamp * STAMP_UNIT_MILLIS));
         let mut window = rules.window_at(now);
         if let Some(counted) = rules.window_of(word, stamp) {

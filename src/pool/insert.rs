@@ -1,4 +1,5 @@
-//! Insertion: reserve a slot, claim a key, go live, or replace a live connection; and `insert`, which does it in one step.
+//! Insertion: reserve a slot, claim a key, go live, or replace a live connection; and `insert`,
+//! which does it in one step.
 //!
 //! ```text
 //!   admit      reserve address, subnets, global word     -> Permit
@@ -8,7 +9,8 @@
 //!   insert     reserve, then map: free -> Live
 //! ```
 //!
-//! Each arrow into the map is one critical section of one shard. The indexes (addresses, roster) follow after it.
+//! Each arrow into the map is one critical section of one shard. The indexes (addresses, roster)
+//! follow after it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,15 +29,16 @@ use super::{
 };
 
 impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
-    /// Reserves a slot for a connection from or to this address, before the caller awaits anything. From the tick
-    /// `deadline` on, the sweep revokes it.
+    /// Reserves a slot for a connection from or to this address, before the caller awaits anything.
+    /// From the tick `deadline` on, the sweep revokes it.
     ///
     /// # Errors
-    /// The first limit that refuses, in the order address, subnet, global. Refusals by address take no global slot.
+    /// The first limit that refuses, in the order address, subnet, global. Refusals by address take
+    /// no global slot.
     ///
     /// # Cost
-    /// A short lock each of the address, its subnets and the list of pending handshakes; one exchange of the admission
-    /// word; one allocation.
+    /// A short lock each of the address, its subnets and the list of pending handshakes; one
+    /// exchange of the admission word; one allocation.
     pub fn admit(
         self: &Arc<Self>,
         addr: SocketAddr,
@@ -58,7 +61,8 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     /// No slot is free, or the key is held. Connection and info come back.
     ///
     /// # Cost
-    /// Two allocations, one shard's write lock, and a short lock each of the address, its subnets and the roster shard.
+    /// Two allocations, one shard's write lock, and a short lock each of the address, its subnets
+    /// and the roster shard.
     pub fn insert(
         &self,
         key: K,
@@ -100,9 +104,10 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
 
     /// Claims a key for a pending handshake, in one step of the map.
     ///
-    /// A revocation may run at the same time. The claim is in the handshake's list before the map changes, and the
-    /// handshake's state is read under the shard's lock. A revocation first ends the handshake, then takes the list,
-    /// then removes the entries under the shard's lock. So either it finds this entry, or this finds the handshake ended.
+    /// A revocation may run at the same time. The claim is in the handshake's list before the map
+    /// changes, and the handshake's state is read under the shard's lock. A revocation first ends
+    /// the handshake, then takes the list, then removes the entries under the shard's lock. So
+    /// either it finds this entry, or this finds the handshake ended.
     pub(super) fn claim_key(
         &self,
         pending: &Arc<PendingHandshake<K>>,
@@ -226,8 +231,8 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         }
     }
 
-    /// Releases a pending handshake with its slot and claims, unless it was released or went live. True for exactly one
-    /// caller.
+    /// Releases a pending handshake with its slot and claims, unless it was released or went live.
+    /// True for exactly one caller.
     pub(super) fn release(&self, pending: &Arc<PendingHandshake<K>>) -> bool {
         if !pending.begin_release() {
             return false;

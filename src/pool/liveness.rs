@@ -2,9 +2,9 @@
 //!
 //! Invariant: `late_frame_beats_reaper`
 //! - Statement: the reaper decides and removes in one conditional step, and a late frame wins.
-//! - Enforced by: [`Liveness::disconnect_if`] exchanges the very word that was judged. A frame that arrived in between
-//!   has changed it.
-//! - Breaks if: the judged word and the exchanged word differ.
+//! - Enforced by: [`Liveness::disconnect_if`] exchanges the very word that was examined. A frame
+//!   that arrived in between has changed it.
+//! - Breaks if: the examined word and the exchanged word differ.
 //!
 //! Invariant: `complete_frame_refreshes_last_seen`
 //! - Statement: last-seen never moves back.
@@ -42,10 +42,11 @@ pub enum Phase {
     Disconnected(DisconnectReason),
 }
 
-/// Bits 16..64: last-seen tick. Bits 8..16: reason. Bit 1: paused by this node. Bit 0: disconnected.
+/// Bits 16..64: last-seen tick. Bits 8..16: reason. Bit 1: paused by this node. Bit 0:
+/// disconnected.
 ///
-/// The word is the authority for all four. Nothing else is published through it (the map shard's lock does that), so
-/// `seen` may be relaxed: the word's own modification order decides its races.
+/// The word is the authority for all four. Nothing else is published through it (the map shard's
+/// lock does that), so `seen` may be relaxed: the word's own modification order decides its races.
 #[derive(Debug)]
 pub(super) struct Liveness(AtomicU64);
 
@@ -88,7 +89,8 @@ impl Liveness {
         }
     }
 
-    /// Disconnects a live peer, whatever else its word contains. False if it was disconnected already.
+    /// Disconnects a live peer, whatever else its word contains. False if it was disconnected
+    /// already.
     pub(super) fn disconnect(&self, reason: DisconnectReason) -> bool {
         let mut word = self.0.load(Ordering::Relaxed);
         while word & DISCONNECTED == 0 {
@@ -102,20 +104,21 @@ impl Liveness {
         false
     }
 
-    /// Disconnects a live peer only if its word is still the one that was judged.
-    pub(super) fn disconnect_if(&self, judged: LivenessReading, reason: DisconnectReason) -> bool {
-        let after = disconnected(judged.0, reason);
+    /// Disconnects a live peer only if its word is still the one that was examined.
+    pub(super) fn disconnect_if(&self, examined: LivenessReading, reason: DisconnectReason) -> bool {
+        let after = disconnected(examined.0, reason);
         // Release: pairs with the acquire in `read_phase`.
-        judged.is_live()
-            && self.0.compare_exchange(judged.0, after, Ordering::Release, Ordering::Relaxed).is_ok()
+        examined.is_live()
+            && self.0.compare_exchange(examined.0, after, Ordering::Release, Ordering::Relaxed).is_ok()
     }
 
     pub(super) fn pause(&self) {
-        // Relaxed: a hint to the sweep, which exchanges the word it judged.
+        // Relaxed: a hint to the sweep, which exchanges the word it examined.
         self.0.fetch_or(PAUSED, Ordering::Relaxed);
     }
 
-    /// Ends the pause and marks the peer as seen in the same step: silence during the pause does not count.
+    /// Ends the pause and marks the peer as seen in the same step: silence during the pause does
+    /// not count.
     pub(super) fn resume(&self, now: Tick) {
         let mut word = self.0.load(Ordering::Relaxed);
         while word & DISCONNECTED == 0 {
@@ -191,14 +194,14 @@ mod tests {
     }
 
     #[test]
-    fn a_judgement_fails_once_the_word_changed() {
+    fn a_conditional_disconnect_fails_once_the_word_changed() {
         let liveness = Liveness::new(tick(1));
-        let judged = liveness.read();
+        let examined = liveness.read();
         assert_eq!(liveness.seen(tick(2)), SeenOutcome::Alive);
-        assert!(!liveness.disconnect_if(judged, DisconnectReason::Stale));
-        let judged = liveness.read();
+        assert!(!liveness.disconnect_if(examined, DisconnectReason::Stale));
+        let examined = liveness.read();
         liveness.pause();
-        assert!(!liveness.disconnect_if(judged, DisconnectReason::Stale));
+        assert!(!liveness.disconnect_if(examined, DisconnectReason::Stale));
         assert!(liveness.disconnect_if(liveness.read(), DisconnectReason::Stale));
         assert!(!liveness.disconnect_if(liveness.read(), DisconnectReason::Stale));
     }

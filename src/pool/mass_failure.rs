@@ -1,10 +1,12 @@
-//! Mass failures: windows in which more than half of the peers failed, so that the fault is this node's own.
+//! Mass failures: windows in which more than half of the peers failed, so that the fault is this
+//! node's own.
 //!
 //! Invariant: `own_stall_is_not_a_peers_silence`
-//! - Statement: in a window in which more than half of the peers fail, no peer is penalised. One host that connects, fails
-//!   and leaves again and again causes no such window.
-//! - Enforced by: both sides of the comparison count the peers that were connected in the window. A peer that failed and
-//!   left stays counted on both sides; one that also connected within the window is forgotten when it leaves.
+//! - Statement: in a window in which more than half of the peers fail, no peer is penalised. One
+//!   host that connects, fails and leaves again and again causes no such window.
+//! - Enforced by: both sides of the comparison count the peers that were connected in the window. A
+//!   peer that failed and left stays counted on both sides; one that also connected within the
+//!   window is forgotten when it leaves.
 //! - Breaks if: a peer that has failed leaves without [`MassFailure::peer_left`].
 
 use std::cmp::Ordering::{Equal, Greater, Less};
@@ -27,8 +29,8 @@ pub(super) struct MassFailure {
     failing: WindowCounter,
     /// The ones among them that left.
     left: WindowCounter,
-    /// Number + 1 of a mass-failure window, at its number modulo the length. Older windows are forgotten; by then most of
-    /// the health they took has recovered by itself.
+    /// Number + 1 of a mass-failure window, at its number modulo the length. Older windows are
+    /// forgotten; by then most of the health they took has recovered by itself.
     windows: [AtomicU64; REMEMBERED_WINDOWS],
 }
 
@@ -40,13 +42,15 @@ impl MassFailure {
 
     /// Whether this window is one of mass failure.
     pub(super) fn contains(&self, window: u64) -> bool {
-        // Relaxed: the number is the whole message. A reader that misses a window declared just now sees it next time.
+        // Relaxed: the number is the whole message. A reader that misses a window declared just now
+        // sees it next time.
         self.windows[window as usize % REMEMBERED_WINDOWS].load(Ordering::Relaxed) == window + 1
     }
 
-    /// Counts one more failing peer among `live` live ones. Returns whether this makes the window one of mass failure.
+    /// Counts one more failing peer among `live` live ones. Returns whether this makes the window
+    /// one of mass failure.
     pub(super) fn count(&self, window: u64, live: u64, quorum: u32) -> bool {
-        // A window that is over is not judged any more.
+        // A window that is over is not examined any more.
         let Some(failing) = self.failing.raise(window) else { return false };
         let peers = live.saturating_add(self.left.get(window));
         let is_mass_failure = failing >= u64::from(quorum) && failing * 2 > peers;
@@ -56,12 +60,14 @@ impl MassFailure {
         is_mass_failure
     }
 
-    /// A peer that failed in this window disconnected. `connected_in_window`: it also connected in this window.
+    /// A peer that failed in this window disconnected. `connected_in_window`: it also connected in
+    /// this window.
     pub(super) fn peer_left(&self, window: u64, connected_in_window: bool) {
         if connected_in_window {
             self.failing.lower(window);
         } else if self.failing.is_of(window) {
-            // The check matters: a health word from before a change of the window's length may name a future window.
+            // The check matters: a health word from before a change of the window's length may name
+            // a future window.
             let _ = self.left.raise(window);
         }
     }
@@ -69,7 +75,8 @@ impl MassFailure {
 
 /// A count that belongs to one window and starts at zero in each.
 ///
-/// Bits 0..24: the count. Bits 24..64: the window's number. The word is the whole state, so all accesses are relaxed.
+/// Bits 0..24: the count. Bits 24..64: the window's number. The word is the whole state, so all
+/// accesses are relaxed.
 #[derive(Debug)]
 struct WindowCounter(AtomicU64);
 
@@ -95,8 +102,8 @@ impl WindowCounter {
         }
     }
 
-    /// Subtracts one if the count belongs to this window. If another thread raises the count a moment later, it may stay
-    /// one too high, once per window.
+    /// Subtracts one if the count belongs to this window. If another thread raises the count a
+    /// moment later, it may stay one too high, once per window.
     fn lower(&self, window: u64) {
         let mut word = self.0.load(Ordering::Relaxed);
         while word >> COUNT_BITS == truncated(window) && word & MAX_COUNT > 0 {

@@ -1,6 +1,9 @@
 //! Loom models of the shipped pool: every interleaving of a few threads, up to three preemptions.
 //!
-//! `RUSTFLAGS="--cfg peerpool_loom" CARGO_TARGET_DIR=target/loom cargo test --release --lib --features node models`
+//! ```text
+//! RUSTFLAGS="--cfg peerpool_loom" CARGO_TARGET_DIR=target/loom \
+//!     cargo test --release --lib --features node models
+//! ```
 #![expect(clippy::unwrap_used, reason = "helpers of models fail the model")]
 
 use std::net::SocketAddr;
@@ -250,7 +253,7 @@ fn a_roster_contains_peers_whose_insert_returned() {
 }
 
 #[test]
-fn a_peer_inserted_beside_a_sweep_is_judged_by_the_next() {
+fn a_peer_inserted_beside_a_sweep_is_examined_by_the_next() {
     model(3, || {
         let pool = pool();
         insert(&pool, 1, &TestConnection::default()).unwrap();

@@ -35,13 +35,14 @@ pub struct ByteCounts {
     pub sent: u64,
 }
 
-/// A peer that is, or was, live in a [`Pool`](super::Pool): socket, info, liveness and health in one entry.
+/// A peer that is, or was, live in a [`Pool`](super::Pool): socket, info, liveness and health in
+/// one entry.
 ///
-/// The holder of an `Arc<Peer>` works on it with atomics only, without the pool. Holding a peer does not keep it
-/// connected; [`Peer::phase`] says whether it is.
+/// The holder of an `Arc<Peer>` works on it with atomics only, without the pool. Holding a peer
+/// does not keep it connected; [`Peer::phase`] says whether it is.
 ///
-/// The layout is fixed by hand: the reference counts and the liveness word, which a look-up touches, are adjacent, and
-/// there is no padding.
+/// The layout is fixed by hand: the reference counts and the liveness word, which a look-up
+/// touches, are adjacent, and there is no padding.
 #[repr(C)]
 pub struct Peer<K: PeerKey, C: ConnectionHandle> {
     liveness: Liveness,
@@ -163,8 +164,8 @@ impl<K: PeerKey, C: ConnectionHandle> Peer<K, C> {
         self.info.read(inspect)
     }
 
-    /// Replaces the info by `change` of it. No change of another thread is lost: `change` is called again if the info
-    /// changed meanwhile. No lock is held.
+    /// Replaces the info by `change` of it. No change of another thread is lost: `change` is called
+    /// again if the info changed meanwhile. No lock is held.
     pub fn update_info(&self, change: impl FnMut(&C::Info) -> C::Info) {
         self.info.update(change);
     }
@@ -216,12 +217,14 @@ impl<K: PeerKey, C: ConnectionHandle> Peer<K, C> {
         }
     }
 
-    /// Marks that this node stopped reading from the peer. The sweep does not judge the peer until [`Peer::resume`].
+    /// Marks that this node stopped reading from the peer. The sweep does not examine the peer
+    /// until [`Peer::resume`].
     pub fn pause(&self) {
         self.liveness.pause();
     }
 
-    /// Ends [`Peer::pause`] and marks the peer as seen: its silence during the pause does not count.
+    /// Ends [`Peer::pause`] and marks the peer as seen: its silence during the pause does not
+    /// count.
     pub fn resume(&self, now: Tick) {
         self.liveness.resume(now);
     }
@@ -243,7 +246,8 @@ impl<K: PeerKey, C: ConnectionHandle> Peer<K, C> {
 
     /// Subtracts the price of a fault from the health.
     ///
-    /// Each cause counts once per window, and not at all if more than half of the live peers fail in the same window.
+    /// Each cause counts once per window, and not at all if more than half of the live peers fail
+    /// in the same window.
     pub fn penalize(&self, cause: Misbehavior, now: Tick) -> PenaltyOutcome {
         self.shared.health_rules.read(|rules| self.penalize_by(rules, cause, now))
     }
@@ -307,12 +311,13 @@ impl<K: PeerKey, C: ConnectionHandle> Peer<K, C> {
         self.liveness.disconnect(reason)
     }
 
-    /// Marks the peer disconnected if its liveness word is still the one that was judged.
-    pub(super) fn mark_disconnected_if(&self, judged: LivenessReading, reason: DisconnectReason) -> bool {
-        self.liveness.disconnect_if(judged, reason)
+    /// Marks the peer disconnected if its liveness word is still the one that was examined.
+    pub(super) fn mark_disconnected_if(&self, examined: LivenessReading, reason: DisconnectReason) -> bool {
+        self.liveness.disconnect_if(examined, reason)
     }
 
-    /// Removes a disconnected peer's failure from the mass-failure count, which compares peers that were connected.
+    /// Removes a disconnected peer's failure from the mass-failure count, which compares peers that
+    /// were connected.
     pub(super) fn forget_failure(&self) {
         // Most peers never failed and skip the rules.
         if self.health.has_failed() {

@@ -1,9 +1,10 @@
 //! The shared state of a permit: what a connection holds while it is set up.
 //!
 //! Invariant: `inbound_is_reserved_before_the_handshake`, `every_slot_is_released`
-//! - Statement: a slot is released exactly once on every exit, by the token's drop or by the sweep at the deadline. A
-//!   revoked slot cannot go live.
-//! - Enforced by: one state byte, changed by compare-exchange. The caller that moves it out of *held* owns the release.
+//! - Statement: a slot is released exactly once on every exit, by the token's drop or by the sweep
+//!   at the deadline. A revoked slot cannot go live.
+//! - Enforced by: one state byte, changed by compare-exchange. The caller that moves it out of
+//!   *held* owns the release.
 //! - Breaks if: anything is released without that exchange.
 
 use std::sync::Arc;
@@ -36,8 +37,8 @@ impl<K> PendingHandshake<K> {
 
     /// Whether the slot is neither committed nor released.
     pub(super) fn is_held(&self) -> bool {
-        // Acquire: pairs with the exchange in `exchange`. Read under a shard's lock, it orders a claim against a
-        // revocation: see `Pool::claim_key`.
+        // Acquire: pairs with the exchange in `exchange`. Read under a shard's lock, it orders a
+        // claim against a revocation: see `Pool::claim_key`.
         self.state.load(Ordering::Acquire) == HELD
     }
 
@@ -73,8 +74,8 @@ impl<K> PendingHandshake<K> {
     }
 
     fn exchange(&self, from: u8, to: u8) -> bool {
-        // AcqRel: the winner sees what other threads did before it (claims added), and the losers see that the state
-        // changed.
+        // AcqRel: the winner sees what other threads did before it (claims added), and the losers
+        // see that the state changed.
         self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }

@@ -1,7 +1,8 @@
 //! Permits and claims: RAII tokens of a connection that is set up.
 //!
-//! Permit (by address) -> claim (by key) -> live: ownership moves and never forks. Dropping a token releases everything
-//! it holds. At the deadline the sweep releases it too, whatever the handshake does.
+//! Permit (by address) -> claim (by key) -> live: ownership moves and never forks. Dropping a token
+//! releases everything it holds. At the deadline the sweep releases it too, whatever the handshake
+//! does.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -19,8 +20,8 @@ pub enum SlotClass {
     /// Bounded by the limit less the reserved slots, and by the limits of its address and subnets.
     #[default]
     Ordinary,
-    /// For peers that the operator trusts. It may take the reserved slots, address and subnet limits count it but do not
-    /// refuse it, and lowered limits do not remove it.
+    /// For peers that the operator trusts. It may take the reserved slots, address and subnet
+    /// limits count it but do not refuse it, and lowered limits do not remove it.
     Reserved,
 }
 
@@ -79,11 +80,12 @@ impl<K: PeerKey, C: ConnectionHandle> Permit<K, C> {
 
     /// Replaces the live connection `old` of `key`, in one step of the map.
     ///
-    /// The old peer disconnects as [`Replaced`](super::DisconnectReason::Replaced), and its connection is closed before
-    /// this returns.
+    /// The old peer disconnects as [`Replaced`](super::DisconnectReason::Replaced), and its
+    /// connection is closed before this returns.
     ///
     /// # Errors
-    /// `old` is not the live connection of the key, the permit was revoked, or the pool is closed. Everything comes back.
+    /// `old` is not the live connection of the key, the permit was revoked, or the pool is closed.
+    /// Everything comes back.
     pub fn replace(
         self,
         key: &K,
@@ -132,10 +134,12 @@ impl<K: PeerKey, C: ConnectionHandle> Claim<K, C> {
         !self.guard.pending.is_held()
     }
 
-    /// Claims another key, then releases this one. The two shards are never locked together. The same key is no change.
+    /// Claims another key, then releases this one. The two shards are never locked together. The
+    /// same key is no change.
     ///
     /// # Errors
-    /// The claim was revoked, or another connection holds the new key. The claim on the old key comes back.
+    /// The claim was revoked, or another connection holds the new key. The claim on the old key
+    /// comes back.
     pub fn rekey(self, key: K) -> Result<Self, RekeyError<K, C>> {
         if key == self.record.key {
             return Ok(self);
@@ -158,10 +162,12 @@ impl<K: PeerKey, C: ConnectionHandle> Claim<K, C> {
     /// Makes the connection live under the claimed key.
     ///
     /// # Errors
-    /// The claim was revoked, or the pool is closed. The connection comes back open, and the claim is released.
+    /// The claim was revoked, or the pool is closed. The connection comes back open, and the claim
+    /// is released.
     ///
     /// # Cost
-    /// Two allocations, one shard's write lock, and a short lock each of the address and the roster shard.
+    /// Two allocations, one shard's write lock, and a short lock each of the address and the roster
+    /// shard.
     pub fn go_live(self, conn: C, info: C::Info, now: Tick) -> Result<Arc<Peer<K, C>>, CommitError<C>> {
         self.guard.pool.commit(&self.guard.pending, &self.record, conn, info, now)
     }

@@ -22,11 +22,13 @@ use super::{
 };
 
 const PEERS_PER_ROSTER_SHARD: usize = 4_096;
-/// Enough that two threads seldom meet in a shard of the map; few enough that the shards' locks stay in the cache.
+/// Enough that two threads seldom meet in a shard of the map; few enough that the shards' locks
+/// stay in the cache.
 const MAP_SHARDS_PER_CORE: usize = 8;
 /// Bounds how long a growing shard of the map hashes its keys again under its lock.
 const PEERS_PER_MAP_SHARD: usize = 16_384;
-/// Smaller than in the map: growing a shard of the address index reads every peer of the shard through its pointer.
+/// Smaller than in the map: growing a shard of the address index reads every peer of the shard
+/// through its pointer.
 const PEERS_PER_ADDRESS_SHARD: usize = 2_048;
 #[cfg(not(peerpool_loom))]
 const MIN_ROSTER_SHARDS: usize = 16;
@@ -49,16 +51,17 @@ pub struct Pool<K: PeerKey, C: ConnectionHandle> {
     pub(super) entries: ShardMap<K, PoolEntry<K, C>>,
     pub(super) addresses: AddressIndex<K, C>,
     pub(super) roster_shards: Box<[RosterShard<K, C>]>,
-    /// Permits and claims that are not live yet, for the sweep. Sharded by connection id, as the roster is.
+    /// Permits and claims that are not live yet, for the sweep. Sharded by connection id, as the
+    /// roster is.
     pub(super) pending: Box<[Mutex<PendingShard<K>>]>,
     pub(super) shared: Arc<PeerShared>,
     pub(super) limits: SwapCell<Limits>,
     pub(super) liveness: SwapCell<LivenessPolicy>,
-    /// Nonzero if a trim may find work: an id drawn when the limits changed, or when a peer went live that older limits
-    /// had admitted. A trim that leaves nothing to do resets it to zero.
+    /// Nonzero if a trim may find work: an id drawn when the limits changed, or when a peer went
+    /// live that older limits had admitted. A trim that leaves nothing to do resets it to zero.
     pub(super) over_limit_mark: AtomicU64,
-    /// An id drawn at the last change of the limits, or zero. Connections with a smaller id may have been admitted by
-    /// older limits.
+    /// An id drawn at the last change of the limits, or zero. Connections with a smaller id may
+    /// have been admitted by older limits.
     pub(super) limits_changed_at: AtomicU64,
     pub(super) counters: Counters,
     last_id: AtomicU64,
@@ -133,15 +136,18 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     /// The live peers of an IP address.
     ///
     /// # Cost
-    /// One lock of one shard of the address index; independent of the number of peers of other addresses.
+    /// One lock of one shard of the address index; independent of the number of peers of other
+    /// addresses.
     pub fn by_ip(&self, ip: IpAddr) -> Vec<Arc<Peer<K, C>>> {
         let mut peers = self.addresses.peers(canonical_ip(ip));
-        // Outside the lock: dropping the last reference to a disconnected peer runs the user's destructor.
+        // Outside the lock: dropping the last reference to a disconnected peer runs the user's
+        // destructor.
         peers.retain(|peer| peer.is_live());
         peers
     }
 
-    /// Number of connections of an IP address, handshakes included. `max_per_ip` bounds this number.
+    /// Number of connections of an IP address, handshakes included. `max_per_ip` bounds this
+    /// number.
     pub fn count_by_ip(&self, ip: IpAddr) -> usize {
         self.addresses.count(canonical_ip(ip))
     }
@@ -149,7 +155,8 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     /// Marks the peer with this key as seen. Returns false if no live peer has the key.
     ///
     /// # Cost
-    /// One hash, one shard's read lock, and [`Peer::seen`]. A caller that holds the peer saves hash and lock.
+    /// One hash, one shard's read lock, and [`Peer::seen`]. A caller that holds the peer saves hash
+    /// and lock.
     pub fn seen(&self, key: &K, now: Tick) -> bool {
         self.with_live(key, |peer| peer.seen(now)) == Some(SeenOutcome::Alive)
     }
@@ -243,8 +250,9 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     ///
     /// Live peers stay live. The caller removes them
     /// ([`DisconnectReason::Shutdown`](super::DisconnectReason::Shutdown)) at its own pace, until
-    /// [`Pool::admission`] counts none. A connection that went live just before is counted as live and holds its
-    /// shard's lock, so every look-up by key that begins after this call returned finds it.
+    /// [`Pool::admission`] counts none. A connection that went live just before is counted as live
+    /// and holds its shard's lock, so every look-up by key that begins after this call returned
+    /// finds it.
     ///
     /// # Cost
     /// One atomic exchange.
@@ -257,7 +265,8 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         self.admission().closed
     }
 
-    /// Returns the memory of tables that are much larger than their content, as after a mass disconnect.
+    /// Returns the memory of tables that are much larger than their content, as after a mass
+    /// disconnect.
     ///
     /// # Cost
     /// Each shard's write lock in turn. All keys of a shard are hashed again under its lock.
@@ -266,8 +275,8 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         self.addresses.shrink_to_fit();
     }
 
-    /// Passes the live peer of a key to `inspect`, which runs under the shard's read lock: atomics and reference counts
-    /// only.
+    /// Passes the live peer of a key to `inspect`, which runs under the shard's read lock: atomics
+    /// and reference counts only.
     #[inline]
     fn with_live<R>(&self, key: &K, inspect: impl FnOnce(&Arc<Peer<K, C>>) -> R) -> Option<R> {
         let found = self.entries.read(key, |entry| match entry {
@@ -277,8 +286,8 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         found.flatten()
     }
 
-    /// Puts an entry into the map if `decide` returns `Ok` for the present one or its absence. Returns the displaced
-    /// entry. Both closures run under the shard's write lock.
+    /// Puts an entry into the map if `decide` returns `Ok` for the present one or its absence.
+    /// Returns the displaced entry. Both closures run under the shard's write lock.
     pub(super) fn put_if<E>(
         &self,
         key: K,
@@ -295,8 +304,8 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     /// Draws the next connection id.
     pub(super) fn next_id(&self) -> ConnId {
         loop {
-            // AcqRel: a caller that draws a larger id than a change of limits reads the changed limits.
-            // Zero comes after 2^64 connections.
+            // AcqRel: a caller that draws a larger id than a change of limits reads the changed
+            // limits. Zero comes after 2^64 connections.
             if let Some(id) = ConnId::new(self.last_id.fetch_add(1, Ordering::AcqRel)) {
                 return id;
             }

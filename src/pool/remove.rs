@@ -1,8 +1,10 @@
-//! Removal: exactly one caller wins, look-ups stop finding the peer first, and its connection is closed last.
+//! Removal: exactly one caller wins, look-ups stop finding the peer first, and its connection is
+//! closed last.
 //!
 //! ```text
-//!   under the shard's lock: check the connection id, mark the peer disconnected, release its live slot, take the entry
-//!   after the lock:         address index, roster, counters, then ConnectionHandle::close
+//!   under the shard's lock:  check the connection id, mark the peer disconnected,
+//!                            release its live slot, take the entry out
+//!   after the lock:          address index, roster, counters, then ConnectionHandle::close
 //! ```
 
 use std::sync::Arc;
@@ -37,8 +39,8 @@ impl<K: PeerKey, C: ConnectionHandle> std::fmt::Debug for EvictOutcome<K, C> {
 impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     /// Removes this connection of this peer and closes it.
     ///
-    /// `Some` for exactly one caller. `None` if it is not the live connection of the key, or not any more; then nothing
-    /// changes.
+    /// `Some` for exactly one caller. `None` if it is not the live connection of the key, or not
+    /// any more; then nothing changes.
     ///
     /// # Cost
     /// One shard's write lock, and a short lock each of the address and its subnets.
@@ -51,8 +53,8 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         self.remove_if(key, reason, |peer| self.release_slot(peer, reason))
     }
 
-    /// Removes a peer by choice (a ban, or to make room), but only if at least the configured floor of live peers
-    /// remains. Concurrent evictions keep the floor too.
+    /// Removes a peer by choice (a ban, or to make room), but only if at least the configured floor
+    /// of live peers remains. Concurrent evictions keep the floor too.
     pub fn evict(&self, key: &K, id: ConnId, reason: DisconnectReason) -> EvictOutcome<K, C> {
         let floor = self.limits.read(|limits| limits.floor);
         let mut at_floor = false;
@@ -71,8 +73,8 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         }
     }
 
-    /// Removes a live entry if `release` returns true. `release` runs under the shard's lock: it marks the peer
-    /// disconnected and releases its slot.
+    /// Removes a live entry if `release` returns true. `release` runs under the shard's lock: it
+    /// marks the peer disconnected and releases its slot.
     pub(super) fn remove_if(
         &self,
         key: &K,
@@ -101,8 +103,8 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         won
     }
 
-    /// The rest of a removal, called by its one winner after the lock: indexes first, the user's `close` last, so that a
-    /// panic in `close` leaves nothing behind.
+    /// The rest of a removal, called by its one winner after the lock: indexes first, the user's
+    /// `close` last, so that a panic in `close` leaves nothing behind.
     pub(super) fn finish_removal(&self, peer: &Arc<Peer<K, C>>, reason: DisconnectReason) {
         self.addresses.unlist(peer);
         self.roster_shard_of(peer.id()).mark_changed();

@@ -2,14 +2,16 @@
 //!
 //! ```text
 //!   insert -> added list, then generation + 1      remove -> generation + 1
-//!   reader -> published list of the present generation? yes: share it; no: rebuild it from (old list - disconnected) + added
+//!   reader -> published list is of the present generation: share it
+//!             otherwise: rebuild it from (old list - disconnected) + added
 //! ```
 //!
 //! A shard keeps one pointer per peer. A peer belongs to the shard of its connection id.
 //!
 //! Guarantee: a peer whose insert returned before a roster was requested is in the roster.
-//! - Enforced by: an insert adds the peer and then raises the shard's generation, before it returns. A reader that finds a
-//!   published list of an older generation rebuilds it, and reads the generation before it takes the added peers.
+//! - Enforced by: an insert adds the peer and then raises the shard's generation, before it
+//!   returns. A reader that finds a published list of an older generation rebuilds it, and reads
+//!   the generation before it takes the added peers.
 //! - Breaks if: the generation is read after the added peers are taken.
 
 use std::sync::Arc;
@@ -23,7 +25,8 @@ use super::{ConnectionHandle, Peer, PeerKey};
 
 /// The last-seen bound of a shard without peers, in milliseconds.
 const NO_PEERS: u64 = u64::MAX;
-/// Random draws before a choice walks over all peers: if a quarter fits, one choice in a hundred walks.
+/// Random draws before a choice walks over all peers: if a quarter fits, one choice in a hundred
+/// walks.
 const MAX_DRAWS: usize = 16;
 /// Fewer added peers wait for the next reader; more may trigger a rebuild.
 const MIN_ADDED_FOR_REBUILD: usize = 64;
@@ -35,8 +38,8 @@ pub(super) struct RosterShard<K: PeerKey, C: ConnectionHandle> {
     /// Peers that went live since the last rebuild. Short-locked.
     added: Mutex<Vec<Arc<Peer<K, C>>>>,
     published: SwapCell<Published<K, C>>,
-    /// A lower bound of the last-seen ticks of the shard's live peers, in milliseconds: the shard need not be judged
-    /// before that bound is old enough. Sweeps raise it, inserts lower it.
+    /// A lower bound of the last-seen ticks of the shard's live peers, in milliseconds: the shard
+    /// need not be examined before that bound is old enough. Sweeps raise it, inserts lower it.
     oldest_seen_millis: AtomicU64,
     /// Held during a rebuild; other readers of the list wait for it. No peer is dropped under it.
     rebuilding: Mutex<()>,
@@ -47,7 +50,8 @@ struct Published<K: PeerKey, C: ConnectionHandle> {
     peers: Box<[Arc<Peer<K, C>>]>,
 }
 
-/// What a rebuild takes out of a shard: it may hold the last references to peers, so it is dropped after the lock.
+/// What a rebuild takes out of a shard: it may hold the last references to peers, so it is dropped
+/// after the lock.
 struct Retired<K: PeerKey, C: ConnectionHandle> {
     _lists: [Arc<Published<K, C>>; 2],
     _added: Vec<Arc<Peer<K, C>>>,
@@ -67,8 +71,8 @@ impl<K: PeerKey, C: ConnectionHandle> RosterShard<K, C> {
     /// Adds a live peer.
     ///
     /// # Cost
-    /// Amortised O(1). It rebuilds the list only when as many peers were added as the list is long, so that a pool whose
-    /// roster nobody reads holds no more disconnected peers than live ones.
+    /// Amortised O(1). It rebuilds the list only when as many peers were added as the list is long,
+    /// so that a pool whose roster nobody reads holds no more disconnected peers than live ones.
     pub(super) fn add(&self, peer: &Arc<Peer<K, C>>) {
         let (peer, connected_at) = (Arc::clone(peer), peer.connected_at());
         let added = {
@@ -77,7 +81,7 @@ impl<K: PeerKey, C: ConnectionHandle> RosterShard<K, C> {
             added.len()
         };
         self.mark_changed();
-        // After the generation is raised: see `begin_judgement`. Relaxed: the generation orders it.
+        // After the generation is raised: see `begin_scan`. Relaxed: the generation orders it.
         self.oldest_seen_millis.fetch_min(connected_at.as_millis(), Ordering::Relaxed);
         if added >= MIN_ADDED_FOR_REBUILD && added >= self.published.read(|list| list.peers.len()) {
             drop(self.current());
@@ -86,21 +90,22 @@ impl<K: PeerKey, C: ConnectionHandle> RosterShard<K, C> {
 
     /// Marks the published list as outdated: a peer was added or disconnected.
     pub(super) fn mark_changed(&self) {
-        // Release: pairs with the acquire in `is_current` and `rebuild`. Acquire: pairs with the release in
-        // `synchronize`.
+        // Release: pairs with the acquire in `is_current` and `rebuild`. Acquire: pairs with the
+        // release in `synchronize`.
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Orders this call against a concurrent `add`. Either the add raised the generation first, and the next list contains
-    /// its peer; or the adding thread sees what this thread did before this call.
+    /// Orders this call against a concurrent `add`. Either the add raised the generation first, and
+    /// the next list contains its peer; or the adding thread sees what this thread did before this
+    /// call.
     pub(super) fn synchronize(&self) {
         // AcqRel, adding nothing: pairs with the exchange in `mark_changed`.
         self.generation.fetch_add(0, Ordering::AcqRel);
     }
 
-    /// The peers to judge, if one may be silent for longer than `stale_after`. Last-seen only rises, so `None` stays
-    /// correct until a judgement or an add.
-    pub(super) fn begin_judgement(&self, stale_after: Duration, now: Tick) -> Option<Judgement<'_, K, C>> {
+    /// The peers to examine, if one may be silent for longer than `stale_after`. Last-seen only
+    /// rises, so `None` stays correct until a scan or an add.
+    pub(super) fn begin_scan(&self, stale_after: Duration, now: Tick) -> Option<ShardScan<'_, K, C>> {
         let oldest = self.oldest_seen_millis.load(Ordering::Relaxed);
         if oldest == NO_PEERS || now.since(Tick::from_millis(oldest)) <= stale_after {
             return None;
@@ -108,7 +113,7 @@ impl<K: PeerKey, C: ConnectionHandle> RosterShard<K, C> {
         self.oldest_seen_millis.store(NO_PEERS, Ordering::Relaxed);
         // A peer that is added and not in the list below lowers the bound after this reset.
         self.synchronize();
-        Some(Judgement { shard: self, view: self.current(), oldest_seen: Tick::MAX })
+        Some(ShardScan { shard: self, view: self.current(), oldest_seen: Tick::MAX })
     }
 
     /// A list of at least the present generation.
@@ -117,7 +122,8 @@ impl<K: PeerKey, C: ConnectionHandle> RosterShard<K, C> {
         if self.is_current(&list) {
             return RosterShardView { list };
         }
-        // Declared before the guard and so dropped after it: peers that only these hold are dropped outside the lock.
+        // Declared before the guard and so dropped after it: peers that only these hold are dropped
+        // outside the lock.
         let _outdated = list;
         let _retired;
         let _guard = self.rebuilding.lock();
@@ -167,16 +173,17 @@ impl<K: PeerKey, C: ConnectionHandle> RosterShardView<K, C> {
 }
 
 /// A sweep of one shard in progress. Its end stores the new last-seen bound.
-pub(super) struct Judgement<'a, K: PeerKey, C: ConnectionHandle> {
+pub(super) struct ShardScan<'a, K: PeerKey, C: ConnectionHandle> {
     shard: &'a RosterShard<K, C>,
     pub(super) view: RosterShardView<K, C>,
     /// A lower bound of the last-seen ticks of the peers that stay.
     pub(super) oldest_seen: Tick,
 }
 
-impl<K: PeerKey, C: ConnectionHandle> Drop for Judgement<'_, K, C> {
+impl<K: PeerKey, C: ConnectionHandle> Drop for ShardScan<'_, K, C> {
     fn drop(&mut self) {
-        // A panic in the user's `close` ends the judgement early. The next one judges the peers that were not reached.
+        // A panic in the user's `close` ends the scan early. The next one examines the peers that
+        // were not reached.
         let oldest_seen = if std::thread::panicking() { Tick::ZERO } else { self.oldest_seen };
         self.shard.oldest_seen_millis.fetch_min(oldest_seen.as_millis(), Ordering::Relaxed);
     }
@@ -195,8 +202,8 @@ impl<K: PeerKey, C: ConnectionHandle> Roster<K, C> {
 
     /// A uniformly random peer among those for which `fits` returns true; `None` if there is none.
     ///
-    /// `random(n)` returns a uniformly random number below `n`. `fits` is called with disconnected peers too; it may
-    /// check [`Peer::is_live`].
+    /// `random(n)` returns a uniformly random number below `n`. `fits` is called with disconnected
+    /// peers too; it may check [`Peer::is_live`].
     ///
     /// # Cost
     /// Up to 16 draws of one step per shard. A walk over all peers only if few fit.

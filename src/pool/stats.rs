@@ -10,9 +10,10 @@ use super::{AdmitError, ConnectionHandle, DisconnectReason, PeerKey, Pool};
 
 /// A snapshot of the pool.
 ///
-/// `total_connections` and the inbound, outbound and pending numbers are one reading of the admission word. The numbers
-/// of the walk come from one walk over the roster and have a count of their own, `walked_connections`. The two are a
-/// moment apart, so they are never added or subtracted.
+/// `total_connections` and the inbound, outbound and pending numbers are one reading of the
+/// admission word. The numbers of the walk come from one walk over the roster and have a count of
+/// their own, `walked_connections`. The two are a moment apart, so they are never added or
+/// subtracted.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PoolStats {
@@ -20,8 +21,8 @@ pub struct PoolStats {
     pub total_connections: usize,
     /// Walk: peers with health above the threshold.
     pub healthy_connections: usize,
-    /// Walk: peers silent for longer than the policy allows and not paused by this node. Near zero in a healthy pool; a
-    /// number that outlasts a sweep round means that the sweep does not run.
+    /// Walk: peers silent for longer than the policy allows and not paused by this node. Near zero
+    /// in a healthy pool; a number that outlasts a sweep round means that the sweep does not run.
     pub stale_connections: usize,
     /// Walk: mean health, 0 to 100; 0 without peers.
     pub avg_health_score: f64,
@@ -41,13 +42,15 @@ pub struct PoolStats {
     pub walked_connections: usize,
     /// Walk: peers paused by this node. A rising number means that handlers are too slow.
     pub paused_connections: usize,
-    /// Walk: mean smoothed round-trip time in milliseconds, over peers that have one; 0 if none has.
+    /// Walk: mean smoothed round-trip time in milliseconds, over peers that have one; 0 if none
+    /// has.
     pub avg_rtt_ms: f64,
     /// Walk: bytes received.
     pub bytes_received: u64,
     /// Walk: bytes sent.
     pub bytes_sent: u64,
-    /// Permits and claims revoked at their deadline, since the start. A rising number means that handshakes hang.
+    /// Permits and claims revoked at their deadline, since the start. A rising number means that
+    /// handshakes hang.
     pub revoked: u64,
     /// Refused admissions, since the start.
     pub refused: RefusalCounts,
@@ -168,7 +171,8 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
             let view = self.roster_shard(index);
             let mut batch = Vec::with_capacity(PREFETCH_PEERS);
             for peers in view.all().chunks(PREFETCH_PEERS) {
-                // As in a sweep: a batch's words are loaded before the first is used, so that cache misses overlap.
+                // As in a sweep: a batch's words are loaded before the first is used, so that cache
+                // misses overlap.
                 batch.extend(
                     peers.iter().map(|peer| (peer, peer.liveness_reading(), peer.bytes(), peer.rtt())),
                 );

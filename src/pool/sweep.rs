@@ -1,9 +1,11 @@
 //! The reaper: revokes overdue handshakes and removes stale peers, one roster shard at a time.
 //!
 //! Invariant: `late_frame_beats_reaper`
-//! - Statement: a peer is judged by `(liveness word, policy, now)`, and a frame that arrives after the judgement wins.
-//! - Enforced by: the removal exchanges the very word that was judged, under the map shard's lock.
-//! - Breaks if: the exchange uses another reading than the one judged.
+//! - Statement: a peer is examined by `(liveness word, policy, now)`, and a frame that arrives
+//!   after the scan wins.
+//! - Enforced by: the removal exchanges the very word that was examined, under the map shard's
+//!   lock.
+//! - Breaks if: the exchange uses another reading than the one examined.
 
 use std::sync::Arc;
 
@@ -31,29 +33,30 @@ impl<K: PeerKey, C: ConnectionHandle> std::fmt::Debug for SweepReport<K, C> {
 }
 
 impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
-    /// Sweeps one roster shard: one step of a maintenance loop. Indexes start at zero and wrap around.
+    /// Sweeps one roster shard: one step of a maintenance loop. Indexes start at zero and wrap
+    /// around.
     ///
-    /// Peers that this node paused are not judged.
+    /// Peers that this node paused are not examined.
     ///
     /// # Cost
-    /// One load per peer, and only if the last sweep found that a peer may be stale by now. If all peers send now and
-    /// then, most sweeps read no peer. No lock of the map or of an address is held during the walk. Each removed peer
-    /// costs what [`Pool::remove`] costs.
+    /// One load per peer, and only if the last sweep found that a peer may be stale by now. If all
+    /// peers send now and then, most sweeps read no peer. No lock of the map or of an address is
+    /// held during the walk. Each removed peer costs what [`Pool::remove`] costs.
     pub fn sweep_shard(&self, index: usize, now: Tick) -> SweepReport<K, C> {
         let index = index % self.roster_shards.len();
         let mut report = SweepReport { removed: Vec::new(), revoked: self.revoke_overdue(index, now) };
         let stale_after = self.liveness.read(|policy| policy.stale_after);
         let shard = &self.roster_shards[index];
-        let Some(mut judgement) = shard.begin_judgement(stale_after, now) else {
+        let Some(mut scan) = shard.begin_scan(stale_after, now) else {
             drop(shard.current());
             return report;
         };
-        // Whole milliseconds, and no decision before a batch's words are loaded: the walk is bound by how many cache
-        // misses overlap.
+        // Whole milliseconds, and no decision before a batch's words are loaded: the walk is bound
+        // by how many cache misses overlap.
         let stale_after = u64::try_from(stale_after.as_millis()).unwrap_or(u64::MAX);
         let is_stale = |seen: Tick| seen.as_millis().saturating_add(stale_after) < now.as_millis();
         let mut oldest = Tick::MAX;
-        for batch in judgement.view.all().chunks(PREFETCH_PEERS) {
+        for batch in scan.view.all().chunks(PREFETCH_PEERS) {
             let oldest_of_batch =
                 batch.iter().fold(Tick::MAX, |oldest, peer| oldest.min(peer.liveness_reading().last_seen()));
             if !is_stale(oldest_of_batch) {
@@ -61,17 +64,17 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
                 continue;
             }
             for peer in batch {
-                let judged = peer.liveness_reading();
-                let stale = is_stale(judged.last_seen()) && !judged.is_paused();
-                if stale && self.reap(peer, judged, &mut report) {
+                let examined = peer.liveness_reading();
+                let stale = is_stale(examined.last_seen()) && !examined.is_paused();
+                if stale && self.reap(peer, examined, &mut report) {
                     continue;
                 }
                 // If a late frame won, the older reading is the safe bound.
-                oldest = oldest.min(judged.last_seen());
+                oldest = oldest.min(examined.last_seen());
             }
         }
-        judgement.oldest_seen = oldest;
-        drop(judgement);
+        scan.oldest_seen = oldest;
+        drop(scan);
         // Otherwise the published list would keep the removed peers alive.
         drop(shard.current());
         report
@@ -89,12 +92,12 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         all
     }
 
-    /// Removes a stale peer if its liveness word is still the one that was judged.
+    /// Removes a stale peer if its liveness word is still the one that was examined.
     #[cold]
-    fn reap(&self, peer: &Peer<K, C>, judged: LivenessReading, report: &mut SweepReport<K, C>) -> bool {
+    fn reap(&self, peer: &Peer<K, C>, examined: LivenessReading, report: &mut SweepReport<K, C>) -> bool {
         let removed = self.remove_if(peer.key(), DisconnectReason::Stale, |current| {
             let won =
-                current.id() == peer.id() && current.mark_disconnected_if(judged, DisconnectReason::Stale);
+                current.id() == peer.id() && current.mark_disconnected_if(examined, DisconnectReason::Stale);
             if won {
                 self.shared.admission.release_live(current.direction());
             }

@@ -261,7 +261,7 @@ fn look_up_by_ip_finds_all_connections() {
 }
 
 #[test]
-fn a_paused_peer_is_not_judged() {
+fn a_paused_peer_is_not_examined() {
     let pool = pool();
     let (paused, silent) = (insert(&pool, 1, 1), insert(&pool, 2, 1));
     paused.pause();

@@ -1,7 +1,9 @@
-//! Limits that change at run time: lowering a limit marks the pool, and trims remove the surplus peers in steps.
+//! Limits that change at run time: lowering a limit marks the pool, and trims remove the surplus
+//! peers in steps.
 //!
 //! A trim may run beside connections that older limits admitted. They are found all the same:
-//! - A connection draws its id before it reads the limits. A change of limits draws an id after the change.
+//! - A connection draws its id before it reads the limits. A change of limits draws an id after the
+//!   change.
 //! - A connection whose id is smaller marks the pool again, after it went live and is listed.
 //! - A trim clears the mark by comparing its value, so a mark set meanwhile survives.
 
@@ -30,21 +32,23 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     /// Changes the limits at once. [`Pool::trim`] removes the peers beyond them, a few per call.
     pub fn set_limits(&self, limits: Limits) {
         self.limits.swap(Arc::new(limits));
-        // Drawn after the change; connections draw theirs before they read the limits. Release: pairs with the acquire in
-        // `mark_if_admitted_by_older_limits`.
+        // Drawn after the change; connections draw theirs before they read the limits. Release:
+        // pairs with the acquire in `mark_if_admitted_by_older_limits`.
         self.limits_changed_at.fetch_max(self.next_id().get(), Ordering::Release);
         self.mark_over_limit();
     }
 
     /// Removes peers beyond lowered limits ([`DisconnectReason::OverLimit`]).
     ///
-    /// The order is by address, by subnet, then global. One call removes at most `trim_step` peers: the least healthy
-    /// first, and the newest among them. Live peers never fall below the floor, and reserved slots stay.
-    /// [`Pool::sweep`] calls this; a loop over [`Pool::sweep_shard`] calls it once per round.
+    /// The order is by address, by subnet, then global. One call removes at most `trim_step` peers:
+    /// the least healthy first, and the newest among them. Live peers never fall below the floor,
+    /// and reserved slots stay. [`Pool::sweep`] calls this; a loop over [`Pool::sweep_shard`] calls
+    /// it once per round.
     ///
     /// # Cost
-    /// One load, unless the limits changed since the last trim without work, or a peer went live that older limits had
-    /// admitted. Then a walk over the address counts, and over the peers if a limit is exceeded.
+    /// One load, unless the limits changed since the last trim without work, or a peer went live
+    /// that older limits had admitted. Then a walk over the address counts, and over the peers if a
+    /// limit is exceeded.
     pub fn trim(&self, now: Tick) -> Vec<Arc<Peer<K, C>>> {
         // Acquire: pairs with the release in `mark_over_limit`.
         let mark = self.over_limit_mark.load(Ordering::Acquire);
@@ -58,8 +62,8 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         trim.direction(Direction::Inbound);
         trim.direction(Direction::Outbound);
         if !trim.more {
-            // Fails if the pool was marked again, and so leaves that to the next trim. AcqRel: pairs with
-            // `mark_over_limit`.
+            // Fails if the pool was marked again, and so leaves that to the next trim. AcqRel:
+            // pairs with `mark_over_limit`.
             let _ = self.over_limit_mark.compare_exchange(mark, 0, Ordering::AcqRel, Ordering::Relaxed);
         }
         trim.removed
@@ -67,15 +71,17 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
 
     /// Makes the next trim look for surplus peers.
     fn mark_over_limit(&self) {
-        // AcqRel, and an exchange as the one that clears it, so that all changes have one order: pairs with the acquire
-        // in `trim`, which then reads the new limits.
+        // AcqRel, and an exchange as the one that clears it, so that all changes have one order:
+        // pairs with the acquire in `trim`, which then reads the new limits.
         self.over_limit_mark.swap(self.next_id().get(), Ordering::AcqRel);
     }
 
-    /// Called after a connection went live and is listed: a running trim by newer limits may have missed it.
+    /// Called after a connection went live and is listed: a running trim by newer limits may have
+    /// missed it.
     ///
-    /// A trim first touches every lock and generation that a listing touches after its peer is added. If the listing came
-    /// first, the trim finds the peer. Otherwise the change of limits that the trim applies is visible here.
+    /// A trim first touches every lock and generation that a listing touches after its peer is
+    /// added. If the listing came first, the trim finds the peer. Otherwise the change of limits
+    /// that the trim applies is visible here.
     pub(super) fn mark_if_admitted_by_older_limits(&self, id: ConnId) {
         // Acquire: pairs with the release in `set_limits`.
         if id.get() < self.limits_changed_at.load(Ordering::Acquire) {
@@ -124,7 +130,8 @@ impl<K: PeerKey, C: ConnectionHandle> Trim<'_, K, C> {
     /// Evicts the worst of `peers` until `max` remain, within the rest of `trim_step`.
     fn evict_worst(&mut self, mut peers: Vec<Arc<Peer<K, C>>>, max: usize) {
         let budget = (self.limits.trim_step as usize).saturating_sub(self.removed.len());
-        // Peers that disconnected meanwhile, by this trim or otherwise, and pending connections are no surplus.
+        // Peers that disconnected meanwhile, by this trim or otherwise, and pending connections are
+        // no surplus.
         peers.retain(|peer| peer.is_live());
         let surplus = peers.len().saturating_sub(max);
         peers.retain(|peer| peer.slot_class() == SlotClass::Ordinary);

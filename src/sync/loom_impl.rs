@@ -1,4 +1,5 @@
-//! The facade's types under `--cfg peerpool_loom`: the interfaces of `std_impl`, built from loom's parts.
+//! The facade's types under `--cfg peerpool_loom`: the interfaces of `std_impl`, built from loom's
+//! parts.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -61,7 +62,8 @@ impl<T> SwapCell<T> {
         std::mem::replace(&mut *self.0.lock(), value)
     }
 
-    /// Replaces the value by `change` of it. Calls `change` again if another thread replaced the value meanwhile.
+    /// Replaces the value by `change` of it. Calls `change` again if another thread replaced the
+    /// value meanwhile.
     pub fn update(&self, mut change: impl FnMut(&T) -> T) {
         loop {
             let before = self.load();

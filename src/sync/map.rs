@@ -2,18 +2,20 @@
 //!
 //! The facade exists for two reasons:
 //! - Models of the pool run on loom's locks without a second implementation of the pool.
-//! - No guard leaves the map. Every operation is one critical section on one shard, and every value that leaves the map
-//!   is returned to the caller, who drops it after the lock is released.
+//! - No guard leaves the map. Every operation is one critical section on one shard, and every value
+//!   that leaves the map is returned to the caller, who drops it after the lock is released.
 //!
 //! Invariant: `no_user_destructor_under_a_lock`
 //! - Statement: no key and no value is dropped while a shard is locked.
-//! - Enforced by: every operation moves what it takes out of the table into its return value, or into a local that
-//!   outlives the guard.
-//! - Breaks if: an operation uses `dashmap`'s `OccupiedEntry::remove`, which drops the stored key under the lock.
+//! - Enforced by: every operation moves what it takes out of the table into its return value, or
+//!   into a local that outlives the guard.
+//! - Breaks if: an operation uses `dashmap`'s `OccupiedEntry::remove`, which drops the stored key
+//!   under the lock.
 
 use std::hash::Hash;
 
-/// The seeded hasher of every table. The seed is random per table, so that no peer can choose colliding keys.
+/// The seeded hasher of every table. The seed is random per table, so that no peer can choose
+/// colliding keys.
 #[cfg(not(peerpool_loom))]
 pub type HashState = foldhash::fast::RandomState;
 /// A fixed hasher: loom replays executions and needs the same shard each time.
@@ -33,8 +35,8 @@ pub enum Change<V> {
 
 /// A concurrent hash map in which every operation is one critical section on one shard.
 ///
-/// Closures run under the shard's lock. They must be short, must not call user code, and must not use the map again.
-/// The key's `Hash` and `Eq` are the only user code that runs under the lock.
+/// Closures run under the shard's lock. They must be short, must not call user code, and must not
+/// use the map again. The key's `Hash` and `Eq` are the only user code that runs under the lock.
 #[cfg(not(peerpool_loom))]
 pub struct ShardMap<K, V> {
     shards: dashmap::DashMap<K, V, HashState>,
@@ -57,11 +59,12 @@ impl<K: Eq + Hash, V> ShardMap<K, V> {
         self.shards.get(key).map(|entry| inspect(entry.value()))
     }
 
-    /// Inspects an entry or its absence and changes it in one step. Returns the closure's result and the displaced
-    /// value.
+    /// Inspects an entry or its absence and changes it in one step. Returns the closure's result
+    /// and the displaced value.
     ///
     /// # Cost
-    /// One hash, one shard's write lock. An insert may grow the shard's table and hash all its keys again.
+    /// One hash, one shard's write lock. An insert may grow the shard's table and hash all its keys
+    /// again.
     pub fn update<R>(&self, key: K, decide: impl FnOnce(Option<&mut V>) -> (Change<V>, R)) -> (R, Option<V>) {
         match self.shards.entry(key) {
             dashmap::Entry::Occupied(mut entry) => match decide(Some(entry.get_mut())) {

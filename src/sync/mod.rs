@@ -1,8 +1,9 @@
 //! The synchronisation facade: every atomic, lock, waker and concurrent map that the crate uses.
 //!
-//! Under `--cfg peerpool_loom` the facade exports [loom](https://docs.rs/loom)'s types with the same interfaces, so that
-//! models drive the shipped code and never a copy of it. The name of the cfg is this crate's own: dependencies do not
-//! react to it. Types built under that cfg work inside `loom::model` only.
+//! Under `--cfg peerpool_loom` the facade exports [loom](https://docs.rs/loom)'s types with the
+//! same interfaces, so that models drive the shipped code and never a copy of it. The name of the
+//! cfg is this crate's own: dependencies do not react to it. Types built under that cfg work inside
+//! `loom::model` only.
 //!
 //! | item | normal build | under loom |
 //! |---|---|---|

@@ -14,8 +14,8 @@ pub mod atomic {
 
 /// A mutex for short critical sections.
 ///
-/// A panic under the lock does not poison it: every critical section of this crate leaves its data consistent at each
-/// step.
+/// A panic under the lock does not poison it: every critical section of this crate leaves its data
+/// consistent at each step.
 #[derive(Debug, Default)]
 pub struct Mutex<T>(std::sync::Mutex<T>);
 
@@ -56,7 +56,8 @@ impl<T> SwapCell<T> {
         self.0.swap(value)
     }
 
-    /// Replaces the value by `change` of it. Calls `change` again if another thread replaced the value meanwhile.
+    /// Replaces the value by `change` of it. Calls `change` again if another thread replaced the
+    /// value meanwhile.
     pub fn update(&self, mut change: impl FnMut(&T) -> T) {
         self.0.rcu(|value| change(value));
     }

@@ -1,6 +1,8 @@
-//! Runs the same operations on a pool and on a model, a plain `HashMap`, and compares them after each one.
+//! Runs the same operations on a pool and on a model, a plain `HashMap`, and compares them after
+//! each one.
 //!
-//! The property test and a fuzz target include this file with `#[path]`. [`Op::read`] decodes operations from bytes.
+//! The property test and a fuzz target include this file with `#[path]`. [`Op::read`] decodes
+//! operations from bytes.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -612,7 +614,8 @@ fn direction(outbound: bool) -> Direction {
     if outbound { Direction::Outbound } else { Direction::Inbound }
 }
 
-/// Eight hosts: two ports on each of two addresses in each of two subnets, the last four IPv4-mapped.
+/// Eight hosts: two ports on each of two addresses in each of two subnets, the last four
+/// IPv4-mapped.
 fn addr(host: u8) -> SocketAddr {
     SocketAddr::new(ip(host), 1_000 + u16::from(host))
 }

@@ -7,9 +7,9 @@ use std::str::FromStr;
 /// Prints tables instead of running criterion.
 const TABLES: &str = "--ratios";
 /// Writes the results of tables to a directory.
-const JSON: &str = "--json";
+pub(crate) const JSON: &str = "--json";
 /// Set by `cargo bench`, not by `cargo test`.
-const BENCH: &str = "--bench";
+pub(crate) const BENCH: &str = "--bench";
 
 /// The arguments of this process.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::args::Args;
+use super::args::{Args, BENCH, JSON};
 use super::results::{Case, Cell, Machine, Results, SCHEMA};
 use super::stats::{median, quotients};
 use super::system;
@@ -89,8 +89,18 @@ fn command() -> String {
     let program = args.next().unwrap_or_default();
     let name = program.rsplit('/').next().unwrap_or_default();
     let bench = name.rsplit_once('-').map_or(name, |(bench, _)| bench);
-    let args: Vec<String> = args.filter(|arg| arg != "--bench").collect();
-    format!("cargo bench --all-features --bench {bench} -- {}", args.join(" "))
+    let mut kept = Vec::new();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            BENCH => {}
+            // Where the results go is not part of what is measured.
+            JSON => _ = args.next(),
+            _ => kept.push(arg),
+        }
+    }
+    format!("cargo bench --all-features --bench {bench} -- {}", kept.join(" "))
+        .trim_end_matches(" -- ")
+        .to_owned()
 }
 
 fn machine() -> Machine {

@@ -151,10 +151,10 @@ impl PeerPolicy for AddressPolicy {
     }
 
     fn capabilities(&self, hello: &Hello, direction: Direction) -> PeerCapabilities {
-        let ours = advertises_peerpool(&hello.app);
+        let peerpool = advertises_peerpool(&hello.app);
         // A legacy node that dials for one request takes the first frame for its reply, and no
         // legacy node understands a refusal.
-        PeerCapabilities { rejections: ours, initial_state: ours || direction == Direction::Outbound }
+        PeerCapabilities { rejections: peerpool, initial_state: peerpool || direction == Direction::Outbound }
     }
 
     fn matches_addr(&self, addr: SocketAddr) -> bool {
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_its_ip_whatever_the_port_and_whatever_it_claims() {
+    fn a_peer_is_identified_by_its_ip_address() {
         let policy = policy();
         let known = Some(AddressPolicy::key_of_ip(at("192.0.2.1:0").ip()));
         assert_eq!(key(&policy, "198.51.100.1:24100", "192.0.2.1:50000", Direction::Inbound), known);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn on_loopback_a_claimed_loopback_address_counts() {
+    fn on_loopback_the_announced_address_identifies_a_peer() {
         let policy = policy();
         let of = |last| Some(AddressPolicy::key_of_ip(IpAddr::from([127, 0, 0, last])));
         assert_eq!(key(&policy, "127.0.0.3:24100", "127.0.0.1:50000", Direction::Inbound), of(3));
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ends_know_both_instances_alike() {
+    fn both_ends_compute_the_same_instances() {
         let (a, b) = (at("127.0.0.2:24100"), at("127.0.0.3:24100"));
         for several in [false, true] {
             let of = |addr| {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn several_on_one_ip_are_told_apart_by_port() {
+    fn peers_on_one_ip_can_be_distinguished_by_port() {
         let of = |port| {
             let addr = SocketAddr::from(([127, 0, 0, 1], port));
             AddressPolicy::new(NetworkType::Testnet, addr).distinguish_ports().instance()

@@ -63,8 +63,8 @@ impl Announcements {
         if self.known.get(&addr).is_some_and(|at| now.since(*at) < self.config.min_interval) {
             return AnnounceDecision::Recent;
         }
-        let lately = self.order.iter().rev().take_while(|(at, _)| now.since(*at) < MINUTE).count();
-        if lately >= self.config.max_per_minute {
+        let recent = self.order.iter().rev().take_while(|(at, _)| now.since(*at) < MINUTE).count();
+        if recent >= self.config.max_per_minute {
             return AnnounceDecision::RateLimited;
         }
         self.order.push_back((now, addr));
@@ -77,7 +77,7 @@ impl Announcements {
     pub fn retract(&mut self, addr: SocketAddr) -> bool {
         let addr = canonical(addr);
         let Some(at) = self.known.remove(&addr) else { return false };
-        self.order.retain(|told| *told != (at, addr));
+        self.order.retain(|entry| *entry != (at, addr));
         true
     }
 
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_limit_held_back_does_not_count_as_announced() {
+    fn a_rate_limited_address_does_not_count_as_announced() {
         let mut announced = Announcements::default();
         for n in 0..60 {
             assert_eq!(announced.try_announce(addr(n), at(0)), AnnounceDecision::Announce);
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_heard_may_be_announced_again() {
+    fn a_retracted_address_may_be_announced_again() {
         let mut announced = Announcements::default();
         assert_eq!(announced.try_announce(addr(1), at(0)), AnnounceDecision::Announce);
         assert!(announced.retract(addr(1)) && !announced.retract(addr(1)));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_quiet_time_does_not_weaken_the_limit() {
+    fn a_short_interval_does_not_weaken_the_limit() {
         let config = AnnounceConfig { min_interval: Duration::from_secs(1), max_per_minute: 2 };
         let mut announced = Announcements::new(config);
         assert_eq!(announced.try_announce(addr(1), at(0)), AnnounceDecision::Announce);

@@ -44,15 +44,15 @@ impl<T> Reply<T> {
     pub async fn get(self) -> Option<T> {
         match self {
             Self::None => None,
-            Self::Now(answer) => Some(answer),
+            Self::Now(reply) => Some(reply),
             Self::Later(future) => future.await,
         }
     }
 }
 
 impl<T> From<Option<T>> for Reply<T> {
-    fn from(answer: Option<T>) -> Self {
-        answer.map_or(Self::None, Self::Now)
+    fn from(reply: Option<T>) -> Self {
+        reply.map_or(Self::None, Self::Now)
     }
 }
 

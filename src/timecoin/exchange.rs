@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_borrowed_port_is_never_remembered_and_a_known_port_stays() {
+    fn an_ephemeral_port_is_never_recorded_and_a_known_port_stays() {
         let mut exchange = exchange();
         assert!(exchange.add_peer(addr("192.0.2.1:50000"), "a".into(), at(1)));
         assert_eq!(exchange.get("192.0.2.1".parse().unwrap()).unwrap().port, 24_100);
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_are_quick_first_unknown_last_then_reliable() {
+    fn best_peers_are_ordered_by_latency_then_reliability() {
         let mut exchange = exchange();
         for record in [
             record(1, None, 9, 1),
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_the_old_file_reads_and_writes_the_same() {
+    fn a_legacy_record_round_trips() {
         let text = r#"{"address":"127.0.0.2","port":24100,"last_seen":1795349079,"latency_ms":null,"version":"0.6.4-ec2a412","successful_connections":1,"failed_connections":0}"#;
         let record: PersistentPeerInfo = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&record).unwrap(), text);

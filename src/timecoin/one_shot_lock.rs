@@ -39,9 +39,9 @@ impl OneShotLocks {
     pub(super) async fn lock(self: &Arc<Self>, peer: PeerId) -> OneShotGuard {
         let lock = Arc::clone(self.0.lock().entry(peer).or_default());
         // Constructed before the wait, so that a dropped future removes its entry too.
-        let mut turn = OneShotGuard { locks: Arc::clone(self), peer, guard: None };
-        turn.guard = Some(lock.lock_owned().await);
-        turn
+        let mut waiting = OneShotGuard { locks: Arc::clone(self), peer, guard: None };
+        waiting.guard = Some(lock.lock_owned().await);
+        waiting
     }
 
     /// Whether a request to this address runs or waits.
@@ -68,7 +68,7 @@ mod tests {
     use tokio::time::timeout;
 
     #[tokio::test(start_paused = true)]
-    async fn one_at_a_time_an_address_and_nothing_is_left_behind() {
+    async fn one_request_per_address_and_no_leaked_entries() {
         let locks = Arc::new(OneShotLocks::default());
         let [one, other] = [1, 2].map(|n| PeerId::from(std::net::SocketAddr::from(([10, 0, 0, n], 0))));
         let first = locks.lock(one).await;

@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_saved_by_the_old_node_reads_and_writes_the_same() {
+    fn a_legacy_record_round_trips() {
         let text = r#"{"address":"127.0.0.2:24100","last_seen":1795349170,"version":"unknown","network":"Testnet","commit_date":null,"commit_count":null,"wallet_address":null,"latency_ms":null,"successful_connections":0,"failed_connections":0}"#;
         let info: PeerInfo = serde_json::from_str(text).unwrap();
         assert_eq!(info.network, NetworkType::Testnet);

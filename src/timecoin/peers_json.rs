@@ -50,7 +50,7 @@ pub enum ImportError {
         cap: u64,
     },
     /// The file is not a JSON object.
-    #[error("{} is not a list of peers: {cause}", path.display())]
+    #[error("{} is not a peer list: {cause}", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
@@ -59,7 +59,7 @@ pub enum ImportError {
     },
     /// The peers were imported, but the marker file could not be written, so the next start imports
     /// them again.
-    #[error("imported, but cannot marker it in {}: {cause}", path.display())]
+    #[error("imported, but cannot write the marker {}: {cause}", path.display())]
     Marker {
         /// The marker file.
         path: PathBuf,
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_file_fills_the_book() {
+    fn a_legacy_file_fills_the_book() {
         let (_folder, path) = saved(FILE.as_bytes());
         let book = AddressBook::in_memory(AddressBookConfig::default());
         let now = WallTime::from_millis(1_795_349_100_000);
@@ -195,7 +195,7 @@ mod tests {
 
     #[cfg(feature = "redb")]
     #[test]
-    fn a_book_with_a_file_imports_once_and_the_old_file_stays() {
+    fn a_persistent_book_imports_once_and_the_legacy_file_stays() {
         let (folder, path) = saved(FILE.as_bytes());
         let book = AddressBook::open(folder.path().join("book"), AddressBookConfig::default()).unwrap();
         let now = WallTime::from_millis(1_795_349_100_000);

@@ -258,7 +258,7 @@ impl PeerQuarantine {
         match became {
             Quarantined::Until(_) => tracing::warn!(peer = %peer_ip, %reason, "quarantined"),
             Quarantined::Whitelisted => {
-                tracing::debug!(peer = %peer_ip, %reason, "not quarantined: vouched for")
+                tracing::debug!(peer = %peer_ip, %reason, "not quarantined: whitelisted")
             }
             Quarantined::Full => tracing::warn!(peer = %peer_ip, %reason, "not quarantined: no room"),
         }

@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn twenty_a_second_pass_and_the_next_one_a_second_later() {
+    fn twenty_a_second_are_admitted_and_the_next_a_second_later() {
         let mut limiter = limiter();
         for _ in 0..20 {
             limiter.check(ip(1), 10, at(0)).unwrap();
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_a_minute_pass_and_room_comes_back_one_by_one() {
+    fn a_hundred_a_minute_are_admitted_and_the_window_slides() {
         let mut limiter = limiter();
         for n in 0..100 {
             limiter.check(ip(1), 1, at(n * 100)).unwrap();
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_stays_under_the_rate_is_never_refused() {
+    fn a_peer_below_the_rate_is_never_refused() {
         let mut limiter = limiter();
         // One request in five seconds for a day: fixed counters would refuse from the hundredth on.
         for n in 0..17_280 {
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn forgetting_takes_those_that_have_been_quiet_and_no_others() {
+    fn only_idle_addresses_are_removed() {
         let mut limiter = limiter();
         limiter.check(ip(1), 1, at(0)).unwrap();
         limiter.check(ip(2), 1, at(5_000)).unwrap();
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_shared_one_has_the_old_names() {
+    async fn rate_limiter_has_the_legacy_names() {
         let limiter = RateLimiter::with_config(RateLimiterConfig { burst_size: 1, ..Default::default() });
         limiter.check_rate_limit(ip(1), 5).await.unwrap();
         assert!(limiter.check_rate_limit(ip(1), 5).await.is_err());

@@ -54,7 +54,7 @@ pub enum SubscribeRefused {
     #[error("an empty key")]
     Empty,
     /// The key is too long.
-    #[error("a key of {size} bytes, at most {cap} are taken")]
+    #[error("a key of {size} bytes, the limit is {cap}")]
     TooLong {
         /// Its length, in bytes.
         size: usize,
@@ -62,10 +62,10 @@ pub enum SubscribeRefused {
         cap: usize,
     },
     /// The peer has the maximum number of subscriptions.
-    #[error("the peer has {0} subscriptions already")]
+    #[error("the peer already has {0} subscriptions")]
     PeerFull(usize),
     /// All peers together have the maximum number of subscriptions.
-    #[error("there are {0} subscriptions already")]
+    #[error("there are already {0} subscriptions")]
     Full(usize),
 }
 
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn short_and_strange_keys_are_keys() {
+    fn short_and_unusual_keys_are_accepted() {
         let mut wallets = WalletSubscriptions::default();
         for key in ["x", "äöü", "xpub\u{0}"] {
             wallets.subscribe(key, addr("192.0.2.1:1"), NOW).unwrap();
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn only_those_concerned_are_reached_and_each_once() {
+    fn interested_peers_are_listed_once() {
         let mut wallets = WalletSubscriptions::default();
         wallets.subscribe("a", addr("192.0.2.1:1"), NOW).unwrap();
         wallets.subscribe("b", addr("192.0.2.1:1"), NOW).unwrap();
@@ -282,7 +282,7 @@ mod tests {
         wallets.subscribe("a", addr("192.0.2.3:1"), NOW).unwrap();
     }
     #[test]
-    fn who_cannot_be_reached_rests_for_longer_each_time_until_it_mark_reached() {
+    fn unreachable_subscribers_back_off_until_they_are_reached() {
         let ip = "192.0.2.1".parse().unwrap();
         let mut wallets = WalletSubscriptions::default();
         wallets.subscribe("a", addr("192.0.2.1:1"), NOW).unwrap();
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_reached_for_a_day_is_forgotten_and_its_room_is_free() {
+    fn subscribers_unreached_for_a_day_are_removed() {
         let config = WalletConfig { max_total: 2, ..WalletConfig::default() };
         let mut wallets = WalletSubscriptions::new(config);
         wallets.subscribe("a", addr("192.0.2.1:1"), NOW).unwrap();

@@ -115,7 +115,7 @@ async fn more_blocks_than_were_asked_for_are_refused() {
     let other = manager(Arc::new(Generous)).await;
     connect(&one, &other).await;
     let refused = one.request_blocks(other.listen_addr(), 3, 3).await;
-    assert!(matches!(refused, Err(FetchError::TooMany { asked: 1, got: 2 })), "{refused:?}");
+    assert!(matches!(refused, Err(FetchError::TooMany { requested: 1, received: 2 })), "{refused:?}");
     assert!(one.connection(ip_of(&other)).unwrap().health_score() < 100);
 }
 

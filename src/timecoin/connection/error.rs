@@ -15,23 +15,23 @@ pub enum ConnectionError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// All one-shot connections were in use for the whole time.
-    #[error("no connection for this message alone could be opened time_limit {0:?}: too many are")]
+    #[error("no one-shot connection was available within {0:?}")]
     NoOneShotSlot(Duration),
     /// An I/O error. The connection is closed.
-    #[error("the connection broke: {0}")]
+    #[error("connection error: {0}")]
     Io(#[from] std::io::Error),
     /// The far end closed the connection.
-    #[error("closed by the other end")]
+    #[error("closed by the peer")]
     Eof,
     /// A write exceeded its time limit. The frame may be sent in part, so the connection is closed.
-    #[error("writing took longer than {0:?}")]
+    #[error("writing exceeded {0:?}")]
     WriteTimeout(Duration),
     /// Nothing arrived in time. The connection can still be used, and a frame in progress is not
     /// lost. The reply to a request may still arrive.
-    #[error("nothing came time_limit {0:?}")]
+    #[error("nothing received within {0:?}")]
     ReadTimeout(Duration),
     /// A frame announced more bytes than allowed. The connection is closed.
-    #[error("a frame of {size} bytes, at most {cap} are allowed")]
+    #[error("a frame of {size} bytes exceeds the limit of {cap}")]
     TooLarge {
         /// The announced size, in bytes.
         size: usize,
@@ -39,7 +39,7 @@ pub enum ConnectionError {
         cap: usize,
     },
     /// A frame is not a message. The connection can still be used.
-    #[error("no message: {0}")]
+    #[error("not a message: {0}")]
     Unreadable(#[from] DecodeError),
     /// The message has no JSON text.
     #[error(transparent)]
@@ -48,17 +48,17 @@ pub enum ConnectionError {
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// Messages of this kind are not requests.
-    #[error("{0} is no question")]
+    #[error("{0} is not a request")]
     NotARequest(Kind),
     /// An earlier request is unanswered, and its reply could be mistaken for this one's. This
     /// request was not sent. The connection can still be used.
-    #[error("{0} was not asked: an earlier question is still unanswered")]
+    #[error("{0} not sent: the reply to an earlier request is outstanding")]
     ReplyOutstanding(Kind),
     /// A peerpool node refused the request. The connection can still be used.
-    #[error("declined: {0:?}")]
+    #[error("refused: {0:?}")]
     Declined(Status),
     /// More unrequested frames arrived than are kept. The connection is closed.
-    #[error("too many unasked messages")]
+    #[error("too many unrequested messages")]
     Flooded,
     /// The connection is closed.
     #[error("the connection is closed")]

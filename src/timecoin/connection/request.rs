@@ -88,8 +88,8 @@ impl PeerConnection {
         if let State::Pooled(peer) = &self.state {
             let lane = kind.lane_for(payload.len());
             let message = Message { lane, kind: kind.code(), payload };
-            let answer = peer.connection().handle().request(message, time_limit).await?;
-            return Ok(NetworkMessage::decode(&answer)?);
+            let reply = peer.connection().handle().request(message, time_limit).await?;
+            return Ok(NetworkMessage::decode(&reply)?);
         }
         let deadline = Instant::now() + time_limit.min(MAX_WAIT);
         while self.conflicts_with_open(slot, kind, &payload) {
@@ -158,10 +158,10 @@ impl PeerConnection {
             FrameContent::Message(MessageHeader::Event { kind } | MessageHeader::Request { kind, .. }) => {
                 let Some(matcher) = self.protocol.reply_matcher() else { return FrameRole::Other };
                 let Some(slot) = matcher.reply_slot(kind) else { return FrameRole::Other };
-                let answers = |request: &OpenRequest| {
+                let is_reply = |request: &OpenRequest| {
                     matcher.is_reply_to(request.kind.code(), &request.payload, kind, frame)
                 };
-                if self.close_request(slot, answers) { FrameRole::Reply(slot) } else { FrameRole::Other }
+                if self.close_request(slot, is_reply) { FrameRole::Reply(slot) } else { FrameRole::Other }
             }
             FrameContent::Control(_) | FrameContent::Message(MessageHeader::Cancel { .. }) => {
                 FrameRole::Other

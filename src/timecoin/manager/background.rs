@@ -119,27 +119,27 @@ async fn discover_once(manager: &WeakManager, reconnect: &ReconnectConfig) {
     state.quarantine.cleanup_expired().await;
     if live < reconnect.seed_below {
         let found = load_seeds(&state).await;
-        tracing::debug!(live, found, "asked the seeds");
+        tracing::debug!(live, found, "seeds loaded");
     }
     if live < reconnect.target_peers {
         let new = discover(manager).await;
-        tracing::debug!(live, new, "asked the peers");
+        tracing::debug!(live, new, "peers asked for addresses");
     }
     drop(state);
 }
 
 /// Asks the peers for the peers they know.
 async fn discover(manager: &WeakManager) -> usize {
-    let mut asked = tokio::task::JoinSet::new();
+    let mut requests = tokio::task::JoinSet::new();
     {
         let Some(manager) = manager.upgrade() else { return 0 };
         for peer in manager.peers_taking_requests().into_iter().take(MAX_DISCOVERY_PEERS) {
-            asked.spawn(request_peers_from(manager.state_arc(), manager.node().downgrade(), peer));
+            requests.spawn(request_peers_from(manager.state_arc(), manager.node().downgrade(), peer));
         }
     }
     let mut new = 0;
-    while let Some(told) = asked.join_next().await {
-        new += told.unwrap_or(0);
+    while let Some(found) = requests.join_next().await {
+        new += found.unwrap_or(0);
     }
     new
 }

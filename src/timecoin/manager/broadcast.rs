@@ -48,27 +48,27 @@ pub(super) fn announce_peer(
     if about.is_some_and(|peer| peer.connection().protocol() != PROTOCOL_NAME) {
         return Ok(Announced::NotDialable);
     }
-    let but = about.map(|peer| peer.id());
-    if !node.roster().iter().any(|peer| peer.is_live() && Some(peer.id()) != but) {
+    let except = about.map(|peer| peer.id());
+    if !node.roster().iter().any(|peer| peer.is_live() && Some(peer.id()) != except) {
         return Ok(Announced::NoPeers);
     }
     let addr = state.network.stable_addr(info.address);
-    let begun = state.announced.lock().try_announce(addr, node.now());
-    match begun {
+    let decision = state.announced.lock().try_announce(addr, node.now());
+    match decision {
         AnnounceDecision::Announce => {}
         AnnounceDecision::Recent => return Ok(Announced::Recent),
         AnnounceDecision::RateLimited => return Ok(Announced::RateLimited),
     }
     let peer = PeerAddress { ip: addr.ip().to_string(), port: addr.port(), version: info.version.clone() };
-    let told =
+    let sent =
         to_message(&NetworkMessage::PeerList(vec![peer])).map_err(BroadcastError::from).and_then(|message| {
-            let said = match but {
+            let broadcast = match except {
                 Some(conn) => node.broadcast_except(&message, conn),
                 None => node.broadcast(&message),
             };
-            Ok(said.map(drop)?)
+            Ok(broadcast.map(drop)?)
         });
-    if let Err(error) = told {
+    if let Err(error) = sent {
         // It reached no peer, so it does not count.
         state.announced.lock().retract(addr);
         return Err(error);
@@ -144,10 +144,10 @@ impl PeerManager {
     /// Once polled, the payment is queued; dropping the future does not undo that.
     pub async fn broadcast_transaction(&self, tx: TransactionMessage) -> Result<usize, BroadcastError> {
         let receipt = self.broadcast_with_receipt(&NetworkMessage::Transaction(tx))?;
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut pause = Duration::from_micros(500);
         let waits = || receipt.statuses().any(|(_, _, status)| status == Receipt::Behind);
-        while waits() && begun.elapsed() < WRITE_TIMEOUT {
+        while waits() && started.elapsed() < WRITE_TIMEOUT {
             tokio::time::sleep(pause).await;
             pause = (2 * pause).min(Duration::from_millis(20));
         }
@@ -293,36 +293,36 @@ pub(super) async fn send_one_shot(
 pub(super) async fn with_one_shot<T, E: From<ConnectionError>>(
     state: &Arc<State>,
     addr: SocketAddr,
-    turn: Option<OneShotGuard>,
+    guard: Option<OneShotGuard>,
     work: impl AsyncFnOnce(&mut PeerConnection) -> Result<T, E>,
 ) -> Result<T, E> {
-    let working = async {
-        let place = timeout(ONE_SHOT_SLOT_TIMEOUT, state.one_shots.acquire()).await;
+    let run = async {
+        let slot = timeout(ONE_SHOT_SLOT_TIMEOUT, state.one_shots.acquire()).await;
         // The semaphore is never closed.
-        let _place = place
+        let _slot = slot
             .map_err(|_| ConnectionError::NoOneShotSlot(ONE_SHOT_SLOT_TIMEOUT))?
             .map_err(|_| ConnectionError::Closed)?;
-        let dialled = state.connector.dial(addr).await;
-        record_one_shot_dial(state, addr, &dialled);
-        let mut connection = dialled?;
+        let dial = state.connector.dial(addr).await;
+        record_one_shot_dial(state, addr, &dial);
+        let mut connection = dial?;
         let done = work(&mut connection).await?;
         // The caller gets the result without waiting for the close.
         state.tasks.spawn(async move {
             connection.close_gracefully().await;
-            drop(turn);
+            drop(guard);
         });
         Ok(done)
     };
     tokio::select! {
         biased;
         () = state.tasks.stopped() => Err(ConnectionError::Closed.into()),
-        done = working => done,
+        done = run => done,
     }
 }
 
 /// Records the outcome of a one-shot dial like that of any other dial.
-fn record_one_shot_dial<T>(state: &State, addr: SocketAddr, dialled: &Result<T, ConnectionError>) {
-    match dialled {
+fn record_one_shot_dial<T>(state: &State, addr: SocketAddr, dial: &Result<T, ConnectionError>) {
+    match dial {
         Ok(_) => drop(state.exchange.lock().record_success(addr.ip(), crate::address_book::WallTime::now())),
         Err(ConnectionError::Connect(error)) => record_dial_failure(state, addr, error),
         // Nothing was dialled.

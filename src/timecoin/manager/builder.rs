@@ -214,12 +214,12 @@ fn restore_known_peers(state: &State, imported: Vec<PersistentPeerInfo>) {
     if let Some(path) = &state.config.peers_json {
         match import_peers_json(path, state.network, &state.book, WallTime::now()) {
             Ok(Some(imported)) => {
-                tracing::info!(added = imported.added, skipped = imported.skipped, "old peers imported");
+                tracing::info!(added = imported.added, skipped = imported.skipped, "peers.json imported");
                 let mut exchange = state.exchange.lock();
                 imported.records.into_iter().for_each(|record| exchange.restore(record));
             }
             Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "old peers not imported"),
+            Err(error) => tracing::warn!(%error, "peers.json not imported"),
         }
     }
     let mut exchange = state.exchange.lock();

@@ -54,15 +54,15 @@ impl PeerManager {
     /// slower dials continue. The outcome is in the log, in the address book, and in
     /// [`PeerManager::get_connected_peers`].
     pub async fn connect_to_peers(&self, peer_list: Vec<PeerInfo>) {
-        let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONCURRENT_DIALS));
+        let slots = Arc::new(tokio::sync::Semaphore::new(MAX_CONCURRENT_DIALS));
         let (done, mut all_done) = tokio::sync::mpsc::channel::<()>(1);
         for peer in peer_list {
-            let (places, done, address) = (Arc::clone(&places), done.clone(), peer.address);
+            let (slots, done, address) = (Arc::clone(&slots), done.clone(), peer.address);
             // A dial holds the manager weakly: dropping the last clone ends it.
             let (state, node, listen) = (self.state_arc(), self.node().downgrade(), self.listen_addr());
             self.state().tasks.spawn(async move {
                 let _done = done;
-                let Ok(_place) = places.acquire().await else { return };
+                let Ok(_slot) = slots.acquire().await else { return };
                 let Some(node) = node.upgrade() else { return };
                 if let Err(error) = connect(&state, &node, listen, peer).await {
                     tracing::debug!(addr = %address, %error, "not connected");
@@ -113,11 +113,12 @@ impl PeerManager {
         if self.state().quarantine.contains(&parts.addr.ip()) {
             return Err(AdoptError::Quarantined(parts.addr.ip()));
         }
-        let asked = parts.open_requests.into_iter().map(|open| (open.kind.code(), open.payload)).collect();
-        let before = CompletedHandshake { hello: parts.hello, buffered: parts.rest, pending_requests: asked };
+        let pending = parts.open_requests.into_iter().map(|open| (open.kind.code(), open.payload)).collect();
+        let handshake =
+            CompletedHandshake { hello: parts.hello, buffered: parts.rest, pending_requests: pending };
         let adopted = self
             .node()
-            .adopt_handshaken(PROTOCOL_NAME, parts.stream, parts.direction, parts.addr, before)
+            .adopt_handshaken(PROTOCOL_NAME, parts.stream, parts.direction, parts.addr, handshake)
             .await;
         match adopted {
             Ok(pooled) => {
@@ -148,12 +149,12 @@ impl PeerManager {
     pub async fn remove_dead_connection(&self, peer_ip: IpAddr) -> bool {
         let state = self.state();
         let addr = self.last_known_addr(peer_ip);
-        let was = self.disconnect(peer_ip);
+        let was_connected = self.disconnect(peer_ip);
         let wait = state.config.reconnect.redial_delay;
         {
             let mut redials = state.redials.lock();
             if redials.len() >= MAX_REDIALS || !redials.insert(peer_ip) {
-                return was;
+                return was_connected;
             }
         }
         let (shared, node, listen) = (self.state_arc(), self.node().downgrade(), self.listen_addr());
@@ -162,10 +163,10 @@ impl PeerManager {
             shared.redials.lock().remove(&peer_ip);
             let Some(node) = node.upgrade() else { return };
             if let Err(error) = connect(&shared, &node, listen, PeerInfo::new(addr, shared.network)).await {
-                tracing::debug!(%addr, %error, "not connected again");
+                tracing::debug!(%addr, %error, "not reconnected");
             }
         });
-        was
+        was_connected
     }
 
     /// Quarantines a peer and ends its connections.

@@ -13,7 +13,7 @@ use super::snapshot::SnapshotFault;
 
 /// A text that is not an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no address; an IP address is needed, with or without a port")]
+#[error("{text:?} is not an IP address, with or without a port")]
 pub struct BadAddress {
     /// The text, cut to 64 characters.
     pub text: String,
@@ -25,7 +25,7 @@ pub struct BadAddress {
 pub enum PeerConnectError {
     /// The peer is quarantined. Cure: wait, or
     /// [release](crate::timecoin::PeerQuarantine::release_peer) it.
-    #[error("{0} is in quarantine")]
+    #[error("{0} is quarantined")]
     Quarantined(IpAddr),
     /// The connection failed; see [`ConnectError`].
     #[error(transparent)]
@@ -37,10 +37,10 @@ pub enum PeerConnectError {
 #[non_exhaustive]
 pub enum AdoptError {
     /// The connection is closed, or was handed over before.
-    #[error("the connection is not open any more")]
+    #[error("the connection is not open")]
     NotOpen,
     /// The peer is quarantined.
-    #[error("{0} is in quarantine")]
+    #[error("{0} is quarantined")]
     Quarantined(IpAddr),
     /// The peer did not go live; see [`ConnectError`].
     #[error(transparent)]
@@ -67,7 +67,7 @@ pub enum PeerSendError {
     #[error("not connected to {0}")]
     NotConnected(IpAddr, Box<NetworkMessage>),
     /// The address is quarantined. Returns the message.
-    #[error("{0} is in quarantine")]
+    #[error("{0} is quarantined")]
     Quarantined(IpAddr, Box<NetworkMessage>),
     /// The connection's queue did not accept the message, which is returned as text.
     #[error(transparent)]
@@ -106,17 +106,17 @@ pub enum PeerRequestError {
     #[error(transparent)]
     Text(#[from] TextError),
     /// Messages of this kind are not requests.
-    #[error("{0} is no question")]
+    #[error("{0} is not a request")]
     NotARequest(Kind),
     /// No connection to this address, and one-shot connections are disabled.
     #[error("not connected to {0}")]
     NotConnected(SocketAddr),
     /// The address is quarantined.
-    #[error("{0} is in quarantine")]
+    #[error("{0} is quarantined")]
     Quarantined(IpAddr),
     /// The peer is a legacy node that has just dialled us and reads nothing yet. The request's time
     /// limit ends earlier, and the peer could not be dialled for it. The request was not sent.
-    #[error("the peer reads nothing for the next {left:?}")]
+    #[error("the peer does not read for the next {left:?}")]
     ReadPaused {
         /// How long the pause lasts.
         left: Duration,
@@ -128,18 +128,18 @@ pub enum PeerRequestError {
     #[error(transparent)]
     Connection(#[from] ConnectionError),
     /// The reply is not a message. The peer lost health.
-    #[error("an unreadable answer: {0}")]
+    #[error("unreadable reply: {0}")]
     Unreadable(#[from] DecodeError),
     /// The text inside the reply is invalid. The peer lost health.
-    #[error("an answer that cannot be read: {0}")]
+    #[error("invalid reply contents: {0}")]
     BadContents(#[from] serde_json::Error),
     /// The reply answers another request. The peer lost health.
-    #[error("{asked} was answered by {got}")]
-    WrongAnswer {
+    #[error("{requested} was answered by {received}")]
+    WrongReply {
         /// The kind of the request.
-        asked: Kind,
+        requested: Kind,
         /// The kind of the reply.
-        got: Kind,
+        received: Kind,
     },
 }
 
@@ -170,23 +170,23 @@ pub enum FetchError {
     #[error("the peer has no block {0}")]
     NoSuchBlock(u64),
     /// The peer sent blocks of other heights. It lost health.
-    #[error("block {asked} was asked for, block {got} came")]
+    #[error("block {requested} was requested, block {received} arrived")]
     WrongHeight {
         /// The requested height.
-        asked: u64,
+        requested: u64,
         /// The received height.
-        got: u64,
+        received: u64,
     },
     /// The peer sent more blocks than requested. It lost health.
-    #[error("{asked} blocks were asked for, {got} came")]
+    #[error("{requested} blocks were requested, {received} arrived")]
     TooMany {
         /// Number of requested blocks.
-        asked: u64,
+        requested: u64,
         /// Number of received blocks.
-        got: usize,
+        received: usize,
     },
     /// The range is empty or too long.
-    #[error("blocks {from} to {to}: at least one and at most {most} can be asked for")]
+    #[error("blocks {from} to {to}: a request is for 1 to {most} blocks")]
     BadRange {
         /// The first requested height.
         from: u64,
@@ -208,15 +208,15 @@ pub enum SnapshotError {
     #[error("the peer has no chain")]
     NoChain,
     /// The snapshot is of another height. The peer lost health.
-    #[error("a snapshot of height {asked} was asked for, one of {got} came")]
+    #[error("a snapshot of height {requested} was requested, one of {received} arrived")]
     WrongHeight {
         /// The requested height.
-        asked: u64,
+        requested: u64,
         /// The received height.
-        got: u64,
+        received: u64,
     },
     /// The outputs cannot be decoded. The peer lost health.
-    #[error("the snapshot cannot be read: {0}")]
+    #[error("invalid snapshot: {0}")]
     Unreadable(#[from] SnapshotFault),
 }
 
@@ -225,13 +225,13 @@ pub enum SnapshotError {
 #[non_exhaustive]
 pub enum VoteError {
     /// Not a vote on a block; only those are acknowledged. Returns the message.
-    #[error("{} is not acknowledged", .0.kind())]
+    #[error("{} is never acknowledged", .0.kind())]
     NoVote(Box<NetworkMessage>),
     /// No acknowledgement arrived.
     #[error(transparent)]
     Request(#[from] PeerRequestError),
     /// The acknowledgement is for another block.
-    #[error("a vote on {expected} was acknowledged as one on {got}")]
+    #[error("the acknowledgement is for block {got}, the vote for {expected}")]
     WrongBlock {
         /// The block that was voted on.
         expected: String,
@@ -248,9 +248,9 @@ pub enum PingError {
     #[error("not connected to {0}")]
     NotConnected(IpAddr),
     /// No reply in time. The peer lost health.
-    #[error("no answer to a ping in time")]
+    #[error("ping timed out")]
     Timeout,
     /// The connection ended first.
-    #[error("the connection ended before the ping was answered")]
+    #[error("the connection ended before the pong arrived")]
     Closed,
 }

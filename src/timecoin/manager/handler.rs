@@ -78,7 +78,7 @@ impl Handler for ManagerHandler {
             hello.listen.map(|listen| listen.ip()).filter(|ip| ip.is_loopback() && from.ip().is_loopback());
         let quarantined = |ip: &IpAddr| self.0.quarantine.contains(ip);
         if quarantined(&from.ip()) || claimed.as_ref().is_some_and(quarantined) {
-            tracing::debug!(%from, "in quarantine");
+            tracing::debug!(%from, "rejected: quarantined");
             return PeerDecision::Reject;
         }
         PeerDecision::Accept
@@ -108,10 +108,10 @@ impl Handler for ManagerHandler {
             state.read_paused_until.lock().insert(peer.id(), until);
         }
         if peer.direction() == Direction::Outbound && !kept_out {
-            let asking = request_peers_from(Arc::clone(state), node.downgrade(), Arc::clone(peer));
+            let request = request_peers_from(Arc::clone(state), node.downgrade(), Arc::clone(peer));
             state.tasks.spawn(async move {
                 // The number of new addresses is in the log.
-                let _ = asking.await;
+                let _ = request.await;
             });
         }
         if !kept_out {
@@ -141,7 +141,7 @@ impl ManagerHandler {
         let from = self.0.sender(cx.peer());
         if let NetworkMessage::PeerList(peers) = &message {
             let new = self.0.learn_peers(peers, from.ip());
-            tracing::debug!(peer = %from.ip(), new, "told of peers");
+            tracing::debug!(peer = %from.ip(), new, "peer list received");
         }
         self.pass_to_chain(cx, &from, Incoming::Message(message))
     }
@@ -162,7 +162,7 @@ impl ManagerHandler {
             if state.config.enforce_rate_limit {
                 let size = message.to_bytes().map_or(0, |text| text.len() as u64);
                 if let Err(limit) = state.limiter.check_rate_limit(from.ip(), size).await {
-                    tracing::debug!(peer = %from.ip(), %limit, "not answered");
+                    tracing::debug!(peer = %from.ip(), %limit, "request refused: rate limit");
                     peer.penalize(Misbehavior::Flood, node.now());
                     // Refused where the protocol can express it.
                     let _ = responder.map(|responder| responder.decline(Status::Busy, ""));
@@ -180,9 +180,9 @@ impl ManagerHandler {
             };
             send_reply(&peer, &reply, responder);
             if let (NetworkMessage::XpubRegistered { success: true, .. }, Some(xpub)) = (&reply, wallet)
-                && let Some(more) = follow_up(&state, &from, xpub).await
+                && let Some(follow_up_message) = follow_up(&state, &from, xpub).await
             {
-                send_reply(&peer, &more, None);
+                send_reply(&peer, &follow_up_message, None);
             }
         })
     }
@@ -231,7 +231,7 @@ fn send_reply(peer: &Arc<Peer>, reply: &NetworkMessage, responder: Option<Respon
     let message = match truncated_to_frame(reply) {
         Ok(message) => message,
         Err(error) => {
-            tracing::warn!(peer = %peer.key(), %error, "an answer without a text");
+            tracing::warn!(peer = %peer.key(), %error, "reply has no JSON text");
             return;
         }
     };
@@ -239,12 +239,12 @@ fn send_reply(peer: &Arc<Peer>, reply: &NetworkMessage, responder: Option<Respon
     match responder {
         Some(responder) => {
             if let Err(error) = responder.on(message.lane).respond(message.payload) {
-                tracing::debug!(peer = %peer.key(), %kind, %error, "not answered");
+                tracing::debug!(peer = %peer.key(), %kind, %error, "reply not sent");
             }
         }
         None => {
             if let Err(error) = peer.connection().handle().send(message) {
-                tracing::debug!(peer = %peer.key(), %kind, %error, "not answered");
+                tracing::debug!(peer = %peer.key(), %kind, %error, "reply not sent");
             }
         }
     }
@@ -254,6 +254,6 @@ fn send_reply(peer: &Arc<Peer>, reply: &NetworkMessage, responder: Option<Respon
 fn announce_connected(state: &Arc<State>, node: &NodeRef, peer: &Arc<Peer>) {
     let info = peer_info(peer, state.network, node.now());
     if let Err(error) = super::broadcast::announce_peer(state, node, &info, Some(peer)) {
-        tracing::debug!(%error, "a peer was not announced");
+        tracing::debug!(%error, "peer not announced");
     }
 }

@@ -73,19 +73,19 @@ fn truncated(text: &str) -> String {
 /// Sends a request over a peer's connection. The caller updates the peer's health.
 pub(super) async fn request_over(
     peer: &Peer,
-    question: &NetworkMessage,
-    within: Duration,
+    request: &NetworkMessage,
+    time_limit: Duration,
 ) -> Result<NetworkMessage, PeerRequestError> {
-    let answer = peer.connection().handle().request(to_message(question)?, within).await?;
-    Ok(NetworkMessage::decode(&answer)?)
+    let reply = peer.connection().handle().request(to_message(request)?, time_limit).await?;
+    Ok(NetworkMessage::decode(&reply)?)
 }
 
 /// Asks a peer for its peers and remembers them. Returns how many were new.
 pub(super) async fn request_peers_from(state: Arc<State>, node: WeakNode, peer: Arc<Peer>) -> usize {
-    let asked = request_over(&peer, &NetworkMessage::GetPeerList, PEER_LIST_TIMEOUT).await;
-    let Ok(NetworkMessage::PeerList(peers)) = asked else {
+    let reply = request_over(&peer, &NetworkMessage::GetPeerList, PEER_LIST_TIMEOUT).await;
+    let Ok(NetworkMessage::PeerList(peers)) = reply else {
         // No fault: on a legacy node that was dialled, possibly nothing reads.
-        tracing::debug!(peer = %peer.key(), "told of no peers");
+        tracing::debug!(peer = %peer.key(), "no peer list received");
         return 0;
     };
     let from = peer_ip_addr(&peer);
@@ -93,7 +93,7 @@ pub(super) async fn request_peers_from(state: Arc<State>, node: WeakNode, peer: 
     if let Some(node) = node.upgrade() {
         peer.reward(node.now());
     }
-    tracing::debug!(peer = %from, new, "told of peers");
+    tracing::debug!(peer = %from, new, "peer list received");
     new
 }
 
@@ -135,17 +135,17 @@ impl PeerManager {
     pub async fn request(
         &self,
         peer_addr: impl ToPeerAddr,
-        question: NetworkMessage,
-        within: Duration,
+        request: NetworkMessage,
+        time_limit: Duration,
     ) -> Result<NetworkMessage, PeerRequestError> {
-        let asked = question.kind();
-        if asked.request_slot().is_none() {
-            return Err(PeerRequestError::NotARequest(asked));
+        let kind = request.kind();
+        if kind.request_slot().is_none() {
+            return Err(PeerRequestError::NotARequest(kind));
         }
         let addr = peer_addr.to_peer_addr(self.network.port())?;
         match self.state().peer_by_addr(self.node(), addr) {
-            Some(peer) => self.request_from_peer(&peer, question, within).await,
-            None if self.allows_one_shots() => self.request_one_shot(addr, question, within).await,
+            Some(peer) => self.request_from_peer(&peer, request, time_limit).await,
+            None if self.allows_one_shots() => self.request_one_shot(addr, request, time_limit).await,
             None => Err(PeerRequestError::NotConnected(addr)),
         }
     }
@@ -164,40 +164,40 @@ impl PeerManager {
     pub(super) async fn request_from_peer(
         &self,
         peer: &Arc<Peer>,
-        question: NetworkMessage,
-        within: Duration,
+        request: NetworkMessage,
+        time_limit: Duration,
     ) -> Result<NetworkMessage, PeerRequestError> {
-        let asked = question.kind();
-        let begun = Instant::now();
-        let left = || within.saturating_sub(begun.elapsed());
+        let kind = request.kind();
+        let started = Instant::now();
+        let left = || time_limit.saturating_sub(started.elapsed());
         // The listening address, not the requested one: that may lack a port, or name an ephemeral
         // one.
         let listens = dial_addr(peer, self.network);
-        let unread = self.allows_one_shots() && is_legacy_inbound(peer);
-        if unread {
-            match self.request_one_shot(listens, question.clone(), left()).await {
+        let takes_no_requests = self.allows_one_shots() && is_legacy_inbound(peer);
+        if takes_no_requests {
+            match self.request_one_shot(listens, request.clone(), left()).await {
                 // The peer cannot be dialled. The remaining way is its own connection, which it may
                 // read.
                 Err(PeerRequestError::Connection(ConnectionError::Connect(error))) => {
-                    tracing::debug!(%listens, %asked, %error, "asked over the peer's connection after all");
+                    tracing::debug!(%listens, %kind, %error, "one-shot dial failed, using the peer's connection");
                 }
-                answered => return answered,
+                result => return result,
             }
         }
-        match self.request_pooled(peer, &question, left()).await {
+        match self.request_pooled(peer, &request, left()).await {
             // Peers of other protocols use request ids and need no second connection; a peerpool
             // node refuses one.
             Err(error)
                 if self.allows_one_shots()
-                    && !unread
+                    && !takes_no_requests
                     && error.allows_one_shot_retry()
                     && peer.connection().protocol() == PROTOCOL_NAME
                     && !(peer.is_live() && runs_peerpool(peer)) =>
             {
-                tracing::debug!(%listens, %asked, %error, "asked over a connection of its own");
-                self.request_one_shot(listens, question, left()).await
+                tracing::debug!(%listens, %kind, %error, "using a one-shot connection");
+                self.request_one_shot(listens, request, left()).await
             }
-            answered => answered,
+            result => result,
         }
     }
 
@@ -205,22 +205,22 @@ impl PeerManager {
     pub(super) async fn request_pooled(
         &self,
         peer: &Arc<Peer>,
-        question: &NetworkMessage,
-        within: Duration,
+        request: &NetworkMessage,
+        time_limit: Duration,
     ) -> Result<NetworkMessage, PeerRequestError> {
-        let begun = Instant::now();
+        let started = Instant::now();
         while let Some(pause) = self.state().read_pause_left(peer, self.node().now()) {
-            if pause >= within.saturating_sub(begun.elapsed()) {
+            if pause >= time_limit.saturating_sub(started.elapsed()) {
                 return Err(PeerRequestError::ReadPaused { left: pause });
             }
             // The pause may have been extended meanwhile.
             tokio::time::sleep(pause).await;
         }
-        let answer = request_over(peer, question, within.saturating_sub(begun.elapsed())).await;
+        let reply = request_over(peer, request, time_limit.saturating_sub(started.elapsed())).await;
         let now = self.node().now();
-        match &answer {
-            Ok(answer) => {
-                return self.check_reply_kind(question.kind(), answer, Some(peer)).map(|()| answer.clone());
+        match &reply {
+            Ok(reply) => {
+                return self.check_reply_kind(request.kind(), reply, Some(peer)).map(|()| reply.clone());
             }
             // A legacy node that dialled us hardly reads, so a timeout is not its fault.
             Err(PeerRequestError::Request(RequestError::Timeout)) if !is_legacy_inbound(peer) => {
@@ -229,50 +229,50 @@ impl PeerManager {
             Err(PeerRequestError::Unreadable(_)) => drop(peer.penalize(Misbehavior::Malformed, now)),
             Err(_) => {}
         }
-        answer
+        reply
     }
 
     /// Sends a request over a one-shot connection.
     async fn request_one_shot(
         &self,
         addr: SocketAddr,
-        question: NetworkMessage,
-        within: Duration,
+        request: NetworkMessage,
+        time_limit: Duration,
     ) -> Result<NetworkMessage, PeerRequestError> {
         let state = self.state();
         if state.quarantine.contains(&addr.ip()) {
             return Err(PeerRequestError::Quarantined(addr.ip()));
         }
-        let asked = question.kind();
-        let begun = Instant::now();
-        let left = || within.saturating_sub(begun.elapsed());
-        let asking = async {
-            let turn = state.one_shot_locks.lock(state.policy.lock_key(addr)).await;
+        let kind = request.kind();
+        let started = Instant::now();
+        let left = || time_limit.saturating_sub(started.elapsed());
+        let requesting = async {
+            let guard = state.one_shot_locks.lock(state.policy.lock_key(addr)).await;
             let work = async |connection: &mut PeerConnection| {
-                Ok::<_, PeerRequestError>(connection.request_exclusive(question, left()).await?)
+                Ok::<_, PeerRequestError>(connection.request_exclusive(request, left()).await?)
             };
-            with_one_shot(state, addr, Some(turn), work).await
+            with_one_shot(state, addr, Some(guard), work).await
         };
-        let late = || PeerRequestError::Connection(ConnectionError::ReadTimeout(within));
-        let answer = timeout(within, asking).await.map_err(|_| late())??;
-        self.check_reply_kind(asked, &answer, None)?;
-        Ok(answer)
+        let timed_out = || PeerRequestError::Connection(ConnectionError::ReadTimeout(time_limit));
+        let reply = timeout(time_limit, requesting).await.map_err(|_| timed_out())??;
+        self.check_reply_kind(kind, &reply, None)?;
+        Ok(reply)
     }
 
     /// Checks that the reply is of the right kind, and updates the peer's health.
     fn check_reply_kind(
         &self,
-        asked: Kind,
-        answer: &NetworkMessage,
+        kind: Kind,
+        reply: &NetworkMessage,
         peer: Option<&Peer>,
     ) -> Result<(), PeerRequestError> {
-        let got = answer.kind();
-        if asked.request_slot() == got.reply_slot() {
+        let received = reply.kind();
+        if kind.request_slot() == received.reply_slot() {
             peer.map(|peer| peer.reward(self.node().now()));
             return Ok(());
         }
         peer.map(|peer| peer.penalize(Misbehavior::BadData, self.node().now()));
-        Err(PeerRequestError::WrongAnswer { asked, got })
+        Err(PeerRequestError::WrongReply { requested: kind, received })
     }
 
     /// Penalises the peer at this address, if it is connected, for the contents of a reply.
@@ -285,7 +285,7 @@ impl PeerManager {
     }
 
     /// The error for a reply of another variant in the same slot.
-    pub(super) fn unexpected_reply(asked: Kind, got: &NetworkMessage) -> PeerRequestError {
-        PeerRequestError::WrongAnswer { asked, got: got.kind() }
+    pub(super) fn unexpected_reply(requested: Kind, reply: &NetworkMessage) -> PeerRequestError {
+        PeerRequestError::WrongReply { requested, received: reply.kind() }
     }
 }

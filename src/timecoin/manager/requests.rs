@@ -68,24 +68,24 @@ impl PeerManager {
         message: NetworkMessage,
         expected_block_hash: String,
     ) -> Result<(), VoteError> {
-        let asked = message.kind();
-        if asked != Kind::ConsensusBlockVote {
+        let kind = message.kind();
+        if kind != Kind::ConsensusBlockVote {
             return Err(VoteError::NoVote(Box::new(message)));
         }
         let Some(peer) = self.state().peer_by_ip(self.node(), peer_ip) else {
             let addr = SocketAddr::new(peer_ip, self.network.port());
             return Err(PeerRequestError::NotConnected(addr).into());
         };
-        let acknowledged = self.request_pooled(&peer, &message, VOTE_ACK_TIMEOUT).await;
+        let acknowledgement = self.request_pooled(&peer, &message, VOTE_ACK_TIMEOUT).await;
         if let Err(
             PeerRequestError::ReadPaused { .. }
             | PeerRequestError::Request(RequestError::ReplyOutstanding(_) | RequestError::TooMany(_)),
-        ) = &acknowledged
+        ) = &acknowledgement
         {
             // If it cannot be queued either, the error stays the same.
             let _ = enqueue(self.node(), &peer, to_message(&message).map_err(PeerRequestError::from)?);
         }
-        match acknowledged? {
+        match acknowledgement? {
             NetworkMessage::ConsensusVoteAck { block_hash, .. } if block_hash == expected_block_hash => {
                 Ok(())
             }
@@ -93,7 +93,7 @@ impl PeerManager {
                 peer.penalize(Misbehavior::BadData, self.node().now());
                 Err(VoteError::WrongBlock { expected: expected_block_hash, got })
             }
-            other => Err(Self::unexpected_reply(asked, &other).into()),
+            reply => Err(Self::unexpected_reply(kind, &reply).into()),
         }
     }
 
@@ -109,7 +109,7 @@ impl PeerManager {
             NetworkMessage::GenesisBlock(text) => serde_json::from_str(&text)
                 .inspect_err(|_| self.penalize_addr(&peer_addr, Misbehavior::BadData))
                 .map_err(Into::into),
-            other => Err(Self::unexpected_reply(Kind::GetGenesis, &other)),
+            reply => Err(Self::unexpected_reply(Kind::GetGenesis, &reply)),
         }
     }
 
@@ -145,7 +145,7 @@ impl PeerManager {
     ) -> Result<Vec<Transaction>, PeerRequestError> {
         match self.request(peer_addr, NetworkMessage::GetMempool, MEMPOOL_TIMEOUT).await? {
             NetworkMessage::MempoolResponse(transactions) => Ok(transactions),
-            other => Err(Self::unexpected_reply(Kind::GetMempool, &other)),
+            reply => Err(Self::unexpected_reply(Kind::GetMempool, &reply)),
         }
     }
 
@@ -170,12 +170,12 @@ impl PeerManager {
         peer_addr: impl ToPeerAddr,
         since_timestamp: i64,
     ) -> Result<Vec<(Transaction, i64)>, PeerRequestError> {
-        let question = NetworkMessage::RequestFinalizedTransactions { since_timestamp };
-        match self.request(peer_addr, question, MEMPOOL_TIMEOUT).await? {
+        let request = NetworkMessage::RequestFinalizedTransactions { since_timestamp };
+        match self.request(peer_addr, request, MEMPOOL_TIMEOUT).await? {
             NetworkMessage::FinalizedTransactionsResponse { transactions, finalized_at } => {
                 Ok(transactions.into_iter().zip(finalized_at).collect())
             }
-            other => Err(Self::unexpected_reply(Kind::RequestFinalizedTransactions, &other)),
+            reply => Err(Self::unexpected_reply(Kind::RequestFinalizedTransactions, &reply)),
         }
     }
 
@@ -189,7 +189,7 @@ impl PeerManager {
     ) -> Result<Option<u64>, PeerRequestError> {
         match self.request(peer_addr, NetworkMessage::GetBlockchainInfo, INFO_TIMEOUT).await? {
             NetworkMessage::BlockchainInfo { height, .. } => Ok(height),
-            other => Err(Self::unexpected_reply(Kind::GetBlockchainInfo, &other)),
+            reply => Err(Self::unexpected_reply(Kind::GetBlockchainInfo, &reply)),
         }
     }
 
@@ -207,7 +207,7 @@ impl PeerManager {
                 self.state().learn_peers(&peers, from);
                 Ok(peers)
             }
-            other => Err(Self::unexpected_reply(Kind::GetPeerList, &other)),
+            reply => Err(Self::unexpected_reply(Kind::GetPeerList, &reply)),
         }
     }
 
@@ -223,12 +223,12 @@ impl PeerManager {
         let nobody = SocketAddr::new(self.state().public.ip(), self.network.port());
         let mut last = PeerRequestError::NotConnected(nobody);
         for peer in self.peers_by_preference().into_iter().take(MAX_WALLET_PEERS) {
-            let question = NetworkMessage::RequestWalletTransactions { xpub: xpub.clone() };
-            match self.request_from_peer(&peer, question, INFO_TIMEOUT).await {
+            let request = NetworkMessage::RequestWalletTransactions { xpub: xpub.clone() };
+            match self.request_from_peer(&peer, request, INFO_TIMEOUT).await {
                 Ok(NetworkMessage::WalletTransactionsResponse { transactions, .. }) => {
                     return Ok(transactions);
                 }
-                Ok(other) => last = Self::unexpected_reply(Kind::RequestWalletTransactions, &other),
+                Ok(reply) => last = Self::unexpected_reply(Kind::RequestWalletTransactions, &reply),
                 Err(error) => last = error,
             }
         }

@@ -113,7 +113,7 @@ pub(super) async fn chain_reply(
         _ => None,
     };
     match known {
-        Some(answer) => Some(answer),
+        Some(reply) => Some(reply),
         None => unhandled(chain, from, message).await,
     }
 }

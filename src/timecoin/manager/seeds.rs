@@ -66,7 +66,7 @@ pub(super) async fn collect(state: &State) -> Vec<SocketAddr> {
     let listed = async {
         let provider = config.provider.clone()?;
         timeout(config.timeout, query_provider(provider, network)).await.unwrap_or_else(|_| {
-            tracing::warn!("the seed provider took too long");
+            tracing::warn!("the seed provider timed out");
             None
         })
     };
@@ -79,9 +79,9 @@ pub(super) async fn collect(state: &State) -> Vec<SocketAddr> {
 /// Queries a provider. It runs in a task of its own that ends with this future, so a panic in it
 /// counts as its failure.
 async fn query_provider(provider: Arc<dyn SeedProvider>, network: NetworkType) -> Option<Vec<SocketAddr>> {
-    let mut asking = tokio::task::JoinSet::new();
-    asking.spawn(async move { provider.seeds(network).await.map_err(|error| error.to_string()) });
-    match asking.join_next().await? {
+    let mut query = tokio::task::JoinSet::new();
+    query.spawn(async move { provider.seeds(network).await.map_err(|error| error.to_string()) });
+    match query.join_next().await? {
         Ok(Ok(listed)) => Some(listed),
         Ok(Err(error)) => {
             tracing::warn!(%error, "the seed provider failed");
@@ -96,27 +96,27 @@ async fn query_provider(provider: Arc<dyn SeedProvider>, network: NetworkType) -
 
 /// Resolves host names concurrently.
 async fn resolve(names: &[String], network: NetworkType, within: Duration) -> Vec<SocketAddr> {
-    let mut asked = tokio::task::JoinSet::new();
+    let mut lookups = tokio::task::JoinSet::new();
     for name in names.iter().take(MAX_SEED_NAMES) {
         let (host, port) = match name.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
             Some((host, Ok(port))) => (host.to_owned(), port),
             _ => (name.clone(), network.port()),
         };
-        asked.spawn(async move {
+        lookups.spawn(async move {
             match timeout(within, lookup_host((host.as_str(), port))).await {
                 Ok(Ok(addrs)) => addrs.take(MAX_ADDRS_PER_SOURCE).collect(),
                 Ok(Err(error)) => {
-                    tracing::warn!(%host, %error, "a seed's name was not resolved");
+                    tracing::warn!(%host, %error, "seed host not resolved");
                     Vec::new()
                 }
                 Err(_) => {
-                    tracing::warn!(%host, "resolving a seed's name took too long");
+                    tracing::warn!(%host, "resolving a seed host timed out");
                     Vec::new()
                 }
             }
         });
     }
-    asked.join_all().await.into_iter().flatten().collect()
+    lookups.join_all().await.into_iter().flatten().collect()
 }
 
 /// Adds the addresses of all sources to the address book, from which the node dials. Returns how
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn localhost_resolves_with_the_standard_port_unless_told_another() {
+    async fn localhost_resolves_with_the_standard_port_or_the_given_one() {
         let names = ["localhost".to_owned(), "localhost:77".to_owned()];
         let found = resolve(&names, NetworkType::Testnet, Duration::from_secs(10)).await;
         assert!(found.iter().any(|addr| addr.ip().is_loopback() && addr.port() == 24_100));

@@ -29,19 +29,19 @@ pub enum SnapshotFault {
     #[error("not gzip")]
     Gzip,
     /// The uncompressed size exceeds the limit.
-    #[error("more than {0} bytes unpacked")]
+    #[error("larger than {0} bytes uncompressed")]
     TooLarge(usize),
     /// The data ends within an output.
-    #[error("it ends early")]
+    #[error("truncated")]
     Short,
     /// A string is not UTF-8.
-    #[error("a text that is not UTF-8")]
+    #[error("a string is not UTF-8")]
     Text,
     /// The sum of an address overflows.
-    #[error("amounts overflow")]
+    #[error("the sum of an address overflows")]
     Overflow,
     /// Bytes follow the last output.
-    #[error("{0} bytes too many")]
+    #[error("{0} trailing bytes")]
     TrailingBytes(usize),
 }
 

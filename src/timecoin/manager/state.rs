@@ -87,9 +87,9 @@ impl State {
     pub(super) fn learn_peers(&self, peers: &[PeerAddress], from: IpAddr) -> usize {
         let now = WallTime::now();
         let mut new = 0;
-        for told in peers.iter().take(MAX_LEARNT_ADDRS) {
-            let Ok(ip) = told.ip.parse::<IpAddr>() else { continue };
-            let addr = self.network.stable_addr(SocketAddr::new(ip, told.port));
+        for listed in peers.iter().take(MAX_LEARNT_ADDRS) {
+            let Ok(ip) = listed.ip.parse::<IpAddr>() else { continue };
+            let addr = self.network.stable_addr(SocketAddr::new(ip, listed.port));
             if self.is_own_addr(addr) {
                 continue;
             }
@@ -99,7 +99,7 @@ impl State {
                 Ok(crate::address_book::Added::Known) => {}
                 Err(_) => continue,
             }
-            self.exchange.lock().add_peer(addr, truncated_version(&told.version), now);
+            self.exchange.lock().add_peer(addr, truncated_version(&listed.version), now);
         }
         new
     }
@@ -133,7 +133,7 @@ pub(super) fn reconfigure(node: &NodeRef, change: impl Fn(&mut RuntimeConfig)) {
         match node.reconfigure_from(&before, runtime) {
             Ok(true) => return,
             Ok(false) => {}
-            Err(error) => return tracing::warn!(%error, "not reconfigured"),
+            Err(error) => return tracing::warn!(%error, "runtime configuration not changed"),
         }
     }
 }
@@ -176,11 +176,11 @@ impl Tasks {
     }
 
     /// Waits until no task runs. Returns how many still run after `within`.
-    pub(super) async fn idle(&self, within: Duration) -> usize {
+    pub(super) async fn idle(&self, time_limit: Duration) -> usize {
         let mut running = self.running.subscribe();
         let idle = running.wait_for(|running| *running == 0);
         // The count tells whether it timed out.
-        let _ = tokio::time::timeout(within, idle).await;
+        let _ = tokio::time::timeout(time_limit, idle).await;
         *self.running.borrow()
     }
 }

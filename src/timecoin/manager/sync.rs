@@ -61,20 +61,20 @@ impl PeerManager {
         if to < from || to - from >= MAX_BLOCKS {
             return Err(FetchError::BadRange { from, to, most: MAX_BLOCKS });
         }
-        let question = NetworkMessage::GetBlocks { start_height: from, end_height: to };
-        let blocks = match self.request(&peer_addr, question, BLOCKS_TIMEOUT).await? {
+        let request = NetworkMessage::GetBlocks { start_height: from, end_height: to };
+        let blocks = match self.request(&peer_addr, request, BLOCKS_TIMEOUT).await? {
             NetworkMessage::Blocks { blocks } => blocks,
             other => return Err(Self::unexpected_reply(Kind::GetBlocks, &other).into()),
         };
         if blocks.len() as u64 > to - from + 1 {
             self.penalize_addr(&peer_addr, Misbehavior::BadData);
-            return Err(FetchError::TooMany { asked: to - from + 1, got: blocks.len() });
+            return Err(FetchError::TooMany { requested: to - from + 1, received: blocks.len() });
         }
-        for (asked, block) in (from..=to).zip(&blocks) {
-            let got = block.header.block_number;
-            if got != asked {
+        for (requested, block) in (from..=to).zip(&blocks) {
+            let received = block.header.block_number;
+            if received != requested {
                 self.penalize_addr(&peer_addr, Misbehavior::BadData);
-                return Err(FetchError::WrongHeight { asked, got });
+                return Err(FetchError::WrongHeight { requested, received });
             }
         }
         Ok(blocks)
@@ -97,20 +97,20 @@ impl PeerManager {
         from_height: u64,
         to_height: u64,
     ) -> Result<Vec<Block>, FetchError> {
-        let most = self.state().config.max_sync_blocks;
-        if to_height < from_height || to_height - from_height >= most {
-            return Err(FetchError::BadRange { from: from_height, to: to_height, most });
+        let max_blocks = self.state().config.max_sync_blocks;
+        if to_height < from_height || to_height - from_height >= max_blocks {
+            return Err(FetchError::BadRange { from: from_height, to: to_height, most: max_blocks });
         }
         let mut all: Vec<Block> = Vec::new();
         let mut next = from_height;
         loop {
             let last = to_height.min(next.saturating_add(MAX_BLOCKS - 1));
             let batch = self.request_blocks(&peer_addr, next, last).await?;
-            let came = batch.len() as u64;
+            let received = batch.len() as u64;
             all.extend(batch);
-            match next.checked_add(came) {
+            match next.checked_add(received) {
                 // An empty batch: the peer's chain ends here.
-                Some(then) if came > 0 && then <= to_height => next = then,
+                Some(following) if received > 0 && following <= to_height => next = following,
                 _ => return Ok(all),
             }
         }
@@ -138,21 +138,21 @@ impl PeerManager {
         peer_addr: impl ToPeerAddr,
         height: u64,
     ) -> Result<StateSnapshot, SnapshotError> {
-        let question = NetworkMessage::StateSnapshotRequest { height };
-        let came = self.request(&peer_addr, question, SNAPSHOT_TIMEOUT).await?;
+        let request = NetworkMessage::StateSnapshotRequest { height };
+        let reply = self.request(&peer_addr, request, SNAPSHOT_TIMEOUT).await?;
         let NetworkMessage::StateSnapshotResponse {
-            height: got,
+            height: received,
             utxo_merkle_root,
             state_data,
             compressed,
             snapshot_size_bytes,
-        } = came
+        } = reply
         else {
-            return Err(Self::unexpected_reply(Kind::StateSnapshotRequest, &came).into());
+            return Err(Self::unexpected_reply(Kind::StateSnapshotRequest, &reply).into());
         };
-        if got != height {
+        if received != height {
             self.penalize_addr(&peer_addr, Misbehavior::BadData);
-            return Err(SnapshotError::WrongHeight { asked: height, got });
+            return Err(SnapshotError::WrongHeight { requested: height, received });
         }
         Ok(StateSnapshot { height, utxo_merkle_root, state_data, compressed, snapshot_size_bytes })
     }
@@ -167,10 +167,10 @@ impl PeerManager {
     pub async fn request_snapshot(&self, peer_addr: impl ToPeerAddr) -> Result<Snapshot, SnapshotError> {
         let height = self.request_blockchain_info(&peer_addr).await?.ok_or(SnapshotError::NoChain)?;
         let state = self.request_state(&peer_addr, height).await?;
-        let most = self.state().config.max_snapshot_bytes;
+        let max_bytes = self.state().config.max_snapshot_bytes;
         let root = state.utxo_merkle_root.clone();
         // Decompression takes long enough to block the other tasks of a thread.
-        let unpacked = tokio::task::spawn_blocking(move || balances_of(&state, most)).await;
+        let unpacked = tokio::task::spawn_blocking(move || balances_of(&state, max_bytes)).await;
         let balances = match unpacked {
             Ok(Ok(balances)) => balances,
             // The runtime shuts down.

@@ -14,13 +14,13 @@ const ENVELOPE_BYTES: usize = 64;
 ///
 /// # Cost
 /// One encoding to JSON; two more if it is cut.
-pub(super) fn truncated_to_frame(answer: &NetworkMessage) -> Result<Message, TextError> {
-    let whole = to_message(answer)?;
+pub(super) fn truncated_to_frame(reply: &NetworkMessage) -> Result<Message, TextError> {
+    let whole = to_message(reply)?;
     let max_bytes = TimeCoin::MAX_MESSAGE;
     if whole.payload.len() <= max_bytes {
         return Ok(whole);
     }
-    let cut = match answer {
+    let cut = match reply {
         NetworkMessage::Blocks { blocks } => {
             NetworkMessage::Blocks { blocks: leading_blocks(blocks, max_bytes)? }
         }

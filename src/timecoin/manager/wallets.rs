@@ -66,10 +66,10 @@ impl PeerManager {
         let peers = state.wallets.lock().interested_addrs(|key| concerned.contains(key));
         let message = NetworkMessage::NewTransactionNotification { transaction };
         let mut notified = Notified::default();
-        let mut elsewhere = Vec::new();
+        let mut unconnected = Vec::new();
         for addr in peers {
             let Some(peer) = state.peer_by_addr(self.node(), addr) else {
-                elsewhere.push(addr);
+                unconnected.push(addr);
                 continue;
             };
             let sent = to_message(&message).map(|text| enqueue(self.node(), &peer, text));
@@ -79,7 +79,7 @@ impl PeerManager {
             }
             notified.count(sent);
         }
-        self.notify_unconnected(elsewhere, &message, &mut notified).await;
+        self.notify_unconnected(unconnected, &message, &mut notified).await;
         notified
     }
 
@@ -91,25 +91,25 @@ impl PeerManager {
         notified: &mut Notified,
     ) {
         let state = self.state();
-        let mut telling = JoinSet::new();
+        let mut sends = JoinSet::new();
         let mut addrs = addrs.into_iter();
         loop {
             // One that failed in a concurrent call meanwhile is not dialled again.
-            let next = (telling.len() < MAX_NOTICES_PER_CALL).then(|| addrs.next()).flatten();
+            let next = (sends.len() < MAX_NOTICES_PER_CALL).then(|| addrs.next()).flatten();
             if let Some(addr) = next {
                 if state.wallets.lock().is_backing_off(addr.ip(), self.node().now()) {
                     notified.count(false);
                     continue;
                 }
                 let (state, message) = (Arc::clone(state), message.clone());
-                telling.spawn(async move {
+                sends.spawn(async move {
                     // The semaphore is never closed.
-                    let _place = state.notices.acquire().await;
+                    let _slot = state.notices.acquire().await;
                     (addr, send_one_shot(&state, addr, message).await)
                 });
                 continue;
             }
-            match telling.join_next().await {
+            match sends.join_next().await {
                 None => return,
                 Some(Ok((addr, sent))) => {
                     notified.count(sent.is_ok());
@@ -128,7 +128,7 @@ impl PeerManager {
             Err(error) => {
                 // A lack of slots on our side is not the subscriber's failure.
                 let ended = if is_unreachable(&error) { wallets.record_failure(addr.ip(), now) } else { 0 };
-                tracing::debug!(%addr, %error, ended, "a wallet was not notified");
+                tracing::debug!(%addr, %error, ended, "wallet not notified");
             }
         }
     }

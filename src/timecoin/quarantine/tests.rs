@@ -21,7 +21,7 @@ fn bad_block() -> QuarantineReason {
 }
 
 #[test]
-fn durations_are_those_of_the_table() {
+fn durations_follow_severity_and_attempts() {
     let days = |severity: QuarantineSeverity, attempts| {
         severity.duration_with_backoff(attempts).as_secs() / SECS_PER_DAY
     };
@@ -35,7 +35,7 @@ fn durations_are_those_of_the_table() {
 }
 
 #[test]
-fn every_question_honours_the_end() {
+fn every_query_honours_the_expiry() {
     let mut quarantine = Quarantine::new(QuarantineConfig::default());
     assert_eq!(quarantine.insert(ip(1), bad_block(), at(0)), Quarantined::Until(at(3600)));
     assert!(quarantine.contains(&ip(1), at(3599)) && quarantine.excludes_from_consensus(&ip(1), at(3599)));
@@ -46,14 +46,14 @@ fn every_question_honours_the_end() {
 }
 
 #[test]
-fn a_minor_offence_leaves_the_vote() {
+fn a_minor_offence_does_not_exclude_from_consensus() {
     let mut quarantine = Quarantine::new(QuarantineConfig::default());
     quarantine.insert(ip(1), timeouts(), at(0));
     assert!(quarantine.contains(&ip(1), at(1)) && !quarantine.excludes_from_consensus(&ip(1), at(1)));
 }
 
 #[test]
-fn the_latest_reason_decides_and_all_offences_count() {
+fn the_latest_reason_decides_and_all_offences_are_counted() {
     let mut quarantine = Quarantine::new(QuarantineConfig::default());
     quarantine.insert(ip(1), timeouts(), at(0));
     // Over since 300, remembered: the second one counts double, at its own severity.
@@ -63,7 +63,7 @@ fn the_latest_reason_decides_and_all_offences_count() {
 }
 
 #[test]
-fn an_offence_is_forgotten_a_day_after_its_end_and_not_before() {
+fn an_offence_is_forgotten_a_day_after_its_expiry() {
     let mut quarantine = Quarantine::new(QuarantineConfig::default());
     quarantine.insert(ip(1), timeouts(), at(0));
     assert_eq!(quarantine.remove_expired(at(300 + SECS_PER_DAY - 1)), 0);
@@ -76,7 +76,7 @@ fn an_offence_is_forgotten_a_day_after_its_end_and_not_before() {
 }
 
 #[test]
-fn a_full_quarantine_lets_nobody_out_early_but_reuses_what_is_over() {
+fn a_full_quarantine_replaces_expired_entries_only() {
     let config = QuarantineConfig { max_quarantine_size: 2, ..QuarantineConfig::default() };
     let mut quarantine = Quarantine::new(config);
     quarantine.insert(ip(1), timeouts(), at(0));
@@ -89,7 +89,7 @@ fn a_full_quarantine_lets_nobody_out_early_but_reuses_what_is_over() {
 }
 
 #[test]
-fn whoever_is_whitelisted_for_is_never_kept_out() {
+fn a_whitelisted_peer_is_never_quarantined() {
     let mut quarantine = Quarantine::new(QuarantineConfig::default());
     quarantine.insert(ip(1), fork(), at(0));
     quarantine.whitelist(ip(1));
@@ -108,7 +108,7 @@ fn a_mapped_address_is_the_same_peer() {
 }
 
 #[tokio::test]
-async fn the_shared_one_counts_by_reason() {
+async fn stats_count_by_reason() {
     let quarantine = PeerQuarantine::new();
     quarantine.quarantine_peer(ip(1), fork()).await;
     quarantine.quarantine_peer(ip(2), fork()).await;
@@ -122,7 +122,7 @@ async fn the_shared_one_counts_by_reason() {
 }
 
 #[tokio::test]
-async fn a_duration_of_ones_own_applies_to_every_reason() {
+async fn a_fixed_duration_applies_to_every_reason() {
     let quarantine = PeerQuarantine::with_duration(Duration::ZERO);
     quarantine.quarantine_peer(ip(1), fork()).await;
     assert!(!quarantine.is_quarantined(&ip(1)).await);

@@ -21,7 +21,7 @@ const MAX_SCRATCH_BYTES: usize = 64 * 1024;
 #[non_exhaustive]
 pub enum TextError {
     /// A number is infinite or NaN. Older nodes write `null` for it, which no node can read.
-    #[error("{field} is {value}, which JSON cannot say")]
+    #[error("{field} is {value}, which JSON cannot represent")]
     NotFinite {
         /// The name of the field.
         field: &'static str,
@@ -29,7 +29,7 @@ pub enum TextError {
         value: f64,
     },
     /// The serializer refused the message; none of today's messages causes this.
-    #[error("the message cannot be written: {0}")]
+    #[error("serialization failed: {0}")]
     Json(#[source] serde_json::Error),
 }
 

@@ -19,25 +19,25 @@ const PREFIX: &[u8] = b"{\"Declined\":";
 const MAX_TEXT_BYTES: usize = 128;
 
 /// The text that refuses the request of a slot; `None` if it cannot be refused.
-pub(super) fn text(place: u32, status: Status) -> Option<String> {
-    let answer = Kind::from_code(u16::try_from(place).ok()?).filter(|answer| is_declinable(*answer))?;
-    Some(format!(r#"{{"Declined":{{"answer":"{}","status":{}}}}}"#, answer.name(), status.code()))
+pub(super) fn encode(slot: u32, status: Status) -> Option<String> {
+    let reply = Kind::from_code(u16::try_from(slot).ok()?).filter(|reply| is_declinable(*reply))?;
+    Some(format!(r#"{{"Declined":{{"answer":"{}","status":{}}}}}"#, reply.name(), status.code()))
 }
 
 /// The slot and the status, if the text is a refusal.
-pub(super) fn read(text: &[u8]) -> Option<(u32, Status)> {
+pub(super) fn decode(text: &[u8]) -> Option<(u32, Status)> {
     if text.len() > MAX_TEXT_BYTES || !text.starts_with(PREFIX) {
         return None;
     }
     let DeclinedFrame { declined: Declined { answer, status } } = serde_json::from_slice(text).ok()?;
-    let place = Kind::from_name(answer.as_bytes()).filter(|answer| is_declinable(*answer))?.reply_slot()?;
-    (status != Status::Ok.code()).then_some((place, Status::from_code(status)))
+    let slot = Kind::from_name(answer.as_bytes()).filter(|reply| is_declinable(*reply))?.reply_slot()?;
+    (status != Status::Ok.code()).then_some((slot, Status::from_code(status)))
 }
 
 /// Whether a missing reply of this kind is reported.
-fn is_declinable(answer: Kind) -> bool {
-    answer.reply_slot() == Some(u32::from(answer.code()))
-        && !matches!(answer, Kind::ConsensusVoteAck | Kind::TransactionApproved)
+fn is_declinable(reply: Kind) -> bool {
+    reply.reply_slot() == Some(u32::from(reply.code()))
+        && !matches!(reply, Kind::ConsensusVoteAck | Kind::TransactionApproved)
 }
 
 #[derive(Deserialize)]

@@ -97,7 +97,7 @@ pub(in crate::timecoin) fn peek_frame(text: &[u8]) -> FrameContent {
 
 #[cold]
 fn unknown(text: &[u8]) -> MessageHeader {
-    match decline::read(text) {
+    match decline::decode(text) {
         Some((id, status)) => MessageHeader::Response { id, status },
         None => MessageHeader::Event { kind: UNKNOWN },
     }

@@ -21,9 +21,9 @@ use super::message::NetworkMessage;
 /// The kind of a frame whose message name is unknown; its payload is the frame's text.
 pub const UNKNOWN: u16 = u16::MAX;
 
-/// Generates [`Kind`] and its tables from lines `Variant, lane[, asks Reply][, fills Reply];`.
+/// Generates [`Kind`] and its tables from lines `Variant, lane[, expects Reply][, fills Reply];`.
 macro_rules! kinds {
-    ($($name:ident, $lane:ident $(, asks $asks:ident)? $(, fills $fills:ident)?;)*) => {
+    ($($name:ident, $lane:ident $(, expects $expects:ident)? $(, fills $fills:ident)?;)*) => {
         /// The kind of a message: a variant of [`NetworkMessage`] without its content. Its number
         /// is the position of the variant, and the kind of the node's messages that carry it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,7 +49,7 @@ macro_rules! kinds {
         static ROWS: [Row; Kind::ALL.len()] = [$(Row {
             name: stringify!($name),
             lane: Lane::$lane,
-            asks: kinds!(@kind $($asks)?),
+            expects: kinds!(@kind $($expects)?),
             fills: kinds!(@kind $($fills)?),
         }),*];
     };
@@ -62,69 +62,69 @@ macro_rules! kinds {
 struct Row {
     name: &'static str,
     lane: Lane,
-    asks: Option<Kind>,
+    expects: Option<Kind>,
     fills: Option<Kind>,
 }
 
 kinds! {
     Ping, Normal;
     Pong, Normal;
-    TimeRequest, Normal, asks TimeResponse;
+    TimeRequest, Normal, expects TimeResponse;
     TimeResponse, Normal, fills TimeResponse;
     Transaction, Normal;
     ValidationResponse, Urgent;
     BlockProposal, Urgent;
-    GetBlockchainHeight, Normal, asks BlockchainHeight;
+    GetBlockchainHeight, Normal, expects BlockchainHeight;
     BlockchainHeight, Normal, fills BlockchainHeight;
-    GetBlocks, Normal, asks Blocks;
+    GetBlocks, Normal, expects Blocks;
     BlocksData, Bulk, fills Blocks;
     Blocks, Bulk, fills Blocks;
-    CatchUpRequest, Normal, asks CatchUpAcknowledge;
+    CatchUpRequest, Normal, expects CatchUpAcknowledge;
     CatchUpAcknowledge, Urgent, fills CatchUpAcknowledge;
     TransactionBroadcast, Normal;
     FinalizedTransactionBroadcast, Normal;
-    InstantFinalityRequest, Normal, asks TransactionApproved;
+    InstantFinalityRequest, Normal, expects TransactionApproved;
     InstantFinalityVote, Urgent;
     MempoolAdd, Normal;
-    MempoolQuery, Normal, asks MempoolResponse;
+    MempoolQuery, Normal, expects MempoolResponse;
     MempoolResponse, Normal, fills MempoolResponse;
     ConsensusBlockProposal, Urgent;
-    ConsensusBlockVote, Urgent, asks ConsensusVoteAck;
+    ConsensusBlockVote, Urgent, expects ConsensusVoteAck;
     ConsensusVoteAck, Urgent, fills ConsensusVoteAck;
-    RequestMissingTransactions, Normal, asks MissingTransactionsResponse;
+    RequestMissingTransactions, Normal, expects MissingTransactionsResponse;
     MissingTransactionsResponse, Normal, fills MissingTransactionsResponse;
     TransactionRejection, Normal;
     RequestBlockProposal, Normal;
     UpdateTip, Normal;
-    RegisterXpub, Normal, asks XpubRegistered;
+    RegisterXpub, Normal, expects XpubRegistered;
     XpubRegistered, Normal, fills XpubRegistered;
     UtxoUpdate, Normal;
-    RequestWalletTransactions, Normal, asks WalletTransactionsResponse;
+    RequestWalletTransactions, Normal, expects WalletTransactionsResponse;
     WalletTransactionsResponse, Normal, fills WalletTransactionsResponse;
-    GetPeerList, Normal, asks PeerList;
+    GetPeerList, Normal, expects PeerList;
     NewTransactionNotification, Normal;
-    GetGenesis, Normal, asks GenesisBlock;
+    GetGenesis, Normal, expects GenesisBlock;
     GenesisBlock, Bulk, fills GenesisBlock;
-    GetMempool, Normal, asks MempoolResponse;
-    GetBlockchainInfo, Normal, asks BlockchainInfo;
+    GetMempool, Normal, expects MempoolResponse;
+    GetBlockchainInfo, Normal, expects BlockchainInfo;
     BlockchainInfo, Normal, fills BlockchainInfo;
-    HeightRequest, Normal, asks HeightResponse;
+    HeightRequest, Normal, expects HeightResponse;
     HeightResponse, Normal, fills HeightResponse;
-    BlockRequest, Normal, asks BlockResponse;
+    BlockRequest, Normal, expects BlockResponse;
     BlockResponse, Bulk, fills BlockResponse;
-    ChainRequest, Normal, asks ChainResponse;
+    ChainRequest, Normal, expects ChainResponse;
     ChainResponse, Bulk, fills ChainResponse;
-    StateSnapshotRequest, Normal, asks StateSnapshotResponse;
+    StateSnapshotRequest, Normal, expects StateSnapshotResponse;
     StateSnapshotResponse, Bulk, fills StateSnapshotResponse;
     PeerList, Normal, fills PeerList;
     ConsensusTxProposal, Urgent;
-    RequestFinalizedTransactions, Normal, asks FinalizedTransactionsResponse;
+    RequestFinalizedTransactions, Normal, expects FinalizedTransactionsResponse;
     FinalizedTransactionsResponse, Normal, fills FinalizedTransactionsResponse;
     ConsensusTxVote, Urgent;
     TransactionApproved, Normal, fills TransactionApproved;
     TransactionRejected, Normal, fills TransactionApproved;
     TransactionRejectedByNetwork, Normal;
-    UTXOStateQuery, Normal, asks UTXOStateResponse;
+    UTXOStateQuery, Normal, expects UTXOStateResponse;
     UTXOStateResponse, Normal, fills UTXOStateResponse;
     UTXOStateNotification, Normal;
     UTXOSubscribe, Normal;
@@ -133,10 +133,10 @@ kinds! {
     UtxoLockAcknowledge, Urgent;
     UtxoCommit, Normal;
     UtxoConflictResolution, Normal;
-    GetMasternodeList, Normal, asks MasternodeList;
+    GetMasternodeList, Normal, expects MasternodeList;
     MasternodeList, Normal, fills MasternodeList;
     MasternodeAnnouncement, Normal;
-    GetMasternodeHash, Normal, asks MasternodeHash;
+    GetMasternodeHash, Normal, expects MasternodeHash;
     MasternodeHash, Normal, fills MasternodeHash;
 }
 
@@ -185,17 +185,17 @@ impl Kind {
 
     /// The usual kind of reply, if this kind is a request.
     pub const fn reply_kind(self) -> Option<Self> {
-        self.row().asks
+        self.row().expects
     }
 
     /// The reply slot in which a request of this kind waits.
     pub const fn request_slot(self) -> Option<u32> {
-        place(self.row().asks)
+        slot_of(self.row().expects)
     }
 
     /// The reply slot that a message of this kind fills.
     pub const fn reply_slot(self) -> Option<u32> {
-        place(self.row().fills)
+        slot_of(self.row().fills)
     }
 
     /// The kind with this name.
@@ -210,8 +210,8 @@ impl Kind {
     }
 }
 
-const fn place(answer: Option<Kind>) -> Option<u32> {
-    match answer {
+const fn slot_of(reply: Option<Kind>) -> Option<u32> {
+    match reply {
         Some(kind) => Some(kind as u32),
         None => None,
     }

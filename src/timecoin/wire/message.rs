@@ -424,7 +424,7 @@ impl NetworkMessage {
 fn finite<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     if !value.is_finite() {
         return Err(serde::ser::Error::custom(format_args!(
-            "total_weight is {value}, which JSON cannot say"
+            "total_weight is {value}, which JSON cannot represent"
         )));
     }
     serializer.serialize_f64(*value)

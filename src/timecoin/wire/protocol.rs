@@ -109,7 +109,7 @@ impl TimeCoin {
     fn refusal(head: &MessageHeader) -> Option<Bytes> {
         match *head {
             MessageHeader::Response { id, status } if status != Status::Ok => {
-                Some(decline::text(id, status).map_or_else(Bytes::new, Bytes::from))
+                Some(decline::encode(id, status).map_or_else(Bytes::new, Bytes::from))
             }
             _ => None,
         }

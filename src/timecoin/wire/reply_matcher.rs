@@ -27,76 +27,77 @@ impl ReplyMatcher for KindReplyMatcher {
         Kind::from_code(kind)?.reply_slot()
     }
 
-    fn is_reply_to(&self, kind: u16, asked: &[u8], reply_kind: u16, reply: &[u8]) -> bool {
+    fn is_reply_to(&self, kind: u16, request: &[u8], reply_kind: u16, reply: &[u8]) -> bool {
         let (Some(kind), Some(reply_kind)) = (Kind::from_code(kind), Kind::from_code(reply_kind)) else {
             return false;
         };
-        is_reply_to(kind, asked, reply_kind, reply)
+        is_reply_to(kind, request, reply_kind, reply)
     }
 
-    fn are_distinguishable(&self, kind: u16, asked: &[u8], other_kind: u16, other: &[u8]) -> bool {
+    fn are_distinguishable(&self, kind: u16, request: &[u8], other_kind: u16, other: &[u8]) -> bool {
         kind == other_kind
-            && Kind::from_code(kind).is_some_and(|kind| are_distinguishable(kind, asked, other))
+            && Kind::from_code(kind).is_some_and(|kind| are_distinguishable(kind, request, other))
     }
 }
 
-/// Whether `reply` can be the reply to `asked`. Both are JSON texts.
-fn is_reply_to(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> bool {
+/// Whether `reply` can be the reply to `request`. Both are JSON texts.
+fn is_reply_to(kind: Kind, request: &[u8], reply_kind: Kind, reply: &[u8]) -> bool {
     if kind.request_slot().is_none() || kind.request_slot() != reply_kind.reply_slot() {
         return false;
     }
-    disagrees(kind, asked, reply_kind, reply) != Some(true)
+    disagrees(kind, request, reply_kind, reply) != Some(true)
 }
 
 /// Whether the replies to two requests of a kind can be distinguished, because both requests name a
 /// different value that the reply repeats. Only for kinds whose replies may be missing without a
 /// refusal ([`decline`](super::decline)): otherwise a second request could never be sent.
-fn are_distinguishable(kind: Kind, asked: &[u8], other: &[u8]) -> bool {
+fn are_distinguishable(kind: Kind, request: &[u8], other: &[u8]) -> bool {
     let differ = match kind {
-        Kind::InstantFinalityRequest => txid_of(asked).zip(txid_of(other)).map(|(one, other)| one != other),
-        Kind::ConsensusBlockVote => hash_of(asked).zip(hash_of(other)).map(|(one, other)| one != other),
+        Kind::InstantFinalityRequest => txid_of(request).zip(txid_of(other)).map(|(one, other)| one != other),
+        Kind::ConsensusBlockVote => hash_of(request).zip(hash_of(other)).map(|(one, other)| one != other),
         _ => None,
     };
     differ == Some(true)
 }
 
 fn txid_of(text: &[u8]) -> Option<String> {
-    body::<TxidField<'_>>(text).map(|field| field.txid.into_owned())
+    content::<TxidField<'_>>(text).map(|field| field.txid.into_owned())
 }
 
 /// The hash of the block that a vote is about.
 fn hash_of(vote: &[u8]) -> Option<String> {
-    let vote: Cow<'_, str> = body::<JsonText<'_>>(vote)?.0;
+    let vote: Cow<'_, str> = content::<JsonText<'_>>(vote)?.0;
     serde_json::from_str(&vote).ok().map(|field: HashField<'_>| field.block_hash.into_owned())
 }
 
 /// Whether a common field differs; `None` if no such field could be read.
-fn disagrees(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> Option<bool> {
+fn disagrees(kind: Kind, request: &[u8], reply_kind: Kind, reply: &[u8]) -> Option<bool> {
     Some(match kind {
         Kind::TimeRequest => {
-            body::<TimeFields>(asked)?.request_time_ms != body::<TimeFields>(reply)?.request_time_ms
+            content::<TimeFields>(request)?.request_time_ms != content::<TimeFields>(reply)?.request_time_ms
         }
         Kind::GetBlocks => {
-            let Range { start_height, end_height } = body(asked)?;
+            let Range { start_height, end_height } = content(request)?;
             let first = match reply_kind {
-                Kind::BlocksData => body::<FirstElement<HeightField>>(reply)?.0?.height,
-                _ => body::<Blocks>(reply)?.blocks.0?.header.block_number,
+                Kind::BlocksData => content::<FirstElement<HeightField>>(reply)?.0?.height,
+                _ => content::<Blocks>(reply)?.blocks.0?.header.block_number,
             };
             !(start_height..=end_height).contains(&first)
         }
-        Kind::InstantFinalityRequest => txid_of(asked)? != txid_of(reply)?,
-        Kind::ConsensusBlockVote => hash_of(asked)? != body::<HashField<'_>>(reply)?.block_hash,
-        Kind::RequestMissingTransactions => missing_differ(&body(asked)?, &body(reply)?),
+        Kind::InstantFinalityRequest => txid_of(request)? != txid_of(reply)?,
+        Kind::ConsensusBlockVote => hash_of(request)? != content::<HashField<'_>>(reply)?.block_hash,
+        Kind::RequestMissingTransactions => missing_differ(&content(request)?, &content(reply)?),
         Kind::BlockRequest => {
-            body::<HeightField>(asked)?.height != body::<OneBlock>(reply)?.block?.header.block_number
+            content::<HeightField>(request)?.height != content::<OneBlock>(reply)?.block?.header.block_number
         }
         Kind::ChainRequest => {
-            body::<FromHeight>(asked)?.from_height != body::<Blocks>(reply)?.blocks.0?.header.block_number
+            content::<FromHeight>(request)?.from_height
+                != content::<Blocks>(reply)?.blocks.0?.header.block_number
         }
         Kind::StateSnapshotRequest => {
-            body::<HeightField>(asked)?.height != body::<HeightField>(reply)?.height
+            content::<HeightField>(request)?.height != content::<HeightField>(reply)?.height
         }
-        Kind::UTXOStateQuery => states_differ(&body(asked)?, &body(reply)?)?,
+        Kind::UTXOStateQuery => states_differ(&content(request)?, &content(reply)?)?,
         // The other replies repeat no field of their request. Finalized transactions contain times,
         // but nodes differ in the times they select by.
         _ => return None,
@@ -104,19 +105,20 @@ fn disagrees(kind: Kind, asked: &[u8], reply_kind: Kind, reply: &[u8]) -> Option
 }
 
 /// Whether the reply is for another block, or has transactions that were not requested.
-fn missing_differ(asked: &MissingAsked<'_>, reply: &MissingReply<'_>) -> bool {
-    let mut wanted: Vec<&str> = asked.txids.iter().map(|JsonText(txid)| &**txid).collect();
+fn missing_differ(request: &MissingRequest<'_>, reply: &MissingReply<'_>) -> bool {
+    let mut wanted: Vec<&str> = request.txids.iter().map(|JsonText(txid)| &**txid).collect();
     wanted.sort_unstable();
     let is_wanted = |txid: &str| wanted.binary_search(&txid).is_ok();
-    asked.block_height != reply.block_height || !reply.transactions.iter().all(|found| is_wanted(&found.txid))
+    request.block_height != reply.block_height
+        || !reply.transactions.iter().all(|found| is_wanted(&found.txid))
 }
 
 /// Whether the reply has states of outputs that were not requested; `None` if it is not a list of
 /// states.
-fn states_differ(asked: &StatesAsked<'_>, reply: &StatesReply<'_>) -> Option<bool> {
+fn states_differ(request: &StatesRequest<'_>, reply: &StatesReply<'_>) -> Option<bool> {
     let found: Vec<(OutPointFields<'_>, IgnoredAny)> = serde_json::from_str(&reply.states).ok()?;
     let wanted =
-        asked.outpoints.iter().map(|JsonText(text)| serde_json::from_str::<OutPointFields<'_>>(text));
+        request.outpoints.iter().map(|JsonText(text)| serde_json::from_str::<OutPointFields<'_>>(text));
     let mut wanted: Vec<OutPointFields<'_>> = wanted.collect::<Result<_, _>>().ok()?;
     wanted.sort_unstable();
     Some(!found.iter().all(|(outpoint, _)| wanted.binary_search(outpoint).is_ok()))
@@ -176,7 +178,7 @@ struct HeaderFields {
 }
 
 #[derive(Deserialize)]
-struct MissingAsked<'a> {
+struct MissingRequest<'a> {
     #[serde(borrow)]
     txids: Vec<JsonText<'a>>,
     block_height: u64,
@@ -190,7 +192,7 @@ struct MissingReply<'a> {
 }
 
 #[derive(Deserialize)]
-struct StatesAsked<'a> {
+struct StatesRequest<'a> {
     #[serde(borrow)]
     outpoints: Vec<JsonText<'a>>,
 }
@@ -236,25 +238,27 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for FirstElement<T> {
 }
 
 /// The content of a message's text, whatever its name.
-fn body<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<T> {
-    struct Body<T>(T);
-    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Body<T> {
+fn content<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<T> {
+    struct Content<T>(T);
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Content<T> {
         fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             struct Map<T>(PhantomData<T>);
             impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Map<T> {
-                type Value = Body<T>;
+                type Value = Content<T>;
 
                 fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                     f.write_str("a message")
                 }
 
-                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Body<T>, A::Error> {
+                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Content<T>, A::Error> {
                     let entry = map.next_entry::<IgnoredAny, T>()?;
-                    entry.map(|(_, body)| Body(body)).ok_or_else(|| de::Error::invalid_length(0, &self))
+                    entry
+                        .map(|(_, content)| Content(content))
+                        .ok_or_else(|| de::Error::invalid_length(0, &self))
                 }
             }
             deserializer.deserialize_map(Map(PhantomData))
         }
     }
-    serde_json::from_slice::<Body<T>>(text).ok().map(|Body(body)| body)
+    serde_json::from_slice::<Content<T>>(text).ok().map(|Content(content)| content)
 }

@@ -40,8 +40,8 @@ const MESSAGE: [u8; 100] = [7; 100];
 const ROUND_BYTES: usize = 512 << 10;
 
 fn log() -> (Arc<WakeSet>, TestLog) {
-    let hub = WakeSet::new();
-    (Arc::clone(&hub), TestLog::new(LogConfig::recommended(), &hub))
+    let wake_set = WakeSet::new();
+    (Arc::clone(&wake_set), TestLog::new(LogConfig::recommended(), &wake_set))
 }
 
 fn cursors(log: &TestLog, count: u64) -> Vec<(Reader, Batch)> {
@@ -131,9 +131,9 @@ fn append_drained(count: u64, appends: u32) -> f64 {
 
 /// Nanoseconds in which a connection parks, is woken by an append, takes the message and publishes.
 fn wake_round(count: u64, rounds: u32) -> f64 {
-    let (hub, log) = log();
+    let (wake_set, log) = log();
     let mut connections: Vec<((Reader, Batch), Parker)> =
-        cursors(&log, count).into_iter().map(|cursor| (cursor, hub.parker())).collect();
+        cursors(&log, count).into_iter().map(|cursor| (cursor, wake_set.parker())).collect();
     let start = Instant::now();
     for _ in 0..rounds {
         for ((cursor, batch), parker) in &mut connections {

@@ -1,4 +1,5 @@
-//! Operation sequences on the broadcast log against a plain list of messages: the driver is the tests' own.
+//! Operation sequences on the broadcast log against a plain list of messages, with the driver of
+//! the integration tests.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! The bytes that a connection is about to write from one log: runs of shared segments, a copy of the open tail, and
-//! the rest of a chunk that is on the wire in part.
+//! The bytes that a connection is about to write from one log: runs of shared segments, a copy of
+//! the open tail, and the rest of a chunk that is on the wire in part.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -9,12 +9,13 @@ use crate::base::ConnId;
 
 /// Bytes collected from a log for one vectored write.
 ///
-/// The writer owns it and [`Cursor::fill`](super::Cursor::fill) fills it. While it has runs, it keeps their segments
-/// alive. So it must not keep them across a wait for the stream: see [`Cursor::release`](super::Cursor::release). A new
-/// batch has no heap memory.
+/// The writer owns it and [`Cursor::fill`](super::Cursor::fill) fills it. While it has runs, it
+/// keeps their segments alive. So it must not keep them across a wait for the stream: see
+/// [`Cursor::release`](super::Cursor::release). A new batch has no heap memory.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// A copy of the rest of a chunk whose beginning is on the wire, and how much of the copy is written.
+    /// A copy of the rest of a chunk whose beginning is on the wire, and how much of the copy is
+    /// written.
     partial_chunk: Vec<u8>,
     partial_written: usize,
     runs: Vec<Run>,
@@ -69,8 +70,8 @@ impl Batch {
         self.len == 0
     }
 
-    /// Fills `out` from its beginning with what is left to write, in order. Returns the number of slices used. What
-    /// does not fit is left for the next call.
+    /// Fills `out` from its beginning with what is left to write, in order. Returns the number of
+    /// slices used. What does not fit is left for the next call.
     ///
     /// # Cost
     /// O(slices); no copy, no reference count.
@@ -155,7 +156,8 @@ impl Batch {
         Some((run, Self::index_of(run, &self.tail)?))
     }
 
-    /// The position of the next byte to write, without regard to a partial chunk. `None` without runs.
+    /// The position of the next byte to write, without regard to a partial chunk. `None` without
+    /// runs.
     pub(super) fn front_position(&self) -> Option<Position> {
         self.front().map(|(run, index)| index.position_at(run.from))
     }
@@ -171,8 +173,8 @@ impl Batch {
         Some(Self::index_of(last, &self.tail)?.position_at(last.to))
     }
 
-    /// Cuts the runs to `max` bytes, on a chunk boundary, at least one chunk. Returns the position behind them if
-    /// anything was cut off.
+    /// Cuts the runs to `max` bytes, on a chunk boundary, at least one chunk. Returns the position
+    /// behind them if anything was cut off.
     pub(super) fn truncate(&mut self, mut max: usize) -> Option<Position> {
         for at in self.first_run..self.runs.len() {
             let run = &self.runs[at];
@@ -275,10 +277,11 @@ impl Batch {
         self.len = self.partial_chunk.len() - self.partial_written;
     }
 
-    /// Keeps a copy of the rest of the chunk at the front, if a part of it is on the wire, and drops everything else.
+    /// Keeps a copy of the rest of the chunk at the front, if a part of it is on the wire, and
+    /// drops everything else.
     ///
-    /// Returns the position to continue from, and whether it is inside a chunk because the rest was longer than `max`.
-    /// `None` without runs.
+    /// Returns the position to continue from, and whether it is inside a chunk because the rest was
+    /// longer than `max`. `None` without runs.
     pub(super) fn keep_partial_chunk(&mut self, max: usize) -> Option<(Position, bool)> {
         let kept = self.front().map(|(run, index)| {
             if self.has_partial_chunk() || index.is_boundary(run.from) {

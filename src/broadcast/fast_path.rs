@@ -1,8 +1,10 @@
-//! The fast path of a connection that has nothing else to write: a few messages at the end of a log, copied.
+//! The fast path of a connection that has nothing else to write: a few messages at the end of a
+//! log, copied.
 //!
-//! A paced broadcast finds almost every connection asleep with nothing left to write. Such a connection copies what it
-//! missed out of the open tail, under the log's lock, and writes it at once, without a cursor, a batch or a round of the
-//! writer. If the stream takes only a part, [`TailCopy::split`] hands the rest to a cursor and its batch.
+//! A paced broadcast finds almost every connection asleep with nothing left to write. Such a
+//! connection copies what it missed out of the open tail, under the log's lock, and writes it at
+//! once, without a cursor, a batch or a round of the writer. If the stream takes only a part,
+//! [`TailCopy::split`] hands the rest to a cursor and its batch.
 
 use super::batch::Batch;
 use super::segment::Position;
@@ -63,8 +65,9 @@ impl TailCopy {
         self.position_after(self.ends.get().len())
     }
 
-    /// Splits the copy after a write of its first `written` bytes. Leaves the rest of the message that has begun in
-    /// `batch`, which must be empty. Returns the position behind that message, and the bytes and messages written.
+    /// Splits the copy after a write of its first `written` bytes. Leaves the rest of the message
+    /// that has begun in `batch`, which must be empty. Returns the position behind that message,
+    /// and the bytes and messages written.
     pub(super) fn split(&self, written: usize, batch: &mut Batch) -> (Position, u64, u64) {
         let whole = self.ends.get().iter().take_while(|end| **end as usize <= written).count();
         let done = self.position_after(whole);

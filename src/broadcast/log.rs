@@ -1,10 +1,13 @@
-//! [`Log`]: one append-only log of encoded messages, bounded in bytes, shared by all connections of a protocol and lane.
+//! [`Log`]: one append-only log of encoded messages, bounded in bytes, shared by all connections of
+//! a protocol and lane.
 //!
-//! One lock guards the [`Ring`] with the content. Producers of one log take turns on it, each for one copy; connections
-//! take it to collect what they have to write. A few atomics beside it are written under the lock and read without it:
-//! a connection that sleeps and a producer that waits look at those only.
+//! One lock guards the [`Ring`] with the content. Producers of one log take turns on it, each for
+//! one copy; connections take it to collect what they have to write. A few atomics beside it are
+//! written under the lock and read without it: a connection that sleeps and a producer that waits
+//! look at those only.
 //!
-//! `append`: check the length, lock, begin a block if the current one is full, copy, publish the new end, unlock, wake.
+//! `append`: check the length, lock, begin a block if the current one is full, copy, publish the
+//! new end, unlock, wake.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +33,8 @@ use crate::sync::{Mutex, MutexGuard};
 const MAX_STALL: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Blocks of a ring, at least.
 const MIN_BLOCKS: usize = 8;
-/// A connection may be this part of the ring behind before producers that wait for room are stopped.
+/// A connection may be this part of the ring behind before producers that wait for room are
+/// stopped.
 const LAG_DIVISOR: usize = 4;
 
 /// A shared, bounded, append-only log of encoded messages.
@@ -38,14 +42,16 @@ const LAG_DIVISOR: usize = 4;
 pub struct Log {
     wake_set: Arc<WakeSet>,
     ring: CachePadded<Mutex<Ring>>,
-    /// Bytes ever appended. Written under the lock; sleeping connections and waiting producers read it.
+    /// Bytes ever appended. Written under the lock; sleeping connections and waiting producers read
+    /// it.
     end: CachePadded<AtomicU64>,
     /// Position of the oldest byte held. Hint.
     begin: AtomicU64,
-    /// Memory held, as of the last change. Hint for statistics; the ring's own number is the authority.
+    /// Memory held, as of the last change. Hint for statistics; the ring's own number is the
+    /// authority.
     memory: AtomicUsize,
-    /// Memory that may be held. Written under the lock, and every change of the ring reads it there: otherwise a limit
-    /// that was lowered meanwhile would not hold.
+    /// Memory that may be held. Written under the lock, and every change of the ring reads it
+    /// there: otherwise a limit that was lowered meanwhile would not hold.
     limit: AtomicUsize,
     block_bytes: usize,
     stall: Duration,
@@ -75,7 +81,8 @@ impl Log {
         })
     }
 
-    /// Appends one whole encoded message that is one chunk on the wire. Never waits for a connection.
+    /// Appends one whole encoded message that is one chunk on the wire. Never waits for a
+    /// connection.
     ///
     /// From 16 KiB up, prefer [`Log::append_chunks`]: this call copies the bytes under the lock.
     ///
@@ -83,8 +90,8 @@ impl Log {
     /// [`AppendError`]: the message is empty, or larger than half of the ring.
     ///
     /// # Cost
-    /// One short lock, a length check and a copy. A fence and a load if no connection sleeps. O(1) whatever the number
-    /// of connections. Producers of one log take turns on the lock.
+    /// One short lock, a length check and a copy. A fence and a load if no connection sleeps. O(1)
+    /// whatever the number of connections. Producers of one log take turns on the lock.
     #[inline]
     pub fn append(&self, encoded: &[u8], origin: Option<ConnId>) -> Result<Appended, AppendError> {
         loop {
@@ -95,9 +102,9 @@ impl Log {
         }
     }
 
-    /// Returns the number alone, which comes back in registers. A larger result goes through memory, where it is stored
-    /// in parts and read as a whole, and that stalls longer than the lock takes. `None` if the ring has become too small
-    /// for the message.
+    /// Returns the number alone, which comes back in registers. A larger result goes through
+    /// memory, where it is stored in parts and read as a whole, and that stalls longer than the
+    /// lock takes. `None` if the ring has become too small for the message.
     #[inline(never)]
     fn try_append(&self, encoded: &[u8], origin: Option<ConnId>) -> Option<u64> {
         let mut ring = self.ring.lock();
@@ -118,7 +125,8 @@ impl Log {
         self.block_bytes.min(limit / MIN_BLOCKS)
     }
 
-    /// Begins a new block of the ring. Unlocks the ring in between if segments have to be dropped outside the lock.
+    /// Begins a new block of the ring. Unlocks the ring in between if segments have to be dropped
+    /// outside the lock.
     #[cold]
     fn rotate_block<'a>(
         &'a self,
@@ -137,7 +145,8 @@ impl Log {
         self.ring.lock()
     }
 
-    /// Appends one large message whose payload is referred to, not copied, and whose chunks other lanes may interleave.
+    /// Appends one large message whose payload is referred to, not copied, and whose chunks other
+    /// lanes may interleave.
     ///
     /// # Errors
     /// [`AppendError`]: the message is empty, or larger than half of the ring.
@@ -194,7 +203,8 @@ impl Log {
     #[inline]
     fn store_hints(&self, ring: &Ring) {
         self.memory.store(ring.memory(), Ordering::Relaxed);
-        // Release: a reader of this end that then takes the lock finds what was appended. Pairs with `end_pos`.
+        // Release: a reader of this end that then takes the lock finds what was appended. Pairs
+        // with `end_pos`.
         self.end.store(ring.end_pos(), Ordering::Release);
     }
 
@@ -212,14 +222,15 @@ impl Log {
         self.backpressure.has_room(&log)
     }
 
-    /// When [`Log::tick`] is due because a producer waits for a connection that may be standing still. `None` if no
-    /// producer waits.
+    /// When [`Log::tick`] is due because a producer waits for a connection that may be standing
+    /// still. `None` if no producer waits.
     pub fn stall_deadline(&self) -> Option<Tick> {
         self.backpressure.deadline(self.stall)
     }
 
-    /// Stops waiting for connections that stand still or keep most others idle; see [`RoomWait`]. Call it at
-    /// [`Log::stall_deadline`], and several times in a stall time, or slow connections are not found.
+    /// Stops waiting for connections that stand still or keep most others idle; see [`RoomWait`].
+    /// Call it at [`Log::stall_deadline`], and several times in a stall time, or slow connections
+    /// are not found.
     ///
     /// # Cost
     /// A short lock; O(connections) while a producer waits or a connection is slow.
@@ -227,8 +238,8 @@ impl Log {
         self.backpressure.tick(&self.snapshot_with_policy(), now);
     }
 
-    /// How often a waiting producer should poll with a new time, so that slow connections are found soon: a fiftieth of
-    /// the stall time. See [`RoomWait`].
+    /// How often a waiting producer should poll with a new time, so that slow connections are found
+    /// soon: a fiftieth of the stall time. See [`RoomWait`].
     pub fn check_interval(&self) -> Duration {
         backpressure::check_interval(self.stall)
     }
@@ -243,7 +254,8 @@ impl Log {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Changes the bytes of memory that may be held; at least 8 KiB. Evicts what is too much at once.
+    /// Changes the bytes of memory that may be held; at least 8 KiB. Evicts what is too much at
+    /// once.
     pub fn set_ring_bytes(&self, ring_bytes: usize) {
         let limit = clamp_ring_bytes(ring_bytes);
         let mut ring = self.ring.lock();
@@ -257,7 +269,8 @@ impl Log {
         if self.disconnects_on_lag.load(Ordering::Relaxed) { LagPolicy::Disconnect } else { LagPolicy::Skip }
     }
 
-    /// Changes what happens to a connection that falls behind the ring, from its next [`Cursor::fill`] on.
+    /// Changes what happens to a connection that falls behind the ring, from its next
+    /// [`Cursor::fill`] on.
     ///
     /// [`Cursor::fill`]: super::Cursor::fill
     pub fn set_lag_policy(&self, policy: LagPolicy) {
@@ -328,7 +341,8 @@ impl Log {
         &self.backpressure
     }
 
-    /// What back-pressure needs to know of the log. `skips_on_lag` is left out; see [`Log::snapshot_with_policy`].
+    /// What back-pressure needs to know of the log. `skips_on_lag` is left out; see
+    /// [`Log::snapshot_with_policy`].
     pub(super) fn snapshot(&self) -> LogSnapshot {
         // `begin` first: it never passes `end`.
         let begin = self.begin.load(Ordering::Relaxed);

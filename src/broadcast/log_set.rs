@@ -1,7 +1,8 @@
 //! The logs of one protocol, one a lane, and the positions of one connection in them.
 //!
-//! All connections of a protocol join all of its logs at once. What a connection keeps about them is one allocation,
-//! and while it sleeps one number a log decides whether it has something to read.
+//! All connections of a protocol join all of its logs at once. What a connection keeps about them
+//! is one allocation, and while it sleeps one number a log decides whether it has something to
+//! read.
 
 use std::sync::Arc;
 
@@ -39,11 +40,12 @@ impl LogSet {
         &self.logs
     }
 
-    /// The positions of a new connection: the end of each log. A connection that replaces another begins at `from`,
-    /// with the first message that the other has not written whole, and skips frames that came from either.
+    /// The positions of a new connection: the end of each log. A connection that replaces another
+    /// begins at `from`, with the first message that the other has not written whole, and skips
+    /// frames that came from either.
     ///
-    /// Call it before the peer's key goes live. If the ring no longer holds the message at `from`, the first
-    /// [`Cursor::fill`] follows the lag policy.
+    /// Call it before the peer's key goes live. If the ring no longer holds the message at `from`,
+    /// the first [`Cursor::fill`] follows the lag policy.
     ///
     /// # Cost
     /// One allocation; two short locks a log, and a binary search a log for a replacement.
@@ -58,14 +60,15 @@ impl LogSet {
     }
 }
 
-/// The positions of one connection in the logs of a set while it sleeps: everything before them is written and
-/// published. Dropping it leaves the logs.
+/// The positions of one connection in the logs of a set while it sleeps: everything before them is
+/// written and published. Dropping it leaves the logs.
 #[derive(Debug)]
 pub struct LogPositions {
     logs: Arc<[Arc<Log>; LOGS_PER_SET]>,
     states: Arc<CursorStates>,
-    /// Bytes before the position in each log. The states hold the same numbers; here they lie beside each other, so
-    /// that one cache line shows a connection that wakes which logs have something to read.
+    /// Bytes before the position in each log. The states hold the same numbers; here they lie
+    /// beside each other, so that one cache line shows a connection that wakes which logs have
+    /// something to read.
     pos: [u64; LOGS_PER_SET],
     /// The connection's index among the members of each log, for back-pressure.
     members: [u32; LOGS_PER_SET],
@@ -87,8 +90,8 @@ impl LogPositions {
         self.states.view(index)
     }
 
-    /// Where a successor of this connection begins in each log. Exact once this connection has stopped; before that,
-    /// the successor may write messages again that this one still writes.
+    /// Where a successor of this connection begins in each log. Exact once this connection has
+    /// stopped; before that, the successor may write messages again that this one still writes.
     pub fn resume_points(&self) -> [ResumePoint; LOGS_PER_SET] {
         self.states.resume_points()
     }
@@ -101,7 +104,8 @@ impl LogPositions {
         std::array::from_fn(|index| self.logs[index].end_pos() != self.pos[index])
     }
 
-    /// Copies what one log has to read, if that is a few small messages, none of them from this peer.
+    /// Copies what one log has to read, if that is a few small messages, none of them from this
+    /// peer.
     ///
     /// # Cost
     /// The log's short lock, and a copy of at most 4 KiB.
@@ -129,7 +133,8 @@ impl LogPositions {
         })
     }
 
-    /// Takes over the position of a cursor. Returns `false`, and changes nothing, while the cursor is still needed.
+    /// Takes over the position of a cursor. Returns `false`, and changes nothing, while the cursor
+    /// is still needed.
     pub fn save(&mut self, index: usize, cursor: &Cursor) -> bool {
         cursor.resting_pos().map(|pos| self.pos[index] = pos).is_some()
     }
@@ -141,7 +146,8 @@ impl Drop for LogPositions {
     }
 }
 
-/// One connection as a member of one log: the log, and what the connection shares about its cursor there.
+/// One connection as a member of one log: the log, and what the connection shares about its cursor
+/// there.
 #[derive(Clone, Copy, Debug)]
 pub struct LogMember<'a> {
     pub(super) log: &'a Log,
@@ -154,8 +160,8 @@ impl LogMember<'_> {
         self.states.of_log(self.log.index())
     }
 
-    /// Whether frames that came over this connection came from the peer itself: over its connection, or over the one
-    /// that was replaced.
+    /// Whether frames that came over this connection came from the peer itself: over its
+    /// connection, or over the one that was replaced.
     pub(super) fn is_own(&self, conn: ConnId) -> bool {
         conn == self.states.conn() || self.state().predecessor() == Some(conn)
     }

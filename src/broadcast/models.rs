@@ -1,4 +1,5 @@
-//! Loom models of the log: the shipped types, every interleaving that a bounded number of preemptions can make.
+//! Loom models of the log: the shipped types, every interleaving that a bounded number of
+//! preemptions can make.
 
 use std::future::{Future, poll_fn};
 use std::io::IoSlice;
@@ -33,26 +34,26 @@ fn log(lag: LagPolicy) -> (Arc<WakeSet>, TestLog) {
     (Arc::clone(&wake_set), TestLog::new(config, &wake_set))
 }
 
-/// Everything that is there to take now, written.
-fn take(cursor: &mut Reader) -> Vec<u8> {
-    let (mut line, mut batch) = (Vec::new(), Batch::new());
-    while cursor.fill(1 << 20, &mut batch) == Fill::Ready {
+/// Writes everything that is unread. Returns the bytes.
+fn take(reader: &mut Reader) -> Vec<u8> {
+    let (mut wire, mut batch) = (Vec::new(), Batch::new());
+    while reader.fill(1 << 20, &mut batch) == Fill::Ready {
         let mut slices = std::array::from_fn::<_, 4, _>(|_| IoSlice::new(&[]));
         let used = batch.slices(&mut slices);
-        let before = line.len();
-        slices[..used].iter().for_each(|slice| line.extend_from_slice(slice));
-        cursor.advance(&mut batch, line.len() - before);
+        let before = wire.len();
+        slices[..used].iter().for_each(|slice| wire.extend_from_slice(slice));
+        reader.advance(&mut batch, wire.len() - before);
     }
-    cursor.publish();
-    line
+    reader.publish();
+    wire
 }
 
 #[test]
-fn links_that_seal_and_copy_see_every_append_once_in_order() {
+fn connections_that_seal_and_copy_see_every_append_once_in_order() {
     model(3, || {
         let (_, log) = log(LagPolicy::Disconnect);
         let (mut here, mut there) = (log.join(conn(1)), log.join(conn(2)));
-        // Longer than what is copied: whoever comes first seals it. No longer than half the ring.
+        // Longer than what is copied: the first connection seals it. No longer than half the ring.
         let mut want = vec![b'a'; 4090];
         want.extend_from_slice(b"bbbbbbbbb");
         let producer = {
@@ -62,30 +63,30 @@ fn links_that_seal_and_copy_see_every_append_once_in_order() {
                 log.append(b"bbbbbbbbb", None).expect("fits");
             })
         };
-        let link = thread::spawn(move || {
-            let line = take(&mut there);
-            (line, there)
+        let connection = thread::spawn(move || {
+            let wire = take(&mut there);
+            (wire, there)
         });
-        let mut line = take(&mut here);
+        let mut wire = take(&mut here);
         producer.join().expect("no panic");
-        let (mut other, mut there) = link.join().expect("no panic");
-        line.extend(take(&mut here));
+        let (mut other, mut there) = connection.join().expect("no panic");
+        wire.extend(take(&mut here));
         other.extend(take(&mut there));
-        assert!(line == want && other == want, "{} and {}", line.len(), other.len());
+        assert!(wire == want && other == want, "{} and {}", wire.len(), other.len());
     });
 }
 
-/// Sleeps until `want` bytes have come.
-fn read_until(wake_set: &Arc<WakeSet>, cursor: &mut Reader, want: usize) {
+/// Parks until `want` bytes have come.
+fn read_until(wake_set: &Arc<WakeSet>, reader: &mut Reader, want: usize) {
     let parker = wake_set.parker();
     let mut got = 0;
     block_on(poll_fn(|cx| {
         loop {
-            got += take(cursor).len();
+            got += take(reader).len();
             if got >= want {
                 return Poll::Ready(());
             }
-            if parker.park(cx.waker(), || !cursor.has_unread()) == Parked::Yes {
+            if parker.park(cx.waker(), || !reader.has_unread()) == Parked::Yes {
                 return Poll::Pending;
             }
         }
@@ -93,10 +94,10 @@ fn read_until(wake_set: &Arc<WakeSet>, cursor: &mut Reader, want: usize) {
 }
 
 #[test]
-fn the_last_append_before_silence_wakes_the_link() {
+fn the_last_append_before_silence_wakes_the_connection() {
     model(3, || {
         let (wake_set, log) = log(LagPolicy::Skip);
-        let mut cursor = log.join(conn(1));
+        let mut reader = log.join(conn(1));
         let producer = {
             let log = Arc::clone(&log);
             thread::spawn(move || {
@@ -105,35 +106,35 @@ fn the_last_append_before_silence_wakes_the_link() {
             })
         };
         // A lost wake-up is a deadlock, which loom reports.
-        read_until(&wake_set, &mut cursor, 2);
+        read_until(&wake_set, &mut reader, 2);
         producer.join().expect("no panic");
     });
 }
 
-/// As the writer of a link does that has nothing else to send: registered once a poll, its places at rest, what it copies
-/// given up again at once.
+/// As the writer of a connection with nothing else to send: it registers once a poll, keeps only its
+/// positions, and gives up what it copies at once.
 #[test]
-fn a_link_at_rest_is_woken_for_every_append_and_sees_it_once_at_a_glance() {
+fn the_fast_path_sees_every_append_once_and_is_woken_for_it() {
     model(3, || {
         let wake_set = WakeSet::new();
-        let log_set = LogSet::new([LogConfig::test(); LOGS_PER_SET], &wake_set);
-        let mut positions = log_set.join(conn(1), None);
-        let log = Arc::clone(&log_set.logs()[1]);
+        let logs = LogSet::new([LogConfig::test(); LOGS_PER_SET], &wake_set);
+        let mut positions = logs.join(conn(1), None);
+        let log = Arc::clone(&logs.logs()[1]);
         let producer = thread::spawn(move || {
             log.append(b"x", None).expect("fits");
             log.append(b"y", None).expect("fits");
         });
         let parker = wake_set.parker();
-        let (mut line, mut glance) = (Vec::new(), TailCopy::default());
+        let (mut wire, mut copy) = (Vec::new(), TailCopy::default());
         block_on(poll_fn(|cx| {
             parker.parked_waker().task().register(cx.waker());
             loop {
                 if positions.unread()[1] {
-                    assert!(positions.copy_tail(1, &mut glance), "so little is copied");
-                    line.extend_from_slice(glance.bytes());
-                    positions.mark_written(1, &glance);
+                    assert!(positions.copy_tail(1, &mut copy), "so little is copied");
+                    wire.extend_from_slice(copy.bytes());
+                    positions.mark_written(1, &copy);
                 }
-                if line.len() >= 2 {
+                if wire.len() >= 2 {
                     return Poll::Ready(());
                 }
                 if parker.park_registered(|| !positions.unread().contains(&true)) == Parked::Yes {
@@ -142,29 +143,29 @@ fn a_link_at_rest_is_woken_for_every_append_and_sees_it_once_at_a_glance() {
             }
         }));
         producer.join().expect("no panic");
-        assert_eq!(line, b"xy");
+        assert_eq!(wire, b"xy");
         assert_eq!(positions.states().resume_points()[1].seq, 2);
     });
 }
 
 #[test]
-fn two_producers_wake_a_link_that_sleeps_once_for_log_and_state() {
+fn a_connection_parks_once_for_log_and_state() {
     model(2, || {
         let (wake_set, log) = log(LagPolicy::Skip);
         let table = StateTable::new(StateConfig::default(), Arc::clone(&wake_set));
-        let (mut cursor, mut state) = (log.join(conn(1)), table.cursor());
+        let (mut reader, mut state) = (log.join(conn(1)), table.cursor());
         let appender = thread::spawn(move || log.append(b"x", None).expect("fits"));
-        let setter = thread::spawn(move || table.set(StateKey::of(1), Bytes::from_static(b"s")));
+        let setter = thread::spawn(move || table.set(StateKey::of_kind(1), Bytes::from_static(b"s")));
         let parker = wake_set.parker();
-        let (mut line, mut values) = (Vec::new(), 0);
+        let (mut wire, mut values) = (Vec::new(), 0);
         block_on(poll_fn(|cx| {
             loop {
-                line.extend(take(&mut cursor));
+                wire.extend(take(&mut reader));
                 values += std::iter::from_fn(|| state.take_next()).count();
-                if line.len() == 1 && values == 1 {
+                if wire.len() == 1 && values == 1 {
                     return Poll::Ready(());
                 }
-                if parker.park(cx.waker(), || !cursor.has_unread() && !state.has_unread()) == Parked::Yes {
+                if parker.park(cx.waker(), || !reader.has_unread() && !state.has_unread()) == Parked::Yes {
                     return Poll::Pending;
                 }
             }
@@ -175,13 +176,13 @@ fn two_producers_wake_a_link_that_sleeps_once_for_log_and_state() {
 }
 
 #[test]
-fn what_is_handed_to_the_waker_task_is_woken_by_it() {
+fn the_waker_task_wakes_what_is_handed_to_it() {
     model(2, || {
         let (wake_set, log) = log(LagPolicy::Skip);
-        let mut cursor = log.join(conn(1));
+        let mut reader = log.join(conn(1));
         let done = Arc::new((AtomicBool::new(false), TaskWaker::new()));
         let waker_task = wake_set.waker_task().expect("the only one");
-        let staff = {
+        let waker_thread = {
             let done = Arc::clone(&done);
             thread::spawn(move || {
                 let mut waker_task = pin!(waker_task);
@@ -196,30 +197,30 @@ fn what_is_handed_to_the_waker_task_is_woken_by_it() {
             log.append(b"x", None).expect("fits");
             log.append(b"y", None).expect("fits");
         });
-        read_until(&wake_set, &mut cursor, 2);
+        read_until(&wake_set, &mut reader, 2);
         done.0.store(true, Ordering::Release);
         done.1.wake();
         producer.join().expect("no panic");
-        staff.join().expect("no panic");
+        waker_thread.join().expect("no panic");
     });
 }
 
 #[test]
-fn a_waker_task_that_is_dropped_leaves_nobody_asleep() {
+fn dropping_the_waker_task_loses_no_wakeup() {
     model(3, || {
         let (wake_set, log) = log(LagPolicy::Skip);
-        let mut cursor = log.join(conn(1));
+        let mut reader = log.join(conn(1));
         let waker_task = wake_set.waker_task().expect("the only one");
-        let staff = thread::spawn(move || drop(waker_task));
+        let waker_thread = thread::spawn(move || drop(waker_task));
         let producer = thread::spawn(move || log.append(b"x", None).expect("fits"));
-        read_until(&wake_set, &mut cursor, 1);
+        read_until(&wake_set, &mut reader, 1);
         producer.join().expect("no panic");
-        staff.join().expect("no panic");
+        waker_thread.join().expect("no panic");
     });
 }
 
 #[test]
-fn who_joined_before_an_append_gets_it_and_who_joined_after_does_not() {
+fn only_a_connection_that_joined_before_an_append_gets_it() {
     model(4, || {
         let (_, log) = log(LagPolicy::Skip);
         let producer = {
@@ -229,37 +230,37 @@ fn who_joined_before_an_append_gets_it_and_who_joined_after_does_not() {
                 log.append(b"1", None).expect("fits")
             })
         };
-        let mut cursor = log.join(conn(1));
-        let start = cursor.view().start();
+        let mut reader = log.join(conn(1));
+        let start = reader.view().start();
         let last = producer.join().expect("no panic");
-        assert_eq!(take(&mut cursor), &b"01"[start as usize..]);
-        let receipt = cursor.view().status_of(&last);
+        assert_eq!(take(&mut reader), &b"01"[start as usize..]);
+        let receipt = reader.view().status_of(&last);
         assert_eq!(receipt, if start <= last.seq { Receipt::Written } else { Receipt::NotJoined });
     });
 }
 
 #[test]
-fn a_receipt_never_says_written_before_the_write_nor_of_a_gap() {
+fn a_receipt_is_written_only_after_the_write_and_never_in_a_gap() {
     model(4, || {
         let (_, log) = log(LagPolicy::Skip);
-        let mut cursor = log.join(conn(1));
-        let view = cursor.view();
+        let mut reader = log.join(conn(1));
+        let view = reader.view();
         let lost = log.append(&[0; 3000], None).expect("fits");
         for _ in 0..3 {
             log.append(&[1; 4000], None).expect("fits");
         }
         let wrote = Arc::new(AtomicBool::new(false));
-        let link = {
+        let connection = {
             let (log, wrote) = (Arc::clone(&log), Arc::clone(&wrote));
             thread::spawn(move || {
                 let mut batch = Batch::new();
-                assert!(matches!(cursor.fill(1 << 20, &mut batch), Fill::Skipped { messages: 4, .. }));
+                assert!(matches!(reader.fill(1 << 20, &mut batch), Fill::Skipped { messages: 4, .. }));
                 let kept = log.append(b"kept", None).expect("fits");
-                assert_eq!(cursor.fill(1 << 20, &mut batch), Fill::Ready);
+                assert_eq!(reader.fill(1 << 20, &mut batch), Fill::Ready);
                 wrote.store(true, Ordering::Relaxed);
-                cursor.advance(&mut batch, 4);
-                cursor.publish();
-                drop(cursor);
+                reader.advance(&mut batch, 4);
+                reader.publish();
+                drop(reader);
                 kept
             })
         };
@@ -272,19 +273,19 @@ fn a_receipt_never_says_written_before_the_write_nor_of_a_gap() {
             other => panic!("{other:?} for a message that was written"),
         }
         assert!(matches!(was_lost, Receipt::Behind | Receipt::Skipped), "{was_lost:?} for a gap");
-        assert_eq!(link.join().expect("no panic"), kept);
+        assert_eq!(connection.join().expect("no panic"), kept);
         assert_eq!(view.status_of(&lost), Receipt::Skipped);
         assert_eq!(view.status_of(&kept), Receipt::LeftAfter);
     });
 }
 
 #[test]
-fn a_producer_that_waits_is_woken_by_the_link_it_waits_for() {
+fn a_waiting_producer_is_woken_by_the_watched_connection() {
     model(3, || {
         let (_, log) = log(LagPolicy::Skip);
         let (mut near, mut far) = (log.join(conn(1)), log.join(conn(2)));
         log.append(&[0; 3000], None).expect("fits");
-        let links = [
+        let connections = [
             thread::spawn(move || {
                 take(&mut near);
                 near
@@ -296,27 +297,27 @@ fn a_producer_that_waits_is_woken_by_the_link_it_waits_for() {
         ];
         let mut waiter = log.room_wait();
         block_on(poll_fn(|cx| waiter.poll(cx, Tick::ZERO)));
-        for link in links {
-            link.join().expect("no panic");
+        for connection in connections {
+            connection.join().expect("no panic");
         }
     });
 }
 
 #[test]
-fn a_link_that_leaves_is_not_waited_for() {
+fn a_connection_that_leaves_is_not_waited_for() {
     model(3, || {
         let (_, log) = log(LagPolicy::Skip);
-        let cursor = log.join(conn(1));
+        let reader = log.join(conn(1));
         log.append(&[0; 3000], None).expect("fits");
-        let link = thread::spawn(move || drop(cursor));
+        let connection = thread::spawn(move || drop(reader));
         let mut waiter = log.room_wait();
         block_on(poll_fn(|cx| waiter.poll(cx, Tick::ZERO)));
-        link.join().expect("no panic");
+        connection.join().expect("no panic");
     });
 }
 
 #[test]
-fn the_ring_holds_no_more_than_it_may_whoever_lowers_its_bound() {
+fn the_ring_holds_no_more_than_a_limit_that_is_lowered_concurrently() {
     for in_chunks in [false, true] {
         model(3, move || {
             let (_, log) = log(LagPolicy::Skip);
@@ -339,7 +340,7 @@ fn the_ring_holds_no_more_than_it_may_whoever_lowers_its_bound() {
 }
 
 #[test]
-fn what_a_lowered_bound_makes_too_long_is_refused_or_was_there_before() {
+fn an_append_that_a_lowered_limit_forbids_is_refused_or_was_before() {
     for in_chunks in [false, true] {
         model(3, move || {
             let (_, log) = log(LagPolicy::Skip);

@@ -1,7 +1,9 @@
-//! What became of one message at one connection, and the shared state of cursors that the answer comes from.
+//! What became of one message at one connection, and the shared state of cursors that the answer
+//! comes from.
 //!
-//! A connection publishes how far it has written in a few atomics, which outlive the connection. Receipts, back-pressure
-//! and a successor of the connection read them; only the connection's own task writes them.
+//! A connection publishes how far it has written in a few atomics, which outlive the connection.
+//! Receipts, back-pressure and a successor of the connection read them; only the connection's own
+//! task writes them.
 
 use std::sync::Arc;
 
@@ -12,14 +14,16 @@ use crate::base::ConnId;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::sync::{Mutex, OnceLock};
 
-/// Most gaps that are remembered for one cursor. A message before the oldest of them is [`Receipt::Expired`].
+/// Most gaps that are remembered for one cursor. A message before the oldest of them is
+/// [`Receipt::Expired`].
 const MAX_GAPS: usize = 32;
 
 /// What became of one message at one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Receipt {
-    /// Its last byte was handed to the stream (over TLS: flushed). The peer's application may not have it yet.
+    /// Its last byte was handed to the stream (over TLS: flushed). The peer's application may not
+    /// have it yet.
     Written,
     /// The connection lagged and skipped it.
     Skipped,
@@ -37,21 +41,24 @@ pub enum Receipt {
     NotJoined,
 }
 
-/// Where the successor of a connection begins in one log: see [`LogSet::join`](super::LogSet::join).
+/// Where the successor of a connection begins in one log: see
+/// [`LogSet::join`](super::LogSet::join).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResumePoint {
     pub(super) seq: u64,
     pub(super) conn: ConnId,
 }
 
-/// A read-only view of one cursor. It outlives the connection, so that receipts stay available. Clones share it.
+/// A read-only view of one cursor. It outlives the connection, so that receipts stay available.
+/// Clones share it.
 #[derive(Clone, Debug)]
 pub struct CursorView {
     states: Arc<CursorStates>,
     index: usize,
 }
 
-/// The shared states of one connection's cursors in the logs of a [set](super::LogSet), in one allocation.
+/// The shared states of one connection's cursors in the logs of a [set](super::LogSet), in one
+/// allocation.
 #[derive(Debug)]
 pub(crate) struct CursorStates {
     conn: ConnId,
@@ -63,15 +70,17 @@ pub(crate) struct CursorStates {
 pub(super) struct CursorState {
     /// The first message that this connection has to write.
     start: u64,
-    /// Every message before this one was written, skipped, or came from the peer. Authority for receipts; its release
-    /// pairs with the acquire in `status_of`.
+    /// Every message before this one was written, skipped, or came from the peer. Authority for
+    /// receipts; its release pairs with the acquire in `status_of`.
     written: AtomicU64,
-    /// Bytes of the log before the position. Hint for back-pressure; its release pairs with the acquire of `position`.
+    /// Bytes of the log before the position. Hint for back-pressure; its release pairs with the
+    /// acquire of `position`.
     pos: AtomicU64,
-    /// Whether producers wait for this connection. Ordered against `pos` by two sequentially consistent fences:
-    /// `publish` on this side, `watch` on the other.
+    /// Whether producers wait for this connection. Ordered against `pos` by two sequentially
+    /// consistent fences: `publish` on this side, `watch` on the other.
     watched: AtomicBool,
-    /// Whether the stream was full at the end of the last write of this log. Hint for back-pressure.
+    /// Whether the stream was full at the end of the last write of this log. Hint for
+    /// back-pressure.
     blocked: AtomicBool,
     left: AtomicBool,
     /// What most connections never need. Set before the first gap is published as written.
@@ -111,7 +120,8 @@ impl CursorStates {
         CursorView { states: Arc::clone(self), index }
     }
 
-    /// Where a successor begins in each log: see [`LogPositions::resume_points`](super::LogPositions::resume_points).
+    /// Where a successor begins in each log: see
+    /// [`LogPositions::resume_points`](super::LogPositions::resume_points).
     pub(crate) fn resume_points(&self) -> [ResumePoint; LOGS_PER_SET] {
         self.by_log.each_ref().map(|state| ResumePoint { seq: state.written(), conn: self.conn })
     }
@@ -154,7 +164,8 @@ impl CursorView {
         self.state().status_of(self.states.conn, message)
     }
 
-    /// Where a successor of this connection begins: see [`LogPositions::resume_points`](super::LogPositions::resume_points).
+    /// Where a successor of this connection begins: see
+    /// [`LogPositions::resume_points`](super::LogPositions::resume_points).
     pub fn resume_point(&self) -> ResumePoint {
         self.states.resume_points()[self.index]
     }
@@ -232,7 +243,8 @@ impl CursorState {
         self.written.store(seq, Ordering::Release);
         self.blocked.store(false, Ordering::Relaxed);
         self.pos.store(pos, Ordering::Release);
-        // Pairs with the fence in `watch`: this side sees the watch, or the watching side sees the position.
+        // Pairs with the fence in `watch`: this side sees the watch, or the watching side sees the
+        // position.
         fence(Ordering::SeqCst);
         self.watched.load(Ordering::Relaxed)
     }
@@ -258,7 +270,8 @@ impl CursorState {
         self.watched.store(false, Ordering::Relaxed);
     }
 
-    /// Records that the messages from `from` up to `to` are skipped. Call it before they are published as written.
+    /// Records that the messages from `from` up to `to` are skipped. Call it before they are
+    /// published as written.
     pub(super) fn record_gap(&self, from: u64, to: u64) {
         let rare = self.rare.get_or_init(Box::default);
         let mut gaps = rare.gaps.lock();

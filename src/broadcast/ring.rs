@@ -6,10 +6,10 @@
 //!                               [segment 7: pieces of a large message, not copied]
 //! ```
 //!
-//! Small messages are copied into the open tail, at the end of the current block. The first connection that has to write
-//! more than [`MAX_TAIL_COPY`] bytes of the tail seals it: the bytes so far become a segment that all connections share,
-//! and the tail goes on behind it in the same block. A full block is retired. It is freed, or reused, once all of its
-//! segments are evicted.
+//! Small messages are copied into the open tail, at the end of the current block. The first
+//! connection that has to write more than [`MAX_TAIL_COPY`] bytes of the tail seals it: the bytes
+//! so far become a segment that all connections share, and the tail goes on behind it in the same
+//! block. A full block is retired. It is freed, or reused, once all of its segments are evicted.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,15 +21,16 @@ use super::fast_path::TailCopy;
 use super::segment::{ChunkIndex, Position, Segment};
 use crate::base::ConnId;
 
-/// Most unread bytes of the open tail that a connection copies. Sealing so little would leave segments so small that
-/// every other connection pays in slices for it.
+/// Most unread bytes of the open tail that a connection copies. Sealing so little would leave
+/// segments so small that every other connection pays in slices for it.
 pub(super) const MAX_TAIL_COPY: u32 = 4 * 1024;
 /// Most runs that one batch collects.
 const MAX_RUNS: usize = 64;
 /// Bytes of the tail's index from which it is sealed, at least.
 const MIN_SEALED_INDEX: usize = 4096;
 
-/// Segments to drop after the lock is released, because they hold memory whose owner may run code of its own.
+/// Segments to drop after the lock is released, because they hold memory whose owner may run code
+/// of its own.
 pub(super) type Evicted = Vec<Arc<Segment>>;
 
 /// What a connection found behind its position.
@@ -110,13 +111,15 @@ impl Ring {
         self.buf.capacity() - self.buf.len() >= len
     }
 
-    /// Adds one message, which must fit, to the tail. Returns its number. `block_bytes` is the size of a block.
+    /// Adds one message, which must fit, to the tail. Returns its number. `block_bytes` is the size
+    /// of a block.
     #[inline]
     pub(super) fn append(&mut self, encoded: &[u8], origin: Option<ConnId>, block_bytes: usize) -> u64 {
         let seq = self.tail.first_seq + self.tail.messages();
         self.buf.extend_from_slice(encoded);
         self.memory += self.tail.push(self.buf.len() as u32, origin);
-        // The index of a tail of tiny messages takes more memory than their bytes: seal it, so that it can be evicted.
+        // The index of a tail of tiny messages takes more memory than their bytes: seal it, so that
+        // it can be evicted.
         if self.tail.memory() >= block_bytes.max(MIN_SEALED_INDEX) {
             self.seal();
         }
@@ -155,10 +158,12 @@ impl Ring {
         self.push(Segment::contiguous(index, bytes));
     }
 
-    /// Retires the current block and begins another of `block_bytes` bytes. Evicts what no longer fits.
+    /// Retires the current block and begins another of `block_bytes` bytes. Evicts what no longer
+    /// fits.
     ///
-    /// A block whose last segment was evicted becomes the new one, unless a connection is about to write of it. Memory
-    /// that is freed and allocated at each turn of the ring would come in pages that the system clears first.
+    /// A block whose last segment was evicted becomes the new one, unless a connection is about to
+    /// write of it. Memory that is freed and allocated at each turn of the ring would come in pages
+    /// that the system clears first.
     pub(super) fn rotate_block(&mut self, block_bytes: usize, limit: usize) -> Evicted {
         self.retire();
         let (evicted, free) = self.evict(limit.saturating_sub(block_bytes));
@@ -194,8 +199,8 @@ impl Ring {
         free
     }
 
-    /// Drops the oldest segments until the memory held is at most `limit`. Returns the segments that must be dropped
-    /// outside the lock, and a free block if there is one.
+    /// Drops the oldest segments until the memory held is at most `limit`. Returns the segments
+    /// that must be dropped outside the lock, and a free block if there is one.
     pub(super) fn evict(&mut self, limit: usize) -> (Evicted, Option<BytesMut>) {
         let (mut evicted, mut free) = (Evicted::new(), self.release_blocks());
         while self.memory > limit {
@@ -233,8 +238,8 @@ impl Ring {
         Some(index.position_at(index.message_start(seq)))
     }
 
-    /// Copies what is behind `pos`, if that is a few small messages of the open tail and `is_own` is false for the
-    /// origin of each.
+    /// Copies what is behind `pos`, if that is a few small messages of the open tail and `is_own`
+    /// is false for the origin of each.
     pub(super) fn copy_tail(&self, pos: u64, is_own: impl Fn(ConnId) -> bool, into: &mut TailCopy) -> bool {
         let tail = &self.tail;
         let Some(offset) = pos.checked_sub(tail.start_pos).and_then(|offset| u32::try_from(offset).ok())
@@ -252,7 +257,8 @@ impl Ring {
         true
     }
 
-    /// The segment number and the offset of the byte behind `pos`, which must not be before the ring.
+    /// The segment number and the offset of the byte behind `pos`, which must not be before the
+    /// ring.
     fn locate(&self, pos: u64) -> (u64, u32) {
         let mut index = &self.tail;
         if pos < index.start_pos {
@@ -267,8 +273,9 @@ impl Ring {
 
     /// Puts what is behind `at`, about `max` bytes, into the batch, whole segments at a time.
     ///
-    /// Up to [`MAX_TAIL_COPY`] bytes of the open tail are copied; more is sealed. A connection that has collected as
-    /// much already leaves the tail open: it comes back, and finds a larger segment.
+    /// Up to [`MAX_TAIL_COPY`] bytes of the open tail are copied; more is sealed. A connection that
+    /// has collected as much already leaves the tail open: it comes back, and finds a larger
+    /// segment.
     pub(super) fn collect(&mut self, at: Position, max: usize, batch: &mut Batch) -> Collected {
         let begin = self.begin();
         if at.pos < begin.pos {

@@ -1,4 +1,5 @@
-//! Sealed segments of the log: shared bytes, with an index of where messages and chunks end and where they came from.
+//! Sealed segments of the log: shared bytes, with an index of where messages and chunks end and
+//! where they came from.
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -9,7 +10,8 @@ use crate::sync::OnceLock;
 
 /// Bytes that a message costs beside its content: four bytes in a vector that doubles.
 pub(super) const MESSAGE_OVERHEAD: usize = 8;
-/// Bytes that a range of one origin costs: 16 bytes in a vector that doubles, and again in the sorted copy.
+/// Bytes that a range of one origin costs: 16 bytes in a vector that doubles, and again in the
+/// sorted copy.
 pub(super) const ORIGIN_OVERHEAD: usize = 48;
 /// Bytes that a segment costs beside its content and index.
 pub(super) const SEGMENT_OVERHEAD: usize = 256;
@@ -18,15 +20,16 @@ pub(super) const PIECE_OVERHEAD: usize = 2 * size_of::<Bytes>();
 /// Origin ranges up to which a walk over all of them is as fast as a sorted copy.
 const MAX_UNSORTED_ORIGINS: usize = 8;
 
-/// A position in the log. Always a chunk boundary, except for a cursor inside a chunk that was too large to copy.
+/// A position in the log. Always a chunk boundary, except for a cursor inside a chunk that was too
+/// large to copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Position {
     /// Number of the segment that holds the next byte, or of the one that was just finished.
     pub(super) segment: u64,
     /// Offset in that segment.
     pub(super) offset: u32,
-    /// Bytes appended before this position since the log began. It alone decides what is lost; the segment number only
-    /// finds the bytes.
+    /// Bytes appended before this position since the log began. It alone decides what is lost; the
+    /// segment number only finds the bytes.
     pub(super) pos: u64,
     /// The first message that does not lie wholly before this position.
     pub(super) seq: u64,
@@ -138,7 +141,8 @@ impl ChunkIndex {
         self.chunk_ends.get(self.chunks_before(offset)).copied().unwrap_or_else(|| self.len())
     }
 
-    /// The last boundary within `max` bytes of `from`, or the end of the chunk at `from` if that is longer.
+    /// The last boundary within `max` bytes of `from`, or the end of the chunk at `from` if that is
+    /// longer.
     pub(super) fn boundary_within(&self, from: u32, max: usize) -> u32 {
         let limit = u32::try_from(max).map_or(u32::MAX, |max| from.saturating_add(max));
         match self.chunks_before(limit).checked_sub(1).map(|at| self.chunk_ends[at]) {
@@ -190,8 +194,8 @@ impl ChunkIndex {
         }));
     }
 
-    /// Takes the ends of the messages behind a boundary, relative to it. Returns `false` if there are more than
-    /// [`MAX_COPIED_MESSAGES`], or if `is_own` is true for the origin of one.
+    /// Takes the ends of the messages behind a boundary, relative to it. Returns `false` if there
+    /// are more than [`MAX_COPIED_MESSAGES`], or if `is_own` is true for the origin of one.
     pub(super) fn few_after(
         &self,
         offset: u32,
@@ -220,8 +224,8 @@ impl ChunkIndex {
         std::mem::replace(self, next)
     }
 
-    /// Calls `keep` for each part of `from..to` that did not come from `conn`. `sorted` is the origins of this index
-    /// sorted by connection, if they were sorted.
+    /// Calls `keep` for each part of `from..to` that did not come from `conn`. `sorted` is the
+    /// origins of this index sorted by connection, if they were sorted.
     pub(super) fn ranges_except(
         &self,
         conn: ConnId,
@@ -259,7 +263,8 @@ impl ChunkIndex {
 pub(super) struct Segment {
     pub(super) index: ChunkIndex,
     body: Body,
-    /// The origins by connection, sorted by the first connection that needs them, outside the log's lock.
+    /// The origins by connection, sorted by the first connection that needs them, outside the log's
+    /// lock.
     sorted_origins: OnceLock<Box<[OriginRange]>>,
 }
 

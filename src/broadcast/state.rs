@@ -1,13 +1,16 @@
-//! State, not events: the newest value of each key, for every link.
+//! The state table: the newest value of each key, for every connection.
 //!
-//! A chain tip or one's own status is worth sending only in its newest version. Each change moves its key to a new
-//! version of one counter; a link keeps the last version it took and asks for the next higher one. What was superseded
-//! meanwhile is never met. A link that joins starts at zero, so it is sent every key.
+//! A chain tip or the own status is worth sending only in its newest version. Each change gives its
+//! key the next version of one counter. A connection keeps the last version that it took, and asks
+//! for the next higher one. It never meets a value that was superseded meanwhile. A connection that
+//! joins begins at version zero, so it is sent every key.
 //!
-//! # Invariants
-//! 44. *Statement*: a link joining sees the newest value of each state key, unless its peer bears no unasked message at first
-//!     ([`StateTable::cursor_at_end`]). *Enforced by*: a cursor begins before the first version, and a key is always found under its newest. *Breaks if*: a link parks without asking
-//!     [`StateCursor::has_unread`].
+//! Invariant: `joiner_sees_newest_state`
+//! - Statement: a connection that joins sees the newest value of each state key, unless its peer
+//!   takes no unrequested messages at first ([`StateTable::cursor_at_end`]).
+//! - Enforced by: a cursor begins before the first version, and a key is always found under its
+//!   newest version.
+//! - Breaks if: a connection parks without checking [`StateCursor::has_unread`].
 
 use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap};
@@ -21,12 +24,13 @@ use super::WakeSet;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Longest [`StateKey::id`] in bytes.
+/// Most bytes of a [`StateKey::id`].
 pub const MAX_STATE_ID_LEN: usize = 32;
-/// What an entry costs beside its bytes.
+/// Bytes that an entry costs beside its value.
 const ENTRY_OVERHEAD: usize = 256;
 
-/// What a state value is about: the application's kind and up to 32 bytes that tell one from another of that kind.
+/// What a state value is about: the application's kind, and up to 32 bytes that tell keys of that
+/// kind apart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StateKey {
     kind: u16,
@@ -42,8 +46,8 @@ impl StateKey {
         Some(Self { kind, len: id.len() as u8, id: bytes })
     }
 
-    /// The only key of its kind.
-    pub const fn of(kind: u16) -> Self {
+    /// The key with an empty id.
+    pub const fn of_kind(kind: u16) -> Self {
         Self { kind, len: 0, id: [0; MAX_STATE_ID_LEN] }
     }
 
@@ -52,7 +56,7 @@ impl StateKey {
         self.kind
     }
 
-    /// What tells it from others of its kind.
+    /// What tells it from other keys of its kind.
     pub fn id(&self) -> &[u8] {
         &self.id[..usize::from(self.len)]
     }
@@ -64,12 +68,12 @@ impl fmt::Debug for StateKey {
     }
 }
 
-/// Bounds of a state table. Both are hard: what does not fit is handed_over back.
+/// Bounds of a state table. Both are hard: a value that does not fit is handed back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateConfig {
-    /// Most keys. Default 1,024. A new link is sent all of them.
+    /// Most keys. Default 1,024. A new connection is sent all of them.
     pub max_keys: usize,
-    /// Most bytes of values, bookkeeping (256 B a key) included. Default 4 MiB.
+    /// Most bytes of values, with 256 bytes a key for bookkeeping. Default 4 MiB.
     pub max_bytes: usize,
 }
 
@@ -79,31 +83,31 @@ impl Default for StateConfig {
     }
 }
 
-/// Which bound a value did not fit.
+/// The bound that a value did not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StateLimit {
     /// [`StateConfig::max_keys`]: remove a key first.
     Keys,
-    /// [`StateConfig::max_bytes`]: remove a key, or send a smaller value.
+    /// [`StateConfig::max_bytes`]: remove a key, or set a smaller value.
     Bytes,
 }
 
-/// A value was not taken; the table is as before, and here is the value again.
+/// A value was not taken. The table is unchanged; here is the value again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the state table is full: {why:?}")]
+#[error("the state table is full: {limit:?}")]
 pub struct StateTableFull {
     /// Its key.
     pub key: StateKey,
     /// The value.
     pub encoded: Bytes,
     /// The bound.
-    pub why: StateLimit,
+    pub limit: StateLimit,
 }
 
-/// A value on its way to one link.
+/// A value on its way to one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateEntry {
-    /// Its version; a link meets versions in rising order.
+    /// Its version. A connection meets versions in rising order.
     pub version: u64,
     /// Its key.
     pub key: StateKey,
@@ -119,7 +123,7 @@ struct Table {
 }
 
 impl Table {
-    /// The bytes held once this key has a value of so many bytes.
+    /// The bytes held once this key has a value of `size` bytes.
     fn bytes_with(&self, key: &StateKey, size: usize, config: &StateConfig) -> Result<usize, StateLimit> {
         let old = self.values.get(key).map(|(_, old)| old.len() + ENTRY_OVERHEAD);
         let bytes = self.bytes - old.unwrap_or(0) + size + ENTRY_OVERHEAD;
@@ -131,19 +135,19 @@ impl Table {
     }
 }
 
-/// The newest value of each key, shared by all links.
+/// The newest value of each key, shared by all connections.
 #[derive(Debug)]
 pub struct StateTable {
     wake_set: Arc<WakeSet>,
     config: StateConfig,
     table: Mutex<Table>,
-    /// The newest version given out. Written under the lock; the word that sleeping links read.
+    /// The newest version. Written under the lock; sleeping connections read it.
     version: CachePadded<AtomicU64>,
     bytes: AtomicUsize,
 }
 
 impl StateTable {
-    /// An empty table whose links sleep in `wake_set`.
+    /// An empty table that wakes the connections of `wake_set`.
     pub fn new(config: StateConfig, wake_set: Arc<WakeSet>) -> Arc<Self> {
         Arc::new(Self {
             wake_set,
@@ -154,18 +158,19 @@ impl StateTable {
         })
     }
 
-    /// Gives a key its newest value, which every link is then sent unless a newer one comes first. Returns its version.
+    /// Gives a key its newest value. Every connection is sent it, unless a newer one comes first.
+    /// Returns its version.
     ///
     /// # Errors
-    /// [`StateTableFull`] with the value, if it does not fit; the older value, if there is one, stays.
+    /// [`StateTableFull`] with the value if it does not fit. An older value stays.
     ///
     /// # Cost
-    /// One short lock, O(log keys); wakes sleeping links like an append.
+    /// One short lock, O(log keys); wakes sleeping connections like an append.
     pub fn set(&self, key: StateKey, encoded: Bytes) -> Result<u64, StateTableFull> {
         let mut table = self.table.lock();
         let bytes = match table.bytes_with(&key, encoded.len(), &self.config) {
             Ok(bytes) => bytes,
-            Err(why) => return Err(StateTableFull { key, encoded, why }),
+            Err(limit) => return Err(StateTableFull { key, encoded, limit }),
         };
         let version = self.version.load(Ordering::Relaxed) + 1;
         let old = table.values.insert(key, (version, encoded));
@@ -178,21 +183,22 @@ impl StateTable {
         // Release pairs with the acquire in `has_unread`.
         self.version.store(version, Ordering::Release);
         drop(table);
-        // The old value's owner may run code of its own: not under the lock.
+        // The owner of the old value may run code of its own: not under the lock.
         drop(old);
         self.wake_set.notify();
         Ok(version)
     }
 
-    /// Whether a value of so many bytes would be taken now.
+    /// Whether a value of `size` bytes would be taken now.
     ///
     /// # Errors
-    /// The bound it would not fit.
+    /// The bound that it would not fit.
     pub fn check(&self, key: &StateKey, size: usize) -> Result<(), StateLimit> {
         self.table.lock().bytes_with(key, size, &self.config).map(drop)
     }
 
-    /// Forgets a key and returns its value. Links that have not been sent it will not be; nobody is told of the removal.
+    /// Removes a key and returns its value. Connections that were not sent the value yet are not
+    /// sent it any more. No connection is told of the removal.
     pub fn remove(&self, key: &StateKey) -> Option<Bytes> {
         let mut table = self.table.lock();
         let MapEntry::Occupied(entry) = table.values.entry(*key) else { return None };
@@ -223,19 +229,19 @@ impl StateTable {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// A link's place: before everything, so that it will be sent every key.
+    /// The cursor of a connection. It begins before the first version, so all keys are sent.
     pub fn cursor(self: &Arc<Self>) -> StateCursor {
         StateCursor { table: Arc::clone(self), taken: 0 }
     }
 
-    /// The place of a link whose peer does not bear to be told anything by itself: behind all there is, so that it will be sent
-    /// what is set from now on.
+    /// The cursor of a connection whose peer takes no unrequested messages at first. It begins
+    /// behind the newest version, so only later values are sent.
     pub fn cursor_at_end(self: &Arc<Self>) -> StateCursor {
         StateCursor { taken: self.version.load(Ordering::Acquire), ..self.cursor() }
     }
 }
 
-/// How far one link has come: everything up to a version was taken or is superseded.
+/// One connection's position in the table: every value up to a version was taken or is superseded.
 #[derive(Debug)]
 pub struct StateCursor {
     table: Arc<StateTable>,
@@ -243,12 +249,16 @@ pub struct StateCursor {
 }
 
 impl StateCursor {
-    /// Whether there may be something to take. Cost: one atomic load.
+    /// Whether there may be something to take.
+    ///
+    /// # Cost
+    /// One atomic load.
     pub fn has_unread(&self) -> bool {
         self.table.version.load(Ordering::Acquire) != self.taken
     }
 
-    /// Takes the oldest value that this link has not been sent. It counts as sent from here on.
+    /// Takes the oldest value that this connection has not been sent. It counts as sent from then
+    /// on.
     ///
     /// # Cost
     /// One load if there is nothing; otherwise the table's short lock, O(log keys).
@@ -258,7 +268,7 @@ impl StateCursor {
         }
         let table = self.table.table.lock();
         let Some((&version, &key)) = table.by_version.range(self.taken + 1..).next() else {
-            // What came was removed again.
+            // What was set is removed again.
             self.taken = self.table.version.load(Ordering::Relaxed);
             return None;
         };
@@ -282,10 +292,10 @@ mod tests {
     }
 
     #[test]
-    fn a_link_joining_sees_the_newest_value_of_every_key_once() {
+    fn a_joining_connection_sees_the_newest_value_of_every_key_once() {
         let table = table();
         for (kind, value) in [(1, "a"), (2, "b"), (1, "c"), (3, "d"), (1, "e")] {
-            table.set(StateKey::of(kind), Bytes::from_static(value.as_bytes())).unwrap();
+            table.set(StateKey::of_kind(kind), Bytes::from_static(value.as_bytes())).unwrap();
         }
         let mut cursor = table.cursor();
         assert!(cursor.has_unread());
@@ -294,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_superseded_meanwhile_is_never_met_and_versions_only_rise() {
+    fn superseded_values_are_not_sent_and_versions_rise() {
         let table = table();
         let key = StateKey::new(7, b"tip").unwrap();
         let mut cursor = table.cursor();
@@ -309,30 +319,30 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_does_not_fit_comes_back_and_changes_nothing() {
+    fn a_value_that_does_not_fit_is_returned_and_changes_nothing() {
         let table = table();
         for kind in 0..3 {
-            table.set(StateKey::of(kind), Bytes::from_static(b"0123456789")).unwrap();
+            table.set(StateKey::of_kind(kind), Bytes::from_static(b"0123456789")).unwrap();
         }
-        let refused = table.set(StateKey::of(3), Bytes::from_static(b"x")).unwrap_err();
-        assert_eq!((refused.why, &refused.encoded[..]), (StateLimit::Keys, &b"x"[..]));
-        let refused = table.set(StateKey::of(0), Bytes::from_static(b"0123456789x")).unwrap_err();
-        assert_eq!(refused.why, StateLimit::Bytes);
-        assert_eq!(table.get(&StateKey::of(0)).unwrap(), "0123456789");
-        assert_eq!(table.remove(&StateKey::of(2)).unwrap(), "0123456789");
+        let refused = table.set(StateKey::of_kind(3), Bytes::from_static(b"x")).unwrap_err();
+        assert_eq!((refused.limit, &refused.encoded[..]), (StateLimit::Keys, &b"x"[..]));
+        let refused = table.set(StateKey::of_kind(0), Bytes::from_static(b"0123456789x")).unwrap_err();
+        assert_eq!(refused.limit, StateLimit::Bytes);
+        assert_eq!(table.get(&StateKey::of_kind(0)).unwrap(), "0123456789");
+        assert_eq!(table.remove(&StateKey::of_kind(2)).unwrap(), "0123456789");
         assert_eq!(table.bytes(), 2 * (ENTRY_OVERHEAD + 10));
-        table.set(StateKey::of(0), Bytes::from_static(b"0123456789x")).unwrap();
+        table.set(StateKey::of_kind(0), Bytes::from_static(b"0123456789x")).unwrap();
     }
 
     #[test]
-    fn a_removed_key_leaves_no_news_behind() {
+    fn a_removed_key_leaves_nothing_unread() {
         let table = table();
         let mut cursor = table.cursor();
-        table.set(StateKey::of(1), Bytes::from_static(b"x")).unwrap();
-        table.remove(&StateKey::of(1));
+        table.set(StateKey::of_kind(1), Bytes::from_static(b"x")).unwrap();
+        table.remove(&StateKey::of_kind(1));
         assert!(cursor.has_unread());
         assert_eq!(cursor.take_next(), None);
-        assert!(!cursor.has_unread(), "a link would never park");
+        assert!(!cursor.has_unread(), "a connection would never park");
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! A connection that reads one log of a set, for the unit tests, the models, the integration tests, the fuzz target and
-//! the bench: [`LogPositions`] and [`Cursor`] as the writer of a connection uses them.
+//! A connection that reads one log of a set, for the unit tests, the models, the integration tests,
+//! the fuzz target and the bench: [`LogPositions`] and [`Cursor`] as the writer of a connection
+//! uses them.
 //!
-//! Tests outside of the library include this file by its path. So it takes all names from the module that includes it.
+//! Tests outside of the library include this file by its path. So it takes all names from the
+//! module that includes it.
 
 use std::sync::Arc;
 
@@ -77,7 +79,8 @@ impl Reader {
         self.cursor.mark_blocked(self.positions.member(LOG));
     }
 
-    /// As a writer that has written everything goes to sleep and wakes up; `false` if there is something left to write.
+    /// As a writer that has written everything goes to sleep and wakes up; `false` if there is
+    /// something left to write.
     pub(crate) fn rest(&mut self) -> bool {
         let rests = self.positions.save(LOG, &self.cursor);
         if rests {

@@ -25,17 +25,19 @@ pub enum LagPolicy {
 /// Configuration of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogConfig {
-    /// Bytes of memory that the log may hold, indexes and referenced payloads included. Default 16 MiB. A message may
-    /// take half of it. Producers that wait for room are stopped when the slowest connection is a quarter of it behind.
-    /// Can change at run time.
+    /// Bytes of memory that the log may hold, indexes and referenced payloads included. Default 16
+    /// MiB. A message may take half of it. Producers that wait for room are stopped when the
+    /// slowest connection is a quarter of it behind. Can change at run time.
     pub ring_bytes: usize,
-    /// Bytes of a block of memory that messages are copied into, and so of the largest segment of small messages.
-    /// Default 256 KiB; an eighth of the ring at most.
+    /// Bytes of a block of memory that messages are copied into, and so of the largest segment of
+    /// small messages. Default 256 KiB; an eighth of the ring at most.
     pub block_bytes: usize,
-    /// How long a connection may stand still before producers stop waiting for it, a year at most. Default 1 s. The
-    /// other times of back-pressure are parts and multiples of it: see [`RoomWait`](super::RoomWait).
+    /// How long a connection may stand still before producers stop waiting for it, a year at most.
+    /// Default 1 s. The other times of back-pressure are parts and multiples of it: see
+    /// [`RoomWait`](super::RoomWait).
     pub stall: Duration,
-    /// What happens to a connection that falls behind the ring. Default [`LagPolicy::Skip`]. Can change at run time.
+    /// What happens to a connection that falls behind the ring. Default [`LagPolicy::Skip`]. Can
+    /// change at run time.
     pub lag: LagPolicy,
 }
 
@@ -62,8 +64,8 @@ impl Default for LogConfig {
     }
 }
 
-/// Where an append put its message. [`CursorView::status_of`](super::CursorView::status_of) tells what became of the
-/// message at one connection.
+/// Where an append put its message. [`CursorView::status_of`](super::CursorView::status_of) tells
+/// what became of the message at one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Appended {
     /// Number of the message in this log, from zero.
@@ -79,7 +81,8 @@ pub enum AppendError {
     /// The message has no bytes.
     #[error("the message is empty")]
     Empty,
-    /// The message is larger than half of the ring. Raise `ring_bytes`, or send it to each peer separately.
+    /// The message is larger than half of the ring. Raise `ring_bytes`, or send it to each peer
+    /// separately.
     #[error("the message has {len} bytes, more than the {limit} that this log takes")]
     TooLarge {
         /// Bytes of the message.
@@ -103,7 +106,8 @@ impl LogChunk {
     }
 }
 
-/// Counters of a log. If `evicted` and `skipped` rise together, connections do not keep up with the broadcasts.
+/// Counters of a log. If `evicted` and `skipped` rise together, connections do not keep up with the
+/// broadcasts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct LogStats {

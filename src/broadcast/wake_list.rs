@@ -1,12 +1,13 @@
 //! The list of sleeping connections: many add themselves, and a producer takes some off.
 //!
-//! It is a ring buffer under one short lock, not a lock-free queue. Such a queue lives in blocks, and allocates again and
-//! again as sleepers come and go. This list reserves an entry for each connection when the connection joins, so going to
-//! sleep allocates nothing.
+//! It is a ring buffer under one short lock, not a lock-free queue. Such a queue lives in blocks,
+//! and allocates again and again as connections come and go. This list reserves an entry for each
+//! connection when the connection joins, so going to sleep allocates nothing.
 //!
-//! The price: two connections that go to sleep at once wait for each other for as long as a push takes, some 20 ns beside
-//! the system call that each of them comes from. If the system stops a thread inside, the others wait in the kernel until
-//! it continues. Nothing is dropped or woken under the lock.
+//! The price: two connections that go to sleep at once wait for each other for as long as a push
+//! takes, some 20 ns beside the system call that each of them comes from. If the system stops a
+//! thread inside, the others wait in the kernel until it continues. Nothing is dropped or woken
+//! under the lock.
 
 use std::collections::VecDeque;
 
@@ -24,7 +25,7 @@ const MIN_RESERVED: usize = 64;
 /// The entries that were taken under one lock.
 pub(super) type Taken<T> = SmallVec<[T; MAX_TAKEN]>;
 
-/// A list of sleepers, in the order in which they went to sleep.
+/// A list of sleeping connections, in the order in which they went to sleep.
 #[derive(Debug)]
 pub(super) struct WakeList<T> {
     /// The length of the list, to be read without the lock. Written under the lock.

@@ -1,18 +1,20 @@
 //! Where connections sleep: one wake set for everything that may have something for them to write.
 //!
-//! A connection parks once for all logs and the state table that share its wake set. Whatever adds something, a
-//! *source*, calls [`WakeSet::notify`] after it has published. The producer wakes the first few connections itself and
-//! hands the rest to the waker task, so that an append costs the same for any number of connections.
+//! A connection parks once for all logs and the state table that share its wake set. Whatever adds
+//! something, a *source*, calls [`WakeSet::notify`] after it has published. The producer wakes the
+//! first few connections itself and hands the rest to the waker task, so that an append costs the
+//! same for any number of connections.
 //!
-//! The list of sleepers is behind one short lock: see the module `wake_list`. A producer reads its length first, and
-//! takes no lock if no connection sleeps.
+//! The list of sleeping connections is behind one short lock: see the module `wake_list`. A producer reads its
+//! length first, and takes no lock if no connection sleeps.
 //!
-//! # Invariants
-//! `no_lost_wakeup`
-//! - *Statement*: the last append before silence reaches every connection.
-//! - *Enforced by*: both sides write their own word, pass a sequentially consistent fence and read the other's word. The
-//!   producer writes its end and reads the number of sleepers; the connection enters the list and reads every end.
-//! - *Breaks if*: a source calls `notify` before its end is visible, or the `idle` of a connection leaves a source out.
+//! Invariant: `no_lost_wakeup`
+//! - Statement: the last append before silence reaches every connection.
+//! - Enforced by: both sides write their own word, pass a sequentially consistent fence and read
+//!   the other's word. The producer writes its end and reads the length of the list; the connection
+//!   enters the list and reads every end.
+//! - Breaks if: a source calls `notify` before its end is visible, or the `idle` of a connection
+//!   leaves a source out.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,8 +27,8 @@ use super::wake_list::{MAX_TAKEN, WakeList};
 use crate::sync::TaskWaker;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
 
-/// Connections that a producer wakes itself before it hands the rest to the waker task. None in models, which have few
-/// connections.
+/// Connections that a producer wakes itself before it hands the rest to the waker task. None in
+/// models, which have few connections.
 const MAX_DIRECT_WAKES: usize = if cfg!(peerpool_loom) { 0 } else { MAX_TAKEN };
 /// Connections that the waker task wakes before it lets other tasks run.
 const MAX_WAKES_PER_POLL: usize = 64;
@@ -38,14 +40,15 @@ const LISTED: u8 = 1;
 /// State of a parked waker: its task sleeps.
 const ASLEEP: u8 = 2;
 
-/// Where the connections of a node sleep. Logs and state tables that were made with the same wake set wake the same
-/// connections.
+/// Where the connections of a node sleep. Logs and state tables that were made with the same wake
+/// set wake the same connections.
 #[derive(Debug)]
 pub struct WakeSet {
     list: WakeList<Arc<ParkedWaker>>,
     /// Entries on the list whose connection has ended. Approximate.
     dead_entries: AtomicUsize,
-    /// The rest is handed to the waker task, which has not begun yet: every connection on the list will be woken.
+    /// The rest is handed to the waker task, which has not begun yet: every connection on the list
+    /// will be woken.
     handed_over: CachePadded<AtomicBool>,
     has_waker_task: AtomicBool,
     task: TaskWaker,
@@ -75,8 +78,8 @@ pub struct Parker {
     parked: Arc<ParkedWaker>,
 }
 
-/// The waker task: a future that never ends and wakes the connections that producers handed over. Once it is dropped,
-/// producers wake all connections themselves.
+/// The waker task: a future that never ends and wakes the connections that producers handed over.
+/// Once it is dropped, producers wake all connections themselves.
 #[derive(Debug)]
 pub struct WakerTask {
     wake_set: Arc<WakeSet>,
@@ -128,14 +131,15 @@ impl WakeSet {
         (!before).then(|| WakerTask { wake_set: Arc::clone(self), left: 0 })
     }
 
-    /// Wakes connections because a source has something new. The source must have published before, and the caller must
-    /// hold no lock.
+    /// Wakes connections because a source has something new. The source must have published before,
+    /// and the caller must hold no lock.
     ///
     /// # Cost
-    /// A fence and a load if no connection sleeps. Otherwise at most 32 wakes, or all without a waker task, and a short
-    /// lock for each 16. No allocation.
+    /// A fence and a load if no connection sleeps. Otherwise at most 32 wakes, or all without a
+    /// waker task, and a short lock for each 16. No allocation.
     pub(crate) fn notify(&self) {
-        // Pairs with the fence in `park`: this side sees the sleeper, or the sleeper sees the source's word.
+        // Pairs with the fence in `park`: this side sees the sleeper, or the sleeper sees the
+        // source's word.
         fence(Ordering::SeqCst);
         if self.list.len() > 0 {
             self.wake_some();
@@ -149,7 +153,8 @@ impl WakeSet {
 
     #[cold]
     fn wake_some(&self) {
-        // Pairs with the swap and the fence in `WakerTask::poll`: its round begins after this word was written.
+        // Pairs with the swap and the fence in `WakerTask::poll`: its round begins after this word
+        // was written.
         if self.handed_over.load(Ordering::Relaxed) {
             return;
         }
@@ -162,15 +167,17 @@ impl WakeSet {
         if !self.handed_over.swap(true, Ordering::AcqRel) {
             self.task.wake();
         }
-        // Pairs with the fence in `WakerTask::drop`: the drop sees what was handed over, or this side sees the drop.
+        // Pairs with the fence in `WakerTask::drop`: the drop sees what was handed over, or this
+        // side sees the drop.
         fence(Ordering::SeqCst);
         if !self.has_waker_task.load(Ordering::Relaxed) && self.handed_over.swap(false, Ordering::AcqRel) {
             self.wake_up_to(self.list.len());
         }
     }
 
-    /// Wakes at most `max` connections. The caller passes the length at its start, so that a connection that sleeps
-    /// again meanwhile is not woken in a loop. Returns the number of entries taken.
+    /// Wakes at most `max` connections. The caller passes the length at its start, so that a
+    /// connection that sleeps again meanwhile is not woken in a loop. Returns the number of entries
+    /// taken.
     fn wake_up_to(&self, max: usize) -> usize {
         let mut woken = 0;
         while woken < max {
@@ -191,18 +198,20 @@ impl Parker {
         &self.parked
     }
 
-    /// Puts the task to sleep unless there is something to do. `idle` tells whether no source has news. It must check
-    /// every source of this wake set that the connection serves, after the connection took everything before.
+    /// Puts the task to sleep unless there is something to do. `idle` tells whether no source has
+    /// news. It must check every source of this wake set that the connection serves, after the
+    /// connection took everything before.
     ///
     /// # Cost
-    /// At most one push to the list, under a short lock and into reserved memory; a fence, and what `idle` costs.
+    /// At most one push to the list, under a short lock and into reserved memory; a fence, and what
+    /// `idle` costs.
     pub fn park(&self, waker: &Waker, idle: impl FnOnce() -> bool) -> Parked {
         self.parked.task.register(waker);
         self.park_registered(idle)
     }
 
-    /// As [`Parker::park`], for a task that has registered its waker since it was last polled. If that waker was taken
-    /// since, the task is woken and will be polled again.
+    /// As [`Parker::park`], for a task that has registered its waker since it was last polled. If
+    /// that waker was taken since, the task is woken and will be polled again.
     pub(crate) fn park_registered(&self, idle: impl FnOnce() -> bool) -> Parked {
         // An entry that is still on the list is found there: no second push.
         if self.parked.state.fetch_or(LISTED | ASLEEP, Ordering::AcqRel) & LISTED == 0 {
@@ -245,8 +254,8 @@ impl Future for WakerTask {
             if !wake_set.handed_over.swap(false, Ordering::AcqRel) {
                 return Poll::Pending;
             }
-            // Pairs with the fence in `notify`: a producer that relied on this round has its word visible to all
-            // connections that the round wakes.
+            // Pairs with the fence in `notify`: a producer that relied on this round has its word
+            // visible to all connections that the round wakes.
             fence(Ordering::SeqCst);
             self.left = wake_set.list.len();
         }

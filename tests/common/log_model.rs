@@ -1,4 +1,5 @@
-//! Drives the broadcast log by a string of bytes and compares every step with a plain list of messages.
+//! Drives the broadcast log by a string of bytes, and compares every step with a plain list of
+//! messages.
 //!
 //! Shared by the property test and the fuzz target: any bytes are a valid run.
 
@@ -16,7 +17,7 @@ pub(crate) mod test_reader;
 
 use test_reader::{Reader, TestLog};
 
-/// Bytes as decisions; zero for ever once they have run out.
+/// Bytes as decisions; zeros once they have run out.
 struct Choices<'a>(&'a [u8]);
 
 impl Choices<'_> {
@@ -49,22 +50,23 @@ fn bytes_of(seq: u64, from: usize, to: usize) -> Vec<u8> {
     (from..to).map(|at| content(seq, at)).collect()
 }
 
-/// A cursor, and what it ought to do.
+/// A reader of the log, and what it must do.
 struct Connection {
-    cursor: Reader,
+    reader: Reader,
     batch: Batch,
     conns: Vec<ConnId>,
     start: u64,
-    /// The message being written, or the next that may have to be, and how much of it was written.
+    /// The message in progress, or the next that may have to be written, and how much of it was
+    /// written.
     seq: u64,
     offset: usize,
-    /// The same when it was last published.
+    /// `seq` when it was last published.
     published: u64,
     gaps: Vec<(u64, u64)>,
 }
 
-/// What a link that has left ought to be remembered for.
-struct Gone {
+/// What must be known of a connection that has departed.
+struct Departed {
     view: CursorView,
     published: u64,
     gaps: Vec<(u64, u64)>,
@@ -72,38 +74,38 @@ struct Gone {
     start: u64,
 }
 
-struct World {
+struct Model {
     log: TestLog,
     messages: Vec<Message>,
-    links: Vec<Connection>,
-    left: Vec<Gone>,
+    connections: Vec<Connection>,
+    departed: Vec<Departed>,
     next_conn: u64,
     policy: LagPolicy,
 }
 
-/// One run. Panics where the log and the model part.
+/// One run. Panics where the log and the model differ.
 pub(crate) fn run(data: &[u8]) {
     let mut choices = Choices(data);
     let ring_bytes = 16 * 1024 + choices.below(64 * 1024);
     let block_bytes = 512 + choices.below(8 * 1024);
     let config = LogConfig { ring_bytes, block_bytes, ..LogConfig::test() };
-    let mut world = World {
+    let mut model = Model {
         log: TestLog::new(config, &WakeSet::new()),
         messages: Vec::new(),
-        links: Vec::new(),
-        left: Vec::new(),
+        connections: Vec::new(),
+        departed: Vec::new(),
         next_conn: 1,
         policy: LagPolicy::Skip,
     };
-    world.join();
+    model.join();
     while !choices.0.is_empty() {
-        world.step(&mut choices);
-        assert!(world.log.bytes() <= world.log.ring_bytes(), "the ring holds more than it may");
+        model.step(&mut choices);
+        assert!(model.log.bytes() <= model.log.ring_bytes(), "the ring holds more than it may");
     }
-    world.finish();
+    model.finish();
 }
 
-impl World {
+impl Model {
     fn step(&mut self, choices: &mut Choices<'_>) {
         match choices.byte() % 20 {
             0..=3 => {
@@ -128,11 +130,11 @@ impl World {
             14 => self.join(),
             15 => self.replace(choices),
             16 => {
-                let at = choices.below(self.links.len());
-                if self.links.len() > 1 {
-                    let mut link = self.links.swap_remove(at);
-                    link.published = link.seq;
-                    self.bury(link);
+                let at = choices.below(self.connections.len());
+                if self.connections.len() > 1 {
+                    let mut connection = self.connections.swap_remove(at);
+                    connection.published = connection.seq;
+                    self.close(connection);
                 }
             }
             17 => self.log.set_ring_bytes(16 * 1024 + choices.below(64 * 1024)),
@@ -147,16 +149,16 @@ impl World {
 
     fn origin(&self, choices: &mut Choices<'_>) -> Option<ConnId> {
         match choices.byte() {
-            n if n < 128 || self.links.is_empty() => None,
-            n => self.links[n % self.links.len()].conns.first().copied(),
+            n if n < 128 || self.connections.is_empty() => None,
+            n => self.connections[n % self.connections.len()].conns.first().copied(),
         }
     }
 
     fn noted(&mut self, appended: Appended, len: usize, chunk_ends: Vec<usize>) {
         assert_eq!(appended.seq, self.messages.len() as u64);
         self.messages.push(Message { len, chunk_ends, appended });
-        for link in &self.links {
-            assert!(link.cursor.has_unread());
+        for connection in &self.connections {
+            assert!(connection.reader.has_unread());
         }
     }
 
@@ -183,93 +185,93 @@ impl World {
     }
 
     fn join(&mut self) {
-        if self.links.len() == 6 {
+        if self.connections.len() == 6 {
             return;
         }
         let conn = ConnId::new(self.next_conn).unwrap();
         self.next_conn += 1;
-        let cursor = self.log.join(conn);
-        assert!(!cursor.has_unread());
+        let reader = self.log.join(conn);
+        assert!(!reader.has_unread());
         let seq = self.messages.len() as u64;
-        self.links.push(Connection::new(cursor, vec![conn], seq));
+        self.connections.push(Connection::new(reader, vec![conn], seq));
     }
 
     fn replace(&mut self, choices: &mut Choices<'_>) {
-        if self.links.is_empty() {
+        if self.connections.is_empty() {
             return;
         }
-        let at = choices.below(self.links.len());
+        let at = choices.below(self.connections.len());
         let conn = ConnId::new(self.next_conn).unwrap();
         self.next_conn += 1;
-        let mut loser = self.links.swap_remove(at);
-        loser.cursor.publish();
-        loser.published = loser.seq;
-        let conns = vec![conn, loser.conns[0]];
-        let cursor = self.log.join_at(conn, loser.cursor.positions.resume_points());
-        // Whether the loser's own frames count as behind it is all one.
-        let seq = cursor.view().start();
+        let mut predecessor = self.connections.swap_remove(at);
+        predecessor.reader.publish();
+        predecessor.published = predecessor.seq;
+        let conns = vec![conn, predecessor.conns[0]];
+        let reader = self.log.join_at(conn, predecessor.reader.positions.resume_points());
+        // Frames of the predecessor's origin may or may not count as written.
+        let seq = reader.view().start();
         assert!(
-            (loser.seq..=loser.next(&self.messages)).contains(&seq),
-            "the winner begins where the loser stood"
+            (predecessor.seq..=predecessor.next(&self.messages)).contains(&seq),
+            "a successor begins where its predecessor stood"
         );
-        self.links.push(Connection::new(cursor, conns, seq));
-        self.bury(loser);
+        self.connections.push(Connection::new(reader, conns, seq));
+        self.close(predecessor);
     }
 
-    fn bury(&mut self, link: Connection) {
-        let view = link.cursor.view();
-        drop(link.cursor);
-        let Connection { published, gaps, conns, start, .. } = link;
-        self.left.push(Gone { view, published, gaps, conns, start });
+    fn close(&mut self, connection: Connection) {
+        let view = connection.reader.view();
+        drop(connection.reader);
+        let Connection { published, gaps, conns, start, .. } = connection;
+        self.departed.push(Departed { view, published, gaps, conns, start });
     }
 
     fn write(&mut self, choices: &mut Choices<'_>) {
-        if self.links.is_empty() {
+        if self.connections.is_empty() {
             return;
         }
-        let at = choices.below(self.links.len());
+        let at = choices.below(self.connections.len());
         let max = match choices.byte() % 4 {
             0 => choices.byte(),
             1 => choices.below(4096),
             2 => 16 * 1024,
             _ => 256 * 1024,
         };
-        let fill = self.links[at].fill(max, &self.messages, &self.log, self.policy);
+        let fill = self.connections[at].fill(max, &self.messages, &self.log, self.policy);
         if fill == Fill::Overrun {
-            let mut link = self.links.swap_remove(at);
-            link.published = link.seq;
-            self.bury(link);
+            let mut connection = self.connections.swap_remove(at);
+            connection.published = connection.seq;
+            self.close(connection);
             return;
         }
         let rounds = choices.byte() % 4;
         for _ in 0..rounds {
             let slices = 1 + choices.byte() % 8;
             let amount = choices.byte();
-            self.links[at].write(slices, amount, &self.messages);
+            self.connections[at].write(slices, amount, &self.messages);
         }
         if choices.byte().is_multiple_of(2) {
-            self.links[at].release(&self.messages);
+            self.connections[at].release(&self.messages);
         }
         if choices.byte().is_multiple_of(2) {
-            self.links[at].publish();
+            self.connections[at].publish();
         }
     }
 
     fn check_receipts(&self) {
         for message in &self.messages {
-            for link in &self.links {
-                let got = link.cursor.view().status_of(&message.appended);
+            for connection in &self.connections {
+                let got = connection.reader.view().status_of(&message.appended);
                 check_receipt(
                     got,
                     &message.appended,
-                    link.published,
-                    &link.gaps,
-                    &link.conns,
-                    link.start,
+                    connection.published,
+                    &connection.gaps,
+                    &connection.conns,
+                    connection.start,
                     None,
                 );
             }
-            for Gone { view, published, gaps, conns, start } in &self.left {
+            for Departed { view, published, gaps, conns, start } in &self.departed {
                 let got = view.status_of(&message.appended);
                 check_receipt(got, &message.appended, *published, gaps, conns, *start, Some(()));
             }
@@ -277,22 +279,22 @@ impl World {
     }
 
     fn finish(&mut self) {
-        for mut link in std::mem::take(&mut self.links) {
+        for mut connection in std::mem::take(&mut self.connections) {
             loop {
-                match link.fill(256 * 1024, &self.messages, &self.log, self.policy) {
+                match connection.fill(256 * 1024, &self.messages, &self.log, self.policy) {
                     Fill::Ready => {
-                        while !link.batch.is_empty() {
-                            link.write(8, 255, &self.messages);
+                        while !connection.batch.is_empty() {
+                            connection.write(8, 255, &self.messages);
                         }
                     }
                     Fill::Skipped { .. } => {}
                     Fill::CaughtUp | Fill::Overrun => break,
                 }
             }
-            let gap: u64 = link.gaps.iter().map(|(from, to)| to - from).sum();
-            assert_eq!(link.cursor.view().skipped(), gap, "the gap is counted exactly");
-            link.publish();
-            self.bury(link);
+            let gap: u64 = connection.gaps.iter().map(|(from, to)| to - from).sum();
+            assert_eq!(connection.reader.view().skipped(), gap, "the gap is counted exactly");
+            connection.publish();
+            self.close(connection);
         }
         self.check_receipts();
     }
@@ -305,7 +307,7 @@ fn check_receipt(
     gaps: &[(u64, u64)],
     conns: &[ConnId],
     start: u64,
-    left: Option<()>,
+    departed: Option<()>,
 ) {
     let seq = message.seq;
     if message.origin.is_some_and(|origin| conns.contains(&origin)) {
@@ -315,11 +317,11 @@ fn check_receipt(
     let gap = gaps.iter().position(|&(from, to)| (from..to).contains(&seq));
     let forgotten = gaps.len().saturating_sub(32);
     let expired = forgotten > 0 && seq < gaps[forgotten - 1].1;
-    let want = match (seq, left) {
+    let want = match (seq, departed) {
         _ if seq < start => Receipt::NotJoined,
         // A gap is published with what follows it.
         _ if seq >= published => {
-            if left.is_some() {
+            if departed.is_some() {
                 Receipt::LeftBefore
             } else {
                 Receipt::Behind
@@ -334,9 +336,9 @@ fn check_receipt(
 }
 
 impl Connection {
-    fn new(cursor: Reader, conns: Vec<ConnId>, seq: u64) -> Self {
+    fn new(reader: Reader, conns: Vec<ConnId>, seq: u64) -> Self {
         Self {
-            cursor,
+            reader,
             batch: Batch::new(),
             conns,
             start: seq,
@@ -363,7 +365,7 @@ impl Connection {
 
     fn fill(&mut self, max: usize, messages: &[Message], log: &Log, policy: LagPolicy) -> Fill {
         let (before, next) = (self.batch.len(), self.next(messages));
-        let fill = self.cursor.fill(max, &mut self.batch);
+        let fill = self.reader.fill(max, &mut self.batch);
         let end = messages.len() as u64;
         let evicted = log.stats().evicted;
         match fill {
@@ -376,7 +378,7 @@ impl Connection {
                         let begins = std::iter::once(0).chain(message.chunk_ends.iter().copied());
                         begins.zip(message.chunk_ends.clone()).map(|(from, to)| to - from).collect::<Vec<_>>()
                     };
-                    let torn = self.cursor.is_mid_chunk(&self.batch);
+                    let torn = self.reader.is_mid_chunk(&self.batch);
                     assert!(
                         torn || messages.iter().any(|message| sizes(message).contains(&added)),
                         "{added} > {max}"
@@ -385,7 +387,7 @@ impl Connection {
             }
             Fill::CaughtUp => {
                 assert!(self.batch.is_empty() && self.offset == 0 && next == end, "messages were held back");
-                assert!(!self.cursor.has_unread());
+                assert!(!self.reader.has_unread());
                 self.seq = self.seq.max(end);
             }
             Fill::Skipped { messages: count, aborted } => {
@@ -409,46 +411,51 @@ impl Connection {
         fill
     }
 
-    /// Writes some of the batch: what the stream takes must be what the model expects, byte for byte.
+    /// Writes some of the batch: what the stream takes must be what the model expects, byte for
+    /// byte.
     fn write(&mut self, slices: usize, amount: usize, messages: &[Message]) {
         let mut out = std::array::from_fn::<_, 8, _>(|_| IoSlice::new(&[]));
         let used = self.batch.slices(&mut out[..slices]);
         let offered: usize = out[..used].iter().map(|slice| slice.len()).sum();
         let n = if amount == 255 { offered } else { offered * amount / 255 };
-        let mut line: Vec<u8> = out[..used].iter().flat_map(|slice| slice.iter().copied()).collect();
+        let mut wire: Vec<u8> = out[..used].iter().flat_map(|slice| slice.iter().copied()).collect();
         assert_eq!(used == 0, self.batch.is_empty());
-        line.truncate(n);
-        self.cursor.advance(&mut self.batch, n);
-        let mut line = &line[..];
-        while !line.is_empty() {
+        wire.truncate(n);
+        self.reader.advance(&mut self.batch, n);
+        let mut wire = &wire[..];
+        while !wire.is_empty() {
             self.seq = self.next(messages);
             let message = &messages[self.seq as usize];
-            let step = line.len().min(message.len - self.offset);
+            let step = wire.len().min(message.len - self.offset);
             let want = bytes_of(self.seq, self.offset, self.offset + step);
-            assert_eq!(line[..step], want, "message {} from {}", self.seq, self.offset);
-            line = &line[step..];
+            assert_eq!(wire[..step], want, "message {} from {}", self.seq, self.offset);
+            wire = &wire[step..];
             self.offset += step;
             if self.offset == message.len {
                 (self.seq, self.offset) = (self.seq + 1, 0);
             }
         }
-        assert_eq!(self.cursor.is_mid_chunk(&self.batch), !self.on_boundary(messages));
+        assert_eq!(self.reader.is_mid_chunk(&self.batch), !self.on_boundary(messages));
         if self.batch.is_empty() {
-            assert_eq!(self.cursor.is_mid_message(), self.offset > 0);
+            assert_eq!(self.reader.is_mid_message(), self.offset > 0);
         }
     }
 
     fn release(&mut self, messages: &[Message]) {
-        self.cursor.release(&mut self.batch);
+        self.reader.release(&mut self.batch);
         assert!(self.batch.len() <= MAX_PARTIAL_CHUNK);
-        assert_eq!(self.cursor.is_mid_chunk(&self.batch), !self.on_boundary(messages));
+        assert_eq!(self.reader.is_mid_chunk(&self.batch), !self.on_boundary(messages));
         if self.on_boundary(messages) {
-            assert!(self.batch.is_empty(), "a link between two chunks keeps nothing");
+            assert!(self.batch.is_empty(), "a connection between two chunks keeps nothing");
         }
     }
 
     fn publish(&mut self) {
-        self.cursor.publish();
+        self.reader.publish();
         self.published = self.seq;
+        // As a writer that has nothing left goes to sleep, and begins again with its position only.
+        if self.batch.is_empty() && self.reader.rest() {
+            assert_eq!(self.offset, 0, "a position inside a message is not a plain number");
+        }
     }
 }

@@ -76,7 +76,7 @@ async fn nothing_comes_between_the_parts_of_a_long_frame<D: Protocol>(protocol: 
             running.connection.ping();
             running.connection.send(Message::new(500 + n, "beside")).unwrap();
             running.connection.send(Message::new(600 + n, "urgent").urgent()).unwrap();
-            side.state.set(StateKey::of(777), side.event(Lane::Urgent, 777, b"state").freeze()).unwrap();
+            side.state.set(StateKey::of_kind(777), side.event(Lane::Urgent, 777, b"state").freeze()).unwrap();
             settle().await;
             loop {
                 match far.message().await.expect("not the end") {
@@ -319,7 +319,7 @@ async fn state_gets_its_turn_beside_large_urgent_messages() {
         running.connection.send(Message::new(1, vec![0; 100_000]).urgent()).unwrap();
     }
     settle().await;
-    side.state.set(StateKey::of(9), side.event(Lane::Urgent, 9, b"tip").freeze()).unwrap();
+    side.state.set(StateKey::of_kind(9), side.event(Lane::Urgent, 9, b"tip").freeze()).unwrap();
     let mut before = 0;
     while kind_of(&far.message().await.unwrap()) != Some(9) {
         before += 1;
@@ -386,7 +386,7 @@ async fn a_new_link_is_told_the_newest_of_every_key_before_anything_else_and_ver
     let side = Side::new(Toy::new());
     for (key, value) in [(1, "a"), (2, "b"), (1, "c")] {
         let encoded = side.event(Lane::Urgent, key, value.as_bytes()).freeze();
-        side.state.set(StateKey::of(key), encoded).unwrap();
+        side.state.set(StateKey::of_kind(key), encoded).unwrap();
     }
     let (near, far) = pipe(1024);
     let _running = side.start(near, Ear::new());
@@ -397,7 +397,7 @@ async fn a_new_link_is_told_the_newest_of_every_key_before_anything_else_and_ver
     for n in 0..50u32 {
         side.broadcast(Lane::Normal, 9, &stuck);
         let encoded = side.event(Lane::Urgent, 1, n.to_string().as_bytes()).freeze();
-        side.state.set(StateKey::of(1), encoded).unwrap();
+        side.state.set(StateKey::of_kind(1), encoded).unwrap();
         if n % 10 == 0 {
             settle().await;
         }
@@ -419,7 +419,7 @@ async fn state_that_is_set_all_the_time_leaves_an_urgent_message_its_turn(size: 
     let set_all = || {
         for key in 0..keys {
             let value = side.event(Lane::Urgent, 100 + key, &vec![0; size]).freeze();
-            side.state.set(StateKey::of(key), value).unwrap();
+            side.state.set(StateKey::of_kind(key), value).unwrap();
         }
     };
     let (near, far) = pipe(16 * 1024);

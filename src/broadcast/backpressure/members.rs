@@ -119,7 +119,8 @@ impl Members {
         } else if self.wait.is_some() {
             self.records.push(record);
         }
-        // A successor begins where its predecessor stood, which may be behind what the wait has passed already.
+        // A successor begins where its predecessor stood, which may be behind what the wait has
+        // passed already.
         if self.wait.as_ref().is_some_and(|wait| (index as usize) < wait.watched && seen < wait.need) {
             self.unwatch_current();
             if let Some(wait) = &mut self.wait {
@@ -176,7 +177,8 @@ impl Members {
         }
     }
 
-    /// Watches the next member in the way. Without one, the wait is over and the producers to wake are returned.
+    /// Watches the next member in the way. Without one, the wait is over and the producers to wake
+    /// are returned.
     pub(super) fn watch_next(&mut self, log: &LogSnapshot) -> Vec<Waker> {
         let Some(wait) = &mut self.wait else { return Vec::new() };
         while let (Some(states), Some(record)) =
@@ -196,8 +198,8 @@ impl Members {
         self.take_wakers()
     }
 
-    /// Scans all members, and begins a wait if one of them is too far behind. Returns the lowest position of those that
-    /// are waited for.
+    /// Scans all members, and begins a wait if one of them is too far behind. Returns the lowest
+    /// position of those that are waited for.
     pub(super) fn start_wait(&mut self, log: &LogSnapshot, now: Tick) -> u64 {
         self.unwatch_current();
         self.wait = None;
@@ -256,7 +258,8 @@ impl Members {
         }
     }
 
-    /// Drops the records if no producer has waited for long and no record holds anything that a wait needs.
+    /// Drops the records if no producer has waited for long and no record holds anything that a
+    /// wait needs.
     pub(super) fn drop_records(&mut self, log: &LogSnapshot, now: Tick) {
         if self.any_slow || self.records.is_empty() || now.since(self.last_wait) < MAX_PROBATION * log.stall {
             return;
@@ -281,7 +284,8 @@ impl Members {
         self.waiters.push((waiter, waker));
     }
 
-    /// Removes a producer. The caller drops its waker outside the lock, because that may run code of its own.
+    /// Removes a producer. The caller drops its waker outside the lock, because that may run code
+    /// of its own.
     pub(super) fn forget_waiter(&mut self, waiter: u64) -> Option<Waker> {
         let at = self.waiters.iter().position(|(id, _)| *id == waiter)?;
         Some(self.waiters.remove(at).1)

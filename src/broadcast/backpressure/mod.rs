@@ -1,9 +1,11 @@
-//! Back-pressure: producers wait until the slowest connection that is waited for leaves room in the log.
+//! Back-pressure: producers wait until the slowest connection that is waited for leaves room in the
+//! log.
 //!
-//! No append and no write looks at all connections. The lowest position is cached as `floor`. Only when the cache says
-//! that there is no room are the members scanned, once; then one of those too far behind is *watched*. When it has come
-//! far enough, it moves the search on to the next one. Positions only grow, so the search never goes back: a whole wait
-//! costs O(members), for at least half a window of bytes.
+//! No append and no write looks at all connections. The lowest position is cached as `floor`. Only
+//! when the cache says that there is no room are the members scanned, once; then one of those too
+//! far behind is *watched*. When it has come far enough, it moves the search on to the next one.
+//! Positions only grow, so the search never goes back: a whole wait costs O(members), for at least
+//! half a window of bytes.
 //!
 //! ```text
 //! RoomWait::poll -> has_room? -> scan all members -> watch one -> its publish: progressed -> watch the next ...
@@ -12,8 +14,8 @@
 //!
 //! Two kinds of members are not waited for:
 //! - *Stalled*: it stood still for the stall time. Until it moves.
-//! - *Slow*: it kept most others idle (see `slow_detector`), or it has skipped messages. Until it has kept up for a
-//!   while.
+//! - *Slow*: it kept most others idle (see `slow_detector`), or it has skipped messages. Until it
+//!   has kept up for a while.
 
 mod members;
 mod room_wait;
@@ -55,8 +57,8 @@ pub(super) struct LogSnapshot {
 /// The back-pressure of one log: its members, and the producers that wait for them.
 #[derive(Debug)]
 pub(super) struct Backpressure {
-    /// No member that is waited for is behind this. Hint: read without the lock, and too high at times because of
-    /// members that join or move again meanwhile.
+    /// No member that is waited for is behind this. Hint: read without the lock, and too high at
+    /// times because of members that join or move again meanwhile.
     floor: CachePadded<AtomicU64>,
     members: Mutex<Members>,
 }
@@ -174,8 +176,8 @@ impl Backpressure {
         wake.into_iter().for_each(Waker::wake);
     }
 
-    /// When a waiting producer must be told the time. `None` if no producer waits, even if the wait of one that has left
-    /// continues.
+    /// When a waiting producer must be told the time. `None` if no producer waits, even if the wait
+    /// of one that has left continues.
     pub(super) fn deadline(&self, stall: Duration) -> Option<Tick> {
         let members = self.members.lock();
         if members.has_waiters() { members.deadline(stall) } else { None }

@@ -1,28 +1,30 @@
 //! The slow-member rule: a member that keeps most others idle is not waited for.
 //!
-//! While producers wait, a member that has written everything is *idle*. The members are checked every 20 ms (a fiftieth
-//! of the stall time). If most are idle at a check, each member in the way is charged a *delay*: the time since the check
-//! before, if most were idle at that one too. At 80 ms of delay the member is slow, if it had not gone half of the way
-//! when the others began to idle: then it takes less than half as much as they do.
+//! While producers wait, a member that has written everything is *idle*. The members are checked
+//! every 20 ms (a fiftieth of the stall time). If most are idle at a check, each member in the way
+//! is charged a *delay*: the time since the check before, if most were idle at that one too. At 80
+//! ms of delay the member is slow, if it had not gone half of the way when the others began to
+//! idle: then it takes less than half as much as they do.
 //!
 //! How much a delay counts depends on the evidence:
-//! - It counts in full if at least eight members and two thirds of all are idle, the stream of the member is full, and a
-//!   member that falls behind only skips messages ([`LagPolicy::Skip`](crate::broadcast::LagPolicy)).
-//! - It counts a 25th otherwise, if more than half of the members that are waited for are idle. Then a member is slow
-//!   after 2 s.
+//! - It counts in full if at least eight members and two thirds of all are idle, the stream of the
+//!   member is full, and a member that falls behind only skips messages
+//!   ([`LagPolicy::Skip`](crate::broadcast::LagPolicy)).
+//! - It counts a 25th otherwise, if more than half of the members that are waited for are idle.
+//!   Then a member is slow after 2 s.
 //!
 //! What keeps the rule from being hasty:
-//! - A check counts for at most a quarter of the limit, however late it comes. A machine or process that stands still
-//!   makes no member slow.
+//! - A check counts for at most a quarter of the limit, however late it comes. A machine or process
+//!   that stands still makes no member slow.
 //! - Members that read alike are behind alike, whatever their pace: then most are not idle.
 //! - Time in which a member delays nothing pays back a quarter of that time.
 //! - A delay before the last producer gave up waiting does not count.
 //!
-//! What keeps it from making all members slow: slow members do not count as idle while they are behind, so at most a
-//! third is found slow early.
+//! What keeps it from making all members slow: slow members do not count as idle while they are
+//! behind, so at most a third is found slow early.
 //!
-//! A slow member is waited for again once it has kept up for one stall time, and twice as long each further time, up to
-//! ten; for ten if it has skipped messages.
+//! A slow member is waited for again once it has kept up for one stall time, and twice as long each
+//! further time, up to ten; for ten if it has skipped messages.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -105,7 +107,8 @@ impl SlowDetector {
         now >= self.next_check
     }
 
-    /// The position at which a member is idle: what was appended since the last check does not count.
+    /// The position at which a member is idle: what was appended since the last check does not
+    /// count.
     fn idle_pos(&self, log: &LogSnapshot) -> u64 {
         self.last_end.unwrap_or(log.end)
     }
@@ -126,7 +129,8 @@ impl SlowDetector {
         Some(Check { now, previous, is_strong, is_weak })
     }
 
-    /// Charges a member that is in the way and `behind` bytes behind the end. Returns whether it is slow now.
+    /// Charges a member that is in the way and `behind` bytes behind the end. Returns whether it is
+    /// slow now.
     fn record_delay(
         &mut self,
         index: u32,
@@ -183,7 +187,8 @@ impl SlowDetector {
 }
 
 impl Members {
-    /// Checks which members delay the others, if a check is due. Returns whether one of them is slow now.
+    /// Checks which members delay the others, if a check is due. Returns whether one of them is
+    /// slow now.
     pub(super) fn check_delays(&mut self, log: &LogSnapshot, now: Tick) -> bool {
         let Some(need) = self.need() else { return false };
         // Without a producer, no member delays anything.

@@ -1,4 +1,4 @@
-//! Who is let go early and who is not. Time is what the tests say it is.
+//! Which members are found slow, and when. The tests set the time.
 
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Wake, Waker};
@@ -8,21 +8,21 @@ use crate::base::{ConnId, Tick};
 use crate::broadcast::test_reader::{self, TestLog};
 use crate::broadcast::{Batch, Fill, LagPolicy, Log, LogConfig, RoomWait, WakeSet};
 
-/// Milliseconds between two looks, at the default stall time of a second.
-const LOOK: u64 = 20;
+/// Milliseconds between two checks, at the default stall time of a second.
+const CHECK_MS: u64 = 20;
 const SIZE: usize = 100;
 
 struct Reader {
     cursor: test_reader::Reader,
     batch: Batch,
-    /// Messages it went past.
+    /// Messages that it skipped.
     missed: u64,
 }
 
 impl Reader {
-    /// Writes so many bytes at most; how many it wrote.
-    fn take(&mut self, most: usize) -> usize {
-        let mut left = most;
+    /// Writes at most `max` bytes. Returns how many it wrote.
+    fn take(&mut self, max: usize) -> usize {
+        let mut left = max;
         while left > 0 {
             if self.batch.is_empty() {
                 match self.cursor.fill(left, &mut self.batch) {
@@ -35,14 +35,14 @@ impl Reader {
             self.cursor.advance(&mut self.batch, some);
             left -= some;
         }
-        // As a link whose stream is full then.
+        // Then its stream is full.
         self.cursor.publish();
         self.cursor.release(&mut self.batch);
-        most - left
+        max - left
     }
 
-    fn step(&mut self, most: usize) {
-        self.take(most);
+    fn step(&mut self, max: usize) {
+        self.take(max);
     }
 
     fn take_all(&mut self) {
@@ -50,41 +50,42 @@ impl Reader {
     }
 }
 
-/// A log, its links, and a producer that waits as [`NodeRef::ready`](crate::node::NodeRef::ready) does.
-struct World {
+/// A log, its connections, and a producer that waits as [`NodeRef::ready`](crate::node::NodeRef::ready)
+/// does.
+struct Scenario {
     log: TestLog,
-    links: Vec<Reader>,
+    readers: Vec<Reader>,
     waiter: RoomWait,
     now: u64,
     ticked: u64,
 }
 
-impl World {
-    fn new(links: u64, lag: LagPolicy) -> Self {
+impl Scenario {
+    fn new(readers: u64, lag: LagPolicy) -> Self {
         let log = TestLog::new(LogConfig { lag, ..LogConfig::test() }, &WakeSet::new());
         let join = |n| {
             let cursor = log.join(ConnId::new(n).expect("not zero"));
             Reader { cursor, batch: Batch::new(), missed: 0 }
         };
-        let links = (1..=links).map(join).collect();
-        Self { links, waiter: log.room_wait(), log, now: 1_000, ticked: 0 }
+        let readers = (1..=readers).map(join).collect();
+        Self { readers, waiter: log.room_wait(), log, now: 1_000, ticked: 0 }
     }
 
     fn has_room(&mut self) -> bool {
         self.waiter.poll(&mut Context::from_waker(Waker::noop()), Tick::from_millis(self.now)).is_ready()
     }
 
-    /// Appends while there is room, up to so many messages.
-    fn produce(&mut self, most: usize) -> usize {
+    /// Appends while there is room, at most `max` messages.
+    fn produce(&mut self, max: usize) -> usize {
         let mut count = 0;
-        while count < most && self.has_room() {
+        while count < max && self.has_room() {
             self.log.append(&[0; SIZE], None).expect("fits");
             count += 1;
         }
         count
     }
 
-    /// Lets time go by and brings the clock, as maintenance does every quarter of a second.
+    /// Lets time pass, with a tick every quarter of a second, as the maintenance does.
     fn advance_clock(&mut self, millis: u64) {
         self.now += millis;
         if self.now - self.ticked >= 250 {
@@ -93,234 +94,236 @@ impl World {
         }
     }
 
-    /// Fills the window; all but the first `slow` links, whose streams are full, then write everything.
+    /// Fills the window. Then all but the first `slow` connections, whose streams are full, write
+    /// everything.
     fn burst(&mut self, slow: usize) {
         self.produce(usize::MAX);
-        self.links[..slow].iter_mut().for_each(|link| link.step(0));
-        self.links[slow..].iter_mut().for_each(Reader::take_all);
+        self.readers[..slow].iter_mut().for_each(|reader| reader.step(0));
+        self.readers[slow..].iter_mut().for_each(Reader::take_all);
     }
 
-    /// Fills the window and waits until there is room again, at most so long; how long it took.
-    fn held_up(&mut self, slow: usize, most: u64) -> u64 {
+    /// Fills the window and waits until there is room again, at most `max` milliseconds. Returns
+    /// how long it took.
+    fn delay(&mut self, slow: usize, max: u64) -> u64 {
         self.burst(slow);
         let since = self.now;
-        while self.now - since < most && !self.has_room() {
-            self.advance_clock(LOOK);
+        while self.now - since < max && !self.has_room() {
+            self.advance_clock(CHECK_MS);
         }
         self.now - since
     }
 }
 
 #[test]
-fn a_link_that_does_not_write_holds_the_others_up_for_a_tenth_of_the_stall_time() {
-    let mut world = World::new(12, LagPolicy::Skip);
-    assert_eq!(world.held_up(1, 5_000), 100);
-    // Nor again, as long as it stands still.
-    assert_eq!(world.held_up(1, 5_000), 0);
+fn a_member_that_does_not_write_delays_the_others_for_a_tenth_of_the_stall_time() {
+    let mut scenario = Scenario::new(12, LagPolicy::Skip);
+    assert_eq!(scenario.delay(1, 5_000), 100);
+    // Not again while it stands still.
+    assert_eq!(scenario.delay(1, 5_000), 0);
 }
 
 #[test]
-fn a_third_that_reads_at_a_hundredth_is_let_go_at_once() {
-    let mut world = World::new(12, LagPolicy::Skip);
+fn a_third_that_reads_at_a_hundredth_is_found_slow_at_once() {
+    let mut scenario = Scenario::new(12, LagPolicy::Skip);
     let mut sent = 0;
     for _ in 0..100 {
-        sent += world.produce(40);
-        world.links[..4].iter_mut().for_each(|link| link.step(40));
-        world.links[4..].iter_mut().for_each(|link| link.step(4_000));
-        world.advance_clock(LOOK);
+        sent += scenario.produce(40);
+        scenario.readers[..4].iter_mut().for_each(|reader| reader.step(40));
+        scenario.readers[4..].iter_mut().for_each(|reader| reader.step(4_000));
+        scenario.advance_clock(CHECK_MS);
     }
     assert!(sent >= 94 * 40, "{sent} of 4,000 messages in two seconds");
-    assert!(world.links[4..].iter().all(|link| link.missed == 0));
+    assert!(scenario.readers[4..].iter().all(|reader| reader.missed == 0));
 }
 
 #[test]
-fn a_brief_pause_is_not_blamed() {
-    let mut world = World::new(12, LagPolicy::Skip);
+fn a_brief_pause_does_not_make_a_member_slow() {
+    let mut scenario = Scenario::new(12, LagPolicy::Skip);
     for round in 0..50 {
-        assert_eq!(world.held_up(1, 80), 80, "round {round}");
-        world.links[0].take_all();
-        assert!(world.has_room(), "round {round}");
-        world.advance_clock(400);
+        assert_eq!(scenario.delay(1, 80), 80, "round {round}");
+        scenario.readers[0].take_all();
+        assert!(scenario.has_room(), "round {round}");
+        scenario.advance_clock(400);
     }
 }
 
 #[test]
-fn links_that_had_nothing_to_write_while_another_crawled_are_waited_for() {
-    let mut world = World::new(3, LagPolicy::Skip);
-    world.burst(1);
-    let since = world.now;
-    while !world.has_room() {
-        world.links[0].step(SIZE / 5);
-        world.advance_clock(LOOK);
+fn members_that_idled_while_another_crawled_are_waited_for() {
+    let mut scenario = Scenario::new(3, LagPolicy::Skip);
+    scenario.burst(1);
+    let since = scenario.now;
+    while !scenario.has_room() {
+        scenario.readers[0].step(SIZE / 5);
+        scenario.advance_clock(CHECK_MS);
     }
-    assert!(world.now - since >= 2_000);
-    // Nobody moves: whoever is waited for is in the way.
-    assert!(world.produce(10_000) < 10_000);
-    world.links[1..].iter_mut().for_each(Reader::take_all);
-    assert!(world.has_room());
+    assert!(scenario.now - since >= 2_000);
+    // No member moves, so the others are in the way.
+    assert!(scenario.produce(10_000) < 10_000);
+    scenario.readers[1..].iter_mut().for_each(Reader::take_all);
+    assert!(scenario.has_room());
 }
 
 #[test]
-fn a_link_whose_task_has_not_had_its_turn_is_not_blamed() {
-    let mut world = World::new(12, LagPolicy::Skip);
-    world.produce(usize::MAX);
-    world.links[1..].iter_mut().for_each(Reader::take_all);
+fn a_member_without_a_full_stream_is_not_found_slow_early() {
+    let mut scenario = Scenario::new(12, LagPolicy::Skip);
+    scenario.produce(usize::MAX);
+    scenario.readers[1..].iter_mut().for_each(Reader::take_all);
     for _ in 0..45 {
-        assert!(!world.has_room(), "its stream is not full");
-        world.advance_clock(LOOK);
+        assert!(!scenario.has_room(), "its stream is not full");
+        scenario.advance_clock(CHECK_MS);
     }
 }
 
 #[test]
-fn a_machine_that_stands_still_blames_nobody() {
-    let mut world = World::new(12, LagPolicy::Skip);
-    world.burst(1);
-    assert!(!world.has_room());
-    world.advance_clock(LOOK);
-    assert!(!world.has_room());
+fn a_machine_that_stands_still_makes_no_member_slow() {
+    let mut scenario = Scenario::new(12, LagPolicy::Skip);
+    scenario.burst(1);
+    assert!(!scenario.has_room());
+    scenario.advance_clock(CHECK_MS);
+    assert!(!scenario.has_room());
     for late in [300, 300] {
-        world.now += late;
-        assert!(!world.has_room(), "a look that comes late counts as one");
+        scenario.now += late;
+        assert!(!scenario.has_room(), "a check that comes late counts once");
     }
 }
 
 #[test]
-fn when_most_are_slow_nobody_is_let_go_early() {
-    let mut world = World::new(24, LagPolicy::Skip);
-    world.burst(9);
+fn when_many_are_slow_none_is_found_early() {
+    let mut scenario = Scenario::new(24, LagPolicy::Skip);
+    scenario.burst(9);
     for _ in 0..95 {
         // They move, so that they do not count as standing still.
-        world.links[..9].iter_mut().for_each(|link| link.step(SIZE / 2));
-        assert!(!world.has_room(), "at {}", world.now);
-        world.advance_clock(LOOK);
+        scenario.readers[..9].iter_mut().for_each(|reader| reader.step(SIZE / 2));
+        assert!(!scenario.has_room(), "at {}", scenario.now);
+        scenario.advance_clock(CHECK_MS);
     }
 }
 
 #[test]
-fn a_third_at_most_is_let_go_early() {
-    let mut world = World::new(24, LagPolicy::Skip);
-    assert_eq!(world.held_up(8, 5_000), 100);
-    world.links[..8].iter_mut().for_each(|link| link.step(SIZE));
-    // Those that were let go idle no more than the ninth does.
-    assert!(world.held_up(9, 900) >= 900);
+fn at_most_a_third_is_found_slow_early() {
+    let mut scenario = Scenario::new(24, LagPolicy::Skip);
+    assert_eq!(scenario.delay(8, 5_000), 100);
+    scenario.readers[..8].iter_mut().for_each(|reader| reader.step(SIZE));
+    // Slow members are as little idle as the ninth.
+    assert!(scenario.delay(9, 900) >= 900);
 }
 
 #[test]
-fn while_no_producer_waits_nobody_is_let_go() {
-    let mut world = World::new(12, LagPolicy::Skip);
-    world.burst(1);
-    assert!(!world.has_room());
-    world.waiter = world.log.room_wait();
-    assert_eq!(world.log.stall_deadline(), None);
-    // Longer than whoever is in the way needs to be found slow; it moves, so that it does not count as standing still.
+fn without_a_producer_no_member_is_found_slow() {
+    let mut scenario = Scenario::new(12, LagPolicy::Skip);
+    scenario.burst(1);
+    assert!(!scenario.has_room());
+    scenario.waiter = scenario.log.room_wait();
+    assert_eq!(scenario.log.stall_deadline(), None);
+    // Longer than it takes to find a member slow. It moves, so that it is not stalled.
     for _ in 0..120 {
-        world.links[0].step(SIZE / 20);
-        world.advance_clock(LOOK);
-        world.log.tick(Tick::from_millis(world.now));
+        scenario.readers[0].step(SIZE / 20);
+        scenario.advance_clock(CHECK_MS);
+        scenario.log.tick(Tick::from_millis(scenario.now));
     }
-    assert!(!world.has_room());
-    assert!(world.log.stall_deadline().is_some());
+    assert!(!scenario.has_room());
+    assert!(scenario.log.stall_deadline().is_some());
 }
 
 #[test]
-fn what_a_link_was_blamed_for_before_the_last_producer_left_counts_for_nothing() {
-    // Few links, so that only the slow judgement applies.
-    let mut world = World::new(3, LagPolicy::Skip);
-    world.burst(1);
+fn delays_before_the_last_producer_gave_up_do_not_count() {
+    // Few members, so that the evidence is weak.
+    let mut scenario = Scenario::new(3, LagPolicy::Skip);
+    scenario.burst(1);
     for round in 0..4 {
-        // Three quarters of the time that makes a link slow.
+        // Three quarters of the time that makes a member slow.
         for _ in 0..75 {
-            world.links[0].step(SIZE / 20);
-            assert!(!world.has_room(), "round {round}");
-            world.advance_clock(LOOK);
+            scenario.readers[0].step(SIZE / 20);
+            assert!(!scenario.has_room(), "round {round}");
+            scenario.advance_clock(CHECK_MS);
         }
-        world.waiter = world.log.room_wait();
-        world.links[0].step(SIZE / 20);
-        world.advance_clock(250);
+        scenario.waiter = scenario.log.room_wait();
+        scenario.readers[0].step(SIZE / 20);
+        scenario.advance_clock(250);
     }
 }
 
 #[test]
-fn few_links_prove_nothing_early() {
-    let mut world = World::new(8, LagPolicy::Skip);
-    assert!(world.held_up(1, 900) >= 900);
+fn few_idle_members_are_weak_evidence() {
+    let mut scenario = Scenario::new(8, LagPolicy::Skip);
+    assert!(scenario.delay(1, 900) >= 900);
 }
 
 #[test]
-fn where_lagging_costs_the_connection_nobody_is_let_go_early() {
-    let mut world = World::new(12, LagPolicy::Disconnect);
-    assert!(world.held_up(1, 900) >= 900);
+fn with_disconnect_no_member_is_found_slow_early() {
+    let mut scenario = Scenario::new(12, LagPolicy::Disconnect);
+    assert!(scenario.delay(1, 900) >= 900);
 }
 
 #[test]
-fn a_link_that_takes_more_than_half_as_much_is_waited_for_at_any_pace() {
+fn a_member_that_takes_more_than_half_as_much_is_waited_for_at_any_pace() {
     for pace in [100, 1_000, 10_000] {
-        let mut world = World::new(12, LagPolicy::Skip);
+        let mut scenario = Scenario::new(12, LagPolicy::Skip);
         for _ in 0..3_000 {
-            world.produce(usize::MAX);
-            world.links[0].take(pace * 2 / 3);
-            world.links[1..].iter_mut().for_each(|link| link.step(pace));
-            world.advance_clock(LOOK);
+            scenario.produce(usize::MAX);
+            scenario.readers[0].take(pace * 2 / 3);
+            scenario.readers[1..].iter_mut().for_each(|reader| reader.step(pace));
+            scenario.advance_clock(CHECK_MS);
         }
-        assert_eq!(world.links[0].missed, 0, "at {pace} bytes a look");
+        assert_eq!(scenario.readers[0].missed, 0, "at {pace} bytes a check");
     }
 }
 
 #[test]
-fn one_let_go_is_waited_for_again_once_it_keeps_up_and_later_each_further_time() {
-    let mut world = World::new(12, LagPolicy::Skip);
-    for (time, term) in [(1, 1_000), (2, 2_000), (3, 4_000), (4, 8_000), (5, 10_000), (6, 10_000)] {
-        assert_eq!(world.held_up(1, 5_000), 100, "time {time}");
-        world.links[0].take_all();
-        let since = world.now;
+fn a_slow_member_is_reinstated_once_it_keeps_up_and_later_each_further_time() {
+    let mut scenario = Scenario::new(12, LagPolicy::Skip);
+    for (time, probation) in [(1, 1_000), (2, 2_000), (3, 4_000), (4, 8_000), (5, 10_000), (6, 10_000)] {
+        assert_eq!(scenario.delay(1, 5_000), 100, "time {time}");
+        scenario.readers[0].take_all();
+        let since = scenario.now;
         loop {
-            // It keeps up; whether it is waited for shows when it stops for a moment.
-            world.burst(1);
-            let waited_for = !world.has_room();
-            world.links[0].take_all();
+            // It keeps up. Whether it is waited for shows when it stops for a moment.
+            scenario.burst(1);
+            let waited_for = !scenario.has_room();
+            scenario.readers[0].take_all();
             if waited_for {
                 break;
             }
-            world.advance_clock(50);
+            scenario.advance_clock(50);
         }
-        let took = world.now - since;
-        assert!((term..=term + 500).contains(&took), "time {time}: after {took} ms");
-        assert_eq!(world.links[0].missed, 0);
+        let took = scenario.now - since;
+        assert!((probation..=probation + 500).contains(&took), "time {time}: after {took} ms");
+        assert_eq!(scenario.readers[0].missed, 0);
     }
 }
 
-/// Looks at the log when it is dropped, as a task's waker may that holds the task.
-struct Meddler(Arc<Log>);
+/// Reads the log when it is dropped, like the waker of a task that holds the log.
+struct LogReadingWaker(Arc<Log>);
 
-impl Wake for Meddler {
+impl Wake for LogReadingWaker {
     fn wake(self: Arc<Self>) {}
 }
 
-impl Drop for Meddler {
+impl Drop for LogReadingWaker {
     fn drop(&mut self) {
         let _ = self.0.stats();
     }
 }
 
 #[test]
-fn no_waker_is_dropped_under_the_lock_of_a_log() {
+fn no_waker_is_dropped_under_the_lock() {
     let (done, is_done) = mpsc::channel();
     let run = std::thread::spawn(move || {
-        let mut world = World::new(1, LagPolicy::Skip);
-        world.burst(1);
-        let polled = |world: &mut World| {
-            let waker = Waker::from(Arc::new(Meddler(Arc::clone(&world.log))));
-            world.waiter.poll(&mut Context::from_waker(&waker), Tick::from_millis(world.now)).is_ready()
+        let mut scenario = Scenario::new(1, LagPolicy::Skip);
+        scenario.burst(1);
+        let polled = |scenario: &mut Scenario| {
+            let waker = Waker::from(Arc::new(LogReadingWaker(Arc::clone(&scenario.log))));
+            scenario.waiter.poll(&mut Context::from_waker(&waker), Tick::from_millis(scenario.now)).is_ready()
         };
-        assert!(!polled(&mut world));
-        assert!(!polled(&mut world), "the waker of the last poll goes");
-        world.waiter = world.log.room_wait();
-        assert!(!polled(&mut world));
-        world.links[0].take_all();
-        assert!(polled(&mut world));
+        assert!(!polled(&mut scenario));
+        assert!(!polled(&mut scenario), "the waker of the last poll goes");
+        scenario.waiter = scenario.log.room_wait();
+        assert!(!polled(&mut scenario));
+        scenario.readers[0].take_all();
+        assert!(polled(&mut scenario));
         done.send(()).expect("awaited");
     });
-    // One that waits for the lock it holds itself never ends.
+    // A thread that waits for a lock that it holds never ends.
     assert!(is_done.recv_timeout(Duration::from_secs(60)).is_ok());
     run.join().expect("no panic");
 }

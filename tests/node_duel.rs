@@ -274,7 +274,7 @@ async fn a_proven_peer_that_restarted_takes_its_place_and_clones_do_not_take_tur
     // At once: a clone of the key has to wait.
     let new = start(&net, 3, quiet(), Rec::new()).await;
     let (theirs, ours) = join(&new, 3).await;
-    assert!(matches!(ours, Err(ConnectError::TooSoon)), "{ours:?}");
+    assert!(matches!(ours, Err(ConnectError::ReplacedTooSoon)), "{ours:?}");
     assert!(matches!(theirs, Err(ConnectError::Refused(bye)) if bye.reason == GoodbyeReason::Duplicate));
     assert_eq!(only(&a).id(), first.id());
     secs(15).await;
@@ -476,7 +476,7 @@ async fn whoever_beats_one_by_its_nonce_and_is_not_let_in_leaves_it_its_place() 
     let (second, _far) = adopt_from_9(&net, &a, 8).await;
     assert!(second.unwrap().is_live());
     let (refused, _far_too) = adopt_from_9(&net, &a, 7).await;
-    assert!(matches!(refused, Err(ConnectError::TooSoon)), "{refused:?}");
+    assert!(matches!(refused, Err(ConnectError::ReplacedTooSoon)), "{refused:?}");
     assert!(old.is_live());
     // It answers again, and is found by its nonce.
     let answering = tokio::spawn(async move { first.goodbye().await });

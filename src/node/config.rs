@@ -1,128 +1,134 @@
-//! What a node is told at its start, and the part of it that may change while it runs.
+//! The configuration of a node, and the part of it that may change while the node runs.
 
-use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::broadcast::LagPolicy;
 use crate::connection::ConnectionConfig;
 use crate::pool::{HealthPolicy, Limits, LivenessPolicy, Misbehavior, PoolConfig};
 use crate::wire::{Native, WireLimits};
 
-use crate::node::runtime::seen_set::RelayConfig;
+use super::runtime::seen_set::RelayConfig;
 
-/// Everything a node is told at its start. Sizes in bytes.
+/// The most events of a backlog: room for them is allocated at the start.
+const MAX_EVENT_BACKLOG: usize = 1 << 20;
+/// The smallest ring of a broadcast log.
+const MIN_LOG_RING_BYTES: usize = 64 * 1024;
+
+/// The configuration of a node. Sizes are in bytes. Start from [`NodeConfig::recommended`] or [`NodeConfig::local`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeConfig {
-    /// The network: nodes of another one are refused. Default 0.
+    /// The network id. Nodes of another network are refused. Default 0.
     #[serde(with = "crate::base::config_serde::large_number")]
     pub network: u64,
-    /// Name and version of the software, told in every hello; at most 128 bytes.
+    /// Name and version of the software, sent in every hello; at most 128 bytes.
     pub agent: String,
-    /// Hash of the first block. Where both ends have one, they must be equal.
+    /// Hash of the first block. If both ends have one, they must be equal.
     #[serde(with = "crate::base::config_serde::hex_option", skip_serializing_if = "Option::is_none")]
     pub genesis: Option<[u8; 32]>,
-    /// Application bits told in every hello; the highest bit is the protocol's own.
+    /// Feature bits of the application, sent in every hello. The highest bit is reserved.
     pub features: u64,
-    /// The application's own bytes in every hello, at most 1 KiB.
+    /// Bytes of the application, sent in every hello; at most 1 KiB.
     #[serde(with = "crate::base::config_serde::hex")]
     pub app: Bytes,
-    /// Addresses to listen on; empty for a node that only dials. Port 0 takes any.
+    /// Addresses to listen on; empty for a node that only dials. Port 0 takes any free port.
     pub listen: Vec<SocketAddr>,
-    /// The address that peers are told, where it is not the first one listened on (behind a port mapping). Only the port
-    /// counts: peers combine it with the address they observe.
+    /// The listen address that hellos carry. Default: the first one listened on. Set it behind a port mapping. Peers use only
+    /// the port, and combine it with the address they observe.
     pub advertise: Option<SocketAddr>,
     /// First addresses to dial.
     pub seeds: Vec<SocketAddr>,
-    /// Addresses that are always dialled, whatever the number of peers, and take reserved slots.
+    /// Addresses that are dialled whatever the number of peers, and use reserved slots.
     pub trusted: Vec<SocketAddr>,
-    /// Peers that the pool makes room for at the start; a hint. Default 0: as the limits suggest.
+    /// Peers for which the pool allocates room at the start; a hint. Default 0: derived from the limits.
     pub expected_peers: usize,
-    /// Bounds of each link.
+    /// Bounds of each connection.
     pub connection: ConnectionConfig,
-    /// Caps of messages.
+    /// Size limits of messages.
     pub wire: WireLimits,
-    /// Ring of each of the three broadcast logs. Default 8 MiB: what a slow peer may fall behind. A message may take half of it.
+    /// Size of the ring of each of the three broadcast logs: how far a slow peer may fall behind. A message may take half of
+    /// it. Default 8 MiB.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub log_ring_bytes: usize,
-    /// Values of state: the most keys. Default 1,024.
+    /// The most keys of the state table. Default 1,024.
     pub max_state_keys: usize,
-    /// Values of state: the most bytes. Default 1 MiB.
+    /// The most bytes of the state table. Default 1 MiB.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub max_state_bytes: usize,
     /// Events that a slow subscriber may fall behind before it gets a new snapshot. Default 1,024.
     pub event_backlog: usize,
-    /// Memory of relayed ids.
+    /// The memory of relayed messages.
     pub relay: RelayConfig,
-    /// What may change while the node runs.
+    /// Settings that may change while the node runs.
     pub runtime: RuntimeConfig,
 }
 
-/// What may change while the node runs; a change acts on live connections too ([`NodeRef::reconfigure`]).
+/// Settings that may change while the node runs. A change acts on live connections too ([`NodeRef::reconfigure`]).
 ///
 /// [`NodeRef::reconfigure`]: super::NodeRef::reconfigure
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RuntimeConfig {
-    /// How many connections: globally, per address, per subnet, and the floor.
+    /// Numbers of connections: global, for each address and subnet, and the floor.
     pub limits: Limits,
     /// When a silent peer is stale.
     pub liveness: LivenessPolicy,
-    /// How health falls and recovers.
+    /// How the health of a peer falls and recovers.
     pub health: HealthPolicy,
-    /// Live peers (both directions) under which the node dials more. Default 8; with 0 it dials
-    /// trusted peers only.
+    /// The node dials more addresses while it has fewer live peers than this, both directions counted. With 0 it dials trusted
+    /// addresses only. Default 8.
     pub target_peers: usize,
-    /// Dials at the same time. Default 16.
+    /// The most dials of the node's own accord at the same time. Default 16.
     pub max_concurrent_dials: usize,
-    /// How long a dial with its handshake, or an accepted connection's handshake, may take. Default 10 s.
+    /// Time for a dial and its handshake, or for the handshake of an accepted connection. Default 10 s.
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
-    /// How often the maintenance looks. Default 250 ms.
+    /// Period of the maintenance loop. Default 250 ms.
     #[serde(with = "humantime_serde")]
     pub maintenance_interval: Duration,
-    /// How often a peer is pinged. Default 15 s; a dead socket is found after the stale time at the latest.
+    /// Period of pings to a peer. A dead socket is found after the stale time at the latest. Default 15 s.
     #[serde(with = "humantime_serde")]
     pub ping_interval: Duration,
     /// How long written bytes may make no progress before the peer is closed. Default 20 s.
     #[serde(with = "humantime_serde")]
     pub write_stall_timeout: Duration,
-    /// How long a session must last to count as stable: only then is the address' backoff reset. Default 60 s.
+    /// How long a session must last to count as stable. Only a stable session resets the backoff of its address. Default 60 s.
     #[serde(with = "humantime_serde")]
     pub stable_after: Duration,
-    /// How often a peer is asked for addresses. Default 30 s, and at once while the node knows too few.
+    /// How often some peer is asked for addresses; more often while the node knows too few. Default 30 s.
     #[serde(with = "humantime_serde")]
     pub discovery_interval: Duration,
-    /// How often the book is written. Default 5 s.
+    /// How often the address book is written. Default 5 s.
     #[serde(with = "humantime_serde")]
     pub flush_interval: Duration,
-    /// The shortest life of a connection that another one with the same proven identity may replace. Default 10 s; keeps
-    /// two clones of one key from replacing each other all the time.
+    /// The youngest age at which a connection may be replaced by another process with the same proven key. Keeps two clones
+    /// of one key from replacing each other all the time. Default 10 s.
     #[serde(with = "humantime_serde")]
     pub min_replace_age: Duration,
-    /// The memory ceiling: rings, state, inboxes, lanes, reassembly, remainders. Default 256 MiB.
+    /// The limit of all memory held for peers: rings, state, inboxes, lanes, reassembly, partial reads. Default 256 MiB.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub memory_limit: usize,
-    /// What happens to a peer that is too slow for urgent broadcasts. Default: it is disconnected.
+    /// What happens to a peer that is too slow for urgent broadcasts. Default: disconnect it.
     pub urgent_lag: LagPolicy,
-    /// What happens to a peer that is too slow for normal broadcasts. Default: it misses some.
+    /// What happens to a peer that is too slow for normal broadcasts. Default: skip some for it.
     pub normal_lag: LagPolicy,
-    /// What happens to a peer that is too slow for bulk broadcasts. Default: it is disconnected.
+    /// What happens to a peer that is too slow for bulk broadcasts. Default: disconnect it.
     pub bulk_lag: LagPolicy,
 }
 
 impl NodeConfig {
-    /// For a node on the open internet.
+    /// Settings for a node on the open internet.
     pub fn recommended() -> Self {
         Self::with(PoolConfig::recommended())
     }
 
-    /// For many nodes on one machine or in one rack: no limits per address, quick to notice.
+    /// Settings for many nodes on one machine or in one rack: no limits for each address, and short intervals.
     pub fn local() -> Self {
         let mut config = Self::with(PoolConfig::local());
         config.runtime.ping_interval = Duration::from_secs(2);
@@ -172,7 +178,9 @@ impl NodeConfig {
         }
     }
 
-    /// Whether the configuration makes sense.
+    /// Checks every field.
+    ///
+    /// Invariant: `contradicting_settings_are_refused`.
     ///
     /// # Errors
     /// Names the field and what is wrong with it.
@@ -187,10 +195,10 @@ impl NodeConfig {
         if self.features >> 63 != 0 {
             return wrong("features", "the highest bit is the protocol's own".into());
         }
-        if self.log_ring_bytes < 64 * 1024 {
+        if self.log_ring_bytes < MIN_LOG_RING_BYTES {
             return wrong("log_ring_bytes", "at least 64 KiB are needed".into());
         }
-        within("event_backlog", self.event_backlog, 1..=MOST_EVENTS)?;
+        within("event_backlog", self.event_backlog, 1..=MAX_EVENT_BACKLOG)?;
         within("wire.chunk", self.wire.chunk, Native::CHUNK_RANGE)?;
         within("wire.hello", self.wire.hello, Native::HELLO_RANGE)?;
         within("wire.peers", self.wire.peers, Native::PEERS_RANGE)?;
@@ -199,16 +207,16 @@ impl NodeConfig {
         self.check_memory(&self.runtime, 1)
     }
 
-    /// What rings and state take in each of so many dialects.
-    pub(super) fn fixed_memory(&self, dialects: usize) -> usize {
-        self.log_ring_bytes.saturating_mul(3).saturating_add(self.max_state_bytes).saturating_mul(dialects)
+    /// The memory that rings and state tables take in this number of protocols.
+    pub(super) fn fixed_memory(&self, protocols: usize) -> usize {
+        self.log_ring_bytes.saturating_mul(3).saturating_add(self.max_state_bytes).saturating_mul(protocols)
     }
 
-    pub(super) fn check_memory(&self, runtime: &RuntimeConfig, dialects: usize) -> Result<(), ConfigError> {
-        let fixed = self.fixed_memory(dialects);
+    pub(super) fn check_memory(&self, runtime: &RuntimeConfig, protocols: usize) -> Result<(), ConfigError> {
+        let fixed = self.fixed_memory(protocols);
         if fixed >= runtime.memory_limit {
             let why = format!(
-                "{} bytes, and the three rings and the state of each dialect alone take {fixed}: raise it, or lower `log_ring_bytes`",
+                "{} bytes, of which rings and state of all protocols take {fixed}: raise it, or lower `log_ring_bytes`",
                 runtime.memory_limit
             );
             return Err(ConfigError { field: "memory_limit", why });
@@ -231,7 +239,9 @@ impl Default for RuntimeConfig {
 }
 
 impl RuntimeConfig {
-    /// Whether the configuration makes sense.
+    /// Checks every field.
+    ///
+    /// Invariant: `contradicting_settings_are_refused`.
     ///
     /// # Errors
     /// Names the field and what is wrong with it.
@@ -265,7 +275,7 @@ impl RuntimeConfig {
         for cause in Misbehavior::ALL {
             within("health.penalties", penalties.get(cause), 0..=100)?;
         }
-        // The pool would bring them into their bounds, and what is configured would not be what is in force.
+        // The pool would clamp them, and the configuration would not show what is in force.
         let Limits { max_inbound, max_outbound, max_pending_inbound, max_pending_outbound, .. } = self.limits;
         within("limits.max_inbound", max_inbound, 0..=Limits::MAX_LIVE)?;
         within("limits.max_outbound", max_outbound, 0..=Limits::MAX_LIVE)?;
@@ -286,10 +296,7 @@ fn within<T: PartialOrd + Display>(
     Err(ConfigError { field, why: format!("must be from {from} to {to}, and is {value}") })
 }
 
-/// Room for events is taken at the start.
-const MOST_EVENTS: usize = 1 << 20;
-
-/// A configuration that makes no sense.
+/// An invalid configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {why}")]
 pub struct ConfigError {
@@ -307,15 +314,16 @@ mod tests {
     use crate::wire::Protocol as _;
 
     #[test]
-    fn room_for_events_is_neither_none_nor_without_end() {
-        for (event_backlog, fits) in [(0, false), (1, true), (MOST_EVENTS, true), (usize::MAX, false)] {
+    fn the_event_backlog_is_bounded() {
+        for (event_backlog, fits) in [(0, false), (1, true), (MAX_EVENT_BACKLOG, true), (usize::MAX, false)] {
             let config = NodeConfig { event_backlog, ..NodeConfig::default() };
             let refused = config.check().err().map(|error| error.field);
             assert_eq!(refused, (!fits).then_some("event_backlog"), "{event_backlog}");
         }
     }
+
     #[test]
-    fn what_is_configured_is_in_force_or_refused() {
+    fn a_setting_is_in_force_or_refused() {
         type Set = fn(&mut NodeConfig, usize);
         let cases: [(&str, Set, RangeInclusive<usize>); 8] = [
             ("wire.chunk", |config, to| config.wire.chunk = to, Native::CHUNK_RANGE),
@@ -363,7 +371,7 @@ mod tests {
         assert_eq!(runtime.check().map_err(|error| error.field), Err("health.window"));
     }
 
-    /// Where the pool says no, whatever it was told.
+    /// The number of permits that the pool grants, whatever its limits say.
     fn most_pending(direction: Direction) -> usize {
         let mut config = PoolConfig::test();
         config.limits.max_pending_inbound = u32::MAX;

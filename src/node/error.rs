@@ -1,4 +1,4 @@
-//! Why something a node was asked for did not happen.
+//! Errors of a node: one type for each kind of operation.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ pub enum ConnectError {
     /// No slot is free.
     #[error("no slot: {0}")]
     Admission(#[from] AdmitError),
-    /// We are connected to this key already, or two connections met and this one is not the one to stay. Not a failure.
+    /// A connection to this key exists, and it stays. Not a failure.
     #[error("already connected to {0}")]
     AlreadyConnected(PeerId),
     /// Another dial to this address is under way.
@@ -31,10 +31,10 @@ pub enum ConnectError {
     /// The connection could not be opened, or broke during the handshake.
     #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
-    /// The other end closed the connection during the handshake, without a word.
+    /// The other end closed the connection during the handshake, without a goodbye.
     #[error("closed during the handshake")]
     Eof,
-    /// The other end does not speak our dialect.
+    /// The other end does not speak our protocol.
     #[error("not our protocol: {0}")]
     Wire(#[from] WireError),
     /// The handshake took too long.
@@ -51,7 +51,7 @@ pub enum ConnectError {
         /// Theirs.
         theirs: u64,
     },
-    /// The other end speaks another version of the dialect.
+    /// The other end speaks another version of the protocol.
     #[error("another version: {theirs}, ours is {ours}")]
     WrongVersion {
         /// Ours.
@@ -65,30 +65,30 @@ pub enum ConnectError {
     /// The address is our own.
     #[error("our own address")]
     SelfDial,
-    /// The application does not want this peer.
+    /// The application rejected this peer.
     #[error("rejected by the application")]
     Rejected,
-    /// The other end only asked who listens here; it has its answer.
+    /// The other end only asked who listens here. It has its answer.
     #[error("only a probe")]
     Probe,
-    /// Too many clones of one identity, or it came back too soon.
+    /// The peer restarted and its previous connection is too young to be replaced; or two clones use one key.
     #[error("replaced its own connection too recently")]
-    TooSoon,
+    ReplacedTooSoon,
     /// The node shuts down.
     #[error("the node shuts down")]
     Shutdown,
-    /// The node does not speak a dialect of this name.
-    #[error("the node does not speak this dialect")]
+    /// The node does not speak a protocol of this name.
+    #[error("the node does not speak this protocol")]
     UnknownProtocol,
 }
 
 impl ConnectError {
-    /// What the other end is told, if anything.
+    /// The goodbye for the other end, if there is one.
     pub(super) fn goodbye(&self, retry_after: std::time::Duration) -> Option<Goodbye> {
         let reason = match self {
             Self::Banned => GoodbyeReason::Banned,
             Self::Admission(_) => return Some(Goodbye::new(GoodbyeReason::Full).retry_after(retry_after)),
-            Self::TooSoon => return Some(Goodbye::new(GoodbyeReason::Duplicate).retry_after(retry_after)),
+            Self::ReplacedTooSoon => return Some(Goodbye::new(GoodbyeReason::Duplicate).retry_after(retry_after)),
             Self::AlreadyConnected(_) | Self::InProgress => GoodbyeReason::Duplicate,
             Self::Wire(_) => GoodbyeReason::Protocol,
             Self::Timeout => GoodbyeReason::Timeout,
@@ -103,7 +103,7 @@ impl ConnectError {
         Some(Goodbye::new(reason))
     }
 
-    /// Whether the connection gave way to another one of the same two nodes: no failure.
+    /// Whether the connection gave way to another one between the same two nodes, which is not a failure.
     pub fn is_collision(&self) -> bool {
         match self {
             Self::AlreadyConnected(_) | Self::InProgress => true,
@@ -114,19 +114,18 @@ impl ConnectError {
         }
     }
 
-    /// Whether the failure says something about the address, rather than about our own limits, or about a connection that there
-    /// is already.
+    /// Whether the error says something about the address, rather than about our own limits or an existing connection.
     pub fn is_address_fault(&self) -> bool {
         self.fail_cause().is_some()
     }
 
-    /// Whether we could not even dial: out of descriptors or memory.
+    /// Whether we could not dial at all, for lack of descriptors or memory.
     pub(super) fn is_exhaustion(&self) -> bool {
         matches!(self, Self::Io(error) if AcceptErrorKind::of(error) == AcceptErrorKind::Exhausted)
     }
 
-    /// Whether there was no way from here: our own network may be down, or have no ports left.
-    pub(super) fn is_no_way(&self) -> bool {
+    /// Whether the address is unreachable from here. Our own network may be down, or have no ports left.
+    pub(super) fn is_unreachable(&self) -> bool {
         use std::io::ErrorKind as Kind;
         matches!(self, Self::Io(error) if matches!(
             error.kind(),
@@ -134,7 +133,7 @@ impl ConnectError {
         ))
     }
 
-    /// What the book notes; `None` for what says nothing about the address.
+    /// The cause for the address book; `None` if the error says nothing about the address.
     pub(super) fn fail_cause(&self) -> Option<FailureCause> {
         Some(match self {
             Self::Io(error) if AcceptErrorKind::of(error) == AcceptErrorKind::Exhausted => return None,
@@ -151,9 +150,10 @@ impl ConnectError {
     }
 }
 
-/// A ban was not entered: it would have left the node with too few peers. Cure: more peers, or a lower
+/// A ban that would leave the node with too few peers was not entered. Cure: more peers, or a lower
 /// [floor](crate::pool::Limits::floor).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[error("{left} live peers would be left, and the floor is {floor}")]
 pub struct BanRefused {
     /// Live peers that would be left.
@@ -162,36 +162,39 @@ pub struct BanRefused {
     pub floor: usize,
 }
 
-/// Why a node could not start.
+/// Why a node could not start, or not listen.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
-    /// The configuration makes no sense.
+    /// The configuration is invalid.
     #[error("configuration: {0}")]
     Config(#[from] ConfigError),
-    /// An address could not be listened on.
+    /// An address could not be bound.
     #[error("cannot listen on {addr}: {cause}")]
     Listen {
         /// The address.
         addr: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
+        #[source]
         cause: io::Error,
     },
-    /// The node does not speak a dialect of this name.
-    #[error("the node does not speak this dialect")]
+    /// The node does not speak a protocol of this name.
+    #[error("the node does not speak this protocol")]
     UnknownProtocol,
     /// The node shuts down.
     #[error("the node shuts down")]
     Shutdown,
-    /// No tokio runtime is running here.
+    /// Called outside of a tokio runtime.
     #[error("a node needs a tokio runtime to start in")]
     NoRuntime,
-    /// The system has no random numbers.
+    /// The system returned no random bytes.
     #[error("no random numbers: {0}")]
     Random(String),
 }
 
-/// Why a message was not sent to a peer. It comes back.
+/// Why a message was not queued for a peer. The message comes back.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PeerSendError {
     /// No live peer has this key.
     #[error("not connected to {0}")]
@@ -201,16 +204,17 @@ pub enum PeerSendError {
     Connection(#[from] SendError),
 }
 
-/// Why a request to a peer, or to any peer, got no answer.
+/// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PeerRequestError {
     /// No live peer has this key.
     #[error("not connected to {0}")]
     NotConnected(PeerId),
-    /// There is no peer to ask.
+    /// There is no live peer.
     #[error("no peer to ask")]
     NoPeers,
-    /// See [`RequestError`]. Of several peers asked, the last one's.
+    /// See [`RequestError`]. If several peers were asked, the error of the last one.
     #[error(transparent)]
     Request(#[from] RequestError),
 }

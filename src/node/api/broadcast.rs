@@ -1,4 +1,4 @@
-//! Sending, broadcasting, relaying, state.
+//! Sending, broadcasting, relaying, and state.
 
 use std::future::poll_fn;
 
@@ -8,24 +8,24 @@ use tokio::time::timeout;
 use crate::base::{ConnId, Lane, PeerId};
 use crate::broadcast::Appended;
 use crate::connection::{Message, SendError};
-use crate::wire::EncodeError;
-
 use crate::node::error::PeerSendError;
-use crate::node::api::handle::NodeRef;
-use crate::node::api::receipt::{BroadcastReceipt, Recipient};
+use crate::node::protocol::broadcaster::StateError;
 use crate::node::runtime::seen_set::{Digest, RelayOutcome};
 use crate::node::runtime::shared::count;
-use crate::node::protocol::broadcaster::StateError;
+use crate::wire::EncodeError;
+
+use super::handle::NodeRef;
+use super::receipt::{BroadcastReceipt, Recipient};
 
 /// Sending.
 impl NodeRef {
-    /// Queues a message for one peer. Never waits; accepted is not delivered.
+    /// Queues a message for one peer. Never waits. Accepted does not mean delivered.
     ///
     /// # Errors
     /// See [`PeerSendError`]; the message comes back.
     ///
     /// # Cost
-    /// One shard's read lock, one short lock of the link.
+    /// One shard's read lock and one short lock of the connection.
     pub fn send(&self, key: &PeerId, message: Message) -> Result<(), PeerSendError> {
         match self.peer(key) {
             Some(peer) => Ok(peer.connection().handle().send(message)?),
@@ -33,7 +33,7 @@ impl NodeRef {
         }
     }
 
-    /// Queues a message for each of these peers. Returns those it was not taken for, and why.
+    /// Queues a message for each of these peers. Returns the peers it was not queued for, and why.
     pub fn send_many<'k>(
         &self,
         keys: impl IntoIterator<Item = &'k PeerId>,
@@ -44,35 +44,38 @@ impl NodeRef {
             .collect()
     }
 
-    /// Appends a message to its lane's log, which all links read from. Never waits, never fails because of a peer, never looks
-    /// at the map: costs the same for 8 peers and for 1,000. With no peers it goes nowhere.
+    /// Appends a message to its lane's log, which all connections read from.
+    ///
+    /// Never waits, never fails because of a peer and never reads the pool: it costs the same for 8 peers and for 1,000. A node
+    /// without peers, or one that has shut down, accepts messages and sends them nowhere.
     ///
     /// # Errors
-    /// Where the dialect cannot say it: too large for its lane or for half of the [ring](crate::node::NodeConfig::ring), or on the control
-    /// lane. A node that has shut down takes messages on, and has nobody to send them to.
+    /// The message is too large for its lane or for half of the [ring](crate::node::NodeConfig::log_ring_bytes), or is on the
+    /// control lane.
     ///
     /// # Cost
-    /// One encoding, one copy of the payload (none from 16 KiB up), one short lock.
+    /// One encoding, one copy of the payload (none from 16 KiB up) and one short lock. Producers of one lane take turns on that
+    /// lock for one copy.
     pub fn broadcast(&self, message: &Message) -> Result<Appended, EncodeError> {
-        self.say(message, None)
+        self.append(message, None)
     }
 
     #[inline]
-    fn say(&self, message: &Message, origin: Option<ConnId>) -> Result<Appended, EncodeError> {
+    fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<Appended, EncodeError> {
         let shared = self.shared();
         count(&shared.counters.broadcasts);
-        Ok(Appended { seq: shared.tongues.append(message, origin)?, origin })
+        Ok(Appended { seq: shared.protocols.append(message, origin)?, origin })
     }
 
-    /// As [`NodeRef::broadcast`], to all but one connection: where the message came from.
+    /// As [`NodeRef::broadcast`], to all connections but `origin`, from which the message came.
     ///
     /// # Errors
     /// As [`NodeRef::broadcast`].
     pub fn broadcast_except(&self, message: &Message, origin: ConnId) -> Result<Appended, EncodeError> {
-        self.say(message, Some(origin))
+        self.append(message, Some(origin))
     }
 
-    /// As [`NodeRef::broadcast`], keeping who was there, so that one can ask later what became of it.
+    /// As [`NodeRef::broadcast`]. The receipt says later what became of the message for each peer of this moment.
     ///
     /// # Errors
     /// As [`NodeRef::broadcast`].
@@ -83,89 +86,93 @@ impl NodeRef {
         let recipients = Recipient::all(self, message.lane);
         let shared = self.shared();
         count(&shared.counters.broadcasts);
-        let said = shared.tongues.append_said(message)?;
-        Ok(BroadcastReceipt::new(said, recipients))
+        let positions = shared.protocols.append_with_positions(message)?;
+        Ok(BroadcastReceipt::new(positions, recipients))
     }
 
-    /// Resolves when the slowest peer that is not lagging leaves room in this lane's log; at once without peers, and where there is
-    /// room at the call. Call it and await it before each broadcast: one that is kept for later knows of earlier. A producer
-    /// that waits for it before each broadcast makes no peer lag that keeps pace: not waited for are those that stand still for a
-    /// second until they move, and those that miss messages or for two seconds keep more than half of the others from having
-    /// anything to do, until they have kept up for ten.
+    /// Resolves when this lane's log has room: when the slowest peer that counts has made some, or at once.
     ///
-    /// In a lane where who lags only misses messages, a peer that takes less than half as much as the others is not waited for once
-    /// two thirds of all peers, and eight at least, have had nothing to do but for it for a tenth of a second. That ends when
-    /// it has kept up for a second; twice as long each further time, up to ten.
+    /// A producer that awaits it before each broadcast makes no peer lag that keeps pace. Room is determined at the call, so call and await
+    /// it directly before each broadcast. These peers do not count:
+    ///
+    /// - a peer that makes no progress for a second, until it does;
+    /// - a peer that misses messages, or that for two seconds keeps more than half of the other peers idle, until it has kept up
+    ///   for ten seconds;
+    /// - in a lane whose [lag policy](crate::broadcast::LagPolicy) skips messages: a peer that reads at less than half the rate of
+    ///   the others, once two thirds of all peers, and at least eight, have been idle because of it for 100 ms. It
+    ///   counts again when it has kept up for a second, and for twice as long each further time, up to ten seconds.
     ///
     /// # Cancel safety
     /// Safe: dropping it leaves nothing behind.
     ///
     /// # Cost
-    /// Three loads while there is room, at the call. A wait costs a walk over the links, once for at least an eighth of the ring.
+    /// Three loads at the call while there is room. A wait costs a walk over the connections, once for at least an eighth of the
+    /// ring.
     #[inline]
     pub fn ready(&self, lane: Lane) -> impl Future<Output = ()> + Send + '_ {
-        // Before the future is made: one that waits for nothing then holds nothing.
-        let has_room = self.shared().tongues.has_room(lane);
+        // Before the future is made: a future that need not wait then holds nothing.
+        let has_room = self.shared().protocols.has_room(lane);
         async move {
             if !has_room {
-                self.room(lane).await;
+                self.wait_for_room(lane).await;
             }
         }
     }
 
-    async fn room(&self, lane: Lane) {
-        for tongue in self.shared().tongues.iter() {
-            let Some(log) = tongue.log(lane) else { return };
-            let mut waiter = log.room_wait();
-            // Maintenance brings the clock too seldom to find out soon whom all others wait for.
-            while timeout(log.check_interval(), poll_fn(|cx| waiter.poll(cx, self.shared().now())))
-                .await
-                .is_err()
-            {}
+    async fn wait_for_room(&self, lane: Lane) {
+        for protocol in self.shared().protocols.iter() {
+            let Some(log) = protocol.log(lane) else { return };
+            let mut wait = log.room_wait();
+            let mut has_room = poll_fn(|cx| wait.poll(cx, self.shared().now()));
+            // The maintenance ticks too seldom to detect a slow peer soon, so this waiter checks too.
+            while timeout(log.check_interval(), &mut has_room).await.is_err() {}
         }
     }
 
-    /// Sets a value of state: of each `(kind, id)` every peer gets the newest version, not those between; a new peer gets the
-    /// newest of all at once. It arrives as an event of this kind.
+    /// Sets a value of state under `(kind, id)`. Returns its version.
+    ///
+    /// Every peer gets the newest version of each value, not those between. A new peer gets all values when it connects. A
+    /// value arrives as an event of this kind.
     ///
     /// # Errors
     /// See [`StateError`]; the value comes back.
     pub fn set_state(&self, kind: u16, id: &[u8], value: impl Into<Bytes>) -> Result<u64, StateError> {
-        self.shared().tongues.set_state(kind, id, value.into())
+        self.shared().protocols.set_state(kind, id, value.into())
     }
 
-    /// Forgets a value of state: new peers are no longer told. `false` if there was none.
+    /// Removes a value of state: new peers no longer get it. Returns `false` if there was none.
     pub fn clear_state(&self, kind: u16, id: &[u8]) -> bool {
-        self.shared().tongues.clear_state(kind, id)
+        self.shared().protocols.clear_state(kind, id)
     }
 
-    /// Passes a message on to everybody but its origin, if this node has not seen it before; `from` is `None` for one's own.
+    /// Broadcasts a message to all peers but its origin, if this node has not seen it before. `from` is `None` for a message of
+    /// one's own.
     ///
     /// # Errors
-    /// As [`NodeRef::broadcast`]; the message then counts as not seen... by nobody: it was refused before it was remembered.
+    /// As [`NodeRef::broadcast`]. On error the message is not marked as seen.
     pub fn relay(&self, message: &Message, from: Option<ConnId>) -> Result<RelayOutcome, EncodeError> {
         let shared = self.shared();
         let digest = shared.seen.digest(message.kind, &message.payload);
-        shared.tongues.check(message)?;
-        let fresh = shared.seen.insert(digest, from, &shared.config.relay, shared.now());
-        match fresh {
+        shared.protocols.check(message)?;
+        let outcome = shared.seen.insert(digest, from, &shared.config.relay, shared.now());
+        match outcome {
             RelayOutcome::New => {
                 count(&shared.counters.relayed);
-                shared.tongues.append_checked(message, from)?;
+                shared.protocols.append_checked(message, from)?;
             }
             RelayOutcome::Duplicate => count(&shared.counters.duplicates),
             RelayOutcome::Full => {}
         }
-        Ok(fresh)
+        Ok(outcome)
     }
 
-    /// Whether a message was relayed within the retention: lets a caller skip validating it again.
+    /// Whether a message was relayed within the retention. A caller need not validate such a message again.
     pub fn contains(&self, kind: u16, payload: &[u8]) -> bool {
         let shared = self.shared();
         shared.seen.contains(self.digest(kind, payload), shared.config.relay.retention, shared.now())
     }
 
-    /// This node's digest of a message; another node computes another one.
+    /// This node's digest of a message. Other nodes compute other digests.
     pub fn digest(&self, kind: u16, payload: &[u8]) -> Digest {
         self.shared().seen.digest(kind, payload)
     }

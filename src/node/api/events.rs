@@ -1,4 +1,4 @@
-//! What happens to a node's peers, for whoever subscribes: a snapshot, then events in order per key.
+//! The event stream of a node: a snapshot of its peers, then events, in order for each key.
 
 use std::borrow::Borrow;
 use std::collections::HashSet;
@@ -13,9 +13,9 @@ use crate::pool::DisconnectReason;
 use crate::sync::Mutex;
 
 use crate::node::error::ConnectError;
-use crate::node::session::info::Peer;
+use crate::node::session::peer::Peer;
 
-/// Something happened.
+/// An event of a node.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum NodeEvent {
@@ -37,7 +37,7 @@ pub enum NodeEvent {
         /// When, on the node's clock.
         at: Tick,
     },
-    /// A peer was too slow for a lane's broadcasts.
+    /// A peer was too slow for the broadcasts of a lane.
     PeerLagged {
         /// Its key.
         key: PeerId,
@@ -45,19 +45,19 @@ pub enum NodeEvent {
         conn: ConnId,
         /// The lane.
         lane: Lane,
-        /// How many messages it missed.
+        /// How many messages were skipped for it.
         missed: u64,
         /// When, on the node's clock.
         at: Tick,
     },
-    /// A dial of the node's own accord did not lead to a live peer.
+    /// A dial of the node's own accord failed.
     DialFailed {
         /// The address.
         addr: SocketAddr,
-        /// Why not.
+        /// Why.
         cause: Arc<ConnectError>,
     },
-    /// An accepted connection did not become a live peer.
+    /// An accepted connection did not become a peer.
     Refused {
         /// Where it came from.
         addr: SocketAddr,
@@ -66,64 +66,69 @@ pub enum NodeEvent {
     },
 }
 
-/// What a [`Subscription`] hands out.
+/// An item of a [`Subscription`].
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum SubscriptionItem {
-    /// Who is there now; events continue from here. The first update, and again after [`SubscriptionItem::Lagged`].
+    /// The live peers; the events continue from here. The first item, and the one after [`SubscriptionItem::Lagged`].
     Snapshot(Vec<Arc<Peer>>),
-    /// Something happened.
+    /// An event.
     Event(NodeEvent),
-    /// The subscriber was too slow and missed so many events; a new snapshot follows.
+    /// The subscriber was too slow and missed this many events; a new snapshot follows.
     Lagged(u64),
 }
 
-/// Invariant 6, ordered per key. Statement: for each key the events are Up, Down, Up, Down, with the Down of a connection
-/// before the Up of its successor. Enforced by: both are told under one lock, which knows the connection that was last told
-/// up for a key; an Up that finds another one there tells its Down first. Breaks if: an event is sent past the hub.
+/// Sends events to subscribers.
+///
+/// Invariant: `disconnect_runs_exactly_once`, as subscribers see it.
+/// - Statement: the events of a key alternate between Up and Down; the Down of a connection precedes the Up of its successor.
+/// - Enforced by: both are sent under one lock, which guards the set of peers whose Up was sent last. An Up that finds another
+///   connection in the set sends that one's Down first.
+/// - Breaks if: an Up or a Down is sent past this type.
 #[derive(Debug)]
 pub(crate) struct EventHub {
-    told: Mutex<HashSet<Told, foldhash::fast::RandomState>>,
+    announced: Mutex<HashSet<AnnouncedPeer, foldhash::fast::RandomState>>,
     sender: broadcast::Sender<NodeEvent>,
 }
 
-/// A peer in a set of one a key. One pointer: a set that grows visits them, which joining does not notice.
+/// A peer in a set with one entry for each key. One pointer, so that a growing set moves little.
 #[derive(Debug)]
-struct Told(Arc<Peer>);
+struct AnnouncedPeer(Arc<Peer>);
 
-impl Borrow<PeerId> for Told {
+impl Borrow<PeerId> for AnnouncedPeer {
     fn borrow(&self) -> &PeerId {
         self.0.key()
     }
 }
 
-impl Hash for Told {
+impl Hash for AnnouncedPeer {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.0.key().hash(state);
     }
 }
 
-impl PartialEq for Told {
+impl PartialEq for AnnouncedPeer {
     fn eq(&self, other: &Self) -> bool {
         self.0.key() == other.0.key()
     }
 }
 
-impl Eq for Told {}
+impl Eq for AnnouncedPeer {}
 
 impl EventHub {
     pub(crate) fn new(backlog: usize) -> Self {
-        Self { told: Mutex::default(), sender: broadcast::Sender::new(backlog) }
+        Self { announced: Mutex::default(), sender: broadcast::Sender::new(backlog) }
     }
 
     pub(crate) fn up(&self, peer: &Arc<Peer>, at: Tick) {
         let displaced = {
-            let mut told = self.told.lock();
+            let mut announced = self.announced.lock();
             if !peer.is_live() {
-                // Departed before it was told: a successor may be up already, so neither its Up nor its Down is told.
+                // It departed before its Up. A successor may be up already, so neither its Up nor its Down is sent.
                 return;
             }
-            let displaced = told.replace(Told(Arc::clone(peer)));
-            if let Some(Told(old)) = &displaced {
+            let displaced = announced.replace(AnnouncedPeer(Arc::clone(peer)));
+            if let Some(AnnouncedPeer(old)) = &displaced {
                 let reason = old.disconnect_reason().unwrap_or(DisconnectReason::Replaced);
                 self.send(NodeEvent::Down { key: *old.key(), conn: old.id(), reason, at });
             }
@@ -135,24 +140,24 @@ impl EventHub {
 
     pub(crate) fn down(&self, peer: &Peer, reason: DisconnectReason, at: Tick) {
         let gone = {
-            let mut told = self.told.lock();
-            if told.get(peer.key()).is_none_or(|Told(known)| known.id() != peer.id()) {
-                // Its Down was told when its successor came up.
+            let mut announced = self.announced.lock();
+            if announced.get(peer.key()).is_none_or(|AnnouncedPeer(known)| known.id() != peer.id()) {
+                // Its Down was sent when its successor came up.
                 return;
             }
             self.send(NodeEvent::Down { key: *peer.key(), conn: peer.id(), reason, at });
-            told.take(peer.key())
+            announced.take(peer.key())
         };
         drop(gone);
     }
 
-    /// Tells something that has no order to keep.
+    /// Sends an event that has no order to keep.
     pub(crate) fn send(&self, event: NodeEvent) {
-        // Nobody listening is the usual case.
+        // It is usual that nobody has subscribed.
         let _ = self.sender.send(event);
     }
 
-    pub(crate) fn is_heard(&self) -> bool {
+    pub(crate) fn has_subscribers(&self) -> bool {
         self.sender.receiver_count() > 0
     }
 
@@ -162,13 +167,13 @@ impl EventHub {
     }
 
     fn snapshot(&self) -> (Vec<Arc<Peer>>, broadcast::Receiver<NodeEvent>) {
-        let told = self.told.lock();
-        // Under the lock, so that no event falls between the two.
-        (told.iter().map(|Told(peer)| Arc::clone(peer)).collect(), self.sender.subscribe())
+        let announced = self.announced.lock();
+        // Both under the lock, so that no event is lost between them.
+        (announced.iter().map(|AnnouncedPeer(peer)| Arc::clone(peer)).collect(), self.sender.subscribe())
     }
 }
 
-/// A view of a node's peers as they come and go. Does not keep the node alive; once the node has ended nothing more comes.
+/// A stream of a node's events. It does not keep the node alive. After the node has ended, nothing more arrives.
 #[derive(Debug)]
 pub struct Subscription {
     hub: Arc<EventHub>,
@@ -177,10 +182,10 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The next update. Waits for one, for ever once the node has ended: wait beside [`NodeRef::stopped`](crate::node::NodeRef::stopped).
+    /// The next item. Waits for ever once the node has ended: select on [`NodeRef::stopped`](crate::node::NodeRef::stopped) too.
     ///
     /// # Cancel safety
-    /// Safe: no update is lost.
+    /// Safe: no item is lost.
     pub async fn next(&mut self) -> SubscriptionItem {
         if let Some(peers) = self.snapshot.take() {
             return SubscriptionItem::Snapshot(peers);
@@ -188,27 +193,27 @@ impl Subscription {
         loop {
             match self.receiver.recv().await {
                 Ok(event) => return SubscriptionItem::Event(event),
-                Err(broadcast::error::RecvError::Lagged(missed)) => return self.start_again(missed),
-                // Cannot happen while the hub lives, and it does.
+                Err(broadcast::error::RecvError::Lagged(missed)) => return self.restart(missed),
+                // Cannot happen: `self` holds the hub, which holds the sender.
                 Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
             }
         }
     }
 
-    /// The next update if there is one.
+    /// The next item, if there is one.
     pub fn try_next(&mut self) -> Option<SubscriptionItem> {
         if let Some(peers) = self.snapshot.take() {
             return Some(SubscriptionItem::Snapshot(peers));
         }
         match self.receiver.try_recv() {
             Ok(event) => Some(SubscriptionItem::Event(event)),
-            Err(broadcast::error::TryRecvError::Lagged(missed)) => Some(self.start_again(missed)),
+            Err(broadcast::error::TryRecvError::Lagged(missed)) => Some(self.restart(missed)),
             Err(_) => None,
         }
     }
 
-    fn start_again(&mut self, missed: u64) -> SubscriptionItem {
-        // What could still be read goes too: the snapshot has what it led to.
+    fn restart(&mut self, missed: u64) -> SubscriptionItem {
+        // The unread events are skipped too: the snapshot includes what they led to.
         let missed = missed.saturating_add(self.receiver.len() as u64);
         let (snapshot, receiver) = self.hub.snapshot();
         self.receiver = receiver;

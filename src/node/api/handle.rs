@@ -1,66 +1,66 @@
-//! The handles of a node: one that keeps it alive, one that does not, and a weak one.
+//! The handles of a node: one that keeps it running, one that does not, and a weak one.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use crate::base::Tick;
+use crate::node::runtime::shared::Shared;
 use crate::pool::DisconnectReason;
 use crate::wire::{Goodbye, GoodbyeReason};
 
-use crate::node::builder::NodeBuilder;
-use crate::node::runtime::shared::Shared;
+/// The shortest time that a shutdown leaves for writing the address book.
+const MIN_FLUSH_TIME: Duration = Duration::from_millis(50);
 
-/// A running node. Clone it freely; when the last clone is dropped the node ends: it closes its connections with a goodbye and
-/// all its tasks end, without a call. To wait for that, [`NodeRef::shutdown`].
+/// A running node. Cheap to clone. When the last clone is dropped, the node closes its connections with a goodbye and all its
+/// tasks end. To wait for that, call [`NodeRef::shutdown`].
 #[derive(Clone)]
 pub struct Node {
     node: NodeRef,
-    _life: Arc<Life>,
+    _stop_on_drop: Arc<StopOnDrop>,
 }
 
-/// All verbs of a node, without keeping it running: what handlers are given.
+/// All operations of a node, without keeping it running. Handlers get this type.
 #[derive(Clone)]
 pub struct NodeRef {
     shared: Arc<Shared>,
 }
 
-/// A reference to a node that keeps nothing of it: what a handler stores.
-#[derive(Clone, Debug)]
+/// A weak reference to a node, for a handler to store.
+#[derive(Clone)]
 pub struct WeakNode {
     shared: Weak<Shared>,
 }
 
-/// What was still there when a shutdown ended: all zero when everything was given back.
+/// What a node still held at the end of its shutdown. All zero if everything was released.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ShutdownReport {
     /// Slots of connections in their handshake.
     pub permits: u64,
-    /// Links.
+    /// Connections whose task runs.
     pub connections: u64,
-    /// Peers in the pool, and entries of its derived indexes.
+    /// Peers in the pool and in its derived indexes.
     pub peers: u64,
-    /// Tasks.
+    /// Tasks, those of connections included.
     pub tasks: u64,
 }
 
 impl ShutdownReport {
-    /// Whether nothing was left.
+    /// Whether everything was released.
     pub fn is_clean(&self) -> bool {
         *self == Self::default()
     }
 }
 
 impl Node {
-    /// Begins to describe a node.
-    pub fn builder() -> NodeBuilder {
-        NodeBuilder::new()
-    }
-
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let life = Arc::new(Life { shared: Arc::clone(&shared) });
-        Self { node: NodeRef { shared }, _life: life }
+        let stop_on_drop = Arc::new(StopOnDrop { shared: Arc::clone(&shared) });
+        Self { node: NodeRef { shared }, _stop_on_drop: stop_on_drop }
     }
 }
 
@@ -72,18 +72,24 @@ impl Deref for Node {
     }
 }
 
-impl std::fmt::Debug for Node {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.node.fmt(f)
     }
 }
 
-impl std::fmt::Debug for NodeRef {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for NodeRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Node")
             .field("nonce", &self.shared.nonce)
             .field("peers", &self.shared.pool.len())
-            .finish()
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for WeakNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakNode")
     }
 }
 
@@ -96,14 +102,19 @@ impl NodeRef {
         &self.shared
     }
 
-    /// A reference that keeps nothing of the node.
+    /// A weak reference, which keeps no part of the node alive.
     pub fn downgrade(&self) -> WeakNode {
         WeakNode { shared: Arc::downgrade(&self.shared) }
     }
 
-    /// The addresses listened on, with the ports that the system chose.
+    /// The addresses that the node listens on, with the ports that the system chose.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.shared.listening.lock().iter().map(|(_, addr)| *addr).collect()
+        self.shared.connecting.local_addrs()
+    }
+
+    /// The present tick of the node's clock. The times in events are on this clock.
+    pub fn now(&self) -> Tick {
+        self.shared.now()
     }
 
     /// Whether the node is shutting down or has ended.
@@ -111,57 +122,69 @@ impl NodeRef {
         self.shared.is_stopping()
     }
 
-    /// Shuts the node down: nothing new comes in, what is queued goes out, every peer is told goodbye, the book is written;
-    /// all within `deadline`. Returns what was still there at its end: nothing, unless a handler blocks its thread.
-    ///
-    /// Legal in a handler, whose own future then counts as left over until it returns. Calling it twice is harmless.
+    /// Resolves when the node stops: because it is shut down, or its last handle was dropped.
     ///
     /// # Cancel safety
-    /// Dropping the future does not stop the shutdown: everything has been told to end, and ends by itself.
+    /// Safe.
+    pub async fn stopped(&self) {
+        self.shared.stopped().await;
+    }
+
+    /// Shuts the node down within `deadline`:
+    ///
+    /// 1. Nothing new comes in.
+    /// 2. Queued messages are sent, for half of the time.
+    /// 3. Every peer gets a goodbye, and the address book is written.
+    ///
+    /// Returns what the node still held at the end: nothing, unless a handler blocks its thread. May be called in a handler, whose own
+    /// future then counts as held until it returns. Calling it twice is harmless.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not stop the shutdown: everything has the signal, and ends by itself.
     pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
         let shared = &self.shared;
         tracing::info!(peers = shared.pool.len(), "shutting down");
         shared.stop();
         let goodbye = Goodbye::new(GoodbyeReason::Shutdown);
-        // Half of the time to send what waits; the rest is for the goodbyes to be read.
+        // The other half is for the peers to read the goodbyes.
         let drain = deadline / 2;
         for peer in shared.pool.roster().iter() {
             peer.connection().handle().drain(DisconnectReason::Shutdown, Some(goodbye), drain);
         }
-        let begun = tokio::time::Instant::now();
-        shared.wait_idle(deadline).await;
-        let left = deadline.saturating_sub(begun.elapsed()).max(Duration::from_millis(50));
-        shared.flush_at_end();
-        shared.wait_idle(left).await;
+        let begun = Instant::now();
+        shared.tasks.wait_idle(deadline).await;
+        let left = deadline.saturating_sub(begun.elapsed()).max(MIN_FLUSH_TIME);
+        shared.spawn_last_flush();
+        shared.tasks.wait_idle(left).await;
         self.shutdown_report()
     }
 
-    /// What a node that has ended still holds; while it runs, what it holds now.
+    /// What the node holds now. After a shutdown: what it failed to release.
     pub fn shutdown_report(&self) -> ShutdownReport {
         let shared = &self.shared;
         let admission = shared.pool.admission();
         ShutdownReport {
             permits: admission.pending_inbound as u64 + admission.pending_outbound as u64,
-            connections: shared.links() as u64,
-            peers: shared.pool.len().max(shared.instances.len()) as u64,
-            tasks: shared.tasks() as u64,
+            connections: shared.tasks.connections() as u64,
+            peers: shared.pool.len().max(shared.connecting.processes.len()) as u64,
+            tasks: shared.tasks.running() as u64,
         }
     }
 }
 
 impl WeakNode {
-    /// The node, if anything of it is still there.
+    /// The node, if any part of it is still there.
     pub fn upgrade(&self) -> Option<NodeRef> {
         self.shared.upgrade().map(NodeRef::new)
     }
 }
 
-/// Ends the node with its last handle.
-struct Life {
+/// Stops the node when its last [`Node`] is dropped.
+struct StopOnDrop {
     shared: Arc<Shared>,
 }
 
-impl Drop for Life {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         if self.shared.is_stopping() {
             return;
@@ -171,7 +194,7 @@ impl Drop for Life {
         for peer in self.shared.pool.roster().iter() {
             peer.connection().handle().close(DisconnectReason::Shutdown, Some(goodbye));
         }
-        // Where the runtime ends with the node, the book is as of its last regular flush.
-        self.shared.flush_at_end();
+        // If the runtime ends together with the node, the book stays as of its last regular flush.
+        self.shared.spawn_last_flush();
     }
 }

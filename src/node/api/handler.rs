@@ -1,59 +1,65 @@
-//! The application's side: one handler for everything that arrives.
+//! The handler: the application's callbacks for everything that arrives.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::base::Lane;
 use crate::connection::{Event, Handled, Request, Responder};
 use crate::pool::DisconnectReason;
 use crate::wire::{Hello, Status};
 
-use crate::node::api::handle::NodeRef;
-use crate::node::session::info::Peer;
+use super::handle::NodeRef;
+use crate::node::session::peer::Peer;
 
-/// The application. Every call is made from the task of the link concerned, so it must not block; what takes time is
-/// returned as [`Handled::later`]. A panic costs that one link.
+/// The application's callbacks.
 ///
-/// All verbs are legal inside, `shutdown`, `disconnect` and dropping the last [`Node`](crate::node::Node) included.
+/// Each call is made from the task of the connection concerned, so it must not block. Work that takes time is returned as
+/// [`Handled::later`]. A panic costs that one connection (invariant: `panic_costs_one_call`).
+///
+/// All operations of the node may be called inside, `shutdown`, `disconnect` and dropping the last [`Node`](crate::node::Node)
+/// included.
 pub trait Handler: Send + Sync + 'static {
-    /// An event arrived. Events of one peer come one at a time, in the order of arrival.
+    /// An event arrived. Events of one peer are handed over one at a time, in order of arrival.
     fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
         let _ = (cx, event);
         Handled::Done
     }
 
-    /// A request arrived. Requests run beside events and beside each other, at most
-    /// [`ConnectionConfig::requests`](crate::connection::ConnectionConfig::requests) a peer.
+    /// A request arrived. Requests run concurrently with events and with each other, at most
+    /// [`ConnectionConfig::requests`](crate::connection::ConnectionConfig::requests) for each peer.
+    ///
+    /// Default: rejects it as an unknown kind.
     fn request(&self, cx: Context<'_>, request: Request<'_>, responder: Responder) -> Handled {
         let _ = (cx, request);
-        // Whether the peer still waits for the refusal does not matter.
+        // The peer may no longer wait for the rejection.
         let _ = responder.decline(Status::UnknownKind, "");
         Handled::Done
     }
 
-    /// A peer's hello arrived, and everything the node checks itself is in order: does the application want it? Runs before
-    /// anything is live.
+    /// Whether the application accepts a peer with this hello, after the node's own checks have passed. Runs before the peer
+    /// is live. Default: accepts.
     fn accept_peer(&self, hello: &Hello, from: SocketAddr) -> PeerDecision {
         let _ = (hello, from);
         PeerDecision::Accept
     }
 
-    /// A peer is live. Comes before its first message, and is paired with exactly one [`Handler::disconnected`].
+    /// A peer is live. Called before its first message, and followed by exactly one [`Handler::disconnected`].
     fn connected(&self, cx: Context<'_>) {
         let _ = cx;
     }
 
-    /// A peer is gone. Comes after its last message.
+    /// A peer is gone. Called after its last message.
     fn disconnected(&self, cx: Context<'_>, reason: DisconnectReason) {
         let _ = (cx, reason);
     }
 
-    /// The peer was too slow for a lane's broadcasts and missed so many.
-    fn peer_lagged(&self, cx: Context<'_>, lane: crate::base::Lane, missed: u64) {
+    /// The peer was too slow for the broadcasts of a lane, and `missed` of them were skipped for it.
+    fn peer_lagged(&self, cx: Context<'_>, lane: Lane, missed: u64) {
         let _ = (cx, lane, missed);
     }
 }
 
-/// A handler that ignores events and refuses requests.
+/// A handler that ignores events and rejects requests.
 impl Handler for () {}
 
 impl<H: Handler> Handler for Arc<H> {
@@ -77,21 +83,21 @@ impl<H: Handler> Handler for Arc<H> {
         (**self).disconnected(cx, reason);
     }
 
-    fn peer_lagged(&self, cx: Context<'_>, lane: crate::base::Lane, missed: u64) {
+    fn peer_lagged(&self, cx: Context<'_>, lane: Lane, missed: u64) {
         (**self).peer_lagged(cx, lane, missed);
     }
 }
 
-/// The application's answer to a hello.
+/// The application's decision about a new peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerDecision {
-    /// Welcome.
+    /// The peer may connect.
     Accept,
-    /// Not wanted.
+    /// The connection is refused.
     Reject,
 }
 
-/// Where a call to the handler comes from.
+/// The node and the peer that a call to the handler concerns.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     node: &'a NodeRef,
@@ -103,13 +109,13 @@ impl<'a> Context<'a> {
         Self { node, peer }
     }
 
-    /// The node. A future may take a clone along; what outlives the connection (the handler itself) keeps
+    /// The node. A future may hold a clone. What outlives the connection, for example the handler, keeps
     /// [`NodeRef::downgrade`] instead.
     pub fn node(&self) -> &'a NodeRef {
         self.node
     }
 
-    /// The peer concerned.
+    /// The peer.
     pub fn peer(&self) -> &'a Arc<Peer> {
         self.peer
     }

@@ -1,29 +1,34 @@
-//! Connecting, disconnecting, banning, settings, and what a node says of itself.
+//! Connecting, disconnecting, banning, and looking up peers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address_book::{AddressBook, BanTarget, Source, WallTime};
-use crate::base::{Direction, PeerId, Tick};
+use crate::base::{Direction, PeerId, canonical};
+use crate::node::connect::accept::Acceptor;
+use crate::node::connect::adopt::{Adopter, GivenStream};
+use crate::node::connect::dial::Dialer;
+use crate::node::connect::reservation::CompletedHandshake;
+use crate::node::error::{BanRefused, ConnectError, StartError};
+use crate::node::protocol::ProtocolId;
+use crate::node::session::peer::{NodeConnection, Peer};
 use crate::pool::{DisconnectReason, EvictOutcome, Roster};
 use crate::transport::Stream;
 
-use crate::node::config::{ConfigError, RuntimeConfig};
-use crate::node::error::{BanRefused, ConnectError, StartError};
-use crate::node::api::events::Subscription;
-use crate::node::api::handle::NodeRef;
-use crate::node::session::info::{NodeConnection, Peer};
-use crate::node::connect::reservation::CompletedHandshake;
+use super::events::Subscription;
+use super::handle::NodeRef;
 
 /// Connections.
 impl NodeRef {
-    /// Dials an address and waits until the peer is live. The address is remembered. Of several dialects it is the one in
-    /// which the address was learnt, else the one whose [`PeerPolicy::matches_addr`](crate::node::PeerPolicy::matches_addr) knows it, else the first.
+    /// Dials an address and waits until the peer is live. The address is remembered.
+    ///
+    /// A node with several protocols dials in the one in which it learnt the address, else in the one whose
+    /// [`PeerPolicy::matches_addr`](crate::node::PeerPolicy::matches_addr) knows it, else in the first.
     ///
     /// # Errors
-    /// See [`ConnectError`]; where we are connected already that is an error too, which names the key. Without a proven identity a key
-    /// is that of one connection: the address dialled, or the one a peer came from.
+    /// See [`ConnectError`]; [`ConnectError::AlreadyConnected`] if a connection exists. Without a proven identity a key
+    /// stands for one connection: the address dialled, or the one a peer came from.
     ///
     /// # Cancel safety
     /// Dropping the future closes what was opened and gives everything back.
@@ -32,67 +37,49 @@ impl NodeRef {
         if shared.is_stopping() {
             return Err(ConnectError::Shutdown);
         }
-        // An address that the book refuses (port 0, multicast) is refused by the dial with a better reason.
+        // The dial refuses an address that the book refuses (port 0, multicast), with a better error.
         let _ = shared.book.add(addr, Source::Operator, WallTime::now());
-        shared.dial(addr).await
+        Dialer::new(shared).dial(addr).await
     }
 
-    /// As [`NodeRef::connect`], in the dialect of this name.
+    /// As [`NodeRef::connect`], in the protocol of this name.
     ///
     /// # Errors
     /// See [`ConnectError`].
     ///
     /// # Cancel safety
     /// As [`NodeRef::connect`].
-    pub async fn connect_in(&self, dialect: &str, addr: SocketAddr) -> Result<Arc<Peer>, ConnectError> {
+    pub async fn connect_in(&self, protocol: &str, addr: SocketAddr) -> Result<Arc<Peer>, ConnectError> {
         let shared = self.shared();
-        let tongue = shared.tongues.by_name(dialect).ok_or(ConnectError::UnknownProtocol)?;
+        let protocol = self.protocol(protocol)?;
         if shared.is_stopping() {
             return Err(ConnectError::Shutdown);
         }
-        shared.tongues.learn(crate::base::canonical(addr), tongue);
+        shared.protocols.remember_hint(canonical(addr), protocol);
         // As in `connect`.
         let _ = shared.book.add(addr, Source::Operator, WallTime::now());
-        shared.dial_in(tongue, addr).await
+        Dialer::new(shared).dial_in(protocol, addr).await
     }
 
-    /// Listens on one more address for peers of the dialect of this name. Port 0 takes any; the address with the port that the
-    /// system chose comes back.
+    fn protocol(&self, name: &str) -> Result<ProtocolId, ConnectError> {
+        self.shared().protocols.by_name(name).ok_or(ConnectError::UnknownProtocol)
+    }
+
+    /// Listens on one more address for peers of the protocol of this name. Port 0 takes any free port. Returns the bound
+    /// address.
     ///
     /// # Errors
     /// See [`StartError`].
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing bound.
-    pub async fn listen(&self, dialect: &str, addr: SocketAddr) -> Result<SocketAddr, StartError> {
-        let shared = self.shared();
-        let tongue = shared.tongues.by_name(dialect).ok_or(StartError::UnknownProtocol)?;
-        shared.listen(tongue, addr).await
+    pub async fn listen(&self, protocol: &str, addr: SocketAddr) -> Result<SocketAddr, StartError> {
+        let protocol = self.shared().protocols.by_name(protocol).ok_or(StartError::UnknownProtocol)?;
+        Acceptor::new(self.shared()).listen(protocol, addr).await
     }
 
-    /// Makes a peer of a stream whose handshake is over, done by somebody else: what the far end's hello said, what was read behind
-    /// it, and where something was asked since, what may still be answered.
-    ///
-    /// # Errors
-    /// See [`ConnectError`].
-    ///
-    /// # Cancel safety
-    /// Dropping the future closes the stream and gives everything back.
-    pub async fn adopt_handshaken(
-        &self,
-        dialect: &str,
-        stream: impl Stream,
-        direction: Direction,
-        addr: SocketAddr,
-        said: impl Into<CompletedHandshake>,
-    ) -> Result<Arc<Peer>, ConnectError> {
-        let shared = self.shared();
-        let tongue = shared.tongues.by_name(dialect).ok_or(ConnectError::UnknownProtocol)?;
-        shared.adopt_handshaken(tongue, Box::new(stream), direction, addr, said.into()).await
-    }
-
-    /// Takes over a stream that somebody else connected, as if it had been dialled or accepted here. `identity` is what the
-    /// transport proved about the far end, if it proves anything; it makes the key.
+    /// Takes over a stream that the application connected, in the node's first protocol, and does the handshake. `proven_key` is
+    /// the public key that the transport proved, if it proves one; it becomes the peer's key.
     ///
     /// # Errors
     /// See [`ConnectError`].
@@ -104,56 +91,86 @@ impl NodeRef {
         stream: impl Stream,
         direction: Direction,
         addr: SocketAddr,
-        identity: Option<[u8; 32]>,
+        proven_key: Option<[u8; 32]>,
     ) -> Result<Arc<Peer>, ConnectError> {
-        self.shared().adopt(Box::new(stream), direction, addr, identity).await
+        let stream = Box::new(stream);
+        let given = GivenStream { stream, direction, addr, protocol: ProtocolId::FIRST, proven_key };
+        Adopter::new(self.shared()).adopt(given, None).await
     }
 
-    /// Closes the connection to a peer, with a goodbye. `false` if there is none. Either node may dial the other again at once while it
-    /// has fewer peers than its [`degree`](crate::node::RuntimeConfig::degree): to keep a peer out, [ban](NodeRef::ban_ip) it.
+    /// As [`NodeRef::adopt`], for a stream whose handshake the application has done, in the protocol of this name.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    ///
+    /// # Cancel safety
+    /// As [`NodeRef::adopt`].
+    pub async fn adopt_handshaken(
+        &self,
+        protocol: &str,
+        stream: impl Stream,
+        direction: Direction,
+        addr: SocketAddr,
+        handshake: impl Into<CompletedHandshake>,
+    ) -> Result<Arc<Peer>, ConnectError> {
+        let protocol = self.protocol(protocol)?;
+        let given =
+            GivenStream { stream: Box::new(stream), direction, addr, protocol, proven_key: None };
+        Adopter::new(self.shared()).adopt(given, Some(handshake.into())).await
+    }
+
+    /// Closes the connection to a peer with a goodbye. Returns `false` if there is none.
+    ///
+    /// Either node may dial the other again at once while it has fewer peers than its
+    /// [`target_peers`](crate::node::RuntimeConfig::target_peers). To keep a peer out, [ban](NodeRef::ban_ip) it.
     pub fn disconnect(&self, key: &PeerId) -> bool {
         self.shared().pool.remove_current(key, DisconnectReason::Requested).is_some()
     }
 
-    /// Bans an address for a time and closes its connections; how many were closed.
+    /// Bans an IP address for a time and closes its connections. Returns how many were closed.
     ///
     /// # Errors
-    /// [`BanRefused`] where that would leave the node with fewer live peers than its floor: nothing is done then.
-    pub fn ban_ip(&self, ip: IpAddr, how_long: Duration) -> Result<usize, BanRefused> {
-        self.ban(BanTarget::Ip(ip), how_long)
+    /// [`BanRefused`] if that would leave fewer live peers than the floor; nothing is done then.
+    pub fn ban_ip(&self, ip: IpAddr, duration: Duration) -> Result<usize, BanRefused> {
+        self.ban(BanTarget::Ip(ip), duration)
     }
 
     /// Bans a peer by its key; see [`NodeRef::ban_ip`].
     ///
     /// # Errors
-    /// As for [`NodeRef::ban_ip`].
-    pub fn ban_peer(&self, key: PeerId, how_long: Duration) -> Result<usize, BanRefused> {
-        self.ban(BanTarget::Peer(key), how_long)
+    /// As [`NodeRef::ban_ip`].
+    pub fn ban_peer(&self, key: PeerId, duration: Duration) -> Result<usize, BanRefused> {
+        self.ban(BanTarget::Peer(key), duration)
     }
 
-    fn ban(&self, target: BanTarget, how_long: Duration) -> Result<usize, BanRefused> {
+    /// Invariant: `never_below_the_floor`.
+    /// - Statement: a ban never leaves fewer live peers than the configured floor.
+    /// - Enforced by: the count is checked before the ban is entered, and the pool evicts only above the floor.
+    /// - Breaks if: a banned peer is removed without [`Pool::evict`](crate::pool::Pool::evict).
+    fn ban(&self, target: BanTarget, duration: Duration) -> Result<usize, BanRefused> {
         let shared = self.shared();
         let now = WallTime::now();
-        let victims = || match &target {
+        let targets = || match &target {
             BanTarget::Ip(ip) => shared.pool.by_ip(*ip),
             BanTarget::Peer(key) => shared.pool.get(key).into_iter().collect(),
         };
-        let present = victims();
+        let present = targets().len();
         let floor = shared.pool.limits().floor as usize;
-        let left = shared.pool.len().saturating_sub(present.len());
-        if !present.is_empty() && left < floor {
+        let left = shared.pool.len().saturating_sub(present);
+        if present > 0 && left < floor {
             return Err(BanRefused { left, floor });
         }
-        // The ban first, so that nobody slips back in between: who goes live before it is found here, who does after it finds
-        // it in the book. A peer that the floor still keeps stays until it leaves.
-        shared.book.ban(target, now.after(how_long), now);
-        let evicted = |peer: &&Arc<Peer>| {
-            matches!(shared.pool.evict(peer.key(), peer.id(), DisconnectReason::Banned), EvictOutcome::Evicted(_))
+        // The ban first, so that no peer slips in between: one that is live before it is found below, one that goes live after it
+        // finds the ban in the book. A peer that the floor still keeps stays until it leaves.
+        shared.book.ban(target, now.after(duration), now);
+        let is_evicted = |peer: &&Arc<Peer>| {
+            let evicted = shared.pool.evict(peer.key(), peer.id(), DisconnectReason::Banned);
+            matches!(evicted, EvictOutcome::Evicted(_))
         };
-        Ok(victims().iter().filter(evicted).count())
+        Ok(targets().iter().filter(is_evicted).count())
     }
 
-    /// Lifts a ban. `false` if there was none.
+    /// Lifts a ban. Returns `false` if there was none.
     pub fn unban(&self, target: impl Into<BanTarget>) -> bool {
         self.shared().book.unban(&target.into())
     }
@@ -168,87 +185,32 @@ impl NodeRef {
         self.shared().pool.roster()
     }
 
-    /// How many peers are live. Cost: one load.
+    /// How many peers are live.
+    ///
+    /// # Cost
+    /// One load.
     pub fn peer_count(&self) -> usize {
         self.shared().pool.len()
     }
 
-    /// A live peer by its key. Cost: one shard's read lock.
+    /// A live peer by its key.
+    ///
+    /// # Cost
+    /// One shard's read lock.
     pub fn peer(&self, key: &PeerId) -> Option<Arc<Peer>> {
         self.shared().pool.get(key)
     }
 
-    /// The live peers at an IP address, as it was dialled or observed. Cost: one shard's read lock, and one more a peer.
+    /// The live peers at an IP address, as it was dialled or observed.
+    ///
+    /// # Cost
+    /// One shard's read lock, and one more for each peer.
     pub fn peers_at(&self, ip: IpAddr) -> Vec<Arc<Peer>> {
         self.shared().pool.by_ip(ip)
     }
 
-    /// Who comes and goes: a snapshot, then events.
+    /// Subscribes to the node's events: a snapshot of the live peers, then each event.
     pub fn subscribe(&self) -> Subscription {
         self.shared().events.subscribe()
-    }
-
-    /// Resolves when the node stops: shut down, or its last handle dropped.
-    ///
-    /// # Cancel safety
-    /// Safe.
-    pub async fn stopped(&self) {
-        self.shared().stopped().await;
-    }
-
-    /// The present tick of the node's clock, which event times are on.
-    pub fn now(&self) -> Tick {
-        self.shared().now()
-    }
-
-    /// The configuration that may change.
-    pub fn runtime_config(&self) -> Arc<RuntimeConfig> {
-        self.shared().runtime_config()
-    }
-
-    /// Changes limits, intervals and policies; they act on live connections too: those over a lowered limit are let go step by
-    /// step, never below the floor.
-    ///
-    /// # Errors
-    /// Names what makes no sense; nothing is changed then.
-    pub fn reconfigure(&self, runtime: RuntimeConfig) -> Result<(), ConfigError> {
-        self.set_runtime_config(None, runtime).map(drop)
-    }
-
-    /// As [`NodeRef::reconfigure`], if the configuration is still this one; `false`, and nothing changed, if it is not. For whoever
-    /// changes a part of it, so that two at once lose neither's change.
-    ///
-    /// # Errors
-    /// As [`NodeRef::reconfigure`].
-    pub fn reconfigure_from(
-        &self,
-        before: &Arc<RuntimeConfig>,
-        runtime: RuntimeConfig,
-    ) -> Result<bool, ConfigError> {
-        self.set_runtime_config(Some(before), runtime)
-    }
-
-    fn set_runtime_config(
-        &self,
-        before: Option<&Arc<RuntimeConfig>>,
-        runtime: RuntimeConfig,
-    ) -> Result<bool, ConfigError> {
-        let shared = self.shared();
-        runtime.check()?;
-        // Two at once: all of one, then all of the other.
-        let _one_by_one = shared.reconfiguring.lock();
-        if before.is_some_and(|before| !Arc::ptr_eq(before, &shared.runtime_config())) {
-            return Ok(false);
-        }
-        let dialects = shared.tongues.count();
-        shared.config.check_memory(&runtime, dialects)?;
-        shared.pool.set_limits(runtime.limits.clone());
-        shared.pool.set_liveness_policy(runtime.liveness);
-        shared.pool.set_health_policy(runtime.health);
-        shared.tongues.iter().for_each(|tongue| tongue.reconfigure(&runtime));
-        shared.budget.set_limit(runtime.memory_limit.saturating_sub(shared.config.fixed_memory(dialects)));
-        drop(shared.runtime_config.swap(Arc::new(runtime)));
-        shared.kick.notify_one();
-        Ok(true)
     }
 }

@@ -1,4 +1,4 @@
-//! Requests: to one peer, and to any.
+//! Requests: to one peer, to any peer, and pipelines of requests.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -10,21 +10,26 @@ use tokio::time::{Instant, timeout};
 
 use crate::base::{ConnId, MAX_WAIT, PeerId};
 use crate::connection::{self, Message, RequestError, Response};
+use crate::node::error::PeerRequestError;
+use crate::node::session::peer::Peer;
 use crate::pool::Misbehavior;
 
-use crate::node::error::PeerRequestError;
-use crate::node::api::handle::NodeRef;
-use crate::node::session::info::Peer;
+use super::handle::NodeRef;
 
-/// How [`NodeRef::request_any`] goes about it.
+/// A peer that had less time than this is not penalised for a timeout.
+const MIN_PENALISED_TIMEOUT: Duration = Duration::from_secs(1);
+/// The shortest wait between two polls of [`first_of`]: with none at all, other tasks would not run.
+const MIN_HEDGE_WAIT: Duration = Duration::from_millis(1);
+
+/// Options of [`NodeRef::request_any`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestAnyOptions {
-    /// For how long in all. Default 10 s.
+    /// Time for the whole call. Default 10 s.
     pub timeout: Duration,
-    /// Peers asked at the most. Default 3.
+    /// The most peers that are asked. Default 3.
     pub max_attempts: usize,
-    /// How long one peer has before another is asked beside it, and another one again. `None` asks one at a time, each for its share
-    /// of the time left: with three tries and peers enough the first has a third. Default `None`.
+    /// How long a peer has before another one is asked too. `None` asks one peer at a time, each for its share of the time
+    /// left: with three attempts and enough peers, the first has a third. Default `None`.
     pub hedge_after: Option<Duration>,
 }
 
@@ -37,7 +42,7 @@ impl Default for RequestAnyOptions {
 /// Requests to one peer that one task keeps in flight; see [`NodeRef::pipeline`].
 ///
 /// # Cancel safety
-/// Dropping it takes back what was not sent, and cancels at the peer what was.
+/// Dropping it takes back the requests that are not sent yet, and cancels the others at the peer.
 #[derive(Debug)]
 pub struct RequestPipeline {
     requests: connection::RequestPipeline,
@@ -51,7 +56,7 @@ impl RequestPipeline {
         &self.peer
     }
 
-    /// Sends one more request, without waiting; see [`connection::RequestPipeline::send`].
+    /// Sends one more request without waiting. Returns its number; see [`connection::RequestPipeline::send`].
     ///
     /// # Errors
     /// See [`RequestError`]; the message comes back.
@@ -59,19 +64,19 @@ impl RequestPipeline {
         self.requests.send(message)
     }
 
-    /// Requests that were asked and whose answers [`RequestPipeline::next`] has not returned yet.
+    /// Requests whose responses [`RequestPipeline::next`] has not returned yet.
     pub fn in_flight(&self) -> usize {
         self.requests.in_flight()
     }
 
-    /// The next answer to arrive, whichever request's, with that request's number; `None` when nothing is in flight. See
+    /// The next response, in order of arrival, with the number of its request; `None` if nothing is in flight. See
     /// [`connection::RequestPipeline::next`].
     ///
     /// # Errors
-    /// [`RequestError::Timeout`], [`RequestError::Closed`], [`RequestError::Declined`], for that one request.
+    /// A failure of that one request: [`RequestError::Timeout`], [`RequestError::Closed`] or a rejection.
     ///
     /// # Cancel safety
-    /// Safe: an answer that was not returned is returned by the next call.
+    /// Safe: a response that was not returned is returned by the next call.
     pub async fn next(&mut self) -> Option<(u64, Result<Response, RequestError>)> {
         let mut waited = false;
         let next = poll_fn(|cx| {
@@ -79,9 +84,9 @@ impl RequestPipeline {
             waited |= next.is_pending();
             next
         });
-        let (number, answer) = next.await?;
-        match &answer {
-            // Answers that came together count once: the clock and the peer's health are read once for all of them.
+        let (number, response) = next.await?;
+        match &response {
+            // Responses that arrived together count once: the clock and the peer's health are used once for all of them.
             Ok(_) if waited => {
                 self.peer.reward(self.node.now());
             }
@@ -90,14 +95,15 @@ impl RequestPipeline {
             }
             _ => {}
         }
-        Some((number, answer))
+        Some((number, response))
     }
 }
 
+/// Requests.
 impl NodeRef {
-    /// Begins to ask one peer for many things at a time, from one task: it asks on without waiting, and takes the answers in the
-    /// order in which they come. Each request may take so long. Many small ones cost about half of as many [`NodeRef::request`]s
-    /// beside each other.
+    /// Starts a pipeline of requests to one peer: one task sends requests without waiting, and takes the responses in the
+    /// order in which they arrive. `timeout` applies to each request. Many small requests cost about half of as many concurrent
+    /// calls of [`NodeRef::request`].
     ///
     /// ```no_run
     /// # use peerpool::{base::PeerId, node::{Message, NodeRef}};
@@ -105,13 +111,13 @@ impl NodeRef {
     /// let mut pipeline = node.pipeline(peer, std::time::Duration::from_secs(10))?;
     /// for block in blocks {
     ///     if pipeline.in_flight() == 16 {
-    ///         let (number, answer) = pipeline.next().await.expect("sixteen are in flight");
-    ///         println!("{number}: {} bytes", answer?.len());
+    ///         let (number, response) = pipeline.next().await.expect("sixteen are in flight");
+    ///         println!("{number}: {} bytes", response?.len());
     ///     }
     ///     pipeline.request(block)?;
     /// }
-    /// while let Some((number, answer)) = pipeline.next().await {
-    ///     println!("{number}: {} bytes", answer?.len());
+    /// while let Some((number, response)) = pipeline.next().await {
+    ///     println!("{number}: {} bytes", response?.len());
     /// }
     /// # Ok(()) }
     /// ```
@@ -121,160 +127,143 @@ impl NodeRef {
     ///
     /// # Cost
     /// One shard's read lock.
-    pub fn pipeline(&self, key: &PeerId, within: Duration) -> Result<RequestPipeline, PeerRequestError> {
+    pub fn pipeline(&self, key: &PeerId, timeout: Duration) -> Result<RequestPipeline, PeerRequestError> {
         let Some(peer) = self.peer(key) else { return Err(PeerRequestError::NotConnected(*key)) };
-        let requests = peer.connection().handle().pipeline(within);
+        let requests = peer.connection().handle().pipeline(timeout);
         Ok(RequestPipeline { requests, peer, node: self.clone() })
     }
 
-    /// Asks one peer and waits for its answer.
+    /// Sends a request to one peer and waits for the response.
     ///
     /// # Errors
     /// See [`PeerRequestError`].
     ///
     /// # Cancel safety
-    /// Dropping the future takes the request back or cancels it; no waiter is left.
+    /// Dropping the future takes the request back or cancels it at the peer; no reply slot is left.
     pub async fn request(
         &self,
         key: &PeerId,
         message: Message,
-        within: Duration,
+        timeout: Duration,
     ) -> Result<Response, PeerRequestError> {
         let Some(peer) = self.peer(key) else { return Err(PeerRequestError::NotConnected(*key)) };
-        Ok(self.ask(&peer, message, within).await?)
+        Ok(self.request_from(&peer, message, timeout, true).await?)
     }
 
-    /// Asks a peer, and lets its health know.
-    async fn ask(
+    /// Sends a request, and adjusts the peer's health by the outcome. A timeout counts only with `penalise_timeout`.
+    async fn request_from(
         &self,
         peer: &Arc<Peer>,
         message: Message,
-        within: Duration,
+        timeout: Duration,
+        penalise_timeout: bool,
     ) -> Result<Response, RequestError> {
-        let answer = peer.connection().handle().request(message, within).await;
-        match &answer {
+        let response = peer.connection().handle().request(message, timeout).await;
+        match &response {
             Ok(_) => {
                 peer.reward(self.now());
             }
-            Err(RequestError::Timeout) => {
+            Err(RequestError::Timeout) if penalise_timeout => {
                 peer.penalize(Misbehavior::Timeout, self.now());
             }
             Err(_) => {}
         }
-        answer
+        response
     }
 
-    /// Asks some peer: the quicker one of two chosen at random, by smoothed round-trip time; another one when it fails, and,
-    /// if told to hedge_after, beside it when it takes long.
+    /// Sends a request to some peer: of two chosen at random, the one with the smaller smoothed round-trip time. Asks another
+    /// one when a peer fails, and with [`hedge_after`](RequestAnyOptions::hedge_after) also when it is slow.
     ///
     /// # Errors
-    /// [`PeerRequestError::NoPeers`], or the last peer's failure.
+    /// [`PeerRequestError::NoPeers`], or the failure of the last peer.
     ///
     /// # Cancel safety
     /// As [`NodeRef::request`].
     pub async fn request_any(
         &self,
         message: Message,
-        how: &RequestAnyOptions,
+        options: &RequestAnyOptions,
     ) -> Result<(PeerId, Response), PeerRequestError> {
         let now = Instant::now();
-        let deadline = now.checked_add(how.timeout).unwrap_or(now + MAX_WAIT);
+        let deadline = now.checked_add(options.timeout).unwrap_or(now + MAX_WAIT);
         let left = || deadline.saturating_duration_since(Instant::now());
-        let tries = how.max_attempts.max(1);
+        let max_attempts = options.max_attempts.max(1);
         let mut asked: Vec<ConnId> = Vec::new();
-        let mut asking: Vec<Asking<'_>> = Vec::new();
-        let mut last = PeerRequestError::NoPeers;
+        let mut in_flight: Vec<InFlightRequest<'_>> = Vec::new();
+        let mut last_error = PeerRequestError::NoPeers;
         loop {
-            let mut others = self.others(&asked, tries - asked.len());
-            if others > 0
+            let mut attempts_left = self.count_others(&asked, max_attempts - asked.len());
+            if attempts_left > 0
                 && (asked.is_empty() || !left().is_zero())
                 && let Some(peer) = self.choose(&asked)
             {
                 asked.push(peer.id());
-                let share = u32::try_from(others).unwrap_or(u32::MAX);
-                others -= 1;
-                let given = if how.hedge_after.is_some() { left() } else { left() / share };
+                let shares = u32::try_from(attempts_left).unwrap_or(u32::MAX);
+                attempts_left -= 1;
+                let share = if options.hedge_after.is_some() { left() } else { left() / shares };
                 let (key, message) = (*peer.key(), message.clone());
-                asking
-                    .push((key, Box::pin(async move { self.ask_for_a_share(&peer, message, given).await })));
-            } else if asking.is_empty() {
-                return Err(last);
+                let penalise_timeout = share >= MIN_PENALISED_TIMEOUT;
+                let request =
+                    async move { self.request_from(&peer, message, share, penalise_timeout).await };
+                in_flight.push((key, Box::pin(request)));
+            } else if in_flight.is_empty() {
+                return Err(last_error);
             }
-            let patience = how.hedge_after.filter(|_| others > 0);
-            match first_of(&mut asking, patience).await {
+            let hedge_after = options.hedge_after.filter(|_| attempts_left > 0);
+            match first_of(&mut in_flight, hedge_after).await {
                 Some((key, Ok(response))) => return Ok((key, response)),
-                Some((_, Err(error))) => last = error.into(),
-                // Another one is asked beside.
+                Some((_, Err(error))) => last_error = error.into(),
+                // The next round asks another peer too.
                 None => {}
             }
         }
     }
 
-    /// How many peers could still be asked, counted up to `most`.
-    fn others(&self, asked: &[ConnId], most: usize) -> usize {
+    /// How many peers could still be asked, counted up to `max`.
+    fn count_others(&self, asked: &[ConnId], max: usize) -> usize {
         let roster = self.roster();
         let others = roster.iter().filter(|peer| peer.is_live() && !asked.contains(&peer.id()));
-        others.take(most).count()
+        others.take(max).count()
     }
 
-    /// As [`NodeRef::ask`], but that a time too short to judge by is no fault of the peer.
-    async fn ask_for_a_share(
-        &self,
-        peer: &Arc<Peer>,
-        message: Message,
-        given: Duration,
-    ) -> Result<Response, RequestError> {
-        if given >= FAIR {
-            return self.ask(peer, message, given).await;
-        }
-        let answer = peer.connection().handle().request(message, given).await;
-        if answer.is_ok() {
-            peer.reward(self.now());
-        }
-        answer
-    }
-
-    /// Power of two choices among the healthy peers not asked yet: Mitzenmacher, "The Power of Two Choices in Randomized Load
-    /// Balancing", 2001. A peer without a round-trip time is neither preferred nor passed over.
+    /// The power of two choices among the healthy peers not asked yet: Mitzenmacher, "The Power of Two Choices in Randomized
+    /// Load Balancing", 2001. A peer without a round-trip time is neither preferred nor passed over.
     fn choose(&self, asked: &[ConnId]) -> Option<Arc<Peer>> {
         let now = self.now();
         let roster = self.roster();
-        let fresh = |peer: &Peer| peer.is_live() && !asked.contains(&peer.id());
-        let healthy = |peer: &Peer| fresh(peer) && peer.is_healthy(now);
+        let is_other = |peer: &Peer| peer.is_live() && !asked.contains(&peer.id());
+        let is_healthy = |peer: &Peer| is_other(peer) && peer.is_healthy(now);
         let random = |below: usize| fastrand::usize(..below);
-        let pick = || roster.choose(random, healthy).or_else(|| roster.choose(random, fresh));
-        let (one, two) = (pick()?, pick()?);
-        let quicker = match (one.rtt(), two.rtt()) {
-            (Some(of_one), Some(of_two)) if of_two < of_one => two,
+        let draw = || roster.choose(random, is_healthy).or_else(|| roster.choose(random, is_other));
+        let (one, two) = (draw()?, draw()?);
+        let faster = match (one.rtt(), two.rtt()) {
+            (Some(rtt_of_one), Some(rtt_of_two)) if rtt_of_two < rtt_of_one => two,
             _ => one,
         };
-        Some(Arc::clone(quicker))
+        Some(Arc::clone(faster))
     }
 }
 
-/// A peer that is being asked.
-type Asking<'a> = (PeerId, Pin<Box<dyn Future<Output = Result<Response, RequestError>> + Send + 'a>>);
+/// A request to one of several peers.
+type InFlightRequest<'a> =
+    (PeerId, Pin<Box<dyn Future<Output = Result<Response, RequestError>> + Send + 'a>>);
 
-/// The first answer to come, taken out of those that are awaited; `None` once this was waited for.
+/// The first request to end, removed from `in_flight`; `None` after `limit`.
 async fn first_of(
-    asking: &mut Vec<Asking<'_>>,
-    patience: Option<Duration>,
+    in_flight: &mut Vec<InFlightRequest<'_>>,
+    limit: Option<Duration>,
 ) -> Option<(PeerId, Result<Response, RequestError>)> {
     let first = poll_fn(|cx| {
-        for at in 0..asking.len() {
-            if let Poll::Ready(answer) = asking[at].1.as_mut().poll(cx) {
-                let (key, _) = asking.swap_remove(at);
-                return Poll::Ready((key, answer));
+        for at in 0..in_flight.len() {
+            if let Poll::Ready(response) = in_flight[at].1.as_mut().poll(cx) {
+                let (key, _) = in_flight.swap_remove(at);
+                return Poll::Ready((key, response));
             }
         }
         Poll::Pending
     });
-    match patience {
-        // Never none at all, or whoever waits would not let others run.
-        Some(patience) => timeout(patience.max(Duration::from_millis(1)), first).await.ok(),
+    match limit {
+        Some(limit) => timeout(limit.max(MIN_HEDGE_WAIT), first).await.ok(),
         None => Some(first.await),
     }
 }
-
-/// A peer that had less time than this is not to blame for having taken longer.
-const FAIR: Duration = Duration::from_secs(1);

@@ -1,38 +1,40 @@
-//! What an operator sees of a node.
+//! Counters and gauges of a node.
 
 use crate::pool::PoolStats;
 use crate::sync::atomic::Ordering;
 
-use crate::node::api::handle::NodeRef;
+use super::handle::NodeRef;
 
-/// A node's numbers at one moment. Counters count since the start.
+/// Counters and gauges of a node at one moment. Counters count since the start.
+///
+/// Invariant: `stats_come_from_the_deciding_words`: each number is read from the atomic that the node itself decides by.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct NodeStats {
     /// Connections.
     pub pool: PoolStats,
-    /// Links whose task runs.
+    /// Connections whose task runs.
     pub connections: u64,
-    /// Tasks of the node, links included.
+    /// Tasks of the node, connections included.
     pub tasks: u64,
     /// Memory held for peers.
     pub memory: MemoryStats,
-    /// The broadcast logs of all dialects: urgent, normal, bulk.
+    /// The broadcast logs, summed over all protocols: urgent, normal, bulk.
     pub logs: [LaneStats; 3],
-    /// Addresses in the book.
+    /// Addresses in the address book.
     pub book: u64,
-    /// Connections accepted; those that came to nothing are in `refused` or `collisions`, unless they only asked who listens here.
+    /// Connections accepted. Those that failed are in `refused` or `collisions`, except probes, which only ask who listens.
     pub accepted: u64,
-    /// Inbound connections refused. A rising number next to few peers: look at the reasons in the log.
+    /// Inbound connections refused. If it rises while there are few peers, read the reasons in the log.
     pub refused: u64,
     /// Dials.
     pub dials: u64,
     /// Dials that failed.
     pub dial_failures: u64,
-    /// Connections that gave way to another one of the same two nodes.
+    /// Connections that gave way to another one between the same two nodes.
     pub collisions: u64,
-    /// Dials that found ourselves.
+    /// Dials that reached this node itself.
     pub self_dials: u64,
     /// Events handed to the application.
     pub events: u64,
@@ -40,50 +42,55 @@ pub struct NodeStats {
     pub requests: u64,
     /// Broadcasts.
     pub broadcasts: u64,
-    /// Messages relayed the first time they were seen, our own included.
+    /// New messages that were relayed, our own included.
     pub relayed: u64,
-    /// Messages that came again.
+    /// Messages that arrived again.
     pub duplicates: u64,
-    /// New messages not relayed because the memory of ids, or a peer's share of it, was full.
+    /// New messages that were not relayed because the relay memory, or a peer's share of it, was full.
     pub relay_refused: u64,
-    /// Ids remembered.
+    /// Ids in the relay memory.
     pub relay_remembered: u64,
-    /// Broadcasts that slow peers missed. A rising number: peers too slow, or rings too small.
+    /// Broadcasts that slow peers missed. If it rises, peers are too slow or rings too small.
     pub missed_broadcasts: u64,
     /// Peers reaped for silence.
     pub reaped: u64,
-    /// Panics in handlers and maintenance. Anything but zero is a bug.
+    /// Panics in handlers and in the maintenance. Any but zero shows a bug.
     pub panics: u64,
 }
 
 /// Memory held for peers, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct MemoryStats {
-    /// Inboxes, lanes, reassembly, remainders.
+    /// Held by connections: inboxes, lanes, reassembly, partial reads.
     pub connections: u64,
-    /// The ceiling of those.
+    /// The limit of `connections`.
     pub connections_limit: u64,
-    /// Logs and state.
+    /// Held by logs and state tables.
     pub logs: u64,
-    /// The whole ceiling.
+    /// The limit of the whole.
     pub limit: u64,
-    /// How often something was refused for lack of memory.
+    /// How often memory was refused because of the limit.
     pub refused: u64,
 }
 
-/// The broadcast log of one lane, over all dialects.
+/// The broadcast logs of one lane, summed over all protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct LaneStats {
-    /// Bytes in its ring.
+    /// Bytes in the ring.
     pub bytes: u64,
-    /// The ring's bound.
+    /// The bound of the ring.
     pub limit: u64,
 }
 
 impl NodeRef {
-    /// The numbers of this moment. Cost: a walk over the roster.
+    /// Counters and gauges of this moment.
+    ///
+    /// # Cost
+    /// A walk over the roster.
     pub fn stats(&self) -> NodeStats {
         let shared = self.shared();
         let counters = &shared.counters;
@@ -91,18 +98,18 @@ impl NodeRef {
         let lanes = [crate::base::Lane::Urgent, crate::base::Lane::Normal, crate::base::Lane::Bulk];
         NodeStats {
             pool: shared.pool.stats(shared.now()),
-            connections: shared.links() as u64,
-            tasks: shared.tasks() as u64,
+            connections: shared.tasks.connections() as u64,
+            tasks: shared.tasks.running() as u64,
             memory: MemoryStats {
                 connections: shared.budget.used() as u64,
                 connections_limit: shared.budget.limit() as u64,
-                logs: shared.tongues.bytes() as u64,
+                logs: shared.protocols.bytes() as u64,
                 limit: shared.runtime_config().memory_limit as u64,
                 refused: shared.budget.refused(),
             },
             logs: lanes.map(|lane| {
                 let mut of_all = LaneStats { bytes: 0, limit: 0 };
-                for log in shared.tongues.iter().filter_map(|tongue| tongue.log(lane)) {
+                for log in shared.protocols.iter().filter_map(|protocol| protocol.log(lane)) {
                     of_all.bytes += log.bytes() as u64;
                     of_all.limit += log.ring_bytes() as u64;
                 }

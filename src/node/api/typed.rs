@@ -1,4 +1,4 @@
-//! A typed layer on kinds and bytes: serde types as messages, in postcard's compact form.
+//! Typed messages: serde types over kinds and bytes, in the compact encoding of postcard.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use crate::base::Lane;
 use crate::connection::{Event, Message, Request};
 
-/// A type that travels as one kind of message.
+/// A type that is sent as one kind of message.
 ///
 /// ```
 /// use peerpool::node::{Message, Typed};
@@ -25,12 +25,12 @@ use crate::connection::{Event, Message, Request};
 /// # Ok::<(), peerpool::node::TypedError>(())
 /// ```
 pub trait Typed: Serialize + DeserializeOwned {
-    /// Its kind on the line.
+    /// Its message kind.
     const KIND: u16;
-    /// The lane it takes.
+    /// The lane it is sent on.
     const LANE: Lane = Lane::Normal;
 
-    /// Reads one back.
+    /// Decodes a value.
     ///
     /// # Errors
     /// See [`TypedError`]; never panics, whatever the bytes.
@@ -44,17 +44,17 @@ pub trait Typed: Serialize + DeserializeOwned {
 }
 
 impl Message {
-    /// A typed value as a message.
+    /// Encodes a typed value as a message.
     ///
     /// # Errors
-    /// When the value cannot be encoded (a sequence of unknown length, say).
+    /// The value cannot be encoded, for example a sequence of unknown length.
     pub fn of<T: Typed>(value: &T) -> Result<Self, TypedError> {
         Ok(Self { lane: T::LANE, kind: T::KIND, payload: postcard::to_allocvec(value)?.into() })
     }
 }
 
 impl Event<'_> {
-    /// The event as a typed value.
+    /// Decodes the event.
     ///
     /// # Errors
     /// See [`TypedError`].
@@ -64,7 +64,7 @@ impl Event<'_> {
 }
 
 impl Request<'_> {
-    /// The request as a typed value.
+    /// Decodes the request.
     ///
     /// # Errors
     /// See [`TypedError`].
@@ -73,21 +73,22 @@ impl Request<'_> {
     }
 }
 
-/// Why bytes are not a value of a type, or a value cannot become bytes.
+/// Why a value could not be encoded or decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum TypedError {
     /// The message is of another kind.
-    #[error("a message of kind {got}, not {want}")]
+    #[error("expected a message of kind {want}, got {got}")]
     Kind {
         /// The type's kind.
         want: u16,
         /// The message's.
         got: u16,
     },
-    /// The bytes do not fit the type.
+    /// The bytes do not decode to the type, or the value cannot be encoded.
     #[error("postcard: {0}")]
     Postcard(#[from] postcard::Error),
-    /// The bytes go on after the value.
+    /// There are bytes after the value.
     #[error("{count} bytes after the value")]
     Trailing {
         /// How many.

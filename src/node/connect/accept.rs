@@ -7,26 +7,63 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::address_book::{BanTarget, WallTime};
-use crate::base::Direction;
+use crate::base::{Direction, PeerId, canonical};
+use crate::node::api::events::NodeEvent;
+use crate::node::error::{ConnectError, StartError};
+use crate::node::protocol::ProtocolId;
+use crate::node::runtime::shared::{Shared, count};
+use crate::node::runtime::tasks::TaskGuard;
+use crate::node::session::peer::NodeConnection;
+use crate::node::session::task::PeerTask;
 use crate::pool::{Permit, SlotClass};
 use crate::transport::{BoxListener, BoxStream};
 
-use crate::node::error::ConnectError;
-use crate::node::api::events::NodeEvent;
-use crate::node::connect::handshake::{PROBE_BIT, read_hello, refuse};
-use crate::node::session::info::NodeConnection;
-use crate::node::connect::establish::Established;
-use crate::node::session::task::PeerTask;
-use crate::node::connect::reservation::{HandshakeInfo, HandshakenStream, Reservation};
-use crate::node::runtime::shared::{Shared, TaskGuard, count};
-use crate::base::PeerId;
+use super::establish::{Establisher, Failure, NewStream, Opening};
+use super::goodbye::refuse;
+use super::probe::Prober;
+use super::reservation::Reservation;
 
-impl Shared {
-    /// Accepts until the node stops. Admission is asked before anything is read, each handshake runs in a task of its own
-    /// under its permit's deadline, so nobody's slowness delays the next; the task then runs the link.
-    pub(crate) async fn accept_loop(self: Arc<Self>, tongue: usize, mut listener: BoxListener) {
-        let mut stopped = pin!(self.stopped());
+/// Listens, and makes accepted streams peers.
+#[derive(Clone)]
+pub(crate) struct Acceptor {
+    shared: Arc<Shared>,
+    establisher: Establisher,
+}
+
+impl Acceptor {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared), establisher: Establisher::new(shared) }
+    }
+
+    /// Binds an address and accepts from it. Returns the bound address.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing bound.
+    pub(crate) async fn listen(
+        &self,
+        protocol: ProtocolId,
+        addr: SocketAddr,
+    ) -> Result<SocketAddr, StartError> {
+        let listener = self.shared.transport.listen(addr).await;
+        let listener = listener.map_err(|cause| StartError::Listen { addr, cause })?;
+        if self.shared.is_stopping() {
+            return Err(StartError::Shutdown);
+        }
+        Ok(self.accept_from(protocol, listener))
+    }
+
+    /// Accepts from a bound listener until the node stops. Returns the bound address.
+    pub(crate) fn accept_from(&self, protocol: ProtocolId, listener: BoxListener) -> SocketAddr {
+        let addr = listener.local_addr();
+        self.shared.connecting.listeners.lock().push((protocol, addr));
+        tracing::info!(%addr, protocol = self.shared.protocols.get(protocol).name(), "listening");
+        self.shared.tasks.spawn(self.clone().accept_loop(protocol, listener));
+        addr
+    }
+
+    /// Each handshake runs in a task of its own under its permit's deadline, so that a slow peer does not delay the next.
+    async fn accept_loop(self, protocol: ProtocolId, mut listener: BoxListener) {
+        let mut stopped = pin!(self.shared.stopped());
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -34,169 +71,82 @@ impl Shared {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, from)) => self.accepted(tongue, stream, from),
+                Ok((stream, from)) => self.on_accepted(protocol, stream, from),
                 // The listener itself waits before it tries again.
                 Err(error) => tracing::warn!(%error, "accepting failed"),
             }
         }
     }
 
-    fn accepted(self: &Arc<Self>, tongue: usize, stream: BoxStream, from: SocketAddr) {
-        count(&self.counters.accepted);
-        let runtime = self.runtime_config();
-        if self.book.is_banned(&BanTarget::Ip(from.ip()), WallTime::now()) {
-            return self.turn_away(tongue, stream, from, ConnectError::Banned);
-        }
-        let slot = if self.is_trusted_ip(from) { SlotClass::Reserved } else { SlotClass::Ordinary };
-        let deadline = self.now().after(runtime.handshake_timeout);
-        match self.pool.admit(from, Direction::Inbound, slot, deadline) {
+    /// Reserves a slot before anything is read, and spawns the handshake.
+    fn on_accepted(&self, protocol: ProtocolId, stream: BoxStream, from: SocketAddr) {
+        count(&self.shared.counters.accepted);
+        let handshake_timeout = self.shared.runtime_config().handshake_timeout;
+        let is_trusted = self.shared.config.trusted.iter().any(|addr| canonical(*addr).ip() == from.ip());
+        let class = if is_trusted { SlotClass::Reserved } else { SlotClass::Ordinary };
+        let since = self.shared.now();
+        match self.establisher.reserve(from, Direction::Inbound, class, since.after(handshake_timeout)) {
             Ok(permit) => {
-                let (shared, counted) = (Arc::clone(self), TaskGuard::new(self));
-                self.spawn_course(PeerTask::new(shared.inbound(
-                    tongue,
-                    stream,
-                    permit,
-                    runtime.handshake_timeout,
-                    counted,
-                )));
+                let new = NewStream { stream, protocol, proven_key: None, since };
+                let counted = self.shared.tasks.guard();
+                let handshake = self.clone().handshake(permit, new, handshake_timeout, counted);
+                self.shared.tasks.spawn_peer(PeerTask::new(handshake));
             }
-            Err(error) => self.turn_away(tongue, stream, from, error.into()),
+            Err(error) => self.reject(protocol, stream, from, error),
         }
     }
 
-    fn is_trusted_ip(&self, from: SocketAddr) -> bool {
-        self.config.trusted.iter().any(|addr| crate::base::canonical(*addr).ip() == from.ip())
-    }
-
-    /// The handshake of one that was accepted, and what its task does then. Counts as a task until stream and
-    /// permit are dropped, or a link that counts itself has come of them.
-    async fn inbound(
-        self: Arc<Self>,
-        tongue: usize,
-        stream: BoxStream,
+    /// The handshake of an accepted stream. Returns the session as the next part of the task.
+    ///
+    /// Counts as a task of its own until stream and permit are dropped, or the session counts itself.
+    async fn handshake(
+        self,
         permit: Permit<PeerId, NodeConnection>,
-        within: Duration,
+        new: NewStream,
+        handshake_timeout: Duration,
         _counted: TaskGuard,
     ) -> Option<PeerTask> {
         let from = permit.addr();
-        // Made where it is awaited: a future that is moved takes its room twice.
+        let protocol = new.protocol;
+        // The future is made where it is awaited: moving it would take its size twice.
         let outcome = tokio::select! {
             biased;
-            () = self.stopped() => return None,
-            outcome = timeout(within, self.handshake_inbound(tongue, stream, permit, None)) => outcome,
+            () = self.shared.stopped() => return None,
+            outcome = timeout(
+                handshake_timeout,
+                self.establisher.establish(Reservation::Permit(permit), new, Opening::Respond),
+            ) => outcome,
         };
         match outcome {
-            Ok(Ok(joined)) => return Some(joined.link),
+            Ok(Ok(established)) => {
+                Prober::new(&self.shared).verify_listen_addr(&established.peer);
+                return Some(established.task);
+            }
             // A probe has its answer.
-            Ok(Err((ConnectError::Probe, _))) => {}
-            Ok(Err((error, Some(stream)))) => self.turn_away(tongue, stream, from, error),
-            Ok(Err((error, None))) => self.note_refused(from, error),
-            Err(_) => self.note_refused(from, ConnectError::Timeout),
+            Ok(Err(Failure { error: ConnectError::Probe, .. })) => {}
+            Ok(Err(Failure { error, stream: Some(stream) })) => self.reject(protocol, stream, from, error),
+            Ok(Err(Failure { error, stream: None })) => self.record_rejection(from, error),
+            Err(_) => self.record_rejection(from, ConnectError::Timeout),
         }
         None
     }
 
-    /// Greets whoever has dialled, and makes a peer of it. On failure the stream comes back, so that it can be told.
-    pub(crate) async fn handshake_inbound(
-        self: &Arc<Self>,
-        tongue: usize,
-        mut stream: BoxStream,
-        permit: Permit<PeerId, NodeConnection>,
-        identity: Option<[u8; 32]>,
-    ) -> Result<Established, (ConnectError, Option<BoxStream>)> {
-        let since = self.now();
-        let from = permit.addr();
-        let speaks = &**self.tongues.get(tongue);
-        let (mut hello, buffered) = match read_hello(&mut stream, speaks, &self.budget).await {
-            Ok(greeted) => greeted,
-            Err(error) => return Err((error, Some(stream))),
-        };
-        let key = self.identify(tongue, &mut hello, from, Direction::Inbound);
-        let checked = self.check_hello(tongue, &hello, from).and_then(|()| self.hello(tongue, false));
-        let greeting = match checked {
-            Ok(greeting) => greeting.to_vec(),
-            Err(error) => return Err((error, Some(stream))),
-        };
-        if hello.features & PROBE_BIT != 0 {
-            use tokio::io::AsyncWriteExt;
-            // A prober that does not wait for the answer does not need it.
-            let _ = stream.write_all(&greeting).await;
-            let _ = stream.shutdown().await;
-            return Err((ConnectError::Probe, None));
-        }
-        let claimed = hello.listen;
-        let local = stream.local_addr();
-        let pending_requests = Vec::new();
-        let about = HandshakeInfo {
-            tongue,
-            hello,
-            buffered,
-            pending_requests,
-            key,
-            identity,
-            local,
-            since,
-            greeting,
-        };
-        let greeted = HandshakenStream { stream, about };
-        match self.join(Reservation::Permit(permit), greeted).await {
-            Ok(joined) => {
-                if claimed.is_some() {
-                    self.verify_listen(&joined.peer);
-                }
-                Ok(joined)
-            }
-            Err((error, stream)) => Err((error, Some(stream))),
-        }
+    /// Tells the far end why it is refused, and records it. Does not delay the caller.
+    fn reject(&self, protocol: ProtocolId, stream: BoxStream, from: SocketAddr, error: ConnectError) {
+        refuse(&self.shared, protocol, stream, &error);
+        self.record_rejection(from, error);
     }
 
-    /// Tells the other end why not, without holding up anybody: in a task of its own while there are few, and by closing
-    /// where there are many.
-    ///
-    /// Invariant 15. Statement: one source that is refused again and again costs a bounded number of sockets. Enforced by: the
-    /// semaphore of refusals. Breaks if: a refusal is written in the accept loop.
-    pub(crate) fn turn_away(
-        self: &Arc<Self>,
-        tongue: usize,
-        stream: BoxStream,
-        from: SocketAddr,
-        error: ConnectError,
-    ) {
-        self.tell_refusal(tongue, stream, &error);
-        self.note_refused(from, error);
-    }
-
-    pub(crate) fn tell_refusal(self: &Arc<Self>, tongue: usize, mut stream: BoxStream, error: &ConnectError) {
-        let goodbye = error.goodbye(RETRY_AFTER);
-        let Some(goodbye) = goodbye else { return };
-        let Ok(place) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
-        let speaks = Arc::clone(self.tongues.get(tongue));
-        let shared = Arc::clone(self);
-        self.spawn(async move {
-            let told = timeout(REFUSAL, refuse(&mut stream, &*speaks, goodbye));
-            // Told or not, it is over.
-            tokio::select! {
-                () = shared.stopped() => {}
-                _ = told => {}
-            }
-            drop(place);
-        });
-    }
-
-    pub(crate) fn note_refused(&self, from: SocketAddr, error: ConnectError) {
-        count(if error.is_collision() { &self.counters.collisions } else { &self.counters.refused });
+    fn record_rejection(&self, from: SocketAddr, error: ConnectError) {
+        let counters = &self.shared.counters;
+        count(if error.is_collision() { &counters.collisions } else { &counters.refused });
         match &error {
             ConnectError::SelfDial => tracing::debug!(%from, "we dialled ourselves"),
             error if error.is_collision() => tracing::debug!(%from, reason = %error, "inbound gave way"),
             error => tracing::info!(%from, reason = %error, "inbound refused"),
         }
-        if self.events.is_heard() {
-            self.events.send(NodeEvent::Refused { addr: from, cause: Arc::new(error) });
+        if self.shared.events.has_subscribers() {
+            self.shared.events.send(NodeEvent::Refused { addr: from, cause: Arc::new(error) });
         }
     }
 }
-
-/// When a refused peer may come back.
-const RETRY_AFTER: Duration = Duration::from_secs(30);
-/// How long telling a refusal may take.
-const REFUSAL: Duration = Duration::from_secs(2);

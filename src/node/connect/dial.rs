@@ -1,150 +1,114 @@
-//! Connections that we open: asked for, or of the node's own accord.
+//! Connections that we open: because the application asks, or of the node's own accord.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
-
 use crate::address_book::{DialOutcome, WallTime};
-use crate::base::{Direction, PeerId, Tick, canonical};
-use crate::pool::{Claim, ClaimFailure, ClaimHolder, Permit, SlotClass};
-use crate::transport::BoxStream;
+use crate::base::{Direction, PeerId, canonical};
+use crate::node::api::events::NodeEvent;
+use crate::node::error::ConnectError;
+use crate::node::protocol::ProtocolId;
+use crate::node::runtime::shared::{Shared, count};
+use crate::node::session::peer::{NodeConnection, Peer};
+use crate::pool::{Claim, ClaimFailure, ClaimHolder, SlotClass};
 use crate::wire::{Goodbye, GoodbyeReason};
 
-use crate::node::error::ConnectError;
-use crate::node::api::events::NodeEvent;
-use crate::node::connect::handshake::{PROBE_BIT, greet};
-use crate::node::session::info::{NodeConnection, Peer};
-use crate::node::connect::reservation::{CompletedHandshake, HandshakeInfo, HandshakenStream, Reservation};
-use crate::node::runtime::shared::{Shared, count};
+use super::establish::{Establisher, NewStream, Opening};
+use super::goodbye::send_goodbye;
+use super::probe::Prober;
+use super::reservation::Reservation;
 
-impl Shared {
-    /// Dials an address and makes the connection a live peer. Outcomes go to the book.
-    ///
-    /// Invariant 20. Statement: a future that is dropped at any of its awaits has given everything back: socket, slot, key, place
-    /// among the instances. Enforced by: each is a value that the future owns and that gives back in its drop; what must go on
-    /// without it is spawned. Breaks if: something is taken, and an await comes before the value that gives it back.
+/// Peers of one IP address up to which a look-up by address visits each of them.
+const MAX_SCANNED_PEERS: usize = 64;
+
+/// Dials addresses and makes the streams peers.
+///
+/// Invariant: `dropped_futures_leave_nothing_behind`.
+/// - Statement: a future dropped at any await has given everything back: socket, slot, key, process.
+/// - Enforced by: each is a value that the future owns and that releases in its drop. Work that must go on is spawned.
+/// - Breaks if: something is taken, and an await comes before the value that gives it back.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    shared: Arc<Shared>,
+    establisher: Establisher,
+}
+
+impl Dialer {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared), establisher: Establisher::new(shared) }
+    }
+
+    /// Dials an address in the protocol that it is known for, and makes the connection a live peer. The outcome goes to the
+    /// address book.
     ///
     /// # Cancel safety
     /// Dropping the future closes what was opened and gives back slot and key.
-    pub(crate) async fn dial(self: &Arc<Self>, addr: SocketAddr) -> Result<Arc<Peer>, ConnectError> {
+    pub(crate) async fn dial(&self, addr: SocketAddr) -> Result<Arc<Peer>, ConnectError> {
         let addr = canonical(addr);
-        self.dial_in(self.tongues.at(addr), addr).await
+        self.dial_in(self.shared.protocols.for_addr(addr), addr).await
     }
 
-    /// As [`Shared::dial`], in this dialect.
+    /// As [`Dialer::dial`], in this protocol.
     ///
-    /// Invariant 2. Statement: a dial that fails ends no session that came meanwhile, under whatever key. Enforced by: what a dial
-    /// has is its claim, which releases its own slot of the map only; of a failure the book is told, and nothing is looked up to be
-    /// removed. Breaks if: somebody departs whoever is at the address of a dial that failed.
+    /// Invariant: `failed_dial_spares_the_session_that_arrived`.
+    /// - Statement: a failed dial ends no session that came meanwhile, under whatever key.
+    /// - Enforced by: a dial owns its claim only, and the claim releases its own slot of the pool. A failure is recorded in
+    ///   the book; no peer is looked up to be removed.
+    /// - Breaks if: the peer at the address of a failed dial is made to depart.
     pub(crate) async fn dial_in(
-        self: &Arc<Self>,
-        tongue: usize,
+        &self,
+        protocol: ProtocolId,
         addr: SocketAddr,
     ) -> Result<Arc<Peer>, ConnectError> {
         let addr = canonical(addr);
-        let within = self.runtime_config().handshake_timeout;
-        let dialled = self.dial_within(tongue, addr, within);
-        let outcome = tokio::select! {
-            biased;
-            () = self.stopped() => Err(ConnectError::Shutdown),
-            outcome = timeout(within, dialled) => outcome.unwrap_or(Err(ConnectError::Timeout)),
-        };
-        let outcome = outcome.map_err(|error| match (self.connected_at(tongue, addr), &error) {
-            // Who refuses by closing cannot say that another connection of ours is there already: it is.
-            (Some(peer), ConnectError::Eof | ConnectError::Io(_)) => {
-                ConnectError::AlreadyConnected(*peer.key())
-            }
-            // It has met its own instance.
-            (_, ConnectError::Refused(goodbye)) if goodbye.reason == GoodbyeReason::SelfDial => {
-                ConnectError::SelfDial
-            }
-            _ => error,
-        });
-        self.note_dial(tongue, addr, &outcome);
+        let handshake_timeout = self.shared.runtime_config().handshake_timeout;
+        let attempt = self.attempt(protocol, addr, handshake_timeout);
+        let outcome = self.shared.until_stopped_or(handshake_timeout, attempt).await;
+        let outcome = outcome.map_err(|error| self.explain(error, protocol, addr));
+        self.record(protocol, addr, &outcome);
         outcome
     }
 
-    /// The live peer at an address, where the dialect's rules know its key beforehand.
-    pub(crate) fn connected_at(&self, tongue: usize, addr: SocketAddr) -> Option<Arc<Peer>> {
-        self.tongues.get(tongue).policy().key_at(addr).and_then(|key| self.pool.get(&key))
-    }
-
-    async fn dial_within(
-        self: &Arc<Self>,
-        tongue: usize,
+    /// Reserve, dial, establish, spawn.
+    async fn attempt(
+        &self,
+        protocol: ProtocolId,
         addr: SocketAddr,
-        within: Duration,
+        handshake_timeout: Duration,
     ) -> Result<Arc<Peer>, ConnectError> {
-        let speaks = &**self.tongues.get(tongue);
-        if let Some(peer) = self.connected_at(tongue, addr) {
+        let shared = &self.shared;
+        let connected = self.connected_at(protocol, addr).or_else(|| self.verified_listener_at(addr));
+        if let Some(peer) = connected {
             return Err(ConnectError::AlreadyConnected(*peer.key()));
         }
-        if let Some(peer) = self.listens_at(addr) {
-            return Err(ConnectError::AlreadyConnected(*peer.key()));
-        }
-        let claim = self.claim_dial(addr, within)?;
-        count(&self.counters.dials);
-        self.book.record(&addr, DialOutcome::Attempt, WallTime::now());
-        let since = self.now();
-        let mut stream = self.transport.dial(addr).await?;
-        let ours = self.hello(tongue, false)?;
-        let (hello, rest) = greet(&mut stream, speaks, &self.budget, &ours).await?;
-        self.take_in(Reservation::Claim(claim), tongue, stream, (hello, rest), None, since).await
-    }
-
-    /// Makes a peer of a stream on which both greetings are done. Who is not taken is told why, where the dialect can.
-    async fn take_in(
-        self: &Arc<Self>,
-        seat: Reservation,
-        tongue: usize,
-        stream: BoxStream,
-        said: impl Into<CompletedHandshake>,
-        identity: Option<[u8; 32]>,
-        since: Tick,
-    ) -> Result<Arc<Peer>, ConnectError> {
-        let CompletedHandshake { mut hello, buffered, pending_requests } = said.into();
-        // Who is to become a peer does not merely ask: the bit means nothing, and the application is asked about every peer.
-        hello.features &= !PROBE_BIT;
-        let key = self.identify(tongue, &mut hello, seat.addr(), seat.direction());
-        let taken = match self.check_hello(tongue, &hello, seat.addr()) {
-            Ok(()) => {
-                let local = stream.local_addr();
-                let greeting = Vec::new();
-                let about = HandshakeInfo {
-                    tongue,
-                    hello,
-                    buffered,
-                    pending_requests,
-                    key,
-                    identity,
-                    local,
-                    since,
-                    greeting,
-                };
-                let joined = self.join(seat, HandshakenStream { stream, about }).await;
-                joined.map(|joined| joined.spawn(self))
+        let claim = self.claim_addr(addr, handshake_timeout)?;
+        count(&shared.counters.dials);
+        shared.book.record(&addr, DialOutcome::Attempt, WallTime::now());
+        let since = shared.now();
+        let stream = shared.transport.dial(addr).await?;
+        let new = NewStream { stream, protocol, proven_key: None, since };
+        match self.establisher.establish(Reservation::Claim(claim), new, Opening::Initiate).await {
+            Ok(established) => Ok(established.spawn(shared)),
+            Err(failure) => {
+                if let Some(stream) = failure.stream {
+                    send_goodbye(shared, protocol, stream, &failure.error);
+                }
+                Err(failure.error)
             }
-            Err(error) => Err((error, stream)),
-        };
-        taken.map_err(|(error, stream)| {
-            self.part(tongue, stream, &error);
-            error
-        })
+        }
     }
 
-    fn claim_dial(
-        self: &Arc<Self>,
+    /// Reserves a slot and claims the key that stands for the address until the peer is identified.
+    fn claim_addr(
+        &self,
         addr: SocketAddr,
-        within: Duration,
+        handshake_timeout: Duration,
     ) -> Result<Claim<PeerId, NodeConnection>, ConnectError> {
-        if self.book.is_banned_addr(addr, WallTime::now()) {
-            return Err(ConnectError::Banned);
-        }
-        let trusted = self.config.trusted.iter().any(|trusted| canonical(*trusted) == addr);
-        let slot = if trusted { SlotClass::Reserved } else { SlotClass::Ordinary };
-        let permit = self.pool.admit(addr, Direction::Outbound, slot, self.now().after(within))?;
+        let is_trusted = self.shared.config.trusted.iter().any(|trusted| canonical(*trusted) == addr);
+        let class = if is_trusted { SlotClass::Reserved } else { SlotClass::Ordinary };
+        let deadline = self.shared.now().after(handshake_timeout);
+        let permit = self.establisher.reserve(addr, Direction::Outbound, class, deadline)?;
         permit.claim(PeerId::from_addr(addr)).map_err(|failure| match failure.cause {
             ClaimFailure::Held(ClaimHolder::Live(peer)) => ConnectError::AlreadyConnected(*peer.key()),
             ClaimFailure::Held(ClaimHolder::Claimed { .. }) => ConnectError::InProgress,
@@ -152,178 +116,156 @@ impl Shared {
         })
     }
 
-    /// Tells the acceptor why we leave, after it has accepted us.
-    fn part(self: &Arc<Self>, tongue: usize, mut stream: BoxStream, error: &ConnectError) {
-        let Some(goodbye) = error.goodbye(Duration::ZERO) else { return };
-        let Ok(place) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
-        let control = crate::wire::Control::Goodbye(Goodbye { retry_after: None, ..goodbye });
-        let Some(out) = self.tongues.get(tongue).encode_control(&control) else { return };
-        let shared = Arc::clone(self);
-        self.spawn(async move {
-            let parting = async {
-                use tokio::io::{AsyncReadExt, AsyncWriteExt};
-                // The acceptor may be gone already; then it needs no goodbye.
-                let _ = stream.write_all(&out).await;
-                let _ = stream.shutdown().await;
-                let mut scrap = [0u8; 512];
-                while matches!(stream.read(&mut scrap).await, Ok(count) if count > 0) {}
-            };
-            tokio::select! {
-                () = shared.stopped() => {}
-                _ = timeout(Duration::from_secs(1), parting) => {}
+    /// Replaces an error by the more precise one that our own state shows.
+    fn explain(&self, error: ConnectError, protocol: ProtocolId, addr: SocketAddr) -> ConnectError {
+        match (self.connected_at(protocol, addr), &error) {
+            // An acceptor that refuses by closing cannot say that we are connected already.
+            (Some(peer), ConnectError::Eof | ConnectError::Io(_)) => {
+                ConnectError::AlreadyConnected(*peer.key())
             }
-            drop(place);
-        });
+            // The acceptor has met its own nonce.
+            (_, ConnectError::Refused(goodbye)) if goodbye.reason == GoodbyeReason::SelfDial => {
+                ConnectError::SelfDial
+            }
+            _ => error,
+        }
     }
 
-    fn note_dial(&self, tongue: usize, addr: SocketAddr, outcome: &Result<Arc<Peer>, ConnectError>) {
+    /// The live peer at an address, where the protocol's policy knows its key beforehand.
+    pub(crate) fn connected_at(&self, protocol: ProtocolId, addr: SocketAddr) -> Option<Arc<Peer>> {
+        let key = self.shared.protocols.get(protocol).policy().key_at(addr)?;
+        self.shared.pool.get(&key)
+    }
+
+    /// The peer that dialled us and is verified to listen at this address, if its IP address has few peers.
+    fn verified_listener_at(&self, addr: SocketAddr) -> Option<Arc<Peer>> {
+        self.find_at_ip(addr, |peer| {
+            peer.read_info(|info| info.listen_verified && info.listen == Some(addr))
+        })
+    }
+
+    /// Whether a peer at this IP address, if it has few, is connected from `addr` or claims to listen there. A peer that
+    /// dialled us is not found under the address that we would dial.
+    pub(crate) fn is_connected_or_listening_at(&self, addr: SocketAddr) -> bool {
+        let is_at =
+            |peer: &Peer| peer.addr() == addr || peer.read_info(|info| info.listen == Some(addr));
+        self.find_at_ip(addr, is_at).is_some()
+    }
+
+    fn find_at_ip(&self, addr: SocketAddr, matches: impl Fn(&Peer) -> bool) -> Option<Arc<Peer>> {
+        let pool = &self.shared.pool;
+        if pool.count_by_ip(addr.ip()) > MAX_SCANNED_PEERS {
+            return None;
+        }
+        pool.by_ip(addr.ip()).into_iter().find(|peer| matches(peer))
+    }
+
+    /// Records the outcome of a dial: in the counters, the log and the address book.
+    fn record(&self, protocol: ProtocolId, addr: SocketAddr, outcome: &Result<Arc<Peer>, ConnectError>) {
+        let shared = &self.shared;
+        let (book, counters) = (&shared.book, &shared.counters);
         let now = WallTime::now();
         let error = match outcome {
             Ok(_) => {
-                self.book.record(&addr, DialOutcome::Connected, now);
+                book.record(&addr, DialOutcome::Connected, now);
                 return;
             }
             Err(error) => error,
         };
         if matches!(error, ConnectError::SelfDial) {
-            count(&self.counters.self_dials);
-            self.book.mark_self(addr, now);
+            count(&counters.self_dials);
+            book.mark_self(addr, now);
             tracing::debug!(%addr, "our own address");
             return;
         }
         if error.is_collision() {
-            count(&self.counters.collisions);
-            self.book.record(&addr, DialOutcome::Collision, now);
-            tracing::debug!(%addr, reason = %error, "dial gave way");
+            count(&counters.collisions);
+            book.record(&addr, DialOutcome::Collision, now);
+            tracing::debug!(%addr, reason = %error, "dial gave way to another connection");
             return;
         }
-        count(&self.counters.dial_failures);
+        count(&counters.dial_failures);
         if let ConnectError::Admission(_) = error {
-            // Our own want of room says nothing about the address.
+            // Our own lack of slots says nothing about the address.
             tracing::debug!(%addr, reason = %error, "not dialled");
             return;
         }
         tracing::info!(%addr, reason = %error, "dial failed");
         if matches!(error, ConnectError::Wire(_) | ConnectError::Eof | ConnectError::Timeout) {
-            self.tongues.doubt(addr, tongue, || {
-                self.book.get(&addr).is_some_and(|known| known.last_success.is_some())
+            shared.protocols.forget_hint(addr, protocol, || {
+                book.get(&addr).is_some_and(|known| known.last_success.is_some())
             });
         }
-        if error.is_exhaustion() {
-            self.book.record(&addr, DialOutcome::Deferred, now);
-        } else if let (true, true, Some(cause)) =
-            (error.is_no_way(), self.pool.is_empty(), error.fail_cause())
-        {
-            self.book.record(&addr, DialOutcome::NoNetwork(cause), now);
-        } else if let ConnectError::Refused(Goodbye { reason: GoodbyeReason::Full, retry_after }) = error {
-            self.book.record(&addr, DialOutcome::Busy { retry_after: *retry_after }, now);
-        } else if let Some(cause) = error.fail_cause() {
-            self.book.record(&addr, DialOutcome::Failed(cause), now);
+        if let Some(outcome) = self.failure_outcome(error) {
+            book.record(&addr, outcome, now);
         }
     }
 
-    /// Dials of the node's own accord, as many as the budget allows.
+    /// What the address book records of a failed dial.
+    fn failure_outcome(&self, error: &ConnectError) -> Option<DialOutcome> {
+        if error.is_exhaustion() {
+            return Some(DialOutcome::Deferred);
+        }
+        if let ConnectError::Refused(Goodbye { reason: GoodbyeReason::Full, retry_after }) = error {
+            return Some(DialOutcome::Busy { retry_after: *retry_after });
+        }
+        let cause = error.fail_cause()?;
+        // Without any peer our own network may be down.
+        let is_cut_off = error.is_unreachable() && self.shared.pool.is_empty();
+        Some(if is_cut_off { DialOutcome::NoNetwork(cause) } else { DialOutcome::Failed(cause) })
+    }
+
+    /// Dials in a task of its own, unless `max_dials` of the node's own dials are under way; `false` then.
     ///
-    /// Invariant 8. Statement: a collision is no failure: it costs no health and no backoff, and wakes nobody who would dial again.
-    /// Enforced by: the book is told of a collision as such, and only other outcomes wake the maintenance, here and where a peer
-    /// goes down. Breaks if: a refusal as a duplicate is taken for one of another kind.
-    pub(crate) fn dial_in_background(self: &Arc<Self>, addr: SocketAddr, budget: usize) -> bool {
-        let Some(dialling) = self.dials.begin(budget) else { return false };
-        let shared = Arc::clone(self);
-        self.spawn(async move {
-            let outcome = shared.dial(addr).await;
-            drop(dialling);
-            // Only what the book has noted, and so will not offer again at once, is a reason to look for more at once; and not what
-            // the next one will meet too.
-            let noted = outcome.as_ref().err().is_none_or(|error| {
-                matches!(error, ConnectError::SelfDial)
-                    || (error.fail_cause().is_some() && !error.is_collision() && !error.is_no_way())
-            }) && shared.book.get(&addr).is_some();
-            if let Err(error) = outcome {
-                if let ConnectError::Refused(Goodbye {
-                    reason: GoodbyeReason::Duplicate | GoodbyeReason::Replaced,
-                    retry_after,
-                }) = error
-                {
-                    // Not offered again at once, while it is asked.
-                    shared.book.record(&addr, DialOutcome::Deferred, WallTime::now());
-                    if !shared.learn_alias(shared.tongues.at(addr), addr).await {
-                        shared.book.record(&addr, DialOutcome::Busy { retry_after }, WallTime::now());
-                    }
-                }
-                if !error.is_collision() && shared.events.is_heard() {
-                    shared.events.send(NodeEvent::DialFailed { addr, cause: Arc::new(error) });
-                }
-            }
-            if noted {
-                shared.kick.notify_one();
-            }
+    /// Invariant: `collision_is_not_a_failure`.
+    /// - Statement: a collision costs no health and no backoff, and does not wake the maintenance to dial again.
+    /// - Enforced by: the book records a collision as such, and only other outcomes wake the maintenance, here and where a
+    ///   peer goes down.
+    /// - Breaks if: a refusal as a duplicate is handled as another refusal.
+    pub(crate) fn dial_in_background(&self, addr: SocketAddr, max_dials: usize) -> bool {
+        let Some(in_flight) = self.shared.connecting.dials.begin(max_dials) else { return false };
+        let dialer = self.clone();
+        self.shared.tasks.spawn(async move {
+            let outcome = dialer.dial(addr).await;
+            drop(in_flight);
+            dialer.after_background_dial(addr, outcome).await;
         });
         true
     }
 
-    /// Takes over a stream that somebody else connected, in the node's first dialect.
-    pub(crate) async fn adopt(
-        self: &Arc<Self>,
-        mut stream: BoxStream,
-        direction: Direction,
-        addr: SocketAddr,
-        identity: Option<[u8; 32]>,
-    ) -> Result<Arc<Peer>, ConnectError> {
-        let tongue = 0;
-        self.adopting(direction, addr, async |permit, since| match direction {
-            Direction::Outbound => {
-                let ours = self.hello(tongue, false)?;
-                let speaks = &**self.tongues.get(tongue);
-                let said = greet(&mut stream, speaks, &self.budget, &ours).await?;
-                self.take_in(Reservation::Permit(permit), tongue, stream, said, identity, since).await
+    async fn after_background_dial(&self, addr: SocketAddr, outcome: Result<Arc<Peer>, ConnectError>) {
+        let shared = &self.shared;
+        // Looking for more at once is useful only after an outcome that the book has recorded, so that it does not offer the
+        // address again at once, and that the next address will not meet too.
+        let dial_more = outcome.as_ref().err().is_none_or(|error| {
+            matches!(error, ConnectError::SelfDial)
+                || (error.fail_cause().is_some() && !error.is_collision() && !error.is_unreachable())
+        }) && shared.book.get(&addr).is_some();
+        if let Err(error) = outcome {
+            if let ConnectError::Refused(Goodbye {
+                reason: GoodbyeReason::Duplicate | GoodbyeReason::Replaced,
+                retry_after,
+            }) = error
+            {
+                self.resolve_duplicate(addr, retry_after).await;
             }
-            Direction::Inbound => {
-                let joined = self.handshake_inbound(tongue, stream, permit, identity).await;
-                joined.map(|joined| joined.spawn(self)).map_err(|(error, stream)| {
-                    if let Some(stream) = stream {
-                        self.tell_refusal(tongue, stream, &error);
-                    }
-                    error
-                })
+            if !error.is_collision() && shared.events.has_subscribers() {
+                shared.events.send(NodeEvent::DialFailed { addr, cause: Arc::new(error) });
             }
-        })
-        .await
-    }
-
-    /// Takes over a stream whose handshake somebody else has done.
-    pub(crate) async fn adopt_handshaken(
-        self: &Arc<Self>,
-        tongue: usize,
-        stream: BoxStream,
-        direction: Direction,
-        addr: SocketAddr,
-        said: CompletedHandshake,
-    ) -> Result<Arc<Peer>, ConnectError> {
-        self.adopting(direction, addr, async |permit, since| {
-            self.take_in(Reservation::Permit(permit), tongue, stream, said, None, since).await
-        })
-        .await
-    }
-
-    /// Gets a slot for somebody else's stream and works under its deadline.
-    async fn adopting(
-        self: &Arc<Self>,
-        direction: Direction,
-        addr: SocketAddr,
-        work: impl AsyncFnOnce(Permit<PeerId, NodeConnection>, Tick) -> Result<Arc<Peer>, ConnectError>,
-    ) -> Result<Arc<Peer>, ConnectError> {
-        let addr = canonical(addr);
-        let within = self.runtime_config().handshake_timeout;
-        let since = self.now();
-        if self.book.is_banned_addr(addr, WallTime::now()) {
-            return Err(ConnectError::Banned);
         }
-        let permit = self.pool.admit(addr, direction, SlotClass::Ordinary, since.after(within))?;
-        tokio::select! {
-            biased;
-            () = self.stopped() => Err(ConnectError::Shutdown),
-            adopted = timeout(within, work(permit, since)) => adopted.unwrap_or(Err(ConnectError::Timeout)),
+        if dial_more {
+            shared.wake_maintenance();
+        }
+    }
+
+    /// An acceptor refused us as a duplicate: finds the peer whose alias the address is, or treats it as busy.
+    async fn resolve_duplicate(&self, addr: SocketAddr, retry_after: Option<Duration>) {
+        let book = &self.shared.book;
+        // Keeps the address from being offered during the probe.
+        book.record(&addr, DialOutcome::Deferred, WallTime::now());
+        let protocol = self.shared.protocols.for_addr(addr);
+        if !Prober::new(&self.shared).learn_alias(protocol, addr).await {
+            book.record(&addr, DialOutcome::Busy { retry_after }, WallTime::now());
         }
     }
 }

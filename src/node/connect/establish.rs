@@ -1,352 +1,303 @@
-//! From a greeted connection to a live peer: who it is, whether it stays, and its start.
+//! The path from a stream to a live peer. Read top to bottom, it is the order of the steps:
+//!
+//! 1. [`Establisher::reserve`]: a slot of the pool, before any await.
+//! 2. The caller dials, or has a stream.
+//! 3. `handshake`: exchange hellos, identify the peer, check that it belongs here.
+//! 4. [`claim`](super::claim): tie-break against other connections of the same peer, claim process and key.
+//! 5. `go_live`: enter the pool, tell subscribers.
+//! 6. [`Established`]: the caller spawns the session's task, and records the outcome.
+//!
+//! Invariant: `same_path_for_both_directions`.
+//! - Statement: whoever dialled, a connection becomes a peer by the same steps.
+//! - Enforced by: dialled, accepted and adopted streams all pass [`Establisher::establish`], and no connection is started
+//!   elsewhere. The direction is a field of the reservation.
+//! - Breaks if: a connection is started by the code that reads or writes hellos.
 
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::io::AsyncWriteExt;
 
-use crate::address_book::{DialOutcome, WallTime};
-use crate::base::{Direction, PeerId, canonical_ip};
-use crate::connection::{InitialIo, ResumePoints};
-use crate::pool::{Claim, ClaimFailure, ClaimHolder, CommitFailure, DisconnectReason};
-use crate::transport::BoxStream;
-use crate::wire::{Goodbye, GoodbyeReason};
-
-use crate::node::connect::tie_break::{Candidate, Decision, Nonces, PROBE, judge};
-use crate::node::error::ConnectError;
+use crate::base::{Direction, PeerId, Tick};
+use crate::connection::InitialIo;
 use crate::node::api::handle::NodeRef;
+use crate::node::api::handler::PeerDecision;
+use crate::node::error::ConnectError;
+use crate::node::protocol::ProtocolId;
+use crate::node::protocol::policy::Identity;
+use crate::node::runtime::shared::{Shared, count};
 use crate::node::session::callbacks::PeerSession;
-use crate::node::session::info::{NodeConnection, Peer, PeerInfo};
-use crate::node::connect::process_index::{Owner, Pending};
+use crate::node::session::peer::{NodeConnection, Peer, PeerInfo};
 use crate::node::session::task::PeerTask;
-use crate::node::connect::reservation::{HandshakeInfo, HandshakenStream, Reservation};
-use crate::node::runtime::shared::Shared;
+use crate::pool::{CommitFailure, DisconnectReason, Permit, SlotClass};
+use crate::transport::BoxStream;
+use crate::wire::{Goodbye, GoodbyeReason, Hello};
 
-impl Shared {
-    /// Makes a greeted connection a live peer, or says why not; on failure the stream comes back, so that the other end can be
-    /// told.
+use super::claim::{Placement, claim};
+use super::handshake::{HelloPurpose, PROBE_BIT, check_network, encode_hello, exchange_hello, read_hello};
+use super::process_index::ProcessId;
+use super::reservation::{CompletedHandshake, HandshakeInfo, HandshakenStream, Reservation};
+
+/// Turns streams into live peers.
+#[derive(Clone)]
+pub(crate) struct Establisher {
+    shared: Arc<Shared>,
+}
+
+/// A stream that is not a peer's yet.
+pub(crate) struct NewStream {
+    pub(crate) stream: BoxStream,
+    pub(crate) protocol: ProtocolId,
+    /// The key that the transport proved, if it proves one.
+    pub(crate) proven_key: Option<[u8; 32]>,
+    /// When the stream was dialled or accepted.
+    pub(crate) since: Tick,
+}
+
+/// How the far end's hello is obtained.
+pub(crate) enum Opening {
+    /// We send our hello, and the far end answers with its own.
+    Initiate,
+    /// The far end sends its hello. Ours is the acceptance, and goes out as the connection's first bytes.
+    Respond,
+    /// Both hellos have been exchanged by the caller.
+    Completed(CompletedHandshake),
+}
+
+/// Why a stream did not become a peer.
+pub(crate) struct Failure {
+    pub(crate) error: ConnectError,
+    /// The stream, if the far end can still be told.
+    pub(crate) stream: Option<BoxStream>,
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self { error, stream: None }
+    }
+}
+
+impl Establisher {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared) }
+    }
+
+    /// Reserves a slot until `deadline`.
     ///
-    /// Invariant 27. Statement: whoever dialled, a connection becomes a peer, and its link starts, in the same steps.
-    /// Enforced by: dialled, accepted and adopted streams all come through here once they are greeted, and no link is started
-    /// elsewhere; the direction is a field of the seat. Breaks if: a link is started by whoever greets.
+    /// Invariant: `inbound_is_reserved_before_the_handshake`.
+    /// - Statement: no byte of an inbound stream is read without a slot.
+    /// - Enforced by: a [`Reservation`] is an argument of [`Establisher::establish`], and only this function makes permits.
+    /// - Breaks if: a listener reads before it reserves.
+    pub(crate) fn reserve(
+        &self,
+        addr: SocketAddr,
+        direction: Direction,
+        class: SlotClass,
+        deadline: Tick,
+    ) -> Result<Permit<PeerId, NodeConnection>, ConnectError> {
+        if self.shared.is_addr_banned(addr) {
+            return Err(ConnectError::Banned);
+        }
+        Ok(self.shared.pool.admit(addr, direction, class, deadline)?)
+    }
+
+    /// Makes a stream a live peer.
     ///
     /// # Cancel safety
-    /// Dropping the future gives back slot, key and place among the instances; dropping what it returns, the peer departs.
-    pub(crate) async fn join(
-        self: &Arc<Self>,
-        seat: Reservation,
-        greeted: HandshakenStream,
-    ) -> Result<Established, (ConnectError, BoxStream)> {
-        match self.place(seat, &greeted.about).await {
-            Ok(placed) => self.go_live(placed, greeted),
-            Err(error) => Err((error, greeted.stream)),
-        }
-    }
-
-    async fn place<'a>(
-        &'a self,
-        seat: Reservation,
-        about: &HandshakeInfo,
-    ) -> Result<Placement<'a>, ConnectError> {
-        let (id, addr, direction) = (seat.id(), seat.addr(), seat.direction());
-        let key = match (about.identity, about.key, &seat) {
-            (Some(identity), ..) => PeerId::Key(identity),
-            (None, Some(key), _) => key,
-            (None, None, Reservation::Claim(claim)) => *claim.key(),
-            (None, None, Reservation::Permit(_)) => PeerId::from_addr(addr),
-        };
-        if self.is_barred(key, addr) {
-            return Err(ConnectError::Banned);
-        }
-        if direction == Direction::Inbound {
-            self.hold(about, addr).await;
-        }
-        let authenticated = about.identity.is_some();
-        let contender =
-            Candidate { direction, since: about.since, authenticated, ip: canonical_ip(addr.ip()) };
-        let speaker = Owner { conn: id, key, contender, peer: None };
-        let mut heir_of = None;
-        let entered = self.settle(speaker, about, addr, &mut heir_of).await?;
-        let claim = self.claim(seat, key, contender, about, &mut heir_of).await?;
-        // All this took its time; and for one that is not let in nobody leaves.
-        if self.is_barred(key, addr) {
-            return Err(ConnectError::Banned);
-        }
-        let positions = match heir_of {
-            Some(old) => Some(self.inherit(&old).await),
-            None => None,
-        };
-        Ok(Placement { claim, entered, positions })
-    }
-
-    /// Whether a peer of this key at this address is banned.
-    fn is_barred(&self, key: PeerId, addr: SocketAddr) -> bool {
-        let wall = WallTime::now();
-        self.book.is_banned(&key.into(), wall) || self.book.is_banned_addr(addr, wall)
-    }
-
-    /// An inbound connection that would lose to a dial of ours still under way waits until that dial is decided.
-    ///
-    /// Invariant 9. Statement: a preference for a direction always ends. Enforced by: the dial's own deadline releases its
-    /// claim, and the whole handshake runs under the permit's. Breaks if: a claim can outlive its deadline.
-    async fn hold(&self, about: &HandshakeInfo, from: SocketAddr) {
-        let Some(theirs) = about.hello.nonce else { return };
-        if self.tongues.instance(about.tongue) >= theirs {
-            return;
-        }
-        let Some(listen) = about.listen(from) else { return };
-        let dialled = PeerId::from_addr(listen);
-        if let Some(watch) = self.pool.watch_claim(&dialled) {
-            tracing::debug!(%from, %dialled, "inbound held until our dial is decided");
-            watch.await;
-        }
-    }
-
-    /// Becomes the speaker for the peer's process, or finds that another connection stays it.
-    async fn settle<'a>(
-        &'a self,
-        speaker: Owner,
-        about: &HandshakeInfo,
-        addr: SocketAddr,
-        heir_of: &mut Option<Arc<Peer>>,
-    ) -> Result<Option<Pending<'a>>, ConnectError> {
-        let Some(theirs) = about.hello.nonce else { return Ok(None) };
-        let ours = self.tongues.instance(about.tongue);
-        let pair = Nonces { ours, theirs, theirs_before: theirs };
-        let mut instead_of = None;
-        loop {
-            let instance = (about.tongue, theirs);
-            let old = match self.instances.enter(instance, speaker.clone(), instead_of) {
-                Ok(entered) => return Ok(Some(entered)),
-                Err(old) => old,
-            };
-            if (speaker.contender.authenticated || old.contender.authenticated) && old.key != speaker.key {
-                // What is proven is who it is; anybody can repeat a nonce.
-                return Ok(None);
-            }
-            instead_of = Some(old.conn);
-            let gone = old.peer.as_ref().is_some_and(|peer| !peer.is_live());
-            if gone
-                || self.takes_over(speaker.contender, old.contender, old.peer.as_ref(), pair, addr).await?
-            {
-                heir_of.clone_from(&old.peer);
-                continue;
-            }
-            return Err(ConnectError::AlreadyConnected(old.key));
-        }
-    }
-
-    /// Claims the key, taking it from its holder where the rule says so.
-    async fn claim(
+    /// Dropping the future gives back slot, key and process. Dropping what it returns makes the peer depart.
+    pub(crate) async fn establish(
         &self,
-        mut seat: Reservation,
-        key: PeerId,
-        contender: Candidate,
-        about: &HandshakeInfo,
-        heir_of: &mut Option<Arc<Peer>>,
-    ) -> Result<Claim<PeerId, NodeConnection>, ConnectError> {
-        loop {
-            let (back, why) = match seat.claim(key) {
-                Ok(claim) => return Ok(claim),
-                Err(failure) => failure,
-            };
-            seat = back;
-            match why {
-                ClaimFailure::Held(ClaimHolder::Live(old)) => {
-                    if old.connection().tongue() != about.tongue {
-                        // What their instances are called says nothing about each other.
-                        return Err(ConnectError::AlreadyConnected(key));
-                    }
-                    let theirs_before = old.read_info(|info| info.nonce);
-                    let (Some(theirs), Some(theirs_before)) = (about.hello.nonce, theirs_before) else {
-                        return Err(ConnectError::AlreadyConnected(key));
-                    };
-                    let pair = Nonces { ours: self.tongues.instance(about.tongue), theirs, theirs_before };
-                    let since = old.connected_at();
-                    let before = Candidate { direction: old.direction(), since, ip: old.ip(), ..contender };
-                    // What was decided about it among the instances need not be asked again: a second probe would take
-                    // what is left of the handshake's time.
-                    let beaten = heir_of.as_ref().is_some_and(|beaten| beaten.id() == old.id());
-                    if !beaten && !self.takes_over(contender, before, Some(&old), pair, seat.addr()).await? {
-                        return Err(ConnectError::AlreadyConnected(key));
-                    }
-                    if theirs != theirs_before
-                        && old.uptime(self.now()) < self.runtime_config().min_replace_age
-                    {
-                        return Err(ConnectError::TooSoon);
-                    }
-                    self.pool.remove(&key, old.id(), DisconnectReason::Replaced);
-                    // What lives and was beaten among the instances is the same process: that is whose place it takes, and who has
-                    // yet to leave.
-                    if !heir_of.as_ref().is_some_and(|beaten| beaten.is_live()) {
-                        *heir_of = Some(old);
-                    }
-                }
-                ClaimFailure::Held(ClaimHolder::Claimed { watch, .. }) => {
-                    watch.await;
-                }
-                _ => return Err(self.revoked()),
-            }
-        }
-    }
-
-    /// Applies the rule; where it asks for a ping, sends one.
-    async fn takes_over(
-        &self,
-        new: Candidate,
-        old: Candidate,
-        old_peer: Option<&Arc<Peer>>,
-        pair: Nonces,
-        addr: SocketAddr,
-    ) -> Result<bool, ConnectError> {
-        match judge(new, old, pair, self.runtime_config().handshake_timeout, self.now()) {
-            Decision::TakeNew => Ok(true),
-            Decision::KeepOld => Ok(false),
-            Decision::KeepOldAsAlias => {
-                if let Some(kept) = old_peer {
-                    self.note_kept(addr, kept, new.is_beside(&old));
-                }
-                Ok(false)
-            }
-            Decision::ProbeOld => {
-                // Without a peer it is in its handshake, and so young enough to stay.
-                let Some(kept) = old_peer else { return Ok(false) };
-                // The answer must come while this handshake still lasts.
-                let within = PROBE.min(self.runtime_config().handshake_timeout / 2);
-                let answered = timeout(within, kept.connection().handle().probe()).await;
-                // One that we do not read from cannot answer (38).
-                let lives = matches!(answered, Ok(Some(_))) || (kept.is_live() && kept.is_paused());
-                if lives && new.direction == Direction::Outbound {
-                    self.note_kept(addr, kept, new.is_beside(&old));
-                }
-                Ok(!lives)
-            }
-        }
-    }
-
-    /// An address that we dialled is that of a peer we are connected to, by the nonce it greets with: on the same host it is not dialled
-    /// again while that lasts. On another one it waits as one that refused us: an honest process would have refused the second dial
-    /// itself, so one of the two only repeats the nonce, and an alias would outlast that one.
-    fn note_kept(&self, addr: SocketAddr, old: &Arc<Peer>, is_beside: bool) {
-        let known = old.direction() == Direction::Outbound
-            && (old.addr() == addr || (is_beside && self.book.set_alias(addr, old.addr())));
-        if !known {
-            self.book.record(&addr, DialOutcome::Busy { retry_after: None }, WallTime::now());
-        }
-    }
-
-    /// Ends the connection whose place is taken, and waits a moment for where it stood.
-    async fn inherit(&self, old: &Arc<Peer>) -> ResumePoints {
-        self.pool.remove(old.key(), old.id(), DisconnectReason::Collision);
-        let link = old.connection().handle();
-        let waiting = match link.final_resume_points() {
-            Ok(positions) => return positions,
-            Err(waiting) => waiting,
+        reservation: Reservation,
+        new: NewStream,
+        opening: Opening,
+    ) -> Result<Established, Failure> {
+        let handshaken = self.handshake(&reservation, new, opening).await?;
+        let outcome = match claim(&self.shared, reservation, &handshaken.info).await {
+            Ok(placement) => self.go_live(placement, handshaken),
+            Err(error) => Err((error, handshaken.stream)),
         };
-        match timeout(INHERIT, waiting).await {
-            Ok(Ok(positions)) => positions,
-            // It hangs in a handler or a runtime that is busy: what it has surely written is known all the same.
-            _ => link.resume_points(),
+        outcome.map_err(|(error, stream)| Failure { error, stream: Some(stream) })
+    }
+
+    /// Obtains the far end's hello, identifies the peer and checks it.
+    async fn handshake(
+        &self,
+        reservation: &Reservation,
+        new: NewStream,
+        opening: Opening,
+    ) -> Result<HandshakenStream, Failure> {
+        let NewStream { mut stream, protocol: id, proven_key, since } = new;
+        let shared = &*self.shared;
+        let (addr, direction) = (reservation.addr(), reservation.direction());
+        let protocol = &**shared.protocols.get(id);
+        let is_responding = matches!(opening, Opening::Respond);
+        let mut completed: CompletedHandshake = match opening {
+            Opening::Completed(completed) => completed,
+            Opening::Initiate => {
+                let our_hello = encode_hello(shared, id, HelloPurpose::Connect)?;
+                exchange_hello(&mut stream, protocol, &shared.budget, &our_hello).await?.into()
+            }
+            Opening::Respond => match read_hello(&mut stream, protocol, &shared.budget).await {
+                Ok(received) => received.into(),
+                Err(error) => return Err(Failure { error, stream: Some(stream) }),
+            },
+        };
+        if !is_responding {
+            // Only a dialler can probe. Elsewhere the bit means nothing, and the application is asked about every peer.
+            completed.hello.features &= !PROBE_BIT;
+        }
+        let CompletedHandshake { mut hello, buffered, pending_requests } = completed;
+        let Identity { key, instance } = protocol.policy().identify(&hello, addr, direction);
+        hello.nonce = instance;
+        let first_bytes = self.check_hello(id, &hello, addr).and_then(|()| {
+            let acceptance = is_responding.then(|| encode_hello(shared, id, HelloPurpose::Connect));
+            acceptance.transpose().map(|bytes| bytes.map_or_else(Vec::new, |bytes| bytes.to_vec()))
+        });
+        let first_bytes = match first_bytes {
+            Ok(bytes) => bytes,
+            Err(error) => return Err(Failure { error, stream: Some(stream) }),
+        };
+        if hello.features & PROBE_BIT != 0 {
+            // A prober that does not wait for the answer does not need it.
+            let _ = stream.write_all(&first_bytes).await;
+            let _ = stream.shutdown().await;
+            return Err(ConnectError::Probe.into());
+        }
+        let local_addr = stream.local_addr();
+        let info = HandshakeInfo {
+            protocol: id,
+            hello,
+            buffered,
+            pending_requests,
+            key,
+            proven_key,
+            local_addr,
+            since,
+            first_bytes,
+        };
+        Ok(HandshakenStream { stream, info })
+    }
+
+    /// Whether a peer with this hello belongs here at all.
+    fn check_hello(&self, id: ProtocolId, hello: &Hello, from: SocketAddr) -> Result<(), ConnectError> {
+        let shared = &*self.shared;
+        let version = shared.protocols.get(id).version();
+        check_network(hello, version, shared.config.network, shared.config.genesis.as_ref())?;
+        if hello.nonce == Some(shared.protocols.local_nonce(id)) {
+            return Err(ConnectError::SelfDial);
+        }
+        if hello.features & PROBE_BIT != 0 {
+            return Ok(());
+        }
+        let ask = AssertUnwindSafe(|| shared.handler.accept_peer(hello, from));
+        // Without a decision the peer is rejected; the panic does not take the caller down.
+        let decision = catch_unwind(ask).unwrap_or_else(|_| {
+            count(&shared.counters.panics);
+            tracing::error!(%from, "a handler panicked");
+            PeerDecision::Reject
+        });
+        match decision {
+            PeerDecision::Accept => Ok(()),
+            PeerDecision::Reject => Err(ConnectError::Rejected),
         }
     }
 
-    fn revoked(&self) -> ConnectError {
-        if self.is_stopping() { ConnectError::Shutdown } else { ConnectError::Timeout }
-    }
-
+    /// Enters the connection into the pool as a live peer, and tells subscribers.
     fn go_live(
-        self: &Arc<Self>,
-        placed: Placement<'_>,
-        greeted: HandshakenStream,
+        &self,
+        placement: Placement<'_>,
+        handshaken: HandshakenStream,
     ) -> Result<Established, (ConnectError, BoxStream)> {
-        let Placement { claim, entered, positions } = placed;
-        let about = &greeted.about;
+        let shared = &self.shared;
+        let Placement { claim, process, resume } = placement;
+        let HandshakenStream { stream, info } = handshaken;
         let addr = claim.addr();
+        let protocol = shared.protocols.get(info.protocol);
+        let capabilities = protocol.policy().capabilities(&info.hello, claim.direction());
+        let ready = protocol.prepare(claim.id(), resume, capabilities);
+        // Before the application can send a request over it.
+        ready.connection().expect_replies(&info.pending_requests);
         let listen = match claim.direction() {
-            Direction::Inbound => about.listen(addr),
-            Direction::Outbound => about.hello.listen.map(|_| addr),
+            Direction::Inbound => info.listen_addr(addr),
+            Direction::Outbound => info.hello.listen.map(|_| addr),
         };
-        let info = PeerInfo::of(&about.hello, self.agents.share(&about.hello.agent), listen, about.local);
-        let tongue = self.tongues.get(about.tongue);
-        let capabilities = tongue.policy().capabilities(&about.hello, claim.direction());
-        let prepared = tongue.prepare(claim.id(), positions, capabilities);
-        // Before anybody can ask anything over it.
-        prepared.link().expect_replies(&about.pending_requests);
-        let conn = NodeConnection::new(Arc::clone(prepared.link()), about.tongue, about.identity.is_some());
-        let now = self.now();
-        conn.set_pinged(now);
-        let peer = match claim.go_live(conn, info, now) {
+        let agent = shared.connecting.agents.intern(&info.hello.agent);
+        let peer_info = PeerInfo::new(&info.hello, agent, listen, info.local_addr);
+        let connection =
+            NodeConnection::new(Arc::clone(ready.connection()), info.protocol, info.proven_key.is_some());
+        let now = shared.now();
+        connection.set_pinged_at(now);
+        let peer = match claim.go_live(connection, peer_info, now) {
             Ok(peer) => peer,
             Err(failure) => {
                 let error = match failure.cause {
                     CommitFailure::Closed => ConnectError::Shutdown,
                     CommitFailure::Revoked => ConnectError::Timeout,
                 };
-                return Err((error, greeted.stream));
+                return Err((error, stream));
             }
         };
-        if let Some(entered) = entered
-            && !entered.keep(&peer)
+        if let Some(process) = process
+            && !process.go_live(&peer)
         {
             // Another connection of the same process overtook this one between its two steps.
-            self.pool.remove(peer.key(), peer.id(), DisconnectReason::Collision);
+            shared.pool.remove(peer.key(), peer.id(), DisconnectReason::Collision);
         }
-        // A ban or a stop that came during the handshake did not find it among the live ones. It is none that the floor could keep:
-        // nobody knows of it yet.
-        if self.is_barred(*peer.key(), addr) {
-            self.pool.remove(peer.key(), peer.id(), DisconnectReason::Banned);
+        if let Err(error) = self.recheck(&peer, &info) {
+            return Err((error, stream));
         }
-        if let Some(DisconnectReason::Banned | DisconnectReason::Collision) = peer.disconnect_reason() {
-            // It never was a peer for anybody: no hook has run, no event was told.
-            if let Some(nonce) = about.hello.nonce {
-                self.instances.leave((about.tongue, nonce), peer.id());
-            }
-            let error = match peer.disconnect_reason() {
-                Some(DisconnectReason::Banned) => ConnectError::Banned,
-                _ => ConnectError::AlreadyConnected(*peer.key()),
-            };
-            return Err((error, greeted.stream));
-        }
-        if self.is_stopping() {
-            peer.connection()
-                .handle()
-                .close(DisconnectReason::Shutdown, Some(Goodbye::new(GoodbyeReason::Shutdown)));
-        }
-        let HandshakeInfo { buffered, greeting, .. } = greeted.about;
-        let host = PeerSession::new(NodeRef::new(Arc::clone(self)), Arc::clone(&peer));
-        self.events.up(&peer, self.now());
+        let session = PeerSession::new(NodeRef::new(Arc::clone(shared)), Arc::clone(&peer));
+        shared.events.up(&peer, shared.now());
         tracing::info!(peer = %peer.key(), conn = %peer.id(), direction = ?peer.direction(), "peer up");
-        let opening =
-            InitialIo {
-            write_first: &greeting,
-            already_read: buffered,
-            suppress_declines: !capabilities.rejections };
-        let link = prepared.start(greeted.stream, host, opening);
-        Ok(Established { peer, link })
+        let start = InitialIo {
+            write_first: &info.first_bytes,
+            already_read: info.buffered,
+            suppress_declines: !capabilities.rejections,
+        };
+        let task = ready.start(stream, session, start);
+        Ok(Established { peer, task })
+    }
+
+    /// Checks a peer that has just entered the pool once more, before anybody is told of it.
+    ///
+    /// A ban or a stop that came during the handshake did not find it among the live peers.
+    fn recheck(&self, peer: &Arc<Peer>, info: &HandshakeInfo) -> Result<(), ConnectError> {
+        let shared = &self.shared;
+        if shared.is_banned(*peer.key(), peer.addr()) {
+            // `never_below_the_floor` does not apply: nobody knows of the peer yet.
+            shared.pool.remove(peer.key(), peer.id(), DisconnectReason::Banned);
+        }
+        let error = match peer.disconnect_reason() {
+            Some(DisconnectReason::Banned) => ConnectError::Banned,
+            Some(DisconnectReason::Collision) => ConnectError::AlreadyConnected(*peer.key()),
+            _ => {
+                if shared.is_stopping() {
+                    let goodbye = Goodbye::new(GoodbyeReason::Shutdown);
+                    peer.connection().handle().close(DisconnectReason::Shutdown, Some(goodbye));
+                }
+                return Ok(());
+            }
+        };
+        // It never was a peer for the application: no hook has run, no event was sent.
+        if let Some(nonce) = info.hello.nonce {
+            shared.connecting.processes.remove(ProcessId { protocol: info.protocol, nonce }, peer.id());
+        }
+        Err(error)
     }
 }
 
-/// A peer that is live, and its link, which somebody has to run: dropped, it ends the peer.
-#[must_use = "without its link a peer departs"]
+/// A live peer and the task of its session, which somebody has to run.
+#[must_use = "dropped, the peer departs"]
 pub(crate) struct Established {
     pub(crate) peer: Arc<Peer>,
-    pub(crate) link: PeerTask,
+    pub(crate) task: PeerTask,
 }
 
 impl Established {
-    /// Has the link run in a task of its own.
+    /// Runs the session in a task of its own.
     pub(crate) fn spawn(self, shared: &Shared) -> Arc<Peer> {
-        shared.spawn_course(self.link);
+        shared.tasks.spawn_peer(self.task);
         self.peer
     }
 }
-
-struct Placement<'a> {
-    claim: Claim<PeerId, NodeConnection>,
-    entered: Option<Pending<'a>>,
-    positions: Option<ResumePoints>,
-}
-
-/// How long the winner waits for the loser's task to say where it stood.
-const INHERIT: Duration = Duration::from_millis(200);

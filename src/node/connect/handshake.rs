@@ -1,78 +1,119 @@
-//! Greetings: the dialler speaks first, the acceptor's hello is its acceptance.
+//! Hellos: the dialler sends its hello first, and the acceptor's hello is its acceptance.
+//!
+//! These functions read and write; what a hello means for the node is decided in [`establish`](super::establish).
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::base::{Direction, PeerId};
 use crate::connection::{MemoryBudget, MemoryReservation};
+use crate::node::error::ConnectError;
+use crate::node::protocol::ProtocolId;
+use crate::node::protocol::erased::DynProtocol;
+use crate::node::runtime::shared::Shared;
 use crate::transport::Stream;
 use crate::wire::{FirstFrame, Goodbye, Hello, WireError};
 
-use crate::node::protocol::config::Identity;
-use crate::node::error::ConnectError;
-use crate::node::api::handler::PeerDecision;
-use crate::node::runtime::shared::{Shared, count};
-use crate::node::protocol::set::DynProtocol;
-
-/// In the highest bit of a hello's features: the dialler only asks who listens here, and closes after the answer.
+/// The highest bit of a hello's features: the dialler only asks who listens here, and closes after the answer.
 pub(crate) const PROBE_BIT: u64 = 1 << 63;
 
-/// Writes a hello and reads the answer; also what was read behind it.
-pub(crate) async fn greet<S: Stream>(
-    stream: &mut S,
-    tongue: &dyn DynProtocol,
-    budget: &Arc<MemoryBudget>,
-    ours: &[u8],
-) -> Result<(Hello, Vec<u8>), ConnectError> {
-    stream.write_all(ours).await?;
-    stream.flush().await?;
-    read_hello(stream, tongue, budget).await
+/// First frames up to this size are bounded by the number of handshakes; larger ones count against the memory limit.
+const UNCOUNTED_BYTES: usize = 4096;
+/// Bytes per read of a first frame up to [`UNCOUNTED_BYTES`].
+const SMALL_READ_BYTES: usize = 1024;
+/// Bytes per read beyond [`UNCOUNTED_BYTES`].
+const LARGE_READ_BYTES: usize = 16 * 1024;
+
+/// Whether a hello is sent to connect, or only to ask who listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HelloPurpose {
+    Connect,
+    Probe,
 }
 
-/// Reads the hello that a dialler begins with, or an acceptor answers with; also what was read behind it.
+/// Our hello, encoded.
+pub(crate) fn encode_hello(
+    shared: &Shared,
+    id: ProtocolId,
+    purpose: HelloPurpose,
+) -> Result<BytesMut, ConnectError> {
+    let (probe_bit, listen) = match purpose {
+        HelloPurpose::Connect => (0, shared.advertised_addr(id)),
+        HelloPurpose::Probe => (PROBE_BIT, None),
+    };
+    let protocol = shared.protocols.get(id);
+    let hello = Hello {
+        version: protocol.version(),
+        network: shared.config.network,
+        nonce: Some(shared.protocols.local_nonce(id)),
+        features: shared.config.features | probe_bit,
+        listen,
+        agent: shared.config.agent.clone(),
+        genesis: shared.config.genesis,
+        app: shared.config.app.clone(),
+    };
+    let encoded = protocol.encode_hello(&hello);
+    Ok(encoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?)
+}
+
+/// Writes our hello and reads the answer. Also returns the bytes read after it.
+pub(crate) async fn exchange_hello<S: Stream>(
+    stream: &mut S,
+    protocol: &dyn DynProtocol,
+    budget: &Arc<MemoryBudget>,
+    our_hello: &[u8],
+) -> Result<(Hello, Vec<u8>), ConnectError> {
+    stream.write_all(our_hello).await?;
+    stream.flush().await?;
+    read_hello(stream, protocol, budget).await
+}
+
+/// Reads the first hello of a dialler, or the answering one of an acceptor. Also returns the bytes read after it.
+///
+/// # Errors
+/// [`ConnectError::Refused`] if a goodbye arrives instead.
 pub(crate) async fn read_hello<S: Stream>(
     stream: &mut S,
-    tongue: &dyn DynProtocol,
+    protocol: &dyn DynProtocol,
     budget: &Arc<MemoryBudget>,
 ) -> Result<(Hello, Vec<u8>), ConnectError> {
-    let decode = |buf: &[u8]| tongue.decode_first_frame(buf);
-    match read_greeting(stream, tongue.hello_cap(), decode, Some(budget)).await? {
-        (FirstFrame::Hello(hello), rest) => Ok((hello, rest)),
+    let decode = |buf: &[u8]| protocol.decode_first_frame(buf);
+    match read_first_frame(stream, protocol.max_hello_bytes(), decode, Some(budget)).await? {
+        (FirstFrame::Hello(hello), buffered) => Ok((hello, buffered)),
         (FirstFrame::Goodbye(goodbye), _) => Err(ConnectError::Refused(goodbye)),
     }
 }
 
-/// Reads a greeting of at most `cap` bytes. Memory grows with what comes; what a large one takes counts against the ceiling.
-pub(crate) async fn read_greeting<S: Stream>(
+/// Reads a first frame of at most `max_bytes`. Memory grows with what arrives. A large frame counts against the memory limit.
+/// Also returns the bytes read after it.
+pub(crate) async fn read_first_frame<S: Stream>(
     stream: &mut S,
-    cap: usize,
+    max_bytes: usize,
     decode: impl Fn(&[u8]) -> Result<Option<(FirstFrame, usize)>, WireError>,
     budget: Option<&Arc<MemoryBudget>>,
 ) -> Result<(FirstFrame, Vec<u8>), ConnectError> {
     let mut buffer = Vec::with_capacity(256);
     let mut held = budget.map(MemoryReservation::empty);
     loop {
-        if let Some((greeting, used)) = decode(&buffer)? {
+        if let Some((frame, used)) = decode(&buffer)? {
             buffer.drain(..used);
-            // What a large greeting took does not stay.
+            // Releases the memory that a large frame took.
             buffer.shrink_to_fit();
-            return Ok((greeting, buffer));
+            return Ok((frame, buffer));
         }
-        let room = cap.saturating_sub(buffer.len());
+        let room = max_bytes.saturating_sub(buffer.len());
         if room == 0 {
             return Err(io::Error::from(io::ErrorKind::InvalidData).into());
         }
-        if buffer.len() >= UNCOUNTED
+        if buffer.len() >= UNCOUNTED_BYTES
             && let Some(held) = &mut held
             && !held.resize(buffer.capacity())
         {
             return Err(io::Error::from(io::ErrorKind::OutOfMemory).into());
         }
-        let step = if buffer.len() < UNCOUNTED { 1024 } else { LARGE_STEP };
+        let step = if buffer.len() < UNCOUNTED_BYTES { SMALL_READ_BYTES } else { LARGE_READ_BYTES };
         let count = (&mut *stream).take(room.min(step) as u64).read_buf(&mut buffer).await?;
         if count == 0 {
             return Err(ConnectError::Eof);
@@ -80,8 +121,8 @@ pub(crate) async fn read_greeting<S: Stream>(
     }
 }
 
-/// Whether who says this is of our network, speaks our version and began where we did.
-pub(crate) fn check_kin(
+/// Checks that a hello is of our network, our protocol version and our genesis.
+pub(crate) fn check_network(
     hello: &Hello,
     version: u32,
     network: u64,
@@ -99,86 +140,19 @@ pub(crate) fn check_kin(
     }
 }
 
-/// Greetings up to here are bounded by the number of handshakes.
-const UNCOUNTED: usize = 4096;
-/// What is read at a time of a larger one.
-const LARGE_STEP: usize = 16 * 1024;
-
-/// Tells the other end why not, and closes. Errors do not matter any more.
-pub(crate) async fn refuse<S: Stream>(stream: &mut S, tongue: &dyn DynProtocol, goodbye: Goodbye) {
-    if let Some(out) = tongue.encode_goodbye(&goodbye) {
-        let _ = stream.write_all(&out).await;
+/// Writes a goodbye in place of a hello and closes the stream. Errors are ignored: the connection is refused either way.
+pub(crate) async fn write_refusal<S: Stream>(stream: &mut S, protocol: &dyn DynProtocol, goodbye: Goodbye) {
+    if let Some(bytes) = protocol.encode_goodbye(&goodbye) {
+        let _ = stream.write_all(&bytes).await;
     }
     let _ = stream.shutdown().await;
-    // What is unread when a socket closes turns the close into a reset, which may overtake the goodbye.
-    let mut scrap = [0u8; 512];
-    let mut left = tongue.hello_cap();
+    // Unread bytes turn the close of a socket into a reset, which may overtake the goodbye.
+    let mut discarded = [0u8; 512];
+    let mut left = protocol.max_hello_bytes();
     while left > 0 {
-        match stream.read(&mut scrap).await {
+        match stream.read(&mut discarded).await {
             Ok(count) if count > 0 => left = left.saturating_sub(count),
             _ => break,
         }
-    }
-}
-
-impl Shared {
-    /// Whom a greeted connection belongs to by its dialect's rules: notes the instance in the hello and hands out the key, if
-    /// the rules have one.
-    pub(crate) fn identify(
-        &self,
-        tongue: usize,
-        hello: &mut Hello,
-        addr: SocketAddr,
-        direction: Direction,
-    ) -> Option<PeerId> {
-        let Identity { key, instance } = self.tongues.get(tongue).policy().identify(hello, addr, direction);
-        hello.nonce = instance;
-        key
-    }
-
-    /// Whether a peer with this hello belongs here at all.
-    pub(crate) fn check_hello(
-        &self,
-        tongue: usize,
-        hello: &Hello,
-        from: SocketAddr,
-    ) -> Result<(), ConnectError> {
-        let version = self.tongues.get(tongue).version();
-        check_kin(hello, version, self.config.network, self.config.genesis.as_ref())?;
-        if hello.nonce == Some(self.tongues.instance(tongue)) {
-            return Err(ConnectError::SelfDial);
-        }
-        if hello.features & PROBE_BIT == 0 {
-            let ask = std::panic::AssertUnwindSafe(|| self.handler.accept_peer(hello, from));
-            // Without a decision nobody comes in, and whoever dials is not taken down.
-            let decision = std::panic::catch_unwind(ask).unwrap_or_else(|_| {
-                count(&self.counters.panics);
-                tracing::error!(%from, "a handler panicked");
-                PeerDecision::Reject
-            });
-            if decision == PeerDecision::Reject {
-                return Err(ConnectError::Rejected);
-            }
-        }
-        Ok(())
-    }
-
-    /// Our hello, encoded.
-    pub(crate) fn hello(&self, tongue: usize, probe: bool) -> Result<BytesMut, ConnectError> {
-        let features = self.config.features | if probe { PROBE_BIT } else { 0 };
-        let listen = if probe { None } else { self.advertised(tongue) };
-        let speaks = self.tongues.get(tongue);
-        let hello = Hello {
-            version: speaks.version(),
-            network: self.config.network,
-            nonce: Some(self.tongues.instance(tongue)),
-            features,
-            listen,
-            agent: self.config.agent.clone(),
-            genesis: self.config.genesis,
-            app: self.config.app.clone(),
-        };
-        let encoded = speaks.encode_hello(&hello);
-        Ok(encoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?)
     }
 }

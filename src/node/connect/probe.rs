@@ -1,116 +1,140 @@
-//! Asking who listens at an address, without connecting: another name of a peer, or where one says that it listens.
+//! Asking who listens at an address, without connecting: to find aliases, and to verify the listen addresses that peers claim.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::time::timeout;
-
 use crate::address_book::{DialOutcome, Source, WallTime};
-use crate::base::Direction;
+use crate::base::{Direction, Nonce};
+use crate::node::error::ConnectError;
+use crate::node::protocol::ProtocolId;
+use crate::node::runtime::shared::Shared;
+use crate::node::session::peer::{Peer, PeerInfo};
 use crate::wire::Hello;
 
-use crate::node::error::ConnectError;
-use crate::node::connect::handshake::greet;
-use crate::node::session::info::{Peer, PeerInfo};
-use crate::node::runtime::shared::Shared;
+use super::handshake::{HelloPurpose, encode_hello, exchange_hello};
+use super::process_index::ProcessId;
 
-impl Shared {
-    /// An acceptor said that we are connected already: asks it who it is, so that this address is known as another name of
-    /// that peer and not dialled again and again. `false` if there is no such peer, whatever the acceptor says; where it could not
-    /// be asked, and that was not its fault, that is not known.
-    pub(crate) async fn learn_alias(self: &Arc<Self>, tongue: usize, addr: SocketAddr) -> bool {
-        let Some(_probing) = self.probes.begin(self.runtime_config().max_concurrent_dials) else {
-            return true;
-        };
-        let nonce = match self.ask_who(tongue, addr).await {
+/// Failed probes of a claimed listen address after which the claim counts as false.
+const MAX_FAILED_PROBES: u8 = 3;
+
+/// Asks who listens at addresses.
+#[derive(Clone)]
+pub(crate) struct Prober {
+    shared: Arc<Shared>,
+}
+
+impl Prober {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared) }
+    }
+
+    /// Finds the peer whose alias an address is, after its acceptor has said that we are connected already. The alias is recorded, so
+    /// that the address is not dialled again and again.
+    ///
+    /// Returns `false` if there is no such peer, whatever the acceptor says; `true` also where that stays unknown for no fault of
+    /// the acceptor.
+    pub(crate) async fn learn_alias(&self, protocol: ProtocolId, addr: SocketAddr) -> bool {
+        let shared = &self.shared;
+        let max_probes = shared.runtime_config().max_concurrent_dials;
+        let Some(_in_flight) = shared.connecting.probes.begin(max_probes) else { return true };
+        let nonce = match self.probe(protocol, addr).await {
             Ok(hello) => hello.nonce,
-            Err(error) => return self.is_stopping() || error.is_exhaustion(),
+            Err(error) => return shared.is_stopping() || error.is_exhaustion(),
         };
         let Some(nonce) = nonce else { return false };
-        let Some(peer) = self.instances.peer((tongue, nonce)) else { return false };
+        let process = ProcessId { protocol, nonce };
+        let Some(peer) = shared.connecting.processes.live_peer(process) else { return false };
         if peer.direction() == Direction::Inbound {
-            // It dialled us, so the book knows nothing else of it: now it does.
+            // It dialled us: this is the first address of it that the book can record.
             peer.update_info(|info| PeerInfo { listen: Some(addr), listen_verified: true, ..info.clone() });
-            self.book.record(&addr, DialOutcome::Connected, WallTime::now());
+            shared.book.record(&addr, DialOutcome::Connected, WallTime::now());
             return true;
         }
-        if self.book.set_alias(addr, peer.addr()) {
+        if shared.book.set_alias(addr, peer.addr()) {
             tracing::debug!(%addr, of = %peer.addr(), "another address of a peer");
             return true;
         }
         peer.addr() == addr
     }
 
-    /// Asks who listens at an address, without connecting.
-    pub(crate) async fn ask_who(
-        self: &Arc<Self>,
-        tongue: usize,
-        addr: SocketAddr,
-    ) -> Result<Hello, ConnectError> {
-        let within = self.runtime_config().handshake_timeout;
-        let speaks = &**self.tongues.get(tongue);
-        if !speaks.features().nonce {
-            // Nobody would answer a mere question in it, and the answer would prove nothing.
+    /// The hello of the process that listens at an address.
+    ///
+    /// # Errors
+    /// [`ConnectError::UnknownProtocol`] where hellos carry no nonce: an acceptor would not answer a mere question, and the
+    /// answer would prove nothing.
+    async fn probe(&self, protocol: ProtocolId, addr: SocketAddr) -> Result<Hello, ConnectError> {
+        let shared = &self.shared;
+        let handshake_timeout = shared.runtime_config().handshake_timeout;
+        let spoken = &**shared.protocols.get(protocol);
+        if !spoken.features().nonce {
             return Err(ConnectError::UnknownProtocol);
         }
-        let asking = async {
-            let mut stream = self.transport.dial(addr).await?;
-            let ours = self.hello(tongue, true)?;
-            let (hello, _) = greet(&mut stream, speaks, &self.budget, &ours).await?;
+        let exchange = async {
+            let mut stream = shared.transport.dial(addr).await?;
+            let our_hello = encode_hello(shared, protocol, HelloPurpose::Probe)?;
+            let (hello, _) = exchange_hello(&mut stream, spoken, &shared.budget, &our_hello).await?;
             Ok(hello)
         };
-        tokio::select! {
-            biased;
-            () = self.stopped() => Err(ConnectError::Shutdown),
-            asked = timeout(within, asking) => asked.unwrap_or(Err(ConnectError::Timeout)),
-        }
+        shared.until_stopped_or(handshake_timeout, exchange).await
     }
 
-    /// Dials back to where an inbound peer says it listens: only an address at which the very same process answers is
-    /// remembered and told to others.
-    pub(crate) fn verify_listen(self: &Arc<Self>, peer: &Arc<Peer>) -> bool {
+    /// Dials back, in a task of its own, to where an inbound peer claims to listen. Only an address at which the same process
+    /// answers is recorded, and shared with other peers.
+    ///
+    /// Returns `false` if too many probes are under way; then it is worth another call.
+    pub(crate) fn verify_listen_addr(&self, peer: &Arc<Peer>) -> bool {
+        let shared = &self.shared;
         let (listen, nonce, verified) =
             peer.read_info(|info| (info.listen, info.nonce, info.listen_verified));
-        let tongue = peer.connection().tongue();
-        let probed = self.tongues.get(tongue).features().nonce;
-        let Some(listen) = listen.filter(|_| probed && !verified && nonce.is_some()) else { return true };
-        let Some(probing) = self.probes.begin(self.runtime_config().max_concurrent_dials) else {
-            return false;
-        };
-        if !peer.connection().begin_verifying() {
+        let protocol = peer.connection().protocol_id();
+        let is_verifiable =
+            shared.protocols.get(protocol).features().nonce && !verified && nonce.is_some();
+        let Some(listen) = listen.filter(|_| is_verifiable) else { return true };
+        let max_probes = shared.runtime_config().max_concurrent_dials;
+        let Some(in_flight) = shared.connecting.probes.begin(max_probes) else { return false };
+        if !peer.connection().begin_verification() {
             return true;
         }
-        let shared = Arc::clone(self);
+        let prober = self.clone();
         let peer = Arc::clone(peer);
-        self.spawn(async move {
-            let asked = shared.ask_who(tongue, listen).await;
-            drop(probing);
-            peer.connection().end_verifying();
-            if !matches!(&asked, Ok(hello) if hello.nonce == nonce) {
-                let nobody = |error: &ConnectError| {
-                    matches!(error, ConnectError::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused)
-                };
-                // No room there, or no time: it is asked again with one of the next pings.
-                let may_be_so = asked.is_err_and(|error| !nobody(&error));
-                if may_be_so && peer.connection().verified_in_vain() < TRIES {
-                    return;
-                }
-                tracing::debug!(peer = %peer.key(), %listen, "does not listen where it says");
-                // Claimed falsely or unreachable: not asked again on this connection.
-                peer.update_info(|info| PeerInfo { listen: None, ..info.clone() });
-                return;
-            }
-            peer.update_info(|info| PeerInfo { listen_verified: true, ..info.clone() });
-            let now = WallTime::now();
-            shared.tongues.learn(listen, tongue);
-            // A full or picky book is no reason to do anything else.
-            let _ = shared.book.add(listen, Source::Peer(peer.addr().ip()), now);
-            shared.book.record(&listen, DialOutcome::Connected, now);
-            shared.kick.notify_one();
+        shared.tasks.spawn(async move {
+            let answer = prober.probe(protocol, listen).await;
+            drop(in_flight);
+            peer.connection().end_verification();
+            prober.record_verification(&peer, listen, nonce, answer);
         });
         true
     }
-}
 
-/// How often a claimed address is asked in vain before the claim counts as false.
-const TRIES: u8 = 3;
+    fn record_verification(
+        &self,
+        peer: &Peer,
+        listen: SocketAddr,
+        nonce: Option<Nonce>,
+        answer: Result<Hello, ConnectError>,
+    ) {
+        let shared = &self.shared;
+        if !matches!(&answer, Ok(hello) if hello.nonce == nonce) {
+            let is_nobody = |error: &ConnectError| {
+                matches!(error, ConnectError::Io(io) if io.kind() == io::ErrorKind::ConnectionRefused)
+            };
+            // No room or no time there: it is asked again with one of the next pings.
+            let may_be_true = answer.is_err_and(|error| !is_nobody(&error));
+            if may_be_true && peer.connection().count_failed_verification() < MAX_FAILED_PROBES {
+                return;
+            }
+            tracing::debug!(peer = %peer.key(), %listen, "does not listen where it claims");
+            // A false claim, or an unreachable address: not asked again on this connection.
+            peer.update_info(|info| PeerInfo { listen: None, ..info.clone() });
+            return;
+        }
+        peer.update_info(|info| PeerInfo { listen_verified: true, ..info.clone() });
+        let now = WallTime::now();
+        shared.protocols.remember_hint(listen, peer.connection().protocol_id());
+        // A book that refuses the address changes nothing else.
+        let _ = shared.book.add(listen, Source::Peer(peer.addr().ip()), now);
+        shared.book.record(&listen, DialOutcome::Connected, now);
+        shared.wake_maintenance();
+    }
+}

@@ -1,52 +1,58 @@
-//! Which connection speaks for which process: an index by instance nonce, derived from the pool and tagged with
-//! connection ids.
+//! The connection that owns each remote process: an index by instance nonce, derived from the pool and tagged with connection
+//! ids.
+//!
+//! Without proven keys, two connections of one process come under two keys (two addresses). This index finds the second one.
 
 use std::sync::Arc;
 
 use crate::base::{ConnId, Nonce, PeerId, Tick};
+use crate::node::protocol::ProtocolId;
+use crate::node::session::peer::Peer;
 use crate::sync::{Change, ShardMap};
 
-use crate::node::connect::tie_break::Candidate;
-use crate::node::session::info::Peer;
+use super::tie_break::Candidate;
 
-/// A process, as the peers of one dialect know it: what it calls itself in one says nothing about another.
-pub(crate) type Instance = (usize, Nonce);
+const SHARDS: usize = 16;
 
-/// The connection that speaks for a process.
+/// A remote process, as the peers of one protocol know it. Its nonce in one protocol says nothing about another protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ProcessId {
+    pub(crate) protocol: ProtocolId,
+    pub(crate) nonce: Nonce,
+}
+
+/// The connection that owns a process.
 #[derive(Clone, Debug)]
 pub(crate) struct Owner {
     pub(crate) conn: ConnId,
     pub(crate) key: PeerId,
-    pub(crate) contender: Candidate,
-    /// `None` while its handshake goes on.
+    pub(crate) candidate: Candidate,
+    /// `None` during the handshake.
     pub(crate) peer: Option<Arc<Peer>>,
 }
 
-/// A process in the index; the number of its dialect is small.
-type Name = (u16, Nonce);
-
-/// A connection in the index. Nearly all are live, and those take two words: the peer knows the rest.
+/// An owner as the index stores it. Nearly all are live, and those take two words: the peer has the rest.
 #[derive(Debug)]
 enum Entry {
-    Settling(Box<Owner>),
+    Pending(Box<Owner>),
     Live { since: Tick, peer: Arc<Peer> },
 }
 
 impl Entry {
     fn conn(&self) -> ConnId {
         match self {
-            Self::Settling(speaker) => speaker.conn,
+            Self::Pending(owner) => owner.conn,
             Self::Live { peer, .. } => peer.id(),
         }
     }
 
-    fn speaker(&self) -> Owner {
+    fn owner(&self) -> Owner {
         match self {
-            Self::Settling(speaker) => (**speaker).clone(),
+            Self::Pending(owner) => (**owner).clone(),
             Self::Live { since, peer } => Owner {
                 conn: peer.id(),
                 key: *peer.key(),
-                contender: Candidate {
+                candidate: Candidate {
                     direction: peer.direction(),
                     since: *since,
                     authenticated: peer.connection().is_authenticated(),
@@ -59,75 +65,81 @@ impl Entry {
 
     fn peer(&self) -> Option<&Arc<Peer>> {
         match self {
-            Self::Settling(_) => None,
+            Self::Pending(_) => None,
             Self::Live { peer, .. } => Some(peer),
         }
     }
 }
 
-/// Invariant 3. Statement: an entry is taken out only by the connection it names. Enforced by: every removal compares the
-/// connection id inside the entry's one step. Breaks if: it is asked "is this peer connected": only the pool knows.
+/// Invariant: `one_authority_for_connected`.
+/// - Statement: this index is derived from the pool; an entry is removed only by the connection it names.
+/// - Enforced by: every removal compares the connection id in the same step.
+/// - Breaks if: the index is asked whether a peer is connected. Only the pool knows.
 #[derive(Debug)]
 pub(crate) struct ProcessIndex {
-    map: ShardMap<Name, Entry>,
+    map: ShardMap<ProcessId, Entry>,
 }
 
 impl ProcessIndex {
     pub(crate) fn new() -> Self {
-        Self { map: ShardMap::with_shards(16) }
+        Self { map: ShardMap::with_shards(SHARDS) }
     }
 
-    /// Enters as the process' speaker if it has none, or if the present one is `instead_of`; otherwise says who it is.
-    pub(crate) fn enter(
+    /// Makes `owner` the owner of a process that has none, or whose owner is `instead_of`.
+    ///
+    /// # Errors
+    /// The present owner, if it is another one.
+    pub(crate) fn claim(
         &self,
-        nonce: Instance,
-        speaker: Owner,
+        process: ProcessId,
+        owner: Owner,
         instead_of: Option<ConnId>,
     ) -> Result<Pending<'_>, Owner> {
-        let conn = speaker.conn;
-        let entry = Entry::Settling(Box::new(speaker));
-        let (result, before) = self.map.update(name(nonce), |present| match present {
-            Some(present) if Some(present.conn()) != instead_of => (Change::Keep, Err(present.speaker())),
+        let conn = owner.conn;
+        let entry = Entry::Pending(Box::new(owner));
+        let (result, previous) = self.map.update(process, |present| match present {
+            Some(present) if Some(present.conn()) != instead_of => (Change::Keep, Err(present.owner())),
             _ => (Change::Put(entry), Ok(())),
         });
-        result.map(|()| Pending { instances: self, nonce, conn, before, kept: false })
+        result.map(|()| Pending { index: self, process, conn, previous, is_live: false })
     }
 
-    /// The speaker's handshake is over. `false` if it is no longer the speaker.
-    pub(crate) fn live(&self, nonce: Instance, peer: &Arc<Peer>) -> bool {
+    /// Notes that the owner's handshake is over. `false` if it no longer is the owner.
+    fn set_live(&self, process: ProcessId, peer: &Arc<Peer>) -> bool {
         let peer = Arc::clone(peer);
-        let (is_speaker, displaced) = self.map.update(name(nonce), |present| match present {
-            Some(Entry::Settling(speaker)) if speaker.conn == peer.id() => {
-                (Change::Put(Entry::Live { since: speaker.contender.since, peer }), true)
+        let (is_owner, displaced) = self.map.update(process, |present| match present {
+            Some(Entry::Pending(owner)) if owner.conn == peer.id() => {
+                (Change::Put(Entry::Live { since: owner.candidate.since, peer }), true)
             }
             _ => (Change::Keep, false),
         });
-        // Dropped here, outside the shard's lock.
+        // Outside the shard's lock.
         drop(displaced);
-        is_speaker
+        is_owner
     }
 
-    /// The live peer that speaks for a process.
-    pub(crate) fn peer(&self, nonce: Instance) -> Option<Arc<Peer>> {
-        let found = self.map.read(&name(nonce), |entry| entry.peer().cloned()).flatten();
+    /// The live peer that owns a process.
+    pub(crate) fn live_peer(&self, process: ProcessId) -> Option<Arc<Peer>> {
+        let found = self.map.read(&process, |entry| entry.peer().cloned()).flatten();
         found.filter(|peer| peer.is_live())
     }
 
-    pub(crate) fn leave(&self, nonce: Instance, conn: ConnId) {
-        drop(self.map.remove_if(&name(nonce), |present| present.conn() == conn));
+    /// Removes the entry of a process if this connection owns it.
+    pub(crate) fn remove(&self, process: ProcessId, conn: ConnId) {
+        drop(self.map.remove_if(&process, |present| present.conn() == conn));
     }
 
-    /// The place of a connection that did not come to be is again that of the live peer it was taken from.
-    fn give_back(&self, nonce: Instance, conn: ConnId, entry: Entry, peer: &Peer) {
-        let ((), displaced) = self.map.update(name(nonce), |present| match present {
+    /// Returns the process to the live peer it was taken from, unless a third connection owns it by now.
+    fn give_back(&self, process: ProcessId, conn: ConnId, entry: Entry, peer: &Peer) {
+        let ((), displaced) = self.map.update(process, |present| match present {
             Some(present) if present.conn() == conn => (Change::Put(entry), ()),
             _ => (Change::Keep, ()),
         });
-        // Dropped here, outside the shard's lock.
+        // Outside the shard's lock.
         drop(displaced);
         if !peer.is_live() {
-            // It may have left before it was there to be taken out.
-            self.leave(nonce, peer.id());
+            // It may have departed before its entry was there to be removed.
+            self.remove(process, peer.id());
         }
     }
 
@@ -136,39 +148,36 @@ impl ProcessIndex {
     }
 }
 
-fn name((tongue, nonce): Instance) -> Name {
-    (u16::try_from(tongue).unwrap_or(u16::MAX), nonce)
-}
-
-/// A place among the instances that is given up, or back, unless the connection goes live.
+/// The ownership of a process by a connection in its handshake. Dropped, the process goes back to its previous live owner, or
+/// is released.
+#[must_use = "dropped, the process is released"]
 pub(crate) struct Pending<'a> {
-    instances: &'a ProcessIndex,
-    nonce: Instance,
+    index: &'a ProcessIndex,
+    process: ProcessId,
     conn: ConnId,
-    /// Whom it was taken from.
-    before: Option<Entry>,
-    kept: bool,
+    previous: Option<Entry>,
+    is_live: bool,
 }
 
 impl Pending<'_> {
-    /// The connection is live: the place is now its task's to give up. `false` if another one has taken it meanwhile.
-    pub(crate) fn keep(mut self, peer: &Arc<Peer>) -> bool {
-        self.kept = true;
-        self.instances.live(self.nonce, peer)
+    /// The connection is live: from now on its session releases the process. `false` if another connection has taken it.
+    pub(crate) fn go_live(mut self, peer: &Arc<Peer>) -> bool {
+        self.is_live = true;
+        self.index.set_live(self.process, peer)
     }
 }
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        if self.kept {
+        if self.is_live {
             return;
         }
-        match self.before.take() {
+        match self.previous.take() {
             Some(Entry::Live { since, peer }) if peer.is_live() => {
                 let entry = Entry::Live { since, peer: Arc::clone(&peer) };
-                self.instances.give_back(self.nonce, self.conn, entry, &peer);
+                self.index.give_back(self.process, self.conn, entry, &peer);
             }
-            _ => self.instances.leave(self.nonce, self.conn),
+            _ => self.index.remove(self.process, self.conn),
         }
     }
 }

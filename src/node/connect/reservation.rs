@@ -1,17 +1,17 @@
-//! What a connection has and is before it is a peer's.
+//! What a connection has before it is a peer: its slot, and the result of its handshake.
 
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 
 use crate::base::{ConnId, Direction, PeerId, Tick};
+use crate::node::protocol::ProtocolId;
+use crate::node::session::peer::NodeConnection;
 use crate::pool::{Claim, ClaimFailure, Permit};
 use crate::transport::BoxStream;
 use crate::wire::Hello;
 
-use crate::node::session::info::NodeConnection;
-
-/// What was said on a stream before a node takes it over.
+/// A handshake that the caller of [`NodeRef::adopt_handshaken`](crate::node::NodeRef::adopt_handshaken) has completed.
 #[derive(Debug)]
 pub struct CompletedHandshake {
     /// The far end's hello.
@@ -29,47 +29,48 @@ impl From<(Hello, Vec<u8>)> for CompletedHandshake {
     }
 }
 
-/// A connection whose greeting is done on the other side.
+/// A stream and the handshake that was completed on it.
 pub(crate) struct HandshakenStream {
     pub(crate) stream: BoxStream,
-    pub(crate) about: HandshakeInfo,
+    pub(crate) info: HandshakeInfo,
 }
 
-/// What is known of a greeted connection, apart from its stream.
+/// What a handshake yields, apart from the stream.
 pub(crate) struct HandshakeInfo {
-    /// The dialect.
-    pub(crate) tongue: usize,
-    /// Their hello, with the instance that the dialect's rules see in it.
+    pub(crate) protocol: ProtocolId,
+    /// Their hello, with the instance nonce that the protocol's policy found.
     pub(crate) hello: Hello,
-    /// What was read behind it.
+    /// Bytes read after their hello.
     pub(crate) buffered: Vec<u8>,
-    /// What was asked and may still be answered.
+    /// Our requests that may still be answered.
     pub(crate) pending_requests: Vec<(u16, Bytes)>,
-    /// The key that the dialect's rules have for it.
+    /// The key that the protocol's policy found.
     pub(crate) key: Option<PeerId>,
-    /// What the transport proved.
-    pub(crate) identity: Option<[u8; 32]>,
-    /// Our end.
-    pub(crate) local: Option<SocketAddr>,
-    /// When it was dialled or accepted.
+    /// The key that the transport proved.
+    pub(crate) proven_key: Option<[u8; 32]>,
+    /// The address of our end.
+    pub(crate) local_addr: Option<SocketAddr>,
+    /// When the stream was dialled or accepted.
     pub(crate) since: Tick,
-    /// Goes out first: our hello, where we accept.
-    pub(crate) greeting: Vec<u8>,
+    /// The bytes to write first: our hello where we accepted, else nothing.
+    pub(crate) first_bytes: Vec<u8>,
 }
 
 impl HandshakeInfo {
-    /// Where an inbound peer says it listens: the port it claims, at the address we observe or that the rules know it by.
-    pub(crate) fn listen(&self, from: SocketAddr) -> Option<SocketAddr> {
-        // With the scope of a link-local one.
-        let mut addr = if let Some(PeerId::Addr(known)) = self.key { known } else { from };
+    /// Where an inbound peer listens, as it claims: its port, at the address observed or at the one its policy knows. The
+    /// scope of a link-local address is kept.
+    pub(crate) fn listen_addr(&self, observed: SocketAddr) -> Option<SocketAddr> {
+        let mut addr = if let Some(PeerId::Addr(known)) = self.key { known } else { observed };
         addr.set_port(self.hello.listen?.port());
         Some(addr)
     }
 }
 
-/// The slot a connection has so far.
+/// The slot of a connection that is being established, released when dropped.
 pub(crate) enum Reservation {
+    /// A slot, and no key yet.
     Permit(Permit<PeerId, NodeConnection>),
+    /// A slot and a key.
     Claim(Claim<PeerId, NodeConnection>),
 }
 
@@ -95,7 +96,7 @@ impl Reservation {
         }
     }
 
-    /// Claims a key, giving up another one it may hold: new first, then old.
+    /// Claims a key. A key held before is released afterwards. On failure the reservation comes back.
     pub(crate) fn claim(
         self,
         key: PeerId,
@@ -119,23 +120,23 @@ mod tests {
     fn a_link_local_peer_listens_in_its_own_scope() {
         let mut hello = Hello::new(1, 0, Nonce([7; 16]));
         hello.listen = Some(SocketAddr::from(([192, 0, 2, 1], 9_000)));
-        let mut about = HandshakeInfo {
-            tongue: 0,
+        let mut info = HandshakeInfo {
+            protocol: ProtocolId::FIRST,
             hello,
             buffered: Vec::new(),
             pending_requests: Vec::new(),
             key: None,
-            identity: None,
-            local: None,
+            proven_key: None,
+            local_addr: None,
             since: Tick::ZERO,
-            greeting: Vec::new(),
+            first_bytes: Vec::new(),
         };
         let from = |port| SocketAddr::V6(SocketAddrV6::new("fe80::1".parse().unwrap(), port, 0, 2));
-        assert_eq!(about.listen(from(50_000)), Some(from(9_000)));
+        assert_eq!(info.listen_addr(from(50_000)), Some(from(9_000)));
         let known = SocketAddr::from(([198, 51, 100, 1], 0));
-        about.key = Some(PeerId::Addr(known));
-        assert_eq!(about.listen(from(50_000)), Some(SocketAddr::new(known.ip(), 9_000)));
-        about.hello.listen = None;
-        assert_eq!(about.listen(from(50_000)), None);
+        info.key = Some(PeerId::Addr(known));
+        assert_eq!(info.listen_addr(from(50_000)), Some(SocketAddr::new(known.ip(), 9_000)));
+        info.hello.listen = None;
+        assert_eq!(info.listen_addr(from(50_000)), None);
     }
 }

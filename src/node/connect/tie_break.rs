@@ -1,116 +1,113 @@
-//! Two connections, one peer: who stays. A pure rule, so that every branch can be tested without a socket.
+//! Two connections to one peer: the pure rule that decides which one stays.
 //!
-//! Invariant 7. Statement: of two connections between the same two processes exactly one survives, and both ends name
-//! the same one without asking. Enforced by: for simultaneous opens the rule looks at nothing but the two nonces, which
-//! both ends know; in every other case the older one stays as long as it answers, and the dialler follows what the acceptor's
-//! greeting says. Breaks if: an end decides by arrival order or by its own clock alone.
+//! Invariant: `both_ends_keep_the_same_connection`.
+//! - Statement: of two connections between the same two processes exactly one survives, and both ends choose the same one
+//!   without a message.
+//! - Enforced by: for simultaneous opens the rule uses the two nonces only, which both ends know. In all other cases the older
+//!   one stays while it answers, and the dialler follows the acceptor's hello.
+//! - Breaks if: an end decides by arrival order or by its own clock alone.
 //!
-//! A nonce is no secret: whoever has met a process can repeat it. So nothing that lives is ended for a nonce that comes from another
-//! host, or for one beside another proven identity; and for a greeting that repeats one, no address becomes another name of a peer on
-//! another host. It may where the address itself says that we are connected already: hosts may have several addresses.
+//! Invariant: `copied_claim_gives_no_power`. A nonce is no secret: any process that has met another can repeat its nonce.
+//! Therefore
+//! - a nonce that comes from another host, or beside another proven key, ends no live connection;
+//! - a hello that repeats a nonce makes no address an alias of a peer on another host. Only the address itself may do so,
+//!   where it answers that we are connected already: a host may have several addresses.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::base::{Direction, Nonce, Tick};
 
-/// One of the two connections, as the rule sees it.
+/// The longest that an old connection has to answer the ping that decides whether it stays.
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One of the two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
-    /// Who dialled it.
     pub(crate) direction: Direction,
     /// When it was dialled or accepted here.
     pub(crate) since: Tick,
-    /// Whether the transport proved the peer's identity.
+    /// Whether the transport proved the peer's key.
     pub(crate) authenticated: bool,
-    /// The host at its other end, as dialled or observed.
+    /// The remote host, as dialled or observed.
     pub(crate) ip: IpAddr,
 }
 
 impl Candidate {
-    /// Whether both lead to the same host, as far as addresses can say: those of this machine are one.
-    pub(crate) fn is_beside(&self, other: &Self) -> bool {
+    /// Whether both connections lead to the same host, as far as addresses show. All loopback addresses are one host.
+    pub(crate) fn is_same_host(&self, other: &Self) -> bool {
         self.ip == other.ip || (self.ip.is_loopback() && other.ip.is_loopback())
     }
 }
 
-/// What the rule says about a new connection while an old one to the same peer is there.
+/// What happens to a new connection while an old one to the same peer exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// The old one stays; the new one ends as a collision, which is no failure.
+    /// The old one stays. The new one ends as a collision, which is not a failure.
     KeepOld,
-    /// The old one stays, and the address dialled for the new one is another name of the same peer, if it is [beside] it.
-    ///
-    /// [beside]: Candidate::is_beside
+    /// The old one stays, and the address dialled for the new one is an alias of the same peer, if both are on the
+    /// [same host](Candidate::is_same_host).
     KeepOldAsAlias,
     /// The new one takes over.
     TakeNew,
-    /// The old one stays if it answers a ping within [`PROBE`]; otherwise the new one takes over.
+    /// The old one stays if it answers a ping within [`PROBE_TIMEOUT`]; otherwise the new one takes over.
     ProbeOld,
 }
 
-/// What both ends know of each other.
+/// The nonces of both ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Nonces {
     pub(crate) ours: Nonce,
-    /// The nonce in the new connection's hello.
+    /// From the hello of the new connection.
     pub(crate) theirs: Nonce,
-    /// The nonce that the old connection's hello carried: another one after the peer restarted.
+    /// From the hello of the old connection. It differs if the peer restarted.
     pub(crate) theirs_before: Nonce,
 }
 
 impl Nonces {
-    /// The direction, seen from here, of the connection that survives a simultaneous open: the one dialled by the
-    /// smaller nonce.
+    /// The direction, seen from here, of the connection that survives a simultaneous open: the one dialled by the smaller
+    /// nonce.
     pub(crate) fn surviving_direction(&self) -> Direction {
         if self.ours < self.theirs { Direction::Outbound } else { Direction::Inbound }
     }
 }
 
-/// Decides between a connection that has just learnt who its peer is and one that was there before.
+/// Decides between a new connection, whose peer has just been identified, and an old one to the same peer.
 ///
-/// `handshake` is the handshake deadline: two connections that are both younger count as opened simultaneously.
-pub(crate) fn judge(
+/// `handshake_timeout`: two connections that are both younger than this were opened simultaneously.
+pub(crate) fn resolve(
     new: Candidate,
     old: Candidate,
-    pair: Nonces,
-    handshake: Duration,
+    nonces: Nonces,
+    handshake_timeout: Duration,
     now: Tick,
 ) -> Decision {
-    let same_process = pair.theirs == pair.theirs_before;
-    if !same_process {
-        // Only a proven identity can meet itself under another nonce: the peer restarted, the old one is a corpse.
+    if nonces.theirs != nonces.theirs_before {
+        // The peer restarted, and its old connection is dead: only a proven key can come back with another nonce.
         return Decision::TakeNew;
     }
-    let young = |one: Candidate| now.since(one.since) < handshake;
-    if new.direction != old.direction && young(new) && young(old) {
-        return match new.direction == pair.surviving_direction() {
-            true if new.is_beside(&old) => Decision::TakeNew,
-            // From another host it may be anybody. If it is the same process there after all, it ends the old one itself.
+    let is_young = |candidate: Candidate| now.since(candidate.since) < handshake_timeout;
+    if new.direction != old.direction && is_young(new) && is_young(old) {
+        return match new.direction == nonces.surviving_direction() {
+            true if new.is_same_host(&old) => Decision::TakeNew,
+            // On another host the nonce may be copied. If it is the same process after all, that process ends the old one.
             true => Decision::ProbeOld,
             false => Decision::KeepOld,
         };
     }
-    match new.direction {
-        // Two dials of ours: to the acceptor they are inbound twice, and it refuses the second while the first lives.
-        Direction::Outbound if old.direction == Direction::Outbound => {
-            if young(old) {
-                Decision::KeepOldAsAlias
-            } else {
-                Decision::ProbeOld
-            }
-        }
-        // An acceptor that has accepted knows the old one to be gone: then it does not answer.
-        Direction::Outbound if new.authenticated => Decision::TakeNew,
-        Direction::Outbound => Decision::ProbeOld,
-        Direction::Inbound if old.direction == Direction::Inbound && young(old) => Decision::KeepOld,
-        Direction::Inbound if new.authenticated && old.direction == Direction::Outbound => Decision::TakeNew,
-        Direction::Inbound => Decision::ProbeOld,
+    match (new.direction, old.direction) {
+        // Two dials of ours: the acceptor sees two inbound connections, and refuses the second while the first is alive.
+        (Direction::Outbound, Direction::Outbound) if is_young(old) => Decision::KeepOldAsAlias,
+        (Direction::Outbound, Direction::Outbound) => Decision::ProbeOld,
+        // An acceptor that has accepted knows that the old one is gone; then the old one does not answer.
+        (Direction::Outbound, Direction::Inbound) if new.authenticated => Decision::TakeNew,
+        (Direction::Outbound, Direction::Inbound) => Decision::ProbeOld,
+        (Direction::Inbound, Direction::Inbound) if is_young(old) => Decision::KeepOld,
+        (Direction::Inbound, Direction::Inbound) => Decision::ProbeOld,
+        (Direction::Inbound, Direction::Outbound) if new.authenticated => Decision::TakeNew,
+        (Direction::Inbound, Direction::Outbound) => Decision::ProbeOld,
     }
 }
-
-/// How long an old connection has to answer the ping that decides whether it stays.
-pub(crate) const PROBE: Duration = Duration::from_secs(5);
 
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
@@ -121,12 +118,12 @@ mod tests {
     const SMALL: Nonce = Nonce([1; 16]);
     const LARGE: Nonce = Nonce([2; 16]);
 
-    fn contender(direction: Direction, since: u64) -> Candidate {
+    fn candidate(direction: Direction, since: u64) -> Candidate {
         let ip = IpAddr::from([192, 0, 2, 1]);
         Candidate { direction, since: Tick::from_millis(since), authenticated: false, ip }
     }
 
-    fn pair(ours: Nonce, theirs: Nonce) -> Nonces {
+    fn nonces(ours: Nonce, theirs: Nonce) -> Nonces {
         Nonces { ours, theirs, theirs_before: theirs }
     }
 
@@ -135,103 +132,103 @@ mod tests {
     }
 
     #[test]
-    fn both_ends_name_the_same_survivor_in_both_orders() {
+    fn both_ends_keep_the_same_connection_in_either_order() {
         let now = Tick::from_millis(5_000);
         for first in [Inbound, Outbound] {
-            let (old, new) = (contender(first, 1), contender(flip(first), 2));
-            let here = judge(new, old, pair(SMALL, LARGE), HANDSHAKE, now);
-            // The other end sees each connection from its other side, and may have met them in either order.
-            let (old, new) = (contender(flip(first), 1), contender(first, 2));
-            let there = judge(new, old, pair(LARGE, SMALL), HANDSHAKE, now);
+            let (old, new) = (candidate(first, 1), candidate(flip(first), 2));
+            let here = resolve(new, old, nonces(SMALL, LARGE), HANDSHAKE, now);
+            // The far end sees each connection with the opposite direction, and may have met them in either order.
+            let (old, new) = (candidate(flip(first), 1), candidate(first, 2));
+            let there = resolve(new, old, nonces(LARGE, SMALL), HANDSHAKE, now);
             assert_eq!(here, there);
-            let (old, new) = (contender(first, 1), contender(flip(first), 2));
-            let there_reordered = judge(new, old, pair(LARGE, SMALL), HANDSHAKE, now);
+            let (old, new) = (candidate(first, 1), candidate(flip(first), 2));
+            let there_reordered = resolve(new, old, nonces(LARGE, SMALL), HANDSHAKE, now);
             assert_ne!(
                 here, there_reordered,
-                "met in the other order, the same connection is now the other contender"
+                "met in the other order, the same connection is now the other candidate"
             );
         }
     }
 
     #[test]
-    fn the_one_dialled_by_the_smaller_nonce_survives() {
+    fn the_connection_dialled_by_the_smaller_nonce_survives() {
         let now = Tick::from_millis(5_000);
-        let verdict =
-            judge(contender(Outbound, 2), contender(Inbound, 1), pair(SMALL, LARGE), HANDSHAKE, now);
-        assert_eq!(verdict, Decision::TakeNew);
-        let verdict =
-            judge(contender(Outbound, 2), contender(Inbound, 1), pair(LARGE, SMALL), HANDSHAKE, now);
-        assert_eq!(verdict, Decision::KeepOld);
+        let decision =
+            resolve(candidate(Outbound, 2), candidate(Inbound, 1), nonces(SMALL, LARGE), HANDSHAKE, now);
+        assert_eq!(decision, Decision::TakeNew);
+        let decision =
+            resolve(candidate(Outbound, 2), candidate(Inbound, 1), nonces(LARGE, SMALL), HANDSHAKE, now);
+        assert_eq!(decision, Decision::KeepOld);
     }
 
     #[test]
-    fn an_old_unproven_connection_stays_only_if_it_answers() {
+    fn an_old_unauthenticated_connection_stays_only_if_it_answers() {
         let now = Tick::from_millis(60_000);
         for direction in [Inbound, Outbound] {
-            let verdict = judge(
-                contender(Inbound, 59_999),
-                contender(direction, 1),
-                pair(SMALL, LARGE),
+            let decision = resolve(
+                candidate(Inbound, 59_999),
+                candidate(direction, 1),
+                nonces(SMALL, LARGE),
                 HANDSHAKE,
                 now,
             );
-            assert_eq!(verdict, Decision::ProbeOld);
+            assert_eq!(decision, Decision::ProbeOld);
         }
     }
 
     #[test]
-    fn a_proven_newer_inbound_replaces_our_old_dial() {
+    fn a_newer_authenticated_inbound_replaces_our_old_dial() {
         let now = Tick::from_millis(60_000);
-        let proven = |direction, since| Candidate { authenticated: true, ..contender(direction, since) };
-        let verdict = judge(proven(Inbound, 59_999), proven(Outbound, 1), pair(SMALL, LARGE), HANDSHAKE, now);
-        assert_eq!(verdict, Decision::TakeNew);
+        let proven = |direction, since| Candidate { authenticated: true, ..candidate(direction, since) };
+        let decision = resolve(proven(Inbound, 59_999), proven(Outbound, 1), nonces(SMALL, LARGE), HANDSHAKE, now);
+        assert_eq!(decision, Decision::TakeNew);
     }
 
     #[test]
-    fn a_proven_peer_that_restarted_replaces_its_own_corpse() {
+    fn a_restarted_authenticated_peer_replaces_its_old_connection() {
         let restarted = Nonces { ours: LARGE, theirs: SMALL, theirs_before: Nonce([9; 16]) };
         let now = Tick::from_millis(2);
         for (new, old) in [(Inbound, Inbound), (Inbound, Outbound), (Outbound, Inbound), (Outbound, Outbound)]
         {
-            let verdict = judge(contender(new, 2), contender(old, 1), restarted, HANDSHAKE, now);
-            assert_eq!(verdict, Decision::TakeNew);
+            let decision = resolve(candidate(new, 2), candidate(old, 1), restarted, HANDSHAKE, now);
+            assert_eq!(decision, Decision::TakeNew);
         }
     }
 
     #[test]
-    fn of_two_dials_to_one_process_the_older_stays() {
+    fn the_older_of_two_dials_to_one_process_stays() {
         let now = Tick::from_millis(3);
         let dialler =
-            judge(contender(Outbound, 2), contender(Outbound, 1), pair(SMALL, LARGE), HANDSHAKE, now);
+            resolve(candidate(Outbound, 2), candidate(Outbound, 1), nonces(SMALL, LARGE), HANDSHAKE, now);
         assert_eq!(dialler, Decision::KeepOldAsAlias);
         let acceptor =
-            judge(contender(Inbound, 2), contender(Inbound, 1), pair(LARGE, SMALL), HANDSHAKE, now);
+            resolve(candidate(Inbound, 2), candidate(Inbound, 1), nonces(LARGE, SMALL), HANDSHAKE, now);
         assert_eq!(acceptor, Decision::KeepOld);
     }
 
     #[test]
-    fn a_dialler_follows_an_acceptor_that_accepted_if_the_old_one_is_gone_or_the_identity_proven() {
+    fn a_dialler_takes_the_new_connection_if_the_old_is_gone_or_the_peer_authenticated() {
         let now = Tick::from_millis(60_000);
-        let (new, old) = (contender(Outbound, 59_999), contender(Inbound, 1));
-        assert_eq!(judge(new, old, pair(LARGE, SMALL), HANDSHAKE, now), Decision::ProbeOld);
+        let (new, old) = (candidate(Outbound, 59_999), candidate(Inbound, 1));
+        assert_eq!(resolve(new, old, nonces(LARGE, SMALL), HANDSHAKE, now), Decision::ProbeOld);
         let new = Candidate { authenticated: true, ..new };
-        assert_eq!(judge(new, old, pair(LARGE, SMALL), HANDSHAKE, now), Decision::TakeNew);
+        assert_eq!(resolve(new, old, nonces(LARGE, SMALL), HANDSHAKE, now), Decision::TakeNew);
     }
 
     #[test]
-    fn a_nonce_from_another_host_ends_nothing_that_answers() {
+    fn a_nonce_from_another_host_replaces_nothing_that_answers() {
         let now = Tick::from_millis(5_000);
         for (new, ours, theirs) in [(Inbound, LARGE, SMALL), (Outbound, SMALL, LARGE)] {
-            let old = contender(flip(new), 1);
-            let new = Candidate { ip: IpAddr::from([192, 0, 2, 2]), ..contender(new, 2) };
-            assert_eq!(judge(new, old, pair(ours, theirs), HANDSHAKE, now), Decision::ProbeOld);
-            assert_eq!(judge(new, old, pair(theirs, ours), HANDSHAKE, now), Decision::KeepOld);
-            // The addresses of this machine are one host.
+            let old = candidate(flip(new), 1);
+            let new = Candidate { ip: IpAddr::from([192, 0, 2, 2]), ..candidate(new, 2) };
+            assert_eq!(resolve(new, old, nonces(ours, theirs), HANDSHAKE, now), Decision::ProbeOld);
+            assert_eq!(resolve(new, old, nonces(theirs, ours), HANDSHAKE, now), Decision::KeepOld);
+            // All loopback addresses are one host.
             let (new, old) = (
                 Candidate { ip: [127, 0, 0, 2].into(), ..new },
                 Candidate { ip: [127, 0, 0, 1].into(), ..old },
             );
-            assert_eq!(judge(new, old, pair(ours, theirs), HANDSHAKE, now), Decision::TakeNew);
+            assert_eq!(resolve(new, old, nonces(ours, theirs), HANDSHAKE, now), Decision::TakeNew);
         }
     }
 }

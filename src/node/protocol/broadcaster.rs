@@ -1,4 +1,7 @@
-//! What a node says to all its peers of one dialect: the three logs and the state table, each message encoded once.
+//! The broadcast side of one protocol: three logs and a state table that all its connections read from.
+//!
+//! Every message is encoded once, here. Payloads below [`ZERO_COPY_BYTES`] are encoded into a thread-local buffer and copied into
+//! the log; larger ones are appended as their own segments.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -9,37 +12,46 @@ use bytes::{Bytes, BytesMut};
 use crate::base::{ConnId, Lane, Tick};
 use crate::broadcast::state::{StateConfig, StateKey, StateTable};
 use crate::broadcast::{Log, LogChunk, LogConfig, LogSet, WakeSet};
-use crate::connection::{
-    ConnectionBuilder, ConnectionSetup, ConnectionShared, MemoryBudget, Message, ResumePoints,
-};
+use crate::connection::{MemoryBudget, ConnectionBuilder, ConnectionSetup, ConnectionShared, Message, ResumePoints};
+use crate::node::config::{NodeConfig, RuntimeConfig};
 use crate::wire::{
     Control, EncodeError, Features, FirstFrame, Goodbye, Hello, MessageHeader, Protocol, WireError,
 };
 
-use crate::node::config::{NodeConfig, RuntimeConfig};
-use crate::node::protocol::config::{PeerCapabilities, PeerPolicy, Settings};
-use crate::node::protocol::set::{DynProtocol, ReadyConnection};
+use super::config::ProtocolSettings;
+use super::erased::{DynProtocol, ReadyConnection};
+use super::policy::{PeerCapabilities, PeerPolicy};
 
-/// One dialect's logs, state and what its links share.
-pub(crate) struct Broadcaster<D> {
-    dialect: Arc<D>,
-    settings: Settings,
-    logs: LogSet,
-    state: Arc<StateTable>,
-    hub: Arc<WakeSet>,
-    common: Arc<ConnectionShared>,
+/// Payloads of at least this size go into the log without a copy.
+const ZERO_COPY_BYTES: usize = 16 * 1024;
+/// The largest value of state: with its header it fits one chunk.
+pub(crate) const MAX_STATE_VALUE_BYTES: usize = 16 * 1024 - 64;
+
+thread_local! {
+    static ENCODE_BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(2 * ZERO_COPY_BYTES));
 }
 
-/// Why a value of state was not taken. It comes back.
+/// The codec, the logs and the state table of one protocol, and what its connections share.
+pub(crate) struct Broadcaster<P> {
+    codec: Arc<P>,
+    settings: ProtocolSettings,
+    logs: LogSet,
+    state: Arc<StateTable>,
+    wake_set: Arc<WakeSet>,
+    connection_shared: Arc<ConnectionShared>,
+}
+
+/// Why a value of state was not accepted. The value comes back.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StateError {
-    /// The dialect cannot say it, or it is larger than one chunk.
+    /// The protocol cannot express the value, or it does not fit one chunk.
     #[error("{0}")]
-    Encode(EncodeError, Bytes),
+    Encode(#[source] EncodeError, Bytes),
     /// The key is longer than 32 bytes.
     #[error("a state key of {size} bytes, at most 32 are allowed")]
     Key {
-        /// Its bytes.
+        /// Length of the key in bytes.
         size: usize,
         /// The value.
         value: Bytes,
@@ -49,35 +61,30 @@ pub enum StateError {
     Full(Bytes),
 }
 
-impl<D: Protocol> Broadcaster<D> {
-    pub(crate) fn new(
-        dialect: D,
-        settings: Settings,
-        config: &NodeConfig,
-        budget: Arc<MemoryBudget>,
-    ) -> Self {
-        let hub = WakeSet::new();
+impl<P: Protocol> Broadcaster<P> {
+    pub(crate) fn new(codec: P, settings: ProtocolSettings, config: &NodeConfig, budget: Arc<MemoryBudget>) -> Self {
+        let wake_set = WakeSet::new();
         let runtime = &config.runtime;
         let lag = settings.lag.unwrap_or([runtime.urgent_lag, runtime.normal_lag, runtime.bulk_lag]);
         let configs =
             lag.map(|lag| LogConfig { ring_bytes: config.log_ring_bytes, lag, ..LogConfig::recommended() });
-        let logs = LogSet::new(configs, &hub);
+        let logs = LogSet::new(configs, &wake_set);
         let state = StateConfig { max_keys: config.max_state_keys, max_bytes: config.max_state_bytes };
-        let common = ConnectionShared {
+        let connection_shared = ConnectionShared {
             config: settings.connection.clone().unwrap_or_else(|| config.connection.clone()),
             budget,
-            limits: dialect.limits().clone(),
-            features: dialect.features(),
-            reply_matcher: dialect.reply_matcher(),
-            protocol: dialect.name(),
+            limits: codec.limits().clone(),
+            features: codec.features(),
+            reply_matcher: codec.reply_matcher(),
+            protocol: codec.name(),
         };
         Self {
-            dialect: Arc::new(dialect),
+            codec: Arc::new(codec),
             settings,
             logs,
-            state: StateTable::new(state, Arc::clone(&hub)),
-            hub,
-            common: Arc::new(common),
+            state: StateTable::new(state, Arc::clone(&wake_set)),
+            wake_set,
+            connection_shared: Arc::new(connection_shared),
         }
     }
 
@@ -86,81 +93,81 @@ impl<D: Protocol> Broadcaster<D> {
             return Err(StateError::Key { size: id.len(), value: value.clone() });
         };
         let refused = |cause| StateError::Encode(cause, value.clone());
-        if value.len() > MAX_STATE {
+        if value.len() > MAX_STATE_VALUE_BYTES {
             return Err(refused(EncodeError::TooLarge {
                 lane: Lane::Urgent,
                 size: value.len(),
-                cap: MAX_STATE,
+                cap: MAX_STATE_VALUE_BYTES,
             }));
         }
         let mut encoded = BytesMut::with_capacity(value.len() + 16);
-        let head = MessageHeader::Event { kind };
-        self.dialect.encode(Lane::Urgent, &head, value, &mut encoded).map_err(refused)?;
+        let header = MessageHeader::Event { kind };
+        self.codec.encode(Lane::Urgent, &header, value, &mut encoded).map_err(refused)?;
         Ok((key, encoded.freeze()))
     }
 }
 
-impl<D: Protocol> DynProtocol for Broadcaster<D> {
+impl<P: Protocol> DynProtocol for Broadcaster<P> {
     fn name(&self) -> &'static str {
-        self.dialect.name()
+        self.codec.name()
     }
 
     fn version(&self) -> u32 {
-        self.dialect.version()
+        self.codec.version()
     }
 
     fn features(&self) -> Features {
-        self.common.features
+        self.connection_shared.features
     }
 
     fn policy(&self) -> &dyn PeerPolicy {
-        &*self.settings.rules
+        &*self.settings.policy
     }
 
-    fn advertise(&self) -> Option<SocketAddr> {
-        self.settings.advertise
+    fn advertised_addr(&self) -> Option<SocketAddr> {
+        self.settings.advertised_addr
     }
 
-    fn hub(&self) -> &Arc<WakeSet> {
-        &self.hub
+    fn wake_set(&self) -> &Arc<WakeSet> {
+        &self.wake_set
     }
 
-    fn hello_cap(&self) -> usize {
-        self.common.limits.hello
+    fn max_hello_bytes(&self) -> usize {
+        self.connection_shared.limits.hello
     }
 
     fn encode_hello(&self, hello: &Hello) -> Result<BytesMut, EncodeError> {
         let mut out = BytesMut::new();
-        self.dialect.encode_hello(hello, &mut out).map(|()| out)
+        self.codec.encode_hello(hello, &mut out).map(|()| out)
     }
 
     fn encode_goodbye(&self, goodbye: &Goodbye) -> Option<BytesMut> {
         let mut out = BytesMut::new();
-        matches!(self.dialect.encode_goodbye(goodbye, &mut out), Ok(true)).then_some(out)
+        matches!(self.codec.encode_goodbye(goodbye, &mut out), Ok(true)).then_some(out)
     }
 
     fn encode_control(&self, control: &Control) -> Option<BytesMut> {
         let mut out = BytesMut::new();
-        matches!(self.dialect.encode_control(control, &mut out), Ok(true)).then_some(out)
+        matches!(self.codec.encode_control(control, &mut out), Ok(true)).then_some(out)
     }
 
     fn decode_first_frame(&self, buf: &[u8]) -> Result<Option<(FirstFrame, usize)>, WireError> {
-        self.dialect.decode_first_frame(buf)
+        self.codec.decode_first_frame(buf)
     }
 
     fn prepare(
         &self,
         id: ConnId,
-        heir_of: Option<ResumePoints>,
+        resume: Option<ResumePoints>,
         capabilities: PeerCapabilities,
     ) -> Box<dyn ReadyConnection> {
         Box::new(ConnectionBuilder::new(ConnectionSetup {
             id,
-            protocol: Arc::clone(&self.dialect),
-            shared: Arc::clone(&self.common),
-            positions: self.logs.join(id, heir_of),
+            protocol: Arc::clone(&self.codec),
+            shared: Arc::clone(&self.connection_shared),
+            positions: self.logs.join(id, resume),
             state: if capabilities.initial_state { self.state.cursor() } else { self.state.cursor_at_end() },
-            parker: self.hub.parker(),
+            parker: self.wake_set.parker(),
         }))
     }
 
@@ -170,13 +177,13 @@ impl<D: Protocol> DynProtocol for Broadcaster<D> {
 
     fn check(&self, message: &Message) -> Result<(), EncodeError> {
         let Message { lane, kind, payload } = message;
-        let head = MessageHeader::Event { kind: *kind };
+        let header = MessageHeader::Event { kind: *kind };
         let Some(log) = self.log(*lane) else {
-            return Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() });
+            return Err(EncodeError::ControlLaneReserved { kind: header.frame_kind() });
         };
-        // Checks what the dialect can say, and copies nothing.
-        let chunks = self.dialect.chunks(*lane, head, payload.clone())?;
-        // Only of what comes near the log's own cap the exact size matters.
+        // Checks what the protocol can express; copies nothing.
+        let chunks = self.codec.chunks(*lane, header, payload.clone())?;
+        // The exact size matters only near the cap of the log.
         let (size, ring) = (payload.len(), log.ring_bytes());
         if size > ring / 4 {
             let encoded: usize = chunks.map(|chunk| chunk.wire_len()).sum();
@@ -189,23 +196,23 @@ impl<D: Protocol> DynProtocol for Broadcaster<D> {
 
     fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<u64, EncodeError> {
         let Message { lane, kind, payload } = message;
-        let head = MessageHeader::Event { kind: *kind };
+        let header = MessageHeader::Event { kind: *kind };
         let Some(log) = self.log(*lane) else {
-            return Err(EncodeError::ControlLaneReserved { kind: head.frame_kind() });
+            return Err(EncodeError::ControlLaneReserved { kind: header.frame_kind() });
         };
         let too_large = |size, cap| EncodeError::TooLarge { lane: *lane, size, cap };
-        if payload.len() >= LARGE {
-            let chunks = self.dialect.chunks(*lane, head, payload.clone())?;
+        if payload.len() >= ZERO_COPY_BYTES {
+            let chunks = self.codec.chunks(*lane, header, payload.clone())?;
             let chunks = chunks.map(|chunk| LogChunk::new(&chunk.header, chunk.payload));
             let appended = log.append_chunks(chunks, origin);
             return appended
                 .map(|appended| appended.seq)
                 .map_err(|_| too_large(payload.len(), log.ring_bytes() / 2));
         }
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.clear();
-            self.dialect.encode(*lane, &head, payload, scratch)?;
-            let appended = log.append(scratch, origin);
+        ENCODE_BUFFER.with_borrow_mut(|buffer| {
+            buffer.clear();
+            self.codec.encode(*lane, &header, payload, buffer)?;
+            let appended = log.append(buffer, origin);
             appended.map(|appended| appended.seq).map_err(|_| too_large(payload.len(), log.ring_bytes() / 2))
         })
     }
@@ -243,12 +250,3 @@ impl<D: Protocol> DynProtocol for Broadcaster<D> {
         self.logs.logs().iter().map(|log| log.bytes()).sum::<usize>() + self.state.bytes()
     }
 }
-
-thread_local! {
-    static SCRATCH: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(2 * LARGE));
-}
-
-/// Payloads from here up go into the log uncopied.
-const LARGE: usize = 16 * 1024;
-/// Largest value of state: with its head it is one chunk.
-pub(crate) const MAX_STATE: usize = 16 * 1024 - 64;

@@ -1,34 +1,39 @@
 //! The relay's memory: which messages this node has already passed on.
 //!
-//! Invariant 25. Statement: within the retention each digest is fresh exactly once, whoever brings it and on however
-//! many links at the same time. Enforced by: [`SeenSet::insert`] is one test-and-set under the lock of the digest's
-//! shard; digests are keyed and computed here, so that nobody can claim an id in advance. Breaks if: a caller relays
-//! without asking, or ids are taken from the wire.
+//! Invariant: `duplicates_are_decided_in_one_step`.
+//! - Statement: within the retention each digest is new exactly once, whichever peers bring it, on however many connections at
+//!   the same time.
+//! - Enforced by: [`SeenSet::insert`] is one test-and-set under the lock of the digest's shard. Digests are keyed and computed
+//!   here, so that nobody can claim an id in advance.
+//! - Breaks if: a caller relays without asking, or ids are taken from the wire.
 
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::hash::Hasher as _;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::base::{ConnId, Tick};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
+const SHARDS: usize = 16;
+
 /// A keyed 128-bit digest of a message: SipHash-1-3 with a key that is random per node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(u128);
 
-/// What the memory of relayed messages says of a message.
+/// The result of [`NodeRef::relay`](crate::node::NodeRef::relay).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RelayOutcome {
-    /// First time within the retention: pass it on.
+    /// The message is new within the retention, and was relayed.
     New,
-    /// Seen before.
+    /// The message was seen before.
     Duplicate,
-    /// The set is full of young ids, or this peer's share of it is: refused and counted, not remembered.
+    /// The memory is full of young ids, or this peer's share of it is. The message was neither relayed nor remembered.
     Full,
 }
 
@@ -43,9 +48,9 @@ pub(crate) struct SeenSet {
 #[derive(Debug, Default)]
 struct Shard {
     digests: HashMap<u128, (), foldhash::fast::RandomState>,
-    /// In order of arrival, so that expiry looks at the front only.
+    /// In order of arrival: expiry reads the front only.
     arrivals: VecDeque<Arrival>,
-    /// Entries that a peer brought and that are still remembered; an entry vanishes at zero.
+    /// How many of the remembered digests each connection brought first; no entry at zero.
     shares: HashMap<ConnId, u32, foldhash::fast::RandomState>,
 }
 
@@ -56,15 +61,15 @@ struct Arrival {
     at: Tick,
 }
 
-/// How long and how much the memory of relayed messages holds.
+/// Bounds of the memory of relayed messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RelayConfig {
-    /// How long a message is remembered after it was first seen. Default 60 s. Must exceed the time a message needs to
-    /// die out in the mesh.
+    /// How long a message is remembered after it was first seen. Default 60 s. Must exceed the time in which copies of a
+    /// message still travel through the mesh.
     #[serde(with = "humantime_serde")]
     pub retention: Duration,
-    /// The most ids remembered. Default 262,144 (about 20 MiB). A full set refuses new ids before it forgets young ones.
+    /// The most ids that are remembered. Default 262,144 (about 20 MiB). A full set refuses new ids before it forgets young ones.
     pub capacity: usize,
     /// The share of the capacity that ids first brought by one connection may take, in percent. Default 50.
     pub peer_share_percent: u8,
@@ -82,7 +87,10 @@ impl SeenSet {
         Self { key, shards, refused: AtomicU64::new(0) }
     }
 
-    /// The digest of a message: of its kind and its bytes. Cost: about 1 ns a byte up to 1 KiB.
+    /// The digest of a message: of its kind and its bytes.
+    ///
+    /// # Cost
+    /// About 1 ns a byte up to 1 KiB.
     pub(crate) fn digest(&self, kind: u16, payload: &[u8]) -> Digest {
         let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
         hasher.write_u16(kind);
@@ -90,7 +98,10 @@ impl SeenSet {
         Digest(hasher.finish128().as_u128())
     }
 
-    /// Test-and-set. Cost: one shard's lock, amortised O(1).
+    /// Remembers a digest, and says whether it is new.
+    ///
+    /// # Cost
+    /// One shard's lock, amortised O(1).
     pub(crate) fn insert(
         &self,
         digest: Digest,
@@ -119,24 +130,30 @@ impl SeenSet {
         RelayOutcome::New
     }
 
-    /// Whether the digest is remembered. Cost: one shard's lock.
+    /// Whether a digest is remembered.
+    ///
+    /// # Cost
+    /// One shard's lock.
     pub(crate) fn contains(&self, digest: Digest, retention: Duration, now: Tick) -> bool {
         let mut shard = self.shard(digest).lock();
         shard.expire(retention, now);
         shard.digests.contains_key(&digest.0)
     }
 
-    /// How many new ids were refused because the set or a peer's share of it was full.
+    /// How many new digests were refused because the set or a peer's share of it was full.
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Ids remembered now.
+    /// Digests remembered now.
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().digests.len()).sum()
     }
 
-    /// Forgets what is older than the retention, also in shards that nobody asks. Cost: each shard's lock in turn.
+    /// Forgets digests older than the retention, also in shards that are not used.
+    ///
+    /// # Cost
+    /// Each shard's lock in turn.
     pub(crate) fn expire(&self, retention: Duration, now: Tick) {
         for shard in &self.shards {
             shard.lock().expire(retention, now);
@@ -165,8 +182,6 @@ impl Shard {
     }
 }
 
-const SHARDS: usize = 16;
-
 #[cfg(all(test, not(peerpool_loom)))]
 mod tests {
     use super::*;
@@ -176,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_fresh_once_within_the_retention_and_again_after_it() {
+    fn a_digest_is_new_once_within_the_retention_and_again_after_it() {
         let set = SeenSet::new((1, 2));
         let config = RelayConfig { retention: Duration::from_secs(1), ..RelayConfig::default() };
         let digest = set.digest(7, b"block");
@@ -190,15 +205,15 @@ mod tests {
     }
 
     #[test]
-    fn a_full_set_refuses_new_ids_before_it_forgets_young_ones() {
+    fn a_full_set_refuses_new_digests_before_it_forgets_young_ones() {
         let set = SeenSet::new((1, 2));
         let config = RelayConfig { capacity: 16 * 4, peer_share_percent: 100, ..RelayConfig::default() };
         let digests: Vec<_> = (0..1_000u32).map(|n| set.digest(0, &n.to_le_bytes())).collect();
-        let fresh: Vec<_> = digests.iter().map(|d| set.insert(*d, None, &config, Tick::ZERO)).collect();
+        let new: Vec<_> = digests.iter().map(|d| set.insert(*d, None, &config, Tick::ZERO)).collect();
         assert_eq!(set.len(), 64);
         assert_eq!(set.refused(), 1_000 - 64);
-        for (digest, fresh) in digests.iter().zip(fresh) {
-            assert_eq!(set.contains(*digest, config.retention, Tick::ZERO), fresh == RelayOutcome::New);
+        for (digest, new) in digests.iter().zip(new) {
+            assert_eq!(set.contains(*digest, config.retention, Tick::ZERO), new == RelayOutcome::New);
         }
     }
 
@@ -219,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_capacity_without_end_leaves_each_peer_its_share() {
+    fn an_unlimited_capacity_leaves_each_peer_its_share() {
         let set = SeenSet::new((3, 4));
         let config = RelayConfig { capacity: usize::MAX, peer_share_percent: 50, ..RelayConfig::default() };
         for n in 0..100u32 {
@@ -229,24 +244,24 @@ mod tests {
     }
 
     #[test]
-    fn concurrent_arrivals_of_one_id_are_fresh_exactly_once() {
+    fn concurrent_arrivals_of_one_digest_are_new_exactly_once() {
         let set = SeenSet::new((5, 6));
         let config = RelayConfig::default();
-        let fresh = std::sync::atomic::AtomicUsize::new(0);
+        let new = std::sync::atomic::AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for thread in 1..=4 {
-                let (set, fresh, config) = (&set, &fresh, &config);
+                let (set, new, config) = (&set, &new, &config);
                 scope.spawn(move || {
                     for n in 0..10_000u32 {
                         let digest = set.digest(1, &n.to_le_bytes());
                         if set.insert(digest, conn(thread), config, Tick::ZERO) == RelayOutcome::New {
-                            fresh.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                            new.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                         }
                     }
                 });
             }
         });
-        assert_eq!(fresh.into_inner(), 10_000);
+        assert_eq!(new.into_inner(), 10_000);
     }
 
     #[test]

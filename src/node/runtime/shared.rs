@@ -1,95 +1,80 @@
-//! What all tasks of a node share.
+//! The common state of a node.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::Instant;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
 
-use crate::address_book::AddressBook;
-use crate::base::{Nonce, Tick};
+use crate::address_book::{AddressBook, WallTime};
+use crate::base::{Nonce, PeerId, Tick};
 use crate::connection::MemoryBudget;
+use crate::node::api::events::EventHub;
+use crate::node::api::handler::Handler;
+use crate::node::config::{ConfigError, NodeConfig, RuntimeConfig};
+use crate::node::connect::state::ConnectState;
+use crate::node::error::ConnectError;
+use crate::node::protocol::ProtocolId;
+use crate::node::protocol::config::ProtocolFactory;
+use crate::node::protocol::protocol_set::ProtocolSet;
+use crate::node::session::peer::Pool;
 use crate::pool::PoolConfig;
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, SwapCell};
 use crate::transport::Transport;
 
-use crate::node::runtime::interner::Interner;
-use crate::node::config::{NodeConfig, RuntimeConfig};
-use crate::node::protocol::config::ProtocolFactory;
-use crate::node::api::events::EventHub;
-use crate::node::api::handler::Handler;
-use crate::node::session::info::Pool;
-use crate::node::connect::process_index::ProcessIndex;
-use crate::node::session::task::PeerTask;
-use crate::node::runtime::seen_set::SeenSet;
-use crate::node::protocol::set::ProtocolSet;
+use super::seen_set::SeenSet;
+use super::tasks::Tasks;
 
-/// What all tasks of a node share. Holds no task and no handle with a life token, so nothing here keeps the node alive.
+/// The common state of a node. It runs nothing: what acts on it ([`Dialer`], [`Acceptor`], [`Maintenance`] and so on) are types
+/// of their own.
 ///
-/// Invariant 35. Statement: dropping the last handle frees everything without a call. Enforced by: tasks hold this, it
-/// holds no task; a link holds its queues, and neither peer nor node. Breaks if: a handler keeps a `NodeRef` rather than a
-/// `WeakNode`.
+/// Invariant: `no_reference_cycles`.
+/// - Statement: dropping the last handle frees everything without a call.
+/// - Enforced by: tasks hold this state, and it holds no task and no handle that keeps the node alive. A connection holds its
+///   queues, and neither peer nor node.
+/// - Breaks if: a handler keeps a `NodeRef` rather than a `WeakNode`.
+///
+/// [`Dialer`]: crate::node::connect::dial::Dialer
+/// [`Acceptor`]: crate::node::connect::accept::Acceptor
+/// [`Maintenance`]: super::maintenance::Maintenance
 pub(crate) struct Shared {
     pub(crate) config: NodeConfig,
-    pub(crate) runtime_config: SwapCell<RuntimeConfig>,
-    /// Changes of it come one after another.
-    pub(crate) reconfiguring: Mutex<()>,
+    runtime_config: SwapCell<RuntimeConfig>,
+    /// Serialises changes of `runtime_config`.
+    reconfiguring: Mutex<()>,
     pub(crate) nonce: Nonce,
     pub(crate) pool: Arc<Pool>,
-    pub(crate) tongues: ProtocolSet,
+    pub(crate) protocols: ProtocolSet,
     pub(crate) budget: Arc<MemoryBudget>,
     pub(crate) book: Arc<AddressBook>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) handler: Box<dyn Handler>,
     pub(crate) events: Arc<EventHub>,
     pub(crate) seen: SeenSet,
-    pub(crate) instances: ProcessIndex,
-    pub(crate) agents: Interner,
-    /// Where, and in which dialect.
-    pub(crate) listening: Mutex<Vec<(usize, SocketAddr)>>,
-    /// Wakes the maintenance before its next tick.
-    pub(crate) kick: Notify,
-    /// Refusals that are being told at the same time; more are closed without a word.
-    pub(crate) refusals: Arc<Semaphore>,
-    pub(crate) dials: Dials,
-    /// Dials that only ask who listens; they take no place from those that connect.
-    pub(crate) probes: Dials,
+    pub(crate) connecting: ConnectState,
     pub(crate) counters: Counters,
+    pub(crate) tasks: Arc<Tasks>,
+    /// Wakes the maintenance before its next tick.
+    maintenance: Notify,
     start: Instant,
     stop: watch::Sender<bool>,
-    executor: Handle,
-    tasks: Tasks,
 }
 
 /// What a node is made of, beside its configuration.
 pub(crate) struct Parts {
     pub(crate) nonce: Nonce,
-    pub(crate) relay_key: (u64, u64),
+    pub(crate) digest_key: (u64, u64),
     pub(crate) book: Arc<AddressBook>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) handler: Box<dyn Handler>,
     /// At least one.
-    pub(crate) dialects: Vec<Box<dyn ProtocolFactory>>,
+    pub(crate) protocols: Vec<Box<dyn ProtocolFactory>>,
 }
 
-/// Dials of the node's own accord that are under way.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Dials {
-    under_way: Arc<AtomicUsize>,
-}
-
-#[derive(Debug, Default)]
-struct Tasks {
-    running: AtomicUsize,
-    links: AtomicUsize,
-    idle: Notify,
-}
-
-/// What a node counts.
+/// What a node counts, for [`NodeStats`](crate::node::NodeStats).
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) accepted: AtomicU64,
@@ -108,17 +93,17 @@ pub(crate) struct Counters {
     pub(crate) panics: AtomicU64,
 }
 
-/// Adds one. Relaxed: counters are read for sight only.
+/// Adds one. Relaxed: counters decide nothing.
 pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
 impl Shared {
     pub(crate) fn new(config: NodeConfig, parts: Parts, executor: Handle) -> Self {
-        let Parts { nonce, relay_key, book, transport, handler, dialects } = parts;
-        let fixed = config.fixed_memory(dialects.len());
+        let Parts { nonce, digest_key, book, transport, handler, protocols } = parts;
+        let fixed = config.fixed_memory(protocols.len());
         let budget = MemoryBudget::new(config.runtime.memory_limit.saturating_sub(fixed));
-        let tongues = dialects.into_iter().map(|new| new.start(&config, Arc::clone(&budget))).collect();
+        let protocols = protocols.into_iter().map(|new| new.start(&config, Arc::clone(&budget))).collect();
         let pool = crate::pool::Pool::new(PoolConfig {
             expected_peers: config.expected_peers,
             limits: config.runtime.limits.clone(),
@@ -128,7 +113,7 @@ impl Shared {
         Self {
             runtime_config: SwapCell::new(Arc::new(config.runtime.clone())),
             reconfiguring: Mutex::new(()),
-            tongues: ProtocolSet::new(tongues, nonce),
+            protocols: ProtocolSet::new(protocols, nonce),
             budget,
             events: Arc::new(EventHub::new(config.event_backlog)),
             config,
@@ -137,23 +122,17 @@ impl Shared {
             book,
             transport,
             handler,
-            seen: SeenSet::new(relay_key),
-            instances: ProcessIndex::new(),
-            agents: Interner::default(),
-            listening: Mutex::new(Vec::new()),
-            kick: Notify::new(),
-            refusals: Arc::new(Semaphore::new(REFUSALS)),
-            dials: Dials::default(),
-            probes: Dials::default(),
+            seen: SeenSet::new(digest_key),
+            connecting: ConnectState::new(),
             counters: Counters::default(),
+            tasks: Tasks::new(executor),
+            maintenance: Notify::new(),
             start: Instant::now(),
             stop: watch::Sender::new(false),
-            executor,
-            tasks: Tasks::default(),
         }
     }
 
-    /// The present tick. Everything in this node that judges by time uses this clock.
+    /// The present tick of the clock by which everything in this node is judged.
     pub(crate) fn now(&self) -> Tick {
         Tick::from_millis(self.start.elapsed().as_millis() as u64)
     }
@@ -162,63 +141,89 @@ impl Shared {
         self.runtime_config.load()
     }
 
-    /// The address that peers of this dialect are told, if they can reach one.
-    pub(crate) fn advertised(&self, tongue: usize) -> Option<SocketAddr> {
-        let set = self.tongues.get(tongue).advertise();
-        set.or(self.config.advertise.filter(|_| tongue == 0)).or_else(|| {
-            let listening = self.listening.lock();
-            listening.iter().find(|(of, _)| *of == tongue).map(|(_, addr)| *addr)
+    /// Replaces the settings that may change, and applies them to pool, protocols and memory limit. `false`, and nothing is
+    /// changed, if `expected` is given and no longer the present one.
+    pub(crate) fn reconfigure(
+        &self,
+        expected: Option<&Arc<RuntimeConfig>>,
+        new: RuntimeConfig,
+    ) -> Result<bool, ConfigError> {
+        new.check()?;
+        let _one_at_a_time = self.reconfiguring.lock();
+        if expected.is_some_and(|expected| !Arc::ptr_eq(expected, &self.runtime_config())) {
+            return Ok(false);
+        }
+        let protocols = self.protocols.count();
+        self.config.check_memory(&new, protocols)?;
+        self.pool.set_limits(new.limits.clone());
+        self.pool.set_liveness_policy(new.liveness);
+        self.pool.set_health_policy(new.health);
+        self.protocols.iter().for_each(|protocol| protocol.reconfigure(&new));
+        self.budget.set_limit(new.memory_limit.saturating_sub(self.config.fixed_memory(protocols)));
+        drop(self.runtime_config.swap(Arc::new(new)));
+        self.wake_maintenance();
+        Ok(true)
+    }
+
+    /// The listen address that hellos of this protocol carry, if peers can reach one.
+    pub(crate) fn advertised_addr(&self, id: ProtocolId) -> Option<SocketAddr> {
+        let of_protocol = self.protocols.get(id).advertised_addr();
+        let of_node = self.config.advertise.filter(|_| id == ProtocolId::FIRST);
+        of_protocol.or(of_node).or_else(|| {
+            let listeners = self.connecting.listeners.lock();
+            listeners.iter().find(|(protocol, _)| *protocol == id).map(|(_, addr)| *addr)
         })
     }
 
-    pub(crate) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
-        let guard = TaskGuard::new(self);
-        self.executor.spawn(async move {
-            work.await;
-            drop(guard);
-        });
+    /// Whether a peer with this key at this address is banned.
+    pub(crate) fn is_banned(&self, key: PeerId, addr: SocketAddr) -> bool {
+        self.book.is_banned(&key.into(), WallTime::now()) || self.is_addr_banned(addr)
     }
 
-    /// Spawns what may become, or is, the task of a link. Until a link counts itself (see [`Shared::link_begins`]), the part
-    /// before it does.
-    pub(crate) fn spawn_course(&self, course: PeerTask) {
-        self.executor.spawn(course);
+    pub(crate) fn is_addr_banned(&self, addr: SocketAddr) -> bool {
+        self.book.is_banned_addr(addr, WallTime::now())
     }
 
-    /// The task of a link counts, until [`Shared::link_ends`].
-    pub(crate) fn link_begins(&self) {
-        self.tasks.links.fetch_add(1, Ordering::AcqRel);
-        self.tasks.begin();
+    /// Makes the maintenance look for peers at once.
+    pub(crate) fn wake_maintenance(&self) {
+        self.maintenance.notify_one();
     }
 
-    pub(crate) fn link_ends(&self) {
-        self.tasks.links.fetch_sub(1, Ordering::AcqRel);
-        self.tasks.end();
+    /// Resolves after a call of [`Shared::wake_maintenance`].
+    pub(crate) async fn maintenance_woken(&self) {
+        self.maintenance.notified().await;
     }
 
-    /// Runs blocking work where it blocks nobody.
-    pub(crate) fn spawn_blocking(self: &Arc<Self>, work: impl FnOnce() + Send + 'static) {
-        let guard = TaskGuard::new(self);
-        self.executor.spawn_blocking(move || {
-            work();
-            drop(guard);
-        });
-    }
-
-    /// Writes the book for the last time.
-    pub(crate) fn flush_at_end(self: &Arc<Self>) {
+    /// Writes the address book in a task of its own. The book orders flushes itself: this one comes after any under way.
+    pub(crate) fn spawn_last_flush(self: &Arc<Self>) {
         let shared = Arc::clone(self);
-        self.spawn_blocking(move || {
+        self.tasks.spawn_blocking(move || {
             if let Err(error) = shared.book.flush() {
-                tracing::error!(%error, "the book could not be written at the end");
+                tracing::error!(%error, "the address book could not be written at shutdown");
             }
         });
+    }
+
+    /// Runs `work` until it is done, `limit` has passed ([`ConnectError::Timeout`]) or the node stops
+    /// ([`ConnectError::Shutdown`]).
+    ///
+    /// Invariant: `waits_are_inside_the_timeout`: the whole of `work` runs under one deadline.
+    pub(crate) async fn until_stopped_or<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, ConnectError> {
+        tokio::select! {
+            biased;
+            () = self.stopped() => Err(ConnectError::Shutdown),
+            outcome = timeout(limit, work) => outcome.unwrap_or(Err(ConnectError::Timeout)),
+        }
     }
 
     /// Resolves when the node stops.
     pub(crate) async fn stopped(&self) {
         let mut stop = self.stop.subscribe();
-        // Cannot fail while `self` lives.
+        // Fails only if the sender is gone, and `self` holds it.
         let _ = stop.wait_for(|stop| *stop).await;
     }
 
@@ -226,91 +231,14 @@ impl Shared {
         *self.stop.borrow()
     }
 
-    /// From now on nothing goes live, nothing is accepted or dialled.
+    /// Stops the node.
+    ///
+    /// Invariant: `nothing_enters_after_shutdown`.
+    /// - Statement: after this call nothing goes live, nothing is accepted and nothing is dialled.
+    /// - Enforced by: the pool closes first, in the word that admission uses; then every loop and handshake gets the signal.
+    /// - Breaks if: the signal is sent before the pool is closed.
     pub(crate) fn stop(&self) {
         self.pool.close();
         self.stop.send_replace(true);
     }
-
-    /// Waits until no task of the node runs, `within` at the longest; how many still do.
-    pub(crate) async fn wait_idle(&self, within: Duration) -> usize {
-        let idle = async {
-            loop {
-                let notified = self.tasks.idle.notified();
-                if self.tasks.running.load(Ordering::Acquire) == 0 {
-                    return;
-                }
-                notified.await;
-            }
-        };
-        // Whether it timed out is what the count says.
-        let _ = tokio::time::timeout(within, idle).await;
-        self.tasks.running.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn tasks(&self) -> usize {
-        self.tasks.running.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn links(&self) -> usize {
-        self.tasks.links.load(Ordering::Acquire)
-    }
 }
-
-impl Tasks {
-    fn begin(&self) {
-        self.running.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn end(&self) {
-        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.idle.notify_waiters();
-        }
-    }
-}
-
-/// Counts as a task of the node until dropped.
-pub(crate) struct TaskGuard {
-    shared: Arc<Shared>,
-}
-
-impl TaskGuard {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
-        shared.tasks.begin();
-        Self { shared: Arc::clone(shared) }
-    }
-}
-
-impl Drop for TaskGuard {
-    fn drop(&mut self) {
-        self.shared.tasks.end();
-    }
-}
-
-impl Dials {
-    /// A place among the dials under way, if there is one.
-    pub(crate) fn begin(&self, budget: usize) -> Option<Dialling> {
-        let begun = self
-            .under_way
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| (now < budget).then_some(now + 1));
-        begun.ok().map(|_| Dialling { of: self.clone() })
-    }
-
-    pub(crate) fn under_way(&self) -> usize {
-        self.under_way.load(Ordering::Relaxed)
-    }
-}
-
-/// A dial under way.
-pub(crate) struct Dialling {
-    of: Dials,
-}
-
-impl Drop for Dialling {
-    fn drop(&mut self) {
-        self.of.under_way.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// Refusals that are being told at the same time: each holds a socket for up to two seconds.
-const REFUSALS: usize = 64;

@@ -1,30 +1,97 @@
-//! What a link calls: from bytes on one connection to the application and the pool.
+//! The callbacks of one connection: from complete messages to the application's handler and the pool.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::address_book::{Source, WallTime};
-use crate::base::{Lane, Tick};
+use crate::address_book::{Added, FailureCause, DialOutcome, Source, WallTime};
+use crate::base::{Direction, Lane, Tick};
 use crate::connection::{CloseReason, ConnectionHandler, Event, Handled, Request, Responder};
-use crate::pool::{ConnectionHandle as _, SeenOutcome};
-use crate::wire::Goodbye;
-
 use crate::node::api::events::NodeEvent;
 use crate::node::api::handle::NodeRef;
 use crate::node::api::handler::Context;
-use crate::node::session::info::Peer;
-use crate::node::runtime::shared::count;
+use crate::node::connect::process_index::ProcessId;
+use crate::node::runtime::shared::{Shared, count};
+use crate::pool::{ConnectionHandle as _, DisconnectReason, SeenOutcome};
+use crate::sync::atomic::Ordering;
+use crate::wire::Goodbye;
 
-/// The owner of one link, and the peer's life on the node's side: see [`life`](super::task).
+use super::peer::Peer;
+
+/// The owner of one connection, and the life of its peer on the node's side.
+///
+/// Invariant: `disconnect_runs_exactly_once`.
+/// - Statement: what begins with a peer ends with it exactly once, whatever ends it: goodbye, error, panic, a runtime that is
+///   torn down.
+/// - Enforced by: all of it happens in this type's drop, which follows the drop of the connection.
+/// - Breaks if: a peer goes live without a session.
+///
+/// Invariant: `cleanup_awaits_nothing_and_spawns_nothing`.
+/// - Statement: the clean-up after a peer waits for nothing and spawns nothing.
+/// - Enforced by: a drop cannot await, and this one only changes indexes and notifies.
+/// - Breaks if: it hands a part of its work to a task.
 pub(crate) struct PeerSession {
-    pub(crate) node: NodeRef,
-    pub(crate) peer: Arc<Peer>,
-    /// What the link ended of.
-    pub(crate) end: Option<Box<CloseReason>>,
-    /// The handler was told of the peer.
-    pub(crate) hooked: bool,
+    node: NodeRef,
+    peer: Arc<Peer>,
+    /// Why the connection closed; `None` while it is open, or if its task was dropped.
+    close_reason: Option<Box<CloseReason>>,
+    /// Whether the handler's `connected` was called.
+    is_announced: bool,
+}
+
+impl PeerSession {
+    /// Counts as a running connection until dropped.
+    pub(crate) fn new(node: NodeRef, peer: Arc<Peer>) -> Self {
+        node.shared().tasks.connection_begins();
+        Self { node, peer, close_reason: None, is_announced: false }
+    }
+
+    /// Calls the handler's `connected` hook, once, from the connection's own task and before its first message.
+    pub(crate) fn on_first_poll(&mut self) {
+        if !self.is_announced {
+            self.is_announced = true;
+            self.call_handler(|cx, shared| shared.handler.connected(cx));
+        }
+    }
+
+    pub(crate) fn set_close_reason(&mut self, reason: CloseReason) {
+        self.close_reason = Some(Box::new(reason));
+    }
+
+    /// Calls the application's code. A panic is counted and ends here.
+    fn call_handler(&self, call: impl FnOnce(Context<'_>, &Shared)) {
+        let guarded = AssertUnwindSafe(|| call(Context::new(&self.node, &self.peer), self.node.shared()));
+        if catch_unwind(guarded).is_err() {
+            count(&self.node.shared().counters.panics);
+            tracing::error!(peer = %self.peer.key(), "a handler panicked");
+        }
+    }
+
+    /// Records a session of an address that we dialled, if it ended before it was stable.
+    ///
+    /// Invariant: `backoff_resets_after_a_stable_session`: only a stable session resets the backoff, see
+    /// [`Maintenance`](crate::node::runtime::maintenance::Maintenance).
+    fn record_unstable(&self, reason: DisconnectReason, departed_now: bool) {
+        let (shared, peer) = (self.node.shared(), &self.peer);
+        if peer.direction() == Direction::Inbound || peer.connection().is_stable() || shared.is_stopping() {
+            return;
+        }
+        let outcome = match reason {
+            // A peer that reports a duplicate while it has no other connection from its address: it accepts and hangs up.
+            DisconnectReason::Collision | DisconnectReason::Replaced
+                if departed_now && shared.pool.count_by_ip(peer.ip()) == 0 =>
+            {
+                DialOutcome::Failed(FailureCause::Unstable)
+            }
+            DisconnectReason::Collision
+            | DisconnectReason::Replaced
+            | DisconnectReason::Requested
+            | DisconnectReason::Shutdown => DialOutcome::Collision,
+            _ => DialOutcome::Failed(FailureCause::Unstable),
+        };
+        shared.book.record(&peer.addr(), outcome, WallTime::now());
+    }
 }
 
 impl ConnectionHandler for PeerSession {
@@ -33,12 +100,12 @@ impl ConnectionHandler for PeerSession {
     }
 
     fn on_frame(&self, now: Tick) -> bool {
-        let alive = self.peer.seen(now) == SeenOutcome::Alive;
-        if let (false, Some(reason)) = (alive, self.peer.disconnect_reason()) {
-            // Whoever departed it closes it next; the reason must stand before the link looks for one.
+        let is_alive = self.peer.seen(now) == SeenOutcome::Alive;
+        if let (false, Some(reason)) = (is_alive, self.peer.disconnect_reason()) {
+            // Whoever made it depart closes it next. The reason must be set before the connection looks for one.
             self.peer.connection().close(reason);
         }
-        alive
+        is_alive
     }
 
     fn on_event(&self, event: Event<'_>) -> Handled {
@@ -68,12 +135,13 @@ impl ConnectionHandler for PeerSession {
 
     fn on_get_peers(&self, max: usize) -> Vec<SocketAddr> {
         let shared = self.node.shared();
-        let tongue = self.peer.connection().tongue();
-        // It can dial only what speaks its dialect.
-        let mut known = shared.book.sample(WallTime::now(), shared.tongues.count().saturating_mul(max));
-        known.retain(|addr| shared.tongues.at(*addr) == tongue);
-        known.truncate(max);
-        known
+        let protocol = self.peer.connection().protocol_id();
+        // The peer can dial only addresses that speak its protocol.
+        let sample_size = shared.protocols.count().saturating_mul(max);
+        let mut addrs = shared.book.sample(WallTime::now(), sample_size);
+        addrs.retain(|addr| shared.protocols.for_addr(*addr) == protocol);
+        addrs.truncate(max);
+        addrs
     }
 
     fn on_peers(&self, peers: Vec<SocketAddr>) {
@@ -82,14 +150,14 @@ impl ConnectionHandler for PeerSession {
         let source = Source::Peer(self.peer.addr().ip());
         let mut new = 0;
         for addr in peers {
-            if matches!(shared.book.add(addr, source, now), Ok(crate::address_book::Added::New)) {
-                shared.tongues.learn(addr, self.peer.connection().tongue());
+            if matches!(shared.book.add(addr, source, now), Ok(Added::New)) {
+                shared.protocols.remember_hint(addr, self.peer.connection().protocol_id());
                 new += 1;
             }
         }
-        tracing::debug!(peer = %self.peer.key(), new, "told addresses");
+        tracing::debug!(peer = %self.peer.key(), new, "received addresses");
         if new > 0 {
-            shared.kick.notify_one();
+            shared.wake_maintenance();
         }
     }
 
@@ -99,21 +167,11 @@ impl ConnectionHandler for PeerSession {
 
     fn on_lagged(&self, lane: Lane, skipped: u64) {
         let shared = self.node.shared();
-        shared.counters.missed_broadcasts.fetch_add(skipped, crate::sync::atomic::Ordering::Relaxed);
-        tracing::warn!(peer = %self.peer.key(), ?lane, skipped, "the peer is too slow and missed broadcasts");
-        let at = shared.now();
-        shared.events.send(NodeEvent::PeerLagged {
-            key: *self.peer.key(),
-            conn: self.peer.id(),
-            lane,
-            missed: skipped,
-            at,
-        });
-        let tell = || shared.handler.peer_lagged(Context::new(&self.node, &self.peer), lane, skipped);
-        if catch_unwind(AssertUnwindSafe(tell)).is_err() {
-            count(&shared.counters.panics);
-            tracing::error!(peer = %self.peer.key(), "a handler panicked");
-        }
+        shared.counters.missed_broadcasts.fetch_add(skipped, Ordering::Relaxed);
+        tracing::warn!(peer = %self.peer.key(), ?lane, skipped, "a slow peer missed broadcasts");
+        let (key, conn, at) = (*self.peer.key(), self.peer.id(), shared.now());
+        shared.events.send(NodeEvent::PeerLagged { key, conn, lane, missed: skipped, at });
+        self.call_handler(|cx, shared| shared.handler.peer_lagged(cx, lane, skipped));
     }
 
     fn on_close(&self, end: &CloseReason) {
@@ -131,5 +189,45 @@ impl ConnectionHandler for PeerSession {
         if sent > 0 {
             self.peer.add_bytes_out(sent as u64);
         }
+    }
+}
+
+impl Drop for PeerSession {
+    fn drop(&mut self) {
+        let shared = self.node.shared();
+        // Also if something below panics.
+        let _counted = CountedConnection(shared);
+        let (peer, close_reason) = (&self.peer, self.close_reason.as_deref());
+        let own_reason = close_reason.map_or(DisconnectReason::Closed, CloseReason::disconnect_reason);
+        // The connection's own reason counts, unless somebody made the peer depart before.
+        let departed_now = shared.pool.remove(peer.key(), peer.id(), own_reason).is_some();
+        let reason = peer.disconnect_reason().unwrap_or(own_reason);
+        if let Some(nonce) = peer.read_info(|info| info.nonce) {
+            let process = ProcessId { protocol: peer.connection().protocol_id(), nonce };
+            shared.connecting.processes.remove(process, peer.id());
+        }
+        self.record_unstable(reason, departed_now);
+        shared.events.down(peer, reason, shared.now());
+        if matches!(close_reason, Some(CloseReason::HandlerPanic)) {
+            tracing::error!(peer = %peer.key(), "a handler panicked; its connection is closed");
+        }
+        let why = close_reason.map_or_else(|| "its task ended".to_owned(), ToString::to_string);
+        tracing::info!(peer = %peer.key(), conn = %peer.id(), reason = reason.name(), %why, "peer down");
+        if self.is_announced {
+            self.call_handler(|cx, shared| shared.handler.disconnected(cx, reason));
+        }
+        // A peer that gave way to another connection needs no replacement (`collision_is_not_a_failure`).
+        if !matches!(reason, DisconnectReason::Collision | DisconnectReason::Replaced) {
+            shared.wake_maintenance();
+        }
+    }
+}
+
+/// Counts a connection as over when dropped.
+struct CountedConnection<'a>(&'a Shared);
+
+impl Drop for CountedConnection<'_> {
+    fn drop(&mut self) {
+        self.0.tasks.connection_ends();
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::address_book::WallTime;
 use crate::base::{Direction, canonical};
-use crate::node::{ConnectError, check_kin, read_greeting};
+use crate::node::{ConnectError, check_network, read_first_frame};
 use crate::timecoin::peer_info::{peer_info_from_hello, unix_seconds};
 use crate::timecoin::wire::TimeCoin;
 use crate::transport::{BoxStream, Transport};
@@ -70,13 +70,13 @@ impl Connector {
 
     async fn receive_handshake(&self, stream: &mut BoxStream) -> Result<(Hello, Vec<u8>), ConnectionError> {
         let decode = |bytes: &[u8]| self.protocol.decode_first_frame(bytes);
-        let (greeting, rest) = read_greeting(stream, self.protocol.limits().hello, decode, None).await?;
+        let (greeting, rest) = read_first_frame(stream, self.protocol.limits().hello, decode, None).await?;
         let hello = match greeting {
             FirstFrame::Hello(hello) => hello,
             FirstFrame::Goodbye(goodbye) => return Err(ConnectError::Refused(goodbye).into()),
         };
         let ours = &self.hello;
-        check_kin(&hello, ours.version, ours.network, ours.genesis.as_ref())?;
+        check_network(&hello, ours.version, ours.network, ours.genesis.as_ref())?;
         Ok((hello, rest))
     }
 

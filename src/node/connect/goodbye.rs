@@ -1,0 +1,71 @@
+//! Telling the far end why a connection is not kept, without delaying the caller.
+//!
+//! Invariant: `one_source_cannot_exhaust_accepts`.
+//! - Statement: a source that is refused again and again costs a bounded number of sockets.
+//! - Enforced by: each goodbye runs in a task of its own under one semaphore and a deadline. Beyond the semaphore's bound the
+//!   connection is closed without a goodbye.
+//! - Breaks if: a goodbye is written in the accept loop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::node::error::ConnectError;
+use crate::node::protocol::ProtocolId;
+use crate::node::runtime::shared::Shared;
+use crate::transport::BoxStream;
+use crate::wire::{Control, Goodbye};
+
+use super::handshake::write_refusal;
+
+/// When a refused peer may come back.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// The longest that writing a refusal may take.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest that writing a goodbye on an accepted connection may take.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Refuses a connection that we have not accepted: writes a goodbye in place of our hello, where the error has one.
+pub(crate) fn refuse(shared: &Arc<Shared>, id: ProtocolId, mut stream: BoxStream, error: &ConnectError) {
+    let Some(goodbye) = error.goodbye(RETRY_AFTER) else { return };
+    let Ok(slot) = Arc::clone(&shared.connecting.goodbyes).try_acquire_owned() else { return };
+    let protocol = Arc::clone(shared.protocols.get(id));
+    let stopping = Arc::clone(shared);
+    shared.tasks.spawn(async move {
+        tokio::select! {
+            () = stopping.stopped() => {}
+            _ = timeout(REFUSAL_TIMEOUT, write_refusal(&mut stream, &*protocol, goodbye)) => {}
+        }
+        drop(slot);
+    });
+}
+
+/// Leaves a connection that the far end has accepted: writes a goodbye as a control message, where the error has one.
+pub(crate) fn send_goodbye(
+    shared: &Arc<Shared>,
+    id: ProtocolId,
+    mut stream: BoxStream,
+    error: &ConnectError,
+) {
+    let Some(goodbye) = error.goodbye(Duration::ZERO) else { return };
+    let Ok(slot) = Arc::clone(&shared.connecting.goodbyes).try_acquire_owned() else { return };
+    let control = Control::Goodbye(Goodbye { retry_after: None, ..goodbye });
+    let Some(bytes) = shared.protocols.get(id).encode_control(&control) else { return };
+    let stopping = Arc::clone(shared);
+    shared.tasks.spawn(async move {
+        let farewell = async {
+            // The acceptor may be gone already; then it needs no goodbye.
+            let _ = stream.write_all(&bytes).await;
+            let _ = stream.shutdown().await;
+            let mut discarded = [0u8; 512];
+            while matches!(stream.read(&mut discarded).await, Ok(count) if count > 0) {}
+        };
+        tokio::select! {
+            () = stopping.stopped() => {}
+            _ = timeout(GOODBYE_TIMEOUT, farewell) => {}
+        }
+        drop(slot);
+    });
+}

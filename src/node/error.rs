@@ -153,7 +153,6 @@ impl ConnectError {
 /// A ban that would leave the node with too few peers was not entered. Cure: more peers, or a lower
 /// [floor](crate::pool::Limits::floor).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 #[error("{left} live peers would be left, and the floor is {floor}")]
 pub struct BanRefused {
     /// Live peers that would be left.

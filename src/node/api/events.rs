@@ -68,7 +68,6 @@ pub enum NodeEvent {
 
 /// An item of a [`Subscription`].
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub enum SubscriptionItem {
     /// The live peers; the events continue from here. The first item, and the one after [`SubscriptionItem::Lagged`].
     Snapshot(Vec<Arc<Peer>>),

@@ -27,7 +27,6 @@ pub struct Digest(u128);
 
 /// The result of [`NodeRef::relay`](crate::node::NodeRef::relay).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum RelayOutcome {
     /// The message is new within the retention, and was relayed.
     New,

@@ -474,7 +474,7 @@ async fn a_message_to_all_is_encoded_once_whatever_the_number_of_peers() {
         assert_eq!(took(1).await, [1, 0], "a value of state");
         node.broadcast(&message(1, b"small")).unwrap();
         assert_eq!(took(2).await[0], 1, "a broadcast");
-        node.broadcast_with_receipt(&message(1, b"small")).unwrap();
+        let _ = node.broadcast_with_receipt(&message(1, b"small")).unwrap();
         assert_eq!(took(3).await[0], 1, "one with a receipt");
         node.relay(&message(1, b"new to all"), None).unwrap();
         assert_eq!(took(4).await[0], 1, "a relayed message");

@@ -1,38 +1,48 @@
-//! One address: where it came from, how it went, and which addresses are none.
+//! One address: its source, its history, and the rules for acceptable addresses.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::WallTime;
+use super::wall_time::WallTime;
 use crate::base::{Subnet, canonical_ip};
 
-/// What the book knows about one address.
+/// Failures in a row after which an address counts as unreachable: it is not shared with peers, may
+/// be evicted although it once connected, and no longer keeps its aliases from being dialled.
+const UNREACHABLE_AFTER_FAILURES: u32 = 3;
+
+/// Longest wait of an address when the fault may be ours: long enough for a shortage to pass, short
+/// enough not to be missed after it.
+pub(super) const MAX_LOCAL_FAULT_WAIT: Duration = Duration::from_secs(10);
+
+/// The record of one address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
     /// The address, canonical.
     pub addr: SocketAddr,
-    /// Who told us first.
+    /// Where we first learned of it.
     pub source: Source,
-    /// When we were told first.
+    /// When we first learned of it.
     pub first_seen: WallTime,
-    /// When it was dialled last.
+    /// The last dial.
     pub last_attempt: Option<WallTime>,
-    /// When a handshake with it last succeeded. `None`: it never did, and nobody else is told about it.
+    /// The last successful handshake. `None`: there was none, and the address is not shared with
+    /// peers.
     pub last_success: Option<WallTime>,
-    /// Failures in a row; only a stable session resets them.
+    /// Failures in a row. Only a stable session resets them.
     pub failures: u32,
     /// Not to be dialled before this.
     pub next_attempt: WallTime,
-    /// The operator vouches for it: never forgotten, dialled first, backed off like any other.
+    /// The operator trusts it: it is never evicted and dialled first, but backs off like any other.
     pub trusted: bool,
-    /// The address under which the same peer is already known.
+    /// Another address of the same peer.
     pub alias_of: Option<SocketAddr>,
-    /// When it turned out to be our own.
+    /// When it was found to be our own address.
     pub self_since: Option<WallTime>,
-    /// Why it last failed.
+    /// The cause of its last failure.
     pub last_cause: Option<FailureCause>,
 }
 
@@ -53,17 +63,17 @@ impl Address {
         }
     }
 
-    /// Whether it has failed so often in a row that it no longer counts as reachable.
+    /// Whether it counts as unreachable, after too many failures in a row.
     pub(super) fn is_failing(&self) -> bool {
-        self.failures >= FAILING
+        self.failures >= UNREACHABLE_AFTER_FAILURES
     }
 }
 
-/// Who told us about an address.
+/// Where an address comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Source {
-    // Stored by position: append only.
-    /// Whoever runs this node; no quota.
+    // The file stores the position of a variant: append only.
+    /// The operator of this node. No quota.
     Operator,
     /// A seed list or a DNS seed. All seeds share one quota.
     Seed,
@@ -72,7 +82,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// The same source in the one form that is stored and compared.
+    /// The canonical form, which is stored and compared.
     pub(super) fn canonical(self) -> Self {
         match self {
             Self::Peer(ip) => Self::Peer(canonical_ip(ip)),
@@ -80,7 +90,8 @@ impl Source {
         }
     }
 
-    /// What shares a quota; `None` has none. An IPv6 host commonly owns a /64, so that is one source.
+    /// The source that a quota counts; `None` for no quota. An IPv6 host commonly has a /64, so a
+    /// /64 is one source.
     pub(super) fn bucket(self) -> Option<Self> {
         match self.canonical() {
             Self::Operator => None,
@@ -92,71 +103,67 @@ impl Source {
     }
 }
 
-/// What came of dialling an address.
+/// The outcome of dialling an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DialOutcome {
-    /// A dial has begun. Only stamps the time.
+    /// A dial has begun. Only records the time.
     Attempt,
-    /// The handshake succeeded. The address may be told to others from now on, and is no other name of another one; its backoff stays as it was, so that a
-    /// peer which accepts and hangs up is not redialled at once.
+    /// The handshake succeeded. The address may be shared with peers from now on, and is no alias
+    /// any more. Its backoff is not reset, so that a peer that accepts and hangs up is not
+    /// redialled at once.
     Connected,
-    /// The session lasted. Alone resets the backoff.
+    /// The session has become stable. Only this resets the backoff.
     Stable,
-    /// The dial, the handshake or a session that never became stable failed.
+    /// The dial or the handshake failed, or the session ended before it was stable.
     Failed(FailureCause),
-    /// The peer refused for want of room. Backs off like a failure, and at least as long as the peer asked for, which
-    /// counts up to the backoff's cap.
+    /// The peer had no free slot. Backs off like a failure, and at least as long as the peer asked
+    /// for, up to the cap of the backoff.
     Busy {
-        /// The peer's wish.
-        retry_after: Option<std::time::Duration>,
+        /// How long the peer asked us to wait.
+        retry_after: Option<Duration>,
     },
-    /// The dial failed while we had no peer at all, so that our own network may be down. Counts as a failure, but is tried again
-    /// within [`DialOutcome::MAX_LOCAL_FAULT_WAIT`].
+    /// The dial failed while no peer was connected, so our own network may be down. Counts as a
+    /// failure, but the next attempt is due within 10 s.
     NoNetwork(FailureCause),
-    /// We could not even dial (out of descriptors or memory), or are finding out what the address is. Says nothing about it; it is
-    /// tried again within [`DialOutcome::MAX_LOCAL_FAULT_WAIT`].
+    /// We could not dial (out of descriptors or memory), or are still probing the address. No
+    /// failure; the next attempt is due within 10 s.
     Deferred,
-    /// The connection gave way to another one with the same peer. Counts as nothing.
+    /// Another connection with the same peer was kept. Changes nothing.
     Collision,
 }
 
-impl DialOutcome {
-    /// How long an address waits at the most when the fault may be ours: long enough for a lack to pass, short enough not to be
-    /// missed when it has.
-    pub const MAX_LOCAL_FAULT_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
-}
-
-/// Why an address failed.
+/// Why a dial or a session failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureCause {
-    // Stored by position: append only.
-    /// Nobody listens there.
+    // The file stores the position of a variant: append only.
+    /// The host has no listener on the port.
     Refused,
     /// No answer within the deadline.
     Timeout,
-    /// No way there.
+    /// No route to the host.
     Unreachable,
     /// The connection broke.
     Reset,
-    /// What answered does not speak our dialect.
+    /// The peer does not speak our protocol.
     Handshake,
-    /// It belongs to another network.
+    /// The peer belongs to another network.
     WrongNetwork,
-    /// The peer does not want us.
+    /// The peer rejected us.
     Rejected,
-    /// The peer broke the protocol.
+    /// The peer violated the protocol.
     Protocol,
     /// The session ended before it was stable.
     Unstable,
-    /// The peer had no room.
+    /// The peer had no free slot.
     Busy,
-    /// Anything else.
+    /// Any other cause.
     Other,
 }
 
 impl FailureCause {
-    /// The cause that an I/O error stands for.
+    /// Classifies an I/O error.
     pub fn of(error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {
@@ -173,17 +180,18 @@ impl FailureCause {
     }
 }
 
-/// Whether an address was new.
+/// Whether an added address was new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Added {
-    /// It is in the book now.
+    /// It was added.
     New,
-    /// It was already; nothing changed.
+    /// It was known; nothing changed.
     Known,
 }
 
-/// Why an address was not taken.
+/// Why an address was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+#[non_exhaustive]
 pub enum AddRefused {
     /// Port 0 cannot be dialled.
     #[error("port 0 cannot be dialled")]
@@ -191,27 +199,27 @@ pub enum AddRefused {
     /// `0.0.0.0/8` or `::`.
     #[error("the unspecified address names no host")]
     Unspecified,
-    /// A group, not a host.
+    /// A multicast address.
     #[error("a multicast address names no host")]
     Multicast,
-    /// IPv4's broadcast address or its reserved range 240.0.0.0/4.
+    /// The IPv4 broadcast address, or its reserved range 240.0.0.0/4.
     #[error("a broadcast or reserved address names no host")]
     Broadcast,
-    /// Private, loopback, link-local or shared, while the configuration does not allow such.
-    #[error("private addresses are not taken; `allow_private` allows them")]
+    /// Private, loopback, link-local or shared, and the configuration does not allow these.
+    #[error("private addresses are refused; `allow_private` accepts them")]
     Private,
-    /// It is banned; an existing record of it would stay.
+    /// It is banned. An existing record stays.
     #[error("the address is banned; unban it first")]
     Banned,
-    /// The source has told us as many addresses that never connected as it may.
+    /// The source has reported as many addresses as its quota allows.
     #[error("its source has used up its quota of untried addresses")]
     SourceQuota,
-    /// The book is full of addresses worth more than an untried one.
+    /// The book is full of addresses that are worth more than an untried one.
     #[error("the book is full of proven addresses; raise `max_addresses` to keep more")]
     Full,
 }
 
-/// Says why a canonical address cannot be in a book.
+/// Why a canonical address cannot be in the book; `None` if it can.
 pub(super) fn refusal(addr: SocketAddr, allow_private: bool) -> Option<AddRefused> {
     if addr.port() == 0 {
         return Some(AddRefused::Port);
@@ -229,13 +237,9 @@ pub(super) fn refusal(addr: SocketAddr, allow_private: bool) -> Option<AddRefuse
         IpAddr::V6(ip) if ip.is_multicast() => return Some(AddRefused::Multicast),
         IpAddr::V6(ip) => {
             let top = ip.segments()[0];
-            // fc00::/7 unique local, fe80::/10 link-local, fec0::/10 site-local (of old).
+            // fc00::/7 unique local, fe80::/10 link-local, fec0::/10 site-local (deprecated).
             ip.is_loopback() || top & 0xfe00 == 0xfc00 || top & 0xff80 == 0xfe80
         }
     };
     (private && !allow_private).then_some(AddRefused::Private)
 }
-
-/// Failures in a row from which on an address counts as unreachable: it is not told to others, may be evicted although
-/// it once connected, and no longer keeps its aliases from being dialled.
-const FAILING: u32 = 3;

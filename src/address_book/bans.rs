@@ -1,4 +1,4 @@
-//! Who is not welcome, and until when.
+//! Bans: their targets, and until when they hold.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::WallTime;
+use super::wall_time::WallTime;
 use crate::base::{PeerId, canonical_ip};
 
-/// Whom a ban is against.
+/// A ban may begin this far in the future: two readings of one clock can pass each other.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
+
+/// The target of a ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum BanTarget {
     /// Every peer at this IP address.
     Ip(IpAddr),
-    /// One peer, wherever it is.
+    /// One peer, at any address.
     Peer(PeerId),
 }
 
@@ -43,15 +46,15 @@ impl From<PeerId> for BanTarget {
 /// A ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ban {
-    /// Whom it is against.
+    /// The banned target.
     pub target: BanTarget,
-    /// When it began.
+    /// The start of the ban.
     pub since: WallTime,
-    /// When it is over; [`WallTime::MAX`] is never.
+    /// The end of the ban; [`WallTime::MAX`] is never.
     pub until: WallTime,
 }
 
-/// The bans.
+/// The recorded bans.
 #[derive(Debug, Default)]
 pub(super) struct Bans {
     by_target: BTreeMap<BanTarget, Ban>,
@@ -71,7 +74,7 @@ impl Bans {
         self.by_target.values().copied()
     }
 
-    /// Adds or lengthens a ban; a longer one stays. Returns whether anything changed.
+    /// Adds a ban, or replaces one that ends earlier. Returns whether anything changed.
     pub(super) fn put(&mut self, ban: Ban) -> bool {
         if self.by_target.get(&ban.target).is_some_and(|old| old.until >= ban.until) {
             return false;
@@ -84,47 +87,50 @@ impl Bans {
         self.by_target.remove(target).is_some()
     }
 
-    /// The ban that ends first, other than `but`.
-    pub(super) fn first_to_end(&self, but: Option<BanTarget>) -> Option<BanTarget> {
-        let others = self.by_target.values().filter(|ban| Some(ban.target) != but);
+    /// The ban that ends first, other than `except`.
+    pub(super) fn first_to_end(&self, except: Option<BanTarget>) -> Option<BanTarget> {
+        let others = self.by_target.values().filter(|ban| Some(ban.target) != except);
         others.min_by_key(|ban| ban.until).map(|ban| ban.target)
     }
 
+    /// Whether exactly this target is banned.
     pub(super) fn holds(&self, target: &BanTarget, now: WallTime) -> bool {
-        // A clock that jumped back stands before `until` too, so it lifts no ban.
+        // A clock that jumped back is before `until` too, so it lifts no ban.
         self.by_target.get(target).is_some_and(|ban| now < ban.until)
     }
 
+    /// Whether an address is banned, by its IP or as a peer.
     pub(super) fn holds_addr(&self, addr: SocketAddr, now: WallTime) -> bool {
-        !self.by_target.is_empty() && against(addr).iter().any(|target| self.holds(target, now))
+        !self.by_target.is_empty() && targets_of(addr).iter().any(|target| self.holds(target, now))
     }
 
-    /// Whether a ban against it is recorded, over or not.
+    /// Whether a ban of an address is recorded, expired ones included.
     pub(super) fn mentions(&self, addr: SocketAddr) -> bool {
-        !self.by_target.is_empty() && against(addr).iter().any(|target| self.by_target.contains_key(target))
+        !self.by_target.is_empty()
+            && targets_of(addr).iter().any(|target| self.by_target.contains_key(target))
     }
 
-    /// The bans that are over, and those that changed: such from a future that a clock which jumped back has taken away start again, with
-    /// their full length: a jump by years must not lengthen them by years.
-    pub(super) fn settle(&mut self, now: WallTime) -> (Vec<BanTarget>, Vec<BanTarget>) {
-        let (mut over, mut moved) = (Vec::new(), Vec::new());
+    /// Compares the bans with the clock. Returns the expired ones, and those whose times it has
+    /// changed.
+    ///
+    /// A ban that begins in the future was recorded before the clock jumped back. It begins again
+    /// now with its full length, so that a jump by years does not lengthen it by years.
+    pub(super) fn check_times(&mut self, now: WallTime) -> (Vec<BanTarget>, Vec<BanTarget>) {
+        let (mut expired, mut rebased) = (Vec::new(), Vec::new());
         for ban in self.by_target.values_mut() {
             if ban.until <= now {
-                over.push(ban.target);
+                expired.push(ban.target);
             } else if ban.until != WallTime::MAX && ban.since.since(now) > CLOCK_SLACK {
                 ban.until = now.after(ban.until.since(ban.since));
                 ban.since = now;
-                moved.push(ban.target);
+                rebased.push(ban.target);
             }
         }
-        (over, moved)
+        (expired, rebased)
     }
 }
 
-/// The bans that would concern an address.
-fn against(addr: SocketAddr) -> [BanTarget; 2] {
+/// The targets that include an address.
+fn targets_of(addr: SocketAddr) -> [BanTarget; 2] {
     [BanTarget::from(addr.ip()), BanTarget::from(PeerId::from_addr(addr))]
 }
-
-/// A beginning this little ahead of `now` is two readings of one clock that passed each other.
-const CLOCK_SLACK: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! What an operator may set about the book.
+//! Configuration of the address book.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -7,27 +7,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::Backoff;
 
-/// Bounds and waits of a [`AddressBook`](super::AddressBook).
+/// Limits and waits of an [`AddressBook`](super::AddressBook).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AddressBookConfig {
-    /// Addresses kept at the most. Default: 10,000 (about 3 MB). When full, the oldest that never connected goes first.
+    /// Most addresses in the book. Default: 10,000 (about 3 MB). A full book evicts the oldest
+    /// address that never connected first.
     pub max_addresses: NonZeroUsize,
-    /// Addresses that never connected, kept per source at the most, those of its own host that did connect included; a source
-    /// is one IPv4 address or one IPv6 /64. Default: 256. It bounds what one peer can push into the book, so keep it well below
-    /// `max_addresses`.
+    /// Most addresses per source. Default: 256. It bounds what one peer can push into the book, so
+    /// keep it well below `max_addresses`.
+    ///
+    /// - A source is one IPv4 address or one IPv6 /64.
+    /// - An address that never connected counts against the source that reported it; one that did,
+    ///   against its own host.
     pub max_per_source: NonZeroUsize,
-    /// Bans kept at the most. Default: 10,000. When full, the one that ends first goes.
+    /// Most bans. Default: 10,000. Above that, the ban that ends first is dropped.
     pub max_bans: NonZeroUsize,
-    /// Whether private, loopback, link-local and shared addresses are taken. Default: yes, for tests and local meshes; a
-    /// node on the public internet turns it off, or peers can make it dial into its own network.
+    /// Whether private, loopback, link-local and shared addresses are accepted. Default: yes, for
+    /// tests and local meshes. Turn it off on the public internet, or peers can make the node dial
+    /// into its own network.
     pub allow_private: bool,
-    /// Waits after failures. Default: 1 s doubling up to 10 min, then jitter.
+    /// Waits after failures. Default: 1 s, doubled per failure up to 10 min, with jitter.
     pub backoff: Backoff,
-    /// How long an address that turned out to be our own is not dialled. Default: 24 h; addresses change hands.
+    /// How long our own address is not dialled. Default: 24 h, since addresses change hands.
     #[serde(with = "humantime_serde")]
     pub self_memory: Duration,
-    /// Seed of the book's random choices. Default: `None`, from the operating system.
+    /// Seed of the book's random choices. Default: `None`, a seed from the operating system.
     pub seed: Option<u64>,
 }
 

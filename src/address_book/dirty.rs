@@ -1,59 +1,102 @@
-//! How far the file is dirty the map.
+//! Which records differ from the file.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::BanTarget;
 #[cfg(feature = "redb")]
-use super::{Address, Ban, table::AddrTable};
+use super::address::Address;
+#[cfg(feature = "redb")]
+use super::bans::Ban;
+use super::bans::BanTarget;
 
-/// What the file does not have yet, removals included.
+/// The records that the file does not have yet, removals included.
 #[derive(Debug, Default)]
 pub(super) struct DirtySet {
-    /// `false` for a book without a file, which would gather removals for nobody.
+    /// `false` for a book without a file, which would collect changes that no flush takes.
     tracking: bool,
-    /// Everything: the file is to be written anew.
+    /// All records are dirty: the next flush rewrites the file.
     all: bool,
     addresses: BTreeSet<SocketAddr>,
     bans: BTreeSet<BanTarget>,
 }
 
 impl DirtySet {
-    /// An address changed, came or went. `bound` is how many may be noted one by one: a file that cannot be written must
-    /// not make this set grow, so beyond that everything is.
-    pub(super) fn note(&mut self, addr: SocketAddr, bound: usize) {
+    /// Marks an address that was added, changed or removed.
+    ///
+    /// Above `max` marks, all records become dirty: a file that cannot be written must not make
+    /// this set grow.
+    pub(super) fn mark(&mut self, addr: SocketAddr, max: usize) {
         if self.tracking && !self.all {
             self.addresses.insert(addr);
-            self.collapse(bound);
+            self.collapse(max);
         }
     }
 
-    /// A ban changed, came or went; `bound` as for [`note`](Self::note).
-    pub(super) fn note_ban(&mut self, target: BanTarget, bound: usize) {
+    /// Marks a ban that was added, changed or removed; `max` as for [`mark`](Self::mark).
+    pub(super) fn mark_ban(&mut self, target: BanTarget, max: usize) {
         if self.tracking && !self.all {
             self.bans.insert(target);
-            self.collapse(bound);
+            self.collapse(max);
         }
     }
 
-    /// How many records are to be written, if the book has `everything`.
-    pub(super) fn len(&self, everything: usize) -> usize {
-        if self.all { everything } else { self.addresses.len() + self.bans.len() }
+    /// Number of dirty records in a book of `total` records.
+    pub(super) fn len(&self, total: usize) -> usize {
+        if self.all { total } else { self.addresses.len() + self.bans.len() }
     }
 
-    fn collapse(&mut self, bound: usize) {
-        if self.addresses.len() + self.bans.len() > bound {
+    fn collapse(&mut self, max: usize) {
+        if self.addresses.len() + self.bans.len() > max {
             *self = Self { tracking: true, all: true, ..Self::default() };
         }
     }
 }
 
-/// Changes on their way to the file; `None` is a removal.
+#[cfg(feature = "redb")]
+impl DirtySet {
+    /// Starts tracking for a file that has every record.
+    pub(super) fn track(&mut self) {
+        *self = Self { tracking: true, ..Self::default() };
+    }
+
+    /// Marks all records: the file is empty, or its contents are unknown.
+    pub(super) fn mark_all(&mut self) {
+        *self = Self { tracking: true, all: true, ..Self::default() };
+    }
+
+    /// Takes the marks and leaves none.
+    pub(super) fn take(&mut self) -> Dirty {
+        let Self { all, addresses, bans, .. } = std::mem::take(self);
+        self.track();
+        if all { Dirty::All } else { Dirty::Some { addresses, bans } }
+    }
+
+    /// Marks the records of a batch that was not written.
+    pub(super) fn restore(&mut self, batch: &Batch, max: usize) {
+        if batch.replace_all || self.all {
+            return self.mark_all();
+        }
+        batch.addresses.iter().for_each(|(addr, _)| self.mark(*addr, max));
+        batch.bans.iter().for_each(|(target, _)| self.mark_ban(*target, max));
+    }
+}
+
+/// The marks of a [`DirtySet`].
+#[cfg(feature = "redb")]
+#[derive(Debug)]
+pub(super) enum Dirty {
+    /// All records.
+    All,
+    /// These records.
+    Some { addresses: BTreeSet<SocketAddr>, bans: BTreeSet<BanTarget> },
+}
+
+/// Changes to write to the file. `None` in place of a record removes it.
 #[cfg(feature = "redb")]
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// Whatever else the file has is to go.
-    pub(super) anew: bool,
+    /// Whether to clear the file first.
+    pub(super) replace_all: bool,
     pub(super) addresses: Vec<(SocketAddr, Option<Address>)>,
     pub(super) bans: Vec<(BanTarget, Option<Ban>)>,
 }
@@ -65,46 +108,6 @@ impl Batch {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        !self.anew && self.len() == 0
-    }
-}
-
-#[cfg(feature = "redb")]
-impl AddrTable {
-    /// From now on there is a file, and it has what the table has.
-    pub(super) fn track(&mut self) {
-        self.dirty = DirtySet { tracking: true, ..DirtySet::default() };
-    }
-
-    /// The file has nothing, or nobody knows what.
-    pub(super) fn mark_all(&mut self) {
-        self.dirty = DirtySet { tracking: true, all: true, ..DirtySet::default() };
-    }
-
-    /// Clones out what the file does not have yet, and takes it for written.
-    pub(super) fn take_dirty(&mut self) -> Batch {
-        let dirty = std::mem::replace(&mut self.dirty, DirtySet { tracking: true, ..DirtySet::default() });
-        if dirty.all {
-            return Batch {
-                anew: true,
-                addresses: self.iter().map(|entry| (entry.addr, Some(entry.clone()))).collect(),
-                bans: self.bans.iter().map(|ban| (ban.target, Some(ban))).collect(),
-            };
-        }
-        Batch {
-            anew: false,
-            addresses: dirty.addresses.into_iter().map(|addr| (addr, self.get(&addr).cloned())).collect(),
-            bans: dirty.bans.into_iter().map(|target| (target, self.bans.get(&target))).collect(),
-        }
-    }
-
-    /// A batch was not written after all.
-    pub(super) fn put_back(&mut self, batch: &Batch) {
-        if batch.anew || self.dirty.all {
-            return self.mark_all();
-        }
-        let bound = self.bound();
-        batch.addresses.iter().for_each(|(addr, _)| self.dirty.note(*addr, bound));
-        batch.bans.iter().for_each(|(target, _)| self.dirty.note_ban(*target, bound));
+        !self.replace_all && self.len() == 0
     }
 }

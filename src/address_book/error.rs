@@ -1,14 +1,14 @@
-//! What goes wrong with the file.
+//! Errors of the book's file.
 
 use std::error::Error;
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Whatever the file system or the database said.
+/// An error of the file system or the database.
 type Cause = Box<dyn Error + Send + Sync>;
 
-/// Why the book's file cannot be used. Each names the file and what to do about it.
+/// Why the book's file cannot be used. Each message names the file and a remedy.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AddressBookError {
@@ -17,29 +17,32 @@ pub enum AddressBookError {
     Open {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
+        #[source]
         cause: Cause,
     },
-    /// Another process, or another book of this one, has the file.
+    /// Another process, or another book of this process, uses the file.
     #[error("the address book {} is in use; stop the other node, or give each node a path of its own", path.display())]
     InUse {
         /// The file.
         path: PathBuf,
     },
-    /// The file is no address book. It is left as it is.
+    /// The file is not an address book. It stays unchanged.
     #[error("{} is not an address book ({cause}); choose another path, or move the file away", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
         /// What was found.
+        #[source]
         cause: Cause,
     },
-    /// The file was an address book and is damaged. It is left for inspection.
+    /// The file is a damaged address book. It stays unchanged, for inspection.
     #[error("the address book {} is damaged ({cause}); move it away to start with an empty one, bans included", path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,
         /// What was found.
+        #[source]
         cause: Cause,
     },
     /// The file was written by another version of peerpool.
@@ -47,17 +50,18 @@ pub enum AddressBookError {
     Schema {
         /// The file.
         path: PathBuf,
-        /// What it has.
+        /// The schema of the file.
         found: u64,
-        /// What this version reads.
+        /// The schema of this version.
         supported: u64,
     },
-    /// A flush failed. Nothing of it is in the file; the book keeps the changes for the next flush.
+    /// A flush failed and has written nothing. The book keeps the changes for the next flush.
     #[error("cannot write the address book {}: {cause}; check the disk, the next flush tries again", path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
+        #[source]
         cause: Cause,
     },
 }

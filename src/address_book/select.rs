@@ -1,14 +1,32 @@
-//! Choosing: whom to dial next, and whom to tell others about.
+//! Selection: which addresses to dial next, and which ones to share with peers.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::table::AddrTable;
-use super::{Address, WallTime};
+use super::address::Address;
+use super::bans::Bans;
+use super::config::AddressBookConfig;
+use super::wall_time::WallTime;
+
+/// Failures above this count no further in the order of candidates.
+const MAX_RANKED_FAILURES: u32 = 4;
+
+/// How many aliases in a row are followed.
+pub(super) const MAX_ALIAS_HOPS: usize = 8;
+
+/// A read-only view of the book at one time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View<'book> {
+    pub(super) entries: &'book BTreeMap<SocketAddr, Address>,
+    pub(super) bans: &'book Bans,
+    pub(super) config: &'book AddressBookConfig,
+    pub(super) now: WallTime,
+}
 
 /// An address that may be dialled now.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Due {
+pub(super) struct Candidate {
     addr: SocketAddr,
     trusted: bool,
     /// A handshake with it has succeeded before.
@@ -16,86 +34,107 @@ pub(super) struct Due {
     failures: u32,
 }
 
-impl AddrTable {
-    /// What may be dialled now, in random order, and randomness for [`interleave`].
-    pub(super) fn due(&mut self, now: WallTime) -> (Vec<Due>, fastrand::Rng) {
-        let mut due: Vec<Due> = self
-            .iter()
-            .filter(|entry| self.wait(entry, now).is_zero() && self.may_dial(entry, now))
-            .map(|entry| Due {
+impl View<'_> {
+    /// The addresses that may be dialled now, ordered by address.
+    pub(super) fn due(&self) -> Vec<Candidate> {
+        self.entries
+            .values()
+            .filter(|entry| self.wait(entry).is_zero() && self.may_dial(entry))
+            .map(|entry| Candidate {
                 addr: entry.addr,
                 trusted: entry.trusted,
                 proven: entry.last_success.is_some(),
                 failures: entry.failures,
             })
-            .collect();
-        let mut rng = self.rng.fork();
-        rng.shuffle(&mut due);
-        (due, rng)
+            .collect()
     }
 
-    /// When the next address may be dialled; not before `now`.
-    pub(super) fn next_due(&self, now: WallTime) -> Option<WallTime> {
-        let dialable = self.iter().filter(|entry| self.may_dial(entry, now));
-        dialable.map(|entry| self.wait(entry, now)).min().map(|wait| now.after(wait))
+    /// When the next address may be dialled, not before `now`.
+    pub(super) fn next_due(&self) -> Option<WallTime> {
+        let dialable = self.entries.values().filter(|entry| self.may_dial(entry));
+        dialable.map(|entry| self.wait(entry)).min().map(|wait| self.now.after(wait))
     }
 
-    /// Addresses worth telling others, at most `max`.
-    pub(super) fn sample(&mut self, now: WallTime, max: usize) -> Vec<SocketAddr> {
-        let mut rng = self.rng.fork();
-        let good = self
-            .iter()
-            .filter(|entry| entry.last_success.is_some() && !entry.is_failing() && self.may_dial(entry, now));
-        rng.choose_multiple(good.map(|entry| entry.addr), max)
+    /// Whether an address is known and may be dialled now. Ignores aliases.
+    pub(super) fn is_due(&self, addr: &SocketAddr) -> bool {
+        self.entries.get(addr).is_some_and(|entry| self.wait(entry).is_zero() && self.is_allowed(entry))
     }
 
-    /// Whether an address is to be dialled at all: not our own, not banned, not another name of one that works.
-    fn may_dial(&self, entry: &Address, now: WallTime) -> bool {
-        self.is_welcome(entry, now) && !self.is_stood_in(entry)
+    /// The addresses to share with peers: they once connected and do not fail now.
+    pub(super) fn shareable(&self) -> impl Iterator<Item = SocketAddr> {
+        self.entries
+            .values()
+            .filter(|entry| entry.last_success.is_some() && !entry.is_failing() && self.may_dial(entry))
+            .map(|entry| entry.addr)
     }
 
-    /// The same, whatever other names it has.
-    fn is_welcome(&self, entry: &Address, now: WallTime) -> bool {
-        !self.is_own(entry, now) && !self.bans.holds_addr(entry.addr, now)
+    /// Whether an address is our own, as far as we remember.
+    ///
+    /// A clock that jumped back makes the book forget it; the price is one dial to ourselves.
+    pub(super) fn is_self(&self, entry: &Address) -> bool {
+        let memory = self.config.self_memory;
+        entry.self_since.is_some_and(|since| self.now.since(since) < memory && since.since(self.now) < memory)
     }
 
-    /// Whether an address is known and may be dialled now, whatever other names it has.
-    pub(super) fn is_due(&self, addr: &SocketAddr, now: WallTime) -> bool {
-        self.get(addr).is_some_and(|entry| self.wait(entry, now).is_zero() && self.is_welcome(entry, now))
+    /// Whether an address may be dialled at some time: not our own, not banned, not an alias of a
+    /// reachable address.
+    fn may_dial(&self, entry: &Address) -> bool {
+        self.is_allowed(entry) && !self.is_alias_of_reachable(entry)
     }
 
-    fn wait(&self, entry: &Address, now: WallTime) -> Duration {
-        wait_of(entry, now, self.config.backoff.cap)
+    /// The same, ignoring aliases.
+    fn is_allowed(&self, entry: &Address) -> bool {
+        !self.is_self(entry) && !self.bans.holds_addr(entry.addr, self.now)
+    }
+
+    /// Whether another address of the same peer is dialled instead: one that is known and not
+    /// failing.
+    fn is_alias_of_reachable(&self, entry: &Address) -> bool {
+        let mut next = entry.alias_of;
+        for _ in 0..MAX_ALIAS_HOPS {
+            let Some(target) = next.and_then(|addr| self.entries.get(&addr)) else { return false };
+            if target.alias_of.is_none() {
+                return !target.is_failing();
+            }
+            next = target.alias_of;
+        }
+        false
+    }
+
+    fn wait(&self, entry: &Address) -> Duration {
+        remaining_wait(entry, self.now, self.config.backoff.cap)
     }
 }
 
 /// How long an address still has to wait.
-pub(super) fn wait_of(entry: &Address, now: WallTime, cap: Duration) -> Duration {
+pub(super) fn remaining_wait(entry: &Address, now: WallTime, cap: Duration) -> Duration {
     let left = entry.next_attempt.since(now);
-    // No wait is longer than the cap, so this one was set before the clock jumped back.
+    // No wait exceeds the cap, so a longer one was set before the clock jumped back.
     if left > cap { Duration::ZERO } else { left }
 }
 
-/// Picks up to `max` of what is due, the best classes first: trusted; then proven and new by the toss of a coin, in both
-/// those with fewer failures first. So neither a flood of new addresses nor a set of old friends takes every slot.
+/// Selects up to `max` candidates: trusted ones first, then proven and new ones in random turns,
+/// each with fewer failures first. Neither a flood of new addresses nor a set of old peers takes
+/// every slot.
+///
+/// `candidates` are in random order.
 pub(super) fn interleave(
-    mut due: Vec<Due>,
+    mut candidates: Vec<Candidate>,
     mut rng: fastrand::Rng,
     max: usize,
     skip: &dyn Fn(&SocketAddr) -> bool,
 ) -> Vec<SocketAddr> {
-    // Stable: what is equal stays in random order.
-    due.sort_by_key(|due| due.failures.min(WORST));
-    let of = |class: fn(&Due) -> bool| due.iter().filter(move |due| class(due)).map(|due| due.addr);
-    let mut proven = of(|due| !due.trusted && due.proven).peekable();
-    let mut new = of(|due| !due.trusted && !due.proven).peekable();
+    // A stable sort keeps equal candidates in random order.
+    candidates.sort_by_key(|candidate| candidate.failures.min(MAX_RANKED_FAILURES));
+    let of = |class: fn(&Candidate) -> bool| {
+        candidates.iter().filter(move |candidate| class(candidate)).map(|candidate| candidate.addr)
+    };
+    let mut proven = of(|candidate| !candidate.trusted && candidate.proven).peekable();
+    let mut new = of(|candidate| !candidate.trusted && !candidate.proven).peekable();
     let mixed = std::iter::from_fn(|| match (proven.peek(), new.peek()) {
         (Some(_), Some(_)) if rng.bool() => proven.next(),
         (Some(_), None) => proven.next(),
         _ => new.next(),
     });
-    of(|due| due.trusted).chain(mixed).filter(|addr| !skip(addr)).take(max).collect()
+    of(|candidate| candidate.trusted).chain(mixed).filter(|addr| !skip(addr)).take(max).collect()
 }
-
-/// Failures beyond which one address is as bad as another.
-const WORST: u32 = 4;

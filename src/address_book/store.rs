@@ -1,48 +1,68 @@
-//! The file: a redb database of three tables. Everything here blocks.
+//! The file: a redb database of three tables. Every call blocks.
 //!
-//! The stored forms are types of their own, so that a change of [`Address`] does not change the file unnoticed. Whoever
-//! changes one raises [`SCHEMA`].
+//! A new file is made beside its path and renamed when it is complete. A write is one transaction
+//! that is synced to the disk before it returns. After a failed write the database is closed, since
+//! redb refuses further work on it, and the next flush opens it again.
+
+mod fault;
+mod records;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableHandle,
+    WriteTransaction,
 };
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
+use self::fault::{Fault, guarded};
+use self::records::{StoredAddr, StoredAddress, StoredTarget, decode, encode};
 use super::dirty::Batch;
-use super::{Address, AddressBookError, Ban, BanTarget, FailureCause, Source, WallTime};
-use crate::base::PeerId;
+use super::{Address, AddressBookError, Ban};
 
-/// The open file, or, after a failed write, the wish to open it again.
+/// A table of postcard keys and values.
+type Records = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("peerpool.book");
+/// From a [`StoredAddr`] to a [`StoredAddress`].
+const ADDRESSES: Records = TableDefinition::new("addresses");
+/// From a [`StoredTarget`] to a pair of start and end.
+const BANS: Records = TableDefinition::new("bans");
+
+const SCHEMA_KEY: &str = "schema";
+/// Raised by every change of the tables' contents.
+const SCHEMA: u64 = 1;
+
+/// Bytes of redb's cache. The book is read only once.
+const CACHE_BYTES: usize = 1 << 20;
+
+/// The open file.
 #[derive(Debug)]
 pub(super) struct Store {
     path: PathBuf,
-    /// `None` after an error: redb refuses further work on a database that met one.
+    /// `None` after an error, until the next [`Store::reopen`].
     db: Option<Database>,
 }
 
-/// What the file held.
+/// The records of the file.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub(super) addresses: Vec<Address>,
     pub(super) bans: Vec<Ban>,
 }
 
-/// What a reopening found.
+/// The state of the file after [`Store::reopen`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reopened {
-    /// The file as it was, or no need to look.
-    AsBefore,
-    /// A new file: somebody has taken the old one away.
+    /// The file has the records that were written before.
+    Unchanged,
+    /// The file is new: the old one was moved or deleted.
     Empty,
 }
 
 impl Store {
+    /// Opens or creates the file and reads it.
     pub(super) fn open(path: &Path) -> Result<(Self, Contents), AddressBookError> {
         let (db, _) = open(path)?;
         let contents = guarded(|| load(&db)).map_err(|fault| fault.on_open(path))?;
@@ -52,20 +72,20 @@ impl Store {
     /// Opens the file again if an error has closed it.
     pub(super) fn reopen(&mut self) -> Result<Reopened, AddressBookError> {
         if self.db.is_some() {
-            return Ok(Reopened::AsBefore);
+            return Ok(Reopened::Unchanged);
         }
         let (db, state) = open(&self.path)?;
         self.db = Some(db);
         Ok(state)
     }
 
-    /// As after an error.
+    /// Closes the file as an error does.
     #[cfg(all(test, not(peerpool_loom)))]
     pub(super) fn close(&mut self) {
         self.db = None;
     }
 
-    /// Writes a batch in one transaction that is on disk when this returns.
+    /// Writes a batch in one transaction, which is on disk when this returns.
     pub(super) fn write(&mut self, batch: &Batch) -> Result<(), AddressBookError> {
         let Some(db) = self.db.take() else {
             let cause = Box::new(io::Error::other("closed after an earlier error"));
@@ -77,7 +97,7 @@ impl Store {
                 Ok(())
             }
             Err(fault) => {
-                // Closing a database that met an error may panic in its turn.
+                // Closing a database after an error may panic too.
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
                 Err(AddressBookError::Write { path: self.path.clone(), cause: fault.into_cause() })
             }
@@ -85,13 +105,14 @@ impl Store {
     }
 }
 
-/// Opens or creates the file and makes sure that it is a book of ours.
+/// Opens or creates the file and checks that it is an address book.
 fn open(path: &Path) -> Result<(Database, Reopened), AddressBookError> {
     let is_new = !path.exists() && create(path).map_err(|fault| fault.on_open(path))?;
     let db = guarded(|| {
-        // The check makes a damaged page an error here; unchecked, redb may trust it and panic later.
+        // The check turns a damaged page into an error here. Without it, redb may trust the page
+        // and panic later.
         let mut builder = Database::builder();
-        builder.set_check_integrity_on_open(true).set_cache_size(CACHE);
+        builder.set_check_integrity_on_open(true).set_cache_size(CACHE_BYTES);
         builder.create(path).map_err(Fault::from)
     })
     .map_err(|fault| fault.on_open(path))?;
@@ -99,50 +120,52 @@ fn open(path: &Path) -> Result<(Database, Reopened), AddressBookError> {
     Ok((db, if is_new { Reopened::Empty } else { state }))
 }
 
-/// Makes a new book beside `path` and gives it its name only when it is whole: a process killed in between leaves no half-made
-/// file that could not be opened again. Somebody else's file that appears meanwhile is left alone: then `false`.
+/// Creates a book beside `path` and gives it its name when it is complete, so that a process killed
+/// in between leaves no partial file. Returns `false`, and changes nothing, if another file appears
+/// at `path` meanwhile.
 fn create(path: &Path) -> Result<bool, Fault> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".new-{}", std::process::id()));
-    let beside = PathBuf::from(name);
+    let temporary = PathBuf::from(name);
     let io = |error| Fault::from(DatabaseError::Storage(StorageError::Io(error)));
-    // Left by a process of this number that was killed while it made one: in a container they begin anew each time.
-    let _ = std::fs::remove_file(&beside);
+    // A process with this id may have been killed here. In a container, process ids repeat at every
+    // start.
+    let _ = std::fs::remove_file(&temporary);
     let made = guarded(|| {
-        let db = Database::builder().create(&beside).map_err(Fault::from)?;
+        let db = Database::builder().create(&temporary).map_err(Fault::from)?;
         prepare(&db).map(drop)
     });
-    // A link, unlike a rename, never replaces what is there; where the file system has none, the rename must do.
-    let named = made.and_then(|()| match std::fs::hard_link(&beside, path) {
+    // A hard link, unlike a rename, never replaces a file. File systems without links get a rename.
+    let named = made.and_then(|()| match std::fs::hard_link(&temporary, path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(_) => std::fs::rename(&beside, path).map(|()| true).map_err(io),
+        Err(_) => std::fs::rename(&temporary, path).map(|()| true).map_err(io),
     });
-    // Gone already after a rename.
-    let _ = std::fs::remove_file(&beside);
+    // After a rename the file is gone already.
+    let _ = std::fs::remove_file(&temporary);
     if let Ok(true) = named
-        && let Err(error) = sync_name(path)
+        && let Err(error) = sync_directory(path)
     {
-        // The file is there and good; a loss of power in the next seconds may take its name.
-        tracing::warn!(path = %path.display(), %error, "the name of the new book is not on disk yet");
+        // The file is complete; only its name may be lost if the power fails in the next seconds.
+        tracing::warn!(path = %path.display(), %error, "cannot sync the directory of the new address book");
     }
     named
 }
 
-/// Puts the name of a new file on disk, which lies in its directory.
+/// Syncs the directory of a new file, which stores its name.
 #[cfg(unix)]
-fn sync_name(path: &Path) -> io::Result<()> {
+fn sync_directory(path: &Path) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::File::open(directory)?.sync_all()
 }
 
-/// Elsewhere a directory cannot be opened for that.
+/// Other systems cannot open a directory for a sync.
 #[cfg(not(unix))]
-fn sync_name(_path: &Path) -> io::Result<()> {
+fn sync_directory(_path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Checks the schema, and writes it into a new file.
+/// Checks the schema, or writes it into a new file.
 fn prepare(db: &Database) -> Result<Reopened, Fault> {
     let read = db.begin_read().map_err(Fault::reading)?;
     let tables: Vec<String> =
@@ -150,10 +173,10 @@ fn prepare(db: &Database) -> Result<Reopened, Fault> {
     if tables.iter().any(|name| name == META.name()) {
         let meta = read.open_table(META).map_err(Fault::reading)?;
         let found = meta.get(SCHEMA_KEY).map_err(Fault::reading)?.map_or(0, |value| value.value());
-        return if found == SCHEMA { Ok(Reopened::AsBefore) } else { Err(Fault::Schema(found)) };
+        return if found == SCHEMA { Ok(Reopened::Unchanged) } else { Err(Fault::Schema(found)) };
     }
     if !tables.is_empty() {
-        return Err(Fault::Foreign("a database of something else".into()));
+        return Err(Fault::Foreign("a database of another program".into()));
     }
     drop(read);
     let write = db.begin_write().map_err(Fault::system)?;
@@ -172,7 +195,7 @@ fn load(db: &Database) -> Result<Contents, Fault> {
     for row in read.open_table(ADDRESSES).map_err(Fault::reading)?.iter().map_err(Fault::reading)? {
         let (key, value) = row.map_err(Fault::reading)?;
         let stored: StoredAddress = decode(value.value())?;
-        contents.addresses.push(stored.restore(decode::<StoredAddr>(key.value())?.into()));
+        contents.addresses.push(stored.into_address(decode::<StoredAddr>(key.value())?.into()));
     }
     for row in read.open_table(BANS).map_err(Fault::reading)?.iter().map_err(Fault::reading)? {
         let (key, value) = row.map_err(Fault::reading)?;
@@ -184,232 +207,37 @@ fn load(db: &Database) -> Result<Contents, Fault> {
 
 fn write(db: &Database, batch: &Batch) -> Result<(), Fault> {
     let write = db.begin_write().map_err(Fault::system)?;
-    if batch.anew {
+    if batch.replace_all {
         write.delete_table(ADDRESSES).map_err(Fault::system)?;
         write.delete_table(BANS).map_err(Fault::system)?;
     }
-    {
-        let mut table = write.open_table(ADDRESSES).map_err(Fault::system)?;
-        for (addr, entry) in &batch.addresses {
-            let key = encode(&StoredAddr::from(*addr))?;
-            match entry {
-                Some(entry) => {
-                    let value = encode(&StoredAddress::of(entry))?;
-                    table.insert(key.as_slice(), value.as_slice()).map_err(Fault::system)?;
-                }
-                None => drop(table.remove(key.as_slice()).map_err(Fault::system)?),
-            }
-        }
-        let mut table = write.open_table(BANS).map_err(Fault::system)?;
-        for (target, ban) in &batch.bans {
-            let key = encode(&StoredTarget::from(*target))?;
-            match ban {
-                Some(ban) => {
-                    let value = encode(&(ban.since, ban.until))?;
-                    table.insert(key.as_slice(), value.as_slice()).map_err(Fault::system)?;
-                }
-                None => drop(table.remove(key.as_slice()).map_err(Fault::system)?),
-            }
-        }
-    }
-    // redb's default durability: the data is synced before the commit returns.
+    let addresses = batch.addresses.iter().map(|(addr, entry)| {
+        let value = entry.as_ref().map(|entry| encode(&StoredAddress::from(entry))).transpose()?;
+        Ok((encode(&StoredAddr::from(*addr))?, value))
+    });
+    write_records(&write, ADDRESSES, addresses)?;
+    let bans = batch.bans.iter().map(|(target, ban)| {
+        let value = ban.map(|ban| encode(&(ban.since, ban.until))).transpose()?;
+        Ok((encode(&StoredTarget::from(*target))?, value))
+    });
+    write_records(&write, BANS, bans)?;
+    // With redb's default durability the data is synced before the commit returns.
     write.commit().map_err(Fault::system)
 }
 
-/// A socket address with its scope, which serde's own form loses.
-#[derive(Serialize, Deserialize)]
-struct StoredAddr(IpAddr, u16, u32);
-
-impl From<SocketAddr> for StoredAddr {
-    fn from(addr: SocketAddr) -> Self {
-        let scope = match addr {
-            SocketAddr::V4(_) => 0,
-            SocketAddr::V6(v6) => v6.scope_id(),
-        };
-        Self(addr.ip(), addr.port(), scope)
-    }
-}
-
-impl From<StoredAddr> for SocketAddr {
-    fn from(StoredAddr(ip, port, scope): StoredAddr) -> Self {
-        match ip {
-            IpAddr::V4(_) => Self::new(ip, port),
-            IpAddr::V6(v6) => Self::V6(SocketAddrV6::new(v6, port, 0, scope)),
+/// Writes encoded records, and removes those without a value.
+fn write_records(
+    write: &WriteTransaction,
+    table: Records,
+    records: impl Iterator<Item = Result<(Vec<u8>, Option<Vec<u8>>), Fault>>,
+) -> Result<(), Fault> {
+    let mut table = write.open_table(table).map_err(Fault::system)?;
+    for record in records {
+        let (key, value) = record?;
+        match value {
+            Some(value) => drop(table.insert(key.as_slice(), value.as_slice()).map_err(Fault::system)?),
+            None => drop(table.remove(key.as_slice()).map_err(Fault::system)?),
         }
     }
+    Ok(())
 }
-
-/// A [`BanTarget`] as the file has it.
-#[derive(Serialize, Deserialize)]
-enum StoredTarget {
-    Ip(IpAddr),
-    Key([u8; 32]),
-    Addr(StoredAddr),
-}
-
-impl From<BanTarget> for StoredTarget {
-    fn from(target: BanTarget) -> Self {
-        match target {
-            BanTarget::Ip(ip) => Self::Ip(ip),
-            BanTarget::Peer(PeerId::Key(key)) => Self::Key(key),
-            BanTarget::Peer(PeerId::Addr(addr)) => Self::Addr(addr.into()),
-        }
-    }
-}
-
-impl From<StoredTarget> for BanTarget {
-    fn from(target: StoredTarget) -> Self {
-        match target {
-            StoredTarget::Ip(ip) => Self::Ip(ip),
-            StoredTarget::Key(key) => Self::Peer(PeerId::Key(key)),
-            StoredTarget::Addr(addr) => Self::Peer(PeerId::Addr(addr.into())),
-        }
-    }
-}
-
-/// An [`Address`] as the file has it, without the address itself, which is the key.
-#[derive(Serialize, Deserialize)]
-struct StoredAddress {
-    source: Source,
-    first_seen: WallTime,
-    last_attempt: Option<WallTime>,
-    last_success: Option<WallTime>,
-    failures: u32,
-    next_attempt: WallTime,
-    trusted: bool,
-    alias_of: Option<StoredAddr>,
-    self_since: Option<WallTime>,
-    last_cause: Option<FailureCause>,
-}
-
-impl StoredAddress {
-    fn of(entry: &Address) -> Self {
-        Self {
-            source: entry.source,
-            first_seen: entry.first_seen,
-            last_attempt: entry.last_attempt,
-            last_success: entry.last_success,
-            failures: entry.failures,
-            next_attempt: entry.next_attempt,
-            trusted: entry.trusted,
-            alias_of: entry.alias_of.map(StoredAddr::from),
-            self_since: entry.self_since,
-            last_cause: entry.last_cause,
-        }
-    }
-
-    fn restore(self, addr: SocketAddr) -> Address {
-        Address {
-            addr,
-            source: self.source,
-            first_seen: self.first_seen,
-            last_attempt: self.last_attempt,
-            last_success: self.last_success,
-            failures: self.failures,
-            next_attempt: self.next_attempt,
-            trusted: self.trusted,
-            alias_of: self.alias_of.map(SocketAddr::from),
-            self_since: self.self_since,
-            last_cause: self.last_cause,
-        }
-    }
-}
-
-fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Fault> {
-    postcard::to_allocvec(value).map_err(Fault::system)
-}
-
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
-    match postcard::take_from_bytes(bytes) {
-        Ok((value, [])) => Ok(value),
-        Ok(_) => Err(Fault::Damaged("a record with a tail".into())),
-        Err(error) => Err(Fault::damaged(error)),
-    }
-}
-
-type Cause = Box<dyn std::error::Error + Send + Sync>;
-
-/// What went wrong, before it is known on which file and in which operation.
-#[derive(Debug)]
-enum Fault {
-    System(Cause),
-    Damaged(Cause),
-    Foreign(Cause),
-    InUse,
-    Schema(u64),
-}
-
-impl Fault {
-    fn system(cause: impl Into<Cause>) -> Self {
-        Self::System(cause.into())
-    }
-
-    fn damaged(cause: impl Into<Cause>) -> Self {
-        Self::Damaged(cause.into())
-    }
-
-    /// The kind of an error of a read: the disk's, or the contents'.
-    fn reading(error: impl Into<redb::Error>) -> Self {
-        match error.into() {
-            redb::Error::Io(io) => Self::system(io),
-            error => Self::damaged(error),
-        }
-    }
-
-    fn on_open(self, path: &Path) -> AddressBookError {
-        let path = path.to_owned();
-        match self {
-            Self::System(cause) => AddressBookError::Open { path, cause },
-            Self::Damaged(cause) => AddressBookError::Corrupt { path, cause },
-            Self::Foreign(cause) => AddressBookError::Foreign { path, cause },
-            Self::InUse => AddressBookError::InUse { path },
-            Self::Schema(found) => AddressBookError::Schema { path, found, supported: SCHEMA },
-        }
-    }
-
-    fn into_cause(self) -> Cause {
-        match self {
-            Self::System(cause) | Self::Damaged(cause) | Self::Foreign(cause) => cause,
-            Self::InUse => "in use".into(),
-            Self::Schema(found) => format!("schema {found}").into(),
-        }
-    }
-}
-
-impl From<DatabaseError> for Fault {
-    fn from(error: DatabaseError) -> Self {
-        match error {
-            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => Self::InUse,
-            DatabaseError::Storage(StorageError::Io(io)) => match io.kind() {
-                io::ErrorKind::InvalidData => Self::Foreign(io.into()),
-                // A file that ends before its header says it does.
-                io::ErrorKind::UnexpectedEof => Self::Damaged(io.into()),
-                _ => Self::System(io.into()),
-            },
-            DatabaseError::UpgradeRequired(_) => Self::Foreign(error.into()),
-            error => Self::Damaged(error.into()),
-        }
-    }
-}
-
-/// Runs `work` and turns a panic into an error: redb asserts on bytes that no redb would have written.
-fn guarded<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        Err(Fault::Damaged(format!("the database panicked: {text}").into()))
-    })
-}
-
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("peerpool.book");
-/// From a postcard [`StoredAddr`] to a postcard [`StoredAddress`].
-const ADDRESSES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("addresses");
-/// From a postcard [`StoredTarget`] to a postcard pair of beginning and end.
-const BANS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("bans");
-
-const SCHEMA_KEY: &str = "schema";
-/// Raised by every change of what the tables hold.
-const SCHEMA: u64 = 1;
-
-/// Bytes that redb may cache; the book itself is read once.
-const CACHE: usize = 1 << 20;

@@ -1,33 +1,48 @@
-//! The map that is the truth, and the indexes that keep its bounds cheap. No lock, no I/O, no clock.
+//! The records of the book, the indexes that keep its bounds cheap, and the marks for the file.
+//!
+//! No lock, no I/O, no clock. Every change of an entry goes through `insert`, `edit` or `remove`,
+//! which keep the indexes and the marks up to date.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::time::Duration;
 
-use super::address::refusal;
-use super::bans::Bans;
-use super::dirty::DirtySet;
-use super::eviction::{EvictionOrder, quota};
-use super::select::wait_of;
-use super::{
-    AddRefused, Added, Address, AddressBookConfig, Ban, BanTarget, DialOutcome, FailureCause, Source,
-    WallTime,
+use super::address::{
+    AddRefused, Added, Address, DialOutcome, FailureCause, MAX_LOCAL_FAULT_WAIT, Source, refusal,
 };
+use super::bans::{Ban, BanTarget, Bans};
+use super::config::AddressBookConfig;
+use super::dirty::DirtySet;
+#[cfg(feature = "redb")]
+use super::dirty::{Batch, Dirty};
+use super::eviction::EvictionQueues;
+use super::quota::SourceQuotas;
+use super::select::{Candidate, MAX_ALIAS_HOPS, View, remaining_wait};
+use super::wall_time::WallTime;
+use crate::base::{Backoff, PeerId};
 
-/// What the book holds. Ordered maps, so that one seed gives one choice.
+/// The records of the book. The maps are ordered, so that equal seeds make equal choices.
 #[derive(Debug)]
 pub(super) struct AddrTable {
-    pub(super) config: AddressBookConfig,
+    config: AddressBookConfig,
     entries: BTreeMap<SocketAddr, Address>,
-    /// What may be evicted. Derived from `entries` and `bans`.
-    pub(super) shelves: EvictionOrder,
-    /// What counts against each source's quota. Derived from `entries`.
-    pub(super) by_source: BTreeMap<Source, BTreeSet<SocketAddr>>,
     pub(super) bans: Bans,
-    pub(super) rng: fastrand::Rng,
-    pub(super) dirty: DirtySet,
+    eviction: EvictionQueues,
+    quotas: SourceQuotas,
+    rng: fastrand::Rng,
+    dirty: DirtySet,
     pub(super) refused: u64,
     pub(super) evicted: u64,
+}
+
+/// What [`AddrTable::evict`] may remove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    /// Addresses in the eviction queues only.
+    Expendable,
+    /// If there is none of these, a proven address, but never a trusted one.
+    AlsoProven,
 }
 
 impl AddrTable {
@@ -36,39 +51,14 @@ impl AddrTable {
         Self {
             config,
             entries: BTreeMap::new(),
-            shelves: EvictionOrder::default(),
-            by_source: BTreeMap::new(),
             bans: Bans::default(),
+            eviction: EvictionQueues::default(),
+            quotas: SourceQuotas::default(),
             rng,
             dirty: DirtySet::default(),
             refused: 0,
             evicted: 0,
         }
-    }
-
-    /// Puts back what the file had, then drops what the configuration no longer allows.
-    #[cfg(feature = "redb")]
-    pub(super) fn restore(&mut self, addresses: Vec<Address>, bans: Vec<Ban>) {
-        // Bans first: they decide on which shelf an address stands.
-        for ban in bans {
-            self.bans.put(ban);
-        }
-        for entry in addresses {
-            self.shelve(&entry);
-            self.entries.insert(entry.addr, entry);
-        }
-        self.track();
-        let allowed = self.config.allow_private;
-        let refused = |entry: &&Address| !entry.trusted && refusal(entry.addr, allowed).is_some();
-        let gone: Vec<SocketAddr> = self.entries.values().filter(refused).map(|entry| entry.addr).collect();
-        for addr in gone {
-            self.remove(&addr);
-        }
-        while self.entries.len() > self.config.max_addresses.get() && self.evict(true) {}
-        for bucket in self.by_source.keys().copied().collect::<Vec<_>>() {
-            while self.thin(bucket, None) {}
-        }
-        self.shrink_bans(None);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -81,6 +71,26 @@ impl AddrTable {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Address> {
         self.entries.values()
+    }
+
+    /// The book as the selection sees it.
+    pub(super) fn view(&self, now: WallTime) -> View<'_> {
+        View { entries: &self.entries, bans: &self.bans, config: &self.config, now }
+    }
+
+    /// The addresses that may be dialled now, in random order, and a generator for
+    /// [`interleave`](super::select::interleave).
+    pub(super) fn due(&mut self, now: WallTime) -> (Vec<Candidate>, fastrand::Rng) {
+        let mut due = self.view(now).due();
+        let mut rng = self.rng.fork();
+        rng.shuffle(&mut due);
+        (due, rng)
+    }
+
+    /// Up to `max` random addresses to share with peers.
+    pub(super) fn sample(&mut self, now: WallTime, max: usize) -> Vec<SocketAddr> {
+        let mut rng = self.rng.fork();
+        rng.choose_multiple(self.view(now).shareable(), max)
     }
 
     pub(super) fn add(
@@ -103,29 +113,23 @@ impl AddrTable {
     pub(super) fn record(&mut self, addr: &SocketAddr, outcome: DialOutcome, now: WallTime) -> bool {
         let backoff = self.config.backoff;
         let random = self.rng.u64(..);
-        let fail = |entry: &mut Address, cause, at_least| {
+        let fail = |entry: &mut Address, cause, min_wait| {
             entry.failures = entry.failures.saturating_add(1);
-            entry.next_attempt = now.after(backoff.delay(entry.failures, random).max(at_least));
+            entry.next_attempt = now.after(backoff.delay(entry.failures, random).max(min_wait));
             entry.last_cause = Some(cause);
         };
-        let soon = DialOutcome::MAX_LOCAL_FAULT_WAIT.min(backoff.cap);
+        // A wait that is set without a new failure does not shorten the current one.
+        let wait_at_least = |entry: &mut Address, wait: Duration| {
+            entry.next_attempt = now.after(remaining_wait(entry, now, backoff.cap).max(wait));
+        };
+        let soon = MAX_LOCAL_FAULT_WAIT.min(backoff.cap);
         match outcome {
-            DialOutcome::NoNetwork(cause) => self.edit(addr, |entry| {
-                fail(entry, cause, std::time::Duration::ZERO);
-                entry.next_attempt = entry.next_attempt.min(now.after(soon));
-            }),
-            DialOutcome::Deferred => self.edit(addr, |entry| {
-                let wait = crate::base::Backoff { base: soon, cap: soon }.delay(1, random);
-                entry.next_attempt = now.after(wait_of(entry, now, backoff.cap).max(wait));
-            }),
-            DialOutcome::Collision => self.entries.contains_key(addr),
             DialOutcome::Attempt => self.edit(addr, |entry| entry.last_attempt = Some(now)),
             DialOutcome::Connected => self.edit(addr, |entry| {
                 entry.last_success = Some(now);
                 (entry.self_since, entry.alias_of) = (None, None);
-                // Whatever becomes of the session, a redial waits as after one failure at least.
-                let wait = backoff.delay(entry.failures.max(1), random);
-                entry.next_attempt = now.after(wait_of(entry, now, backoff.cap).max(wait));
+                // However the session ends, a redial waits at least as long as after one failure.
+                wait_at_least(entry, backoff.delay(entry.failures.max(1), random));
             }),
             DialOutcome::Stable => self.edit(addr, |entry| {
                 entry.last_success = Some(now);
@@ -133,14 +137,20 @@ impl AddrTable {
                 entry.next_attempt = now;
                 entry.last_cause = None;
             }),
-            DialOutcome::Failed(cause) => {
-                self.edit(addr, |entry| fail(entry, cause, std::time::Duration::ZERO))
-            }
+            DialOutcome::Failed(cause) => self.edit(addr, |entry| fail(entry, cause, Duration::ZERO)),
             DialOutcome::Busy { retry_after } => {
-                // The peer chose this number, so it counts no further than our own longest wait.
-                let wish = retry_after.unwrap_or_default().min(backoff.cap);
-                self.edit(addr, |entry| fail(entry, FailureCause::Busy, wish))
+                // The peer chose this wait, so it counts up to our own longest wait only.
+                let min_wait = retry_after.unwrap_or_default().min(backoff.cap);
+                self.edit(addr, |entry| fail(entry, FailureCause::Busy, min_wait))
             }
+            DialOutcome::NoNetwork(cause) => self.edit(addr, |entry| {
+                fail(entry, cause, Duration::ZERO);
+                entry.next_attempt = entry.next_attempt.min(now.after(soon));
+            }),
+            DialOutcome::Deferred => self.edit(addr, |entry| {
+                wait_at_least(entry, Backoff { base: soon, cap: soon }.delay(1, random));
+            }),
+            DialOutcome::Collision => self.entries.contains_key(addr),
         }
     }
 
@@ -155,7 +165,8 @@ impl AddrTable {
         }
         self.edit(&addr, |entry| {
             entry.trusted = trusted;
-            // Told by somebody or not, the operator has named it now; no quota counts it again should the trust end.
+            // The operator is its source from now on: no quota counts the address again when the
+            // trust ends.
             if trusted {
                 entry.source = Source::Operator;
             }
@@ -167,38 +178,26 @@ impl AddrTable {
         if addr == of || !self.entries.contains_key(&addr) || !self.entries.contains_key(&of) {
             return false;
         }
-        // Should `of` itself lead to `addr`, what is known now is the other way round.
-        let mut at = of;
-        for _ in 0..HOPS {
-            match self.entries.get(&at).and_then(|entry| entry.alias_of) {
+        // If `of` leads to `addr`, the new knowledge replaces that link, so that no circle arises.
+        let mut current = of;
+        for _ in 0..MAX_ALIAS_HOPS {
+            match self.entries.get(&current).and_then(|entry| entry.alias_of) {
                 Some(next) if next == addr => {
-                    self.edit(&at, |entry| entry.alias_of = None);
+                    self.edit(&current, |entry| entry.alias_of = None);
                     break;
                 }
-                Some(next) => at = next,
+                Some(next) => current = next,
                 None => break,
             }
         }
         self.edit(&addr, |entry| entry.alias_of = Some(of))
     }
 
-    /// Whether another address of the same peer is dialled instead: one that is known and not failing.
-    pub(super) fn is_stood_in(&self, entry: &Address) -> bool {
-        let mut at = entry.alias_of;
-        for _ in 0..HOPS {
-            let Some(target) = at.and_then(|addr| self.entries.get(&addr)) else { return false };
-            if target.alias_of.is_none() {
-                return !target.is_failing();
-            }
-            at = target.alias_of;
-        }
-        false
-    }
-
     pub(super) fn mark_self(&mut self, addr: SocketAddr, now: WallTime) {
-        // Our own address is worth knowing even if a peer may not tell us such, but not at any price.
+        // Our own address is worth a record even if peers may not report such addresses, but no
+        // proven address.
         if !self.entries.contains_key(&addr) {
-            if refusal(addr, true).is_some() || (self.is_full() && !self.evict(false)) {
+            if refusal(addr, true).is_some() || (self.is_full() && !self.evict(Victim::Expendable)) {
                 return;
             }
             self.insert(Address::new(addr, Source::Operator, now));
@@ -206,18 +205,10 @@ impl AddrTable {
         self.edit(&addr, |entry| entry.self_since = Some(now));
     }
 
-    /// Whether an address is our own, as far as we remember. A clock that jumped back makes us forget: the price is
-    /// one dial to ourselves.
-    pub(super) fn is_own(&self, entry: &Address, now: WallTime) -> bool {
-        entry.self_since.is_some_and(|since| {
-            now.since(since) < self.config.self_memory && since.since(now) < self.config.self_memory
-        })
-    }
-
     pub(super) fn remove(&mut self, addr: &SocketAddr) -> bool {
         let Some(entry) = self.entries.remove(addr) else { return false };
-        self.unshelve(&entry);
-        self.note(*addr);
+        self.unindex(&entry);
+        self.mark(*addr);
         true
     }
 
@@ -225,8 +216,8 @@ impl AddrTable {
         if until <= now || !self.bans.put(Ban { target, since: now, until }) {
             return false;
         }
-        self.note_ban(target);
-        self.reshelve(&target);
+        self.mark_ban(target);
+        self.reindex_banned(&target);
         if self.bans.len() > self.config.max_bans.get() {
             self.expire(now);
             self.shrink_bans(Some(target));
@@ -235,18 +226,18 @@ impl AddrTable {
     }
 
     pub(super) fn unban(&mut self, target: &BanTarget) -> bool {
-        let was = self.bans.remove(target);
-        if was {
-            self.note_ban(*target);
-            self.reshelve(target);
+        let existed = self.bans.remove(target);
+        if existed {
+            self.mark_ban(*target);
+            self.reindex_banned(target);
         }
-        was
+        existed
     }
 
     pub(super) fn expire(&mut self, now: WallTime) -> usize {
-        let (over, moved) = self.bans.settle(now);
-        moved.into_iter().for_each(|target| self.note_ban(target));
-        over.iter().filter(|target| self.unban(target)).count()
+        let (expired, rebased) = self.bans.check_times(now);
+        rebased.into_iter().for_each(|target| self.mark_ban(target));
+        expired.iter().filter(|target| self.unban(target)).count()
     }
 
     /// Records that the file does not have yet.
@@ -254,23 +245,23 @@ impl AddrTable {
         self.dirty.len(self.entries.len() + self.bans.len())
     }
 
-    /// How many changes are noted one by one.
-    pub(super) fn bound(&self) -> usize {
+    /// Marks above which the whole file is rewritten.
+    fn max_marks(&self) -> usize {
         self.config.max_addresses.get().saturating_add(self.config.max_bans.get())
     }
 
-    fn note(&mut self, addr: SocketAddr) {
-        self.dirty.note(addr, self.bound());
+    fn mark(&mut self, addr: SocketAddr) {
+        self.dirty.mark(addr, self.max_marks());
     }
 
-    fn note_ban(&mut self, target: BanTarget) {
-        self.dirty.note_ban(target, self.bound());
+    fn mark_ban(&mut self, target: BanTarget) {
+        self.dirty.mark_ban(target, self.max_marks());
     }
 
-    /// Drops the bans that end first, other than `but`, down to the bound.
-    fn shrink_bans(&mut self, but: Option<BanTarget>) {
+    /// Removes the bans that end first, other than `except`, down to the limit.
+    fn shrink_bans(&mut self, except: Option<BanTarget>) {
         while self.bans.len() > self.config.max_bans.get() {
-            let Some(first) = self.bans.first_to_end(but) else { break };
+            let Some(first) = self.bans.first_to_end(except) else { break };
             self.unban(&first);
         }
     }
@@ -281,16 +272,17 @@ impl AddrTable {
 
     /// Makes sure that a new address from this source may enter.
     fn make_room(&mut self, addr: SocketAddr, source: Source, now: WallTime) -> Result<(), AddRefused> {
-        if let Some(why) = refusal(addr, self.config.allow_private) {
-            return Err(why);
+        if let Some(refused) = refusal(addr, self.config.allow_private) {
+            return Err(refused);
         }
         if self.bans.holds_addr(addr, now) {
             return Err(AddRefused::Banned);
         }
-        let told = source.bucket().and_then(|bucket| self.by_source.get(&bucket));
-        if let Some(told) = told.filter(|told| told.len() >= self.config.max_per_source.get()) {
-            // A source with a long life may replace what it told us and what turned out not to answer, nothing else.
-            let dead = told
+        let max_per_source = self.config.max_per_source.get();
+        let full = source.bucket().and_then(|bucket| self.quotas.at_least(bucket, max_per_source));
+        if let Some(reported) = full {
+            // A source at its quota may only replace an address of its own that does not answer.
+            let dead = reported
                 .iter()
                 .filter_map(|addr| self.entries.get(addr))
                 .filter(|entry| entry.failures > 0 && entry.self_since.is_none())
@@ -300,53 +292,53 @@ impl AddrTable {
             self.remove(&dead);
             self.evicted += 1;
         }
-        if self.is_full() && !self.evict(source == Source::Operator) {
+        let victim = if source == Source::Operator { Victim::AlsoProven } else { Victim::Expendable };
+        if self.is_full() && !self.evict(victim) {
             return Err(AddRefused::Full);
         }
         Ok(())
     }
 
     fn insert(&mut self, entry: Address) {
-        self.shelve(&entry);
-        self.note(entry.addr);
+        self.index(&entry);
+        self.mark(entry.addr);
         self.entries.insert(entry.addr, entry);
     }
 
-    /// Changes an entry and its place in the indexes.
+    /// Changes an entry and updates the indexes. Returns whether the address is known.
     fn edit(&mut self, addr: &SocketAddr, change: impl FnOnce(&mut Address)) -> bool {
         let Some(mut entry) = self.entries.remove(addr) else { return false };
-        self.unshelve(&entry);
+        self.unindex(&entry);
         change(&mut entry);
-        let bucket = quota(&entry);
+        let bucket = SourceQuotas::bucket_of(&entry);
         self.insert(entry);
         if let Some(bucket) = bucket {
-            self.thin(bucket, Some(addr));
+            self.enforce_quota(bucket, Some(addr));
         }
         true
     }
 
-    /// Takes out what is worth least of a quota that is passed, other than `but`: what does not answer, then what has never
-    /// connected, then what did so longest ago; our own addresses last.
-    fn thin(&mut self, bucket: Source, but: Option<&SocketAddr>) -> bool {
-        let Some(all) =
-            self.by_source.get(&bucket).filter(|all| all.len() > self.config.max_per_source.get())
-        else {
-            return false;
-        };
-        let others = all.iter().filter(|addr| Some(*addr) != but).filter_map(|addr| self.entries.get(addr));
-        let worth = |entry: &&Address| {
+    /// Evicts the least valuable address of a bucket above its quota, other than `except`.
+    ///
+    /// Order: addresses that fail most, then never connected ones, then the longest without
+    /// success. Our own addresses go last.
+    fn enforce_quota(&mut self, bucket: Source, except: Option<&SocketAddr>) -> bool {
+        let max = self.config.max_per_source.get();
+        let Some(all) = self.quotas.at_least(bucket, max.saturating_add(1)) else { return false };
+        let others =
+            all.iter().filter(|addr| Some(*addr) != except).filter_map(|addr| self.entries.get(addr));
+        let value = |entry: &&Address| {
             (entry.self_since.is_some(), Reverse(entry.failures), entry.last_success, entry.first_seen)
         };
-        let Some(least) = others.min_by_key(worth).map(|entry| entry.addr) else { return false };
+        let Some(least) = others.min_by_key(value).map(|entry| entry.addr) else { return false };
         self.evicted += 1;
         self.remove(&least)
     }
 
-    /// Takes the least valuable address out. With `force` a proven one goes too, if it must, but never a trusted one.
-    fn evict(&mut self, force: bool) -> bool {
-        let first = self.shelves.iter().find_map(|shelf| shelf.first().map(|(_, addr)| *addr));
-        let victim = first.or_else(|| {
-            let proven = self.entries.values().filter(|entry| force && !entry.trusted);
+    /// Removes the least valuable address that `victim` allows. Returns whether there was one.
+    fn evict(&mut self, victim: Victim) -> bool {
+        let victim = self.eviction.first().or_else(|| {
+            let proven = self.entries.values().filter(|entry| victim == Victim::AlsoProven && !entry.trusted);
             proven.min_by_key(|entry| entry.last_success).map(|entry| entry.addr)
         });
         let Some(victim) = victim else { return false };
@@ -354,46 +346,106 @@ impl AddrTable {
         self.remove(&victim)
     }
 
-    /// A ban came or went: moves the addresses that it concerns.
-    fn reshelve(&mut self, target: &BanTarget) {
+    fn index(&mut self, entry: &Address) {
+        self.eviction.insert(entry, self.bans.mentions(entry.addr));
+        self.quotas.insert(entry);
+    }
+
+    fn unindex(&mut self, entry: &Address) {
+        self.eviction.remove(entry);
+        self.quotas.remove(entry);
+    }
+
+    /// Moves the addresses of a target whose ban came or went to their new eviction class.
+    fn reindex_banned(&mut self, target: &BanTarget) {
         let (first, last) = match *target {
-            BanTarget::Ip(ip) => ends(ip),
-            BanTarget::Peer(crate::base::PeerId::Addr(addr)) => (addr, addr),
-            BanTarget::Peer(crate::base::PeerId::Key(_)) => return,
+            BanTarget::Ip(ip) => addr_range(ip),
+            BanTarget::Peer(PeerId::Addr(addr)) => (addr, addr),
+            BanTarget::Peer(PeerId::Key(_)) => return,
         };
-        let concerned: Vec<Address> =
-            self.entries.range(first..=last).map(|(_, entry)| entry.clone()).collect();
-        for entry in &concerned {
-            self.unshelve(entry);
-            self.shelve(entry);
+        for (_, entry) in self.entries.range(first..=last) {
+            self.eviction.remove(entry);
+            self.eviction.insert(entry, self.bans.mentions(entry.addr));
         }
     }
 
-    /// Panics unless every index is what the entries say.
+    /// Panics unless every index matches the entries.
     #[cfg(all(test, not(peerpool_loom)))]
     pub(super) fn check(&self) {
         let mut fresh = Self::new(self.config.clone());
         for ban in self.bans.iter() {
             fresh.bans.put(ban);
         }
-        self.entries.values().for_each(|entry| fresh.shelve(entry));
+        self.entries.values().for_each(|entry| fresh.index(entry));
         assert!(self.entries.iter().all(|(addr, entry)| *addr == entry.addr));
-        assert_eq!(self.shelves, fresh.shelves);
-        assert_eq!(self.by_source, fresh.by_source);
+        assert_eq!(self.eviction, fresh.eviction);
+        assert_eq!(self.quotas, fresh.quotas);
         assert!(self.entries.len() <= self.config.max_addresses.get());
         assert!(self.bans.len() <= self.config.max_bans.get());
-        assert!(self.by_source.values().all(|told| told.len() <= self.config.max_per_source.get()));
+        assert!(self.quotas.max_len() <= self.config.max_per_source.get());
+    }
+}
+
+/// What a book with a file needs.
+#[cfg(feature = "redb")]
+impl AddrTable {
+    /// Loads the contents of the file, then removes what the configuration no longer allows.
+    pub(super) fn restore(&mut self, addresses: Vec<Address>, bans: Vec<Ban>) {
+        // Bans first: they decide the eviction class of an address.
+        for ban in bans {
+            self.bans.put(ban);
+        }
+        for entry in addresses {
+            self.index(&entry);
+            self.entries.insert(entry.addr, entry);
+        }
+        self.dirty.track();
+        let allow_private = self.config.allow_private;
+        let is_refused = |entry: &&Address| !entry.trusted && refusal(entry.addr, allow_private).is_some();
+        let refused: Vec<SocketAddr> =
+            self.entries.values().filter(is_refused).map(|entry| entry.addr).collect();
+        for addr in refused {
+            self.remove(&addr);
+        }
+        while self.entries.len() > self.config.max_addresses.get() && self.evict(Victim::AlsoProven) {}
+        for bucket in self.quotas.buckets() {
+            while self.enforce_quota(bucket, None) {}
+        }
+        self.shrink_bans(None);
+    }
+
+    /// Marks all records: the file is empty, or its contents are unknown.
+    pub(super) fn mark_all(&mut self) {
+        self.dirty.mark_all();
+    }
+
+    /// Clones the records that the file does not have yet, and clears their marks.
+    pub(super) fn take_batch(&mut self) -> Batch {
+        match self.dirty.take() {
+            Dirty::All => Batch {
+                replace_all: true,
+                addresses: self.iter().map(|entry| (entry.addr, Some(entry.clone()))).collect(),
+                bans: self.bans.iter().map(|ban| (ban.target, Some(ban))).collect(),
+            },
+            Dirty::Some { addresses, bans } => Batch {
+                replace_all: false,
+                addresses: addresses.into_iter().map(|addr| (addr, self.get(&addr).cloned())).collect(),
+                bans: bans.into_iter().map(|target| (target, self.bans.get(&target))).collect(),
+            },
+        }
+    }
+
+    /// Marks the records of a batch that was not written.
+    pub(super) fn restore_batch(&mut self, batch: &Batch) {
+        self.dirty.restore(batch, self.max_marks());
     }
 }
 
 /// The lowest and the highest socket address of a host.
-fn ends(ip: IpAddr) -> (SocketAddr, SocketAddr) {
+fn addr_range(ip: IpAddr) -> (SocketAddr, SocketAddr) {
     let last = match ip {
         IpAddr::V4(_) => SocketAddr::new(ip, u16::MAX),
         IpAddr::V6(v6) => SocketAddr::V6(SocketAddrV6::new(v6, u16::MAX, u32::MAX, u32::MAX)),
     };
     (SocketAddr::new(ip, 0), last)
 }
-
-/// How far a chain of aliases is followed.
-const HOPS: usize = 8;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::address::MAX_LOCAL_FAULT_WAIT;
 use super::*;
 use crate::base::{Backoff, PeerId};
 
@@ -19,7 +20,7 @@ fn addr(n: u16) -> SocketAddr {
     SocketAddr::from(([20, 0, high, low], 7000))
 }
 
-fn told_by(n: u8) -> Source {
+fn reported_by(n: u8) -> Source {
     Source::Peer(IpAddr::from([30, 0, 0, n]))
 }
 
@@ -36,11 +37,11 @@ fn small(addresses: usize, per_source: usize, bans: usize) -> AddressBookConfig 
     }
 }
 
-/// A book that knows the first `n` addresses, each from a source of its own.
+/// A book with the first `n` addresses, each from its own source.
 fn book_of(n: u8) -> AddressBook {
     let book = AddressBook::in_memory(config());
     for n in 0..n {
-        assert_eq!(book.add(addr(n.into()), told_by(n), T0), Ok(Added::New));
+        assert_eq!(book.add(addr(n.into()), reported_by(n), T0), Ok(Added::New));
     }
     book
 }
@@ -50,7 +51,7 @@ fn all(book: &AddressBook, now: WallTime) -> BTreeSet<SocketAddr> {
 }
 
 #[test]
-fn addresses_that_name_no_host_are_refused_by_name() {
+fn addresses_without_a_host_are_refused_with_a_reason() {
     let book = AddressBook::in_memory(AddressBookConfig { allow_private: false, ..config() });
     let add = |text: &str| book.add(text.parse().unwrap(), Source::Seed, T0);
     assert_eq!(add("20.0.0.1:0"), Err(AddRefused::Port));
@@ -119,11 +120,11 @@ fn trusted_peers_back_off_too() {
 }
 
 #[test]
-fn what_the_operator_vouched_for_never_counts_against_its_first_source_again() {
+fn a_formerly_trusted_address_does_not_count_against_its_first_source() {
     let book = AddressBook::in_memory(small(100, 1, 10));
-    book.add(addr(0), told_by(1), T0).unwrap();
+    book.add(addr(0), reported_by(1), T0).unwrap();
     book.set_trusted(addr(0), true, T0).unwrap();
-    book.add(addr(1), told_by(1), T0).unwrap();
+    book.add(addr(1), reported_by(1), T0).unwrap();
     book.set_trusted(addr(0), false, T0).unwrap();
     assert_eq!(book.get(&addr(0)).unwrap().source, Source::Operator);
     book.table.lock().check();
@@ -138,7 +139,7 @@ fn a_peer_that_accepts_and_hangs_up_is_not_redialled_at_once() {
 }
 
 #[test]
-fn a_collision_counts_as_nothing() {
+fn a_collision_changes_nothing() {
     let book = book_of(1);
     let before = book.get(&addr(0));
     assert!(book.record(&addr(0), DialOutcome::Collision, T0.after(DAY)));
@@ -147,7 +148,7 @@ fn a_collision_counts_as_nothing() {
 }
 
 #[test]
-fn a_busy_peer_is_left_alone_as_long_as_it_asks_up_to_the_cap() {
+fn a_busy_peer_is_not_dialled_for_the_time_it_asks_up_to_the_cap() {
     let book = book_of(2);
     let cap = Backoff::default().cap;
     book.record(&addr(0), DialOutcome::Busy { retry_after: Some(30 * SECOND) }, T0);
@@ -157,16 +158,14 @@ fn a_busy_peer_is_left_alone_as_long_as_it_asks_up_to_the_cap() {
 }
 
 #[test]
-fn a_clock_that_jumps_back_does_not_silence_the_book() {
+fn a_clock_that_jumps_back_does_not_block_dials() {
     let book = book_of(1);
     book.record(&addr(0), DialOutcome::Failed(FailureCause::Reset), T0.after(300 * DAY));
     assert_eq!(all(&book, T0).len(), 1);
     assert_eq!(book.next_due(T0), Some(T0));
-    let soon = T0.after(DialOutcome::MAX_LOCAL_FAULT_WAIT / 3);
+    let soon = T0.after(MAX_LOCAL_FAULT_WAIT / 3);
     book.record(&addr(0), DialOutcome::Deferred, T0);
-    assert!(
-        !book.is_due(&addr(0), soon) && book.is_due(&addr(0), T0.after(DialOutcome::MAX_LOCAL_FAULT_WAIT))
-    );
+    assert!(!book.is_due(&addr(0), soon) && book.is_due(&addr(0), T0.after(MAX_LOCAL_FAULT_WAIT)));
     book.record(&addr(0), DialOutcome::Failed(FailureCause::Reset), T0.after(300 * DAY));
     book.record(&addr(0), DialOutcome::Connected, T0);
     assert!(!book.is_due(&addr(0), T0.after(SECOND / 4)));
@@ -176,15 +175,15 @@ fn a_clock_that_jumps_back_does_not_silence_the_book() {
 fn one_source_cannot_flood_the_book() {
     let book = AddressBook::in_memory(small(100, 5, 10));
     let add = |n, source| book.add(addr(n), source, T0);
-    assert!((0..5).all(|n| add(n, told_by(1)) == Ok(Added::New)));
-    assert_eq!(add(5, told_by(1)), Err(AddRefused::SourceQuota));
-    assert_eq!(add(5, told_by(2)), Ok(Added::New));
-    // What has proven itself no longer counts; what failed may be replaced.
+    assert!((0..5).all(|n| add(n, reported_by(1)) == Ok(Added::New)));
+    assert_eq!(add(5, reported_by(1)), Err(AddRefused::SourceQuota));
+    assert_eq!(add(5, reported_by(2)), Ok(Added::New));
+    // A proven address no longer counts; a failed one may be replaced.
     book.record(&addr(0), DialOutcome::Connected, T0);
-    assert_eq!(add(6, told_by(1)), Ok(Added::New));
-    assert_eq!(add(7, told_by(1)), Err(AddRefused::SourceQuota));
+    assert_eq!(add(6, reported_by(1)), Ok(Added::New));
+    assert_eq!(add(7, reported_by(1)), Err(AddRefused::SourceQuota));
     book.record(&addr(3), DialOutcome::Failed(FailureCause::Refused), T0);
-    assert_eq!(add(7, told_by(1)), Ok(Added::New));
+    assert_eq!(add(7, reported_by(1)), Ok(Added::New));
     assert!(book.get(&addr(3)).is_none());
     assert!((10..60).all(|n| add(n, Source::Operator) == Ok(Added::New)));
     book.table.lock().check();
@@ -201,12 +200,12 @@ fn a_host_that_listens_at_many_ports_cannot_fill_the_book_with_itself() {
         book.record(&own, DialOutcome::Connected, T0);
     }
     assert_eq!(taken, 4);
-    assert_eq!(book.add(addr(1), told_by(9), T0), Ok(Added::New));
+    assert_eq!(book.add(addr(1), reported_by(9), T0), Ok(Added::New));
     book.table.lock().check();
 }
 
 #[test]
-fn nor_can_it_under_a_second_address_of_its_own() {
+fn nor_can_it_through_a_second_address() {
     let book = AddressBook::in_memory(small(20, 4, 10));
     let source = Source::Peer("2001:db8::7".parse().unwrap());
     let port = |port| SocketAddr::from(([192, 0, 2, 7], port));
@@ -215,31 +214,31 @@ fn nor_can_it_under_a_second_address_of_its_own() {
         book.record(&port(n), DialOutcome::Connected, T0.after(SECOND * u32::from(n)));
         book.table.lock().check();
     }
-    // The latest, and what answers before what does not.
+    // The newest ones stay, and reachable ones before unreachable ones.
     assert!((17..=20).all(|n| book.get(&port(n)).is_some()) && book.len() == 4);
     book.record(&port(19), DialOutcome::Failed(FailureCause::Timeout), T0);
     assert_eq!(book.add(port(21), source, T0), Ok(Added::New));
     book.record(&port(21), DialOutcome::Connected, T0);
     assert!(book.get(&port(19)).is_none() && book.get(&port(21)).is_some());
-    assert_eq!(book.add(addr(1), told_by(9), T0), Ok(Added::New));
+    assert_eq!(book.add(addr(1), reported_by(9), T0), Ok(Added::New));
     book.table.lock().check();
 }
 
 #[test]
-fn faults_that_may_be_ours_keep_no_address_waiting_for_long() {
+fn local_faults_delay_no_address_for_long() {
     let book = AddressBook::in_memory(small(4, 4, 10));
     book.add(addr(1), Source::Operator, T0).unwrap();
     for _ in 0..30 {
         book.record(&addr(1), DialOutcome::NoNetwork(FailureCause::Unreachable), T0);
     }
     assert_eq!(book.get(&addr(1)).unwrap().failures, 30);
-    assert!(!book.is_due(&addr(1), T0) && book.is_due(&addr(1), T0.after(DialOutcome::MAX_LOCAL_FAULT_WAIT)));
+    assert!(!book.is_due(&addr(1), T0) && book.is_due(&addr(1), T0.after(MAX_LOCAL_FAULT_WAIT)));
     book.add(addr(2), Source::Operator, T0).unwrap();
     book.record(&addr(2), DialOutcome::Deferred, T0);
     assert_eq!(book.get(&addr(2)).unwrap().failures, 0);
     assert!(
-        !book.is_due(&addr(2), T0.after(DialOutcome::MAX_LOCAL_FAULT_WAIT / 3))
-            && book.is_due(&addr(2), T0.after(DialOutcome::MAX_LOCAL_FAULT_WAIT))
+        !book.is_due(&addr(2), T0.after(MAX_LOCAL_FAULT_WAIT / 3))
+            && book.is_due(&addr(2), T0.after(MAX_LOCAL_FAULT_WAIT))
     );
 }
 
@@ -257,23 +256,23 @@ fn an_ipv6_site_is_one_source() {
 fn the_oldest_that_never_connected_is_evicted_first() {
     let book = AddressBook::in_memory(small(4, 4, 10));
     for n in 0..4 {
-        book.add(addr(n), told_by(n as u8), T0.after(SECOND * u32::from(n))).unwrap();
+        book.add(addr(n), reported_by(n as u8), T0.after(SECOND * u32::from(n))).unwrap();
     }
     book.record(&addr(0), DialOutcome::Connected, T0);
     book.set_trusted(addr(1), true, T0).unwrap();
-    book.add(addr(4), told_by(4), T0.after(DAY)).unwrap();
+    book.add(addr(4), reported_by(4), T0.after(DAY)).unwrap();
     assert!(book.get(&addr(2)).is_none() && book.get(&addr(0)).is_some() && book.get(&addr(1)).is_some());
-    // Next: the other untried one, then the proven one, but only once it fails.
+    // Next: the other untried one; then the proven one, but only after it fails.
     book.record(&addr(3), DialOutcome::Connected, T0);
     book.record(&addr(4), DialOutcome::Connected, T0);
-    assert_eq!(book.add(addr(5), told_by(5), T0), Err(AddRefused::Full));
+    assert_eq!(book.add(addr(5), reported_by(5), T0), Err(AddRefused::Full));
     for _ in 0..3 {
         book.record(&addr(3), DialOutcome::Failed(FailureCause::Timeout), T0);
     }
-    assert_eq!(book.add(addr(5), told_by(5), T0), Ok(Added::New));
+    assert_eq!(book.add(addr(5), reported_by(5), T0), Ok(Added::New));
     assert!(book.get(&addr(3)).is_none());
     assert_eq!(book.stats().evicted, 2);
-    // The operator's word goes before an untrusted address, whatever its merits.
+    // A trusted address replaces an untrusted one of any value.
     book.record(&addr(5), DialOutcome::Connected, T0.after(SECOND));
     assert_eq!(book.set_trusted(addr(6), true, T0), Ok(()));
     assert_eq!(book.len(), 4);
@@ -281,15 +280,15 @@ fn the_oldest_that_never_connected_is_evicted_first() {
 }
 
 #[test]
-fn banned_addresses_outstay_untried_ones() {
+fn banned_addresses_are_evicted_after_untried_ones() {
     let book = AddressBook::in_memory(small(2, 2, 10));
-    book.add(addr(0), told_by(0), T0).unwrap();
-    book.add(addr(1), told_by(1), T0.after(SECOND)).unwrap();
+    book.add(addr(0), reported_by(0), T0).unwrap();
+    book.add(addr(1), reported_by(1), T0.after(SECOND)).unwrap();
     book.ban(BanTarget::from(addr(0).ip()), WallTime::MAX, T0);
-    book.add(addr(2), told_by(2), T0.after(SECOND)).unwrap();
+    book.add(addr(2), reported_by(2), T0.after(SECOND)).unwrap();
     assert!(book.get(&addr(0)).is_some() && book.get(&addr(1)).is_none());
     book.unban(&BanTarget::from(addr(0).ip()));
-    book.add(addr(3), told_by(3), T0).unwrap();
+    book.add(addr(3), reported_by(3), T0).unwrap();
     assert!(book.get(&addr(0)).is_none());
     book.table.lock().check();
 }
@@ -304,7 +303,7 @@ fn bans_end_in_time_and_hold_by_ip_and_by_peer() {
     assert!(book.ban(PeerId::from_addr(addr(1)).into(), until, T0));
     assert!(book.ban(key, until, T0));
     assert!(!book.ban(key, T0.after(SECOND), T0), "the longer ban stays");
-    assert!(!book.ban(addr(2).ip().into(), T0, T0), "over before it began");
+    assert!(!book.ban(addr(2).ip().into(), T0, T0), "it would end before it begins");
     assert!(book.is_banned_addr(addr(0), T0) && book.is_banned_addr(addr(1), T0));
     assert!(book.is_banned(&key, T0) && !book.is_banned_addr(addr(2), T0));
     assert_eq!(all(&book, T0), BTreeSet::from([addr(2)]));
@@ -356,7 +355,7 @@ fn our_own_address_is_not_dialled_until_it_may_have_changed_hands() {
 }
 
 #[test]
-fn an_alias_is_dialled_only_while_its_other_name_fails() {
+fn an_alias_is_dialled_only_while_its_target_fails() {
     let book = book_of(3);
     assert!(!book.set_alias(addr(0), addr(0)) && !book.set_alias(addr(0), addr(9)));
     assert!(book.set_alias(addr(0), addr(1)) && book.set_alias(addr(1), addr(2)));
@@ -365,7 +364,7 @@ fn an_alias_is_dialled_only_while_its_other_name_fails() {
         book.record(&addr(2), DialOutcome::Failed(FailureCause::Timeout), T0);
     }
     assert_eq!(all(&book, T0), BTreeSet::from([addr(0), addr(1)]));
-    // The newest knowledge wins, and no circle hides them all.
+    // The newest alias wins, and no circle hides all addresses.
     assert!(book.set_alias(addr(2), addr(0)));
     assert_eq!(book.get(&addr(1)).unwrap().alias_of, None);
     assert_eq!(all(&book, T0), BTreeSet::from([addr(1)]));
@@ -385,7 +384,7 @@ fn an_address_that_connects_is_no_alias_any_more() {
 }
 
 #[test]
-fn candidates_mix_proven_and_new_and_put_trusted_first() {
+fn candidates_interleave_proven_and_new_and_put_trusted_first() {
     let book = book_of(200);
     for n in 0..100 {
         book.record(&addr(n), DialOutcome::Stable, T0);
@@ -395,27 +394,27 @@ fn candidates_mix_proven_and_new_and_put_trusted_first() {
     }
     book.set_trusted(addr(199), true, T0).unwrap();
     let now = T0.after(DAY);
-    let picked = book.candidates(now, 41, &|_| false);
-    assert_eq!((picked.len(), picked[0]), (41, addr(199)));
-    let proven = picked.iter().filter(|picked| **picked < addr(100)).count();
+    let selected = book.candidates(now, 41, &|_| false);
+    assert_eq!((selected.len(), selected[0]), (41, addr(199)));
+    let proven = selected.iter().filter(|selected| **selected < addr(100)).count();
     assert!((8..=32).contains(&proven), "{proven}");
     assert!(
-        picked.iter().all(|picked| !(addr(90)..addr(110)).contains(picked)),
-        "those that failed come last"
+        selected.iter().all(|selected| !(addr(90)..addr(110)).contains(selected)),
+        "failed addresses come last"
     );
-    assert_ne!(picked, book.candidates(now, 41, &|_| false));
+    assert_ne!(selected, book.candidates(now, 41, &|_| false));
     let skipped = book.candidates(now, usize::MAX, &|addr| book.get(addr).unwrap().last_success.is_none());
     assert_eq!(skipped.len(), 100);
 }
 
 #[test]
 fn one_seed_gives_one_choice() {
-    let picks = |_| book_of(100).candidates(T0, 10, &|_| false);
-    assert_eq!(picks(0), picks(1));
+    let selection = |_| book_of(100).candidates(T0, 10, &|_| false);
+    assert_eq!(selection(0), selection(1));
 }
 
 #[test]
-fn only_what_once_connected_is_told_to_others() {
+fn only_addresses_that_once_connected_are_shared() {
     let book = book_of(6);
     assert!(book.sample(T0, 10).is_empty());
     for n in 1..6 {
@@ -426,167 +425,19 @@ fn only_what_once_connected_is_told_to_others() {
     for _ in 0..3 {
         book.record(&addr(4), DialOutcome::Failed(FailureCause::Timeout), T0);
     }
-    let mut told = book.sample(T0, 10);
-    told.sort();
-    assert_eq!(told, [addr(1), addr(5)]);
+    let mut shared = book.sample(T0, 10);
+    shared.sort();
+    assert_eq!(shared, [addr(1), addr(5)]);
     assert_eq!(book.sample(T0, 1).len(), 1);
 }
 
 #[test]
-fn a_book_without_a_file_remembers_no_removals() {
+fn a_book_without_a_file_marks_no_removals() {
     let book = book_of(3);
     book.remove(&addr(0));
     assert_eq!((book.stats().unflushed, book.flush().unwrap()), (0, 0));
 }
 
-#[derive(Clone, Debug)]
-enum Op {
-    Add(u16, u8),
-    Record(u16, u8),
-    Ban(u16, u32),
-    Unban(u16),
-    Trust(u16, bool),
-    MarkSelf(u16),
-    Alias(u16, u16),
-    Remove(u16),
-    Advance(u32),
-    JumpBack(u32),
-    Expire,
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let n = 0..24u16;
-    prop_oneof![
-        6 => (n.clone(), 0..4u8).prop_map(|(n, source)| Op::Add(n, source)),
-        6 => (n.clone(), 0..6u8).prop_map(|(n, outcome)| Op::Record(n, outcome)),
-        1 => (n.clone(), 1..200_000u32).prop_map(|(n, length)| Op::Ban(n, length)),
-        1 => n.clone().prop_map(Op::Unban),
-        1 => (n.clone(), any::<bool>()).prop_map(|(n, trusted)| Op::Trust(n, trusted)),
-        1 => n.clone().prop_map(Op::MarkSelf),
-        1 => (n.clone(), n.clone()).prop_map(|(n, of)| Op::Alias(n, of)),
-        1 => n.prop_map(Op::Remove),
-        3 => (0..100_000u32).prop_map(Op::Advance),
-        1 => (0..400_000u32).prop_map(Op::JumpBack),
-        1 => Just(Op::Expire),
-    ]
-}
-
-/// What a book may answer, kept the simple way.
-#[derive(Default)]
-struct Model {
-    failures: BTreeMap<SocketAddr, u32>,
-    connected: BTreeSet<SocketAddr>,
-    trusted: BTreeSet<SocketAddr>,
-    banned: BTreeMap<IpAddr, WallTime>,
-}
-
-impl Model {
-    fn apply(&mut self, book: &AddressBook, op: &Op, now: WallTime) {
-        match *op {
-            Op::Add(n, source) => {
-                let full = book.len() == 12;
-                let known = book.get(&addr(n)).is_some();
-                match book.add(addr(n), if source == 0 { Source::Operator } else { told_by(source) }, now) {
-                    Ok(Added::Known) => assert!(known),
-                    Ok(Added::New) => assert!(!known),
-                    Err(AddRefused::Full) => assert!(full),
-                    Err(AddRefused::Banned) => assert!(book.is_banned_addr(addr(n), now)),
-                    Err(AddRefused::SourceQuota) => assert_ne!(source, 0),
-                    Err(other) => panic!("{other}"),
-                }
-            }
-            Op::Record(n, outcome) => {
-                let outcome = [
-                    DialOutcome::Attempt,
-                    DialOutcome::Connected,
-                    DialOutcome::Stable,
-                    DialOutcome::Failed(FailureCause::Timeout),
-                    DialOutcome::Busy { retry_after: Some(DAY) },
-                    DialOutcome::Collision,
-                ][usize::from(outcome)];
-                if book.record(&addr(n), outcome, now) {
-                    let failures = self.failures.entry(addr(n)).or_default();
-                    match outcome {
-                        DialOutcome::Stable => *failures = 0,
-                        DialOutcome::Failed(_) | DialOutcome::Busy { .. } => *failures += 1,
-                        _ => {}
-                    }
-                    if matches!(outcome, DialOutcome::Connected | DialOutcome::Stable) {
-                        self.connected.insert(addr(n));
-                    }
-                }
-            }
-            Op::Ban(n, length) => {
-                let until = now.after(Duration::from_millis(length.into()));
-                if book.ban(addr(n).ip().into(), until, now) {
-                    self.banned.insert(addr(n).ip(), until);
-                }
-            }
-            Op::Unban(n) => {
-                book.unban(&addr(n).ip().into());
-                self.banned.remove(&addr(n).ip());
-            }
-            Op::Trust(n, trusted) => {
-                if book.set_trusted(addr(n), trusted, now).is_ok() && book.get(&addr(n)).is_some() {
-                    if trusted {
-                        self.trusted.insert(addr(n))
-                    } else {
-                        self.trusted.remove(&addr(n))
-                    };
-                }
-            }
-            Op::MarkSelf(n) => book.mark_self(addr(n), now),
-            Op::Alias(n, of) => drop(book.set_alias(addr(n), addr(of))),
-            Op::Remove(n) => {
-                book.remove(&addr(n));
-                self.trusted.remove(&addr(n));
-            }
-            Op::Expire => drop(book.expire(now)),
-            Op::Advance(_) | Op::JumpBack(_) => {}
-        }
-        // Whatever left the book starts anew when it comes back.
-        self.failures.retain(|addr, _| book.get(addr).is_some());
-        self.connected.retain(|addr| book.get(addr).is_some());
-    }
-
-    fn agrees(&self, book: &AddressBook, now: WallTime) {
-        for (addr, failures) in &self.failures {
-            assert_eq!(book.get(addr).unwrap().failures, *failures);
-        }
-        assert!(self.trusted.iter().all(|addr| book.get(addr).is_some_and(|entry| entry.trusted)));
-        for addr in book.candidates(now, usize::MAX, &|_| false) {
-            assert!(!book.is_banned_addr(addr, now) && !book.is_self(&addr, now));
-            let left = book.get(&addr).unwrap().next_attempt.since(now);
-            assert!(left.is_zero() || left > Backoff::default().cap);
-        }
-        assert!(book.sample(now, 99).iter().all(|addr| self.connected.contains(addr)));
-        let due = book.next_due(now);
-        assert_eq!(due == Some(now), !all(book, now).is_empty());
-        if let Some(due) = due {
-            assert!(!all(book, due).is_empty());
-        }
-        book.table.lock().check();
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
-    #[test]
-    fn whatever_happens_bounds_hold_and_answers_agree_with_a_model(ops in prop::collection::vec(op(), 1..120)) {
-        // More trusted addresses than fit could not be evicted: 24 exist, so 12 places are contested.
-        let (book, mut model, mut now) = (AddressBook::in_memory(small(12, 4, 6)), Model::default(), T0);
-        for op in &ops {
-            match op {
-                Op::Advance(by) => now = now.after(Duration::from_millis(u64::from(*by))),
-                Op::JumpBack(by) => now = WallTime::from_millis(now.as_millis() - u64::from(*by)),
-                _ => {}
-            }
-            model.apply(&book, op, now);
-            model.agrees(&book, now);
-        }
-    }
-}
-
 #[cfg(feature = "redb")]
 mod file;
+mod model;

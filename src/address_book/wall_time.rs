@@ -1,13 +1,14 @@
-//! Time of day, for what must outlive the process.
+//! Time of day, for records that outlive the process.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds since 1970 (UTC). What the book stores must mean the same after a restart, which a
-/// [`Tick`](crate::base::Tick) does not.
+/// Milliseconds since 1970 (UTC).
 ///
-/// The clock behind it may jump either way, so subtraction saturates and whoever compares expects both.
+/// The book stores it because it means the same after a restart, which a
+/// [`Tick`](crate::base::Tick) does not. The system clock may jump either way, so subtraction
+/// saturates and every comparison must expect both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WallTime(u64);
@@ -18,13 +19,13 @@ impl WallTime {
     /// Later than every reading: never.
     pub const MAX: Self = Self(u64::MAX);
 
-    /// The system's time of day; [`WallTime::EPOCH`] if its clock stands before that.
+    /// The system's time of day; [`WallTime::EPOCH`] if the clock is earlier than that.
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self::EPOCH.after(since)
     }
 
-    /// The time this many milliseconds after the start of 1970.
+    /// The time `millis` milliseconds after the start of 1970.
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
@@ -34,7 +35,7 @@ impl WallTime {
         self.0
     }
 
-    /// How long ago `earlier` was; zero if it was not.
+    /// The time from `earlier` to `self`; zero if `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }

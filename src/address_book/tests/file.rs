@@ -1,12 +1,13 @@
 use std::path::Path;
 
+use super::model::{Model, Op, op};
 use super::*;
 
 fn open(path: &Path) -> AddressBook {
     AddressBook::open(path, config()).unwrap()
 }
 
-fn same(one: &AddressBook, other: &AddressBook) {
+fn assert_equal(one: &AddressBook, other: &AddressBook) {
     assert_eq!(one.addresses(), other.addresses());
     assert_eq!(one.bans(), other.bans());
 }
@@ -18,7 +19,7 @@ fn everything_known_survives_a_restart() {
     let book = open(&path);
     let scoped = "[fe80::1%3]:70".parse().unwrap();
     for n in 0..10 {
-        book.add(addr(n), told_by(1), T0).unwrap();
+        book.add(addr(n), reported_by(1), T0).unwrap();
     }
     book.add(scoped, Source::Operator, T0).unwrap();
     book.record(&addr(0), DialOutcome::Attempt, T0);
@@ -43,7 +44,7 @@ fn everything_known_survives_a_restart() {
 }
 
 #[test]
-fn what_was_not_flushed_is_all_that_is_lost() {
+fn a_crash_loses_only_unflushed_changes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("book.redb");
     let book = open(&path);
@@ -60,7 +61,7 @@ fn a_smaller_configuration_shrinks_the_book_that_it_opens() {
     let path = dir.path().join("book.redb");
     let book = open(&path);
     for n in 0..20 {
-        book.add(addr(n), told_by(n as u8), T0).unwrap();
+        book.add(addr(n), reported_by(n as u8), T0).unwrap();
         book.ban(IpAddr::from([40, 0, 0, n as u8]).into(), WallTime::MAX, T0);
     }
     book.add("10.0.0.1:1".parse().unwrap(), Source::Seed, T0).unwrap();
@@ -88,7 +89,7 @@ fn a_book_in_use_is_not_opened_twice() {
 }
 
 #[test]
-fn a_place_that_cannot_be_written_is_named() {
+fn a_path_that_cannot_be_written_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let error = AddressBook::open(dir.path().join("no/such/dir/book.redb"), config()).unwrap_err();
     assert!(
@@ -100,7 +101,7 @@ fn a_place_that_cannot_be_written_is_named() {
 }
 
 #[test]
-fn a_foreign_file_is_refused_and_left_as_it_is() {
+fn a_foreign_file_is_refused_and_stays_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("book.redb");
     for contents in [b"hello".to_vec(), vec![0; 100_000], b"[config]\n".repeat(5_000)] {
@@ -110,7 +111,7 @@ fn a_foreign_file_is_refused_and_left_as_it_is() {
         assert_eq!(std::fs::read(&path).unwrap(), contents);
     }
     std::fs::remove_file(&path).unwrap();
-    let other: redb::TableDefinition<'_, u64, u64> = redb::TableDefinition::new("theirs");
+    let other: redb::TableDefinition<'_, u64, u64> = redb::TableDefinition::new("other");
     let db = redb::Database::create(&path).unwrap();
     let write = db.begin_write().unwrap();
     write.open_table(other).unwrap().insert(1, 2).unwrap();
@@ -121,7 +122,7 @@ fn a_foreign_file_is_refused_and_left_as_it_is() {
 }
 
 #[test]
-fn another_schema_is_refused_by_number() {
+fn another_schema_is_refused_with_its_number() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("book.redb");
     drop(open(&path));
@@ -141,7 +142,7 @@ fn a_damaged_file_gives_an_error_or_the_book_and_never_a_panic() {
     let path = dir.path().join("book.redb");
     let book = open(&path);
     for n in 0..200 {
-        book.add(addr(n), told_by((n % 50) as u8), T0).unwrap();
+        book.add(addr(n), reported_by((n % 50) as u8), T0).unwrap();
     }
     book.flush().unwrap();
     let known = book.addresses();
@@ -154,7 +155,7 @@ fn a_damaged_file_gives_an_error_or_the_book_and_never_a_panic() {
         match round % 3 {
             0 => bad.truncate(rng.usize(1..good.len())),
             1 => {
-                // Within the header and the first pages, where there is something to break.
+                // In the header and the first pages, where most bytes matter.
                 let at = rng.usize(..bad.len().min(16 * 4096));
                 bad[at] ^= 1 << rng.u8(..8);
             }
@@ -165,7 +166,7 @@ fn a_damaged_file_gives_an_error_or_the_book_and_never_a_panic() {
         }
         std::fs::write(&path, bad).unwrap();
         match AddressBook::open(&path, config()) {
-            // A byte that nobody uses.
+            // An unused byte.
             Ok(book) => {
                 assert_eq!(book.addresses(), known, "round {round}");
                 read += 1;
@@ -189,7 +190,7 @@ fn a_failed_flush_keeps_its_changes_for_the_next_one() {
     book.flush().unwrap();
     book.add(addr(1), Source::Seed, T0).unwrap();
     book.ban(addr(9).ip().into(), WallTime::MAX, T0);
-    // As after an error of the disk: closed, and now somebody else's file lies there.
+    // Simulates a disk error that closes the file, and another file in its place.
     book.store.as_ref().unwrap().lock().close();
     let aside = dir.path().join("aside");
     std::fs::rename(&path, &aside).unwrap();
@@ -198,7 +199,7 @@ fn a_failed_flush_keeps_its_changes_for_the_next_one() {
     assert_eq!(book.stats().unflushed, 2);
     std::fs::rename(&aside, &path).unwrap();
     assert_eq!(book.flush().unwrap(), 2);
-    // And now it is gone altogether: a new one gets everything.
+    // The file is deleted: a new one gets all records.
     book.store.as_ref().unwrap().lock().close();
     std::fs::remove_file(&path).unwrap();
     assert_eq!(book.flush().unwrap(), 3);
@@ -209,14 +210,14 @@ fn a_failed_flush_keeps_its_changes_for_the_next_one() {
 }
 
 #[test]
-fn a_file_that_is_never_written_does_not_make_the_notes_grow() {
+fn a_file_that_is_never_written_does_not_make_the_marks_grow() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("book.redb");
     let book = AddressBook::open(&path, small(10, 10, 10)).unwrap();
     book.add(addr(0), Source::Operator, T0).unwrap();
     book.flush().unwrap();
     for n in 0..5_000 {
-        book.add(addr(n), told_by((n % 200) as u8), T0.after(SECOND * u32::from(n))).unwrap();
+        book.add(addr(n), reported_by((n % 200) as u8), T0.after(SECOND * u32::from(n))).unwrap();
         assert!(book.stats().unflushed <= 20);
     }
     book.ban(addr(9).ip().into(), WallTime::MAX, T0);
@@ -231,7 +232,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
-    fn a_flushed_book_and_the_same_book_reopened_are_equal(ops in prop::collection::vec(op(), 1..60), every in 1..20usize) {
+    fn a_flushed_book_equals_the_same_book_reopened(ops in prop::collection::vec(op(), 1..60), every in 1..20usize) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("book.redb");
         let book = AddressBook::open(&path, small(12, 4, 6)).unwrap();
@@ -246,9 +247,9 @@ proptest! {
             }
         }
         book.flush().unwrap();
-        let twin = AddressBook::in_memory(small(12, 4, 6));
-        twin.table.lock().restore(book.addresses(), book.bans());
+        let copy = AddressBook::in_memory(small(12, 4, 6));
+        copy.table.lock().restore(book.addresses(), book.bans());
         drop(book);
-        same(&AddressBook::open(&path, small(12, 4, 6)).unwrap(), &twin);
+        assert_equal(&AddressBook::open(&path, small(12, 4, 6)).unwrap(), &copy);
     }
 }

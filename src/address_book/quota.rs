@@ -1,0 +1,56 @@
+//! How many addresses each source has in the book.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use super::address::{Address, Source};
+
+/// The addresses that count against each source's quota. Derived from the entries.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct SourceQuotas(BTreeMap<Source, BTreeSet<SocketAddr>>);
+
+impl SourceQuotas {
+    /// The source whose quota an address counts against; `None` for no quota.
+    ///
+    /// - An address that never connected counts against the source that reported it.
+    /// - After that it counts against its own host, which can listen on any number of ports.
+    pub(super) fn bucket_of(entry: &Address) -> Option<Source> {
+        let reported_by = entry.source.bucket().filter(|_| !entry.trusted)?;
+        if entry.last_success.is_none() { Some(reported_by) } else { Source::Peer(entry.addr.ip()).bucket() }
+    }
+
+    pub(super) fn insert(&mut self, entry: &Address) {
+        if let Some(bucket) = Self::bucket_of(entry) {
+            self.0.entry(bucket).or_default().insert(entry.addr);
+        }
+    }
+
+    /// Removes an address, which must be unchanged since it was added.
+    pub(super) fn remove(&mut self, entry: &Address) {
+        if let Some(bucket) = Self::bucket_of(entry)
+            && let Some(addresses) = self.0.get_mut(&bucket)
+        {
+            addresses.remove(&entry.addr);
+            if addresses.is_empty() {
+                self.0.remove(&bucket);
+            }
+        }
+    }
+
+    /// The addresses of a bucket, if there are at least `count`.
+    pub(super) fn at_least(&self, bucket: Source, count: usize) -> Option<&BTreeSet<SocketAddr>> {
+        self.0.get(&bucket).filter(|addresses| addresses.len() >= count)
+    }
+
+    /// All buckets with an address.
+    #[cfg(feature = "redb")]
+    pub(super) fn buckets(&self) -> Vec<Source> {
+        self.0.keys().copied().collect()
+    }
+
+    /// The largest number of addresses in a bucket.
+    #[cfg(all(test, not(peerpool_loom)))]
+    pub(super) fn max_len(&self) -> usize {
+        self.0.values().map(BTreeSet::len).max().unwrap_or(0)
+    }
+}

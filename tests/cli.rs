@@ -1,6 +1,6 @@
-//! The `peerpool` command as its users meet it: real processes, exit codes, what they print and log.
+//! The `peerpool` command, run as real processes: exit codes, stdout and log.
 #![cfg(all(feature = "cli", not(peerpool_loom)))]
-#![allow(clippy::unwrap_used)] // helpers of tests; clippy excuses the tests alone
+#![allow(clippy::unwrap_used)] // clippy exempts only `#[test]` functions, not their helpers
 
 #[path = "common/legacy_node.rs"]
 mod legacy_node;
@@ -38,20 +38,20 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// Sends a signal, by the shell's own `kill`: the program of that name is not everywhere.
+/// Sends a signal with the shell's built-in `kill`. The program `kill` is not installed everywhere.
 fn signal(to: &Child, name: &str) {
     let kill = ["-c", "kill \"$0\" \"$1\"", name, &to.id().to_string()];
     assert!(Command::new("sh").args(kill).status().unwrap().success());
 }
 
-/// A file that goes with the folder.
+/// Writes a file into a temporary folder.
 fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
     let path = folder.path().join(name);
     std::fs::write(&path, text).unwrap();
     path
 }
 
-/// Lines that a process has written, as they come.
+/// The lines that a process has written so far.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<String>>>);
 
@@ -72,15 +72,15 @@ impl Lines {
         self.0.lock().unwrap().join("\n")
     }
 
-    fn count(&self, is_it: impl Fn(&str) -> bool) -> usize {
-        self.0.lock().unwrap().iter().filter(|line| is_it(line)).count()
+    fn count(&self, matches: impl Fn(&str) -> bool) -> usize {
+        self.0.lock().unwrap().iter().filter(|line| matches(line)).count()
     }
 
-    /// Waits for so many lines of a kind; how long that took.
-    fn wait(&self, times: usize, is_it: impl Fn(&str) -> bool) -> Duration {
+    /// Waits until `times` lines match, and returns how long that took.
+    fn wait(&self, times: usize, matches: impl Fn(&str) -> bool) -> Duration {
         let begun = Instant::now();
-        while self.count(&is_it) < times {
-            assert!(begun.elapsed() < WAIT, "not so {times} times:\n{}", self.text());
+        while self.count(&matches) < times {
+            assert!(begun.elapsed() < WAIT, "fewer than {times} lines match:\n{}", self.text());
             thread::sleep(Duration::from_millis(5));
         }
         begun.elapsed()
@@ -105,14 +105,14 @@ impl Running {
         signal(&self.child, name);
     }
 
-    /// Waits for its end; its exit code.
+    /// Waits until the process ends, and returns its exit code.
     fn code(&mut self) -> Option<i32> {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status.code();
             }
-            assert!(begun.elapsed() < WAIT, "it does not end");
+            assert!(begun.elapsed() < WAIT, "the process does not end");
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -120,13 +120,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended already.
+        // An error means that the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A `peerpool node`.
+/// A running `peerpool node`.
 struct RunningNode {
     process: Running,
     addr: SocketAddr,
@@ -139,12 +139,12 @@ impl RunningNode {
         let mut process = Running::spawn(command);
         let begun = Instant::now();
         while process.out.count(|_| true) == 0 && process.child.try_wait().unwrap().is_none() {
-            assert!(begun.elapsed() < WAIT, "it does not begin");
+            assert!(begun.elapsed() < WAIT, "the node does not start");
             thread::sleep(Duration::from_millis(5));
         }
         let first = process.out.text();
         let addr = first.lines().next().and_then(|line| line.strip_prefix("listening "));
-        let addr = addr.unwrap_or_else(|| panic!("it began with {first:?}: {}", process.log.text()));
+        let addr = addr.unwrap_or_else(|| panic!("the first line is {first:?}: {}", process.log.text()));
         Self { addr: addr.parse().unwrap(), process }
     }
 
@@ -152,7 +152,7 @@ impl RunningNode {
         self.process.log.count(|line| words.iter().all(|word| line.contains(word)))
     }
 
-    /// Waits for a line with all these words; how long that took.
+    /// Waits for a log line with all these words, and returns how long that took.
     fn logs(&self, words: &[&str]) -> Duration {
         self.logs_times(words, 1)
     }
@@ -165,7 +165,7 @@ impl RunningNode {
         self.process.signal(name);
     }
 
-    /// Ends it with a signal; its exit code.
+    /// Ends the node with a signal, and returns its exit code.
     fn end(mut self, signal: &str) -> Option<i32> {
         self.signal(signal);
         self.process.code()
@@ -173,7 +173,7 @@ impl RunningNode {
 }
 
 #[test]
-fn a_small_mesh_delivers_everything_once_and_says_so_in_json() {
+fn a_small_mesh_delivers_everything_once_and_reports_it_as_json() {
     let output = run(&["mesh", "--nodes", "4", "--degree", "3", "--seconds", "2", "--json"]);
     let (out, err) = (stdout(&output), stderr(&output));
     assert!(output.status.success(), "{out}\n{err}");
@@ -194,7 +194,7 @@ fn a_small_mesh_delivers_everything_once_and_says_so_in_json() {
 }
 
 #[test]
-fn a_mesh_over_the_old_wire_delivers_everything_once() {
+fn a_mesh_over_the_timecoin_protocol_delivers_everything_once() {
     let output = run(&["mesh", "--timecoin", "--nodes", "4", "--degree", "3", "--seconds", "2", "--json"]);
     let (out, err) = (stdout(&output), stderr(&output));
     assert!(output.status.success(), "{out}\n{err}");
@@ -210,8 +210,8 @@ fn assert_all_delivered_and_answered(json: &serde_json::Value) {
     assert!(requests["sent"].as_u64().unwrap() > 0);
 }
 
-/// A mesh for ten minutes, in which something was delivered already.
-fn a_long_mesh(args: &[&str]) -> Running {
+/// Starts a mesh for ten minutes and waits until it has delivered a message.
+fn start_long_mesh(args: &[&str]) -> Running {
     let mut command = peerpool();
     command.args(["mesh", "--nodes", "3", "--degree", "2", "--seconds", "600"]).args(args);
     let mesh = Running::spawn({
@@ -225,7 +225,7 @@ fn a_long_mesh(args: &[&str]) -> Running {
 #[test]
 fn an_interrupted_mesh_still_accounts_for_what_it_sent() {
     for (signal, args) in [("-INT", &["--json"][..]), ("-TERM", &["--json", "--chaos"])] {
-        let mut mesh = a_long_mesh(args);
+        let mut mesh = start_long_mesh(args);
         mesh.signal(signal);
         assert_eq!(mesh.code(), Some(0), "{}\n{}", mesh.out.text(), mesh.log.text());
         mesh.out.wait(1, |line| line.starts_with('{'));
@@ -242,9 +242,9 @@ fn an_interrupted_mesh_still_accounts_for_what_it_sent() {
 
 #[test]
 fn a_mesh_that_is_interrupted_twice_ends_at_once() {
-    let mut mesh = a_long_mesh(&[]);
+    let mut mesh = start_long_mesh(&[]);
     mesh.signal("-INT");
-    // The account takes the five seconds within which a promise is due.
+    // A complete account would take five seconds, the delivery window.
     mesh.log.wait(1, |line| line.starts_with("interrupt: no more traffic"));
     let begun = Instant::now();
     mesh.signal("-INT");
@@ -255,7 +255,7 @@ fn a_mesh_that_is_interrupted_twice_ends_at_once() {
 }
 
 #[test]
-fn every_command_explains_itself() {
+fn every_subcommand_has_help_with_examples() {
     for args in [
         &["--help"][..],
         &["mesh", "--help"],
@@ -270,16 +270,16 @@ fn every_command_explains_itself() {
     assert!(stdout(&run(&["mesh", "--help"])).contains("[default: 16]"));
     assert_eq!(stdout(&run(&["--version"])), concat!("peerpool ", env!("CARGO_PKG_VERSION"), "\n"));
     assert_eq!(run(&["mesh", "--nodes", "1"]).status.code(), Some(2));
-    assert_eq!(run(&["node"]).status.code(), Some(2), "nowhere to listen");
+    assert_eq!(run(&["node"]).status.code(), Some(2), "no listen address");
     assert_eq!(run(&["nonsense"]).status.code(), Some(2));
-    for (wrong, said) in [
+    for (args, message) in [
         (&["ping", "no-port"][..], "a port is wanted"),
         (&["node", "--listen", "127.0.0.1:0", "--peer", "no-port"], "a port is wanted"),
         (&["ping", "127.0.0.1:9000", "--timeout", "0s"], "at least a millisecond"),
     ] {
-        let output = run(wrong);
-        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
-        assert!(stderr(&output).contains(said), "{}", stderr(&output));
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr(&output).contains(message), "{}", stderr(&output));
     }
 }
 
@@ -294,7 +294,7 @@ fn the_printed_config_starts_a_node() {
     assert_eq!(node.end("-TERM"), Some(0));
 }
 
-/// Whether the process has a handler for a signal.
+/// Returns whether the process has installed a handler for a signal.
 #[cfg(target_os = "linux")]
 fn catches(child: &Child, signal: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
@@ -305,15 +305,15 @@ fn catches(child: &Child, signal: u32) -> bool {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_node_that_has_not_started_yet_ends_at_a_signal() {
+fn a_node_that_has_not_started_yet_ends_on_a_signal() {
     for (name, number) in [("-INT", 2), ("-TERM", 15)] {
         let mut command = peerpool();
-        // A configuration that never ends.
+        // The node waits for the end of the configuration, which never comes.
         command.args(["node", "--listen", "127.0.0.1:0", "--config", "/dev/stdin"]).stdin(Stdio::piped());
         let mut node = Running::spawn(command);
         let begun = Instant::now();
         while !catches(&node.child, number) {
-            assert!(begun.elapsed() < WAIT, "it does not begin: {}", node.log.text());
+            assert!(begun.elapsed() < WAIT, "no handler is installed: {}", node.log.text());
             thread::sleep(Duration::from_millis(5));
         }
         node.signal(name);
@@ -323,7 +323,7 @@ fn a_node_that_has_not_started_yet_ends_at_a_signal() {
 }
 
 #[test]
-fn what_cannot_work_is_said_in_one_line() {
+fn a_failed_start_is_explained_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let config = file(&folder, "bad.toml", "[runtime]\nping_intervl = \"1s\"\n");
     let book = file(&folder, "bad.redb", "this is no book");
@@ -345,12 +345,12 @@ fn what_cannot_work_is_said_in_one_line() {
         let errors: Vec<_> = err.lines().filter(|line| line.starts_with("error: ")).collect();
         assert_eq!(output.status.code(), Some(1), "{err}");
         assert!(errors.len() == 1 && errors[0].contains(wanted), "{wanted}: {err}");
-        assert!(output.stdout.is_empty(), "nothing was listened on");
+        assert!(output.stdout.is_empty(), "the node must not listen");
     }
 }
 
 #[test]
-fn two_nodes_and_a_ping() {
+fn two_nodes_connect_and_answer_pings() {
     let one = RunningNode::start(&["--listen", "127.0.0.1:0"]);
     let two = RunningNode::start(&["--listen", "127.0.0.1:0", "--peer", &one.addr.to_string()]);
     one.logs(&["peer up"]);
@@ -371,7 +371,7 @@ fn two_nodes_and_a_ping() {
 fn an_interrupted_ping_prints_its_summary() {
     let node = RunningNode::start(&["--listen", "127.0.0.1:0"]);
     let mut command = peerpool();
-    // By the name, which may have more addresses than the node listens on.
+    // The name may have more addresses than the node listens on.
     command.args([
         "ping",
         &format!("localhost:{}", node.addr.port()),
@@ -389,11 +389,11 @@ fn an_interrupted_ping_prints_its_summary() {
 }
 
 #[test]
-fn a_ping_that_fails_says_why() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let other = nobody.local_addr().unwrap().to_string();
+fn a_failed_ping_is_explained() {
+    let other_service = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = other_service.local_addr().unwrap().to_string();
     thread::spawn(move || {
-        for stream in nobody.incoming().map_while(Result::ok) {
+        for stream in other_service.incoming().map_while(Result::ok) {
             let mut stream = stream;
             let _ = stream.write_all(b"220 mail.example.org ESMTP\r\n");
             let _ = stream.read(&mut [0; 512]);
@@ -414,7 +414,8 @@ fn a_ping_that_fails_says_why() {
     }
 }
 
-/// Notices quickly, tries again quickly; but three seconds are to be had even where the machine is busy with other tests.
+/// Detects failures and reconnects within three seconds, even on a machine that is busy with other
+/// tests.
 const QUICK: &str = "\
 [runtime]
 ping_interval = \"200ms\"
@@ -430,7 +431,7 @@ base = \"200ms\"
 cap = \"500ms\"
 ";
 
-/// Patient with the silent, not with those who take no data.
+/// Tolerates silent peers, but soon disconnects peers that accept no data.
 const STERN: &str = "\
 [runtime]
 maintenance_interval = \"50ms\"
@@ -441,7 +442,7 @@ send_buffer = \"64 KiB\"
 ";
 
 #[test]
-fn a_killed_node_is_noticed_and_comes_back() {
+fn a_killed_node_is_noticed_and_reconnects() {
     let folder = tempfile::tempdir().unwrap();
     let config = file(&folder, "quick.toml", QUICK);
     let config = config.to_str().unwrap();
@@ -453,19 +454,19 @@ fn a_killed_node_is_noticed_and_comes_back() {
     one.logs(&["peer up"]);
     two.logs(&["peer up"]);
 
-    // Killed: the system closes its sockets.
+    // Killed: the operating system closes its sockets.
     assert_eq!(two.end("-KILL"), None);
     let noticed = one.logs(&["peer down"]);
     assert!(noticed < Duration::from_secs(3), "noticed after {noticed:?}");
 
-    // Again at its address: connected again.
+    // Restarted at its address: it reconnects.
     let ups = one.count(&["peer up"]);
     let two = RunningNode::start(&[&["--listen", &two_addr], &two_args[..]].concat());
     assert_eq!(two.addr.to_string(), two_addr);
     one.logs_times(&["peer up"], ups + 1);
     two.logs(&["peer up"]);
 
-    // Frozen: its sockets stay open, only its silence tells.
+    // Stopped: its sockets stay open, so only the missing pongs reveal it.
     let downs = one.count(&["peer down"]);
     two.signal("-STOP");
     let noticed = one.logs_times(&["peer down"], downs + 1);
@@ -476,9 +477,9 @@ fn a_killed_node_is_noticed_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn old_nodes_dial_the_command_and_are_dialled_by_it_and_hear_each_other_through_it() {
+async fn legacy_nodes_exchange_messages_through_the_command_in_both_directions() {
     use legacy_node::{ConnectionSetup, LegacyNode, Times, What, sample};
-    // No other process has this address.
+    // No other process uses this address.
     let process = std::process::id();
     let ours = SocketAddr::from(([127, 128 + (process >> 8 & 0x7f) as u8, process as u8, 255], 24_100));
     let dialled = LegacyNode::start(ConnectionSetup::full(41, Times::faster(10))).await;
@@ -491,7 +492,7 @@ async fn old_nodes_dial_the_command_and_are_dialled_by_it_and_hear_each_other_th
     assert_eq!(node.addr, ours);
     dialling.connect_to_peer(ours).await.unwrap();
     dialled.record().until(WAIT, |record| record.when(|what| *what == What::Pooled).is_some()).await;
-    // Its pings are answered at once, whatever else it does not read.
+    // The dialling node reads nothing at first, but its pings are answered at once.
     dialling.record().until(WAIT, |record| record.tally(ours.ip()).pings_ok > 0).await;
     let tip = sample("TransactionBroadcast");
     dialling.send_to_peer_tcp(ours.ip(), tip).await.unwrap();
@@ -511,7 +512,7 @@ async fn old_nodes_dial_the_command_and_are_dialled_by_it_and_hear_each_other_th
     assert_eq!(ended.await.unwrap(), Some(0));
 }
 
-/// A hello that any node accepts.
+/// Encodes a hello that any node accepts.
 fn hello() -> Vec<u8> {
     let mut nonce = [7u8; 16];
     nonce[..4].copy_from_slice(&std::process::id().to_le_bytes());
@@ -530,8 +531,8 @@ fn hello() -> Vec<u8> {
     out.to_vec()
 }
 
-/// Connects and says this; the connection stays open as long as the stream.
-fn say(to: SocketAddr, bytes: &[u8]) -> TcpStream {
+/// Connects and writes these bytes. The connection lasts as long as the stream.
+fn connect_and_write(to: SocketAddr, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(to).unwrap();
     stream.write_all(bytes).unwrap();
     stream
@@ -554,25 +555,25 @@ fn hostile_clients_cost_a_node_their_own_connections_only() {
         good.connect(node.addr).await.unwrap();
         good
     });
-    let garbage = say(node.addr, b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n");
-    let oversize_hello = say(node.addr, &[&Native::MAGIC[..], &[1, 0xff, 0xff]].concat());
-    let half_open = say(node.addr, &hello()[..9]);
-    let silent = say(node.addr, b"");
-    // A frame whose header claims 16 MiB, behind a hello in good order.
-    let oversize = say(node.addr, &[&hello()[..], &[0xff, 0xff, 0xff, 0x01]].concat());
+    let garbage = connect_and_write(node.addr, b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n");
+    let oversize_hello = connect_and_write(node.addr, &[&Native::MAGIC[..], &[1, 0xff, 0xff]].concat());
+    let half_open = connect_and_write(node.addr, &hello()[..9]);
+    let silent = connect_and_write(node.addr, b"");
+    // A valid hello, then a frame header that announces 16 MiB.
+    let oversize = connect_and_write(node.addr, &[&hello()[..], &[0xff, 0xff, 0xff, 0x01]].concat());
     node.logs(&["inbound refused", &name(&garbage), "does not begin with this protocol's magic"]);
     node.logs(&["inbound refused", &name(&oversize_hello), "a greeting of 65542 bytes"]);
     node.logs(&["peer down", &name(&oversize), "a frame of 16777215 bytes"]);
     node.logs(&["inbound refused", &name(&half_open), "the handshake took too long"]);
     node.logs(&["inbound refused", &name(&silent), "the handshake took too long"]);
 
-    // A reader that never reads, while the good peer broadcasts through the node.
-    let deaf = say(node.addr, &hello());
-    node.logs(&["peer up", &name(&deaf)]);
+    // A peer that never reads, while the good peer broadcasts through the node.
+    let stalled = connect_and_write(node.addr, &hello());
+    node.logs(&["peer up", &name(&stalled)]);
     let begun = Instant::now();
     let mut number = 0u64;
-    while node.count(&["peer down", &name(&deaf)]) == 0 {
-        assert!(begun.elapsed() < WAIT, "the deaf reader is kept");
+    while node.count(&["peer down", &name(&stalled)]) == 0 {
+        assert!(begun.elapsed() < WAIT, "the stalled peer is not disconnected");
         for _ in 0..20 {
             number += 1;
             let mut payload = vec![0; 8 * 1024];
@@ -581,19 +582,19 @@ fn hostile_clients_cost_a_node_their_own_connections_only() {
         }
         thread::sleep(Duration::from_millis(20));
     }
-    assert_eq!(node.count(&["peer down", &name(&deaf), "overloaded"]), 1, "a reason of its own");
+    assert_eq!(node.count(&["peer down", &name(&stalled), "overloaded"]), 1, "the reason must be named");
 
-    assert_eq!(good.roster().iter().count(), 1, "the good peer stayed");
-    assert_eq!(node.count(&["peer down"]), 2, "the two that had shaken hands, and nobody else");
+    assert_eq!(good.roster().iter().count(), 1, "the good peer must stay connected");
+    assert_eq!(node.count(&["peer down"]), 2, "only the two hostile peers that completed the handshake");
     let output = run(&["ping", &node.addr.to_string(), "--count", "1"]);
-    assert!(output.status.success(), "and the node serves others: {}", stderr(&output));
+    assert!(output.status.success(), "the node must serve others: {}", stderr(&output));
     runtime.block_on(good.shutdown(Duration::from_secs(1)));
     assert_eq!(node.end("-TERM"), Some(0));
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_could_not_be_written_is_no_success() {
+fn a_failed_write_to_stdout_is_a_failure() {
     for args in [&["config"][..], &["mesh", "--nodes", "2", "--degree", "1", "--seconds", "1"]] {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let output = peerpool().args(args).stdout(full).output().unwrap();

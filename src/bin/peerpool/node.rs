@@ -30,8 +30,9 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// Run a node that other nodes connect to.
 ///
-/// Prints `listening ADDR` for each address once it listens, and logs connecting and disconnecting peers to stderr. It relays
-/// the broadcasts of its peers, each message once. Ctrl-C or SIGTERM shuts it down cleanly.
+/// Prints `listening ADDR` for each address once it listens, and logs connecting and disconnecting
+/// peers to stderr. It relays the broadcasts of its peers, each message once. Ctrl-C or SIGTERM
+/// shuts it down cleanly.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -40,11 +41,12 @@ Examples:
   peerpool node --network testnet --timecoin 192.0.2.7:24100
   peerpool config > node.toml && peerpool node --listen 0.0.0.0:9000 --config node.toml")]
 pub(super) struct NodeArgs {
-    /// Addresses to listen on; port 0 takes any free port. Optional if the configuration file has `listen`.
+    /// Addresses to listen on; port 0 takes any free port. Optional if the configuration file has
+    /// `listen`.
     #[arg(long, value_name = "ADDR", num_args = 1.., required_unless_present_any = ["config", "timecoin", "network"])]
     listen: Vec<SocketAddr>,
-    /// An address to listen on for nodes of the TIME Coin network, which speak a JSON protocol. The usual port is 24000, on
-    /// testnet 24100. With --listen the node serves both protocols.
+    /// An address to listen on for nodes of the TIME Coin network, which speak a JSON protocol. The
+    /// usual port is 24000, on testnet 24100. With --listen the node serves both protocols.
     #[arg(long, value_name = "ADDR", requires = "network")]
     timecoin: Option<SocketAddr>,
     /// The TIME Coin network to join.

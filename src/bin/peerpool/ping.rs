@@ -22,15 +22,17 @@ const SHUTDOWN: Duration = Duration::from_millis(500);
 
 /// Connect to a node as a peer does, and measure round trips with the protocol's own pings.
 ///
-/// Unlike a TCP connect, this shows whether a peerpool node of the same network answers, and how fast the node itself is.
-/// Exits with 0 if at least one ping was answered. Ctrl-C ends it early and prints the summary.
+/// Unlike a TCP connect, this shows whether a peerpool node of the same network answers, and how
+/// fast the node itself is. Exits with 0 if at least one ping was answered. Ctrl-C ends it early
+/// and prints the summary.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   peerpool ping 127.0.0.1:9000
   peerpool ping node.example.org:9000 --count 10 --interval 200ms")]
 pub(super) struct PingArgs {
-    /// The node, as HOST:PORT. If a name has several addresses, the first one that answers is pinged.
+    /// The node, as HOST:PORT. If a name has several addresses, the first one that answers is
+    /// pinged.
     addr: Target,
     /// Number of pings.
     #[arg(long, short = 'n', default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
@@ -106,7 +108,8 @@ async fn connect(args: &PingArgs) -> Result<Connected, String> {
     Ok(Connected { node, peer, handshake })
 }
 
-/// Tries the addresses in order, and returns the first connection and the duration of its handshake.
+/// Tries the addresses in order, and returns the first connection and the duration of its
+/// handshake.
 ///
 /// # Errors
 /// A one-line message with the failure of each address.

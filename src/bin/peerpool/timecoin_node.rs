@@ -1,7 +1,8 @@
 //! `peerpool node --timecoin`: a node of the TIME Coin network.
 //!
-//! It serves legacy nodes (JSON protocol) and peerpool nodes (native protocol) in one pool. It has no
-//! chain: [`GossipRelay`] relays gossip, each message once, and the library answers for peers and time.
+//! It serves legacy nodes (JSON protocol) and peerpool nodes (native protocol) in one pool. It has
+//! no chain: [`GossipRelay`] relays gossip, each message once, and the library answers for peers
+//! and time.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The configuration types of the library derive serde, so the file has their fields under their
-//! names: those of [`NodeConfig`] at the top level, those of the TCP transport in `[tcp]`, and those of
-//! the address book in `[book]`. An error names the file, the line and the setting.
+//! names: those of [`NodeConfig`] at the top level, those of the TCP transport in `[tcp]`, and
+//! those of the address book in `[book]`. An error names the file, the line and the setting.
 
 mod error;
 mod template;
@@ -161,7 +161,7 @@ mod tests {
         let sections = names.iter().filter(|name| names.iter().any(|other| is_below(other, name)));
         for section in sections.map(String::as_str).chain([""]) {
             let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
-            let error = Settings::raw_error(&format!("{header}no_such_setting = 1\n"));
+            let error = serde_error(&format!("{header}no_such_setting = 1\n"));
             let (_, expected) = error.split_once("expected ").unwrap_or_else(|| panic!("{section}: {error}"));
             let mut expected: Vec<_> = expected.split('`').skip(1).step_by(2).collect();
             let prefix = if section.is_empty() { String::new() } else { format!("{section}.") };
@@ -183,18 +183,16 @@ mod tests {
         name.strip_prefix(section).is_some_and(|rest| rest.starts_with('.'))
     }
 
-    impl Settings {
-        /// The message of serde itself.
-        fn raw_error(text: &str) -> String {
-            #[derive(Debug, Default, serde::Deserialize)]
-            #[serde(default)]
-            struct Sections {
-                tcp: TcpConfig,
-                book: AddressBookConfig,
-            }
-            let whole = toml::from_str::<Sections>(text).map(drop);
-            whole.and_then(|()| toml::from_str::<NodeConfig>(text).map(drop)).unwrap_err().to_string()
+    /// The error of serde itself, which lists the expected names.
+    fn serde_error(text: &str) -> String {
+        #[derive(Debug, Default, serde::Deserialize)]
+        #[serde(default)]
+        struct Sections {
+            tcp: TcpConfig,
+            book: AddressBookConfig,
         }
+        let sections = toml::from_str::<Sections>(text).map(drop);
+        sections.and_then(|()| toml::from_str::<NodeConfig>(text).map(drop)).unwrap_err().to_string()
     }
 
     #[test]

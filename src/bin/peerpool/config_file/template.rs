@@ -5,7 +5,8 @@
 
 use toml::{Table, Value};
 
-/// Every setting with its description and its default. A setting without a default is commented out.
+/// Every setting with its description and its default. A setting without a default is commented
+/// out.
 const TEMPLATE: &str = include_str!("template.toml");
 
 /// A line of the template.

@@ -1,7 +1,7 @@
 //! One timeline for all nodes of the mesh.
 //!
-//! Each node stamps its events in whole milliseconds of its own clock. [`NodeClock`] converts such a
-//! tick to bounds on the common clock [`Epoch`].
+//! Each node stamps its events in whole milliseconds of its own clock. [`NodeClock`] converts such
+//! a tick to bounds on the common clock [`Epoch`].
 
 use std::time::Instant;
 

@@ -1,4 +1,5 @@
-//! All nodes of the mesh: starting them, restarting them, and checking the connections between them.
+//! All nodes of the mesh: starting them, restarting them, and checking the connections between
+//! them.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -17,7 +18,8 @@ use super::ledger::Ledger;
 use super::member::{LastChange, Member, NodeSpec};
 use super::{MeshArgs, lock};
 
-/// The connections count as stable after this time without a connect or disconnect, in microseconds.
+/// The connections count as stable after this time without a connect or disconnect, in
+/// microseconds.
 const QUIET_US: Micros = 500_000;
 /// How long the tasks of a killed node may take to end before its restart.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);

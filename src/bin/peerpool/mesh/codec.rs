@@ -1,7 +1,8 @@
 //! How the messages of the mesh are encoded.
 //!
-//! On the native protocol they are numbers and padding; on the TIME Coin protocol they are messages of
-//! that network. Padding depends on the message number, so [`Codec::decode`] detects changed bytes.
+//! On the native protocol they are numbers and padding; on the TIME Coin protocol they are messages
+//! of that network. Padding depends on the message number, so [`Codec::decode`] detects changed
+//! bytes.
 
 use std::net::SocketAddr;
 

@@ -90,8 +90,8 @@ fn random_millis(rng: &mut fastrand::Rng, range: std::ops::Range<u64>) -> Durati
 
 /// Draws the nodes that a partition isolates.
 ///
-/// There are at most `degree` of them, so each has fewer peers than it wants during the partition. A
-/// larger group could satisfy itself and would never dial out again.
+/// There are at most `degree` of them, so each has fewer peers than it wants during the partition.
+/// A larger group could satisfy itself and would never dial out again.
 fn draw_isolated(rng: &mut fastrand::Rng, nodes: usize, degree: usize) -> Vec<usize> {
     let max = (nodes / 4).min(degree).max(1);
     let mut isolated: Vec<usize> = (0..nodes).collect();

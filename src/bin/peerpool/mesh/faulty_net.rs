@@ -84,8 +84,8 @@ struct StreamEnd {
 
 impl StreamEnd {
     fn set(&self, fault: u8) {
-        // Release: pairs with the Acquire in `FaultyStream::check`, which loads the bits after it has
-        // registered the waker.
+        // Release: pairs with the Acquire in `FaultyStream::check`, which loads the bits after it
+        // has registered the waker.
         self.faults.fetch_or(fault, Ordering::AcqRel);
         self.wake();
     }

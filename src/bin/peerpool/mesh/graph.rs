@@ -98,7 +98,8 @@ pub(super) fn match_ends(ends: &[EdgeEnd]) -> Vec<Edge> {
     edges
 }
 
-/// The connected components of the graph: a union-find structure with union by size and path halving.
+/// The connected components of the graph: a union-find structure with union by size and path
+/// halving.
 #[derive(Clone, Debug)]
 pub(super) struct Components {
     parent: Vec<u32>,

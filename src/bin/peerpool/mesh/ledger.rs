@@ -2,9 +2,9 @@
 //!
 //! A message is *expected* at every incarnation that a path joins with its sender. Each edge of the
 //! path was up at both ends, without interruption or gap, from before the send until
-//! [`DELIVERY_WINDOW_US`] after it. The times are bounds on the nodes' own event times, chosen so that
-//! an edge never counts as up for longer than it was. A lost event would make the account inexact, so
-//! it fails the run.
+//! [`DELIVERY_WINDOW_US`] after it. The times are bounds on the nodes' own event times, chosen so
+//! that an edge never counts as up for longer than it was. A lost event would make the account
+//! inexact, so it fails the run.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -80,7 +80,8 @@ pub(super) struct DeliveryReport {
     pub(super) missing: Vec<MissingDelivery>,
 }
 
-/// Compares expected with actual deliveries; `was_delivered(incarnation, message)` gives the latter.
+/// Compares expected with actual deliveries; `was_delivered(incarnation, message)` gives the
+/// latter.
 pub(super) fn reconcile(
     sent: &[SentMessage],
     lifetimes: &[Lifetime],

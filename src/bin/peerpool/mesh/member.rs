@@ -1,4 +1,5 @@
-//! One incarnation of a node of the mesh: the node, its application, and the log of its connections.
+//! One incarnation of a node of the mesh: the node, its application, and the log of its
+//! connections.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -58,13 +58,15 @@ const HEAL_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a node may take to shut down.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
-/// Start a mesh of real nodes in one process on loopback TCP, drive a realistic load through it and account for every message.
+/// Start a mesh of real nodes in one process on loopback TCP, drive a realistic load through it and
+/// account for every message.
 ///
-/// Each node starts with the address of one other node and discovers the rest. Once the connections are stable, the load
-/// begins: tips (state), votes and block proposals (urgent), transactions (normal), and requests for 256 KiB blocks (bulk).
-/// Every message must reach every node that an unbroken path joins with its sender, exactly once. After the shutdown no task
-/// and no connection may remain. Otherwise the command reports what is wrong and exits with 1. Ctrl-C ends the load early and
-/// still prints the account. A second Ctrl-C ends the command at once.
+/// Each node starts with the address of one other node and discovers the rest. Once the connections
+/// are stable, the load begins: tips (state), votes and block proposals (urgent), transactions
+/// (normal), and requests for 256 KiB blocks (bulk). Every message must reach every node that an
+/// unbroken path joins with its sender, exactly once. After the shutdown no task and no connection
+/// may remain. Otherwise the command reports what is wrong and exits with 1. Ctrl-C ends the load
+/// early and still prints the account. A second Ctrl-C ends the command at once.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -92,7 +94,8 @@ pub(super) struct MeshArgs {
     /// Use the TIME Coin protocol (testnet, JSON). Each node gets a loopback address of its own.
     #[arg(long)]
     timecoin: bool,
-    /// Seed of the load and of the fault plan. It does not fix how tasks interleave. Default: random, printed in the summary.
+    /// Seed of the load and of the fault plan. It does not fix how tasks interleave. Default:
+    /// random, printed in the summary.
     #[arg(long)]
     seed: Option<u64>,
     /// Print the summary as one JSON object in the last line.

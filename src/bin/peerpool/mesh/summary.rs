@@ -99,7 +99,8 @@ pub(super) fn merge_pools(pools: impl Iterator<Item = PoolStats>) -> PoolStats {
     merged
 }
 
-/// Adds the numbers of `value` to those at the same place in `sum`. Booleans are combined with "or".
+/// Adds the numbers of `value` to those at the same place in `sum`. Booleans are combined with
+/// "or".
 fn add_values(sum: &mut Value, value: Value) {
     match (sum, value) {
         (Value::Object(sum), Value::Object(value)) => {
@@ -123,8 +124,8 @@ fn add_values(sum: &mut Value, value: Value) {
     }
 }
 
-/// Prints the table to stdout, failures to stderr and, if `json` is set, the JSON object in the last
-/// line. Returns the exit code of the command.
+/// Prints the table to stdout, failures to stderr and, if `json` is set, the JSON object in the
+/// last line. Returns the exit code of the command.
 pub(super) fn print_report(report: &RunReport, json: bool) -> ExitCode {
     let table_printed = try_print(&table(report));
     for missing in &report.missing {

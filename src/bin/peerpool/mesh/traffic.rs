@@ -60,8 +60,8 @@ pub(super) struct RequestStats {
     pub(super) failures: BTreeMap<String, u64>,
 }
 
-/// Sends the load from random nodes, until its end or until the stop flag is set. Returns when every
-/// request has been answered or has failed.
+/// Sends the load from random nodes, until its end or until the stop flag is set. Returns when
+/// every request has been answered or has failed.
 pub(super) async fn drive(
     cluster: &Cluster,
     traffic: &Arc<Traffic>,

@@ -562,7 +562,7 @@ fn hostile_clients_cost_a_node_their_own_connections_only() {
     // A valid hello, then a frame header that announces 16 MiB.
     let oversize = connect_and_write(node.addr, &[&hello()[..], &[0xff, 0xff, 0xff, 0x01]].concat());
     node.logs(&["inbound refused", &name(&garbage), "does not begin with this protocol's magic"]);
-    node.logs(&["inbound refused", &name(&oversize_hello), "a greeting of 65542 bytes"]);
+    node.logs(&["inbound refused", &name(&oversize_hello), "a first frame of 65542 bytes"]);
     node.logs(&["peer down", &name(&oversize), "a frame of 16777215 bytes"]);
     node.logs(&["inbound refused", &name(&half_open), "the handshake took too long"]);
     node.logs(&["inbound refused", &name(&silent), "the handshake took too long"]);

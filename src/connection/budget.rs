@@ -1,17 +1,22 @@
-//! The memory ceiling: one number that everything a peer can make us hold is counted against.
+//! The memory ceiling: one counter for everything that peers can make us hold.
 
 use std::sync::Arc;
 
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Bytes that may be held for peers at one time: inboxes, lanes, reassembly, chunk remainders.
+/// Limits the bytes that are held for all peers together: inboxes, outboxes, reassembly, partial
+/// chunks.
 ///
-/// Invariant 22 and 41. Statement: the sum of all live [`MemoryReservation`]s never exceeds the limit that was in force when
-/// the last of them was granted, but by what connections have read and cannot give back, at the ceiling less than two frames each, and a
-/// read buffer where the last room went while it was being decoded. Enforced by: reserving is one
-/// compare-exchange loop on the sum, before the bytes are held; what is overdrawn counts, so that nothing more is granted, and near
-/// the ceiling a connection reads no more than a frame at a time. Breaks if: something holds peer-given bytes without a reservation, or
-/// overdraws what it could have refused.
+/// Invariant: `everything_is_bounded`, `stuck_connection_pins_a_bounded_copy`
+/// Statement: the sum of all live [`MemoryReservation`]s does not exceed the limit that was in
+/// force when the last of them was granted. Exceptions are what connections have read already at
+/// the ceiling, less than two frames each, and one read buffer where the last room went while it
+/// was being decoded.
+/// Enforced by: a reservation is one compare-exchange loop on the sum, before the bytes are held.
+/// Overdrawn bytes count, so nothing more is granted, and near the ceiling a connection reads one
+/// frame at a time.
+/// Breaks if: peer-given bytes are held without a reservation, or are overdrawn where they could
+/// have been refused.
 #[derive(Debug)]
 pub struct MemoryBudget {
     limit: AtomicUsize,
@@ -44,24 +49,26 @@ impl MemoryBudget {
         self.limit().saturating_sub(self.used())
     }
 
-    /// How often a reservation was refused: a rising number means the ceiling is too low for this many peers.
+    /// How often a reservation was refused. A rising number means that the ceiling is too low for
+    /// this many peers.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Changes the ceiling. What is reserved stays; nothing more is granted until it is under the new one.
+    /// Changes the ceiling. Reservations stay; nothing more is granted until the sum is below the
+    /// new one.
     pub fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// Reserves `bytes`, or nothing.
+    /// Reserves `bytes`; `None` if the ceiling does not allow it.
     pub fn reserve(self: &Arc<Self>, bytes: usize) -> Option<MemoryReservation> {
         let mut reservation = MemoryReservation { budget: Arc::clone(self), bytes: 0 };
         reservation.resize(bytes).then_some(reservation)
     }
 
     fn take(&self, bytes: usize) -> bool {
-        // Relaxed: the sum guards no other data; it is only a count.
+        // Relaxed: the sum is a count and guards no other data.
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(bytes).filter(|sum| *sum <= self.limit.load(Ordering::Relaxed))
         });
@@ -90,7 +97,7 @@ impl MemoryReservation {
         self.bytes
     }
 
-    /// Moves up to `bytes` into another reservation of the same budget; the sum does not move.
+    /// Moves up to `bytes` to another reservation of the same budget. The sum does not change.
     pub fn give(&mut self, bytes: usize, to: &mut Self) {
         debug_assert!(Arc::ptr_eq(&self.budget, &to.budget), "reservations of two budgets");
         let bytes = bytes.min(self.bytes);
@@ -98,8 +105,8 @@ impl MemoryReservation {
         to.bytes += bytes;
     }
 
-    /// Grows or shrinks to `bytes`, which are held already, whatever the ceiling says. Nothing more is granted until the sum is under
-    /// it again.
+    /// Grows or shrinks to `bytes`, which are held already, even above the ceiling. Nothing more is
+    /// granted until the sum is below the ceiling again.
     pub(super) fn overdraw(&mut self, bytes: usize) {
         if bytes > self.bytes {
             self.budget.used.fetch_add(bytes - self.bytes, Ordering::Relaxed);
@@ -109,7 +116,8 @@ impl MemoryReservation {
         }
     }
 
-    /// Grows or shrinks to `bytes`. `false`, and nothing changed, where the ceiling does not allow the growth.
+    /// Grows or shrinks to `bytes`. Returns `false` and changes nothing if the ceiling does not
+    /// allow the growth.
     pub fn resize(&mut self, bytes: usize) -> bool {
         if bytes > self.bytes {
             if !self.budget.take(bytes - self.bytes) {
@@ -134,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ceiling_holds_and_everything_comes_back() {
+    fn the_ceiling_holds_and_released_bytes_return() {
         let budget = MemoryBudget::new(100);
         let mut first = budget.reserve(60).unwrap();
         assert!(budget.reserve(41).is_none());
@@ -149,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_overdrawn_counts_until_it_is_given_back() {
+    fn overdrawn_bytes_count_until_they_are_released() {
         let budget = MemoryBudget::new(100);
         let (mut one, mut other) = (budget.reserve(60).unwrap(), MemoryReservation::empty(&budget));
         other.overdraw(70);
@@ -161,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn moving_a_reservation_does_not_move_the_sum() {
+    fn moving_bytes_between_reservations_keeps_the_sum() {
         let budget = MemoryBudget::new(100);
         let (mut one, mut other) = (budget.reserve(60).unwrap(), MemoryReservation::empty(&budget));
         budget.set_limit(10);
@@ -174,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_ceiling_keeps_what_is_held_and_grants_nothing_more() {
+    fn a_lower_ceiling_keeps_reservations_and_grants_nothing_more() {
         let budget = MemoryBudget::new(100);
         let held = budget.reserve(80).unwrap();
         budget.set_limit(50);

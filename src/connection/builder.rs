@@ -38,7 +38,8 @@ impl<D> fmt::Debug for ConnectionSetup<D> {
     }
 }
 
-/// A connection that has its number and its positions in the logs, and no stream yet. Messages can be queued already.
+/// A connection that has its number and its positions in the logs, and no stream yet. Messages can
+/// be queued already.
 pub struct ConnectionBuilder<D: Protocol> {
     connection: Arc<Connection>,
     writer: Writer,

@@ -22,8 +22,8 @@ pub(super) struct CloseOrder {
 }
 
 impl Connection {
-    /// Begins to close, once: the first order counts. Sends the goodbye, if there is one, and ends within
-    /// [`ConnectionConfig::linger`](super::ConnectionConfig::linger).
+    /// Begins to close, once: the first order counts. Sends the goodbye, if there is one, and ends
+    /// within [`ConnectionConfig::linger`](super::ConnectionConfig::linger).
     ///
     /// May be called anywhere, also in a handler of this connection.
     pub fn close(&self, reason: DisconnectReason, goodbye: Option<Goodbye>) {
@@ -31,10 +31,10 @@ impl Connection {
         self.begin_close(CloseOrder { reason, goodbye, drain: false, within });
     }
 
-    /// Begins to close once nothing waits to be sent. What is not sent `within` that time is given up. The goodbye then
-    /// gets [`ConnectionConfig::linger`](super::ConnectionConfig::linger) more, or `within` again if that is shorter.
-    /// Meanwhile only responses are queued. Broadcasts still go out, so a peer that reads more slowly than they arrive
-    /// takes the whole time.
+    /// Begins to close once nothing waits to be sent. What is not sent `within` that time is given
+    /// up. The goodbye then gets [`ConnectionConfig::linger`](super::ConnectionConfig::linger)
+    /// more, or `within` again if that is shorter. Meanwhile only responses are queued. Broadcasts
+    /// still go out, so a peer that reads more slowly than they arrive takes the whole time.
     pub fn drain(&self, reason: DisconnectReason, goodbye: Option<Goodbye>, within: Duration) {
         self.begin_close(CloseOrder { reason, goodbye, drain: true, within });
     }
@@ -46,7 +46,8 @@ impl Connection {
                 return;
             }
             rare.close_order = Some(Box::new(order.clone()));
-            // Release: a reader of the phase sees the order. Pairs with the Acquire load in `is_open`.
+            // Release: a reader of the phase sees the order. Pairs with the Acquire load in
+            // `is_open`.
             self.phase.store(if order.drain { DRAINING } else { CLOSED }, Ordering::Release);
         }
         if !order.drain {
@@ -89,8 +90,9 @@ impl Connection {
         self.write_progressed();
     }
 
-    /// Where its cursors stood when the connection ended, for the connection that replaces it. While it has not ended,
-    /// a receiver of that. A later call takes the place of an earlier one, whose receiver fails.
+    /// Where its cursors stood when the connection ended, for the connection that replaces it.
+    /// While it has not ended, a receiver of that. A later call takes the place of an earlier one,
+    /// whose receiver fails.
     pub(crate) fn final_resume_points(&self) -> Result<ResumePoints, oneshot::Receiver<ResumePoints>> {
         let mut rare = self.rare.lock();
         if let Some(points) = rare.final_points.as_deref() {

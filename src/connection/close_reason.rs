@@ -8,7 +8,7 @@ use crate::wire::{Goodbye, GoodbyeReason, WireError};
 
 use super::read::Panicked;
 
-/// Why a connection ended. The first cause is the one that is told.
+/// Why a connection ended. Only the first cause is reported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -18,37 +18,37 @@ pub enum CloseReason {
     /// The peer said goodbye.
     #[error("the peer said goodbye: {:?}", .0.reason)]
     Goodbye(Goodbye),
-    /// The peer closed the connection without a word.
+    /// The peer closed the connection without a goodbye.
     #[error("the peer closed the connection")]
     Eof,
     /// The connection broke.
     #[error("the connection broke: {0}")]
-    Io(io::Error),
+    Io(#[source] io::Error),
     /// The peer broke the protocol.
     #[error("the peer broke the protocol: {0}")]
     Wire(#[from] WireError),
     /// The peer used the id of a request that is still being handled.
     #[error("the peer used request id {0} twice at the same time")]
-    RequestTwice(u32),
-    /// The peer asks faster than it reads the answers.
+    DuplicateRequestId(u32),
+    /// The peer sends requests or pings faster than it reads the replies.
     #[error("the peer floods us with control messages")]
     Flood,
     /// The peer was too slow for a lane whose lag policy is to disconnect.
     #[error("the peer is too slow for our broadcasts on the {0:?} lane")]
     TooSlow(Lane),
     /// The memory ceiling has no room for what this peer sends.
-    #[error("no memory under the ceiling for what the peer sends")]
-    Ceiling,
+    #[error("the memory ceiling leaves no room for what the peer sends")]
+    MemoryCeiling,
     /// A handler panicked on a message of this peer.
     #[error("a handler panicked")]
     HandlerPanic,
-    /// The sweep took the peer away.
+    /// The reaper removed the peer from the pool.
     #[error("the peer had left the pool")]
     Reaped,
 }
 
 impl CloseReason {
-    /// What the pool is told.
+    /// The reason that the pool records.
     pub fn disconnect_reason(&self) -> DisconnectReason {
         match self {
             Self::Closed(reason) => *reason,
@@ -59,20 +59,20 @@ impl CloseReason {
             },
             Self::Eof => DisconnectReason::Closed,
             Self::Io(_) => DisconnectReason::Lost,
-            Self::Wire(_) | Self::RequestTwice(_) | Self::Flood => DisconnectReason::Protocol,
-            Self::TooSlow(_) | Self::Ceiling => DisconnectReason::Overloaded,
+            Self::Wire(_) | Self::DuplicateRequestId(_) | Self::Flood => DisconnectReason::Protocol,
+            Self::TooSlow(_) | Self::MemoryCeiling => DisconnectReason::Overloaded,
             Self::HandlerPanic => DisconnectReason::Requested,
             Self::Reaped => DisconnectReason::Stale,
         }
     }
 
-    /// What the peer is told, where it still listens.
+    /// The goodbye to the peer, if it may still listen.
     pub(super) fn goodbye(&self) -> Option<Goodbye> {
         let reason = match self {
             Self::Closed(_) | Self::Goodbye(_) | Self::Eof | Self::Io(_) => return None,
-            Self::Wire(_) | Self::RequestTwice(_) | Self::Flood => GoodbyeReason::Protocol,
+            Self::Wire(_) | Self::DuplicateRequestId(_) | Self::Flood => GoodbyeReason::Protocol,
             Self::TooSlow(_) => GoodbyeReason::TooSlow,
-            Self::Ceiling => GoodbyeReason::Overloaded,
+            Self::MemoryCeiling => GoodbyeReason::Overloaded,
             Self::HandlerPanic => GoodbyeReason::Closed,
             Self::Reaped => GoodbyeReason::Stale,
         };

@@ -1,28 +1,33 @@
 //! The bounds of one connection.
 
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Bounds of one connection: what it queues, holds and waits for. Sizes in bytes.
+use serde::{Deserialize, Serialize};
+
+/// Bounds of one connection: what it queues, holds and waits for. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectionConfig {
-    /// Received messages that wait for the handler. Default 64. One more and reading pauses.
+    /// Received messages that wait for the handler. Reading pauses when they are reached. Default
+    /// 64.
     pub inbox_messages: usize,
-    /// Bytes of received messages that wait for the handler. Default 256 KiB.
+    /// Bytes of received messages that wait for the handler. Reading pauses when they are reached.
+    /// Default 256 KiB.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub inbox_bytes: usize,
-    /// Requests of the peer that are handled at the same time, at least one. Default 16; more wait in the inbox.
+    /// Requests of the peer that are handled at the same time, at least one. More wait in the
+    /// inbox. Default 16.
     pub max_inbound_requests: usize,
-    /// Messages that wait to be sent on one lane. Default 1,024; more come back as full.
+    /// Messages that wait to be sent on one lane. More are refused as full. Default 1,024.
     pub outbox_messages: usize,
     /// Bytes that wait to be sent on one lane. Default 8 MiB.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub outbox_bytes: usize,
-    /// Our own requests that await an answer on one connection. Default 1,024.
+    /// Our requests that await a response on one connection. Default 1,024.
     pub max_outbound_requests: usize,
-    /// The most one write takes of the logs; half of it, if something else is to be sent, too. Default 512 KiB: from 128 KiB down
-    /// the calls, from 1 MiB up the caches cost more.
+    /// Bytes that one write takes at most; half of it if more than the logs is to be sent. Default
+    /// 512 KiB: with less than 128 KiB the system calls cost more, with more than 1 MiB the cache
+    /// misses do.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub write_batch_bytes: usize,
     /// How long a closing connection may take to say goodbye. Default 500 ms.

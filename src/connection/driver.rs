@@ -7,8 +7,8 @@
 //!             +--> closing: drain, goodbye, shutdown, linger
 //! ```
 //!
-//! The stream is polled with a waker of its own. So the task knows which wake-ups came from the stream, and most
-//! wake-ups, which come from a log, do not try to read.
+//! The stream is polled with a waker of its own. So the task knows which wake-ups came from the
+//! stream, and most wake-ups, which come from a log, do not try to read.
 
 mod closing;
 
@@ -61,8 +61,8 @@ pub struct ConnectionDriver<D: Protocol, S, H> {
 enum PassOutcome {
     /// There is more to do.
     Again,
-    /// There is more to do, after other tasks: they write the same bytes, which are still in the cache, or send more
-    /// requests.
+    /// There is more to do, after other tasks: they write the same bytes, which are still in the
+    /// cache, or send more requests.
     Yield,
     /// The task will be woken.
     Idle,
@@ -84,14 +84,16 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
         let io_waker = self.io_waker();
         let mut io = Context::from_waker(&io_waker);
         let mut read = ReadOutcome::Drained;
-        // Most wake-ups come from a log. Then there is nothing to read, and finding that out costs as much as writing.
+        // Most wake-ups come from a log. Then there is nothing to read, and finding that out costs
+        // as much as writing.
         let io_woke = self.connection.wake.begin();
         if io_woke || self.must_read || self.reader.is_paused() {
             read = self.read(&mut io)?;
             self.must_read = read != ReadOutcome::Drained;
         }
         let mut again = self.must_read;
-        // After reading, so that a new handler gets its first poll; before writing, so that its response goes out.
+        // After reading, so that a new handler gets its first poll; before writing, so that its
+        // response goes out.
         again |= self.inbox.poll(&self.handler, &self.connection, cx)?;
         if self.connection.take_peers_wanted() {
             let max = u16::try_from(self.connection.shared.limits.peers).unwrap_or(u16::MAX);
@@ -117,8 +119,8 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
         })
     }
 
-    /// One pass of the reader. After each batch of requests the responses so far are written, so that both ends work at
-    /// the same time.
+    /// One pass of the reader. After each batch of requests the responses so far are written, so
+    /// that both ends work at the same time.
     fn read(&mut self, io: &mut Context<'_>) -> Result<ReadOutcome, CloseReason> {
         let Some(mut pass) = self.reader.begin_pass(&self.connection, &self.inbox, &self.handler) else {
             return Ok(ReadOutcome::Drained);
@@ -144,7 +146,8 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
             }
         };
         let kept = self.reader.end_pass(pass, &self.connection);
-        // The reason for which the connection ends is reported, not that the rest behind it had no room.
+        // The reason for which the connection ends is reported, not that the rest behind it had no
+        // room.
         let outcome = result?;
         kept.map(|()| outcome)
     }
@@ -168,15 +171,17 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
         Waker::from(Arc::clone(&self.connection))
     }
 
-    /// Responses that arrived together wake many tasks, which will send more requests. The tasks that are due run
-    /// first, once, so that their requests go out with one write. Not where an urgent message waits.
+    /// Responses that arrived together wake many tasks, which will send more requests. The tasks
+    /// that are due run first, once, so that their requests go out with one write. Not where an
+    /// urgent message waits.
     fn yields_to_requesters(&mut self) -> bool {
         self.has_yielded = !self.has_yielded && self.connection.has_busy_requesters();
         self.has_yielded
     }
 }
 
-/// Nothing in it is pinned in place: the stream is polled by reference, handlers' futures are boxed.
+/// Nothing in it is pinned in place: the stream is polled by reference, handlers' futures are
+/// boxed.
 impl<D: Protocol, S, H> Unpin for ConnectionDriver<D, S, H> {}
 
 impl<D: Protocol, S: Stream, H: ConnectionHandler> Future for ConnectionDriver<D, S, H> {

@@ -1,8 +1,10 @@
-//! The part of a connection that others hold: its queues, its waiting requests, and the order to close.
+//! The part of a connection that others hold: its queues, its waiting requests, and the order to
+//! close.
 //!
-//! A [`Connection`] and its [`ConnectionDriver`](super::ConnectionDriver) share one allocation. Callers fill a queue
-//! under a short lock, set a bit and wake the driver, which does all reading and writing. State that most connections
-//! never need is allocated when it is first used, so an idle connection stays small.
+//! A [`Connection`] and its [`ConnectionDriver`](super::ConnectionDriver) share one allocation.
+//! Callers fill a queue under a short lock, set a bit and wake the driver, which does all reading
+//! and writing. State that most connections never need is allocated when it is first used, so an
+//! idle connection stays small.
 
 use std::sync::Arc;
 use std::task::Wake;
@@ -25,7 +27,8 @@ use super::shared::ConnectionShared;
 use super::wake_flag::WakeFlag;
 use super::write::outbox::{Outbox, Outgoing, QueueBound, Rejected, TakenMessages};
 
-/// From this number of requests in flight on, sending the next ones together is worth one turn of waiting.
+/// From this number of requests in flight on, sending the next ones together is worth one turn of
+/// waiting.
 const BUSY_REQUESTERS: usize = 4;
 /// Bit of `queued_lanes`: a response had to be dropped. Never cleared.
 const FLOODED: u8 = 1 << 7;
@@ -38,14 +41,14 @@ pub(super) const CLOSED: u8 = 2;
 /// Where the cursors of a connection stand in the urgent, the normal and the bulk log.
 pub type ResumePoints = [ResumePoint; 3];
 
-/// The handle of one connection: sends, requests, pings and closes. The task that reads and writes is a
-/// [`ConnectionDriver`](super::ConnectionDriver); both end together.
+/// The handle of one connection: sends, requests, pings and closes. The task that reads and writes
+/// is a [`ConnectionDriver`](super::ConnectionDriver); both end together.
 ///
 /// Invariant: `closed_connection_ends_at_once`
-/// Statement: after [`Connection::close`] nothing more is queued, every waiting request fails at once, and the task ends
-/// within [`ConnectionConfig::linger`](super::ConnectionConfig::linger).
-/// Enforced by: one phase word that only moves forward. It is checked under the lock of the outbox and of the request
-/// table before they are filled, and set before they are emptied.
+/// Statement: after [`Connection::close`] nothing more is queued, every waiting request fails at
+/// once, and the task ends within [`ConnectionConfig::linger`](super::ConnectionConfig::linger).
+/// Enforced by: one phase word that only moves forward. It is checked under the lock of the outbox
+/// and of the request table before they are filled, and set before they are emptied.
 /// Breaks if: a queue is filled without checking it.
 #[derive(Debug)]
 pub struct Connection {
@@ -55,21 +58,23 @@ pub struct Connection {
     pub(super) rare: LazyBox<RareState>,
     /// Wakes the task for everything but its logs and its handlers.
     pub(super) wake: WakeFlag,
-    /// Tick since which written bytes make no progress, plus one; zero while nothing waits to be written. A hint for the
-    /// maintenance, which closes stalled connections.
+    /// Tick since which written bytes make no progress, plus one; zero while nothing waits to be
+    /// written. A hint for the maintenance, which closes stalled connections.
     stalled_since: AtomicU64,
     cursors: Arc<CursorStates>,
-    /// The authority on whether the connection is open; the details are in `rare`. It is read under a queue's lock before
-    /// the queue is filled, and that lock is taken after it is set.
+    /// The authority on whether the connection is open; the details are in `rare`. It is read under
+    /// a queue's lock before the queue is filled, and that lock is taken after it is set.
     pub(super) phase: AtomicU8,
-    /// A bit for each lane whose outbox may hold something, and [`FLOODED`]. Written under the lock of the outbox. A
-    /// hint: a task that is woken after a message was queued sees its bit.
+    /// A bit for each lane whose outbox may hold something, and [`FLOODED`]. Written under the lock
+    /// of the outbox. A hint: a task that is woken after a message was queued sees its bit.
     queued_lanes: AtomicU8,
-    /// Control messages that the task is to send. Set under the lock of the pings, before the task is woken.
+    /// Control messages that the task is to send. Set under the lock of the pings, before the task
+    /// is woken.
     pub(super) wanted_control: AtomicU8,
     /// Pings so far: the token of the next one.
     pub(super) ping_count: AtomicU32,
-    /// The peer cannot be told that its request has no response. Written once, before the task starts.
+    /// The peer cannot be told that its request has no response. Written once, before the task
+    /// starts.
     suppresses_declines: AtomicBool,
 }
 
@@ -148,7 +153,8 @@ impl Connection {
     /// Queues a message for this peer alone. Never waits. Accepted means queued, not delivered.
     ///
     /// # Errors
-    /// [`SendError::Full`], [`SendError::Closed`] or [`SendError::Refused`]; each contains the message.
+    /// [`SendError::Full`], [`SendError::Closed`] or [`SendError::Refused`]; each contains the
+    /// message.
     ///
     /// # Cost
     /// One short lock of this connection, no copy of the payload.
@@ -248,13 +254,14 @@ impl Connection {
             && self.outbox.with(|outbox| !outbox.is_empty(lane)) == Some(true)
     }
 
-    /// Whether there may be something to send that comes from no log: a message for this peer alone, or a ping.
+    /// Whether there may be something to send that comes from no log: a message for this peer
+    /// alone, or a ping.
     pub(super) fn has_direct_output(&self) -> bool {
         self.queued_lanes.load(Ordering::Acquire) & !FLOODED != 0 || self.wants_ping()
     }
 
-    /// Whether several tasks each await the response to one request, and their next requests wait to be sent, with
-    /// nothing urgent among them.
+    /// Whether several tasks each await the response to one request, and their next requests wait
+    /// to be sent, with nothing urgent among them.
     pub(super) fn has_busy_requesters(&self) -> bool {
         let queued = self.queued_lanes.load(Ordering::Acquire);
         // Most wake-ups have nothing queued, and take no lock here.
@@ -262,8 +269,8 @@ impl Connection {
         only_others && self.outbound.with(|outbound| outbound.single_requests() >= BUSY_REQUESTERS) == Some(true)
     }
 
-    /// Frees the rarely needed state of a connection that is only kept alive. Must not be called while a request's
-    /// handler runs, responded or not: the numbers of requests start over.
+    /// Frees the rarely needed state of a connection that is only kept alive. Must not be called
+    /// while a request's handler runs, responded or not: the numbers of requests start over.
     pub(super) fn drop_idle_state(&self) {
         drop(self.rare.take_if(|rare| rare.is_idle()));
     }

@@ -1,4 +1,4 @@
-//! Whom a connection works for.
+//! Callbacks from a connection to its owner.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,46 +10,51 @@ use super::close_reason::CloseReason;
 use super::message::{Event, Handled, Request};
 use super::request::Responder;
 
-/// The owner of a connection, called from the connection's task. No call may block; none is made under a lock of the connection.
+/// The owner of a connection. The connection's task calls it; no call may block. No call is made
+/// under a lock of the connection.
 ///
-/// A panic in [`ConnectionHandler::on_event`], [`ConnectionHandler::on_request`] or a future they return costs this one connection.
+/// A panic in [`ConnectionHandler::on_event`], [`ConnectionHandler::on_request`] or a future that
+/// they return closes this one connection.
 pub trait ConnectionHandler: Send + Sync + 'static {
-    /// The present tick, on the clock that the reaper uses.
+    /// The current tick of the clock that the reaper uses.
     fn now(&self) -> Tick;
 
-    /// At least one complete frame arrived. `false`: the peer has been reaped meanwhile, the connection ends.
+    /// At least one complete frame arrived. `false` closes the connection: the peer was reaped
+    /// meanwhile.
     fn on_frame(&self, now: Tick) -> bool;
 
-    /// An event arrived, in its order.
+    /// An event arrived. Events come one at a time, in arrival order.
     fn on_event(&self, event: Event<'_>) -> Handled;
 
     /// A request arrived.
     fn on_request(&self, request: Request<'_>, responder: Responder) -> Handled;
 
-    /// Reading pauses because the inbox is full, or goes on: meanwhile the peer is not to be judged by its silence.
+    /// Reading pauses because the inbox is full (`true`), or resumes. While it is paused the peer's
+    /// silence says nothing about the peer.
     fn on_read_paused(&self, paused: bool);
 
     /// A pong arrived.
     fn on_rtt(&self, rtt: Duration);
 
-    /// The peer asks for addresses.
+    /// The peer asks for addresses. Returns at most `max`.
     fn on_get_peers(&self, max: usize) -> Vec<SocketAddr>;
 
-    /// The peer tells addresses.
+    /// The peer sent the addresses that we asked for.
     fn on_peers(&self, peers: Vec<SocketAddr>);
 
-    /// The peer says goodbye; the connection ends.
+    /// The peer says goodbye. The connection ends.
     fn on_goodbye(&self, goodbye: Goodbye);
 
-    /// The peer was too slow for this lane's broadcasts: so many messages were left out for it.
+    /// The peer was too slow for this lane's broadcasts: `skipped` messages were left out for it.
     fn on_lagged(&self, lane: Lane, skipped: u64);
 
-    /// The connection ends of its own accord, for this reason, and is about to tell the peer why. By now the peer should leave all
-    /// look-ups; the task goes on for at most [`ConnectionConfig::linger`](super::ConnectionConfig::linger).
-    fn on_close(&self, end: &CloseReason) {
-        let _ = end;
+    /// The connection failed and is about to tell the peer why. From now on look-ups should not
+    /// find the peer. The task goes on for at most
+    /// [`ConnectionConfig::linger`](super::ConnectionConfig::linger).
+    fn on_close(&self, reason: &CloseReason) {
+        let _ = reason;
     }
 
-    /// Bytes that went over the line since the last call.
+    /// Bytes that were received and sent since the last call.
     fn on_traffic(&self, received: usize, sent: usize);
 }

@@ -1,4 +1,4 @@
-//! What goes through a connection, as its owner sees it.
+//! Messages, as the owner of a connection sees them.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,14 +8,14 @@ use bytes::Bytes;
 use crate::base::Lane;
 use crate::wire::{EncodeError, Payload, Status};
 
-/// A message to send: the application's kind, its bytes, and the lane it takes.
+/// A message to send.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Order class; [`Lane::Control`] is refused.
+    /// The lane to send it on; [`Lane::Control`] is refused.
     pub lane: Lane,
-    /// What the application calls it.
+    /// The application's kind.
     pub kind: u16,
-    /// Its bytes.
+    /// The payload.
     pub payload: Bytes,
 }
 
@@ -38,7 +38,7 @@ impl Message {
     }
 }
 
-/// Without the payload itself: messages end up in errors, and errors in logs.
+/// Shows the length of the payload only: messages end up in errors, and errors in logs.
 impl std::fmt::Debug for Message {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { lane, kind, payload } = self;
@@ -51,41 +51,46 @@ impl std::fmt::Debug for Message {
 pub struct Event<'a> {
     /// The lane it came on.
     pub lane: Lane,
-    /// What the application calls it.
+    /// The application's kind.
     pub kind: u16,
-    /// Its bytes, still in the read buffer if it is small: [`Payload::into_bytes`] makes them the keeper's own.
+    /// The payload, borrowed from the read buffer if it is small. [`Payload::into_bytes`] makes it
+    /// an owned one.
     pub payload: Payload<'a>,
 }
 
 impl Event<'_> {
-    /// The same as a message of one's own, to be passed on: on the lane it came on. Cost: copies a payload that is still in the read
-    /// buffer.
+    /// A message with the same lane, kind and payload, to be passed on.
+    ///
+    /// # Cost
+    /// Copies a payload that is still in the read buffer.
     pub fn into_message(self) -> Message {
         Message { lane: self.lane, kind: self.kind, payload: self.payload.into_bytes() }
     }
 }
 
-/// A request that arrived; it is answered through the [`Responder`](super::Responder) that came with it.
+/// A request that arrived. The [`Responder`](super::Responder) that comes with it answers it.
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// The lane it came on; the answer takes the same unless told otherwise.
+    /// The lane it came on. The response takes the same lane unless
+    /// [`Responder::on`](super::Responder::on) sets another.
     pub lane: Lane,
-    /// What the application calls it.
+    /// The application's kind.
     pub kind: u16,
-    /// Its bytes; see [`Event::payload`].
+    /// The payload; see [`Event::payload`].
     pub payload: Payload<'a>,
 }
 
-/// What a handler made of a message.
+/// Whether a handler is done with a message.
 pub enum Handled {
-    /// It is dealt with. Allocates nothing.
+    /// The message is handled. Allocates nothing.
     Done,
-    /// The rest takes time: this future is polled by the connection's task. Events wait for it in order; requests run beside.
+    /// The rest takes time: the connection's task polls this future. Later events wait for an
+    /// event's future; requests run beside each other.
     Later(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
 impl Handled {
-    /// The rest takes time.
+    /// Wraps a future that does the rest. Cost: one allocation.
     pub fn later(rest: impl Future<Output = ()> + Send + 'static) -> Self {
         Self::Later(Box::pin(rest))
     }
@@ -100,28 +105,31 @@ impl std::fmt::Debug for Handled {
     }
 }
 
-/// Why a message was not taken for sending. The message comes back.
+/// Why a message was not queued. It contains the message.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SendError {
-    /// The lane's queue is full, or the memory ceiling is reached: the peer reads too slowly. Cure: drop the message, or try again
-    /// later.
+    /// The lane's queue is full, or the memory ceiling is reached: the peer reads too slowly. Drop
+    /// the message or try again later.
     #[error("the peer's {:?} lane is full", .0.lane)]
     Full(Message),
     /// The connection is closed or closing.
     #[error("the connection is closed")]
     Closed(Message),
-    /// The protocol cannot say this: too large for its lane, on the control lane, or of a kind that it has no word for.
+    /// The protocol cannot carry it: it is too large for its lane, on the control lane, or of an
+    /// unknown kind.
     #[error("{cause}")]
     Refused {
         /// The message.
         message: Message,
-        /// What is wrong with it.
+        /// Why it was refused.
+        #[source]
         cause: EncodeError,
     },
 }
 
 impl SendError {
-    /// The message that was not taken.
+    /// The message that was not queued.
     pub fn into_message(self) -> Message {
         match self {
             Self::Full(message) | Self::Closed(message) | Self::Refused { message, .. } => message,
@@ -129,36 +137,38 @@ impl SendError {
     }
 }
 
-/// The answer to a request.
+/// The response to a request.
 pub type Response = Bytes;
 
-/// Why a request got no answer.
+/// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RequestError {
     /// It was not sent; see [`SendError`].
     #[error("the request was not sent: {0}")]
     NotSent(#[from] SendError),
-    /// Too many of our requests await an answer on this connection; in a protocol without ids also: no turn came in time. It
-    /// was not sent.
-    #[error("too many requests await an answer")]
+    /// Too many of our requests await a response on this connection, or, in a protocol without ids,
+    /// no turn came in time. The request was not sent.
+    #[error("too many requests await a response")]
     TooMany(Message),
-    /// The protocol has no ids, and an earlier request was given up whose answer may still come: it would be taken for this
-    /// one's. Over with that answer, or with the connection. It was not sent.
+    /// The protocol has no ids, and the response to an earlier, abandoned request may still come:
+    /// it would be taken for this one's. Ends with that response, or with the connection. The
+    /// request was not sent.
     #[error("an earlier request of this kind is still unanswered")]
     ReplyOutstanding(Message),
-    /// No answer came in time. One that had not been sent yet was taken back; else the peer was told that none is wanted any more, where
-    /// the protocol has a word for it.
-    #[error("no answer in time")]
+    /// No response came in time. A request that was not sent yet was taken back; otherwise it was
+    /// cancelled at the peer, if the protocol has a cancel.
+    #[error("no response in time")]
     Timeout,
-    /// The connection ended before the answer came.
-    #[error("the connection ended before the answer came")]
+    /// The connection ended before the response came.
+    #[error("the connection ended before the response came")]
     Closed,
-    /// The peer answered that it has no answer.
-    #[error("the peer did not answer: {status:?}")]
+    /// The peer declined.
+    #[error("the peer declined the request: {status:?}")]
     Declined {
         /// Its reason.
         status: Status,
-        /// What it said about it.
+        /// Details from the peer.
         detail: Bytes,
     },
 }

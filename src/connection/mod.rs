@@ -1,20 +1,24 @@
-//! What reads and writes one connection: lanes, the shared broadcast log, the inbox, requests.
+//! One connection to one peer: lanes, the shared broadcast log, requests, the inbox, and how it
+//! ends.
 //!
 //! ```text
-//!  broadcast --encode once--> log (one a lane, shared by all connections) --cursor--+
-//!  set_state ---------------> state table (latest wins) ------cursor--------- +--> round --one vectored write--> stream
-//!  send, request, answer ---> outbox (one a connection and lane) -------------------+
+//!  broadcast --encode once--> log (one a lane, shared) -------cursor--+
+//!  set_state ----------------> latest-value state ----------cursor----+--> round --one vectored write--> stream
+//!  send, request, respond ---> outbox (one a connection and lane) ----+
 //!
-//!  stream --thread's buffer--> decoder --> control, responses: at once
-//!                                     +--> events, requests: handler, or the bounded inbox while it is busy
+//!  stream --thread's buffer--> decoder --> responses, control: at once
+//!                                     +--> events, requests: the handler, or the bounded inbox while it is busy
 //! ```
 //!
-//! One [`ConnectionDriver`] polls both directions of one stream. It holds no lock across an await, no buffer while idle, and never
-//! stops reading because a handler is slow (only because the inbox is full).
+//! A connection has two parts. [`Connection`] is the handle that others hold: it sends, requests,
+//! pings and closes. [`ConnectionDriver`] is the one task that polls both directions of the stream
+//! and calls the [`ConnectionHandler`]. It holds no lock across an await and no buffer while idle.
+//! It never stops reading because a handler is slow; only a full inbox pauses reading.
 //!
 //! # Not promised
-//! Order between lanes, between broadcasts and messages to one peer, between state and log. Delivery to the application
-//! at the far end: accepted means queued, written means handed to the stream.
+//! - Order between lanes, between broadcasts and messages to one peer, and between state and log.
+//! - Delivery to the application at the far end: accepted means queued, written means handed to the
+//!   stream.
 
 mod budget;
 mod builder;

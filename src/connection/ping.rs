@@ -69,12 +69,14 @@ impl Connection {
         receiver.await.ok()
     }
 
-    /// Called under the lock of the pings. The count is not kept there, since no token may be used twice.
+    /// Called under the lock of the pings. The count is not kept there, since no token may be used
+    /// twice.
     fn next_token(&self) -> u64 {
         u64::from(self.ping_count.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Asks the peer for addresses; they reach [`ConnectionHandler::on_peers`](super::ConnectionHandler::on_peers).
+    /// Asks the peer for addresses; they reach
+    /// [`ConnectionHandler::on_peers`](super::ConnectionHandler::on_peers).
     pub fn request_peers(&self) {
         self.wanted_control.fetch_or(PEERS, Ordering::Release);
         self.wake.notify();
@@ -115,16 +117,16 @@ impl Connection {
         Some(token)
     }
 
-    /// A pong arrived. Returns the round-trip time if it answers a ping of ours. Where the protocol's pings have no
-    /// tokens (`has_token` is `false`), it answers the oldest.
+    /// A pong arrived. Returns the round-trip time if it answers a ping of ours. Where the
+    /// protocol's pings have no tokens (`has_token` is `false`), it answers the oldest.
     pub(super) fn pong(&self, token: u64, has_token: bool) -> Option<Duration> {
         let (rtt, answered_probes) = {
             let mut rare = self.rare.lock();
             let pings = &mut rare.pings;
             let newest = pings.sent.last()?.0;
             let (at, answered) = if has_token {
-                // A pong also answers the pings before it, which the peer need not have answered. None is newer than
-                // the newest.
+                // A pong also answers the pings before it, which the peer need not have answered.
+                // None is newer than the newest.
                 let is_answered = |(sent, _): &(u64, Instant)| *sent <= token && token <= newest;
                 (pings.sent.iter().rposition(is_answered)?, token)
             } else {

@@ -7,9 +7,10 @@
 //!                                             +--> replies to control: the control queue, which the writer drains
 //! ```
 //!
-//! The reader writes nothing. What it wants to be sent it appends to the [`ControlQueue`]; acknowledgements of bulk it
-//! leaves in [`BulkAcks`]; after many requests it returns [`ReadOutcome::Requests`] in the middle of a pass, so that
-//! the driver writes the first responses while the rest is decoded.
+//! The reader writes nothing. What it wants to be sent it appends to the [`ControlQueue`];
+//! acknowledgements of bulk it leaves in [`BulkAcks`]; after many requests it returns
+//! [`ReadOutcome::Requests`] in the middle of a pass, so that the driver writes the first responses
+//! while the rest is decoded.
 
 mod buffer;
 mod dispatch;
@@ -35,8 +36,8 @@ use super::write::{BulkAcks, ControlQueue};
 use buffer::{READ_BUFFER_BYTES, ReadBuffer};
 pub(super) use inbox::{Inbox, Panicked};
 
-/// Requests, or responses, that are decoded before the other end gets something to do. So many that one write costs
-/// each of them little; so few that neither end stands still meanwhile.
+/// Requests, or responses, that are decoded before the other end gets something to do: enough to
+/// spread the cost of one write, few enough that neither end stands still meanwhile.
 const MAX_BATCH: usize = 64;
 /// Reads in one pass before other tasks get their turn.
 const MAX_READS_PER_PASS: usize = 4;
@@ -132,7 +133,8 @@ impl<D: Protocol> Reader<D> {
         self.expects_peers = true;
     }
 
-    /// Begins a pass, unless reading waits for the inbox. The pass must be given to [`Self::end_pass`].
+    /// Begins a pass, unless reading waits for the inbox. The pass must be given to
+    /// [`Self::end_pass`].
     pub(super) fn begin_pass<H: ConnectionHandler>(
         &mut self,
         connection: &Connection,
@@ -151,8 +153,8 @@ impl<D: Protocol> Reader<D> {
         Some(ReadPass { buffer, start: 0, end: unparsed.len(), reads: 0 })
     }
 
-    /// Reads and dispatches until nothing more is there, the inbox is full or the turn is used up. After
-    /// [`ReadOutcome::Requests`] the pass goes on with another call.
+    /// Reads and dispatches until nothing more is there, the inbox is full or the turn is used up.
+    /// After [`ReadOutcome::Requests`] the pass goes on with another call.
     pub(super) fn read<S: Stream, H: ConnectionHandler>(
         &mut self,
         pass: &mut ReadPass,
@@ -228,11 +230,12 @@ impl<D: Protocol> Reader<D> {
         stopped
     }
 
-    /// Ends a pass: keeps what is not decoded. It is in memory already, so it is kept and counted even if the ceiling
-    /// refuses: the rest of a frame, or the rest of the buffer when reading stopped before its end.
+    /// Ends a pass: keeps what is not decoded. It is in memory already, so it is kept and counted
+    /// even if the ceiling refuses: the rest of a frame, or the rest of the buffer when reading
+    /// stopped before its end.
     ///
     /// # Errors
-    /// [`CloseReason::Ceiling`] if there is no memory to reassemble a message of many frames.
+    /// [`CloseReason::MemoryCeiling`] if there is no memory to reassemble a message of many frames.
     pub(super) fn end_pass(&mut self, pass: ReadPass, connection: &Connection) -> Result<(), CloseReason> {
         let rest = &pass.buffer.bytes[pass.start..pass.end];
         let reassembled = self.decoder.buffered();
@@ -249,11 +252,12 @@ impl<D: Protocol> Reader<D> {
         if unparsed.reservation.resize(held) {
             return Ok(());
         }
-        // The rest after a pause is many frames. Only the one that continues the message counts here.
+        // The rest after a pause is many frames. Only the one that continues the message counts
+        // here.
         let window = connection.shared.limits.window;
         let message = if reassembled > 0 { reassembled + rest.len().min(window) } else { 0 };
         if message > 2 * window && !unparsed.reservation.resize(reassembled) {
-            return Err(CloseReason::Ceiling);
+            return Err(CloseReason::MemoryCeiling);
         }
         unparsed.reservation.overdraw(held);
         Ok(())
@@ -271,8 +275,9 @@ impl ReadPass {
         let buffer = &mut self.buffer.bytes;
         buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
-        // Near the ceiling no more than a frame is read at a time: what is in the buffer when the inbox fills up has to
-        // be kept. A read never goes beyond a buffer's usual length, so that pauses do not keep more and more.
+        // Near the ceiling no more than a frame is read at a time: what is in the buffer when the
+        // inbox fills up has to be kept. A read never goes beyond a buffer's usual length, so that
+        // pauses do not keep more and more.
         let one_frame = self.end.saturating_add(shared.limits.window);
         let is_near_ceiling = shared.budget.free() < READ_BUFFER_BYTES;
         let limit = if is_near_ceiling { one_frame } else { one_frame.max(READ_BUFFER_BYTES) };

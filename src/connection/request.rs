@@ -43,18 +43,19 @@ struct RequestDeclined {
 }
 
 impl Connection {
-    /// Sends a request and waits for its response, `within` at the longest. In a protocol without ids one request at a
-    /// time waits for each kind of response; others wait for their turn first.
+    /// Sends a request and waits for its response, `within` at the longest. In a protocol without
+    /// ids one request at a time waits for each kind of response; others wait for their turn first.
     ///
     /// # Errors
     /// See [`RequestError`].
     ///
     /// # Cancel safety
-    /// Dropping the future leaves nothing behind. A request that was not sent is taken back, one that was is cancelled
-    /// at the peer, and a late response is dropped.
+    /// Dropping the future leaves nothing behind. A request that was not sent is taken back, one
+    /// that was is cancelled at the peer, and a late response is dropped.
     ///
     /// Invariant: `dropped_futures_leave_nothing_behind`
-    /// Statement: a request that is dropped at any of its awaits leaves no entry, and passes on a turn it was given.
+    /// Statement: a request that is dropped at any of its awaits leaves no entry, and passes on a
+    /// turn it was given.
     /// Enforced by: two guards.
     /// Breaks if: an await comes between taking a slot and making its guard.
     pub async fn request(&self, message: Message, within: Duration) -> Result<Response, RequestError> {
@@ -120,7 +121,8 @@ impl From<RequestDeclined> for RequestError {
     }
 }
 
-/// A request in the queue of a slot. Dropping it passes on a turn that it was given and did not use.
+/// A request in the queue of a slot. Dropping it passes on a turn that it was given and did not
+/// use.
 struct TurnGuard<'a> {
     connection: &'a Connection,
     slot: u32,

@@ -14,12 +14,14 @@ const NOTIFIED: u8 = 2;
 /// The stream notified since.
 const IO: u8 = 4;
 
-/// Notifies one task. While the task runs a notification costs no wake-up: the task looks again before it goes idle.
+/// Notifies one task. While the task runs a notification costs no wake-up: the task looks again
+/// before it goes idle.
 ///
 /// Invariant: `no_lost_wakeup`
 /// Statement: what was done before a notification is seen by a pass of the task after it.
-/// Enforced by: one word. A notification marks it, and wakes a task that is idle. The task takes the marks before it
-/// looks, and goes idle by a compare-exchange that fails if a mark was set meanwhile.
+/// Enforced by: one word. A notification marks it, and wakes a task that is idle. The task takes
+/// the marks before it looks, and goes idle by a compare-exchange that fails if a mark was set
+/// meanwhile.
 /// Breaks if: the task looks before it takes the marks, or goes idle without asking the word.
 pub(super) struct WakeFlag {
     word: AtomicU8,
@@ -33,8 +35,8 @@ impl WakeFlag {
         Self { word: AtomicU8::new(IO), task }
     }
 
-    /// There is something for the task. Cost: one atomic, and a wake-up if the task is idle and this is the first
-    /// notification.
+    /// There is something for the task. Cost: one atomic, and a wake-up if the task is idle and
+    /// this is the first notification.
     pub(super) fn notify(&self) {
         self.mark(NOTIFIED);
     }
@@ -45,8 +47,8 @@ impl WakeFlag {
     }
 
     fn mark(&self, marks: u8) {
-        // Release: the task sees what was done before. Pairs with the Acquire in `begin`. Acquire: a task that is seen
-        // to be idle has left its waker. Pairs with the Release in `try_idle`.
+        // Release: the task sees what was done before. Pairs with the Acquire in `begin`. Acquire:
+        // a task that is seen to be idle has left its waker. Pairs with the Release in `try_idle`.
         if self.word.fetch_or(marks, Ordering::AcqRel) & (RUNNING | NOTIFIED) == 0 {
             self.task.task().wake();
         }
@@ -57,13 +59,14 @@ impl WakeFlag {
         self.task.task().register(task);
     }
 
-    /// The task begins a pass: later notifications make it look again. Returns whether the stream notified.
+    /// The task begins a pass: later notifications make it look again. Returns whether the stream
+    /// notified.
     pub(super) fn begin(&self) -> bool {
         self.word.swap(RUNNING, Ordering::AcqRel) & IO != 0
     }
 
-    /// The task wants to go idle; `false` if it was notified and must look again. A task that will be polled again
-    /// anyway need not ask.
+    /// The task wants to go idle; `false` if it was notified and must look again. A task that will
+    /// be polled again anyway need not ask.
     pub(super) fn try_idle(&self) -> bool {
         self.word.compare_exchange(RUNNING, 0, Ordering::Release, Ordering::Relaxed).is_ok()
     }

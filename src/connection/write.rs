@@ -7,23 +7,28 @@
 //!  outbox (one queue a lane) ----------+
 //! ```
 //!
-//! A *round* is what [`schedule`] gathers for one write, in the order control, urgent, normal, bulk. A more urgent
-//! lane may fill the whole round; a lower lane with waiting data still gets a sixteenth of each, one chunk at least.
-//! A connection that sleeps holds no [`WriteState`]. A few small messages of one log take the [`fast_path`], which
-//! needs none.
+//! A *round* is what [`schedule`] gathers for one write, in the order control, urgent, normal,
+//! bulk. A more urgent lane may fill the whole round; a lower lane with waiting data still gets a
+//! sixteenth of each, one chunk at least. A connection that sleeps holds no [`WriteState`]. A few
+//! small messages of one log take the [`fast_path`], which needs none.
 //!
 //! Invariant: `skips_end_on_message_boundaries`
-//! Statement: on each lane at most one message is incomplete on the stream, and two messages never interleave.
-//! Enforced by: a lane's queue goes before its log within a round; while the log's cursor is inside a chunked message,
-//! the lane takes from the log only; the rest of a chunk is written before anything else, also a rest that was dropped
-//! while the stream was full ([`WriteState::resume_partial`]).
-//! Breaks if: a lane is filled without asking `Cursor::is_mid_message` and [`LaneWriter::partial_message`].
+//! Statement: on each lane at most one message is incomplete on the stream, and two messages never
+//! interleave.
+//! Enforced by: a lane's queue goes before its log within a round; while the log's cursor is inside
+//! a chunked message, the lane takes from the log only; the rest of a chunk is written before
+//! anything else, also a rest that was dropped while the stream was full
+//! ([`WriteState::resume_partial`]).
+//! Breaks if: a lane is filled without asking `Cursor::is_mid_message` and
+//! [`LaneWriter::partial_message`].
 //!
 //! Invariant: `no_socket_write_under_a_shared_lock`
 //! Statement: a peer that does not read delays only its own connection, and is not kept for ever.
-//! Enforced by: only the connection's task writes to its stream, without waiting and without a lock. One word of the
-//! connection records since when nothing was taken; past the write stall the maintenance removes the peer.
-//! Breaks if: a caller's thread writes to a stream, or progress is recorded while data waits and nothing was taken.
+//! Enforced by: only the connection's task writes to its stream, without waiting and without a
+//! lock. One word of the connection records since when nothing was taken; past the write stall the
+//! maintenance removes the peer.
+//! Breaks if: a caller's thread writes to a stream, or progress is recorded while data waits and
+//! nothing was taken.
 
 mod buffer_cache;
 mod bulk_window;
@@ -55,9 +60,9 @@ const LANES: [Lane; 3] = [Lane::Urgent, Lane::Normal, Lane::Bulk];
 const URGENT: usize = 0;
 const NORMAL: usize = 1;
 const BULK: usize = 2;
-/// Rounds in one poll before other tasks get their turn, unless a quarter of `write_batch_bytes` was written before.
-/// The connections of a broadcast write the same bytes one after the other: after a short turn those bytes are still
-/// in the cache for the next connection.
+/// Rounds in one poll before other tasks get their turn, unless a quarter of `write_batch_bytes`
+/// was written before. The connections of a broadcast write the same bytes one after the other:
+/// after a short turn those bytes are still in the cache for the next connection.
 const MAX_ROUNDS_PER_POLL: usize = 2;
 
 /// Gathers and writes.
@@ -83,8 +88,8 @@ pub(super) enum WriteMode {
     FinishOnly,
     /// Everything that waits.
     All,
-    /// Everything that waits, and bulk without a window. Reading is paused for our own inbox, so acknowledgements are
-    /// not read; a handler may be waiting for bulk to be sent.
+    /// Everything that waits, and bulk without a window. Reading is paused for our own inbox, so
+    /// acknowledgements are not read; a handler may be waiting for bulk to be sent.
     IgnoreBulkWindow,
 }
 
@@ -103,7 +108,8 @@ pub(super) enum WriteOutcome {
     Drained,
     /// The stream is full and will wake the task.
     Blocked,
-    /// The rest is bulk, and its window is full. The peer's acknowledgement wakes the task through the stream.
+    /// The rest is bulk, and its window is full. The peer's acknowledgement wakes the task through
+    /// the stream.
     WindowFull,
     /// There is more; the task has used up its turn.
     TurnUsed,
@@ -178,14 +184,15 @@ impl Writer {
         mode: WriteMode,
     ) -> Result<WriteOutcome, CloseReason> {
         let outcome = self.write_rounds(active, stream, cx, context, mode);
-        // A full stream is flushed too: a slow peer that always has more to come makes progress, and producers wait for
-        // it only while that progress is seen. So is a failed one: what it took before counts as written if it is out.
+        // A full stream is flushed too: a slow peer that always has more to come makes progress,
+        // and producers wait for it only while that progress is seen. So is a failed one: what it
+        // took before counts as written if it is out.
         if active.needs_flush {
             match Pin::new(&mut *stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
                     active.needs_flush = false;
-                    // Nothing else waits for the stream or the peer. The connection may sleep from here, and then
-                    // nothing would end the stall.
+                    // Nothing else waits for the stream or the peer. The connection may sleep from
+                    // here, and then nothing would end the stall.
                     if matches!(outcome, Ok(WriteOutcome::Drained | WriteOutcome::TurnUsed))
                         && !active.bulk_window.is_full()
                     {
@@ -240,8 +247,8 @@ impl Writer {
                 match active.write_once(stream, cx, connection) {
                     Poll::Ready(Ok(count)) => {
                         context.handler.on_traffic(0, count);
-                        // Where bulk waits for the peer's process, bytes that its kernel takes are no progress: only
-                        // an acknowledgement is.
+                        // Where bulk waits for the peer's process, bytes that its kernel takes are
+                        // no progress: only an acknowledgement is.
                         if !active.bulk_window.is_full() {
                             connection.write_progressed();
                         }
@@ -293,8 +300,8 @@ impl Writer {
         })
     }
 
-    /// Saves where the cursors stand. `false` if something is unwritten or half written, so that `active` is still
-    /// needed.
+    /// Saves where the cursors stand. `false` if something is unwritten or half written, so that
+    /// `active` is still needed.
     fn save_positions(&mut self, active: &WriteState) -> bool {
         let WriteState { lanes, round, reservation, needs_flush, bulk_window, .. } = active;
         let holds_memory = reservation.as_ref().is_some_and(|held| held.bytes() > 0);

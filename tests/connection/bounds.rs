@@ -301,7 +301,7 @@ async fn a_message_larger_than_the_ceiling_ends_its_link_and_no_other() {
     let (greedy, other) = (side.start(near, Ear::new()), side.start(near_too, Ear::new()));
     let (mut far, mut far_too) = (side.by_hand(far), side.by_hand(far_too));
     let _ = far.stream.write_all(&side.event(Lane::Bulk, 1, &vec![0; 2 << 20])).await;
-    assert!(matches!(greedy.end().await, CloseReason::Ceiling));
+    assert!(matches!(greedy.end().await, CloseReason::MemoryCeiling));
     far_too.send(&side.control(&Control::Ping { token: 5 })).await;
     assert_eq!(far_too.next().await, Some(Item::Control(Control::Pong { token: 5 })));
     assert_eq!(side.budget.used(), 0);

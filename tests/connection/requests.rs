@@ -305,7 +305,7 @@ async fn one_request_id_twice_at_a_time_breaks_the_protocol() {
     far.ask(9, 1, b"").await;
     far.rest().await;
     drop(far);
-    assert!(matches!(running.end().await, CloseReason::RequestTwice(9)));
+    assert!(matches!(running.end().await, CloseReason::DuplicateRequestId(9)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -55,8 +55,8 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
         self.closing = Some(Box::new(Closing { failure, order, stage, deadline }));
     }
 
-    /// Begins to close after a failure. The peer is told why where it may still listen; otherwise the reason is
-    /// returned and the connection is over.
+    /// Begins to close after a failure. The peer is told why where it may still listen; otherwise
+    /// the reason is returned and the connection is over.
     pub(super) fn fail(&mut self, reason: CloseReason) -> Option<CloseReason> {
         if let (CloseReason::Reaped, Some(order)) = (&reason, self.connection.close_order()) {
             // It did not fail by itself: the order says why it is closed.
@@ -83,7 +83,8 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
             let is_overdue = closing.deadline.as_mut().poll(cx).is_ready();
             let step = match closing.stage {
                 _ if !is_overdue => self.closing_step(cx),
-                // Not everything could be sent. The goodbye may still pass, and gets time of its own.
+                // Not everything could be sent. The goodbye may still pass, and gets time of its
+                // own.
                 Stage::Drain => {
                     closing.stage = Stage::Goodbye;
                     let within = self.connection.shared.config.linger.min(closing.order.within);
@@ -146,7 +147,8 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
         }
     }
 
-    /// Writes; when everything is out, `next` moves to the next stage and may name a last control message.
+    /// Writes; when everything is out, `next` moves to the next stage and may name a last control
+    /// message.
     fn write_and_then(
         &mut self,
         mode: WriteMode,
@@ -170,11 +172,13 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
         }
     }
 
-    /// While what waits is being sent, the peer's data is still taken: two ends that drain must not block each other.
+    /// While what waits is being sent, the peer's data is still taken: two ends that drain must not
+    /// block each other.
     fn read_while_draining(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
         let io_waker = self.io_waker();
         let outcome = self.read(&mut Context::from_waker(&io_waker))?;
-        // After reading, so that a new handler gets its first poll. What it frees may let the reader go on.
+        // After reading, so that a new handler gets its first poll. What it frees may let the
+        // reader go on.
         let moved = self.inbox.poll(&self.handler, &self.connection, cx)?;
         if moved || outcome != ReadOutcome::Drained {
             cx.waker().wake_by_ref();

@@ -28,7 +28,8 @@ fn connection() -> Arc<Connection> {
     Connection::new(Arc::new(shared), Arc::clone(positions.states()), Arc::clone(parker.parked_waker()))
 }
 
-/// Locks the connection when it is woken and when it is dropped, like a waker that runs or owns a task.
+/// Locks the connection when it is woken and when it is dropped, like a waker that runs or owns a
+/// task.
 struct LockingWaker(Arc<Connection>);
 
 impl Wake for LockingWaker {

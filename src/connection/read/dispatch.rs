@@ -11,8 +11,8 @@ use crate::wire::{Control, MessageHeader, Payload, Protocol};
 
 use super::{ReadContext, Reader};
 
-/// Gives a message of the application to the inbox, or to the request that it answers. `cover` counts the memory of a
-/// payload that was reassembled.
+/// Gives a message of the application to the inbox, or to the request that it answers. `cover`
+/// counts the memory of a payload that was reassembled.
 pub(super) fn dispatch_message<D: Protocol, H: ConnectionHandler>(
     lane: Lane,
     header: MessageHeader,

@@ -1,9 +1,10 @@
-//! Received messages on their way through the handler: events one at a time in arrival order, requests beside them.
+//! Received messages on their way through the handler: events one at a time in arrival order,
+//! requests beside them.
 //!
 //! Invariant: `reader_never_waits_for_a_handler`
 //! Statement: the reader does not stop for a handler while the inbox has room.
-//! Enforced by: a message that arrives while the handler is busy is queued here. Only a full queue makes
-//! [`Inbox::is_full`] true, and nothing else pauses reading.
+//! Enforced by: a message that arrives while the handler is busy is queued here. Only a full queue
+//! makes [`Inbox::is_full`] true, and nothing else pauses reading.
 //! Breaks if: the reader awaits a handler's future.
 
 use std::cell::Cell;
@@ -39,7 +40,8 @@ pub(in crate::connection) struct Panicked;
 
 type HandlerFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The bounded inbox of one connection, and the handlers that run on its messages. An idle inbox holds no memory.
+/// The bounded inbox of one connection, and the handlers that run on its messages. An idle inbox
+/// holds no memory.
 #[derive(Default)]
 pub(in crate::connection) struct Inbox(Option<Box<InboxState>>);
 
@@ -73,8 +75,8 @@ struct AdmittedRequest {
     number: u32,
 }
 
-/// Distinguishes a wake-up of a handler's future from one of the socket, so that idle futures are not polled for every
-/// frame.
+/// Distinguishes a wake-up of a handler's future from one of the socket, so that idle futures are
+/// not polled for every frame.
 #[derive(Default)]
 struct HandlerWaker {
     is_woken: AtomicBool,
@@ -87,15 +89,16 @@ impl Wake for HandlerWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Release: the poll sees what was done before the wake-up. Pairs with the Acquire swap in `poll_handlers`.
+        // Release: the poll sees what was done before the wake-up. Pairs with the Acquire swap in
+        // `poll_handlers`.
         self.is_woken.store(true, Ordering::Release);
         self.task.wake();
     }
 }
 
 impl Inbox {
-    /// Gives an event to the handler at once if nothing is before it, and queues it otherwise. `cover` counts the
-    /// memory of a payload that was reassembled.
+    /// Gives an event to the handler at once if nothing is before it, and queues it otherwise.
+    /// `cover` counts the memory of a payload that was reassembled.
     pub(in crate::connection) fn push_event<H: ConnectionHandler>(
         &mut self,
         handler: &H,
@@ -126,9 +129,10 @@ impl Inbox {
         Ok(())
     }
 
-    /// Gives a request to the handler at once if fewer than the bound are being handled, and queues it otherwise.
-    /// Handlers that go on after they responded count too. In a protocol without ids the id is the request's slot:
-    /// requests of one slot are answered in their order, so one at a time.
+    /// Gives a request to the handler at once if fewer than the bound are being handled, and queues
+    /// it otherwise. Handlers that go on after they responded count too. In a protocol without ids
+    /// the id is the request's slot: requests of one slot are answered in their order, so one at a
+    /// time.
     pub(in crate::connection) fn push_request<H: ConnectionHandler>(
         &mut self,
         handler: &H,
@@ -155,7 +159,7 @@ impl Inbox {
             }
             // Where the id is a slot, this is another request, which waits for its turn.
             Admission::DuplicateId if connection.shared.reply_matcher.is_none() => {
-                return Err(CloseReason::RequestTwice(id));
+                return Err(CloseReason::DuplicateRequestId(id));
             }
             Admission::DuplicateId | Admission::TooMany => {}
         }
@@ -196,7 +200,8 @@ impl Inbox {
         if let Some(cancelled) = connection.cancel_inbound(request)
             && let Some(state) = &mut self.0
         {
-            // A handler that has responded is not stopped in what it does afterwards: the cancel crossed its response.
+            // A handler that has responded is not stopped in what it does afterwards: the cancel
+            // crossed its response.
             state.request_futures.retain(|(number, _)| *number != cancelled);
         }
     }
@@ -244,7 +249,8 @@ impl Inbox {
         })
     }
 
-    /// Whether there is enough room to resume reading: half of the bounds, so that it does not pause again at once.
+    /// Whether there is enough room to resume reading: half of the bounds, so that it does not
+    /// pause again at once.
     pub(in crate::connection) fn has_room(&self, config: &ConnectionConfig) -> bool {
         self.0.as_ref().is_none_or(|state| {
             state.queued() <= config.inbox_messages / 2
@@ -338,9 +344,10 @@ impl InboxState {
         self.queued() == 0 && self.event_future.is_none() && self.request_futures.is_empty()
     }
 
-    /// Copies the payload of a message that waits out of the read buffer. Where the ceiling does not cover it, it is
-    /// kept all the same (it is in memory already, and it is one at most) and the inbox counts as full. A message of
-    /// many frames is refused then: it is more than a pause costs.
+    /// Copies the payload of a message that waits out of the read buffer. Where the ceiling does
+    /// not cover it, it is kept all the same (it is in memory already, and it is one at most) and
+    /// the inbox counts as full. A message of many frames is refused then: it is more than a pause
+    /// costs.
     fn keep(
         &mut self,
         payload: Payload<'_>,
@@ -356,7 +363,7 @@ impl InboxState {
         }
         let max_uncovered = 2 * connection.shared.limits.window;
         if !reservation.resize(self.bytes) && self.bytes - reservation.bytes() > max_uncovered {
-            return Err(CloseReason::Ceiling);
+            return Err(CloseReason::MemoryCeiling);
         }
         Ok(payload.into_bytes())
     }
@@ -373,7 +380,8 @@ impl InboxState {
     }
 }
 
-/// Runs the application's code. The connection ends after a panic, so nothing that the panic left half done is used.
+/// Runs the application's code. The connection ends after a panic, so nothing that the panic left
+/// half done is used.
 fn catch_panic<R>(run: impl FnOnce() -> R) -> Result<R, Panicked> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|_| Panicked)
 }

@@ -7,11 +7,12 @@ use crate::connection::handle::Connection;
 /// The peer's requests that are being handled and not answered yet.
 ///
 /// Invariant: `responses_match_id_and_connection`
-/// Statement: a response goes to the request it answers, and a peer has no more requests in our hands than the bound,
-/// whatever it cancels.
-/// Enforced by: each request has a number of its own, because the peer may use an id again once it has cancelled it. A
-/// cancelled request counts until its responder is gone.
-/// Breaks if: a cancel frees the entry, or the numbers start over while a handler is identified by one.
+/// Statement: a response goes to the request it answers, and a peer has no more requests in our
+/// hands than the bound, whatever it cancels.
+/// Enforced by: each request has a number of its own, because the peer may use an id again once it
+/// has cancelled it. A cancelled request counts until its responder is gone.
+/// Breaks if: a cancel frees the entry, or the numbers start over while a handler is identified by
+/// one.
 #[derive(Debug, Default)]
 pub(in crate::connection) struct InboundRequests {
     entries: SmallVec<[InboundRequest; 4]>,
@@ -87,7 +88,8 @@ impl Connection {
         self.rare.lock().inbound.admit(id, max)
     }
 
-    /// The request's responder responds or is dropped; called once. `true` if the peer still wants the response.
+    /// The request's responder responds or is dropped; called once. `true` if the peer still wants
+    /// the response.
     pub(in crate::connection) fn finish_request(&self, number: u32) -> bool {
         let Some(is_wanted) = self.rare.lock().inbound.remove(number) else { return false };
         if !is_wanted {

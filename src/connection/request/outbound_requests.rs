@@ -29,7 +29,7 @@ pub(in crate::connection) struct OutboundRequests {
     pub(super) by_kind: PendingByKind,
 }
 
-/// Who waits for a response.
+/// What waits for a response.
 #[derive(Debug)]
 enum Waiter {
     /// The future of one request.
@@ -49,8 +49,8 @@ pub(super) enum RegisterError {
     Unsupported,
     /// The response to an abandoned request would be taken for this one's.
     ReplyOutstanding,
-    /// Another request waits in the slot. `turn` resolves when it is this one's turn; a caller that gives up calls
-    /// [`Connection::pass_turn`].
+    /// Another request waits in the slot. `turn` resolves when it is this one's turn; a caller that
+    /// gives up calls [`Connection::pass_turn`].
     SlotTaken { slot: u32, turn: oneshot::Receiver<()> },
 }
 
@@ -91,7 +91,8 @@ impl OutboundRequests {
         Some(waiter)
     }
 
-    /// An id that no waiting request has. The table is far smaller than the id space, so one is near.
+    /// An id that no waiting request has. The table is far smaller than the id space, so one is
+    /// near.
     pub(super) fn next_id(&mut self) -> u32 {
         loop {
             self.last_id = self.last_id.wrapping_add(1);
@@ -162,8 +163,9 @@ impl Connection {
         });
     }
 
-    /// Nobody waits for this response any more. A request that was not sent is taken back. For one that was sent, the
-    /// peer gets a cancel; in a protocol without ids its slot stays closed until the response came.
+    /// Nobody waits for this response any more. A request that was not sent is taken back. For one
+    /// that was sent, the peer gets a cancel; in a protocol without ids its slot stays closed until
+    /// the response came.
     pub(super) fn abandon_request(&self, lane: Lane, id: u32) {
         if self.shared.reply_matcher.is_some() {
             return self.abandon_slot(lane, id);

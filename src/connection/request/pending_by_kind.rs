@@ -1,4 +1,5 @@
-//! Our requests in a protocol without ids: in each reply slot one request at a time awaits its response.
+//! Our requests in a protocol without ids: in each reply slot one request at a time awaits its
+//! response.
 
 use std::collections::VecDeque;
 
@@ -16,15 +17,15 @@ use super::{RequestDeclined, RequestResult, ResponseReceiver};
 ///
 /// Invariant: `responses_match_id_and_connection`
 /// Statement: where the protocol carries no ids, a response reaches only the request it answers.
-/// Enforced by: a request that was sent and abandoned leaves its slot [`ReplySlot::Abandoned`]. Nothing is requested
-/// there until its response came, the peer declined, or the connection ended; except a request that no response to the
-/// abandoned one can be taken for
-/// ([`ReplyMatcher::are_distinguishable`](crate::wire::ReplyMatcher::are_distinguishable)). The abandoned request is
-/// forgotten then, and a request equal to it may get its response.
+/// Enforced by: a request that was sent and abandoned leaves its slot [`ReplySlot::Abandoned`].
+/// Nothing is requested there until its response came, the peer declined, or the connection ended;
+/// except a request that no response to the abandoned one can be taken for
+/// ([`ReplyMatcher::are_distinguishable`](crate::wire::ReplyMatcher::are_distinguishable)). The
+/// abandoned request is forgotten then, and a request equal to it may get its response.
 /// Breaks if: a timeout frees a slot.
 ///
-/// Not promised for a request that the application sends or broadcasts as a message: that takes no slot, so its
-/// response reaches the request that waits in the slot.
+/// Not promised for a request that the application sends or broadcasts as a message: that takes no
+/// slot, so its response reaches the request that waits in the slot.
 #[derive(Debug, Default)]
 pub(super) struct PendingByKind {
     /// By slot number.
@@ -53,7 +54,7 @@ struct SentRequest {
     payload: Bytes,
 }
 
-/// A slot that a request has left, and who is next there.
+/// A slot that a request has left, and the next request in its queue.
 struct FreedSlot {
     number: u32,
     left: ReplySlot,
@@ -86,8 +87,8 @@ impl PendingByKind {
         self.position(slot).map(|at| &self.slots[at].1)
     }
 
-    /// `None` if the request may occupy the slot now. Otherwise a receiver that resolves when it is its turn. Entries
-    /// that were dropped move to `abandoned`.
+    /// `None` if the request may occupy the slot now. Otherwise a receiver that resolves when it is
+    /// its turn. Entries that were dropped move to `abandoned`.
     pub(super) fn wait_for_turn(
         &mut self,
         slot: u32,
@@ -126,8 +127,8 @@ impl PendingByKind {
         receiver
     }
 
-    /// Takes a request out of its slot. If others wait, the slot is reserved for the next, which must be told outside
-    /// the lock.
+    /// Takes a request out of its slot. If others wait, the slot is reserved for the next, which
+    /// must be told outside the lock.
     fn free(&mut self, at: usize) -> FreedSlot {
         let (number, mut left) = self.slots.swap_remove(at);
         let mut next = None;
@@ -147,9 +148,9 @@ impl PendingByKind {
 }
 
 impl Connection {
-    /// These requests, each a kind and a payload, were sent on this stream before the connection took it over, and may
-    /// still be answered. Their slots are as if the requests had been sent and abandoned here. Does nothing in a
-    /// protocol with ids.
+    /// These requests, each a kind and a payload, were sent on this stream before the connection
+    /// took it over, and may still be answered. Their slots are as if the requests had been sent
+    /// and abandoned here. Does nothing in a protocol with ids.
     pub(crate) fn expect_replies(&self, requests: &[(u16, Bytes)]) {
         let Some(matcher) = self.shared.reply_matcher.as_ref().filter(|_| !requests.is_empty()) else {
             return;
@@ -165,8 +166,8 @@ impl Connection {
         }
     }
 
-    /// A request finds its slot closed by an abandoned one. `true` if it may try again: the two responses can be told
-    /// apart, so that the slot is free now, or the slot changed meanwhile.
+    /// A request finds its slot closed by an abandoned one. `true` if it may try again: the two
+    /// responses can be told apart, so that the slot is free now, or the slot changed meanwhile.
     pub(super) fn can_reuse_slot(&self, kind: u16, payload: &[u8]) -> bool {
         let Some(matcher) = &self.shared.reply_matcher else { return false };
         let Some(slot) = matcher.request_slot(kind) else { return false };
@@ -187,8 +188,9 @@ impl Connection {
         true
     }
 
-    /// A message arrived that may be a response, in a protocol without ids. Hands it back if no request waits for it.
-    /// A response to an abandoned request is handed back too, and frees its slot.
+    /// A message arrived that may be a response, in a protocol without ids. Hands it back if no
+    /// request waits for it. A response to an abandoned request is handed back too, and frees its
+    /// slot.
     pub(in crate::connection) fn match_reply<'p>(
         &self,
         kind: u16,
@@ -214,7 +216,8 @@ impl Connection {
         };
         let unmatched = match left {
             ReplySlot::Waiting { sender, .. } => {
-                // If the requester has gone at this very moment, the response answers nothing any more.
+                // If the requester has gone at this very moment, the response answers nothing any
+                // more.
                 let unwanted = sender.send(Ok(payload.into_bytes())).err();
                 unwanted.and_then(Result::ok).map(Payload::Owned)
             }
@@ -224,8 +227,8 @@ impl Connection {
         unmatched
     }
 
-    /// The peer declined the request in a slot. The requester is told; if the request was abandoned, the slot is free
-    /// again.
+    /// The peer declined the request in a slot. The requester is told; if the request was
+    /// abandoned, the slot is free again.
     pub(super) fn decline_in_slot(&self, slot: u32, declined: RequestDeclined) {
         let FreedSlot { number, left, next } = {
             let mut outbound = self.outbound.lock();
@@ -250,7 +253,8 @@ impl Connection {
         }
     }
 
-    /// A request no longer waits for its turn in this slot. If it was its turn, it is the next one's.
+    /// A request no longer waits for its turn in this slot. If it was its turn, it is the next
+    /// one's.
     pub(super) fn pass_turn(&self, slot: u32) {
         loop {
             let next = {
@@ -269,8 +273,8 @@ impl Connection {
         }
     }
 
-    /// Nobody waits for the response to this request any more. A request that was never sent frees its slot; otherwise
-    /// the slot stays closed until the response came.
+    /// Nobody waits for the response to this request any more. A request that was never sent frees
+    /// its slot; otherwise the slot stays closed until the response came.
     pub(super) fn abandon_slot(&self, lane: Lane, id: u32) {
         // First, before the slot is seen closed: a request that is taken back closes none.
         if self.retract(lane, id).is_some() {

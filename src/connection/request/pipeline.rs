@@ -19,15 +19,16 @@ use crate::wire::{EncodeError, MessageHeader};
 use super::RequestResult;
 use super::outbound_requests::RegisterError;
 
-/// Groups that the timeout is divided into. A request's deadline is that of the last request of its group.
+/// Groups that the timeout is divided into. A request's deadline is that of the last request of its
+/// group.
 const GROUPS_PER_TIMEOUT: u32 = 32;
 
-/// Keeps many requests to one peer in flight from one task, which sends without waiting and takes responses as they
-/// arrive.
+/// Keeps many requests to one peer in flight from one task, which sends without waiting and takes
+/// responses as they arrive.
 ///
-/// [`Connection::request`] gives every request a future, a channel and a timer of its own. Here they share one of each,
-/// and responses that arrived together are taken together. That costs about half where many small requests are in
-/// flight, as in fetching a range of blocks.
+/// [`Connection::request`] gives every request a future, a channel and a timer of its own. Here
+/// they share one of each, and responses that arrived together are taken together. That costs about
+/// half where many small requests are in flight, as in fetching a range of blocks.
 ///
 /// # Cancel safety
 /// Dropping it takes back what was not sent, and cancels at the peer what was.
@@ -82,8 +83,8 @@ struct Arrival {
     result: Option<RequestResult>,
 }
 
-/// The entry of one request of a pipeline in the request table. Dropping an armed entry reports that no response will
-/// come.
+/// The entry of one request of a pipeline in the request table. Dropping an armed entry reports
+/// that no response will come.
 pub(super) struct PipelineEntry {
     arrivals: Arc<Arrivals>,
     slot: u32,
@@ -155,15 +156,17 @@ impl Connection {
 }
 
 impl RequestPipeline {
-    /// Sends one more request, without waiting, and returns its number. Numbers count from zero in sending order.
+    /// Sends one more request, without waiting, and returns its number. Numbers count from zero in
+    /// sending order.
     ///
     /// # Errors
     /// See [`RequestError`]; it contains the message.
     /// - [`RequestError::TooMany`] if
-    ///   [`ConnectionConfig::max_outbound_requests`](crate::connection::ConnectionConfig::max_outbound_requests) of all
-    ///   callers are in flight to this peer. [`RequestPipeline::next`] frees one.
+    ///   [`ConnectionConfig::max_outbound_requests`](crate::connection::ConnectionConfig::max_outbound_requests)
+    ///   of all callers are in flight to this peer. [`RequestPipeline::next`] frees one.
     /// - [`SendError::Full`] if the peer's queue is full; the same helps.
-    /// - [`SendError::Refused`] in a protocol without ids, which only [`Connection::request`] supports.
+    /// - [`SendError::Refused`] in a protocol without ids, which only [`Connection::request`]
+    ///   supports.
     ///
     /// # Cost
     /// Two short locks, no copy of the payload; neither clock nor timer.
@@ -198,19 +201,23 @@ impl RequestPipeline {
         self.in_flight.len() - self.free_slots.len()
     }
 
-    /// The next result to arrive, of any request, with the request's number; `None` when nothing is in flight.
+    /// The next result to arrive, of any request, with the request's number; `None` when nothing is
+    /// in flight.
     ///
-    /// A request's time is measured from the first call of this after it was sent that finds no response taken already,
-    /// and is at most a 32nd longer than the timeout. Timeouts are reported after the responses that were taken.
+    /// A request's time is measured from the first call of this after it was sent that finds no
+    /// response taken already, and is at most a 32nd longer than the timeout. Timeouts are reported
+    /// after the responses that were taken.
     ///
     /// # Errors
-    /// [`RequestError::Timeout`], [`RequestError::Closed`] or [`RequestError::Declined`], for that one request.
+    /// [`RequestError::Timeout`], [`RequestError::Closed`] or [`RequestError::Declined`], for that
+    /// one request.
     ///
     /// # Cancel safety
     /// Safe: a result that was not returned is returned by the next call.
     ///
     /// # Cost
-    /// Responses that arrived together cost one lock, one wake-up and one reading of the clock together.
+    /// Responses that arrived together cost one lock, one wake-up and one reading of the clock
+    /// together.
     pub async fn next(&mut self) -> Option<(u64, Result<Response, RequestError>)> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
@@ -236,7 +243,8 @@ impl RequestPipeline {
             if let Some(expired) = self.expire() {
                 return Poll::Ready(Some((expired, Err(RequestError::Timeout))));
             }
-            // Responses may arrive faster than they are used: other tasks of this thread get their turn too.
+            // Responses may arrive faster than they are used: other tasks of this thread get their
+            // turn too.
             let budget = ready!(tokio::task::coop::poll_proceed(cx));
             self.arrivals.task.register(cx.waker());
             self.taken_at = Instant::now();
@@ -253,7 +261,8 @@ impl RequestPipeline {
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.groups.front().map(|group| group.deadline) else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        // A timer that is too early costs one look in vain; moving it for each group would cost more.
+        // A timer that is too early costs one look in vain; moving it for each group would cost
+        // more.
         ready!(timer.as_mut().poll(cx));
         timer.as_mut().reset(deadline);
         Poll::Ready(())
@@ -265,8 +274,8 @@ impl RequestPipeline {
         (group.deadline <= self.taken_at).then_some(group.before)
     }
 
-    /// Abandons one request that was overdue when responses were last taken and has none among them. Returns its
-    /// number.
+    /// Abandons one request that was overdue when responses were last taken and has none among
+    /// them. Returns its number.
     fn expire(&mut self) -> Option<u64> {
         while let Some(before) = self.overdue() {
             let expired = self.in_flight.iter().enumerate().find_map(|(slot, request)| {

@@ -41,7 +41,8 @@ impl Responder {
     /// Sends the response. Never waits.
     ///
     /// # Errors
-    /// See [`RespondError`]; the response comes back. Where the lane is full the peer gets [`Status::Busy`].
+    /// See [`RespondError`]; the response comes back. Where the lane is full the peer gets
+    /// [`Status::Busy`].
     pub fn respond(self, response: impl Into<Bytes>) -> Result<(), RespondError> {
         self.finish(Status::Ok, response.into())
     }
@@ -103,10 +104,10 @@ impl Drop for Responder {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RespondError {
-    /// The peer reads too slowly: the lane is full. The peer was told that we are busy.
+    /// The peer reads too slowly: the lane is full. The peer got [`Status::Busy`].
     #[error("the peer's lane is full")]
     Full(Bytes),
-    /// It exceeds the cap of its lane. The peer was told so.
+    /// It exceeds the cap of its lane. The peer got [`Status::TooLarge`].
     #[error("the response exceeds the cap of its lane")]
     TooLarge(Bytes),
     /// The request was cancelled, or the connection ended.

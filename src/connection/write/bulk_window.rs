@@ -1,14 +1,16 @@
-//! Limits the bulk in flight to what keeps the path busy, so that urgent messages wait behind little of it.
+//! Limits the bulk in flight to what keeps the path busy, so that urgent messages wait behind
+//! little of it.
 //!
-//! Everything written is ahead of every later vote. `TCP_NOTSENT_LOWAT` bounds what waits in the near kernel. Nothing
-//! bounds the far kernel: its receive buffer grows to tens of megabytes if the far process reads more slowly than the
-//! path delivers. So bulk is followed by *marks*: pings whose pongs acknowledge what the far *process* has taken, and
-//! how soon. No more is in flight than [`BulkWindow::room`] allows: twice what the path carries in the least round
-//! trip, and a little more. That is BBR's bandwidth-delay product with a `cwnd_gain` of 2; the rate is estimated as in
-//! draft-cheng-iccrg-delivery-rate-estimation. About one round trip's worth queues.
+//! Everything written is ahead of every later vote. `TCP_NOTSENT_LOWAT` bounds what waits in the
+//! near kernel. Nothing bounds the far kernel: its receive buffer grows to tens of megabytes if the
+//! far process reads more slowly than the path delivers. So bulk is followed by *marks*: pings
+//! whose pongs acknowledge what the far *process* has taken, and how soon. No more is in flight
+//! than [`BulkWindow::room`] allows: twice what the path carries in the least round trip, and a
+//! little more. That is BBR's bandwidth-delay product with a `cwnd_gain` of 2; the rate is
+//! estimated as in draft-cheng-iccrg-delivery-rate-estimation. About one round trip's worth queues.
 //!
-//! A path is as busy as without the window, except loopback: where both ends only move bytes, the marks and their
-//! acknowledgements cost up to a fifth of the throughput.
+//! A path is as busy as without the window, except loopback: where both ends only move bytes, the
+//! marks and their acknowledgements cost up to a fifth of the throughput.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,8 +23,8 @@ const MARK_BIT: u64 = 1 << 63;
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 /// Bytes that may be in flight before anything is known: a round trip of 1 ms at 256 MB/s.
 const INITIAL_WINDOW_BYTES: u64 = 256 * 1024;
-/// How late an acknowledgement may be before the path runs dry. What the path carries in that time is added to the
-/// window: two chunks at least, [`MAX_SLACK_BYTES`] at most.
+/// How late an acknowledgement may be before the path runs dry. What the path carries in that time
+/// is added to the window: two chunks at least, [`MAX_SLACK_BYTES`] at most.
 const ACK_DELAY: Duration = Duration::from_micros(100);
 const MAX_SLACK_BYTES: u64 = 256 * 1024;
 /// No window is larger; far more than any kernel buffers.
@@ -51,8 +53,8 @@ pub(in crate::connection) struct BulkAck {
 pub(in crate::connection) struct BulkAcks(SmallVec<[BulkAck; MAX_MARKS]>);
 
 impl BulkAcks {
-    /// Records a pong if it answers a mark; `false` if it answers another ping. More than the marks that can be
-    /// unacknowledged are forged, and are dropped.
+    /// Records a pong if it answers a mark; `false` if it answers another ping. More than the marks
+    /// that can be unacknowledged are forged, and are dropped.
     pub(in crate::connection) fn record(&mut self, token: u64) -> bool {
         let is_mark = token & MARK_BIT != 0;
         if is_mark && self.0.len() < MAX_MARKS {
@@ -87,14 +89,16 @@ pub(super) struct BulkWindow {
     last_number: u64,
     /// When the newest acknowledged mark was sent.
     acknowledged_mark_sent_at: Option<Instant>,
-    /// Bytes a second: the highest of this epoch and of the one before, and the number of samples of this one.
+    /// Bytes a second: the highest of this epoch and of the one before, and the number of samples
+    /// of this one.
     max_rates: [u64; 2],
     samples: u32,
     /// The least round trip, and when it was last seen.
     min_rtt: Option<(Duration, Instant)>,
     /// The window is small for the moment, so that the least round trip can be measured again.
     is_probing_rtt: bool,
-    /// The application ran out of bulk while there was room. Samples of marks up to this byte do not limit the rate.
+    /// The application ran out of bulk while there was room. Samples of marks up to this byte do
+    /// not limit the rate.
     app_limited_until: u64,
 }
 
@@ -173,7 +177,8 @@ impl BulkWindow {
         room.min(usize::try_from(rest).unwrap_or(usize::MAX))
     }
 
-    /// Bytes from one mark to the next. The first comes early, to measure a round trip with little in front of it.
+    /// Bytes from one mark to the next. The first comes early, to measure a round trip with little
+    /// in front of it.
     fn mark_interval(&self) -> u64 {
         if self.marked == 0 { MIN_MARK_BYTES } else { (self.window() / MARKS_PER_WINDOW).max(MIN_MARK_BYTES) }
     }
@@ -220,7 +225,8 @@ impl BulkWindow {
         Some(MARK_BIT | self.last_number)
     }
 
-    /// Takes an acknowledgement. `false` if it tells nothing new: the mark was never sent, or was acknowledged before.
+    /// Takes an acknowledgement. `false` if it tells nothing new: the mark was never sent, or was
+    /// acknowledged before.
     pub(super) fn acknowledge(&mut self, ack: BulkAck) -> bool {
         let (number, now) = (ack.token & !MARK_BIT, ack.at);
         let Some(at) = self.marks.iter().position(|mark| mark.number == number) else { return false };
@@ -234,7 +240,8 @@ impl BulkWindow {
         } else if self.min_rtt.is_none_or(|(min_rtt, _)| rtt <= min_rtt) {
             self.min_rtt = Some((rtt, now));
         }
-        // The slower of sending and being taken: acknowledgements that arrive together say nothing about the path.
+        // The slower of sending and being taken: acknowledgements that arrive together say nothing
+        // about the path.
         let taking = now.duration_since(mark.acknowledged_at);
         let sending = mark.sent_at.duration_since(mark.acknowledged_mark_sent_at);
         let bytes = u128::from(mark.written - mark.acknowledged);
@@ -260,7 +267,8 @@ impl BulkWindow {
 mod tests {
     use super::*;
 
-    /// A path of a given speed and round trip, with a kernel that buffers everything and a peer that acknowledges marks.
+    /// A path of a given speed and round trip, with a kernel that buffers everything and a peer
+    /// that acknowledges marks.
     struct Path {
         window: BulkWindow,
         /// Bytes a millisecond.
@@ -286,7 +294,8 @@ mod tests {
             Self { window, speed, trip, start: Instant::now(), time: 0, queued: 0, arrived: 0, marks, acks }
         }
 
-        /// Sends bulk for `millis`. Returns the bytes that arrived, and the most that queued in the kernel.
+        /// Sends bulk for `millis`. Returns the bytes that arrived, and the most that queued in the
+        /// kernel.
         fn run(&mut self, millis: u64) -> (u64, u64) {
             let (before, mut most) = (self.arrived, 0);
             for _ in 0..millis {
@@ -346,7 +355,8 @@ mod tests {
         let mut path = Path::new(100_000, 10);
         path.run(1_000);
         path.speed = 5_000;
-        // What was in flight takes half a second, and the samples that count come three times a window.
+        // What was in flight takes half a second, and the samples that count come three times a
+        // window.
         path.run(3_000);
         let (_, most) = path.run(1_000);
         assert!(most <= 5_000 * 24 + 128 * 1024, "{most} queue");

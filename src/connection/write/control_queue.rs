@@ -8,7 +8,8 @@ use crate::wire::{Control, Protocol};
 /// Control bytes that may wait. A peer that causes more replies than it reads is flooding.
 const MAX_CONTROL_BYTES: usize = 32 * 1024;
 
-/// Encoded control messages. The reader and the driver append; the writer takes all of them with the next round.
+/// Encoded control messages. The reader and the driver append; the writer takes all of them with
+/// the next round.
 #[derive(Default)]
 pub(in crate::connection) struct ControlQueue(BytesMut);
 

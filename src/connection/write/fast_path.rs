@@ -1,7 +1,8 @@
-//! The short path of the most common turn: a sleeping connection is woken by a few small messages of one log and has
-//! nothing else to send. They are copied and written; no round is set up.
+//! The short path of the most common turn: a sleeping connection is woken by a few small messages
+//! of one log and has nothing else to send. They are copied and written; no round is set up.
 //!
-//! Every other case is left to `Writer::poll_active`. So is the rest where the stream takes only a part.
+//! Every other case is left to `Writer::poll_active`. So is the rest where the stream takes only a
+//! part.
 
 use std::cell::Cell;
 use std::io;
@@ -21,8 +22,8 @@ thread_local! {
 }
 
 impl Writer {
-    /// Writes the unread messages of this lane's log, if they are few and small. The writer must be asleep. Returns
-    /// whether nothing is left.
+    /// Writes the unread messages of this lane's log, if they are few and small. The writer must be
+    /// asleep. Returns whether nothing is left.
     pub(super) fn write_tail<D, S: Stream, H: ConnectionHandler>(
         &mut self,
         lane: usize,

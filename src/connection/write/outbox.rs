@@ -40,8 +40,9 @@ pub(in crate::connection) struct Outbox {
 pub(in crate::connection) enum QueueBound {
     /// The configured number of messages and bytes, and the memory ceiling.
     Normal,
-    /// For responses and cancels without a payload: the normal bound plus twice the requests that an honest peer may
-    /// have in flight. A peer that exceeds it sends requests and does not read; see [`Outbox::is_flooded`].
+    /// For responses and cancels without a payload: the normal bound plus twice the requests that
+    /// an honest peer may have in flight. A peer that exceeds it sends requests and does not read;
+    /// see [`Outbox::is_flooded`].
     Extended,
 }
 
@@ -88,7 +89,8 @@ impl Outbox {
                     self.is_flooded = true;
                     return Err((Rejected::Full, outgoing));
                 }
-                // Where the ceiling refuses, the header goes uncounted. Later releases never exceed what is reserved.
+                // Where the ceiling refuses, the header goes uncounted. Later releases never exceed
+                // what is reserved.
                 self.reservation.resize(reserved);
             }
         }
@@ -97,8 +99,9 @@ impl Outbox {
         Ok(())
     }
 
-    /// Hands out the oldest messages of a lane, at most [`MAX_TAKEN`]: until `max_bytes` are reached, or up to and with
-    /// the first of at least `small_bytes`. What covers them moves to `reservation` until they are written.
+    /// Hands out the oldest messages of a lane, at most [`MAX_TAKEN`]: until `max_bytes` are
+    /// reached, or up to and with the first of at least `small_bytes`. What covers them moves to
+    /// `reservation` until they are written.
     pub(in crate::connection) fn take(
         &mut self,
         lane: Lane,
@@ -143,7 +146,8 @@ impl Outbox {
         self.lanes[index_of(lane)].is_empty()
     }
 
-    /// Whether a response without a payload had to be dropped: the peer sends requests and does not read.
+    /// Whether a response without a payload had to be dropped: the peer sends requests and does not
+    /// read.
     pub(in crate::connection) fn is_flooded(&self) -> bool {
         self.is_flooded
     }

@@ -47,7 +47,8 @@ impl Writer {
             }),
             state: self.latest_state.has_unread(),
         };
-        // What does not come from a log stays in the round while the stream is full, and later messages wait for it.
+        // What does not come from a log stays in the round while the stream is full, and later
+        // messages wait for it.
         let is_sticky =
             waiting.state || (0..LANES.len()).any(|lane| waiting.queue[lane] && (lane != BULK || bulk_bytes > 0));
         let mut room = connection.shared.config.write_batch_bytes / if is_sticky { 2 } else { 1 };
@@ -134,9 +135,9 @@ impl Writer {
         Ok(taken)
     }
 
-    /// Serves starving logs first. What was gathered from a log behind other pieces is released when the stream is
-    /// full before it begins. A lane that was passed over like this for fifteen shares goes first with one share.
-    /// Returns which lanes did.
+    /// Serves starving logs first. What was gathered from a log behind other pieces is released
+    /// when the stream is full before it begins. A lane that was passed over like this for fifteen
+    /// shares goes first with one share. Returns which lanes did.
     fn gather_starving<D: Protocol, H: ConnectionHandler>(
         &mut self,
         active: &mut WriteState,
@@ -168,7 +169,8 @@ impl Writer {
         context: &WriteContext<'_, D, H>,
     ) -> Result<usize, CloseReason> {
         let (lane, member) = (LANES[index], self.positions.member(index));
-        // At most twice: after a skip the cursor stands at the end, and something may have been appended since.
+        // At most twice: after a skip the cursor stands at the end, and something may have been
+        // appended since.
         for _ in 0..2 {
             let LaneWriter { cursor, batch, .. } = &mut active.lanes[index];
             if batch.is_empty() && !cursor.has_unread(member) {
@@ -264,7 +266,8 @@ impl Writer {
         Ok(taken)
     }
 
-    /// Whether the lane has anything but its queue to send. After a large message of the queue that goes first.
+    /// Whether the lane has anything but its queue to send. After a large message of the queue that
+    /// goes first.
     fn has_other_source(&self, active: &WriteState, lane: usize) -> bool {
         active.lanes[lane].cursor.has_unread(self.positions.member(lane))
             || (lane == URGENT && self.latest_state.has_unread())

@@ -17,11 +17,12 @@ use crate::wire::Chunks;
 use super::bulk_window::BulkWindow;
 use super::{BULK, LANES};
 
-/// Slices in one write: enough for half a mebibyte of large messages, in chunks of 16 KiB with a header each. The
-/// kernel takes up to 1,024, but this array is built for every write.
+/// Slices in one write: enough for half a mebibyte of large messages, in chunks of 16 KiB with a
+/// header each. The kernel takes up to 1,024, but this array is built for every write.
 const MAX_WRITE_SLICES: usize = 96;
 
-/// What only a writer that writes needs. A sleeping connection has none; see [`super::buffer_cache`].
+/// What only a writer that writes needs. A sleeping connection has none; see
+/// [`super::buffer_cache`].
 #[derive(Default)]
 pub(super) struct WriteState {
     pub(super) lanes: [LaneWriter; 3],
@@ -29,8 +30,8 @@ pub(super) struct WriteState {
     pub(super) round: VecDeque<RoundPiece>,
     /// Bytes of the round that are copies of our own.
     pub(super) copied_bytes: usize,
-    /// Covers `copied_bytes`, and each large message of a queue until its last byte is written, because a slice keeps
-    /// the whole message alive. `None` before the first use.
+    /// Covers `copied_bytes`, and each large message of a queue until its last byte is written,
+    /// because a slice keeps the whole message alive. `None` before the first use.
     pub(super) reservation: Option<MemoryReservation>,
     /// Something was written since the last flush of the stream.
     pub(super) needs_flush: bool,
@@ -51,8 +52,8 @@ pub(super) struct LaneWriter {
     pub(super) referenced_bytes: usize,
     /// Bytes of the whole `partial_message`.
     pub(super) partial_message_bytes: usize,
-    /// The log goes before the queue, if it has something. Set when a large message of the queue has ended, and when
-    /// the log was passed over because the stream was full.
+    /// The log goes before the queue, if it has something. Set when a large message of the queue
+    /// has ended, and when the log was passed over because the stream was full.
     pub(super) log_goes_first: bool,
     /// [`WriteState::written_bytes`] when the log last wrote or had nothing to write.
     pub(super) log_served_at: u64,
@@ -156,8 +157,8 @@ impl WriteState {
         self.reserve_round(connection);
     }
 
-    /// Reserves the bytes that the round holds. Bytes from a queue are covered already; where the ceiling refuses the
-    /// rest, at most one round goes uncounted.
+    /// Reserves the bytes that the round holds. Bytes from a queue are covered already; where the
+    /// ceiling refuses the rest, at most one round goes uncounted.
     pub(super) fn reserve_round(&mut self, connection: &Connection) {
         let held: usize =
             self.lanes.iter().map(|lane| lane.batch.partial_chunk_len() + lane.referenced_bytes).sum();
@@ -171,7 +172,8 @@ impl WriteState {
         self.reservation.get_or_insert_with(|| MemoryReservation::empty(&connection.shared.budget))
     }
 
-    /// The stream is full: copies the rest of a chunk that has begun, and drops the references to the log's segments.
+    /// The stream is full: copies the rest of a chunk that has begun, and drops the references to
+    /// the log's segments.
     pub(super) fn release(&mut self, connection: &Connection) {
         let lanes = &mut self.lanes;
         let mut is_front = true;
@@ -183,7 +185,8 @@ impl WriteState {
                     let LaneWriter { cursor, batch, log_goes_first, .. } = &mut lanes[*lane];
                     cursor.release(batch);
                     *log_goes_first |= !was_front;
-                    // A begun chunk whose rest was too long to copy keeps its position: see `resume_partial`.
+                    // A begun chunk whose rest was too long to copy keeps its position: see
+                    // `resume_partial`.
                     cursor.is_mid_chunk(batch) || !batch.is_empty()
                 }
             }
@@ -191,7 +194,8 @@ impl WriteState {
         if self.round.is_empty() { self.finish_round(connection) } else { self.reserve_round(connection) }
     }
 
-    /// Fetches the rest of a chunk that is half on the stream and was too long to copy. It goes before anything else.
+    /// Fetches the rest of a chunk that is half on the stream and was too long to copy. It goes
+    /// before anything else.
     pub(super) fn resume_partial(&mut self, positions: &LogPositions) -> Result<(), CloseReason> {
         let Some(RoundPiece::Log(index)) = self.round.front() else { return Ok(()) };
         let LaneWriter { cursor, batch, .. } = &mut self.lanes[*index];

@@ -70,7 +70,7 @@ fn enter(addr: SocketAddr, number: usize) -> TcpStream {
 }
 
 #[test]
-fn an_idle_connection_keeps_within_its_bytes() {
+fn an_idle_connection_stays_below_its_memory_bound() {
     let files = rlimit::increase_nofile_limit(4096).unwrap_or(0);
     assert!(files == 0 || files > 2 * (PEERS + BEFORE) as u64 + 100, "{files} files may be open");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

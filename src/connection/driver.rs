@@ -155,7 +155,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
     fn write(&mut self, io: &mut Context<'_>, mode: WriteMode) -> Result<WriteOutcome, CloseReason> {
         let mut context = WriteContext {
             protocol: &*self.protocol,
-            connection: &*self.connection,
+            connection: &self.connection,
             handler: &self.handler,
             control: &mut self.control,
         };

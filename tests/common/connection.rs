@@ -1,4 +1,5 @@
-//! A harness for connections, generic over the protocol: what connections share, a host that records, and a far end by hand.
+//! A harness for connections, generic over the protocol: the shared parts, a handler that records
+//! its callbacks, and a far end that the test drives by hand.
 #![allow(dead_code)]
 
 use std::net::SocketAddr;
@@ -22,29 +23,29 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 /// Bounds every wait; under paused time it costs nothing.
-pub(crate) const WAIT: Duration = Duration::from_secs(120);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What all connections of one side share.
-pub(crate) struct Side<D> {
+/// What all connections of one end share.
+pub(crate) struct TestSide<D> {
     pub(crate) protocol: Arc<D>,
-    pub(crate) hub: Arc<WakeSet>,
+    pub(crate) wake_set: Arc<WakeSet>,
     pub(crate) logs: LogSet,
     pub(crate) state: Arc<StateTable>,
     pub(crate) budget: Arc<MemoryBudget>,
-    pub(crate) common: Arc<ConnectionShared>,
+    pub(crate) shared: Arc<ConnectionShared>,
     next: AtomicU64,
 }
 
-/// How a side is set up.
+/// The settings of a [`TestSide`].
 #[derive(Clone)]
-pub(crate) struct Plan {
+pub(crate) struct SideConfig {
     pub(crate) connection: ConnectionConfig,
     pub(crate) ring: usize,
     pub(crate) lag: LagPolicy,
     pub(crate) budget: usize,
 }
 
-impl Default for Plan {
+impl Default for SideConfig {
     fn default() -> Self {
         Self {
             connection: ConnectionConfig::default(),
@@ -55,21 +56,21 @@ impl Default for Plan {
     }
 }
 
-impl<D: Protocol> Side<D> {
+impl<D: Protocol> TestSide<D> {
     pub(crate) fn new(protocol: D) -> Self {
-        Self::with(protocol, Plan::default())
+        Self::with(protocol, SideConfig::default())
     }
 
-    pub(crate) fn with(protocol: D, plan: Plan) -> Self {
-        let hub = WakeSet::new();
-        let config = LogConfig { ring_bytes: plan.ring, lag: plan.lag, ..LogConfig::recommended() };
-        let budget = MemoryBudget::new(plan.budget);
+    pub(crate) fn with(protocol: D, config: SideConfig) -> Self {
+        let wake_set = WakeSet::new();
+        let log_config = LogConfig { ring_bytes: config.ring, lag: config.lag, ..LogConfig::recommended() };
+        let budget = MemoryBudget::new(config.budget);
         Self {
-            logs: LogSet::new([config; 3], &hub),
-            state: StateTable::new(StateConfig::default(), Arc::clone(&hub)),
-            hub,
-            common: Arc::new(ConnectionShared {
-                config: plan.connection,
+            logs: LogSet::new([log_config; 3], &wake_set),
+            state: StateTable::new(StateConfig::default(), Arc::clone(&wake_set)),
+            wake_set,
+            shared: Arc::new(ConnectionShared {
+                config: config.connection,
                 budget: Arc::clone(&budget),
                 limits: protocol.limits().clone(),
                 features: protocol.features(),
@@ -82,24 +83,24 @@ impl<D: Protocol> Side<D> {
         }
     }
 
-    pub(crate) fn prepare(&self) -> ConnectionBuilder<D> {
+    pub(crate) fn build(&self) -> ConnectionBuilder<D> {
         let id = ConnId::new(self.next.fetch_add(1, Ordering::Relaxed)).unwrap();
         ConnectionBuilder::new(ConnectionSetup {
             id,
             protocol: Arc::clone(&self.protocol),
-            shared: Arc::clone(&self.common),
+            shared: Arc::clone(&self.shared),
             positions: self.logs.join(id, None),
             state: self.state.cursor(),
-            parker: self.hub.parker(),
+            parker: self.wake_set.parker(),
         })
     }
 
-    /// A connection at work on a stream.
-    pub(crate) fn start(&self, stream: impl Stream, host: impl ConnectionHandler) -> Running {
-        let prepared = self.prepare();
-        let connection = Arc::clone(prepared.connection());
-        let task = tokio::spawn(prepared.start(stream, host, InitialIo::default()));
-        Running { connection, task }
+    /// Starts a connection on a stream.
+    pub(crate) fn start(&self, stream: impl Stream, handler: impl ConnectionHandler) -> RunningConnection {
+        let builder = self.build();
+        let connection = Arc::clone(builder.connection());
+        let task = tokio::spawn(builder.start(stream, handler, InitialIo::default()));
+        RunningConnection { connection, task }
     }
 
     pub(crate) fn log(&self, lane: Lane) -> &Arc<Log> {
@@ -135,66 +136,66 @@ impl<D: Protocol> Side<D> {
         out
     }
 
-    /// The far end of a stream, driven by hand.
-    pub(crate) fn by_hand<S: Stream>(&self, stream: S) -> ByHand<D, S> {
-        ByHand {
+    /// The far end of a stream, which the test drives by hand.
+    pub(crate) fn manual_peer<S: Stream>(&self, stream: S) -> ManualPeer<D, S> {
+        ManualPeer {
             protocol: Arc::clone(&self.protocol),
             decoder: self.protocol.decoder(),
             stream,
             got: Vec::new(),
-            answers_marks: true,
+            acks_marks: true,
         }
     }
 }
 
-/// A connection and its task.
-pub(crate) struct Running {
+/// A connection and the task that polls its driver.
+pub(crate) struct RunningConnection {
     pub(crate) connection: Arc<Connection>,
     pub(crate) task: JoinHandle<CloseReason>,
 }
 
-impl Running {
+impl RunningConnection {
     pub(crate) async fn end(self) -> CloseReason {
-        timeout(WAIT, self.task).await.expect("the connection ends").expect("without a panic")
+        timeout(TIMEOUT, self.task).await.expect("the connection ends").expect("without a panic")
     }
 }
 
 type OnEvent = dyn Fn(u16, Lane, Bytes) -> Handled + Send + Sync;
 type OnRequest = dyn Fn(u16, Bytes, Responder) -> Handled + Send + Sync;
 
-/// What a host heard.
+/// One callback that a [`RecordingHandler`] got.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub(crate) enum Callback {
     Event(Lane, u16, Bytes),
     Request(u16, Bytes),
     Paused(bool),
     Rtt(Duration),
-    Told(Vec<SocketAddr>),
+    Peers(Vec<SocketAddr>),
     Goodbye(Goodbye),
-    Gap(Lane, u64),
-    Leaving(peerpool::pool::DisconnectReason),
+    Lagged(Lane, u64),
+    Close(peerpool::pool::DisconnectReason),
 }
 
-/// A host that records, and does what it is told with messages. Clones are the same host.
+/// Records its callbacks and runs the given closures on messages. Clones share their state.
 #[derive(Clone)]
-pub(crate) struct Ear {
+pub(crate) struct RecordingHandler {
     start: Instant,
-    heard: Arc<Mutex<Vec<Heard>>>,
-    news: Arc<Notify>,
+    callbacks: Arc<Mutex<Vec<Callback>>>,
+    changed: Arc<Notify>,
     on_event: Arc<OnEvent>,
     on_request: Arc<OnRequest>,
-    /// What `peers_asked` answers.
+    /// What `on_get_peers` returns.
     pub(crate) peers: Vec<SocketAddr>,
     pub(crate) reaped: Arc<std::sync::atomic::AtomicBool>,
     seen: Arc<AtomicU64>,
 }
 
-impl Ear {
+impl RecordingHandler {
     pub(crate) fn new() -> Self {
         Self {
             start: Instant::now(),
-            heard: Arc::default(),
-            news: Arc::default(),
+            callbacks: Arc::default(),
+            changed: Arc::default(),
             on_event: Arc::new(|_, _, _| Handled::Done),
             on_request: Arc::new(|_, payload, responder| {
                 let _ = responder.respond(payload);
@@ -222,8 +223,8 @@ impl Ear {
         self
     }
 
-    pub(crate) fn heard(&self) -> Vec<Heard> {
-        self.heard.lock().unwrap().clone()
+    pub(crate) fn callbacks(&self) -> Vec<Callback> {
+        self.callbacks.lock().unwrap().clone()
     }
 
     /// When the last frame was counted, in ticks.
@@ -231,50 +232,53 @@ impl Ear {
         self.seen.load(Ordering::Relaxed)
     }
 
-    /// Kinds of the events heard so far, in order.
+    /// Kinds of the events so far, in order.
     pub(crate) fn kinds(&self) -> Vec<u16> {
-        let heard = self.heard.lock().unwrap();
-        heard
+        let callbacks = self.callbacks.lock().unwrap();
+        callbacks
             .iter()
-            .filter_map(|one| if let Heard::Event(_, kind, _) = one { Some(*kind) } else { None })
+            .filter_map(|one| if let Callback::Event(_, kind, _) = one { Some(*kind) } else { None })
             .collect()
     }
 
-    pub(crate) fn count(&self, which: impl Fn(&Heard) -> bool) -> usize {
-        self.heard.lock().unwrap().iter().filter(|one| which(one)).count()
+    pub(crate) fn count(&self, which: impl Fn(&Callback) -> bool) -> usize {
+        self.callbacks.lock().unwrap().iter().filter(|one| which(one)).count()
     }
 
-    /// Drops what was heard so far.
+    /// Forgets the callbacks so far.
     pub(crate) fn forget(&self) {
-        self.heard.lock().unwrap().clear();
+        self.callbacks.lock().unwrap().clear();
     }
 
-    /// Waits until what was heard is so.
-    pub(crate) async fn until(&self, holds: impl Fn(&[Heard]) -> bool) {
-        timeout(WAIT, async {
+    /// Waits until the callbacks satisfy `holds`.
+    pub(crate) async fn until(&self, holds: impl Fn(&[Callback]) -> bool) {
+        timeout(TIMEOUT, async {
             loop {
-                let news = self.news.notified();
-                if holds(&self.heard.lock().unwrap()) {
+                let changed = self.changed.notified();
+                if holds(&self.callbacks.lock().unwrap()) {
                     return;
                 }
-                news.await;
+                changed.await;
             }
         })
         .await
-        .expect("heard in time");
+        .expect("called in time");
     }
 
     pub(crate) async fn until_events(&self, count: usize) {
-        self.until(|heard| heard.iter().filter(|one| matches!(one, Heard::Event(..))).count() >= count).await;
+        self.until(|callbacks| {
+            callbacks.iter().filter(|one| matches!(one, Callback::Event(..))).count() >= count
+        })
+        .await;
     }
 
-    fn hear(&self, what: Heard) {
-        self.heard.lock().unwrap().push(what);
-        self.news.notify_waiters();
+    fn record(&self, callback: Callback) {
+        self.callbacks.lock().unwrap().push(callback);
+        self.changed.notify_waiters();
     }
 }
 
-impl ConnectionHandler for Ear {
+impl ConnectionHandler for RecordingHandler {
     fn now(&self) -> Tick {
         Tick::from_millis(self.start.elapsed().as_millis() as u64)
     }
@@ -286,22 +290,22 @@ impl ConnectionHandler for Ear {
 
     fn on_event(&self, event: Event<'_>) -> Handled {
         let (lane, kind, payload) = (event.lane, event.kind, event.payload.into_bytes());
-        self.hear(Heard::Event(lane, kind, payload.clone()));
+        self.record(Callback::Event(lane, kind, payload.clone()));
         (self.on_event)(kind, lane, payload)
     }
 
     fn on_request(&self, request: Request<'_>, responder: Responder) -> Handled {
         let (kind, payload) = (request.kind, request.payload.into_bytes());
-        self.hear(Heard::Request(kind, payload.clone()));
+        self.record(Callback::Request(kind, payload.clone()));
         (self.on_request)(kind, payload, responder)
     }
 
     fn on_read_paused(&self, paused: bool) {
-        self.hear(Heard::Paused(paused));
+        self.record(Callback::Paused(paused));
     }
 
     fn on_rtt(&self, rtt: Duration) {
-        self.hear(Heard::Rtt(rtt));
+        self.record(Callback::Rtt(rtt));
     }
 
     fn on_get_peers(&self, max: usize) -> Vec<SocketAddr> {
@@ -309,67 +313,69 @@ impl ConnectionHandler for Ear {
     }
 
     fn on_peers(&self, peers: Vec<SocketAddr>) {
-        self.hear(Heard::Told(peers));
+        self.record(Callback::Peers(peers));
     }
 
     fn on_goodbye(&self, goodbye: Goodbye) {
-        self.hear(Heard::Goodbye(goodbye));
+        self.record(Callback::Goodbye(goodbye));
     }
 
     fn on_lagged(&self, lane: Lane, skipped: u64) {
-        self.hear(Heard::Gap(lane, skipped));
+        self.record(Callback::Lagged(lane, skipped));
     }
 
     fn on_traffic(&self, _: usize, _: usize) {}
 
     fn on_close(&self, end: &CloseReason) {
-        self.hear(Heard::Leaving(end.disconnect_reason()));
+        self.record(Callback::Close(end.disconnect_reason()));
     }
 }
 
-/// One frame or message as it comes over the line.
+/// One frame or message that arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Item {
+pub(crate) enum Received {
     Chunk,
     Message(Lane, MessageHeader, Bytes),
     Control(Control),
 }
 
-/// The far end of a connection, driven by hand.
-pub(crate) struct ByHand<D: Protocol, S> {
+/// The far end of a connection, which the test drives by hand.
+pub(crate) struct ManualPeer<D: Protocol, S> {
     protocol: Arc<D>,
     decoder: D::Decoder,
     pub(crate) stream: S,
     got: Vec<u8>,
-    /// Answers the pings that follow bulk, as every connection does, and says nothing of them.
-    pub(crate) answers_marks: bool,
+    /// Acknowledges the marks behind bulk, as every connection does, and hides them from the test.
+    pub(crate) acks_marks: bool,
 }
 
-impl<D: Protocol, S: Stream> ByHand<D, S> {
+impl<D: Protocol, S: Stream> ManualPeer<D, S> {
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
-        timeout(WAIT, self.stream.write_all(bytes)).await.expect("taken in time").expect("taken");
+        timeout(TIMEOUT, self.stream.write_all(bytes)).await.expect("taken in time").expect("taken");
     }
 
-    pub(crate) async fn ask(&mut self, id: u32, kind: u16, payload: &[u8]) {
+    pub(crate) async fn send_request(&mut self, id: u32, kind: u16, payload: &[u8]) {
         let mut out = BytesMut::new();
         self.protocol.encode(Lane::Normal, &MessageHeader::Request { id, kind }, payload, &mut out).unwrap();
         self.send(&out).await;
     }
 
     /// The next frame, `None` at the end.
-    pub(crate) async fn next(&mut self) -> Option<Item> {
+    pub(crate) async fn next(&mut self) -> Option<Received> {
         loop {
             let item =
-                timeout(WAIT, self.step()).await.expect("something comes in time").expect("well formed");
+                timeout(TIMEOUT, self.step()).await.expect("something comes in time").expect("well formed");
             match item {
-                Some(Item::Control(Control::Ping { token })) if token >> 63 == 1 => self.answer(token).await,
+                Some(Received::Control(Control::Ping { token })) if token >> 63 == 1 => {
+                    self.acknowledge(token).await
+                }
                 item => return item,
             }
         }
     }
 
-    async fn answer(&mut self, token: u64) {
-        if self.answers_marks {
+    async fn acknowledge(&mut self, token: u64) {
+        if self.acks_marks {
             let mut out = BytesMut::new();
             self.protocol.encode_control(&Control::Pong { token }, &mut out).unwrap();
             self.send(&out).await;
@@ -377,17 +383,17 @@ impl<D: Protocol, S: Stream> ByHand<D, S> {
     }
 
     /// The next whole message or control, `None` at the end.
-    pub(crate) async fn message(&mut self) -> Option<Item> {
+    pub(crate) async fn message(&mut self) -> Option<Received> {
         loop {
             match self.next().await {
-                Some(Item::Chunk) => {}
+                Some(Received::Chunk) => {}
                 other => return other,
             }
         }
     }
 
     /// Reads until the end and returns all whole messages.
-    pub(crate) async fn rest(&mut self) -> Vec<Item> {
+    pub(crate) async fn rest(&mut self) -> Vec<Received> {
         let mut all = Vec::new();
         while let Some(item) = self.message().await {
             all.push(item);
@@ -395,17 +401,17 @@ impl<D: Protocol, S: Stream> ByHand<D, S> {
         all
     }
 
-    async fn step(&mut self) -> Result<Option<Item>, WireError> {
+    async fn step(&mut self) -> Result<Option<Received>, WireError> {
         loop {
             let step = self.decoder.step(&self.got)?;
             let used = step.used();
             let item = match step {
                 DecodeStep::NeedMore | DecodeStep::PartialFrame { .. } => None,
-                DecodeStep::Chunk { .. } => Some(Item::Chunk),
+                DecodeStep::Chunk { .. } => Some(Received::Chunk),
                 DecodeStep::Message { lane, header, payload, .. } => {
-                    Some(Item::Message(lane, header, payload.into_bytes()))
+                    Some(Received::Message(lane, header, payload.into_bytes()))
                 }
-                DecodeStep::Control { control, .. } => Some(Item::Control(control)),
+                DecodeStep::Control { control, .. } => Some(Received::Control(control)),
             };
             self.got.drain(..used);
             if item.is_some() {
@@ -422,12 +428,12 @@ impl<D: Protocol, S: Stream> ByHand<D, S> {
     }
 }
 
-/// A pair of byte pipes with so much room.
+/// A pair of connected byte pipes, each with room for `room` bytes.
 pub(crate) fn pipe(room: usize) -> (tokio::io::DuplexStream, tokio::io::DuplexStream) {
     tokio::io::duplex(room)
 }
 
-/// Lets every task that can go on do so. Under paused time only.
+/// Lets every task run until it is idle. Under paused time only.
 pub(crate) async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }

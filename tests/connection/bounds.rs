@@ -1,4 +1,4 @@
-//! Memory: everything a peer can make us hold is bounded and given back.
+//! Memory: everything that a peer can make us hold is bounded and released.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,47 +16,47 @@ use crate::harness::*;
 use crate::toy::Toy;
 
 #[tokio::test(start_paused = true)]
-async fn a_full_lane_gives_the_message_back() {
+async fn a_full_lane_returns_the_message() {
     let connection = ConnectionConfig { outbox_messages: 3, ..ConnectionConfig::default() };
-    let side = Side::with(Native::default(), Plan { connection, ..Plan::default() });
-    let prepared = side.prepare();
+    let side = TestSide::with(Native::default(), SideConfig { connection, ..SideConfig::default() });
+    let builder = side.build();
     for n in 0..3 {
-        prepared.connection().send(Message::new(n, "x")).unwrap();
+        builder.connection().send(Message::new(n, "x")).unwrap();
     }
-    let SendError::Full(back) = prepared.connection().send(Message::new(9, "mine")).unwrap_err() else {
+    let SendError::Full(back) = builder.connection().send(Message::new(9, "mine")).unwrap_err() else {
         panic!("full")
     };
     assert_eq!(back, Message::new(9, "mine"));
-    prepared.connection().send(Message::new(1, "other lane").urgent()).unwrap();
+    builder.connection().send(Message::new(1, "other lane").urgent()).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_no_dialect_can_say_comes_back() {
-    let native = Side::new(Native::default());
-    let connection = native.prepare();
+async fn a_message_that_the_protocol_cannot_carry_is_returned() {
+    let native = TestSide::new(Native::default());
+    let connection = native.build();
     let too_large = Message::new(1, vec![0; 256 * 1024 + 1]).urgent();
     assert!(matches!(connection.connection().send(too_large), Err(SendError::Refused { .. })));
-    let toy = Side::new(Toy::new());
-    let connection = toy.prepare();
+    let toy = TestSide::new(Toy::new());
+    let connection = toy.build();
     assert!(matches!(
         connection.connection().send(Message::new(1, vec![0; 32 * 1024 + 1])),
         Err(SendError::Refused { .. })
     ));
-    let refused = connection.connection().request(Message::new(1, "no ids"), WAIT).await;
+    let refused = connection.connection().request(Message::new(1, "no ids"), TIMEOUT).await;
     assert!(refused.is_err());
     assert_eq!(connection.connection().pending_counts().outbound_requests, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_ceiling_holds_with_every_link_stuck_and_all_comes_back() {
+async fn the_ceiling_holds_with_all_connections_stuck_and_everything_is_released() {
     let ceiling = 1 << 20;
-    let side = Side::with(Native::default(), Plan { budget: ceiling, ..Plan::default() });
+    let side = TestSide::with(Native::default(), SideConfig { budget: ceiling, ..SideConfig::default() });
     let mut far = Vec::new();
     let mut connections = Vec::new();
     for _ in 0..8 {
         let (near, other) = pipe(4096);
         far.push(other);
-        connections.push(side.start(near, Ear::new()));
+        connections.push(side.start(near, RecordingHandler::new()));
     }
     let mut refused = 0;
     for _ in 0..40 {
@@ -67,7 +67,7 @@ async fn the_ceiling_holds_with_every_link_stuck_and_all_comes_back() {
         settle().await;
         assert!(side.budget.used() <= ceiling);
     }
-    // Eleven of 100 kB at the most: what a writer has taken out of a queue counts as well.
+    // Ten messages of 100 kB fit: what a writer has taken out of a queue counts as well.
     assert_eq!(8 * 40 - refused, ceiling / (100_000 + 40), "taken");
     for running in connections {
         running.connection.close(peerpool::pool::DisconnectReason::Requested, None);
@@ -79,9 +79,9 @@ async fn the_ceiling_holds_with_every_link_stuck_and_all_comes_back() {
 
 #[tokio::test(start_paused = true)]
 async fn the_ceiling_covers_a_large_message_while_it_is_being_sent() {
-    let side = Side::with(Native::default(), Plan { budget: 10 << 20, ..Plan::default() });
+    let side = TestSide::with(Native::default(), SideConfig { budget: 10 << 20, ..SideConfig::default() });
     let (near, far) = pipe(4096);
-    let running = side.start(near, Ear::new());
+    let running = side.start(near, RecordingHandler::new());
     running.connection.send(Message::new(1, vec![1; 6 << 20]).bulk()).unwrap();
     settle().await;
     assert_eq!(running.connection.pending_counts().queued_messages, 0, "the writer has it");
@@ -90,25 +90,27 @@ async fn the_ceiling_covers_a_large_message_while_it_is_being_sent() {
         running.connection.send(Message::new(1, vec![1; 6 << 20]).bulk()),
         Err(SendError::Full(_))
     ));
-    let mut far = side.by_hand(far);
-    assert!(matches!(far.message().await, Some(Item::Message(Lane::Bulk, _, body)) if body.len() == 6 << 20));
+    let mut far = side.manual_peer(far);
+    assert!(
+        matches!(far.message().await, Some(Received::Message(Lane::Bulk, _, body)) if body.len() == 6 << 20)
+    );
     settle().await;
     assert_eq!(side.budget.used(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_asks_and_never_reads_the_answers_floods() {
-    let side = Side::new(Native::default());
+async fn a_peer_that_requests_and_never_reads_is_flooding() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(64 * 1024);
-    let ear = Ear::new().on_request(|_, _, responder| {
+    let handler = RecordingHandler::new().on_request(|_, _, responder| {
         drop(responder);
         Handled::Done
     });
-    let running = side.start(near, ear);
+    let running = side.start(near, handler);
     let connection = Arc::clone(&running.connection);
-    let mut far = side.by_hand(far);
+    let mut far = side.manual_peer(far);
     let asking = tokio::spawn(async move {
-        let (mut out, speaker) = (bytes::BytesMut::new(), Side::new(Native::default()));
+        let (mut out, speaker) = (bytes::BytesMut::new(), TestSide::new(Native::default()));
         for id in 0..100_000 {
             out.extend_from_slice(&speaker.encode(
                 Lane::Normal,
@@ -133,29 +135,29 @@ async fn a_peer_that_asks_and_never_reads_the_answers_floods() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_pings_ends_the_link() {
-    let side = Side::new(Native::default());
+async fn a_flood_of_pings_closes_the_connection() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(1024);
-    let running = side.start(near, Ear::new());
-    let mut far = side.by_hand(far);
+    let running = side.start(near, RecordingHandler::new());
+    let mut far = side.manual_peer(far);
     let ping = side.control(&Control::Ping { token: 1 });
     let flood: Vec<u8> = std::iter::repeat_n(&ping[..], 10_000).flatten().copied().collect();
-    // The connection ends before it has taken all.
+    // The connection ends before it has read everything.
     let _ = far.stream.write_all(&flood).await;
     assert!(matches!(running.end().await, CloseReason::Flood));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_never_reads_is_told_by_its_stall() {
-    let side = Side::new(Native::default());
+async fn a_peer_that_never_reads_is_seen_as_stalled() {
+    let side = TestSide::new(Native::default());
     let (near, mut far) = pipe(4096);
-    let ear = Ear::new();
-    let running = side.start(near, ear.clone());
+    let handler = RecordingHandler::new();
+    let running = side.start(near, handler.clone());
     settle().await;
-    assert_eq!(running.connection.stalled_for(ear.now()), Duration::ZERO);
+    assert_eq!(running.connection.stalled_for(handler.now()), Duration::ZERO);
     running.connection.send(Message::new(1, vec![0; 10_000])).unwrap();
     tokio::time::sleep(Duration::from_secs(20)).await;
-    let stalled = running.connection.stalled_for(ear.now());
+    let stalled = running.connection.stalled_for(handler.now());
     assert!(stalled >= Duration::from_secs(19), "{stalled:?}");
     let mut buffer = [0; 20_000];
     let mut got = 0;
@@ -163,17 +165,18 @@ async fn a_reader_that_never_reads_is_told_by_its_stall() {
         got += far.read(&mut buffer).await.unwrap();
     }
     settle().await;
-    assert_eq!(running.connection.stalled_for(ear.now()), Duration::ZERO);
+    assert_eq!(running.connection.stalled_for(handler.now()), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_inbox_that_the_ceiling_does_not_cover_stays_paused() {
-    let side = Side::with(Native::default(), Plan { budget: 70_000, ..Plan::default() });
+async fn reading_stays_paused_while_the_ceiling_does_not_cover_the_inbox() {
+    let side = TestSide::with(Native::default(), SideConfig { budget: 70_000, ..SideConfig::default() });
     let (near, far) = pipe(1 << 20);
-    let ear = Ear::new().on_event(|_, _, _| Handled::later(tokio::time::sleep(Duration::from_secs(1))));
-    let running = side.start(near, ear.clone());
+    let handler = RecordingHandler::new()
+        .on_event(|_, _, _| Handled::later(tokio::time::sleep(Duration::from_secs(1))));
+    let running = side.start(near, handler.clone());
     let hog = side.budget.reserve(69_000).unwrap();
-    let mut far = side.by_hand(far);
+    let mut far = side.manual_peer(far);
     for n in 0..20 {
         far.send(&side.event(Lane::Normal, n, &[1; 2000])).await;
     }
@@ -183,52 +186,52 @@ async fn an_inbox_that_the_ceiling_does_not_cover_stays_paused() {
         settle().await;
     }
     assert_eq!(
-        ear.heard().iter().filter(|one| **one == Heard::Paused(true)).count(),
+        handler.callbacks().iter().filter(|one| **one == Callback::Paused(true)).count(),
         1,
         "{:?}",
-        ear.heard().len()
+        handler.callbacks().len()
     );
     drop(hog);
-    ear.until_events(20).await;
-    assert_eq!(ear.kinds(), (0..20).collect::<Vec<_>>());
+    handler.until_events(20).await;
+    assert_eq!(handler.kinds(), (0..20).collect::<Vec<_>>());
 }
 
-/// An ear whose handler takes all memory that is left, and holds it as long as the returned cell does.
+/// A handler that reserves all free memory, and the cell that holds the reservation.
 fn greedy(
-    side: &Side<Native>,
+    side: &TestSide<Native>,
     then: impl Fn() -> Handled + Send + Sync + 'static,
-) -> (Ear, Arc<Mutex<Option<MemoryReservation>>>) {
+) -> (RecordingHandler, Arc<Mutex<Option<MemoryReservation>>>) {
     let (budget, hog) = (Arc::clone(&side.budget), Arc::new(Mutex::new(None)));
     let all = Arc::clone(&hog);
-    let ear = Ear::new().on_event(move |_, _, _| {
+    let handler = RecordingHandler::new().on_event(move |_, _, _| {
         all.lock().unwrap().get_or_insert_with(|| budget.reserve(budget.free()).unwrap());
         then()
     });
-    (ear, hog)
+    (handler, hog)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_at_the_ceiling_ends_no_link_and_what_it_keeps_counts() {
-    let side = Side::new(Native::default());
+async fn a_pause_at_the_ceiling_closes_nothing_and_kept_bytes_count() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(256 * 1024);
     let go = Arc::new(Semaphore::new(0));
     let gate = Arc::clone(&go);
-    let (ear, hog) = greedy(&side, move || {
+    let (handler, hog) = greedy(&side, move || {
         let gate = Arc::clone(&gate);
         Handled::later(async move { gate.acquire().await.unwrap().forget() })
     });
-    let running = side.start(near, ear.clone());
-    let mut far = side.by_hand(far);
+    let running = side.start(near, handler.clone());
+    let mut far = side.manual_peer(far);
     let event = side.event(Lane::Normal, 1, &[7; 100]);
     let count = 120 * 1024 / event.len();
     far.send(&event.repeat(count)).await;
     settle().await;
-    assert_eq!(ear.count(|one| *one == Heard::Paused(true)), 1);
+    assert_eq!(handler.count(|one| *one == Callback::Paused(true)), 1);
     assert!(running.connection.is_open());
     let (used, limit) = (side.budget.used(), side.budget.limit());
     assert!(used > limit + 100 * 1024 && used < limit + 128 * 1024, "{used} of {limit}");
     go.add_permits(count);
-    ear.until_events(count).await;
+    handler.until_events(count).await;
     *hog.lock().unwrap() = None;
     settle().await;
     assert_eq!(side.budget.used(), 0);
@@ -236,31 +239,31 @@ async fn a_pause_at_the_ceiling_ends_no_link_and_what_it_keeps_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_ceiling_does_not_hide_why_a_link_ends() {
-    let side = Side::new(Native::default());
+async fn the_ceiling_does_not_hide_the_close_reason() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(256 * 1024);
-    let (ear, _hog) = greedy(&side, || Handled::Done);
-    let running = side.start(near, ear);
-    let mut far = side.by_hand(far);
+    let (handler, _hog) = greedy(&side, || Handled::Done);
+    let running = side.start(near, handler);
+    let mut far = side.manual_peer(far);
     let mut bytes = side.event(Lane::Normal, 1, b"takes all").to_vec();
-    // A header of no frame that there is.
+    // Not the header of any frame.
     bytes.resize(100 * 1024, 0xff);
     far.send(&bytes).await;
-    assert!(matches!(far.rest().await[..], [Item::Control(Control::Goodbye(_))]));
+    assert!(matches!(far.rest().await[..], [Received::Control(Control::Goodbye(_))]));
     drop(far);
     assert!(matches!(running.end().await, CloseReason::Wire(_)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn large_messages_that_wait_for_their_handlers_are_counted_or_not_kept() {
+async fn large_messages_that_wait_for_a_handler_are_counted_or_refused() {
     const SIZE: usize = 6 << 20;
-    // Room for one of them and for what another one takes while it comes in, but not for two that wait.
-    let side = Side::with(Native::default(), Plan { budget: 10 << 20, ..Plan::default() });
+    // Room for one waiting message and one that is being reassembled, but not for two that wait.
+    let side = TestSide::with(Native::default(), SideConfig { budget: 10 << 20, ..SideConfig::default() });
     let mut connections = Vec::new();
     for _ in 0..4 {
         let (near, far) = pipe(64 * 1024);
-        let ear = Ear::new().on_event(|_, _, _| Handled::later(std::future::pending()));
-        connections.push((side.start(near, ear), side.by_hand(far)));
+        let handler = RecordingHandler::new().on_event(|_, _, _| Handled::later(std::future::pending()));
+        connections.push((side.start(near, handler), side.manual_peer(far)));
     }
     let large = side.event(Lane::Bulk, 1, &vec![1; SIZE]);
     let mut waiting = 0;
@@ -278,48 +281,49 @@ async fn large_messages_that_wait_for_their_handlers_are_counted_or_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_memory_that_a_block_left_makes_no_small_message_pass_the_ceiling() {
-    let side = Side::with(Native::default(), Plan { budget: 40 << 20, ..Plan::default() });
+async fn memory_of_an_earlier_block_does_not_push_a_small_message_over_the_ceiling() {
+    let side = TestSide::with(Native::default(), SideConfig { budget: 40 << 20, ..SideConfig::default() });
     let (near, far) = pipe(16 * 1024);
-    let ear = Ear::new();
-    let _running = side.start(near, ear.clone());
-    let mut far = side.by_hand(far);
+    let handler = RecordingHandler::new();
+    let _running = side.start(near, handler.clone());
+    let mut far = side.manual_peer(far);
     far.send(&side.event(Lane::Bulk, 1, &vec![1; 10_000_000])).await;
-    ear.until_events(1).await;
-    ear.forget();
+    handler.until_events(1).await;
+    handler.forget();
     let _hog = side.budget.reserve(side.budget.free() - (4 << 20)).unwrap();
     far.send(&side.event(Lane::Bulk, 2, &[2; 150_000])).await;
-    ear.until_events(1).await;
-    assert_eq!(ear.kinds(), [2]);
+    handler.until_events(1).await;
+    assert_eq!(handler.kinds(), [2]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_larger_than_the_ceiling_ends_its_link_and_no_other() {
-    let side = Side::with(Native::default(), Plan { budget: 200_000, ..Plan::default() });
+async fn a_message_larger_than_the_ceiling_closes_only_its_connection() {
+    let side = TestSide::with(Native::default(), SideConfig { budget: 200_000, ..SideConfig::default() });
     let (near, far) = pipe(64 * 1024);
     let (near_too, far_too) = pipe(64 * 1024);
-    let (greedy, other) = (side.start(near, Ear::new()), side.start(near_too, Ear::new()));
-    let (mut far, mut far_too) = (side.by_hand(far), side.by_hand(far_too));
+    let (greedy, other) =
+        (side.start(near, RecordingHandler::new()), side.start(near_too, RecordingHandler::new()));
+    let (mut far, mut far_too) = (side.manual_peer(far), side.manual_peer(far_too));
     let _ = far.stream.write_all(&side.event(Lane::Bulk, 1, &vec![0; 2 << 20])).await;
     assert!(matches!(greedy.end().await, CloseReason::MemoryCeiling));
     far_too.send(&side.control(&Control::Ping { token: 5 })).await;
-    assert_eq!(far_too.next().await, Some(Item::Control(Control::Pong { token: 5 })));
+    assert_eq!(far_too.next().await, Some(Received::Control(Control::Pong { token: 5 })));
     assert_eq!(side.budget.used(), 0);
     drop(other);
 }
 
-/// A slow reader that makes progress all the time holds producers back, instead of missing what they say.
+/// A slow reader that makes progress delays producers instead of missing messages.
 #[tokio::test(start_paused = true)]
-async fn a_producer_that_waits_makes_no_slow_peer_lag() {
-    let plan = Plan { ring: 1 << 20, lag: LagPolicy::Disconnect, ..Plan::default() };
-    let side = Side::with(Native::default(), plan);
+async fn a_waiting_producer_keeps_a_slow_peer_from_lagging() {
+    let config = SideConfig { ring: 1 << 20, lag: LagPolicy::Disconnect, ..SideConfig::default() };
+    let side = TestSide::with(Native::default(), config);
     let (near, far) = pipe(16 * 1024);
-    let running = side.start(near, Ear::new());
-    let mut far = side.by_hand(far);
+    let running = side.start(near, RecordingHandler::new());
+    let mut far = side.manual_peer(far);
     let reading = tokio::spawn(async move {
         let mut messages = 0;
         loop {
-            // Some 160 kB a second: the queue at the connection is never empty.
+            // About 160 kB a second: the log always has more for this connection.
             tokio::time::sleep(Duration::from_millis(100)).await;
             let mut taken = 0;
             while taken < 16 {
@@ -348,7 +352,7 @@ async fn a_producer_that_waits_makes_no_slow_peer_lag() {
         }
         side.broadcast(Lane::Normal, n, &[0; 1000]);
     }
-    let (got, _far) = tokio::time::timeout(WAIT * 100, reading).await.unwrap().unwrap();
+    let (got, _far) = tokio::time::timeout(TIMEOUT * 100, reading).await.unwrap().unwrap();
     assert_eq!(got, 2_000);
     assert_eq!(log.stats().skipped, 0);
     assert!(running.connection.is_open());

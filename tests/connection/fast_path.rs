@@ -1,4 +1,5 @@
-//! What a sleeping connection wakes for, when its stream takes a part of it only, or does not flush.
+//! The short write path of a sleeping connection, over streams that take a part, fail or do not
+//! flush.
 
 use std::io;
 use std::pin::Pin;
@@ -18,7 +19,7 @@ use tokio::time::sleep;
 
 use crate::harness::*;
 
-/// What a stream took, and how much more it takes.
+/// What a stream took, and how much more it will take.
 #[derive(Default)]
 struct Valve {
     taken: Vec<u8>,
@@ -30,18 +31,18 @@ struct Valve {
     failure: Option<Failure>,
 }
 
-/// What fails.
+/// Which call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failure {
     Write,
-    /// A write where there is no room.
+    /// A write while there is no room.
     Full,
     /// A write that takes nothing.
     NoByte,
     Flush,
 }
 
-/// A stream that is never read from, and takes what its valve lets through.
+/// A stream without input that takes what its valve lets through.
 #[derive(Clone, Default)]
 struct Tight(Arc<Mutex<Valve>>);
 
@@ -143,21 +144,21 @@ impl AsyncWrite for Tight {
 
 impl Stream for Tight {}
 
-/// Bodies of different lengths.
+/// A payload whose length depends on the kind.
 fn body(kind: u16) -> Vec<u8> {
     vec![kind as u8; 5 + usize::from(kind) * 3]
 }
 
-fn append(side: &Side<Native>, lane: Lane, kind: u16) -> (Appended, usize) {
+fn append(side: &TestSide<Native>, lane: Lane, kind: u16) -> (Appended, usize) {
     let event = side.event(lane, kind, &body(kind));
     (side.log(lane).append(&event, None).unwrap(), event.len())
 }
 
 /// Three messages wake a connection whose stream takes `room` bytes of them.
-async fn a_part(room: usize, flushes: bool) {
-    let side = Side::new(Native::default());
+async fn check_partial_write(room: usize, flushes: bool) {
+    let side = TestSide::new(Native::default());
     let stream = Tight::default();
-    let running = side.start(stream.clone(), Ear::new());
+    let running = side.start(stream.clone(), RecordingHandler::new());
     settle().await;
     stream.open(room, flushes);
     let said: Vec<_> = (1..=3).map(|kind| append(&side, Lane::Normal, kind)).collect();
@@ -172,7 +173,7 @@ async fn a_part(room: usize, flushes: bool) {
         let expected = if written { Receipt::Written } else { Receipt::Behind };
         assert_eq!(view.status_of(appended), expected, "{end} bytes, {room} taken, flushes: {flushes}");
     }
-    // What is more urgent meanwhile waits for the message that has begun only.
+    // A more urgent message waits only for the message that has begun.
     append(&side, Lane::Urgent, 4);
     running.connection.send(Message::new(5, body(5))).unwrap();
     settle().await;
@@ -193,35 +194,35 @@ async fn a_part(room: usize, flushes: bool) {
     kinds.sort_unstable();
     assert_eq!(kinds, [1, 2, 3, 4, 5]);
     assert!(said.iter().all(|(appended, _)| view.status_of(appended) == Receipt::Written));
-    // It sleeps again, and goes on from the right place.
+    // It sleeps again, and continues from the right position.
     append(&side, Lane::Normal, 6);
     settle().await;
     assert_eq!(stream.events(&side.protocol).len(), 6);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_part_of_what_a_link_wakes_for_is_followed_by_its_rest() {
-    let side = Side::new(Native::default());
+async fn a_partial_write_is_followed_by_its_rest() {
+    let side = TestSide::new(Native::default());
     let whole: usize = (1..=3).map(|kind| side.event(Lane::Normal, kind, &body(kind)).len()).sum();
     for room in 0..=whole {
-        a_part(room, true).await;
+        check_partial_write(room, true).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_flushed_is_not_written() {
+async fn unflushed_bytes_do_not_count_as_written() {
     for room in [1, 20, 1_000] {
-        a_part(room, false).await;
+        check_partial_write(room, false).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_few_messages_that_wake_a_link_go_by_one_call_each_once_and_none_back_to_its_origin() {
-    let side = Side::new(Native::default());
+async fn a_few_messages_take_one_write_call_and_skip_their_origin() {
+    let side = TestSide::new(Native::default());
     let stream = Tight::default();
     stream.open(usize::MAX, true);
-    let running = side.start(stream.clone(), Ear::new());
-    let other = side.start(Tight::default(), Ear::new());
+    let running = side.start(stream.clone(), RecordingHandler::new());
+    let other = side.start(Tight::default(), RecordingHandler::new());
     settle().await;
     let mut expected = Vec::new();
     for burst in 0..12u16 {
@@ -243,24 +244,24 @@ async fn a_few_messages_that_wake_a_link_go_by_one_call_each_once_and_none_back_
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_came_over_the_connection_that_a_link_replaces_is_not_written_back_at_a_glance() {
-    let side = Side::new(Native::default());
-    let before = side.start(Tight::default(), Ear::new());
+async fn the_fast_path_skips_messages_from_a_replaced_connection() {
+    let side = TestSide::new(Native::default());
+    let before = side.start(Tight::default(), RecordingHandler::new());
     settle().await;
     let positions = Lane::ALL.into_iter().filter_map(|lane| before.connection.cursor_view(lane));
     let positions: Vec<_> = positions.map(|view| view.resume_point()).collect();
     let id = ConnId::new(99).unwrap();
-    let prepared = ConnectionBuilder::new(ConnectionSetup {
+    let builder = ConnectionBuilder::new(ConnectionSetup {
         id,
         protocol: Arc::clone(&side.protocol),
-        shared: Arc::clone(&side.common),
+        shared: Arc::clone(&side.shared),
         positions: side.logs.join(id, Some(positions.try_into().unwrap())),
         state: side.state.cursor(),
-        parker: side.hub.parker(),
+        parker: side.wake_set.parker(),
     });
     let stream = Tight::default();
     stream.open(usize::MAX, true);
-    let _task = tokio::spawn(prepared.start(stream.clone(), Ear::new(), InitialIo::default()));
+    let _task = tokio::spawn(builder.start(stream.clone(), RecordingHandler::new(), InitialIo::default()));
     settle().await;
     for (kind, origin) in [(1, None), (2, Some(before.connection.id())), (3, Some(id)), (4, None)] {
         side.log(Lane::Normal).append(&side.event(Lane::Normal, kind, &body(kind)), origin).unwrap();
@@ -270,12 +271,12 @@ async fn what_came_over_the_connection_that_a_link_replaces_is_not_written_back_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_fails_at_a_glance_ends_the_link() {
+async fn a_failing_stream_on_the_fast_path_closes_the_connection() {
     for failure in [Failure::Write, Failure::NoByte, Failure::Flush] {
-        let side = Side::new(Native::default());
+        let side = TestSide::new(Native::default());
         let stream = Tight::default();
         stream.open(usize::MAX, true);
-        let running = side.start(stream.clone(), Ear::new());
+        let running = side.start(stream.clone(), RecordingHandler::new());
         settle().await;
         stream.0.lock().unwrap().failure = Some(failure);
         let (appended, _) = append(&side, Lane::Normal, 1);
@@ -289,32 +290,32 @@ async fn a_stream_that_fails_at_a_glance_ends_the_link() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flush_that_hung_once_is_no_stall_of_a_link_that_sleeps() {
-    let side = Side::new(Native::default());
+async fn a_finished_flush_ends_the_stall_of_a_sleeping_connection() {
+    let side = TestSide::new(Native::default());
     let stream = Tight::default();
-    let ear = Ear::new();
-    let running = side.start(stream.clone(), ear.clone());
+    let handler = RecordingHandler::new();
+    let running = side.start(stream.clone(), handler.clone());
     settle().await;
     stream.open(usize::MAX, false);
     append(&side, Lane::Normal, 1);
     sleep(Duration::from_secs(1)).await;
-    assert!(running.connection.stalled_for(ear.now()) > Duration::ZERO, "what hangs in a flush waits");
+    assert!(running.connection.stalled_for(handler.now()) > Duration::ZERO, "what hangs in a flush waits");
     stream.open(usize::MAX, true);
     settle().await;
     sleep(Duration::from_secs(30)).await;
     assert_eq!(stream.events(&side.protocol), [(1, body(1))]);
-    assert_eq!(running.connection.stalled_for(ear.now()), Duration::ZERO);
+    assert_eq!(running.connection.stalled_for(handler.now()), Duration::ZERO);
 }
 
-/// What was taken before the failure was written, unless it hangs in a flush.
+/// Bytes that were taken before the failure count as written, unless the flush is pending.
 #[tokio::test(start_paused = true)]
-async fn a_receipt_says_what_was_flushed_before_the_link_ended() {
+async fn a_receipt_reports_what_was_flushed_before_the_end() {
     for (flushes, fails) in [(true, true), (false, true), (false, false)] {
-        let side = Side::new(Native::default());
+        let side = TestSide::new(Native::default());
         let stream = Tight::default();
-        let running = side.start(stream.clone(), Ear::new());
+        let running = side.start(stream.clone(), RecordingHandler::new());
         settle().await;
-        // Two lanes, so that it is more than a glance.
+        // Two lanes, so that the fast path does not apply.
         let (first, len) = append(&side, Lane::Urgent, 1);
         let (second, _) = append(&side, Lane::Normal, 2);
         stream.0.lock().unwrap().failure = fails.then_some(Failure::Full);

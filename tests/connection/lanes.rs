@@ -1,4 +1,4 @@
-//! What goes out, and in which order.
+//! Sending: what goes out, and in which order.
 
 use std::time::Duration;
 
@@ -11,30 +11,30 @@ use peerpool::wire::{Control, MessageHeader, Native, Protocol, WireLimits};
 use crate::harness::*;
 use crate::toy::Toy;
 
-pub(crate) fn kind_of(item: &Item) -> Option<u16> {
+pub(crate) fn kind_of(item: &Received) -> Option<u16> {
     match item {
-        Item::Message(_, MessageHeader::Event { kind }, _) => Some(*kind),
+        Received::Message(_, MessageHeader::Event { kind }, _) => Some(*kind),
         _ => None,
     }
 }
 
-async fn everything_arrives_whole_and_in_order<D: Protocol>(protocol: D, largest: usize) {
+async fn check_messages_arrive_whole_and_in_order<D: Protocol>(protocol: D, largest: usize) {
     let connection = ConnectionConfig { outbox_bytes: 64 << 20, ..ConnectionConfig::default() };
-    let side = Side::with(protocol, Plan { connection, ring: 64 << 20, ..Plan::default() });
+    let side = TestSide::with(protocol, SideConfig { connection, ring: 64 << 20, ..SideConfig::default() });
     let (near, far) = pipe(8 * 1024);
-    let ear = Ear::new();
-    let running = side.start(near, Ear::new());
-    let listening = side.start(far, ear.clone());
+    let handler = RecordingHandler::new();
+    let running = side.start(near, RecordingHandler::new());
+    let listening = side.start(far, handler.clone());
     let body = |n: u16| vec![n as u8; (usize::from(n) * 997) % largest];
     for n in 0..200u16 {
         assert!(running.connection.send(Message::new(n, body(n))).is_ok());
         side.broadcast(Lane::Normal, 1_000 + n, &body(n));
     }
-    // The listener is sent the broadcasts too, so that both directions are busy.
-    ear.until_events(400).await;
+    // The broadcasts go to both ends, so that both directions are busy.
+    handler.until_events(400).await;
     let (mut sent, mut told) = (0, 0);
-    for heard in ear.heard() {
-        let Heard::Event(_, kind, payload) = heard else { continue };
+    for callbacks in handler.callbacks() {
+        let Callback::Event(_, kind, payload) = callbacks else { continue };
         let next = if kind < 1_000 { &mut sent } else { &mut told };
         assert_eq!(kind % 1_000, *next);
         assert!(payload == body(*next), "kind {kind} was glued or cut");
@@ -46,33 +46,33 @@ async fn everything_arrives_whole_and_in_order<D: Protocol>(protocol: D, largest
 
 #[tokio::test(start_paused = true)]
 async fn messages_of_every_size_arrive_whole_and_in_order_native() {
-    everything_arrives_whole_and_in_order(Native::default(), 100_000).await;
+    check_messages_arrive_whole_and_in_order(Native::default(), 100_000).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn messages_of_every_size_arrive_whole_and_in_order_native_in_small_chunks() {
     let limits = WireLimits { chunk: 64, ..WireLimits::default() };
-    everything_arrives_whole_and_in_order(Native::new(limits), 40_000).await;
+    check_messages_arrive_whole_and_in_order(Native::new(limits), 40_000).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn messages_of_every_size_arrive_whole_and_in_order_toy() {
-    everything_arrives_whole_and_in_order(Toy::new(), 32_000).await;
+    check_messages_arrive_whole_and_in_order(Toy::new(), 32_000).await;
 }
 
-/// Frames too long for the rest of one to be kept as a copy: nothing may come between their parts.
-async fn nothing_comes_between_the_parts_of_a_long_frame<D: Protocol>(protocol: D) {
-    let side = Side::new(protocol);
+/// The rest of a frame that is too long to copy is still sent before anything else.
+async fn check_long_frames_are_not_interrupted<D: Protocol>(protocol: D) {
+    let side = TestSide::new(protocol);
     for room in [1_000, 3_000, 11_000] {
         let (near, far) = pipe(room);
-        let running = side.start(near, Ear::new());
+        let running = side.start(near, RecordingHandler::new());
         for n in 0..10u16 {
             side.broadcast(Lane::Normal, n, &vec![n as u8; 30_000]);
         }
         settle().await;
-        let mut far = side.by_hand(far);
+        let mut far = side.manual_peer(far);
         for n in 0..10u16 {
-            // Each of these finds the frame half written.
+            // Each of these arrives while the frame is half written.
             running.connection.ping();
             running.connection.send(Message::new(500 + n, "beside")).unwrap();
             running.connection.send(Message::new(600 + n, "urgent").urgent()).unwrap();
@@ -80,15 +80,15 @@ async fn nothing_comes_between_the_parts_of_a_long_frame<D: Protocol>(protocol: 
             settle().await;
             loop {
                 match far.message().await.expect("not the end") {
-                    Item::Message(_, MessageHeader::Event { kind }, body) if kind == n => {
+                    Received::Message(_, MessageHeader::Event { kind }, body) if kind == n => {
                         assert!(body == vec![n as u8; 30_000], "glued");
                         break;
                     }
-                    Item::Message(_, MessageHeader::Event { kind }, body) => {
+                    Received::Message(_, MessageHeader::Event { kind }, body) => {
                         assert!(kind >= 500, "{kind}");
                         assert!(body.len() < 10);
                     }
-                    Item::Control(Control::Ping { .. }) => {}
+                    Received::Control(Control::Ping { .. }) => {}
                     other => panic!("{other:?}"),
                 }
             }
@@ -98,46 +98,46 @@ async fn nothing_comes_between_the_parts_of_a_long_frame<D: Protocol>(protocol: 
 
 #[tokio::test(start_paused = true)]
 async fn nothing_comes_between_the_parts_of_a_long_frame_toy() {
-    nothing_comes_between_the_parts_of_a_long_frame(Toy::new()).await;
+    check_long_frames_are_not_interrupted(Toy::new()).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_comes_between_the_parts_of_a_long_frame_native() {
-    nothing_comes_between_the_parts_of_a_long_frame(Native::default()).await;
+    check_long_frames_are_not_interrupted(Native::default()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_vote_passes_a_waiting_transfer_of_ten_megabytes() {
-    let side = Side::new(Native::default());
+async fn a_vote_overtakes_a_waiting_transfer_of_ten_megabytes() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(16 * 1024);
-    let running = side.start(near, Ear::new());
-    let mut far = side.by_hand(far);
+    let running = side.start(near, RecordingHandler::new());
+    let mut far = side.manual_peer(far);
     running.connection.send(Message::new(1, vec![0; 10 << 20]).bulk()).unwrap();
     for _ in 0..8 {
-        assert_eq!(far.next().await, Some(Item::Chunk));
+        assert_eq!(far.next().await, Some(Received::Chunk));
     }
     running.connection.send(Message::new(2, "vote").urgent()).unwrap();
     let mut before = 0;
     loop {
         match far.next().await.unwrap() {
-            Item::Chunk => before += 1,
+            Received::Chunk => before += 1,
             item => {
                 assert_eq!(kind_of(&item), Some(2));
                 break;
             }
         }
     }
-    // What was in a round and in the pipe already: a few chunks of 640.
+    // What was in a round and in the pipe already: a few of 640 chunks.
     assert!(before <= 8, "{before} chunks before the vote");
     assert_eq!(kind_of(&far.message().await.unwrap()), Some(1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lower_lane_that_waits_gets_a_chunk_in_sixteen_and_never_starves() {
-    let side = Side::new(Native::default());
+async fn a_waiting_lower_lane_gets_one_chunk_in_sixteen() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(16 * 1024);
-    let running = side.start(near, Ear::new());
-    let mut far = side.by_hand(far);
+    let running = side.start(near, RecordingHandler::new());
+    let mut far = side.manual_peer(far);
     running.connection.send(Message::new(1, vec![0; 160 * 1024]).bulk()).unwrap();
     let mut bytes = 0usize;
     // Urgent messages wait all the time.
@@ -146,9 +146,9 @@ async fn a_lower_lane_that_waits_gets_a_chunk_in_sixteen_and_never_starves() {
             running.connection.send(Message::new(2, vec![0; 16_000]).urgent()).unwrap();
         }
         match far.next().await.unwrap() {
-            Item::Message(Lane::Urgent, _, body) => bytes += body.len(),
-            Item::Message(Lane::Bulk, _, _) => break bytes,
-            Item::Chunk => {}
+            Received::Message(Lane::Urgent, _, body) => bytes += body.len(),
+            Received::Message(Lane::Bulk, _, _) => break bytes,
+            Received::Chunk => {}
             other => panic!("{other:?}"),
         }
         assert!(bytes < 10 << 20, "the bulk lane starves");
@@ -157,11 +157,11 @@ async fn a_lower_lane_that_waits_gets_a_chunk_in_sixteen_and_never_starves() {
 }
 
 /// Log and queue of one lane take turns by message, however large and many the messages are.
-async fn log_and_queue_take_turns(lane: Lane) {
-    let side = Side::new(Native::default());
+async fn check_log_and_queue_take_turns(lane: Lane) {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(4 * 1024);
-    let running = side.start(near, Ear::new());
-    let mut far = side.by_hand(far);
+    let running = side.start(near, RecordingHandler::new());
+    let mut far = side.manual_peer(far);
     let body = vec![0; 100_000];
     for _ in 0..10 {
         running.connection.send(Message { lane, kind: 1, payload: body.clone().into() }).unwrap();
@@ -171,15 +171,15 @@ async fn log_and_queue_take_turns(lane: Lane) {
     for _ in 0..20 {
         kinds.push(kind_of(&far.message().await.unwrap()).unwrap());
     }
-    // Never many of one kind while the other waits.
+    // Never many of one source while the other waits.
     let longest = kinds.chunk_by(|a, b| a == b).take(6).map(<[u16]>::len).max();
     assert!(longest <= Some(3), "{lane:?} {kinds:?}");
     let first_half = kinds[..10].iter().filter(|kind| **kind == 1).count();
     assert!((3..=7).contains(&first_half), "{kinds:?}");
 }
 
-/// The next message, unless the connection runs and runs and sends none.
-async fn soon<D: Protocol>(far: &mut ByHand<D, tokio::io::DuplexStream>) -> Option<u16> {
+/// The next message; `None` if none is sent although the connection runs.
+async fn next_within_a_second<D: Protocol>(far: &mut ManualPeer<D, tokio::io::DuplexStream>) -> Option<u16> {
     let patience = async {
         for _ in 0..20_000 {
             tokio::task::yield_now().await;
@@ -192,14 +192,14 @@ async fn soon<D: Protocol>(far: &mut ByHand<D, tokio::io::DuplexStream>) -> Opti
     }
 }
 
-/// One round ends a large message of the queue and begins the next: the log's turn is after that one.
+/// One round ends a large message of the queue and begins the next. The log is next after that one.
 #[tokio::test(start_paused = true)]
-async fn a_message_that_has_begun_goes_on_though_the_log_begins_to_wait() {
+async fn a_begun_message_continues_when_the_log_gets_data() {
     for lane in [Lane::Urgent, Lane::Normal, Lane::Bulk] {
-        let side = Side::new(Native::default());
+        let side = TestSide::new(Native::default());
         let (near, far) = pipe(4 * 1024);
-        let running = side.start(near, Ear::new());
-        let mut far = side.by_hand(far);
+        let running = side.start(near, RecordingHandler::new());
+        let mut far = side.manual_peer(far);
         for _ in 0..4 {
             running.connection.send(Message { lane, kind: 1, payload: vec![0; 100_000].into() }).unwrap();
         }
@@ -207,24 +207,24 @@ async fn a_message_that_has_begun_goes_on_though_the_log_begins_to_wait() {
         side.broadcast(lane, 2, b"small");
         let mut kinds = Vec::new();
         for _ in 0..5 {
-            kinds.push(soon(&mut far).await);
+            kinds.push(next_within_a_second(&mut far).await);
         }
         kinds.sort_unstable();
         assert_eq!(kinds, [Some(1), Some(1), Some(1), Some(1), Some(2)], "{lane:?}");
         running.connection.send(Message { lane, kind: 3, payload: "after".into() }).unwrap();
-        assert_eq!(soon(&mut far).await, Some(3), "{lane:?}");
+        assert_eq!(next_within_a_second(&mut far).await, Some(3), "{lane:?}");
     }
 }
 
-/// It is the log's turn, but what the log has is the peer's own, or was skipped.
+/// It is the log's turn, but its messages came from the peer itself, or were skipped.
 #[tokio::test(start_paused = true)]
-async fn a_message_does_not_wait_for_a_log_that_has_nothing_for_the_peer() {
+async fn a_message_does_not_wait_for_a_log_with_nothing_for_the_peer() {
     for skipped in [false, true] {
-        let plan = Plan { ring: 64 * 1024, lag: LagPolicy::Skip, ..Plan::default() };
-        let side = Side::with(Native::default(), plan);
+        let config = SideConfig { ring: 64 * 1024, lag: LagPolicy::Skip, ..SideConfig::default() };
+        let side = TestSide::with(Native::default(), config);
         let (near, far) = pipe(1024);
-        let running = side.start(near, Ear::new());
-        let mut far = side.by_hand(far);
+        let running = side.start(near, RecordingHandler::new());
+        let mut far = side.manual_peer(far);
         let lane = Lane::Normal;
         running.connection.send(Message { lane, kind: 1, payload: vec![0; 5_000].into() }).unwrap();
         settle().await;
@@ -239,19 +239,19 @@ async fn a_message_does_not_wait_for_a_log_that_has_nothing_for_the_peer() {
         running.connection.send(Message { lane, kind: 3, payload: "after".into() }).unwrap();
         let mut kinds = Vec::new();
         while kinds.last() != Some(&Some(3)) {
-            kinds.push(soon(&mut far).await);
+            kinds.push(next_within_a_second(&mut far).await);
             assert!(kinds.last() != Some(&None), "skipped: {skipped}; {kinds:?}");
         }
     }
 }
 
-/// Also where one write takes half a mebibyte.
+/// Holds where one write takes half a mebibyte too.
 #[tokio::test(start_paused = true)]
-async fn a_lower_lane_that_waits_gets_its_sixteenth_of_a_stream_that_takes_whole_rounds() {
-    let side = Side::with(Native::default(), Plan { ring: 32 << 20, ..Plan::default() });
+async fn a_waiting_lower_lane_gets_its_sixteenth_of_whole_rounds() {
+    let side = TestSide::with(Native::default(), SideConfig { ring: 32 << 20, ..SideConfig::default() });
     let (near, far) = pipe(16 << 20);
-    let _running = side.start(near, Ear::new());
-    let mut far = side.by_hand(far);
+    let _running = side.start(near, RecordingHandler::new());
+    let mut far = side.manual_peer(far);
     for _ in 0..800 {
         side.broadcast(Lane::Urgent, 2, &[0; 16_000]);
     }
@@ -261,22 +261,22 @@ async fn a_lower_lane_that_waits_gets_its_sixteenth_of_a_stream_that_takes_whole
     let (mut urgent, mut normal) = (0, 0);
     while urgent < 8 << 20 {
         match far.next().await.unwrap() {
-            Item::Message(Lane::Urgent, _, body) => urgent += body.len(),
-            Item::Message(Lane::Normal, _, body) => normal += body.len(),
+            Received::Message(Lane::Urgent, _, body) => urgent += body.len(),
+            Received::Message(Lane::Normal, _, body) => normal += body.len(),
             other => panic!("{other:?}"),
         }
     }
     assert!((urgent / 20..=urgent / 10).contains(&normal), "{normal} bytes beside {urgent}");
 }
 
-/// The same over a log, of which a full stream makes the writer let go again and again.
+/// The same for a log that the writer releases whenever the stream is full.
 #[tokio::test(start_paused = true)]
-async fn a_broadcast_on_a_lower_lane_never_starves_behind_a_slow_stream() {
+async fn a_lower_lane_broadcast_does_not_starve_on_a_slow_stream() {
     for (urgent_from_log, room) in [(true, 4 * 1024), (false, 4 * 1024), (true, 100_000), (false, 100_000)] {
-        let side = Side::with(Native::default(), Plan { ring: 32 << 20, ..Plan::default() });
+        let side = TestSide::with(Native::default(), SideConfig { ring: 32 << 20, ..SideConfig::default() });
         let (near, far) = pipe(room);
-        let running = side.start(near, Ear::new());
-        let mut far = side.by_hand(far);
+        let running = side.start(near, RecordingHandler::new());
+        let mut far = side.manual_peer(far);
         side.broadcast(Lane::Bulk, 1, &[0; 160 * 1024]);
         side.broadcast(Lane::Normal, 1, &[0; 10_000]);
         let (mut bytes, mut missing) = (0usize, 2);
@@ -291,9 +291,9 @@ async fn a_broadcast_on_a_lower_lane_never_starves_behind_a_slow_stream() {
                 }
             }
             match far.next().await.unwrap() {
-                Item::Message(Lane::Urgent, _, body) => bytes += body.len(),
-                Item::Message(..) => missing -= 1,
-                Item::Chunk => {}
+                Received::Message(Lane::Urgent, _, body) => bytes += body.len(),
+                Received::Message(..) => missing -= 1,
+                Received::Chunk => {}
                 other => panic!("{other:?}"),
             }
             assert!(bytes < 10 << 20, "starves: urgent from the log: {urgent_from_log}, pipe of {room}");
@@ -305,16 +305,16 @@ async fn a_broadcast_on_a_lower_lane_never_starves_behind_a_slow_stream() {
 #[tokio::test(start_paused = true)]
 async fn log_and_queue_of_one_lane_take_turns_by_message() {
     for lane in [Lane::Urgent, Lane::Normal, Lane::Bulk] {
-        log_and_queue_take_turns(lane).await;
+        check_log_and_queue_take_turns(lane).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn state_gets_its_turn_beside_large_urgent_messages() {
-    let side = Side::new(Native::default());
+async fn state_is_sent_beside_large_urgent_messages() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(4 * 1024);
-    let running = side.start(near, Ear::new());
-    let mut far = side.by_hand(far);
+    let running = side.start(near, RecordingHandler::new());
+    let mut far = side.manual_peer(far);
     for _ in 0..20 {
         running.connection.send(Message::new(1, vec![0; 100_000]).urgent()).unwrap();
     }
@@ -328,11 +328,11 @@ async fn state_gets_its_turn_beside_large_urgent_messages() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lagging_link_skips_whole_messages_counts_them_and_aborts_an_open_one() {
-    let side = Side::with(Native::default(), Plan { ring: 256 << 10, ..Plan::default() });
+async fn a_lagging_connection_skips_and_counts_whole_messages_and_aborts_a_partial_one() {
+    let side = TestSide::with(Native::default(), SideConfig { ring: 256 << 10, ..SideConfig::default() });
     let (near, far) = pipe(4 * 1024);
-    let ear = Ear::new();
-    let _running = side.start(near, ear.clone());
+    let handler = RecordingHandler::new();
+    let _running = side.start(near, handler.clone());
     settle().await;
     let mut sent = 1;
     side.broadcast(Lane::Normal, 0, &[0; 100_000]);
@@ -341,56 +341,59 @@ async fn a_lagging_link_skips_whole_messages_counts_them_and_aborts_an_open_one(
         side.broadcast(Lane::Normal, n, &vec![n as u8; 30_000]);
         sent += 1;
     }
-    let mut far = side.by_hand(far);
+    let mut far = side.manual_peer(far);
     let (mut got, mut aborts) = (Vec::new(), 0);
     let last = loop {
         match tokio::time::timeout(Duration::from_secs(1), far.message()).await {
             Err(_) => {
-                // Everything it can get has come; a last one shows that the lane goes on.
+                // Everything has arrived; one more message shows that the lane works on.
                 side.broadcast(Lane::Normal, 999, b"after");
             }
-            Ok(Some(Item::Message(_, MessageHeader::Event { kind: 999 }, body))) => break body,
-            Ok(Some(Item::Message(_, MessageHeader::Event { kind }, body))) => {
+            Ok(Some(Received::Message(_, MessageHeader::Event { kind: 999 }, body))) => break body,
+            Ok(Some(Received::Message(_, MessageHeader::Event { kind }, body))) => {
                 assert!(body == vec![kind as u8; if kind == 0 { 100_000 } else { 30_000 }], "glued: {kind}");
                 got.push(kind);
             }
-            Ok(Some(Item::Control(Control::Abort { lane: Lane::Normal }))) => aborts += 1,
+            Ok(Some(Received::Control(Control::Abort { lane: Lane::Normal }))) => aborts += 1,
             Ok(other) => panic!("{other:?}"),
         }
     };
     assert_eq!((&last[..], aborts), (&b"after"[..], 1));
     assert!(got.is_sorted());
-    let missed: u64 =
-        ear.heard().iter().map(|one| if let Heard::Gap(Lane::Normal, n) = one { *n } else { 0 }).sum();
+    let missed: u64 = handler
+        .callbacks()
+        .iter()
+        .map(|one| if let Callback::Lagged(Lane::Normal, n) = one { *n } else { 0 })
+        .sum();
     assert_eq!(missed as usize + got.len(), sent, "every message is delivered or counted");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lagging_link_of_a_class_that_may_not_miss_ends() {
-    let plan = Plan { ring: 64 << 10, lag: LagPolicy::Disconnect, ..Plan::default() };
-    let side = Side::with(Native::default(), plan);
+async fn a_lagging_connection_closes_under_the_disconnect_policy() {
+    let config = SideConfig { ring: 64 << 10, lag: LagPolicy::Disconnect, ..SideConfig::default() };
+    let side = TestSide::with(Native::default(), config);
     let (near, far) = pipe(1024);
-    let running = side.start(near, Ear::new());
+    let running = side.start(near, RecordingHandler::new());
     settle().await;
     for _ in 0..100 {
         side.broadcast(Lane::Urgent, 1, &[0; 5_000]);
         settle().await;
     }
-    let mut far = side.by_hand(far);
+    let mut far = side.manual_peer(far);
     far.rest().await;
     assert!(matches!(running.end().await, peerpool::connection::CloseReason::TooSlow(Lane::Urgent)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_link_is_told_the_newest_of_every_key_before_anything_else_and_versions_never_go_back() {
-    let side = Side::new(Toy::new());
+async fn a_new_connection_sends_the_newest_state_first_and_versions_never_decrease() {
+    let side = TestSide::new(Toy::new());
     for (key, value) in [(1, "a"), (2, "b"), (1, "c")] {
         let encoded = side.event(Lane::Urgent, key, value.as_bytes()).freeze();
         side.state.set(StateKey::of_kind(key), encoded).unwrap();
     }
     let (near, far) = pipe(1024);
-    let _running = side.start(near, Ear::new());
-    let mut far = side.by_hand(far);
+    let _running = side.start(near, RecordingHandler::new());
+    let mut far = side.manual_peer(far);
     let two = [far.message().await.unwrap(), far.message().await.unwrap()];
     assert_eq!(two.each_ref().map(kind_of), [Some(2), Some(1)]);
     let stuck = vec![0; 4000];
@@ -404,7 +407,7 @@ async fn a_new_link_is_told_the_newest_of_every_key_before_anything_else_and_ver
     }
     let mut newest = None;
     while newest != Some(49) {
-        if let Item::Message(_, MessageHeader::Event { kind: 1 }, body) = far.message().await.unwrap() {
+        if let Received::Message(_, MessageHeader::Event { kind: 1 }, body) = far.message().await.unwrap() {
             let version = std::str::from_utf8(&body).unwrap().parse::<u32>().unwrap();
             assert!(newest < Some(version));
             newest = Some(version);
@@ -412,10 +415,10 @@ async fn a_new_link_is_told_the_newest_of_every_key_before_anything_else_and_ver
     }
 }
 
-/// Values of this size are set again whenever the far end has read a round of them.
-async fn state_that_is_set_all_the_time_leaves_an_urgent_message_its_turn(size: usize, keys: u16) {
+/// Values of `size` bytes are set again whenever the far end has read a round of them.
+async fn check_frequent_state_leaves_urgent_messages_their_turn(size: usize, keys: u16) {
     const ROUND: usize = 256 * 1024;
-    let side = Side::new(Native::default());
+    let side = TestSide::new(Native::default());
     let set_all = || {
         for key in 0..keys {
             let value = side.event(Lane::Urgent, 100 + key, &vec![0; size]).freeze();
@@ -424,15 +427,15 @@ async fn state_that_is_set_all_the_time_leaves_an_urgent_message_its_turn(size: 
     };
     let (near, far) = pipe(16 * 1024);
     set_all();
-    let running = side.start(near, Ear::new());
+    let running = side.start(near, RecordingHandler::new());
     settle().await;
     running.connection.send(Message::new(1, "vote").urgent()).unwrap();
-    let mut far = side.by_hand(far);
+    let mut far = side.manual_peer(far);
     let (mut before, mut since) = (0, 0);
     loop {
         match far.message().await.unwrap() {
-            Item::Message(_, MessageHeader::Event { kind: 1 }, _) => break,
-            Item::Message(_, _, body) => since += body.len(),
+            Received::Message(_, MessageHeader::Event { kind: 1 }, _) => break,
+            Received::Message(_, _, body) => since += body.len(),
             other => panic!("{other:?}"),
         }
         if since >= ROUND {
@@ -446,46 +449,48 @@ async fn state_that_is_set_all_the_time_leaves_an_urgent_message_its_turn(size: 
 
 #[tokio::test(start_paused = true)]
 async fn state_that_is_set_all_the_time_leaves_an_urgent_message_its_turn_small() {
-    state_that_is_set_all_the_time_leaves_an_urgent_message_its_turn(16 * 1024, 40).await;
+    check_frequent_state_leaves_urgent_messages_their_turn(16 * 1024, 40).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn state_that_is_set_all_the_time_leaves_an_urgent_message_its_turn_large() {
-    state_that_is_set_all_the_time_leaves_an_urgent_message_its_turn(256 * 1024, 4).await;
+    check_frequent_state_leaves_urgent_messages_their_turn(256 * 1024, 4).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_append_before_silence_reaches_every_parked_link() {
-    let side = Side::new(Native::default());
-    let waking = tokio::spawn(side.hub.waker_task().unwrap());
+async fn the_last_append_reaches_every_parked_connection() {
+    let side = TestSide::new(Native::default());
+    let waking = tokio::spawn(side.wake_set.waker_task().unwrap());
     let mut far = Vec::new();
-    let mut ears = Vec::new();
+    let mut handlers = Vec::new();
     for _ in 0..100 {
         let (near, other) = pipe(1024);
-        let ear = Ear::new();
-        far.push((side.start(near, Ear::new()), side.start(other, ear.clone())));
-        ears.push(ear);
+        let handler = RecordingHandler::new();
+        far.push((side.start(near, RecordingHandler::new()), side.start(other, handler.clone())));
+        handlers.push(handler);
     }
     for n in 0..20u16 {
         settle().await;
         side.broadcast(Lane::Normal, n, b"x");
-        for ear in &ears {
-            ear.until_events(usize::from(n) + 1).await;
+        for handler in &handlers {
+            handler.until_events(usize::from(n) + 1).await;
         }
     }
     waking.abort();
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_link_holds_nothing_and_wakes_for_nothing() {
-    let side =
-        Side::with(Native::default(), Plan { connection: ConnectionConfig::default(), ..Plan::default() });
+async fn an_idle_connection_holds_nothing_and_is_not_woken() {
+    let side = TestSide::with(
+        Native::default(),
+        SideConfig { connection: ConnectionConfig::default(), ..SideConfig::default() },
+    );
     let (near, far) = pipe(1024);
-    let ear = Ear::new();
-    let running = side.start(near, ear.clone());
-    let mut far = side.by_hand(far);
+    let handler = RecordingHandler::new();
+    let running = side.start(near, handler.clone());
+    let mut far = side.manual_peer(far);
     far.send(&side.event(Lane::Normal, 1, b"x")).await;
-    ear.until_events(1).await;
+    handler.until_events(1).await;
     running.connection.send(Message::new(2, vec![0; 5_000])).unwrap();
     far.message().await.unwrap();
     settle().await;

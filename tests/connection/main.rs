@@ -1,4 +1,5 @@
-//! Connections over both protocols: lanes, inbox, requests, bounds, and how they end. Time is paused.
+//! Connections over both protocols: lanes, inbox, requests, bounds, and how they end. Time is
+//! paused.
 #![cfg(all(feature = "node", not(peerpool_loom)))]
 
 mod bounds;

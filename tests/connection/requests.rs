@@ -1,4 +1,4 @@
-//! Requests: every one is answered or fails with a reason, and no waiter outlives its future.
+//! Requests: each gets a response or fails with a reason, and no entry outlives its future.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,33 +13,33 @@ use peerpool::wire::{Control, MessageHeader, Native, Status};
 
 use crate::harness::*;
 
-fn request_of(item: Option<Item>) -> u32 {
+fn request_of(item: Option<Received>) -> u32 {
     match item {
-        Some(Item::Message(_, MessageHeader::Request { id, .. }, _)) => id,
+        Some(Received::Message(_, MessageHeader::Request { id, .. }, _)) => id,
         other => panic!("{other:?}"),
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_request_that_was_sent_is_cancelled_and_its_late_answer_reaches_nobody() {
-    let side = Side::new(Native::default());
+async fn a_dropped_sent_request_is_cancelled_and_its_late_response_is_dropped() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(64 * 1024);
-    let running = side.start(near, Ear::new());
-    let mut far = side.by_hand(far);
+    let running = side.start(near, RecordingHandler::new());
+    let mut far = side.manual_peer(far);
     let asking = tokio::spawn({
         let connection = Arc::clone(&running.connection);
-        async move { connection.request(Message::new(1, "?"), WAIT).await }
+        async move { connection.request(Message::new(1, "?"), TIMEOUT).await }
     });
     let id = request_of(far.message().await);
     asking.abort();
     assert!(
-        matches!(far.message().await, Some(Item::Message(_, MessageHeader::Cancel { id: gone }, _)) if gone == id)
+        matches!(far.message().await, Some(Received::Message(_, MessageHeader::Cancel { id: gone }, _)) if gone == id)
     );
     assert_eq!(running.connection.pending_counts().outbound_requests, 0);
     far.send(&side.encode(Lane::Normal, &MessageHeader::Response { id, status: Status::Ok }, b"late")).await;
     let again = tokio::spawn({
         let connection = Arc::clone(&running.connection);
-        async move { connection.request(Message::new(1, "again"), WAIT).await }
+        async move { connection.request(Message::new(1, "again"), TIMEOUT).await }
     });
     let second = request_of(far.message().await);
     assert_ne!(id, second);
@@ -60,14 +60,15 @@ async fn a_dropped_request_that_was_sent_is_cancelled_and_its_late_answer_reache
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_request_that_was_not_sent_is_taken_back() {
-    let side = Side::new(Native::default());
+async fn a_dropped_unsent_request_is_taken_back() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(16);
-    let running = side.start(near, Ear::new());
+    let running = side.start(near, RecordingHandler::new());
     running.connection.send(Message::new(1, vec![0; 1_000])).unwrap();
     settle().await;
     let connection = Arc::clone(&running.connection);
-    let asking = tokio::spawn(async move { connection.request(Message::new(2, vec![0; 5_000]), WAIT).await });
+    let asking =
+        tokio::spawn(async move { connection.request(Message::new(2, vec![0; 5_000]), TIMEOUT).await });
     settle().await;
     assert_eq!(
         (
@@ -80,19 +81,19 @@ async fn a_dropped_request_that_was_not_sent_is_taken_back() {
     let _ = asking.await;
     assert_eq!(running.connection.pending_counts(), peerpool::connection::PendingCounts::default());
     running.connection.send(Message::new(3, "next")).unwrap();
-    let mut far = side.by_hand(far);
-    assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Event { kind: 1 }, _))));
-    assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Event { kind: 3 }, _))));
+    let mut far = side.manual_peer(far);
+    assert!(matches!(far.message().await, Some(Received::Message(_, MessageHeader::Event { kind: 1 }, _))));
+    assert!(matches!(far.message().await, Some(Received::Message(_, MessageHeader::Event { kind: 3 }, _))));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_removes_its_own_waiter_only() {
-    let side = Side::new(Native::default());
+async fn a_timeout_removes_only_its_own_request() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(64 * 1024);
-    let running = side.start(near, Ear::new());
-    let mut far = side.by_hand(far);
+    let running = side.start(near, RecordingHandler::new());
+    let mut far = side.manual_peer(far);
     let connection = Arc::clone(&running.connection);
-    let patient = tokio::spawn(async move { connection.request(Message::new(1, "a"), WAIT).await });
+    let patient = tokio::spawn(async move { connection.request(Message::new(1, "a"), TIMEOUT).await });
     let patient_id = request_of(far.message().await);
     let hasty = running.connection.request(Message::new(1, "b"), Duration::from_secs(1)).await;
     assert!(matches!(hasty, Err(RequestError::Timeout)));
@@ -112,10 +113,10 @@ async fn a_timeout_removes_its_own_waiter_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_responder_answers_no_reply_and_a_refusal_carries_its_words() {
-    let side = Side::new(Native::default());
+async fn a_dropped_responder_sends_no_reply_and_a_decline_carries_its_detail() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(1024);
-    let ear = Ear::new().on_request(|kind, _, responder| {
+    let handler = RecordingHandler::new().on_request(|kind, _, responder| {
         match kind {
             0 => drop(responder),
             1 => responder.decline(Status::Other(200), "not you").unwrap(),
@@ -127,9 +128,9 @@ async fn a_dropped_responder_answers_no_reply_and_a_refusal_carries_its_words() 
         }
         Handled::Done
     });
-    let answering = side.start(far, ear);
-    let asking = side.start(near, Ear::new());
-    let ask = async |kind| match asking.connection.request(Message::new(kind, ""), WAIT).await {
+    let answering = side.start(far, handler);
+    let asking = side.start(near, RecordingHandler::new());
+    let ask = async |kind| match asking.connection.request(Message::new(kind, ""), TIMEOUT).await {
         Err(RequestError::Declined { status, detail }) => (status, detail),
         other => panic!("{other:?}"),
     };
@@ -142,28 +143,28 @@ async fn a_dropped_responder_answers_no_reply_and_a_refusal_carries_its_words() 
 
 type Open = Arc<Mutex<Vec<(Bytes, Responder)>>>;
 
-/// Whose handler hands each responder out and is done.
-fn handed_out() -> (Ear, Open) {
+/// A handler that puts each responder into the list and is done.
+fn responders_handed_out() -> (RecordingHandler, Open) {
     let open = Arc::new(Mutex::new(Vec::new()));
-    let ear = Ear::new().on_request({
+    let handler = RecordingHandler::new().on_request({
         let open = Arc::clone(&open);
         move |_, body, responder| {
             open.lock().unwrap().push((body, responder));
             Handled::Done
         }
     });
-    (ear, open)
+    (handler, open)
 }
 
 #[tokio::test(start_paused = true)]
-async fn cancels_do_not_make_room_for_more_requests_than_the_bound() {
-    let side = Side::new(Native::default());
+async fn cancels_do_not_make_room_beyond_the_bound() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(64 * 1024);
-    let (ear, open) = handed_out();
-    let running = side.start(near, ear);
-    let mut far = side.by_hand(far);
+    let (handler, open) = responders_handed_out();
+    let running = side.start(near, handler);
+    let mut far = side.manual_peer(far);
     for id in 0..100 {
-        far.ask(id, 1, b"").await;
+        far.send_request(id, 1, b"").await;
         far.send(&side.encode(Lane::Normal, &MessageHeader::Cancel { id }, b"")).await;
     }
     settle().await;
@@ -173,8 +174,8 @@ async fn cancels_do_not_make_room_for_more_requests_than_the_bound() {
         (most, most)
     );
     assert!(open.lock().unwrap().iter().all(|(_, responder)| !responder.is_wanted()));
-    // What is wanted is begun as soon as those are gone.
-    far.ask(200, 1, b"wanted").await;
+    // The waiting request is started as soon as the responders are gone.
+    far.send_request(200, 1, b"wanted").await;
     settle().await;
     open.lock().unwrap().clear();
     settle().await;
@@ -183,21 +184,21 @@ async fn cancels_do_not_make_room_for_more_requests_than_the_bound() {
     responder.respond("yes").unwrap();
     assert!(matches!(
         far.message().await,
-        Some(Item::Message(_, MessageHeader::Response { id: 200, .. }, _))
+        Some(Received::Message(_, MessageHeader::Response { id: 200, .. }, _))
     ));
     assert_eq!(running.connection.pending_counts().inbound_requests, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_to_what_was_cancelled_is_not_given_to_a_later_request_of_its_id() {
-    let side = Side::new(Native::default());
+async fn a_response_to_a_cancelled_request_does_not_reach_a_later_one_with_its_id() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(64 * 1024);
-    let (ear, open) = handed_out();
-    let _running = side.start(near, ear);
-    let mut far = side.by_hand(far);
-    far.ask(2, 1, b"first").await;
+    let (handler, open) = responders_handed_out();
+    let _running = side.start(near, handler);
+    let mut far = side.manual_peer(far);
+    far.send_request(2, 1, b"first").await;
     far.send(&side.encode(Lane::Normal, &MessageHeader::Cancel { id: 2 }, b"")).await;
-    far.ask(2, 1, b"second").await;
+    far.send_request(2, 1, b"second").await;
     settle().await;
     let (second, first) = {
         let mut open = open.lock().unwrap();
@@ -207,17 +208,18 @@ async fn an_answer_to_what_was_cancelled_is_not_given_to_a_later_request_of_its_
     assert!(!first.1.is_wanted() && second.1.is_wanted());
     assert!(matches!(first.1.respond("to the first"), Err(RespondError::Unwanted(_))));
     second.1.respond("to the second").unwrap();
-    let Some(Item::Message(_, MessageHeader::Response { id: 2, .. }, body)) = far.message().await else {
+    let Some(Received::Message(_, MessageHeader::Response { id: 2, .. }, body)) = far.message().await else {
         panic!("no answer")
     };
     assert_eq!(body, "to the second");
 }
 
-/// What handlers say of themselves, in its order.
+/// Notes of handlers, in order.
 type Notes = Arc<Mutex<Vec<&'static str>>>;
 
-/// Whose handler answers a request of kind 1 at once, and goes on for a second; it waits for ever with others.
-fn goes_on() -> (Ear, Notes) {
+/// A handler that responds to kind 1 at once and goes on for a second, and waits for ever on other
+/// kinds.
+fn goes_on_after_responding() -> (RecordingHandler, Notes) {
     struct Told(Notes, &'static str);
     impl Drop for Told {
         fn drop(&mut self) {
@@ -226,7 +228,7 @@ fn goes_on() -> (Ear, Notes) {
     }
     let told = Notes::default();
     let notes = Arc::clone(&told);
-    let ear = Ear::new().on_request(move |kind, _, responder| {
+    let handler = RecordingHandler::new().on_request(move |kind, _, responder| {
         let notes = Arc::clone(&notes);
         Handled::later(async move {
             let _stopped = Told(Arc::clone(&notes), "stopped");
@@ -240,20 +242,23 @@ fn goes_on() -> (Ear, Notes) {
             notes.lock().unwrap().push("finished");
         })
     });
-    (ear, told)
+    (handler, told)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_request_stops_its_handler_and_an_answered_one_runs_to_its_end() {
-    let side = Side::new(Native::default());
+async fn a_cancel_stops_a_handler_unless_it_has_responded() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(64 * 1024);
-    let (ear, told) = goes_on();
-    let running = side.start(near, ear);
-    let mut far = side.by_hand(far);
-    far.ask(1, 1, b"").await;
-    far.ask(2, 2, b"").await;
-    assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Response { id: 1, .. }, _))));
-    // The first cancel crosses the answer on the line.
+    let (handler, told) = goes_on_after_responding();
+    let running = side.start(near, handler);
+    let mut far = side.manual_peer(far);
+    far.send_request(1, 1, b"").await;
+    far.send_request(2, 2, b"").await;
+    assert!(matches!(
+        far.message().await,
+        Some(Received::Message(_, MessageHeader::Response { id: 1, .. }, _))
+    ));
+    // The first cancel crosses the response.
     far.send(&side.encode(Lane::Normal, &MessageHeader::Cancel { id: 1 }, b"")).await;
     far.send(&side.encode(Lane::Normal, &MessageHeader::Cancel { id: 2 }, b"")).await;
     far.send(&side.encode(Lane::Normal, &MessageHeader::Cancel { id: 3 }, b"")).await;
@@ -262,25 +267,31 @@ async fn a_cancelled_request_stops_its_handler_and_an_answered_one_runs_to_its_e
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(*told.lock().unwrap(), ["stopped", "finished", "stopped"]);
     assert_eq!(running.connection.pending_counts().inbound_requests, 0);
-    far.ask(2, 1, b"the id is free again").await;
-    assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Response { id: 2, .. }, _))));
+    far.send_request(2, 1, b"the id is free again").await;
+    assert!(matches!(
+        far.message().await,
+        Some(Received::Message(_, MessageHeader::Response { id: 2, .. }, _))
+    ));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pong_between_two_requests_does_not_let_a_cancel_of_the_one_stop_the_other() {
-    let side = Side::new(Native::default());
+async fn a_pong_between_two_requests_does_not_mix_up_their_cancels() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(64 * 1024);
-    let (ear, told) = goes_on();
-    let running = side.start(near, ear);
-    let mut far = side.by_hand(far);
-    far.ask(1, 1, b"").await;
-    assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Response { id: 1, .. }, _))));
+    let (handler, told) = goes_on_after_responding();
+    let running = side.start(near, handler);
+    let mut far = side.manual_peer(far);
+    far.send_request(1, 1, b"").await;
+    assert!(matches!(
+        far.message().await,
+        Some(Received::Message(_, MessageHeader::Response { id: 1, .. }, _))
+    ));
     running.connection.ping();
-    let Some(Item::Control(Control::Ping { token })) = far.message().await else { panic!("no ping") };
+    let Some(Received::Control(Control::Ping { token })) = far.message().await else { panic!("no ping") };
     far.send(&side.control(&Control::Pong { token })).await;
     settle().await;
     assert!(!running.connection.has_unanswered_ping());
-    far.ask(2, 2, b"").await;
+    far.send_request(2, 2, b"").await;
     settle().await;
     far.send(&side.encode(Lane::Normal, &MessageHeader::Cancel { id: 2 }, b"")).await;
     settle().await;
@@ -290,34 +301,34 @@ async fn a_pong_between_two_requests_does_not_let_a_cancel_of_the_one_stop_the_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_request_id_twice_at_a_time_breaks_the_protocol() {
-    let side = Side::new(Native::default());
+async fn a_duplicate_request_id_breaks_the_protocol() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(1024);
-    let ear = Ear::new().on_request(|_, _, responder| {
+    let handler = RecordingHandler::new().on_request(|_, _, responder| {
         Handled::later(async move {
             std::future::pending::<()>().await;
             drop(responder);
         })
     });
-    let running = side.start(near, ear);
-    let mut far = side.by_hand(far);
-    far.ask(9, 1, b"").await;
-    far.ask(9, 1, b"").await;
+    let running = side.start(near, handler);
+    let mut far = side.manual_peer(far);
+    far.send_request(9, 1, b"").await;
+    far.send_request(9, 1, b"").await;
     far.rest().await;
     drop(far);
     assert!(matches!(running.end().await, CloseReason::DuplicateRequestId(9)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn closing_fails_all_waiters_at_once() {
-    let side = Side::new(Native::default());
+async fn closing_fails_all_requests_at_once() {
+    let side = TestSide::new(Native::default());
     for drain in [false, true] {
         let (near, _far) = pipe(64);
-        let running = side.start(near, Ear::new());
+        let running = side.start(near, RecordingHandler::new());
         let asking: Vec<_> = (0..20)
             .map(|_| {
                 let connection = Arc::clone(&running.connection);
-                tokio::spawn(async move { connection.request(Message::new(1, vec![0; 100]), WAIT).await })
+                tokio::spawn(async move { connection.request(Message::new(1, vec![0; 100]), TIMEOUT).await })
             })
             .collect();
         settle().await;
@@ -331,7 +342,7 @@ async fn closing_fails_all_waiters_at_once() {
             assert!(matches!(one.await.unwrap(), Err(RequestError::Closed | RequestError::NotSent(_))));
         }
         assert_eq!(begun.elapsed(), Duration::ZERO, "not one waited for the connection's own end");
-        let late = running.connection.request(Message::new(1, ""), WAIT).await;
+        let late = running.connection.request(Message::new(1, ""), TIMEOUT).await;
         assert!(matches!(late, Err(RequestError::NotSent(_))));
         running.end().await;
     }
@@ -339,59 +350,59 @@ async fn closing_fails_all_waiters_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bound_of_no_requests_at_a_time_is_a_bound_of_one() {
+async fn a_bound_of_zero_requests_means_one() {
     let connection = ConnectionConfig { max_inbound_requests: 0, ..ConnectionConfig::default() };
-    let side = Side::with(Native::default(), Plan { connection, ..Plan::default() });
+    let side = TestSide::with(Native::default(), SideConfig { connection, ..SideConfig::default() });
     let (near, far) = pipe(64 * 1024);
     let answers = |_, _, responder: Responder| {
         responder.respond("yes").unwrap();
         Handled::Done
     };
-    let _answering = side.start(near, Ear::new().on_request(answers));
-    let asking = side.start(far, Ear::new());
+    let _answering = side.start(near, RecordingHandler::new().on_request(answers));
+    let asking = side.start(far, RecordingHandler::new());
     for _ in 0..100 {
-        assert_eq!(asking.connection.request(Message::new(1, ""), WAIT).await.unwrap(), "yes");
+        assert_eq!(asking.connection.request(Message::new(1, ""), TIMEOUT).await.unwrap(), "yes");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_many_requests_are_refused_with_the_message() {
+async fn too_many_requests_return_the_message() {
     let connection = ConnectionConfig { max_outbound_requests: 4, ..ConnectionConfig::default() };
-    let side = Side::with(Native::default(), Plan { connection, ..Plan::default() });
+    let side = TestSide::with(Native::default(), SideConfig { connection, ..SideConfig::default() });
     let (near, _far) = pipe(64 * 1024);
-    let running = side.start(near, Ear::new());
+    let running = side.start(near, RecordingHandler::new());
     let asking: Vec<_> = (0..4)
         .map(|_| {
             let connection = Arc::clone(&running.connection);
-            tokio::spawn(async move { connection.request(Message::new(1, ""), WAIT).await })
+            tokio::spawn(async move { connection.request(Message::new(1, ""), TIMEOUT).await })
         })
         .collect();
     settle().await;
-    let refused = running.connection.request(Message::new(5, "mine"), WAIT).await;
+    let refused = running.connection.request(Message::new(5, "mine"), TIMEOUT).await;
     assert!(matches!(refused, Err(RequestError::TooMany(back)) if back == Message::new(5, "mine")));
     asking.iter().for_each(tokio::task::JoinHandle::abort);
     settle().await;
     assert_eq!(running.connection.pending_counts().outbound_requests, 0);
 }
 
-/// The future is dropped after every possible number of polls; whatever the moment, nothing is left.
+/// The future is dropped after every possible number of polls, and nothing is left behind.
 #[tokio::test(start_paused = true)]
-async fn a_request_dropped_after_any_number_of_polls_leaves_nothing() {
-    let side = Side::new(Native::default());
+async fn a_request_dropped_after_any_number_of_polls_leaves_nothing_behind() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(256);
     let held: Arc<Mutex<Vec<Responder>>> = Arc::default();
     let keep = Arc::clone(&held);
-    let ear = Ear::new().on_request(move |kind, _, responder| {
+    let handler = RecordingHandler::new().on_request(move |kind, _, responder| {
         if kind == 1 {
             keep.lock().unwrap().push(responder);
         }
         Handled::Done
     });
-    let asking = side.start(near, Ear::new());
-    let answering = side.start(far, ear);
+    let asking = side.start(near, RecordingHandler::new());
+    let answering = side.start(far, handler);
     for polls in 0..40u32 {
         let message = Message::new((polls % 2) as u16, vec![0; 37 * polls as usize]);
-        let mut request = Box::pin(asking.connection.request(message, WAIT));
+        let mut request = Box::pin(asking.connection.request(message, TIMEOUT));
         for _ in 0..polls {
             let polled =
                 std::future::poll_fn(|cx| std::task::Poll::Ready(request.as_mut().poll(cx).is_ready())).await;
@@ -416,12 +427,12 @@ async fn a_request_dropped_after_any_number_of_polls_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pipeline_hands_out_answers_as_they_come_each_with_its_number() {
-    let side = Side::new(Native::default());
+async fn a_pipeline_returns_responses_as_they_arrive_with_their_numbers() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(64 * 1024);
-    let running = side.start(near, Ear::new());
-    let mut far = side.by_hand(far);
-    let mut pipeline = running.connection.pipeline(WAIT);
+    let running = side.start(near, RecordingHandler::new());
+    let mut far = side.manual_peer(far);
+    let mut pipeline = running.connection.pipeline(TIMEOUT);
     assert!(pipeline.next().await.is_none(), "nothing was asked");
     let numbers = [0, 1, 2].map(|kind| pipeline.send(Message::new(kind, "")).unwrap());
     assert_eq!((numbers, pipeline.in_flight()), ([0, 1, 2], 3));
@@ -439,7 +450,7 @@ async fn a_pipeline_hands_out_answers_as_they_come_each_with_its_number() {
         pipeline.next().await,
         Some((0, Err(RequestError::Declined { status: Status::Refused, detail }))) if detail == "none"
     ));
-    // A number is not used again, whatever place is.
+    // A slot is used again, a number is not.
     assert_eq!((pipeline.send(Message::new(3, "")).unwrap(), pipeline.in_flight()), (3, 2));
     far.send(&answer(1, Status::Ok, b"one")).await;
     assert!(matches!(pipeline.next().await, Some((1, Ok(words))) if words == "one"));
@@ -447,11 +458,11 @@ async fn a_pipeline_hands_out_answers_as_they_come_each_with_its_number() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_answer_costs_a_pipeline_that_one_request() {
-    let side = Side::new(Native::default());
+async fn a_late_response_fails_only_its_own_pipelined_request() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(64 * 1024);
-    let running = side.start(near, Ear::new());
-    let mut far = side.by_hand(far);
+    let running = side.start(near, RecordingHandler::new());
+    let mut far = side.manual_peer(far);
     let within = Duration::from_secs(32);
     let mut pipeline = running.connection.pipeline(within);
     pipeline.send(Message::new(1, "")).unwrap();
@@ -463,9 +474,9 @@ async fn a_late_answer_costs_a_pipeline_that_one_request() {
     assert!(matches!(pipeline.next().await, Some((0, Err(RequestError::Timeout)))));
     let took = begun.elapsed();
     assert!(took >= within && took <= within + Duration::from_millis(1_100), "{took:?}");
-    // The peer is told, and what comes after all reaches nobody.
+    // The peer gets a cancel, and a late response is dropped.
     assert!(
-        matches!(far.message().await, Some(Item::Message(_, MessageHeader::Cancel { id: gone }, _)) if gone == first)
+        matches!(far.message().await, Some(Received::Message(_, MessageHeader::Cancel { id: gone }, _)) if gone == first)
     );
     for (id, words) in [(first, b"late"), (second, b"good")] {
         far.send(&side.encode(Lane::Normal, &MessageHeader::Response { id, status: Status::Ok }, words))
@@ -476,11 +487,11 @@ async fn a_late_answer_costs_a_pipeline_that_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pipeline_gives_up_what_nobody_answers_also_while_other_answers_keep_coming() {
-    let side = Side::new(Native::default());
+async fn a_pipeline_times_out_requests_while_other_responses_arrive() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(64 * 1024);
-    let running = side.start(near, Ear::new());
-    let mut far = side.by_hand(far);
+    let running = side.start(near, RecordingHandler::new());
+    let mut far = side.manual_peer(far);
     let within = Duration::from_secs(1);
     let mut pipeline = running.connection.pipeline(within);
     pipeline.send(Message::new(0, "never answered")).unwrap();
@@ -500,7 +511,7 @@ async fn a_pipeline_gives_up_what_nobody_answers_also_while_other_answers_keep_c
         assert!(begun.elapsed() < 3 * within, "it waits for ever");
     };
     assert!(took >= within && took <= within + Duration::from_millis(300), "{took:?}");
-    // What was answered in time is handed out all the same.
+    // Responses that arrived in time are returned all the same.
     while pipeline.in_flight() > 0 {
         assert!(matches!(pipeline.next().await, Some((_, Ok(_)))));
         answered += 1;
@@ -508,19 +519,19 @@ async fn a_pipeline_gives_up_what_nobody_answers_also_while_other_answers_keep_c
     assert!(answered >= 9, "{answered}");
     let told = far.message().await;
     assert!(
-        matches!(told, Some(Item::Message(_, MessageHeader::Cancel { id }, _)) if id == silent),
+        matches!(told, Some(Received::Message(_, MessageHeader::Cancel { id }, _)) if id == silent),
         "{told:?}"
     );
     assert_eq!(running.connection.pending_counts().outbound_requests, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_pipeline_takes_back_what_was_not_sent_and_cancels_what_was() {
-    let side = Side::new(Native::default());
+async fn a_dropped_pipeline_takes_back_unsent_requests_and_cancels_sent_ones() {
+    let side = TestSide::new(Native::default());
     let (near, far) = pipe(1024);
-    let running = side.start(near, Ear::new());
-    let mut far = side.by_hand(far);
-    let mut pipeline = running.connection.pipeline(WAIT);
+    let running = side.start(near, RecordingHandler::new());
+    let mut far = side.manual_peer(far);
+    let mut pipeline = running.connection.pipeline(TIMEOUT);
     pipeline.send(Message::new(1, "")).unwrap();
     let sent = request_of(far.message().await);
     running.connection.send(Message::new(9, vec![0; 10_000])).unwrap();
@@ -529,20 +540,20 @@ async fn a_dropped_pipeline_takes_back_what_was_not_sent_and_cancels_what_was() 
     settle().await;
     drop(pipeline);
     assert_eq!(running.connection.pending_counts().outbound_requests, 0);
-    assert!(matches!(far.message().await, Some(Item::Message(_, MessageHeader::Event { kind: 9 }, _))));
+    assert!(matches!(far.message().await, Some(Received::Message(_, MessageHeader::Event { kind: 9 }, _))));
     assert!(
-        matches!(far.message().await, Some(Item::Message(_, MessageHeader::Cancel { id: gone }, _)) if gone == sent),
+        matches!(far.message().await, Some(Received::Message(_, MessageHeader::Cancel { id: gone }, _)) if gone == sent),
         "the second was never sent"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closing_link_fails_all_of_a_pipeline_and_a_full_one_hands_the_message_back() {
+async fn closing_fails_a_pipeline_and_a_full_one_returns_the_message() {
     let connection = ConnectionConfig { max_outbound_requests: 2, ..ConnectionConfig::default() };
-    let side = Side::with(Native::default(), Plan { connection, ..Plan::default() });
+    let side = TestSide::with(Native::default(), SideConfig { connection, ..SideConfig::default() });
     let (near, _far) = pipe(64 * 1024);
-    let running = side.start(near, Ear::new());
-    let mut pipeline = running.connection.pipeline(WAIT);
+    let running = side.start(near, RecordingHandler::new());
+    let mut pipeline = running.connection.pipeline(TIMEOUT);
     pipeline.send(Message::new(1, "")).unwrap();
     pipeline.send(Message::new(2, "")).unwrap();
     let full = pipeline.send(Message::new(3, "third"));

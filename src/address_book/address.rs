@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::wall_time::WallTime;
-use crate::base::{Subnet, canonical_ip};
+use crate::base::{Backoff, Subnet, canonical_ip};
 
 /// Failures in a row after which an address counts as unreachable: it is not shared with peers, may
 /// be evicted although it once connected, and no longer keeps its aliases from being dialled.
@@ -61,6 +61,57 @@ impl Address {
             self_since: None,
             last_cause: None,
         }
+    }
+
+    /// Records the outcome of a dial or its session.
+    ///
+    /// `random` decides the jitter of a new wait.
+    pub(super) fn apply(&mut self, outcome: DialOutcome, now: WallTime, backoff: Backoff, random: u64) {
+        let soon = MAX_LOCAL_FAULT_WAIT.min(backoff.cap);
+        let fail = |entry: &mut Self, cause, min_wait| {
+            entry.failures = entry.failures.saturating_add(1);
+            entry.next_attempt = now.after(backoff.delay(entry.failures, random).max(min_wait));
+            entry.last_cause = Some(cause);
+        };
+        // A wait without a failure does not shorten the current wait.
+        let wait_at_least = |entry: &mut Self, wait: Duration| {
+            entry.next_attempt = now.after(entry.remaining_wait(now, backoff.cap).max(wait));
+        };
+        match outcome {
+            DialOutcome::Attempt => self.last_attempt = Some(now),
+            DialOutcome::Connected => {
+                self.last_success = Some(now);
+                (self.self_since, self.alias_of) = (None, None);
+                // However the session ends, a redial waits at least as long as after one failure.
+                wait_at_least(self, backoff.delay(self.failures.max(1), random));
+            }
+            DialOutcome::Stable => {
+                self.last_success = Some(now);
+                self.failures = 0;
+                self.next_attempt = now;
+                self.last_cause = None;
+            }
+            DialOutcome::Failed(cause) => fail(self, cause, Duration::ZERO),
+            DialOutcome::Busy { retry_after } => {
+                // The peer chose this wait, so it counts up to our own longest wait only.
+                fail(self, FailureCause::Busy, retry_after.unwrap_or_default().min(backoff.cap));
+            }
+            DialOutcome::NoNetwork(cause) => {
+                fail(self, cause, Duration::ZERO);
+                self.next_attempt = self.next_attempt.min(now.after(soon));
+            }
+            DialOutcome::Deferred => {
+                wait_at_least(self, Backoff { base: soon, cap: soon }.delay(1, random));
+            }
+            DialOutcome::Collision => {}
+        }
+    }
+
+    /// How long the next dial still has to wait; `cap` is the longest possible wait.
+    pub(super) fn remaining_wait(&self, now: WallTime, cap: Duration) -> Duration {
+        let left = self.next_attempt.since(now);
+        // A wait above the cap was set before the clock jumped back.
+        if left > cap { Duration::ZERO } else { left }
     }
 
     /// Whether it counts as unreachable, after too many failures in a row.

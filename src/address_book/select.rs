@@ -102,15 +102,8 @@ impl View<'_> {
     }
 
     fn wait(&self, entry: &Address) -> Duration {
-        remaining_wait(entry, self.now, self.config.backoff.cap)
+        entry.remaining_wait(self.now, self.config.backoff.cap)
     }
-}
-
-/// How long an address still has to wait.
-pub(super) fn remaining_wait(entry: &Address, now: WallTime, cap: Duration) -> Duration {
-    let left = entry.next_attempt.since(now);
-    // No wait exceeds the cap, so a longer one was set before the clock jumped back.
-    if left > cap { Duration::ZERO } else { left }
 }
 
 /// Selects up to `max` candidates: trusted ones first, then proven and new ones in random turns,

@@ -6,11 +6,8 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-use std::time::Duration;
 
-use super::address::{
-    AddRefused, Added, Address, DialOutcome, FailureCause, MAX_LOCAL_FAULT_WAIT, Source, refusal,
-};
+use super::address::{AddRefused, Added, Address, DialOutcome, Source, refusal};
 use super::bans::{Ban, BanTarget, Bans};
 use super::config::AddressBookConfig;
 use super::dirty::DirtySet;
@@ -18,9 +15,9 @@ use super::dirty::DirtySet;
 use super::dirty::{Batch, Dirty};
 use super::eviction::EvictionQueues;
 use super::quota::SourceQuotas;
-use super::select::{Candidate, MAX_ALIAS_HOPS, View, remaining_wait};
+use super::select::{Candidate, MAX_ALIAS_HOPS, View};
 use super::wall_time::WallTime;
-use crate::base::{Backoff, PeerId};
+use crate::base::PeerId;
 
 /// The records of the book. The maps are ordered, so that equal seeds make equal choices.
 #[derive(Debug)]
@@ -113,45 +110,10 @@ impl AddrTable {
     pub(super) fn record(&mut self, addr: &SocketAddr, outcome: DialOutcome, now: WallTime) -> bool {
         let backoff = self.config.backoff;
         let random = self.rng.u64(..);
-        let fail = |entry: &mut Address, cause, min_wait| {
-            entry.failures = entry.failures.saturating_add(1);
-            entry.next_attempt = now.after(backoff.delay(entry.failures, random).max(min_wait));
-            entry.last_cause = Some(cause);
-        };
-        // A wait that is set without a new failure does not shorten the current one.
-        let wait_at_least = |entry: &mut Address, wait: Duration| {
-            entry.next_attempt = now.after(remaining_wait(entry, now, backoff.cap).max(wait));
-        };
-        let soon = MAX_LOCAL_FAULT_WAIT.min(backoff.cap);
-        match outcome {
-            DialOutcome::Attempt => self.edit(addr, |entry| entry.last_attempt = Some(now)),
-            DialOutcome::Connected => self.edit(addr, |entry| {
-                entry.last_success = Some(now);
-                (entry.self_since, entry.alias_of) = (None, None);
-                // However the session ends, a redial waits at least as long as after one failure.
-                wait_at_least(entry, backoff.delay(entry.failures.max(1), random));
-            }),
-            DialOutcome::Stable => self.edit(addr, |entry| {
-                entry.last_success = Some(now);
-                entry.failures = 0;
-                entry.next_attempt = now;
-                entry.last_cause = None;
-            }),
-            DialOutcome::Failed(cause) => self.edit(addr, |entry| fail(entry, cause, Duration::ZERO)),
-            DialOutcome::Busy { retry_after } => {
-                // The peer chose this wait, so it counts up to our own longest wait only.
-                let min_wait = retry_after.unwrap_or_default().min(backoff.cap);
-                self.edit(addr, |entry| fail(entry, FailureCause::Busy, min_wait))
-            }
-            DialOutcome::NoNetwork(cause) => self.edit(addr, |entry| {
-                fail(entry, cause, Duration::ZERO);
-                entry.next_attempt = entry.next_attempt.min(now.after(soon));
-            }),
-            DialOutcome::Deferred => self.edit(addr, |entry| {
-                wait_at_least(entry, Backoff { base: soon, cap: soon }.delay(1, random));
-            }),
-            DialOutcome::Collision => self.entries.contains_key(addr),
+        if outcome == DialOutcome::Collision {
+            return self.entries.contains_key(addr);
         }
+        self.edit(addr, |entry| entry.apply(outcome, now, backoff, random))
     }
 
     pub(super) fn set_trusted(

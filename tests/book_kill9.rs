@@ -1,4 +1,5 @@
-//! What the book has flushed survives SIGKILL: a child process writes and flushes, and is killed at random moments.
+//! Flushed records survive SIGKILL: a child process writes and flushes, and is killed at random
+//! times.
 #![cfg(all(feature = "redb", unix))]
 #![allow(clippy::unwrap_used)] // helpers of tests; clippy excuses the tests alone
 
@@ -33,7 +34,7 @@ fn addr(n: u32) -> SocketAddr {
     SocketAddr::new(ip(n), 7000)
 }
 
-/// Fails once more with every flush.
+/// An address that gets one more failure with every flush.
 fn counter() -> SocketAddr {
     SocketAddr::from(([30, 0, 0, 1], 7000))
 }
@@ -55,14 +56,14 @@ fn open(path: &Path) -> AddressBook {
     AddressBook::open(path, config).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Not a test of its own: the process that is killed. Without its variable, as in a normal run, it does nothing.
+/// The process that is killed, not a test. Does nothing unless its variable is set.
 #[test]
 fn child_writes_until_it_is_killed() {
     let Some(path) = std::env::var_os(FILE) else { return };
     let start: u32 = std::env::var(START).unwrap().parse().unwrap();
     let book = open(Path::new(&path));
     book.add(counter(), Source::Operator, now(0)).unwrap();
-    // Ends by itself, should nobody kill it.
+    // Ends by itself if the parent does not kill it.
     let end = Instant::now() + Duration::from_secs(20);
     let mut n = start;
     while Instant::now() < end {
@@ -84,7 +85,7 @@ fn child_writes_until_it_is_killed() {
     }
 }
 
-/// What the child said it had flushed.
+/// A flush that the child has reported.
 #[derive(Clone, Copy)]
 struct Flushed {
     n: u32,
@@ -97,13 +98,13 @@ impl Flushed {
         let mut words = line.strip_prefix("flushed ")?.split(' ');
         let n = words.next()?.parse().ok()?;
         let counted = words.next()?.parse().ok()?;
-        // A last line cut short by the kill is no word of anybody's.
+        // The kill may have truncated the last line.
         let next_attempt = WallTime::from_millis(words.next()?.parse().ok()?);
         (next_attempt > now(0)).then_some(Self { n, counted, next_attempt })
     }
 }
 
-/// Killed, not dropped, should the parent panic.
+/// Kills the child if the parent panics.
 struct Running(Child);
 
 impl Drop for Running {
@@ -125,22 +126,23 @@ fn spawn(path: &Path, start: u32) -> Running {
     Running(child)
 }
 
-/// Lets a child write from `start` on, kills it after `lines` flushes and `pause`, and returns what it flushed.
+/// Lets a child write from `start` on, and kills it `pause` after `lines` flushes. Returns the
+/// reported flushes.
 fn run_and_kill(path: &Path, start: u32, lines: usize, pause: Duration) -> Vec<Flushed> {
     let mut child = spawn(path, start);
     let mut stderr = BufReader::new(child.0.stderr.take().unwrap());
-    let mut said = Vec::new();
+    let mut reported = Vec::new();
     let mut line = String::new();
-    while said.len() < lines {
+    while reported.len() < lines {
         line.clear();
         assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "the child ended by itself");
         let flushed = Flushed::parse(line.trim_end());
-        said.push(flushed.unwrap_or_else(|| panic!("the child failed: {line}")));
+        reported.push(flushed.unwrap_or_else(|| panic!("the child failed: {line}")));
     }
     std::thread::sleep(pause);
     child.0.kill().unwrap();
     assert_eq!(child.0.wait().unwrap().signal(), Some(9), "killed by SIGKILL, not ended");
-    // What it said before it died and nobody had read yet.
+    // Lines that the child wrote before it died.
     while stderr
         .read_line({
             line.clear();
@@ -150,13 +152,14 @@ fn run_and_kill(path: &Path, start: u32, lines: usize, pause: Duration) -> Vec<F
         > 0
     {
         if line.ends_with('\n') {
-            said.push(Flushed::parse(line.trim_end()).unwrap_or_else(|| panic!("the child failed: {line}")));
+            reported
+                .push(Flushed::parse(line.trim_end()).unwrap_or_else(|| panic!("the child failed: {line}")));
         }
     }
-    said
+    reported
 }
 
-/// Whether record `n` is in the book; it is there whole or not at all.
+/// Whether record `n` is in the book. It must be there completely or not at all.
 fn holds(book: &AddressBook, n: u32) -> bool {
     let banned = book.is_banned(&ip(n).into(), now(n));
     assert_eq!(banned, book.is_banned(&key(n).into(), now(n)), "both bans of one flush, or none: {n}");
@@ -169,20 +172,21 @@ fn holds(book: &AddressBook, n: u32) -> bool {
 }
 
 #[test]
-fn what_was_flushed_survives_kill_9() {
+fn flushed_records_survive_kill_9() {
     let dir = tempfile::tempdir().unwrap();
     let path: PathBuf = dir.path().join("book.redb");
     let mut rng = fastrand::Rng::new();
-    let (mut all, mut next, mut unsaid) = (Vec::<Flushed>::new(), 0, 0);
+    let (mut all, mut next, mut unreported) = (Vec::<Flushed>::new(), 0, 0);
     for round in 0..ROUNDS {
-        // Some die while they start, the first one while it creates the file.
+        // Some children die while they start; the first one while it creates the file.
         let lines = if round % 4 == 0 { 0 } else { rng.usize(1..25) };
         let pause = Duration::from_micros(rng.u64(..40_000));
-        let said = run_and_kill(&path, next, lines, pause);
-        all.extend(&said);
+        let reported = run_and_kill(&path, next, lines, pause);
+        all.extend(&reported);
         let book = open(&path);
-        // The newest that is known to be done; those of earlier rounds that were not said are done too.
-        let newest = said.last().map(|flushed| flushed.n).or(next.checked_sub(1));
+        // The newest flush known to be complete. Unreported flushes of earlier rounds are complete
+        // too.
+        let newest = reported.last().map(|flushed| flushed.n).or(next.checked_sub(1));
         for flushed in &all {
             assert!(holds(&book, flushed.n), "round {round}: {} was flushed and is lost", flushed.n);
             let known = book.get(&addr(flushed.n));
@@ -196,17 +200,17 @@ fn what_was_flushed_survives_kill_9() {
                 assert!(newest.is_some_and(|newest| newest + 1 >= flushed.n + KEPT), "{} is lost", flushed.n);
             }
         }
-        // One flush may have been done and not been said; none beyond it.
-        let first_unsaid = said.last().map_or(next, |flushed| flushed.n + 1);
-        let done = u32::from(holds(&book, first_unsaid));
-        assert!(!holds(&book, first_unsaid + 1), "nothing that was never flushed");
+        // At most one flush may be complete and unreported.
+        let first_unreported = reported.last().map_or(next, |flushed| flushed.n + 1);
+        let done = u32::from(holds(&book, first_unreported));
+        assert!(!holds(&book, first_unreported + 1), "a record that was never flushed");
         let counted = book.get(&counter()).map_or(0, |entry| entry.failures);
-        if let Some(flushed) = said.last() {
+        if let Some(flushed) = reported.last() {
             assert_eq!(counted, flushed.counted + done, "the counter and the record of one flush");
         }
-        unsaid += done;
-        next = first_unsaid + done;
+        unreported += done;
+        next = first_unreported + done;
     }
     assert!(all.len() > 10, "only {} flushes in {ROUNDS} rounds", all.len());
-    println!("{} flushes, {unsaid} done but not said", all.len());
+    println!("{} flushes, {unreported} complete but not reported", all.len());
 }

@@ -1,9 +1,10 @@
-//! Imports point down only, siblings never see each other, and the cores know neither I/O nor clocks.
+//! Enforces the layers of the crate: imports point down only, siblings never import each other, the
+//! command uses the library's public API only, and the pure modules do no I/O and read no clock.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The rooms by layer, lowest first; rooms of one layer are siblings.
+/// The top-level modules ("rooms") by layer, lowest first. Rooms of one layer are siblings.
 const LAYERS: &[&[&str]] = &[
     &["base", "sync"],
     &["pool", "wire", "transport", "address_book", "broadcast"],
@@ -12,12 +13,19 @@ const LAYERS: &[&[&str]] = &[
     &["timecoin"],
 ];
 
-/// What the rooms that are pure may not mention.
+/// Rooms without I/O, clock and runtime.
+const PURE_ROOMS: &[&str] = &["pool", "wire"];
+
+/// What a pure room must not mention.
 const IMPURE: &[&str] =
     &["tokio", "Instant::now", "SystemTime", "TcpStream", "TcpListener", "thread::spawn", "std::fs"];
 
 fn layer(room: &str) -> Option<usize> {
     LAYERS.iter().position(|rooms| rooms.contains(&room))
+}
+
+fn src() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
@@ -39,7 +47,7 @@ fn code(path: &Path) -> String {
     text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// The rooms that a file names after `crate::`, braces of grouped imports included.
+/// The rooms that a file names after `crate::`, including those in the braces of a grouped import.
 fn named_rooms(code: &str) -> Vec<String> {
     let mut rooms = Vec::new();
     for (at, _) in code.match_indices("crate::") {
@@ -79,7 +87,7 @@ fn room_of(path: &Path, src: &Path) -> String {
 
 #[test]
 fn imports_point_down_only() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let src = src();
     let mut checked = 0;
     let mut wrong = Vec::new();
     for path in sources(&src) {
@@ -97,15 +105,29 @@ fn imports_point_down_only() {
             }
         }
     }
-    assert!(checked > 100, "only {checked} imports found: the reader is broken");
+    assert!(checked > 100, "only {checked} imports found: the scanner is broken");
     assert!(wrong.is_empty(), "imports that point up or sideways:\n{}", wrong.join("\n"));
 }
 
 #[test]
-fn pool_and_wire_know_no_io_no_clock_and_no_runtime() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for room in ["pool", "wire"] {
-        for path in sources(&src.join(room)) {
+fn the_command_uses_the_public_api_only() {
+    let bin = src().join("bin");
+    let files = sources(&bin);
+    assert!(files.len() > 5, "only {} files found: the scanner is broken", files.len());
+    let modules: Vec<String> = files.iter().map(|path| code(path)).collect();
+    assert!(modules.iter().any(|code| code.contains("peerpool::")), "the command does not use the library");
+    for (path, code) in files.iter().zip(&modules) {
+        // `crate::` is the command itself. A room of the library is reachable through `peerpool::`
+        // only.
+        assert!(!code.contains("#[path"), "{} includes a file by path", path.display());
+        assert!(!code.contains("include!("), "{} includes a file", path.display());
+    }
+}
+
+#[test]
+fn pool_and_wire_do_no_io_and_read_no_clock() {
+    for room in PURE_ROOMS {
+        for path in sources(&src().join(room)) {
             let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
             if ["models", "tests"].contains(&name) {
                 continue;
@@ -120,7 +142,7 @@ fn pool_and_wire_know_no_io_no_clock_and_no_runtime() {
 }
 
 #[test]
-fn the_reader_sees_grouped_and_plain_imports() {
+fn the_scanner_sees_grouped_and_plain_imports() {
     let code = "use crate::{base::{Lane, Tick}, pool::Pool};\nfn f() { crate::wire::x(); my_crate::connection::y(); }";
     assert_eq!(named_rooms(code), ["base", "pool", "wire"]);
 }

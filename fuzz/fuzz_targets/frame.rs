@@ -1,5 +1,6 @@
-//! The native decoder over arbitrary streams in arbitrary reads: no panic, progress at every step, memory within the caps
-//! and within twice what came, and the same outcome whatever the reads.
+//! The native decoder over arbitrary streams and read sizes: no panic, progress at every step,
+//! memory within the limits and within twice the received bytes, and the same outcome for all read
+//! sizes.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -8,7 +9,8 @@ use libfuzzer_sys::fuzz_target;
 use peerpool::base::Lane;
 use peerpool::wire::{Control, DecodeStep, Decoder, MessageHeader, Native, Protocol, WireError, WireLimits};
 
-/// A piece of the stream: raw bytes, or a frame that is right on its own, so that the fuzzer gets behind the header.
+/// A piece of the stream: raw bytes, or a valid frame, so that the fuzzer gets past the header
+/// checks.
 #[derive(Arbitrary, Debug)]
 enum Piece<'a> {
     Raw(&'a [u8]),
@@ -31,7 +33,7 @@ fuzz_target!(|input: Input| {
     let stream = stream(&native, &input.pieces);
     let whole = run(&native, &stream, &[u16::MAX]);
     let split = run(&native, &stream, &input.reads);
-    assert_eq!(whole, split, "the reads made a difference");
+    assert_eq!(whole, split, "the read sizes changed the outcome");
 });
 
 fn stream(native: &Native, pieces: &[Piece]) -> BytesMut {
@@ -64,7 +66,7 @@ fn stream(native: &Native, pieces: &[Piece]) -> BytesMut {
     out
 }
 
-/// What was heard, and how it ended.
+/// The decoded messages, and the error at the end.
 type Outcome = (Vec<(Lane, MessageHeader, Vec<u8>)>, Vec<Control>, Option<WireError>);
 
 fn run(native: &Native, stream: &[u8], reads: &[u16]) -> Outcome {
@@ -96,7 +98,7 @@ fn run(native: &Native, stream: &[u8], reads: &[u16]) -> Outcome {
             assert!(used > 0 && used <= end - at, "no progress");
             at += used;
             assert!(decoder.buffered() <= limits.reassembly());
-            assert!(decoder.buffered() <= 2 * at + 3 * 4096, "more memory than twice what came");
+            assert!(decoder.buffered() <= 2 * at + 3 * 4096, "more memory than twice the received bytes");
         }
     }
     (messages, controls, None)

@@ -1,5 +1,5 @@
-//! The native greeting over arbitrary bytes: no panic, waits only within the cap, never changes its mind with more
-//! bytes, and what it accepts means the same when sent again.
+//! The native first frame over arbitrary bytes: no panic, waits within the limit only, more bytes
+//! never change the result, and an accepted frame means the same when it is encoded again.
 #![no_main]
 
 use bytes::BytesMut;
@@ -9,30 +9,31 @@ use peerpool::wire::{FirstFrame, Native, Protocol};
 fuzz_target!(|input: (bool, &[u8])| {
     let (prefixed, bytes) = input;
     let native = Native::default();
-    // Half of the inputs begin well, so that the fuzzer gets behind the magic.
+    // Half of the inputs begin with the magic, so that the fuzzer gets past it.
     let buf = if prefixed { [&Native::MAGIC[..], bytes].concat() } else { bytes.to_vec() };
     let whole = native.decode_first_frame(&buf);
     if buf.len() >= native.limits().hello {
-        assert!(!matches!(whole, Ok(None)), "waits beyond its cap");
+        assert!(!matches!(whole, Ok(None)), "waits beyond its limit");
     }
-    // A verdict on the first bytes is the verdict on all of them; sampled, since each cut decodes anew.
-    let stride = (buf.len() / 64).max(1);
-    for cut in (0..buf.len()).step_by(stride) {
+    // A result for a prefix is the result for all bytes. Sampled, since every prefix is decoded
+    // anew.
+    let step = (buf.len() / 64).max(1);
+    for cut in (0..buf.len()).step_by(step) {
         match native.decode_first_frame(&buf[..cut]) {
             Ok(None) => {}
-            early => assert_eq!(early, whole, "changed its mind after {cut} bytes"),
+            early => assert_eq!(early, whole, "another result after {cut} bytes"),
         }
     }
-    if let Ok(Some((greeting, used))) = whole {
+    if let Ok(Some((frame, used))) = whole {
         assert!(used <= buf.len() && used <= native.limits().hello);
         let mut again = BytesMut::new();
-        match &greeting {
+        match &frame {
             FirstFrame::Hello(hello) => native.encode_hello(hello, &mut again).expect("was accepted"),
             FirstFrame::Goodbye(goodbye) => {
                 assert!(native.encode_goodbye(goodbye, &mut again).expect("was accepted"));
             }
         }
-        // A later version's hello may carry fields we do not know: its copy says less, and no longer claims to be complete.
-        assert_eq!(native.decode_first_frame(&again), Ok(Some((greeting, again.len()))));
+        // A hello of a later version may have unknown fields, which its copy lacks.
+        assert_eq!(native.decode_first_frame(&again), Ok(Some((frame, again.len()))));
     }
 });

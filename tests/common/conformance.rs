@@ -1,5 +1,5 @@
-//! What every dialect must do, as one harness generic over `D: Protocol`; and a reader that feeds a decoder the way a
-//! link does and checks the decoder's promises at every step.
+//! The conformance suite of every [`Protocol`], generic over `D: Protocol`, and a reader that feeds
+//! a decoder like a connection does and checks the decoder's guarantees at every step.
 #![allow(dead_code)]
 
 use bytes::{Bytes, BytesMut};
@@ -14,16 +14,16 @@ use proptest::test_runner::{Config, TestRunner};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// One thing that was said, or heard at the far end.
+/// One message, as sent or as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum WireMessage {
     Message { lane: Lane, header: MessageHeader, payload: Bytes },
     Control(Control),
 }
 
-/// Feeds a decoder from a buffer, as a link does.
+/// Feeds a decoder from a buffer, like a connection does.
 pub(crate) struct Reader<'d, D: Protocol> {
-    dialect: &'d D,
+    protocol: &'d D,
     decoder: D::Decoder,
     buf: Vec<u8>,
     /// Complete frames seen.
@@ -31,14 +31,14 @@ pub(crate) struct Reader<'d, D: Protocol> {
 }
 
 impl<'d, D: Protocol> Reader<'d, D> {
-    pub(crate) fn new(dialect: &'d D) -> Self {
-        Self { dialect, decoder: dialect.decoder(), buf: Vec::new(), frames: 0 }
+    pub(crate) fn new(protocol: &'d D) -> Self {
+        Self { protocol, decoder: protocol.decoder(), buf: Vec::new(), frames: 0 }
     }
 
-    /// What the decoder hears with these bytes more.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Vec<Said>, WireError> {
+    /// Appends bytes and returns the messages that are complete.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Vec<WireMessage>, WireError> {
         self.buf.extend_from_slice(bytes);
-        let (mut heard, mut at) = (Vec::new(), 0);
+        let (mut received, mut at) = (Vec::new(), 0);
         loop {
             let left = &self.buf[at..];
             let step = self.decoder.step(left)?;
@@ -46,7 +46,7 @@ impl<'d, D: Protocol> Reader<'d, D> {
             assert!(used <= left.len(), "a step used {used} of {} bytes", left.len());
             match step {
                 DecodeStep::NeedMore => {
-                    let window = self.dialect.limits().window;
+                    let window = self.protocol.limits().window;
                     assert!(left.len() < window, "needs more than its window of {window}");
                     break;
                 }
@@ -54,79 +54,82 @@ impl<'d, D: Protocol> Reader<'d, D> {
                 DecodeStep::Chunk { .. } => self.frames += 1,
                 DecodeStep::Message { lane, header, payload, .. } => {
                     self.frames += 1;
-                    heard.push(Said::Message { lane, header, payload: payload.into_bytes() });
+                    received.push(WireMessage::Message { lane, header, payload: payload.into_bytes() });
                 }
                 DecodeStep::Control { control, .. } => {
                     self.frames += 1;
-                    heard.push(Said::Control(control));
+                    received.push(WireMessage::Control(control));
                 }
             }
             assert!(used > 0, "a step made no progress");
             at += used;
-            let (buffered, cap) = (self.decoder.buffered(), self.dialect.limits().reassembly());
+            let (buffered, cap) = (self.decoder.buffered(), self.protocol.limits().reassembly());
             assert!(buffered <= cap, "reassembly of {buffered} bytes, {cap} are allowed");
         }
         self.buf.drain(..at);
-        Ok(heard)
+        Ok(received)
     }
 
-    /// Bytes the decoder holds.
+    /// Bytes of memory that the decoder holds.
     pub(crate) fn buffered(&self) -> usize {
         self.decoder.buffered()
     }
 
-    /// Bytes received and not used.
+    /// Bytes received and not yet used.
     pub(crate) fn unread(&self) -> usize {
         self.buf.len()
     }
 }
 
-/// What a dialect makes of what is said in it. The default: it hears what was said.
-pub(crate) trait Manner {
-    /// Something this dialect has words for, out of anything.
+/// How a protocol changes messages on their way. Default: not at all.
+pub(crate) trait Expectations {
+    /// Turns any message into one that the protocol can express.
     fn message(&self, header: MessageHeader, payload: Bytes) -> (MessageHeader, Bytes) {
         (header, payload)
     }
 
-    /// What the far end hears of a message that comes on this lane; `None` for what is said by silence.
-    fn heard(&self, lane: Lane, header: MessageHeader, payload: &Bytes) -> Option<Said> {
-        Some(Said::Message { lane, header, payload: payload.clone() })
+    /// What the receiver gets for a message on this lane; `None` if the protocol expresses it by
+    /// silence.
+    fn received(&self, lane: Lane, header: MessageHeader, payload: &Bytes) -> Option<WireMessage> {
+        Some(WireMessage::Message { lane, header, payload: payload.clone() })
     }
 
-    /// A hello that can be sent, out of any, and what is heard of it.
+    /// Turns any hello into one that can be sent, and returns what the receiver gets.
     fn hello(&self, hello: Hello) -> (Hello, Hello) {
-        let heard = Hello { listen: hello.listen.map(canonical), ..hello.clone() };
-        (hello, heard)
+        let received = Hello { listen: hello.listen.map(canonical), ..hello.clone() };
+        (hello, received)
     }
 }
 
-/// The manner of a dialect that carries anything as it is.
-struct Plain;
+/// The expectations of a protocol that carries every message unchanged.
+struct Unchanged;
 
-impl Manner for Plain {}
+impl Expectations for Unchanged {}
 
-/// Everything a dialect must do. Panics with a minimal counter-example where it does not.
-pub(crate) fn conforms<D: Protocol>(dialect: &D) {
-    conforms_in(dialect, &Plain);
+/// Checks everything that a protocol must do. Panics with a minimal counter-example.
+pub(crate) fn conforms<D: Protocol>(protocol: &D) {
+    conforms_with(protocol, &Unchanged);
 }
 
-/// Everything a dialect of this manner must do.
-pub(crate) fn conforms_in<D: Protocol>(dialect: &D, manner: &impl Manner) {
-    let stream = || stream(manner);
-    run(stream(), |said| any_split_of_the_stream_gives_the_same_messages(dialect, manner, &said));
-    run(stream(), |said| chunks_make_the_same_bytes_as_encode(dialect, &said.0));
-    run(stream(), |said| interleaved_lanes_give_whole_messages(dialect, manner, &said));
+/// Checks everything that a protocol with these expectations must do.
+pub(crate) fn conforms_with<D: Protocol>(protocol: &D, expectations: &impl Expectations) {
+    let stream = || stream(expectations);
+    run(stream(), |messages| {
+        any_split_of_the_stream_gives_the_same_messages(protocol, expectations, &messages)
+    });
+    run(stream(), |messages| chunks_make_the_same_bytes_as_encode(protocol, &messages.0));
+    run(stream(), |messages| interleaved_lanes_give_whole_messages(protocol, expectations, &messages));
     run((hello(), vec(any::<u8>(), 0..40)), |(hello, tail)| {
-        greetings_round_trip(dialect, manner, hello, &tail)
+        first_frames_round_trip(protocol, expectations, hello, &tail)
     });
-    run((vec(any::<u8>(), 0..2000), vec(1usize..300, 1..20)), |(bytes, cuts)| {
-        noise_is_refused_in_words(dialect, &bytes, &cuts)
+    run((vec(any::<u8>(), 0..2000), vec(1usize..300, 1..20)), |(bytes, read_sizes)| {
+        noise_is_refused_with_an_error(protocol, &bytes, &read_sizes)
     });
-    run((stream(), any::<prop::sample::Index>(), any::<u8>()), |(said, at, byte)| {
-        damage_is_survived(dialect, manner, &said, at, byte)
+    run((stream(), any::<prop::sample::Index>(), any::<u8>()), |(messages, at, byte)| {
+        damage_is_survived(protocol, expectations, &messages, at, byte)
     });
-    what_is_too_large_is_refused_on_the_sending_side(dialect, manner);
-    abilities_are_what_the_encoder_does(dialect, manner);
+    oversized_messages_are_refused_by_the_sender(protocol, expectations);
+    features_match_the_encoder(protocol, expectations);
 }
 
 fn run<S: Strategy>(strategy: S, claim: impl Fn(S::Value)) {
@@ -139,32 +142,32 @@ fn run<S: Strategy>(strategy: S, claim: impl Fn(S::Value)) {
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-type Stream = (Vec<Said>, Vec<usize>, u64);
+type TestStream = (Vec<WireMessage>, Vec<usize>, u64);
 
 fn any_split_of_the_stream_gives_the_same_messages<D: Protocol>(
-    dialect: &D,
-    manner: &impl Manner,
-    (said, cuts, _): &Stream,
+    protocol: &D,
+    expectations: &impl Expectations,
+    (messages, read_sizes, _): &TestStream,
 ) {
-    let (bytes, sent) = encode_all(dialect, manner, said);
-    let mut reader = Reader::new(dialect);
-    let mut heard = Vec::new();
-    let (mut left, mut cuts) = (&bytes[..], cuts.iter().cycle());
+    let (bytes, sent) = encode_all(protocol, expectations, messages);
+    let mut reader = Reader::new(protocol);
+    let mut received = Vec::new();
+    let (mut left, mut read_sizes) = (&bytes[..], read_sizes.iter().cycle());
     while !left.is_empty() {
-        let (read, rest) = left.split_at(left.len().min(*cuts.next().expect("never empty")));
-        heard.extend(reader.feed(read).expect("own bytes"));
+        let (read, rest) = left.split_at(left.len().min(*read_sizes.next().expect("never empty")));
+        received.extend(reader.feed(read).expect("own bytes"));
         left = rest;
     }
-    assert_eq!(heard, sent);
-    assert_eq!((reader.unread(), reader.buffered()), (0, 0), "something is left over");
+    assert_eq!(received, sent);
+    assert_eq!((reader.unread(), reader.buffered()), (0, 0), "bytes remain");
 }
 
-fn chunks_make_the_same_bytes_as_encode<D: Protocol>(dialect: &D, said: &[Said]) {
-    for what in said {
-        let Said::Message { lane, header, payload } = what else { continue };
+fn chunks_make_the_same_bytes_as_encode<D: Protocol>(protocol: &D, messages: &[WireMessage]) {
+    for what in messages {
+        let WireMessage::Message { lane, header, payload } = what else { continue };
         let mut whole = BytesMut::new();
-        let encoded = dialect.encode(*lane, header, payload, &mut whole);
-        let chunks = match dialect.chunks(*lane, *header, payload.clone()) {
+        let encoded = protocol.encode(*lane, header, payload, &mut whole);
+        let chunks = match protocol.chunks(*lane, *header, payload.clone()) {
             Ok(chunks) => chunks,
             Err(error) => {
                 assert_eq!((encoded, whole.len()), (Err(error), 0));
@@ -175,12 +178,12 @@ fn chunks_make_the_same_bytes_as_encode<D: Protocol>(dialect: &D, said: &[Said])
         let count = chunks.len();
         let chunks: Vec<_> = chunks.collect();
         assert_eq!(chunks.len(), count, "the announced number of chunks");
-        let glued: Vec<u8> =
+        let joined: Vec<u8> =
             chunks.iter().flat_map(|chunk| [&chunk.header[..], &chunk.payload[..]].concat()).collect();
-        assert_eq!(glued, whole, "chunks and whole message differ");
+        assert_eq!(joined, whole, "chunks and whole message differ");
         assert_eq!(chunks.iter().map(peerpool::wire::Chunk::wire_len).sum::<usize>(), whole.len());
-        let marks: Vec<bool> = chunks.iter().map(|chunk| chunk.last).collect();
-        assert!(marks.split_last().is_some_and(|(last, others)| *last && !others.contains(&true)));
+        let last_flags: Vec<bool> = chunks.iter().map(|chunk| chunk.last).collect();
+        assert!(last_flags.split_last().is_some_and(|(last, others)| *last && !others.contains(&true)));
         let shared = payload.as_ptr_range();
         for body in chunks.iter().map(|chunk| &chunk.payload).filter(|body| !body.is_empty()) {
             assert!(shared.contains(&body.as_ptr()), "a chunk's payload was copied");
@@ -190,84 +193,89 @@ fn chunks_make_the_same_bytes_as_encode<D: Protocol>(dialect: &D, said: &[Said])
 
 /// Sends the messages of each lane in order, the lanes' chunks in any interleaving.
 fn interleaved_lanes_give_whole_messages<D: Protocol>(
-    dialect: &D,
-    manner: &impl Manner,
-    (said, cuts, seed): &Stream,
+    protocol: &D,
+    expectations: &impl Expectations,
+    (messages, read_sizes, seed): &TestStream,
 ) {
     let mut lanes: [std::collections::VecDeque<_>; 4] = Default::default();
-    for what in said {
+    for what in messages {
         match what {
-            Said::Message { lane, header, payload } => {
-                let Ok(chunks) = dialect.chunks(*lane, *header, payload.clone()) else { continue };
-                let arrival = if dialect.features().lanes { *lane } else { Lane::Normal };
-                let heard = manner.heard(arrival, *header, payload);
+            WireMessage::Message { lane, header, payload } => {
+                let Ok(chunks) = protocol.chunks(*lane, *header, payload.clone()) else { continue };
+                let arrival = if protocol.features().lanes { *lane } else { Lane::Normal };
+                let received = expectations.received(arrival, *header, payload);
                 for chunk in chunks {
-                    let end = if chunk.last { heard.clone() } else { None };
+                    let end = if chunk.last { received.clone() } else { None };
                     lanes[lane.index()].push_back(([&chunk.header[..], &chunk.payload[..]].concat(), end));
                 }
             }
-            Said::Control(control) => {
+            WireMessage::Control(control) => {
                 let mut bytes = BytesMut::new();
-                if let Ok(true) = dialect.encode_control(control, &mut bytes) {
-                    let end = Some(Said::Control(as_heard(dialect, control)));
+                if let Ok(true) = protocol.encode_control(control, &mut bytes) {
+                    let end = Some(WireMessage::Control(as_received(protocol, control)));
                     lanes[0].push_back((bytes.to_vec(), end));
                 }
             }
         }
     }
-    let (mut reader, mut heard, mut sent) = (Reader::new(dialect), Vec::new(), Vec::new());
-    let (mut random, mut cuts) = (*seed, cuts.iter().cycle());
+    let (mut reader, mut received, mut sent) = (Reader::new(protocol), Vec::new(), Vec::new());
+    let (mut random, mut read_sizes) = (*seed, read_sizes.iter().cycle());
     while lanes.iter().any(|lane| !lane.is_empty()) {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let Some((bytes, end)) = lanes[(random >> 62) as usize].pop_front() else { continue };
         sent.extend(end);
-        for piece in bytes.chunks(*cuts.next().expect("never empty")) {
-            heard.extend(reader.feed(piece).expect("own bytes"));
+        for piece in bytes.chunks(*read_sizes.next().expect("never empty")) {
+            received.extend(reader.feed(piece).expect("own bytes"));
         }
     }
-    assert_eq!(heard, sent);
-    assert_eq!((reader.unread(), reader.buffered()), (0, 0), "something is left over");
+    assert_eq!(received, sent);
+    assert_eq!((reader.unread(), reader.buffered()), (0, 0), "bytes remain");
 }
 
-fn greetings_round_trip<D: Protocol>(dialect: &D, manner: &impl Manner, hello: Hello, tail: &[u8]) {
-    let (mut hello, _) = manner.hello(hello);
-    hello.version = dialect.version();
-    if dialect.encode_hello(&hello, &mut BytesMut::new()).is_err() {
+fn first_frames_round_trip<D: Protocol>(
+    protocol: &D,
+    expectations: &impl Expectations,
+    hello: Hello,
+    tail: &[u8],
+) {
+    let (mut hello, _) = expectations.hello(hello);
+    hello.version = protocol.version();
+    if protocol.encode_hello(&hello, &mut BytesMut::new()).is_err() {
         (hello.genesis, hello.app) = (None, Bytes::new());
     }
     let mut bytes = BytesMut::new();
-    dialect.encode_hello(&hello, &mut bytes).expect("a plain hello");
-    let (_, heard) = manner.hello(hello);
-    check_greeting(dialect, &bytes, tail, &FirstFrame::Hello(heard));
+    protocol.encode_hello(&hello, &mut bytes).expect("a plain hello");
+    let (_, received) = expectations.hello(hello);
+    check_first_frame(protocol, &bytes, tail, &FirstFrame::Hello(received));
 
     let goodbye = Goodbye::new(GoodbyeReason::Full).retry_after(Duration::from_millis(1500));
     let mut bytes = BytesMut::new();
-    let has = dialect.encode_goodbye(&goodbye, &mut bytes).expect("a goodbye");
-    assert_eq!(has, dialect.features().goodbye);
+    let has = protocol.encode_goodbye(&goodbye, &mut bytes).expect("a goodbye");
+    assert_eq!(has, protocol.features().goodbye);
     if has {
-        check_greeting(dialect, &bytes, tail, &FirstFrame::Goodbye(goodbye));
+        check_first_frame(protocol, &bytes, tail, &FirstFrame::Goodbye(goodbye));
     } else {
         assert!(bytes.is_empty());
     }
 }
 
-fn check_greeting<D: Protocol>(dialect: &D, bytes: &[u8], tail: &[u8], want: &FirstFrame) {
-    assert!(bytes.len() <= dialect.limits().hello);
+fn check_first_frame<D: Protocol>(protocol: &D, bytes: &[u8], tail: &[u8], want: &FirstFrame) {
+    assert!(bytes.len() <= protocol.limits().hello);
     for cut in 0..bytes.len() {
-        assert_eq!(dialect.decode_first_frame(&bytes[..cut]), Ok(None), "cut at {cut} of {}", bytes.len());
+        assert_eq!(protocol.decode_first_frame(&bytes[..cut]), Ok(None), "cut at {cut} of {}", bytes.len());
     }
     let followed = [bytes, tail].concat();
-    assert_eq!(dialect.decode_first_frame(&followed), Ok(Some((want.clone(), bytes.len()))));
+    assert_eq!(protocol.decode_first_frame(&followed), Ok(Some((want.clone(), bytes.len()))));
 }
 
-/// The reader's own assertions are the claim: no panic, progress, bounded memory.
-fn noise_is_refused_in_words<D: Protocol>(dialect: &D, bytes: &[u8], cuts: &[usize]) {
-    let full = vec![0xff; dialect.limits().hello];
-    assert!(!matches!(dialect.decode_first_frame(&full), Ok(None)), "waits beyond its cap");
-    let _ = dialect.decode_first_frame(bytes);
-    let (mut reader, mut left, mut cuts) = (Reader::new(dialect), bytes, cuts.iter().cycle());
+/// The reader's own assertions are what is tested: no panic, progress, bounded memory.
+fn noise_is_refused_with_an_error<D: Protocol>(protocol: &D, bytes: &[u8], read_sizes: &[usize]) {
+    let full = vec![0xff; protocol.limits().hello];
+    assert!(!matches!(protocol.decode_first_frame(&full), Ok(None)), "waits beyond its limit");
+    let _ = protocol.decode_first_frame(bytes);
+    let (mut reader, mut left, mut read_sizes) = (Reader::new(protocol), bytes, read_sizes.iter().cycle());
     while !left.is_empty() {
-        let (read, rest) = left.split_at(left.len().min(*cuts.next().expect("never empty")));
+        let (read, rest) = left.split_at(left.len().min(*read_sizes.next().expect("never empty")));
         if let Err(error) = reader.feed(read) {
             assert!(!error.to_string().is_empty());
             return;
@@ -277,56 +285,56 @@ fn noise_is_refused_in_words<D: Protocol>(dialect: &D, bytes: &[u8], cuts: &[usi
 }
 
 fn damage_is_survived<D: Protocol>(
-    dialect: &D,
-    manner: &impl Manner,
-    stream: &Stream,
+    protocol: &D,
+    expectations: &impl Expectations,
+    stream: &TestStream,
     at: prop::sample::Index,
     byte: u8,
 ) {
-    let (mut bytes, _) = encode_all(dialect, manner, &stream.0);
+    let (mut bytes, _) = encode_all(protocol, expectations, &stream.0);
     if bytes.is_empty() {
         return;
     }
     let at = at.index(bytes.len());
     bytes[at] = byte;
-    noise_is_refused_in_words(dialect, &bytes, &stream.1);
+    noise_is_refused_with_an_error(protocol, &bytes, &stream.1);
 }
 
-fn what_is_too_large_is_refused_on_the_sending_side<D: Protocol>(dialect: &D, manner: &impl Manner) {
+fn oversized_messages_are_refused_by_the_sender<D: Protocol>(protocol: &D, expectations: &impl Expectations) {
     let header = MessageHeader::Event { kind: 1 };
     for lane in [Lane::Urgent, Lane::Normal, Lane::Bulk] {
-        let cap = dialect.limits().message(lane);
+        let cap = protocol.limits().message(lane);
         let payload = Bytes::from(vec![7; cap + 1]);
         let mut out = BytesMut::from(&b"before"[..]);
         let refused = Err(EncodeError::TooLarge { lane, size: cap + 1, cap });
-        assert_eq!(dialect.encode(lane, &header, &payload, &mut out), refused);
+        assert_eq!(protocol.encode(lane, &header, &payload, &mut out), refused);
         assert_eq!(&out[..], b"before", "a refused message left bytes behind");
-        assert_eq!(dialect.chunks(lane, header, payload.clone()).map(|_| ()), refused);
+        assert_eq!(protocol.chunks(lane, header, payload.clone()).map(|_| ()), refused);
 
         let mut out = BytesMut::new();
-        dialect.encode(lane, &header, &payload[..cap], &mut out).expect("the cap itself is allowed");
-        let heard = Reader::new(dialect).feed(&out).expect("and accepted");
-        let arrival = if dialect.features().lanes { lane } else { Lane::Normal };
-        assert_eq!(heard.len(), 1);
-        assert_eq!(heard.first(), manner.heard(arrival, header, &payload.slice(..cap)).as_ref());
+        protocol.encode(lane, &header, &payload[..cap], &mut out).expect("the cap itself is allowed");
+        let received = Reader::new(protocol).feed(&out).expect("and accepted");
+        let arrival = if protocol.features().lanes { lane } else { Lane::Normal };
+        assert_eq!(received.len(), 1);
+        assert_eq!(received.first(), expectations.received(arrival, header, &payload.slice(..cap)).as_ref());
     }
     let reserved = EncodeError::ControlLaneReserved { kind: header.frame_kind() };
-    assert_eq!(dialect.encode(Lane::Control, &header, b"", &mut BytesMut::new()), Err(reserved));
+    assert_eq!(protocol.encode(Lane::Control, &header, b"", &mut BytesMut::new()), Err(reserved));
 }
 
-fn abilities_are_what_the_encoder_does<D: Protocol>(dialect: &D, manner: &impl Manner) {
-    let can = dialect.features();
-    let heads = [
+fn features_match_the_encoder<D: Protocol>(protocol: &D, expectations: &impl Expectations) {
+    let can = protocol.features();
+    let headers = [
         MessageHeader::Request { id: 1, kind: 2 },
         MessageHeader::Response { id: 1, status: Status::Ok },
         MessageHeader::Cancel { id: 1 },
     ];
-    for header in heads {
+    for header in headers {
         let mut out = BytesMut::new();
-        match dialect.encode(Lane::Normal, &header, b"", &mut out) {
+        match protocol.encode(Lane::Normal, &header, b"", &mut out) {
             Ok(()) => {
                 assert!(can.requests);
-                let is_silence = manner.heard(Lane::Normal, header, &Bytes::new()).is_none();
+                let is_silence = expectations.received(Lane::Normal, header, &Bytes::new()).is_none();
                 assert_eq!(out.is_empty(), is_silence, "{header:?}");
             }
             Err(EncodeError::Unsupported { .. }) => assert!(!can.requests && out.is_empty()),
@@ -338,10 +346,10 @@ fn abilities_are_what_the_encoder_does<D: Protocol>(dialect: &D, manner: &impl M
     for (kind, has) in kinds {
         let Some(kind) = kind else { continue };
         let (header, mut out) = (MessageHeader::Event { kind }, BytesMut::new());
-        let said = dialect.encode(Lane::Normal, &header, b"", &mut out);
-        assert_eq!(said.is_ok(), has, "kind {kind}");
-        assert_eq!(said, can.check(&header));
-        assert_eq!(dialect.chunks(Lane::Normal, header, Bytes::new()).map(|_| ()), said);
+        let messages = protocol.encode(Lane::Normal, &header, b"", &mut out);
+        assert_eq!(messages.is_ok(), has, "kind {kind}");
+        assert_eq!(messages, can.check(&header));
+        assert_eq!(protocol.chunks(Lane::Normal, header, Bytes::new()).map(|_| ()), messages);
     }
     let controls = [
         (Control::Ping { token: 9 }, true),
@@ -353,25 +361,29 @@ fn abilities_are_what_the_encoder_does<D: Protocol>(dialect: &D, manner: &impl M
     ];
     for (control, has) in controls {
         let mut out = BytesMut::new();
-        assert_eq!(dialect.encode_control(&control, &mut out), Ok(has), "{control:?}");
+        assert_eq!(protocol.encode_control(&control, &mut out), Ok(has), "{control:?}");
         assert_eq!(out.is_empty(), !has);
     }
 }
 
-/// The bytes of all that the dialect can say, and what should be heard.
-fn encode_all<D: Protocol>(dialect: &D, manner: &impl Manner, said: &[Said]) -> (Vec<u8>, Vec<Said>) {
+/// The bytes of all that the protocol can say, and what should be received.
+fn encode_all<D: Protocol>(
+    protocol: &D,
+    expectations: &impl Expectations,
+    messages: &[WireMessage],
+) -> (Vec<u8>, Vec<WireMessage>) {
     let (mut out, mut sent) = (BytesMut::new(), Vec::new());
-    for what in said {
+    for what in messages {
         match what {
-            Said::Message { lane, header, payload } => {
-                if dialect.encode(*lane, header, payload, &mut out).is_ok() {
-                    let lane = if dialect.features().lanes { *lane } else { Lane::Normal };
-                    sent.extend(manner.heard(lane, *header, payload));
+            WireMessage::Message { lane, header, payload } => {
+                if protocol.encode(*lane, header, payload, &mut out).is_ok() {
+                    let lane = if protocol.features().lanes { *lane } else { Lane::Normal };
+                    sent.extend(expectations.received(lane, *header, payload));
                 }
             }
-            Said::Control(control) => {
-                if let Ok(true) = dialect.encode_control(control, &mut out) {
-                    sent.push(Said::Control(as_heard(dialect, control)));
+            WireMessage::Control(control) => {
+                if let Ok(true) = protocol.encode_control(control, &mut out) {
+                    sent.push(WireMessage::Control(as_received(protocol, control)));
                 }
             }
         }
@@ -379,28 +391,28 @@ fn encode_all<D: Protocol>(dialect: &D, manner: &impl Manner, said: &[Said]) -> 
     (out.to_vec(), sent)
 }
 
-fn as_heard<D: Protocol>(dialect: &D, control: &Control) -> Control {
+fn as_received<D: Protocol>(protocol: &D, control: &Control) -> Control {
     match control {
-        Control::Ping { .. } if !dialect.features().ping_tokens => Control::Ping { token: 0 },
-        Control::Pong { .. } if !dialect.features().ping_tokens => Control::Pong { token: 0 },
+        Control::Ping { .. } if !protocol.features().ping_tokens => Control::Ping { token: 0 },
+        Control::Pong { .. } if !protocol.features().ping_tokens => Control::Pong { token: 0 },
         Control::Peers(peers) => Control::Peers(peers.iter().copied().map(canonical).collect()),
         other => other.clone(),
     }
 }
 
-fn stream(manner: &impl Manner) -> impl Strategy<Value = Stream> {
-    let cuts = prop_oneof![vec(1usize..40, 1..8), vec(1usize..20_000, 1..8)];
-    (vec(said(manner), 0..12), cuts, any::<u64>())
+fn stream(expectations: &impl Expectations) -> impl Strategy<Value = TestStream> {
+    let read_sizes = prop_oneof![vec(1usize..40, 1..8), vec(1usize..20_000, 1..8)];
+    (vec(message(expectations), 0..12), read_sizes, any::<u64>())
 }
 
-fn said(manner: &impl Manner) -> impl Strategy<Value = Said> {
+fn message(expectations: &impl Expectations) -> impl Strategy<Value = WireMessage> {
     let lane = prop::sample::select(vec![Lane::Urgent, Lane::Normal, Lane::Bulk]);
     let message = (lane, header(), payload()).prop_map(|(lane, header, payload)| {
-        let (header, payload) = manner.message(header, payload);
+        let (header, payload) = expectations.message(header, payload);
         let payload = if matches!(header, MessageHeader::Cancel { .. }) { Bytes::new() } else { payload };
-        Said::Message { lane, header, payload }
+        WireMessage::Message { lane, header, payload }
     });
-    prop_oneof![4 => message, 1 => control().prop_map(Said::Control)]
+    prop_oneof![4 => message, 1 => control().prop_map(WireMessage::Control)]
 }
 
 fn header() -> impl Strategy<Value = MessageHeader> {
@@ -412,7 +424,7 @@ fn header() -> impl Strategy<Value = MessageHeader> {
     ]
 }
 
-/// Mostly small; sometimes a few chunks, with a sprinkle around the edges of one.
+/// Mostly small; sometimes a few chunks, and often close to the size of one chunk.
 fn payload() -> impl Strategy<Value = Bytes> {
     let size =
         prop_oneof![6 => 0usize..200, 2 => 16_370usize..16_390, 1 => 0usize..100_000, 1 => Just(32_766)];

@@ -1,15 +1,17 @@
-//! A second dialect, as unlike the native one as the traits allow: text in frames, without lanes, ids or chunks, with its
-//! own words for ping and pong. It proves that harnesses and links are generic over the dialect.
+//! A second protocol, as unlike the native one as the traits allow: text frames without lanes, ids
+//! or chunks, and with other names for ping and pong. It proves that the harness and the connection
+//! are generic over the protocol.
 //!
 //! ```text
 //! frame    = length of the text (2 bytes, big endian) text
 //! text     = "event " kind " " payload | "marco" | "polo" | bye
 //! bye      = "bye " reason " " (milliseconds | "-")
-//! greeting = frame of: hello | bye
+//! first    = frame of: hello | bye
 //! hello    = "toy " version " " network " " features " " (nonce in hex | "-") " " (address | "-") " " agent
 //! ```
 //!
-//! A frame of more than 1 KiB is taken in piecemeal, so that the [`DecodeStep::Part`] road is driven too.
+//! A frame of more than 1 KiB is decoded in parts, so that [`DecodeStep::PartialFrame`] is tested
+//! too.
 #![allow(dead_code)]
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -21,18 +23,18 @@ use peerpool::wire::{
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// The dialect. Requests, peers and aborts do not exist in it; goodbyes do.
+/// The protocol. It has goodbyes, but no requests, peers or aborts.
 #[derive(Clone, Debug)]
 pub(crate) struct Toy {
     limits: WireLimits,
 }
 
-/// Longest text of a frame taken in one piece.
-const PIECE: usize = 1024;
-/// Longest payload of an event.
-const CAP: usize = 32 * 1024;
-/// Longest text before an event's payload: `event 65535 `.
-const WORDS: usize = 12;
+/// Longest text of a frame that is decoded in one piece, in bytes.
+const MAX_WHOLE_TEXT: usize = 1024;
+/// Longest payload of an event, in bytes.
+const MAX_PAYLOAD: usize = 32 * 1024;
+/// Longest text before a payload, in bytes: `event 65535 `.
+const MAX_PREFIX: usize = 12;
 const MAGIC: &[u8] = b"toy ";
 
 impl Toy {
@@ -40,19 +42,19 @@ impl Toy {
 
     pub(crate) fn new() -> Self {
         let limits = WireLimits {
-            urgent: CAP,
-            normal: CAP,
-            bulk: CAP,
+            urgent: MAX_PAYLOAD,
+            normal: MAX_PAYLOAD,
+            bulk: MAX_PAYLOAD,
             hello: 512,
-            chunk: CAP,
-            window: 2 + PIECE,
+            chunk: MAX_PAYLOAD,
+            window: 2 + MAX_WHOLE_TEXT,
             peers: 0,
         };
         Self { limits }
     }
 
     /// The bytes before an event's payload.
-    fn event_head(
+    fn event_header(
         &self,
         lane: Lane,
         header: &MessageHeader,
@@ -64,8 +66,8 @@ impl Toy {
         if lane == Lane::Control {
             return Err(EncodeError::ControlLaneReserved { kind: header.frame_kind() });
         }
-        if size > CAP {
-            return Err(EncodeError::TooLarge { lane, size, cap: CAP });
+        if size > MAX_PAYLOAD {
+            return Err(EncodeError::TooLarge { lane, size, cap: MAX_PAYLOAD });
         }
         let words = format!("event {kind} ");
         let mut bytes = ((words.len() + size) as u16).to_be_bytes().to_vec();
@@ -104,13 +106,13 @@ impl Protocol for Toy {
         payload: &[u8],
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
-        out.put_slice(&self.event_head(lane, header, payload.len())?);
+        out.put_slice(&self.event_header(lane, header, payload.len())?);
         out.put_slice(payload);
         Ok(())
     }
 
     fn chunks(&self, lane: Lane, header: MessageHeader, payload: Bytes) -> Result<Chunks, EncodeError> {
-        Ok(Chunks::single(self.event_head(lane, &header, payload.len())?, payload))
+        Ok(Chunks::single(self.event_header(lane, &header, payload.len())?, payload))
     }
 
     fn encode_control(&self, control: &Control, out: &mut BytesMut) -> Result<bool, EncodeError> {
@@ -161,16 +163,16 @@ impl Protocol for Toy {
             return Err(WireError::FirstFrameTooLarge { size, cap: self.limits.hello });
         }
         let Some(text) = rest.get(..size - 2) else { return Ok(None) };
-        let greeting = if text.starts_with(MAGIC) {
+        let first_frame = if text.starts_with(MAGIC) {
             FirstFrame::Hello(parse_hello(text)?)
         } else {
             FirstFrame::Goodbye(parse_bye(text).ok_or(WireError::Malformed { what: "bye" })?)
         };
-        Ok(Some((greeting, size)))
+        Ok(Some((first_frame, size)))
     }
 }
 
-/// Keeps the text of a long frame while it comes in.
+/// Collects the text of a long frame.
 #[derive(Debug)]
 pub(crate) struct ToyDecoder {
     text: Vec<u8>,
@@ -181,16 +183,16 @@ impl Decoder for ToyDecoder {
     fn step<'b>(&mut self, buf: &'b [u8]) -> Result<DecodeStep<'b>, WireError> {
         if self.missing > 0 {
             let used = buf.len().min(self.missing);
-            return if used == 0 { Ok(DecodeStep::NeedMore) } else { self.take(0, &buf[..used]) };
+            return if used == 0 { Ok(DecodeStep::NeedMore) } else { self.append(0, &buf[..used]) };
         }
         let Some((len, rest)) = buf.split_first_chunk::<2>() else { return Ok(DecodeStep::NeedMore) };
         let len = usize::from(u16::from_be_bytes(*len));
-        if len > CAP + WORDS {
-            return Err(WireError::FrameTooLarge { size: len, cap: CAP + WORDS });
+        if len > MAX_PAYLOAD + MAX_PREFIX {
+            return Err(WireError::FrameTooLarge { size: len, cap: MAX_PAYLOAD + MAX_PREFIX });
         }
-        if len > PIECE {
+        if len > MAX_WHOLE_TEXT {
             self.missing = len;
-            return self.take(2, &rest[..rest.len().min(len)]);
+            return self.append(2, &rest[..rest.len().min(len)]);
         }
         let Some(text) = rest.get(..len) else { return Ok(DecodeStep::NeedMore) };
         parse(2 + len, text).map(|(step, at)| match step {
@@ -207,8 +209,8 @@ impl Decoder for ToyDecoder {
 }
 
 impl ToyDecoder {
-    /// Takes in a piece of a long frame.
-    fn take(&mut self, header: usize, piece: &[u8]) -> Result<DecodeStep<'static>, WireError> {
+    /// Appends a piece of a long frame.
+    fn append(&mut self, header: usize, piece: &[u8]) -> Result<DecodeStep<'static>, WireError> {
         self.text.extend_from_slice(piece);
         self.missing -= piece.len();
         let used = header + piece.len();
@@ -225,7 +227,7 @@ impl ToyDecoder {
     }
 }
 
-/// What a text says; for an event with an empty payload in place of its own, which starts at the returned offset.
+/// Parses a text. The payload of an event is left empty; it starts at the returned offset.
 fn parse(used: usize, text: &[u8]) -> Result<(DecodeStep<'static>, usize), WireError> {
     let control = |control| Ok((DecodeStep::Control { used, control }, 0));
     match text {
@@ -242,8 +244,8 @@ fn parse(used: usize, text: &[u8]) -> Result<(DecodeStep<'static>, usize), WireE
     let kind = std::str::from_utf8(&rest[..digits]).ok().and_then(|kind| kind.parse().ok()).ok_or(bad)?;
     let at = text.len() - rest.len() + digits + 1;
     let size = text.len() - at;
-    if size > CAP {
-        return Err(WireError::MessageTooLarge { lane: Lane::Normal, size, cap: CAP });
+    if size > MAX_PAYLOAD {
+        return Err(WireError::MessageTooLarge { lane: Lane::Normal, size, cap: MAX_PAYLOAD });
     }
     let step = DecodeStep::Message {
         used,
@@ -274,7 +276,7 @@ fn parse_bye(text: &[u8]) -> Option<Goodbye> {
 
 fn parse_hello(text: &[u8]) -> Result<Hello, WireError> {
     let bad = WireError::Malformed { what: "hello" };
-    // The agent comes last and may be anything but text: it is split off before the rest is read as text.
+    // The agent comes last and need not be text: it is split off before the rest is read as text.
     let mut words = text[MAGIC.len()..].splitn(6, |byte| *byte == b' ');
     let mut word = || words.next().ok_or(bad.clone());
     let text_of = |word: &'_ [u8]| std::str::from_utf8(word).map(str::to_owned).map_err(|_| bad.clone());

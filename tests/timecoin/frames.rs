@@ -1,6 +1,6 @@
 //! Frames: captured bytes, and what was tried on the network's own node.
 
-use crate::conformance::{Reader, Said};
+use crate::conformance::{Reader, WireMessage};
 use bytes::{Bytes, BytesMut};
 use peerpool::base::Lane;
 use peerpool::timecoin::wire::{Kind, NetworkMessage, Software, TimeCoin, UNKNOWN};
@@ -9,8 +9,8 @@ use peerpool::wire::{
 };
 
 const CAP: usize = 10_485_760;
-const PING: Said = Said::Control(Control::Ping { token: 0 });
-const PONG: Said = Said::Control(Control::Pong { token: 0 });
+const PING: WireMessage = WireMessage::Control(Control::Ping { token: 0 });
+const PONG: WireMessage = WireMessage::Control(Control::Pong { token: 0 });
 
 fn testnet() -> TimeCoin {
     TimeCoin::testnet(Software::default())
@@ -20,19 +20,19 @@ fn frame(text: &[u8]) -> Vec<u8> {
     [&(text.len() as u32).to_be_bytes()[..], text].concat()
 }
 
-fn event(kind: Kind, text: &str) -> Said {
+fn event(kind: Kind, text: &str) -> WireMessage {
     said(MessageHeader::Event { kind: kind.code() }, text.as_bytes())
 }
 
-fn unknown(text: &[u8]) -> Said {
+fn unknown(text: &[u8]) -> WireMessage {
     said(MessageHeader::Event { kind: UNKNOWN }, text)
 }
 
-fn said(header: MessageHeader, text: &[u8]) -> Said {
-    Said::Message { lane: Lane::Normal, header, payload: Bytes::copy_from_slice(text) }
+fn said(header: MessageHeader, text: &[u8]) -> WireMessage {
+    WireMessage::Message { lane: Lane::Normal, header, payload: Bytes::copy_from_slice(text) }
 }
 
-fn heard(bytes: &[u8]) -> Vec<Said> {
+fn heard(bytes: &[u8]) -> Vec<WireMessage> {
     Reader::new(&testnet()).feed(bytes).unwrap()
 }
 
@@ -100,7 +100,7 @@ fn one_byte_at_a_time_or_many_frames_in_one_read_are_heard_the_same() {
     assert_eq!(heard(&bytes), want);
     let dialect = testnet();
     let mut reader = Reader::new(&dialect);
-    let one_by_one: Vec<Said> = bytes.chunks(1).flat_map(|byte| reader.feed(byte).unwrap()).collect();
+    let one_by_one: Vec<WireMessage> = bytes.chunks(1).flat_map(|byte| reader.feed(byte).unwrap()).collect();
     assert_eq!(one_by_one, want);
 }
 

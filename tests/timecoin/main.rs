@@ -11,7 +11,7 @@ mod reply_matching;
 mod samples;
 
 use bytes::Bytes;
-use conformance::{Manner, Said};
+use conformance::{Expectations, WireMessage};
 use peerpool::base::{Lane, canonical};
 use peerpool::timecoin::wire::{Kind, NetworkMessage, NetworkType, Software, TimeCoin, UNKNOWN};
 use peerpool::wire::{Control, Hello, MessageHeader, Status};
@@ -21,7 +21,7 @@ struct Json {
     network: NetworkType,
 }
 
-impl Manner for Json {
+impl Expectations for Json {
     fn message(&self, header: MessageHeader, payload: Bytes) -> (MessageHeader, Bytes) {
         // Most are a message of the kind that the header names, with blanks behind it up to the payload's length; some stay
         // what no message is, some of a kind there is not.
@@ -44,30 +44,30 @@ impl Manner for Json {
         (header, text.into())
     }
 
-    fn heard(&self, lane: Lane, header: MessageHeader, payload: &Bytes) -> Option<Said> {
+    fn received(&self, lane: Lane, header: MessageHeader, payload: &Bytes) -> Option<WireMessage> {
         match header {
             MessageHeader::Cancel { .. } => return None,
             MessageHeader::Response { id, status } if status != Status::Ok => {
-                // Said where the id is the place of a question that is not broadcast too; without the payload.
+                // WireMessage where the id is the place of a question that is not broadcast too; without the payload.
                 let answer = u16::try_from(id).ok().and_then(Kind::from_code)?;
                 let broadcast = matches!(answer, Kind::ConsensusVoteAck | Kind::TransactionApproved);
                 let told = answer.reply_slot() == Some(id) && !broadcast;
-                return told.then(|| Said::Message { lane, header, payload: Bytes::new() });
+                return told.then(|| WireMessage::Message { lane, header, payload: Bytes::new() });
             }
             _ => {}
         }
         // Told by the full parse, where the dialect looks at the start only.
         let kind = NetworkMessage::decode(payload).ok().map(|message| message.kind());
         let header = match kind {
-            Some(Kind::Ping) => return Some(Said::Control(Control::Ping { token: 0 })),
-            Some(Kind::Pong) => return Some(Said::Control(Control::Pong { token: 0 })),
+            Some(Kind::Ping) => return Some(WireMessage::Control(Control::Ping { token: 0 })),
+            Some(Kind::Pong) => return Some(WireMessage::Control(Control::Pong { token: 0 })),
             None => MessageHeader::Event { kind: UNKNOWN },
             Some(kind) => match kind.request_slot() {
                 Some(id) => MessageHeader::Request { id, kind: kind.code() },
                 None => MessageHeader::Event { kind: kind.code() },
             },
         };
-        Some(Said::Message { lane, header, payload: payload.clone() })
+        Some(WireMessage::Message { lane, header, payload: payload.clone() })
     }
 
     fn hello(&self, hello: Hello) -> (Hello, Hello) {
@@ -87,6 +87,6 @@ impl Manner for Json {
 #[test]
 fn the_timecoin_dialect_conforms_on_both_networks() {
     for network in [NetworkType::Mainnet, NetworkType::Testnet] {
-        conformance::conforms_in(&TimeCoin::new(network, Software::default()), &Json { network });
+        conformance::conforms_with(&TimeCoin::new(network, Software::default()), &Json { network });
     }
 }

@@ -1,6 +1,6 @@
-//! The native dialect's bytes are frozen: see `tests/golden/README.md`.
+//! The frozen bytes of the native protocol: see `tests/golden/README.md`.
 
-use crate::conformance::{Reader, Said};
+use crate::conformance::{Reader, WireMessage};
 use bytes::{Bytes, BytesMut};
 use peerpool::base::{Lane, Nonce};
 use peerpool::wire::{
@@ -13,7 +13,7 @@ const CHUNKS: &[u8] = include_bytes!("../golden/native_chunks.bin");
 
 #[test]
 fn every_frame_kind_has_its_frozen_bytes() {
-    let message = |lane, header, payload: &'static [u8]| Said::Message {
+    let message = |lane, header, payload: &'static [u8]| WireMessage::Message {
         lane,
         header,
         payload: Bytes::from_static(payload),
@@ -22,7 +22,7 @@ fn every_frame_kind_has_its_frozen_bytes() {
     let retry = Goodbye::new(GoodbyeReason::Full).retry_after(Duration::from_secs(30));
     let peers = vec!["192.0.2.1:24100".parse().unwrap(), "[2001:db8::1]:9".parse().unwrap()];
     let token = 0x0102_0304_0506_0708;
-    let said = [
+    let messages = [
         ("event_urgent", message(Lane::Urgent, MessageHeader::Event { kind: 0x1234 }, b"vote")),
         ("event_normal_empty", message(Lane::Normal, MessageHeader::Event { kind: 7 }, b"")),
         ("request_normal", message(Lane::Normal, MessageHeader::Request { id, kind: 3 }, b"height?")),
@@ -36,37 +36,37 @@ fn every_frame_kind_has_its_frozen_bytes() {
         ),
         ("cancel_control", message(Lane::Control, MessageHeader::Cancel { id }, b"")),
         ("cancel_bulk", message(Lane::Bulk, MessageHeader::Cancel { id: 1 }, b"")),
-        ("ping", Said::Control(Control::Ping { token })),
-        ("pong", Said::Control(Control::Pong { token })),
-        ("goodbye_full_retry", Said::Control(Control::Goodbye(retry))),
-        ("goodbye_other", Said::Control(Control::Goodbye(Goodbye::new(GoodbyeReason::Other(999))))),
-        ("abort_bulk", Said::Control(Control::Abort { lane: Lane::Bulk })),
-        ("get_peers", Said::Control(Control::GetPeers { max: 32 })),
-        ("peers", Said::Control(Control::Peers(peers))),
+        ("ping", WireMessage::Control(Control::Ping { token })),
+        ("pong", WireMessage::Control(Control::Pong { token })),
+        ("goodbye_full_retry", WireMessage::Control(Control::Goodbye(retry))),
+        ("goodbye_other", WireMessage::Control(Control::Goodbye(Goodbye::new(GoodbyeReason::Other(999))))),
+        ("abort_bulk", WireMessage::Control(Control::Abort { lane: Lane::Bulk })),
+        ("get_peers", WireMessage::Control(Control::GetPeers { max: 32 })),
+        ("peers", WireMessage::Control(Control::Peers(peers))),
     ];
     let mut golden = vectors(include_str!("../golden/native_frames.hex"));
     let native = Native::default();
-    for (name, said) in said {
+    for (name, message) in messages {
         let want = golden.remove(name).unwrap_or_else(|| panic!("no vector {name}"));
         let mut out = BytesMut::new();
-        match &said {
-            Said::Message { lane, header, payload } => {
+        match &message {
+            WireMessage::Message { lane, header, payload } => {
                 native.encode(*lane, header, payload, &mut out).unwrap()
             }
-            Said::Control(control) => assert!(native.encode_control(control, &mut out).unwrap()),
+            WireMessage::Control(control) => assert!(native.encode_control(control, &mut out).unwrap()),
         }
         assert_eq!(hex(&out), hex(&want), "{name}");
         let mut reader = Reader::new(&native);
-        if let Said::Control(Control::Abort { lane }) = said {
-            open_message(&native, &mut reader, lane);
+        if let WireMessage::Control(Control::Abort { lane }) = message {
+            start_message(&native, &mut reader, lane);
         }
-        assert_eq!(reader.feed(&want).unwrap(), [said], "{name}");
+        assert_eq!(reader.feed(&want).unwrap(), [message], "{name}");
     }
-    assert!(golden.is_empty(), "vectors that nothing says: {golden:?}");
+    assert!(golden.is_empty(), "unused vectors: {golden:?}");
 }
 
 #[test]
-fn every_greeting_has_its_frozen_bytes() {
+fn every_first_frame_has_its_frozen_bytes() {
     let least = Hello::new(1, 0x454d_4954, Nonce(std::array::from_fn(|at| at as u8)));
     let ipv4 = Hello {
         features: 5,
@@ -84,7 +84,7 @@ fn every_greeting_has_its_frozen_bytes() {
     };
     let banned = Goodbye::new(GoodbyeReason::Banned);
     let retry = Goodbye::new(GoodbyeReason::Full).retry_after(Duration::from_secs(30));
-    let greetings = [
+    let frames = [
         ("hello_least", FirstFrame::Hello(least)),
         ("hello_ipv4", FirstFrame::Hello(ipv4)),
         ("hello_full", FirstFrame::Hello(full)),
@@ -93,17 +93,17 @@ fn every_greeting_has_its_frozen_bytes() {
     ];
     let mut golden = vectors(include_str!("../golden/native_greetings.hex"));
     let native = Native::default();
-    for (name, greeting) in greetings {
+    for (name, frame) in frames {
         let want = golden.remove(name).unwrap_or_else(|| panic!("no vector {name}"));
         let mut out = BytesMut::new();
-        match &greeting {
+        match &frame {
             FirstFrame::Hello(hello) => native.encode_hello(hello, &mut out).unwrap(),
             FirstFrame::Goodbye(goodbye) => assert!(native.encode_goodbye(goodbye, &mut out).unwrap()),
         }
         assert_eq!(hex(&out), hex(&want), "{name}");
-        assert_eq!(native.decode_first_frame(&want), Ok(Some((greeting, want.len()))), "{name}");
+        assert_eq!(native.decode_first_frame(&want), Ok(Some((frame, want.len()))), "{name}");
     }
-    assert!(golden.is_empty(), "vectors that nothing says: {golden:?}");
+    assert!(golden.is_empty(), "unused vectors: {golden:?}");
 }
 
 #[test]
@@ -127,19 +127,19 @@ fn interleaved_chunks_have_their_frozen_bytes() {
     native.encode(Lane::Normal, &response, &body, &mut out).unwrap();
     assert!(out == CHUNKS, "chunked bytes differ");
 
-    let heard = Reader::new(&native).feed(CHUNKS).unwrap();
+    let received = Reader::new(&native).feed(CHUNKS).unwrap();
     let now = Bytes::from_static(b"now");
     let want = [
-        Said::Message { lane: Lane::Urgent, header: request, payload: now },
-        Said::Control(Control::Ping { token: 1 }),
-        Said::Message { lane: Lane::Bulk, header: event, payload: body.clone() },
-        Said::Message { lane: Lane::Normal, header: response, payload: body },
+        WireMessage::Message { lane: Lane::Urgent, header: request, payload: now },
+        WireMessage::Control(Control::Ping { token: 1 }),
+        WireMessage::Message { lane: Lane::Bulk, header: event, payload: body.clone() },
+        WireMessage::Message { lane: Lane::Normal, header: response, payload: body },
     ];
-    assert_eq!(heard, want);
+    assert_eq!(received, want);
 }
 
-/// An abort is legal only on a lane with an open message.
-fn open_message(native: &Native, reader: &mut Reader<'_, Native>, lane: Lane) {
+/// Starts a message, since an abort is legal only on a lane with a partial message.
+fn start_message(native: &Native, reader: &mut Reader<'_, Native>, lane: Lane) {
     let body = Bytes::from(vec![1; 20_000]);
     let first = native
         .chunks(lane, MessageHeader::Event { kind: 1 }, body)

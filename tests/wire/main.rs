@@ -1,4 +1,5 @@
-//! The wire: both dialects through one harness, the native one's frozen bytes and refusals.
+//! The wire: the conformance suite for two protocols, and the native protocol's frozen bytes and
+//! refusals.
 
 #![cfg(feature = "node")]
 
@@ -13,12 +14,12 @@ mod toy;
 use peerpool::wire::{Native, WireLimits};
 
 #[test]
-fn the_native_dialect_conforms() {
+fn the_native_protocol_conforms() {
     conformance::conforms(&Native::default());
 }
 
 #[test]
-fn the_native_dialect_conforms_with_small_limits() {
+fn the_native_protocol_conforms_with_small_limits() {
     let limits = WireLimits {
         urgent: 100,
         normal: 20_000,
@@ -32,6 +33,6 @@ fn the_native_dialect_conforms_with_small_limits() {
 }
 
 #[test]
-fn a_toy_dialect_without_lanes_ids_and_chunks_conforms() {
+fn a_toy_protocol_without_lanes_ids_and_chunks_conforms() {
     conformance::conforms(&toy::Toy::new());
 }

@@ -1,6 +1,6 @@
 //! Each refusal, with its exact typed error, from bytes made by hand.
 
-use crate::conformance::{Reader, Said};
+use crate::conformance::{Reader, WireMessage};
 use bytes::{Bytes, BytesMut};
 use peerpool::base::{Lane, Nonce};
 use peerpool::wire::{
@@ -99,7 +99,8 @@ fn an_open_message_is_continued_by_its_own_kind_and_id_only() {
     let after = |kind, next: &[u8]| refusal(&[&open(kind)[..], next].concat());
     let (event, request) = (FrameKind::Event, FrameKind::Request);
 
-    // The same kind again, without the continues bit, is a new message: never glued to the open one.
+    // The same kind again, without the continues bit, is a new message: never glued to the open
+    // one.
     let interrupted = WireError::Interrupted { lane, open: event, got: event };
     assert_eq!(after(EVENT, &frame(EVENT | NORMAL, b"kk next")), interrupted);
     let interrupted = WireError::Interrupted { lane, open: event, got: FrameKind::Cancel };
@@ -120,10 +121,10 @@ fn an_open_message_leaves_the_other_lanes_alone() {
     let heard = reader.feed(&frame(EVENT | NORMAL, b"kkhello")).unwrap();
     let header = MessageHeader::Event { kind: u16::from_le_bytes(*b"kk") };
     let payload = Bytes::from_static(b"hello");
-    assert_eq!(heard, [Said::Message { lane: Lane::Normal, header, payload }]);
+    assert_eq!(heard, [WireMessage::Message { lane: Lane::Normal, header, payload }]);
     let cancel = reader.feed(&frame(CANCEL, &9u32.to_le_bytes())).unwrap();
     let header = MessageHeader::Cancel { id: 9 };
-    assert_eq!(cancel, [Said::Message { lane: Lane::Control, header, payload: Bytes::new() }]);
+    assert_eq!(cancel, [WireMessage::Message { lane: Lane::Control, header, payload: Bytes::new() }]);
 }
 
 #[test]
@@ -135,7 +136,7 @@ fn an_abort_drops_the_open_message_and_only_that() {
     let both = reader.buffered();
     assert!(both >= 16_382 + 1022);
     let heard = reader.feed(&frame(CONTROL, &[4, 3])).unwrap();
-    assert_eq!(heard, [Said::Control(Control::Abort { lane: Lane::Bulk })]);
+    assert_eq!(heard, [WireMessage::Control(Control::Abort { lane: Lane::Bulk })]);
     let one = reader.buffered();
     assert!((1022..=both - 16_382).contains(&one), "{one} of {both} bytes are left");
     // The lane is free again, and what was dropped cannot be continued.
@@ -179,7 +180,7 @@ fn mapped_addresses_arrive_canonical() {
     body.extend_from_slice(&[192, 0, 2, 7, 0x34, 0x12]);
     let heard = Reader::new(&small()).feed(&frame(CONTROL, &body)).unwrap();
     let peer = "192.0.2.7:4660".parse().unwrap();
-    assert_eq!(heard, [Said::Control(Control::Peers(vec![peer]))]);
+    assert_eq!(heard, [WireMessage::Control(Control::Peers(vec![peer]))]);
 }
 
 /// A hello's bytes with some replaced, from this offset on.

@@ -25,7 +25,7 @@
 //!   "schema": 1,
 //!   "family": "fanout",
 //!   "machine": {"cpu": "...", "cores": 2, "memory_mib": 7900, "kernel": "...", "load_before": 0.02},
-//!   "command": "cargo bench --all-features --bench fanout -- --ratios",
+//!   "command": "cargo bench --features timecoin,unstable --bench fanout -- --ratios",
 //!   "unix_time": 1796000000,
 //!   "seconds": 190.0,
 //!   "rounds": 7,

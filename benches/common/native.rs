@@ -13,7 +13,7 @@ pub(crate) const KIND: u16 = 7;
 /// What a protocol puts on the wire, as far as receivers and raw writers need it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WireFormat {
-    /// One message with a payload of so many bytes, encoded.
+    /// One message with a payload of this many bytes, encoded.
     pub(crate) frame: fn(usize) -> Bytes,
     /// The hello of the receiver of this number.
     pub(crate) hello: fn(u64) -> Vec<u8>,

@@ -37,7 +37,7 @@ pub(crate) fn start(runtime: &Runtime, builder: NodeBuilder) -> Node {
     runtime.block_on(builder.start()).expect("a node")
 }
 
-/// Waits until the node has so many peers.
+/// Waits until the node has this many peers.
 ///
 /// # Panics
 /// If they do not come.

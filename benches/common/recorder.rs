@@ -98,7 +98,7 @@ fn command() -> String {
             _ => kept.push(arg),
         }
     }
-    format!("cargo bench --all-features --bench {bench} -- {}", kept.join(" "))
+    format!("cargo bench --features timecoin,unstable --bench {bench} -- {}", kept.join(" "))
         .trim_end_matches(" -- ")
         .to_owned()
 }

@@ -14,7 +14,7 @@ pub(crate) fn row(cells: impl IntoIterator<Item = impl Display>) {
     println!("| {} |", cells.join(" | "));
 }
 
-/// Prints a row of a title and numbers with so many decimals.
+/// Prints a row of a title and numbers with this many decimals.
 pub(crate) fn numbers(title: &str, values: &[f64], decimals: usize) {
     let values = values.iter().map(|value| format!("{value:.decimals$}"));
     row(std::iter::once(title.to_owned()).chain(values));

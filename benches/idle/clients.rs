@@ -119,7 +119,7 @@ impl Clients {
         f64::from(sent)
     }
 
-    /// Answers the pings of one wake-up, after at most so long.
+    /// Answers the pings of one wake-up, after at most `timeout`.
     fn answer_pings(&mut self, timeout: Duration) {
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return,

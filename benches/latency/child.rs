@@ -27,7 +27,7 @@ pub(crate) fn main(args: &[String]) {
                 send_buffer: send.parse().ok(),
                 recv_buffer: recv.parse().ok(),
             };
-            let (runtime, node, answer) = far_node(sockets, &mut receivers);
+            let (runtime, node, answer) = remote_node(sockets, &mut receivers);
             nodes.push((runtime, node));
             answer
         }
@@ -36,12 +36,12 @@ pub(crate) fn main(args: &[String]) {
 }
 
 /// Starts a node whose handler feeds two groups.
-fn far_node(sockets: Sockets, receivers: &mut ReceiverProcess) -> (Runtime, Node, String) {
+fn remote_node(sockets: Sockets, receivers: &mut ReceiverProcess) -> (Runtime, Node, String) {
     let (votes, blocks) = (Counters::new(1), Counters::new(1));
     let (votes_id, blocks_id) = (receivers.add_group(&votes), receivers.add_group(&blocks));
     let runtime = runtime(2);
     let builder = Node::builder().config(patient_config()).transport(transport(sockets));
-    let node = start(&runtime, builder.handler(FarHandler { votes, blocks }));
+    let node = start(&runtime, builder.handler(RemoteHandler { votes, blocks }));
     let port = node.local_addrs()[0].port();
     (runtime, node, format!("{port} {votes_id} {blocks_id}"))
 }
@@ -68,13 +68,13 @@ pub(crate) fn transport(sockets: Sockets) -> Tcp {
     Tcp::new(config)
 }
 
-/// The application of the far node.
-struct FarHandler {
+/// The application of the remote node.
+struct RemoteHandler {
     votes: Arc<Counters>,
     blocks: Arc<Counters>,
 }
 
-impl Handler for FarHandler {
+impl Handler for RemoteHandler {
     fn event(&self, _: Context<'_>, event: Event<'_>) -> Handled {
         let payload: &[u8] = &event.payload;
         if event.kind == KIND {

@@ -9,7 +9,7 @@ use crate::Sockets;
 use crate::common::stats::percentile;
 use crate::paced::{Caller, Pair};
 use crate::slow::{Peers, Trial};
-use crate::votes::{Bulk, FarEnd, Scene};
+use crate::votes::{Bulk, RemoteEnd, Scene};
 
 pub(crate) fn run() {
     let mut criterion = Criterion::default().configure_from_args();
@@ -50,8 +50,8 @@ fn votes(criterion: &mut Criterion) {
     group.sample_size(10).warm_up_time(Duration::from_millis(100));
     for bulk in Bulk::ALL {
         group.bench_function(BenchmarkId::from_parameter(bulk.name()), |bencher| {
-            let scene =
-                scene.get_or_init(|| RefCell::new(Scene::new(2, Sockets::default(), FarEnd::Reader, false)));
+            let scene = scene
+                .get_or_init(|| RefCell::new(Scene::new(2, Sockets::default(), RemoteEnd::Reader, false)));
             bencher.iter_custom(|count| {
                 let mut slice = scene.borrow_mut().slice(bulk, Duration::from_millis(count.min(200)));
                 median_times(&mut slice.latencies, count)

@@ -12,7 +12,7 @@
 //! - *paced*: 200 broadcasts a second to idle peers, from the call to receipt at each, beside one thread that writes the
 //!   same bytes to each of as many sockets. The caller is a task of the node's runtime, or a thread outside of it.
 //! - *votes*: one urgent message a millisecond to a peer, alone and while 10 MB blocks stream to it over the bulk lane. The
-//!   far end is a bare reader or a whole node.
+//!   remote end is a bare reader or a whole node.
 //! - *slow*: what the other peers get while some read slowly or not at all, in the first second from the first message
 //!   and after the slow ones are detected.
 //!
@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use common::args::Args;
 use common::{receivers, system};
-use votes::FarEnd;
+use votes::RemoteEnd;
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]
@@ -44,8 +44,8 @@ pub(crate) struct Options {
     /// Threads of the runtime.
     pub(crate) workers: usize,
     pub(crate) sockets: Sockets,
-    /// In *votes*, the kinds of far ends.
-    pub(crate) ends: Vec<FarEnd>,
+    /// In *votes*, the kinds of remote ends.
+    pub(crate) ends: Vec<RemoteEnd>,
     /// In *votes*, whether each process keeps to a processor of its own.
     pub(crate) pin: bool,
     /// In *votes*, values of `TCP_NOTSENT_LOWAT` to compare.
@@ -97,9 +97,9 @@ fn main() {
 
 fn options(args: &Args) -> Options {
     let ends = match args.value("--end") {
-        Some("node") => vec![FarEnd::Node],
-        Some(_) => vec![FarEnd::Reader],
-        None => vec![FarEnd::Reader, FarEnd::Node],
+        Some("node") => vec![RemoteEnd::Node],
+        Some(_) => vec![RemoteEnd::Reader],
+        None => vec![RemoteEnd::Reader, RemoteEnd::Node],
     };
     Options {
         peers: args.numbers("--peers", &[8, 64, 256, 1024]),

@@ -25,7 +25,7 @@ use crate::common::table;
 
 /// Time between two broadcasts. A broadcast waits until the one before has arrived everywhere.
 const PERIOD: Duration = Duration::from_millis(5);
-/// After a broadcast this process does nothing else for so long.
+/// After a broadcast this process does nothing else for this long.
 const QUIET: Duration = Duration::from_millis(2);
 /// Bytes of a payload.
 const PAYLOAD_BYTES: usize = 100;

@@ -144,7 +144,7 @@ impl Trial {
     }
 }
 
-/// Broadcasts for so long; how many messages, and the most memory that the node's stats reported.
+/// Broadcasts for `long`; how many messages, and the most memory that the node's stats reported.
 async fn produce(node: Node, long: Duration) -> (u64, u64) {
     let since = Instant::now();
     let message = Message::new(native::KIND, native::payload(PAYLOAD_BYTES));

@@ -56,14 +56,14 @@ impl Bulk {
 
 /// Who reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FarEnd {
+pub(crate) enum RemoteEnd {
     /// A thread that takes frames apart and puts no message together.
     Reader,
     /// A node with a handler.
     Node,
 }
 
-impl FarEnd {
+impl RemoteEnd {
     fn name(self) -> &'static str {
         match self {
             Self::Reader => "reader",
@@ -72,7 +72,7 @@ impl FarEnd {
     }
 }
 
-/// A node and a far end, in two processes.
+/// A node and a remote end, in two processes.
 pub(crate) struct Scene {
     runtime: Runtime,
     receivers: Receivers,
@@ -80,21 +80,21 @@ pub(crate) struct Scene {
     peer: Arc<Peer>,
     votes: Group,
     blocks: Group,
-    /// Bytes of a block as the far end counts them.
+    /// Bytes of a block as the remote end counts them.
     block_bytes: u64,
 }
 
 /// What a slice came to.
 #[derive(Debug, Default)]
 pub(crate) struct Slice {
-    /// Nanoseconds from the call to the far handler.
+    /// Nanoseconds from the call to the remote handler.
     pub(crate) latencies: Vec<u64>,
     /// Bytes of blocks a second.
     rate: f64,
 }
 
 impl Scene {
-    pub(crate) fn new(workers: usize, sockets: Sockets, end: FarEnd, pinned: bool) -> Self {
+    pub(crate) fn new(workers: usize, sockets: Sockets, end: RemoteEnd, pinned: bool) -> Self {
         pin(pinned.then_some(0));
         let runtime = runtime(workers);
         let mut receivers = Receivers::start_on(pinned.then_some(1));
@@ -104,13 +104,13 @@ impl Scene {
         config.connection.outbox_bytes = (QUEUED_BLOCKS + 1) * BLOCK_BYTES;
         let node = start(&runtime, Node::builder().config(config).transport(transport(sockets)));
         let (peer, votes, blocks, block_bytes) = match end {
-            FarEnd::Reader => {
+            RemoteEnd::Reader => {
                 let group = receivers.join(&node, 1, ReadMode::Frames);
                 let votes = Receivers::group(group.id, 1);
                 // The first chunk begins with the message's kind.
                 (node.roster().iter().next().cloned(), votes, group, BLOCK_BYTES as u64 + 2)
             }
-            FarEnd::Node => {
+            RemoteEnd::Node => {
                 let word = |size: Option<usize>| size.map_or("-".to_owned(), |size| size.to_string());
                 let lowat = word(sockets.lowat.map(|size| size as usize));
                 let (send, recv) = (word(sockets.send_buffer), word(sockets.recv_buffer));
@@ -123,7 +123,7 @@ impl Scene {
         Self { runtime, receivers, node, peer: peer.expect("a peer"), votes, blocks, block_bytes }
     }
 
-    /// Sends votes for so long, blocks beside them.
+    /// Sends votes for `long`, blocks beside them.
     pub(crate) fn slice(&mut self, bulk: Bulk, long: Duration) -> Slice {
         let stop = Arc::new(AtomicBool::new(false));
         let (node, peer) = (self.node.clone(), Arc::clone(&self.peer));
@@ -197,9 +197,9 @@ pub(crate) fn run(args: &Args, options: &Options) {
     pin(None);
 }
 
-fn measure(recorder: &mut Recorder, options: &Options, end: FarEnd) {
+fn measure(recorder: &mut Recorder, options: &Options, end: RemoteEnd) {
     println!(
-        "\nVotes past 10 MB blocks to the same peer: microseconds from the call to the far handler; far end: {end:?}"
+        "\nVotes past 10 MB blocks to the same peer: microseconds from the call to the remote handler; remote end: {end:?}"
     );
     println!("sockets: {:?}\n", transport(options.sockets).config());
     let mut scene = Scene::new(options.workers, options.sockets, end, options.pin);
@@ -217,7 +217,7 @@ fn measure(recorder: &mut Recorder, options: &Options, end: FarEnd) {
         // A sender that gets no processor sends late and leaves out what is due meanwhile. The latencies do not show that.
         let due = options.slice.as_secs_f64() / PERIOD.as_secs_f64();
         let sent = each(&slices[at], |slice| slice.latencies.len() as f64 / due);
-        let case = case(&[("far_end", &end.name())]);
+        let case = case(&[("remote_end", &end.name())]);
         recorder.add(&case, bulk.name(), "latency_p50_us", &p50[at]);
         recorder.add(&case, bulk.name(), "latency_p99_us", &p99[at]);
         recorder.add(&case, bulk.name(), "sent_of_due", &sent);
@@ -239,8 +239,8 @@ fn measure(recorder: &mut Recorder, options: &Options, end: FarEnd) {
 }
 
 /// Several values of `TCP_NOTSENT_LOWAT` beside each other.
-fn sweep(options: &Options, end: FarEnd) {
-    println!("\nVotes past broadcast blocks by TCP_NOTSENT_LOWAT (0: none); far end: {end:?}\n");
+fn sweep(options: &Options, end: RemoteEnd) {
+    println!("\nVotes past broadcast blocks by TCP_NOTSENT_LOWAT (0: none); remote end: {end:?}\n");
     let scene = |lowat: &usize| {
         let sockets = Sockets { lowat: Some(*lowat as u32), ..options.sockets };
         Scene::new(options.workers, sockets, end, options.pin)

@@ -81,7 +81,7 @@ fn criterion_marks(criterion: &mut Criterion, peers: usize) {
     }
 }
 
-/// How long it takes until each of the threads has made so many marks, once all are ready.
+/// How long it takes until each thread has made `marks` marks, once all are ready.
 fn time(
     competitor: &dyn Competitor,
     order: &[PeerId],

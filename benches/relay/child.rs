@@ -139,7 +139,7 @@ impl Senders {
     }
 }
 
-/// Waits until so many bytes came in all, or nothing has come for a while. How many came, and how long ago the last of them.
+/// Waits until this many bytes came in all, or nothing has come for a while. How many came, and how long ago the last of them.
 fn wait(received: &[AtomicU64], total: u64) -> (u64, Duration) {
     let (mut last, mut since) = (0, Instant::now());
     loop {

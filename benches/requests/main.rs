@@ -63,7 +63,7 @@ impl Goal {
 pub(crate) trait Contender {
     fn name(&self) -> &'static str;
 
-    /// Keeps so many requests in flight until the goal is reached, and returns how many were answered.
+    /// Keeps `depth` requests in flight until the goal is reached, and returns how many were answered.
     fn run(&mut self, runtime: &Runtime, answer: usize, depth: usize, goal: Goal) -> u64;
 }
 

@@ -329,7 +329,7 @@ fn timed(run: impl FnOnce()) -> f64 {
     since.elapsed().as_nanos() as f64
 }
 
-/// Runs on so many threads at once; the mean of their results.
+/// Runs on `threads` threads at once; the mean of their results.
 fn on_threads(threads: usize, run: impl Fn(usize) -> f64 + Sync) -> f64 {
     if threads == 1 {
         return run(0);

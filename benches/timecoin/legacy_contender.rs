@@ -1,7 +1,7 @@
 //! The legacy structures as contenders. A broadcast spawns a task per peer, each of which clones the message, looks the
 //! connection up, locks it, encodes JSON and writes.
 //!
-//! Only so many broadcasts are under way at the same time. The legacy node has no such bound; tasks would only pile up.
+//! Only `at_once` broadcasts are under way at the same time. The legacy node has no such bound; tasks would only pile up.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -95,14 +95,14 @@ fn contest(peers: usize, mode: ReadMode, options: &Options) -> Contest {
     contest
 }
 
-/// One message to so many peers.
+/// One message to all peers.
 fn cell(contest: &mut Contest, kind: Kind, options: &Options, recorder: &mut Recorder) {
     let (size, peers) = (kind.size(), contest.peers);
     let lines = contest.cell(size, options.effort);
     record(recorder, &case(&[("message", &kind.name()), ("peers", &peers)]), &lines);
     let (rounds, slice) = (lines[0].rates.len(), options.effort.slice);
     println!("\n{} ({size} B) to {peers} peers, {rounds} rounds of {slice:?} a slice\n", kind.name());
-    table::header(&["", "k deliveries/s", "of the limit", "peerpool is so many times as fast"]);
+    table::header(&["", "k deliveries/s", "of the limit", "times as fast as it: peerpool"]);
     let ours = lines.last().expect("peerpool");
     for line in &lines {
         let lost = if line.lost > 0 { " BYTES LOST" } else { "" };

@@ -30,7 +30,7 @@ pub(crate) const FAMILIES: [Family; 13] = [
     },
     Family {
         name: "votes",
-        title: "A vote past 10 MB blocks: time to the far handler",
+        title: "A vote past 10 MB blocks: time to the remote handler",
         panels: votes::panels,
         tables: votes::tables,
     },
@@ -330,16 +330,16 @@ mod votes {
         let groups = strings(&["reader", "node"]);
         let one = |(title, metric): (&str, &str)| {
             panel(title, "microseconds", (&groups, &[IDLE, BULK[0], BULK[1]]), Scale::Log, |end, name| {
-                bar(find(results, &[("far_end", end)], name, metric), 1.0)
+                bar(find(results, &[("remote_end", end)], name, metric), 1.0)
             })
         };
-        [("p50, by far end", "latency_p50_us"), ("p99, by far end", P99)].map(one).into()
+        [("p50, by remote end", "latency_p50_us"), ("p99, by remote end", P99)].map(one).into()
     }
 
     pub(super) fn tables(results: &Results) -> Vec<(String, String)> {
         let mut rows = Vec::new();
         for (end, end_text) in ENDS {
-            let case = [("far_end", end)];
+            let case = [("remote_end", end)];
             let median = |name: &str, metric: &str| {
                 find(results, &case, name, metric).map_or(f64::NAN, |cell| cell.median)
             };

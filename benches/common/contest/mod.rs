@@ -29,9 +29,9 @@ const MAX_CELL_TIME: Duration = Duration::from_secs(18);
 /// When to stop producing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Goal {
-    /// After so long.
+    /// After this time.
     Time(Duration),
-    /// After so many messages to all peers.
+    /// After this many messages to all peers.
     Messages(u64),
 }
 

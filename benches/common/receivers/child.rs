@@ -80,7 +80,7 @@ impl Counters {
         })
     }
 
-    /// Waits until so many bytes came, or nothing has come for a while.
+    /// Waits until this many bytes came, or nothing has come for a while.
     fn wait(&self, bytes: u64) -> (u64, u64, u64) {
         let (mut last, mut since) = (0, Instant::now());
         loop {

@@ -28,11 +28,11 @@ pub(crate) enum ReadMode {
     Copy,
     /// They are copied out, and the numbers in them are checked for order.
     Order,
-    /// Messages of so many bytes, each of which ends with the time at which it was sent.
+    /// Messages of this many bytes, each of which ends with the time at which it was sent.
     Stamps(usize),
     /// Native frames: urgent ones end with the time at which they were sent, the bytes of others are counted, pings are answered.
     Frames,
-    /// Discards so many bytes a second.
+    /// Discards this many bytes a second.
     Slow(usize),
     /// Nothing is read.
     Never,

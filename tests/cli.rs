@@ -478,12 +478,12 @@ fn a_killed_node_is_noticed_and_reconnects() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn legacy_nodes_exchange_messages_through_the_command_in_both_directions() {
-    use legacy_node::{ConnectionSetup, LegacyNode, Times, What, sample};
+    use legacy_node::{ConnectionSetup, LegacyNode, Timing, What, sample};
     // No other process uses this address.
     let process = std::process::id();
     let ours = SocketAddr::from(([127, 128 + (process >> 8 & 0x7f) as u8, process as u8, 255], 24_100));
-    let dialled = LegacyNode::start(ConnectionSetup::full(41, Times::faster(10))).await;
-    let dialling = LegacyNode::start(ConnectionSetup::new(42, Times::faster(10)).dials_from_itself()).await;
+    let dialled = LegacyNode::start(ConnectionSetup::full(41, Timing::faster(10))).await;
+    let dialling = LegacyNode::start(ConnectionSetup::new(42, Timing::faster(10)).dials_from_itself()).await;
     let to = dialled.addr().to_string();
     let started = tokio::task::spawn_blocking(move || {
         RunningNode::start(&["--network", "testnet", "--timecoin", &ours.to_string(), "--peer", &to])
@@ -493,19 +493,19 @@ async fn legacy_nodes_exchange_messages_through_the_command_in_both_directions()
     dialling.connect_to_peer(ours).await.unwrap();
     dialled.record().until(WAIT, |record| record.when(|what| *what == What::Pooled).is_some()).await;
     // The dialling node reads nothing at first, but its pings are answered at once.
-    dialling.record().until(WAIT, |record| record.tally(ours.ip()).pings_ok > 0).await;
+    dialling.record().until(WAIT, |record| record.counts(ours.ip()).pings_ok > 0).await;
     let tip = sample("TransactionBroadcast");
     dialling.send_to_peer_tcp(ours.ip(), tip).await.unwrap();
     let heard = |record: &legacy_node::Record| {
         record.entries().iter().any(
-            |entry| matches!(&entry.what, What::Got(message, legacy_node::Fate::Read) if message.text == tip),
+            |entry| matches!(&entry.what, What::Got(message, legacy_node::FrameFate::Read) if message.text == tip),
         )
     };
     dialled.record().until(WAIT, heard).await;
-    let tally = dialled.tally(std::net::IpAddr::from([127, 0, 0, 1]));
+    let counts = dialled.counts(std::net::IpAddr::from([127, 0, 0, 1]));
     assert!(
-        tally.unreadable == 0 && tally.got.iter().any(|name| name == "TransactionBroadcast"),
-        "{tally:?}"
+        counts.unreadable == 0 && counts.got.iter().any(|name| name == "TransactionBroadcast"),
+        "{counts:?}"
     );
     assert_eq!(node.count(&["peer down"]), 0);
     let ended = tokio::task::spawn_blocking(move || node.end("-TERM"));

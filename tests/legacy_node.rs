@@ -1,4 +1,4 @@
-//! The played old node behaves as the old node was measured to.
+//! The played legacy node behaves as the legacy node was measured to.
 #![cfg(all(feature = "node", not(peerpool_loom)))]
 
 #[path = "common/legacy_node.rs"]
@@ -7,8 +7,10 @@ mod legacy_node;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use legacy_node::{ConnectionSetup, Times, What, sample};
-use legacy_node::{Fate, Flavour, Hand, Handshake, LegacyNode, MAX_MESSAGE, Message, Network, SAMPLES};
+use legacy_node::{ConnectionSetup, Timing, What, sample};
+use legacy_node::{
+    FrameFate, Handshake, LegacyNode, MAX_MESSAGE, Message, Network, NodeKind, SAMPLES, ScriptedPeer,
+};
 use tokio::io::{DuplexStream, duplex};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
@@ -41,34 +43,34 @@ fn pipe() -> (DuplexStream, DuplexStream) {
 }
 
 /// A node that does not listen, on its real durations, for paused time.
-async fn paused(host: u8, flavour: Flavour) -> LegacyNode {
-    let setup = ConnectionSetup { flavour, ..ConnectionSetup::new(host, Times::real()) };
+async fn paused(host: u8, kind: NodeKind) -> LegacyNode {
+    let setup = ConnectionSetup { kind, ..ConnectionSetup::new(host, Timing::real()) };
     LegacyNode::start(setup.only_dials(at(host))).await
 }
 
 /// `node` has dialled us; we are 127.0.0.`host`.
-async fn dialled_by(node: &LegacyNode, host: u8) -> Hand {
+async fn dialled_by(node: &LegacyNode, host: u8) -> ScriptedPeer {
     let (ours, theirs) = pipe();
-    let mut hand = Hand::new(ours);
+    let mut scripted = ScriptedPeer::new(ours);
     let ours = handshake(host);
     let (connected, greeted) =
-        tokio::join!(node.connect_over(theirs, at(host)), hand.welcome(&ours, Network::Testnet));
+        tokio::join!(node.connect_over(theirs, at(host)), scripted.welcome(&ours, Network::Testnet));
     connected.unwrap();
     greeted.unwrap();
-    hand
+    scripted
 }
 
 /// We have dialled `node`; we are 127.0.0.`host`, and so the socket says.
-async fn dial(node: &LegacyNode, host: u8) -> Hand {
+async fn dial(node: &LegacyNode, host: u8) -> ScriptedPeer {
     let (ours, theirs) = pipe();
-    let mut hand = Hand::new(ours);
+    let mut scripted = ScriptedPeer::new(ours);
     let ours = handshake(host);
     let from = SocketAddr::new(ip(host), 50_000);
     let (accepted, greeted) =
-        tokio::join!(node.accept_over(theirs, from), hand.greet(&ours, Network::Testnet));
+        tokio::join!(node.accept_over(theirs, from), scripted.greet(&ours, Network::Testnet));
     accepted.unwrap();
     greeted.unwrap();
-    hand
+    scripted
 }
 
 #[test]
@@ -87,7 +89,7 @@ fn the_handshake_has_the_captured_bytes() {
 }
 
 #[test]
-fn messages_are_understood_as_the_old_node_understands_them() {
+fn messages_are_accepted_as_by_the_measured_node() {
     assert_eq!(SAMPLES.lines().count(), 71);
     for line in SAMPLES.lines() {
         assert_eq!(Message::parse(line.as_bytes()).map(|message| message.text).as_deref(), Ok(line));
@@ -127,142 +129,146 @@ fn messages_are_understood_as_the_old_node_understands_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_send_after_a_dial_waits_for_the_rest_of_the_mute_time() {
-    let node = paused(3, Flavour::Layer).await;
-    let mut hand = dialled_by(&node, 2).await;
-    assert_eq!(hand.hear().await.unwrap().variant, "GetPeerList");
+async fn the_first_send_after_a_dial_waits_for_the_read_pause() {
+    let node = paused(3, NodeKind::Layer).await;
+    let mut scripted = dialled_by(&node, 2).await;
+    assert_eq!(scripted.receive().await.unwrap().variant, "GetPeerList");
     sleep(Duration::from_millis(200)).await;
     let since = Instant::now();
     node.send_to_peer_tcp(ip(2), TIP).await.unwrap();
     let waited = since.elapsed().as_millis();
     assert!((14_795..=14_805).contains(&waited), "{waited} ms");
-    assert_eq!(hand.hear().await.unwrap().variant, "UpdateTip");
+    assert_eq!(scripted.receive().await.unwrap().variant, "UpdateTip");
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_mute_it_answers_pings_and_throws_all_else_away() {
-    let node = paused(3, Flavour::Layer).await;
-    let mut hand = dialled_by(&node, 2).await;
-    assert_eq!(hand.hear().await.unwrap().variant, "GetPeerList");
-    hand.say(sample("PeerList")).await;
-    hand.say(PING).await;
-    hand.say(TIP).await;
-    assert_eq!(hand.hear_within(seconds(1)).await.as_deref(), Some(r#""Pong""#));
+async fn during_the_read_pause_it_answers_pings_and_discards_the_rest() {
+    let node = paused(3, NodeKind::Layer).await;
+    let mut scripted = dialled_by(&node, 2).await;
+    assert_eq!(scripted.receive().await.unwrap().variant, "GetPeerList");
+    scripted.send(sample("PeerList")).await;
+    scripted.send(PING).await;
+    scripted.send(TIP).await;
+    assert_eq!(scripted.receive_within(seconds(1)).await.as_deref(), Some(r#""Pong""#));
     sleep(seconds(16)).await;
     let got: Vec<_> =
         node.record().got(ip(2)).into_iter().map(|(message, fate)| (message.variant, fate)).collect();
-    let expected = [("PeerList", Fate::Discarded), ("Ping", Fate::Answered), ("UpdateTip", Fate::Discarded)];
+    let expected = [
+        ("PeerList", FrameFate::Discarded),
+        ("Ping", FrameFate::Answered),
+        ("UpdateTip", FrameFate::Discarded),
+    ];
     assert_eq!(got, expected.map(|(variant, fate)| (variant.to_owned(), fate)));
     let mute = node.record().of(ip(2)).into_iter().find(|what| matches!(what, What::Unanswered(_)));
     assert!(mute.is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_nobody_asked_for_fails_one_ping() {
-    let node = paused(3, Flavour::Layer).await;
-    let mut hand = dialled_by(&node, 2).await;
-    hand.answer_pings(seconds(20)).await;
-    hand.say(TIP).await;
-    hand.say(TIP).await;
+async fn an_unrequested_frame_fails_one_ping() {
+    let node = paused(3, NodeKind::Layer).await;
+    let mut scripted = dialled_by(&node, 2).await;
+    scripted.answer_pings(seconds(20)).await;
+    scripted.send(TIP).await;
+    scripted.send(TIP).await;
     // Pings at 30, 60, 90, 120 s: two take a tip for their answer, the later ones the Pongs of the first two.
-    hand.answer_pings(seconds(105)).await;
-    let tally = node.tally(ip(2));
-    assert_eq!((tally.pings_sent, tally.pings_failed, tally.pings_ok, tally.lost), (4, 2, 2, 2));
-    assert_eq!(tally.got, ["UpdateTip", "UpdateTip", "Pong", "Pong"]);
+    scripted.answer_pings(seconds(105)).await;
+    let counts = node.counts(ip(2));
+    assert_eq!((counts.pings_sent, counts.pings_failed, counts.pings_ok, counts.lost), (4, 2, 2, 2));
+    assert_eq!(counts.got, ["UpdateTip", "UpdateTip", "Pong", "Pong"]);
     let error = What::PingFailed("Protocol error: expected Pong, got UpdateTip".to_owned());
     assert_eq!(node.record().of(ip(2)).into_iter().filter(|what| *what == error).count(), 2);
 }
 
 /// So many tips each 30 s, ten times: until 316 s after the dial.
-async fn tips(hand: &mut Hand, each: usize) {
-    hand.answer_pings(seconds(16)).await;
+async fn tips(scripted: &mut ScriptedPeer, each: usize) {
+    scripted.answer_pings(seconds(16)).await;
     for _ in 0..10 {
         for _ in 0..each {
-            hand.say(TIP).await;
+            scripted.send(TIP).await;
         }
-        hand.answer_pings(seconds(30)).await;
+        scripted.answer_pings(seconds(30)).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_every_30_s_fails_every_other_ping_and_a_dozen_get_the_peer_reaped() {
-    let node = paused(3, Flavour::Layer).await;
-    let mut hand = dialled_by(&node, 2).await;
-    tips(&mut hand, 1).await;
+async fn a_frame_every_30_s_fails_every_other_ping_and_a_dozen_reap_the_peer() {
+    let node = paused(3, NodeKind::Layer).await;
+    let mut scripted = dialled_by(&node, 2).await;
+    tips(&mut scripted, 1).await;
     // A tip is lost, then the Pong that its ping left behind is taken, and so on: it is seen every minute.
-    let tally = node.tally(ip(2));
-    assert_eq!((tally.pings_ok, tally.pings_failed), (5, 5));
+    let counts = node.counts(ip(2));
+    assert_eq!((counts.pings_ok, counts.pings_failed), (5, 5));
     assert_eq!(node.peers().await.len(), 1);
 
-    let node = paused(3, Flavour::Layer).await;
-    let mut hand = dialled_by(&node, 2).await;
-    tips(&mut hand, 12).await;
-    assert_eq!(node.tally(ip(2)).pings_ok, 0);
+    let node = paused(3, NodeKind::Layer).await;
+    let mut scripted = dialled_by(&node, 2).await;
+    tips(&mut scripted, 12).await;
+    assert_eq!(node.counts(ip(2)).pings_ok, 0);
     let reaped = node.record().when(|what| *what == What::Removed("stale")).unwrap();
     assert!(reaped > seconds(300) && reaped <= seconds(340), "{reaped:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_answers_pings_stays() {
-    let node = paused(3, Flavour::Layer).await;
-    let mut hand = dialled_by(&node, 2).await;
-    assert_eq!(hand.answer_pings(seconds(1000)).await, ["GetPeerList"]);
-    let tally = node.tally(ip(2));
-    assert_eq!((tally.pings_sent, tally.pings_ok, tally.lost), (33, 33, 0));
+    let node = paused(3, NodeKind::Layer).await;
+    let mut scripted = dialled_by(&node, 2).await;
+    assert_eq!(scripted.answer_pings(seconds(1000)).await, ["GetPeerList"]);
+    let counts = node.counts(ip(2));
+    assert_eq!((counts.pings_sent, counts.pings_ok, counts.lost), (33, 33, 0));
     assert_eq!(node.peers().await, [(ip(2), at(2))]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn only_some_replies_are_recognised() {
-    let node = paused(3, Flavour::Layer).await;
-    let mut hand = dialled_by(&node, 2).await;
+    let node = paused(3, NodeKind::Layer).await;
+    let mut scripted = dialled_by(&node, 2).await;
     sleep(seconds(16)).await;
-    assert_eq!(hand.hear().await.unwrap().variant, "GetPeerList");
+    assert_eq!(scripted.receive().await.unwrap().variant, "GetPeerList");
     let answer = async {
-        assert_eq!(hand.hear().await.unwrap().variant, "GetBlockchainInfo");
-        hand.say(TIP).await;
-        hand.say(sample("BlockchainInfo")).await;
+        assert_eq!(scripted.receive().await.unwrap().variant, "GetBlockchainInfo");
+        scripted.send(TIP).await;
+        scripted.send(sample("BlockchainInfo")).await;
     };
     let (reply, ()) = tokio::join!(node.request(ip(2), r#""GetBlockchainInfo""#, seconds(10)), answer);
     assert_eq!(reply.unwrap().variant, "BlockchainInfo");
     let answer = async {
-        assert_eq!(hand.hear().await.unwrap().variant, "MempoolQuery");
-        hand.say(sample("MempoolResponse")).await;
+        assert_eq!(scripted.receive().await.unwrap().variant, "MempoolQuery");
+        scripted.send(sample("MempoolResponse")).await;
     };
     let (reply, ()) = tokio::join!(node.request(ip(2), r#""MempoolQuery""#, seconds(10)), answer);
     assert_eq!(reply, Err("Request timeout after 10s".to_owned()));
-    assert_eq!(node.tally(ip(2)).discarded, 2);
+    assert_eq!(node.counts(ip(2)).discarded, 2);
     assert!(node.peers().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_broken_frame_leaves_the_layer_in_step_and_ends_the_full_node() {
-    let layer = paused(3, Flavour::Layer).await;
-    let mut hand = dialled_by(&layer, 2).await;
-    hand.answer_pings(seconds(20)).await;
-    hand.say(r#""Nope""#).await;
-    hand.answer_pings(seconds(50)).await;
-    let tally = layer.tally(ip(2));
-    assert_eq!((tally.pings_failed, tally.pings_ok, tally.unreadable), (1, 1, 1));
+    let layer = paused(3, NodeKind::Layer).await;
+    let mut scripted = dialled_by(&layer, 2).await;
+    scripted.answer_pings(seconds(20)).await;
+    scripted.send(r#""Nope""#).await;
+    scripted.answer_pings(seconds(50)).await;
+    let counts = layer.counts(ip(2));
+    assert_eq!((counts.pings_failed, counts.pings_ok, counts.unreadable), (1, 1, 1));
 
-    let full = paused(4, Flavour::Full).await;
-    let mut hand = dial(&full, 5).await;
-    hand.say(PING).await;
-    assert_eq!(hand.hear().await.unwrap().variant, "Pong");
-    hand.say(r#""Nope""#).await;
-    hand.say(PING).await;
-    assert_eq!(hand.rest().await, b"");
+    let full = paused(4, NodeKind::Full).await;
+    let mut scripted = dial(&full, 5).await;
+    scripted.send(PING).await;
+    assert_eq!(scripted.receive().await.unwrap().variant, "Pong");
+    scripted.send(r#""Nope""#).await;
+    scripted.send(PING).await;
+    assert_eq!(scripted.rest().await, b"");
     full.record()
         .until(WAIT, |record| record.when(|what| matches!(what, What::LoopEnded(_))).is_some())
         .await;
-    assert_eq!(full.tally(ip(5)).got, ["Ping"]);
+    assert_eq!(full.counts(ip(5)).got, ["Ping"]);
     assert!(full.peers().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_node_answers_what_it_did_and_nothing_else() {
-    let node = paused(4, Flavour::Full).await;
-    let mut hand = dial(&node, 5).await;
+async fn a_full_node_answers_as_measured() {
+    let node = paused(4, NodeKind::Full).await;
+    let mut scripted = dial(&node, 5).await;
     let answered = [
         (PING, "Pong"),
         (r#""GetPeerList""#, "PeerList"),
@@ -276,8 +282,8 @@ async fn a_full_node_answers_what_it_did_and_nothing_else() {
         (sample("InstantFinalityRequest"), "TransactionApproved"),
     ];
     for (ask, reply) in answered {
-        hand.say(ask).await;
-        let heard = hand.hear().await.unwrap();
+        scripted.send(ask).await;
+        let heard = scripted.receive().await.unwrap();
         assert_eq!(heard.variant, reply);
         if reply == "Blocks" {
             let numbers: Vec<_> =
@@ -287,20 +293,20 @@ async fn a_full_node_answers_what_it_did_and_nothing_else() {
     }
     for ask in ["GetGenesis", "HeightRequest", "BlockRequest", "ChainRequest", "MempoolQuery", "TimeRequest"]
     {
-        hand.say(sample(ask)).await;
+        scripted.send(sample(ask)).await;
     }
-    assert_eq!(hand.hear_within(seconds(5)).await, None);
+    assert_eq!(scripted.receive_within(seconds(5)).await, None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_full_nodes_own_sends_wait_for_the_peer_to_speak() {
-    let node = paused(4, Flavour::Full).await;
-    let mut hand = dial(&node, 5).await;
+    let node = paused(4, NodeKind::Full).await;
+    let mut scripted = dial(&node, 5).await;
     sleep(seconds(1)).await;
     let since = Instant::now();
     let speak = async {
         sleep(seconds(20)).await;
-        hand.say(TIP).await;
+        scripted.send(TIP).await;
     };
     let (sent, ()) = tokio::join!(node.send_to_peer_tcp(ip(5), TIP), speak);
     sent.unwrap();
@@ -309,13 +315,13 @@ async fn a_full_nodes_own_sends_wait_for_the_peer_to_speak() {
 
 #[tokio::test(start_paused = true)]
 async fn one_address_has_one_connection_and_the_smaller_address_keeps_the_first() {
-    let small = paused(2, Flavour::Layer).await;
+    let small = paused(2, NodeKind::Layer).await;
     let first = dial(&small, 3).await;
     let mut second = dial(&small, 3).await;
     assert_eq!(second.rest().await, b"");
     drop(first);
 
-    let great = paused(9, Flavour::Layer).await;
+    let great = paused(9, NodeKind::Layer).await;
     let mut first = dial(&great, 3).await;
     let _second = dial(&great, 3).await;
     assert_eq!(first.rest().await, b"");
@@ -324,21 +330,22 @@ async fn one_address_has_one_connection_and_the_smaller_address_keeps_the_first(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_peer_is_told_to_the_others_once() {
-    let node = paused(9, Flavour::Layer).await;
+async fn a_new_peer_is_announced_once() {
+    let node = paused(9, NodeKind::Layer).await;
     let mut first = dial(&node, 3).await;
     let _second = dial(&node, 4).await;
-    let told = first.hear().await.unwrap();
+    let told = first.receive().await.unwrap();
     assert_eq!(told.text, r#"{"PeerList":[{"ip":"127.0.0.4","port":24100,"version":"0.6.4-ec2a412"}]}"#);
     node.remove_connected_peer(ip(4)).await;
     let _again = dial(&node, 4).await;
-    assert_eq!(first.hear_within(seconds(20)).await, None);
+    assert_eq!(first.receive_within(seconds(20)).await, None);
 }
 
 #[tokio::test]
-async fn an_old_dialler_and_an_old_acceptor_show_the_measured_stall() {
-    let acceptor = LegacyNode::start(ConnectionSetup::full(2, Times::faster(FASTER))).await;
-    let dialler = LegacyNode::start(ConnectionSetup::new(3, Times::faster(FASTER)).dials_from_itself()).await;
+async fn a_legacy_dialler_and_acceptor_show_the_measured_stall() {
+    let acceptor = LegacyNode::start(ConnectionSetup::full(2, Timing::faster(FASTER))).await;
+    let dialler =
+        LegacyNode::start(ConnectionSetup::new(3, Timing::faster(FASTER)).dials_from_itself()).await;
     dialler.connect_to_peer(acceptor.addr()).await.unwrap();
     // Nothing to do the second time, nor for its own address.
     dialler.connect_to_peer(acceptor.addr()).await.unwrap();
@@ -348,14 +355,14 @@ async fn an_old_dialler_and_an_old_acceptor_show_the_measured_stall() {
     dialler.send_to_peer_tcp(ip(2), TIP).await.unwrap();
     let asked = record.when(|what| matches!(what, What::Asked(_))).unwrap();
     let sent = record.when(|what| *what == What::Sent("UpdateTip".to_owned())).unwrap();
-    assert!(sent - asked >= Times::faster(FASTER).mute, "{asked:?} {sent:?}");
+    assert!(sent - asked >= Timing::faster(FASTER).mute, "{asked:?} {sent:?}");
     // The acceptor answered what the dialler threw away, under the address that the dialler bound.
-    acceptor.record().until(WAIT, |record| record.tally(ip(3)).got.len() >= 2).await;
-    assert_eq!(acceptor.tally(ip(3)).got[..2], ["GetPeerList", "UpdateTip"]);
-    assert_eq!(acceptor.tally(ip(3)).sent[0], "PeerList");
-    assert_eq!(dialler.tally(ip(2)).discarded, 1);
+    acceptor.record().until(WAIT, |record| record.counts(ip(3)).got.len() >= 2).await;
+    assert_eq!(acceptor.counts(ip(3)).got[..2], ["GetPeerList", "UpdateTip"]);
+    assert_eq!(acceptor.counts(ip(3)).sent[0], "PeerList");
+    assert_eq!(dialler.counts(ip(2)).discarded, 1);
     assert_eq!(acceptor.peers().await, [(ip(3), at(3))]);
-    dialler.record().until(WAIT, |record| record.tally(ip(2)).pings_ok > 0).await;
+    dialler.record().until(WAIT, |record| record.counts(ip(2)).pings_ok > 0).await;
     dialler.stop().await;
     acceptor
         .record()
@@ -366,9 +373,9 @@ async fn an_old_dialler_and_an_old_acceptor_show_the_measured_stall() {
 
 #[tokio::test]
 async fn a_dialler_that_binds_nothing_is_seen_as_127_0_0_1() {
-    let full = LegacyNode::start(ConnectionSetup::full(2, Times::faster(FASTER))).await;
-    let layer = LegacyNode::start(ConnectionSetup::new(4, Times::faster(FASTER))).await;
-    let dialler = LegacyNode::start(ConnectionSetup::new(3, Times::faster(FASTER))).await;
+    let full = LegacyNode::start(ConnectionSetup::full(2, Timing::faster(FASTER))).await;
+    let layer = LegacyNode::start(ConnectionSetup::new(4, Timing::faster(FASTER))).await;
+    let dialler = LegacyNode::start(ConnectionSetup::new(3, Timing::faster(FASTER))).await;
     dialler.connect_to_peer(full.addr()).await.unwrap();
     dialler.connect_to_peer(layer.addr()).await.unwrap();
     let pooled = |what: &What| *what == What::Pooled;
@@ -381,9 +388,9 @@ async fn a_dialler_that_binds_nothing_is_seen_as_127_0_0_1() {
 
 #[tokio::test]
 async fn a_silent_client_keeps_the_next_one_waiting() {
-    let node = LegacyNode::start(ConnectionSetup::new(2, Times::faster(FASTER))).await;
+    let node = LegacyNode::start(ConnectionSetup::new(2, Timing::faster(FASTER))).await;
     let silent = TcpStream::connect(node.addr()).await.unwrap();
-    let mut second = Hand::new(TcpStream::connect(node.addr()).await.unwrap());
+    let mut second = ScriptedPeer::new(TcpStream::connect(node.addr()).await.unwrap());
     second.raw(&handshake(3).bytes()).await;
     let early = tokio::time::timeout(Duration::from_millis(400), second.greeting(Network::Testnet)).await;
     assert!(early.is_err(), "{early:?}");
@@ -392,8 +399,8 @@ async fn a_silent_client_keeps_the_next_one_waiting() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_a_closed_socket_without_a_word() {
-    let node = LegacyNode::start(ConnectionSetup::new(2, Times::faster(FASTER))).await;
+async fn a_refusal_is_a_closed_socket_without_a_message() {
+    let node = LegacyNode::start(ConnectionSetup::new(2, Timing::faster(FASTER))).await;
     let wrong = |change: &dyn Fn(&mut Handshake)| {
         let mut ours = handshake(3);
         change(&mut ours);
@@ -412,9 +419,9 @@ async fn a_refusal_is_a_closed_socket_without_a_word() {
         frame(5, b"hello"),
     ];
     for bytes in &refused {
-        let mut hand = Hand::new(TcpStream::connect(node.addr()).await.unwrap());
-        hand.raw(bytes).await;
-        assert_eq!(hand.rest().await, b"", "{bytes:?}");
+        let mut scripted = ScriptedPeer::new(TcpStream::connect(node.addr()).await.unwrap());
+        scripted.raw(bytes).await;
+        assert_eq!(scripted.rest().await, b"", "{bytes:?}");
     }
     let record = node.record();
     let count = || record.of(ip(1)).iter().filter(|what| matches!(what, What::Refused(_))).count();
@@ -422,56 +429,56 @@ async fn a_refusal_is_a_closed_socket_without_a_word() {
     // Exactly 1 MiB is accepted.
     let json = handshake(3).json();
     let padded = [json.as_bytes(), &vec![b' '; 1_048_576 - json.len()]].concat();
-    let mut hand = Hand::new(TcpStream::connect(node.addr()).await.unwrap());
-    hand.raw(&frame(1_048_576, &padded)).await;
-    hand.greeting(Network::Testnet).await.unwrap();
+    let mut scripted = ScriptedPeer::new(TcpStream::connect(node.addr()).await.unwrap());
+    scripted.raw(&frame(1_048_576, &padded)).await;
+    scripted.greeting(Network::Testnet).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_dialler_drops_whom_it_does_not_like() {
+async fn a_dialler_closes_a_mismatching_connection() {
     let mainnet =
-        ConnectionSetup { network: Network::Mainnet, ..ConnectionSetup::new(2, Times::faster(FASTER)) };
+        ConnectionSetup { network: Network::Mainnet, ..ConnectionSetup::new(2, Timing::faster(FASTER)) };
     let mainnet = LegacyNode::start(mainnet).await;
-    let dialler = LegacyNode::start(ConnectionSetup::new(3, Times::faster(FASTER))).await;
+    let dialler = LegacyNode::start(ConnectionSetup::new(3, Timing::faster(FASTER))).await;
     let error = dialler.connect_to_peer(mainnet.addr()).await.unwrap_err();
     assert!(error.contains("Failed to read magic") || error.contains("reset"), "{error}");
     assert!(dialler.peers().await.is_empty());
 
     let (ours, theirs) = pipe();
-    let mut hand = Hand::new(ours);
+    let mut scripted = ScriptedPeer::new(ours);
     let genesis = |byte: &str| Some(byte.repeat(32));
     let setup = ConnectionSetup {
         genesis: genesis("ab"),
-        ..ConnectionSetup::new(4, Times::real()).only_dials(at(4))
+        ..ConnectionSetup::new(4, Timing::real()).only_dials(at(4))
     };
     let dialler = LegacyNode::start(setup).await;
     let ours = Handshake { genesis_hash: genesis("cd"), ..handshake(2) };
     let (connected, greeted) =
-        tokio::join!(dialler.connect_over(theirs, at(2)), hand.welcome(&ours, Network::Testnet));
+        tokio::join!(dialler.connect_over(theirs, at(2)), scripted.welcome(&ours, Network::Testnet));
     assert_eq!(greeted.unwrap().genesis_hash, genesis("ab"));
     let error = "Genesis block mismatch: expected abababababababab..., got cdcdcdcdcdcdcdcd...";
     assert_eq!(connected.unwrap_err(), error);
-    assert_eq!(hand.rest().await, b"");
+    assert_eq!(scripted.rest().await, b"");
 }
 
 #[tokio::test]
 async fn a_message_over_the_cap_ends_a_full_nodes_loop_and_one_at_the_cap_is_read() {
-    let node = LegacyNode::start(ConnectionSetup::full(2, Times::real())).await;
-    let mut hand = Hand::new(TcpStream::connect(node.addr()).await.unwrap());
-    hand.greet(&handshake(3), Network::Testnet).await.unwrap();
+    let node = LegacyNode::start(ConnectionSetup::full(2, Timing::real())).await;
+    let mut scripted = ScriptedPeer::new(TcpStream::connect(node.addr()).await.unwrap());
+    scripted.greet(&handshake(3), Network::Testnet).await.unwrap();
     let mut padded = PING.as_bytes().to_vec();
     padded.resize(MAX_MESSAGE as usize, b' ');
-    hand.raw(&MAX_MESSAGE.to_be_bytes()).await;
-    hand.raw(&padded).await;
-    assert_eq!(hand.hear().await.unwrap().variant, "Pong");
-    hand.raw(&(MAX_MESSAGE + 1).to_be_bytes()).await;
-    assert_eq!(hand.rest().await, b"");
+    scripted.raw(&MAX_MESSAGE.to_be_bytes()).await;
+    scripted.raw(&padded).await;
+    assert_eq!(scripted.receive().await.unwrap().variant, "Pong");
+    scripted.raw(&(MAX_MESSAGE + 1).to_be_bytes()).await;
+    assert_eq!(scripted.rest().await, b"");
 }
 
 #[tokio::test]
-async fn a_dead_connection_is_dialled_again_once_at_the_standard_port() {
-    let acceptor = LegacyNode::start(ConnectionSetup::full(2, Times::faster(FASTER))).await;
-    let mut setup = ConnectionSetup::new(3, Times::faster(FASTER));
+async fn a_dead_connection_is_redialled_once_at_the_standard_port() {
+    let acceptor = LegacyNode::start(ConnectionSetup::full(2, Timing::faster(FASTER))).await;
+    let mut setup = ConnectionSetup::new(3, Timing::faster(FASTER));
     setup.standard_port = acceptor.addr().port();
     let dialler = LegacyNode::start(setup).await;
     dialler.connect_to_peer(acceptor.addr()).await.unwrap();

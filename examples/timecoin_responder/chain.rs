@@ -23,7 +23,7 @@ pub(crate) struct MemoryChain {
     pub(crate) unspent: Mutex<HashMap<OutPoint, UtxoInfo>>,
     pub(crate) snapshot: Mutex<Option<StateSnapshot>>,
     pub(crate) masternodes: Mutex<Vec<MasternodeInfo>>,
-    /// What arrived that was no question of the kinds below.
+    /// What arrived that was no request of the kinds below.
     pub(crate) heard: Mutex<Vec<Incoming>>,
 }
 

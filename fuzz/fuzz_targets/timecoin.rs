@@ -41,7 +41,7 @@ struct Input<'a> {
     reads: Vec<u16>,
     /// Replaces bytes of a handshake.
     greeting: (u16, &'a [u8]),
-    /// A question and its answer, each a place among the pieces.
+    /// A request and its answer, each a place among the pieces.
     pair: (u8, u8),
 }
 
@@ -178,7 +178,7 @@ fn greeting(text: &[u8]) {
     }
 }
 
-/// Comparing any question with any answer ends in a verdict.
+/// Comparing any request with any answer ends in a verdict.
 fn pairs(asked: &[u8], reply: &[u8]) {
     let Some(pairs) = DIALECT.reply_matcher() else { return };
     for kind in Kind::ALL {

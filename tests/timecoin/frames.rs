@@ -46,10 +46,10 @@ pub(crate) fn dump(text: &str) -> Vec<u8> {
 const CAPTURED: &str = include_str!("../golden/timecoin_frames.txt");
 
 #[test]
-fn captured_frames_are_heard_and_said_again_byte_for_byte() {
+fn captured_frames_round_trip_byte_for_byte() {
     let mut dumps = CAPTURED.split("# ").skip(1).map(|part| dump(part.split_once('\n').unwrap().1));
     let mut next = || dumps.next().unwrap();
-    let dialect = testnet();
+    let protocol = testnet();
     let hash = "cd".repeat(32);
     let tip = NetworkMessage::UpdateTip { height: 42, hash };
     let request = NetworkMessage::BlockRequest { height: 42 };
@@ -58,19 +58,19 @@ fn captured_frames_are_heard_and_said_again_byte_for_byte() {
     let place = Kind::BlockRequest.request_slot().unwrap();
 
     let (mut ping, mut pong) = (BytesMut::new(), BytesMut::new());
-    assert!(dialect.encode_control(&Control::Ping { token: 9 }, &mut ping).unwrap());
-    assert!(dialect.encode_control(&Control::Pong { token: 9 }, &mut pong).unwrap());
+    assert!(protocol.encode_control(&Control::Ping { token: 9 }, &mut ping).unwrap());
+    assert!(protocol.encode_control(&Control::Pong { token: 9 }, &mut pong).unwrap());
     let captured = next();
     assert_eq!((&ping[..], heard(&captured)), (&captured[..], vec![PING]));
     let captured = next();
     assert_eq!((&pong[..], heard(&captured)), (&captured[..], vec![PONG]));
 
     let mut out = BytesMut::new();
-    dialect
+    protocol
         .encode(Lane::Normal, &MessageHeader::Event { kind: Kind::UpdateTip.code() }, &text(&tip), &mut out)
         .unwrap();
     let asks = MessageHeader::Request { id: place, kind: Kind::BlockRequest.code() };
-    dialect.encode(Lane::Normal, &asks, &text(&request), &mut out).unwrap();
+    protocol.encode(Lane::Normal, &asks, &text(&request), &mut out).unwrap();
     let captured = next();
     assert_eq!(&out[..], &captured[..]);
     let want = [
@@ -81,7 +81,7 @@ fn captured_frames_are_heard_and_said_again_byte_for_byte() {
 
     let mut out = BytesMut::new();
     let answers = MessageHeader::Response { id: place, status: Status::Ok };
-    dialect.encode(Lane::Normal, &answers, &text(&response), &mut out).unwrap();
+    protocol.encode(Lane::Normal, &answers, &text(&response), &mut out).unwrap();
     let captured = next();
     assert_eq!(&out[..], &captured[..]);
     assert_eq!(
@@ -92,20 +92,20 @@ fn captured_frames_are_heard_and_said_again_byte_for_byte() {
 }
 
 #[test]
-fn one_byte_at_a_time_or_many_frames_in_one_read_are_heard_the_same() {
+fn decoding_does_not_depend_on_read_boundaries() {
     let texts =
         [r#""Ping""#, r#"{"UpdateTip":{"height":1,"hash":"a"}}"#, r#""Pong""#, r#"{"BlockchainHeight":7}"#];
     let bytes: Vec<u8> = texts.iter().flat_map(|text| frame(text.as_bytes())).collect();
     let want = [PING, event(Kind::UpdateTip, texts[1]), PONG, event(Kind::BlockchainHeight, texts[3])];
     assert_eq!(heard(&bytes), want);
-    let dialect = testnet();
-    let mut reader = Reader::new(&dialect);
+    let protocol = testnet();
+    let mut reader = Reader::new(&protocol);
     let one_by_one: Vec<WireMessage> = bytes.chunks(1).flat_map(|byte| reader.feed(byte).unwrap()).collect();
     assert_eq!(one_by_one, want);
 }
 
 #[test]
-fn what_is_no_message_leaves_the_stream_in_step_and_keeps_its_bytes() {
+fn unknown_frames_keep_the_stream_in_step_and_their_bytes() {
     let strange: [&[u8]; 14] = [
         br#""Nope""#,
         br#"{"Nope":{"a":1}}"#,
@@ -129,7 +129,7 @@ fn what_is_no_message_leaves_the_stream_in_step_and_keeps_its_bytes() {
 }
 
 #[test]
-fn names_are_found_whatever_stands_around_them() {
+fn names_are_found_despite_whitespace_and_escapes() {
     let forms = [
         r#"{"UpdateTip":[1,"a"]}"#,
         " \t\r\n{ \"UpdateTip\" : [1,\"a\"]}\n",
@@ -156,7 +156,7 @@ fn names_are_found_whatever_stands_around_them() {
 }
 
 #[test]
-fn a_body_that_does_not_parse_arrives_under_its_name_for_the_typed_parse_to_refuse() {
+fn an_invalid_body_arrives_under_its_kind() {
     let text = r#"{"UpdateTip":{"height":-1}}"#;
     assert_eq!(heard(&frame(text.as_bytes())), [event(Kind::UpdateTip, text)]);
     let text = r#"{"BlockRequest":7}"#;
@@ -166,12 +166,12 @@ fn a_body_that_does_not_parse_arrives_under_its_name_for_the_typed_parse_to_refu
 }
 
 #[test]
-fn the_cap_is_inclusive_and_judged_on_the_length_alone() {
-    let dialect = testnet();
+fn the_limit_is_inclusive_and_checked_on_the_length() {
+    let protocol = testnet();
     let over = WireError::FrameTooLarge { size: CAP + 1, cap: CAP };
-    assert_eq!(Reader::new(&dialect).feed(&(CAP as u32 + 1).to_be_bytes()), Err(over));
+    assert_eq!(Reader::new(&protocol).feed(&(CAP as u32 + 1).to_be_bytes()), Err(over));
     let over = WireError::FrameTooLarge { size: u32::MAX as usize, cap: CAP };
-    assert_eq!(Reader::new(&dialect).feed(&[0xff; 4]), Err(over));
+    assert_eq!(Reader::new(&protocol).feed(&[0xff; 4]), Err(over));
 
     // A ping in as many blanks as fit is a ping.
     let mut text = vec![b' '; CAP];
@@ -182,23 +182,23 @@ fn the_cap_is_inclusive_and_judged_on_the_length_alone() {
     let mut out = BytesMut::from(&b"before"[..]);
     let payload = Bytes::from(vec![b' '; CAP + 1]);
     let refused = Err(EncodeError::TooLarge { lane: Lane::Urgent, size: CAP + 1, cap: CAP });
-    assert_eq!(dialect.encode(Lane::Urgent, &header, &payload, &mut out), refused);
-    assert_eq!(dialect.chunks(Lane::Urgent, header, payload.clone()).map(|_| ()), refused);
+    assert_eq!(protocol.encode(Lane::Urgent, &header, &payload, &mut out), refused);
+    assert_eq!(protocol.chunks(Lane::Urgent, header, payload.clone()).map(|_| ()), refused);
     assert_eq!(&out[..], b"before");
-    assert_eq!(dialect.encode(Lane::Urgent, &header, &payload[..CAP], &mut out), Ok(()));
+    assert_eq!(protocol.encode(Lane::Urgent, &header, &payload[..CAP], &mut out), Ok(()));
 }
 
 #[test]
-fn a_magic_where_a_frame_should_begin_is_refused() {
+fn a_magic_in_place_of_a_frame_is_refused() {
     let size = u32::from_be_bytes(*b"TIME") as usize;
-    let dialect = testnet();
-    assert_eq!(Reader::new(&dialect).feed(b"TIME"), Err(WireError::FrameTooLarge { size, cap: CAP }));
+    let protocol = testnet();
+    assert_eq!(Reader::new(&protocol).feed(b"TIME"), Err(WireError::FrameTooLarge { size, cap: CAP }));
 }
 
 #[test]
-fn a_long_frame_takes_memory_as_it_comes_and_gives_it_back() {
-    let dialect = testnet();
-    let mut decoder = dialect.decoder();
+fn a_long_frame_allocates_as_it_arrives_and_frees_when_done() {
+    let protocol = testnet();
+    let mut decoder = protocol.decoder();
     // The length alone buys nothing.
     let announced = (CAP as u32).to_be_bytes();
     assert_eq!(decoder.step(&announced).unwrap(), DecodeStep::PartialFrame { used: 4 });
@@ -229,8 +229,8 @@ fn a_short_frame_is_borrowed_from_the_read_buffer() {
 }
 
 #[test]
-fn cancels_and_refusals_of_what_is_no_question_are_silence() {
-    let dialect = testnet();
+fn cancels_and_refusals_of_non_requests_are_not_sent() {
+    let protocol = testnet();
     let silent = [
         MessageHeader::Response { id: 71, status: Status::NoReply },
         MessageHeader::Response { id: u32::MAX, status: Status::Busy },
@@ -244,19 +244,19 @@ fn cancels_and_refusals_of_what_is_no_question_are_silence() {
     ];
     for header in silent {
         let mut out = BytesMut::new();
-        assert_eq!(dialect.encode(Lane::Normal, &header, b"", &mut out), Ok(()));
+        assert_eq!(protocol.encode(Lane::Normal, &header, b"", &mut out), Ok(()));
         assert!(out.is_empty());
-        let chunks: Vec<_> = dialect.chunks(Lane::Normal, header, Bytes::new()).unwrap().collect();
+        let chunks: Vec<_> = protocol.chunks(Lane::Normal, header, Bytes::new()).unwrap().collect();
         assert_eq!((chunks.len(), chunks[0].wire_len(), chunks[0].last), (1, 0, true));
     }
     let mut out = BytesMut::new();
-    let cancel = dialect.encode(Lane::Normal, &MessageHeader::Cancel { id: 1 }, b"x", &mut out);
+    let cancel = protocol.encode(Lane::Normal, &MessageHeader::Cancel { id: 1 }, b"x", &mut out);
     assert_eq!(cancel, Err(EncodeError::CancelPayload { size: 1 }));
 }
 
 #[test]
-fn a_refusal_is_a_frame_that_only_nodes_of_ours_know() {
-    let dialect = testnet();
+fn a_refusal_is_a_frame_for_peerpool_nodes_only() {
+    let protocol = testnet();
     let place = Kind::GetBlocks.request_slot().unwrap();
     for (status, code) in [(Status::NoReply, 1), (Status::Busy, 3), (Status::Other(200), 200)] {
         let header = MessageHeader::Response { id: place, status };
@@ -265,10 +265,10 @@ fn a_refusal_is_a_frame_that_only_nodes_of_ours_know() {
         let text = text.replace("Blocks", Kind::from_code(place as u16).unwrap().name());
         let mut out = BytesMut::new();
         // Why, in words, is left out.
-        assert_eq!(dialect.encode(Lane::Normal, &header, b"because", &mut out), Ok(()));
+        assert_eq!(protocol.encode(Lane::Normal, &header, b"because", &mut out), Ok(()));
         assert_eq!(&out[..], &frame(text.as_bytes())[..]);
         assert_eq!(heard(&out), [said(header, b"")]);
-        let mut chunks = dialect.chunks(Lane::Normal, header, Bytes::from_static(b"because")).unwrap();
+        let mut chunks = protocol.chunks(Lane::Normal, header, Bytes::from_static(b"because")).unwrap();
         let chunk = chunks.next().unwrap();
         assert_eq!([&chunk.header[..], &chunk.payload[..]].concat(), out);
         assert!(chunks.next().is_none());
@@ -293,17 +293,17 @@ fn a_refusal_is_a_frame_that_only_nodes_of_ours_know() {
 }
 
 #[test]
-fn kinds_that_there_are_not_cannot_be_sent() {
-    let dialect = testnet();
+fn unknown_kinds_cannot_be_sent() {
+    let protocol = testnet();
     for kind in [71, 1000, UNKNOWN] {
         for header in [MessageHeader::Event { kind }, MessageHeader::Request { id: 1, kind }] {
             let mut out = BytesMut::new();
-            let refused = dialect.encode(Lane::Normal, &header, br#""Ping""#, &mut out);
+            let refused = protocol.encode(Lane::Normal, &header, br#""Ping""#, &mut out);
             assert_eq!(refused, Err(EncodeError::Unsupported { what: "message of this kind" }));
             assert!(out.is_empty());
         }
     }
     let reserved =
-        dialect.encode(Lane::Control, &MessageHeader::Event { kind: 2 }, b"", &mut BytesMut::new());
+        protocol.encode(Lane::Control, &MessageHeader::Event { kind: 2 }, b"", &mut BytesMut::new());
     assert_eq!(reserved, Err(EncodeError::ControlLaneReserved { kind: FrameKind::Event }));
 }

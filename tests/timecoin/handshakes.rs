@@ -11,8 +11,8 @@ use peerpool::wire::{
 const CAPTURED: &str = include_str!("../golden/timecoin_handshake.txt");
 const MAX: usize = HandshakeMessage::MAX_SIZE;
 
-/// The dialect of the node whose bytes were captured.
-fn captured_dialect() -> TimeCoin {
+/// The protocol of the node whose bytes were captured.
+fn captured_protocol() -> TimeCoin {
     let mut software = Software::default();
     software.version = Some("0.6.4-ec2a412".into());
     software.commit_date = Some("2026-04-11T15:10:01-07:00".into());
@@ -39,7 +39,7 @@ fn captured_hello() -> Hello {
 }
 
 fn decode(bytes: &[u8]) -> Result<Option<(FirstFrame, usize)>, WireError> {
-    captured_dialect().decode_first_frame(bytes)
+    captured_protocol().decode_first_frame(bytes)
 }
 
 fn hello_of(bytes: &[u8]) -> Hello {
@@ -62,17 +62,17 @@ fn with(what: &str, by: &str) -> String {
 }
 
 #[test]
-fn the_captured_handshake_is_read_and_written_byte_for_byte() {
+fn the_captured_handshake_round_trips_byte_for_byte() {
     let bytes = dump(CAPTURED);
     assert_eq!(bytes.len(), 274);
     assert_eq!(hello_of(&bytes), captured_hello());
     let mut out = BytesMut::new();
-    captured_dialect().encode_hello(&captured_hello(), &mut out).unwrap();
+    captured_protocol().encode_hello(&captured_hello(), &mut out).unwrap();
     assert_eq!(&out[..], &bytes[..]);
 }
 
 #[test]
-fn frames_behind_a_handshake_are_left_where_they_are() {
+fn frames_after_a_handshake_stay_in_the_buffer() {
     let mut bytes = dump(CAPTURED);
     bytes.extend_from_slice(b"\0\0\0\x06\"Ping\"");
     assert_eq!(decode(&bytes), Ok(Some((FirstFrame::Hello(captured_hello()), 274))));
@@ -82,7 +82,7 @@ fn frames_behind_a_handshake_are_left_where_they_are() {
 }
 
 #[test]
-fn wrong_magics_are_refused_on_their_first_wrong_byte() {
+fn a_wrong_magic_is_refused_at_its_first_wrong_byte() {
     let others: [&[u8]; 5] = [b"\xc0", b"T\x49\x4d\x46", b"\x7e\x57\x7e\x4d", b"\0\0\0\x81", b"TA"];
     for magic in others {
         assert_eq!(decode(magic), Err(WireError::BadMagic), "{magic:02x?}");
@@ -98,7 +98,7 @@ fn wrong_magics_are_refused_on_their_first_wrong_byte() {
 }
 
 #[test]
-fn another_network_or_version_is_read_so_that_it_can_be_refused_by_name() {
+fn another_network_or_version_is_decoded_for_a_typed_refusal() {
     let hello = hello_of(&framed(b"TIME", &with(r#""Testnet""#, r#""Mainnet""#)));
     assert_eq!(hello.network, NetworkType::Mainnet.id());
     let hello = hello_of(&framed(b"TIME", &with(r#""protocol_version":1"#, r#""protocol_version":2"#)));
@@ -106,7 +106,7 @@ fn another_network_or_version_is_read_so_that_it_can_be_refused_by_name() {
 }
 
 #[test]
-fn the_length_is_judged_before_anything_it_announces() {
+fn the_length_is_checked_before_the_payload() {
     let over = |size: usize| Err(WireError::FirstFrameTooLarge { size: size + 8, cap: MAX + 8 });
     assert_eq!(decode(b"TIME\x00\x10\x00\x01"), over(MAX + 1));
     assert_eq!(decode(b"TIME\xff\xff\xff\xff"), over(u32::MAX as usize));
@@ -119,11 +119,11 @@ fn the_length_is_judged_before_anything_it_announces() {
     let text = with("{\"version", "{    \"version");
     let padded = format!("{}{text}", " ".repeat(MAX - text.len()));
     assert_eq!(hello_of(&framed(b"TIME", &padded)), captured_hello());
-    assert_eq!(captured_dialect().limits().hello, MAX + 8);
+    assert_eq!(captured_protocol().limits().hello, MAX + 8);
 }
 
 #[test]
-fn what_a_peer_says_of_itself_is_cut_and_cleaned() {
+fn texts_of_a_peer_are_truncated_and_sanitized() {
     let long = "é".repeat(500);
     let hello = hello_of(&framed(b"TIME", &with("0.6.4-ec2a412", &format!("a\\u001b[31m\\n{long}"))));
     assert!(hello.agent.starts_with("a [31m é") && hello.agent.len() <= Hello::MAX_AGENT);
@@ -141,7 +141,7 @@ fn what_a_peer_says_of_itself_is_cut_and_cleaned() {
 }
 
 #[test]
-fn a_genesis_that_is_no_hash_equals_none() {
+fn an_invalid_genesis_equals_no_hash() {
     let genesis = |text: &str| {
         let text = with(r#""genesis_hash":null"#, &format!(r#""genesis_hash":"{text}""#));
         hello_of(&framed(b"TIME", &text)).genesis
@@ -153,16 +153,16 @@ fn a_genesis_that_is_no_hash_equals_none() {
     // Ours goes out as 64 digits.
     let mut out = BytesMut::new();
     let hello = Hello { genesis: Some([0x0a; 32]), ..captured_hello() };
-    captured_dialect().encode_hello(&hello, &mut out).unwrap();
+    captured_protocol().encode_hello(&hello, &mut out).unwrap();
     assert_eq!(hello_of(&out).genesis, Some([0x0a; 32]));
 }
 
 #[test]
-fn addresses_are_said_and_heard_in_their_one_form() {
+fn addresses_are_canonical_in_both_directions() {
     let heard = |listen: Option<&str>| {
         let mut out = BytesMut::new();
         let hello = Hello { listen: listen.map(|addr| addr.parse().unwrap()), ..captured_hello() };
-        captured_dialect().encode_hello(&hello, &mut out).unwrap();
+        captured_protocol().encode_hello(&hello, &mut out).unwrap();
         let text = String::from_utf8_lossy(&out[8..]).into_owned();
         (text, hello_of(&out).listen.map(|addr| addr.to_string()))
     };
@@ -179,31 +179,31 @@ fn addresses_are_said_and_heard_in_their_one_form() {
 }
 
 #[test]
-fn what_a_hello_cannot_say_here_is_left_out_or_refused() {
-    let dialect = captured_dialect();
+fn unsupported_hello_fields_are_omitted_or_refused() {
+    let protocol = captured_protocol();
     let mut out = BytesMut::new();
     let full = Hello {
         nonce: Some(Nonce([7; 16])),
         features: u64::MAX,
-        app: Bytes::from_static(b"another dialect's"),
+        app: Bytes::from_static(b"another protocol's"),
         ..captured_hello()
     };
-    dialect.encode_hello(&full, &mut out).unwrap();
+    protocol.encode_hello(&full, &mut out).unwrap();
     assert_eq!(&out[..], dump(CAPTURED));
 
     let mut out = BytesMut::new();
     let other = Hello { network: NetworkType::Mainnet.id(), ..captured_hello() };
     let refused = EncodeError::Unsupported { what: "network but its own" };
-    assert_eq!(dialect.encode_hello(&other, &mut out), Err(refused));
+    assert_eq!(protocol.encode_hello(&other, &mut out), Err(refused));
     let agent = Hello { agent: "a\nb".into(), ..captured_hello() };
     let refused = EncodeError::Agent(AgentError::ControlCharacter);
-    assert_eq!(dialect.encode_hello(&agent, &mut out), Err(refused));
+    assert_eq!(protocol.encode_hello(&agent, &mut out), Err(refused));
     let mut software = Software::default();
     software.wallet_address = Some("x".repeat(MAX));
     let refused = TimeCoin::testnet(software).encode_hello(&captured_hello(), &mut out);
     assert!(matches!(refused, Err(EncodeError::FirstFrameTooLarge { cap, .. }) if cap == MAX + 8));
     let goodbye = Goodbye::new(GoodbyeReason::Full);
-    assert_eq!(dialect.encode_goodbye(&goodbye, &mut out), Ok(false));
+    assert_eq!(protocol.encode_goodbye(&goodbye, &mut out), Ok(false));
     assert!(out.is_empty());
 
     // Without a version of its own the agent stands for it, and the system's clock gives the time.

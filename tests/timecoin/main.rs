@@ -48,7 +48,7 @@ impl Expectations for Json {
         match header {
             MessageHeader::Cancel { .. } => return None,
             MessageHeader::Response { id, status } if status != Status::Ok => {
-                // WireMessage where the id is the place of a question that is not broadcast too; without the payload.
+                // Sent where the id is the place of a request that is not broadcast too; without the payload.
                 let answer = u16::try_from(id).ok().and_then(Kind::from_code)?;
                 let broadcast = matches!(answer, Kind::ConsensusVoteAck | Kind::TransactionApproved);
                 let told = answer.reply_slot() == Some(id) && !broadcast;
@@ -56,7 +56,7 @@ impl Expectations for Json {
             }
             _ => {}
         }
-        // Told by the full parse, where the dialect looks at the start only.
+        // Told by the full parse, where the protocol looks at the start only.
         let kind = NetworkMessage::decode(payload).ok().map(|message| message.kind());
         let header = match kind {
             Some(Kind::Ping) => return Some(WireMessage::Control(Control::Ping { token: 0 })),
@@ -85,7 +85,7 @@ impl Expectations for Json {
 }
 
 #[test]
-fn the_timecoin_dialect_conforms_on_both_networks() {
+fn the_timecoin_protocol_conforms_on_both_networks() {
     for network in [NetworkType::Mainnet, NetworkType::Testnet] {
         conformance::conforms_with(&TimeCoin::new(network, Software::default()), &Json { network });
     }

@@ -165,7 +165,7 @@ fn message_probes() -> impl Iterator<Item = (&'static str, &'static [u8], Want)>
 }
 
 #[test]
-fn messages_are_read_and_refused_as_the_networks_node_does() {
+fn messages_are_accepted_and_refused_as_by_legacy_nodes() {
     for (case, text, want) in message_probes() {
         match (NetworkMessage::decode(text), want) {
             (Ok(message), Read(want)) => assert_eq!(message.to_bytes().unwrap(), want, "{case}"),
@@ -190,7 +190,7 @@ fn deep_nesting_in_an_ignored_field_is_read() {
 }
 
 #[test]
-fn an_error_quotes_the_peer_shortly_and_without_control_characters() {
+fn a_decode_error_quotes_the_peer_briefly_without_control_characters() {
     let name = format!("\u{1b}[31m\u{7}{}", "é".repeat(100_000));
     let text = serde_json::to_vec(&name).unwrap();
     let error = NetworkMessage::decode(&text).unwrap_err();
@@ -224,7 +224,7 @@ fn handshake(key: &str, value: Option<&str>) -> String {
 }
 
 #[test]
-fn handshakes_are_read_and_refused_as_the_networks_node_does() {
+fn handshakes_are_accepted_and_refused_as_by_legacy_nodes() {
     let many = format!("[{}]", vec![r#""x""#; 10_000].join(","));
     let other = format!(r#""{}""#, "ab".repeat(32));
     let fine = [

@@ -17,7 +17,7 @@ fn sample(kind: Kind) -> &'static str {
     MESSAGES.lines().nth(usize::from(kind.code())).unwrap()
 }
 
-/// Every question with what may answer it.
+/// Every request with what may answer it.
 const PAIRS: &[(Kind, &[Kind])] = &[
     (Kind::TimeRequest, &[Kind::TimeResponse]),
     (Kind::GetBlockchainHeight, &[Kind::BlockchainHeight]),
@@ -44,7 +44,7 @@ const PAIRS: &[(Kind, &[Kind])] = &[
 ];
 
 #[test]
-fn questions_wait_where_their_answers_look_and_nowhere_else() {
+fn requests_wait_in_the_slot_of_their_reply() {
     let reply_matcher = reply_matcher();
     for kind in Kind::ALL {
         let pair = PAIRS.iter().find(|(asks, _)| asks == kind);
@@ -69,7 +69,7 @@ fn questions_wait_where_their_answers_look_and_nowhere_else() {
 }
 
 #[test]
-fn a_reply_of_another_kind_answers_nothing() {
+fn a_reply_of_another_kind_matches_nothing() {
     for (asks, _) in PAIRS {
         for reply in Kind::ALL {
             if reply.reply_slot() != asks.request_slot() {
@@ -80,7 +80,7 @@ fn a_reply_of_another_kind_answers_nothing() {
 }
 
 #[test]
-fn replies_without_a_field_in_common_answer_by_kind() {
+fn replies_without_common_fields_match_by_kind() {
     for (asks, replies) in PAIRS {
         // The samples were not made for each other: where fields are compared, their values differ in these.
         let compared = [Kind::ConsensusBlockVote, Kind::BlockRequest];
@@ -92,7 +92,7 @@ fn replies_without_a_field_in_common_answer_by_kind() {
 }
 
 #[test]
-fn fields_that_both_name_must_agree() {
+fn common_fields_must_agree() {
     use Kind::*;
     let block = |height: u64| {
         sample(ChainResponse).replace(r#""block_number":0"#, &format!(r#""block_number":{height}"#))
@@ -208,7 +208,7 @@ fn fields_that_both_name_must_agree() {
 }
 
 #[test]
-fn what_cannot_be_compared_goes_to_whoever_asked() {
+fn unreadable_fields_do_not_prevent_a_match() {
     for (asks, replies) in PAIRS {
         for reply in *replies {
             for broken in ["", "{", "7", "{}", &format!("{{\"{reply}\":"), &format!("{{\"{reply}\":{{}}}}")] {

@@ -25,7 +25,7 @@ fn sample(name: &str) -> &'static str {
 }
 
 #[test]
-fn every_message_is_read_and_written_byte_for_byte() {
+fn every_message_round_trips_byte_for_byte() {
     let mut out = Vec::new();
     for text in MESSAGES.lines() {
         let message =
@@ -41,7 +41,7 @@ fn every_message_is_read_and_written_byte_for_byte() {
 }
 
 #[test]
-fn every_nested_structure_is_read_and_written_byte_for_byte() {
+fn every_nested_structure_round_trips_byte_for_byte() {
     fn same<T: Serialize + DeserializeOwned + Debug>(text: &str) {
         let value: T = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
         assert_eq!(serde_json::to_string(&value).unwrap(), text);
@@ -77,7 +77,7 @@ fn every_nested_structure_is_read_and_written_byte_for_byte() {
 }
 
 #[test]
-fn text_inside_messages_is_read_and_written_byte_for_byte() {
+fn text_inside_messages_round_trips_byte_for_byte() {
     let mut texts = 0;
     let mut check = |text: &str, again: String| {
         assert_eq!(again, text);
@@ -112,7 +112,7 @@ fn text_inside_messages_is_read_and_written_byte_for_byte() {
 }
 
 #[test]
-fn hashes_and_ids_are_those_the_network_computes() {
+fn hashes_and_ids_match_the_network() {
     for name in ["time_core::Block (genesis", "time_core::Block (1 tx"] {
         let block: Block = serde_json::from_str(sample(name)).unwrap();
         assert_eq!(block.header.computed_hash(), block.hash);
@@ -124,7 +124,7 @@ fn hashes_and_ids_are_those_the_network_computes() {
 }
 
 #[test]
-fn a_weight_that_is_no_number_is_refused_in_words_and_leaves_nothing_behind() {
+fn a_non_finite_weight_is_refused_and_leaves_the_buffer_unchanged() {
     for total_weight in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         let message = NetworkMessage::UtxoCommit {
             txid: "ab".into(),
@@ -180,7 +180,7 @@ fn kinds_are_the_variants_in_order() {
 }
 
 #[test]
-fn long_messages_take_a_lane_that_the_native_dialect_has_room_on() {
+fn long_messages_take_a_lane_with_room_in_the_native_protocol() {
     let limits = peerpool::wire::WireLimits::default();
     for kind in Kind::ALL {
         let sizes = [

@@ -1,7 +1,7 @@
 //! Who is connected, once each, and connections made elsewhere.
 
 use super::*;
-use legacy_node::{Hand, Handshake, Network};
+use legacy_node::{Handshake, Network, ScriptedPeer};
 use peerpool::address_book::{AddressBook, AddressBookConfig};
 use peerpool::base::Backoff;
 use peerpool::connection::RequestError;
@@ -14,7 +14,7 @@ use peerpool::wire::Status;
 use tokio::sync::Mutex;
 
 #[tokio::test]
-async fn both_ends_know_each_other_by_ip_address_and_once() {
+async fn both_ends_identify_each_other_by_ip_address() {
     let (one, other, _chain) = pair().await;
     // Connected already, and ourselves: in order as they are.
     one.connect_to_peer(info_of(&other)).await.unwrap();
@@ -32,7 +32,7 @@ async fn both_ends_know_each_other_by_ip_address_and_once() {
 }
 
 #[tokio::test]
-async fn two_that_dial_each_other_at_once_keep_one_connection() {
+async fn simultaneous_dials_keep_one_connection() {
     let (one, other) = (manager(chain("a")).await, manager(chain("b")).await);
     let (dialled, accepted) =
         tokio::join!(one.connect_to_peer(info_of(&other)), other.connect_to_peer(info_of(&one)));
@@ -44,7 +44,7 @@ async fn two_that_dial_each_other_at_once_keep_one_connection() {
 }
 
 #[tokio::test]
-async fn a_peer_in_quarantine_is_neither_dialled_nor_let_in() {
+async fn a_quarantined_peer_is_neither_dialled_nor_accepted() {
     let (one, other) = (manager(chain("a")).await, manager(chain("b")).await);
     let reason = QuarantineReason::ConsensusViolation { reason: "two blocks".into() };
     one.quarantine_peer(ip_of(&other), reason.clone()).await;
@@ -62,7 +62,7 @@ async fn a_peer_in_quarantine_is_neither_dialled_nor_let_in() {
 }
 
 #[tokio::test]
-async fn a_known_address_in_quarantine_is_not_dialled_by_the_node_itself() {
+async fn a_quarantined_address_is_not_dialled_by_the_node() {
     let mut eager = config();
     eager.reconnect.target_peers = 8;
     let backoff = Backoff { base: Duration::from_millis(10), cap: Duration::from_millis(50) };
@@ -98,7 +98,7 @@ async fn another_network_is_refused_by_either_end() {
 }
 
 #[tokio::test]
-async fn many_are_connected_in_one_call() {
+async fn many_peers_are_connected_in_one_call() {
     let one = manager(chain("a")).await;
     let mut others = Vec::new();
     for _ in 0..12 {
@@ -109,7 +109,7 @@ async fn many_are_connected_in_one_call() {
 }
 
 #[tokio::test]
-async fn a_connection_accepted_elsewhere_becomes_a_peer_and_goes_on() {
+async fn an_adopted_connection_becomes_a_peer() {
     let addr = address();
     let acceptor =
         PeerManager::builder(TESTNET, addr, addr).config(config()).chain(chain("b")).build().unwrap();
@@ -139,7 +139,7 @@ async fn a_connection_accepted_elsewhere_becomes_a_peer_and_goes_on() {
 }
 
 #[tokio::test]
-async fn a_connection_alone_asks_answers_pings_and_keeps_what_was_not_asked_for() {
+async fn a_stand_alone_connection_requests_replies_pings_and_keeps_other_frames() {
     let chain_of_other = chain("b");
     *chain_of_other.blocks.lock().unwrap() = vec![block(0)];
     let other = manager(Arc::clone(&chain_of_other) as _).await;
@@ -149,7 +149,7 @@ async fn a_connection_alone_asks_answers_pings_and_keeps_what_was_not_asked_for(
     assert!(!connection.ping().await.unwrap().is_zero());
     until("it is a peer", || other.connections().len() == 1).await;
     other.broadcast_transaction(payment(9)).await.unwrap();
-    // A question after it: the payment comes first and is kept.
+    // A request after it: the payment comes first and is kept.
     let answer = connection.request_response(NetworkMessage::GetBlockchainInfo, WAIT).await.unwrap();
     assert_eq!(answer.kind(), Kind::BlockchainInfo);
     let mut got = connection.receive_within(WAIT).await.unwrap();
@@ -170,7 +170,7 @@ async fn a_connection_alone_asks_answers_pings_and_keeps_what_was_not_asked_for(
 }
 
 #[tokio::test]
-async fn a_question_over_a_connection_alone_is_declined_at_once() {
+async fn a_request_over_a_stand_alone_connection_is_refused_at_once() {
     let (one, other) = (manager(chain("a")).await, manager(Arc::new(())).await);
     let begun = tokio::time::Instant::now();
     let refused = one.request(other.listen_addr(), NetworkMessage::GetMempool, WAIT).await;
@@ -179,7 +179,7 @@ async fn a_question_over_a_connection_alone_is_declined_at_once() {
     };
     assert_eq!(status, Status::NoReply);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-    // Whoever reads by hand is told of none as a message.
+    // Whoever reads by scripted is told of none as a message.
     let mut connection = PeerConnection::connect(&info_of(&other), TESTNET, address(), None).await.unwrap();
     connection.send_message(NetworkMessage::GetMempool).await.unwrap();
     let mut got = connection.receive_within(Duration::from_millis(500)).await;
@@ -195,27 +195,27 @@ async fn a_question_over_a_connection_alone_is_declined_at_once() {
     assert!(matches!(nothing, Err(ConnectionError::ReadTimeout(_))), "{nothing:?}");
 }
 
-/// A connection to a hand, and the hand.
-async fn to_a_hand() -> (PeerConnection, Hand) {
+/// A connection to a scripted, and the scripted.
+async fn to_a_scripted_peer() -> (PeerConnection, ScriptedPeer) {
     let at = address();
     let listener = tokio::net::TcpListener::bind(at).await.unwrap();
     let peer = PeerInfo::new(at, TESTNET);
     let welcoming = async {
-        let mut hand = Hand::new(listener.accept().await.unwrap().0);
-        hand.welcome(&Handshake::new(Network::Testnet, "0.6.4", at), Network::Testnet).await.unwrap();
-        hand
+        let mut scripted = ScriptedPeer::new(listener.accept().await.unwrap().0);
+        scripted.welcome(&Handshake::new(Network::Testnet, "0.6.4", at), Network::Testnet).await.unwrap();
+        scripted
     };
-    let (connection, hand) =
+    let (connection, scripted) =
         tokio::join!(PeerConnection::connect(&peer, TESTNET, address(), None), welcoming);
-    (connection.unwrap(), hand)
+    (connection.unwrap(), scripted)
 }
 
 /// Too short a time for an answer that only comes afterwards.
 const SHORT: Duration = Duration::from_millis(20);
 
 #[tokio::test]
-async fn a_late_answer_over_a_connection_alone_is_not_the_next_questions() {
-    let (mut connection, mut hand) = to_a_hand().await;
+async fn a_late_reply_is_not_returned_for_the_next_request() {
+    let (mut connection, mut scripted) = to_a_scripted_peer().await;
     let question = |xpub: &str| NetworkMessage::RequestWalletTransactions { xpub: xpub.into() };
     let answer = |height| NetworkMessage::WalletTransactionsResponse {
         transactions: Vec::new(),
@@ -227,10 +227,10 @@ async fn a_late_answer_over_a_connection_alone_is_not_the_next_questions() {
     let late = connection.request_response(question("a"), SHORT).await;
     assert!(matches!(late, Err(ConnectionError::ReadTimeout(_))), "{late:?}");
     let answering = async {
-        assert!(hand.hear().await.unwrap().text.contains(r#""a""#));
-        hand.say(&said(1)).await;
-        assert!(hand.hear().await.unwrap().text.contains(r#""b""#));
-        hand.say(&said(2)).await;
+        assert!(scripted.receive().await.unwrap().text.contains(r#""a""#));
+        scripted.send(&said(1)).await;
+        assert!(scripted.receive().await.unwrap().text.contains(r#""b""#));
+        scripted.send(&said(2)).await;
     };
     let (answered, ()) = tokio::join!(connection.request_response(question("b"), WAIT), answering);
     assert_eq!(answered.unwrap(), answer(2));
@@ -242,68 +242,68 @@ async fn a_late_answer_over_a_connection_alone_is_not_the_next_questions() {
         matches!(open, Err(ConnectionError::ReplyOutstanding(Kind::RequestWalletTransactions))),
         "{open:?}"
     );
-    assert!(hand.hear().await.unwrap().text.contains(r#""c""#));
-    hand.say(&said(3)).await;
+    assert!(scripted.receive().await.unwrap().text.contains(r#""c""#));
+    scripted.send(&said(3)).await;
     assert_eq!(connection.receive_within(WAIT).await.unwrap(), answer(3));
     let answering = async {
-        assert!(hand.hear().await.unwrap().text.contains(r#""e""#));
-        hand.say(&said(5)).await;
+        assert!(scripted.receive().await.unwrap().text.contains(r#""e""#));
+        scripted.send(&said(5)).await;
     };
     let (answered, ()) = tokio::join!(connection.request_response(question("e"), WAIT), answering);
     assert_eq!(answered.unwrap(), answer(5));
 }
 
 #[tokio::test]
-async fn a_connection_is_handed_over_with_the_questions_that_are_open() {
-    let (mut connection, mut hand) = to_a_hand().await;
+async fn an_adopted_connection_keeps_its_open_requests() {
+    let (mut connection, mut scripted) = to_a_scripted_peer().await;
     let heard_by_one = chain("a");
     let one =
         manager_with(ManagerConfig { max_one_shots: 0, ..config() }, Arc::clone(&heard_by_one) as _).await;
     connection.request_response(NetworkMessage::GetBlockchainInfo, SHORT).await.unwrap_err();
-    assert_eq!(hand.hear().await.unwrap().variant, "GetBlockchainInfo");
+    assert_eq!(scripted.receive().await.unwrap().variant, "GetBlockchainInfo");
     let info = connection.peer_info().await;
     let at = info.address;
     one.add_connected_peer_with_connection(info, connection).await.unwrap();
     let open = one.request(at, NetworkMessage::GetBlockchainInfo, WAIT).await;
     assert!(matches!(open, Err(PeerRequestError::Request(RequestError::ReplyOutstanding(_)))), "{open:?}");
     let info = |height| format!(r#"{{"BlockchainInfo":{{"height":{height},"best_block_hash":"ab"}}}}"#);
-    hand.say(&info(1)).await;
+    scripted.send(&info(1)).await;
     until("the late answer comes to the hook", || !heard(&heard_by_one, Kind::BlockchainInfo).is_empty())
         .await;
     let answering = async {
-        while hand.hear().await.unwrap().variant != "GetBlockchainInfo" {}
-        hand.say(&info(2)).await;
+        while scripted.receive().await.unwrap().variant != "GetBlockchainInfo" {}
+        scripted.send(&info(2)).await;
     };
     let (height, ()) = tokio::join!(one.request_blockchain_info(at), answering);
     assert_eq!(height.unwrap(), Some(2));
 }
 
 #[tokio::test]
-async fn what_was_kept_before_a_question_is_not_its_answer_after_a_hand_over() {
-    let (mut connection, mut hand) = to_a_hand().await;
+async fn frames_kept_before_a_request_are_not_its_reply_after_adoption() {
+    let (mut connection, mut scripted) = to_a_scripted_peer().await;
     let one = manager_with(ManagerConfig { max_one_shots: 0, ..config() }, chain("a")).await;
     let info = |height| format!(r#"{{"BlockchainInfo":{{"height":{height},"best_block_hash":"ab"}}}}"#);
     connection.request_response(NetworkMessage::GetBlockchainInfo, SHORT).await.unwrap_err();
-    hand.say(&info(1)).await;
+    scripted.send(&info(1)).await;
     // The first one's answer is read and kept, and then the second one is asked, which is never answered.
     let late =
         connection.request_response(NetworkMessage::GetBlockchainInfo, Duration::from_millis(500)).await;
     assert!(matches!(late, Err(ConnectionError::ReadTimeout(_))), "{late:?}");
     for _ in 0..2 {
-        assert_eq!(hand.hear().await.unwrap().variant, "GetBlockchainInfo");
+        assert_eq!(scripted.receive().await.unwrap().variant, "GetBlockchainInfo");
     }
     let entry = connection.peer_info().await;
     let at = entry.address;
     one.add_connected_peer_with_connection(entry, connection).await.unwrap();
     // What was kept is read before this.
-    hand.say(r#""Ping""#).await;
-    while hand.hear().await.unwrap().variant != "Pong" {}
+    scripted.send(r#""Ping""#).await;
+    while scripted.receive().await.unwrap().variant != "Pong" {}
     let open = one.request(at, NetworkMessage::GetBlockchainInfo, WAIT).await;
     assert!(matches!(open, Err(PeerRequestError::Request(RequestError::ReplyOutstanding(_)))), "{open:?}");
 }
 
 #[tokio::test]
-async fn the_entry_shows_liveness_and_health_and_both_move() {
+async fn the_pool_entry_shows_liveness_and_health() {
     let (one, other, _chain) = pair().await;
     let entry = one.connection(ip_of(&other)).unwrap();
     assert!(entry.is_healthy() && entry.mark_seen() && !entry.is_stale(Duration::from_secs(300)));

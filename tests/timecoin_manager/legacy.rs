@@ -1,27 +1,27 @@
-//! A manager and the old node as it was measured: its mute seconds, its pings, what it reads and what not.
+//! A manager and the legacy node as it was measured: its mute seconds, its pings, what it reads and what not.
 
 use super::*;
-use legacy_node::{ConnectionSetup, Hand, Handshake, LegacyNode, Network, Times};
+use legacy_node::{ConnectionSetup, Handshake, LegacyNode, Network, ScriptedPeer, Timing};
 use peerpool::connection::RequestError;
 use peerpool::timecoin::{ConnectionError, PeerRequestError, QuarantineReason};
 
-/// A stream from an old node's own host to a manager in memory.
+/// A stream from a legacy node's own host to a manager in memory.
 async fn dial_in(net: &MemoryNet, host: u8, to: &PeerManager) -> peerpool::transport::BoxStream {
     use peerpool::transport::Transport;
     net.host(in_memory(host).ip()).dial(to.listen_addr()).await.unwrap()
 }
 
-/// An old node that listens nowhere and says that it does on its host in memory.
+/// A legacy node that listens nowhere and says that it does on its host in memory.
 async fn old(host: u8) -> LegacyNode {
-    LegacyNode::start(ConnectionSetup::new(host, Times::real()).only_dials(in_memory(host))).await
+    LegacyNode::start(ConnectionSetup::new(host, Timing::real()).only_dials(in_memory(host))).await
 }
 
 /// The last full node on this host in memory, listening, with a chain of this height.
 async fn full(net: &MemoryNet, host: u8, height: u64) -> Arc<LegacyNode> {
-    // Its listener, in memory: whoever comes is handed to the old node.
+    // Its listener, in memory: a peer that comes is handed to the legacy node.
     use peerpool::transport::Transport;
     let mut listener = net.host(in_memory(host).ip()).listen(in_memory(host)).await.unwrap();
-    let mut setup = ConnectionSetup::full(host, Times::real());
+    let mut setup = ConnectionSetup::full(host, Timing::real());
     setup.public = Some(in_memory(host));
     setup.height = Some(height);
     let old = Arc::new(LegacyNode::start(setup).await);
@@ -35,8 +35,8 @@ async fn full(net: &MemoryNet, host: u8, height: u64) -> Arc<LegacyNode> {
     old
 }
 
-/// A manager at this address, and an old node at the second one that listens, has dialled it and has a chain of twelve.
-async fn beside_an_old_dialler(at: u8) -> (PeerManager, Arc<LegacyNode>) {
+/// A manager at this address, and a legacy node at the second one that listens, has dialled it and has a chain of twelve.
+async fn with_a_legacy_dialler(at: u8) -> (PeerManager, Arc<LegacyNode>) {
     let net = MemoryNet::new(11);
     let one = manager_in(&net, at, config(), chain("a")).await;
     let old = full(&net, 2, 12).await;
@@ -46,9 +46,9 @@ async fn beside_an_old_dialler(at: u8) -> (PeerManager, Arc<LegacyNode>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_dialler_is_asked_where_it_listens() {
-    // Of the two addresses that of the old node is the larger: it takes a second connection.
-    let (one, _old) = beside_an_old_dialler(1).await;
+async fn a_legacy_dialler_is_asked_at_its_listening_address() {
+    // Of the two addresses that of the legacy node is the larger: it takes a second connection.
+    let (one, _old) = with_a_legacy_dialler(1).await;
     let begun = tokio::time::Instant::now();
     assert_eq!(one.request_blockchain_info(in_memory(2)).await.unwrap(), Some(12));
     assert!(one.request_wallet_transactions("xpub".into()).await.is_ok());
@@ -56,8 +56,8 @@ async fn an_old_dialler_is_asked_where_it_listens() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_dialler_that_is_asked_several_things_at_once_answers_each() {
-    let (one, _old) = beside_an_old_dialler(1).await;
+async fn a_legacy_dialler_answers_concurrent_requests() {
+    let (one, _old) = with_a_legacy_dialler(1).await;
     let begun = tokio::time::Instant::now();
     // It answers on the newest connection from an address, whichever it was asked on.
     let (height, history, again) = tokio::join!(
@@ -71,8 +71,8 @@ async fn an_old_dialler_that_is_asked_several_things_at_once_answers_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_dialler_that_takes_no_second_connection_fails_a_question_at_once_and_stays() {
-    let (one, old) = beside_an_old_dialler(3).await;
+async fn a_legacy_dialler_without_a_second_connection_fails_a_request_at_once() {
+    let (one, old) = with_a_legacy_dialler(3).await;
     let begun = tokio::time::Instant::now();
     let dropped = one.request_blockchain_info(in_memory(2)).await;
     let Err(PeerRequestError::Connection(ConnectionError::Eof | ConnectionError::Io(_))) = dropped else {
@@ -82,25 +82,25 @@ async fn an_old_dialler_that_takes_no_second_connection_fails_a_question_at_once
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(one.active_peer_count().await, 1);
     // Nothing that it did not ask for stood before its pings' answers.
-    assert_eq!(old.tally(ip_of(&one)).pings_failed, 0);
+    assert_eq!(old.counts(ip_of(&one)).pings_failed, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_question_waits_until_an_old_dialler_reads() {
+async fn a_request_waits_until_a_legacy_dialler_reads() {
     let net = MemoryNet::new(5);
     let one = manager_in(&net, 1, config(), chain("a")).await;
-    let mut hand = Hand::new(dial_in(&net, 2, &one).await);
-    hand.greet(&Handshake::new(Network::Testnet, "0.6.4", in_memory(2)), Network::Testnet).await.unwrap();
+    let mut scripted = ScriptedPeer::new(dial_in(&net, 2, &one).await);
+    scripted.greet(&Handshake::new(Network::Testnet, "0.6.4", in_memory(2)), Network::Testnet).await.unwrap();
     let begun = tokio::time::Instant::now();
-    hand.say(r#""GetPeerList""#).await;
-    // The answer to its own question comes at once, and nothing else does for its fifteen seconds.
-    assert_eq!(hand.hear().await.unwrap().variant, "PeerList");
+    scripted.send(r#""GetPeerList""#).await;
+    // The answer to its own request comes at once, and nothing else does for its fifteen seconds.
+    assert_eq!(scripted.receive().await.unwrap().variant, "PeerList");
     let asking = one.request(in_memory(2), NetworkMessage::GetBlockchainInfo, Duration::from_secs(60));
     let answering = async {
-        let asked = hand.hear().await.unwrap();
+        let asked = scripted.receive().await.unwrap();
         assert_eq!(asked.variant, "GetBlockchainInfo");
         assert!(begun.elapsed() >= Duration::from_secs(15), "asked after {:?}", begun.elapsed());
-        hand.say(r#"{"BlockchainInfo":{"height":5,"best_block_hash":"ab"}}"#).await;
+        scripted.send(r#"{"BlockchainInfo":{"height":5,"best_block_hash":"ab"}}"#).await;
     };
     let (answer, ()) = tokio::join!(asking, answering);
     assert!(matches!(answer.unwrap(), NetworkMessage::BlockchainInfo { height: Some(5), .. }));
@@ -108,23 +108,23 @@ async fn a_question_waits_until_an_old_dialler_reads() {
     let before = tokio::time::Instant::now();
     let asking = one.request(in_memory(2), NetworkMessage::GetBlockchainInfo, Duration::from_secs(60));
     let answering = async {
-        hand.hear().await.unwrap();
-        hand.say(r#"{"BlockchainInfo":{"height":null,"best_block_hash":""}}"#).await;
+        scripted.receive().await.unwrap();
+        scripted.send(r#"{"BlockchainInfo":{"height":null,"best_block_hash":""}}"#).await;
     };
     tokio::join!(asking, answering).0.unwrap();
     assert!(before.elapsed() < Duration::from_secs(1));
 }
 
-/// A hand for each connection to this address in memory, once its handshake is done.
-async fn hands(net: &MemoryNet, at: SocketAddr) -> tokio::sync::mpsc::UnboundedReceiver<Hand> {
+/// A scripted for each connection to this address in memory, once its handshake is done.
+async fn hands(net: &MemoryNet, at: SocketAddr) -> tokio::sync::mpsc::UnboundedReceiver<ScriptedPeer> {
     use peerpool::transport::Transport;
     let mut listener = net.host(at.ip()).listen(at).await.unwrap();
     let (send, hands) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let mut hand = Hand::new(stream);
+            let mut scripted = ScriptedPeer::new(stream);
             let ours = Handshake::new(Network::Testnet, "0.6.4", at);
-            if hand.welcome(&ours, Network::Testnet).await.is_ok() && send.send(hand).is_err() {
+            if scripted.welcome(&ours, Network::Testnet).await.is_ok() && send.send(scripted).is_err() {
                 return;
             }
         }
@@ -133,7 +133,7 @@ async fn hands(net: &MemoryNet, at: SocketAddr) -> tokio::sync::mpsc::UnboundedR
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_is_asked_for_by_its_ip_is_asked_once_more_at_the_port_it_was_dialled_at() {
+async fn a_retry_uses_the_dialled_port() {
     let net = MemoryNet::new(14);
     let one = manager_in(&net, 1, config(), chain("a")).await;
     let at = SocketAddr::new(in_memory(2).ip(), 30_000);
@@ -145,10 +145,10 @@ async fn a_peer_that_is_asked_for_by_its_ip_is_asked_once_more_at_the_port_it_wa
     let timed_out = ask().await;
     assert!(matches!(timed_out, Err(PeerRequestError::Request(RequestError::Timeout))), "{timed_out:?}");
     let answering = async {
-        let mut hand = hands.recv().await.unwrap();
-        assert_eq!(hand.hear().await.unwrap().variant, "GetBlockchainInfo");
-        hand.say(r#"{"BlockchainInfo":{"height":7,"best_block_hash":"ab"}}"#).await;
-        hand
+        let mut scripted = hands.recv().await.unwrap();
+        assert_eq!(scripted.receive().await.unwrap().variant, "GetBlockchainInfo");
+        scripted.send(r#"{"BlockchainInfo":{"height":7,"best_block_hash":"ab"}}"#).await;
+        scripted
     };
     let asking = async { tokio::time::timeout(WAIT, answering).await.is_ok() };
     let (answered, was_dialled) = tokio::join!(ask(), asking);
@@ -157,55 +157,55 @@ async fn a_peer_that_is_asked_for_by_its_ip_is_asked_once_more_at_the_port_it_wa
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_else_comes_over_a_connection_for_one_question_does_not_crowd_out_its_answer() {
+async fn unrelated_frames_do_not_displace_a_one_shot_reply() {
     let net = MemoryNet::new(13);
     let one = manager_in(&net, 1, config(), chain("a")).await;
     let mut hands = hands(&net, in_memory(2)).await;
     let answering = async {
-        let mut hand = hands.recv().await.unwrap();
-        assert_eq!(hand.hear().await.unwrap().variant, "GetBlockchainInfo");
-        // An old node pools whoever dials, and tells it all that it tells everybody.
+        let mut scripted = hands.recv().await.unwrap();
+        assert_eq!(scripted.receive().await.unwrap().variant, "GetBlockchainInfo");
+        // A legacy node pools whoever dials, and tells it all that it tells everybody.
         for height in 0..65 {
-            hand.say(&format!(r#"{{"UpdateTip":{{"height":{height},"hash":"ab"}}}}"#)).await;
+            scripted.send(&format!(r#"{{"UpdateTip":{{"height":{height},"hash":"ab"}}}}"#)).await;
         }
-        hand.say(r#"{"BlockchainInfo":{"height":7,"best_block_hash":"ab"}}"#).await;
-        hand
+        scripted.send(r#"{"BlockchainInfo":{"height":7,"best_block_hash":"ab"}}"#).await;
+        scripted
     };
     let (height, _hand) = tokio::join!(one.request_blockchain_info(in_memory(2)), answering);
     assert_eq!(height.unwrap(), Some(7));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_node_that_dials_for_one_question_hears_its_answer_first() {
+async fn a_legacy_node_that_dials_for_one_request_gets_its_reply_first() {
     let net = MemoryNet::new(9);
     let one = manager_in(&net, 1, config(), chain("a")).await;
     one.broadcast_tip_update(7, "ab".into()).await.unwrap();
-    let mut hand = Hand::new(dial_in(&net, 2, &one).await);
-    hand.greet(&Handshake::new(Network::Testnet, "0.6.4", in_memory(2)), Network::Testnet).await.unwrap();
+    let mut scripted = ScriptedPeer::new(dial_in(&net, 2, &one).await);
+    scripted.greet(&Handshake::new(Network::Testnet, "0.6.4", in_memory(2)), Network::Testnet).await.unwrap();
     // Long enough for whatever the node would say by itself.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    hand.say(r#""GetBlockchainInfo""#).await;
-    assert_eq!(hand.hear().await.unwrap().variant, "BlockchainInfo");
+    scripted.send(r#""GetBlockchainInfo""#).await;
+    assert_eq!(scripted.receive().await.unwrap().variant, "BlockchainInfo");
     // It hears of what is new.
     one.broadcast_tip_update(8, "cd".into()).await.unwrap();
-    assert_eq!(hand.hear().await.unwrap().variant, "UpdateTip");
-    // And of no refusal: the answer to the next question is the next frame.
-    hand.say(r#"{"GetBlocks":{"start_height":5,"end_height":1}}"#).await;
-    hand.say(r#""GetPeerList""#).await;
-    assert_eq!(hand.hear().await.unwrap().variant, "PeerList");
+    assert_eq!(scripted.receive().await.unwrap().variant, "UpdateTip");
+    // And of no refusal: the reply to the next request is the next frame.
+    scripted.send(r#"{"GetBlocks":{"start_height":5,"end_height":1}}"#).await;
+    scripted.send(r#""GetPeerList""#).await;
+    assert_eq!(scripted.receive().await.unwrap().variant, "PeerList");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quarantine_that_comes_during_a_handshake_ends_the_connection() {
+async fn a_quarantine_during_a_handshake_ends_the_connection() {
     let net = MemoryNet::new(10);
     let one = manager_in(&net, 1, config(), chain("a")).await;
     let greeting = Handshake::new(Network::Testnet, "0.6.4", in_memory(2));
-    let mut first = Hand::new(dial_in(&net, 2, &one).await);
+    let mut first = ScriptedPeer::new(dial_in(&net, 2, &one).await);
     first.greet(&greeting, Network::Testnet).await.unwrap();
     until("the first is live", || one.connections().len() == 1).await;
     // Old enough to be asked whether it lives, which it does not answer.
     tokio::time::sleep(Duration::from_secs(20)).await;
-    let mut second = Hand::new(dial_in(&net, 2, &one).await);
+    let mut second = ScriptedPeer::new(dial_in(&net, 2, &one).await);
     let greeted = second.greet(&greeting, Network::Testnet);
     let kept_out = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -222,7 +222,7 @@ async fn a_quarantine_that_comes_during_a_handshake_ends_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_question_without_time_for_the_mute_seconds_fails_at_once_and_costs_nothing() {
+async fn a_request_shorter_than_the_read_pause_fails_at_once_without_penalty() {
     let net = MemoryNet::new(6);
     let one = manager_in(&net, 1, config(), chain("a")).await;
     let old = old(2).await;
@@ -238,7 +238,7 @@ async fn a_question_without_time_for_the_mute_seconds_fails_at_once_and_costs_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_dialler_stays_a_peer_for_an_hour_and_its_pings_are_answered() {
+async fn a_legacy_dialler_stays_connected_for_an_hour() {
     let net = MemoryNet::new(7);
     let one = manager_in(&net, 1, config(), chain("a")).await;
     let old = old(2).await;
@@ -248,12 +248,12 @@ async fn an_old_dialler_stays_a_peer_for_an_hour_and_its_pings_are_answered() {
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert_eq!(one.get_peer_ips().await, ["10.0.0.2"]);
     }
-    let tally = old.tally(ip_of(&one));
-    assert!(tally.pings_ok > 100 && tally.pings_failed == 0, "{tally:?}");
+    let counts = old.counts(ip_of(&one));
+    assert!(counts.pings_ok > 100 && counts.pings_failed == 0, "{counts:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_node_that_accepted_us_is_asked_over_its_connection() {
+async fn a_legacy_acceptor_is_asked_over_its_connection() {
     let net = MemoryNet::new(8);
     let old = full(&net, 2, 12).await;
     let one = manager_in(&net, 1, config(), chain("a")).await;
@@ -263,22 +263,22 @@ async fn an_old_node_that_accepted_us_is_asked_over_its_connection() {
     one.broadcast_tip_update(13, "cd".into()).await.unwrap();
     let at = ip_of(&one);
     old.record().until(WAIT, |record| record.got(at).iter().any(|(got, _)| got.variant == "UpdateTip")).await;
-    assert_eq!(old.tally(at).unreadable, 0);
+    assert_eq!(old.counts(at).unreadable, 0);
     assert!(one.send_ping(in_memory(2).ip()).await.is_ok());
 }
 
 #[tokio::test]
-async fn on_real_sockets_an_old_node_is_dialled_and_dials() {
-    let mut setup = ConnectionSetup::full(77, Times::faster(10));
+async fn a_legacy_node_dials_and_is_dialled_over_real_sockets() {
+    let mut setup = ConnectionSetup::full(77, Timing::faster(10));
     setup.height = Some(3);
     let accepting = LegacyNode::start(setup).await;
     let one = manager(chain("a")).await;
     one.connect_to_peer(PeerInfo::new(accepting.addr(), TESTNET)).await.unwrap();
     assert_eq!(one.request_blockchain_info(accepting.addr()).await.unwrap(), Some(3));
 
-    let dialling = LegacyNode::start(ConnectionSetup::new(78, Times::faster(10))).await;
+    let dialling = LegacyNode::start(ConnectionSetup::new(78, Timing::faster(10))).await;
     let mut quick = config();
-    quick.legacy_read_pause = Times::faster(10).mute;
+    quick.legacy_read_pause = Timing::faster(10).mute;
     let two = manager_with(quick, chain("b")).await;
     dialling.connect_to_peer(two.listen_addr()).await.unwrap();
     until("it is known where it listens", || {
@@ -286,23 +286,23 @@ async fn on_real_sockets_an_old_node_is_dialled_and_dials() {
     })
     .await;
     let at = ip_of(&two);
-    dialling.record().until(WAIT, |record| record.tally(at).pings_ok > 0).await;
+    dialling.record().until(WAIT, |record| record.counts(at).pings_ok > 0).await;
     // It reads a frame when it expects a pong, and not before.
     two.broadcast_transaction(payment(1)).await.unwrap();
-    dialling.record().until(WAIT, |record| record.tally(at).lost == 1).await;
-    assert_eq!((dialling.tally(at).unreadable, two.active_peer_count().await), (0, 1));
+    dialling.record().until(WAIT, |record| record.counts(at).lost == 1).await;
+    assert_eq!((dialling.counts(at).unreadable, two.active_peer_count().await), (0, 1));
 }
 
 #[tokio::test]
-async fn unknown_and_unasked_frames_reach_the_hook_and_the_connection_goes_on() {
+async fn unknown_and_unrequested_frames_reach_on_message() {
     let heard_by_one = chain("a");
     let one = manager(Arc::clone(&heard_by_one) as _).await;
     let stream = tokio::net::TcpStream::connect(one.listen_addr()).await.unwrap();
-    let mut hand = Hand::new(stream);
+    let mut scripted = ScriptedPeer::new(stream);
     let from = address();
-    hand.greet(&Handshake::new(Network::Testnet, "0.6.4", from), Network::Testnet).await.unwrap();
+    scripted.greet(&Handshake::new(Network::Testnet, "0.6.4", from), Network::Testnet).await.unwrap();
     for json in [r#"{"Nope":{"a":1}}"#, "", r#"{"BlockchainHeight":7}"#, r#"{"BlockchainHeight":"7"}"#] {
-        hand.say(json).await;
+        scripted.send(json).await;
     }
     until("all reach the hook", || heard_by_one.heard.lock().unwrap().len() == 4).await;
     let heard = heard_by_one.heard.lock().unwrap().clone();
@@ -317,6 +317,6 @@ async fn unknown_and_unasked_frames_reach_the_hook_and_the_connection_goes_on() 
     );
     // Only what is ours and wrong costs health.
     assert_eq!(one.connection(from.ip()).unwrap().health_score(), 60);
-    hand.say(r#""GetBlockchainInfo""#).await;
-    assert_eq!(hand.hear().await.unwrap().variant, "BlockchainInfo");
+    scripted.send(r#""GetBlockchainInfo""#).await;
+    assert_eq!(scripted.receive().await.unwrap().variant, "BlockchainInfo");
 }

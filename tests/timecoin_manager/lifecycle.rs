@@ -12,7 +12,7 @@ use peerpool::timecoin::{
 use peerpool::transport::BoxFuture;
 
 #[tokio::test]
-async fn shutdown_leaves_nothing_and_ends_every_task() {
+async fn shutdown_ends_every_task() {
     let (one, other, _chain) = pair().await;
     one.spawn_reaper();
     one.spawn_reconnection_task();
@@ -24,7 +24,7 @@ async fn shutdown_leaves_nothing_and_ends_every_task() {
 }
 
 #[tokio::test]
-async fn dropping_the_last_manager_ends_everything_without_a_call() {
+async fn dropping_the_last_manager_ends_everything() {
     let (one, other, chain_of_other) = pair().await;
     let weak = one.node().downgrade();
     let clone = one.clone();
@@ -38,7 +38,7 @@ async fn dropping_the_last_manager_ends_everything_without_a_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dials_that_wait_keep_no_manager_alive() {
+async fn pending_dials_do_not_keep_a_manager_alive() {
     let net = MemoryNet::new(21);
     let one = manager_in(&net, 1, config(), chain("a")).await;
     let dead: Vec<_> = (0..200u8).map(|last| std::net::IpAddr::from([10, 9, 9, last])).collect();
@@ -55,7 +55,7 @@ async fn dials_that_wait_keep_no_manager_alive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_falls_silent_is_reaped_after_300_seconds_and_not_before() {
+async fn a_silent_peer_is_reaped_after_300_seconds() {
     let net = MemoryNet::new(1);
     let one = manager_in(&net, 1, config(), chain("a")).await;
     let other = manager_in(&net, 2, config(), chain("b")).await;
@@ -68,7 +68,7 @@ async fn a_peer_that_falls_silent_is_reaped_after_300_seconds_and_not_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_reapers_times_act_on_live_connections() {
+async fn reaper_times_apply_to_live_connections() {
     let net = MemoryNet::new(2);
     let one = manager_in(&net, 1, config(), chain("a")).await;
     let other = manager_in(&net, 2, config(), chain("b")).await;
@@ -83,7 +83,7 @@ async fn the_reapers_times_act_on_live_connections() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_peer_that_answers_pings_is_not_reaped_however_short_the_time() {
+async fn a_peer_that_answers_pings_is_never_reaped() {
     let net = MemoryNet::new(9);
     let one = manager_in(&net, 1, config(), chain("a")).await;
     let other = manager_in(&net, 2, config(), chain("b")).await;
@@ -95,7 +95,7 @@ async fn a_quiet_peer_that_answers_pings_is_not_reaped_however_short_the_time() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_connection_is_dialled_again_once_after_30_seconds() {
+async fn a_dead_connection_is_redialled_once_after_30_seconds() {
     let net = MemoryNet::new(3);
     let one = manager_in(&net, 1, config(), chain("a")).await;
     let other = manager_in(&net, 2, config(), chain("b")).await;
@@ -116,7 +116,7 @@ async fn a_dead_connection_is_dialled_again_once_after_30_seconds() {
     assert_eq!((one.stats().dials, one.active_peer_count().await), (dials + 1, 0));
 }
 
-/// A manager in memory that speaks the native dialect too, and where it listens for it.
+/// A manager in memory that speaks the native protocol too, and where it listens for it.
 async fn bilingual(net: &MemoryNet, host: u8) -> (PeerManager, SocketAddr) {
     let addr = in_memory(host);
     let native = SocketAddr::new(addr.ip(), 7_000);
@@ -125,30 +125,30 @@ async fn bilingual(net: &MemoryNet, host: u8) -> (PeerManager, SocketAddr) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_native_peer_is_dialled_again_in_its_own_dialect() {
+async fn a_native_peer_is_redialled_in_its_own_protocol() {
     let net = MemoryNet::new(27);
     let ((one, _), (other, native)) = (bilingual(&net, 1).await, bilingual(&net, 2).await);
     one.node().connect_in("native", native).await.unwrap();
-    let dialects = || {
+    let protocols = || {
         let connections = one.connections();
         connections.iter().map(|connection| connection.peer().connection().protocol()).collect::<Vec<_>>()
     };
     assert!(one.remove_dead_connection(ip_of(&other)).await);
     tokio::time::sleep(Duration::from_secs(31)).await;
-    assert_eq!(dialects(), ["native"]);
+    assert_eq!(protocols(), ["native"]);
     // Nor is it when the application dials an address that it was told.
     let known = one.get_connected_peers().await;
     one.remove_connected_peer(&ip_of(&other)).await;
     until("it is gone", || other.connections().is_empty()).await;
     one.connect_to_peer(known[0].clone()).await.unwrap();
-    assert_eq!((dialects(), known[0].address), (vec!["native"], native));
+    assert_eq!((protocols(), known[0].address), (vec!["native"], native));
     // And of whom nothing is known is dialled as one of this network.
     let third = manager_in(&net, 3, config(), chain("c")).await;
     one.connect_to_peer(info_of(&third)).await.unwrap();
 }
 
 #[tokio::test]
-async fn settings_changed_at_once_are_all_changed() {
+async fn concurrent_setting_changes_all_apply() {
     let one = manager(chain("a")).await;
     let turns = std::sync::Barrier::new(2);
     for round in 1..500 {
@@ -167,7 +167,7 @@ async fn settings_changed_at_once_are_all_changed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_search_put_off_for_ever_can_be_taken_up_again() {
+async fn a_discovery_disabled_for_ever_can_be_restarted() {
     let net = MemoryNet::new(29);
     let seed = manager_in(&net, 1, config(), chain("seed")).await;
     let mut never = config();
@@ -202,7 +202,7 @@ impl SeedProvider for Failing {
 }
 
 #[tokio::test(start_paused = true)]
-async fn seeds_are_asked_while_there_are_few_peers_and_the_rest_is_learned() {
+async fn seeds_are_used_while_peers_are_few() {
     let net = MemoryNet::new(4);
     let seed = manager_in(&net, 1, config(), chain("seed")).await;
     let third = manager_in(&net, 3, config(), chain("third")).await;
@@ -231,7 +231,7 @@ impl SeedProvider for Stumbling {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_seed_provider_that_panics_is_asked_again() {
+async fn a_panicking_seed_provider_is_queried_again() {
     let net = MemoryNet::new(28);
     let seed = manager_in(&net, 1, config(), chain("seed")).await;
     let mut looking = config();
@@ -245,7 +245,7 @@ async fn a_seed_provider_that_panics_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_seed_is_dialled_at_the_port_it_was_named_with() {
+async fn a_seed_is_dialled_at_its_configured_port() {
     let net = MemoryNet::new(24);
     let at = SocketAddr::from(([10, 0, 0, 1], 50_000));
     let builder = PeerManager::builder(TESTNET, at, at).config(config()).chain(chain("seed"));
@@ -263,7 +263,7 @@ async fn a_seed_is_dialled_at_the_port_it_was_named_with() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dials_that_fail_count_against_an_address_and_whoever_dials_us_earns_nothing() {
+async fn failed_dials_count_against_an_address_and_inbound_connections_do_not_count_for_it() {
     let net = MemoryNet::new(25);
     let mut looking = config();
     looking.reconnect = ReconnectConfig::default();
@@ -282,7 +282,7 @@ async fn dials_that_fail_count_against_an_address_and_whoever_dials_us_earns_not
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_longest_messages_of_the_network_are_broadcast() {
+async fn the_longest_messages_can_be_broadcast() {
     let net = MemoryNet::new(26);
     let config = ManagerConfig { reconnect: config().reconnect, ..ManagerConfig::new(TESTNET) };
     let one = manager_in(&net, 1, config, chain("a")).await;
@@ -293,7 +293,7 @@ async fn the_longest_messages_of_the_network_are_broadcast() {
 }
 
 #[tokio::test]
-async fn without_a_source_that_names_anybody_there_are_no_seeds() {
+async fn without_sources_there_are_no_seeds() {
     let mut alone = config();
     alone.seeds.provider = Some(Arc::new(Failing));
     let one = manager_with(alone, chain("a")).await;
@@ -308,7 +308,7 @@ async fn without_a_source_that_names_anybody_there_are_no_seeds() {
 }
 
 #[tokio::test]
-async fn an_old_peers_json_is_known_from_the_start() {
+async fn a_legacy_peers_json_is_imported_at_start() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("peers.json");
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
@@ -338,7 +338,7 @@ async fn an_old_peers_json_is_known_from_the_start() {
 }
 
 #[tokio::test]
-async fn wallets_are_told_at_their_real_addresses_and_only_of_what_concerns_them() {
+async fn wallets_are_notified_at_their_addresses_of_their_transactions_only() {
     let (connected, elsewhere, stranger) = (chain("connected"), chain("elsewhere"), chain("stranger"));
     let one = manager(chain("one")).await;
     let pooled = manager(Arc::clone(&connected) as _).await;
@@ -366,7 +366,7 @@ async fn wallets_are_told_at_their_real_addresses_and_only_of_what_concerns_them
 }
 
 #[tokio::test(start_paused = true)]
-async fn wallets_that_cannot_be_reached_keep_nobody_waiting_and_are_forgotten_in_time() {
+async fn unreachable_wallets_delay_nobody_and_expire() {
     let net = MemoryNet::new(22);
     let hour = Duration::from_secs(3600);
     let mut settings = ManagerConfig { max_one_shots: 4, ..config() };
@@ -409,7 +409,7 @@ async fn wallets_that_cannot_be_reached_keep_nobody_waiting_and_are_forgotten_in
 }
 
 #[tokio::test(start_paused = true)]
-async fn our_own_want_of_places_is_no_wallets_failure() {
+async fn a_lack_of_one_shot_slots_is_not_a_wallets_failure() {
     let net = MemoryNet::new(23);
     let one = manager_in(&net, 1, ManagerConfig { max_one_shots: 1, ..config() }, chain("a")).await;
     let wallet = manager_in(&net, 2, config(), chain("b")).await;
@@ -431,7 +431,7 @@ async fn our_own_want_of_places_is_no_wallets_failure() {
 }
 
 #[tokio::test]
-async fn registering_a_wallet_subscribes_it_and_tells_what_it_can_spend() {
+async fn registering_a_wallet_subscribes_it_and_sends_its_outputs() {
     let heard_by_one = chain("a");
     let chain_of_other = chain("b");
     let output = UtxoInfo {
@@ -458,7 +458,7 @@ async fn registering_a_wallet_subscribes_it_and_tells_what_it_can_spend() {
 }
 
 #[tokio::test]
-async fn a_listener_says_what_was_wrong_with_a_connection_and_goes_on() {
+async fn a_listener_reports_a_failed_connection_and_continues() {
     use tokio::io::AsyncWriteExt;
     let addr = address();
     let mut listener = PeerListener::bind(addr, TESTNET, addr, None).await.unwrap();

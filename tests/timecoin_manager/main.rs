@@ -1,4 +1,4 @@
-//! The manager of the TIME Coin network: two of them, strangers, and an old node.
+//! The manager of the TIME Coin network: two of them, strangers, and a legacy node.
 
 #![cfg(all(feature = "timecoin", not(peerpool_loom)))]
 
@@ -151,7 +151,7 @@ fn transaction(lock_time: u32) -> Transaction {
 
 fn wallet_transaction() -> WalletTransaction {
     WalletTransaction {
-        // Short ones made the old node panic.
+        // Short ones made the legacy node panic.
         tx_hash: "x".into(),
         from_address: "TIME1a".into(),
         to_address: "TIME1b".into(),

@@ -7,7 +7,7 @@ use peerpool::timecoin::{Announced, ConnectionError, PeerSendError, QuarantineRe
 use peerpool::transport::{BoxFuture, BoxListener, BoxStream, Transport};
 
 #[tokio::test]
-async fn a_broadcast_transaction_really_arrives() {
+async fn a_broadcast_transaction_arrives() {
     let (one, _other, chain) = pair().await;
     assert_eq!(one.broadcast_transaction(payment(7)).await.unwrap(), 1);
     until("the payment arrives", || !heard(&chain, Kind::Transaction).is_empty()).await;
@@ -15,7 +15,7 @@ async fn a_broadcast_transaction_really_arrives() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn broadcasts_do_not_overtake_each_other() {
+async fn broadcasts_stay_in_order() {
     let (one, _other, chain) = pair().await;
     for nonce in 0..2_000 {
         one.broadcast_message(NetworkMessage::Transaction(payment(nonce))).await.unwrap();
@@ -29,7 +29,7 @@ async fn broadcasts_do_not_overtake_each_other() {
 }
 
 #[tokio::test]
-async fn a_late_peer_is_told_the_newest_tip() {
+async fn a_late_peer_gets_the_newest_tip() {
     let one = manager(chain("a")).await;
     for height in 1..=5 {
         one.broadcast_tip_update(height, format!("hash {height}")).await.unwrap();
@@ -75,7 +75,7 @@ async fn proposals_votes_and_output_states_arrive_as_text() {
 }
 
 #[tokio::test]
-async fn a_message_to_nobody_comes_back() {
+async fn a_message_to_an_unknown_peer_is_returned() {
     let one = manager(chain("a")).await;
     let message = NetworkMessage::BlockchainHeight(3);
     match one.send_to_peer_tcp("127.0.0.250".parse().unwrap(), message.clone()).await {
@@ -87,7 +87,7 @@ async fn a_message_to_nobody_comes_back() {
 }
 
 #[tokio::test]
-async fn without_a_connection_a_message_gets_one_of_its_own() {
+async fn a_message_to_an_unconnected_peer_uses_a_one_shot_connection() {
     let heard_by_other = chain("b");
     let (one, other) = (manager(chain("a")).await, manager(Arc::clone(&heard_by_other) as _).await);
     one.send_message_to_peer(other.listen_addr(), NetworkMessage::Transaction(payment(1))).await.unwrap();
@@ -97,7 +97,7 @@ async fn without_a_connection_a_message_gets_one_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_connection_of_its_own_to_whoever_says_nothing_ends_in_time() {
+async fn a_one_shot_connection_to_a_silent_peer_times_out() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = silent.local_addr().unwrap();
     let mut config = config();
@@ -124,7 +124,7 @@ impl Transport for Exhausted {
 }
 
 #[tokio::test]
-async fn our_own_exhaustion_is_no_failure_of_the_address_a_message_goes_to() {
+async fn a_lack_of_one_shot_slots_does_not_count_against_the_address() {
     let addr = address();
     let builder = PeerManager::builder(TESTNET, addr, addr).config(config()).transport(Exhausted);
     let one = builder.build().unwrap();
@@ -158,7 +158,7 @@ async fn a_new_peer_is_announced_to_the_others_once() {
 }
 
 #[tokio::test]
-async fn with_nobody_to_tell_a_peer_does_not_count_as_announced() {
+async fn without_other_peers_nothing_counts_as_announced() {
     let one = manager(chain("a")).await;
     let stranger = PeerInfo::new("192.0.2.1:24100".parse().unwrap(), TESTNET);
     assert_eq!(one.broadcast_new_peer(&stranger).await.unwrap(), Announced::NoPeers);
@@ -169,7 +169,7 @@ async fn with_nobody_to_tell_a_peer_does_not_count_as_announced() {
 }
 
 #[tokio::test]
-async fn both_kinds_of_peers_hear_one_broadcast() {
+async fn legacy_and_native_peers_get_one_broadcast() {
     let addr = address();
     let native = SocketAddr::new(addr.ip(), 0);
     let one = PeerManager::builder(TESTNET, addr, addr).config(config()).chain(chain("a")).native(native);
@@ -194,12 +194,12 @@ async fn both_kinds_of_peers_hear_one_broadcast() {
     assert_eq!(one.broadcast_new_peer(&native.info()).await.unwrap(), Announced::NotDialable);
     assert_eq!(heard(&old, Kind::PeerList), []);
     assert_eq!(one.handle_get_peer_list().await, peer_list_of(&old_peer));
-    // And a question over the new dialect, which has ids.
+    // And a request over the new protocol, which has ids.
     assert_eq!(new_peer.request_blockchain_info(port).await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn native_peers_are_told_the_address_to_advertise() {
+async fn native_peers_get_the_advertised_address() {
     let both = |config: ManagerConfig| async move {
         let addr = address();
         let builder = PeerManager::builder(TESTNET, addr, addr).config(config).chain(chain("both"));

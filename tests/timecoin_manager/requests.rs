@@ -17,7 +17,7 @@ async fn with_chain(height: u64) -> (PeerManager, PeerManager, Arc<MemoryChain>)
 }
 
 #[tokio::test]
-async fn the_chains_end_its_first_block_and_any_other_are_told() {
+async fn tip_genesis_and_blocks_are_served() {
     let (one, other, _chain) = with_chain(30).await;
     let at = other.listen_addr();
     assert_eq!(one.request_blockchain_info(at).await.unwrap(), Some(30));
@@ -44,7 +44,7 @@ async fn the_chains_end_its_first_block_and_any_other_are_told() {
 }
 
 #[tokio::test]
-async fn syncing_fetches_every_block_in_batches_and_stops_at_the_chains_end() {
+async fn sync_downloads_in_batches_and_stops_at_the_tip() {
     let (one, other, _chain) = with_chain(249).await;
     let at = other.listen_addr();
     let blocks = one.sync_recent_blocks(at, 5, 1_000).await.unwrap();
@@ -58,7 +58,7 @@ async fn syncing_fetches_every_block_in_batches_and_stops_at_the_chains_end() {
 }
 
 #[tokio::test]
-async fn blocks_that_are_too_many_for_one_frame_come_in_several() {
+async fn blocks_too_large_for_one_frame_are_split() {
     let (one, other, chain) = with_chain(0).await;
     let large = |number| Block { hash: "x".repeat(150_000), ..block(number) };
     *chain.blocks.lock().unwrap() = (0..100).map(large).collect();
@@ -88,7 +88,7 @@ impl ChainSource for Last {
 }
 
 #[tokio::test]
-async fn the_largest_heights_end_a_synchronisation_as_any_other() {
+async fn sync_handles_the_largest_heights() {
     let one = manager(chain("a")).await;
     let other = manager(Arc::new(Last)).await;
     connect(&one, &other).await;
@@ -110,7 +110,7 @@ impl ChainSource for Generous {
 }
 
 #[tokio::test]
-async fn more_blocks_than_were_asked_for_are_refused() {
+async fn more_blocks_than_requested_are_refused() {
     let one = manager(chain("a")).await;
     let other = manager(Arc::new(Generous)).await;
     connect(&one, &other).await;
@@ -120,7 +120,7 @@ async fn more_blocks_than_were_asked_for_are_refused() {
 }
 
 #[tokio::test]
-async fn transactions_masternodes_and_output_states_are_told() {
+async fn transactions_masternodes_and_output_states_are_served() {
     let (one, other, chain) = with_chain(1).await;
     let at = other.listen_addr();
     *chain.mempool.lock().unwrap() = vec![transaction(1), transaction(2)];
@@ -169,7 +169,7 @@ async fn transactions_masternodes_and_output_states_are_told() {
 }
 
 #[tokio::test]
-async fn the_time_is_told_without_a_chain() {
+async fn the_time_is_served_without_a_chain() {
     let (one, other) = (manager(Arc::new(())).await, manager(Arc::new(())).await);
     connect(&one, &other).await;
     let question = NetworkMessage::TimeRequest { request_time_ms: 77 };
@@ -180,7 +180,7 @@ async fn the_time_is_told_without_a_chain() {
 }
 
 #[tokio::test]
-async fn two_kinds_of_answers_to_one_question_are_told_apart() {
+async fn two_kinds_of_reply_to_one_request_are_distinguished() {
     let (one, other, _chain) = pair().await;
     let good = transaction(1);
     let bad = Transaction { txid: "wrong".into(), ..transaction(1) };
@@ -202,7 +202,7 @@ impl ChainSource for Picky {
 }
 
 #[tokio::test]
-async fn a_transaction_is_judged_though_the_last_one_never_was() {
+async fn an_unanswered_finality_request_does_not_block_the_next() {
     let one = manager_with(ManagerConfig { max_one_shots: 0, ..config() }, chain("a")).await;
     let other = manager(Arc::new(Picky(transaction(2).txid))).await;
     connect(&one, &other).await;
@@ -215,7 +215,7 @@ async fn a_transaction_is_judged_though_the_last_one_never_was() {
     let again = ask(transaction(1), short).await;
     assert!(matches!(again, Err(PeerRequestError::Request(RequestError::ReplyOutstanding(_)))), "{again:?}");
     assert_eq!(ask(transaction(2), WAIT).await.unwrap().kind(), Kind::TransactionApproved);
-    // And over a connection that is read by hand.
+    // And over a connection that is read by scripted.
     let mut connection = PeerConnection::connect(&info_of(&other), TESTNET, address(), None).await.unwrap();
     let question = |transaction| NetworkMessage::InstantFinalityRequest(transaction);
     connection.request_response(question(transaction(1)), short).await.unwrap_err();
@@ -224,7 +224,7 @@ async fn a_transaction_is_judged_though_the_last_one_never_was() {
 }
 
 #[tokio::test]
-async fn a_snapshot_is_that_of_the_chains_end_summed_by_address() {
+async fn a_snapshot_is_of_the_tip_and_summed_by_address() {
     let (one, other, chain) = with_chain(4).await;
     // bincode of one output of 9 for "c", and a total supply.
     let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
@@ -248,7 +248,7 @@ async fn a_snapshot_is_that_of_the_chains_end_summed_by_address() {
 }
 
 #[tokio::test]
-async fn a_vote_is_sent_only_when_this_vote_was_acknowledged() {
+async fn a_vote_succeeds_only_if_this_vote_is_acknowledged() {
     let (one, other, _chain) = pair().await;
     let ip = ip_of(&other);
     let vote = |hash: &str| NetworkMessage::ConsensusBlockVote(format!(r#"{{"block_hash":"{hash}"}}"#));
@@ -283,7 +283,7 @@ impl ChainSource for Silent {
 }
 
 #[tokio::test]
-async fn a_vote_is_sent_though_the_last_one_was_never_acknowledged() {
+async fn an_unacknowledged_vote_does_not_block_the_next() {
     let one = manager(chain("a")).await;
     let silent = Arc::<Silent>::default();
     let other = manager(Arc::clone(&silent) as _).await;
@@ -309,7 +309,7 @@ async fn a_vote_is_sent_though_the_last_one_was_never_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_ping_tells_how_long_it_took() {
+async fn a_ping_returns_the_round_trip_time() {
     let (one, other, _chain) = pair().await;
     let rtt = one.send_ping(ip_of(&other)).await.unwrap();
     assert!(!rtt.is_zero() && rtt < WAIT);
@@ -320,7 +320,7 @@ async fn a_ping_tells_how_long_it_took() {
 }
 
 #[tokio::test]
-async fn a_wallets_transactions_are_what_was_answered() {
+async fn wallet_transactions_are_returned() {
     let (one, other, chain) = pair().await;
     let history = vec![wallet_transaction(), WalletTransaction { amount: 6, ..wallet_transaction() }];
     chain.wallets.lock().unwrap().insert("xpub1".into(), history.clone());
@@ -329,19 +329,19 @@ async fn a_wallets_transactions_are_what_was_answered() {
     // Whoever asks is subscribed.
     let notified = other.notify_wallet_transaction(wallet_transaction(), &["xpub1".into()]).await;
     assert_eq!((notified.sent, notified.failed), (1, 0));
-    let alone = manager(chain_without_answers()).await;
+    let alone = manager(chain_without_replies()).await;
     assert!(matches!(
         alone.request_wallet_transactions("xpub1".into()).await,
         Err(PeerRequestError::NotConnected(_))
     ));
 }
 
-fn chain_without_answers() -> Arc<dyn ChainSource> {
+fn chain_without_replies() -> Arc<dyn ChainSource> {
     Arc::new(())
 }
 
 #[tokio::test]
-async fn a_question_to_whoever_is_not_connected_gets_a_connection_of_its_own() {
+async fn a_request_to_an_unconnected_peer_uses_a_one_shot_connection() {
     let heard_by_other = chain("b");
     *heard_by_other.blocks.lock().unwrap() = vec![block(0)];
     let (one, other) = (manager(chain("a")).await, manager(Arc::clone(&heard_by_other) as _).await);
@@ -353,7 +353,7 @@ async fn a_question_to_whoever_is_not_connected_gets_a_connection_of_its_own() {
 }
 
 #[tokio::test]
-async fn what_is_no_question_and_no_address_is_said_so_at_once() {
+async fn invalid_requests_and_addresses_fail_at_once() {
     let one = manager(chain("a")).await;
     let refused = one.request(address(), NetworkMessage::Pong, WAIT).await;
     assert!(matches!(refused, Err(PeerRequestError::NotARequest(Kind::Pong))), "{refused:?}");
@@ -363,7 +363,7 @@ async fn what_is_no_question_and_no_address_is_said_so_at_once() {
     }
 }
 
-/// Answers a question for its tip only when told to.
+/// Answers a request for its tip only when told to.
 struct Late(Arc<tokio::sync::Notify>);
 
 impl ChainSource for Late {
@@ -381,7 +381,7 @@ impl ChainSource for Late {
 }
 
 #[tokio::test]
-async fn an_unanswered_question_costs_health_and_its_late_answer_reaches_nobody_else() {
+async fn an_unanswered_request_costs_health_and_its_late_reply_matches_no_other() {
     let told = Arc::new(tokio::sync::Notify::new());
     let heard_by_one = chain("a");
     let mut config = config();
@@ -411,7 +411,7 @@ async fn an_unanswered_question_costs_health_and_its_late_answer_reaches_nobody_
 }
 
 #[tokio::test]
-async fn a_question_without_an_answer_is_declined_at_once_and_the_next_one_is_answered() {
+async fn a_request_without_a_reply_is_refused_at_once() {
     let (one, other, _chain) = with_chain(30).await;
     let ask = |start_height| {
         let question = NetworkMessage::GetBlocks { start_height, end_height: start_height };
@@ -452,7 +452,7 @@ async fn peers_learn_of_each_others_peers() {
 }
 
 #[tokio::test]
-async fn above_the_rate_questions_are_not_answered_where_that_is_enforced() {
+async fn requests_above_an_enforced_rate_limit_are_refused() {
     let heard_by_other = chain("b");
     let mut strict = config();
     strict.enforce_rate_limit = true;

@@ -1,4 +1,4 @@
-//! One connection. Whoever uses it holds its mutex, for a request and for a ping over the wait for the answer, too.
+//! One connection. Whoever uses it holds its mutex, for a request and for a ping over the wait for the reply, too.
 
 use std::net::IpAddr;
 
@@ -6,8 +6,8 @@ use tokio::time::timeout;
 
 use super::Stream;
 use super::message::{self, Message};
-use super::record::{Fate, Record, What};
-use super::setup::Times;
+use super::record::{FrameFate, Record, What};
+use super::setup::Timing;
 
 /// The replies that `request_response` recognises, all others time out.
 const RECOGNISED: [(&str, &str); 6] = [
@@ -22,12 +22,12 @@ const RECOGNISED: [(&str, &str); 6] = [
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
     ip: IpAddr,
-    times: Times,
+    times: Timing,
     record: Record,
 }
 
 impl Connection {
-    pub(super) fn new(stream: Box<dyn Stream>, ip: IpAddr, times: Times, record: Record) -> Self {
+    pub(super) fn new(stream: Box<dyn Stream>, ip: IpAddr, times: Timing, record: Record) -> Self {
         Self { stream, ip, times, record }
     }
 
@@ -50,7 +50,7 @@ impl Connection {
         result
     }
 
-    /// Writes bytes as they are: what no old node sends, but a test may want.
+    /// Writes bytes as they are: what no legacy node sends, but a test may want.
     pub(super) async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), String> {
         use tokio::io::AsyncWriteExt;
         self.stream.write_all(bytes).await.map_err(|error| error.to_string())?;
@@ -71,7 +71,7 @@ impl Connection {
     /// Reads a frame for a full node's loop.
     pub(super) async fn read(&mut self) -> Result<Message, String> {
         let message = self.receive_message().await?;
-        self.note(What::Got(message.clone(), Fate::Read));
+        self.note(What::Got(message.clone(), FrameFate::Read));
         Ok(message)
     }
 
@@ -105,14 +105,14 @@ impl Connection {
         loop {
             let message = self.receive_message().await?;
             if RECOGNISED.contains(&(asked, &message.variant)) {
-                self.note(What::Got(message.clone(), Fate::Reply));
+                self.note(What::Got(message.clone(), FrameFate::Reply));
                 return Ok(message);
             }
             if message.variant == "Ping" {
-                self.note(What::Got(message, Fate::Answered));
+                self.note(What::Got(message, FrameFate::Answered));
                 self.send_message(r#""Pong""#).await?;
             } else {
-                self.note(What::Got(message, Fate::Discarded));
+                self.note(What::Got(message, FrameFate::Discarded));
             }
         }
     }
@@ -133,11 +133,11 @@ impl Connection {
         let next = timeout(self.times.pong, self.receive_message()).await;
         let message = next.unwrap_or_else(|_| Err("Pong timeout".to_owned()))?;
         if message.variant == "Pong" {
-            self.note(What::Got(message, Fate::Pong));
+            self.note(What::Got(message, FrameFate::Pong));
             return Ok(());
         }
         let error = format!("Protocol error: expected Pong, got {}", message.variant);
-        self.note(What::Got(message, Fate::LostToPing));
+        self.note(What::Got(message, FrameFate::LostToPing));
         Err(error)
     }
 }

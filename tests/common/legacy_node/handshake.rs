@@ -67,7 +67,7 @@ impl Handshake {
         }
     }
 
-    /// All ten keys, null where there is nothing, in the old node's order.
+    /// All ten keys, null where there is nothing, in the legacy node's order.
     pub(crate) fn json(&self) -> String {
         let optional = |value: &Option<String>| Value::from(value.clone()).to_string();
         let text = |value: &str| Value::from(value).to_string();
@@ -96,7 +96,7 @@ impl Handshake {
         [&self.magic[..], &length.to_be_bytes(), json.as_bytes()].concat()
     }
 
-    /// Three writes, as the old node does.
+    /// Three writes, as the legacy node does.
     pub(crate) async fn send(&self, stream: &mut dyn Stream) -> io::Result<()> {
         let bytes = self.bytes();
         for piece in [&bytes[..4], &bytes[4..8], &bytes[8..]] {
@@ -106,7 +106,7 @@ impl Handshake {
         Ok(())
     }
 
-    /// Reads one of `network`, checking in the old node's order.
+    /// Reads one of `network`, checking in the legacy node's order.
     pub(crate) async fn receive(stream: &mut dyn Stream, network: Network) -> Result<Self, String> {
         let mut magic = [0; 4];
         stream.read_exact(&mut magic).await.map_err(|error| format!("Failed to read magic: {error}"))?;

@@ -42,7 +42,7 @@ pub(crate) fn sample(variant: &str) -> &'static str {
     BY_NAME.get(variant).unwrap_or_else(|| panic!("no variant {variant}")).0
 }
 
-/// A message that the old node could read.
+/// A message that the legacy node could read.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Message {
     pub(crate) variant: String,
@@ -64,7 +64,7 @@ fn split(value: &Value) -> Result<(&str, &Value), String> {
 }
 
 impl Message {
-    /// Reads the JSON of a frame as the old node would: known variant, all fields, of the right types.
+    /// Reads the JSON of a frame as the legacy node would: known variant, all fields, of the right types.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let value: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let (variant, body) = split(&value)?;

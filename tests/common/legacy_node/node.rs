@@ -8,15 +8,15 @@ use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 
 use super::Stream;
-use super::answers;
 use super::connection::Connection;
 use super::handshake::Handshake;
 use super::manager::Manager;
 use super::message::Message;
-use super::record::{Record, Tally, What};
-use super::setup::{ConnectionSetup, Flavour};
+use super::record::{PeerCounts, Record, What};
+use super::replies;
+use super::setup::{ConnectionSetup, NodeKind};
 
-/// A running old node; dropped, it is gone with all its sockets.
+/// A running legacy node; dropped, it is gone with all its sockets.
 pub(crate) struct LegacyNode {
     manager: Arc<Manager>,
 }
@@ -57,8 +57,8 @@ impl LegacyNode {
         &self.manager.record
     }
 
-    pub(crate) fn tally(&self, ip: IpAddr) -> Tally {
-        self.record().tally(ip)
+    pub(crate) fn counts(&self, ip: IpAddr) -> PeerCounts {
+        self.record().counts(ip)
     }
 
     /// The addresses in its pool, and what it keeps as the peer's address.
@@ -194,7 +194,7 @@ async fn answer(manager: &Arc<Manager>, mut stream: Box<dyn Stream>, from: Socke
     // The acceptor never names a genesis.
     let ours = Handshake { genesis_hash: None, ..manager.handshake() };
     ours.send(&mut *stream).await.map_err(|error| error.to_string())?;
-    let full = manager.setup.flavour == Flavour::Full;
+    let full = manager.setup.kind == NodeKind::Full;
     let addr =
         if full { SocketAddr::new(from.ip(), manager.setup.standard_port) } else { theirs.listen_addr };
     manager.record.add(addr.ip(), What::Accepted);
@@ -213,7 +213,7 @@ async fn read_loop(manager: &Arc<Manager>, ip: IpAddr, connection: &Arc<Mutex<Co
     loop {
         let read = connection.lock().await.read().await;
         match read {
-            Ok(message) => answers::handle(manager, ip, &message).await,
+            Ok(message) => replies::handle(manager, ip, &message).await,
             Err(error) => {
                 manager.record.add(ip, What::LoopEnded(error));
                 return manager.remove(ip, "read loop ended").await;

@@ -1,4 +1,4 @@
-//! What an old node did and what it got, in order.
+//! What a legacy node did and what it got, in order.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use super::message::Message;
 
 /// What became of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum FrameFate {
     /// A ping took it for its answer, and it was one.
     Pong,
     /// A ping took it for its answer, and it was none: the ping failed and the frame is lost.
@@ -47,7 +47,7 @@ pub(crate) enum What {
     Sent(String),
     SendFailed(String),
     /// A frame was read and understood.
-    Got(Message, Fate),
+    Got(Message, FrameFate),
     /// What was read was not understood, or nothing could be read.
     ReadFailed(String),
     PingSent,
@@ -73,7 +73,7 @@ pub(crate) struct Entry {
 
 /// Counts of one peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub(crate) struct PeerCounts {
     pub(crate) pings_sent: usize,
     pub(crate) pings_ok: usize,
     pub(crate) pings_failed: usize,
@@ -125,29 +125,29 @@ impl Record {
     }
 
     /// Messages of one peer in order, with what became of each.
-    pub(crate) fn got(&self, ip: IpAddr) -> Vec<(Message, Fate)> {
+    pub(crate) fn got(&self, ip: IpAddr) -> Vec<(Message, FrameFate)> {
         let got = |what| if let What::Got(message, fate) = what { Some((message, fate)) } else { None };
         self.of(ip).into_iter().filter_map(got).collect()
     }
 
-    pub(crate) fn tally(&self, ip: IpAddr) -> Tally {
-        let mut tally = Tally::default();
+    pub(crate) fn counts(&self, ip: IpAddr) -> PeerCounts {
+        let mut counts = PeerCounts::default();
         for what in self.of(ip) {
             match what {
-                What::PingSent => tally.pings_sent += 1,
-                What::PingOk => tally.pings_ok += 1,
-                What::PingFailed(_) => tally.pings_failed += 1,
-                What::ReadFailed(_) => tally.unreadable += 1,
-                What::Sent(variant) => tally.sent.push(variant),
+                What::PingSent => counts.pings_sent += 1,
+                What::PingOk => counts.pings_ok += 1,
+                What::PingFailed(_) => counts.pings_failed += 1,
+                What::ReadFailed(_) => counts.unreadable += 1,
+                What::Sent(variant) => counts.sent.push(variant),
                 What::Got(message, fate) => {
-                    tally.lost += usize::from(fate == Fate::LostToPing);
-                    tally.discarded += usize::from(fate == Fate::Discarded);
-                    tally.got.push(message.variant);
+                    counts.lost += usize::from(fate == FrameFate::LostToPing);
+                    counts.discarded += usize::from(fate == FrameFate::Discarded);
+                    counts.got.push(message.variant);
                 }
                 _ => {}
             }
         }
-        tally
+        counts
     }
 
     /// Waits until `there` says so of the record.

@@ -1,4 +1,4 @@
-//! How an old node behaves, and how fast.
+//! How a legacy node behaves, and how fast.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::handshake::Network;
 use super::message::Message;
 
-/// Every duration of the old node.
+/// Every duration of the legacy node.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Times {
+pub(crate) struct Timing {
     /// Connect and handshake together, as the dialler. The acceptor has no deadline at all.
     pub(crate) dial: Duration,
     /// A write, once the connection's mutex is held.
@@ -35,7 +35,7 @@ pub(crate) struct Times {
     pub(crate) broken_pipe: Duration,
 }
 
-impl Times {
+impl Timing {
     /// As measured.
     pub(crate) fn real() -> Self {
         let seconds = Duration::from_secs;
@@ -75,9 +75,9 @@ impl Times {
     }
 }
 
-/// What embeds the old network layer.
+/// What embeds the legacy network layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flavour {
+pub(crate) enum NodeKind {
     /// The layer alone: reads inside requests and pings only, keyed by the handshake's `listen_addr`.
     Layer,
     /// The last full node: a read loop on accepted connections, keyed by the socket's address.
@@ -87,12 +87,12 @@ pub(crate) enum Flavour {
 /// Answers of a full node to one message: `None` leaves it to the built-in ones.
 pub(crate) type Answers = dyn Fn(&Message) -> Option<Vec<String>> + Send + Sync;
 
-/// How an old node is set up. Fields are public; [`ConnectionSetup::new`] gives what a node ships with.
+/// How a legacy node is set up. Fields are public; [`ConnectionSetup::new`] gives what a node ships with.
 #[derive(Clone)]
 pub(crate) struct ConnectionSetup {
     pub(crate) network: Network,
-    pub(crate) flavour: Flavour,
-    pub(crate) times: Times,
+    pub(crate) kind: NodeKind,
+    pub(crate) times: Timing,
     /// Where it listens; `None`: it does not.
     pub(crate) listen: Option<SocketAddr>,
     /// What its handshakes advertise when it dials; where it listens, unless set.
@@ -119,10 +119,10 @@ pub(crate) struct ConnectionSetup {
 
 impl ConnectionSetup {
     /// A testnet node of the layer alone on 127.0.0.`host`, port chosen by the system.
-    pub(crate) fn new(host: u8, times: Times) -> Self {
+    pub(crate) fn new(host: u8, times: Timing) -> Self {
         Self {
             network: Network::Testnet,
-            flavour: Flavour::Layer,
+            kind: NodeKind::Layer,
             times,
             listen: Some(SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0))),
             public: None,
@@ -139,8 +139,8 @@ impl ConnectionSetup {
     }
 
     /// The last full node.
-    pub(crate) fn full(host: u8, times: Times) -> Self {
-        Self { flavour: Flavour::Full, ..Self::new(host, times) }
+    pub(crate) fn full(host: u8, times: Timing) -> Self {
+        Self { kind: NodeKind::Full, ..Self::new(host, times) }
     }
 
     /// On this port of its address.

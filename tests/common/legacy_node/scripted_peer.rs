@@ -9,14 +9,14 @@ use super::Stream;
 use super::handshake::{Handshake, Network};
 use super::message::{self, Message};
 
-/// Bounds every read of a hand; under paused time it costs nothing.
+/// Bounds every read of a scripted; under paused time it costs nothing.
 const WAIT: Duration = Duration::from_secs(1000);
 
-pub(crate) struct Hand {
+pub(crate) struct ScriptedPeer {
     stream: Box<dyn Stream>,
 }
 
-impl Hand {
+impl ScriptedPeer {
     pub(crate) fn new(stream: impl Stream) -> Self {
         Self { stream: Box::new(stream) }
     }
@@ -40,7 +40,7 @@ impl Hand {
     }
 
     /// Sends a frame.
-    pub(crate) async fn say(&mut self, json: &str) {
+    pub(crate) async fn send(&mut self, json: &str) {
         message::write(&mut *self.stream, json).await.unwrap();
     }
 
@@ -51,23 +51,23 @@ impl Hand {
     }
 
     /// Reads a frame.
-    pub(crate) async fn hear(&mut self) -> Result<Message, String> {
+    pub(crate) async fn receive(&mut self) -> Result<Message, String> {
         let bytes = timeout(WAIT, message::read(&mut *self.stream)).await.unwrap()?;
         Message::parse(&bytes)
     }
 
     /// Reads a frame's JSON, if one comes within the time; a frame that is cut by it is lost.
-    pub(crate) async fn hear_within(&mut self, within: Duration) -> Option<String> {
-        timeout(within, self.hear()).await.ok()?.ok().map(|message| message.text)
+    pub(crate) async fn receive_within(&mut self, within: Duration) -> Option<String> {
+        timeout(within, self.receive()).await.ok()?.ok().map(|message| message.text)
     }
 
     /// Answers each Ping for so long; everything else that came, in order.
     pub(crate) async fn answer_pings(&mut self, within: Duration) -> Vec<String> {
         let mut others = Vec::new();
         let answering = async {
-            while let Ok(message) = self.hear().await {
+            while let Ok(message) = self.receive().await {
                 if message.variant == "Ping" {
-                    self.say(r#""Pong""#).await;
+                    self.send(r#""Pong""#).await;
                 } else {
                     others.push(message.variant);
                 }

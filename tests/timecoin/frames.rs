@@ -235,7 +235,7 @@ fn cancels_and_refusals_of_non_requests_are_not_sent() {
         MessageHeader::Response { id: 71, status: Status::NoReply },
         MessageHeader::Response { id: u32::MAX, status: Status::Busy },
         MessageHeader::Response { id: Kind::GetBlocks.code().into(), status: Status::Busy },
-        // Votes are broadcast: nobody waits for each of their answers.
+        // Votes are broadcast: no caller waits for a reply to each.
         MessageHeader::Response {
             id: Kind::ConsensusBlockVote.request_slot().unwrap(),
             status: Status::NoReply,

@@ -16,7 +16,8 @@ use peerpool::base::{Lane, canonical};
 use peerpool::timecoin::wire::{Kind, NetworkMessage, NetworkType, Software, TimeCoin, UNKNOWN};
 use peerpool::wire::{Control, Hello, MessageHeader, Status};
 
-/// What this network makes of what is said: JSON texts, recognised by what they are, and refusals by silence.
+/// How this network transforms messages: JSON texts, recognised by their content, and refusals by
+/// silence.
 struct Json {
     network: NetworkType,
 }

@@ -56,7 +56,7 @@ const READ: &[(&str, &str, &str)] = &[
     ("escapes in the variant's name", r#"{"\u0050ing":null}"#, r#""Ping""#),
 ];
 
-/// Texts that are none, with what is said of them. An ending of `UNKNOWN` stands for the list of what is known.
+/// Invalid texts with their error texts. The ending `UNKNOWN` stands for the list of known names.
 const REFUSED: &[(&str, &[u8], DecodeFault, &str)] = &[
     ("unit variant as map with {}", br#"{"Ping":{}}"#, Data, "invalid type: map, expected unit at line 1 column 8"),
     ("trailing bytes", br#""Ping" x"#, Syntax, "trailing characters at line 1 column 8"),

@@ -125,7 +125,7 @@ async fn an_adopted_connection_becomes_a_peer() {
     assert_eq!(info.address, dialler.listen_addr());
     acceptor.add_connected_peer_with_connection_arc(info, Arc::clone(&connection)).await.unwrap();
     assert_eq!(acceptor.get_peer_ips().await, [ip_of(&dialler).to_string()]);
-    // What was read of it before is not lost, and whoever holds it can go on sending through the pool.
+    // Frames read before are not lost, and the holder can go on sending through the pool.
     acceptor.send_ping(ip_of(&dialler)).await.unwrap();
     let mut connection = connection.lock().await;
     assert!(connection.is_alive().await);
@@ -179,7 +179,7 @@ async fn a_request_over_a_stand_alone_connection_is_refused_at_once() {
     };
     assert_eq!(status, Status::NoReply);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-    // Whoever reads by scripted is told of none as a message.
+    // A holder that reads by itself receives no refusal as a message.
     let mut connection = PeerConnection::connect(&info_of(&other), TESTNET, address(), None).await.unwrap();
     connection.send_message(NetworkMessage::GetMempool).await.unwrap();
     let mut got = connection.receive_within(Duration::from_millis(500)).await;
@@ -285,7 +285,7 @@ async fn frames_kept_before_a_request_are_not_its_reply_after_adoption() {
     let info = |height| format!(r#"{{"BlockchainInfo":{{"height":{height},"best_block_hash":"ab"}}}}"#);
     connection.request_response(NetworkMessage::GetBlockchainInfo, SHORT).await.unwrap_err();
     scripted.send(&info(1)).await;
-    // The first one's answer is read and kept, and then the second one is asked, which is never answered.
+    // The first reply is read and kept; the second request is never answered.
     let late =
         connection.request_response(NetworkMessage::GetBlockchainInfo, Duration::from_millis(500)).await;
     assert!(matches!(late, Err(ConnectionError::ReadTimeout(_))), "{late:?}");

@@ -59,7 +59,7 @@ async fn a_legacy_dialler_is_asked_at_its_listening_address() {
 async fn a_legacy_dialler_answers_concurrent_requests() {
     let (one, _old) = with_a_legacy_dialler(1).await;
     let begun = tokio::time::Instant::now();
-    // It answers on the newest connection from an address, whichever it was asked on.
+    // It replies on the newest connection of an address, whichever carried the request.
     let (height, history, again) = tokio::join!(
         one.request_blockchain_info(in_memory(2)),
         one.request_wallet_transactions("xpub".into()),
@@ -164,7 +164,7 @@ async fn unrelated_frames_do_not_displace_a_one_shot_reply() {
     let answering = async {
         let mut scripted = hands.recv().await.unwrap();
         assert_eq!(scripted.receive().await.unwrap().variant, "GetBlockchainInfo");
-        // A legacy node pools whoever dials, and tells it all that it tells everybody.
+        // A legacy node pools every dialler and sends it its announcements.
         for height in 0..65 {
             scripted.send(&format!(r#"{{"UpdateTip":{{"height":{height},"hash":"ab"}}}}"#)).await;
         }
@@ -203,7 +203,7 @@ async fn a_quarantine_during_a_handshake_ends_the_connection() {
     let mut first = ScriptedPeer::new(dial_in(&net, 2, &one).await);
     first.greet(&greeting, Network::Testnet).await.unwrap();
     until("the first is live", || one.connections().len() == 1).await;
-    // Old enough to be asked whether it lives, which it does not answer.
+    // Silent for long enough to be pinged, which it does not answer.
     tokio::time::sleep(Duration::from_secs(20)).await;
     let mut second = ScriptedPeer::new(dial_in(&net, 2, &one).await);
     let greeted = second.greet(&greeting, Network::Testnet);

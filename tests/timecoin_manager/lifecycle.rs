@@ -136,13 +136,13 @@ async fn a_native_peer_is_redialled_in_its_own_protocol() {
     assert!(one.remove_dead_connection(ip_of(&other)).await);
     tokio::time::sleep(Duration::from_secs(31)).await;
     assert_eq!(protocols(), ["native"]);
-    // Nor is it when the application dials an address that it was told.
+    // Nor if the application dials a learnt address.
     let known = one.get_connected_peers().await;
     one.remove_connected_peer(&ip_of(&other)).await;
     until("it is gone", || other.connections().is_empty()).await;
     one.connect_to_peer(known[0].clone()).await.unwrap();
     assert_eq!((protocols(), known[0].address), (vec!["native"], native));
-    // And of whom nothing is known is dialled as one of this network.
+    // An address of unknown protocol is dialled in this network's.
     let third = manager_in(&net, 3, config(), chain("c")).await;
     one.connect_to_peer(info_of(&third)).await.unwrap();
 }
@@ -220,7 +220,7 @@ async fn seeds_are_used_while_peers_are_few() {
     assert!(best.iter().all(|record| record.latency_ms.is_none() || record.successful_connections > 0));
 }
 
-/// Panics the first time it is asked.
+/// Panics at its first query.
 struct Stumbling(AtomicU32, SocketAddr);
 
 impl SeedProvider for Stumbling {

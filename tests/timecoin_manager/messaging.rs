@@ -1,4 +1,4 @@
-//! What is said to all and to one arrives, in order, and nothing is counted that was not sent.
+//! Broadcasts and messages to one peer arrive in order, and only sent ones are counted.
 
 use super::*;
 use peerpool::node::{Node, NodeConfig};
@@ -47,7 +47,7 @@ async fn proposals_votes_and_output_states_arrive_as_text() {
     use peerpool::timecoin::wire::{UTXOState, UTXOStateNotification};
     let (one, _other, chain) = pair().await;
     one.broadcast_block_proposal(serde_json::json!({ "block_height": 3 })).await.unwrap();
-    // Without a hash nobody can acknowledge it, so it reaches the hook.
+    // Without a hash it cannot be acknowledged, so it reaches `on_message`.
     one.broadcast_vote(serde_json::json!({ "approve": true })).await.unwrap();
     let notification = UTXOStateNotification {
         outpoint: OutPoint { txid: "ab".into(), vout: 1 },
@@ -150,7 +150,7 @@ async fn a_new_peer_is_announced_to_the_others_once() {
     until("the first hears of the second", || names(&heard_by_first, second.listen_addr()) == 1).await;
     let again = one.broadcast_new_peer(&info_of(&second)).await.unwrap();
     assert_eq!(again, Announced::Recent);
-    // What is said after all announcements arrives after them.
+    // A message sent after all announcements arrives after them.
     one.broadcast_message(NetworkMessage::Transaction(payment(1))).await.unwrap();
     until("the marker", || !heard(&heard_by_first, Kind::Transaction).is_empty()).await;
     assert_eq!(names(&heard_by_first, second.listen_addr()), 1);
@@ -188,7 +188,7 @@ async fn legacy_and_native_peers_get_one_broadcast() {
         until("it arrives", || heard(chain, Kind::Transaction) == [NetworkMessage::Transaction(payment(3))])
             .await;
     }
-    // Nobody of the old network could dial the new one where it is connected from, so it is told of to none.
+    // A legacy node could not dial the native peer, so it is not announced.
     let connections = one.connections();
     let native = connections.iter().find(|one| one.peer().connection().protocol() == "native").unwrap();
     assert_eq!(one.broadcast_new_peer(&native.info()).await.unwrap(), Announced::NotDialable);

@@ -99,7 +99,7 @@ async fn sync_handles_the_largest_heights() {
     assert_eq!(one.request_block_by_height(at, u64::MAX).await.unwrap(), block(u64::MAX));
 }
 
-/// Sends two blocks where one was asked for.
+/// Sends two blocks where one was requested.
 struct Generous;
 
 impl ChainSource for Generous {
@@ -363,7 +363,7 @@ async fn invalid_requests_and_addresses_fail_at_once() {
     }
 }
 
-/// Answers a request for its tip only when told to.
+/// Replies to a request for its tip only when triggered.
 struct Late(Arc<tokio::sync::Notify>);
 
 impl ChainSource for Late {

@@ -17,7 +17,7 @@ use super::setup::ConnectionSetup;
 
 /// The first port of those that are taken for a dialler's own.
 const EPHEMERAL: u16 = 49_152;
-/// New peers that are told of in a minute.
+/// Maximum number of announcements a minute.
 const TOLD_A_MINUTE: usize = 60;
 
 /// A pooled peer.
@@ -29,7 +29,7 @@ pub(super) struct Entry {
     pub(super) last_seen: Instant,
 }
 
-/// New peers that were told of.
+/// Announced peers.
 struct Told {
     when: HashMap<SocketAddr, Instant>,
     minute: Instant,

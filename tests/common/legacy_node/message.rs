@@ -11,7 +11,7 @@ use super::Stream;
 /// Exactly this much is accepted, both ways.
 pub(crate) const MAX_MESSAGE: u32 = 10_485_760;
 
-/// One captured sample of each variant, in the order of the old enum.
+/// One captured sample of each variant, in the order of the legacy enum.
 pub(crate) const SAMPLES: &str = include_str!("../../golden/timecoin_messages.jsonl");
 
 /// Fields that may be null or absent.

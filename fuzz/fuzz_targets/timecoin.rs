@@ -28,7 +28,7 @@ enum Piece<'a> {
         at: u16,
         with: &'a [u8],
     },
-    /// The same behind so many blanks that it is taken in piecemeal.
+    /// The same after enough blanks that it arrives in parts.
     Padded {
         which: u8,
         blanks: u16,

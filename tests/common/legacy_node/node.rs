@@ -113,7 +113,7 @@ impl LegacyNode {
         reply
     }
 
-    /// A Ping whose Pong nobody awaits.
+    /// Sends a ping without waiting for the pong.
     pub(crate) async fn send_ping(&self, ip: IpAddr) -> Result<(), String> {
         let sent = self.manager.send_message_to_peer(ip, r#""Ping""#).await;
         if sent.is_err() {
@@ -148,7 +148,7 @@ impl LegacyNode {
         self.manager.peer_seen(ip).await;
     }
 
-    /// Out of the pool; the socket closes when nobody holds the connection.
+    /// Removes from the pool; the socket closes with the last holder of the connection.
     pub(crate) async fn remove_connected_peer(&self, ip: IpAddr) {
         self.manager.remove(ip, "asked to").await;
     }
@@ -173,7 +173,7 @@ pub(super) async fn broadcast(manager: &Arc<Manager>, json: &str, but: Option<Ip
     }
 }
 
-/// Accepts for ever, each handshake inline: whoever says nothing keeps all others waiting.
+/// Accepts for ever, each handshake inline: a silent client blocks all others.
 async fn accept(manager: Arc<Manager>, listener: TcpListener) {
     loop {
         let Ok((stream, from)) = listener.accept().await else { continue };
@@ -182,7 +182,8 @@ async fn accept(manager: Arc<Manager>, listener: TcpListener) {
     }
 }
 
-/// The acceptor's side of the handshake: nothing is said before the dialler was found to be right.
+/// The acceptor's side of the handshake: nothing is sent before the dialler's handshake is
+/// accepted.
 async fn answer(manager: &Arc<Manager>, mut stream: Box<dyn Stream>, from: SocketAddr) -> Result<(), String> {
     let theirs = match Handshake::receive(&mut *stream, manager.setup.network).await {
         Ok(theirs) => theirs,

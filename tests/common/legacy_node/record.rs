@@ -1,4 +1,4 @@
-//! What a legacy node did and what it got, in order.
+//! What a legacy node did and received, in order.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -9,18 +9,18 @@ use tokio::time::{Instant, timeout};
 
 use super::message::Message;
 
-/// What became of a frame.
+/// The fate of a received frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FrameFate {
-    /// A ping took it for its answer, and it was one.
+    /// A ping took it for its reply, and it was one.
     Pong,
-    /// A ping took it for its answer, and it was none: the ping failed and the frame is lost.
+    /// A ping took it for its reply, and it was not: the ping failed and the frame is lost.
     LostToPing,
-    /// The answer of a request under way, which recognised it.
+    /// The reply to the running request, which recognised it.
     Reply,
-    /// A Ping during a request: answered.
+    /// A ping during a request: answered.
     Answered,
-    /// Thrown away during a request.
+    /// Discarded during a request.
     Discarded,
     /// Taken by the read loop of a full node.
     Read,
@@ -61,7 +61,7 @@ pub(crate) enum What {
     LoopEnded(String),
 }
 
-/// When, with whom, what.
+/// One event with its time and peer.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     /// Since the node started.

@@ -66,7 +66,7 @@ async fn built_in(manager: &Arc<Manager>, message: &Message) -> Vec<String> {
     }
 }
 
-/// All pooled peers, the port always the standard one, the one who asks among them.
+/// All pooled peers with the standard port, the requester included.
 async fn peer_list(manager: &Manager) -> String {
     let pool = manager.pool.read().await;
     let port = manager.setup.standard_port;
@@ -78,7 +78,7 @@ async fn peer_list(manager: &Manager) -> String {
     format!(r#"{{"PeerList":[{}]}}"#, peers.join(","))
 }
 
-/// The captured block with the numbers asked for (its hash is not computed anew), as far as the chain goes.
+/// The captured block with the requested numbers (its hash is not recomputed), up to the tip.
 fn blocks(tip: u64, asked: &Value) -> Vec<String> {
     let number = |field: &str| asked[field].as_u64().unwrap_or(0);
     let (start, end) = (number("start_height"), number("end_height"));

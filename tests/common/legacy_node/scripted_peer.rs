@@ -1,4 +1,4 @@
-//! A far end that the test moves itself.
+//! A remote peer that the test drives frame by frame.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::Stream;
 use super::handshake::{Handshake, Network};
 use super::message::{self, Message};
 
-/// Bounds every read of a scripted; under paused time it costs nothing.
+/// Time limit of every read; free under paused time.
 const WAIT: Duration = Duration::from_secs(1000);
 
 pub(crate) struct ScriptedPeer {
@@ -61,7 +61,7 @@ impl ScriptedPeer {
         timeout(within, self.receive()).await.ok()?.ok().map(|message| message.text)
     }
 
-    /// Answers each Ping for so long; everything else that came, in order.
+    /// Answers pings for `within`, and returns the other frames in order.
     pub(crate) async fn answer_pings(&mut self, within: Duration) -> Vec<String> {
         let mut others = Vec::new();
         let answering = async {

@@ -1,4 +1,4 @@
-//! How a legacy node behaves, and how fast.
+//! Behaviour and timing of a legacy node.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::handshake::Network;
 use super::message::Message;
 
-/// Every duration of the legacy node.
+/// All durations of the legacy node.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timing {
-    /// Connect and handshake together, as the dialler. The acceptor has no deadline at all.
+    /// Dial and handshake together, as the dialler. The acceptor has no time limit.
     pub(crate) dial: Duration,
     /// A write, once the connection's mutex is held.
     pub(crate) send: Duration,
@@ -19,19 +19,20 @@ pub(crate) struct Timing {
     /// The wait for what a ping takes for its answer.
     pub(crate) pong: Duration,
     pub(crate) ping_every: Duration,
-    /// The request for peers that is sent after dialling and whose answer is not recognised.
+    /// The request for peers after dialling, whose reply is not recognised: until then it reads
+    /// nothing else.
     pub(crate) mute: Duration,
-    /// Without a sign of life for so long, a peer is reaped.
+    /// Silence after which a peer is reaped.
     pub(crate) stale: Duration,
     pub(crate) first_tick: Duration,
     pub(crate) tick: Duration,
     /// From the removal of a dead connection to the one dial that follows it.
     pub(crate) redial: Duration,
-    /// A new peer is told of once in so long.
+    /// Minimum interval between announcements of one peer.
     pub(crate) told: Duration,
-    /// No more than 60 new peers are told of in so long.
+    /// The window of the limit of 60 announcements.
     pub(crate) minute: Duration,
-    /// A request is sent again after so long if the pipe was broken.
+    /// Delay before a request is repeated after a broken pipe.
     pub(crate) broken_pipe: Duration,
 }
 
@@ -56,8 +57,8 @@ impl Timing {
         }
     }
 
-    /// What it waits for by habit comes so many times as soon: 50 makes 300 ms of the 15 s. Deadlines stay: a busy machine is
-    /// no reason for them to strike.
+    /// Shortens the periodic delays by a factor: 50 turns 15 s into 300 ms. Time limits stay, so
+    /// that a busy machine does not trigger them.
     pub(crate) fn faster(by: u32) -> Self {
         let real = Self::real();
         Self {
@@ -109,7 +110,7 @@ pub(crate) struct ConnectionSetup {
     pub(crate) seeds: Vec<SocketAddr>,
     /// Whether each tick dials when there are few peers.
     pub(crate) reconnect: bool,
-    /// Whether the others are told of each new peer.
+    /// Whether new peers are announced to the others.
     pub(crate) tell: bool,
     /// The height of a full node's chain, `None`: no genesis yet.
     pub(crate) height: Option<u64>,

@@ -45,7 +45,7 @@ async fn an_address_under_way_is_not_dialled_in_a_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_want_of_slots_makes_no_loop_and_is_no_failure_of_the_address() {
+async fn a_lack_of_slots_causes_no_loop_and_no_failure_of_the_address() {
     let net = MemoryNet::new(1);
     let mut config = eager(&[2, 3, 4]);
     config.runtime.limits.max_outbound = 1;
@@ -153,7 +153,7 @@ async fn backoff_grows_until_a_session_is_stable_also_for_trusted_peers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dial_back_proves_a_listen_address_before_anybody_is_told_of_it() {
+async fn a_dial_back_verifies_a_listen_address_before_it_is_shared() {
     let net = MemoryNet::new(1);
     let a = start(&net, 1, quiet(), Rec::new()).await;
     let honest = start(&net, 2, quiet(), Rec::new()).await;
@@ -189,7 +189,7 @@ async fn a_dial_back_proves_a_listen_address_before_anybody_is_told_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listen_address_in_a_black_hole_is_asked_one_at_a_time_and_takes_no_dial_away() {
+async fn an_unreachable_listen_address_is_probed_one_at_a_time_beside_the_dials() {
     let net = MemoryNet::new(1);
     let mut config = eager(&[]);
     config.runtime.max_concurrent_dials = 2;
@@ -247,7 +247,7 @@ async fn impatient(net: &MemoryNet) -> Node {
 
 /// On the wall's clock, which the book's waits are on.
 #[tokio::test]
-async fn an_address_that_claims_to_be_a_duplicate_of_nobody_is_dialled_less_and_less() {
+async fn an_address_that_claims_an_unknown_duplicate_backs_off() {
     for reason in [GoodbyeReason::Duplicate, GoodbyeReason::Replaced] {
         claims_a_collision(reason).await;
     }
@@ -266,7 +266,7 @@ async fn claims_a_collision(reason: GoodbyeReason) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_is_not_dialled_again_while_it_is_asked_who_it_is() {
+async fn an_address_is_not_dialled_while_it_is_probed() {
     let net = MemoryNet::new(1);
     let (dials, questions) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     let (dialled, asked) = (Arc::clone(&dials), Arc::clone(&questions));
@@ -331,7 +331,7 @@ fn unhurried(mut config: NodeConfig) -> NodeConfig {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_that_found_no_place_for_a_probe_is_probed_once_there_is_one() {
+async fn a_claimed_address_is_probed_once_a_probe_slot_is_free() {
     let net = MemoryNet::new(1);
     let mut config = unhurried(quiet());
     config.runtime.max_concurrent_dials = 1;
@@ -355,7 +355,7 @@ async fn a_claim_that_found_no_place_for_a_probe_is_probed_once_there_is_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_turns_stable_though_nothing_else_is_due() {
+async fn a_session_becomes_stable_though_nothing_else_is_due() {
     let net = MemoryNet::new(1);
     let mut config = unhurried(quiet());
     config.runtime.stable_after = Duration::from_secs(5);
@@ -373,7 +373,7 @@ async fn a_session_turns_stable_though_nothing_else_is_due() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nodes_that_are_told_one_address_each_reach_their_degree() {
+async fn nodes_with_one_seed_each_reach_their_target() {
     let net = MemoryNet::new(7);
     net.set_latency(Latency::from(Duration::from_millis(1)..=Duration::from_millis(20)));
     let mut nodes = Vec::new();
@@ -406,7 +406,7 @@ async fn nodes_that_are_told_one_address_each_reach_their_degree() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dial_into_a_black_hole_ends_in_time_and_gives_its_slot_back() {
+async fn a_dial_without_an_answer_times_out_and_releases_its_slot() {
     let net = MemoryNet::new(1);
     net.set_black_hole(ip(2), true);
     let a = start(&net, 1, quiet(), Rec::new()).await;
@@ -460,7 +460,7 @@ async fn a_connect_dropped_after_any_number_of_polls_leaves_nothing() {
 
 /// Accepts, and says at once that the connection gives way to another one, which there is not.
 #[tokio::test]
-async fn an_address_that_accepts_and_claims_a_collision_is_dialled_less_and_less() {
+async fn an_address_that_accepts_and_claims_a_collision_backs_off() {
     let net = MemoryNet::new(1);
     let host = net.host(ip(2));
     let came = Arc::<AtomicUsize>::default();
@@ -499,7 +499,7 @@ impl Handler for Judge {
 
 /// The highest bit of a hello's features says that a dialler merely asks: from anybody else it says nothing.
 #[tokio::test(start_paused = true)]
-async fn whoever_becomes_a_peer_is_judged_whatever_bits_it_says() {
+async fn the_application_decides_about_every_peer_whatever_its_feature_bits() {
     for decision in [PeerDecision::Accept, PeerDecision::Reject] {
         let net = MemoryNet::new(1);
         let judge = Arc::new(Judge(decision, Mutex::default()));
@@ -548,7 +548,7 @@ impl peerpool::transport::Transport for Unable {
 /// Linux' numbers: too many open files, and no way to that network.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn our_own_inability_to_dial_neither_ruins_the_book_nor_makes_a_loop() {
+async fn a_local_failure_to_dial_neither_harms_the_book_nor_causes_a_loop() {
     for (code, counts) in [(24, false), (101, true)] {
         let dials = Arc::<AtomicUsize>::default();
         let book = Arc::new(AddressBook::in_memory(AddressBookConfig {
@@ -595,7 +595,7 @@ impl peerpool::transport::Transport for Once {
 
 #[cfg(target_os = "linux")]
 #[tokio::test(start_paused = true)]
-async fn an_address_that_gave_way_and_that_we_cannot_ask_has_not_failed() {
+async fn an_address_that_gave_way_and_cannot_be_probed_has_not_failed() {
     let net = MemoryNet::new(1);
     refuser(&net, 2, Goodbye::new(GoodbyeReason::Duplicate));
     tokio::task::yield_now().await;
@@ -612,7 +612,7 @@ async fn an_address_that_gave_way_and_that_we_cannot_ask_has_not_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listener_that_has_no_room_for_a_probe_is_asked_again() {
+async fn a_listener_without_room_for_a_probe_is_probed_again() {
     let net = MemoryNet::new(1);
     let a = start(&net, 1, quiet(), Rec::new()).await;
     let host = net.host(ip(2));
@@ -645,7 +645,7 @@ async fn a_listener_that_has_no_room_for_a_probe_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_book_has_become_does_not_keep_a_node_from_starting() {
+async fn the_content_of_the_book_does_not_keep_a_node_from_starting() {
     let net = MemoryNet::new(1);
     let (one, two) = (std::num::NonZeroUsize::MIN, std::num::NonZeroUsize::MIN.saturating_add(1));
     let config = AddressBookConfig {

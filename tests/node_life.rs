@@ -43,7 +43,7 @@ async fn a_silent_peer_is_reaped_in_bounded_time_and_its_slot_is_free_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_never_looks_looks_again_when_told_to() {
+async fn a_shorter_maintenance_interval_takes_effect_at_once() {
     for from_the_start in [true, false] {
         let net = MemoryNet::new(1);
         let mut never = quiet();
@@ -126,7 +126,7 @@ async fn half_open_handshakes_lose_their_slots_at_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ban_finds_who_is_still_in_the_handshake() {
+async fn a_ban_reaches_connections_in_their_handshake() {
     for by_key in [false, true] {
         let net = MemoryNet::new(1);
         let a = start(&net, 1, quiet(), Rec::new()).await;
@@ -156,7 +156,7 @@ async fn a_ban_finds_who_is_still_in_the_handshake() {
     }
 }
 
-/// The native dialect's rules, with a ban between the last look at a hello and the key going live.
+/// The native protocol's policy, with a ban between the check of a hello and the key going live.
 struct BansLate(Arc<OnceLock<WeakNode>>);
 
 impl PeerPolicy for BansLate {
@@ -169,12 +169,12 @@ impl PeerPolicy for BansLate {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_floor_keeps_nobody_whom_a_ban_overtook() {
+async fn the_floor_keeps_no_peer_banned_during_its_handshake() {
     let net = MemoryNet::new(1);
     let weak = Arc::<OnceLock<WeakNode>>::default();
-    let dialect = ProtocolConfig::new(Native::default()).listen(at(1)).policy(BansLate(Arc::clone(&weak)));
+    let protocol = ProtocolConfig::new(Native::default()).listen(at(1)).policy(BansLate(Arc::clone(&weak)));
     let builder = Node::builder().config(quiet()).transport(net.host(ip(1))).book(hasty_book());
-    let a = builder.first_protocol(dialect).start().await.unwrap();
+    let a = builder.first_protocol(protocol).start().await.unwrap();
     assert!(a.runtime_config().limits.floor > 0);
     weak.set(a.downgrade()).unwrap();
     let mut late = ByHand::dial(&net, 2, at(1)).await;
@@ -407,7 +407,7 @@ async fn events_are_ordered_per_key_and_a_slow_subscriber_starts_again_from_a_sn
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_waits_for_the_end_of_a_node_hears_of_it() {
+async fn waiting_for_the_end_of_a_node_resolves() {
     let net = MemoryNet::new(1);
     let a = start(&net, 1, quiet(), Rec::new()).await;
     let watching = a.clone();
@@ -418,7 +418,7 @@ async fn whoever_waits_for_the_end_of_a_node_hears_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_breaks_the_protocol_leaves_the_pool_at_once_and_the_next_may_come() {
+async fn a_protocol_violation_frees_the_slot_at_once() {
     let net = MemoryNet::new(1);
     let mut config = quiet();
     config.runtime.limits.max_per_ip = 1;
@@ -435,7 +435,7 @@ async fn whoever_breaks_the_protocol_leaves_the_pool_at_once_and_the_next_may_co
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_sends_and_never_answers_a_ping_loses_health_but_not_its_place() {
+async fn a_peer_that_sends_but_answers_no_ping_loses_health_and_stays() {
     let net = MemoryNet::new(1);
     let a = start(&net, 1, quiet(), Rec::new()).await;
     let mut one = ByHand::enter(&net, 2, at(1), 5).await;
@@ -453,7 +453,7 @@ async fn whoever_sends_and_never_answers_a_ping_loses_health_but_not_its_place()
     end(a).await;
 }
 
-/// On one thread, where each task's end is followed by the next one's: whoever spawned one to clean up would show.
+/// On one thread, where tasks end one after another: a task spawned for a clean-up would show.
 #[tokio::test(start_paused = true)]
 async fn cleaning_up_after_peers_spawns_no_task_and_waits_for_nobody() {
     const PEERS: usize = 20;

@@ -38,11 +38,11 @@ async fn asking(net: &MemoryNet, tick: Duration, panics: bool) -> (Node, Arc<Ato
     let mut config = NodeConfig::local();
     config.seeds = vec![at(9)];
     config.runtime.maintenance_interval = tick;
-    let dialect = ProtocolConfig::new(Native::default())
+    let protocol = ProtocolConfig::new(Native::default())
         .policy(Asked { times: Arc::clone(&times), panics })
         .listen(at(1));
     let builder = Node::builder().config(config).transport(net.host(ip(1))).book(hasty_book());
-    (builder.first_protocol(dialect).start().await.unwrap(), times)
+    (builder.first_protocol(protocol).start().await.unwrap(), times)
 }
 
 #[tokio::test(start_paused = true)]
@@ -61,7 +61,7 @@ async fn ticks_that_were_missed_are_skipped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_step_that_panics_does_not_end_the_loop() {
+async fn a_panicking_step_does_not_end_the_maintenance() {
     let net = MemoryNet::new(1);
     let (a, times) = asking(&net, Duration::from_secs(1), true).await;
     until(|| times.load(Ordering::Relaxed) > 0).await;
@@ -106,7 +106,7 @@ async fn wakes(point: Point, reason: GoodbyeReason) -> bool {
             }
             counter.fetch_add(1, Ordering::Relaxed);
             told.notified().await;
-            // Whoever comes after the first one is not kept waiting.
+            // Those after the first one do not wait.
             told.notify_one();
             let _ = one.stream.write_all(&out).await;
             one.goodbye().await;

@@ -58,7 +58,7 @@ fn ups(updates: &mut Subscription) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_sends_what_waits_and_says_goodbye() {
+async fn a_shutdown_sends_queued_messages_and_goodbyes() {
     let net = MemoryNet::new(1);
     let hears = Rec::new();
     let (a, b, peer) = pair(&net, Rec::new(), hears.clone()).await;
@@ -182,7 +182,7 @@ async fn dropping_the_last_handle_frees_everything() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handshake_under_way_at_the_end_is_told_so_or_closed() {
+async fn a_handshake_during_shutdown_gets_a_goodbye_or_is_closed() {
     let net = MemoryNet::new(1);
     let a = start(&net, 1, quiet(), Rec::new()).await;
     let mut half = ByHand::dial(&net, 2, at(1)).await;
@@ -194,7 +194,7 @@ async fn a_handshake_under_way_at_the_end_is_told_so_or_closed() {
 
 #[cfg(feature = "redb")]
 #[tokio::test]
-async fn the_book_is_written_also_when_nobody_waits_for_the_end() {
+async fn the_book_is_written_even_if_nobody_awaits_the_shutdown() {
     use peerpool::address_book::{AddressBook, AddressBookConfig, Source, WallTime};
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("book");

@@ -49,7 +49,7 @@ async fn end_all(net: &MemoryNet, middle: Node, others: Vec<(Node, Rec)>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_does_not_read_holds_the_others_up_for_a_tenth_of_a_second() {
+async fn a_peer_that_does_not_read_delays_the_others_by_a_tenth_of_a_second() {
     let net = MemoryNet::new(1);
     let (middle, others) = star(&net).await;
     net.set_read_rate(ip(2), ReadRate::Stopped);
@@ -60,7 +60,7 @@ async fn a_peer_that_does_not_read_holds_the_others_up_for_a_tenth_of_a_second()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quarter_that_reads_at_a_crawl_holds_the_others_up_for_a_tenth_of_a_second() {
+async fn a_slow_quarter_delays_the_others_by_a_tenth_of_a_second() {
     let net = MemoryNet::new(1);
     let (middle, others) = star(&net).await;
     let crawl = ReadRate::PerSecond(NonZeroU64::new(20_000).unwrap());
@@ -72,7 +72,7 @@ async fn a_quarter_that_reads_at_a_crawl_holds_the_others_up_for_a_tenth_of_a_se
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_most_peers_are_slow_the_producer_goes_at_their_pace_and_nobody_misses_anything() {
+async fn when_most_peers_are_slow_the_producer_keeps_their_pace_and_no_peer_lags() {
     let net = MemoryNet::new(1);
     let (middle, others) = star(&net).await;
     let slow = ReadRate::PerSecond(NonZeroU64::new(100_000).unwrap());
@@ -85,7 +85,7 @@ async fn when_most_peers_are_slow_the_producer_goes_at_their_pace_and_nobody_mis
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_pauses_for_a_moment_now_and_then_misses_nothing() {
+async fn a_peer_with_short_pauses_misses_nothing() {
     let net = MemoryNet::new(1);
     let (middle, others) = star(&net).await;
     for _ in 0..10 {

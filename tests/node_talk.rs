@@ -221,7 +221,7 @@ async fn what_a_relay_refuses_it_does_not_remember() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn request_any_spreads_prefers_the_quick_and_retries() {
+async fn request_any_spreads_prefers_the_faster_peer_and_retries() {
     let net = MemoryNet::new(1);
     let recs: Vec<_> = (0..4).map(|_| Rec::new()).collect();
     let (a, nodes) = star(&net, &recs).await;
@@ -243,7 +243,7 @@ async fn request_any_spreads_prefers_the_quick_and_retries() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn request_any_goes_on_after_a_refusal_and_hedges_past_a_sleeper() {
+async fn request_any_continues_after_a_rejection_and_hedges_past_a_slow_peer() {
     let net = MemoryNet::new(1);
     let refuses = Rec::new().on_request(|_, _, _, responder| {
         drop(responder);
@@ -293,7 +293,7 @@ async fn request_any_goes_on_after_a_refusal_and_hedges_past_a_sleeper() {
     end_all(a, nodes).await;
 }
 
-/// Whoever answers nothing for long.
+/// A handler that does not answer for a long time.
 fn sleeps() -> Rec {
     Rec::new().on_request(|_, _, _, responder| {
         Handled::later(async move {
@@ -360,7 +360,7 @@ async fn a_slow_peer_costs_nobody_else_anything() {
     end_all(a, nodes).await;
 }
 
-/// What a far end heard and a node's application noticed, whoever had dialled.
+/// What a far end received and a node's application noticed, in both directions.
 struct Session {
     heard: Vec<Vec<u8>>,
     answer: Vec<u8>,

@@ -111,7 +111,7 @@ async fn a_request_is_answered_by_one_peer_and_by_any() {
 }
 
 #[tokio::test]
-async fn a_new_peer_is_told_the_newest_state_and_only_that() {
+async fn a_new_peer_gets_only_the_newest_state() {
     let (a, _) = node().await;
     let (b, mut hears) = node().await;
     for height in 0..100u32 {
@@ -149,7 +149,7 @@ async fn a_relay_skips_its_origin_and_what_was_seen() {
 }
 
 #[tokio::test]
-async fn dialling_oneself_ends_quietly() {
+async fn a_self_dial_is_no_failure_between_real_nodes() {
     let (a, _) = node().await;
     let error = a.connect(a.local_addrs()[0]).await.unwrap_err();
     assert!(matches!(error, ConnectError::SelfDial | ConnectError::Refused(_)), "{error}");
@@ -177,7 +177,7 @@ async fn dropping_the_last_handle_ends_everything() {
 }
 
 #[tokio::test]
-async fn an_application_that_panics_loses_that_one_link() {
+async fn a_panicking_handler_loses_that_one_connection() {
     struct Panics;
     impl Handler for Panics {
         fn event(&self, _: Context<'_>, _: Event<'_>) -> Handled {

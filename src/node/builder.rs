@@ -93,15 +93,15 @@ impl NodeBuilder {
         self
     }
 
-    /// Adds a protocol that the node speaks too. All protocols share one pool and one API; a broadcast is encoded once in
-    /// each. Names must differ, or starting fails.
+    /// Adds a protocol that the node speaks too. All protocols share one pool and one API; a
+    /// broadcast is encoded once in each. Names must differ, or starting fails.
     pub fn protocol<P: Protocol>(mut self, protocol: ProtocolConfig<P>) -> Self {
         self.more_protocols.push(protocol.boxed());
         self
     }
 
-    /// Replaces the native protocol as the node's first. [`NodeConfig::wire`] then has no effect, and [`NodeBuilder::listen`]
-    /// listens for this protocol.
+    /// Replaces the native protocol as the node's first. [`NodeConfig::wire`] then has no effect,
+    /// and [`NodeBuilder::listen`] listens for this protocol.
     pub fn first_protocol<P: Protocol>(mut self, protocol: ProtocolConfig<P>) -> Self {
         self.first_protocol = Some(protocol.boxed());
         self
@@ -117,7 +117,8 @@ impl NodeBuilder {
     pub async fn start(self) -> Result<Node, StartError> {
         let transport = Arc::clone(&self.transport);
         let (node, listen_addrs) = self.assemble()?;
-        // All are bound before one accepts: a node that cannot start must not have been anybody's peer.
+        // All are bound before one accepts: a node that cannot start must not have been anybody's
+        // peer.
         let mut listeners = Vec::with_capacity(listen_addrs.len());
         for (protocol, addr) in listen_addrs {
             let listener = transport.listen(addr).await;
@@ -131,7 +132,8 @@ impl NodeBuilder {
         Ok(node)
     }
 
-    /// Starts the node without listening and without waiting. Call [`NodeRef::listen`](super::NodeRef::listen) to listen later.
+    /// Starts the node without listening and without waiting. Call
+    /// [`NodeRef::listen`](super::NodeRef::listen) to listen later.
     ///
     /// # Errors
     /// See [`StartError`]; [`StartError::Config`] also if listen addresses were configured.
@@ -168,7 +170,8 @@ impl NodeBuilder {
     }
 }
 
-/// Spawns the tasks that run as long as the node does: one waker for each protocol's connections, and the maintenance.
+/// Spawns the tasks that run as long as the node does: one waker for each protocol's connections,
+/// and the maintenance.
 fn spawn_tasks(shared: &Arc<Shared>) {
     for waker in shared.protocols.iter().filter_map(|protocol| protocol.wake_set().waker_task()) {
         let stopping = Arc::clone(shared);

@@ -20,7 +20,8 @@ const MAX_EVENT_BACKLOG: usize = 1 << 20;
 /// The smallest ring of a broadcast log.
 const MIN_LOG_RING_BYTES: usize = 64 * 1024;
 
-/// The configuration of a node. Sizes are in bytes. Start from [`NodeConfig::recommended`] or [`NodeConfig::local`].
+/// The configuration of a node. Sizes are in bytes. Start from [`NodeConfig::recommended`] or
+/// [`NodeConfig::local`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeConfig {
@@ -39,21 +40,22 @@ pub struct NodeConfig {
     pub app: Bytes,
     /// Addresses to listen on; empty for a node that only dials. Port 0 takes any free port.
     pub listen: Vec<SocketAddr>,
-    /// The listen address that hellos carry. Default: the first one listened on. Set it behind a port mapping. Peers use only
-    /// the port, and combine it with the address they observe.
+    /// The listen address that hellos carry. Default: the first one listened on. Set it behind a
+    /// port mapping. Peers use only the port, and combine it with the address they observe.
     pub advertise: Option<SocketAddr>,
     /// First addresses to dial.
     pub seeds: Vec<SocketAddr>,
     /// Addresses that are dialled whatever the number of peers, and use reserved slots.
     pub trusted: Vec<SocketAddr>,
-    /// Peers for which the pool allocates room at the start; a hint. Default 0: derived from the limits.
+    /// Peers for which the pool allocates room at the start; a hint. Default 0: derived from the
+    /// limits.
     pub expected_peers: usize,
     /// Bounds of each connection.
     pub connection: ConnectionConfig,
     /// Size limits of messages.
     pub wire: WireLimits,
-    /// Size of the ring of each of the three broadcast logs: how far a slow peer may fall behind. A message may take half of
-    /// it. Default 8 MiB.
+    /// Size of the ring of each of the three broadcast logs: how far a slow peer may fall behind. A
+    /// message may take half of it. Default 8 MiB.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub log_ring_bytes: usize,
     /// The most keys of the state table. Default 1,024.
@@ -69,7 +71,8 @@ pub struct NodeConfig {
     pub runtime: RuntimeConfig,
 }
 
-/// Settings that may change while the node runs. A change acts on live connections too ([`NodeRef::reconfigure`]).
+/// Settings that may change while the node runs. A change acts on live connections too
+/// ([`NodeRef::reconfigure`]).
 ///
 /// [`NodeRef::reconfigure`]: super::NodeRef::reconfigure
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,37 +84,43 @@ pub struct RuntimeConfig {
     pub liveness: LivenessPolicy,
     /// How the health of a peer falls and recovers.
     pub health: HealthPolicy,
-    /// The node dials more addresses while it has fewer live peers than this, both directions counted. With 0 it dials trusted
-    /// addresses only. Default 8.
+    /// The node dials more addresses while it has fewer live peers than this, both directions
+    /// counted. With 0 it dials trusted addresses only. Default 8.
     pub target_peers: usize,
     /// The most dials of the node's own accord at the same time. Default 16.
     pub max_concurrent_dials: usize,
-    /// Time for a dial and its handshake, or for the handshake of an accepted connection. Default 10 s.
+    /// Time for a dial and its handshake, or for the handshake of an accepted connection. Default
+    /// 10 s.
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
     /// Period of the maintenance loop. Default 250 ms.
     #[serde(with = "humantime_serde")]
     pub maintenance_interval: Duration,
-    /// Period of pings to a peer. A dead socket is found after the stale time at the latest. Default 15 s.
+    /// Period of pings to a peer. A dead socket is found after the stale time at the latest.
+    /// Default 15 s.
     #[serde(with = "humantime_serde")]
     pub ping_interval: Duration,
     /// How long written bytes may make no progress before the peer is closed. Default 20 s.
     #[serde(with = "humantime_serde")]
     pub write_stall_timeout: Duration,
-    /// How long a session must last to count as stable. Only a stable session resets the backoff of its address. Default 60 s.
+    /// How long a session must last to count as stable. Only a stable session resets the backoff of
+    /// its address. Default 60 s.
     #[serde(with = "humantime_serde")]
     pub stable_after: Duration,
-    /// How often some peer is asked for addresses; more often while the node knows too few. Default 30 s.
+    /// How often some peer is asked for addresses; more often while the node knows too few. Default
+    /// 30 s.
     #[serde(with = "humantime_serde")]
     pub discovery_interval: Duration,
     /// How often the address book is written. Default 5 s.
     #[serde(with = "humantime_serde")]
     pub flush_interval: Duration,
-    /// The youngest age at which a connection may be replaced by another process with the same proven key. Keeps two clones
-    /// of one key from replacing each other all the time. Default 10 s.
+    /// The youngest age at which a connection may be replaced by another process with the same
+    /// proven key. Keeps two clones of one key from replacing each other all the time. Default 10
+    /// s.
     #[serde(with = "humantime_serde")]
     pub min_replace_age: Duration,
-    /// The limit of all memory held for peers: rings, state, inboxes, lanes, reassembly, partial reads. Default 256 MiB.
+    /// The limit of all memory held for peers: rings, state, inboxes, lanes, reassembly, partial
+    /// reads. Default 256 MiB.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub memory_limit: usize,
     /// What happens to a peer that is too slow for urgent broadcasts. Default: disconnect it.
@@ -128,7 +137,8 @@ impl NodeConfig {
         Self::with(PoolConfig::recommended())
     }
 
-    /// Settings for many nodes on one machine or in one rack: no limits for each address, and short intervals.
+    /// Settings for many nodes on one machine or in one rack: no limits for each address, and short
+    /// intervals.
     pub fn local() -> Self {
         let mut config = Self::with(PoolConfig::local());
         config.runtime.ping_interval = Duration::from_secs(2);

@@ -71,7 +71,8 @@ pub enum ConnectError {
     /// The other end only asked who listens here. It has its answer.
     #[error("only a probe")]
     Probe,
-    /// The peer restarted and its previous connection is too young to be replaced; or two clones use one key.
+    /// The peer restarted and its previous connection is too young to be replaced; or two clones
+    /// use one key.
     #[error("replaced its own connection too recently")]
     ReplacedTooSoon,
     /// The node shuts down.
@@ -103,7 +104,8 @@ impl ConnectError {
         Some(Goodbye::new(reason))
     }
 
-    /// Whether the connection gave way to another one between the same two nodes, which is not a failure.
+    /// Whether the connection gave way to another one between the same two nodes, which is not a
+    /// failure.
     pub fn is_collision(&self) -> bool {
         match self {
             Self::AlreadyConnected(_) | Self::InProgress => true,
@@ -114,7 +116,8 @@ impl ConnectError {
         }
     }
 
-    /// Whether the error says something about the address, rather than about our own limits or an existing connection.
+    /// Whether the error says something about the address, rather than about our own limits or an
+    /// existing connection.
     pub fn is_address_fault(&self) -> bool {
         self.fail_cause().is_some()
     }
@@ -124,7 +127,8 @@ impl ConnectError {
         matches!(self, Self::Io(error) if AcceptErrorKind::of(error) == AcceptErrorKind::Exhausted)
     }
 
-    /// Whether the address is unreachable from here. Our own network may be down, or have no ports left.
+    /// Whether the address is unreachable from here. Our own network may be down, or have no ports
+    /// left.
     pub(super) fn is_unreachable(&self) -> bool {
         use std::io::ErrorKind as Kind;
         matches!(self, Self::Io(error) if matches!(

@@ -1,4 +1,5 @@
-//! The engine: it runs the connections of a pool. Accept, dial, broadcast, relay, request, keep alive, reconnect, discover.
+//! The engine: it runs the connections of a pool. Accept, dial, broadcast, relay, request, keep
+//! alive, reconnect, discover.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,13 +19,15 @@
 //! | keep all peers up to date, later ones too | [`set_state`](NodeRef::set_state) | only the newest value of each key is sent |
 //! | ask | [`request`](NodeRef::request), [`request_any`](NodeRef::request_any), [`pipeline`](NodeRef::pipeline) | answered by the other end's [`Handler`] |
 //!
-//! Incoming messages go to the [`Handler`]. [`subscribe`](NodeRef::subscribe) gives the event stream. [`Typed`] puts serde types over
-//! kinds and bytes. Nodes on one machine share an IP address, of which [`NodeConfig::recommended`] accepts eight connections:
-//! there, start from [`NodeConfig::local`].
+//! Incoming messages go to the [`Handler`]. [`subscribe`](NodeRef::subscribe) gives the event
+//! stream. [`Typed`] puts serde types over kinds and bytes. Nodes on one machine share an IP
+//! address, of which [`NodeConfig::recommended`] accepts eight connections: there, start from
+//! [`NodeConfig::local`].
 //!
-//! Inside: `api` (handles, handler), `connect` (from an address or a stream to a live peer), `session` (a live peer),
-//! `protocol` (the wire protocols, type-erased), `runtime` (common state, tasks, maintenance). The common state names the
-//! protocols, which start sessions, which hold the common state: the one circle of types here. All else points downwards.
+//! Inside: `api` (handles, handler), `connect` (from an address or a stream to a live peer),
+//! `session` (a live peer), `protocol` (the wire protocols, type-erased), `runtime` (common state,
+//! tasks, maintenance). The common state names the protocols, which start sessions, which hold the
+//! common state: the one circle of types here. All else points downwards.
 
 mod api;
 mod builder;

@@ -213,7 +213,7 @@ pub(crate) async fn end(node: Node) {
     assert_eq!(node.stats().memory.connections, 0);
 }
 
-/// A stream whose far end speaks the native dialect by hand, under a nonce of its own choice.
+/// A stream whose far end speaks the native protocol by hand, with a nonce of its own choice.
 pub(crate) struct ByHand {
     pub(crate) stream: BoxStream,
     decoder: <Native as Protocol>::Decoder,

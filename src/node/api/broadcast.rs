@@ -46,16 +46,17 @@ impl NodeRef {
 
     /// Appends a message to its lane's log, which all connections read from.
     ///
-    /// Never waits, never fails because of a peer and never reads the pool: it costs the same for 8 peers and for 1,000. A node
-    /// without peers, or one that has shut down, accepts messages and sends them nowhere.
+    /// Never waits, never fails because of a peer and never reads the pool: it costs the same for 8
+    /// peers and for 1,000. A node without peers, or one that has shut down, accepts messages and
+    /// sends them nowhere.
     ///
     /// # Errors
-    /// The message is too large for its lane or for half of the [ring](crate::node::NodeConfig::log_ring_bytes), or is on the
-    /// control lane.
+    /// The message is too large for its lane or for half of the
+    /// [ring](crate::node::NodeConfig::log_ring_bytes), or is on the control lane.
     ///
     /// # Cost
-    /// One encoding, one copy of the payload (none from 16 KiB up) and one short lock. Producers of one lane take turns on that
-    /// lock for one copy.
+    /// One encoding, one copy of the payload (none from 16 KiB up) and one short lock. Producers of
+    /// one lane take turns on that lock for one copy.
     pub fn broadcast(&self, message: &Message) -> Result<Appended, EncodeError> {
         self.append(message, None)
     }
@@ -75,7 +76,8 @@ impl NodeRef {
         self.append(message, Some(origin))
     }
 
-    /// As [`NodeRef::broadcast`]. The receipt says later what became of the message for each peer of this moment.
+    /// As [`NodeRef::broadcast`]. The receipt says later what became of the message for each peer
+    /// of this moment.
     ///
     /// # Errors
     /// As [`NodeRef::broadcast`].
@@ -90,24 +92,27 @@ impl NodeRef {
         Ok(BroadcastReceipt::new(positions, recipients))
     }
 
-    /// Resolves when this lane's log has room: when the slowest peer that counts has made some, or at once.
+    /// Resolves when this lane's log has room: when the slowest peer that counts has made some, or
+    /// at once.
     ///
-    /// A producer that awaits it before each broadcast makes no peer lag that keeps pace. Room is determined at the call, so call and await
-    /// it directly before each broadcast. These peers do not count:
+    /// A producer that awaits it before each broadcast makes no peer lag that keeps pace. Room is
+    /// determined at the call, so call and await it directly before each broadcast. These peers do
+    /// not count:
     ///
     /// - a peer that makes no progress for a second, until it does;
-    /// - a peer that misses messages, or that for two seconds keeps more than half of the other peers idle, until it has kept up
-    ///   for ten seconds;
-    /// - in a lane whose [lag policy](crate::broadcast::LagPolicy) skips messages: a peer that reads at less than half the rate of
-    ///   the others, once two thirds of all peers, and at least eight, have been idle because of it for 100 ms. It
-    ///   counts again when it has kept up for a second, and for twice as long each further time, up to ten seconds.
+    /// - a peer that misses messages, or that for two seconds keeps more than half of the other
+    ///   peers idle, until it has kept up for ten seconds;
+    /// - in a lane whose [lag policy](crate::broadcast::LagPolicy) skips messages: a peer that
+    ///   reads at less than half the rate of the others, once two thirds of all peers, and at least
+    ///   eight, have been idle because of it for 100 ms. It counts again when it has kept up for a
+    ///   second, and for twice as long each further time, up to ten seconds.
     ///
     /// # Cancel safety
     /// Safe: dropping it leaves nothing behind.
     ///
     /// # Cost
-    /// Three loads at the call while there is room. A wait costs a walk over the connections, once for at least an eighth of the
-    /// ring.
+    /// Three loads at the call while there is room. A wait costs a walk over the connections, once
+    /// for at least an eighth of the ring.
     #[inline]
     pub fn ready(&self, lane: Lane) -> impl Future<Output = ()> + Send + '_ {
         // Before the future is made: a future that need not wait then holds nothing.
@@ -124,15 +129,16 @@ impl NodeRef {
             let Some(log) = protocol.log(lane) else { return };
             let mut wait = log.room_wait();
             let mut has_room = poll_fn(|cx| wait.poll(cx, self.shared().now()));
-            // The maintenance ticks too seldom to detect a slow peer soon, so this waiter checks too.
+            // The maintenance ticks too seldom to detect a slow peer soon, so this waiter checks
+            // too.
             while timeout(log.check_interval(), &mut has_room).await.is_err() {}
         }
     }
 
     /// Sets a value of state under `(kind, id)`. Returns its version.
     ///
-    /// Every peer gets the newest version of each value, not those between. A new peer gets all values when it connects. A
-    /// value arrives as an event of this kind.
+    /// Every peer gets the newest version of each value, not those between. A new peer gets all
+    /// values when it connects. A value arrives as an event of this kind.
     ///
     /// # Errors
     /// See [`StateError`]; the value comes back.
@@ -145,8 +151,8 @@ impl NodeRef {
         self.shared().protocols.clear_state(kind, id)
     }
 
-    /// Broadcasts a message to all peers but its origin, if this node has not seen it before. `from` is `None` for a message of
-    /// one's own.
+    /// Broadcasts a message to all peers but its origin, if this node has not seen it before.
+    /// `from` is `None` for a message of one's own.
     ///
     /// # Errors
     /// As [`NodeRef::broadcast`]. On error the message is not marked as seen.
@@ -166,7 +172,8 @@ impl NodeRef {
         Ok(outcome)
     }
 
-    /// Whether a message was relayed within the retention. A caller need not validate such a message again.
+    /// Whether a message was relayed within the retention. A caller need not validate such a
+    /// message again.
     pub fn contains(&self, kind: u16, payload: &[u8]) -> bool {
         let shared = self.shared();
         shared.seen.contains(self.digest(kind, payload), shared.config.relay.retention, shared.now())

@@ -69,7 +69,8 @@ pub enum NodeEvent {
 /// An item of a [`Subscription`].
 #[derive(Clone, Debug)]
 pub enum SubscriptionItem {
-    /// The live peers; the events continue from here. The first item, and the one after [`SubscriptionItem::Lagged`].
+    /// The live peers; the events continue from here. The first item, and the one after
+    /// [`SubscriptionItem::Lagged`].
     Snapshot(Vec<Arc<Peer>>),
     /// An event.
     Event(NodeEvent),
@@ -80,9 +81,10 @@ pub enum SubscriptionItem {
 /// Sends events to subscribers.
 ///
 /// Invariant: `disconnect_runs_exactly_once`, as subscribers see it.
-/// - Statement: the events of a key alternate between Up and Down; the Down of a connection precedes the Up of its successor.
-/// - Enforced by: both are sent under one lock, which guards the set of peers whose Up was sent last. An Up that finds another
-///   connection in the set sends that one's Down first.
+/// - Statement: the events of a key alternate between Up and Down; the Down of a connection
+///   precedes the Up of its successor.
+/// - Enforced by: both are sent under one lock, which guards the set of peers whose Up was sent
+///   last. An Up that finds another connection in the set sends that one's Down first.
 /// - Breaks if: an Up or a Down is sent past this type.
 #[derive(Debug)]
 pub(crate) struct EventHub {
@@ -123,7 +125,8 @@ impl EventHub {
         let displaced = {
             let mut announced = self.announced.lock();
             if !peer.is_live() {
-                // It departed before its Up. A successor may be up already, so neither its Up nor its Down is sent.
+                // It departed before its Up. A successor may be up already, so neither its Up nor
+                // its Down is sent.
                 return;
             }
             let displaced = announced.replace(AnnouncedPeer(Arc::clone(peer)));
@@ -172,7 +175,8 @@ impl EventHub {
     }
 }
 
-/// A stream of a node's events. It does not keep the node alive. After the node has ended, nothing more arrives.
+/// A stream of a node's events. It does not keep the node alive. After the node has ended, nothing
+/// more arrives.
 #[derive(Debug)]
 pub struct Subscription {
     hub: Arc<EventHub>,
@@ -181,7 +185,8 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The next item. Waits for ever once the node has ended: select on [`NodeRef::stopped`](crate::node::NodeRef::stopped) too.
+    /// The next item. Waits for ever once the node has ended: select on
+    /// [`NodeRef::stopped`](crate::node::NodeRef::stopped) too.
     ///
     /// # Cancel safety
     /// Safe: no item is lost.

@@ -16,8 +16,8 @@ use crate::wire::{Goodbye, GoodbyeReason};
 /// The shortest time that a shutdown leaves for writing the address book.
 const MIN_FLUSH_TIME: Duration = Duration::from_millis(50);
 
-/// A running node. Cheap to clone. When the last clone is dropped, the node closes its connections with a goodbye and all its
-/// tasks end. To wait for that, call [`NodeRef::shutdown`].
+/// A running node. Cheap to clone. When the last clone is dropped, the node closes its connections
+/// with a goodbye and all its tasks end. To wait for that, call [`NodeRef::shutdown`].
 #[derive(Clone)]
 pub struct Node {
     node: NodeRef,
@@ -136,11 +136,13 @@ impl NodeRef {
     /// 2. Queued messages are sent, for half of the time.
     /// 3. Every peer gets a goodbye, and the address book is written.
     ///
-    /// Returns what the node still held at the end: nothing, unless a handler blocks its thread. May be called in a handler, whose own
-    /// future then counts as held until it returns. Calling it twice is harmless.
+    /// Returns what the node still held at the end: nothing, unless a handler blocks its thread.
+    /// May be called in a handler, whose own future then counts as held until it returns. Calling
+    /// it twice is harmless.
     ///
     /// # Cancel safety
-    /// Dropping the future does not stop the shutdown: everything has the signal, and ends by itself.
+    /// Dropping the future does not stop the shutdown: everything has the signal, and ends by
+    /// itself.
     pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
         let shared = &self.shared;
         tracing::info!(peers = shared.pool.len(), "shutting down");

@@ -13,11 +13,12 @@ use crate::node::session::peer::Peer;
 
 /// The application's callbacks.
 ///
-/// Each call is made from the task of the connection concerned, so it must not block. Work that takes time is returned as
-/// [`Handled::later`]. A panic costs that one connection (invariant: `panic_costs_one_call`).
+/// Each call is made from the task of the connection concerned, so it must not block. Work that
+/// takes time is returned as [`Handled::later`]. A panic costs that one connection (invariant:
+/// `panic_costs_one_call`).
 ///
-/// All operations of the node may be called inside, `shutdown`, `disconnect` and dropping the last [`Node`](crate::node::Node)
-/// included.
+/// All operations of the node may be called inside, `shutdown`, `disconnect` and dropping the last
+/// [`Node`](crate::node::Node) included.
 pub trait Handler: Send + Sync + 'static {
     /// An event arrived. Events of one peer are handed over one at a time, in order of arrival.
     fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
@@ -26,7 +27,7 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// A request arrived. Requests run concurrently with events and with each other, at most
-    /// [`ConnectionConfig::requests`](crate::connection::ConnectionConfig::requests) for each peer.
+    /// [`ConnectionConfig::max_inbound_requests`](crate::connection::ConnectionConfig::max_inbound_requests) for each peer.
     ///
     /// Default: rejects it as an unknown kind.
     fn request(&self, cx: Context<'_>, request: Request<'_>, responder: Responder) -> Handled {
@@ -36,14 +37,15 @@ pub trait Handler: Send + Sync + 'static {
         Handled::Done
     }
 
-    /// Whether the application accepts a peer with this hello, after the node's own checks have passed. Runs before the peer
-    /// is live. Default: accepts.
+    /// Whether the application accepts a peer with this hello, after the node's own checks have
+    /// passed. Runs before the peer is live. Default: accepts.
     fn accept_peer(&self, hello: &Hello, from: SocketAddr) -> PeerDecision {
         let _ = (hello, from);
         PeerDecision::Accept
     }
 
-    /// A peer is live. Called before its first message, and followed by exactly one [`Handler::disconnected`].
+    /// A peer is live. Called before its first message, and followed by exactly one
+    /// [`Handler::disconnected`].
     fn connected(&self, cx: Context<'_>) {
         let _ = cx;
     }
@@ -53,7 +55,8 @@ pub trait Handler: Send + Sync + 'static {
         let _ = (cx, reason);
     }
 
-    /// The peer was too slow for the broadcasts of a lane, and `missed` of them were skipped for it.
+    /// The peer was too slow for the broadcasts of a lane, and `missed` of them were skipped for
+    /// it.
     fn peer_lagged(&self, cx: Context<'_>, lane: Lane, missed: u64) {
         let _ = (cx, lane, missed);
     }
@@ -109,8 +112,8 @@ impl<'a> Context<'a> {
         Self { node, peer }
     }
 
-    /// The node. A future may hold a clone. What outlives the connection, for example the handler, keeps
-    /// [`NodeRef::downgrade`] instead.
+    /// The node. A future may hold a clone. What outlives the connection, for example the handler,
+    /// keeps [`NodeRef::downgrade`] instead.
     pub fn node(&self) -> &'a NodeRef {
         self.node
     }

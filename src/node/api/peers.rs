@@ -23,12 +23,14 @@ use super::handle::NodeRef;
 impl NodeRef {
     /// Dials an address and waits until the peer is live. The address is remembered.
     ///
-    /// A node with several protocols dials in the one in which it learnt the address, else in the one whose
-    /// [`PeerPolicy::matches_addr`](crate::node::PeerPolicy::matches_addr) knows it, else in the first.
+    /// A node with several protocols dials in the one in which it learnt the address, else in the
+    /// one whose [`PeerPolicy::matches_addr`](crate::node::PeerPolicy::matches_addr) knows it, else
+    /// in the first.
     ///
     /// # Errors
-    /// See [`ConnectError`]; [`ConnectError::AlreadyConnected`] if a connection exists. Without a proven identity a key
-    /// stands for one connection: the address dialled, or the one a peer came from.
+    /// See [`ConnectError`]; [`ConnectError::AlreadyConnected`] if a connection exists. Without a
+    /// proven identity a key stands for one connection: the address dialled, or the one a peer came
+    /// from.
     ///
     /// # Cancel safety
     /// Dropping the future closes what was opened and gives everything back.
@@ -37,7 +39,8 @@ impl NodeRef {
         if shared.is_stopping() {
             return Err(ConnectError::Shutdown);
         }
-        // The dial refuses an address that the book refuses (port 0, multicast), with a better error.
+        // The dial refuses an address that the book refuses (port 0, multicast), with a better
+        // error.
         let _ = shared.book.add(addr, Source::Operator, WallTime::now());
         Dialer::new(shared).dial(addr).await
     }
@@ -65,8 +68,8 @@ impl NodeRef {
         self.shared().protocols.by_name(name).ok_or(ConnectError::UnknownProtocol)
     }
 
-    /// Listens on one more address for peers of the protocol of this name. Port 0 takes any free port. Returns the bound
-    /// address.
+    /// Listens on one more address for peers of the protocol of this name. Port 0 takes any free
+    /// port. Returns the bound address.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -78,8 +81,9 @@ impl NodeRef {
         Acceptor::new(self.shared()).listen(protocol, addr).await
     }
 
-    /// Takes over a stream that the application connected, in the node's first protocol, and does the handshake. `proven_key` is
-    /// the public key that the transport proved, if it proves one; it becomes the peer's key.
+    /// Takes over a stream that the application connected, in the node's first protocol, and does
+    /// the handshake. `proven_key` is the public key that the transport proved, if it proves one;
+    /// it becomes the peer's key.
     ///
     /// # Errors
     /// See [`ConnectError`].
@@ -98,7 +102,8 @@ impl NodeRef {
         Adopter::new(self.shared()).adopt(given, None).await
     }
 
-    /// As [`NodeRef::adopt`], for a stream whose handshake the application has done, in the protocol of this name.
+    /// As [`NodeRef::adopt`], for a stream whose handshake the application has done, in the
+    /// protocol of this name.
     ///
     /// # Errors
     /// See [`ConnectError`].
@@ -122,7 +127,8 @@ impl NodeRef {
     /// Closes the connection to a peer with a goodbye. Returns `false` if there is none.
     ///
     /// Either node may dial the other again at once while it has fewer peers than its
-    /// [`target_peers`](crate::node::RuntimeConfig::target_peers). To keep a peer out, [ban](NodeRef::ban_ip) it.
+    /// [`target_peers`](crate::node::RuntimeConfig::target_peers). To keep a peer out,
+    /// [ban](NodeRef::ban_ip) it.
     pub fn disconnect(&self, key: &PeerId) -> bool {
         self.shared().pool.remove_current(key, DisconnectReason::Requested).is_some()
     }
@@ -145,7 +151,8 @@ impl NodeRef {
 
     /// Invariant: `never_below_the_floor`.
     /// - Statement: a ban never leaves fewer live peers than the configured floor.
-    /// - Enforced by: the count is checked before the ban is entered, and the pool evicts only above the floor.
+    /// - Enforced by: the count is checked before the ban is entered, and the pool evicts only
+    ///   above the floor.
     /// - Breaks if: a banned peer is removed without [`Pool::evict`](crate::pool::Pool::evict).
     fn ban(&self, target: BanTarget, duration: Duration) -> Result<usize, BanRefused> {
         let shared = self.shared();
@@ -160,8 +167,9 @@ impl NodeRef {
         if present > 0 && left < floor {
             return Err(BanRefused { left, floor });
         }
-        // The ban first, so that no peer slips in between: one that is live before it is found below, one that goes live after it
-        // finds the ban in the book. A peer that the floor still keeps stays until it leaves.
+        // The ban first, so that no peer slips in between: one that is live before it is found
+        // below, one that goes live after it finds the ban in the book. A peer that the floor still
+        // keeps stays until it leaves.
         shared.book.ban(target, now.after(duration), now);
         let is_evicted = |peer: &&Arc<Peer>| {
             let evicted = shared.pool.evict(peer.key(), peer.id(), DisconnectReason::Banned);

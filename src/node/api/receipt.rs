@@ -42,7 +42,8 @@ impl BroadcastReceipt {
         Self { positions, recipients }
     }
 
-    /// The present status for each peer that was live at the broadcast. Written means handed to the stream.
+    /// The present status for each peer that was live at the broadcast. Written means handed to the
+    /// stream.
     pub fn statuses(&self) -> impl Iterator<Item = (PeerId, ConnId, Receipt)> + '_ {
         self.recipients.iter().filter_map(|recipient| {
             // A peer whose protocol cannot express the message is no recipient.
@@ -51,7 +52,8 @@ impl BroadcastReceipt {
         })
     }
 
-    /// The position in the log; with several protocols, in the log of the first that can express the message.
+    /// The position in the log; with several protocols, in the log of the first that can express
+    /// the message.
     pub fn appended(&self) -> Appended {
         Appended { seq: first_position(&self.positions), origin: None }
     }

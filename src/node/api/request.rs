@@ -18,7 +18,8 @@ use super::handle::NodeRef;
 
 /// A peer that had less time than this is not penalised for a timeout.
 const MIN_PENALISED_TIMEOUT: Duration = Duration::from_secs(1);
-/// The shortest wait between two polls of [`first_of`]: with none at all, other tasks would not run.
+/// The shortest wait between two polls of [`first_of`]: with none at all, other tasks would not
+/// run.
 const MIN_HEDGE_WAIT: Duration = Duration::from_millis(1);
 
 /// Options of [`NodeRef::request_any`].
@@ -28,8 +29,9 @@ pub struct RequestAnyOptions {
     pub timeout: Duration,
     /// The most peers that are asked. Default 3.
     pub max_attempts: usize,
-    /// How long a peer has before another one is asked too. `None` asks one peer at a time, each for its share of the time
-    /// left: with three attempts and enough peers, the first has a third. Default `None`.
+    /// How long a peer has before another one is asked too. `None` asks one peer at a time, each
+    /// for its share of the time left: with three attempts and enough peers, the first has a third.
+    /// Default `None`.
     pub hedge_after: Option<Duration>,
 }
 
@@ -56,7 +58,8 @@ impl RequestPipeline {
         &self.peer
     }
 
-    /// Sends one more request without waiting. Returns its number; see [`connection::RequestPipeline::send`].
+    /// Sends one more request without waiting. Returns its number; see
+    /// [`connection::RequestPipeline::send`].
     ///
     /// # Errors
     /// See [`RequestError`]; the message comes back.
@@ -69,11 +72,12 @@ impl RequestPipeline {
         self.requests.in_flight()
     }
 
-    /// The next response, in order of arrival, with the number of its request; `None` if nothing is in flight. See
-    /// [`connection::RequestPipeline::next`].
+    /// The next response, in order of arrival, with the number of its request; `None` if nothing is
+    /// in flight. See [`connection::RequestPipeline::next`].
     ///
     /// # Errors
-    /// A failure of that one request: [`RequestError::Timeout`], [`RequestError::Closed`] or a rejection.
+    /// A failure of that one request: [`RequestError::Timeout`], [`RequestError::Closed`] or a
+    /// rejection.
     ///
     /// # Cancel safety
     /// Safe: a response that was not returned is returned by the next call.
@@ -86,7 +90,8 @@ impl RequestPipeline {
         });
         let (number, response) = next.await?;
         match &response {
-            // Responses that arrived together count once: the clock and the peer's health are used once for all of them.
+            // Responses that arrived together count once: the clock and the peer's health are used
+            // once for all of them.
             Ok(_) if waited => {
                 self.peer.reward(self.node.now());
             }
@@ -101,9 +106,9 @@ impl RequestPipeline {
 
 /// Requests.
 impl NodeRef {
-    /// Starts a pipeline of requests to one peer: one task sends requests without waiting, and takes the responses in the
-    /// order in which they arrive. `timeout` applies to each request. Many small requests cost about half of as many concurrent
-    /// calls of [`NodeRef::request`].
+    /// Starts a pipeline of requests to one peer: one task sends requests without waiting, and
+    /// takes the responses in the order in which they arrive. `timeout` applies to each request.
+    /// Many small requests cost about half of as many concurrent calls of [`NodeRef::request`].
     ///
     /// ```no_run
     /// # use peerpool::{base::PeerId, node::{Message, NodeRef}};
@@ -150,7 +155,8 @@ impl NodeRef {
         Ok(self.request_from(&peer, message, timeout, true).await?)
     }
 
-    /// Sends a request, and adjusts the peer's health by the outcome. A timeout counts only with `penalise_timeout`.
+    /// Sends a request, and adjusts the peer's health by the outcome. A timeout counts only with
+    /// `penalise_timeout`.
     async fn request_from(
         &self,
         peer: &Arc<Peer>,
@@ -171,8 +177,9 @@ impl NodeRef {
         response
     }
 
-    /// Sends a request to some peer: of two chosen at random, the one with the smaller smoothed round-trip time. Asks another
-    /// one when a peer fails, and with [`hedge_after`](RequestAnyOptions::hedge_after) also when it is slow.
+    /// Sends a request to some peer: of two chosen at random, the one with the smaller smoothed
+    /// round-trip time. Asks another one when a peer fails, and with
+    /// [`hedge_after`](RequestAnyOptions::hedge_after) also when it is slow.
     ///
     /// # Errors
     /// [`PeerRequestError::NoPeers`], or the failure of the last peer.
@@ -226,8 +233,9 @@ impl NodeRef {
         others.take(max).count()
     }
 
-    /// The power of two choices among the healthy peers not asked yet: Mitzenmacher, "The Power of Two Choices in Randomized
-    /// Load Balancing", 2001. A peer without a round-trip time is neither preferred nor passed over.
+    /// The power of two choices among the healthy peers not asked yet: Mitzenmacher, "The Power of
+    /// Two Choices in Randomized Load Balancing", 2001. A peer without a round-trip time is neither
+    /// preferred nor passed over.
     fn choose(&self, asked: &[ConnId]) -> Option<Arc<Peer>> {
         let now = self.now();
         let roster = self.roster();

@@ -13,8 +13,8 @@ impl NodeRef {
         self.shared().runtime_config()
     }
 
-    /// Changes limits, intervals and policies. They act on live connections too: peers over a lowered limit are disconnected
-    /// step by step, never below the floor.
+    /// Changes limits, intervals and policies. They act on live connections too: peers over a
+    /// lowered limit are disconnected step by step, never below the floor.
     ///
     /// # Errors
     /// Names the setting that makes no sense; nothing is changed then.
@@ -22,8 +22,9 @@ impl NodeRef {
         self.shared().reconfigure(None, config).map(drop)
     }
 
-    /// As [`NodeRef::reconfigure`], if `before` still is the configuration in force. Returns `false`, and changes nothing, if
-    /// it is not. Two callers that each change a part cannot undo each other's change.
+    /// As [`NodeRef::reconfigure`], if `before` still is the configuration in force. Returns
+    /// `false`, and changes nothing, if it is not. Two callers that each change a part cannot undo
+    /// each other's change.
     ///
     /// # Errors
     /// As [`NodeRef::reconfigure`].

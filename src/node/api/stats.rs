@@ -7,7 +7,8 @@ use super::handle::NodeRef;
 
 /// Counters and gauges of a node at one moment. Counters count since the start.
 ///
-/// Invariant: `stats_come_from_the_deciding_words`: each number is read from the atomic that the node itself decides by.
+/// Invariant: `stats_come_from_the_deciding_words`: each number is read from the atomic that the
+/// node itself decides by.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -24,9 +25,11 @@ pub struct NodeStats {
     pub logs: [LaneStats; 3],
     /// Addresses in the address book.
     pub book: u64,
-    /// Connections accepted. Those that failed are in `refused` or `collisions`, except probes, which only ask who listens.
+    /// Connections accepted. Those that failed are in `refused` or `collisions`, except probes,
+    /// which only ask who listens.
     pub accepted: u64,
-    /// Inbound connections refused. If it rises while there are few peers, read the reasons in the log.
+    /// Inbound connections refused. If it rises while there are few peers, read the reasons in the
+    /// log.
     pub refused: u64,
     /// Dials.
     pub dials: u64,
@@ -46,7 +49,8 @@ pub struct NodeStats {
     pub relayed: u64,
     /// Messages that arrived again.
     pub duplicates: u64,
-    /// New messages that were not relayed because the relay memory, or a peer's share of it, was full.
+    /// New messages that were not relayed because the relay memory, or a peer's share of it, was
+    /// full.
     pub relay_refused: u64,
     /// Ids in the relay memory.
     pub relay_remembered: u64,

@@ -61,7 +61,8 @@ impl Acceptor {
         addr
     }
 
-    /// Each handshake runs in a task of its own under its permit's deadline, so that a slow peer does not delay the next.
+    /// Each handshake runs in a task of its own under its permit's deadline, so that a slow peer
+    /// does not delay the next.
     async fn accept_loop(self, protocol: ProtocolId, mut listener: BoxListener) {
         let mut stopped = pin!(self.shared.stopped());
         loop {
@@ -98,7 +99,8 @@ impl Acceptor {
 
     /// The handshake of an accepted stream. Returns the session as the next part of the task.
     ///
-    /// Counts as a task of its own until stream and permit are dropped, or the session counts itself.
+    /// Counts as a task of its own until stream and permit are dropped, or the session counts
+    /// itself.
     async fn handshake(
         self,
         permit: Permit<PeerId, NodeConnection>,

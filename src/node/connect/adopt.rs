@@ -38,7 +38,8 @@ impl Adopter {
         Self { shared: Arc::clone(shared), establisher: Establisher::new(shared) }
     }
 
-    /// Adopts a stream, with the handshake if the caller has done it. Runs under the handshake timeout.
+    /// Adopts a stream, with the handshake if the caller has done it. Runs under the handshake
+    /// timeout.
     ///
     /// # Cancel safety
     /// Dropping the future closes the stream and gives everything back.

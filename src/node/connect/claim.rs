@@ -1,4 +1,5 @@
-//! The step that decides between two connections to one peer: claims the process and the key, or finds who keeps them.
+//! The step that decides between two connections to one peer: claims the process and the key, or
+//! finds who keeps them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,7 +35,8 @@ pub(crate) struct Placement<'a> {
 ///
 /// # Errors
 /// [`ConnectError::Banned`]; [`ConnectError::AlreadyConnected`] if another connection stays;
-/// [`ConnectError::ReplacedTooSoon`]; [`ConnectError::Timeout`] or [`ConnectError::Shutdown`] if the slot was revoked.
+/// [`ConnectError::ReplacedTooSoon`]; [`ConnectError::Timeout`] or [`ConnectError::Shutdown`] if
+/// the slot was revoked.
 ///
 /// # Cancel safety
 /// Dropping the future gives back slot, key and process.
@@ -63,7 +65,8 @@ pub(crate) async fn claim<'a>(
     let owner = Owner { conn: id, key, candidate, peer: None };
     let process = contest.claim_process(owner).await?;
     let claim = contest.claim_key(reservation).await?;
-    // A ban may have come meanwhile. Checked before the predecessor departs: it does not leave for a banned connection.
+    // A ban may have come meanwhile. Checked before the predecessor departs: it does not leave for
+    // a banned connection.
     if shared.is_banned(key, addr) {
         return Err(ConnectError::Banned);
     }
@@ -74,11 +77,13 @@ pub(crate) async fn claim<'a>(
     Ok(Placement { claim, process, resume })
 }
 
-/// Delays an inbound connection that would lose to a dial of ours still under way, until that dial is decided.
+/// Delays an inbound connection that would lose to a dial of ours still under way, until that dial
+/// is decided.
 ///
 /// Invariant: `preferred_direction_has_a_deadline`.
 /// - Statement: a preference for a direction always ends.
-/// - Enforced by: the dial's own deadline releases its claim, and the whole handshake runs under the permit's deadline.
+/// - Enforced by: the dial's own deadline releases its claim, and the whole handshake runs under
+///   the permit's deadline.
 /// - Breaks if: a claim can outlive its deadline.
 async fn await_outbound(shared: &Shared, info: &HandshakeInfo, from: SocketAddr) {
     let Some(theirs) = info.hello.nonce else { return };
@@ -103,7 +108,8 @@ async fn take_over(shared: &Shared, old: &Arc<Peer>) -> ResumePoints {
     };
     match timeout(TAKE_OVER_TIMEOUT, waiting).await {
         Ok(Ok(positions)) => positions,
-        // Its task hangs in a handler, or the runtime is busy. What it has surely written is known all the same.
+        // Its task hangs in a handler, or the runtime is busy. What it has surely written is known
+        // all the same.
         _ => connection.resume_points(),
     }
 }
@@ -120,7 +126,8 @@ struct Contest<'a, 'i> {
 }
 
 impl<'a> Contest<'a, '_> {
-    /// Becomes the owner of the peer's process, or fails because another connection stays the owner.
+    /// Becomes the owner of the peer's process, or fails because another connection stays the
+    /// owner.
     async fn claim_process(&mut self, owner: Owner) -> Result<Option<Pending<'a>>, ConnectError> {
         let Some(theirs) = self.info.hello.nonce else { return Ok(None) };
         let process = ProcessId { protocol: self.info.protocol, nonce: theirs };
@@ -184,8 +191,8 @@ impl<'a> Contest<'a, '_> {
         };
         let since = old.connected_at();
         let before = Candidate { direction: old.direction(), since, ip: old.ip(), ..self.candidate };
-        // What was decided about it as the owner of the process is not decided again: a second probe would take what is
-        // left of the handshake's time.
+        // What was decided about it as the owner of the process is not decided again: a second
+        // probe would take what is left of the handshake's time.
         let is_beaten = self.predecessor.as_ref().is_some_and(|beaten| beaten.id() == old.id());
         if !is_beaten && !self.replaces(before, Some(&old), theirs_before).await? {
             return Err(ConnectError::AlreadyConnected(key));
@@ -195,7 +202,8 @@ impl<'a> Contest<'a, '_> {
             return Err(ConnectError::ReplacedTooSoon);
         }
         self.shared.pool.remove(&key, old.id(), DisconnectReason::Replaced);
-        // A live predecessor is the same process: its positions are resumed, and it has yet to depart.
+        // A live predecessor is the same process: its positions are resumed, and it has yet to
+        // depart.
         if !self.predecessor.as_ref().is_some_and(|beaten| beaten.is_live()) {
             self.predecessor = Some(old);
         }
@@ -231,7 +239,8 @@ impl<'a> Contest<'a, '_> {
                 // The answer must come while this handshake still lasts.
                 let within = PROBE_TIMEOUT.min(handshake_timeout / 2);
                 let answered = timeout(within, kept.connection().handle().probe()).await;
-                // A paused peer cannot answer: we do not read from it (`reader_never_waits_for_a_handler`).
+                // A paused peer cannot answer: we do not read from it
+                // (`reader_never_waits_for_a_handler`).
                 let is_alive = matches!(answered, Ok(Some(_))) || (kept.is_live() && kept.is_paused());
                 if is_alive && new.direction == Direction::Outbound {
                     self.record_alias(kept, new.is_same_host(&old));
@@ -244,8 +253,9 @@ impl<'a> Contest<'a, '_> {
     /// Records that the dialled address leads to a connected peer, by the nonce in its hello.
     ///
     /// - On the same host it is an alias, and not dialled again while that holds.
-    /// - On another host it waits as a busy address does. An honest process would have refused the second dial itself, so one
-    ///   of the two addresses only repeats the nonce, and an alias would outlast it.
+    /// - On another host it waits as a busy address does. An honest process would have refused the
+    ///   second dial itself, so one of the two addresses only repeats the nonce, and an alias would
+    ///   outlast it.
     fn record_alias(&self, old: &Arc<Peer>, is_same_host: bool) {
         let book = &self.shared.book;
         let is_known = old.direction() == Direction::Outbound

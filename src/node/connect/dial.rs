@@ -25,8 +25,10 @@ const MAX_SCANNED_PEERS: usize = 64;
 /// Dials addresses and makes the streams peers.
 ///
 /// Invariant: `dropped_futures_leave_nothing_behind`.
-/// - Statement: a future dropped at any await has given everything back: socket, slot, key, process.
-/// - Enforced by: each is a value that the future owns and that releases in its drop. Work that must go on is spawned.
+/// - Statement: a future dropped at any await has given everything back: socket, slot, key,
+///   process.
+/// - Enforced by: each is a value that the future owns and that releases in its drop. Work that
+///   must go on is spawned.
 /// - Breaks if: something is taken, and an await comes before the value that gives it back.
 #[derive(Clone)]
 pub(crate) struct Dialer {
@@ -39,8 +41,8 @@ impl Dialer {
         Self { shared: Arc::clone(shared), establisher: Establisher::new(shared) }
     }
 
-    /// Dials an address in the protocol that it is known for, and makes the connection a live peer. The outcome goes to the
-    /// address book.
+    /// Dials an address in the protocol that it is known for, and makes the connection a live peer.
+    /// The outcome goes to the address book.
     ///
     /// # Cancel safety
     /// Dropping the future closes what was opened and gives back slot and key.
@@ -53,8 +55,8 @@ impl Dialer {
     ///
     /// Invariant: `failed_dial_spares_the_session_that_arrived`.
     /// - Statement: a failed dial ends no session that came meanwhile, under whatever key.
-    /// - Enforced by: a dial owns its claim only, and the claim releases its own slot of the pool. A failure is recorded in
-    ///   the book; no peer is looked up to be removed.
+    /// - Enforced by: a dial owns its claim only, and the claim releases its own slot of the pool.
+    ///   A failure is recorded in the book; no peer is looked up to be removed.
     /// - Breaks if: the peer at the address of a failed dial is made to depart.
     pub(crate) async fn dial_in(
         &self,
@@ -137,15 +139,16 @@ impl Dialer {
         self.shared.pool.get(&key)
     }
 
-    /// The peer that dialled us and is verified to listen at this address, if its IP address has few peers.
+    /// The peer that dialled us and is verified to listen at this address, if its IP address has
+    /// few peers.
     fn verified_listener_at(&self, addr: SocketAddr) -> Option<Arc<Peer>> {
         self.find_at_ip(addr, |peer| {
             peer.read_info(|info| info.listen_verified && info.listen == Some(addr))
         })
     }
 
-    /// Whether a peer at this IP address, if it has few, is connected from `addr` or claims to listen there. A peer that
-    /// dialled us is not found under the address that we would dial.
+    /// Whether a peer at this IP address, if it has few, is connected from `addr` or claims to
+    /// listen there. A peer that dialled us is not found under the address that we would dial.
     pub(crate) fn is_connected_or_listening_at(&self, addr: SocketAddr) -> bool {
         let is_at =
             |peer: &Peer| peer.addr() == addr || peer.read_info(|info| info.listen == Some(addr));
@@ -215,12 +218,14 @@ impl Dialer {
         Some(if is_cut_off { DialOutcome::NoNetwork(cause) } else { DialOutcome::Failed(cause) })
     }
 
-    /// Dials in a task of its own, unless `max_dials` of the node's own dials are under way; `false` then.
+    /// Dials in a task of its own, unless `max_dials` of the node's own dials are under way;
+    /// `false` then.
     ///
     /// Invariant: `collision_is_not_a_failure`.
-    /// - Statement: a collision costs no health and no backoff, and does not wake the maintenance to dial again.
-    /// - Enforced by: the book records a collision as such, and only other outcomes wake the maintenance, here and where a
-    ///   peer goes down.
+    /// - Statement: a collision costs no health and no backoff, and does not wake the maintenance
+    ///   to dial again.
+    /// - Enforced by: the book records a collision as such, and only other outcomes wake the
+    ///   maintenance, here and where a peer goes down.
     /// - Breaks if: a refusal as a duplicate is handled as another refusal.
     pub(crate) fn dial_in_background(&self, addr: SocketAddr, max_dials: usize) -> bool {
         let Some(in_flight) = self.shared.connecting.dials.begin(max_dials) else { return false };
@@ -235,8 +240,9 @@ impl Dialer {
 
     async fn after_background_dial(&self, addr: SocketAddr, outcome: Result<Arc<Peer>, ConnectError>) {
         let shared = &self.shared;
-        // Looking for more at once is useful only after an outcome that the book has recorded, so that it does not offer the
-        // address again at once, and that the next address will not meet too.
+        // Looking for more at once is useful only after an outcome that the book has recorded, so
+        // that it does not offer the address again at once, and that the next address will not meet
+        // too.
         let dial_more = outcome.as_ref().err().is_none_or(|error| {
             matches!(error, ConnectError::SelfDial)
                 || (error.fail_cause().is_some() && !error.is_collision() && !error.is_unreachable())
@@ -258,7 +264,8 @@ impl Dialer {
         }
     }
 
-    /// An acceptor refused us as a duplicate: finds the peer whose alias the address is, or treats it as busy.
+    /// An acceptor refused us as a duplicate: finds the peer whose alias the address is, or treats
+    /// it as busy.
     async fn resolve_duplicate(&self, addr: SocketAddr, retry_after: Option<Duration>) {
         let book = &self.shared.book;
         // Keeps the address from being offered during the probe.

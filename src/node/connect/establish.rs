@@ -3,14 +3,15 @@
 //! 1. [`Establisher::reserve`]: a slot of the pool, before any await.
 //! 2. The caller dials, or has a stream.
 //! 3. `handshake`: exchange hellos, identify the peer, check that it belongs here.
-//! 4. [`claim`](super::claim): tie-break against other connections of the same peer, claim process and key.
+//! 4. [`claim`](super::claim): tie-break against other connections of the same peer, claim process
+//!    and key.
 //! 5. `go_live`: enter the pool, tell subscribers.
 //! 6. [`Established`]: the caller spawns the session's task, and records the outcome.
 //!
 //! Invariant: `same_path_for_both_directions`.
-//! - Statement: whoever dialled, a connection becomes a peer by the same steps.
-//! - Enforced by: dialled, accepted and adopted streams all pass [`Establisher::establish`], and no connection is started
-//!   elsewhere. The direction is a field of the reservation.
+//! - Statement: a connection becomes a peer by the same steps, whichever end dialled.
+//! - Enforced by: dialled, accepted and adopted streams all pass [`Establisher::establish`], and no
+//!   connection is started elsewhere. The direction is a field of the reservation.
 //! - Breaks if: a connection is started by the code that reads or writes hellos.
 
 use std::net::SocketAddr;
@@ -59,7 +60,8 @@ pub(crate) struct NewStream {
 pub(crate) enum Opening {
     /// We send our hello, and the far end answers with its own.
     Initiate,
-    /// The far end sends its hello. Ours is the acceptance, and goes out as the connection's first bytes.
+    /// The far end sends its hello. Ours is the acceptance, and goes out as the connection's first
+    /// bytes.
     Respond,
     /// Both hellos have been exchanged by the caller.
     Completed(CompletedHandshake),
@@ -87,7 +89,8 @@ impl Establisher {
     ///
     /// Invariant: `inbound_is_reserved_before_the_handshake`.
     /// - Statement: no byte of an inbound stream is read without a slot.
-    /// - Enforced by: a [`Reservation`] is an argument of [`Establisher::establish`], and only this function makes permits.
+    /// - Enforced by: a [`Reservation`] is an argument of [`Establisher::establish`], and only this
+    ///   function makes permits.
     /// - Breaks if: a listener reads before it reserves.
     pub(crate) fn reserve(
         &self,
@@ -105,7 +108,8 @@ impl Establisher {
     /// Makes a stream a live peer.
     ///
     /// # Cancel safety
-    /// Dropping the future gives back slot, key and process. Dropping what it returns makes the peer depart.
+    /// Dropping the future gives back slot, key and process. Dropping what it returns makes the
+    /// peer depart.
     pub(crate) async fn establish(
         &self,
         reservation: Reservation,
@@ -144,7 +148,8 @@ impl Establisher {
             },
         };
         if !is_responding {
-            // Only a dialler can probe. Elsewhere the bit means nothing, and the application is asked about every peer.
+            // Only a dialler can probe. Elsewhere the bit means nothing, and the application is
+            // asked about every peer.
             completed.hello.features &= !PROBE_BIT;
         }
         let CompletedHandshake { mut hello, buffered, pending_requests } = completed;

@@ -2,8 +2,8 @@
 //!
 //! Invariant: `one_source_cannot_exhaust_accepts`.
 //! - Statement: a source that is refused again and again costs a bounded number of sockets.
-//! - Enforced by: each goodbye runs in a task of its own under one semaphore and a deadline. Beyond the semaphore's bound the
-//!   connection is closed without a goodbye.
+//! - Enforced by: each goodbye runs in a task of its own under one semaphore and a deadline. Beyond
+//!   the semaphore's bound the connection is closed without a goodbye.
 //! - Breaks if: a goodbye is written in the accept loop.
 
 use std::sync::Arc;
@@ -27,7 +27,8 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest that writing a goodbye on an accepted connection may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Refuses a connection that we have not accepted: writes a goodbye in place of our hello, where the error has one.
+/// Refuses a connection that we have not accepted: writes a goodbye in place of our hello, where
+/// the error has one.
 pub(crate) fn refuse(shared: &Arc<Shared>, id: ProtocolId, mut stream: BoxStream, error: &ConnectError) {
     let Some(goodbye) = error.goodbye(RETRY_AFTER) else { return };
     let Ok(slot) = Arc::clone(&shared.connecting.goodbyes).try_acquire_owned() else { return };
@@ -42,7 +43,8 @@ pub(crate) fn refuse(shared: &Arc<Shared>, id: ProtocolId, mut stream: BoxStream
     });
 }
 
-/// Leaves a connection that the far end has accepted: writes a goodbye as a control message, where the error has one.
+/// Leaves a connection that the far end has accepted: writes a goodbye as a control message, where
+/// the error has one.
 pub(crate) fn send_goodbye(
     shared: &Arc<Shared>,
     id: ProtocolId,

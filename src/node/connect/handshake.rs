@@ -1,6 +1,7 @@
 //! Hellos: the dialler sends its hello first, and the acceptor's hello is its acceptance.
 //!
-//! These functions read and write; what a hello means for the node is decided in [`establish`](super::establish).
+//! These functions read and write; what a hello means for the node is decided in
+//! [`establish`](super::establish).
 
 use std::io;
 use std::sync::Arc;
@@ -16,10 +17,12 @@ use crate::node::runtime::shared::Shared;
 use crate::transport::Stream;
 use crate::wire::{FirstFrame, Goodbye, Hello, WireError};
 
-/// The highest bit of a hello's features: the dialler only asks who listens here, and closes after the answer.
+/// The highest bit of a hello's features: the dialler only asks who listens here, and closes after
+/// the answer.
 pub(crate) const PROBE_BIT: u64 = 1 << 63;
 
-/// First frames up to this size are bounded by the number of handshakes; larger ones count against the memory limit.
+/// First frames up to this size are bounded by the number of handshakes; larger ones count against
+/// the memory limit.
 const UNCOUNTED_BYTES: usize = 4096;
 /// Bytes per read of a first frame up to [`UNCOUNTED_BYTES`].
 const SMALL_READ_BYTES: usize = 1024;
@@ -70,7 +73,8 @@ pub(crate) async fn exchange_hello<S: Stream>(
     read_hello(stream, protocol, budget).await
 }
 
-/// Reads the first hello of a dialler, or the answering one of an acceptor. Also returns the bytes read after it.
+/// Reads the first hello of a dialler, or the answering one of an acceptor. Also returns the bytes
+/// read after it.
 ///
 /// # Errors
 /// [`ConnectError::Refused`] if a goodbye arrives instead.
@@ -86,8 +90,8 @@ pub(crate) async fn read_hello<S: Stream>(
     }
 }
 
-/// Reads a first frame of at most `max_bytes`. Memory grows with what arrives. A large frame counts against the memory limit.
-/// Also returns the bytes read after it.
+/// Reads a first frame of at most `max_bytes`. Memory grows with what arrives. A large frame counts
+/// against the memory limit. Also returns the bytes read after it.
 pub(crate) async fn read_first_frame<S: Stream>(
     stream: &mut S,
     max_bytes: usize,
@@ -140,7 +144,8 @@ pub(crate) fn check_network(
     }
 }
 
-/// Writes a goodbye in place of a hello and closes the stream. Errors are ignored: the connection is refused either way.
+/// Writes a goodbye in place of a hello and closes the stream. Errors are ignored: the connection
+/// is refused either way.
 pub(crate) async fn write_refusal<S: Stream>(stream: &mut S, protocol: &dyn DynProtocol, goodbye: Goodbye) {
     if let Some(bytes) = protocol.encode_goodbye(&goodbye) {
         let _ = stream.write_all(&bytes).await;

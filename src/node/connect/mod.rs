@@ -10,11 +10,14 @@
 //!                         spawn, record <--------------------------------+
 //! ```
 //!
-//! - [`establish`] is the path; read it first. [`claim`] is the step that decides between two connections to the same peer, by
-//!   the pure rule of [`tie_break`] and with the help of [`process_index`].
-//! - [`handshake`] reads and writes hellos; [`goodbye`] refuses a connection without delaying the caller.
+//! - [`establish`] is the path; read it first. [`claim`] is the step that decides between two
+//!   connections to the same peer, by the pure rule of [`tie_break`] and with the help of
+//!   [`process_index`].
+//! - [`handshake`] reads and writes hellos; [`goodbye`] refuses a connection without delaying the
+//!   caller.
 //! - [`probe`] asks who listens at an address without connecting.
-//! - [`state`] is what these types share across connections, [`reservation`] what one connection has before it is a peer.
+//! - [`state`] is what these types share across connections, [`reservation`] what one connection
+//!   has before it is a peer.
 
 pub(crate) mod accept;
 pub(crate) mod adopt;

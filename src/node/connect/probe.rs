@@ -1,4 +1,5 @@
-//! Asking who listens at an address, without connecting: to find aliases, and to verify the listen addresses that peers claim.
+//! Asking who listens at an address, without connecting: to find aliases, and to verify the listen
+//! addresses that peers claim.
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,11 +30,11 @@ impl Prober {
         Self { shared: Arc::clone(shared) }
     }
 
-    /// Finds the peer whose alias an address is, after its acceptor has said that we are connected already. The alias is recorded, so
-    /// that the address is not dialled again and again.
+    /// Finds the peer whose alias an address is, after its acceptor has said that we are connected
+    /// already. The alias is recorded, so that the address is not dialled again and again.
     ///
-    /// Returns `false` if there is no such peer, whatever the acceptor says; `true` also where that stays unknown for no fault of
-    /// the acceptor.
+    /// Returns `false` if there is no such peer, whatever the acceptor says; `true` also where that
+    /// stays unknown for no fault of the acceptor.
     pub(crate) async fn learn_alias(&self, protocol: ProtocolId, addr: SocketAddr) -> bool {
         let shared = &self.shared;
         let max_probes = shared.runtime_config().max_concurrent_dials;
@@ -61,8 +62,8 @@ impl Prober {
     /// The hello of the process that listens at an address.
     ///
     /// # Errors
-    /// [`ConnectError::UnknownProtocol`] where hellos carry no nonce: an acceptor would not answer a mere question, and the
-    /// answer would prove nothing.
+    /// [`ConnectError::UnknownProtocol`] where hellos carry no nonce: an acceptor would not answer
+    /// a mere question, and the answer would prove nothing.
     async fn probe(&self, protocol: ProtocolId, addr: SocketAddr) -> Result<Hello, ConnectError> {
         let shared = &self.shared;
         let handshake_timeout = shared.runtime_config().handshake_timeout;
@@ -79,8 +80,8 @@ impl Prober {
         shared.until_stopped_or(handshake_timeout, exchange).await
     }
 
-    /// Dials back, in a task of its own, to where an inbound peer claims to listen. Only an address at which the same process
-    /// answers is recorded, and shared with other peers.
+    /// Dials back, in a task of its own, to where an inbound peer claims to listen. Only an address
+    /// at which the same process answers is recorded, and shared with other peers.
     ///
     /// Returns `false` if too many probes are under way; then it is worth another call.
     pub(crate) fn verify_listen_addr(&self, peer: &Arc<Peer>) -> bool {

@@ -1,7 +1,8 @@
-//! The connection that owns each remote process: an index by instance nonce, derived from the pool and tagged with connection
-//! ids.
+//! The connection that owns each remote process: an index by instance nonce, derived from the pool
+//! and tagged with connection ids.
 //!
-//! Without proven keys, two connections of one process come under two keys (two addresses). This index finds the second one.
+//! Without proven keys, two connections of one process come under two keys (two addresses). This
+//! index finds the second one.
 
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ use super::tie_break::Candidate;
 
 const SHARDS: usize = 16;
 
-/// A remote process, as the peers of one protocol know it. Its nonce in one protocol says nothing about another protocol.
+/// A remote process, as the peers of one protocol know it. Its nonce in one protocol says nothing
+/// about another protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ProcessId {
     pub(crate) protocol: ProtocolId,
@@ -31,7 +33,8 @@ pub(crate) struct Owner {
     pub(crate) peer: Option<Arc<Peer>>,
 }
 
-/// An owner as the index stores it. Nearly all are live, and those take two words: the peer has the rest.
+/// An owner as the index stores it. Nearly all are live, and those take two words: the peer has the
+/// rest.
 #[derive(Debug)]
 enum Entry {
     Pending(Box<Owner>),
@@ -72,7 +75,8 @@ impl Entry {
 }
 
 /// Invariant: `one_authority_for_connected`.
-/// - Statement: this index is derived from the pool; an entry is removed only by the connection it names.
+/// - Statement: this index is derived from the pool; an entry is removed only by the connection it
+///   names.
 /// - Enforced by: every removal compares the connection id in the same step.
 /// - Breaks if: the index is asked whether a peer is connected. Only the pool knows.
 #[derive(Debug)]
@@ -129,7 +133,8 @@ impl ProcessIndex {
         drop(self.map.remove_if(&process, |present| present.conn() == conn));
     }
 
-    /// Returns the process to the live peer it was taken from, unless a third connection owns it by now.
+    /// Returns the process to the live peer it was taken from, unless a third connection owns it by
+    /// now.
     fn give_back(&self, process: ProcessId, conn: ConnId, entry: Entry, peer: &Peer) {
         let ((), displaced) = self.map.update(process, |present| match present {
             Some(present) if present.conn() == conn => (Change::Put(entry), ()),
@@ -148,8 +153,8 @@ impl ProcessIndex {
     }
 }
 
-/// The ownership of a process by a connection in its handshake. Dropped, the process goes back to its previous live owner, or
-/// is released.
+/// The ownership of a process by a connection in its handshake. Dropped, the process goes back to
+/// its previous live owner, or is released.
 #[must_use = "dropped, the process is released"]
 pub(crate) struct Pending<'a> {
     index: &'a ProcessIndex,
@@ -160,7 +165,8 @@ pub(crate) struct Pending<'a> {
 }
 
 impl Pending<'_> {
-    /// The connection is live: from now on its session releases the process. `false` if another connection has taken it.
+    /// The connection is live: from now on its session releases the process. `false` if another
+    /// connection has taken it.
     pub(crate) fn go_live(mut self, peer: &Arc<Peer>) -> bool {
         self.is_live = true;
         self.index.set_live(self.process, peer)

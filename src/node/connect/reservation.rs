@@ -11,15 +11,16 @@ use crate::pool::{Claim, ClaimFailure, Permit};
 use crate::transport::BoxStream;
 use crate::wire::Hello;
 
-/// A handshake that the caller of [`NodeRef::adopt_handshaken`](crate::node::NodeRef::adopt_handshaken) has completed.
+/// A handshake that the caller of
+/// [`NodeRef::adopt_handshaken`](crate::node::NodeRef::adopt_handshaken) has completed.
 #[derive(Debug)]
 pub struct CompletedHandshake {
     /// The far end's hello.
     pub hello: Hello,
     /// Bytes that were read after the hello.
     pub buffered: Vec<u8>,
-    /// Our requests that may still be answered, in a protocol without request ids: kind and payload. Each keeps its reply slot
-    /// until its answer arrives.
+    /// Our requests that may still be answered, in a protocol without request ids: kind and
+    /// payload. Each keeps its reply slot until its answer arrives.
     pub pending_requests: Vec<(u16, Bytes)>,
 }
 
@@ -57,8 +58,8 @@ pub(crate) struct HandshakeInfo {
 }
 
 impl HandshakeInfo {
-    /// Where an inbound peer listens, as it claims: its port, at the address observed or at the one its policy knows. The
-    /// scope of a link-local address is kept.
+    /// Where an inbound peer listens, as it claims: its port, at the address observed or at the one
+    /// its policy knows. The scope of a link-local address is kept.
     pub(crate) fn listen_addr(&self, observed: SocketAddr) -> Option<SocketAddr> {
         let mut addr = if let Some(PeerId::Addr(known)) = self.key { known } else { observed };
         addr.set_port(self.hello.listen?.port());
@@ -96,7 +97,8 @@ impl Reservation {
         }
     }
 
-    /// Claims a key. A key held before is released afterwards. On failure the reservation comes back.
+    /// Claims a key. A key held before is released afterwards. On failure the reservation comes
+    /// back.
     pub(crate) fn claim(
         self,
         key: PeerId,

@@ -1,17 +1,19 @@
 //! Two connections to one peer: the pure rule that decides which one stays.
 //!
 //! Invariant: `both_ends_keep_the_same_connection`.
-//! - Statement: of two connections between the same two processes exactly one survives, and both ends choose the same one
-//!   without a message.
-//! - Enforced by: for simultaneous opens the rule uses the two nonces only, which both ends know. In all other cases the older
-//!   one stays while it answers, and the dialler follows the acceptor's hello.
+//! - Statement: of two connections between the same two processes exactly one survives, and both
+//!   ends choose the same one without a message.
+//! - Enforced by: for simultaneous opens the rule uses the two nonces only, which both ends know.
+//!   In all other cases the older one stays while it answers, and the dialler follows the
+//!   acceptor's hello.
 //! - Breaks if: an end decides by arrival order or by its own clock alone.
 //!
-//! Invariant: `copied_claim_gives_no_power`. A nonce is no secret: any process that has met another can repeat its nonce.
-//! Therefore
+//! Invariant: `copied_claim_gives_no_power`. A nonce is no secret: any process that has met another
+//! can repeat its nonce. Therefore
 //! - a nonce that comes from another host, or beside another proven key, ends no live connection;
-//! - a hello that repeats a nonce makes no address an alias of a peer on another host. Only the address itself may do so,
-//!   where it answers that we are connected already: a host may have several addresses.
+//! - a hello that repeats a nonce makes no address an alias of a peer on another host. Only the
+//!   address itself may do so, where it answers that we are connected already: a host may have
+//!   several addresses.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -34,7 +36,8 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    /// Whether both connections lead to the same host, as far as addresses show. All loopback addresses are one host.
+    /// Whether both connections lead to the same host, as far as addresses show. All loopback
+    /// addresses are one host.
     pub(crate) fn is_same_host(&self, other: &Self) -> bool {
         self.ip == other.ip || (self.ip.is_loopback() && other.ip.is_loopback())
     }
@@ -45,12 +48,13 @@ impl Candidate {
 pub(crate) enum Decision {
     /// The old one stays. The new one ends as a collision, which is not a failure.
     KeepOld,
-    /// The old one stays, and the address dialled for the new one is an alias of the same peer, if both are on the
-    /// [same host](Candidate::is_same_host).
+    /// The old one stays, and the address dialled for the new one is an alias of the same peer, if
+    /// both are on the [same host](Candidate::is_same_host).
     KeepOldAsAlias,
     /// The new one takes over.
     TakeNew,
-    /// The old one stays if it answers a ping within [`PROBE_TIMEOUT`]; otherwise the new one takes over.
+    /// The old one stays if it answers a ping within [`PROBE_TIMEOUT`]; otherwise the new one takes
+    /// over.
     ProbeOld,
 }
 
@@ -65,14 +69,15 @@ pub(crate) struct Nonces {
 }
 
 impl Nonces {
-    /// The direction, seen from here, of the connection that survives a simultaneous open: the one dialled by the smaller
-    /// nonce.
+    /// The direction, seen from here, of the connection that survives a simultaneous open: the one
+    /// dialled by the smaller nonce.
     pub(crate) fn surviving_direction(&self) -> Direction {
         if self.ours < self.theirs { Direction::Outbound } else { Direction::Inbound }
     }
 }
 
-/// Decides between a new connection, whose peer has just been identified, and an old one to the same peer.
+/// Decides between a new connection, whose peer has just been identified, and an old one to the
+/// same peer.
 ///
 /// `handshake_timeout`: two connections that are both younger than this were opened simultaneously.
 pub(crate) fn resolve(
@@ -83,23 +88,27 @@ pub(crate) fn resolve(
     now: Tick,
 ) -> Decision {
     if nonces.theirs != nonces.theirs_before {
-        // The peer restarted, and its old connection is dead: only a proven key can come back with another nonce.
+        // The peer restarted, and its old connection is dead: only a proven key can come back with
+        // another nonce.
         return Decision::TakeNew;
     }
     let is_young = |candidate: Candidate| now.since(candidate.since) < handshake_timeout;
     if new.direction != old.direction && is_young(new) && is_young(old) {
         return match new.direction == nonces.surviving_direction() {
             true if new.is_same_host(&old) => Decision::TakeNew,
-            // On another host the nonce may be copied. If it is the same process after all, that process ends the old one.
+            // On another host the nonce may be copied. If it is the same process after all, that
+            // process ends the old one.
             true => Decision::ProbeOld,
             false => Decision::KeepOld,
         };
     }
     match (new.direction, old.direction) {
-        // Two dials of ours: the acceptor sees two inbound connections, and refuses the second while the first is alive.
+        // Two dials of ours: the acceptor sees two inbound connections, and refuses the second
+        // while the first is alive.
         (Direction::Outbound, Direction::Outbound) if is_young(old) => Decision::KeepOldAsAlias,
         (Direction::Outbound, Direction::Outbound) => Decision::ProbeOld,
-        // An acceptor that has accepted knows that the old one is gone; then the old one does not answer.
+        // An acceptor that has accepted knows that the old one is gone; then the old one does not
+        // answer.
         (Direction::Outbound, Direction::Inbound) if new.authenticated => Decision::TakeNew,
         (Direction::Outbound, Direction::Inbound) => Decision::ProbeOld,
         (Direction::Inbound, Direction::Inbound) if is_young(old) => Decision::KeepOld,
@@ -137,7 +146,8 @@ mod tests {
         for first in [Inbound, Outbound] {
             let (old, new) = (candidate(first, 1), candidate(flip(first), 2));
             let here = resolve(new, old, nonces(SMALL, LARGE), HANDSHAKE, now);
-            // The far end sees each connection with the opposite direction, and may have met them in either order.
+            // The far end sees each connection with the opposite direction, and may have met them
+            // in either order.
             let (old, new) = (candidate(flip(first), 1), candidate(first, 2));
             let there = resolve(new, old, nonces(LARGE, SMALL), HANDSHAKE, now);
             assert_eq!(here, there);

@@ -1,7 +1,8 @@
-//! The broadcast side of one protocol: three logs and a state table that all its connections read from.
+//! The broadcast side of one protocol: three logs and a state table that all its connections read
+//! from.
 //!
-//! Every message is encoded once, here. Payloads below [`ZERO_COPY_BYTES`] are encoded into a thread-local buffer and copied into
-//! the log; larger ones are appended as their own segments.
+//! Every message is encoded once, here. Payloads below [`ZERO_COPY_BYTES`] are encoded into a
+//! thread-local buffer and copied into the log; larger ones are appended as their own segments.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! The configuration of one protocol, and the factory that starts it once the node's settings are known.
+//! The configuration of one protocol, and the factory that starts it once the node's settings are
+//! known.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,8 +60,8 @@ impl<P: Protocol> ProtocolConfig<P> {
         self
     }
 
-    /// Sets the lag policies of the urgent, normal and bulk lane. Default: the node's. Policies set here do not change when the
-    /// node is reconfigured.
+    /// Sets the lag policies of the urgent, normal and bulk lane. Default: the node's. Policies set
+    /// here do not change when the node is reconfigured.
     #[must_use]
     pub fn lag(mut self, policies: [LagPolicy; 3]) -> Self {
         self.settings.lag = Some(policies);

@@ -17,9 +17,11 @@ use crate::wire::{Control, EncodeError, Features, Goodbye, FirstFrame, Hello, Pr
 use super::broadcaster::StateError;
 use super::policy::{PeerCapabilities, PeerPolicy};
 
-/// One protocol of a node, type-erased: its codec, its broadcast logs, its state table and its policy.
+/// One protocol of a node, type-erased: its codec, its broadcast logs, its state table and its
+/// policy.
 ///
-/// Only calls made once a broadcast, a connection or a tick go through it. The driver of a connection knows the type.
+/// Only calls made once a broadcast, a connection or a tick go through it. The driver of a
+/// connection knows the type.
 pub(crate) trait DynProtocol: Send + Sync {
     fn name(&self) -> &'static str;
 
@@ -74,9 +76,11 @@ pub(crate) trait DynProtocol: Send + Sync {
     /// The first frame of a connection and the bytes it took; `None` while it is incomplete.
     fn decode_first_frame(&self, buf: &[u8]) -> Result<Option<(FirstFrame, usize)>, WireError>;
 
-    /// Makes a connection that waits for its stream. Its positions in the logs are taken here, before its key goes live.
+    /// Makes a connection that waits for its stream. Its positions in the logs are taken here,
+    /// before its key goes live.
     ///
-    /// - `resume`: positions of the connection it takes over from; `None` starts at the end of each log.
+    /// - `resume`: positions of the connection it takes over from; `None` starts at the end of each
+    ///   log.
     /// - `capabilities`: decides whether the peer gets all state, or only what is set from now on.
     fn prepare(
         &self,

@@ -1,16 +1,19 @@
 //! The protocols that a node speaks, behind one type-erased interface.
 //!
-//! A node has one pool and one API, and may speak several wire protocols at once: the native one, and for example the one of an
-//! existing network. The rest of the node does not know a protocol's type:
+//! A node has one pool and one API, and may speak several wire protocols at once: the native one,
+//! and for example the one of an existing network. The rest of the node does not know a protocol's
+//! type:
 //!
-//! - [`config`]: [`ProtocolConfig`](config::ProtocolConfig), what an application configures, and the factory behind it.
-//! - [`policy`]: [`PeerPolicy`](policy::PeerPolicy), which decides who a peer is and what it understands.
+//! - [`config`]: [`ProtocolConfig`](config::ProtocolConfig), what an application configures, and
+//!   the factory behind it.
+//! - [`policy`]: [`PeerPolicy`](policy::PeerPolicy), which decides who a peer is and what it
+//!   understands.
 //! - [`erased`]: [`DynProtocol`](erased::DynProtocol), the interface without the type.
 //! - [`broadcaster`]: its implementation: the three logs and the state table of one protocol.
 //! - [`protocol_set`]: all protocols of a node, and the operations that reach all of them.
 //!
-//! A broadcast is encoded once in each protocol that can express it and appended to that protocol's log; the connections read
-//! from there.
+//! A broadcast is encoded once in each protocol that can express it and appended to that protocol's
+//! log; the connections read from there.
 
 use std::fmt;
 

@@ -6,27 +6,30 @@ use std::time::Duration;
 use crate::base::{Direction, Nonce, PeerId};
 use crate::wire::Hello;
 
-/// What differs between the peers of one protocol and those of another. The defaults are those of the native protocol;
-/// `()` has all of them.
+/// What differs between the peers of one protocol and those of another. The defaults are those of
+/// the native protocol; `()` has all of them.
 ///
 /// Called from many tasks at once. No call may block.
 pub trait PeerPolicy: Send + Sync + 'static {
-    /// Our own instance nonce, for a protocol whose hellos carry none. Of two connections between the same two instances the
-    /// one dialled by the smaller nonce survives, so both ends must derive the same values.
+    /// Our own instance nonce, for a protocol whose hellos carry none. Of two connections between
+    /// the same two instances the one dialled by the smaller nonce survives, so both ends must
+    /// derive the same values.
     fn instance(&self) -> Option<Nonce> {
         None
     }
 
     /// The identity behind a completed handshake.
     ///
-    /// A key that is an address must not be one that is dialled; port 0 will do. A dial holds the key of its address until
-    /// its handshake ends, and an inbound connection of the same peer would wait for it.
+    /// A key that is an address must not be one that is dialled; port 0 will do. A dial holds the
+    /// key of its address until its handshake ends, and an inbound connection of the same peer
+    /// would wait for it.
     fn identify(&self, hello: &Hello, addr: SocketAddr, direction: Direction) -> Identity {
         let _ = (addr, direction);
         Identity { key: None, instance: hello.nonce }
     }
 
-    /// The key of the peer at this address, where it is known before dialling. A connected peer is not dialled.
+    /// The key of the peer at this address, where it is known before dialling. A connected peer is
+    /// not dialled.
     fn key_at(&self, addr: SocketAddr) -> Option<PeerId> {
         let _ = addr;
         None
@@ -38,7 +41,8 @@ pub trait PeerPolicy: Send + Sync + 'static {
         PeerCapabilities::default()
     }
 
-    /// Whether an address of which nothing else is known speaks this protocol rather than the node's first one.
+    /// Whether an address of which nothing else is known speaks this protocol rather than the
+    /// node's first one.
     fn matches_addr(&self, addr: SocketAddr) -> bool {
         let _ = addr;
         false
@@ -50,8 +54,8 @@ pub trait PeerPolicy: Send + Sync + 'static {
         true
     }
 
-    /// How long a peer must have been silent before it is pinged. Default: zero, so that pings keep the round-trip time
-    /// of busy peers known.
+    /// How long a peer must have been silent before it is pinged. Default: zero, so that pings keep
+    /// the round-trip time of busy peers known.
     fn ping_after(&self) -> Duration {
         Duration::ZERO
     }
@@ -77,9 +81,11 @@ pub struct Identity {
 /// What a peer understands, as [`PeerPolicy::capabilities`] determines it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerCapabilities {
-    /// The peer understands the rejection of a request. Otherwise a request without an answer is left unanswered.
+    /// The peer understands the rejection of a request. Otherwise a request without an answer is
+    /// left unanswered.
     pub rejections: bool,
-    /// The peer takes the newest value of each state right after the handshake. Otherwise it gets only what is set later.
+    /// The peer takes the newest value of each state right after the handshake. Otherwise it gets
+    /// only what is set later.
     pub initial_state: bool,
 }
 

@@ -19,10 +19,12 @@ use super::erased::DynProtocol;
 /// Addresses whose protocol is remembered.
 const MAX_HINTS: usize = 65_536;
 
-/// The sequence number of a message in the log of each protocol; `None` where the protocol cannot express the message.
+/// The sequence number of a message in the log of each protocol; `None` where the protocol cannot
+/// express the message.
 pub(crate) type AppendPositions = SmallVec<[Option<u64>; 2]>;
 
-/// The sequence number in the log of the first protocol that took the message. At least one did, or the append failed.
+/// The sequence number in the log of the first protocol that took the message. At least one did, or
+/// the append failed.
 pub(crate) fn first_position(positions: &AppendPositions) -> u64 {
     positions.iter().flatten().next().copied().unwrap_or_default()
 }
@@ -32,8 +34,8 @@ pub(crate) struct ProtocolSet {
     all: SmallVec<[Arc<dyn DynProtocol>; 2]>,
     /// Our instance nonce in each protocol: the policy's, or the node's.
     nonces: SmallVec<[Nonce; 2]>,
-    /// The protocol in which an address was learnt; empty in a node with one protocol. A hint: the policies decide on the
-    /// addresses that are not in it.
+    /// The protocol in which an address was learnt; empty in a node with one protocol. A hint: the
+    /// policies decide on the addresses that are not in it.
     hints: Mutex<HashMap<SocketAddr, ProtocolId>>,
 }
 
@@ -70,7 +72,8 @@ impl ProtocolSet {
         self.nonces[id.index()]
     }
 
-    /// The protocol to dial an address in: the hint if there is one, else the first whose policy matches, else the first.
+    /// The protocol to dial an address in: the hint if there is one, else the first whose policy
+    /// matches, else the first.
     pub(crate) fn for_addr(&self, addr: SocketAddr) -> ProtocolId {
         if self.all.len() < 2 {
             return ProtocolId::FIRST;
@@ -96,8 +99,8 @@ impl ProtocolSet {
         hints.insert(addr, id);
     }
 
-    /// Drops the hint after the listener did not understand the protocol, unless the address was reached in it before
-    /// (`is_proven`). The policies decide from then on.
+    /// Drops the hint after the listener did not understand the protocol, unless the address was
+    /// reached in it before (`is_proven`). The policies decide from then on.
     pub(crate) fn forget_hint(&self, addr: SocketAddr, id: ProtocolId, is_proven: impl FnOnce() -> bool) {
         if self.all.len() < 2 || is_proven() {
             return;
@@ -131,8 +134,8 @@ impl ProtocolSet {
         unsupported.filter(|_| !accepted).map_or(Ok(()), Err)
     }
 
-    /// Appends to the log of every protocol that can express the message, or to none. Encodes once a protocol. Returns the
-    /// sequence number in the first of these logs.
+    /// Appends to the log of every protocol that can express the message, or to none. Encodes once
+    /// a protocol. Returns the sequence number in the first of these logs.
     #[inline]
     pub(crate) fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<u64, EncodeError> {
         if self.all.len() > 1 {
@@ -141,7 +144,8 @@ impl ProtocolSet {
         self.append_checked(message, origin)
     }
 
-    /// As [`ProtocolSet::append`], for a message that [`ProtocolSet::check`] has accepted, or in a node with one protocol.
+    /// As [`ProtocolSet::append`], for a message that [`ProtocolSet::check`] has accepted, or in a
+    /// node with one protocol.
     #[inline]
     pub(crate) fn append_checked(
         &self,
@@ -167,11 +171,11 @@ impl ProtocolSet {
         self.all.iter().map(|protocol| protocol.append(message, origin).ok()).collect()
     }
 
-    /// Sets a value in the state table of every protocol that can express it, or in none. Returns the version in the first of
-    /// these tables.
+    /// Sets a value in the state table of every protocol that can express it, or in none. Returns
+    /// the version in the first of these tables.
     ///
-    /// All tables are checked before one is changed. Two concurrent calls may still fill a table between check and change;
-    /// the later one then fails halfway.
+    /// All tables are checked before one is changed. Two concurrent calls may still fill a table
+    /// between check and change; the later one then fails halfway.
     pub(crate) fn set_state(&self, kind: u16, id: &[u8], value: Bytes) -> Result<u64, StateError> {
         let is_unsupported =
             |error: &StateError| matches!(error, StateError::Encode(EncodeError::Unsupported { .. }, _));

@@ -17,8 +17,8 @@ pub(crate) struct Interner {
 impl Interner {
     /// A string equal to this one, shared with earlier callers.
     ///
-    /// A full table first forgets the strings that nobody else holds. If there are none, the new string is not shared: peers make
-    /// strings up, and must not fill memory.
+    /// A full table first forgets the strings that nobody else holds. If there are none, the new
+    /// string is not shared: peers make strings up, and must not fill memory.
     ///
     /// # Cost
     /// A short lock; an allocation if the string is new.

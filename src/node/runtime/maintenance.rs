@@ -61,8 +61,10 @@ impl Maintenance {
     /// Runs until the node stops.
     ///
     /// Invariant: `timers_skip_missed_ticks`.
-    /// - Statement: the loop runs until the node stops, whatever a step does, and never catches up on missed ticks.
-    /// - Enforced by: steps are synchronous and short, a panic in one is caught and counted, missed ticks are skipped.
+    /// - Statement: the loop runs until the node stops, whatever a step does, and never catches up
+    ///   on missed ticks.
+    /// - Enforced by: steps are synchronous and short, a panic in one is caught and counted, missed
+    ///   ticks are skipped.
     /// - Breaks if: a step awaits.
     pub(crate) async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
@@ -71,10 +73,12 @@ impl Maintenance {
         loop {
             let is_tick = tokio::select! {
                 biased;
-                // However the node ends, and even if nobody waits for it, the address book is written.
+                // However the node ends, and even if nobody waits for it, the address book is
+                // written.
                 () = shared.stopped() => return shared.spawn_last_flush(),
                 _ = ticks.tick() => true,
-                // A peer departed, or addresses came: look for peers at once, but not more often than that.
+                // A peer departed, or addresses came: look for peers at once, but not more often
+                // than that.
                 () = shared.maintenance_woken() => false,
             };
             let config = shared.runtime_config();
@@ -165,9 +169,9 @@ impl Maintenance {
         let local_addrs = shared.connecting.local_addrs();
         // Such an address would get no slot, and take the place of one that does.
         let max_per_ip = config.limits.max_per_ip as usize;
-        let is_crowded = |addr: &SocketAddr| shared.pool.count_by_ip(addr.ip()) >= max_per_ip;
+        let is_ip_full = |addr: &SocketAddr| shared.pool.count_by_ip(addr.ip()) >= max_per_ip;
         let skip = |addr: &SocketAddr| {
-            is_busy(addr) || dialled.contains(addr) || local_addrs.contains(addr) || is_crowded(addr)
+            is_busy(addr) || dialled.contains(addr) || local_addrs.contains(addr) || is_ip_full(addr)
         };
         let candidates = shared.book.candidates(WallTime::now(), wanted, &skip);
         let is_short = candidates.len() < wanted;
@@ -181,7 +185,8 @@ impl Maintenance {
         }
     }
 
-    /// Dials the trusted addresses that are due and not connected. Returns those whose dial was begun.
+    /// Dials the trusted addresses that are due and not connected. Returns those whose dial was
+    /// begun.
     fn dial_trusted<F: FnOnce() -> HashSet<SocketAddr>>(
         &self,
         config: &RuntimeConfig,

@@ -1,10 +1,10 @@
 //! What all tasks of a node share, and the one maintenance loop.
 //!
-//! - [`shared`]: [`Shared`](shared::Shared), the common state: configuration, pool, protocols, address book, events, counters, clock,
-//!   stop signal. It runs nothing.
+//! - [`shared`]: [`Shared`](shared::Shared), the common state: configuration, pool, protocols,
+//!   address book, events, counters, clock, stop signal. It runs nothing.
 //! - [`tasks`]: spawns and counts tasks, so that a shutdown can wait for them.
-//! - [`maintenance`]: [`Maintenance`](maintenance::Maintenance), the loop that sweeps, pings, dials and flushes. It only starts
-//!   work.
+//! - [`maintenance`]: [`Maintenance`](maintenance::Maintenance), the loop that sweeps, pings, dials
+//!   and flushes. It only starts work.
 //! - [`seen_set`]: the relay's memory of messages; [`interner`]: shared agent strings.
 
 pub(crate) mod interner;

@@ -1,4 +1,5 @@
-//! What the maintenance does for one live peer: closes it if it stalls, pings it, notes that it is stable, verifies its claim.
+//! What the maintenance does for one live peer: closes it if it stalls, pings it, notes that it is
+//! stable, verifies its claim.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +27,8 @@ pub(crate) struct PeerCare<'a> {
 impl PeerCare<'_> {
     /// Whether one of these peers may need [`PeerCare::attend`].
     ///
-    /// Each question is put to all peers before the next one, without an early exit: a walk over idle peers is bound by memory
-    /// latency, and this way the loads of several peers overlap.
+    /// Each question is put to all peers before the next one, without an early exit: a walk over
+    /// idle peers is bound by memory latency, and this way the loads of several peers overlap.
     pub(crate) fn any_may_need_care(&self, peers: &[Arc<Peer>]) -> bool {
         let (config, now) = (self.config, self.now);
         let any = |test: &dyn Fn(&Peer) -> bool| peers.iter().fold(false, |any, peer| any | test(peer));
@@ -72,7 +73,8 @@ impl PeerCare<'_> {
         true
     }
 
-    /// Pings a peer whose interval is over, and penalises it if the ping before is still unanswered.
+    /// Pings a peer whose interval is over, and penalises it if the ping before is still
+    /// unanswered.
     ///
     /// Invariant: `dead_socket_is_found`: a silent peer is pinged, and reaped if it stays silent.
     fn ping_if_due(&self, peer: &Peer) -> bool {
@@ -83,8 +85,8 @@ impl PeerCare<'_> {
         if !is_due {
             return false;
         }
-        // Whatever else it sends, the last ping has had a whole interval. A paused peer cannot answer: we do not read from it
-        // (`reader_never_waits_for_a_handler`).
+        // Whatever else it sends, the last ping has had a whole interval. A paused peer cannot
+        // answer: we do not read from it (`reader_never_waits_for_a_handler`).
         if connection.handle().has_unanswered_ping() && protocol.features().ping_tokens && !peer.is_paused() {
             peer.penalize(Misbehavior::Unresponsive, now);
         }
@@ -98,7 +100,8 @@ impl PeerCare<'_> {
     /// Invariant: `backoff_resets_after_a_stable_session`.
     /// - Statement: only a session that lasted resets the backoff of its address.
     /// - Enforced by: this is the only place that records [`DialOutcome::Stable`], once a session.
-    /// - Breaks if: a completed handshake resets the backoff: a peer that accepts and hangs up would be dialled in a loop.
+    /// - Breaks if: a completed handshake resets the backoff: a peer that accepts and hangs up
+    ///   would be dialled in a loop.
     fn note_if_stable(&self, peer: &Peer) {
         if peer.uptime(self.now) >= self.config.stable_after && peer.connection().mark_stable() {
             peer.reward(self.now);
@@ -109,8 +112,8 @@ impl PeerCare<'_> {
     }
 }
 
-/// The ping interval of this peer: up to a sixteenth below or above the configured one, so that peers that came together are not
-/// pinged together.
+/// The ping interval of this peer: up to a sixteenth below or above the configured one, so that
+/// peers that came together are not pinged together.
 fn ping_interval(peer: &Peer, configured: Duration) -> Duration {
     let step = peer.id().get() % PING_SPREAD_STEPS;
     let spread = configured / 8;

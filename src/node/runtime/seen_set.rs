@@ -1,10 +1,10 @@
 //! The relay's memory: which messages this node has already passed on.
 //!
 //! Invariant: `duplicates_are_decided_in_one_step`.
-//! - Statement: within the retention each digest is new exactly once, whichever peers bring it, on however many connections at
-//!   the same time.
-//! - Enforced by: [`SeenSet::insert`] is one test-and-set under the lock of the digest's shard. Digests are keyed and computed
-//!   here, so that nobody can claim an id in advance.
+//! - Statement: within the retention each digest is new exactly once, whichever peers bring it, on
+//!   however many connections at the same time.
+//! - Enforced by: [`SeenSet::insert`] is one test-and-set under the lock of the digest's shard.
+//!   Digests are keyed and computed here, so that nobody can claim an id in advance.
 //! - Breaks if: a caller relays without asking, or ids are taken from the wire.
 
 use std::collections::HashMap;
@@ -32,7 +32,8 @@ pub enum RelayOutcome {
     New,
     /// The message was seen before.
     Duplicate,
-    /// The memory is full of young ids, or this peer's share of it is. The message was neither relayed nor remembered.
+    /// The memory is full of young ids, or this peer's share of it is. The message was neither
+    /// relayed nor remembered.
     Full,
 }
 
@@ -64,13 +65,15 @@ struct Arrival {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RelayConfig {
-    /// How long a message is remembered after it was first seen. Default 60 s. Must exceed the time in which copies of a
-    /// message still travel through the mesh.
+    /// How long a message is remembered after it was first seen. Default 60 s. Must exceed the time
+    /// in which copies of a message still travel through the mesh.
     #[serde(with = "humantime_serde")]
     pub retention: Duration,
-    /// The most ids that are remembered. Default 262,144 (about 20 MiB). A full set refuses new ids before it forgets young ones.
+    /// The most ids that are remembered. Default 262,144 (about 20 MiB). A full set refuses new ids
+    /// before it forgets young ones.
     pub capacity: usize,
-    /// The share of the capacity that ids first brought by one connection may take, in percent. Default 50.
+    /// The share of the capacity that ids first brought by one connection may take, in percent.
+    /// Default 50.
     pub peer_share_percent: u8,
 }
 

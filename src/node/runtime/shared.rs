@@ -28,13 +28,13 @@ use crate::transport::Transport;
 use super::seen_set::SeenSet;
 use super::tasks::Tasks;
 
-/// The common state of a node. It runs nothing: what acts on it ([`Dialer`], [`Acceptor`], [`Maintenance`] and so on) are types
-/// of their own.
+/// The common state of a node. It runs nothing: what acts on it ([`Dialer`], [`Acceptor`],
+/// [`Maintenance`] and so on) are types of their own.
 ///
 /// Invariant: `no_reference_cycles`.
 /// - Statement: dropping the last handle frees everything without a call.
-/// - Enforced by: tasks hold this state, and it holds no task and no handle that keeps the node alive. A connection holds its
-///   queues, and neither peer nor node.
+/// - Enforced by: tasks hold this state, and it holds no task and no handle that keeps the node
+///   alive. A connection holds its queues, and neither peer nor node.
 /// - Breaks if: a handler keeps a `NodeRef` rather than a `WeakNode`.
 ///
 /// [`Dialer`]: crate::node::connect::dial::Dialer
@@ -132,7 +132,7 @@ impl Shared {
         }
     }
 
-    /// The present tick of the clock by which everything in this node is judged.
+    /// The present tick of the one clock that all timing decisions of this node use.
     pub(crate) fn now(&self) -> Tick {
         Tick::from_millis(self.start.elapsed().as_millis() as u64)
     }
@@ -141,8 +141,8 @@ impl Shared {
         self.runtime_config.load()
     }
 
-    /// Replaces the settings that may change, and applies them to pool, protocols and memory limit. `false`, and nothing is
-    /// changed, if `expected` is given and no longer the present one.
+    /// Replaces the settings that may change, and applies them to pool, protocols and memory limit.
+    /// `false`, and nothing is changed, if `expected` is given and no longer the present one.
     pub(crate) fn reconfigure(
         &self,
         expected: Option<&Arc<RuntimeConfig>>,
@@ -194,7 +194,8 @@ impl Shared {
         self.maintenance.notified().await;
     }
 
-    /// Writes the address book in a task of its own. The book orders flushes itself: this one comes after any under way.
+    /// Writes the address book in a task of its own. The book orders flushes itself: this one comes
+    /// after any under way.
     pub(crate) fn spawn_last_flush(self: &Arc<Self>) {
         let shared = Arc::clone(self);
         self.tasks.spawn_blocking(move || {
@@ -204,8 +205,8 @@ impl Shared {
         });
     }
 
-    /// Runs `work` until it is done, `limit` has passed ([`ConnectError::Timeout`]) or the node stops
-    /// ([`ConnectError::Shutdown`]).
+    /// Runs `work` until it is done, `limit` has passed ([`ConnectError::Timeout`]) or the node
+    /// stops ([`ConnectError::Shutdown`]).
     ///
     /// Invariant: `waits_are_inside_the_timeout`: the whole of `work` runs under one deadline.
     pub(crate) async fn until_stopped_or<T>(
@@ -235,7 +236,8 @@ impl Shared {
     ///
     /// Invariant: `nothing_enters_after_shutdown`.
     /// - Statement: after this call nothing goes live, nothing is accepted and nothing is dialled.
-    /// - Enforced by: the pool closes first, in the word that admission uses; then every loop and handshake gets the signal.
+    /// - Enforced by: the pool closes first, in the word that admission uses; then every loop and
+    ///   handshake gets the signal.
     /// - Breaks if: the signal is sent before the pool is closed.
     pub(crate) fn stop(&self) {
         self.pool.close();

@@ -46,8 +46,8 @@ impl Tasks {
         });
     }
 
-    /// Spawns the task of a connection. It counts itself: with a guard during its handshake, and from
-    /// [`Tasks::connection_begins`] on as a connection.
+    /// Spawns the task of a connection. It counts itself: with a guard during its handshake, and
+    /// from [`Tasks::connection_begins`] on as a connection.
     pub(crate) fn spawn_peer(&self, task: PeerTask) {
         self.executor.spawn(task);
     }

@@ -1,4 +1,5 @@
-//! The callbacks of one connection: from complete messages to the application's handler and the pool.
+//! The callbacks of one connection: from complete messages to the application's handler and the
+//! pool.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,8 +23,8 @@ use super::peer::Peer;
 /// The owner of one connection, and the life of its peer on the node's side.
 ///
 /// Invariant: `disconnect_runs_exactly_once`.
-/// - Statement: what begins with a peer ends with it exactly once, whatever ends it: goodbye, error, panic, a runtime that is
-///   torn down.
+/// - Statement: what begins with a peer ends with it exactly once, whatever ends it: goodbye,
+///   error, panic, a runtime that is torn down.
 /// - Enforced by: all of it happens in this type's drop, which follows the drop of the connection.
 /// - Breaks if: a peer goes live without a session.
 ///
@@ -47,7 +48,8 @@ impl PeerSession {
         Self { node, peer, close_reason: None, is_announced: false }
     }
 
-    /// Calls the handler's `connected` hook, once, from the connection's own task and before its first message.
+    /// Calls the handler's `connected` hook, once, from the connection's own task and before its
+    /// first message.
     pub(crate) fn on_first_poll(&mut self) {
         if !self.is_announced {
             self.is_announced = true;
@@ -70,15 +72,16 @@ impl PeerSession {
 
     /// Records a session of an address that we dialled, if it ended before it was stable.
     ///
-    /// Invariant: `backoff_resets_after_a_stable_session`: only a stable session resets the backoff, see
-    /// [`Maintenance`](crate::node::runtime::maintenance::Maintenance).
+    /// Invariant: `backoff_resets_after_a_stable_session`: only a stable session resets the
+    /// backoff, see [`Maintenance`](crate::node::runtime::maintenance::Maintenance).
     fn record_unstable(&self, reason: DisconnectReason, departed_now: bool) {
         let (shared, peer) = (self.node.shared(), &self.peer);
         if peer.direction() == Direction::Inbound || peer.connection().is_stable() || shared.is_stopping() {
             return;
         }
         let outcome = match reason {
-            // A peer that reports a duplicate while it has no other connection from its address: it accepts and hangs up.
+            // A peer that reports a duplicate while it has no other connection from its address: it
+            // accepts and hangs up.
             DisconnectReason::Collision | DisconnectReason::Replaced
                 if departed_now && shared.pool.count_by_ip(peer.ip()) == 0 =>
             {
@@ -102,7 +105,8 @@ impl ConnectionHandler for PeerSession {
     fn on_frame(&self, now: Tick) -> bool {
         let is_alive = self.peer.seen(now) == SeenOutcome::Alive;
         if let (false, Some(reason)) = (is_alive, self.peer.disconnect_reason()) {
-            // Whoever made it depart closes it next. The reason must be set before the connection looks for one.
+            // The caller that made it depart closes it next. The reason must be set before the
+            // connection reads it.
             self.peer.connection().close(reason);
         }
         is_alive
@@ -216,7 +220,8 @@ impl Drop for PeerSession {
         if self.is_announced {
             self.call_handler(|cx, shared| shared.handler.disconnected(cx, reason));
         }
-        // A peer that gave way to another connection needs no replacement (`collision_is_not_a_failure`).
+        // A peer that gave way to another connection needs no replacement
+        // (`collision_is_not_a_failure`).
         if !matches!(reason, DisconnectReason::Collision | DisconnectReason::Replaced) {
             shared.wake_maintenance();
         }

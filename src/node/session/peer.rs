@@ -16,7 +16,8 @@ pub type Peer = pool::Peer<PeerId, NodeConnection>;
 /// The pool of a node.
 pub type Pool = pool::Pool<PeerId, NodeConnection>;
 
-/// What is known of a peer. Change it while the peer is connected with [`pool::Peer::update_info`], on a clone.
+/// What is known of a peer. Change it while the peer is connected with [`pool::Peer::update_info`],
+/// on a clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerInfo {
@@ -72,7 +73,8 @@ impl PeerInfo {
 #[derive(Debug)]
 pub struct NodeConnection {
     handle: Arc<Connection>,
-    /// When it was last pinged, in milliseconds of the node's clock. A hint: only the maintenance writes it.
+    /// When it was last pinged, in milliseconds of the node's clock. A hint: only the maintenance
+    /// writes it.
     pinged_at: AtomicU64,
     protocol: ProtocolId,
     /// Whether the transport proved the peer's key.

@@ -9,9 +9,11 @@ use crate::wire::Protocol;
 
 use super::callbacks::PeerSession;
 
-/// The parts of a connection's task, run one after another: the handshake of an accepted stream, then the connection.
+/// The parts of a connection's task, run one after another: the handshake of an accepted stream,
+/// then the connection.
 ///
-/// Each part is boxed, because the runtime rounds up the size of what it is given. One task for both parts saves a spawn.
+/// Each part is boxed, because the runtime rounds up the size of what it is given. One task for
+/// both parts saves a spawn.
 pub(crate) struct PeerTask(Pin<Box<dyn Future<Output = Option<PeerTask>> + Send>>);
 
 impl PeerTask {

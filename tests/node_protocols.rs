@@ -1,4 +1,4 @@
-//! Several dialects, one pool: the native one beside a toy, and rules that say whom a connection belongs to.
+//! Several protocols, one pool: the native protocol and a toy one, whose policy identifies peers.
 #![cfg(all(feature = "node", not(peerpool_loom)))]
 
 #[path = "common/node.rs"]
@@ -25,7 +25,7 @@ use peerpool::wire::{
 };
 use toy::{Toy, ToyDecoder};
 
-/// Where the toy dialect is listened for.
+/// The listen address of the toy protocol.
 const TOY_PORT: u16 = 7001;
 
 fn toy_at(last: u8) -> SocketAddr {
@@ -36,7 +36,7 @@ fn key_of(ip: IpAddr) -> PeerId {
     PeerId::from_addr(SocketAddr::new(ip, 0))
 }
 
-/// One connection per IP address; the toy dialect is spoken at its own port.
+/// One connection per IP address; the toy protocol has its own port.
 struct ByIp(IpAddr);
 
 fn instance_of(ip: IpAddr) -> Nonce {
@@ -81,13 +81,13 @@ async fn both(net: &MemoryNet, last: u8, handler: Rec) -> Node {
     builder(net, last, quiet(), handler).listen(at(last)).protocol(toy_rules(last)).start().await.unwrap()
 }
 
-/// Speaks the toy dialect only.
+/// Speaks the toy protocol only.
 async fn toy_only(net: &MemoryNet, last: u8, config: NodeConfig, handler: Rec) -> Node {
     builder(net, last, config, handler).first_protocol(toy_rules(last)).start().await.unwrap()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broadcast_reaches_the_peers_of_every_dialect_and_state_greets_them() {
+async fn a_broadcast_and_initial_state_reach_the_peers_of_every_protocol() {
     let net = MemoryNet::new(1);
     let (hears_native, hears_toy) = (Rec::new(), Rec::new());
     let node = both(&net, 1, Rec::new()).await;
@@ -119,10 +119,10 @@ async fn a_broadcast_reaches_the_peers_of_every_dialect_and_state_greets_them() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn state_that_one_dialect_has_no_room_for_is_set_in_none() {
+async fn state_that_one_protocol_has_no_room_for_is_set_in_none() {
     let net = MemoryNet::new(1);
     let mut config = quiet();
-    // Ten bytes fit the native dialect's table, and with the toy's longer words not its own.
+    // Ten bytes fit the native protocol's table. The toy's longer encoding does not fit its own.
     config.max_state_bytes = 256 + 18;
     let node =
         builder(&net, 1, config, Rec::new()).listen(at(1)).protocol(toy_rules(1)).start().await.unwrap();
@@ -144,7 +144,7 @@ async fn state_that_one_dialect_has_no_room_for_is_set_in_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relayed_message_goes_round_all_dialects_but_not_back() {
+async fn a_relayed_message_reaches_all_protocols_but_not_its_origin() {
     let net = MemoryNet::new(2);
     let relaying = Rec::new().on_event(|cx, kind, body| {
         let message = Message::new(kind, body.to_vec());
@@ -169,7 +169,7 @@ async fn a_relayed_message_goes_round_all_dialects_but_not_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dialect_that_cannot_say_it_refuses_with_the_message_and_nothing_goes_out() {
+async fn a_protocol_that_cannot_express_a_message_returns_it_and_sends_nothing() {
     let net = MemoryNet::new(3);
     let hears = Rec::new();
     let node = both(&net, 1, Rec::new()).await;
@@ -178,7 +178,7 @@ async fn a_dialect_that_cannot_say_it_refuses_with_the_message_and_nothing_goes_
     native.connect(at(1)).await.unwrap();
     let peer = toy.connect(toy_at(1)).await.unwrap();
     until(|| peers(&node) == 2).await;
-    // The native dialect could say it; then one half of the peers would know.
+    // The native protocol can express it; then only one half of the peers would get it.
     let large = message(1, &[0; 40_000]);
     assert!(matches!(node.broadcast(&large), Err(EncodeError::TooLarge { .. })));
     let asked = toy.request(peer.key(), message(1, b"?"), Duration::from_secs(1)).await;
@@ -198,7 +198,7 @@ async fn a_dialect_that_cannot_say_it_refuses_with_the_message_and_nothing_goes_
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_connection_per_address_however_they_open() {
+async fn each_address_has_one_connection_however_it_was_opened() {
     for seed in 0..12 {
         let net = MemoryNet::new(seed);
         let a = toy_only(&net, 1, quiet(), Rec::new()).await;
@@ -245,10 +245,10 @@ impl PeerPolicy for Impostor {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_held_in_one_dialect_is_not_taken_in_another() {
+async fn a_key_held_in_one_protocol_is_not_taken_in_another() {
     let net = MemoryNet::new(5);
-    let dialect = ProtocolConfig::new(Toy::new()).listen(toy_at(1)).policy(Impostor);
-    let node = builder(&net, 1, quiet(), Rec::new()).protocol(dialect).start().await.unwrap();
+    let protocol = ProtocolConfig::new(Toy::new()).listen(toy_at(1)).policy(Impostor);
+    let node = builder(&net, 1, quiet(), Rec::new()).protocol(protocol).start().await.unwrap();
     let native = start(&net, 2, quiet(), Rec::new()).await;
     let peer = node.connect(at(2)).await.unwrap();
     let toy = toy_only(&net, 3, quiet(), Rec::new()).await;
@@ -260,7 +260,7 @@ async fn a_key_held_in_one_dialect_is_not_taken_in_another() {
     }
 }
 
-/// The toy dialect first, the native one beside it at port 7,000.
+/// The toy protocol first, and the native one at port 7,000.
 async fn toy_first(net: &MemoryNet, last: u8, config: NodeConfig) -> Node {
     let native = ProtocolConfig::new(peerpool::wire::Native::default()).listen(at(last));
     let builder = builder(net, last, config, Rec::new()).first_protocol(toy_rules(last)).protocol(native);
@@ -268,7 +268,7 @@ async fn toy_first(net: &MemoryNet, last: u8, config: NodeConfig) -> Node {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_is_asked_back_and_dialled_again_in_the_dialect_it_speaks() {
+async fn a_peer_is_probed_and_dialled_again_in_its_own_protocol() {
     let net = MemoryNet::new(9);
     let mut config = quiet();
     config.runtime.target_peers = 1;
@@ -287,7 +287,7 @@ async fn a_peer_is_asked_back_and_dialled_again_in_the_dialect_it_speaks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_nonce_that_another_dialects_peer_is_known_by_takes_nothing_from_it() {
+async fn a_nonce_of_another_protocols_peer_takes_nothing_from_it() {
     let net = MemoryNet::new(10);
     let mut patient = quiet();
     patient.runtime.liveness.stale_after = Duration::from_secs(300);
@@ -312,7 +312,7 @@ async fn a_nonce_that_another_dialects_peer_is_known_by_takes_nothing_from_it() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_sends_by_itself_is_not_pinged_where_the_rules_say_so() {
+async fn a_peer_that_sends_is_not_pinged_if_the_policy_says_so() {
     let net = MemoryNet::new(6);
     let node = toy_only(&net, 1, quiet(), Rec::new()).await;
     let chatty = toy_only(&net, 2, quiet(), Rec::new()).await;
@@ -323,7 +323,7 @@ async fn a_peer_that_sends_by_itself_is_not_pinged_where_the_rules_say_so() {
         chatty.send(peer.key(), message(1, b"here")).unwrap();
         node.broadcast(&message(1, b"here too")).unwrap();
     }
-    // A ping would have been answered, and the answer timed. Of two that fall silent together whoever pings first spares
+    // A ping would have been answered, and the answer timed. Of two that fall silent together the first to ping spares
     // the other one the ping.
     let timed = || only(&node).rtt().or(only(&chatty).rtt()).is_some();
     assert!(!timed());
@@ -333,7 +333,7 @@ async fn a_peer_that_sends_by_itself_is_not_pinged_where_the_rules_say_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_node_listens_when_told_to() {
+async fn a_node_without_listeners_can_listen_later() {
     let net = MemoryNet::new(7);
     let node = builder(&net, 1, quiet(), Rec::new())
         .protocol(ProtocolConfig::new(Toy::new()).policy(ByIp(ip(1))))
@@ -356,7 +356,7 @@ async fn what_cannot_start_says_why_and_leaves_nothing_bound() {
     let again = ProtocolConfig::new(Toy::new());
     let error =
         builder(&net, 1, quiet(), Rec::new()).protocol(twice).protocol(again).start().await.unwrap_err();
-    assert_eq!(error.to_string(), "configuration: dialect: two dialects named toy");
+    assert_eq!(error.to_string(), "configuration: protocol: two protocols named toy");
     let error = builder(&net, 1, quiet(), Rec::new()).listen(at(1)).start_without_listening().unwrap_err();
     assert!(matches!(error, StartError::Config(_)), "{error}");
     let node = both(&net, 1, Rec::new()).await;
@@ -371,7 +371,7 @@ async fn what_cannot_start_says_why_and_leaves_nothing_bound() {
 
 /// What does not compile here could not be spawned.
 #[tokio::test(start_paused = true)]
-async fn every_way_to_a_peer_can_be_a_task() {
+async fn every_way_to_a_peer_can_be_spawned() {
     fn spawnable<F: Future + Send + 'static>(_: F) {}
     let net = MemoryNet::new(11);
     let node = toy_only(&net, 1, quiet(), Rec::new()).await;
@@ -385,7 +385,7 @@ async fn every_way_to_a_peer_can_be_a_task() {
     end(node).await;
 }
 
-/// The toy dialect, which counts how often it encodes a message, and how often it cuts one into chunks.
+/// The toy protocol, with counters of encoded messages and of messages cut into chunks.
 struct Counting(Toy, Arc<Encoded>);
 
 #[derive(Default)]
@@ -456,8 +456,8 @@ async fn a_message_to_all_is_encoded_once_whatever_the_number_of_peers() {
     for others in [1u8, 7] {
         let (net, encoded) = (MemoryNet::new(12), Arc::<Encoded>::default());
         let counting = Counting(Toy::new(), Arc::clone(&encoded));
-        let dialect = ProtocolConfig::new(counting).listen(toy_at(1)).policy(ByIp(ip(1)));
-        let node = builder(&net, 1, quiet(), Rec::new()).first_protocol(dialect).start().await.unwrap();
+        let protocol = ProtocolConfig::new(counting).listen(toy_at(1)).policy(ByIp(ip(1)));
+        let node = builder(&net, 1, quiet(), Rec::new()).first_protocol(protocol).start().await.unwrap();
         let mut far = Vec::new();
         for last in 2..2 + others {
             let hears = Rec::new();

@@ -197,7 +197,7 @@ async fn a_half_dead_connection_is_replaced_once_it_misses_its_ping() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_proven_peer_whose_old_connection_is_dead_is_back_within_one_handshake() {
+async fn an_authenticated_peer_with_a_dead_connection_is_back_within_one_handshake() {
     let net = MemoryNet::new(1);
     let a = start(&net, 1, patient(), Rec::new()).await;
     let adopt = || {
@@ -338,7 +338,7 @@ fn acceptor(net: &MemoryNet, host: u8, nonce: u8) -> tokio::task::JoinHandle<()>
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_we_dial_and_repeats_a_peers_nonce_does_not_end_that_peer() {
+async fn a_dialled_host_that_copies_a_nonce_ends_no_peer() {
     let net = MemoryNet::new(1);
     let a = start(&net, 1, quiet(), Rec::new()).await;
     let mut first = ByHand::enter(&net, 2, at(1), 7).await;
@@ -357,7 +357,7 @@ async fn whoever_we_dial_and_repeats_a_peers_nonce_does_not_end_that_peer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_repeated_nonce_makes_no_address_of_another_host_an_alias() {
-    // While the connection to whoever repeats it is young, and when it is not.
+    // While the connection to the copier is young, and when it is not.
     for age in [0, 11] {
         let net = MemoryNet::new(1);
         let a = start(&net, 1, quiet(), Rec::new()).await;
@@ -407,7 +407,7 @@ async fn a_crowd_that_repeats_a_peers_nonce_does_not_end_that_peer_while_it_answ
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_dials_us_and_repeats_a_young_peers_nonce_does_not_end_that_peer() {
+async fn a_dialling_host_that_copies_a_young_peers_nonce_ends_no_peer() {
     let net = MemoryNet::new(1);
     let a = start(&net, 1, quiet(), Rec::new()).await;
     // Smaller than any: its dial would survive a simultaneous open.
@@ -424,7 +424,7 @@ async fn whoever_dials_us_and_repeats_a_young_peers_nonce_does_not_end_that_peer
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_nonce_says_nothing_beside_two_proven_identities() {
+async fn a_nonce_counts_for_nothing_beside_two_proven_keys() {
     let net = MemoryNet::new(1);
     let a = start(&net, 1, patient(), Rec::new()).await;
     let adopt = async |direction, host: u8, key| {
@@ -454,7 +454,7 @@ async fn adopt_from_9(net: &MemoryNet, a: &Node, nonce: u8) -> (Result<Arc<Peer>
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_beats_one_by_its_nonce_and_another_by_its_key_ends_both() {
+async fn a_connection_that_wins_by_nonce_and_by_key_replaces_both() {
     let net = MemoryNet::new(1);
     let a = start(&net, 1, patient(), Rec::new()).await;
     let _first = ByHand::enter(&net, 2, at(1), 7).await;
@@ -467,7 +467,7 @@ async fn whoever_beats_one_by_its_nonce_and_another_by_its_key_ends_both() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_beats_one_by_its_nonce_and_is_not_let_in_leaves_it_its_place() {
+async fn a_connection_that_wins_by_nonce_and_is_refused_gives_the_process_back() {
     let net = MemoryNet::new(1);
     let a = start(&net, 1, patient(), Rec::new()).await;
     let mut first = ByHand::enter(&net, 2, at(1), 7).await;
@@ -493,7 +493,7 @@ async fn whoever_beats_one_by_its_nonce_and_is_not_let_in_leaves_it_its_place() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dial_that_a_ban_overtook_is_no_connection() {
+async fn a_ban_during_a_dial_prevents_the_connection() {
     let net = MemoryNet::new(1);
     let rec = Rec::new();
     let a = start(&net, 1, patient(), rec.clone()).await;
@@ -528,7 +528,7 @@ enum Vain {
     Dropped,
 }
 
-/// The address is a black hole for us, while whoever is there gets through to us.
+/// The address does not answer our dials, while its process can dial us.
 #[tokio::test(start_paused = true)]
 async fn a_failed_dial_never_clears_a_session_that_arrived_meanwhile() {
     for (vain, same_key) in [(Vain::Fails, true), (Vain::Dropped, true), (Vain::Fails, false)] {

@@ -133,7 +133,7 @@ async fn send_pings(args: &PingArgs, peer: &Peer, signals: &mut ShutdownSignals)
             if number > 1 {
                 sleep(args.interval).await;
             }
-            timeout(args.timeout, peer.connection().handle().probe()).await
+            timeout(args.timeout, peer.connection().ping()).await
         };
         let outcome = tokio::select! {
             outcome = ping => outcome,

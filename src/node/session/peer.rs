@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::{Nonce, PeerId, Tick};
 use crate::connection::Connection;
@@ -101,6 +102,14 @@ impl NodeConnection {
     /// The connection's handle: sends over this connection, whichever peer holds its key by then.
     pub fn handle(&self) -> &Arc<Connection> {
         &self.handle
+    }
+
+    /// Sends a ping and returns its round-trip time, or `None` if the connection closes first.
+    ///
+    /// # Cancel safety
+    /// Dropping the future discards the answer and nothing else.
+    pub async fn ping(&self) -> Option<Duration> {
+        self.handle.probe().await
     }
 
     /// The name of the protocol it speaks.

@@ -1,5 +1,7 @@
 //! Messages for errors in a configuration file.
 
+use peerpool::ConfigError;
+
 use super::template;
 
 /// Describes an error in one line: the line number, the setting and what is wrong.
@@ -14,6 +16,13 @@ pub(super) fn describe(text: &str, name: &str, error: &toml::de::Error) -> Strin
     } else {
         format!("line {line}: {name}: {message}")
     }
+}
+
+/// Describes settings that contradict each other, or are out of their bounds, in one line.
+pub(super) fn describe_contradiction(ConfigError { field, why, .. }: &ConfigError) -> String {
+    let suffix = format!(".{field}");
+    let name = template::names().into_iter().find(|name| name == field || name.ends_with(&suffix));
+    format!("{}: {why}", name.as_deref().unwrap_or(field))
 }
 
 /// Extracts the name from the message that serde gives for an unknown field.

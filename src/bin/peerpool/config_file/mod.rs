@@ -67,7 +67,7 @@ impl Settings {
             book: read_section(text, "book", book)?,
             node: read_section(text, "", Some(Deserializer::from(document)))?,
         };
-        settings.node.check().map_err(|error| error.to_string())?;
+        settings.node.check().map_err(|error| error::describe_contradiction(&error))?;
         Ok(settings)
     }
 
@@ -241,9 +241,9 @@ mod tests {
 
     #[test]
     fn contradicting_settings_are_refused() {
-        assert!(error("[runtime]\nping_interval = \"1h\"").starts_with("stale_after"));
+        assert!(error("[runtime]\nping_interval = \"1h\"").starts_with("runtime.liveness.stale_after: "));
         assert!(error("[wire]\nchunk = \"1 MiB\"").starts_with("wire.chunk: must be from 1024 to 16384"));
-        assert!(error("[runtime.limits]\nmax_inbound = 2000000").starts_with("limits.max_inbound: must be"));
-        assert!(error("[runtime.health.penalties]\nflood = 101").contains("health.penalties"));
+        assert!(error("[runtime.limits]\nmax_inbound = 2000000").starts_with("runtime.limits.max_inbound: "));
+        assert!(error("[runtime.health.penalties]\nflood = 101").starts_with("runtime.health.penalties: "));
     }
 }

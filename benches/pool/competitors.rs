@@ -75,7 +75,8 @@ pub(crate) fn all(peers: usize) -> (Vec<Box<dyn Competitor>>, Vec<PeerId>) {
     let all: Vec<Box<dyn Competitor>> = vec![
         Box::new(ByKey(Arc::clone(&pool))),
         Box::new(ByHandle { pool: ByKey(pool), peers: handles }),
-        Box::<SharedDashMap>::default(),
+        Box::<SharedDashMap<true>>::default(),
+        Box::<SharedDashMap<false>>::default(),
         Box::<BareDashMap>::default(),
         Box::<Papaya>::default(),
         Box::<SccIndex>::default(),
@@ -226,13 +227,16 @@ impl Unified {
     }
 }
 
-/// A map of entries that have handles, as the pool's do: get and store.
+/// A map of entries that have handles, as the pool's do. `EXCHANGE`: it marks as the pool does, so that no mark moves
+/// back and no flag is lost: a load, two checks and a compare-exchange. Otherwise it stores.
 #[derive(Default)]
-pub(crate) struct SharedDashMap(dashmap::DashMap<PeerId, Arc<(AtomicU64, Unified)>, Fast>);
+pub(crate) struct SharedDashMap<const EXCHANGE: bool>(
+    dashmap::DashMap<PeerId, Arc<(AtomicU64, Unified)>, Fast>,
+);
 
-impl Competitor for SharedDashMap {
+impl<const EXCHANGE: bool> Competitor for SharedDashMap<EXCHANGE> {
     fn name(&self) -> &'static str {
-        "DashMap<K, Arc<entry>>"
+        if EXCHANGE { "DashMap<K, Arc<entry>>, exchange" } else { "DashMap<K, Arc<entry>>" }
     }
 
     fn fill(&self, keys: &[PeerId]) {
@@ -244,7 +248,11 @@ impl Competitor for SharedDashMap {
     fn mark(&self, plan: Plan<'_>) {
         for (key, now, churned) in plan.steps() {
             if let Some(entry) = self.0.get(key) {
-                entry.0.store(now.as_millis(), Ordering::Relaxed);
+                if EXCHANGE {
+                    black_box(exchange_later(&entry.0, now));
+                } else {
+                    entry.0.store(now.as_millis(), Ordering::Relaxed);
+                }
             }
             if let Some(churned) = churned {
                 black_box(self.0.remove(churned).map(|(_, entry)| drop(entry.1.read())));
@@ -252,6 +260,20 @@ impl Competitor for SharedDashMap {
             }
         }
     }
+}
+
+/// Raises the tick of a word whose low 16 bits are flags, one of which ends all marks.
+#[inline]
+fn exchange_later(word: &AtomicU64, now: Tick) -> bool {
+    let (tick, mut present) = (now.as_millis() << 16, word.load(Ordering::Relaxed));
+    while present & 1 == 0 && present < tick {
+        let later = tick | present & 0xFFFF;
+        match word.compare_exchange_weak(present, later, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return true,
+            Err(other) => present = other,
+        }
+    }
+    present & 1 == 0
 }
 
 /// One write-locked map of unified entries.

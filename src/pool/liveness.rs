@@ -72,15 +72,17 @@ impl Liveness {
 
     #[inline]
     pub(super) fn seen(&self, now: Tick) -> SeenOutcome {
+        let tick = now.as_millis() << TICK_SHIFT;
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
             if word & DISCONNECTED != 0 {
                 return SeenOutcome::Disconnected;
             }
-            if word >> TICK_SHIFT >= now.as_millis() {
+            // The flags are below the tick, so they do not change the comparison.
+            if word >= tick {
                 return SeenOutcome::Alive;
             }
-            let later = now.as_millis() << TICK_SHIFT | word & FLAGS_MASK;
+            let later = tick | word & FLAGS_MASK;
             // Relaxed: races with `disconnect_if` are decided by this word alone.
             match self.0.compare_exchange_weak(word, later, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return SeenOutcome::Alive,

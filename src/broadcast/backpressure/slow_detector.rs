@@ -24,7 +24,8 @@
 //! behind, so at most a third is found slow early.
 //!
 //! A slow member is waited for again once it has kept up for one stall time, and twice as long each
-//! further time, up to ten; for ten if it has skipped messages.
+//! further time, up to ten. It is ten at once on weak evidence, or if the member has skipped
+//! messages.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -160,6 +161,10 @@ impl SlowDetector {
         }
         (strike.delay, strike.is_slow) = (Duration::ZERO, true);
         strike.times = strike.times.saturating_add(1);
+        if divisor == WEAK_EVIDENCE_DIVISOR {
+            // Without a strike, the probation is the longest.
+            self.strikes.remove(&index);
+        }
         true
     }
 

@@ -1,6 +1,7 @@
-//! What must not allocate does not: counted by the allocator of this very program.
+//! The steady state does not allocate: counted by the allocator of this program.
 //!
-//! One test to a binary: the counting is global. `cargo test --test allocations -- --nocapture` shows the figures.
+//! One test in the binary, because the counters are global. `cargo test --test allocations --
+//! --nocapture` shows the figures.
 #![cfg(feature = "node")]
 
 use std::alloc::System;
@@ -26,18 +27,19 @@ use tokio::time::timeout;
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// How often the allocator was asked for memory so far.
+/// Allocations and reallocations so far.
 fn allocations() -> usize {
     let stats = ALLOCATOR.stats();
     stats.allocations + stats.reallocations
 }
 
-/// Messages to warm up, and messages that are counted behind them. The warm-up passes the 1,024th, where the index of the
-/// log's open tail doubles; the counted ones end before the 2,048th and before the log's first block is full.
+/// Messages to warm up, and messages that are counted after them. The warm-up passes the 1,024th,
+/// where the index of the log's open tail doubles. The counted ones end before the 2,048th, and
+/// before the log's first block is full.
 const WARM_UP: usize = 1_100;
 const MESSAGES: usize = 900;
-const BODY: usize = 100;
-const WAIT: Duration = Duration::from_secs(60);
+const PAYLOAD_BYTES: usize = 100;
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Counts what arrives.
 #[derive(Clone, Default)]
@@ -45,22 +47,22 @@ struct Counting(Arc<AtomicU64>);
 
 impl Handler for Counting {
     fn event(&self, _: Context<'_>, event: Event<'_>) -> Handled {
-        assert_eq!(event.payload.len(), BODY);
+        assert_eq!(event.payload.len(), PAYLOAD_BYTES);
         self.0.fetch_add(1, Ordering::Relaxed);
         Handled::Done
     }
 }
 
-/// A node on loopback TCP whose maintenance sleeps, and peers by hand.
-struct World {
+/// A node on loopback TCP whose maintenance sleeps, and peers that the test drives by hand.
+struct TestBed {
     node: Node,
-    heard: Counting,
+    counter: Counting,
     peers: Vec<TcpStream>,
     frame: Vec<u8>,
     message: Message,
 }
 
-impl World {
+impl TestBed {
     async fn with_peers(count: usize) -> Self {
         let mut config = NodeConfig::local();
         let hour = Duration::from_secs(3600);
@@ -69,25 +71,25 @@ impl World {
         config.runtime.target_peers = 0;
         (config.runtime.maintenance_interval, config.runtime.ping_interval) = (hour, hour);
         config.runtime.liveness.stale_after = 3 * hour;
-        let heard = Counting::default();
-        let node = Node::builder().config(config).handler(heard.clone()).start().await.unwrap();
+        let counter = Counting::default();
+        let node = Node::builder().config(config).handler(counter.clone()).start().await.unwrap();
         let mut peers = Vec::with_capacity(count);
         for number in 0..count {
-            peers.push(enter(node.local_addrs()[0], number).await);
+            peers.push(connect(node.local_addrs()[0], number).await);
         }
         while node.roster().iter().count() < count {
             yield_now().await;
         }
         let mut frame = BytesMut::new();
         let head = MessageHeader::Event { kind: 7 };
-        Native::default().encode(Lane::Normal, &head, &[b'x'; BODY], &mut frame).unwrap();
-        let message = Message::new(7, vec![b'x'; BODY]);
-        Self { node, heard, peers, frame: frame.to_vec(), message }
+        Native::default().encode(Lane::Normal, &head, &[b'x'; PAYLOAD_BYTES], &mut frame).unwrap();
+        let message = Message::new(7, vec![b'x'; PAYLOAD_BYTES]);
+        Self { node, counter, peers, frame: frame.to_vec(), message }
     }
 
     /// Broadcasts, `burst` messages at a time, and waits until every peer has read them.
     async fn broadcast(&mut self, messages: usize, burst: usize) {
-        let mut scrap = [0; 4096];
+        let mut discarded = [0; 4096];
         for _ in 0..messages / burst {
             for _ in 0..burst {
                 self.node.broadcast(&self.message).unwrap();
@@ -95,29 +97,29 @@ impl World {
             for peer in &mut self.peers {
                 let mut left = burst * self.frame.len();
                 while left > 0 {
-                    let most = left.min(scrap.len());
-                    left -= peer.read(&mut scrap[..most]).await.unwrap();
+                    let max = left.min(discarded.len());
+                    left -= peer.read(&mut discarded[..max]).await.unwrap();
                 }
             }
         }
-        black_box(&scrap);
+        black_box(&discarded);
     }
 
     /// Every peer sends `bytes`, `burst` messages, in one write, and the node handles them all.
     async fn receive(&mut self, messages: usize, burst: usize, bytes: &[u8]) {
         for _ in 0..messages / burst {
-            let wanted = self.heard.0.load(Ordering::Relaxed) + (burst * self.peers.len()) as u64;
+            let wanted = self.counter.0.load(Ordering::Relaxed) + (burst * self.peers.len()) as u64;
             for peer in &mut self.peers {
                 peer.write_all(bytes).await.unwrap();
             }
-            while self.heard.0.load(Ordering::Relaxed) < wanted {
+            while self.counter.0.load(Ordering::Relaxed) < wanted {
                 yield_now().await;
             }
         }
     }
 }
 
-async fn enter(addr: SocketAddr, number: usize) -> TcpStream {
+async fn connect(addr: SocketAddr, number: usize) -> TcpStream {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let mut nonce = [1; 16];
@@ -136,10 +138,10 @@ async fn enter(addr: SocketAddr, number: usize) -> TcpStream {
     }
 }
 
-/// What `work` asks of the allocator.
-async fn cost(work: impl Future<Output = ()>) -> usize {
+/// The allocations of `work`.
+async fn count_allocations(work: impl Future<Output = ()>) -> usize {
     let before = allocations();
-    timeout(WAIT, work).await.expect("in time");
+    timeout(TIMEOUT, work).await.expect("in time");
     allocations() - before
 }
 
@@ -149,50 +151,51 @@ fn the_steady_state_allocates_nothing_per_peer_or_frame() {
     let mut sent = Vec::new();
     runtime.block_on(async {
         for peers in [8, 64] {
-            let mut world = World::with_peers(peers).await;
+            let mut bed = TestBed::with_peers(peers).await;
             for burst in [1, 50] {
-                world.broadcast(WARM_UP, burst).await;
-                let count = cost(world.broadcast(MESSAGES, burst)).await;
+                bed.broadcast(WARM_UP, burst).await;
+                let count = count_allocations(bed.broadcast(MESSAGES, burst)).await;
                 println!("{MESSAGES} broadcasts to {peers} peers in bursts of {burst}: {count} allocations");
                 sent.push(count);
-                let bytes = world.frame.repeat(burst);
-                world.receive(WARM_UP / 5, burst, &bytes).await;
-                let count = cost(world.receive(MESSAGES / 5, burst, &bytes)).await;
+                let bytes = bed.frame.repeat(burst);
+                bed.receive(WARM_UP / 5, burst, &bytes).await;
+                let count = count_allocations(bed.receive(MESSAGES / 5, burst, &bytes)).await;
                 println!("{} received from each: {count} allocations", MESSAGES / 5);
                 assert_eq!(count, 0, "received from {peers} peers in bursts of {burst}");
             }
-            world.node.shutdown(Duration::from_secs(5)).await;
+            bed.node.shutdown(Duration::from_secs(5)).await;
         }
     });
     let [few_single, few_burst, many_single, many_burst] = sent[..] else { unreachable!("four runs") };
-    // Each message wakes every link and finds every link asleep again.
+    // Each message wakes every connection, and finds all of them asleep again.
     assert_eq!((few_single, many_single), (0, 0), "{MESSAGES} broadcasts, one by one");
-    // What is too much to be copied becomes a segment, once for all peers: the segment, the growth of the next index, and
-    // now and then that of the ring.
-    let most = MESSAGES / 50 * 6 + 2;
-    assert!(few_burst <= most, "{few_burst} allocations for {MESSAGES} broadcasts in bursts, at most {most}");
+    // A burst that is too large to copy becomes a segment, once for all peers: the segment, the
+    // growth of the next index, and now and then that of the ring.
+    let max = MESSAGES / 50 * 6 + 2;
+    assert!(few_burst <= max, "{few_burst} allocations for {MESSAGES} broadcasts in bursts, at most {max}");
     assert_eq!(few_burst, many_burst, "bursts to 8 peers and to 64");
-    // Its threads for blocking work end here; until then they may still free or ask for something.
+    // Its threads for blocking work end here; until then they may still allocate and free.
     drop(runtime);
-    marks_allocate_nothing();
-    a_full_ring_writes_its_blocks_again();
+    marking_seen_allocates_nothing();
+    a_full_ring_reuses_its_blocks();
 }
 
-fn a_full_ring_writes_its_blocks_again() {
+fn a_full_ring_reuses_its_blocks() {
     let config = LogConfig { ring_bytes: 1 << 20, block_bytes: 64 << 10, ..LogConfig::recommended() };
     let logs = LogSet::new([config; LOGS_PER_SET], &WakeSet::new());
     let log = &logs.logs()[0];
-    let message = [7; BODY];
-    let append = |bytes: usize| (0..bytes / BODY).for_each(|_| _ = log.append(&message, None).unwrap());
+    let message = [7; PAYLOAD_BYTES];
+    let append =
+        |bytes: usize| (0..bytes / PAYLOAD_BYTES).for_each(|_| _ = log.append(&message, None).unwrap());
     append(2 << 20);
     let before = ALLOCATOR.stats().bytes_allocated;
     append(16 << 20);
-    let asked = ALLOCATOR.stats().bytes_allocated - before;
-    // What is asked for are the indexes: four bytes a message, in vectors that grow by doubling.
-    assert!(asked < 4 << 20, "{asked} bytes for 16 MiB of messages");
+    let allocated = ALLOCATOR.stats().bytes_allocated - before;
+    // Only indexes are allocated: four bytes a message, in vectors that grow by doubling.
+    assert!(allocated < 4 << 20, "{allocated} bytes for 16 MiB of messages");
 }
 
-fn marks_allocate_nothing() {
+fn marking_seen_allocates_nothing() {
     let pool: Arc<Pool<PeerId, ()>> = Pool::new(PoolConfig::test());
     let addr = |n: u8| SocketAddr::from(([10, 0, 0, n], 7_000));
     let keys: Vec<PeerId> = (0..200).map(|n| PeerId::from_addr(addr(n))).collect();

@@ -1,7 +1,8 @@
-//! Bytes that an idle connection of a node takes, every one counted by the allocator of this very program.
+//! The memory of an idle connection of a node, counted by the allocator of this program.
 //!
-//! One test to a binary: the counting is global. `cargo test --test idle_memory -- --nocapture` shows the figures; the bench
-//! `idle` measures the same with many more connections and in processes apart.
+//! One test in the binary, because the counters are global. `cargo test --test idle_memory --
+//! --nocapture` shows the figures. The bench `idle` measures the same with many more connections in
+//! separate processes.
 #![cfg(feature = "node")]
 
 use std::alloc::System;
@@ -20,18 +21,18 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const PEERS: usize = 900;
-/// So many come before the counting begins, for what the threads and the runtime make once.
-const BEFORE: usize = 100;
-/// Bytes a connection at most, a twentieth above what was measured with so few; what the tables have whatever the number weighs
-/// less with more: the bench has 1,489 with 19,000.
-const MOST: usize = 1_660;
-/// What one that has said and heard something may hold beyond.
-const AFTERWARDS: usize = 64;
-const WAIT: Duration = Duration::from_secs(60);
-const BODY: usize = 100;
+/// Connections before the counting begins, for what threads and runtime allocate once.
+const WARM_UP_PEERS: usize = 100;
+/// Bytes of one connection: a twentieth above what was measured with this few. Fixed costs weigh
+/// less with more connections: the bench measures 1,489 with 19,000.
+const MAX_IDLE_BYTES: usize = 1_660;
+/// Bytes that a connection may hold in addition after it has sent and received something.
+const MAX_EXTRA_BYTES: usize = 64;
+const TIMEOUT: Duration = Duration::from_secs(60);
+const PAYLOAD_BYTES: usize = 100;
 
-/// Bytes allocated, once nothing moves any more.
-fn settled() -> usize {
+/// Allocated bytes, once they no longer change.
+fn settled_bytes() -> usize {
     let read = || {
         let stats = ALLOCATOR.stats();
         (stats.allocations, stats.bytes_allocated.wrapping_sub(stats.bytes_deallocated))
@@ -43,11 +44,11 @@ fn settled() -> usize {
         if read() == before {
             return before.1;
         }
-        assert!(begun.elapsed() < WAIT, "the node does not come to rest");
+        assert!(begun.elapsed() < TIMEOUT, "the node does not come to rest");
     }
 }
 
-fn enter(addr: SocketAddr, number: usize) -> TcpStream {
+fn connect(addr: SocketAddr, number: usize) -> TcpStream {
     let mut stream = TcpStream::connect(addr).expect("the node listens");
     let mut nonce = [1; 16];
     nonce[..8].copy_from_slice(&(number as u64).to_le_bytes());
@@ -72,7 +73,7 @@ fn enter(addr: SocketAddr, number: usize) -> TcpStream {
 #[test]
 fn an_idle_connection_stays_below_its_memory_bound() {
     let files = rlimit::increase_nofile_limit(4096).unwrap_or(0);
-    assert!(files == 0 || files > 2 * (PEERS + BEFORE) as u64 + 100, "{files} files may be open");
+    assert!(files == 0 || files > 2 * (PEERS + WARM_UP_PEERS) as u64 + 100, "{files} files may be open");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut config = NodeConfig::local();
     let hour = Duration::from_secs(3600);
@@ -83,46 +84,48 @@ fn an_idle_connection_stays_below_its_memory_bound() {
     config.runtime.liveness.stale_after = 3 * hour;
     let node = runtime.block_on(Node::builder().config(config).start()).expect("a node");
     let addr = node.local_addrs()[0];
-    let mut peers = Vec::with_capacity(BEFORE + PEERS);
-    peers.extend((0..BEFORE).map(|number| enter(addr, number)));
-    talk(&node, &mut peers);
-    let before = settled();
-    peers.extend((BEFORE..BEFORE + PEERS).map(|number| enter(addr, number)));
-    let idle = (settled() - before) / PEERS;
-    println!("an idle connection: {idle} bytes, at most {MOST}");
-    talk(&node, &mut peers);
-    let afterwards = (settled() - before) / PEERS;
-    println!("one that has been pinged, has heard a broadcast and said something: {afterwards} bytes");
-    assert_eq!(node.roster().iter().count(), BEFORE + PEERS);
-    assert!(idle <= MOST, "{idle} bytes an idle connection");
-    assert!(afterwards <= idle + AFTERWARDS, "{idle} bytes before, {afterwards} after something was said");
+    let mut peers = Vec::with_capacity(WARM_UP_PEERS + PEERS);
+    peers.extend((0..WARM_UP_PEERS).map(|number| connect(addr, number)));
+    exchange_messages(&node, &mut peers);
+    let before = settled_bytes();
+    peers.extend((WARM_UP_PEERS..WARM_UP_PEERS + PEERS).map(|number| connect(addr, number)));
+    let idle = (settled_bytes() - before) / PEERS;
+    println!("an idle connection: {idle} bytes, at most {MAX_IDLE_BYTES}");
+    exchange_messages(&node, &mut peers);
+    let afterwards = (settled_bytes() - before) / PEERS;
+    println!("after a ping, a broadcast and a message: {afterwards} bytes");
+    assert_eq!(node.roster().iter().count(), WARM_UP_PEERS + PEERS);
+    assert!(idle <= MAX_IDLE_BYTES, "{idle} bytes an idle connection");
+    assert!(afterwards <= idle + MAX_EXTRA_BYTES, "{idle} bytes before, {afterwards} after an exchange");
     drop(peers);
     runtime.block_on(node.shutdown(Duration::from_secs(5)));
 }
 
-/// Every peer is sent a message and a ping, answers it and sends a message.
-fn talk(node: &Node, peers: &mut [TcpStream]) {
-    node.broadcast(&Message::new(7, vec![b'x'; BODY])).expect("a legal message");
+/// Sends every peer a message and a ping; each responds with a pong and a message.
+fn exchange_messages(node: &Node, peers: &mut [TcpStream]) {
+    node.broadcast(&Message::new(7, vec![b'x'; PAYLOAD_BYTES])).expect("a legal message");
     node.roster().iter().for_each(|peer| peer.connection().handle().ping());
-    let mut said = BytesMut::new();
+    let mut out = BytesMut::new();
     for peer in &mut *peers {
-        let (token, messages) = hear(peer);
+        let (token, messages) = read_ping_and_message(peer);
         assert_eq!(messages, 1);
-        said.clear();
-        Native::default().encode_control(&Control::Pong { token }, &mut said).expect("a pong");
+        out.clear();
+        Native::default().encode_control(&Control::Pong { token }, &mut out).expect("a pong");
         let head = MessageHeader::Event { kind: 7 };
-        Native::default().encode(Lane::Normal, &head, &[b'x'; BODY], &mut said).expect("a legal message");
-        peer.write_all(&said).expect("the node lives");
+        Native::default()
+            .encode(Lane::Normal, &head, &[b'x'; PAYLOAD_BYTES], &mut out)
+            .expect("a legal message");
+        peer.write_all(&out).expect("the node lives");
     }
     let begun = Instant::now();
     while node.roster().iter().any(|peer| peer.connection().handle().has_unanswered_ping()) {
-        assert!(begun.elapsed() < WAIT, "a pong was not heard");
+        assert!(begun.elapsed() < TIMEOUT, "a pong was not heard");
         std::thread::yield_now();
     }
 }
 
-/// Reads until a ping and a message came: the ping's token, and how many messages.
-fn hear(peer: &mut TcpStream) -> (u64, usize) {
+/// Reads until a ping and a message arrived. Returns the ping's token and the number of messages.
+fn read_ping_and_message(peer: &mut TcpStream) -> (u64, usize) {
     let (mut decoder, mut bytes) = (Native::default().decoder(), Vec::new());
     let (mut token, mut messages, mut at) = (None, 0, 0);
     loop {

@@ -14,7 +14,7 @@ use super::handle::Connection;
 use super::handler::ConnectionHandler;
 use super::read::{Inbox, Reader};
 use super::shared::ConnectionShared;
-use super::write::{ControlQueue, Writer};
+use super::write::Writer;
 
 /// What a new connection is built from.
 pub struct ConnectionSetup<D> {
@@ -69,9 +69,8 @@ impl<D: Protocol> ConnectionBuilder<D> {
         handler: H,
         initial: InitialIo<'_>,
     ) -> ConnectionDriver<D, S, H> {
-        let Self { connection, writer, protocol, parker } = self;
-        let mut control = ControlQueue::default();
-        control.start_with(initial.write_first);
+        let Self { connection, mut writer, protocol, parker } = self;
+        writer.control_queue().start_with(initial.write_first);
         if initial.suppress_declines {
             connection.suppress_declines();
         }
@@ -79,7 +78,6 @@ impl<D: Protocol> ConnectionBuilder<D> {
             stream,
             reader: Reader::new(&*protocol, &connection.shared, initial.already_read),
             writer,
-            control,
             inbox: Inbox::default(),
             protocol,
             parker,

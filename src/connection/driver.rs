@@ -27,7 +27,7 @@ use super::close_reason::CloseReason;
 use super::handle::Connection;
 use super::handler::ConnectionHandler;
 use super::read::{Inbox, ReadContext, ReadOutcome, Reader};
-use super::write::{BulkAcks, ControlQueue, WriteContext, WriteMode, WriteOutcome, Writer};
+use super::write::{BulkAcks, ControlSink, WriteContext, WriteMode, WriteOutcome, Writer};
 
 use closing::Closing;
 
@@ -44,7 +44,6 @@ pub struct ConnectionDriver<D: Protocol, S, H> {
     pub(super) protocol: Arc<D>,
     pub(super) reader: Reader<D>,
     pub(super) writer: Writer,
-    pub(super) control: ControlQueue,
     pub(super) inbox: Inbox,
     pub(super) parker: Parker,
     pub(super) connection: Arc<Connection>,
@@ -97,7 +96,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
         again |= self.inbox.poll(&self.handler, &self.connection, cx)?;
         if self.connection.take_peers_wanted() {
             let max = u16::try_from(self.connection.shared.limits.peers).unwrap_or(u16::MAX);
-            self.control.push(&*self.protocol, &Control::GetPeers { max })?;
+            self.writer.control_queue().push(&*self.protocol, &Control::GetPeers { max })?;
             self.reader.expect_peers();
         }
         if self.yields_to_requesters() {
@@ -132,7 +131,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
                 connection: &self.connection,
                 handler: &self.handler,
                 inbox: &mut self.inbox,
-                control: &mut self.control,
+                control: ControlSink::new(&mut self.writer),
                 acks: &mut acks,
             };
             let outcome = self.reader.read(&mut pass, &mut self.stream, io, &mut context);
@@ -153,13 +152,12 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
     }
 
     fn write(&mut self, io: &mut Context<'_>, mode: WriteMode) -> Result<WriteOutcome, CloseReason> {
-        let mut context = WriteContext {
+        let context = WriteContext {
             protocol: &*self.protocol,
             connection: &self.connection,
             handler: &self.handler,
-            control: &mut self.control,
         };
-        self.writer.poll(&mut self.stream, io, &mut context, mode)
+        self.writer.poll(&mut self.stream, io, &context, mode)
     }
 
     fn write_mode(&self) -> WriteMode {

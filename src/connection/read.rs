@@ -7,7 +7,7 @@
 //!                                             +--> replies to control: the control queue, which the writer drains
 //! ```
 //!
-//! The reader writes nothing. What it wants to be sent it appends to the [`ControlQueue`];
+//! The reader writes nothing. What it wants to be sent it appends to the [`ControlSink`];
 //! acknowledgements of bulk it leaves in [`BulkAcks`]; after many requests it returns
 //! [`ReadOutcome::Requests`] in the middle of a pass, so that the driver writes the first responses
 //! while the rest is decoded.
@@ -31,7 +31,7 @@ use super::close_reason::CloseReason;
 use super::handle::Connection;
 use super::handler::ConnectionHandler;
 use super::shared::ConnectionShared;
-use super::write::{BulkAcks, ControlQueue};
+use super::write::{BulkAcks, ControlSink};
 
 use buffer::{READ_BUFFER_BYTES, ReadBuffer};
 pub(super) use inbox::{Inbox, Panicked};
@@ -72,7 +72,7 @@ pub(super) struct ReadContext<'a, D, H> {
     pub(super) connection: &'a Arc<Connection>,
     pub(super) handler: &'a H,
     pub(super) inbox: &'a mut Inbox,
-    pub(super) control: &'a mut ControlQueue,
+    pub(super) control: ControlSink<'a>,
     pub(super) acks: &'a mut BulkAcks,
 }
 

@@ -52,7 +52,8 @@ use super::handle::{Connection, ResumePoints};
 use super::handler::ConnectionHandler;
 
 pub(super) use bulk_window::BulkAcks;
-pub(super) use control_queue::ControlQueue;
+use control_queue::ControlQueue;
+pub(super) use control_queue::ControlSink;
 use write_state::WriteState;
 
 /// The lanes of the application, by their index in the arrays of this module.
@@ -78,7 +79,6 @@ pub(super) struct WriteContext<'a, D, H> {
     pub(super) protocol: &'a D,
     pub(super) connection: &'a Connection,
     pub(super) handler: &'a H,
-    pub(super) control: &'a mut ControlQueue,
 }
 
 /// What a writer may begin.
@@ -151,10 +151,10 @@ impl Writer {
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
-        context: &mut WriteContext<'_, D, H>,
+        context: &WriteContext<'_, D, H>,
         mode: WriteMode,
     ) -> Result<WriteOutcome, CloseReason> {
-        if self.active.is_none() && context.control.is_empty() && !context.connection.has_direct_output() {
+        if self.active.is_none() && !context.connection.has_direct_output() {
             match self.pending() {
                 Pending::Nothing => return Ok(WriteOutcome::Drained),
                 Pending::OneLog(lane)
@@ -180,7 +180,7 @@ impl Writer {
         active: &mut WriteState,
         stream: &mut S,
         cx: &mut Context<'_>,
-        context: &mut WriteContext<'_, D, H>,
+        context: &WriteContext<'_, D, H>,
         mode: WriteMode,
     ) -> Result<WriteOutcome, CloseReason> {
         let outcome = self.write_rounds(active, stream, cx, context, mode);
@@ -221,7 +221,7 @@ impl Writer {
         active: &mut WriteState,
         stream: &mut S,
         cx: &mut Context<'_>,
-        context: &mut WriteContext<'_, D, H>,
+        context: &WriteContext<'_, D, H>,
         mode: WriteMode,
     ) -> Result<WriteOutcome, CloseReason> {
         let connection = context.connection;
@@ -303,9 +303,9 @@ impl Writer {
     /// Saves where the cursors stand. `false` if something is unwritten or half written, so that
     /// `active` is still needed.
     fn save_positions(&mut self, active: &WriteState) -> bool {
-        let WriteState { lanes, round, reservation, needs_flush, bulk_window, .. } = active;
+        let WriteState { lanes, control, round, reservation, needs_flush, bulk_window, .. } = active;
         let holds_memory = reservation.as_ref().is_some_and(|held| held.bytes() > 0);
-        if *needs_flush || holds_memory || !round.is_empty() || bulk_window.awaits_ack() {
+        if *needs_flush || holds_memory || !control.is_empty() || !round.is_empty() || bulk_window.awaits_ack() {
             return false;
         }
         lanes.iter().enumerate().all(|(index, lane)| {
@@ -313,6 +313,12 @@ impl Writer {
                 && lane.batch.is_empty()
                 && self.positions.save(index, &lane.cursor)
         })
+    }
+
+    /// The control messages that wait; they go out with the next round.
+    pub(super) fn control_queue(&mut self) -> &mut ControlQueue {
+        let active = self.activate();
+        &mut self.active.insert(active).control
     }
 
     /// Takes the acknowledgements that the reader found. One that tells something new is progress.

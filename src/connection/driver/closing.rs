@@ -165,7 +165,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
                     && let Some(control) = next(closing)
                 {
                     // The queue was just written, so there is room.
-                    let _ = self.control.push(&*self.protocol, &control);
+                    let _ = self.writer.control_queue().push(&*self.protocol, &control);
                 }
                 Step::Again
             }

@@ -5,13 +5,33 @@ use bytes::{Bytes, BytesMut};
 use crate::connection::close_reason::CloseReason;
 use crate::wire::{Control, Protocol};
 
+use super::Writer;
+
 /// Control bytes that may wait. A peer that causes more replies than it reads is flooding.
 const MAX_CONTROL_BYTES: usize = 32 * 1024;
 
-/// Encoded control messages. The reader and the driver append; the writer takes all of them with
-/// the next round.
+/// Encoded control messages. The writer takes all of them with the next round.
 #[derive(Default)]
 pub(in crate::connection) struct ControlQueue(BytesMut);
+
+/// The end of the control queue that the reader appends to. The queue belongs to the state of an
+/// active writer, so that an idle connection holds none.
+pub(in crate::connection) struct ControlSink<'a>(&'a mut Writer);
+
+impl<'a> ControlSink<'a> {
+    pub(in crate::connection) fn new(writer: &'a mut Writer) -> Self {
+        Self(writer)
+    }
+
+    /// As [`ControlQueue::push`].
+    pub(in crate::connection) fn push<D: Protocol>(
+        &mut self,
+        protocol: &D,
+        control: &Control,
+    ) -> Result<(), CloseReason> {
+        self.0.control_queue().push(protocol, control)
+    }
+}
 
 impl ControlQueue {
     /// Queues bytes that go out before anything else.

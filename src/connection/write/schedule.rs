@@ -32,7 +32,7 @@ impl Writer {
     pub(super) fn gather<D: Protocol, H: ConnectionHandler>(
         &mut self,
         active: &mut WriteState,
-        context: &mut WriteContext<'_, D, H>,
+        context: &WriteContext<'_, D, H>,
         mode: WriteMode,
     ) -> Result<(), CloseReason> {
         let connection = context.connection;
@@ -76,20 +76,21 @@ impl Writer {
     fn gather_control<D: Protocol, H>(
         &self,
         active: &mut WriteState,
-        context: &mut WriteContext<'_, D, H>,
+        context: &WriteContext<'_, D, H>,
         mode: WriteMode,
     ) -> Result<(), CloseReason> {
-        let WriteContext { protocol, connection, control, .. } = context;
+        let WriteContext { protocol, connection, .. } = context;
         if let Some(token) = connection.take_ping() {
-            control.push(*protocol, &Control::Ping { token })?;
+            active.control.push(*protocol, &Control::Ping { token })?;
         }
         let acknowledges = connection.shared.features.ping_tokens && mode != WriteMode::IgnoreBulkWindow;
         active.bulk_window.set_limited(acknowledges);
         if let Some(token) = active.bulk_window.next_mark(Instant::now) {
-            control.push(*protocol, &Control::Ping { token })?;
+            active.control.push(*protocol, &Control::Ping { token })?;
         }
-        if !control.is_empty() {
-            active.push_copied(URGENT, control.take());
+        if !active.control.is_empty() {
+            let control = active.control.take();
+            active.push_copied(URGENT, control);
         }
         Ok(())
     }

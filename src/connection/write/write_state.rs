@@ -15,6 +15,7 @@ use crate::transport::Stream;
 use crate::wire::Chunks;
 
 use super::bulk_window::BulkWindow;
+use super::control_queue::ControlQueue;
 use super::{BULK, LANES};
 
 /// Slices in one write: enough for half a mebibyte of large messages, in chunks of 16 KiB with a
@@ -26,6 +27,8 @@ const MAX_WRITE_SLICES: usize = 96;
 #[derive(Default)]
 pub(super) struct WriteState {
     pub(super) lanes: [LaneWriter; 3],
+    /// Control messages for the next round.
+    pub(super) control: ControlQueue,
     /// The current round, in order. Empty between rounds.
     pub(super) round: VecDeque<RoundPiece>,
     /// Bytes of the round that are copies of our own.

@@ -55,7 +55,7 @@ impl Adopter {
         let permit =
             self.establisher.reserve(canonical(addr), direction, SlotClass::Ordinary, deadline)?;
         let opening = match (completed, direction) {
-            (Some(completed), _) => Opening::Completed(completed),
+            (Some(completed), _) => Opening::Completed(Box::new(completed)),
             (None, Direction::Outbound) => Opening::Initiate,
             (None, Direction::Inbound) => Opening::Respond,
         };

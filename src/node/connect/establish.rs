@@ -64,7 +64,7 @@ pub(crate) enum Opening {
     /// bytes.
     Respond,
     /// Both hellos have been exchanged by the caller.
-    Completed(CompletedHandshake),
+    Completed(Box<CompletedHandshake>),
 }
 
 /// Why a stream did not become a peer.
@@ -137,7 +137,7 @@ impl Establisher {
         let protocol = &**shared.protocols.get(id);
         let is_responding = matches!(opening, Opening::Respond);
         let mut completed: CompletedHandshake = match opening {
-            Opening::Completed(completed) => completed,
+            Opening::Completed(completed) => *completed,
             Opening::Initiate => {
                 let our_hello = encode_hello(shared, id, HelloPurpose::Connect)?;
                 exchange_hello(&mut stream, protocol, &shared.budget, &our_hello).await?.into()

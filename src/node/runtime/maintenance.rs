@@ -162,7 +162,7 @@ impl Maintenance {
                 || shared.pool.watch_claim(&PeerId::from_addr(*addr)).is_some()
                 || connected.contains(addr)
         };
-        let dialled = self.dial_trusted(config, &connected, &is_busy);
+        let dialled = self.dial_trusted(config, &connected, is_busy);
         if wanted == 0 {
             return;
         }

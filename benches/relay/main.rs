@@ -148,7 +148,7 @@ fn tables(args: &Args) {
     let (rounds, slice) = (args.number("--rounds", 9).max(1), args.number("--slice-ms", 500u64));
     let mut recorder = Recorder::new("relay", rounds);
     let mut scene = Scene::new();
-    WAYS.iter().for_each(|(_, command)| drop(scene.round(&format!("{command} {slice}"))));
+    WAYS.iter().for_each(|(_, command)| _ = scene.round(&format!("{command} {slice}")));
     let done = interleave(WAYS.len(), rounds, |at, _| scene.round(&format!("{} {slice}", WAYS[at].1)));
     println!(
         "{rounds} rounds of {slice} ms; {PAYLOAD_BYTES} bytes, {PEERS} peers, each message from {SENDERS}\n"

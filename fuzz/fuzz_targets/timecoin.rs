@@ -130,7 +130,7 @@ fn heard(header: MessageHeader, text: &[u8]) {
         MessageHeader::Request { id, kind } => (kind, Some(id)),
         other => panic!("{other:?}"),
     };
-    assert_eq!(Kind::from_code(kind).and_then(Kind::awaits), id);
+    assert_eq!(Kind::from_code(kind).and_then(Kind::request_slot), id);
     if let Ok(message) = NetworkMessage::decode(text) {
         assert_eq!(message.kind().code(), kind);
         assert!(!matches!(message, NetworkMessage::Ping | NetworkMessage::Pong), "a ping as a message");
@@ -183,7 +183,7 @@ fn pairs(asked: &[u8], reply: &[u8]) {
     let Some(pairs) = DIALECT.reply_matcher() else { return };
     for kind in Kind::ALL {
         for reply_kind in Kind::ALL.iter().filter(|reply| reply.reply_slot().is_some()) {
-            let fits = pairs.answers(kind.code(), asked, reply_kind.code(), reply);
+            let fits = pairs.is_reply_to(kind.code(), asked, reply_kind.code(), reply);
             assert!(!fits || kind.request_slot() == reply_kind.reply_slot());
         }
     }

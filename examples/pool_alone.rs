@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use peerpool::base::{Clock, Direction};
 use peerpool::pool::{
     ConnectionHandle, DisconnectReason, LivenessPolicy, Misbehavior, Pool, PoolConfig, SeenOutcome, SlotClass,
 };
+use peerpool::{Clock, Direction};
 
 /// The connection handle: a socket that can be shut down from any thread.
 struct Socket(TcpStream);

@@ -7,8 +7,8 @@ use std::alloc::System;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use peerpool::base::{Direction, PeerId, Tick};
 use peerpool::pool::{PeerKey, Pool, PoolConfig};
+use peerpool::{Direction, PeerId, Tick};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]

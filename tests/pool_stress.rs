@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use peerpool::base::{Direction, Tick};
 use peerpool::pool::{ConnectionHandle, DisconnectReason, Limits, Misbehavior, Pool, PoolConfig, SlotClass};
+use peerpool::{Direction, Tick};
 
 const KEYS: u64 = 64;
 const ROUNDS: u64 = 20_000;

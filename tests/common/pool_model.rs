@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use peerpool::base::{ConnId, Direction, Tick};
 use peerpool::pool::{
     AdmitError, Claim, ConnectionHandle, DisconnectReason, EvictOutcome, InsertFailure, Limits, Misbehavior,
     PenaltyOutcome, Permit, Pool, PoolConfig, ReplaceFailure, SeenOutcome, SlotClass,
 };
+use peerpool::{ConnId, Direction, Tick};
 
 /// One operation. Its numbers are small, so that operations hit the same peers.
 #[derive(Clone, Copy, Debug)]

@@ -24,10 +24,8 @@ fn declared_item(line: &str) -> Option<String> {
     let (kind, path) = rest.split_once(' ')?;
     let path: String = path.chars().take_while(|c| c.is_alphanumeric() || "_:".contains(*c)).collect();
     let path = path.trim_end_matches(':').to_owned();
-    let is_member = path
-        .rsplit("::")
-        .nth(1)
-        .is_some_and(|parent| parent.chars().next().is_some_and(char::is_uppercase));
+    let is_member =
+        path.rsplit("::").nth(1).is_some_and(|parent| parent.chars().next().is_some_and(char::is_uppercase));
     let is_item = KINDS.contains(&kind) || (MEMBER_KINDS.contains(&kind) && !is_member);
     is_item.then_some(path)
 }
@@ -59,8 +57,14 @@ fn internal_modules_are_not_in_the_list() {
 #[test]
 fn the_reader_tells_items_from_members() {
     assert_eq!(declared_item("pub struct peerpool::Node").as_deref(), Some("peerpool::Node"));
-    assert_eq!(declared_item("pub fn peerpool::canonical(a: X) -> X").as_deref(), Some("peerpool::canonical"));
+    assert_eq!(
+        declared_item("pub fn peerpool::canonical(a: X) -> X").as_deref(),
+        Some("peerpool::canonical")
+    );
     assert_eq!(declared_item("pub const fn peerpool::Message::new(k: u16) -> Self"), None);
     assert_eq!(declared_item("pub peerpool::Lane::Bulk"), None);
-    assert_eq!(declared_item("#[non_exhaustive] pub enum peerpool::SendError").as_deref(), Some("peerpool::SendError"));
+    assert_eq!(
+        declared_item("#[non_exhaustive] pub enum peerpool::SendError").as_deref(),
+        Some("peerpool::SendError")
+    );
 }

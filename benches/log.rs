@@ -24,7 +24,7 @@ use common::rounds::interleave;
 use common::stats::median;
 use common::table;
 use criterion::{Criterion, Throughput};
-use peerpool::base::ConnId;
+use peerpool::ConnId;
 use peerpool::broadcast::{
     Batch, Cursor, CursorView, Fill, LOGS_PER_SET, Log, LogChunk, LogConfig, LogPositions, LogSet, Parked,
     Parker, ResumePoint, WakeSet,

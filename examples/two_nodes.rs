@@ -5,8 +5,7 @@
 
 use std::time::Duration;
 
-use peerpool::base::Lane;
-use peerpool::node::{Context, Event, Handled, Handler, Message, Node, Request, Responder, Typed};
+use peerpool::{Context, Event, Handled, Handler, Lane, Message, Node, Request, Responder, Typed};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]

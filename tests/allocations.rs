@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use peerpool::base::{Direction, Lane, Nonce, PeerId, Tick};
 use peerpool::broadcast::{LOGS_PER_SET, LogConfig, LogSet, WakeSet};
-use peerpool::node::{Context, Event, Handled, Handler, Message, Node, NodeConfig};
 use peerpool::pool::{Pool, PoolConfig, SeenOutcome};
 use peerpool::wire::{FirstFrame, Hello, MessageHeader, Native, Protocol};
+use peerpool::{
+    Context, Direction, Event, Handled, Handler, Lane, Message, Node, NodeConfig, Nonce, PeerId, Tick,
+};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

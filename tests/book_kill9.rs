@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use peerpool::PeerId;
 use peerpool::address_book::{AddressBook, AddressBookConfig, DialOutcome, FailureCause, Source, WallTime};
-use peerpool::base::PeerId;
 
 const CHILD: &str = "child_writes_until_it_is_killed";
 const FILE: &str = "PEERPOOL_KILL9_FILE";

@@ -11,10 +11,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use peerpool::base::{Lane, Nonce};
-use peerpool::node::{Message, Node, NodeConfig};
 use peerpool::pool::PoolConfig;
 use peerpool::wire::{Control, DecodeStep, Decoder, FirstFrame, Hello, MessageHeader, Native, Protocol};
+use peerpool::{Lane, Message, Node, NodeConfig, Nonce};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 #[global_allocator]

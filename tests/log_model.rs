@@ -11,8 +11,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use log_model::test_reader::{Reader, TestLog};
-use peerpool::base::{Clock, ConnId};
 use peerpool::broadcast::{Batch, Fill, LagPolicy, LogConfig, Parked, WakeSet};
+use peerpool::{Clock, ConnId};
 use proptest::prelude::*;
 
 proptest! {

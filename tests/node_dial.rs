@@ -13,10 +13,11 @@ use std::time::Duration;
 use bytes::BytesMut;
 use harness::*;
 use peerpool::address_book::{AddressBook, AddressBookConfig, WallTime};
-use peerpool::base::{Backoff, Direction};
-use peerpool::node::{ConnectError, Handler, Node, NodeConfig, NodeEvent, PeerDecision, SubscriptionItem};
 use peerpool::transport::{BoxFuture, BoxListener, BoxStream, Latency, MemoryNet, Transport as _};
 use peerpool::wire::{Control, FirstFrame, Goodbye, GoodbyeReason, Hello, Native, Protocol as _};
+use peerpool::{
+    Backoff, ConnectError, Direction, Handler, Node, NodeConfig, NodeEvent, PeerDecision, SubscriptionItem,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn eager(seeds: &[u8]) -> NodeConfig {

@@ -8,14 +8,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use harness::*;
-use peerpool::base::{Direction, Lane, PeerId};
-use peerpool::node::{
-    BanRefused, ConnectError, Handled, LagPolicy, Node, NodeEvent, PeerCapabilities, PeerPolicy,
-    ProtocolConfig, SubscriptionItem, WeakNode,
-};
 use peerpool::pool::DisconnectReason;
 use peerpool::transport::{MemoryNet, ReadRate};
 use peerpool::wire::{FirstFrame, GoodbyeReason, Hello, MessageHeader, Native, Protocol as _};
+use peerpool::{
+    BanRefused, ConnectError, Direction, Handled, LagPolicy, Lane, Node, NodeEvent, PeerCapabilities, PeerId,
+    PeerPolicy, ProtocolConfig, SubscriptionItem, WeakNode,
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_is_reaped_in_bounded_time_and_its_slot_is_free_again() {

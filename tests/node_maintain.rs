@@ -12,9 +12,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use harness::*;
 use peerpool::address_book::{Source, WallTime};
-use peerpool::node::{Node, NodeConfig, PeerPolicy, ProtocolConfig};
 use peerpool::transport::{MemoryNet, Transport as _};
 use peerpool::wire::{Control, Goodbye, GoodbyeReason, Native, Protocol as _};
+use peerpool::{Node, NodeConfig, PeerPolicy, ProtocolConfig};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
 

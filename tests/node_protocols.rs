@@ -13,15 +13,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use harness::*;
-use peerpool::base::{Direction, Lane, Nonce, PeerId};
-use peerpool::node::{
-    ConnectError, Identity, Message, Node, NodeConfig, PeerPolicy, ProtocolConfig, Receipt, RequestError,
-    SendError, StartError, StateError,
-};
 use peerpool::transport::{MemoryNet, Transport as _};
 use peerpool::wire::{
     Chunks, Control, EncodeError, Features, FirstFrame, Goodbye, Hello, MessageHeader, Protocol, WireError,
     WireLimits,
+};
+use peerpool::{
+    ConnectError, Direction, Identity, Lane, Message, Node, NodeConfig, Nonce, PeerId, PeerPolicy,
+    ProtocolConfig, Receipt, RequestError, SendError, StartError, StateError,
 };
 use toy::{Toy, ToyDecoder};
 
@@ -68,7 +67,7 @@ impl PeerPolicy for ByIp {
     }
 }
 
-fn builder(net: &MemoryNet, last: u8, config: NodeConfig, handler: Rec) -> peerpool::node::NodeBuilder {
+fn builder(net: &MemoryNet, last: u8, config: NodeConfig, handler: Rec) -> peerpool::NodeBuilder {
     Node::builder().config(config).transport(net.host(ip(last))).handler(handler).book(hasty_book())
 }
 
@@ -149,7 +148,7 @@ async fn a_relayed_message_reaches_all_protocols_but_not_its_origin() {
     let relaying = Rec::new().on_event(|cx, kind, body| {
         let message = Message::new(kind, body.to_vec());
         cx.node().relay(&message, Some(cx.peer().id())).unwrap();
-        peerpool::node::Handled::Done
+        peerpool::Handled::Done
     });
     let (hears_native, hears_toy) = (Rec::new(), Rec::new());
     let node = both(&net, 1, relaying.clone()).await;
@@ -182,9 +181,8 @@ async fn a_protocol_that_cannot_express_a_message_returns_it_and_sends_nothing()
     let large = message(1, &[0; 40_000]);
     assert!(matches!(node.broadcast(&large), Err(EncodeError::TooLarge { .. })));
     let asked = toy.request(peer.key(), message(1, b"?"), Duration::from_secs(1)).await;
-    let Err(peerpool::node::PeerRequestError::Request(RequestError::NotSent(SendError::Refused {
-        message,
-        ..
+    let Err(peerpool::PeerRequestError::Request(RequestError::NotSent(SendError::Refused {
+        message, ..
     }))) = asked
     else {
         panic!("{asked:?}");

@@ -8,12 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use harness::*;
-use peerpool::node::{
-    ConnectError, Handled, Node, NodeEvent, ShutdownReport, Subscription, SubscriptionItem,
-};
 use peerpool::pool::DisconnectReason;
 use peerpool::transport::{MemoryNet, ReadRate};
 use peerpool::wire::FirstFrame;
+use peerpool::{ConnectError, Handled, Node, NodeEvent, ShutdownReport, Subscription, SubscriptionItem};
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]

@@ -8,9 +8,8 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use harness::*;
-use peerpool::base::Lane;
-use peerpool::node::Node;
 use peerpool::transport::{MemoryNet, ReadRate};
+use peerpool::{Lane, Node};
 
 const PEERS: u8 = 16;
 const SIZE: usize = 1_000;

@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use harness::*;
-use peerpool::base::{Direction, Lane};
-use peerpool::node::{
-    Handled, LagPolicy, Message, Node, PeerRequestError, Receipt, RelayOutcome, RequestAnyOptions,
-    RequestError,
-};
 use peerpool::transport::{Latency, MemoryNet, ReadRate};
 use peerpool::wire::{Control, DecodeStep, Decoder as _, MessageHeader, Native, Protocol as _, Status};
+use peerpool::{
+    Direction, Handled, LagPolicy, Lane, Message, Node, PeerRequestError, Receipt, RelayOutcome,
+    RequestAnyOptions, RequestError,
+};
 use tokio::io::AsyncWriteExt as _;
 
 /// One node in the middle, `others` connected to it.
@@ -55,9 +54,7 @@ async fn a_receipt_tells_written_behind_origin_left_and_not_joined() {
     let second = a.broadcast_with_receipt(&message(3, b"behind")).unwrap();
     a.broadcast_except(&message(4, b"not to its origin"), origin.id()).unwrap();
     secs(1).await;
-    let of = |receipt: &peerpool::node::BroadcastReceipt, id| {
-        receipt.statuses().find(|one| one.1 == id).unwrap().2
-    };
+    let of = |receipt: &peerpool::BroadcastReceipt, id| receipt.statuses().find(|one| one.1 == id).unwrap().2;
     assert_eq!(
         [origin.id(), stuck.id(), gone.id()].map(|id| of(&second, id)),
         [Receipt::Written, Receipt::Behind, Receipt::Written]

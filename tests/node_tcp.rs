@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use harness::{ByHand, Rec, hello, message, peers, quiet, until};
-use peerpool::node::{Handled, Node, NodeConfig};
 use peerpool::wire::{FirstFrame, GoodbyeReason};
+use peerpool::{Handled, Node, NodeConfig};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 

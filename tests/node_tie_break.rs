@@ -8,11 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use harness::*;
-use peerpool::base::{ConnId, Direction, PeerId};
-use peerpool::node::{ConnectError, Node, NodeConfig, Peer};
 use peerpool::pool::DisconnectReason;
 use peerpool::transport::{Latency, MemoryNet};
 use peerpool::wire::{FirstFrame, GoodbyeReason};
+use peerpool::{ConnId, ConnectError, Direction, Node, NodeConfig, Peer, PeerId};
 
 /// Both ends are on one connection, and it is the same one: what one end dialled the other accepted.
 fn assert_one_and_the_same(a: &Node, b: &Node) -> (Arc<Peer>, Arc<Peer>) {
@@ -134,7 +133,7 @@ async fn a_self_dial_ends_quietly_and_is_remembered() {
     let stats = a.stats();
     assert_eq!((stats.self_dials, stats.dial_failures, stats.pool.total_connections), (1, 0, 0));
     assert!(
-        matches!(events.try_next(), Some(peerpool::node::SubscriptionItem::Snapshot(peers)) if peers.is_empty())
+        matches!(events.try_next(), Some(peerpool::SubscriptionItem::Snapshot(peers)) if peers.is_empty())
     );
     end(a).await;
     assert!(rec.all().is_empty(), "no hook ran");
@@ -203,9 +202,10 @@ async fn an_authenticated_peer_with_a_dead_connection_is_back_within_one_handsha
     let adopt = || {
         let (near, far) = net.pair(ip(1), ip(2));
         let a = a.clone();
-        let adopting = tokio::spawn(async move {
-            a.adopt(near, peerpool::base::Direction::Inbound, at(2), Some([7; 32])).await
-        });
+        let adopting =
+            tokio::spawn(
+                async move { a.adopt(near, peerpool::Direction::Inbound, at(2), Some([7; 32])).await },
+            );
         (adopting, ByHand::new(far))
     };
     let (adopting, mut first) = adopt();
@@ -306,7 +306,7 @@ async fn a_proven_newer_inbound_replaces_what_we_dialled_and_the_key_is_never_em
     assert_eq!((of_a.direction(), of_b.direction()), (Direction::Inbound, Direction::Outbound));
     assert_ne!(of_a.id(), dialled);
     // Down of the old before Up of the new, and nothing else.
-    use peerpool::node::{NodeEvent, SubscriptionItem};
+    use peerpool::{NodeEvent, SubscriptionItem};
     let ids: Vec<(bool, ConnId)> = std::iter::from_fn(|| updates.try_next())
         .filter_map(|update| match update {
             SubscriptionItem::Event(NodeEvent::Up { peer, .. }) => Some((true, peer.id())),

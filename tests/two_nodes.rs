@@ -4,10 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerpool::base::{Lane, PeerId};
-use peerpool::node::{
-    ConnectError, Context, Event, Handled, Handler, Message, Node, NodeConfig, Receipt, RelayOutcome,
-    Request, RequestAnyOptions, Responder,
+use peerpool::{
+    ConnectError, Context, Event, Handled, Handler, Lane, Message, Node, NodeConfig, PeerId, Receipt,
+    RelayOutcome, Request, RequestAnyOptions, Responder,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;

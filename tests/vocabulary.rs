@@ -5,11 +5,55 @@ use std::path::{Path, PathBuf};
 
 /// Words that are refused, as a whole word or as a part of an identifier (`SeatGuard`, `seat_guard`), in code and comments.
 const REFUSED: &[&str] = &[
-    "bears", "blame", "clump", "contender", "crowd", "deed", "deeds", "dialect", "dialects", "doze", "duel",
-    "foothold", "footing", "glance", "heir", "judge", "kick", "kin", "knob", "knobs", "leftover",
-    "leftovers", "mend", "parcel", "prelude", "seat", "seats", "shelf", "shelves", "sleeper", "sleepers",
-    "speaker", "storm", "storms", "stride", "suspect", "tally", "tongue", "tongues", "twin", "verdict",
-    "vitals", "voice", "weather", "whoever", "whom", "witness", "witnesses", "wreak",
+    "bears",
+    "blame",
+    "clump",
+    "contender",
+    "crowd",
+    "deed",
+    "deeds",
+    "dialect",
+    "dialects",
+    "doze",
+    "duel",
+    "foothold",
+    "footing",
+    "glance",
+    "heir",
+    "judge",
+    "kick",
+    "kin",
+    "knob",
+    "knobs",
+    "leftover",
+    "leftovers",
+    "mend",
+    "parcel",
+    "prelude",
+    "seat",
+    "seats",
+    "shelf",
+    "shelves",
+    "sleeper",
+    "sleepers",
+    "speaker",
+    "storm",
+    "storms",
+    "stride",
+    "suspect",
+    "tally",
+    "tongue",
+    "tongues",
+    "twin",
+    "verdict",
+    "vitals",
+    "voice",
+    "weather",
+    "whoever",
+    "whom",
+    "witness",
+    "witnesses",
+    "wreak",
 ];
 
 /// `std::prelude` and the like are names of others.
@@ -78,6 +122,9 @@ fn no_source_uses_a_refused_word() {
 
 #[test]
 fn the_reader_sees_words_inside_identifiers() {
-    assert_eq!(refused_words("let seat_count = SeatGuard::new(voices, MOST_SEATS);"), ["seat", "seat", "seats"]);
+    assert_eq!(
+        refused_words("let seat_count = SeatGuard::new(voices, MOST_SEATS);"),
+        ["seat", "seat", "seats"]
+    );
     assert_eq!(refused_words("// inverse, prejudged, seating"), Vec::<String>::new());
 }

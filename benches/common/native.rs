@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use bytes::{Bytes, BytesMut};
-use peerpool::base::{Lane, Nonce};
 use peerpool::wire::{FirstFrame, Hello, MessageHeader, Native, Protocol};
+use peerpool::{Lane, Nonce};
 
 /// The kind of the messages that are sent.
 pub(crate) const KIND: u16 = 7;

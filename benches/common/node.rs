@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use peerpool::node::{Node, NodeBuilder, NodeConfig};
 use peerpool::pool::PoolConfig;
+use peerpool::{Node, NodeBuilder, NodeConfig};
 use tokio::runtime::Runtime;
 
 /// Longer than any bench.

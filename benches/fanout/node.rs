@@ -4,9 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
-use peerpool::base::Lane;
-use peerpool::node::{Message, Node};
 use peerpool::transport::{Tcp, TcpConfig};
+use peerpool::{Lane, Message, Node};
 use tokio::runtime::Runtime;
 
 use crate::common::contest::{Contender, Contest, Goal, Produced};

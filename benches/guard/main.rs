@@ -27,9 +27,8 @@ use common::native::{KIND, append_frame};
 use common::node::{NEVER, quiet_config};
 use common::recorder::Recorder;
 use common::results::case;
-use peerpool::base::{Direction, PeerId, Tick};
-use peerpool::node::{Context, Event, Handled, Handler, Message, Node};
 use peerpool::pool::{Pool, PoolConfig};
+use peerpool::{Context, Direction, Event, Handled, Handler, Message, Node, PeerId, Tick};
 use scripted::Script;
 
 /// The argument that has a process do some work. The name of the work and the number of units follow.

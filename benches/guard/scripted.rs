@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, BytesMut};
-use peerpool::base::Nonce;
+use peerpool::Nonce;
 use peerpool::transport::Stream;
 use peerpool::wire::{Hello, Native, Protocol};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};

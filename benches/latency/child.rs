@@ -6,8 +6,8 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 
-use peerpool::node::{Context, Event, Handled, Handler, Node, NodeConfig};
 use peerpool::transport::{Tcp, TcpConfig};
+use peerpool::{Context, Event, Handled, Handler, Node, NodeConfig};
 use tokio::runtime::Runtime;
 
 use crate::Sockets;

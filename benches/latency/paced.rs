@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use peerpool::node::{Message, Node};
+use peerpool::{Message, Node};
 use tokio::runtime::Runtime;
 
 use crate::Options;

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use peerpool::base::Lane;
-use peerpool::node::{Message, Node};
+use peerpool::{Lane, Message, Node};
 use tokio::runtime::Runtime;
 
 use crate::Options;

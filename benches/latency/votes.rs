@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use peerpool::base::Lane;
-use peerpool::node::{Message, Node, Peer};
+use peerpool::{Lane, Message, Node, Peer};
 use tokio::runtime::Runtime;
 
 use crate::child::{patient_config, transport};

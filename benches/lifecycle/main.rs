@@ -29,8 +29,8 @@ use common::results::case;
 use common::stats::median;
 use common::{system, table};
 use criterion::Criterion;
-use peerpool::node::{Node, NodeConfig};
 use peerpool::pool::PoolConfig;
+use peerpool::{Node, NodeConfig};
 use tokio::runtime::Runtime;
 
 /// The argument that starts the second process. The address of the node and the number of peers follow.

@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use peerpool::base::{Direction, PeerId, Tick};
 use peerpool::pool::{DisconnectReason, Peer, Pool, PoolConfig};
+use peerpool::{Direction, PeerId, Tick};
 use tokio::sync::RwLock;
 
 use crate::maps::{Papaya, ParkingLot, SccIndex};

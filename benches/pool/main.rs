@@ -26,8 +26,8 @@ use common::recorder::Recorder;
 use common::system::pin;
 use competitors::{Competitor, Plan, addr_of, churn_keys, examine_all, insert, keys, new_pool, warm_up};
 use criterion::{BatchSize, BenchmarkId, Criterion};
-use peerpool::base::{Direction, PeerId, Tick};
 use peerpool::pool::{DisconnectReason, SlotClass};
+use peerpool::{Direction, PeerId, Tick};
 
 const SIZES: [usize; 3] = [200, 10_000, 1_000_000];
 

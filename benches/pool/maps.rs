@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use peerpool::base::PeerId;
+use peerpool::PeerId;
 
 use crate::competitors::{Competitor, Fast, Plan, Unified};
 

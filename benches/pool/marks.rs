@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use peerpool::base::PeerId;
+use peerpool::PeerId;
 
 use crate::common::recorder::Recorder;
 use crate::common::results::case;

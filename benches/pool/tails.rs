@@ -4,8 +4,8 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use peerpool::base::{PeerId, Tick};
 use peerpool::pool::DisconnectReason;
+use peerpool::{PeerId, Tick};
 
 use crate::common::recorder::Recorder;
 use crate::common::results::case;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use peerpool::base::{Direction, PeerId, Tick};
 use peerpool::pool::{DisconnectReason, Peer, SlotClass};
+use peerpool::{Direction, PeerId, Tick};
 
 use crate::common::recorder::Recorder;
 use crate::common::results::{Case, case};

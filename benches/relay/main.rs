@@ -27,7 +27,7 @@ use common::rounds::interleave;
 use common::stats::{each, median};
 use common::{system, table};
 use criterion::{Criterion, Throughput};
-use peerpool::node::{Context, Event, Handled, Handler, Message, Node, RelayConfig};
+use peerpool::{Context, Event, Handled, Handler, Message, Node, RelayConfig};
 use tokio::runtime::Runtime;
 
 pub(crate) const PEERS: u64 = 64;

@@ -1,7 +1,7 @@
 //! The second process: a node and a plain listener that answer requests.
 
 use bytes::Bytes;
-use peerpool::node::{Context, Handled, Handler, Node, NodeConfig, Request, Responder};
+use peerpool::{Context, Handled, Handler, Node, NodeConfig, Request, Responder};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::ANSWER_BYTES;

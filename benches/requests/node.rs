@@ -3,8 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use peerpool::base::PeerId;
-use peerpool::node::{Message, Node};
+use peerpool::{Message, Node, PeerId};
 use tokio::runtime::Runtime;
 
 use crate::baseline::{in_tasks, request};

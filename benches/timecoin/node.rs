@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use peerpool::base::Lane;
-use peerpool::node::{Message, Node, ProtocolConfig};
 use peerpool::timecoin::wire::{NetworkMessage, Software, TimeCoin, TransactionMessage};
+use peerpool::{Lane, Message, Node, ProtocolConfig};
 use tokio::runtime::Runtime;
 
 use crate::common::contest::{Contender, Contest, Goal, Produced};

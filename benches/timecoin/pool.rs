@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use peerpool::base::{Direction, Tick};
 use peerpool::pool::{ConnectionHandle, DisconnectReason, Peer, Pool, PoolConfig, SeenOutcome};
+use peerpool::{Direction, Tick};
 
 use crate::counting_locks::Key;
 use crate::legacy::PeerInfo;

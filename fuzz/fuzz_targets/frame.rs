@@ -6,7 +6,7 @@
 use arbitrary::Arbitrary;
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use peerpool::base::Lane;
+use peerpool::Lane;
 use peerpool::wire::{Control, DecodeStep, Decoder, MessageHeader, Native, Protocol, WireError, WireLimits};
 
 /// A piece of the stream: raw bytes, or a valid frame, so that the fuzzer gets past the header

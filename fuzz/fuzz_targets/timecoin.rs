@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use arbitrary::Arbitrary;
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use peerpool::base::Lane;
+use peerpool::Lane;
 use peerpool::timecoin::wire::{HandshakeMessage, Kind, NetworkMessage, Software, TimeCoin, UNKNOWN};
 use peerpool::wire::{Control, DecodeStep, Decoder, FirstFrame, MessageHeader, Protocol, WireError};
 

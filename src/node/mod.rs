@@ -3,7 +3,7 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use peerpool::node::{Message, Node};
+//! use peerpool::{Message, Node};
 //!
 //! let node = Node::builder().listen("127.0.0.1:0".parse()?).start().await?;
 //! node.connect("127.0.0.1:9000".parse()?).await?;

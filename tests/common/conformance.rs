@@ -3,11 +3,11 @@
 #![allow(dead_code)]
 
 use bytes::{Bytes, BytesMut};
-use peerpool::base::{Lane, Nonce, canonical};
 use peerpool::wire::{
     Control, DecodeStep, Decoder, EncodeError, FirstFrame, Goodbye, GoodbyeReason, Hello, MessageHeader,
     Protocol, Status, WireError,
 };
+use peerpool::{Lane, Nonce, canonical};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};

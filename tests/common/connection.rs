@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use peerpool::base::{ConnId, Lane, Tick};
 use peerpool::broadcast::state::{StateConfig, StateTable};
 use peerpool::broadcast::{LagPolicy, Log, LogConfig, LogSet, WakeSet};
 use peerpool::connection::{
@@ -17,6 +16,7 @@ use peerpool::connection::{
 };
 use peerpool::transport::Stream;
 use peerpool::wire::{Control, DecodeStep, Decoder, Goodbye, MessageHeader, Protocol, WireError};
+use peerpool::{ConnId, Lane, Tick};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;

@@ -6,7 +6,7 @@
 use std::io::IoSlice;
 
 use bytes::Bytes;
-use peerpool::base::ConnId;
+use peerpool::ConnId;
 use peerpool::broadcast::{
     Appended, Batch, Cursor, CursorView, Fill, LOGS_PER_SET, LagPolicy, Log, LogChunk, LogConfig,
     LogPositions, LogSet, MAX_PARTIAL_CHUNK, Receipt, ResumePoint, WakeSet,

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use peerpool::address_book::{AddressBook, AddressBookConfig};
-use peerpool::base::{Backoff, Direction, Lane, Nonce};
-use peerpool::node::{
-    Context, Event, Handled, Handler, Message, Node, NodeConfig, NodeRef, Peer, Request, Responder,
-};
 use peerpool::pool::DisconnectReason;
 use peerpool::transport::{BoxStream, MemoryNet, Transport};
 use peerpool::wire::{Control, DecodeStep, Decoder, FirstFrame, Goodbye, Hello, Native, Protocol};
+use peerpool::{
+    Backoff, Context, Direction, Event, Handled, Handler, Lane, Message, Node, NodeConfig, NodeRef, Nonce,
+    Peer, Request, Responder,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -321,7 +321,7 @@ pub(crate) async fn adopt_both(
     net: &MemoryNet,
     (from, from_last, its_key): (&Node, u8, Option<[u8; 32]>),
     (to, to_last, far_key): (&Node, u8, Option<[u8; 32]>),
-) -> (Result<Arc<Peer>, peerpool::node::ConnectError>, Result<Arc<Peer>, peerpool::node::ConnectError>) {
+) -> (Result<Arc<Peer>, peerpool::ConnectError>, Result<Arc<Peer>, peerpool::ConnectError>) {
     let (near, far) = net.pair(ip(from_last), ip(to_last));
     let (from_addr, to_addr) = (far_addr(&near, from_last), far_addr(&far, to_last));
     let dialling = from.adopt(near, Direction::Outbound, to_addr, far_key);

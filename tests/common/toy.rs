@@ -15,11 +15,11 @@
 #![allow(dead_code)]
 
 use bytes::{BufMut, Bytes, BytesMut};
-use peerpool::base::{Lane, Nonce, canonical};
 use peerpool::wire::{
     Chunks, Control, DecodeStep, Decoder, EncodeError, Features, FirstFrame, Goodbye, GoodbyeReason,
     HeaderBytes, Hello, MessageHeader, Payload, Protocol, WireError, WireLimits,
 };
+use peerpool::{Lane, Nonce, canonical};
 use std::fmt::Write as _;
 use std::time::Duration;
 

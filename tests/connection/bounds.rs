@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use peerpool::base::{Lane, Tick};
 use peerpool::broadcast::LagPolicy;
 use peerpool::connection::{
     CloseReason, ConnectionConfig, ConnectionHandler, Handled, MemoryReservation, Message, SendError,
 };
 use peerpool::wire::{Control, MessageHeader, Native};
+use peerpool::{Lane, Tick};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 

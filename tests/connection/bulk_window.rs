@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use peerpool::base::Lane;
+use peerpool::Lane;
 use peerpool::connection::{ConnectionConfig, Handled, Message};
 use peerpool::pool::DisconnectReason;
 use peerpool::wire::Native;

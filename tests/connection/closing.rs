@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use peerpool::base::Lane;
+use peerpool::Lane;
 use peerpool::connection::{CloseReason, Handled, Message, SendError};
 use peerpool::pool::DisconnectReason;
 use peerpool::wire::{Control, Goodbye, GoodbyeReason, MessageHeader, Native, Protocol};

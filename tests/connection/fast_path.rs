@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use peerpool::base::{ConnId, Lane};
 use peerpool::broadcast::{Appended, Receipt};
 use peerpool::connection::{
     CloseReason, ConnectionBuilder, ConnectionHandler, ConnectionSetup, InitialIo, Message,
 };
 use peerpool::transport::Stream;
 use peerpool::wire::{DecodeStep, Decoder, MessageHeader, Native, Protocol};
+use peerpool::{ConnId, Lane};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use peerpool::base::Lane;
+use peerpool::Lane;
 use peerpool::connection::{CloseReason, Connection, ConnectionConfig, Handled, Message};
 use peerpool::wire::{Control, MessageHeader, Native, Protocol, Status};
 

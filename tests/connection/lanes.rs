@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use peerpool::base::Lane;
+use peerpool::Lane;
 use peerpool::broadcast::LagPolicy;
 use peerpool::broadcast::state::StateKey;
 use peerpool::connection::{ConnectionConfig, Message};

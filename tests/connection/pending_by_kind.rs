@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerpool::base::Lane;
+use peerpool::Lane;
 use peerpool::connection::{ConnectionConfig, Handled, Message, RequestError, Responder, SendError};
 use peerpool::timecoin::wire::{Kind, NetworkMessage, Software, TimeCoin, UNKNOWN};
 use peerpool::wire::{Control, EncodeError, MessageHeader, Status};

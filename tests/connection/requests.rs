@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerpool::base::Lane;
+use peerpool::Lane;
 use peerpool::connection::{
     CloseReason, ConnectionConfig, Handled, Message, RequestError, RespondError, Responder,
 };

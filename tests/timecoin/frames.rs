@@ -2,7 +2,7 @@
 
 use crate::conformance::{Reader, WireMessage};
 use bytes::{Bytes, BytesMut};
-use peerpool::base::Lane;
+use peerpool::Lane;
 use peerpool::timecoin::wire::{Kind, NetworkMessage, Software, TimeCoin, UNKNOWN};
 use peerpool::wire::{
     Control, DecodeStep, Decoder, EncodeError, FrameKind, MessageHeader, Payload, Protocol, Status, WireError,

@@ -2,7 +2,7 @@
 
 use crate::frames::dump;
 use bytes::{Bytes, BytesMut};
-use peerpool::base::Nonce;
+use peerpool::Nonce;
 use peerpool::timecoin::wire::{HandshakeMessage, NetworkType, PeerSoftware, Software, TimeCoin};
 use peerpool::wire::{
     AgentError, EncodeError, FirstFrame, Goodbye, GoodbyeReason, Hello, Protocol, WireError,

@@ -12,9 +12,9 @@ mod samples;
 
 use bytes::Bytes;
 use conformance::{Expectations, WireMessage};
-use peerpool::base::{Lane, canonical};
 use peerpool::timecoin::wire::{Kind, NetworkMessage, NetworkType, Software, TimeCoin, UNKNOWN};
 use peerpool::wire::{Control, Hello, MessageHeader, Status};
+use peerpool::{Lane, canonical};
 
 /// How this network transforms messages: JSON texts, recognised by their content, and refusals by
 /// silence.

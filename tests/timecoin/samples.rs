@@ -1,6 +1,6 @@
 //! What the network's own node writes is read, and written again byte for byte.
 
-use peerpool::base::Lane;
+use peerpool::Lane;
 use peerpool::timecoin::PeerInfo;
 use peerpool::timecoin::wire::{
     Block, BlockHeader, ConflictInfo, HandshakeMessage, Kind, NetworkMessage, OutPoint, ProtocolVersion,

@@ -3,14 +3,13 @@
 use super::*;
 use legacy_node::{Handshake, Network, ScriptedPeer};
 use peerpool::address_book::{AddressBook, AddressBookConfig};
-use peerpool::base::Backoff;
 use peerpool::connection::RequestError;
-use peerpool::node::ConnectError;
 use peerpool::timecoin::{
     AdoptError, ConnectionError, PeerConnectError, PeerConnection, PeerListener, PeerRequestError,
     QuarantineReason,
 };
 use peerpool::wire::Status;
+use peerpool::{Backoff, ConnectError};
 use tokio::sync::Mutex;
 
 #[tokio::test]

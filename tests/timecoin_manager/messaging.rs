@@ -1,10 +1,10 @@
 //! Broadcasts and messages to one peer arrive in order, and only sent ones are counted.
 
 use super::*;
-use peerpool::node::{Node, NodeConfig};
 use peerpool::timecoin::wire::PeerAddress;
 use peerpool::timecoin::{Announced, ConnectionError, PeerSendError, QuarantineReason};
 use peerpool::transport::{BoxFuture, BoxListener, BoxStream, Transport};
+use peerpool::{Node, NodeConfig};
 
 #[tokio::test]
 async fn a_broadcast_transaction_arrives() {

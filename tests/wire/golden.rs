@@ -2,10 +2,10 @@
 
 use crate::conformance::{Reader, WireMessage};
 use bytes::{Bytes, BytesMut};
-use peerpool::base::{Lane, Nonce};
 use peerpool::wire::{
     Control, FirstFrame, Goodbye, GoodbyeReason, Hello, MessageHeader, Native, Protocol, Status,
 };
+use peerpool::{Lane, Nonce};
 use std::collections::HashMap;
 use std::time::Duration;
 

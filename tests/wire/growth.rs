@@ -3,7 +3,7 @@
 
 use crate::conformance::{Reader, WireMessage};
 use bytes::{Bytes, BytesMut};
-use peerpool::base::Lane;
+use peerpool::Lane;
 use peerpool::wire::{DecodeStep, Decoder, MessageHeader, Native, Payload, Protocol};
 
 #[test]

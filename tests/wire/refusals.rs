@@ -2,11 +2,11 @@
 
 use crate::conformance::{Reader, WireMessage};
 use bytes::{Bytes, BytesMut};
-use peerpool::base::{Lane, Nonce};
 use peerpool::wire::{
     AgentError, Control, EncodeError, FirstFrame, FrameKind, Goodbye, GoodbyeReason, Hello, MessageHeader,
     Native, Protocol, WireError, WireLimits,
 };
+use peerpool::{Lane, Nonce};
 use std::time::Duration;
 
 const MORE: u8 = 0x20;

@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::str::FromStr;
 use std::thread;
 
-use peerpool::node::Node;
+use peerpool::Node;
 use socket2::{Domain, Socket, Type};
 
 use super::child_process::ChildProcess;

@@ -9,7 +9,7 @@ use crate::connection::{Event, Message, Request};
 /// A type that is sent as one kind of message.
 ///
 /// ```
-/// use peerpool::node::{Message, Typed};
+/// use peerpool::{Message, Typed};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Serialize, Deserialize, PartialEq, Debug)]
@@ -17,12 +17,12 @@ use crate::connection::{Event, Message, Request};
 ///
 /// impl Typed for Vote {
 ///     const KIND: u16 = 7;
-///     const LANE: peerpool::base::Lane = peerpool::base::Lane::Urgent;
+///     const LANE: peerpool::Lane = peerpool::Lane::Urgent;
 /// }
 ///
 /// let message = Message::of(&Vote { height: 9, yes: true })?;
 /// assert_eq!(Vote::read(message.kind, &message.payload)?, Vote { height: 9, yes: true });
-/// # Ok::<(), peerpool::node::TypedError>(())
+/// # Ok::<(), peerpool::TypedError>(())
 /// ```
 pub trait Typed: Serialize + DeserializeOwned {
     /// Its message kind.

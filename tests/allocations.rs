@@ -2,7 +2,7 @@
 //!
 //! One test in the binary, because the counters are global. `cargo test --test allocations --
 //! --nocapture` shows the figures.
-#![cfg(feature = "node")]
+#![cfg(all(feature = "node", feature = "unstable"))]
 
 use std::alloc::System;
 use std::future::Future;

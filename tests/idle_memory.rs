@@ -103,7 +103,7 @@ fn an_idle_connection_stays_below_its_memory_bound() {
 /// Sends every peer a message and a ping; each responds with a pong and a message.
 fn exchange_messages(node: &Node, peers: &mut [TcpStream]) {
     node.broadcast(&Message::new(7, vec![b'x'; PAYLOAD_BYTES])).expect("a legal message");
-    node.roster().iter().for_each(|peer| peer.connection().handle().ping());
+    node.roster().iter().for_each(|peer| peer.connection().ping());
     let mut out = BytesMut::new();
     for peer in &mut *peers {
         let (token, messages) = read_ping_and_message(peer);

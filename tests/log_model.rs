@@ -1,5 +1,5 @@
 //! The broadcast log against a plain list of messages, with random operations and with threads.
-#![cfg(feature = "node")]
+#![cfg(all(feature = "node", feature = "unstable"))]
 #![allow(clippy::unwrap_used)]
 
 #[path = "common/log_model.rs"]

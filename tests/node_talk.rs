@@ -1,5 +1,5 @@
 //! What nodes say to each other: broadcasts and their receipts, state, relay, requests. Time is paused.
-#![cfg(all(feature = "node", not(peerpool_loom)))]
+#![cfg(all(feature = "node", feature = "unstable", not(peerpool_loom)))]
 
 #[path = "common/node.rs"]
 mod harness;

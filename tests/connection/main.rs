@@ -1,6 +1,6 @@
 //! Connections over both protocols: lanes, inbox, requests, bounds, and how they end. Time is
 //! paused.
-#![cfg(all(feature = "node", not(peerpool_loom)))]
+#![cfg(all(feature = "node", feature = "unstable", not(peerpool_loom)))]
 
 mod bounds;
 mod bulk_window;

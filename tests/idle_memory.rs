@@ -3,7 +3,7 @@
 //! One test in the binary, because the counters are global. `cargo test --test idle_memory --
 //! --nocapture` shows the figures. The bench `idle` measures the same with many more connections in
 //! separate processes.
-#![cfg(feature = "node")]
+#![cfg(all(feature = "node", feature = "unstable"))]
 
 use std::alloc::System;
 use std::io::{Read, Write};
@@ -103,7 +103,7 @@ fn an_idle_connection_stays_below_its_memory_bound() {
 /// Sends every peer a message and a ping; each responds with a pong and a message.
 fn exchange_messages(node: &Node, peers: &mut [TcpStream]) {
     node.broadcast(&Message::new(7, vec![b'x'; PAYLOAD_BYTES])).expect("a legal message");
-    node.roster().iter().for_each(|peer| peer.connection().ping());
+    node.roster().iter().for_each(|peer| peer.connection().handle().ping());
     let mut out = BytesMut::new();
     for peer in &mut *peers {
         let (token, messages) = read_ping_and_message(peer);

@@ -71,7 +71,7 @@ async fn peerpool_node(pings: bool) -> Server {
     let (addr, handle) = (node.local_addrs()[0], NodeRef::clone(&node));
     let broadcast = move || {
         handle.broadcast(&Message::new(1, vec![7; 100])).expect("a legal message");
-        handle.roster().iter().for_each(|peer| peer.connection().ping());
+        handle.roster().iter().for_each(|peer| peer.connection().handle().ping());
     };
     let live = move || node.shutdown_report().peers as usize;
     Server { addr, live: Box::new(live), broadcast: Box::new(broadcast) }

@@ -58,6 +58,6 @@ pub use runtime::seen_set::{Digest, RelayConfig, RelayOutcome};
 pub use session::peer::{NodeConnection, Peer, PeerInfo, Pool};
 
 #[doc(inline)]
-pub use crate::broadcast::{LagPolicy, Receipt};
+pub use crate::broadcast::{Appended, LagPolicy, Receipt};
 #[doc(inline)]
 pub use crate::connection::{Event, Handled, Message, Request, RequestError, Responder, Response, SendError};

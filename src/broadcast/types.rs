@@ -64,8 +64,7 @@ impl Default for LogConfig {
     }
 }
 
-/// Where an append put its message. [`CursorView::status_of`](super::CursorView::status_of) tells
-/// what became of the message at one connection.
+/// Where an append put its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Appended {
     /// Number of the message in this log, from zero.

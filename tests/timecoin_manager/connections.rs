@@ -3,7 +3,7 @@
 use super::*;
 use legacy_node::{Handshake, Network, ScriptedPeer};
 use peerpool::address_book::{AddressBook, AddressBookConfig};
-use peerpool::connection::RequestError;
+use peerpool::RequestError;
 use peerpool::timecoin::{
     AdoptError, ConnectionError, PeerConnectError, PeerConnection, PeerListener, PeerRequestError,
     QuarantineReason,

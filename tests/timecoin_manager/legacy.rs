@@ -2,7 +2,7 @@
 
 use super::*;
 use legacy_node::{ConnectionSetup, Handshake, LegacyNode, Network, ScriptedPeer, Timing};
-use peerpool::connection::RequestError;
+use peerpool::RequestError;
 use peerpool::timecoin::{ConnectionError, PeerRequestError, QuarantineReason};
 
 /// A stream from a legacy node's own host to a manager in memory.

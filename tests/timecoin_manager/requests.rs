@@ -1,7 +1,7 @@
 //! Questions are answered, by the right answer, or fail for a reason that says which.
 
 use super::*;
-use peerpool::connection::RequestError;
+use peerpool::RequestError;
 use peerpool::timecoin::wire::{MasternodeInfo, UTXOState, UtxoInfo};
 use peerpool::timecoin::{
     FetchError, Finality, PeerConnection, PeerRequestError, PingError, Reply, StateSnapshot, VoteError,

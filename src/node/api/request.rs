@@ -58,8 +58,7 @@ impl RequestPipeline {
         &self.peer
     }
 
-    /// Sends one more request without waiting. Returns its number; see
-    /// [`connection::RequestPipeline::send`].
+    /// Sends one more request without waiting. Returns its number, which counts from zero.
     ///
     /// # Errors
     /// See [`RequestError`]; the message comes back.
@@ -73,7 +72,11 @@ impl RequestPipeline {
     }
 
     /// The next response, in order of arrival, with the number of its request; `None` if nothing is
-    /// in flight. See [`connection::RequestPipeline::next`].
+    /// in flight.
+    ///
+    /// A request's time is measured from the first call of this after it was sent that finds no
+    /// response taken already, and is at most a 32nd longer than the timeout. Timeouts are reported
+    /// after the responses that were taken.
     ///
     /// # Errors
     /// A failure of that one request: [`RequestError::Timeout`], [`RequestError::Closed`] or a

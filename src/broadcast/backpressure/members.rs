@@ -41,6 +41,8 @@ pub(super) struct MemberRecord {
     since: Tick,
     is_stalled: bool,
     pub(super) is_slow: bool,
+    /// Since when it was in the way at every tick while most others were idle, and at how many.
+    pub(super) in_the_way: Option<(Tick, u32)>,
     /// Of a slow member: since when it has kept up at every check.
     pub(super) keeps_up_since: Option<Tick>,
     /// Messages it had skipped at the last check.
@@ -82,7 +84,7 @@ impl MemberRecord {
 
     /// It is not waited for until it has kept up.
     pub(super) const fn set_slow(&mut self) {
-        (self.is_slow, self.keeps_up_since) = (true, None);
+        (self.is_slow, self.in_the_way, self.keeps_up_since) = (true, None, None);
     }
 }
 

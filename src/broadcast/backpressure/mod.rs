@@ -163,12 +163,13 @@ impl Backpressure {
             members.drop_records(log, now);
             return;
         }
-        members.clear_delays_without_producers();
         let wake = if members.check_delays(log, now) {
             self.start_wait(&mut members, log, now)
-        } else if members.deadline(log.stall).is_some_and(|deadline| now < deadline) {
-            return;
         } else {
+            let found = members.check_in_the_way(log, now);
+            if !found && members.deadline(log.stall).is_some_and(|deadline| now < deadline) {
+                return;
+            }
             members.check_stalled(log, now);
             self.watch_next(&mut members, log)
         };

@@ -1,34 +1,36 @@
-//! The slow-member rule: a member that keeps most others idle is not waited for.
+//! The slow-member rules: a member that keeps most others idle is not waited for.
 //!
-//! While producers wait, a member that has written everything is *idle*. The members are checked
-//! every 20 ms (a fiftieth of the stall time). If most are idle at a check, each member in the way
-//! is charged a *delay*: the time since the check before, if most were idle at that one too. At 80
-//! ms of delay the member is slow, if it had not gone half of the way when the others began to
-//! idle: then it takes less than half as much as they do.
+//! While producers wait, a member that has written everything is *idle*. There are two rules, because
+//! they have different evidence:
 //!
-//! How much a delay counts depends on the evidence:
-//! - It counts in full if at least eight members and two thirds of all are idle, the stream of the
-//!   member is full, and a member that falls behind only skips messages
-//!   ([`LagPolicy::Skip`](crate::broadcast::LagPolicy)).
-//! - It counts a 25th otherwise, if more than half of the members that are waited for are idle.
-//!   Then a member is slow after 2 s.
+//! | | quick rule | patient rule |
+//! |---|---|---|
+//! | applies if | a member that falls behind only skips messages ([`LagPolicy::Skip`](crate::broadcast::LagPolicy)) | always |
+//! | checked | every 20 ms (a fiftieth of the stall time) while a wait lasts | at the maintenance's ticks |
+//! | others idle | eight members and two thirds of all | more than half of those that are waited for |
+//! | the member | is in the way, its stream is full, and it had not gone half of the way when the others began to idle | is in the way at every tick |
+//! | slow after | 80 ms of delay, collected over waits | two stall times and four ticks in a row |
 //!
-//! What keeps the rule from being hasty:
+//! One rule for both was tried: a delay that counts a 25th on weak evidence. Between short waits it
+//! is paid back faster than it is charged, so that a peer in the way of every wait is never found.
+//!
+//! What keeps the quick rule from being hasty:
 //! - A check counts for at most a quarter of the limit, however late it comes. A machine or process
 //!   that stands still makes no member slow.
 //! - Members that read alike are behind alike, whatever their pace: then most are not idle.
 //! - Time in which a member delays nothing pays back a quarter of that time.
-//! - A delay before the last producer gave up waiting does not count.
 //!
 //! What keeps it from making all members slow: slow members do not count as idle while they are
 //! behind, so at most a third is found slow early.
 //!
 //! A slow member is waited for again once it has kept up for one stall time, and twice as long each
-//! further time, up to ten. It is ten at once on weak evidence, or if the member has skipped
+//! further time, up to ten. It is ten at once after the patient rule, or if the member has skipped
 //! messages.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+use smallvec::SmallVec;
 
 use super::LogSnapshot;
 use super::members::Members;
@@ -38,8 +40,10 @@ use crate::base::Tick;
 const CHECKS_PER_STALL: u32 = 50;
 /// Checks that a member may delay the others for.
 const MAX_DELAY_CHECKS: u32 = 4;
-/// Part of a delay that counts on weak evidence.
-const WEAK_EVIDENCE_DIVISOR: u32 = 25;
+/// Fewest ticks in a row that a member must be in the way for, by the patient rule.
+const MIN_TICKS_IN_THE_WAY: u32 = 4;
+/// Stall times that a member must be in the way for, by the patient rule.
+const STALLS_IN_THE_WAY: u32 = 2;
 /// Part of the time without a delay that is paid back.
 const PAYBACK_DIVISOR: u32 = 4;
 /// Fewest idle members that are strong evidence.
@@ -76,26 +80,12 @@ struct Strike {
     times: u32,
 }
 
-/// How many members are idle at a check.
-#[derive(Clone, Copy, Debug, Default)]
-struct IdleCount {
-    all: usize,
-    idle: usize,
-    /// Those that are waited for, and how many of these are idle.
-    waited_for: usize,
-    waited_for_idle: usize,
-}
-
-/// A check at which most members are idle.
+/// A check of the quick rule at which enough members are idle.
 #[derive(Clone, Copy, Debug)]
 struct Check {
     now: Tick,
-    /// The check before, if most were idle.
+    /// The check before, if enough were idle at it.
     previous: Option<Tick>,
-    /// A full delay may be charged, to members with a full stream.
-    is_strong: bool,
-    /// A 25th may be charged.
-    is_weak: bool,
 }
 
 impl SlowDetector {
@@ -104,8 +94,8 @@ impl SlowDetector {
         (self.last_idle_check, self.last_end) = (None, None);
     }
 
-    fn is_due(&self, now: Tick) -> bool {
-        now >= self.next_check
+    fn is_due(&self, log: &LogSnapshot, now: Tick) -> bool {
+        log.skips_on_lag && now >= self.next_check
     }
 
     /// The position at which a member is idle: what was appended since the last check does not
@@ -114,43 +104,29 @@ impl SlowDetector {
         self.last_end.unwrap_or(log.end)
     }
 
-    /// Begins a check. `None` if not enough members are idle.
-    fn start_check(&mut self, log: &LogSnapshot, now: Tick, count: IdleCount) -> Option<Check> {
+    /// Begins a check at which `idle` of `all` members are idle. `None` if these are not enough.
+    fn start_check(&mut self, log: &LogSnapshot, now: Tick, idle: usize, all: usize) -> Option<Check> {
         self.next_check = now.after(check_interval(log.stall));
         self.last_end = Some(log.end);
         self.strikes.retain(|_, strike| strike.is_slow || now.since(strike.last) < MAX_PROBATION * log.stall);
         let previous = self.last_idle_check.take();
-        let is_strong =
-            log.skips_on_lag && count.idle >= MIN_IDLE_PEERS && 3 * count.idle >= 2 * count.all;
-        let is_weak = 2 * count.waited_for_idle > count.waited_for;
-        if !is_strong && !is_weak {
+        if idle < MIN_IDLE_PEERS || 3 * idle < 2 * all {
             return None;
         }
         self.last_idle_check = Some(now);
-        Some(Check { now, previous, is_strong, is_weak })
+        Some(Check { now, previous })
     }
 
     /// Charges a member that is in the way and `behind` bytes behind the end. Returns whether it is
     /// slow now.
-    fn record_delay(
-        &mut self,
-        index: u32,
-        behind: u64,
-        is_blocked: bool,
-        log: &LogSnapshot,
-        check: Check,
-    ) -> bool {
-        let divisor = match check {
-            Check { is_strong: true, .. } if is_blocked => 1,
-            Check { is_weak: true, .. } => WEAK_EVIDENCE_DIVISOR,
-            _ => return false,
-        };
-        let (now, interval) = (check.now, check_interval(log.stall));
+    fn record_delay(&mut self, index: u32, behind: u64, log: &LogSnapshot, check: Check) -> bool {
+        let Check { now, previous } = check;
+        let interval = check_interval(log.stall);
         let limit = MAX_DELAY_CHECKS * interval;
         let strike = self.strikes.entry(index).or_insert(Strike { last: now, ..Strike::default() });
         let passed = now.since(strike.last);
-        if check.previous == Some(strike.last) {
-            strike.delay = (strike.delay + (passed / divisor).min(interval)).min(2 * limit);
+        if previous == Some(strike.last) {
+            strike.delay = (strike.delay + passed.min(interval)).min(2 * limit);
         } else {
             strike.delay = strike.delay.saturating_sub(passed / PAYBACK_DIVISOR);
             strike.is_far_behind = behind > log.max_lag / 4 * 3;
@@ -161,10 +137,6 @@ impl SlowDetector {
         }
         (strike.delay, strike.is_slow) = (Duration::ZERO, true);
         strike.times = strike.times.saturating_add(1);
-        if divisor == WEAK_EVIDENCE_DIVISOR {
-            // Without a strike, the probation is the longest.
-            self.strikes.remove(&index);
-        }
         true
     }
 
@@ -192,34 +164,28 @@ impl SlowDetector {
 }
 
 impl Members {
-    /// Checks which members delay the others, if a check is due. Returns whether one of them is
-    /// slow now.
+    /// The quick rule, if a check is due. Returns whether a member is slow now.
     pub(super) fn check_delays(&mut self, log: &LogSnapshot, now: Tick) -> bool {
         let Some(need) = self.need() else { return false };
         // Without a producer, no member delays anything.
-        if !self.has_waiters() || !self.slow_detector.is_due(now) {
+        if !self.has_waiters() || !self.slow_detector.is_due(log, now) {
             return false;
         }
         let idle_pos = self.slow_detector.idle_pos(log);
-        let mut count = IdleCount::default();
-        for (_, state, record) in self.with_records() {
-            let pos = state.position();
-            let (is_idle, is_waited_for) = (pos >= idle_pos, !record.is_slow && pos >= log.begin);
-            count.all += 1;
-            count.idle += usize::from(is_idle);
-            count.waited_for += usize::from(is_waited_for);
-            count.waited_for_idle += usize::from(is_waited_for && is_idle);
+        let (mut all, mut idle) = (0, 0);
+        for states in self.members.iter().flatten() {
+            all += 1;
+            idle += usize::from(states.of_log(self.log_index).position() >= idle_pos);
         }
-        let Some(check) = self.slow_detector.start_check(log, now, count) else { return false };
+        let Some(check) = self.slow_detector.start_check(log, now, idle, all) else { return false };
         let mut found = false;
         for (index, (states, record)) in (0..).zip(self.members.iter().zip(&mut self.records)) {
             let Some(state) = states.as_ref().map(|states| states.of_log(self.log_index)) else { continue };
             let pos = state.position();
-            if !record.is_in_the_way(pos, need, log, now) {
-                continue;
-            }
-            let behind = log.end.saturating_sub(pos);
-            if self.slow_detector.record_delay(index, behind, state.is_blocked(), log, check) {
+            if record.is_in_the_way(pos, need, log, now)
+                && state.is_blocked()
+                && self.slow_detector.record_delay(index, log.end.saturating_sub(pos), log, check)
+            {
                 record.set_slow();
                 found = true;
             }
@@ -228,11 +194,36 @@ impl Members {
         found
     }
 
-    /// Forgets the delays if the last producer has given up.
-    pub(super) fn clear_delays_without_producers(&mut self) {
+    /// The patient rule. Returns whether a member is slow now.
+    pub(super) fn check_in_the_way(&mut self, log: &LogSnapshot, now: Tick) -> bool {
+        let Some(need) = self.need() else { return false };
         if !self.has_waiters() {
-            self.slow_detector.strikes.values_mut().for_each(|strike| strike.delay = Duration::ZERO);
+            self.with_records().for_each(|(_, _, record)| record.in_the_way = None);
+            return false;
         }
+        let (mut waited_for, mut idle) = (0usize, 0usize);
+        for (_, state, _) in self.with_records().filter(|(_, _, record)| !record.is_slow) {
+            let pos = state.position();
+            waited_for += usize::from(pos >= log.begin);
+            idle += usize::from(pos >= log.end);
+        }
+        let mut found = SmallVec::<[u32; 8]>::new();
+        for (index, state, record) in self.with_records().filter(|(_, _, record)| !record.is_slow) {
+            if 2 * idle <= waited_for || state.position() >= need {
+                record.in_the_way = None;
+                continue;
+            }
+            let (since, ticks) = record.in_the_way.get_or_insert((now, 0));
+            *ticks += 1;
+            if *ticks >= MIN_TICKS_IN_THE_WAY && now.since(*since) >= STALLS_IN_THE_WAY * log.stall {
+                record.set_slow();
+                found.push(index);
+            }
+        }
+        self.any_slow |= !found.is_empty();
+        // Without a strike, the probation is the longest.
+        found.iter().for_each(|index| self.slow_detector.forget(*index));
+        !found.is_empty()
     }
 
     /// Waits again for slow members that have kept up for long enough.

@@ -250,6 +250,58 @@ fn few_idle_members_are_weak_evidence() {
 }
 
 #[test]
+fn a_member_in_the_way_of_every_short_wait_is_found_slow_on_weak_evidence() {
+    let mut scenario = Scenario::new(3, LagPolicy::Disconnect);
+    let mut waited = 0;
+    // Each wait is too short for a standstill, and the member moves in each.
+    for _ in 0..100 {
+        let wait = scenario.delay(1, 80);
+        if wait < 80 {
+            break;
+        }
+        waited += wait;
+        scenario.readers[0].step(SIZE / 4);
+    }
+    assert!(waited <= 3_000, "{waited} ms of waits");
+}
+
+#[test]
+fn a_member_that_dribbles_from_within_the_window_does_not_hold_producers_for_good() {
+    let mut scenario = Scenario::new(12, LagPolicy::Skip);
+    scenario.produce(usize::MAX);
+    // It had gone some of the way when the others began to idle, so the quick rule spares it.
+    let window = scenario.readers[1].take(1 << 20);
+    scenario.readers[0].take(window * 3 / 10);
+    scenario.readers[2..].iter_mut().for_each(Reader::take_all);
+    let mut waits = 0;
+    while scenario.produce(10) == 0 && waits < 5_000 {
+        scenario.readers[0].step(1);
+        scenario.advance_clock(CHECK_MS);
+        waits += CHECK_MS;
+    }
+    assert!(waits <= 3_000, "{waits} ms of waits");
+}
+
+#[test]
+fn weak_evidence_does_not_add_up_to_strong_evidence() {
+    let mut scenario = Scenario::new(12, LagPolicy::Skip);
+    // Seven idle: too few for the quick rule.
+    scenario.burst(5);
+    for _ in 0..40 {
+        scenario.readers[..5].iter_mut().for_each(|reader| reader.step(SIZE / 20));
+        assert!(!scenario.has_room());
+        scenario.advance_clock(CHECK_MS);
+    }
+    // From now on eight: the delay before does not count.
+    scenario.readers[4].take_all();
+    for check in 0..4 {
+        scenario.readers[..4].iter_mut().for_each(|reader| reader.step(0));
+        assert!(!scenario.has_room(), "check {check}");
+        scenario.advance_clock(CHECK_MS);
+    }
+}
+
+#[test]
 fn with_disconnect_no_member_is_found_slow_early() {
     let mut scenario = Scenario::new(12, LagPolicy::Disconnect);
     assert!(scenario.delay(1, 900) >= 900);

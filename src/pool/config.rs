@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use super::health::Misbehavior;
 
+/// Most peers that shards are laid out for before any joins.
+const MAX_EXPECTED_PEERS: usize = 1 << 21;
+
 /// Initial configuration of a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -52,7 +55,8 @@ impl PoolConfig {
     /// The number of peers to lay the shards out for.
     pub(super) fn expected_or_limit(&self) -> usize {
         let limit = self.limits.max_inbound as usize + self.limits.max_outbound as usize;
-        if self.expected_peers > 0 { self.expected_peers } else { limit.min(1 << 21) }
+        let expected = if self.expected_peers > 0 { self.expected_peers } else { limit };
+        expected.min(MAX_EXPECTED_PEERS)
     }
 }
 

@@ -25,7 +25,7 @@
 //! - A **peer** ([`Peer`]) is one remote node that is connected now. Its [`PeerId`] is a proven key where the
 //!   transport proves one, and an address otherwise.
 //! - A **message** ([`Message`]) is a kind (a number of yours), a payload, and a [`Lane`]. Lanes are sent in
-//!   the order urgent, normal, bulk; a waiting lower lane gets one chunk in sixteen.
+//!   the order urgent, normal, bulk; a waiting lower lane gets a sixteenth of what is written.
 //! - A **handler** ([`Handler`]) receives events and requests. [`Typed`] adds serde types.
 //! - **Broadcast, relay, state, request** are the four ways to send. A broadcast goes to every live peer; a
 //!   relay is a broadcast that each node passes on once; state is the newest value of a key, which peers that

@@ -2,8 +2,8 @@
 
 use super::*;
 use legacy_node::{Handshake, Network, ScriptedPeer};
-use peerpool::address_book::{AddressBook, AddressBookConfig};
 use peerpool::RequestError;
+use peerpool::address_book::{AddressBook, AddressBookConfig};
 use peerpool::timecoin::{
     AdoptError, ConnectionError, PeerConnectError, PeerConnection, PeerListener, PeerRequestError,
     QuarantineReason,

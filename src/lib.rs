@@ -87,8 +87,11 @@ internal_modules! {
     node,
 }
 
+#[cfg(feature = "test-util")]
+pub use base::test_util;
 pub use base::{
-    Backoff, Clock, ConnId, Direction, Lane, Nonce, PeerId, Subnet, Tick, canonical, canonical_ip,
+    Backoff, Clock, ConnId, Direction, Lane, Nonce, PeerId, Scope, Source, Subnet, Tick, canonical,
+    canonical_ip,
 };
 #[cfg(feature = "node")]
 #[doc(inline)]

@@ -12,17 +12,22 @@
 //! | [`Tick`], [`Clock`] | milliseconds of a monotonic clock, passed as `now` |
 //! | [`Backoff`] | exponential delay with jitter |
 //! | [`Subnet`], [`canonical`] | address forms that limits and look-ups compare |
+//! | [`Source`], [`Scope`] | what shares go by; for whom an address is meaningful |
 
 mod backoff;
 #[cfg(feature = "node")]
 pub(crate) mod config_serde;
 mod ids;
 mod net;
+mod source;
+#[cfg(feature = "test-util")]
+pub mod test_util;
 mod tick;
 
 pub use backoff::Backoff;
 pub use ids::{ConnId, Direction, Lane, Nonce, PeerId};
 pub use net::{Subnet, canonical, canonical_ip};
+pub use source::{Scope, Source};
 #[cfg(feature = "node")]
 pub(crate) use tick::MAX_WAIT;
 pub use tick::{Clock, Tick};

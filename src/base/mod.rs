@@ -12,7 +12,7 @@
 //! | [`Tick`], [`Clock`] | milliseconds of a monotonic clock, passed as `now` |
 //! | [`Backoff`] | exponential delay with jitter |
 //! | [`Subnet`], [`canonical`] | address forms that limits and look-ups compare |
-//! | [`Source`], [`Scope`] | what shares go by; for whom an address is meaningful |
+//! | [`Source`], [`Scope`] | what shares go by; which hosts can use an address |
 
 mod backoff;
 #[cfg(feature = "node")]

@@ -1,4 +1,4 @@
-//! Where a connection comes from, and for whom an address is meaningful.
+//! Where a connection comes from, and which hosts can use an address.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,7 +7,7 @@ use super::{Subnet, canonical_ip};
 
 /// Where a connection comes from, for shares, limits and bans: an IPv4 address, or an IPv6 /64.
 ///
-/// Whoever has one IPv6 address usually has the whole /64, so that a limit on single addresses
+/// A host with one IPv6 address usually has the whole /64, so that a limit on single addresses
 /// would bound nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source(IpAddr);
@@ -42,7 +42,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// For whom an address is meaningful.
+/// Which hosts can use an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Scope {

@@ -138,7 +138,7 @@ impl WakeSet {
     /// A fence and a load if no connection sleeps. Otherwise at most 32 wakes, or all without a
     /// waker task, and a short lock for each 16. No allocation.
     pub(crate) fn notify(&self) {
-        // Pairs with the fence in `park`: this side sees the sleeper, or the sleeper sees the
+        // Pairs with the fence in `park`: this side sees the parked cursor, or that one sees the
         // source's word.
         fence(Ordering::SeqCst);
         if self.list.len() > 0 {

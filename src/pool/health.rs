@@ -9,7 +9,7 @@
 //! - Statement: penalties have typed causes, and each cause counts once per window. A failure of
 //!   this node (more than half of the live peers fail within one window) penalises no peer.
 //! - Enforced by: the bitmap of causes is in the same word as the value and exchanged with it.
-//!   [`MassFailure`] remembers the windows of mass failure; whoever reads a word next adds back
+//!   [`MassFailure`] remembers the windows of mass failure; the next reader of a word adds back
 //!   what it lost in such a window, so no walk over the peers is needed. The word holds that
 //!   amount.
 //! - Breaks if: points are subtracted without their bit, or the bits of a window outlive the stamp

@@ -12,7 +12,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use peerpool::PeerId;
-use peerpool::address_book::{AddressBook, AddressBookConfig, DialOutcome, FailureCause, Source, WallTime};
+use peerpool::address_book::{
+    AddressBook, AddressBookConfig, DialOutcome, FailureCause, ReportedBy, WallTime,
+};
 
 const CHILD: &str = "child_writes_until_it_is_killed";
 const FILE: &str = "PEERPOOL_KILL9_FILE";
@@ -62,12 +64,12 @@ fn child_writes_until_it_is_killed() {
     let Some(path) = std::env::var_os(FILE) else { return };
     let start: u32 = std::env::var(START).unwrap().parse().unwrap();
     let book = open(Path::new(&path));
-    book.add(counter(), Source::Operator, now(0)).unwrap();
+    book.add(counter(), ReportedBy::Operator, now(0)).unwrap();
     // Ends by itself if the parent does not kill it.
     let end = Instant::now() + Duration::from_secs(20);
     let mut n = start;
     while Instant::now() < end {
-        book.add(addr(n), Source::Seed, now(n)).unwrap();
+        book.add(addr(n), ReportedBy::Seed, now(n)).unwrap();
         for _ in 0..n % 5 + 1 {
             book.record(&addr(n), DialOutcome::Failed(FailureCause::Timeout), now(n));
         }

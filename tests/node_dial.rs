@@ -209,7 +209,7 @@ async fn an_unreachable_listen_address_is_probed_one_at_a_time_beside_the_dials(
     secs(2).await;
     // Both places for probes hang; an address that comes now is dialled at once all the same.
     let b = start(&net, 2, quiet(), Rec::new()).await;
-    a.book().add(at(2), peerpool::address_book::Source::Operator, WallTime::now()).unwrap();
+    a.book().add(at(2), peerpool::address_book::ReportedBy::Operator, WallTime::now()).unwrap();
     let begun = tokio::time::Instant::now();
     until(|| peers(&b) == 1).await;
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
@@ -558,7 +558,7 @@ async fn a_local_failure_to_dial_neither_harms_the_book_nor_causes_a_loop() {
         }));
         for n in 0..1_000u16 {
             let addr = SocketAddr::from(([10, 1, (n >> 8) as u8, n as u8], 7000));
-            book.add(addr, peerpool::address_book::Source::Operator, WallTime::now()).unwrap();
+            book.add(addr, peerpool::address_book::ReportedBy::Operator, WallTime::now()).unwrap();
         }
         let mut config = eager(&[]);
         config.runtime.maintenance_interval = Duration::from_millis(50);
@@ -657,7 +657,7 @@ async fn the_content_of_the_book_does_not_keep_a_node_from_starting() {
     };
     let book = AddressBook::in_memory(config);
     for last in [8, 9] {
-        book.add(at(last), peerpool::address_book::Source::Operator, WallTime::now()).unwrap();
+        book.add(at(last), peerpool::address_book::ReportedBy::Operator, WallTime::now()).unwrap();
         book.record(&at(last), peerpool::address_book::DialOutcome::Connected, WallTime::now());
     }
     let mut config = eager(&[2, 3, 4]);

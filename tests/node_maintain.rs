@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use harness::*;
-use peerpool::address_book::{Source, WallTime};
+use peerpool::address_book::{ReportedBy, WallTime};
 use peerpool::transport::{MemoryNet, Transport as _};
 use peerpool::wire::{Control, Goodbye, GoodbyeReason, Native, Protocol as _};
 use peerpool::{Node, NodeConfig, PeerPolicy, ProtocolConfig};
@@ -129,7 +129,7 @@ async fn wakes(point: Point, reason: GoodbyeReason) -> bool {
     }
     // A success wakes it as well.
     secs(1).await;
-    a.book().add(at(3), Source::Operator, WallTime::now()).unwrap();
+    a.book().add(at(3), ReportedBy::Operator, WallTime::now()).unwrap();
     secs(1).await;
     assert_eq!(count(&came_to_other), 0, "nobody has told it of that address");
     enough.notify_one();

@@ -193,7 +193,7 @@ async fn a_handshake_during_shutdown_gets_a_goodbye_or_is_closed() {
 #[cfg(feature = "redb")]
 #[tokio::test]
 async fn the_book_is_written_even_if_nobody_awaits_the_shutdown() {
-    use peerpool::address_book::{AddressBook, AddressBookConfig, Source, WallTime};
+    use peerpool::address_book::{AddressBook, AddressBookConfig, ReportedBy, WallTime};
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("book");
     let net = MemoryNet::new(1);
@@ -201,7 +201,7 @@ async fn the_book_is_written_even_if_nobody_awaits_the_shutdown() {
     config.runtime.flush_interval = Duration::from_secs(3_600);
     let book = AddressBook::open(&path, AddressBookConfig::default()).unwrap();
     let node = Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap();
-    node.book().add(at(9), Source::Operator, WallTime::now()).unwrap();
+    node.book().add(at(9), ReportedBy::Operator, WallTime::now()).unwrap();
     let weak = node.downgrade();
     drop(node);
     until(|| weak.upgrade().is_none()).await;

@@ -153,7 +153,7 @@ async fn another_address_of_a_peer_becomes_an_alias_and_is_not_dialled_again() {
     until(|| peers(&a) == 1).await;
     let other = "10.0.0.2:7001".parse().unwrap();
     a.book()
-        .add(other, peerpool::address_book::Source::Operator, peerpool::address_book::WallTime::now())
+        .add(other, peerpool::address_book::ReportedBy::Operator, peerpool::address_book::WallTime::now())
         .unwrap();
     until(|| a.book().get(&other).is_some_and(|known| known.alias_of == Some(at(2)))).await;
     let before = a.stats();

@@ -1,4 +1,4 @@
-//! One address: its source, its history, and the rules for acceptable addresses.
+//! One address: where it comes from, its history, and the rules for acceptable addresses.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +24,7 @@ pub struct Address {
     /// The address, canonical.
     pub addr: SocketAddr,
     /// Where we first learned of it.
-    pub source: Source,
+    pub reported_by: ReportedBy,
     /// When we first learned of it.
     pub first_seen: WallTime,
     /// The last dial.
@@ -47,10 +47,10 @@ pub struct Address {
 }
 
 impl Address {
-    pub(super) fn new(addr: SocketAddr, source: Source, now: WallTime) -> Self {
+    pub(super) fn new(addr: SocketAddr, reported_by: ReportedBy, now: WallTime) -> Self {
         Self {
             addr,
-            source,
+            reported_by,
             first_seen: now,
             last_attempt: None,
             last_success: None,
@@ -122,7 +122,7 @@ impl Address {
 
 /// Where an address comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Source {
+pub enum ReportedBy {
     // The file stores the position of a variant: append only.
     /// The operator of this node. No quota.
     Operator,
@@ -132,7 +132,7 @@ pub enum Source {
     Peer(IpAddr),
 }
 
-impl Source {
+impl ReportedBy {
     /// The canonical form, which is stored and compared.
     pub(super) fn canonical(self) -> Self {
         match self {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::address::{AddRefused, Added, Address, DialOutcome, Source};
+use super::address::{AddRefused, Added, Address, DialOutcome, ReportedBy};
 use super::bans::{Ban, BanTarget};
 use super::config::AddressBookConfig;
 use super::error::AddressBookError;
@@ -129,8 +129,8 @@ impl AddressBook {
     /// # Cost
     /// O(log n). O(quota) for a source at its quota. O(n) for an operator's address in a book full
     /// of proven ones.
-    pub fn add(&self, addr: SocketAddr, source: Source, now: WallTime) -> Result<Added, AddRefused> {
-        self.table.lock().add(canonical(addr), source.canonical(), now)
+    pub fn add(&self, addr: SocketAddr, reported_by: ReportedBy, now: WallTime) -> Result<Added, AddRefused> {
+        self.table.lock().add(canonical(addr), reported_by.canonical(), now)
     }
 
     /// Records the outcome of a dial or of its session. Returns whether the address is known;

@@ -57,7 +57,7 @@ mod store;
 mod table;
 mod wall_time;
 
-pub use address::{AddRefused, Added, Address, DialOutcome, FailureCause, Source};
+pub use address::{AddRefused, Added, Address, DialOutcome, FailureCause, ReportedBy};
 pub use bans::{Ban, BanTarget};
 pub use book::{AddressBook, AddressBookStats};
 pub use config::AddressBookConfig;

@@ -3,20 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use super::address::{Address, Source};
+use super::address::{Address, ReportedBy};
 
 /// The addresses that count against each source's quota. Derived from the entries.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct SourceQuotas(BTreeMap<Source, BTreeSet<SocketAddr>>);
+pub(super) struct SourceQuotas(BTreeMap<ReportedBy, BTreeSet<SocketAddr>>);
 
 impl SourceQuotas {
     /// The source whose quota an address counts against; `None` for no quota.
     ///
     /// - An address that never connected counts against the source that reported it.
     /// - After that it counts against its own host, which can listen on any number of ports.
-    pub(super) fn bucket_of(entry: &Address) -> Option<Source> {
-        let reported_by = entry.source.bucket().filter(|_| !entry.trusted)?;
-        if entry.last_success.is_none() { Some(reported_by) } else { Source::Peer(entry.addr.ip()).bucket() }
+    pub(super) fn bucket_of(entry: &Address) -> Option<ReportedBy> {
+        let reported_by = entry.reported_by.bucket().filter(|_| !entry.trusted)?;
+        if entry.last_success.is_none() {
+            Some(reported_by)
+        } else {
+            ReportedBy::Peer(entry.addr.ip()).bucket()
+        }
     }
 
     pub(super) fn insert(&mut self, entry: &Address) {
@@ -38,13 +42,13 @@ impl SourceQuotas {
     }
 
     /// The addresses of a bucket, if there are at least `count`.
-    pub(super) fn at_least(&self, bucket: Source, count: usize) -> Option<&BTreeSet<SocketAddr>> {
+    pub(super) fn at_least(&self, bucket: ReportedBy, count: usize) -> Option<&BTreeSet<SocketAddr>> {
         self.0.get(&bucket).filter(|addresses| addresses.len() >= count)
     }
 
     /// All buckets with an address.
     #[cfg(feature = "redb")]
-    pub(super) fn buckets(&self) -> Vec<Source> {
+    pub(super) fn buckets(&self) -> Vec<ReportedBy> {
         self.0.keys().copied().collect()
     }
 

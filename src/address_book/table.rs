@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-use super::address::{AddRefused, Added, Address, DialOutcome, Source, refusal};
+use super::address::{AddRefused, Added, Address, DialOutcome, ReportedBy, refusal};
 use super::bans::{Ban, BanTarget, Bans};
 use super::config::AddressBookConfig;
 use super::dirty::DirtySet;
@@ -93,15 +93,15 @@ impl AddrTable {
     pub(super) fn add(
         &mut self,
         addr: SocketAddr,
-        source: Source,
+        reported_by: ReportedBy,
         now: WallTime,
     ) -> Result<Added, AddRefused> {
         if self.entries.contains_key(&addr) {
             return Ok(Added::Known);
         }
-        let result = self.make_room(addr, source, now);
+        let result = self.make_room(addr, reported_by, now);
         match result {
-            Ok(()) => self.insert(Address::new(addr, source, now)),
+            Ok(()) => self.insert(Address::new(addr, reported_by, now)),
             Err(_) => self.refused += 1,
         }
         result.map(|()| Added::New)
@@ -123,14 +123,14 @@ impl AddrTable {
         now: WallTime,
     ) -> Result<(), AddRefused> {
         if trusted {
-            self.add(addr, Source::Operator, now)?;
+            self.add(addr, ReportedBy::Operator, now)?;
         }
         self.edit(&addr, |entry| {
             entry.trusted = trusted;
             // The operator is its source from now on: no quota counts the address again when the
             // trust ends.
             if trusted {
-                entry.source = Source::Operator;
+                entry.reported_by = ReportedBy::Operator;
             }
         });
         Ok(())
@@ -162,7 +162,7 @@ impl AddrTable {
             if refusal(addr, true).is_some() || (self.is_full() && !self.evict(Victim::Expendable)) {
                 return;
             }
-            self.insert(Address::new(addr, Source::Operator, now));
+            self.insert(Address::new(addr, ReportedBy::Operator, now));
         }
         self.edit(&addr, |entry| entry.self_since = Some(now));
     }
@@ -233,7 +233,12 @@ impl AddrTable {
     }
 
     /// Makes sure that a new address from this source may enter.
-    fn make_room(&mut self, addr: SocketAddr, source: Source, now: WallTime) -> Result<(), AddRefused> {
+    fn make_room(
+        &mut self,
+        addr: SocketAddr,
+        reported_by: ReportedBy,
+        now: WallTime,
+    ) -> Result<(), AddRefused> {
         if let Some(refused) = refusal(addr, self.config.allow_private) {
             return Err(refused);
         }
@@ -241,7 +246,7 @@ impl AddrTable {
             return Err(AddRefused::Banned);
         }
         let max_per_source = self.config.max_per_source.get();
-        let full = source.bucket().and_then(|bucket| self.quotas.at_least(bucket, max_per_source));
+        let full = reported_by.bucket().and_then(|bucket| self.quotas.at_least(bucket, max_per_source));
         if let Some(reported) = full {
             // A source at its quota may only replace an address of its own that does not answer.
             let dead = reported
@@ -254,7 +259,8 @@ impl AddrTable {
             self.remove(&dead);
             self.evicted += 1;
         }
-        let victim = if source == Source::Operator { Victim::AlsoProven } else { Victim::Expendable };
+        let victim =
+            if reported_by == ReportedBy::Operator { Victim::AlsoProven } else { Victim::Expendable };
         if self.is_full() && !self.evict(victim) {
             return Err(AddRefused::Full);
         }
@@ -284,7 +290,7 @@ impl AddrTable {
     ///
     /// Order: addresses that fail most, then never connected ones, then the longest without
     /// success. Our own addresses go last.
-    fn enforce_quota(&mut self, bucket: Source, except: Option<&SocketAddr>) -> bool {
+    fn enforce_quota(&mut self, bucket: ReportedBy, except: Option<&SocketAddr>) -> bool {
         let max = self.config.max_per_source.get();
         let Some(all) = self.quotas.at_least(bucket, max.saturating_add(1)) else { return false };
         let others =

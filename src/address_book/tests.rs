@@ -20,8 +20,8 @@ fn addr(n: u16) -> SocketAddr {
     SocketAddr::from(([20, 0, high, low], 7000))
 }
 
-fn reported_by(n: u8) -> Source {
-    Source::Peer(IpAddr::from([30, 0, 0, n]))
+fn reported_by(n: u8) -> ReportedBy {
+    ReportedBy::Peer(IpAddr::from([30, 0, 0, n]))
 }
 
 fn config() -> AddressBookConfig {
@@ -53,7 +53,7 @@ fn all(book: &AddressBook, now: WallTime) -> BTreeSet<SocketAddr> {
 #[test]
 fn addresses_without_a_host_are_refused_with_a_reason() {
     let book = AddressBook::in_memory(AddressBookConfig { allow_private: false, ..config() });
-    let add = |text: &str| book.add(text.parse().unwrap(), Source::Seed, T0);
+    let add = |text: &str| book.add(text.parse().unwrap(), ReportedBy::Seed, T0);
     assert_eq!(add("20.0.0.1:0"), Err(AddRefused::Port));
     for unspecified in ["0.0.0.0:1", "0.1.2.3:1", "[::]:1", "[::ffff:0.0.0.0]:1"] {
         assert_eq!(add(unspecified), Err(AddRefused::Unspecified), "{unspecified}");
@@ -70,7 +70,7 @@ fn addresses_without_a_host_are_refused_with_a_reason() {
     {
         assert_eq!(add(private), Err(AddRefused::Private), "{private}");
         let book = AddressBook::in_memory(config());
-        assert_eq!(book.add(private.parse().unwrap(), Source::Seed, T0), Ok(Added::New), "{private}");
+        assert_eq!(book.add(private.parse().unwrap(), ReportedBy::Seed, T0), Ok(Added::New), "{private}");
     }
     for public in ["100.128.0.1:1", "172.32.0.1:1", "[2001:db8::1]:1"] {
         assert_eq!(add(public), Ok(Added::New), "{public}");
@@ -83,7 +83,7 @@ fn addresses_without_a_host_are_refused_with_a_reason() {
 fn a_mapped_address_is_the_same_address() {
     let book = book_of(1);
     let mapped = "[::ffff:20.0.0.0]:7000".parse().unwrap();
-    assert_eq!(book.add(mapped, Source::Seed, T0), Ok(Added::Known));
+    assert_eq!(book.add(mapped, ReportedBy::Seed, T0), Ok(Added::Known));
     assert!(book.record(&mapped, DialOutcome::Connected, T0));
     assert!(book.get(&addr(0)).unwrap().last_success.is_some());
 }
@@ -126,7 +126,7 @@ fn a_formerly_trusted_address_does_not_count_against_its_first_source() {
     book.set_trusted(addr(0), true, T0).unwrap();
     book.add(addr(1), reported_by(1), T0).unwrap();
     book.set_trusted(addr(0), false, T0).unwrap();
-    assert_eq!(book.get(&addr(0)).unwrap().source, Source::Operator);
+    assert_eq!(book.get(&addr(0)).unwrap().reported_by, ReportedBy::Operator);
     book.table.lock().check();
 }
 
@@ -185,7 +185,7 @@ fn one_source_cannot_flood_the_book() {
     book.record(&addr(3), DialOutcome::Failed(FailureCause::Refused), T0);
     assert_eq!(add(7, reported_by(1)), Ok(Added::New));
     assert!(book.get(&addr(3)).is_none());
-    assert!((10..60).all(|n| add(n, Source::Operator) == Ok(Added::New)));
+    assert!((10..60).all(|n| add(n, ReportedBy::Operator) == Ok(Added::New)));
     book.table.lock().check();
 }
 
@@ -196,7 +196,7 @@ fn a_host_that_listens_at_many_ports_cannot_fill_the_book_with_itself() {
     let mut taken = 0;
     for port in 1..=20 {
         let own = SocketAddr::new(host, port);
-        taken += usize::from(book.add(own, Source::Peer(host), T0) == Ok(Added::New));
+        taken += usize::from(book.add(own, ReportedBy::Peer(host), T0) == Ok(Added::New));
         book.record(&own, DialOutcome::Connected, T0);
     }
     assert_eq!(taken, 4);
@@ -207,7 +207,7 @@ fn a_host_that_listens_at_many_ports_cannot_fill_the_book_with_itself() {
 #[test]
 fn nor_can_it_through_a_second_address() {
     let book = AddressBook::in_memory(small(20, 4, 10));
-    let source = Source::Peer("2001:db8::7".parse().unwrap());
+    let source = ReportedBy::Peer("2001:db8::7".parse().unwrap());
     let port = |port| SocketAddr::from(([192, 0, 2, 7], port));
     for n in 1..=20 {
         assert_eq!(book.add(port(n), source, T0), Ok(Added::New));
@@ -227,13 +227,13 @@ fn nor_can_it_through_a_second_address() {
 #[test]
 fn local_faults_delay_no_address_for_long() {
     let book = AddressBook::in_memory(small(4, 4, 10));
-    book.add(addr(1), Source::Operator, T0).unwrap();
+    book.add(addr(1), ReportedBy::Operator, T0).unwrap();
     for _ in 0..30 {
         book.record(&addr(1), DialOutcome::NoNetwork(FailureCause::Unreachable), T0);
     }
     assert_eq!(book.get(&addr(1)).unwrap().failures, 30);
     assert!(!book.is_due(&addr(1), T0) && book.is_due(&addr(1), T0.after(MAX_LOCAL_FAULT_WAIT)));
-    book.add(addr(2), Source::Operator, T0).unwrap();
+    book.add(addr(2), ReportedBy::Operator, T0).unwrap();
     book.record(&addr(2), DialOutcome::Deferred, T0);
     assert_eq!(book.get(&addr(2)).unwrap().failures, 0);
     assert!(
@@ -245,7 +245,7 @@ fn local_faults_delay_no_address_for_long() {
 #[test]
 fn an_ipv6_site_is_one_source() {
     let book = AddressBook::in_memory(small(100, 2, 10));
-    let add = |n, from: &str| book.add(addr(n), Source::Peer(from.parse().unwrap()), T0);
+    let add = |n, from: &str| book.add(addr(n), ReportedBy::Peer(from.parse().unwrap()), T0);
     assert_eq!(add(0, "2001:db8::1"), Ok(Added::New));
     assert_eq!(add(1, "2001:db8::2"), Ok(Added::New));
     assert_eq!(add(2, "2001:db8::3"), Err(AddRefused::SourceQuota));
@@ -307,7 +307,7 @@ fn bans_end_in_time_and_hold_by_ip_and_by_peer() {
     assert!(book.is_banned_addr(addr(0), T0) && book.is_banned_addr(addr(1), T0));
     assert!(book.is_banned(&key, T0) && !book.is_banned_addr(addr(2), T0));
     assert_eq!(all(&book, T0), BTreeSet::from([addr(2)]));
-    assert_eq!(book.add(SocketAddr::new(addr(0).ip(), 9), Source::Seed, T0), Err(AddRefused::Banned));
+    assert_eq!(book.add(SocketAddr::new(addr(0).ip(), 9), ReportedBy::Seed, T0), Err(AddRefused::Banned));
     assert!(
         !book.is_banned(&key, until) && book.is_banned(&key, WallTime::from_millis(until.as_millis() - 1))
     );

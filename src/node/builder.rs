@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use crate::address_book::{AddRefused, AddressBook, AddressBookConfig, Source, WallTime};
+use crate::address_book::{AddRefused, AddressBook, AddressBookConfig, ReportedBy, WallTime};
 use crate::base::Nonce;
 use crate::transport::{Tcp, Transport};
 use crate::wire::{Native, Protocol};
@@ -209,7 +209,7 @@ fn add_configured_addrs(book: &AddressBook, config: &NodeConfig) -> Result<(), S
     let is_fault_of_book =
         |why: &AddRefused| matches!(why, AddRefused::Full | AddRefused::Banned | AddRefused::SourceQuota);
     for seed in &config.seeds {
-        match book.add(*seed, Source::Seed, now) {
+        match book.add(*seed, ReportedBy::Seed, now) {
             Err(why) if is_fault_of_book(&why) => {
                 tracing::warn!(%seed, %why, "a seed is not in the address book");
             }

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::address_book::{Added, AddressBook, DialOutcome, Source, WallTime};
+use crate::address_book::{Added, AddressBook, DialOutcome, ReportedBy, WallTime};
 
 use super::NetworkType;
 use super::exchange::PersistentPeerInfo;
@@ -128,7 +128,7 @@ pub fn import_peers_json(
     let mut imported = read_peers_json(path, network)?;
     for record in &imported.records {
         // The list is the operator's, so no per-source quota applies.
-        match book.add(record.addr(), Source::Operator, now) {
+        match book.add(record.addr(), ReportedBy::Operator, now) {
             Ok(Added::New) => {
                 imported.added += 1;
                 if record.successful_connections > 0 {

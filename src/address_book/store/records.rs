@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
-use crate::address_book::{Address, BanTarget, FailureCause, Source, WallTime};
+use crate::address_book::{Address, BanTarget, FailureCause, ReportedBy, WallTime};
 use crate::base::PeerId;
 
 /// A socket address with its scope, which serde's own form loses.
@@ -66,7 +66,7 @@ impl From<StoredTarget> for BanTarget {
 /// An [`Address`] without the socket address, which is the key.
 #[derive(Serialize, Deserialize)]
 pub(super) struct StoredAddress {
-    source: Source,
+    reported_by: ReportedBy,
     first_seen: WallTime,
     last_attempt: Option<WallTime>,
     last_success: Option<WallTime>,
@@ -83,7 +83,7 @@ impl StoredAddress {
     pub(super) fn into_address(self, addr: SocketAddr) -> Address {
         Address {
             addr,
-            source: self.source,
+            reported_by: self.reported_by,
             first_seen: self.first_seen,
             last_attempt: self.last_attempt,
             last_success: self.last_success,
@@ -100,7 +100,7 @@ impl StoredAddress {
 impl From<&Address> for StoredAddress {
     fn from(entry: &Address) -> Self {
         Self {
-            source: entry.source,
+            reported_by: entry.reported_by,
             first_seen: entry.first_seen,
             last_attempt: entry.last_attempt,
             last_success: entry.last_success,

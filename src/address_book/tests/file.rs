@@ -21,7 +21,7 @@ fn everything_known_survives_a_restart() {
     for n in 0..10 {
         book.add(addr(n), reported_by(1), T0).unwrap();
     }
-    book.add(scoped, Source::Operator, T0).unwrap();
+    book.add(scoped, ReportedBy::Operator, T0).unwrap();
     book.record(&addr(0), DialOutcome::Attempt, T0);
     book.record(&addr(0), DialOutcome::Connected, T0);
     book.record(&addr(1), DialOutcome::Failed(FailureCause::WrongNetwork), T0);
@@ -48,9 +48,9 @@ fn a_crash_loses_only_unflushed_changes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("book.redb");
     let book = open(&path);
-    book.add(addr(0), Source::Seed, T0).unwrap();
+    book.add(addr(0), ReportedBy::Seed, T0).unwrap();
     book.flush().unwrap();
-    book.add(addr(1), Source::Seed, T0).unwrap();
+    book.add(addr(1), ReportedBy::Seed, T0).unwrap();
     drop(book);
     assert_eq!(open(&path).addresses().iter().map(|entry| entry.addr).collect::<Vec<_>>(), [addr(0)]);
 }
@@ -64,7 +64,7 @@ fn a_smaller_configuration_shrinks_the_book_that_it_opens() {
         book.add(addr(n), reported_by(n as u8), T0).unwrap();
         book.ban(IpAddr::from([40, 0, 0, n as u8]).into(), WallTime::MAX, T0);
     }
-    book.add("10.0.0.1:1".parse().unwrap(), Source::Seed, T0).unwrap();
+    book.add("10.0.0.1:1".parse().unwrap(), ReportedBy::Seed, T0).unwrap();
     book.flush().unwrap();
     drop(book);
     let config = AddressBookConfig { allow_private: false, ..small(5, 5, 3) };
@@ -186,9 +186,9 @@ fn a_failed_flush_keeps_its_changes_for_the_next_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("book.redb");
     let book = open(&path);
-    book.add(addr(0), Source::Seed, T0).unwrap();
+    book.add(addr(0), ReportedBy::Seed, T0).unwrap();
     book.flush().unwrap();
-    book.add(addr(1), Source::Seed, T0).unwrap();
+    book.add(addr(1), ReportedBy::Seed, T0).unwrap();
     book.ban(addr(9).ip().into(), WallTime::MAX, T0);
     // Simulates a disk error that closes the file, and another file in its place.
     book.store.as_ref().unwrap().lock().close();
@@ -214,7 +214,7 @@ fn a_file_that_is_never_written_does_not_make_the_marks_grow() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("book.redb");
     let book = AddressBook::open(&path, small(10, 10, 10)).unwrap();
-    book.add(addr(0), Source::Operator, T0).unwrap();
+    book.add(addr(0), ReportedBy::Operator, T0).unwrap();
     book.flush().unwrap();
     for n in 0..5_000 {
         book.add(addr(n), reported_by((n % 200) as u8), T0.after(SECOND * u32::from(n))).unwrap();

@@ -49,8 +49,11 @@ impl Model {
             Op::Add(n, source) => {
                 let full = book.len() == 12;
                 let known = book.get(&addr(n)).is_some();
-                match book.add(addr(n), if source == 0 { Source::Operator } else { reported_by(source) }, now)
-                {
+                match book.add(
+                    addr(n),
+                    if source == 0 { ReportedBy::Operator } else { reported_by(source) },
+                    now,
+                ) {
                     Ok(Added::Known) => assert!(known),
                     Ok(Added::New) => assert!(!known),
                     Err(AddRefused::Full) => assert!(full),

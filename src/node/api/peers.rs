@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::address_book::{AddressBook, BanTarget, Source, WallTime};
+use crate::address_book::{AddressBook, BanTarget, ReportedBy, WallTime};
 use crate::base::{Direction, PeerId, canonical};
 use crate::node::connect::accept::Acceptor;
 use crate::node::connect::adopt::{Adopter, GivenStream};
@@ -41,7 +41,7 @@ impl NodeRef {
         }
         // The dial refuses an address that the book refuses (port 0, multicast), with a better
         // error.
-        let _ = shared.book.add(addr, Source::Operator, WallTime::now());
+        let _ = shared.book.add(addr, ReportedBy::Operator, WallTime::now());
         Dialer::new(shared).dial(addr).await
     }
 
@@ -60,7 +60,7 @@ impl NodeRef {
         }
         shared.protocols.remember_hint(canonical(addr), protocol);
         // As in `connect`.
-        let _ = shared.book.add(addr, Source::Operator, WallTime::now());
+        let _ = shared.book.add(addr, ReportedBy::Operator, WallTime::now());
         Dialer::new(shared).dial_in(protocol, addr).await
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::address_book::{DialOutcome, Source, WallTime};
+use crate::address_book::{DialOutcome, ReportedBy, WallTime};
 use crate::base::{Direction, Nonce};
 use crate::node::error::ConnectError;
 use crate::node::protocol::ProtocolId;
@@ -134,7 +134,7 @@ impl Prober {
         let now = WallTime::now();
         shared.protocols.remember_hint(listen, peer.connection().protocol_id());
         // A book that refuses the address changes nothing else.
-        let _ = shared.book.add(listen, Source::Peer(peer.addr().ip()), now);
+        let _ = shared.book.add(listen, ReportedBy::Peer(peer.addr().ip()), now);
         shared.book.record(&listen, DialOutcome::Connected, now);
         shared.wake_maintenance();
     }

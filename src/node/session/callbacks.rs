@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::address_book::{Added, FailureCause, DialOutcome, Source, WallTime};
+use crate::address_book::{Added, FailureCause, DialOutcome, ReportedBy, WallTime};
 use crate::base::{Direction, Lane, Tick};
 use crate::connection::{CloseReason, ConnectionHandler, Event, Handled, Request, Responder};
 use crate::node::api::events::NodeEvent;
@@ -151,7 +151,7 @@ impl ConnectionHandler for PeerSession {
     fn on_peers(&self, peers: Vec<SocketAddr>) {
         let shared = self.node.shared();
         let now = WallTime::now();
-        let source = Source::Peer(self.peer.addr().ip());
+        let source = ReportedBy::Peer(self.peer.addr().ip());
         let mut new = 0;
         for addr in peers {
             if matches!(shared.book.add(addr, source, now), Ok(Added::New)) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use crate::address_book::{Source, WallTime};
+use crate::address_book::{ReportedBy, WallTime};
 use crate::base::canonical;
 use crate::node::{CompletedHandshake, ConnectError, NodeRef, Peer, StartError};
 use crate::timecoin::PeerInfo;
@@ -77,7 +77,7 @@ impl PeerManager {
     /// Remembers a peer to be dialled when one is needed. To add an existing connection, use
     /// [`PeerManager::add_connected_peer_with_connection`].
     pub async fn add_connected_peer(&self, peer: PeerInfo) {
-        self.state().remember_peer(peer.address, peer.version, Source::Seed);
+        self.state().remember_peer(peer.address, peer.version, ReportedBy::Seed);
     }
 
     /// Adopts a connection that was made elsewhere. The socket and the handshake identify its peer;
@@ -124,7 +124,7 @@ impl PeerManager {
             Ok(pooled) => {
                 let addr = dial_addr(&pooled, self.network);
                 if peer.address.ip() == addr.ip() {
-                    self.state().remember_peer(peer.address, peer.version, Source::Peer(addr.ip()));
+                    self.state().remember_peer(peer.address, peer.version, ReportedBy::Peer(addr.ip()));
                 }
                 conn.set_pooled(pooled);
                 Ok(())

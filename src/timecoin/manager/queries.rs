@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::address_book::{Source, WallTime};
+use crate::address_book::{ReportedBy, WallTime};
 use crate::node::{NodeStats, Peer};
 use crate::pool::PoolStats;
 use crate::timecoin::chain::ChainSource;
@@ -176,7 +176,7 @@ impl PeerManager {
         version: String,
     ) -> Result<(), BadAddress> {
         let ip = address.to_peer_addr(port)?.ip();
-        self.state().remember_peer(SocketAddr::new(ip, port), version, Source::Seed);
+        self.state().remember_peer(SocketAddr::new(ip, port), version, ReportedBy::Seed);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use crate::address_book::{Source, WallTime};
+use crate::address_book::{ReportedBy, WallTime};
 use crate::base::canonical;
 use crate::timecoin::{NetworkType, PeerInfo};
 use crate::transport::BoxFuture;
@@ -134,7 +134,7 @@ fn remember_seeds(state: &State, seeds: &[SocketAddr]) {
         state.exchange.lock().add_peer(lasting, crate::timecoin::UNKNOWN_VERSION.into(), now);
         // The source of a seed knows its port, so an ephemeral one is kept in the book. An address
         // that the book refuses is skipped.
-        let _ = state.book.add(*addr, Source::Seed, now);
+        let _ = state.book.add(*addr, ReportedBy::Seed, now);
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::address_book::{AddressBook, Source, WallTime};
+use crate::address_book::{AddressBook, ReportedBy, WallTime};
 use crate::base::{ConnId, Tick};
 use crate::node::{NodeRef, Peer, RuntimeConfig};
 use crate::sync::Mutex;
@@ -94,7 +94,7 @@ impl State {
                 continue;
             }
             // An address that the book refuses is not recorded here either.
-            match self.book.add(addr, Source::Peer(from), now) {
+            match self.book.add(addr, ReportedBy::Peer(from), now) {
                 Ok(crate::address_book::Added::New) => new += 1,
                 Ok(crate::address_book::Added::Known) => {}
                 Err(_) => continue,
@@ -105,12 +105,12 @@ impl State {
     }
 
     /// Remembers a peer that is connected or was found by the application.
-    pub(super) fn remember_peer(&self, addr: SocketAddr, version: String, source: Source) {
+    pub(super) fn remember_peer(&self, addr: SocketAddr, version: String, reported_by: ReportedBy) {
         let now = WallTime::now();
         let addr = self.network.stable_addr(addr);
         self.exchange.lock().add_peer(addr, version, now);
         // An address that the book refuses is skipped.
-        let _ = self.book.add(addr, source, now);
+        let _ = self.book.add(addr, reported_by, now);
     }
 
     /// How long a legacy node that dialled us still reads nothing.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use peerpool::address_book::{DialOutcome, Source, WallTime};
+use peerpool::address_book::{DialOutcome, ReportedBy, WallTime};
 use peerpool::wire::Status;
 use peerpool::{
     ConnId, Context, Event, Handled, Handler, Lane, Message, NodeRef, RelayOutcome, Request, Responder,
@@ -203,7 +203,7 @@ impl Handler for MeshApp {
         if let Some(listen) = cx.peer().read_info(|info| info.listen) {
             let (book, now) = (cx.node().book(), WallTime::now());
             // The book may be full or refuse the address; the connection works without it.
-            let _ = book.add(listen, Source::Peer(listen.ip()), now);
+            let _ = book.add(listen, ReportedBy::Peer(listen.ip()), now);
             book.record(&listen, DialOutcome::Connected, now);
         }
     }

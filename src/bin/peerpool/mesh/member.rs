@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use peerpool::address_book::{Source, WallTime};
+use peerpool::address_book::{ReportedBy, WallTime};
 use peerpool::pool::DisconnectReason;
 use peerpool::timecoin::AddressPolicy;
 use peerpool::timecoin::wire::{NetworkType, Software, TimeCoin};
@@ -198,7 +198,7 @@ async fn discover_peers(node: WeakNode, request: Message, wanted: usize) {
         let now = WallTime::now();
         for addr in decode_peer_list(&answer) {
             // The book may be full or refuse the address; the others are still useful.
-            let _ = node.book().add(addr, Source::Peer(addr.ip()), now);
+            let _ = node.book().add(addr, ReportedBy::Peer(addr.ip()), now);
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::wire::{Control, Protocol};
 use super::close_reason::CloseReason;
 use super::handle::Connection;
 use super::handler::ConnectionHandler;
-use super::read::{Inbox, ReadContext, ReadOutcome, Reader};
+use super::read::{Inbox, ReadContext, ReadOutcome, ReadTurn, Reader};
 use super::write::{BulkAcks, ControlSink, WriteContext, WriteMode, WriteOutcome, Writer};
 
 use closing::Closing;
@@ -79,7 +79,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
     }
 
     /// One pass over everything.
-    fn pass(&mut self, cx: &mut Context<'_>) -> Result<PassOutcome, CloseReason> {
+    fn pass(&mut self, turn: &mut ReadTurn, cx: &mut Context<'_>) -> Result<PassOutcome, CloseReason> {
         let io_waker = self.io_waker();
         let mut io = Context::from_waker(&io_waker);
         let mut read = ReadOutcome::Drained;
@@ -87,7 +87,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
         // as much as writing.
         let io_woke = self.connection.wake.begin();
         if io_woke || self.must_read || self.reader.is_paused() {
-            read = self.read(&mut io)?;
+            read = self.read(turn, &mut io)?;
             self.must_read = read != ReadOutcome::Drained;
         }
         let mut again = self.must_read;
@@ -112,7 +112,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
             WriteOutcome::TurnUsed => return Ok(PassOutcome::Yield),
         }
         Ok(match read {
-            ReadOutcome::Responses => PassOutcome::Yield,
+            ReadOutcome::Responses | ReadOutcome::TurnUsed => PassOutcome::Yield,
             _ if again || !self.connection.wake.try_idle() => PassOutcome::Again,
             _ => PassOutcome::Idle,
         })
@@ -120,7 +120,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
 
     /// One pass of the reader. After each batch of requests the responses so far are written, so
     /// that both ends work at the same time.
-    fn read(&mut self, io: &mut Context<'_>) -> Result<ReadOutcome, CloseReason> {
+    fn read(&mut self, turn: &mut ReadTurn, io: &mut Context<'_>) -> Result<ReadOutcome, CloseReason> {
         let Some(mut pass) = self.reader.begin_pass(&self.connection, &self.inbox, &self.handler) else {
             return Ok(ReadOutcome::Drained);
         };
@@ -134,7 +134,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
                 control: ControlSink::new(&mut self.writer),
                 acks: &mut acks,
             };
-            let outcome = self.reader.read(&mut pass, &mut self.stream, io, &mut context);
+            let outcome = self.reader.read(&mut pass, turn, &mut self.stream, io, &mut context);
             self.writer.acknowledge(&acks, &self.connection);
             if !matches!(outcome, Ok(ReadOutcome::Requests)) {
                 break outcome;
@@ -144,7 +144,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
                 break Err(reason);
             }
         };
-        let kept = self.reader.end_pass(pass, &self.connection);
+        let kept = self.reader.end_pass(pass, turn, &self.connection);
         // The reason for which the connection ends is reported, not that the rest behind it had no
         // room.
         let outcome = result?;
@@ -188,6 +188,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> Future for ConnectionDriver<D
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let this = self.get_mut();
         this.connection.wake.register(cx.waker());
+        let mut turn = ReadTurn::default();
         for _ in 0..MAX_PASSES_PER_POLL {
             if this.closing.is_none()
                 && let Some(order) = this.connection.close_order()
@@ -198,7 +199,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> Future for ConnectionDriver<D
                 this.connection.wake.detach();
                 return this.poll_closing(cx);
             }
-            match this.pass(cx) {
+            match this.pass(&mut turn, cx) {
                 Ok(PassOutcome::Again) => {}
                 Ok(PassOutcome::Yield) => break,
                 Ok(PassOutcome::Idle) => return Poll::Pending,

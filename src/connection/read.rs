@@ -19,6 +19,7 @@ mod inbox;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
@@ -39,8 +40,15 @@ pub(super) use inbox::{Inbox, Panicked};
 /// Requests, or responses, that are decoded before the other end gets something to do: enough to
 /// spread the cost of one write, few enough that neither end stands still meanwhile.
 const MAX_BATCH: usize = 64;
-/// Reads in one pass before other tasks get their turn.
-const MAX_READS_PER_PASS: usize = 4;
+/// Reads in one turn before other tasks get theirs.
+const MAX_READS_PER_TURN: usize = 4;
+/// Frames in one turn. A runtime may poll 61 tasks before it looks at its sockets again, so what
+/// one turn takes is felt 61 times by a peer that waits.
+const MAX_FRAMES_PER_TURN: usize = 512;
+/// Frames between two looks at the clock.
+const FRAMES_PER_TIME_CHECK: usize = 32;
+/// Time for the frames of one turn, whatever the handler does with them.
+const MAX_TURN: Duration = Duration::from_micros(100);
 
 /// Reads, decodes and dispatches.
 ///
@@ -54,6 +62,8 @@ pub(super) struct Reader<D: Protocol> {
     unparsed: Option<Box<Unparsed>>,
     /// When the peer last got a list of addresses.
     peers_sent_at: Option<Box<Instant>>,
+    /// Bytes of a frame in the last turn, if that ended because of its many frames; 0 otherwise.
+    frame_bytes: u32,
     is_paused: bool,
     expects_peers: bool,
 }
@@ -81,7 +91,17 @@ pub(super) struct ReadPass {
     buffer: ReadBuffer,
     start: usize,
     end: usize,
+}
+
+/// What one poll of the task has read so far, in all its passes.
+#[derive(Debug, Default)]
+pub(super) struct ReadTurn {
     reads: usize,
+    frames: usize,
+    /// Bytes of these frames.
+    decoded: usize,
+    /// When the clock was read first.
+    since: Option<Instant>,
 }
 
 /// Why a pass stopped.
@@ -101,6 +121,7 @@ pub(super) enum ReadOutcome {
 enum StopReason {
     /// The rest is less than a frame.
     NeedsBytes,
+    TurnUsed,
     InboxFull,
     Requests,
     Responses,
@@ -118,6 +139,7 @@ impl<D: Protocol> Reader<D> {
             decoder: protocol.decoder(),
             unparsed,
             peers_sent_at: None,
+            frame_bytes: 0,
             is_paused: false,
             expects_peers: false,
         }
@@ -150,7 +172,7 @@ impl<D: Protocol> Reader<D> {
         }
         let unparsed = self.unparsed.as_mut().map_or_else(Vec::new, |kept| std::mem::take(&mut kept.bytes));
         let buffer = ReadBuffer::with(&unparsed, connection.shared.limits.window);
-        Some(ReadPass { buffer, start: 0, end: unparsed.len(), reads: 0 })
+        Some(ReadPass { buffer, start: 0, end: unparsed.len() })
     }
 
     /// Reads and dispatches until nothing more is there, the inbox is full or the turn is used up.
@@ -158,23 +180,26 @@ impl<D: Protocol> Reader<D> {
     pub(super) fn read<S: Stream, H: ConnectionHandler>(
         &mut self,
         pass: &mut ReadPass,
+        turn: &mut ReadTurn,
         stream: &mut S,
         cx: &mut Context<'_>,
         context: &mut ReadContext<'_, D, H>,
     ) -> Result<ReadOutcome, CloseReason> {
         loop {
-            match self.decode(pass, context)? {
-                StopReason::NeedsBytes if pass.reads == MAX_READS_PER_PASS => {
-                    return Ok(ReadOutcome::TurnUsed);
-                }
-                StopReason::NeedsBytes => {}
+            match self.decode(pass, turn, context)? {
+                StopReason::NeedsBytes if turn.reads < MAX_READS_PER_TURN => {}
+                StopReason::NeedsBytes | StopReason::TurnUsed => return Ok(ReadOutcome::TurnUsed),
                 StopReason::InboxFull => return Ok(ReadOutcome::Drained),
                 StopReason::Requests => return Ok(ReadOutcome::Requests),
                 StopReason::Responses => return Ok(ReadOutcome::Responses),
             }
-            match pass.poll_read(stream, cx, &context.connection.shared) {
+            let usual = turn.usual_read(self.frame_bytes as usize);
+            match pass.poll_read(stream, cx, &context.connection.shared, usual) {
                 Poll::Pending => return Ok(ReadOutcome::Drained),
-                Poll::Ready(count) => context.handler.on_traffic(count?, 0),
+                Poll::Ready(count) => {
+                    turn.reads += 1;
+                    context.handler.on_traffic(count?, 0);
+                }
             }
         }
     }
@@ -183,9 +208,10 @@ impl<D: Protocol> Reader<D> {
     fn decode<H: ConnectionHandler>(
         &mut self,
         pass: &mut ReadPass,
+        turn: &mut ReadTurn,
         context: &mut ReadContext<'_, D, H>,
     ) -> Result<StopReason, CloseReason> {
-        let mut frames = 0usize;
+        let (frames, begun, mut partial) = (turn.frames, pass.start, 0);
         let (mut requests, mut responses) = (0, 0);
         let stopped = loop {
             let step = match self.decoder.step(&pass.buffer.bytes[pass.start..pass.end]) {
@@ -195,7 +221,11 @@ impl<D: Protocol> Reader<D> {
             pass.start += step.used();
             let dispatched = match step {
                 DecodeStep::NeedMore => break Ok(StopReason::NeedsBytes),
-                DecodeStep::PartialFrame { .. } => continue,
+                // Less than a frame is no sign of life, but it takes its time.
+                DecodeStep::PartialFrame { .. } => {
+                    partial += 1;
+                    Ok(())
+                }
                 DecodeStep::Chunk { .. } => Ok(()),
                 DecodeStep::Control { control, .. } => self.dispatch_control(control, context),
                 DecodeStep::Message { lane, header, payload, .. } => {
@@ -206,7 +236,7 @@ impl<D: Protocol> Reader<D> {
                     dispatch::dispatch_message(lane, header, payload, cover, context)
                 }
             };
-            frames += 1;
+            turn.frames += 1;
             if let Err(reason) = dispatched {
                 break Err(reason);
             }
@@ -220,8 +250,12 @@ impl<D: Protocol> Reader<D> {
             if responses == MAX_BATCH {
                 break Ok(StopReason::Responses);
             }
+            if turn.frames.is_multiple_of(FRAMES_PER_TIME_CHECK) && turn.is_used() {
+                break Ok(StopReason::TurnUsed);
+            }
         };
-        if frames > 0 && !context.handler.on_frame(context.handler.now()) {
+        turn.decoded += pass.start - begun;
+        if turn.frames - frames > partial && !context.handler.on_frame(context.handler.now()) {
             return Err(CloseReason::Reaped);
         }
         if self.is_paused {
@@ -236,7 +270,14 @@ impl<D: Protocol> Reader<D> {
     ///
     /// # Errors
     /// [`CloseReason::MemoryCeiling`] if there is no memory to reassemble a message of many frames.
-    pub(super) fn end_pass(&mut self, pass: ReadPass, connection: &Connection) -> Result<(), CloseReason> {
+    pub(super) fn end_pass(
+        &mut self,
+        pass: ReadPass,
+        turn: &ReadTurn,
+        connection: &Connection,
+    ) -> Result<(), CloseReason> {
+        let is_turn_used = turn.frames >= MAX_FRAMES_PER_TURN;
+        self.frame_bytes = if is_turn_used { (turn.decoded / turn.frames) as u32 } else { 0 };
         let rest = &pass.buffer.bytes[pass.start..pass.end];
         let reassembled = self.decoder.buffered();
         let held = rest.len() + reassembled;
@@ -264,6 +305,23 @@ impl<D: Protocol> Reader<D> {
     }
 }
 
+impl ReadTurn {
+    /// Whether other tasks come first now. Looks at the clock.
+    fn is_used(&mut self) -> bool {
+        self.frames >= MAX_FRAMES_PER_TURN || self.since.get_or_insert_with(Instant::now).elapsed() > MAX_TURN
+    }
+
+    /// How much to read at once: after a turn that ended because of its many frames only what the
+    /// rest of this one will decode. The remainder would be copied and kept.
+    fn usual_read(&self, frame_bytes: usize) -> usize {
+        if frame_bytes == 0 {
+            return READ_BUFFER_BYTES;
+        }
+        let left = frame_bytes.saturating_mul(MAX_FRAMES_PER_TURN.saturating_sub(self.frames));
+        left.min(READ_BUFFER_BYTES)
+    }
+}
+
 impl ReadPass {
     /// Reads once. Returns the number of bytes; the end of the stream is an error.
     fn poll_read<S: Stream>(
@@ -271,6 +329,7 @@ impl ReadPass {
         stream: &mut S,
         cx: &mut Context<'_>,
         shared: &ConnectionShared,
+        usual: usize,
     ) -> Poll<Result<usize, CloseReason>> {
         let buffer = &mut self.buffer.bytes;
         buffer.copy_within(self.start..self.end, 0);
@@ -280,7 +339,7 @@ impl ReadPass {
         // pauses do not keep more and more.
         let one_frame = self.end.saturating_add(shared.limits.window);
         let is_near_ceiling = shared.budget.free() < READ_BUFFER_BYTES;
-        let limit = if is_near_ceiling { one_frame } else { one_frame.max(READ_BUFFER_BYTES) };
+        let limit = if is_near_ceiling { one_frame } else { one_frame.max(usual) };
         let limit = limit.min(buffer.len());
         let mut into = ReadBuf::new(&mut buffer[self.end..limit]);
         match Pin::new(stream).poll_read(cx, &mut into) {
@@ -292,7 +351,6 @@ impl ReadPass {
                     return Poll::Ready(Err(CloseReason::Eof));
                 }
                 self.end += count;
-                self.reads += 1;
                 Poll::Ready(Ok(count))
             }
         }

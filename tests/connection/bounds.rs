@@ -1,13 +1,18 @@
 //! Memory: everything that a peer can make us hold is bounded and released.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use peerpool::broadcast::LagPolicy;
 use peerpool::connection::{
-    CloseReason, ConnectionConfig, ConnectionHandler, Handled, MemoryReservation, Message, SendError,
+    CloseReason, ConnectionConfig, ConnectionHandler, Handled, InitialIo, MemoryReservation, Message,
+    SendError,
 };
-use peerpool::wire::{Control, MessageHeader, Native};
+use peerpool::wire::{Control, MessageHeader, Native, Status};
 use peerpool::{Lane, Tick};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
@@ -356,4 +361,56 @@ async fn a_waiting_producer_keeps_a_slow_peer_from_lagging() {
     assert_eq!(got, 2_000);
     assert_eq!(log.stats().skipped, 0);
     assert!(running.connection.is_open());
+}
+
+#[derive(Default)]
+struct NotingWaker(AtomicBool);
+
+impl Wake for NotingWaker {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Polls until the future waits for something else than its turn. Returns how many polls it took.
+fn turns<F: Future<Output = CloseReason> + Unpin>(driver: &mut F) -> usize {
+    let noting = Arc::new(NotingWaker::default());
+    let waker = Waker::from(Arc::clone(&noting));
+    for polls in 1.. {
+        match Pin::new(&mut *driver).poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(reason) => panic!("closed: {reason}"),
+            Poll::Pending if noting.0.swap(false, Ordering::Relaxed) => {}
+            Poll::Pending => return polls,
+        }
+    }
+    unreachable!("the peer sends a bounded number of frames")
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_turn_handles_a_bounded_number_of_frames_of_every_kind() {
+    const FRAMES: usize = 40_000;
+    const MAX_FRAMES_PER_TURN: usize = 512;
+    let side = TestSide::new(Native::default());
+    let response = MessageHeader::Response { id: 1, status: Status::Ok };
+    let kinds = [
+        ("events", side.event(Lane::Normal, 1, b"")),
+        ("pings", side.control(&Control::Ping { token: 1 })),
+        ("pongs", side.control(&Control::Pong { token: 1 })),
+        ("cancels", side.encode(Lane::Normal, &MessageHeader::Cancel { id: 1 }, b"")),
+        ("responses", side.encode(Lane::Normal, &response, b"")),
+        ("address requests", side.control(&Control::GetPeers { max: 1 })),
+        ("address lists", side.control(&Control::Peers(Vec::new()))),
+    ];
+    // The pipe's own budget would end a turn early.
+    tokio::task::unconstrained(async {
+        for (name, frame) in kinds {
+            let (near, mut far) = pipe(2 << 20);
+            let mut driver = side.build().start(near, RecordingHandler::new(), InitialIo::default());
+            assert_eq!(turns(&mut driver), 1, "{name}: idle");
+            far.write_all(&frame.repeat(FRAMES)).await.unwrap();
+            let turns = turns(&mut driver);
+            assert!(turns >= FRAMES / MAX_FRAMES_PER_TURN, "{name}: {FRAMES} frames in {turns} turns");
+        }
+    })
+    .await;
 }

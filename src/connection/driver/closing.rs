@@ -10,7 +10,7 @@ use tokio::time::{Sleep, sleep};
 use crate::connection::close::CloseOrder;
 use crate::connection::close_reason::CloseReason;
 use crate::connection::handler::ConnectionHandler;
-use crate::connection::read::ReadOutcome;
+use crate::connection::read::{ReadOutcome, ReadTurn};
 use crate::connection::write::{WriteMode, WriteOutcome};
 use crate::pool::DisconnectReason;
 use crate::transport::Stream;
@@ -176,7 +176,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
     /// block each other.
     fn read_while_draining(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
         let io_waker = self.io_waker();
-        let outcome = self.read(&mut Context::from_waker(&io_waker))?;
+        let outcome = self.read(&mut ReadTurn::default(), &mut Context::from_waker(&io_waker))?;
         // After reading, so that a new handler gets its first poll. What it frees may let the
         // reader go on.
         let moved = self.inbox.poll(&self.handler, &self.connection, cx)?;

@@ -147,7 +147,7 @@ async fn a_relayed_message_reaches_all_protocols_but_not_its_origin() {
     let net = MemoryNet::new(2);
     let relaying = Rec::new().on_event(|cx, kind, body| {
         let message = Message::new(kind, body.to_vec());
-        cx.node().relay(&message, Some(cx.peer().id())).unwrap();
+        cx.node().relay(&message, Some(cx.peer())).unwrap();
         peerpool::Handled::Done
     });
     let (hears_native, hears_toy) = (Rec::new(), Rec::new());

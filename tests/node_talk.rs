@@ -176,7 +176,7 @@ async fn a_relay_reaches_everybody_exactly_once() {
         let firsts = Rec::new();
         let heard = firsts.clone();
         let handler = rec.on_event(move |cx, kind, body| {
-            if cx.node().relay(&message(kind, body), Some(cx.peer().id())).unwrap() == RelayOutcome::New {
+            if cx.node().relay(&message(kind, body), Some(cx.peer())).unwrap() == RelayOutcome::New {
                 heard.requests.fetch_add(1, Ordering::SeqCst);
             }
             Handled::Done

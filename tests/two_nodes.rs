@@ -136,9 +136,9 @@ async fn a_receipt_says_written_once_the_stream_took_it() {
 #[tokio::test]
 async fn a_relay_skips_its_origin_and_what_was_seen() {
     let (a, mut hears, b, _) = pair().await;
-    let origin = b.roster().iter().next().unwrap().id();
+    let origin = b.roster().iter().next().unwrap().clone();
     let message = Message::new(1, "from a");
-    assert_eq!(b.relay(&message, Some(origin)).unwrap(), RelayOutcome::New);
+    assert_eq!(b.relay(&message, Some(&origin)).unwrap(), RelayOutcome::New);
     assert_eq!(b.relay(&message, None).unwrap(), RelayOutcome::Duplicate);
     assert!(b.contains(1, b"from a"));
     assert_eq!(b.relay(&Message::new(1, "from b"), None).unwrap(), RelayOutcome::New);

@@ -140,7 +140,7 @@ impl Handler for ReadingHandler {
     fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
         if self.relays {
             let message = Message::new(event.kind, event.payload.into_bytes());
-            let _ = black_box(cx.node().relay(&message, Some(cx.peer().id())));
+            let _ = black_box(cx.node().relay(&message, Some(cx.peer())));
         } else {
             black_box(&*event.payload);
         }

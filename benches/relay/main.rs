@@ -42,7 +42,7 @@ struct RelayHandler;
 impl Handler for RelayHandler {
     fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
         let message = Message::new(event.kind, event.payload.into_bytes());
-        let _ = cx.node().relay(&message, Some(cx.peer().id()));
+        let _ = cx.node().relay(&message, Some(cx.peer()));
         Handled::Done
     }
 }
@@ -87,8 +87,13 @@ impl Scene {
         let runtime = runtime(2);
         let mut config = quiet_listener();
         // Exact for a second at this rate. The default is made for a thousandth of it.
-        config.relay =
-            RelayConfig { retention: Duration::from_secs(1), capacity: 1 << 21, peer_share_percent: 100 };
+        config.relay = RelayConfig {
+            retention: Duration::from_secs(1),
+            capacity: 1 << 21,
+            source_share_percent: 100,
+            subnet_share_percent: 100,
+            own_share_percent: 0,
+        };
         let node = start(&runtime, Node::builder().config(config).handler(RelayHandler));
         let peers = ChildProcess::start(&[child::FLAG, &node.local_addrs()[0].to_string()]);
         wait_for_peers(&node, PEERS as usize);

@@ -141,6 +141,8 @@ impl NodeConfig {
     /// intervals.
     pub fn local() -> Self {
         let mut config = Self::with(PoolConfig::local());
+        // All peers are one source.
+        (config.relay.source_share_percent, config.relay.subnet_share_percent) = (100, 100);
         config.runtime.ping_interval = Duration::from_secs(2);
         config.runtime.liveness.stale_after = Duration::from_secs(8);
         config.runtime.discovery_interval = Duration::from_secs(5);
@@ -212,7 +214,14 @@ impl NodeConfig {
         within("wire.chunk", self.wire.chunk, Native::CHUNK_RANGE)?;
         within("wire.hello", self.wire.hello, Native::HELLO_RANGE)?;
         within("wire.peers", self.wire.peers, Native::PEERS_RANGE)?;
-        within("relay.peer_share_percent", self.relay.peer_share_percent, 0..=100)?;
+        let RelayConfig { source_share_percent, subnet_share_percent, own_share_percent, .. } = self.relay;
+        within("relay.source_share_percent", source_share_percent, 0..=100)?;
+        within("relay.subnet_share_percent", subnet_share_percent, 0..=100)?;
+        within("relay.own_share_percent", own_share_percent, 0..=100)?;
+        if source_share_percent > subnet_share_percent {
+            let why = format!("is {source_share_percent}, above relay.subnet_share_percent, {subnet_share_percent}");
+            return wrong("relay.source_share_percent", why);
+        }
         self.runtime.check()?;
         self.check_memory(&self.runtime, 1)
     }
@@ -345,7 +354,7 @@ mod tests {
                 |config, to| config.runtime.limits.max_outbound = to as u32,
                 0..=1_048_575,
             ),
-            ("relay.peer_share_percent", |config, to| config.relay.peer_share_percent = to as u8, 0..=100),
+            ("relay.own_share_percent", |config, to| config.relay.own_share_percent = to as u8, 0..=100),
             (
                 "limits.max_pending_inbound",
                 |config, to| config.runtime.limits.max_pending_inbound = to as u32,

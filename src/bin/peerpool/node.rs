@@ -181,7 +181,7 @@ impl Handler for Forwarder {
     fn event(&self, cx: Context<'_>, event: Event<'_>) -> Handled {
         let message = event.into_message();
         let from: &PeerId = cx.peer().key();
-        match cx.node().relay(&message, Some(cx.peer().id())) {
+        match cx.node().relay(&message, Some(cx.peer())) {
             Ok(RelayOutcome::New) => {
                 tracing::debug!(%from, kind = message.kind, bytes = message.payload.len(), "relayed")
             }

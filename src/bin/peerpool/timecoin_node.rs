@@ -120,7 +120,7 @@ impl ChainSource for GossipRelay {
             return Reply::None;
         };
         let message = Message { lane: kind.lane_for(payload.len()), kind: kind.code(), payload };
-        match node.relay(&message, Some(from.peer().id())) {
+        match node.relay(&message, Some(from.peer())) {
             Ok(RelayOutcome::New) => tracing::debug!(from = %from.ip(), %kind, "relayed"),
             Ok(RelayOutcome::Duplicate) => {}
             Ok(RelayOutcome::Full) => {

@@ -5,13 +5,15 @@ use std::future::poll_fn;
 use bytes::Bytes;
 use tokio::time::timeout;
 
-use crate::base::{ConnId, Lane, PeerId};
+use crate::base::{ConnId, Lane, PeerId, Source};
 use crate::broadcast::Appended;
 use crate::connection::{Message, SendError};
 use crate::node::error::PeerSendError;
 use crate::node::protocol::broadcaster::StateError;
-use crate::node::runtime::seen_set::{Digest, RelayOutcome};
+use crate::node::runtime::seen_set::{Digest, RelayOrigin, RelayOutcome};
 use crate::node::runtime::shared::count;
+use crate::node::session::peer::Peer;
+use crate::pool::SlotClass;
 use crate::wire::EncodeError;
 
 use super::handle::NodeRef;
@@ -152,19 +154,24 @@ impl NodeRef {
     }
 
     /// Broadcasts a message to all peers but its origin, if this node has not seen it before.
-    /// `from` is `None` for a message of one's own.
+    /// `from` is `None` for a message of one's own. What others bring takes a part of the relay's
+    /// memory that belongs to their source ([`RelayConfig`](crate::node::RelayConfig)).
     ///
     /// # Errors
     /// As [`NodeRef::broadcast`]. On error the message is not marked as seen.
-    pub fn relay(&self, message: &Message, from: Option<ConnId>) -> Result<RelayOutcome, EncodeError> {
+    pub fn relay(&self, message: &Message, from: Option<&Peer>) -> Result<RelayOutcome, EncodeError> {
         let shared = self.shared();
         let digest = shared.seen.digest(message.kind, &message.payload);
         shared.protocols.check(message)?;
-        let outcome = shared.seen.insert(digest, from, &shared.config.relay, shared.now());
+        let origin = match from {
+            Some(peer) if peer.slot_class() == SlotClass::Ordinary => RelayOrigin::Source(Source::of(peer.ip())),
+            _ => RelayOrigin::Trusted,
+        };
+        let outcome = shared.seen.insert(digest, origin, &shared.config.relay, shared.now());
         match outcome {
             RelayOutcome::New => {
                 count(&shared.counters.relayed);
-                shared.protocols.append_checked(message, from)?;
+                shared.protocols.append_checked(message, from.map(|peer| peer.id()))?;
             }
             RelayOutcome::Duplicate => count(&shared.counters.duplicates),
             RelayOutcome::Full => {}

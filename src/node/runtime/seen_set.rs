@@ -6,20 +6,31 @@
 //! - Enforced by: [`SeenSet::insert`] is one test-and-set under the lock of the digest's shard.
 //!   Digests are keyed and computed here, so that nobody can claim an id in advance.
 //! - Breaks if: a caller relays without asking, or ids are taken from the wire.
+//!
+//! Invariant: `shares_belong_to_a_source`.
+//! - Statement: what one source, or one subnet, brings first takes a bounded part of the memory,
+//!   over any number of connections, and a part is kept for messages of our own and of trusted
+//!   peers.
+//! - Enforced by: every remembered digest is charged to the source that brought it until it
+//!   expires.
+//! - Breaks if: a digest is charged to a connection, whose end forgets the charge.
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
-use std::hash::Hasher as _;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{Hash, Hasher as _};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use crate::base::{ConnId, Tick};
+use crate::base::{Source, Subnet, Tick};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 const SHARDS: usize = 16;
+/// The part of the capacity that every source may use of the room that is kept for our own
+/// messages, so that strangers who fill the common room do not silence a peer that sends little.
+const GUARANTEED_DIVISOR: usize = 1024;
 
 /// A keyed 128-bit digest of a message: SipHash-1-3 with a key that is random per node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,9 +43,18 @@ pub enum RelayOutcome {
     New,
     /// The message was seen before.
     Duplicate,
-    /// The memory is full of young ids, or this peer's share of it is. The message was neither
-    /// relayed nor remembered.
+    /// The memory is full of young ids, or the share of the source or its subnet is. The message
+    /// was neither relayed nor remembered.
     Full,
+}
+
+/// What brought a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RelayOrigin {
+    /// This node, or a trusted peer: no share of their own.
+    Trusted,
+    /// A peer at this source.
+    Source(Source),
 }
 
 /// A set of digests that is exact within its retention and bounded in entries.
@@ -50,14 +70,18 @@ struct Shard {
     digests: HashMap<u128, (), foldhash::fast::RandomState>,
     /// In order of arrival: expiry reads the front only.
     arrivals: VecDeque<Arrival>,
-    /// How many of the remembered digests each connection brought first; no entry at zero.
-    shares: HashMap<ConnId, u32, foldhash::fast::RandomState>,
+    /// How many of the remembered digests each source brought first; no entry at zero.
+    sources: HashMap<Source, u32, foldhash::fast::RandomState>,
+    /// The same for subnets.
+    subnets: HashMap<Subnet, u32, foldhash::fast::RandomState>,
+    /// The sum of all sources.
+    charged: usize,
 }
 
 #[derive(Debug)]
 struct Arrival {
     digest: u128,
-    from: Option<ConnId>,
+    from: RelayOrigin,
     at: Tick,
 }
 
@@ -72,14 +96,19 @@ pub struct RelayConfig {
     /// The most ids that are remembered. Default 262,144 (about 20 MiB). A full set refuses new ids
     /// before it forgets young ones.
     pub capacity: usize,
-    /// The share of the capacity that ids first brought by one connection may take, in percent.
-    /// Default 50.
-    pub peer_share_percent: u8,
+    /// The share of the capacity that ids first brought by one source may take, in percent: an IPv4
+    /// address, or an IPv6 /64. Default 25.
+    pub source_share_percent: u8,
+    /// The same for a subnet: a /24, or a /48. Default 40.
+    pub subnet_share_percent: u8,
+    /// The share of the capacity that only ids of this node's own messages and of trusted peers may
+    /// take, in percent. Default 25.
+    pub own_share_percent: u8,
 }
 
 impl Default for RelayConfig {
     fn default() -> Self {
-        Self { retention: Duration::from_secs(60), capacity: 1 << 18, peer_share_percent: 50 }
+        Self { retention: Duration::from_secs(60), capacity: 1 << 18, source_share_percent: 25, subnet_share_percent: 40, own_share_percent: 25 }
     }
 }
 
@@ -107,28 +136,22 @@ impl SeenSet {
     pub(crate) fn insert(
         &self,
         digest: Digest,
-        from: Option<ConnId>,
+        from: RelayOrigin,
         config: &RelayConfig,
         now: Tick,
     ) -> RelayOutcome {
-        let per_shard = (config.capacity / SHARDS).max(1);
-        let percent = usize::from(config.peer_share_percent.min(100));
-        let per_peer = (per_shard.saturating_mul(percent) / 100).max(1);
         let mut shard = self.shard(digest).lock();
         shard.expire(config.retention, now);
         if shard.digests.contains_key(&digest.0) {
             return RelayOutcome::Duplicate;
         }
-        let share = from.and_then(|conn| shard.shares.get(&conn)).copied().unwrap_or(0);
-        if shard.digests.len() >= per_shard || share as usize >= per_peer {
+        if !shard.has_room(from, config) {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return RelayOutcome::Full;
         }
         shard.digests.insert(digest.0, ());
         shard.arrivals.push_back(Arrival { digest: digest.0, from, at: now });
-        if let Some(conn) = from {
-            *shard.shares.entry(conn).or_insert(0) += 1;
-        }
+        shard.charge(from);
         RelayOutcome::New
     }
 
@@ -142,7 +165,7 @@ impl SeenSet {
         shard.digests.contains_key(&digest.0)
     }
 
-    /// How many new digests were refused because the set or a peer's share of it was full.
+    /// How many new digests were refused because the set or a share of it was full.
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
@@ -172,14 +195,51 @@ impl Shard {
         while self.arrivals.front().is_some_and(|first| now.since(first.at) > retention) {
             let Some(old) = self.arrivals.pop_front() else { return };
             self.digests.remove(&old.digest);
-            if let Some(conn) = old.from
-                && let Some(share) = self.shares.get_mut(&conn)
-            {
-                *share -= 1;
-                if *share == 0 {
-                    self.shares.remove(&conn);
-                }
-            }
+            self.release(old.from);
+        }
+    }
+
+    fn has_room(&self, from: RelayOrigin, config: &RelayConfig) -> bool {
+        let capacity = (config.capacity / SHARDS).max(1);
+        if self.digests.len() >= capacity {
+            return false;
+        }
+        let RelayOrigin::Source(source) = from else { return true };
+        let share = |percent: u8| (capacity.saturating_mul(usize::from(percent)) / 100).max(1);
+        let held = self.sources.get(&source).map_or(0, |count| *count as usize);
+        let of_subnet = self.subnets.get(&source.subnet()).map_or(0, |count| *count as usize);
+        if held >= share(config.source_share_percent) || of_subnet >= share(config.subnet_share_percent) {
+            return false;
+        }
+        let kept = capacity.saturating_mul(usize::from(config.own_share_percent)) / 100;
+        let common = capacity - kept.min(capacity);
+        let guaranteed = held < capacity / GUARANTEED_DIVISOR && self.charged < common + kept / 2;
+        self.charged < common || guaranteed
+    }
+
+    fn charge(&mut self, from: RelayOrigin) {
+        if let RelayOrigin::Source(source) = from {
+            self.charged += 1;
+            *self.sources.entry(source).or_insert(0) += 1;
+            *self.subnets.entry(source.subnet()).or_insert(0) += 1;
+        }
+    }
+
+    fn release(&mut self, from: RelayOrigin) {
+        if let RelayOrigin::Source(source) = from {
+            self.charged -= 1;
+            release_one(&mut self.sources, source);
+            release_one(&mut self.subnets, source.subnet());
+        }
+    }
+}
+
+/// Counts one down. A key without a count leaves the map.
+fn release_one<K: Eq + Hash>(counts: &mut HashMap<K, u32, foldhash::fast::RandomState>, key: K) {
+    if let Entry::Occupied(mut count) = counts.entry(key) {
+        *count.get_mut() -= 1;
+        if *count.get() == 0 {
+            count.remove();
         }
     }
 }
@@ -188,8 +248,19 @@ impl Shard {
 mod tests {
     use super::*;
 
-    fn conn(n: u64) -> Option<ConnId> {
-        ConnId::new(n)
+    const OWN: RelayOrigin = RelayOrigin::Trusted;
+
+    fn source(n: u8) -> RelayOrigin {
+        RelayOrigin::Source(Source::of([192, 0, n, 1].into()))
+    }
+
+    fn digests(set: &SeenSet, numbers: std::ops::Range<u32>) -> impl Iterator<Item = Digest> + '_ {
+        numbers.map(|n| set.digest(0, &n.to_le_bytes()))
+    }
+
+    /// How many of these are new.
+    fn insert(set: &SeenSet, numbers: std::ops::Range<u32>, from: RelayOrigin, config: &RelayConfig) -> usize {
+        digests(set, numbers).filter(|digest| set.insert(*digest, from, config, Tick::ZERO) == RelayOutcome::New).count()
     }
 
     #[test]
@@ -198,10 +269,10 @@ mod tests {
         let config = RelayConfig { retention: Duration::from_secs(1), ..RelayConfig::default() };
         let digest = set.digest(7, b"block");
         let at = Tick::from_millis;
-        assert_eq!(set.insert(digest, conn(1), &config, at(0)), RelayOutcome::New);
-        assert_eq!(set.insert(digest, conn(2), &config, at(1_000)), RelayOutcome::Duplicate);
+        assert_eq!(set.insert(digest, source(1), &config, at(0)), RelayOutcome::New);
+        assert_eq!(set.insert(digest, source(2), &config, at(1_000)), RelayOutcome::Duplicate);
         assert!(set.contains(digest, config.retention, at(1_000)));
-        assert_eq!(set.insert(digest, conn(2), &config, at(1_001)), RelayOutcome::New);
+        assert_eq!(set.insert(digest, source(2), &config, at(1_001)), RelayOutcome::New);
         set.expire(config.retention, at(9_000));
         assert_eq!(set.len(), 0);
     }
@@ -209,40 +280,55 @@ mod tests {
     #[test]
     fn a_full_set_refuses_new_digests_before_it_forgets_young_ones() {
         let set = SeenSet::new((1, 2));
-        let config = RelayConfig { capacity: 16 * 4, peer_share_percent: 100, ..RelayConfig::default() };
-        let digests: Vec<_> = (0..1_000u32).map(|n| set.digest(0, &n.to_le_bytes())).collect();
-        let new: Vec<_> = digests.iter().map(|d| set.insert(*d, None, &config, Tick::ZERO)).collect();
+        let config = RelayConfig { capacity: 16 * 4, ..RelayConfig::default() };
+        let new: Vec<_> =
+            digests(&set, 0..1_000).map(|digest| set.insert(digest, OWN, &config, Tick::ZERO)).collect();
         assert_eq!(set.len(), 64);
         assert_eq!(set.refused(), 1_000 - 64);
-        for (digest, new) in digests.iter().zip(new) {
-            assert_eq!(set.contains(*digest, config.retention, Tick::ZERO), new == RelayOutcome::New);
+        for (digest, new) in digests(&set, 0..1_000).zip(new) {
+            assert_eq!(set.contains(digest, config.retention, Tick::ZERO), new == RelayOutcome::New);
         }
     }
 
     #[test]
-    fn one_peer_cannot_fill_the_set_for_the_others() {
+    fn sources_and_subnets_take_no_more_than_their_shares() {
         let set = SeenSet::new((3, 4));
-        let config = RelayConfig { capacity: 16 * 10, peer_share_percent: 50, ..RelayConfig::default() };
-        for n in 0..1_000u32 {
-            set.insert(set.digest(0, &n.to_le_bytes()), conn(1), &config, Tick::ZERO);
-        }
-        assert_eq!(set.len(), 80);
-        let other: usize = (1_000..1_040u32)
-            .filter(|n| {
-                set.insert(set.digest(0, &n.to_le_bytes()), conn(2), &config, Tick::ZERO) == RelayOutcome::New
-            })
-            .count();
-        assert!(other > 30, "{other}");
+        let config = RelayConfig { capacity: 16 * 1_000, ..RelayConfig::default() };
+        assert_eq!(insert(&set, 0..10_000, source(1), &config), 16 * 250);
+        let sibling = RelayOrigin::Source(Source::of([192, 0, 1, 2].into()));
+        assert_eq!(insert(&set, 10_000..20_000, sibling, &config), 16 * 150, "the rest of its subnet");
+        let v6 = |n: u16| RelayOrigin::Source(Source::of(std::net::Ipv6Addr::new(0x2600, 1, 2, 3, n, n, n, n).into()));
+        assert_eq!(insert(&set, 20_000..40_000, v6(1), &config), 16 * 250);
+        assert_eq!(insert(&set, 40_000..60_000, v6(2), &config), 0, "another address of the same /64");
     }
 
     #[test]
-    fn an_unlimited_capacity_leaves_each_peer_its_share() {
+    fn strangers_leave_room_for_our_own_messages_and_for_peers_that_send_little() {
         let set = SeenSet::new((3, 4));
-        let config = RelayConfig { capacity: usize::MAX, peer_share_percent: 50, ..RelayConfig::default() };
-        for n in 0..100u32 {
-            let digest = set.digest(0, &n.to_le_bytes());
-            assert_eq!(set.insert(digest, conn(1), &config, Tick::ZERO), RelayOutcome::New);
-        }
+        let config = RelayConfig { capacity: 16 * 4_096, ..RelayConfig::default() };
+        let taken: usize = (0..20).map(|n| insert(&set, u32::from(n) * 50_000..u32::from(n + 1) * 50_000, source(n), &config)).sum();
+        assert!(taken >= 16 * 4_096 * 3 / 4, "{taken}");
+        assert_eq!(insert(&set, 2_000_000..2_000_010, source(99), &config), 10, "of a peer that sends little");
+        assert_eq!(insert(&set, 3_000_000..3_005_000, OWN, &config), 5_000, "our own");
+    }
+
+    #[test]
+    fn shares_are_given_back_when_digests_expire() {
+        let set = SeenSet::new((3, 4));
+        let config = RelayConfig { capacity: 16 * 100, ..RelayConfig::default() };
+        assert_eq!(insert(&set, 0..5_000, source(1), &config), 16 * 25);
+        set.expire(config.retention, Tick::from_millis(61_000));
+        assert!(set.shards.iter().all(|shard| {
+            let shard = shard.lock();
+            shard.charged == 0 && shard.sources.is_empty() && shard.subnets.is_empty()
+        }));
+    }
+
+    #[test]
+    fn an_unlimited_capacity_leaves_each_source_its_share() {
+        let set = SeenSet::new((3, 4));
+        let config = RelayConfig { capacity: usize::MAX, ..RelayConfig::default() };
+        assert_eq!(insert(&set, 0..100, source(1), &config), 100);
     }
 
     #[test]
@@ -256,7 +342,7 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..10_000u32 {
                         let digest = set.digest(1, &n.to_le_bytes());
-                        if set.insert(digest, conn(thread), config, Tick::ZERO) == RelayOutcome::New {
+                        if set.insert(digest, source(thread), config, Tick::ZERO) == RelayOutcome::New {
                             new.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                         }
                     }

@@ -225,7 +225,7 @@ mod tests {
             ("[tcp.keepalive]\nretries = 0", "line 2: tcp.keepalive.retries: "),
             ("[book]\nmax_bans = 0", "line 2: book.max_bans: "),
             ("[runtime]\nurgent_lag = \"wait\"", "line 2: runtime.urgent_lag: "),
-            ("[relay]\npeer_share_percent = 300", "line 2: relay.peer_share_percent: "),
+            ("[relay]\nsource_share_percent = 300", "line 2: relay.source_share_percent: "),
             ("network = \"x\"", "line 1: network: "),
             ("connection = 3", "line 1: connection: "),
             ("listen = [\"127.0.0.1:1\", \"here\"]", "line 1: listen[1]: "),

@@ -172,7 +172,7 @@ impl Handler for MeshApp {
         };
         let lane = self.codec.relay_lane(event.kind, event.payload.len(), event.lane);
         let message = Message { lane, kind: event.kind, payload: event.payload.into_bytes() };
-        match cx.node().relay(&message, Some(conn)) {
+        match cx.node().relay(&message, Some(cx.peer())) {
             Ok(RelayOutcome::New) => self.on_delivered(number, sent_at),
             Ok(RelayOutcome::Duplicate) => increment(&self.redundant),
             Ok(RelayOutcome::Full) | Err(_) => increment(&self.not_relayed),

@@ -260,7 +260,6 @@ fn node_config(args: &MeshArgs) -> NodeConfig {
     // Four times the messages within the retention time, because the relay's shards fill unevenly.
     let remembered = args.rate.saturating_mul(config.relay.retention.as_secs()).saturating_mul(4);
     config.relay.capacity = config.relay.capacity.max(usize::try_from(remembered).unwrap_or(usize::MAX));
-    config.relay.peer_share_percent = 100;
     if args.chaos {
         // A dead connection must be noticed well within the delivery window: until then paths over
         // it count as unbroken.

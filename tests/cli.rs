@@ -550,7 +550,7 @@ fn hostile_clients_cost_a_node_their_own_connections_only() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let good = runtime.block_on(async {
         let mut config = NodeConfig::local();
-        config.runtime.target_peers = 0;
+        config.runtime.target_outbound = 0;
         let good = Node::builder().config(config).start().await.unwrap();
         good.connect(node.addr).await.unwrap();
         good

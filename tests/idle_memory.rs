@@ -78,7 +78,7 @@ fn an_idle_connection_stays_below_its_memory_bound() {
     let hour = Duration::from_secs(3600);
     config.listen.push(([127, 0, 0, 1], 0).into());
     config.runtime.limits = PoolConfig::test().limits;
-    config.runtime.target_peers = 0;
+    config.runtime.target_outbound = 0;
     (config.runtime.maintenance_interval, config.runtime.ping_interval) = (hour, hour);
     config.runtime.liveness.stale_after = 3 * hour;
     let node = runtime.block_on(Node::builder().config(config).start()).expect("a node");

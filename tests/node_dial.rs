@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use harness::*;
-use peerpool::address_book::{AddressBook, AddressBookConfig, WallTime};
+use peerpool::address_book::{AddressBook, AddressBookConfig, ReportedBy, WallTime};
 use peerpool::transport::{BoxFuture, BoxListener, BoxStream, Latency, MemoryNet, Transport as _};
 use peerpool::wire::{Control, FirstFrame, Goodbye, GoodbyeReason, Hello, Native, Protocol as _};
 use peerpool::{
@@ -209,7 +209,7 @@ async fn an_unreachable_listen_address_is_probed_one_at_a_time_beside_the_dials(
     secs(2).await;
     // Both places for probes hang; an address that comes now is dialled at once all the same.
     let b = start(&net, 2, quiet(), Rec::new()).await;
-    a.book().add(at(2), peerpool::address_book::ReportedBy::Operator, WallTime::now()).unwrap();
+    a.book().add(at(2), ReportedBy::Operator, WallTime::now()).unwrap();
     let begun = tokio::time::Instant::now();
     until(|| peers(&b) == 1).await;
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
@@ -380,7 +380,7 @@ async fn nodes_with_one_seed_each_reach_their_target() {
     let mut nodes = Vec::new();
     for last in 1..=10 {
         let mut config = eager(if last == 1 { &[] } else { &[1] });
-        config.runtime.target_peers = 4;
+        config.runtime.target_outbound = 4;
         nodes.push(start(&net, last, config, Rec::new()).await);
     }
     until(|| nodes.iter().all(|node| peers(node) >= 4)).await;
@@ -558,11 +558,11 @@ async fn a_local_failure_to_dial_neither_harms_the_book_nor_causes_a_loop() {
         }));
         for n in 0..1_000u16 {
             let addr = SocketAddr::from(([10, 1, (n >> 8) as u8, n as u8], 7000));
-            book.add(addr, peerpool::address_book::ReportedBy::Operator, WallTime::now()).unwrap();
+            book.add(addr, ReportedBy::Operator, WallTime::now()).unwrap();
         }
         let mut config = eager(&[]);
         config.runtime.maintenance_interval = Duration::from_millis(50);
-        config.runtime.target_peers = 8;
+        config.runtime.target_outbound = 8;
         let node = Node::builder().config(config).transport(Unable(code, Arc::clone(&dials)));
         let a = node.book(Arc::clone(&book)).start().await.unwrap();
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -657,7 +657,7 @@ async fn the_content_of_the_book_does_not_keep_a_node_from_starting() {
     };
     let book = AddressBook::in_memory(config);
     for last in [8, 9] {
-        book.add(at(last), peerpool::address_book::ReportedBy::Operator, WallTime::now()).unwrap();
+        book.add(at(last), ReportedBy::Operator, WallTime::now()).unwrap();
         book.record(&at(last), peerpool::address_book::DialOutcome::Connected, WallTime::now());
     }
     let mut config = eager(&[2, 3, 4]);
@@ -665,4 +665,43 @@ async fn the_content_of_the_book_does_not_keep_a_node_from_starting() {
     let a = Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap();
     assert!(a.book().get(&at(2)).is_none());
     end(a).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn inbound_never_satisfies_outbound() {
+    let net = MemoryNet::new(8);
+    let seed = start(&net, 1, quiet(), Rec::new()).await;
+    let mut config = eager(&[]);
+    config.runtime.target_outbound = 1;
+    let node = start(&net, 2, config, Rec::new()).await;
+    // More connections than the node wants peers, before it knows an address.
+    let mut attackers = Vec::new();
+    for n in 0..8 {
+        let mut attacker = ByHand::dial(&net, 9, at(2)).await;
+        attacker.say(&hello(50 + n)).await;
+        assert!(matches!(attacker.greeting().await, Some(FirstFrame::Hello(_))));
+        attackers.push(attacker);
+    }
+    assert_eq!(node.stats().missing_outbound, 1);
+    node.book().add(at(1), ReportedBy::Seed, WallTime::now()).unwrap();
+    until(|| node.stats().pool.outbound == 1).await;
+    assert_eq!(node.stats().missing_outbound, 0);
+    end(node).await;
+    end(seed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_of_two_shows_missing_peers_and_does_not_dial_in_a_loop() {
+    let net = MemoryNet::new(8);
+    let a = start(&net, 1, eager(&[2]), Rec::new()).await;
+    let b = start(&net, 2, eager(&[1]), Rec::new()).await;
+    until(|| peers(&a) == 1 && peers(&b) == 1).await;
+    secs(5).await;
+    let dials = |node: &Node| node.stats().dials;
+    let before = (dials(&a), dials(&b));
+    secs(60).await;
+    assert_eq!((dials(&a), dials(&b)), before);
+    assert!(a.stats().missing_outbound + b.stats().missing_outbound > 8);
+    end(a).await;
+    end(b).await;
 }

@@ -269,7 +269,7 @@ async fn toy_first(net: &MemoryNet, last: u8, config: NodeConfig) -> Node {
 async fn a_peer_is_probed_and_dialled_again_in_its_own_protocol() {
     let net = MemoryNet::new(9);
     let mut config = quiet();
-    config.runtime.target_peers = 1;
+    config.runtime.target_outbound = 1;
     let node = toy_first(&net, 1, config).await;
     let native = start(&net, 2, quiet(), Rec::new()).await;
     native.connect(at(1)).await.unwrap();

@@ -34,7 +34,7 @@ impl Handler for Echo {
 async fn node() -> (Node, mpsc::UnboundedReceiver<(u16, Vec<u8>)>) {
     let (heard, hears) = mpsc::unbounded_channel();
     let mut config = NodeConfig::local();
-    config.runtime.target_peers = 0;
+    config.runtime.target_outbound = 0;
     config.listen.push("127.0.0.1:0".parse().unwrap());
     let node = Node::builder().config(config).handler(Echo { heard }).start().await.unwrap();
     (node, hears)
@@ -184,7 +184,7 @@ async fn a_panicking_handler_loses_that_one_connection() {
         }
     }
     let mut config = NodeConfig::local();
-    config.runtime.target_peers = 0;
+    config.runtime.target_outbound = 0;
     config.listen.push("127.0.0.1:0".parse().unwrap());
     let a = Node::builder().config(config).handler(Arc::new(Panics)).start().await.unwrap();
     let (b, _) = node().await;
@@ -212,7 +212,7 @@ async fn an_answer_that_takes_time_needs_no_other_traffic_to_go_out() {
 #[tokio::test]
 async fn a_node_accepts_on_each_address_it_listens_on() {
     let mut config = NodeConfig::local();
-    config.runtime.target_peers = 0;
+    config.runtime.target_outbound = 0;
     config.listen = vec!["127.0.0.1:0".parse().unwrap(), "127.0.0.2:0".parse().unwrap()];
     let a = Node::builder().config(config).start().await.unwrap();
     let listening = a.local_addrs();

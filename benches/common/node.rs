@@ -20,7 +20,7 @@ pub(crate) fn runtime(workers: usize) -> Runtime {
 pub(crate) fn quiet_config() -> NodeConfig {
     let mut config = NodeConfig::local();
     config.runtime.limits = PoolConfig::test().limits;
-    config.runtime.target_peers = 0;
+    config.runtime.target_outbound = 0;
     (config.runtime.ping_interval, config.runtime.discovery_interval) = (NEVER, NEVER);
     config.runtime.liveness.stale_after = 3 * NEVER;
     config

@@ -62,7 +62,7 @@ async fn peerpool_node(pings: bool) -> Server {
     config.listen.push(([127, 0, 0, 1], 0).into());
     config.runtime.limits = PoolConfig::test().limits;
     config.runtime.limits.max_inbound = 100_000;
-    config.runtime.target_peers = 0;
+    config.runtime.target_outbound = 0;
     if !pings {
         config.runtime.ping_interval = NEVER;
         config.runtime.liveness.stale_after = 3 * NEVER;

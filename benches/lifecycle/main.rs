@@ -142,7 +142,7 @@ fn mesh(runtime: &Runtime, count: usize) -> Duration {
             let mut config = NodeConfig::local();
             config.listen.push(([127, 0, 0, 1], 0).into());
             config.runtime.limits = PoolConfig::test().limits;
-            config.runtime.target_peers = MESH_PEERS;
+            config.runtime.target_outbound = MESH_PEERS;
             config.seeds = (at > 0).then(|| nodes[rng.usize(..at)].local_addrs()[0]).into_iter().collect();
             nodes.push(Node::builder().config(config).start().await.expect("a node"));
         }

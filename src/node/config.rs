@@ -84,9 +84,10 @@ pub struct RuntimeConfig {
     pub liveness: LivenessPolicy,
     /// How the health of a peer falls and recovers.
     pub health: HealthPolicy,
-    /// The node dials more addresses while it has fewer live peers than this, both directions
-    /// counted. With 0 it dials trusted addresses only. Default 8.
-    pub target_peers: usize,
+    /// The node dials more addresses while it has dialled fewer live peers than this. Peers that
+    /// dialled it do not count, so that nobody can keep it from choosing peers of its own. With 0 it
+    /// dials trusted addresses only. Default 8.
+    pub target_outbound: usize,
     /// The most dials of the node's own accord at the same time. Default 16.
     pub max_concurrent_dials: usize,
     /// Time for a dial and its handshake, or for the handshake of an accepted connection. Default
@@ -172,7 +173,7 @@ impl NodeConfig {
                 limits: pool.limits,
                 liveness: pool.liveness,
                 health: pool.health,
-                target_peers: 8,
+                target_outbound: 8,
                 max_concurrent_dials: 16,
                 handshake_timeout: Duration::from_secs(10),
                 maintenance_interval: Duration::from_millis(250),

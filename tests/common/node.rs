@@ -150,7 +150,7 @@ pub(crate) fn at(last: u8) -> SocketAddr {
 /// A configuration that dials nobody by itself.
 pub(crate) fn quiet() -> NodeConfig {
     let mut config = NodeConfig::local();
-    config.runtime.target_peers = 0;
+    config.runtime.target_outbound = 0;
     config
 }
 

@@ -162,7 +162,7 @@ async fn concurrent_setting_changes_all_apply() {
             one.spawn_reconnection_task_with(ReconnectConfig { target_peers: wanted, ..config().reconnect });
         });
         let runtime = one.node().runtime_config();
-        assert_eq!((runtime.target_peers, runtime.ping_interval), (wanted, every));
+        assert_eq!((runtime.target_outbound, runtime.ping_interval), (wanted, every));
     }
 }
 

@@ -98,7 +98,7 @@ async fn connect(args: &PingArgs) -> Result<Connected, String> {
     let addrs = args.addr.resolve().await?;
     let mut config = NodeConfig::local();
     config.network = args.network;
-    config.runtime.target_peers = 0;
+    config.runtime.target_outbound = 0;
     config.runtime.handshake_timeout = args.timeout;
     // The node's own keep-alive pings must not mix with the measured ones.
     config.runtime.ping_interval = Duration::from_secs(3_600);

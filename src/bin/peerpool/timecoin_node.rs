@@ -138,9 +138,9 @@ impl ChainSource for GossipRelay {
 /// network's default stays.
 fn apply_settings(config: &mut ManagerConfig, given: &RuntimeConfig) {
     let default = NodeConfig::recommended().runtime;
-    if given.target_peers != default.target_peers {
-        config.reconnect.target_peers = given.target_peers;
-        config.reconnect.seed_below = config.reconnect.seed_below.min(given.target_peers);
+    if given.target_outbound != default.target_outbound {
+        config.reconnect.target_peers = given.target_outbound;
+        config.reconnect.seed_below = config.reconnect.seed_below.min(given.target_outbound);
     }
     if given.ping_interval != default.ping_interval {
         config.reaper.ping_every = given.ping_interval;
@@ -189,7 +189,7 @@ mod tests {
         let mut runtime = NodeConfig::recommended().runtime;
         apply_settings(&mut config, &runtime);
         assert_eq!((&config.reaper, &config.reconnect), (&reaper, &reconnect));
-        (runtime.target_peers, runtime.ping_interval) = (0, Duration::from_secs(7));
+        (runtime.target_outbound, runtime.ping_interval) = (0, Duration::from_secs(7));
         apply_settings(&mut config, &runtime);
         assert_eq!((config.reconnect.target_peers, config.reconnect.seed_below), (0, 0));
         assert_eq!(

@@ -127,7 +127,7 @@ impl NodeRef {
     /// Closes the connection to a peer with a goodbye. Returns `false` if there is none.
     ///
     /// Either node may dial the other again at once while it has fewer peers than its
-    /// [`target_peers`](crate::node::RuntimeConfig::target_peers). To keep a peer out,
+    /// [`target_outbound`](crate::node::RuntimeConfig::target_outbound). To keep a peer out,
     /// [ban](NodeRef::ban_ip) it.
     pub fn disconnect(&self, key: &PeerId) -> bool {
         self.shared().pool.remove_current(key, DisconnectReason::Requested).is_some()

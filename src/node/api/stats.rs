@@ -33,6 +33,10 @@ pub struct NodeStats {
     pub refused: u64,
     /// Dials.
     pub dials: u64,
+    /// Dialled peers that are missing to
+    /// [`target_outbound`](crate::node::RuntimeConfig::target_outbound). If it stays above zero, the
+    /// node knows too few addresses.
+    pub missing_outbound: u64,
     /// Dials that failed.
     pub dial_failures: u64,
     /// Connections that gave way to another one between the same two nodes.
@@ -123,6 +127,7 @@ impl NodeRef {
             accepted: read(&counters.accepted),
             refused: read(&counters.refused),
             dials: read(&counters.dials),
+            missing_outbound: shared.runtime_config().target_outbound.saturating_sub(shared.live_outbound()) as u64,
             dial_failures: read(&counters.dial_failures),
             collisions: read(&counters.collisions),
             self_dials: read(&counters.self_dials),

@@ -133,15 +133,21 @@ impl Maintenance {
         shared.protocols.iter().for_each(|protocol| protocol.tick(now));
     }
 
-    /// Dials trusted addresses always, and others while there are fewer peers than
-    /// [`RuntimeConfig::target_peers`].
+    /// Dials trusted addresses always, and others while there are fewer dialled peers than
+    /// [`RuntimeConfig::target_outbound`].
+    ///
+    /// Invariant: `inbound_never_satisfies_outbound`.
+    /// - Statement: the node dials until it has peers of its own choice, however many dialled it.
+    /// - Enforced by: only outbound connections and dials count here. An address that is connected
+    ///   in either direction is no candidate, so that too few candidates make no dial loop.
+    /// - Breaks if: all live peers are counted.
     fn connect_more(&mut self, config: &RuntimeConfig) {
         let shared = Arc::clone(&self.shared);
         if shared.is_stopping() {
             return;
         }
         let in_flight = shared.connecting.dials.count();
-        let wanted = config.target_peers.saturating_sub(shared.pool.len() + in_flight);
+        let wanted = config.target_outbound.saturating_sub(shared.live_outbound() + in_flight);
         if wanted == 0 && shared.config.trusted.is_empty() {
             return;
         }
@@ -218,7 +224,8 @@ impl Maintenance {
     fn discover(&mut self, config: &RuntimeConfig) {
         let shared = &self.shared;
         let now = shared.now();
-        let is_young = now.since(Tick::ZERO) < YOUNG_NODE && shared.pool.len() < config.target_peers;
+        let is_young =
+            now.since(Tick::ZERO) < YOUNG_NODE && shared.live_outbound() < config.target_outbound;
         let longest = if is_young { config.maintenance_interval } else { MIN_DISCOVERY_PAUSE };
         let pause = config.discovery_interval.min(longest).max(config.maintenance_interval);
         if self.asked_at.is_some_and(|asked| now.since(asked) < pause) {
@@ -243,7 +250,7 @@ impl Maintenance {
             self.shared.book.expire(WallTime::now());
         }
         let is_due = self.asked_at.is_none_or(|asked| now.since(asked) >= config.discovery_interval);
-        if is_due && config.target_peers > 0 {
+        if is_due && config.target_outbound > 0 {
             self.discover(config);
         }
     }

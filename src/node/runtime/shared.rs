@@ -184,6 +184,11 @@ impl Shared {
         self.book.is_banned_addr(addr, WallTime::now())
     }
 
+    /// Live peers that this node dialled.
+    pub(crate) fn live_outbound(&self) -> usize {
+        self.pool.admission().live_outbound as usize
+    }
+
     /// Makes the maintenance look for peers at once.
     pub(crate) fn wake_maintenance(&self) {
         self.maintenance.notify_one();

@@ -47,7 +47,7 @@ impl PeerManager {
 
     /// [`PeerManager::spawn_reconnection_task`] with other numbers and times.
     pub fn spawn_reconnection_task_with(&self, reconnect: ReconnectConfig) {
-        reconfigure(self.node(), |runtime| runtime.target_peers = reconnect.target_peers);
+        reconfigure(self.node(), |runtime| runtime.target_outbound = reconnect.target_peers);
         self.state().reconnect.send_if_modified(|before| {
             let changed = *before != reconnect;
             *before = reconnect;

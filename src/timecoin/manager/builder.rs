@@ -115,7 +115,7 @@ impl PeerManagerBuilder {
         config.node.network = network.id();
         config.node.listen.clear();
         config.reaper.apply(&mut config.node.runtime);
-        config.node.runtime.target_peers = config.reconnect.target_peers;
+        config.node.runtime.target_outbound = config.reconnect.target_peers;
         let protocol = TimeCoin::new(network, config.software.clone());
         let hello = our_hello(network, public, config.node.genesis, config.node.agent.clone());
         let connector = Connector {

@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn an_unknown_setting_is_refused_and_the_likely_one_is_named() {
         assert_eq!(
-            error("[runtime]\ntarget_peers = 1\nping_intervl = \"1s\""),
+            error("[runtime]\ntarget_outbound = 1\nping_intervl = \"1s\""),
             "line 3: unknown setting `runtime.ping_intervl`; did you mean `runtime.ping_interval`?"
         );
         assert_eq!(

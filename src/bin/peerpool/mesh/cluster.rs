@@ -246,7 +246,7 @@ impl Cluster {
 
 fn node_config(args: &MeshArgs) -> NodeConfig {
     let mut config = NodeConfig::local();
-    config.runtime.target_peers = args.degree;
+    config.runtime.target_outbound = args.degree;
     // The last node may have to dial all its peers, and the first nodes are dialled by most others.
     let limits = &mut config.runtime.limits;
     let degree = u32::try_from(args.degree).unwrap_or(u32::MAX);
@@ -279,7 +279,7 @@ mod tests {
     fn a_node_may_dial_as_many_peers_as_it_wants() {
         for degree in [1, 64, 65, 200] {
             let args = MeshArgs { nodes: 201, degree, ..MeshArgs::minimal() };
-            let RuntimeConfig { limits, target_peers: wanted, .. } = node_config(&args).runtime;
+            let RuntimeConfig { limits, target_outbound: wanted, .. } = node_config(&args).runtime;
             assert_eq!(wanted, degree);
             assert!((limits.max_outbound - limits.reserved_outbound) as usize >= degree);
             assert!((limits.max_inbound - limits.reserved_inbound) as usize >= degree);

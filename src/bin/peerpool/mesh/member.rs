@@ -86,7 +86,7 @@ impl Member {
             spec;
         config.listen = vec![listen];
         config.seeds = seed.into_iter().collect();
-        let wanted = config.runtime.target_peers;
+        let wanted = config.runtime.target_outbound;
         let app = Arc::new(MeshApp::new(codec, incarnation, epoch, ledger));
         let builder = Node::builder().config(config).handler(Arc::clone(&app)).book(address_book());
         let builder = match net {

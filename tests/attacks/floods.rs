@@ -108,6 +108,7 @@ fn silent_connections_of_64_sources_leave_room_for_a_newcomer() {
     victim.wait_for("/pool/pending_inbound", 200);
     let since = Instant::now();
     let mut honest = RawPeer::join(HONEST, victim.addr).expect("room for a newcomer");
+    assert!(victim.figure("/evicted_handshakes") >= 1, "handshakes took all slots");
     honest.ping().expect("it stays");
     assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
     drop(silent);

@@ -40,7 +40,7 @@ pub(crate) fn random_nonce() -> Nonce {
 #[derive(Debug)]
 pub(crate) enum Greeting {
     Welcome,
-    Refused(FirstFrame),
+    Refused(#[expect(dead_code, reason = "shown when a test fails")] FirstFrame),
     Closed,
 }
 
@@ -93,10 +93,8 @@ impl RawPeer {
         let (token, since) = (self.tokens, Instant::now());
         self.send_control(&Control::Ping { token })?;
         loop {
-            if let Some(Control::Pong { token: its }) = self.next_control()? {
-                if its == token {
-                    return Ok(since.elapsed());
-                }
+            if matches!(self.next_control()?, Some(Control::Pong { token: its }) if its == token) {
+                return Ok(since.elapsed());
             }
             if since.elapsed() > PATIENCE {
                 return Err(io::ErrorKind::TimedOut.into());

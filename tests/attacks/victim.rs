@@ -83,14 +83,6 @@ impl Victim {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
-
-    /// Kibibytes of memory that the process holds.
-    pub(crate) fn resident_kib(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id());
-        let text = std::fs::read_to_string(path).expect("the victim lives");
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line of Linux");
-        line.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number")
-    }
 }
 
 impl Drop for Victim {
@@ -122,7 +114,7 @@ pub(crate) fn run() {
     test_util::treat_loopback_as_public(true);
     let mut config = NodeConfig::recommended();
     config.listen.push(SocketAddr::from(([127, 1, 1, 1], 0)));
-    config.seeds = setup.seeds.into_iter().map(Into::into).collect();
+    config.seeds = setup.seeds;
     if let Some(max_inbound) = setup.max_inbound {
         config.runtime.limits.max_inbound = max_inbound;
     }

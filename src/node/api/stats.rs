@@ -31,6 +31,8 @@ pub struct NodeStats {
     /// Inbound connections refused. If it rises while there are few peers, read the reasons in the
     /// log.
     pub refused: u64,
+    /// Inbound handshakes that gave way to a newcomer, because handshakes took all slots.
+    pub evicted_handshakes: u64,
     /// Dials.
     pub dials: u64,
     /// Dialled peers that are missing to
@@ -126,6 +128,7 @@ impl NodeRef {
             book: shared.book.len() as u64,
             accepted: read(&counters.accepted),
             refused: read(&counters.refused),
+            evicted_handshakes: read(&counters.evicted_handshakes),
             dials: read(&counters.dials),
             missing_outbound: shared.runtime_config().target_outbound.saturating_sub(shared.live_outbound()) as u64,
             dial_failures: read(&counters.dial_failures),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::base::{Direction, PeerId, canonical};
+use crate::base::{Direction, PeerId, Source, Tick, canonical};
 use crate::node::api::events::NodeEvent;
 use crate::node::error::{ConnectError, StartError};
 use crate::node::protocol::ProtocolId;
@@ -15,13 +15,19 @@ use crate::node::runtime::shared::{Shared, count};
 use crate::node::runtime::tasks::TaskGuard;
 use crate::node::session::peer::NodeConnection;
 use crate::node::session::task::PeerTask;
-use crate::pool::{Permit, SlotClass};
+use crate::pool::{AdmitError, Permit, SlotClass};
 use crate::transport::{BoxListener, BoxStream};
 
 use super::establish::{Establisher, Failure, NewStream, Opening};
 use super::goodbye::refuse;
+use super::pending_inbound::PendingGuard;
 use super::probe::Prober;
 use super::reservation::Reservation;
+
+/// Handshakes that give way to one newcomer at most: others may take the freed slots first.
+const MAX_EVICTIONS: usize = 4;
+/// How long accepting waits for a handshake that gives way.
+const EVICTION_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Listens, and makes accepted streams peers.
 #[derive(Clone)]
@@ -72,29 +78,67 @@ impl Acceptor {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, from)) => self.on_accepted(protocol, stream, from),
+                Ok((stream, from)) => self.on_accepted(protocol, stream, from).await,
                 // The listener itself waits before it tries again.
                 Err(error) => tracing::warn!(%error, "accepting failed"),
             }
         }
     }
 
-    /// Reserves a slot before anything is read, and spawns the handshake.
-    fn on_accepted(&self, protocol: ProtocolId, stream: BoxStream, from: SocketAddr) {
+    /// Reserves a slot before anything is read, and spawns the handshake. Waits for a slot only
+    /// while all of them are taken and one is being freed; meanwhile newcomers are in the backlog.
+    async fn on_accepted(&self, protocol: ProtocolId, stream: BoxStream, from: SocketAddr) {
         count(&self.shared.counters.accepted);
         let handshake_timeout = self.shared.runtime_config().handshake_timeout;
         let is_trusted = self.shared.config.trusted.iter().any(|addr| canonical(*addr).ip() == from.ip());
         let class = if is_trusted { SlotClass::Reserved } else { SlotClass::Ordinary };
         let since = self.shared.now();
-        match self.establisher.reserve(from, Direction::Inbound, class, since.after(handshake_timeout)) {
+        match self.reserve_or_evict(from, class, since.after(handshake_timeout)).await {
             Ok(permit) => {
                 let new = NewStream { stream, protocol, proven_key: None, since };
                 let counted = self.shared.tasks.guard();
-                let handshake = self.clone().handshake(permit, new, handshake_timeout, counted);
+                let pending = (class == SlotClass::Ordinary)
+                    .then(|| self.shared.connecting.pending_inbound.register(Source::of(from.ip())));
+                let handshake = self.clone().handshake(permit, new, handshake_timeout, (pending, counted));
                 self.shared.tasks.spawn_peer(PeerTask::new(handshake));
+            }
+            // Above its share a source costs nothing: no task, and not a byte.
+            Err(error @ ConnectError::Admission(AdmitError::PerIp | AdmitError::PerSubnet)) => {
+                self.record_rejection(from, error);
             }
             Err(error) => self.reject(protocol, stream, from, error),
         }
+    }
+
+    /// Reserves a slot. If handshakes take all of them, one gives way.
+    async fn reserve_or_evict(
+        &self,
+        from: SocketAddr,
+        class: SlotClass,
+        deadline: Tick,
+    ) -> Result<Permit<PeerId, NodeConnection>, ConnectError> {
+        let pending = &self.shared.connecting.pending_inbound;
+        let mut evictions = 0;
+        loop {
+            let result = self.establisher.reserve(from, Direction::Inbound, class, deadline);
+            let is_held_up = match &result {
+                Err(ConnectError::Admission(AdmitError::TooManyPending(_))) => true,
+                Err(ConnectError::Admission(AdmitError::Full(_))) => !self.is_full_of_live_peers(class),
+                _ => false,
+            };
+            if !is_held_up || evictions == MAX_EVICTIONS || !pending.evict_and_wait(EVICTION_TIMEOUT).await {
+                return result;
+            }
+            evictions += 1;
+            count(&self.shared.counters.evicted_handshakes);
+        }
+    }
+
+    /// Whether all slots of this class are taken by live peers, so that no handshake is in the way.
+    fn is_full_of_live_peers(&self, class: SlotClass) -> bool {
+        let limits = &self.shared.runtime_config().limits;
+        let kept = if class == SlotClass::Ordinary { limits.reserved_inbound } else { 0 };
+        self.shared.pool.admission().live_inbound >= limits.max_inbound.saturating_sub(kept)
     }
 
     /// The handshake of an accepted stream. Returns the session as the next part of the task.
@@ -106,7 +150,7 @@ impl Acceptor {
         permit: Permit<PeerId, NodeConnection>,
         new: NewStream,
         handshake_timeout: Duration,
-        _counted: TaskGuard,
+        (pending, _counted): (Option<PendingGuard>, TaskGuard),
     ) -> Option<PeerTask> {
         let from = permit.addr();
         let protocol = new.protocol;
@@ -114,6 +158,7 @@ impl Acceptor {
         let outcome = tokio::select! {
             biased;
             () = self.shared.stopped() => return None,
+            () = evicted(pending.as_ref()) => return None,
             outcome = timeout(
                 handshake_timeout,
                 self.establisher.establish(Reservation::Permit(permit), new, Opening::Respond),
@@ -121,6 +166,7 @@ impl Acceptor {
         };
         match outcome {
             Ok(Ok(established)) => {
+                drop(pending);
                 Prober::new(&self.shared).verify_listen_addr(&established.peer);
                 return Some(established.task);
             }
@@ -135,7 +181,7 @@ impl Acceptor {
 
     /// Tells the far end why it is refused, and records it. Does not delay the caller.
     fn reject(&self, protocol: ProtocolId, stream: BoxStream, from: SocketAddr, error: ConnectError) {
-        refuse(&self.shared, protocol, stream, &error);
+        refuse(&self.shared, protocol, stream, from, &error);
         self.record_rejection(from, error);
     }
 
@@ -150,5 +196,13 @@ impl Acceptor {
         if self.shared.events.has_subscribers() {
             self.shared.events.send(NodeEvent::Refused { addr: from, cause: Arc::new(error) });
         }
+    }
+}
+
+/// Resolves when the handshake has to give way; never for a trusted peer's.
+async fn evicted(pending: Option<&PendingGuard>) {
+    match pending {
+        Some(pending) => pending.evicted().await,
+        None => std::future::pending().await,
     }
 }

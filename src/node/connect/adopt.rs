@@ -70,7 +70,7 @@ impl Adopter {
         new: NewStream,
         opening: Opening,
     ) -> Result<Arc<Peer>, ConnectError> {
-        let protocol = new.protocol;
+        let (protocol, addr) = (new.protocol, reservation.addr());
         let is_responding = matches!(opening, Opening::Respond);
         match self.establisher.establish(reservation, new, opening).await {
             Ok(established) => {
@@ -83,7 +83,7 @@ impl Adopter {
                 // Our hello is out, unless we were to answer.
                 if let Some(stream) = failure.stream {
                     let tell = if is_responding { refuse } else { send_goodbye };
-                    tell(&self.shared, protocol, stream, &failure.error);
+                    tell(&self.shared, protocol, stream, addr, &failure.error);
                 }
                 Err(failure.error)
             }

@@ -94,7 +94,7 @@ impl Dialer {
             Ok(established) => Ok(established.spawn(shared)),
             Err(failure) => {
                 if let Some(stream) = failure.stream {
-                    send_goodbye(shared, protocol, stream, &failure.error);
+                    send_goodbye(shared, protocol, stream, addr, &failure.error);
                 }
                 Err(failure.error)
             }

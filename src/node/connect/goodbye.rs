@@ -2,16 +2,18 @@
 //!
 //! Invariant: `one_source_cannot_exhaust_accepts`.
 //! - Statement: a source that is refused again and again costs a bounded number of sockets.
-//! - Enforced by: each goodbye runs in a task of its own under one semaphore and a deadline. Beyond
-//!   the semaphore's bound the connection is closed without a goodbye.
+//! - Enforced by: each goodbye runs in a task of its own under a bound by source, one in total, and
+//!   a deadline. Beyond the bounds the connection is closed without a goodbye.
 //! - Breaks if: a goodbye is written in the accept loop.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use crate::base::Source;
 use crate::node::error::ConnectError;
 use crate::node::protocol::ProtocolId;
 use crate::node::runtime::shared::Shared;
@@ -29,9 +31,15 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Refuses a connection that we have not accepted: writes a goodbye in place of our hello, where
 /// the error has one.
-pub(crate) fn refuse(shared: &Arc<Shared>, id: ProtocolId, mut stream: BoxStream, error: &ConnectError) {
+pub(crate) fn refuse(
+    shared: &Arc<Shared>,
+    id: ProtocolId,
+    mut stream: BoxStream,
+    to: SocketAddr,
+    error: &ConnectError,
+) {
     let Some(goodbye) = error.goodbye(RETRY_AFTER) else { return };
-    let Ok(slot) = Arc::clone(&shared.connecting.goodbyes).try_acquire_owned() else { return };
+    let Some(counted) = shared.connecting.goodbyes.begin(Source::of(to.ip())) else { return };
     let protocol = Arc::clone(shared.protocols.get(id));
     let stopping = Arc::clone(shared);
     shared.tasks.spawn(async move {
@@ -39,7 +47,7 @@ pub(crate) fn refuse(shared: &Arc<Shared>, id: ProtocolId, mut stream: BoxStream
             () = stopping.stopped() => {}
             _ = timeout(REFUSAL_TIMEOUT, write_refusal(&mut stream, &*protocol, goodbye)) => {}
         }
-        drop(slot);
+        drop(counted);
     });
 }
 
@@ -49,10 +57,11 @@ pub(crate) fn send_goodbye(
     shared: &Arc<Shared>,
     id: ProtocolId,
     mut stream: BoxStream,
+    to: SocketAddr,
     error: &ConnectError,
 ) {
     let Some(goodbye) = error.goodbye(Duration::ZERO) else { return };
-    let Ok(slot) = Arc::clone(&shared.connecting.goodbyes).try_acquire_owned() else { return };
+    let Some(counted) = shared.connecting.goodbyes.begin(Source::of(to.ip())) else { return };
     let control = Control::Goodbye(Goodbye { retry_after: None, ..goodbye });
     let Some(bytes) = shared.protocols.get(id).encode_control(&control) else { return };
     let stopping = Arc::clone(shared);
@@ -68,6 +77,6 @@ pub(crate) fn send_goodbye(
             () = stopping.stopped() => {}
             _ = timeout(GOODBYE_TIMEOUT, farewell) => {}
         }
-        drop(slot);
+        drop(counted);
     });
 }

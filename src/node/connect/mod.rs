@@ -15,6 +15,7 @@
 //!   [`process_index`].
 //! - [`handshake`] reads and writes hellos; [`goodbye`] refuses a connection without delaying the
 //!   caller.
+//! - [`pending_inbound`] decides which handshake gives way when too many are in progress.
 //! - [`probe`] asks who listens at an address without connecting.
 //! - [`state`] is what these types share across connections, [`reservation`] what one connection
 //!   has before it is a peer.
@@ -26,6 +27,7 @@ pub(crate) mod dial;
 pub(crate) mod establish;
 pub(crate) mod goodbye;
 pub(crate) mod handshake;
+pub(crate) mod pending_inbound;
 pub(crate) mod probe;
 pub(crate) mod process_index;
 pub(crate) mod reservation;

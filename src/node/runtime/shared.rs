@@ -82,6 +82,7 @@ pub(crate) struct Counters {
     pub(crate) dials: AtomicU64,
     pub(crate) dial_failures: AtomicU64,
     pub(crate) collisions: AtomicU64,
+    pub(crate) evicted_handshakes: AtomicU64,
     pub(crate) self_dials: AtomicU64,
     pub(crate) events: AtomicU64,
     pub(crate) requests: AtomicU64,

@@ -90,19 +90,19 @@ internal_modules! {
 #[cfg(feature = "test-util")]
 pub use base::test_util;
 pub use base::{
-    Backoff, Clock, ConnId, Direction, Lane, Nonce, PeerId, Scope, Source, Subnet, Tick, canonical,
-    canonical_ip,
+    Backoff, Clock, ConnId, Direction, Lane, Network, NetworkError, Nonce, PeerId, Scope, Source, Subnet,
+    Tick, canonical, canonical_ip,
 };
 #[cfg(feature = "node")]
 #[doc(inline)]
 pub use node::{
     Appended, BanRefused, BroadcastReceipt, CompletedHandshake, ConfigError, ConnectError, Context, Digest,
-    Event, Handled, Handler, Identity, LagPolicy, LaneStats, MemoryStats, Message, Node, NodeBuilder,
-    NodeConfig, NodeConnection, NodeEvent, NodeRef, NodeStats, Peer, PeerCapabilities, PeerDecision,
-    PeerInfo, PeerPolicy, PeerRequestError, PeerSendError, Pool, ProtocolConfig, Receipt, RelayConfig,
-    RelayOutcome, Request, RequestAnyOptions, RequestError, RequestPipeline, Responder, Response,
-    RuntimeConfig, SendError, ShutdownReport, StartError, StateError, Subscription, SubscriptionItem, Typed,
-    TypedError, WeakNode,
+    DiscoveryConfig, Event, Handled, Handler, Identity, LagPolicy, LaneStats, MemoryStats, Message, Node,
+    NodeBuilder, NodeConfig, NodeConnection, NodeEvent, NodeRef, NodeStats, Peer, PeerCapabilities,
+    PeerDecision, PeerInfo, PeerPolicy, PeerRequestError, PeerSendError, Pool, ProtocolConfig, Receipt,
+    RelayConfig, RelayOutcome, Request, RequestAnyOptions, RequestError, RequestPipeline, Responder,
+    Response, RuntimeConfig, SendError, ShutdownReport, StartError, StateError, Subscription,
+    SubscriptionItem, Typed, TypedError, WeakNode,
 };
 #[cfg(feature = "node")]
 #[doc(inline)]

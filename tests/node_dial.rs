@@ -331,28 +331,88 @@ fn unhurried(mut config: NodeConfig) -> NodeConfig {
     config
 }
 
+/// A peer from this host that claims to listen at an address.
+async fn claim(net: &MemoryNet, from: u8, nonce: u8, listen: SocketAddr) -> ByHand {
+    let mut peer = ByHand::dial(net, from, at(1)).await;
+    let mut hello = hello(nonce);
+    hello.listen = Some(listen);
+    peer.say(&hello).await;
+    assert!(matches!(peer.greeting().await, Some(FirstFrame::Hello(_))));
+    peer
+}
+
+fn verified(node: &Node) -> bool {
+    node.roster().iter().any(|peer| peer.read_info(|info| info.listen_verified))
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_claimed_address_is_probed_once_a_probe_slot_is_free() {
+async fn a_claimed_address_is_probed_once_its_source_has_a_free_probe() {
     let net = MemoryNet::new(1);
-    let mut config = unhurried(quiet());
-    config.runtime.max_concurrent_dials = 1;
-    let a = start(&net, 1, config, Rec::new()).await;
+    let a = start(&net, 1, unhurried(quiet()), Rec::new()).await;
     net.set_black_hole(ip(9), true);
-    let mut liar = ByHand::dial(&net, 9, at(1)).await;
-    let mut hello = hello(10);
-    hello.listen = Some(at(9));
-    liar.say(&hello).await;
-    liar.greeting().await.unwrap();
-    until(|| peers(&a) == 1).await;
-    // The only place is taken until the liar's probe runs out of time.
-    let honest = start(&net, 2, quiet(), Rec::new()).await;
+    let mut liars = Vec::new();
+    for nonce in 10..14 {
+        liars.push(claim(&net, 9, nonce, SocketAddr::new(ip(9), u16::from(nonce))).await);
+    }
+    // All probes of this source wait for an answer.
+    let honest = start(&net, 9, quiet(), Rec::new()).await;
     honest.connect(at(1)).await.unwrap();
-    let verified = || a.roster().iter().any(|peer| peer.read_info(|info| info.listen_verified));
     secs(3).await;
-    assert!(!verified());
-    until(verified).await;
+    assert!(!verified(&a));
+    net.set_black_hole(ip(9), false);
+    until(|| verified(&a)).await;
     end(a).await;
     end(honest).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_listeners_do_not_delay_the_verification_of_others() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, unhurried(quiet()), Rec::new()).await;
+    let mut liars = Vec::new();
+    for n in 0..28 {
+        let from = 10 + n % 7;
+        net.set_black_hole(ip(from), true);
+        liars.push(claim(&net, from, 50 + n, SocketAddr::new(ip(from), u16::from(n) + 1)).await);
+    }
+    until(|| peers(&a) == 28).await;
+    // In another subnet: theirs has used up its probes.
+    let elsewhere = std::net::IpAddr::from([10, 0, 7, 2]);
+    let config = NodeConfig { listen: vec![SocketAddr::new(elsewhere, PORT)], ..quiet() };
+    let builder = Node::builder().config(config).transport(net.host(elsewhere)).book(hasty_book());
+    let honest = builder.start().await.unwrap();
+    honest.connect(at(1)).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    until(|| verified(&a)).await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    end(a).await;
+    end(honest).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn own_dials_are_spread_over_sources_and_subnets() {
+    let net = MemoryNet::new(1);
+    let mut config = NodeConfig::recommended();
+    config.runtime.target_outbound = 8;
+    let a = start(&net, 1, config, Rec::new()).await;
+    let mut others = Vec::new();
+    // Two hosts of one subnet with many ports, and five others of it.
+    for last in 2..9 {
+        others.push(start(&net, last, quiet(), Rec::new()).await);
+        a.book().add(at(last), ReportedBy::Seed, WallTime::now()).unwrap();
+    }
+    until(|| a.stats().pool.outbound == 2).await;
+    secs(60).await;
+    let stats = a.stats();
+    assert_eq!((stats.pool.outbound, stats.missing_outbound), (2, 6), "all are in one subnet");
+    // What the application asks for is not bound by it.
+    let asked = (2..9).map(at).find(|addr| a.peer(&peerpool::PeerId::from_addr(*addr)).is_none()).unwrap();
+    a.connect(asked).await.unwrap();
+    assert_eq!(a.stats().pool.outbound, 3);
+    end(a).await;
+    for other in others {
+        end(other).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

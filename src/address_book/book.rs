@@ -1,6 +1,6 @@
 //! The address book's public type: one lock around the table, and the file.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use super::select;
 use super::store;
 use super::table::AddrTable;
 use super::wall_time::WallTime;
-use crate::base::canonical;
+use crate::base::{canonical, canonical_ip};
 use crate::sync::Mutex;
 
 /// The address book. Share it in an `Arc`: every call takes `&self`.
@@ -232,6 +232,14 @@ impl AddressBook {
     /// Number of known addresses.
     pub fn len(&self) -> usize {
         self.table.lock().len()
+    }
+
+    /// Number of addresses of a host, counted up to `max`.
+    ///
+    /// # Cost
+    /// The book's lock, and up to `max` steps.
+    pub fn count_at(&self, ip: IpAddr, max: usize) -> usize {
+        self.table.lock().count_at(canonical_ip(ip), max)
     }
 
     /// Whether no address is known.

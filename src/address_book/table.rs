@@ -66,6 +66,11 @@ impl AddrTable {
         self.entries.get(addr)
     }
 
+    pub(super) fn count_at(&self, ip: IpAddr, max: usize) -> usize {
+        let (first, last) = addr_range(ip);
+        self.entries.range(first..=last).take(max).count()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Address> {
         self.entries.values()
     }

@@ -12,6 +12,7 @@
 //! | [`Tick`], [`Clock`] | milliseconds of a monotonic clock, passed as `now` |
 //! | [`Backoff`] | exponential delay with jitter |
 //! | [`Subnet`], [`canonical`] | address forms that limits and look-ups compare |
+//! | [`Network`] | a network that an operator names |
 //! | [`Source`], [`Scope`] | what shares go by; which hosts can use an address |
 
 mod backoff;
@@ -19,6 +20,7 @@ mod backoff;
 pub(crate) mod config_serde;
 mod ids;
 mod net;
+mod network;
 mod source;
 #[cfg(feature = "test-util")]
 pub mod test_util;
@@ -27,6 +29,7 @@ mod tick;
 pub use backoff::Backoff;
 pub use ids::{ConnId, Direction, Lane, Nonce, PeerId};
 pub use net::{Subnet, canonical, canonical_ip};
+pub use network::{Network, NetworkError};
 pub use source::{Scope, Source};
 #[cfg(feature = "node")]
 pub(crate) use tick::MAX_WAIT;

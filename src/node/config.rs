@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::base::Network;
 use crate::broadcast::LagPolicy;
 use crate::connection::ConnectionConfig;
 use crate::pool::{HealthPolicy, Limits, LivenessPolicy, Misbehavior, PoolConfig};
@@ -17,6 +18,8 @@ use super::runtime::seen_set::RelayConfig;
 
 /// The most events of a backlog: room for them is allocated at the start.
 const MAX_EVENT_BACKLOG: usize = 1 << 20;
+/// A limit that is none. A TOML number has 63 bits.
+const NO_LIMIT: usize = i64::MAX as usize;
 /// The smallest ring of a broadcast log.
 const MIN_LOG_RING_BYTES: usize = 64 * 1024;
 
@@ -88,6 +91,8 @@ pub struct RuntimeConfig {
     /// dialled it do not count, so that nobody can keep it from choosing peers of its own. With 0 it
     /// dials trusted addresses only. Default 8.
     pub target_outbound: usize,
+    /// Which addresses are learnt from peers, told to them and dialled.
+    pub discovery: DiscoveryConfig,
     /// The most dials of the node's own accord at the same time. Default 16.
     pub max_concurrent_dials: usize,
     /// Time for a dial and its handshake, or for the handshake of an accepted connection. Default
@@ -132,6 +137,63 @@ pub struct RuntimeConfig {
     pub bulk_lag: LagPolicy,
 }
 
+/// Which addresses are learnt from peers, told to them, and dialled of the node's own accord. What
+/// the operator configures, and [`NodeRef::connect`](super::NodeRef::connect), is not bound by it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiscoveryConfig {
+    /// Whether private and loopback addresses are learnt from peers, and told to those that can use
+    /// them. Otherwise peers could make the node dial into its own network. Default: no, and yes in
+    /// [`NodeConfig::local`].
+    pub allow_private: bool,
+    /// Networks within which private addresses are learnt and told all the same: the peer and the
+    /// address must both be in one of them. Default: none.
+    pub private_networks: Vec<Network>,
+    /// Addresses of one host that are learnt from peers. Default 4; no limit in
+    /// [`NodeConfig::local`].
+    pub max_addrs_per_host: usize,
+    /// Connections that the node dials to one source of its own accord: an IPv4 address, or an IPv6
+    /// /64. Default 1; no limit in [`NodeConfig::local`].
+    pub max_outbound_per_source: usize,
+    /// The same for a subnet: a /24, or a /48. Default 2; no limit in [`NodeConfig::local`].
+    pub max_outbound_per_subnet: usize,
+    /// The shortest pause between two such dials of one source. Default 5 s; none in
+    /// [`NodeConfig::local`].
+    #[serde(with = "humantime_serde")]
+    pub source_dial_interval: Duration,
+}
+
+impl DiscoveryConfig {
+    pub(crate) fn recommended() -> Self {
+        Self {
+            allow_private: false,
+            private_networks: Vec::new(),
+            max_addrs_per_host: 4,
+            max_outbound_per_source: 1,
+            max_outbound_per_subnet: 2,
+            source_dial_interval: Duration::from_secs(5),
+        }
+    }
+
+    pub(crate) fn local() -> Self {
+        Self {
+            allow_private: true,
+            private_networks: Vec::new(),
+            max_addrs_per_host: NO_LIMIT,
+            max_outbound_per_source: NO_LIMIT,
+            max_outbound_per_subnet: NO_LIMIT,
+            source_dial_interval: Duration::ZERO,
+        }
+    }
+}
+
+impl Default for DiscoveryConfig {
+    /// The discovery part of [`NodeConfig::recommended`].
+    fn default() -> Self {
+        Self::recommended()
+    }
+}
+
 impl NodeConfig {
     /// Settings for a node on the open internet.
     pub fn recommended() -> Self {
@@ -144,6 +206,7 @@ impl NodeConfig {
         let mut config = Self::with(PoolConfig::local());
         // All peers are one source.
         (config.relay.source_share_percent, config.relay.subnet_share_percent) = (100, 100);
+        config.runtime.discovery = DiscoveryConfig::local();
         config.runtime.ping_interval = Duration::from_secs(2);
         config.runtime.liveness.stale_after = Duration::from_secs(8);
         config.runtime.discovery_interval = Duration::from_secs(5);
@@ -174,6 +237,7 @@ impl NodeConfig {
                 liveness: pool.liveness,
                 health: pool.health,
                 target_outbound: 8,
+                discovery: DiscoveryConfig::recommended(),
                 max_concurrent_dials: 16,
                 handshake_timeout: Duration::from_secs(10),
                 maintenance_interval: Duration::from_millis(250),
@@ -283,6 +347,14 @@ impl RuntimeConfig {
         if self.liveness.stale_after < self.ping_interval.saturating_mul(2) {
             let why = "must be at least twice ping_interval, or peers are stale before they can answer";
             return Err(ConfigError { field: "stale_after", why: why.into() });
+        }
+        let DiscoveryConfig { max_outbound_per_source, max_outbound_per_subnet, .. } = self.discovery;
+        within("discovery.max_outbound_per_source", max_outbound_per_source, 1..=NO_LIMIT)?;
+        if max_outbound_per_source > max_outbound_per_subnet {
+            let why = format!(
+                "is {max_outbound_per_source}, above discovery.max_outbound_per_subnet, {max_outbound_per_subnet}"
+            );
+            return Err(ConfigError { field: "discovery.max_outbound_per_source", why });
         }
         if self.max_concurrent_dials == 0 {
             return Err(ConfigError { field: "max_concurrent_dials", why: "must not be zero".into() });

@@ -46,7 +46,7 @@ pub use api::request::{RequestAnyOptions, RequestPipeline};
 pub use api::stats::{LaneStats, MemoryStats, NodeStats};
 pub use api::typed::{Typed, TypedError};
 pub use builder::NodeBuilder;
-pub use config::{ConfigError, NodeConfig, RuntimeConfig};
+pub use config::{ConfigError, DiscoveryConfig, NodeConfig, RuntimeConfig};
 #[cfg(feature = "timecoin")]
 pub(crate) use connect::handshake::{check_network, read_first_frame};
 pub use connect::reservation::CompletedHandshake;

@@ -4,6 +4,7 @@
 //! test shows by a counter of the victim that the attack reached the defence.
 #![cfg(all(feature = "node", feature = "test-util", target_os = "linux"))]
 
+mod addresses;
 mod floods;
 mod raw_peer;
 mod shares;

@@ -33,6 +33,9 @@ pub struct NodeStats {
     pub refused: u64,
     /// Inbound handshakes that gave way to a newcomer, because handshakes took all slots.
     pub evicted_handshakes: u64,
+    /// Addresses that peers told and that were not learnt: not for this node's scope, or too many of
+    /// one host.
+    pub addrs_refused: u64,
     /// Dials.
     pub dials: u64,
     /// Dialled peers that are missing to
@@ -129,6 +132,7 @@ impl NodeRef {
             accepted: read(&counters.accepted),
             refused: read(&counters.refused),
             evicted_handshakes: read(&counters.evicted_handshakes),
+            addrs_refused: read(&counters.addrs_refused),
             dials: read(&counters.dials),
             missing_outbound: shared.runtime_config().target_outbound.saturating_sub(shared.live_outbound()) as u64,
             dial_failures: read(&counters.dial_failures),

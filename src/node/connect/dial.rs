@@ -18,6 +18,7 @@ use super::establish::{Establisher, NewStream, Opening};
 use super::goodbye::send_goodbye;
 use super::probe::Prober;
 use super::reservation::Reservation;
+use super::source_slots::SlotLimits;
 
 /// Peers of one IP address up to which a look-up by address visits each of them.
 const MAX_SCANNED_PEERS: usize = 64;
@@ -218,8 +219,8 @@ impl Dialer {
         Some(if is_cut_off { DialOutcome::NoNetwork(cause) } else { DialOutcome::Failed(cause) })
     }
 
-    /// Dials in a task of its own, unless `max_dials` of the node's own dials are under way;
-    /// `false` then.
+    /// Dials in a task of its own, unless too many of the node's own dials are under way; `false`
+    /// then.
     ///
     /// Invariant: `collision_is_not_a_failure`.
     /// - Statement: a collision costs no health and no backoff, and does not wake the maintenance
@@ -227,8 +228,11 @@ impl Dialer {
     /// - Enforced by: the book records a collision as such, and only other outcomes wake the
     ///   maintenance, here and where a peer goes down.
     /// - Breaks if: a refusal as a duplicate is handled as another refusal.
-    pub(crate) fn dial_in_background(&self, addr: SocketAddr, max_dials: usize) -> bool {
-        let Some(in_flight) = self.shared.connecting.dials.begin(max_dials) else { return false };
+    pub(crate) fn dial_in_background(&self, addr: SocketAddr, limits: SlotLimits) -> bool {
+        let connecting = &self.shared.connecting;
+        let Some(in_flight) = connecting.dials.begin(addr.ip(), limits) else { return false };
+        let interval = self.shared.runtime_config().discovery.source_dial_interval;
+        connecting.dialled.record(addr.ip(), interval, self.shared.now());
         let dialer = self.clone();
         self.shared.tasks.spawn(async move {
             let outcome = dialer.dial(addr).await;

@@ -13,7 +13,6 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::base::Source;
 use crate::node::error::ConnectError;
 use crate::node::protocol::ProtocolId;
 use crate::node::runtime::shared::Shared;
@@ -21,6 +20,7 @@ use crate::transport::BoxStream;
 use crate::wire::{Control, Goodbye};
 
 use super::handshake::write_refusal;
+use super::state::GOODBYE_LIMITS;
 
 /// When a refused peer may come back.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
@@ -39,7 +39,7 @@ pub(crate) fn refuse(
     error: &ConnectError,
 ) {
     let Some(goodbye) = error.goodbye(RETRY_AFTER) else { return };
-    let Some(counted) = shared.connecting.goodbyes.begin(Source::of(to.ip())) else { return };
+    let Some(counted) = shared.connecting.goodbyes.begin(to.ip(), GOODBYE_LIMITS) else { return };
     let protocol = Arc::clone(shared.protocols.get(id));
     let stopping = Arc::clone(shared);
     shared.tasks.spawn(async move {
@@ -61,7 +61,7 @@ pub(crate) fn send_goodbye(
     error: &ConnectError,
 ) {
     let Some(goodbye) = error.goodbye(Duration::ZERO) else { return };
-    let Some(counted) = shared.connecting.goodbyes.begin(Source::of(to.ip())) else { return };
+    let Some(counted) = shared.connecting.goodbyes.begin(to.ip(), GOODBYE_LIMITS) else { return };
     let control = Control::Goodbye(Goodbye { retry_after: None, ..goodbye });
     let Some(bytes) = shared.protocols.get(id).encode_control(&control) else { return };
     let stopping = Arc::clone(shared);

@@ -17,6 +17,7 @@
 //!   caller.
 //! - [`pending_inbound`] decides which handshake gives way when too many are in progress.
 //! - [`probe`] asks who listens at an address without connecting.
+//! - [`source_slots`] bounds what is under way for one source.
 //! - [`state`] is what these types share across connections, [`reservation`] what one connection
 //!   has before it is a peer.
 
@@ -31,5 +32,6 @@ pub(crate) mod pending_inbound;
 pub(crate) mod probe;
 pub(crate) mod process_index;
 pub(crate) mod reservation;
+pub(crate) mod source_slots;
 pub(crate) mod state;
 pub(crate) mod tie_break;

@@ -15,6 +15,7 @@ use crate::wire::Hello;
 
 use super::handshake::{HelloPurpose, encode_hello, exchange_hello};
 use super::process_index::ProcessId;
+use super::state::PROBE_LIMITS;
 
 /// Failed probes of a claimed listen address after which the claim counts as false.
 const MAX_FAILED_PROBES: u8 = 3;
@@ -37,8 +38,7 @@ impl Prober {
     /// stays unknown for no fault of the acceptor.
     pub(crate) async fn learn_alias(&self, protocol: ProtocolId, addr: SocketAddr) -> bool {
         let shared = &self.shared;
-        let max_probes = shared.runtime_config().max_concurrent_dials;
-        let Some(_in_flight) = shared.connecting.probes.begin(max_probes) else { return true };
+        let Some(_in_flight) = shared.connecting.probes.begin(addr.ip(), PROBE_LIMITS) else { return true };
         let nonce = match self.probe(protocol, addr).await {
             Ok(hello) => hello.nonce,
             Err(error) => return shared.is_stopping() || error.is_exhaustion(),
@@ -92,8 +92,7 @@ impl Prober {
         let is_verifiable =
             shared.protocols.get(protocol).features().nonce && !verified && nonce.is_some();
         let Some(listen) = listen.filter(|_| is_verifiable) else { return true };
-        let max_probes = shared.runtime_config().max_concurrent_dials;
-        let Some(in_flight) = shared.connecting.probes.begin(max_probes) else { return false };
+        let Some(in_flight) = shared.connecting.probes.begin(listen.ip(), PROBE_LIMITS) else { return false };
         if !peer.connection().begin_verification() {
             return true;
         }

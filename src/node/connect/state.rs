@@ -1,23 +1,23 @@
 //! What the types of this room share across connections: indexes and bounds.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::base::Source;
+use crate::base::{Source, Tick};
 use crate::node::protocol::ProtocolId;
 use crate::node::runtime::interner::Interner;
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicUsize, Ordering};
 
 use super::pending_inbound::PendingInbound;
 use super::process_index::ProcessIndex;
+use super::source_slots::{SlotLimits, SourceSlots};
 
 /// Goodbyes written at the same time. Each holds a socket for up to two seconds.
-const MAX_GOODBYES: usize = 512;
-/// Those to one source.
-const MAX_GOODBYES_PER_SOURCE: usize = 8;
+pub(crate) const GOODBYE_LIMITS: SlotLimits = SlotLimits { total: 512, per_source: 8, per_subnet: 64 };
+/// Probes at the same time: enough that a few dozen listeners that do not answer delay nobody else's.
+pub(crate) const PROBE_LIMITS: SlotLimits = SlotLimits { total: 64, per_source: 4, per_subnet: 8 };
 
 /// Indexes and bounds of connection attempts.
 #[derive(Debug)]
@@ -31,11 +31,13 @@ pub(crate) struct ConnectState {
     /// Handshakes of strangers that dialled us.
     pub(crate) pending_inbound: Arc<PendingInbound>,
     /// Dials of the node's own accord that are under way.
-    pub(crate) dials: InFlight,
+    pub(crate) dials: SourceSlots,
+    /// When each source was last dialled of the node's own accord.
+    pub(crate) dialled: RecentDials,
     /// Probes under way. They have a bound of their own, so that they take no room from dials.
-    pub(crate) probes: InFlight,
+    pub(crate) probes: SourceSlots,
     /// Goodbyes that are being written. Beyond the bounds a connection is closed without one.
-    pub(crate) goodbyes: Goodbyes,
+    pub(crate) goodbyes: SourceSlots,
 }
 
 impl ConnectState {
@@ -45,9 +47,10 @@ impl ConnectState {
             agents: Interner::default(),
             listeners: Mutex::default(),
             pending_inbound: Arc::default(),
-            dials: InFlight::default(),
-            probes: InFlight::default(),
-            goodbyes: Goodbyes::default(),
+            dials: SourceSlots::default(),
+            dialled: RecentDials::default(),
+            probes: SourceSlots::default(),
+            goodbyes: SourceSlots::default(),
         }
     }
 
@@ -57,81 +60,34 @@ impl ConnectState {
     }
 }
 
-/// Counts goodbyes by source, so that one that is refused again and again does not silence the
-/// refusals of others.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Goodbyes(Arc<Mutex<GoodbyeCounts>>);
-
+/// The sources dialled lately, and when.
 #[derive(Debug, Default)]
-struct GoodbyeCounts {
-    total: usize,
-    /// No zeros.
-    sources: HashMap<Source, usize>,
-}
+pub(crate) struct RecentDials(Mutex<HashMap<Source, Tick>>);
 
-/// One goodbye that is being written.
-#[must_use = "dropped, the goodbye counts as written"]
-pub(crate) struct GoodbyeGuard {
-    goodbyes: Goodbyes,
-    source: Source,
-}
+/// Sources remembered before the old ones are dropped.
+const MAX_REMEMBERED_DIALS: usize = 1024;
 
-impl Goodbyes {
-    /// Counts one more until the guard is dropped; `None` if there are too many.
-    pub(crate) fn begin(&self, source: Source) -> Option<GoodbyeGuard> {
-        let mut counts = self.0.lock();
-        let of_source = counts.sources.get(&source).copied().unwrap_or(0);
-        if counts.total >= MAX_GOODBYES || of_source >= MAX_GOODBYES_PER_SOURCE {
-            return None;
+impl RecentDials {
+    /// Whether a source was dialled less than `interval` ago.
+    pub(crate) fn is_recent(&self, ip: IpAddr, interval: Duration, now: Tick) -> bool {
+        if interval.is_zero() {
+            return false;
         }
-        counts.total += 1;
-        counts.sources.insert(source, of_source + 1);
-        Some(GoodbyeGuard { goodbyes: self.clone(), source })
+        self.0.lock().get(&Source::of(ip)).is_some_and(|dialled| now.since(*dialled) < interval)
     }
-}
 
-impl Drop for GoodbyeGuard {
-    fn drop(&mut self) {
-        let mut counts = self.goodbyes.0.lock();
-        counts.total -= 1;
-        if let Entry::Occupied(mut count) = counts.sources.entry(self.source) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
+    /// Remembers a dial. Above the bound, sources dialled longer ago than `interval` are forgotten.
+    pub(crate) fn record(&self, ip: IpAddr, interval: Duration, now: Tick) {
+        if interval.is_zero() {
+            return;
         }
-    }
-}
-
-/// Counts operations that are under way.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct InFlight {
-    count: Arc<AtomicUsize>,
-}
-
-impl InFlight {
-    /// Counts one more operation until the guard is dropped; `None` if `max` are under way.
-    pub(crate) fn begin(&self, max: usize) -> Option<InFlightGuard> {
-        let begun = self
-            .count
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |count| (count < max).then_some(count + 1));
-        begun.ok().map(|_| InFlightGuard { operations: self.clone() })
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
-    }
-}
-
-/// Ends the counting of one operation when dropped.
-#[must_use = "dropped, the operation counts as over"]
-pub(crate) struct InFlightGuard {
-    operations: InFlight,
-}
-
-impl Drop for InFlightGuard {
-    fn drop(&mut self) {
-        self.operations.count.fetch_sub(1, Ordering::AcqRel);
+        let mut dialled = self.0.lock();
+        if dialled.len() >= MAX_REMEMBERED_DIALS {
+            dialled.retain(|_, at| now.since(*at) < interval);
+        }
+        if dialled.len() < MAX_REMEMBERED_DIALS {
+            dialled.insert(Source::of(ip), now);
+        }
     }
 }
 
@@ -140,14 +96,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_source_does_not_take_the_goodbyes_of_others() {
-        let goodbyes = Goodbyes::default();
-        let source = |n: u8| Source::of([192, 0, 2, n].into());
-        let held: Vec<_> = (0..1_000).map_while(|_| goodbyes.begin(source(1))).collect();
-        assert_eq!(held.len(), MAX_GOODBYES_PER_SOURCE);
-        assert!(goodbyes.begin(source(2)).is_some());
-        drop(held);
-        assert!(goodbyes.begin(source(1)).is_some());
-        assert!(goodbyes.0.lock().sources.is_empty() && goodbyes.0.lock().total == 0);
+    fn recent_dials_are_bounded_and_forgotten() {
+        let (dials, pause) = (RecentDials::default(), Duration::from_secs(5));
+        let at = Tick::from_millis;
+        let ip = |n: u16| IpAddr::from([20, 0, (n >> 8) as u8, n as u8]);
+        (0..2_000).for_each(|n| dials.record(ip(n), pause, at(0)));
+        assert_eq!(dials.0.lock().len(), MAX_REMEMBERED_DIALS);
+        assert!(dials.is_recent(ip(0), pause, at(4_999)) && !dials.is_recent(ip(0), pause, at(5_000)));
+        dials.record(ip(3_000), pause, at(6_000));
+        assert_eq!(dials.0.lock().len(), 1);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It only starts work. No step awaits a dial, a disk, a handler or a peer.
 
-use std::cell::LazyCell;
+use std::cell::{LazyCell, RefCell};
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,9 +17,11 @@ use crate::base::{PeerId, Tick, canonical};
 use crate::node::config::RuntimeConfig;
 use crate::node::connect::dial::Dialer;
 use crate::node::connect::probe::Prober;
+use crate::node::connect::source_slots::SlotLimits;
 use crate::node::session::peer::Peer;
 use crate::sync::atomic::Ordering;
 
+use super::outbound_spread::OutboundSpread;
 use super::peer_care::PeerCare;
 use super::shared::{Shared, count};
 
@@ -176,13 +178,19 @@ impl Maintenance {
         // Such an address would get no slot, and take the place of one that does.
         let max_per_ip = config.limits.max_per_ip as usize;
         let is_ip_full = |addr: &SocketAddr| shared.pool.count_by_ip(addr.ip()) >= max_per_ip;
+        let spread = RefCell::new(OutboundSpread::new(&shared, config));
         let skip = |addr: &SocketAddr| {
-            is_busy(addr) || dialled.contains(addr) || local_addrs.contains(addr) || is_ip_full(addr)
+            is_busy(addr)
+                || dialled.contains(addr)
+                || local_addrs.contains(addr)
+                || is_ip_full(addr)
+                // Last: it counts the address as chosen.
+                || !spread.borrow_mut().choose(addr.ip())
         };
         let candidates = shared.book.candidates(WallTime::now(), wanted, &skip);
         let is_short = candidates.len() < wanted;
         for addr in candidates {
-            if !self.dialer.dial_in_background(addr, config.max_concurrent_dials) {
+            if !self.dialer.dial_in_background(addr, any_source(config)) {
                 break;
             }
         }
@@ -214,7 +222,7 @@ impl Maintenance {
             let is_alias = known.alias_of.is_some_and(|of| connected.contains(&of));
             if shared.book.is_due(&addr, now) && !is_alias && !is_busy(&addr) {
                 dialled.push(addr);
-                self.dialer.dial_in_background(addr, config.max_concurrent_dials);
+                self.dialer.dial_in_background(addr, any_source(config));
             }
         }
         dialled
@@ -269,6 +277,11 @@ impl Maintenance {
             is_flushing.store(false, Release);
         });
     }
+}
+
+/// The bound of all dials of the node's own accord. Sources are bounded by the choice.
+fn any_source(config: &RuntimeConfig) -> SlotLimits {
+    SlotLimits { total: config.max_concurrent_dials, per_source: usize::MAX, per_subnet: usize::MAX }
 }
 
 fn ticks_every(period: Duration) -> Interval {

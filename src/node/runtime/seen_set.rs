@@ -36,6 +36,13 @@ const GUARANTEED_DIVISOR: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(u128);
 
+impl Digest {
+    /// A number below `len`, as evenly spread as digests are. `len` must not be zero.
+    pub(crate) fn index_below(self, len: usize) -> usize {
+        (self.0 % len as u128) as usize
+    }
+}
+
 /// The result of [`NodeRef::relay`](crate::node::NodeRef::relay).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelayOutcome {

@@ -25,6 +25,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, SwapCell};
 use crate::transport::Transport;
 
+use super::addr_sample::AddrSample;
 use super::seen_set::SeenSet;
 use super::tasks::Tasks;
 
@@ -54,6 +55,7 @@ pub(crate) struct Shared {
     pub(crate) handler: Box<dyn Handler>,
     pub(crate) events: Arc<EventHub>,
     pub(crate) seen: SeenSet,
+    pub(crate) addr_sample: AddrSample,
     pub(crate) connecting: ConnectState,
     pub(crate) counters: Counters,
     pub(crate) tasks: Arc<Tasks>,
@@ -83,6 +85,7 @@ pub(crate) struct Counters {
     pub(crate) dial_failures: AtomicU64,
     pub(crate) collisions: AtomicU64,
     pub(crate) evicted_handshakes: AtomicU64,
+    pub(crate) addrs_refused: AtomicU64,
     pub(crate) self_dials: AtomicU64,
     pub(crate) events: AtomicU64,
     pub(crate) requests: AtomicU64,
@@ -124,6 +127,7 @@ impl Shared {
             transport,
             handler,
             seen: SeenSet::new(digest_key),
+            addr_sample: AddrSample::default(),
             connecting: ConnectState::new(),
             counters: Counters::default(),
             tasks: Tasks::new(executor),

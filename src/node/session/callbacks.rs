@@ -13,6 +13,7 @@ use crate::node::api::events::NodeEvent;
 use crate::node::api::handle::NodeRef;
 use crate::node::api::handler::Context;
 use crate::node::connect::process_index::ProcessId;
+use crate::node::runtime::addr_sample::Asker;
 use crate::node::runtime::shared::{Shared, count};
 use crate::pool::{ConnectionHandle as _, DisconnectReason, SeenOutcome};
 use crate::sync::atomic::Ordering;
@@ -139,21 +140,26 @@ impl ConnectionHandler for PeerSession {
 
     fn on_get_peers(&self, max: usize) -> Vec<SocketAddr> {
         let shared = self.node.shared();
-        let protocol = self.peer.connection().protocol_id();
-        // The peer can dial only addresses that speak its protocol.
-        let sample_size = shared.protocols.count().saturating_mul(max);
-        let mut addrs = shared.book.sample(WallTime::now(), sample_size);
-        addrs.retain(|addr| shared.protocols.for_addr(*addr) == protocol);
-        addrs.truncate(max);
-        addrs
+        let asker = Asker { ip: self.peer.ip(), protocol: self.peer.connection().protocol_id() };
+        let protocol_of = |addr| shared.protocols.for_addr(addr);
+        let config = &shared.runtime_config().discovery;
+        let (book, secret, now) = (&shared.book, &shared.seen, shared.now());
+        shared.addr_sample.for_peer(&asker, max, config, book, secret, (now, protocol_of))
     }
 
     fn on_peers(&self, peers: Vec<SocketAddr>) {
         let shared = self.node.shared();
         let now = WallTime::now();
         let source = ReportedBy::Peer(self.peer.addr().ip());
+        let config = &shared.runtime_config().discovery;
         let mut new = 0;
         for addr in peers {
+            if !config.may_tell(self.peer.ip(), addr.ip())
+                || shared.book.count_at(addr.ip(), config.max_addrs_per_host) >= config.max_addrs_per_host
+            {
+                count(&shared.counters.addrs_refused);
+                continue;
+            }
             if matches!(shared.book.add(addr, source, now), Ok(Added::New)) {
                 shared.protocols.remember_hint(addr, self.peer.connection().protocol_id());
                 new += 1;

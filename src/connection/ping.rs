@@ -1,5 +1,7 @@
 //! Pings: for keep-alive, and for callers that must know now whether a peer answers.
 
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -8,6 +10,7 @@ use tokio::time::Instant;
 use crate::sync::atomic::Ordering;
 
 use super::handle::Connection;
+use super::write::MARK_BIT;
 
 /// Without tokens, a pong that took longer than this cannot be told from the next ping's.
 const LOST_AFTER: Duration = Duration::from_secs(30);
@@ -71,8 +74,18 @@ impl Connection {
 
     /// Called under the lock of the pings. The count is not kept there, since no token may be used
     /// twice.
+    ///
+    /// Invariant: `measured_cannot_fake_the_measurement`.
+    /// - Statement: a peer cannot answer a ping that it has not received, and so cannot choose its
+    ///   round-trip time.
+    /// - Enforced by: half of the token is a keyed hash of the connection and the count.
+    /// - Breaks if: a token can be computed from earlier ones.
     fn next_token(&self) -> u64 {
-        u64::from(self.ping_count.fetch_add(1, Ordering::Relaxed))
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let count = self.ping_count.fetch_add(1, Ordering::Relaxed);
+        // Later tokens are larger, because a pong answers the pings before it too.
+        let random = KEY.hash_one((self.id(), count)) as u32;
+        (u64::from(count) << 32 | u64::from(random)) & !MARK_BIT
     }
 
     /// Asks the peer for addresses; they reach

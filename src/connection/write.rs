@@ -51,7 +51,7 @@ use super::close_reason::CloseReason;
 use super::handle::{Connection, ResumePoints};
 use super::handler::ConnectionHandler;
 
-pub(super) use bulk_window::BulkAcks;
+pub(super) use bulk_window::{BulkAcks, MARK_BIT};
 use control_queue::ControlQueue;
 pub(super) use control_queue::ControlSink;
 use write_state::WriteState;

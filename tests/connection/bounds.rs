@@ -414,3 +414,26 @@ async fn one_turn_handles_a_bounded_number_of_frames_of_every_kind() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pong_that_was_sent_before_its_ping_measures_nothing() {
+    let side = TestSide::new(Native::default());
+    let (near, far) = pipe(1 << 20);
+    let handler = RecordingHandler::new();
+    let running = side.start(near, handler.clone());
+    let mut far = side.manual_peer(far);
+    // Guesses: small numbers, and what follows the last token.
+    let mut last = 0u64;
+    for ping in 0..8 {
+        for token in (0..100).chain(last..last.saturating_add(100)) {
+            far.stream.write_all(&side.control(&Control::Pong { token })).await.unwrap();
+        }
+        running.connection.ping();
+        let Some(Received::Control(Control::Ping { token })) = far.message().await else { panic!("no ping") };
+        last = token;
+        settle().await;
+        assert_eq!(handler.count(|one| matches!(one, Callback::Rtt(_))), ping, "a guess was right");
+        far.stream.write_all(&side.control(&Control::Pong { token })).await.unwrap();
+        handler.until(|all| all.iter().filter(|one| matches!(one, Callback::Rtt(_))).count() > ping).await;
+    }
+}

@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 /// The bit of a ping's token that makes it a mark.
-const MARK_BIT: u64 = 1 << 63;
+pub(in crate::connection) const MARK_BIT: u64 = 1 << 63;
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 /// Bytes that may be in flight before anything is known: a round trip of 1 ms at 256 MB/s.
 const INITIAL_WINDOW_BYTES: u64 = 256 * 1024;

@@ -14,6 +14,10 @@ use crate::base::{Backoff, Subnet, canonical_ip};
 /// be evicted although it once connected, and no longer keeps its aliases from being dialled.
 const UNREACHABLE_AFTER_FAILURES: u32 = 3;
 
+/// Wait of an address whose peer has no free slot and does not say when.
+const BUSY_WAIT: Duration = Duration::from_secs(30);
+/// Longest wait of an address while this node reaches nobody.
+pub(crate) const MAX_OUTAGE_WAIT: Duration = Duration::from_secs(30);
 /// Longest wait of an address when the fault may be ours: long enough for a shortage to pass, short
 /// enough not to be missed after it.
 pub(super) const MAX_LOCAL_FAULT_WAIT: Duration = Duration::from_secs(10);
@@ -93,12 +97,15 @@ impl Address {
             }
             DialOutcome::Failed(cause) => fail(self, cause, Duration::ZERO),
             DialOutcome::Busy { retry_after } => {
-                // The peer chose this wait, so it counts up to our own longest wait only.
-                fail(self, FailureCause::Busy, retry_after.unwrap_or_default().min(backoff.cap));
+                // The peer chose this wait, so it counts within our own waits only.
+                let asked =
+                    retry_after.unwrap_or(BUSY_WAIT).clamp(backoff.base.min(backoff.cap), backoff.cap);
+                self.next_attempt = now.after(asked);
+                self.last_cause = Some(FailureCause::Busy);
             }
             DialOutcome::NoNetwork(cause) => {
-                fail(self, cause, Duration::ZERO);
-                self.next_attempt = self.next_attempt.min(now.after(soon));
+                self.next_attempt = now.after(Backoff { base: soon, cap: soon }.delay(1, random));
+                self.last_cause = Some(cause);
             }
             DialOutcome::Deferred => {
                 wait_at_least(self, Backoff { base: soon, cap: soon }.delay(1, random));
@@ -168,14 +175,14 @@ pub enum DialOutcome {
     Stable,
     /// The dial or the handshake failed, or the session ended before it was stable.
     Failed(FailureCause),
-    /// The peer had no free slot. Backs off like a failure, and at least as long as the peer asked
-    /// for, up to the cap of the backoff.
+    /// The peer had no free slot. No failure: the next attempt is due when the peer asked for it,
+    /// within the base and the cap of the backoff.
     Busy {
-        /// How long the peer asked us to wait.
+        /// How long the peer asked us to wait; `None` for 30 s.
         retry_after: Option<Duration>,
     },
-    /// The dial failed while no peer was connected, so our own network may be down. Counts as a
-    /// failure, but the next attempt is due within 10 s.
+    /// The dial failed while this node reached nobody, so our own network may be down. No failure;
+    /// the next attempt is due within 10 s.
     NoNetwork(FailureCause),
     /// We could not dial (out of descriptors or memory), or are still probing the address. No
     /// failure; the next attempt is due within 10 s.

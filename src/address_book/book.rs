@@ -1,6 +1,7 @@
 //! The address book's public type: one lock around the table, and the file.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -232,6 +233,14 @@ impl AddressBook {
     /// Number of known addresses.
     pub fn len(&self) -> usize {
         self.table.lock().len()
+    }
+
+    /// Shortens every longer wait to `max`, as after an outage.
+    ///
+    /// # Cost
+    /// A walk over the book, under its lock.
+    pub(crate) fn shorten_waits(&self, max: Duration, now: WallTime) {
+        self.table.lock().shorten_waits(max, now);
     }
 
     /// Number of addresses of a host, counted up to `max`.

@@ -57,6 +57,7 @@ mod store;
 mod table;
 mod wall_time;
 
+pub(crate) use address::MAX_OUTAGE_WAIT;
 pub use address::{AddRefused, Added, Address, DialOutcome, FailureCause, ReportedBy};
 pub use bans::{Ban, BanTarget};
 pub use book::{AddressBook, AddressBookStats};

@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::time::Duration;
 
 use super::address::{AddRefused, Added, Address, DialOutcome, ReportedBy, refusal};
 use super::bans::{Ban, BanTarget, Bans};
@@ -64,6 +65,19 @@ impl AddrTable {
 
     pub(super) fn get(&self, addr: &SocketAddr) -> Option<&Address> {
         self.entries.get(addr)
+    }
+
+    pub(super) fn shorten_waits(&mut self, max: Duration, now: WallTime) {
+        let latest = now.after(max);
+        let late: Vec<_> = self
+            .entries
+            .values()
+            .filter(|entry| entry.next_attempt > latest)
+            .map(|entry| entry.addr)
+            .collect();
+        for addr in late {
+            self.edit(&addr, |entry| entry.next_attempt = latest);
+        }
     }
 
     pub(super) fn count_at(&self, ip: IpAddr, max: usize) -> usize {

@@ -148,6 +148,36 @@ fn a_collision_changes_nothing() {
 }
 
 #[test]
+fn a_busy_peer_does_not_count_as_failing_and_is_told_on() {
+    let book = book_of(1);
+    book.record(&addr(0), DialOutcome::Connected, T0);
+    for _ in 0..20 {
+        book.record(&addr(0), DialOutcome::Busy { retry_after: Some(30 * SECOND) }, T0);
+        assert_eq!(book.get(&addr(0)).unwrap().next_attempt, T0.after(30 * SECOND));
+    }
+    assert_eq!(book.get(&addr(0)).unwrap().failures, 0);
+    assert_eq!(book.sample(T0, 9), [addr(0)]);
+    // Neither at once nor never, whatever it asks for.
+    book.record(&addr(0), DialOutcome::Busy { retry_after: Some(Duration::ZERO) }, T0);
+    assert_eq!(book.get(&addr(0)).unwrap().next_attempt, T0.after(Backoff::default().base));
+    book.record(&addr(0), DialOutcome::Busy { retry_after: None }, T0);
+    assert_eq!(book.get(&addr(0)).unwrap().next_attempt, T0.after(30 * SECOND));
+}
+
+#[test]
+fn waits_are_shortened_after_an_outage() {
+    let book = book_of(2);
+    for _ in 0..12 {
+        book.record(&addr(0), DialOutcome::Failed(FailureCause::Timeout), T0);
+    }
+    assert!(book.get(&addr(0)).unwrap().next_attempt > T0.after(60 * SECOND));
+    book.shorten_waits(30 * SECOND, T0);
+    assert!(book.is_due(&addr(0), T0.after(30 * SECOND)));
+    assert!(book.is_due(&addr(1), T0), "a shorter wait stays");
+    book.table.lock().check();
+}
+
+#[test]
 fn a_busy_peer_is_not_dialled_for_the_time_it_asks_up_to_the_cap() {
     let book = book_of(2);
     let cap = Backoff::default().cap;
@@ -231,7 +261,7 @@ fn local_faults_delay_no_address_for_long() {
     for _ in 0..30 {
         book.record(&addr(1), DialOutcome::NoNetwork(FailureCause::Unreachable), T0);
     }
-    assert_eq!(book.get(&addr(1)).unwrap().failures, 30);
+    assert_eq!(book.get(&addr(1)).unwrap().failures, 0, "no fault of the address");
     assert!(!book.is_due(&addr(1), T0) && book.is_due(&addr(1), T0.after(MAX_LOCAL_FAULT_WAIT)));
     book.add(addr(2), ReportedBy::Operator, T0).unwrap();
     book.record(&addr(2), DialOutcome::Deferred, T0);

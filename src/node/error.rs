@@ -137,6 +137,17 @@ impl ConnectError {
         ))
     }
 
+    /// Whether nothing came back.
+    pub(super) fn is_silence(&self) -> bool {
+        matches!(self, Self::Timeout)
+            || matches!(self, Self::Io(error) if error.kind() == std::io::ErrorKind::TimedOut)
+    }
+
+    /// Whether the failed dial got an answer of any kind.
+    pub(super) fn has_reached_somebody(&self) -> bool {
+        !self.is_unreachable() && !self.is_silence() && !self.is_exhaustion() && !matches!(self, Self::Admission(_) | Self::Shutdown)
+    }
+
     /// The cause for the address book; `None` if the error says nothing about the address.
     pub(super) fn fail_cause(&self) -> Option<FailureCause> {
         Some(match self {

@@ -75,7 +75,7 @@ impl Model {
                     let failures = self.failures.entry(addr(n)).or_default();
                     match outcome {
                         DialOutcome::Stable => *failures = 0,
-                        DialOutcome::Failed(_) | DialOutcome::Busy { .. } => *failures += 1,
+                        DialOutcome::Failed(_) => *failures += 1,
                         _ => {}
                     }
                     if matches!(outcome, DialOutcome::Connected | DialOutcome::Stable) {

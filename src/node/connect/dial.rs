@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::address_book::{DialOutcome, WallTime};
+use crate::address_book::{DialOutcome, FailureCause, WallTime};
 use crate::base::{Direction, PeerId, canonical};
 use crate::node::api::events::NodeEvent;
 use crate::node::error::ConnectError;
@@ -20,6 +20,8 @@ use super::probe::Prober;
 use super::reservation::Reservation;
 use super::source_slots::SlotLimits;
 
+/// Without a peer and without a dial that reached anybody for this long, it is an outage.
+const OUTAGE_AFTER: Duration = Duration::from_secs(10);
 /// Peers of one IP address up to which a look-up by address visits each of them.
 const MAX_SCANNED_PEERS: usize = 64;
 
@@ -169,6 +171,9 @@ impl Dialer {
         let shared = &self.shared;
         let (book, counters) = (&shared.book, &shared.counters);
         let now = WallTime::now();
+        if outcome.as_ref().err().is_none_or(ConnectError::has_reached_somebody) {
+            shared.note_reached();
+        }
         let error = match outcome {
             Ok(_) => {
                 book.record(&addr, DialOutcome::Connected, now);
@@ -214,8 +219,9 @@ impl Dialer {
             return Some(DialOutcome::Busy { retry_after: *retry_after });
         }
         let cause = error.fail_cause()?;
-        // Without any peer our own network may be down.
-        let is_cut_off = error.is_unreachable() && self.shared.pool.is_empty();
+        // Without any peer our own network may be down, or swallow what we send.
+        let is_cut_off = self.shared.pool.is_empty()
+            && (error.is_unreachable() || (error.is_silence() && self.shared.reaches_nobody_for(OUTAGE_AFTER)));
         Some(if is_cut_off { DialOutcome::NoNetwork(cause) } else { DialOutcome::Failed(cause) })
     }
 
@@ -253,11 +259,10 @@ impl Dialer {
         }) && shared.book.get(&addr).is_some();
         if let Err(error) = outcome {
             if let ConnectError::Refused(Goodbye {
-                reason: GoodbyeReason::Duplicate | GoodbyeReason::Replaced,
-                retry_after,
+                reason: GoodbyeReason::Duplicate | GoodbyeReason::Replaced, ..
             }) = error
             {
-                self.resolve_duplicate(addr, retry_after).await;
+                self.resolve_duplicate(addr).await;
             }
             if !error.is_collision() && shared.events.has_subscribers() {
                 shared.events.send(NodeEvent::DialFailed { addr, cause: Arc::new(error) });
@@ -268,15 +273,15 @@ impl Dialer {
         }
     }
 
-    /// An acceptor refused us as a duplicate: finds the peer whose alias the address is, or treats
-    /// it as busy.
-    async fn resolve_duplicate(&self, addr: SocketAddr, retry_after: Option<Duration>) {
+    /// An acceptor refused us as a duplicate: finds the peer whose alias the address is, or counts a
+    /// failure.
+    async fn resolve_duplicate(&self, addr: SocketAddr) {
         let book = &self.shared.book;
         // Keeps the address from being offered during the probe.
         book.record(&addr, DialOutcome::Deferred, WallTime::now());
         let protocol = self.shared.protocols.for_addr(addr);
         if !Prober::new(&self.shared).learn_alias(protocol, addr).await {
-            book.record(&addr, DialOutcome::Busy { retry_after }, WallTime::now());
+            book.record(&addr, DialOutcome::Failed(FailureCause::Busy), WallTime::now());
         }
     }
 }

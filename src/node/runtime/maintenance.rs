@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::address_book::WallTime;
+use crate::address_book::{MAX_OUTAGE_WAIT, WallTime};
 use crate::base::{PeerId, Tick, canonical};
 use crate::node::config::RuntimeConfig;
 use crate::node::connect::dial::Dialer;
@@ -31,6 +31,9 @@ const SWEEP_BATCH: usize = 16;
 const YOUNG_NODE: Duration = Duration::from_secs(10);
 /// The shortest pause between two requests for addresses, once the node is no longer young.
 const MIN_DISCOVERY_PAUSE: Duration = Duration::from_secs(1);
+/// Without a peer and without a dial that reached anybody for this long, no address waits longer
+/// than [`MAX_OUTAGE_WAIT`].
+const OUTAGE_AFTER: Duration = Duration::from_secs(60);
 /// How often relayed ids and expired bans are dropped.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -41,6 +44,7 @@ pub(crate) struct Maintenance {
     prober: Prober,
     next_cell: usize,
     asked_at: Option<Tick>,
+    waits_shortened_at: Option<Tick>,
     flushed_at: Tick,
     expired_at: Tick,
     is_flushing: Arc<AtomicBool>,
@@ -54,6 +58,7 @@ impl Maintenance {
             prober: Prober::new(shared),
             next_cell: 0,
             asked_at: None,
+            waits_shortened_at: None,
             flushed_at: shared.now(),
             expired_at: shared.now(),
             is_flushing: Arc::default(),
@@ -257,9 +262,25 @@ impl Maintenance {
             self.shared.seen.expire(self.shared.config.relay.retention, now);
             self.shared.book.expire(WallTime::now());
         }
+        self.check_outage(now);
         let is_due = self.asked_at.is_none_or(|asked| now.since(asked) >= config.discovery_interval);
         if is_due && config.target_outbound > 0 {
             self.discover(config);
+        }
+    }
+
+    /// While this node reaches nobody, no address waits for long.
+    ///
+    /// Invariant: `busy_is_not_failed`.
+    /// - Statement: a peer without a free slot, and an outage of our own network, age no address.
+    /// - Enforced by: neither counts as a failure in the book, and during an outage waits that grew
+    ///   before it are shortened.
+    /// - Breaks if: every failed dial counts against its address.
+    fn check_outage(&mut self, now: Tick) {
+        let is_outage = self.shared.pool.is_empty() && self.shared.reaches_nobody_for(OUTAGE_AFTER);
+        if is_outage && self.waits_shortened_at.is_none_or(|at| now.since(at) >= OUTAGE_AFTER) {
+            self.waits_shortened_at = Some(now);
+            self.shared.book.shorten_waits(MAX_OUTAGE_WAIT, WallTime::now());
         }
     }
 

@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) events: Arc<EventHub>,
     pub(crate) seen: SeenSet,
     pub(crate) addr_sample: AddrSample,
+    /// When a dial got an answer last, in milliseconds.
+    reached_at: AtomicU64,
     pub(crate) connecting: ConnectState,
     pub(crate) counters: Counters,
     pub(crate) tasks: Arc<Tasks>,
@@ -128,6 +130,7 @@ impl Shared {
             handler,
             seen: SeenSet::new(digest_key),
             addr_sample: AddrSample::default(),
+            reached_at: AtomicU64::new(0),
             connecting: ConnectState::new(),
             counters: Counters::default(),
             tasks: Tasks::new(executor),
@@ -187,6 +190,17 @@ impl Shared {
 
     pub(crate) fn is_addr_banned(&self, addr: SocketAddr) -> bool {
         self.book.is_banned_addr(addr, WallTime::now())
+    }
+
+    /// Notes that a dial got an answer.
+    pub(crate) fn note_reached(&self) {
+        self.reached_at.store(self.now().as_millis(), Ordering::Relaxed);
+    }
+
+    /// Whether no dial has got an answer for this long.
+    pub(crate) fn reaches_nobody_for(&self, limit: Duration) -> bool {
+        let reached_at = Tick::from_millis(self.reached_at.load(Ordering::Relaxed));
+        self.now().since(reached_at) >= limit
     }
 
     /// Live peers that this node dialled.

@@ -96,7 +96,7 @@ pub use base::{
 #[cfg(feature = "node")]
 #[doc(inline)]
 pub use node::{
-    Appended, BanRefused, BroadcastReceipt, CompletedHandshake, ConfigError, ConnectError, Context, Digest,
+    Appended, BanReport, BroadcastReceipt, CompletedHandshake, ConfigError, ConnectError, Context, Digest,
     DiscoveryConfig, Event, Handled, Handler, Identity, LagPolicy, LaneStats, MemoryStats, Message, Node,
     NodeBuilder, NodeConfig, NodeConnection, NodeEvent, NodeRef, NodeStats, Peer, PeerCapabilities,
     PeerDecision, PeerInfo, PeerPolicy, PeerRequestError, PeerSendError, Pool, ProtocolConfig, Receipt,

@@ -506,7 +506,7 @@ async fn a_ban_during_a_dial_prevents_the_connection() {
     let dialler = a.clone();
     let dialling = tokio::spawn(async move { dialler.connect(at(3)).await });
     secs(1).await;
-    assert_eq!(a.ban_ip(ip(3), Duration::from_secs(3600)), Ok(0));
+    assert_eq!(a.ban_ip(ip(3), Duration::from_secs(3600)).closed, 0);
     let dialled = dialling.await.unwrap();
     assert!(matches!(dialled, Err(ConnectError::Banned)), "{dialled:?}");
     assert!(a.book().get(&at(3)).is_none_or(|known| known.last_success.is_none()));

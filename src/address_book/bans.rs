@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::wall_time::WallTime;
-use crate::base::{PeerId, canonical_ip};
+use crate::base::{PeerId, Source};
 
 /// A ban may begin this far in the future: two readings of one clock can pass each other.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
@@ -15,7 +15,7 @@ const CLOCK_SLACK: Duration = Duration::from_secs(60);
 /// The target of a ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum BanTarget {
-    /// Every peer at this IP address.
+    /// Every peer at this source: an IPv4 address, or the first address of an IPv6 /64.
     Ip(IpAddr),
     /// One peer, at any address.
     Peer(PeerId),
@@ -24,7 +24,7 @@ pub enum BanTarget {
 impl BanTarget {
     pub(super) fn canonical(self) -> Self {
         match self {
-            Self::Ip(ip) => Self::Ip(canonical_ip(ip)),
+            Self::Ip(ip) => Self::Ip(Source::of(ip).network()),
             Self::Peer(PeerId::Addr(addr)) => Self::Peer(PeerId::from_addr(addr)),
             key => key,
         }
@@ -33,7 +33,7 @@ impl BanTarget {
 
 impl From<IpAddr> for BanTarget {
     fn from(ip: IpAddr) -> Self {
-        Self::Ip(canonical_ip(ip))
+        Self::Ip(ip).canonical()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The address book's public type: one lock around the table, and the file.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use super::select;
 use super::store;
 use super::table::AddrTable;
 use super::wall_time::WallTime;
-use crate::base::{canonical, canonical_ip};
+use crate::base::{Source, canonical};
 use crate::sync::Mutex;
 
 /// The address book. Share it in an `Arc`: every call takes `&self`.
@@ -243,12 +243,12 @@ impl AddressBook {
         self.table.lock().shorten_waits(max, now);
     }
 
-    /// Number of addresses of a host, counted up to `max`.
+    /// Number of addresses of a source, counted up to `max`.
     ///
     /// # Cost
     /// The book's lock, and up to `max` steps.
-    pub fn count_at(&self, ip: IpAddr, max: usize) -> usize {
-        self.table.lock().count_at(canonical_ip(ip), max)
+    pub fn count_at(&self, source: Source, max: usize) -> usize {
+        self.table.lock().count_at(source, max)
     }
 
     /// Whether no address is known.

@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use super::address::{AddRefused, Added, Address, DialOutcome, ReportedBy, refusal};
@@ -18,7 +18,7 @@ use super::eviction::EvictionQueues;
 use super::quota::SourceQuotas;
 use super::select::{Candidate, MAX_ALIAS_HOPS, View};
 use super::wall_time::WallTime;
-use crate::base::PeerId;
+use crate::base::{PeerId, Source};
 
 /// The records of the book. The maps are ordered, so that equal seeds make equal choices.
 #[derive(Debug)]
@@ -80,8 +80,8 @@ impl AddrTable {
         }
     }
 
-    pub(super) fn count_at(&self, ip: IpAddr, max: usize) -> usize {
-        let (first, last) = addr_range(ip);
+    pub(super) fn count_at(&self, source: Source, max: usize) -> usize {
+        let (first, last) = addr_range(source);
         self.entries.range(first..=last).take(max).count()
     }
 
@@ -346,7 +346,7 @@ impl AddrTable {
     /// Moves the addresses of a target whose ban came or went to their new eviction class.
     fn reindex_banned(&mut self, target: &BanTarget) {
         let (first, last) = match *target {
-            BanTarget::Ip(ip) => addr_range(ip),
+            BanTarget::Ip(ip) => addr_range(Source::of(ip)),
             BanTarget::Peer(PeerId::Addr(addr)) => (addr, addr),
             BanTarget::Peer(PeerId::Key(_)) => return,
         };
@@ -380,7 +380,7 @@ impl AddrTable {
     pub(super) fn restore(&mut self, addresses: Vec<Address>, bans: Vec<Ban>) {
         // Bans first: they decide the eviction class of an address.
         for ban in bans {
-            self.bans.put(ban);
+            self.bans.put(Ban { target: ban.target.canonical(), ..ban });
         }
         for entry in addresses {
             self.index(&entry);
@@ -428,11 +428,15 @@ impl AddrTable {
     }
 }
 
-/// The lowest and the highest socket address of a host.
-fn addr_range(ip: IpAddr) -> (SocketAddr, SocketAddr) {
-    let last = match ip {
-        IpAddr::V4(_) => SocketAddr::new(ip, u16::MAX),
-        IpAddr::V6(v6) => SocketAddr::V6(SocketAddrV6::new(v6, u16::MAX, u32::MAX, u32::MAX)),
+/// The lowest and the highest socket address of a source.
+fn addr_range(source: Source) -> (SocketAddr, SocketAddr) {
+    let first = source.network();
+    let last = match first {
+        IpAddr::V4(_) => SocketAddr::new(first, u16::MAX),
+        IpAddr::V6(v6) => {
+            let last = Ipv6Addr::from(u128::from(v6) | u128::from(u64::MAX));
+            SocketAddr::V6(SocketAddrV6::new(last, u16::MAX, u32::MAX, u32::MAX))
+        }
     };
-    (SocketAddr::new(ip, 0), last)
+    (SocketAddr::new(first, 0), last)
 }

@@ -149,7 +149,7 @@ pub struct DiscoveryConfig {
     /// Networks within which private addresses are learnt and told all the same: the peer and the
     /// address must both be in one of them. Default: none.
     pub private_networks: Vec<Network>,
-    /// Addresses of one host that are learnt from peers. Default 4; no limit in
+    /// Addresses of one host, an IPv4 address or an IPv6 /64, that are learnt from peers. Default 4; no limit in
     /// [`NodeConfig::local`].
     pub max_addrs_per_host: usize,
     /// Connections that the node dials to one source of its own accord: an IPv4 address, or an IPv6

@@ -165,17 +165,6 @@ impl ConnectError {
     }
 }
 
-/// A ban that would leave the node with too few peers was not entered. Cure: more peers, or a lower
-/// [floor](crate::pool::Limits::floor).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{left} live peers would be left, and the floor is {floor}")]
-pub struct BanRefused {
-    /// Live peers that would be left.
-    pub left: usize,
-    /// The floor.
-    pub floor: usize,
-}
-
 /// Why a node could not start, or not listen.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

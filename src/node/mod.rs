@@ -41,6 +41,7 @@ mod session;
 pub use api::events::{NodeEvent, Subscription, SubscriptionItem};
 pub use api::handle::{Node, NodeRef, ShutdownReport, WeakNode};
 pub use api::handler::{Context, Handler, PeerDecision};
+pub use api::peers::BanReport;
 pub use api::receipt::BroadcastReceipt;
 pub use api::request::{RequestAnyOptions, RequestPipeline};
 pub use api::stats::{LaneStats, MemoryStats, NodeStats};
@@ -50,7 +51,7 @@ pub use config::{ConfigError, DiscoveryConfig, NodeConfig, RuntimeConfig};
 #[cfg(feature = "timecoin")]
 pub(crate) use connect::handshake::{check_network, read_first_frame};
 pub use connect::reservation::CompletedHandshake;
-pub use error::{BanRefused, ConnectError, PeerRequestError, PeerSendError, StartError};
+pub use error::{ConnectError, PeerRequestError, PeerSendError, StartError};
 pub use protocol::broadcaster::StateError;
 pub use protocol::config::ProtocolConfig;
 pub use protocol::policy::{Identity, PeerCapabilities, PeerPolicy};

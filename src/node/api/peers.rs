@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address_book::{AddressBook, BanTarget, ReportedBy, WallTime};
-use crate::base::{Direction, PeerId, canonical};
+use crate::base::{Direction, PeerId, canonical, Source};
 use crate::node::connect::accept::Acceptor;
 use crate::node::connect::adopt::{Adopter, GivenStream};
 use crate::node::connect::dial::Dialer;
 use crate::node::connect::reservation::CompletedHandshake;
-use crate::node::error::{BanRefused, ConnectError, StartError};
+use crate::node::error::{ConnectError, StartError};
 use crate::node::protocol::ProtocolId;
 use crate::node::session::peer::{NodeConnection, Peer};
-use crate::pool::{DisconnectReason, EvictOutcome, Roster};
+use crate::pool::{DisconnectReason, Roster};
 use crate::transport::Stream;
 
 use super::events::Subscription;
@@ -133,49 +133,47 @@ impl NodeRef {
         self.shared().pool.remove_current(key, DisconnectReason::Requested).is_some()
     }
 
-    /// Bans an IP address for a time and closes its connections. Returns how many were closed.
+    /// Bans the source of an IP address for a time and closes its connections: the address itself,
+    /// or the /64 of an IPv6 address. The ban is recorded whatever peers are left.
     ///
-    /// # Errors
-    /// [`BanRefused`] if that would leave fewer live peers than the floor; nothing is done then.
-    pub fn ban_ip(&self, ip: IpAddr, duration: Duration) -> Result<usize, BanRefused> {
-        self.ban(BanTarget::Ip(ip), duration)
+    /// # Cost
+    /// A walk over the live peers.
+    pub fn ban_ip(&self, ip: IpAddr, duration: Duration) -> BanReport {
+        self.ban(BanTarget::from(ip), duration)
     }
 
-    /// Bans a peer by its key; see [`NodeRef::ban_ip`].
-    ///
-    /// # Errors
-    /// As [`NodeRef::ban_ip`].
-    pub fn ban_peer(&self, key: PeerId, duration: Duration) -> Result<usize, BanRefused> {
-        self.ban(BanTarget::Peer(key), duration)
+    /// Bans a peer by its key; see [`NodeRef::ban_ip`]. A peer without a proven key is known by an
+    /// address whose port may differ the next time, so its source is banned.
+    pub fn ban_peer(&self, key: PeerId, duration: Duration) -> BanReport {
+        match key {
+            PeerId::Addr(addr) => self.ban_ip(addr.ip(), duration),
+            PeerId::Key(_) => self.ban(BanTarget::from(key), duration),
+        }
     }
 
-    /// Invariant: `never_below_the_floor`.
-    /// - Statement: a ban never leaves fewer live peers than the configured floor.
-    /// - Enforced by: the count is checked before the ban is entered, and the pool evicts only
-    ///   above the floor.
-    /// - Breaks if: a banned peer is removed without [`Pool::evict`](crate::pool::Pool::evict).
-    fn ban(&self, target: BanTarget, duration: Duration) -> Result<usize, BanRefused> {
+    /// Invariant: `operator_ban_always_holds`.
+    /// - Statement: a ban that the operator asks for is recorded and enforced; the floor binds
+    ///   evictions of the node's own accord only.
+    /// - Enforced by: nothing is checked before the ban is recorded, and the peers are removed
+    ///   unconditionally.
+    /// - Breaks if: a banned peer is removed by [`Pool::evict`](crate::pool::Pool::evict).
+    fn ban(&self, target: BanTarget, duration: Duration) -> BanReport {
         let shared = self.shared();
         let now = WallTime::now();
-        let targets = || match &target {
-            BanTarget::Ip(ip) => shared.pool.by_ip(*ip),
-            BanTarget::Peer(key) => shared.pool.get(key).into_iter().collect(),
-        };
-        let present = targets().len();
-        let floor = shared.pool.limits().floor as usize;
-        let left = shared.pool.len().saturating_sub(present);
-        if present > 0 && left < floor {
-            return Err(BanRefused { left, floor });
-        }
         // The ban first, so that no peer slips in between: one that is live before it is found
-        // below, one that goes live after it finds the ban in the book. A peer that the floor still
-        // keeps stays until it leaves.
+        // below, one that goes live after it finds the ban in the book.
         shared.book.ban(target, now.after(duration), now);
-        let is_evicted = |peer: &&Arc<Peer>| {
-            let evicted = shared.pool.evict(peer.key(), peer.id(), DisconnectReason::Banned);
-            matches!(evicted, EvictOutcome::Evicted(_))
+        let banned: Vec<_> = match target {
+            BanTarget::Ip(ip) => {
+                let source = Source::of(ip);
+                shared.pool.roster().iter().filter(|peer| Source::of(peer.ip()) == source).cloned().collect()
+            }
+            BanTarget::Peer(key) => shared.pool.get(&key).into_iter().collect(),
         };
-        Ok(targets().iter().filter(is_evicted).count())
+        let is_closed = |peer: &&Arc<Peer>| {
+            shared.pool.remove(peer.key(), peer.id(), DisconnectReason::Banned).is_some()
+        };
+        BanReport { target, closed: banned.iter().filter(is_closed).count() }
     }
 
     /// Lifts a ban. Returns `false` if there was none.
@@ -221,4 +219,14 @@ impl NodeRef {
     pub fn subscribe(&self) -> Subscription {
         self.shared().events.subscribe()
     }
+}
+
+/// What a ban did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BanReport {
+    /// What is banned; [`NodeRef::unban`] takes it back.
+    pub target: BanTarget,
+    /// Connections that were closed.
+    pub closed: usize,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address_book::{Added, FailureCause, DialOutcome, ReportedBy, WallTime};
-use crate::base::{Direction, Lane, Tick};
+use crate::base::{Direction, Lane, Source, Tick};
 use crate::connection::{CloseReason, ConnectionHandler, Event, Handled, Request, Responder};
 use crate::node::api::events::NodeEvent;
 use crate::node::api::handle::NodeRef;
@@ -155,7 +155,7 @@ impl ConnectionHandler for PeerSession {
         let mut new = 0;
         for addr in peers {
             if !config.may_tell(self.peer.ip(), addr.ip())
-                || shared.book.count_at(addr.ip(), config.max_addrs_per_host) >= config.max_addrs_per_host
+                || shared.book.count_at(Source::of(addr.ip()), config.max_addrs_per_host) >= config.max_addrs_per_host
             {
                 count(&shared.counters.addrs_refused);
                 continue;

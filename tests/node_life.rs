@@ -208,7 +208,7 @@ async fn the_floor_keeps_no_peer_banned_during_its_handshake() {
 async fn limits_refuse_with_full_and_the_dialler_backs_off() {
     let net = MemoryNet::new(1);
     let mut config = quiet();
-    config.runtime.limits.max_per_ip = 2;
+    config.runtime.limits.max_per_source = 2;
     config.runtime.limits.max_inbound = 3;
     config.runtime.limits.reserved_inbound = 0;
     let a = start(&net, 1, config, Rec::new()).await;
@@ -457,7 +457,7 @@ async fn waiting_for_the_end_of_a_node_resolves() {
 async fn a_protocol_violation_frees_the_slot_at_once() {
     let net = MemoryNet::new(1);
     let mut config = quiet();
-    config.runtime.limits.max_per_ip = 1;
+    config.runtime.limits.max_per_source = 1;
     let a = start(&net, 1, config, Rec::new()).await;
     let mut bad = ByHand::enter(&net, 2, at(1), 5).await;
     let peer = only(&a);

@@ -142,7 +142,7 @@ fn concurrent_operations_add_up() {
     config.limits = Limits {
         max_inbound: 40,
         max_outbound: 20,
-        max_per_ip: 3,
+        max_per_source: 3,
         max_per_subnet: 12,
         floor: 0,
         ..config.limits

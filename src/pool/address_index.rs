@@ -88,8 +88,8 @@ impl<K: PeerKey, C: ConnectionHandle> AddressIndex<K, C> {
         {
             let key = mapped(ip);
             let mut shard = self.ip_shard(&key).lock();
-            if limited && shard.count(&key) >= limits.max_per_ip as usize {
-                return Err(AdmitError::PerIp);
+            if limited && shard.count(&key) >= limits.max_per_source as usize {
+                return Err(AdmitError::PerSource);
             }
             *shard.pending.entry(key).or_insert(0) += 1;
         }
@@ -98,7 +98,8 @@ impl<K: PeerKey, C: ConnectionHandle> AddressIndex<K, C> {
             if !self.subnet_shard(subnet).lock().add(subnet, max) {
                 Subnet::of(ip).take(done).for_each(|subnet| self.release_subnet(subnet));
                 self.release_pending(ip);
-                return Err(AdmitError::PerSubnet);
+                let is_source = matches!(subnet, Subnet::V6Slash64(_));
+                return Err(if is_source { AdmitError::PerSource } else { AdmitError::PerSubnet });
             }
         }
         Ok(())
@@ -331,7 +332,9 @@ impl SubnetShard {
 /// How many connections a subnet may have.
 pub(super) fn subnet_limit(subnet: Subnet, limits: &Limits) -> u32 {
     match subnet {
-        Subnet::V4Slash24(_) | Subnet::V6Slash64(_) => limits.max_per_subnet,
+        Subnet::V4Slash24(_) => limits.max_per_subnet,
+        // One source, whichever of its addresses it uses.
+        Subnet::V6Slash64(_) => limits.max_per_source,
         Subnet::V6Slash48(_) => limits.max_per_site,
     }
 }

@@ -33,7 +33,7 @@ impl PoolConfig {
     /// For many nodes on one address: no limit per address or subnet.
     pub fn local() -> Self {
         let limits = Limits {
-            max_per_ip: u32::MAX,
+            max_per_source: u32::MAX,
             max_per_subnet: u32::MAX,
             max_per_site: u32::MAX,
             ..Limits::default()
@@ -76,9 +76,9 @@ pub struct Limits {
     /// Concurrent outbound handshakes; at most [`Limits::MAX_PENDING_OUTBOUND`], 2,047 (default
     /// 64).
     pub max_pending_outbound: u32,
-    /// Connections of one IP address (default 8).
-    pub max_per_ip: u32,
-    /// Connections of one /24 of IPv4 or one /64 of IPv6 (default 32).
+    /// Connections of one source: an IPv4 address, or an IPv6 /64 (default 8).
+    pub max_per_source: u32,
+    /// Connections of one /24 of IPv4 (default 32).
     pub max_per_subnet: u32,
     /// Connections of one /48 of IPv6 (default 64).
     pub max_per_site: u32,
@@ -101,7 +101,7 @@ impl Default for Limits {
             max_outbound: 64,
             max_pending_inbound: 256,
             max_pending_outbound: 64,
-            max_per_ip: 8,
+            max_per_source: 8,
             max_per_subnet: 32,
             max_per_site: 64,
             reserved_inbound: 8,

@@ -11,19 +11,19 @@ use super::{Claim, ClaimWatch, ConnectionHandle, Peer, PeerKey, Permit};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdmitError {
-    /// The address has `max_per_ip` connections.
-    #[error("the IP address has reached its connection limit")]
-    PerIp,
+    /// The source, an IPv4 address or an IPv6 /64, has `max_per_source` connections.
+    #[error("the source has reached its connection limit, `limits.max_per_source`")]
+    PerSource,
     /// A subnet of the address has `max_per_subnet` or `max_per_site` connections.
-    #[error("the subnet has reached its connection limit")]
+    #[error("the subnet has reached its connection limit, `limits.max_per_subnet` or `limits.max_per_site`")]
     PerSubnet,
     /// `max_inbound` or `max_outbound` is reached. The caller may evict a peer or request a
     /// reserved slot.
-    #[error("all {} slots are taken", direction_name(.0))]
+    #[error("all {side} slots are taken, `limits.max_{side}`", side = direction_name(.0))]
     Full(Direction),
     /// `max_pending_inbound` or `max_pending_outbound` is reached. Handshakes start faster than
     /// they end: a flood, or an overloaded machine.
-    #[error("too many {} handshakes are in progress", direction_name(.0))]
+    #[error("too many {side} handshakes are in progress, `limits.max_pending_{side}`", side = direction_name(.0))]
     TooManyPending(Direction),
     /// The pool is closed.
     #[error("the pool is closed")]

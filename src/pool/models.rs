@@ -312,7 +312,7 @@ fn concurrent_evictions_keep_the_floor() {
 fn lowered_limits() -> [Limits; 3] {
     let limits = Limits { floor: 0, ..PoolConfig::test().limits };
     [
-        Limits { max_per_ip: 1, ..limits.clone() },
+        Limits { max_per_source: 1, ..limits.clone() },
         Limits { max_per_subnet: 1, ..limits.clone() },
         Limits { max_inbound: 1, ..limits },
     ]

@@ -146,7 +146,7 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         peers
     }
 
-    /// Number of connections of an IP address, handshakes included. `max_per_ip` bounds this
+    /// Number of connections of an IP address, handshakes included. `max_per_source` bounds this
     /// number.
     pub fn count_by_ip(&self, ip: IpAddr) -> usize {
         self.addresses.count(canonical_ip(ip))

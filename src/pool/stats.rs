@@ -63,7 +63,7 @@ pub struct PoolStats {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RefusalCounts {
     /// By the limit of one address. A rising number means one abusive or very popular address.
-    pub per_ip: u64,
+    pub per_source: u64,
     /// By the limit of a subnet.
     pub per_subnet: u64,
     /// By the limit of live connections. A rising number: raise the limits, or accept it.
@@ -99,7 +99,7 @@ impl DisconnectCounts {
 /// Counters of the pool; relaxed hints.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    per_ip: AtomicU64,
+    per_source: AtomicU64,
     per_subnet: AtomicU64,
     full: AtomicU64,
     too_many_pending: AtomicU64,
@@ -111,7 +111,7 @@ pub(super) struct Counters {
 impl Counters {
     pub(super) fn count_refusal(&self, cause: AdmitError) {
         let counter = match cause {
-            AdmitError::PerIp => &self.per_ip,
+            AdmitError::PerSource => &self.per_source,
             AdmitError::PerSubnet => &self.per_subnet,
             AdmitError::Full(_) => &self.full,
             AdmitError::TooManyPending(_) => &self.too_many_pending,
@@ -131,7 +131,7 @@ impl Counters {
     fn refusals(&self) -> RefusalCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         RefusalCounts {
-            per_ip: read(&self.per_ip),
+            per_source: read(&self.per_source),
             per_subnet: read(&self.per_subnet),
             full: read(&self.full),
             too_many_pending: read(&self.too_many_pending),

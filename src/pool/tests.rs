@@ -206,7 +206,7 @@ fn limits_refuse_in_order_and_reserved_slots_skip_address_limits() {
     let pool = pool_with(|config| {
         config.limits = Limits {
             max_inbound: 5,
-            max_per_ip: 1,
+            max_per_source: 1,
             max_per_subnet: 2,
             reserved_inbound: 1,
             ..Limits::default()
@@ -214,7 +214,7 @@ fn limits_refuse_in_order_and_reserved_slots_skip_address_limits() {
     });
     let admit = |n, slot| pool.admit(addr(n), Direction::Inbound, slot, at(9));
     let mut held = vec![admit(1, SlotClass::Ordinary).unwrap(), admit(2, SlotClass::Ordinary).unwrap()];
-    assert_eq!(admit(1, SlotClass::Ordinary).unwrap_err(), AdmitError::PerIp);
+    assert_eq!(admit(1, SlotClass::Ordinary).unwrap_err(), AdmitError::PerSource);
     assert_eq!(admit(3, SlotClass::Ordinary).unwrap_err(), AdmitError::PerSubnet);
     held.push(admit(1, SlotClass::Reserved).unwrap());
     held.push(admit(0x100, SlotClass::Ordinary).unwrap());
@@ -222,21 +222,21 @@ fn limits_refuse_in_order_and_reserved_slots_skip_address_limits() {
     held.push(admit(0x200, SlotClass::Reserved).unwrap());
     assert_eq!(admit(0x300, SlotClass::Reserved).unwrap_err(), AdmitError::Full(Direction::Inbound));
     let refused = pool.stats(at(1)).refused;
-    assert_eq!((refused.per_ip, refused.per_subnet, refused.full), (1, 1, 2));
+    assert_eq!((refused.per_source, refused.per_subnet, refused.full), (1, 1, 2));
     drop(held);
     is_empty(&pool);
 }
 
 #[test]
-fn ipv6_counts_in_two_subnets_and_releases_both() {
+fn an_ipv6_slash_64_is_one_source_and_its_slash_48_a_site() {
     let pool = pool_with(|config| {
-        config.limits.max_per_subnet = 2;
+        config.limits.max_per_source = 2;
         config.limits.max_per_site = 3;
     });
     let admit =
         |text: &str| pool.admit(text.parse().unwrap(), Direction::Inbound, SlotClass::Ordinary, at(9));
     let mut held = vec![admit("[2001:db8:1:1::1]:1").unwrap(), admit("[2001:db8:1:1::2]:1").unwrap()];
-    assert_eq!(admit("[2001:db8:1:1::3]:1").unwrap_err(), AdmitError::PerSubnet);
+    assert_eq!(admit("[2001:db8:1:1::3]:1").unwrap_err(), AdmitError::PerSource);
     held.push(admit("[2001:db8:1:2::1]:1").unwrap());
     assert_eq!(admit("[2001:db8:1:3::1]:1").unwrap_err(), AdmitError::PerSubnet);
     held.push(admit("[::ffff:10.9.8.7]:5").unwrap());
@@ -335,7 +335,7 @@ fn lowered_address_limits_spare_reserved_slots() {
         let permit = pool.admit(from(n), Direction::Inbound, SlotClass::Reserved, at(9)).unwrap();
         permit.claim(u32::from(n)).unwrap().go_live(Arc::default(), 0, at(1)).unwrap();
     }
-    pool.set_limits(Limits { max_per_ip: 3, ..(*pool.limits()).clone() });
+    pool.set_limits(Limits { max_per_source: 3, ..(*pool.limits()).clone() });
     assert_eq!((pool.sweep(at(2)).removed.len(), pool.len()), (4, 16));
     pool.set_limits(Limits { max_per_subnet: 10, ..(*pool.limits()).clone() });
     assert_eq!((pool.sweep(at(2)).removed.len(), pool.len()), (6, 10));
@@ -557,7 +557,7 @@ fn a_trim_that_finds_only_reserved_peers_is_the_last() {
         let permit = pool.admit(addr, Direction::Inbound, SlotClass::Reserved, Tick::MAX).unwrap();
         permit.claim(u32::from(n)).unwrap().go_live(Arc::default(), 0, at(1)).unwrap();
     }
-    pool.set_limits(Limits { max_per_ip: 1, max_inbound: 1, trim_step: 1, ..(*pool.limits()).clone() });
+    pool.set_limits(Limits { max_per_source: 1, max_inbound: 1, trim_step: 1, ..(*pool.limits()).clone() });
     assert_eq!((pool.trim(at(2)).len(), pool.len()), (0, 3));
     assert_eq!(pool.over_limit_mark.load(crate::sync::atomic::Ordering::Relaxed), 0);
 }

@@ -92,7 +92,7 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
 
 impl<K: PeerKey, C: ConnectionHandle> Trim<'_, K, C> {
     fn addresses(&mut self) {
-        let max = self.limits.max_per_ip as usize;
+        let max = self.limits.max_per_source as usize;
         for peers in self.pool.addresses.ips_over(max) {
             self.evict_worst(peers, max);
         }

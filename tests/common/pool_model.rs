@@ -38,7 +38,7 @@ pub(crate) enum Op {
     Pause { key: u8, on: bool },
     Wait { secs: u8 },
     Sweep,
-    Limit { max: u8, per_ip: u8, per_subnet: u8 },
+    Limit { max: u8, per_source: u8, per_subnet: u8 },
     Close,
 }
 
@@ -66,7 +66,7 @@ impl Op {
             33 => Self::Pause { key, on: flag },
             34..=35 => Self::Wait { secs: a % 16 },
             36..=37 => Self::Sweep,
-            38 => Self::Limit { max: a % 12, per_ip: b % 4 + 1, per_subnet: c % 6 + 1 },
+            38 => Self::Limit { max: a % 12, per_source: b % 4 + 1, per_subnet: c % 6 + 1 },
             // Rare, because most operations fail afterwards.
             _ if a < 16 => Self::Close,
             _ => Self::Sweep,
@@ -145,7 +145,7 @@ impl Model {
             max_outbound: 8,
             max_pending_inbound: 4,
             max_pending_outbound: 4,
-            max_per_ip: 3,
+            max_per_source: 3,
             max_per_subnet: 5,
             reserved_inbound: 1,
             floor: 2,
@@ -197,9 +197,9 @@ impl Model {
             Op::Pause { key, on } => self.pause(key, on),
             Op::Wait { secs } => self.now += u64::from(secs),
             Op::Sweep => self.sweep(),
-            Op::Limit { max, per_ip, per_subnet } => {
+            Op::Limit { max, per_source, per_subnet } => {
                 self.limits.max_inbound = max.into();
-                self.limits.max_per_ip = per_ip.into();
+                self.limits.max_per_source = per_source.into();
                 self.limits.max_per_subnet = per_subnet.into();
                 self.pool.set_limits(self.limits.clone());
             }
@@ -226,8 +226,8 @@ impl Model {
             (self.limits.max_inbound, self.limits.reserved_inbound, self.limits.max_pending_inbound)
         };
         let room = if reserved { max } else { max.saturating_sub(kept) };
-        if !reserved && count(&|other, _| ip(other) == ip(host)) >= self.limits.max_per_ip {
-            return Err(AdmitError::PerIp);
+        if !reserved && count(&|other, _| ip(other) == ip(host)) >= self.limits.max_per_source {
+            return Err(AdmitError::PerSource);
         }
         if !reserved && count(&|other, _| subnet(other) == subnet(host)) >= self.limits.max_per_subnet {
             return Err(AdmitError::PerSubnet);
@@ -542,7 +542,7 @@ impl Model {
         };
         within(&|known| !known.outbound, self.limits.max_inbound);
         for host in 0..8 {
-            within(&|known| ip(known.host) == ip(host), self.limits.max_per_ip);
+            within(&|known| ip(known.host) == ip(host), self.limits.max_per_source);
             within(&|known| subnet(known.host) == subnet(host), self.limits.max_per_subnet);
         }
     }

@@ -103,7 +103,7 @@ impl Acceptor {
                 self.shared.tasks.spawn_peer(PeerTask::new(handshake));
             }
             // Above its share a source costs nothing: no task, and not a byte.
-            Err(error @ ConnectError::Admission(AdmitError::PerIp | AdmitError::PerSubnet)) => {
+            Err(error @ ConnectError::Admission(AdmitError::PerSource | AdmitError::PerSubnet)) => {
                 self.record_rejection(from, error);
             }
             Err(error) => self.reject(protocol, stream, from, error),

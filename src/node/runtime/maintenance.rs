@@ -181,8 +181,8 @@ impl Maintenance {
         }
         let local_addrs = shared.connecting.local_addrs();
         // Such an address would get no slot, and take the place of one that does.
-        let max_per_ip = config.limits.max_per_ip as usize;
-        let is_ip_full = |addr: &SocketAddr| shared.pool.count_by_ip(addr.ip()) >= max_per_ip;
+        let max_per_source = config.limits.max_per_source as usize;
+        let is_ip_full = |addr: &SocketAddr| shared.pool.count_by_ip(addr.ip()) >= max_per_source;
         let spread = RefCell::new(OutboundSpread::new(&shared, config));
         let skip = |addr: &SocketAddr| {
             is_busy(addr)

@@ -149,3 +149,29 @@ async fn a_collision_wakes_no_redial_and_a_loss_does() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_of_the_process_reaps_no_peer() {
+    let net = MemoryNet::new(5);
+    let mut config = quiet();
+    config.runtime.maintenance_interval = Duration::from_millis(100);
+    config.runtime.ping_interval = Duration::from_millis(400);
+    config.runtime.liveness.stale_after = Duration::from_secs(1);
+    let a = start(&net, 1, config.clone(), Rec::new()).await;
+    let b = start(&net, 2, config, Rec::new()).await;
+    let peer = a.connect(at(2)).await.unwrap();
+    secs(3).await;
+    for _ in 0..3 {
+        // The clock goes on and nothing runs.
+        tokio::time::advance(Duration::from_millis(2_500)).await;
+        secs(2).await;
+        assert!(peer.is_live() && peers(&b) == 1);
+    }
+    assert_eq!((a.stats().stalls, a.stats().pool.disconnects.total()), (3, 0));
+    // A peer that is silent on its own account is found as before.
+    net.partition(&[ip(1)], &[ip(2)]);
+    secs(3).await;
+    assert!(!peer.is_live());
+    end(a).await;
+    end(b).await;
+}

@@ -34,6 +34,13 @@ impl Tick {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// The tick `time` earlier, rounded down to a whole millisecond, at least [`Tick::ZERO`].
+    pub const fn before(self, time: Duration) -> Self {
+        let millis = time.as_millis();
+        let millis = if millis > Self::MAX.0 as u128 { Self::MAX.0 } else { millis as u64 };
+        Self::from_millis(self.0.saturating_sub(millis))
+    }
+
     /// The tick `wait` later, rounded up to a whole millisecond, at most [`Tick::MAX`].
     pub const fn after(self, wait: Duration) -> Self {
         let nanos = wait.as_nanos().div_ceil(1_000_000);

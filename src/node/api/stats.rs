@@ -36,6 +36,8 @@ pub struct NodeStats {
     /// Addresses that peers told and that were not learnt: not for this node's scope, or too many of
     /// one host.
     pub addrs_refused: u64,
+    /// How often this process stood still for longer than a maintenance interval.
+    pub stalls: u64,
     /// Dials.
     pub dials: u64,
     /// Dialled peers that are missing to
@@ -133,6 +135,7 @@ impl NodeRef {
             refused: read(&counters.refused),
             evicted_handshakes: read(&counters.evicted_handshakes),
             addrs_refused: read(&counters.addrs_refused),
+            stalls: read(&counters.stalls),
             dials: read(&counters.dials),
             missing_outbound: shared.runtime_config().target_outbound.saturating_sub(shared.live_outbound()) as u64,
             dial_failures: read(&counters.dial_failures),

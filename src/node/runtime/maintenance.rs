@@ -24,6 +24,7 @@ use crate::sync::atomic::Ordering;
 use super::outbound_spread::OutboundSpread;
 use super::peer_care::PeerCare;
 use super::shared::{Shared, count};
+use super::stall::StallMeter;
 
 /// Peers that are examined together in a sweep.
 const SWEEP_BATCH: usize = 16;
@@ -44,6 +45,7 @@ pub(crate) struct Maintenance {
     prober: Prober,
     next_cell: usize,
     asked_at: Option<Tick>,
+    stalls: StallMeter,
     waits_shortened_at: Option<Tick>,
     flushed_at: Tick,
     expired_at: Tick,
@@ -58,6 +60,7 @@ impl Maintenance {
             prober: Prober::new(shared),
             next_cell: 0,
             asked_at: None,
+            stalls: StallMeter::new(shared.now()),
             waits_shortened_at: None,
             flushed_at: shared.now(),
             expired_at: shared.now(),
@@ -90,6 +93,10 @@ impl Maintenance {
             };
             let config = shared.runtime_config();
             if is_tick {
+                if let Some(late) = self.stalls.tick(period, shared.now()) {
+                    count(&shared.counters.stalls);
+                    tracing::warn!(?late, "this process stood still; deadlines of peers are extended");
+                }
                 self.guarded(|this| this.sweep(&config));
             }
             self.guarded(|this| this.connect_more(&config));
@@ -114,13 +121,15 @@ impl Maintenance {
     fn sweep(&mut self, config: &RuntimeConfig) {
         let shared = &self.shared;
         let now = shared.now();
-        let care = PeerCare { shared, prober: &self.prober, config, now };
+        let stalls = &self.stalls;
+        let care = PeerCare { shared, prober: &self.prober, config, now, stalls };
+        let judged_at = now.before(stalls.within(config.liveness.stale_after, now));
         let cells = shared.pool.roster_shard_count();
         let ticks_per_second = (1000 / config.maintenance_interval.as_millis().max(1)).max(1) as usize;
         for _ in 0..cells.div_ceil(ticks_per_second).max(1) {
             let at = self.next_cell % cells.max(1);
             self.next_cell = at + 1;
-            let swept = shared.pool.sweep_shard(at, now);
+            let swept = shared.pool.sweep_shard(at, judged_at);
             shared.counters.reaped.fetch_add(swept.removed.len() as u64, Ordering::Relaxed);
             for peer in &swept.removed {
                 tracing::info!(peer = %peer.key(), conn = %peer.id(), "reaped: silent for too long");

@@ -12,6 +12,7 @@ use crate::node::session::peer::Peer;
 use crate::pool::{DisconnectReason, Misbehavior};
 
 use super::shared::Shared;
+use super::stall::StallMeter;
 
 /// Pings are spread over this many steps between the shortest and the longest interval.
 const PING_SPREAD_STEPS: u64 = 16;
@@ -22,6 +23,8 @@ pub(crate) struct PeerCare<'a> {
     pub(crate) prober: &'a Prober,
     pub(crate) config: &'a RuntimeConfig,
     pub(crate) now: Tick,
+    /// When this process stood still: no fault of a peer.
+    pub(super) stalls: &'a StallMeter,
 }
 
 impl PeerCare<'_> {
@@ -65,7 +68,7 @@ impl PeerCare<'_> {
         let connection = peer.connection();
         let policy = self.shared.protocols.get(connection.protocol_id()).policy();
         let limit = policy.write_stall_timeout().unwrap_or(self.config.write_stall_timeout);
-        if connection.handle().stalled_for(self.now) <= limit {
+        if connection.handle().stalled_for(self.now) <= limit.saturating_add(self.stalls.within(limit, self.now)) {
             return false;
         }
         tracing::info!(peer = %peer.key(), "closed: takes no data");
@@ -87,7 +90,13 @@ impl PeerCare<'_> {
         }
         // Whatever else it sends, the last ping has had a whole interval. A paused peer cannot
         // answer: we do not read from it (`reader_never_waits_for_a_handler`).
-        if connection.handle().has_unanswered_ping() && protocol.features().ping_tokens && !peer.is_paused() {
+        let interval = self.config.ping_interval;
+        let had_its_time = now.since(connection.pinged_at()) > self.stalls.within(interval, now);
+        if had_its_time
+            && connection.handle().has_unanswered_ping()
+            && protocol.features().ping_tokens
+            && !peer.is_paused()
+        {
             peer.penalize(Misbehavior::Unresponsive, now);
         }
         connection.set_pinged_at(now);

@@ -88,6 +88,7 @@ pub(crate) struct Counters {
     pub(crate) collisions: AtomicU64,
     pub(crate) evicted_handshakes: AtomicU64,
     pub(crate) addrs_refused: AtomicU64,
+    pub(crate) stalls: AtomicU64,
     pub(crate) self_dials: AtomicU64,
     pub(crate) events: AtomicU64,
     pub(crate) requests: AtomicU64,

@@ -69,7 +69,7 @@ async fn a_shutdown_sends_queued_messages_and_goodbyes() {
     until(|| !theirs.is_live()).await;
     assert_eq!(hears.events().len(), 200);
     assert_eq!(hears.pairs(), 1);
-    assert_eq!(theirs.disconnect_reason(), Some(DisconnectReason::Closed));
+    assert_eq!(theirs.disconnect_reason(), Some(DisconnectReason::PeerShutdown));
     end(b).await;
 }
 

@@ -6,8 +6,6 @@ use crate::base::Lane;
 use crate::pool::DisconnectReason;
 use crate::wire::{Goodbye, GoodbyeReason, WireError};
 
-use super::read::Panicked;
-
 /// Why a connection ended. Only the first cause is reported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -18,9 +16,13 @@ pub enum CloseReason {
     /// The peer said goodbye.
     #[error("the peer said goodbye: {:?}", .0.reason)]
     Goodbye(Goodbye),
-    /// The peer closed the connection without a goodbye.
-    #[error("the peer closed the connection")]
+    /// The peer closed the connection without a goodbye, in a protocol that has one: its process
+    /// ended, or the network did.
+    #[error("the peer closed the connection without a goodbye")]
     Eof,
+    /// The peer closed the connection in a protocol without goodbyes.
+    #[error("the peer closed the connection")]
+    Ended,
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Io(#[source] io::Error),
@@ -39,9 +41,6 @@ pub enum CloseReason {
     /// The memory ceiling has no room for what this peer sends.
     #[error("the memory ceiling leaves no room for what the peer sends")]
     MemoryCeiling,
-    /// A handler panicked on a message of this peer.
-    #[error("a handler panicked")]
-    HandlerPanic,
     /// The reaper removed the peer from the pool.
     #[error("the peer had left the pool")]
     Reaped,
@@ -55,13 +54,15 @@ impl CloseReason {
             Self::Goodbye(goodbye) => match goodbye.reason {
                 GoodbyeReason::Duplicate => DisconnectReason::Collision,
                 GoodbyeReason::Replaced => DisconnectReason::Replaced,
-                _ => DisconnectReason::Closed,
+                GoodbyeReason::Closed => DisconnectReason::Closed,
+                GoodbyeReason::Shutdown => DisconnectReason::PeerShutdown,
+                GoodbyeReason::TooSlow => DisconnectReason::TooSlow,
+                _ => DisconnectReason::Rejected,
             },
-            Self::Eof => DisconnectReason::Closed,
-            Self::Io(_) => DisconnectReason::Lost,
+            Self::Ended => DisconnectReason::Closed,
+            Self::Eof | Self::Io(_) => DisconnectReason::Lost,
             Self::Wire(_) | Self::DuplicateRequestId(_) | Self::Flood => DisconnectReason::Protocol,
             Self::TooSlow(_) | Self::MemoryCeiling => DisconnectReason::Overloaded,
-            Self::HandlerPanic => DisconnectReason::Requested,
             Self::Reaped => DisconnectReason::Stale,
         }
     }
@@ -69,19 +70,12 @@ impl CloseReason {
     /// The goodbye to the peer, if it may still listen.
     pub(super) fn goodbye(&self) -> Option<Goodbye> {
         let reason = match self {
-            Self::Closed(_) | Self::Goodbye(_) | Self::Eof | Self::Io(_) => return None,
+            Self::Closed(_) | Self::Goodbye(_) | Self::Eof | Self::Ended | Self::Io(_) => return None,
             Self::Wire(_) | Self::DuplicateRequestId(_) | Self::Flood => GoodbyeReason::Protocol,
             Self::TooSlow(_) => GoodbyeReason::TooSlow,
             Self::MemoryCeiling => GoodbyeReason::Overloaded,
-            Self::HandlerPanic => GoodbyeReason::Closed,
             Self::Reaped => GoodbyeReason::Stale,
         };
         Some(Goodbye::new(reason))
-    }
-}
-
-impl From<Panicked> for CloseReason {
-    fn from(_: Panicked) -> Self {
-        Self::HandlerPanic
     }
 }

@@ -93,7 +93,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
         let mut again = self.must_read;
         // After reading, so that a new handler gets its first poll; before writing, so that its
         // response goes out.
-        again |= self.inbox.poll(&self.handler, &self.connection, cx)?;
+        again |= self.inbox.poll(&self.handler, &self.connection, cx);
         if self.connection.take_peers_wanted() {
             let max = u16::try_from(self.connection.shared.limits.peers).unwrap_or(u16::MAX);
             self.writer.control_queue().push(&*self.protocol, &Control::GetPeers { max })?;

@@ -48,6 +48,9 @@ pub trait ConnectionHandler: Send + Sync + 'static {
     /// The peer was too slow for this lane's broadcasts: `skipped` messages were left out for it.
     fn on_lagged(&self, lane: Lane, skipped: u64);
 
+    /// A call of the application's code panicked. Only that call is lost.
+    fn on_panic(&self) {}
+
     /// The connection failed and is about to tell the peer why. From now on look-ups should not
     /// find the peer. The task goes on for at most
     /// [`ConnectionConfig::linger`](super::ConnectionConfig::linger).

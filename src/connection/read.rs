@@ -35,7 +35,7 @@ use super::shared::ConnectionShared;
 use super::write::{BulkAcks, ControlSink};
 
 use buffer::{READ_BUFFER_BYTES, ReadBuffer};
-pub(super) use inbox::{Inbox, Panicked};
+pub(super) use inbox::Inbox;
 
 /// Requests, or responses, that are decoded before the other end gets something to do: enough to
 /// spread the cost of one write, few enough that neither end stands still meanwhile.
@@ -348,7 +348,8 @@ impl ReadPass {
             Poll::Ready(Ok(())) => {
                 let count = into.filled().len();
                 if count == 0 {
-                    return Poll::Ready(Err(CloseReason::Eof));
+                    let has_goodbyes = shared.features.goodbye;
+                    return Poll::Ready(Err(if has_goodbyes { CloseReason::Eof } else { CloseReason::Ended }));
                 }
                 self.end += count;
                 Poll::Ready(Ok(count))

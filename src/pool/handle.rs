@@ -43,9 +43,9 @@ impl ConnectionHandle for () {
 #[non_exhaustive]
 #[repr(u8)]
 pub enum DisconnectReason {
-    /// The remote side closed the connection in an orderly way.
+    /// The remote application closed the connection in an orderly way.
     Closed,
-    /// The connection broke: reset, write deadline, end of stream inside a frame.
+    /// The connection broke: reset, write deadline, end of the stream without a goodbye.
     Lost,
     /// The sweep removed the peer because nothing arrived for too long.
     Stale,
@@ -65,11 +65,20 @@ pub enum DisconnectReason {
     Shutdown,
     /// The application requested it.
     Requested,
+    /// The remote node said that it shuts down.
+    PeerShutdown,
+    /// The remote node said that this node reads too slowly.
+    TooSlow,
+    /// The remote node ended the connection for another reason that it said: a ban, a limit, a
+    /// violation of the protocol.
+    Rejected,
+    /// A handler of this node panicked before it had taken on the peer.
+    HandlerPanic,
 }
 
 impl DisconnectReason {
     /// Every reason, in order of [`DisconnectReason::index`].
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Closed,
         Self::Lost,
         Self::Stale,
@@ -81,6 +90,10 @@ impl DisconnectReason {
         Self::OverLimit,
         Self::Shutdown,
         Self::Requested,
+        Self::PeerShutdown,
+        Self::TooSlow,
+        Self::Rejected,
+        Self::HandlerPanic,
     ];
 
     /// Position in [`DisconnectReason::ALL`].
@@ -102,6 +115,10 @@ impl DisconnectReason {
             Self::OverLimit => "over_limit",
             Self::Shutdown => "shutdown",
             Self::Requested => "requested",
+            Self::PeerShutdown => "peer_shutdown",
+            Self::TooSlow => "too_slow",
+            Self::Rejected => "rejected",
+            Self::HandlerPanic => "handler_panic",
         }
     }
 }

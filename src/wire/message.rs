@@ -227,6 +227,8 @@ pub enum GoodbyeReason {
     Rejected,
     /// The handshake took too long.
     Timeout,
+    /// The node failed internally.
+    Failed,
     /// A code without a name in this version.
     Other(u16),
 }
@@ -251,6 +253,7 @@ impl GoodbyeReason {
             Self::Overloaded => 13,
             Self::Rejected => 14,
             Self::Timeout => 15,
+            Self::Failed => 16,
             Self::Other(code) => code,
         }
     }
@@ -274,6 +277,7 @@ impl GoodbyeReason {
             13 => Self::Overloaded,
             14 => Self::Rejected,
             15 => Self::Timeout,
+            16 => Self::Failed,
             other => Self::Other(other),
         }
     }

@@ -174,6 +174,7 @@ pub(crate) enum Callback {
     Goodbye(Goodbye),
     Lagged(Lane, u64),
     Close(peerpool::pool::DisconnectReason),
+    Panic,
 }
 
 /// Records its callbacks and runs the given closures on messages. Clones share their state.
@@ -325,6 +326,10 @@ impl ConnectionHandler for RecordingHandler {
     }
 
     fn on_traffic(&self, _: usize, _: usize) {}
+
+    fn on_panic(&self) {
+        self.record(Callback::Panic);
+    }
 
     fn on_close(&self, end: &CloseReason) {
         self.record(Callback::Close(end.disconnect_reason()));

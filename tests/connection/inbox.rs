@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use peerpool::Lane;
-use peerpool::connection::{CloseReason, Connection, ConnectionConfig, Handled, Message};
+use peerpool::connection::{CloseReason, Connection, ConnectionConfig, Handled, Message, RequestError};
 use peerpool::wire::{Control, MessageHeader, Native, Protocol, Status};
 
 use crate::harness::*;
@@ -218,10 +218,9 @@ async fn handlers_that_request_from_each_other_do_not_deadlock() {
     assert!(got.iter().all(|answer| answer.contains("from a handler")), "{got:?}");
 }
 
-async fn check_panic_closes_one_connection<D: Protocol>(protocol: D, when: &'static str) {
+async fn check_panic_costs_one_event<D: Protocol>(protocol: D, when: &'static str) {
     let side = TestSide::new(protocol);
     let (near, far) = pipe(1024);
-    let (near_too, far_too) = pipe(1024);
     let handler = RecordingHandler::new().on_event(move |kind, _, _| match (kind, when) {
         (1, "at once") => panic!("a bug"),
         (1, "in the future") => Handled::later(async {
@@ -230,24 +229,51 @@ async fn check_panic_closes_one_connection<D: Protocol>(protocol: D, when: &'sta
         }),
         _ => Handled::Done,
     });
-    let (running, other) = (side.start(near, handler.clone()), side.start(near_too, handler.clone()));
-    let (mut far, mut far_too) = (side.manual_peer(far), side.manual_peer(far_too));
-    far.send(&side.event(Lane::Normal, 1, b"x")).await;
-    let said = far.rest().await;
-    assert!(matches!(said[..], [Received::Control(Control::Goodbye(_))]), "{said:?}");
-    drop(far);
-    assert!(matches!(running.end().await, CloseReason::HandlerPanic));
-    far_too.send(&side.event(Lane::Normal, 2, b"x")).await;
-    handler.until_events(2).await;
-    assert!(other.connection.is_open());
+    let running = side.start(near, handler.clone());
+    let mut far = side.manual_peer(far);
+    for kind in [1, 2, 1, 2] {
+        far.send(&side.event(Lane::Normal, kind, b"x")).await;
+    }
+    handler.until_events(4).await;
+    settle().await;
+    assert!(running.connection.is_open());
+    assert_eq!(handler.count(|one| *one == Callback::Panic), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_a_handler_closes_one_connection() {
+async fn a_panic_costs_the_event_that_it_handles() {
     for when in ["at once", "in the future"] {
-        check_panic_closes_one_connection(Native::default(), when).await;
-        check_panic_closes_one_connection(Toy::new(), when).await;
+        check_panic_costs_one_event(Native::default(), when).await;
+        check_panic_costs_one_event(Toy::new(), when).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_fails_its_request_and_no_other() {
+    let side = TestSide::new(Native::default());
+    let (near, far) = pipe(64 * 1024);
+    let handler = RecordingHandler::new().on_request(|kind, payload, responder| match kind {
+        1 => panic!("a bug"),
+        2 => Handled::later(async move {
+            let _responder = responder;
+            tokio::task::yield_now().await;
+            panic!("a bug")
+        }),
+        _ => Handled::later(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let _ = responder.respond(payload);
+        }),
+    });
+    let asked = side.start(far, handler.clone());
+    let asker = side.start(near, RecordingHandler::new()).connection;
+    let request = |kind| asker.request(Message::new(kind, "x"), Duration::from_secs(10));
+    let (slow, at_once, later) = tokio::join!(request(3), request(1), request(2));
+    for failed in [at_once, later] {
+        assert!(matches!(failed, Err(RequestError::Declined { status: Status::Failed, .. })), "{failed:?}");
+    }
+    assert_eq!(slow.unwrap(), "x");
+    assert_eq!(handler.count(|one| *one == Callback::Panic), 2);
+    assert!(asked.connection.is_open());
 }
 
 #[tokio::test(start_paused = true)]

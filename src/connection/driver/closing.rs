@@ -179,7 +179,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
         let outcome = self.read(&mut ReadTurn::default(), &mut Context::from_waker(&io_waker))?;
         // After reading, so that a new handler gets its first poll. What it frees may let the
         // reader go on.
-        let moved = self.inbox.poll(&self.handler, &self.connection, cx)?;
+        let moved = self.inbox.poll(&self.handler, &self.connection, cx);
         if moved || outcome != ReadOutcome::Drained {
             cx.waker().wake_by_ref();
         }

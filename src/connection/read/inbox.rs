@@ -13,7 +13,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 
 use bytes::Bytes;
 
@@ -33,10 +33,6 @@ thread_local! {
     /// The memory of the connection of this thread whose inbox became idle last.
     static CACHE: Cell<Option<Box<InboxState>>> = const { Cell::new(None) };
 }
-
-/// A handler panicked.
-#[derive(Debug)]
-pub(in crate::connection) struct Panicked;
 
 type HandlerFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -114,19 +110,16 @@ impl Inbox {
             state.events.push_back(QueuedMessage { lane, kind, payload });
             return Ok(());
         }
-        Ok(self.start_event(handler, event)?)
+        self.start_event(handler, event);
+        Ok(())
     }
 
-    fn start_event<H: ConnectionHandler>(&mut self, handler: &H, event: Event<'_>) -> Result<(), Panicked> {
-        match catch_panic(|| handler.on_event(event))? {
-            Handled::Done => {}
-            Handled::Later(future) => {
-                let state = self.state();
-                state.event_future = Some(future);
-                state.wake_handlers();
-            }
+    fn start_event<H: ConnectionHandler>(&mut self, handler: &H, event: Event<'_>) {
+        if let Some(Handled::Later(future)) = catch_panic(handler, || handler.on_event(event)) {
+            let state = self.state();
+            state.event_future = Some(future);
+            state.wake_handlers();
         }
-        Ok(())
     }
 
     /// Gives a request to the handler at once if fewer than the bound are being handled, and queues
@@ -155,7 +148,8 @@ impl Inbox {
         match admission {
             Admission::Accepted(number) => {
                 let admitted = AdmittedRequest { id, number };
-                return Ok(self.start_request(handler, connection, admitted, request)?);
+                self.start_request(handler, connection, admitted, request);
+                return Ok(());
             }
             // Where the id is a slot, this is another request, which waits for its turn.
             Admission::DuplicateId if connection.shared.reply_matcher.is_none() => {
@@ -176,17 +170,13 @@ impl Inbox {
         connection: &Arc<Connection>,
         AdmittedRequest { id, number }: AdmittedRequest,
         request: Request<'_>,
-    ) -> Result<(), Panicked> {
+    ) {
         let responder = Responder::new(Arc::clone(connection), id, number, request.lane);
-        match catch_panic(|| handler.on_request(request, responder))? {
-            Handled::Done => {}
-            Handled::Later(future) => {
-                let state = self.state();
-                state.request_futures.push((number, future));
-                state.wake_handlers();
-            }
+        if let Some(Handled::Later(future)) = catch_panic(handler, || handler.on_request(request, responder)) {
+            let state = self.state();
+            state.request_futures.push((number, future));
+            state.wake_handlers();
         }
-        Ok(())
     }
 
     /// The peer no longer wants this response.
@@ -217,27 +207,27 @@ impl Inbox {
         handler: &H,
         connection: &Arc<Connection>,
         cx: &mut Context<'_>,
-    ) -> Result<bool, Panicked> {
+    ) -> bool {
         if self.0.is_none() {
-            return Ok(false);
+            return false;
         }
-        let mut moved = self.state().poll_handlers(cx)?;
+        let mut moved = self.state().poll_handlers(handler, cx);
         while let Some(QueuedMessage { lane, kind, payload }) = self.state().next_event() {
-            self.start_event(handler, Event { lane, kind, payload: Payload::Owned(payload) })?;
+            self.start_event(handler, Event { lane, kind, payload: Payload::Owned(payload) });
             moved = true;
         }
         while let Some((admitted, queued)) = self.state().next_request(connection) {
             let QueuedMessage { lane, kind, payload } = queued;
             let request = Request { lane, kind, payload: Payload::Owned(payload) };
-            self.start_request(handler, connection, admitted, request)?;
+            self.start_request(handler, connection, admitted, request);
             moved = true;
         }
         if moved {
             // Futures that have just started need their first poll.
-            moved |= self.state().poll_handlers(cx)?;
+            moved |= self.state().poll_handlers(handler, cx);
         }
         self.release_if_idle();
-        Ok(moved)
+        moved
     }
 
     /// Whether reading must pause.
@@ -300,18 +290,22 @@ impl InboxState {
         Some((AdmittedRequest { id, number }, queued))
     }
 
-    fn poll_handlers(&mut self, cx: &mut Context<'_>) -> Result<bool, Panicked> {
-        let Some(waker) = &self.waker else { return Ok(false) };
+    fn poll_handlers<H: ConnectionHandler>(&mut self, handler: &H, cx: &mut Context<'_>) -> bool {
+        let Some(waker) = &self.waker else { return false };
         waker.task.register(cx.waker());
         // Acquire: pairs with the Release store of `HandlerWaker::wake_by_ref`.
         if !waker.is_woken.swap(false, Ordering::Acquire) {
-            return Ok(false);
+            return false;
         }
         let waker = Waker::from(Arc::clone(waker));
         let mut handler_cx = Context::from_waker(&waker);
+        // A future that panicked is over.
+        let mut is_over = |future: &mut HandlerFuture| {
+            catch_panic(handler, || future.as_mut().poll(&mut handler_cx)).is_none_or(|poll| poll.is_ready())
+        };
         let mut moved = false;
         if let Some(future) = &mut self.event_future
-            && catch_panic(|| future.as_mut().poll(&mut handler_cx))?.is_ready()
+            && is_over(future)
         {
             self.event_future = None;
             moved = true;
@@ -319,16 +313,17 @@ impl InboxState {
         let before = self.request_futures.len();
         let mut at = 0;
         while let Some((_, future)) = self.request_futures.get_mut(at) {
-            match catch_panic(|| future.as_mut().poll(&mut handler_cx))? {
-                Poll::Ready(()) => drop(self.request_futures.swap_remove(at)),
-                Poll::Pending => at += 1,
+            if is_over(future) {
+                drop(self.request_futures.swap_remove(at));
+            } else {
+                at += 1;
             }
         }
         moved |= self.request_futures.len() != before;
         if self.event_future.is_none() && self.request_futures.is_empty() {
             self.waker = None;
         }
-        Ok(moved)
+        moved
     }
 
     /// Makes the next [`Self::poll_handlers`] poll all futures.
@@ -380,8 +375,18 @@ impl InboxState {
     }
 }
 
-/// Runs the application's code. The connection ends after a panic, so nothing that the panic left
-/// half done is used.
-fn catch_panic<R>(run: impl FnOnce() -> R) -> Result<R, Panicked> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|_| Panicked)
+/// Runs the application's code; `None` if it panicked.
+///
+/// Invariant: `panic_costs_one_call`.
+/// - Statement: a panic in a handler ends the call that panicked: a request fails at its asker.
+///   Other calls and the connection go on.
+/// - Enforced by: every call and every poll is guarded here. Nothing of ours is borrowed by them,
+///   and the responder, dropped by the panic, answers [`Status::Failed`](crate::wire::Status).
+/// - Breaks if: the application's code runs without this guard.
+fn catch_panic<H: ConnectionHandler, R>(handler: &H, run: impl FnOnce() -> R) -> Option<R> {
+    let result = catch_unwind(AssertUnwindSafe(run));
+    if result.is_err() {
+        handler.on_panic();
+    }
+    result.ok()
 }

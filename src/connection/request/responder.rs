@@ -95,7 +95,8 @@ impl Responder {
 impl Drop for Responder {
     fn drop(&mut self) {
         if self.is_open && self.connection.finish_request(self.number) {
-            self.send_status(Status::NoReply);
+            // A panicking handler drops it too.
+            self.send_status(if std::thread::panicking() { Status::Failed } else { Status::NoReply });
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::node::runtime::addr_sample::Asker;
 use crate::node::runtime::shared::{Shared, count};
 use crate::pool::{ConnectionHandle as _, DisconnectReason, SeenOutcome};
 use crate::sync::atomic::Ordering;
-use crate::wire::Goodbye;
+use crate::wire::{Goodbye, GoodbyeReason};
 
 use super::peer::Peer;
 
@@ -54,7 +54,12 @@ impl PeerSession {
     pub(crate) fn on_first_poll(&mut self) {
         if !self.is_announced {
             self.is_announced = true;
-            self.call_handler(|cx, shared| shared.handler.connected(cx));
+            let panicked = !self.call_handler(|cx, shared| shared.handler.connected(cx));
+            if panicked {
+                // The application knows the peer in part only.
+                let goodbye = Goodbye::new(GoodbyeReason::Failed);
+                self.peer.connection().handle().close(DisconnectReason::HandlerPanic, Some(goodbye));
+            }
         }
     }
 
@@ -62,13 +67,14 @@ impl PeerSession {
         self.close_reason = Some(Box::new(reason));
     }
 
-    /// Calls the application's code. A panic is counted and ends here.
-    fn call_handler(&self, call: impl FnOnce(Context<'_>, &Shared)) {
+    /// Calls the application's code. A panic is counted and ends here; `false` then.
+    fn call_handler(&self, call: impl FnOnce(Context<'_>, &Shared)) -> bool {
         let guarded = AssertUnwindSafe(|| call(Context::new(&self.node, &self.peer), self.node.shared()));
-        if catch_unwind(guarded).is_err() {
-            count(&self.node.shared().counters.panics);
-            tracing::error!(peer = %self.peer.key(), "a handler panicked");
+        let result = catch_unwind(guarded);
+        if result.is_err() {
+            self.on_panic();
         }
+        result.is_ok()
     }
 
     /// Records a session of an address that we dialled, if it ended before it was stable.
@@ -184,11 +190,13 @@ impl ConnectionHandler for PeerSession {
         self.call_handler(|cx, shared| shared.handler.peer_lagged(cx, lane, skipped));
     }
 
+    fn on_panic(&self) {
+        count(&self.node.shared().counters.panics);
+        tracing::error!(peer = %self.peer.key(), "a handler panicked");
+    }
+
     fn on_close(&self, end: &CloseReason) {
         let shared = self.node.shared();
-        if matches!(end, CloseReason::HandlerPanic) {
-            count(&shared.counters.panics);
-        }
         shared.pool.remove(self.peer.key(), self.peer.id(), end.disconnect_reason());
     }
 
@@ -218,9 +226,6 @@ impl Drop for PeerSession {
         }
         self.record_unstable(reason, departed_now);
         shared.events.down(peer, reason, shared.now());
-        if matches!(close_reason, Some(CloseReason::HandlerPanic)) {
-            tracing::error!(peer = %peer.key(), "a handler panicked; its connection is closed");
-        }
         let why = close_reason.map_or_else(|| "its task ended".to_owned(), ToString::to_string);
         tracing::info!(peer = %peer.key(), conn = %peer.id(), reason = reason.name(), %why, "peer down");
         if self.is_announced {

@@ -602,3 +602,76 @@ fn a_failed_write_to_stdout_is_a_failure() {
         assert!(stderr(&output).contains("stdout: "), "{}", stderr(&output));
     }
 }
+
+/// Starts a node whose stderr the test chooses. Returns the process and its address.
+fn node_with_stderr(stderr: Stdio) -> (Child, SocketAddr) {
+    let mut command = peerpool();
+    command.args(["node", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(stderr);
+    let mut child = command.spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+    let addr = first.trim().strip_prefix("listening ").expect(&first).parse().unwrap();
+    (child, addr)
+}
+
+/// So many handshakes, one after the other.
+fn shake_hands(addr: SocketAddr, times: u8) {
+    for nonce in 1..=times {
+        let mut bytes = BytesMut::new();
+        Native::default()
+            .encode_hello(&Hello::new(Native::VERSION, 0, Nonce([nonce; 16])), &mut bytes)
+            .unwrap();
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream.set_read_timeout(Some(WAIT)).unwrap();
+        stream.write_all(&bytes).unwrap();
+        let mut answer = [0; 64];
+        assert!(stream.read(&mut answer).expect("the node lives") > 0, "handshake {nonce}");
+    }
+}
+
+#[test]
+fn a_log_that_nobody_takes_costs_lines_and_not_the_node() {
+    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    for (name, stderr) in [("full", full()), ("not read", Stdio::piped())] {
+        let (mut child, addr) = node_with_stderr(stderr);
+        let (kept, addr) = (child.stderr.take(), addr);
+        shake_hands(addr, 200);
+        signal(&child, "-TERM");
+        let begun = Instant::now();
+        let code = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status.code();
+            }
+            assert!(begun.elapsed() < WAIT, "{name}: the node does not end");
+            thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(code, Some(0), "{name}");
+        drop(kept);
+    }
+}
+
+#[test]
+fn strangers_cause_a_few_log_lines_a_second_and_a_summary() {
+    let node = RunningNode::start(&["--listen", "127.0.0.1:0"]);
+    let begun = Instant::now();
+    shake_hands(node.addr, 250);
+    shake_hands(node.addr, 250);
+    node.logs(&["more of kind `peer down` from 1 sources"]);
+    let lines = node.process.log.count(|_| true);
+    let most = 6 * (20 + 2 * (begun.elapsed().as_secs() as usize + 1));
+    assert!(lines <= most, "{lines} lines for 500 handshakes:\n{}", node.process.log.text());
+    assert_eq!(node.end("-HUP"), Some(0), "SIGHUP ends the node in good order");
+}
+
+#[test]
+fn help_that_cannot_be_written_is_a_failure() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    assert_eq!(peerpool().arg("--help").stdout(full).status().unwrap().code(), Some(1));
+}
+
+#[test]
+fn a_configuration_without_end_is_refused() {
+    let output = run(&["config", "--config", "/dev/zero"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("/dev/zero: is larger than 1048576 bytes"), "{}", stderr(&output));
+}

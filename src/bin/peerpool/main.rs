@@ -14,6 +14,7 @@
 //! failure and 2 for wrong arguments.
 
 mod config_file;
+mod log_writer;
 mod mesh;
 mod node;
 mod open_files;
@@ -28,6 +29,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
+
+use log_writer::LogWriter;
 
 /// How long tasks of the runtime may take to end after the subcommand has returned.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(500);
@@ -62,15 +65,22 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // If this write fails, no channel is left to report it on.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            // If this write fails, only the exit code is left to report it.
+            let is_printed = error.print().is_ok();
+            return ExitCode::from(if error.use_stderr() { 2 } else { u8::from(!is_printed) });
         }
     };
-    log_to_stderr(match cli.command {
-        Command::Node(_) => "info",
-        _ => "error",
-    });
+    let log = match LogWriter::start() {
+        Ok(log) => log,
+        Err(error) => return output::failure(&format!("no thread for the log: {error}")),
+    };
+    log_to(
+        &log,
+        match cli.command {
+            Command::Node(_) => "info",
+            _ => "error",
+        },
+    );
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return output::failure(&format!("the runtime could not start: {error}")),
@@ -84,11 +94,14 @@ fn main() -> ExitCode {
         }
     });
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
+    log.finish();
     code
 }
 
-fn log_to_stderr(default: &str) {
+fn log_to(log: &LogWriter, default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone());
+    // Its own errors would be printed in a way that panics where stderr is closed.
+    subscriber.with_ansi(ansi).log_internal_errors(false).init();
 }

@@ -1,8 +1,8 @@
 //! `peerpool node`: one node that other nodes connect to.
 //!
 //! Flow: [`run`] installs the signal handlers, [`start`] merges the configuration file with the
-//! arguments and starts the node, the addresses go to stdout, and [`log_events`] logs peers until a
-//! signal shuts the node down. [`Forwarder`] is the application: it relays every broadcast once.
+//! arguments and starts the node, the addresses go to stdout, and a signal shuts the node down.
+//! [`Forwarder`] is the application: it relays every broadcast once.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,10 +13,7 @@ use peerpool::address_book::AddressBook;
 use peerpool::timecoin::PeerManager;
 use peerpool::transport::Tcp;
 use peerpool::wire::Status;
-use peerpool::{
-    Context, Event, Handled, Handler, Node, NodeEvent, PeerId, RelayOutcome, Request, Responder,
-    Subscription, SubscriptionItem,
-};
+use peerpool::{Context, Event, Handled, Handler, Node, PeerId, RelayOutcome, Request, Responder};
 
 use super::config_file::Settings;
 use super::open_files;
@@ -31,7 +28,7 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 /// Run a node that other nodes connect to.
 ///
 /// Prints `listening ADDR` for each address once it listens, and logs connecting and disconnecting
-/// peers to stderr. It relays the broadcasts of its peers, each message once. Ctrl-C or SIGTERM
+/// peers to stderr. It relays the broadcasts of its peers, each message once. Ctrl-C, SIGTERM or SIGHUP
 /// shuts it down cleanly.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
@@ -93,14 +90,12 @@ pub(super) async fn run(args: NodeArgs) -> ExitCode {
         Ok(limit) => tracing::info!(now = limit.now, before = limit.before, "limit of open files"),
         Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
     }
-    let logger = tokio::spawn(log_events(node.subscribe()));
     let signal = signals.wait().await;
     tracing::info!(signal, "shutting down");
     let left = match &running {
         Running::Native(node) => node.shutdown(SHUTDOWN).await,
         Running::TimeCoin(manager) => manager.shutdown(SHUTDOWN).await,
     };
-    logger.abort();
     if left.is_clean() {
         return ExitCode::SUCCESS;
     }
@@ -155,23 +150,6 @@ async fn start(args: NodeArgs) -> Result<Running, String> {
     let Settings { node, tcp, .. } = settings;
     let builder = Node::builder().config(node).transport(Tcp::new(tcp)).book(book).handler(Forwarder);
     builder.start().await.map(Running::Native).map_err(|error| timecoin_node::describe(&error))
-}
-
-/// Logs the events that the library does not log itself. Runs until dropped.
-async fn log_events(mut events: Subscription) {
-    loop {
-        match events.next().await {
-            SubscriptionItem::Event(NodeEvent::Up { peer, .. }) => {
-                let info = peer.info();
-                tracing::info!(peer = %peer.key(), agent = &*info.agent, listen = ?info.listen, "connected");
-            }
-            SubscriptionItem::Event(NodeEvent::PeerLagged { key, lane, missed, .. }) => {
-                tracing::warn!(peer = %key, ?lane, missed, "the peer is too slow for our broadcasts");
-            }
-            SubscriptionItem::Lagged(missed) => tracing::warn!(missed, "events were dropped unread"),
-            _ => {}
-        }
-    }
 }
 
 /// The application of the node: it relays every message and declines every request.

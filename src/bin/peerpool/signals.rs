@@ -1,11 +1,13 @@
-//! Ctrl-C and SIGTERM: requests to end the command early.
+//! Ctrl-C, SIGTERM and SIGHUP: requests to end the command early.
 
-/// A receiver of both signals. It keeps signals that arrive while no task waits.
+/// A receiver of these signals. It keeps signals that arrive while no task waits.
 pub(super) struct ShutdownSignals {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    hangup: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
@@ -20,6 +22,7 @@ impl ShutdownSignals {
         Ok(Self {
             interrupt: receive(SignalKind::interrupt())?,
             terminate: receive(SignalKind::terminate())?,
+            hangup: receive(SignalKind::hangup())?,
         })
     }
 
@@ -28,6 +31,7 @@ impl ShutdownSignals {
         tokio::select! {
             _ = self.interrupt.recv() => "interrupt",
             _ = self.terminate.recv() => "terminate",
+            _ = self.hangup.recv() => "hangup",
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::base::{Direction, PeerId, Source, Tick, canonical};
 use crate::node::api::events::NodeEvent;
 use crate::node::error::{ConnectError, StartError};
 use crate::node::protocol::ProtocolId;
+use crate::node::runtime::log_budget::LogKind;
 use crate::node::runtime::shared::{Shared, count};
 use crate::node::runtime::tasks::TaskGuard;
 use crate::node::session::peer::NodeConnection;
@@ -191,7 +192,10 @@ impl Acceptor {
         match &error {
             ConnectError::SelfDial => tracing::debug!(%from, "we dialled ourselves"),
             error if error.is_collision() => tracing::debug!(%from, reason = %error, "inbound gave way"),
-            error => tracing::info!(%from, reason = %error, "inbound refused"),
+            error if self.shared.may_log(LogKind::Refused, from.ip()) => {
+                tracing::info!(%from, reason = %error, "inbound refused");
+            }
+            _ => {}
         }
         if self.shared.events.has_subscribers() {
             self.shared.events.send(NodeEvent::Refused { addr: from, cause: Arc::new(error) });

@@ -9,6 +9,7 @@ use crate::base::{Direction, PeerId, canonical};
 use crate::node::api::events::NodeEvent;
 use crate::node::error::ConnectError;
 use crate::node::protocol::ProtocolId;
+use crate::node::runtime::log_budget::LogKind;
 use crate::node::runtime::shared::{Shared, count};
 use crate::node::session::peer::{NodeConnection, Peer};
 use crate::pool::{Claim, ClaimFailure, ClaimHolder, SlotClass};
@@ -199,7 +200,9 @@ impl Dialer {
             tracing::debug!(%addr, reason = %error, "not dialled");
             return;
         }
-        tracing::info!(%addr, reason = %error, "dial failed");
+        if shared.may_log(LogKind::DialFailed, addr.ip()) {
+            tracing::info!(%addr, reason = %error, "dial failed");
+        }
         if matches!(error, ConnectError::Wire(_) | ConnectError::Eof | ConnectError::Timeout) {
             shared.protocols.forget_hint(addr, protocol, || {
                 book.get(&addr).is_some_and(|known| known.last_success.is_some())

@@ -27,6 +27,7 @@ use crate::node::api::handler::PeerDecision;
 use crate::node::error::ConnectError;
 use crate::node::protocol::ProtocolId;
 use crate::node::protocol::policy::Identity;
+use crate::node::runtime::log_budget::LogKind;
 use crate::node::runtime::shared::{Shared, count};
 use crate::node::session::callbacks::PeerSession;
 use crate::node::session::peer::{NodeConnection, Peer, PeerInfo};
@@ -199,7 +200,9 @@ impl Establisher {
         // Without a decision the peer is rejected; the panic does not take the caller down.
         let decision = catch_unwind(ask).unwrap_or_else(|_| {
             count(&shared.counters.panics);
-            tracing::error!(%from, "a handler panicked");
+            if shared.may_log(LogKind::HandlerPanic, from.ip()) {
+                tracing::error!(%from, "a handler panicked");
+            }
             PeerDecision::Reject
         });
         match decision {
@@ -254,7 +257,10 @@ impl Establisher {
         }
         let session = PeerSession::new(NodeRef::new(Arc::clone(shared)), Arc::clone(&peer));
         shared.events.up(&peer, shared.now());
-        tracing::info!(peer = %peer.key(), conn = %peer.id(), direction = ?peer.direction(), "peer up");
+        if shared.may_log(LogKind::PeerUp, peer.ip()) {
+            let (agent, direction) = (&*info.hello.agent, peer.direction());
+            tracing::info!(peer = %peer.key(), conn = %peer.id(), ?direction, agent, "peer up");
+        }
         let start = InitialIo {
             write_first: &info.first_bytes,
             already_read: info.buffered,

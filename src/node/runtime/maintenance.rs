@@ -21,6 +21,7 @@ use crate::node::connect::source_slots::SlotLimits;
 use crate::node::session::peer::Peer;
 use crate::sync::atomic::Ordering;
 
+use super::log_budget::LogKind;
 use super::outbound_spread::OutboundSpread;
 use super::peer_care::PeerCare;
 use super::shared::{Shared, count};
@@ -132,7 +133,9 @@ impl Maintenance {
             let swept = shared.pool.sweep_shard(at, judged_at);
             shared.counters.reaped.fetch_add(swept.removed.len() as u64, Ordering::Relaxed);
             for peer in &swept.removed {
-                tracing::info!(peer = %peer.key(), conn = %peer.id(), "reaped: silent for too long");
+                if shared.may_log(LogKind::PeerDown, peer.ip()) {
+                    tracing::info!(peer = %peer.key(), conn = %peer.id(), "reaped: silent for too long");
+                }
             }
             for id in &swept.revoked {
                 tracing::debug!(conn = %id, "handshake timed out");
@@ -272,6 +275,9 @@ impl Maintenance {
             self.shared.book.expire(WallTime::now());
         }
         self.check_outage(now);
+        for summary in self.shared.take_log_summaries() {
+            tracing::info!("{summary}");
+        }
         let is_due = self.asked_at.is_none_or(|asked| now.since(asked) >= config.discovery_interval);
         if is_due && config.target_outbound > 0 {
             self.discover(config);

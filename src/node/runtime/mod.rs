@@ -5,12 +5,13 @@
 //! - [`tasks`]: spawns and counts tasks, so that a shutdown can wait for them.
 //! - [`maintenance`]: [`Maintenance`](maintenance::Maintenance), the loop that sweeps, pings, dials
 //!   and flushes. It only starts work.
-//! - `stall`: times in which this process stood still; [`outbound_spread`]: which sources may be dialled; [`addr_sample`]: the addresses that peers are told; [`seen_set`]: the relay's memory of messages; [`interner`]: shared agent strings.
+//! - [`log_budget`]: how many log lines strangers can cause; `stall`: times in which this process stood still; [`outbound_spread`]: which sources may be dialled; [`addr_sample`]: the addresses that peers are told; [`seen_set`]: the relay's memory of messages; [`interner`]: shared agent strings.
 
 pub(crate) mod interner;
 pub(crate) mod maintenance;
 pub(crate) mod peer_care;
 pub(crate) mod addr_sample;
+pub(crate) mod log_budget;
 pub(crate) mod outbound_spread;
 pub(crate) mod seen_set;
 mod stall;

@@ -11,6 +11,7 @@ use crate::node::connect::probe::Prober;
 use crate::node::session::peer::Peer;
 use crate::pool::{DisconnectReason, Misbehavior};
 
+use super::log_budget::LogKind;
 use super::shared::Shared;
 use super::stall::StallMeter;
 
@@ -71,7 +72,9 @@ impl PeerCare<'_> {
         if connection.handle().stalled_for(self.now) <= limit.saturating_add(self.stalls.within(limit, self.now)) {
             return false;
         }
-        tracing::info!(peer = %peer.key(), "closed: takes no data");
+        if self.shared.may_log(LogKind::PeerDown, peer.ip()) {
+            tracing::info!(peer = %peer.key(), "closed: takes no data");
+        }
         self.shared.pool.remove(peer.key(), peer.id(), DisconnectReason::Overloaded);
         true
     }

@@ -1,6 +1,6 @@
 //! The common state of a node.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use crate::sync::{Mutex, SwapCell};
 use crate::transport::Transport;
 
 use super::addr_sample::AddrSample;
+use super::log_budget::{LogBudget, LogKind, LogSummary};
 use super::seen_set::SeenSet;
 use super::tasks::Tasks;
 
@@ -56,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) events: Arc<EventHub>,
     pub(crate) seen: SeenSet,
     pub(crate) addr_sample: AddrSample,
+    log_budget: LogBudget,
     /// When a dial got an answer last, in milliseconds.
     reached_at: AtomicU64,
     pub(crate) connecting: ConnectState,
@@ -131,6 +133,7 @@ impl Shared {
             handler,
             seen: SeenSet::new(digest_key),
             addr_sample: AddrSample::default(),
+            log_budget: LogBudget::default(),
             reached_at: AtomicU64::new(0),
             connecting: ConnectState::new(),
             counters: Counters::default(),
@@ -191,6 +194,16 @@ impl Shared {
 
     pub(crate) fn is_addr_banned(&self, addr: SocketAddr) -> bool {
         self.book.is_banned_addr(addr, WallTime::now())
+    }
+
+    /// Whether a line about a peer at this address may be logged now.
+    pub(crate) fn may_log(&self, kind: LogKind, ip: IpAddr) -> bool {
+        self.log_budget.allows(kind, ip, self.now())
+    }
+
+    /// Summaries of lines that were left out.
+    pub(crate) fn take_log_summaries(&self) -> Vec<LogSummary> {
+        self.log_budget.take_summaries(self.now())
     }
 
     /// Notes that a dial got an answer.

@@ -14,6 +14,7 @@ use crate::node::api::handle::NodeRef;
 use crate::node::api::handler::Context;
 use crate::node::connect::process_index::ProcessId;
 use crate::node::runtime::addr_sample::Asker;
+use crate::node::runtime::log_budget::LogKind;
 use crate::node::runtime::shared::{Shared, count};
 use crate::pool::{ConnectionHandle as _, DisconnectReason, SeenOutcome};
 use crate::sync::atomic::Ordering;
@@ -184,7 +185,9 @@ impl ConnectionHandler for PeerSession {
     fn on_lagged(&self, lane: Lane, skipped: u64) {
         let shared = self.node.shared();
         shared.counters.missed_broadcasts.fetch_add(skipped, Ordering::Relaxed);
-        tracing::warn!(peer = %self.peer.key(), ?lane, skipped, "a slow peer missed broadcasts");
+        if shared.may_log(LogKind::PeerSlow, self.peer.ip()) {
+            tracing::warn!(peer = %self.peer.key(), ?lane, skipped, "a slow peer missed broadcasts");
+        }
         let (key, conn, at) = (*self.peer.key(), self.peer.id(), shared.now());
         shared.events.send(NodeEvent::PeerLagged { key, conn, lane, missed: skipped, at });
         self.call_handler(|cx, shared| shared.handler.peer_lagged(cx, lane, skipped));
@@ -192,7 +195,9 @@ impl ConnectionHandler for PeerSession {
 
     fn on_panic(&self) {
         count(&self.node.shared().counters.panics);
-        tracing::error!(peer = %self.peer.key(), "a handler panicked");
+        if self.node.shared().may_log(LogKind::HandlerPanic, self.peer.ip()) {
+            tracing::error!(peer = %self.peer.key(), "a handler panicked");
+        }
     }
 
     fn on_close(&self, end: &CloseReason) {
@@ -226,8 +231,10 @@ impl Drop for PeerSession {
         }
         self.record_unstable(reason, departed_now);
         shared.events.down(peer, reason, shared.now());
-        let why = close_reason.map_or_else(|| "its task ended".to_owned(), ToString::to_string);
-        tracing::info!(peer = %peer.key(), conn = %peer.id(), reason = reason.name(), %why, "peer down");
+        if shared.may_log(LogKind::PeerDown, peer.ip()) {
+            let why = close_reason.map_or_else(|| "its task ended".to_owned(), ToString::to_string);
+            tracing::info!(peer = %peer.key(), conn = %peer.id(), reason = reason.name(), %why, "peer down");
+        }
         if self.is_announced {
             self.call_handler(|cx, shared| shared.handler.disconnected(cx, reason));
         }

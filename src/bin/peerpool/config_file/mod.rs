@@ -12,6 +12,7 @@
 mod error;
 mod template;
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,6 +27,9 @@ use peerpool::address_book::AddressBookConfig;
 use peerpool::transport::TcpConfig;
 
 use super::output::{failure, try_print};
+
+/// The most bytes of a configuration file.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Print all settings of a node as a documented TOML file, ready for `peerpool node --config`.
 #[derive(Clone, Debug, clap::Args)]
@@ -54,8 +58,17 @@ impl Settings {
     /// # Errors
     /// A one-line message with the file, the line, the setting and what is wrong.
     pub(super) fn load(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Self::parse(&text).map_err(|message| format!("{}: {message}", path.display()))
+        let in_file = |message: &dyn std::fmt::Display| format!("{}: {message}", path.display());
+        let file = std::fs::File::open(path).map_err(|error| in_file(&error))?;
+        let mut text = String::new();
+        // One byte more than is allowed, to see that there is more.
+        file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|error| in_file(&error))?;
+        if text.len() as u64 > MAX_FILE_BYTES {
+            return Err(in_file(&format_args!(
+                "is larger than {MAX_FILE_BYTES} bytes, the most of a configuration"
+            )));
+        }
+        Self::parse(&text).map_err(|message| in_file(&message))
     }
 
     fn parse(text: &str) -> Result<Self, String> {

@@ -287,6 +287,24 @@ impl NodeConfig {
             let why = format!("is {source_share_percent}, above relay.subnet_share_percent, {subnet_share_percent}");
             return wrong("relay.source_share_percent", why);
         }
+        within("max_state_keys", self.max_state_keys, 1..=NO_LIMIT)?;
+        within("relay.capacity", self.relay.capacity, 1..=usize::MAX)?;
+        if self.relay.retention.is_zero() {
+            return wrong("relay.retention", "must not be zero".into());
+        }
+        let ConnectionConfig {
+            inbox_messages, inbox_bytes, max_inbound_requests, outbox_messages, outbox_bytes, max_outbound_requests, ..
+        } = self.connection;
+        for (field, value) in [
+            ("connection.inbox_messages", inbox_messages),
+            ("connection.inbox_bytes", inbox_bytes),
+            ("connection.max_inbound_requests", max_inbound_requests),
+            ("connection.outbox_messages", outbox_messages),
+            ("connection.outbox_bytes", outbox_bytes),
+            ("connection.max_outbound_requests", max_outbound_requests),
+        ] {
+            within(field, value, 1..=usize::MAX)?;
+        }
         self.runtime.check()?;
         self.check_memory(&self.runtime, 1)
     }
@@ -372,7 +390,52 @@ impl RuntimeConfig {
         within("limits.max_inbound", max_inbound, 0..=Limits::MAX_LIVE)?;
         within("limits.max_outbound", max_outbound, 0..=Limits::MAX_LIVE)?;
         within("limits.max_pending_inbound", max_pending_inbound, 0..=Limits::MAX_PENDING_INBOUND)?;
-        within("limits.max_pending_outbound", max_pending_outbound, 0..=Limits::MAX_PENDING_OUTBOUND)
+        within("limits.max_pending_outbound", max_pending_outbound, 0..=Limits::MAX_PENDING_OUTBOUND)?;
+        self.check_contradictions()
+    }
+
+    /// Checks limits against each other: both names are in the error.
+    fn check_contradictions(&self) -> Result<(), ConfigError> {
+        let Limits { max_inbound, max_outbound, max_pending_inbound, max_pending_outbound, .. } = self.limits;
+        let Limits { max_per_source, max_per_subnet, max_per_site, .. } = self.limits;
+        let Limits { reserved_inbound, reserved_outbound, .. } = self.limits;
+        // The first is wanted, and the second leaves no room for it.
+        let without_room = [
+            ("limits.max_inbound", max_inbound, "limits.max_pending_inbound", max_pending_inbound),
+            ("limits.max_outbound", max_outbound, "limits.max_pending_outbound", max_pending_outbound),
+            ("limits.max_inbound", max_inbound, "limits.max_per_source", max_per_source),
+            ("limits.max_inbound", max_inbound, "limits.max_per_subnet", max_per_subnet),
+            ("limits.max_inbound", max_inbound, "limits.max_per_site", max_per_site),
+        ];
+        for (wanted, number, field, room) in without_room {
+            if number > 0 && room == 0 {
+                return Err(ConfigError { field, why: format!("is 0, and `{wanted}` is {number}: nobody could connect") });
+            }
+        }
+        let is_default = reserved_inbound == Limits::default().reserved_inbound;
+        let reserved = [
+            ("limits.reserved_inbound", reserved_inbound, "limits.max_inbound", max_inbound),
+            ("limits.reserved_outbound", reserved_outbound, "limits.max_outbound", max_outbound),
+        ];
+        for (field, kept, of, max) in reserved {
+            if kept > max && !(is_default && field == "limits.reserved_inbound") {
+                return Err(ConfigError { field, why: format!("is {kept}, above `{of}`, {max}") });
+            }
+        }
+        Ok(())
+    }
+
+    /// The limits in force. Without trusted peers no slot is reserved, and the default reserves a
+    /// tenth at most, so that a small number of slots is what it says.
+    pub(crate) fn limits_in_force(&self, has_trusted: bool) -> Limits {
+        let Limits { max_inbound, reserved_inbound, reserved_outbound, .. } = self.limits;
+        let is_default = reserved_inbound == Limits::default().reserved_inbound;
+        let inbound = if is_default { reserved_inbound.min(max_inbound / 10) } else { reserved_inbound };
+        Limits {
+            reserved_inbound: if has_trusted { inbound } else { 0 },
+            reserved_outbound: if has_trusted { reserved_outbound } else { 0 },
+            ..self.limits.clone()
+        }
     }
 }
 
@@ -431,12 +494,12 @@ mod tests {
             (
                 "limits.max_pending_inbound",
                 |config, to| config.runtime.limits.max_pending_inbound = to as u32,
-                0..=most_pending(Direction::Inbound),
+                1..=most_pending(Direction::Inbound),
             ),
             (
                 "limits.max_pending_outbound",
                 |config, to| config.runtime.limits.max_pending_outbound = to as u32,
-                0..=most_pending(Direction::Outbound),
+                1..=most_pending(Direction::Outbound),
             ),
         ];
         for (field, set, bounds) in cases {
@@ -461,6 +524,47 @@ mod tests {
         let mut runtime = NodeConfig::default().runtime;
         runtime.health.window = Duration::from_millis(9);
         assert_eq!(runtime.check().map_err(|error| error.field), Err("health.window"));
+    }
+
+    #[test]
+    fn contradicting_settings_are_refused_with_both_names() {
+        type Set = fn(&mut NodeConfig);
+        let cases: [(&str, &str, Set); 9] = [
+            ("limits.max_per_source", "limits.max_inbound", |config| config.runtime.limits.max_per_source = 0),
+            ("limits.max_per_subnet", "limits.max_inbound", |config| config.runtime.limits.max_per_subnet = 0),
+            ("limits.max_pending_inbound", "limits.max_inbound", |config| {
+                config.runtime.limits.max_pending_inbound = 0;
+            }),
+            ("limits.max_pending_outbound", "limits.max_outbound", |config| {
+                config.runtime.limits.max_pending_outbound = 0;
+            }),
+            ("limits.reserved_inbound", "limits.max_inbound", |config| config.runtime.limits.reserved_inbound = 300),
+            ("limits.reserved_outbound", "limits.max_outbound", |config| config.runtime.limits.reserved_outbound = 300),
+            ("relay.source_share_percent", "relay.subnet_share_percent", |config| {
+                config.relay.subnet_share_percent = 1;
+            }),
+            ("discovery.max_outbound_per_source", "discovery.max_outbound_per_subnet", |config| {
+                config.runtime.discovery.max_outbound_per_source = 3;
+            }),
+            ("relay.retention", "zero", |config| config.relay.retention = Duration::ZERO),
+        ];
+        for (field, other, set) in cases {
+            let mut config = NodeConfig::recommended();
+            set(&mut config);
+            let error = config.check().expect_err(field);
+            assert!(error.field == field && error.why.contains(other), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_small_number_of_inbound_slots_is_what_it_says() {
+        for max_inbound in [1, 4, 8, 9, 80, 256] {
+            let mut runtime = NodeConfig::recommended().runtime;
+            runtime.limits.max_inbound = max_inbound;
+            runtime.check().expect("a legal number");
+            assert_eq!(runtime.limits_in_force(false).reserved_inbound, 0, "of {max_inbound}, nobody is trusted");
+            assert_eq!(runtime.limits_in_force(true).reserved_inbound, (max_inbound / 10).min(8));
+        }
     }
 
     /// The number of permits that the pool grants, whatever its limits say.

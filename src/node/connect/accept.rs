@@ -137,7 +137,7 @@ impl Acceptor {
 
     /// Whether all slots of this class are taken by live peers, so that no handshake is in the way.
     fn is_full_of_live_peers(&self, class: SlotClass) -> bool {
-        let limits = &self.shared.runtime_config().limits;
+        let limits = self.shared.pool.limits();
         let kept = if class == SlotClass::Ordinary { limits.reserved_inbound } else { 0 };
         self.shared.pool.admission().live_inbound >= limits.max_inbound.saturating_sub(kept)
     }

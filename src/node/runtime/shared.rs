@@ -115,7 +115,7 @@ impl Shared {
         let protocols = protocols.into_iter().map(|new| new.start(&config, Arc::clone(&budget))).collect();
         let pool = crate::pool::Pool::new(PoolConfig {
             expected_peers: config.expected_peers,
-            limits: config.runtime.limits.clone(),
+            limits: config.runtime.limits_in_force(!config.trusted.is_empty()),
             liveness: config.runtime.liveness,
             health: config.runtime.health,
         });
@@ -167,7 +167,7 @@ impl Shared {
         }
         let protocols = self.protocols.count();
         self.config.check_memory(&new, protocols)?;
-        self.pool.set_limits(new.limits.clone());
+        self.pool.set_limits(new.limits_in_force(!self.config.trusted.is_empty()));
         self.pool.set_liveness_policy(new.liveness);
         self.pool.set_health_policy(new.health);
         self.protocols.iter().for_each(|protocol| protocol.reconfigure(&new));

@@ -390,6 +390,22 @@ async fn slow_listeners_do_not_delay_the_verification_of_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn seeds_of_one_subnet_are_all_dialled() {
+    let net = MemoryNet::new(1);
+    let config = NodeConfig { seeds: (2..7).map(at).collect(), ..NodeConfig::recommended() };
+    let a = start(&net, 1, config, Rec::new()).await;
+    let mut others = Vec::new();
+    for last in 2..7 {
+        others.push(start(&net, last, quiet(), Rec::new()).await);
+    }
+    until(|| a.stats().pool.outbound == 5).await;
+    end(a).await;
+    for other in others {
+        end(other).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn own_dials_are_spread_over_sources_and_subnets() {
     let net = MemoryNet::new(1);
     let mut config = NodeConfig::recommended();
@@ -399,7 +415,7 @@ async fn own_dials_are_spread_over_sources_and_subnets() {
     // Two hosts of one subnet with many ports, and five others of it.
     for last in 2..9 {
         others.push(start(&net, last, quiet(), Rec::new()).await);
-        a.book().add(at(last), ReportedBy::Seed, WallTime::now()).unwrap();
+        a.book().add(at(last), ReportedBy::Peer(ip(99)), WallTime::now()).unwrap();
     }
     until(|| a.stats().pool.outbound == 2).await;
     secs(60).await;

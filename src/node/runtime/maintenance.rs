@@ -202,7 +202,7 @@ impl Maintenance {
                 || local_addrs.contains(addr)
                 || is_ip_full(addr)
                 // Last: it counts the address as chosen.
-                || !spread.borrow_mut().choose(addr.ip())
+                || !spread.borrow_mut().choose(addr)
         };
         let candidates = shared.book.candidates(WallTime::now(), wanted, &skip);
         let is_short = candidates.len() < wanted;

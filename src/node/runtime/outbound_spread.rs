@@ -6,11 +6,12 @@
 //! - Enforced by: [`OutboundSpread::choose`] is asked for each candidate. It counts live outbound
 //!   peers, dials under way, and what it has chosen before.
 //! - Breaks if: an address from the book is dialled without being chosen. What the operator
-//!   configures, and what the application asks for, is not chosen here.
+//!   configures, seeds, and what the application asks for, is not bound.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
+use crate::address_book::ReportedBy;
 use crate::base::{Direction, Source, Subnet, Tick};
 use crate::node::config::{DiscoveryConfig, RuntimeConfig};
 use crate::pool::SlotClass;
@@ -49,7 +50,11 @@ impl<'a> OutboundSpread<'a> {
     }
 
     /// Whether an address may be dialled; if so, it is counted.
-    pub(super) fn choose(&mut self, ip: IpAddr) -> bool {
+    pub(super) fn choose(&mut self, addr: &SocketAddr) -> bool {
+        if self.is_configured(addr) {
+            return true;
+        }
+        let ip = addr.ip();
         let connecting = &self.shared.connecting;
         if connecting.dialled.is_recent(ip, self.config.source_dial_interval, self.now) {
             return false;
@@ -67,6 +72,12 @@ impl<'a> OutboundSpread<'a> {
             self.add(source);
         }
         has_room
+    }
+
+    /// Whether the operator gave the address, or a seed list did.
+    fn is_configured(&self, addr: &SocketAddr) -> bool {
+        let known = self.shared.book.get(addr);
+        known.is_some_and(|known| matches!(known.reported_by, ReportedBy::Operator | ReportedBy::Seed))
     }
 
     fn add(&mut self, source: Source) {

@@ -14,8 +14,9 @@ use crate::raw_peer::{RawPeer, connect_from, events, source};
 use crate::victim::{Setup, Victim};
 
 const HONEST: Ipv4Addr = Ipv4Addr::new(127, 200, 0, 1);
-/// An unoptimised build takes several times as long.
-const SLOWDOWN: u32 = if cfg!(debug_assertions) { 10 } else { 1 };
+/// Bound of an honest peer's pings. Victim, attackers and honest peer share the machine's processors, so it leaves room for the
+/// scheduler; without a bound on turns the pings take 300 ms to 3 s. An unoptimised build takes several times as long.
+const MAX_P99: Duration = Duration::from_millis(if cfg!(debug_assertions) { 100 } else { 30 });
 
 /// Peers that write the same bytes over and over, and read nothing but what unblocks them.
 struct Flood {
@@ -74,7 +75,7 @@ fn four_floods_of_the_smallest_events_leave_honest_pings_fast() {
     let p99 = ping_p99(&victim);
     drop(flood);
     println!("events: p99 {p99:?}");
-    assert!(p99 <= 10 * SLOWDOWN * Duration::from_millis(1), "{p99:?}");
+    assert!(p99 <= MAX_P99, "{p99:?}");
 }
 
 #[test]
@@ -84,7 +85,7 @@ fn four_floods_of_pings_leave_honest_pings_fast() {
     let p99 = ping_p99(&victim);
     drop(flood);
     println!("pings: p99 {p99:?}");
-    assert!(p99 <= 10 * SLOWDOWN * Duration::from_millis(1), "{p99:?}");
+    assert!(p99 <= MAX_P99, "{p99:?}");
 }
 
 #[test]
@@ -94,7 +95,7 @@ fn four_floods_of_address_requests_leave_honest_pings_fast() {
     let p99 = ping_p99(&victim);
     drop(flood);
     println!("address requests: p99 {p99:?}");
-    assert!(p99 <= 10 * SLOWDOWN * Duration::from_millis(1), "{p99:?}");
+    assert!(p99 <= MAX_P99, "{p99:?}");
 }
 
 #[test]

@@ -211,7 +211,7 @@ impl<D: Protocol> Reader<D> {
         turn: &mut ReadTurn,
         context: &mut ReadContext<'_, D, H>,
     ) -> Result<StopReason, CloseReason> {
-        let (frames, begun, mut partial) = (turn.frames, pass.start, 0);
+        let (mut frames, begun, mut partial) = (turn.frames, pass.start, 0);
         let (mut requests, mut responses) = (0, 0);
         let stopped = loop {
             let step = match self.decoder.step(&pass.buffer.bytes[pass.start..pass.end]) {
@@ -236,7 +236,7 @@ impl<D: Protocol> Reader<D> {
                     dispatch::dispatch_message(lane, header, payload, cover, context)
                 }
             };
-            turn.frames += 1;
+            frames += 1;
             if let Err(reason) = dispatched {
                 break Err(reason);
             }
@@ -250,12 +250,13 @@ impl<D: Protocol> Reader<D> {
             if responses == MAX_BATCH {
                 break Ok(StopReason::Responses);
             }
-            if turn.frames.is_multiple_of(FRAMES_PER_TIME_CHECK) && turn.is_used() {
+            if frames.is_multiple_of(FRAMES_PER_TIME_CHECK) && turn.is_used(frames) {
                 break Ok(StopReason::TurnUsed);
             }
         };
         turn.decoded += pass.start - begun;
-        if turn.frames - frames > partial && !context.handler.on_frame(context.handler.now()) {
+        let handled = frames - std::mem::replace(&mut turn.frames, frames);
+        if handled > partial && !context.handler.on_frame(context.handler.now()) {
             return Err(CloseReason::Reaped);
         }
         if self.is_paused {
@@ -307,8 +308,8 @@ impl<D: Protocol> Reader<D> {
 
 impl ReadTurn {
     /// Whether other tasks come first now. Looks at the clock.
-    fn is_used(&mut self) -> bool {
-        self.frames >= MAX_FRAMES_PER_TURN || self.since.get_or_insert_with(Instant::now).elapsed() > MAX_TURN
+    fn is_used(&mut self, frames: usize) -> bool {
+        frames >= MAX_FRAMES_PER_TURN || self.since.get_or_insert_with(Instant::now).elapsed() > MAX_TURN
     }
 
     /// How much to read at once: after a turn that ended because of its many frames only what the

@@ -163,7 +163,7 @@ impl NodeRef {
         let shared = self.shared();
         let digest = shared.seen.digest(message.kind, &message.payload);
         shared.protocols.check(message)?;
-        let origin = match from {
+        let origin = || match from {
             Some(peer) if peer.slot_class() == SlotClass::Ordinary => RelayOrigin::Source(Source::of(peer.ip())),
             _ => RelayOrigin::Trusted,
         };

@@ -136,14 +136,14 @@ impl SeenSet {
         Digest(hasher.finish128().as_u128())
     }
 
-    /// Remembers a digest, and says whether it is new.
+    /// Remembers a digest, and says whether it is new. `from` is asked for a new one only.
     ///
     /// # Cost
     /// One shard's lock, amortised O(1).
     pub(crate) fn insert(
         &self,
         digest: Digest,
-        from: RelayOrigin,
+        from: impl FnOnce() -> RelayOrigin,
         config: &RelayConfig,
         now: Tick,
     ) -> RelayOutcome {
@@ -152,6 +152,7 @@ impl SeenSet {
         if shard.digests.contains_key(&digest.0) {
             return RelayOutcome::Duplicate;
         }
+        let from = from();
         if !shard.has_room(from, config) {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return RelayOutcome::Full;
@@ -267,7 +268,7 @@ mod tests {
 
     /// How many of these are new.
     fn insert(set: &SeenSet, numbers: std::ops::Range<u32>, from: RelayOrigin, config: &RelayConfig) -> usize {
-        digests(set, numbers).filter(|digest| set.insert(*digest, from, config, Tick::ZERO) == RelayOutcome::New).count()
+        digests(set, numbers).filter(|digest| set.insert(*digest, || from, config, Tick::ZERO) == RelayOutcome::New).count()
     }
 
     #[test]
@@ -276,10 +277,10 @@ mod tests {
         let config = RelayConfig { retention: Duration::from_secs(1), ..RelayConfig::default() };
         let digest = set.digest(7, b"block");
         let at = Tick::from_millis;
-        assert_eq!(set.insert(digest, source(1), &config, at(0)), RelayOutcome::New);
-        assert_eq!(set.insert(digest, source(2), &config, at(1_000)), RelayOutcome::Duplicate);
+        assert_eq!(set.insert(digest, || source(1), &config, at(0)), RelayOutcome::New);
+        assert_eq!(set.insert(digest, || source(2), &config, at(1_000)), RelayOutcome::Duplicate);
         assert!(set.contains(digest, config.retention, at(1_000)));
-        assert_eq!(set.insert(digest, source(2), &config, at(1_001)), RelayOutcome::New);
+        assert_eq!(set.insert(digest, || source(2), &config, at(1_001)), RelayOutcome::New);
         set.expire(config.retention, at(9_000));
         assert_eq!(set.len(), 0);
     }
@@ -289,7 +290,7 @@ mod tests {
         let set = SeenSet::new((1, 2));
         let config = RelayConfig { capacity: 16 * 4, ..RelayConfig::default() };
         let new: Vec<_> =
-            digests(&set, 0..1_000).map(|digest| set.insert(digest, OWN, &config, Tick::ZERO)).collect();
+            digests(&set, 0..1_000).map(|digest| set.insert(digest, || OWN, &config, Tick::ZERO)).collect();
         assert_eq!(set.len(), 64);
         assert_eq!(set.refused(), 1_000 - 64);
         for (digest, new) in digests(&set, 0..1_000).zip(new) {
@@ -349,7 +350,7 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..10_000u32 {
                         let digest = set.digest(1, &n.to_le_bytes());
-                        if set.insert(digest, source(thread), config, Tick::ZERO) == RelayOutcome::New {
+                        if set.insert(digest, || source(thread), config, Tick::ZERO) == RelayOutcome::New {
                             new.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                         }
                     }

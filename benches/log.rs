@@ -48,7 +48,8 @@ fn cursors(log: &TestLog, count: u64) -> Vec<(Reader, Batch)> {
     (1..=count).map(|n| (log.join(ConnId::new(n).unwrap()), Batch::new())).collect()
 }
 
-/// Takes everything that a cursor has not read, in slices as for a socket; returns the bytes and the rounds.
+/// Takes everything that a cursor has not read, in slices as for a socket; returns the bytes and
+/// the rounds.
 fn drain(cursor: &mut Reader, batch: &mut Batch) -> (usize, usize) {
     let (mut bytes, mut calls) = (0, 0);
     loop {
@@ -81,7 +82,8 @@ fn append_idle(count: u64, appends: u32) -> f64 {
     start.elapsed().as_nanos() as f64 / f64::from(appends)
 }
 
-/// Nanoseconds of a delivery when all cursors drain after every `burst` appends, and the bytes of one round.
+/// Nanoseconds of a delivery when all cursors drain after every `burst` appends, and the bytes of
+/// one round.
 fn deliver(count: u64, burst: u32, rounds: u32) -> (f64, f64) {
     let (_hub, log) = log();
     let mut cursors = cursors(&log, count);

@@ -1,6 +1,7 @@
 //! Two nodes talking: `cargo run --example two_nodes`.
 //!
-//! One node answers questions and passes gossip on; the other dials it, broadcasts, asks, and follows its state.
+//! One node answers questions and passes gossip on; the other dials it, broadcasts, asks, and
+//! follows its state.
 #![allow(clippy::print_stdout, reason = "an example talks to its reader")]
 
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! An accept loop that runs out of file descriptors pauses and recovers. In a child process, whose limit is lowered.
+//! An accept loop that runs out of file descriptors pauses and recovers. In a child process, whose
+//! limit is lowered.
 #![cfg(all(feature = "node", unix))]
 #![allow(clippy::unwrap_used)] // helpers of tests; clippy excuses the tests alone
 

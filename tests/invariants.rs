@@ -1,4 +1,5 @@
-//! `docs/INVARIANTS.md` and the code name the same invariants, and every test that the document names exists.
+//! `docs/INVARIANTS.md` and the code name the same invariants, and every test that the document
+//! names exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

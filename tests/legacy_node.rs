@@ -170,7 +170,8 @@ async fn an_unrequested_frame_fails_one_ping() {
     scripted.answer_pings(seconds(20)).await;
     scripted.send(TIP).await;
     scripted.send(TIP).await;
-    // Pings at 30, 60, 90, 120 s: two take a tip for their answer, the later ones the Pongs of the first two.
+    // Pings at 30, 60, 90, 120 s: two take a tip for their answer, the later ones the Pongs of the
+    // first two.
     scripted.answer_pings(seconds(105)).await;
     let counts = node.counts(ip(2));
     assert_eq!((counts.pings_sent, counts.pings_failed, counts.pings_ok, counts.lost), (4, 2, 2, 2));
@@ -195,7 +196,8 @@ async fn a_frame_every_30_s_fails_every_other_ping_and_a_dozen_reap_the_peer() {
     let node = paused(3, NodeKind::Layer).await;
     let mut scripted = dialled_by(&node, 2).await;
     tips(&mut scripted, 1).await;
-    // A tip is lost, then the Pong that its ping left behind is taken, and so on: it is seen every minute.
+    // A tip is lost, then the Pong that its ping left behind is taken, and so on: it is seen every
+    // minute.
     let counts = node.counts(ip(2));
     assert_eq!((counts.pings_ok, counts.pings_failed), (5, 5));
     assert_eq!(node.peers().await.len(), 1);

@@ -1,5 +1,5 @@
-//! Dials of the node's own accord: no loops, backoff, reconnection, discovery. Time is paused; the book's waits, which are
-//! on the wall's clock, are made short.
+//! Dials of the node's own accord: no loops, backoff, reconnection, discovery. Time is paused; the
+//! book's waits, which are on the wall's clock, are made short.
 #![cfg(all(feature = "node", not(peerpool_loom)))]
 
 #[path = "common/node.rs"]
@@ -112,7 +112,8 @@ async fn a_trusted_peer_that_dialled_us_is_not_dialled() {
     end(b).await;
 }
 
-/// On the wall's clock: an address that accepts and hangs up is dialled less and less often, trusted or not.
+/// On the wall's clock: an address that accepts and hangs up is dialled less and less often,
+/// trusted or not.
 #[tokio::test]
 async fn backoff_grows_until_a_session_is_stable_also_for_trusted_peers() {
     for trusted in [false, true] {
@@ -494,7 +495,8 @@ async fn a_dial_without_an_answer_times_out_and_releases_its_slot() {
     end(a).await;
 }
 
-/// The future is dropped after every number of polls up to success: nothing is left, whatever the moment.
+/// The future is dropped after every number of polls up to success: nothing is left, whatever the
+/// moment.
 #[tokio::test(start_paused = true)]
 async fn a_connect_dropped_after_any_number_of_polls_leaves_nothing() {
     let net = MemoryNet::new(3);
@@ -574,7 +576,8 @@ impl Handler for Judge {
     }
 }
 
-/// The highest bit of a hello's features says that a dialler merely asks: from anybody else it says nothing.
+/// The highest bit of a hello's features says that a dialler merely asks: from anybody else it says
+/// nothing.
 #[tokio::test(start_paused = true)]
 async fn the_application_decides_about_every_peer_whatever_its_feature_bits() {
     for decision in [PeerDecision::Accept, PeerDecision::Reject] {

@@ -503,7 +503,8 @@ async fn cleaning_up_after_peers_spawns_no_task_and_waits_for_nobody() {
     const PEERS: usize = 20;
     let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let (net, hears) = (MemoryNet::new(1), Rec::new());
-    // Somebody who subscribed and never looks, and an application that is still busy with a message, wait for nobody either.
+    // Somebody who subscribed and never looks, and an application that is still busy with a
+    // message, wait for nobody either.
     let busy = hears.clone().on_event(|_, _, _| Handled::later(std::future::pending()));
     let a = start(&net, 1, quiet(), busy).await;
     let _events = a.subscribe();

@@ -1,4 +1,5 @@
-//! The maintenance loop: it skips what it missed, survives its steps, and is woken by losses only. Time is paused.
+//! The maintenance loop: it skips what it missed, survives its steps, and is woken by losses only.
+//! Time is paused.
 #![cfg(all(feature = "node", not(peerpool_loom)))]
 
 #[path = "common/node.rs"]
@@ -83,8 +84,8 @@ enum Point {
     Ended,
 }
 
-/// Whether an address that the book learned meanwhile is dialled as soon as the other end has given this reason, though the
-/// maintenance looks by itself only once an hour.
+/// Whether an address that the book learned meanwhile is dialled as soon as the other end has given
+/// this reason, though the maintenance looks by itself only once an hour.
 async fn wakes(point: Point, reason: GoodbyeReason) -> bool {
     let net = MemoryNet::new(1);
     let count = |came: &Arc<AtomicUsize>| came.load(Ordering::Relaxed);

@@ -321,8 +321,8 @@ async fn a_peer_that_sends_is_not_pinged_if_the_policy_says_so() {
         chatty.send(peer.key(), message(1, b"here")).unwrap();
         node.broadcast(&message(1, b"here too")).unwrap();
     }
-    // A ping would have been answered, and the answer timed. Of two that fall silent together the first to ping spares
-    // the other one the ping.
+    // A ping would have been answered, and the answer timed. Of two that fall silent together the
+    // first to ping spares the other one the ping.
     let timed = || only(&node).rtt().or(only(&chatty).rtt()).is_some();
     assert!(!timed());
     until(timed).await;

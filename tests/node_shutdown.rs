@@ -1,4 +1,5 @@
-//! The end of a node: the gate, the drain, what is left; and verbs that are legal inside a handler. Time is paused.
+//! The end of a node: the gate, the drain, what is left; and verbs that are legal inside a handler.
+//! Time is paused.
 #![cfg(all(feature = "node", not(peerpool_loom)))]
 
 #[path = "common/node.rs"]

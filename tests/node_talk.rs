@@ -1,4 +1,5 @@
-//! What nodes say to each other: broadcasts and their receipts, state, relay, requests. Time is paused.
+//! What nodes say to each other: broadcasts and their receipts, state, relay, requests. Time is
+//! paused.
 #![cfg(all(feature = "node", feature = "unstable", not(peerpool_loom)))]
 
 #[path = "common/node.rs"]

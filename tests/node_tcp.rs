@@ -101,7 +101,8 @@ async fn a_peer_that_never_reads_costs_the_others_nothing() {
     assert!(matches!(stuck.greeting().await, Some(FirstFrame::Hello(_))));
     until(|| peers(&a) == 2).await;
     let mut told = 0;
-    // More than any socket buffer takes. Who reads misses nothing only while it keeps up, however busy the machine is.
+    // More than any socket buffer takes. Who reads misses nothing only while it keeps up, however
+    // busy the machine is.
     until(|| {
         while told < heard() + 10 {
             a.broadcast(&message(1, &[0; 100_000])).unwrap();

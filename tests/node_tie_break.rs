@@ -1,4 +1,5 @@
-//! Two connections, one peer: every branch of the rule, at both ends, in both orders. Time is paused, the world is seeded.
+//! Two connections, one peer: every branch of the rule, at both ends, in both orders. Time is
+//! paused, the world is seeded.
 #![cfg(all(feature = "node", not(peerpool_loom)))]
 
 #[path = "common/node.rs"]
@@ -13,7 +14,8 @@ use peerpool::transport::{Latency, MemoryNet};
 use peerpool::wire::{FirstFrame, GoodbyeReason};
 use peerpool::{ConnId, ConnectError, Direction, Node, NodeConfig, Peer, PeerId};
 
-/// Both ends are on one connection, and it is the same one: what one end dialled the other accepted.
+/// Both ends are on one connection, and it is the same one: what one end dialled the other
+/// accepted.
 fn assert_one_and_the_same(a: &Node, b: &Node) -> (Arc<Peer>, Arc<Peer>) {
     let (of_a, of_b) = (only(a), only(b));
     assert_ne!(of_a.direction(), of_b.direction(), "each kept a connection of its own");
@@ -30,7 +32,8 @@ async fn simultaneous_open(seed: u64, hint: bool) {
     let a = start(&net, 1, quiet(), hears_a.clone()).await;
     let b = start(&net, 2, quiet(), hears_b.clone()).await;
     if !hint {
-        // The address is told, but another one than is dialled: the port differs, so nothing can be held.
+        // The address is told, but another one than is dialled: the port differs, so nothing can be
+        // held.
         drop((a, b));
         let listen = |last| {
             let (net, mut config) = (net.clone(), quiet());
@@ -212,7 +215,8 @@ async fn an_authenticated_peer_with_a_dead_connection_is_back_within_one_handsha
     first.say(&hello(7)).await;
     let old = adopting.await.unwrap().unwrap();
     secs(60).await;
-    // The same process under the same key: one question to the old connection, not one by each name.
+    // The same process under the same key: one question to the old connection, not one by each
+    // name.
     let begun = tokio::time::Instant::now();
     let (adopting, mut second) = adopt();
     second.say(&hello(7)).await;
@@ -240,7 +244,8 @@ async fn an_old_connection_that_answers_its_ping_stays() {
     end(a).await;
 }
 
-/// Another one that claims our peer's nonce right after it came gains nothing: of two young inbound the first stays.
+/// Another one that claims our peer's nonce right after it came gains nothing: of two young inbound
+/// the first stays.
 #[tokio::test(start_paused = true)]
 async fn of_two_young_inbound_connections_of_one_process_the_first_stays() {
     let net = MemoryNet::new(1);

@@ -1,4 +1,5 @@
-//! The public surface stays small: `docs/public-api.txt` lists it, and `.ci/public-api` compares that list with the code.
+//! The public surface stays small: `docs/public-api.txt` lists it, and `.ci/public-api` compares
+//! that list with the code.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +14,8 @@ const UNCOUNTED: &[&str] = &["peerpool::pool", "peerpool::timecoin"];
 /// Kinds of items that are counted wherever they stand.
 const KINDS: &[&str] = &["mod", "struct", "enum", "trait", "macro", "static"];
 
-/// Kinds that are members when they stand inside a type or trait, and items when they stand in a module.
+/// Kinds that are members when they stand inside a type or trait, and items when they stand in a
+/// module.
 const MEMBER_KINDS: &[&str] = &["fn", "const", "type"];
 
 /// The path of the item that a line of the list declares, if it declares one.

@@ -1,9 +1,11 @@
-//! The sources use the words of the field: words of the project's earlier private vocabulary do not come back.
+//! The sources use the words of the field: words of the project's earlier private vocabulary do not
+//! come back.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Words that are refused, as a whole word or as a part of an identifier (`SeatGuard`, `seat_guard`), in code and comments.
+/// Words that are refused, as a whole word or as a part of an identifier (`SeatGuard`,
+/// `seat_guard`), in code and comments.
 const REFUSED: &[&str] = &[
     "bears",
     "blame",

@@ -1,12 +1,13 @@
-//! A second process that runs the same program: the parent writes lines to its standard input, the child answers each with
-//! one line.
+//! A second process that runs the same program: the parent writes lines to its standard input, the
+//! child answers each with one line.
 
 use std::fmt::Debug;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::str::FromStr;
 
-/// The child as the parent sees it. It ends when its standard input closes, at the latest when this is dropped.
+/// The child as the parent sees it. It ends when its standard input closes, at the latest when this
+/// is dropped.
 #[derive(Debug)]
 pub(crate) struct ChildProcess {
     child: Child,

@@ -45,7 +45,8 @@ impl ReadTurn {
     }
 }
 
-/// Has the kernel count and discard what has arrived, up to a buffer of it (`MSG_TRUNC`, see tcp(7)).
+/// Has the kernel count and discard what has arrived, up to a buffer of it (`MSG_TRUNC`, see
+/// tcp(7)).
 ///
 /// Receivers share the cores with the senders; this is the least that a receiver can cost.
 pub(crate) fn discard(stream: impl std::os::fd::AsFd, buffer: &mut [u8]) -> io::Result<usize> {

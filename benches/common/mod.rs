@@ -17,8 +17,9 @@
 //!
 //! # Results
 //!
-//! With `--json DIRECTORY` a bench writes one file for each family that it measured, `DIRECTORY/FAMILY.json`.
-//! `cargo run --example plots` reads `benches/results/*.json`, draws the plots and fills the tables of `BENCHMARKS.md`.
+//! With `--json DIRECTORY` a bench writes one file for each family that it measured,
+//! `DIRECTORY/FAMILY.json`. `cargo run --example plots` reads `benches/results/*.json`, draws the
+//! plots and fills the tables of `BENCHMARKS.md`.
 //!
 //! ```json
 //! {
@@ -38,8 +39,8 @@
 //! }
 //! ```
 //!
-//! A cell with `over` is a ratio: `contender` divided by `over`, computed within each round. `median`, `min` and `max` are
-//! taken over `samples` rounds. Metrics name their unit.
+//! A cell with `over` is a ratio: `contender` divided by `over`, computed within each round.
+//! `median`, `min` and `max` are taken over `samples` rounds. Metrics name their unit.
 
 pub(crate) mod args;
 pub(crate) mod recorder;

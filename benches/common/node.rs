@@ -15,8 +15,8 @@ pub(crate) fn runtime(workers: usize) -> Runtime {
     runtime.expect("a runtime")
 }
 
-/// As shipped, but that the node asks its peers for nothing and does not judge their silence: receivers answer nothing.
-/// It listens on nothing yet.
+/// As shipped, but that the node asks its peers for nothing and does not judge their silence:
+/// receivers answer nothing. It listens on nothing yet.
 pub(crate) fn quiet_config() -> NodeConfig {
     let mut config = NodeConfig::local();
     config.runtime.limits = PoolConfig::test().limits;

@@ -1,4 +1,5 @@
-//! The types of a results file; the bench side and the `plots` example share this file. See the schema in `mod.rs`.
+//! The types of a results file; the bench side and the `plots` example share this file. See the
+//! schema in `mod.rs`.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

@@ -1,6 +1,7 @@
 //! The order in which contenders take turns.
 
-/// The turns of one round among `count` contenders: a different one first each round, every second round backwards.
+/// The turns of one round among `count` contenders: a different one first each round, every second
+/// round backwards.
 ///
 /// So no contender always runs after the same other one, and none always runs first.
 pub(crate) fn turns(count: usize, round: usize) -> impl Iterator<Item = usize> {

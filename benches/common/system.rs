@@ -23,7 +23,8 @@ pub(crate) fn cpu() -> Duration {
 pub(crate) fn pin(cpu: Option<usize>) {
     let mut set = CpuSet::new();
     match cpu {
-        // Not modulo `processors`: that counts what an inherited mask leaves, one in a child process.
+        // Not modulo `processors`: that counts what an inherited mask leaves, one in a child
+        // process.
         Some(cpu) => set.set(cpu),
         None => (0..CpuSet::MAX_CPU).for_each(|cpu| set.set(cpu)),
     }

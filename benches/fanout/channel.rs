@@ -1,8 +1,8 @@
 //! A bounded channel and a writer task per peer; the message is encoded once and shared.
 //!
-//! *Batched* takes all that waits in the channel, copies small messages together and writes up to 128 KiB by one call.
-//! It writes large messages from where they are, up to 64 by one vectored call. *Plain* is what most nodes do: one
-//! message, one write.
+//! *Batched* takes all that waits in the channel, copies small messages together and writes up to
+//! 128 KiB by one call. It writes large messages from where they are, up to 64 by one vectored
+//! call. *Plain* is what most nodes do: one message, one write.
 
 use std::io::{self, IoSlice};
 use std::net::TcpStream;

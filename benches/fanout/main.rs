@@ -6,9 +6,10 @@
 //! cargo bench --bench fanout -- --ratios --peers 64,256 --size 100 --rounds 15 --slice-ms 400 --only peerpool
 //! ```
 //!
-//! The receivers live in a second process: two threads that take and count bytes, the same for every contender
-//! (`--receivers copy` has them copy the bytes out, too). Contenders take turns in short slices. A ratio is the
-//! median over rounds of the quotient within one round. Never compare absolute numbers of two runs.
+//! The receivers live in a second process: two threads that take and count bytes, the same for
+//! every contender (`--receivers copy` has them copy the bytes out, too). Contenders take turns in
+//! short slices. A ratio is the median over rounds of the quotient within one round. Never compare
+//! absolute numbers of two runs.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod channel;

@@ -1,4 +1,5 @@
-//! peerpool itself: one node, `ready()` and `broadcast()` for each message, everything else as shipped.
+//! peerpool itself: one node, `ready()` and `broadcast()` for each message, everything else as
+//! shipped.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

@@ -1,9 +1,11 @@
-//! pea2pea: `unicast_fast` to every address, which it recommends in place of its deprecated `broadcast`. It is less work, too:
-//! the addresses are collected once. The message is encoded once, the codec copies it.
+//! pea2pea: `unicast_fast` to every address, which it recommends in place of its deprecated
+//! `broadcast`. It is less work, too: the addresses are collected once. The message is encoded
+//! once, the codec copies it.
 //!
-//! pea2pea drops what a full queue does not take. So the producer sends bursts of half a queue. Before the next burst but one it
-//! waits until the burst's last message was flushed to every peer, which `unicast` reports. Queues hold 1,024 messages,
-//! and buffers 256 KiB: pea2pea writes when one is full.
+//! pea2pea drops what a full queue does not take. So the producer sends bursts of half a queue.
+//! Before the next burst but one it waits until the burst's last message was flushed to every peer,
+//! which `unicast` reports. Queues hold 1,024 messages, and buffers 256 KiB: pea2pea writes when
+//! one is full.
 
 use std::io;
 use std::net::SocketAddr;

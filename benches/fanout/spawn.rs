@@ -1,5 +1,5 @@
-//! The design that peerpool replaces: a map of locked connections. A broadcast spawns a task per peer, each of which encodes
-//! the message as JSON, locks the connection and writes.
+//! The design that peerpool replaces: a map of locked connections. A broadcast spawns a task per
+//! peer, each of which encodes the message as JSON, locks the connection and writes.
 //!
 //! A few broadcasts are under way at the same time; otherwise tasks would pile up without a bound.
 

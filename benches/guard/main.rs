@@ -1,4 +1,5 @@
-//! A regression guard without noise: instructions counted by callgrind, compared with the bounds in `bounds.txt`.
+//! A regression guard without noise: instructions counted by callgrind, compared with the bounds in
+//! `bounds.txt`.
 //!
 //! ```text
 //! cargo bench --bench guard                     counts and compares; without valgrind it says so and passes
@@ -6,9 +7,10 @@
 //! cargo bench --bench guard -- --json benches/results
 //! ```
 //!
-//! Each count is the difference of two runs, one with twice the work of the other, so that start and end cancel out. The
-//! streams are scripted: they make no system call, and their share of a count is a few instructions. Bounds are about a
-//! tenth above the counts; the output names a bound that has become too loose. Raise a bound only for a stated reason.
+//! Each count is the difference of two runs, one with twice the work of the other, so that start
+//! and end cancel out. The streams are scripted: they make no system call, and their share of a
+//! count is a few instructions. Bounds are about a tenth above the counts; the output names a bound
+//! that has become too loose. Raise a bound only for a stated reason.
 #![allow(clippy::print_stdout)]
 
 #[allow(dead_code, reason = "each bench uses a part of it")]
@@ -31,10 +33,12 @@ use peerpool::pool::{Pool, PoolConfig};
 use peerpool::{Context, Direction, Event, Handled, Handler, Message, Node, PeerId, Tick};
 use scripted::Script;
 
-/// The argument that has a process do some work. The name of the work and the number of units follow.
+/// The argument that has a process do some work. The name of the work and the number of units
+/// follow.
 const FLAG: &str = "--work";
 const PEERS: u64 = 64;
-/// Runs at most, of which the least counts: hashers are seeded at random, and with some seeds a few keys collide.
+/// Runs at most, of which the least counts: hashers are seeded at random, and with some seeds a few
+/// keys collide.
 const MAX_RUNS: usize = 3;
 /// A bound is too loose when the count is below this share of it.
 const LOOSE_BELOW: f64 = 0.85;

@@ -1,6 +1,7 @@
 //! The client process: dials, answers pings, and sends messages over some of its connections.
 //!
-//! Commands: `dial COUNT` answers with the seconds that it took; `talk ACTIVE SECONDS` with the number of messages sent.
+//! Commands: `dial COUNT` answers with the seconds that it took; `talk ACTIVE SECONDS` with the
+//! number of messages sent.
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -156,7 +157,8 @@ fn pongs(mut bytes: &[u8]) -> BytesMut {
     answers
 }
 
-/// Dials for connections of these numbers, some at a time: all connect and send a hello, then each waits for its answer.
+/// Dials for connections of these numbers, some at a time: all connect and send a hello, then each
+/// waits for its answer.
 fn dial(addr: SocketAddr, numbers: std::ops::Range<usize>) -> Vec<std::net::TcpStream> {
     let mut all = Vec::with_capacity(numbers.len());
     let numbers: Vec<usize> = numbers.collect();

@@ -1,5 +1,5 @@
-//! Many connections to one process, nearly all of them idle: the memory of each, how fast they are accepted, and the CPU time
-//! that they cost while they are silent.
+//! Many connections to one process, nearly all of them idle: the memory of each, how fast they are
+//! accepted, and the CPU time that they cost while they are silent.
 //!
 //! ```text
 //! cargo bench --bench idle -- --ratios                     19,000 connections, the tables
@@ -7,9 +7,10 @@
 //! cargo bench --bench idle                                 criterion: the time to accept 1,000 connections
 //! ```
 //!
-//! The bench starts a server process for each contender, one after the other, and a client process that dials it from
-//! addresses 127.0.0.x and answers pings. A server counts every byte that its allocator hands out. Its resident memory and
-//! its CPU time are as the system reports them. What the kernel holds for a socket is in neither.
+//! The bench starts a server process for each contender, one after the other, and a client process
+//! that dials it from addresses 127.0.0.x and answers pings. A server counts every byte that its
+//! allocator hands out. Its resident memory and its CPU time are as the system reports them. What
+//! the kernel holds for a socket is in neither.
 #![allow(clippy::print_stdout)]
 
 mod clients;
@@ -82,7 +83,8 @@ impl Scene {
         stats(&mut self.server)
     }
 
-    /// Uses every connection once: it brings a message; peerpool sends it a message and a ping, which it answers.
+    /// Uses every connection once: it brings a message; peerpool sends it a message and a ping,
+    /// which it answers.
     fn use_all(&mut self) -> ServerStats {
         self.server.ask::<f64>("broadcast");
         self.clients.ask::<f64>(&format!("talk {} 0.001", self.peers));
@@ -146,7 +148,8 @@ const METRICS: [&str; 5] = [
 
 fn measure(kind: &str, peers: usize) -> [f64; 5] {
     let mut scene = Scene::new(kind, false, peers);
-    // Memory that is freed and not given back counts as resident; what is still on its way does not.
+    // Memory that is freed and not given back counts as resident; what is still on its way does
+    // not.
     thread::sleep(Duration::from_millis(300));
     let (before, after) = (scene.before, scene.stats());
     let used = scene.use_all();

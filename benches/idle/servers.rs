@@ -1,7 +1,8 @@
-//! The servers: peerpool, a tokio loop, pea2pea. Each accepts connections that begin with a hello and answers with one.
+//! The servers: peerpool, a tokio loop, pea2pea. Each accepts connections that begin with a hello
+//! and answers with one.
 //!
-//! A server prints its address. It answers `stats` and `broadcast` with its live connections, the bytes that are
-//! allocated, its resident bytes, and its CPU seconds.
+//! A server prints its address. It answers `stats` and `broadcast` with its live connections, the
+//! bytes that are allocated, its resident bytes, and its CPU seconds.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,7 +1,8 @@
 //! The receiving process: raw receivers and, for votes, a whole node.
 //!
-//! One command more than receivers have: `node LOWAT SEND_BUFFER RECV_BUFFER` starts the node. It answers with the port, the
-//! group that notes votes, and the group that counts the bytes of blocks.
+//! One command more than receivers have: `node LOWAT SEND_BUFFER RECV_BUFFER` starts the node. It
+//! answers with the port, the group that notes votes, and the group that counts the bytes of
+//! blocks.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The same under criterion: the median latency of a delivery, and the time of a message to the peers that keep up.
+//! The same under criterion: the median latency of a delivery, and the time of a message to the
+//! peers that keep up.
 
 use std::cell::{OnceCell, RefCell};
 use std::time::Duration;

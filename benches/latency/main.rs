@@ -9,15 +9,17 @@
 //! cargo bench --bench latency -- --ratios --only slow
 //! ```
 //!
-//! - *paced*: 200 broadcasts a second to idle peers, from the call to receipt at each, beside one thread that writes the
-//!   same bytes to each of as many sockets. The caller is a task of the node's runtime, or a thread outside of it.
-//! - *votes*: one urgent message a millisecond to a peer, alone and while 10 MB blocks stream to it over the bulk lane. The
-//!   remote end is a bare reader or a whole node.
-//! - *slow*: what the other peers get while some read slowly or not at all, in the first second from the first message
-//!   and after the slow ones are detected.
+//! - *paced*: 200 broadcasts a second to idle peers, from the call to receipt at each, beside one
+//!   thread that writes the same bytes to each of as many sockets. The caller is a task of the
+//!   node's runtime, or a thread outside of it.
+//! - *votes*: one urgent message a millisecond to a peer, alone and while 10 MB blocks stream to it
+//!   over the bulk lane. The remote end is a bare reader or a whole node.
+//! - *slow*: what the other peers get while some read slowly or not at all, in the first second
+//!   from the first message and after the slow ones are detected.
 //!
-//! All contenders of a measure take turns in short slices. A ratio is the median over rounds of the quotient within one
-//! round. Never compare absolute numbers of two runs. Both processes read the same monotonic clock.
+//! All contenders of a measure take turns in short slices. A ratio is the median over rounds of the
+//! quotient within one round. Never compare absolute numbers of two runs. Both processes read the
+//! same monotonic clock.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod child;
@@ -52,7 +54,8 @@ pub(crate) struct Options {
     pub(crate) sweep: Vec<usize>,
 }
 
-/// Socket options in *votes* that differ from what the crate ships; 0 leaves an option to the system.
+/// Socket options in *votes* that differ from what the crate ships; 0 leaves an option to the
+/// system.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sockets {
     pub(crate) lowat: Option<u32>,

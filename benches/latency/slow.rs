@@ -24,7 +24,8 @@ const PAYLOAD_BYTES: usize = 1024;
 /// Peers that read at 1 % of the rate of the others.
 const SLOW_PEERS: usize = 16;
 
-/// The four nodes: with and without peers that do not keep up. Only the peers that keep up are counted.
+/// The four nodes: with and without peers that do not keep up. Only the peers that keep up are
+/// counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peers {
     /// 63, and no others.

@@ -1,7 +1,8 @@
-//! A vote past bulk: one urgent message a millisecond to a peer, on an idle connection and while 10 MB blocks stream to it.
+//! A vote past bulk: one urgent message a millisecond to a peer, on an idle connection and while 10
+//! MB blocks stream to it.
 //!
-//! Each process keeps to a processor of its own, as if they were two hosts. Otherwise the scheduler now and then puts the
-//! reader behind the writer, and the measured latency is its time slice.
+//! Each process keeps to a processor of its own, as if they were two hosts. Otherwise the scheduler
+//! now and then puts the reader behind the writer, and the measured latency is its time slice.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -158,7 +159,8 @@ async fn stream_blocks(node: Node, peer: Arc<Peer>, bulk: Bulk, stop: Arc<Atomic
                 node.broadcast(&block).expect("a legal message");
             }
             _ => {
-                // Some always wait. To look more often would take the processor away from the writer.
+                // Some always wait. To look more often would take the processor away from the
+                // writer.
                 while peer.connection().handle().pending_counts().queued_messages >= QUEUED_BLOCKS {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
@@ -213,7 +215,8 @@ fn measure(recorder: &mut Recorder, options: &Options, end: RemoteEnd) {
     table::header(&["", "p50", "p99", "p99, most", "p99 of the idle one's", "MB/s of blocks", "sent of due"]);
     for (at, bulk) in Bulk::ALL.into_iter().enumerate() {
         let rates = each(&slices[at], |slice| slice.rate);
-        // A sender that gets no processor sends late and leaves out what is due meanwhile. The latencies do not show that.
+        // A sender that gets no processor sends late and leaves out what is due meanwhile. The
+        // latencies do not show that.
         let due = options.slice.as_secs_f64() / PERIOD.as_secs_f64();
         let sent = each(&slices[at], |slice| slice.latencies.len() as f64 / due);
         let case = case(&[("remote_end", &end.name())]);

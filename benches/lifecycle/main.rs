@@ -5,9 +5,9 @@
 //! cargo bench --bench lifecycle -- --ratios            both, as tables; also --peers 1000 --nodes 200 --rounds 5
 //! ```
 //!
-//! The 1,000 peers live in a second process; each closes when it reads the end. The mesh is one process: every node listens on
-//! loopback TCP, is given one address and learns the rest. It is up when every node has as many peers as it wants and
-//! all nodes are connected by paths.
+//! The 1,000 peers live in a second process; each closes when it reads the end. The mesh is one
+//! process: every node listens on loopback TCP, is given one address and learns the rest. It is up
+//! when every node has as many peers as it wants and all nodes are connected by paths.
 #![allow(clippy::print_stdout)]
 
 #[allow(dead_code, reason = "each bench uses a part of it")]
@@ -33,7 +33,8 @@ use peerpool::pool::PoolConfig;
 use peerpool::{Node, NodeConfig};
 use tokio::runtime::Runtime;
 
-/// The argument that starts the second process. The address of the node and the number of peers follow.
+/// The argument that starts the second process. The address of the node and the number of peers
+/// follow.
 const FLAG: &str = "--peers-at";
 /// Peers that a node of the mesh wants.
 const MESH_PEERS: usize = 6;

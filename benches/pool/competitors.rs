@@ -1,8 +1,8 @@
 //! What a node would use instead of the pool, each as well written as it can be, behind one trait.
 //!
-//! All have the same keys, visited in a shuffled order, and the pool's fast hasher. The maps behind tokio's locks have the
-//! standard hasher, as nodes write them; one of them is there with both. The tokio locks are taken inside a runtime, as in a
-//! node, so no blocking bridge is measured.
+//! All have the same keys, visited in a shuffled order, and the pool's fast hasher. The maps behind
+//! tokio's locks have the standard hasher, as nodes write them; one of them is there with both. The
+//! tokio locks are taken inside a runtime, as in a node, so no blocking bridge is measured.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -64,7 +64,8 @@ pub(crate) trait Competitor: Sync {
 pub(crate) const BY_KEY: &str = "pool, by key";
 pub(crate) const BY_HANDLE: &str = "pool, by handle";
 
-/// All competitors with as many peers, the pool by key first; and the order in which peers are visited.
+/// All competitors with as many peers, the pool by key first; and the order in which peers are
+/// visited.
 pub(crate) fn all(peers: usize) -> (Vec<Box<dyn Competitor>>, Vec<PeerId>) {
     let keys = keys(peers, 0x5EED);
     let pool = new_pool(peers);
@@ -111,9 +112,11 @@ pub(crate) fn insert(pool: &TestPool, key: PeerId, now: Tick) -> Arc<Peer<PeerId
     }
 }
 
-/// Prepares the pool so that a sweep at the returned tick examines every peer and removes none, however often it runs.
+/// Prepares the pool so that a sweep at the returned tick examines every peer and removes none,
+/// however often it runs.
 ///
-/// In each shard one peer was last seen at `from` or before, but is paused. All others were seen at the returned tick.
+/// In each shard one peer was last seen at `from` or before, but is paused. All others were seen at
+/// the returned tick.
 pub(crate) fn examine_all(pool: &TestPool, from: Tick) -> Tick {
     let late = Tick::from_millis(from.as_millis() + 10).after(pool.liveness_policy().stale_after);
     for shard in 0..pool.roster_shard_count() {
@@ -149,8 +152,8 @@ impl Competitor for ByKey {
     }
 }
 
-/// A map of one atomic each and nothing else: no handles, no phase, no health, no index, no count. The least that a map
-/// can cost.
+/// A map of one atomic each and nothing else: no handles, no phase, no health, no index, no count.
+/// The least that a map can cost.
 #[derive(Default)]
 pub(crate) struct BareDashMap(dashmap::DashMap<PeerId, AtomicU64, Fast>);
 
@@ -227,8 +230,9 @@ impl Unified {
     }
 }
 
-/// A map of entries that have handles, as the pool's do. `EXCHANGE`: it marks as the pool does, so that no mark moves
-/// back and no flag is lost: a load, two checks and a compare-exchange. Otherwise it stores.
+/// A map of entries that have handles, as the pool's do. `EXCHANGE`: it marks as the pool does, so
+/// that no mark moves back and no flag is lost: a load, two checks and a compare-exchange.
+/// Otherwise it stores.
 #[derive(Default)]
 pub(crate) struct SharedDashMap<const EXCHANGE: bool>(
     dashmap::DashMap<PeerId, Arc<(AtomicU64, Unified)>, Fast>,
@@ -323,7 +327,8 @@ impl<S: BuildHasher + Send + Sync> Competitor for LockedMap<S> {
     }
 }
 
-/// Connections, info and last-seen in three maps, updated one after another: the shape most nodes start with.
+/// Connections, info and last-seen in three maps, updated one after another: the shape most nodes
+/// start with.
 #[derive(Default)]
 pub(crate) struct Cascade {
     connections: RwLock<HashMap<PeerId, u64, Slow>>,
@@ -384,7 +389,8 @@ impl Competitor for ByHandle {
     fn fill(&self, _keys: &[PeerId]) {}
 
     fn mark(&self, plan: Plan<'_>) {
-        // Each thread has a share of the peers, as each connection has one. Of the keys only the number counts.
+        // Each thread has a share of the peers, as each connection has one. Of the keys only the
+        // number counts.
         let share = &self.peers[plan.share..][..plan.keys.len()];
         for (peer, (_, now, churned)) in share.iter().cycle().zip(plan.steps()) {
             let _ = black_box(peer.seen(now));

@@ -6,7 +6,8 @@
 //! cargo bench --bench pool -- --ratios --peers 200,10000 --rounds 21
 //! ```
 //!
-//! Bytes a connection: `cargo test --release --no-default-features --test pool_memory -- --nocapture`.
+//! Bytes a connection:
+//! `cargo test --release --no-default-features --test pool_memory -- --nocapture`.
 #![allow(clippy::print_stdout)]
 
 #[allow(dead_code, reason = "each bench uses a part of it")]
@@ -63,7 +64,8 @@ fn tables(args: &Args) {
 
 fn criterion_marks(criterion: &mut Criterion, peers: usize) {
     let (all, order) = competitors::all(peers);
-    // Never moves back, so that every mark has something to write: the first two mark the same peers.
+    // Never moves back, so that every mark has something to write: the first two mark the same
+    // peers.
     let mut from = 1;
     for (threads, churn) in marks::SITUATIONS {
         let name = format!("seen/{peers} peers/{threads} thread{}", if churn { ", churn" } else { "" });

@@ -67,7 +67,8 @@ impl Competitor for SccIndex {
     }
 }
 
-/// One map of unified entries behind parking_lot's lock. A mark takes the write lock, as with the tokio maps.
+/// One map of unified entries behind parking_lot's lock. A mark takes the write lock, as with the
+/// tokio maps.
 #[derive(Default)]
 pub(crate) struct ParkingLot(parking_lot::RwLock<HashMap<PeerId, Unified, Fast>>);
 

@@ -15,7 +15,8 @@ use crate::competitors::{self, BY_HANDLE, BY_KEY, Competitor, Plan, churn_keys, 
 
 /// Numbers of threads, and whether peers come and go.
 pub(crate) const SITUATIONS: [(usize, bool); 4] = [(1, false), (1, true), (2, false), (2, true)];
-/// Marks of a turn: enough to fill the caches, few enough to fall between two turns of the scheduler.
+/// Marks of a turn: enough to fill the caches, few enough to fall between two turns of the
+/// scheduler.
 const MARKS_ALONE: usize = 20_000;
 const MARKS_OF_TWO: usize = 5_000;
 /// Ticks from one turn to the next: more than a turn has marks.
@@ -34,7 +35,8 @@ struct Turn {
 pub(crate) fn table(recorder: &mut Recorder, peers: usize, rounds: usize) {
     const METRIC: &str = "ns_per_mark";
     let (all, order) = competitors::all(peers);
-    // Never moves back, so that every mark has something to write: the first two mark the same peers.
+    // Never moves back, so that every mark has something to write: the first two mark the same
+    // peers.
     let mut from = 1;
     for (threads, churn) in SITUATIONS {
         let marks = if threads == 1 { MARKS_ALONE } else { MARKS_OF_TWO };
@@ -67,8 +69,8 @@ pub(crate) fn table(recorder: &mut Recorder, peers: usize, rounds: usize) {
 /// Nanoseconds per mark.
 fn time(competitor: &dyn Competitor, order: &[PeerId], turn: Turn) -> f64 {
     let Turn { round, threads, churn, marks, from } = turn;
-    // Each thread has a share of the peers, and each round other ones of it where there are enough: no turn finds in the cache
-    // what the turn before left there.
+    // Each thread has a share of the peers, and each round other ones of it where there are enough:
+    // no turn finds in the cache what the turn before left there.
     let share = order.len() / threads;
     let window = share.min(marks);
     let waiting = AtomicUsize::new(threads);
@@ -77,7 +79,8 @@ fn time(competitor: &dyn Competitor, order: &[PeerId], turn: Turn) -> f64 {
         let share = share * thread + window * (round % (share / window));
         let keys = &order[share..share + window];
         warm_up();
-        // Spin instead of sleeping: to wake up takes as long as all the marks, and the threads would mark one after the other.
+        // Spin instead of sleeping: to wake up takes as long as all the marks, and the threads
+        // would mark one after the other.
         waiting.fetch_sub(1, Ordering::AcqRel);
         while waiting.load(Ordering::Acquire) != 0 {
             std::hint::spin_loop();

@@ -23,8 +23,9 @@ const CHURN_ONE_IN: usize = 100;
 /// Shards swept between two reads of the stats.
 const SWEEPS_PER_STATS: usize = 64;
 
-/// Marks by key and inserts beside a thread that sweeps shards without a pause and examines every peer in them, reads the
-/// stats, and removes and inserts one peer of a hundred each second. (The maintenance takes a second for all shards.)
+/// Marks by key and inserts beside a thread that sweeps shards without a pause and examines every
+/// peer in them, reads the stats, and removes and inserts one peer of a hundred each second. (The
+/// maintenance takes a second for all shards.)
 pub(crate) fn table(recorder: &mut Recorder, peers: usize) {
     let mut keys = keys(peers, 0x5EED);
     let pool = new_pool(peers);

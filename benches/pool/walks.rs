@@ -133,8 +133,8 @@ fn by_handle(figures: &mut Figures<'_>, pool: &TestPool) {
     seen("mark by handle, 200 peers, many in one tick", "mark_in_one_tick_ns", &|_| 2_000_000);
 }
 
-/// Removes and inserts all peers in another order, some at a time, so that a walk in the order of arrival is not one in
-/// the order of addresses.
+/// Removes and inserts all peers in another order, some at a time, so that a walk in the order of
+/// arrival is not one in the order of addresses.
 fn scatter(pool: &TestPool, keys: &[PeerId]) {
     let mut order = keys.to_vec();
     shuffle(&mut order, 0xD1CE);

@@ -1,7 +1,8 @@
 //! The second process: 64 peers, 8 of which send the same messages.
 //!
-//! Commands: `send COUNT`, `send-for MS` and `keep-up-for MS` answer with the number of messages sent; `wait COUNT` answers with
-//! the deliveries that arrived, and how many microseconds ago the last of them did.
+//! Commands: `send COUNT`, `send-for MS` and `keep-up-for MS` answer with the number of messages
+//! sent; `wait COUNT` answers with the deliveries that arrived, and how many microseconds ago the
+//! last of them did.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -21,7 +22,8 @@ use crate::{PAYLOAD_BYTES, PEERS, SENDERS};
 pub(crate) const FLAG: &str = "--relay-peers";
 /// Messages written by one call.
 const BATCH: u64 = 128;
-/// Messages that may be under way where the senders wait for the 64: less than half of what the node keeps for them.
+/// Messages that may be under way where the senders wait for the 64: less than half of what the
+/// node keeps for them.
 const MAX_AHEAD: u64 = 4096;
 /// A message on the wire.
 const FRAME_BYTES: u64 = 4 + 2 + PAYLOAD_BYTES as u64;
@@ -71,7 +73,8 @@ pub(crate) fn main(addr: &str) {
     let received: Received = (0..PEERS).map(|_| AtomicU64::new(0)).collect();
     let mut reader = EventLoops::start(1);
     for (at, stream) in peers.into_iter().enumerate() {
-        // It stays a blocking socket, as the senders write to the same one; each read is told not to block.
+        // It stays a blocking socket, as the senders write to the same one; each read is told not
+        // to block.
         let stream = mio::net::TcpStream::from_std(stream);
         reader.add(Peer { stream, received: Arc::clone(&received), at });
     }
@@ -109,7 +112,8 @@ impl Senders {
         self.send(&Goal::Until(until), |next| behind(next) > MAX_AHEAD)
     }
 
-    /// Writes new messages to all senders' streams, the same to each, and rests while it is far ahead; how many.
+    /// Writes new messages to all senders' streams, the same to each, and rests while it is far
+    /// ahead; how many.
     fn send(&mut self, goal: &Goal, is_far_ahead: impl Fn(u64) -> bool) -> u64 {
         let mut payload = [b'x'; PAYLOAD_BYTES];
         let (mut batch, first) = (BytesMut::new(), self.next);
@@ -139,7 +143,8 @@ impl Senders {
     }
 }
 
-/// Waits until this many bytes came in all, or nothing has come for a while. How many came, and how long ago the last of them.
+/// Waits until this many bytes came in all, or nothing has come for a while. How many came, and how
+/// long ago the last of them.
 fn wait(received: &[AtomicU64], total: u64) -> (u64, Duration) {
     let (mut last, mut since) = (0, Instant::now());
     loop {

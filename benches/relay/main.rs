@@ -1,14 +1,16 @@
-//! Relay: a message of 200 bytes comes from 8 of 64 peers. It goes once to every peer except the one that sent it first.
+//! Relay: a message of 200 bytes comes from 8 of 64 peers. It goes once to every peer except the
+//! one that sent it first.
 //!
 //! ```text
 //! cargo bench --bench relay                        criterion: time of a received frame
 //! cargo bench --bench relay -- --ratios            frames a second; also --rounds 9 --slice-ms 500
 //! ```
 //!
-//! The 64 peers live in a second process. It writes the same messages to 8 sockets and counts, without copying, what comes on
-//! all 64. A round is over when every frame was handled and every delivery that was not missed arrived. The figures are
-//! received frames, duplicates included, over the whole round; both processes share the cores. The senders
-//! write as fast as they can, in every second round no faster than all 64 peers read what is relayed.
+//! The 64 peers live in a second process. It writes the same messages to 8 sockets and counts,
+//! without copying, what comes on all 64. A round is over when every frame was handled and every
+//! delivery that was not missed arrived. The figures are received frames, duplicates included, over
+//! the whole round; both processes share the cores. The senders write as fast as they can, in every
+//! second round no faster than all 64 peers read what is relayed.
 #![allow(clippy::print_stdout)]
 
 mod child;
@@ -111,8 +113,9 @@ impl Scene {
             std::thread::sleep(Duration::from_micros(200));
             now = self.node.stats();
         }
-        // A peer that missed something learns of it when it next writes, and counts its own messages among the missed ones.
-        // Where anything was missed, the round is over when nothing more comes.
+        // A peer that missed something learns of it when it next writes, and counts its own
+        // messages among the missed ones. Where anything was missed, the round is over when nothing
+        // more comes.
         let all = unique * (PEERS - 1);
         let [deliveries, idle] = self.peers.ask(&format!("wait {all}"))[..] else { panic!("two numbers") };
         let took = begun.elapsed().saturating_sub(Duration::from_micros(idle));

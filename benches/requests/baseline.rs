@@ -99,7 +99,8 @@ impl Contender for PingPong {
 
 type PendingRequest = (Bytes, oneshot::Sender<BytesMut>);
 
-/// A task per request in flight, each with a one-shot channel for its answer. One task owns the connection.
+/// A task per request in flight, each with a one-shot channel for its answer. One task owns the
+/// connection.
 pub(crate) struct Tasks {
     requests: mpsc::Sender<PendingRequest>,
 }

@@ -1,4 +1,5 @@
-//! Requests: round trips a second over one connection on loopback TCP, beside a hand-written ping-pong.
+//! Requests: round trips a second over one connection on loopback TCP, beside a hand-written
+//! ping-pong.
 //!
 //! ```text
 //! cargo bench --bench requests                    criterion, every cell; takes a filter
@@ -8,12 +9,13 @@
 //!
 //! The responders live in a second process.
 //!
-//! - *Ping-pong* is tokio's length-delimited codec on both ends. Answers come in order, so it needs no ids, no table and
-//!   no deadlines, and both ends flush once for all that one read brought.
-//! - *Ping-pong, tasks* adds a task per request in flight and a one-shot channel for each answer; still no ids and no
-//!   deadlines.
+//! - *Ping-pong* is tokio's length-delimited codec on both ends. Answers come in order, so it needs
+//!   no ids, no table and no deadlines, and both ends flush once for all that one read brought.
+//! - *Ping-pong, tasks* adds a task per request in flight and a one-shot channel for each answer;
+//!   still no ids and no deadlines.
 //!
-//! Contenders take turns in short slices. A ratio is the median over rounds of the quotient within one round.
+//! Contenders take turns in short slices. A ratio is the median over rounds of the quotient within
+//! one round.
 #![allow(clippy::print_stdout)]
 
 mod baseline;
@@ -63,7 +65,8 @@ impl Goal {
 pub(crate) trait Contender {
     fn name(&self) -> &'static str;
 
-    /// Keeps `depth` requests in flight until the goal is reached, and returns how many were answered.
+    /// Keeps `depth` requests in flight until the goal is reached, and returns how many were
+    /// answered.
     fn run(&mut self, runtime: &Runtime, answer: usize, depth: usize, goal: Goal) -> u64;
 }
 

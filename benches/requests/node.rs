@@ -1,4 +1,5 @@
-//! peerpool itself: one task with a pipeline, and as many tasks as requests in flight, each of which calls `request` in a loop.
+//! peerpool itself: one task with a pipeline, and as many tasks as requests in flight, each of
+//! which calls `request` in a loop.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,10 +1,13 @@
-//! What the TIME Coin node's unified map claimed over the three-map cascade before it, measured; and peerpool beside both.
+//! What the TIME Coin node's unified map claimed over the three-map cascade before it, measured;
+//! and peerpool beside both.
 //!
-//! `cargo bench --bench timecoin_claims` prints the tables in under a minute. `--peers 200,10000` selects sizes.
+//! `cargo bench --bench timecoin_claims` prints the tables in under a minute. `--peers 200,10000`
+//! selects sizes.
 //!
-//! The legacy structures are written again from their description (`legacy/`), with connections of no size, so that the
-//! structure alone is measured. All contenders take turns within a round. Times are medians over rounds. A
-//! factor is the median of the quotients within one round: how many times as fast as the cascade.
+//! The legacy structures are written again from their description (`legacy/`), with connections of
+//! no size, so that the structure alone is measured. All contenders take turns within a round.
+//! Times are medians over rounds. A factor is the median of the quotients within one round: how
+//! many times as fast as the cascade.
 #![allow(clippy::print_stdout)]
 
 #[allow(dead_code, reason = "each bench uses a part of it")]
@@ -189,7 +192,8 @@ fn memory(report: &mut Report<'_>, runtime: &tokio::runtime::Runtime) {
     report.add("bytes a connection", "-31 %", "bytes_per_connection", &values);
 }
 
-/// Removes the peers that were not seen for long: ten sweeps a round, before each of which all other peers are seen.
+/// Removes the peers that were not seen for long: ten sweeps a round, before each of which all
+/// other peers are seen.
 fn sweeps(report: &mut Report<'_>, runtime: &tokio::runtime::Runtime, rounds: usize) {
     let (begin, peers) = (Instant::now(), report.peers);
     let cascade: Cascade<IpAddr, ()> = runtime.block_on(filled(peers, begin));
@@ -213,7 +217,8 @@ fn sweeps(report: &mut Report<'_>, runtime: &tokio::runtime::Runtime, rounds: us
             let first = before + round as u32 * SWEEPS;
             let took: Duration = (0..SWEEPS)
                 .map(|n| {
-                    // The late peers were last seen when the round began: too long ago at its last sweep.
+                    // The late peers were last seen when the round began: too long ago at its last
+                    // sweep.
                     let at_tick = begin + SWEEP_PERIOD * (first + n);
                     let late = if n + 1 == SWEEPS { &late[..] } else { &[] };
                     let extra = if late.is_empty() { Duration::ZERO } else { SWEEP_PERIOD };
@@ -251,7 +256,8 @@ struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
-    /// How long the sweep takes that removes exactly the late peers. They are inserted again afterwards.
+    /// How long the sweep takes that removes exactly the late peers. They are inserted again
+    /// afterwards.
     fn run<S: Structure<IpAddr, ()>>(self, runtime: &tokio::runtime::Runtime, structure: &S) -> Duration {
         runtime.block_on(async {
             for key in self.seen {
@@ -278,7 +284,8 @@ fn marks(report: &mut Report<'_>, runtime: &tokio::runtime::Runtime, rounds: usi
     // Not in the order of insertion, in which the entries may lie in memory.
     let keys = shuffled(keys::<IpAddr>(peers), 0xBEEF);
     let handles: Vec<_> = keys.iter().filter_map(|key| pool.get(key)).collect();
-    // Rises with every turn, so that every mark has something to write: the last two contenders mark the same peers.
+    // Rises with every turn, so that every mark has something to write: the last two contenders
+    // mark the same peers.
     let mut from = 0;
     for threads in [1, 2] {
         let times = interleave(4, rounds, |at, _| {

@@ -1,7 +1,8 @@
-//! The legacy structures as contenders. A broadcast spawns a task per peer, each of which clones the message, looks the
-//! connection up, locks it, encodes JSON and writes.
+//! The legacy structures as contenders. A broadcast spawns a task per peer, each of which clones
+//! the message, looks the connection up, locks it, encodes JSON and writes.
 //!
-//! Only `at_once` broadcasts are under way at the same time. The legacy node has no such bound; tasks would only pile up.
+//! Only `at_once` broadcasts are under way at the same time. The legacy node has no such bound;
+//! tasks would only pile up.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -33,7 +34,8 @@ impl<S: Structure<IpAddr, TcpStream>> LegacyContender<S> {
         let structure = Arc::new(S::default());
         runtime.block_on(async {
             for (n, socket) in (0u32..).zip(sockets) {
-                // All sockets have one address; the structures know each peer by an address of its own.
+                // All sockets have one address; the structures know each peer by an address of its
+                // own.
                 let ip = IpAddr::from((0x0A00_0000 + n).to_be_bytes());
                 let stream = TcpStream::from_std(socket).expect("a socket");
                 let mut info = PeerInfo::new(ip);

@@ -1,13 +1,14 @@
-//! Broadcasts over the TIME Coin wire: the legacy node's two structures, peerpool, and what the sockets can take.
+//! Broadcasts over the TIME Coin wire: the legacy node's two structures, peerpool, and what the
+//! sockets can take.
 //!
 //! ```text
 //! cargo bench --bench timecoin --features timecoin                    the tables
 //! cargo bench --bench timecoin --features timecoin -- --peers 64 --rounds 15 --slice-ms 400 --at-once 16
 //! ```
 //!
-//! Every contender sends the same JSON frames to receivers in a second process, as in the fan-out bench and by its rules.
-//! Tips go as events, each of them to each peer. Afterwards every contender sends tips once more, to receivers that check
-//! whether they come in order.
+//! Every contender sends the same JSON frames to receivers in a second process, as in the fan-out
+//! bench and by its rules. Tips go as events, each of them to each peer. Afterwards every contender
+//! sends tips once more, to receivers that check whether they come in order.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 #[allow(dead_code, reason = "each bench uses a part of it")]
@@ -53,7 +54,8 @@ fn main() {
         return receivers::child::main(args, TIMECOIN);
     }
     for kind in Kind::ALL {
-        // The bytes of the limit, of the legacy structures and of the receivers' count all have this size.
+        // The bytes of the limit, of the legacy structures and of the receivers' count all have
+        // this size.
         assert_eq!((TIMECOIN.frame)(kind.size()).len(), kind.size(), "{}", kind.name());
     }
     // As a test everything runs once and small.

@@ -1,4 +1,5 @@
-//! The messages that are broadcast: the three whose rates were measured with the legacy implementation.
+//! The messages that are broadcast: the three whose rates were measured with the legacy
+//! implementation.
 //!
 //! The types are those of the legacy crate, not peerpool's own. The JSON of both must be the same.
 

@@ -1,4 +1,5 @@
-//! peerpool: a node that only speaks the legacy network's protocol. Each broadcast encodes a typed message.
+//! peerpool: a node that only speaks the legacy network's protocol. Each broadcast encodes a typed
+//! message.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -57,8 +57,8 @@ impl<K: Key> PoolStructure<K> {
 }
 
 impl PoolStructure<IpAddr> {
-    /// Removes and inserts all peers in this order, some at a time, so that a walk in the order of arrival is not one in the
-    /// order of addresses.
+    /// Removes and inserts all peers in this order, some at a time, so that a walk in the order of
+    /// arrival is not one in the order of addresses.
     pub(crate) fn scatter(&self, order: &[IpAddr]) {
         for some in order.chunks(order.len().div_ceil(8).max(1)) {
             for ip in some {
@@ -72,7 +72,8 @@ impl PoolStructure<IpAddr> {
         }
     }
 
-    /// How long the sweep takes that removes exactly the late peers. They are inserted again afterwards.
+    /// How long the sweep takes that removes exactly the late peers. They are inserted again
+    /// afterwards.
     pub(crate) fn swept(&self, (heard, late): (&[IpAddr], &[IpAddr]), [seen, now]: [u64; 2]) -> Duration {
         for key in heard {
             assert!(self.seen(key, seen));

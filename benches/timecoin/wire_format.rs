@@ -1,4 +1,5 @@
-//! Frames and handshakes of the legacy network. A message is chosen by the size of its frame: see [`Kind`].
+//! Frames and handshakes of the legacy network. A message is chosen by the size of its frame: see
+//! [`Kind`].
 
 use bytes::Bytes;
 

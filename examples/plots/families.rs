@@ -1,4 +1,5 @@
-//! What is drawn and printed of each family of results. The targets are the figures that the project holds itself to.
+//! What is drawn and printed of each family of results. The targets are the figures that the
+//! project holds itself to.
 
 use crate::charts::{Bar, Panel, Scale};
 use crate::results::{Cell, Results};
@@ -610,7 +611,8 @@ mod pool {
     const BY_KEY: &str = "pool, by key";
     const BY_HANDLE: &str = "pool, by handle";
     const SHARED: &str = "DashMap<K, Arc<entry>>";
-    /// The same map, marked by a compare-exchange as the pool marks, so that no mark is lost to the reaper.
+    /// The same map, marked by a compare-exchange as the pool marks, so that no mark is lost to the
+    /// reaper.
     const EXCHANGED: &str = "DashMap<K, Arc<entry>>, exchange";
     const NS: Unit = Unit::new(1.0, 1, " ns");
     const CONTENDERS: [&str; 11] = [

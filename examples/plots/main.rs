@@ -6,7 +6,8 @@
 //! cargo run --example plots -- --update      draws, and writes the tables into BENCHMARKS.md
 //! ```
 //!
-//! A table stands in `BENCHMARKS.md` between the lines `<!-- results:NAME -->` and `<!-- /results:NAME -->`.
+//! A table stands in `BENCHMARKS.md` between the lines `<!-- results:NAME -->` and
+//! `<!-- /results:NAME -->`.
 #![allow(clippy::print_stdout)]
 
 mod charts;

@@ -68,7 +68,8 @@ impl ChainSource for MemoryChain {
     }
 
     fn concerns(&self, xpub: &str, addresses: &[String]) -> bool {
-        // A real node derives a wallet's addresses from its key; here a key is the only address of its wallet.
+        // A real node derives a wallet's addresses from its key; here a key is the only address of
+        // its wallet.
         addresses.iter().any(|address| address == xpub)
     }
 

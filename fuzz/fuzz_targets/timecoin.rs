@@ -1,6 +1,6 @@
-//! The TIME Coin network's frames, handshake and messages over arbitrary streams in arbitrary reads: no panic, progress at
-//! every step, memory within twice what came, the same outcome whatever the reads; and what parses means the same when
-//! written and read again.
+//! The TIME Coin network's frames, handshake and messages over arbitrary streams in arbitrary
+//! reads: no panic, progress at every step, memory within twice what came, the same outcome
+//! whatever the reads; and what parses means the same when written and read again.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -164,7 +164,8 @@ fn greeting(text: &[u8]) {
     if let Ok(Some((FirstFrame::Hello(hello), used))) = judged {
         assert_eq!(used, whole.len());
         let mut again = BytesMut::new();
-        // The other network's handshake is read, so that it can be refused by name, and cannot be written.
+        // The other network's handshake is read, so that it can be refused by name, and cannot be
+        // written.
         if hello.network != DIALECT.network().id() {
             assert!(DIALECT.encode_hello(&hello, &mut again).is_err() && again.is_empty());
             return;

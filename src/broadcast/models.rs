@@ -111,8 +111,8 @@ fn the_last_append_before_silence_wakes_the_connection() {
     });
 }
 
-/// As the writer of a connection with nothing else to send: it registers once a poll, keeps only its
-/// positions, and gives up what it copies at once.
+/// As the writer of a connection with nothing else to send: it registers once a poll, keeps only
+/// its positions, and gives up what it copies at once.
 #[test]
 fn the_fast_path_sees_every_append_once_and_is_woken_for_it() {
     model(3, || {

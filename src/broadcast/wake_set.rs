@@ -5,8 +5,8 @@
 //! first few connections itself and hands the rest to the waker task, so that an append costs the
 //! same for any number of connections.
 //!
-//! The list of sleeping connections is behind one short lock: see the module `wake_list`. A producer reads its
-//! length first, and takes no lock if no connection sleeps.
+//! The list of sleeping connections is behind one short lock: see the module `wake_list`. A
+//! producer reads its length first, and takes no lock if no connection sleeps.
 //!
 //! Invariant: `no_lost_wakeup`
 //! - Statement: the last append before silence reaches every connection.

@@ -88,8 +88,8 @@ pub struct RuntimeConfig {
     /// How the health of a peer falls and recovers.
     pub health: HealthPolicy,
     /// The node dials more addresses while it has dialled fewer live peers than this. Peers that
-    /// dialled it do not count, so that nobody can keep it from choosing peers of its own. With 0 it
-    /// dials trusted addresses only. Default 8.
+    /// dialled it do not count, so that nobody can keep it from choosing peers of its own. With 0
+    /// it dials trusted addresses only. Default 8.
     pub target_outbound: usize,
     /// Which addresses are learnt from peers, told to them and dialled.
     pub discovery: DiscoveryConfig,
@@ -149,8 +149,8 @@ pub struct DiscoveryConfig {
     /// Networks within which private addresses are learnt and told all the same: the peer and the
     /// address must both be in one of them. Default: none.
     pub private_networks: Vec<Network>,
-    /// Addresses of one host, an IPv4 address or an IPv6 /64, that are learnt from peers. Default 4; no limit in
-    /// [`NodeConfig::local`].
+    /// Addresses of one host, an IPv4 address or an IPv6 /64, that are learnt from peers. Default
+    /// 4; no limit in [`NodeConfig::local`].
     pub max_addrs_per_host: usize,
     /// Connections that the node dials to one source of its own accord: an IPv4 address, or an IPv6
     /// /64. Default 1; no limit in [`NodeConfig::local`].

@@ -56,8 +56,8 @@
 //! # Not guaranteed
 //! Insert and remove take a shard's short lock; they are not lock-free. Operations on a peer are
 //! lock-free. No lock is global. A shard's lock prefers readers: threads that look up keys of one
-//! shard without a pause delay an insert into it. Statistics are one walk: a peer that connects or disconnects
-//! meanwhile may be counted or not.
+//! shard without a pause delay an insert into it. Statistics are one walk: a peer that connects or
+//! disconnects meanwhile may be counted or not.
 
 mod address_index;
 mod admission;

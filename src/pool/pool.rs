@@ -312,8 +312,8 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
         }
     }
 
-    /// The id is mixed: ids that differ by a fixed step, as those of one kind of connection do, spread
-    /// over all shards, and each shard holds ids of every residue.
+    /// The id is mixed: ids that differ by a fixed step, as those of one kind of connection do,
+    /// spread over all shards, and each shard holds ids of every residue.
     pub(super) fn roster_shard_of(&self, id: ConnId) -> &RosterShard<K, C> {
         let mixed = id.get().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         &self.roster_shards[mixed as usize & (self.roster_shards.len() - 1)]

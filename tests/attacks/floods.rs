@@ -14,8 +14,9 @@ use crate::raw_peer::{RawPeer, connect_from, events, source};
 use crate::victim::{Setup, Victim};
 
 const HONEST: Ipv4Addr = Ipv4Addr::new(127, 200, 0, 1);
-/// Bound of an honest peer's pings. Victim, attackers and honest peer share the machine's processors, so it leaves room for the
-/// scheduler; without a bound on turns the pings take 300 ms to 3 s. An unoptimised build takes several times as long.
+/// Bound of an honest peer's pings. Victim, attackers and honest peer share the machine's
+/// processors, so it leaves room for the scheduler; without a bound on turns the pings take 300 ms
+/// to 3 s. An unoptimised build takes several times as long.
 const MAX_P99: Duration = Duration::from_millis(if cfg!(debug_assertions) { 100 } else { 30 });
 
 /// Peers that write the same bytes over and over, and read nothing but what unblocks them.

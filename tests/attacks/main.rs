@@ -1,7 +1,8 @@
 //! Attacks from several sources on a node in a process of its own, with the recommended settings.
 //!
-//! The victim treats 127.0.0.0/8 as public, so that each of its addresses is a source as strangers on the internet are. Every
-//! test shows by a counter of the victim that the attack reached the defence.
+//! The victim treats 127.0.0.0/8 as public, so that each of its addresses is a source as strangers
+//! on the internet are. Every test shows by a counter of the victim that the attack reached the
+//! defence.
 #![cfg(all(feature = "node", feature = "test-util", target_os = "linux"))]
 
 mod addresses;

@@ -87,7 +87,8 @@ impl RawPeer {
         self.stream.write_all(&out)
     }
 
-    /// Time until a ping is answered. Other pings are answered meanwhile, everything else is dropped.
+    /// Time until a ping is answered. Other pings are answered meanwhile, everything else is
+    /// dropped.
     pub(crate) fn ping(&mut self) -> io::Result<Duration> {
         self.tokens += 1;
         let (token, since) = (self.tokens, Instant::now());

@@ -1,4 +1,5 @@
-//! The attacked node, in a process of its own: this program again, with `victim_process` as its only test.
+//! The attacked node, in a process of its own: this program again, with `victim_process` as its
+//! only test.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;

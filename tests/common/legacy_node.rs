@@ -1,7 +1,8 @@
 //! The existing TIME Coin node, played from what was measured of it, over real sockets.
 //!
-//! Nothing in here uses the crate: bytes, JSON and rules are written out once more, so that an error in the crate's own
-//! types cannot hide behind itself. All of the legacy node's habits that a peer meets are here, the bad ones included:
+//! Nothing in here uses the crate: bytes, JSON and rules are written out once more, so that an
+//! error in the crate's own types cannot hide behind itself. All of the legacy node's habits that a
+//! peer meets are here, the bad ones included:
 //!
 //! ```text
 //!  dial -> GetPeerList -> mute for 15 s, the connection's mutex held (Ping is answered, all else thrown away)
@@ -9,9 +10,10 @@
 //!  read only inside a request or a ping; sends wait for the mutex; a refusal is a closed socket and no word
 //! ```
 //!
-//! [`LegacyNode`] is the node; what it does is written into its [`Record`], in order. [`ConnectionSetup`] says how it behaves and
-//! [`Timing`] how fast: real durations for paused time over [`tokio::io::duplex`], scaled ones for sockets. [`ScriptedPeer`] is a
-//! far end that the test moves itself.
+//! [`LegacyNode`] is the node; what it does is written into its [`Record`], in order.
+//! [`ConnectionSetup`] says how it behaves and [`Timing`] how fast: real durations for paused time
+//! over [`tokio::io::duplex`], scaled ones for sockets. [`ScriptedPeer`] is a far end that the test
+//! moves itself.
 #![allow(dead_code, unused_imports)]
 
 #[path = "legacy_node/connection.rs"]

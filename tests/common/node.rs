@@ -91,7 +91,8 @@ impl Rec {
             .collect()
     }
 
-    /// Each connected is paired with exactly one disconnected, in this order; returns how many pairs.
+    /// Each connected is paired with exactly one disconnected, in this order; returns how many
+    /// pairs.
     pub(crate) fn pairs(&self) -> usize {
         let mut open = std::collections::BTreeSet::new();
         let mut pairs = 0;
@@ -277,7 +278,8 @@ impl ByHand {
         one
     }
 
-    /// All that came since the greeting, or since it was asked last, once nothing has come for a second.
+    /// All that came since the greeting, or since it was asked last, once nothing has come for a
+    /// second.
     pub(crate) async fn heard(&mut self) -> Vec<u8> {
         let mut buffer = [0; 4096];
         while let Ok(Ok(count @ 1..)) = timeout(Duration::from_secs(1), self.stream.read(&mut buffer)).await {

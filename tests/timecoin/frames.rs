@@ -273,7 +273,8 @@ fn a_refusal_is_a_frame_for_peerpool_nodes_only() {
         assert_eq!([&chunk.header[..], &chunk.payload[..]].concat(), out);
         assert!(chunks.next().is_none());
     }
-    // Whatever differs is a message without a name of ours, and so what says that there is an answer.
+    // Whatever differs is a message without a name of ours, and so what says that there is an
+    // answer.
     for text in [
         r#"{"Declined":{"answer":"Ping","status":1}}"#,
         r#"{"Declined":{"answer":"Nope","status":1}}"#,

@@ -24,8 +24,8 @@ struct Json {
 
 impl Expectations for Json {
     fn message(&self, header: MessageHeader, payload: Bytes) -> (MessageHeader, Bytes) {
-        // Most are a message of the kind that the header names, with blanks behind it up to the payload's length; some stay
-        // what no message is, some of a kind there is not.
+        // Most are a message of the kind that the header names, with blanks behind it up to the
+        // payload's length; some stay what no message is, some of a kind there is not.
         let kind = match header {
             MessageHeader::Event { kind } | MessageHeader::Request { kind, .. } => kind,
             MessageHeader::Response { id, .. } => id as u16,
@@ -49,7 +49,8 @@ impl Expectations for Json {
         match header {
             MessageHeader::Cancel { .. } => return None,
             MessageHeader::Response { id, status } if status != Status::Ok => {
-                // Sent where the id is the place of a request that is not broadcast too; without the payload.
+                // Sent where the id is the place of a request that is not broadcast too; without
+                // the payload.
                 let answer = u16::try_from(id).ok().and_then(Kind::from_code)?;
                 let broadcast = matches!(answer, Kind::ConsensusVoteAck | Kind::TransactionApproved);
                 let told = answer.reply_slot() == Some(id) && !broadcast;

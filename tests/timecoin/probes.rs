@@ -170,7 +170,8 @@ fn messages_are_accepted_and_refused_as_by_legacy_nodes() {
         match (NetworkMessage::decode(text), want) {
             (Ok(message), Read(want)) => assert_eq!(message.to_bytes().unwrap(), want, "{case}"),
             (Err(error), Refused(fault, want)) => {
-                // Releases of the JSON library differ in how they print an exponent, in errors only.
+                // Releases of the JSON library differ in how they print an exponent, in errors
+                // only.
                 let said = error.to_string().replace("e+", "e");
                 let want = want.replace("UNKNOWN", LISTED);
                 let same = if want.ends_with(LISTED) { said.starts_with(&want) } else { said == want };

@@ -82,7 +82,8 @@ fn a_reply_of_another_kind_matches_nothing() {
 #[test]
 fn replies_without_common_fields_match_by_kind() {
     for (asks, replies) in PAIRS {
-        // The samples were not made for each other: where fields are compared, their values differ in these.
+        // The samples were not made for each other: where fields are compared, their values differ
+        // in these.
         let compared = [Kind::ConsensusBlockVote, Kind::BlockRequest];
         for reply in *replies {
             let fits = answers(*asks, sample(*asks), *reply, sample(*reply));

@@ -1,4 +1,5 @@
-//! A manager and the legacy node as it was measured: its mute seconds, its pings, what it reads and what not.
+//! A manager and the legacy node as it was measured: its mute seconds, its pings, what it reads and
+//! what not.
 
 use super::*;
 use legacy_node::{ConnectionSetup, Handshake, LegacyNode, Network, ScriptedPeer, Timing};
@@ -35,7 +36,8 @@ async fn full(net: &MemoryNet, host: u8, height: u64) -> Arc<LegacyNode> {
     old
 }
 
-/// A manager at this address, and a legacy node at the second one that listens, has dialled it and has a chain of twelve.
+/// A manager at this address, and a legacy node at the second one that listens, has dialled it and
+/// has a chain of twelve.
 async fn with_a_legacy_dialler(at: u8) -> (PeerManager, Arc<LegacyNode>) {
     let net = MemoryNet::new(11);
     let one = manager_in(&net, at, config(), chain("a")).await;

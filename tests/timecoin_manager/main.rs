@@ -31,12 +31,14 @@ use peerpool::transport::MemoryNet;
 const WAIT: Duration = Duration::from_secs(20);
 const TESTNET: NetworkType = NetworkType::Testnet;
 
-/// An address that no other test, in this process or another one, uses: the network fixes the port, so the IP address differs.
+/// An address that no other test, in this process or another one, uses: the network fixes the port,
+/// so the IP address differs.
 fn address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
     assert!(next < 254, "a process has one net of addresses");
-    // Processes that live at the same time have numbers that differ in their lower 15 bits, unless there are more than that.
+    // Processes that live at the same time have numbers that differ in their lower 15 bits, unless
+    // there are more than that.
     let process = std::process::id();
     let [high, low] = [128 + (process >> 8 & 0x7f) as u8, process as u8];
     SocketAddr::from(([127, high, low, 1 + next as u8], TESTNET.port()))

@@ -1,7 +1,8 @@
-//! Contenders that send the same messages, each to as many receivers, in short slices that take turns.
+//! Contenders that send the same messages, each to as many receivers, in short slices that take
+//! turns.
 //!
-//! What counts is what was received while the producer produced. Afterwards all of it must arrive, the same at every peer,
-//! before the slice is over.
+//! What counts is what was received while the producer produced. Afterwards all of it must arrive,
+//! the same at every peer, before the slice is over.
 
 mod raw_write_limit;
 
@@ -97,8 +98,9 @@ pub(crate) trait Contender {
     fn group(&mut self) -> &mut Group;
 }
 
-/// Messages that may be under way to one peer: as many bytes as the shipped node lets the slowest peer fall behind, and at
-/// least a few messages. Of small messages a thousand; eight times as many made no contender faster.
+/// Messages that may be under way to one peer: as many bytes as the shipped node lets the slowest
+/// peer fall behind, and at least a few messages. Of small messages a thousand; eight times as many
+/// made no contender faster.
 pub(crate) fn window(size: usize) -> usize {
     (2 * 1024 * 1024 / size).clamp(32, 1024)
 }
@@ -161,7 +163,8 @@ impl Contest {
         let contender = &mut self.contenders[at];
         let before = system::cpu();
         let produced = contender.produce(variant, size, goal);
-        // What is still under way when the producer stops does not count: the limit has no queue that must run dry.
+        // What is still under way when the producer stops does not count: the limit has no queue
+        // that must run dry.
         let (early, window) = (self.receivers.received(contender.group()), produced.since.elapsed());
         // The limit writes bytes to any socket that takes them, the others write messages to all.
         let received = self.receivers.settle(contender.group(), produced.bytes, at > 0);
@@ -239,7 +242,8 @@ pub(crate) fn show(lines: &[Line]) {
     }
 }
 
-/// Adds the lines of one cell to the results: rates, CPU time, each over the limit, and peerpool over each.
+/// Adds the lines of one cell to the results: rates, CPU time, each over the limit, and peerpool
+/// over each.
 pub(crate) fn record(recorder: &mut Recorder, case: &Case, lines: &[Line]) {
     const RATE: &str = "deliveries_per_second";
     let ours = lines.iter().find(|line| line.name == "peerpool");

@@ -1,8 +1,10 @@
-//! The practical limit: threads that only write buffers of ready-made messages to the same kind of sockets.
+//! The practical limit: threads that only write buffers of ready-made messages to the same kind of
+//! sockets.
 //!
-//! No runtime, no queue, no producer. Each thread owns a share of the sockets, goes round those that are writable, one call
-//! each, and sleeps in epoll when none is. The best of one and two threads and of four call sizes counts; the largest
-//! is what a peerpool connection writes at most by one call.
+//! No runtime, no queue, no producer. Each thread owns a share of the sockets, goes round those
+//! that are writable, one call each, and sleeps in epoll when none is. The best of one and two
+//! threads and of four call sizes counts; the largest is what a peerpool connection writes at most
+//! by one call.
 
 use std::io::{self, Write};
 use std::thread;

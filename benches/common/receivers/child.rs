@@ -1,7 +1,7 @@
 //! The receiving process: two threads read all sockets and count, per connection.
 //!
-//! Commands: `dial ADDR COUNT hello|silent MODE` (answers with the number of the group), `received GROUP`,
-//! `wait GROUP BYTES`, `order GROUP`, `latency-count GROUP`, `latencies GROUP`.
+//! Commands: `dial ADDR COUNT hello|silent MODE` (answers with the number of the group),
+//! `received GROUP`, `wait GROUP BYTES`, `order GROUP`, `latency-count GROUP`, `latencies GROUP`.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -275,7 +275,8 @@ impl Connection {
         rest.drain(..whole);
     }
 
-    /// Takes frames apart; how many bytes were of others than control and urgent ones, headers not counted.
+    /// Takes frames apart; how many bytes were of others than control and urgent ones, headers not
+    /// counted.
     fn frames(&mut self, mut bytes: &[u8]) -> usize {
         let mut bulk = 0;
         loop {

@@ -1,6 +1,7 @@
 //! Receivers in a second process, as the bench sees them.
 //!
-//! The process dials, reads and counts; see [`child`] for what it does with the bytes. Every byte that is sent must arrive.
+//! The process dials, reads and counts; see [`child`] for what it does with the bytes. Every byte
+//! that is sent must arrive.
 
 pub(crate) mod child;
 mod order;
@@ -30,7 +31,8 @@ pub(crate) enum ReadMode {
     Order,
     /// Messages of this many bytes, each of which ends with the time at which it was sent.
     Stamps(usize),
-    /// Native frames: urgent ones end with the time at which they were sent, the bytes of others are counted, pings are answered.
+    /// Native frames: urgent ones end with the time at which they were sent, the bytes of others
+    /// are counted, pings are answered.
     Frames,
     /// Discards this many bytes a second.
     Slow(usize),
@@ -158,7 +160,8 @@ impl Receivers {
         self.total(group) - group.received
     }
 
-    /// Waits until the receivers have `bytes` more than before, or nothing comes any more; how many they got.
+    /// Waits until the receivers have `bytes` more than before, or nothing comes any more; how many
+    /// they got.
     ///
     /// With `equal` all receivers must have got the same, unless bytes are missing.
     ///

@@ -1,8 +1,10 @@
-//! Whether numbered messages arrive in order. Finds the numbers in the bytes, whatever frames surround them.
+//! Whether numbered messages arrive in order. Finds the numbers in the bytes, whatever frames
+//! surround them.
 
 /// What stands before a number.
 const MARK: &[u8] = br#""height":"#;
-/// Numbers start again at some point: one that is smaller by more than this belongs to the next cycle and is not late.
+/// Numbers start again at some point: one that is smaller by more than this belongs to the next
+/// cycle and is not late.
 const MAX_STEP_BACK: u64 = 45_000;
 
 /// The numbers of one connection.

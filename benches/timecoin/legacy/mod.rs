@@ -1,8 +1,9 @@
 //! The two structures of the legacy TIME Coin node, written again from their description.
 //!
-//! Both hold each connection behind `Arc<tokio::Mutex<_>>`, have keys by IP address and the standard hasher, encode JSON for each
-//! peer, and mark a peer as seen after each successful send. What does not belong to them is left out on both sides: no
-//! clock is read (`now` is given), nothing is logged.
+//! Both hold each connection behind `Arc<tokio::Mutex<_>>`, have keys by IP address and the
+//! standard hasher, encode JSON for each peer, and mark a peer as seen after each successful send.
+//! What does not belong to them is left out on both sides: no clock is read (`now` is given),
+//! nothing is logged.
 
 mod cascade;
 mod unified;

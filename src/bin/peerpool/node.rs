@@ -28,8 +28,8 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 /// Run a node that other nodes connect to.
 ///
 /// Prints `listening ADDR` for each address once it listens, and logs connecting and disconnecting
-/// peers to stderr. It relays the broadcasts of its peers, each message once. Ctrl-C, SIGTERM or SIGHUP
-/// shuts it down cleanly.
+/// peers to stderr. It relays the broadcasts of its peers, each message once. Ctrl-C, SIGTERM or
+/// SIGHUP shuts it down cleanly.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -1,4 +1,5 @@
-//! `peerpool ping`: the native handshake with a node, then round trips of the protocol's ping frame.
+//! `peerpool ping`: the native handshake with a node, then round trips of the protocol's ping
+//! frame.
 //!
 //! The command starts a node that does not listen and dials no peer by itself, connects it to the
 //! first address of the target that answers, and sends one ping after the other.

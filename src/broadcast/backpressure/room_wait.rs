@@ -15,10 +15,10 @@ use crate::broadcast::{LagPolicy, LogConfig};
 /// - One that stands still for 1 s, until it moves.
 /// - One that keeps most others idle and takes less than half as much as they do. It takes 2 s with
 ///   more than half of the others idle to find it. It is waited for again when it has kept up for
-///   10 s. Under [`LagPolicy::Skip`], where this costs it messages but not its connection, 80 ms are
-///   enough if its stream is full, and at least eight connections and two thirds of all are idle.
-///   Then it is waited for again when it has kept up for 1 s, for twice as long each further time,
-///   up to 10 s.
+///   10 s. Under [`LagPolicy::Skip`], where this costs it messages but not its connection, 80 ms
+///   are enough if its stream is full, and at least eight connections and two thirds of all are
+///   idle. Then it is waited for again when it has kept up for 1 s, for twice as long each further
+///   time, up to 10 s.
 /// - One that has skipped messages, until it has kept up for 10 s.
 ///
 /// Dropping it leaves nothing behind.

@@ -1,7 +1,7 @@
 //! The slow-member rules: a member that keeps most others idle is not waited for.
 //!
-//! While producers wait, a member that has written everything is *idle*. There are two rules, because
-//! they have different evidence:
+//! While producers wait, a member that has written everything is *idle*. There are two rules,
+//! because they have different evidence:
 //!
 //! | | quick rule | patient rule |
 //! |---|---|---|

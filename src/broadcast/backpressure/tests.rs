@@ -50,8 +50,8 @@ impl Reader {
     }
 }
 
-/// A log, its connections, and a producer that waits as [`NodeRef::ready`](crate::node::NodeRef::ready)
-/// does.
+/// A log, its connections, and a producer that waits as
+/// [`NodeRef::ready`](crate::node::NodeRef::ready) does.
 struct Scenario {
     log: TestLog,
     readers: Vec<Reader>,

@@ -27,7 +27,8 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// A request arrived. Requests run concurrently with events and with each other, at most
-    /// [`ConnectionConfig::max_inbound_requests`](crate::connection::ConnectionConfig::max_inbound_requests) for each peer.
+    /// [`ConnectionConfig::max_inbound_requests`](crate::connection::ConnectionConfig::max_inbound_requests)
+    /// for each peer.
     ///
     /// Default: rejects it as an unknown kind.
     fn request(&self, cx: Context<'_>, request: Request<'_>, responder: Responder) -> Handled {

@@ -33,16 +33,16 @@ pub struct NodeStats {
     pub refused: u64,
     /// Inbound handshakes that gave way to a newcomer, because handshakes took all slots.
     pub evicted_handshakes: u64,
-    /// Addresses that peers told and that were not learnt: not for this node's scope, or too many of
-    /// one host.
+    /// Addresses that peers told and that were not learnt: not for this node's scope, or too many
+    /// of one host.
     pub addrs_refused: u64,
     /// How often this process stood still for longer than a maintenance interval.
     pub stalls: u64,
     /// Dials.
     pub dials: u64,
     /// Dialled peers that are missing to
-    /// [`target_outbound`](crate::node::RuntimeConfig::target_outbound). If it stays above zero, the
-    /// node knows too few addresses.
+    /// [`target_outbound`](crate::node::RuntimeConfig::target_outbound). If it stays above zero,
+    /// the node knows too few addresses.
     pub missing_outbound: u64,
     /// Dials that failed.
     pub dial_failures: u64,

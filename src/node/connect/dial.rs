@@ -276,8 +276,8 @@ impl Dialer {
         }
     }
 
-    /// An acceptor refused us as a duplicate: finds the peer whose alias the address is, or counts a
-    /// failure.
+    /// An acceptor refused us as a duplicate: finds the peer whose alias the address is, or counts
+    /// a failure.
     async fn resolve_duplicate(&self, addr: SocketAddr) {
         let book = &self.shared.book;
         // Keeps the address from being offered during the probe.

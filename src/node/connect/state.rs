@@ -16,7 +16,8 @@ use super::source_slots::{SlotLimits, SourceSlots};
 
 /// Goodbyes written at the same time. Each holds a socket for up to two seconds.
 pub(crate) const GOODBYE_LIMITS: SlotLimits = SlotLimits { total: 512, per_source: 8, per_subnet: 64 };
-/// Probes at the same time: enough that a few dozen listeners that do not answer delay nobody else's.
+/// Probes at the same time: enough that a few dozen listeners that do not answer delay nobody
+/// else's.
 pub(crate) const PROBE_LIMITS: SlotLimits = SlotLimits { total: 64, per_source: 4, per_subnet: 8 };
 
 /// Indexes and bounds of connection attempts.

@@ -3,8 +3,8 @@
 //! Invariant: `output_never_hurts_the_node`.
 //! - Statement: what others do writes a few lines a second at most. What is left out is summarised:
 //!   how often, by how many sources, in what time.
-//! - Enforced by: each event of a connection asks [`LogBudget::allows`] before it is logged, and the
-//!   maintenance logs the summaries.
+//! - Enforced by: each event of a connection asks [`LogBudget::allows`] before it is logged, and
+//!   the maintenance logs the summaries.
 //! - Breaks if: a line above the debug level is logged for what a peer does without asking here.
 
 use std::collections::HashSet;

@@ -5,7 +5,10 @@
 //! - [`tasks`]: spawns and counts tasks, so that a shutdown can wait for them.
 //! - [`maintenance`]: [`Maintenance`](maintenance::Maintenance), the loop that sweeps, pings, dials
 //!   and flushes. It only starts work.
-//! - [`log_budget`]: how many log lines strangers can cause; `stall`: times in which this process stood still; [`outbound_spread`]: which sources may be dialled; [`addr_sample`]: the addresses that peers are told; [`seen_set`]: the relay's memory of messages; [`interner`]: shared agent strings.
+//! - [`log_budget`]: how many log lines strangers can cause; `stall`: times in which this process
+//!   stood still; [`outbound_spread`]: which sources may be dialled; [`addr_sample`]: the addresses
+//!   that peers are told; [`seen_set`]: the relay's memory of messages; [`interner`]: shared agent
+//!   strings.
 
 pub(crate) mod interner;
 pub(crate) mod maintenance;

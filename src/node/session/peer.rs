@@ -99,13 +99,15 @@ impl NodeConnection {
         }
     }
 
-    /// The connection's handle: it reaches this connection, even if another one holds the peer's key by now.
+    /// The connection's handle: it reaches this connection, even if another one holds the peer's
+    /// key by now.
     #[cfg(feature = "unstable")]
     pub fn handle(&self) -> &Arc<Connection> {
         &self.handle
     }
 
-    /// The connection's handle: it reaches this connection, even if another one holds the peer's key by now.
+    /// The connection's handle: it reaches this connection, even if another one holds the peer's
+    /// key by now.
     #[cfg(not(feature = "unstable"))]
     pub(crate) fn handle(&self) -> &Arc<Connection> {
         &self.handle

@@ -1,8 +1,8 @@
 //! Conversion between the engine's [`Hello`] and the network's [`HandshakeMessage`].
 //!
-//! A [`Hello`] is what the engine knows of a handshake in any protocol. This network's handshake names
-//! the software in more detail: [`Software`] adds our details to what is sent, and [`PeerSoftware`]
-//! carries the peer's details in the application bytes of the received [`Hello`].
+//! A [`Hello`] is what the engine knows of a handshake in any protocol. This network's handshake
+//! names the software in more detail: [`Software`] adds our details to what is sent, and
+//! [`PeerSoftware`] carries the peer's details in the application bytes of the received [`Hello`].
 
 use std::borrow::Cow;
 

@@ -55,7 +55,8 @@ impl NetworkType {
         if port == 0 || is_ephemeral(port) { self.port() } else { port }
     }
 
-    /// The canonical address to remember for a peer seen at `addr`; see [`NetworkType::stable_port`].
+    /// The canonical address to remember for a peer seen at `addr`; see
+    /// [`NetworkType::stable_port`].
     pub fn stable_addr(self, addr: SocketAddr) -> SocketAddr {
         canonical(SocketAddr::new(addr.ip(), self.stable_port(addr.port())))
     }

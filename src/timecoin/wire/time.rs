@@ -1,7 +1,8 @@
 //! The time in a block header: RFC 3339 text that is written back exactly as it was read.
 //!
 //! The calendar is the `time` crate's. The text form is checked here, because the network accepts
-//! less than RFC 3339 allows (no leap seconds, at most 9 fraction digits) and every refusal is typed.
+//! less than RFC 3339 allows (no leap seconds, at most 9 fraction digits) and every refusal is
+//! typed.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,8 +21,8 @@ const DATE_TIME_BYTES: usize = 19;
 /// When a block was made: RFC 3339 in UTC, years 0 to 9999, nanosecond resolution.
 ///
 /// The number of fraction digits (0, 3, 6 or 9) is remembered, so that the time is written the same
-/// way again. On input, a time with an offset is converted to UTC, and a fraction of another length is
-/// widened to the next of these lengths.
+/// way again. On input, a time with an offset is converted to UTC, and a fraction of another length
+/// is widened to the next of these lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockTime {
     seconds: i64,
@@ -75,8 +76,8 @@ impl BlockTime {
         self.nanos
     }
 
-    /// The form that a block's hash covers: `+00:00` in place of `Z`, and the fewest fraction digits
-    /// (0, 3, 6 or 9) that keep the value.
+    /// The form that a block's hash covers: `+00:00` in place of `Z`, and the fewest fraction
+    /// digits (0, 3, 6 or 9) that keep the value.
     pub fn hashed_form(self) -> impl fmt::Display {
         let digits = match self.nanos {
             0 => 0,
@@ -141,7 +142,8 @@ impl FromStr for BlockTime {
     }
 }
 
-/// Splits a fraction such as `.5` off `text`: its nanoseconds, the number of digits to print, the rest.
+/// Splits a fraction such as `.5` off `text`: its nanoseconds, the number of digits to print, the
+/// rest.
 fn parse_fraction(text: &[u8]) -> Option<(u32, u8, &[u8])> {
     let Some(rest) = text.strip_prefix(b".") else { return Some((0, 0, text)) };
     let count = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();

@@ -1,4 +1,5 @@
-//! One connection. Whoever uses it holds its mutex, for a request and for a ping over the wait for the reply, too.
+//! One connection. Whoever uses it holds its mutex, for a request and for a ping over the wait for
+//! the reply, too.
 
 use std::net::IpAddr;
 
@@ -75,7 +76,8 @@ impl Connection {
         Ok(message)
     }
 
-    /// Sends, then reads until a reply is recognised: a Ping is answered, everything else is thrown away.
+    /// Sends, then reads until a reply is recognised: a Ping is answered, everything else is thrown
+    /// away.
     pub(super) async fn request_response(
         &mut self,
         json: &str,

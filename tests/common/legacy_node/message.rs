@@ -64,7 +64,8 @@ fn split(value: &Value) -> Result<(&str, &Value), String> {
 }
 
 impl Message {
-    /// Reads the JSON of a frame as the legacy node would: known variant, all fields, of the right types.
+    /// Reads the JSON of a frame as the legacy node would: known variant, all fields, of the right
+    /// types.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let value: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let (variant, body) = split(&value)?;
@@ -129,7 +130,8 @@ pub(crate) async fn write(stream: &mut dyn Stream, json: &str) -> Result<(), Str
     stream.flush().await.map_err(failed)
 }
 
-/// Reads one frame. A read that is given up halfway loses what it had: the connection is then out of step.
+/// Reads one frame. A read that is given up halfway loses what it had: the connection is then out
+/// of step.
 pub(crate) async fn read(stream: &mut dyn Stream) -> Result<Vec<u8>, String> {
     let length = stream.read_u32().await.map_err(|error| format!("Failed to read length: {error}"))?;
     if length > MAX_MESSAGE {

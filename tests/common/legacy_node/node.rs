@@ -69,7 +69,8 @@ impl LegacyNode {
         peers
     }
 
-    /// Dials, with a deadline over connect and handshake. Nothing to do for an address that it has, or its own.
+    /// Dials, with a deadline over connect and handshake. Nothing to do for an address that it has,
+    /// or its own.
     pub(crate) async fn connect_to_peer(&self, addr: SocketAddr) -> Result<(), String> {
         self.manager.connect_to_peer(addr).await
     }
@@ -86,7 +87,8 @@ impl LegacyNode {
         answer(&self.manager, Box::new(stream), from).await
     }
 
-    /// Sends through the pool: waits for the connection's mutex without a bound, writes within 5 s, removes on an error.
+    /// Sends through the pool: waits for the connection's mutex without a bound, writes within 5 s,
+    /// removes on an error.
     pub(crate) async fn send_to_peer_tcp(&self, ip: IpAddr, json: &str) -> Result<(), String> {
         self.manager.send_to_peer_tcp(ip, json).await
     }
@@ -209,7 +211,8 @@ async fn answer(manager: &Arc<Manager>, mut stream: Box<dyn Stream>, from: Socke
     Ok(())
 }
 
-/// A full node's loop: the mutex is held while it waits for the peer to speak; the first error ends it.
+/// A full node's loop: the mutex is held while it waits for the peer to speak; the first error ends
+/// it.
 async fn read_loop(manager: &Arc<Manager>, ip: IpAddr, connection: &Arc<Mutex<Connection>>) {
     loop {
         let read = connection.lock().await.read().await;

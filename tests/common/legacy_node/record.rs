@@ -53,7 +53,8 @@ pub(crate) enum What {
     PingSent,
     PingOk,
     PingFailed(String),
-    /// A request began: its variant. The connection's mutex is held from here to the next of the two below.
+    /// A request began: its variant. The connection's mutex is held from here to the next of the
+    /// two below.
     Asked(String),
     Replied(String),
     Unanswered(String),

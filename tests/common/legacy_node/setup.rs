@@ -79,7 +79,8 @@ impl Timing {
 /// What embeds the legacy network layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NodeKind {
-    /// The layer alone: reads inside requests and pings only, keyed by the handshake's `listen_addr`.
+    /// The layer alone: reads inside requests and pings only, keyed by the handshake's
+    /// `listen_addr`.
     Layer,
     /// The last full node: a read loop on accepted connections, keyed by the socket's address.
     Full,
@@ -88,7 +89,8 @@ pub(crate) enum NodeKind {
 /// Answers of a full node to one message: `None` leaves it to the built-in ones.
 pub(crate) type Answers = dyn Fn(&Message) -> Option<Vec<String>> + Send + Sync;
 
-/// How a legacy node is set up. Fields are public; [`ConnectionSetup::new`] gives what a node ships with.
+/// How a legacy node is set up. Fields are public; [`ConnectionSetup::new`] gives what a node ships
+/// with.
 #[derive(Clone)]
 pub(crate) struct ConnectionSetup {
     pub(crate) network: Network,
@@ -104,7 +106,8 @@ pub(crate) struct ConnectionSetup {
     pub(crate) version: String,
     /// Its genesis, if it was given a chain: then it checks that of an acceptor that names one.
     pub(crate) genesis: Option<String>,
-    /// The port that ephemeral ones are replaced with, that it redials to, and that a full node puts into peer lists.
+    /// The port that ephemeral ones are replaced with, that it redials to, and that a full node
+    /// puts into peer lists.
     pub(crate) standard_port: u16,
     /// Asked for peers on every tick while it has few.
     pub(crate) seeds: Vec<SocketAddr>,

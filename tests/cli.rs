@@ -607,6 +607,8 @@ fn a_failed_write_to_stdout_is_a_failure() {
 fn node_with_stderr(stderr: Stdio) -> (Child, SocketAddr) {
     let mut command = peerpool();
     command.args(["node", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(stderr);
+    // More than a pipe holds.
+    command.env("RUST_LOG", "trace");
     let mut child = command.spawn().unwrap();
     let mut first = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
@@ -634,8 +636,10 @@ fn a_log_that_nobody_takes_costs_lines_and_not_the_node() {
     let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
     for (name, stderr) in [("full", full()), ("not read", Stdio::piped())] {
         let (mut child, addr) = node_with_stderr(stderr);
-        let (kept, addr) = (child.stderr.take(), addr);
-        shake_hands(addr, 200);
+        let kept = child.stderr.take();
+        for _ in 0..4 {
+            shake_hands(addr, 250);
+        }
         signal(&child, "-TERM");
         let begun = Instant::now();
         let code = loop {
@@ -646,7 +650,11 @@ fn a_log_that_nobody_takes_costs_lines_and_not_the_node() {
             thread::sleep(Duration::from_millis(5));
         };
         assert_eq!(code, Some(0), "{name}");
-        drop(kept);
+        if let Some(mut kept) = kept {
+            let mut log = Vec::new();
+            kept.read_to_end(&mut log).unwrap();
+            assert!(log.len() >= 60_000, "{name}: {} bytes do not fill a pipe", log.len());
+        }
     }
 }
 

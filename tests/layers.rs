@@ -1,8 +1,13 @@
 //! Enforces the layers of the crate: imports point down only, siblings never import each other, the
 //! command uses the library's public API only, and the pure modules do no I/O and read no clock.
 
+#[path = "common/sources.rs"]
+mod sources;
+
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use sources::sources;
 
 /// The top-level modules ("rooms") by layer, lowest first. Rooms of one layer are siblings.
 const LAYERS: &[&[&str]] = &[
@@ -26,19 +31,6 @@ fn layer(room: &str) -> Option<usize> {
 
 fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
-}
-
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|ext| ext == "rs") {
-            found.push(path);
-        }
-    }
-    found
 }
 
 /// The code of a file without comments.

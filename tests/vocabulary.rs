@@ -1,8 +1,13 @@
 //! The sources use the words of the field: words of the project's earlier private vocabulary do not
 //! come back.
 
+#[path = "common/sources.rs"]
+mod sources;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use sources::sources;
 
 /// Words that are refused, as a whole word or as a part of an identifier (`SeatGuard`,
 /// `seat_guard`), in code and comments.
@@ -60,19 +65,6 @@ const REFUSED: &[&str] = &[
 
 /// `std::prelude` and the like are names of others.
 const ALLOWED_LINES: &[&str] = &["::prelude"];
-
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|ext| ext == "rs") {
-            found.push(path);
-        }
-    }
-    found
-}
 
 /// The words of a line, in lower case: identifiers are split at underscores and at changes of case.
 fn words(line: &str) -> Vec<String> {

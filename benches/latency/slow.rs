@@ -30,7 +30,7 @@ const SLOW_PEERS: usize = 16;
 pub(crate) enum Peers {
     /// 63, and no others.
     Alone63,
-    /// 63, and one that does not read.
+    /// 63, and a receiver that does not read.
     OneNotReading,
     /// 48, and no others.
     Alone48,

@@ -74,7 +74,7 @@ impl Bans {
         self.by_target.values().copied()
     }
 
-    /// Adds a ban, or replaces one that ends earlier. Returns whether anything changed.
+    /// Adds a ban, or replaces an earlier end by a later one. Returns whether anything changed.
     pub(super) fn put(&mut self, ban: Ban) -> bool {
         if self.by_target.get(&ban.target).is_some_and(|old| old.until >= ban.until) {
             return false;

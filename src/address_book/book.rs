@@ -259,7 +259,7 @@ impl AddressBook {
     /// Bans a target until a time; [`WallTime::MAX`] is for good. A recorded ban that ends later
     /// stays. Returns whether anything changed.
     ///
-    /// Above [`AddressBookConfig::max_bans`] bans, the one that ends first, other than this one, is
+    /// Above [`AddressBookConfig::max_bans`] bans, the ban with the earliest end, other than this one, is
     /// removed.
     pub fn ban(&self, target: BanTarget, until: WallTime, now: WallTime) -> bool {
         self.table.lock().ban(target.canonical(), until, now)

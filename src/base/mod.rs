@@ -16,6 +16,7 @@
 //! | [`Source`], [`Scope`] | what shares go by; which hosts can use an address |
 
 mod backoff;
+pub(crate) mod counts;
 #[cfg(feature = "node")]
 pub(crate) mod config_serde;
 mod ids;

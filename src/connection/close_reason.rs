@@ -79,3 +79,27 @@ impl CloseReason {
         Some(Goodbye::new(reason))
     }
 }
+
+#[cfg(all(test, not(peerpool_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_goodbye_a_silent_end_and_our_own_close_are_told_apart() {
+        let goodbye = |reason| CloseReason::Goodbye(Goodbye::new(reason));
+        let cases = [
+            (goodbye(GoodbyeReason::Closed), DisconnectReason::Closed),
+            (goodbye(GoodbyeReason::Shutdown), DisconnectReason::PeerShutdown),
+            (goodbye(GoodbyeReason::TooSlow), DisconnectReason::TooSlow),
+            (goodbye(GoodbyeReason::Banned), DisconnectReason::Rejected),
+            (goodbye(GoodbyeReason::Failed), DisconnectReason::Rejected),
+            (goodbye(GoodbyeReason::Duplicate), DisconnectReason::Collision),
+            (CloseReason::Eof, DisconnectReason::Lost),
+            (CloseReason::Ended, DisconnectReason::Closed),
+            (CloseReason::Closed(DisconnectReason::HandlerPanic), DisconnectReason::HandlerPanic),
+        ];
+        for (reason, recorded) in cases {
+            assert_eq!(reason.disconnect_reason(), recorded, "{reason}");
+        }
+    }
+}

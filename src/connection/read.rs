@@ -47,7 +47,8 @@ const MAX_READS_PER_TURN: usize = 4;
 const MAX_FRAMES_PER_TURN: usize = 512;
 /// Frames between two looks at the clock.
 const FRAMES_PER_TIME_CHECK: usize = 32;
-/// Time for the frames of one turn, whatever the handler does with them.
+/// Time for the frames of one turn behind the first look at the clock, so that a slow handler gets
+/// few of them in a turn. A short turn reads no clock.
 const MAX_TURN: Duration = Duration::from_micros(100);
 
 /// Reads, decodes and dispatches.
@@ -62,8 +63,8 @@ pub(super) struct Reader<D: Protocol> {
     unparsed: Option<Box<Unparsed>>,
     /// When the peer last got a list of addresses.
     peers_sent_at: Option<Box<Instant>>,
-    /// Bytes of a frame in the last turn, if that ended because of its many frames; 0 otherwise.
-    frame_bytes: u32,
+    /// Bytes that the last turn decoded, if it ended with bytes left; 0 otherwise.
+    turn_bytes: u32,
     is_paused: bool,
     expects_peers: bool,
 }
@@ -102,6 +103,8 @@ pub(super) struct ReadTurn {
     decoded: usize,
     /// When the clock was read first.
     since: Option<Instant>,
+    /// Its frames or its time are used up.
+    is_used: bool,
 }
 
 /// Why a pass stopped.
@@ -139,7 +142,7 @@ impl<D: Protocol> Reader<D> {
             decoder: protocol.decoder(),
             unparsed,
             peers_sent_at: None,
-            frame_bytes: 0,
+            turn_bytes: 0,
             is_paused: false,
             expects_peers: false,
         }
@@ -193,7 +196,7 @@ impl<D: Protocol> Reader<D> {
                 StopReason::Requests => return Ok(ReadOutcome::Requests),
                 StopReason::Responses => return Ok(ReadOutcome::Responses),
             }
-            let usual = turn.usual_read(self.frame_bytes as usize);
+            let usual = turn.usual_read(self.turn_bytes as usize);
             match pass.poll_read(stream, cx, &context.connection.shared, usual) {
                 Poll::Pending => return Ok(ReadOutcome::Drained),
                 Poll::Ready(count) => {
@@ -250,7 +253,7 @@ impl<D: Protocol> Reader<D> {
             if responses == MAX_BATCH {
                 break Ok(StopReason::Responses);
             }
-            if frames.is_multiple_of(FRAMES_PER_TIME_CHECK) && turn.is_used(frames) {
+            if frames.is_multiple_of(FRAMES_PER_TIME_CHECK) && turn.use_up(frames) {
                 break Ok(StopReason::TurnUsed);
             }
         };
@@ -277,8 +280,7 @@ impl<D: Protocol> Reader<D> {
         turn: &ReadTurn,
         connection: &Connection,
     ) -> Result<(), CloseReason> {
-        let is_turn_used = turn.frames >= MAX_FRAMES_PER_TURN;
-        self.frame_bytes = if is_turn_used { (turn.decoded / turn.frames) as u32 } else { 0 };
+        self.turn_bytes = if turn.is_used { u32::try_from(turn.decoded).unwrap_or(u32::MAX) } else { 0 };
         let rest = &pass.buffer.bytes[pass.start..pass.end];
         let reassembled = self.decoder.buffered();
         let held = rest.len() + reassembled;
@@ -308,18 +310,16 @@ impl<D: Protocol> Reader<D> {
 
 impl ReadTurn {
     /// Whether other tasks come first now. Looks at the clock.
-    fn is_used(&mut self, frames: usize) -> bool {
-        frames >= MAX_FRAMES_PER_TURN || self.since.get_or_insert_with(Instant::now).elapsed() > MAX_TURN
+    fn use_up(&mut self, frames: usize) -> bool {
+        self.is_used = frames >= MAX_FRAMES_PER_TURN
+            || self.since.get_or_insert_with(Instant::now).elapsed() > MAX_TURN;
+        self.is_used
     }
 
-    /// How much to read at once: after a turn that ended because of its many frames only what the
-    /// rest of this one will decode. The remainder would be copied and kept.
-    fn usual_read(&self, frame_bytes: usize) -> usize {
-        if frame_bytes == 0 {
-            return READ_BUFFER_BYTES;
-        }
-        let left = frame_bytes.saturating_mul(MAX_FRAMES_PER_TURN.saturating_sub(self.frames));
-        left.min(READ_BUFFER_BYTES)
+    /// How much to read at once: after a turn that ended with bytes left only what this one will
+    /// decode. The remainder would be copied and kept.
+    fn usual_read(&self, turn_bytes: usize) -> usize {
+        if turn_bytes == 0 { READ_BUFFER_BYTES } else { turn_bytes.saturating_sub(self.decoded).min(READ_BUFFER_BYTES) }
     }
 }
 

@@ -8,18 +8,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::base::Network;
 use crate::broadcast::LagPolicy;
 use crate::connection::ConnectionConfig;
 use crate::pool::{HealthPolicy, Limits, LivenessPolicy, Misbehavior, PoolConfig};
 use crate::wire::{Native, WireLimits};
 
+use super::discovery::{DiscoveryConfig, NO_LIMIT};
 use super::runtime::seen_set::RelayConfig;
 
 /// The most events of a backlog: room for them is allocated at the start.
 const MAX_EVENT_BACKLOG: usize = 1 << 20;
-/// A limit that is none. A TOML number has 63 bits.
-const NO_LIMIT: usize = i64::MAX as usize;
 /// The smallest ring of a broadcast log.
 const MIN_LOG_RING_BYTES: usize = 64 * 1024;
 
@@ -137,63 +135,6 @@ pub struct RuntimeConfig {
     pub bulk_lag: LagPolicy,
 }
 
-/// Which addresses are learnt from peers, told to them, and dialled of the node's own accord. What
-/// the operator configures, and [`NodeRef::connect`](super::NodeRef::connect), is not bound by it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DiscoveryConfig {
-    /// Whether private and loopback addresses are learnt from peers, and told to those that can use
-    /// them. Otherwise peers could make the node dial into its own network. Default: no, and yes in
-    /// [`NodeConfig::local`].
-    pub allow_private: bool,
-    /// Networks within which private addresses are learnt and told all the same: the peer and the
-    /// address must both be in one of them. Default: none.
-    pub private_networks: Vec<Network>,
-    /// Addresses of one host, an IPv4 address or an IPv6 /64, that are learnt from peers. Default
-    /// 4; no limit in [`NodeConfig::local`].
-    pub max_addrs_per_host: usize,
-    /// Connections that the node dials to one source of its own accord: an IPv4 address, or an IPv6
-    /// /64. Default 1; no limit in [`NodeConfig::local`].
-    pub max_outbound_per_source: usize,
-    /// The same for a subnet: a /24, or a /48. Default 2; no limit in [`NodeConfig::local`].
-    pub max_outbound_per_subnet: usize,
-    /// The shortest pause between two such dials of one source. Default 5 s; none in
-    /// [`NodeConfig::local`].
-    #[serde(with = "humantime_serde")]
-    pub source_dial_interval: Duration,
-}
-
-impl DiscoveryConfig {
-    pub(crate) fn recommended() -> Self {
-        Self {
-            allow_private: false,
-            private_networks: Vec::new(),
-            max_addrs_per_host: 4,
-            max_outbound_per_source: 1,
-            max_outbound_per_subnet: 2,
-            source_dial_interval: Duration::from_secs(5),
-        }
-    }
-
-    pub(crate) fn local() -> Self {
-        Self {
-            allow_private: true,
-            private_networks: Vec::new(),
-            max_addrs_per_host: NO_LIMIT,
-            max_outbound_per_source: NO_LIMIT,
-            max_outbound_per_subnet: NO_LIMIT,
-            source_dial_interval: Duration::ZERO,
-        }
-    }
-}
-
-impl Default for DiscoveryConfig {
-    /// The discovery part of [`NodeConfig::recommended`].
-    fn default() -> Self {
-        Self::recommended()
-    }
-}
-
 impl NodeConfig {
     /// Settings for a node on the open internet.
     pub fn recommended() -> Self {
@@ -279,19 +220,8 @@ impl NodeConfig {
         within("wire.chunk", self.wire.chunk, Native::CHUNK_RANGE)?;
         within("wire.hello", self.wire.hello, Native::HELLO_RANGE)?;
         within("wire.peers", self.wire.peers, Native::PEERS_RANGE)?;
-        let RelayConfig { source_share_percent, subnet_share_percent, own_share_percent, .. } = self.relay;
-        within("relay.source_share_percent", source_share_percent, 0..=100)?;
-        within("relay.subnet_share_percent", subnet_share_percent, 0..=100)?;
-        within("relay.own_share_percent", own_share_percent, 0..=100)?;
-        if source_share_percent > subnet_share_percent {
-            let why = format!("is {source_share_percent}, above relay.subnet_share_percent, {subnet_share_percent}");
-            return wrong("relay.source_share_percent", why);
-        }
+        self.relay.check()?;
         within("max_state_keys", self.max_state_keys, 1..=NO_LIMIT)?;
-        within("relay.capacity", self.relay.capacity, 1..=usize::MAX)?;
-        if self.relay.retention.is_zero() {
-            return wrong("relay.retention", "must not be zero".into());
-        }
         let ConnectionConfig {
             inbox_messages, inbox_bytes, max_inbound_requests, outbox_messages, outbox_bytes, max_outbound_requests, ..
         } = self.connection;
@@ -366,14 +296,7 @@ impl RuntimeConfig {
             let why = "must be at least twice ping_interval, or peers are stale before they can answer";
             return Err(ConfigError { field: "stale_after", why: why.into() });
         }
-        let DiscoveryConfig { max_outbound_per_source, max_outbound_per_subnet, .. } = self.discovery;
-        within("discovery.max_outbound_per_source", max_outbound_per_source, 1..=NO_LIMIT)?;
-        if max_outbound_per_source > max_outbound_per_subnet {
-            let why = format!(
-                "is {max_outbound_per_source}, above discovery.max_outbound_per_subnet, {max_outbound_per_subnet}"
-            );
-            return Err(ConfigError { field: "discovery.max_outbound_per_source", why });
-        }
+        self.discovery.check()?;
         if self.max_concurrent_dials == 0 {
             return Err(ConfigError { field: "max_concurrent_dials", why: "must not be zero".into() });
         }
@@ -439,7 +362,7 @@ impl RuntimeConfig {
     }
 }
 
-fn within<T: PartialOrd + Display>(
+pub(super) fn within<T: PartialOrd + Display>(
     field: &'static str,
     value: T,
     bounds: RangeInclusive<T>,

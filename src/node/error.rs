@@ -143,9 +143,14 @@ impl ConnectError {
             || matches!(self, Self::Io(error) if error.kind() == std::io::ErrorKind::TimedOut)
     }
 
-    /// Whether the failed dial got an answer of any kind.
+    /// Whether the failed dial got an answer of any kind, if only that nobody listens.
     pub(super) fn has_reached_somebody(&self) -> bool {
-        !self.is_unreachable() && !self.is_silence() && !self.is_exhaustion() && !matches!(self, Self::Admission(_) | Self::Shutdown)
+        match self {
+            Self::Io(_) => !self.is_unreachable() && !self.is_silence() && !self.is_exhaustion(),
+            Self::Eof | Self::Wire(_) | Self::Refused(_) | Self::Rejected | Self::SelfDial => true,
+            Self::WrongNetwork { .. } | Self::WrongVersion { .. } | Self::WrongGenesis => true,
+            _ => false,
+        }
     }
 
     /// The cause for the address book; `None` if the error says nothing about the address.

@@ -32,6 +32,7 @@
 mod api;
 mod builder;
 mod config;
+mod discovery;
 mod connect;
 mod error;
 mod protocol;
@@ -47,7 +48,8 @@ pub use api::request::{RequestAnyOptions, RequestPipeline};
 pub use api::stats::{LaneStats, MemoryStats, NodeStats};
 pub use api::typed::{Typed, TypedError};
 pub use builder::NodeBuilder;
-pub use config::{ConfigError, DiscoveryConfig, NodeConfig, RuntimeConfig};
+pub use config::{ConfigError, NodeConfig, RuntimeConfig};
+pub use discovery::DiscoveryConfig;
 #[cfg(feature = "timecoin")]
 pub(crate) use connect::handshake::{check_network, read_first_frame};
 pub use connect::reservation::CompletedHandshake;

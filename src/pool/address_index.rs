@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 
+use crate::base::counts::{add_one, subtract_one};
 use crate::base::{ConnId, Subnet};
 use crate::sync::{HashState, Mutex};
 
@@ -354,22 +355,4 @@ fn halves(bits: u64) -> [u32; 2] {
 
 fn joined([high, low]: [u32; 2]) -> u64 {
     u64::from(high) << 32 | u64::from(low)
-}
-
-fn add_one<T: Eq + Hash>(counts: &mut HashMap<T, u32, HashState>, key: T, max: u32) -> bool {
-    if max == 0 {
-        return false;
-    }
-    let count = counts.entry(key).or_insert(0);
-    let below = *count < max;
-    *count += u32::from(below);
-    below
-}
-
-fn subtract_one<T: Eq + Hash>(counts: &mut HashMap<T, u32, HashState>, key: &T) {
-    match counts.get_mut(key) {
-        Some(count) if *count > 1 => *count -= 1,
-        Some(_) => drop(counts.remove(key)),
-        None => debug_assert!(false, "an address or subnet was released twice"),
-    }
 }

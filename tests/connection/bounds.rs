@@ -416,24 +416,49 @@ async fn one_turn_handles_a_bounded_number_of_frames_of_every_kind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pong_that_was_sent_before_its_ping_measures_nothing() {
+async fn a_pong_that_guesses_its_token_measures_nothing() {
     let side = TestSide::new(Native::default());
     let (near, far) = pipe(1 << 20);
     let handler = RecordingHandler::new();
     let running = side.start(near, handler.clone());
     let mut far = side.manual_peer(far);
-    // Guesses: small numbers, and what follows the last token.
+    let rtts = || handler.count(|one| matches!(one, Callback::Rtt(_)));
     let mut last = 0u64;
     for ping in 0..8 {
-        for token in (0..100).chain(last..last.saturating_add(100)) {
+        // The ping is under way, and not received.
+        running.connection.ping();
+        settle().await;
+        // Small numbers, what follows the last token in either half, and counts in the upper half.
+        let following = (last..last.saturating_add(100)).chain((1..4).map(|step| last + (step << 32)));
+        for token in (0..100).chain(following).chain((0..16).map(|count| count << 32)) {
             far.stream.write_all(&side.control(&Control::Pong { token })).await.unwrap();
         }
-        running.connection.ping();
-        let Some(Received::Control(Control::Ping { token })) = far.message().await else { panic!("no ping") };
-        last = token;
         settle().await;
-        assert_eq!(handler.count(|one| matches!(one, Callback::Rtt(_))), ping, "a guess was right");
+        assert_eq!(rtts(), ping, "a guess was right");
+        let Some(Received::Control(Control::Ping { token })) = far.message().await else { panic!("no ping") };
         far.stream.write_all(&side.control(&Control::Pong { token })).await.unwrap();
-        handler.until(|all| all.iter().filter(|one| matches!(one, Callback::Rtt(_))).count() > ping).await;
+        settle().await;
+        assert_eq!(rtts(), ping + 1);
+        last = token;
     }
+}
+
+#[tokio::test]
+async fn a_slow_handler_does_not_stretch_its_turn() {
+    const EVENTS: usize = 256;
+    /// Two looks at the clock, each behind 32 frames.
+    const MAX_SLOW_FRAMES_PER_TURN: usize = 64;
+    let side = TestSide::new(Native::default());
+    let handler = RecordingHandler::new().on_event(|_, _, _| {
+        std::thread::sleep(Duration::from_micros(50));
+        Handled::Done
+    });
+    tokio::task::unconstrained(async {
+        let (near, mut far) = pipe(1 << 20);
+        let mut driver = side.build().start(near, handler, InitialIo::default());
+        far.write_all(&side.event(Lane::Normal, 1, b"").repeat(EVENTS)).await.unwrap();
+        let turns = turns(&mut driver);
+        assert!(turns >= EVENTS / MAX_SLOW_FRAMES_PER_TURN, "{EVENTS} events in {turns} turns");
+    })
+    .await;
 }

@@ -3,7 +3,7 @@
 
 /// What stands before a number.
 const MARK: &[u8] = br#""height":"#;
-/// Numbers start again at some point: one that is smaller by more than this belongs to the next
+/// Numbers start again at some point: a number that is smaller by more than this belongs to the next
 /// cycle and is not late.
 const MAX_STEP_BACK: u64 = 45_000;
 

@@ -55,7 +55,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
         self.closing = Some(Box::new(Closing { failure, order, stage, deadline }));
     }
 
-    /// Begins to close after a failure. The peer is told why where it may still listen; otherwise
+    /// Begins to close after a failure. The goodbye tells the peer why, where it may still listen; otherwise
     /// the reason is returned and the connection is over.
     pub(super) fn fail(&mut self, reason: CloseReason) -> Option<CloseReason> {
         if let (CloseReason::Reaped, Some(order)) = (&reason, self.connection.close_order()) {

@@ -100,7 +100,7 @@ impl Acceptor {
                 let counted = self.shared.tasks.guard();
                 let pending = (class == SlotClass::Ordinary)
                     .then(|| self.shared.connecting.pending_inbound.register(Source::of(from.ip())));
-                let handshake = self.clone().handshake(permit, new, handshake_timeout, (pending, counted));
+                let handshake = self.clone().handshake(permit, new, handshake_timeout, pending, counted);
                 self.shared.tasks.spawn_peer(PeerTask::new(handshake));
             }
             // Above its share a source costs nothing: no task, and not a byte.
@@ -151,7 +151,8 @@ impl Acceptor {
         permit: Permit<PeerId, NodeConnection>,
         new: NewStream,
         handshake_timeout: Duration,
-        (pending, _counted): (Option<PendingGuard>, TaskGuard),
+        pending: Option<PendingGuard>,
+        _counted: TaskGuard,
     ) -> Option<PeerTask> {
         let from = permit.addr();
         let protocol = new.protocol;

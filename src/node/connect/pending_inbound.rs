@@ -7,6 +7,7 @@
 //!   are dropped. [`PendingInbound::evict_and_wait`] walks the registered sources.
 //! - Breaks if: a handshake reserves a slot without being registered.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::base::{Source, Subnet};
+use crate::base::Source;
+use crate::base::counts::SourceCounts;
 use crate::sync::Mutex;
 
 /// The registered handshakes.
@@ -31,6 +33,7 @@ struct State {
     last_id: u64,
     /// Ids in the order of their arrival. No empty sets.
     sources: HashMap<Source, BTreeSet<u64>>,
+    counts: SourceCounts,
     evictions: HashMap<u64, Arc<Notify>>,
 }
 
@@ -49,6 +52,7 @@ impl PendingInbound {
         state.last_id += 1;
         let (id, eviction) = (state.last_id, Arc::new(Notify::new()));
         state.sources.entry(source).or_default().insert(id);
+        state.counts.add(source);
         state.evictions.insert(id, Arc::clone(&eviction));
         PendingGuard { registered: Arc::clone(self), source, id, eviction }
     }
@@ -82,23 +86,23 @@ impl PendingInbound {
 
 impl State {
     fn victim(&self) -> Option<(Source, u64)> {
-        let mut subnets = HashMap::<Subnet, usize>::new();
-        for (source, ids) in &self.sources {
-            *subnets.entry(source.subnet()).or_default() += ids.len();
-        }
-        let holds = |source: &Source, ids: &BTreeSet<u64>| (ids.len(), subnets.get(&source.subnet()).copied());
-        let most = self.sources.iter().max_by_key(|(source, ids)| (holds(source, ids), std::cmp::Reverse(ids.first())));
-        most.and_then(|(source, ids)| Some((*source, *ids.first()?)))
+        let rank = |(source, ids): &(&Source, &BTreeSet<u64>)| {
+            (ids.len(), self.counts.of_subnet(**source), Reverse(ids.first().copied()))
+        };
+        let (source, ids) = self.sources.iter().max_by_key(rank)?;
+        Some((*source, *ids.first()?))
     }
 
     fn remove(&mut self, source: Source, id: u64) -> Option<Arc<Notify>> {
+        let eviction = self.evictions.remove(&id)?;
+        self.counts.subtract(source);
         if let Some(ids) = self.sources.get_mut(&source) {
             ids.remove(&id);
             if ids.is_empty() {
                 self.sources.remove(&source);
             }
         }
-        self.evictions.remove(&id)
+        Some(eviction)
     }
 }
 
@@ -160,7 +164,7 @@ mod tests {
         assert!(pending.evict());
         drop(guards);
         let state = pending.state.lock();
-        assert!(state.sources.is_empty() && state.evictions.is_empty());
+        assert!(state.sources.is_empty() && state.evictions.is_empty() && state.counts.is_empty());
         drop(state);
         assert!(!pending.evict());
     }

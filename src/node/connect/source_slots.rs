@@ -1,12 +1,10 @@
 //! Operations under way, counted by the source and the subnet that they are for.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::base::{Source, Subnet};
+use crate::base::Source;
+use crate::base::counts::SourceCounts;
 use crate::sync::Mutex;
 
 /// The most operations at a time.
@@ -24,10 +22,7 @@ pub(crate) struct SourceSlots(Arc<Mutex<Counts>>);
 #[derive(Debug, Default)]
 struct Counts {
     total: usize,
-    /// No zeros.
-    sources: HashMap<Source, usize>,
-    /// No zeros.
-    subnets: HashMap<Subnet, usize>,
+    by_source: SourceCounts,
 }
 
 /// One operation. It is over when this is dropped.
@@ -43,14 +38,14 @@ impl SourceSlots {
     pub(crate) fn begin(&self, ip: IpAddr, limits: SlotLimits) -> Option<SourceSlot> {
         let source = Source::of(ip);
         let mut counts = self.0.lock();
-        let of_source = counts.sources.get(&source).copied().unwrap_or(0);
-        let of_subnet = counts.subnets.get(&source.subnet()).copied().unwrap_or(0);
-        if counts.total >= limits.total || of_source >= limits.per_source || of_subnet >= limits.per_subnet {
+        if counts.total >= limits.total
+            || counts.by_source.of_source(source) >= limits.per_source
+            || counts.by_source.of_subnet(source) >= limits.per_subnet
+        {
             return None;
         }
         counts.total += 1;
-        counts.sources.insert(source, of_source + 1);
-        counts.subnets.insert(source.subnet(), of_subnet + 1);
+        counts.by_source.add(source);
         Some(SourceSlot { slots: self.clone(), source })
     }
 
@@ -62,8 +57,7 @@ impl SourceSlots {
     /// Operations under way by source, and by subnet.
     pub(crate) fn of(&self, source: Source) -> (usize, usize) {
         let counts = self.0.lock();
-        let of_subnet = counts.subnets.get(&source.subnet()).copied().unwrap_or(0);
-        (counts.sources.get(&source).copied().unwrap_or(0), of_subnet)
+        (counts.by_source.of_source(source), counts.by_source.of_subnet(source))
     }
 }
 
@@ -71,17 +65,7 @@ impl Drop for SourceSlot {
     fn drop(&mut self) {
         let mut counts = self.slots.0.lock();
         counts.total -= 1;
-        subtract_one(&mut counts.sources, self.source);
-        subtract_one(&mut counts.subnets, self.source.subnet());
-    }
-}
-
-fn subtract_one<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
-    if let Entry::Occupied(mut count) = counts.entry(key) {
-        *count.get_mut() -= 1;
-        if *count.get() == 0 {
-            count.remove();
-        }
+        counts.by_source.subtract(self.source);
     }
 }
 
@@ -106,6 +90,6 @@ mod tests {
         assert_eq!((held.len(), slots.count()), (6, 6));
         drop(held);
         let counts = slots.0.lock();
-        assert!(counts.total == 0 && counts.sources.is_empty() && counts.subnets.is_empty());
+        assert!(counts.total == 0 && counts.by_source.is_empty());
     }
 }

@@ -15,10 +15,13 @@ use super::process_index::ProcessIndex;
 use super::source_slots::{SlotLimits, SourceSlots};
 
 /// Goodbyes written at the same time. Each holds a socket for up to two seconds.
-pub(crate) const GOODBYE_LIMITS: SlotLimits = SlotLimits { total: 512, per_source: 8, per_subnet: 64 };
+pub(crate) const GOODBYE_LIMITS: SlotLimits = SlotLimits { total: 512, per_source: 64, per_subnet: 128 };
 /// Probes at the same time: enough that a few dozen listeners that do not answer delay nobody
 /// else's.
 pub(crate) const PROBE_LIMITS: SlotLimits = SlotLimits { total: 64, per_source: 4, per_subnet: 8 };
+
+/// Sources remembered before the old ones are dropped.
+const MAX_REMEMBERED_DIALS: usize = 1024;
 
 /// Indexes and bounds of connection attempts.
 #[derive(Debug)]
@@ -64,9 +67,6 @@ impl ConnectState {
 /// The sources dialled lately, and when.
 #[derive(Debug, Default)]
 pub(crate) struct RecentDials(Mutex<HashMap<Source, Tick>>);
-
-/// Sources remembered before the old ones are dropped.
-const MAX_REMEMBERED_DIALS: usize = 1024;
 
 impl RecentDials {
     /// Whether a source was dialled less than `interval` ago.

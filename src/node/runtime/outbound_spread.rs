@@ -8,12 +8,13 @@
 //! - Breaks if: an address from the book is dialled without being chosen. What the operator
 //!   configures, seeds, and what the application asks for, is not bound.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::address_book::ReportedBy;
-use crate::base::{Direction, Source, Subnet, Tick};
-use crate::node::config::{DiscoveryConfig, RuntimeConfig};
+use crate::base::counts::SourceCounts;
+use crate::base::{Direction, Source, Tick};
+use crate::node::config::RuntimeConfig;
+use crate::node::discovery::DiscoveryConfig;
 use crate::pool::SlotClass;
 
 use super::shared::Shared;
@@ -23,8 +24,8 @@ pub(super) struct OutboundSpread<'a> {
     shared: &'a Shared,
     config: &'a DiscoveryConfig,
     now: Tick,
-    sources: HashMap<Source, usize>,
-    subnets: HashMap<Subnet, usize>,
+    /// Live outbound peers and what was chosen.
+    counts: SourceCounts,
 }
 
 impl<'a> OutboundSpread<'a> {
@@ -32,21 +33,16 @@ impl<'a> OutboundSpread<'a> {
     /// A walk over the live peers, where sources are limited at all.
     pub(super) fn new(shared: &'a Shared, config: &'a RuntimeConfig) -> Self {
         let config = &config.discovery;
-        let mut spread =
-            Self { shared, config, now: shared.now(), sources: HashMap::new(), subnets: HashMap::new() };
-        if spread.is_limited() {
+        let mut counts = SourceCounts::default();
+        if config.limits_outbound() {
             for peer in shared.pool.roster().iter() {
                 // Trusted peers are the operator's choice.
                 if peer.direction() == Direction::Outbound && peer.slot_class() == SlotClass::Ordinary {
-                    spread.add(Source::of(peer.ip()));
+                    counts.add(Source::of(peer.ip()));
                 }
             }
         }
-        spread
-    }
-
-    fn is_limited(&self) -> bool {
-        self.config.max_outbound_per_source.min(self.config.max_outbound_per_subnet) < usize::MAX / 2
+        Self { shared, config, now: shared.now(), counts }
     }
 
     /// Whether an address may be dialled; if so, it is counted.
@@ -59,17 +55,15 @@ impl<'a> OutboundSpread<'a> {
         if connecting.dialled.is_recent(ip, self.config.source_dial_interval, self.now) {
             return false;
         }
-        if !self.is_limited() {
+        if !self.config.limits_outbound() {
             return true;
         }
         let source = Source::of(ip);
         let (dialling_source, dialling_subnet) = connecting.dials.of(source);
-        let of_source = self.sources.get(&source).copied().unwrap_or(0) + dialling_source;
-        let of_subnet = self.subnets.get(&source.subnet()).copied().unwrap_or(0) + dialling_subnet;
-        let has_room = of_source < self.config.max_outbound_per_source
-            && of_subnet < self.config.max_outbound_per_subnet;
+        let has_room = self.counts.of_source(source) + dialling_source < self.config.max_outbound_per_source
+            && self.counts.of_subnet(source) + dialling_subnet < self.config.max_outbound_per_subnet;
         if has_room {
-            self.add(source);
+            self.counts.add(source);
         }
         has_room
     }
@@ -78,10 +72,5 @@ impl<'a> OutboundSpread<'a> {
     fn is_configured(&self, addr: &SocketAddr) -> bool {
         let known = self.shared.book.get(addr);
         known.is_some_and(|known| matches!(known.reported_by, ReportedBy::Operator | ReportedBy::Seed))
-    }
-
-    fn add(&mut self, source: Source) {
-        *self.sources.entry(source).or_default() += 1;
-        *self.subnets.entry(source.subnet()).or_default() += 1;
     }
 }

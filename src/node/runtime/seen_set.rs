@@ -15,15 +15,16 @@
 //!   expires.
 //! - Breaks if: a digest is charged to a connection, whose end forgets the charge.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{Hash, Hasher as _};
+use std::hash::Hasher as _;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use crate::base::{Source, Subnet, Tick};
+use crate::base::counts::SourceCounts;
+use crate::base::{Source, Tick};
+use crate::node::config::{ConfigError, within};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,13 +36,6 @@ const GUARANTEED_DIVISOR: usize = 1024;
 /// A keyed 128-bit digest of a message: SipHash-1-3 with a key that is random per node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(u128);
-
-impl Digest {
-    /// A number below `len`, as evenly spread as digests are. `len` must not be zero.
-    pub(crate) fn index_below(self, len: usize) -> usize {
-        (self.0 % len as u128) as usize
-    }
-}
 
 /// The result of [`NodeRef::relay`](crate::node::NodeRef::relay).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,10 +71,8 @@ struct Shard {
     digests: HashMap<u128, (), foldhash::fast::RandomState>,
     /// In order of arrival: expiry reads the front only.
     arrivals: VecDeque<Arrival>,
-    /// How many of the remembered digests each source brought first; no entry at zero.
-    sources: HashMap<Source, u32, foldhash::fast::RandomState>,
-    /// The same for subnets.
-    subnets: HashMap<Subnet, u32, foldhash::fast::RandomState>,
+    /// How many of the remembered digests each source brought first.
+    brought: SourceCounts,
     /// The sum of all sources.
     charged: usize,
 }
@@ -111,6 +103,24 @@ pub struct RelayConfig {
     /// The share of the capacity that only ids of this node's own messages and of trusted peers may
     /// take, in percent. Default 25.
     pub own_share_percent: u8,
+}
+
+impl RelayConfig {
+    pub(in crate::node) fn check(&self) -> Result<(), ConfigError> {
+        let (of_source, of_subnet) = (self.source_share_percent, self.subnet_share_percent);
+        within("relay.source_share_percent", of_source, 0..=100)?;
+        within("relay.subnet_share_percent", of_subnet, 0..=100)?;
+        within("relay.own_share_percent", self.own_share_percent, 0..=100)?;
+        within("relay.capacity", self.capacity, 1..=usize::MAX)?;
+        if of_source > of_subnet {
+            let why = format!("is {of_source}, above `relay.subnet_share_percent`, {of_subnet}");
+            return Err(ConfigError { field: "relay.source_share_percent", why });
+        }
+        if self.retention.is_zero() {
+            return Err(ConfigError { field: "relay.retention", why: "must not be zero".into() });
+        }
+        Ok(())
+    }
 }
 
 impl Default for RelayConfig {
@@ -214,9 +224,10 @@ impl Shard {
         }
         let RelayOrigin::Source(source) = from else { return true };
         let share = |percent: u8| (capacity.saturating_mul(usize::from(percent)) / 100).max(1);
-        let held = self.sources.get(&source).map_or(0, |count| *count as usize);
-        let of_subnet = self.subnets.get(&source.subnet()).map_or(0, |count| *count as usize);
-        if held >= share(config.source_share_percent) || of_subnet >= share(config.subnet_share_percent) {
+        let held = self.brought.of_source(source);
+        if held >= share(config.source_share_percent)
+            || self.brought.of_subnet(source) >= share(config.subnet_share_percent)
+        {
             return false;
         }
         let kept = capacity.saturating_mul(usize::from(config.own_share_percent)) / 100;
@@ -228,26 +239,14 @@ impl Shard {
     fn charge(&mut self, from: RelayOrigin) {
         if let RelayOrigin::Source(source) = from {
             self.charged += 1;
-            *self.sources.entry(source).or_insert(0) += 1;
-            *self.subnets.entry(source.subnet()).or_insert(0) += 1;
+            self.brought.add(source);
         }
     }
 
     fn release(&mut self, from: RelayOrigin) {
         if let RelayOrigin::Source(source) = from {
             self.charged -= 1;
-            release_one(&mut self.sources, source);
-            release_one(&mut self.subnets, source.subnet());
-        }
-    }
-}
-
-/// Counts one down. A key without a count leaves the map.
-fn release_one<K: Eq + Hash>(counts: &mut HashMap<K, u32, foldhash::fast::RandomState>, key: K) {
-    if let Entry::Occupied(mut count) = counts.entry(key) {
-        *count.get_mut() -= 1;
-        if *count.get() == 0 {
-            count.remove();
+            self.brought.subtract(source);
         }
     }
 }
@@ -328,7 +327,7 @@ mod tests {
         set.expire(config.retention, Tick::from_millis(61_000));
         assert!(set.shards.iter().all(|shard| {
             let shard = shard.lock();
-            shard.charged == 0 && shard.sources.is_empty() && shard.subnets.is_empty()
+            shard.charged == 0 && shard.brought.is_empty()
         }));
     }
 

@@ -148,10 +148,8 @@ impl ConnectionHandler for PeerSession {
     fn on_get_peers(&self, max: usize) -> Vec<SocketAddr> {
         let shared = self.node.shared();
         let asker = Asker { ip: self.peer.ip(), protocol: self.peer.connection().protocol_id() };
-        let protocol_of = |addr| shared.protocols.for_addr(addr);
-        let config = &shared.runtime_config().discovery;
-        let (book, secret, now) = (&shared.book, &shared.seen, shared.now());
-        shared.addr_sample.for_peer(&asker, max, config, book, secret, (now, protocol_of))
+        shared.addr_sample.renew(&shared.book, |addr| shared.protocols.for_addr(addr), shared.now());
+        shared.addr_sample.for_peer(&asker, max, &shared.runtime_config().discovery)
     }
 
     fn on_peers(&self, peers: Vec<SocketAddr>) {
@@ -161,8 +159,9 @@ impl ConnectionHandler for PeerSession {
         let config = &shared.runtime_config().discovery;
         let mut new = 0;
         for addr in peers {
+            let max = config.max_addrs_per_source;
             if !config.may_tell(self.peer.ip(), addr.ip())
-                || shared.book.count_at(Source::of(addr.ip()), config.max_addrs_per_host) >= config.max_addrs_per_host
+                || shared.book.count_at(Source::of(addr.ip()), max) >= max
             {
                 count(&shared.counters.addrs_refused);
                 continue;

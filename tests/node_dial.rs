@@ -16,7 +16,7 @@ use peerpool::address_book::{
     AddressBook, AddressBookConfig, DialOutcome, FailureCause, ReportedBy, WallTime,
 };
 use peerpool::transport::{BoxFuture, BoxListener, BoxStream, Latency, MemoryNet, Transport as _};
-use peerpool::wire::{Control, FirstFrame, Goodbye, GoodbyeReason, Hello, Native, Protocol as _};
+use peerpool::wire::{Control, FirstFrame, Goodbye, GoodbyeReason, Hello, Native, Protocol as _, Refusal};
 use peerpool::{
     Backoff, ConnectError, Direction, Handler, Node, NodeConfig, NodeEvent, PeerDecision, SubscriptionItem,
 };
@@ -220,6 +220,10 @@ async fn an_unreachable_listen_address_is_probed_one_at_a_time_beside_the_dials(
     end(b).await;
 }
 
+fn refusal(goodbye: Goodbye) -> Refusal {
+    Refusal::new(goodbye, Native::VERSION, 0)
+}
+
 /// An address that tells every dialler the same; how many came.
 fn refuser(net: &MemoryNet, last: u8, goodbye: Goodbye) -> Arc<AtomicUsize> {
     let host = net.host(ip(last));
@@ -230,7 +234,7 @@ fn refuser(net: &MemoryNet, last: u8, goodbye: Goodbye) -> Arc<AtomicUsize> {
         while let Ok((mut stream, _)) = listener.accept().await {
             count.fetch_add(1, Ordering::Relaxed);
             let mut out = BytesMut::new();
-            Native::default().encode_goodbye(&goodbye, &mut out).unwrap();
+            Native::default().encode_refusal(&refusal(goodbye), &mut out).unwrap();
             let _ = stream.write_all(&out).await;
             // Not cut before it was read.
             let mut scrap = [0; 512];
@@ -285,7 +289,7 @@ async fn an_address_is_not_dialled_while_it_is_probed() {
                 dialled.fetch_add(1, Ordering::Relaxed);
                 let mut out = BytesMut::new();
                 let goodbye = Goodbye::new(GoodbyeReason::Duplicate);
-                Native::default().encode_goodbye(&goodbye, &mut out).unwrap();
+                Native::default().encode_refusal(&refusal(goodbye), &mut out).unwrap();
                 let _ = one.stream.write_all(&out).await;
             }
             // Says nothing more.
@@ -704,7 +708,8 @@ async fn a_listener_without_room_for_a_probe_is_probed_again() {
             one.greeting().await;
             if turn == 0 {
                 let mut out = BytesMut::new();
-                Native::default().encode_goodbye(&Goodbye::new(GoodbyeReason::Full), &mut out).unwrap();
+                let full = refusal(Goodbye::new(GoodbyeReason::Full));
+                Native::default().encode_refusal(&full, &mut out).unwrap();
                 let _ = one.stream.write_all(&out).await;
             } else {
                 one.say(&hello(7)).await;

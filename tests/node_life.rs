@@ -163,7 +163,7 @@ async fn a_ban_reaches_connections_in_their_handshake() {
                 let said = tokio::time::timeout(Duration::from_secs(20), slow.goodbye()).await;
                 said.expect("a goodbye").map(|goodbye| goodbye.reason)
             }
-            Some(FirstFrame::Goodbye(goodbye)) => Some(goodbye.reason),
+            Some(FirstFrame::Refusal(goodbye)) => Some(goodbye.reason),
             _ => None,
         };
         assert_eq!(reason, Some(GoodbyeReason::Banned), "by key: {by_key}");
@@ -197,7 +197,7 @@ async fn the_floor_keeps_no_peer_banned_during_its_handshake() {
     late.say(&hello(7)).await;
     let said = late.greeting().await;
     assert!(
-        matches!(said, Some(FirstFrame::Goodbye(bye)) if bye.reason == GoodbyeReason::Banned),
+        matches!(said, Some(FirstFrame::Refusal(ref bye)) if bye.reason == GoodbyeReason::Banned),
         "{said:?}"
     );
     assert_eq!(peers(&a), 0);

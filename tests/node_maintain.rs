@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use harness::*;
 use peerpool::address_book::{ReportedBy, WallTime};
 use peerpool::transport::{MemoryNet, Transport as _};
-use peerpool::wire::{Control, Goodbye, GoodbyeReason, Native, Protocol as _};
+use peerpool::wire::{Control, Goodbye, GoodbyeReason, Native, Protocol as _, Refusal};
 use peerpool::{Node, NodeConfig, PeerPolicy, ProtocolConfig};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
@@ -99,7 +99,11 @@ async fn wakes(point: Point, reason: GoodbyeReason) -> bool {
             one.greeting().await;
             let (native, mut out) = (Native::default(), BytesMut::new());
             match point {
-                Point::Refused => _ = native.encode_goodbye(&Goodbye::new(reason), &mut out).unwrap(),
+                Point::Refused => {
+                    _ = native
+                        .encode_refusal(&Refusal::new(Goodbye::new(reason), Native::VERSION, 0), &mut out)
+                        .unwrap()
+                }
                 Point::Ended => {
                     one.say(&hello(7)).await;
                     native.encode_control(&Control::Goodbye(Goodbye::new(reason)), &mut out).unwrap();

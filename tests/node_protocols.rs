@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use harness::*;
 use peerpool::transport::{MemoryNet, Transport as _};
 use peerpool::wire::{
-    Chunks, Control, EncodeError, Features, FirstFrame, Goodbye, Hello, MessageHeader, Protocol, WireError,
+    Chunks, Control, EncodeError, Features, FirstFrame, Hello, MessageHeader, Protocol, Refusal, WireError,
     WireLimits,
 };
 use peerpool::{
@@ -439,8 +439,8 @@ impl Protocol for Counting {
         self.0.encode_hello(hello, out)
     }
 
-    fn encode_goodbye(&self, goodbye: &Goodbye, out: &mut BytesMut) -> Result<bool, EncodeError> {
-        self.0.encode_goodbye(goodbye, out)
+    fn encode_refusal(&self, refusal: &Refusal, out: &mut BytesMut) -> Result<bool, EncodeError> {
+        self.0.encode_refusal(refusal, out)
     }
 
     fn decode_first_frame(&self, buf: &[u8]) -> Result<Option<(FirstFrame, usize)>, WireError> {

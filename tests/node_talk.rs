@@ -97,7 +97,25 @@ async fn a_peer_that_skips_counts_its_gaps_and_never_gets_two_messages_glued() {
         assert_eq!(missed > 0, last == 2, "the slow one costs the other nothing");
     }
     assert_eq!(a.stats().missed_broadcasts, 400 - recs[0].events().len() as u64);
+    assert_eq!(nodes[0].stats().missed_from_peers, a.stats().missed_broadcasts);
+    every_gap_is_told_where_it_is(&recs[0]);
     end_all(a, nodes).await;
+}
+
+/// The kinds of the messages are consecutive numbers.
+fn every_gap_is_told_where_it_is(receiver: &Rec) {
+    let (mut next, mut told) = (0, 0);
+    for happened in receiver.all() {
+        match happened {
+            Happened::Missed(Lane::Normal, missed) => next += missed,
+            Happened::Event(_, kind, _) => {
+                assert_eq!(u64::from(kind), next, "the number before it is what was missed");
+                (next, told) = (next + 1, told + 1);
+            }
+            _ => {}
+        }
+    }
+    assert!(told > 0 && next > told, "something was missed");
 }
 
 #[tokio::test(start_paused = true)]

@@ -63,7 +63,7 @@ async fn garbage_before_and_after_the_greeting_costs_that_connection_only() {
         let _ = stream.stream.write_all(garbage).await;
         let told = stream.greeting().await;
         assert!(
-            matches!(told, None | Some(FirstFrame::Goodbye(_))),
+            matches!(told, None | Some(FirstFrame::Refusal(_))),
             "{told:?} to {:?}",
             String::from_utf8_lossy(&garbage[..8])
         );

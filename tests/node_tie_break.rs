@@ -236,7 +236,7 @@ async fn an_old_connection_that_answers_its_ping_stays() {
     secs(60).await;
     let mut second = ByHand::dial(&net, 2, at(1)).await;
     second.say(&hello(7)).await;
-    let Some(FirstFrame::Goodbye(refused)) = second.greeting().await else { panic!("the first one lives") };
+    let Some(FirstFrame::Refusal(refused)) = second.greeting().await else { panic!("the first one lives") };
     assert_eq!(refused.reason, GoodbyeReason::Duplicate);
     assert_eq!(only(&a).id(), old.id());
     assert_eq!(only(&a).health(a.now()), 100);
@@ -255,7 +255,7 @@ async fn of_two_young_inbound_connections_of_one_process_the_first_stays() {
     let mut second = ByHand::dial(&net, 3, at(1)).await;
     second.say(&hello(7)).await;
     assert!(
-        matches!(second.greeting().await, Some(FirstFrame::Goodbye(bye)) if bye.reason == GoodbyeReason::Duplicate)
+        matches!(second.greeting().await, Some(FirstFrame::Refusal(bye)) if bye.reason == GoodbyeReason::Duplicate)
     );
     assert_eq!(only(&a).id(), old.id());
     assert_eq!(a.stats().collisions, 1);
@@ -421,7 +421,7 @@ async fn a_dialling_host_that_copies_a_young_peers_nonce_ends_no_peer() {
     let dialled = a.connect(at(2)).await.unwrap();
     let mut other = ByHand::dial(&net, 3, at(1)).await;
     other.say(&hello(0)).await;
-    let Some(FirstFrame::Goodbye(refused)) = other.greeting().await else { panic!("the first one lives") };
+    let Some(FirstFrame::Refusal(refused)) = other.greeting().await else { panic!("the first one lives") };
     assert_eq!(refused.reason, GoodbyeReason::Duplicate);
     assert_eq!(only(&a).id(), dialled.id());
     listening.abort();
@@ -489,7 +489,7 @@ async fn a_connection_that_wins_by_nonce_and_is_refused_gives_the_process_back()
     other.say(&hello(7)).await;
     let said = other.greeting().await;
     assert!(
-        matches!(said, Some(FirstFrame::Goodbye(bye)) if bye.reason == GoodbyeReason::Duplicate),
+        matches!(said, Some(FirstFrame::Refusal(ref bye)) if bye.reason == GoodbyeReason::Duplicate),
         "{said:?}"
     );
     assert_eq!(peers(&a), 2);

@@ -67,7 +67,7 @@ pub(crate) fn answer_len(bytes: &[u8]) -> Option<usize> {
     let first = Native::default().decode_first_frame(bytes).expect("a first frame");
     first.map(|(first, used)| match first {
         FirstFrame::Hello(_) => used,
-        FirstFrame::Goodbye(goodbye) => panic!("refused: {goodbye:?}"),
+        FirstFrame::Refusal(refusal) => panic!("refused: {refusal:?}"),
     })
 }
 

@@ -29,11 +29,11 @@ fuzz_target!(|input: (bool, &[u8])| {
         let mut again = BytesMut::new();
         match &frame {
             FirstFrame::Hello(hello) => native.encode_hello(hello, &mut again).expect("was accepted"),
-            FirstFrame::Goodbye(goodbye) => {
-                assert!(native.encode_goodbye(goodbye, &mut again).expect("was accepted"));
+            FirstFrame::Refusal(refusal) => {
+                assert!(native.encode_refusal(refusal, &mut again).expect("was accepted"));
             }
         }
-        // A hello of a later version may have unknown fields, which its copy lacks.
+        // A first frame of a later version may have unknown fields, which its copy lacks.
         assert_eq!(native.decode_first_frame(&again), Ok(Some((frame, again.len()))));
     }
 });

@@ -48,6 +48,10 @@ pub trait ConnectionHandler: Send + Sync + 'static {
     /// The peer was too slow for this lane's broadcasts: `skipped` messages were left out for it.
     fn on_lagged(&self, lane: Lane, skipped: u64);
 
+    /// The peer says that we read too slowly: `missed` of its broadcasts on this lane were left out
+    /// for us.
+    fn on_missed(&self, lane: Lane, missed: u64);
+
     /// A call of the application's code panicked. Only that call is lost.
     fn on_panic(&self) {}
 

@@ -38,6 +38,11 @@ pub struct DiscoveryConfig {
     /// [`NodeConfig::local`](super::NodeConfig::local).
     #[serde(with = "humantime_serde")]
     pub source_dial_interval: Duration,
+    /// The shortest pause between two refusals of one source that carry addresses of other nodes,
+    /// when no slot is free. Default 1 minute; none in
+    /// [`NodeConfig::local`](super::NodeConfig::local).
+    #[serde(with = "humantime_serde")]
+    pub refusal_addrs_interval: Duration,
 }
 
 impl DiscoveryConfig {
@@ -49,6 +54,7 @@ impl DiscoveryConfig {
             max_outbound_per_source: 1,
             max_outbound_per_subnet: 2,
             source_dial_interval: Duration::from_secs(5),
+            refusal_addrs_interval: Duration::from_secs(60),
         }
     }
 
@@ -60,6 +66,7 @@ impl DiscoveryConfig {
             max_outbound_per_source: NO_LIMIT,
             max_outbound_per_subnet: NO_LIMIT,
             source_dial_interval: Duration::ZERO,
+            refusal_addrs_interval: Duration::ZERO,
         }
     }
 

@@ -166,6 +166,14 @@ pub enum Control {
     },
     /// Addresses known to the sender, canonical.
     Peers(Vec<SocketAddr>),
+    /// The receiver read too slowly: broadcasts of this lane that come before the next one on it
+    /// were left out.
+    Missed {
+        /// The lane; never [`Lane::Control`].
+        lane: Lane,
+        /// How many were left out since the last report.
+        count: u64,
+    },
 }
 
 /// Why a connection is refused or ended, and when to come back.
@@ -351,5 +359,37 @@ pub enum FirstFrame {
     /// Introduces the sender. From the acceptor it also accepts the connection.
     Hello(Hello),
     /// Refuses the connection.
-    Goodbye(Goodbye),
+    Refusal(Refusal),
+}
+
+/// Refuses a connection in place of the acceptor's hello.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub reason: GoodbyeReason,
+    /// See [`Goodbye::retry_after`].
+    pub retry_after: Option<Duration>,
+    /// The protocol version that the acceptor speaks.
+    pub version: u32,
+    /// The acceptor's network.
+    pub network: u64,
+    /// Other nodes that the dialler may try, canonical; at most [`Refusal::MAX_ADDRS`]. Empty
+    /// unless the reason is [`GoodbyeReason::Full`].
+    pub addrs: Vec<SocketAddr>,
+}
+
+impl Refusal {
+    /// The most addresses that a refusal carries.
+    pub const MAX_ADDRS: usize = 8;
+
+    /// The refusal for a reason, by an acceptor of this version and network. Without addresses.
+    pub const fn new(goodbye: Goodbye, version: u32, network: u64) -> Self {
+        let Goodbye { reason, retry_after } = goodbye;
+        Self { reason, retry_after, version, network, addrs: Vec::new() }
+    }
+
+    /// Reason and retry time.
+    pub const fn goodbye(&self) -> Goodbye {
+        Goodbye { reason: self.reason, retry_after: self.retry_after }
+    }
 }

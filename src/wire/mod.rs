@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   MessageHeader + payload -- encode / chunks --> bytes ==stream==> bytes -- Decoder::step --> Message | Control | Chunk
-//!   Hello | Goodbye -- encode_hello / encode_goodbye --> bytes ==> bytes -- decode_first_frame --> FirstFrame
+//!   Hello | Refusal -- encode_hello / encode_refusal --> bytes ==> bytes -- decode_first_frame --> FirstFrame
 //! ```
 //!
 //! A [`Protocol`] is the framing and the handshake of a connection; [`Native`] is ours. The
@@ -47,6 +47,8 @@ pub use chunk::{Chunk, ChunkTemplate, Chunks, CompleteHeader, HeaderBytes};
 pub use error::{AgentError, EncodeError, WireError};
 pub use features::Features;
 pub use limits::WireLimits;
-pub use message::{Control, FirstFrame, FrameKind, Goodbye, GoodbyeReason, Hello, MessageHeader, Status};
+pub use message::{
+    Control, FirstFrame, FrameKind, Goodbye, GoodbyeReason, Hello, MessageHeader, Refusal, Status,
+};
 pub use native::{Native, NativeDecoder};
 pub use protocol::{DecodeStep, Decoder, Payload, Protocol, ReplyMatcher};

@@ -13,7 +13,7 @@ use super::chunk::Chunks;
 use super::error::{EncodeError, WireError};
 use super::features::Features;
 use super::limits::WireLimits;
-use super::message::{Control, FirstFrame, Goodbye, Hello, MessageHeader};
+use super::message::{Control, FirstFrame, Hello, MessageHeader, Refusal};
 
 /// Framing and handshake of a connection.
 ///
@@ -77,12 +77,12 @@ pub trait Protocol: Send + Sync + 'static {
     /// [`EncodeError::FirstFrameTooLarge`].
     fn encode_hello(&self, hello: &Hello, out: &mut BytesMut) -> Result<(), EncodeError>;
 
-    /// Appends the goodbye that refuses a connection. Returns `false`, and appends nothing, if this
-    /// protocol refuses by closing.
+    /// Appends the refusal of a connection. Returns `false`, and appends nothing, if this protocol
+    /// refuses by closing.
     ///
     /// # Errors
-    /// [`EncodeError::FirstFrameTooLarge`].
-    fn encode_goodbye(&self, goodbye: &Goodbye, out: &mut BytesMut) -> Result<bool, EncodeError>;
+    /// [`EncodeError::FirstFrameTooLarge`], [`EncodeError::TooManyPeers`].
+    fn encode_refusal(&self, refusal: &Refusal, out: &mut BytesMut) -> Result<bool, EncodeError>;
 
     /// Decodes the first frame at the start of `buf`. Returns it with the number of bytes used, or
     /// `None` if more bytes are needed. With [`WireLimits::hello`] bytes it never returns `None`.

@@ -5,7 +5,7 @@
 use bytes::{Bytes, BytesMut};
 use peerpool::wire::{
     Control, DecodeStep, Decoder, EncodeError, FirstFrame, Goodbye, GoodbyeReason, Hello, MessageHeader,
-    Protocol, Status, WireError,
+    Protocol, Refusal, Status, WireError,
 };
 use peerpool::{Lane, Nonce, canonical};
 use proptest::collection::vec;
@@ -249,11 +249,13 @@ fn first_frames_round_trip<D: Protocol>(
     check_first_frame(protocol, &bytes, tail, &FirstFrame::Hello(received));
 
     let goodbye = Goodbye::new(GoodbyeReason::Full).retry_after(Duration::from_millis(1500));
+    let addrs = vec!["192.0.2.1:9".parse().expect("an address"), "[2001:db8::1]:9".parse().expect("one")];
+    let refusal = Refusal { addrs, ..Refusal::new(goodbye, protocol.version(), 7) };
     let mut bytes = BytesMut::new();
-    let has = protocol.encode_goodbye(&goodbye, &mut bytes).expect("a goodbye");
+    let has = protocol.encode_refusal(&refusal, &mut bytes).expect("a refusal");
     assert_eq!(has, protocol.features().goodbye);
     if has {
-        check_first_frame(protocol, &bytes, tail, &FirstFrame::Goodbye(goodbye));
+        check_first_frame(protocol, &bytes, tail, &FirstFrame::Refusal(refusal));
     } else {
         assert!(bytes.is_empty());
     }
@@ -441,6 +443,7 @@ fn control() -> impl Strategy<Value = Control> {
             Control::Goodbye(Goodbye { reason: GoodbyeReason::from_code(code), retry_after })
         }),
         any::<u16>().prop_map(|max| Control::GetPeers { max }),
+        any::<u64>().prop_map(|count| Control::Missed { lane: Lane::Normal, count }),
         vec(addr(), 0..20).prop_map(Control::Peers),
     ]
 }

@@ -172,6 +172,7 @@ pub(crate) enum Callback {
     Rtt(Duration),
     Peers(Vec<SocketAddr>),
     Goodbye(Goodbye),
+    Missed(Lane, u64),
     Lagged(Lane, u64),
     Close(peerpool::pool::DisconnectReason),
     Panic,
@@ -315,6 +316,10 @@ impl ConnectionHandler for RecordingHandler {
 
     fn on_peers(&self, peers: Vec<SocketAddr>) {
         self.record(Callback::Peers(peers));
+    }
+
+    fn on_missed(&self, lane: Lane, missed: u64) {
+        self.record(Callback::Missed(lane, missed));
     }
 
     fn on_goodbye(&self, goodbye: Goodbye) {

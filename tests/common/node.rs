@@ -30,6 +30,7 @@ pub(crate) enum Happened {
     Disconnected(u64, DisconnectReason),
     Event(Lane, u16, Vec<u8>),
     Gap(Lane, u64),
+    Missed(Lane, u64),
 }
 
 type OnEvent = dyn Fn(Context<'_>, u16, &[u8]) -> Handled + Send + Sync;
@@ -137,6 +138,10 @@ impl Handler for Rec {
 
     fn peer_lagged(&self, _: Context<'_>, lane: Lane, missed: u64) {
         self.note(Happened::Gap(lane, missed));
+    }
+
+    fn broadcasts_missed(&self, _: Context<'_>, lane: Lane, missed: u64) {
+        self.note(Happened::Missed(lane, missed));
     }
 }
 

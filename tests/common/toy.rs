@@ -17,7 +17,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use peerpool::wire::{
     Chunks, Control, DecodeStep, Decoder, EncodeError, Features, FirstFrame, Goodbye, GoodbyeReason,
-    HeaderBytes, Hello, MessageHeader, Payload, Protocol, WireError, WireLimits,
+    HeaderBytes, Hello, MessageHeader, Payload, Protocol, Refusal, WireError, WireLimits,
 };
 use peerpool::{Lane, Nonce, canonical};
 use std::fmt::Write as _;
@@ -147,8 +147,11 @@ impl Protocol for Toy {
         Ok(())
     }
 
-    fn encode_goodbye(&self, goodbye: &Goodbye, out: &mut BytesMut) -> Result<bool, EncodeError> {
-        put_frame(&bye(goodbye), out);
+    fn encode_refusal(&self, refusal: &Refusal, out: &mut BytesMut) -> Result<bool, EncodeError> {
+        let Refusal { version, network, addrs, .. } = refusal;
+        let mut text = format!("{} {version} {network}", bye(&refusal.goodbye()));
+        addrs.iter().for_each(|addr| write!(text, " {}", canonical(*addr)).expect("a string"));
+        put_frame(&text, out);
         Ok(true)
     }
 
@@ -166,7 +169,7 @@ impl Protocol for Toy {
         let first_frame = if text.starts_with(MAGIC) {
             FirstFrame::Hello(parse_hello(text)?)
         } else {
-            FirstFrame::Goodbye(parse_bye(text).ok_or(WireError::Malformed { what: "bye" })?)
+            FirstFrame::Refusal(parse_refusal(text).ok_or(WireError::Malformed { what: "bye" })?)
         };
         Ok(Some((first_frame, size)))
     }
@@ -272,6 +275,17 @@ fn parse_bye(text: &[u8]) -> Option<Goodbye> {
     let (reason, wait) = std::str::from_utf8(text).ok()?.strip_prefix("bye ")?.split_once(' ')?;
     let retry_after = if wait == "-" { None } else { Some(Duration::from_millis(wait.parse().ok()?)) };
     Some(Goodbye { reason: GoodbyeReason::from_code(reason.parse().ok()?), retry_after })
+}
+
+fn parse_refusal(text: &[u8]) -> Option<Refusal> {
+    let text = std::str::from_utf8(text).ok()?;
+    let ends = text.match_indices(' ').nth(2)?.0;
+    let goodbye = parse_bye(&text.as_bytes()[..ends])?;
+    let mut words = text[ends + 1..].split(' ');
+    let (version, network) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let addrs: Option<Vec<_>> = words.map(|word| word.parse().ok().map(canonical)).collect();
+    let addrs = addrs.filter(|addrs| addrs.len() <= Refusal::MAX_ADDRS)?;
+    Some(Refusal { addrs, ..Refusal::new(goodbye, version, network) })
 }
 
 fn parse_hello(text: &[u8]) -> Result<Hello, WireError> {

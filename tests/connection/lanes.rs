@@ -178,6 +178,18 @@ async fn check_log_and_queue_take_turns(lane: Lane) {
     assert!((3..=7).contains(&first_half), "{kinds:?}");
 }
 
+/// What comes next that is not a notice of missed broadcasts.
+async fn message_behind_notices<D: Protocol>(
+    far: &mut ManualPeer<D, tokio::io::DuplexStream>,
+) -> Option<Received> {
+    loop {
+        match far.message().await {
+            Some(Received::Control(Control::Missed { .. })) => {}
+            other => return other,
+        }
+    }
+}
+
 /// The next message; `None` if none is sent although the connection runs.
 async fn next_within_a_second<D: Protocol>(far: &mut ManualPeer<D, tokio::io::DuplexStream>) -> Option<u16> {
     let patience = async {
@@ -187,7 +199,7 @@ async fn next_within_a_second<D: Protocol>(far: &mut ManualPeer<D, tokio::io::Du
     };
     tokio::select! {
         biased;
-        item = far.message() => item.as_ref().and_then(kind_of),
+        item = message_behind_notices(far) => item.as_ref().and_then(kind_of),
         () = patience => None,
     }
 }
@@ -342,7 +354,7 @@ async fn a_lagging_connection_skips_and_counts_whole_messages_and_aborts_a_parti
         sent += 1;
     }
     let mut far = side.manual_peer(far);
-    let (mut got, mut aborts) = (Vec::new(), 0);
+    let (mut got, mut aborts, mut told) = (Vec::new(), 0, 0);
     let last = loop {
         match tokio::time::timeout(Duration::from_secs(1), far.message()).await {
             Err(_) => {
@@ -355,6 +367,7 @@ async fn a_lagging_connection_skips_and_counts_whole_messages_and_aborts_a_parti
                 got.push(kind);
             }
             Ok(Some(Received::Control(Control::Abort { lane: Lane::Normal }))) => aborts += 1,
+            Ok(Some(Received::Control(Control::Missed { lane: Lane::Normal, count }))) => told += count,
             Ok(other) => panic!("{other:?}"),
         }
     };
@@ -366,6 +379,7 @@ async fn a_lagging_connection_skips_and_counts_whole_messages_and_aborts_a_parti
         .map(|one| if let Callback::Lagged(Lane::Normal, n) = one { *n } else { 0 })
         .sum();
     assert_eq!(missed as usize + got.len(), sent, "every message is delivered or counted");
+    assert_eq!(told, missed, "at both ends");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use peerpool::Nonce;
 use peerpool::timecoin::wire::{HandshakeMessage, NetworkType, PeerSoftware, Software, TimeCoin};
 use peerpool::wire::{
-    AgentError, EncodeError, FirstFrame, Goodbye, GoodbyeReason, Hello, Protocol, WireError,
+    AgentError, EncodeError, FirstFrame, Goodbye, GoodbyeReason, Hello, Protocol, Refusal, WireError,
 };
 
 const CAPTURED: &str = include_str!("../golden/timecoin_handshake.txt");
@@ -203,7 +203,7 @@ fn unsupported_hello_fields_are_omitted_or_refused() {
     let refused = TimeCoin::testnet(software).encode_hello(&captured_hello(), &mut out);
     assert!(matches!(refused, Err(EncodeError::FirstFrameTooLarge { cap, .. }) if cap == MAX + 8));
     let goodbye = Goodbye::new(GoodbyeReason::Full);
-    assert_eq!(protocol.encode_goodbye(&goodbye, &mut out), Ok(false));
+    assert_eq!(protocol.encode_refusal(&Refusal::new(goodbye, 1, 0), &mut out), Ok(false));
     assert!(out.is_empty());
 
     // Without a version of its own the agent stands for it, and the system's clock gives the time.

@@ -3,7 +3,7 @@
 use crate::conformance::{Reader, WireMessage};
 use bytes::{Bytes, BytesMut};
 use peerpool::wire::{
-    Control, FirstFrame, Goodbye, GoodbyeReason, Hello, MessageHeader, Native, Protocol, Status,
+    Control, FirstFrame, Goodbye, GoodbyeReason, Hello, MessageHeader, Native, Protocol, Refusal, Status,
 };
 use peerpool::{Lane, Nonce};
 use std::collections::HashMap;
@@ -43,6 +43,7 @@ fn every_frame_kind_has_its_frozen_bytes() {
         ("abort_bulk", WireMessage::Control(Control::Abort { lane: Lane::Bulk })),
         ("get_peers", WireMessage::Control(Control::GetPeers { max: 32 })),
         ("peers", WireMessage::Control(Control::Peers(peers))),
+        ("missed_bulk", WireMessage::Control(Control::Missed { lane: Lane::Bulk, count: 258 })),
     ];
     let mut golden = vectors(include_str!("../golden/native_frames.hex"));
     let native = Native::default();
@@ -67,7 +68,7 @@ fn every_frame_kind_has_its_frozen_bytes() {
 
 #[test]
 fn every_first_frame_has_its_frozen_bytes() {
-    let least = Hello::new(1, 0x454d_4954, Nonce(std::array::from_fn(|at| at as u8)));
+    let least = Hello::new(2, 0x454d_4954, Nonce(std::array::from_fn(|at| at as u8)));
     let ipv4 = Hello {
         features: 5,
         listen: Some("192.0.2.1:24100".parse().unwrap()),
@@ -82,14 +83,16 @@ fn every_first_frame_has_its_frozen_bytes() {
         app: Bytes::from_static(b"app bytes"),
         ..least.clone()
     };
-    let banned = Goodbye::new(GoodbyeReason::Banned);
+    let banned = Refusal::new(Goodbye::new(GoodbyeReason::Banned), 2, 0x454d_4954);
     let retry = Goodbye::new(GoodbyeReason::Full).retry_after(Duration::from_secs(30));
+    let addrs = vec!["192.0.2.1:24100".parse().unwrap(), "[2001:db8::1]:9".parse().unwrap()];
+    let full_house = Refusal { addrs, ..Refusal::new(retry, 2, 0x454d_4954) };
     let frames = [
         ("hello_least", FirstFrame::Hello(least)),
         ("hello_ipv4", FirstFrame::Hello(ipv4)),
         ("hello_full", FirstFrame::Hello(full)),
-        ("goodbye_banned", FirstFrame::Goodbye(banned)),
-        ("goodbye_full_retry", FirstFrame::Goodbye(retry)),
+        ("refusal_banned", FirstFrame::Refusal(banned)),
+        ("refusal_full", FirstFrame::Refusal(full_house)),
     ];
     let mut golden = vectors(include_str!("../golden/native_greetings.hex"));
     let native = Native::default();
@@ -98,7 +101,7 @@ fn every_first_frame_has_its_frozen_bytes() {
         let mut out = BytesMut::new();
         match &frame {
             FirstFrame::Hello(hello) => native.encode_hello(hello, &mut out).unwrap(),
-            FirstFrame::Goodbye(goodbye) => assert!(native.encode_goodbye(goodbye, &mut out).unwrap()),
+            FirstFrame::Refusal(refusal) => assert!(native.encode_refusal(refusal, &mut out).unwrap()),
         }
         assert_eq!(hex(&out), hex(&want), "{name}");
         assert_eq!(native.decode_first_frame(&want), Ok(Some((frame, want.len()))), "{name}");

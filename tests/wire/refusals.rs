@@ -4,7 +4,7 @@ use crate::conformance::{Reader, WireMessage};
 use bytes::{Bytes, BytesMut};
 use peerpool::wire::{
     AgentError, Control, EncodeError, FirstFrame, FrameKind, Goodbye, GoodbyeReason, Hello, MessageHeader,
-    Native, Protocol, WireError, WireLimits,
+    Native, Protocol, Refusal, WireError, WireLimits,
 };
 use peerpool::{Lane, Nonce};
 use std::time::Duration;
@@ -149,7 +149,7 @@ fn an_abort_drops_the_open_message_and_only_that() {
 fn control_messages_are_exact() {
     let cases = [
         (vec![0], WireError::UnknownControl { code: 0 }),
-        (vec![7, 1, 2], WireError::UnknownControl { code: 7 }),
+        (vec![8, 1, 2], WireError::UnknownControl { code: 8 }),
         (vec![1; 8], WireError::ControlLength { control: "ping", size: 7, need: 8 }),
         (vec![2; 10], WireError::ControlLength { control: "pong", size: 9, need: 8 }),
         (vec![3; 6], WireError::ControlLength { control: "goodbye", size: 5, need: 6 }),
@@ -168,6 +168,8 @@ fn control_messages_are_exact() {
         (vec![6, 1, 0, 0, 1, 2, 3, 4, 5, 6], WireError::AddressFamily { code: 0 }),
         (vec![6, 1, 0, 9, 1, 2, 3, 4, 5, 6], WireError::AddressFamily { code: 9 }),
         (vec![6, 0, 0, 1], WireError::ControlLength { control: "peers", size: 3, need: 2 }),
+        (vec![7, 1, 2], WireError::ControlLength { control: "missed", size: 2, need: 9 }),
+        (vec![7, 0, 1, 0, 0, 0, 0, 0, 0, 0], WireError::BadLane { code: 0 }),
     ];
     for (body, want) in cases {
         assert_eq!(refusal(&frame(CONTROL, &body)), want, "{body:02x?}");
@@ -233,14 +235,14 @@ fn greetings_are_refused_with_the_exact_reason() {
 
 #[test]
 fn a_later_versions_hello_decodes_as_far_as_we_know_it() {
-    let mut bytes = damaged(VERSION, &[2]);
+    let mut bytes = damaged(VERSION, &[3]);
     bytes.extend_from_slice(b"later");
     bytes[5] += 5;
     let (greeting, used) = Native::default().decode_first_frame(&bytes).unwrap().unwrap();
-    assert!(matches!(greeting, FirstFrame::Hello(hello) if hello.version == 2 && hello.agent == "agent"));
+    assert!(matches!(greeting, FirstFrame::Hello(hello) if hello.version == 3 && hello.agent == "agent"));
     assert_eq!(used, bytes.len());
     // Ours ends where it ends.
-    bytes[VERSION] = 1;
+    bytes[VERSION] = 2;
     assert_eq!(
         Native::default().decode_first_frame(&bytes),
         Err(WireError::FirstFrameTrailingBytes { count: 5 })
@@ -255,6 +257,45 @@ fn an_incomplete_greeting_waits_only_within_the_cap() {
     let full = [&bytes[..], &[0; 4096]].concat();
     let judged = native.decode_first_frame(&full[..4096]);
     assert!(matches!(judged, Err(WireError::FirstFrameTrailingBytes { .. })), "{judged:?}");
+}
+
+#[test]
+fn refusals_are_exact() {
+    let native = Native::default();
+    let bytes = |version, addrs: usize| {
+        let addrs = vec!["192.0.2.7:4660".parse().unwrap(); addrs];
+        let full = Goodbye::new(GoodbyeReason::Full);
+        let mut out = BytesMut::new();
+        let encoded = native.encode_refusal(&Refusal { addrs, ..Refusal::new(full, version, 5) }, &mut out);
+        encoded.map(|_| out.to_vec())
+    };
+    assert_eq!(bytes(2, 9), Err(EncodeError::TooManyPeers { count: 9, cap: 8 }));
+    let with = |change: fn(&mut Vec<u8>)| {
+        let mut bytes = bytes(2, 8).unwrap();
+        change(&mut bytes);
+        native.decode_first_frame(&bytes).unwrap_err()
+    };
+    const COUNT: usize = 7 + 6 + 4 + 8;
+    let truncated = |field| WireError::FirstFrameTruncated { field };
+    let cut = |size: u8| {
+        let mut bytes = bytes(2, 8).unwrap();
+        bytes[5] = size;
+        native.decode_first_frame(&bytes).unwrap_err()
+    };
+    assert_eq!(cut(5), truncated("reason"));
+    assert_eq!(cut(9), truncated("version"));
+    assert_eq!(cut(17), truncated("network"));
+    assert_eq!(cut(18), truncated("addresses"));
+    assert_eq!(cut(30), truncated("addresses"));
+    assert_eq!(with(|bytes| bytes[COUNT] = 9), WireError::TooManyPeers { count: 9, cap: 8 });
+    assert_eq!(with(|bytes| bytes[COUNT] = 7), WireError::FirstFrameTrailingBytes { count: 7 });
+    assert_eq!(with(|bytes| bytes[COUNT + 1] = 9), WireError::AddressFamily { code: 9 });
+    // What a later version adds is skipped: its number tells the dialler why it is refused.
+    let mut later = bytes(3, 8).unwrap();
+    later.push(0);
+    later[5] += 1;
+    let decoded = native.decode_first_frame(&later).unwrap().unwrap();
+    assert!(matches!(decoded, (FirstFrame::Refusal(refusal), _) if refusal.version == 3));
 }
 
 #[test]
@@ -296,9 +337,9 @@ fn a_wait_is_rounded_up_and_ends_before_the_mark_of_none() {
     let heard = |wait| {
         let mut out = BytesMut::new();
         let goodbye = Goodbye::new(GoodbyeReason::Stale).retry_after(wait);
-        native.encode_goodbye(&goodbye, &mut out).unwrap();
+        native.encode_refusal(&Refusal::new(goodbye, Native::VERSION, 0), &mut out).unwrap();
         match native.decode_first_frame(&out).unwrap().unwrap().0 {
-            FirstFrame::Goodbye(goodbye) => goodbye.retry_after.unwrap(),
+            FirstFrame::Refusal(refusal) => refusal.retry_after.unwrap(),
             FirstFrame::Hello(_) => panic!("a goodbye was sent"),
         }
     };

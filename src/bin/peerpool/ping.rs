@@ -190,6 +190,9 @@ fn explain(error: &ConnectError) -> String {
                 .map_or_else(String::new, |wait| format!("; try again in {} s", wait.as_secs()));
             format!("refused: {}{retry}", describe_reason(goodbye.reason))
         }
+        ConnectError::WrongNetwork { ours, theirs } => {
+            format!("it is of network {theirs}, and this command asked for {ours} (see --network)")
+        }
         other => other.to_string(),
     }
 }

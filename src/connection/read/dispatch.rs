@@ -72,6 +72,7 @@ impl<D: Protocol> Reader<D> {
                 handler.on_goodbye(goodbye);
                 return Err(CloseReason::Goodbye(goodbye));
             }
+            Control::Missed { lane, count } => handler.on_missed(lane, count),
             // The decoder has dropped the message.
             Control::Abort { .. } => {}
             Control::GetPeers { max } => {

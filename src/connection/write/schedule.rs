@@ -162,6 +162,11 @@ impl Writer {
         Ok(served)
     }
 
+    /// Invariant: `missed_messages_are_reported_at_both_ends`.
+    /// - Statement: where a cursor skips, the owner and the peer learn how many messages it left
+    ///   out.
+    /// - Enforced by: a skip calls the handler and writes the count before the lane's next message.
+    /// - Breaks if: a cursor is moved elsewhere.
     fn gather_log<D: Protocol, H: ConnectionHandler>(
         &mut self,
         active: &mut WriteState,
@@ -186,12 +191,15 @@ impl Writer {
                 Fill::CaughtUp => return Ok(0),
                 Fill::Skipped { messages, aborted } => {
                     context.handler.on_lagged(lane, messages);
+                    let mut notices = BytesMut::new();
                     if aborted {
-                        let mut abort = BytesMut::new();
                         // A protocol without chunks has no incomplete messages to abort.
-                        let _ = context.protocol.encode_control(&Control::Abort { lane }, &mut abort);
-                        active.push_copied(index, abort.freeze());
+                        let _ = context.protocol.encode_control(&Control::Abort { lane }, &mut notices);
                     }
+                    // Before the lane's next message, so that the receiver knows where the gap is.
+                    let missed = Control::Missed { lane, count: messages };
+                    let _ = context.protocol.encode_control(&missed, &mut notices);
+                    active.push_copied(index, notices.freeze());
                 }
                 Fill::Overrun => return Err(CloseReason::TooSlow(lane)),
             }

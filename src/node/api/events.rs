@@ -50,6 +50,19 @@ pub enum NodeEvent {
         /// When, on the node's clock.
         at: Tick,
     },
+    /// This node was too slow for a peer's broadcasts of a lane, as the peer says.
+    BroadcastsMissed {
+        /// Its key.
+        key: PeerId,
+        /// Its connection.
+        conn: ConnId,
+        /// The lane.
+        lane: Lane,
+        /// How many messages the peer skipped for us.
+        missed: u64,
+        /// When, on the node's clock.
+        at: Tick,
+    },
     /// A dial of the node's own accord failed.
     DialFailed {
         /// The address.

@@ -61,6 +61,12 @@ pub trait Handler: Send + Sync + 'static {
     fn peer_lagged(&self, cx: Context<'_>, lane: Lane, missed: u64) {
         let _ = (cx, lane, missed);
     }
+
+    /// This node was too slow for the peer's broadcasts of a lane: the peer says that `missed` of
+    /// them were skipped for us. Called between the messages before and behind the gap.
+    fn broadcasts_missed(&self, cx: Context<'_>, lane: Lane, missed: u64) {
+        let _ = (cx, lane, missed);
+    }
 }
 
 /// A handler that ignores events and rejects requests.
@@ -89,6 +95,10 @@ impl<H: Handler> Handler for Arc<H> {
 
     fn peer_lagged(&self, cx: Context<'_>, lane: Lane, missed: u64) {
         (**self).peer_lagged(cx, lane, missed);
+    }
+
+    fn broadcasts_missed(&self, cx: Context<'_>, lane: Lane, missed: u64) {
+        (**self).broadcasts_missed(cx, lane, missed);
     }
 }
 

@@ -67,6 +67,8 @@ pub struct NodeStats {
     pub relay_remembered: u64,
     /// Broadcasts that slow peers missed. If it rises, peers are too slow or rings too small.
     pub missed_broadcasts: u64,
+    /// Broadcasts that peers left out for this node, because it read too slowly, as they say.
+    pub missed_from_peers: u64,
     /// Peers reaped for silence.
     pub reaped: u64,
     /// Panics in handlers and in the maintenance. Any but zero shows a bug.
@@ -149,6 +151,7 @@ impl NodeRef {
             relay_refused: shared.seen.refused(),
             relay_remembered: shared.seen.len() as u64,
             missed_broadcasts: read(&counters.missed_broadcasts),
+            missed_from_peers: read(&counters.missed_from_peers),
             reaped: read(&counters.reaped),
             panics: read(&counters.panics),
         }

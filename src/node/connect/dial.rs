@@ -10,6 +10,7 @@ use crate::node::api::events::NodeEvent;
 use crate::node::error::ConnectError;
 use crate::node::protocol::ProtocolId;
 use crate::node::runtime::log_budget::LogKind;
+use crate::node::runtime::outbound_spread::reporter_outside;
 use crate::node::runtime::shared::{Shared, count};
 use crate::node::session::peer::{NodeConnection, Peer};
 use crate::pool::{Claim, ClaimFailure, ClaimHolder, SlotClass};
@@ -241,11 +242,14 @@ impl Dialer {
         let connecting = &self.shared.connecting;
         let Some(in_flight) = connecting.dials.begin(addr.ip(), limits) else { return false };
         let interval = self.shared.runtime_config().discovery.source_dial_interval;
-        connecting.dialled.record(addr.ip(), interval, self.shared.now());
+        let _ = connecting.dialled.record(addr.ip(), interval, self.shared.now());
+        // The choice of addresses bounds these.
+        let of_stranger = reporter_outside(&self.shared, &addr)
+            .and_then(|reporter| connecting.dials_of_strangers.begin(reporter, SlotLimits::NONE));
         let dialer = self.clone();
         self.shared.tasks.spawn(async move {
             let outcome = dialer.dial(addr).await;
-            drop(in_flight);
+            drop((in_flight, of_stranger));
             dialer.after_background_dial(addr, outcome).await;
         });
         true

@@ -27,6 +27,7 @@ use crate::node::api::handler::PeerDecision;
 use crate::node::error::ConnectError;
 use crate::node::protocol::ProtocolId;
 use crate::node::protocol::policy::Identity;
+use crate::node::runtime::addr_exchange;
 use crate::node::runtime::log_budget::LogKind;
 use crate::node::runtime::shared::{Shared, count};
 use crate::node::session::callbacks::PeerSession;
@@ -34,10 +35,12 @@ use crate::node::session::peer::{NodeConnection, Peer, PeerInfo};
 use crate::node::session::task::PeerTask;
 use crate::pool::{CommitFailure, DisconnectReason, Permit, SlotClass};
 use crate::transport::BoxStream;
-use crate::wire::{Goodbye, GoodbyeReason, Hello};
+use crate::wire::{FirstFrame, Goodbye, GoodbyeReason, Hello, Refusal};
 
 use super::claim::{Placement, claim};
-use super::handshake::{HelloPurpose, PROBE_BIT, check_network, encode_hello, exchange_hello, read_hello};
+use super::handshake::{
+    HelloPurpose, PROBE_BIT, check_network, encode_hello, exchange_hello, read_hello, refused,
+};
 use super::process_index::ProcessId;
 use super::reservation::{CompletedHandshake, HandshakeInfo, HandshakenStream, Reservation};
 
@@ -141,7 +144,10 @@ impl Establisher {
             Opening::Completed(completed) => *completed,
             Opening::Initiate => {
                 let our_hello = encode_hello(shared, id, HelloPurpose::Connect)?;
-                exchange_hello(&mut stream, protocol, &shared.budget, &our_hello).await?.into()
+                match exchange_hello(&mut stream, protocol, &shared.budget, &our_hello).await? {
+                    (FirstFrame::Hello(hello), buffered) => (hello, buffered).into(),
+                    (FirstFrame::Refusal(refusal), _) => return Err(self.on_refused(id, addr, refusal).into()),
+                }
             }
             Opening::Respond => match read_hello(&mut stream, protocol, &shared.budget).await {
                 Ok(received) => received.into(),
@@ -183,6 +189,20 @@ impl Establisher {
             first_bytes,
         };
         Ok(HandshakenStream { stream, info })
+    }
+
+    /// Notes which addresses an acceptor told instead of accepting us, and why it did not.
+    fn on_refused(&self, id: ProtocolId, addr: SocketAddr, refusal: Refusal) -> ConnectError {
+        let shared = &*self.shared;
+        let error = refused(&refusal, shared.protocols.get(id).version(), shared.config.network);
+        if refusal.reason == GoodbyeReason::Full {
+            let new = addr_exchange::learn(shared, addr.ip(), id, refusal.addrs);
+            tracing::debug!(%addr, new, "a full node told addresses");
+            if new > 0 {
+                shared.wake_maintenance();
+            }
+        }
+        error
     }
 
     /// Whether a peer with this hello belongs here at all.

@@ -15,9 +15,11 @@ use tokio::time::timeout;
 
 use crate::node::error::ConnectError;
 use crate::node::protocol::ProtocolId;
+use crate::node::runtime::addr_exchange;
+use crate::node::runtime::addr_sample::Asker;
 use crate::node::runtime::shared::Shared;
 use crate::transport::BoxStream;
-use crate::wire::{Control, Goodbye};
+use crate::wire::{Control, Goodbye, GoodbyeReason, Refusal};
 
 use super::handshake::write_refusal;
 use super::state::GOODBYE_LIMITS;
@@ -29,8 +31,14 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest that writing a goodbye on an accepted connection may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Refuses a connection that we have not accepted: writes a goodbye in place of our hello, where
-/// the error has one.
+/// Refuses a connection that we have not accepted: writes a refusal in place of our hello, where
+/// the error has one. If no slot is free, it carries addresses of other nodes.
+///
+/// Invariant: `full_node_still_helps`.
+/// - Statement: a dialler that finds no free slot learns other addresses, a few, at most once a minute for
+///   each source.
+/// - Enforced by: a refusal for lack of slots takes addresses from the sample that peers get.
+/// - Breaks if: a newcomer is refused without addresses while the book has some for it.
 pub(crate) fn refuse(
     shared: &Arc<Shared>,
     id: ProtocolId,
@@ -41,11 +49,17 @@ pub(crate) fn refuse(
     let Some(goodbye) = error.goodbye(RETRY_AFTER) else { return };
     let Some(counted) = shared.connecting.goodbyes.begin(to.ip(), GOODBYE_LIMITS) else { return };
     let protocol = Arc::clone(shared.protocols.get(id));
+    let mut refusal = Refusal::new(goodbye, protocol.version(), shared.config.network);
+    if goodbye.reason == GoodbyeReason::Full {
+        let asker = Asker { ip: to.ip(), protocol: id };
+        let interval = shared.runtime_config().discovery.refusal_addrs_interval;
+        refusal.addrs = addr_exchange::tell_refused(shared, &asker, Refusal::MAX_ADDRS, interval);
+    }
     let stopping = Arc::clone(shared);
     shared.tasks.spawn(async move {
         tokio::select! {
             () = stopping.stopped() => {}
-            _ = timeout(REFUSAL_TIMEOUT, write_refusal(&mut stream, &*protocol, goodbye)) => {}
+            _ = timeout(REFUSAL_TIMEOUT, write_refusal(&mut stream, &*protocol, &refusal)) => {}
         }
         drop(counted);
     });

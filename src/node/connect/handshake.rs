@@ -15,7 +15,7 @@ use crate::node::protocol::ProtocolId;
 use crate::node::protocol::erased::DynProtocol;
 use crate::node::runtime::shared::Shared;
 use crate::transport::Stream;
-use crate::wire::{FirstFrame, Goodbye, Hello, WireError};
+use crate::wire::{FirstFrame, GoodbyeReason, Hello, Refusal, WireError};
 
 /// The highest bit of a hello's features: the dialler only asks who listens here, and closes after
 /// the answer.
@@ -67,17 +67,17 @@ pub(crate) async fn exchange_hello<S: Stream>(
     protocol: &dyn DynProtocol,
     budget: &Arc<MemoryBudget>,
     our_hello: &[u8],
-) -> Result<(Hello, Vec<u8>), ConnectError> {
+) -> Result<(FirstFrame, Vec<u8>), ConnectError> {
     stream.write_all(our_hello).await?;
     stream.flush().await?;
-    read_hello(stream, protocol, budget).await
+    let decode = |buf: &[u8]| protocol.decode_first_frame(buf);
+    read_first_frame(stream, protocol.max_hello_bytes(), decode, Some(budget)).await
 }
 
-/// Reads the first hello of a dialler, or the answering one of an acceptor. Also returns the bytes
-/// read after it.
+/// Reads the first hello of a dialler. Also returns the bytes read after it.
 ///
 /// # Errors
-/// [`ConnectError::Refused`] if a goodbye arrives instead.
+/// [`ConnectError::Refused`] if a refusal arrives instead.
 pub(crate) async fn read_hello<S: Stream>(
     stream: &mut S,
     protocol: &dyn DynProtocol,
@@ -86,7 +86,21 @@ pub(crate) async fn read_hello<S: Stream>(
     let decode = |buf: &[u8]| protocol.decode_first_frame(buf);
     match read_first_frame(stream, protocol.max_hello_bytes(), decode, Some(budget)).await? {
         (FirstFrame::Hello(hello), buffered) => Ok((hello, buffered)),
-        (FirstFrame::Goodbye(goodbye), _) => Err(ConnectError::Refused(goodbye)),
+        (FirstFrame::Refusal(refusal), _) => Err(ConnectError::Refused(refusal.goodbye())),
+    }
+}
+
+/// What an acceptor's refusal means to the dialler: a mismatch has both values.
+pub(crate) fn refused(refusal: &Refusal, version: u32, network: u64) -> ConnectError {
+    match refusal.reason {
+        GoodbyeReason::WrongNetwork if refusal.network != network => {
+            ConnectError::WrongNetwork { ours: network, theirs: refusal.network }
+        }
+        GoodbyeReason::WrongVersion if refusal.version != version => {
+            ConnectError::WrongVersion { ours: version, theirs: refusal.version }
+        }
+        GoodbyeReason::WrongGenesis => ConnectError::WrongGenesis,
+        _ => ConnectError::Refused(refusal.goodbye()),
     }
 }
 
@@ -144,10 +158,10 @@ pub(crate) fn check_network(
     }
 }
 
-/// Writes a goodbye in place of a hello and closes the stream. Errors are ignored: the connection
+/// Writes a refusal in place of a hello and closes the stream. Errors are ignored: the connection
 /// is refused either way.
-pub(crate) async fn write_refusal<S: Stream>(stream: &mut S, protocol: &dyn DynProtocol, goodbye: Goodbye) {
-    if let Some(bytes) = protocol.encode_goodbye(&goodbye) {
+pub(crate) async fn write_refusal<S: Stream>(stream: &mut S, protocol: &dyn DynProtocol, refusal: &Refusal) {
+    if let Some(bytes) = protocol.encode_refusal(refusal) {
         let _ = stream.write_all(&bytes).await;
     }
     let _ = stream.shutdown().await;

@@ -11,7 +11,7 @@ use crate::node::error::ConnectError;
 use crate::node::protocol::ProtocolId;
 use crate::node::runtime::shared::Shared;
 use crate::node::session::peer::{Peer, PeerInfo};
-use crate::wire::Hello;
+use crate::wire::{FirstFrame, Hello};
 
 use super::handshake::{HelloPurpose, encode_hello, exchange_hello};
 use super::process_index::ProcessId;
@@ -74,8 +74,10 @@ impl Prober {
         let exchange = async {
             let mut stream = shared.transport.dial(addr).await?;
             let our_hello = encode_hello(shared, protocol, HelloPurpose::Probe)?;
-            let (hello, _) = exchange_hello(&mut stream, spoken, &shared.budget, &our_hello).await?;
-            Ok(hello)
+            match exchange_hello(&mut stream, spoken, &shared.budget, &our_hello).await? {
+                (FirstFrame::Hello(hello), _) => Ok(hello),
+                (FirstFrame::Refusal(refusal), _) => Err(ConnectError::Refused(refusal.goodbye())),
+            }
         };
         shared.until_stopped_or(handshake_timeout, exchange).await
     }

@@ -15,6 +15,12 @@ pub(crate) struct SlotLimits {
     pub(crate) per_subnet: usize,
 }
 
+impl SlotLimits {
+    /// Counts only.
+    pub(crate) const NONE: Self =
+        Self { total: usize::MAX, per_source: usize::MAX, per_subnet: usize::MAX };
+}
+
 /// Counts operations, so that one source or subnet does not take the room of others.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SourceSlots(Arc<Mutex<Counts>>);

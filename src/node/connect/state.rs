@@ -21,7 +21,7 @@ pub(crate) const GOODBYE_LIMITS: SlotLimits = SlotLimits { total: 512, per_sourc
 pub(crate) const PROBE_LIMITS: SlotLimits = SlotLimits { total: 64, per_source: 4, per_subnet: 8 };
 
 /// Sources remembered before the old ones are dropped.
-const MAX_REMEMBERED_DIALS: usize = 1024;
+const MAX_REMEMBERED_SOURCES: usize = 1024;
 
 /// Indexes and bounds of connection attempts.
 #[derive(Debug)]
@@ -36,8 +36,12 @@ pub(crate) struct ConnectState {
     pub(crate) pending_inbound: Arc<PendingInbound>,
     /// Dials of the node's own accord that are under way.
     pub(crate) dials: SourceSlots,
+    /// Those of them to addresses that a source which is no peer told, by that source.
+    pub(crate) dials_of_strangers: SourceSlots,
     /// When each source was last dialled of the node's own accord.
-    pub(crate) dialled: RecentDials,
+    pub(crate) dialled: RecentSources,
+    /// When each source that found no free slot was last told addresses.
+    pub(crate) helped: RecentSources,
     /// Probes under way. They have a bound of their own, so that they take no room from dials.
     pub(crate) probes: SourceSlots,
     /// Goodbyes that are being written. Beyond the bounds a connection is closed without one.
@@ -52,7 +56,9 @@ impl ConnectState {
             listeners: Mutex::default(),
             pending_inbound: Arc::default(),
             dials: SourceSlots::default(),
-            dialled: RecentDials::default(),
+            dials_of_strangers: SourceSlots::default(),
+            dialled: RecentSources::default(),
+            helped: RecentSources::default(),
             probes: SourceSlots::default(),
             goodbyes: SourceSlots::default(),
         }
@@ -64,31 +70,39 @@ impl ConnectState {
     }
 }
 
-/// The sources dialled lately, and when.
+/// The sources that something was done for lately, and when.
 #[derive(Debug, Default)]
-pub(crate) struct RecentDials(Mutex<HashMap<Source, Tick>>);
+pub(crate) struct RecentSources(Mutex<HashMap<Source, Tick>>);
 
-impl RecentDials {
-    /// Whether a source was dialled less than `interval` ago.
+impl RecentSources {
+    /// Whether it was done for a source less than `interval` ago.
     pub(crate) fn is_recent(&self, ip: IpAddr, interval: Duration, now: Tick) -> bool {
         if interval.is_zero() {
             return false;
         }
-        self.0.lock().get(&Source::of(ip)).is_some_and(|dialled| now.since(*dialled) < interval)
+        self.0.lock().get(&Source::of(ip)).is_some_and(|at| now.since(*at) < interval)
     }
 
-    /// Remembers a dial. Above the bound, sources dialled longer ago than `interval` are forgotten.
-    pub(crate) fn record(&self, ip: IpAddr, interval: Duration, now: Tick) {
+    /// Remembers that it is done now. Above the bound, sources for which it was done longer ago than
+    /// `interval` are forgotten. `false` if that leaves no room.
+    pub(crate) fn record(&self, ip: IpAddr, interval: Duration, now: Tick) -> bool {
         if interval.is_zero() {
-            return;
+            return true;
         }
-        let mut dialled = self.0.lock();
-        if dialled.len() >= MAX_REMEMBERED_DIALS {
-            dialled.retain(|_, at| now.since(*at) < interval);
+        let mut recent = self.0.lock();
+        if recent.len() >= MAX_REMEMBERED_SOURCES {
+            recent.retain(|_, at| now.since(*at) < interval);
         }
-        if dialled.len() < MAX_REMEMBERED_DIALS {
-            dialled.insert(Source::of(ip), now);
+        let has_room = recent.len() < MAX_REMEMBERED_SOURCES;
+        if has_room {
+            recent.insert(Source::of(ip), now);
         }
+        has_room
+    }
+
+    /// Whether it may be done now, if it is done for a source once in `interval`; remembered then.
+    pub(crate) fn begin(&self, ip: IpAddr, interval: Duration, now: Tick) -> bool {
+        !self.is_recent(ip, interval, now) && self.record(ip, interval, now)
     }
 }
 
@@ -98,11 +112,11 @@ mod tests {
 
     #[test]
     fn recent_dials_are_bounded_and_forgotten() {
-        let (dials, pause) = (RecentDials::default(), Duration::from_secs(5));
+        let (dials, pause) = (RecentSources::default(), Duration::from_secs(5));
         let at = Tick::from_millis;
         let ip = |n: u16| IpAddr::from([20, 0, (n >> 8) as u8, n as u8]);
-        (0..2_000).for_each(|n| dials.record(ip(n), pause, at(0)));
-        assert_eq!(dials.0.lock().len(), MAX_REMEMBERED_DIALS);
+        (0..2_000).for_each(|n| _ = dials.record(ip(n), pause, at(0)));
+        assert_eq!(dials.0.lock().len(), MAX_REMEMBERED_SOURCES);
         assert!(dials.is_recent(ip(0), pause, at(4_999)) && !dials.is_recent(ip(0), pause, at(5_000)));
         dials.record(ip(3_000), pause, at(6_000));
         assert_eq!(dials.0.lock().len(), 1);

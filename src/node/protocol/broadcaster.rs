@@ -16,7 +16,7 @@ use crate::broadcast::{Log, LogChunk, LogConfig, LogSet, WakeSet};
 use crate::connection::{MemoryBudget, ConnectionBuilder, ConnectionSetup, ConnectionShared, Message, ResumePoints};
 use crate::node::config::{NodeConfig, RuntimeConfig};
 use crate::wire::{
-    Control, EncodeError, Features, FirstFrame, Goodbye, Hello, MessageHeader, Protocol, WireError,
+    Control, EncodeError, Features, FirstFrame, Hello, MessageHeader, Protocol, Refusal, WireError,
 };
 
 use super::config::ProtocolSettings;
@@ -142,9 +142,9 @@ impl<P: Protocol> DynProtocol for Broadcaster<P> {
         self.codec.encode_hello(hello, &mut out).map(|()| out)
     }
 
-    fn encode_goodbye(&self, goodbye: &Goodbye) -> Option<BytesMut> {
+    fn encode_refusal(&self, refusal: &Refusal) -> Option<BytesMut> {
         let mut out = BytesMut::new();
-        matches!(self.codec.encode_goodbye(goodbye, &mut out), Ok(true)).then_some(out)
+        matches!(self.codec.encode_refusal(refusal, &mut out), Ok(true)).then_some(out)
     }
 
     fn encode_control(&self, control: &Control) -> Option<BytesMut> {

@@ -12,7 +12,7 @@ use crate::node::config::RuntimeConfig;
 use crate::node::session::callbacks::PeerSession;
 use crate::node::session::task::{PeerTask, run_connection};
 use crate::transport::BoxStream;
-use crate::wire::{Control, EncodeError, Features, Goodbye, FirstFrame, Hello, Protocol, WireError};
+use crate::wire::{Control, EncodeError, Features, FirstFrame, Hello, Protocol, Refusal, WireError};
 
 use super::broadcaster::StateError;
 use super::policy::{PeerCapabilities, PeerPolicy};
@@ -68,7 +68,7 @@ pub(crate) trait DynProtocol: Send + Sync {
     fn encode_hello(&self, hello: &Hello) -> Result<BytesMut, EncodeError>;
 
     /// A refusal in place of a hello; `None` where the protocol refuses by closing.
-    fn encode_goodbye(&self, goodbye: &Goodbye) -> Option<BytesMut>;
+    fn encode_refusal(&self, refusal: &Refusal) -> Option<BytesMut>;
 
     /// A control message; `None` where the protocol cannot express it.
     fn encode_control(&self, control: &Control) -> Option<BytesMut>;

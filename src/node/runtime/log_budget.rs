@@ -32,12 +32,20 @@ pub(crate) enum LogKind {
     Refused,
     DialFailed,
     PeerSlow,
+    SelfSlow,
     HandlerPanic,
 }
 
 impl LogKind {
-    const ALL: [Self; 6] =
-        [Self::PeerUp, Self::PeerDown, Self::Refused, Self::DialFailed, Self::PeerSlow, Self::HandlerPanic];
+    const ALL: [Self; 7] = [
+        Self::PeerUp,
+        Self::PeerDown,
+        Self::Refused,
+        Self::DialFailed,
+        Self::PeerSlow,
+        Self::SelfSlow,
+        Self::HandlerPanic,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -46,6 +54,7 @@ impl LogKind {
             Self::Refused => "inbound refused",
             Self::DialFailed => "dial failed",
             Self::PeerSlow => "slow peer",
+            Self::SelfSlow => "missed broadcasts",
             Self::HandlerPanic => "handler panic",
         }
     }

@@ -13,6 +13,7 @@
 pub(crate) mod interner;
 pub(crate) mod maintenance;
 pub(crate) mod peer_care;
+pub(crate) mod addr_exchange;
 pub(crate) mod addr_sample;
 pub(crate) mod log_budget;
 pub(crate) mod outbound_spread;

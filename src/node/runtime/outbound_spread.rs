@@ -8,7 +8,7 @@
 //! - Breaks if: an address from the book is dialled without being chosen. What the operator
 //!   configures, seeds, and what the application asks for, is not bound.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::address_book::ReportedBy;
 use crate::base::counts::SourceCounts;
@@ -19,6 +19,9 @@ use crate::pool::SlotClass;
 
 use super::shared::Shared;
 
+/// Dials at a time to addresses from one source that is no peer: it refused us, or has left.
+const MAX_DIALS_PER_STRANGER: usize = 2;
+
 /// The choice of one maintenance step.
 pub(super) struct OutboundSpread<'a> {
     shared: &'a Shared,
@@ -26,6 +29,8 @@ pub(super) struct OutboundSpread<'a> {
     now: Tick,
     /// Live outbound peers and what was chosen.
     counts: SourceCounts,
+    /// Who told the addresses that were chosen, if that is no peer.
+    reported: SourceCounts,
 }
 
 impl<'a> OutboundSpread<'a> {
@@ -42,7 +47,7 @@ impl<'a> OutboundSpread<'a> {
                 }
             }
         }
-        Self { shared, config, now: shared.now(), counts }
+        Self { shared, config, now: shared.now(), counts, reported: SourceCounts::default() }
     }
 
     /// Whether an address may be dialled; if so, it is counted.
@@ -58,12 +63,22 @@ impl<'a> OutboundSpread<'a> {
         if !self.config.limits_outbound() {
             return true;
         }
+        let reporter = reporter_outside(self.shared, addr);
+        if let Some(reporter) = reporter {
+            let (dialling, _) = connecting.dials_of_strangers.of(Source::of(reporter));
+            if self.reported.of_source(Source::of(reporter)) + dialling >= MAX_DIALS_PER_STRANGER {
+                return false;
+            }
+        }
         let source = Source::of(ip);
         let (dialling_source, dialling_subnet) = connecting.dials.of(source);
         let has_room = self.counts.of_source(source) + dialling_source < self.config.max_outbound_per_source
             && self.counts.of_subnet(source) + dialling_subnet < self.config.max_outbound_per_subnet;
         if has_room {
             self.counts.add(source);
+            if let Some(reporter) = reporter {
+                self.reported.add(Source::of(reporter));
+            }
         }
         has_room
     }
@@ -72,5 +87,14 @@ impl<'a> OutboundSpread<'a> {
     fn is_configured(&self, addr: &SocketAddr) -> bool {
         let known = self.shared.book.get(addr);
         known.is_some_and(|known| matches!(known.reported_by, ReportedBy::Operator | ReportedBy::Seed))
+    }
+}
+
+/// Who told an address that was never reached, if that is not a peer.
+pub(in crate::node) fn reporter_outside(shared: &Shared, addr: &SocketAddr) -> Option<IpAddr> {
+    let known = shared.book.get(addr)?;
+    match known.reported_by {
+        ReportedBy::Peer(ip) if known.last_success.is_none() && shared.pool.count_by_ip(ip) == 0 => Some(ip),
+        _ => None,
     }
 }

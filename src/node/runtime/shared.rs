@@ -98,6 +98,7 @@ pub(crate) struct Counters {
     pub(crate) relayed: AtomicU64,
     pub(crate) duplicates: AtomicU64,
     pub(crate) missed_broadcasts: AtomicU64,
+    pub(crate) missed_from_peers: AtomicU64,
     pub(crate) reaped: AtomicU64,
     pub(crate) panics: AtomicU64,
 }

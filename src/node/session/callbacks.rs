@@ -6,13 +6,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::address_book::{Added, FailureCause, DialOutcome, ReportedBy, WallTime};
-use crate::base::{Direction, Lane, Source, Tick};
+use crate::address_book::{DialOutcome, FailureCause, WallTime};
+use crate::base::{Direction, Lane, Tick};
 use crate::connection::{CloseReason, ConnectionHandler, Event, Handled, Request, Responder};
 use crate::node::api::events::NodeEvent;
 use crate::node::api::handle::NodeRef;
 use crate::node::api::handler::Context;
 use crate::node::connect::process_index::ProcessId;
+use crate::node::runtime::addr_exchange;
 use crate::node::runtime::addr_sample::Asker;
 use crate::node::runtime::log_budget::LogKind;
 use crate::node::runtime::shared::{Shared, count};
@@ -148,29 +149,13 @@ impl ConnectionHandler for PeerSession {
     fn on_get_peers(&self, max: usize) -> Vec<SocketAddr> {
         let shared = self.node.shared();
         let asker = Asker { ip: self.peer.ip(), protocol: self.peer.connection().protocol_id() };
-        shared.addr_sample.renew(&shared.book, |addr| shared.protocols.for_addr(addr), shared.now());
-        shared.addr_sample.for_peer(&asker, max, &shared.runtime_config().discovery)
+        addr_exchange::tell(shared, &asker, max)
     }
 
     fn on_peers(&self, peers: Vec<SocketAddr>) {
         let shared = self.node.shared();
-        let now = WallTime::now();
-        let source = ReportedBy::Peer(self.peer.addr().ip());
-        let config = &shared.runtime_config().discovery;
-        let mut new = 0;
-        for addr in peers {
-            let max = config.max_addrs_per_source;
-            if !config.may_tell(self.peer.ip(), addr.ip())
-                || shared.book.count_at(Source::of(addr.ip()), max) >= max
-            {
-                count(&shared.counters.addrs_refused);
-                continue;
-            }
-            if matches!(shared.book.add(addr, source, now), Ok(Added::New)) {
-                shared.protocols.remember_hint(addr, self.peer.connection().protocol_id());
-                new += 1;
-            }
-        }
+        let protocol = self.peer.connection().protocol_id();
+        let new = addr_exchange::learn(shared, self.peer.ip(), protocol, peers);
         tracing::debug!(peer = %self.peer.key(), new, "received addresses");
         if new > 0 {
             shared.wake_maintenance();
@@ -190,6 +175,20 @@ impl ConnectionHandler for PeerSession {
         let (key, conn, at) = (*self.peer.key(), self.peer.id(), shared.now());
         shared.events.send(NodeEvent::PeerLagged { key, conn, lane, missed: skipped, at });
         self.call_handler(|cx, shared| shared.handler.peer_lagged(cx, lane, skipped));
+    }
+
+    fn on_missed(&self, lane: Lane, missed: u64) {
+        let shared = self.node.shared();
+        // The number is the peer's claim.
+        let _ = shared.counters.missed_from_peers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sum| {
+            Some(sum.saturating_add(missed))
+        });
+        if shared.may_log(LogKind::SelfSlow, self.peer.ip()) {
+            tracing::warn!(peer = %self.peer.key(), ?lane, missed, "we read too slowly and missed broadcasts");
+        }
+        let (key, conn, at) = (*self.peer.key(), self.peer.id(), shared.now());
+        shared.events.send(NodeEvent::BroadcastsMissed { key, conn, lane, missed, at });
+        self.call_handler(|cx, shared| shared.handler.broadcasts_missed(cx, lane, missed));
     }
 
     fn on_panic(&self) {

@@ -73,7 +73,7 @@ impl Connector {
         let (greeting, rest) = read_first_frame(stream, self.protocol.limits().hello, decode, None).await?;
         let hello = match greeting {
             FirstFrame::Hello(hello) => hello,
-            FirstFrame::Goodbye(goodbye) => return Err(ConnectError::Refused(goodbye).into()),
+            FirstFrame::Refusal(refusal) => return Err(ConnectError::Refused(refusal.goodbye()).into()),
         };
         let ours = &self.hello;
         check_network(&hello, ours.version, ours.network, ours.genesis.as_ref())?;

@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::base::Lane;
 use crate::wire::{
-    Chunks, Control, EncodeError, Features, FirstFrame, Goodbye, HeaderBytes, Hello, MessageHeader, Protocol,
+    Chunks, Control, EncodeError, Features, FirstFrame, HeaderBytes, Hello, MessageHeader, Protocol, Refusal,
     ReplyMatcher, Status, WireError, WireLimits,
 };
 
@@ -218,7 +218,7 @@ impl Protocol for TimeCoin {
     }
 
     /// This network refuses a connection by closing it.
-    fn encode_goodbye(&self, _: &Goodbye, _: &mut BytesMut) -> Result<bool, EncodeError> {
+    fn encode_refusal(&self, _: &Refusal, _: &mut BytesMut) -> Result<bool, EncodeError> {
         Ok(false)
     }
 

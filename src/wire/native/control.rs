@@ -18,6 +18,7 @@ const GOODBYE: u8 = 3;
 const ABORT: u8 = 4;
 const GET_PEERS: u8 = 5;
 const PEERS: u8 = 6;
+const MISSED: u8 = 7;
 
 // The number, the count and the longest list fit one frame.
 const _: () = assert!(1 + 2 + MAX_PEERS * fields::IPV6_LEN <= header::MAX_CHUNK);
@@ -53,6 +54,11 @@ pub(super) fn encode(control: &Control, max_peers: usize, out: &mut BytesMut) ->
             out.put_u16_le(peers.len() as u16);
             peers.iter().for_each(|addr| fields::put_addr(*addr, out));
         }
+        Control::Missed { lane, count } => {
+            out.put_u8(MISSED);
+            out.put_u8(lane.index() as u8);
+            out.put_u64_le(*count);
+        }
     }
     Ok(())
 }
@@ -62,9 +68,12 @@ fn fields_len(control: &Control, max_peers: usize) -> Result<usize, EncodeError>
     match control {
         Control::Ping { .. } | Control::Pong { .. } => Ok(8),
         Control::Goodbye(_) => Ok(fields::GOODBYE_LEN),
-        Control::Abort { lane: Lane::Control } => Err(EncodeError::BadLane),
+        Control::Abort { lane: Lane::Control } | Control::Missed { lane: Lane::Control, .. } => {
+            Err(EncodeError::BadLane)
+        }
         Control::Abort { .. } => Ok(1),
         Control::GetPeers { .. } => Ok(2),
+        Control::Missed { .. } => Ok(1 + 8),
         Control::Peers(peers) if peers.len() > max_peers => {
             Err(EncodeError::TooManyPeers { count: peers.len(), cap: max_peers })
         }
@@ -85,6 +94,7 @@ pub(super) fn decode(frame: &[u8], max_peers: usize) -> Result<Control, WireErro
         ABORT => "abort",
         GET_PEERS => "get_peers",
         PEERS => "peers",
+        MISSED => "missed",
         code => return Err(WireError::UnknownControl { code }),
     };
     // The number counts neither in `size` nor in `need`.
@@ -95,12 +105,11 @@ pub(super) fn decode(frame: &[u8], max_peers: usize) -> Result<Control, WireErro
         PING => Control::Ping { token: fields.u64().map_err(truncated)? },
         PONG => Control::Pong { token: fields.u64().map_err(truncated)? },
         GOODBYE => Control::Goodbye(fields.goodbye().map_err(truncated)?),
-        ABORT => match fields.u8().map_err(truncated)? {
-            code @ (0 | 4..) => return Err(WireError::BadLane { code }),
-            1 => Control::Abort { lane: Lane::Urgent },
-            2 => Control::Abort { lane: Lane::Normal },
-            3 => Control::Abort { lane: Lane::Bulk },
-        },
+        ABORT => Control::Abort { lane: message_lane(fields.u8().map_err(truncated)?)? },
+        MISSED => {
+            let lane = message_lane(fields.u8().map_err(truncated)?)?;
+            Control::Missed { lane, count: fields.u64().map_err(truncated)? }
+        }
         GET_PEERS => Control::GetPeers { max: fields.u16().map_err(truncated)? },
         _ => {
             let count = usize::from(fields.u16().map_err(truncated)?);
@@ -126,4 +135,14 @@ pub(super) fn decode(frame: &[u8], max_peers: usize) -> Result<Control, WireErro
         return Err(bad_length(fields.position()));
     }
     Ok(control)
+}
+
+/// A lane that messages go on.
+fn message_lane(code: u8) -> Result<Lane, WireError> {
+    match code {
+        1 => Ok(Lane::Urgent),
+        2 => Ok(Lane::Normal),
+        3 => Ok(Lane::Bulk),
+        code => Err(WireError::BadLane { code }),
+    }
 }

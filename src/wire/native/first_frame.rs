@@ -1,10 +1,10 @@
-//! The first frame of each side: magic, number, length, then the fields of a hello or a goodbye.
+//! The first frame of each side: magic, number, length, then the fields of a hello or a refusal.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::base::Nonce;
 use crate::wire::error::{AgentError, EncodeError, WireError};
-use crate::wire::message::{FirstFrame, Goodbye, Hello};
+use crate::wire::message::{FirstFrame, Goodbye, Hello, Refusal};
 
 use super::Native;
 use super::fields::{self, AddrError, FieldReader, Truncated};
@@ -18,7 +18,7 @@ pub(super) const MIN_LIMIT: usize = 2 * 1024;
 /// Bytes of magic, number and length.
 const HEADER_LEN: usize = 4 + 1 + 2;
 const HELLO: u8 = 1;
-const GOODBYE: u8 = 2;
+const REFUSAL: u8 = 2;
 /// Bytes of a hello's fixed fields, and of the tags and lengths of the others.
 const FIXED_LEN: usize = 4 + 8 + 16 + 8 + 1 + 1 + 1 + 2;
 
@@ -57,9 +57,20 @@ pub(super) fn encode_hello(hello: &Hello, out: &mut BytesMut) -> Result<(), Enco
     Ok(())
 }
 
-pub(super) fn encode_goodbye(goodbye: &Goodbye, out: &mut BytesMut) {
-    put_header(GOODBYE, fields::GOODBYE_LEN, out);
-    fields::put_goodbye(goodbye, out);
+pub(super) fn encode_refusal(refusal: &Refusal, out: &mut BytesMut) -> Result<(), EncodeError> {
+    let addrs = &refusal.addrs;
+    if addrs.len() > Refusal::MAX_ADDRS {
+        return Err(EncodeError::TooManyPeers { count: addrs.len(), cap: Refusal::MAX_ADDRS });
+    }
+    let len =
+        fields::GOODBYE_LEN + 4 + 8 + 1 + addrs.iter().map(|addr| fields::addr_len(*addr)).sum::<usize>();
+    put_header(REFUSAL, len, out);
+    fields::put_goodbye(&refusal.goodbye(), out);
+    out.put_u32_le(refusal.version);
+    out.put_u64_le(refusal.network);
+    out.put_u8(addrs.len() as u8);
+    addrs.iter().for_each(|addr| fields::put_addr(*addr, out));
+    Ok(())
 }
 
 fn put_header(code: u8, len: usize, out: &mut BytesMut) {
@@ -76,7 +87,7 @@ pub(super) fn decode(buf: &[u8], max_len: usize) -> Result<Option<(FirstFrame, u
         return Err(WireError::BadMagic);
     }
     let Some(&code) = buf.get(4) else { return Ok(None) };
-    if !matches!(code, HELLO | GOODBYE) {
+    if !matches!(code, HELLO | REFUSAL) {
         return Err(WireError::UnknownFirstFrame { code });
     }
     let Some(&[low, high]) = buf.get(5..HEADER_LEN).and_then(|len| len.first_chunk()) else {
@@ -91,13 +102,12 @@ pub(super) fn decode(buf: &[u8], max_len: usize) -> Result<Option<(FirstFrame, u
     let frame = if code == HELLO {
         FirstFrame::Hello(read_hello(&mut fields)?)
     } else {
-        let goodbye = fields.goodbye().map_err(|_| WireError::FirstFrameTruncated { field: "goodbye" })?;
-        FirstFrame::Goodbye(goodbye)
+        FirstFrame::Refusal(read_refusal(&mut fields)?)
     };
     // A later version may have more fields: its hello decodes, so that it can be refused with a
-    // reason.
-    let is_later = matches!(&frame, FirstFrame::Hello(hello) if hello.version > Native::VERSION);
-    if fields.remaining() != 0 && !is_later {
+    // reason, and its refusal says which version it is.
+    let (FirstFrame::Hello(Hello { version, .. }) | FirstFrame::Refusal(Refusal { version, .. })) = &frame;
+    if fields.remaining() != 0 && *version <= Native::VERSION {
         return Err(WireError::FirstFrameTrailingBytes { count: fields.remaining() });
     }
     Ok(Some((frame, size)))
@@ -109,10 +119,7 @@ fn read_hello(fields: &mut FieldReader<'_>) -> Result<Hello, WireError> {
     let network = fields.u64().map_err(truncated("network"))?;
     let nonce = Some(Nonce(fields.array().map_err(truncated("nonce"))?));
     let features = fields.u64().map_err(truncated("features"))?;
-    let listen = fields.optional_addr().map_err(|error| match error {
-        AddrError::Truncated(error) => truncated("listen address")(error),
-        AddrError::Family(code) => WireError::AddressFamily { code },
-    })?;
+    let listen = fields.optional_addr().map_err(|error| addr_error(error, "listen address"))?;
     let genesis = match fields.u8().map_err(truncated("genesis"))? {
         0 => None,
         1 => Some(fields.array().map_err(truncated("genesis"))?),
@@ -130,4 +137,24 @@ fn read_hello(fields: &mut FieldReader<'_>) -> Result<Hello, WireError> {
     }
     let app = Bytes::copy_from_slice(fields.bytes(len).map_err(truncated("application bytes"))?);
     Ok(Hello { version, network, nonce, features, listen, agent, genesis, app })
+}
+
+fn read_refusal(fields: &mut FieldReader<'_>) -> Result<Refusal, WireError> {
+    let truncated = |field| move |_: Truncated| WireError::FirstFrameTruncated { field };
+    let Goodbye { reason, retry_after } = fields.goodbye().map_err(truncated("reason"))?;
+    let version = fields.u32().map_err(truncated("version"))?;
+    let network = fields.u64().map_err(truncated("network"))?;
+    let count = usize::from(fields.u8().map_err(truncated("addresses"))?);
+    if count > Refusal::MAX_ADDRS {
+        return Err(WireError::TooManyPeers { count, cap: Refusal::MAX_ADDRS });
+    }
+    let addrs = (0..count).map(|_| fields.addr().map_err(|error| addr_error(error, "addresses")));
+    Ok(Refusal { reason, retry_after, version, network, addrs: addrs.collect::<Result<_, _>>()? })
+}
+
+fn addr_error(error: AddrError, field: &'static str) -> WireError {
+    match error {
+        AddrError::Truncated(_) => WireError::FirstFrameTruncated { field },
+        AddrError::Family(code) => WireError::AddressFamily { code },
+    }
 }

@@ -43,7 +43,7 @@ use super::chunk::Chunks;
 use super::error::{EncodeError, WireError};
 use super::features::Features;
 use super::limits::WireLimits;
-use super::message::{Control, FirstFrame, Goodbye, Hello, MessageHeader};
+use super::message::{Control, FirstFrame, Hello, MessageHeader, Refusal};
 use super::protocol::Protocol;
 
 /// The protocol between peerpool nodes. [`wire`](super) lists its invariants.
@@ -55,7 +55,7 @@ pub struct Native {
 
 impl Native {
     /// The supported version.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
     /// The first bytes of every first frame. No text and no TLS record begins with the first byte.
     pub const MAGIC: [u8; 4] = [0x9d, b'P', b'P', b'L'];
 
@@ -140,8 +140,8 @@ impl Protocol for Native {
         first_frame::encode_hello(hello, out)
     }
 
-    fn encode_goodbye(&self, goodbye: &Goodbye, out: &mut BytesMut) -> Result<bool, EncodeError> {
-        first_frame::encode_goodbye(goodbye, out);
+    fn encode_refusal(&self, refusal: &Refusal, out: &mut BytesMut) -> Result<bool, EncodeError> {
+        first_frame::encode_refusal(refusal, out)?;
         Ok(true)
     }
 

@@ -100,13 +100,13 @@ pub use base::{
 #[cfg(feature = "node")]
 #[doc(inline)]
 pub use node::{
-    Appended, BanReport, BroadcastReceipt, CompletedHandshake, ConfigError, ConnectError, Context, Digest,
-    DiscoveryConfig, Event, Handled, Handler, Identity, LagPolicy, LaneStats, MemoryStats, Message, Node,
-    NodeBuilder, NodeConfig, NodeConnection, NodeEvent, NodeRef, NodeStats, Peer, PeerCapabilities,
-    PeerDecision, PeerInfo, PeerPolicy, PeerRequestError, PeerSendError, Pool, ProtocolConfig, Receipt,
-    RelayConfig, RelayOutcome, Request, RequestAnyOptions, RequestError, RequestPipeline, Responder,
-    Response, RuntimeConfig, SendError, ShutdownReport, StartError, StateError, Subscription,
-    SubscriptionItem, Typed, TypedError, WeakNode,
+    Appended, BanReport, BroadcastError, BroadcastReceipt, CompletedHandshake, ConfigError, ConnectError,
+    Context, Digest, DiscoveryConfig, Event, Handled, Handler, Identity, LagPolicy, LaneStats, MemoryStats,
+    Message, Node, NodeBuilder, NodeConfig, NodeConnection, NodeEvent, NodeRef, NodeStats, Peer,
+    PeerCapabilities, PeerDecision, PeerInfo, PeerPolicy, PeerRequestError, PeerSendError, Pool,
+    ProtocolConfig, Receipt, RelayConfig, RelayOutcome, Request, RequestAnyOptions, RequestError,
+    RequestPipeline, Responder, Response, RuntimeConfig, SendError, ShutdownReport, StartError, StateError,
+    Subscription, SubscriptionItem, Typed, TypedError, WeakNode,
 };
 #[cfg(feature = "node")]
 #[doc(inline)]

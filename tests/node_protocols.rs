@@ -19,8 +19,8 @@ use peerpool::wire::{
     WireLimits,
 };
 use peerpool::{
-    ConnectError, Direction, Identity, Lane, Message, Node, NodeConfig, Nonce, PeerId, PeerPolicy,
-    ProtocolConfig, Receipt, RequestError, SendError, StartError, StateError,
+    BroadcastError, ConnectError, Direction, Identity, Lane, Message, Node, NodeConfig, Nonce, PeerId,
+    PeerPolicy, ProtocolConfig, Receipt, RequestError, SendError, StartError, StateError,
 };
 use toy::{Toy, ToyDecoder};
 
@@ -179,7 +179,7 @@ async fn a_protocol_that_cannot_express_a_message_returns_it_and_sends_nothing()
     until(|| peers(&node) == 2).await;
     // The native protocol can express it; then only one half of the peers would get it.
     let large = message(1, &[0; 40_000]);
-    assert!(matches!(node.broadcast(&large), Err(EncodeError::TooLarge { .. })));
+    assert!(matches!(node.broadcast(&large), Err(BroadcastError::Encode(EncodeError::TooLarge { .. }))));
     let asked = toy.request(peer.key(), message(1, b"?"), Duration::from_secs(1)).await;
     let Err(peerpool::PeerRequestError::Request(RequestError::NotSent(SendError::Refused {
         message, ..

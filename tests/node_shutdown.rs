@@ -12,7 +12,10 @@ use harness::*;
 use peerpool::pool::DisconnectReason;
 use peerpool::transport::{MemoryNet, ReadRate};
 use peerpool::wire::FirstFrame;
-use peerpool::{ConnectError, Handled, Node, NodeEvent, ShutdownReport, Subscription, SubscriptionItem};
+use peerpool::{
+    BroadcastError, ConnectError, Handled, Node, NodeEvent, ShutdownReport, StartError, StateError,
+    Subscription, SubscriptionItem,
+};
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
@@ -215,4 +218,28 @@ async fn the_book_is_written_even_if_nobody_awaits_the_shutdown() {
     .await;
     let book = book.unwrap();
     assert!(book.get(&at(9)).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_broadcast_once_a_shutdown_has_begun() {
+    let net = MemoryNet::new(1);
+    let a = start(&net, 1, quiet(), Rec::new()).await;
+    a.broadcast(&message(1, b"before")).unwrap();
+    a.shutdown(Duration::from_secs(1)).await;
+    let late = message(1, b"late");
+    assert_eq!(a.broadcast(&late).unwrap_err(), BroadcastError::Shutdown);
+    assert!(matches!(a.broadcast_with_receipt(&late), Err(BroadcastError::Shutdown)));
+    assert_eq!(a.relay(&late, None).unwrap_err(), BroadcastError::Shutdown);
+    assert!(!a.contains(1, b"late"), "not marked as seen");
+    let refused = a.set_state(1, b"tip", "late");
+    assert!(matches!(refused, Err(StateError::Shutdown(value)) if value == "late"));
+}
+
+#[test]
+fn a_runtime_without_timers_is_refused() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    let started = runtime.block_on(Node::builder().start());
+    assert!(matches!(started, Err(StartError::NoTimers)), "{started:?}");
+    let started = runtime.block_on(async { Node::builder().start_without_listening() });
+    assert!(matches!(started, Err(StartError::NoTimers)), "{started:?}");
 }

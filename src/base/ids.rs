@@ -80,6 +80,16 @@ impl Lane {
         self as usize
     }
 
+    /// The lane's name in settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Urgent => "urgent",
+            Self::Normal => "normal",
+            Self::Bulk => "bulk",
+        }
+    }
+
     /// The lane at this position of [`Lane::ALL`].
     pub const fn from_index(index: usize) -> Option<Self> {
         match index {

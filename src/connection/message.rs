@@ -147,9 +147,11 @@ pub enum RequestError {
     /// It was not sent; see [`SendError`].
     #[error("the request was not sent: {0}")]
     NotSent(#[from] SendError),
-    /// Too many of our requests await a response on this connection, or, in a protocol without ids,
-    /// no turn came in time. The request was not sent.
-    #[error("too many requests await a response")]
+    /// As many of our requests as
+    /// [`max_outbound_requests`](super::ConnectionConfig::max_outbound_requests) await a response on
+    /// this connection, or, in a protocol without ids, one of this kind, and that did not change in
+    /// time. The request was not sent.
+    #[error("too many requests await a response (`connection.max_outbound_requests`)")]
     TooMany(Message),
     /// The protocol has no ids, and the response to an earlier, abandoned request may still come:
     /// it would be taken for this one's. Ends with that response, or with the connection. The
@@ -164,11 +166,20 @@ pub enum RequestError {
     #[error("the connection ended before the response came")]
     Closed,
     /// The peer declined.
-    #[error("the peer declined the request: {status:?}")]
+    #[error("the peer declined the request: {status:?}{}", detail_text(.detail))]
     Declined {
         /// Its reason.
         status: Status,
         /// Details from the peer.
         detail: Bytes,
     },
+}
+
+/// What a peer says beside its status, if it is text. At most 200 characters, on one line.
+fn detail_text(detail: &[u8]) -> String {
+    let Ok(text) = std::str::from_utf8(detail) else {
+        return format!(" ({} bytes of detail)", detail.len());
+    };
+    let line: String = text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.trim().is_empty() { String::new() } else { format!(": {}", line.trim()) }
 }

@@ -12,9 +12,10 @@ mod pending_by_kind;
 mod pipeline;
 mod responder;
 
+use std::pin::pin;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout};
 
 use crate::base::Lane;
@@ -43,8 +44,10 @@ struct RequestDeclined {
 }
 
 impl Connection {
-    /// Sends a request and waits for its response, `within` at the longest. In a protocol without
-    /// ids one request at a time waits for each kind of response; others wait for their turn first.
+    /// Sends a request and waits for its response, `within` at the longest. While
+    /// [`max_outbound_requests`](super::ConnectionConfig::max_outbound_requests) await theirs, it
+    /// waits for room first. In a protocol without ids one request at a time waits for each kind of
+    /// response; others wait for their turn first.
     ///
     /// # Errors
     /// See [`RequestError`].
@@ -72,7 +75,15 @@ impl Connection {
                 }
                 Err(RegisterError::SlotTaken { slot, turn }) => (slot, turn),
                 Err(RegisterError::Closed) => return Err(SendError::Closed(message).into()),
-                Err(RegisterError::TooMany) => return Err(RequestError::TooMany(message)),
+                Err(RegisterError::TooMany { ended: Some(ended) }) => {
+                    let begun = Instant::now();
+                    if timeout(left, self.room_for_request(&ended)).await.is_err() {
+                        return Err(RequestError::TooMany(message));
+                    }
+                    left = left.saturating_sub(begun.elapsed());
+                    continue;
+                }
+                Err(RegisterError::TooMany { ended: None }) => return Err(RequestError::TooMany(message)),
                 Err(RegisterError::ReplyOutstanding) if self.can_reuse_slot(kind, &message.payload) => continue,
                 Err(RegisterError::ReplyOutstanding) => return Err(RequestError::ReplyOutstanding(message)),
                 Err(RegisterError::Unsupported) => {
@@ -103,6 +114,19 @@ impl Connection {
         // A response has removed the entry already.
         registered.is_open = !matches!(result, Ok(_) | Err(RequestError::Declined { .. }));
         result
+    }
+}
+
+impl Connection {
+    /// Resolves when a request has ended since too many were found, or the connection is closed.
+    async fn room_for_request(&self, ended: &Notify) {
+        let mut notified = pin!(ended.notified());
+        // Registered before the table is looked at, so that an end in between is not missed.
+        notified.as_mut().enable();
+        let max = self.shared.config.max_outbound_requests;
+        if self.is_open() && self.outbound.with(|outbound| outbound.len() >= max) == Some(true) {
+            notified.await;
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
@@ -152,6 +153,7 @@ impl NodeBuilder {
         let Self { config, handler, transport, book, first_protocol, more_protocols } = self;
         config.check()?;
         let executor = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        check_timers()?;
         let book = book.unwrap_or_else(|| Arc::new(AddressBook::in_memory(AddressBookConfig::default())));
         let native = || ProtocolConfig::new(Native::new(config.wire.clone())).boxed();
         let first = first_protocol.unwrap_or_else(native);
@@ -183,6 +185,13 @@ fn spawn_tasks(shared: &Arc<Shared>) {
         });
     }
     shared.tasks.spawn(Maintenance::new(shared).run());
+}
+
+/// Whether the current runtime has timers. Nothing asks the runtime: making a timer panics if it has
+/// none.
+fn check_timers() -> Result<(), StartError> {
+    let make = || drop(tokio::time::sleep(Duration::ZERO));
+    std::panic::catch_unwind(make).map_err(|_| StartError::NoTimers)
 }
 
 fn check_protocols(protocols: &[Box<dyn ProtocolFactory>]) -> Result<(), ConfigError> {

@@ -4,11 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::address_book::FailureCause;
-use crate::base::PeerId;
+use crate::base::{Lane, PeerId};
 use crate::connection::{Message, RequestError, SendError};
 use crate::pool::AdmitError;
 use crate::transport::AcceptErrorKind;
-use crate::wire::{Goodbye, GoodbyeReason, WireError};
+use crate::wire::{EncodeError, Goodbye, GoodbyeReason, WireError};
 
 use crate::node::config::ConfigError;
 
@@ -195,9 +195,43 @@ pub enum StartError {
     /// Called outside of a tokio runtime.
     #[error("a node needs a tokio runtime to start in")]
     NoRuntime,
+    /// The runtime was built without timers, which keep-alive, deadlines and maintenance need.
+    #[error("a node needs a tokio runtime with timers: call `enable_time` or `enable_all` on its builder")]
+    NoTimers,
     /// The system returned no random bytes.
     #[error("no random numbers: {0}")]
     Random(String),
+}
+
+/// Why a message was not broadcast.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BroadcastError {
+    /// See [`EncodeError`].
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The message does not fit the log that all connections read from.
+    #[error(
+        "a broadcast of {size} bytes on the {lane:?} lane, at most {cap} fit: half of `log_ring_bytes`"
+    )]
+    TooLargeForLog {
+        /// The lane.
+        lane: Lane,
+        /// The payload, in bytes.
+        size: usize,
+        /// Half of the lane's ring, in bytes.
+        cap: usize,
+    },
+    /// The node shuts down, or has.
+    #[error("the node shuts down")]
+    Shutdown,
+}
+
+impl BroadcastError {
+    /// Whether another protocol of the node may be able to express the message.
+    pub(super) fn is_unsupported(&self) -> bool {
+        matches!(self, Self::Encode(EncodeError::Unsupported { .. }))
+    }
 }
 
 /// Why a message was not queued for a peer. The message comes back.

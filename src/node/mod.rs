@@ -53,7 +53,7 @@ pub use discovery::DiscoveryConfig;
 #[cfg(feature = "timecoin")]
 pub(crate) use connect::handshake::{check_network, read_first_frame};
 pub use connect::reservation::CompletedHandshake;
-pub use error::{ConnectError, PeerRequestError, PeerSendError, StartError};
+pub use error::{BroadcastError, ConnectError, PeerRequestError, PeerSendError, StartError};
 pub use protocol::broadcaster::StateError;
 pub use protocol::config::ProtocolConfig;
 pub use protocol::policy::{Identity, PeerCapabilities, PeerPolicy};

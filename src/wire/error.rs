@@ -244,7 +244,7 @@ pub enum AgentError {
 pub enum EncodeError {
     /// The payload exceeds the limit of its lane. Remedy: send less, or use a lane for larger
     /// messages.
-    #[error("a message of {size} bytes on the {lane:?} lane, at most {cap} are allowed")]
+    #[error("a message of {size} bytes on the {lane:?} lane, at most {cap} are allowed (native: `wire.{}`)", .lane.name())]
     TooLarge {
         /// The lane.
         lane: Lane,

@@ -366,7 +366,7 @@ async fn a_bound_of_zero_requests_means_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_many_requests_return_the_message() {
+async fn too_many_requests_return_the_message_when_their_time_is_over() {
     let connection = ConnectionConfig { max_outbound_requests: 4, ..ConnectionConfig::default() };
     let side = TestSide::with(Native::default(), SideConfig { connection, ..SideConfig::default() });
     let (near, _far) = pipe(64 * 1024);
@@ -378,8 +378,10 @@ async fn too_many_requests_return_the_message() {
         })
         .collect();
     settle().await;
-    let refused = running.connection.request(Message::new(5, "mine"), TIMEOUT).await;
+    let (begun, within) = (tokio::time::Instant::now(), TIMEOUT / 2);
+    let refused = running.connection.request(Message::new(5, "mine"), within).await;
     assert!(matches!(refused, Err(RequestError::TooMany(back)) if back == Message::new(5, "mine")));
+    assert!((within..TIMEOUT).contains(&begun.elapsed()), "it had its time to wait for room");
     asking.iter().for_each(tokio::task::JoinHandle::abort);
     settle().await;
     assert_eq!(running.connection.pending_counts().outbound_requests, 0);
@@ -570,4 +572,61 @@ async fn closing_fails_a_pipeline_and_a_full_one_returns_the_message() {
     assert!(
         matches!(closed, Err(RequestError::NotSent(peerpool::connection::SendError::Closed(back))) if back.payload == "fourth")
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_beyond_the_bound_wait_for_room_within_their_time() {
+    let connection = ConnectionConfig { max_outbound_requests: 4, ..ConnectionConfig::default() };
+    let side = TestSide::with(Native::default(), SideConfig { connection, ..SideConfig::default() });
+    let (near, far) = pipe(64 * 1024);
+    let answers = |_, payload: Bytes, responder: Responder| {
+        Handled::later(async move {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let _ = responder.respond(payload);
+        })
+    };
+    let _answering = side.start(near, RecordingHandler::new().on_request(answers));
+    let asking = side.start(far, RecordingHandler::new());
+    let requests: Vec<_> = (0..200u8)
+        .map(|n| {
+            let connection = Arc::clone(&asking.connection);
+            tokio::spawn(async move { connection.request(Message::new(1, vec![n]), TIMEOUT).await })
+        })
+        .collect();
+    // One that gives up while it waits does not take the room of another.
+    requests[100].abort();
+    for (n, request) in requests.into_iter().enumerate().filter(|(n, _)| *n != 100) {
+        assert_eq!(request.await.unwrap().unwrap(), vec![n as u8]);
+    }
+    assert_eq!(asking.connection.pending_counts().outbound_requests, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_for_room_fail_as_soon_as_the_connection_closes() {
+    let connection = ConnectionConfig { max_outbound_requests: 1, ..ConnectionConfig::default() };
+    let side = TestSide::with(Native::default(), SideConfig { connection, ..SideConfig::default() });
+    let (near, _far) = pipe(64 * 1024);
+    let running = side.start(near, RecordingHandler::new());
+    let ask = || {
+        let connection = Arc::clone(&running.connection);
+        tokio::spawn(async move { connection.request(Message::new(1, "?"), TIMEOUT).await })
+    };
+    let (asked, waits) = (ask(), ask());
+    settle().await;
+    let begun = tokio::time::Instant::now();
+    running.connection.close(DisconnectReason::Closed, None);
+    assert!(matches!(asked.await.unwrap(), Err(RequestError::Closed)));
+    assert!(matches!(waits.await.unwrap(), Err(RequestError::NotSent(_))));
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+#[test]
+fn a_declined_request_shows_what_the_peer_said() {
+    let declined = |detail: &'static [u8]| {
+        let detail = Bytes::from_static(detail);
+        RequestError::Declined { status: Status::Refused, detail }.to_string()
+    };
+    assert_eq!(declined(b"no block\n 7"), "the peer declined the request: Refused: no block  7");
+    assert_eq!(declined(b""), "the peer declined the request: Refused");
+    assert_eq!(declined(&[0xff, 0]), "the peer declined the request: Refused (2 bytes of detail)");
 }

@@ -1,9 +1,10 @@
 //! Our requests that await a response.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::base::Lane;
 use crate::connection::handle::Connection;
@@ -27,6 +28,17 @@ pub(in crate::connection) struct OutboundRequests {
     pipelined: usize,
     /// Requests of a protocol without ids.
     pub(super) by_kind: PendingByKind,
+    /// Wakes requests that wait because too many await a response. `None` until one does.
+    pub(super) ended: Option<Arc<Notify>>,
+}
+
+impl Drop for OutboundRequests {
+    fn drop(&mut self) {
+        // The connection is closed: those that wait for room find that out.
+        if let Some(ended) = &self.ended {
+            ended.notify_waiters();
+        }
+    }
 }
 
 /// What waits for a response.
@@ -43,8 +55,9 @@ enum Waiter {
 pub(super) enum RegisterError {
     /// The connection is closed.
     Closed,
-    /// The bound on waiting requests is reached.
-    TooMany,
+    /// The bound on waiting requests is reached. `ended` is notified when one has ended; `None` in a
+    /// protocol without ids, where a response may never come.
+    TooMany { ended: Option<Arc<Notify>> },
     /// The protocol has no such request.
     Unsupported,
     /// The response to an abandoned request would be taken for this one's.
@@ -81,8 +94,16 @@ impl OutboundRequests {
         id
     }
 
+    /// The error of a request for which there is no room.
+    fn too_many(&mut self) -> RegisterError {
+        RegisterError::TooMany { ended: Some(Arc::clone(self.ended.get_or_insert_default())) }
+    }
+
     fn remove(&mut self, id: u32) -> Option<Waiter> {
         let waiter = self.by_id.remove(&id)?;
+        if let Some(ended) = &self.ended {
+            ended.notify_one();
+        }
         self.pipelined -= usize::from(matches!(waiter, Waiter::Pipelined(_)));
         if self.by_id.is_empty() && self.by_id.capacity() > MAX_IDLE_CAPACITY {
             // An idle connection holds no buffers.
@@ -120,7 +141,8 @@ impl Connection {
             return Err(RegisterError::Closed);
         }
         if outbound.len() >= max && !has_turn {
-            return Err(RegisterError::TooMany);
+            let has_ids = self.shared.reply_matcher.is_none();
+            return Err(if has_ids { outbound.too_many() } else { RegisterError::TooMany { ended: None } });
         }
         if let Some(matcher) = &self.shared.reply_matcher {
             let slot = matcher.request_slot(kind).ok_or(RegisterError::Unsupported)?;
@@ -144,7 +166,7 @@ impl Connection {
             return Err(RegisterError::Closed);
         }
         if outbound.len() >= self.shared.config.max_outbound_requests {
-            return Err(RegisterError::TooMany);
+            return Err(outbound.too_many());
         }
         Ok(outbound.insert(Waiter::Pipelined(entry.arm())))
     }

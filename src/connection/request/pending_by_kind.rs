@@ -105,7 +105,7 @@ impl PendingByKind {
                     (*abandoned, *queue) = queue.drain(..).partition(oneshot::Sender::is_closed);
                 }
                 if queue.len() >= max_queue {
-                    return Err(RegisterError::TooMany);
+                    return Err(RegisterError::TooMany { ended: None });
                 }
                 let (sender, turn) = oneshot::channel();
                 queue.push_back(sender);

@@ -177,7 +177,7 @@ impl RequestPipeline {
         let id = match self.connection.register_pipelined(entry) {
             Ok(id) => id,
             Err(RegisterError::Closed) => return Err(SendError::Closed(message).into()),
-            Err(RegisterError::TooMany) => return Err(RequestError::TooMany(message)),
+            Err(RegisterError::TooMany { .. }) => return Err(RequestError::TooMany(message)),
             Err(_) => {
                 let cause = EncodeError::Unsupported { what: "pipelined request" };
                 return Err(SendError::Refused { message, cause }.into());

@@ -8,13 +8,12 @@ use tokio::time::timeout;
 use crate::base::{ConnId, Lane, PeerId, Source};
 use crate::broadcast::Appended;
 use crate::connection::{Message, SendError};
-use crate::node::error::PeerSendError;
+use crate::node::error::{BroadcastError, PeerSendError};
 use crate::node::protocol::broadcaster::StateError;
 use crate::node::runtime::seen_set::{Digest, RelayOrigin, RelayOutcome};
 use crate::node::runtime::shared::count;
 use crate::node::session::peer::Peer;
 use crate::pool::SlotClass;
-use crate::wire::EncodeError;
 
 use super::handle::NodeRef;
 use super::receipt::{BroadcastReceipt, Recipient};
@@ -49,23 +48,24 @@ impl NodeRef {
     /// Appends a message to its lane's log, which all connections read from.
     ///
     /// Never waits, never fails because of a peer and never reads the pool: it costs the same for 8
-    /// peers and for 1,000. A node without peers, or one that has shut down, accepts messages and
-    /// sends them nowhere.
+    /// peers and for 1,000. A node without peers accepts messages and sends them nowhere.
     ///
     /// # Errors
-    /// The message is too large for its lane or for half of the
-    /// [ring](crate::node::NodeConfig::log_ring_bytes), or is on the control lane.
+    /// See [`BroadcastError`]: the message is too large for its lane or for half of the
+    /// [ring](crate::node::NodeConfig::log_ring_bytes), or is on the control lane; or the node shuts
+    /// down.
     ///
     /// # Cost
     /// One encoding, one copy of the payload (none from 16 KiB up) and one short lock. Producers of
     /// one lane take turns on that lock for one copy.
-    pub fn broadcast(&self, message: &Message) -> Result<Appended, EncodeError> {
+    pub fn broadcast(&self, message: &Message) -> Result<Appended, BroadcastError> {
         self.append(message, None)
     }
 
     #[inline]
-    fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<Appended, EncodeError> {
+    fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<Appended, BroadcastError> {
         let shared = self.shared();
+        shared.check_open()?;
         count(&shared.counters.broadcasts);
         Ok(Appended { seq: shared.protocols.append(message, origin)?, origin })
     }
@@ -74,7 +74,7 @@ impl NodeRef {
     ///
     /// # Errors
     /// As [`NodeRef::broadcast`].
-    pub fn broadcast_except(&self, message: &Message, origin: ConnId) -> Result<Appended, EncodeError> {
+    pub fn broadcast_except(&self, message: &Message, origin: ConnId) -> Result<Appended, BroadcastError> {
         self.append(message, Some(origin))
     }
 
@@ -86,9 +86,10 @@ impl NodeRef {
     ///
     /// # Cost
     /// A walk over the roster.
-    pub fn broadcast_with_receipt(&self, message: &Message) -> Result<BroadcastReceipt, EncodeError> {
-        let recipients = Recipient::all(self, message.lane);
+    pub fn broadcast_with_receipt(&self, message: &Message) -> Result<BroadcastReceipt, BroadcastError> {
         let shared = self.shared();
+        shared.check_open()?;
+        let recipients = Recipient::all(self, message.lane);
         count(&shared.counters.broadcasts);
         let positions = shared.protocols.append_with_positions(message)?;
         Ok(BroadcastReceipt::new(positions, recipients))
@@ -145,7 +146,11 @@ impl NodeRef {
     /// # Errors
     /// See [`StateError`]; the value comes back.
     pub fn set_state(&self, kind: u16, id: &[u8], value: impl Into<Bytes>) -> Result<u64, StateError> {
-        self.shared().protocols.set_state(kind, id, value.into())
+        let (shared, value) = (self.shared(), value.into());
+        if shared.check_open().is_err() {
+            return Err(StateError::Shutdown(value));
+        }
+        shared.protocols.set_state(kind, id, value)
     }
 
     /// Removes a value of state: new peers no longer get it. Returns `false` if there was none.
@@ -159,8 +164,9 @@ impl NodeRef {
     ///
     /// # Errors
     /// As [`NodeRef::broadcast`]. On error the message is not marked as seen.
-    pub fn relay(&self, message: &Message, from: Option<&Peer>) -> Result<RelayOutcome, EncodeError> {
+    pub fn relay(&self, message: &Message, from: Option<&Peer>) -> Result<RelayOutcome, BroadcastError> {
         let shared = self.shared();
+        shared.check_open()?;
         let digest = shared.seen.digest(message.kind, &message.payload);
         shared.protocols.check(message)?;
         let origin = || match from {

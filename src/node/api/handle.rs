@@ -137,8 +137,10 @@ impl NodeRef {
     /// 3. Every peer gets a goodbye, and the address book is written.
     ///
     /// Returns what the node still held at the end: nothing, unless a handler blocks its thread.
-    /// May be called in a handler, whose own future then counts as held until it returns. Calling
-    /// it twice is harmless.
+    /// Calling it twice is harmless.
+    ///
+    /// In a handler's future, code behind the await does not run: the shutdown ends the connection,
+    /// and with it the futures of its handlers. Spawn a task that awaits it instead.
     ///
     /// # Cancel safety
     /// Dropping the future does not stop the shutdown: everything has the signal, and ends by

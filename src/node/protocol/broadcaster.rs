@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use crate::base::{ConnId, Lane, Tick};
 use crate::broadcast::state::{StateConfig, StateKey, StateTable};
 use crate::broadcast::{Log, LogChunk, LogConfig, LogSet, WakeSet};
+use crate::node::error::BroadcastError;
 use crate::connection::{MemoryBudget, ConnectionBuilder, ConnectionSetup, ConnectionShared, Message, ResumePoints};
 use crate::node::config::{NodeConfig, RuntimeConfig};
 use crate::wire::{
@@ -46,7 +47,7 @@ pub(crate) struct Broadcaster<P> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
-    /// The protocol cannot express the value, or it does not fit one chunk.
+    /// The protocol cannot express the value.
     #[error("{0}")]
     Encode(#[source] EncodeError, Bytes),
     /// The key is longer than 32 bytes.
@@ -57,9 +58,20 @@ pub enum StateError {
         /// The value.
         value: Bytes,
     },
+    /// The value does not fit one chunk: a value is sent whole, so that it does not delay votes.
+    #[error("a state value of {} bytes, at most {cap} are allowed; broadcast larger ones", .value.len())]
+    TooLarge {
+        /// The limit, in bytes.
+        cap: usize,
+        /// The value.
+        value: Bytes,
+    },
     /// The table is full.
-    #[error("the state table is full")]
+    #[error("the state table is full: `max_state_keys` or `max_state_bytes` is reached")]
     Full(Bytes),
+    /// The node shuts down, or has.
+    #[error("the node shuts down")]
+    Shutdown(Bytes),
 }
 
 impl<P: Protocol> Broadcaster<P> {
@@ -95,11 +107,7 @@ impl<P: Protocol> Broadcaster<P> {
         };
         let refused = |cause| StateError::Encode(cause, value.clone());
         if value.len() > MAX_STATE_VALUE_BYTES {
-            return Err(refused(EncodeError::TooLarge {
-                lane: Lane::Urgent,
-                size: value.len(),
-                cap: MAX_STATE_VALUE_BYTES,
-            }));
+            return Err(StateError::TooLarge { cap: MAX_STATE_VALUE_BYTES, value: value.clone() });
         }
         let mut encoded = BytesMut::with_capacity(value.len() + 16);
         let header = MessageHeader::Event { kind };
@@ -176,11 +184,11 @@ impl<P: Protocol> DynProtocol for Broadcaster<P> {
         self.logs.logs().get(lane.index().checked_sub(1)?)
     }
 
-    fn check(&self, message: &Message) -> Result<(), EncodeError> {
+    fn check(&self, message: &Message) -> Result<(), BroadcastError> {
         let Message { lane, kind, payload } = message;
         let header = MessageHeader::Event { kind: *kind };
         let Some(log) = self.log(*lane) else {
-            return Err(EncodeError::ControlLaneReserved { kind: header.frame_kind() });
+            return Err(EncodeError::ControlLaneReserved { kind: header.frame_kind() }.into());
         };
         // Checks what the protocol can express; copies nothing.
         let chunks = self.codec.chunks(*lane, header, payload.clone())?;
@@ -189,19 +197,19 @@ impl<P: Protocol> DynProtocol for Broadcaster<P> {
         if size > ring / 4 {
             let encoded: usize = chunks.map(|chunk| chunk.wire_len()).sum();
             if encoded > ring / 2 {
-                return Err(EncodeError::TooLarge { lane: *lane, size, cap: ring / 2 });
+                return Err(BroadcastError::TooLargeForLog { lane: *lane, size, cap: ring / 2 });
             }
         }
         Ok(())
     }
 
-    fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<u64, EncodeError> {
+    fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<u64, BroadcastError> {
         let Message { lane, kind, payload } = message;
         let header = MessageHeader::Event { kind: *kind };
         let Some(log) = self.log(*lane) else {
-            return Err(EncodeError::ControlLaneReserved { kind: header.frame_kind() });
+            return Err(EncodeError::ControlLaneReserved { kind: header.frame_kind() }.into());
         };
-        let too_large = |size, cap| EncodeError::TooLarge { lane: *lane, size, cap };
+        let too_large = |size, cap| BroadcastError::TooLargeForLog { lane: *lane, size, cap };
         if payload.len() >= ZERO_COPY_BYTES {
             let chunks = self.codec.chunks(*lane, header, payload.clone())?;
             let chunks = chunks.map(|chunk| LogChunk::new(&chunk.header, chunk.payload));

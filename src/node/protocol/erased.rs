@@ -12,6 +12,7 @@ use crate::node::config::RuntimeConfig;
 use crate::node::session::callbacks::PeerSession;
 use crate::node::session::task::{PeerTask, run_connection};
 use crate::transport::BoxStream;
+use crate::node::error::BroadcastError;
 use crate::wire::{Control, EncodeError, Features, FirstFrame, Hello, Protocol, Refusal, WireError};
 
 use super::broadcaster::StateError;
@@ -40,13 +41,13 @@ pub(crate) trait DynProtocol: Send + Sync {
     fn log(&self, lane: Lane) -> Option<&Arc<Log>>;
 
     /// Whether [`DynProtocol::append`] would accept this message. Copies nothing.
-    fn check(&self, message: &Message) -> Result<(), EncodeError>;
+    fn check(&self, message: &Message) -> Result<(), BroadcastError>;
 
     /// Encodes a message once and appends it to its lane's log. Returns its sequence number there.
     ///
     /// # Cost
     /// One encoding and one memcpy under a short lock. Payloads from 16 KiB up are not copied.
-    fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<u64, EncodeError>;
+    fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<u64, BroadcastError>;
 
     /// Whether [`DynProtocol::set_state`] would accept this value now.
     fn check_state(&self, kind: u16, id: &[u8], value: &Bytes) -> Result<(), StateError>;

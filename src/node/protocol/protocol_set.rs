@@ -8,6 +8,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::base::{ConnId, Lane, Nonce};
+use crate::node::error::BroadcastError;
 use crate::connection::Message;
 use crate::sync::Mutex;
 use crate::wire::EncodeError;
@@ -121,13 +122,13 @@ impl ProtocolSet {
     ///
     /// # Errors
     /// The first refusal; or [`EncodeError::Unsupported`] if no protocol can express the message.
-    pub(crate) fn check(&self, message: &Message) -> Result<(), EncodeError> {
+    pub(crate) fn check(&self, message: &Message) -> Result<(), BroadcastError> {
         let mut unsupported = None;
         let mut accepted = false;
         for protocol in &self.all {
             match protocol.check(message) {
                 Ok(()) => accepted = true,
-                Err(error @ EncodeError::Unsupported { .. }) => unsupported = Some(error),
+                Err(error) if error.is_unsupported() => unsupported = Some(error),
                 Err(error) => return Err(error),
             }
         }
@@ -137,7 +138,7 @@ impl ProtocolSet {
     /// Appends to the log of every protocol that can express the message, or to none. Encodes once
     /// a protocol. Returns the sequence number in the first of these logs.
     #[inline]
-    pub(crate) fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<u64, EncodeError> {
+    pub(crate) fn append(&self, message: &Message, origin: Option<ConnId>) -> Result<u64, BroadcastError> {
         if self.all.len() > 1 {
             self.check(message)?;
         }
@@ -151,7 +152,7 @@ impl ProtocolSet {
         &self,
         message: &Message,
         origin: Option<ConnId>,
-    ) -> Result<u64, EncodeError> {
+    ) -> Result<u64, BroadcastError> {
         match &self.all[..] {
             [only] => only.append(message, origin),
             _ => Ok(first_position(&self.append_to_each(message, origin))),
@@ -159,7 +160,7 @@ impl ProtocolSet {
     }
 
     /// As [`ProtocolSet::append`]; returns the sequence number in each log.
-    pub(crate) fn append_with_positions(&self, message: &Message) -> Result<AppendPositions, EncodeError> {
+    pub(crate) fn append_with_positions(&self, message: &Message) -> Result<AppendPositions, BroadcastError> {
         if let [only] = &self.all[..] {
             return only.append(message, None).map(|seq| AppendPositions::from_iter([Some(seq)]));
         }

@@ -15,7 +15,7 @@ use crate::node::api::events::EventHub;
 use crate::node::api::handler::Handler;
 use crate::node::config::{ConfigError, NodeConfig, RuntimeConfig};
 use crate::node::connect::state::ConnectState;
-use crate::node::error::ConnectError;
+use crate::node::error::{BroadcastError, ConnectError};
 use crate::node::protocol::ProtocolId;
 use crate::node::protocol::config::ProtocolFactory;
 use crate::node::protocol::protocol_set::ProtocolSet;
@@ -265,6 +265,15 @@ impl Shared {
         let mut stop = self.stop.subscribe();
         // Fails only if the sender is gone, and `self` holds it.
         let _ = stop.wait_for(|stop| *stop).await;
+    }
+
+    /// Fails once the node shuts down.
+    ///
+    /// # Cost
+    /// One load.
+    #[inline]
+    pub(crate) fn check_open(&self) -> Result<(), BroadcastError> {
+        if self.pool.is_closed() { Err(BroadcastError::Shutdown) } else { Ok(()) }
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

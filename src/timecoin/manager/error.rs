@@ -7,7 +7,6 @@ use crate::connection::{RequestError, SendError};
 use crate::node::{ConnectError, StateError};
 use crate::timecoin::connection::ConnectionError;
 use crate::timecoin::wire::{DecodeError, Kind, NetworkMessage, TextError};
-use crate::wire::EncodeError;
 
 use super::snapshot::SnapshotFault;
 
@@ -84,9 +83,9 @@ pub enum BroadcastError {
     /// The message has no JSON text; see [`TextError`].
     #[error(transparent)]
     Text(#[from] TextError),
-    /// The message is too large.
+    /// The message is too large, or the node shuts down.
     #[error(transparent)]
-    Encode(#[from] EncodeError),
+    Node(#[from] crate::node::BroadcastError),
     /// The newest value of a state was refused and is returned.
     #[error(transparent)]
     State(#[from] StateError),

@@ -12,7 +12,7 @@
 //!   elsewhere.
 
 use crate::base::Direction;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::{AdmitError, Limits, SlotClass};
 
@@ -66,7 +66,14 @@ impl AdmissionCounts {
 /// The authority for the number of connections. All exchanges are `AcqRel`, the closing one too: a
 /// thread that finds the pool closed sees what happened before it was closed.
 #[derive(Debug)]
-pub(super) struct Admission(AtomicU64);
+pub(super) struct Admission {
+    word: AtomicU64,
+    /// Connections of [`SlotClass::Reserved`], pending or live, by direction. They take the kept
+    /// slots first: as many fewer are kept from ordinary connections. A hint beside the word, so a
+    /// connection that is admitted at the same moment may see one more or less; the word bounds the
+    /// total.
+    reserved: [AtomicU32; 2],
+}
 
 /// Error: the pool is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,16 +81,16 @@ pub(super) struct PoolClosed;
 
 impl Admission {
     pub(super) fn new() -> Self {
-        Self(AtomicU64::new(0))
+        Self { word: AtomicU64::new(0), reserved: [AtomicU32::new(0), AtomicU32::new(0)] }
     }
 
     pub(super) fn counts(&self) -> AdmissionCounts {
         // Acquire: pairs with the release half of every exchange below.
-        AdmissionCounts::of(self.0.load(Ordering::Acquire))
+        AdmissionCounts::of(self.word.load(Ordering::Acquire))
     }
 
     pub(super) fn live(&self) -> u64 {
-        u64::from(AdmissionCounts::of(self.0.load(Ordering::Relaxed)).live())
+        u64::from(AdmissionCounts::of(self.word.load(Ordering::Relaxed)).live())
     }
 
     /// Reserves one pending slot.
@@ -101,7 +108,9 @@ impl Admission {
             }
         };
         let room = match slot {
-            SlotClass::Ordinary => max.saturating_sub(reserved),
+            SlotClass::Ordinary => {
+                max.saturating_sub(reserved.saturating_sub(self.reserved_in_use(direction)))
+            }
             SlotClass::Reserved => max,
         };
         let (room, room_pending) = (room.min(live.max()), max_pending.min(pending.max()));
@@ -116,7 +125,22 @@ impl Admission {
                 return Err(AdmitError::TooManyPending(direction));
             }
             Ok(word + pending.one())
-        })
+        })?;
+        if slot == SlotClass::Reserved {
+            self.reserved[direction as usize].fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Connections in this direction that are pending or live in a reserved slot.
+    fn reserved_in_use(&self, direction: Direction) -> u32 {
+        self.reserved[direction as usize].load(Ordering::Relaxed)
+    }
+
+    fn release_reserved(&self, direction: Direction, slot: SlotClass) {
+        if slot == SlotClass::Reserved {
+            self.reserved[direction as usize].fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Turns one pending slot into a live one. Fails once the pool is closed.
@@ -131,46 +155,58 @@ impl Admission {
     }
 
     /// Turns one pending slot into a live one and releases a live one, in one step.
-    pub(super) fn supersede(&self, new: Direction, old: Direction) -> Result<(), PoolClosed> {
+    pub(super) fn supersede(
+        &self,
+        new: Direction,
+        old: Direction,
+        old_slot: SlotClass,
+    ) -> Result<(), PoolClosed> {
         let (live, pending) = fields(new);
         self.exchange(|word| {
             if word & CLOSED != 0 {
                 return Err(PoolClosed);
             }
             Ok(decrement(decrement(word, pending), fields(old).0) + live.one())
-        })
+        })?;
+        self.release_reserved(old, old_slot);
+        Ok(())
     }
 
-    pub(super) fn release_pending(&self, direction: Direction) {
+    pub(super) fn release_pending(&self, direction: Direction, slot: SlotClass) {
+        self.release_reserved(direction, slot);
         let _ = self.exchange(|word| Ok::<_, PoolClosed>(decrement(word, fields(direction).1)));
     }
 
-    pub(super) fn release_live(&self, direction: Direction) {
+    pub(super) fn release_live(&self, direction: Direction, slot: SlotClass) {
+        self.release_reserved(direction, slot);
         let _ = self.exchange(|word| Ok::<_, PoolClosed>(decrement(word, fields(direction).0)));
     }
 
     /// Releases a live slot only if at least `floor` live ones remain.
-    pub(super) fn release_live_above(&self, direction: Direction, floor: u32) -> bool {
+    pub(super) fn release_live_above(&self, direction: Direction, slot: SlotClass, floor: u32) -> bool {
         let released = self.exchange(|word| {
             if AdmissionCounts::of(word).live() <= floor {
                 return Err(());
             }
             Ok(decrement(word, fields(direction).0))
         });
+        if released.is_ok() {
+            self.release_reserved(direction, slot);
+        }
         released.is_ok()
     }
 
     pub(super) fn close(&self) {
         // AcqRel: pairs with every exchange above.
-        self.0.fetch_or(CLOSED, Ordering::AcqRel);
+        self.word.fetch_or(CLOSED, Ordering::AcqRel);
     }
 
     fn exchange<E>(&self, change: impl Fn(u64) -> Result<u64, E>) -> Result<(), E> {
-        let mut word = self.0.load(Ordering::Acquire);
+        let mut word = self.word.load(Ordering::Acquire);
         loop {
             let new = change(word)?;
             // AcqRel: pairs with the other exchanges, with `close` and with `counts`.
-            match self.0.compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Acquire) {
+            match self.word.compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(()),
                 Err(other) => word = other,
             }
@@ -247,10 +283,28 @@ mod tests {
         assert_eq!(reserve(SlotClass::Ordinary), Err(AdmitError::Full(Direction::Inbound)));
         assert_eq!(reserve(SlotClass::Reserved), Ok(()));
         assert_eq!(reserve(SlotClass::Reserved), Err(AdmitError::Full(Direction::Inbound)));
-        word.release_live(Direction::Inbound);
+        word.release_live(Direction::Inbound, SlotClass::Ordinary);
         assert_eq!(reserve(SlotClass::Reserved), Err(AdmitError::TooManyPending(Direction::Inbound)));
         let counts = word.counts();
         assert_eq!((counts.live(), counts.pending(), counts.pending_inbound), (0, 2, 2));
+    }
+
+    #[test]
+    fn reserved_connections_take_the_kept_slots_first() {
+        let word = Admission::new();
+        let limits = Limits { max_inbound: 10, reserved_inbound: 2, ..Limits::default() };
+        let reserve = |slot| word.reserve(Direction::Inbound, slot, &limits);
+        let fill = || (0..20).filter(|_| reserve(SlotClass::Ordinary).is_ok()).count();
+        // Three reserved ones: two in the kept slots, one in an ordinary slot.
+        (0..3).for_each(|_| assert_eq!(reserve(SlotClass::Reserved), Ok(())));
+        assert_eq!(fill(), 7);
+        // One of them leaves: its slot is kept again once fewer than two are there.
+        word.release_pending(Direction::Inbound, SlotClass::Reserved);
+        assert_eq!(fill(), 1);
+        word.release_pending(Direction::Inbound, SlotClass::Reserved);
+        assert_eq!(fill(), 0, "kept");
+        assert_eq!(reserve(SlotClass::Reserved), Ok(()));
+        assert_eq!(reserve(SlotClass::Reserved), Err(AdmitError::Full(Direction::Inbound)));
     }
 
     #[test]
@@ -275,10 +329,13 @@ mod tests {
         assert_eq!(word.go_live(Direction::Inbound), Ok(()));
         word.close();
         assert_eq!(word.go_live(Direction::Inbound), Err(PoolClosed));
-        assert_eq!(word.supersede(Direction::Inbound, Direction::Inbound), Err(PoolClosed));
+        assert_eq!(
+            word.supersede(Direction::Inbound, Direction::Inbound, SlotClass::Ordinary),
+            Err(PoolClosed)
+        );
         assert_eq!(word.reserve(Direction::Outbound, SlotClass::Reserved, &limits), Err(AdmitError::Closed));
-        word.release_pending(Direction::Inbound);
-        word.release_live(Direction::Inbound);
+        word.release_pending(Direction::Inbound, SlotClass::Ordinary);
+        word.release_live(Direction::Inbound, SlotClass::Ordinary);
         assert_eq!(word.counts(), AdmissionCounts { closed: true, ..AdmissionCounts::default() });
     }
 
@@ -289,8 +346,8 @@ mod tests {
             assert_eq!(word.reserve(Direction::Outbound, SlotClass::Ordinary, &limits), Ok(()));
             assert_eq!(word.go_live(Direction::Outbound), Ok(()));
         }
-        assert!(word.release_live_above(Direction::Outbound, 1));
-        assert!(!word.release_live_above(Direction::Outbound, 1));
+        assert!(word.release_live_above(Direction::Outbound, SlotClass::Ordinary, 1));
+        assert!(!word.release_live_above(Direction::Outbound, SlotClass::Ordinary, 1));
         assert_eq!(word.counts().live_outbound, 1);
     }
 }

@@ -82,7 +82,8 @@ pub struct Limits {
     pub max_per_subnet: u32,
     /// Connections of one /48 of IPv6 (default 64).
     pub max_per_site: u32,
-    /// Inbound slots kept for [`SlotClass::Reserved`](super::SlotClass::Reserved) (default 8). A
+    /// Inbound slots kept for [`SlotClass::Reserved`](super::SlotClass::Reserved) (default 8), which
+    /// takes them before ordinary ones. A
     /// node keeps none while it has no trusted peers, and as a default a tenth of `max_inbound` at
     /// most.
     pub reserved_inbound: u32,

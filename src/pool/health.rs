@@ -6,8 +6,9 @@
 //! ```
 //!
 //! Invariant: `penalties_are_limited_per_cause`
-//! - Statement: penalties have typed causes, and each cause counts once per window. A failure of
-//!   this node (more than half of the live peers fail within one window) penalises no peer.
+//! - Statement: penalties have typed causes, and each cause counts once per window. If more than
+//!   half of the live peers fail within one window in a way that this node's own slowness explains
+//!   (no answer, no answer in time), no peer is penalised for that. Other faults always count.
 //! - Enforced by: the bitmap of causes is in the same word as the value and exchanged with it.
 //!   [`MassFailure`] remembers the windows of mass failure; the next reader of a word adds back
 //!   what it lost in such a window, so no walk over the peers is needed. The word holds that
@@ -35,6 +36,8 @@ const POINTS_MASK: u64 = (1 << 7) - 1;
 const TAKEN_SHIFT: u32 = 7;
 const CAUSES_SHIFT: u32 = 14;
 const CAUSES_MASK: u64 = (1 << 13) - 1;
+/// The bits of [`Misbehavior::Unresponsive`] and [`Misbehavior::Timeout`].
+const OURS_MASK: u64 = 1 << 0 | 1 << 1;
 const WINDOW_SHIFT: u32 = 27;
 const WINDOW_MASK: u64 = (1 << 5) - 1;
 const STAMP_SHIFT: u32 = 32;
@@ -86,6 +89,11 @@ impl Misbehavior {
         Self::App(3),
     ];
 
+    /// Whether this node's own slowness can cause it.
+    const fn may_be_ours(self) -> bool {
+        self.bit() & OURS_MASK != 0
+    }
+
     /// Position in [`Misbehavior::ALL`].
     pub const fn index(self) -> usize {
         match self {
@@ -106,7 +114,7 @@ impl Misbehavior {
     }
 
     /// The cause's bit in the bitmap of a health word.
-    fn bit(self) -> u64 {
+    const fn bit(self) -> u64 {
         1 << self.index()
     }
 }
@@ -122,7 +130,7 @@ pub enum PenaltyOutcome {
     /// The cause has already counted in this window.
     AlreadyCounted,
     /// More than half of the live peers failed in this window: the fault is this node's own, and no
-    /// peer is penalised.
+    /// peer is penalised for it.
     OurFault,
 }
 
@@ -189,7 +197,8 @@ impl HealthRules {
     }
 }
 
-/// Bits 0..7: value at the stamp. Bits 7..14: points taken in the window. Bits 14..27: causes
+/// Bits 0..7: value at the stamp. Bits 7..14: points taken in the window that a mass failure gives
+/// back. Bits 14..27: causes
 /// counted in it. Bits 27..32: low bits of the window's number. Bits 32..64: low bits of the stamp,
 /// in tenths of a second; the clock supplies the rest.
 ///
@@ -206,7 +215,7 @@ struct Unpacked {
     window: u64,
     /// Causes counted in it and not given back.
     causes: u64,
-    /// Points that those causes took.
+    /// Points that those of them took that a mass failure gives back.
     taken: u64,
 }
 
@@ -248,7 +257,7 @@ impl Health {
         let mut word = self.0.load(Ordering::Relaxed);
         let (before, health) = loop {
             let current = Unpacked::new(word, now, rules);
-            if rules.mass_failures.contains(current.window) {
+            if cause.may_be_ours() && rules.mass_failures.contains(current.window) {
                 return PenaltyOutcome::OurFault;
             }
             if current.causes & cause.bit() != 0 {
@@ -262,7 +271,11 @@ impl Health {
                 // penalty takes.
                 stamp: current.stamp.max(rules.oldest_stamp(now)),
                 causes: current.causes | cause.bit(),
-                taken: (current.taken + points).min(MAX_HEALTH),
+                taken: if cause.may_be_ours() {
+                    (current.taken + points).min(MAX_HEALTH)
+                } else {
+                    current.taken
+                },
                 ..current
             };
             match self.0.compare_exchange_weak(word, new.pack(), Ordering::Relaxed, Ordering::Relaxed) {
@@ -270,8 +283,9 @@ impl Health {
                 Err(other) => word = other,
             }
         };
-        // The exchange that set the first bit of the window counts this peer as failing in it.
-        let live = if before.causes == 0 { live_peers() } else { None };
+        // The exchange that set the first such bit of the window counts this peer as failing in it.
+        let is_first = cause.may_be_ours() && before.causes & OURS_MASK == 0;
+        let live = if is_first { live_peers() } else { None };
         let quorum = rules.policy.mass_failure_quorum;
         if live.is_some_and(|live| rules.mass_failures.count(before.window, live, quorum)) {
             return PenaltyOutcome::OurFault;
@@ -279,15 +293,18 @@ impl Health {
         PenaltyOutcome::Counted { health }
     }
 
-    /// Whether the word has causes. Cost: one load.
+    /// Whether the word has causes that a mass failure forgives. Cost: one load.
     pub(super) fn has_failed(&self) -> bool {
-        self.0.load(Ordering::Relaxed) >> CAUSES_SHIFT & CAUSES_MASK != 0
+        self.0.load(Ordering::Relaxed) >> CAUSES_SHIFT & OURS_MASK != 0
     }
 
     /// The peer, connected at `connected_at`, disconnected. If it failed in the present window, the
     /// mass-failure count treats it as a peer that left.
     pub(super) fn forget_failure(&self, connected_at: Tick, rules: &HealthRules) {
         let word = self.0.load(Ordering::Relaxed);
+        if word >> CAUSES_SHIFT & OURS_MASK == 0 {
+            return;
+        }
         // The first stamp dates from that moment, and stamps never move back.
         let stamp = stamp_after(word, connected_at.as_millis() / STAMP_UNIT_MILLIS);
         if let Some(window) = rules.window_of(word, stamp) {
@@ -317,8 +334,10 @@ impl Unpacked {
             if mass_failure {
                 value = (value + taken).min(MAX_HEALTH);
             }
-            if mass_failure || counted != window {
+            if counted != window {
                 (causes, taken) = (0, 0);
+            } else if mass_failure {
+                (causes, taken) = (causes & !OURS_MASK, 0);
             }
         }
         let present = now.as_millis() / STAMP_UNIT_MILLIS;
@@ -449,13 +468,35 @@ mod tests {
             }
         }
         assert!(peers.iter().all(|health| fixture.value(health, 3) == 100));
-        assert_eq!(fixture.penalize(&peers[0], Misbehavior::Protocol, 4), PenaltyOutcome::OurFault);
+        assert_eq!(fixture.penalize(&peers[0], Misbehavior::Unresponsive, 4), PenaltyOutcome::OurFault);
         assert_eq!(fixture.reward(&peers[1], 4), 100);
         assert_eq!(
             fixture.penalize(&peers[0], Misbehavior::Timeout, 13),
             PenaltyOutcome::Counted { health: 90 }
         );
         assert_eq!(fixture.value(&peers[1], 13), 100);
+    }
+
+    #[test]
+    fn what_our_own_slowness_cannot_cause_always_counts() {
+        let fixture = Fixture::new();
+        let peers: Vec<Health> = (0..LIVE).map(|_| Health::new(at(0))).collect();
+        // However many do it.
+        for health in &peers {
+            let outcome = fixture.penalize(health, Misbehavior::Protocol, 3);
+            assert_eq!(outcome, PenaltyOutcome::Counted { health: 60 });
+        }
+        for health in &peers {
+            let _ = fixture.penalize(health, Misbehavior::Timeout, 4);
+        }
+        // What only a slow node explains is forgiven, and the rest is not.
+        assert!(peers.iter().all(|health| fixture.value(health, 4) == 60));
+        assert_eq!(fixture.penalize(&peers[0], Misbehavior::Protocol, 5), PenaltyOutcome::AlreadyCounted);
+        assert_eq!(
+            fixture.penalize(&peers[0], Misbehavior::Flood, 5),
+            PenaltyOutcome::Counted { health: 40 }
+        );
+        assert_eq!(fixture.penalize(&peers[0], Misbehavior::Timeout, 5), PenaltyOutcome::OurFault);
     }
 
     #[test]
@@ -477,11 +518,11 @@ mod tests {
                 PenaltyOutcome::Counted { health: 1 }
             );
             assert_eq!(
-                fixture.penalize(health, Misbehavior::Protocol, 12),
+                fixture.penalize(health, Misbehavior::Unresponsive, 12),
                 PenaltyOutcome::Counted { health: 0 }
             );
             assert_eq!(
-                fixture.penalize(health, Misbehavior::Flood, 12),
+                fixture.penalize(health, Misbehavior::Timeout, 12),
                 PenaltyOutcome::Counted { health: 0 }
             );
         }

@@ -206,7 +206,11 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
             || PoolEntry::Live(Arc::clone(&new)),
             |present| match present {
                 Some(PoolEntry::Live(peer)) if peer.id() == old => {
-                    let gate = self.shared.admission.supersede(origin.direction, peer.direction());
+                    let gate = self.shared.admission.supersede(
+                        origin.direction,
+                        peer.direction(),
+                        peer.slot_class(),
+                    );
                     gate.map_err(|_| ReplaceFailure::Closed)?;
                     // Cannot fail: the peer of a live entry is live.
                     peer.mark_disconnected(DisconnectReason::Replaced);
@@ -255,7 +259,7 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     }
 
     fn unreserve(&self, origin: &Origin) {
-        self.shared.admission.release_pending(origin.direction);
+        self.shared.admission.release_pending(origin.direction, origin.slot);
         self.addresses.release(origin.addr.ip());
     }
 

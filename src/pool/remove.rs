@@ -62,7 +62,7 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
             if peer.id() != id {
                 return false;
             }
-            at_floor = !self.shared.admission.release_live_above(peer.direction(), floor);
+            at_floor = !self.shared.admission.release_live_above(peer.direction(), peer.slot_class(), floor);
             // The mark cannot fail: under the shard's lock the peer of a live entry is live.
             !at_floor && peer.mark_disconnected(reason)
         });
@@ -98,7 +98,7 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
     fn release_slot(&self, peer: &Peer<K, C>, reason: DisconnectReason) -> bool {
         let won = peer.mark_disconnected(reason);
         if won {
-            self.shared.admission.release_live(peer.direction());
+            self.shared.admission.release_live(peer.direction(), peer.slot_class());
         }
         won
     }

@@ -99,7 +99,7 @@ impl<K: PeerKey, C: ConnectionHandle> Pool<K, C> {
             let won =
                 current.id() == peer.id() && current.mark_disconnected_if(examined, DisconnectReason::Stale);
             if won {
-                self.shared.admission.release_live(current.direction());
+                self.shared.admission.release_live(current.direction(), current.slot_class());
             }
             won
         });

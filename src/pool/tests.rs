@@ -208,7 +208,7 @@ fn limits_refuse_in_order_and_reserved_slots_skip_address_limits() {
             max_inbound: 5,
             max_per_source: 1,
             max_per_subnet: 2,
-            reserved_inbound: 1,
+            reserved_inbound: 2,
             ..Limits::default()
         };
     });

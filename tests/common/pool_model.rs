@@ -225,6 +225,10 @@ impl Model {
         } else {
             (self.limits.max_inbound, self.limits.reserved_inbound, self.limits.max_pending_inbound)
         };
+        // Reserved connections take the kept slots first.
+        let live = self.live.values().filter(|known| known.reserved && known.outbound == outbound).count();
+        let pending = self.unrevoked().filter(|known| known.reserved && known.outbound == outbound).count();
+        let kept = kept.saturating_sub((live + pending) as u32);
         let room = if reserved { max } else { max.saturating_sub(kept) };
         if !reserved && count(&|other, _| ip(other) == ip(host)) >= self.limits.max_per_source {
             return Err(AdmitError::PerSource);

@@ -417,6 +417,7 @@ async fn own_dials_are_spread_over_sources_and_subnets() {
     let net = MemoryNet::new(1);
     let mut config = NodeConfig::recommended();
     config.runtime.target_outbound = 8;
+    config.runtime.discovery.private_networks = vec!["10.0.0.0/8".parse().unwrap()];
     let a = start(&net, 1, config, Rec::new()).await;
     let mut others = Vec::new();
     // Two hosts of one subnet with many ports, and five others of it.
@@ -637,10 +638,7 @@ impl peerpool::transport::Transport for Unable {
 async fn a_local_failure_to_dial_neither_harms_the_book_nor_causes_a_loop() {
     for code in [24, 101] {
         let dials = Arc::<AtomicUsize>::default();
-        let book = Arc::new(AddressBook::in_memory(AddressBookConfig {
-            allow_private: true,
-            ..AddressBookConfig::default()
-        }));
+        let book = Arc::new(AddressBook::in_memory(AddressBookConfig::default()));
         for n in 0..1_000u16 {
             let addr = SocketAddr::from(([10, 1, (n >> 8) as u8, n as u8], 7000));
             book.add(addr, ReportedBy::Operator, WallTime::now()).unwrap();
@@ -733,12 +731,8 @@ async fn a_listener_without_room_for_a_probe_is_probed_again() {
 async fn the_content_of_the_book_does_not_keep_a_node_from_starting() {
     let net = MemoryNet::new(1);
     let (one, two) = (std::num::NonZeroUsize::MIN, std::num::NonZeroUsize::MIN.saturating_add(1));
-    let config = AddressBookConfig {
-        max_addresses: two,
-        max_per_source: one,
-        allow_private: true,
-        ..AddressBookConfig::default()
-    };
+    let config =
+        AddressBookConfig { max_addresses: two, max_per_source: one, ..AddressBookConfig::default() };
     let book = AddressBook::in_memory(config);
     for last in [8, 9] {
         book.add(at(last), ReportedBy::Operator, WallTime::now()).unwrap();

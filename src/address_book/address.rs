@@ -263,9 +263,6 @@ pub enum AddRefused {
     /// The IPv4 broadcast address, or its reserved range 240.0.0.0/4.
     #[error("a broadcast or reserved address names no host")]
     Broadcast,
-    /// Private, loopback, link-local or shared, and the configuration does not allow these.
-    #[error("private addresses are refused; `allow_private` accepts them")]
-    Private,
     /// It is banned. An existing record stays.
     #[error("the address is banned; unban it first")]
     Banned,
@@ -278,26 +275,19 @@ pub enum AddRefused {
 }
 
 /// Why a canonical address cannot be in the book; `None` if it can.
-pub(super) fn refusal(addr: SocketAddr, allow_private: bool) -> Option<AddRefused> {
+pub(super) fn refusal(addr: SocketAddr) -> Option<AddRefused> {
     if addr.port() == 0 {
         return Some(AddRefused::Port);
     }
-    let private = match addr.ip() {
+    match addr.ip() {
         IpAddr::V4(ip) => match ip.octets() {
-            [0, ..] => return Some(AddRefused::Unspecified),
-            [224..=239, ..] => return Some(AddRefused::Multicast),
-            [240..=255, ..] => return Some(AddRefused::Broadcast),
-            // 100.64.0.0/10 is shared between the customers of one carrier.
-            [100, 64..=127, ..] => true,
-            _ => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
+            [0, ..] => Some(AddRefused::Unspecified),
+            [224..=239, ..] => Some(AddRefused::Multicast),
+            [240..=255, ..] => Some(AddRefused::Broadcast),
+            _ => None,
         },
-        IpAddr::V6(ip) if ip.is_unspecified() => return Some(AddRefused::Unspecified),
-        IpAddr::V6(ip) if ip.is_multicast() => return Some(AddRefused::Multicast),
-        IpAddr::V6(ip) => {
-            let top = ip.segments()[0];
-            // fc00::/7 unique local, fe80::/10 link-local, fec0::/10 site-local (deprecated).
-            ip.is_loopback() || top & 0xfe00 == 0xfc00 || top & 0xff80 == 0xfe80
-        }
-    };
-    (private && !allow_private).then_some(AddRefused::Private)
+        IpAddr::V6(ip) if ip.is_unspecified() => Some(AddRefused::Unspecified),
+        IpAddr::V6(ip) if ip.is_multicast() => Some(AddRefused::Multicast),
+        IpAddr::V6(_) => None,
+    }
 }

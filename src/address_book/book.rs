@@ -243,6 +243,15 @@ impl AddressBook {
         self.table.lock().shorten_waits(max, now);
     }
 
+    /// Dates the last success of these addresses to `now`: their peers are connected. Addresses that
+    /// are unknown or never connected are left as they are.
+    ///
+    /// # Cost
+    /// O(k log n) for k addresses, under the book's lock.
+    pub(crate) fn confirm(&self, addrs: &[SocketAddr], now: WallTime) {
+        self.table.lock().confirm(addrs, now);
+    }
+
     /// Number of addresses of a source, counted up to `max`.
     ///
     /// # Cost

@@ -23,15 +23,14 @@ pub struct AddressBookConfig {
     pub max_per_source: NonZeroUsize,
     /// Most bans. Default: 10,000. Above that, the ban that ends first is dropped.
     pub max_bans: NonZeroUsize,
-    /// Whether private, loopback, link-local and shared addresses are accepted. Default: yes, for
-    /// tests and local meshes. Turn it off on the public internet, or peers can make the node dial
-    /// into its own network.
-    pub allow_private: bool,
     /// Waits after failures. Default: 1 s, doubled per failure up to 10 min, with jitter.
     pub backoff: Backoff,
     /// How long our own address is not dialled. Default: 24 h, since addresses change hands.
     #[serde(with = "humantime_serde")]
     pub self_memory: Duration,
+    /// How long after the last success an address is told to peers. Default: 30 days.
+    #[serde(with = "humantime_serde")]
+    pub max_shared_age: Duration,
     /// Seed of the book's random choices. Default: `None`, a seed from the operating system.
     pub seed: Option<u64>,
 }
@@ -42,7 +41,7 @@ impl Default for AddressBookConfig {
             max_addresses: const { NonZeroUsize::new(10_000).expect("not zero") },
             max_per_source: const { NonZeroUsize::new(256).expect("not zero") },
             max_bans: const { NonZeroUsize::new(10_000).expect("not zero") },
-            allow_private: true,
+            max_shared_age: Duration::from_secs(30 * 24 * 60 * 60),
             backoff: Backoff::default(),
             self_memory: Duration::from_secs(24 * 60 * 60),
             seed: None,

@@ -60,11 +60,14 @@ impl View<'_> {
         self.entries.get(addr).is_some_and(|entry| self.wait(entry).is_zero() && self.is_allowed(entry))
     }
 
-    /// The addresses to share with peers: they once connected and do not fail now.
+    /// The addresses to share with peers: they connected not too long ago and do not fail now.
     pub(super) fn shareable(&self) -> impl Iterator<Item = SocketAddr> {
+        // A success in the future is of before the clock jumped back.
+        let is_recent = |at: WallTime| self.now.since(at) <= self.config.max_shared_age;
         self.entries
             .values()
-            .filter(|entry| entry.last_success.is_some() && !entry.is_failing() && self.may_dial(entry))
+            .filter(move |entry| entry.last_success.is_some_and(is_recent))
+            .filter(|entry| !entry.is_failing() && self.may_dial(entry))
             .map(|entry| entry.addr)
     }
 

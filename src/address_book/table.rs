@@ -80,6 +80,15 @@ impl AddrTable {
         }
     }
 
+    /// Dates the last success of these addresses to `now`.
+    pub(super) fn confirm(&mut self, addrs: &[SocketAddr], now: WallTime) {
+        for addr in addrs {
+            if self.entries.get(addr).is_some_and(|entry| entry.last_success.is_some()) {
+                self.edit(addr, |entry| entry.last_success = Some(now));
+            }
+        }
+    }
+
     pub(super) fn count_at(&self, source: Source, max: usize) -> usize {
         let (first, last) = addr_range(source);
         self.entries.range(first..=last).take(max).count()
@@ -178,7 +187,7 @@ impl AddrTable {
         // Our own address is worth a record even if peers may not report such addresses, but no
         // proven address.
         if !self.entries.contains_key(&addr) {
-            if refusal(addr, true).is_some() || (self.is_full() && !self.evict(Victim::Expendable)) {
+            if refusal(addr).is_some() || (self.is_full() && !self.evict(Victim::Expendable)) {
                 return;
             }
             self.insert(Address::new(addr, ReportedBy::Operator, now));
@@ -258,7 +267,7 @@ impl AddrTable {
         reported_by: ReportedBy,
         now: WallTime,
     ) -> Result<(), AddRefused> {
-        if let Some(refused) = refusal(addr, self.config.allow_private) {
+        if let Some(refused) = refusal(addr) {
             return Err(refused);
         }
         if self.bans.holds_addr(addr, now) {
@@ -387,13 +396,6 @@ impl AddrTable {
             self.entries.insert(entry.addr, entry);
         }
         self.dirty.track();
-        let allow_private = self.config.allow_private;
-        let is_refused = |entry: &&Address| !entry.trusted && refusal(entry.addr, allow_private).is_some();
-        let refused: Vec<SocketAddr> =
-            self.entries.values().filter(is_refused).map(|entry| entry.addr).collect();
-        for addr in refused {
-            self.remove(&addr);
-        }
         while self.entries.len() > self.config.max_addresses.get() && self.evict(Victim::AlsoProven) {}
         for bucket in self.quotas.buckets() {
             while self.enforce_quota(bucket, None) {}

@@ -52,7 +52,7 @@ fn all(book: &AddressBook, now: WallTime) -> BTreeSet<SocketAddr> {
 
 #[test]
 fn addresses_without_a_host_are_refused_with_a_reason() {
-    let book = AddressBook::in_memory(AddressBookConfig { allow_private: false, ..config() });
+    let book = AddressBook::in_memory(config());
     let add = |text: &str| book.add(text.parse().unwrap(), ReportedBy::Seed, T0);
     assert_eq!(add("20.0.0.1:0"), Err(AddRefused::Port));
     for unspecified in ["0.0.0.0:1", "0.1.2.3:1", "[::]:1", "[::ffff:0.0.0.0]:1"] {
@@ -64,19 +64,26 @@ fn addresses_without_a_host_are_refused_with_a_reason() {
     for broadcast in ["255.255.255.255:1", "240.0.0.1:1"] {
         assert_eq!(add(broadcast), Err(AddRefused::Broadcast), "{broadcast}");
     }
-    let private =
-        ["10.0.0.1:1", "127.0.0.1:1", "169.254.0.1:1", "100.64.0.1:1", "172.16.0.1:1", "192.168.1.1:1"];
-    for private in private.into_iter().chain(["[::1]:1", "[fd00::1]:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1"])
-    {
-        assert_eq!(add(private), Err(AddRefused::Private), "{private}");
-        let book = AddressBook::in_memory(config());
-        assert_eq!(book.add(private.parse().unwrap(), ReportedBy::Seed, T0), Ok(Added::New), "{private}");
+    // Which scopes are learnt and dialled is the node's decision.
+    for host in ["100.128.0.1:1", "10.0.0.1:1", "[2001:db8::1]:1"] {
+        assert_eq!(add(host), Ok(Added::New), "{host}");
     }
-    for public in ["100.128.0.1:1", "172.32.0.1:1", "[2001:db8::1]:1"] {
-        assert_eq!(add(public), Ok(Added::New), "{public}");
+    assert_eq!((book.len(), book.stats().refused), (3, 10));
+}
+
+#[test]
+fn an_address_is_told_for_a_month_after_its_last_success() {
+    let book = book_of(3);
+    for n in 0..2 {
+        book.record(&addr(n), DialOutcome::Connected, T0);
     }
-    assert_eq!(book.len(), 3);
-    assert_eq!(book.stats().refused, 20);
+    let at = |days: u32| T0.after(DAY * days);
+    let told = |now| book.sample(now, 10).into_iter().collect::<BTreeSet<_>>();
+    assert_eq!(told(at(30)), BTreeSet::from([addr(0), addr(1)]));
+    // Its peer is still connected then.
+    book.confirm(&[addr(0), addr(2)], at(30));
+    assert_eq!(told(at(31)), BTreeSet::from([addr(0)]));
+    assert!(book.get(&addr(2)).unwrap().last_success.is_none(), "it never connected");
 }
 
 #[test]

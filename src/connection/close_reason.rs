@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::base::Lane;
-use crate::pool::DisconnectReason;
+use crate::pool::{DisconnectReason, Misbehavior};
 use crate::wire::{Goodbye, GoodbyeReason, WireError};
 
 /// Why a connection ended. Only the first cause is reported.
@@ -67,6 +67,16 @@ impl CloseReason {
         }
     }
 
+    /// The fault of the peer that ended the connection, if it was one.
+    pub fn misbehavior(&self) -> Option<Misbehavior> {
+        match self {
+            Self::Wire(error) => Some(fault_of(error)),
+            Self::DuplicateRequestId(_) => Some(Misbehavior::Protocol),
+            Self::Flood => Some(Misbehavior::Flood),
+            _ => None,
+        }
+    }
+
     /// The goodbye to the peer, if it may still listen.
     pub(super) fn goodbye(&self) -> Option<Goodbye> {
         let reason = match self {
@@ -77,6 +87,22 @@ impl CloseReason {
             Self::Reaped => GoodbyeReason::Stale,
         };
         Some(Goodbye::new(reason))
+    }
+}
+
+fn fault_of(error: &WireError) -> Misbehavior {
+    match error {
+        WireError::FrameTooLarge { .. }
+        | WireError::MessageTooLarge { .. }
+        | WireError::TooManyPeers { .. } => Misbehavior::Oversized,
+        WireError::ControlOffLane { .. }
+        | WireError::ControlLaneReserved { .. }
+        | WireError::NothingToContinue { .. }
+        | WireError::Interrupted { .. }
+        | WireError::WrongContinuation { .. }
+        | WireError::WrongId { .. }
+        | WireError::NothingToAbort { .. } => Misbehavior::Protocol,
+        _ => Misbehavior::Malformed,
     }
 }
 

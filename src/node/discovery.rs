@@ -18,12 +18,12 @@ pub(super) const NO_LIMIT: usize = i64::MAX as usize;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiscoveryConfig {
-    /// Whether private and loopback addresses are learnt from peers, and told to those that can use
-    /// them. Otherwise peers could make the node dial into its own network. Default: no, and yes in
-    /// [`NodeConfig::local`](super::NodeConfig::local).
+    /// Whether private and loopback addresses are learnt from peers, dialled, and told to those that
+    /// can use them. Otherwise peers could make the node dial into its own network. Default: no, and
+    /// yes in [`NodeConfig::local`](super::NodeConfig::local).
     pub allow_private: bool,
-    /// Networks within which private addresses are learnt and told all the same: the peer and the
-    /// address must both be in one of them. Default: none.
+    /// Networks within which private addresses are learnt, dialled and told all the same: the peer
+    /// and the address must both be in one of them. Default: none.
     pub private_networks: Vec<Network>,
     /// Addresses of one source, an IPv4 address or an IPv6 /64, that are learnt from peers. Default
     /// 4; no limit in [`NodeConfig::local`](super::NodeConfig::local).
@@ -86,6 +86,16 @@ impl DiscoveryConfig {
         self.max_outbound_per_source < NO_LIMIT
     }
 
+    /// Whether an address may be dialled that the operator did not give: a public one always, others
+    /// where they may be learnt.
+    pub(crate) fn may_dial(&self, addr: IpAddr) -> bool {
+        match Scope::of(addr) {
+            Scope::Public => true,
+            Scope::Special => false,
+            _ => self.allow_private || self.private_networks.iter().any(|net| net.contains(addr)),
+        }
+    }
+
     /// Whether an address may be told to a peer, or believed from it: a public one always, others
     /// within one network of the operator, or where private ones are allowed to those in whose
     /// scope they are.
@@ -127,6 +137,18 @@ mod tests {
         for special in ["64:ff9b::1", "2002::1", "::1.2.3.4", "192.0.2.1", "198.18.0.1", "2001:db8::1"] {
             assert!(!DiscoveryConfig::local().may_tell(ip("127.0.0.1"), ip(special)), "{special}");
         }
+    }
+
+    #[test]
+    fn an_address_is_dialled_where_it_may_be_learnt() {
+        let private_networks = vec!["10.0.0.0/8".parse().expect("a network")];
+        let strict = DiscoveryConfig { private_networks, ..DiscoveryConfig::recommended() };
+        assert!(strict.may_dial(ip("8.8.8.8")) && strict.may_dial(ip("10.2.0.1")));
+        for refused in ["192.168.0.1", "127.0.0.1", "169.254.0.1", "fd00::1", "192.0.2.1", "2002::1"] {
+            assert!(!strict.may_dial(ip(refused)), "{refused}");
+        }
+        let local = DiscoveryConfig::local();
+        assert!(local.may_dial(ip("127.0.0.1")) && !local.may_dial(ip("192.0.2.1")));
     }
 
     #[test]

@@ -74,11 +74,13 @@ pub enum DisconnectReason {
     Rejected,
     /// A handler of this node panicked before it had taken on the peer.
     HandlerPanic,
+    /// The peer's health fell to zero.
+    Misbehaved,
 }
 
 impl DisconnectReason {
     /// Every reason, in order of [`DisconnectReason::index`].
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Closed,
         Self::Lost,
         Self::Stale,
@@ -94,6 +96,7 @@ impl DisconnectReason {
         Self::TooSlow,
         Self::Rejected,
         Self::HandlerPanic,
+        Self::Misbehaved,
     ];
 
     /// Position in [`DisconnectReason::ALL`].
@@ -119,6 +122,7 @@ impl DisconnectReason {
             Self::TooSlow => "too_slow",
             Self::Rejected => "rejected",
             Self::HandlerPanic => "handler_panic",
+            Self::Misbehaved => "misbehaved",
         }
     }
 }

@@ -45,7 +45,10 @@ fn address() -> SocketAddr {
 }
 
 fn config() -> ManagerConfig {
-    ManagerConfig::local(TESTNET)
+    let mut config = ManagerConfig::local(TESTNET);
+    // The world in memory is one private network.
+    config.node.runtime.discovery.private_networks = vec!["10.0.0.0/8".parse().expect("a network")];
+    config
 }
 
 fn chain(name: &str) -> Arc<MemoryChain> {

@@ -18,6 +18,8 @@ use super::handle::NodeRef;
 
 /// A peer that had less time than this is not penalised for a timeout.
 const MIN_PENALISED_TIMEOUT: Duration = Duration::from_secs(1);
+/// Nor one that had less than this many of its own round trips.
+const MIN_PENALISED_ROUND_TRIPS: u32 = 4;
 /// The shortest wait between two polls of [`first_of`]: with none at all, other tasks would not
 /// run.
 const MIN_HEDGE_WAIT: Duration = Duration::from_millis(1);
@@ -48,6 +50,8 @@ impl Default for RequestAnyOptions {
 #[derive(Debug)]
 pub struct RequestPipeline {
     requests: connection::RequestPipeline,
+    /// Of each request.
+    timeout: Duration,
     peer: Arc<Peer>,
     node: NodeRef,
 }
@@ -98,7 +102,7 @@ impl RequestPipeline {
             Ok(_) if waited => {
                 self.peer.reward(self.node.now());
             }
-            Err(RequestError::Timeout) => {
+            Err(RequestError::Timeout) if had_its_time(&self.peer, self.timeout) => {
                 self.peer.penalize(Misbehavior::Timeout, self.node.now());
             }
             _ => {}
@@ -138,7 +142,7 @@ impl NodeRef {
     pub fn pipeline(&self, key: &PeerId, timeout: Duration) -> Result<RequestPipeline, PeerRequestError> {
         let Some(peer) = self.peer(key) else { return Err(PeerRequestError::NotConnected(*key)) };
         let requests = peer.connection().handle().pipeline(timeout);
-        Ok(RequestPipeline { requests, peer, node: self.clone() })
+        Ok(RequestPipeline { requests, timeout, peer, node: self.clone() })
     }
 
     /// Sends a request to one peer and waits for the response.
@@ -155,24 +159,22 @@ impl NodeRef {
         timeout: Duration,
     ) -> Result<Response, PeerRequestError> {
         let Some(peer) = self.peer(key) else { return Err(PeerRequestError::NotConnected(*key)) };
-        Ok(self.request_from(&peer, message, timeout, true).await?)
+        Ok(self.request_from(&peer, message, timeout).await?)
     }
 
-    /// Sends a request, and adjusts the peer's health by the outcome. A timeout counts only with
-    /// `penalise_timeout`.
+    /// Sends a request, and adjusts the peer's health by the outcome.
     async fn request_from(
         &self,
         peer: &Arc<Peer>,
         message: Message,
         timeout: Duration,
-        penalise_timeout: bool,
     ) -> Result<Response, RequestError> {
         let response = peer.connection().handle().request(message, timeout).await;
         match &response {
             Ok(_) => {
                 peer.reward(self.now());
             }
-            Err(RequestError::Timeout) if penalise_timeout => {
+            Err(RequestError::Timeout) if had_its_time(peer, timeout) => {
                 peer.penalize(Misbehavior::Timeout, self.now());
             }
             Err(_) => {}
@@ -212,9 +214,7 @@ impl NodeRef {
                 attempts_left -= 1;
                 let share = if options.hedge_after.is_some() { left() } else { left() / shares };
                 let (key, message) = (*peer.key(), message.clone());
-                let penalise_timeout = share >= MIN_PENALISED_TIMEOUT;
-                let request =
-                    async move { self.request_from(&peer, message, share, penalise_timeout).await };
+                let request = async move { self.request_from(&peer, message, share).await };
                 in_flight.push((key, Box::pin(request)));
             } else if in_flight.is_empty() {
                 return Err(last_error);
@@ -253,6 +253,12 @@ impl NodeRef {
         };
         Some(Arc::clone(faster))
     }
+}
+
+/// Whether a timeout says something about the peer, rather than about the time that it was given.
+fn had_its_time(peer: &Peer, timeout: Duration) -> bool {
+    let round_trips = peer.rtt().unwrap_or_default().saturating_mul(MIN_PENALISED_ROUND_TRIPS);
+    timeout >= MIN_PENALISED_TIMEOUT.max(round_trips)
 }
 
 /// A request to one of several peers.

@@ -1,6 +1,6 @@
 //! Connections that others open to us.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use super::goodbye::refuse;
 use super::pending_inbound::PendingGuard;
 use super::probe::Prober;
 use super::reservation::Reservation;
+use super::source_slots::{SlotLimits, SourceSlot};
 
 /// Handshakes that give way to one newcomer at most: others may take the freed slots first.
 const MAX_EVICTIONS: usize = 4;
@@ -91,15 +92,20 @@ impl Acceptor {
     async fn on_accepted(&self, protocol: ProtocolId, stream: BoxStream, from: SocketAddr) {
         count(&self.shared.counters.accepted);
         let handshake_timeout = self.shared.runtime_config().handshake_timeout;
-        let is_trusted = self.shared.config.trusted.iter().any(|addr| canonical(*addr).ip() == from.ip());
-        let class = if is_trusted { SlotClass::Reserved } else { SlotClass::Ordinary };
+        let trusted = self.trusted_entry(from.ip());
+        let class = if trusted.is_some() { SlotClass::Reserved } else { SlotClass::Ordinary };
         let since = self.shared.now();
         match self.reserve_or_evict(from, class, since.after(handshake_timeout)).await {
             Ok(permit) => {
                 let new = NewStream { stream, protocol, proven_key: None, since };
                 let counted = self.shared.tasks.guard();
-                let pending = (class == SlotClass::Ordinary)
-                    .then(|| self.shared.connecting.pending_inbound.register(Source::of(from.ip())));
+                let pending = match trusted {
+                    Some(entry) => PendingClass::Trusted { _entry: entry },
+                    None => {
+                        let pending = &self.shared.connecting.pending_inbound;
+                        PendingClass::Ordinary(pending.register(Source::of(from.ip())))
+                    }
+                };
                 let handshake = self.clone().handshake(permit, new, handshake_timeout, pending, counted);
                 self.shared.tasks.spawn_peer(PeerTask::new(handshake));
             }
@@ -109,6 +115,21 @@ impl Acceptor {
             }
             Err(error) => self.reject(protocol, stream, from, error),
         }
+    }
+
+    /// The entry of a trusted address at this IP address that nobody stands for yet. Without keys
+    /// any process of that host may be the one; but only one of them gets the entry's reserved slot.
+    fn trusted_entry(&self, ip: IpAddr) -> Option<SourceSlot> {
+        let trusted = &self.shared.config.trusted;
+        let entries = trusted.iter().filter(|addr| canonical(**addr).ip() == ip).count();
+        if entries == 0 {
+            return None;
+        }
+        let peers = self.shared.pool.by_ip(ip);
+        let taken = peers.iter().filter(|peer| peer.slot_class() == SlotClass::Reserved).count();
+        let free = entries.saturating_sub(taken);
+        let limits = SlotLimits { per_source: free, ..SlotLimits::NONE };
+        self.shared.connecting.trusted_pending.begin(ip, limits)
     }
 
     /// Reserves a slot. If handshakes take all of them, one gives way.
@@ -151,7 +172,7 @@ impl Acceptor {
         permit: Permit<PeerId, NodeConnection>,
         new: NewStream,
         handshake_timeout: Duration,
-        pending: Option<PendingGuard>,
+        pending: PendingClass,
         _counted: TaskGuard,
     ) -> Option<PeerTask> {
         let from = permit.addr();
@@ -160,7 +181,7 @@ impl Acceptor {
         let outcome = tokio::select! {
             biased;
             () = self.shared.stopped() => return None,
-            () = evicted(pending.as_ref()) => return None,
+            () = pending.evicted() => return None,
             outcome = timeout(
                 handshake_timeout,
                 self.establisher.establish(Reservation::Permit(permit), new, Opening::Respond),
@@ -204,10 +225,20 @@ impl Acceptor {
     }
 }
 
-/// Resolves when the handshake has to give way; never for a trusted peer's.
-async fn evicted(pending: Option<&PendingGuard>) {
-    match pending {
-        Some(pending) => pending.evicted().await,
-        None => std::future::pending().await,
+/// The handshake of an accepted stream, by the slot that it has.
+enum PendingClass {
+    /// A stranger's: it may have to give way.
+    Ordinary(PendingGuard),
+    /// It stands for a trusted address.
+    Trusted { _entry: SourceSlot },
+}
+
+impl PendingClass {
+    /// Resolves when the handshake has to give way; never for a trusted peer's.
+    async fn evicted(&self) {
+        match self {
+            Self::Ordinary(pending) => pending.evicted().await,
+            Self::Trusted { .. } => std::future::pending().await,
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::address_book::{DialOutcome, ReportedBy, WallTime};
-use crate::base::{Direction, Nonce};
+use crate::base::{Direction, Nonce, Source};
 use crate::node::error::ConnectError;
 use crate::node::protocol::ProtocolId;
 use crate::node::runtime::shared::Shared;
@@ -134,8 +134,11 @@ impl Prober {
         peer.update_info(|info| PeerInfo { listen_verified: true, ..info.clone() });
         let now = WallTime::now();
         shared.protocols.remember_hint(listen, peer.connection().protocol_id());
-        // A book that refuses the address changes nothing else.
-        let _ = shared.book.add(listen, ReportedBy::Peer(peer.addr().ip()), now);
+        let max = shared.runtime_config().discovery.max_addrs_per_source;
+        if shared.book.count_at(Source::of(listen.ip()), max) < max {
+            // A book that refuses the address changes nothing else.
+            let _ = shared.book.add(listen, ReportedBy::Peer(peer.addr().ip()), now);
+        }
         shared.book.record(&listen, DialOutcome::Connected, now);
         shared.wake_maintenance();
     }

@@ -34,6 +34,8 @@ pub(crate) struct ConnectState {
     pub(crate) listeners: Mutex<Vec<(ProtocolId, SocketAddr)>>,
     /// Handshakes of strangers that dialled us.
     pub(crate) pending_inbound: Arc<PendingInbound>,
+    /// Handshakes of those that stand for a trusted address.
+    pub(crate) trusted_pending: SourceSlots,
     /// Dials of the node's own accord that are under way.
     pub(crate) dials: SourceSlots,
     /// Those of them to addresses that a source which is no peer told, by that source.
@@ -55,6 +57,7 @@ impl ConnectState {
             agents: Interner::default(),
             listeners: Mutex::default(),
             pending_inbound: Arc::default(),
+            trusted_pending: SourceSlots::default(),
             dials: SourceSlots::default(),
             dials_of_strangers: SourceSlots::default(),
             dialled: RecentSources::default(),

@@ -3,7 +3,7 @@
 //! It only starts work. No step awaits a dial, a disk, a handler or a peer.
 
 use std::cell::{LazyCell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::address_book::{MAX_OUTAGE_WAIT, WallTime};
-use crate::base::{PeerId, Tick, canonical};
+use crate::base::{Direction, PeerId, Tick, canonical};
 use crate::node::config::RuntimeConfig;
 use crate::node::connect::dial::Dialer;
 use crate::node::connect::probe::Prober;
@@ -36,6 +36,11 @@ const MIN_DISCOVERY_PAUSE: Duration = Duration::from_secs(1);
 /// Without a peer and without a dial that reached anybody for this long, no address waits longer
 /// than [`MAX_OUTAGE_WAIT`].
 const OUTAGE_AFTER: Duration = Duration::from_secs(60);
+/// How long a trusted address that the book has no room for waits between two dials.
+const UNRECORDED_WAIT: Duration = Duration::from_secs(30);
+/// How often the addresses of connected peers are dated to the present, so that the book does not
+/// take them for old.
+const CONFIRM_INTERVAL: Duration = Duration::from_secs(3600);
 /// How often relayed ids and expired bans are dropped.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -48,6 +53,10 @@ pub(crate) struct Maintenance {
     asked_at: Option<Tick>,
     stalls: StallMeter,
     waits_shortened_at: Option<Tick>,
+    /// When trusted addresses without a record in the book were dialled; at most those that the
+    /// configuration lists.
+    unrecorded_dials: HashMap<SocketAddr, Tick>,
+    confirmed_at: Tick,
     flushed_at: Tick,
     expired_at: Tick,
     is_flushing: Arc<AtomicBool>,
@@ -63,6 +72,8 @@ impl Maintenance {
             asked_at: None,
             stalls: StallMeter::new(shared.now()),
             waits_shortened_at: None,
+            unrecorded_dials: HashMap::new(),
+            confirmed_at: shared.now(),
             flushed_at: shared.now(),
             expired_at: shared.now(),
             is_flushing: Arc::default(),
@@ -180,10 +191,11 @@ impl Maintenance {
             connected
         });
         // Includes addresses that are being dialled: a slow dial would be repeated in a loop.
+        let dialer = self.dialer.clone();
         let is_busy = |addr: &SocketAddr| {
             let protocol = shared.protocols.for_addr(*addr);
             !shared.protocols.get(protocol).policy().may_dial(*addr)
-                || self.dialer.connected_at(protocol, *addr).is_some()
+                || dialer.connected_at(protocol, *addr).is_some()
                 || shared.pool.watch_claim(&PeerId::from_addr(*addr)).is_some()
                 || connected.contains(addr)
         };
@@ -219,12 +231,12 @@ impl Maintenance {
     /// Dials the trusted addresses that are due and not connected. Returns those whose dial was
     /// begun.
     fn dial_trusted<F: FnOnce() -> HashSet<SocketAddr>>(
-        &self,
+        &mut self,
         config: &RuntimeConfig,
         connected: &LazyCell<HashSet<SocketAddr>, F>,
         is_busy: impl Fn(&SocketAddr) -> bool,
     ) -> Vec<SocketAddr> {
-        let shared = &self.shared;
+        let shared = Arc::clone(&self.shared);
         let now = WallTime::now();
         let mut dialled = Vec::new();
         for addr in shared.config.trusted.iter().map(|addr| canonical(*addr)) {
@@ -233,7 +245,11 @@ impl Maintenance {
             }
             let Some(known) = shared.book.get(&addr) else {
                 // It was removed from the book; the operator trusts it all the same.
-                let _ = shared.book.set_trusted(addr, true, now);
+                let is_kept = shared.book.set_trusted(addr, true, now).is_ok();
+                if !is_kept && self.may_dial_unrecorded(addr) && !is_busy(&addr) {
+                    dialled.push(addr);
+                    self.dialer.dial_in_background(addr, any_source(config));
+                }
                 continue;
             };
             let is_alias = known.alias_of.is_some_and(|of| connected.contains(&of));
@@ -243,6 +259,23 @@ impl Maintenance {
             }
         }
         dialled
+    }
+
+    /// Whether a trusted address that the book has no room for may be dialled now; remembered then.
+    ///
+    /// Invariant: `trusted_peer_does_not_need_the_book`.
+    /// - Statement: a trusted address is dialled whatever the book holds, and its peer takes a
+    ///   reserved slot before an ordinary one.
+    /// - Enforced by: the configuration has the list. Without a record the waits are kept here.
+    /// - Breaks if: an address is dialled only as a candidate of the book.
+    fn may_dial_unrecorded(&mut self, addr: SocketAddr) -> bool {
+        let now = self.shared.now();
+        let is_banned = self.shared.is_addr_banned(addr);
+        let is_due = self.unrecorded_dials.get(&addr).is_none_or(|at| now.since(*at) >= UNRECORDED_WAIT);
+        if !is_banned && is_due {
+            self.unrecorded_dials.insert(addr, now);
+        }
+        !is_banned && is_due
     }
 
     /// Asks a random peer for addresses, unless one was asked shortly before.
@@ -274,6 +307,10 @@ impl Maintenance {
             self.shared.seen.expire(self.shared.config.relay.retention, now);
             self.shared.book.expire(WallTime::now());
         }
+        if now.since(self.confirmed_at) >= CONFIRM_INTERVAL {
+            self.confirmed_at = now;
+            self.confirm_addresses();
+        }
         self.check_outage(now);
         for summary in self.shared.take_log_summaries() {
             tracing::info!("{summary}");
@@ -282,6 +319,16 @@ impl Maintenance {
         if is_due && config.target_outbound > 0 {
             self.discover(config);
         }
+    }
+
+    fn confirm_addresses(&self) {
+        let roster = self.shared.pool.roster();
+        let addr_of = |peer: &Arc<Peer>| match peer.direction() {
+            Direction::Outbound => Some(peer.addr()),
+            Direction::Inbound => peer.read_info(|info| info.listen.filter(|_| info.listen_verified)),
+        };
+        let addrs: Vec<_> = roster.iter().filter_map(addr_of).collect();
+        self.shared.book.confirm(&addrs, WallTime::now());
     }
 
     /// While this node reaches nobody, no address waits for long.

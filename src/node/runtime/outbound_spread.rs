@@ -56,6 +56,9 @@ impl<'a> OutboundSpread<'a> {
             return true;
         }
         let ip = addr.ip();
+        if !self.config.may_dial(ip) {
+            return false;
+        }
         let connecting = &self.shared.connecting;
         if connecting.dialled.is_recent(ip, self.config.source_dial_interval, self.now) {
             return false;

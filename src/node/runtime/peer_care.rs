@@ -9,7 +9,7 @@ use crate::base::{Direction, Tick};
 use crate::node::config::RuntimeConfig;
 use crate::node::connect::probe::Prober;
 use crate::node::session::peer::Peer;
-use crate::pool::{DisconnectReason, Misbehavior};
+use crate::pool::{DisconnectReason, Misbehavior, SlotClass};
 
 use super::log_budget::LogKind;
 use super::shared::Shared;
@@ -40,17 +40,19 @@ impl PeerCare<'_> {
         let is_due = any(&|peer| {
             now.since(peer.connection().pinged_at()) >= shortest_ping_interval(config.ping_interval)
         });
+        // Recovers with time, but not while faults go on.
+        let is_bad = any(&|peer| peer.health(now) == 0);
         let turns_stable =
             any(&|peer| !peer.connection().is_stable() & (peer.uptime(now) >= config.stable_after));
         let is_unverified = any(&|peer| {
             peer.direction() == Direction::Inbound
                 && peer.read_info(|info| info.listen.is_some() & !info.listen_verified)
         });
-        has_unwritten | is_due | turns_stable | is_unverified
+        has_unwritten | is_due | is_bad | turns_stable | is_unverified
     }
 
     pub(crate) fn attend(&self, peer: &Arc<Peer>) {
-        if self.close_if_stalled(peer) {
+        if self.close_if_stalled(peer) || self.close_if_misbehaved(peer) {
             return;
         }
         let pinged = self.ping_if_due(peer);
@@ -76,6 +78,18 @@ impl PeerCare<'_> {
             tracing::info!(peer = %peer.key(), "closed: takes no data");
         }
         self.shared.pool.remove(peer.key(), peer.id(), DisconnectReason::Overloaded);
+        true
+    }
+
+    /// Makes a peer depart whose health is zero, unless the operator trusts it.
+    fn close_if_misbehaved(&self, peer: &Peer) -> bool {
+        if peer.health(self.now) > 0 || peer.slot_class() == SlotClass::Reserved {
+            return false;
+        }
+        if self.shared.may_log(LogKind::PeerDown, peer.ip()) {
+            tracing::info!(peer = %peer.key(), "closed: its health is zero");
+        }
+        self.shared.pool.remove(peer.key(), peer.id(), DisconnectReason::Misbehaved);
         true
     }
 

@@ -200,6 +200,9 @@ impl ConnectionHandler for PeerSession {
 
     fn on_close(&self, end: &CloseReason) {
         let shared = self.node.shared();
+        if let Some(fault) = end.misbehavior() {
+            self.peer.penalize(fault, self.now());
+        }
         shared.pool.remove(self.peer.key(), self.peer.id(), end.disconnect_reason());
     }
 

@@ -186,7 +186,7 @@ fn goodbye_for(reason: DisconnectReason) -> Option<Goodbye> {
         DisconnectReason::Replaced => GoodbyeReason::Replaced,
         DisconnectReason::Collision => GoodbyeReason::Duplicate,
         DisconnectReason::Banned => GoodbyeReason::Banned,
-        DisconnectReason::Protocol => GoodbyeReason::Protocol,
+        DisconnectReason::Protocol | DisconnectReason::Misbehaved => GoodbyeReason::Protocol,
         DisconnectReason::Overloaded => GoodbyeReason::Overloaded,
         DisconnectReason::OverLimit => GoodbyeReason::Full,
         DisconnectReason::Shutdown => GoodbyeReason::Shutdown,

@@ -118,11 +118,6 @@ pub struct RuntimeConfig {
     /// How often the address book is written. Default 5 s.
     #[serde(with = "humantime_serde")]
     pub flush_interval: Duration,
-    /// The youngest age at which a connection may be replaced by another process with the same
-    /// proven key. Keeps two clones of one key from replacing each other all the time. Default 10
-    /// s.
-    #[serde(with = "humantime_serde")]
-    pub min_replace_age: Duration,
     /// The limit of all memory held for peers: rings, state, inboxes, lanes, reassembly, partial
     /// reads. Default 256 MiB.
     #[serde(with = "crate::base::config_serde::byte_size")]
@@ -187,7 +182,6 @@ impl NodeConfig {
                 stable_after: Duration::from_secs(60),
                 discovery_interval: Duration::from_secs(30),
                 flush_interval: Duration::from_secs(5),
-                min_replace_age: Duration::from_secs(10),
                 memory_limit: 256 * 1024 * 1024,
                 urgent_lag: LagPolicy::Disconnect,
                 normal_lag: LagPolicy::Skip,

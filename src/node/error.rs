@@ -71,10 +71,6 @@ pub enum ConnectError {
     /// The other end only asked who listens here. It has its answer.
     #[error("only a probe")]
     Probe,
-    /// The peer restarted and its previous connection is too young to be replaced; or two clones
-    /// use one key.
-    #[error("replaced its own connection too recently")]
-    ReplacedTooSoon,
     /// The node shuts down.
     #[error("the node shuts down")]
     Shutdown,
@@ -89,7 +85,6 @@ impl ConnectError {
         let reason = match self {
             Self::Banned => GoodbyeReason::Banned,
             Self::Admission(_) => return Some(Goodbye::new(GoodbyeReason::Full).retry_after(retry_after)),
-            Self::ReplacedTooSoon => return Some(Goodbye::new(GoodbyeReason::Duplicate).retry_after(retry_after)),
             Self::AlreadyConnected(_) | Self::InProgress => GoodbyeReason::Duplicate,
             Self::Wire(_) => GoodbyeReason::Protocol,
             Self::Timeout => GoodbyeReason::Timeout,

@@ -15,7 +15,7 @@ use crate::node::runtime::shared::Shared;
 use crate::node::session::peer::{NodeConnection, Peer};
 use crate::pool::{Claim, ClaimFailure, ClaimHolder, DisconnectReason};
 
-use super::process_index::{Owner, Pending, ProcessId};
+use super::process_index::{Owner, Pending};
 use super::reservation::{HandshakeInfo, Reservation};
 use super::tie_break::{Candidate, Decision, Nonces, PROBE_TIMEOUT, resolve};
 
@@ -35,8 +35,7 @@ pub(crate) struct Placement<'a> {
 ///
 /// # Errors
 /// [`ConnectError::Banned`]; [`ConnectError::AlreadyConnected`] if another connection stays;
-/// [`ConnectError::ReplacedTooSoon`]; [`ConnectError::Timeout`] or [`ConnectError::Shutdown`] if
-/// the slot was revoked.
+/// [`ConnectError::Timeout`] or [`ConnectError::Shutdown`] if the slot was revoked.
 ///
 /// # Cancel safety
 /// Dropping the future gives back slot, key and process.
@@ -59,8 +58,14 @@ pub(crate) async fn claim<'a>(
         await_outbound(shared, info, addr).await;
     }
     let authenticated = info.proven_key.is_some();
-    let candidate =
-        Candidate { direction, since: info.since, authenticated, ip: canonical_ip(addr.ip()) };
+    let by_address = !shared.protocols.get(info.protocol).features().nonce;
+    let candidate = Candidate {
+        direction,
+        since: info.since,
+        authenticated,
+        by_address,
+        ip: canonical_ip(addr.ip()),
+    };
     let mut contest = Contest { shared, info, key, addr, candidate, predecessor: None };
     let owner = Owner { conn: id, key, candidate, peer: None };
     let process = contest.claim_process(owner).await?;
@@ -130,10 +135,11 @@ impl<'a> Contest<'a, '_> {
     /// owner.
     async fn claim_process(&mut self, owner: Owner) -> Result<Option<Pending<'a>>, ConnectError> {
         let Some(theirs) = self.info.hello.nonce else { return Ok(None) };
-        let process = ProcessId { protocol: self.info.protocol, nonce: theirs };
+        let processes = &self.shared.connecting.processes;
+        let process = processes.process(self.info.protocol, theirs, self.candidate.ip);
         let mut instead_of = None;
         loop {
-            let old = match self.shared.connecting.processes.claim(process, owner.clone(), instead_of) {
+            let old = match processes.claim(process, owner.clone(), instead_of) {
                 Ok(pending) => return Ok(Some(pending)),
                 Err(old) => old,
             };
@@ -186,7 +192,7 @@ impl<'a> Contest<'a, '_> {
             return Err(ConnectError::AlreadyConnected(key));
         }
         let theirs_before = old.read_info(|info| info.nonce);
-        let (Some(theirs), Some(theirs_before)) = (self.info.hello.nonce, theirs_before) else {
+        let (Some(_), Some(theirs_before)) = (self.info.hello.nonce, theirs_before) else {
             return Err(ConnectError::AlreadyConnected(key));
         };
         let since = old.connected_at();
@@ -196,10 +202,6 @@ impl<'a> Contest<'a, '_> {
         let is_beaten = self.predecessor.as_ref().is_some_and(|beaten| beaten.id() == old.id());
         if !is_beaten && !self.replaces(before, Some(&old), theirs_before).await? {
             return Err(ConnectError::AlreadyConnected(key));
-        }
-        let min_age = self.shared.runtime_config().min_replace_age;
-        if theirs != theirs_before && old.uptime(self.shared.now()) < min_age {
-            return Err(ConnectError::ReplacedTooSoon);
         }
         self.shared.pool.remove(&key, old.id(), DisconnectReason::Replaced);
         // A live predecessor is the same process: its positions are resumed, and it has yet to
@@ -236,8 +238,10 @@ impl<'a> Contest<'a, '_> {
             Decision::ProbeOld => {
                 // Without a peer it is in its handshake, and so young enough to stay.
                 let Some(kept) = old_peer else { return Ok(false) };
-                // The answer must come while this handshake still lasts.
-                let within = PROBE_TIMEOUT.min(handshake_timeout / 2);
+                // The answer must come while this handshake still lasts, and a second one may be
+                // asked for.
+                let left = handshake_timeout.saturating_sub(shared.now().since(self.info.since));
+                let within = PROBE_TIMEOUT.min(left * 3 / 4);
                 let answered = timeout(within, kept.connection().handle().probe()).await;
                 // A paused peer cannot answer: we do not read from it
                 // (`reader_never_waits_for_a_handler`).

@@ -41,7 +41,6 @@ use super::claim::{Placement, claim};
 use super::handshake::{
     HelloPurpose, PROBE_BIT, check_network, encode_hello, exchange_hello, read_hello, refused,
 };
-use super::process_index::ProcessId;
 use super::reservation::{CompletedHandshake, HandshakeInfo, HandshakenStream, Reservation};
 
 /// Turns streams into live peers.
@@ -312,7 +311,8 @@ impl Establisher {
         };
         // It never was a peer for the application: no hook has run, no event was sent.
         if let Some(nonce) = info.hello.nonce {
-            shared.connecting.processes.remove(ProcessId { protocol: info.protocol, nonce }, peer.id());
+            let processes = &shared.connecting.processes;
+            processes.remove(processes.process(info.protocol, nonce, peer.ip()), peer.id());
         }
         Err(error)
     }

@@ -14,7 +14,6 @@ use crate::node::session::peer::{Peer, PeerInfo};
 use crate::wire::{FirstFrame, Hello};
 
 use super::handshake::{HelloPurpose, encode_hello, exchange_hello};
-use super::process_index::ProcessId;
 use super::state::PROBE_LIMITS;
 
 /// Failed probes of a claimed listen address after which the claim counts as false.
@@ -44,8 +43,9 @@ impl Prober {
             Err(error) => return shared.is_stopping() || error.is_exhaustion(),
         };
         let Some(nonce) = nonce else { return false };
-        let process = ProcessId { protocol, nonce };
-        let Some(peer) = shared.connecting.processes.live_peer(process) else { return false };
+        let processes = &shared.connecting.processes;
+        let process = processes.process(protocol, nonce, addr.ip());
+        let Some(peer) = processes.live_peer(process) else { return false };
         if peer.direction() == Direction::Inbound {
             // It dialled us: this is the first address of it that the book can record.
             peer.update_info(|info| PeerInfo { listen: Some(addr), listen_verified: true, ..info.clone() });

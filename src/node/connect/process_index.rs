@@ -1,12 +1,20 @@
-//! The connection that owns each remote process: an index by instance nonce, derived from the pool
-//! and tagged with connection ids.
+//! The connection that owns each remote process: an index by instance nonce and source, derived
+//! from the pool and tagged with connection ids.
 //!
 //! Without proven keys, two connections of one process come under two keys (two addresses). This
 //! index finds the second one.
+//!
+//! Invariant: `copied_claim_gives_no_power`.
+//! - Statement: a nonce that another host brings, and anybody can learn a nonce by asking, neither
+//!   ends nor keeps out a connection of its owner, nor makes an address its alias.
+//! - Enforced by: the same nonce from two sources is two processes here.
+//! - Breaks if: a process is looked up by its nonce alone.
 
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::base::{ConnId, Nonce, PeerId, Tick};
+use crate::base::{ConnId, Nonce, PeerId, Source, Tick};
 use crate::node::protocol::ProtocolId;
 use crate::node::session::peer::Peer;
 use crate::sync::{Change, ShardMap};
@@ -15,13 +23,10 @@ use super::tie_break::Candidate;
 
 const SHARDS: usize = 16;
 
-/// A remote process, as the peers of one protocol know it. Its nonce in one protocol says nothing
-/// about another protocol.
+/// A remote process: its nonce, in one protocol and at one source. A hash under a secret key of the
+/// index, so that nobody can choose two processes with one id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct ProcessId {
-    pub(crate) protocol: ProtocolId,
-    pub(crate) nonce: Nonce,
-}
+pub(crate) struct ProcessId(u64);
 
 /// The connection that owns a process.
 #[derive(Clone, Debug)]
@@ -59,6 +64,8 @@ impl Entry {
                     direction: peer.direction(),
                     since: *since,
                     authenticated: peer.connection().is_authenticated(),
+                    // Asked of the new connection only.
+                    by_address: false,
                     ip: peer.ip(),
                 },
                 peer: Some(Arc::clone(peer)),
@@ -81,12 +88,19 @@ impl Entry {
 /// - Breaks if: the index is asked whether a peer is connected. Only the pool knows.
 #[derive(Debug)]
 pub(crate) struct ProcessIndex {
+    secret: RandomState,
     map: ShardMap<ProcessId, Entry>,
 }
 
 impl ProcessIndex {
     pub(crate) fn new() -> Self {
-        Self { map: ShardMap::with_shards(SHARDS) }
+        Self { secret: RandomState::new(), map: ShardMap::with_shards(SHARDS) }
+    }
+
+    /// The process that this nonce stands for at this host. All loopback addresses are one host.
+    pub(crate) fn process(&self, protocol: ProtocolId, nonce: Nonce, ip: IpAddr) -> ProcessId {
+        let source = (!ip.is_loopback()).then(|| Source::of(ip));
+        ProcessId(self.secret.hash_one((protocol, nonce, source)))
     }
 
     /// Makes `owner` the owner of a process that has none, or whose owner is `instead_of`.

@@ -8,12 +8,9 @@
 //!   acceptor's hello.
 //! - Breaks if: an end decides by arrival order or by its own clock alone.
 //!
-//! Invariant: `copied_claim_gives_no_power`. A nonce is no secret: any process that has met another
-//! can repeat its nonce. Therefore
-//! - a nonce that comes from another host, or beside another proven key, ends no live connection;
-//! - a hello that repeats a nonce makes no address an alias of a peer on another host. Only the
-//!   address itself may do so, where it answers that we are connected already: a host may have
-//!   several addresses.
+//! Without proven keys the two are of one host, because a nonce counts for one source only (see
+//! [`process_index`](super::process_index)). With a proven key the other host has the key too: a
+//! clone, or a peer that moved. A new connection then takes the place of one that does not answer.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -31,6 +28,8 @@ pub(crate) struct Candidate {
     pub(crate) since: Tick,
     /// Whether the transport proved the peer's key.
     pub(crate) authenticated: bool,
+    /// Whether the address stands for the process, in a protocol without nonces.
+    pub(crate) by_address: bool,
     /// The remote host, as dialled or observed.
     pub(crate) ip: IpAddr,
 }
@@ -88,9 +87,9 @@ pub(crate) fn resolve(
     now: Tick,
 ) -> Decision {
     if nonces.theirs != nonces.theirs_before {
-        // The peer restarted, and its old connection is dead: only a proven key can come back with
-        // another nonce.
-        return Decision::TakeNew;
+        // The peer restarted, and its old connection is dead; or it is a clone of the peer's key,
+        // and the old one answers.
+        return Decision::ProbeOld;
     }
     let is_young = |candidate: Candidate| now.since(candidate.since) < handshake_timeout;
     if new.direction != old.direction && is_young(new) && is_young(old) {
@@ -109,11 +108,11 @@ pub(crate) fn resolve(
         (Direction::Outbound, Direction::Outbound) => Decision::ProbeOld,
         // An acceptor that has accepted knows that the old one is gone; then the old one does not
         // answer.
-        (Direction::Outbound, Direction::Inbound) if new.authenticated => Decision::TakeNew,
         (Direction::Outbound, Direction::Inbound) => Decision::ProbeOld,
+        // Without nonces it may be another process of that host, or the next life of the same one.
+        (Direction::Inbound, Direction::Inbound) if new.by_address && is_young(old) => Decision::TakeNew,
         (Direction::Inbound, Direction::Inbound) if is_young(old) => Decision::KeepOld,
         (Direction::Inbound, Direction::Inbound) => Decision::ProbeOld,
-        (Direction::Inbound, Direction::Outbound) if new.authenticated => Decision::TakeNew,
         (Direction::Inbound, Direction::Outbound) => Decision::ProbeOld,
     }
 }
@@ -129,7 +128,7 @@ mod tests {
 
     fn candidate(direction: Direction, since: u64) -> Candidate {
         let ip = IpAddr::from([192, 0, 2, 1]);
-        Candidate { direction, since: Tick::from_millis(since), authenticated: false, ip }
+        Candidate { direction, since: Tick::from_millis(since), authenticated: false, by_address: false, ip }
     }
 
     fn nonces(ours: Nonce, theirs: Nonce) -> Nonces {
@@ -187,22 +186,23 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_authenticated_inbound_replaces_our_old_dial() {
-        let now = Tick::from_millis(60_000);
-        let proven = |direction, since| Candidate { authenticated: true, ..candidate(direction, since) };
-        let decision = resolve(proven(Inbound, 59_999), proven(Outbound, 1), nonces(SMALL, LARGE), HANDSHAKE, now);
-        assert_eq!(decision, Decision::TakeNew);
-    }
-
-    #[test]
-    fn a_restarted_authenticated_peer_replaces_its_old_connection() {
-        let restarted = Nonces { ours: LARGE, theirs: SMALL, theirs_before: Nonce([9; 16]) };
+    fn another_process_with_the_same_key_takes_the_place_of_one_that_does_not_answer() {
+        let other = Nonces { ours: LARGE, theirs: SMALL, theirs_before: Nonce([9; 16]) };
         let now = Tick::from_millis(2);
         for (new, old) in [(Inbound, Inbound), (Inbound, Outbound), (Outbound, Inbound), (Outbound, Outbound)]
         {
-            let decision = resolve(candidate(new, 2), candidate(old, 1), restarted, HANDSHAKE, now);
-            assert_eq!(decision, Decision::TakeNew);
+            let proven = |direction, since| Candidate { authenticated: true, ..candidate(direction, since) };
+            assert_eq!(resolve(proven(new, 2), proven(old, 1), other, HANDSHAKE, now), Decision::ProbeOld);
         }
+    }
+
+    #[test]
+    fn where_the_address_is_the_identity_a_second_inbound_takes_the_place_of_a_young_one() {
+        let by_address = |since| Candidate { by_address: true, ..candidate(Inbound, since) };
+        let resolve =
+            |new, now| resolve(by_address(new), by_address(1), nonces(LARGE, SMALL), HANDSHAKE, Tick::from_millis(now));
+        assert_eq!(resolve(2, 3), Decision::TakeNew);
+        assert_eq!(resolve(60_000, 60_001), Decision::ProbeOld);
     }
 
     #[test]
@@ -217,16 +217,16 @@ mod tests {
     }
 
     #[test]
-    fn a_dialler_takes_the_new_connection_if_the_old_is_gone_or_the_peer_authenticated() {
+    fn a_dialler_takes_the_new_connection_if_the_old_does_not_answer() {
         let now = Tick::from_millis(60_000);
         let (new, old) = (candidate(Outbound, 59_999), candidate(Inbound, 1));
         assert_eq!(resolve(new, old, nonces(LARGE, SMALL), HANDSHAKE, now), Decision::ProbeOld);
         let new = Candidate { authenticated: true, ..new };
-        assert_eq!(resolve(new, old, nonces(LARGE, SMALL), HANDSHAKE, now), Decision::TakeNew);
+        assert_eq!(resolve(new, old, nonces(LARGE, SMALL), HANDSHAKE, now), Decision::ProbeOld);
     }
 
     #[test]
-    fn a_nonce_from_another_host_replaces_nothing_that_answers() {
+    fn a_key_from_another_host_replaces_nothing_that_answers() {
         let now = Tick::from_millis(5_000);
         for (new, ours, theirs) in [(Inbound, LARGE, SMALL), (Outbound, SMALL, LARGE)] {
             let old = candidate(flip(new), 1);

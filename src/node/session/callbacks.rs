@@ -12,7 +12,6 @@ use crate::connection::{CloseReason, ConnectionHandler, Event, Handled, Request,
 use crate::node::api::events::NodeEvent;
 use crate::node::api::handle::NodeRef;
 use crate::node::api::handler::Context;
-use crate::node::connect::process_index::ProcessId;
 use crate::node::runtime::addr_exchange;
 use crate::node::runtime::addr_sample::Asker;
 use crate::node::runtime::log_budget::LogKind;
@@ -227,8 +226,9 @@ impl Drop for PeerSession {
         let departed_now = shared.pool.remove(peer.key(), peer.id(), own_reason).is_some();
         let reason = peer.disconnect_reason().unwrap_or(own_reason);
         if let Some(nonce) = peer.read_info(|info| info.nonce) {
-            let process = ProcessId { protocol: peer.connection().protocol_id(), nonce };
-            shared.connecting.processes.remove(process, peer.id());
+            let processes = &shared.connecting.processes;
+            let process = processes.process(peer.connection().protocol_id(), nonce, peer.ip());
+            processes.remove(process, peer.id());
         }
         self.record_unstable(reason, departed_now);
         shared.events.down(peer, reason, shared.now());

@@ -22,6 +22,9 @@ use super::wire::NetworkType;
 /// not expect for the reply to their own, so they are pinged late.
 const DEFAULT_PING_AFTER: Duration = Duration::from_secs(60);
 
+/// A third of the time after which a legacy acceptor stops reading.
+const MAX_OWN_SILENCE: Duration = Duration::from_secs(20);
+
 /// The [`PeerPolicy`] of this network, for a [`ProtocolConfig`](crate::node::ProtocolConfig) of
 /// [`TimeCoin`](super::wire::TimeCoin).
 ///
@@ -168,6 +171,12 @@ impl PeerPolicy for AddressPolicy {
 
     fn ping_after(&self) -> Duration {
         Duration::from_millis(self.ping_after.load(Ordering::Relaxed))
+    }
+
+    /// A legacy acceptor stops reading for good after 60 s without a frame from us, whatever it
+    /// sends itself. A legacy dialler must not be sent what it did not ask for.
+    fn max_own_silence(&self, direction: Direction) -> Option<Duration> {
+        (direction == Direction::Outbound).then_some(MAX_OWN_SILENCE)
     }
 
     fn write_stall_timeout(&self) -> Option<Duration> {

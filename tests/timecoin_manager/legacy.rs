@@ -7,18 +7,18 @@ use peerpool::RequestError;
 use peerpool::timecoin::{ConnectionError, PeerRequestError, QuarantineReason};
 
 /// A stream from a legacy node's own host to a manager in memory.
-async fn dial_in(net: &MemoryNet, host: u8, to: &PeerManager) -> peerpool::transport::BoxStream {
+pub(super) async fn dial_in(net: &MemoryNet, host: u8, to: &PeerManager) -> peerpool::transport::BoxStream {
     use peerpool::transport::Transport;
     net.host(in_memory(host).ip()).dial(to.listen_addr()).await.unwrap()
 }
 
 /// A legacy node that listens nowhere and says that it does on its host in memory.
-async fn old(host: u8) -> LegacyNode {
+pub(super) async fn old(host: u8) -> LegacyNode {
     LegacyNode::start(ConnectionSetup::new(host, Timing::real()).only_dials(in_memory(host))).await
 }
 
 /// The last full node on this host in memory, listening, with a chain of this height.
-async fn full(net: &MemoryNet, host: u8, height: u64) -> Arc<LegacyNode> {
+pub(super) async fn full(net: &MemoryNet, host: u8, height: u64) -> Arc<LegacyNode> {
     // Its listener, in memory: a peer that comes is handed to the legacy node.
     use peerpool::transport::Transport;
     let mut listener = net.host(in_memory(host).ip()).listen(in_memory(host)).await.unwrap();

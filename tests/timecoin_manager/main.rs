@@ -6,6 +6,7 @@
 mod chain;
 mod connections;
 mod legacy;
+mod legacy_faults;
 #[path = "../common/legacy_node.rs"]
 mod legacy_node;
 mod lifecycle;
@@ -45,10 +46,7 @@ fn address() -> SocketAddr {
 }
 
 fn config() -> ManagerConfig {
-    let mut config = ManagerConfig::local(TESTNET);
-    // The world in memory is one private network.
-    config.node.runtime.discovery.private_networks = vec!["10.0.0.0/8".parse().expect("a network")];
-    config
+    ManagerConfig::local(TESTNET)
 }
 
 fn chain(name: &str) -> Arc<MemoryChain> {

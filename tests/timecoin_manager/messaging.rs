@@ -160,7 +160,7 @@ async fn a_new_peer_is_announced_to_the_others_once() {
 #[tokio::test]
 async fn without_other_peers_nothing_counts_as_announced() {
     let one = manager(chain("a")).await;
-    let stranger = PeerInfo::new("192.0.2.1:24100".parse().unwrap(), TESTNET);
+    let stranger = PeerInfo::new("9.9.9.9:24100".parse().unwrap(), TESTNET);
     assert_eq!(one.broadcast_new_peer(&stranger).await.unwrap(), Announced::NoPeers);
     let other = manager(chain("b")).await;
     connect(&one, &other).await;

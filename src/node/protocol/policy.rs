@@ -60,6 +60,13 @@ pub trait PeerPolicy: Send + Sync + 'static {
         Duration::ZERO
     }
 
+    /// The longest that this node may send a peer nothing, pings included: `None` for no limit. For
+    /// peers that take our silence for our end, whatever they send themselves. Default: `None`.
+    fn max_own_silence(&self, direction: Direction) -> Option<Duration> {
+        let _ = direction;
+        None
+    }
+
     /// How long written bytes may make no progress before the peer is closed. Default:
     /// [`RuntimeConfig::write_stall_timeout`](crate::node::RuntimeConfig::write_stall_timeout).
     fn write_stall_timeout(&self) -> Option<Duration> {

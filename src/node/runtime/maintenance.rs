@@ -134,7 +134,7 @@ impl Maintenance {
         let shared = &self.shared;
         let now = shared.now();
         let stalls = &self.stalls;
-        let care = PeerCare { shared, prober: &self.prober, config, now, stalls };
+        let care = PeerCare::new(shared, &self.prober, config, stalls);
         let judged_at = now.before(stalls.within(config.liveness.stale_after, now));
         let cells = shared.pool.roster_shard_count();
         let ticks_per_second = (1000 / config.maintenance_interval.as_millis().max(1)).max(1) as usize;

@@ -20,15 +20,32 @@ const PING_SPREAD_STEPS: u64 = 16;
 
 /// One round of care at one moment.
 pub(crate) struct PeerCare<'a> {
-    pub(crate) shared: &'a Shared,
-    pub(crate) prober: &'a Prober,
-    pub(crate) config: &'a RuntimeConfig,
-    pub(crate) now: Tick,
+    shared: &'a Shared,
+    prober: &'a Prober,
+    config: &'a RuntimeConfig,
+    now: Tick,
     /// When this process stood still: no fault of a peer.
-    pub(super) stalls: &'a StallMeter,
+    stalls: &'a StallMeter,
+    /// No peer is pinged before this.
+    shortest_ping_interval: Duration,
 }
 
-impl PeerCare<'_> {
+impl<'a> PeerCare<'a> {
+    pub(super) fn new(
+        shared: &'a Shared,
+        prober: &'a Prober,
+        config: &'a RuntimeConfig,
+        stalls: &'a StallMeter,
+    ) -> Self {
+        let directions = [Direction::Inbound, Direction::Outbound];
+        let silences = shared.protocols.iter().flat_map(|protocol| {
+            directions.into_iter().filter_map(|direction| protocol.policy().max_own_silence(direction))
+        });
+        let shortest_ping_interval =
+            silences.fold(shortest_ping_interval(config.ping_interval), Duration::min);
+        Self { shared, prober, config, now: shared.now(), stalls, shortest_ping_interval }
+    }
+
     /// Whether one of these peers may need [`PeerCare::attend`].
     ///
     /// Each question is put to all peers before the next one, without an early exit: a walk over
@@ -37,9 +54,7 @@ impl PeerCare<'_> {
         let (config, now) = (self.config, self.now);
         let any = |test: &dyn Fn(&Peer) -> bool| peers.iter().fold(false, |any, peer| any | test(peer));
         let has_unwritten = any(&|peer| peer.connection().handle().is_stalled());
-        let is_due = any(&|peer| {
-            now.since(peer.connection().pinged_at()) >= shortest_ping_interval(config.ping_interval)
-        });
+        let is_due = any(&|peer| now.since(peer.connection().pinged_at()) >= self.shortest_ping_interval);
         // Recovers with time, but not while faults go on.
         let is_bad = any(&|peer| peer.health(now) == 0);
         let turns_stable =
@@ -100,9 +115,11 @@ impl PeerCare<'_> {
     fn ping_if_due(&self, peer: &Peer) -> bool {
         let (connection, now) = (peer.connection(), self.now);
         let protocol = self.shared.protocols.get(connection.protocol_id());
-        let is_due = now.since(peer.last_seen()) >= protocol.policy().ping_after()
-            && now.since(connection.pinged_at()) >= ping_interval(peer, self.config.ping_interval);
-        if !is_due {
+        let since_ping = now.since(connection.pinged_at());
+        let is_quiet = now.since(peer.last_seen()) >= protocol.policy().ping_after()
+            && since_ping >= ping_interval(peer, self.config.ping_interval);
+        let own_silence = protocol.policy().max_own_silence(peer.direction());
+        if !is_quiet && own_silence.is_none_or(|limit| since_ping < limit) {
             return false;
         }
         // Whatever else it sends, the last ping has had a whole interval. A paused peer cannot

@@ -38,7 +38,7 @@ pub(super) fn to_message(message: &NetworkMessage) -> Result<Message, TextError>
 }
 
 /// Announces a new peer to all others. Does nothing if that was done lately, or if the peer could
-/// not be dialled in this network's protocol.
+/// not be dialled in this network's protocol, or not by all of them.
 pub(super) fn announce_peer(
     state: &State,
     node: &NodeRef,
@@ -53,6 +53,11 @@ pub(super) fn announce_peer(
         return Ok(Announced::NoPeers);
     }
     let addr = state.network.stable_addr(info.address);
+    // One message goes to all peers, so it must be fit for each of them.
+    let discovery = &state.config.node.runtime.discovery;
+    if !node.roster().iter().all(|peer| discovery.may_tell(peer.ip(), addr.ip())) {
+        return Ok(Announced::NotDialable);
+    }
     let decision = state.announced.lock().try_announce(addr, node.now());
     match decision {
         AnnounceDecision::Announce => {}

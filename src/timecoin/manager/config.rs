@@ -195,6 +195,7 @@ impl ManagerConfig {
         let local = NodeConfig::local();
         config.node.log_ring_bytes = local.log_ring_bytes;
         config.node.runtime.limits = local.runtime.limits;
+        config.node.runtime.discovery = local.runtime.discovery;
         config.reconnect = ReconnectConfig { target_peers: 0, seed_below: 0, ..ReconnectConfig::default() };
         config.seeds.environment = false;
         config.seeds.dns.clear();

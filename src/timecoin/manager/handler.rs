@@ -120,8 +120,14 @@ impl Handler for ManagerHandler {
         state.chain.connected(&state.sender(peer));
     }
 
-    fn disconnected(&self, cx: Context<'_>, _: DisconnectReason) {
+    fn disconnected(&self, cx: Context<'_>, reason: DisconnectReason) {
         let (state, peer) = (&self.0, cx.peer());
+        let is_lost =
+            matches!(reason, DisconnectReason::Lost | DisconnectReason::Closed | DisconnectReason::Stale);
+        if is_lost && peer.direction() == Direction::Inbound && peer.connection().protocol() == PROTOCOL_NAME
+        {
+            state.remember_lost_inbound(peer);
+        }
         state.read_paused_until.lock().remove(&peer.id());
         if let Some(rtt) = peer.rtt() {
             let millis = millis_u32(rtt);

@@ -1,6 +1,7 @@
 //! Replies to requests: from the manager if it knows the answer, otherwise from the
 //! [`ChainSource`].
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::address_book::WallTime;
@@ -13,6 +14,8 @@ use crate::timecoin::wire::{NetworkMessage, OutPoint, PeerAddress, Transaction};
 
 use super::state::State;
 
+/// The hash that a legacy node without a chain names.
+const NO_GENESIS: &str = "no_genesis";
 /// Maximum number of peers in one list.
 const MAX_LISTED_PEERS: usize = 1_000;
 /// A block range that begins further beyond the chain's tip than this gets no reply.
@@ -112,10 +115,15 @@ pub(super) async fn chain_reply(
         M::InstantFinalityRequest(transaction) => finality_reply(chain, from, transaction).await,
         _ => None,
     };
-    match known {
-        Some(reply) => Some(reply),
-        None => unhandled(chain, from, message).await,
+    if known.is_some() {
+        return known;
     }
+    let asks_for_info = matches!(message, M::GetBlockchainInfo);
+    let reply = unhandled(chain, from, message).await;
+    // Legacy nodes wait long for this one, and answer it at once without a chain.
+    reply.or_else(|| {
+        asks_for_info.then(|| M::BlockchainInfo { height: None, best_block_hash: NO_GENESIS.into() })
+    })
 }
 
 async fn unhandled(
@@ -193,13 +201,17 @@ pub(super) fn peer_list(state: &State, node: &NodeRef, asker: Option<&Sender>) -
     let roster = node.roster();
     let others = roster.iter().filter(|peer| peer.is_live() && peer.connection().protocol() == PROTOCOL_NAME);
     let others = others.filter(|peer| asker.is_none_or(|asker| asker.peer().id() != peer.id()));
-    let addresses = others.take(MAX_LISTED_PEERS).map(|peer| {
-        let addr = dial_addr(peer, state.network);
-        PeerAddress {
-            ip: addr.ip().to_string(),
-            port: addr.port(),
-            version: peer.read_info(|info| info.agent.to_string()),
-        }
+    let discovery = &state.config.node.runtime.discovery;
+    let may_tell =
+        |addr: &SocketAddr| asker.is_none_or(|asker| discovery.may_tell(asker.peer().ip(), addr.ip()));
+    let told = others
+        .map(|peer| (dial_addr(peer, state.network), peer))
+        .filter(|(addr, _)| may_tell(addr))
+        .take(MAX_LISTED_PEERS);
+    let addresses = told.map(|(addr, peer)| PeerAddress {
+        ip: addr.ip().to_string(),
+        port: addr.port(),
+        version: peer.read_info(|info| info.agent.to_string()),
     });
     NetworkMessage::PeerList(addresses.collect())
 }

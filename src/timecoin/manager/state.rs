@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
 use crate::address_book::{AddressBook, ReportedBy, WallTime};
-use crate::base::{ConnId, Tick};
+use crate::base::{ConnId, Source, Tick};
 use crate::node::{NodeRef, Peer, RuntimeConfig};
 use crate::sync::Mutex;
 use crate::timecoin::address_policy::AddressPolicy;
@@ -86,11 +86,14 @@ impl State {
     /// Adds addresses that a peer sent, and returns how many were new.
     pub(super) fn learn_peers(&self, peers: &[PeerAddress], from: IpAddr) -> usize {
         let now = WallTime::now();
+        let discovery = &self.config.node.runtime.discovery;
+        let max = discovery.max_addrs_per_source;
         let mut new = 0;
         for listed in peers.iter().take(MAX_LEARNT_ADDRS) {
             let Ok(ip) = listed.ip.parse::<IpAddr>() else { continue };
             let addr = self.network.stable_addr(SocketAddr::new(ip, listed.port));
-            if self.is_own_addr(addr) {
+            let is_usable = discovery.may_tell(from, ip) && self.book.count_at(Source::of(ip), max) < max;
+            if self.is_own_addr(addr) || !is_usable {
                 continue;
             }
             // An address that the book refuses is not recorded here either.
@@ -111,6 +114,18 @@ impl State {
         self.exchange.lock().add_peer(addr, version, now);
         // An address that the book refuses is skipped.
         let _ = self.book.add(addr, reported_by, now);
+    }
+
+    /// Enters the address of a peer that dialled us into the book, now that it is gone: legacy nodes
+    /// dial back, too. Where it listens is its claim, at the address it came from.
+    pub(super) fn remember_lost_inbound(&self, peer: &Peer) {
+        let addr = dial_addr(peer, self.network);
+        let max = self.config.node.runtime.discovery.max_addrs_per_source;
+        if self.is_own_addr(addr) || self.book.count_at(Source::of(addr.ip()), max) >= max {
+            return;
+        }
+        // An address that the book refuses is not dialled.
+        let _ = self.book.add(addr, ReportedBy::Peer(peer.ip()), WallTime::now());
     }
 
     /// How long a legacy node that dialled us still reads nothing.

@@ -212,15 +212,19 @@ async fn answer(manager: &Arc<Manager>, mut stream: Box<dyn Stream>, from: Socke
 }
 
 /// A full node's loop: the mutex is held while it waits for the peer to speak; the first error ends
-/// it.
+/// it. If the peer was silent for too long the connection stays, and nobody reads from it any more.
 async fn read_loop(manager: &Arc<Manager>, ip: IpAddr, connection: &Arc<Mutex<Connection>>) {
     loop {
         let read = connection.lock().await.read().await;
         match read {
             Ok(message) => replies::handle(manager, ip, &message).await,
             Err(error) => {
+                let is_deaf = error.starts_with("Receive timeout");
                 manager.record.add(ip, What::LoopEnded(error));
-                return manager.remove(ip, "read loop ended").await;
+                if !is_deaf {
+                    manager.remove(ip, "read loop ended").await;
+                }
+                return;
             }
         }
     }

@@ -10,13 +10,15 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::address_book::{Address, WallTime};
-use crate::base::canonical_ip;
+use crate::base::{Source, canonical_ip};
 
 use super::NetworkType;
 use super::peer_info::{UNKNOWN_VERSION, unix_seconds};
 use super::wire::{is_ephemeral, truncated};
 
 const DAY_SECS: i64 = 86_400;
+/// Records of one source.
+const MAX_PER_SOURCE: usize = 4;
 const MAX_VERSION_BYTES: usize = 128;
 
 /// What is known of one IP address. Serialises like an entry of a legacy node's `peers.json`.
@@ -106,7 +108,8 @@ impl PeerExchange {
         Self { network, max_records: max_records.max(1), records: HashMap::new() }
     }
 
-    /// Adds a peer or updates it, and returns whether it was new. An ephemeral port becomes the
+    /// Adds a peer or updates it, and returns whether it was new. Of an IPv6 /64 a few addresses are
+    /// kept; more are not added. An ephemeral port becomes the
     /// standard one. For a known IP address, time and version are updated; its port only if it is
     /// ephemeral.
     pub fn add_peer(&mut self, addr: SocketAddr, version: String, now: WallTime) -> bool {
@@ -121,14 +124,19 @@ impl PeerExchange {
             }
             return false;
         }
+        if self.is_source_full(addr.ip()) {
+            return false;
+        }
         self.make_room();
         let record = PersistentPeerInfo::new(addr.ip(), addr.port(), version, now);
         self.records.insert(addr.ip(), record);
         true
     }
 
-    /// Adds a saved record, with an ephemeral port replaced. A known record that is newer stays.
-    pub fn restore(&mut self, mut record: PersistentPeerInfo) {
+    /// Adds a saved record, with an ephemeral port replaced and a time in the future taken for
+    /// `now`. A known record that is newer stays.
+    pub fn restore(&mut self, mut record: PersistentPeerInfo, now: WallTime) {
+        record.last_seen = record.last_seen.min(seconds(now));
         record.address = canonical_ip(record.address);
         record.port = self.network.stable_port(record.port);
         record.version = truncated_version(&record.version);
@@ -143,9 +151,9 @@ impl PeerExchange {
     }
 
     /// Adds what the address book knows of an address, unless a newer record exists.
-    pub fn restore_from_book(&mut self, known: &Address) {
+    pub fn restore_from_book(&mut self, known: &Address, now: WallTime) {
         let Some(last) = known.last_success else { return };
-        self.restore(PersistentPeerInfo {
+        let record = PersistentPeerInfo {
             address: known.addr.ip(),
             port: known.addr.port(),
             last_seen: seconds(last),
@@ -153,7 +161,8 @@ impl PeerExchange {
             version: UNKNOWN_VERSION.into(),
             successful_connections: 1,
             failed_connections: known.failures,
-        });
+        };
+        self.restore(record, now);
     }
 
     /// Records a measured round-trip time in milliseconds. Returns `false` for an unknown address.
@@ -206,6 +215,14 @@ impl PeerExchange {
 
     fn edit(&mut self, ip: IpAddr, change: impl FnOnce(&mut PersistentPeerInfo)) -> bool {
         self.records.get_mut(&canonical_ip(ip)).map(change).is_some()
+    }
+
+    /// Whether as many addresses of this one's source are kept as may be.
+    fn is_source_full(&self, ip: IpAddr) -> bool {
+        let source = Source::of(ip);
+        // An IPv4 address is its own source.
+        ip.is_ipv6()
+            && self.records.keys().filter(|known| Source::of(**known) == source).count() >= MAX_PER_SOURCE
     }
 
     fn make_room(&mut self) {
@@ -282,11 +299,11 @@ mod tests {
             // Fails mostly, so its latency does not matter.
             record(6, Some(1), 1, 9),
         ] {
-            exchange.restore(record);
+            exchange.restore(record, at(1_000_000));
         }
         let mut old = record(7, Some(1), 9, 0);
         old.last_seen -= DAY_SECS + 1;
-        exchange.restore(old);
+        exchange.restore(old, at(1_000_000));
         let best: Vec<u8> = exchange
             .get_best_peers(10, at(1_000_000))
             .into_iter()
@@ -327,6 +344,27 @@ mod tests {
         let kept = exchange.peer_count();
         assert_eq!(exchange.cleanup_stale_peers(10, at(999)), kept - 11);
         assert_eq!(exchange.peer_count(), 11);
+    }
+
+    #[test]
+    fn a_time_from_outside_is_clamped_to_now() {
+        let mut exchange = exchange();
+        let future = PersistentPeerInfo { last_seen: i64::MAX, ..record(1, None, 1, 0) };
+        exchange.restore(future, at(5_000));
+        assert_eq!(exchange.get("192.0.2.1".parse().unwrap()).unwrap().last_seen, 5_000);
+        assert_eq!(exchange.cleanup_stale_peers(DAY_SECS, at(5_000 + 2 * DAY_SECS as u64)), 1);
+    }
+
+    #[test]
+    fn an_ipv6_slash_64_does_not_push_out_others() {
+        let mut exchange = PeerExchange::bounded(NetworkType::Testnet, 100);
+        for n in 0..50u8 {
+            exchange.add_peer(SocketAddr::from(([20, 0, 0, n], 24_100)), "v".into(), at(1));
+        }
+        for n in 0..1_000u16 {
+            exchange.add_peer(SocketAddr::from(([0x2a00, 1, 2, 3, 0, 0, 0, n], 24_100)), "v".into(), at(2));
+        }
+        assert_eq!(exchange.peer_count(), 54);
     }
 
     #[test]

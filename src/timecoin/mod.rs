@@ -47,10 +47,10 @@ pub use listener::PeerListener;
 #[doc(hidden)]
 pub use manager::fuzz_balances;
 pub use manager::{
-    AdoptError, Announced, BadAddress, BroadcastError, FetchError, ManagerConfig, Notified, PeerConnectError,
-    PeerManager, PeerManagerBuilder, PeerRequestError, PeerSendError, PingError, ReaperConfig,
-    ReconnectConfig, SeedConfig, SeedError, SeedProvider, Snapshot, SnapshotError, SnapshotFault, ToPeerAddr,
-    VoteError,
+    AdoptError, Announced, BadAddress, BroadcastError, FetchError, ManagerConfig, ManagerStartError,
+    Notified, PeerConnectError, PeerManager, PeerManagerBuilder, PeerRequestError, PeerSendError, PingError,
+    ReaperConfig, ReconnectConfig, SeedConfig, SeedError, SeedProvider, Snapshot, SnapshotError,
+    SnapshotFault, ToPeerAddr, VoteError,
 };
 pub use peer_info::{PeerInfo, UNKNOWN_VERSION};
 pub use peers_json::{ImportError, Imported, import_peers_json, read_peers_json};

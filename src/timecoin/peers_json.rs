@@ -83,8 +83,10 @@ pub fn read_peers_json(path: &Path, network: NetworkType) -> Result<Imported, Im
     if text.len() as u64 > MAX_FILE_BYTES {
         return Err(ImportError::TooLarge { path: path.into(), cap: MAX_FILE_BYTES });
     }
+    // Editors of some systems begin a file with a byte-order mark, which JSON does not allow.
+    let json = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
     let entries: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(&text).map_err(|cause| ImportError::Parse { path: path.into(), cause })?;
+        serde_json::from_slice(json).map_err(|cause| ImportError::Parse { path: path.into(), cause })?;
     let mut imported = Imported::default();
     for (key, entry) in entries {
         // The key repeats the address. If the two differ, the file was edited by hand and the
@@ -175,6 +177,12 @@ mod tests {
         let path = folder.path().join("peers.json");
         std::fs::write(&path, text).unwrap();
         (folder, path)
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_accepted() {
+        let (_folder, path) = saved(&[b"\xef\xbb\xbf", FILE.as_bytes()].concat());
+        assert_eq!(read_peers_json(&path, NetworkType::Testnet).unwrap().records.len(), 3);
     }
 
     #[test]

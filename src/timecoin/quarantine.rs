@@ -10,18 +10,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Clock, Tick, canonical_ip};
+use crate::base::{Clock, Source, Tick, canonical_ip};
 use crate::sync::Mutex;
 
 use reason::backoff_duration;
 pub use reason::{QuarantineReason, QuarantineSeverity};
 
 const SECS_PER_DAY: u64 = 24 * 60 * 60;
+const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A quarantined peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuarantineEntry {
-    /// Its address, canonical.
+    /// The address of the latest offence, canonical. All of its source is quarantined: an IPv4
+    /// address, or an IPv6 /64.
     pub peer_ip: IpAddr,
     /// The latest reason.
     pub reason: QuarantineReason,
@@ -36,8 +38,8 @@ pub struct QuarantineEntry {
 /// Limits and durations of a quarantine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuarantineConfig {
-    /// Maximum number of addresses remembered. Default 10,000. When full, an expired entry is
-    /// replaced. Without one the new address is not taken: no quarantine ends early because of
+    /// Maximum number of sources remembered. Default 10,000. When full, an expired entry is
+    /// replaced. Without one the new source is not taken: no quarantine ends early because of
     /// other offenders.
     pub max_quarantine_size: usize,
     /// Duration for a first offence if severity does not decide. Default one hour.
@@ -102,9 +104,10 @@ pub struct QuarantineStats {
 #[derive(Clone, Debug)]
 pub struct Quarantine {
     config: QuarantineConfig,
-    entries: HashMap<IpAddr, QuarantineEntry>,
+    /// By source, so that an IPv6 host has no other address to come from.
+    entries: HashMap<Source, QuarantineEntry>,
     /// Ordered by expiry, so that expired entries are found without a scan.
-    by_expiry: BTreeSet<(Tick, IpAddr)>,
+    by_expiry: BTreeSet<(Tick, Source)>,
     whitelist: HashSet<IpAddr>,
 }
 
@@ -116,12 +119,12 @@ impl Quarantine {
 
     /// Records an offence.
     pub fn insert(&mut self, ip: IpAddr, reason: QuarantineReason, now: Tick) -> Quarantined {
-        let ip = canonical_ip(ip);
+        let (ip, source) = (canonical_ip(ip), Source::of(ip));
         if self.whitelist.contains(&ip) {
             return Quarantined::Whitelisted;
         }
         self.remove_expired(now);
-        let before = self.entries.get(&ip).map(|known| known.attempts);
+        let before = self.entries.get(&source).map(|known| known.attempts);
         let attempts = match before {
             Some(before) => before.saturating_add(1),
             None if self.make_room(now) => 1,
@@ -132,17 +135,20 @@ impl Quarantine {
         } else {
             backoff_duration(self.config.default_duration, attempts)
         };
-        self.remove(&ip);
+        self.remove(&source);
         let expires_at = now.after(lasts);
         let entry = QuarantineEntry { peer_ip: ip, reason, quarantined_at: now, attempts, expires_at };
-        self.by_expiry.insert((expires_at, ip));
-        self.entries.insert(ip, entry);
+        self.by_expiry.insert((expires_at, source));
+        self.entries.insert(source, entry);
         Quarantined::Until(expires_at)
     }
 
     /// The entry of a peer that is quarantined at `now`.
     pub fn get(&self, ip: &IpAddr, now: Tick) -> Option<&QuarantineEntry> {
-        self.entries.get(&canonical_ip(*ip)).filter(|entry| entry.expires_at > now)
+        if self.is_whitelisted(ip) {
+            return None;
+        }
+        self.entries.get(&Source::of(*ip)).filter(|entry| entry.expires_at > now)
     }
 
     /// Whether a peer is quarantined at `now`.
@@ -158,14 +164,13 @@ impl Quarantine {
     /// Ends a peer's quarantine and forgets its offences. Returns `false` if it was not
     /// quarantined.
     pub fn release(&mut self, ip: &IpAddr, now: Tick) -> bool {
-        self.remove(&canonical_ip(*ip)).is_some_and(|entry| entry.expires_at > now)
+        self.remove(&Source::of(*ip)).is_some_and(|entry| entry.expires_at > now)
     }
 
     /// Adds a peer to the whitelist and ends its quarantine.
     pub fn whitelist(&mut self, ip: IpAddr) {
-        let ip = canonical_ip(ip);
-        self.remove(&ip);
-        self.whitelist.insert(ip);
+        self.remove(&Source::of(ip));
+        self.whitelist.insert(canonical_ip(ip));
     }
 
     /// Removes a peer from the whitelist. Returns `false` if it was not on it.
@@ -189,22 +194,22 @@ impl Quarantine {
         self.entries.values().filter(move |entry| entry.expires_at > now)
     }
 
-    /// Number of addresses remembered, expired ones included.
+    /// Number of sources remembered, expired ones included.
     pub fn tracked(&self) -> usize {
         self.entries.len()
     }
 
-    /// Forgets the addresses that expired at least [`QuarantineConfig::memory`] ago and returns how
+    /// Forgets the sources that expired at least [`QuarantineConfig::memory`] ago and returns how
     /// many. Cost: O(log n) each.
     pub fn remove_expired(&mut self, now: Tick) -> usize {
         let mut gone = 0;
-        while let Some((end, ip)) = self.by_expiry.first().copied() {
+        while let Some((end, source)) = self.by_expiry.first().copied() {
             // An entry that ends at `now` counts as expired, so a `memory` of zero remembers
             // nothing.
             if end > now || now.since(end) < self.config.memory {
                 break;
             }
-            self.remove(&ip);
+            self.remove(&source);
             gone += 1;
         }
         gone
@@ -215,14 +220,14 @@ impl Quarantine {
             return true;
         }
         match self.by_expiry.first().copied() {
-            Some((end, ip)) if end <= now => self.remove(&ip).is_some(),
+            Some((end, source)) if end <= now => self.remove(&source).is_some(),
             _ => false,
         }
     }
 
-    fn remove(&mut self, ip: &IpAddr) -> Option<QuarantineEntry> {
-        let entry = self.entries.remove(ip)?;
-        self.by_expiry.remove(&(entry.expires_at, *ip));
+    fn remove(&mut self, source: &Source) -> Option<QuarantineEntry> {
+        let entry = self.entries.remove(source)?;
+        self.by_expiry.remove(&(entry.expires_at, *source));
         Some(entry)
     }
 }
@@ -232,6 +237,7 @@ impl Quarantine {
 #[derive(Debug)]
 pub struct PeerQuarantine {
     state: Mutex<Quarantine>,
+    warnings: Mutex<Warnings>,
     clock: Clock,
 }
 
@@ -243,7 +249,7 @@ impl PeerQuarantine {
 
     /// An empty quarantine.
     pub fn with_config(config: QuarantineConfig) -> Self {
-        Self { state: Mutex::new(Quarantine::new(config)), clock: Clock::new() }
+        Self { state: Mutex::new(Quarantine::new(config)), warnings: Mutex::default(), clock: Clock::new() }
     }
 
     /// An empty quarantine in which every first offence lasts `duration`.
@@ -255,12 +261,18 @@ impl PeerQuarantine {
     /// Records an offence.
     pub async fn quarantine_peer(&self, peer_ip: IpAddr, reason: QuarantineReason) -> Quarantined {
         let became = self.state.lock().insert(peer_ip, reason.clone(), self.clock.now());
-        match became {
-            Quarantined::Until(_) => tracing::warn!(peer = %peer_ip, %reason, "quarantined"),
-            Quarantined::Whitelisted => {
-                tracing::debug!(peer = %peer_ip, %reason, "not quarantined: whitelisted")
+        let not_logged = match became {
+            Quarantined::Whitelisted => None,
+            _ => self.warnings.lock().next(self.clock.now()),
+        };
+        match (became, not_logged) {
+            (Quarantined::Until(_), Some(not_logged)) => {
+                tracing::warn!(peer = %peer_ip, %reason, not_logged, "quarantined");
             }
-            Quarantined::Full => tracing::warn!(peer = %peer_ip, %reason, "not quarantined: no room"),
+            (Quarantined::Full, Some(not_logged)) => {
+                tracing::warn!(peer = %peer_ip, %reason, not_logged, "not quarantined: no room");
+            }
+            (outcome, _) => tracing::debug!(peer = %peer_ip, %reason, ?outcome, "offence"),
         }
         became
     }
@@ -338,7 +350,7 @@ impl PeerQuarantine {
         stats
     }
 
-    /// Forgets the addresses that expired at least [`QuarantineConfig::memory`] ago and returns how
+    /// Forgets the sources that expired at least [`QuarantineConfig::memory`] ago and returns how
     /// many. Every new offence does the same, so calling this only frees memory sooner.
     pub async fn cleanup_expired(&self) -> usize {
         self.state.lock().remove_expired(self.clock.now())
@@ -360,6 +372,27 @@ impl PeerQuarantine {
                 quarantine.cleanup_expired().await;
             }
         });
+    }
+}
+
+/// How many warnings strangers can cause: one a second, with the number of those left out.
+///
+/// Invariant: `output_never_hurts_the_node`.
+#[derive(Debug, Default)]
+struct Warnings {
+    last: Option<Tick>,
+    left_out: u64,
+}
+
+impl Warnings {
+    /// How many were left out before this one; `None` if it is left out too.
+    fn next(&mut self, now: Tick) -> Option<u64> {
+        if self.last.is_some_and(|last| now.since(last) < WARNING_INTERVAL) {
+            self.left_out += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.left_out))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Limits on requests and bytes for each IP address, over a sliding window.
+//! Limits on requests and bytes for each source, an IPv4 address or an IPv6 /64, over a sliding
+//! window.
 //!
 //! [`SlidingWindowLimiter`] is the policy alone and takes `now`. [`RateLimiter`] adds a lock and a
 //! clock, and has the method names of the legacy crate.
@@ -7,14 +8,14 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::base::{Clock, Tick, canonical_ip};
+use crate::base::{Clock, Source, Tick, canonical_ip};
 use crate::sync::Mutex;
 
 const BURST_WINDOW: Duration = Duration::from_secs(1);
 /// Largest single request, in bytes; slightly below the network's limit for a message.
 const MAX_REQUEST_BYTES: u64 = 10_000_000;
 
-/// Limits for one IP address.
+/// Limits for one source: an IPv4 address or an IPv6 /64.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateLimiterConfig {
     /// Maximum number of requests within the window. Default 100.
@@ -25,7 +26,7 @@ pub struct RateLimiterConfig {
     pub burst_size: u32,
     /// Maximum number of bytes within the window. Default 1,000,000.
     pub max_bytes: u64,
-    /// Maximum number of addresses remembered. Default 10,000. When full, the one whose last
+    /// Maximum number of sources remembered. Default 10,000. When full, the one whose last
     /// admitted request is oldest is forgotten.
     pub max_ips: usize,
 }
@@ -73,7 +74,7 @@ pub enum RateLimitError {
     },
 }
 
-/// The requests of one address admitted within the window. Never longer than the limit on requests.
+/// The requests of one source admitted within the window. Never longer than the limit on requests.
 #[derive(Clone, Debug, Default)]
 struct RequestHistory {
     /// Oldest first: time and size in bytes.
@@ -97,9 +98,9 @@ impl RequestHistory {
 #[derive(Clone, Debug)]
 pub struct SlidingWindowLimiter {
     config: RateLimiterConfig,
-    histories: HashMap<IpAddr, RequestHistory>,
+    histories: HashMap<Source, RequestHistory>,
     /// Ordered by the latest admitted request, so that the oldest is found without a scan.
-    by_last_request: BTreeSet<(Tick, IpAddr)>,
+    by_last_request: BTreeSet<(Tick, Source)>,
 }
 
 impl SlidingWindowLimiter {
@@ -117,16 +118,16 @@ impl SlidingWindowLimiter {
     /// # Cost
     /// O(log n), amortised.
     pub fn check(&mut self, ip: IpAddr, bytes: u64, now: Tick) -> Result<(), RateLimitError> {
-        let ip = canonical_ip(ip);
+        let (ip, source) = (canonical_ip(ip), Source::of(ip));
         if bytes > MAX_REQUEST_BYTES {
             return Err(RateLimitError::ByteLimitExceeded { ip, bytes });
         }
         let window = self.config.window;
         self.remove_older_than(window, now);
-        if let Some(history) = self.histories.get_mut(&ip) {
+        if let Some(history) = self.histories.get_mut(&source) {
             history.drop_older_than(window, now);
         }
-        let (count, total, burst) = self.histories.get(&ip).map_or((0, 0, 0), |history| {
+        let (count, total, burst) = self.histories.get(&source).map_or((0, 0, 0), |history| {
             let recent = history.requests.iter().rev().take_while(|(at, _)| now.since(*at) < BURST_WINDOW);
             (history.requests.len(), history.bytes, recent.count())
         });
@@ -140,60 +141,64 @@ impl SlidingWindowLimiter {
         if count >= self.config.max_requests as usize {
             return Err(RateLimitError::RateLimitExceeded { ip, limit: self.config.max_requests, window });
         }
-        self.record(ip, bytes, now);
+        self.record(source, bytes, now);
         Ok(())
     }
 
     /// Number of requests admitted within the window.
     pub fn request_count(&self, ip: IpAddr, now: Tick) -> u32 {
-        let history = self.histories.get(&canonical_ip(ip));
+        let history = self.histories.get(&Source::of(ip));
         let in_window = |history: &RequestHistory| {
             history.requests.iter().filter(|(at, _)| now.since(*at) < self.config.window).count()
         };
         history.map_or(0, in_window) as u32
     }
 
-    /// Forgets an address. Returns `false` if it was not remembered.
+    /// Forgets the source of an address. Returns `false` if it was not remembered.
     pub fn reset(&mut self, ip: IpAddr) -> bool {
-        let ip = canonical_ip(ip);
-        let Some(history) = self.histories.remove(&ip) else { return false };
+        self.forget(Source::of(ip))
+    }
+
+    fn forget(&mut self, source: Source) -> bool {
+        let Some(history) = self.histories.remove(&source) else { return false };
         if let Some((at, _)) = history.requests.back() {
-            self.by_last_request.remove(&(*at, ip));
+            self.by_last_request.remove(&(*at, source));
         }
         true
     }
 
-    /// Forgets addresses whose last admitted request is at least `max_age` old, and returns how
+    /// Forgets sources whose last admitted request is at least `max_age` old, and returns how
     /// many. Cost: O(log n) each.
     pub fn remove_older_than(&mut self, max_age: Duration, now: Tick) -> usize {
         let mut gone = 0;
-        while let Some((at, ip)) = self.by_last_request.first().copied() {
+        while let Some((at, source)) = self.by_last_request.first().copied() {
             if now.since(at) < max_age {
                 break;
             }
-            self.reset(ip);
+            self.forget(source);
             gone += 1;
         }
         gone
     }
 
-    /// Number of addresses remembered.
+    /// Number of sources remembered.
     pub fn tracked(&self) -> usize {
         self.histories.len()
     }
 
-    fn record(&mut self, ip: IpAddr, bytes: u64, now: Tick) {
-        let no_room = !self.histories.contains_key(&ip) && self.histories.len() >= self.config.max_ips.max(1);
+    fn record(&mut self, source: Source, bytes: u64, now: Tick) {
+        let no_room =
+            !self.histories.contains_key(&source) && self.histories.len() >= self.config.max_ips.max(1);
         if let (true, Some((_, oldest))) = (no_room, self.by_last_request.first().copied()) {
-            self.reset(oldest);
+            self.forget(oldest);
         }
-        let history = self.histories.entry(ip).or_default();
+        let history = self.histories.entry(source).or_default();
         if let Some((at, _)) = history.requests.back() {
-            self.by_last_request.remove(&(*at, ip));
+            self.by_last_request.remove(&(*at, source));
         }
         history.requests.push_back((now, bytes));
         history.bytes += bytes;
-        self.by_last_request.insert((now, ip));
+        self.by_last_request.insert((now, source));
     }
 }
 
@@ -234,7 +239,7 @@ impl RateLimiter {
         self.state.lock().request_count(ip, self.clock.now())
     }
 
-    /// Forgets addresses whose last admitted request is at least `max_age` old, and returns how
+    /// Forgets sources whose last admitted request is at least `max_age` old, and returns how
     /// many. Every check forgets addresses outside of the window, so calling this only frees memory
     /// sooner.
     pub async fn cleanup_stale_entries(&self, max_age: Duration) -> usize {
@@ -274,6 +279,18 @@ mod tests {
         assert_eq!(refused.to_string(), "Burst limit exceeded for 192.0.2.1: 20 requests per second");
         limiter.check(ip(1), 10, at(1000)).unwrap();
         limiter.check(ip(2), 10, at(0)).unwrap();
+    }
+
+    #[test]
+    fn an_ipv6_slash_64_is_one_requester() {
+        let mut limiter = limiter();
+        let ip = |net: u16, host: u16| IpAddr::from([0x2a00, 1, 2, net, 0, 0, 0, host]);
+        for host in 0..20 {
+            limiter.check(ip(3, host), 10, at(0)).unwrap();
+        }
+        assert!(limiter.check(ip(3, 99), 10, at(0)).is_err());
+        limiter.check(ip(4, 99), 10, at(0)).unwrap();
+        assert_eq!((limiter.tracked(), limiter.request_count(ip(3, 7), at(0))), (2, 20));
     }
 
     #[test]

@@ -7,14 +7,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::base::{Backoff, Tick, canonical, canonical_ip};
+use crate::base::counts::{add_one, subtract_one};
+use crate::base::{Backoff, Source, Tick, canonical, canonical_ip};
 
 /// Limits of the subscriptions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalletConfig {
     /// Longest key, in bytes. Default 256; a real one has 111.
     pub max_key_bytes: usize,
-    /// Maximum number of subscriptions of one IP address. Default 64.
+    /// Maximum number of subscriptions of one source, an IPv4 address or an IPv6 /64. Default 64.
     pub max_per_peer: usize,
     /// Maximum number of subscriptions. Default 10,000.
     pub max_total: usize,
@@ -77,6 +78,8 @@ pub struct WalletSubscriptions {
     by_key: HashMap<String, BTreeSet<IpAddr>>,
     /// Its key sets are derived from `by_key`.
     by_peer: HashMap<IpAddr, Subscriber>,
+    /// Subscriptions by source, derived from `by_peer`.
+    by_source: HashMap<Source, u32>,
     total: usize,
 }
 
@@ -128,10 +131,11 @@ impl WalletSubscriptions {
         if key.len() > self.config.max_key_bytes {
             return Err(SubscribeRefused::TooLong { size: key.len(), cap: self.config.max_key_bytes });
         }
-        let of_peer = self.by_peer.get(&ip).map_or(0, |peer| peer.keys.len());
+        let source = Source::of(ip);
+        let of_source = self.by_source.get(&source).map_or(0, |count| *count as usize);
         let known = self.by_peer.get(&ip).is_some_and(|peer| peer.keys.contains(key));
-        if !known && of_peer >= self.config.max_per_peer {
-            return Err(SubscribeRefused::PeerFull(of_peer));
+        if !known && of_source >= self.config.max_per_peer {
+            return Err(SubscribeRefused::PeerFull(of_source));
         }
         if !known && self.total >= self.config.max_total {
             return Err(SubscribeRefused::Full(self.total));
@@ -144,6 +148,7 @@ impl WalletSubscriptions {
         }
         peer.keys.insert(key.into());
         self.by_key.entry(key.into()).or_default().insert(ip);
+        add_one(&mut self.by_source, source, u32::MAX);
         self.total += 1;
         Ok(Subscribed::New)
     }
@@ -153,6 +158,7 @@ impl WalletSubscriptions {
         let ip = canonical_ip(ip);
         let Some(peer) = self.by_peer.remove(&ip) else { return 0 };
         for key in &peer.keys {
+            subtract_one(&mut self.by_source, &Source::of(ip));
             if let Some(peers) = self.by_key.get_mut(key) {
                 peers.remove(&ip);
                 if peers.is_empty() {
@@ -225,6 +231,21 @@ mod tests {
 
     fn addr(text: &str) -> SocketAddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_ipv6_slash_64_has_the_subscriptions_of_one_peer() {
+        let config = WalletConfig { max_per_peer: 3, ..WalletConfig::default() };
+        let mut wallets = WalletSubscriptions::new(config);
+        for host in 1..4 {
+            let at = addr(&format!("[2a00:1:2:3::{host}]:24100"));
+            assert_eq!(wallets.subscribe("key", at, NOW), Ok(Subscribed::New));
+        }
+        let next = addr("[2a00:1:2:3::9]:24100");
+        assert_eq!(wallets.subscribe("key", next, NOW), Err(SubscribeRefused::PeerFull(3)));
+        assert_eq!(wallets.subscribe("key", addr("[2a00:1:2:4::9]:24100"), NOW), Ok(Subscribed::New));
+        assert_eq!(wallets.unsubscribe("2a00:1:2:3::1".parse().unwrap()), 1);
+        assert_eq!(wallets.subscribe("key", next, NOW), Ok(Subscribed::New));
     }
 
     #[test]

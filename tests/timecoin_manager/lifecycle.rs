@@ -6,8 +6,8 @@ use std::error::Error;
 use peerpool::address_book::{AddressBook, AddressBookConfig};
 use peerpool::timecoin::wire::UtxoInfo;
 use peerpool::timecoin::{
-    ConnectionError, PeerListener, ReaperConfig, ReconnectConfig, SeedError, SeedProvider, SubscribeRefused,
-    Subscribed,
+    ConnectionError, ManagerStartError, PeerListener, ReaperConfig, ReconnectConfig, SeedError, SeedProvider,
+    SubscribeRefused, Subscribed,
 };
 use peerpool::transport::BoxFuture;
 
@@ -471,4 +471,21 @@ async fn a_listener_reports_a_failed_connection_and_continues() {
         tokio::join!(one.connect_to_peer(PeerInfo::new(addr, TESTNET)), listener.accept());
     dialled.unwrap();
     assert_eq!(accepted.unwrap().peer_info().await.address, one.listen_addr());
+}
+
+#[tokio::test]
+async fn a_peers_json_that_cannot_be_read_is_an_error_of_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("peers.json");
+    std::fs::write(&path, "not JSON").unwrap();
+    let mut with_file = config();
+    with_file.peers_json = Some(path);
+    let addr = address();
+    let Err(error) = PeerManager::builder(TESTNET, addr, addr).config(with_file).start().await else {
+        panic!("it started")
+    };
+    assert!(matches!(error, ManagerStartError::PeersJson(_)), "{error}");
+    assert!(error.to_string().contains("peers.json is not a peer list"), "{error}");
+    // Nothing is bound.
+    manager_with(config(), chain("a")).await;
 }

@@ -10,7 +10,8 @@ use std::sync::{Arc, OnceLock};
 use peerpool::address_book::AddressBook;
 use peerpool::timecoin::wire::Kind;
 use peerpool::timecoin::{
-    ChainSource, Incoming, ManagerConfig, NetworkMessage, NetworkType, PeerManager, Reply, Sender,
+    ChainSource, Incoming, ManagerConfig, ManagerStartError, NetworkMessage, NetworkType, PeerManager, Reply,
+    Sender,
 };
 use peerpool::transport::Tcp;
 use peerpool::{Message, NodeConfig, RelayOutcome, RuntimeConfig, StartError, WeakNode};
@@ -82,7 +83,10 @@ pub(super) async fn start(
     if let Some(first) = native.next() {
         builder = builder.native(first);
     }
-    let manager = builder.start().await.map_err(|error| describe(&error))?;
+    let manager = builder.start().await.map_err(|error| match error {
+        ManagerStartError::Node(error) => describe(&error),
+        other => other.to_string(),
+    })?;
     // The only call of `set`, so it cannot fail.
     let _ = relay.node.set(manager.node().downgrade());
     for addr in native {

@@ -8,7 +8,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::address_book::{AddressBook, AddressBookConfig, WallTime};
 use crate::base::canonical;
-use crate::node::{LagPolicy, Node, ProtocolConfig, StartError};
+use crate::node::{LagPolicy, Node, ProtocolConfig};
 use crate::sync::Mutex;
 use crate::timecoin::address_policy::AddressPolicy;
 use crate::timecoin::chain::ChainSource;
@@ -25,6 +25,7 @@ use crate::transport::{BoxFuture, BoxListener, BoxStream, Tcp, Transport};
 use crate::wire::Native;
 
 use super::config::ManagerConfig;
+use super::error::ManagerStartError;
 use super::handler::ManagerHandler;
 use super::state::{State, Tasks};
 use super::{Inner, PeerManager};
@@ -96,12 +97,11 @@ impl PeerManagerBuilder {
         self
     }
 
-    /// Starts the manager without listening and without waiting. A `peers.json` that cannot be read
-    /// is logged and skipped; see [`PeerManagerBuilder::import`].
+    /// Starts the manager without listening and without waiting.
     ///
     /// # Errors
-    /// See [`StartError`].
-    pub fn build(self) -> Result<PeerManager, StartError> {
+    /// See [`ManagerStartError`]: a `peers.json` that cannot be read is one.
+    pub fn build(self) -> Result<PeerManager, ManagerStartError> {
         let Self { network, listen, public, mut config, chain, transport, book, native, imported } = self;
         let book = book.unwrap_or_else(|| Arc::new(AddressBook::in_memory(AddressBookConfig::default())));
         let quarantine = Arc::new(PeerQuarantine::with_config(config.quarantine.clone()));
@@ -147,7 +147,7 @@ impl PeerManagerBuilder {
             tasks: Tasks::new(),
             config,
         });
-        restore_known_peers(&state, imported);
+        restore_known_peers(&state, imported)?;
         let legacy = ProtocolConfig::new(protocol)
             .advertise(public)
             .policy(policy)
@@ -177,11 +177,11 @@ impl PeerManagerBuilder {
     /// the address given to [`PeerManagerBuilder::native`] for the native one.
     ///
     /// # Errors
-    /// See [`StartError`]; nothing stays bound or running.
+    /// See [`ManagerStartError`]; nothing stays bound or running.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing bound and nothing running.
-    pub async fn start(self) -> Result<PeerManager, StartError> {
+    pub async fn start(self) -> Result<PeerManager, ManagerStartError> {
         let native = self.native;
         let manager = self.build()?;
         manager.listen(None).await?;
@@ -192,8 +192,7 @@ impl PeerManagerBuilder {
     }
 
     /// Imports the configured `peers.json` into the address book, once, and returns the number of
-    /// new addresses; see [`import_peers_json`]. Starting does so too; this method reports what is
-    /// wrong with the file.
+    /// new addresses; see [`import_peers_json`]. Starting does so too; this method tells how many.
     ///
     /// # Errors
     /// See [`ImportError`].
@@ -209,23 +208,20 @@ impl PeerManagerBuilder {
 }
 
 /// Restores known peers: the imported records, then the addresses in the book.
-fn restore_known_peers(state: &State, imported: Vec<PersistentPeerInfo>) {
-    imported.into_iter().for_each(|record| state.exchange.lock().restore(record));
-    if let Some(path) = &state.config.peers_json {
-        match import_peers_json(path, state.network, &state.book, WallTime::now()) {
-            Ok(Some(imported)) => {
-                tracing::info!(added = imported.added, skipped = imported.skipped, "peers.json imported");
-                let mut exchange = state.exchange.lock();
-                imported.records.into_iter().for_each(|record| exchange.restore(record));
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "peers.json not imported"),
-        }
-    }
+fn restore_known_peers(state: &State, imported: Vec<PersistentPeerInfo>) -> Result<(), ImportError> {
+    let now = WallTime::now();
     let mut exchange = state.exchange.lock();
-    for known in state.book.addresses() {
-        exchange.restore_from_book(&known);
+    imported.into_iter().for_each(|record| exchange.restore(record, now));
+    if let Some(path) = &state.config.peers_json
+        && let Some(imported) = import_peers_json(path, state.network, &state.book, now)?
+    {
+        tracing::info!(added = imported.added, skipped = imported.skipped, "peers.json imported");
+        imported.records.into_iter().for_each(|record| exchange.restore(record, now));
     }
+    for known in state.book.addresses() {
+        exchange.restore_from_book(&known, now);
+    }
+    Ok(())
 }
 
 /// A transport shared by the node and the one-shot connections.

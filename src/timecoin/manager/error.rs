@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::connection::{RequestError, SendError};
-use crate::node::{ConnectError, StateError};
+use crate::node::{ConnectError, StartError, StateError};
 use crate::timecoin::connection::ConnectionError;
+use crate::timecoin::peers_json::ImportError;
 use crate::timecoin::wire::{DecodeError, Kind, NetworkMessage, TextError};
 
 use super::snapshot::SnapshotFault;
@@ -74,6 +75,19 @@ pub enum PeerSendError {
     /// A one-shot connection for the message failed.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
+}
+
+/// Why a manager could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManagerStartError {
+    /// See [`StartError`].
+    #[error(transparent)]
+    Node(#[from] StartError),
+    /// The configured `peers.json` was not imported. Remove it from the configuration to start
+    /// without.
+    #[error(transparent)]
+    PeersJson(#[from] ImportError),
 }
 
 /// Why a message was not broadcast.

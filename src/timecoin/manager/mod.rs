@@ -38,8 +38,8 @@ use super::NetworkType;
 pub use builder::PeerManagerBuilder;
 pub use config::{ManagerConfig, ReaperConfig, ReconnectConfig, SeedConfig};
 pub use error::{
-    AdoptError, BadAddress, BroadcastError, FetchError, PeerConnectError, PeerRequestError, PeerSendError,
-    PingError, SeedError, SnapshotError, VoteError,
+    AdoptError, BadAddress, BroadcastError, FetchError, ManagerStartError, PeerConnectError,
+    PeerRequestError, PeerSendError, PingError, SeedError, SnapshotError, VoteError,
 };
 pub use request::ToPeerAddr;
 pub use seeds::SeedProvider;

@@ -138,3 +138,27 @@ async fn the_cleanup_task_ends_with_its_owner() {
     assert!(weak.upgrade().is_none());
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
 }
+
+#[test]
+fn an_ipv6_slash_64_is_quarantined_as_one_and_a_whitelisted_host_in_it_is_not() {
+    let mut quarantine = Quarantine::new(QuarantineConfig::default());
+    let ip = |net: u16, host: u16| IpAddr::from([0x2a00, 1, 2, net, 0, 0, 0, host]);
+    let reason = timeouts;
+    let now = Tick::from_millis(1_000);
+    quarantine.whitelist(ip(3, 9));
+    assert!(matches!(quarantine.insert(ip(3, 1), reason(), now), Quarantined::Until(_)));
+    assert!(quarantine.contains(&ip(3, 2), now));
+    assert!(!quarantine.contains(&ip(3, 9), now) && !quarantine.contains(&ip(4, 1), now));
+    quarantine.insert(ip(3, 2), reason(), now);
+    assert_eq!((quarantine.tracked(), quarantine.get(&ip(3, 1), now).unwrap().attempts), (1, 2));
+    assert!(quarantine.release(&ip(3, 5), now));
+}
+
+#[test]
+fn warnings_come_once_a_second_and_count_those_left_out() {
+    let mut warnings = Warnings::default();
+    let at = Tick::from_millis;
+    assert_eq!(warnings.next(at(0)), Some(0));
+    assert_eq!((1..1_000).filter_map(|millis| warnings.next(at(millis))).count(), 0);
+    assert_eq!(warnings.next(at(1_000)), Some(999));
+}

@@ -462,7 +462,7 @@ async fn waiting_for_the_end_of_a_node_resolves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_protocol_violation_frees_the_slot_at_once() {
+async fn a_protocol_violation_frees_the_slot_at_once_and_its_source_once_the_socket_is_closed() {
     let net = MemoryNet::new(1);
     let mut config = quiet();
     config.runtime.limits.max_per_source = 1;
@@ -474,6 +474,12 @@ async fn a_protocol_violation_frees_the_slot_at_once() {
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert_eq!((peers(&a), peer.disconnect_reason()), (0, Some(DisconnectReason::Protocol)));
     assert_eq!(bad.goodbye().await.map(|bye| bye.reason), Some(GoodbyeReason::Protocol));
+    // Its socket and its task are still there.
+    let mut early = ByHand::dial(&net, 2, at(1)).await;
+    early.say(&hello(6)).await;
+    assert!(early.greeting().await.is_none());
+    drop(bad);
+    tokio::time::sleep(Duration::from_millis(5)).await;
     let _next = ByHand::enter(&net, 2, at(1), 6).await;
     end(a).await;
 }

@@ -34,6 +34,12 @@ pub enum NetworkError {
 }
 
 impl Network {
+    /// 127.0.0.0/8 and ::1.
+    pub const LOOPBACK: [Self; 2] = [
+        Self { ip: IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 0)), prefix: 8 },
+        Self { ip: IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), prefix: 128 },
+    ];
+
     /// Whether an address is in the network.
     pub fn contains(&self, ip: IpAddr) -> bool {
         match (self.ip, canonical_ip(ip)) {

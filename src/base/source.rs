@@ -26,6 +26,16 @@ impl Source {
         self.0
     }
 
+    /// The source in eight bytes: an IPv4 address in the lower half, or the upper half of the IPv6
+    /// network. The two do not collide but for IPv6 networks below ::1:0:0/32, which nobody has.
+    #[cfg(feature = "node")]
+    pub(crate) fn as_u64(self) -> u64 {
+        match self.0 {
+            IpAddr::V4(ip) => u64::from(u32::from(ip)),
+            IpAddr::V6(ip) => (u128::from(ip) >> 64) as u64,
+        }
+    }
+
     /// The subnet that it is charged to beside its own share: a /24, or a /48.
     pub fn subnet(self) -> Subnet {
         Subnet::of(self.0).last().expect("every address is in a subnet")

@@ -9,6 +9,7 @@ use crate::broadcast::{LogPositions, Parker};
 use crate::transport::Stream;
 use crate::wire::Protocol;
 
+use super::budget::MemoryOrigin;
 use super::driver::ConnectionDriver;
 use super::handle::Connection;
 use super::handler::ConnectionHandler;
@@ -24,6 +25,8 @@ pub struct ConnectionSetup<D> {
     pub protocol: Arc<D>,
     /// What it shares with other connections.
     pub shared: Arc<ConnectionShared>,
+    /// Whose share of the memory it uses.
+    pub origin: MemoryOrigin,
     /// Its positions in the urgent, the normal and the bulk log, taken before its key becomes live.
     pub positions: LogPositions,
     /// Its position in the latest-value state.
@@ -50,9 +53,9 @@ pub struct ConnectionBuilder<D: Protocol> {
 impl<D: Protocol> ConnectionBuilder<D> {
     /// Prepares a connection.
     pub fn new(setup: ConnectionSetup<D>) -> Self {
-        let ConnectionSetup { id, protocol, shared, positions, state, parker } = setup;
+        let ConnectionSetup { id, protocol, shared, origin, positions, state, parker } = setup;
         let cursors = Arc::clone(positions.states());
-        let connection = Connection::new(shared, cursors, Arc::clone(parker.parked_waker()));
+        let connection = Connection::new(shared, origin, cursors, Arc::clone(parker.parked_waker()));
         debug_assert_eq!(connection.id(), id, "positions of another connection");
         Self { connection, writer: Writer::new(positions, state), protocol, parker }
     }
@@ -76,7 +79,7 @@ impl<D: Protocol> ConnectionBuilder<D> {
         }
         ConnectionDriver {
             stream,
-            reader: Reader::new(&*protocol, &connection.shared, initial.already_read),
+            reader: Reader::new(&*protocol, &connection, initial.already_read),
             writer,
             inbox: Inbox::default(),
             protocol,

@@ -38,6 +38,9 @@ pub enum CloseReason {
     /// The peer was too slow for a lane whose lag policy is to disconnect.
     #[error("the peer is too slow for our broadcasts on the {0:?} lane")]
     TooSlow(Lane),
+    /// A message of the peer grows too slowly.
+    #[error("a message of the peer grows too slowly (`connection.min_progress`)")]
+    NoProgress,
     /// The memory ceiling has no room for what this peer sends.
     #[error("the memory ceiling leaves no room for what the peer sends")]
     MemoryCeiling,
@@ -63,6 +66,7 @@ impl CloseReason {
             Self::Eof | Self::Io(_) => DisconnectReason::Lost,
             Self::Wire(_) | Self::DuplicateRequestId(_) | Self::Flood => DisconnectReason::Protocol,
             Self::TooSlow(_) | Self::MemoryCeiling => DisconnectReason::Overloaded,
+            Self::NoProgress => DisconnectReason::NoProgress,
             Self::Reaped => DisconnectReason::Stale,
         }
     }
@@ -73,6 +77,7 @@ impl CloseReason {
             Self::Wire(error) => Some(fault_of(error)),
             Self::DuplicateRequestId(_) => Some(Misbehavior::Protocol),
             Self::Flood => Some(Misbehavior::Flood),
+            Self::NoProgress => Some(Misbehavior::Unresponsive),
             _ => None,
         }
     }
@@ -84,7 +89,7 @@ impl CloseReason {
             Self::Wire(_) | Self::DuplicateRequestId(_) | Self::Flood => GoodbyeReason::Protocol,
             Self::TooSlow(_) => GoodbyeReason::TooSlow,
             Self::MemoryCeiling => GoodbyeReason::Overloaded,
-            Self::Reaped => GoodbyeReason::Stale,
+            Self::Reaped | Self::NoProgress => GoodbyeReason::Stale,
         };
         Some(Goodbye::new(reason))
     }

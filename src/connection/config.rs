@@ -30,6 +30,13 @@ pub struct ConnectionConfig {
     /// misses do.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub write_batch_bytes: usize,
+    /// Bytes a second that an unfinished message of the peer grows by at least, and that the peer
+    /// takes at least of what waits for it; 0 for no such bound. Default 1 KiB.
+    #[serde(with = "crate::base::config_serde::byte_size")]
+    pub min_progress: usize,
+    /// The time over which that is measured, while we read. Default 20 s.
+    #[serde(with = "humantime_serde")]
+    pub progress_window: Duration,
     /// How long a closing connection may take to say goodbye. Default 500 ms.
     #[serde(with = "humantime_serde")]
     pub linger: Duration,
@@ -48,6 +55,8 @@ impl Default for ConnectionConfig {
             outbox_bytes: 8 * 1024 * 1024,
             max_outbound_requests: 1024,
             write_batch_bytes: 512 * 1024,
+            min_progress: 1024,
+            progress_window: Duration::from_secs(20),
             linger: Duration::from_millis(500),
             peers_interval: Duration::from_secs(1),
         }

@@ -121,7 +121,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
     /// One pass of the reader. After each batch of requests the responses so far are written, so
     /// that both ends work at the same time.
     fn read(&mut self, turn: &mut ReadTurn, io: &mut Context<'_>) -> Result<ReadOutcome, CloseReason> {
-        let Some(mut pass) = self.reader.begin_pass(&self.connection, &self.inbox, &self.handler) else {
+        let Some(mut pass) = self.reader.begin_pass(&self.connection, &self.inbox, &self.handler, io) else {
             return Ok(ReadOutcome::Drained);
         };
         let mut acks = BulkAcks::default();
@@ -144,7 +144,7 @@ impl<D: Protocol, S: Stream, H: ConnectionHandler> ConnectionDriver<D, S, H> {
                 break Err(reason);
             }
         };
-        let kept = self.reader.end_pass(pass, turn, &self.connection);
+        let kept = self.reader.end_pass(pass, turn, &self.connection, &self.handler, io);
         // The reason for which the connection ends is reported, not that the rest behind it had no
         // room.
         let outcome = result?;

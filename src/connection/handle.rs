@@ -15,9 +15,9 @@ use tokio::sync::oneshot;
 use crate::base::{ConnId, Lane, Tick};
 use crate::broadcast::{CursorStates, CursorView, ParkedWaker, ResumePoint};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use crate::wire::MessageHeader;
+use crate::wire::{MessageHeader, Payload};
 
-use super::budget::MemoryReservation;
+use super::budget::{MemoryAccount, MemoryOrigin, MemoryReservation};
 use super::close::CloseOrder;
 use super::lazy_box::LazyBox;
 use super::message::{Message, SendError};
@@ -53,6 +53,8 @@ pub type ResumePoints = [ResumePoint; 3];
 #[derive(Debug)]
 pub struct Connection {
     pub(super) shared: Arc<ConnectionShared>,
+    /// Whose share of the memory it uses.
+    origin: MemoryOrigin,
     pub(super) outbox: LazyBox<Outbox>,
     pub(super) outbound: LazyBox<OutboundRequests>,
     pub(super) rare: LazyBox<RareState>,
@@ -88,6 +90,8 @@ pub(super) struct RareState {
     pub(super) final_points: Option<Box<ResumePoints>>,
     /// The replacing connection, which waits for them.
     pub(super) successor: Option<oneshot::Sender<ResumePoints>>,
+    /// Counts what the connection holds.
+    pub(super) account: Option<Arc<MemoryAccount>>,
 }
 
 /// Messages and requests that wait in one connection.
@@ -106,20 +110,24 @@ pub struct PendingCounts {
 
 impl RareState {
     fn is_idle(&self) -> bool {
-        let Self { close_order, pings, inbound, final_points, successor } = self;
+        let Self { close_order, pings, inbound, final_points, successor, account } = self;
         let is_ending = close_order.is_some() || final_points.is_some() || successor.is_some();
-        !is_ending && pings.is_idle() && inbound.is_empty()
+        // Others hold the account while they hold memory.
+        let holds_memory = account.as_ref().is_some_and(|account| Arc::strong_count(account) > 1);
+        !is_ending && !holds_memory && pings.is_idle() && inbound.is_empty()
     }
 }
 
 impl Connection {
     pub(super) fn new(
         shared: Arc<ConnectionShared>,
+        origin: MemoryOrigin,
         cursors: Arc<CursorStates>,
         task: Arc<ParkedWaker>,
     ) -> Arc<Self> {
         Arc::new(Self {
             shared,
+            origin,
             outbox: LazyBox::new(),
             outbound: LazyBox::new(),
             rare: LazyBox::new(),
@@ -132,6 +140,45 @@ impl Connection {
             ping_count: AtomicU32::new(0),
             suppresses_declines: AtomicBool::new(false),
         })
+    }
+
+    /// The account of what this connection holds, opened if it held nothing.
+    pub(super) fn memory_account(&self) -> Arc<MemoryAccount> {
+        let mut rare = self.rare.lock();
+        let open = || self.shared.budget.account(self.origin);
+        Arc::clone(rare.account.get_or_insert_with(open))
+    }
+
+    /// What covers a reassembled payload from here on: the part of `cover`, which counted it so far,
+    /// and what came in the present pass and is not counted yet. It is in memory already.
+    pub(super) fn cover(
+        &self,
+        payload: &Payload<'_>,
+        cover: Option<&mut MemoryReservation>,
+    ) -> Option<MemoryReservation> {
+        let Payload::Owned(bytes) = payload else { return None };
+        let mut held = match cover {
+            Some(cover) => cover.split(bytes.len()),
+            None => MemoryReservation::empty(&self.memory_account()),
+        };
+        held.overdraw(bytes.len());
+        Some(held)
+    }
+
+    /// Closes the account if nothing is held, and frees the rarely needed state of a connection that
+    /// has had no other use for it.
+    pub(super) fn release_account(&self) {
+        let close = |rare: &mut RareState| {
+            rare.account.take_if(|account| Arc::strong_count(account) == 1);
+            // The numbers of requests must not start over while a handler runs.
+            rare.is_idle() && rare.inbound.is_unused()
+        };
+        drop(self.rare.take_if(close));
+    }
+
+    /// The account of what this connection holds; `None` if it holds nothing.
+    pub(crate) fn held_memory(&self) -> Option<Arc<MemoryAccount>> {
+        self.rare.with(|rare| rare.account.clone()).flatten()
     }
 
     /// The connection's number.
@@ -190,7 +237,7 @@ impl Connection {
             return Err((Rejected::Refused(cause), outgoing));
         }
         {
-            let mut outbox = self.outbox.lock_or(|| Outbox::new(&self.shared.budget));
+            let mut outbox = self.outbox.lock_or(|| Outbox::new(&self.memory_account()));
             if self.phase.load(Ordering::Acquire) == CLOSED {
                 return Err((Rejected::Closed, outgoing));
             }
@@ -311,11 +358,19 @@ impl Connection {
         self.stalled_since.store(0, Ordering::Relaxed);
     }
 
-    /// Bytes wait to be written; the stall counts from the first call.
-    pub(super) fn write_blocked(&self, now: Tick) {
-        if !self.is_stalled() {
+    /// Bytes wait to be written. The stall counts from the first call, or from the last one before
+    /// which the peer had taken bytes fast enough: `taken` since the stall began. Returns whether it
+    /// begins now.
+    pub(super) fn write_blocked(&self, now: Tick, taken: u64) -> bool {
+        let since = self.stalled_since.load(Ordering::Relaxed);
+        let wanted = now.since(Tick::from_millis(since.saturating_sub(1))).as_millis() as u64
+            * self.shared.config.min_progress as u64
+            / 1000;
+        let begins = since == 0 || taken >= wanted.max(1);
+        if begins {
             self.stalled_since.store(now.as_millis() + 1, Ordering::Relaxed);
         }
+        begins
     }
 }
 

@@ -37,7 +37,7 @@ mod shared;
 mod wake_flag;
 mod write;
 
-pub use budget::{MemoryBudget, MemoryReservation};
+pub use budget::{MemoryAccount, MemoryBudget, MemoryOrigin, MemoryReservation};
 pub use builder::{ConnectionBuilder, ConnectionSetup, InitialIo};
 pub use close_reason::CloseReason;
 pub use config::ConnectionConfig;

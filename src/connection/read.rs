@@ -13,6 +13,7 @@
 //! while the rest is decoded.
 
 mod buffer;
+mod deadlines;
 mod dispatch;
 mod inbox;
 
@@ -25,9 +26,9 @@ use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
 use crate::transport::Stream;
-use crate::wire::{DecodeStep, Decoder, MessageHeader, Protocol};
+use crate::wire::{DecodeStep, Decoder, MessageHeader, Payload, Protocol};
 
-use super::budget::MemoryReservation;
+use super::budget::{MemoryReservation, MemoryWait};
 use super::close_reason::CloseReason;
 use super::handle::Connection;
 use super::handler::ConnectionHandler;
@@ -35,6 +36,7 @@ use super::shared::ConnectionShared;
 use super::write::{BulkAcks, ControlSink};
 
 use buffer::{READ_BUFFER_BYTES, ReadBuffer};
+use deadlines::{ProgressWatch, RoomWait, Unfinished};
 pub(super) use inbox::Inbox;
 
 /// Requests, or responses, that are decoded before the other end gets something to do: enough to
@@ -61,12 +63,23 @@ pub(super) struct Reader<D: Protocol> {
     decoder: D::Decoder,
     /// Present while there is something to keep.
     unparsed: Option<Box<Unparsed>>,
-    /// When the peer last got a list of addresses.
-    peers_sent_at: Option<Box<Instant>>,
+    /// Present once one of it was needed.
+    timing: Option<Box<Timing>>,
     /// Bytes that the last turn decoded, if it ended with bytes left; 0 otherwise.
     turn_bytes: u32,
     is_paused: bool,
     expects_peers: bool,
+}
+
+/// What a reader does by the clock.
+#[derive(Default)]
+struct Timing {
+    /// When the peer last got a list of addresses.
+    peers_sent_at: Option<Instant>,
+    /// Present while something is unfinished.
+    progress: Option<ProgressWatch>,
+    /// Present while reading waits for memory.
+    room: Option<RoomWait>,
 }
 
 /// What is kept between two passes.
@@ -132,25 +145,29 @@ enum StopReason {
 
 impl<D: Protocol> Reader<D> {
     /// A reader for a stream of which `already_read` was read before.
-    pub(super) fn new(protocol: &D, shared: &ConnectionShared, already_read: Vec<u8>) -> Self {
+    pub(super) fn new(protocol: &D, connection: &Connection, already_read: Vec<u8>) -> Self {
         let unparsed = (!already_read.is_empty()).then(|| {
-            let mut reservation = MemoryReservation::empty(&shared.budget);
+            let mut reservation = MemoryReservation::empty(&connection.memory_account());
             reservation.resize(already_read.len());
             Box::new(Unparsed { bytes: already_read, reservation })
         });
         Self {
             decoder: protocol.decoder(),
             unparsed,
-            peers_sent_at: None,
+            timing: None,
             turn_bytes: 0,
             is_paused: false,
             expects_peers: false,
         }
     }
 
-    /// Whether reading waits for the inbox, not for the stream.
-    pub(super) const fn is_paused(&self) -> bool {
-        self.is_paused
+    /// Whether reading waits for the inbox or for memory, not for the stream.
+    pub(super) fn is_paused(&self) -> bool {
+        self.is_paused || self.waits_for_room()
+    }
+
+    fn waits_for_room(&self) -> bool {
+        self.timing.as_ref().is_some_and(|timing| timing.room.is_some())
     }
 
     /// From now on one list of addresses is welcome.
@@ -158,19 +175,32 @@ impl<D: Protocol> Reader<D> {
         self.expects_peers = true;
     }
 
-    /// Begins a pass, unless reading waits for the inbox. The pass must be given to
+    /// Begins a pass, unless reading waits for the inbox or for memory. The pass must be given to
     /// [`Self::end_pass`].
     pub(super) fn begin_pass<H: ConnectionHandler>(
         &mut self,
         connection: &Connection,
         inbox: &Inbox,
         handler: &H,
+        cx: &mut Context<'_>,
     ) -> Option<ReadPass> {
-        if self.is_paused {
-            if !inbox.has_room(&connection.shared.config) {
+        if self.is_paused() {
+            if self.is_paused && !inbox.has_room(&connection.shared.config) {
                 return None;
             }
             self.is_paused = false;
+            if let Some(timing) = &mut self.timing
+                && let Some(mut room) = timing.room.take()
+            {
+                let has_room =
+                    self.unparsed.as_ref().is_none_or(|kept| kept.reservation.account().has_room());
+                if !has_room {
+                    room.poll(cx);
+                    timing.room = Some(room);
+                    return None;
+                }
+                room.waiting.resume();
+            }
             handler.on_read_paused(false);
         }
         let unparsed = self.unparsed.as_mut().map_or_else(Vec::new, |kept| std::mem::take(&mut kept.bytes));
@@ -215,6 +245,7 @@ impl<D: Protocol> Reader<D> {
         context: &mut ReadContext<'_, D, H>,
     ) -> Result<StopReason, CloseReason> {
         let (mut frames, begun, mut partial) = (turn.frames, pass.start, 0);
+        let (mut unfinished_bytes, mut has_message) = (0, false);
         let (mut requests, mut responses) = (0, 0);
         let stopped = loop {
             let step = match self.decoder.step(&pass.buffer.bytes[pass.start..pass.end]) {
@@ -225,15 +256,20 @@ impl<D: Protocol> Reader<D> {
             let dispatched = match step {
                 DecodeStep::NeedMore => break Ok(StopReason::NeedsBytes),
                 // Less than a frame is no sign of life, but it takes its time.
-                DecodeStep::PartialFrame { .. } => {
+                DecodeStep::PartialFrame { used } => {
                     partial += 1;
+                    unfinished_bytes += used;
                     Ok(())
                 }
-                DecodeStep::Chunk { .. } => Ok(()),
+                DecodeStep::Chunk { used } => {
+                    unfinished_bytes += used;
+                    Ok(())
+                }
                 DecodeStep::Control { control, .. } => self.dispatch_control(control, context),
                 DecodeStep::Message { lane, header, payload, .. } => {
                     requests += usize::from(matches!(header, MessageHeader::Request { .. }));
                     responses += usize::from(matches!(header, MessageHeader::Response { .. }));
+                    has_message |= matches!(payload, Payload::Owned(_));
                     // What covers the memory that the message was reassembled in moves on with it.
                     let cover = self.unparsed.as_mut().map(|kept| &mut kept.reservation);
                     dispatch::dispatch_message(lane, header, payload, cover, context)
@@ -258,6 +294,14 @@ impl<D: Protocol> Reader<D> {
             }
         };
         turn.decoded += pass.start - begun;
+        if let Some(watch) = self.timing.as_mut().and_then(|timing| timing.progress.as_mut()) {
+            watch.count(unfinished_bytes, frames > turn.frames + partial, has_message);
+        }
+        if unfinished_bytes > 0
+            && let Some(kept) = &self.unparsed
+        {
+            kept.reservation.account().moved(unfinished_bytes);
+        }
         let handled = frames - std::mem::replace(&mut turn.frames, frames);
         if handled > partial && !context.handler.on_frame(context.handler.now()) {
             return Err(CloseReason::Reaped);
@@ -269,16 +313,19 @@ impl<D: Protocol> Reader<D> {
     }
 
     /// Ends a pass: keeps what is not decoded. It is in memory already, so it is kept and counted
-    /// even if the ceiling refuses: the rest of a frame, or the rest of the buffer when reading
-    /// stopped before its end.
+    /// even if the ceiling, or a share, refuses: the rest of a frame, or the rest of the buffer when
+    /// reading stopped before its end. Then nothing more is read until there is room.
     ///
     /// # Errors
-    /// [`CloseReason::MemoryCeiling`] if there is no memory to reassemble a message of many frames.
-    pub(super) fn end_pass(
+    /// [`CloseReason::NoProgress`] if a message has been unfinished for too long, and
+    /// [`CloseReason::MemoryCeiling`] if there will never be room for it.
+    pub(super) fn end_pass<H: ConnectionHandler>(
         &mut self,
         pass: ReadPass,
         turn: &ReadTurn,
         connection: &Connection,
+        handler: &H,
+        cx: &mut Context<'_>,
     ) -> Result<(), CloseReason> {
         self.turn_bytes = if turn.is_used { u32::try_from(turn.decoded).unwrap_or(u32::MAX) } else { 0 };
         let rest = &pass.buffer.bytes[pass.start..pass.end];
@@ -286,24 +333,57 @@ impl<D: Protocol> Reader<D> {
         let held = rest.len() + reassembled;
         if held == 0 {
             self.unparsed = None;
-            return Ok(());
+            return self.watch_progress(Unfinished::Nothing, 0, turn, connection, cx);
         }
+        let was_paused = self.is_paused();
+        let watch = self.timing.get_or_insert_default().progress.get_or_insert_with(|| {
+            ProgressWatch::new(&connection.shared.config, connection.memory_account())
+        });
         let unparsed = self.unparsed.get_or_insert_with(|| {
-            let reservation = MemoryReservation::empty(&connection.shared.budget);
+            let reservation = MemoryReservation::empty(&watch.account);
             Box::new(Unparsed { bytes: Vec::new(), reservation })
         });
         unparsed.bytes = rest.to_vec();
-        if unparsed.reservation.resize(held) {
-            return Ok(());
+        if !unparsed.reservation.resize(held) {
+            unparsed.reservation.overdraw(held);
+            if unparsed.reservation.account().is_beyond_hope() {
+                return Err(CloseReason::MemoryCeiling);
+            }
+            // Less than a message of many frames is what any connection may hold.
+            if reassembled > 2 * connection.shared.limits.window {
+                let waiting = MemoryWait::new(unparsed.reservation.account());
+                let timing = self.timing.get_or_insert_default();
+                let mut room = RoomWait::new(waiting);
+                room.poll(cx);
+                timing.room = Some(room);
+                if !was_paused {
+                    handler.on_read_paused(true);
+                }
+            }
         }
-        // The rest after a pause is many frames. Only the one that continues the message counts
-        // here.
-        let window = connection.shared.limits.window;
-        let message = if reassembled > 0 { reassembled + rest.len().min(window) } else { 0 };
-        if message > 2 * window && !unparsed.reservation.resize(reassembled) {
-            return Err(CloseReason::MemoryCeiling);
+        let unfinished = match (self.is_paused(), reassembled) {
+            (true, _) => Unfinished::Paused,
+            (false, 0) => Unfinished::Frame,
+            (false, _) => Unfinished::Message,
+        };
+        self.watch_progress(unfinished, rest.len(), turn, connection, cx)
+    }
+
+    fn watch_progress(
+        &mut self,
+        unfinished: Unfinished,
+        rest: usize,
+        turn: &ReadTurn,
+        connection: &Connection,
+        cx: &mut Context<'_>,
+    ) -> Result<(), CloseReason> {
+        let config = &connection.shared.config;
+        if let Some(timing) = &mut self.timing
+            && let Some(watch) = &mut timing.progress
+            && !watch.poll(unfinished, rest, turn.reads > 0, config, cx)?
+        {
+            timing.progress = None;
         }
-        unparsed.reservation.overdraw(held);
         Ok(())
     }
 }

@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 use crate::base::Lane;
 use crate::wire::{EncodeError, MessageHeader, Status};
 
+use super::budget::MemoryReservation;
 use super::handle::Connection;
 use super::message::{Message, RequestError, Response, SendError};
 
@@ -31,7 +32,14 @@ pub use pipeline::RequestPipeline;
 pub use responder::{RespondError, Responder};
 
 /// A response, or that there is none and why.
-type RequestResult = Result<Response, RequestDeclined>;
+type RequestResult = Result<Delivery, RequestDeclined>;
+
+/// A response on its way to the asker, counted until it is taken.
+#[derive(Debug)]
+struct Delivery {
+    response: Response,
+    _counted: Option<MemoryReservation>,
+}
 
 /// Where the response to a request arrives. Fails if the connection ends first.
 type ResponseReceiver = oneshot::Receiver<RequestResult>;
@@ -134,7 +142,7 @@ async fn await_response(response: ResponseReceiver, within: Duration) -> Result<
     match timeout(within, response).await {
         Err(_) => Err(RequestError::Timeout),
         Ok(Err(_)) => Err(RequestError::Closed),
-        Ok(Ok(Ok(response))) => Ok(response),
+        Ok(Ok(Ok(delivery))) => Ok(delivery.response),
         Ok(Ok(Err(declined))) => Err(declined.into()),
     }
 }

@@ -168,7 +168,11 @@ impl Writer {
         let mut active = self.activate();
         let outcome = self.poll_active(&mut active, stream, cx, context, mode);
         if matches!(outcome, Ok(WriteOutcome::Drained)) && self.save_positions(&active) {
+            let held_memory = active.reservation.take().is_some();
             buffer_cache::put(active);
+            if held_memory {
+                context.connection.release_account();
+            }
         } else {
             self.active = Some(active);
         }
@@ -202,7 +206,7 @@ impl Writer {
                 Poll::Ready(Err(error)) => return Err(outcome.err().unwrap_or(CloseReason::Io(error))),
                 Poll::Pending => {
                     outcome?;
-                    context.connection.write_blocked(context.handler.now());
+                    active.note_blocked(context.connection, context.handler.now());
                     self.mark_blocked(active);
                     return Ok(WriteOutcome::Blocked);
                 }
@@ -233,7 +237,7 @@ impl Writer {
                 self.gather(active, context, mode)?;
                 if active.round.is_empty() {
                     if mode == WriteMode::All && self.is_held_back(active, connection) {
-                        connection.write_blocked(context.handler.now());
+                        active.note_blocked(connection, context.handler.now());
                         return Ok(WriteOutcome::WindowFull);
                     }
                     // Bytes that wait in a flush are not written yet.
@@ -249,13 +253,14 @@ impl Writer {
                         context.handler.on_traffic(0, count);
                         // Where bulk waits for the peer's process, bytes that its kernel takes are
                         // no progress: only an acknowledgement is.
-                        if !active.bulk_window.is_full() {
-                            connection.write_progressed();
+                        if connection.is_stalled() && !active.bulk_window.is_full() {
+                            active.stall_bytes += count as u64;
+                            active.note_blocked(connection, context.handler.now());
                         }
                     }
                     Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
                     Poll::Pending => {
-                        connection.write_blocked(context.handler.now());
+                        active.note_blocked(connection, context.handler.now());
                         active.release(connection);
                         return Ok(WriteOutcome::Blocked);
                     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::base::Network;
 use crate::broadcast::LagPolicy;
 use crate::connection::ConnectionConfig;
 use crate::pool::{HealthPolicy, Limits, LivenessPolicy, Misbehavior, PoolConfig};
@@ -118,6 +119,10 @@ pub struct RuntimeConfig {
     /// How often the address book is written. Default 5 s.
     #[serde(with = "humantime_serde")]
     pub flush_interval: Duration,
+    /// Networks whose hosts have no shares: the limits of a source or a subnet, on connections,
+    /// handshakes, relay memory and memory, do not bind them. Default: none, and the loopback
+    /// networks in [`NodeConfig::local`], where all peers are one source.
+    pub exempt_networks: Vec<Network>,
     /// The limit of all memory held for peers: rings, state, inboxes, lanes, reassembly, partial
     /// reads. Default 256 MiB.
     #[serde(with = "crate::base::config_serde::byte_size")]
@@ -143,6 +148,7 @@ impl NodeConfig {
         // All peers are one source.
         (config.relay.source_share_percent, config.relay.subnet_share_percent) = (100, 100);
         config.runtime.discovery = DiscoveryConfig::local();
+        config.runtime.exempt_networks = Network::LOOPBACK.to_vec();
         config.runtime.ping_interval = Duration::from_secs(2);
         config.runtime.liveness.stale_after = Duration::from_secs(8);
         config.runtime.discovery_interval = Duration::from_secs(5);
@@ -182,6 +188,7 @@ impl NodeConfig {
                 stable_after: Duration::from_secs(60),
                 discovery_interval: Duration::from_secs(30),
                 flush_interval: Duration::from_secs(5),
+                exempt_networks: Vec::new(),
                 memory_limit: 256 * 1024 * 1024,
                 urgent_lag: LagPolicy::Disconnect,
                 normal_lag: LagPolicy::Skip,

@@ -83,7 +83,7 @@ impl<K: PeerKey, C: ConnectionHandle> AddressIndex<K, C> {
         }
     }
 
-    /// Counts one pending connection. [`SlotClass::Reserved`] is counted and never refused here.
+    /// Counts one pending connection. Only [`SlotClass::Ordinary`] is ever refused here.
     pub(super) fn reserve(&self, ip: IpAddr, slot: SlotClass, limits: &Limits) -> Result<(), AdmitError> {
         let limited = slot == SlotClass::Ordinary;
         {

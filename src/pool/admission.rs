@@ -108,7 +108,7 @@ impl Admission {
             }
         };
         let room = match slot {
-            SlotClass::Ordinary => {
+            SlotClass::Ordinary | SlotClass::Exempt => {
                 max.saturating_sub(reserved.saturating_sub(self.reserved_in_use(direction)))
             }
             SlotClass::Reserved => max,

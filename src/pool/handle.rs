@@ -76,11 +76,13 @@ pub enum DisconnectReason {
     HandlerPanic,
     /// The peer's health fell to zero.
     Misbehaved,
+    /// A message of the peer grew too slowly.
+    NoProgress,
 }
 
 impl DisconnectReason {
     /// Every reason, in order of [`DisconnectReason::index`].
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Closed,
         Self::Lost,
         Self::Stale,
@@ -97,6 +99,7 @@ impl DisconnectReason {
         Self::Rejected,
         Self::HandlerPanic,
         Self::Misbehaved,
+        Self::NoProgress,
     ];
 
     /// Position in [`DisconnectReason::ALL`].
@@ -123,6 +126,7 @@ impl DisconnectReason {
             Self::Rejected => "rejected",
             Self::HandlerPanic => "handler_panic",
             Self::Misbehaved => "misbehaved",
+            Self::NoProgress => "no_progress",
         }
     }
 }

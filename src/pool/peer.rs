@@ -18,6 +18,7 @@ use super::{
 
 const FLAG_INBOUND: u8 = 1;
 const FLAG_RESERVED: u8 = 2;
+const FLAG_EXEMPT: u8 = 4;
 
 /// State that all peers of a pool share. It holds no peer, so there is no cycle of references.
 #[derive(Debug)]
@@ -88,12 +89,16 @@ impl<K: PeerKey, C: ConnectionHandle> Peer<K, C> {
             SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
         };
         let inbound = if origin.direction == Direction::Inbound { FLAG_INBOUND } else { 0 };
-        let reserved = if origin.slot == SlotClass::Reserved { FLAG_RESERVED } else { 0 };
+        let slot = match origin.slot {
+            SlotClass::Ordinary => 0,
+            SlotClass::Exempt => FLAG_EXEMPT,
+            SlotClass::Reserved => FLAG_RESERVED,
+        };
         Self {
             liveness: Liveness::new(now),
             key,
             ip,
-            flags: inbound | reserved,
+            flags: inbound | slot,
             port: origin.addr.port(),
             scope_id,
             rtt_micros: AtomicU32::new(0),
@@ -143,7 +148,11 @@ impl<K: PeerKey, C: ConnectionHandle> Peer<K, C> {
 
     /// The class of slot that it was admitted to.
     pub fn slot_class(&self) -> SlotClass {
-        if self.flags & FLAG_RESERVED != 0 { SlotClass::Reserved } else { SlotClass::Ordinary }
+        match self.flags & (FLAG_RESERVED | FLAG_EXEMPT) {
+            0 => SlotClass::Ordinary,
+            FLAG_EXEMPT => SlotClass::Exempt,
+            _ => SlotClass::Reserved,
+        }
     }
 
     /// The user's handle of the connection.

@@ -20,6 +20,9 @@ pub enum SlotClass {
     /// Bounded by the limit less the reserved slots, and by the limits of its address and subnets.
     #[default]
     Ordinary,
+    /// As ordinary, but the limits of its address and subnets do not refuse it: for networks that
+    /// the operator exempts.
+    Exempt,
     /// For peers that the operator trusts. It may take the reserved slots, address and subnet
     /// limits count it but do not refuse it, and lowered limits do not remove it.
     Reserved,
@@ -57,6 +60,11 @@ impl<K: PeerKey, C: ConnectionHandle> Permit<K, C> {
     /// The side that opened the connection.
     pub fn direction(&self) -> Direction {
         self.guard.pending.origin.direction
+    }
+
+    /// The class of its slot.
+    pub fn slot_class(&self) -> SlotClass {
+        self.guard.pending.origin.slot
     }
 
     /// Whether the sweep has revoked it.
@@ -127,6 +135,11 @@ impl<K: PeerKey, C: ConnectionHandle> Claim<K, C> {
     /// The side that opened the connection.
     pub fn direction(&self) -> Direction {
         self.record.direction
+    }
+
+    /// The class of its slot.
+    pub fn slot_class(&self) -> SlotClass {
+        self.guard.pending.origin.slot
     }
 
     /// Whether the sweep has revoked it.

@@ -134,7 +134,7 @@ impl<K: PeerKey, C: ConnectionHandle> Trim<'_, K, C> {
         // no surplus.
         peers.retain(|peer| peer.is_live());
         let surplus = peers.len().saturating_sub(max);
-        peers.retain(|peer| peer.slot_class() == SlotClass::Ordinary);
+        peers.retain(|peer| peer.slot_class() != SlotClass::Reserved);
         // Reserved peers may exceed the limit and stay.
         let surplus = surplus.min(peers.len());
         let now = self.now;

@@ -7,6 +7,7 @@
 
 mod addresses;
 mod floods;
+mod memory;
 mod raw_peer;
 mod shares;
 mod victim;

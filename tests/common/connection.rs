@@ -12,7 +12,7 @@ use peerpool::broadcast::state::{StateConfig, StateTable};
 use peerpool::broadcast::{LagPolicy, Log, LogConfig, LogSet, WakeSet};
 use peerpool::connection::{
     CloseReason, Connection, ConnectionBuilder, ConnectionConfig, ConnectionHandler, ConnectionSetup,
-    ConnectionShared, Event, Handled, InitialIo, MemoryBudget, Request, Responder,
+    ConnectionShared, Event, Handled, InitialIo, MemoryBudget, MemoryOrigin, Request, Responder,
 };
 use peerpool::transport::Stream;
 use peerpool::wire::{Control, DecodeStep, Decoder, Goodbye, MessageHeader, Protocol, WireError};
@@ -89,6 +89,7 @@ impl<D: Protocol> TestSide<D> {
             id,
             protocol: Arc::clone(&self.protocol),
             shared: Arc::clone(&self.shared),
+            origin: MemoryOrigin::EXEMPT,
             positions: self.logs.join(id, None),
             state: self.state.cursor(),
             parker: self.wake_set.parker(),

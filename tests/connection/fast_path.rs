@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use peerpool::broadcast::{Appended, Receipt};
 use peerpool::connection::{
-    CloseReason, ConnectionBuilder, ConnectionHandler, ConnectionSetup, InitialIo, Message,
+    CloseReason, ConnectionBuilder, ConnectionHandler, ConnectionSetup, InitialIo, MemoryOrigin, Message,
 };
 use peerpool::transport::Stream;
 use peerpool::wire::{DecodeStep, Decoder, MessageHeader, Native, Protocol};
@@ -255,6 +255,7 @@ async fn the_fast_path_skips_messages_from_a_replaced_connection() {
         id,
         protocol: Arc::clone(&side.protocol),
         shared: Arc::clone(&side.shared),
+        origin: MemoryOrigin::EXEMPT,
         positions: side.logs.join(id, Some(positions.try_into().unwrap())),
         state: side.state.cursor(),
         parker: side.wake_set.parker(),

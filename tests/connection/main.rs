@@ -12,6 +12,7 @@ mod inbox;
 mod lanes;
 #[cfg(feature = "timecoin")]
 mod pending_by_kind;
+mod progress;
 mod requests;
 #[path = "../common/toy.rs"]
 mod toy;

@@ -7,7 +7,7 @@ use std::task::{Context, Wake, Waker};
 
 use super::*;
 use crate::broadcast::{LOGS_PER_SET, LogConfig, LogSet, WakeSet};
-use crate::connection::{ConnectionConfig, MemoryBudget};
+use crate::connection::{ConnectionConfig, MemoryBudget, MemoryOrigin};
 use crate::wire::{Native, Protocol};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ fn connection() -> Arc<Connection> {
     let logs = LogSet::new([LogConfig::test(); LOGS_PER_SET], &wake_set);
     let positions = logs.join(ConnId::new(1).expect("not zero"), None);
     let parker = wake_set.parker();
-    Connection::new(Arc::new(shared), Arc::clone(positions.states()), Arc::clone(parker.parked_waker()))
+    Connection::new(Arc::new(shared), MemoryOrigin::EXEMPT, Arc::clone(positions.states()), Arc::clone(parker.parked_waker()))
 }
 
 /// Locks the connection when it is woken and when it is dropped, like a waker that runs or owns a

@@ -17,12 +17,12 @@ pub(super) fn dispatch_message<D: Protocol, H: ConnectionHandler>(
     lane: Lane,
     header: MessageHeader,
     payload: Payload<'_>,
-    cover: Option<&mut MemoryReservation>,
+    mut cover: Option<&mut MemoryReservation>,
     context: &mut ReadContext<'_, D, H>,
 ) -> Result<(), CloseReason> {
     let ReadContext { connection, handler, inbox, .. } = context;
     match header {
-        MessageHeader::Event { kind } => match connection.match_reply(kind, payload) {
+        MessageHeader::Event { kind } => match connection.match_reply(kind, payload, cover.as_deref_mut()) {
             Some(payload) => {
                 inbox.push_event(*handler, connection, Event { lane, kind, payload }, cover)
             }
@@ -36,7 +36,8 @@ pub(super) fn dispatch_message<D: Protocol, H: ConnectionHandler>(
         }
         MessageHeader::Response { id, status } => {
             // A late or unknown response is dropped.
-            connection.complete_request(id, status, payload.into_bytes());
+            let counted = connection.cover(&payload, cover);
+            connection.complete_request(id, status, payload.into_bytes(), counted);
             Ok(())
         }
         MessageHeader::Cancel { id } => {
@@ -77,8 +78,9 @@ impl<D: Protocol> Reader<D> {
             Control::Abort { .. } => {}
             Control::GetPeers { max } => {
                 let interval = connection.shared.config.peers_interval;
-                if self.peers_sent_at.as_ref().is_none_or(|sent| sent.elapsed() >= interval) {
-                    self.peers_sent_at = Some(Box::new(Instant::now()));
+                let timing = self.timing.get_or_insert_default();
+                if timing.peers_sent_at.is_none_or(|sent| sent.elapsed() >= interval) {
+                    timing.peers_sent_at = Some(Instant::now());
                     let max = usize::from(max).min(connection.shared.limits.peers);
                     let mut peers = handler.on_get_peers(max);
                     peers.truncate(max);

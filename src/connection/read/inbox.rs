@@ -36,6 +36,12 @@ thread_local! {
 
 type HandlerFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// A handler's future, and what covers the payload that it was given.
+struct Running {
+    future: HandlerFuture,
+    _payload: Option<MemoryReservation>,
+}
+
 /// The bounded inbox of one connection, and the handlers that run on its messages. An idle inbox
 /// holds no memory.
 #[derive(Default)]
@@ -50,9 +56,9 @@ struct InboxState {
     bytes: usize,
     /// Covers `bytes`. `None` before the first message had to wait.
     reservation: Option<MemoryReservation>,
-    event_future: Option<HandlerFuture>,
+    event_future: Option<Running>,
     /// By the number of the request; see [`Admission::Accepted`].
-    request_futures: Vec<(u32, HandlerFuture)>,
+    request_futures: Vec<(u32, Running)>,
     waker: Option<Arc<HandlerWaker>>,
 }
 
@@ -110,14 +116,21 @@ impl Inbox {
             state.events.push_back(QueuedMessage { lane, kind, payload });
             return Ok(());
         }
-        self.start_event(handler, event);
+        let held = connection.cover(&event.payload, cover);
+        self.start_event(handler, event, held);
         Ok(())
     }
 
-    fn start_event<H: ConnectionHandler>(&mut self, handler: &H, event: Event<'_>) {
+    /// `held` covers the payload until the handler's call, or its future, has ended.
+    fn start_event<H: ConnectionHandler>(
+        &mut self,
+        handler: &H,
+        event: Event<'_>,
+        held: Option<MemoryReservation>,
+    ) {
         if let Some(Handled::Later(future)) = catch_panic(handler, || handler.on_event(event)) {
             let state = self.state();
-            state.event_future = Some(future);
+            state.event_future = Some(Running { future, _payload: held });
             state.wake_handlers();
         }
     }
@@ -148,7 +161,8 @@ impl Inbox {
         match admission {
             Admission::Accepted(number) => {
                 let admitted = AdmittedRequest { id, number };
-                self.start_request(handler, connection, admitted, request);
+                let held = connection.cover(&request.payload, cover);
+                self.start_request(handler, connection, admitted, request, held);
                 return Ok(());
             }
             // Where the id is a slot, this is another request, which waits for its turn.
@@ -170,11 +184,12 @@ impl Inbox {
         connection: &Arc<Connection>,
         AdmittedRequest { id, number }: AdmittedRequest,
         request: Request<'_>,
+        held: Option<MemoryReservation>,
     ) {
         let responder = Responder::new(Arc::clone(connection), id, number, request.lane);
         if let Some(Handled::Later(future)) = catch_panic(handler, || handler.on_request(request, responder)) {
             let state = self.state();
-            state.request_futures.push((number, future));
+            state.request_futures.push((number, Running { future, _payload: held }));
             state.wake_handlers();
         }
     }
@@ -212,14 +227,14 @@ impl Inbox {
             return false;
         }
         let mut moved = self.state().poll_handlers(handler, cx);
-        while let Some(QueuedMessage { lane, kind, payload }) = self.state().next_event() {
-            self.start_event(handler, Event { lane, kind, payload: Payload::Owned(payload) });
+        while let Some((QueuedMessage { lane, kind, payload }, held)) = self.state().next_event() {
+            self.start_event(handler, Event { lane, kind, payload: Payload::Owned(payload) }, held);
             moved = true;
         }
-        while let Some((admitted, queued)) = self.state().next_request(connection) {
+        while let Some((admitted, queued, held)) = self.state().next_request(connection) {
             let QueuedMessage { lane, kind, payload } = queued;
             let request = Request { lane, kind, payload: Payload::Owned(payload) };
-            self.start_request(handler, connection, admitted, request);
+            self.start_request(handler, connection, admitted, request, held);
             moved = true;
         }
         if moved {
@@ -267,16 +282,19 @@ impl InboxState {
         self.events.len() + self.requests.len()
     }
 
-    fn next_event(&mut self) -> Option<QueuedMessage> {
+    fn next_event(&mut self) -> Option<(QueuedMessage, Option<MemoryReservation>)> {
         if self.event_future.is_some() {
             return None;
         }
         let queued = self.events.pop_front()?;
-        self.release(queued.payload.len());
-        Some(queued)
+        let held = self.release_to_handler(queued.payload.len());
+        Some((queued, held))
     }
 
-    fn next_request(&mut self, connection: &Connection) -> Option<(AdmittedRequest, QueuedMessage)> {
+    fn next_request(
+        &mut self,
+        connection: &Connection,
+    ) -> Option<(AdmittedRequest, QueuedMessage, Option<MemoryReservation>)> {
         let max = connection.shared.max_inbound_requests();
         if self.request_futures.len() >= max {
             return None;
@@ -286,8 +304,8 @@ impl InboxState {
             return None;
         };
         let (id, queued) = self.requests.remove(at)?;
-        self.release(queued.payload.len());
-        Some((AdmittedRequest { id, number }, queued))
+        let held = self.release_to_handler(queued.payload.len());
+        Some((AdmittedRequest { id, number }, queued, held))
     }
 
     fn poll_handlers<H: ConnectionHandler>(&mut self, handler: &H, cx: &mut Context<'_>) -> bool {
@@ -300,7 +318,8 @@ impl InboxState {
         let waker = Waker::from(Arc::clone(waker));
         let mut handler_cx = Context::from_waker(&waker);
         // A future that panicked is over.
-        let mut is_over = |future: &mut HandlerFuture| {
+        let mut is_over = |running: &mut Running| {
+            let future = &mut running.future;
             catch_panic(handler, || future.as_mut().poll(&mut handler_cx)).is_none_or(|poll| poll.is_ready())
         };
         let mut moved = false;
@@ -351,7 +370,7 @@ impl InboxState {
     ) -> Result<Bytes, CloseReason> {
         self.bytes += payload.len();
         let reservation =
-            self.reservation.get_or_insert_with(|| MemoryReservation::empty(&connection.shared.budget));
+            self.reservation.get_or_insert_with(|| MemoryReservation::empty(&connection.memory_account()));
         // So that the payload is counted exactly once.
         if let (Payload::Owned(bytes), Some(cover)) = (&payload, cover) {
             cover.give(bytes.len(), reservation);
@@ -363,10 +382,18 @@ impl InboxState {
         Ok(payload.into_bytes())
     }
 
+    /// Takes a message out of the queues. What covers it goes on covering it.
+    fn release_to_handler(&mut self, bytes: usize) -> Option<MemoryReservation> {
+        let held = self.reservation.as_mut().map(|reservation| reservation.split(bytes));
+        self.release(bytes);
+        held
+    }
+
     fn release(&mut self, bytes: usize) {
         self.bytes -= bytes;
         if let Some(reservation) = &mut self.reservation {
-            reservation.resize(self.bytes);
+            // Never more than there is: that would be another request for memory.
+            reservation.resize(self.bytes.min(reservation.bytes()));
         }
         if self.queued() == 0 {
             self.events = VecDeque::new();

@@ -43,6 +43,11 @@ impl InboundRequests {
         self.entries.len()
     }
 
+    /// Whether there has been no request yet.
+    pub(in crate::connection) fn is_unused(&self) -> bool {
+        self.entries.is_empty() && self.last_number == 0
+    }
+
     pub(in crate::connection) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
 use crate::base::Lane;
+use crate::connection::budget::MemoryReservation;
 use crate::connection::handle::Connection;
 use crate::connection::message::Response;
 use crate::connection::write::outbox::{Outgoing, QueueBound};
@@ -14,7 +15,7 @@ use crate::wire::{MessageHeader, Status};
 
 use super::pending_by_kind::{PendingByKind, TurnQueue};
 use super::pipeline::PipelineEntry;
-use super::{RequestDeclined, RequestResult, ResponseReceiver};
+use super::{Delivery, RequestDeclined, RequestResult, ResponseReceiver};
 
 /// Entries that an empty table keeps room for.
 const MAX_IDLE_CAPACITY: usize = 32;
@@ -172,14 +173,22 @@ impl Connection {
     }
 
     /// A response arrived. A late one, or one that was never asked for, is dropped.
-    pub(in crate::connection) fn complete_request(&self, id: u32, status: Status, payload: Response) {
+    ///
+    /// `counted` covers a response that was reassembled.
+    pub(in crate::connection) fn complete_request(
+        &self,
+        id: u32,
+        status: Status,
+        payload: Response,
+        counted: Option<MemoryReservation>,
+    ) {
         if self.shared.reply_matcher.is_some() {
             return self.decline_in_slot(id, RequestDeclined { status, detail: payload });
         }
         let waiter = self.outbound.with(|outbound| outbound.remove(id)).flatten();
         let Some(waiter) = waiter else { return };
         waiter.complete(if status == Status::Ok {
-            Ok(payload)
+            Ok(Delivery { response: payload, _counted: counted })
         } else {
             Err(RequestDeclined { status, detail: payload })
         });

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::base::Lane;
+use crate::connection::budget::MemoryReservation;
 use crate::connection::handle::Connection;
 use crate::wire::Payload;
 
 use super::outbound_requests::RegisterError;
-use super::{RequestDeclined, RequestResult, ResponseReceiver};
+use super::{Delivery, RequestDeclined, RequestResult, ResponseReceiver};
 
 /// The reply slots of one connection that are in use: a handful at most.
 ///
@@ -195,6 +196,7 @@ impl Connection {
         &self,
         kind: u16,
         payload: Payload<'p>,
+        cover: Option<&mut MemoryReservation>,
     ) -> Option<Payload<'p>> {
         let Some(matcher) = &self.shared.reply_matcher else { return Some(payload) };
         let Some(slot) = matcher.reply_slot(kind) else { return Some(payload) };
@@ -218,8 +220,10 @@ impl Connection {
             ReplySlot::Waiting { sender, .. } => {
                 // If the requester has gone at this very moment, the response answers nothing any
                 // more.
-                let unwanted = sender.send(Ok(payload.into_bytes())).err();
-                unwanted.and_then(Result::ok).map(Payload::Owned)
+                let _counted = self.cover(&payload, cover);
+                let delivery = Delivery { response: payload.into_bytes(), _counted };
+                let unwanted = sender.send(Ok(delivery)).err();
+                unwanted.and_then(Result::ok).map(|delivery| Payload::Owned(delivery.response))
             }
             ReplySlot::Reserved { .. } | ReplySlot::Abandoned(_) => Some(payload),
         };

@@ -228,7 +228,7 @@ impl RequestPipeline {
             while let Some(Arrival { slot, number, result }) = self.taken.pop_front() {
                 if self.release(slot, number).is_some() {
                     let result = match result {
-                        Some(Ok(response)) => Ok(response),
+                        Some(Ok(delivery)) => Ok(delivery.response),
                         Some(Err(declined)) => Err(declined.into()),
                         None => Err(RequestError::Closed),
                     };

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::base::Lane;
-use crate::connection::budget::{MemoryBudget, MemoryReservation};
+use crate::connection::budget::{MemoryAccount, MemoryReservation};
 use crate::connection::config::ConnectionConfig;
 use crate::wire::{EncodeError, MessageHeader};
 
@@ -55,11 +55,11 @@ pub(in crate::connection) enum Rejected {
 }
 
 impl Outbox {
-    pub(in crate::connection) fn new(budget: &Arc<MemoryBudget>) -> Self {
+    pub(in crate::connection) fn new(account: &Arc<MemoryAccount>) -> Self {
         Self {
             lanes: Default::default(),
             bytes: [0; 3],
-            reservation: MemoryReservation::empty(budget),
+            reservation: MemoryReservation::empty(account),
             is_flooded: false,
         }
     }
@@ -79,7 +79,7 @@ impl Outbox {
             QueueBound::Normal => {
                 let fits = queued < config.outbox_messages
                     && (self.bytes[index] == 0 || self.bytes[index] + cost <= config.outbox_bytes);
-                if !fits || !self.reservation.resize(reserved) {
+                if !fits || !self.reservation.resize_to_send(reserved) {
                     return Err((Rejected::Full, outgoing));
                 }
             }
@@ -91,7 +91,7 @@ impl Outbox {
                 }
                 // Where the ceiling refuses, the header goes uncounted. Later releases never exceed
                 // what is reserved.
-                self.reservation.resize(reserved);
+                self.reservation.resize_to_send(reserved);
             }
         }
         self.bytes[index] += cost;

@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 
-use crate::broadcast::{Batch, Fill, Cursor, LogPositions};
+use crate::base::Tick;
+use crate::broadcast::{Batch, Cursor, Fill, LogPositions};
 use crate::connection::budget::MemoryReservation;
 use crate::connection::close_reason::CloseReason;
 use crate::connection::handle::Connection;
@@ -40,6 +41,8 @@ pub(super) struct WriteState {
     pub(super) needs_flush: bool,
     /// Bytes written since the writer last slept.
     pub(super) written_bytes: u64,
+    /// Bytes that the stream took since a stall began.
+    pub(super) stall_bytes: u64,
     /// Limits the bulk that the peer has not acknowledged.
     pub(super) bulk_window: BulkWindow,
 }
@@ -167,12 +170,12 @@ impl WriteState {
             self.lanes.iter().map(|lane| lane.batch.partial_chunk_len() + lane.referenced_bytes).sum();
         let bytes = self.copied_bytes + held;
         if bytes > 0 || self.reservation.is_some() {
-            self.reservation(connection).resize(bytes);
+            self.reservation(connection).resize_to_send(bytes);
         }
     }
 
     pub(super) fn reservation(&mut self, connection: &Connection) -> &mut MemoryReservation {
-        self.reservation.get_or_insert_with(|| MemoryReservation::empty(&connection.shared.budget))
+        self.reservation.get_or_insert_with(|| MemoryReservation::empty(&connection.memory_account()))
     }
 
     /// The stream is full: copies the rest of a chunk that has begun, and drops the references to
@@ -195,6 +198,14 @@ impl WriteState {
             }
         });
         if self.round.is_empty() { self.finish_round(connection) } else { self.reserve_round(connection) }
+    }
+
+    /// Bytes wait, or some were taken while bytes waited: a stall begins, goes on, or begins anew
+    /// after bytes were taken fast enough.
+    pub(super) fn note_blocked(&mut self, connection: &Connection, now: Tick) {
+        if connection.write_blocked(now, self.stall_bytes) {
+            self.stall_bytes = 0;
+        }
     }
 
     /// Fetches the rest of a chunk that is half on the stream and was too long to copy. It goes
@@ -241,7 +252,8 @@ impl WriteState {
             (lane.referenced_bytes, lane.partial_message_bytes) = (0, 0);
             (lane.log_goes_first, lane.log_served_at) = (false, 0);
         }
-        (self.copied_bytes, self.reservation, self.written_bytes) = (0, None, 0);
+        (self.copied_bytes, self.reservation) = (0, None);
+        (self.written_bytes, self.stall_bytes) = (0, 0);
         self.bulk_window.reset();
     }
 }

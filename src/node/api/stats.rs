@@ -88,8 +88,10 @@ pub struct MemoryStats {
     pub logs: u64,
     /// The limit of the whole.
     pub limit: u64,
-    /// How often memory was refused because of the limit.
+    /// How often memory was refused because of the limit, or of a share.
     pub refused: u64,
+    /// Connections that are not read until there is room.
+    pub waiting: u64,
 }
 
 /// The broadcast logs of one lane, summed over all protocols.
@@ -123,6 +125,7 @@ impl NodeRef {
                 logs: shared.protocols.bytes() as u64,
                 limit: shared.runtime_config().memory_limit as u64,
                 refused: shared.budget.refused(),
+                waiting: shared.budget.waiting() as u64,
             },
             logs: lanes.map(|lane| {
                 let mut of_all = LaneStats { bytes: 0, limit: 0 };

@@ -93,7 +93,8 @@ impl Acceptor {
         count(&self.shared.counters.accepted);
         let handshake_timeout = self.shared.runtime_config().handshake_timeout;
         let trusted = self.trusted_entry(from.ip());
-        let class = if trusted.is_some() { SlotClass::Reserved } else { SlotClass::Ordinary };
+        let stranger = self.shared.stranger_class(from.ip());
+        let class = if trusted.is_some() { SlotClass::Reserved } else { stranger };
         let since = self.shared.now();
         match self.reserve_or_evict(from, class, since.after(handshake_timeout)).await {
             Ok(permit) => {
@@ -159,7 +160,7 @@ impl Acceptor {
     /// Whether all slots of this class are taken by live peers, so that no handshake is in the way.
     fn is_full_of_live_peers(&self, class: SlotClass) -> bool {
         let limits = self.shared.pool.limits();
-        let kept = if class == SlotClass::Ordinary { limits.reserved_inbound } else { 0 };
+        let kept = if class == SlotClass::Reserved { 0 } else { limits.reserved_inbound };
         self.shared.pool.admission().live_inbound >= limits.max_inbound.saturating_sub(kept)
     }
 

@@ -8,7 +8,6 @@ use crate::node::error::ConnectError;
 use crate::node::protocol::ProtocolId;
 use crate::node::runtime::shared::Shared;
 use crate::node::session::peer::Peer;
-use crate::pool::SlotClass;
 use crate::transport::BoxStream;
 
 use super::establish::{Establisher, NewStream, Opening};
@@ -52,8 +51,8 @@ impl Adopter {
         let since = self.shared.now();
         let GivenStream { stream, direction, addr, protocol, proven_key } = given;
         let deadline = since.after(handshake_timeout);
-        let permit =
-            self.establisher.reserve(canonical(addr), direction, SlotClass::Ordinary, deadline)?;
+        let class = self.shared.stranger_class(addr.ip());
+        let permit = self.establisher.reserve(canonical(addr), direction, class, deadline)?;
         let opening = match (completed, direction) {
             (Some(completed), _) => Opening::Completed(Box::new(completed)),
             (None, Direction::Outbound) => Opening::Initiate,

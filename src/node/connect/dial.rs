@@ -113,7 +113,8 @@ impl Dialer {
         handshake_timeout: Duration,
     ) -> Result<Claim<PeerId, NodeConnection>, ConnectError> {
         let is_trusted = self.shared.config.trusted.iter().any(|trusted| canonical(*trusted) == addr);
-        let class = if is_trusted { SlotClass::Reserved } else { SlotClass::Ordinary };
+        let class =
+            if is_trusted { SlotClass::Reserved } else { self.shared.stranger_class(addr.ip()) };
         let deadline = self.shared.now().after(handshake_timeout);
         let permit = self.establisher.reserve(addr, Direction::Outbound, class, deadline)?;
         permit.claim(PeerId::from_addr(addr)).map_err(|failure| match failure.cause {

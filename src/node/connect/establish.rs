@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
 
-use crate::base::{Direction, PeerId, Tick};
+use crate::base::{Direction, PeerId, Source, Tick};
 use crate::connection::InitialIo;
 use crate::node::api::handle::NodeRef;
 use crate::node::api::handler::PeerDecision;
@@ -33,7 +33,7 @@ use crate::node::runtime::shared::{Shared, count};
 use crate::node::session::callbacks::PeerSession;
 use crate::node::session::peer::{NodeConnection, Peer, PeerInfo};
 use crate::node::session::task::PeerTask;
-use crate::pool::{CommitFailure, DisconnectReason, Permit, SlotClass};
+use crate::pool::{AdmitError, CommitFailure, DisconnectReason, Permit, SlotClass};
 use crate::transport::BoxStream;
 use crate::wire::{FirstFrame, Goodbye, GoodbyeReason, Hello, Refusal};
 
@@ -105,6 +105,13 @@ impl Establisher {
         if self.shared.is_addr_banned(addr) {
             return Err(ConnectError::Banned);
         }
+        // A connection that is closing has left the pool, and still has a socket and a task.
+        if class == SlotClass::Ordinary && direction == Direction::Inbound {
+            let max = self.shared.runtime_config().limits.max_per_source as usize;
+            if self.shared.connecting.sessions.lock().of_source(Source::of(addr.ip())) >= max {
+                return Err(AdmitError::PerSource.into());
+            }
+        }
         Ok(self.shared.pool.admit(addr, direction, class, deadline)?)
     }
 
@@ -139,19 +146,24 @@ impl Establisher {
         let (addr, direction) = (reservation.addr(), reservation.direction());
         let protocol = &**shared.protocols.get(id);
         let is_responding = matches!(opening, Opening::Respond);
+        let origin = shared.memory_origin(reservation.slot_class(), addr.ip());
         let mut completed: CompletedHandshake = match opening {
             Opening::Completed(completed) => *completed,
             Opening::Initiate => {
                 let our_hello = encode_hello(shared, id, HelloPurpose::Connect)?;
-                match exchange_hello(&mut stream, protocol, &shared.budget, &our_hello).await? {
+                let account = shared.budget.account(origin);
+                match exchange_hello(&mut stream, protocol, &account, &our_hello).await? {
                     (FirstFrame::Hello(hello), buffered) => (hello, buffered).into(),
                     (FirstFrame::Refusal(refusal), _) => return Err(self.on_refused(id, addr, refusal).into()),
                 }
             }
-            Opening::Respond => match read_hello(&mut stream, protocol, &shared.budget).await {
-                Ok(received) => received.into(),
-                Err(error) => return Err(Failure { error, stream: Some(stream) }),
-            },
+            Opening::Respond => {
+                let account = shared.budget.account(origin);
+                match read_hello(&mut stream, protocol, &account).await {
+                    Ok(received) => received.into(),
+                    Err(error) => return Err(Failure { error, stream: Some(stream) }),
+                }
+            }
         };
         if !is_responding {
             // Only a dialler can probe. Elsewhere the bit means nothing, and the application is
@@ -242,7 +254,8 @@ impl Establisher {
         let addr = claim.addr();
         let protocol = shared.protocols.get(info.protocol);
         let capabilities = protocol.policy().capabilities(&info.hello, claim.direction());
-        let ready = protocol.prepare(claim.id(), resume, capabilities);
+        let origin = shared.memory_origin(claim.slot_class(), addr.ip());
+        let ready = protocol.prepare(claim.id(), origin, resume, capabilities);
         // Before the application can send a request over it.
         ready.connection().expect_replies(&info.pending_requests);
         let listen = match claim.direction() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::connection::{MemoryBudget, MemoryReservation};
+use crate::connection::{MemoryAccount, MemoryReservation};
 use crate::node::error::ConnectError;
 use crate::node::protocol::ProtocolId;
 use crate::node::protocol::erased::DynProtocol;
@@ -65,13 +65,13 @@ pub(crate) fn encode_hello(
 pub(crate) async fn exchange_hello<S: Stream>(
     stream: &mut S,
     protocol: &dyn DynProtocol,
-    budget: &Arc<MemoryBudget>,
+    account: &Arc<MemoryAccount>,
     our_hello: &[u8],
 ) -> Result<(FirstFrame, Vec<u8>), ConnectError> {
     stream.write_all(our_hello).await?;
     stream.flush().await?;
     let decode = |buf: &[u8]| protocol.decode_first_frame(buf);
-    read_first_frame(stream, protocol.max_hello_bytes(), decode, Some(budget)).await
+    read_first_frame(stream, protocol.max_hello_bytes(), decode, Some(account)).await
 }
 
 /// Reads the first hello of a dialler. Also returns the bytes read after it.
@@ -81,10 +81,10 @@ pub(crate) async fn exchange_hello<S: Stream>(
 pub(crate) async fn read_hello<S: Stream>(
     stream: &mut S,
     protocol: &dyn DynProtocol,
-    budget: &Arc<MemoryBudget>,
+    account: &Arc<MemoryAccount>,
 ) -> Result<(Hello, Vec<u8>), ConnectError> {
     let decode = |buf: &[u8]| protocol.decode_first_frame(buf);
-    match read_first_frame(stream, protocol.max_hello_bytes(), decode, Some(budget)).await? {
+    match read_first_frame(stream, protocol.max_hello_bytes(), decode, Some(account)).await? {
         (FirstFrame::Hello(hello), buffered) => Ok((hello, buffered)),
         (FirstFrame::Refusal(refusal), _) => Err(ConnectError::Refused(refusal.goodbye())),
     }
@@ -110,10 +110,10 @@ pub(crate) async fn read_first_frame<S: Stream>(
     stream: &mut S,
     max_bytes: usize,
     decode: impl Fn(&[u8]) -> Result<Option<(FirstFrame, usize)>, WireError>,
-    budget: Option<&Arc<MemoryBudget>>,
+    account: Option<&Arc<MemoryAccount>>,
 ) -> Result<(FirstFrame, Vec<u8>), ConnectError> {
     let mut buffer = Vec::with_capacity(256);
-    let mut held = budget.map(MemoryReservation::empty);
+    let mut held = account.map(MemoryReservation::empty);
     loop {
         if let Some((frame, used)) = decode(&buffer)? {
             buffer.drain(..used);

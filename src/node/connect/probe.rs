@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::address_book::{DialOutcome, ReportedBy, WallTime};
 use crate::base::{Direction, Nonce, Source};
+use crate::connection::MemoryOrigin;
 use crate::node::error::ConnectError;
 use crate::node::protocol::ProtocolId;
 use crate::node::runtime::shared::Shared;
@@ -71,10 +72,11 @@ impl Prober {
         if !spoken.features().nonce {
             return Err(ConnectError::UnknownProtocol);
         }
+        let account = shared.budget.account(MemoryOrigin::of(Source::of(addr.ip())));
         let exchange = async {
             let mut stream = shared.transport.dial(addr).await?;
             let our_hello = encode_hello(shared, protocol, HelloPurpose::Probe)?;
-            match exchange_hello(&mut stream, spoken, &shared.budget, &our_hello).await? {
+            match exchange_hello(&mut stream, spoken, &account, &our_hello).await? {
                 (FirstFrame::Hello(hello), _) => Ok(hello),
                 (FirstFrame::Refusal(refusal), _) => Err(ConnectError::Refused(refusal.goodbye())),
             }

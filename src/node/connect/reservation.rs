@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::base::{ConnId, Direction, PeerId, Tick};
 use crate::node::protocol::ProtocolId;
 use crate::node::session::peer::NodeConnection;
-use crate::pool::{Claim, ClaimFailure, Permit};
+use crate::pool::{Claim, ClaimFailure, Permit, SlotClass};
 use crate::transport::BoxStream;
 use crate::wire::Hello;
 
@@ -94,6 +94,13 @@ impl Reservation {
         match self {
             Self::Permit(permit) => permit.direction(),
             Self::Claim(claim) => claim.direction(),
+        }
+    }
+
+    pub(crate) fn slot_class(&self) -> SlotClass {
+        match self {
+            Self::Permit(permit) => permit.slot_class(),
+            Self::Claim(claim) => claim.slot_class(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::counts::SourceCounts;
 use crate::base::{Source, Tick};
 use crate::node::protocol::ProtocolId;
 use crate::node::runtime::interner::Interner;
@@ -32,6 +33,9 @@ pub(crate) struct ConnectState {
     pub(crate) agents: Interner,
     /// Listeners: the protocol and the bound address of each.
     pub(crate) listeners: Mutex<Vec<(ProtocolId, SocketAddr)>>,
+    /// Connections of peers, those that are closing included, by source. An index derived from the
+    /// sessions.
+    pub(crate) sessions: Mutex<SourceCounts>,
     /// Handshakes of strangers that dialled us.
     pub(crate) pending_inbound: Arc<PendingInbound>,
     /// Handshakes of those that stand for a trusted address.
@@ -56,6 +60,7 @@ impl ConnectState {
             processes: ProcessIndex::new(),
             agents: Interner::default(),
             listeners: Mutex::default(),
+            sessions: Mutex::default(),
             pending_inbound: Arc::default(),
             trusted_pending: SourceSlots::default(),
             dials: SourceSlots::default(),

@@ -14,7 +14,7 @@ use crate::base::{ConnId, Lane, Tick};
 use crate::broadcast::state::{StateConfig, StateKey, StateTable};
 use crate::broadcast::{Log, LogChunk, LogConfig, LogSet, WakeSet};
 use crate::node::error::BroadcastError;
-use crate::connection::{MemoryBudget, ConnectionBuilder, ConnectionSetup, ConnectionShared, Message, ResumePoints};
+use crate::connection::{MemoryBudget, MemoryOrigin, ConnectionBuilder, ConnectionSetup, ConnectionShared, Message, ResumePoints};
 use crate::node::config::{NodeConfig, RuntimeConfig};
 use crate::wire::{
     Control, EncodeError, Features, FirstFrame, Hello, MessageHeader, Protocol, Refusal, WireError,
@@ -167,6 +167,7 @@ impl<P: Protocol> DynProtocol for Broadcaster<P> {
     fn prepare(
         &self,
         id: ConnId,
+        origin: MemoryOrigin,
         resume: Option<ResumePoints>,
         capabilities: PeerCapabilities,
     ) -> Box<dyn ReadyConnection> {
@@ -174,6 +175,7 @@ impl<P: Protocol> DynProtocol for Broadcaster<P> {
             id,
             protocol: Arc::clone(&self.codec),
             shared: Arc::clone(&self.connection_shared),
+            origin,
             positions: self.logs.join(id, resume),
             state: if capabilities.initial_state { self.state.cursor() } else { self.state.cursor_at_end() },
             parker: self.wake_set.parker(),

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::base::{ConnId, Lane, Tick};
 use crate::broadcast::{Log, WakeSet};
-use crate::connection::{Connection, ConnectionBuilder, Message, ResumePoints, InitialIo};
+use crate::connection::{Connection, ConnectionBuilder, InitialIo, MemoryOrigin, Message, ResumePoints};
 use crate::node::config::RuntimeConfig;
 use crate::node::session::callbacks::PeerSession;
 use crate::node::session::task::{PeerTask, run_connection};
@@ -86,6 +86,7 @@ pub(crate) trait DynProtocol: Send + Sync {
     fn prepare(
         &self,
         id: ConnId,
+        origin: MemoryOrigin,
         resume: Option<ResumePoints>,
         capabilities: PeerCapabilities,
     ) -> Box<dyn ReadyConnection>;

@@ -19,6 +19,7 @@ use crate::node::connect::dial::Dialer;
 use crate::node::connect::probe::Prober;
 use crate::node::connect::source_slots::SlotLimits;
 use crate::node::session::peer::Peer;
+use crate::pool::DisconnectReason;
 use crate::sync::atomic::Ordering;
 
 use super::log_budget::LogKind;
@@ -36,6 +37,8 @@ const MIN_DISCOVERY_PAUSE: Duration = Duration::from_secs(1);
 /// Without a peer and without a dial that reached anybody for this long, no address waits longer
 /// than [`MAX_OUTAGE_WAIT`].
 const OUTAGE_AFTER: Duration = Duration::from_secs(60);
+/// How long connections wait for memory before one that holds much departs.
+const MAX_MEMORY_WAIT: Duration = Duration::from_secs(2);
 /// How long a trusted address that the book has no room for waits between two dials.
 const UNRECORDED_WAIT: Duration = Duration::from_secs(30);
 /// How often the addresses of connected peers are dated to the present, so that the book does not
@@ -57,9 +60,18 @@ pub(crate) struct Maintenance {
     /// configuration lists.
     unrecorded_dials: HashMap<SocketAddr, Tick>,
     confirmed_at: Tick,
+    pressure: Option<Pressure>,
     flushed_at: Tick,
     expired_at: Tick,
     is_flushing: Arc<AtomicBool>,
+}
+
+/// Connections wait for memory.
+#[derive(Clone, Copy, Debug)]
+struct Pressure {
+    since: Tick,
+    /// How many had gone on by then.
+    resumed: u64,
 }
 
 impl Maintenance {
@@ -74,6 +86,7 @@ impl Maintenance {
             waits_shortened_at: None,
             unrecorded_dials: HashMap::new(),
             confirmed_at: shared.now(),
+            pressure: None,
             flushed_at: shared.now(),
             expired_at: shared.now(),
             is_flushing: Arc::default(),
@@ -157,6 +170,8 @@ impl Maintenance {
                 }
             }
         }
+        self.relieve_memory(now);
+        let shared = &self.shared;
         for peer in shared.pool.trim(now) {
             tracing::info!(peer = %peer.key(), "disconnected: over a lowered limit");
         }
@@ -319,6 +334,41 @@ impl Maintenance {
         if is_due && config.target_outbound > 0 {
             self.discover(config);
         }
+    }
+
+    /// If connections have waited for memory for some time, and none of them could go on, one
+    /// departs: of those whose source holds more than its share, the one that makes the least
+    /// progress for what it holds.
+    ///
+    /// Invariant: `held_memory_is_counted_until_released`.
+    /// - Statement: at the ceiling the largest holders wait, and then one of them goes. A source
+    ///   below its share never does.
+    /// - Enforced by: only accounts above the share of their source are compared.
+    /// - Breaks if: the peer that asks for memory last is disconnected.
+    fn relieve_memory(&mut self, now: Tick) {
+        let shared = &self.shared;
+        let resumed = shared.budget.resumed();
+        if shared.budget.waiting() == 0 {
+            self.pressure = None;
+            return;
+        }
+        let pressure = self.pressure.filter(|pressure| pressure.resumed == resumed);
+        let pressure = *self.pressure.insert(pressure.unwrap_or(Pressure { since: now, resumed }));
+        if now.since(pressure.since) < MAX_MEMORY_WAIT {
+            return;
+        }
+        self.pressure = Some(Pressure { since: now, resumed });
+        let roster = shared.pool.roster();
+        let progress = |peer: &&Arc<Peer>| {
+            let account = peer.connection().handle().held_memory()?;
+            account.is_above_share().then(|| account.progress_per_byte())
+        };
+        let candidates = roster.iter().filter_map(|peer| Some((progress(&peer)?, peer)));
+        let Some((_, peer)) = candidates.min_by(|(one, _), (other, _)| one.total_cmp(other)) else { return };
+        if shared.may_log(LogKind::PeerDown, peer.ip()) {
+            tracing::info!(peer = %peer.key(), "closed: others wait for the memory that it holds");
+        }
+        shared.pool.remove(peer.key(), peer.id(), DisconnectReason::Overloaded);
     }
 
     fn confirm_addresses(&self) {

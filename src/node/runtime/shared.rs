@@ -9,8 +9,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::address_book::{AddressBook, WallTime};
-use crate::base::{Nonce, PeerId, Tick};
-use crate::connection::MemoryBudget;
+use crate::base::{Nonce, PeerId, Source, Tick};
+use crate::connection::{MemoryBudget, MemoryOrigin};
 use crate::node::api::events::EventHub;
 use crate::node::api::handler::Handler;
 use crate::node::config::{ConfigError, NodeConfig, RuntimeConfig};
@@ -20,7 +20,7 @@ use crate::node::protocol::ProtocolId;
 use crate::node::protocol::config::ProtocolFactory;
 use crate::node::protocol::protocol_set::ProtocolSet;
 use crate::node::session::peer::Pool;
-use crate::pool::PoolConfig;
+use crate::pool::{PoolConfig, SlotClass};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, SwapCell};
 use crate::transport::Transport;
@@ -195,6 +195,20 @@ impl Shared {
 
     pub(crate) fn is_addr_banned(&self, addr: SocketAddr) -> bool {
         self.book.is_banned_addr(addr, WallTime::now())
+    }
+
+    /// The class of slot of a stranger at this address.
+    pub(crate) fn stranger_class(&self, ip: IpAddr) -> SlotClass {
+        let exempt = &self.runtime_config().exempt_networks;
+        if exempt.iter().any(|network| network.contains(ip)) { SlotClass::Exempt } else { SlotClass::Ordinary }
+    }
+
+    /// Whose share of the memory a connection uses.
+    pub(crate) fn memory_origin(&self, class: SlotClass, ip: IpAddr) -> MemoryOrigin {
+        match class {
+            SlotClass::Ordinary => MemoryOrigin::of(Source::of(ip)),
+            SlotClass::Exempt | SlotClass::Reserved => MemoryOrigin::EXEMPT,
+        }
     }
 
     /// Whether a line about a peer at this address may be logged now.

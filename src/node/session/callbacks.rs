@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address_book::{DialOutcome, FailureCause, WallTime};
-use crate::base::{Direction, Lane, Tick};
+use crate::base::{Direction, Lane, Source, Tick};
 use crate::connection::{CloseReason, ConnectionHandler, Event, Handled, Request, Responder};
 use crate::node::api::events::NodeEvent;
 use crate::node::api::handle::NodeRef;
@@ -47,6 +47,7 @@ impl PeerSession {
     /// Counts as a running connection until dropped.
     pub(crate) fn new(node: NodeRef, peer: Arc<Peer>) -> Self {
         node.shared().tasks.connection_begins();
+        node.shared().connecting.sessions.lock().add(Source::of(peer.ip()));
         Self { node, peer, close_reason: None, is_announced: false }
     }
 
@@ -219,7 +220,7 @@ impl Drop for PeerSession {
     fn drop(&mut self) {
         let shared = self.node.shared();
         // Also if something below panics.
-        let _counted = CountedConnection(shared);
+        let _counted = CountedConnection { shared, source: Source::of(self.peer.ip()) };
         let (peer, close_reason) = (&self.peer, self.close_reason.as_deref());
         let own_reason = close_reason.map_or(DisconnectReason::Closed, CloseReason::disconnect_reason);
         // The connection's own reason counts, unless somebody made the peer depart before.
@@ -248,10 +249,14 @@ impl Drop for PeerSession {
 }
 
 /// Counts a connection as over when dropped.
-struct CountedConnection<'a>(&'a Shared);
+struct CountedConnection<'a> {
+    shared: &'a Shared,
+    source: Source,
+}
 
 impl Drop for CountedConnection<'_> {
     fn drop(&mut self) {
-        self.0.tasks.connection_ends();
+        self.shared.connecting.sessions.lock().subtract(self.source);
+        self.shared.tasks.connection_ends();
     }
 }

@@ -182,7 +182,7 @@ impl ConnectionHandle for NodeConnection {
 fn goodbye_for(reason: DisconnectReason) -> Option<Goodbye> {
     let reason = match reason {
         DisconnectReason::Lost => return None,
-        DisconnectReason::Stale => GoodbyeReason::Stale,
+        DisconnectReason::Stale | DisconnectReason::NoProgress => GoodbyeReason::Stale,
         DisconnectReason::Replaced => GoodbyeReason::Replaced,
         DisconnectReason::Collision => GoodbyeReason::Duplicate,
         DisconnectReason::Banned => GoodbyeReason::Banned,

@@ -31,6 +31,8 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// Longest stall time. Its multiples must be times, too.
 const MAX_STALL: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long nothing is appended before the memory is given back.
+const RELEASE_AFTER: Duration = Duration::from_secs(5);
 /// Blocks of a ring, at least.
 const MIN_BLOCKS: usize = 8;
 /// A connection may be this part of the ring behind before producers that wait for room are
@@ -58,6 +60,8 @@ pub struct Log {
     disconnects_on_lag: AtomicBool,
     skipped: AtomicU64,
     backpressure: Backpressure,
+    /// The end at an earlier tick, and since when it has been that.
+    idle: Mutex<(u64, Tick)>,
     /// Its index in its set.
     index: usize,
 }
@@ -77,6 +81,7 @@ impl Log {
             disconnects_on_lag: AtomicBool::new(config.lag == LagPolicy::Disconnect),
             skipped: AtomicU64::new(0),
             backpressure: Backpressure::new(index),
+            idle: Mutex::new((0, Tick::ZERO)),
             index,
         })
     }
@@ -234,8 +239,37 @@ impl Log {
     ///
     /// # Cost
     /// A short lock; O(connections) while a producer waits or a connection is slow.
+    ///
+    /// Also gives back the memory of a log to which nothing was appended for some seconds and that
+    /// every connection has read: O(connections), once.
     pub fn tick(&self, now: Tick) {
         self.backpressure.tick(&self.snapshot_with_policy(), now);
+        if self.bytes() > 0 && self.is_idle(now) {
+            self.release();
+        }
+    }
+
+    fn is_idle(&self, now: Tick) -> bool {
+        let end = self.end_pos();
+        let mut idle = self.idle.lock();
+        if idle.0 != end {
+            *idle = (end, now);
+        }
+        now.since(idle.1) >= RELEASE_AFTER
+    }
+
+    /// Drops everything that is held, if every connection has read it.
+    fn release(&self) {
+        let end = self.end_pos();
+        if !self.backpressure.has_everybody_read(end) {
+            return;
+        }
+        let mut ring = self.ring.lock();
+        // What was appended meanwhile stays.
+        if ring.end_pos() == end {
+            ring.retire_above(0);
+            self.evict_and_publish(ring, 0);
+        }
     }
 
     /// How often a waiting producer should poll with a new time, so that slow connections are found

@@ -509,3 +509,34 @@ fn the_last_gaps_are_remembered_and_older_ones_expire() {
     assert_eq!(view.status_of(&lost[0]), Receipt::Expired);
     assert_eq!(view.status_of(&lost[39]), Receipt::Skipped);
 }
+
+#[test]
+fn a_log_that_everybody_has_read_gives_its_memory_back_after_some_idle_seconds() {
+    let log = log(LagPolicy::Skip);
+    let at = Tick::from_millis;
+    let (mut fast, mut slow) = (log.join(conn(1)), log.join(conn(2)));
+    flood(&log, 20, 1_000);
+    log.append_chunks(chunked(3, 1_000), None).unwrap();
+    log.tick(at(1_000));
+    assert_eq!(take(&mut fast).len(), 20_000 + 3 * 1_004);
+    log.tick(at(10_000));
+    assert!(log.bytes() > 20_000, "one has not read");
+    assert_eq!(take(&mut slow).len(), 20_000 + 3 * 1_004);
+    // Appended to a moment ago.
+    flood(&log, 1, 10);
+    log.tick(at(10_100));
+    log.tick(at(15_000));
+    assert!(log.bytes() > 20_000);
+    take(&mut fast);
+    take(&mut slow);
+    log.tick(at(15_200));
+    assert_eq!((log.bytes(), log.stats().bytes, log.segments()), (0, 0, 0));
+    // It goes on where it was, for those that are there and for those that come.
+    let mut new = log.join(conn(3));
+    let next = log.append(b"next", None).unwrap();
+    assert_eq!(next.seq, 22);
+    for reader in [&mut fast, &mut slow, &mut new] {
+        assert_eq!(take(reader), b"next");
+    }
+    assert_eq!(log.stats().skipped, 0);
+}

@@ -143,6 +143,11 @@ impl Members {
         removed
     }
 
+    pub(super) fn has_everybody_read(&self, pos: u64) -> bool {
+        let states = self.members.iter().flatten().map(|states| states.of_log(self.log_index));
+        states.into_iter().all(|state| state.position() >= pos)
+    }
+
     fn state(&self, index: usize) -> Option<&CursorState> {
         Some(self.members.get(index)?.as_ref()?.of_log(self.log_index))
     }

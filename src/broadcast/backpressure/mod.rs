@@ -184,6 +184,11 @@ impl Backpressure {
         if members.has_waiters() { members.deadline(stall) } else { None }
     }
 
+    /// Whether every connection has written what is before this position.
+    pub(super) fn has_everybody_read(&self, pos: u64) -> bool {
+        self.members.lock().has_everybody_read(pos)
+    }
+
     pub(super) fn members(&self) -> usize {
         self.members.lock().len()
     }

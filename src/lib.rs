@@ -94,8 +94,8 @@ internal_modules! {
 #[cfg(feature = "test-util")]
 pub use base::test_util;
 pub use base::{
-    Backoff, Clock, ConnId, Direction, Lane, Network, NetworkError, Nonce, PeerId, Scope, Source, Subnet,
-    Tick, canonical, canonical_ip,
+    Backoff, Clock, ConnId, Direction, Endpoint, EndpointError, Lane, Network, NetworkError, Nonce, PeerId,
+    Scope, Source, Subnet, Tick, canonical, canonical_ip,
 };
 #[cfg(feature = "node")]
 #[doc(inline)]

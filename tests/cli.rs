@@ -273,8 +273,10 @@ fn every_subcommand_has_help_with_examples() {
     assert_eq!(run(&["node"]).status.code(), Some(2), "no listen address");
     assert_eq!(run(&["nonsense"]).status.code(), Some(2));
     for (args, message) in [
-        (&["ping", "no-port"][..], "a port is wanted"),
-        (&["node", "--listen", "127.0.0.1:0", "--peer", "no-port"], "a port is wanted"),
+        (&["ping", "no-port"][..], "a port is missing"),
+        (&["node", "--listen", "127.0.0.1:0", "--peer", "no-port"], "a port is missing"),
+        (&["node", "--listen", "127.0.0.1:0", "--peer", "127.0.0.010:9000"], "looks like an address"),
+        (&["ping", "0x7f000001:9000"], "looks like an address"),
         (&["ping", "127.0.0.1:9000", "--timeout", "0s"], "at least a millisecond"),
     ] {
         let output = run(args);
@@ -337,7 +339,6 @@ fn a_failed_start_is_explained_in_one_line() {
         (vec!["--config", "/nowhere/at/all"], "/nowhere/at/all"),
         (vec!["--book", book.to_str().unwrap()], "is not an address book"),
         (vec!["--listen", &taken], "the address is in use"),
-        (vec!["--peer", "no.such.name.invalid:9000"], "no.such.name.invalid:9000"),
     ];
     for (args, wanted) in cases {
         let output = run(&[&["node", "--listen", "127.0.0.1:0"][..], &args].concat());
@@ -347,6 +348,20 @@ fn a_failed_start_is_explained_in_one_line() {
         assert!(errors.len() == 1 && errors[0].contains(wanted), "{wanted}: {err}");
         assert!(output.stdout.is_empty(), "the node must not listen");
     }
+}
+
+#[test]
+fn a_peer_whose_name_does_not_resolve_stops_nothing() {
+    let one = RunningNode::start(&["--listen", "127.0.0.1:0"]);
+    let config = "[runtime.discovery]\nallow_private = true\n";
+    let folder = tempfile::tempdir().unwrap();
+    let config = file(&folder, "node.toml", config);
+    let peers = ["--peer", "no.such.name.invalid:9000", &one.addr.to_string()];
+    let config = ["--config", config.to_str().unwrap()];
+    let two = RunningNode::start(&[&["--listen", "127.0.0.1:0"][..], &config, &peers].concat());
+    two.logs(&["a name does not resolve"]);
+    two.logs(&["peer up"]);
+    assert_eq!(two.end("-INT"), Some(0));
 }
 
 #[test]

@@ -24,7 +24,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn eager(seeds: &[u8]) -> NodeConfig {
     let mut config = NodeConfig::local();
-    config.seeds = seeds.iter().map(|last| at(*last)).collect();
+    config.seeds = seeds.iter().map(|last| at(*last).into()).collect();
     config
 }
 
@@ -33,7 +33,7 @@ async fn an_address_under_way_is_not_dialled_in_a_loop() {
     let net = MemoryNet::new(1);
     net.set_black_hole(ip(2), true);
     let mut config = eager(&[2]);
-    config.trusted = vec![at(3)];
+    config.trusted = vec![at(3).into()];
     net.set_black_hole(ip(3), true);
     let a = start(&net, 1, config, Rec::new()).await;
     secs(8).await;
@@ -96,7 +96,7 @@ async fn a_lost_peer_is_dialled_again() {
 async fn a_trusted_peer_that_dialled_us_is_not_dialled() {
     let net = MemoryNet::new(1);
     let mut config = quiet();
-    config.trusted = vec![at(2)];
+    config.trusted = vec![at(2).into()];
     let a = start(&net, 1, config, Rec::new()).await;
     // Nobody is there yet.
     until(|| a.stats().dial_failures >= 1).await;
@@ -126,9 +126,9 @@ async fn backoff_grows_until_a_session_is_stable_also_for_trusted_peers() {
         config.runtime.maintenance_interval = Duration::from_millis(2);
         config.runtime.stable_after = Duration::from_secs(1);
         if trusted {
-            config.trusted = vec![at(2)];
+            config.trusted = vec![at(2).into()];
         } else {
-            config.seeds = vec![at(2)];
+            config.seeds = vec![at(2).into()];
         }
         let slammer = Rec::new().on_connected(|cx| {
             cx.node().disconnect(cx.peer().key());
@@ -312,7 +312,7 @@ async fn a_trusted_address_that_the_book_forgot_is_remembered_and_waits_as_any_o
     let net = MemoryNet::new(1);
     let came = refuser(&net, 2, Goodbye::new(GoodbyeReason::Rejected));
     let mut config = eager(&[]);
-    config.trusted = vec![at(2)];
+    config.trusted = vec![at(2).into()];
     config.runtime.maintenance_interval = Duration::from_millis(2);
     let book = AddressBook::in_memory(AddressBookConfig::default());
     let a = Node::builder().config(config).transport(net.host(ip(1))).book(book).start().await.unwrap();
@@ -399,7 +399,8 @@ async fn slow_listeners_do_not_delay_the_verification_of_others() {
 #[tokio::test(start_paused = true)]
 async fn seeds_of_one_subnet_are_all_dialled() {
     let net = MemoryNet::new(1);
-    let config = NodeConfig { seeds: (2..7).map(at).collect(), ..NodeConfig::recommended() };
+    let config =
+        NodeConfig { seeds: (2..7).map(|last| at(last).into()).collect(), ..NodeConfig::recommended() };
     let a = start(&net, 1, config, Rec::new()).await;
     let mut others = Vec::new();
     for last in 2..7 {

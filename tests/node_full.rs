@@ -42,7 +42,7 @@ async fn a_newcomer_whose_only_seed_is_full_joins_through_what_it_is_told() {
     // Once their listen addresses are verified, they may be told.
     until(|| seed.book().sample(WallTime::now(), 10).len() == 3).await;
     let mut config = NodeConfig::local();
-    config.seeds = vec![at(1)];
+    config.seeds = vec![at(1).into()];
     let newcomer = start(&net, 9, config, Rec::new()).await;
     until(|| peers(&newcomer) == 3).await;
     assert!(members.iter().all(|member| peers(member) == 2));
@@ -120,7 +120,7 @@ async fn told_addresses_are_checked_for_scope_and_dialled_two_at_a_time() {
         net.set_black_hole(addr.ip(), true);
     }
     let mut config = NodeConfig::local();
-    config.seeds = vec![at(2)];
+    config.seeds = vec![at(2).into()];
     let discovery = &mut config.runtime.discovery;
     discovery.allow_private = false;
     discovery.private_networks = vec!["10.0.0.0/8".parse().unwrap()];

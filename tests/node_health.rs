@@ -59,3 +59,32 @@ async fn a_timeout_shorter_than_a_few_round_trips_is_no_fault_of_the_peer() {
     end(a).await;
     end(b).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_we_do_not_read_from_is_not_penalised_for_unanswered_pings() {
+    let net = MemoryNet::new(1);
+    let slow = Rec::new().on_event(|_, _, _| Handled::later(std::future::pending()));
+    let a = start(&net, 1, quiet(), slow).await;
+    let mut busy = ByHand::enter(&net, 2, at(1), 7).await;
+    until(|| peers(&a) == 1).await;
+    let peer = only(&a);
+    let mut events = bytes::BytesMut::new();
+    for kind in 0..200 {
+        let header = peerpool::wire::MessageHeader::Event { kind };
+        peerpool::wire::Protocol::encode(
+            &peerpool::wire::Native::default(),
+            peerpool::Lane::Normal,
+            &header,
+            b"x",
+            &mut events,
+        )
+        .unwrap();
+    }
+    busy.stream.write_all(&events).await.unwrap();
+    until(|| peer.is_paused()).await;
+    // It answers its pings behind what we do not read.
+    secs(120).await;
+    assert!(peer.is_live());
+    assert_eq!(peer.health(a.now()), 100);
+    end(a).await;
+}

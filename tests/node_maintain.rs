@@ -37,7 +37,7 @@ impl PeerPolicy for Asked {
 async fn asking(net: &MemoryNet, tick: Duration, panics: bool) -> (Node, Arc<AtomicUsize>) {
     let times = Arc::<AtomicUsize>::default();
     let mut config = NodeConfig::local();
-    config.seeds = vec![at(9)];
+    config.seeds = vec![at(9).into()];
     config.runtime.maintenance_interval = tick;
     let protocol = ProtocolConfig::new(Native::default())
         .policy(Asked { times: Arc::clone(&times), panics })
@@ -125,7 +125,7 @@ async fn wakes(point: Point, reason: GoodbyeReason) -> bool {
         }
     });
     let mut config = NodeConfig::local();
-    config.seeds = vec![at(2)];
+    config.seeds = vec![at(2).into()];
     config.runtime.maintenance_interval = Duration::from_secs(3600);
     let a = start(&net, 1, config, Rec::new()).await;
     until(|| count(&came) == 1).await;

@@ -151,7 +151,7 @@ async fn another_address_of_a_peer_becomes_an_alias_and_is_not_dialled_again() {
     config.listen.push("10.0.0.2:7001".parse().unwrap());
     let b = start(&net, 2, config, Rec::new()).await;
     let mut config = NodeConfig::local();
-    config.seeds = vec![at(2)];
+    config.seeds = vec![at(2).into()];
     let a = start(&net, 1, config, Rec::new()).await;
     until(|| peers(&a) == 1).await;
     let other = "10.0.0.2:7001".parse().unwrap();

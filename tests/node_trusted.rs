@@ -15,7 +15,7 @@ use peerpool::{Node, NodeConfig};
 /// A node with ten slots, two of them kept for the trusted host 2.
 async fn hub(net: &MemoryNet) -> Node {
     let mut config = quiet();
-    config.trusted = vec![at(2)];
+    config.trusted = vec![at(2).into()];
     config.runtime.limits.max_inbound = 10;
     config.runtime.limits.reserved_inbound = 2;
     start(net, 1, config, Rec::new()).await
@@ -73,7 +73,7 @@ async fn of_the_host_of_a_trusted_peer_one_connection_gets_a_reserved_slot() {
 #[tokio::test(start_paused = true)]
 async fn a_trusted_address_is_dialled_whatever_its_scope_and_however_full_the_book() {
     let net = MemoryNet::new(1);
-    let trusted: Vec<_> = (2..5).map(at).collect();
+    let trusted: Vec<_> = (2..5).map(|last| at(last).into()).collect();
     let mut others = Vec::new();
     for last in 2..5 {
         others.push(start(&net, last, quiet(), Rec::new()).await);

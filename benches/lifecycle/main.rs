@@ -144,7 +144,8 @@ fn mesh(runtime: &Runtime, count: usize) -> Duration {
             config.listen.push(([127, 0, 0, 1], 0).into());
             config.runtime.limits = PoolConfig::test().limits;
             config.runtime.target_outbound = MESH_PEERS;
-            config.seeds = (at > 0).then(|| nodes[rng.usize(..at)].local_addrs()[0]).into_iter().collect();
+            config.seeds =
+                (at > 0).then(|| nodes[rng.usize(..at)].local_addrs()[0].into()).into_iter().collect();
             nodes.push(Node::builder().config(config).start().await.expect("a node"));
         }
         nodes

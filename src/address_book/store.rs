@@ -43,6 +43,9 @@ pub(super) struct Store {
     path: PathBuf,
     /// `None` after an error, until the next [`Store::reopen`].
     db: Option<Database>,
+    /// The next write fails as on a full disk.
+    #[cfg(all(test, not(peerpool_loom)))]
+    pub(super) fails_next: bool,
 }
 
 /// The records of the file.
@@ -66,7 +69,13 @@ impl Store {
     pub(super) fn open(path: &Path) -> Result<(Self, Contents), AddressBookError> {
         let (db, _) = open(path)?;
         let contents = guarded(|| load(&db)).map_err(|fault| fault.on_open(path))?;
-        Ok((Self { path: path.to_owned(), db: Some(db) }, contents))
+        let store = Self {
+            path: path.to_owned(),
+            db: Some(db),
+            #[cfg(all(test, not(peerpool_loom)))]
+            fails_next: false,
+        };
+        Ok((store, contents))
     }
 
     /// Opens the file again if an error has closed it.
@@ -91,6 +100,11 @@ impl Store {
             let cause = Box::new(io::Error::other("closed after an earlier error"));
             return Err(AddressBookError::Write { path: self.path.clone(), cause });
         };
+        #[cfg(all(test, not(peerpool_loom)))]
+        if std::mem::take(&mut self.fails_next) {
+            let cause = Box::new(io::Error::from(io::ErrorKind::StorageFull));
+            return Err(AddressBookError::Write { path: self.path.clone(), cause });
+        }
         match guarded(|| write(&db, batch)) {
             Ok(()) => {
                 self.db = Some(db);

@@ -19,6 +19,7 @@ mod backoff;
 pub(crate) mod counts;
 #[cfg(feature = "node")]
 pub(crate) mod config_serde;
+mod endpoint;
 mod ids;
 mod net;
 mod network;
@@ -28,6 +29,7 @@ pub mod test_util;
 mod tick;
 
 pub use backoff::Backoff;
+pub use endpoint::{Endpoint, EndpointError};
 pub use ids::{ConnId, Direction, Lane, Nonce, PeerId};
 pub use net::{Subnet, canonical, canonical_ip};
 pub use network::{Network, NetworkError};

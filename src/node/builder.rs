@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::address_book::{AddRefused, AddressBook, AddressBookConfig, ReportedBy, WallTime};
-use crate::base::Nonce;
+use crate::base::{Endpoint, Nonce};
 use crate::transport::{Tcp, Transport};
 use crate::wire::{Native, Protocol};
 
@@ -71,8 +71,8 @@ impl NodeBuilder {
     }
 
     /// Adds a first address to dial.
-    pub fn seed(mut self, addr: SocketAddr) -> Self {
-        self.config.seeds.push(addr);
+    pub fn seed(mut self, seed: impl Into<Endpoint>) -> Self {
+        self.config.seeds.push(seed.into());
         self
     }
 
@@ -217,20 +217,25 @@ fn add_configured_addrs(book: &AddressBook, config: &NodeConfig) -> Result<(), S
     // These refusals depend on the content of the book, and are no fault of the configuration.
     let is_fault_of_book =
         |why: &AddRefused| matches!(why, AddRefused::Full | AddRefused::Banned | AddRefused::SourceQuota);
-    for seed in &config.seeds {
-        match book.add(*seed, ReportedBy::Seed, now) {
+    let addr_of = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Addr(addr) => Some(*addr),
+        // Looked up by the maintenance.
+        Endpoint::Name { .. } => None,
+    };
+    for seed in config.seeds.iter().filter_map(addr_of) {
+        match book.add(seed, ReportedBy::Seed, now) {
             Err(why) if is_fault_of_book(&why) => {
                 tracing::warn!(%seed, %why, "a seed is not in the address book");
             }
-            added => drop(added.map_err(|why| invalid("seeds", seed, &why))?),
+            added => drop(added.map_err(|why| invalid("seeds", &seed, &why))?),
         }
     }
-    for trusted in &config.trusted {
-        match book.set_trusted(*trusted, true, now) {
+    for trusted in config.trusted.iter().filter_map(addr_of) {
+        match book.set_trusted(trusted, true, now) {
             Err(why) if is_fault_of_book(&why) => {
                 tracing::warn!(%trusted, %why, "a trusted address is not in the address book");
             }
-            set => set.map_err(|why| invalid("trusted", trusted, &why))?,
+            set => set.map_err(|why| invalid("trusted", &trusted, &why))?,
         }
     }
     Ok(())

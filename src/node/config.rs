@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::base::Network;
+use crate::base::{Endpoint, Network};
 use crate::broadcast::LagPolicy;
 use crate::connection::ConnectionConfig;
 use crate::pool::{HealthPolicy, Limits, LivenessPolicy, Misbehavior, PoolConfig};
@@ -45,10 +45,12 @@ pub struct NodeConfig {
     /// The listen address that hellos carry. Default: the first one listened on. Set it behind a
     /// port mapping. Peers use only the port, and combine it with the address they observe.
     pub advertise: Option<SocketAddr>,
-    /// First addresses to dial.
-    pub seeds: Vec<SocketAddr>,
-    /// Addresses that are dialled whatever the number of peers, and use reserved slots.
-    pub trusted: Vec<SocketAddr>,
+    /// First addresses to dial. Names are looked up at the start and again every ten minutes; one
+    /// that does not resolve stops nothing.
+    pub seeds: Vec<Endpoint>,
+    /// Peers that are dialled whatever the number of peers, and use reserved slots. Names as in
+    /// `seeds`.
+    pub trusted: Vec<Endpoint>,
     /// Peers for which the pool allocates room at the start; a hint. Default 0: derived from the
     /// limits.
     pub expected_peers: usize,

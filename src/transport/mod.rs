@@ -95,6 +95,18 @@ pub trait Transport: Send + Sync + 'static {
     /// # Cancel safety
     /// Dropping the future leaves nothing bound.
     fn listen(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<BoxListener>>;
+
+    /// Looks up a host name, or an address with the name of an interface. Default: the system's
+    /// resolver. There is no timeout: the caller sets the deadline.
+    ///
+    /// # Errors
+    /// The name has no address, or the resolver failed.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    fn resolve<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
+    }
 }
 
 /// A bound address that accepts connections. Dropping it releases the address.

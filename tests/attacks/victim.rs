@@ -115,7 +115,7 @@ pub(crate) fn run() {
     test_util::treat_loopback_as_public(true);
     let mut config = NodeConfig::recommended();
     config.listen.push(SocketAddr::from(([127, 1, 1, 1], 0)));
-    config.seeds = setup.seeds;
+    config.seeds = setup.seeds.into_iter().map(Into::into).collect();
     if let Some(max_inbound) = setup.max_inbound {
         config.runtime.limits.max_inbound = max_inbound;
     }

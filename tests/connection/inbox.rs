@@ -300,3 +300,85 @@ async fn a_handler_may_send_on_and_close_its_own_connection() {
     drop(far);
     assert!(matches!(running.end().await, CloseReason::Closed(peerpool::pool::DisconnectReason::Requested)));
 }
+
+/// A connection whose handlers never end, with bounds of four messages and one request at a time.
+fn stuck() -> (TestSide<Native>, RecordingHandler) {
+    let connection =
+        ConnectionConfig { inbox_messages: 4, max_inbound_requests: 1, ..ConnectionConfig::default() };
+    let side = TestSide::with(Native::default(), SideConfig { connection, ..SideConfig::default() });
+    let handler = RecordingHandler::new()
+        .on_event(|_, _, _| Handled::later(std::future::pending()))
+        .on_request(|_, _, responder| {
+            Handled::later(async move {
+                let _responder = responder;
+                std::future::pending::<()>().await;
+            })
+        });
+    (side, handler)
+}
+
+#[tokio::test(start_paused = true)]
+async fn reading_pauses_when_exactly_as_many_messages_wait_as_may() {
+    let (side, handler) = stuck();
+    let (near, far) = pipe(64 * 1024);
+    let _running = side.start(near, handler.clone());
+    let mut far = side.manual_peer(far);
+    // One is handled, three wait.
+    for kind in 0..4 {
+        far.send(&side.event(Lane::Normal, kind, b"x")).await;
+    }
+    settle().await;
+    let paused = || handler.count(|one| *one == Callback::Paused(true));
+    assert_eq!(paused(), 0);
+    far.send(&side.event(Lane::Normal, 4, b"x")).await;
+    settle().await;
+    assert_eq!(paused(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_request_that_waited_gives_its_room_back() {
+    let (side, handler) = stuck();
+    let (near, far) = pipe(64 * 1024);
+    let _running = side.start(near, handler.clone());
+    let mut far = side.manual_peer(far);
+    for id in 0..4 {
+        let header = MessageHeader::Request { id, kind: 1 };
+        far.send(&side.encode(Lane::Normal, &header, &[7; 10_000])).await;
+    }
+    settle().await;
+    assert!(side.budget.used() >= 30_000, "{}", side.budget.used());
+    for id in 1..4 {
+        far.send(&side.encode(Lane::Normal, &MessageHeader::Cancel { id }, b"")).await;
+    }
+    settle().await;
+    assert_eq!(side.budget.used(), 0, "the one that is handled was small");
+    // And as many can wait again.
+    for id in 4..7 {
+        let header = MessageHeader::Request { id, kind: 1 };
+        far.send(&side.encode(Lane::Normal, &header, b"")).await;
+    }
+    settle().await;
+    assert_eq!(handler.count(|one| *one == Callback::Paused(true)), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_queued_into_a_closed_connection() {
+    let side = TestSide::new(Native::default());
+    let (near, far) = pipe(64 * 1024);
+    let kept: Arc<Mutex<Option<peerpool::connection::Responder>>> = Arc::default();
+    let keep = Arc::clone(&kept);
+    let handler = RecordingHandler::new().on_request(move |_, _, responder| {
+        *keep.lock().unwrap() = Some(responder);
+        Handled::Done
+    });
+    let running = side.start(near, handler);
+    let mut far = side.manual_peer(far);
+    far.send(&side.encode(Lane::Normal, &MessageHeader::Request { id: 1, kind: 1 }, b"?")).await;
+    settle().await;
+    let responder = kept.lock().unwrap().take().expect("a request came");
+    running.connection.close(peerpool::pool::DisconnectReason::Closed, None);
+    assert!(responder.respond("too late").is_err());
+    let refused = running.connection.send(Message::new(1, "too late"));
+    assert!(matches!(refused, Err(peerpool::connection::SendError::Closed(_))), "{refused:?}");
+    assert_eq!(running.connection.pending_counts(), Default::default());
+}

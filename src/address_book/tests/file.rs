@@ -207,6 +207,22 @@ fn a_failed_flush_keeps_its_changes_for_the_next_one() {
 }
 
 #[test]
+fn a_batch_that_could_not_be_written_is_written_by_the_next_flush() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("book.redb");
+    let book = open(&path);
+    book.add(addr(0), ReportedBy::Seed, T0).unwrap();
+    book.ban(addr(9).ip().into(), WallTime::MAX, T0);
+    book.store.as_ref().unwrap().lock().fails_next = true;
+    assert!(matches!(book.flush(), Err(AddressBookError::Write { .. })));
+    assert_eq!(book.stats().unflushed, 2);
+    assert_eq!(book.flush().unwrap(), 2);
+    drop(book);
+    let again = open(&path);
+    assert_eq!((again.len(), again.bans().len()), (1, 1));
+}
+
+#[test]
 fn a_file_that_is_never_written_does_not_make_the_marks_grow() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("book.redb");

@@ -13,13 +13,12 @@ use peerpool::address_book::AddressBook;
 use peerpool::timecoin::PeerManager;
 use peerpool::transport::Tcp;
 use peerpool::wire::Status;
-use peerpool::{Context, Event, Handled, Handler, Node, PeerId, RelayOutcome, Request, Responder};
+use peerpool::{Context, Endpoint, Event, Handled, Handler, Node, PeerId, RelayOutcome, Request, Responder};
 
 use super::config_file::Settings;
 use super::open_files;
 use super::output::{failure, print};
 use super::signals::ShutdownSignals;
-use super::target::Target;
 use super::timecoin_node::{self, Network};
 
 /// How long the shutdown may take.
@@ -52,9 +51,10 @@ pub(super) struct NodeArgs {
     /// The address to announce to TIME Coin peers, if it differs from the one listened on.
     #[arg(long, value_name = "ADDR", requires = "timecoin")]
     public: Option<SocketAddr>,
-    /// Peers to dial first, as HOST:PORT. A name stands for all its addresses.
+    /// Peers to dial first, as HOST:PORT. A name stands for all its addresses, and is looked up again
+    /// every ten minutes.
     #[arg(long, value_name = "ADDR", num_args = 1..)]
-    peer: Vec<Target>,
+    peer: Vec<Endpoint>,
     /// File of the address book. Default: in memory.
     #[arg(long, value_name = "FILE")]
     book: Option<PathBuf>,
@@ -132,9 +132,7 @@ async fn start(args: NodeArgs) -> Result<Running, String> {
     if settings.node.listen.is_empty() && args.timecoin.is_none() {
         return Err("no address to listen on: use --listen, or `listen` in the configuration file".into());
     }
-    for peer in &args.peer {
-        settings.node.seeds.extend(peer.resolve().await?);
-    }
+    settings.node.seeds.extend(args.peer);
     let book_config = settings.book.clone();
     let book = match args.book {
         Some(path) => {
@@ -144,8 +142,8 @@ async fn start(args: NodeArgs) -> Result<Running, String> {
         None => AddressBook::in_memory(book_config),
     };
     if let (Some(listen), Some(network)) = (args.timecoin, args.network) {
-        let endpoint = timecoin_node::Endpoint { network: network.into(), listen, public: args.public };
-        return timecoin_node::start(endpoint, settings, book).await.map(Running::TimeCoin);
+        let addrs = timecoin_node::ListenAddrs { network: network.into(), listen, public: args.public };
+        return timecoin_node::start(addrs, settings, book).await.map(Running::TimeCoin);
     }
     let Settings { node, tcp, .. } = settings;
     let builder = Node::builder().config(node).transport(Tcp::new(tcp)).book(book).handler(Forwarder);

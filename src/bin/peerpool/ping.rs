@@ -12,11 +12,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use peerpool::wire::GoodbyeReason;
-use peerpool::{ConnectError, Node, NodeConfig, Peer};
+use peerpool::{ConnectError, Endpoint, Node, NodeConfig, Peer};
 
 use super::output::{failure, print};
 use super::signals::ShutdownSignals;
-use super::target::Target;
+use super::target::resolve;
 
 /// How long the connection may take to close at the end.
 const SHUTDOWN: Duration = Duration::from_millis(500);
@@ -34,7 +34,7 @@ Examples:
 pub(super) struct PingArgs {
     /// The node, as HOST:PORT. If a name has several addresses, the first one that answers is
     /// pinged.
-    addr: Target,
+    addr: Endpoint,
     /// Number of pings.
     #[arg(long, short = 'n', default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
@@ -96,7 +96,7 @@ struct Connected {
 }
 
 async fn connect(args: &PingArgs) -> Result<Connected, String> {
-    let addrs = args.addr.resolve().await?;
+    let addrs = resolve(&args.addr).await?;
     let mut config = NodeConfig::local();
     config.network = args.network;
     config.runtime.target_outbound = 0;

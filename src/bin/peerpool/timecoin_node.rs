@@ -14,7 +14,7 @@ use peerpool::timecoin::{
     Sender,
 };
 use peerpool::transport::Tcp;
-use peerpool::{Message, NodeConfig, RelayOutcome, RuntimeConfig, StartError, WeakNode};
+use peerpool::{Endpoint, Message, NodeConfig, RelayOutcome, RuntimeConfig, StartError, WeakNode};
 
 use super::config_file::Settings;
 
@@ -38,7 +38,7 @@ impl From<Network> for NetworkType {
 
 /// The network and the addresses of the node.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Endpoint {
+pub(super) struct ListenAddrs {
     pub(super) network: NetworkType,
     pub(super) listen: SocketAddr,
     /// The address to announce to legacy peers. Default: `listen`.
@@ -50,11 +50,11 @@ pub(super) struct Endpoint {
 /// # Errors
 /// A one-line message for the operator.
 pub(super) async fn start(
-    endpoint: Endpoint,
+    addrs: ListenAddrs,
     settings: Settings,
     book: AddressBook,
 ) -> Result<PeerManager, String> {
-    let Endpoint { network, listen, public } = endpoint;
+    let ListenAddrs { network, listen, public } = addrs;
     let public = public.unwrap_or(listen);
     if public.ip().is_unspecified() {
         return Err(format!("peers cannot reach {public}: give a reachable address with --public"));
@@ -69,7 +69,13 @@ pub(super) async fn start(
         node.log_ring_bytes
     };
     let handshake = config.node.runtime.handshake_timeout;
-    let (native, seeds) = (node.listen.clone(), node.seeds.clone());
+    let native = node.listen.clone();
+    // The node looks up names itself.
+    let seeds = node.seeds.iter().filter_map(|seed| match seed {
+        Endpoint::Addr(addr) => Some(*addr),
+        Endpoint::Name { .. } => None,
+    });
+    let seeds = seeds.collect();
     config.node = NodeConfig { log_ring_bytes: ring, ..node };
     config.node.runtime.handshake_timeout = handshake.min(config.node.runtime.handshake_timeout);
     config.seeds.addresses = seeds;

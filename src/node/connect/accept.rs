@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::base::{Direction, PeerId, Source, Tick, canonical};
+use crate::base::{Direction, PeerId, Source, Tick};
 use crate::node::api::events::NodeEvent;
 use crate::node::error::{ConnectError, StartError};
 use crate::node::protocol::ProtocolId;
@@ -121,8 +121,8 @@ impl Acceptor {
     /// The entry of a trusted address at this IP address that nobody stands for yet. Without keys
     /// any process of that host may be the one; but only one of them gets the entry's reserved slot.
     fn trusted_entry(&self, ip: IpAddr) -> Option<SourceSlot> {
-        let trusted = &self.shared.config.trusted;
-        let entries = trusted.iter().filter(|addr| canonical(**addr).ip() == ip).count();
+        let trusted = self.shared.names.trusted();
+        let entries = trusted.iter().filter(|addr| addr.ip() == ip).count();
         if entries == 0 {
             return None;
         }

@@ -112,7 +112,7 @@ impl Dialer {
         addr: SocketAddr,
         handshake_timeout: Duration,
     ) -> Result<Claim<PeerId, NodeConnection>, ConnectError> {
-        let is_trusted = self.shared.config.trusted.iter().any(|trusted| canonical(*trusted) == addr);
+        let is_trusted = self.shared.names.trusted().contains(&addr);
         let class =
             if is_trusted { SlotClass::Reserved } else { self.shared.stranger_class(addr.ip()) };
         let deadline = self.shared.now().after(handshake_timeout);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::address_book::{MAX_OUTAGE_WAIT, WallTime};
-use crate::base::{Direction, PeerId, Tick, canonical};
+use crate::base::{Direction, PeerId, Tick};
 use crate::node::config::RuntimeConfig;
 use crate::node::connect::dial::Dialer;
 use crate::node::connect::probe::Prober;
@@ -118,6 +118,7 @@ impl Maintenance {
             };
             let config = shared.runtime_config();
             if is_tick {
+                shared.names.look_up_due(&shared, shared.now());
                 if let Some(late) = self.stalls.tick(period, shared.now()) {
                     count(&shared.counters.stalls);
                     tracing::warn!(?late, "this process stood still; deadlines of peers are extended");
@@ -254,7 +255,7 @@ impl Maintenance {
         let shared = Arc::clone(&self.shared);
         let now = WallTime::now();
         let mut dialled = Vec::new();
-        for addr in shared.config.trusted.iter().map(|addr| canonical(*addr)) {
+        for addr in shared.names.trusted().iter().copied() {
             if self.dialer.is_connected_or_listening_at(addr) {
                 continue;
             }

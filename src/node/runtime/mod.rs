@@ -16,6 +16,7 @@ pub(crate) mod peer_care;
 pub(crate) mod addr_exchange;
 pub(crate) mod addr_sample;
 pub(crate) mod log_budget;
+pub(crate) mod names;
 pub(crate) mod outbound_spread;
 pub(crate) mod seen_set;
 mod stall;

@@ -27,6 +27,7 @@ use crate::transport::Transport;
 
 use super::addr_sample::AddrSample;
 use super::log_budget::{LogBudget, LogKind, LogSummary};
+use super::names::Names;
 use super::seen_set::SeenSet;
 use super::tasks::Tasks;
 
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) handler: Box<dyn Handler>,
     pub(crate) events: Arc<EventHub>,
+    pub(crate) names: Names,
     pub(crate) seen: SeenSet,
     pub(crate) addr_sample: AddrSample,
     log_budget: LogBudget,
@@ -111,6 +113,7 @@ pub(crate) fn count(counter: &AtomicU64) {
 impl Shared {
     pub(crate) fn new(config: NodeConfig, parts: Parts, executor: Handle) -> Self {
         let Parts { nonce, digest_key, book, transport, handler, protocols } = parts;
+        let names = Names::new(&config);
         let fixed = config.fixed_memory(protocols.len());
         let budget = MemoryBudget::new(config.runtime.memory_limit.saturating_sub(fixed));
         let protocols = protocols.into_iter().map(|new| new.start(&config, Arc::clone(&budget))).collect();
@@ -132,6 +135,7 @@ impl Shared {
             book,
             transport,
             handler,
+            names,
             seen: SeenSet::new(digest_key),
             addr_sample: AddrSample::default(),
             log_budget: LogBudget::default(),

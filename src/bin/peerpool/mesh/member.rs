@@ -85,7 +85,7 @@ impl Member {
         let NodeSpec { incarnation, index, codec, listen, seed, mut config, epoch, ledger, net, last_change } =
             spec;
         config.listen = vec![listen];
-        config.seeds = seed.into_iter().collect();
+        config.seeds = seed.into_iter().map(Into::into).collect();
         let wanted = config.runtime.target_outbound;
         let app = Arc::new(MeshApp::new(codec, incarnation, epoch, ledger));
         let builder = Node::builder().config(config).handler(Arc::clone(&app)).book(address_book());

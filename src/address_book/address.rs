@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::wall_time::WallTime;
-use crate::base::{Backoff, Subnet, canonical_ip};
+use crate::base::{Backoff, Source, canonical_ip};
 
 /// Failures in a row after which an address counts as unreachable: it is not shared with peers, may
 /// be evicted although it once connected, and no longer keeps its aliases from being dialled.
@@ -153,10 +153,16 @@ impl ReportedBy {
     pub(super) fn bucket(self) -> Option<Self> {
         match self.canonical() {
             Self::Operator => None,
-            Self::Peer(ip @ IpAddr::V6(_)) => {
-                Subnet::of(ip).next().map(|subnet| Self::Peer(subnet.network()))
-            }
+            Self::Peer(ip) => Some(Self::Peer(Source::of(ip).network())),
             other => Some(other),
+        }
+    }
+
+    /// The subnet of the reporter: a /24, or a /48. The operator and the seeds are one each.
+    pub(super) fn subnet(self) -> Self {
+        match self {
+            Self::Peer(ip) => Self::Peer(Source::of(ip).subnet().network()),
+            other => other,
         }
     }
 }

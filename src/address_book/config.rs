@@ -11,15 +11,15 @@ use crate::base::Backoff;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AddressBookConfig {
-    /// Most addresses in the book. Default: 10,000 (about 3 MB). A full book evicts the oldest
-    /// address that never connected first.
+    /// Most addresses in the book. Default: 10,000 (about 3 MB). A full book evicts addresses
+    /// that never connected first: the oldest of the subnet (/24 or /48) that reported most.
     pub max_addresses: NonZeroUsize,
     /// Most addresses per source. Default: 256. It bounds what one peer can push into the book, so
     /// keep it well below `max_addresses`.
     ///
     /// - A source is one IPv4 address or one IPv6 /64.
-    /// - An address that never connected counts against the source that reported it; one that did,
-    ///   against its own host.
+    /// - An address counts against its own host, and until it connects against the source that
+    ///   reported it, too.
     pub max_per_source: NonZeroUsize,
     /// Most bans. Default: 10,000. Above that, the ban that ends first is dropped.
     pub max_bans: NonZeroUsize,

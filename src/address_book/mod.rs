@@ -31,9 +31,9 @@
 //!
 //! Invariants: `everything_is_bounded`, `shares_belong_to_a_source`
 //! - Statement: one source cannot fill the book, and the book has a maximal size.
-//! - Enforced by: every insertion and every change keeps the quotas. An address counts against the
-//!   source that reported it until it connects, and against its own host from then on, whichever
-//!   source reported it.
+//! - Enforced by: every insertion and every change keeps the quotas. An address counts against its
+//!   own host, and against the source that reported it until it connects. A full book evicts of
+//!   what the same subnet reported.
 //! - Breaks if: an insertion bypasses `AddrTable::make_room`, or a change bypasses
 //!   `AddrTable::edit`.
 //!

@@ -10,33 +10,31 @@ use super::address::{Address, ReportedBy};
 pub(super) struct SourceQuotas(BTreeMap<ReportedBy, BTreeSet<SocketAddr>>);
 
 impl SourceQuotas {
-    /// The source whose quota an address counts against; `None` for no quota.
+    /// The sources whose quotas an address counts against; none for what the operator gave.
     ///
-    /// - An address that never connected counts against the source that reported it.
-    /// - After that it counts against its own host, which can listen on any number of ports.
-    pub(super) fn bucket_of(entry: &Address) -> Option<ReportedBy> {
-        let reported_by = entry.reported_by.bucket().filter(|_| !entry.trusted)?;
-        if entry.last_success.is_none() {
-            Some(reported_by)
-        } else {
-            ReportedBy::Peer(entry.addr.ip()).bucket()
-        }
+    /// - Every address counts against its own host, which can listen on any number of ports.
+    /// - One that never connected counts against the source that reported it, too.
+    pub(super) fn buckets_of(entry: &Address) -> impl Iterator<Item = ReportedBy> + use<> {
+        let counted = !entry.trusted && entry.reported_by != ReportedBy::Operator;
+        let own = ReportedBy::Peer(entry.addr.ip()).bucket();
+        let reporter = entry.reported_by.bucket().filter(|_| entry.last_success.is_none());
+        [own, reporter].into_iter().flatten().filter(move |_| counted)
     }
 
     pub(super) fn insert(&mut self, entry: &Address) {
-        if let Some(bucket) = Self::bucket_of(entry) {
+        for bucket in Self::buckets_of(entry) {
             self.0.entry(bucket).or_default().insert(entry.addr);
         }
     }
 
     /// Removes an address, which must be unchanged since it was added.
     pub(super) fn remove(&mut self, entry: &Address) {
-        if let Some(bucket) = Self::bucket_of(entry)
-            && let Some(addresses) = self.0.get_mut(&bucket)
-        {
-            addresses.remove(&entry.addr);
-            if addresses.is_empty() {
-                self.0.remove(&bucket);
+        for bucket in Self::buckets_of(entry) {
+            if let Some(addresses) = self.0.get_mut(&bucket) {
+                addresses.remove(&entry.addr);
+                if addresses.is_empty() {
+                    self.0.remove(&bucket);
+                }
             }
         }
     }

@@ -274,10 +274,10 @@ impl AddrTable {
             return Err(AddRefused::Banned);
         }
         let max_per_source = self.config.max_per_source.get();
-        let full = reported_by.bucket().and_then(|bucket| self.quotas.at_least(bucket, max_per_source));
-        if let Some(reported) = full {
-            // A source at its quota may only replace an address of its own that does not answer.
-            let dead = reported
+        for bucket in SourceQuotas::buckets_of(&Address::new(addr, reported_by, now)) {
+            let Some(counted) = self.quotas.at_least(bucket, max_per_source) else { continue };
+            // At a quota, a new address may only replace one that does not answer.
+            let dead = counted
                 .iter()
                 .filter_map(|addr| self.entries.get(addr))
                 .filter(|entry| entry.failures > 0 && entry.self_since.is_none())
@@ -306,9 +306,9 @@ impl AddrTable {
         let Some(mut entry) = self.entries.remove(addr) else { return false };
         self.unindex(&entry);
         change(&mut entry);
-        let bucket = SourceQuotas::bucket_of(&entry);
+        let buckets = SourceQuotas::buckets_of(&entry);
         self.insert(entry);
-        if let Some(bucket) = bucket {
+        for bucket in buckets {
             self.enforce_quota(bucket, Some(addr));
         }
         true

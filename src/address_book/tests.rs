@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests; clippy excuses the tests alone
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -246,17 +246,18 @@ fn nor_can_it_through_a_second_address() {
     let book = AddressBook::in_memory(small(20, 4, 10));
     let source = ReportedBy::Peer("2001:db8::7".parse().unwrap());
     let port = |port| SocketAddr::from(([192, 0, 2, 7], port));
+    let mut taken = 0;
     for n in 1..=20 {
-        assert_eq!(book.add(port(n), source, T0), Ok(Added::New));
+        taken += usize::from(book.add(port(n), source, T0) == Ok(Added::New));
         book.record(&port(n), DialOutcome::Connected, T0.after(SECOND * u32::from(n)));
         book.table.lock().check();
     }
-    // The newest ones stay, and reachable ones before unreachable ones.
-    assert!((17..=20).all(|n| book.get(&port(n)).is_some()) && book.len() == 4);
-    book.record(&port(19), DialOutcome::Failed(FailureCause::Timeout), T0);
+    assert_eq!(taken, 4);
+    // Only one that does not answer gives way.
+    book.record(&port(3), DialOutcome::Failed(FailureCause::Timeout), T0);
     assert_eq!(book.add(port(21), source, T0), Ok(Added::New));
     book.record(&port(21), DialOutcome::Connected, T0);
-    assert!(book.get(&port(19)).is_none() && book.get(&port(21)).is_some());
+    assert!(book.get(&port(3)).is_none() && book.get(&port(21)).is_some());
     assert_eq!(book.add(addr(1), reported_by(9), T0), Ok(Added::New));
     book.table.lock().check();
 }
@@ -313,6 +314,32 @@ fn the_oldest_that_never_connected_is_evicted_first() {
     book.record(&addr(5), DialOutcome::Connected, T0.after(SECOND));
     assert_eq!(book.set_trusted(addr(6), true, T0), Ok(()));
     assert_eq!(book.len(), 4);
+    book.table.lock().check();
+}
+
+#[test]
+fn a_subnet_that_fills_the_book_pushes_out_its_own_reports() {
+    let book = AddressBook::in_memory(small(1_000, 100, 10));
+    // Twenty honest peers, ten addresses each, which nobody dialled yet. They are the oldest.
+    let honest: Vec<_> = (0..200).map(addr).collect();
+    for (at, honest) in honest.iter().enumerate() {
+        let reporter = ReportedBy::Peer(IpAddr::from([40, at as u8 / 10, 0, 1]));
+        book.add(*honest, reporter, T0).unwrap();
+    }
+    // A /48 with a /64 for every address, then one that reports hosts of one /64 through others.
+    let network: u128 = 0x2001_0bb8_0001 << 80;
+    for number in 0..30_000_u128 {
+        let reporter = ReportedBy::Peer(Ipv6Addr::from(network | number << 64 | 1).into());
+        book.add(addr(1_000 + number as u16), reporter, T0.after(SECOND)).unwrap();
+    }
+    let kept = || honest.iter().filter(|honest| book.get(honest).is_some()).count();
+    assert_eq!(kept(), 200, "of one /48 of reporters");
+    for number in 0..30_000_u32 {
+        let reporter = ReportedBy::Peer(Ipv4Addr::from((50 << 24) + (number << 8)).into());
+        let host = Ipv6Addr::from(network | u128::from(number));
+        let _ = book.add(SocketAddr::from((host, 7000)), reporter, T0.after(SECOND));
+    }
+    assert_eq!(kept(), 200, "of one /64 of hosts");
     book.table.lock().check();
 }
 

@@ -125,7 +125,16 @@ impl MemoryBudget {
 
     /// Bytes that strangers may make us hold.
     fn pool(&self) -> usize {
-        self.limit() / 4 * 3
+        Self::pool_of(self.limit())
+    }
+
+    const fn pool_of(limit: usize) -> usize {
+        limit / 4 * 3
+    }
+
+    /// Bytes that one source may hold under this limit.
+    pub(crate) const fn source_share(limit: usize) -> usize {
+        Self::pool_of(limit) / 2
     }
 
     /// Bytes that could be reserved now for what a stranger sends.
@@ -202,9 +211,9 @@ impl MemoryBudget {
 impl SourceAccount {
     /// Whether what it holds is within the bounds of one source and one subnet.
     fn is_within(&self, more: usize) -> bool {
-        let pool = self.budget.pool();
-        self.used.load(Ordering::Relaxed).saturating_add(more) <= pool / 2
-            && self.subnet.load(Ordering::Relaxed).saturating_add(more) <= pool / 4 * 3
+        let share = MemoryBudget::source_share(self.budget.limit());
+        self.used.load(Ordering::Relaxed).saturating_add(more) <= share
+            && self.subnet.load(Ordering::Relaxed).saturating_add(more) <= share / 2 * 3
     }
 }
 
@@ -254,8 +263,8 @@ impl MemoryAccount {
     /// Whether the connection alone holds more than there can be for it.
     pub(super) fn is_beyond_hope(&self) -> bool {
         let budget = self.budget();
-        let most =
-            if self.source.origin == MemoryOrigin::EXEMPT { budget.limit() } else { budget.pool() / 2 };
+        let is_exempt = self.source.origin == MemoryOrigin::EXEMPT;
+        let most = if is_exempt { budget.limit() } else { MemoryBudget::source_share(budget.limit()) };
         self.used() > most.max(GUARANTEED_BYTES)
     }
 

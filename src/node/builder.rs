@@ -151,7 +151,7 @@ impl NodeBuilder {
     /// The node, with no task running yet, and the addresses that it is to listen on.
     fn assemble(self) -> Result<(Node, Vec<(ProtocolId, SocketAddr)>), StartError> {
         let Self { config, handler, transport, book, first_protocol, more_protocols } = self;
-        config.check()?;
+        config.check_fields()?;
         let executor = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         check_timers()?;
         let book = book.unwrap_or_else(|| Arc::new(AddressBook::in_memory(AddressBookConfig::default())));
@@ -159,7 +159,7 @@ impl NodeBuilder {
         let first = first_protocol.unwrap_or_else(native);
         let protocols: Vec<_> = std::iter::once(first).chain(more_protocols).collect();
         check_protocols(&protocols)?;
-        config.check_memory(&config.runtime, protocols.len())?;
+        config.check_memory(&config.runtime, protocols.iter().map(|protocol| protocol.max_message()))?;
         let mut listen_addrs: Vec<_> =
             config.listen.iter().map(|addr| (ProtocolId::FIRST, *addr)).collect();
         for (at, protocol) in protocols.iter().enumerate() {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Endpoint, Network};
 use crate::broadcast::LagPolicy;
-use crate::connection::ConnectionConfig;
+use crate::connection::{ConnectionConfig, MemoryBudget};
 use crate::pool::{HealthPolicy, Limits, LivenessPolicy, Misbehavior, PoolConfig};
 use crate::wire::{Native, WireLimits};
 
@@ -125,8 +125,9 @@ pub struct RuntimeConfig {
     /// handshakes, relay memory and memory, do not bind them. Default: none, and the loopback
     /// networks in [`NodeConfig::local`], where all peers are one source.
     pub exempt_networks: Vec<Network>,
-    /// The limit of all memory held for peers: rings, state, inboxes, lanes, reassembly, partial
-    /// reads. Default 256 MiB.
+    /// The limit of all memory held for peers: rings, state, relay, inboxes, lanes, reassembly,
+    /// partial reads. Default 256 MiB. Strangers get three quarters of what rings, state and relay
+    /// leave, one source half of that, and the largest message must fit there.
     #[serde(with = "crate::base::config_serde::byte_size")]
     pub memory_limit: usize,
     /// What happens to a peer that is too slow for urgent broadcasts. Default: disconnect it.
@@ -206,6 +207,12 @@ impl NodeConfig {
     /// # Errors
     /// Names the field and what is wrong with it.
     pub fn check(&self) -> Result<(), ConfigError> {
+        self.check_fields()?;
+        self.check_memory(&self.runtime, std::iter::once(self.wire.max_message()))
+    }
+
+    /// Checks what does not depend on the protocols that the node speaks.
+    pub(super) fn check_fields(&self) -> Result<(), ConfigError> {
         let wrong = |field, why| Err(ConfigError { field, why });
         if let Err(fault) = crate::wire::Hello::validate_agent(self.agent.as_bytes()) {
             return Err(ConfigError { field: "agent", why: fault.to_string() });
@@ -238,23 +245,38 @@ impl NodeConfig {
         ] {
             within(field, value, 1..=usize::MAX)?;
         }
-        self.runtime.check()?;
-        self.check_memory(&self.runtime, 1)
+        self.runtime.check()
     }
 
-    /// The memory that rings and state tables take in this number of protocols.
+    /// The memory that connections do not share: rings and state tables in this number of
+    /// protocols, and the relay's.
     pub(super) fn fixed_memory(&self, protocols: usize) -> usize {
-        self.log_ring_bytes.saturating_mul(3).saturating_add(self.max_state_bytes).saturating_mul(protocols)
+        let of_protocol = self.log_ring_bytes.saturating_mul(3).saturating_add(self.max_state_bytes);
+        of_protocol.saturating_mul(protocols).saturating_add(self.relay.max_bytes())
     }
 
-    pub(super) fn check_memory(&self, runtime: &RuntimeConfig, protocols: usize) -> Result<(), ConfigError> {
-        let fixed = self.fixed_memory(protocols);
-        if fixed >= runtime.memory_limit {
-            let why = format!(
-                "{} bytes, of which rings and state of all protocols take {fixed}: raise it, or lower `log_ring_bytes`",
-                runtime.memory_limit
-            );
-            return Err(ConfigError { field: "memory_limit", why });
+    /// Checks that the limit leaves one source room for the largest message of each protocol.
+    pub(super) fn check_memory(
+        &self,
+        runtime: &RuntimeConfig,
+        max_messages: impl ExactSizeIterator<Item = usize>,
+    ) -> Result<(), ConfigError> {
+        let refused = |why| Err(ConfigError { field: "memory_limit", why });
+        let limit = runtime.memory_limit;
+        let fixed = self.fixed_memory(max_messages.len());
+        let Some(left) = limit.checked_sub(fixed).filter(|left| *left > 0) else {
+            return refused(format!(
+                "{limit} bytes, of which rings, state and relay take {fixed}: raise it, or lower `log_ring_bytes` or \
+                 `relay.capacity`"
+            ));
+        };
+        let share = MemoryBudget::source_share(left);
+        let largest = max_messages.max().unwrap_or(0);
+        if largest > share {
+            return refused(format!(
+                "{limit} bytes, of which rings, state and relay take {fixed} and one source at most {share}, \
+                 less than the largest message, {largest}: raise it, or lower `wire.bulk`"
+            ));
         }
         Ok(())
     }
@@ -455,7 +477,7 @@ mod tests {
     #[test]
     fn contradicting_settings_are_refused_with_both_names() {
         type Set = fn(&mut NodeConfig);
-        let cases: [(&str, &str, Set); 9] = [
+        let cases: [(&str, &str, Set); 11] = [
             ("limits.max_per_source", "limits.max_inbound", |config| config.runtime.limits.max_per_source = 0),
             ("limits.max_per_subnet", "limits.max_inbound", |config| config.runtime.limits.max_per_subnet = 0),
             ("limits.max_pending_inbound", "limits.max_inbound", |config| {
@@ -472,6 +494,8 @@ mod tests {
             ("discovery.max_outbound_per_source", "discovery.max_outbound_per_subnet", |config| {
                 config.runtime.discovery.max_outbound_per_source = 3;
             }),
+            ("memory_limit", "relay.capacity", |config| config.relay.capacity = usize::MAX),
+            ("memory_limit", "wire.bulk", |config| config.runtime.memory_limit = 96 << 20),
             ("relay.retention", "zero", |config| config.relay.retention = Duration::ZERO),
         ];
         for (field, other, set) in cases {

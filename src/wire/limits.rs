@@ -50,6 +50,12 @@ impl WireLimits {
         }
     }
 
+    /// Largest payload on any lane.
+    #[cfg(feature = "node")]
+    pub(crate) fn max_message(&self) -> usize {
+        self.urgent.max(self.normal).max(self.bulk)
+    }
+
     /// Most bytes that the reassembly of one connection can hold: one partly received message per
     /// lane.
     pub const fn reassembly(&self) -> usize {

@@ -34,7 +34,7 @@ fn send_some(peer: &mut RawPeer, bytes: &[u8]) {
 
 #[test]
 fn unfinished_messages_of_many_sources_leave_room_for_honest_ones() {
-    let mut victim = Victim::start(&Setup { memory_limit: Some(96 * MIB), ..Setup::default() });
+    let mut victim = Victim::start(&Setup { memory_limit: Some(160 * MIB), ..Setup::default() });
     let large = request(1, 30 * MIB);
     // Thirteen connections: each leaves 16 MiB unfinished, and answers pings if asked.
     let mut attackers: Vec<_> =
@@ -52,6 +52,28 @@ fn unfinished_messages_of_many_sources_leave_room_for_honest_ones() {
         victim.wait_for("/requests", requests + 1);
         println!("{bytes} bytes: {:?}", since.elapsed());
     }
+    honest.ping().expect("it stays");
+    drop(attackers);
+}
+
+#[test]
+fn of_those_above_their_share_one_departs_while_others_wait() {
+    let mut victim = Victim::start(&Setup { memory_limit: Some(173 * MIB), ..Setup::default() });
+    let large = request(1, 30 * MIB);
+    // Three subnets, each below what a source may hold, and together most of what strangers may.
+    let sources = [10, 20, 30].map(|subnet| Ipv4Addr::new(127, subnet, 1, 1));
+    let mut attackers = sources.map(|source| RawPeer::join(source, victim.addr).expect("room"));
+    for attacker in &mut attackers {
+        attacker.stream.write_all(&large[..26 * MIB]).expect("the victim reads");
+    }
+    let mut honest = RawPeer::join(Ipv4Addr::new(127, 200, 0, 1), victim.addr).expect("room");
+    let requests = victim.figure("/requests");
+    let since = Instant::now();
+    honest.stream.set_write_timeout(Some(Duration::from_secs(12))).expect("a timeout");
+    honest.stream.write_all(&request(7, 30 * MIB)).expect("it does not wait for long");
+    victim.wait_for("/requests", requests + 1);
+    // Who makes no progress departs after 20 seconds in any case.
+    assert!(since.elapsed() < Duration::from_secs(12), "after {:?}", since.elapsed());
     honest.ping().expect("it stays");
     drop(attackers);
 }

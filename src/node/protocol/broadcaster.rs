@@ -125,6 +125,10 @@ impl<P: Protocol> DynProtocol for Broadcaster<P> {
         self.codec.version()
     }
 
+    fn max_message(&self) -> usize {
+        self.codec.limits().max_message()
+    }
+
     fn features(&self) -> Features {
         self.connection_shared.features
     }

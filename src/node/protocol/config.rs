@@ -95,6 +95,8 @@ pub(crate) trait ProtocolFactory: Send {
 
     fn name(&self) -> &'static str;
 
+    fn max_message(&self) -> usize;
+
     fn start(self: Box<Self>, config: &NodeConfig, budget: Arc<MemoryBudget>) -> Arc<dyn DynProtocol>;
 }
 
@@ -105,6 +107,10 @@ impl<P: Protocol> ProtocolFactory for ProtocolConfig<P> {
 
     fn name(&self) -> &'static str {
         self.codec.name()
+    }
+
+    fn max_message(&self) -> usize {
+        self.codec.limits().max_message()
     }
 
     fn start(self: Box<Self>, config: &NodeConfig, budget: Arc<MemoryBudget>) -> Arc<dyn DynProtocol> {

@@ -28,6 +28,9 @@ pub(crate) trait DynProtocol: Send + Sync {
 
     fn version(&self) -> u32;
 
+    /// The largest payload that this node takes, in bytes.
+    fn max_message(&self) -> usize;
+
     fn features(&self) -> Features;
 
     fn policy(&self) -> &dyn PeerPolicy;

@@ -60,7 +60,7 @@ impl ProtocolSet {
         self.all.len()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<dyn DynProtocol>> {
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<dyn DynProtocol>> {
         self.all.iter()
     }
 

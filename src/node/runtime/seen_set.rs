@@ -106,6 +106,14 @@ pub struct RelayConfig {
 }
 
 impl RelayConfig {
+    /// Bytes of memory for an id: the map, the queue, and its share of the counts by source.
+    const BYTES_PER_ID: usize = 80;
+
+    /// Most bytes that the ids take.
+    pub(in crate::node) fn max_bytes(&self) -> usize {
+        self.capacity.saturating_mul(Self::BYTES_PER_ID)
+    }
+
     pub(in crate::node) fn check(&self) -> Result<(), ConfigError> {
         let (of_source, of_subnet) = (self.source_share_percent, self.subnet_share_percent);
         within("relay.source_share_percent", of_source, 0..=100)?;

@@ -171,7 +171,7 @@ impl Shared {
             return Ok(false);
         }
         let protocols = self.protocols.count();
-        self.config.check_memory(&new, protocols)?;
+        self.config.check_memory(&new, self.protocols.iter().map(|protocol| protocol.max_message()))?;
         self.pool.set_limits(new.limits_in_force(!self.config.trusted.is_empty()));
         self.pool.set_liveness_policy(new.liveness);
         self.pool.set_health_policy(new.health);

@@ -521,6 +521,37 @@ fn stats_add_up() {
 }
 
 #[test]
+fn stats_never_show_more_than_the_limits_admit() {
+    const LIMIT: usize = 4;
+    let pool = pool_with(|config| config.limits.max_inbound = LIMIT as u32);
+    let done = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..2_u32 {
+            let (pool, done) = (&pool, &done);
+            scope.spawn(move || {
+                for round in 0..2_000 {
+                    let keys = (0..6).map(|n| thread << 16 | (round % 8) << 8 | n);
+                    let insert =
+                        |key| pool.insert(key, addr(key), Direction::Inbound, Arc::default(), key, at(1));
+                    let held: Vec<_> = keys.filter_map(|key| insert(key).ok()).collect();
+                    for peer in held {
+                        pool.remove(peer.key(), peer.id(), DisconnectReason::Requested);
+                    }
+                }
+                done.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        while done.load(Ordering::SeqCst) < 2 {
+            let stats = pool.stats(at(2));
+            assert!(stats.inbound + stats.pending_inbound <= LIMIT, "{stats:?}");
+            assert_eq!(stats.total_connections, stats.inbound + stats.outbound);
+        }
+    });
+    assert!(pool.stats(at(2)).refused.full > 0);
+    is_empty(&pool);
+}
+
+#[test]
 #[cfg(feature = "serde")]
 fn stats_serialize_the_main_numbers_first() {
     let text = serde_json::to_string(&pool().stats(at(1))).unwrap();

@@ -382,3 +382,36 @@ async fn nothing_is_queued_into_a_closed_connection() {
     assert!(matches!(refused, Err(peerpool::connection::SendError::Closed(_))), "{refused:?}");
     assert_eq!(running.connection.pending_counts(), Default::default());
 }
+
+/// A frame counts once it is complete, and not before: whatever the place where a read ended.
+async fn check_frames_cut_anywhere<D: Protocol>(protocol: D) {
+    let side = TestSide::new(protocol);
+    let (near, far) = pipe(64 * 1024);
+    let handler = RecordingHandler::new();
+    let _running = side.start(near, handler.clone());
+    let mut far = side.manual_peer(far);
+    let frame = side.event(Lane::Normal, 7, b"payload");
+    far.send(&frame).await;
+    handler.until_events(1).await;
+    for (count, cut) in (1..frame.len()).enumerate() {
+        let seen = handler.last_seen();
+        far.send(&frame[..cut]).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert_eq!(handler.last_seen(), seen, "{cut} bytes are no frame");
+        far.send(&frame[cut..]).await;
+        handler.until_events(count + 2).await;
+        assert!(handler.last_seen() > seen, "cut at {cut}");
+    }
+    let whole = Callback::Event(Lane::Normal, 7, "payload".into());
+    assert_eq!(handler.count(|one| *one == whole), frame.len(), "each came as it was sent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_cut_anywhere_comes_whole_and_refreshes_last_seen_at_its_end_native() {
+    check_frames_cut_anywhere(Native::default()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_cut_anywhere_comes_whole_and_refreshes_last_seen_at_its_end_toy() {
+    check_frames_cut_anywhere(Toy::new()).await;
+}

@@ -96,6 +96,7 @@ impl Scene {
             subnet_share_percent: 100,
             own_share_percent: 0,
         };
+        config.runtime.memory_limit += config.relay.max_bytes();
         let node = start(&runtime, Node::builder().config(config).handler(RelayHandler));
         let peers = ChildProcess::start(&[child::FLAG, &node.local_addrs()[0].to_string()]);
         wait_for_peers(&node, PEERS as usize);

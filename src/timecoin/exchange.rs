@@ -134,7 +134,7 @@ impl PeerExchange {
     }
 
     /// Adds a saved record, with an ephemeral port replaced and a time in the future taken for
-    /// `now`. A known record that is newer stays.
+    /// `now`. A known record that is newer stays, and a source adds no more than its share.
     pub fn restore(&mut self, mut record: PersistentPeerInfo, now: WallTime) {
         record.last_seen = record.last_seen.min(seconds(now));
         record.address = canonical_ip(record.address);
@@ -143,6 +143,7 @@ impl PeerExchange {
         match self.records.get(&record.address) {
             Some(known) if known.last_seen >= record.last_seen => {}
             Some(_) => drop(self.records.insert(record.address, record)),
+            None if self.is_source_full(record.address) => {}
             None => {
                 self.make_room();
                 self.records.insert(record.address, record);
@@ -365,6 +366,11 @@ mod tests {
             exchange.add_peer(SocketAddr::from(([0x2a00, 1, 2, 3, 0, 0, 0, n], 24_100)), "v".into(), at(2));
         }
         assert_eq!(exchange.peer_count(), 54);
+        for n in 0..1_000u16 {
+            let ip = IpAddr::from([0x2a00, 1, 2, 4, 0, 0, 0, n]);
+            exchange.restore(PersistentPeerInfo::new(ip, 24_100, "v".into(), at(2)), at(2));
+        }
+        assert_eq!(exchange.peer_count(), 58, "nor do saved records");
     }
 
     #[test]

@@ -167,10 +167,14 @@ impl Quarantine {
         self.remove(&Source::of(*ip)).is_some_and(|entry| entry.expires_at > now)
     }
 
-    /// Adds a peer to the whitelist and ends its quarantine.
+    /// Adds a peer to the whitelist and ends its quarantine, but not that of another host in its
+    /// IPv6 /64.
     pub fn whitelist(&mut self, ip: IpAddr) {
-        self.remove(&Source::of(ip));
-        self.whitelist.insert(canonical_ip(ip));
+        let (ip, source) = (canonical_ip(ip), Source::of(ip));
+        if self.entries.get(&source).is_some_and(|entry| entry.peer_ip == ip) {
+            self.remove(&source);
+        }
+        self.whitelist.insert(ip);
     }
 
     /// Removes a peer from the whitelist. Returns `false` if it was not on it.

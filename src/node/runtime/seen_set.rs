@@ -109,8 +109,9 @@ impl RelayConfig {
     /// Bytes of memory for an id: the map, the queue, and its share of the counts by source.
     const BYTES_PER_ID: usize = 80;
 
-    /// Most bytes that the ids take.
-    pub(in crate::node) fn max_bytes(&self) -> usize {
+    /// The memory that a full set takes, in bytes. It is part of
+    /// [`memory_limit`](crate::node::RuntimeConfig::memory_limit).
+    pub const fn max_bytes(&self) -> usize {
         self.capacity.saturating_mul(Self::BYTES_PER_ID)
     }
 

@@ -151,6 +151,8 @@ fn an_ipv6_slash_64_is_quarantined_as_one_and_a_whitelisted_host_in_it_is_not() 
     assert!(!quarantine.contains(&ip(3, 9), now) && !quarantine.contains(&ip(4, 1), now));
     quarantine.insert(ip(3, 2), reason(), now);
     assert_eq!((quarantine.tracked(), quarantine.get(&ip(3, 1), now).unwrap().attempts), (1, 2));
+    quarantine.whitelist(ip(3, 8));
+    assert!(quarantine.contains(&ip(3, 2), now) && !quarantine.contains(&ip(3, 8), now));
     assert!(quarantine.release(&ip(3, 5), now));
 }
 

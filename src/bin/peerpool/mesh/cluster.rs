@@ -260,6 +260,7 @@ fn node_config(args: &MeshArgs) -> NodeConfig {
     // Four times the messages within the retention time, because the relay's shards fill unevenly.
     let remembered = args.rate.saturating_mul(config.relay.retention.as_secs()).saturating_mul(4);
     config.relay.capacity = config.relay.capacity.max(usize::try_from(remembered).unwrap_or(usize::MAX));
+    config.runtime.memory_limit = config.runtime.memory_limit.saturating_add(config.relay.max_bytes());
     if args.chaos {
         // A dead connection must be noticed well within the delivery window: until then paths over
         // it count as unbroken.
